@@ -1,0 +1,35 @@
+# What one does in this project. `make` alone lists it.
+
+# Where cargo builds, which may be outside of the project.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+# Arguments for the bench: make bench ARGS='accept --seconds 10'
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test bench check tools clean-dev
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
+
+# The program replaces the recipe's shell, so that Ctrl-C reaches it directly and it can drain.
+run: tools ## NATS, PostgreSQL, a sample backend and the hub on this machine, with a sample order
+	@cargo build --release --locked
+	@exec "$(TARGET)/release/webhook-hub" dev
+
+test: tools ## all tests, against real servers
+	cargo test --locked
+
+bench: tools ## the bench, against real servers; ARGS='…' are its arguments
+	cargo bench --bench hub --locked -- $(ARGS)
+
+check: ## formatting, lints, documentation
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked
+
+tools: ## gets nats-server and PostgreSQL if this machine has none
+	@deploy/tools/install.sh
+
+clean-dev: ## removes what `make run` has stored, but not the tools
+	@if [ -d .dev ]; then find .dev -mindepth 1 -maxdepth 1 ! -name tools -exec rm -rf {} +; fi

@@ -1,0 +1,125 @@
+//! Other processes of the benchmark: starting and stopping them, and what they take of memory and CPU.
+//!
+//! What a child is and how it is configured is left to the caller, who passes a finished `Command`.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// A child says `ready PORT` on its standard output once it listens.
+pub(crate) const READY: &str = "ready ";
+/// Clock ticks a second in `/proc/PID/stat`: 100 on every Linux that Rust runs on by default (`getconf CLK_TCK`);
+/// reading it would take a C call.
+const TICKS_PER_SECOND: f64 = 100.0;
+/// How often a stopping child is looked at.
+const STOP_POLL: Duration = Duration::from_millis(20);
+
+/// A running child process; killed when dropped.
+pub(crate) struct Child {
+    process: std::process::Child,
+    name: String,
+    port: u16,
+}
+
+impl Child {
+    /// Starts `command` and waits for its line `ready PORT`; lines before it are passed over. Blocks, at most for
+    /// `within`.
+    pub(crate) fn start(mut command: Command, within: Duration) -> Result<Self> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let process = process.with_context(|| format!("starting {name}"))?;
+        let mut child = Self { process, name, port: 0 };
+        let output = child.process.stdout.take().context("the child's output is piped")?;
+        let (ready, port) = mpsc::channel();
+        // Reads on after the line, for a child whose pipe is full or closed would stop.
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Some(port) = line.strip_prefix(READY) {
+                    // The receiver is gone after the first one.
+                    let _ = ready.send(port.trim().parse::<u16>());
+                }
+            }
+        });
+        child.port = match port.recv_timeout(within) {
+            Ok(port) => port.with_context(|| format!("{}: the port after '{READY}'", child.name))?,
+            Err(mpsc::RecvTimeoutError::Timeout) => bail!("{} was not ready within {within:?}", child.name),
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                bail!("{} ended without getting ready: {}", child.name, child.process.wait()?)
+            }
+        };
+        Ok(child)
+    }
+
+    /// The port that it said it listens on.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Sends SIGTERM and waits until it has ended; kills it and fails where that takes longer than `grace`. Blocks.
+    pub(crate) fn stop(mut self, grace: Duration) -> Result<()> {
+        let sent = Command::new("kill")
+            .args(["-TERM", &self.pid().to_string()])
+            .status()
+            .context("running kill")?;
+        ensure!(sent.success(), "kill -TERM of {} failed: {sent}", self.name);
+        let deadline = Instant::now() + grace;
+        while Instant::now() < deadline {
+            if let Some(status) = self.process.try_wait()? {
+                ensure!(status.success(), "{} ended with {status}", self.name);
+                return Ok(());
+            }
+            std::thread::sleep(STOP_POLL);
+        }
+        bail!("{} did not stop within {grace:?} of SIGTERM", self.name)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Fails only for a child that has ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Memory that a process holds at the moment.
+pub(crate) fn resident_bytes(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .with_context(|| format!("VmRSS in {path}"))?;
+    let kib = line.trim().trim_end_matches("kB").trim_end().parse::<u64>();
+    Ok(kib.with_context(|| format!("VmRSS in {path}"))? * 1024)
+}
+
+/// CPU time, user and system, that a process has taken since its start, to a hundredth of a second.
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/stat");
+    let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    // The name before it, in brackets, may hold blanks and brackets. After it come state, 10 numbers, utime, stime.
+    let (_, fields) = text.rsplit_once(')').with_context(|| format!("the format of {path}"))?;
+    let ticks = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(str::parse::<u64>)
+        .collect::<Result<Vec<_>, _>>()?;
+    ensure!(ticks.len() == 2, "the format of {path}");
+    Ok(ticks.iter().sum::<u64>() as f64 / TICKS_PER_SECOND)
+}
+
+/// CPU time of the calling thread so far; `None` where the kernel does not tell.
+pub(crate) fn thread_cpu() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+}

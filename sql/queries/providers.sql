@@ -1,0 +1,2 @@
+-- Every provider's id by its code.
+SELECT code, id FROM delivery_providers

@@ -1,0 +1,369 @@
+//! Configuration: environment variables and files, read once into validated types.
+//!
+//! Any variable `X` may instead come from the file that `X_FILE` names. A value that cannot be used refuses the start
+//! with one line that names the variable and says what it should be. Values are taken as text, never guessed at: the
+//! secret `00123` stays `00123`.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::{order::money::Currency, provider};
+
+mod environment;
+mod duration;
+
+pub use self::{duration::parse_duration, environment::Environment};
+
+/// Limit of the contract for a request's body, 5 MiB.
+const DEFAULT_MAX_PAYLOAD_BYTES: usize = 5 * 1024 * 1024;
+/// Largest body limit that can be set: NATS takes messages of 8 MB (`max_payload` in nats.conf), headers included.
+const LARGEST_MAX_PAYLOAD_BYTES: usize = 7 * 1024 * 1024;
+/// Fewest and most partitions; each is two consumers on the NATS server.
+const PARTITIONS: std::ops::RangeInclusive<u16> = 1..=512;
+
+/// A value that refuses the start; one line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable}: {message}")]
+pub struct ConfigError {
+    /// The environment variable that is at fault.
+    pub variable: String,
+    /// What is wrong and what it should be; never a secret's value.
+    pub message: String,
+}
+
+impl ConfigError {
+    /// Of a variable.
+    pub fn new(variable: impl Into<String>, message: impl fmt::Display) -> Self {
+        Self { variable: variable.into(), message: message.to_string() }
+    }
+}
+
+/// All that the hub can be told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `SERVICE_NAME`, shown in health.
+    pub service_name: String,
+    /// Intake.
+    pub http: Http,
+    /// NATS.
+    pub nats: Nats,
+    /// PostgreSQL.
+    pub database: Database,
+    /// The restaurant's backend.
+    pub backend: Backend,
+    /// Providers that are switched on.
+    pub providers: Vec<ProviderConfig>,
+    /// `PARTITIONS`: how many orders at most are handled at a time; may change only when nothing is pending.
+    pub partitions: u16,
+    /// `RETRY_MAX_ATTEMPTS`.
+    pub retry_max_attempts: u32,
+    /// Circuit breaker.
+    pub breaker: Breaker,
+    /// Logs.
+    pub logs: Logs,
+    /// `SHUTDOWN_GRACE`: time for everything to end after SIGTERM.
+    pub shutdown_grace: Duration,
+}
+
+/// Intake.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// `PORT`, on all addresses unless `LISTEN_ADDRESS` says otherwise; 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// `METRICS_PORT`; none where `METRICS_ENABLED=false`.
+    pub metrics_listen: Option<SocketAddr>,
+    /// `MAX_PAYLOAD_SIZE` in bytes, compressed and not.
+    pub max_payload_bytes: usize,
+    /// `REQUEST_TIMEOUT`: time for a request's headers, and again for its body.
+    pub request_timeout: Duration,
+    /// `TRUSTED_PROXIES`.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// NATS.
+#[derive(Clone)]
+pub struct Nats {
+    /// `NATS_URL`; several, comma-separated, for a cluster.
+    pub url: String,
+    /// `NATS_USER`.
+    pub user: Option<String>,
+    /// `NATS_PASSWORD`.
+    pub password: Option<SecretString>,
+    /// `NATS_CREDS_FILE`.
+    pub credentials_file: Option<PathBuf>,
+    /// `NATS_TLS_CA`.
+    pub tls_ca: Option<PathBuf>,
+    /// `NATS_TLS_CERT` and `NATS_TLS_KEY`.
+    pub tls_client: Option<(PathBuf, PathBuf)>,
+}
+
+impl fmt::Debug for Nats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nats").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// PostgreSQL.
+#[derive(Clone)]
+pub struct Database {
+    /// What to connect to; holds the password.
+    pub postgres: tokio_postgres::Config,
+    /// `DATABASE_POOL_SIZE`.
+    pub pool_size: usize,
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").field("pool_size", &self.pool_size).finish_non_exhaustive()
+    }
+}
+
+/// The restaurant's backend.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// `BACKEND_URL`, without a slash at its end.
+    pub url: String,
+    /// `SERVICE_TOKEN`.
+    pub service_token: SecretString,
+    /// `BACKEND_TIMEOUT` for one request.
+    pub timeout: Duration,
+}
+
+/// A provider that is switched on.
+#[derive(Debug, Clone)]
+pub struct ProviderConfig {
+    /// Its name, one of [`provider::KNOWN`].
+    pub name: &'static str,
+    /// `<PROVIDER>_WEBHOOK_SECRET`, newest first; at least one.
+    pub secrets: Vec<SecretString>,
+    /// `<PROVIDER>_IP_WHITELIST`; empty = all.
+    pub allow_list: Vec<IpNet>,
+    /// `<PROVIDER>_CURRENCY`, for providers that send none.
+    pub currency: Currency,
+}
+
+/// Circuit breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Breaker {
+    /// `CIRCUIT_BREAKER_ENABLED`.
+    pub enabled: bool,
+    /// `CIRCUIT_BREAKER_FAILURE_THRESHOLD`: temporary failures in a row that open it.
+    pub failure_threshold: u32,
+    /// `CIRCUIT_BREAKER_RESET_TIMEOUT` (milliseconds where no unit is given): how long it stays open.
+    pub reset_timeout: Duration,
+}
+
+/// Logs.
+#[derive(Debug, Clone)]
+pub struct Logs {
+    /// `LOG_LEVEL`.
+    pub level: String,
+    /// `LOG_FORMAT=json`, else text.
+    pub json: bool,
+}
+
+impl Config {
+    /// Reads and checks everything.
+    ///
+    /// # Errors
+    /// The first value that cannot be used.
+    pub fn from_environment(env: &Environment) -> Result<Self, ConfigError> {
+        let partitions = env.parse("PARTITIONS", 64u16, "a whole number from 1 to 512")?;
+        if !PARTITIONS.contains(&partitions) {
+            return Err(ConfigError::new("PARTITIONS", "expected a whole number from 1 to 512"));
+        }
+        let retry_max_attempts = env.parse("RETRY_MAX_ATTEMPTS", 10, "a whole number of at least 1")?;
+        if retry_max_attempts == 0 {
+            return Err(ConfigError::new("RETRY_MAX_ATTEMPTS", "expected a whole number of at least 1"));
+        }
+        Ok(Self {
+            service_name: env.text_or("SERVICE_NAME", "integration-service")?,
+            http: http(env)?,
+            nats: Nats::from_environment(env)?,
+            database: Database::from_environment(env)?,
+            backend: backend(env)?,
+            providers: providers(env)?,
+            partitions,
+            retry_max_attempts,
+            breaker: breaker(env)?,
+            logs: Logs::from_environment(env)?,
+            shutdown_grace: env.duration("SHUTDOWN_GRACE", Duration::from_secs(30))?,
+        })
+    }
+}
+
+fn http(env: &Environment) -> Result<Http, ConfigError> {
+    let address = env.parse("LISTEN_ADDRESS", std::net::IpAddr::from([0, 0, 0, 0]), "an IP address such as 0.0.0.0 or ::")?;
+    let port = env.parse("PORT", 3002u16, "a port number from 0 to 65535")?;
+    let metrics_port = env.parse("METRICS_PORT", 9090u16, "a port number from 0 to 65535")?;
+    let metrics = env.flag("METRICS_ENABLED", true)?;
+    let max_payload_bytes = env.bytes("MAX_PAYLOAD_SIZE", DEFAULT_MAX_PAYLOAD_BYTES)?;
+    if !(1..=LARGEST_MAX_PAYLOAD_BYTES).contains(&max_payload_bytes) {
+        return Err(ConfigError::new("MAX_PAYLOAD_SIZE", "expected a size from 1 byte to 7mb: NATS takes messages of up to 8 MB"));
+    }
+    Ok(Http {
+        listen: SocketAddr::new(address, port),
+        metrics_listen: metrics.then(|| SocketAddr::new(address, metrics_port)),
+        max_payload_bytes,
+        request_timeout: env.duration("REQUEST_TIMEOUT", Duration::from_secs(30))?,
+        trusted_proxies: env.networks("TRUSTED_PROXIES")?,
+    })
+}
+
+impl Nats {
+    /// Reads what is needed to reach NATS.
+    ///
+    /// # Errors
+    /// The first value that cannot be used.
+    pub fn from_environment(env: &Environment) -> Result<Self, ConfigError> {
+        let tls_client = match (env.text("NATS_TLS_CERT")?, env.text("NATS_TLS_KEY")?) {
+            (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
+            (None, None) => None,
+            _ => return Err(ConfigError::new("NATS_TLS_CERT", "goes together with NATS_TLS_KEY: set both or none")),
+        };
+        let (user, password) = (env.text("NATS_USER")?, env.secret("NATS_PASSWORD")?);
+        if user.is_some() != password.is_some() {
+            return Err(ConfigError::new("NATS_USER", "goes together with NATS_PASSWORD: set both or none"));
+        }
+        let url = env.text_or("NATS_URL", "nats://localhost:4222")?;
+        if url.contains('@') {
+            return Err(ConfigError::new("NATS_URL", "must hold no credentials; use NATS_USER and NATS_PASSWORD"));
+        }
+        Ok(Self {
+            url,
+            user,
+            password,
+            credentials_file: env.text("NATS_CREDS_FILE")?.map(Into::into),
+            tls_ca: env.text("NATS_TLS_CA")?.map(Into::into),
+            tls_client,
+        })
+    }
+}
+
+impl Database {
+    /// Reads what is needed to reach PostgreSQL.
+    ///
+    /// # Errors
+    /// The first value that cannot be used.
+    pub fn from_environment(env: &Environment) -> Result<Self, ConfigError> {
+        let mut postgres = match env.secret("DATABASE_URL")? {
+            // The parser's own message could quote the password.
+            Some(url) => url.expose_secret().parse::<tokio_postgres::Config>().map_err(|_| {
+                ConfigError::new("DATABASE_URL", "expected postgres://user:password@host:port/database")
+            })?,
+            None => {
+                let mut config = tokio_postgres::Config::new();
+                config
+                    .host(env.text_or("DATABASE_HOST", "localhost")?)
+                    .port(env.parse("DATABASE_PORT", 5432u16, "a port number")?)
+                    .dbname(env.text_or("DATABASE_NAME", "postgres")?)
+                    .user(env.text_or("DATABASE_USER", "admin")?);
+                if let Some(password) = env.secret("DATABASE_PASSWORD")? {
+                    config.password(password.expose_secret());
+                }
+                config
+            }
+        };
+        postgres.application_name("webhook-hub").connect_timeout(Duration::from_secs(5));
+        Ok(Self { postgres, pool_size: env.parse("DATABASE_POOL_SIZE", 10usize, "a whole number of at least 1")?.max(1) })
+    }
+}
+
+fn backend(env: &Environment) -> Result<Backend, ConfigError> {
+    let url = env.text_or("BACKEND_URL", "http://localhost:3001")?;
+    let url = url.trim_end_matches('/').to_owned();
+    let parsed = reqwest::Url::parse(&url).map_err(|_| ConfigError::new("BACKEND_URL", "expected a URL such as http://localhost:3001"))?;
+    if !matches!(parsed.scheme(), "http" | "https") || !parsed.username().is_empty() {
+        return Err(ConfigError::new("BACKEND_URL", "expected an http or https URL without credentials"));
+    }
+    let service_token = env.secret("SERVICE_TOKEN")?.ok_or_else(|| {
+        ConfigError::new("SERVICE_TOKEN", "missing; it is what the backend knows the hub by (X-Service-Token)")
+    })?;
+    if service_token.expose_secret().chars().any(|c| !c.is_ascii_graphic()) {
+        return Err(ConfigError::new("SERVICE_TOKEN", "holds characters that cannot stand in an HTTP header"));
+    }
+    Ok(Backend { url, service_token, timeout: env.duration("BACKEND_TIMEOUT", Duration::from_secs(10))? })
+}
+
+fn breaker(env: &Environment) -> Result<Breaker, ConfigError> {
+    Ok(Breaker {
+        enabled: env.flag("CIRCUIT_BREAKER_ENABLED", true)?,
+        failure_threshold: env.parse("CIRCUIT_BREAKER_FAILURE_THRESHOLD", 5u32, "a whole number of at least 1")?.max(1),
+        reset_timeout: env.duration_or_ms("CIRCUIT_BREAKER_RESET_TIMEOUT", Duration::from_secs(30))?,
+    })
+}
+
+impl Logs {
+    /// Reads how to log.
+    ///
+    /// # Errors
+    /// The first value that cannot be used.
+    pub fn from_environment(env: &Environment) -> Result<Self, ConfigError> {
+        let level = env.text_or("LOG_LEVEL", "info")?.to_ascii_lowercase();
+        if !["error", "warn", "info", "debug", "trace"].contains(&level.as_str()) {
+            return Err(ConfigError::new("LOG_LEVEL", "expected error, warn, info, debug or trace"));
+        }
+        let json = match env.text_or("LOG_FORMAT", "json")?.as_str() {
+            "json" => true,
+            "text" | "pretty" => false,
+            _ => return Err(ConfigError::new("LOG_FORMAT", "expected json or text")),
+        };
+        Ok(Self { level, json })
+    }
+}
+
+/// Suffixes that make a variable one of a provider's.
+const PROVIDER_SUFFIXES: [&str; 5] = ["_WEBHOOK_SECRET", "_WEBHOOK_SECRET_FILE", "_IP_WHITELIST", "_CURRENCY", "_ENABLED"];
+/// What `_ENABLED` switches beside providers.
+const NOT_PROVIDERS: [&str; 5] = ["RATE_LIMIT", "RETRY", "CIRCUIT_BREAKER", "METRICS", "HEALTH_CHECK"];
+
+/// The prefix of a provider's variables: `CAREEM`, `UBER_EATS`.
+fn prefix(name: &str) -> String {
+    name.to_ascii_uppercase().replace('-', "_")
+}
+
+fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
+    refuse_unknown_providers(env)?;
+    let mut providers = Vec::new();
+    for name in provider::KNOWN {
+        let prefix = prefix(name);
+        if !env.flag(&format!("{prefix}_ENABLED"), false)? {
+            continue;
+        }
+        let variable = format!("{prefix}_WEBHOOK_SECRET");
+        let secrets = env.secrets(&variable)?;
+        if secrets.is_empty() {
+            return Err(ConfigError::new(variable, format_args!("missing; {name} is enabled and its webhooks must be verified")));
+        }
+        if secrets.len() > provider::signature::MAX_SECRETS {
+            return Err(ConfigError::new(variable, format_args!("more than {} secrets", provider::signature::MAX_SECRETS)));
+        }
+        let variable = format!("{prefix}_CURRENCY");
+        let currency = env.text_or(&variable, "JOD")?.parse().map_err(|error| ConfigError::new(variable, error))?;
+        providers.push(ProviderConfig { name, secrets, currency, allow_list: env.networks(&format!("{prefix}_IP_WHITELIST"))? });
+    }
+    Ok(providers)
+}
+
+/// A misspelt provider would otherwise be one whose orders all get 404.
+fn refuse_unknown_providers(env: &Environment) -> Result<(), ConfigError> {
+    let known: BTreeMap<String, &str> = provider::KNOWN.into_iter().map(|name| (prefix(name), name)).collect();
+    for variable in env.names() {
+        let Some(prefix) = PROVIDER_SUFFIXES.iter().find_map(|suffix| variable.strip_suffix(suffix)) else { continue };
+        if prefix.is_empty() || NOT_PROVIDERS.contains(&prefix) || known.contains_key(prefix) {
+            continue;
+        }
+        // A provider that is switched off may be unknown: the same settings serve newer and older versions.
+        let switch = format!("{prefix}_ENABLED");
+        if env.flag(&switch, false).unwrap_or(true) {
+            let names: Vec<_> = known.values().copied().collect();
+            return Err(ConfigError::new(switch, format_args!("unknown provider; this version knows {}", names.join(", "))));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

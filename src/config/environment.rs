@@ -1,0 +1,176 @@
+//! The environment as a map, with `X_FILE` in place of `X`.
+
+use std::{collections::BTreeMap, path::Path, str::FromStr, time::Duration};
+
+use ipnet::IpNet;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{ConfigError, duration::parse_duration};
+
+/// Largest file that is read for a value; a certificate chain has a few KiB.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
+
+/// Variables by name.
+#[derive(Clone, Default)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Environment({} variables)", self.0.len())
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+impl Environment {
+    /// The process's own; names and values that are no UTF-8 are left out.
+    pub fn of_process() -> Self {
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+    }
+
+    /// All names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// A value, or the content of the file that `<name>_FILE` names; empty counts as absent.
+    ///
+    /// # Errors
+    /// Where both are set, or the file cannot be read.
+    pub fn text(&self, name: &str) -> Result<Option<String>, ConfigError> {
+        let set = |name: &str| self.0.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        let file_variable = format!("{name}_FILE");
+        match (set(name), set(&file_variable)) {
+            (Some(_), Some(_)) => Err(ConfigError::new(name, format_args!("set together with {file_variable}; keep one"))),
+            (Some(value), None) => Ok(Some(value)),
+            (None, Some(path)) => read(&file_variable, Path::new(&path)).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// A value or its default.
+    ///
+    /// # Errors
+    /// As [`Self::text`].
+    pub fn text_or(&self, name: &str, default: &str) -> Result<String, ConfigError> {
+        Ok(self.text(name)?.unwrap_or_else(|| default.to_owned()))
+    }
+
+    /// A value that is kept from every log.
+    ///
+    /// # Errors
+    /// As [`Self::text`].
+    pub fn secret(&self, name: &str) -> Result<Option<SecretString>, ConfigError> {
+        Ok(self.text(name)?.map(SecretString::from))
+    }
+
+    /// Several secrets, comma-separated, newest first.
+    ///
+    /// # Errors
+    /// As [`Self::text`], and where one between commas is empty.
+    pub fn secrets(&self, name: &str) -> Result<Vec<SecretString>, ConfigError> {
+        let Some(all) = self.secret(name)? else { return Ok(Vec::new()) };
+        let secrets: Vec<_> = all.expose_secret().split(',').map(|one| SecretString::from(one.trim())).collect();
+        if secrets.iter().any(|one| one.expose_secret().is_empty()) {
+            return Err(ConfigError::new(name, "holds an empty secret between commas"));
+        }
+        Ok(secrets)
+    }
+
+    /// A value of a type.
+    ///
+    /// # Errors
+    /// As [`Self::text`], and where it is no such value.
+    pub fn parse<T: FromStr>(&self, name: &str, default: T, expected: &str) -> Result<T, ConfigError> {
+        match self.text(name)? {
+            None => Ok(default),
+            Some(text) => text.parse().map_err(|_| ConfigError::new(name, format_args!("expected {expected}, found {text:?}"))),
+        }
+    }
+
+    /// `true` or `false`.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn flag(&self, name: &str, default: bool) -> Result<bool, ConfigError> {
+        match self.text(name)?.map(|text| text.to_ascii_lowercase()).as_deref() {
+            None => Ok(default),
+            Some("true" | "1" | "yes" | "on") => Ok(true),
+            Some("false" | "0" | "no" | "off") => Ok(false),
+            Some(other) => Err(ConfigError::new(name, format_args!("expected true or false, found {other:?}"))),
+        }
+    }
+
+    /// A duration with its unit, `30s`.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn duration(&self, name: &str, default: Duration) -> Result<Duration, ConfigError> {
+        match self.text(name)? {
+            None => Ok(default),
+            Some(text) => parse_duration(&text).map_err(|expected| ConfigError::new(name, format_args!("{expected}, found {text:?}"))),
+        }
+    }
+
+    /// A duration; a bare number is in milliseconds, as the Node service that came before took it.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn duration_or_ms(&self, name: &str, default: Duration) -> Result<Duration, ConfigError> {
+        match self.text(name)?.and_then(|text| text.parse::<u64>().ok()) {
+            Some(ms) => Ok(Duration::from_millis(ms)),
+            None => self.duration(name, default),
+        }
+    }
+
+    /// A size in bytes: `5mb`, `512kb`, `1024`. Units are powers of 1024, as the Node service took them.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn bytes(&self, name: &str, default: usize) -> Result<usize, ConfigError> {
+        let Some(text) = self.text(name)? else { return Ok(default) };
+        let lower = text.to_ascii_lowercase();
+        let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let factor = match lower[digits.len()..].trim() {
+            "" | "b" => Some(1),
+            "kb" | "kib" | "k" => Some(1024),
+            "mb" | "mib" | "m" => Some(1024 * 1024),
+            _ => None,
+        };
+        let size = digits.trim().parse::<usize>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
+        size.ok_or_else(|| ConfigError::new(name, format_args!("expected a size such as 5mb, found {text:?}")))
+    }
+
+    /// Networks in CIDR notation or single addresses, comma-separated.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn networks(&self, name: &str) -> Result<Vec<IpNet>, ConfigError> {
+        let Some(text) = self.text(name)? else { return Ok(Vec::new()) };
+        let network = |part: &str| {
+            let single = || part.parse::<std::net::IpAddr>().map(IpNet::from);
+            part.parse::<IpNet>().or_else(|_| single()).map_err(|_| {
+                ConfigError::new(name, format_args!("expected addresses or networks such as 34.204.192.0/20, found {part:?}"))
+            })
+        };
+        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(network).collect()
+    }
+}
+
+fn read(variable: &str, path: &Path) -> Result<String, ConfigError> {
+    let fail = |reason: std::io::Error| ConfigError::new(variable, format_args!("cannot read {}: {reason}", path.display()));
+    let size = std::fs::metadata(path).map_err(fail)?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(ConfigError::new(variable, format_args!("{} is larger than {MAX_FILE_BYTES} bytes", path.display())));
+    }
+    let text = std::fs::read_to_string(path).map_err(fail)?;
+    let text = text.trim().to_owned();
+    if text.is_empty() {
+        return Err(ConfigError::new(variable, format_args!("{} is empty", path.display())));
+    }
+    Ok(text)
+}

@@ -1,0 +1,250 @@
+//! The events of the log: their types, their ids and their envelope. No I/O.
+//!
+//! How an [`Envelope`] becomes NATS headers is [`crate::journal::codec`]'s business; what a payload means to a stage is
+//! that stage's. The payloads that more than one module reads are in [`outcome`].
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+pub mod outcome;
+
+/// Namespace of every id that the hub derives (a random UUID, fixed for ever: changing it changes every id).
+const NAMESPACE: Uuid = Uuid::from_u128(0x6f0b_54f8_3c1e_4c0e_9d6b_8f2a_52e1_7a40);
+
+/// Identity of an event: the `ce-id`, and the `Nats-Msg-Id` by which JetStream recognises a repeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EventId(pub Uuid);
+
+impl EventId {
+    /// The id of a webhook, from what makes it the same webhook when a provider sends it again.
+    /// Each part is length-prefixed, so that no two different lists of parts can read alike.
+    pub fn of_webhook(provider: &str, parts: &[&[u8]]) -> Self {
+        let mut name = Vec::with_capacity(64 + parts.iter().map(|part| part.len() + 8).sum::<usize>());
+        for part in std::iter::once(provider.as_bytes()).chain(parts.iter().copied()) {
+            name.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            name.extend_from_slice(part);
+        }
+        Self(Uuid::new_v5(&NAMESPACE, &name))
+    }
+
+    /// The id of an event that follows from this one. The same parent and label always give the same id, so a stage
+    /// that runs twice after a crash cannot record a second outcome.
+    pub fn derive(self, label: &str) -> Self {
+        Self(Uuid::new_v5(&self.0, label.as_bytes()))
+    }
+
+    /// The id that stands in for an event whose own could not be read, from its place in the stream.
+    pub fn of_unreadable(stream_sequence: u64) -> Self {
+        Self(Uuid::new_v5(&NAMESPACE, format!("unreadable:{stream_sequence}").as_bytes()))
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for EventId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// What happened. The text form is the `ce-type`; the first word names the subject's root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EventType {
+    /// A provider's request, verified, byte for byte.
+    WebhookReceived,
+    /// The body for the backend, ready to be forwarded.
+    OrderTransformed,
+    /// Nothing to do: a duplicate, a test order, an event nobody wants.
+    OrderIgnored,
+    /// It can never be forwarded as it is; no retry.
+    OrderRejected,
+    /// One attempt failed; another one follows.
+    OrderForwardFailed,
+    /// The backend has it.
+    OrderForwarded,
+    /// Given up on, with the last answer; a person may send it again.
+    OrderDeadLettered,
+}
+
+impl EventType {
+    /// Every type, in the order in which an order meets them.
+    pub const ALL: [Self; 7] = [
+        Self::WebhookReceived,
+        Self::OrderTransformed,
+        Self::OrderIgnored,
+        Self::OrderRejected,
+        Self::OrderForwardFailed,
+        Self::OrderForwarded,
+        Self::OrderDeadLettered,
+    ];
+
+    /// The `ce-type`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WebhookReceived => "webhook.received",
+            Self::OrderTransformed => "order.transformed",
+            Self::OrderIgnored => "order.ignored",
+            Self::OrderRejected => "order.rejected",
+            Self::OrderForwardFailed => "order.forward_failed",
+            Self::OrderForwarded => "order.forwarded",
+            Self::OrderDeadLettered => "order.dead_lettered",
+        }
+    }
+
+    /// First two tokens of the subject: `orders.forwarded` for `order.forwarded`.
+    pub const fn subject_root(self) -> &'static str {
+        match self {
+            Self::WebhookReceived => "webhooks.received",
+            Self::OrderTransformed => "orders.transformed",
+            Self::OrderIgnored => "orders.ignored",
+            Self::OrderRejected => "orders.rejected",
+            Self::OrderForwardFailed => "orders.forward_failed",
+            Self::OrderForwarded => "orders.forwarded",
+            Self::OrderDeadLettered => "orders.dead_lettered",
+        }
+    }
+
+    /// Whether the webhook that it belongs to has ended with it (invariant 2: every event on the log ends).
+    pub const fn ends(self) -> bool {
+        matches!(self, Self::OrderIgnored | Self::OrderRejected | Self::OrderForwarded | Self::OrderDeadLettered)
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for EventType {
+    type Err = UnknownEventType;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|one| one.as_str() == text).ok_or_else(|| UnknownEventType(text.to_owned()))
+    }
+}
+
+/// A `ce-type` that this version does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown event type {0:?}")]
+pub struct UnknownEventType(pub String);
+
+/// What is said about an event beside its payload; on the wire, the CloudEvents headers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Envelope {
+    /// This event.
+    pub id: EventId,
+    /// What happened.
+    pub event_type: EventType,
+    /// The webhook that all of this began with; its own id for `webhook.received`.
+    pub root_id: EventId,
+    /// The event that it followed from; none for `webhook.received`.
+    pub cause_id: Option<EventId>,
+    /// The provider's name (`careem`).
+    pub provider: Arc<str>,
+    /// The provider's order id (`ce-subject`).
+    pub external_order_id: String,
+    /// What the provider wanted to tell: `order_created`, `order_cancelled` …
+    pub webhook_type: String,
+    /// The restaurant's branch, once it is known.
+    pub branch: Option<String>,
+    /// When it happened, by the clock of the hub that recorded it; milliseconds count.
+    pub time: DateTime<Utc>,
+    /// When the webhook that all of this began with was accepted.
+    pub received_at: DateTime<Utc>,
+    /// `X-Request-Id` of the webhook, so that a log line, a table row and the provider's own log can be held together.
+    pub request_id: String,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// The HTTP request; only on `webhook.received`.
+    pub request: Option<RequestFacts>,
+}
+
+impl Envelope {
+    /// The envelope of an event that follows from this one; `label` makes its id (see [`EventId::derive`]).
+    pub fn follow(&self, label: &str, event_type: EventType, time: DateTime<Utc>) -> Self {
+        Self {
+            id: self.id.derive(label),
+            event_type,
+            root_id: self.root_id,
+            cause_id: Some(self.id),
+            time,
+            request: None,
+            ..self.clone()
+        }
+    }
+}
+
+/// The facts of the request that brought a webhook, less every credential.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestFacts {
+    /// HTTP method, always `POST` today.
+    pub method: String,
+    /// Path as requested.
+    pub path: String,
+    /// The client's address, as far as trusted proxies vouch for it.
+    pub client_address: String,
+    /// The signature scheme that matched, e.g. `hmac-sha256`.
+    pub scheme: String,
+    /// Which of the configured secrets matched, newest = 0: tells when an old one is no longer used.
+    pub secret_index: usize,
+    /// The signature, where it is bound to the body and so is no credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    /// Request headers as a JSON object, credentials left out.
+    pub headers: serde_json::Map<String, serde_json::Value>,
+}
+
+/// An event that is to be appended.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// What is said about it.
+    pub envelope: Envelope,
+    /// Its payload; for `webhook.received` the request body, byte for byte.
+    pub payload: Bytes,
+}
+
+/// An event as it stands on the log.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// What is said about it.
+    pub envelope: Envelope,
+    /// Its payload.
+    pub payload: Bytes,
+    /// Its place in the stream `EVENTS`, from 1.
+    pub sequence: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_read_back() {
+        for one in EventType::ALL {
+            assert_eq!(one.as_str().parse::<EventType>().unwrap(), one);
+        }
+        assert!("order.eaten".parse::<EventType>().is_err());
+    }
+
+    #[test]
+    fn ids_depend_on_every_part_and_on_their_borders() {
+        let id = |parts: &[&[u8]]| EventId::of_webhook("careem", parts);
+        assert_eq!(id(&[b"a", b"b"]), id(&[b"a", b"b"]));
+        assert_ne!(id(&[b"ab", b""]), id(&[b"a", b"b"]));
+        assert_ne!(id(&[b"a", b"b"]), EventId::of_webhook("talabat", &[b"a", b"b"]));
+        assert_ne!(id(&[b"a"]).derive("x"), id(&[b"a"]).derive("y"));
+    }
+}

@@ -1,0 +1,165 @@
+//! Payloads of the outcome events: what subscribers and the projections read.
+//!
+//! They are part of the contract with whoever subscribes to `orders.>`: fields are added, never renamed or removed.
+//! The payload of `order.transformed` is [`crate::order::body::TransformedOrder`].
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What kind of trouble it is; decides what follows (see [`crate::forward::classify`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ErrorType {
+    /// This order is at fault; trying again cannot help.
+    Validation,
+    /// Our own or the backend's set-up is at fault; people must act, no order is to blame.
+    Configuration,
+    /// It may well work later.
+    Temporary,
+    /// Not understood; treated as temporary and counted apart.
+    Unknown,
+}
+
+impl ErrorType {
+    /// As it stands in `delivery_error_logs.error_type` and in metric labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Validation => "validation",
+            Self::Configuration => "configuration",
+            Self::Temporary => "temporary",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// An error as it stands in events, tables and logs. Never holds a secret or customers' data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorReport {
+    /// What kind of trouble it is.
+    #[serde(rename = "type")]
+    pub error_type: ErrorType,
+    /// For machines: `BRANCH_NOT_FOUND`, `BACKEND_500` …
+    pub code: String,
+    /// For people: what is wrong and, where it can be said, how to mend it.
+    pub message: String,
+    /// What else is known, e.g. each fault of a payload with its JSON pointer.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub details: Value,
+}
+
+/// Payload of `order.ignored`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ignored {
+    /// For machines: `DUPLICATE_ORDER` …
+    pub reason: String,
+    /// For people.
+    pub message: String,
+    /// The order that exists already, where that is the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub internal_order_id: Option<String>,
+}
+
+/// Payload of `order.rejected`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rejected {
+    /// Why it can never be forwarded.
+    pub error: ErrorReport,
+}
+
+/// Payload of `order.forward_failed`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForwardFailed {
+    /// Which attempt failed, from 1.
+    pub attempt: u32,
+    /// After how many attempts it is given up.
+    pub max_attempts: u32,
+    /// What went wrong.
+    pub error: ErrorReport,
+    /// When the next attempt is due.
+    pub next_attempt_at: DateTime<Utc>,
+}
+
+/// Payload of `order.forwarded`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Forwarded {
+    /// The backend's own id of the order; absent where a status change was forwarded and the backend named none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub internal_order_id: Option<String>,
+    /// The backend's HTTP status.
+    pub backend_status: u16,
+    /// The order's status in the backend's words, where it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_status: Option<String>,
+    /// How many attempts it took, this one included.
+    pub attempts: u32,
+    /// When the provider's webhook was accepted.
+    pub received_at: DateTime<Utc>,
+    /// When the backend had answered.
+    pub forwarded_at: DateTime<Utc>,
+    /// The order in short, so that subscribers and tables need not look up the transformed one.
+    pub order: OrderSummary,
+}
+
+/// Payload of `order.dead_lettered`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadLettered {
+    /// How many attempts were made; 0 where none could be.
+    pub attempts: u32,
+    /// The last error.
+    pub error: ErrorReport,
+}
+
+/// The order in short; amounts are decimal text with the currency's number of decimals.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderSummary {
+    /// Number shown to people, `CAREEM-123456789`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_number: Option<String>,
+    /// Branch of the restaurant.
+    pub branch_id: String,
+    /// Company that the branch belongs to.
+    pub company_id: String,
+    /// Status in the provider's words.
+    pub provider_status: String,
+    /// Status in the platform's words (`order_status`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Who delivers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery_type: Option<String>,
+    /// ISO 4217 code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
+    /// Delivery fee.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery_fee: Option<String>,
+    /// Service fee.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_fee: Option<String>,
+    /// Total.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<String>,
+    /// `cash`, `prepaid` …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payment_method: Option<String>,
+    /// Whether nothing is left to collect.
+    #[serde(default)]
+    pub is_prepaid: bool,
+    /// The courier, where the provider named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captain_id: Option<String>,
+    /// The courier's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captain_name: Option<String>,
+    /// The courier's phone number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captain_phone: Option<String>,
+}

@@ -1,0 +1,310 @@
+//! The hub: builds every task, supervises them, and drains them. The only place that spawns one.
+//!
+//! A task that ends before it was told to stops the whole hub, with its reason: half a hub that looks alive is worse
+//! than none. SIGTERM drains in the order of the flow: the intake stops taking webhooks, the stages stop pulling and
+//! finish what they hold, the log's writer ends when nobody writes any more.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use metrics_exporter_prometheus::PrometheusHandle;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::task::{Id, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{self, Config},
+    database::Database,
+    forward::{Forward, client::Client, gate::Gate},
+    intake::{self, Intake, allow_list::AllowList, body::Budget, server},
+    journal::{Journal, connection::Connection, stage, streams},
+    projection::live::Live,
+    provider::{Enabled, Keyring, Provider, Registry, careem::Careem},
+    telemetry::{self, health::Health},
+    transform::{Transform, branches::Branches, duplicates::Duplicates},
+};
+
+/// Connections that may wait to be accepted: a crowd of providers that come back at once after an outage must not run
+/// into a full queue, which costs each of them a second.
+const LISTEN_BACKLOG: i32 = 4096;
+/// Pause between two looks at a NATS that is not there yet.
+const VERIFY_AGAIN: Duration = Duration::from_millis(500);
+/// Part of the grace that requests under way get to end, before their connections are closed.
+const INTAKE_SHARE: f64 = 0.5;
+
+/// What the hub needs beside its configuration; tests and `dev` bring their own.
+pub struct Inputs {
+    /// All settings.
+    pub config: Config,
+    /// The public port.
+    pub listener: TcpListener,
+    /// The port of metrics, where they are on.
+    pub metrics: Option<(TcpListener, PrometheusHandle)>,
+}
+
+impl Inputs {
+    /// Opens the ports that the configuration names and installs the metrics recorder.
+    ///
+    /// # Errors
+    /// Where a port is taken.
+    pub fn open(config: Config) -> anyhow::Result<Self> {
+        let listener = listen(config.http.listen).with_context(|| format!("PORT: cannot listen on {}", config.http.listen))?;
+        let metrics = match config.http.metrics_listen {
+            Some(address) => {
+                let listener = listen(address).with_context(|| format!("METRICS_PORT: cannot listen on {address}"))?;
+                Some((listener, telemetry::metrics::install()?))
+            }
+            None => None,
+        };
+        Ok(Self { config, listener, metrics })
+    }
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Runs the hub until told to stop, or until a part of it fails.
+///
+/// # Errors
+/// The reason of the part that failed, or what did not end within `SHUTDOWN_GRACE`.
+pub async fn run(inputs: Inputs, stop: CancellationToken) -> anyhow::Result<()> {
+    let grace = inputs.config.shutdown_grace;
+    let mut tasks = Tasks::default();
+    let built = build(inputs, &mut tasks, &stop).await;
+    let failure = match built {
+        Ok(()) => tasks.first_failure(&stop).await,
+        Err(error) => Some(error),
+    };
+    let drained = tasks.drain(grace).await;
+    match failure {
+        Some(error) => Err(error),
+        None => drained,
+    }
+}
+
+/// Builds and spawns everything, in the order of the flow.
+async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> anyhow::Result<()> {
+    let Inputs { config, listener, metrics } = inputs;
+    let address = listener.local_addr()?;
+    let metrics_address = metrics.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
+    let registry = Arc::new(registry(&config.providers));
+    let connection = Arc::new(Connection::open(&config.nats, &config.service_name).await?);
+    let (journal, writer) = Journal::open(Arc::clone(&connection), config.partitions);
+    let database = Database::new(&config.database)?;
+    let gate = Arc::new(Gate::new(config.breaker));
+    let health = Arc::new(Health {
+        service_name: config.service_name.clone(),
+        started: Instant::now(),
+        registry: Arc::clone(&registry),
+        journal: journal.clone(),
+        database: database.clone(),
+        gate: Arc::clone(&gate),
+    });
+    tasks.spawn("event log", Phase::Log, |_| writer.run());
+    let intake = Arc::new(Intake {
+        registry: Arc::clone(&registry),
+        journal: journal.clone(),
+        settings: config.http.clone(),
+        budget: Budget::default(),
+        health,
+    });
+    spawn_servers(tasks, &config, intake, listener, metrics);
+    tracing::info!(
+        %address,
+        metrics_address = metrics_address.map(|address| address.to_string()),
+        providers = registry.iter().map(|enabled| &*enabled.name).collect::<Vec<_>>().join(","),
+        "listening"
+    );
+    // Webhooks are taken from here on; what follows on the log begins when NATS was seen to be as it must be.
+    if verified(&connection, config.partitions, stop).await? {
+        spawn_stages(tasks, &config, registry, journal, database, gate)?;
+        tracing::info!(partitions = config.partitions, "serving");
+    }
+    Ok(())
+}
+
+fn registry(providers: &[config::ProviderConfig]) -> Registry {
+    let enable = |settings: &config::ProviderConfig| {
+        let provider: Box<dyn Provider> = Box::new(Careem::new(settings.currency));
+        Enabled {
+            name: Arc::from(provider.name()),
+            provider,
+            keys: Keyring::new(&settings.secrets),
+            allow_list: AllowList::new(settings.allow_list.clone()),
+        }
+    };
+    Registry::new(providers.iter().map(enable).collect())
+}
+
+/// Waits for NATS and looks whether it is set up as it must be; false where the hub is told to stop before.
+async fn verified(connection: &Connection, partitions: u16, stop: &CancellationToken) -> anyhow::Result<bool> {
+    loop {
+        let outcome = tokio::select! {
+            () = stop.cancelled() => return Ok(false),
+            outcome = async {
+                connection.wait_up().await;
+                streams::verify(connection, partitions).await
+            } => outcome,
+        };
+        match outcome {
+            Ok(()) => return Ok(true),
+            Err(error) if streams::is_verdict(&error) => return Err(error),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "NATS does not answer yet"),
+        }
+        tokio::time::sleep(VERIFY_AGAIN).await;
+    }
+}
+
+fn spawn_servers(
+    tasks: &mut Tasks,
+    config: &Config,
+    intake: Arc<Intake>,
+    listener: TcpListener,
+    metrics: Option<(TcpListener, PrometheusHandle)>,
+) {
+    let header_timeout = config.http.request_timeout;
+    let grace = config.shutdown_grace.mul_f64(INTAKE_SHARE);
+    tasks.spawn("intake", Phase::Intake, move |stop| async move {
+        Ok(server::serve(listener, intake::router(intake), header_timeout, grace, stop).await?)
+    });
+    let Some((listener, handle)) = metrics else { return };
+    let rendering = handle.clone();
+    tasks.spawn("metrics", Phase::Log, move |stop| async move {
+        let router = intake::metrics_router(move || rendering.render());
+        Ok(server::serve(listener, router, header_timeout, Duration::ZERO, stop).await?)
+    });
+    tasks.spawn("metrics upkeep", Phase::Log, move |stop| telemetry::metrics::keep_up(handle, stop));
+}
+
+fn spawn_stages(
+    tasks: &mut Tasks,
+    config: &Config,
+    registry: Arc<Registry>,
+    journal: Journal,
+    database: Database,
+    gate: Arc<Gate>,
+) -> anyhow::Result<()> {
+    let branches = Arc::new(Branches::new(database.clone()));
+    let keeping_fresh = Arc::clone(&branches);
+    tasks.spawn("branches", Phase::Stages, move |stop| keeping_fresh.run(stop));
+    let (duplicates, asker) = Duplicates::new(database.clone());
+    tasks.spawn("duplicates", Phase::Stages, move |stop| asker.run(stop));
+    let transform = Arc::new(Transform::new(Arc::clone(&registry), branches, duplicates));
+    let forward = Arc::new(Forward::new(Client::new(&config.backend)?, gate, config.retry_max_attempts));
+    for partition in 0..config.partitions {
+        let (stage, log) = (Arc::clone(&transform), journal.clone());
+        tasks.spawn("transform", Phase::Stages, move |stop| stage::run(stage, log, partition, stop));
+        let (stage, log) = (Arc::clone(&forward), journal.clone());
+        tasks.spawn("forward", Phase::Stages, move |stop| stage::run(stage, log, partition, stop));
+    }
+    let enabled = registry.iter().map(|enabled| (enabled.provider.name(), enabled.provider.display_name())).collect();
+    let live = Live::new(journal, database, enabled);
+    tasks.spawn("projection", Phase::Stages, move |stop| live.run(stop));
+    Ok(())
+}
+
+/// When a task is told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// First.
+    Intake,
+    /// When no webhook comes in any more.
+    Stages,
+    /// When nobody appends any more.
+    Log,
+}
+
+/// The tasks of a hub.
+#[derive(Default)]
+struct Tasks {
+    set: JoinSet<anyhow::Result<()>>,
+    names: Vec<(Id, &'static str, Phase)>,
+    intake: CancellationToken,
+    stages: CancellationToken,
+    log: CancellationToken,
+}
+
+impl Tasks {
+    fn spawn<F>(&mut self, name: &'static str, phase: Phase, start: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let stop = match phase {
+            Phase::Intake => &self.intake,
+            Phase::Stages => &self.stages,
+            Phase::Log => &self.log,
+        };
+        let handle = self.set.spawn(start(stop.clone()));
+        self.names.push((handle.id(), name, phase));
+    }
+
+    /// Waits until told to stop (none) or until a task ends by itself (why).
+    async fn first_failure(&mut self, stop: &CancellationToken) -> Option<anyhow::Error> {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            ended = self.set.join_next_with_id() => Some(match ended {
+                Some(ended) => self.reason(ended),
+                None => anyhow::anyhow!("nothing runs"),
+            }),
+        }
+    }
+
+    fn reason(&mut self, ended: Result<(Id, anyhow::Result<()>), tokio::task::JoinError>) -> anyhow::Error {
+        let id = match &ended {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let name = self.forget(id);
+        match ended {
+            Ok((_, Ok(()))) => anyhow::anyhow!("{name} ended though nobody told it to"),
+            Ok((_, Err(error))) => error.context(format!("{name} failed")),
+            Err(error) if error.is_panic() => anyhow::anyhow!("{name} panicked"),
+            Err(_) => anyhow::anyhow!("{name} was cancelled"),
+        }
+    }
+
+    fn forget(&mut self, id: Id) -> &'static str {
+        let at = self.names.iter().position(|(known, _, _)| *known == id);
+        at.map_or("a task", |at| self.names.swap_remove(at).1)
+    }
+
+    /// Tells the tasks to stop, phase by phase, and waits for each phase; what does not end in time is cut off.
+    async fn drain(mut self, grace: Duration) -> anyhow::Result<()> {
+        let deadline = tokio::time::Instant::now() + grace;
+        for phase in [Phase::Intake, Phase::Stages, Phase::Log] {
+            match phase {
+                Phase::Intake => self.intake.cancel(),
+                Phase::Stages => self.stages.cancel(),
+                Phase::Log => self.log.cancel(),
+            }
+            while self.names.iter().any(|(_, _, of)| *of == phase) {
+                match tokio::time::timeout_at(deadline, self.set.join_next_with_id()).await {
+                    Ok(Some(Ok((id, _)))) => {
+                        self.forget(id);
+                    }
+                    Ok(Some(Err(error))) => {
+                        self.forget(error.id());
+                    }
+                    Ok(None) => break,
+                    Err(_) => {
+                        let names: Vec<_> = self.names.iter().map(|(_, name, _)| *name).collect();
+                        bail!("did not end within SHUTDOWN_GRACE: {}; nothing is lost, the log has it", names.join(", "));
+                    }
+                }
+            }
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! Reading a body within its limits: size on the wire and after decompression, time, and memory for all of them.
+
+use std::{io::Read, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, header},
+};
+use bytes::{Bytes, BytesMut};
+use flate2::read::{MultiGzDecoder, ZlibDecoder};
+use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::refusal::Reason;
+
+/// Bytes of request bodies that may be held at a time, for all connections together: 1000 ordinary orders need one or
+/// two MiB; a crowd of slow five-MiB bodies is turned away with 503 before it is felt.
+const BUDGET_BYTES: usize = 32 * 1024 * 1024;
+/// Granularity of the budget.
+const UNIT_BYTES: usize = 1024;
+/// Room that is made at once for a body that says how long it is; what it says is not believed further than this.
+const MAX_PREALLOCATED_BYTES: usize = 64 * 1024;
+
+/// Room for bodies.
+#[derive(Debug, Clone)]
+pub struct Budget(Arc<Semaphore>);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(BUDGET_BYTES / UNIT_BYTES)))
+    }
+}
+
+impl Budget {
+    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Reason> {
+        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).map_err(|_| Reason::Overloaded)?;
+        Arc::clone(&self.0).try_acquire_many_owned(units).map_err(|_| Reason::Overloaded)
+    }
+}
+
+/// A body and the room that it takes up.
+#[derive(Debug)]
+pub struct Held {
+    /// Decompressed, otherwise byte for byte.
+    pub bytes: Bytes,
+    _room: Room,
+}
+
+/// What a body has taken of the budget so far; given back when dropped.
+#[derive(Debug, Default)]
+struct Room(Option<OwnedSemaphorePermit>);
+
+impl Room {
+    fn grow(&mut self, budget: &Budget, from: usize, to: usize) -> Result<(), Reason> {
+        let more = to.div_ceil(UNIT_BYTES) - from.div_ceil(UNIT_BYTES);
+        if more == 0 {
+            return Ok(());
+        }
+        let permit = budget.take(more * UNIT_BYTES)?;
+        match &mut self.0 {
+            Some(held) => held.merge(permit),
+            None => self.0 = Some(permit),
+        }
+        Ok(())
+    }
+}
+
+/// How the body is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Identity,
+    Gzip,
+    Deflate,
+}
+
+fn encoding(headers: &HeaderMap) -> Result<Encoding, Reason> {
+    let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(Encoding::Identity) };
+    match value.to_str().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        "" | "identity" => Ok(Encoding::Identity),
+        "gzip" | "x-gzip" => Ok(Encoding::Gzip),
+        "deflate" => Ok(Encoding::Deflate),
+        _ => Err(Reason::UnreadableBody("content-encoding must be gzip, deflate or identity")),
+    }
+}
+
+/// Reads all of it.
+///
+/// # Errors
+/// [`Reason::PayloadTooLarge`], [`Reason::RequestTimeout`], [`Reason::UnreadableBody`] or [`Reason::Overloaded`].
+pub async fn read(headers: &HeaderMap, body: Body, budget: &Budget, max_bytes: usize, time: Duration) -> Result<Held, Reason> {
+    let encoding = encoding(headers)?;
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|announced| announced > max_bytes) {
+        return Err(Reason::PayloadTooLarge(max_bytes));
+    }
+    let wire = tokio::time::timeout(time, on_the_wire(body, announced.unwrap_or(0), budget, max_bytes));
+    let held = wire.await.map_err(|_| Reason::RequestTimeout)??;
+    if encoding == Encoding::Identity {
+        return Ok(held);
+    }
+    // Room for the largest result is taken before, since nothing can be refused half-way without having done the work.
+    let mut room = Room::default();
+    room.grow(budget, 0, max_bytes)?;
+    let inflate = move || inflate(encoding, &held.bytes, max_bytes);
+    let bytes = tokio::task::spawn_blocking(inflate).await.map_err(|_| Reason::Internal)??;
+    Ok(Held { bytes, _room: room })
+}
+
+async fn on_the_wire(mut body: Body, announced: usize, budget: &Budget, max_bytes: usize) -> Result<Held, Reason> {
+    let mut room = Room::default();
+    let mut whole = BytesMut::new();
+    let mut first: Option<Bytes> = None;
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Reason::UnreadableBody("the connection broke off or the framing was wrong"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if length + data.len() > max_bytes {
+            return Err(Reason::PayloadTooLarge(max_bytes));
+        }
+        room.grow(budget, length, length + data.len())?;
+        length += data.len();
+        // Most bodies come in one piece, which is then kept as it is.
+        match first.take() {
+            None if whole.is_empty() => first = Some(data),
+            None => whole.extend_from_slice(&data),
+            Some(head) => {
+                whole.reserve(announced.min(MAX_PREALLOCATED_BYTES).max(head.len() + data.len()));
+                whole.extend_from_slice(&head);
+                whole.extend_from_slice(&data);
+            }
+        }
+    }
+    Ok(Held { bytes: first.unwrap_or_else(|| whole.freeze()), _room: room })
+}
+
+fn inflate(encoding: Encoding, compressed: &[u8], max_bytes: usize) -> Result<Bytes, Reason> {
+    let limit = max_bytes as u64 + 1;
+    let mut whole = Vec::new();
+    let read = match encoding {
+        Encoding::Gzip => MultiGzDecoder::new(compressed).take(limit).read_to_end(&mut whole),
+        Encoding::Deflate => ZlibDecoder::new(compressed).take(limit).read_to_end(&mut whole),
+        Encoding::Identity => return Ok(Bytes::copy_from_slice(compressed)),
+    };
+    if whole.len() > max_bytes {
+        return Err(Reason::PayloadTooLarge(max_bytes));
+    }
+    read.map_err(|_| Reason::UnreadableBody("it cannot be decompressed"))?;
+    Ok(Bytes::from(whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::{Compression, write::GzEncoder};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn gzip(plain: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(plain).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn gzipped() -> HeaderMap {
+        HeaderMap::from_iter([(header::CONTENT_ENCODING, "gzip".parse().unwrap())])
+    }
+
+    #[tokio::test]
+    async fn limits_hold_before_and_after_decompression() {
+        let budget = Budget::default();
+        let plain = |size: usize| read_plain(vec![b'x'; size], &budget);
+        assert_eq!(plain(100).await.unwrap().bytes.len(), 100);
+        assert_eq!(plain(101).await.unwrap_err(), Reason::PayloadTooLarge(100));
+        let bomb = gzip(&vec![0; 10_000_000]);
+        let headers = gzipped();
+        assert!(bomb.len() < 20_000);
+        assert_eq!(read(&headers, Body::from(bomb), &budget, 20_000, SECOND).await.unwrap_err(), Reason::PayloadTooLarge(20_000));
+        let small = gzip(b"hello");
+        assert_eq!(&read(&headers, Body::from(small), &budget, 100, SECOND).await.unwrap().bytes[..], b"hello");
+        let broken = read(&headers, Body::from("no gzip"), &budget, 100, SECOND).await.unwrap_err();
+        assert!(matches!(broken, Reason::UnreadableBody(_)));
+    }
+
+    async fn read_plain(bytes: Vec<u8>, budget: &Budget) -> Result<Held, Reason> {
+        read(&HeaderMap::new(), Body::from(bytes), budget, 100, SECOND).await
+    }
+
+    #[tokio::test]
+    async fn room_is_bounded_and_given_back() {
+        let budget = Budget(Arc::new(Semaphore::new(4)));
+        let big = |budget: Budget| async move { read(&HeaderMap::new(), Body::from(vec![b'x'; 3000]), &budget, 5000, SECOND).await };
+        let first = big(budget.clone()).await.unwrap();
+        assert_eq!(big(budget.clone()).await.unwrap_err(), Reason::Overloaded);
+        drop(first);
+        assert!(big(budget.clone()).await.is_ok());
+        assert_eq!(budget.0.available_permits(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_half_way_times_out() {
+        let stuck = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        let refused = read(&HeaderMap::new(), stuck, &Budget::default(), 100, SECOND).await.unwrap_err();
+        assert_eq!(refused, Reason::RequestTimeout);
+    }
+}

@@ -1,0 +1,56 @@
+//! The intake: where a provider's webhook comes in, and what it is told.
+//!
+//! [`server`] listens and bounds connections, [`receive`] takes a webhook through the checks of the contract in their
+//! order, [`body`] reads it within its limits, [`client_ip`] and [`allow_list`] say who calls, [`refusal`] what a
+//! refused one is told. Answers depend on the event log and on nothing else.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    routing::{get, post},
+};
+
+use crate::{config, journal::Journal, provider::Registry, telemetry::health::Health};
+
+pub mod server;
+pub mod receive;
+pub mod body;
+pub mod client_ip;
+pub mod allow_list;
+pub mod refusal;
+mod request_id;
+
+/// What a request needs; shared by all of them.
+pub struct Intake {
+    /// Providers that are switched on.
+    pub registry: Arc<Registry>,
+    /// The log.
+    pub journal: Journal,
+    /// Limits and trusted proxies.
+    pub settings: config::Http,
+    /// Bytes of bodies that may be held at a time.
+    pub budget: body::Budget,
+    /// What health says.
+    pub health: Arc<Health>,
+}
+
+/// All routes of the public port.
+pub fn router(intake: Arc<Intake>) -> Router {
+    let health = Arc::clone(&intake.health);
+    Router::new()
+        .route("/api/webhooks/{provider}", post(receive::receive).fallback(receive::method_not_allowed))
+        .with_state(intake)
+        .merge(crate::telemetry::health::router(health))
+        .fallback(receive::not_found)
+        .layer(tower_http::catch_panic::CatchPanicLayer::custom(refusal::after_panic))
+}
+
+/// The route of metrics, on a port of its own that need not be reachable from outside.
+pub fn metrics_router(render: impl Fn() -> String + Clone + Send + Sync + 'static) -> Router {
+    let render = move || {
+        let text = render();
+        async move { ([("content-type", "text/plain; version=0.0.4")], text) }
+    };
+    Router::new().route("/metrics", get(render))
+}

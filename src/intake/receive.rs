@@ -1,0 +1,211 @@
+//! One webhook through the checks of the contract, in their order, onto the log, and its answer.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, Path, Request, State},
+    http::{HeaderMap, Response, StatusCode, Uri},
+};
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Intake, body,
+    client_ip::client_ip,
+    refusal::{Reason, json_response},
+    request_id,
+};
+use crate::{
+    event::{Envelope, EventType, NewEvent, RequestFacts},
+    journal::Appended,
+    provider::{Admission, Enabled, Unverified},
+    telemetry::trace_context,
+};
+
+/// Headers that are credentials by their name; they are left out of everything that is stored or shown.
+const CREDENTIALS: [&str; 5] = ["authorization", "proxy-authorization", "cookie", "x-auth", "set-cookie"];
+/// Parts of names that make a header a credential.
+const CREDENTIAL_PARTS: [&str; 5] = ["token", "secret", "api-key", "apikey", "password"];
+/// Longest header value that is kept.
+const MAX_HEADER_CHARS: usize = 1024;
+
+/// `POST /api/webhooks/{provider}`.
+pub async fn receive(
+    State(intake): State<Arc<Intake>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Response<Body> {
+    let began = Instant::now();
+    let (parts, request_body) = request.into_parts();
+    let request_id = request_id::of(&parts.headers);
+    let Some(enabled) = intake.registry.get(&name) else {
+        // The name is the caller's; as a label it would let anyone make metrics without end.
+        return refuse("_", &Reason::ProviderNotFound, &request_id, None);
+    };
+    let client = client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies);
+    if !enabled.allow_list.allows(client) {
+        return refuse(&enabled.name, &Reason::IpNotAllowed, &request_id, Some(client));
+    }
+    let limits = &intake.settings;
+    let read = body::read(&parts.headers, request_body, &intake.budget, limits.max_payload_bytes, limits.request_timeout);
+    let held = match read.await {
+        Ok(held) => held,
+        Err(reason) => return refuse(&enabled.name, &reason, &request_id, Some(client)),
+    };
+    let now = Utc::now();
+    let unverified = Unverified::new(&parts.headers, &held.bytes);
+    let admission = match enabled.provider.admit(&unverified, &enabled.keys, now) {
+        Ok(admission) => admission,
+        Err(refusal) => return refuse(&enabled.name, &Reason::Provider(refusal), &request_id, Some(client)),
+    };
+    metrics::counter!("webhooks_received_total", "provider" => Arc::clone(&enabled.name)).increment(1);
+    let envelope = envelope(enabled, &admission, now, &request_id, &parts.headers, &parts.uri, client.to_string());
+    let event_id = envelope.id;
+    match intake.journal.append(NewEvent { envelope, payload: held.bytes.clone() }).await {
+        Ok(appended) => {
+            metrics::histogram!("webhook_accept_duration_seconds", "provider" => Arc::clone(&enabled.name)).record(began.elapsed());
+            log_accepted(&enabled.name, &admission, &request_id, began, appended);
+            accepted(&request_id, &event_id.to_string(), appended)
+        }
+        Err(error) => refuse(&enabled.name, &Reason::EventLogUnavailable(error), &request_id, Some(client)),
+    }
+}
+
+/// Any other method on a webhook's path.
+pub async fn method_not_allowed(headers: HeaderMap) -> Response<Body> {
+    Reason::MethodNotAllowed.response(&request_id::of(&headers))
+}
+
+/// A provider's health where there is no such provider.
+pub fn unknown_provider(headers: &HeaderMap) -> Response<Body> {
+    Reason::ProviderNotFound.response(&request_id::of(headers))
+}
+
+/// Any other path.
+pub async fn not_found(headers: HeaderMap) -> Response<Body> {
+    Reason::NotFound.response(&request_id::of(&headers))
+}
+
+fn envelope(
+    enabled: &Enabled,
+    admission: &Admission,
+    now: DateTime<Utc>,
+    request_id: &str,
+    headers: &HeaderMap,
+    uri: &Uri,
+    client_address: String,
+) -> Envelope {
+    let verified = admission.verified();
+    Envelope {
+        id: admission.event_id,
+        event_type: EventType::WebhookReceived,
+        root_id: admission.event_id,
+        cause_id: None,
+        provider: Arc::clone(&enabled.name),
+        external_order_id: admission.external_order_id.clone(),
+        webhook_type: admission.webhook_type.to_owned(),
+        branch: None,
+        time: now,
+        received_at: now,
+        request_id: request_id.to_owned(),
+        traceparent: Some(trace_context::of(headers)),
+        request: Some(RequestFacts {
+            method: "POST".into(),
+            // A query could hold a key; the path alone says what was called.
+            path: uri.path().to_owned(),
+            client_address,
+            scheme: verified.scheme().to_owned(),
+            secret_index: verified.secret_index(),
+            signature: verified.signature().map(str::to_owned),
+            headers: without_credentials(headers),
+        }),
+    }
+}
+
+/// Request headers as JSON, less every credential.
+fn without_credentials(headers: &HeaderMap) -> Map<String, Value> {
+    let is_credential = |name: &str| CREDENTIALS.contains(&name) || CREDENTIAL_PARTS.iter().any(|part| name.contains(part));
+    let mut kept = Map::new();
+    for (name, value) in headers {
+        let name = name.as_str();
+        if is_credential(name) {
+            continue;
+        }
+        let value = String::from_utf8_lossy(value.as_bytes());
+        let value: String = value.chars().take(MAX_HEADER_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        match kept.get_mut(name) {
+            Some(Value::String(all)) => *all = format!("{all}, {value}"),
+            _ => {
+                kept.insert(name.to_owned(), Value::String(value));
+            }
+        }
+    }
+    kept
+}
+
+fn accepted(request_id: &str, event_id: &str, appended: Appended) -> Response<Body> {
+    let body = json!({
+        "success": true,
+        "message": "Webhook accepted",
+        "data": { "requestId": request_id, "eventId": event_id, "status": "accepted", "duplicate": appended.duplicate },
+    });
+    json_response(StatusCode::OK, body.to_string(), request_id)
+}
+
+fn log_accepted(provider: &str, admission: &Admission, request_id: &str, began: Instant, appended: Appended) {
+    tracing::debug!(
+        provider,
+        request_id,
+        order_id = admission.external_order_id,
+        event_id = %admission.event_id,
+        sequence = appended.sequence,
+        duplicate = appended.duplicate,
+        processing_time = began.elapsed().as_millis() as u64,
+        "webhook accepted"
+    );
+}
+
+fn refuse(provider: &str, reason: &Reason, request_id: &str, client: Option<std::net::IpAddr>) -> Response<Body> {
+    let (status, code) = reason.status();
+    metrics::counter!("webhooks_rejected_total", "provider" => provider.to_owned(), "reason" => code).increment(1);
+    if code == "INVALID_SIGNATURE" {
+        metrics::counter!("signature_failures_total", "provider" => provider.to_owned()).increment(1);
+    }
+    let client = client.map(|client| client.to_string()).unwrap_or_default();
+    let cause = match reason {
+        Reason::EventLogUnavailable(error) => error.to_string(),
+        other => other.to_string(),
+    };
+    tracing::warn!(provider, request_id, status = status.as_u16(), code, client, cause, "webhook refused");
+    reason.response(request_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_left_out() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer hunter2"),
+            ("x-auth", "hunter2"),
+            ("cookie", "session=hunter2"),
+            ("x-careem-api-key", "hunter2"),
+            ("x-service-token", "hunter2"),
+            ("x-merchant-id", "m-1"),
+            ("x-careem-signature", "ab12"),
+        ] {
+            headers.append(name, value.parse().unwrap());
+        }
+        headers.append("via", "a".parse().unwrap());
+        headers.append("via", "b".parse().unwrap());
+        let kept = without_credentials(&headers);
+        assert_eq!(
+            Value::Object(kept),
+            json!({ "x-merchant-id": "m-1", "x-careem-signature": "ab12", "via": "a, b" })
+        );
+    }
+}

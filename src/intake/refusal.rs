@@ -1,0 +1,114 @@
+//! What a refused request is told: reason → status, body, metric label, `Retry-After`.
+//!
+//! Our own faults are always 5xx: many providers drop an event for good on a 4xx.
+
+use std::any::Any;
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, StatusCode, header},
+};
+use serde_json::json;
+
+use super::request_id;
+use crate::{journal::AppendError, provider};
+
+/// What a provider is asked to wait when it is our fault, in seconds; an outage of the log is over in less, or not soon.
+const RETRY_AFTER_SECONDS: &str = "5";
+
+/// Why a webhook is not accepted, in the order of the checks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// No such endpoint.
+    #[error("no such endpoint")]
+    NotFound,
+    /// Webhooks are posted.
+    #[error("webhooks are sent with POST")]
+    MethodNotAllowed,
+    /// The provider is not known or not enabled.
+    #[error("provider is not known or not enabled")]
+    ProviderNotFound,
+    /// The client's address is not on the provider's list.
+    #[error("this address may not call this endpoint")]
+    IpNotAllowed,
+    /// More than `MAX_PAYLOAD_SIZE`, compressed or not.
+    #[error("the body is larger than {0} bytes")]
+    PayloadTooLarge(usize),
+    /// The body did not come in time.
+    #[error("the body did not arrive in time")]
+    RequestTimeout,
+    /// The body could not be read to its end.
+    #[error("the body could not be read: {0}")]
+    UnreadableBody(&'static str),
+    /// More bodies at a time than there is room for.
+    #[error("too many requests at a time")]
+    Overloaded,
+    /// The provider's check.
+    #[error(transparent)]
+    Provider(#[from] provider::Refusal),
+    /// JetStream did not acknowledge.
+    #[error("the event could not be stored; send it again")]
+    EventLogUnavailable(AppendError),
+    /// A fault of ours.
+    #[error("internal error; send it again")]
+    Internal,
+}
+
+impl Reason {
+    /// HTTP status and `error.code`.
+    pub const fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
+            Self::ProviderNotFound => (StatusCode::NOT_FOUND, "PROVIDER_NOT_FOUND"),
+            Self::IpNotAllowed => (StatusCode::FORBIDDEN, "IP_NOT_ALLOWED"),
+            Self::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE"),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT"),
+            Self::UnreadableBody(_) | Self::Provider(provider::Refusal::InvalidPayload(_)) => {
+                (StatusCode::BAD_REQUEST, "INVALID_PAYLOAD")
+            }
+            Self::Provider(provider::Refusal::InvalidSignature) => (StatusCode::UNAUTHORIZED, "INVALID_SIGNATURE"),
+            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
+            Self::EventLogUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "EVENT_LOG_UNAVAILABLE"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
+        }
+    }
+
+    /// The answer.
+    pub fn response(&self, request_id: &str) -> Response<Body> {
+        let (status, code) = self.status();
+        let body = json!({
+            "success": false,
+            "error": { "code": code, "message": self.to_string() },
+            "requestId": request_id,
+        });
+        let mut response = json_response(status, body.to_string(), request_id);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        }
+        if matches!(self, Self::RequestTimeout | Self::PayloadTooLarge(_)) {
+            // What is left of the body is not read; the connection cannot be used again.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// A JSON answer that carries the request's id.
+pub fn json_response(status: StatusCode, body: String, request_id: &str) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Ok(id) = HeaderValue::from_str(request_id) {
+        headers.insert(request_id::HEADER, id);
+    }
+    response
+}
+
+/// The answer where a handler panicked: 500, so that the provider sends it again.
+pub fn after_panic(_panic: Box<dyn Any + Send>) -> Response<Body> {
+    // What it said may quote the request; the panic hook has logged where it was.
+    metrics::counter!("webhooks_rejected_total", "provider" => "_", "reason" => "INTERNAL_ERROR").increment(1);
+    Reason::Internal.response("")
+}

@@ -1,0 +1,121 @@
+//! The way into the log: adaptive group commit.
+//!
+//! Every append waits in one queue; one writer takes all that waits and sends it in one round, the next round when that
+//! one is acknowledged. A few messages go one by one; many go as one atomic batch (JetStream, since NATS 2.12), which
+//! costs the server one fsync for all of them. So the log is as quick as the disk when it is quiet and nearly as quick
+//! as without any fsync when it is busy. Several rounds in flight were measured to be slower than one.
+//!
+//! An append is answered only after JetStream's acknowledgement. One that is not acknowledged may be on the log all the
+//! same; sending it again, with the same id, is always safe.
+
+mod round;
+mod writer;
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use self::writer::Pending;
+pub use self::writer::Writer;
+use super::{codec, connection::Connection};
+use crate::event::{EventId, EventType, NewEvent};
+
+/// Appends that may wait for the log at a time; one more is refused (the intake answers 503). Eight full batches: at
+/// 15,000 appends/s that is a quarter of a second of work.
+pub const MAX_WAITING: usize = 4096;
+/// Longest time an append may take, as the contract gives the intake.
+pub const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where an event stands now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Its place in the stream; of the first one where it is a duplicate.
+    pub sequence: u64,
+    /// Whether an event of that id was there before.
+    pub duplicate: bool,
+}
+
+/// Why an event could not be appended; it may be on the log all the same.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// No acknowledgement in time.
+    #[error("the event log did not acknowledge within {} s", APPEND_TIMEOUT.as_secs())]
+    Timeout,
+    /// More waits than the log can take.
+    #[error("more than {MAX_WAITING} appends wait for the event log")]
+    Overloaded,
+    /// JetStream refused it: disk full, stream missing …
+    #[error("the event log refused the event: {0}")]
+    Refused(String),
+    /// The hub is going down.
+    #[error("the event log is closed")]
+    Closed,
+}
+
+/// An event as it goes over the wire.
+#[derive(Debug, Clone)]
+struct Message {
+    id: EventId,
+    event_type: EventType,
+    subject: String,
+    headers: HeaderMap,
+    payload: Bytes,
+}
+
+/// The log, for whoever appends. Cheap to clone.
+#[derive(Clone)]
+pub struct Journal {
+    queue: mpsc::Sender<Pending>,
+    partitions: u16,
+    connection: Arc<Connection>,
+}
+
+impl Journal {
+    /// Opens the log on a connection. Nothing is written until the [`Writer`] runs.
+    pub fn open(connection: Arc<Connection>, partitions: u16) -> (Self, Writer) {
+        let (queue, waiting) = mpsc::channel(MAX_WAITING);
+        let writer = Writer::new(Arc::clone(&connection), waiting);
+        (Self { queue, partitions, connection }, writer)
+    }
+
+    /// Appends one event and waits for the acknowledgement, at most [`APPEND_TIMEOUT`].
+    ///
+    /// # Errors
+    /// See [`AppendError`]; in none of the cases is it certain that the event is not on the log.
+    pub async fn append(&self, event: NewEvent) -> Result<Appended, AppendError> {
+        let message = self.encode(event)?;
+        let (done, result) = oneshot::channel();
+        self.queue.try_send(Pending::new(message, done)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => AppendError::Closed,
+        })?;
+        match tokio::time::timeout(APPEND_TIMEOUT, result).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(AppendError::Closed),
+            Err(_) => Err(AppendError::Timeout),
+        }
+    }
+
+    /// How many partitions the log has.
+    pub const fn partitions(&self) -> u16 {
+        self.partitions
+    }
+
+    /// The connection that it stands on.
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    fn encode(&self, event: NewEvent) -> Result<Message, AppendError> {
+        let headers = codec::headers(&event.envelope).map_err(|error| AppendError::Refused(error.to_string()))?;
+        Ok(Message {
+            id: event.envelope.id,
+            event_type: event.envelope.event_type,
+            subject: codec::subject(&event.envelope, self.partitions),
+            headers,
+            payload: event.payload,
+        })
+    }
+}

@@ -1,0 +1,278 @@
+//! An event as a NATS message: CloudEvents 1.0 in binary mode, the envelope in headers, the payload untouched.
+//!
+//! `ce-source` is `/providers/{provider}`; `ce-rootid`, `ce-causeid`, `ce-webhooktype`, `ce-branch`, `ce-requestid` and `ce-receivedtime`
+//! are extension attributes; `hub-request` holds the HTTP request's facts as JSON.
+
+use std::sync::Arc;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use sha2::{Digest, Sha256};
+
+use crate::event::{Envelope, EventId, EventType, Recorded};
+
+/// The header by which JetStream recognises a repeat.
+pub const MESSAGE_ID: &str = "Nats-Msg-Id";
+/// Longest subject token that is made of outside text.
+const MAX_TOKEN_CHARS: usize = 64;
+/// The token where a branch is not known.
+const NO_BRANCH: &str = "_";
+
+mod name {
+    pub(super) const SPEC_VERSION: &str = "ce-specversion";
+    pub(super) const ID: &str = "ce-id";
+    pub(super) const SOURCE: &str = "ce-source";
+    pub(super) const TYPE: &str = "ce-type";
+    pub(super) const SUBJECT: &str = "ce-subject";
+    pub(super) const TIME: &str = "ce-time";
+    pub(super) const CONTENT_TYPE: &str = "content-type";
+    pub(super) const ROOT_ID: &str = "ce-rootid";
+    pub(super) const CAUSE_ID: &str = "ce-causeid";
+    pub(super) const WEBHOOK_TYPE: &str = "ce-webhooktype";
+    pub(super) const BRANCH: &str = "ce-branch";
+    pub(super) const RECEIVED_TIME: &str = "ce-receivedtime";
+    pub(super) const REQUEST_ID: &str = "ce-requestid";
+    pub(super) const TRACE_PARENT: &str = "traceparent";
+    pub(super) const REQUEST: &str = "hub-request";
+}
+
+const SOURCE_PREFIX: &str = "/providers/";
+
+/// Why a message is no event of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// A header that every event has is not there.
+    #[error("header {0} is missing")]
+    Missing(&'static str),
+    /// A header cannot be read.
+    #[error("header {0} cannot be read: {1}")]
+    Malformed(&'static str, String),
+}
+
+/// The partition of an order: the same for all its events, stable for ever for a given number of partitions.
+pub fn partition(provider: &str, external_order_id: &str, partitions: u16) -> u16 {
+    let digest = Sha256::new().chain_update(provider).chain_update([0]).chain_update(external_order_id).finalize();
+    let head = u64::from_be_bytes(digest[..8].try_into().expect("SHA-256 has 32 bytes"));
+    u16::try_from(head % u64::from(partitions.max(1))).expect("less than the number of partitions")
+}
+
+/// The subject token of a partition: `p07`.
+pub fn partition_token(partition: u16) -> String {
+    format!("p{partition:02}")
+}
+
+/// Outside text as a subject token: only `[A-Za-z0-9_-]`, the rest becomes `_`.
+pub fn token(text: &str) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' };
+    let token: String = text.chars().take(MAX_TOKEN_CHARS).map(safe).collect();
+    if token.is_empty() { NO_BRANCH.to_owned() } else { token }
+}
+
+/// Where an event is published.
+pub fn subject(envelope: &Envelope, partitions: u16) -> String {
+    let root = envelope.event_type.subject_root();
+    let provider = token(&envelope.provider);
+    let partition = partition_token(partition(&envelope.provider, &envelope.external_order_id, partitions));
+    match envelope.event_type {
+        EventType::WebhookReceived => format!("{root}.{provider}.{partition}"),
+        _ => format!("{root}.{provider}.{}.{partition}", token(envelope.branch.as_deref().unwrap_or(NO_BRANCH))),
+    }
+}
+
+/// The envelope as headers, `Nats-Msg-Id` included.
+///
+/// # Errors
+/// Only where the request's facts have no JSON, which cannot happen with ours.
+pub fn headers(envelope: &Envelope) -> serde_json::Result<HeaderMap> {
+    let id = envelope.id.to_string();
+    let mut headers = HeaderMap::new();
+    headers.insert(name::SPEC_VERSION, "1.0");
+    headers.insert(name::SOURCE, format!("{SOURCE_PREFIX}{}", envelope.provider));
+    headers.insert(name::TYPE, envelope.event_type.as_str());
+    headers.insert(name::SUBJECT, escape(&envelope.external_order_id));
+    headers.insert(name::TIME, time_text(envelope.time));
+    headers.insert(name::CONTENT_TYPE, "application/json");
+    headers.insert(name::ROOT_ID, envelope.root_id.to_string());
+    headers.insert(name::WEBHOOK_TYPE, escape(&envelope.webhook_type));
+    headers.insert(name::REQUEST_ID, escape(&envelope.request_id));
+    if envelope.received_at != envelope.time {
+        headers.insert(name::RECEIVED_TIME, time_text(envelope.received_at));
+    }
+    if let Some(cause) = envelope.cause_id {
+        headers.insert(name::CAUSE_ID, cause.to_string());
+    }
+    if let Some(branch) = &envelope.branch {
+        headers.insert(name::BRANCH, escape(branch));
+    }
+    if let Some(trace) = &envelope.traceparent {
+        headers.insert(name::TRACE_PARENT, escape(trace));
+    }
+    if let Some(request) = &envelope.request {
+        headers.insert(name::REQUEST, serde_json::to_string(request)?);
+    }
+    headers.insert(MESSAGE_ID, id.as_str());
+    headers.insert(name::ID, id);
+    Ok(headers)
+}
+
+/// Reads an event back.
+///
+/// # Errors
+/// Where it is none of ours; whoever reads it must record that (see [`super::stage`]).
+pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Result<Recorded, CodecError> {
+    let get = |name: &'static str| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str());
+    let need = |name: &'static str| get(name).ok_or(CodecError::Missing(name));
+    let id = |name: &'static str, text: &str| {
+        text.parse::<EventId>().map_err(|error| CodecError::Malformed(name, error.to_string()))
+    };
+    let event_type = need(name::TYPE)?;
+    let event_type = event_type.parse().map_err(|_| CodecError::Malformed(name::TYPE, "unknown event type".into()))?;
+    let provider = need(name::SOURCE)?
+        .strip_prefix(SOURCE_PREFIX)
+        .ok_or_else(|| CodecError::Malformed(name::SOURCE, format!("does not begin with {SOURCE_PREFIX}")))?;
+    let time = |name: &'static str, text: &str| match DateTime::parse_from_rfc3339(text) {
+        Ok(time) => Ok(time.with_timezone(&Utc)),
+        Err(error) => Err(CodecError::Malformed(name, error.to_string())),
+    };
+    let happened_at = time(name::TIME, need(name::TIME)?)?;
+    let received_at = get(name::RECEIVED_TIME).map(|text| time(name::RECEIVED_TIME, text)).transpose()?;
+    let request = get(name::REQUEST)
+        .map(serde_json::from_str)
+        .transpose()
+        .map_err(|error| CodecError::Malformed(name::REQUEST, error.to_string()))?;
+    let envelope = Envelope {
+        id: id(name::ID, need(name::ID)?)?,
+        event_type,
+        root_id: id(name::ROOT_ID, need(name::ROOT_ID)?)?,
+        cause_id: get(name::CAUSE_ID).map(|text| id(name::CAUSE_ID, text)).transpose()?,
+        provider: Arc::from(provider),
+        external_order_id: unescape(need(name::SUBJECT)?),
+        webhook_type: get(name::WEBHOOK_TYPE).map(unescape).unwrap_or_default(),
+        branch: get(name::BRANCH).map(unescape),
+        time: happened_at,
+        received_at: received_at.unwrap_or(happened_at),
+        request_id: get(name::REQUEST_ID).map(unescape).unwrap_or_default(),
+        traceparent: get(name::TRACE_PARENT).map(unescape),
+        request,
+    };
+    Ok(Recorded { envelope, payload, sequence })
+}
+
+/// Milliseconds, as the database keeps them.
+fn time_text(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// Percent-encodes what the CloudEvents HTTP binding (3.1.3.2) does not allow in a header value as it is.
+fn escape(text: &str) -> String {
+    let plain = |byte: u8| (0x21..=0x7e).contains(&byte) && byte != b'"' && byte != b'%';
+    if text.bytes().all(plain) {
+        return text.to_owned();
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for byte in text.bytes() {
+        if plain(byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push('%');
+            escaped.push_str(&hex::encode_upper([byte]));
+        }
+    }
+    escaped
+}
+
+fn unescape(text: &str) -> String {
+    if !text.contains('%') {
+        return text.to_owned();
+    }
+    let (bytes, mut plain, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
+    while at < bytes.len() {
+        let decoded = bytes.get(at + 1..at + 3).filter(|_| bytes[at] == b'%').and_then(|pair| hex::decode(pair).ok());
+        match decoded {
+            Some(decoded) => {
+                plain.extend_from_slice(&decoded);
+                at += 3;
+            }
+            None => {
+                plain.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&plain).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::RequestFacts;
+
+    fn envelope(order: &str, branch: Option<String>) -> Envelope {
+        let id = EventId::of_webhook("careem", &[order.as_bytes()]);
+        Envelope {
+            id,
+            event_type: EventType::WebhookReceived,
+            root_id: id,
+            cause_id: None,
+            provider: Arc::from("careem"),
+            external_order_id: order.to_owned(),
+            webhook_type: "order_created".into(),
+            branch,
+            time: DateTime::from_timestamp_millis(1_759_320_000_123).unwrap(),
+            received_at: DateTime::from_timestamp_millis(1_759_320_000_001).unwrap(),
+            request_id: "req-1".into(),
+            traceparent: None,
+            request: Some(RequestFacts {
+                method: "POST".into(),
+                path: "/api/webhooks/careem".into(),
+                client_address: "127.0.0.1".into(),
+                scheme: "hmac-sha256".into(),
+                secret_index: 0,
+                signature: None,
+                headers: serde_json::Map::new(),
+            }),
+        }
+    }
+
+    /// The partition of an order may never change while it has events on the log.
+    #[test]
+    fn partitions_are_stable() {
+        let of = |order: &str| partition("careem", order, 64);
+        assert_eq!((of("CR123456789"), of("CR1"), of("")), (27, 57, 36));
+        assert_eq!(partition("careem", "CR1", 1), 0);
+    }
+
+    #[test]
+    fn subjects_hold_only_safe_tokens() {
+        let mut event = envelope("CR1", Some("main branch.>*é".into()));
+        assert_eq!(subject(&event, 64), "webhooks.received.careem.p57");
+        event.event_type = EventType::OrderForwarded;
+        assert_eq!(subject(&event, 64), "orders.forwarded.careem.main_branch____.p57");
+        event.branch = None;
+        assert_eq!(subject(&event, 64), "orders.forwarded.careem._.p57");
+    }
+
+    proptest! {
+        #[test]
+        fn reads_back(order in "\\PC{1,40}", branch in proptest::option::of("\\PC{1,40}"), payload in prop::collection::vec(any::<u8>(), 0..50)) {
+            let event = envelope(&order, branch);
+            let headers = headers(&event).unwrap();
+            for (_, values) in headers.iter() {
+                prop_assert!(values.iter().all(|value| !value.as_str().contains(['\r', '\n'])));
+            }
+            let back = decode(Some(&headers), Bytes::from(payload.clone()), 7).unwrap();
+            prop_assert_eq!(back.envelope, event);
+            prop_assert_eq!(&back.payload[..], &payload[..]);
+        }
+
+        #[test]
+        fn never_panics(name in "ce-(id|type|source|time)", value in "\\PC{0,30}") {
+            let mut headers = headers(&envelope("CR1", None)).unwrap();
+            headers.insert(name.as_str(), value.as_str());
+            let _ = decode(Some(&headers), Bytes::new(), 1);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The wire to NATS: connecting with least privilege, and knowing whether it stands.
+//!
+//! Losing it is no error: the client comes back by itself, for ever, and what waits for it has limits of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use async_nats::{Client, ConnectOptions, Event, jetstream};
+use secrecy::ExposeSecret;
+use tokio::sync::watch;
+
+use crate::config;
+
+/// Prefix of the hub's reply subjects: its user may listen to nothing else, so nobody can read another's replies.
+pub const INBOX_PREFIX: &str = "_INBOX_hub";
+/// Wait for one answer of the JetStream interface (stream and consumer look-ups).
+const API_TIMEOUT: Duration = Duration::from_secs(5);
+/// Wait for the TCP and NATS handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a command waits for NATS.
+const REACH_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest pause between two attempts to connect: an order that waits for NATS waits no longer than this after it is back.
+const MAX_RECONNECT_DELAY: Duration = Duration::from_millis(250);
+/// How often a silent server is asked whether it lives; two unanswered pings end the connection.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Commands that wait for the socket; publishing blocks beyond that.
+const CLIENT_CAPACITY: usize = 4096;
+/// Messages that one subscription holds before it counts as slow.
+const SUBSCRIPTION_CAPACITY: usize = 8192;
+
+/// A connection, its JetStream context and whether it stands.
+#[derive(Clone)]
+pub struct Connection {
+    /// Core NATS.
+    pub client: Client,
+    /// JetStream.
+    pub context: jetstream::Context,
+    up: watch::Receiver<bool>,
+}
+
+impl Connection {
+    /// Opens it. Where NATS is not there yet, this returns all the same and goes on trying.
+    ///
+    /// # Errors
+    /// Where the settings themselves cannot work (a credentials file that is not there).
+    pub async fn open(settings: &config::Nats, name: &str) -> anyhow::Result<Self> {
+        let (set_up, up) = watch::channel(false);
+        let set_up = Arc::new(set_up);
+        let mut options = ConnectOptions::new()
+            .name(name)
+            .custom_inbox_prefix(INBOX_PREFIX)
+            .retry_on_initial_connect()
+            .connection_timeout(CONNECT_TIMEOUT)
+            .request_timeout(Some(API_TIMEOUT))
+            .ping_interval(PING_INTERVAL)
+            .client_capacity(CLIENT_CAPACITY)
+            .subscription_capacity(SUBSCRIPTION_CAPACITY)
+            .reconnect_delay_callback(|attempts| {
+                let delay = Duration::from_millis(25).saturating_mul(u32::try_from(attempts).unwrap_or(u32::MAX));
+                delay.min(MAX_RECONNECT_DELAY)
+            })
+            .event_callback(move |event| {
+                let set_up = Arc::clone(&set_up);
+                async move { note(&event, &set_up) }
+            });
+        if let Some(user) = &settings.user {
+            let password = settings.password.as_ref().map(|one| one.expose_secret().to_owned()).unwrap_or_default();
+            options = options.user_and_password(user.clone(), password);
+        }
+        if let Some(file) = &settings.credentials_file {
+            let shown = file.display();
+            options = options
+                .credentials_file(file)
+                .await
+                .with_context(|| format!("NATS_CREDS_FILE: cannot read {shown}"))?;
+        }
+        if let Some(file) = &settings.tls_ca {
+            options = options.add_root_certificates(file.clone()).require_tls(true);
+        }
+        if let Some((certificate, key)) = &settings.tls_client {
+            options = options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
+        }
+        let client = options.connect(settings.url.as_str()).await.context("NATS_URL: cannot set up the connection")?;
+        let context = jetstream::context::ContextBuilder::new().timeout(API_TIMEOUT).build(client.clone());
+        Ok(Self { client, context, up })
+    }
+
+    /// Whether the connection stands right now.
+    pub fn is_up(&self) -> bool {
+        *self.up.borrow()
+    }
+
+    /// Waits until it stands.
+    pub async fn wait_up(&self) {
+        let mut up = self.up.clone();
+        // The sender lives in the client's callback, as long as the client does.
+        let _ = up.wait_for(|up| *up).await;
+    }
+
+    /// Waits for a first connection, for commands that are of no use without.
+    ///
+    /// # Errors
+    /// Where there is none in time.
+    pub async fn reach(&self) -> anyhow::Result<()> {
+        tokio::time::timeout(REACH_TIMEOUT, self.wait_up())
+            .await
+            .map_err(|_| anyhow::anyhow!("NATS_URL: no connection within {} s; is NATS there, are user and password right?", REACH_TIMEOUT.as_secs()))
+    }
+
+    /// Waits until it is lost.
+    pub async fn wait_down(&self) {
+        let mut up = self.up.clone();
+        let _ = up.wait_for(|up| !*up).await;
+    }
+}
+
+fn note(event: &Event, up: &watch::Sender<bool>) {
+    match event {
+        Event::Connected => {
+            up.send_replace(true);
+            metrics::gauge!("event_log_up").set(1.0);
+            tracing::info!("connected to NATS");
+        }
+        Event::Disconnected | Event::Closed => {
+            if up.send_replace(false) {
+                tracing::warn!("lost the connection to NATS, connecting again");
+            }
+            metrics::gauge!("event_log_up").set(0.0);
+        }
+        // A refused permission looks like a time-out to whoever waits; only here it can be told apart.
+        Event::ServerError(error) => tracing::error!(%error, "NATS refused something"),
+        Event::SlowConsumer(subscription) => tracing::warn!(subscription, "a subscription fell behind"),
+        Event::ClientError(error) => tracing::debug!(%error, "NATS client"),
+        Event::LameDuckMode | Event::Draining => tracing::info!(%event, "NATS is about to go away"),
+    }
+}

@@ -1,0 +1,19 @@
+//! The log: the one truth, on JetStream.
+//!
+//! [`connection`] holds the wire to NATS, [`streams`] what the server must look like, [`codec`] turns an
+//! [`Envelope`](crate::event::Envelope) into headers and back, [`append`] is the way in (group commit, then the
+//! acknowledgement), [`read`] the way back by sequence, [`stage`] runs what consumes the log and [`settle`] decides
+//! what becomes of a message. What an event means is left to the stages.
+
+pub mod connection;
+pub mod streams;
+pub mod codec;
+pub mod append;
+pub mod read;
+pub mod settle;
+pub mod stage;
+
+pub use append::{AppendError, Appended, Journal};
+
+/// Name of the stream that holds every event.
+pub const EVENTS: &str = "EVENTS";

@@ -1,0 +1,279 @@
+//! What the server must look like: the files in `streams/`, embedded, compared with what is there, and applied.
+//!
+//! The hub that serves may only look; `webhook-hub streams apply`, run with the rights for it, creates what is missing.
+//! `p00` in a consumer's file stands for every partition.
+
+use std::fmt;
+
+use anyhow::Context as _;
+use async_nats::jetstream::{
+    self,
+    consumer::{self, PullConsumer},
+    stream,
+};
+use serde_json::Value;
+
+use super::{EVENTS, codec::partition_token, connection::Connection};
+
+const STREAM_FILE: &str = include_str!("../../streams/EVENTS.json");
+const PARTITIONED_CONSUMER_FILES: [&str; 2] = [
+    include_str!("../../streams/EVENTS.transform-p00.json"),
+    include_str!("../../streams/EVENTS.forward-p00.json"),
+];
+const CONSUMER_FILES: [&str; 1] = [include_str!("../../streams/EVENTS.projection.json")];
+
+/// JetStream's error codes for what is not there.
+const STREAM_NOT_FOUND: u64 = 10059;
+const CONSUMER_NOT_FOUND: u64 = 10014;
+
+/// Settings that only describe or size; where the server's differ, nothing can be lost.
+/// (A limit in bytes refuses new events, with `discard: new`, rather than lose old ones.)
+const HARMLESS: [&str; 8] =
+    ["description", "num_replicas", "max_waiting", "max_msg_size", "max_consumers", "compression", "ack_wait", "max_bytes"];
+/// Settings in nanoseconds of which more is never worse.
+const LONGER_IS_FINE: [&str; 2] = ["max_age", "duplicate_window"];
+
+/// A setting that is not what the file says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Difference {
+    /// The stream's or consumer's name.
+    pub of: String,
+    /// The setting; empty where the whole thing is missing.
+    pub setting: String,
+    /// What the file says.
+    pub wanted: Value,
+    /// What the server says.
+    pub found: Value,
+    /// Whether events or their order could be lost by it.
+    pub dangerous: bool,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.setting.is_empty() {
+            return write!(f, "{} is missing", self.of);
+        }
+        write!(f, "{}: {} is {} but should be {}", self.of, self.setting, self.found, self.wanted)
+    }
+}
+
+/// A consumer or stream that is not on the server.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is missing on the NATS server; run `webhook-hub streams apply` with a user that may create it")]
+pub struct Missing(String);
+
+/// The wanted configurations of all consumers for this number of partitions.
+fn consumer_files(partitions: u16) -> impl Iterator<Item = String> {
+    let partitioned = PARTITIONED_CONSUMER_FILES
+        .into_iter()
+        .flat_map(move |file| (0..partitions).map(move |partition| file.replace("p00", &partition_token(partition))));
+    partitioned.chain(CONSUMER_FILES.into_iter().map(str::to_owned))
+}
+
+/// The subjects that `EVENTS` takes, for documents that are checked against it.
+///
+/// # Errors
+/// Where the embedded file is broken, which a test rules out.
+pub fn subjects() -> anyhow::Result<Vec<String>> {
+    Ok(serde_json::from_str::<stream::Config>(STREAM_FILE)?.subjects)
+}
+
+/// A durable consumer that exists.
+///
+/// # Errors
+/// [`Missing`] where it does not; anything else is trouble with NATS and can be tried again.
+pub async fn consumer(connection: &Connection, name: &str) -> anyhow::Result<PullConsumer> {
+    match connection.context.get_consumer_from_stream(name, EVENTS).await {
+        Ok(consumer) => Ok(consumer),
+        Err(error) => match error.kind() {
+            stream::ConsumerErrorKind::JetStream(cause) if cause.error_code().0 == CONSUMER_NOT_FOUND => {
+                Err(Missing(format!("consumer {name}")).into())
+            }
+            _ => Err(error).with_context(|| format!("cannot look up consumer {name}")),
+        },
+    }
+}
+
+/// Sequence of the last event on the log.
+///
+/// # Errors
+/// Where NATS does not answer.
+pub async fn last_sequence(connection: &Connection) -> anyhow::Result<u64> {
+    Ok(connection.context.get_stream(EVENTS).await?.cached_info().state.last_sequence)
+}
+
+/// Compares the server with the files.
+///
+/// # Errors
+/// Where NATS does not answer.
+pub async fn differences(connection: &Connection, partitions: u16) -> anyhow::Result<Vec<Difference>> {
+    let Some(found) = stream_config(connection).await? else { return Ok(vec![missing(EVENTS)]) };
+    let mut all = compare(EVENTS, STREAM_FILE, &found)?;
+    for file in consumer_files(partitions) {
+        let name = durable_name(&file)?;
+        match consumer(connection, &name).await {
+            Ok(consumer) => all.extend(compare(&name, &file, &serde_json::to_value(&consumer.cached_info().config)?)?),
+            Err(error) if error.downcast_ref::<Missing>().is_some() => all.push(missing(&name)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all)
+}
+
+/// Creates what is missing and leaves what is there as it is. Returns what still differs.
+///
+/// # Errors
+/// Where NATS refuses or does not answer.
+pub async fn apply(connection: &Connection, partitions: u16, replicas: Option<usize>) -> anyhow::Result<Vec<Difference>> {
+    let mut config: stream::Config = serde_json::from_str(STREAM_FILE)?;
+    if let Some(replicas) = replicas {
+        config.num_replicas = replicas;
+    }
+    if stream_config(connection).await?.is_none() {
+        connection.context.create_stream(config).await.context("cannot create stream EVENTS")?;
+    }
+    for file in consumer_files(partitions) {
+        let name = durable_name(&file)?;
+        match consumer(connection, &name).await {
+            Ok(_) => {}
+            Err(error) if error.downcast_ref::<Missing>().is_some() => create_consumer(connection, &file).await?,
+            Err(error) => return Err(error),
+        }
+    }
+    differences(connection, partitions).await
+}
+
+/// Makes sure that the server is as it must be for serving.
+///
+/// # Errors
+/// Where something is missing or differs in a way that could lose events; the message says how to mend it. Trouble with
+/// the connection comes as another error and can be tried again: [`is_verdict`] tells them apart.
+pub async fn verify(connection: &Connection, partitions: u16) -> anyhow::Result<()> {
+    let differences = differences(connection, partitions).await?;
+    let (dangerous, harmless): (Vec<_>, Vec<_>) = differences.into_iter().partition(|one| one.dangerous);
+    for difference in harmless {
+        tracing::warn!(%difference, "NATS is not set up as the files in streams/ say; nothing can be lost by it");
+    }
+    if dangerous.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<_> = dangerous.iter().take(3).map(ToString::to_string).collect();
+    let more = if dangerous.len() > 3 { format!(" and {} more", dangerous.len() - 3) } else { String::new() };
+    Err(Verdict(format!(
+        "NATS is not set up as it must be: {}{more}; see `webhook-hub streams diff`, and run `webhook-hub streams apply` with a user that may create streams",
+        shown.join("; "),
+    ))
+    .into())
+}
+
+/// What [`verify`] found wrong for good.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Verdict(String);
+
+/// Whether an error of [`verify`] will stay until somebody mends the server.
+pub fn is_verdict(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Verdict>().is_some()
+}
+
+async fn stream_config(connection: &Connection) -> anyhow::Result<Option<Value>> {
+    match connection.context.get_stream(EVENTS).await {
+        Ok(stream) => Ok(Some(serde_json::to_value(&stream.cached_info().config)?)),
+        Err(error) => match error.kind() {
+            jetstream::context::GetStreamErrorKind::JetStream(cause) if cause.error_code().0 == STREAM_NOT_FOUND => Ok(None),
+            _ => Err(error).context("cannot look up stream EVENTS"),
+        },
+    }
+}
+
+async fn create_consumer(connection: &Connection, file: &str) -> anyhow::Result<()> {
+    let config: consumer::pull::Config = serde_json::from_value::<consumer::Config>(serde_json::from_str(file)?)
+        .map_err(anyhow::Error::from)
+        .and_then(|config| consumer::FromConsumer::try_from_consumer_config(config).map_err(|error| anyhow::anyhow!(error)))?;
+    let name = config.durable_name.clone().unwrap_or_default();
+    connection
+        .context
+        .create_consumer_on_stream(config, EVENTS)
+        .await
+        .with_context(|| format!("cannot create consumer {name}"))?;
+    Ok(())
+}
+
+fn durable_name(file: &str) -> anyhow::Result<String> {
+    let config: Value = serde_json::from_str(file)?;
+    Ok(config["durable_name"].as_str().context("a consumer's file has no durable_name")?.to_owned())
+}
+
+fn missing(name: &str) -> Difference {
+    Difference { of: name.to_owned(), setting: String::new(), wanted: Value::Null, found: Value::Null, dangerous: true }
+}
+
+/// Each setting of the file against the server's; what the file does not mention is the server's business.
+fn compare(of: &str, file: &str, found: &Value) -> anyhow::Result<Vec<Difference>> {
+    let wanted: serde_json::Map<String, Value> = serde_json::from_str(file)?;
+    let differs = |setting: &str, wanted: &Value| {
+        let found = found.get(setting).unwrap_or(&Value::Null);
+        match (wanted, found) {
+            // Absent and empty, or absent and false, are the same to the server.
+            (Value::String(text), Value::Null) => !text.is_empty(),
+            (Value::Bool(flag), Value::Null) => *flag,
+            // -1 and 0 both mean "no limit", and so does leaving it out.
+            (Value::Number(number), Value::Null) => number.as_i64() != Some(-1) && number.as_i64() != Some(0),
+            _ => wanted != found && !(unlimited(wanted) && unlimited(found)),
+        }
+    };
+    Ok(wanted
+        .into_iter()
+        .filter(|(setting, wanted)| differs(setting, wanted))
+        .map(|(setting, wanted)| {
+            let found = found.get(&setting).cloned().unwrap_or(Value::Null);
+            let dangerous = is_dangerous(&setting, &wanted, &found);
+            Difference { of: of.to_owned(), setting, wanted, found, dangerous }
+        })
+        .collect())
+}
+
+fn is_dangerous(setting: &str, wanted: &Value, found: &Value) -> bool {
+    let longer = || matches!((wanted.as_i64(), found.as_i64()), (Some(wanted), Some(found)) if found == 0 || found > wanted);
+    !(HARMLESS.contains(&setting) || LONGER_IS_FINE.contains(&setting) && longer())
+}
+
+fn unlimited(value: &Value) -> bool {
+    matches!(value.as_i64(), Some(-1 | 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_partition_has_its_consumers() {
+        let names: HashSet<_> = consumer_files(64).map(|file| durable_name(&file).unwrap()).collect();
+        assert_eq!(names.len(), 2 * 64 + 1);
+        assert!(names.contains("forward-p63") && names.contains("transform-p07") && names.contains("projection"));
+        for file in consumer_files(3) {
+            let config: consumer::Config = serde_json::from_str(&file).unwrap();
+            assert!(config.name.is_none() && config.durable_name.is_some());
+        }
+        assert_eq!(subjects().unwrap(), ["webhooks.>", "orders.>", "menus.>"]);
+    }
+
+    #[test]
+    fn tells_danger_from_taste() {
+        let server = |change: (&str, Value)| {
+            let mut config: Value = serde_json::from_str(STREAM_FILE).unwrap();
+            config[change.0] = change.1;
+            compare(EVENTS, STREAM_FILE, &config).unwrap()
+        };
+        assert_eq!(server(("name", "EVENTS".into())), []);
+        assert_eq!(server(("max_msgs", 0.into())), []);
+        assert!(server(("max_msgs", 1000.into()))[0].dangerous);
+        assert!(server(("max_age", 3_600_000_000_000i64.into()))[0].dangerous);
+        assert!(!server(("max_age", 31_536_000_000_000_000i64.into()))[0].dangerous);
+        assert!(server(("storage", "memory".into()))[0].dangerous);
+        assert!(server(("deny_delete", Value::Null))[0].dangerous);
+        assert!(!server(("num_replicas", 3.into()))[0].dangerous);
+    }
+}

@@ -1,0 +1,23 @@
+//! The command tree of `webhook-hub`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use webhook_hub::operator::{self, Command};
+
+/// Receives the webhooks of food-delivery platforms and gets every order to the restaurant's backend.
+#[derive(Parser)]
+#[command(name = "webhook-hub", version, about, arg_required_else_help = false)]
+struct Arguments {
+    /// Machine-readable output: one JSON object.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+fn main() -> ExitCode {
+    // clap itself exits with 2 where it was used wrongly.
+    let arguments = Arguments::parse();
+    operator::execute(arguments.command.unwrap_or(Command::Serve), arguments.json)
+}

@@ -1,0 +1,96 @@
+//! What operators run: one command a file. Exit status: 0 done, 1 failed, 2 used wrongly.
+
+use std::{fmt, io::Write, path::PathBuf, process::ExitCode};
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use crate::config::Environment;
+
+pub mod serve;
+pub mod migrate;
+pub mod streams;
+pub mod send;
+pub mod healthcheck;
+pub mod dev;
+
+/// A command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the hub (the default).
+    Serve,
+    /// Runs everything on this machine: NATS, PostgreSQL, a sample backend and the hub, and sends a sample order through.
+    Dev {
+        /// Where its data is kept.
+        #[arg(long, default_value = ".dev")]
+        dir: PathBuf,
+    },
+    /// Brings the database schema up to date.
+    Migrate,
+    /// The streams and consumers on the NATS server.
+    #[command(subcommand)]
+    Streams(streams::Action),
+    /// Signs a payload as a provider would and posts it to a hub.
+    Send {
+        /// The provider, e.g. careem.
+        provider: String,
+        /// The payload; - for standard input.
+        file: PathBuf,
+        /// The hub.
+        #[arg(long, default_value = "http://localhost:3002")]
+        url: String,
+        /// The merchant to name.
+        #[arg(long)]
+        merchant: Option<String>,
+    },
+    /// Asks a running hub whether it takes webhooks (for containers).
+    Healthcheck {
+        /// The hub; by default the one of PORT on this machine.
+        #[arg(long)]
+        url: Option<String>,
+    },
+}
+
+/// Runs a command with the process's environment.
+pub fn execute(command: Command, json: bool) -> ExitCode {
+    let environment = Environment::of_process();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::anyhow!("cannot start: {error}")),
+    };
+    let result = runtime.block_on(async {
+        match command {
+            Command::Serve => serve::run(&environment).await,
+            Command::Dev { dir } => dev::run(&dir).await,
+            Command::Migrate => migrate::run(&environment, json).await,
+            Command::Streams(action) => streams::run(&environment, &action, json).await,
+            Command::Send { provider, file, url, merchant } => {
+                send::run(&environment, &provider, &file, &url, merchant.as_deref(), json).await
+            }
+            Command::Healthcheck { url } => healthcheck::run(&environment, url.as_deref(), json).await,
+        }
+    });
+    match result {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+/// One line on standard error: what is wrong and why.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let line = format!("{error:#}").replace(['\n', '\r'], " ");
+    // Where even that cannot be written there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "webhook-hub: {line}");
+    ExitCode::FAILURE
+}
+
+/// Prints a result: text for people, or JSON.
+fn print(json: bool, value: &impl Serialize, text: impl fmt::Display) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(value)?)?;
+    } else {
+        writeln!(out, "{text}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! Reading a provider's JSON: each value is kept as its text and the place where it stands.
+//!
+//! Keeping the text means that no number passes through a float and that ids beyond 2^53 stay what they were; keeping
+//! the place means that every fault is named with its JSON pointer, all of them in one go. What a field means is left
+//! to the provider.
+
+use std::{borrow::Cow, fmt};
+
+use chrono::{DateTime, Utc};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use super::money::{Currency, Money};
+
+/// Most faults that are collected from one payload; after that the picture is clear.
+const MAX_FAULTS: usize = 50;
+/// Most elements that are read from one array: no basket has so many lines.
+const MAX_ELEMENTS: usize = 2_000;
+
+/// One thing that is wrong with a payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// Where, as a JSON pointer (RFC 6901).
+    pub pointer: String,
+    /// What was expected there.
+    pub message: String,
+}
+
+/// The faults of one payload, in the order in which they were met.
+#[derive(Debug, Default)]
+pub struct Faults(Vec<Fault>);
+
+impl Faults {
+    /// Notes one.
+    pub fn add(&mut self, pointer: &str, message: impl fmt::Display) {
+        if self.0.len() < MAX_FAULTS {
+            self.0.push(Fault { pointer: pointer.to_owned(), message: message.to_string() });
+        }
+    }
+
+    /// The value if nothing was wrong, else all that was.
+    ///
+    /// # Errors
+    /// The faults, if there are any.
+    pub fn none_or<T>(self, value: T) -> Result<T, Vec<Fault>> {
+        if self.0.is_empty() { Ok(value) } else { Err(self.0) }
+    }
+}
+
+/// A JSON value by its text, or its absence; `null` counts as absent.
+#[derive(Debug, Clone)]
+pub struct Node<'a> {
+    text: Option<&'a str>,
+    pointer: String,
+}
+
+impl<'a> Node<'a> {
+    /// The whole document.
+    ///
+    /// # Errors
+    /// Where the bytes are no JSON; the message holds no part of them.
+    pub fn root(bytes: &'a [u8]) -> Result<Self, serde_json::Error> {
+        let raw: &RawValue = serde_json::from_slice(bytes)?;
+        Ok(Self { text: Some(raw.get()), pointer: String::new() })
+    }
+
+    /// Where it stands.
+    pub fn pointer(&self) -> &str {
+        &self.pointer
+    }
+
+    /// Whether there is anything.
+    pub fn is_present(&self) -> bool {
+        self.text.is_some_and(|text| text != "null")
+    }
+
+    fn present(&self) -> Option<&'a str> {
+        self.text.filter(|text| *text != "null")
+    }
+
+    /// Splits an object into its members, once; look them up with [`Object::get`]. Anything else than an object is a
+    /// fault; an absent one is an object without members.
+    pub fn object(&self, faults: &mut Faults) -> Object<'a> {
+        let members = match self.present().map(serde_json::from_str::<Members<'a>>) {
+            None => Vec::new(),
+            Some(Ok(members)) => members.0,
+            Some(Err(_)) => {
+                faults.add(&self.pointer, "expected an object");
+                Vec::new()
+            }
+        };
+        Object { members, pointer: self.pointer.clone() }
+    }
+
+    /// The elements of an array; absent means none.
+    pub fn elements(&self, faults: &mut Faults) -> Vec<Self> {
+        let Some(text) = self.present() else { return Vec::new() };
+        let Ok(elements) = serde_json::from_str::<Vec<&'a RawValue>>(text) else {
+            faults.add(&self.pointer, "expected an array");
+            return Vec::new();
+        };
+        if elements.len() > MAX_ELEMENTS {
+            faults.add(&self.pointer, format_args!("more than {MAX_ELEMENTS} elements"));
+        }
+        let place = |(at, raw): (usize, &'a RawValue)| Self { text: Some(raw.get()), pointer: format!("{}/{at}", self.pointer) };
+        elements.into_iter().take(MAX_ELEMENTS).enumerate().map(place).collect()
+    }
+
+    /// Text; a number counts as text too, as it stands (providers send ids and phones either way). Empty is absent.
+    pub fn text(&self, faults: &mut Faults) -> Option<String> {
+        let text = self.present()?;
+        if text.starts_with('"') {
+            match serde_json::from_str::<String>(text) {
+                Ok(value) => return Some(value).filter(|value| !value.trim().is_empty()),
+                Err(_) => faults.add(&self.pointer, "expected text"),
+            }
+        } else if text.starts_with(|first: char| first.is_ascii_digit() || first == '-') {
+            return Some(text.to_owned());
+        } else {
+            faults.add(&self.pointer, "expected text");
+        }
+        None
+    }
+
+    /// Text that must be there.
+    pub fn required_text(&self, faults: &mut Faults) -> String {
+        let known = faults.0.len();
+        let text = self.text(faults);
+        if text.is_none() && faults.0.len() == known {
+            faults.add(&self.pointer, "missing");
+        }
+        text.unwrap_or_default()
+    }
+
+    /// An amount: a number, or a decimal in quotes.
+    pub fn money(&self, currency: Currency, faults: &mut Faults) -> Option<Money> {
+        let text = self.text(faults)?;
+        Money::parse(text.trim(), currency).map_err(|error| faults.add(&self.pointer, error)).ok()
+    }
+
+    /// An amount that must be there.
+    pub fn required_money(&self, currency: Currency, faults: &mut Faults) -> Money {
+        if !self.is_present() {
+            faults.add(&self.pointer, "missing");
+        }
+        self.money(currency, faults).unwrap_or(Money { minor: 0, currency })
+    }
+
+    /// A decimal that is no money (a coordinate, a quantity), as its text; text that is no number is a fault.
+    pub fn decimal(&self, faults: &mut Faults) -> Option<Box<RawValue>> {
+        let text = self.text(faults)?;
+        let text = text.trim();
+        let raw = RawValue::from_string(text.to_owned()).ok();
+        match raw.filter(|_| text.starts_with(|first: char| first.is_ascii_digit() || first == '-')) {
+            Some(raw) => Some(raw),
+            None => {
+                faults.add(&self.pointer, "expected a number");
+                None
+            }
+        }
+    }
+
+    /// A time in RFC 3339 (`2025-10-01T12:00:00Z`).
+    pub fn time(&self, faults: &mut Faults) -> Option<DateTime<Utc>> {
+        let text = self.text(faults)?;
+        match DateTime::parse_from_rfc3339(text.trim()) {
+            Ok(time) => Some(time.to_utc()),
+            Err(_) => {
+                faults.add(&self.pointer, "expected a time such as 2025-10-01T12:00:00Z");
+                None
+            }
+        }
+    }
+}
+
+/// The members of an object.
+#[derive(Debug)]
+pub struct Object<'a> {
+    members: Vec<(Cow<'a, str>, &'a RawValue)>,
+    pointer: String,
+}
+
+impl<'a> Object<'a> {
+    /// The member of that name; an absent node where there is none. Of two with one name the last counts, as for every
+    /// JSON reader that builds a map.
+    pub fn get(&self, name: &str) -> Node<'a> {
+        let found = self.members.iter().rev().find(|(key, _)| key == name);
+        let escaped = name.replace('~', "~0").replace('/', "~1");
+        Node { text: found.map(|(_, raw)| raw.get()), pointer: format!("{}/{escaped}", self.pointer) }
+    }
+}
+
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::with_capacity(16);
+                while let Some((Key(key), value)) = map.next_entry()? {
+                    members.push((key, value));
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+/// A key, borrowed where it holds no escapes.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_every_fault_with_its_place() {
+        let body = br#"{"id": 9007199254740993, "a/b": {"x": [1, {"price": "1.5"}, {"price": "cheap"}]}, "when": "soon", "n": null}"#;
+        let mut faults = Faults::default();
+        let root = Node::root(body).unwrap().object(&mut faults);
+        assert_eq!(root.get("id").text(&mut faults).as_deref(), Some("9007199254740993"));
+        let jod: Currency = "JOD".parse().unwrap();
+        let list = root.get("a/b").object(&mut faults).get("x").elements(&mut faults);
+        assert_eq!(list[1].object(&mut faults).get("price").money(jod, &mut faults).unwrap().minor, 1500);
+        assert!(list[2].object(&mut faults).get("price").money(jod, &mut faults).is_none());
+        list[0].object(&mut faults);
+        root.get("when").time(&mut faults);
+        assert_eq!(root.get("n").text(&mut faults), None);
+        root.get("name").required_text(&mut faults);
+        let faults = faults.none_or(()).unwrap_err();
+        let places: Vec<_> = faults.iter().map(|fault| (fault.pointer.as_str(), fault.message.as_str())).collect();
+        assert_eq!(
+            places,
+            [
+                ("/a~1b/x/2/price", "expected a decimal number"),
+                ("/a~1b/x/0", "expected an object"),
+                ("/when", "expected a time such as 2025-10-01T12:00:00Z"),
+                ("/name", "missing"),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_last_of_two_members_counts() {
+        let mut faults = Faults::default();
+        let root = Node::root(br#"{"a": "first", "\u0061": "second"}"#).unwrap().object(&mut faults);
+        assert_eq!(root.get("a").text(&mut faults).as_deref(), Some("second"));
+    }
+}

@@ -1,0 +1,227 @@
+//! Following the log: one instance writes, the others stand by.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::{
+    Message,
+    consumer::pull::{MessagesError, Stream as Messages},
+};
+use deadpool_postgres::Object;
+use futures_util::{FutureExt, StreamExt};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    batch::{self, MAX_BYTES, MAX_EVENTS},
+    providers::Providers,
+    schema,
+};
+use crate::{
+    database::Database,
+    event::Recorded,
+    journal::{
+        Journal, codec,
+        read::{Entry, Reader},
+        streams,
+    },
+};
+
+/// Name of the durable consumer.
+const CONSUMER: &str = "projection";
+/// Advisory lock of the instance that writes.
+const LOCK: i64 = 0x7768_5f70_726f_6a65;
+/// How often one that stands by looks whether the writer is gone, and the pause after trouble.
+const STANDBY_POLL: Duration = Duration::from_secs(1);
+/// The server ends the writer's session after so much silence (a process that is stopped, not dead) and so frees the lock.
+const IDLE_SESSION: &str = "60s";
+/// How often a writer without work shows that it is there.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+/// Messages and bytes that one pull request brings. The largest message has 8 MB.
+const PULL_MESSAGES: usize = 1000;
+const PULL_BYTES: usize = 16 * 1024 * 1024;
+const PULL_EXPIRES: Duration = Duration::from_secs(30);
+const PULL_HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// The projection of one hub.
+pub struct Live {
+    journal: Journal,
+    database: Database,
+    /// Code and name of every provider that is switched on.
+    enabled: Vec<(&'static str, &'static str)>,
+    migrated: bool,
+}
+
+impl Live {
+    /// Of these parts.
+    pub fn new(journal: Journal, database: Database, enabled: Vec<(&'static str, &'static str)>) -> Self {
+        Self { journal, database, enabled, migrated: false }
+    }
+
+    /// Writes the tables until told to stop. A database or a log that is away is waited for.
+    ///
+    /// # Errors
+    /// Where the durable consumer does not exist.
+    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        while !stop.is_cancelled() {
+            let worked = self.write_while_it_is_ours(&stop).await;
+            match worked {
+                Ok(()) => {}
+                Err(error) if error.downcast_ref::<streams::Missing>().is_some() => return Err(error),
+                Err(error) => tracing::warn!(error = batch::reason(&error), "the tables wait"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(STANDBY_POLL) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_while_it_is_ours(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
+        if !self.migrated {
+            let applied = schema::migrate(&self.database).await?;
+            if !applied.is_empty() {
+                tracing::info!(?applied, "migrated the database");
+            }
+            self.migrated = true;
+        }
+        // Taken out of the pool: with this session the lock ends, whatever happens.
+        let mut connection = self.database.connect().await?;
+        if !connection.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await?.try_get::<_, bool>(0)? {
+            return Ok(());
+        }
+        connection.batch_execute(&format!("SET idle_session_timeout = '{IDLE_SESSION}'")).await?;
+        tracing::info!("writing the tables");
+        let written = self.follow(&mut connection, stop).await;
+        drop(Object::take(connection));
+        written
+    }
+
+    async fn follow(&self, connection: &mut Object, stop: &CancellationToken) -> anyhow::Result<()> {
+        let mut writer = Writer {
+            journal: &self.journal,
+            enabled: &self.enabled,
+            providers: Providers::load(connection, &self.enabled).await?,
+            position: batch::position(connection).await?,
+        };
+        let mut messages = self.messages().await?;
+        loop {
+            let first = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                first = messages.next() => first,
+                () = tokio::time::sleep(SIGN_OF_LIFE) => {
+                    connection.simple_query("SELECT 1").await?;
+                    continue;
+                }
+            };
+            let Some(batch) = collect(first, &mut messages)? else { continue };
+            let Some((up_to, latest)) = batch.last() else { continue };
+            writer.write(connection, &batch, *up_to).await?;
+            latest.ack().await.map_err(|error| anyhow::anyhow!("cannot acknowledge: {error}"))?;
+        }
+    }
+
+    async fn messages(&self) -> anyhow::Result<Messages> {
+        let consumer = streams::consumer(self.journal.connection(), CONSUMER).await?;
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(PULL_MESSAGES)
+            .max_bytes_per_batch(PULL_BYTES)
+            .expires(PULL_EXPIRES)
+            .heartbeat(PULL_HEARTBEAT)
+            .messages();
+        messages.await.context("cannot pull")
+    }
+}
+
+/// What is there, without waiting for more, in the log's order: a busy log makes full batches, a quiet one quick ones.
+fn collect(
+    first: Option<Result<Message, MessagesError>>,
+    messages: &mut Messages,
+) -> anyhow::Result<Option<Vec<(u64, Message)>>> {
+    let (mut batch, mut bytes, mut next) = (Vec::new(), 0, Some(first));
+    while let Some(message) = next {
+        match message {
+            Some(Ok(message)) => {
+                bytes += message.payload.len();
+                batch.push((sequence(&message)?, message));
+            }
+            // A missed heartbeat is told as an error, and the stream goes on.
+            Some(Err(error)) => tracing::debug!(%error, "pull"),
+            None => anyhow::bail!("the consumer's messages ended"),
+        }
+        next = if batch.len() < MAX_EVENTS && bytes < MAX_BYTES { messages.next().now_or_never() } else { None };
+    }
+    batch.sort_unstable_by_key(|(sequence, _)| *sequence);
+    Ok((!batch.is_empty()).then_some(batch))
+}
+
+fn sequence(message: &Message) -> anyhow::Result<u64> {
+    Ok(message.info().map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))?.stream_sequence)
+}
+
+/// Who writes, and how far it is.
+struct Writer<'a> {
+    journal: &'a Journal,
+    enabled: &'a [(&'static str, &'static str)],
+    providers: Providers,
+    position: u64,
+}
+
+impl Writer<'_> {
+    async fn write(&mut self, connection: &mut Object, batch: &[(u64, Message)], up_to: u64) -> anyhow::Result<()> {
+        let mut events = Vec::with_capacity(batch.len());
+        let mut next = self.position + 1;
+        for (sequence, message) in batch {
+            if *sequence != next {
+                // Redelivered, or not what follows.
+                continue;
+            }
+            next += 1;
+            match codec::decode(message.headers.as_ref(), message.payload.clone(), *sequence) {
+                Ok(event) => events.push(event),
+                // The stage that it is for records an event about it; that one is in the tables.
+                Err(error) => tracing::warn!(sequence, %error, "a message on the log is no event; it has no row"),
+            }
+        }
+        self.apply(connection, &events, next - 1).await?;
+        if self.position < up_to {
+            self.close_gap(connection, up_to).await?;
+        }
+        let pending = batch.last().and_then(|(_, last)| last.info().ok().map(|info| info.pending)).unwrap_or(0);
+        metrics::gauge!("projection_lag_events").set(pending as f64);
+        Ok(())
+    }
+
+    /// Reads from the log what the consumer did not bring: it is ahead of the cursor, or handed some of it to an instance
+    /// that is gone.
+    async fn close_gap(&mut self, connection: &mut Object, to: u64) -> anyhow::Result<()> {
+        tracing::info!(from = self.position + 1, to, "the consumer left something out, reading the log");
+        let mut reader = Reader::from(self.journal.connection(), self.position + 1);
+        while self.position < to {
+            let mut entries = reader.next_batch().await?;
+            entries.retain(|entry| entry.sequence() <= to);
+            // What is older than the log's retention is gone for good; the log begins later.
+            let Some(up_to) = entries.last().map(Entry::sequence) else { break };
+            let events: Vec<Recorded> = entries
+                .into_iter()
+                .filter_map(|entry| match entry {
+                    Entry::Event(event) => Some(*event),
+                    Entry::Unreadable { .. } => None,
+                })
+                .collect();
+            self.apply(connection, &events, up_to).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, connection: &mut Object, events: &[Recorded], up_to: u64) -> anyhow::Result<()> {
+        if events.iter().any(|event| self.providers.lacks(&event.envelope.provider)) {
+            self.providers = Providers::load(connection, self.enabled).await?;
+        }
+        self.position = batch::apply(connection, events, up_to, &self.providers).await?;
+        metrics::gauge!("projection_position").set(self.position as f64);
+        Ok(())
+    }
+}

@@ -1,0 +1,259 @@
+//! `webhook_logs`: one row a webhook, its status by the last event.
+//!
+//! The events of a batch that concern one webhook are folded into one row before anything is written, so a batch writes
+//! each row once.
+
+use std::collections::{HashMap, hash_map::Entry};
+
+use chrono::NaiveDateTime;
+use deadpool_postgres::Transaction;
+use serde_json::json;
+
+use super::{batch::storable_json, payload, providers::Providers, timestamp};
+use crate::{
+    database::query,
+    event::{
+        EventId, EventType, Recorded,
+        outcome::{DeadLettered, ForwardFailed, Forwarded, Ignored, Rejected},
+    },
+};
+
+/// What became of a webhook, as far as one batch knows. None leaves a column as it is.
+#[derive(Debug, Default, Clone)]
+struct Fate {
+    status: Option<&'static str>,
+    branch_id: Option<String>,
+    company_id: Option<String>,
+    internal_order_id: Option<String>,
+    processed_at: Option<NaiveDateTime>,
+    retry_count: Option<i32>,
+    next_retry_at: Option<NaiveDateTime>,
+    response: Option<String>,
+    error_message: Option<String>,
+    updated_at: NaiveDateTime,
+}
+
+impl Fate {
+    fn note(&mut self, event: &Recorded) {
+        let envelope = &event.envelope;
+        self.updated_at = timestamp(envelope.time);
+        if let Some(branch) = &envelope.branch {
+            self.branch_id = Some(branch.clone());
+        }
+        (self.next_retry_at, self.error_message) = (None, None);
+        match envelope.event_type {
+            EventType::WebhookReceived => self.status = Some("received"),
+            EventType::OrderTransformed => {
+                self.status = Some("processing");
+                self.company_id = crate::order::body::summary(&event.payload).ok().map(|summary| summary.company_id);
+            }
+            EventType::OrderForwardFailed => {
+                self.status = Some("retrying");
+                if let Some(failed) = payload::<ForwardFailed>(event) {
+                    self.retry_count = i32::try_from(failed.attempt).ok();
+                    self.next_retry_at = Some(timestamp(failed.next_attempt_at));
+                    self.error_message = Some(failed.error.message);
+                }
+            }
+            EventType::OrderForwarded => {
+                self.end("completed");
+                if let Some(forwarded) = payload::<Forwarded>(event) {
+                    self.response = Some(json!({ "success": true, "orderId": &forwarded.internal_order_id, "status": forwarded.order_status }).to_string());
+                    self.internal_order_id = forwarded.internal_order_id.or(self.internal_order_id.take());
+                }
+            }
+            EventType::OrderIgnored => {
+                self.end("ignored");
+                if let Some(ignored) = payload::<Ignored>(event) {
+                    self.internal_order_id = ignored.internal_order_id.or(self.internal_order_id.take());
+                    self.response = Some(json!({ "ignored": ignored.reason, "message": ignored.message }).to_string());
+                }
+            }
+            EventType::OrderRejected => {
+                self.end("failed");
+                self.error_message = payload::<Rejected>(event).map(|rejected| rejected.error.message);
+            }
+            EventType::OrderDeadLettered => {
+                self.end("failed");
+                if let Some(dead) = payload::<DeadLettered>(event) {
+                    self.retry_count = i32::try_from(dead.attempts).ok();
+                    self.error_message = Some(dead.error.message);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, status: &'static str) {
+        self.status = Some(status);
+        self.processed_at = Some(self.updated_at);
+    }
+}
+
+/// The columns of what became of webhooks, as arrays.
+#[derive(Default)]
+struct Fates {
+    status: Vec<Option<&'static str>>,
+    branch_id: Vec<Option<String>>,
+    company_id: Vec<Option<String>>,
+    internal_order_id: Vec<Option<String>>,
+    processed_at: Vec<Option<NaiveDateTime>>,
+    retry_count: Vec<Option<i32>>,
+    next_retry_at: Vec<Option<NaiveDateTime>>,
+    response: Vec<Option<String>>,
+    error_message: Vec<Option<String>>,
+    updated_at: Vec<NaiveDateTime>,
+}
+
+impl Fates {
+    fn push(&mut self, fate: Fate) {
+        self.status.push(fate.status);
+        self.branch_id.push(fate.branch_id);
+        self.company_id.push(fate.company_id);
+        self.internal_order_id.push(fate.internal_order_id);
+        self.processed_at.push(fate.processed_at);
+        self.retry_count.push(fate.retry_count);
+        self.next_retry_at.push(fate.next_retry_at);
+        self.response.push(fate.response);
+        self.error_message.push(fate.error_message);
+        self.updated_at.push(fate.updated_at);
+    }
+}
+
+/// The columns of the requests, as arrays.
+#[derive(Default)]
+struct Requests<'a> {
+    id: Vec<String>,
+    provider_id: Vec<&'a str>,
+    webhook_type: Vec<&'a str>,
+    external_order_id: Vec<&'a str>,
+    endpoint: Vec<&'a str>,
+    method: Vec<&'a str>,
+    headers: Vec<String>,
+    payload: Vec<std::borrow::Cow<'a, str>>,
+    signature: Vec<Option<&'a str>>,
+    ip_address: Vec<&'a str>,
+    received_at: Vec<NaiveDateTime>,
+}
+
+impl<'a> Requests<'a> {
+    fn push(&mut self, event: &'a Recorded, provider_id: &'a str) {
+        let envelope = &event.envelope;
+        let request = envelope.request.as_ref();
+        self.id.push(envelope.id.to_string());
+        self.provider_id.push(provider_id);
+        self.webhook_type.push(&envelope.webhook_type);
+        self.external_order_id.push(&envelope.external_order_id);
+        self.endpoint.push(request.map_or("", |request| &request.path));
+        self.method.push(request.map_or("POST", |request| &request.method));
+        self.headers.push(request.map_or_else(|| "{}".into(), |request| json!(request.headers).to_string().replace("\\u0000", "")));
+        self.payload.push(storable_json(&event.payload));
+        self.signature.push(request.and_then(|request| request.signature.as_deref()));
+        self.ip_address.push(request.map_or("", |request| &request.client_address));
+        self.received_at.push(timestamp(envelope.time));
+    }
+}
+
+/// Applies events in the log's order.
+pub(super) async fn apply(transaction: &Transaction<'_>, events: &[Recorded], providers: &Providers) -> anyhow::Result<()> {
+    let mut order: Vec<EventId> = Vec::new();
+    let mut fates: HashMap<EventId, (Option<&Recorded>, Fate)> = HashMap::new();
+    for event in events {
+        let (request, fate) = match fates.entry(event.envelope.root_id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                order.push(event.envelope.root_id);
+                new.insert((None, Fate::default()))
+            }
+        };
+        if event.envelope.event_type == EventType::WebhookReceived {
+            // The same webhook again, after the duplicate window: the first request is the row.
+            if request.is_some() || fate.status.is_some() {
+                continue;
+            }
+            *request = Some(event);
+        }
+        fate.note(event);
+    }
+    let (mut new, mut new_fates) = (Requests::default(), Fates::default());
+    let (mut changed, mut changed_fates) = (Vec::new(), Fates::default());
+    for id in order {
+        let Some((request, fate)) = fates.remove(&id) else { continue };
+        match request {
+            Some(request) => match providers.id(&request.envelope.provider) {
+                Some(provider_id) => {
+                    new.push(request, provider_id);
+                    new_fates.push(fate);
+                }
+                None => tracing::error!(provider = &*request.envelope.provider, sequence = request.sequence, "delivery_providers has no row for it; webhook left out"),
+            },
+            None => {
+                changed.push(id.to_string());
+                changed_fates.push(fate);
+            }
+        }
+    }
+    insert(transaction, new, new_fates).await?;
+    update(transaction, changed, changed_fates).await
+}
+
+async fn insert(transaction: &Transaction<'_>, new: Requests<'_>, fates: Fates) -> anyhow::Result<()> {
+    if new.id.is_empty() {
+        return Ok(());
+    }
+    let statement = transaction.prepare_cached(query::INSERT_WEBHOOK_LOGS).await?;
+    transaction
+        .execute(
+            &statement,
+            &[
+                &new.id,
+                &new.provider_id,
+                &new.webhook_type,
+                &new.external_order_id,
+                &new.endpoint,
+                &new.method,
+                &new.headers,
+                &new.payload,
+                &new.signature,
+                &new.ip_address,
+                &new.received_at,
+                &fates.status,
+                &fates.branch_id,
+                &fates.company_id,
+                &fates.internal_order_id,
+                &fates.processed_at,
+                &fates.retry_count,
+                &fates.next_retry_at,
+                &fates.response,
+                &fates.error_message,
+                &fates.updated_at,
+            ],
+        )
+        .await?;
+    Ok(())
+}
+
+async fn update(transaction: &Transaction<'_>, ids: Vec<String>, fates: Fates) -> anyhow::Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let statement = transaction.prepare_cached(query::UPDATE_WEBHOOK_LOGS).await?;
+    transaction
+        .execute(
+            &statement,
+            &[
+                &ids,
+                &fates.status,
+                &fates.branch_id,
+                &fates.company_id,
+                &fates.internal_order_id,
+                &fates.processed_at,
+                &fates.retry_count,
+                &fates.next_retry_at,
+                &fates.response,
+                &fates.error_message,
+                &fates.updated_at,
+            ],
+        )
+        .await?;
+    Ok(())
+}

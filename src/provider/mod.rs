@@ -1,0 +1,89 @@
+//! Providers: how each one signs, what its fields mean, and how it wants to be answered.
+//!
+//! A [`Provider`] is pure: no I/O, no clock, no defaults for anything that guards the door. [`signature`] verifies,
+//! [`admission`] is what the intake gets, [`fact`] what the transformation gets. Which branch an order belongs to is
+//! left to [`crate::transform`].
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use crate::event::{Envelope, Recorded};
+
+pub mod signature;
+pub mod admission;
+pub mod fact;
+pub mod careem;
+
+pub use admission::{Admission, Refusal, Unverified};
+pub use fact::{Content, Fact, TransformError};
+pub use signature::Keyring;
+
+/// One delivery platform.
+pub trait Provider: Send + Sync {
+    /// Its name in URLs, subjects and `delivery_providers.code`: lower case, `[a-z0-9-]`.
+    fn name(&self) -> &'static str;
+
+    /// Its name as people write it.
+    fn display_name(&self) -> &'static str;
+
+    /// How it signs, in words; shown in health.
+    fn scheme(&self) -> &'static str;
+
+    /// Verifies a request and reads what the intake must know of it.
+    ///
+    /// # Errors
+    /// Why it is refused; nothing of it may be kept then.
+    fn admit(&self, request: &Unverified<'_>, keys: &Keyring, now: DateTime<Utc>) -> Result<Admission, Refusal>;
+
+    /// What a webhook on the log means.
+    ///
+    /// # Errors
+    /// Where it can never be understood; it will not be tried again.
+    fn transform(&self, received: &Recorded) -> Result<Fact, TransformError>;
+}
+
+/// A provider that is switched on, with what this installation knows about it.
+pub struct Enabled {
+    /// The provider.
+    pub provider: Box<dyn Provider>,
+    /// Its name, cheap to clone.
+    pub name: Arc<str>,
+    /// Its secrets.
+    pub keys: Keyring,
+    /// Addresses that may call; empty = all.
+    pub allow_list: crate::intake::allow_list::AllowList,
+}
+
+/// The providers that are switched on.
+#[derive(Default)]
+pub struct Registry(Vec<Enabled>);
+
+impl Registry {
+    /// Of these.
+    pub fn new(enabled: Vec<Enabled>) -> Self {
+        Self(enabled)
+    }
+
+    /// By name as it stands in the URL.
+    pub fn get(&self, name: &str) -> Option<&Enabled> {
+        self.0.iter().find(|one| &*one.name == name)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Enabled> {
+        self.0.iter()
+    }
+}
+
+/// Names of the providers that this version knows.
+pub const KNOWN: [&str; 1] = [careem::NAME];
+
+/// The merchant that a webhook names: the header that every provider of the seed design may send.
+pub const MERCHANT_HEADER: &str = "x-merchant-id";
+
+/// The merchant header of a recorded webhook.
+pub fn merchant_header(envelope: &Envelope) -> Option<&str> {
+    let value = envelope.request.as_ref()?.headers.get(MERCHANT_HEADER)?.as_str()?.trim();
+    (!value.is_empty()).then_some(value)
+}

@@ -1,0 +1,105 @@
+//! Logs in the layout that the platform's other services write: one JSON object a line, with `timestamp`, `level`,
+//! `context`, `message`, the request's `requestId`, `provider`, `orderId` and `processingTime` (ms) where they are
+//! known, and everything else under `metadata`.
+
+use std::fmt;
+
+use chrono::{SecondsFormat, Utc};
+use serde_json::{Map, Value};
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
+    registry::LookupSpan,
+};
+
+use crate::config;
+
+/// Fields that stand beside the message, by their name in the code and in the line.
+const TOP_LEVEL: [(&str, &str); 4] =
+    [("request_id", "requestId"), ("provider", "provider"), ("order_id", "orderId"), ("processing_time", "processingTime")];
+
+/// Sends the process's logs to standard output from now on.
+///
+/// # Errors
+/// Where that was done before.
+pub fn init(settings: &config::Logs) -> anyhow::Result<()> {
+    // What the libraries have to say is of interest only where it is about trouble.
+    let filter = EnvFilter::try_new(format!("warn,webhook_hub={},async_nats=error", settings.level))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    let set = if settings.json { builder.event_format(Json).try_init() } else { builder.with_target(false).try_init() };
+    set.map_err(|error| anyhow::anyhow!("logs: {error}"))?;
+    std::panic::set_hook(Box::new(|panic| {
+        // The message may quote what was being handled; where it was is enough to find it.
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "panic");
+    }));
+    Ok(())
+}
+
+struct Json;
+
+impl<S, N> FormatEvent<S, N> for Json
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let metadata = event.metadata();
+        let context = metadata.target().strip_prefix("webhook_hub::").unwrap_or(metadata.target());
+        let mut line = Map::new();
+        line.insert("timestamp".into(), Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true).into());
+        line.insert("level".into(), metadata.level().as_str().to_ascii_lowercase().into());
+        line.insert("context".into(), context.into());
+        line.insert("message".into(), fields.message.into());
+        line.extend(fields.top_level);
+        if !fields.rest.is_empty() {
+            line.insert("metadata".into(), Value::Object(fields.rest));
+        }
+        writeln!(writer, "{}", Value::Object(line))
+    }
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    top_level: Map<String, Value>,
+    rest: Map<String, Value>,
+}
+
+impl Fields {
+    fn put(&mut self, field: &Field, value: Value) {
+        match TOP_LEVEL.iter().find(|(name, _)| *name == field.name()) {
+            Some((_, shown)) => self.top_level.insert((*shown).to_owned(), value),
+            None => self.rest.insert(field.name().to_owned(), value),
+        };
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = format!("{value:?}");
+        if field.name() == "message" { self.message = text } else { self.put(field, text.into()) }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" { self.message = value.to_owned() } else { self.put(field, value.into()) }
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value.into());
+    }
+}

@@ -1,0 +1,180 @@
+//! The first stage: `webhook.received` becomes `order.transformed`, or why it does not.
+//!
+//! The provider says what the webhook means, [`branches`] which branch it is for, [`duplicates`] whether the order
+//! exists already. Each webhook has exactly one outcome here, under one id whatever it is, so a redelivery cannot add
+//! another.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::{
+    event::{
+        EventType, NewEvent, Recorded,
+        outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, Rejected},
+    },
+    journal::{settle::Failure, stage::Stage},
+    order::body::{self, Origin, Place},
+    provider::{Content, Fact, Registry, TransformError},
+};
+
+pub mod branches;
+pub mod duplicates;
+
+use self::{
+    branches::{Branches, Lookup},
+    duplicates::Duplicates,
+};
+
+/// Label of this stage's outcome (see [`crate::event::EventId::derive`]).
+const LABEL: &str = "transform";
+
+/// The stage.
+pub struct Transform {
+    registry: Arc<Registry>,
+    branches: Arc<Branches>,
+    duplicates: Duplicates,
+}
+
+impl Transform {
+    /// Of these parts.
+    pub fn new(registry: Arc<Registry>, branches: Arc<Branches>, duplicates: Duplicates) -> Self {
+        Self { registry, branches, duplicates }
+    }
+
+    async fn outcome(&self, received: &Recorded, now: DateTime<Utc>) -> NewEvent {
+        let Some(enabled) = self.registry.get(&received.envelope.provider) else {
+            return dead_letter(received, now, not_enabled(&received.envelope.provider));
+        };
+        let fact = match enabled.provider.transform(received) {
+            Ok(fact) => fact,
+            Err(error) => return reject(received, now, &error),
+        };
+        let place = match self.branches.find(&received.envelope.provider, fact.store_ref.as_deref()).await {
+            Lookup::Found(place) => place,
+            Lookup::NotFound => {
+                return dead_letter(received, now, branch_not_found(&received.envelope.provider, fact.store_ref.as_deref()));
+            }
+        };
+        if let Content::NewOrder(order) = &fact.content {
+            let existing = self.duplicates.find(received.envelope.root_id, &order.external_id, &place.branch_id).await;
+            if let Some(order_id) = existing {
+                return ignore_duplicate(received, now, place, order_id);
+            }
+        }
+        transformed(received, now, &fact, place)
+    }
+}
+
+impl Stage for Transform {
+    const NAME: &'static str = "transform";
+
+    /// A cold start without PostgreSQL knows no branch yet: webhooks are accepted, transformation waits.
+    async fn ready(&self) {
+        self.branches.loaded().await;
+    }
+
+    fn is_ready(&self) -> bool {
+        self.branches.is_loaded()
+    }
+
+    async fn handle(&self, received: &Recorded, _attempt: u32) -> Result<Vec<NewEvent>, Failure> {
+        let outcome = self.outcome(received, Utc::now()).await;
+        if outcome.envelope.event_type != EventType::OrderTransformed {
+            let provider = received.envelope.provider.to_string();
+            let status = if outcome.envelope.event_type == EventType::OrderIgnored { "ignored" } else { "failed" };
+            metrics::counter!("webhooks_processed_total", "provider" => provider, "status" => status).increment(1);
+        }
+        Ok(vec![outcome])
+    }
+}
+
+fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Place) -> NewEvent {
+    let origin = Origin {
+        provider: &received.envelope.provider,
+        webhook_type: &received.envelope.webhook_type,
+        external_order_id: &received.envelope.external_order_id,
+        timestamp: fact.timestamp.unwrap_or(received.envelope.time),
+        transformed_at: now,
+    };
+    let payload = match &fact.content {
+        Content::NewOrder(order) => body::new_order(order, &place, origin),
+        Content::StatusChange(change) => body::status_change(change, &place, origin),
+    };
+    match payload {
+        Ok(payload) => {
+            let mut envelope = received.envelope.follow(LABEL, EventType::OrderTransformed, now);
+            envelope.branch = Some(place.branch_id);
+            NewEvent { envelope, payload: Bytes::from(payload) }
+        }
+        Err(error) => reject_with(received, now, report(ErrorType::Validation, "UNSERIALIZABLE_ORDER", error.to_string(), Value::Null)),
+    }
+}
+
+fn ignore_duplicate(received: &Recorded, now: DateTime<Utc>, place: Place, order_id: String) -> NewEvent {
+    let mut envelope = received.envelope.follow(LABEL, EventType::OrderIgnored, now);
+    envelope.branch = Some(place.branch_id);
+    let message = format!("order {} exists already as {order_id}", received.envelope.external_order_id);
+    let payload = Ignored { reason: "DUPLICATE_ORDER".into(), message, internal_order_id: Some(order_id) };
+    NewEvent { envelope, payload: json_bytes(&payload) }
+}
+
+fn reject(received: &Recorded, now: DateTime<Utc>, error: &TransformError) -> NewEvent {
+    let details = match error {
+        TransformError::NotJson => Value::Null,
+        TransformError::Faults(faults) => json!({ "faults": faults }),
+    };
+    tracing::warn!(
+        provider = &*received.envelope.provider,
+        order_id = received.envelope.external_order_id,
+        request_id = received.envelope.request_id,
+        %error,
+        "order rejected"
+    );
+    reject_with(received, now, report(ErrorType::Validation, "INVALID_ORDER", error.to_string(), details))
+}
+
+fn reject_with(received: &Recorded, now: DateTime<Utc>, error: ErrorReport) -> NewEvent {
+    let envelope = received.envelope.follow(LABEL, EventType::OrderRejected, now);
+    NewEvent { envelope, payload: json_bytes(&Rejected { error }) }
+}
+
+fn dead_letter(received: &Recorded, now: DateTime<Utc>, error: ErrorReport) -> NewEvent {
+    let envelope = received.envelope.follow(LABEL, EventType::OrderDeadLettered, now);
+    let provider = received.envelope.provider.to_string();
+    metrics::counter!("dead_letters_total", "provider" => provider).increment(1);
+    tracing::error!(
+        provider = &*received.envelope.provider,
+        order_id = received.envelope.external_order_id,
+        request_id = received.envelope.request_id,
+        code = error.code,
+        error = error.message,
+        "order dead-lettered: somebody must act"
+    );
+    NewEvent { envelope, payload: json_bytes(&DeadLettered { attempts: 0, error }) }
+}
+
+fn branch_not_found(provider: &str, store: Option<&str>) -> ErrorReport {
+    let message = match store {
+        Some(store) => format!("no active row of branch_delivery_configs has provider {provider} and merchant {store}; add it and retry the dead letter"),
+        None => format!("the webhook names no merchant and {provider} has not exactly one active branch"),
+    };
+    report(ErrorType::Configuration, "BRANCH_NOT_FOUND", message, json!({ "merchant": store }))
+}
+
+fn not_enabled(provider: &str) -> ErrorReport {
+    let message = format!("provider {provider} is not enabled on the hub that took this event; enable it and retry the dead letter");
+    report(ErrorType::Configuration, "PROVIDER_NOT_ENABLED", message, Value::Null)
+}
+
+fn report(error_type: ErrorType, code: &str, message: String, details: Value) -> ErrorReport {
+    ErrorReport { error_type, code: code.into(), message, details }
+}
+
+/// A payload of ours as JSON; its types hold nothing that JSON cannot say.
+fn json_bytes(payload: &impl Serialize) -> Bytes {
+    Bytes::from(serde_json::to_vec(payload).expect("outcome payloads have only string keys and finite numbers"))
+}

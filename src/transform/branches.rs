@@ -1,0 +1,161 @@
+//! Which branch and company an order belongs to: `branch_delivery_configs`, held in memory.
+//!
+//! The table is read as a whole and kept however old it gets while PostgreSQL is away. A merchant that is not in it
+//! makes one more read before the answer is no, so a row that was just added is seen at once.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    database::{Database, query},
+    order::body::Place,
+};
+
+/// How often the table is read again.
+const REFRESH_EVERY: Duration = Duration::from_secs(30);
+/// How often it is tried where PostgreSQL is not there.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// Shortest time between two reads because of an unknown merchant: strangers' ids must not become load.
+const MISS_REFRESH_EVERY: Duration = Duration::from_secs(2);
+/// Most rows that are kept, about 100 MB of them; a platform with more needs a look-up for each order instead.
+const MAX_ROWS: usize = 500_000;
+
+/// What a look-up found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// The branch.
+    Found(Place),
+    /// No active row fits.
+    NotFound,
+}
+
+/// Where the orders of one provider go.
+#[derive(Default)]
+struct OfProvider {
+    by_merchant: HashMap<String, Arc<Place>>,
+    by_store: HashMap<String, Arc<Place>>,
+    only: Option<Arc<Place>>,
+    rows: usize,
+}
+
+struct Snapshot {
+    providers: HashMap<String, OfProvider>,
+    read_at: Instant,
+}
+
+impl Snapshot {
+    fn find(&self, provider: &str, store: Option<&str>) -> Option<&Place> {
+        let of_provider = self.providers.get(provider)?;
+        match store {
+            Some(store) => of_provider.by_merchant.get(store).or_else(|| of_provider.by_store.get(store)).map(|place| &**place),
+            None => of_provider.only.as_deref(),
+        }
+    }
+}
+
+/// The branches.
+pub struct Branches {
+    database: Database,
+    snapshot: ArcSwapOption<Snapshot>,
+    loaded: watch::Sender<bool>,
+    reading: Mutex<()>,
+}
+
+impl Branches {
+    /// Nothing is read yet; [`Self::run`] does that.
+    pub fn new(database: Database) -> Self {
+        Self { database, snapshot: ArcSwapOption::empty(), loaded: watch::Sender::new(false), reading: Mutex::new(()) }
+    }
+
+    /// Keeps the table fresh until told to stop.
+    ///
+    /// # Errors
+    /// Never; a database that is away is waited for.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            let pause = match self.read().await {
+                Ok(()) => REFRESH_EVERY,
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), known = self.is_loaded(), "cannot read the branches, trying again");
+                    RETRY_EVERY
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Waits until the table was read once.
+    pub async fn loaded(&self) {
+        let mut loaded = self.loaded.subscribe();
+        // The sender is part of self.
+        let _ = loaded.wait_for(|loaded| *loaded).await;
+    }
+
+    /// Whether it was.
+    pub fn is_loaded(&self) -> bool {
+        *self.loaded.borrow()
+    }
+
+    /// The branch of a provider's store: by `merchant_id`, else by `store_id`; where none is named and the provider has
+    /// exactly one active branch, that one.
+    pub async fn find(&self, provider: &str, store: Option<&str>) -> Lookup {
+        if let Some(place) = self.known(provider, store) {
+            return Lookup::Found(place);
+        }
+        self.read_because_of_a_miss().await;
+        self.known(provider, store).map_or(Lookup::NotFound, Lookup::Found)
+    }
+
+    fn known(&self, provider: &str, store: Option<&str>) -> Option<Place> {
+        self.snapshot.load().as_ref()?.find(provider, store).cloned()
+    }
+
+    async fn read_because_of_a_miss(&self) {
+        let asked = Instant::now();
+        let _one_at_a_time = self.reading.lock().await;
+        // Somebody else read it while this one waited, or it is too soon.
+        let fresh = |snapshot: &Arc<Snapshot>| snapshot.read_at > asked || snapshot.read_at.elapsed() < MISS_REFRESH_EVERY;
+        if self.snapshot.load().as_ref().is_some_and(fresh) {
+            return;
+        }
+        if let Err(error) = self.read().await {
+            tracing::warn!(error = format!("{error:#}"), "cannot look again for a merchant that is not known");
+        }
+    }
+
+    async fn read(&self) -> anyhow::Result<()> {
+        let connection = self.database.connect().await?;
+        let statement = connection.prepare_cached(query::BRANCHES).await?;
+        let limit = i64::try_from(MAX_ROWS)?;
+        let rows = connection.query(&statement, &[&limit]).await?;
+        if rows.len() == MAX_ROWS {
+            tracing::error!(MAX_ROWS, "branch_delivery_configs has more active rows than are read");
+        }
+        let mut providers: HashMap<String, OfProvider> = HashMap::new();
+        for row in rows {
+            let place = Arc::new(Place { branch_id: row.try_get(1)?, company_id: row.try_get(2)? });
+            let of_provider = providers.entry(row.try_get(0)?).or_default();
+            of_provider.rows += 1;
+            of_provider.only = (of_provider.rows == 1).then(|| Arc::clone(&place));
+            if let Some(merchant) = row.try_get::<_, Option<String>>(3)? {
+                of_provider.by_merchant.entry(merchant).or_insert_with(|| Arc::clone(&place));
+            }
+            if let Some(store) = row.try_get::<_, Option<String>>(4)? {
+                of_provider.by_store.entry(store).or_insert(place);
+            }
+        }
+        self.snapshot.store(Some(Arc::new(Snapshot { providers, read_at: Instant::now() })));
+        self.loaded.send_replace(true);
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! The hub's real binary as a child process.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::Write as _,
+    net::SocketAddr,
+    process::{ChildStdin, ExitStatus, Stdio},
+    sync::{Arc, LazyLock, Mutex},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::{Child, Command},
+};
+
+use super::wait::{PATIENCE, eventually};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_webhook-hub");
+/// How much of its log a failed test shows.
+const SHOWN_LINES: usize = 300;
+
+/// The whole environment of a run.
+#[derive(Clone, Default)]
+pub(crate) struct Settings(BTreeMap<String, String>);
+
+impl Settings {
+    pub(crate) fn empty() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn set(mut self, name: &str, value: impl ToString) -> Self {
+        self.0.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(args).env_clear().envs(&self.0).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+}
+
+/// A command that has ended.
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    pub(crate) fn expect_success(self) -> Self {
+        assert_eq!(self.code, Some(0), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Everything that it said.
+    pub(crate) fn said(&self) -> String {
+        format!("{}{}", self.stdout, self.stderr)
+    }
+}
+
+/// Runs a command of the binary to its end.
+pub(crate) async fn run(settings: &Settings, args: &[&str]) -> Ran {
+    let output = tokio::time::timeout(PATIENCE, settings.command(args).output()).await;
+    let output = output.unwrap_or_else(|_| panic!("webhook-hub {args:?} did not end")).unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// A hub that serves. Dropped, it is killed; its log is shown where the test failed.
+pub(crate) struct Hub {
+    child: Child,
+    pid: u32,
+    lines: Arc<Lines>,
+    address: SocketAddr,
+    metrics_address: SocketAddr,
+}
+
+impl Hub {
+    /// Starts it and waits until it listens.
+    pub(crate) async fn start(settings: &Settings) -> Self {
+        let mut child = settings.command(&["serve"]).spawn().unwrap();
+        let pid = child.id().unwrap();
+        guard('+', pid);
+        let lines = Arc::new(Lines::default());
+        lines.collect(child.stdout.take().unwrap());
+        lines.collect(child.stderr.take().unwrap());
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut hub = Self { child, pid, lines, address: nowhere, metrics_address: nowhere };
+        let addresses = eventually("the hub listens", PATIENCE, async || {
+            if let Some(status) = hub.child.try_wait().unwrap() {
+                panic!("the hub ended with {status} instead of listening");
+            }
+            hub.lines.addresses().ok_or("no line that says so")
+        });
+        (hub.address, hub.metrics_address) = addresses.await;
+        hub
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn metrics_url(&self) -> String {
+        format!("http://{}/metrics", self.metrics_address)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// SIGKILL: the machine's end as far as the hub can tell.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// SIGTERM; how it ended and how long that took.
+    pub(crate) async fn terminate(mut self) -> (ExitStatus, Duration) {
+        let asked = Instant::now();
+        self.signal("TERM").await;
+        let status = self.wait_exit(PATIENCE).await;
+        (status, asked.elapsed())
+    }
+
+    /// SIGSTOP: connections stay, nothing moves.
+    pub(crate) async fn pause(&self) {
+        self.signal("STOP").await;
+    }
+
+    pub(crate) async fn resume(&self) {
+        self.signal("CONT").await;
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) async fn wait_exit(&mut self, within: Duration) -> ExitStatus {
+        let ended = tokio::time::timeout(within, self.child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("the hub did not end within {within:?}")).unwrap()
+    }
+
+    /// Whether a line of its log holds this text.
+    pub(crate) fn logs_contain(&self, text: &str) -> bool {
+        self.lines.all().iter().any(|line| line.contains(text))
+    }
+
+    /// All that it has said so far.
+    pub(crate) fn log(&self) -> String {
+        self.lines.all().join("\n")
+    }
+
+    async fn signal(&self, signal: &str) {
+        let kill = format!("kill -s {signal} {}", self.pid);
+        assert!(Command::new("sh").args(["-c", &kill]).status().await.unwrap().success());
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        // It may have ended already; what counts is that it has.
+        let _ = self.child.start_kill();
+        guard('-', self.pid);
+        if std::thread::panicking() {
+            let lines = self.lines.all();
+            let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+            eprintln!("--- log of hub {} ({} lines) ---\n{}\n---", self.pid, lines.len(), shown.join("\n"));
+        }
+    }
+}
+
+/// What a hub has said, line by line, on both of its outputs.
+#[derive(Default)]
+struct Lines(Mutex<Vec<String>>);
+
+impl Lines {
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn collect(self: &Arc<Self>, from: impl AsyncRead + Send + Unpin + 'static) {
+        let lines = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut from = BufReader::new(from).lines();
+            while let Ok(Some(line)) = from.next_line().await {
+                lines.0.lock().unwrap().push(line);
+            }
+        });
+    }
+
+    fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let lines = self.0.lock().unwrap();
+        let said = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let listening = said.into_iter().find(|line| line["message"] == "listening")?;
+        let address = |name: &str| listening["metadata"][name].as_str().unwrap_or_default().parse().unwrap();
+        Some((address("address"), address("metrics_address")))
+    }
+}
+
+/// Where this process is itself killed, no destructor runs; a shell that then reads the end of its input kills the hubs
+/// that are left.
+const GUARD: &str = r#"
+    while read -r sign pid; do
+        if [ "$sign" = + ]; then
+            pids="$pids $pid"
+        else
+            rest=
+            for one in $pids; do [ "$one" = "$pid" ] || rest="$rest $one"; done
+            pids=$rest
+        fi
+    done
+    [ -z "$pids" ] || kill -s KILL $pids
+"#;
+
+fn guard(sign: char, pid: u32) {
+    static INPUT: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
+        let mut guard = std::process::Command::new("sh");
+        guard.args(["-c", GUARD]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Not in our group, so that Ctrl-C does not end it before us.
+        let guard = std::os::unix::process::CommandExt::process_group(&mut guard, 0).spawn().unwrap();
+        Mutex::new(guard.stdin.unwrap())
+    });
+    let mut line = String::new();
+    writeln!(line, "{sign} {pid}").unwrap();
+    INPUT.lock().unwrap().write_all(line.as_bytes()).unwrap();
+}

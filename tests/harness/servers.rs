@@ -1,0 +1,166 @@
+//! The servers: one PostgreSQL cluster for all tests, a database of its own for each, and a NATS server for each.
+//!
+//! They are started by the library's own `servers` module, which ends them with this process, however it ends.
+
+use std::{
+    path::Path,
+    sync::{Arc, LazyLock},
+};
+
+use anyhow::Context as _;
+use async_nats::{ConnectOptions, jetstream};
+use serde_json::Value;
+use tokio::sync::{Mutex, OnceCell};
+use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
+use webhook_hub::operator::dev::servers::{NatsOptions, NatsPasswords, NatsServer, Postgres, PostgresOptions, Programs};
+
+use super::{
+    hub::{Settings, run},
+    port::Port,
+};
+
+/// The database that each test's is a copy of: migrated, with one restaurant in it.
+const TEMPLATE: &str = "template_hub";
+/// What the platform knows before the first order.
+const RESTAURANT: &str = "
+    INSERT INTO delivery_providers (id, code, name) VALUES ('provider-careem', 'careem', 'Careem');
+    INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, merchant_id)
+    VALUES ('config-1', 'branch-uuid', 'provider-careem', 'company-uuid', 'merchant-1');";
+
+static PROGRAMS: LazyLock<Programs> = LazyLock::new(|| Programs::find(&in_project(".dev/tools")).unwrap());
+static SHARED: OnceCell<Arc<Cluster>> = OnceCell::const_new();
+
+fn in_project(path: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A folder that the server removes when it ends.
+fn folder() -> std::path::PathBuf {
+    tempfile::Builder::new().prefix("hub-test-").tempdir().unwrap().keep()
+}
+
+/// A PostgreSQL server with the template.
+pub(crate) struct Cluster {
+    pub(crate) server: Postgres,
+    _port: Port,
+}
+
+impl Cluster {
+    /// The one that all tests share; nobody stops it.
+    pub(crate) async fn shared() -> Arc<Self> {
+        Arc::clone(SHARED.get_or_init(|| async { Arc::new(Self::start().await) }).await)
+    }
+
+    /// One of the test's own, which it may stop.
+    pub(crate) async fn start() -> Self {
+        let port = Port::reserve();
+        let options = PostgresOptions { port: Some(port.number()), remove_dir_on_exit: true, ..PostgresOptions::default() };
+        let server = Postgres::start(&PROGRAMS, &folder(), options).await.unwrap();
+        server.create_database(TEMPLATE, None).await.unwrap();
+        let url = server.url(TEMPLATE);
+        run(&Settings::empty().set("DATABASE_URL", &url), &["migrate"]).await.expect_success();
+        let database = Database { url, client: Mutex::default() };
+        database.run(RESTAURANT).await.unwrap();
+        Self { server, _port: port }
+    }
+
+    /// A new database like the template.
+    pub(crate) async fn database(&self) -> Database {
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        self.server.create_database(&name, Some(TEMPLATE)).await.unwrap();
+        Database { url: self.server.url(&name), client: Mutex::default() }
+    }
+}
+
+/// A test's database, as the test looks at it.
+pub(crate) struct Database {
+    pub(crate) url: String,
+    client: Mutex<Option<Arc<Client>>>,
+}
+
+impl Database {
+    /// The rows of a query, each as a JSON object.
+    pub(crate) async fn rows(&self, query: &str) -> anyhow::Result<Vec<Value>> {
+        let client = self.client().await?;
+        let rows = client.query(&format!("SELECT to_jsonb(row) FROM ({query}) AS row"), &[]).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
+    /// Runs statements.
+    pub(crate) async fn run(&self, statements: &str) -> anyhow::Result<()> {
+        Ok(self.client().await?.batch_execute(statements).await?)
+    }
+
+    /// Its port and the rest of its URL pointed at another one: a proxy's.
+    pub(crate) fn url_through(&self, address: std::net::SocketAddr) -> String {
+        let (head, name) = self.url.rsplit_once('/').unwrap();
+        let (user, _) = head.rsplit_once('@').unwrap();
+        format!("{user}@{address}/{name}")
+    }
+
+    /// The connection of the last time, or a new one where the server was away meanwhile.
+    async fn client(&self) -> anyhow::Result<Arc<Client>> {
+        let mut held = self.client.lock().await;
+        if let Some(client) = held.as_ref().filter(|client| !client.is_closed()) {
+            return Ok(Arc::clone(client));
+        }
+        let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.context("no connection to PostgreSQL")?;
+        tokio::spawn(connection);
+        Ok(Arc::clone(held.insert(Arc::new(client))))
+    }
+}
+
+/// A NATS server with the project's configuration and passwords of its own.
+pub(crate) struct Nats {
+    pub(crate) server: NatsServer,
+    passwords: NatsPasswords,
+    _port: Port,
+}
+
+impl Nats {
+    /// Without streams.
+    pub(crate) async fn start() -> Self {
+        let password = || Uuid::new_v4().simple().to_string();
+        let passwords = NatsPasswords { provision: password(), hub: password(), subscriber: password() };
+        let (dir, port) = (folder(), Port::reserve());
+        // A server comes up on the port that it had in its folder before.
+        std::fs::write(dir.join("nats.port"), port.number().to_string()).unwrap();
+        let options = NatsOptions { remove_dir_on_exit: true, ..NatsOptions::default() };
+        let server = NatsServer::start_with(&PROGRAMS, &in_project("nats.conf"), &dir, &passwords, options).await.unwrap();
+        assert_eq!(server.port(), port.number());
+        Self { server, passwords, _port: port }
+    }
+
+    /// How the binary reaches it as this user.
+    pub(crate) fn settings(&self, user: &str) -> Settings {
+        Settings::empty()
+            .set("NATS_URL", self.server.url())
+            .set("NATS_USER", user)
+            .set("NATS_PASSWORD", self.password(user))
+    }
+
+    /// A connection of this user, with its own inbox as `nats.conf` demands it.
+    pub(crate) fn options(&self, user: &str) -> ConnectOptions {
+        let inbox = if user == "provision" { "_INBOX".to_owned() } else { format!("_INBOX_{user}") };
+        ConnectOptions::with_user_and_password(user.into(), self.password(user).into()).custom_inbox_prefix(inbox)
+    }
+
+    pub(crate) async fn connect(&self, user: &str) -> async_nats::Client {
+        self.options(user).connect(self.server.url()).await.unwrap()
+    }
+
+    /// JetStream with all rights.
+    pub(crate) async fn provision(&self) -> jetstream::Context {
+        jetstream::new(self.connect("provision").await)
+    }
+
+    pub(crate) fn password(&self, user: &str) -> &str {
+        match user {
+            "provision" => &self.passwords.provision,
+            "hub" => &self.passwords.hub,
+            "subscriber" => &self.passwords.subscriber,
+            other => panic!("nats.conf has no user {other}"),
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The hub as it runs in production, against real servers: the real binary, a real NATS with the project's `nats.conf`,
+//! a real PostgreSQL, and a backend that fails as it is told to. One file a hazard; `harness` holds what they share.
+//!
+//! A test waits for positions (an event on the log, a row, a request at the backend), never for time, and proves at its
+//! end with `World::at_end` that nothing is left over.
+
+// Every function here is part of a test, which clippy sees only of those that carry the attribute.
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+mod flow;
+mod refusals;
+mod log_down;
+mod database_down;
+mod backend_down;
+mod redelivery;
+mod poison;
+mod shutdown;
+mod streams;
