@@ -1,1 +1,57 @@
-fn main(){}
+//! `make bench`: how fast, how late and how large the hub is, each figure beside a limit measured in the same run.
+//!
+//! Real servers, the hub and the bare handler as processes of their own, the load generator and the backend in this one:
+//! everything shares the machine. The sections are in [`sections`]; arguments name those to run, all by default.
+
+mod backend;
+mod bare;
+mod load;
+mod process;
+mod report;
+mod sections;
+mod setup;
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Result, ensure};
+
+use report::{LATEST, Results};
+use sections::Bench;
+
+const SECTIONS: [&str; 4] = ["accept", "end-to-end", "projection", "memory"];
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|one| one != "--bench").collect();
+    if arguments.first().is_some_and(|one| one == bare::FIRST_ARGUMENT) {
+        return bare::main_from_env();
+    }
+    for section in &arguments {
+        ensure!(SECTIONS.contains(&section.as_str()), "unknown section {section:?}; there are {}", SECTIONS.join(", "));
+    }
+    let wanted = |section: &str| arguments.is_empty() || arguments.iter().any(|one| one == section);
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(wanted))
+}
+
+async fn run(wanted: impl Fn(&str) -> bool) -> Result<()> {
+    let mut bench = Bench::start(results()).await?;
+    if wanted("accept") {
+        bench.accept().await?;
+    }
+    if wanted("end-to-end") || wanted("projection") {
+        bench.end_to_end().await?;
+    }
+    if wanted("projection") {
+        bench.projection().await?;
+    }
+    if wanted("memory") {
+        bench.memory().await?;
+    }
+    let results = bench.finish();
+    results.print();
+    results.write(Path::new(LATEST))
+}
+
+fn results() -> Results {
+    let versions = BTreeMap::from([("webhook-hub".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
+    Results::new(chrono::Utc::now().format("%Y-%m-%d").to_string(), versions)
+}

@@ -25,26 +25,26 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts `command` and waits for its line `ready PORT`; lines before it are passed over. Blocks, at most for
-    /// `within`.
-    pub(crate) fn start(mut command: Command, within: Duration) -> Result<Self> {
+    /// Starts `command` and waits for the line of its output in which `port` finds its port (see [`after_ready`]); lines
+    /// before it are passed over. Blocks, at most for `within`.
+    pub(crate) fn start(mut command: Command, within: Duration, port: fn(&str) -> Option<u16>) -> Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
         let process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let process = process.with_context(|| format!("starting {name}"))?;
         let mut child = Self { process, name, port: 0 };
         let output = child.process.stdout.take().context("the child's output is piped")?;
-        let (ready, port) = mpsc::channel();
+        let (ready, found) = mpsc::channel();
         // Reads on after the line, for a child whose pipe is full or closed would stop.
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if let Some(port) = line.strip_prefix(READY) {
+                if let Some(port) = port(&line) {
                     // The receiver is gone after the first one.
-                    let _ = ready.send(port.trim().parse::<u16>());
+                    let _ = ready.send(port);
                 }
             }
         });
-        child.port = match port.recv_timeout(within) {
-            Ok(port) => port.with_context(|| format!("{}: the port after '{READY}'", child.name))?,
+        child.port = match found.recv_timeout(within) {
+            Ok(port) => port,
             Err(mpsc::RecvTimeoutError::Timeout) => bail!("{} was not ready within {within:?}", child.name),
             Err(mpsc::RecvTimeoutError::Disconnected) => {
                 bail!("{} ended without getting ready: {}", child.name, child.process.wait()?)
@@ -88,6 +88,11 @@ impl Drop for Child {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// The port of a line `ready PORT`.
+pub(crate) fn after_ready(line: &str) -> Option<u16> {
+    line.strip_prefix(READY)?.trim().parse().ok()
 }
 
 /// Memory that a process holds at the moment.

@@ -21,7 +21,7 @@ use crate::{
     database::Database,
     forward::{Forward, client::Client, gate::Gate},
     intake::{self, Intake, allow_list::AllowList, body::Budget, server},
-    journal::{Journal, connection::Connection, stage, streams},
+    journal::{Journal, connection::{Connection, HUB_INBOX}, stage, streams},
     projection::live::Live,
     provider::{Enabled, Keyring, Provider, Registry, careem::Careem},
     telemetry::{self, health::Health},
@@ -98,7 +98,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     let address = listener.local_addr()?;
     let metrics_address = metrics.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
     let registry = Arc::new(registry(&config.providers));
-    let connection = Arc::new(Connection::open(&config.nats, &config.service_name).await?);
+    let connection = Arc::new(Connection::open(&config.nats, &config.service_name, HUB_INBOX).await?);
     let (journal, writer) = Journal::open(Arc::clone(&connection), config.partitions);
     let database = Database::new(&config.database)?;
     let gate = Arc::new(Gate::new(config.breaker));

@@ -8,7 +8,8 @@ use axum::{
     http::{HeaderMap, Response, StatusCode, Uri},
 };
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::{
     Intake, body,
@@ -17,7 +18,7 @@ use super::{
     request_id,
 };
 use crate::{
-    event::{Envelope, EventType, NewEvent, RequestFacts},
+    event::{Envelope, EventId, EventType, NewEvent, RequestFacts},
     journal::Appended,
     provider::{Admission, Enabled, Unverified},
     telemetry::trace_context,
@@ -67,7 +68,7 @@ pub async fn receive(
         Ok(appended) => {
             metrics::histogram!("webhook_accept_duration_seconds", "provider" => Arc::clone(&enabled.name)).record(began.elapsed());
             log_accepted(&enabled.name, &admission, &request_id, began, appended);
-            accepted(&request_id, &event_id.to_string(), appended)
+            accepted(&request_id, event_id, appended)
         }
         Err(error) => refuse(&enabled.name, &Reason::EventLogUnavailable(error), &request_id, Some(client)),
     }
@@ -145,13 +146,29 @@ fn without_credentials(headers: &HeaderMap) -> Map<String, Value> {
     kept
 }
 
-fn accepted(request_id: &str, event_id: &str, appended: Appended) -> Response<Body> {
-    let body = json!({
-        "success": true,
-        "message": "Webhook accepted",
-        "data": { "requestId": request_id, "eventId": event_id, "status": "accepted", "duplicate": appended.duplicate },
-    });
-    json_response(StatusCode::OK, body.to_string(), request_id)
+/// The answer of the contract; its fields in its order.
+#[derive(Serialize)]
+struct Accepted<'a> {
+    success: bool,
+    message: &'static str,
+    data: AcceptedData<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AcceptedData<'a> {
+    request_id: &'a str,
+    event_id: EventId,
+    status: &'static str,
+    duplicate: bool,
+}
+
+fn accepted(request_id: &str, event_id: EventId, appended: Appended) -> Response<Body> {
+    let data = AcceptedData { request_id, event_id, status: "accepted", duplicate: appended.duplicate };
+    match serde_json::to_string(&Accepted { success: true, message: "Webhook accepted", data }) {
+        Ok(body) => json_response(StatusCode::OK, body, request_id),
+        Err(_) => Reason::Internal.response(request_id),
+    }
 }
 
 fn log_accepted(provider: &str, admission: &Admission, request_id: &str, began: Instant, appended: Appended) {
@@ -184,6 +201,8 @@ fn refuse(provider: &str, reason: &Reason, request_id: &str, client: Option<std:
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

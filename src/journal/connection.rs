@@ -11,8 +11,11 @@ use tokio::sync::watch;
 
 use crate::config;
 
-/// Prefix of the hub's reply subjects: its user may listen to nothing else, so nobody can read another's replies.
-pub const INBOX_PREFIX: &str = "_INBOX_hub";
+/// Prefix of reply subjects of the running hub: each user of nats.conf may listen to its own only, so nobody can read
+/// another's replies.
+pub const HUB_INBOX: &str = "_INBOX_hub";
+/// Prefix of reply subjects of the user that provisions.
+pub const PROVISION_INBOX: &str = "_INBOX";
 /// Wait for one answer of the JetStream interface (stream and consumer look-ups).
 const API_TIMEOUT: Duration = Duration::from_secs(5);
 /// Wait for the TCP and NATS handshake.
@@ -43,12 +46,12 @@ impl Connection {
     ///
     /// # Errors
     /// Where the settings themselves cannot work (a credentials file that is not there).
-    pub async fn open(settings: &config::Nats, name: &str) -> anyhow::Result<Self> {
+    pub async fn open(settings: &config::Nats, name: &str, inbox: &str) -> anyhow::Result<Self> {
         let (set_up, up) = watch::channel(false);
         let set_up = Arc::new(set_up);
         let mut options = ConnectOptions::new()
             .name(name)
-            .custom_inbox_prefix(INBOX_PREFIX)
+            .custom_inbox_prefix(inbox)
             .retry_on_initial_connect()
             .connection_timeout(CONNECT_TIMEOUT)
             .request_timeout(Some(API_TIMEOUT))

@@ -9,7 +9,7 @@ use super::print;
 use crate::{
     config::{self, Environment},
     journal::{
-        connection::Connection,
+        connection::{Connection, PROVISION_INBOX},
         streams::{self, Difference},
     },
 };
@@ -34,7 +34,7 @@ pub enum Action {
 pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> anyhow::Result<ExitCode> {
     let settings = config::Nats::from_environment(environment)?;
     let partitions = environment.parse("PARTITIONS", 64u16, "a whole number from 1 to 512")?;
-    let connection = Connection::open(&settings, "webhook-hub streams").await?;
+    let connection = Connection::open(&settings, "webhook-hub streams", PROVISION_INBOX).await?;
     connection.reach().await?;
     let differences = match action {
         Action::Apply { replicas } => streams::apply(&connection, partitions, *replicas).await?,

@@ -104,6 +104,7 @@ impl Live {
             providers: Providers::load(connection, &self.enabled).await?,
             position: batch::position(connection).await?,
         };
+        writer.catch_up(connection, stop).await?;
         let mut messages = self.messages().await?;
         loop {
             let first = tokio::select! {
@@ -194,6 +195,18 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Reads the log from the cursor to its end: a new or restored database is behind a consumer that has seen it all.
+    async fn catch_up(&mut self, connection: &mut Object, stop: &CancellationToken) -> anyhow::Result<()> {
+        let mut reader = Reader::from(self.journal.connection(), self.position + 1);
+        while !stop.is_cancelled() {
+            let entries = reader.next_batch().await?;
+            if !self.apply_entries(connection, entries).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads from the log what the consumer did not bring: it is ahead of the cursor, or handed some of it to an instance
     /// that is gone.
     async fn close_gap(&mut self, connection: &mut Object, to: u64) -> anyhow::Result<()> {
@@ -202,18 +215,23 @@ impl Writer<'_> {
         while self.position < to {
             let mut entries = reader.next_batch().await?;
             entries.retain(|entry| entry.sequence() <= to);
-            // What is older than the log's retention is gone for good; the log begins later.
-            let Some(up_to) = entries.last().map(Entry::sequence) else { break };
-            let events: Vec<Recorded> = entries
-                .into_iter()
-                .filter_map(|entry| match entry {
-                    Entry::Event(event) => Some(*event),
-                    Entry::Unreadable { .. } => None,
-                })
-                .collect();
-            self.apply(connection, &events, up_to).await?;
+            if !self.apply_entries(connection, entries).await? {
+                break;
+            }
         }
         Ok(())
+    }
+
+    /// False where there was nothing: the end of the log. (What is older than its retention is gone; it begins later.)
+    async fn apply_entries(&mut self, connection: &mut Object, entries: Vec<Entry>) -> anyhow::Result<bool> {
+        let Some(up_to) = entries.last().map(Entry::sequence) else { return Ok(false) };
+        let event = |entry| match entry {
+            Entry::Event(event) => Some(*event),
+            Entry::Unreadable { .. } => None,
+        };
+        let events: Vec<Recorded> = entries.into_iter().filter_map(event).collect();
+        self.apply(connection, &events, up_to).await?;
+        Ok(true)
     }
 
     async fn apply(&mut self, connection: &mut Object, events: &[Recorded], up_to: u64) -> anyhow::Result<()> {

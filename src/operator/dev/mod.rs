@@ -1,10 +1,180 @@
-//! `dev`.
+//! `dev`: everything on this machine, to see it work and to work on it.
+//!
+//! NATS and PostgreSQL of its own under `.dev/`, on free ports; a sample [`backend`]; the hub itself, in this process;
+//! then [`demo`] sends a signed order and shows what becomes of it. Ctrl-C stops what was started here, and nothing else.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    config::{self, Config, Environment},
+    database::Database,
+    hub::{self, Inputs},
+    journal::{
+        connection::{Connection, PROVISION_INBOX},
+        streams,
+    },
+    projection::schema,
+    telemetry,
+};
 
 pub mod servers;
+pub mod backend;
+mod demo;
 
-use std::{path::Path, process::ExitCode};
+use servers::{NatsPasswords, NatsServer, Postgres, PostgresOptions, Programs};
 
-/// placeholder
-pub async fn run(_dir: &Path) -> anyhow::Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
+/// The configuration that production uses, too.
+const NATS_CONFIG: &str = include_str!("../../../nats.conf");
+const DATABASE: &str = "webhook_hub";
+/// The webhook secret of the sample provider; there is nothing to keep secret on a developer's machine.
+const WEBHOOK_SECRET: &str = "dev-careem-secret";
+/// Ports that are taken where they are free, so that the URLs stay the same from run to run.
+const USUAL_PORTS: [u16; 2] = [3002, 9090];
+
+/// What was started, and what the demonstration needs of it.
+struct Dev {
+    dir: PathBuf,
+    nats: NatsServer,
+    postgres: Postgres,
+    passwords: NatsPasswords,
+    backend: SocketAddr,
+}
+
+/// Starts everything, sends a sample order and stays until Ctrl-C.
+///
+/// # Errors
+/// Where a server is missing or does not start; the message says which and how to mend it.
+pub async fn run(dir: &Path) -> anyhow::Result<ExitCode> {
+    let level = std::env::var("LOG_LEVEL").unwrap_or_else(|_| "warn".into());
+    telemetry::logs::init(&config::Logs { level, json: false })?;
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let dir = dir.canonicalize()?;
+    let programs = Programs::find(&dir.join("tools"))?;
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = CancellationToken::new();
+    let working = async {
+        let backend = listen(0)?;
+        let dev = start(&dir, &programs, backend.local_addr()?).await?;
+        let served = serve(&dev, backend, stop.clone()).await;
+        let (nats, postgres) = tokio::join!(dev.nats.stop(), dev.postgres.stop());
+        served.and(nats).and(postgres)
+    };
+    tokio::pin!(working);
+    let ended = tokio::select! {
+        ended = &mut working => ended,
+        _ = interrupt.recv() => { stop.cancel(); working.await }
+        _ = terminate.recv() => { stop.cancel(); working.await }
+    };
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// NATS, PostgreSQL, the schema, the sample branch, the streams.
+async fn start(dir: &Path, programs: &Programs, backend: SocketAddr) -> anyhow::Result<Dev> {
+    let config_file = dir.join("nats.conf");
+    std::fs::write(&config_file, NATS_CONFIG).with_context(|| format!("cannot write {}", config_file.display()))?;
+    let password = || Uuid::new_v4().simple().to_string();
+    let passwords = NatsPasswords { provision: password(), hub: password(), subscriber: password() };
+    let options = PostgresOptions { durable: true, ..PostgresOptions::default() };
+    let (nats_dir, postgres_dir) = (dir.join("nats"), dir.join("postgres"));
+    let (nats, postgres) = tokio::try_join!(
+        NatsServer::start(programs, &config_file, &nats_dir, &passwords),
+        Postgres::start(programs, &postgres_dir, options),
+    )?;
+    let dev = Dev { dir: dir.to_owned(), nats, postgres, passwords, backend };
+    dev.prepare().await?;
+    Ok(dev)
+}
+
+impl Dev {
+    /// The environment of a hub on these servers.
+    fn environment(&self, user: &str, password: &str) -> Environment {
+        [
+            ("NATS_URL", self.nats.url()),
+            ("NATS_USER", user.to_owned()),
+            ("NATS_PASSWORD", password.to_owned()),
+            ("DATABASE_URL", self.postgres.url(DATABASE)),
+            ("BACKEND_URL", format!("http://{}", self.backend)),
+            ("SERVICE_TOKEN", backend::SERVICE_TOKEN.to_owned()),
+            ("CAREEM_ENABLED", "true".to_owned()),
+            ("CAREEM_WEBHOOK_SECRET", WEBHOOK_SECRET.to_owned()),
+            ("LISTEN_ADDRESS", Ipv4Addr::LOCALHOST.to_string()),
+        ]
+        .into_iter()
+        .collect()
+    }
+
+    async fn prepare(&self) -> anyhow::Result<()> {
+        let known = self.postgres.create_database(DATABASE, None).await;
+        let settings = config::Database::from_environment(&self.environment("hub", &self.passwords.hub))?;
+        let database = Database::new(&settings)?;
+        // It is there already, from an earlier run, where it can be connected to.
+        let connection = match (database.connect().await, known) {
+            (Ok(connection), _) => connection,
+            (Err(_), Err(error)) => return Err(error),
+            (Err(error), Ok(())) => return Err(error),
+        };
+        schema::migrate(&database).await?;
+        connection.batch_execute(include_str!("sample_branch.sql")).await?;
+        let nats = config::Nats::from_environment(&self.environment("provision", &self.passwords.provision))?;
+        let connection = Connection::open(&nats, "webhook-hub dev", PROVISION_INBOX).await?;
+        connection.reach().await?;
+        let partitions = Config::from_environment(&self.environment("hub", ""))
+            .map_or(64, |config| config.partitions);
+        streams::apply(&connection, partitions, None).await?;
+        Ok(())
+    }
+}
+
+/// The backend, the hub and the demonstration, until told to stop or until one of them fails.
+async fn serve(dev: &Dev, backend: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+    let config = Config::from_environment(&dev.environment("hub", &dev.passwords.hub))?;
+    let [port, metrics_port] = USUAL_PORTS.map(|port| listen(port).or_else(|_| listen(0)));
+    let (listener, metrics) = (port?, metrics_port?);
+    let hub_address = listener.local_addr()?;
+    let metrics_address = metrics.local_addr()?;
+    let inputs = Inputs { config, listener, metrics: Some((metrics, telemetry::metrics::install()?)) };
+    let backend_stop = CancellationToken::new();
+    let backend = backend::serve(backend, dev.postgres.url(DATABASE), backend_stop.clone());
+    let hub = async {
+        let ended = hub::run(inputs, stop.clone()).await;
+        // The hub drains into the backend, so that goes last.
+        backend_stop.cancel();
+        ended
+    };
+    let demonstration = async {
+        demo::run(dev, hub_address, metrics_address).await?;
+        stop.cancelled().await;
+        Ok(())
+    };
+    let servers = async {
+        let ended = tokio::select! {
+            ended = dev.nats.exited() => ended,
+            ended = dev.postgres.exited() => ended,
+            () = stop.cancelled() => return Ok(()),
+        };
+        stop.cancel();
+        anyhow::bail!("{ended}")
+    };
+    let demonstration = async {
+        let shown: anyhow::Result<()> = demonstration.await;
+        if shown.is_err() {
+            stop.cancel();
+        }
+        shown
+    };
+    let (backend, hub, demonstration, servers) = tokio::join!(backend, hub, demonstration, servers);
+    servers.and(hub).and(demonstration).and(backend)
+}
+
+fn listen(port: u16) -> anyhow::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| format!("cannot listen on port {port}"))
 }

@@ -1,0 +1,70 @@
+//! The backend of the benchmark: takes every order at once and notes when it came, as cheaply as it can.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::Result;
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse, Response},
+    routing::post,
+};
+
+use crate::report::{Times, order_number};
+
+/// What it has seen.
+pub(crate) struct Backend {
+    times: Arc<Times>,
+    taken: AtomicU64,
+}
+
+impl Backend {
+    /// How many orders it has taken, repeats included.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+}
+
+/// Starts it on a thread of its own, for as long as the process lives.
+pub(crate) fn start(times: Arc<Times>) -> Result<(SocketAddr, Arc<Backend>)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    let backend = Arc::new(Backend { times, taken: AtomicU64::new(0) });
+    let router = Router::new().route("/api/integration/orders", post(take)).with_state(Arc::clone(&backend));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("backend".into()).spawn(move || {
+        runtime.block_on(async {
+            // Without it there is nothing to measure; the load's figures will say so.
+            if let Ok(server) = axum_server::from_tcp(listener) {
+                let _ = server.http1_only().serve(router.into_make_service()).await;
+            }
+        });
+    })?;
+    Ok((address, backend))
+}
+
+async fn take(State(backend): State<Arc<Backend>>, body: Bytes) -> Response {
+    backend.taken.fetch_add(1, Ordering::Relaxed);
+    let id = external_id(&body).unwrap_or_default();
+    if let Some(number) = order_number(id) {
+        backend.times.mark_arrived(number);
+    }
+    let answer = format!(r#"{{"success":true,"orderId":"order-{id}","status":"pending"}}"#);
+    ([(CONTENT_TYPE, "application/json")], answer).into_response()
+}
+
+/// The text of the first `"orderId":"…"`, which is the provider's id.
+fn external_id(body: &[u8]) -> Option<&str> {
+    const FIELD: &[u8] = br#""orderId":""#;
+    let at = body.windows(FIELD.len()).position(|window| window == FIELD)? + FIELD.len();
+    let end = at + body[at..].iter().position(|byte| *byte == b'"')?;
+    std::str::from_utf8(&body[at..end]).ok()
+}

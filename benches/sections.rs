@@ -1,0 +1,391 @@
+//! What is measured, section by section.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use bytes::Bytes;
+use chrono::Utc;
+use webhook_hub::{
+    event::{Envelope, EventId, EventType, NewEvent},
+    journal::{Journal, append::MAX_WAITING, streams},
+};
+
+use crate::{
+    backend::{self, Backend},
+    bare,
+    load::{Load, Pace, Report},
+    process::{Child, after_ready, resident_bytes},
+    report::{Goal, Results, Row, Times},
+    setup::{MERCHANT, PARTITIONS, PATIENCE, SECRET, Servers, postgres},
+};
+
+/// Measured time of one run and the time before it.
+const RUN: Duration = Duration::from_secs(6);
+const WARM_UP: Duration = Duration::from_secs(2);
+/// The bare handler and the hub take turns so often; the median counts.
+const ROUNDS: usize = 3;
+/// The rate of the latency figures.
+const STEADY_PER_SECOND: f64 = 500.0;
+/// Connections of the open loops; more than are ever busy at a time.
+const STEADY_CONNECTIONS: usize = 64;
+/// Orders whose times are kept.
+const ROOM: usize = 4_000_000;
+/// Time for a backlog to be worked off.
+const DRAIN: Duration = Duration::from_secs(240);
+/// Pause between two looks.
+const POLL: Duration = Duration::from_millis(100);
+/// Events on the log for the memory figure.
+const LARGE_LOG: u64 = 1_000_000;
+const MB: f64 = 1_000_000.0;
+
+/// A running benchmark.
+pub(crate) struct Bench {
+    servers: Servers,
+    results: Results,
+    next_order: Arc<AtomicU64>,
+    times: Arc<Times>,
+    backend: SocketAddr,
+    seen: Arc<Backend>,
+    /// The bare handler's rate at 256 connections, the limit of the end-to-end figure.
+    bare_at_256: Option<f64>,
+    database_url: Option<String>,
+}
+
+impl Bench {
+    pub(crate) async fn start(results: Results) -> Result<Self> {
+        let times = Arc::new(Times::new(1, ROOM));
+        let (backend, seen) = backend::start(Arc::clone(&times))?;
+        let next_order = Arc::new(AtomicU64::new(1));
+        Ok(Self {
+            servers: Servers::start().await?,
+            results,
+            next_order,
+            times,
+            backend,
+            seen,
+            bare_at_256: None,
+            database_url: None,
+        })
+    }
+
+    pub(crate) fn finish(self) -> Results {
+        self.results
+    }
+
+    fn load(&self, port: u16, connections: usize, pace: Pace) -> Load {
+        Load {
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            path: "/api/webhooks/careem".into(),
+            merchant: MERCHANT.into(),
+            secret: SECRET.into(),
+            connections,
+            warm_up: WARM_UP,
+            duration: RUN,
+            pace,
+            next_order: Arc::clone(&self.next_order),
+            times: Some(Arc::clone(&self.times)),
+        }
+    }
+
+    fn bare(&self) -> Result<Child> {
+        let (nats_url, login) = self.servers.unsynced();
+        let settings = bare::Settings { nats_url, login: Some(login), secret: SECRET.into() };
+        Child::start(settings.command()?, PATIENCE, after_ready)
+    }
+
+    /// (a) The intake alone beside the bare handler: no database, so the stages wait and take no CPU from it.
+    pub(crate) async fn accept(&mut self) -> Result<()> {
+        const SECTION: &str = "accept";
+        let nowhere = "postgres://nobody@127.0.0.1:1/none";
+        for (connections, goal) in [(64, None), (256, Some(0.60)), (1000, Some(0.85))] {
+            let (mut bare_runs, mut hub_runs) = (Vec::new(), Vec::new());
+            for _ in 0..ROUNDS {
+                let child = self.bare()?;
+                bare_runs.push(good(self.load(child.port(), connections, Pace::Closed).run().await?)?);
+                child.stop(PATIENCE)?;
+                let child = self.servers.hub(nowhere, "http://127.0.0.1:1")?;
+                hub_runs.push(good(self.load(child.port(), connections, Pace::Closed).run().await?)?);
+                child.stop(PATIENCE)?;
+            }
+            let (bare, hub) = (median(bare_runs), median(hub_runs));
+            if connections == 256 {
+                self.bare_at_256 = Some(bare.rate_per_s);
+            }
+            let at = |what: &str| format!("{what}, {connections} connections");
+            self.push(Row::number(SECTION, at("bare handler, no fsync"), bare.rate_per_s, "accepts/s"));
+            self.push(Row::number(SECTION, at("hub, fsynced"), hub.rate_per_s, "accepts/s"));
+            self.push(Row::number(SECTION, at("hub p50"), hub.latency.milliseconds(0.50), "ms"));
+            self.push(Row::number(SECTION, at("hub p99"), hub.latency.milliseconds(0.99), "ms"));
+            let share = Row::number(SECTION, at("share of the bare handler"), hub.rate_per_s / bare.rate_per_s, "");
+            self.push(match goal {
+                Some(goal) => share.goal(Goal::AtLeast(goal)),
+                None => share,
+            });
+        }
+        let child = self.servers.hub(nowhere, "http://127.0.0.1:1")?;
+        let steady = good(self.load(child.port(), STEADY_CONNECTIONS, steady()).run().await?)?;
+        child.stop(PATIENCE)?;
+        let row = |what: &str, share: f64| Row::number(SECTION, what, steady.latency.milliseconds(share), "ms");
+        self.push(row("fsynced at 500/s, p50", 0.50).goal(Goal::AtMost(2.0)));
+        self.push(row("fsynced at 500/s, p99", 0.99).goal(Goal::AtMost(10.0)));
+        Ok(())
+    }
+
+    /// (b) Everything: from the provider's request to the backend and the completed row.
+    pub(crate) async fn end_to_end(&mut self) -> Result<()> {
+        const SECTION: &str = "end to end";
+        if self.bare_at_256.is_none() {
+            let child = self.bare()?;
+            let bare = good(self.load(child.port(), 256, Pace::Closed).run().await?)?;
+            child.stop(PATIENCE)?;
+            self.bare_at_256 = Some(bare.rate_per_s);
+        }
+        let url = self.servers.new_database("end_to_end").await?;
+        let child = self.servers.hub(&url, &format!("http://{}", self.backend))?;
+        // What earlier sections left on the log is worked off first.
+        self.wait_completed(&url).await?;
+        let idle = resident_bytes(child.pid())?;
+        let run = good(self.load(child.port(), STEADY_CONNECTIONS, steady()).run().await?)?;
+        self.wait_completed(&url).await?;
+        let fared = self.times.summary(run.orders.clone());
+        ensure!(fared.arrived == fared.accepted, "{} of {} orders did not arrive", fared.accepted - fared.arrived, fared.accepted);
+        let row = |what: &str, share: f64| Row::number(SECTION, what, fared.from_sent.milliseconds(share), "ms");
+        self.push(row("request due to order at the backend, 500/s, p50", 0.50).goal(Goal::AtMost(15.0)));
+        self.push(row("request due to order at the backend, 500/s, p99", 0.99).goal(Goal::AtMost(60.0)));
+        self.push(Row::number(SECTION, "resident memory, before the load", idle as f64 / MB, "MB"));
+        self.saturate(&child, &url).await?;
+        child.stop(PATIENCE)?;
+        self.database_url = Some(url);
+        Ok(())
+    }
+
+    /// As much as goes in, and the time until the last row of it is completed.
+    async fn saturate(&mut self, child: &Child, url: &str) -> Result<()> {
+        const SECTION: &str = "end to end";
+        let before = completed(url).await?;
+        let taken_before = self.seen.taken();
+        let largest = Arc::new(AtomicU64::new(0));
+        let watching = Arc::new(AtomicBool::new(true));
+        let watcher = tokio::spawn(watch(child.pid(), Arc::clone(&largest), Arc::clone(&watching)));
+        let began = Instant::now();
+        let run = good(self.load(child.port(), 256, Pace::Closed).run().await?)?;
+        self.wait_completed(url).await?;
+        let took = began.elapsed().as_secs_f64();
+        watching.store(false, Ordering::Relaxed);
+        watcher.await??;
+        let orders = completed(url).await? - before;
+        ensure!(orders >= run.accepted_in_all as i64, "{orders} completed of {} accepted", run.accepted_in_all);
+        let repeats = (self.seen.taken() - taken_before) as i64 - orders;
+        let rate = orders as f64 / took;
+        let bare = self.bare_at_256.unwrap_or(f64::NAN);
+        self.push(Row::number(SECTION, "bare handler at 256 connections", bare, "accepts/s"));
+        self.push(Row::number(SECTION, "accepted meanwhile", run.rate_per_s, "accepts/s"));
+        self.push(Row::number(SECTION, "completed at saturation", rate, "orders/s"));
+        self.push(Row::number(SECTION, "share of the bare handler", rate / bare, "").goal(Goal::AtLeast(0.25)));
+        self.push(Row::number(SECTION, "requests that the backend got twice", repeats as f64, ""));
+        let memory = largest.load(Ordering::Relaxed) as f64 / MB;
+        self.push(Row::number(SECTION, "resident memory under load, largest", memory, "MB").goal(Goal::AtMost(80.0)));
+        Ok(())
+    }
+
+    /// (c) All tables from the log, beside a plain insert of the same rows.
+    pub(crate) async fn projection(&mut self) -> Result<()> {
+        const SECTION: &str = "projection";
+        let Some(source) = self.database_url.clone() else { return Ok(()) };
+        let connection = self.servers.hub_connection().await?;
+        let events = streams::last_sequence(&connection).await?;
+        let (mut rebuilds, mut inserts) = (Vec::new(), Vec::new());
+        for round in 0..ROUNDS {
+            let url = self.servers.new_database(&format!("rebuild_{round}")).await?;
+            let client = postgres(&url).await?;
+            let began = Instant::now();
+            let child = self.servers.hub(&url, &format!("http://{}", self.backend))?;
+            wait(DRAIN, async || Ok(position(&client).await? >= events as i64)).await?;
+            rebuilds.push(began.elapsed().as_secs_f64());
+            child.stop(PATIENCE)?;
+            let plain = self.servers.new_database(&format!("plain_{round}")).await?;
+            inserts.push(plain_insert(&source, &plain).await?);
+        }
+        let (rebuild, insert) = (middle(rebuilds), middle(inserts));
+        self.push(Row::number(SECTION, "events on the log", events as f64, ""));
+        self.push(Row::number(SECTION, "tables from an empty database", events as f64 / rebuild, "events/s"));
+        self.push(Row::number(SECTION, "the same rows by plain UNNEST inserts", insert, "s"));
+        self.push(Row::number(SECTION, "tables from an empty database, start of the hub included", rebuild, "s"));
+        self.push(Row::number(SECTION, "share of the plain insert", insert / rebuild, "").goal(Goal::AtLeast(0.6)));
+        Ok(())
+    }
+
+    /// (d) Memory without load, and with a large log.
+    pub(crate) async fn memory(&mut self) -> Result<()> {
+        const SECTION: &str = "memory";
+        let connection = Arc::new(self.servers.hub_connection().await?);
+        let mut last = streams::last_sequence(&connection).await?;
+        let (journal, writer) = Journal::open(connection, PARTITIONS);
+        let writing = tokio::spawn(writer.run());
+        while last < LARGE_LOG {
+            let appends = (0..(MAX_WAITING / 2).min((LARGE_LOG - last) as usize)).map(|_| journal.append(filler()));
+            for appended in futures_util::future::join_all(appends).await {
+                last = last.max(appended?.sequence);
+            }
+        }
+        drop(journal);
+        writing.await??;
+        let url = self.servers.new_database("memory").await?;
+        let client = postgres(&url).await?;
+        let child = self.servers.hub(&url, &format!("http://{}", self.backend))?;
+        let pid = child.pid();
+        let mut largest = 0;
+        wait(DRAIN, async || {
+            largest = largest.max(resident_bytes(pid)?);
+            Ok(position(&client).await? >= last as i64)
+        })
+        .await?;
+        self.push(Row::number(SECTION, "events on the log", last as f64, ""));
+        let catching_up = Row::number(SECTION, "resident while the tables catch up, largest", largest as f64 / MB, "MB");
+        self.push(catching_up.goal(Goal::AtMost(80.0)));
+        let idle = Row::number(SECTION, "resident afterwards, idle", resident_bytes(pid)? as f64 / MB, "MB");
+        self.push(idle.goal(Goal::AtMost(80.0)));
+        child.stop(PATIENCE)
+    }
+
+    fn push(&mut self, row: Row) {
+        self.results.push(row);
+    }
+
+    /// Waits until no accepted webhook is without its outcome.
+    async fn wait_completed(&self, url: &str) -> Result<()> {
+        let connection = self.servers.hub_connection().await?;
+        let client = postgres(url).await?;
+        wait(DRAIN, async || {
+            let last = streams::last_sequence(&connection).await? as i64;
+            let open = "SELECT NOT EXISTS (SELECT 1 FROM webhook_logs WHERE status <> 'completed')";
+            Ok(position(&client).await? >= last && client.query_one(open, &[]).await?.try_get(0)?)
+        })
+        .await
+    }
+}
+
+const fn steady() -> Pace {
+    Pace::Open { per_second: STEADY_PER_SECOND }
+}
+
+/// A run in which something failed measures nothing.
+fn good(report: Report) -> Result<Report> {
+    ensure!(report.errors == 0 && report.other_status.is_empty(), "a run failed: {report:?}");
+    Ok(report)
+}
+
+fn median(mut reports: Vec<Report>) -> Report {
+    reports.sort_by(|a, b| a.rate_per_s.total_cmp(&b.rate_per_s));
+    reports.swap_remove(reports.len() / 2)
+}
+
+fn middle(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+async fn wait(limit: Duration, mut done: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    while !done().await? {
+        ensure!(Instant::now() < deadline, "not done within {limit:?}");
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
+async fn watch(pid: u32, largest: Arc<AtomicU64>, watching: Arc<AtomicBool>) -> Result<()> {
+    while watching.load(Ordering::Relaxed) {
+        largest.fetch_max(resident_bytes(pid)?, Ordering::Relaxed);
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
+async fn position(client: &tokio_postgres::Client) -> Result<i64> {
+    let row = client.query_opt("SELECT position FROM hub.cursors", &[]).await?;
+    Ok(row.map(|row| row.try_get(0)).transpose()?.unwrap_or(0))
+}
+
+async fn completed(url: &str) -> Result<i64> {
+    let row = postgres(url).await?.query_one("SELECT count(*) FROM webhook_logs WHERE status = 'completed'", &[]).await?;
+    Ok(row.try_get(0)?)
+}
+
+/// Rows of one insert, as the projection's batches have.
+const ROWS: i64 = 500;
+
+/// Copies both tables by the plainest batched insert there is: each column an array, no conflict clause, one transaction
+/// a batch. Only the inserts are timed. Returns seconds.
+async fn plain_insert(source: &str, target: &str) -> Result<f64> {
+    let (source, target) = (postgres(source).await?, postgres(target).await?);
+    let mut took = Duration::ZERO;
+    for table in ["webhook_logs", "provider_order_logs"] {
+        let columns = columns(&source, table).await?;
+        let (names, types): (Vec<_>, Vec<_>) = columns.iter().map(|(name, kind)| (name.as_str(), kind.as_str())).unzip();
+        let read: Vec<_> = names.iter().map(|name| format!("{name}::text")).collect();
+        let place = |(at, _): (usize, _)| format!("${}::text[]", at + 1);
+        let given: Vec<_> = names.iter().enumerate().map(place).collect();
+        let cast: Vec<_> = names.iter().zip(&types).map(|(name, kind)| format!("{name}::{kind}")).collect();
+        let names = names.join(", ");
+        let insert = format!(
+            "INSERT INTO {table} ({names}) SELECT {} FROM unnest({}) AS rows ({names})",
+            cast.join(", "),
+            given.join(", ")
+        );
+        let insert = target.prepare(&insert).await?;
+        let read = format!("SELECT {} FROM {table} WHERE id > $1 ORDER BY id LIMIT {ROWS}", read.join(", "));
+        let read = source.prepare(&read).await?;
+        let mut after = String::new();
+        loop {
+            let rows = source.query(&read, &[&after]).await?;
+            let Some(last) = rows.last() else { break };
+            let at = columns.iter().position(|(name, _)| name == "id").unwrap_or(0);
+            after = last.try_get(at)?;
+            let arrays = (0..columns.len())
+                .map(|column| rows.iter().map(|row| row.try_get(column)).collect::<Result<Vec<Option<String>>, _>>())
+                .collect::<Result<Vec<_>, _>>()?;
+            let arguments: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = arrays.iter().map(|array| array as _).collect();
+            let began = Instant::now();
+            target.execute(&insert, &arguments).await?;
+            took += began.elapsed();
+        }
+    }
+    Ok(took.as_secs_f64())
+}
+
+async fn columns(client: &tokio_postgres::Client, table: &str) -> Result<Vec<(String, String)>> {
+    let sql = "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute
+               WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
+    let rows = client.query(sql, &[&table]).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}
+
+/// An event that nothing follows from.
+fn filler() -> NewEvent {
+    let id = EventId(uuid::Uuid::new_v4());
+    let now = Utc::now();
+    let envelope = Envelope {
+        id,
+        event_type: EventType::OrderIgnored,
+        root_id: id,
+        cause_id: None,
+        provider: "careem".into(),
+        external_order_id: id.to_string(),
+        webhook_type: "order_created".into(),
+        branch: None,
+        time: now,
+        received_at: now,
+        request_id: "bench".into(),
+        traceparent: None,
+        request: None,
+    };
+    NewEvent { envelope, payload: Bytes::from_static(br#"{"reason":"BENCH","message":"filler of the benchmark's log"}"#) }
+}

@@ -1,0 +1,150 @@
+//! The servers of the benchmark: NATS as in production, PostgreSQL as in production, NATS without fsync for the bare
+//! handler; and the hub as a process of its own.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use tokio_postgres::{Client, NoTls};
+use webhook_hub::{
+    config::{self, Environment},
+    database::Database,
+    journal::{
+        connection::{Connection, HUB_INBOX, PROVISION_INBOX},
+        streams,
+    },
+    operator::dev::servers::{NatsPasswords, NatsServer, Postgres, PostgresOptions, Programs},
+    projection::schema,
+};
+
+use crate::process::Child;
+
+/// Key of the load generator's signatures.
+pub(crate) const SECRET: &str = "bench-careem-secret";
+/// Merchant of the only branch.
+pub(crate) const MERCHANT: &str = "bench-merchant";
+/// As many partitions as the hub has by default.
+pub(crate) const PARTITIONS: u16 = 64;
+/// Time for a process to be ready, or to end.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+
+const NATS_CONFIG: &str = include_str!("../nats.conf");
+/// The line that makes the server fsync before it acknowledges.
+const FSYNC: &str = "sync_interval: always";
+/// The bare handler makes its own stream, which no user of the real configuration may.
+const USERS: &str = "users: [";
+const BARE_USER: &str = "{ user: bare, password: $NATS_HUB_PASSWORD }";
+const BRANCH: &str = "
+    INSERT INTO delivery_providers (id, code, name) VALUES ('bench-provider', 'careem', 'Careem');
+    INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, merchant_id)
+    VALUES ('bench-config', 'bench-branch', 'bench-provider', 'bench-company', 'bench-merchant');";
+
+/// All servers; they end when it is dropped.
+pub(crate) struct Servers {
+    nats: NatsServer,
+    unsynced: NatsServer,
+    pub(crate) postgres: Postgres,
+    passwords: NatsPasswords,
+    _folder: tempfile::TempDir,
+}
+
+impl Servers {
+    pub(crate) async fn start() -> Result<Self> {
+        let programs = Programs::find(Path::new(".dev/tools"))?;
+        let folder = tempfile::Builder::new().prefix("webhook-hub-bench").tempdir()?;
+        let path = |name: &str| folder.path().join(name);
+        let config = |name: &str, text: &str| -> Result<PathBuf> {
+            std::fs::write(path(name), text)?;
+            Ok(path(name))
+        };
+        anyhow::ensure!(NATS_CONFIG.contains(FSYNC), "nats.conf does not fsync before the acknowledgement");
+        let synced = config("synced.conf", NATS_CONFIG)?;
+        let plain = NATS_CONFIG.replace(FSYNC, "").replacen(USERS, &format!("{USERS} {BARE_USER}"), 1);
+        let plain = config("unsynced.conf", &plain)?;
+        let password = || uuid::Uuid::new_v4().simple().to_string();
+        let passwords = NatsPasswords { provision: password(), hub: password(), subscriber: password() };
+        let durable = PostgresOptions { durable: true, ..PostgresOptions::default() };
+        // PostgreSQL runs as another user where this is root, and must be able to reach its folder.
+        #[cfg(unix)]
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let servers = Self {
+            nats: NatsServer::start(&programs, &synced, &path("nats"), &passwords).await?,
+            unsynced: NatsServer::start(&programs, &plain, &path("unsynced"), &passwords).await?,
+            postgres: Postgres::start(&programs, &path("postgres"), durable).await?,
+            passwords,
+            _folder: folder,
+        };
+        let provision = servers.connection("provision", PROVISION_INBOX).await?;
+        streams::apply(&provision, PARTITIONS, None).await?;
+        Ok(servers)
+    }
+
+    /// An empty database with the schema and one branch.
+    pub(crate) async fn new_database(&self, name: &str) -> Result<String> {
+        self.postgres.create_database(name, None).await?;
+        let url = self.postgres.url(name);
+        let settings = config::Database::from_environment(&Environment::from_iter([("DATABASE_URL", url.clone())]))?;
+        let database = Database::new(&settings)?;
+        schema::migrate(&database).await?;
+        database.connect().await?.batch_execute(BRANCH).await?;
+        Ok(url)
+    }
+
+    /// NATS without fsync, for the bare handler: its URL and who may make a stream there.
+    pub(crate) fn unsynced(&self) -> (String, (String, String)) {
+        (self.unsynced.url(), ("bare".to_owned(), self.passwords.hub.clone()))
+    }
+
+    /// A connection to the hub's NATS.
+    pub(crate) async fn connection(&self, user: &str, inbox: &str) -> Result<Connection> {
+        let password = if user == "provision" { &self.passwords.provision } else { &self.passwords.hub };
+        let environment =
+            Environment::from_iter([("NATS_URL", self.nats.url().as_str()), ("NATS_USER", user), ("NATS_PASSWORD", password)]);
+        let connection = Connection::open(&config::Nats::from_environment(&environment)?, "bench", inbox).await?;
+        connection.reach().await?;
+        Ok(connection)
+    }
+
+    /// A connection with the hub's own rights.
+    pub(crate) async fn hub_connection(&self) -> Result<Connection> {
+        self.connection("hub", HUB_INBOX).await
+    }
+
+    /// Starts the hub as a process of its own.
+    pub(crate) fn hub(&self, database_url: &str, backend: &str) -> Result<Child> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_webhook-hub"));
+        command.arg("serve").env_clear().envs([
+            ("NATS_URL", self.nats.url().as_str()),
+            ("NATS_USER", "hub"),
+            ("NATS_PASSWORD", &self.passwords.hub),
+            ("DATABASE_URL", database_url),
+            ("BACKEND_URL", backend),
+            ("SERVICE_TOKEN", "bench-token"),
+            ("CAREEM_ENABLED", "true"),
+            ("CAREEM_WEBHOOK_SECRET", SECRET),
+            ("LISTEN_ADDRESS", "127.0.0.1"),
+            ("PORT", "0"),
+            ("METRICS_PORT", "0"),
+        ]);
+        Child::start(command, PATIENCE, listening_port)
+    }
+}
+
+/// The port of the hub's log line that says where it listens.
+fn listening_port(line: &str) -> Option<u16> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    if line["message"] != "listening" {
+        return None;
+    }
+    line["metadata"]["address"].as_str()?.rsplit(':').next()?.parse().ok()
+}
+
+/// A plain connection to PostgreSQL; it ends with the client.
+pub(crate) async fn postgres(url: &str) -> Result<Client> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.context("connecting to PostgreSQL")?;
+    tokio::spawn(connection);
+    Ok(client)
+}

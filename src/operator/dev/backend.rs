@@ -1,0 +1,109 @@
+//! A sample backend: takes orders as the restaurant's backend would, keeps them in `orders`, recognises a repeat by its
+//! `Idempotency-Key`. For development only.
+
+use std::{
+    collections::HashMap,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::{config, config::Environment, database::Database, intake::server};
+
+/// What the hub must bring to be let in.
+pub const SERVICE_TOKEN: &str = "dev-service-token";
+/// Time for a request's headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Keys that are remembered; a developer's machine sees few.
+const MAX_KEYS: usize = 100_000;
+
+struct Backend {
+    database: Database,
+    /// The order that each key made.
+    keys: Mutex<HashMap<String, String>>,
+}
+
+/// Serves until told to stop.
+///
+/// # Errors
+/// Where the listener or the database's settings cannot be used.
+pub async fn serve(listener: TcpListener, database_url: String, stop: CancellationToken) -> anyhow::Result<()> {
+    let environment = Environment::from_iter([("DATABASE_URL", database_url)]);
+    let database = Database::new(&config::Database::from_environment(&environment)?)?;
+    let backend = Arc::new(Backend { database, keys: Mutex::default() });
+    let router = Router::new()
+        .route("/api/integration/orders", post(create))
+        .route("/api/integration/orders/{id}/status", post(change))
+        .with_state(backend);
+    listener.set_nonblocking(true)?;
+    let address: SocketAddr = listener.local_addr()?;
+    tracing::debug!(%address, "sample backend");
+    Ok(server::serve(listener, router, HEADER_TIMEOUT, Duration::from_secs(1), stop).await?)
+}
+
+async fn create(State(backend): State<Arc<Backend>>, headers: HeaderMap, body: Bytes) -> Response {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    if text("x-service-token") != SERVICE_TOKEN {
+        return refuse(StatusCode::UNAUTHORIZED, "wrong X-Service-Token");
+    }
+    let Ok(order) = serde_json::from_slice::<Value>(&body) else { return refuse(StatusCode::BAD_REQUEST, "no JSON") };
+    let order = &order["transformedOrder"];
+    let key = text("idempotency-key");
+    let mut keys = backend.keys.lock().await;
+    if let Some(known) = keys.get(&key) {
+        return Json(json!({ "success": true, "orderId": known, "status": "pending" })).into_response();
+    }
+    let id = format!("order-{}", uuid::Uuid::new_v4().simple());
+    match insert(&backend.database, &id, order).await {
+        Ok(()) => {}
+        Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, &format!("{error:#}")),
+    }
+    if keys.len() < MAX_KEYS {
+        keys.insert(key, id.clone());
+    }
+    Json(json!({ "success": true, "orderId": id, "status": "pending", "printJobQueued": true })).into_response()
+}
+
+async fn insert(database: &Database, id: &str, order: &Value) -> anyhow::Result<()> {
+    let text = |name: &str| order[name].as_str().unwrap_or_default().to_owned();
+    database
+        .connect()
+        .await?
+        .execute(
+            "INSERT INTO orders (id, order_number, branch_id, provider_order_id) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+            &[&id, &text("orderNumber"), &text("branchId"), &text("externalOrderId")],
+        )
+        .await?;
+    Ok(())
+}
+
+async fn change(State(backend): State<Arc<Backend>>, Path(external_id): Path<String>, body: Bytes) -> Response {
+    let change: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let status = change["statusChange"]["status"].as_str().unwrap_or("pending").to_owned();
+    let updated = async {
+        let connection = backend.database.connect().await?;
+        let sql = "UPDATE orders SET status = $2::text::order_status WHERE provider_order_id = $1 RETURNING id";
+        anyhow::Ok(connection.query_opt(sql, &[&external_id, &status]).await?)
+    };
+    match updated.await {
+        Ok(Some(row)) => Json(json!({ "success": true, "orderId": row.get::<_, String>(0), "status": status })).into_response(),
+        Ok(None) => refuse(StatusCode::NOT_FOUND, "no such order"),
+        Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, &format!("{error:#}")),
+    }
+}
+
+fn refuse(status: StatusCode, message: &str) -> Response {
+    (status, Json(json!({ "success": false, "error": { "message": message } }))).into_response()
+}

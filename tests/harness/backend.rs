@@ -1,0 +1,275 @@
+//! The restaurant's backend, played: it records every request and answers by a script.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::HeaderMap,
+    response::Response,
+};
+use axum_server::Handle;
+use futures_util::stream;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::{
+    port::Port,
+    servers::Database,
+    wait::{PATIENCE, eventually},
+};
+
+/// Where new orders go.
+pub(crate) const ORDERS: &str = "/api/integration/orders";
+/// Most bytes of a request that are taken.
+const MAX_BODY: usize = 16 * 1024 * 1024;
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Received {
+    pub(crate) at: Instant,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Received {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        self.header("idempotency-key")
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// The provider's id of the order that it is about.
+    pub(crate) fn external_order_id(&self) -> String {
+        self.json()["originalWebhook"]["orderId"].as_str().unwrap().to_owned()
+    }
+}
+
+/// What a request is told.
+#[derive(Debug, Clone)]
+pub(crate) enum Answer {
+    /// It has the order; the same key always gets the same id.
+    Accept,
+    /// This status, with this body and these headers.
+    Say(u16, String, Vec<(&'static str, String)>),
+    /// Nothing, for as long as the connection stands.
+    Hang,
+    /// It has the order, but the connection breaks in the middle of the answer.
+    Cut,
+}
+
+impl Answer {
+    pub(crate) fn status(status: u16) -> Self {
+        Self::Say(status, json!({ "success": false }).to_string(), Vec::new())
+    }
+}
+
+#[derive(Default)]
+struct Script {
+    requests: Vec<Received>,
+    /// Ids of orders by idempotency key.
+    orders: HashMap<String, String>,
+    /// Answers for the next requests about one order, before any other.
+    for_order: HashMap<String, VecDeque<Answer>>,
+    /// Answers for the next requests, whatever they are about.
+    next: VecDeque<Answer>,
+    /// Answer for every other request.
+    otherwise: Option<Answer>,
+    takes: Duration,
+}
+
+struct Shared {
+    script: Mutex<Script>,
+    held: watch::Sender<bool>,
+    /// Where it keeps its orders, as the real one does.
+    database: Mutex<Option<Arc<Database>>>,
+}
+
+impl Shared {
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.script.lock().unwrap()
+    }
+}
+
+/// The backend.
+pub(crate) struct Backend {
+    port: Port,
+    shared: Arc<Shared>,
+    running: Mutex<Option<Handle<SocketAddr>>>,
+}
+
+impl Backend {
+    pub(crate) fn start() -> Self {
+        let shared = Shared { script: Mutex::default(), held: watch::Sender::new(false), database: Mutex::default() };
+        let backend = Self { port: Port::reserve(), shared: Arc::new(shared), running: Mutex::default() };
+        backend.open();
+        backend
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.port.address())
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    /// Listens again, on the same port, with all that it knows.
+    pub(crate) fn open(&self) {
+        let handle = Handle::new();
+        let router = Router::new().fallback(receive).with_state(Arc::clone(&self.shared));
+        let server = axum_server::from_tcp(self.port.listen()).unwrap().handle(handle.clone());
+        tokio::spawn(server.serve(router.into_make_service()));
+        *self.running.lock().unwrap() = Some(handle);
+    }
+
+    /// Ends: connections are cut, new ones refused.
+    pub(crate) async fn close(&self) {
+        let handle = self.running.lock().unwrap().take().unwrap();
+        handle.shutdown();
+        eventually("the backend refuses connections", PATIENCE, async || {
+            match tokio::net::TcpStream::connect(self.address()).await {
+                Ok(_) => Err("it takes them"),
+                Err(_) => Ok(()),
+            }
+        })
+        .await;
+    }
+
+    /// Requests are recorded from now on, but not answered before [`Self::release`].
+    pub(crate) fn hold(&self) {
+        self.shared.held.send_replace(true);
+    }
+
+    pub(crate) fn release(&self) {
+        self.shared.held.send_replace(false);
+    }
+
+    /// Every answer takes this long from now on.
+    pub(crate) fn takes(&self, time: Duration) {
+        self.shared.script().takes = time;
+    }
+
+    /// The next requests are told this, one each.
+    pub(crate) fn next(&self, answers: impl IntoIterator<Item = Answer>) {
+        self.shared.script().next.extend(answers);
+    }
+
+    /// The next requests about one order are told this, one each.
+    pub(crate) fn next_for(&self, order: &str, answers: impl IntoIterator<Item = Answer>) {
+        self.shared.script().for_order.entry(order.to_owned()).or_default().extend(answers);
+    }
+
+    /// What every request is told that nothing else was said about.
+    pub(crate) fn otherwise(&self, answer: Answer) {
+        self.shared.script().otherwise = Some(answer);
+    }
+
+    /// Writes each accepted order into the table `orders` from now on.
+    pub(crate) fn keeps_orders_in(&self, database: &Arc<Database>) {
+        *self.shared.database.lock().unwrap() = Some(Arc::clone(database));
+    }
+
+    /// Every request so far, in their order.
+    pub(crate) fn requests(&self) -> Vec<Received> {
+        self.shared.script().requests.clone()
+    }
+
+    /// How many there were.
+    pub(crate) fn count(&self) -> usize {
+        self.shared.script().requests.len()
+    }
+
+    /// Waits until there were so many, and returns them.
+    pub(crate) async fn wait_for(&self, count: usize) -> Vec<Received> {
+        let what = format!("{count} requests at the backend");
+        eventually(&what, PATIENCE, async || {
+            let count_now = self.count();
+            (count_now >= count).then(|| self.requests()).ok_or(count_now)
+        })
+        .await
+    }
+}
+
+async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else { return Response::new(Body::empty()) };
+    let received = Received {
+        at: Instant::now(),
+        method: parts.method.to_string(),
+        path: parts.uri.to_string(),
+        headers: parts.headers,
+        body,
+    };
+    let (answer, takes) = shared.record(&received);
+    if !takes.is_zero() {
+        tokio::time::sleep(takes).await;
+    }
+    let _ = shared.held.subscribe().wait_for(|held| !held).await;
+    match answer {
+        Answer::Accept => shared.accept(&received).await,
+        Answer::Say(status, body, headers) => {
+            let response = headers.into_iter().fold(Response::builder(), |response, (name, value)| response.header(name, value));
+            response.status(status).body(Body::from(body)).unwrap()
+        }
+        Answer::Hang => std::future::pending().await,
+        Answer::Cut => {
+            shared.accept(&received).await;
+            let halves = [Ok(Bytes::from_static(b"{\"success\":")), Err(std::io::Error::other("cut"))];
+            Response::new(Body::from_stream(stream::iter(halves)))
+        }
+    }
+}
+
+impl Shared {
+    fn record(&self, received: &Received) -> (Answer, Duration) {
+        let mut script = self.script();
+        script.requests.push(received.clone());
+        let order = serde_json::from_slice::<Value>(&received.body).unwrap_or_default();
+        let order = order["originalWebhook"]["orderId"].as_str().unwrap_or_default();
+        let for_order = script.for_order.get_mut(order).and_then(VecDeque::pop_front);
+        let answer = for_order.or_else(|| script.next.pop_front()).or_else(|| script.otherwise.clone());
+        (answer.unwrap_or(Answer::Accept), script.takes)
+    }
+
+    async fn accept(&self, received: &Received) -> Response {
+        let (order_id, new) = {
+            let mut script = self.script();
+            let number = script.orders.len() + 1;
+            let known = script.orders.get(received.key()).cloned();
+            let order_id = script.orders.entry(received.key().to_owned()).or_insert_with(|| format!("order-{number}"));
+            (order_id.clone(), known.is_none())
+        };
+        let database = self.database.lock().unwrap().clone();
+        if let Some(database) = database.filter(|_| new && received.path == ORDERS) {
+            let order = &received.json()["transformedOrder"];
+            let text = |name: &str| order[name].as_str().unwrap().replace('\'', "''");
+            let (number, branch, external) = (text("orderNumber"), text("branchId"), text("externalOrderId"));
+            let insert = format!(
+                "INSERT INTO orders (id, order_number, branch_id, provider_order_id)
+                 VALUES ('{order_id}', '{number}', '{branch}', '{external}')"
+            );
+            database.run(&insert).await.unwrap();
+        }
+        let body = match received.path.as_str() {
+            ORDERS => json!({ "success": true, "orderId": order_id, "status": "pending" }),
+            // A change of an order that exists.
+            _ => json!({ "success": true }),
+        };
+        Response::new(Body::from(body.to_string()))
+    }
+}

@@ -1,0 +1,113 @@
+//! The log, as the library reads it, for assertions.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde_json::Value;
+use tokio::sync::Mutex;
+use webhook_hub::{
+    config::{self, Environment},
+    event::{EventId, EventType, Recorded},
+    journal::{
+        connection::{Connection, HUB_INBOX},
+        read::{Entry, Reader},
+    },
+};
+
+use super::{
+    servers::Nats,
+    wait::{PATIENCE, eventually},
+};
+
+/// The log of one test.
+pub(crate) struct Log(Mutex<Read>);
+
+struct Read {
+    reader: Reader,
+    events: Vec<Arc<Recorded>>,
+    unreadable: Vec<u64>,
+}
+
+impl Log {
+    /// Reads as the user `hub`, on a connection of its own.
+    pub(crate) async fn open(nats: &Nats) -> Self {
+        let settings = [("NATS_URL", nats.server.url()), ("NATS_USER", "hub".into()), ("NATS_PASSWORD", nats.password("hub").into())];
+        let environment = settings.into_iter().collect::<Environment>();
+        let settings = config::Nats::from_environment(&environment).unwrap();
+        let connection = Connection::open(&settings, "test", HUB_INBOX).await.unwrap();
+        connection.wait_up().await;
+        let reader = Reader::from(&connection, 1);
+        Self(Mutex::new(Read { reader, events: Vec::new(), unreadable: Vec::new() }))
+    }
+
+    /// All events so far, in their order.
+    pub(crate) async fn events(&self) -> Vec<Arc<Recorded>> {
+        eventually("the log is read", PATIENCE, async || self.try_events().await.map_err(|error| format!("{error:#}"))).await
+    }
+
+    /// As [`Self::events`], or why NATS does not answer.
+    pub(crate) async fn try_events(&self) -> anyhow::Result<Vec<Arc<Recorded>>> {
+        let mut read = self.0.lock().await;
+        loop {
+            let entries = read.reader.next_batch().await?;
+            if entries.is_empty() {
+                return Ok(read.events.clone());
+            }
+            for entry in entries {
+                match entry {
+                    Entry::Event(event) => read.events.push(Arc::new(*event)),
+                    Entry::Unreadable { sequence } => read.unreadable.push(sequence),
+                }
+            }
+        }
+    }
+
+    /// Sequences of the messages that are no events.
+    pub(crate) async fn unreadable(&self) -> Vec<u64> {
+        self.events().await;
+        self.0.lock().await.unreadable.clone()
+    }
+
+    /// Waits for so many events of a type, and returns them.
+    pub(crate) async fn wait_for(&self, event_type: EventType, count: usize) -> Vec<Arc<Recorded>> {
+        eventually(&format!("{count} of {event_type}"), PATIENCE, async || {
+            let events = self.try_events().await.map_err(|error| format!("{error:#}"))?;
+            let found: Vec<_> = events.iter().filter(|event| event.envelope.event_type == event_type).cloned().collect();
+            if found.len() >= count { Ok(found) } else { Err(summary(&events)) }
+        })
+        .await
+    }
+
+    /// Waits until every accepted webhook has an ending, and returns all events.
+    pub(crate) async fn settled(&self) -> Vec<Arc<Recorded>> {
+        eventually("every accepted webhook has ended", PATIENCE * 2, async || {
+            let events = self.try_events().await.map_err(|error| format!("{error:#}"))?;
+            let open = open(&events);
+            if open == 0 { Ok(events) } else { Err(format!("{open} have not: {}", summary(&events))) }
+        })
+        .await
+    }
+}
+
+/// How many webhooks have no ending.
+fn open(events: &[Arc<Recorded>]) -> usize {
+    let mut ended: HashMap<EventId, bool> = HashMap::new();
+    for event in events {
+        match event.envelope.event_type {
+            EventType::WebhookReceived => *ended.entry(event.envelope.id).or_default() |= false,
+            one => *ended.entry(event.envelope.root_id).or_default() |= one.ends(),
+        }
+    }
+    ended.values().filter(|ended| !**ended).count()
+}
+
+/// How many of each type.
+fn summary(events: &[Arc<Recorded>]) -> String {
+    let count = |one: EventType| (one, events.iter().filter(|event| event.envelope.event_type == one).count());
+    let counts = EventType::ALL.into_iter().map(count).filter(|(_, count)| *count > 0);
+    counts.map(|(one, count)| format!("{count} {one}")).collect::<Vec<_>>().join(", ")
+}
+
+/// An event's payload.
+pub(crate) fn payload(event: &Recorded) -> Value {
+    serde_json::from_slice(&event.payload).unwrap()
+}

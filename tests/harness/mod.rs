@@ -1,0 +1,126 @@
+//! What the tests share: real servers, the real binary, a provider and a backend that are played, and what must hold at
+//! the end of every test.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::jetstream::consumer::{self, FromConsumer};
+use futures_util::TryStreamExt;
+
+pub(crate) mod port;
+pub(crate) mod wait;
+pub(crate) mod servers;
+pub(crate) mod hub;
+pub(crate) mod backend;
+pub(crate) mod proxy;
+pub(crate) mod careem;
+pub(crate) mod log;
+pub(crate) mod at_end;
+
+use self::{
+    backend::Backend,
+    careem::Careem,
+    hub::{Hub, Settings, run},
+    log::Log,
+    port::Port,
+    servers::{Cluster, Database, Nats},
+};
+
+/// Enough for orders to go side by side, few enough for a quick start.
+pub(crate) const PARTITIONS: u16 = 8;
+/// What the backend knows the hub by.
+pub(crate) const SERVICE_TOKEN: &str = "service-token-of-the-tests";
+
+/// All that surrounds a hub.
+pub(crate) struct World {
+    pub(crate) nats: Nats,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) database: Arc<Database>,
+    pub(crate) backend: Backend,
+    pub(crate) careem: Careem,
+    pub(crate) log: Log,
+    port: Port,
+}
+
+impl World {
+    /// With a database in the shared cluster.
+    pub(crate) async fn new() -> Self {
+        Self::on(Cluster::shared().await).await
+    }
+
+    /// With a PostgreSQL of its own, which the test may stop.
+    pub(crate) async fn with_own_postgres() -> Self {
+        Self::on(Arc::new(Cluster::start().await)).await
+    }
+
+    async fn on(cluster: Arc<Cluster>) -> Self {
+        let (nats, database) = tokio::join!(Nats::start(), cluster.database());
+        run(&nats.settings("provision").set("PARTITIONS", PARTITIONS), &["streams", "apply"]).await.expect_success();
+        let log = Log::open(&nats).await;
+        Self {
+            nats,
+            cluster,
+            database: Arc::new(database),
+            backend: Backend::start(),
+            careem: Careem::new(),
+            log,
+            port: Port::reserve(),
+        }
+    }
+
+    /// The environment of a hub in this world.
+    pub(crate) fn settings(&self) -> Settings {
+        self.nats
+            .settings("hub")
+            .set("LISTEN_ADDRESS", "127.0.0.1")
+            .set("PORT", 0)
+            .set("METRICS_PORT", 0)
+            .set("LOG_FORMAT", "json")
+            .set("PARTITIONS", PARTITIONS)
+            .set("DATABASE_URL", &self.database.url)
+            .set("BACKEND_URL", self.backend.url())
+            .set("SERVICE_TOKEN", SERVICE_TOKEN)
+            .set("CAREEM_ENABLED", true)
+            .set("CAREEM_WEBHOOK_SECRET", careem::SECRET)
+            .set("CIRCUIT_BREAKER_RESET_TIMEOUT", "500ms")
+    }
+
+    /// The same, on a port that a hub may come back to.
+    pub(crate) fn settings_on_fixed_port(&self) -> Settings {
+        self.settings().set("PORT", self.port.number())
+    }
+
+    /// URL of the hub on the fixed port.
+    pub(crate) fn fixed_url(&self) -> String {
+        format!("http://{}", self.port.address())
+    }
+
+    /// A hub.
+    pub(crate) async fn hub(&self) -> Hub {
+        Hub::start(&self.settings()).await
+    }
+
+    /// Posts orders with these ids, one after another; all must be accepted.
+    pub(crate) async fn post_orders(&self, hub: &Hub, ids: impl IntoIterator<Item = String>) {
+        for id in ids {
+            let answer = self.careem.post(hub, &careem::order(&id)).await;
+            assert_eq!(answer.status, 200, "{id}: {answer:?}");
+        }
+    }
+
+    /// Lets the server hand out what a killed hub had in hand after this time, not after half a minute; the hub itself
+    /// is the same.
+    pub(crate) async fn redeliver_after(&self, time: Duration) {
+        let stream = self.nats.provision().await.get_stream("EVENTS").await.unwrap();
+        let consumers: Vec<consumer::Info> = stream.consumers().try_collect().await.unwrap();
+        for info in consumers {
+            let config = consumer::Config { ack_wait: time, ..info.config };
+            let config = consumer::pull::Config::try_from_consumer_config(config).unwrap();
+            stream.update_consumer(config).await.unwrap();
+        }
+    }
+}
+
+/// Ids of orders that no other test uses, for readable logs: `CR-storm-0` …
+pub(crate) fn ids(name: &str, count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("CR-{name}-{number}")).collect()
+}

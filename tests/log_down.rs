@@ -1,0 +1,129 @@
+//! The log is away: nothing is accepted that is not on it, the provider is told to come again, and all is well again by
+//! itself when NATS is back.
+
+use std::time::Instant;
+
+use reqwest::Method;
+use webhook_hub::event::EventType;
+
+use crate::harness::{
+    World,
+    at_end::{Ends, ONE_APPEND},
+    careem::order,
+    hub::Hub,
+    ids,
+    proxy::Proxy,
+    wait::{PATIENCE, eventually},
+};
+
+/// Refused as our own fault, soon enough for a provider's patience.
+async fn refuses(world: &World, hub: &Hub, body: &str) {
+    let asked = Instant::now();
+    let answer = world.careem.post(hub, body).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "EVENT_LOG_UNAVAILABLE"), "{answer:?}");
+    assert_eq!(answer.header("retry-after"), "5");
+    assert!(asked.elapsed() < ONE_APPEND, "{:?}", asked.elapsed());
+}
+
+async fn outage(world: World, down: impl AsyncFn(&World), up: impl AsyncFn(&World)) {
+    let hub = world.hub().await;
+    world.post_orders(&hub, ids("before", 1)).await;
+    world.log.settled().await;
+    down(&world).await;
+    let during = order("CR-during");
+    refuses(&world, &hub, &during).await;
+    up(&world).await;
+    // The provider sends it again, and it does not matter whether it is on the log already.
+    world.careem.deliver(&hub.url(), &during).await;
+    world.post_orders(&hub, ids("after", 1)).await;
+    world.at_end(Ends::forwarded(3)).await;
+    assert_eq!(world.backend.count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_is_stopped() {
+    let world = World::new().await;
+    let down = async |world: &World| world.nats.server.stop().await.unwrap();
+    outage(world, down, async |world| world.nats.server.restart().await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_is_killed() {
+    let world = World::new().await;
+    let down = async |world: &World| world.nats.server.kill().await.unwrap();
+    outage(world, down, async |world| world.nats.server.restart().await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_hangs() {
+    let world = World::new().await;
+    let down = async |world: &World| world.nats.server.pause().await.unwrap();
+    outage(world, down, async |world| world.nats.server.resume().await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_starts_before_nats() {
+    let world = World::new().await;
+    world.nats.server.stop().await.unwrap();
+    let hub = world.hub().await;
+    let ready = format!("{}/health/ready", hub.url());
+    assert_eq!(world.careem.request(Method::GET, &ready).await.status, 503);
+    assert_eq!(world.careem.request(Method::GET, &format!("{}/health/live", hub.url())).await.status, 200);
+    refuses(&world, &hub, &order("CR-early")).await;
+    world.nats.server.restart().await.unwrap();
+    eventually("the hub is ready", PATIENCE, async || {
+        let status = world.careem.request(Method::GET, &ready).await.status;
+        if status == 200 { Ok(()) } else { Err(status) }
+    })
+    .await;
+    world.careem.deliver(&hub.url(), &order("CR-early")).await;
+    world.at_end(Ends::forwarded(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_is_lost() {
+    let world = World::new().await;
+    let wire = Proxy::to(([127, 0, 0, 1], world.nats.server.port()).into());
+    let hub = Hub::start(&world.settings().set("NATS_URL", format!("nats://{}", wire.address()))).await;
+    world.post_orders(&hub, ids("before", 1)).await;
+    world.log.settled().await;
+    wire.lose_answers();
+    let lost = order("CR-lost-ack");
+    refuses(&world, &hub, &lost).await;
+    // It is on the log all the same: refusing was the careful answer, not the true one.
+    world.log.wait_for(EventType::WebhookReceived, 2).await;
+    wire.heal();
+    world.careem.deliver(&hub.url(), &lost).await;
+    world.at_end(Ends::forwarded(2)).await;
+    assert_eq!(world.backend.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wire_breaks_again_and_again() {
+    let world = World::new().await;
+    // What was on its way to the hub when the wire broke comes again after this.
+    world.redeliver_after(std::time::Duration::from_secs(2)).await;
+    let wire = Proxy::to(([127, 0, 0, 1], world.nats.server.port()).into());
+    let hub = Hub::start(&world.settings().set("NATS_URL", format!("nats://{}", wire.address()))).await;
+    let (url, orders) = (hub.url(), ids("wire", 60));
+    let delivering = futures_util::future::join_all(orders.iter().map(async |id| world.careem.deliver(&url, &order(id)).await));
+    let breaking = async {
+        for round in 1..=4 {
+            eventually("more is accepted", PATIENCE, async || {
+                let events = world.log.try_events().await.map_err(|error| error.to_string())?;
+                let accepted = events.iter().filter(|event| event.envelope.event_type == EventType::WebhookReceived).count();
+                if accepted >= round * 10 { Ok(()) } else { Err(format!("{accepted}")) }
+            })
+            .await;
+            wire.cut();
+            eventually("the hub notices", PATIENCE, async || {
+                let lost = hub.log().matches("lost the connection to NATS").count();
+                if lost >= round { Ok(()) } else { Err(lost) }
+            })
+            .await;
+            wire.heal();
+        }
+    };
+    tokio::join!(delivering, breaking);
+    world.at_end(Ends::forwarded(60)).await;
+}
