@@ -103,14 +103,13 @@ impl Bench {
     /// (a) The intake alone beside the bare handler: no database, so the stages wait and take no CPU from it.
     pub(crate) async fn accept(&mut self) -> Result<()> {
         const SECTION: &str = "accept";
-        let nowhere = "postgres://nobody@127.0.0.1:1/none";
         for (connections, goal) in [(64, None), (256, Some(0.60)), (1000, Some(0.85))] {
             let (mut bare_runs, mut hub_runs) = (Vec::new(), Vec::new());
             for _ in 0..ROUNDS {
                 let child = self.bare()?;
                 bare_runs.push(good(self.load(child.port(), connections, Pace::Closed).run().await?)?);
                 child.stop(PATIENCE)?;
-                let child = self.servers.hub(nowhere, "http://127.0.0.1:1")?;
+                let child = self.servers.intake()?;
                 hub_runs.push(good(self.load(child.port(), connections, Pace::Closed).run().await?)?);
                 child.stop(PATIENCE)?;
             }
@@ -129,7 +128,7 @@ impl Bench {
                 None => share,
             });
         }
-        let child = self.servers.hub(nowhere, "http://127.0.0.1:1")?;
+        let child = self.servers.intake()?;
         let steady = good(self.load(child.port(), STEADY_CONNECTIONS, steady()).run().await?)?;
         child.stop(PATIENCE)?;
         let row = |what: &str, share: f64| Row::number(SECTION, what, steady.latency.milliseconds(share), "ms");
@@ -149,8 +148,6 @@ impl Bench {
         }
         let url = self.servers.new_database("end_to_end").await?;
         let child = self.servers.hub(&url, &format!("http://{}", self.backend))?;
-        // What earlier sections left on the log is worked off first.
-        self.wait_completed(&url).await?;
         let idle = resident_bytes(child.pid())?;
         let run = good(self.load(child.port(), STEADY_CONNECTIONS, steady()).run().await?)?;
         self.wait_completed(&url).await?;
@@ -255,7 +252,10 @@ impl Bench {
         child.stop(PATIENCE)
     }
 
+    /// Notes a figure, and shows it while the rest is being measured.
+    #[expect(clippy::print_stderr, reason = "progress for whoever waits")]
     fn push(&mut self, row: Row) {
+        eprintln!("{}: {} = {:?} {}", row.section, row.what, row.measured, row.unit);
         self.results.push(row);
     }
 

@@ -126,7 +126,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         "listening"
     );
     // Webhooks are taken from here on; what follows on the log begins when NATS was seen to be as it must be.
-    if verified(&connection, config.partitions, stop).await? {
+    if verified(&connection, stop).await? {
         spawn_stages(tasks, &config, registry, journal, database, gate)?;
         tracing::info!(partitions = config.partitions, "serving");
     }
@@ -147,13 +147,13 @@ fn registry(providers: &[config::ProviderConfig]) -> Registry {
 }
 
 /// Waits for NATS and looks whether it is set up as it must be; false where the hub is told to stop before.
-async fn verified(connection: &Connection, partitions: u16, stop: &CancellationToken) -> anyhow::Result<bool> {
+async fn verified(connection: &Connection, stop: &CancellationToken) -> anyhow::Result<bool> {
     loop {
         let outcome = tokio::select! {
             () = stop.cancelled() => return Ok(false),
             outcome = async {
                 connection.wait_up().await;
-                streams::verify(connection, partitions).await
+                streams::verify(connection).await
             } => outcome,
         };
         match outcome {
@@ -201,12 +201,9 @@ fn spawn_stages(
     tasks.spawn("duplicates", Phase::Stages, move |stop| asker.run(stop));
     let transform = Arc::new(Transform::new(Arc::clone(&registry), branches, duplicates));
     let forward = Arc::new(Forward::new(Client::new(&config.backend)?, gate, config.retry_max_attempts));
-    for partition in 0..config.partitions {
-        let (stage, log) = (Arc::clone(&transform), journal.clone());
-        tasks.spawn("transform", Phase::Stages, move |stop| stage::run(stage, log, partition, stop));
-        let (stage, log) = (Arc::clone(&forward), journal.clone());
-        tasks.spawn("forward", Phase::Stages, move |stop| stage::run(stage, log, partition, stop));
-    }
+    let (log, other) = (journal.clone(), journal.clone());
+    tasks.spawn("transform", Phase::Stages, move |stop| stage::run(transform, log, stop));
+    tasks.spawn("forward", Phase::Stages, move |stop| stage::run(forward, other, stop));
     let enabled = registry.iter().map(|enabled| (enabled.provider.name(), enabled.provider.display_name())).collect();
     let live = Live::new(journal, database, enabled);
     tasks.spawn("projection", Phase::Stages, move |stop| live.run(stop));

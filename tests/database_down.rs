@@ -90,5 +90,6 @@ async fn a_hub_is_killed_in_the_middle_of_a_write() {
         if rows.len() == 1 && rows[0]["status"] == "completed" { Ok(()) } else { Err(format!("{rows:?}")) }
     })
     .await;
+    world.hand_out_again().await;
     world.at_end(Ends::forwarded(2)).await;
 }

@@ -75,6 +75,7 @@ impl Forward {
 
 impl Stage for Forward {
     const NAME: &'static str = "forward";
+    const TAKES: EventType = EventType::OrderTransformed;
 
     async fn ready(&self) {
         self.gate.passable().await;

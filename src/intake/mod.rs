@@ -21,6 +21,9 @@ pub mod allow_list;
 pub mod refusal;
 mod request_id;
 
+/// The description of all routes, OpenAPI 3.1.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
 /// What a request needs; shared by all of them.
 pub struct Intake {
     /// Providers that are switched on.
@@ -41,6 +44,7 @@ pub fn router(intake: Arc<Intake>) -> Router {
     Router::new()
         .route("/api/webhooks/{provider}", post(receive::receive).fallback(receive::method_not_allowed))
         .with_state(intake)
+        .route("/openapi.json", get(async || ([("content-type", "application/json")], OPENAPI)))
         .merge(crate::telemetry::health::router(health))
         .fallback(receive::not_found)
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(refusal::after_panic))

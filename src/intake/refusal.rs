@@ -112,3 +112,50 @@ pub fn after_panic(_panic: Box<dyn Any + Send>) -> Response<Body> {
     metrics::counter!("webhooks_rejected_total", "provider" => "_", "reason" => "INTERNAL_ERROR").increment(1);
     Reason::Internal.response("")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Reason> {
+        vec![
+            Reason::NotFound,
+            Reason::MethodNotAllowed,
+            Reason::ProviderNotFound,
+            Reason::IpNotAllowed,
+            Reason::PayloadTooLarge(1),
+            Reason::RequestTimeout,
+            Reason::UnreadableBody("x"),
+            Reason::Overloaded,
+            Reason::Provider(provider::Refusal::InvalidSignature),
+            Reason::Provider(provider::Refusal::InvalidPayload("x".into())),
+            Reason::EventLogUnavailable(AppendError::Timeout),
+            Reason::Internal,
+        ]
+    }
+
+    #[test]
+    fn every_answer_stands_in_the_description() {
+        let document: serde_json::Value = serde_json::from_str(crate::intake::OPENAPI).unwrap();
+        let codes = document["components"]["schemas"]["Refused"]["properties"]["error"]["properties"]["code"]["enum"].as_array().unwrap();
+        let responses = &document["paths"]["/api/webhooks/{provider}"]["post"]["responses"];
+        let known: std::collections::HashSet<_> = all().iter().map(|reason| reason.status().1).collect();
+        for reason in all() {
+            let (status, code) = reason.status();
+            assert!(codes.iter().any(|one| one == code), "{code}");
+            assert!(responses[status.as_str()].is_object(), "{status}");
+        }
+        assert_eq!(codes.len(), known.len(), "a code that no reason has");
+    }
+
+    #[test]
+    fn what_is_our_fault_says_so() {
+        for reason in all() {
+            let ours = matches!(reason, Reason::Overloaded | Reason::EventLogUnavailable(_) | Reason::Internal);
+            assert_eq!(reason.status().0.is_server_error(), ours, "{reason:?}");
+        }
+        let response = Reason::EventLogUnavailable(AppendError::Timeout).response("req-1");
+        assert_eq!(response.headers()[header::RETRY_AFTER], RETRY_AFTER_SECONDS);
+        assert_eq!(response.headers()["x-request-id"], "req-1");
+    }
+}

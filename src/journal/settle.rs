@@ -28,13 +28,15 @@ pub enum Failure {
 pub enum Settlement {
     /// Its outcome is recorded: acknowledge it.
     Done(Vec<NewEvent>),
-    /// Let it come again after this long; its partition waits meanwhile, so that nothing overtakes it.
+    /// Try again after this long; later events of the same order wait meanwhile, and nothing else does.
     Again(Vec<NewEvent>, Duration),
+    /// Try again when the stage is ready.
+    Hold,
 }
 
 /// Pauses before the quick attempts.
 const QUICK: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
-/// Longest pause that a message may be given back with: it holds up its partition.
+/// Longest pause between two attempts, for the event is held in memory meanwhile.
 pub const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// The pause after an attempt that failed, the first being 1.
@@ -49,7 +51,7 @@ pub fn settle(attempt: u32, result: Result<Vec<NewEvent>, Failure>) -> Settlemen
     match result {
         Ok(events) => Settlement::Done(events),
         Err(Failure::Retry { after, record, .. }) => Settlement::Again(record, pause(attempt, after)),
-        Err(Failure::Hold { .. }) => Settlement::Again(Vec::new(), Duration::ZERO),
+        Err(Failure::Hold { .. }) => Settlement::Hold,
     }
 }
 
@@ -68,7 +70,7 @@ mod tests {
     #[test]
     fn holding_burns_no_time() {
         let held = settle(3, Err(Failure::Hold { cause: "breaker open".into() }));
-        assert!(matches!(held, Settlement::Again(events, Duration::ZERO) if events.is_empty()));
+        assert!(matches!(held, Settlement::Hold));
     }
 
     proptest! {

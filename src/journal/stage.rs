@@ -1,28 +1,33 @@
-//! Stages: what consumes the log on durable consumers, one a partition.
+//! Stages: what consumes the log, each on a durable consumer.
 //!
-//! Each partition's consumer hands out one message at a time, whichever instance asks for it (`max_ack_pending: 1`), so
-//! the events of one order are handled one after another by all instances together. A stage says what follows from an
-//! event; only the runner here acknowledges, and only after that is on the log. A crash in between makes the server
-//! hand out the message again; the ids of what follows are derived, so it is not recorded twice.
+//! One instance works on a stage at a time, by a [lease](super::lease); the others stand by. It handles many orders at
+//! once and the events of each order one after another: an event waits for the one before it of the same order, and for
+//! nothing else. A stage says what follows from an event; only the runner here acknowledges, and only after that is on
+//! the log. An instance that takes over reads from the log what was left open ([`recovery`]) and begins with that, so no
+//! newer event of an order overtakes an older one.
 //!
 //! A message that cannot be read becomes an `order.rejected` of its own: never a loop, never a silent acknowledgement.
 
+mod recovery;
+
 use std::{
+    collections::{HashMap, HashSet, VecDeque},
     future::Future,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Context as _;
-use async_nats::jetstream::{AckKind, Message, consumer::PullConsumer};
+use async_nats::jetstream::{Message, consumer::pull::Stream as Messages};
 use bytes::Bytes;
 use chrono::Utc;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Journal, codec,
+    lease::{Lease, Validity},
     settle::{Failure, Settlement, settle},
     streams,
 };
@@ -31,25 +36,28 @@ use crate::event::{
     outcome::{ErrorReport, ErrorType, Rejected},
 };
 
-/// Messages that one pull request may bring, one after another as they are acknowledged.
-const PULL_MESSAGES: usize = 64;
+/// Events that are held at a time, waiting or at work. The consumers' `max_ack_pending` is a bit more.
+const MAX_HELD: usize = 1024;
+/// Bytes of their payloads; one event more is always taken.
+const MAX_HELD_BYTES: usize = 16 * 1024 * 1024;
+/// Messages and bytes that one pull request brings. The largest message has 8 MB.
+const PULL_MESSAGES: usize = 500;
+const PULL_BYTES: usize = 16 * 1024 * 1024;
 /// How long a pull request stands before it is renewed.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
 /// How often the server says that it is there; two missing ones and the client asks again.
 const PULL_HEARTBEAT: Duration = Duration::from_secs(5);
-/// How often a message that is being handled is reported as such; the server waits 30 s (`ack_wait`) for that.
-const PROGRESS_EVERY: Duration = Duration::from_secs(10);
-/// Pause before a consumer is opened again after trouble, and before an outcome is appended again.
+/// Pause after trouble: before the lease is asked for again, before an outcome is appended again.
 const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(250);
-/// How long an outcome is still tried to be recorded after the hub was told to stop.
-const RECORD_GRACE: Duration = Duration::from_secs(15);
 
 /// Something that turns events into events.
 pub trait Stage: Send + Sync + 'static {
-    /// Its name, and the first part of its consumers' names: `forward` for `forward-p07`.
+    /// Its name, its durable consumer's and its lease's.
     const NAME: &'static str;
+    /// The only type of event that it takes.
+    const TAKES: EventType;
 
-    /// Waits until there is a point in taking a message (breaker open: here).
+    /// Waits until there is a point in handling an event (breaker open: here).
     fn ready(&self) -> impl Future<Output = ()> + Send;
 
     /// Whether [`Self::ready`] would return at once.
@@ -59,136 +67,188 @@ pub trait Stage: Send + Sync + 'static {
     fn handle(&self, event: &Recorded, attempt: u32) -> impl Future<Output = Result<Vec<NewEvent>, Failure>> + Send;
 }
 
-/// Runs a stage on one partition until told to stop; then the message in hand is finished first.
+/// Runs a stage until told to stop; then what is at work is finished, and what waits is left to the log.
 ///
 /// # Errors
 /// Where the consumer does not exist on the server.
-pub async fn run<S: Stage>(stage: Arc<S>, journal: Journal, partition: u16, stop: CancellationToken) -> anyhow::Result<()> {
-    let name = format!("{}-{}", S::NAME, codec::partition_token(partition));
-    let mut worker = Worker { stage, journal, stop, name, settled: 0 };
-    loop {
-        tokio::select! {
-            biased;
-            () = worker.stop.cancelled() => return Ok(()),
-            () = worker.stage.ready() => {}
-        }
-        if let Err(error) = worker.consume().await {
-            if worker.stop.is_cancelled() {
-                return Ok(());
-            }
+pub async fn run<S: Stage>(stage: Arc<S>, journal: Journal, stop: CancellationToken) -> anyhow::Result<()> {
+    let worker = Worker { stage, journal, stop };
+    while !worker.stop.is_cancelled() {
+        if let Err(error) = worker.work_while_it_is_ours().await {
             if error.downcast_ref::<streams::Missing>().is_some() {
                 return Err(error);
             }
-            tracing::warn!(consumer = worker.name, error = format!("{error:#}"), "consuming again after trouble");
-            tokio::time::sleep(PAUSE_AFTER_TROUBLE).await;
+            tracing::warn!(stage = S::NAME, error = format!("{error:#}"), "beginning again after trouble");
+        }
+        tokio::select! {
+            () = worker.stop.cancelled() => {}
+            () = tokio::time::sleep(PAUSE_AFTER_TROUBLE) => {}
         }
     }
+    Ok(())
 }
+
+/// One event of the stage, and how to acknowledge it.
+struct Item {
+    event: Recorded,
+    /// Attempts that were made before.
+    attempts: u32,
+    /// None where it was read from the log: then the server will hand it out once more.
+    message: Option<Message>,
+}
+
+/// Whose order it is.
+type Key = (Arc<str>, String);
 
 struct Worker<S> {
     stage: Arc<S>,
     journal: Journal,
     stop: CancellationToken,
-    name: String,
-    /// The last sequence whose outcome this worker saw on the log. The partition goes in order, so whatever comes again
-    /// from before it (NATS can lose acknowledgements when it is killed) has its outcome too.
-    settled: u64,
 }
 
 impl<S: Stage> Worker<S> {
-    /// Takes messages while the stage is ready.
-    async fn consume(&mut self) -> anyhow::Result<()> {
-        let consumer: PullConsumer = streams::consumer(self.journal.connection(), &self.name).await?;
+    async fn work_while_it_is_ours(&self) -> anyhow::Result<()> {
+        let connection = self.journal.connection();
+        let taking = async {
+            connection.wait_up().await;
+            Lease::take(connection, S::NAME).await
+        };
+        let mut lease = tokio::select! {
+            () = self.stop.cancelled() => return Ok(()),
+            lease = taking => lease?,
+        };
+        tracing::info!(stage = S::NAME, "working");
+        let validity = lease.validity();
+        let finished = tokio::select! {
+            biased;
+            worked = self.work(validity) => Some(worked),
+            () = lease.keep() => None,
+        };
+        match finished {
+            Some(worked) => {
+                lease.give_back().await;
+                worked
+            }
+            None => anyhow::bail!("the lease is lost; another instance may have it"),
+        }
+    }
+
+    async fn work(&self, lease: Validity) -> anyhow::Result<()> {
+        let connection = self.journal.connection();
+        let unsettled = recovery::read::<S>(connection).await?;
+        if !unsettled.open.is_empty() {
+            tracing::info!(stage = S::NAME, events = unsettled.open.len(), "taking up what was left open");
+        }
+        let consumer = streams::consumer(connection, S::NAME).await?;
         let mut messages = consumer
             .stream()
             .max_messages_per_batch(PULL_MESSAGES)
+            .max_bytes_per_batch(PULL_BYTES)
             .expires(PULL_EXPIRES)
             .heartbeat(PULL_HEARTBEAT)
             .messages()
             .await
             .context("cannot pull")?;
-        while self.stage.is_ready() {
-            let message = tokio::select! {
+        let mut held = Held::new(unsettled.closed);
+        for item in unsettled_items(unsettled.open) {
+            held.push(item);
+        }
+        let mut at_work = FuturesUnordered::new();
+        while !self.stop.is_cancelled() {
+            while let Some(item) = held.next() {
+                at_work.push(self.settle(item, &lease));
+            }
+            tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
-                message = messages.next() => message,
-            };
-            match message {
-                Some(Ok(message)) => self.process(message).await?,
-                // A missed heartbeat is told as an error, and the stream goes on.
-                Some(Err(error)) => tracing::debug!(consumer = self.name, %error, "pull"),
-                None => break,
+                Some(done) = at_work.next() => held.finish(done?),
+                message = take(&*self.stage, &mut messages), if held.has_room() => self.hold(message?, &mut held).await?,
             }
         }
-        // What the server handed over meanwhile goes back at once, not only when its time is over.
-        while let Some(Some(Ok(message))) = messages.next().now_or_never() {
-            give_back(&message, Duration::ZERO).await;
+        // What is at work ends; what waits for its turn, or for its next attempt, is on the log and not acknowledged.
+        drop(messages);
+        while let Some(done) = at_work.next().await {
+            done?;
         }
         Ok(())
     }
 
-    async fn process(&mut self, message: Message) -> anyhow::Result<()> {
-        let (sequence, attempt, age, pending) = {
-            let info = message.info().map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))?;
-            let age = Utc::now().timestamp_millis() - (info.published.unix_timestamp_nanos() / 1_000_000) as i64;
-            (info.stream_sequence, u32::try_from(info.delivered).unwrap_or(1), age, info.pending)
-        };
-        metrics::gauge!("stage_pending", "stage" => S::NAME, "partition" => self.name.clone()).set(pending as f64);
-        metrics::gauge!("stage_lag_seconds", "stage" => S::NAME).set(age.max(0) as f64 / 1000.0);
-        if sequence <= self.settled {
+    /// Sorts a message in: to be handled, or known already.
+    async fn hold(&self, message: Option<Message>, held: &mut Held) -> anyhow::Result<()> {
+        let Some(message) = message else { return Ok(()) };
+        let info = message.info().map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))?;
+        let (sequence, pending) = (info.stream_sequence, info.pending);
+        let age_ms = Utc::now().timestamp_millis() - i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000)?;
+        metrics::gauge!("stage_pending", "stage" => S::NAME).set(pending as f64);
+        metrics::gauge!("stage_lag_seconds", "stage" => S::NAME).set(age_ms.max(0) as f64 / 1000.0);
+        if held.is_closed(sequence) {
             return acknowledge(&message).await;
         }
-        let result = match codec::decode(message.headers.as_ref(), message.payload.clone(), sequence) {
-            Ok(event) => self.handle(&message, &event, attempt).await,
-            Err(error) => {
-                tracing::error!(consumer = self.name, sequence, %error, "a message on the log is no event");
-                Ok(vec![unreadable(&message, sequence, &error)])
-            }
-        };
-        if let Err(failure) = &result {
-            let (Failure::Retry { cause, .. } | Failure::Hold { cause }) = failure;
-            tracing::debug!(stage = S::NAME, attempt, cause, "not settled yet");
+        if held.is_held(sequence) {
+            return Ok(());
         }
-        match settle(attempt, result) {
-            Settlement::Done(events) => {
-                if self.record(events).await {
-                    self.settled = sequence;
+        match codec::decode(message.headers.as_ref(), message.payload.clone(), sequence) {
+            Ok(event) => held.push(Item { event, attempts: 0, message: Some(message) }),
+            Err(error) => {
+                tracing::error!(stage = S::NAME, sequence, %error, "a message on the log is no event");
+                if self.record(vec![unreadable(&message, sequence, &error)]).await {
                     acknowledge(&message).await?;
                 }
             }
-            Settlement::Again(events, pause) => {
-                if self.record(events).await {
-                    give_back(&message, pause).await;
-                }
-            }
         }
         Ok(())
     }
 
-    /// Lets the stage work, telling the server meanwhile that somebody does.
-    async fn handle(&self, message: &Message, event: &Recorded, attempt: u32) -> Result<Vec<NewEvent>, Failure> {
-        let handling = self.stage.handle(event, attempt);
-        tokio::pin!(handling);
+    /// Handles an event as often as it takes, records what follows, acknowledges.
+    async fn settle(&self, item: Item, lease: &Validity) -> anyhow::Result<Done> {
+        let done = |settled| Done {
+            key: key(&item.event),
+            sequence: item.event.sequence,
+            bytes: item.event.payload.len(),
+            acknowledged: settled && item.message.is_some(),
+            settled,
+        };
+        let mut attempt = item.attempts + 1;
         loop {
             tokio::select! {
                 biased;
-                result = &mut handling => return result,
-                () = tokio::time::sleep(PROGRESS_EVERY) => {
-                    // If it does not get through, the message comes again: nothing is lost.
-                    let _ = message.ack_with(AckKind::Progress).await;
+                () = self.stop.cancelled() => return Ok(done(false)),
+                () = self.stage.ready() => {}
+            }
+            // Whoever stood still for longer than its lease must not act as if nothing had happened.
+            if !lease.holds() {
+                anyhow::bail!("the lease ran out");
+            }
+            match settle(attempt, self.stage.handle(&item.event, attempt).await) {
+                Settlement::Done(events) => {
+                    let recorded = self.record(events).await;
+                    if let (true, Some(message)) = (recorded, &item.message) {
+                        acknowledge(message).await?;
+                    }
+                    return Ok(done(recorded));
                 }
+                Settlement::Again(events, pause) => {
+                    if !self.record(events).await {
+                        return Ok(done(false));
+                    }
+                    attempt += 1;
+                    tokio::select! {
+                        () = self.stop.cancelled() => return Ok(done(false)),
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                }
+                Settlement::Hold => tokio::task::yield_now().await,
             }
         }
     }
 
     /// Appends what follows, as often as it takes. False where the hub goes down before it is on the log: then the
-    /// message is not acknowledged and comes again.
+    /// message is not acknowledged and is taken up again.
     async fn record(&self, events: Vec<NewEvent>) -> bool {
-        let mut asked_to_stop_at = None;
         for event in events {
             while let Err(error) = self.journal.append(event.clone()).await {
                 tracing::warn!(stage = S::NAME, event = %event.envelope.event_type, %error, "cannot record, trying again");
-                if self.stop.is_cancelled() && asked_to_stop_at.get_or_insert_with(Instant::now).elapsed() > RECORD_GRACE {
+                if self.stop.is_cancelled() {
                     return false;
                 }
                 tokio::time::sleep(PAUSE_AFTER_TROUBLE).await;
@@ -198,15 +258,104 @@ impl<S: Stage> Worker<S> {
     }
 }
 
-async fn acknowledge(message: &Message) -> anyhow::Result<()> {
-    message.ack().await.map_err(|error| anyhow::anyhow!("cannot acknowledge: {error}"))
+/// The next message, once the stage is ready for one; none where there was only a sign of life.
+async fn take<S: Stage>(stage: &S, messages: &mut Messages) -> anyhow::Result<Option<Message>> {
+    stage.ready().await;
+    match messages.next().await {
+        Some(Ok(message)) => Ok(Some(message)),
+        Some(Err(error)) => {
+            // A missed heartbeat is told as an error, and the stream goes on.
+            tracing::debug!(stage = S::NAME, %error, "pull");
+            Ok(None)
+        }
+        None => anyhow::bail!("the consumer's messages ended"),
+    }
 }
 
-async fn give_back(message: &Message, pause: Duration) {
-    let pause = Some(pause).filter(|pause| !pause.is_zero());
-    if let Err(error) = message.ack_with(AckKind::Nak(pause)).await {
-        tracing::debug!(%error, "cannot give back; the message comes again by itself");
+fn unsettled_items(open: Vec<(Recorded, u32)>) -> impl Iterator<Item = Item> {
+    open.into_iter().map(|(event, attempts)| Item { event, attempts, message: None })
+}
+
+fn key(event: &Recorded) -> Key {
+    (Arc::clone(&event.envelope.provider), event.envelope.external_order_id.clone())
+}
+
+/// How the work on an event ended.
+struct Done {
+    key: Key,
+    sequence: u64,
+    bytes: usize,
+    /// Its outcome is on the log.
+    settled: bool,
+    /// And the server knows.
+    acknowledged: bool,
+}
+
+/// The events that an instance holds: for each order those that wait, and which are ready to be worked on.
+struct Held {
+    /// Orders with an event at work, and what waits behind it.
+    orders: HashMap<Key, VecDeque<Item>>,
+    ready: VecDeque<Item>,
+    sequences: HashSet<u64>,
+    /// Settled, but the server will hand them out once more.
+    closed: HashSet<u64>,
+    bytes: usize,
+}
+
+impl Held {
+    fn new(closed: HashSet<u64>) -> Self {
+        Self { orders: HashMap::new(), ready: VecDeque::new(), sequences: HashSet::new(), closed, bytes: 0 }
     }
+
+    fn has_room(&self) -> bool {
+        self.sequences.len() < MAX_HELD && self.bytes < MAX_HELD_BYTES
+    }
+
+    fn is_held(&self, sequence: u64) -> bool {
+        self.sequences.contains(&sequence)
+    }
+
+    /// Whether it is settled and waits for nothing but its acknowledgement; asked once, as it comes once.
+    fn is_closed(&mut self, sequence: u64) -> bool {
+        self.closed.remove(&sequence)
+    }
+
+    fn push(&mut self, item: Item) {
+        self.sequences.insert(item.event.sequence);
+        self.bytes += item.event.payload.len();
+        match self.orders.get_mut(&key(&item.event)) {
+            Some(waiting) => waiting.push_back(item),
+            None => {
+                self.orders.insert(key(&item.event), VecDeque::new());
+                self.ready.push_back(item);
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<Item> {
+        self.ready.pop_front()
+    }
+
+    /// Lets the next event of the order have its turn.
+    fn finish(&mut self, done: Done) {
+        self.sequences.remove(&done.sequence);
+        self.bytes -= done.bytes;
+        if done.settled && !done.acknowledged {
+            self.closed.insert(done.sequence);
+        }
+        if let Some(waiting) = self.orders.get_mut(&done.key) {
+            match waiting.pop_front() {
+                Some(next) => self.ready.push_back(next),
+                None => {
+                    self.orders.remove(&done.key);
+                }
+            }
+        }
+    }
+}
+
+async fn acknowledge(message: &Message) -> anyhow::Result<()> {
+    message.ack().await.map_err(|error| anyhow::anyhow!("cannot acknowledge: {error}"))
 }
 
 /// What is recorded about a message that is no event.

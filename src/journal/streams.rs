@@ -1,7 +1,6 @@
 //! What the server must look like: the files in `streams/`, embedded, compared with what is there, and applied.
 //!
 //! The hub that serves may only look; `webhook-hub streams apply`, run with the rights for it, creates what is missing.
-//! `p00` in a consumer's file stands for every partition.
 
 use std::fmt;
 
@@ -13,14 +12,17 @@ use async_nats::jetstream::{
 };
 use serde_json::Value;
 
-use super::{EVENTS, codec::partition_token, connection::Connection};
+use super::{EVENTS, connection::Connection, lease::LEASES};
 
-const STREAM_FILE: &str = include_str!("../../streams/EVENTS.json");
-const PARTITIONED_CONSUMER_FILES: [&str; 2] = [
-    include_str!("../../streams/EVENTS.transform-p00.json"),
-    include_str!("../../streams/EVENTS.forward-p00.json"),
+const EVENTS_FILE: &str = include_str!("../../streams/EVENTS.json");
+const LEASES_FILE: &str = include_str!("../../streams/LEASES.json");
+const CONSUMER_FILES: [&str; 3] = [
+    include_str!("../../streams/EVENTS.transform.json"),
+    include_str!("../../streams/EVENTS.forward.json"),
+    include_str!("../../streams/EVENTS.projection.json"),
 ];
-const CONSUMER_FILES: [&str; 1] = [include_str!("../../streams/EVENTS.projection.json")];
+/// Streams by name.
+const STREAMS: [(&str, &str); 2] = [(EVENTS, EVENTS_FILE), (LEASES, LEASES_FILE)];
 
 /// JetStream's error codes for what is not there.
 const STREAM_NOT_FOUND: u64 = 10059;
@@ -62,20 +64,12 @@ impl fmt::Display for Difference {
 #[error("{0} is missing on the NATS server; run `webhook-hub streams apply` with a user that may create it")]
 pub struct Missing(String);
 
-/// The wanted configurations of all consumers for this number of partitions.
-fn consumer_files(partitions: u16) -> impl Iterator<Item = String> {
-    let partitioned = PARTITIONED_CONSUMER_FILES
-        .into_iter()
-        .flat_map(move |file| (0..partitions).map(move |partition| file.replace("p00", &partition_token(partition))));
-    partitioned.chain(CONSUMER_FILES.into_iter().map(str::to_owned))
-}
-
 /// The subjects that `EVENTS` takes, for documents that are checked against it.
 ///
 /// # Errors
 /// Where the embedded file is broken, which a test rules out.
 pub fn subjects() -> anyhow::Result<Vec<String>> {
-    Ok(serde_json::from_str::<stream::Config>(STREAM_FILE)?.subjects)
+    Ok(serde_json::from_str::<stream::Config>(EVENTS_FILE)?.subjects)
 }
 
 /// A durable consumer that exists.
@@ -106,13 +100,21 @@ pub async fn last_sequence(connection: &Connection) -> anyhow::Result<u64> {
 ///
 /// # Errors
 /// Where NATS does not answer.
-pub async fn differences(connection: &Connection, partitions: u16) -> anyhow::Result<Vec<Difference>> {
-    let Some(found) = stream_config(connection).await? else { return Ok(vec![missing(EVENTS)]) };
-    let mut all = compare(EVENTS, STREAM_FILE, &found)?;
-    for file in consumer_files(partitions) {
-        let name = durable_name(&file)?;
+pub async fn differences(connection: &Connection) -> anyhow::Result<Vec<Difference>> {
+    let mut all = Vec::new();
+    for (name, file) in STREAMS {
+        match stream_config(connection, name).await? {
+            Some(found) => all.extend(compare(name, file, &found)?),
+            None => all.push(missing(name)),
+        }
+    }
+    if all.iter().any(|one| one.of == EVENTS && one.setting.is_empty()) {
+        return Ok(all);
+    }
+    for file in CONSUMER_FILES {
+        let name = durable_name(file)?;
         match consumer(connection, &name).await {
-            Ok(consumer) => all.extend(compare(&name, &file, &serde_json::to_value(&consumer.cached_info().config)?)?),
+            Ok(consumer) => all.extend(compare(&name, file, &serde_json::to_value(&consumer.cached_info().config)?)?),
             Err(error) if error.downcast_ref::<Missing>().is_some() => all.push(missing(&name)),
             Err(error) => return Err(error),
         }
@@ -124,23 +126,24 @@ pub async fn differences(connection: &Connection, partitions: u16) -> anyhow::Re
 ///
 /// # Errors
 /// Where NATS refuses or does not answer.
-pub async fn apply(connection: &Connection, partitions: u16, replicas: Option<usize>) -> anyhow::Result<Vec<Difference>> {
-    let mut config: stream::Config = serde_json::from_str(STREAM_FILE)?;
-    if let Some(replicas) = replicas {
-        config.num_replicas = replicas;
+pub async fn apply(connection: &Connection, replicas: Option<usize>) -> anyhow::Result<Vec<Difference>> {
+    for (name, file) in STREAMS {
+        let mut config: stream::Config = serde_json::from_str(file)?;
+        if let Some(replicas) = replicas {
+            config.num_replicas = replicas;
+        }
+        if stream_config(connection, name).await?.is_none() {
+            connection.context.create_stream(config).await.with_context(|| format!("cannot create stream {name}"))?;
+        }
     }
-    if stream_config(connection).await?.is_none() {
-        connection.context.create_stream(config).await.context("cannot create stream EVENTS")?;
-    }
-    for file in consumer_files(partitions) {
-        let name = durable_name(&file)?;
-        match consumer(connection, &name).await {
+    for file in CONSUMER_FILES {
+        match consumer(connection, &durable_name(file)?).await {
             Ok(_) => {}
-            Err(error) if error.downcast_ref::<Missing>().is_some() => create_consumer(connection, &file).await?,
+            Err(error) if error.downcast_ref::<Missing>().is_some() => create_consumer(connection, file).await?,
             Err(error) => return Err(error),
         }
     }
-    differences(connection, partitions).await
+    differences(connection).await
 }
 
 /// Makes sure that the server is as it must be for serving.
@@ -148,8 +151,8 @@ pub async fn apply(connection: &Connection, partitions: u16, replicas: Option<us
 /// # Errors
 /// Where something is missing or differs in a way that could lose events; the message says how to mend it. Trouble with
 /// the connection comes as another error and can be tried again: [`is_verdict`] tells them apart.
-pub async fn verify(connection: &Connection, partitions: u16) -> anyhow::Result<()> {
-    let differences = differences(connection, partitions).await?;
+pub async fn verify(connection: &Connection) -> anyhow::Result<()> {
+    let differences = differences(connection).await?;
     let (dangerous, harmless): (Vec<_>, Vec<_>) = differences.into_iter().partition(|one| one.dangerous);
     for difference in harmless {
         tracing::warn!(%difference, "NATS is not set up as the files in streams/ say; nothing can be lost by it");
@@ -176,12 +179,12 @@ pub fn is_verdict(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Verdict>().is_some()
 }
 
-async fn stream_config(connection: &Connection) -> anyhow::Result<Option<Value>> {
-    match connection.context.get_stream(EVENTS).await {
+async fn stream_config(connection: &Connection, name: &str) -> anyhow::Result<Option<Value>> {
+    match connection.context.get_stream(name).await {
         Ok(stream) => Ok(Some(serde_json::to_value(&stream.cached_info().config)?)),
         Err(error) => match error.kind() {
             jetstream::context::GetStreamErrorKind::JetStream(cause) if cause.error_code().0 == STREAM_NOT_FOUND => Ok(None),
-            _ => Err(error).context("cannot look up stream EVENTS"),
+            _ => Err(error).with_context(|| format!("cannot look up stream {name}")),
         },
     }
 }
@@ -244,28 +247,41 @@ fn unlimited(value: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     #[test]
-    fn every_partition_has_its_consumers() {
-        let names: HashSet<_> = consumer_files(64).map(|file| durable_name(&file).unwrap()).collect();
-        assert_eq!(names.len(), 2 * 64 + 1);
-        assert!(names.contains("forward-p63") && names.contains("transform-p07") && names.contains("projection"));
-        for file in consumer_files(3) {
-            let config: consumer::Config = serde_json::from_str(&file).unwrap();
+    fn the_files_are_what_the_server_takes() {
+        for file in CONSUMER_FILES {
+            let config: consumer::Config = serde_json::from_str(file).unwrap();
             assert!(config.name.is_none() && config.durable_name.is_some());
         }
+        for (name, file) in STREAMS {
+            assert_eq!(serde_json::from_str::<stream::Config>(file).unwrap().name, name);
+        }
         assert_eq!(subjects().unwrap(), ["webhooks.>", "orders.>", "menus.>"]);
+    }
+
+    /// streams/asyncapi.json describes each type of event on its subject, and nothing else.
+    #[test]
+    fn the_description_has_every_channel() {
+        use crate::event::EventType;
+        let document: Value = serde_json::from_str(include_str!("../../streams/asyncapi.json")).unwrap();
+        let channels = document["channels"].as_object().unwrap();
+        assert_eq!(channels.len(), EventType::ALL.len());
+        for event_type in EventType::ALL {
+            let address = channels[event_type.as_str()]["address"].as_str().unwrap();
+            assert!(address.starts_with(&format!("{}.{{provider}}.", event_type.subject_root())), "{address}");
+            let root = address.split('.').next().unwrap();
+            assert!(subjects().unwrap().contains(&format!("{root}.>")));
+        }
     }
 
     #[test]
     fn tells_danger_from_taste() {
         let server = |change: (&str, Value)| {
-            let mut config: Value = serde_json::from_str(STREAM_FILE).unwrap();
+            let mut config: Value = serde_json::from_str(EVENTS_FILE).unwrap();
             config[change.0] = change.1;
-            compare(EVENTS, STREAM_FILE, &config).unwrap()
+            compare(EVENTS, EVENTS_FILE, &config).unwrap()
         };
         assert_eq!(server(("name", "EVENTS".into())), []);
         assert_eq!(server(("max_msgs", 0.into())), []);

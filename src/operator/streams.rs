@@ -33,12 +33,11 @@ pub enum Action {
 /// Where NATS is away or refuses.
 pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> anyhow::Result<ExitCode> {
     let settings = config::Nats::from_environment(environment)?;
-    let partitions = environment.parse("PARTITIONS", 64u16, "a whole number from 1 to 512")?;
     let connection = Connection::open(&settings, "webhook-hub streams", PROVISION_INBOX).await?;
     connection.reach().await?;
     let differences = match action {
-        Action::Apply { replicas } => streams::apply(&connection, partitions, *replicas).await?,
-        Action::Diff => streams::differences(&connection, partitions).await?,
+        Action::Apply { replicas } => streams::apply(&connection, *replicas).await?,
+        Action::Diff => streams::differences(&connection).await?,
     };
     let text = match differences.as_slice() {
         [] => "NATS is set up as the files in streams/ say".to_owned(),

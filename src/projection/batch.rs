@@ -88,10 +88,11 @@ async fn write(transaction: &Transaction<'_>, events: &[Recorded], providers: &P
     provider_order_logs::apply(transaction, events, providers).await
 }
 
-/// Whether PostgreSQL refused a value (class 22: data exception, 54: limit exceeded), as opposed to being away.
+/// Whether PostgreSQL refused a value (class 22: data exception, 23: a constraint, 54: limit exceeded), as opposed to being
+/// away.
 fn is_data_error(error: &anyhow::Error) -> bool {
     let error = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error);
-    let refused = error.is_some_and(|error| matches!(&error.code().code()[..2], "22" | "54"));
+    let refused = error.is_some_and(|error| matches!(&error.code().code()[..2], "22" | "23" | "54"));
     if refused {
         tracing::debug!("a batch holds a value that PostgreSQL refuses, applying its events one by one");
     }

@@ -41,7 +41,8 @@ struct Orders<'a> {
 
 impl<'a> Orders<'a> {
     fn push(&mut self, event: &'a Recorded, provider_id: &'a str, order_id: String, order: OrderSummary) {
-        self.id.push(event.envelope.id.to_string());
+        // By order, not by event: should one event ever be recorded with two orders, each has its row.
+        self.id.push(event.envelope.root_id.derive(&format!("order/{order_id}")).to_string());
         self.order_id.push(order_id);
         self.provider_id.push(provider_id);
         self.mapped_status.push(mapped(&order));

@@ -46,8 +46,7 @@ impl World {
     /// No consumer has anything that is not handed out, or handed out and not acknowledged.
     pub(crate) async fn nothing_pending(&self) {
         let stream = self.nats.provision().await.get_stream("EVENTS").await.unwrap();
-        // The projection acknowledges a second after the outage of PostgreSQL that a test made.
-        eventually("nothing is pending in any consumer", PATIENCE * 3, async || {
+        eventually("nothing is pending in any consumer", PATIENCE, async || {
             let infos: Vec<consumer::Info> = stream.consumers().try_collect().await.map_err(|error| error.to_string())?;
             let busy = infos.iter().filter(|info| info.num_pending > 0 || info.num_ack_pending > 0);
             let busy: Vec<_> = busy.map(|info| format!("{}: {} + {}", info.name, info.num_pending, info.num_ack_pending)).collect();
@@ -85,7 +84,13 @@ impl World {
                 _ => {}
             }
         }
-        assert_eq!(arrived, recorded, "by order: the keys as they arrived, and as they stand on the log");
+        let requests = self.backend.requests();
+        for (order, keys) in &recorded {
+            let of_order = requests.iter().filter(|request| request.external_order_id() == *order);
+            let all: Vec<_> = of_order.map(|request| (request.at, request.key(), request.path.as_str())).collect();
+            assert_eq!(arrived.get(order), Some(keys), "{order}: keys as they arrived first, and as they stand on the log; all: {all:#?}");
+        }
+        assert_eq!(arrived.len(), recorded.len(), "the backend got an order that is not on the log");
     }
 
     /// The tables say what the log says.
@@ -156,7 +161,8 @@ fn expected_tables(events: &[Arc<Recorded>]) -> Tables {
             tables.entry(("webhook_logs", id)).or_insert(row);
             continue;
         }
-        let payload = payload(event);
+        // The body for the backend says nothing about what became of it, and may be nonsense in some tests.
+        let payload = if envelope.event_type == EventType::OrderTransformed { Value::Null } else { payload(event) };
         let known = tables.contains_key(&("webhook_logs", root.clone()));
         if let Some(row) = tables.get_mut(&("webhook_logs", root.clone())) {
             note(row, envelope.event_type, &payload);

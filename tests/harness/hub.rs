@@ -36,11 +36,6 @@ impl Settings {
         self
     }
 
-    pub(crate) fn and(mut self, others: Self) -> Self {
-        self.0.extend(others.0);
-        self
-    }
-
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         command.args(args).env_clear().envs(&self.0).kill_on_drop(true);

@@ -79,7 +79,7 @@ impl Log {
 
     /// Waits until every accepted webhook has an ending, and returns all events.
     pub(crate) async fn settled(&self) -> Vec<Arc<Recorded>> {
-        eventually("every accepted webhook has ended", PATIENCE * 2, async || {
+        eventually("every accepted webhook has ended", PATIENCE, async || {
             let events = self.try_events().await.map_err(|error| format!("{error:#}"))?;
             let open = open(&events);
             if open == 0 { Ok(events) } else { Err(format!("{open} have not: {}", summary(&events))) }

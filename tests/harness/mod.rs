@@ -107,13 +107,14 @@ impl World {
         }
     }
 
-    /// Lets the server hand out what a killed hub had in hand after this time, not after half a minute; the hub itself
-    /// is the same.
-    pub(crate) async fn redeliver_after(&self, time: Duration) {
+    /// Lets NATS hand out again at once what it knows of no acknowledgement for. Where a hub or NATS was killed, that is
+    /// what has its outcome and waits for nothing else; in production it comes again after minutes, and nobody waits for it.
+    pub(crate) async fn hand_out_again(&self) {
+        self.log.settled().await;
         let stream = self.nats.provision().await.get_stream("EVENTS").await.unwrap();
         let consumers: Vec<consumer::Info> = stream.consumers().try_collect().await.unwrap();
         for info in consumers {
-            let config = consumer::Config { ack_wait: time, ..info.config };
+            let config = consumer::Config { ack_wait: Duration::from_secs(1), ..info.config };
             let config = consumer::pull::Config::try_from_consumer_config(config).unwrap();
             stream.update_consumer(config).await.unwrap();
         }

@@ -22,6 +22,8 @@ use super::{
 
 /// The database that each test's is a copy of: migrated, with one restaurant in it.
 const TEMPLATE: &str = "template_hub";
+/// How much of the log of NATS a failed test shows.
+const SHOWN_LINES: usize = 40;
 /// What the platform knows before the first order.
 const RESTAURANT: &str = "
     INSERT INTO delivery_providers (id, code, name) VALUES ('provider-careem', 'careem', 'Careem');
@@ -161,6 +163,16 @@ impl Nats {
             "hub" => &self.passwords.hub,
             "subscriber" => &self.passwords.subscriber,
             other => panic!("nats.conf has no user {other}"),
+        }
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.server.dir().join("nats.log")).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("--- log of NATS ---\n{}\n---", lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n"));
         }
     }
 }

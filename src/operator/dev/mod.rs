@@ -127,9 +127,7 @@ impl Dev {
         let nats = config::Nats::from_environment(&self.environment("provision", &self.passwords.provision))?;
         let connection = Connection::open(&nats, "webhook-hub dev", PROVISION_INBOX).await?;
         connection.reach().await?;
-        let partitions = Config::from_environment(&self.environment("hub", ""))
-            .map_or(64, |config| config.partitions);
-        streams::apply(&connection, partitions, None).await?;
+        streams::apply(&connection, None).await?;
         Ok(())
     }
 }

@@ -1,1 +1,158 @@
+//! What Careem sends, good and bad.
+
+use std::sync::Arc;
+
+use axum::http::HeaderMap;
+use bytes::Bytes;
+use proptest::prelude::*;
+use secrecy::SecretString;
+
 use super::*;
+use crate::{
+    event::{Envelope, EventType, RequestFacts},
+    order::node::Fault,
+};
+
+const SAMPLE: &str = include_str!("../../operator/dev/sample_order.json");
+
+fn careem() -> Careem {
+    Careem::new("JOD".parse().unwrap())
+}
+
+fn admit(body: &str) -> Result<Admission, Refusal> {
+    let keys = Keyring::new(&[SecretString::from("secret")]);
+    let mut headers = HeaderMap::new();
+    headers.insert("x-careem-signature", keys.sign_hex(body.as_bytes()).unwrap().parse().unwrap());
+    careem().admit(&Unverified::new(&headers, body.as_bytes()), &keys, Utc::now())
+}
+
+fn received(body: &str, webhook_type: &str) -> Recorded {
+    let id = EventId::of_webhook(NAME, &[body.as_bytes()]);
+    let mut headers = serde_json::Map::new();
+    headers.insert("x-merchant-id".into(), "merchant-1".into());
+    let envelope = Envelope {
+        id,
+        event_type: EventType::WebhookReceived,
+        root_id: id,
+        cause_id: None,
+        provider: Arc::from(NAME),
+        external_order_id: "CR1".into(),
+        webhook_type: webhook_type.into(),
+        branch: None,
+        time: Utc::now(),
+        received_at: Utc::now(),
+        request_id: "req".into(),
+        traceparent: None,
+        request: Some(RequestFacts {
+            method: "POST".into(),
+            path: "/".into(),
+            client_address: "127.0.0.1".into(),
+            scheme: "hmac-sha256".into(),
+            secret_index: 0,
+            signature: None,
+            headers,
+        }),
+    };
+    Recorded { envelope, payload: Bytes::copy_from_slice(body.as_bytes()), sequence: 1 }
+}
+
+fn order(body: &str) -> Result<Order, Vec<Fault>> {
+    match careem().transform(&received(body, "order_created")) {
+        Ok(Fact { content: Content::NewOrder(order), .. }) => Ok(*order),
+        Ok(other) => panic!("not a new order: {other:?}"),
+        Err(TransformError::Faults(faults)) => Err(faults),
+        Err(TransformError::NotJson) => panic!("not JSON"),
+    }
+}
+
+#[test]
+fn the_sample_is_read_exactly() {
+    let order = order(&SAMPLE.replace("ORDER_ID", "CR123456789")).unwrap();
+    assert_eq!((order.external_id.as_str(), order.order_number.as_str()), ("CR123456789", "CAREEM-123456789"));
+    assert_eq!((order.status, order.fulfillment.order_type()), (OrderStatus::Pending, "delivery"));
+    let line = &order.lines[0];
+    assert_eq!((line.name.as_str(), line.name_ar.as_deref()), ("Chicken Burger", Some("برجر دجاج")));
+    assert_eq!((line.unit_price.minor, line.total_price.minor, line.quantity.get()), (5_500, 11_000, "2"));
+    assert_eq!((line.modifiers[0].group.as_deref(), line.modifiers[0].price.to_string().as_str()), (Some("Add-ons"), "0.500"));
+    let price = &order.pricing;
+    assert_eq!((price.subtotal.to_string(), price.total.to_string()), ("11.000".into(), "16.240".into()));
+    assert_eq!(price.tax.unwrap().minor, 2_240);
+    assert!(!order.payment.is_prepaid);
+    assert_eq!(order.address.unwrap().latitude.unwrap().get(), "31.9539");
+}
+
+#[test]
+fn admission_reads_what_it_must() {
+    let admission = admit(r#"{"id": 90071992547409931234, "status": "Cancelled"}"#).unwrap();
+    assert_eq!((admission.external_order_id.as_str(), admission.webhook_type), ("90071992547409931234", "order_cancelled"));
+    for body in ["[]", "\"x\"", "", "  ", "{", "null", "{}", r#"{"id":null}"#, r#"{"id":""}"#, r#"{"id":{}}"#, r#"{"id":true}"#, r#"{"id":"a\u0000b"}"#, r#"{"id":"CR1","status":7}"#] {
+        assert!(matches!(admit(body), Err(Refusal::InvalidPayload(_))), "{body}");
+    }
+    assert!(admit(&format!(r#"{{"id":"{}"}}"#, "x".repeat(128))).is_ok());
+    assert!(admit(&format!(r#"{{"id":"{}"}}"#, "x".repeat(129))).is_err());
+}
+
+#[test]
+fn a_repeat_has_the_same_id_and_news_another() {
+    let id = |body: &str| admit(body).unwrap().event_id;
+    assert_eq!(id(r#"{"id":"CR1","status":"created"}"#), id(r#"{"id":"CR1","status":"created"}"#));
+    assert_ne!(id(r#"{"id":"CR1","status":"created"}"#), id(r#"{"id":"CR1","status":"ready"}"#));
+    assert_ne!(id(r#"{"id":"CR1","status":"created"}"#), id(r#"{"id":"CR1","status":"created" }"#));
+}
+
+#[test]
+fn every_fault_is_named_with_its_place() {
+    let body = r#"{"id":"CR1","created_at":"yesterday","items":[{"name":"x","item_price":"1.23456","total_price":true}],"price":{"subtotal":1}}"#;
+    let places: Vec<_> = order(body).unwrap_err().into_iter().map(|fault| fault.pointer).collect();
+    assert_eq!(places, ["/items/0/total_price", "/items/0/item_price", "/created_at", "/price/total_taxable_price"]);
+    assert!(order(r#"{"id":"CR1","items":[],"price":{"subtotal":1,"total_taxable_price":1}}"#).unwrap_err()[0].pointer == "/items");
+}
+
+#[test]
+fn statuses_are_mapped_and_unknown_ones_passed_on() {
+    let change = |status: &str| {
+        let body = format!(r#"{{"id":"CR1","status":"{status}","captain":{{"name":"Sami","phone_number":0}}}}"#);
+        match careem().transform(&received(&body, "order_status_updated")).unwrap().content {
+            Content::StatusChange(change) => change,
+            Content::NewOrder(_) => panic!("a new order"),
+        }
+    };
+    for (word, status) in [
+        ("accepted", Some(OrderStatus::Confirmed)),
+        ("ready", Some(OrderStatus::ReadyForPickup)),
+        ("out_for_delivery", Some(OrderStatus::OutForDelivery)),
+        ("delivered", Some(OrderStatus::Delivered)),
+        ("Cancelled", Some(OrderStatus::Cancelled)),
+        ("teleported", None),
+    ] {
+        let change = change(word);
+        assert_eq!((change.status, change.provider_status.as_str()), (status, word));
+        assert_eq!(change.courier.unwrap().phone, None, "0 is no phone");
+    }
+}
+
+#[test]
+fn the_merchant_header_goes_before_the_payload() {
+    let body = r#"{"id":"CR1","status":"ready","branch":{"id":"main_branch"}}"#;
+    let mut event = received(body, "order_status_updated");
+    assert_eq!(careem().transform(&event).unwrap().store_ref.as_deref(), Some("merchant-1"));
+    event.envelope.request.as_mut().unwrap().headers.clear();
+    assert_eq!(careem().transform(&event).unwrap().store_ref.as_deref(), Some("main_branch"));
+}
+
+proptest! {
+    /// Whatever is on the log, transforming it ends.
+    #[test]
+    fn never_panics(body in "\\PC{0,200}") {
+        let _ = careem().transform(&received(&body, "order_created"));
+        let _ = admit(&body);
+    }
+
+    #[test]
+    fn never_panics_on_a_sample_with_one_change(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut bytes = SAMPLE.as_bytes().to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        let _ = careem().transform(&Recorded { payload: Bytes::from(bytes), ..received("", "order_created") });
+    }
+}

@@ -1,0 +1,177 @@
+//! The hub is killed at any moment, again and again: what it answered with 200 is forwarded, once, and in order.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::future::join_all;
+
+use crate::harness::{
+    World,
+    at_end::Ends,
+    careem::{change, order},
+    hub::Hub,
+    wait::{PATIENCE, eventually},
+};
+
+/// Providers that post side by side, each one order after the other.
+const PROVIDERS: usize = 16;
+/// What each order goes through, in this order.
+const CHANGES: [&str; 2] = ["ready", "cancelled"];
+/// SplitMix64: random enough to pick a moment, and the same again from the same seed.
+struct Random(u64);
+
+impl Random {
+    /// A seed that is shown where the test fails.
+    fn new() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let seed = u64::from(now.subsec_nanos()) ^ now.as_secs();
+        eprintln!("seed {seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mixed ^ (mixed >> 31)) as usize % end
+    }
+}
+
+/// Providers that post until told to stop, each webhook until it is accepted.
+struct Load {
+    /// Accepted webhooks that may be on their way at a time; a provider waits while there are more.
+    max_on_the_way: usize,
+    accepted: AtomicUsize,
+    enough: AtomicBool,
+}
+
+impl Load {
+    fn new(max_on_the_way: usize) -> Self {
+        Self { max_on_the_way, accepted: AtomicUsize::new(0), enough: AtomicBool::new(false) }
+    }
+
+    async fn run(&self, world: &World, hubs: &[String]) {
+        join_all((0..PROVIDERS).map(async |provider| {
+            for number in 0.. {
+                if self.enough.load(Ordering::Relaxed) {
+                    break;
+                }
+                let id = format!("CR-{provider}-{number}");
+                let words = CHANGES.iter().map(|status| change(&id, status));
+                for (step, body) in std::iter::once(order(&id)).chain(words).enumerate() {
+                    self.room(world).await;
+                    world.careem.deliver(&hubs[(provider + step) % hubs.len()], &body).await;
+                    self.accepted.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }))
+        .await;
+    }
+
+    /// Waits until there is room for one more on the way.
+    async fn room(&self, world: &World) {
+        eventually("orders are forwarded", PATIENCE, async || {
+            let on_the_way = self.accepted.load(Ordering::Relaxed).saturating_sub(world.backend.count());
+            if on_the_way < self.max_on_the_way { Ok(()) } else { Err(on_the_way) }
+        })
+        .await;
+    }
+
+    /// Waits for a random moment: so many more webhooks accepted, or so many more requests at the backend, which is a
+    /// moment when that one is not answered yet.
+    async fn random_moment(&self, world: &World, random: &mut Random) {
+        let at_backend = random.below(2) == 0;
+        let count = || if at_backend { world.backend.count() } else { self.accepted.load(Ordering::Relaxed) };
+        let until = count() + 1 + random.below(40);
+        eventually("the load goes on", PATIENCE, async || {
+            let now = count();
+            if now >= until { Ok(()) } else { Err(format!("{now} of {until}, at the backend: {at_backend}")) }
+        })
+        .await;
+    }
+
+    fn end(&self) {
+        self.enough.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again() {
+    let world = World::new().await;
+    world.backend.keeps_orders_in(&world.database);
+    world.backend.takes(Duration::from_millis(5));
+    let (load, mut random) = (Load::new(100), Random::new());
+    let settings = world.settings_on_fixed_port();
+    let killing = async {
+        let mut hub = Hub::start(&settings).await;
+        for _round in 0..4 {
+            load.random_moment(&world, &mut random).await;
+            hub.kill().await;
+            hub = Hub::start(&settings).await;
+        }
+        load.random_moment(&world, &mut random).await;
+        load.end();
+        hub
+    };
+    let hubs = [world.fixed_url()];
+    let (_hub, ()) = tokio::join!(killing, load.run(&world, &hubs));
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(load.accepted.load(Ordering::Relaxed))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_at_a_time_and_one_is_killed() {
+    let world = World::new().await;
+    world.backend.keeps_orders_in(&world.database);
+    world.backend.takes(Duration::from_millis(5));
+    let (load, mut random) = (Load::new(100), Random::new());
+    let steady = world.hub().await;
+    let settings = world.settings_on_fixed_port();
+    // Every webhook of an order goes to the other hub than the one before.
+    let hubs = [steady.url(), world.fixed_url()];
+    let killing = async {
+        let mut hub = Hub::start(&settings).await;
+        for _round in 0..2 {
+            load.random_moment(&world, &mut random).await;
+            hub.kill().await;
+            hub = Hub::start(&settings).await;
+        }
+        load.random_moment(&world, &mut random).await;
+        load.end();
+        hub
+    };
+    let (_hub, ()) = tokio::join!(killing, load.run(&world, &hubs));
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(load.accepted.load(Ordering::Relaxed))).await;
+}
+
+/// An instance that is frozen, not dead, comes back to a world that went on without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_is_frozen_for_a_while() {
+    let world = World::new().await;
+    world.backend.takes(Duration::from_millis(5));
+    let (load, mut random) = (Load::new(2 * PROVIDERS), Random::new());
+    let (steady, frozen) = tokio::join!(world.hub(), world.hub());
+    let hubs = [steady.url()];
+    let freezing = async {
+        load.random_moment(&world, &mut random).await;
+        frozen.pause().await;
+        load.random_moment(&world, &mut random).await;
+        load.end();
+    };
+    tokio::join!(freezing, load.run(&world, &hubs));
+    // The other one gets what it had in hand, and what it is still handed until NATS gives up on it.
+    world.log.settled().await;
+    frozen.resume().await;
+    // Now both have it. More of the same orders comes while they sort that out.
+    let more = (0..PROVIDERS).map(async |provider| {
+        let body = change(&format!("CR-{provider}-0"), "refunded");
+        world.careem.deliver(&hubs[0], &body).await;
+    });
+    join_all(more).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(load.accepted.load(Ordering::Relaxed) + PROVIDERS)).await;
+}

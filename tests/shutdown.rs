@@ -1,0 +1,100 @@
+//! The hub ends: when it is told to, it finishes what it holds; when a part of it ends, the whole does, and says why.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+
+use crate::harness::{
+    World,
+    at_end::Ends,
+    careem::order,
+    hub::Hub,
+    ids,
+    wait::{PATIENCE, eventually},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_under_load() {
+    let world = World::new().await;
+    world.backend.takes(Duration::from_millis(20));
+    let settings = world.settings_on_fixed_port().set("SHUTDOWN_GRACE", "10s");
+    let hub = Hub::start(&settings).await;
+    let (url, orders, accepted) = (world.fixed_url(), ids("drain", 200), AtomicUsize::new(0));
+    let lanes: Vec<_> = orders.chunks(20).collect();
+    let delivering = join_all(lanes.into_iter().map(async |lane| {
+        for id in lane {
+            world.careem.deliver(&url, &order(id)).await;
+            accepted.fetch_add(1, Ordering::Relaxed);
+        }
+    }));
+    let stopping = async {
+        eventually("some are accepted", PATIENCE, async || {
+            let count = accepted.load(Ordering::Relaxed);
+            if count >= 60 { Ok(()) } else { Err(count) }
+        })
+        .await;
+        let (status, took) = hub.terminate().await;
+        assert_eq!(status.code(), Some(0));
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        // Nothing was in hand any more: all that it had begun has its outcome.
+        let seen: Vec<_> = world.backend.requests().iter().map(|request| request.key().to_owned()).collect();
+        let events = world.log.events().await;
+        let outcomes = events.iter().filter_map(|event| event.envelope.event_type.ends().then_some(event.envelope.cause_id?.to_string()));
+        let outcomes: Vec<_> = outcomes.collect();
+        let open: Vec<_> = seen.iter().filter(|key| !outcomes.contains(key)).collect();
+        assert!(open.is_empty(), "the backend got them but the log does not know: {open:?}");
+        Hub::start(&settings).await
+    };
+    let (_delivered, _hub) = tokio::join!(delivering, stopping);
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(200)).await;
+    assert_eq!(world.backend.count(), 200, "none was sent twice");
+}
+
+/// A backend that hangs, and still SIGTERM ends the hub in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_while_the_backend_hangs() {
+    let world = World::new().await;
+    world.backend.hold();
+    let settings = world.settings_on_fixed_port().set("SHUTDOWN_GRACE", "2s").set("BACKEND_TIMEOUT", "60s");
+    let hub = Hub::start(&settings).await;
+    world.post_orders(&hub, ids("hanging", 1)).await;
+    world.backend.wait_for(1).await;
+    let (status, took) = hub.terminate().await;
+    assert!(took < Duration::from_secs(4), "{status} after {took:?}");
+    world.backend.release();
+    let _hub = Hub::start(&settings).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_before_nats_is_there() {
+    let world = World::new().await;
+    world.nats.server.stop().await.unwrap();
+    let hub = world.hub().await;
+    let (status, took) = hub.terminate().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+/// Half a hub that looks alive is worse than none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_it_ends() {
+    for consumer in ["forward", "transform", "projection"] {
+        let world = World::new().await;
+        let mut hub = world.hub().await;
+        world.post_orders(&hub, ids("before", 1)).await;
+        world.at_end(Ends::forwarded(1)).await;
+        world.nats.provision().await.get_stream("EVENTS").await.unwrap().delete_consumer(consumer).await.unwrap();
+        let status = hub.wait_exit(PATIENCE).await;
+        assert_eq!(status.code(), Some(1), "{consumer}");
+        eventually("the log says why", PATIENCE, async || {
+            if hub.logs_contain(&format!("consumer {consumer} is missing")) { Ok(()) } else { Err(hub.log()) }
+        })
+        .await;
+    }
+}

@@ -1,0 +1,144 @@
+//! A NATS that is not as it must be: the hub refuses to serve on it and says how to mend it, and could not spoil it itself.
+
+use async_nats::{Event, ServerError, jetstream};
+use serde_json::json;
+use tokio::sync::mpsc;
+use webhook_hub::event::EventType;
+
+use crate::harness::{
+    PARTITIONS, World,
+    at_end::Ends,
+    hub::{Ran, Settings, run},
+    ids,
+    servers::Nats,
+    wait::PATIENCE,
+};
+
+fn provision(nats: &Nats) -> Settings {
+    nats.settings("provision").set("PARTITIONS", PARTITIONS)
+}
+
+/// A hub that does not serve says so in one line on standard error.
+fn refused(ran: &Ran, reason: &str) {
+    assert_eq!(ran.code, Some(1), "{}", ran.said());
+    let lines: Vec<_> = ran.stderr.lines().collect();
+    assert!(lines.len() == 1 && lines[0].contains(reason) && lines[0].contains("streams apply"), "{}", ran.said());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apply_makes_what_diff_misses() {
+    let nats = Nats::start().await;
+    let diff = run(&provision(&nats), &["streams", "diff"]).await;
+    assert_eq!(diff.code, Some(1));
+    assert!(diff.stdout.contains("EVENTS is missing"), "{}", diff.said());
+    run(&provision(&nats), &["streams", "apply"]).await.expect_success();
+    run(&provision(&nats), &["streams", "diff"]).await.expect_success();
+    // Again, and nothing changes.
+    run(&provision(&nats), &["streams", "apply"]).await.expect_success();
+
+    // What differs is named, and a machine can read it.
+    nats.provision().await.get_stream("EVENTS").await.unwrap().delete_consumer("forward").await.unwrap();
+    let diff = run(&provision(&nats), &["streams", "diff", "--json"]).await;
+    let differences: serde_json::Value = serde_json::from_str(&diff.stdout).unwrap();
+    let expected = json!({ "differences": [{ "difference": "forward is missing", "dangerous": true }] });
+    assert_eq!((diff.code, differences), (Some(1), expected));
+    run(&provision(&nats), &["streams", "apply"]).await.expect_success();
+    run(&provision(&nats), &["streams", "diff"]).await.expect_success();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hub_refuses_to_serve() {
+    let world = World::new().await;
+    // The stream could lose events.
+    let provision = world.nats.provision().await;
+    let config = provision.get_stream("EVENTS").await.unwrap().cached_info().config.clone();
+    provision.update_stream(jetstream::stream::Config { max_messages: 1000, ..config.clone() }).await.unwrap();
+    refused(&run(&world.settings(), &["serve"]).await, "max_msgs is 1000");
+    provision.update_stream(config).await.unwrap();
+    // A consumer is not there.
+    provision.get_stream("EVENTS").await.unwrap().delete_consumer("forward").await.unwrap();
+    refused(&run(&world.settings(), &["serve"]).await, "forward is missing");
+    provision.delete_stream("EVENTS").await.unwrap();
+    refused(&run(&world.settings(), &["serve"]).await, "EVENTS is missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_cannot_be_used() {
+    let world = World::new().await;
+    for (name, value) in [
+        ("PARTITIONS", "0"),
+        ("CAREEM_WEBHOOK_SECRET", ""),
+        ("SERVICE_TOKEN", ""),
+        ("TALABAT_ENABLED", "true"),
+        ("CAREEM_IP_WHITELIST", "34.204.192.0/33"),
+        ("NATS_URL", "nats://hub:secret@localhost"),
+        ("MAX_PAYLOAD_SIZE", "much"),
+        ("SHUTDOWN_GRACE", "30"),
+    ] {
+        let settings = world.settings().set(name, value);
+        let settings = if name == "TALABAT_ENABLED" { settings.set("TALABAT_WEBHOOK_SECRET", "x") } else { settings };
+        let ran = run(&settings, &["serve"]).await;
+        assert_eq!(ran.code, Some(1), "{name}: {}", ran.said());
+        assert!(ran.stderr.lines().count() == 1 && ran.stderr.contains(name), "{name}: {}", ran.said());
+        assert!(!ran.said().contains("secret@"), "{}", ran.said());
+    }
+}
+
+/// What NATS refuses this user; a request that is refused just gets no answer.
+async fn refusals(nats: &Nats, user: &str, subjects: &[&str]) -> Vec<String> {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let options = nats.options(user).event_callback(move |event| {
+        let tell = tell.clone();
+        async move {
+            if let Event::ServerError(ServerError::Other(reason)) = event {
+                tell.send(reason).unwrap();
+            }
+        }
+    });
+    let client = options.connect(nats.server.url()).await.unwrap();
+    for subject in subjects {
+        client.publish((*subject).to_owned(), "{}".into()).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    let mut refused = Vec::new();
+    for _ in subjects {
+        let reason = tokio::time::timeout(PATIENCE, told.recv()).await;
+        refused.push(reason.unwrap_or_else(|_| panic!("only these were refused: {refused:#?}")).unwrap());
+    }
+    refused
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_may_do_anothers_work() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    world.post_orders(&hub, ids("kept", 1)).await;
+    world.at_end(Ends::forwarded(1)).await;
+    let before = world.log.events().await.len();
+    let by_hub = [
+        "$JS.API.STREAM.DELETE.EVENTS",
+        "$JS.API.STREAM.UPDATE.EVENTS",
+        "$JS.API.STREAM.PURGE.EVENTS",
+        "$JS.API.STREAM.CREATE.OTHER",
+        "$JS.API.STREAM.MSG.DELETE.EVENTS",
+        "$JS.API.STREAM.DELETE.LEASES",
+        "$JS.API.STREAM.PURGE.LEASES",
+        "$JS.API.CONSUMER.DELETE.EVENTS.forward",
+        "$JS.API.CONSUMER.CREATE.EVENTS",
+        "$JS.API.CONSUMER.DURABLE.CREATE.EVENTS.other",
+    ];
+    let by_provision = ["webhooks.received.careem.p00", "orders.forwarded.careem._.p00", "$JS.ACK.EVENTS.forward.1.1.1.1.1"];
+    let by_subscriber = ["webhooks.received.careem.p00", "orders.forwarded.careem._.p00", "$JS.API.STREAM.INFO.EVENTS"];
+    let users: [(&str, &[&str]); 3] = [("hub", &by_hub), ("provision", &by_provision), ("subscriber", &by_subscriber)];
+    for (user, subjects) in users {
+        let refused = refusals(&world.nats, user, subjects).await;
+        for subject in subjects {
+            let named = refused.iter().any(|reason| reason.to_lowercase().contains(&format!("\"{}\"", subject.to_lowercase())));
+            assert!(named, "{user} may publish {subject}: {refused:#?}");
+        }
+    }
+    // And the log is what it was.
+    let events = world.log.events().await;
+    assert_eq!(events.len(), before);
+    assert!(events.iter().any(|event| event.envelope.event_type == EventType::OrderForwarded));
+}
