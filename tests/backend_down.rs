@@ -23,15 +23,26 @@ const RESET: Duration = Duration::from_millis(500);
 
 async fn breaker_becomes(world: &World, hub: &Hub, state: &str) {
     eventually(&format!("the breaker is {state}"), PATIENCE, async || {
-        let health = world.careem.request(Method::GET, &format!("{}/health", hub.url())).await.json();
-        if health["circuitBreaker"]["state"] == state { Ok(()) } else { Err(health) }
+        let health = world
+            .careem
+            .request(Method::GET, &format!("{}/health", hub.url()))
+            .await
+            .json();
+        if health["circuitBreaker"]["state"] == state {
+            Ok(())
+        } else {
+            Err(health)
+        }
     })
     .await;
 }
 
 /// The attempts that are on the log as failed.
 fn attempts(failed: &[impl AsRef<Recorded>]) -> Vec<Value> {
-    failed.iter().map(|event| payload(event.as_ref())["attempt"].clone()).collect()
+    failed
+        .iter()
+        .map(|event| payload(event.as_ref())["attempt"].clone())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,14 +65,22 @@ async fn it_answers_500_twice() {
     world.backend.next([Answer::status(500), Answer::status(500)]);
     world.post_orders(&hub, ids("twice", 1)).await;
     // A later word about the order waits behind it.
-    world.careem.post(&hub, &careem::change("CR-twice-0", "cancelled")).await.event_id();
+    world
+        .careem
+        .post(&hub, &careem::change("CR-twice-0", "cancelled"))
+        .await
+        .event_id();
     eventually("the row says retrying", PATIENCE, async || {
         let query = "SELECT status, retry_count, error_message, next_retry_at > received_at AS later
                      FROM webhook_logs WHERE webhook_type = 'order_created'";
         let rows = world.database.rows(query).await.map_err(|error| error.to_string())?;
         let row = rows.first().cloned().unwrap_or_default();
         let text = row["error_message"].as_str().unwrap_or_default();
-        if row["status"] == "retrying" && row["retry_count"] == 2 && row["later"] == true && text.contains("500") { Ok(()) } else { Err(row.to_string()) }
+        if row["status"] == "retrying" && row["retry_count"] == 2 && row["later"] == true && text.contains("500") {
+            Ok(())
+        } else {
+            Err(row.to_string())
+        }
     })
     .await;
     let forwarded = world.log.wait_for(EventType::OrderForwarded, 2).await;
@@ -72,20 +91,37 @@ async fn it_answers_500_twice() {
     assert_eq!(attempts(&failed), [json!(1), json!(2)]);
     let requests = world.backend.requests();
     let paths: Vec<_> = requests.iter().map(|request| request.path.as_str()).collect();
-    assert_eq!(paths, [ORDERS, ORDERS, ORDERS, "/api/integration/orders/CR-twice-0/status"]);
+    assert_eq!(
+        paths,
+        [ORDERS, ORDERS, ORDERS, "/api/integration/orders/CR-twice-0/status"]
+    );
     let pauses: Vec<_> = requests.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
-    assert!(pauses[0] >= Duration::from_secs(1) && pauses[1] >= Duration::from_secs(2), "{pauses:?}");
+    assert!(
+        pauses[0] >= Duration::from_secs(1) && pauses[1] >= Duration::from_secs(2),
+        "{pauses:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_given_up_after_the_last_attempt() {
     let world = World::new().await;
     let hub = Hub::start(&world.settings().set("RETRY_MAX_ATTEMPTS", 2)).await;
-    world.backend.next_for("CR-hopeless-0", [Answer::status(500), Answer::status(503)]);
+    world
+        .backend
+        .next_for("CR-hopeless-0", [Answer::status(500), Answer::status(503)]);
     world.post_orders(&hub, ids("hopeless", 2)).await;
-    world.at_end(Ends { forwarded: 1, dead_lettered: 1, ..Ends::default() }).await;
+    world
+        .at_end(Ends {
+            forwarded: 1,
+            dead_lettered: 1,
+            ..Ends::default()
+        })
+        .await;
     let dead = payload(&world.log.wait_for(EventType::OrderDeadLettered, 1).await[0]);
-    assert_eq!((&dead["attempts"], &dead["error"]["code"]), (&json!(2), &json!("BACKEND_503")));
+    assert_eq!(
+        (&dead["attempts"], &dead["error"]["code"]),
+        (&json!(2), &json!("BACKEND_503"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,18 +137,34 @@ async fn the_breaker_opens_and_lets_it_recover() {
     let requests = world.backend.wait_for(at_opening + 2).await;
     // Whoever is ill is left alone: a few trials each time that the breaker closes half.
     for (at, request) in requests.iter().enumerate().skip(at_opening) {
-        let soon_after = requests[at..].iter().filter(|other| other.at - request.at < RESET * 4 / 5).count();
-        assert!(soon_after <= 3, "{soon_after} requests at a time though the breaker is not closed");
+        let soon_after = requests[at..]
+            .iter()
+            .filter(|other| other.at - request.at < RESET * 4 / 5)
+            .count();
+        assert!(
+            soon_after <= 3,
+            "{soon_after} requests at a time though the breaker is not closed"
+        );
     }
     let metrics = world.careem.request(Method::GET, &hub.metrics_url()).await.text;
-    assert!(!metrics.contains("circuit_breaker_state{state=\"closed\"} 1"), "{metrics}");
+    assert!(
+        !metrics.contains("circuit_breaker_state{state=\"closed\"} 1"),
+        "{metrics}"
+    );
     world.backend.otherwise(Answer::Accept);
     breaker_becomes(&world, &hub, "closed").await;
     // None of those that waited is forgotten on the way: longer than a breaker's pause and a quick retry none waits.
     eventually("all are forwarded soon", Duration::from_secs(8), async || {
         let events = world.log.try_events().await.map_err(|error| error.to_string())?;
-        let forwarded = events.iter().filter(|event| event.envelope.event_type == EventType::OrderForwarded).count();
-        if forwarded == 20 { Ok(()) } else { Err(forwarded.to_string()) }
+        let forwarded = events
+            .iter()
+            .filter(|event| event.envelope.event_type == EventType::OrderForwarded)
+            .count();
+        if forwarded == 20 {
+            Ok(())
+        } else {
+            Err(forwarded.to_string())
+        }
     })
     .await;
     world.at_end(Ends::forwarded(20)).await;
@@ -127,9 +179,16 @@ async fn it_refuses_one_order() {
         world.backend.next_for(id, [Answer::Say(status, told, Vec::new())]);
     }
     world.post_orders(&hub, ids("bad", 4)).await;
-    world.at_end(Ends { forwarded: 1, dead_lettered: 3, ..Ends::default() }).await;
+    world
+        .at_end(Ends {
+            forwarded: 1,
+            dead_lettered: 3,
+            ..Ends::default()
+        })
+        .await;
     assert_eq!(world.backend.count(), 4, "none is tried again");
-    let query = "SELECT error_type, error_code, error_details, retry_count FROM delivery_error_logs ORDER BY error_code";
+    let query =
+        "SELECT error_type, error_code, error_details, retry_count FROM delivery_error_logs ORDER BY error_code";
     let rows = world.database.rows(query).await.unwrap();
     let expected = ["BACKEND_400", "BACKEND_413", "BACKEND_422"].map(|code| {
         json!({ "error_type": "validation", "error_code": code, "error_details": { "backendCode": "BAD_PHONE" }, "retry_count": 1 })
@@ -141,11 +200,18 @@ async fn it_refuses_one_order() {
 async fn it_has_the_order_already() {
     let world = World::new().await;
     let hub = world.hub().await;
-    world.backend.next([Answer::Say(409, json!({ "existingOrderId": "order-77" }).to_string(), Vec::new())]);
+    world.backend.next([Answer::Say(
+        409,
+        json!({ "existingOrderId": "order-77" }).to_string(),
+        Vec::new(),
+    )]);
     world.post_orders(&hub, ids("conflict", 1)).await;
     world.at_end(Ends::forwarded(1)).await;
     let forwarded = payload(&world.log.wait_for(EventType::OrderForwarded, 1).await[0]);
-    assert_eq!((&forwarded["internalOrderId"], &forwarded["backendStatus"]), (&json!("order-77"), &json!(409)));
+    assert_eq!(
+        (&forwarded["internalOrderId"], &forwarded["backendStatus"]),
+        (&json!("order-77"), &json!(409))
+    );
 }
 
 /// 401: nobody's order is to blame, so none may lose an attempt, however long it takes to mend.
@@ -180,20 +246,31 @@ async fn it_answers_404() {
     world.log.wait_for(EventType::OrderForwarded, 2).await;
     world.backend.next([Answer::status(404)]);
     world.post_orders(&hub, ids("one-of-them", 1)).await;
-    world.at_end(Ends { forwarded: 2, dead_lettered: 1, ..Ends::default() }).await;
+    world
+        .at_end(Ends {
+            forwarded: 2,
+            dead_lettered: 1,
+            ..Ends::default()
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_asks_to_wait() {
     let world = World::new().await;
     let hub = world.hub().await;
-    world.backend.next([Answer::Say(429, String::new(), vec![("retry-after", "3".into())])]);
+    world
+        .backend
+        .next([Answer::Say(429, String::new(), vec![("retry-after", "3".into())])]);
     world.post_orders(&hub, ids("busy", 1)).await;
     world.at_end(Ends::forwarded(1)).await;
     let requests = world.backend.requests();
     assert_eq!(requests.len(), 2);
     let pause = requests[1].at - requests[0].at;
-    assert!(pause >= Duration::from_secs(3), "asked for 3 s, left alone for {pause:?}");
+    assert!(
+        pause >= Duration::from_secs(3),
+        "asked for 3 s, left alone for {pause:?}"
+    );
 }
 
 /// Whether it has the order nobody can tell: it is asked again, in the same words and under the same key.
@@ -203,14 +280,33 @@ async fn it_does_not_answer_or_breaks_off() {
     let hub = Hub::start(&world.settings().set("BACKEND_TIMEOUT", "500ms")).await;
     world.backend.next_for("CR-unclear-0", [Answer::Hang]);
     world.backend.next_for("CR-unclear-1", [Answer::Cut]);
-    world.backend.next_for("CR-unclear-2", [Answer::Say(200, "{}".into(), Vec::new())]);
-    world.backend.next_for("CR-unclear-3", [Answer::Say(302, String::new(), vec![("location", "/elsewhere".into())])]);
+    world
+        .backend
+        .next_for("CR-unclear-2", [Answer::Say(200, "{}".into(), Vec::new())]);
+    world.backend.next_for(
+        "CR-unclear-3",
+        [Answer::Say(302, String::new(), vec![("location", "/elsewhere".into())])],
+    );
     world.post_orders(&hub, ids("unclear", 4)).await;
     world.at_end(Ends::forwarded(4)).await;
     assert_eq!(world.backend.count(), 8);
-    let mut codes: Vec<_> = world.log.wait_for(EventType::OrderForwardFailed, 4).await.iter().map(|event| payload(event)["error"]["code"].clone()).collect();
+    let mut codes: Vec<_> = world
+        .log
+        .wait_for(EventType::OrderForwardFailed, 4)
+        .await
+        .iter()
+        .map(|event| payload(event)["error"]["code"].clone())
+        .collect();
     codes.sort_by_key(Value::to_string);
-    assert_eq!(json!(codes), json!(["BACKEND_200", "BACKEND_302", "BACKEND_CONNECTION_LOST", "BACKEND_TIMEOUT"]));
+    assert_eq!(
+        json!(codes),
+        json!([
+            "BACKEND_200",
+            "BACKEND_302",
+            "BACKEND_CONNECTION_LOST",
+            "BACKEND_TIMEOUT"
+        ])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,18 +315,42 @@ async fn nobody_knows_the_merchant() {
     let hub = world.hub().await;
     let body = order("CR-stranger");
     let signature = sign(careem::SECRET, body.as_bytes());
-    let headers = [("x-careem-signature", signature.as_str()), ("x-merchant-id", "merchant-unknown")];
+    let headers = [
+        ("x-careem-signature", signature.as_str()),
+        ("x-merchant-id", "merchant-unknown"),
+    ];
     world.careem.post_raw(&hub, body, &headers).await.event_id();
-    world.at_end(Ends { dead_lettered: 1, ..Ends::default() }).await;
+    world
+        .at_end(Ends {
+            dead_lettered: 1,
+            ..Ends::default()
+        })
+        .await;
     let dead = payload(&world.log.wait_for(EventType::OrderDeadLettered, 1).await[0]);
-    assert_eq!((&dead["error"]["type"], &dead["error"]["code"]), (&json!("configuration"), &json!("BRANCH_NOT_FOUND")));
-    assert!(dead["error"]["message"].as_str().unwrap().contains("merchant-unknown"), "{dead}");
+    assert_eq!(
+        (&dead["error"]["type"], &dead["error"]["code"]),
+        (&json!("configuration"), &json!("BRANCH_NOT_FOUND"))
+    );
+    assert!(
+        dead["error"]["message"].as_str().unwrap().contains("merchant-unknown"),
+        "{dead}"
+    );
     assert!(hub.logs_contain("somebody must act"));
     assert_eq!(world.backend.count(), 0);
 
     // Without a name, the only branch that there is is meant.
     let body = order("CR-nameless");
     let signature = sign(careem::SECRET, body.as_bytes());
-    world.careem.post_raw(&hub, body, &[("x-careem-signature", signature.as_str())]).await.event_id();
-    world.at_end(Ends { forwarded: 1, dead_lettered: 1, ..Ends::default() }).await;
+    world
+        .careem
+        .post_raw(&hub, body, &[("x-careem-signature", signature.as_str())])
+        .await
+        .event_id();
+    world
+        .at_end(Ends {
+            forwarded: 1,
+            dead_lettered: 1,
+            ..Ends::default()
+        })
+        .await;
 }

@@ -37,14 +37,30 @@ async fn a_hub_that_starts_before_postgres() {
     let world = World::new().await;
     let postgres = Proxy::to(([127, 0, 0, 1], world.cluster.server.port()).into());
     postgres.cut();
-    let hub = Hub::start(&world.settings().set("DATABASE_URL", world.database.url_through(postgres.address()))).await;
+    let hub = Hub::start(
+        &world
+            .settings()
+            .set("DATABASE_URL", world.database.url_through(postgres.address())),
+    )
+    .await;
     world.post_orders(&hub, ids("cold", 3)).await;
     eventually("the hub has looked for the branches", PATIENCE, async || {
-        if hub.logs_contain("cannot read the branches") { Ok(()) } else { Err(hub.log()) }
+        if hub.logs_contain("cannot read the branches") {
+            Ok(())
+        } else {
+            Err(hub.log())
+        }
     })
     .await;
     // No branch is known, so nothing is forwarded, and nothing is given up.
-    assert!(world.log.events().await.iter().all(|event| event.envelope.event_type == EventType::WebhookReceived));
+    assert!(
+        world
+            .log
+            .events()
+            .await
+            .iter()
+            .all(|event| event.envelope.event_type == EventType::WebhookReceived)
+    );
     assert_eq!(world.backend.count(), 0);
     postgres.heal();
     world.at_end(Ends::forwarded(3)).await;
@@ -54,7 +70,12 @@ async fn a_hub_that_starts_before_postgres() {
 async fn postgres_hangs() {
     let world = World::new().await;
     let postgres = Proxy::to(([127, 0, 0, 1], world.cluster.server.port()).into());
-    let hub = Hub::start(&world.settings().set("DATABASE_URL", world.database.url_through(postgres.address()))).await;
+    let hub = Hub::start(
+        &world
+            .settings()
+            .set("DATABASE_URL", world.database.url_through(postgres.address())),
+    )
+    .await;
     world.post_orders(&hub, ids("before", 1)).await;
     world.log.settled().await;
     postgres.stall();
@@ -71,14 +92,22 @@ async fn a_hub_is_killed_in_the_middle_of_a_write() {
     let hub = Hub::start(&world.settings_on_fixed_port()).await;
     world.post_orders(&hub, ids("before", 1)).await;
     world.at_end(Ends::forwarded(1)).await;
-    world.database.run("BEGIN; LOCK TABLE webhook_logs IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    world
+        .database
+        .run("BEGIN; LOCK TABLE webhook_logs IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
     world.careem.post(&hub, &order("CR-unwritten")).await.event_id();
     world.log.settled().await;
     eventually("the hub waits for the table", PATIENCE, async || {
         let query = "SELECT count(*) AS waiting FROM pg_stat_activity
                      WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%webhook_logs%'";
         let rows = world.database.rows(query).await.map_err(|error| error.to_string())?;
-        if rows[0]["waiting"].as_i64() > Some(0) { Ok(()) } else { Err(rows[0].to_string()) }
+        if rows[0]["waiting"].as_i64() > Some(0) {
+            Ok(())
+        } else {
+            Err(rows[0].to_string())
+        }
     })
     .await;
     hub.kill().await;
@@ -87,7 +116,11 @@ async fn a_hub_is_killed_in_the_middle_of_a_write() {
     eventually("the tables catch up", Duration::from_secs(10), async || {
         let query = "SELECT status FROM webhook_logs WHERE external_order_id = 'CR-unwritten'";
         let rows = world.database.rows(query).await.map_err(|error| error.to_string())?;
-        if rows.len() == 1 && rows[0]["status"] == "completed" { Ok(()) } else { Err(format!("{rows:?}")) }
+        if rows.len() == 1 && rows[0]["status"] == "completed" {
+            Ok(())
+        } else {
+            Err(format!("{rows:?}"))
+        }
     })
     .await;
     world.hand_out_again().await;

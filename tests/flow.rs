@@ -36,13 +36,21 @@ fn golden(text: &str, body: &Value) -> String {
     let transformed_at = body["metadata"]["transformedAt"].as_str().unwrap();
     let time = chrono::DateTime::parse_from_rfc3339(transformed_at).unwrap();
     let age = chrono::Utc::now().signed_duration_since(time);
-    assert!(age < chrono::TimeDelta::minutes(2) && transformed_at.ends_with('Z'), "{transformed_at}");
+    assert!(
+        age < chrono::TimeDelta::minutes(2) && transformed_at.ends_with('Z'),
+        "{transformed_at}"
+    );
     compact(text).replace("{transformedAt}", transformed_at)
 }
 
 async fn status(world: &World, event_id: &str) -> String {
-    let rows = world.database.rows(&format!("SELECT status FROM webhook_logs WHERE id = '{event_id}'")).await.unwrap();
-    rows.first().map_or("no row".into(), |row| row["status"].as_str().unwrap().to_owned())
+    let rows = world
+        .database
+        .rows(&format!("SELECT status FROM webhook_logs WHERE id = '{event_id}'"))
+        .await
+        .unwrap();
+    rows.first()
+        .map_or("no row".into(), |row| row["status"].as_str().unwrap().to_owned())
 }
 
 async fn status_becomes(world: &World, event_id: &str, wanted: &str) {
@@ -56,7 +64,10 @@ async fn status_becomes(world: &World, event_id: &str, wanted: &str) {
 /// Takes a row's times out; they are there, and in order.
 fn take_times(row: &mut Value, names: &[&str]) -> Vec<String> {
     let row = row.as_object_mut().unwrap();
-    let times: Vec<String> = names.iter().map(|name| row.remove(*name).unwrap().as_str().unwrap().to_owned()).collect();
+    let times: Vec<String> = names
+        .iter()
+        .map(|name| row.remove(*name).unwrap().as_str().unwrap().to_owned())
+        .collect();
     assert!(times.is_sorted(), "{names:?}: {times:?}");
     times
 }
@@ -66,7 +77,11 @@ async fn the_sample_order_from_end_to_end() {
     let world = World::new().await;
     world.backend.hold();
     // The branches cannot be read yet, so the transformation waits.
-    world.database.run("BEGIN; LOCK TABLE branch_delivery_configs IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    world
+        .database
+        .run("BEGIN; LOCK TABLE branch_delivery_configs IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
     let hub = world.hub().await;
     let signature = careem::sign(careem::SECRET, ORDER.as_bytes());
     let headers = [
@@ -79,8 +94,14 @@ async fn the_sample_order_from_end_to_end() {
     let answer = world.careem.post_raw(&hub, ORDER, &headers).await;
     let event_id = answer.event_id();
     let data = json!({ "requestId": "req-sample-1", "eventId": event_id, "status": "accepted", "duplicate": false });
-    assert_eq!(answer.json(), json!({ "success": true, "message": "Webhook accepted", "data": data }));
-    assert_eq!((answer.header("x-request-id"), answer.header("content-type")), ("req-sample-1", "application/json"));
+    assert_eq!(
+        answer.json(),
+        json!({ "success": true, "message": "Webhook accepted", "data": data })
+    );
+    assert_eq!(
+        (answer.header("x-request-id"), answer.header("content-type")),
+        ("req-sample-1", "application/json")
+    );
 
     status_becomes(&world, &event_id, "received").await;
     world.database.run("COMMIT").await.unwrap();
@@ -91,7 +112,10 @@ async fn the_sample_order_from_end_to_end() {
 
     let request = &requests[0];
     assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", ORDERS));
-    assert_eq!(std::str::from_utf8(&request.body).unwrap(), golden(GOLDEN_ORDER, &request.json()));
+    assert_eq!(
+        std::str::from_utf8(&request.body).unwrap(),
+        golden(GOLDEN_ORDER, &request.json())
+    );
     for (name, value) in [
         ("x-integration-service", "true"),
         ("x-service-token", SERVICE_TOKEN),
@@ -102,11 +126,17 @@ async fn the_sample_order_from_end_to_end() {
     }
     assert!(uuid::Uuid::parse_str(request.key()).is_ok(), "{}", request.key());
     let trace = request.header("traceparent");
-    assert!(trace.starts_with(&TRACE[..36]) && trace != TRACE, "the same trace, another span: {trace}");
+    assert!(
+        trace.starts_with(&TRACE[..36]) && trace != TRACE,
+        "the same trace, another span: {trace}"
+    );
 
     webhook_row(&world, &event_id, &signature).await;
     order_row(&world).await;
-    assert_eq!(world.database.rows("SELECT * FROM delivery_error_logs").await.unwrap(), [] as [Value; 0]);
+    assert_eq!(
+        world.database.rows("SELECT * FROM delivery_error_logs").await.unwrap(),
+        [] as [Value; 0]
+    );
     world.at_end(Ends::forwarded(1)).await;
 }
 
@@ -116,7 +146,10 @@ async fn webhook_row(world: &World, event_id: &str, signature: &str) {
     let row = &mut rows[0];
     take_times(row, &["created_at", "received_at", "processed_at", "updated_at"]);
     let headers = row.as_object_mut().unwrap().remove("headers").unwrap();
-    assert_eq!((&headers["x-merchant-id"], &headers["x-request-id"]), (&json!(MERCHANT), &json!("req-sample-1")));
+    assert_eq!(
+        (&headers["x-merchant-id"], &headers["x-request-id"]),
+        (&json!(MERCHANT), &json!("req-sample-1"))
+    );
     assert_eq!(
         *row,
         json!({
@@ -164,11 +197,21 @@ async fn a_change_of_an_order_goes_to_that_order() {
     world.careem.post(&hub, &cancelled.to_string()).await.event_id();
     let requests = world.backend.wait_for(2).await;
     assert_eq!(requests[1].path, "/api/integration/orders/CR123456789/status");
-    assert_eq!(std::str::from_utf8(&requests[1].body).unwrap(), golden(GOLDEN_CHANGE, &requests[1].json()));
+    assert_eq!(
+        std::str::from_utf8(&requests[1].body).unwrap(),
+        golden(GOLDEN_CHANGE, &requests[1].json())
+    );
     assert_ne!(requests[0].key(), requests[1].key());
     world.at_end(Ends::forwarded(2)).await;
-    let rows = world.database.rows("SELECT provider_status, mapped_status FROM provider_order_logs").await.unwrap();
-    assert_eq!(rows, [json!({ "provider_status": "cancelled", "mapped_status": "cancelled" })]);
+    let rows = world
+        .database
+        .rows("SELECT provider_status, mapped_status FROM provider_order_logs")
+        .await
+        .unwrap();
+    assert_eq!(
+        rows,
+        [json!({ "provider_status": "cancelled", "mapped_status": "cancelled" })]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,12 +222,18 @@ async fn the_same_webhook_again_is_forwarded_once() {
     world.backend.wait_for(1).await;
     let again = world.careem.post(&hub, ORDER).await;
     assert_eq!(again.event_id(), first.event_id());
-    assert_eq!((&first.json()["data"]["duplicate"], &again.json()["data"]["duplicate"]), (&json!(false), &json!(true)));
+    assert_eq!(
+        (&first.json()["data"]["duplicate"], &again.json()["data"]["duplicate"]),
+        (&json!(false), &json!(true))
+    );
     drop(hub);
     // Another instance has never seen it; the log has.
     let other = world.hub().await;
     let again = world.careem.post(&other, ORDER).await;
-    assert_eq!((again.event_id(), &again.json()["data"]["duplicate"]), (first.event_id(), &json!(true)));
+    assert_eq!(
+        (again.event_id(), &again.json()["data"]["duplicate"]),
+        (first.event_id(), &json!(true))
+    );
     world.at_end(Ends::forwarded(1)).await;
     assert_eq!(world.backend.count(), 1);
 }
@@ -200,10 +249,19 @@ async fn an_order_that_exists_already_is_ignored() {
     world.careem.post(&hub, ORDER).await.event_id();
     let ignored = world.log.wait_for(EventType::OrderIgnored, 1).await;
     let reason = payload(&ignored[0]);
-    assert_eq!((&reason["reason"], &reason["internalOrderId"]), (&json!("DUPLICATE_ORDER"), &json!("from-the-till")));
+    assert_eq!(
+        (&reason["reason"], &reason["internalOrderId"]),
+        (&json!("DUPLICATE_ORDER"), &json!("from-the-till"))
+    );
     // The same id in another branch is another order.
     world.careem.post(&hub, &careem::order("CR-other")).await.event_id();
-    world.at_end(Ends { forwarded: 1, ignored: 1, ..Ends::default() }).await;
+    world
+        .at_end(Ends {
+            forwarded: 1,
+            ignored: 1,
+            ..Ends::default()
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,7 +272,10 @@ async fn a_subscriber_sees_what_was_forwarded() {
     let mut forwarded = subscriber.subscribe("orders.forwarded.>").await.unwrap();
     subscriber.flush().await.unwrap();
     let root = world.careem.post(&hub, ORDER).await.event_id();
-    let message = tokio::time::timeout(PATIENCE, forwarded.next()).await.expect("it is told").unwrap();
+    let message = tokio::time::timeout(PATIENCE, forwarded.next())
+        .await
+        .expect("it is told")
+        .unwrap();
     let subject: Vec<_> = message.subject.split('.').collect();
     assert_eq!(subject[..4], ["orders", "forwarded", "careem", "branch-uuid"]);
     let headers = message.headers.unwrap();
@@ -232,7 +293,10 @@ async fn a_subscriber_sees_what_was_forwarded() {
     assert!(chrono::DateTime::parse_from_rfc3339(header("ce-time")).is_ok());
     assert_eq!(header("ce-causeid"), world.backend.requests()[0].key());
     let told: Value = serde_json::from_slice(&message.payload).unwrap();
-    assert_eq!((&told["internalOrderId"], &told["backendStatus"], &told["attempts"]), (&json!("order-1"), &json!(200), &json!(1)));
+    assert_eq!(
+        (&told["internalOrderId"], &told["backendStatus"], &told["attempts"]),
+        (&json!("order-1"), &json!(200), &json!(1))
+    );
     assert_eq!(told["order"]["total"], "16.240");
     world.at_end(Ends::forwarded(1)).await;
 }

@@ -20,7 +20,11 @@ use crate::harness::{
 async fn refuses(world: &World, hub: &Hub, body: &str) {
     let asked = Instant::now();
     let answer = world.careem.post(hub, body).await;
-    assert_eq!((answer.status, answer.code().as_str()), (503, "EVENT_LOG_UNAVAILABLE"), "{answer:?}");
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (503, "EVENT_LOG_UNAVAILABLE"),
+        "{answer:?}"
+    );
     assert_eq!(answer.header("retry-after"), "5");
     assert!(asked.elapsed() < ONE_APPEND, "{:?}", asked.elapsed());
 }
@@ -69,7 +73,14 @@ async fn a_hub_that_starts_before_nats() {
     let hub = world.hub().await;
     let ready = format!("{}/health/ready", hub.url());
     assert_eq!(world.careem.request(Method::GET, &ready).await.status, 503);
-    assert_eq!(world.careem.request(Method::GET, &format!("{}/health/live", hub.url())).await.status, 200);
+    assert_eq!(
+        world
+            .careem
+            .request(Method::GET, &format!("{}/health/live", hub.url()))
+            .await
+            .status,
+        200
+    );
     refuses(&world, &hub, &order("CR-early")).await;
     world.nats.server.restart().await.unwrap();
     eventually("the hub is ready", PATIENCE, async || {
@@ -106,7 +117,11 @@ async fn the_wire_breaks_again_and_again() {
     let wire = Proxy::to(([127, 0, 0, 1], world.nats.server.port()).into());
     let hub = Hub::start(&world.settings().set("NATS_URL", format!("nats://{}", wire.address()))).await;
     let (url, orders) = (hub.url(), ids("wire", 60));
-    let delivering = futures_util::future::join_all(orders.iter().map(async |id| world.careem.deliver(&url, &order(id)).await));
+    let delivering = futures_util::future::join_all(
+        orders
+            .iter()
+            .map(async |id| world.careem.deliver(&url, &order(id)).await),
+    );
     let noticed = async |what: &str, times: usize| {
         eventually(&format!("the hub has {what} {times} times"), PATIENCE, async || {
             let count = hub.log().matches(what).count();
@@ -120,7 +135,11 @@ async fn the_wire_breaks_again_and_again() {
             let (before, more) = (world.backend.count(), 5);
             eventually("more is forwarded", PATIENCE, async || {
                 let count = world.backend.count();
-                if count >= before + more || count == orders.len() { Ok(()) } else { Err(count) }
+                if count >= before + more || count == orders.len() {
+                    Ok(())
+                } else {
+                    Err(count)
+                }
             })
             .await;
             wire.cut();

@@ -19,7 +19,10 @@ async fn publish(world: &World, subject: &str, headers: &[(&str, &str)], body: i
     for (name, value) in headers {
         all.insert(*name, *value);
     }
-    let acknowledged = nats.publish_with_headers(subject.to_owned(), all, body.into().into()).await.unwrap();
+    let acknowledged = nats
+        .publish_with_headers(subject.to_owned(), all, body.into().into())
+        .await
+        .unwrap();
     acknowledged.await.unwrap().sequence
 }
 
@@ -39,11 +42,20 @@ async fn messages_that_are_no_events() {
     ];
     let mut poisoned = Vec::new();
     for partition in ["p00", "p03"] {
-        for subject in [format!("webhooks.received.careem.{partition}"), format!("orders.transformed.careem._.{partition}")] {
+        for subject in [
+            format!("webhooks.received.careem.{partition}"),
+            format!("orders.transformed.careem._.{partition}"),
+        ] {
             poisoned.push(publish(&world, &subject, &[], "no headers at all").await);
             // Each header that an event has is missing once.
             for left_out in 1..complete.len() {
-                let headers: Vec<_> = complete.iter().copied().enumerate().filter(|(at, _)| *at != left_out).map(|(_, header)| header).collect();
+                let headers: Vec<_> = complete
+                    .iter()
+                    .copied()
+                    .enumerate()
+                    .filter(|(at, _)| *at != left_out)
+                    .map(|(_, header)| header)
+                    .collect();
                 poisoned.push(publish(&world, &subject, &headers, ORDER).await);
             }
             let mut unknown = complete;
@@ -66,7 +78,13 @@ async fn messages_that_are_no_events() {
         assert_eq!(payload(found[0])["error"]["details"]["sequence"], *sequence);
     }
     assert_eq!(world.log.unreadable().await.len(), poisoned.len() + 3);
-    world.at_end(Ends { forwarded: 10, rejected: poisoned.len(), ..Ends::default() }).await;
+    world
+        .at_end(Ends {
+            forwarded: 10,
+            rejected: poisoned.len(),
+            ..Ends::default()
+        })
+        .await;
 }
 
 /// Well-formed events whose payload is nothing that a stage could have made.
@@ -96,7 +114,14 @@ async fn events_with_a_payload_that_makes_no_sense() {
         publish(&world, subject, &headers, body).await;
     }
     world.post_orders(&hub, ids("behind", 10)).await;
-    world.at_end(Ends { forwarded: 10, rejected: 3, dead_lettered: 2, ..Ends::default() }).await;
+    world
+        .at_end(Ends {
+            forwarded: 10,
+            rejected: 3,
+            dead_lettered: 2,
+            ..Ends::default()
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,7 +153,10 @@ async fn payloads_that_jsonb_refuses() {
     // Each has its row, which at_end compares with the log, and was forwarded like any other.
     world.at_end(Ends::forwarded(bodies.len() + 10)).await;
     let requests = world.backend.requests();
-    let nul = requests.iter().find(|request| request.external_order_id() == "CR-nul").unwrap();
+    let nul = requests
+        .iter()
+        .find(|request| request.external_order_id() == "CR-nul")
+        .unwrap();
     assert_eq!(nul.json()["transformedOrder"]["orderNumber"], "CAREEM--nul");
 }
 
@@ -145,22 +173,54 @@ async fn orders_with_faults() {
     world.careem.post(&hub, &faulty.to_string()).await.event_id();
     world.careem.post(&hub, r#"{"id": "CR-bare"}"#).await.event_id();
     world.post_orders(&hub, ids("behind", 1)).await;
-    world.at_end(Ends { forwarded: 1, rejected: 2, ..Ends::default() }).await;
+    world
+        .at_end(Ends {
+            forwarded: 1,
+            rejected: 2,
+            ..Ends::default()
+        })
+        .await;
 
     let rejected = world.log.wait_for(EventType::OrderRejected, 2).await;
-    let of = |id: &str| payload(rejected.iter().find(|event| event.envelope.external_order_id == id).unwrap());
-    assert_eq!((&of("CR-bare")["error"]["type"], &of("CR-bare")["error"]["code"]), (&json!("validation"), &json!("INVALID_ORDER")));
+    let of = |id: &str| {
+        payload(
+            rejected
+                .iter()
+                .find(|event| event.envelope.external_order_id == id)
+                .unwrap(),
+        )
+    };
+    assert_eq!(
+        (&of("CR-bare")["error"]["type"], &of("CR-bare")["error"]["code"]),
+        (&json!("validation"), &json!("INVALID_ORDER"))
+    );
     let pointers = |id: &str| {
         let error = of(id);
         let faults = error["error"]["details"]["faults"].as_array().unwrap();
-        let mut pointers: Vec<_> = faults.iter().map(|fault| fault["pointer"].as_str().unwrap().to_owned()).collect();
+        let mut pointers: Vec<_> = faults
+            .iter()
+            .map(|fault| fault["pointer"].as_str().unwrap().to_owned())
+            .collect();
         pointers.sort();
         pointers
     };
-    let all = ["/created_at", "/items/0/item_price", "/items/0/name", "/price/subtotal", "/price/total_taxable_price"];
+    let all = [
+        "/created_at",
+        "/items/0/item_price",
+        "/items/0/name",
+        "/price/subtotal",
+        "/price/total_taxable_price",
+    ];
     assert_eq!(pointers(careem::ORDER_ID), all);
-    assert_eq!(pointers("CR-bare"), ["/items", "/price/subtotal", "/price/total_taxable_price"]);
-    let query = "SELECT status, error_message IS NOT NULL AS explained FROM webhook_logs WHERE external_order_id = 'CR-bare'";
-    assert_eq!(world.database.rows(query).await.unwrap(), [json!({ "status": "failed", "explained": true })]);
+    assert_eq!(
+        pointers("CR-bare"),
+        ["/items", "/price/subtotal", "/price/total_taxable_price"]
+    );
+    let query =
+        "SELECT status, error_message IS NOT NULL AS explained FROM webhook_logs WHERE external_order_id = 'CR-bare'";
+    assert_eq!(
+        world.database.rows(query).await.unwrap(),
+        [json!({ "status": "failed", "explained": true })]
+    );
     assert_eq!(world.backend.count(), 1);
 }

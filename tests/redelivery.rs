@@ -12,6 +12,8 @@ use crate::harness::{
     at_end::Ends,
     careem::{change, order},
     hub::Hub,
+    ids,
+    port::Port,
     wait::{PATIENCE, eventually},
 };
 
@@ -50,7 +52,11 @@ struct Load {
 
 impl Load {
     fn new(max_on_the_way: usize) -> Self {
-        Self { max_on_the_way, accepted: AtomicUsize::new(0), enough: AtomicBool::new(false) }
+        Self {
+            max_on_the_way,
+            accepted: AtomicUsize::new(0),
+            enough: AtomicBool::new(false),
+        }
     }
 
     async fn run(&self, world: &World, hubs: &[String]) {
@@ -74,8 +80,15 @@ impl Load {
     /// Waits until there is room for one more on the way.
     async fn room(&self, world: &World) {
         eventually("orders are forwarded", PATIENCE, async || {
-            let on_the_way = self.accepted.load(Ordering::Relaxed).saturating_sub(world.backend.count());
-            if on_the_way < self.max_on_the_way { Ok(()) } else { Err(on_the_way) }
+            let on_the_way = self
+                .accepted
+                .load(Ordering::Relaxed)
+                .saturating_sub(world.backend.count());
+            if on_the_way < self.max_on_the_way {
+                Ok(())
+            } else {
+                Err(on_the_way)
+            }
         })
         .await;
     }
@@ -84,11 +97,21 @@ impl Load {
     /// moment when that one is not answered yet.
     async fn random_moment(&self, world: &World, random: &mut Random) {
         let at_backend = random.below(2) == 0;
-        let count = || if at_backend { world.backend.count() } else { self.accepted.load(Ordering::Relaxed) };
+        let count = || {
+            if at_backend {
+                world.backend.count()
+            } else {
+                self.accepted.load(Ordering::Relaxed)
+            }
+        };
         let until = count() + 1 + random.below(40);
         eventually("the load goes on", PATIENCE, async || {
             let now = count();
-            if now >= until { Ok(()) } else { Err(format!("{now} of {until}, at the backend: {at_backend}")) }
+            if now >= until {
+                Ok(())
+            } else {
+                Err(format!("{now} of {until}, at the backend: {at_backend}"))
+            }
         })
         .await;
     }
@@ -119,59 +142,69 @@ async fn killed_again_and_again() {
     let hubs = [world.fixed_url()];
     let (_hub, ()) = tokio::join!(killing, load.run(&world, &hubs));
     world.hand_out_again().await;
-    world.at_end(Ends::forwarded(load.accepted.load(Ordering::Relaxed))).await;
+    world
+        .at_end(Ends::forwarded(load.accepted.load(Ordering::Relaxed)))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_at_a_time_and_one_is_killed() {
+async fn two_at_a_time_and_one_or_the_other_is_killed() {
     let world = World::new().await;
     world.backend.keeps_orders_in(&world.database);
     world.backend.takes(Duration::from_millis(5));
     let (load, mut random) = (Load::new(100), Random::new());
-    let steady = world.hub().await;
-    let settings = world.settings_on_fixed_port();
+    let ports = [Port::reserve(), Port::reserve()];
+    let settings = ports.each_ref().map(|port| world.settings().set("PORT", port.number()));
     // Every webhook of an order goes to the other hub than the one before.
-    let hubs = [steady.url(), world.fixed_url()];
+    let urls = ports.each_ref().map(|port| format!("http://{}", port.address()));
     let killing = async {
-        let mut hub = Hub::start(&settings).await;
-        for _round in 0..2 {
+        let mut hubs = vec![Hub::start(&settings[0]).await, Hub::start(&settings[1]).await];
+        for _round in 0..4 {
             load.random_moment(&world, &mut random).await;
-            hub.kill().await;
-            hub = Hub::start(&settings).await;
+            let victim = random.below(2);
+            hubs.remove(victim).kill().await;
+            hubs.insert(victim, Hub::start(&settings[victim]).await);
         }
         load.random_moment(&world, &mut random).await;
         load.end();
-        hub
+        hubs
     };
-    let (_hub, ()) = tokio::join!(killing, load.run(&world, &hubs));
+    let (_hubs, ()) = tokio::join!(killing, load.run(&world, &urls));
     world.hand_out_again().await;
-    world.at_end(Ends::forwarded(load.accepted.load(Ordering::Relaxed))).await;
+    world
+        .at_end(Ends::forwarded(load.accepted.load(Ordering::Relaxed)))
+        .await;
 }
 
 /// An instance that is frozen, not dead, comes back to a world that went on without it.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_two_is_frozen_for_a_while() {
+async fn the_one_that_works_is_frozen_for_a_while() {
     let world = World::new().await;
     world.backend.takes(Duration::from_millis(5));
     let (load, mut random) = (Load::new(2 * PROVIDERS), Random::new());
-    let (steady, frozen) = tokio::join!(world.hub(), world.hub());
-    let hubs = [steady.url()];
+    let frozen = world.hub().await;
+    world.post_orders(&frozen, ids("first", 1)).await;
+    world.log.settled().await;
+    let steady = world.hub().await;
+    let urls = [steady.url()];
     let freezing = async {
         load.random_moment(&world, &mut random).await;
         frozen.pause().await;
         load.random_moment(&world, &mut random).await;
         load.end();
     };
-    tokio::join!(freezing, load.run(&world, &hubs));
-    // The other one gets what it had in hand, and what it is still handed until NATS gives up on it.
+    tokio::join!(freezing, load.run(&world, &urls));
+    // The other one gets what it had in hand, and what NATS still sent to it.
     world.log.settled().await;
     frozen.resume().await;
     // Now both have it. More of the same orders comes while they sort that out.
     let more = (0..PROVIDERS).map(async |provider| {
         let body = change(&format!("CR-{provider}-0"), "refunded");
-        world.careem.deliver(&hubs[0], &body).await;
+        world.careem.deliver(&urls[0], &body).await;
     });
     join_all(more).await;
     world.hand_out_again().await;
-    world.at_end(Ends::forwarded(load.accepted.load(Ordering::Relaxed) + PROVIDERS)).await;
+    world
+        .at_end(Ends::forwarded(1 + load.accepted.load(Ordering::Relaxed) + PROVIDERS))
+        .await;
 }

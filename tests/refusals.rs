@@ -49,8 +49,15 @@ async fn other_ways_to_call() {
         (Method::POST, "/api/webhooks", 404, "NOT_FOUND"),
         (Method::GET, "/", 404, "NOT_FOUND"),
     ] {
-        let answer = world.careem.request(method.clone(), &format!("{}{path}", hub.url())).await;
-        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{method} {path}");
+        let answer = world
+            .careem
+            .request(method.clone(), &format!("{}{path}", hub.url()))
+            .await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (status, code),
+            "{method} {path}"
+        );
         let body = answer.json();
         assert_eq!(body["success"], false, "{method} {path}");
         assert_eq!(body["requestId"], answer.header("x-request-id"), "{method} {path}");
@@ -62,7 +69,9 @@ async fn other_ways_to_call() {
 #[tokio::test(flavor = "multi_thread")]
 async fn addresses_that_are_not_on_the_list() {
     let world = World::new().await;
-    let listed = world.settings().set("CAREEM_IP_WHITELIST", "203.0.113.0/24,2001:db8::/32");
+    let listed = world
+        .settings()
+        .set("CAREEM_IP_WHITELIST", "203.0.113.0/24,2001:db8::/32");
     let direct = Hub::start(&listed).await;
     let behind_proxy = Hub::start(&listed.set("TRUSTED_PROXIES", "127.0.0.1")).await;
     for (hub, forwarded_for, status) in [
@@ -84,7 +93,11 @@ async fn addresses_that_are_not_on_the_list() {
         assert_eq!(answer.code(), if status == 403 { "IP_NOT_ALLOWED" } else { "" });
     }
     world.at_end(Ends::forwarded(3)).await;
-    let rows = world.database.rows("SELECT DISTINCT ip_address FROM webhook_logs ORDER BY ip_address").await.unwrap();
+    let rows = world
+        .database
+        .rows("SELECT DISTINCT ip_address FROM webhook_logs ORDER BY ip_address")
+        .await
+        .unwrap();
     let addresses: Vec<_> = rows.iter().map(|row| row["ip_address"].as_str().unwrap()).collect();
     assert_eq!(addresses, ["2001:db8::7", "203.0.113.10", "203.0.113.9"]);
 }
@@ -93,7 +106,10 @@ async fn addresses_that_are_not_on_the_list() {
 async fn bodies_that_are_too_large() {
     let world = World::new().await;
     let hub = world.hub().await;
-    assert_eq!(world.careem.post(&hub, &padded("CR-largest", MAX_BODY)).await.status, 200);
+    assert_eq!(
+        world.careem.post(&hub, &padded("CR-largest", MAX_BODY)).await.status,
+        200
+    );
     let answer = world.careem.post(&hub, &padded("CR-too-large", MAX_BODY + 1)).await;
     assert_eq!((answer.status, answer.code().as_str()), (413, "PAYLOAD_TOO_LARGE"));
     for (plain, status, code) in [
@@ -102,10 +118,18 @@ async fn bodies_that_are_too_large() {
         (padded("CR-large-bomb", 20 * MAX_BODY), 413, "PAYLOAD_TOO_LARGE"),
     ] {
         let signature = sign(SECRET, plain.as_bytes());
-        let headers =
-            [("x-careem-signature", signature.as_str()), ("x-merchant-id", MERCHANT), ("content-encoding", "gzip")];
+        let headers = [
+            ("x-careem-signature", signature.as_str()),
+            ("x-merchant-id", MERCHANT),
+            ("content-encoding", "gzip"),
+        ];
         let answer = world.careem.post_raw(&hub, gzip(plain.as_bytes()), &headers).await;
-        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{} bytes", plain.len());
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (status, code),
+            "{} bytes",
+            plain.len()
+        );
     }
     world.at_end(Ends::forwarded(2)).await;
 }
@@ -127,8 +151,12 @@ async fn senders_that_stop_half_way() {
     let began = Instant::now();
     let head = "POST /api/webhooks/careem HTTP/1.1\r\nHost: hub\r\n";
     let body = format!("{head}Content-Length: 100\r\n\r\n{{\"id\":");
-    let (half_head, half_body, silent) = tokio::join!(send_half(&hub, head), send_half(&hub, &body), send_half(&hub, ""));
-    assert!(half_body.starts_with("HTTP/1.1 408 ") && half_body.contains("REQUEST_TIMEOUT"), "{half_body}");
+    let (half_head, half_body, silent) =
+        tokio::join!(send_half(&hub, head), send_half(&hub, &body), send_half(&hub, ""));
+    assert!(
+        half_body.starts_with("HTTP/1.1 408 ") && half_body.contains("REQUEST_TIMEOUT"),
+        "{half_body}"
+    );
     for answer in [half_head, silent] {
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408 "), "{answer}");
     }
@@ -163,7 +191,10 @@ async fn signatures_that_do_not_fit() {
         assert_eq!(answer.code(), if status == 401 { "INVALID_SIGNATURE" } else { "" });
     }
     let metrics = world.careem.request(Method::GET, &hub.metrics_url()).await.text;
-    assert!(metrics.contains("signature_failures_total{provider=\"careem\"} 6"), "{metrics}");
+    assert!(
+        metrics.contains("signature_failures_total{provider=\"careem\"} 6"),
+        "{metrics}"
+    );
     world.at_end(Ends::forwarded(1)).await;
 }
 
@@ -191,7 +222,11 @@ async fn payloads_that_are_no_order() {
     ];
     for body in refused {
         let answer = world.careem.post(&hub, &body).await;
-        assert_eq!((answer.status, answer.code().as_str()), (400, "INVALID_PAYLOAD"), "{body}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, "INVALID_PAYLOAD"),
+            "{body}"
+        );
     }
     let number = order("CR-number").replace("\"CR-number\"", "9007199254740993123");
     let ids = [longest.as_str(), "9007199254740993123", "طلب ١", "../../admin"];
@@ -199,12 +234,25 @@ async fn payloads_that_are_no_order() {
         assert_eq!(world.careem.post(&hub, &body).await.status, 200, "{body}");
     }
     // As a piece of a path, too, an id stays what it is.
-    world.careem.post(&hub, &careem::change("../../admin", "cancelled")).await.event_id();
+    world
+        .careem
+        .post(&hub, &careem::change("../../admin", "cancelled"))
+        .await
+        .event_id();
     world.at_end(Ends::forwarded(5)).await;
     let mut requests = world.backend.requests();
-    let change = requests.iter().position(|request| request.path.ends_with("/status")).unwrap();
-    assert_eq!(requests.remove(change).path, "/api/integration/orders/..%2F..%2Fadmin/status");
-    let mut arrived: Vec<_> = requests.iter().map(|request| request.json()["transformedOrder"]["externalOrderId"].clone()).collect();
+    let change = requests
+        .iter()
+        .position(|request| request.path.ends_with("/status"))
+        .unwrap();
+    assert_eq!(
+        requests.remove(change).path,
+        "/api/integration/orders/..%2F..%2Fadmin/status"
+    );
+    let mut arrived: Vec<_> = requests
+        .iter()
+        .map(|request| request.json()["transformedOrder"]["externalOrderId"].clone())
+        .collect();
     arrived.sort_by_key(|id| ids.iter().position(|one| id == one));
     assert_eq!(json!(arrived), json!(ids));
 }
@@ -229,18 +277,49 @@ async fn credentials_are_nowhere() {
     world.careem.post_raw(&hub, body.as_str(), &headers).await.event_id();
     // A refused one is logged; what it brought is not.
     assert_eq!(world.careem.post_raw(&hub, SENT, &headers).await.status, 401);
-    assert_eq!(world.careem.request(Method::POST, &format!("{}/api/webhooks/careem?key={SENT}", hub.url())).await.status, 401);
+    assert_eq!(
+        world
+            .careem
+            .request(Method::POST, &format!("{}/api/webhooks/careem?key={SENT}", hub.url()))
+            .await
+            .status,
+        401
+    );
     world.at_end(Ends::forwarded(1)).await;
 
-    let events: String = world.log.events().await.iter().map(|event| format!("{:?} {:?}\n", event.envelope, event.payload)).collect();
+    let events: String = world
+        .log
+        .events()
+        .await
+        .iter()
+        .map(|event| format!("{:?} {:?}\n", event.envelope, event.payload))
+        .collect();
     let mut tables = String::new();
-    for table in ["webhook_logs", "delivery_error_logs", "provider_order_logs", "delivery_providers"] {
-        tables += &format!("{:?}\n", world.database.rows(&format!("SELECT * FROM {table}")).await.unwrap());
+    for table in [
+        "webhook_logs",
+        "delivery_error_logs",
+        "provider_order_logs",
+        "delivery_providers",
+    ] {
+        tables += &format!(
+            "{:?}\n",
+            world.database.rows(&format!("SELECT * FROM {table}")).await.unwrap()
+        );
     }
     let metrics = world.careem.request(Method::GET, &hub.metrics_url()).await.text;
-    let health = world.careem.request(Method::GET, &format!("{}/health", hub.url())).await.text;
+    let health = world
+        .careem
+        .request(Method::GET, &format!("{}/health", hub.url()))
+        .await
+        .text;
     for secret in [SENT, SECRET, SERVICE_TOKEN, world.nats.password("hub")] {
-        for (place, text) in [("events", &events), ("tables", &tables), ("log", &hub.log()), ("metrics", &metrics), ("health", &health)] {
+        for (place, text) in [
+            ("events", &events),
+            ("tables", &tables),
+            ("log", &hub.log()),
+            ("metrics", &metrics),
+            ("health", &health),
+        ] {
             assert!(!text.contains(secret), "{secret} stands in the {place}: {text}");
         }
     }

@@ -40,12 +40,26 @@ async fn told_to_stop_under_load() {
         assert_eq!(status.code(), Some(0));
         assert!(took < Duration::from_secs(10), "{took:?}");
         // Nothing was in hand any more: all that it had begun has its outcome.
-        let seen: Vec<_> = world.backend.requests().iter().map(|request| request.key().to_owned()).collect();
+        let seen: Vec<_> = world
+            .backend
+            .requests()
+            .iter()
+            .map(|request| request.key().to_owned())
+            .collect();
         let events = world.log.events().await;
-        let outcomes = events.iter().filter_map(|event| event.envelope.event_type.ends().then_some(event.envelope.cause_id?.to_string()));
+        let outcomes = events.iter().filter_map(|event| {
+            event
+                .envelope
+                .event_type
+                .ends()
+                .then_some(event.envelope.cause_id?.to_string())
+        });
         let outcomes: Vec<_> = outcomes.collect();
         let open: Vec<_> = seen.iter().filter(|key| !outcomes.contains(key)).collect();
-        assert!(open.is_empty(), "the backend got them but the log does not know: {open:?}");
+        assert!(
+            open.is_empty(),
+            "the backend got them but the log does not know: {open:?}"
+        );
         Hub::start(&settings).await
     };
     let (_delivered, _hub) = tokio::join!(delivering, stopping);
@@ -59,7 +73,10 @@ async fn told_to_stop_under_load() {
 async fn told_to_stop_while_the_backend_hangs() {
     let world = World::new().await;
     world.backend.hold();
-    let settings = world.settings_on_fixed_port().set("SHUTDOWN_GRACE", "2s").set("BACKEND_TIMEOUT", "60s");
+    let settings = world
+        .settings_on_fixed_port()
+        .set("SHUTDOWN_GRACE", "2s")
+        .set("BACKEND_TIMEOUT", "60s");
     let hub = Hub::start(&settings).await;
     world.post_orders(&hub, ids("hanging", 1)).await;
     world.backend.wait_for(1).await;
@@ -89,11 +106,24 @@ async fn a_part_of_it_ends() {
         let mut hub = world.hub().await;
         world.post_orders(&hub, ids("before", 1)).await;
         world.at_end(Ends::forwarded(1)).await;
-        world.nats.provision().await.get_stream("EVENTS").await.unwrap().delete_consumer(consumer).await.unwrap();
+        world
+            .nats
+            .provision()
+            .await
+            .get_stream("EVENTS")
+            .await
+            .unwrap()
+            .delete_consumer(consumer)
+            .await
+            .unwrap();
         let status = hub.wait_exit(PATIENCE).await;
         assert_eq!(status.code(), Some(1), "{consumer}");
         eventually("the log says why", PATIENCE, async || {
-            if hub.logs_contain(&format!("consumer {consumer} is missing")) { Ok(()) } else { Err(hub.log()) }
+            if hub.logs_contain(&format!("consumer {consumer} is missing")) {
+                Ok(())
+            } else {
+                Err(hub.log())
+            }
         })
         .await;
     }

@@ -22,7 +22,11 @@ fn provision(nats: &Nats) -> Settings {
 fn refused(ran: &Ran, reason: &str) {
     assert_eq!(ran.code, Some(1), "{}", ran.said());
     let lines: Vec<_> = ran.stderr.lines().collect();
-    assert!(lines.len() == 1 && lines[0].contains(reason) && lines[0].contains("streams apply"), "{}", ran.said());
+    assert!(
+        lines.len() == 1 && lines[0].contains(reason) && lines[0].contains("streams apply"),
+        "{}",
+        ran.said()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,7 +41,14 @@ async fn apply_makes_what_diff_misses() {
     run(&provision(&nats), &["streams", "apply"]).await.expect_success();
 
     // What differs is named, and a machine can read it.
-    nats.provision().await.get_stream("EVENTS").await.unwrap().delete_consumer("forward").await.unwrap();
+    nats.provision()
+        .await
+        .get_stream("EVENTS")
+        .await
+        .unwrap()
+        .delete_consumer("forward")
+        .await
+        .unwrap();
     let diff = run(&provision(&nats), &["streams", "diff", "--json"]).await;
     let differences: serde_json::Value = serde_json::from_str(&diff.stdout).unwrap();
     let expected = json!({ "differences": [{ "difference": "forward is missing", "dangerous": true }] });
@@ -51,12 +62,30 @@ async fn the_hub_refuses_to_serve() {
     let world = World::new().await;
     // The stream could lose events.
     let provision = world.nats.provision().await;
-    let config = provision.get_stream("EVENTS").await.unwrap().cached_info().config.clone();
-    provision.update_stream(jetstream::stream::Config { max_messages: 1000, ..config.clone() }).await.unwrap();
+    let config = provision
+        .get_stream("EVENTS")
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
+    provision
+        .update_stream(jetstream::stream::Config {
+            max_messages: 1000,
+            ..config.clone()
+        })
+        .await
+        .unwrap();
     refused(&run(&world.settings(), &["serve"]).await, "max_msgs is 1000");
     provision.update_stream(config).await.unwrap();
     // A consumer is not there.
-    provision.get_stream("EVENTS").await.unwrap().delete_consumer("forward").await.unwrap();
+    provision
+        .get_stream("EVENTS")
+        .await
+        .unwrap()
+        .delete_consumer("forward")
+        .await
+        .unwrap();
     refused(&run(&world.settings(), &["serve"]).await, "forward is missing");
     provision.delete_stream("EVENTS").await.unwrap();
     refused(&run(&world.settings(), &["serve"]).await, "EVENTS is missing");
@@ -76,10 +105,18 @@ async fn settings_that_cannot_be_used() {
         ("SHUTDOWN_GRACE", "30"),
     ] {
         let settings = world.settings().set(name, value);
-        let settings = if name == "TALABAT_ENABLED" { settings.set("TALABAT_WEBHOOK_SECRET", "x") } else { settings };
+        let settings = if name == "TALABAT_ENABLED" {
+            settings.set("TALABAT_WEBHOOK_SECRET", "x")
+        } else {
+            settings
+        };
         let ran = run(&settings, &["serve"]).await;
         assert_eq!(ran.code, Some(1), "{name}: {}", ran.said());
-        assert!(ran.stderr.lines().count() == 1 && ran.stderr.contains(name), "{name}: {}", ran.said());
+        assert!(
+            ran.stderr.lines().count() == 1 && ran.stderr.contains(name),
+            "{name}: {}",
+            ran.said()
+        );
         assert!(!ran.said().contains("secret@"), "{}", ran.said());
     }
 }
@@ -103,7 +140,11 @@ async fn refusals(nats: &Nats, user: &str, subjects: &[&str]) -> Vec<String> {
     let mut refused = Vec::new();
     for _ in subjects {
         let reason = tokio::time::timeout(PATIENCE, told.recv()).await;
-        refused.push(reason.unwrap_or_else(|_| panic!("only these were refused: {refused:#?}")).unwrap());
+        refused.push(
+            reason
+                .unwrap_or_else(|_| panic!("only these were refused: {refused:#?}"))
+                .unwrap(),
+        );
     }
     refused
 }
@@ -127,18 +168,38 @@ async fn nobody_may_do_anothers_work() {
         "$JS.API.CONSUMER.CREATE.EVENTS",
         "$JS.API.CONSUMER.DURABLE.CREATE.EVENTS.other",
     ];
-    let by_provision = ["webhooks.received.careem.p00", "orders.forwarded.careem._.p00", "$JS.ACK.EVENTS.forward.1.1.1.1.1"];
-    let by_subscriber = ["webhooks.received.careem.p00", "orders.forwarded.careem._.p00", "$JS.API.STREAM.INFO.EVENTS"];
-    let users: [(&str, &[&str]); 3] = [("hub", &by_hub), ("provision", &by_provision), ("subscriber", &by_subscriber)];
+    let by_provision = [
+        "webhooks.received.careem.p00",
+        "orders.forwarded.careem._.p00",
+        "$JS.ACK.EVENTS.forward.1.1.1.1.1",
+    ];
+    let by_subscriber = [
+        "webhooks.received.careem.p00",
+        "orders.forwarded.careem._.p00",
+        "$JS.API.STREAM.INFO.EVENTS",
+    ];
+    let users: [(&str, &[&str]); 3] = [
+        ("hub", &by_hub),
+        ("provision", &by_provision),
+        ("subscriber", &by_subscriber),
+    ];
     for (user, subjects) in users {
         let refused = refusals(&world.nats, user, subjects).await;
         for subject in subjects {
-            let named = refused.iter().any(|reason| reason.to_lowercase().contains(&format!("\"{}\"", subject.to_lowercase())));
+            let named = refused.iter().any(|reason| {
+                reason
+                    .to_lowercase()
+                    .contains(&format!("\"{}\"", subject.to_lowercase()))
+            });
             assert!(named, "{user} may publish {subject}: {refused:#?}");
         }
     }
     // And the log is what it was.
     let events = world.log.events().await;
     assert_eq!(events.len(), before);
-    assert!(events.iter().any(|event| event.envelope.event_type == EventType::OrderForwarded));
+    assert!(
+        events
+            .iter()
+            .any(|event| event.envelope.event_type == EventType::OrderForwarded)
+    );
 }

@@ -21,6 +21,10 @@ const UNIT_BYTES: usize = 1024;
 /// Room that is made at once for a body that says how long it is; what it says is not believed further than this.
 const MAX_PREALLOCATED_BYTES: usize = 64 * 1024;
 
+/// Most bytes of a refused body that are read and thrown away, and the time for it.
+const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
+const MAX_DISCARD_TIME: Duration = Duration::from_secs(1);
+
 /// Room for bodies.
 #[derive(Debug, Clone)]
 pub struct Budget(Arc<Semaphore>);
@@ -83,6 +87,22 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Reason> {
     }
 }
 
+/// Reads what is left of a body that is refused, within limits, and throws it away: a client that is still sending when
+/// the connection is closed sees a broken pipe instead of the answer.
+pub async fn discard(mut body: Body) {
+    let reading = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > MAX_DISCARDED_BYTES {
+                break;
+            }
+        }
+    };
+    // What takes longer is cut off; that is what the limits are for.
+    let _ = tokio::time::timeout(MAX_DISCARD_TIME, reading).await;
+}
+
 /// Reads all of it.
 ///
 /// # Errors
@@ -91,6 +111,7 @@ pub async fn read(headers: &HeaderMap, body: Body, budget: &Budget, max_bytes: u
     let encoding = encoding(headers)?;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|announced| announced > max_bytes) {
+        discard(body).await;
         return Err(Reason::PayloadTooLarge(max_bytes));
     }
     let wire = tokio::time::timeout(time, on_the_wire(body, announced.unwrap_or(0), budget, max_bytes));
@@ -115,6 +136,7 @@ async fn on_the_wire(mut body: Body, announced: usize, budget: &Budget, max_byte
         let frame = frame.map_err(|_| Reason::UnreadableBody("the connection broke off or the framing was wrong"))?;
         let Ok(data) = frame.into_data() else { continue };
         if length + data.len() > max_bytes {
+            discard(body).await;
             return Err(Reason::PayloadTooLarge(max_bytes));
         }
         room.grow(budget, length, length + data.len())?;

@@ -42,11 +42,13 @@ pub async fn receive(
     let (parts, request_body) = request.into_parts();
     let request_id = request_id::of(&parts.headers);
     let Some(enabled) = intake.registry.get(&name) else {
+        body::discard(request_body).await;
         // The name is the caller's; as a label it would let anyone make metrics without end.
         return refuse("_", &Reason::ProviderNotFound, &request_id, None);
     };
     let client = client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies);
     if !enabled.allow_list.allows(client) {
+        body::discard(request_body).await;
         return refuse(&enabled.name, &Reason::IpNotAllowed, &request_id, Some(client));
     }
     let limits = &intake.settings;

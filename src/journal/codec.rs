@@ -241,18 +241,18 @@ mod tests {
     #[test]
     fn partitions_are_stable() {
         let of = |order: &str| partition("careem", order, 64);
-        assert_eq!((of("CR123456789"), of("CR1"), of("")), (27, 57, 36));
+        assert_eq!((of("CR123456789"), of("CR1"), of("")), (38, 13, 36));
         assert_eq!(partition("careem", "CR1", 1), 0);
     }
 
     #[test]
     fn subjects_hold_only_safe_tokens() {
         let mut event = envelope("CR1", Some("main branch.>*é".into()));
-        assert_eq!(subject(&event, 64), "webhooks.received.careem.p57");
+        assert_eq!(subject(&event, 64), "webhooks.received.careem.p13");
         event.event_type = EventType::OrderForwarded;
-        assert_eq!(subject(&event, 64), "orders.forwarded.careem.main_branch____.p57");
+        assert_eq!(subject(&event, 64), "orders.forwarded.careem.main_branch____.p13");
         event.branch = None;
-        assert_eq!(subject(&event, 64), "orders.forwarded.careem._.p57");
+        assert_eq!(subject(&event, 64), "orders.forwarded.careem._.p13");
     }
 
     proptest! {

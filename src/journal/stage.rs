@@ -43,10 +43,15 @@ const MAX_HELD_BYTES: usize = 16 * 1024 * 1024;
 /// Messages and bytes that one pull request brings. The largest message has 8 MB.
 const PULL_MESSAGES: usize = 500;
 const PULL_BYTES: usize = 16 * 1024 * 1024;
-/// How long a pull request stands before it is renewed.
-const PULL_EXPIRES: Duration = Duration::from_secs(30);
+/// How long a pull request stands before it is renewed: less than a lease, so that the request of an instance that
+/// stands still is over before another takes its place.
+const PULL_EXPIRES: Duration = Duration::from_secs(3);
 /// How often the server says that it is there; two missing ones and the client asks again.
-const PULL_HEARTBEAT: Duration = Duration::from_secs(5);
+const PULL_HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often it is looked whether the consumer handed messages to somebody else.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Settled sequences that are remembered, should the server hand one out again because an acknowledgement got lost.
+const MAX_CLOSED: usize = 65_536;
 /// Pause after trouble: before the lease is asked for again, before an outcome is appended again.
 const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(250);
 
@@ -139,7 +144,7 @@ impl<S: Stage> Worker<S> {
         if !unsettled.open.is_empty() {
             tracing::info!(stage = S::NAME, events = unsettled.open.len(), "taking up what was left open");
         }
-        let consumer = streams::consumer(connection, S::NAME).await?;
+        let mut consumer = streams::consumer(connection, S::NAME).await?;
         let mut messages = consumer
             .stream()
             .max_messages_per_batch(PULL_MESSAGES)
@@ -150,6 +155,8 @@ impl<S: Stage> Worker<S> {
             .await
             .context("cannot pull")?;
         let mut held = Held::new(unsettled.closed);
+        let mut stray = Stray { last: unsettled.handed_out, suspect: None };
+        let mut look = tokio::time::interval(LOOK_EVERY);
         for item in unsettled_items(unsettled.open) {
             held.push(item);
         }
@@ -162,7 +169,15 @@ impl<S: Stage> Worker<S> {
                 biased;
                 () = self.stop.cancelled() => break,
                 Some(done) = at_work.next() => held.finish(done?),
-                message = take(&*self.stage, &mut messages), if held.has_room() => self.hold(message?, &mut held).await?,
+                message = take(&*self.stage, &mut messages), if held.has_room() => {
+                    let Some(message) = message? else { continue };
+                    stray.received(&message)?;
+                    self.hold(message, &mut held).await?;
+                }
+                _ = look.tick() => {
+                    let info = consumer.info().await.context("cannot look up the consumer")?;
+                    stray.compare(info.delivered.consumer_sequence, held.has_room() && self.stage.is_ready())?;
+                }
             }
         }
         // What is at work ends; what waits for its turn, or for its next attempt, is on the log and not acknowledged.
@@ -174,8 +189,7 @@ impl<S: Stage> Worker<S> {
     }
 
     /// Sorts a message in: to be handled, or known already.
-    async fn hold(&self, message: Option<Message>, held: &mut Held) -> anyhow::Result<()> {
-        let Some(message) = message else { return Ok(()) };
+    async fn hold(&self, message: Message, held: &mut Held) -> anyhow::Result<()> {
         let info = message.info().map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))?;
         let (sequence, pending) = (info.stream_sequence, info.pending);
         let age_ms = Utc::now().timestamp_millis() - i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000)?;
@@ -205,7 +219,6 @@ impl<S: Stage> Worker<S> {
             key: key(&item.event),
             sequence: item.event.sequence,
             bytes: item.event.payload.len(),
-            acknowledged: settled && item.message.is_some(),
             settled,
         };
         let mut attempt = item.attempts + 1;
@@ -287,8 +300,36 @@ struct Done {
     bytes: usize,
     /// Its outcome is on the log.
     settled: bool,
-    /// And the server knows.
-    acknowledged: bool,
+}
+
+/// Notices messages that the consumer handed to somebody else: an instance that stood still, woke up and asked for more
+/// before it found its lease gone. Newer events of the same orders must not overtake those, so the work begins anew, with
+/// what is open on the log.
+struct Stray {
+    /// The consumer's number of the last message that came here.
+    last: u64,
+    /// A later number that the consumer named, which may still be on its way here.
+    suspect: Option<u64>,
+}
+
+impl Stray {
+    fn received(&mut self, message: &Message) -> anyhow::Result<()> {
+        let number = message.info().map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))?.consumer_sequence;
+        if number > self.last + 1 {
+            anyhow::bail!("the consumer handed messages to somebody else");
+        }
+        self.last = self.last.max(number);
+        Ok(())
+    }
+
+    /// `taking`: whether all that is on its way here would have been taken since the last look.
+    fn compare(&mut self, handed_out: u64, taking: bool) -> anyhow::Result<()> {
+        if self.suspect.is_some_and(|suspect| taking && self.last < suspect) {
+            anyhow::bail!("the consumer handed its last messages to somebody else");
+        }
+        self.suspect = (taking && handed_out > self.last).then_some(handed_out);
+        Ok(())
+    }
 }
 
 /// The events that an instance holds: for each order those that wait, and which are ready to be worked on.
@@ -297,14 +338,16 @@ struct Held {
     orders: HashMap<Key, VecDeque<Item>>,
     ready: VecDeque<Item>,
     sequences: HashSet<u64>,
-    /// Settled, but the server will hand them out once more.
+    /// Settled lately; should the server hand one out again, it needs no more than an acknowledgement.
     closed: HashSet<u64>,
+    closed_order: VecDeque<u64>,
     bytes: usize,
 }
 
 impl Held {
     fn new(closed: HashSet<u64>) -> Self {
-        Self { orders: HashMap::new(), ready: VecDeque::new(), sequences: HashSet::new(), closed, bytes: 0 }
+        let closed_order = closed.iter().copied().collect();
+        Self { orders: HashMap::new(), ready: VecDeque::new(), sequences: HashSet::new(), closed, closed_order, bytes: 0 }
     }
 
     fn has_room(&self) -> bool {
@@ -315,9 +358,9 @@ impl Held {
         self.sequences.contains(&sequence)
     }
 
-    /// Whether it is settled and waits for nothing but its acknowledgement; asked once, as it comes once.
-    fn is_closed(&mut self, sequence: u64) -> bool {
-        self.closed.remove(&sequence)
+    /// Whether it is settled and waits for nothing but its acknowledgement.
+    fn is_closed(&self, sequence: u64) -> bool {
+        self.closed.contains(&sequence)
     }
 
     fn push(&mut self, item: Item) {
@@ -340,8 +383,13 @@ impl Held {
     fn finish(&mut self, done: Done) {
         self.sequences.remove(&done.sequence);
         self.bytes -= done.bytes;
-        if done.settled && !done.acknowledged {
-            self.closed.insert(done.sequence);
+        if done.settled && self.closed.insert(done.sequence) {
+            self.closed_order.push_back(done.sequence);
+            if self.closed_order.len() > MAX_CLOSED
+                && let Some(oldest) = self.closed_order.pop_front()
+            {
+                self.closed.remove(&oldest);
+            }
         }
         if let Some(waiting) = self.orders.get_mut(&done.key) {
             match waiting.pop_front() {

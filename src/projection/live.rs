@@ -90,7 +90,9 @@ impl Live {
         if !connection.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await?.try_get::<_, bool>(0)? {
             return Ok(());
         }
-        connection.batch_execute(&format!("SET idle_session_timeout = '{IDLE_SESSION}'")).await?;
+        // No commit waits for the disk: rows and cursor are lost together, if at all, and then read from the log again.
+        let session = format!("SET idle_session_timeout = '{IDLE_SESSION}'; SET synchronous_commit = off");
+        connection.batch_execute(&session).await?;
         tracing::info!("writing the tables");
         let written = self.follow(&mut connection, stop).await;
         drop(Object::take(connection));

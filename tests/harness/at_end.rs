@@ -28,7 +28,10 @@ pub(crate) struct Ends {
 
 impl Ends {
     pub(crate) fn forwarded(count: usize) -> Self {
-        Self { forwarded: count, ..Self::default() }
+        Self {
+            forwarded: count,
+            ..Self::default()
+        }
     }
 }
 
@@ -47,9 +50,17 @@ impl World {
     pub(crate) async fn nothing_pending(&self) {
         let stream = self.nats.provision().await.get_stream("EVENTS").await.unwrap();
         eventually("nothing is pending in any consumer", PATIENCE, async || {
-            let infos: Vec<consumer::Info> = stream.consumers().try_collect().await.map_err(|error| error.to_string())?;
-            let busy = infos.iter().filter(|info| info.num_pending > 0 || info.num_ack_pending > 0);
-            let busy: Vec<_> = busy.map(|info| format!("{}: {} + {}", info.name, info.num_pending, info.num_ack_pending)).collect();
+            let infos: Vec<consumer::Info> = stream
+                .consumers()
+                .try_collect()
+                .await
+                .map_err(|error| error.to_string())?;
+            let busy = infos
+                .iter()
+                .filter(|info| info.num_pending > 0 || info.num_ack_pending > 0);
+            let busy: Vec<_> = busy
+                .map(|info| format!("{}: {} + {}", info.name, info.num_pending, info.num_ack_pending))
+                .collect();
             if busy.is_empty() { Ok(()) } else { Err(busy.join(", ")) }
         })
         .await;
@@ -62,9 +73,15 @@ impl World {
         for request in self.backend.requests() {
             let key = request.key().to_owned();
             match bodies.get(&key) {
-                Some(known) => assert_eq!(known, &request.body, "another body under the same Idempotency-Key {key}"),
+                Some(known) => assert_eq!(
+                    known, &request.body,
+                    "another body under the same Idempotency-Key {key}"
+                ),
                 None => {
-                    arrived.entry(request.external_order_id()).or_default().push(key.clone());
+                    arrived
+                        .entry(request.external_order_id())
+                        .or_default()
+                        .push(key.clone());
                     bodies.insert(key, request.body.to_vec());
                 }
             }
@@ -75,11 +92,17 @@ impl World {
             match event.envelope.event_type {
                 EventType::OrderTransformed if bodies.contains_key(&id) => {
                     assert_eq!(bodies[&id], event.payload, "the body is the event's payload");
-                    recorded.entry(event.envelope.external_order_id.clone()).or_default().push(id);
+                    recorded
+                        .entry(event.envelope.external_order_id.clone())
+                        .or_default()
+                        .push(id);
                 }
                 EventType::OrderForwarded => {
                     let key = event.envelope.cause_id.unwrap().to_string();
-                    assert!(bodies.contains_key(&key), "{key} is recorded as forwarded but the backend never got it");
+                    assert!(
+                        bodies.contains_key(&key),
+                        "{key} is recorded as forwarded but the backend never got it"
+                    );
                 }
                 _ => {}
             }
@@ -87,10 +110,20 @@ impl World {
         let requests = self.backend.requests();
         for (order, keys) in &recorded {
             let of_order = requests.iter().filter(|request| request.external_order_id() == *order);
-            let all: Vec<_> = of_order.map(|request| (request.at, request.key(), request.path.as_str())).collect();
-            assert_eq!(arrived.get(order), Some(keys), "{order}: keys as they arrived first, and as they stand on the log; all: {all:#?}");
+            let all: Vec<_> = of_order
+                .map(|request| (request.at, request.key(), request.path.as_str()))
+                .collect();
+            assert_eq!(
+                arrived.get(order),
+                Some(keys),
+                "{order}: keys as they arrived first, and as they stand on the log; all: {all:#?}"
+            );
         }
-        assert_eq!(arrived.len(), recorded.len(), "the backend got an order that is not on the log");
+        assert_eq!(
+            arrived.len(),
+            recorded.len(),
+            "the backend got an order that is not on the log"
+        );
     }
 
     /// The tables say what the log says.
@@ -98,7 +131,11 @@ impl World {
         let expected = expected_tables(events);
         eventually("the tables agree with the log", PATIENCE, async || {
             let found = self.tables().await.map_err(|error| vec![format!("{error:#}")])?;
-            if found == expected { Ok(()) } else { Err(differences(&found, &expected)) }
+            if found == expected {
+                Ok(())
+            } else {
+                Err(differences(&found, &expected))
+            }
         })
         .await;
     }
@@ -162,7 +199,11 @@ fn expected_tables(events: &[Arc<Recorded>]) -> Tables {
             continue;
         }
         // The body for the backend says nothing about what became of it, and may be nonsense in some tests.
-        let payload = if envelope.event_type == EventType::OrderTransformed { Value::Null } else { payload(event) };
+        let payload = if envelope.event_type == EventType::OrderTransformed {
+            Value::Null
+        } else {
+            payload(event)
+        };
         let known = tables.contains_key(&("webhook_logs", root.clone()));
         if let Some(row) = tables.get_mut(&("webhook_logs", root.clone())) {
             note(row, envelope.event_type, &payload);
@@ -242,7 +283,16 @@ fn order_row(tables: &mut Tables, event: &Recorded, payload: &Value) {
 fn differences(found: &Tables, expected: &Tables) -> Vec<String> {
     let keys: std::collections::BTreeSet<_> = found.keys().chain(expected.keys()).collect();
     let differ = keys.into_iter().filter(|key| found.get(key) != expected.get(key));
-    differ.take(5).map(|key| format!("{key:?}: {:?}, but the log says {:?}", found.get(key), expected.get(key))).collect()
+    differ
+        .take(5)
+        .map(|key| {
+            format!(
+                "{key:?}: {:?}, but the log says {:?}",
+                found.get(key),
+                expected.get(key)
+            )
+        })
+        .collect()
 }
 
 /// A time limit for what takes as long as an append may take, and some more.

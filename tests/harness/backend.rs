@@ -114,8 +114,16 @@ pub(crate) struct Backend {
 
 impl Backend {
     pub(crate) fn start() -> Self {
-        let shared = Shared { script: Mutex::default(), held: watch::Sender::new(false), database: Mutex::default() };
-        let backend = Self { port: Port::reserve(), shared: Arc::new(shared), running: Mutex::default() };
+        let shared = Shared {
+            script: Mutex::default(),
+            held: watch::Sender::new(false),
+            database: Mutex::default(),
+        };
+        let backend = Self {
+            port: Port::reserve(),
+            shared: Arc::new(shared),
+            running: Mutex::default(),
+        };
         backend.open();
         backend
     }
@@ -132,7 +140,9 @@ impl Backend {
     pub(crate) fn open(&self) {
         let handle = Handle::new();
         let router = Router::new().fallback(receive).with_state(Arc::clone(&self.shared));
-        let server = axum_server::from_tcp(self.port.listen()).unwrap().handle(handle.clone());
+        let server = axum_server::from_tcp(self.port.listen())
+            .unwrap()
+            .handle(handle.clone());
         tokio::spawn(server.serve(router.into_make_service()));
         *self.running.lock().unwrap() = Some(handle);
     }
@@ -141,12 +151,14 @@ impl Backend {
     pub(crate) async fn close(&self) {
         let handle = self.running.lock().unwrap().take().unwrap();
         handle.shutdown();
-        eventually("the backend refuses connections", PATIENCE, async || {
-            match tokio::net::TcpStream::connect(self.address()).await {
+        eventually(
+            "the backend refuses connections",
+            PATIENCE,
+            async || match tokio::net::TcpStream::connect(self.address()).await {
                 Ok(_) => Err("it takes them"),
                 Err(_) => Ok(()),
-            }
-        })
+            },
+        )
         .await;
     }
 
@@ -171,7 +183,12 @@ impl Backend {
 
     /// The next requests about one order are told this, one each.
     pub(crate) fn next_for(&self, order: &str, answers: impl IntoIterator<Item = Answer>) {
-        self.shared.script().for_order.entry(order.to_owned()).or_default().extend(answers);
+        self.shared
+            .script()
+            .for_order
+            .entry(order.to_owned())
+            .or_default()
+            .extend(answers);
     }
 
     /// What every request is told that nothing else was said about.
@@ -207,7 +224,9 @@ impl Backend {
 
 async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else { return Response::new(Body::empty()) };
+    let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
+        return Response::new(Body::empty());
+    };
     let received = Received {
         at: Instant::now(),
         method: parts.method.to_string(),
@@ -223,13 +242,20 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     match answer {
         Answer::Accept => shared.accept(&received).await,
         Answer::Say(status, body, headers) => {
-            let response = headers.into_iter().fold(Response::builder(), |response, (name, value)| response.header(name, value));
+            let response = headers
+                .into_iter()
+                .fold(Response::builder(), |response, (name, value)| {
+                    response.header(name, value)
+                });
             response.status(status).body(Body::from(body)).unwrap()
         }
         Answer::Hang => std::future::pending().await,
         Answer::Cut => {
             shared.accept(&received).await;
-            let halves = [Ok(Bytes::from_static(b"{\"success\":")), Err(std::io::Error::other("cut"))];
+            let halves = [
+                Ok(Bytes::from_static(b"{\"success\":")),
+                Err(std::io::Error::other("cut")),
+            ];
             Response::new(Body::from_stream(stream::iter(halves)))
         }
     }
@@ -242,7 +268,9 @@ impl Shared {
         let order = serde_json::from_slice::<Value>(&received.body).unwrap_or_default();
         let order = order["originalWebhook"]["orderId"].as_str().unwrap_or_default();
         let for_order = script.for_order.get_mut(order).and_then(VecDeque::pop_front);
-        let answer = for_order.or_else(|| script.next.pop_front()).or_else(|| script.otherwise.clone());
+        let answer = for_order
+            .or_else(|| script.next.pop_front())
+            .or_else(|| script.otherwise.clone());
         (answer.unwrap_or(Answer::Accept), script.takes)
     }
 
@@ -251,7 +279,10 @@ impl Shared {
             let mut script = self.script();
             let number = script.orders.len() + 1;
             let known = script.orders.get(received.key()).cloned();
-            let order_id = script.orders.entry(received.key().to_owned()).or_insert_with(|| format!("order-{number}"));
+            let order_id = script
+                .orders
+                .entry(received.key().to_owned())
+                .or_insert_with(|| format!("order-{number}"));
             (order_id.clone(), known.is_none())
         };
         let database = self.database.lock().unwrap().clone();

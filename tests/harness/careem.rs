@@ -73,7 +73,11 @@ pub(crate) struct Careem {
 
 impl Careem {
     pub(crate) fn new() -> Self {
-        let http = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build().unwrap();
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(ANSWER_TIMEOUT)
+            .build()
+            .unwrap();
         Self { http }
     }
 
@@ -85,7 +89,9 @@ impl Careem {
     /// Posts a body with exactly these headers.
     pub(crate) async fn post_raw(&self, hub: &Hub, body: impl Into<Vec<u8>>, headers: &[(&str, &str)]) -> Answer {
         let request = self.http.post(webhook_url(&hub.url())).body(body.into());
-        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = headers
+            .iter()
+            .fold(request, |request, (name, value)| request.header(*name, *value));
         answer(request).await.expect("the hub answers")
     }
 
@@ -111,7 +117,9 @@ impl Careem {
     /// Posts a body, signed, of our merchant, to the hub at this URL.
     pub(crate) async fn try_post(&self, hub: &str, body: &str) -> reqwest::Result<Answer> {
         let request = self.http.post(webhook_url(hub)).body(body.to_owned());
-        let request = request.header("content-type", "application/json").header("x-merchant-id", MERCHANT);
+        let request = request
+            .header("content-type", "application/json")
+            .header("x-merchant-id", MERCHANT);
         answer(request.header("x-careem-signature", sign(SECRET, body.as_bytes()))).await
     }
 }
@@ -123,5 +131,9 @@ fn webhook_url(hub: &str) -> String {
 async fn answer(request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
     let response = request.send().await?;
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    Ok(Answer { status, headers, text: response.text().await? })
+    Ok(Answer {
+        status,
+        headers,
+        text: response.text().await?,
+    })
 }

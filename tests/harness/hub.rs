@@ -5,7 +5,8 @@ use std::{
     fmt::Write as _,
     io::Write as _,
     net::SocketAddr,
-    process::{ChildStdin, ExitStatus, Stdio},
+    os::unix::process::CommandExt as _,
+    process::{ExitStatus, Stdio},
     sync::{Arc, LazyLock, Mutex},
     time::{Duration, Instant},
 };
@@ -39,7 +40,10 @@ impl Settings {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         command.args(args).env_clear().envs(&self.0).kill_on_drop(true);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 }
@@ -66,9 +70,15 @@ impl Ran {
 /// Runs a command of the binary to its end.
 pub(crate) async fn run(settings: &Settings, args: &[&str]) -> Ran {
     let output = tokio::time::timeout(PATIENCE, settings.command(args).output()).await;
-    let output = output.unwrap_or_else(|_| panic!("webhook-hub {args:?} did not end")).unwrap();
+    let output = output
+        .unwrap_or_else(|_| panic!("webhook-hub {args:?} did not end"))
+        .unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    Ran {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
 }
 
 /// A hub that serves. Dropped, it is killed; its log is shown where the test failed.
@@ -90,7 +100,13 @@ impl Hub {
         lines.collect(child.stdout.take().unwrap());
         lines.collect(child.stderr.take().unwrap());
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut hub = Self { child, pid, lines, address: nowhere, metrics_address: nowhere };
+        let mut hub = Self {
+            child,
+            pid,
+            lines,
+            address: nowhere,
+            metrics_address: nowhere,
+        };
         let addresses = eventually("the hub listens", PATIENCE, async || {
             if let Some(status) = hub.child.try_wait().unwrap() {
                 panic!("the hub ended with {status} instead of listening");
@@ -138,7 +154,9 @@ impl Hub {
     /// Waits until it ends by itself.
     pub(crate) async fn wait_exit(&mut self, within: Duration) -> ExitStatus {
         let ended = tokio::time::timeout(within, self.child.wait()).await;
-        ended.unwrap_or_else(|_| panic!("the hub did not end within {within:?}")).unwrap()
+        ended
+            .unwrap_or_else(|_| panic!("the hub did not end within {within:?}"))
+            .unwrap()
     }
 
     /// Whether a line of its log holds this text.
@@ -165,7 +183,12 @@ impl Drop for Hub {
         if std::thread::panicking() {
             let lines = self.lines.all();
             let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
-            eprintln!("--- log of hub {} ({} lines) ---\n{}\n---", self.pid, lines.len(), shown.join("\n"));
+            eprintln!(
+                "--- log of hub {} ({} lines) ---\n{}\n---",
+                self.pid,
+                lines.len(),
+                shown.join("\n")
+            );
         }
     }
 }
@@ -193,7 +216,13 @@ impl Lines {
         let lines = self.0.lock().unwrap();
         let said = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let listening = said.into_iter().find(|line| line["message"] == "listening")?;
-        let address = |name: &str| listening["metadata"][name].as_str().unwrap_or_default().parse().unwrap();
+        let address = |name: &str| {
+            listening["metadata"][name]
+                .as_str()
+                .unwrap_or_default()
+                .parse()
+                .unwrap()
+        };
         Some((address("address"), address("metrics_address")))
     }
 }
@@ -214,14 +243,24 @@ const GUARD: &str = r#"
 "#;
 
 fn guard(sign: char, pid: u32) {
-    static INPUT: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
-        let mut guard = std::process::Command::new("sh");
-        guard.args(["-c", GUARD]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    static GUARDIAN: LazyLock<Mutex<std::process::Child>> = LazyLock::new(|| {
+        let mut guardian = std::process::Command::new("sh");
+        guardian
+            .args(["-c", GUARD])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         // Not in our group, so that Ctrl-C does not end it before us.
-        let guard = std::os::unix::process::CommandExt::process_group(&mut guard, 0).spawn().unwrap();
-        Mutex::new(guard.stdin.unwrap())
+        Mutex::new(guardian.process_group(0).spawn().unwrap())
     });
     let mut line = String::new();
     writeln!(line, "{sign} {pid}").unwrap();
-    INPUT.lock().unwrap().write_all(line.as_bytes()).unwrap();
+    GUARDIAN
+        .lock()
+        .unwrap()
+        .stdin
+        .as_mut()
+        .unwrap()
+        .write_all(line.as_bytes())
+        .unwrap();
 }

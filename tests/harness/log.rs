@@ -30,18 +30,29 @@ struct Read {
 impl Log {
     /// Reads as the user `hub`, on a connection of its own.
     pub(crate) async fn open(nats: &Nats) -> Self {
-        let settings = [("NATS_URL", nats.server.url()), ("NATS_USER", "hub".into()), ("NATS_PASSWORD", nats.password("hub").into())];
+        let settings = [
+            ("NATS_URL", nats.server.url()),
+            ("NATS_USER", "hub".into()),
+            ("NATS_PASSWORD", nats.password("hub").into()),
+        ];
         let environment = settings.into_iter().collect::<Environment>();
         let settings = config::Nats::from_environment(&environment).unwrap();
         let connection = Connection::open(&settings, "test", HUB_INBOX).await.unwrap();
         connection.wait_up().await;
         let reader = Reader::from(&connection, 1);
-        Self(Mutex::new(Read { reader, events: Vec::new(), unreadable: Vec::new() }))
+        Self(Mutex::new(Read {
+            reader,
+            events: Vec::new(),
+            unreadable: Vec::new(),
+        }))
     }
 
     /// All events so far, in their order.
     pub(crate) async fn events(&self) -> Vec<Arc<Recorded>> {
-        eventually("the log is read", PATIENCE, async || self.try_events().await.map_err(|error| format!("{error:#}"))).await
+        eventually("the log is read", PATIENCE, async || {
+            self.try_events().await.map_err(|error| format!("{error:#}"))
+        })
+        .await
     }
 
     /// As [`Self::events`], or why NATS does not answer.
@@ -71,8 +82,16 @@ impl Log {
     pub(crate) async fn wait_for(&self, event_type: EventType, count: usize) -> Vec<Arc<Recorded>> {
         eventually(&format!("{count} of {event_type}"), PATIENCE, async || {
             let events = self.try_events().await.map_err(|error| format!("{error:#}"))?;
-            let found: Vec<_> = events.iter().filter(|event| event.envelope.event_type == event_type).cloned().collect();
-            if found.len() >= count { Ok(found) } else { Err(summary(&events)) }
+            let found: Vec<_> = events
+                .iter()
+                .filter(|event| event.envelope.event_type == event_type)
+                .cloned()
+                .collect();
+            if found.len() >= count {
+                Ok(found)
+            } else {
+                Err(summary(&events))
+            }
         })
         .await
     }
@@ -82,7 +101,11 @@ impl Log {
         eventually("every accepted webhook has ended", PATIENCE, async || {
             let events = self.try_events().await.map_err(|error| format!("{error:#}"))?;
             let open = open(&events);
-            if open == 0 { Ok(events) } else { Err(format!("{open} have not: {}", summary(&events))) }
+            if open == 0 {
+                Ok(events)
+            } else {
+                Err(format!("{open} have not: {}", summary(&events)))
+            }
         })
         .await
     }
@@ -102,9 +125,17 @@ fn open(events: &[Arc<Recorded>]) -> usize {
 
 /// How many of each type.
 fn summary(events: &[Arc<Recorded>]) -> String {
-    let count = |one: EventType| (one, events.iter().filter(|event| event.envelope.event_type == one).count());
+    let count = |one: EventType| {
+        (
+            one,
+            events.iter().filter(|event| event.envelope.event_type == one).count(),
+        )
+    };
     let counts = EventType::ALL.into_iter().map(count).filter(|(_, count)| *count > 0);
-    counts.map(|(one, count)| format!("{count} {one}")).collect::<Vec<_>>().join(", ")
+    counts
+        .map(|(one, count)| format!("{count} {one}"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// An event's payload.

@@ -54,7 +54,12 @@ impl World {
 
     async fn on(cluster: Arc<Cluster>) -> Self {
         let (nats, database) = tokio::join!(Nats::start(), cluster.database());
-        run(&nats.settings("provision").set("PARTITIONS", PARTITIONS), &["streams", "apply"]).await.expect_success();
+        run(
+            &nats.settings("provision").set("PARTITIONS", PARTITIONS),
+            &["streams", "apply"],
+        )
+        .await
+        .expect_success();
         let log = Log::open(&nats).await;
         Self {
             nats,
@@ -114,7 +119,10 @@ impl World {
         let stream = self.nats.provision().await.get_stream("EVENTS").await.unwrap();
         let consumers: Vec<consumer::Info> = stream.consumers().try_collect().await.unwrap();
         for info in consumers {
-            let config = consumer::Config { ack_wait: Duration::from_secs(1), ..info.config };
+            let config = consumer::Config {
+                ack_wait: Duration::from_secs(1),
+                ..info.config
+            };
             let config = consumer::pull::Config::try_from_consumer_config(config).unwrap();
             stream.update_consumer(config).await.unwrap();
         }

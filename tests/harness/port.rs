@@ -18,7 +18,10 @@ impl Port {
         socket.set_reuseaddr(true).unwrap();
         socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let number = socket.local_addr().unwrap().port();
-        Self { number, _held: cfg!(target_os = "linux").then_some(socket) }
+        Self {
+            number,
+            _held: cfg!(target_os = "linux").then_some(socket),
+        }
     }
 
     pub(crate) fn number(&self) -> u16 {

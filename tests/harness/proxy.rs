@@ -32,7 +32,10 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) fn to(upstream: SocketAddr) -> Self {
-        let proxy = Self { port: Arc::new(Port::reserve()), wire: watch::Sender::new(Wire::Whole) };
+        let proxy = Self {
+            port: Arc::new(Port::reserve()),
+            wire: watch::Sender::new(Wire::Whole),
+        };
         let (port, wire) = (Arc::clone(&proxy.port), proxy.wire.subscribe());
         tokio::spawn(run(port, upstream, wire));
         proxy
@@ -84,11 +87,15 @@ async fn run(port: Arc<Port>, upstream: SocketAddr, mut wire: watch::Receiver<Wi
 
 async fn connect(hub: TcpStream, upstream: SocketAddr, wire: watch::Receiver<Wire>) {
     // Where the server is away, the hub sees its connection end.
-    let Ok(server) = TcpStream::connect(upstream).await else { return };
+    let Ok(server) = TcpStream::connect(upstream).await else {
+        return;
+    };
     let _ = (hub.set_nodelay(true), server.set_nodelay(true));
     let (from_hub, to_hub) = hub.into_split();
     let (from_server, to_server) = server.into_split();
-    let there = pump(from_hub, to_server, wire.clone(), |wire| matches!(wire, Wire::Whole | Wire::NoAnswers));
+    let there = pump(from_hub, to_server, wire.clone(), |wire| {
+        matches!(wire, Wire::Whole | Wire::NoAnswers)
+    });
     let back = pump(from_server, to_hub, wire, |wire| wire == Wire::Whole);
     // When one direction ends, both do: neither protocol here knows half-closed connections.
     tokio::select! {
@@ -105,7 +112,9 @@ async fn pump(
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        let Ok(read @ 1..) = from.read(&mut buffer).await else {
+            return;
+        };
         if wire.wait_for(|wire| passes(*wire)).await.is_err() || to.write_all(&buffer[..read]).await.is_err() {
             return;
         }

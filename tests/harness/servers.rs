@@ -13,7 +13,9 @@ use serde_json::Value;
 use tokio::sync::{Mutex, OnceCell};
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
-use webhook_hub::operator::dev::servers::{NatsOptions, NatsPasswords, NatsServer, Postgres, PostgresOptions, Programs};
+use webhook_hub::operator::dev::servers::{
+    NatsOptions, NatsPasswords, NatsServer, Postgres, PostgresOptions, Programs,
+};
 
 use super::{
     hub::{Settings, run},
@@ -57,12 +59,21 @@ impl Cluster {
     /// One of the test's own, which it may stop.
     pub(crate) async fn start() -> Self {
         let port = Port::reserve();
-        let options = PostgresOptions { port: Some(port.number()), remove_dir_on_exit: true, ..PostgresOptions::default() };
+        let options = PostgresOptions {
+            port: Some(port.number()),
+            remove_dir_on_exit: true,
+            ..PostgresOptions::default()
+        };
         let server = Postgres::start(&PROGRAMS, &folder(), options).await.unwrap();
         server.create_database(TEMPLATE, None).await.unwrap();
         let url = server.url(TEMPLATE);
-        run(&Settings::empty().set("DATABASE_URL", &url), &["migrate"]).await.expect_success();
-        let database = Database { url, client: Mutex::default() };
+        run(&Settings::empty().set("DATABASE_URL", &url), &["migrate"])
+            .await
+            .expect_success();
+        let database = Database {
+            url,
+            client: Mutex::default(),
+        };
         database.run(RESTAURANT).await.unwrap();
         Self { server, _port: port }
     }
@@ -71,7 +82,10 @@ impl Cluster {
     pub(crate) async fn database(&self) -> Database {
         let name = format!("test_{}", Uuid::new_v4().simple());
         self.server.create_database(&name, Some(TEMPLATE)).await.unwrap();
-        Database { url: self.server.url(&name), client: Mutex::default() }
+        Database {
+            url: self.server.url(&name),
+            client: Mutex::default(),
+        }
     }
 }
 
@@ -85,7 +99,9 @@ impl Database {
     /// The rows of a query, each as a JSON object.
     pub(crate) async fn rows(&self, query: &str) -> anyhow::Result<Vec<Value>> {
         let client = self.client().await?;
-        let rows = client.query(&format!("SELECT to_jsonb(row) FROM ({query}) AS row"), &[]).await?;
+        let rows = client
+            .query(&format!("SELECT to_jsonb(row) FROM ({query}) AS row"), &[])
+            .await?;
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
@@ -107,7 +123,9 @@ impl Database {
         if let Some(client) = held.as_ref().filter(|client| !client.is_closed()) {
             return Ok(Arc::clone(client));
         }
-        let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.context("no connection to PostgreSQL")?;
+        let (client, connection) = tokio_postgres::connect(&self.url, NoTls)
+            .await
+            .context("no connection to PostgreSQL")?;
         tokio::spawn(connection);
         Ok(Arc::clone(held.insert(Arc::new(client))))
     }
@@ -124,14 +142,27 @@ impl Nats {
     /// Without streams.
     pub(crate) async fn start() -> Self {
         let password = || Uuid::new_v4().simple().to_string();
-        let passwords = NatsPasswords { provision: password(), hub: password(), subscriber: password() };
+        let passwords = NatsPasswords {
+            provision: password(),
+            hub: password(),
+            subscriber: password(),
+        };
         let (dir, port) = (folder(), Port::reserve());
         // A server comes up on the port that it had in its folder before.
         std::fs::write(dir.join("nats.port"), port.number().to_string()).unwrap();
-        let options = NatsOptions { remove_dir_on_exit: true, ..NatsOptions::default() };
-        let server = NatsServer::start_with(&PROGRAMS, &in_project("nats.conf"), &dir, &passwords, options).await.unwrap();
+        let options = NatsOptions {
+            remove_dir_on_exit: true,
+            ..NatsOptions::default()
+        };
+        let server = NatsServer::start_with(&PROGRAMS, &in_project("nats.conf"), &dir, &passwords, options)
+            .await
+            .unwrap();
         assert_eq!(server.port(), port.number());
-        Self { server, passwords, _port: port }
+        Self {
+            server,
+            passwords,
+            _port: port,
+        }
     }
 
     /// How the binary reaches it as this user.
@@ -144,7 +175,11 @@ impl Nats {
 
     /// A connection of this user, with its own inbox as `nats.conf` demands it.
     pub(crate) fn options(&self, user: &str) -> ConnectOptions {
-        let inbox = if user == "provision" { "_INBOX".to_owned() } else { format!("_INBOX_{user}") };
+        let inbox = if user == "provision" {
+            "_INBOX".to_owned()
+        } else {
+            format!("_INBOX_{user}")
+        };
         ConnectOptions::with_user_and_password(user.into(), self.password(user).into()).custom_inbox_prefix(inbox)
     }
 
@@ -172,7 +207,10 @@ impl Drop for Nats {
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.server.dir().join("nats.log")).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
-            eprintln!("--- log of NATS ---\n{}\n---", lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n"));
+            eprintln!(
+                "--- log of NATS ---\n{}\n---",
+                lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+            );
         }
     }
 }

@@ -11,7 +11,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const POLL: Duration = Duration::from_millis(10);
 
 /// Looks until `look` returns what was waited for; fails with what it saw last.
-pub(crate) async fn eventually<T, S: Debug>(what: &str, within: Duration, mut look: impl AsyncFnMut() -> Result<T, S>) -> T {
+pub(crate) async fn eventually<T, S: Debug>(
+    what: &str,
+    within: Duration,
+    mut look: impl AsyncFnMut() -> Result<T, S>,
+) -> T {
     let deadline = Instant::now() + within;
     let mut last = None;
     while Instant::now() < deadline {

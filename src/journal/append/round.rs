@@ -3,19 +3,26 @@
 //! Acknowledgements come to one subscription of our own, each under a number: the client's request map would keep an
 //! entry for every request that is never answered, and during an outage there are many of those.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use async_nats::{Client, HeaderMap, StatusCode, Subscriber};
 use futures_util::StreamExt;
 use serde::Deserialize;
 
 use super::{Connection, writer::Pending};
+use crate::event::EventId;
 
 /// From how many messages on a batch is quicker than single publishes (measured: a batch costs 2.2 ms whatever is in
 /// it, a single fsynced publish 0.4 ms, and nine of them overlap).
-const BATCH_FROM: usize = 10;
+pub(super) const BATCH_FROM: usize = 10;
+/// Most messages of one atomic batch: the server's limit.
+const MAX_BATCH: usize = 1000;
+/// Most payload bytes of one round, so that a few large bodies neither hold the others up nor pass a server limit.
+pub(super) const MAX_ROUND_BYTES: usize = 4 * 1024 * 1024;
 /// How long an acknowledgement may take before the round is given up and sent again.
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+/// What each single publish may take beyond that: an fsync on a slow disk.
+const TIME_EACH: Duration = Duration::from_millis(4);
 /// JetStream's error for a batch that holds an id of the duplicate window.
 const DUPLICATE_IN_BATCH: u64 = 10201;
 
@@ -32,7 +39,7 @@ pub(super) enum Fate {
 
 /// JetStream's answer to a publish.
 #[derive(Deserialize)]
-struct PubAck {
+pub(super) struct PubAck {
     #[serde(default)]
     seq: u64,
     #[serde(default)]
@@ -41,7 +48,7 @@ struct PubAck {
 }
 
 #[derive(Deserialize)]
-struct ApiError {
+pub(super) struct ApiError {
     #[serde(default)]
     code: u16,
     #[serde(default)]
@@ -50,11 +57,59 @@ struct ApiError {
     description: String,
 }
 
-enum Answer {
+pub(super) enum Answer {
     Ack(PubAck),
     /// Nobody listens on that subject: JetStream is off or the stream is gone.
     NoResponders,
     Unreadable,
+}
+
+/// Messages that go together: published one after another under one id, stored all or none when the last is there.
+pub(super) struct Batch {
+    id: String,
+    /// Published, but for the last one, which goes with the commit.
+    pub(super) messages: Vec<Pending>,
+    places: HashMap<EventId, usize>,
+    bytes: usize,
+}
+
+impl Batch {
+    pub(super) fn new() -> Self {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        Self { id, messages: Vec::new(), places: HashMap::new(), bytes: 0 }
+    }
+
+    /// Whether one more may be added.
+    pub(super) fn has_room(&self) -> bool {
+        self.messages.len() < MAX_BATCH && self.bytes < MAX_ROUND_BYTES
+    }
+
+    /// Whether an event is in it.
+    pub(super) fn holds(&self, id: EventId) -> bool {
+        self.places.contains_key(&id)
+    }
+
+    /// Adds one and publishes the one before it. The same event twice is one message with two who wait.
+    pub(super) async fn add(&mut self, client: &Client, pending: Pending) {
+        if let Some(place) = self.places.get(&pending.message.id) {
+            self.messages[*place].join(pending);
+            return;
+        }
+        if let Some(last) = self.messages.last() {
+            publish(client, last, self.headers(last), None).await;
+        }
+        self.bytes += pending.message.payload.len();
+        self.places.insert(pending.message.id, self.messages.len());
+        self.messages.push(pending);
+    }
+
+    /// The headers of the last message so far.
+    fn headers(&self, last: &Pending) -> HeaderMap {
+        let mut headers = last.message.headers.clone();
+        headers.insert("Nats-Batch-Id", self.id.as_str());
+        headers.insert("Nats-Batch-Sequence", self.messages.len().to_string());
+        headers
+    }
 }
 
 /// Sends rounds and reads their acknowledgements.
@@ -65,6 +120,12 @@ pub(super) struct Round {
     next: u64,
 }
 
+/// A batch whose answer is awaited.
+pub(super) struct Committed {
+    number: u64,
+    deadline: tokio::time::Instant,
+}
+
 impl Round {
     pub(super) async fn open(client: &Client) -> anyhow::Result<Self> {
         let inbox = client.new_inbox();
@@ -72,32 +133,55 @@ impl Round {
         Ok(Self { inbox, answers, next: 0 })
     }
 
-    /// Publishes all of them; the fates come in their order.
+    /// Publishes the last message of a batch and with it commits all.
+    pub(super) async fn commit(&mut self, client: &Client, batch: &Batch) -> Committed {
+        let number = self.next;
+        self.next += 1;
+        if let Some(last) = batch.messages.last() {
+            let mut headers = batch.headers(last);
+            headers.insert("Nats-Batch-Commit", "1");
+            publish(client, last, headers, Some(format!("{}.{number}", self.inbox))).await;
+        }
+        Committed { number, deadline: tokio::time::Instant::now() + ACK_TIMEOUT }
+    }
+
+    /// Waits for the answer to a batch; none where it does not come. May be dropped and called again.
     ///
     /// # Errors
     /// Where the subscription ended: the client is closed.
-    pub(super) async fn send(&mut self, connection: &Connection, batch: &[Pending]) -> anyhow::Result<Vec<Fate>> {
-        if batch.len() < BATCH_FROM {
-            return self.send_singly(connection, batch).await;
-        }
-        match self.send_batch(connection, batch).await? {
-            Some(Answer::Ack(PubAck { error: None, seq, .. })) => {
-                let first = seq + 1 - batch.len() as u64;
-                let stored = |at| Fate::Stored { sequence: first + at as u64, duplicate: false };
-                Ok((0..batch.len()).map(stored).collect())
+    pub(super) async fn committed(&mut self, connection: &Connection, committed: &Committed) -> anyhow::Result<Option<Answer>> {
+        while let Some((number, answer)) = self.answer(connection, committed.deadline).await? {
+            if number == committed.number {
+                return Ok(Some(answer));
             }
-            // Nothing of the batch was stored. One by one each gets an answer of its own, the known ones as duplicates.
+        }
+        Ok(None)
+    }
+
+    /// What an answer means for each message of a batch; none where they must be sent one by one to know.
+    pub(super) fn fates(batch: &Batch, answer: Option<Answer>) -> Option<Vec<Fate>> {
+        let count = batch.messages.len();
+        match answer {
+            Some(Answer::Ack(PubAck { error: None, seq, .. })) => {
+                let first = (seq + 1).saturating_sub(count as u64);
+                Some((0..count).map(|at| Fate::Stored { sequence: first + at as u64, duplicate: false }).collect())
+            }
+            // Nothing of it was stored. One by one each gets an answer of its own, the known ones as duplicates.
             Some(Answer::Ack(PubAck { error: Some(error), .. })) => {
                 if error.err_code != DUPLICATE_IN_BATCH {
                     tracing::warn!(code = error.err_code, reason = error.description, "batch refused, sending one by one");
                 }
-                self.send_singly(connection, batch).await
+                None
             }
-            Some(Answer::NoResponders | Answer::Unreadable) | None => Ok(vec![Fate::Unknown; batch.len()]),
+            Some(Answer::NoResponders | Answer::Unreadable) | None => Some(vec![Fate::Unknown; count]),
         }
     }
 
-    async fn send_singly(&mut self, connection: &Connection, batch: &[Pending]) -> anyhow::Result<Vec<Fate>> {
+    /// Publishes each by itself; the fates come in their order.
+    ///
+    /// # Errors
+    /// Where the subscription ended: the client is closed.
+    pub(super) async fn send_singly(&mut self, connection: &Connection, batch: &[Pending]) -> anyhow::Result<Vec<Fate>> {
         let first = self.next;
         self.next += batch.len() as u64;
         for (at, pending) in batch.iter().enumerate() {
@@ -106,7 +190,7 @@ impl Round {
         }
         let mut fates = vec![Fate::Unknown; batch.len()];
         let mut open = batch.len();
-        let deadline = tokio::time::Instant::now() + ACK_TIMEOUT;
+        let deadline = tokio::time::Instant::now() + ACK_TIMEOUT + TIME_EACH * u32::try_from(open).unwrap_or(u32::MAX);
         while open > 0 {
             let Some((number, answer)) = self.answer(connection, deadline).await? else { break };
             let Some(fate) = number.checked_sub(first).and_then(|at| fates.get_mut(usize::try_from(at).ok()?)) else {
@@ -122,31 +206,6 @@ impl Round {
             };
         }
         Ok(fates)
-    }
-
-    /// The batch's messages carry its id and their number; the last one commits it and alone is answered.
-    async fn send_batch(&mut self, connection: &Connection, batch: &[Pending]) -> anyhow::Result<Option<Answer>> {
-        let number = self.next;
-        self.next += 1;
-        let batch_id = uuid::Uuid::new_v4().simple().to_string();
-        for (at, pending) in batch.iter().enumerate() {
-            let mut headers = pending.message.headers.clone();
-            headers.insert("Nats-Batch-Id", batch_id.as_str());
-            headers.insert("Nats-Batch-Sequence", (at + 1).to_string());
-            let last = at + 1 == batch.len();
-            if last {
-                headers.insert("Nats-Batch-Commit", "1");
-            }
-            let reply = last.then(|| format!("{}.{number}", self.inbox));
-            publish(&connection.client, pending, headers, reply).await;
-        }
-        let deadline = tokio::time::Instant::now() + ACK_TIMEOUT;
-        while let Some((answered, answer)) = self.answer(connection, deadline).await? {
-            if answered == number {
-                return Ok(Some(answer));
-            }
-        }
-        Ok(None)
     }
 
     /// The next answer and its number; none where the time is over or the connection is lost.

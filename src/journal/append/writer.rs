@@ -1,7 +1,7 @@
 //! The one task that publishes: takes what waits, sends it in rounds, tells everyone what became of it.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -10,14 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     AppendError, Appended, Connection, MAX_WAITING, Message,
-    round::{Fate, Round},
+    round::{BATCH_FROM, Batch, Fate, Round},
 };
 use crate::event::EventId;
 
-/// Most messages of one atomic batch; the server takes 1000, and the rate is flat beyond 500.
-pub(super) const MAX_BATCH: usize = 500;
-/// Most payload bytes of one round, so that a few large bodies neither hold the others up nor pass a server limit.
-pub(super) const MAX_ROUND_BYTES: usize = 4 * 1024 * 1024;
 /// Ids of the latest events that are known to be on the log: a provider's quick repeat is answered without asking the
 /// server, and cannot spoil a batch (one known id in it and the server refuses the whole). About 3 MB.
 const MAX_RECENT: usize = 32_768;
@@ -35,6 +31,11 @@ pub(super) struct Pending {
 impl Pending {
     pub(super) fn new(message: Message, done: oneshot::Sender<Result<Appended, AppendError>>) -> Self {
         Self { message, done: vec![done], sent_before: false }
+    }
+
+    /// Lets those who wait for another append of the same event wait for this one.
+    pub(super) fn join(&mut self, other: Self) {
+        self.done.extend(other.done);
     }
 
     /// Nobody waits for it any more.
@@ -80,13 +81,13 @@ impl Writer {
                 let _ = tokio::time::timeout(PAUSE_AFTER_TROUBLE, self.connection.wait_up()).await;
                 continue;
             }
-            let batch = self.next_round();
-            if batch.is_empty() {
-                continue;
-            }
-            metrics::histogram!("append_round_size").record(batch.len() as f64);
-            let fates = round.send(&self.connection, &batch).await?;
-            if self.settle(batch, fates) {
+            let trouble = if self.waiting.len() < BATCH_FROM {
+                let few = self.few();
+                self.send_singly(&mut round, few).await?
+            } else {
+                self.send_batches(&mut round).await?
+            };
+            if trouble {
                 tokio::time::sleep(PAUSE_AFTER_TROUBLE).await;
             }
         }
@@ -101,41 +102,109 @@ impl Writer {
                 None => return false,
             }
         }
+        self.take_queued();
+        self.waiting.retain(|pending| !pending.is_abandoned());
+        true
+    }
+
+    fn take_queued(&mut self) {
         while self.waiting.len() < MAX_WAITING {
             match self.queue.try_recv() {
                 Ok(pending) => self.waiting.push_back(pending),
                 Err(_) => break,
             }
         }
-        self.waiting.retain(|pending| !pending.is_abandoned());
-        true
     }
 
-    /// What goes into the next round: no id twice, none that is known to be on the log.
-    fn next_round(&mut self) -> Vec<Pending> {
-        let mut batch: Vec<Pending> = Vec::with_capacity(self.waiting.len().min(MAX_BATCH));
-        let mut places: HashMap<EventId, usize> = HashMap::with_capacity(batch.capacity());
-        let mut bytes = 0;
-        while batch.len() < MAX_BATCH {
-            let Some(pending) = self.waiting.pop_front() else { break };
-            if let Some(sequence) = self.recent.sequence(pending.message.id) {
-                pending.answer(&Ok(Appended { sequence, duplicate: true }));
-                continue;
-            }
-            bytes += pending.message.payload.len();
-            if bytes > MAX_ROUND_BYTES && !batch.is_empty() {
-                self.waiting.push_front(pending);
-                break;
-            }
-            match places.entry(pending.message.id) {
-                Entry::Occupied(place) => batch[*place.get()].done.extend(pending.done),
-                Entry::Vacant(place) => {
-                    place.insert(batch.len());
-                    batch.push(pending);
-                }
+    /// The next that waits and is not known to be on the log.
+    fn next(&mut self) -> Option<Pending> {
+        loop {
+            let pending = self.waiting.pop_front()?;
+            match self.recent.sequence(pending.message.id) {
+                Some(sequence) => pending.answer(&Ok(Appended { sequence, duplicate: true })),
+                None => return Some(pending),
             }
         }
-        batch
+    }
+
+    /// All that wait, no event twice.
+    fn few(&mut self) -> Vec<Pending> {
+        let mut few: Vec<Pending> = Vec::with_capacity(self.waiting.len());
+        while let Some(pending) = self.next() {
+            match few.iter_mut().find(|one| one.message.id == pending.message.id) {
+                Some(same) => same.join(pending),
+                None => few.push(pending),
+            }
+        }
+        few
+    }
+
+    async fn send_singly(&mut self, round: &mut Round, few: Vec<Pending>) -> anyhow::Result<bool> {
+        metrics::histogram!("append_round_size").record(few.len() as f64);
+        let fates = round.send_singly(&self.connection, &few).await?;
+        Ok(self.settle(few, fates))
+    }
+
+    /// Sends batch after batch for as long as many wait. While one is being acknowledged the next is already on its way
+    /// to the server, all but its commit. True where there was trouble.
+    async fn send_batches(&mut self, round: &mut Round) -> anyhow::Result<bool> {
+        let connection = Arc::clone(&self.connection);
+        let mut batch = Batch::new();
+        self.fill(&mut batch, None).await;
+        while !batch.messages.is_empty() {
+            metrics::histogram!("append_round_size").record(batch.messages.len() as f64);
+            let committed = round.commit(&connection.client, &batch).await;
+            let mut following = Batch::new();
+            let answer = loop {
+                // A few are left to wait: alone they would go singly, and quicker.
+                if self.waiting.len() >= BATCH_FROM || !following.messages.is_empty() {
+                    self.fill(&mut following, Some(&batch)).await;
+                }
+                tokio::select! {
+                    biased;
+                    answer = round.committed(&connection, &committed) => break answer?,
+                    Some(pending) = self.queue.recv(), if self.waiting.len() < MAX_WAITING => {
+                        self.waiting.push_back(pending);
+                        self.take_queued();
+                    }
+                }
+            };
+            let fates = Round::fates(&batch, answer);
+            let trouble = match fates {
+                Some(fates) => self.settle(batch.messages, fates),
+                None => self.send_singly(round, batch.messages).await?,
+            };
+            if trouble {
+                // What was on its way is never committed, so it is not stored; it begins anew.
+                for pending in following.messages.into_iter().rev() {
+                    self.waiting.push_front(pending);
+                }
+                return Ok(true);
+            }
+            batch = following;
+            if !batch.messages.is_empty() {
+                self.take_queued();
+                self.fill(&mut batch, None).await;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Adds what waits, as long as there is room; what the batch before it holds has to wait for that one's answer.
+    async fn fill(&mut self, batch: &mut Batch, before: Option<&Batch>) {
+        let client = self.connection.client.clone();
+        let mut later = Vec::new();
+        while batch.has_room() {
+            let Some(pending) = self.next() else { break };
+            if before.is_some_and(|before| before.holds(pending.message.id)) {
+                later.push(pending);
+            } else if !pending.is_abandoned() {
+                batch.add(&client, pending).await;
+            }
+        }
+        for pending in later.into_iter().rev() {
+            self.waiting.push_front(pending);
+        }
     }
 
     /// Tells everyone; what has no answer yet goes back to the front. True where there was trouble.

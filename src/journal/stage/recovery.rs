@@ -25,12 +25,15 @@ pub(super) struct Unsettled {
     pub(super) open: Vec<(Recorded, u32)>,
     /// With one; the server will hand them out again, and they need no more than an acknowledgement.
     pub(super) closed: HashSet<u64>,
+    /// The consumer's number of the last message that it handed to anybody.
+    pub(super) handed_out: u64,
 }
 
 /// Reads it from the log.
 pub(super) async fn read<S: Stage>(connection: &Connection) -> anyhow::Result<Unsettled> {
     let mut consumer = streams::consumer(connection, S::NAME).await?;
     let info = consumer.info().await.context("cannot look up the consumer")?;
+    let info = info.clone();
     let (floor, delivered) = (info.ack_floor.stream_sequence, info.delivered.stream_sequence);
     let mut found = Found::default();
     if delivered > floor {
@@ -51,7 +54,7 @@ pub(super) async fn read<S: Stage>(connection: &Connection) -> anyhow::Result<Un
     }
     let mut open: Vec<_> = found.open.into_values().collect();
     open.sort_unstable_by_key(|(event, _)| event.sequence);
-    Ok(Unsettled { open, closed: found.closed })
+    Ok(Unsettled { open, closed: found.closed, handed_out: info.delivered.consumer_sequence })
 }
 
 /// What was read so far. An outcome stands behind its cause, so an event is let go as soon as its outcome is met.
