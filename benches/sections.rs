@@ -35,6 +35,8 @@ const ROUNDS: usize = 3;
 const STEADY_PER_SECOND: f64 = 500.0;
 /// Connections of the open loops; more than are ever busy at a time.
 const STEADY_CONNECTIONS: usize = 64;
+/// Connections that leave nothing idle.
+const SATURATING_CONNECTIONS: usize = 1000;
 /// Orders whose times are kept.
 const ROOM: usize = 4_000_000;
 /// Time for a backlog to be worked off.
@@ -172,7 +174,7 @@ impl Bench {
         let watching = Arc::new(AtomicBool::new(true));
         let watcher = tokio::spawn(watch(child.pid(), Arc::clone(&largest), Arc::clone(&watching)));
         let began = Instant::now();
-        let run = good(self.load(child.port(), 256, Pace::Closed).run().await?)?;
+        let run = good(self.load(child.port(), SATURATING_CONNECTIONS, Pace::Closed).run().await?)?;
         self.wait_completed(url).await?;
         let took = began.elapsed().as_secs_f64();
         watching.store(false, Ordering::Relaxed);

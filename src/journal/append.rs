@@ -13,14 +13,12 @@ mod writer;
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::HeaderMap;
-use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use self::writer::Pending;
 pub use self::writer::Writer;
-use super::{codec, connection::Connection};
-use crate::event::{EventId, EventType, NewEvent};
+use super::connection::Connection;
+use crate::event::NewEvent;
 
 /// Appends that may wait for the log at a time; one more is refused (the intake answers 503). Eight full batches: at
 /// 15,000 appends/s that is a quarter of a second of work.
@@ -54,16 +52,6 @@ pub enum AppendError {
     Closed,
 }
 
-/// An event as it goes over the wire.
-#[derive(Debug, Clone)]
-struct Message {
-    id: EventId,
-    event_type: EventType,
-    subject: String,
-    headers: HeaderMap,
-    payload: Bytes,
-}
-
 /// The log, for whoever appends. Cheap to clone.
 #[derive(Clone)]
 pub struct Journal {
@@ -76,7 +64,7 @@ impl Journal {
     /// Opens the log on a connection. Nothing is written until the [`Writer`] runs.
     pub fn open(connection: Arc<Connection>, partitions: u16) -> (Self, Writer) {
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
-        let writer = Writer::new(Arc::clone(&connection), waiting);
+        let writer = Writer::new(Arc::clone(&connection), waiting, partitions);
         (Self { queue, partitions, connection }, writer)
     }
 
@@ -85,9 +73,8 @@ impl Journal {
     /// # Errors
     /// See [`AppendError`]; in none of the cases is it certain that the event is not on the log.
     pub async fn append(&self, event: NewEvent) -> Result<Appended, AppendError> {
-        let message = self.encode(event)?;
         let (done, result) = oneshot::channel();
-        self.queue.try_send(Pending::new(message, done)).map_err(|error| match error {
+        self.queue.try_send(Pending::new(event, done)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => AppendError::Closed,
         })?;
@@ -106,16 +93,5 @@ impl Journal {
     /// The connection that it stands on.
     pub fn connection(&self) -> &Arc<Connection> {
         &self.connection
-    }
-
-    fn encode(&self, event: NewEvent) -> Result<Message, AppendError> {
-        let headers = codec::headers(&event.envelope).map_err(|error| AppendError::Refused(error.to_string()))?;
-        Ok(Message {
-            id: event.envelope.id,
-            event_type: event.envelope.event_type,
-            subject: codec::subject(&event.envelope, self.partitions),
-            headers,
-            payload: event.payload,
-        })
     }
 }

@@ -53,7 +53,8 @@ fn describe() {
     describe_histogram!("webhook_processing_duration_seconds", Unit::Seconds, "Webhook processing duration, from accepted to forwarded");
     describe_histogram!("backend_request_duration_seconds", Unit::Seconds, "Time the backend took for a request");
     describe_histogram!("append_round_size", "Events that were appended in one round");
-    describe_gauge!("stage_pending", "Messages that wait for a stage, by stage and partition");
+    describe_histogram!("append_round_duration_seconds", Unit::Seconds, "From the last message of a round to its acknowledgement");
+    describe_gauge!("stage_pending", "Messages that wait for a stage");
     describe_gauge!("stage_lag_seconds", Unit::Seconds, "How long the last message had waited for the stage");
     describe_gauge!("circuit_breaker_state", "1 for the state that the breaker is in, 0 for the others");
     describe_gauge!("projection_position", "Sequence of the last event in the tables");

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use serde::Deserialize;
 
 use super::{Connection, writer::Pending};
-use crate::event::EventId;
+use crate::{event::EventId, journal::codec};
 
 /// From how many messages on a batch is quicker than single publishes (measured: a batch costs 2.2 ms whatever is in
 /// it, a single fsynced publish 0.4 ms, and nine of them overlap).
@@ -90,25 +90,26 @@ impl Batch {
     }
 
     /// Adds one and publishes the one before it. The same event twice is one message with two who wait.
-    pub(super) async fn add(&mut self, client: &Client, pending: Pending) {
-        if let Some(place) = self.places.get(&pending.message.id) {
+    pub(super) async fn add(&mut self, round: &Round, client: &Client, pending: Pending) {
+        if let Some(place) = self.places.get(&pending.id()) {
             self.messages[*place].join(pending);
             return;
         }
         if let Some(last) = self.messages.last() {
-            publish(client, last, self.headers(last), None).await;
+            round.publish(client, last, Some((self, false)), None).await;
         }
-        self.bytes += pending.message.payload.len();
-        self.places.insert(pending.message.id, self.messages.len());
+        self.bytes += pending.event.payload.len();
+        self.places.insert(pending.id(), self.messages.len());
         self.messages.push(pending);
     }
 
-    /// The headers of the last message so far.
-    fn headers(&self, last: &Pending) -> HeaderMap {
-        let mut headers = last.message.headers.clone();
+    /// Makes a message the last one of the batch so far.
+    fn mark(&self, headers: &mut HeaderMap, commit: bool) {
         headers.insert("Nats-Batch-Id", self.id.as_str());
         headers.insert("Nats-Batch-Sequence", self.messages.len().to_string());
-        headers
+        if commit {
+            headers.insert("Nats-Batch-Commit", "1");
+        }
     }
 }
 
@@ -118,6 +119,7 @@ pub(super) struct Round {
     answers: Subscriber,
     /// Number of the next publish that expects an answer; an answer under an older number is late and means nothing.
     next: u64,
+    partitions: u16,
 }
 
 /// A batch whose answer is awaited.
@@ -127,10 +129,10 @@ pub(super) struct Committed {
 }
 
 impl Round {
-    pub(super) async fn open(client: &Client) -> anyhow::Result<Self> {
+    pub(super) async fn open(client: &Client, partitions: u16) -> anyhow::Result<Self> {
         let inbox = client.new_inbox();
         let answers = client.subscribe(format!("{inbox}.*")).await?;
-        Ok(Self { inbox, answers, next: 0 })
+        Ok(Self { inbox, answers, next: 0, partitions })
     }
 
     /// Publishes the last message of a batch and with it commits all.
@@ -138,9 +140,7 @@ impl Round {
         let number = self.next;
         self.next += 1;
         if let Some(last) = batch.messages.last() {
-            let mut headers = batch.headers(last);
-            headers.insert("Nats-Batch-Commit", "1");
-            publish(client, last, headers, Some(format!("{}.{number}", self.inbox))).await;
+            self.publish(client, last, Some((batch, true)), Some(format!("{}.{number}", self.inbox))).await;
         }
         Committed { number, deadline: tokio::time::Instant::now() + ACK_TIMEOUT }
     }
@@ -186,7 +186,7 @@ impl Round {
         self.next += batch.len() as u64;
         for (at, pending) in batch.iter().enumerate() {
             let reply = format!("{}.{}", self.inbox, first + at as u64);
-            publish(&connection.client, pending, pending.message.headers.clone(), Some(reply)).await;
+            self.publish(&connection.client, pending, None, Some(reply)).await;
         }
         let mut fates = vec![Fate::Unknown; batch.len()];
         let mut open = batch.len();
@@ -230,16 +230,25 @@ impl Round {
         };
         Ok(Some((number, answer)))
     }
-}
 
-/// Hands a message to the client. That it may not get further shows in the missing acknowledgement.
-async fn publish(client: &Client, pending: &Pending, headers: HeaderMap, reply: Option<String>) {
-    let (subject, payload) = (pending.message.subject.clone(), pending.message.payload.clone());
-    let handed_over = match reply {
-        Some(reply) => client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
-        None => client.publish_with_headers(subject, headers, payload).await,
-    };
-    if let Err(error) = handed_over {
-        tracing::debug!(%error, "publish not handed over");
+    /// Hands a message to the client, as one of a batch (and whether it commits that) or by itself. That it may not get
+    /// further shows in the missing acknowledgement.
+    async fn publish(&self, client: &Client, pending: &Pending, batch: Option<(&Batch, bool)>, reply: Option<String>) {
+        let event = &pending.event;
+        let mut headers = match codec::headers(&event.envelope) {
+            Ok(headers) => headers,
+            Err(error) => return tracing::error!(%error, "an event without headers cannot be published"),
+        };
+        if let Some((batch, commit)) = batch {
+            batch.mark(&mut headers, commit);
+        }
+        let (subject, payload) = (codec::subject(&event.envelope, self.partitions), event.payload.clone());
+        let handed_over = match reply {
+            Some(reply) => client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
+            None => client.publish_with_headers(subject, headers, payload).await,
+        };
+        if let Err(error) = handed_over {
+            tracing::debug!(%error, "publish not handed over");
+        }
     }
 }

@@ -3,16 +3,16 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    AppendError, Appended, Connection, MAX_WAITING, Message,
+    AppendError, Appended, Connection, MAX_WAITING,
     round::{BATCH_FROM, Batch, Fate, Round},
 };
-use crate::event::EventId;
+use crate::event::{EventId, NewEvent};
 
 /// Ids of the latest events that are known to be on the log: a provider's quick repeat is answered without asking the
 /// server, and cannot spoil a batch (one known id in it and the server refuses the whole). About 3 MB.
@@ -22,15 +22,19 @@ const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(50);
 
 /// An append that waits.
 pub(super) struct Pending {
-    pub(super) message: Message,
+    pub(super) event: NewEvent,
     done: Vec<oneshot::Sender<Result<Appended, AppendError>>>,
     /// Sent before without an answer: it may be on the log, and if it is, that is no duplicate of the sender's.
     pub(super) sent_before: bool,
 }
 
 impl Pending {
-    pub(super) fn new(message: Message, done: oneshot::Sender<Result<Appended, AppendError>>) -> Self {
-        Self { message, done: vec![done], sent_before: false }
+    pub(super) fn new(event: NewEvent, done: oneshot::Sender<Result<Appended, AppendError>>) -> Self {
+        Self { event, done: vec![done], sent_before: false }
+    }
+
+    pub(super) const fn id(&self) -> EventId {
+        self.event.envelope.id
     }
 
     /// Lets those who wait for another append of the same event wait for this one.
@@ -62,11 +66,12 @@ pub struct Writer {
     queue: mpsc::Receiver<Pending>,
     waiting: VecDeque<Pending>,
     recent: Recent,
+    partitions: u16,
 }
 
 impl Writer {
-    pub(super) fn new(connection: Arc<Connection>, queue: mpsc::Receiver<Pending>) -> Self {
-        Self { connection, queue, waiting: VecDeque::new(), recent: Recent::default() }
+    pub(super) fn new(connection: Arc<Connection>, queue: mpsc::Receiver<Pending>, partitions: u16) -> Self {
+        Self { connection, queue, waiting: VecDeque::new(), recent: Recent::default(), partitions }
     }
 
     /// Writes until every [`Journal`](super::Journal) is dropped and nothing waits any more.
@@ -74,7 +79,7 @@ impl Writer {
     /// # Errors
     /// Where the subscription for acknowledgements cannot be made or ends.
     pub async fn run(mut self) -> anyhow::Result<()> {
-        let mut round = Round::open(&self.connection.client).await?;
+        let mut round = Round::open(&self.connection.client, self.partitions).await?;
         while self.collect().await {
             if !self.connection.is_up() {
                 // Those who wait have a time limit of their own; look again soon whether they still do.
@@ -120,7 +125,7 @@ impl Writer {
     fn next(&mut self) -> Option<Pending> {
         loop {
             let pending = self.waiting.pop_front()?;
-            match self.recent.sequence(pending.message.id) {
+            match self.recent.sequence(pending.id()) {
                 Some(sequence) => pending.answer(&Ok(Appended { sequence, duplicate: true })),
                 None => return Some(pending),
             }
@@ -131,7 +136,7 @@ impl Writer {
     fn few(&mut self) -> Vec<Pending> {
         let mut few: Vec<Pending> = Vec::with_capacity(self.waiting.len());
         while let Some(pending) = self.next() {
-            match few.iter_mut().find(|one| one.message.id == pending.message.id) {
+            match few.iter_mut().find(|one| one.id() == pending.id()) {
                 Some(same) => same.join(pending),
                 None => few.push(pending),
             }
@@ -141,7 +146,9 @@ impl Writer {
 
     async fn send_singly(&mut self, round: &mut Round, few: Vec<Pending>) -> anyhow::Result<bool> {
         metrics::histogram!("append_round_size").record(few.len() as f64);
+        let began = Instant::now();
         let fates = round.send_singly(&self.connection, &few).await?;
+        metrics::histogram!("append_round_duration_seconds").record(began.elapsed());
         Ok(self.settle(few, fates))
     }
 
@@ -150,15 +157,16 @@ impl Writer {
     async fn send_batches(&mut self, round: &mut Round) -> anyhow::Result<bool> {
         let connection = Arc::clone(&self.connection);
         let mut batch = Batch::new();
-        self.fill(&mut batch, None).await;
+        self.fill(round, &mut batch, None).await;
         while !batch.messages.is_empty() {
             metrics::histogram!("append_round_size").record(batch.messages.len() as f64);
+            let began = Instant::now();
             let committed = round.commit(&connection.client, &batch).await;
             let mut following = Batch::new();
             let answer = loop {
                 // A few are left to wait: alone they would go singly, and quicker.
                 if self.waiting.len() >= BATCH_FROM || !following.messages.is_empty() {
-                    self.fill(&mut following, Some(&batch)).await;
+                    self.fill(round, &mut following, Some(&batch)).await;
                 }
                 tokio::select! {
                     biased;
@@ -169,6 +177,7 @@ impl Writer {
                     }
                 }
             };
+            metrics::histogram!("append_round_duration_seconds").record(began.elapsed());
             let fates = Round::fates(&batch, answer);
             let trouble = match fates {
                 Some(fates) => self.settle(batch.messages, fates),
@@ -184,22 +193,22 @@ impl Writer {
             batch = following;
             if !batch.messages.is_empty() {
                 self.take_queued();
-                self.fill(&mut batch, None).await;
+                self.fill(round, &mut batch, None).await;
             }
         }
         Ok(false)
     }
 
     /// Adds what waits, as long as there is room; what the batch before it holds has to wait for that one's answer.
-    async fn fill(&mut self, batch: &mut Batch, before: Option<&Batch>) {
+    async fn fill(&mut self, round: &Round, batch: &mut Batch, before: Option<&Batch>) {
         let client = self.connection.client.clone();
         let mut later = Vec::new();
         while batch.has_room() {
             let Some(pending) = self.next() else { break };
-            if before.is_some_and(|before| before.holds(pending.message.id)) {
+            if before.is_some_and(|before| before.holds(pending.id())) {
                 later.push(pending);
             } else if !pending.is_abandoned() {
-                batch.add(&client, pending).await;
+                batch.add(round, &client, pending).await;
             }
         }
         for pending in later.into_iter().rev() {
@@ -214,9 +223,9 @@ impl Writer {
         for (mut pending, fate) in batch.into_iter().zip(fates) {
             match fate {
                 Fate::Stored { sequence, duplicate } => {
-                    self.recent.insert(pending.message.id, sequence);
+                    self.recent.insert(pending.id(), sequence);
                     if !duplicate {
-                        metrics::counter!("events_appended_total", "type" => pending.message.event_type.as_str()).increment(1);
+                        metrics::counter!("events_appended_total", "type" => pending.event.envelope.event_type.as_str()).increment(1);
                     }
                     let duplicate = duplicate && !pending.sent_before;
                     pending.answer(&Ok(Appended { sequence, duplicate }));
