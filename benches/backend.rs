@@ -37,8 +37,13 @@ impl Backend {
 pub(crate) fn start(times: Arc<Times>) -> Result<(SocketAddr, Arc<Backend>)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
-    let backend = Arc::new(Backend { times, taken: AtomicU64::new(0) });
-    let router = Router::new().route("/api/integration/orders", post(take)).with_state(Arc::clone(&backend));
+    let backend = Arc::new(Backend {
+        times,
+        taken: AtomicU64::new(0),
+    });
+    let router = Router::new()
+        .route("/api/integration/orders", post(take))
+        .with_state(Arc::clone(&backend));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("backend".into()).spawn(move || {
         runtime.block_on(async {

@@ -26,10 +26,17 @@ fn main() -> Result<()> {
         return bare::main_from_env();
     }
     for section in &arguments {
-        ensure!(SECTIONS.contains(&section.as_str()), "unknown section {section:?}; there are {}", SECTIONS.join(", "));
+        ensure!(
+            SECTIONS.contains(&section.as_str()),
+            "unknown section {section:?}; there are {}",
+            SECTIONS.join(", ")
+        );
     }
     let wanted = |section: &str| arguments.is_empty() || arguments.iter().any(|one| one == section);
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(wanted))
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(run(wanted))
 }
 
 async fn run(wanted: impl Fn(&str) -> bool) -> Result<()> {

@@ -36,7 +36,7 @@ const STEADY_PER_SECOND: f64 = 500.0;
 /// Connections of the open loops; more than are ever busy at a time.
 const STEADY_CONNECTIONS: usize = 64;
 /// Connections that leave nothing idle.
-const SATURATING_CONNECTIONS: usize = 1000;
+const SATURATING_CONNECTIONS: usize = 256;
 /// Orders whose times are kept.
 const ROOM: usize = 4_000_000;
 /// Time for a backlog to be worked off.
@@ -98,13 +98,24 @@ impl Bench {
 
     fn bare(&self) -> Result<Child> {
         let (nats_url, login) = self.servers.unsynced();
-        let settings = bare::Settings { nats_url, login: Some(login), secret: SECRET.into() };
+        let settings = bare::Settings {
+            nats_url,
+            login: Some(login),
+            secret: SECRET.into(),
+        };
         Child::start(settings.command()?, PATIENCE, after_ready)
     }
 
     /// (a) The intake alone beside the bare handler: no database, so the stages wait and take no CPU from it.
     pub(crate) async fn accept(&mut self) -> Result<()> {
         const SECTION: &str = "accept";
+        // First, for the unsynced runs leave the disk with much to write.
+        let child = self.servers.intake()?;
+        let steady = good(self.load(child.port(), STEADY_CONNECTIONS, steady()).run().await?)?;
+        child.stop(PATIENCE)?;
+        let row = |what: &str, share: f64| Row::number(SECTION, what, steady.latency.milliseconds(share), "ms");
+        self.push(row("fsynced at 500/s, p50", 0.50).goal(Goal::AtMost(2.0)));
+        self.push(row("fsynced at 500/s, p99", 0.99).goal(Goal::AtMost(10.0)));
         for (connections, goal) in [(64, None), (256, Some(0.60)), (1000, Some(0.85))] {
             let (mut bare_runs, mut hub_runs) = (Vec::new(), Vec::new());
             for _ in 0..ROUNDS {
@@ -120,22 +131,36 @@ impl Bench {
                 self.bare_at_256 = Some(bare.rate_per_s);
             }
             let at = |what: &str| format!("{what}, {connections} connections");
-            self.push(Row::number(SECTION, at("bare handler, no fsync"), bare.rate_per_s, "accepts/s"));
+            self.push(Row::number(
+                SECTION,
+                at("bare handler, no fsync"),
+                bare.rate_per_s,
+                "accepts/s",
+            ));
             self.push(Row::number(SECTION, at("hub, fsynced"), hub.rate_per_s, "accepts/s"));
-            self.push(Row::number(SECTION, at("hub p50"), hub.latency.milliseconds(0.50), "ms"));
-            self.push(Row::number(SECTION, at("hub p99"), hub.latency.milliseconds(0.99), "ms"));
-            let share = Row::number(SECTION, at("share of the bare handler"), hub.rate_per_s / bare.rate_per_s, "");
+            self.push(Row::number(
+                SECTION,
+                at("hub p50"),
+                hub.latency.milliseconds(0.50),
+                "ms",
+            ));
+            self.push(Row::number(
+                SECTION,
+                at("hub p99"),
+                hub.latency.milliseconds(0.99),
+                "ms",
+            ));
+            let share = Row::number(
+                SECTION,
+                at("share of the bare handler"),
+                hub.rate_per_s / bare.rate_per_s,
+                "",
+            );
             self.push(match goal {
                 Some(goal) => share.goal(Goal::AtLeast(goal)),
                 None => share,
             });
         }
-        let child = self.servers.intake()?;
-        let steady = good(self.load(child.port(), STEADY_CONNECTIONS, steady()).run().await?)?;
-        child.stop(PATIENCE)?;
-        let row = |what: &str, share: f64| Row::number(SECTION, what, steady.latency.milliseconds(share), "ms");
-        self.push(row("fsynced at 500/s, p50", 0.50).goal(Goal::AtMost(2.0)));
-        self.push(row("fsynced at 500/s, p99", 0.99).goal(Goal::AtMost(10.0)));
         Ok(())
     }
 
@@ -154,11 +179,21 @@ impl Bench {
         let run = good(self.load(child.port(), STEADY_CONNECTIONS, steady()).run().await?)?;
         self.wait_completed(&url).await?;
         let fared = self.times.summary(run.orders.clone());
-        ensure!(fared.arrived == fared.accepted, "{} of {} orders did not arrive", fared.accepted - fared.arrived, fared.accepted);
+        ensure!(
+            fared.arrived == fared.accepted,
+            "{} of {} orders did not arrive",
+            fared.accepted - fared.arrived,
+            fared.accepted
+        );
         let row = |what: &str, share: f64| Row::number(SECTION, what, fared.from_sent.milliseconds(share), "ms");
         self.push(row("request due to order at the backend, 500/s, p50", 0.50).goal(Goal::AtMost(15.0)));
         self.push(row("request due to order at the backend, 500/s, p99", 0.99).goal(Goal::AtMost(60.0)));
-        self.push(Row::number(SECTION, "resident memory, before the load", idle as f64 / MB, "MB"));
+        self.push(Row::number(
+            SECTION,
+            "resident memory, before the load",
+            idle as f64 / MB,
+            "MB",
+        ));
         self.saturate(&child, &url).await?;
         child.stop(PATIENCE)?;
         self.database_url = Some(url);
@@ -174,21 +209,39 @@ impl Bench {
         let watching = Arc::new(AtomicBool::new(true));
         let watcher = tokio::spawn(watch(child.pid(), Arc::clone(&largest), Arc::clone(&watching)));
         let began = Instant::now();
-        let run = good(self.load(child.port(), SATURATING_CONNECTIONS, Pace::Closed).run().await?)?;
+        let run = good(
+            self.load(child.port(), SATURATING_CONNECTIONS, Pace::Closed)
+                .run()
+                .await?,
+        )?;
         self.wait_completed(url).await?;
         let took = began.elapsed().as_secs_f64();
         watching.store(false, Ordering::Relaxed);
         watcher.await??;
         let orders = completed(url).await? - before;
-        ensure!(orders >= run.accepted_in_all as i64, "{orders} completed of {} accepted", run.accepted_in_all);
+        ensure!(
+            orders >= run.accepted_in_all as i64,
+            "{orders} completed of {} accepted",
+            run.accepted_in_all
+        );
         let repeats = (self.seen.taken() - taken_before) as i64 - orders;
         let rate = orders as f64 / took;
         let bare = self.bare_at_256.unwrap_or(f64::NAN);
-        self.push(Row::number(SECTION, "bare handler at 256 connections", bare, "accepts/s"));
+        self.push(Row::number(
+            SECTION,
+            "bare handler at 256 connections",
+            bare,
+            "accepts/s",
+        ));
         self.push(Row::number(SECTION, "accepted meanwhile", run.rate_per_s, "accepts/s"));
         self.push(Row::number(SECTION, "completed at saturation", rate, "orders/s"));
         self.push(Row::number(SECTION, "share of the bare handler", rate / bare, "").goal(Goal::AtLeast(0.25)));
-        self.push(Row::number(SECTION, "requests that the backend got twice", repeats as f64, ""));
+        self.push(Row::number(
+            SECTION,
+            "requests that the backend got twice",
+            repeats as f64,
+            "",
+        ));
         let memory = largest.load(Ordering::Relaxed) as f64 / MB;
         self.push(Row::number(SECTION, "resident memory under load, largest", memory, "MB").goal(Goal::AtMost(80.0)));
         Ok(())
@@ -197,7 +250,9 @@ impl Bench {
     /// (c) All tables from the log, beside a plain insert of the same rows.
     pub(crate) async fn projection(&mut self) -> Result<()> {
         const SECTION: &str = "projection";
-        let Some(source) = self.database_url.clone() else { return Ok(()) };
+        let Some(source) = self.database_url.clone() else {
+            return Ok(());
+        };
         let connection = self.servers.hub_connection().await?;
         let events = streams::last_sequence(&connection).await?;
         let (mut rebuilds, mut inserts) = (Vec::new(), Vec::new());
@@ -214,9 +269,24 @@ impl Bench {
         }
         let (rebuild, insert) = (middle(rebuilds), middle(inserts));
         self.push(Row::number(SECTION, "events on the log", events as f64, ""));
-        self.push(Row::number(SECTION, "tables from an empty database", events as f64 / rebuild, "events/s"));
-        self.push(Row::number(SECTION, "the same rows by plain UNNEST inserts", insert, "s"));
-        self.push(Row::number(SECTION, "tables from an empty database, start of the hub included", rebuild, "s"));
+        self.push(Row::number(
+            SECTION,
+            "tables from an empty database",
+            events as f64 / rebuild,
+            "events/s",
+        ));
+        self.push(Row::number(
+            SECTION,
+            "the same rows by plain UNNEST inserts",
+            insert,
+            "s",
+        ));
+        self.push(Row::number(
+            SECTION,
+            "tables from an empty database, start of the hub included",
+            rebuild,
+            "s",
+        ));
         self.push(Row::number(SECTION, "share of the plain insert", insert / rebuild, "").goal(Goal::AtLeast(0.6)));
         Ok(())
     }
@@ -247,9 +317,19 @@ impl Bench {
         })
         .await?;
         self.push(Row::number(SECTION, "events on the log", last as f64, ""));
-        let catching_up = Row::number(SECTION, "resident while the tables catch up, largest", largest as f64 / MB, "MB");
+        let catching_up = Row::number(
+            SECTION,
+            "resident while the tables catch up, largest",
+            largest as f64 / MB,
+            "MB",
+        );
         self.push(catching_up.goal(Goal::AtMost(80.0)));
-        let idle = Row::number(SECTION, "resident afterwards, idle", resident_bytes(pid)? as f64 / MB, "MB");
+        let idle = Row::number(
+            SECTION,
+            "resident afterwards, idle",
+            resident_bytes(pid)? as f64 / MB,
+            "MB",
+        );
         self.push(idle.goal(Goal::AtMost(80.0)));
         child.stop(PATIENCE)
     }
@@ -275,12 +355,17 @@ impl Bench {
 }
 
 const fn steady() -> Pace {
-    Pace::Open { per_second: STEADY_PER_SECOND }
+    Pace::Open {
+        per_second: STEADY_PER_SECOND,
+    }
 }
 
 /// A run in which something failed measures nothing.
 fn good(report: Report) -> Result<Report> {
-    ensure!(report.errors == 0 && report.other_status.is_empty(), "a run failed: {report:?}");
+    ensure!(
+        report.errors == 0 && report.other_status.is_empty(),
+        "a run failed: {report:?}"
+    );
     Ok(report)
 }
 
@@ -317,7 +402,10 @@ async fn position(client: &tokio_postgres::Client) -> Result<i64> {
 }
 
 async fn completed(url: &str) -> Result<i64> {
-    let row = postgres(url).await?.query_one("SELECT count(*) FROM webhook_logs WHERE status = 'completed'", &[]).await?;
+    let row = postgres(url)
+        .await?
+        .query_one("SELECT count(*) FROM webhook_logs WHERE status = 'completed'", &[])
+        .await?;
     Ok(row.try_get(0)?)
 }
 
@@ -331,11 +419,18 @@ async fn plain_insert(source: &str, target: &str) -> Result<f64> {
     let mut took = Duration::ZERO;
     for table in ["webhook_logs", "provider_order_logs"] {
         let columns = columns(&source, table).await?;
-        let (names, types): (Vec<_>, Vec<_>) = columns.iter().map(|(name, kind)| (name.as_str(), kind.as_str())).unzip();
+        let (names, types): (Vec<_>, Vec<_>) = columns
+            .iter()
+            .map(|(name, kind)| (name.as_str(), kind.as_str()))
+            .unzip();
         let read: Vec<_> = names.iter().map(|name| format!("{name}::text")).collect();
         let place = |(at, _): (usize, _)| format!("${}::text[]", at + 1);
         let given: Vec<_> = names.iter().enumerate().map(place).collect();
-        let cast: Vec<_> = names.iter().zip(&types).map(|(name, kind)| format!("{name}::{kind}")).collect();
+        let cast: Vec<_> = names
+            .iter()
+            .zip(&types)
+            .map(|(name, kind)| format!("{name}::{kind}"))
+            .collect();
         let names = names.join(", ");
         let insert = format!(
             "INSERT INTO {table} ({names}) SELECT {} FROM unnest({}) AS rows ({names})",
@@ -343,7 +438,10 @@ async fn plain_insert(source: &str, target: &str) -> Result<f64> {
             given.join(", ")
         );
         let insert = target.prepare(&insert).await?;
-        let read = format!("SELECT {} FROM {table} WHERE id > $1 ORDER BY id LIMIT {ROWS}", read.join(", "));
+        let read = format!(
+            "SELECT {} FROM {table} WHERE id > $1 ORDER BY id LIMIT {ROWS}",
+            read.join(", ")
+        );
         let read = source.prepare(&read).await?;
         let mut after = String::new();
         loop {
@@ -352,9 +450,14 @@ async fn plain_insert(source: &str, target: &str) -> Result<f64> {
             let at = columns.iter().position(|(name, _)| name == "id").unwrap_or(0);
             after = last.try_get(at)?;
             let arrays = (0..columns.len())
-                .map(|column| rows.iter().map(|row| row.try_get(column)).collect::<Result<Vec<Option<String>>, _>>())
+                .map(|column| {
+                    rows.iter()
+                        .map(|row| row.try_get(column))
+                        .collect::<Result<Vec<Option<String>>, _>>()
+                })
                 .collect::<Result<Vec<_>, _>>()?;
-            let arguments: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = arrays.iter().map(|array| array as _).collect();
+            let arguments: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
+                arrays.iter().map(|array| array as _).collect();
             let began = Instant::now();
             target.execute(&insert, &arguments).await?;
             took += began.elapsed();
@@ -389,5 +492,8 @@ fn filler() -> NewEvent {
         traceparent: None,
         request: None,
     };
-    NewEvent { envelope, payload: Bytes::from_static(br#"{"reason":"BENCH","message":"filler of the benchmark's log"}"#) }
+    NewEvent {
+        envelope,
+        payload: Bytes::from_static(br#"{"reason":"BENCH","message":"filler of the benchmark's log"}"#),
+    }
 }

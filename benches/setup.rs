@@ -62,13 +62,25 @@ impl Servers {
             std::fs::write(path(name), text)?;
             Ok(path(name))
         };
-        anyhow::ensure!(NATS_CONFIG.contains(FSYNC), "nats.conf does not fsync before the acknowledgement");
+        anyhow::ensure!(
+            NATS_CONFIG.contains(FSYNC),
+            "nats.conf does not fsync before the acknowledgement"
+        );
         let synced = config("synced.conf", NATS_CONFIG)?;
-        let plain = NATS_CONFIG.replace(FSYNC, "").replacen(USERS, &format!("{USERS} {BARE_USER}"), 1);
+        let plain = NATS_CONFIG
+            .replace(FSYNC, "")
+            .replacen(USERS, &format!("{USERS} {BARE_USER}"), 1);
         let plain = config("unsynced.conf", &plain)?;
         let password = || uuid::Uuid::new_v4().simple().to_string();
-        let passwords = NatsPasswords { provision: password(), hub: password(), subscriber: password() };
-        let durable = PostgresOptions { durable: true, ..PostgresOptions::default() };
+        let passwords = NatsPasswords {
+            provision: password(),
+            hub: password(),
+            subscriber: password(),
+        };
+        let durable = PostgresOptions {
+            durable: true,
+            ..PostgresOptions::default()
+        };
         // PostgreSQL runs as another user where this is root, and must be able to reach its folder.
         #[cfg(unix)]
         std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
@@ -104,9 +116,16 @@ impl Servers {
     }
 
     async fn connection(&self, nats: &NatsServer, user: &str, inbox: &str) -> Result<Connection> {
-        let password = if user == "provision" { &self.passwords.provision } else { &self.passwords.hub };
-        let environment =
-            Environment::from_iter([("NATS_URL", nats.url().as_str()), ("NATS_USER", user), ("NATS_PASSWORD", password)]);
+        let password = if user == "provision" {
+            &self.passwords.provision
+        } else {
+            &self.passwords.hub
+        };
+        let environment = Environment::from_iter([
+            ("NATS_URL", nats.url().as_str()),
+            ("NATS_USER", user),
+            ("NATS_PASSWORD", password),
+        ]);
         let connection = Connection::open(&config::Nats::from_environment(&environment)?, "bench", inbox).await?;
         connection.reach().await?;
         Ok(connection)
@@ -157,7 +176,9 @@ fn listening_port(line: &str) -> Option<u16> {
 
 /// A plain connection to PostgreSQL; it ends with the client.
 pub(crate) async fn postgres(url: &str) -> Result<Client> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.context("connecting to PostgreSQL")?;
+    let (client, connection) = tokio_postgres::connect(url, NoTls)
+        .await
+        .context("connecting to PostgreSQL")?;
     tokio::spawn(connection);
     Ok(client)
 }

@@ -36,7 +36,10 @@ pub struct ConfigError {
 impl ConfigError {
     /// Of a variable.
     pub fn new(variable: impl Into<String>, message: impl fmt::Display) -> Self {
-        Self { variable: variable.into(), message: message.to_string() }
+        Self {
+            variable: variable.into(),
+            message: message.to_string(),
+        }
     }
 }
 
@@ -116,7 +119,9 @@ pub struct Database {
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Database").field("pool_size", &self.pool_size).finish_non_exhaustive()
+        f.debug_struct("Database")
+            .field("pool_size", &self.pool_size)
+            .finish_non_exhaustive()
     }
 }
 
@@ -176,7 +181,10 @@ impl Config {
         }
         let retry_max_attempts = env.parse("RETRY_MAX_ATTEMPTS", 10, "a whole number of at least 1")?;
         if retry_max_attempts == 0 {
-            return Err(ConfigError::new("RETRY_MAX_ATTEMPTS", "expected a whole number of at least 1"));
+            return Err(ConfigError::new(
+                "RETRY_MAX_ATTEMPTS",
+                "expected a whole number of at least 1",
+            ));
         }
         Ok(Self {
             service_name: env.text_or("SERVICE_NAME", "integration-service")?,
@@ -195,13 +203,20 @@ impl Config {
 }
 
 fn http(env: &Environment) -> Result<Http, ConfigError> {
-    let address = env.parse("LISTEN_ADDRESS", std::net::IpAddr::from([0, 0, 0, 0]), "an IP address such as 0.0.0.0 or ::")?;
+    let address = env.parse(
+        "LISTEN_ADDRESS",
+        std::net::IpAddr::from([0, 0, 0, 0]),
+        "an IP address such as 0.0.0.0 or ::",
+    )?;
     let port = env.parse("PORT", 3002u16, "a port number from 0 to 65535")?;
     let metrics_port = env.parse("METRICS_PORT", 9090u16, "a port number from 0 to 65535")?;
     let metrics = env.flag("METRICS_ENABLED", true)?;
     let max_payload_bytes = env.bytes("MAX_PAYLOAD_SIZE", DEFAULT_MAX_PAYLOAD_BYTES)?;
     if !(1..=LARGEST_MAX_PAYLOAD_BYTES).contains(&max_payload_bytes) {
-        return Err(ConfigError::new("MAX_PAYLOAD_SIZE", "expected a size from 1 byte to 7mb: NATS takes messages of up to 8 MB"));
+        return Err(ConfigError::new(
+            "MAX_PAYLOAD_SIZE",
+            "expected a size from 1 byte to 7mb: NATS takes messages of up to 8 MB",
+        ));
     }
     Ok(Http {
         listen: SocketAddr::new(address, port),
@@ -221,15 +236,26 @@ impl Nats {
         let tls_client = match (env.text("NATS_TLS_CERT")?, env.text("NATS_TLS_KEY")?) {
             (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
             (None, None) => None,
-            _ => return Err(ConfigError::new("NATS_TLS_CERT", "goes together with NATS_TLS_KEY: set both or none")),
+            _ => {
+                return Err(ConfigError::new(
+                    "NATS_TLS_CERT",
+                    "goes together with NATS_TLS_KEY: set both or none",
+                ));
+            }
         };
         let (user, password) = (env.text("NATS_USER")?, env.secret("NATS_PASSWORD")?);
         if user.is_some() != password.is_some() {
-            return Err(ConfigError::new("NATS_USER", "goes together with NATS_PASSWORD: set both or none"));
+            return Err(ConfigError::new(
+                "NATS_USER",
+                "goes together with NATS_PASSWORD: set both or none",
+            ));
         }
         let url = env.text_or("NATS_URL", "nats://localhost:4222")?;
         if url.contains('@') {
-            return Err(ConfigError::new("NATS_URL", "must hold no credentials; use NATS_USER and NATS_PASSWORD"));
+            return Err(ConfigError::new(
+                "NATS_URL",
+                "must hold no credentials; use NATS_USER and NATS_PASSWORD",
+            ));
         }
         Ok(Self {
             url,
@@ -266,31 +292,58 @@ impl Database {
                 config
             }
         };
-        postgres.application_name("webhook-hub").connect_timeout(Duration::from_secs(5));
-        Ok(Self { postgres, pool_size: env.parse("DATABASE_POOL_SIZE", 10usize, "a whole number of at least 1")?.max(1) })
+        postgres
+            .application_name("webhook-hub")
+            .connect_timeout(Duration::from_secs(5));
+        Ok(Self {
+            postgres,
+            pool_size: env
+                .parse("DATABASE_POOL_SIZE", 10usize, "a whole number of at least 1")?
+                .max(1),
+        })
     }
 }
 
 fn backend(env: &Environment) -> Result<Backend, ConfigError> {
     let url = env.text_or("BACKEND_URL", "http://localhost:3001")?;
     let url = url.trim_end_matches('/').to_owned();
-    let parsed = reqwest::Url::parse(&url).map_err(|_| ConfigError::new("BACKEND_URL", "expected a URL such as http://localhost:3001"))?;
+    let parsed = reqwest::Url::parse(&url)
+        .map_err(|_| ConfigError::new("BACKEND_URL", "expected a URL such as http://localhost:3001"))?;
     if !matches!(parsed.scheme(), "http" | "https") || !parsed.username().is_empty() {
-        return Err(ConfigError::new("BACKEND_URL", "expected an http or https URL without credentials"));
+        return Err(ConfigError::new(
+            "BACKEND_URL",
+            "expected an http or https URL without credentials",
+        ));
     }
     let service_token = env.secret("SERVICE_TOKEN")?.ok_or_else(|| {
-        ConfigError::new("SERVICE_TOKEN", "missing; it is what the backend knows the hub by (X-Service-Token)")
+        ConfigError::new(
+            "SERVICE_TOKEN",
+            "missing; it is what the backend knows the hub by (X-Service-Token)",
+        )
     })?;
     if service_token.expose_secret().chars().any(|c| !c.is_ascii_graphic()) {
-        return Err(ConfigError::new("SERVICE_TOKEN", "holds characters that cannot stand in an HTTP header"));
+        return Err(ConfigError::new(
+            "SERVICE_TOKEN",
+            "holds characters that cannot stand in an HTTP header",
+        ));
     }
-    Ok(Backend { url, service_token, timeout: env.duration("BACKEND_TIMEOUT", Duration::from_secs(10))? })
+    Ok(Backend {
+        url,
+        service_token,
+        timeout: env.duration("BACKEND_TIMEOUT", Duration::from_secs(10))?,
+    })
 }
 
 fn breaker(env: &Environment) -> Result<Breaker, ConfigError> {
     Ok(Breaker {
         enabled: env.flag("CIRCUIT_BREAKER_ENABLED", true)?,
-        failure_threshold: env.parse("CIRCUIT_BREAKER_FAILURE_THRESHOLD", 5u32, "a whole number of at least 1")?.max(1),
+        failure_threshold: env
+            .parse(
+                "CIRCUIT_BREAKER_FAILURE_THRESHOLD",
+                5u32,
+                "a whole number of at least 1",
+            )?
+            .max(1),
         reset_timeout: env.duration_or_ms("CIRCUIT_BREAKER_RESET_TIMEOUT", Duration::from_secs(30))?,
     })
 }
@@ -303,7 +356,10 @@ impl Logs {
     pub fn from_environment(env: &Environment) -> Result<Self, ConfigError> {
         let level = env.text_or("LOG_LEVEL", "info")?.to_ascii_lowercase();
         if !["error", "warn", "info", "debug", "trace"].contains(&level.as_str()) {
-            return Err(ConfigError::new("LOG_LEVEL", "expected error, warn, info, debug or trace"));
+            return Err(ConfigError::new(
+                "LOG_LEVEL",
+                "expected error, warn, info, debug or trace",
+            ));
         }
         let json = match env.text_or("LOG_FORMAT", "json")?.as_str() {
             "json" => true,
@@ -315,7 +371,13 @@ impl Logs {
 }
 
 /// Suffixes that make a variable one of a provider's.
-const PROVIDER_SUFFIXES: [&str; 5] = ["_WEBHOOK_SECRET", "_WEBHOOK_SECRET_FILE", "_IP_WHITELIST", "_CURRENCY", "_ENABLED"];
+const PROVIDER_SUFFIXES: [&str; 5] = [
+    "_WEBHOOK_SECRET",
+    "_WEBHOOK_SECRET_FILE",
+    "_IP_WHITELIST",
+    "_CURRENCY",
+    "_ENABLED",
+];
 /// What `_ENABLED` switches beside providers.
 const NOT_PROVIDERS: [&str; 5] = ["RATE_LIMIT", "RETRY", "CIRCUIT_BREAKER", "METRICS", "HEALTH_CHECK"];
 
@@ -335,14 +397,28 @@ fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
         let variable = format!("{prefix}_WEBHOOK_SECRET");
         let secrets = env.secrets(&variable)?;
         if secrets.is_empty() {
-            return Err(ConfigError::new(variable, format_args!("missing; {name} is enabled and its webhooks must be verified")));
+            return Err(ConfigError::new(
+                variable,
+                format_args!("missing; {name} is enabled and its webhooks must be verified"),
+            ));
         }
         if secrets.len() > provider::signature::MAX_SECRETS {
-            return Err(ConfigError::new(variable, format_args!("more than {} secrets", provider::signature::MAX_SECRETS)));
+            return Err(ConfigError::new(
+                variable,
+                format_args!("more than {} secrets", provider::signature::MAX_SECRETS),
+            ));
         }
         let variable = format!("{prefix}_CURRENCY");
-        let currency = env.text_or(&variable, "JOD")?.parse().map_err(|error| ConfigError::new(variable, error))?;
-        providers.push(ProviderConfig { name, secrets, currency, allow_list: env.networks(&format!("{prefix}_IP_WHITELIST"))? });
+        let currency = env
+            .text_or(&variable, "JOD")?
+            .parse()
+            .map_err(|error| ConfigError::new(variable, error))?;
+        providers.push(ProviderConfig {
+            name,
+            secrets,
+            currency,
+            allow_list: env.networks(&format!("{prefix}_IP_WHITELIST"))?,
+        });
     }
     Ok(providers)
 }
@@ -351,7 +427,12 @@ fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
 fn refuse_unknown_providers(env: &Environment) -> Result<(), ConfigError> {
     let known: BTreeMap<String, &str> = provider::KNOWN.into_iter().map(|name| (prefix(name), name)).collect();
     for variable in env.names() {
-        let Some(prefix) = PROVIDER_SUFFIXES.iter().find_map(|suffix| variable.strip_suffix(suffix)) else { continue };
+        let Some(prefix) = PROVIDER_SUFFIXES
+            .iter()
+            .find_map(|suffix| variable.strip_suffix(suffix))
+        else {
+            continue;
+        };
         if prefix.is_empty() || NOT_PROVIDERS.contains(&prefix) || known.contains_key(prefix) {
             continue;
         }
@@ -359,7 +440,10 @@ fn refuse_unknown_providers(env: &Environment) -> Result<(), ConfigError> {
         let switch = format!("{prefix}_ENABLED");
         if env.flag(&switch, false).unwrap_or(true) {
             let names: Vec<_> = known.values().copied().collect();
-            return Err(ConfigError::new(switch, format_args!("unknown provider; this version knows {}", names.join(", "))));
+            return Err(ConfigError::new(
+                switch,
+                format_args!("unknown provider; this version knows {}", names.join(", ")),
+            ));
         }
     }
     Ok(())

@@ -78,9 +78,23 @@ impl Database {
             postgres.get_options().unwrap_or_default()
         );
         postgres.options(options.trim());
-        let manager = Manager::from_config(postgres, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-        let timeouts = Timeouts { wait: Some(ACQUIRE_TIMEOUT), create: Some(ACQUIRE_TIMEOUT), recycle: Some(ACQUIRE_TIMEOUT) };
-        let pool = Pool::builder(manager).max_size(settings.pool_size).timeouts(timeouts).runtime(Runtime::Tokio1).build();
+        let manager = Manager::from_config(
+            postgres,
+            NoTls,
+            ManagerConfig {
+                recycling_method: RecyclingMethod::Fast,
+            },
+        );
+        let timeouts = Timeouts {
+            wait: Some(ACQUIRE_TIMEOUT),
+            create: Some(ACQUIRE_TIMEOUT),
+            recycle: Some(ACQUIRE_TIMEOUT),
+        };
+        let pool = Pool::builder(manager)
+            .max_size(settings.pool_size)
+            .timeouts(timeouts)
+            .runtime(Runtime::Tokio1)
+            .build();
         Ok(Self(pool.context("cannot set up the connection pool")?))
     }
 

@@ -40,7 +40,10 @@ impl EventId {
 
     /// The id that stands in for an event whose own could not be read, from its place in the stream.
     pub fn of_unreadable(stream_sequence: u64) -> Self {
-        Self(Uuid::new_v5(&NAMESPACE, format!("unreadable:{stream_sequence}").as_bytes()))
+        Self(Uuid::new_v5(
+            &NAMESPACE,
+            format!("unreadable:{stream_sequence}").as_bytes(),
+        ))
     }
 }
 
@@ -117,7 +120,10 @@ impl EventType {
 
     /// Whether the webhook that it belongs to has ended with it (invariant 2: every event on the log ends).
     pub const fn ends(self) -> bool {
-        matches!(self, Self::OrderIgnored | Self::OrderRejected | Self::OrderForwarded | Self::OrderDeadLettered)
+        matches!(
+            self,
+            Self::OrderIgnored | Self::OrderRejected | Self::OrderForwarded | Self::OrderDeadLettered
+        )
     }
 }
 
@@ -131,7 +137,10 @@ impl FromStr for EventType {
     type Err = UnknownEventType;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|one| one.as_str() == text).ok_or_else(|| UnknownEventType(text.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|one| one.as_str() == text)
+            .ok_or_else(|| UnknownEventType(text.to_owned()))
     }
 }
 

@@ -21,7 +21,11 @@ use crate::{
     database::Database,
     forward::{Forward, client::Client, gate::Gate},
     intake::{self, Intake, allow_list::AllowList, body::Budget, server},
-    journal::{Journal, connection::{Connection, HUB_INBOX}, stage, streams},
+    journal::{
+        Journal,
+        connection::{Connection, HUB_INBOX},
+        stage, streams,
+    },
     projection::live::Live,
     provider::{Enabled, Keyring, Provider, Registry, careem::Careem},
     telemetry::{self, health::Health},
@@ -52,7 +56,8 @@ impl Inputs {
     /// # Errors
     /// Where a port is taken.
     pub fn open(config: Config) -> anyhow::Result<Self> {
-        let listener = listen(config.http.listen).with_context(|| format!("PORT: cannot listen on {}", config.http.listen))?;
+        let listener =
+            listen(config.http.listen).with_context(|| format!("PORT: cannot listen on {}", config.http.listen))?;
         let metrics = match config.http.metrics_listen {
             Some(address) => {
                 let listener = listen(address).with_context(|| format!("METRICS_PORT: cannot listen on {address}"))?;
@@ -60,7 +65,11 @@ impl Inputs {
             }
             None => None,
         };
-        Ok(Self { config, listener, metrics })
+        Ok(Self {
+            config,
+            listener,
+            metrics,
+        })
     }
 }
 
@@ -94,9 +103,16 @@ pub async fn run(inputs: Inputs, stop: CancellationToken) -> anyhow::Result<()> 
 
 /// Builds and spawns everything, in the order of the flow.
 async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> anyhow::Result<()> {
-    let Inputs { config, listener, metrics } = inputs;
+    let Inputs {
+        config,
+        listener,
+        metrics,
+    } = inputs;
     let address = listener.local_addr()?;
-    let metrics_address = metrics.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
+    let metrics_address = metrics
+        .as_ref()
+        .map(|(listener, _)| listener.local_addr())
+        .transpose()?;
     let registry = Arc::new(registry(&config.providers));
     let connection = Arc::new(Connection::open(&config.nats, &config.service_name, HUB_INBOX).await?);
     let (journal, writer) = Journal::open(Arc::clone(&connection), config.partitions);
@@ -183,7 +199,9 @@ fn spawn_servers(
         let router = intake::metrics_router(move || rendering.render());
         Ok(server::serve(listener, router, header_timeout, Duration::ZERO, stop).await?)
     });
-    tasks.spawn("metrics upkeep", Phase::Log, move |stop| telemetry::metrics::keep_up(handle, stop));
+    tasks.spawn("metrics upkeep", Phase::Log, move |stop| {
+        telemetry::metrics::keep_up(handle, stop)
+    });
 }
 
 fn spawn_stages(
@@ -200,11 +218,18 @@ fn spawn_stages(
     let (duplicates, asker) = Duplicates::new(database.clone());
     tasks.spawn("duplicates", Phase::Stages, move |stop| asker.run(stop));
     let transform = Arc::new(Transform::new(Arc::clone(&registry), branches, duplicates));
-    let forward = Arc::new(Forward::new(Client::new(&config.backend)?, gate, config.retry_max_attempts));
+    let forward = Arc::new(Forward::new(
+        Client::new(&config.backend)?,
+        gate,
+        config.retry_max_attempts,
+    ));
     let (log, other) = (journal.clone(), journal.clone());
     tasks.spawn("transform", Phase::Stages, move |stop| stage::run(transform, log, stop));
     tasks.spawn("forward", Phase::Stages, move |stop| stage::run(forward, other, stop));
-    let enabled = registry.iter().map(|enabled| (enabled.provider.name(), enabled.provider.display_name())).collect();
+    let enabled = registry
+        .iter()
+        .map(|enabled| (enabled.provider.name(), enabled.provider.display_name()))
+        .collect();
     let live = Live::new(journal, database, enabled);
     tasks.spawn("projection", Phase::Stages, move |stop| live.run(stop));
     Ok(())
@@ -296,7 +321,10 @@ impl Tasks {
                     Ok(None) => break,
                     Err(_) => {
                         let names: Vec<_> = self.names.iter().map(|(_, name, _)| *name).collect();
-                        bail!("did not end within SHUTDOWN_GRACE: {}; nothing is lost, the log has it", names.join(", "));
+                        bail!(
+                            "did not end within SHUTDOWN_GRACE: {}; nothing is lost, the log has it",
+                            names.join(", ")
+                        );
                     }
                 }
             }

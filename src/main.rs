@@ -3,12 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use mimalloc::MiMalloc;
 use webhook_hub::operator::{self, Command};
-
-/// Events are headers, and headers are small allocations: the system's allocator took a quarter of the hub's time.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Receives the webhooks of food-delivery platforms and gets every order to the restaurant's backend.
 #[derive(Parser)]

@@ -42,7 +42,11 @@ pub struct Transform {
 impl Transform {
     /// Of these parts.
     pub fn new(registry: Arc<Registry>, branches: Arc<Branches>, duplicates: Duplicates) -> Self {
-        Self { registry, branches, duplicates }
+        Self {
+            registry,
+            branches,
+            duplicates,
+        }
     }
 
     async fn outcome(&self, received: &Recorded, now: DateTime<Utc>) -> NewEvent {
@@ -53,14 +57,25 @@ impl Transform {
             Ok(fact) => fact,
             Err(error) => return reject(received, now, &error),
         };
-        let place = match self.branches.find(&received.envelope.provider, fact.store_ref.as_deref()).await {
+        let place = match self
+            .branches
+            .find(&received.envelope.provider, fact.store_ref.as_deref())
+            .await
+        {
             Lookup::Found(place) => place,
             Lookup::NotFound => {
-                return dead_letter(received, now, branch_not_found(&received.envelope.provider, fact.store_ref.as_deref()));
+                return dead_letter(
+                    received,
+                    now,
+                    branch_not_found(&received.envelope.provider, fact.store_ref.as_deref()),
+                );
             }
         };
         if let Content::NewOrder(order) = &fact.content {
-            let existing = self.duplicates.find(received.envelope.root_id, &order.external_id, &place.branch_id).await;
+            let existing = self
+                .duplicates
+                .find(received.envelope.root_id, &order.external_id, &place.branch_id)
+                .await;
             if let Some(order_id) = existing {
                 return ignore_duplicate(received, now, place, order_id);
             }
@@ -86,7 +101,11 @@ impl Stage for Transform {
         let outcome = self.outcome(received, Utc::now()).await;
         if outcome.envelope.event_type != EventType::OrderTransformed {
             let provider = received.envelope.provider.to_string();
-            let status = if outcome.envelope.event_type == EventType::OrderIgnored { "ignored" } else { "failed" };
+            let status = if outcome.envelope.event_type == EventType::OrderIgnored {
+                "ignored"
+            } else {
+                "failed"
+            };
             metrics::counter!("webhooks_processed_total", "provider" => provider, "status" => status).increment(1);
         }
         Ok(vec![outcome])
@@ -109,18 +128,40 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Plac
         Ok(payload) => {
             let mut envelope = received.envelope.follow(LABEL, EventType::OrderTransformed, now);
             envelope.branch = Some(place.branch_id);
-            NewEvent { envelope, payload: Bytes::from(payload) }
+            NewEvent {
+                envelope,
+                payload: Bytes::from(payload),
+            }
         }
-        Err(error) => reject_with(received, now, report(ErrorType::Validation, "UNSERIALIZABLE_ORDER", error.to_string(), Value::Null)),
+        Err(error) => reject_with(
+            received,
+            now,
+            report(
+                ErrorType::Validation,
+                "UNSERIALIZABLE_ORDER",
+                error.to_string(),
+                Value::Null,
+            ),
+        ),
     }
 }
 
 fn ignore_duplicate(received: &Recorded, now: DateTime<Utc>, place: Place, order_id: String) -> NewEvent {
     let mut envelope = received.envelope.follow(LABEL, EventType::OrderIgnored, now);
     envelope.branch = Some(place.branch_id);
-    let message = format!("order {} exists already as {order_id}", received.envelope.external_order_id);
-    let payload = Ignored { reason: "DUPLICATE_ORDER".into(), message, internal_order_id: Some(order_id) };
-    NewEvent { envelope, payload: json_bytes(&payload) }
+    let message = format!(
+        "order {} exists already as {order_id}",
+        received.envelope.external_order_id
+    );
+    let payload = Ignored {
+        reason: "DUPLICATE_ORDER".into(),
+        message,
+        internal_order_id: Some(order_id),
+    };
+    NewEvent {
+        envelope,
+        payload: json_bytes(&payload),
+    }
 }
 
 fn reject(received: &Recorded, now: DateTime<Utc>, error: &TransformError) -> NewEvent {
@@ -135,12 +176,19 @@ fn reject(received: &Recorded, now: DateTime<Utc>, error: &TransformError) -> Ne
         %error,
         "order rejected"
     );
-    reject_with(received, now, report(ErrorType::Validation, "INVALID_ORDER", error.to_string(), details))
+    reject_with(
+        received,
+        now,
+        report(ErrorType::Validation, "INVALID_ORDER", error.to_string(), details),
+    )
 }
 
 fn reject_with(received: &Recorded, now: DateTime<Utc>, error: ErrorReport) -> NewEvent {
     let envelope = received.envelope.follow(LABEL, EventType::OrderRejected, now);
-    NewEvent { envelope, payload: json_bytes(&Rejected { error }) }
+    NewEvent {
+        envelope,
+        payload: json_bytes(&Rejected { error }),
+    }
 }
 
 fn dead_letter(received: &Recorded, now: DateTime<Utc>, error: ErrorReport) -> NewEvent {
@@ -155,24 +203,41 @@ fn dead_letter(received: &Recorded, now: DateTime<Utc>, error: ErrorReport) -> N
         error = error.message,
         "order dead-lettered: somebody must act"
     );
-    NewEvent { envelope, payload: json_bytes(&DeadLettered { attempts: 0, error }) }
+    NewEvent {
+        envelope,
+        payload: json_bytes(&DeadLettered { attempts: 0, error }),
+    }
 }
 
 fn branch_not_found(provider: &str, store: Option<&str>) -> ErrorReport {
     let message = match store {
-        Some(store) => format!("no active row of branch_delivery_configs has provider {provider} and merchant {store}; add it and retry the dead letter"),
+        Some(store) => format!(
+            "no active row of branch_delivery_configs has provider {provider} and merchant {store}; add it and retry the dead letter"
+        ),
         None => format!("the webhook names no merchant and {provider} has not exactly one active branch"),
     };
-    report(ErrorType::Configuration, "BRANCH_NOT_FOUND", message, json!({ "merchant": store }))
+    report(
+        ErrorType::Configuration,
+        "BRANCH_NOT_FOUND",
+        message,
+        json!({ "merchant": store }),
+    )
 }
 
 fn not_enabled(provider: &str) -> ErrorReport {
-    let message = format!("provider {provider} is not enabled on the hub that took this event; enable it and retry the dead letter");
+    let message = format!(
+        "provider {provider} is not enabled on the hub that took this event; enable it and retry the dead letter"
+    );
     report(ErrorType::Configuration, "PROVIDER_NOT_ENABLED", message, Value::Null)
 }
 
 fn report(error_type: ErrorType, code: &str, message: String, details: Value) -> ErrorReport {
-    ErrorReport { error_type, code: code.into(), message, details }
+    ErrorReport {
+        error_type,
+        code: code.into(),
+        message,
+        details,
+    }
 }
 
 /// A payload of ours as JSON; its types hold nothing that JSON cannot say.

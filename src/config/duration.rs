@@ -22,7 +22,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
         "d" => 86_400_000,
         _ => return Err(EXPECTED),
     };
-    let duration = number.checked_mul(ms_per_unit).map(Duration::from_millis).filter(|one| *one <= LONGEST);
+    let duration = number
+        .checked_mul(ms_per_unit)
+        .map(Duration::from_millis)
+        .filter(|one| *one <= LONGEST);
     duration.ok_or("expected a duration of at most a year")
 }
 
@@ -32,10 +35,26 @@ mod tests {
 
     #[test]
     fn units() {
-        for (text, ms) in [("250ms", 250), ("30s", 30_000), ("5m", 300_000), (" 1h ", 3_600_000), ("0s", 0)] {
+        for (text, ms) in [
+            ("250ms", 250),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            (" 1h ", 3_600_000),
+            ("0s", 0),
+        ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
-        for text in ["", "30", "s", "-1s", "1.5h", "5x", "99999999999999999999s", "999999d", "٣s"] {
+        for text in [
+            "",
+            "30",
+            "s",
+            "-1s",
+            "1.5h",
+            "5x",
+            "99999999999999999999s",
+            "999999d",
+            "٣s",
+        ] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

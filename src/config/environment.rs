@@ -22,14 +22,21 @@ impl std::fmt::Debug for Environment {
 
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
-        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+        Self(
+            variables
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+        )
     }
 }
 
 impl Environment {
     /// The process's own; names and values that are no UTF-8 are left out.
     pub fn of_process() -> Self {
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+        std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect()
     }
 
     /// All names.
@@ -42,10 +49,18 @@ impl Environment {
     /// # Errors
     /// Where both are set, or the file cannot be read.
     pub fn text(&self, name: &str) -> Result<Option<String>, ConfigError> {
-        let set = |name: &str| self.0.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        let set = |name: &str| {
+            self.0
+                .get(name)
+                .map(|value| value.trim().to_owned())
+                .filter(|value| !value.is_empty())
+        };
         let file_variable = format!("{name}_FILE");
         match (set(name), set(&file_variable)) {
-            (Some(_), Some(_)) => Err(ConfigError::new(name, format_args!("set together with {file_variable}; keep one"))),
+            (Some(_), Some(_)) => Err(ConfigError::new(
+                name,
+                format_args!("set together with {file_variable}; keep one"),
+            )),
             (Some(value), None) => Ok(Some(value)),
             (None, Some(path)) => read(&file_variable, Path::new(&path)).map(Some),
             (None, None) => Ok(None),
@@ -73,8 +88,14 @@ impl Environment {
     /// # Errors
     /// As [`Self::text`], and where one between commas is empty.
     pub fn secrets(&self, name: &str) -> Result<Vec<SecretString>, ConfigError> {
-        let Some(all) = self.secret(name)? else { return Ok(Vec::new()) };
-        let secrets: Vec<_> = all.expose_secret().split(',').map(|one| SecretString::from(one.trim())).collect();
+        let Some(all) = self.secret(name)? else {
+            return Ok(Vec::new());
+        };
+        let secrets: Vec<_> = all
+            .expose_secret()
+            .split(',')
+            .map(|one| SecretString::from(one.trim()))
+            .collect();
         if secrets.iter().any(|one| one.expose_secret().is_empty()) {
             return Err(ConfigError::new(name, "holds an empty secret between commas"));
         }
@@ -88,7 +109,9 @@ impl Environment {
     pub fn parse<T: FromStr>(&self, name: &str, default: T, expected: &str) -> Result<T, ConfigError> {
         match self.text(name)? {
             None => Ok(default),
-            Some(text) => text.parse().map_err(|_| ConfigError::new(name, format_args!("expected {expected}, found {text:?}"))),
+            Some(text) => text
+                .parse()
+                .map_err(|_| ConfigError::new(name, format_args!("expected {expected}, found {text:?}"))),
         }
     }
 
@@ -101,7 +124,10 @@ impl Environment {
             None => Ok(default),
             Some("true" | "1" | "yes" | "on") => Ok(true),
             Some("false" | "0" | "no" | "off") => Ok(false),
-            Some(other) => Err(ConfigError::new(name, format_args!("expected true or false, found {other:?}"))),
+            Some(other) => Err(ConfigError::new(
+                name,
+                format_args!("expected true or false, found {other:?}"),
+            )),
         }
     }
 
@@ -112,7 +138,8 @@ impl Environment {
     pub fn duration(&self, name: &str, default: Duration) -> Result<Duration, ConfigError> {
         match self.text(name)? {
             None => Ok(default),
-            Some(text) => parse_duration(&text).map_err(|expected| ConfigError::new(name, format_args!("{expected}, found {text:?}"))),
+            Some(text) => parse_duration(&text)
+                .map_err(|expected| ConfigError::new(name, format_args!("{expected}, found {text:?}"))),
         }
     }
 
@@ -132,7 +159,9 @@ impl Environment {
     /// # Errors
     /// As [`Self::parse`].
     pub fn bytes(&self, name: &str, default: usize) -> Result<usize, ConfigError> {
-        let Some(text) = self.text(name)? else { return Ok(default) };
+        let Some(text) = self.text(name)? else {
+            return Ok(default);
+        };
         let lower = text.to_ascii_lowercase();
         let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let factor = match lower[digits.len()..].trim() {
@@ -141,7 +170,12 @@ impl Environment {
             "mb" | "mib" | "m" => Some(1024 * 1024),
             _ => None,
         };
-        let size = digits.trim().parse::<usize>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
+        let size = digits
+            .trim()
+            .parse::<usize>()
+            .ok()
+            .zip(factor)
+            .and_then(|(number, factor)| number.checked_mul(factor));
         size.ok_or_else(|| ConfigError::new(name, format_args!("expected a size such as 5mb, found {text:?}")))
     }
 
@@ -150,22 +184,35 @@ impl Environment {
     /// # Errors
     /// As [`Self::parse`].
     pub fn networks(&self, name: &str) -> Result<Vec<IpNet>, ConfigError> {
-        let Some(text) = self.text(name)? else { return Ok(Vec::new()) };
+        let Some(text) = self.text(name)? else {
+            return Ok(Vec::new());
+        };
         let network = |part: &str| {
             let single = || part.parse::<std::net::IpAddr>().map(IpNet::from);
             part.parse::<IpNet>().or_else(|_| single()).map_err(|_| {
-                ConfigError::new(name, format_args!("expected addresses or networks such as 34.204.192.0/20, found {part:?}"))
+                ConfigError::new(
+                    name,
+                    format_args!("expected addresses or networks such as 34.204.192.0/20, found {part:?}"),
+                )
             })
         };
-        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(network).collect()
+        text.split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(network)
+            .collect()
     }
 }
 
 fn read(variable: &str, path: &Path) -> Result<String, ConfigError> {
-    let fail = |reason: std::io::Error| ConfigError::new(variable, format_args!("cannot read {}: {reason}", path.display()));
+    let fail =
+        |reason: std::io::Error| ConfigError::new(variable, format_args!("cannot read {}: {reason}", path.display()));
     let size = std::fs::metadata(path).map_err(fail)?.len();
     if size > MAX_FILE_BYTES {
-        return Err(ConfigError::new(variable, format_args!("{} is larger than {MAX_FILE_BYTES} bytes", path.display())));
+        return Err(ConfigError::new(
+            variable,
+            format_args!("{} is larger than {MAX_FILE_BYTES} bytes", path.display()),
+        ));
     }
     let text = std::fs::read_to_string(path).map_err(fail)?;
     let text = text.trim().to_owned();

@@ -1,7 +1,11 @@
 use super::*;
 
 fn env(extra: &[(&str, &str)]) -> Environment {
-    let basis = [("SERVICE_TOKEN", "token"), ("CAREEM_ENABLED", "true"), ("CAREEM_WEBHOOK_SECRET", "00123")];
+    let basis = [
+        ("SERVICE_TOKEN", "token"),
+        ("CAREEM_ENABLED", "true"),
+        ("CAREEM_WEBHOOK_SECRET", "00123"),
+    ];
     basis.iter().chain(extra).map(|(name, value)| (*name, *value)).collect()
 }
 
@@ -18,17 +22,36 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(config.nats.url, "nats://localhost:4222");
     assert_eq!(config.backend.url, "http://localhost:3001");
     assert_eq!((config.partitions, config.retry_max_attempts), (64, 10));
-    assert_eq!(config.breaker, Breaker { enabled: true, failure_threshold: 5, reset_timeout: Duration::from_secs(30) });
+    assert_eq!(
+        config.breaker,
+        Breaker {
+            enabled: true,
+            failure_threshold: 5,
+            reset_timeout: Duration::from_secs(30)
+        }
+    );
     assert_eq!(config.providers[0].secrets[0].expose_secret(), "00123");
     assert_eq!(config.providers[0].currency.exponent(), 3);
 }
 
 #[test]
 fn bad_values_name_the_variable() {
-    assert_eq!(refusal(&[("PORT", "http")]), "PORT: expected a port number from 0 to 65535, found \"http\"");
-    assert_eq!(refusal(&[("CAREEM_WEBHOOK_SECRET", "")]), "CAREEM_WEBHOOK_SECRET: missing; careem is enabled and its webhooks must be verified");
-    assert_eq!(refusal(&[("CAREEM_WEBHOOK_SECRET", "a,,b")]), "CAREEM_WEBHOOK_SECRET: holds an empty secret between commas");
-    assert_eq!(refusal(&[("CARREM_ENABLED", "true")]), "CARREM_ENABLED: unknown provider; this version knows careem");
+    assert_eq!(
+        refusal(&[("PORT", "http")]),
+        "PORT: expected a port number from 0 to 65535, found \"http\""
+    );
+    assert_eq!(
+        refusal(&[("CAREEM_WEBHOOK_SECRET", "")]),
+        "CAREEM_WEBHOOK_SECRET: missing; careem is enabled and its webhooks must be verified"
+    );
+    assert_eq!(
+        refusal(&[("CAREEM_WEBHOOK_SECRET", "a,,b")]),
+        "CAREEM_WEBHOOK_SECRET: holds an empty secret between commas"
+    );
+    assert_eq!(
+        refusal(&[("CARREM_ENABLED", "true")]),
+        "CARREM_ENABLED: unknown provider; this version knows careem"
+    );
     assert!(refusal(&[("SERVICE_TOKEN", "")]).starts_with("SERVICE_TOKEN: missing"));
     assert!(refusal(&[("CAREEM_IP_WHITELIST", "34.204.192.0/99")]).starts_with("CAREEM_IP_WHITELIST: expected"));
     assert!(refusal(&[("SHUTDOWN_GRACE", "30")]).starts_with("SHUTDOWN_GRACE: expected a duration"));
@@ -43,8 +66,16 @@ fn bad_values_name_the_variable() {
 #[test]
 fn refusals_never_show_a_secret() {
     let shown = refusal(&[("DATABASE_URL", "postgres://admin:hunter2@@@host:nope/db")]);
-    assert!(shown.starts_with("DATABASE_URL:") && !shown.contains("hunter2"), "{shown}");
-    let config = Config::from_environment(&env(&[("NATS_USER", "hub"), ("NATS_PASSWORD", "hunter2"), ("DATABASE_PASSWORD", "hunter3")])).unwrap();
+    assert!(
+        shown.starts_with("DATABASE_URL:") && !shown.contains("hunter2"),
+        "{shown}"
+    );
+    let config = Config::from_environment(&env(&[
+        ("NATS_USER", "hub"),
+        ("NATS_PASSWORD", "hunter2"),
+        ("DATABASE_PASSWORD", "hunter3"),
+    ]))
+    .unwrap();
     let shown = format!("{config:?}");
     for secret in ["00123", "hunter2", "hunter3", "\"token\""] {
         assert!(!shown.contains(secret), "{secret} in {shown}");
@@ -62,8 +93,16 @@ fn values_come_from_files() {
     let path = folder.path().join("secret");
     std::fs::write(&path, "new-secret, 00123\n").unwrap();
     let file = path.to_str().unwrap();
-    let config = Config::from_environment(&env(&[("CAREEM_WEBHOOK_SECRET", ""), ("CAREEM_WEBHOOK_SECRET_FILE", file)])).unwrap();
-    let secrets: Vec<_> = config.providers[0].secrets.iter().map(ExposeSecret::expose_secret).collect();
+    let config = Config::from_environment(&env(&[
+        ("CAREEM_WEBHOOK_SECRET", ""),
+        ("CAREEM_WEBHOOK_SECRET_FILE", file),
+    ]))
+    .unwrap();
+    let secrets: Vec<_> = config.providers[0]
+        .secrets
+        .iter()
+        .map(ExposeSecret::expose_secret)
+        .collect();
     assert_eq!(secrets, ["new-secret", "00123"]);
     assert!(refusal(&[("CAREEM_WEBHOOK_SECRET_FILE", file)]).contains("set together with"));
     std::fs::write(&path, "\n").unwrap();

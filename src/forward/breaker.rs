@@ -63,7 +63,11 @@ pub struct Breaker {
 impl Breaker {
     /// Closed.
     pub fn new(settings: config::Breaker) -> Self {
-        Self { settings, inner: Inner::Closed { failures: 0 }, reason: None }
+        Self {
+            settings,
+            inner: Inner::Closed { failures: 0 },
+            reason: None,
+        }
     }
 
     /// The state at this time.
@@ -138,7 +142,9 @@ impl Breaker {
 
     fn open(&mut self, now: Instant, reason: String) {
         if self.settings.enabled {
-            self.inner = Inner::Open { until: now + self.settings.reset_timeout };
+            self.inner = Inner::Open {
+                until: now + self.settings.reset_timeout,
+            };
             self.reason = Some(reason);
         }
     }
@@ -153,7 +159,11 @@ mod tests {
     const RESET: Duration = Duration::from_secs(30);
 
     fn breaker() -> Breaker {
-        Breaker::new(config::Breaker { enabled: true, failure_threshold: 5, reset_timeout: RESET })
+        Breaker::new(config::Breaker {
+            enabled: true,
+            failure_threshold: 5,
+            reset_timeout: RESET,
+        })
     }
 
     fn fail(breaker: &mut Breaker, now: Instant, times: u32) {
@@ -216,7 +226,11 @@ mod tests {
 
     #[test]
     fn switched_off_it_never_opens() {
-        let mut breaker = Breaker::new(config::Breaker { enabled: false, failure_threshold: 5, reset_timeout: RESET });
+        let mut breaker = Breaker::new(config::Breaker {
+            enabled: false,
+            failure_threshold: 5,
+            reset_timeout: RESET,
+        });
         fail(&mut breaker, Instant::now(), 100);
         assert_eq!(breaker.state(Instant::now()), State::Closed);
     }

@@ -90,19 +90,35 @@ pub fn classify(request: Request, answer: &Answer<'_>, answers_otherwise: bool, 
                 error: report(ErrorType::Unknown, answer, "the backend said yes but named no orderId"),
                 after: None,
             },
-            (_, order_id) => Verdict::Accepted(Accepted { order_id, status: answer.status, order_status: order_status(&body) }),
+            (_, order_id) => Verdict::Accepted(Accepted {
+                order_id,
+                status: answer.status,
+                order_status: order_status(&body),
+            }),
         },
         409 => match order_id(&body) {
-            Some(order_id) => Verdict::Accepted(Accepted { order_id: Some(order_id), status: 409, order_status: order_status(&body) }),
+            Some(order_id) => Verdict::Accepted(Accepted {
+                order_id: Some(order_id),
+                status: 409,
+                order_status: order_status(&body),
+            }),
             None => Verdict::Temporary {
-                error: report(ErrorType::Unknown, answer, "the backend reports a conflict but names no existing order"),
+                error: report(
+                    ErrorType::Unknown,
+                    answer,
+                    "the backend reports a conflict but names no existing order",
+                ),
                 after: after(),
             },
         },
-        404 if !answers_otherwise => {
-            Verdict::Misconfigured(report(ErrorType::Configuration, answer, "the backend answers 404 to everything: is BACKEND_URL right?"))
+        404 if !answers_otherwise => Verdict::Misconfigured(report(
+            ErrorType::Configuration,
+            answer,
+            "the backend answers 404 to everything: is BACKEND_URL right?",
+        )),
+        400 | 404 | 413 | 422 => {
+            Verdict::Invalid(report(ErrorType::Validation, answer, "the backend refuses this order"))
         }
-        400 | 404 | 413 | 422 => Verdict::Invalid(report(ErrorType::Validation, answer, "the backend refuses this order")),
         401 | 403 => Verdict::Misconfigured(report(
             ErrorType::Configuration,
             answer,
@@ -112,7 +128,10 @@ pub fn classify(request: Request, answer: &Answer<'_>, answers_otherwise: bool, 
             error: report(ErrorType::Temporary, answer, "the backend cannot take the order now"),
             after: after(),
         },
-        _ => Verdict::Temporary { error: report(ErrorType::Unknown, answer, "an answer that means nothing here"), after: after() },
+        _ => Verdict::Temporary {
+            error: report(ErrorType::Unknown, answer, "an answer that means nothing here"),
+            after: after(),
+        },
     }
 }
 
@@ -121,7 +140,9 @@ fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     let value = value.trim();
     let duration = match value.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => (DateTime::parse_from_rfc2822(value).ok()?.to_utc() - now).to_std().ok()?,
+        Err(_) => (DateTime::parse_from_rfc2822(value).ok()?.to_utc() - now)
+            .to_std()
+            .ok()?,
     };
     Some(duration.min(MAX_RETRY_AFTER))
 }
@@ -135,11 +156,20 @@ fn text(value: &Value) -> Option<String> {
 }
 
 fn order_id(body: &Value) -> Option<String> {
-    [&body["orderId"], &body["data"]["orderId"], &body["existingOrderId"], &body["data"]["existingOrderId"]].into_iter().find_map(text)
+    [
+        &body["orderId"],
+        &body["data"]["orderId"],
+        &body["existingOrderId"],
+        &body["data"]["existingOrderId"],
+    ]
+    .into_iter()
+    .find_map(text)
 }
 
 fn order_status(body: &Value) -> Option<String> {
-    [&body["status"], &body["data"]["status"]].into_iter().find_map(|value| value.as_str().map(str::to_owned))
+    [&body["status"], &body["data"]["status"]]
+        .into_iter()
+        .find_map(|value| value.as_str().map(str::to_owned))
 }
 
 fn report(error_type: ErrorType, answer: &Answer<'_>, message: &str) -> ErrorReport {
@@ -151,7 +181,10 @@ fn report(error_type: ErrorType, answer: &Answer<'_>, message: &str) -> ErrorRep
         details: serde_json::from_slice::<Value>(answer.body)
             .ok()
             .and_then(|body| text(&body["error"]["code"]).or_else(|| text(&body["code"])))
-            .map_or(Value::Null, |code| serde_json::json!({ "backendCode": code.chars().take(100).collect::<String>() })),
+            .map_or(
+                Value::Null,
+                |code| serde_json::json!({ "backendCode": code.chars().take(100).collect::<String>() }),
+            ),
     }
 }
 
@@ -162,7 +195,11 @@ mod tests {
     use super::*;
 
     fn verdict(status: u16, body: &str, retry_after: Option<&str>) -> Verdict {
-        let answer = Answer { status, retry_after, body: body.as_bytes() };
+        let answer = Answer {
+            status,
+            retry_after,
+            body: body.as_bytes(),
+        };
         classify(Request::NewOrder, &answer, true, Utc::now())
     }
 
@@ -191,17 +228,34 @@ mod tests {
         ] {
             assert_eq!(verdict(status, body, None).label(), label, "{status} {body}");
         }
-        let everything = Answer { status: 404, retry_after: None, body: b"" };
-        assert_eq!(classify(Request::NewOrder, &everything, false, Utc::now()).label(), "configuration");
-        let quiet = Answer { status: 204, retry_after: None, body: b"" };
-        assert_eq!(classify(Request::StatusChange, &quiet, true, Utc::now()).label(), "success");
+        let everything = Answer {
+            status: 404,
+            retry_after: None,
+            body: b"",
+        };
+        assert_eq!(
+            classify(Request::NewOrder, &everything, false, Utc::now()).label(),
+            "configuration"
+        );
+        let quiet = Answer {
+            status: 204,
+            retry_after: None,
+            body: b"",
+        };
+        assert_eq!(
+            classify(Request::StatusChange, &quiet, true, Utc::now()).label(),
+            "success"
+        );
     }
 
     #[test]
     fn retry_after_as_seconds_and_as_date() {
         let now = DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z").unwrap().to_utc();
         assert_eq!(retry_after("120", now), Some(Duration::from_secs(120)));
-        assert_eq!(retry_after("Thu, 01 Jan 2026 00:01:00 GMT", now), Some(Duration::from_secs(60)));
+        assert_eq!(
+            retry_after("Thu, 01 Jan 2026 00:01:00 GMT", now),
+            Some(Duration::from_secs(60))
+        );
         assert_eq!(retry_after("Thu, 01 Jan 2020 00:01:00 GMT", now), None);
         assert_eq!(retry_after("999999999999", now), Some(MAX_RETRY_AFTER));
         assert_eq!(retry_after("soon", now), None);
@@ -210,9 +264,14 @@ mod tests {
     #[test]
     fn what_the_backend_says_about_the_customer_is_not_kept() {
         let body = r#"{"error":{"code":"BAD_PHONE","message":"+962791234567 is no phone"}}"#;
-        let Verdict::Invalid(error) = verdict(422, body, None) else { panic!("422 is a validation error") };
+        let Verdict::Invalid(error) = verdict(422, body, None) else {
+            panic!("422 is a validation error")
+        };
         let shown = serde_json::to_string(&error).unwrap();
-        assert!(shown.contains("BAD_PHONE") && !shown.contains("+962791234567"), "{shown}");
+        assert!(
+            shown.contains("BAD_PHONE") && !shown.contains("+962791234567"),
+            "{shown}"
+        );
     }
 
     proptest! {

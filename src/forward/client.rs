@@ -68,7 +68,11 @@ impl Client {
             .tcp_nodelay(true)
             .build()
             .context("cannot set up the HTTP client")?;
-        Ok(Self { http, base: settings.url.clone(), not_found: AtomicU32::new(NOT_FOUND_IN_A_ROW) })
+        Ok(Self {
+            http,
+            base: settings.url.clone(),
+            not_found: AtomicU32::new(NOT_FOUND_IN_A_ROW),
+        })
     }
 
     /// Posts an order, or a change of one, and reads the answer.
@@ -78,7 +82,10 @@ impl Client {
             (Request::NewOrder, format!("{}/api/integration/orders", self.base))
         } else {
             let id = percent_encode(&envelope.external_order_id);
-            (Request::StatusChange, format!("{}/api/integration/orders/{id}/status", self.base))
+            (
+                Request::StatusChange,
+                format!("{}/api/integration/orders/{id}/status", self.base),
+            )
         };
         let mut post = self
             .http
@@ -94,16 +101,28 @@ impl Client {
             Err(error) => return no_answer(&error),
         };
         let status = response.status().as_u16();
-        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let retry_after = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
         let body = match read(response).await {
             Ok(body) => body,
             Err(error) => return no_answer(&error),
         };
-        let not_found = if status == 404 { self.not_found.fetch_add(1, Ordering::Relaxed) + 1 } else { 0 };
+        let not_found = if status == 404 {
+            self.not_found.fetch_add(1, Ordering::Relaxed) + 1
+        } else {
+            0
+        };
         if status != 404 {
             self.not_found.store(0, Ordering::Relaxed);
         }
-        let answer = Answer { status, retry_after: retry_after.as_deref(), body: &body };
+        let answer = Answer {
+            status,
+            retry_after: retry_after.as_deref(),
+            body: &body,
+        };
         classify(request, &answer, not_found < NOT_FOUND_IN_A_ROW, Utc::now())
     }
 }
@@ -125,15 +144,24 @@ fn no_answer(error: &reqwest::Error) -> Verdict {
     let (code, message) = if error.is_timeout() {
         ("BACKEND_TIMEOUT", "the backend did not answer in time")
     } else if is_tls(error) {
-        return misconfigured("BACKEND_TLS", "the backend's certificate is not accepted, or it does not speak TLS");
+        return misconfigured(
+            "BACKEND_TLS",
+            "the backend's certificate is not accepted, or it does not speak TLS",
+        );
     } else if is_dns(error) {
-        return misconfigured("BACKEND_DNS", "the backend's name cannot be resolved: is BACKEND_URL right?");
+        return misconfigured(
+            "BACKEND_DNS",
+            "the backend's name cannot be resolved: is BACKEND_URL right?",
+        );
     } else if error.is_connect() {
         ("BACKEND_UNREACHABLE", "no connection to the backend")
     } else {
         ("BACKEND_CONNECTION_LOST", "the connection to the backend broke off")
     };
-    Verdict::Temporary { error: report(ErrorType::Temporary, code, message), after: None }
+    Verdict::Temporary {
+        error: report(ErrorType::Temporary, code, message),
+        after: None,
+    }
 }
 
 fn misconfigured(code: &str, message: &str) -> Verdict {
@@ -141,7 +169,12 @@ fn misconfigured(code: &str, message: &str) -> Verdict {
 }
 
 fn report(error_type: ErrorType, code: &str, message: &str) -> ErrorReport {
-    ErrorReport { error_type, code: code.into(), message: message.into(), details: Value::Null }
+    ErrorReport {
+        error_type,
+        code: code.into(),
+        message: message.into(),
+        details: Value::Null,
+    }
 }
 
 /// Whether an error, or something that caused it, says this.
@@ -157,11 +190,15 @@ fn says(error: &reqwest::Error, test: impl Fn(&str) -> bool) -> bool {
 }
 
 fn is_tls(error: &reqwest::Error) -> bool {
-    says(error, |text| text.contains("certificate") || text.contains("InvalidContentType"))
+    says(error, |text| {
+        text.contains("certificate") || text.contains("InvalidContentType")
+    })
 }
 
 fn is_dns(error: &reqwest::Error) -> bool {
-    says(error, |text| text == "dns error" || text.starts_with("failed to lookup address"))
+    says(error, |text| {
+        text == "dns error" || text.starts_with("failed to lookup address")
+    })
 }
 
 /// A header value of ours; what could not stand in one (request ids are checked at the door) is left empty.
@@ -173,7 +210,10 @@ fn header_value(text: &str) -> HeaderValue {
 fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~') || byte == b'.' && text != "." && text != ".." {
+        if byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'_' | b'~')
+            || byte == b'.' && text != "." && text != ".."
+        {
             encoded.push(char::from(byte));
         } else {
             encoded.push('%');

@@ -20,7 +20,10 @@ pub struct Gate {
 impl Gate {
     /// Closed.
     pub fn new(settings: config::Breaker) -> Self {
-        let gate = Self { breaker: Mutex::new(Breaker::new(settings)), changes: watch::Sender::new(0) };
+        let gate = Self {
+            breaker: Mutex::new(Breaker::new(settings)),
+            changes: watch::Sender::new(0),
+        };
         show(State::Closed);
         gate
     }
@@ -64,7 +67,10 @@ impl Gate {
     /// Asks to make one request now.
     pub fn enter(self: &Arc<Self>) -> Option<Pass> {
         let permitted = self.change(|breaker| breaker.permit(Instant::now()));
-        permitted.then(|| Pass { gate: Arc::clone(self), recorded: false })
+        permitted.then(|| Pass {
+            gate: Arc::clone(self),
+            recorded: false,
+        })
     }
 
     fn change<T>(&self, act: impl FnOnce(&mut Breaker) -> T) -> T {
@@ -78,7 +84,10 @@ impl Gate {
         if before != after {
             show(after);
             match after {
-                State::Open => tracing::error!(reason, "circuit breaker open: the backend gets no orders, they wait on the log"),
+                State::Open => tracing::error!(
+                    reason,
+                    "circuit breaker open: the backend gets no orders, they wait on the log"
+                ),
                 State::HalfOpen => tracing::info!("circuit breaker half-open: trying the backend"),
                 State::Closed => tracing::info!("circuit breaker closed: the backend gets orders again"),
             }
@@ -112,7 +121,8 @@ impl Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         if !self.recorded {
-            self.gate.change(|breaker| breaker.record(Instant::now(), Outcome::Abandoned));
+            self.gate
+                .change(|breaker| breaker.record(Instant::now(), Outcome::Abandoned));
         }
     }
 }

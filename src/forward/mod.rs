@@ -47,10 +47,20 @@ pub struct Forward {
 impl Forward {
     /// Of these parts.
     pub fn new(client: Client, gate: Arc<Gate>, max_attempts: u32) -> Self {
-        Self { client, gate, max_attempts }
+        Self {
+            client,
+            gate,
+            max_attempts,
+        }
     }
 
-    fn failed(&self, event: &Recorded, attempt: u32, error: ErrorReport, after: Option<std::time::Duration>) -> Result<Vec<NewEvent>, Failure> {
+    fn failed(
+        &self,
+        event: &Recorded,
+        attempt: u32,
+        error: ErrorReport,
+        after: Option<std::time::Duration>,
+    ) -> Result<Vec<NewEvent>, Failure> {
         if attempt >= self.max_attempts {
             return Ok(vec![dead_letter(event, attempt, error)]);
         }
@@ -67,7 +77,12 @@ impl Forward {
             error = error.message,
             "order not forwarded, trying again"
         );
-        let payload = ForwardFailed { attempt, max_attempts: self.max_attempts, error, next_attempt_at: now + pause };
+        let payload = ForwardFailed {
+            attempt,
+            max_attempts: self.max_attempts,
+            error,
+            next_attempt_at: now + pause,
+        };
         let record = vec![follow(event, &label, EventType::OrderForwardFailed, &payload)];
         Err(Failure::Retry { after, cause, record })
     }
@@ -91,7 +106,9 @@ impl Stage for Forward {
             Err(error) => return Ok(vec![dead_letter(event, 0, unreadable(&error))]),
         };
         let Some(pass) = self.gate.enter() else {
-            return Err(Failure::Hold { cause: "the circuit breaker is open".into() });
+            return Err(Failure::Hold {
+                cause: "the circuit breaker is open".into(),
+            });
         };
         let asked = Instant::now();
         let verdict = self.client.forward(event).await;
@@ -151,19 +168,31 @@ fn dead_letter(event: &Recorded, attempts: u32, error: ErrorReport) -> NewEvent 
         error = error.message,
         "order dead-lettered: somebody must act"
     );
-    follow(event, OUTCOME, EventType::OrderDeadLettered, &DeadLettered { attempts, error })
+    follow(
+        event,
+        OUTCOME,
+        EventType::OrderDeadLettered,
+        &DeadLettered { attempts, error },
+    )
 }
 
 fn unreadable(error: &serde_json::Error) -> ErrorReport {
     ErrorReport {
         error_type: ErrorType::Validation,
         code: "UNREADABLE_ORDER".into(),
-        message: format!("the transformed order cannot be read, at line {} column {}", error.line(), error.column()),
+        message: format!(
+            "the transformed order cannot be read, at line {} column {}",
+            error.line(),
+            error.column()
+        ),
         details: serde_json::Value::Null,
     }
 }
 
 fn follow(event: &Recorded, label: &str, event_type: EventType, payload: &impl Serialize) -> NewEvent {
     let payload = serde_json::to_vec(payload).expect("outcome payloads have only string keys and finite numbers");
-    NewEvent { envelope: event.envelope.follow(label, event_type, Utc::now()), payload: Bytes::from(payload) }
+    NewEvent {
+        envelope: event.envelope.follow(label, event_type, Utc::now()),
+        payload: Bytes::from(payload),
+    }
 }

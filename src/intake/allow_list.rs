@@ -37,7 +37,10 @@ mod tests {
 
     #[test]
     fn cidr_of_both_families() {
-        let list = AllowList::new(vec!["34.204.192.0/20".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
+        let list = AllowList::new(vec![
+            "34.204.192.0/20".parse().unwrap(),
+            "2001:db8::/32".parse().unwrap(),
+        ]);
         for (address, allowed) in [
             ("34.204.192.0", true),
             ("34.204.207.255", true),

@@ -38,7 +38,9 @@ impl Default for Budget {
 impl Budget {
     fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Reason> {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).map_err(|_| Reason::Overloaded)?;
-        Arc::clone(&self.0).try_acquire_many_owned(units).map_err(|_| Reason::Overloaded)
+        Arc::clone(&self.0)
+            .try_acquire_many_owned(units)
+            .map_err(|_| Reason::Overloaded)
     }
 }
 
@@ -78,12 +80,16 @@ enum Encoding {
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Reason> {
-    let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(Encoding::Identity) };
+    let Some(value) = headers.get(header::CONTENT_ENCODING) else {
+        return Ok(Encoding::Identity);
+    };
     match value.to_str().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
         "" | "identity" => Ok(Encoding::Identity),
         "gzip" | "x-gzip" => Ok(Encoding::Gzip),
         "deflate" => Ok(Encoding::Deflate),
-        _ => Err(Reason::UnreadableBody("content-encoding must be gzip, deflate or identity")),
+        _ => Err(Reason::UnreadableBody(
+            "content-encoding must be gzip, deflate or identity",
+        )),
     }
 }
 
@@ -107,9 +113,17 @@ pub async fn discard(mut body: Body) {
 ///
 /// # Errors
 /// [`Reason::PayloadTooLarge`], [`Reason::RequestTimeout`], [`Reason::UnreadableBody`] or [`Reason::Overloaded`].
-pub async fn read(headers: &HeaderMap, body: Body, budget: &Budget, max_bytes: usize, time: Duration) -> Result<Held, Reason> {
+pub async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    budget: &Budget,
+    max_bytes: usize,
+    time: Duration,
+) -> Result<Held, Reason> {
     let encoding = encoding(headers)?;
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|announced| announced > max_bytes) {
         discard(body).await;
         return Err(Reason::PayloadTooLarge(max_bytes));
@@ -123,7 +137,9 @@ pub async fn read(headers: &HeaderMap, body: Body, budget: &Budget, max_bytes: u
     let mut room = Room::default();
     room.grow(budget, 0, max_bytes)?;
     let inflate = move || inflate(encoding, &held.bytes, max_bytes);
-    let bytes = tokio::task::spawn_blocking(inflate).await.map_err(|_| Reason::Internal)??;
+    let bytes = tokio::task::spawn_blocking(inflate)
+        .await
+        .map_err(|_| Reason::Internal)??;
     Ok(Held { bytes, _room: room })
 }
 
@@ -152,7 +168,10 @@ async fn on_the_wire(mut body: Body, announced: usize, budget: &Budget, max_byte
             }
         }
     }
-    Ok(Held { bytes: first.unwrap_or_else(|| whole.freeze()), _room: room })
+    Ok(Held {
+        bytes: first.unwrap_or_else(|| whole.freeze()),
+        _room: room,
+    })
 }
 
 fn inflate(encoding: Encoding, compressed: &[u8], max_bytes: usize) -> Result<Bytes, Reason> {
@@ -199,10 +218,23 @@ mod tests {
         let bomb = gzip(&vec![0; 10_000_000]);
         let headers = gzipped();
         assert!(bomb.len() < 20_000);
-        assert_eq!(read(&headers, Body::from(bomb), &budget, 20_000, SECOND).await.unwrap_err(), Reason::PayloadTooLarge(20_000));
+        assert_eq!(
+            read(&headers, Body::from(bomb), &budget, 20_000, SECOND)
+                .await
+                .unwrap_err(),
+            Reason::PayloadTooLarge(20_000)
+        );
         let small = gzip(b"hello");
-        assert_eq!(&read(&headers, Body::from(small), &budget, 100, SECOND).await.unwrap().bytes[..], b"hello");
-        let broken = read(&headers, Body::from("no gzip"), &budget, 100, SECOND).await.unwrap_err();
+        assert_eq!(
+            &read(&headers, Body::from(small), &budget, 100, SECOND)
+                .await
+                .unwrap()
+                .bytes[..],
+            b"hello"
+        );
+        let broken = read(&headers, Body::from("no gzip"), &budget, 100, SECOND)
+            .await
+            .unwrap_err();
         assert!(matches!(broken, Reason::UnreadableBody(_)));
     }
 
@@ -213,7 +245,9 @@ mod tests {
     #[tokio::test]
     async fn room_is_bounded_and_given_back() {
         let budget = Budget(Arc::new(Semaphore::new(4)));
-        let big = |budget: Budget| async move { read(&HeaderMap::new(), Body::from(vec![b'x'; 3000]), &budget, 5000, SECOND).await };
+        let big = |budget: Budget| async move {
+            read(&HeaderMap::new(), Body::from(vec![b'x'; 3000]), &budget, 5000, SECOND).await
+        };
         let first = big(budget.clone()).await.unwrap();
         assert_eq!(big(budget.clone()).await.unwrap_err(), Reason::Overloaded);
         drop(first);
@@ -224,7 +258,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stops_half_way_times_out() {
         let stuck = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
-        let refused = read(&HeaderMap::new(), stuck, &Budget::default(), 100, SECOND).await.unwrap_err();
+        let refused = read(&HeaderMap::new(), stuck, &Budget::default(), 100, SECOND)
+            .await
+            .unwrap_err();
         assert_eq!(refused, Reason::RequestTimeout);
     }
 }

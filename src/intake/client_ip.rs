@@ -21,10 +21,16 @@ pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -
         return client;
     }
     // Several header lines are one list, in their order.
-    let lines: Vec<_> = headers.get_all(HEADER).iter().map(|value| value.to_str().unwrap_or("?")).collect();
+    let lines: Vec<_> = headers
+        .get_all(HEADER)
+        .iter()
+        .map(|value| value.to_str().unwrap_or("?"))
+        .collect();
     for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')).take(MAX_HOPS) {
         // A hop that cannot be read ends what can be believed; the last one that could is who called.
-        let Some(address) = parse(hop.trim()) else { return client };
+        let Some(address) = parse(hop.trim()) else {
+            return client;
+        };
         client = address;
         if !contains(trusted_proxies, client) {
             break;
@@ -35,8 +41,13 @@ pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -
 
 /// `1.2.3.4`, `1.2.3.4:5678`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:5678`.
 fn parse(hop: &str) -> Option<IpAddr> {
-    let bare = hop.strip_prefix('[').and_then(|rest| rest.split(']').next()).unwrap_or(hop);
-    let address = bare.parse::<IpAddr>().or_else(|_| bare.parse::<std::net::SocketAddr>().map(|one| one.ip()));
+    let bare = hop
+        .strip_prefix('[')
+        .and_then(|rest| rest.split(']').next())
+        .unwrap_or(hop);
+    let address = bare
+        .parse::<IpAddr>()
+        .or_else(|_| bare.parse::<std::net::SocketAddr>().map(|one| one.ip()));
     address.ok().map(|address| address.to_canonical())
 }
 

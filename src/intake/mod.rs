@@ -42,9 +42,15 @@ pub struct Intake {
 pub fn router(intake: Arc<Intake>) -> Router {
     let health = Arc::clone(&intake.health);
     Router::new()
-        .route("/api/webhooks/{provider}", post(receive::receive).fallback(receive::method_not_allowed))
+        .route(
+            "/api/webhooks/{provider}",
+            post(receive::receive).fallback(receive::method_not_allowed),
+        )
         .with_state(intake)
-        .route("/openapi.json", get(async || ([("content-type", "application/json")], OPENAPI)))
+        .route(
+            "/openapi.json",
+            get(async || ([("content-type", "application/json")], OPENAPI)),
+        )
         .merge(crate::telemetry::health::router(health))
         .fallback(receive::not_found)
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(refusal::after_panic))

@@ -52,7 +52,13 @@ pub async fn receive(
         return refuse(&enabled.name, &Reason::IpNotAllowed, &request_id, Some(client));
     }
     let limits = &intake.settings;
-    let read = body::read(&parts.headers, request_body, &intake.budget, limits.max_payload_bytes, limits.request_timeout);
+    let read = body::read(
+        &parts.headers,
+        request_body,
+        &intake.budget,
+        limits.max_payload_bytes,
+        limits.request_timeout,
+    );
     let held = match read.await {
         Ok(held) => held,
         Err(reason) => return refuse(&enabled.name, &reason, &request_id, Some(client)),
@@ -64,15 +70,36 @@ pub async fn receive(
         Err(refusal) => return refuse(&enabled.name, &Reason::Provider(refusal), &request_id, Some(client)),
     };
     metrics::counter!("webhooks_received_total", "provider" => Arc::clone(&enabled.name)).increment(1);
-    let envelope = envelope(enabled, &admission, now, &request_id, &parts.headers, &parts.uri, client.to_string());
+    let envelope = envelope(
+        enabled,
+        &admission,
+        now,
+        &request_id,
+        &parts.headers,
+        &parts.uri,
+        client.to_string(),
+    );
     let event_id = envelope.id;
-    match intake.journal.append(NewEvent { envelope, payload: held.bytes.clone() }).await {
+    match intake
+        .journal
+        .append(NewEvent {
+            envelope,
+            payload: held.bytes.clone(),
+        })
+        .await
+    {
         Ok(appended) => {
-            metrics::histogram!("webhook_accept_duration_seconds", "provider" => Arc::clone(&enabled.name)).record(began.elapsed());
+            metrics::histogram!("webhook_accept_duration_seconds", "provider" => Arc::clone(&enabled.name))
+                .record(began.elapsed());
             log_accepted(&enabled.name, &admission, &request_id, began, appended);
             accepted(&request_id, event_id, appended)
         }
-        Err(error) => refuse(&enabled.name, &Reason::EventLogUnavailable(error), &request_id, Some(client)),
+        Err(error) => refuse(
+            &enabled.name,
+            &Reason::EventLogUnavailable(error),
+            &request_id,
+            Some(client),
+        ),
     }
 }
 
@@ -129,7 +156,8 @@ fn envelope(
 
 /// Request headers as JSON, less every credential.
 fn without_credentials(headers: &HeaderMap) -> Map<String, Value> {
-    let is_credential = |name: &str| CREDENTIALS.contains(&name) || CREDENTIAL_PARTS.iter().any(|part| name.contains(part));
+    let is_credential =
+        |name: &str| CREDENTIALS.contains(&name) || CREDENTIAL_PARTS.iter().any(|part| name.contains(part));
     let mut kept = Map::new();
     for (name, value) in headers {
         let name = name.as_str();
@@ -137,7 +165,11 @@ fn without_credentials(headers: &HeaderMap) -> Map<String, Value> {
             continue;
         }
         let value = String::from_utf8_lossy(value.as_bytes());
-        let value: String = value.chars().take(MAX_HEADER_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let value: String = value
+            .chars()
+            .take(MAX_HEADER_CHARS)
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
         match kept.get_mut(name) {
             Some(Value::String(all)) => *all = format!("{all}, {value}"),
             _ => {
@@ -166,8 +198,17 @@ struct AcceptedData<'a> {
 }
 
 fn accepted(request_id: &str, event_id: EventId, appended: Appended) -> Response<Body> {
-    let data = AcceptedData { request_id, event_id, status: "accepted", duplicate: appended.duplicate };
-    match serde_json::to_string(&Accepted { success: true, message: "Webhook accepted", data }) {
+    let data = AcceptedData {
+        request_id,
+        event_id,
+        status: "accepted",
+        duplicate: appended.duplicate,
+    };
+    match serde_json::to_string(&Accepted {
+        success: true,
+        message: "Webhook accepted",
+        data,
+    }) {
         Ok(body) => json_response(StatusCode::OK, body, request_id),
         Err(_) => Reason::Internal.response(request_id),
     }
@@ -197,7 +238,15 @@ fn refuse(provider: &str, reason: &Reason, request_id: &str, client: Option<std:
         Reason::EventLogUnavailable(error) => error.to_string(),
         other => other.to_string(),
     };
-    tracing::warn!(provider, request_id, status = status.as_u16(), code, client, cause, "webhook refused");
+    tracing::warn!(
+        provider,
+        request_id,
+        status = status.as_u16(),
+        code,
+        client,
+        cause,
+        "webhook refused"
+    );
     reason.response(request_id)
 }
 

@@ -84,14 +84,20 @@ impl Reason {
         });
         let mut response = json_response(status, body.to_string(), request_id);
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+            response
+                .headers_mut()
+                .insert(header::ALLOW, HeaderValue::from_static("POST"));
         }
         if matches!(self, Self::RequestTimeout | Self::PayloadTooLarge(_)) {
             // What is left of the body is not read; the connection cannot be used again.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
@@ -140,7 +146,9 @@ mod tests {
     #[test]
     fn every_answer_stands_in_the_description() {
         let document: serde_json::Value = serde_json::from_str(crate::intake::OPENAPI).unwrap();
-        let codes = document["components"]["schemas"]["Refused"]["properties"]["error"]["properties"]["code"]["enum"].as_array().unwrap();
+        let codes = document["components"]["schemas"]["Refused"]["properties"]["error"]["properties"]["code"]["enum"]
+            .as_array()
+            .unwrap();
         let responses = &document["paths"]["/api/webhooks/{provider}"]["post"]["responses"];
         let known: std::collections::HashSet<_> = all().iter().map(|reason| reason.status().1).collect();
         for reason in all() {
@@ -154,7 +162,10 @@ mod tests {
     #[test]
     fn what_is_our_fault_says_so() {
         for reason in all() {
-            let ours = matches!(reason, Reason::Overloaded | Reason::EventLogUnavailable(_) | Reason::Internal);
+            let ours = matches!(
+                reason,
+                Reason::Overloaded | Reason::EventLogUnavailable(_) | Reason::Internal
+            );
             assert_eq!(reason.status().0.is_server_error(), ours, "{reason:?}");
         }
         let response = Reason::EventLogUnavailable(AppendError::Timeout).response("req-1");

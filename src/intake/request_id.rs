@@ -12,5 +12,6 @@ const MAX_CHARS: usize = 128;
 pub(super) fn of(headers: &HeaderMap) -> String {
     let sent = headers.get(HEADER).and_then(|value| value.to_str().ok());
     let fit = |id: &&str| !id.is_empty() && id.len() <= MAX_CHARS && id.bytes().all(|byte| byte.is_ascii_graphic());
-    sent.filter(fit).map_or_else(|| format!("req-{}", Uuid::now_v7().simple()), str::to_owned)
+    sent.filter(fit)
+        .map_or_else(|| format!("req-{}", Uuid::now_v7().simple()), str::to_owned)
 }

@@ -70,10 +70,18 @@ impl<S> Accept<TcpStream, S> for Bounded {
     type Future = std::future::Ready<io::Result<(Counted, S)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let accepted = Arc::clone(&self.0).try_acquire_owned().map_err(|_| io::Error::other("too many connections"));
+        let accepted = Arc::clone(&self.0)
+            .try_acquire_owned()
+            .map_err(|_| io::Error::other("too many connections"));
         let accepted = accepted.and_then(|permit| {
             stream.set_nodelay(true)?;
-            Ok((Counted { stream, _permit: permit }, service))
+            Ok((
+                Counted {
+                    stream,
+                    _permit: permit,
+                },
+                service,
+            ))
         });
         std::future::ready(accepted)
     }
@@ -86,7 +94,11 @@ struct Counted {
 }
 
 impl AsyncRead for Counted {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

@@ -65,7 +65,14 @@ impl Journal {
     pub fn open(connection: Arc<Connection>, partitions: u16) -> (Self, Writer) {
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
         let writer = Writer::new(Arc::clone(&connection), waiting, partitions);
-        (Self { queue, partitions, connection }, writer)
+        (
+            Self {
+                queue,
+                partitions,
+                connection,
+            },
+            writer,
+        )
     }
 
     /// Appends one event and waits for the acknowledgement, at most [`APPEND_TIMEOUT`].
@@ -74,10 +81,12 @@ impl Journal {
     /// See [`AppendError`]; in none of the cases is it certain that the event is not on the log.
     pub async fn append(&self, event: NewEvent) -> Result<Appended, AppendError> {
         let (done, result) = oneshot::channel();
-        self.queue.try_send(Pending::new(event, done)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => AppendError::Closed,
-        })?;
+        self.queue
+            .try_send(Pending::new(event, done))
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
+                mpsc::error::TrySendError::Closed(_) => AppendError::Closed,
+            })?;
         match tokio::time::timeout(APPEND_TIMEOUT, result).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(AppendError::Closed),

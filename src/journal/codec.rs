@@ -52,7 +52,11 @@ pub enum CodecError {
 
 /// The partition of an order: the same for all its events, stable for ever for a given number of partitions.
 pub fn partition(provider: &str, external_order_id: &str, partitions: u16) -> u16 {
-    let digest = Sha256::new().chain_update(provider).chain_update([0]).chain_update(external_order_id).finalize();
+    let digest = Sha256::new()
+        .chain_update(provider)
+        .chain_update([0])
+        .chain_update(external_order_id)
+        .finalize();
     let head = u64::from_be_bytes(digest[..8].try_into().expect("SHA-256 has 32 bytes"));
     u16::try_from(head % u64::from(partitions.max(1))).expect("less than the number of partitions")
 }
@@ -64,7 +68,13 @@ pub fn partition_token(partition: u16) -> String {
 
 /// Outside text as a subject token: only `[A-Za-z0-9_-]`, the rest becomes `_`.
 pub fn token(text: &str) -> String {
-    let safe = |c: char| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' };
+    let safe = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '_' || c == '-' {
+            c
+        } else {
+            '_'
+        }
+    };
     let token: String = text.chars().take(MAX_TOKEN_CHARS).map(safe).collect();
     if token.is_empty() { NO_BRANCH.to_owned() } else { token }
 }
@@ -76,7 +86,10 @@ pub fn subject(envelope: &Envelope, partitions: u16) -> String {
     let partition = partition_token(partition(&envelope.provider, &envelope.external_order_id, partitions));
     match envelope.event_type {
         EventType::WebhookReceived => format!("{root}.{provider}.{partition}"),
-        _ => format!("{root}.{provider}.{}.{partition}", token(envelope.branch.as_deref().unwrap_or(NO_BRANCH))),
+        _ => format!(
+            "{root}.{provider}.{}.{partition}",
+            token(envelope.branch.as_deref().unwrap_or(NO_BRANCH))
+        ),
     }
 }
 
@@ -121,13 +134,20 @@ pub fn headers(envelope: &Envelope) -> serde_json::Result<HeaderMap> {
 /// # Errors
 /// Where it is none of ours; whoever reads it must record that (see [`super::stage`]).
 pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Result<Recorded, CodecError> {
-    let get = |name: &'static str| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str());
+    let get = |name: &'static str| {
+        headers
+            .and_then(|headers| headers.get(name))
+            .map(|value| value.as_str())
+    };
     let need = |name: &'static str| get(name).ok_or(CodecError::Missing(name));
     let id = |name: &'static str, text: &str| {
-        text.parse::<EventId>().map_err(|error| CodecError::Malformed(name, error.to_string()))
+        text.parse::<EventId>()
+            .map_err(|error| CodecError::Malformed(name, error.to_string()))
     };
     let event_type = need(name::TYPE)?;
-    let event_type = event_type.parse().map_err(|_| CodecError::Malformed(name::TYPE, "unknown event type".into()))?;
+    let event_type = event_type
+        .parse()
+        .map_err(|_| CodecError::Malformed(name::TYPE, "unknown event type".into()))?;
     let provider = need(name::SOURCE)?
         .strip_prefix(SOURCE_PREFIX)
         .ok_or_else(|| CodecError::Malformed(name::SOURCE, format!("does not begin with {SOURCE_PREFIX}")))?;
@@ -136,7 +156,9 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Res
         Err(error) => Err(CodecError::Malformed(name, error.to_string())),
     };
     let happened_at = time(name::TIME, need(name::TIME)?)?;
-    let received_at = get(name::RECEIVED_TIME).map(|text| time(name::RECEIVED_TIME, text)).transpose()?;
+    let received_at = get(name::RECEIVED_TIME)
+        .map(|text| time(name::RECEIVED_TIME, text))
+        .transpose()?;
     let request = get(name::REQUEST)
         .map(serde_json::from_str)
         .transpose()
@@ -156,7 +178,11 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Res
         traceparent: get(name::TRACE_PARENT).map(unescape),
         request,
     };
-    Ok(Recorded { envelope, payload, sequence })
+    Ok(Recorded {
+        envelope,
+        payload,
+        sequence,
+    })
 }
 
 /// Milliseconds, as the database keeps them.
@@ -188,7 +214,10 @@ fn unescape(text: &str) -> String {
     }
     let (bytes, mut plain, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
     while at < bytes.len() {
-        let decoded = bytes.get(at + 1..at + 3).filter(|_| bytes[at] == b'%').and_then(|pair| hex::decode(pair).ok());
+        let decoded = bytes
+            .get(at + 1..at + 3)
+            .filter(|_| bytes[at] == b'%')
+            .and_then(|pair| hex::decode(pair).ok());
         match decoded {
             Some(decoded) => {
                 plain.extend_from_slice(&decoded);

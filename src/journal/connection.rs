@@ -67,7 +67,11 @@ impl Connection {
                 async move { note(&event, &set_up) }
             });
         if let Some(user) = &settings.user {
-            let password = settings.password.as_ref().map(|one| one.expose_secret().to_owned()).unwrap_or_default();
+            let password = settings
+                .password
+                .as_ref()
+                .map(|one| one.expose_secret().to_owned())
+                .unwrap_or_default();
             options = options.user_and_password(user.clone(), password);
         }
         if let Some(file) = &settings.credentials_file {
@@ -81,10 +85,17 @@ impl Connection {
             options = options.add_root_certificates(file.clone()).require_tls(true);
         }
         if let Some((certificate, key)) = &settings.tls_client {
-            options = options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
+            options = options
+                .add_client_certificate(certificate.clone(), key.clone())
+                .require_tls(true);
         }
-        let client = options.connect(settings.url.as_str()).await.context("NATS_URL: cannot set up the connection")?;
-        let context = jetstream::context::ContextBuilder::new().timeout(API_TIMEOUT).build(client.clone());
+        let client = options
+            .connect(settings.url.as_str())
+            .await
+            .context("NATS_URL: cannot set up the connection")?;
+        let context = jetstream::context::ContextBuilder::new()
+            .timeout(API_TIMEOUT)
+            .build(client.clone());
         Ok(Self { client, context, up })
     }
 
@@ -105,9 +116,12 @@ impl Connection {
     /// # Errors
     /// Where there is none in time.
     pub async fn reach(&self) -> anyhow::Result<()> {
-        tokio::time::timeout(REACH_TIMEOUT, self.wait_up())
-            .await
-            .map_err(|_| anyhow::anyhow!("NATS_URL: no connection within {} s; is NATS there, are user and password right?", REACH_TIMEOUT.as_secs()))
+        tokio::time::timeout(REACH_TIMEOUT, self.wait_up()).await.map_err(|_| {
+            anyhow::anyhow!(
+                "NATS_URL: no connection within {} s; is NATS there, are user and password right?",
+                REACH_TIMEOUT.as_secs()
+            )
+        })
     }
 
     /// Waits until it is lost.

@@ -81,7 +81,13 @@ impl Lease {
                 if let Some(sequence) = write(connection, &subject, sequence, &holder).await? {
                     let until = Validity(Arc::new(Mutex::new(began)));
                     until.extend(began);
-                    return Ok(Self { connection: Arc::clone(connection), subject, holder, sequence, until });
+                    return Ok(Self {
+                        connection: Arc::clone(connection),
+                        subject,
+                        holder,
+                        sequence,
+                        until,
+                    });
                 }
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -121,7 +127,10 @@ impl Lease {
     pub async fn give_back(self) {
         self.until.end();
         if let Err(error) = write(&self.connection, &self.subject, self.sequence, "").await {
-            tracing::debug!(error = format!("{error:#}"), "lease not given back; it runs out by itself");
+            tracing::debug!(
+                error = format!("{error:#}"),
+                "lease not given back; it runs out by itself"
+            );
         }
     }
 }
@@ -142,10 +151,16 @@ async fn write(connection: &Connection, subject: &str, expected: u64, holder: &s
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
     let written = async {
-        let acknowledged = connection.context.publish_with_headers(subject.to_owned(), headers, holder.to_owned().into());
+        let acknowledged =
+            connection
+                .context
+                .publish_with_headers(subject.to_owned(), headers, holder.to_owned().into());
         acknowledged.await?.await
     };
-    match tokio::time::timeout(ANSWER_TIMEOUT, written).await.context("NATS does not answer about a lease")? {
+    match tokio::time::timeout(ANSWER_TIMEOUT, written)
+        .await
+        .context("NATS does not answer about a lease")?
+    {
         Ok(acknowledgement) => Ok(Some(acknowledgement.sequence)),
         Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(None),
         Err(error) => Err(error).context("cannot write a lease"),

@@ -12,8 +12,8 @@ use futures_util::StreamExt;
 use super::{EVENTS, codec, connection::Connection};
 use crate::event::Recorded;
 
-/// Most events that one request brings.
-const BATCH: u32 = 500;
+/// Most events that one request brings: some 300 webhooks and what became of them.
+const BATCH: u32 = 1000;
 /// Most bytes that one request brings (the server ends the batch early, never in the middle of a message).
 const BATCH_BYTES: u32 = 16 * 1024 * 1024;
 /// Wait for the next message of an answer.
@@ -50,7 +50,10 @@ pub struct Reader {
 impl Reader {
     /// From this sequence on (the first is 1).
     pub fn from(connection: &Connection, sequence: u64) -> Self {
-        Self { client: connection.client.clone(), next: sequence.max(1) }
+        Self {
+            client: connection.client.clone(),
+            next: sequence.max(1),
+        }
     }
 
     /// The next messages, at most [`BATCH`]; empty at the end of the log.
@@ -61,7 +64,9 @@ impl Reader {
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await?;
         let request = format!(r#"{{"seq":{},"batch":{BATCH},"max_bytes":{BATCH_BYTES}}}"#, self.next);
-        self.client.publish_with_reply(format!("$JS.API.DIRECT.GET.{EVENTS}"), inbox, request.into()).await?;
+        self.client
+            .publish_with_reply(format!("$JS.API.DIRECT.GET.{EVENTS}"), inbox, request.into())
+            .await?;
         let mut entries = Vec::new();
         loop {
             let message = tokio::time::timeout(ANSWER_TIMEOUT, answers.next())
@@ -72,7 +77,10 @@ impl Reader {
                 None => entries.push(entry(message)?),
                 // End of batch; nothing from there on.
                 Some(204 | 404) => break,
-                Some(status) => bail!("the event log answered a read with {status} {}", message.description.unwrap_or_default()),
+                Some(status) => bail!(
+                    "the event log answered a read with {status} {}",
+                    message.description.unwrap_or_default()
+                ),
             }
         }
         if let Some(last) = entries.last() {
@@ -83,10 +91,15 @@ impl Reader {
 }
 
 fn entry(message: Message) -> anyhow::Result<Entry> {
-    let sequence = message.headers.as_ref().and_then(|headers| headers.get_last(async_nats::header::NATS_SEQUENCE));
+    let sequence = message
+        .headers
+        .as_ref()
+        .and_then(|headers| headers.get_last(async_nats::header::NATS_SEQUENCE));
     let sequence: u64 = sequence.context("an answer without a sequence")?.as_str().parse()?;
-    Ok(match codec::decode(message.headers.as_ref(), message.payload, sequence) {
-        Ok(event) => Entry::Event(Box::new(event)),
-        Err(_) => Entry::Unreadable { sequence },
-    })
+    Ok(
+        match codec::decode(message.headers.as_ref(), message.payload, sequence) {
+            Ok(event) => Entry::Event(Box::new(event)),
+            Err(_) => Entry::Unreadable { sequence },
+        },
+    )
 }

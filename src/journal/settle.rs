@@ -69,7 +69,12 @@ mod tests {
 
     #[test]
     fn holding_burns_no_time() {
-        let held = settle(3, Err(Failure::Hold { cause: "breaker open".into() }));
+        let held = settle(
+            3,
+            Err(Failure::Hold {
+                cause: "breaker open".into(),
+            }),
+        );
         assert!(matches!(held, Settlement::Hold));
     }
 

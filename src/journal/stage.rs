@@ -83,7 +83,11 @@ pub async fn run<S: Stage>(stage: Arc<S>, journal: Journal, stop: CancellationTo
             if error.downcast_ref::<streams::Missing>().is_some() {
                 return Err(error);
             }
-            tracing::warn!(stage = S::NAME, error = format!("{error:#}"), "beginning again after trouble");
+            tracing::warn!(
+                stage = S::NAME,
+                error = format!("{error:#}"),
+                "beginning again after trouble"
+            );
         }
         tokio::select! {
             () = worker.stop.cancelled() => {}
@@ -142,7 +146,11 @@ impl<S: Stage> Worker<S> {
         let connection = self.journal.connection();
         let unsettled = recovery::read::<S>(connection).await?;
         if !unsettled.open.is_empty() {
-            tracing::info!(stage = S::NAME, events = unsettled.open.len(), "taking up what was left open");
+            tracing::info!(
+                stage = S::NAME,
+                events = unsettled.open.len(),
+                "taking up what was left open"
+            );
         }
         let mut consumer = streams::consumer(connection, S::NAME).await?;
         let mut messages = consumer
@@ -155,7 +163,10 @@ impl<S: Stage> Worker<S> {
             .await
             .context("cannot pull")?;
         let mut held = Held::new(unsettled.closed);
-        let mut stray = Stray { last: unsettled.handed_out, suspect: None };
+        let mut stray = Stray {
+            last: unsettled.handed_out,
+            suspect: None,
+        };
         let mut look = tokio::time::interval(LOOK_EVERY);
         for item in unsettled_items(unsettled.open) {
             held.push(item);
@@ -190,7 +201,9 @@ impl<S: Stage> Worker<S> {
 
     /// Sorts a message in: to be handled, or known already.
     async fn hold(&self, message: Message, held: &mut Held) -> anyhow::Result<()> {
-        let info = message.info().map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))?;
+        let info = message
+            .info()
+            .map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))?;
         let (sequence, pending) = (info.stream_sequence, info.pending);
         let age_ms = Utc::now().timestamp_millis() - i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000)?;
         metrics::gauge!("stage_pending", "stage" => S::NAME).set(pending as f64);
@@ -202,7 +215,11 @@ impl<S: Stage> Worker<S> {
             return Ok(());
         }
         match codec::decode(message.headers.as_ref(), message.payload.clone(), sequence) {
-            Ok(event) => held.push(Item { event, attempts: 0, message: Some(message) }),
+            Ok(event) => held.push(Item {
+                event,
+                attempts: 0,
+                message: Some(message),
+            }),
             Err(error) => {
                 tracing::error!(stage = S::NAME, sequence, %error, "a message on the log is no event");
                 if self.record(vec![unreadable(&message, sequence, &error)]).await {
@@ -286,11 +303,18 @@ async fn take<S: Stage>(stage: &S, messages: &mut Messages) -> anyhow::Result<Op
 }
 
 fn unsettled_items(open: Vec<(Recorded, u32)>) -> impl Iterator<Item = Item> {
-    open.into_iter().map(|(event, attempts)| Item { event, attempts, message: None })
+    open.into_iter().map(|(event, attempts)| Item {
+        event,
+        attempts,
+        message: None,
+    })
 }
 
 fn key(event: &Recorded) -> Key {
-    (Arc::clone(&event.envelope.provider), event.envelope.external_order_id.clone())
+    (
+        Arc::clone(&event.envelope.provider),
+        event.envelope.external_order_id.clone(),
+    )
 }
 
 /// How the work on an event ended.
@@ -314,7 +338,10 @@ struct Stray {
 
 impl Stray {
     fn received(&mut self, message: &Message) -> anyhow::Result<()> {
-        let number = message.info().map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))?.consumer_sequence;
+        let number = message
+            .info()
+            .map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))?
+            .consumer_sequence;
         if number > self.last + 1 {
             anyhow::bail!("the consumer handed messages to somebody else");
         }
@@ -347,7 +374,14 @@ struct Held {
 impl Held {
     fn new(closed: HashSet<u64>) -> Self {
         let closed_order = closed.iter().copied().collect();
-        Self { orders: HashMap::new(), ready: VecDeque::new(), sequences: HashSet::new(), closed, closed_order, bytes: 0 }
+        Self {
+            orders: HashMap::new(),
+            ready: VecDeque::new(),
+            sequences: HashSet::new(),
+            closed,
+            closed_order,
+            bytes: 0,
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -403,7 +437,10 @@ impl Held {
 }
 
 async fn acknowledge(message: &Message) -> anyhow::Result<()> {
-    message.ack().await.map_err(|error| anyhow::anyhow!("cannot acknowledge: {error}"))
+    message
+        .ack()
+        .await
+        .map_err(|error| anyhow::anyhow!("cannot acknowledge: {error}"))
 }
 
 /// What is recorded about a message that is no event.
@@ -432,6 +469,8 @@ fn unreadable(message: &Message, sequence: u64, error: &codec::CodecError) -> Ne
         traceparent: None,
         request: None,
     };
-    let payload = serde_json::to_vec(&Rejected { error: report }).map(Bytes::from).unwrap_or_default();
+    let payload = serde_json::to_vec(&Rejected { error: report })
+        .map(Bytes::from)
+        .unwrap_or_default();
     NewEvent { envelope, payload }
 }

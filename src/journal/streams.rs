@@ -30,8 +30,16 @@ const CONSUMER_NOT_FOUND: u64 = 10014;
 
 /// Settings that only describe or size; where the server's differ, nothing can be lost.
 /// (A limit in bytes refuses new events, with `discard: new`, rather than lose old ones.)
-const HARMLESS: [&str; 8] =
-    ["description", "num_replicas", "max_waiting", "max_msg_size", "max_consumers", "compression", "ack_wait", "max_bytes"];
+const HARMLESS: [&str; 8] = [
+    "description",
+    "num_replicas",
+    "max_waiting",
+    "max_msg_size",
+    "max_consumers",
+    "compression",
+    "ack_wait",
+    "max_bytes",
+];
 /// Settings in nanoseconds of which more is never worse.
 const LONGER_IS_FINE: [&str; 2] = ["max_age", "duplicate_window"];
 
@@ -55,7 +63,11 @@ impl fmt::Display for Difference {
         if self.setting.is_empty() {
             return write!(f, "{} is missing", self.of);
         }
-        write!(f, "{}: {} is {} but should be {}", self.of, self.setting, self.found, self.wanted)
+        write!(
+            f,
+            "{}: {} is {} but should be {}",
+            self.of, self.setting, self.found, self.wanted
+        )
     }
 }
 
@@ -93,7 +105,13 @@ pub async fn consumer(connection: &Connection, name: &str) -> anyhow::Result<Pul
 /// # Errors
 /// Where NATS does not answer.
 pub async fn last_sequence(connection: &Connection) -> anyhow::Result<u64> {
-    Ok(connection.context.get_stream(EVENTS).await?.cached_info().state.last_sequence)
+    Ok(connection
+        .context
+        .get_stream(EVENTS)
+        .await?
+        .cached_info()
+        .state
+        .last_sequence)
 }
 
 /// Compares the server with the files.
@@ -114,7 +132,11 @@ pub async fn differences(connection: &Connection) -> anyhow::Result<Vec<Differen
     for file in CONSUMER_FILES {
         let name = durable_name(file)?;
         match consumer(connection, &name).await {
-            Ok(consumer) => all.extend(compare(&name, file, &serde_json::to_value(&consumer.cached_info().config)?)?),
+            Ok(consumer) => all.extend(compare(
+                &name,
+                file,
+                &serde_json::to_value(&consumer.cached_info().config)?,
+            )?),
             Err(error) if error.downcast_ref::<Missing>().is_some() => all.push(missing(&name)),
             Err(error) => return Err(error),
         }
@@ -133,7 +155,11 @@ pub async fn apply(connection: &Connection, replicas: Option<usize>) -> anyhow::
             config.num_replicas = replicas;
         }
         if stream_config(connection, name).await?.is_none() {
-            connection.context.create_stream(config).await.with_context(|| format!("cannot create stream {name}"))?;
+            connection
+                .context
+                .create_stream(config)
+                .await
+                .with_context(|| format!("cannot create stream {name}"))?;
         }
     }
     for file in CONSUMER_FILES {
@@ -161,7 +187,11 @@ pub async fn verify(connection: &Connection) -> anyhow::Result<()> {
         return Ok(());
     }
     let shown: Vec<_> = dangerous.iter().take(3).map(ToString::to_string).collect();
-    let more = if dangerous.len() > 3 { format!(" and {} more", dangerous.len() - 3) } else { String::new() };
+    let more = if dangerous.len() > 3 {
+        format!(" and {} more", dangerous.len() - 3)
+    } else {
+        String::new()
+    };
     Err(Verdict(format!(
         "NATS is not set up as it must be: {}{more}; see `webhook-hub streams diff`, and run `webhook-hub streams apply` with a user that may create streams",
         shown.join("; "),
@@ -183,7 +213,9 @@ async fn stream_config(connection: &Connection, name: &str) -> anyhow::Result<Op
     match connection.context.get_stream(name).await {
         Ok(stream) => Ok(Some(serde_json::to_value(&stream.cached_info().config)?)),
         Err(error) => match error.kind() {
-            jetstream::context::GetStreamErrorKind::JetStream(cause) if cause.error_code().0 == STREAM_NOT_FOUND => Ok(None),
+            jetstream::context::GetStreamErrorKind::JetStream(cause) if cause.error_code().0 == STREAM_NOT_FOUND => {
+                Ok(None)
+            }
             _ => Err(error).with_context(|| format!("cannot look up stream {name}")),
         },
     }
@@ -192,7 +224,9 @@ async fn stream_config(connection: &Connection, name: &str) -> anyhow::Result<Op
 async fn create_consumer(connection: &Connection, file: &str) -> anyhow::Result<()> {
     let config: consumer::pull::Config = serde_json::from_value::<consumer::Config>(serde_json::from_str(file)?)
         .map_err(anyhow::Error::from)
-        .and_then(|config| consumer::FromConsumer::try_from_consumer_config(config).map_err(|error| anyhow::anyhow!(error)))?;
+        .and_then(|config| {
+            consumer::FromConsumer::try_from_consumer_config(config).map_err(|error| anyhow::anyhow!(error))
+        })?;
     let name = config.durable_name.clone().unwrap_or_default();
     connection
         .context
@@ -204,11 +238,20 @@ async fn create_consumer(connection: &Connection, file: &str) -> anyhow::Result<
 
 fn durable_name(file: &str) -> anyhow::Result<String> {
     let config: Value = serde_json::from_str(file)?;
-    Ok(config["durable_name"].as_str().context("a consumer's file has no durable_name")?.to_owned())
+    Ok(config["durable_name"]
+        .as_str()
+        .context("a consumer's file has no durable_name")?
+        .to_owned())
 }
 
 fn missing(name: &str) -> Difference {
-    Difference { of: name.to_owned(), setting: String::new(), wanted: Value::Null, found: Value::Null, dangerous: true }
+    Difference {
+        of: name.to_owned(),
+        setting: String::new(),
+        wanted: Value::Null,
+        found: Value::Null,
+        dangerous: true,
+    }
 }
 
 /// Each setting of the file against the server's; what the file does not mention is the server's business.
@@ -231,13 +274,20 @@ fn compare(of: &str, file: &str, found: &Value) -> anyhow::Result<Vec<Difference
         .map(|(setting, wanted)| {
             let found = found.get(&setting).cloned().unwrap_or(Value::Null);
             let dangerous = is_dangerous(&setting, &wanted, &found);
-            Difference { of: of.to_owned(), setting, wanted, found, dangerous }
+            Difference {
+                of: of.to_owned(),
+                setting,
+                wanted,
+                found,
+                dangerous,
+            }
         })
         .collect())
 }
 
 fn is_dangerous(setting: &str, wanted: &Value, found: &Value) -> bool {
-    let longer = || matches!((wanted.as_i64(), found.as_i64()), (Some(wanted), Some(found)) if found == 0 || found > wanted);
+    let longer =
+        || matches!((wanted.as_i64(), found.as_i64()), (Some(wanted), Some(found)) if found == 0 || found > wanted);
     !(HARMLESS.contains(&setting) || LONGER_IS_FINE.contains(&setting) && longer())
 }
 
@@ -270,7 +320,10 @@ mod tests {
         assert_eq!(channels.len(), EventType::ALL.len());
         for event_type in EventType::ALL {
             let address = channels[event_type.as_str()]["address"].as_str().unwrap();
-            assert!(address.starts_with(&format!("{}.{{provider}}.", event_type.subject_root())), "{address}");
+            assert!(
+                address.starts_with(&format!("{}.{{provider}}.", event_type.subject_root())),
+                "{address}"
+            );
             let root = address.split('.').next().unwrap();
             assert!(subjects().unwrap().contains(&format!("{root}.>")));
         }

@@ -18,7 +18,10 @@ pub async fn run(environment: &Environment, url: Option<&str>, as_json: bool) ->
     let port = environment.parse("PORT", 3002u16, "a port number from 0 to 65535")?;
     let url = url.map_or_else(|| format!("http://127.0.0.1:{port}"), str::to_owned);
     let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build()?;
-    let asked = client.get(format!("{}/health/ready", url.trim_end_matches('/'))).send().await;
+    let asked = client
+        .get(format!("{}/health/ready", url.trim_end_matches('/')))
+        .send()
+        .await;
     let healthy = asked.is_ok_and(|answer| answer.status().is_success());
     let word = if healthy { "healthy" } else { "unhealthy" };
     print(as_json, &json!({ "status": word }), word)?;

@@ -18,7 +18,11 @@ use crate::{
 pub async fn run(environment: &Environment, as_json: bool) -> anyhow::Result<ExitCode> {
     let database = Database::new(&config::Database::from_environment(environment)?)?;
     let applied = schema::migrate(&database).await?;
-    let text = if applied.is_empty() { "the schema is up to date".to_owned() } else { format!("applied {}", applied.join(", ")) };
+    let text = if applied.is_empty() {
+        "the schema is up to date".to_owned()
+    } else {
+        format!("applied {}", applied.join(", "))
+    };
     print(as_json, &json!({ "applied": applied }), text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -64,9 +64,12 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
             Command::Dev { dir } => dev::run(&dir).await,
             Command::Migrate => migrate::run(&environment, json).await,
             Command::Streams(action) => streams::run(&environment, &action, json).await,
-            Command::Send { provider, file, url, merchant } => {
-                send::run(&environment, &provider, &file, &url, merchant.as_deref(), json).await
-            }
+            Command::Send {
+                provider,
+                file,
+                url,
+                merchant,
+            } => send::run(&environment, &provider, &file, &url, merchant.as_deref(), json).await,
             Command::Healthcheck { url } => healthcheck::run(&environment, url.as_deref(), json).await,
         }
     });

@@ -32,7 +32,9 @@ pub async fn run(
     let body = read(file)?;
     let variable = format!("{}_WEBHOOK_SECRET", provider.to_ascii_uppercase());
     let keys = Keyring::new(&environment.secrets(&variable)?);
-    let signature = keys.sign_hex(&body).ok_or_else(|| ConfigError::new(variable, "missing; the payload must be signed with it"))?;
+    let signature = keys
+        .sign_hex(&body)
+        .ok_or_else(|| ConfigError::new(variable, "missing; the payload must be signed with it"))?;
     let mut post = reqwest::Client::builder()
         .timeout(TIMEOUT)
         .no_proxy()
@@ -43,11 +45,23 @@ pub async fn run(
     if let Some(merchant) = merchant {
         post = post.header(MERCHANT_HEADER, merchant);
     }
-    let response = post.body(body).send().await.with_context(|| format!("cannot reach {url}"))?;
+    let response = post
+        .body(body)
+        .send()
+        .await
+        .with_context(|| format!("cannot reach {url}"))?;
     let status = response.status();
     let answer: Value = serde_json::from_slice(&response.bytes().await?).unwrap_or(Value::Null);
-    print(as_json, &serde_json::json!({ "status": status.as_u16(), "answer": &answer }), format_args!("{status}\n{answer:#}"))?;
-    Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    print(
+        as_json,
+        &serde_json::json!({ "status": status.as_u16(), "answer": &answer }),
+        format_args!("{status}\n{answer:#}"),
+    )?;
+    Ok(if status.is_success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn read(file: &Path) -> anyhow::Result<Vec<u8>> {

@@ -43,13 +43,22 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
         [] => "NATS is set up as the files in streams/ say".to_owned(),
         some => some.iter().map(line).collect::<Vec<_>>().join("\n"),
     };
-    let shown: Vec<_> = differences.iter().map(|one| json!({ "difference": one.to_string(), "dangerous": one.dangerous })).collect();
+    let shown: Vec<_> = differences
+        .iter()
+        .map(|one| json!({ "difference": one.to_string(), "dangerous": one.dangerous }))
+        .collect();
     print(as_json, &json!({ "differences": shown }), text)?;
-    let failed = differences.iter().any(|one| one.dangerous || matches!(action, Action::Diff));
+    let failed = differences
+        .iter()
+        .any(|one| one.dangerous || matches!(action, Action::Diff));
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn line(difference: &Difference) -> String {
-    let mark = if difference.dangerous { "could lose events" } else { "harmless" };
+    let mark = if difference.dangerous {
+        "could lose events"
+    } else {
+        "harmless"
+    };
     format!("{difference} ({mark})")
 }

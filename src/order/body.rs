@@ -233,10 +233,17 @@ pub fn new_order(order: &Order, place: &Place, origin: Origin<'_>) -> serde_json
             discount: order.pricing.discount,
             total: order.pricing.total,
         },
-        payment: Payment { method: order.payment.method.as_deref(), is_prepaid: order.payment.is_prepaid },
+        payment: Payment {
+            method: order.payment.method.as_deref(),
+            is_prepaid: order.payment.is_prepaid,
+        },
         captain: order.courier.as_ref().map(captain),
     };
-    serde_json::to_vec(&Body { transformed_order: Some(transformed), status_change: None, ..body(origin) })
+    serde_json::to_vec(&Body {
+        transformed_order: Some(transformed),
+        status_change: None,
+        ..body(origin)
+    })
 }
 
 /// The body for a change of an order that exists.
@@ -253,7 +260,11 @@ pub fn status_change(change: &StatusChange, place: &Place, origin: Origin<'_>) -
         reason: change.reason.as_deref(),
         captain: change.courier.as_ref().map(captain),
     };
-    serde_json::to_vec(&Body { transformed_order: None, status_change: Some(change), ..body(origin) })
+    serde_json::to_vec(&Body {
+        transformed_order: None,
+        status_change: Some(change),
+        ..body(origin)
+    })
 }
 
 fn body<'a>(origin: Origin<'a>) -> Body<'a> {
@@ -266,7 +277,11 @@ fn body<'a>(origin: Origin<'a>) -> Body<'a> {
         },
         transformed_order: None,
         status_change: None,
-        metadata: Metadata { provider: origin.provider, transformed_at: origin.transformed_at, version: VERSION },
+        metadata: Metadata {
+            provider: origin.provider,
+            transformed_at: origin.transformed_at,
+            version: VERSION,
+        },
     }
 }
 
@@ -307,7 +322,11 @@ fn item(line: &super::model::Line) -> Item<'_> {
 }
 
 fn captain(courier: &Courier) -> Captain<'_> {
-    Captain { id: courier.id.as_deref(), name: courier.name.as_deref(), phone: courier.phone.as_deref() }
+    Captain {
+        id: courier.id.as_deref(),
+        name: courier.name.as_deref(),
+        phone: courier.phone.as_deref(),
+    }
 }
 
 /// Seconds where nothing finer was sent, as the providers write it: `2025-10-01T12:00:00Z`.

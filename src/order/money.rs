@@ -38,7 +38,10 @@ impl FromStr for Currency {
         let iso = Iso::from_code(code).ok_or_else(|| UnknownCurrency(code.to_owned()))?;
         // Some codes (gold, special drawing rights) have no minor unit; nobody pays for a meal in them.
         let exponent = iso.exponent().ok_or_else(|| UnknownCurrency(code.to_owned()))?;
-        Ok(Self { iso, exponent: u32::from(exponent) })
+        Ok(Self {
+            iso,
+            exponent: u32::from(exponent),
+        })
     }
 }
 
@@ -66,22 +69,36 @@ impl Money {
         if text.len() > MAX_AMOUNT_CHARS {
             return Err(AmountError::Range);
         }
-        let decimal = if text.contains(['e', 'E']) { Decimal::from_scientific(text) } else { Decimal::from_str_exact(text) }
-            .map_err(|_| AmountError::NotANumber)?
-            .normalize();
+        let decimal = if text.contains(['e', 'E']) {
+            Decimal::from_scientific(text)
+        } else {
+            Decimal::from_str_exact(text)
+        }
+        .map_err(|_| AmountError::NotANumber)?
+        .normalize();
         if decimal.scale() > currency.exponent {
-            return Err(AmountError::TooManyDecimals { code: currency.code(), decimals: currency.exponent });
+            return Err(AmountError::TooManyDecimals {
+                code: currency.code(),
+                decimals: currency.exponent,
+            });
         }
         let factor = 10i128.pow(currency.exponent - decimal.scale());
         let minor = decimal.mantissa().checked_mul(factor).ok_or(AmountError::Range)?;
-        Ok(Self { minor: i64::try_from(minor).map_err(|_| AmountError::Range)?, currency })
+        Ok(Self {
+            minor: i64::try_from(minor).map_err(|_| AmountError::Range)?,
+            currency,
+        })
     }
 }
 
 impl fmt::Display for Money {
     /// Decimal text with all of the currency's decimals: `16.240`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", Decimal::from_i128_with_scale(i128::from(self.minor), self.currency.exponent))
+        write!(
+            f,
+            "{}",
+            Decimal::from_i128_with_scale(i128::from(self.minor), self.currency.exponent)
+        )
     }
 }
 
@@ -89,7 +106,9 @@ impl Serialize for Money {
     /// A JSON number with all of the currency's decimals (`16.240`): exact for a reader that keeps the text, a plain
     /// number for every other.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        RawValue::from_string(self.to_string()).map_err(S::Error::custom)?.serialize(serializer)
+        RawValue::from_string(self.to_string())
+            .map_err(S::Error::custom)?
+            .serialize(serializer)
     }
 }
 
@@ -146,7 +165,10 @@ mod tests {
         for text in ["", "abc", "1,5", "0x10", "NaN", "1.2.3", "--1", "٣"] {
             assert_eq!(Money::parse(text, jod()), Err(AmountError::NotANumber), "{text}");
         }
-        assert!(matches!(Money::parse("0.0001", jod()), Err(AmountError::TooManyDecimals { .. })));
+        assert!(matches!(
+            Money::parse("0.0001", jod()),
+            Err(AmountError::TooManyDecimals { .. })
+        ));
         for text in ["9223372036854775.808", "1e25", &"9".repeat(60)] {
             assert!(Money::parse(text, jod()).is_err(), "{text}");
         }

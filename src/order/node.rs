@@ -37,7 +37,10 @@ impl Faults {
     /// Notes one.
     pub fn add(&mut self, pointer: &str, message: impl fmt::Display) {
         if self.0.len() < MAX_FAULTS {
-            self.0.push(Fault { pointer: pointer.to_owned(), message: message.to_string() });
+            self.0.push(Fault {
+                pointer: pointer.to_owned(),
+                message: message.to_string(),
+            });
         }
     }
 
@@ -64,7 +67,10 @@ impl<'a> Node<'a> {
     /// Where the bytes are no JSON; the message holds no part of them.
     pub fn root(bytes: &'a [u8]) -> Result<Self, serde_json::Error> {
         let raw: &RawValue = serde_json::from_slice(bytes)?;
-        Ok(Self { text: Some(raw.get()), pointer: String::new() })
+        Ok(Self {
+            text: Some(raw.get()),
+            pointer: String::new(),
+        })
     }
 
     /// Where it stands.
@@ -92,7 +98,10 @@ impl<'a> Node<'a> {
                 Vec::new()
             }
         };
-        Object { members, pointer: self.pointer.clone() }
+        Object {
+            members,
+            pointer: self.pointer.clone(),
+        }
     }
 
     /// The elements of an array; absent means none.
@@ -105,7 +114,10 @@ impl<'a> Node<'a> {
         if elements.len() > MAX_ELEMENTS {
             faults.add(&self.pointer, format_args!("more than {MAX_ELEMENTS} elements"));
         }
-        let place = |(at, raw): (usize, &'a RawValue)| Self { text: Some(raw.get()), pointer: format!("{}/{at}", self.pointer) };
+        let place = |(at, raw): (usize, &'a RawValue)| Self {
+            text: Some(raw.get()),
+            pointer: format!("{}/{at}", self.pointer),
+        };
         elements.into_iter().take(MAX_ELEMENTS).enumerate().map(place).collect()
     }
 
@@ -138,7 +150,9 @@ impl<'a> Node<'a> {
     /// An amount: a number, or a decimal in quotes.
     pub fn money(&self, currency: Currency, faults: &mut Faults) -> Option<Money> {
         let text = self.text(faults)?;
-        Money::parse(text.trim(), currency).map_err(|error| faults.add(&self.pointer, error)).ok()
+        Money::parse(text.trim(), currency)
+            .map_err(|error| faults.add(&self.pointer, error))
+            .ok()
     }
 
     /// An amount that must be there.
@@ -189,7 +203,10 @@ impl<'a> Object<'a> {
     pub fn get(&self, name: &str) -> Node<'a> {
         let found = self.members.iter().rev().find(|(key, _)| key == name);
         let escaped = name.replace('~', "~0").replace('/', "~1");
-        Node { text: found.map(|(_, raw)| raw.get()), pointer: format!("{}/{escaped}", self.pointer) }
+        Node {
+            text: found.map(|(_, raw)| raw.get()),
+            pointer: format!("{}/{escaped}", self.pointer),
+        }
     }
 }
 
@@ -233,14 +250,31 @@ mod tests {
         assert_eq!(root.get("id").text(&mut faults).as_deref(), Some("9007199254740993"));
         let jod: Currency = "JOD".parse().unwrap();
         let list = root.get("a/b").object(&mut faults).get("x").elements(&mut faults);
-        assert_eq!(list[1].object(&mut faults).get("price").money(jod, &mut faults).unwrap().minor, 1500);
-        assert!(list[2].object(&mut faults).get("price").money(jod, &mut faults).is_none());
+        assert_eq!(
+            list[1]
+                .object(&mut faults)
+                .get("price")
+                .money(jod, &mut faults)
+                .unwrap()
+                .minor,
+            1500
+        );
+        assert!(
+            list[2]
+                .object(&mut faults)
+                .get("price")
+                .money(jod, &mut faults)
+                .is_none()
+        );
         list[0].object(&mut faults);
         root.get("when").time(&mut faults);
         assert_eq!(root.get("n").text(&mut faults), None);
         root.get("name").required_text(&mut faults);
         let faults = faults.none_or(()).unwrap_err();
-        let places: Vec<_> = faults.iter().map(|fault| (fault.pointer.as_str(), fault.message.as_str())).collect();
+        let places: Vec<_> = faults
+            .iter()
+            .map(|fault| (fault.pointer.as_str(), fault.message.as_str()))
+            .collect();
         assert_eq!(
             places,
             [
@@ -255,7 +289,9 @@ mod tests {
     #[test]
     fn the_last_of_two_members_counts() {
         let mut faults = Faults::default();
-        let root = Node::root(br#"{"a": "first", "\u0061": "second"}"#).unwrap().object(&mut faults);
+        let root = Node::root(br#"{"a": "first", "\u0061": "second"}"#)
+            .unwrap()
+            .object(&mut faults);
         assert_eq!(root.get("a").text(&mut faults).as_deref(), Some("second"));
     }
 }

@@ -13,8 +13,8 @@ use crate::{
 
 /// The cursor's name.
 pub const CURSOR: &str = "tables";
-/// Most events of one transaction.
-pub const MAX_EVENTS: usize = 500;
+/// Most events of one transaction: some 300 webhooks and what became of them.
+pub const MAX_EVENTS: usize = 1000;
 /// Most payload bytes of one transaction; a full batch of ordinary orders has a tenth of it.
 pub const MAX_BYTES: usize = 4 * 1024 * 1024;
 
@@ -26,8 +26,14 @@ const UNSTORABLE: &[u8] = br#"{"unstorable":"PostgreSQL cannot keep this payload
 /// # Errors
 /// Where PostgreSQL is away or the schema is missing.
 pub async fn position(connection: &Object) -> anyhow::Result<u64> {
-    let row = connection.query_opt("SELECT position FROM hub.cursors WHERE name = $1", &[&CURSOR]).await?;
-    Ok(row.map(|row| row.try_get::<_, i64>(0)).transpose()?.unwrap_or(0).try_into()?)
+    let row = connection
+        .query_opt("SELECT position FROM hub.cursors WHERE name = $1", &[&CURSOR])
+        .await?;
+    Ok(row
+        .map(|row| row.try_get::<_, i64>(0))
+        .transpose()?
+        .unwrap_or(0)
+        .try_into()?)
 }
 
 /// Applies events that follow the cursor, in the log's order, and moves it to `up_to`; returns where the tables stand
@@ -38,14 +44,21 @@ pub async fn position(connection: &Object) -> anyhow::Result<u64> {
 ///
 /// # Errors
 /// Where PostgreSQL is away; nothing is applied then.
-pub async fn apply(connection: &mut Object, events: &[Recorded], up_to: u64, providers: &Providers) -> anyhow::Result<u64> {
+pub async fn apply(
+    connection: &mut Object,
+    events: &[Recorded],
+    up_to: u64,
+    providers: &Providers,
+) -> anyhow::Result<u64> {
     match transact(connection, events, up_to, providers).await {
         Err(error) if is_data_error(&error) => {}
         other => return other,
     }
     for event in events {
         let alone = std::slice::from_ref(event);
-        let Err(error) = transact(connection, alone, event.sequence, providers).await else { continue };
+        let Err(error) = transact(connection, alone, event.sequence, providers).await else {
+            continue;
+        };
         if !is_data_error(&error) {
             return Err(error);
         }
@@ -59,16 +72,29 @@ pub async fn apply(connection: &mut Object, events: &[Recorded], up_to: u64, pro
             if !is_data_error(&error) {
                 return Err(error);
             }
-            tracing::error!(sequence = event.sequence, error = format!("{error:#}"), "event left out of the tables");
+            tracing::error!(
+                sequence = event.sequence,
+                error = format!("{error:#}"),
+                "event left out of the tables"
+            );
         }
     }
     transact(connection, &[], up_to, providers).await
 }
 
-async fn transact(connection: &mut Object, events: &[Recorded], up_to: u64, providers: &Providers) -> anyhow::Result<u64> {
+async fn transact(
+    connection: &mut Object,
+    events: &[Recorded],
+    up_to: u64,
+    providers: &Providers,
+) -> anyhow::Result<u64> {
     let transaction = connection.transaction().await?;
     let lock = transaction.prepare_cached(query::LOCK_CURSOR).await?;
-    let position = transaction.query_opt(&lock, &[&CURSOR]).await?.map(|row| row.try_get::<_, i64>(0)).transpose()?;
+    let position = transaction
+        .query_opt(&lock, &[&CURSOR])
+        .await?
+        .map(|row| row.try_get::<_, i64>(0))
+        .transpose()?;
     let position = u64::try_from(position.unwrap_or(0))?;
     if up_to <= position {
         return Ok(position);
@@ -91,7 +117,9 @@ async fn write(transaction: &Transaction<'_>, events: &[Recorded], providers: &P
 /// Whether PostgreSQL refused a value (class 22: data exception, 23: a constraint, 54: limit exceeded), as opposed to being
 /// away.
 fn is_data_error(error: &anyhow::Error) -> bool {
-    let error = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error);
+    let error = error
+        .downcast_ref::<tokio_postgres::Error>()
+        .and_then(tokio_postgres::Error::as_db_error);
     let refused = error.is_some_and(|error| matches!(&error.code().code()[..2], "22" | "23" | "54"));
     if refused {
         tracing::debug!("a batch holds a value that PostgreSQL refuses, applying its events one by one");
@@ -101,7 +129,9 @@ fn is_data_error(error: &anyhow::Error) -> bool {
 
 /// The reason of an error of this module, for a log line.
 pub fn reason(error: &anyhow::Error) -> String {
-    error.downcast_ref::<tokio_postgres::Error>().map_or_else(|| format!("{error:#}"), describe)
+    error
+        .downcast_ref::<tokio_postgres::Error>()
+        .map_or_else(|| format!("{error:#}"), describe)
 }
 
 /// JSON text that jsonb takes: the escape `\u0000`, which it does not know, becomes U+FFFD.

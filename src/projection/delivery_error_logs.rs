@@ -32,7 +32,14 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn push(&mut self, event: &'a Recorded, provider_id: &'a str, error: ErrorReport, attempts: u32, next: Option<NaiveDateTime>) {
+    fn push(
+        &mut self,
+        event: &'a Recorded,
+        provider_id: &'a str,
+        error: ErrorReport,
+        attempts: u32,
+        next: Option<NaiveDateTime>,
+    ) {
         let envelope = &event.envelope;
         let at = timestamp(envelope.time);
         let context = json!({
@@ -49,26 +56,36 @@ impl<'a> Rows<'a> {
         self.error_type.push(error.error_type.as_str());
         self.error_code.push(error.code);
         self.error_message.push(error.message);
-        self.error_details.push(Some(error.details).filter(|details| !Value::is_null(details)).map(|details| details.to_string()));
+        self.error_details.push(
+            Some(error.details)
+                .filter(|details| !Value::is_null(details))
+                .map(|details| details.to_string()),
+        );
         self.context.push(context.to_string());
         self.retry_count.push(i32::try_from(attempts).unwrap_or(i32::MAX));
         self.next_retry_at.push(next);
-        self.dead_at.push((envelope.event_type == EventType::OrderDeadLettered).then_some(at));
+        self.dead_at
+            .push((envelope.event_type == EventType::OrderDeadLettered).then_some(at));
         self.occurred_at.push(at);
     }
 }
 
 /// Applies events in the log's order.
-pub(super) async fn apply(transaction: &Transaction<'_>, events: &[Recorded], providers: &Providers) -> anyhow::Result<()> {
+pub(super) async fn apply(
+    transaction: &Transaction<'_>,
+    events: &[Recorded],
+    providers: &Providers,
+) -> anyhow::Result<()> {
     let mut rows = Rows::default();
     let (mut resolved, mut resolved_at) = (Vec::new(), Vec::new());
     for event in events {
         let found = match event.envelope.event_type {
             EventType::OrderRejected => payload::<Rejected>(event).map(|rejected| (rejected.error, 0, None)),
-            EventType::OrderDeadLettered => payload::<DeadLettered>(event).map(|dead| (dead.error, dead.attempts, None)),
-            EventType::OrderForwardFailed => {
-                payload::<ForwardFailed>(event).map(|failed| (failed.error, failed.attempt, Some(timestamp(failed.next_attempt_at))))
+            EventType::OrderDeadLettered => {
+                payload::<DeadLettered>(event).map(|dead| (dead.error, dead.attempts, None))
             }
+            EventType::OrderForwardFailed => payload::<ForwardFailed>(event)
+                .map(|failed| (failed.error, failed.attempt, Some(timestamp(failed.next_attempt_at)))),
             EventType::OrderForwarded => {
                 // Only what did not succeed at once can have errors; the rest is not looked for.
                 if payload::<Forwarded>(event).is_some_and(|forwarded| forwarded.attempts > 1) {
@@ -82,7 +99,11 @@ pub(super) async fn apply(transaction: &Transaction<'_>, events: &[Recorded], pr
         let Some((error, attempts, next)) = found else { continue };
         match providers.id(&event.envelope.provider) {
             Some(provider_id) => rows.push(event, provider_id, error, attempts, next),
-            None => tracing::error!(provider = &*event.envelope.provider, sequence = event.sequence, "delivery_providers has no row for it; error left out"),
+            None => tracing::error!(
+                provider = &*event.envelope.provider,
+                sequence = event.sequence,
+                "delivery_providers has no row for it; error left out"
+            ),
         }
     }
     if !rows.id.is_empty() {

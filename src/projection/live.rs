@@ -54,7 +54,12 @@ pub struct Live {
 impl Live {
     /// Of these parts.
     pub fn new(journal: Journal, database: Database, enabled: Vec<(&'static str, &'static str)>) -> Self {
-        Self { journal, database, enabled, migrated: false }
+        Self {
+            journal,
+            database,
+            enabled,
+            migrated: false,
+        }
     }
 
     /// Writes the tables until told to stop. A database or a log that is away is waited for.
@@ -87,7 +92,11 @@ impl Live {
         }
         // Taken out of the pool: with this session the lock ends, whatever happens.
         let mut connection = self.database.connect().await?;
-        if !connection.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await?.try_get::<_, bool>(0)? {
+        if !connection
+            .query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK])
+            .await?
+            .try_get::<_, bool>(0)?
+        {
             return Ok(());
         }
         // No commit waits for the disk: rows and cursor are lost together, if at all, and then read from the log again.
@@ -118,10 +127,15 @@ impl Live {
                     continue;
                 }
             };
-            let Some(batch) = collect(first, &mut messages)? else { continue };
+            let Some(batch) = collect(first, &mut messages)? else {
+                continue;
+            };
             let Some((up_to, latest)) = batch.last() else { continue };
             writer.write(connection, &batch, *up_to).await?;
-            latest.ack().await.map_err(|error| anyhow::anyhow!("cannot acknowledge: {error}"))?;
+            latest
+                .ack()
+                .await
+                .map_err(|error| anyhow::anyhow!("cannot acknowledge: {error}"))?;
         }
     }
 
@@ -154,14 +168,21 @@ fn collect(
             Some(Err(error)) => tracing::debug!(%error, "pull"),
             None => anyhow::bail!("the consumer's messages ended"),
         }
-        next = if batch.len() < MAX_EVENTS && bytes < MAX_BYTES { messages.next().now_or_never() } else { None };
+        next = if batch.len() < MAX_EVENTS && bytes < MAX_BYTES {
+            messages.next().now_or_never()
+        } else {
+            None
+        };
     }
     batch.sort_unstable_by_key(|(sequence, _)| *sequence);
     Ok((!batch.is_empty()).then_some(batch))
 }
 
 fn sequence(message: &Message) -> anyhow::Result<u64> {
-    Ok(message.info().map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))?.stream_sequence)
+    Ok(message
+        .info()
+        .map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))?
+        .stream_sequence)
 }
 
 /// Who writes, and how far it is.
@@ -192,19 +213,23 @@ impl Writer<'_> {
         if self.position < up_to {
             self.close_gap(connection, up_to).await?;
         }
-        let pending = batch.last().and_then(|(_, last)| last.info().ok().map(|info| info.pending)).unwrap_or(0);
+        let pending = batch
+            .last()
+            .and_then(|(_, last)| last.info().ok().map(|info| info.pending))
+            .unwrap_or(0);
         metrics::gauge!("projection_lag_events").set(pending as f64);
         Ok(())
     }
 
     /// Reads the log from the cursor to its end: a new or restored database is behind a consumer that has seen it all.
+    /// While one batch is written the next is read.
     async fn catch_up(&mut self, connection: &mut Object, stop: &CancellationToken) -> anyhow::Result<()> {
         let mut reader = Reader::from(self.journal.connection(), self.position + 1);
-        while !stop.is_cancelled() {
-            let entries = reader.next_batch().await?;
-            if !self.apply_entries(connection, entries).await? {
-                break;
-            }
+        let mut entries = reader.next_batch().await?;
+        while !entries.is_empty() && !stop.is_cancelled() {
+            let (written, following) = tokio::join!(self.apply_entries(connection, entries), reader.next_batch());
+            written?;
+            entries = following?;
         }
         Ok(())
     }
@@ -212,7 +237,11 @@ impl Writer<'_> {
     /// Reads from the log what the consumer did not bring: it is ahead of the cursor, or handed some of it to an instance
     /// that is gone.
     async fn close_gap(&mut self, connection: &mut Object, to: u64) -> anyhow::Result<()> {
-        tracing::info!(from = self.position + 1, to, "the consumer left something out, reading the log");
+        tracing::info!(
+            from = self.position + 1,
+            to,
+            "the consumer left something out, reading the log"
+        );
         let mut reader = Reader::from(self.journal.connection(), self.position + 1);
         while self.position < to {
             let mut entries = reader.next_batch().await?;
@@ -226,7 +255,9 @@ impl Writer<'_> {
 
     /// False where there was nothing: the end of the log. (What is older than its retention is gone; it begins later.)
     async fn apply_entries(&mut self, connection: &mut Object, entries: Vec<Entry>) -> anyhow::Result<bool> {
-        let Some(up_to) = entries.last().map(Entry::sequence) else { return Ok(false) };
+        let Some(up_to) = entries.last().map(Entry::sequence) else {
+            return Ok(false);
+        };
         let event = |entry| match entry {
             Entry::Event(event) => Some(*event),
             Entry::Unreadable { .. } => None,
@@ -237,7 +268,10 @@ impl Writer<'_> {
     }
 
     async fn apply(&mut self, connection: &mut Object, events: &[Recorded], up_to: u64) -> anyhow::Result<()> {
-        if events.iter().any(|event| self.providers.lacks(&event.envelope.provider)) {
+        if events
+            .iter()
+            .any(|event| self.providers.lacks(&event.envelope.provider))
+        {
             self.providers = Providers::load(connection, self.enabled).await?;
         }
         self.position = batch::apply(connection, events, up_to, &self.providers).await?;

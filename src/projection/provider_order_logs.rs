@@ -42,7 +42,8 @@ struct Orders<'a> {
 impl<'a> Orders<'a> {
     fn push(&mut self, event: &'a Recorded, provider_id: &'a str, order_id: String, order: OrderSummary) {
         // By order, not by event: should one event ever be recorded with two orders, each has its row.
-        self.id.push(event.envelope.root_id.derive(&format!("order/{order_id}")).to_string());
+        self.id
+            .push(event.envelope.root_id.derive(&format!("order/{order_id}")).to_string());
         self.order_id.push(order_id);
         self.provider_id.push(provider_id);
         self.mapped_status.push(mapped(&order));
@@ -66,18 +67,33 @@ impl<'a> Orders<'a> {
 
 /// A word of the enum only: another would refuse the whole batch.
 fn mapped(order: &OrderSummary) -> Option<&'static str> {
-    order.status.as_deref().and_then(OrderStatus::from_word).map(OrderStatus::as_str)
+    order
+        .status
+        .as_deref()
+        .and_then(OrderStatus::from_word)
+        .map(OrderStatus::as_str)
 }
 
 /// Applies events in the log's order.
-pub(super) async fn apply(transaction: &Transaction<'_>, events: &[Recorded], providers: &Providers) -> anyhow::Result<()> {
+pub(super) async fn apply(
+    transaction: &Transaction<'_>,
+    events: &[Recorded],
+    providers: &Providers,
+) -> anyhow::Result<()> {
     let mut orders = Orders::default();
     // A statement may touch a row once: of the changes of one order the last counts, of its creations the first.
     let mut created: HashMap<(&str, String), ()> = HashMap::new();
     let mut changes: HashMap<(&str, &str), (OrderSummary, NaiveDateTime)> = HashMap::new();
-    for event in events.iter().filter(|event| event.envelope.event_type == EventType::OrderForwarded) {
-        let Some(provider_id) = providers.id(&event.envelope.provider) else { continue };
-        let Some(forwarded) = payload::<Forwarded>(event) else { continue };
+    for event in events
+        .iter()
+        .filter(|event| event.envelope.event_type == EventType::OrderForwarded)
+    {
+        let Some(provider_id) = providers.id(&event.envelope.provider) else {
+            continue;
+        };
+        let Some(forwarded) = payload::<Forwarded>(event) else {
+            continue;
+        };
         match forwarded.internal_order_id {
             Some(order_id) if event.envelope.webhook_type == "order_created" => {
                 if created.insert((provider_id, order_id.clone()), ()).is_none() {
@@ -148,8 +164,16 @@ async fn update(
         at.push(time);
     }
     let statement = transaction.prepare_cached(query::UPDATE_ORDER_LOGS).await?;
-    let columns: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
-        [&provider_id, &external_id, &word, &status, &captain_name, &captain_phone, &captain_id, &at];
+    let columns: [&(dyn tokio_postgres::types::ToSql + Sync); 8] = [
+        &provider_id,
+        &external_id,
+        &word,
+        &status,
+        &captain_name,
+        &captain_phone,
+        &captain_id,
+        &at,
+    ];
     transaction.execute(&statement, &columns).await?;
     Ok(())
 }

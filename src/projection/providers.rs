@@ -24,8 +24,14 @@ impl Providers {
                 tracing::info!(provider = code, "delivery_providers had no row for it; made one");
             }
         }
-        let rows = connection.query(&connection.prepare_cached(query::PROVIDERS).await?, &[]).await?;
-        Ok(Self(rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, tokio_postgres::Error>>()?))
+        let rows = connection
+            .query(&connection.prepare_cached(query::PROVIDERS).await?, &[])
+            .await?;
+        Ok(Self(
+            rows.iter()
+                .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+                .collect::<Result<_, tokio_postgres::Error>>()?,
+        ))
     }
 
     /// The id of a provider.

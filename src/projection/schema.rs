@@ -31,13 +31,20 @@ pub async fn migrate(database: &Database) -> anyhow::Result<Vec<&'static str>> {
     lock(&connection).await?;
     let applied = apply(&mut connection).await;
     // The lock is the session's: it must go even where a migration failed.
-    connection.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await.context("cannot release the migration lock")?;
+    connection
+        .execute("SELECT pg_advisory_unlock($1)", &[&LOCK])
+        .await
+        .context("cannot release the migration lock")?;
     applied
 }
 
 async fn lock(connection: &Object) -> anyhow::Result<()> {
     let deadline = tokio::time::Instant::now() + LOCK_WAIT;
-    while !connection.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await?.try_get::<_, bool>(0)? {
+    while !connection
+        .query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK])
+        .await?
+        .try_get::<_, bool>(0)?
+    {
         if tokio::time::Instant::now() > deadline {
             bail!("another process has been migrating for {} s", LOCK_WAIT.as_secs());
         }
@@ -59,16 +66,24 @@ async fn apply(connection: &mut Object) -> anyhow::Result<Vec<&'static str>> {
     let mut done = Vec::new();
     for (name, sql) in MIGRATIONS {
         let checksum = hex::encode(Sha256::digest(sql));
-        let known = connection.query_opt("SELECT checksum FROM hub.migrations WHERE name = $1", &[&name]).await?;
+        let known = connection
+            .query_opt("SELECT checksum FROM hub.migrations WHERE name = $1", &[&name])
+            .await?;
         match known.map(|row| row.try_get::<_, String>(0)).transpose()? {
             Some(known) if known == checksum => continue,
             Some(_) => bail!("migration {name} was changed after it was applied; add a new one instead"),
             None => {}
         }
         let transaction = connection.transaction().await?;
-        let failed = |error: tokio_postgres::Error| anyhow::anyhow!("migration {name}: {}", crate::database::describe(&error));
+        let failed =
+            |error: tokio_postgres::Error| anyhow::anyhow!("migration {name}: {}", crate::database::describe(&error));
         transaction.batch_execute(sql).await.map_err(failed)?;
-        transaction.execute("INSERT INTO hub.migrations (name, checksum) VALUES ($1, $2)", &[&name, &checksum]).await?;
+        transaction
+            .execute(
+                "INSERT INTO hub.migrations (name, checksum) VALUES ($1, $2)",
+                &[&name, &checksum],
+            )
+            .await?;
         transaction.commit().await?;
         done.push(name);
     }

@@ -45,7 +45,9 @@ impl Fate {
             EventType::WebhookReceived => self.status = Some("received"),
             EventType::OrderTransformed => {
                 self.status = Some("processing");
-                self.company_id = crate::order::body::summary(&event.payload).ok().map(|summary| summary.company_id);
+                self.company_id = crate::order::body::summary(&event.payload)
+                    .ok()
+                    .map(|summary| summary.company_id);
             }
             EventType::OrderForwardFailed => {
                 self.status = Some("retrying");
@@ -145,16 +147,25 @@ impl<'a> Requests<'a> {
         self.external_order_id.push(&envelope.external_order_id);
         self.endpoint.push(request.map_or("", |request| &request.path));
         self.method.push(request.map_or("POST", |request| &request.method));
-        self.headers.push(request.map_or_else(|| "{}".into(), |request| json!(request.headers).to_string().replace("\\u0000", "")));
+        self.headers.push(request.map_or_else(
+            || "{}".into(),
+            |request| json!(request.headers).to_string().replace("\\u0000", ""),
+        ));
         self.payload.push(storable_json(&event.payload));
-        self.signature.push(request.and_then(|request| request.signature.as_deref()));
-        self.ip_address.push(request.map_or("", |request| &request.client_address));
+        self.signature
+            .push(request.and_then(|request| request.signature.as_deref()));
+        self.ip_address
+            .push(request.map_or("", |request| &request.client_address));
         self.received_at.push(timestamp(envelope.time));
     }
 }
 
 /// Applies events in the log's order.
-pub(super) async fn apply(transaction: &Transaction<'_>, events: &[Recorded], providers: &Providers) -> anyhow::Result<()> {
+pub(super) async fn apply(
+    transaction: &Transaction<'_>,
+    events: &[Recorded],
+    providers: &Providers,
+) -> anyhow::Result<()> {
     let mut order: Vec<EventId> = Vec::new();
     let mut fates: HashMap<EventId, (Option<&Recorded>, Fate)> = HashMap::new();
     for event in events {
@@ -177,14 +188,20 @@ pub(super) async fn apply(transaction: &Transaction<'_>, events: &[Recorded], pr
     let (mut new, mut new_fates) = (Requests::default(), Fates::default());
     let (mut changed, mut changed_fates) = (Vec::new(), Fates::default());
     for id in order {
-        let Some((request, fate)) = fates.remove(&id) else { continue };
+        let Some((request, fate)) = fates.remove(&id) else {
+            continue;
+        };
         match request {
             Some(request) => match providers.id(&request.envelope.provider) {
                 Some(provider_id) => {
                     new.push(request, provider_id);
                     new_fates.push(fate);
                 }
-                None => tracing::error!(provider = &*request.envelope.provider, sequence = request.sequence, "delivery_providers has no row for it; webhook left out"),
+                None => tracing::error!(
+                    provider = &*request.envelope.provider,
+                    sequence = request.sequence,
+                    "delivery_providers has no row for it; webhook left out"
+                ),
             },
             None => {
                 changed.push(id.to_string());

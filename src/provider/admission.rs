@@ -70,12 +70,19 @@ impl Admission {
             return Err(Refusal::InvalidPayload("the order id is empty".into()));
         }
         if external_order_id.len() > MAX_ORDER_ID_BYTES {
-            return Err(Refusal::InvalidPayload(format!("the order id is longer than {MAX_ORDER_ID_BYTES} bytes")));
+            return Err(Refusal::InvalidPayload(format!(
+                "the order id is longer than {MAX_ORDER_ID_BYTES} bytes"
+            )));
         }
         if external_order_id.chars().any(char::is_control) {
             return Err(Refusal::InvalidPayload("the order id holds control characters".into()));
         }
-        Ok(Self { verified, event_id, external_order_id, webhook_type })
+        Ok(Self {
+            verified,
+            event_id,
+            external_order_id,
+            webhook_type,
+        })
     }
 
     /// How it was verified.

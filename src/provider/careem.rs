@@ -27,7 +27,9 @@ use crate::{
 /// Name in URLs, subjects and tables.
 pub const NAME: &str = "careem";
 
-const SCHEME: Scheme = Scheme::HmacSha256Hex { header: "x-careem-signature" };
+const SCHEME: Scheme = Scheme::HmacSha256Hex {
+    header: "x-careem-signature",
+};
 
 /// Careem.
 #[derive(Debug, Clone, Copy)]
@@ -99,10 +101,16 @@ impl Provider for Careem {
             return Err(Refusal::InvalidPayload("expected a JSON object".into()));
         }
         let head: Head<'_> = serde_json::from_slice(request.body()).map_err(|error| {
-            Refusal::InvalidPayload(format!("not the JSON that was expected, at line {} column {}", error.line(), error.column()))
+            Refusal::InvalidPayload(format!(
+                "not the JSON that was expected, at line {} column {}",
+                error.line(),
+                error.column()
+            ))
         })?;
         let mut faults = Faults::default();
-        let id = head.id.and_then(|raw| Node::root(raw.get().as_bytes()).ok()?.text(&mut faults));
+        let id = head
+            .id
+            .and_then(|raw| Node::root(raw.get().as_bytes()).ok()?.text(&mut faults));
         let id = id.ok_or_else(|| Refusal::InvalidPayload("id: expected the order id, as text or a number".into()))?;
         let webhook_type = webhook_type(head.status.as_deref().unwrap_or("created"));
         let event_id = EventId::of_webhook(NAME, &[id.as_bytes(), webhook_type.as_bytes(), request.body()]);
@@ -113,9 +121,12 @@ impl Provider for Careem {
         let root = Node::root(&received.payload).map_err(|_| TransformError::NotJson)?;
         let mut faults = Faults::default();
         let body = root.object(&mut faults);
-        let store_ref = merchant_header(&received.envelope)
-            .map(str::to_owned)
-            .or_else(|| body.get("branch").object(&mut Faults::default()).get("id").text(&mut Faults::default()));
+        let store_ref = merchant_header(&received.envelope).map(str::to_owned).or_else(|| {
+            body.get("branch")
+                .object(&mut Faults::default())
+                .get("id")
+                .text(&mut Faults::default())
+        });
         let (content, timestamp) = if received.envelope.webhook_type == "order_created" {
             let order = self.order(&body, &mut faults);
             let placed_at = order.placed_at;
@@ -125,7 +136,13 @@ impl Provider for Careem {
             let changed_at = change.changed_at;
             (Content::StatusChange(change), changed_at)
         };
-        faults.none_or(Fact { timestamp, store_ref, content }).map_err(TransformError::Faults)
+        faults
+            .none_or(Fact {
+                timestamp,
+                store_ref,
+                content,
+            })
+            .map_err(TransformError::Faults)
     }
 }
 
@@ -134,7 +151,12 @@ impl Careem {
         let external_id = body.get("id").required_text(faults);
         let provider_status = body.get("status").text(faults).unwrap_or_else(|| "created".into());
         let delivery_type = body.get("delivery_type").text(faults);
-        let lines: Vec<_> = body.get("items").elements(faults).iter().map(|node| self.line(node, faults)).collect();
+        let lines: Vec<_> = body
+            .get("items")
+            .elements(faults)
+            .iter()
+            .map(|node| self.line(node, faults))
+            .collect();
         if lines.is_empty() {
             faults.add("/items", "expected at least one item");
         }
@@ -186,7 +208,10 @@ impl Careem {
 
     fn modifier(&self, node: &Node<'_>, group: Option<String>, faults: &mut Faults) -> Modifier {
         let option = node.object(faults);
-        let free = Money { minor: 0, currency: self.currency };
+        let free = Money {
+            minor: 0,
+            currency: self.currency,
+        };
         Modifier {
             group,
             external_id: option.get("id").text(faults),
@@ -228,7 +253,8 @@ fn change(body: &Object<'_>, faults: &mut Faults) -> StatusChange {
 
 /// One, where nothing is said.
 fn quantity(node: &Node<'_>, faults: &mut Faults) -> Box<RawValue> {
-    node.decimal(faults).unwrap_or_else(|| RawValue::from_string("1".into()).expect("1 is JSON"))
+    node.decimal(faults)
+        .unwrap_or_else(|| RawValue::from_string("1".into()).expect("1 is JSON"))
 }
 
 fn customer(node: &Node<'_>, faults: &mut Faults) -> Customer {

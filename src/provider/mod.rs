@@ -84,6 +84,12 @@ pub const MERCHANT_HEADER: &str = "x-merchant-id";
 
 /// The merchant header of a recorded webhook.
 pub fn merchant_header(envelope: &Envelope) -> Option<&str> {
-    let value = envelope.request.as_ref()?.headers.get(MERCHANT_HEADER)?.as_str()?.trim();
+    let value = envelope
+        .request
+        .as_ref()?
+        .headers
+        .get(MERCHANT_HEADER)?
+        .as_str()?
+        .trim();
     (!value.is_empty()).then_some(value)
 }

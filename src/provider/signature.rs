@@ -27,7 +27,14 @@ impl Keyring {
         let key = |secret: &SecretString| {
             Hmac::<Sha256>::new_from_slice(secret.expose_secret().as_bytes()).expect("HMAC takes keys of any length")
         };
-        Self { keys: secrets.iter().filter(|one| !one.expose_secret().is_empty()).take(MAX_SECRETS).map(key).collect() }
+        Self {
+            keys: secrets
+                .iter()
+                .filter(|one| !one.expose_secret().is_empty())
+                .take(MAX_SECRETS)
+                .map(key)
+                .collect(),
+        }
     }
 
     /// The signature of a body by the newest secret, lower-case hex; for `send`, `dev` and tests.
@@ -116,7 +123,11 @@ pub fn verify(scheme: Scheme, request: &Unverified<'_>, keys: &Keyring) -> Resul
         }
     }
     let secret_index = matched.ok_or(Refusal::InvalidSignature)?;
-    Ok(Verified { scheme: scheme.as_str(), secret_index, signature: Some(text.to_owned()) })
+    Ok(Verified {
+        scheme: scheme.as_str(),
+        secret_index,
+        signature: Some(text.to_owned()),
+    })
 }
 
 #[cfg(test)]
@@ -126,7 +137,9 @@ mod tests {
 
     use super::*;
 
-    const SCHEME: Scheme = Scheme::HmacSha256Hex { header: "x-careem-signature" };
+    const SCHEME: Scheme = Scheme::HmacSha256Hex {
+        header: "x-careem-signature",
+    };
 
     fn keys(secrets: &[&str]) -> Keyring {
         Keyring::new(&secrets.iter().map(|one| SecretString::from(*one)).collect::<Vec<_>>())
@@ -145,7 +158,10 @@ mod tests {
         let body = b"what do ya want for nothing?";
         assert!(check(signature, body, &keys(&["Jefe"])).is_ok());
         assert!(check(&signature.to_uppercase(), body, &keys(&["Jefe"])).is_ok());
-        assert_eq!(check(signature, body, &keys(&["new", "Jefe"])).unwrap().secret_index(), 1);
+        assert_eq!(
+            check(signature, body, &keys(&["new", "Jefe"])).unwrap().secret_index(),
+            1
+        );
         assert!(check(signature, b"what do ya want for nothing!", &keys(&["Jefe"])).is_err());
         assert!(check(signature, body, &keys(&["Jeff"])).is_err());
     }

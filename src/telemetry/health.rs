@@ -62,8 +62,16 @@ async fn live() -> Json<Value> {
 
 async fn ready(State(health): State<Arc<Health>>) -> Response {
     let up = health.journal.connection().is_up();
-    let status = if up { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "status": word(up), "checks": { "eventLog": word(up) } }))).into_response()
+    let status = if up {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(json!({ "status": word(up), "checks": { "eventLog": word(up) } })),
+    )
+        .into_response()
 }
 
 async fn all(State(health): State<Arc<Health>>) -> Response {
@@ -90,12 +98,18 @@ async fn all(State(health): State<Arc<Health>>) -> Response {
         },
         "circuitBreaker": { "state": state.as_str(), "reason": reason },
     });
-    let code = if event_log { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if event_log {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (code, Json(body)).into_response()
 }
 
 async fn provider(State(health): State<Arc<Health>>, Path(name): Path<String>, headers: HeaderMap) -> Response {
-    let Some(enabled) = health.registry.get(&name) else { return receive::unknown_provider(&headers) };
+    let Some(enabled) = health.registry.get(&name) else {
+        return receive::unknown_provider(&headers);
+    };
     let event_log = health.journal.connection().is_up();
     let body = json!({
         "status": word(event_log),
@@ -110,7 +124,11 @@ async fn provider(State(health): State<Arc<Health>>, Path(name): Path<String>, h
             "ipWhitelisting": !enabled.allow_list.is_open(),
         },
     });
-    let code = if event_log { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if event_log {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (code, Json(body)).into_response()
 }
 

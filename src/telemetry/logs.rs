@@ -19,8 +19,12 @@ use tracing_subscriber::{
 use crate::config;
 
 /// Fields that stand beside the message, by their name in the code and in the line.
-const TOP_LEVEL: [(&str, &str); 4] =
-    [("request_id", "requestId"), ("provider", "provider"), ("order_id", "orderId"), ("processing_time", "processingTime")];
+const TOP_LEVEL: [(&str, &str); 4] = [
+    ("request_id", "requestId"),
+    ("provider", "provider"),
+    ("order_id", "orderId"),
+    ("processing_time", "processingTime"),
+];
 
 /// Sends the process's logs to standard output from now on.
 ///
@@ -30,7 +34,11 @@ pub fn init(settings: &config::Logs) -> anyhow::Result<()> {
     // What the libraries have to say is of interest only where it is about trouble.
     let filter = EnvFilter::try_new(format!("warn,webhook_hub={},async_nats=error", settings.level))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
-    let set = if settings.json { builder.event_format(Json).try_init() } else { builder.with_target(false).try_init() };
+    let set = if settings.json {
+        builder.event_format(Json).try_init()
+    } else {
+        builder.with_target(false).try_init()
+    };
     set.map_err(|error| anyhow::anyhow!("logs: {error}"))?;
     std::panic::set_hook(Box::new(|panic| {
         // The message may quote what was being handled; where it was is enough to find it.
@@ -51,9 +59,15 @@ where
         let mut fields = Fields::default();
         event.record(&mut fields);
         let metadata = event.metadata();
-        let context = metadata.target().strip_prefix("webhook_hub::").unwrap_or(metadata.target());
+        let context = metadata
+            .target()
+            .strip_prefix("webhook_hub::")
+            .unwrap_or(metadata.target());
         let mut line = Map::new();
-        line.insert("timestamp".into(), Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true).into());
+        line.insert(
+            "timestamp".into(),
+            Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true).into(),
+        );
         line.insert("level".into(), metadata.level().as_str().to_ascii_lowercase().into());
         line.insert("context".into(), context.into());
         line.insert("message".into(), fields.message.into());
@@ -84,11 +98,19 @@ impl Fields {
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let text = format!("{value:?}");
-        if field.name() == "message" { self.message = text } else { self.put(field, text.into()) }
+        if field.name() == "message" {
+            self.message = text
+        } else {
+            self.put(field, text.into())
+        }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "message" { self.message = value.to_owned() } else { self.put(field, value.into()) }
+        if field.name() == "message" {
+            self.message = value.to_owned()
+        } else {
+            self.put(field, value.into())
+        }
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {

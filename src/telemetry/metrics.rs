@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 /// How often old samples of histograms are folded away; without it they pile up.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// Buckets in seconds: from a quick accept to an order that waited for hours.
-const SECONDS: [f64; 16] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0, 600.0, 3600.0];
+const SECONDS: [f64; 16] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0, 600.0, 3600.0,
+];
 /// Buckets in messages.
 const MESSAGES: [f64; 8] = [1.0, 3.0, 10.0, 30.0, 100.0, 200.0, 300.0, 500.0];
 
@@ -41,24 +42,68 @@ pub async fn keep_up(handle: PrometheusHandle, stop: CancellationToken) -> anyho
 }
 
 fn describe() {
-    describe_counter!("webhooks_received_total", "Total webhooks received by provider, verified ones only");
-    describe_counter!("webhooks_processed_total", "Total webhooks processed, by provider and status (success, failed, ignored)");
-    describe_counter!("webhooks_rejected_total", "Total requests refused at the door, by provider and reason");
-    describe_counter!("signature_failures_total", "Total requests with a missing or wrong signature, by provider");
-    describe_counter!("events_appended_total", "Total events that this instance appended to the log, by type");
+    describe_counter!(
+        "webhooks_received_total",
+        "Total webhooks received by provider, verified ones only"
+    );
+    describe_counter!(
+        "webhooks_processed_total",
+        "Total webhooks processed, by provider and status (success, failed, ignored)"
+    );
+    describe_counter!(
+        "webhooks_rejected_total",
+        "Total requests refused at the door, by provider and reason"
+    );
+    describe_counter!(
+        "signature_failures_total",
+        "Total requests with a missing or wrong signature, by provider"
+    );
+    describe_counter!(
+        "events_appended_total",
+        "Total events that this instance appended to the log, by type"
+    );
     describe_counter!("backend_requests_total", "Total requests to the backend, by outcome");
     describe_counter!("dead_letters_total", "Total orders given up on, by provider");
-    describe_counter!("projection_unstorable_total", "Total events whose payload PostgreSQL could not keep as jsonb");
-    describe_histogram!("webhook_accept_duration_seconds", Unit::Seconds, "From the request's headers to its place on the log");
-    describe_histogram!("webhook_processing_duration_seconds", Unit::Seconds, "Webhook processing duration, from accepted to forwarded");
-    describe_histogram!("backend_request_duration_seconds", Unit::Seconds, "Time the backend took for a request");
+    describe_counter!(
+        "projection_unstorable_total",
+        "Total events whose payload PostgreSQL could not keep as jsonb"
+    );
+    describe_histogram!(
+        "webhook_accept_duration_seconds",
+        Unit::Seconds,
+        "From the request's headers to its place on the log"
+    );
+    describe_histogram!(
+        "webhook_processing_duration_seconds",
+        Unit::Seconds,
+        "Webhook processing duration, from accepted to forwarded"
+    );
+    describe_histogram!(
+        "backend_request_duration_seconds",
+        Unit::Seconds,
+        "Time the backend took for a request"
+    );
     describe_histogram!("append_round_size", "Events that were appended in one round");
-    describe_histogram!("append_round_duration_seconds", Unit::Seconds, "From the last message of a round to its acknowledgement");
+    describe_histogram!(
+        "append_round_duration_seconds",
+        Unit::Seconds,
+        "From the last message of a round to its acknowledgement"
+    );
     describe_gauge!("stage_pending", "Messages that wait for a stage");
-    describe_gauge!("stage_lag_seconds", Unit::Seconds, "How long the last message had waited for the stage");
-    describe_gauge!("circuit_breaker_state", "1 for the state that the breaker is in, 0 for the others");
+    describe_gauge!(
+        "stage_lag_seconds",
+        Unit::Seconds,
+        "How long the last message had waited for the stage"
+    );
+    describe_gauge!(
+        "circuit_breaker_state",
+        "1 for the state that the breaker is in, 0 for the others"
+    );
     describe_gauge!("projection_position", "Sequence of the last event in the tables");
-    describe_gauge!("projection_lag_events", "Events on the log that are not in the tables yet");
+    describe_gauge!(
+        "projection_lag_events",
+        "Events on the log that are not in the tables yet"
+    );
     describe_gauge!("database_up", "1 where PostgreSQL gave a connection when last asked");
     describe_gauge!("event_log_up", "1 while the connection to NATS stands");
     describe_gauge!("backend_up", "1 while the circuit breaker is closed");

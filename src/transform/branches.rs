@@ -54,7 +54,11 @@ impl Snapshot {
     fn find(&self, provider: &str, store: Option<&str>) -> Option<&Place> {
         let of_provider = self.providers.get(provider)?;
         match store {
-            Some(store) => of_provider.by_merchant.get(store).or_else(|| of_provider.by_store.get(store)).map(|place| &**place),
+            Some(store) => of_provider
+                .by_merchant
+                .get(store)
+                .or_else(|| of_provider.by_store.get(store))
+                .map(|place| &**place),
             None => of_provider.only.as_deref(),
         }
     }
@@ -71,7 +75,12 @@ pub struct Branches {
 impl Branches {
     /// Nothing is read yet; [`Self::run`] does that.
     pub fn new(database: Database) -> Self {
-        Self { database, snapshot: ArcSwapOption::empty(), loaded: watch::Sender::new(false), reading: Mutex::new(()) }
+        Self {
+            database,
+            snapshot: ArcSwapOption::empty(),
+            loaded: watch::Sender::new(false),
+            reading: Mutex::new(()),
+        }
     }
 
     /// Keeps the table fresh until told to stop.
@@ -83,7 +92,11 @@ impl Branches {
             let pause = match self.read().await {
                 Ok(()) => REFRESH_EVERY,
                 Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), known = self.is_loaded(), "cannot read the branches, trying again");
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        known = self.is_loaded(),
+                        "cannot read the branches, trying again"
+                    );
                     RETRY_EVERY
                 }
             };
@@ -124,12 +137,16 @@ impl Branches {
         let asked = Instant::now();
         let _one_at_a_time = self.reading.lock().await;
         // Somebody else read it while this one waited, or it is too soon.
-        let fresh = |snapshot: &Arc<Snapshot>| snapshot.read_at > asked || snapshot.read_at.elapsed() < MISS_REFRESH_EVERY;
+        let fresh =
+            |snapshot: &Arc<Snapshot>| snapshot.read_at > asked || snapshot.read_at.elapsed() < MISS_REFRESH_EVERY;
         if self.snapshot.load().as_ref().is_some_and(fresh) {
             return;
         }
         if let Err(error) = self.read().await {
-            tracing::warn!(error = format!("{error:#}"), "cannot look again for a merchant that is not known");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "cannot look again for a merchant that is not known"
+            );
         }
     }
 
@@ -143,18 +160,27 @@ impl Branches {
         }
         let mut providers: HashMap<String, OfProvider> = HashMap::new();
         for row in rows {
-            let place = Arc::new(Place { branch_id: row.try_get(1)?, company_id: row.try_get(2)? });
+            let place = Arc::new(Place {
+                branch_id: row.try_get(1)?,
+                company_id: row.try_get(2)?,
+            });
             let of_provider = providers.entry(row.try_get(0)?).or_default();
             of_provider.rows += 1;
             of_provider.only = (of_provider.rows == 1).then(|| Arc::clone(&place));
             if let Some(merchant) = row.try_get::<_, Option<String>>(3)? {
-                of_provider.by_merchant.entry(merchant).or_insert_with(|| Arc::clone(&place));
+                of_provider
+                    .by_merchant
+                    .entry(merchant)
+                    .or_insert_with(|| Arc::clone(&place));
             }
             if let Some(store) = row.try_get::<_, Option<String>>(4)? {
                 of_provider.by_store.entry(store).or_insert(place);
             }
         }
-        self.snapshot.store(Some(Arc::new(Snapshot { providers, read_at: Instant::now() })));
+        self.snapshot.store(Some(Arc::new(Snapshot {
+            providers,
+            read_at: Instant::now(),
+        })));
         self.loaded.send_replace(true);
         Ok(())
     }

@@ -51,7 +51,12 @@ impl Duplicates {
     /// The id of the order that a branch has already under the provider's id, unless this webhook itself made it.
     pub async fn find(&self, root: EventId, external_id: &str, branch_id: &str) -> Option<String> {
         let (answer, answered) = oneshot::channel();
-        let question = Question { root, external_id: external_id.to_owned(), branch_id: branch_id.to_owned(), answer };
+        let question = Question {
+            root,
+            external_id: external_id.to_owned(),
+            branch_id: branch_id.to_owned(),
+            answer,
+        };
         self.0.try_send(question).ok()?;
         tokio::time::timeout(ANSWER_TIMEOUT, answered).await.ok()?.ok()?
     }
@@ -84,8 +89,14 @@ impl Asker {
                     }
                 }
                 failed => {
-                    let error = failed.map_or_else(|_| "timed out".to_owned(), |failed| format!("{:#}", failed.err().unwrap_or_else(|| anyhow::anyhow!("unknown"))));
-                    tracing::warn!(error, "cannot look for duplicate orders; the backend's idempotency key still guards");
+                    let error = failed.map_or_else(
+                        |_| "timed out".to_owned(),
+                        |failed| format!("{:#}", failed.err().unwrap_or_else(|| anyhow::anyhow!("unknown"))),
+                    );
+                    tracing::warn!(
+                        error,
+                        "cannot look for duplicate orders; the backend's idempotency key still guards"
+                    );
                     trouble_at = Some(Instant::now());
                     batch.clear();
                 }
@@ -99,7 +110,11 @@ impl Asker {
         let roots: Vec<String> = batch.iter().map(|question| question.root.to_string()).collect();
         let external_ids: Vec<&str> = batch.iter().map(|question| question.external_id.as_str()).collect();
         let branch_ids: Vec<&str> = batch.iter().map(|question| question.branch_id.as_str()).collect();
-        let rows = connection.query(&statement, &[&roots, &external_ids, &branch_ids]).await?;
-        rows.iter().map(|row| Ok((row.try_get::<_, String>(0)?.parse()?, row.try_get(1)?))).collect()
+        let rows = connection
+            .query(&statement, &[&roots, &external_ids, &branch_ids])
+            .await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get::<_, String>(0)?.parse()?, row.try_get(1)?)))
+            .collect()
     }
 }

@@ -76,7 +76,12 @@ pub(super) struct Batch {
 impl Batch {
     pub(super) fn new() -> Self {
         let id = uuid::Uuid::new_v4().simple().to_string();
-        Self { id, messages: Vec::new(), places: HashMap::new(), bytes: 0 }
+        Self {
+            id,
+            messages: Vec::new(),
+            places: HashMap::new(),
+            bytes: 0,
+        }
     }
 
     /// Whether one more may be added.
@@ -132,7 +137,12 @@ impl Round {
     pub(super) async fn open(client: &Client, partitions: u16) -> anyhow::Result<Self> {
         let inbox = client.new_inbox();
         let answers = client.subscribe(format!("{inbox}.*")).await?;
-        Ok(Self { inbox, answers, next: 0, partitions })
+        Ok(Self {
+            inbox,
+            answers,
+            next: 0,
+            partitions,
+        })
     }
 
     /// Publishes the last message of a batch and with it commits all.
@@ -140,16 +150,29 @@ impl Round {
         let number = self.next;
         self.next += 1;
         if let Some(last) = batch.messages.last() {
-            self.publish(client, last, Some((batch, true)), Some(format!("{}.{number}", self.inbox))).await;
+            self.publish(
+                client,
+                last,
+                Some((batch, true)),
+                Some(format!("{}.{number}", self.inbox)),
+            )
+            .await;
         }
-        Committed { number, deadline: tokio::time::Instant::now() + ACK_TIMEOUT }
+        Committed {
+            number,
+            deadline: tokio::time::Instant::now() + ACK_TIMEOUT,
+        }
     }
 
     /// Waits for the answer to a batch; none where it does not come. May be dropped and called again.
     ///
     /// # Errors
     /// Where the subscription ended: the client is closed.
-    pub(super) async fn committed(&mut self, connection: &Connection, committed: &Committed) -> anyhow::Result<Option<Answer>> {
+    pub(super) async fn committed(
+        &mut self,
+        connection: &Connection,
+        committed: &Committed,
+    ) -> anyhow::Result<Option<Answer>> {
         while let Some((number, answer)) = self.answer(connection, committed.deadline).await? {
             if number == committed.number {
                 return Ok(Some(answer));
@@ -164,12 +187,23 @@ impl Round {
         match answer {
             Some(Answer::Ack(PubAck { error: None, seq, .. })) => {
                 let first = (seq + 1).saturating_sub(count as u64);
-                Some((0..count).map(|at| Fate::Stored { sequence: first + at as u64, duplicate: false }).collect())
+                Some(
+                    (0..count)
+                        .map(|at| Fate::Stored {
+                            sequence: first + at as u64,
+                            duplicate: false,
+                        })
+                        .collect(),
+                )
             }
             // Nothing of it was stored. One by one each gets an answer of its own, the known ones as duplicates.
             Some(Answer::Ack(PubAck { error: Some(error), .. })) => {
                 if error.err_code != DUPLICATE_IN_BATCH {
-                    tracing::warn!(code = error.err_code, reason = error.description, "batch refused, sending one by one");
+                    tracing::warn!(
+                        code = error.err_code,
+                        reason = error.description,
+                        "batch refused, sending one by one"
+                    );
                 }
                 None
             }
@@ -181,7 +215,11 @@ impl Round {
     ///
     /// # Errors
     /// Where the subscription ended: the client is closed.
-    pub(super) async fn send_singly(&mut self, connection: &Connection, batch: &[Pending]) -> anyhow::Result<Vec<Fate>> {
+    pub(super) async fn send_singly(
+        &mut self,
+        connection: &Connection,
+        batch: &[Pending],
+    ) -> anyhow::Result<Vec<Fate>> {
         let first = self.next;
         self.next += batch.len() as u64;
         for (at, pending) in batch.iter().enumerate() {
@@ -192,13 +230,25 @@ impl Round {
         let mut open = batch.len();
         let deadline = tokio::time::Instant::now() + ACK_TIMEOUT + TIME_EACH * u32::try_from(open).unwrap_or(u32::MAX);
         while open > 0 {
-            let Some((number, answer)) = self.answer(connection, deadline).await? else { break };
-            let Some(fate) = number.checked_sub(first).and_then(|at| fates.get_mut(usize::try_from(at).ok()?)) else {
+            let Some((number, answer)) = self.answer(connection, deadline).await? else {
+                break;
+            };
+            let Some(fate) = number
+                .checked_sub(first)
+                .and_then(|at| fates.get_mut(usize::try_from(at).ok()?))
+            else {
                 continue;
             };
             open -= 1;
             *fate = match answer {
-                Answer::Ack(PubAck { error: None, seq, duplicate }) => Fate::Stored { sequence: seq, duplicate },
+                Answer::Ack(PubAck {
+                    error: None,
+                    seq,
+                    duplicate,
+                }) => Fate::Stored {
+                    sequence: seq,
+                    duplicate,
+                },
                 // 503 says "not now": no leader yet, the stream is still being recovered.
                 Answer::Ack(PubAck { error: Some(error), .. }) if error.code == 503 => Fate::Unknown,
                 Answer::Ack(PubAck { error: Some(error), .. }) => Fate::Refused(error.description),
@@ -220,8 +270,15 @@ impl Round {
             () = tokio::time::sleep_until(deadline) => return Ok(None),
             () = connection.wait_down() => return Ok(None),
         };
-        let Some(message) = message else { anyhow::bail!("the subscription for acknowledgements ended") };
-        let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok()).unwrap_or(u64::MAX);
+        let Some(message) = message else {
+            anyhow::bail!("the subscription for acknowledgements ended")
+        };
+        let number = message
+            .subject
+            .rsplit('.')
+            .next()
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(u64::MAX);
         let answer = if message.status == Some(StatusCode::NO_RESPONDERS) {
             tracing::warn!("no stream takes events: JetStream is starting or off, or the stream EVENTS is missing");
             Answer::NoResponders
@@ -244,7 +301,11 @@ impl Round {
         }
         let (subject, payload) = (codec::subject(&event.envelope, self.partitions), event.payload.clone());
         let handed_over = match reply {
-            Some(reply) => client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
+            Some(reply) => {
+                client
+                    .publish_with_reply_and_headers(subject, reply, headers, payload)
+                    .await
+            }
             None => client.publish_with_headers(subject, headers, payload).await,
         };
         if let Err(error) = handed_over {

@@ -30,7 +30,11 @@ pub(super) struct Pending {
 
 impl Pending {
     pub(super) fn new(event: NewEvent, done: oneshot::Sender<Result<Appended, AppendError>>) -> Self {
-        Self { event, done: vec![done], sent_before: false }
+        Self {
+            event,
+            done: vec![done],
+            sent_before: false,
+        }
     }
 
     pub(super) const fn id(&self) -> EventId {
@@ -51,7 +55,10 @@ impl Pending {
     fn answer(self, result: &Result<Appended, AppendError>) {
         for (at, done) in self.done.into_iter().enumerate() {
             let result = match result {
-                Ok(appended) if at > 0 => Ok(Appended { duplicate: true, ..*appended }),
+                Ok(appended) if at > 0 => Ok(Appended {
+                    duplicate: true,
+                    ..*appended
+                }),
                 other => other.clone(),
             };
             // Whoever gave up waiting gets nothing; its repeat will be answered as a duplicate.
@@ -71,7 +78,13 @@ pub struct Writer {
 
 impl Writer {
     pub(super) fn new(connection: Arc<Connection>, queue: mpsc::Receiver<Pending>, partitions: u16) -> Self {
-        Self { connection, queue, waiting: VecDeque::new(), recent: Recent::default(), partitions }
+        Self {
+            connection,
+            queue,
+            waiting: VecDeque::new(),
+            recent: Recent::default(),
+            partitions,
+        }
     }
 
     /// Writes until every [`Journal`](super::Journal) is dropped and nothing waits any more.
@@ -126,7 +139,10 @@ impl Writer {
         loop {
             let pending = self.waiting.pop_front()?;
             match self.recent.sequence(pending.id()) {
-                Some(sequence) => pending.answer(&Ok(Appended { sequence, duplicate: true })),
+                Some(sequence) => pending.answer(&Ok(Appended {
+                    sequence,
+                    duplicate: true,
+                })),
                 None => return Some(pending),
             }
         }

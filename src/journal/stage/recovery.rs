@@ -54,7 +54,11 @@ pub(super) async fn read<S: Stage>(connection: &Connection) -> anyhow::Result<Un
     }
     let mut open: Vec<_> = found.open.into_values().collect();
     open.sort_unstable_by_key(|(event, _)| event.sequence);
-    Ok(Unsettled { open, closed: found.closed, handed_out: info.delivered.consumer_sequence })
+    Ok(Unsettled {
+        open,
+        closed: found.closed,
+        handed_out: info.delivered.consumer_sequence,
+    })
 }
 
 /// What was read so far. An outcome stands behind its cause, so an event is let go as soon as its outcome is met.

@@ -42,7 +42,10 @@ struct Backend {
 pub async fn serve(listener: TcpListener, database_url: String, stop: CancellationToken) -> anyhow::Result<()> {
     let environment = Environment::from_iter([("DATABASE_URL", database_url)]);
     let database = Database::new(&config::Database::from_environment(&environment)?)?;
-    let backend = Arc::new(Backend { database, keys: Mutex::default() });
+    let backend = Arc::new(Backend {
+        database,
+        keys: Mutex::default(),
+    });
     let router = Router::new()
         .route("/api/integration/orders", post(create))
         .route("/api/integration/orders/{id}/status", post(change))
@@ -54,11 +57,19 @@ pub async fn serve(listener: TcpListener, database_url: String, stop: Cancellati
 }
 
 async fn create(State(backend): State<Arc<Backend>>, headers: HeaderMap, body: Bytes) -> Response {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned()
+    };
     if text("x-service-token") != SERVICE_TOKEN {
         return refuse(StatusCode::UNAUTHORIZED, "wrong X-Service-Token");
     }
-    let Ok(order) = serde_json::from_slice::<Value>(&body) else { return refuse(StatusCode::BAD_REQUEST, "no JSON") };
+    let Ok(order) = serde_json::from_slice::<Value>(&body) else {
+        return refuse(StatusCode::BAD_REQUEST, "no JSON");
+    };
     let order = &order["transformedOrder"];
     let key = text("idempotency-key");
     let mut keys = backend.keys.lock().await;
@@ -91,19 +102,28 @@ async fn insert(database: &Database, id: &str, order: &Value) -> anyhow::Result<
 
 async fn change(State(backend): State<Arc<Backend>>, Path(external_id): Path<String>, body: Bytes) -> Response {
     let change: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let status = change["statusChange"]["status"].as_str().unwrap_or("pending").to_owned();
+    let status = change["statusChange"]["status"]
+        .as_str()
+        .unwrap_or("pending")
+        .to_owned();
     let updated = async {
         let connection = backend.database.connect().await?;
         let sql = "UPDATE orders SET status = $2::text::order_status WHERE provider_order_id = $1 RETURNING id";
         anyhow::Ok(connection.query_opt(sql, &[&external_id, &status]).await?)
     };
     match updated.await {
-        Ok(Some(row)) => Json(json!({ "success": true, "orderId": row.get::<_, String>(0), "status": status })).into_response(),
+        Ok(Some(row)) => {
+            Json(json!({ "success": true, "orderId": row.get::<_, String>(0), "status": status })).into_response()
+        }
         Ok(None) => refuse(StatusCode::NOT_FOUND, "no such order"),
         Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, &format!("{error:#}")),
     }
 }
 
 fn refuse(status: StatusCode, message: &str) -> Response {
-    (status, Json(json!({ "success": false, "error": { "message": message } }))).into_response()
+    (
+        status,
+        Json(json!({ "success": false, "error": { "message": message } })),
+    )
+        .into_response()
 }

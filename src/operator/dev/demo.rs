@@ -27,10 +27,23 @@ const POLL: Duration = Duration::from_millis(20);
 /// Sends the order, shows what became of it, and says how to go on.
 pub(super) async fn run(dev: &Dev, hub: SocketAddr, metrics: SocketAddr) -> anyhow::Result<()> {
     say("")?;
-    say(format_args!("  NATS        {}   (data in {})", dev.nats.url(), dev.nats.dir().display()))?;
-    say(format_args!("  PostgreSQL  {}   (data in {})", dev.postgres.url(DATABASE), dev.postgres.dir().display()))?;
-    say(format_args!("  backend     http://{}   (a sample, part of this program)", dev.backend))?;
-    say(format_args!("  hub         http://{hub}   health: /health   metrics: http://{metrics}/metrics"))?;
+    say(format_args!(
+        "  NATS        {}   (data in {})",
+        dev.nats.url(),
+        dev.nats.dir().display()
+    ))?;
+    say(format_args!(
+        "  PostgreSQL  {}   (data in {})",
+        dev.postgres.url(DATABASE),
+        dev.postgres.dir().display()
+    ))?;
+    say(format_args!(
+        "  backend     http://{}   (a sample, part of this program)",
+        dev.backend
+    ))?;
+    say(format_args!(
+        "  hub         http://{hub}   health: /health   metrics: http://{metrics}/metrics"
+    ))?;
     say("")?;
     let number = Utc::now().timestamp_millis();
     let order_id = format!("CR{number}");
@@ -41,10 +54,18 @@ pub(super) async fn run(dev: &Dev, hub: SocketAddr, metrics: SocketAddr) -> anyh
     say(format_args!("sending a signed Careem order, {order_id}:"))?;
     let began = Instant::now();
     let answer = post(&client, hub, &body).await?;
-    say(format_args!("  accepted      in {}: on the event log, fsynced; answer {answer}", ms(began)))?;
+    say(format_args!(
+        "  accepted      in {}: on the event log, fsynced; answer {answer}",
+        ms(began)
+    ))?;
     let forwarded = outcome(&mut events, &order_id, began).await?;
     let order = forwarded["internalOrderId"].as_str().unwrap_or("?").to_owned();
-    say(format_args!("  at backend    in {}: order {order}, total {} {}", ms(began), text(&forwarded["order"]["total"]), text(&forwarded["order"]["currency"])))?;
+    say(format_args!(
+        "  at backend    in {}: order {order}, total {} {}",
+        ms(began),
+        text(&forwarded["order"]["total"]),
+        text(&forwarded["order"]["currency"])
+    ))?;
     let row = row(dev, &order_id).await?;
     say(format_args!("  webhook_logs  in {}: {row}", ms(began)))?;
     go_on(dev, hub, number + 1)
@@ -78,7 +99,9 @@ fn text(value: &Value) -> String {
 }
 
 fn sign(body: &str) -> anyhow::Result<String> {
-    Keyring::new(&[SecretString::from(WEBHOOK_SECRET)]).sign_hex(body.as_bytes()).context("no secret")
+    Keyring::new(&[SecretString::from(WEBHOOK_SECRET)])
+        .sign_hex(body.as_bytes())
+        .context("no secret")
 }
 
 /// Listens as a subscriber of the restaurant would: with a NATS client and nothing else.
@@ -123,18 +146,33 @@ async fn post(client: &reqwest::Client, hub: SocketAddr, body: &str) -> anyhow::
 /// Shows each event of the order until it ends.
 async fn outcome(events: &mut Subscriber, order_id: &str, began: Instant) -> anyhow::Result<Value> {
     loop {
-        let event = tokio::time::timeout(WAIT, events.next()).await.context("no outcome of the sample order")?;
+        let event = tokio::time::timeout(WAIT, events.next())
+            .await
+            .context("no outcome of the sample order")?;
         let event = event.context("the subscription ended")?;
-        let header = |name: &str| event.headers.as_ref().and_then(|all| all.get(name)).map_or("", |value| value.as_str());
+        let header = |name: &str| {
+            event
+                .headers
+                .as_ref()
+                .and_then(|all| all.get(name))
+                .map_or("", |value| value.as_str())
+        };
         if header("ce-subject") != order_id {
             continue;
         }
         let event_type = header("ce-type");
-        say(format_args!("  event         in {}: {event_type} on {}", ms(began), event.subject))?;
+        say(format_args!(
+            "  event         in {}: {event_type} on {}",
+            ms(began),
+            event.subject
+        ))?;
         match event_type {
             "order.forwarded" => return Ok(serde_json::from_slice(&event.payload)?),
             "order.rejected" | "order.dead_lettered" | "order.ignored" => {
-                bail!("the sample order ended as {event_type}: {}", String::from_utf8_lossy(&event.payload))
+                bail!(
+                    "the sample order ended as {event_type}: {}",
+                    String::from_utf8_lossy(&event.payload)
+                )
             }
             _ => {}
         }
@@ -151,7 +189,10 @@ async fn row(dev: &Dev, order_id: &str) -> anyhow::Result<String> {
             if let Some(row) = client.query_opt(sql, &[&order_id]).await? {
                 let (status, internal): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
                 if status == "completed" {
-                    return Ok(format!("{status}, internal_order_id = {}", internal.unwrap_or_default()));
+                    return Ok(format!(
+                        "{status}, internal_order_id = {}",
+                        internal.unwrap_or_default()
+                    ));
                 }
             }
             if Instant::now() > deadline {

@@ -82,14 +82,27 @@ async fn start(dir: &Path, programs: &Programs, backend: SocketAddr) -> anyhow::
     let config_file = dir.join("nats.conf");
     std::fs::write(&config_file, NATS_CONFIG).with_context(|| format!("cannot write {}", config_file.display()))?;
     let password = || Uuid::new_v4().simple().to_string();
-    let passwords = NatsPasswords { provision: password(), hub: password(), subscriber: password() };
-    let options = PostgresOptions { durable: true, ..PostgresOptions::default() };
+    let passwords = NatsPasswords {
+        provision: password(),
+        hub: password(),
+        subscriber: password(),
+    };
+    let options = PostgresOptions {
+        durable: true,
+        ..PostgresOptions::default()
+    };
     let (nats_dir, postgres_dir) = (dir.join("nats"), dir.join("postgres"));
     let (nats, postgres) = tokio::try_join!(
         NatsServer::start(programs, &config_file, &nats_dir, &passwords),
         Postgres::start(programs, &postgres_dir, options),
     )?;
-    let dev = Dev { dir: dir.to_owned(), nats, postgres, passwords, backend };
+    let dev = Dev {
+        dir: dir.to_owned(),
+        nats,
+        postgres,
+        passwords,
+        backend,
+    };
     dev.prepare().await?;
     Ok(dev)
 }
@@ -139,7 +152,11 @@ async fn serve(dev: &Dev, backend: TcpListener, stop: CancellationToken) -> anyh
     let (listener, metrics) = (port?, metrics_port?);
     let hub_address = listener.local_addr()?;
     let metrics_address = metrics.local_addr()?;
-    let inputs = Inputs { config, listener, metrics: Some((metrics, telemetry::metrics::install()?)) };
+    let inputs = Inputs {
+        config,
+        listener,
+        metrics: Some((metrics, telemetry::metrics::install()?)),
+    };
     let backend_stop = CancellationToken::new();
     let backend = backend::serve(backend, dev.postgres.url(DATABASE), backend_stop.clone());
     let hub = async {

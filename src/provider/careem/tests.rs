@@ -22,7 +22,10 @@ fn careem() -> Careem {
 fn admit(body: &str) -> Result<Admission, Refusal> {
     let keys = Keyring::new(&[SecretString::from("secret")]);
     let mut headers = HeaderMap::new();
-    headers.insert("x-careem-signature", keys.sign_hex(body.as_bytes()).unwrap().parse().unwrap());
+    headers.insert(
+        "x-careem-signature",
+        keys.sign_hex(body.as_bytes()).unwrap().parse().unwrap(),
+    );
     careem().admit(&Unverified::new(&headers, body.as_bytes()), &keys, Utc::now())
 }
 
@@ -53,12 +56,19 @@ fn received(body: &str, webhook_type: &str) -> Recorded {
             headers,
         }),
     };
-    Recorded { envelope, payload: Bytes::copy_from_slice(body.as_bytes()), sequence: 1 }
+    Recorded {
+        envelope,
+        payload: Bytes::copy_from_slice(body.as_bytes()),
+        sequence: 1,
+    }
 }
 
 fn order(body: &str) -> Result<Order, Vec<Fault>> {
     match careem().transform(&received(body, "order_created")) {
-        Ok(Fact { content: Content::NewOrder(order), .. }) => Ok(*order),
+        Ok(Fact {
+            content: Content::NewOrder(order),
+            ..
+        }) => Ok(*order),
         Ok(other) => panic!("not a new order: {other:?}"),
         Err(TransformError::Faults(faults)) => Err(faults),
         Err(TransformError::NotJson) => panic!("not JSON"),
@@ -68,14 +78,35 @@ fn order(body: &str) -> Result<Order, Vec<Fault>> {
 #[test]
 fn the_sample_is_read_exactly() {
     let order = order(&SAMPLE.replace("ORDER_ID", "CR123456789")).unwrap();
-    assert_eq!((order.external_id.as_str(), order.order_number.as_str()), ("CR123456789", "CAREEM-123456789"));
-    assert_eq!((order.status, order.fulfillment.order_type()), (OrderStatus::Pending, "delivery"));
+    assert_eq!(
+        (order.external_id.as_str(), order.order_number.as_str()),
+        ("CR123456789", "CAREEM-123456789")
+    );
+    assert_eq!(
+        (order.status, order.fulfillment.order_type()),
+        (OrderStatus::Pending, "delivery")
+    );
     let line = &order.lines[0];
-    assert_eq!((line.name.as_str(), line.name_ar.as_deref()), ("Chicken Burger", Some("برجر دجاج")));
-    assert_eq!((line.unit_price.minor, line.total_price.minor, line.quantity.get()), (5_500, 11_000, "2"));
-    assert_eq!((line.modifiers[0].group.as_deref(), line.modifiers[0].price.to_string().as_str()), (Some("Add-ons"), "0.500"));
+    assert_eq!(
+        (line.name.as_str(), line.name_ar.as_deref()),
+        ("Chicken Burger", Some("برجر دجاج"))
+    );
+    assert_eq!(
+        (line.unit_price.minor, line.total_price.minor, line.quantity.get()),
+        (5_500, 11_000, "2")
+    );
+    assert_eq!(
+        (
+            line.modifiers[0].group.as_deref(),
+            line.modifiers[0].price.to_string().as_str()
+        ),
+        (Some("Add-ons"), "0.500")
+    );
     let price = &order.pricing;
-    assert_eq!((price.subtotal.to_string(), price.total.to_string()), ("11.000".into(), "16.240".into()));
+    assert_eq!(
+        (price.subtotal.to_string(), price.total.to_string()),
+        ("11.000".into(), "16.240".into())
+    );
     assert_eq!(price.tax.unwrap().minor, 2_240);
     assert!(!order.payment.is_prepaid);
     assert_eq!(order.address.unwrap().latitude.unwrap().get(), "31.9539");
@@ -84,8 +115,25 @@ fn the_sample_is_read_exactly() {
 #[test]
 fn admission_reads_what_it_must() {
     let admission = admit(r#"{"id": 90071992547409931234, "status": "Cancelled"}"#).unwrap();
-    assert_eq!((admission.external_order_id.as_str(), admission.webhook_type), ("90071992547409931234", "order_cancelled"));
-    for body in ["[]", "\"x\"", "", "  ", "{", "null", "{}", r#"{"id":null}"#, r#"{"id":""}"#, r#"{"id":{}}"#, r#"{"id":true}"#, r#"{"id":"a\u0000b"}"#, r#"{"id":"CR1","status":7}"#] {
+    assert_eq!(
+        (admission.external_order_id.as_str(), admission.webhook_type),
+        ("90071992547409931234", "order_cancelled")
+    );
+    for body in [
+        "[]",
+        "\"x\"",
+        "",
+        "  ",
+        "{",
+        "null",
+        "{}",
+        r#"{"id":null}"#,
+        r#"{"id":""}"#,
+        r#"{"id":{}}"#,
+        r#"{"id":true}"#,
+        r#"{"id":"a\u0000b"}"#,
+        r#"{"id":"CR1","status":7}"#,
+    ] {
         assert!(matches!(admit(body), Err(Refusal::InvalidPayload(_))), "{body}");
     }
     assert!(admit(&format!(r#"{{"id":"{}"}}"#, "x".repeat(128))).is_ok());
@@ -95,24 +143,52 @@ fn admission_reads_what_it_must() {
 #[test]
 fn a_repeat_has_the_same_id_and_news_another() {
     let id = |body: &str| admit(body).unwrap().event_id;
-    assert_eq!(id(r#"{"id":"CR1","status":"created"}"#), id(r#"{"id":"CR1","status":"created"}"#));
-    assert_ne!(id(r#"{"id":"CR1","status":"created"}"#), id(r#"{"id":"CR1","status":"ready"}"#));
-    assert_ne!(id(r#"{"id":"CR1","status":"created"}"#), id(r#"{"id":"CR1","status":"created" }"#));
+    assert_eq!(
+        id(r#"{"id":"CR1","status":"created"}"#),
+        id(r#"{"id":"CR1","status":"created"}"#)
+    );
+    assert_ne!(
+        id(r#"{"id":"CR1","status":"created"}"#),
+        id(r#"{"id":"CR1","status":"ready"}"#)
+    );
+    assert_ne!(
+        id(r#"{"id":"CR1","status":"created"}"#),
+        id(r#"{"id":"CR1","status":"created" }"#)
+    );
 }
 
 #[test]
 fn every_fault_is_named_with_its_place() {
     let body = r#"{"id":"CR1","created_at":"yesterday","items":[{"name":"x","item_price":"1.23456","total_price":true}],"price":{"subtotal":1}}"#;
-    let places: Vec<_> = order(body).unwrap_err().into_iter().map(|fault| fault.pointer).collect();
-    assert_eq!(places, ["/items/0/total_price", "/items/0/item_price", "/created_at", "/price/total_taxable_price"]);
-    assert!(order(r#"{"id":"CR1","items":[],"price":{"subtotal":1,"total_taxable_price":1}}"#).unwrap_err()[0].pointer == "/items");
+    let places: Vec<_> = order(body)
+        .unwrap_err()
+        .into_iter()
+        .map(|fault| fault.pointer)
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "/items/0/total_price",
+            "/items/0/item_price",
+            "/created_at",
+            "/price/total_taxable_price"
+        ]
+    );
+    assert!(
+        order(r#"{"id":"CR1","items":[],"price":{"subtotal":1,"total_taxable_price":1}}"#).unwrap_err()[0].pointer
+            == "/items"
+    );
 }
 
 #[test]
 fn statuses_are_mapped_and_unknown_ones_passed_on() {
     let change = |status: &str| {
         let body = format!(r#"{{"id":"CR1","status":"{status}","captain":{{"name":"Sami","phone_number":0}}}}"#);
-        match careem().transform(&received(&body, "order_status_updated")).unwrap().content {
+        match careem()
+            .transform(&received(&body, "order_status_updated"))
+            .unwrap()
+            .content
+        {
             Content::StatusChange(change) => change,
             Content::NewOrder(_) => panic!("a new order"),
         }
@@ -135,9 +211,15 @@ fn statuses_are_mapped_and_unknown_ones_passed_on() {
 fn the_merchant_header_goes_before_the_payload() {
     let body = r#"{"id":"CR1","status":"ready","branch":{"id":"main_branch"}}"#;
     let mut event = received(body, "order_status_updated");
-    assert_eq!(careem().transform(&event).unwrap().store_ref.as_deref(), Some("merchant-1"));
+    assert_eq!(
+        careem().transform(&event).unwrap().store_ref.as_deref(),
+        Some("merchant-1")
+    );
     event.envelope.request.as_mut().unwrap().headers.clear();
-    assert_eq!(careem().transform(&event).unwrap().store_ref.as_deref(), Some("main_branch"));
+    assert_eq!(
+        careem().transform(&event).unwrap().store_ref.as_deref(),
+        Some("main_branch")
+    );
 }
 
 proptest! {
