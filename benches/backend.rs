@@ -2,10 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
 use anyhow::Result;
@@ -20,30 +17,13 @@ use axum::{
 
 use crate::report::{Times, order_number};
 
-/// What it has seen.
-pub(crate) struct Backend {
-    times: Arc<Times>,
-    taken: AtomicU64,
-}
-
-impl Backend {
-    /// How many orders it has taken, repeats included.
-    pub(crate) fn taken(&self) -> u64 {
-        self.taken.load(Ordering::Relaxed)
-    }
-}
-
 /// Starts it on a thread of its own, for as long as the process lives.
-pub(crate) fn start(times: Arc<Times>) -> Result<(SocketAddr, Arc<Backend>)> {
+pub(crate) fn start(times: Arc<Times>) -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
-    let backend = Arc::new(Backend {
-        times,
-        taken: AtomicU64::new(0),
-    });
     let router = Router::new()
         .route("/api/integration/orders", post(take))
-        .with_state(Arc::clone(&backend));
+        .with_state(times);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("backend".into()).spawn(move || {
         runtime.block_on(async {
@@ -53,14 +33,13 @@ pub(crate) fn start(times: Arc<Times>) -> Result<(SocketAddr, Arc<Backend>)> {
             }
         });
     })?;
-    Ok((address, backend))
+    Ok(address)
 }
 
-async fn take(State(backend): State<Arc<Backend>>, body: Bytes) -> Response {
-    backend.taken.fetch_add(1, Ordering::Relaxed);
+async fn take(State(times): State<Arc<Times>>, body: Bytes) -> Response {
     let id = external_id(&body).unwrap_or_default();
     if let Some(number) = order_number(id) {
-        backend.times.mark_arrived(number);
+        times.mark_arrived(number);
     }
     let answer = format!(r#"{{"success":true,"orderId":"order-{id}","status":"pending"}}"#);
     ([(CONTENT_TYPE, "application/json")], answer).into_response()

@@ -6,6 +6,7 @@
 mod backend;
 mod bare;
 mod load;
+mod plain_insert;
 mod process;
 mod report;
 mod sections;

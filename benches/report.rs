@@ -78,16 +78,10 @@ pub(crate) struct EndToEnd {
     pub(crate) accepted: u64,
     /// Of these, orders that the backend has seen.
     pub(crate) arrived: u64,
-    /// Orders seen without a 200 having been read for them; not lost, and not in the other figures.
-    pub(crate) unaccepted: u64,
     /// Requests to the backend for an order that it had seen before (of all orders, not only of the range).
     pub(crate) repeated: u64,
-    /// Arrivals a second, between the first and the last.
-    pub(crate) rate_per_s: f64,
     /// Time from sent to arrived; in an open loop from due to arrived.
     pub(crate) from_sent: Micros,
-    /// Time from accepted to arrived; 0 for an order that overtook its own 200.
-    pub(crate) from_accepted: Micros,
 }
 
 impl Times {
@@ -130,34 +124,22 @@ impl Times {
 
     /// Sums up the orders of a range, such as [`crate::load::Report::orders`].
     pub(crate) fn summary(&self, orders: Range<u64>) -> EndToEnd {
-        let (mut accepted_count, mut unaccepted) = (0, 0);
-        let (mut earliest, mut latest) = (u64::MAX, 0);
-        let (mut from_sent, mut from_accepted) = (Micros::default(), Micros::default());
+        let mut accepted_count = 0;
+        let mut from_sent = Micros::default();
         for slot in orders.filter_map(|order| self.slot(order)) {
             let [sent, accepted, arrived] =
                 [&slot.sent, &slot.accepted, &slot.arrived].map(|time| time.load(Ordering::Relaxed));
             accepted_count += u64::from(accepted > 0);
-            if arrived == 0 {
-                continue;
+            // One seen without a 200 having been read for it is not lost, and not in the figures.
+            if arrived > 0 && accepted > 0 {
+                from_sent.record(Duration::from_micros(arrived.saturating_sub(sent)));
             }
-            if accepted == 0 {
-                unaccepted += 1;
-                continue;
-            }
-            (earliest, latest) = (earliest.min(arrived), latest.max(arrived));
-            from_sent.record(Duration::from_micros(arrived.saturating_sub(sent)));
-            from_accepted.record(Duration::from_micros(arrived.saturating_sub(accepted)));
         }
-        let arrived = from_sent.len();
-        let seconds = Duration::from_micros(latest.saturating_sub(earliest)).as_secs_f64();
         EndToEnd {
             accepted: accepted_count,
-            arrived,
-            unaccepted,
+            arrived: from_sent.len(),
             repeated: self.repeated.load(Ordering::Relaxed),
-            rate_per_s: if seconds > 0.0 { arrived as f64 / seconds } else { 0.0 },
             from_sent,
-            from_accepted,
         }
     }
 
@@ -189,16 +171,6 @@ impl fmt::Display for Goal {
     }
 }
 
-/// A figure, or words where no figure fits.
-#[derive(Clone, Debug, Serialize)]
-#[serde(untagged)]
-pub(crate) enum Measured {
-    /// A figure.
-    Number(f64),
-    /// Words.
-    Text(String),
-}
-
 /// One result.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Row {
@@ -207,7 +179,7 @@ pub(crate) struct Row {
     /// What was measured.
     pub(crate) what: String,
     /// What it came to.
-    pub(crate) measured: Measured,
+    pub(crate) measured: f64,
     /// Unit of the figure and of its goal.
     pub(crate) unit: String,
     /// What it has to be, if anything.
@@ -219,7 +191,7 @@ pub(crate) struct Row {
 impl Row {
     /// A figure without a goal.
     pub(crate) fn number(section: &str, what: impl Into<String>, value: f64, unit: &str) -> Self {
-        let (measured, section, unit) = (Measured::Number(value), section.to_owned(), unit.to_owned());
+        let (measured, section, unit) = (value, section.to_owned(), unit.to_owned());
         Self {
             section,
             what: what.into(),
@@ -230,20 +202,11 @@ impl Row {
         }
     }
 
-    /// Words.
-    pub(crate) fn text(section: &str, what: impl Into<String>, text: impl Into<String>) -> Self {
-        Self {
-            measured: Measured::Text(text.into()),
-            ..Self::number(section, what, 0.0, "")
-        }
-    }
-
-    /// Gives it a goal and judges it. Words, and a figure that is not a number, never reach one.
+    /// Gives it a goal and judges it. A figure that is not a number never reaches one.
     pub(crate) fn goal(mut self, goal: Goal) -> Self {
-        self.pass = Some(match (&self.measured, goal) {
-            (Measured::Number(value), Goal::AtLeast(limit)) => *value >= limit,
-            (Measured::Number(value), Goal::AtMost(limit)) => *value <= limit,
-            (Measured::Text(_), _) => false,
+        self.pass = Some(match goal {
+            Goal::AtLeast(limit) => self.measured >= limit,
+            Goal::AtMost(limit) => self.measured <= limit,
         });
         self.goal = Some(goal);
         self
@@ -320,9 +283,10 @@ impl Results {
         self.rows.push(row);
     }
 
-    /// Whether every goal was reached.
-    pub(crate) fn passed(&self) -> bool {
-        self.rows.iter().all(|row| row.pass != Some(false))
+    /// How many goals there are, and how many were reached.
+    pub(crate) fn goals(&self) -> (usize, usize) {
+        let judged: Vec<bool> = self.rows.iter().filter_map(|row| row.pass).collect();
+        (judged.len(), judged.iter().filter(|pass| **pass).count())
     }
 
     /// Prints the machine and the table.
@@ -343,6 +307,8 @@ impl Results {
             .collect::<Vec<_>>();
         let commit = self.commit.as_deref().unwrap_or("unknown");
         println!("commit {commit}; {}\n\n{}", versions.join(", "), table(&self.rows));
+        let (goals, reached) = self.goals();
+        println!("{reached} of {goals} goals reached");
     }
 
     /// Writes all of it as JSON, making the directory where it is missing.
@@ -387,10 +353,7 @@ fn figure(value: f64) -> String {
 fn table(rows: &[Row]) -> String {
     let mut lines = vec![["section", "what", "measured", "unit", "goal", ""].map(str::to_owned)];
     for row in rows {
-        let measured = match &row.measured {
-            Measured::Number(value) => figure(*value),
-            Measured::Text(text) => text.clone(),
-        };
+        let measured = figure(row.measured);
         let goal = row.goal.map(|goal| goal.to_string()).unwrap_or_default();
         let verdict = row.pass.map_or("", |pass| if pass { "ok" } else { "MISSED" });
         lines.push([

@@ -18,10 +18,10 @@ use webhook_hub::{
 };
 
 use crate::{
-    backend::{self, Backend},
-    bare,
+    backend, bare,
     load::{Load, Pace, Report},
-    process::{Child, after_ready, resident_bytes},
+    plain_insert::plain_insert,
+    process::{Child, after_ready, cpu_seconds, resident_bytes},
     report::{Goal, Results, Row, Times},
     setup::{MERCHANT, PARTITIONS, PATIENCE, SECRET, Servers, postgres},
 };
@@ -54,7 +54,6 @@ pub(crate) struct Bench {
     next_order: Arc<AtomicU64>,
     times: Arc<Times>,
     backend: SocketAddr,
-    seen: Arc<Backend>,
     /// The bare handler's rate at 256 connections, the limit of the end-to-end figure.
     bare_at_256: Option<f64>,
     database_url: Option<String>,
@@ -63,7 +62,7 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) async fn start(results: Results) -> Result<Self> {
         let times = Arc::new(Times::new(1, ROOM));
-        let (backend, seen) = backend::start(Arc::clone(&times))?;
+        let backend = backend::start(Arc::clone(&times))?;
         let next_order = Arc::new(AtomicU64::new(1));
         Ok(Self {
             servers: Servers::start().await?,
@@ -71,7 +70,6 @@ impl Bench {
             next_order,
             times,
             backend,
-            seen,
             bare_at_256: None,
             database_url: None,
         })
@@ -150,6 +148,8 @@ impl Bench {
                 hub.latency.milliseconds(0.99),
                 "ms",
             ));
+            let generator = hub.generator_cores.unwrap_or(f64::NAN);
+            self.push(Row::number(SECTION, at("load generator"), generator, "cores"));
             let share = Row::number(
                 SECTION,
                 at("share of the bare handler"),
@@ -204,7 +204,7 @@ impl Bench {
     async fn saturate(&mut self, child: &Child, url: &str) -> Result<()> {
         const SECTION: &str = "end to end";
         let before = completed(url).await?;
-        let taken_before = self.seen.taken();
+        let cpu_before = cpu_seconds(child.pid())?;
         let largest = Arc::new(AtomicU64::new(0));
         let watching = Arc::new(AtomicBool::new(true));
         let watcher = tokio::spawn(watch(child.pid(), Arc::clone(&largest), Arc::clone(&watching)));
@@ -224,7 +224,8 @@ impl Bench {
             "{orders} completed of {} accepted",
             run.accepted_in_all
         );
-        let repeats = (self.seen.taken() - taken_before) as i64 - orders;
+        let cpu_us = (cpu_seconds(child.pid())? - cpu_before) / orders as f64 * 1e6;
+        let repeats = self.times.summary(run.orders.clone()).repeated;
         let rate = orders as f64 / took;
         let bare = self.bare_at_256.unwrap_or(f64::NAN);
         self.push(Row::number(
@@ -238,10 +239,11 @@ impl Bench {
         self.push(Row::number(SECTION, "share of the bare handler", rate / bare, "").goal(Goal::AtLeast(0.25)));
         self.push(Row::number(
             SECTION,
-            "requests that the backend got twice",
+            "orders that the backend got twice",
             repeats as f64,
             "",
         ));
+        self.push(Row::number(SECTION, "CPU of the hub an order", cpu_us, "µs"));
         let memory = largest.load(Ordering::Relaxed) as f64 / MB;
         self.push(Row::number(SECTION, "resident memory under load, largest", memory, "MB").goal(Goal::AtMost(80.0)));
         Ok(())
@@ -337,7 +339,7 @@ impl Bench {
     /// Notes a figure, and shows it while the rest is being measured.
     #[expect(clippy::print_stderr, reason = "progress for whoever waits")]
     fn push(&mut self, row: Row) {
-        eprintln!("{}: {} = {:?} {}", row.section, row.what, row.measured, row.unit);
+        eprintln!("{}: {} = {:.2} {}", row.section, row.what, row.measured, row.unit);
         self.results.push(row);
     }
 
@@ -407,70 +409,6 @@ async fn completed(url: &str) -> Result<i64> {
         .query_one("SELECT count(*) FROM webhook_logs WHERE status = 'completed'", &[])
         .await?;
     Ok(row.try_get(0)?)
-}
-
-/// Rows of one insert, as the projection's batches have.
-const ROWS: i64 = 500;
-
-/// Copies both tables by the plainest batched insert there is: each column an array, no conflict clause, one transaction
-/// a batch. Only the inserts are timed. Returns seconds.
-async fn plain_insert(source: &str, target: &str) -> Result<f64> {
-    let (source, target) = (postgres(source).await?, postgres(target).await?);
-    let mut took = Duration::ZERO;
-    for table in ["webhook_logs", "provider_order_logs"] {
-        let columns = columns(&source, table).await?;
-        let (names, types): (Vec<_>, Vec<_>) = columns
-            .iter()
-            .map(|(name, kind)| (name.as_str(), kind.as_str()))
-            .unzip();
-        let read: Vec<_> = names.iter().map(|name| format!("{name}::text")).collect();
-        let place = |(at, _): (usize, _)| format!("${}::text[]", at + 1);
-        let given: Vec<_> = names.iter().enumerate().map(place).collect();
-        let cast: Vec<_> = names
-            .iter()
-            .zip(&types)
-            .map(|(name, kind)| format!("{name}::{kind}"))
-            .collect();
-        let names = names.join(", ");
-        let insert = format!(
-            "INSERT INTO {table} ({names}) SELECT {} FROM unnest({}) AS rows ({names})",
-            cast.join(", "),
-            given.join(", ")
-        );
-        let insert = target.prepare(&insert).await?;
-        let read = format!(
-            "SELECT {} FROM {table} WHERE id > $1 ORDER BY id LIMIT {ROWS}",
-            read.join(", ")
-        );
-        let read = source.prepare(&read).await?;
-        let mut after = String::new();
-        loop {
-            let rows = source.query(&read, &[&after]).await?;
-            let Some(last) = rows.last() else { break };
-            let at = columns.iter().position(|(name, _)| name == "id").unwrap_or(0);
-            after = last.try_get(at)?;
-            let arrays = (0..columns.len())
-                .map(|column| {
-                    rows.iter()
-                        .map(|row| row.try_get(column))
-                        .collect::<Result<Vec<Option<String>>, _>>()
-                })
-                .collect::<Result<Vec<_>, _>>()?;
-            let arguments: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
-                arrays.iter().map(|array| array as _).collect();
-            let began = Instant::now();
-            target.execute(&insert, &arguments).await?;
-            took += began.elapsed();
-        }
-    }
-    Ok(took.as_secs_f64())
-}
-
-async fn columns(client: &tokio_postgres::Client, table: &str) -> Result<Vec<(String, String)>> {
-    let sql = "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute
-               WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
-    let rows = client.query(sql, &[&table]).await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
 /// An event that nothing follows from.

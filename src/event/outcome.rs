@@ -1,7 +1,7 @@
 //! Payloads of the outcome events: what subscribers and the projections read.
 //!
 //! They are part of the contract with whoever subscribes to `orders.>`: fields are added, never renamed or removed.
-//! The payload of `order.transformed` is [`crate::order::body::TransformedOrder`].
+//! The payload of `order.transformed` is made by [`crate::order::body`].
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

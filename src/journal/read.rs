@@ -56,7 +56,7 @@ impl Reader {
         }
     }
 
-    /// The next messages, at most [`BATCH`]; empty at the end of the log.
+    /// The next messages, some hundred at a time; empty at the end of the log.
     ///
     /// # Errors
     /// Where NATS does not answer or says something that is no answer; reading can be tried again from the same place.

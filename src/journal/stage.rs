@@ -3,7 +3,7 @@
 //! One instance works on a stage at a time, by a [lease](super::lease); the others stand by. It handles many orders at
 //! once and the events of each order one after another: an event waits for the one before it of the same order, and for
 //! nothing else. A stage says what follows from an event; only the runner here acknowledges, and only after that is on
-//! the log. An instance that takes over reads from the log what was left open ([`recovery`]) and begins with that, so no
+//! the log. An instance that takes over reads from the log what was left open (`recovery`) and begins with that, so no
 //! newer event of an order overtakes an older one.
 //!
 //! A message that cannot be read becomes an `order.rejected` of its own: never a loop, never a silent acknowledgement.

@@ -61,7 +61,7 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
     let result = runtime.block_on(async {
         match command {
             Command::Serve => serve::run(&environment).await,
-            Command::Dev { dir } => dev::run(&dir).await,
+            Command::Dev { dir } => Box::pin(dev::run(&dir)).await,
             Command::Migrate => migrate::run(&environment, json).await,
             Command::Streams(action) => streams::run(&environment, &action, json).await,
             Command::Send {

@@ -5,7 +5,7 @@
 //! durable consumer is only the bell that rings; where it and the cursor disagree (a database restored from a backup, a
 //! new database), the cursor counts and the gap is read from the log.
 //!
-//! [`schema`] keeps the tables' shape, [`webhook_logs`], [`delivery_error_logs`] and [`provider_order_logs`] are the
+//! [`schema`] keeps the tables' shape, `webhook_logs`, `delivery_error_logs` and `provider_order_logs` are the
 //! tables, [`batch`] applies events to all of them, [`live`] follows the log.
 
 pub mod schema;

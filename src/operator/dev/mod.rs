@@ -1,7 +1,7 @@
 //! `dev`: everything on this machine, to see it work and to work on it.
 //!
 //! NATS and PostgreSQL of its own under `.dev/`, on free ports; a sample [`backend`]; the hub itself, in this process;
-//! then [`demo`] sends a signed order and shows what becomes of it. Ctrl-C stops what was started here, and nothing else.
+//! then a demonstration sends a signed order and shows what becomes of it. Ctrl-C stops what was started here, and nothing else.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -64,7 +64,7 @@ pub async fn run(dir: &Path) -> anyhow::Result<ExitCode> {
     let working = async {
         let backend = listen(0)?;
         let dev = start(&dir, &programs, backend.local_addr()?).await?;
-        let served = serve(&dev, backend, stop.clone()).await;
+        let served = Box::pin(serve(&dev, backend, stop.clone())).await;
         let (nats, postgres) = tokio::join!(dev.nats.stop(), dev.postgres.stop());
         served.and(nats).and(postgres)
     };
