@@ -134,6 +134,8 @@ pub struct Backend {
     pub service_token: SecretString,
     /// `BACKEND_TIMEOUT` for one request.
     pub timeout: Duration,
+    /// `BACKEND_MAX_REQUESTS` that are under way at a time.
+    pub max_requests: usize,
 }
 
 /// A provider that is switched on.
@@ -327,10 +329,19 @@ fn backend(env: &Environment) -> Result<Backend, ConfigError> {
             "holds characters that cannot stand in an HTTP header",
         ));
     }
+    let max_requests = env.parse("BACKEND_MAX_REQUESTS", 128usize, "a whole number from 1 to 1000")?;
+    if !(1..=1000).contains(&max_requests) {
+        return Err(ConfigError::new(
+            "BACKEND_MAX_REQUESTS",
+            "expected a whole number from 1 to 1000",
+        ));
+    }
+    let timeout = env.duration("BACKEND_TIMEOUT", Duration::from_secs(10))?;
     Ok(Backend {
         url,
         service_token,
-        timeout: env.duration("BACKEND_TIMEOUT", Duration::from_secs(10))?,
+        timeout,
+        max_requests,
     })
 }
 

@@ -15,6 +15,7 @@ use reqwest::{
 };
 use secrecy::ExposeSecret;
 use serde_json::Value;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::classify::{Answer, Request, Verdict, classify};
 use crate::{
@@ -29,8 +30,6 @@ use crate::{
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Time for the TCP and TLS handshakes, within the whole request's limit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Idle connections that are kept: one a partition at the usual number of partitions.
-const MAX_IDLE_CONNECTIONS: usize = 64;
 /// How many 404 in a row, of different orders, mean that the URL is wrong.
 const NOT_FOUND_IN_A_ROW: u32 = 3;
 
@@ -38,6 +37,7 @@ const NOT_FOUND_IN_A_ROW: u32 = 3;
 pub struct Client {
     http: reqwest::Client,
     base: String,
+    slots: Semaphore,
     /// Answers 404 since the last other one; starts high: until it answered once otherwise, its URL is not known to be right.
     not_found: AtomicU32,
 }
@@ -61,7 +61,8 @@ impl Client {
             .user_agent(concat!("webhook-hub/", env!("CARGO_PKG_VERSION")))
             .timeout(settings.timeout)
             .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
-            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+            // As many as can be busy: fewer, and under load each request would open one and close it again.
+            .pool_max_idle_per_host(settings.max_requests)
             // A redirected POST would lose its body or its token; a redirect is a set-up to be mended.
             .redirect(redirect::Policy::none())
             .no_proxy()
@@ -71,8 +72,15 @@ impl Client {
         Ok(Self {
             http,
             base: settings.url.clone(),
+            slots: Semaphore::new(settings.max_requests),
             not_found: AtomicU32::new(NOT_FOUND_IN_A_ROW),
         })
+    }
+
+    /// Waits for the right to make one request: only so many are under way at a time.
+    pub async fn slot(&self) -> Option<SemaphorePermit<'_>> {
+        // It fails only where the semaphore is closed, which nobody does.
+        self.slots.acquire().await.ok()
     }
 
     /// Posts an order, or a change of one, and reads the answer.

@@ -105,6 +105,7 @@ impl Stage for Forward {
             Ok(summary) => summary,
             Err(error) => return Ok(vec![dead_letter(event, 0, unreadable(&error))]),
         };
+        let _slot = self.client.slot().await;
         let Some(pass) = self.gate.enter() else {
             return Err(Failure::Hold {
                 cause: "the circuit breaker is open".into(),
