@@ -138,12 +138,14 @@ fn note(event: &Event, up: &watch::Sender<bool>) {
             metrics::gauge!("event_log_up").set(1.0);
             tracing::info!("connected to NATS");
         }
-        Event::Disconnected | Event::Closed => {
+        Event::Disconnected => {
             if up.send_replace(false) {
                 tracing::warn!("lost the connection to NATS, connecting again");
             }
             metrics::gauge!("event_log_up").set(0.0);
         }
+        // By whoever held the client: nothing was lost.
+        Event::Closed => drop(up.send_replace(false)),
         // A refused permission looks like a time-out to whoever waits; only here it can be told apart.
         Event::ServerError(error) => tracing::error!(%error, "NATS refused something"),
         Event::SlowConsumer(subscription) => tracing::warn!(subscription, "a subscription fell behind"),

@@ -2,7 +2,7 @@
 //! `context`, `message`, the request's `requestId`, `provider`, `orderId` and `processingTime` (ms) where they are
 //! known, and everything else under `metadata`.
 
-use std::fmt;
+use std::{fmt, io::IsTerminal as _};
 
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Map, Value};
@@ -37,7 +37,10 @@ pub fn init(settings: &config::Logs) -> anyhow::Result<()> {
     let set = if settings.json {
         builder.event_format(Json).try_init()
     } else {
-        builder.with_target(false).try_init()
+        builder
+            .with_target(false)
+            .with_ansi(std::io::stdout().is_terminal())
+            .try_init()
     };
     set.map_err(|error| anyhow::anyhow!("logs: {error}"))?;
     std::panic::set_hook(Box::new(|panic| {
