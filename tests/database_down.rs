@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use webhook_hub::event::EventType;
 
 use crate::harness::{
@@ -125,4 +126,33 @@ async fn a_hub_is_killed_in_the_middle_of_a_write() {
     .await;
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(2)).await;
+}
+
+/// Whoever else pulls from the tables' consumer (an instance that stood still) gets events that never come here.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_for_the_tables_go_to_somebody_else() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    world.post_orders(&hub, ids("before", 1)).await;
+    world.log.settled().await;
+    let thief = world.nats.connect("hub").await;
+    let mut stolen = thief.subscribe("_INBOX_hub.thief").await.unwrap();
+    let pull = r#"{"batch":3,"expires":15000000000}"#;
+    thief
+        .publish_with_reply(
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.projection",
+            "_INBOX_hub.thief",
+            pull.into(),
+        )
+        .await
+        .unwrap();
+    thief.flush().await.unwrap();
+    world.post_orders(&hub, ids("meanwhile", 10)).await;
+    let first = tokio::time::timeout(PATIENCE, stolen.next()).await;
+    assert!(first.unwrap().unwrap().status.is_none(), "nothing was stolen");
+    world.log.settled().await;
+    drop(stolen);
+    drop(thief);
+    world.post_orders(&hub, ids("after", 3)).await;
+    world.at_end(Ends::forwarded(14)).await;
 }

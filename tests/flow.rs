@@ -8,7 +8,7 @@ use crate::harness::{
     SERVICE_TOKEN, World,
     at_end::Ends,
     backend::ORDERS,
-    careem::{self, MERCHANT, ORDER, ORDER_ID},
+    careem::{self, MERCHANT, ORDER, ORDER_ID, order},
     log::payload,
     wait::{PATIENCE, eventually},
 };
@@ -298,5 +298,25 @@ async fn a_subscriber_sees_what_was_forwarded() {
         (&json!("order-1"), &json!(200), &json!(1))
     );
     assert_eq!(told["order"]["total"], "16.240");
+    world.at_end(Ends::forwarded(1)).await;
+}
+
+/// What is on the log is what the provider sent, also where it is unusual.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_body_is_kept_byte_for_byte() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    let body = format!(
+        "\r\n  {}\t \n\n",
+        order("CR-bytes").replace("Ahmed Ali", "A\\u0000h\\u006ded  <b>&amp; \u{202e}Ali")
+    );
+    world.careem.post(&hub, &body).await.event_id();
+    world.log.settled().await;
+    let events = world.log.events().await;
+    let received = events
+        .iter()
+        .find(|event| event.envelope.event_type == EventType::WebhookReceived)
+        .unwrap();
+    assert_eq!(received.payload, body.as_bytes());
     world.at_end(Ends::forwarded(1)).await;
 }

@@ -18,3 +18,4 @@ mod redelivery;
 mod poison;
 mod shutdown;
 mod streams;
+mod statements;

@@ -208,3 +208,33 @@ async fn the_one_that_works_is_frozen_for_a_while() {
         .at_end(Ends::forwarded(1 + load.accepted.load(Ordering::Relaxed) + PROVIDERS))
         .await;
 }
+
+/// Messages of a stage that were handed to a client that does nothing with them: an instance that stood still, woke up
+/// and asked for more before it found its lease gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_go_to_somebody_else() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    world.post_orders(&hub, ids("before", 1)).await;
+    world.log.settled().await;
+    let thief = world.nats.connect("hub").await;
+    let mut stolen = thief.subscribe("_INBOX_hub.thief").await.unwrap();
+    for stage in ["transform", "forward"] {
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.EVENTS.{stage}");
+        let pull = r#"{"batch":2,"expires":15000000000}"#;
+        thief
+            .publish_with_reply(subject, "_INBOX_hub.thief", pull.into())
+            .await
+            .unwrap();
+    }
+    thief.flush().await.unwrap();
+    world.post_orders(&hub, ids("meanwhile", 10)).await;
+    let first = tokio::time::timeout(PATIENCE, futures_util::StreamExt::next(&mut stolen)).await;
+    assert!(first.unwrap().unwrap().status.is_none(), "nothing was stolen");
+    // Long before the server would hand them out again.
+    world.backend.wait_for(11).await;
+    world.log.settled().await;
+    drop(thief);
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(11)).await;
+}
