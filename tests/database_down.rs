@@ -134,7 +134,7 @@ async fn events_for_the_tables_go_to_somebody_else() {
     let world = World::new().await;
     let hub = world.hub().await;
     world.post_orders(&hub, ids("before", 1)).await;
-    world.log.settled().await;
+    world.at_end(Ends::forwarded(1)).await;
     let thief = world.nats.connect("hub").await;
     let mut stolen = thief.subscribe("_INBOX_hub.thief").await.unwrap();
     let pull = r#"{"batch":3,"expires":15000000000}"#;
