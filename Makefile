@@ -19,7 +19,7 @@ run: tools ## NATS, PostgreSQL, a sample backend and the hub on this machine, wi
 
 # The tests mostly wait for servers, so more of them run at a time than there are cores.
 test: tools ## all tests, against real servers
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} cargo test --locked
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} cargo test --locked --lib --test hub
 
 bench: tools ## the bench, against real servers; ARGS='…' are its arguments
 	cargo bench --bench hub --locked -- $(ARGS)
