@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use webhook_hub::operator::{self, Command};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Receives the webhooks of food-delivery platforms and gets every order to the restaurant's backend.
 #[derive(Parser)]
 #[command(name = "webhook-hub", version, about, arg_required_else_help = false)]

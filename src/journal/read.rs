@@ -13,7 +13,7 @@ use super::{EVENTS, codec, connection::Connection};
 use crate::event::Recorded;
 
 /// Most events that one request brings: some 300 webhooks and what became of them.
-const BATCH: u32 = 1000;
+pub const BATCH: usize = 1000;
 /// Most bytes that one request brings (the server ends the batch early, never in the middle of a message).
 const BATCH_BYTES: u32 = 16 * 1024 * 1024;
 /// Wait for the next message of an answer.
@@ -32,6 +32,14 @@ pub enum Entry {
 }
 
 impl Entry {
+    /// How large its payload is.
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Event(event) => event.payload.len(),
+            Self::Unreadable { .. } => 0,
+        }
+    }
+
     /// Its place in the stream.
     pub fn sequence(&self) -> u64 {
         match self {
