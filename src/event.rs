@@ -78,11 +78,13 @@ pub enum EventType {
     OrderForwarded,
     /// Given up on, with the last answer; a person may send it again.
     OrderDeadLettered,
+    /// Somebody asked for a dead letter to be taken up again.
+    OrderRetryRequested,
 }
 
 impl EventType {
     /// Every type, in the order in which an order meets them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::WebhookReceived,
         Self::OrderTransformed,
         Self::OrderIgnored,
@@ -90,6 +92,7 @@ impl EventType {
         Self::OrderForwardFailed,
         Self::OrderForwarded,
         Self::OrderDeadLettered,
+        Self::OrderRetryRequested,
     ];
 
     /// The `ce-type`.
@@ -102,6 +105,7 @@ impl EventType {
             Self::OrderForwardFailed => "order.forward_failed",
             Self::OrderForwarded => "order.forwarded",
             Self::OrderDeadLettered => "order.dead_lettered",
+            Self::OrderRetryRequested => "order.retry_requested",
         }
     }
 
@@ -115,6 +119,7 @@ impl EventType {
             Self::OrderForwardFailed => "orders.forward_failed",
             Self::OrderForwarded => "orders.forwarded",
             Self::OrderDeadLettered => "orders.dead_lettered",
+            Self::OrderRetryRequested => "orders.retry_requested",
         }
     }
 
@@ -180,21 +185,6 @@ pub struct Envelope {
     pub request: Option<RequestFacts>,
 }
 
-impl Envelope {
-    /// The envelope of an event that follows from this one; `label` makes its id (see [`EventId::derive`]).
-    pub fn follow(&self, label: &str, event_type: EventType, time: DateTime<Utc>) -> Self {
-        Self {
-            id: self.id.derive(label),
-            event_type,
-            root_id: self.root_id,
-            cause_id: Some(self.id),
-            time,
-            request: None,
-            ..self.clone()
-        }
-    }
-}
-
 /// The facts of the request that brought a webhook, less every credential.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -234,6 +224,30 @@ pub struct Recorded {
     pub payload: Bytes,
     /// Its place in the stream `EVENTS`, from 1.
     pub sequence: u64,
+    /// Where somebody asked for it to be taken up again: that request's id. What follows is recorded under it, so a retry
+    /// has outcomes of its own.
+    pub run: Option<EventId>,
+}
+
+impl Recorded {
+    /// The id under which what follows from it is recorded: its own, or that of the request to take it up again.
+    pub fn run_id(&self) -> EventId {
+        self.run.unwrap_or(self.envelope.id)
+    }
+
+    /// The envelope of an event that follows from it; `label` makes its id (see [`EventId::derive`]).
+    pub fn follow(&self, label: &str, event_type: EventType, time: DateTime<Utc>) -> Envelope {
+        let run = self.run_id();
+        Envelope {
+            id: run.derive(label),
+            event_type,
+            root_id: self.envelope.root_id,
+            cause_id: Some(run),
+            time,
+            request: None,
+            ..self.envelope.clone()
+        }
+    }
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Plac
     };
     match payload {
         Ok(payload) => {
-            let mut envelope = received.envelope.follow(LABEL, EventType::OrderTransformed, now);
+            let mut envelope = received.follow(LABEL, EventType::OrderTransformed, now);
             envelope.branch = Some(place.branch_id);
             NewEvent {
                 envelope,
@@ -147,7 +147,7 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Plac
 }
 
 fn ignore_duplicate(received: &Recorded, now: DateTime<Utc>, place: Place, order_id: String) -> NewEvent {
-    let mut envelope = received.envelope.follow(LABEL, EventType::OrderIgnored, now);
+    let mut envelope = received.follow(LABEL, EventType::OrderIgnored, now);
     envelope.branch = Some(place.branch_id);
     let message = format!(
         "order {} exists already as {order_id}",
@@ -184,7 +184,7 @@ fn reject(received: &Recorded, now: DateTime<Utc>, error: &TransformError) -> Ne
 }
 
 fn reject_with(received: &Recorded, now: DateTime<Utc>, error: ErrorReport) -> NewEvent {
-    let envelope = received.envelope.follow(LABEL, EventType::OrderRejected, now);
+    let envelope = received.follow(LABEL, EventType::OrderRejected, now);
     NewEvent {
         envelope,
         payload: json_bytes(&Rejected { error }),
@@ -192,7 +192,7 @@ fn reject_with(received: &Recorded, now: DateTime<Utc>, error: ErrorReport) -> N
 }
 
 fn dead_letter(received: &Recorded, now: DateTime<Utc>, error: ErrorReport) -> NewEvent {
-    let envelope = received.envelope.follow(LABEL, EventType::OrderDeadLettered, now);
+    let envelope = received.follow(LABEL, EventType::OrderDeadLettered, now);
     let provider = received.envelope.provider.to_string();
     metrics::counter!("dead_letters_total", "provider" => provider).increment(1);
     tracing::error!(
@@ -205,7 +205,13 @@ fn dead_letter(received: &Recorded, now: DateTime<Utc>, error: ErrorReport) -> N
     );
     NewEvent {
         envelope,
-        payload: json_bytes(&DeadLettered { attempts: 0, error }),
+        payload: json_bytes(&DeadLettered {
+            attempts: 0,
+            retries: 0,
+            stage: Transform::NAME.into(),
+            sequence: received.sequence,
+            error,
+        }),
     }
 }
 

@@ -74,9 +74,12 @@ pub struct Rejected {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ForwardFailed {
-    /// Which attempt failed, from 1.
+    /// Which request failed, from 1.
     pub attempt: u32,
-    /// After how many attempts it is given up.
+    /// How many of the retries that count (`RETRY_MAX_ATTEMPTS`) are used up; the quick ones before them do not count.
+    #[serde(default)]
+    pub retries: u32,
+    /// After how many of those it is given up.
     pub max_attempts: u32,
     /// What went wrong.
     pub error: ErrorReport,
@@ -110,10 +113,32 @@ pub struct Forwarded {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadLettered {
-    /// How many attempts were made; 0 where none could be.
+    /// How many requests were made; 0 where none could be.
     pub attempts: u32,
+    /// How many of the retries that count were used up.
+    #[serde(default)]
+    pub retries: u32,
+    /// The stage that gave up, `transform` or `forward`; a retry begins there.
+    pub stage: String,
+    /// Place on the log of the event that was given up.
+    pub sequence: u64,
     /// The last error.
     pub error: ErrorReport,
+}
+
+/// Payload of `order.retry_requested`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetryRequested {
+    /// The stage that takes it up again.
+    pub stage: String,
+    /// Place on the log of the event that it takes up.
+    pub sequence: u64,
+    /// Who asked.
+    pub by: String,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// The order in short; amounts are decimal text with the currency's number of decimals.

@@ -79,6 +79,7 @@ impl Forward {
         );
         let payload = ForwardFailed {
             attempt,
+            retries: 0,
             max_attempts: self.max_attempts,
             error,
             next_attempt_at: now + pause,
@@ -173,7 +174,13 @@ fn dead_letter(event: &Recorded, attempts: u32, error: ErrorReport) -> NewEvent 
         event,
         OUTCOME,
         EventType::OrderDeadLettered,
-        &DeadLettered { attempts, error },
+        &DeadLettered {
+            attempts,
+            retries: 0,
+            stage: Forward::NAME.into(),
+            sequence: event.sequence,
+            error,
+        },
     )
 }
 
@@ -193,7 +200,7 @@ fn unreadable(error: &serde_json::Error) -> ErrorReport {
 fn follow(event: &Recorded, label: &str, event_type: EventType, payload: &impl Serialize) -> NewEvent {
     let payload = serde_json::to_vec(payload).expect("outcome payloads have only string keys and finite numbers");
     NewEvent {
-        envelope: event.envelope.follow(label, event_type, Utc::now()),
+        envelope: event.follow(label, event_type, Utc::now()),
         payload: Bytes::from(payload),
     }
 }

@@ -182,6 +182,7 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Res
         envelope,
         payload,
         sequence,
+        run: None,
     })
 }
 

@@ -82,10 +82,10 @@ pub(super) async fn apply(
         let found = match event.envelope.event_type {
             EventType::OrderRejected => payload::<Rejected>(event).map(|rejected| (rejected.error, 0, None)),
             EventType::OrderDeadLettered => {
-                payload::<DeadLettered>(event).map(|dead| (dead.error, dead.attempts, None))
+                payload::<DeadLettered>(event).map(|dead| (dead.error, dead.retries, None))
             }
             EventType::OrderForwardFailed => payload::<ForwardFailed>(event)
-                .map(|failed| (failed.error, failed.attempt, Some(timestamp(failed.next_attempt_at)))),
+                .map(|failed| (failed.error, failed.retries, Some(timestamp(failed.next_attempt_at)))),
             EventType::OrderForwarded => {
                 // Only what did not succeed at once can have errors; the rest is not looked for.
                 if payload::<Forwarded>(event).is_some_and(|forwarded| forwarded.attempts > 1) {

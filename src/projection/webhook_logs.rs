@@ -52,7 +52,7 @@ impl Fate {
             EventType::OrderForwardFailed => {
                 self.status = Some("retrying");
                 if let Some(failed) = payload::<ForwardFailed>(event) {
-                    self.retry_count = i32::try_from(failed.attempt).ok();
+                    self.retry_count = i32::try_from(failed.retries).ok();
                     self.next_retry_at = Some(timestamp(failed.next_attempt_at));
                     self.error_message = Some(failed.error.message);
                 }
@@ -71,6 +71,8 @@ impl Fate {
                     self.response = Some(json!({ "ignored": ignored.reason, "message": ignored.message }).to_string());
                 }
             }
+            // Somebody asked for it to be taken up again.
+            EventType::OrderRetryRequested => self.status = Some("retrying"),
             EventType::OrderRejected => {
                 self.end("failed");
                 self.error_message = payload::<Rejected>(event).map(|rejected| rejected.error.message);
@@ -78,7 +80,7 @@ impl Fate {
             EventType::OrderDeadLettered => {
                 self.end("failed");
                 if let Some(dead) = payload::<DeadLettered>(event) {
-                    self.retry_count = i32::try_from(dead.attempts).ok();
+                    self.retry_count = i32::try_from(dead.retries).ok();
                     self.error_message = Some(dead.error.message);
                 }
             }

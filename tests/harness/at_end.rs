@@ -172,8 +172,16 @@ type Tables = BTreeMap<(&'static str, String), Value>;
 
 fn ends(events: &[Arc<Recorded>]) -> Ends {
     let mut by_root: HashMap<EventId, EventType> = HashMap::new();
-    for event in events.iter().filter(|event| event.envelope.event_type.ends()) {
-        let earlier = by_root.insert(event.envelope.root_id, event.envelope.event_type);
+    for event in events {
+        let event_type = event.envelope.event_type;
+        if event_type == EventType::OrderRetryRequested {
+            let earlier = by_root.remove(&event.envelope.root_id);
+            assert_eq!(earlier, Some(EventType::OrderDeadLettered), "a retry of what is no dead letter");
+        }
+        if !event_type.ends() {
+            continue;
+        }
+        let earlier = by_root.insert(event.envelope.root_id, event_type);
         assert_eq!(earlier, None, "webhook {} ended twice", event.envelope.root_id);
     }
     let count = |one: EventType| by_root.values().filter(|end| **end == one).count();
@@ -227,7 +235,7 @@ fn note(row: &mut Value, event_type: EventType, payload: &Value) {
     row["status"] = match event_type {
         EventType::WebhookReceived => "received",
         EventType::OrderTransformed => "processing",
-        EventType::OrderForwardFailed => "retrying",
+        EventType::OrderForwardFailed | EventType::OrderRetryRequested => "retrying",
         EventType::OrderForwarded => "completed",
         EventType::OrderIgnored => "ignored",
         EventType::OrderRejected | EventType::OrderDeadLettered => "failed",
@@ -245,8 +253,8 @@ fn note(row: &mut Value, event_type: EventType, payload: &Value) {
 fn error_attempts(event_type: EventType, payload: &Value) -> Option<Value> {
     match event_type {
         EventType::OrderRejected => Some(json!(0)),
-        EventType::OrderForwardFailed => Some(payload["attempt"].clone()),
-        EventType::OrderDeadLettered => Some(payload["attempts"].clone()),
+        EventType::OrderForwardFailed => Some(payload["retries"].clone()),
+        EventType::OrderDeadLettered => Some(payload["retries"].clone()),
         _ => None,
     }
 }

@@ -60,6 +60,7 @@ fn received(body: &str, webhook_type: &str) -> Recorded {
         envelope,
         payload: Bytes::copy_from_slice(body.as_bytes()),
         sequence: 1,
+        run: None,
     }
 }
 
