@@ -9,10 +9,11 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Dura
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{order::money::Currency, provider};
+use crate::{journal::settle::Schedule, order::money::Currency, provider};
 
 mod environment;
 mod duration;
+mod retries;
 
 pub use self::{duration::parse_duration, environment::Environment};
 
@@ -60,8 +61,8 @@ pub struct Config {
     pub providers: Vec<ProviderConfig>,
     /// `PARTITIONS`: how many orders at most are handled at a time; may change only when nothing is pending.
     pub partitions: u16,
-    /// `RETRY_MAX_ATTEMPTS`.
-    pub retry_max_attempts: u32,
+    /// `RETRY_DELAYS` and `RETRY_MAX_ATTEMPTS`.
+    pub retries: Schedule,
     /// Circuit breaker.
     pub breaker: Breaker,
     /// Logs.
@@ -149,6 +150,8 @@ pub struct ProviderConfig {
     pub allow_list: Vec<IpNet>,
     /// `<PROVIDER>_CURRENCY`, for providers that send none.
     pub currency: Currency,
+    /// `<PROVIDER>_ORDER_TTL`: how old a new order may be when it is forwarded; none: of any age.
+    pub order_ttl: Option<Duration>,
 }
 
 /// Circuit breaker.
@@ -181,13 +184,6 @@ impl Config {
         if !PARTITIONS.contains(&partitions) {
             return Err(ConfigError::new("PARTITIONS", "expected a whole number from 1 to 512"));
         }
-        let retry_max_attempts = env.parse("RETRY_MAX_ATTEMPTS", 10, "a whole number of at least 1")?;
-        if retry_max_attempts == 0 {
-            return Err(ConfigError::new(
-                "RETRY_MAX_ATTEMPTS",
-                "expected a whole number of at least 1",
-            ));
-        }
         Ok(Self {
             service_name: env.text_or("SERVICE_NAME", "integration-service")?,
             http: http(env)?,
@@ -196,7 +192,7 @@ impl Config {
             backend: backend(env)?,
             providers: providers(env)?,
             partitions,
-            retry_max_attempts,
+            retries: retries::schedule(env)?,
             breaker: breaker(env)?,
             logs: Logs::from_environment(env)?,
             shutdown_grace: env.duration("SHUTDOWN_GRACE", Duration::from_secs(30))?,
@@ -429,6 +425,7 @@ fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
             secrets,
             currency,
             allow_list: env.networks(&format!("{prefix}_IP_WHITELIST"))?,
+            order_ttl: Some(env.duration(&format!("{prefix}_ORDER_TTL"), Duration::ZERO)?).filter(|ttl| !ttl.is_zero()),
         });
     }
     Ok(providers)

@@ -221,7 +221,12 @@ fn spawn_stages(
     let forward = Arc::new(Forward::new(
         Client::new(&config.backend)?,
         gate,
-        config.retry_max_attempts,
+        config.retries.clone(),
+        config
+            .providers
+            .iter()
+            .filter_map(|provider| Some((provider.name.to_owned(), provider.order_ttl?)))
+            .collect(),
     ));
     let (log, other) = (journal.clone(), journal.clone());
     tasks.spawn("transform", Phase::Stages, move |stop| stage::run(transform, log, stop));

@@ -87,6 +87,7 @@ impl Transform {
 impl Stage for Transform {
     const NAME: &'static str = "transform";
     const TAKES: EventType = EventType::WebhookReceived;
+    const PARKS: bool = false;
 
     /// A cold start without PostgreSQL knows no branch yet: webhooks are accepted, transformation waits.
     async fn ready(&self) {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | 2xx with an order id; 409 naming the existing order | it has it |
 //! | 400, 404 for one order, 413, 422 | this order is at fault |
+//! | 404 to a change | it does not know the order (yet) |
 //! | 401, 403, TLS or DNS failure, 404 to everything | the set-up is at fault |
 //! | 408, 425, 429, 5xx, time-out, connection refused or cut | later, perhaps |
 //! | anything else | not understood; later, perhaps, and counted apart |
@@ -13,10 +14,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::event::outcome::{ErrorReport, ErrorType};
-
-/// Longest `Retry-After` that is honoured; a backend that asks for more is asked again after this.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+use crate::{
+    event::outcome::{ErrorReport, ErrorType},
+    journal::settle::MAX_ASKED_FOR,
+};
 
 /// The backend's answer.
 #[derive(Debug)]
@@ -56,6 +57,8 @@ pub enum Verdict {
     Accepted(Accepted),
     /// This order is at fault; no retry.
     Invalid(ErrorReport),
+    /// A change of an order that it does not know: the one that creates it may still be on its way.
+    UnknownOrder(ErrorReport),
     /// Later, perhaps.
     Temporary {
         /// What went wrong.
@@ -73,6 +76,7 @@ impl Verdict {
         match self {
             Self::Accepted(_) => "success",
             Self::Invalid(_) => "validation",
+            Self::UnknownOrder(_) => "unknown_order",
             Self::Temporary { error, .. } => error.error_type.as_str(),
             Self::Misconfigured(_) => "configuration",
         }
@@ -116,6 +120,11 @@ pub fn classify(request: Request, answer: &Answer<'_>, answers_otherwise: bool, 
             answer,
             "the backend answers 404 to everything: is BACKEND_URL right?",
         )),
+        404 if request == Request::StatusChange => Verdict::UnknownOrder(report(
+            ErrorType::Validation,
+            answer,
+            "the backend does not know the order that changed",
+        )),
         400 | 404 | 413 | 422 => {
             Verdict::Invalid(report(ErrorType::Validation, answer, "the backend refuses this order"))
         }
@@ -144,7 +153,7 @@ fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
             .to_std()
             .ok()?,
     };
-    Some(duration.min(MAX_RETRY_AFTER))
+    Some(duration.min(MAX_ASKED_FOR))
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -257,7 +266,7 @@ mod tests {
             Some(Duration::from_secs(60))
         );
         assert_eq!(retry_after("Thu, 01 Jan 2020 00:01:00 GMT", now), None);
-        assert_eq!(retry_after("999999999999", now), Some(MAX_RETRY_AFTER));
+        assert_eq!(retry_after("999999999999", now), Some(MAX_ASKED_FOR));
         assert_eq!(retry_after("soon", now), None);
     }
 

@@ -4,10 +4,14 @@
 //! it for all partitions. The body is the event's payload, byte for byte, and its key is the event's id: every repeat,
 //! by a redelivery, a restart or a broken wire, is the same request.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use crate::{
@@ -16,7 +20,7 @@ use crate::{
         outcome::{DeadLettered, ErrorReport, ErrorType, ForwardFailed, Forwarded, OrderSummary},
     },
     journal::{
-        settle::{Failure, pause},
+        settle::{Failure, Next, Schedule},
         stage::Stage,
     },
     order::body,
@@ -37,61 +41,92 @@ use self::{
 /// Label of the event that ends an order's way (see [`crate::event::EventId::derive`]).
 const OUTCOME: &str = "outcome";
 
+/// Retries that count after which a change of an order that the backend does not know is given up: with the contract's
+/// delays it waits six minutes for the event that creates the order.
+const UNKNOWN_ORDER_RETRIES: u32 = 2;
+/// `ce-webhooktype` of what creates an order.
+const CREATION: &str = "order_created";
+
 /// The stage.
 pub struct Forward {
     client: Client,
     gate: Arc<Gate>,
-    max_attempts: u32,
+    schedule: Schedule,
+    /// How old a new order of a provider may be when it is forwarded; where none is given, of any age.
+    order_ttl: HashMap<String, Duration>,
 }
 
 impl Forward {
     /// Of these parts.
-    pub fn new(client: Client, gate: Arc<Gate>, max_attempts: u32) -> Self {
+    pub fn new(client: Client, gate: Arc<Gate>, schedule: Schedule, order_ttl: HashMap<String, Duration>) -> Self {
         Self {
             client,
             gate,
-            max_attempts,
+            schedule,
+            order_ttl,
         }
+    }
+
+    /// When a new order is too old to go into the kitchen.
+    fn expires(&self, event: &Recorded) -> Option<DateTime<Utc>> {
+        let ttl = self.order_ttl.get(&*event.envelope.provider)?;
+        let is_new = event.envelope.webhook_type == CREATION;
+        is_new.then(|| event.envelope.received_at + TimeDelta::from_std(*ttl).unwrap_or(TimeDelta::MAX))
     }
 
     fn failed(
         &self,
         event: &Recorded,
-        attempt: u32,
+        request: u32,
         error: ErrorReport,
-        after: Option<std::time::Duration>,
+        after: Option<Duration>,
+        for_creation: bool,
     ) -> Result<Vec<NewEvent>, Failure> {
-        if attempt >= self.max_attempts {
-            return Ok(vec![dead_letter(event, attempt, error)]);
-        }
+        let next = match self.schedule.next(request, after, event.run_id()) {
+            Some(next) if !for_creation || Schedule::retries(request) < UNKNOWN_ORDER_RETRIES => next,
+            _ => return Ok(vec![dead_letter(event, request, error)]),
+        };
         let now = Utc::now();
-        let pause = TimeDelta::from_std(pause(attempt, after)).unwrap_or_default();
-        let label = format!("forward_failed/{attempt}");
-        let cause = error.message.clone();
+        let next = self.until_expiry(event, next, now);
         tracing::warn!(
             provider = &*event.envelope.provider,
             order_id = event.envelope.external_order_id,
             request_id = event.envelope.request_id,
-            attempt,
+            attempt = request,
+            next_in_ms = next.pause().as_millis() as u64,
             code = error.code,
             error = error.message,
             "order not forwarded, trying again"
         );
         let payload = ForwardFailed {
-            attempt,
-            retries: 0,
-            max_attempts: self.max_attempts,
+            attempt: request,
+            retries: Schedule::retries(request),
+            max_attempts: self.schedule.max_retries,
             error,
-            next_attempt_at: now + pause,
+            next_attempt_at: now + TimeDelta::from_std(next.pause()).unwrap_or_default(),
         };
-        let record = vec![follow(event, &label, EventType::OrderForwardFailed, &payload)];
-        Err(Failure::Retry { after, cause, record })
+        let label = format!("forward_failed/{request}");
+        Err(Failure::Retry {
+            next,
+            record: vec![follow(event, &label, EventType::OrderForwardFailed, &payload)],
+            for_creation,
+        })
+    }
+
+    /// Not later than the order expires: then it is given up, and not hours after that.
+    fn until_expiry(&self, event: &Recorded, next: Next, now: DateTime<Utc>) -> Next {
+        let left = self.expires(event).map(|at| (at - now).to_std().unwrap_or_default());
+        match (next, left) {
+            (Next::Park(pause), Some(left)) if left < pause => Next::Park(left),
+            (next, _) => next,
+        }
     }
 }
 
 impl Stage for Forward {
     const NAME: &'static str = "forward";
     const TAKES: EventType = EventType::OrderTransformed;
+    const PARKS: bool = true;
 
     async fn ready(&self) {
         self.gate.passable().await;
@@ -101,11 +136,14 @@ impl Stage for Forward {
         self.gate.is_passable()
     }
 
-    async fn handle(&self, event: &Recorded, attempt: u32) -> Result<Vec<NewEvent>, Failure> {
+    async fn handle(&self, event: &Recorded, request: u32) -> Result<Vec<NewEvent>, Failure> {
         let summary = match body::summary(&event.payload) {
             Ok(summary) => summary,
-            Err(error) => return Ok(vec![dead_letter(event, 0, unreadable(&error))]),
+            Err(error) => return Ok(vec![dead_letter(event, request - 1, unreadable(&error))]),
         };
+        if self.expires(event).is_some_and(|at| at <= Utc::now()) {
+            return Ok(vec![dead_letter(event, request - 1, expired(event))]);
+        }
         let _slot = self.client.slot().await;
         let Some(pass) = self.gate.enter() else {
             return Err(Failure::Hold {
@@ -117,16 +155,21 @@ impl Stage for Forward {
         metrics::histogram!("backend_request_duration_seconds").record(asked.elapsed());
         metrics::counter!("backend_requests_total", "outcome" => verdict.label()).increment(1);
         pass.record(match &verdict {
-            Verdict::Accepted(_) | Verdict::Invalid(_) => Outcome::Success,
+            Verdict::Accepted(_) | Verdict::Invalid(_) | Verdict::UnknownOrder(_) => Outcome::Success,
             Verdict::Temporary { .. } => Outcome::Failure,
             Verdict::Misconfigured(error) => Outcome::Misconfigured(error.message.clone()),
         });
         match verdict {
-            Verdict::Accepted(accepted) => Ok(vec![forwarded(event, attempt, accepted, summary)]),
-            Verdict::Invalid(error) => Ok(vec![dead_letter(event, attempt, error)]),
-            Verdict::Temporary { error, after } => self.failed(event, attempt, error, after),
+            Verdict::Accepted(accepted) => Ok(vec![forwarded(event, request, accepted, summary)]),
+            Verdict::Invalid(error) => Ok(vec![dead_letter(event, request, error)]),
+            Verdict::UnknownOrder(error) => self.failed(event, request, error, None, true),
+            Verdict::Temporary { error, after } => self.failed(event, request, error, after, false),
             Verdict::Misconfigured(error) => Err(Failure::Hold { cause: error.message }),
         }
+    }
+
+    fn creates(event: &Recorded) -> bool {
+        event.envelope.webhook_type == CREATION
     }
 }
 
@@ -176,7 +219,7 @@ fn dead_letter(event: &Recorded, attempts: u32, error: ErrorReport) -> NewEvent 
         EventType::OrderDeadLettered,
         &DeadLettered {
             attempts,
-            retries: 0,
+            retries: Schedule::retries(attempts),
             stage: Forward::NAME.into(),
             sequence: event.sequence,
             error,
@@ -192,6 +235,19 @@ fn unreadable(error: &serde_json::Error) -> ErrorReport {
             "the transformed order cannot be read, at line {} column {}",
             error.line(),
             error.column()
+        ),
+        details: serde_json::Value::Null,
+    }
+}
+
+fn expired(event: &Recorded) -> ErrorReport {
+    let age = (Utc::now() - event.envelope.received_at).num_seconds();
+    let provider = event.envelope.provider.to_ascii_uppercase().replace('-', "_");
+    ErrorReport {
+        error_type: ErrorType::Validation,
+        code: "ORDER_EXPIRED".into(),
+        message: format!(
+            "the order is {age} s old, older than {provider}_ORDER_TTL allows; the kitchen did not get it"
         ),
         details: serde_json::Value::Null,
     }

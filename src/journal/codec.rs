@@ -3,7 +3,7 @@
 //! `ce-source` is `/providers/{provider}`; `ce-rootid`, `ce-causeid`, `ce-webhooktype`, `ce-branch`, `ce-requestid` and `ce-receivedtime`
 //! are extension attributes; `hub-request` holds the HTTP request's facts as JSON.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
@@ -50,15 +50,48 @@ pub enum CodecError {
     Malformed(&'static str, String),
 }
 
-/// The partition of an order: the same for all its events, stable for ever for a given number of partitions.
+/// Whose event it is: the head of a hash of provider and order id, so that an order has a short name of one length that is
+/// safe in a subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OrderKey([u8; 16]);
+
+impl OrderKey {
+    /// Of this order.
+    pub fn new(provider: &str, external_order_id: &str) -> Self {
+        let digest = Sha256::new()
+            .chain_update(provider)
+            .chain_update([0])
+            .chain_update(external_order_id)
+            .finalize();
+        Self(digest[..16].try_into().expect("SHA-256 has 32 bytes"))
+    }
+
+    /// Of the order that an event is about.
+    pub fn of(event: &Recorded) -> Self {
+        Self::new(&event.envelope.provider, &event.envelope.external_order_id)
+    }
+
+    /// Reads the text form back.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(Self(hex::decode(text).ok()?.try_into().ok()?))
+    }
+
+    /// Its partition: the same for all its events, stable for ever for a given number of partitions.
+    pub fn partition(self, partitions: u16) -> u16 {
+        let head = self.0.iter().take(8).fold(0, |head, byte| head << 8 | u64::from(*byte));
+        u16::try_from(head % u64::from(partitions.max(1))).expect("less than the number of partitions")
+    }
+}
+
+impl fmt::Display for OrderKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+/// The partition of an order, see [`OrderKey::partition`].
 pub fn partition(provider: &str, external_order_id: &str, partitions: u16) -> u16 {
-    let digest = Sha256::new()
-        .chain_update(provider)
-        .chain_update([0])
-        .chain_update(external_order_id)
-        .finalize();
-    let head = u64::from_be_bytes(digest[..8].try_into().expect("SHA-256 has 32 bytes"));
-    u16::try_from(head % u64::from(partitions.max(1))).expect("less than the number of partitions")
+    OrderKey::new(provider, external_order_id).partition(partitions)
 }
 
 /// The subject token of a partition: `p07`.
@@ -273,6 +306,8 @@ mod tests {
         let of = |order: &str| partition("careem", order, 64);
         assert_eq!((of("CR123456789"), of("CR1"), of("")), (38, 13, 36));
         assert_eq!(partition("careem", "CR1", 1), 0);
+        let key = OrderKey::new("careem", "CR1");
+        assert_eq!(OrderKey::parse(&key.to_string()), Some(key));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use async_nats::{Client, Message};
+use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::StreamExt;
 
 use super::{EVENTS, codec, connection::Connection};
@@ -52,7 +53,13 @@ impl Entry {
 /// Reads the log from a sequence on.
 pub struct Reader {
     client: Client,
-    next: u64,
+    next: From,
+}
+
+/// Where a read begins.
+enum From {
+    Sequence(u64),
+    Time(DateTime<Utc>),
 }
 
 impl Reader {
@@ -60,7 +67,15 @@ impl Reader {
     pub fn from(connection: &Connection, sequence: u64) -> Self {
         Self {
             client: connection.client.clone(),
-            next: sequence.max(1),
+            next: From::Sequence(sequence.max(1)),
+        }
+    }
+
+    /// From what was appended at this time, by the server's clock, or later.
+    pub fn since(connection: &Connection, time: DateTime<Utc>) -> Self {
+        Self {
+            client: connection.client.clone(),
+            next: From::Time(time),
         }
     }
 
@@ -71,7 +86,14 @@ impl Reader {
     pub async fn next_batch(&mut self) -> anyhow::Result<Vec<Entry>> {
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await?;
-        let request = format!(r#"{{"seq":{},"batch":{BATCH},"max_bytes":{BATCH_BYTES}}}"#, self.next);
+        let from = match &self.next {
+            From::Sequence(sequence) => format!(r#""seq":{sequence}"#),
+            From::Time(time) => format!(
+                r#""start_time":"{}""#,
+                time.to_rfc3339_opts(SecondsFormat::Millis, true)
+            ),
+        };
+        let request = format!(r#"{{{from},"batch":{BATCH},"max_bytes":{BATCH_BYTES}}}"#);
         self.client
             .publish_with_reply(format!("$JS.API.DIRECT.GET.{EVENTS}"), inbox, request.into())
             .await?;
@@ -92,9 +114,32 @@ impl Reader {
             }
         }
         if let Some(last) = entries.last() {
-            self.next = last.sequence() + 1;
+            self.next = From::Sequence(last.sequence() + 1);
         }
         Ok(entries)
+    }
+}
+
+/// The event at a sequence; none where there is none any more, or none that can be read.
+///
+/// # Errors
+/// Where NATS does not answer.
+pub async fn event_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Recorded>> {
+    let request = format!(r#"{{"seq":{sequence}}}"#);
+    let answer = connection
+        .client
+        .request(format!("$JS.API.DIRECT.GET.{EVENTS}"), request.into());
+    let message = tokio::time::timeout(ANSWER_TIMEOUT, answer)
+        .await
+        .context("the event log did not answer a read")?
+        .context("cannot read the event log")?;
+    match message.status.map(|status| status.as_u16()) {
+        None => Ok(codec::decode(message.headers.as_ref(), message.payload, sequence).ok()),
+        Some(404) => Ok(None),
+        Some(status) => bail!(
+            "the event log answered a read with {status} {}",
+            message.description.unwrap_or_default()
+        ),
     }
 }
 

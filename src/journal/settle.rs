@@ -1,20 +1,22 @@
-//! What becomes of a message after a stage has handled it. Pure: no clock, no I/O.
+//! What becomes of an event after a stage has handled it, and when it is tried again. Pure: no clock, no I/O.
 
 use std::time::Duration;
 
-use crate::event::NewEvent;
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::event::{EventId, NewEvent};
 
 /// How a stage could not handle an event.
 #[derive(Debug)]
 pub enum Failure {
-    /// It may work later; counts as an attempt.
+    /// It may work later.
     Retry {
-        /// Not before this long from now, where somebody asked for that (`Retry-After`).
-        after: Option<Duration>,
-        /// What went wrong, for the log.
-        cause: String,
+        /// When.
+        next: Next,
         /// What is to be recorded about this attempt.
         record: Vec<NewEvent>,
+        /// It waits for the event that creates its order, which may pass it: a change of an order that nobody knows yet.
+        for_creation: bool,
     },
     /// Not the event's fault and no attempt: the breaker is open, the set-up is wrong, the hub is going down.
     Hold {
@@ -23,34 +25,120 @@ pub enum Failure {
     },
 }
 
-/// What the runner does with the message, after the events are on the log.
+/// What the runner does, after the events are on the log.
 #[derive(Debug)]
 pub enum Settlement {
     /// Its outcome is recorded: acknowledge it.
     Done(Vec<NewEvent>),
-    /// Try again after this long; later events of the same order wait meanwhile, and nothing else does.
+    /// Try again after this long, and hold it meanwhile; later events of the same order wait, and nothing else does.
     Again(Vec<NewEvent>, Duration),
+    /// Park it until then; later events of the same order wait behind it.
+    Park(Vec<NewEvent>, Parking),
     /// Try again when the stage is ready.
     Hold,
 }
 
-/// Pauses before the quick attempts.
-const QUICK: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
-/// Longest pause between two attempts, for the event is held in memory meanwhile.
-pub const MAX_PAUSE: Duration = Duration::from_secs(10);
-
-/// The pause after an attempt that failed, the first being 1.
-pub fn pause(attempt: u32, asked_for: Option<Duration>) -> Duration {
-    let index = usize::try_from(attempt.saturating_sub(1)).unwrap_or(usize::MAX);
-    let regular = QUICK.get(index).copied().unwrap_or(MAX_PAUSE);
-    regular.max(asked_for.unwrap_or_default()).min(MAX_PAUSE)
+/// Until when an event is parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parking {
+    /// When it is due.
+    pub until: DateTime<Utc>,
+    /// See [`Failure::Retry`].
+    pub for_creation: bool,
 }
 
-/// Decides.
-pub fn settle(attempt: u32, result: Result<Vec<NewEvent>, Failure>) -> Settlement {
+/// When an event is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Soon: not worth parking.
+    Quick(Duration),
+    /// Later, in its lane.
+    Park(Duration),
+}
+
+impl Next {
+    /// How long until then.
+    pub const fn pause(self) -> Duration {
+        match self {
+            Self::Quick(pause) | Self::Park(pause) => pause,
+        }
+    }
+}
+
+/// Pauses before the quick attempts, which do not count.
+pub const QUICK: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+/// Longest pause for which an event is held in memory; what asks for more (`Retry-After`) is parked.
+const MAX_QUICK: Duration = Duration::from_secs(10);
+/// Longest `Retry-After` that is honoured: a backend that says more is not believed.
+pub const MAX_ASKED_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Pauses are made longer by up to one part in so many, so that what failed together does not come back together.
+const JITTER: u32 = 10;
+
+/// The schedule of retries (`RETRY_DELAYS`, `RETRY_MAX_ATTEMPTS`).
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    /// Pauses before the attempts that count; the last one holds for all that follow.
+    pub delays: Vec<Duration>,
+    /// How many of those there are.
+    pub max_retries: u32,
+}
+
+impl Schedule {
+    /// How many of the retries that count were made by so many requests.
+    pub fn retries(requests: u32) -> u32 {
+        requests.saturating_sub(1 + QUICK.len() as u32)
+    }
+
+    /// When to try again after so many requests; none where it is given up. What the backend asked for (`Retry-After`) can
+    /// only lengthen the pause.
+    pub fn next(&self, requests: u32, asked_for: Option<Duration>, event: EventId) -> Option<Next> {
+        let asked_for = asked_for.unwrap_or_default().min(MAX_ASKED_FOR);
+        if let Some(quick) = QUICK.get(requests.saturating_sub(1) as usize) {
+            let pause = (*quick).max(asked_for);
+            return Some(if pause > MAX_QUICK {
+                Next::Park(pause)
+            } else {
+                Next::Quick(pause)
+            });
+        }
+        let retries = Self::retries(requests);
+        if retries >= self.max_retries {
+            return None;
+        }
+        let last = self.delays.len().saturating_sub(1);
+        let delay = self
+            .delays
+            .get((retries as usize).min(last))
+            .copied()
+            .unwrap_or_default();
+        let delay = delay.max(asked_for);
+        Some(Next::Park(delay + jitter(delay, requests, event)))
+    }
+}
+
+/// Spread over a tenth of the pause, by the event and the attempt: the same for whoever asks again.
+fn jitter(pause: Duration, requests: u32, event: EventId) -> Duration {
+    let spread = (event.0.as_u128() as u32)
+        .wrapping_mul(0x9e37_79b9)
+        .rotate_left(requests % 32);
+    (pause / JITTER).mul_f64(f64::from(spread) / f64::from(u32::MAX))
+}
+
+/// Decides. `crowded`: too many events are held in memory for one more to wait there.
+pub fn settle(result: Result<Vec<NewEvent>, Failure>, now: DateTime<Utc>, crowded: bool) -> Settlement {
     match result {
         Ok(events) => Settlement::Done(events),
-        Err(Failure::Retry { after, record, .. }) => Settlement::Again(record, pause(attempt, after)),
+        Err(Failure::Retry {
+            next,
+            record,
+            for_creation,
+        }) => match next {
+            Next::Quick(pause) if !crowded && !for_creation => Settlement::Again(record, pause),
+            Next::Quick(pause) | Next::Park(pause) => {
+                let until = now + TimeDelta::from_std(pause).unwrap_or(TimeDelta::MAX);
+                Settlement::Park(record, Parking { until, for_creation })
+            }
+        },
         Err(Failure::Hold { .. }) => Settlement::Hold,
     }
 }
@@ -58,34 +146,94 @@ pub fn settle(attempt: u32, result: Result<Vec<NewEvent>, Failure>) -> Settlemen
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use uuid::Uuid;
 
     use super::*;
 
-    #[test]
-    fn quick_attempts_come_first() {
-        let pauses: Vec<_> = (1..=5).map(|attempt| pause(attempt, None).as_secs()).collect();
-        assert_eq!(pauses, [1, 2, 4, 10, 10]);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn schedule() -> Schedule {
+        Schedule {
+            delays: vec![MINUTE, 5 * MINUTE, 15 * MINUTE],
+            max_retries: 4,
+        }
+    }
+
+    fn id(number: u128) -> EventId {
+        EventId(Uuid::from_u128(number))
     }
 
     #[test]
-    fn holding_burns_no_time() {
-        let held = settle(
-            3,
-            Err(Failure::Hold {
-                cause: "breaker open".into(),
-            }),
+    fn quick_ones_first_then_the_schedule_then_no_more() {
+        let next: Vec<_> = (1..=9).map(|requests| schedule().next(requests, None, id(0))).collect();
+        let seconds = Duration::from_secs;
+        let expected = [
+            Some(Next::Quick(seconds(1))),
+            Some(Next::Quick(seconds(2))),
+            Some(Next::Quick(seconds(4))),
+            Some(Next::Park(MINUTE)),
+            Some(Next::Park(5 * MINUTE)),
+            Some(Next::Park(15 * MINUTE)),
+            // The last delay holds for what follows.
+            Some(Next::Park(15 * MINUTE)),
+            None,
+            None,
+        ];
+        assert_eq!(next, expected);
+        let counted: Vec<_> = (0..=8).map(Schedule::retries).collect();
+        assert_eq!(counted, [0, 0, 0, 0, 0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_long_wish_is_parked_at_once() {
+        let wish = Some(Duration::from_secs(30));
+        assert_eq!(
+            schedule().next(1, wish, id(0)),
+            Some(Next::Park(Duration::from_secs(30)))
         );
-        assert!(matches!(held, Settlement::Hold));
+        assert_eq!(
+            schedule().next(1, Some(Duration::MAX), id(0)),
+            Some(Next::Park(MAX_ASKED_FOR))
+        );
+    }
+
+    #[test]
+    fn holding_burns_no_time_and_a_crowd_is_parked() {
+        let now = Utc::now();
+        let hold = Failure::Hold { cause: String::new() };
+        assert!(matches!(settle(Err(hold), now, true), Settlement::Hold));
+        let quick = |for_creation| Failure::Retry {
+            next: Next::Quick(Duration::from_secs(2)),
+            record: Vec::new(),
+            for_creation,
+        };
+        assert!(matches!(settle(Err(quick(false)), now, false), Settlement::Again(_, pause) if pause.as_secs() == 2));
+        let in_two_seconds = now + TimeDelta::seconds(2);
+        assert!(
+            matches!(settle(Err(quick(false)), now, true), Settlement::Park(_, parking) if parking.until == in_two_seconds)
+        );
+        // Held in memory it would bar the way of the event that it waits for.
+        assert!(matches!(settle(Err(quick(true)), now, false), Settlement::Park(_, parking) if parking.for_creation));
     }
 
     proptest! {
         #[test]
-        fn retry_after_lengthens_within_bounds(attempt in 0u32..100, asked in 0u64..100_000) {
+        fn pauses_are_only_ever_lengthened_and_only_by_a_tenth(requests in 0u32..12, asked in 0u64..100_000, number: u128) {
             let asked_for = Duration::from_secs(asked);
-            let with = pause(attempt, Some(asked_for));
-            prop_assert!(with >= pause(attempt, None));
-            prop_assert!(with <= MAX_PAUSE);
-            prop_assert!(with >= asked_for.min(MAX_PAUSE));
+            let regular = schedule().next(requests, None, id(0)).map(Next::pause);
+            let with = schedule().next(requests, Some(asked_for), id(number)).map(Next::pause);
+            prop_assert_eq!(regular.is_none(), with.is_none());
+            if let (Some(regular), Some(with)) = (regular, with) {
+                let least = regular.max(asked_for.min(MAX_ASKED_FOR));
+                prop_assert!(with >= least && with <= least + least / JITTER, "{:?} of {:?}", with, least);
+            }
+        }
+
+        #[test]
+        fn every_event_is_given_up_after_as_many_requests(max_retries in 1u32..20, number: u128) {
+            let schedule = Schedule { max_retries, ..schedule() };
+            let requests = (1..100).find(|requests| schedule.next(*requests, None, id(number)).is_none());
+            prop_assert_eq!(requests, Some(1 + QUICK.len() as u32 + max_retries));
         }
     }
 }

@@ -4,42 +4,48 @@
 //! once and the events of each order one after another: an event waits for the one before it of the same order, and for
 //! nothing else. A stage says what follows from an event; only the runner here acknowledges, and only after that is on
 //! the log. An instance that takes over reads from the log what was left open (`recovery`) and begins with that, so no
-//! newer event of an order overtakes an older one.
+//! newer event of an order overtakes an older one. What has to wait for long is parked in its order's lane
+//! ([`super::lanes`]) and acknowledged; later events of that order join it there.
 //!
 //! A message that cannot be read becomes an `order.rejected` of its own: never a loop, never a silent acknowledgement.
 
+mod attempt;
+mod held;
 mod recovery;
+mod stray;
+mod unreadable;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
     future::Future,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use anyhow::Context as _;
 use async_nats::jetstream::{Message, consumer::pull::Stream as Messages};
-use bytes::Bytes;
 use chrono::Utc;
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    attempt::{Ground, acknowledge},
+    held::{Held, Item},
+    recovery::Unsettled,
+    stray::Stray,
+    unreadable::unreadable,
+};
 use super::{
-    Journal, codec,
+    EVENTS, Journal, codec,
+    lanes::{DUE, LANES, LaneWriter, Lanes, Read},
     lease::{Lease, Validity},
-    settle::{Failure, Settlement, settle},
+    settle::Failure,
     streams,
 };
-use crate::event::{
-    Envelope, EventId, EventType, NewEvent, Recorded,
-    outcome::{ErrorReport, ErrorType, Rejected},
-};
+use crate::event::{EventType, NewEvent, Recorded};
 
-/// Events that are held at a time, waiting or at work. The consumers' `max_ack_pending` is a bit more.
-const MAX_HELD: usize = 1024;
-/// Bytes of their payloads; one event more is always taken.
-const MAX_HELD_BYTES: usize = 16 * 1024 * 1024;
 /// Messages and bytes that one pull request brings. The largest message has 8 MB.
 const PULL_MESSAGES: usize = 500;
 const PULL_BYTES: usize = 16 * 1024 * 1024;
@@ -50,8 +56,6 @@ const PULL_EXPIRES: Duration = Duration::from_secs(3);
 const PULL_HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often it is looked whether the consumer handed messages to somebody else.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Settled sequences that are remembered, should the server hand one out again because an acknowledgement got lost.
-const MAX_CLOSED: usize = 65_536;
 /// Pause after trouble: before the lease is asked for again, before an outcome is appended again.
 const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(250);
 
@@ -59,8 +63,10 @@ const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(250);
 pub trait Stage: Send + Sync + 'static {
     /// Its name, its durable consumer's and its lease's.
     const NAME: &'static str;
-    /// The only type of event that it takes.
+    /// The only type of event that it takes, beside requests to take such a one up again.
     const TAKES: EventType;
+    /// Whether its events may have to wait for long: then it has lanes. One stage has.
+    const PARKS: bool;
 
     /// Waits until there is a point in handling an event (breaker open: here).
     fn ready(&self) -> impl Future<Output = ()> + Send;
@@ -68,8 +74,13 @@ pub trait Stage: Send + Sync + 'static {
     /// Whether [`Self::ready`] would return at once.
     fn is_ready(&self) -> bool;
 
-    /// What follows from an event. `attempt` counts from 1.
-    fn handle(&self, event: &Recorded, attempt: u32) -> impl Future<Output = Result<Vec<NewEvent>, Failure>> + Send;
+    /// What follows from an event. `request` counts from 1.
+    fn handle(&self, event: &Recorded, request: u32) -> impl Future<Output = Result<Vec<NewEvent>, Failure>> + Send;
+
+    /// Whether it is the event that an earlier one of its order may wait for ([`Failure::Retry`], `for_creation`).
+    fn creates(_: &Recorded) -> bool {
+        false
+    }
 }
 
 /// Runs a stage until told to stop; then what is at work is finished, and what waits is left to the log.
@@ -96,18 +107,6 @@ pub async fn run<S: Stage>(stage: Arc<S>, journal: Journal, stop: CancellationTo
     }
     Ok(())
 }
-
-/// One event of the stage, and how to acknowledge it.
-struct Item {
-    event: Recorded,
-    /// Attempts that were made before.
-    attempts: u32,
-    /// None where it was read from the log: then the server will hand it out once more.
-    message: Option<Message>,
-}
-
-/// Whose order it is.
-type Key = (Arc<str>, String);
 
 struct Worker<S> {
     stage: Arc<S>,
@@ -143,39 +142,59 @@ impl<S: Stage> Worker<S> {
     }
 
     async fn work(&self, lease: Validity) -> anyhow::Result<()> {
-        let connection = self.journal.connection();
-        let unsettled = recovery::read::<S>(connection).await?;
-        if !unsettled.open.is_empty() {
-            tracing::info!(
-                stage = S::NAME,
-                events = unsettled.open.len(),
-                "taking up what was left open"
-            );
+        if !S::PARKS {
+            return self.work_on(lease, None).await;
         }
-        let mut consumer = streams::consumer(connection, S::NAME).await?;
-        let mut messages = consumer
-            .stream()
-            .max_messages_per_batch(PULL_MESSAGES)
-            .max_bytes_per_batch(PULL_BYTES)
-            .expires(PULL_EXPIRES)
-            .heartbeat(PULL_HEARTBEAT)
-            .messages()
-            .await
-            .context("cannot pull")?;
-        let mut held = Held::new(unsettled.closed);
+        let (lanes, writer, read) = Lanes::read(self.journal.connection(), self.journal.partitions()).await?;
+        self.work_with_lanes(lease, lanes, writer, read).await
+    }
+
+    async fn work_with_lanes(
+        &self,
+        lease: Validity,
+        lanes: Lanes,
+        writer: LaneWriter,
+        read: Read,
+    ) -> anyhow::Result<()> {
+        tokio::select! {
+            worked = self.work_on(lease, Some((lanes, read))) => worked,
+            // It never ends well.
+            Err(error) = writer.run() => Err(error),
+        }
+    }
+
+    async fn work_on(&self, lease: Validity, lanes: Option<(Lanes, Read)>) -> anyhow::Result<()> {
+        let connection = self.journal.connection();
+        let (lanes, read) = lanes.unzip();
+        let unsettled = recovery::read::<S>(connection, lanes.as_ref().zip(read)).await?;
+        tell(S::NAME, &unsettled);
+        let ground = Ground {
+            lanes,
+            lease,
+            ended: unsettled.ended,
+            crowded: AtomicBool::new(false),
+        };
+        let mut consumer = streams::consumer(connection, EVENTS, S::NAME).await?;
+        let mut messages = self.messages(EVENTS, S::NAME).await?;
+        let mut bells = match &ground.lanes {
+            Some(_) => Some(self.messages(LANES, DUE).await?),
+            None => None,
+        };
+        let mut held = Held::new(unsettled.closed, unsettled.overdue);
         let mut stray = Stray {
             last: unsettled.handed_out,
             suspect: None,
         };
         let mut look = tokio::time::interval(LOOK_EVERY);
-        for item in unsettled_items(unsettled.open) {
+        for item in unsettled.open {
             held.push(item);
         }
         let mut at_work = FuturesUnordered::new();
         while !self.stop.is_cancelled() {
-            while let Some(item) = held.next() {
-                at_work.push(self.settle(item, &lease));
+            while let Some(task) = held.next() {
+                at_work.push(self.settle(task, &ground));
             }
+            ground.crowded.store(held.is_crowded(), Ordering::Relaxed);
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
@@ -185,6 +204,13 @@ impl<S: Stage> Worker<S> {
                     stray.received(&message)?;
                     self.hold(message, &mut held).await?;
                 }
+                bell = hear(&*self.stage, bells.as_mut()), if held.has_room_for_lanes() => {
+                    let Some(bell) = bell? else { continue };
+                    if let Some(key) = Lanes::key_of(&bell.subject) {
+                        held.push_due(key);
+                    }
+                    acknowledge(Some(&bell)).await?;
+                }
                 _ = look.tick() => {
                     let info = consumer.info().await.context("cannot look up the consumer")?;
                     stray.compare(info.delivered.consumer_sequence, held.has_room() && self.stage.is_ready())?;
@@ -192,11 +218,23 @@ impl<S: Stage> Worker<S> {
             }
         }
         // What is at work ends; what waits for its turn, or for its next attempt, is on the log and not acknowledged.
-        drop(messages);
+        drop((messages, bells));
         while let Some(done) = at_work.next().await {
             done?;
         }
         Ok(())
+    }
+
+    async fn messages(&self, stream: &str, consumer: &str) -> anyhow::Result<Messages> {
+        let consumer = streams::consumer(self.journal.connection(), stream, consumer).await?;
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(PULL_MESSAGES)
+            .max_bytes_per_batch(PULL_BYTES)
+            .expires(PULL_EXPIRES)
+            .heartbeat(PULL_HEARTBEAT)
+            .messages();
+        messages.await.context("cannot pull")
     }
 
     /// Sorts a message in: to be handled, or known already.
@@ -209,7 +247,7 @@ impl<S: Stage> Worker<S> {
         metrics::gauge!("stage_pending", "stage" => S::NAME).set(pending as f64);
         metrics::gauge!("stage_lag_seconds", "stage" => S::NAME).set(age_ms.max(0) as f64 / 1000.0);
         if held.is_closed(sequence) {
-            return acknowledge(&message).await;
+            return acknowledge(Some(&message)).await;
         }
         if held.is_held(sequence) {
             return Ok(());
@@ -217,74 +255,29 @@ impl<S: Stage> Worker<S> {
         match codec::decode(message.headers.as_ref(), message.payload.clone(), sequence) {
             Ok(event) => held.push(Item {
                 event,
-                attempts: 0,
+                requests: 0,
+                not_before: None,
                 message: Some(message),
             }),
             Err(error) => {
                 tracing::error!(stage = S::NAME, sequence, %error, "a message on the log is no event");
                 if self.record(vec![unreadable(&message, sequence, &error)]).await {
-                    acknowledge(&message).await?;
+                    acknowledge(Some(&message)).await?;
                 }
             }
         }
         Ok(())
     }
+}
 
-    /// Handles an event as often as it takes, records what follows, acknowledges.
-    async fn settle(&self, item: Item, lease: &Validity) -> anyhow::Result<Done> {
-        let done = |settled| Done {
-            key: key(&item.event),
-            sequence: item.event.sequence,
-            bytes: item.event.payload.len(),
-            settled,
-        };
-        let mut attempt = item.attempts + 1;
-        loop {
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return Ok(done(false)),
-                () = self.stage.ready() => {}
-            }
-            // Whoever stood still for longer than its lease must not act as if nothing had happened.
-            if !lease.holds() {
-                anyhow::bail!("the lease ran out");
-            }
-            match settle(attempt, self.stage.handle(&item.event, attempt).await) {
-                Settlement::Done(events) => {
-                    let recorded = self.record(events).await;
-                    if let (true, Some(message)) = (recorded, &item.message) {
-                        acknowledge(message).await?;
-                    }
-                    return Ok(done(recorded));
-                }
-                Settlement::Again(events, pause) => {
-                    if !self.record(events).await {
-                        return Ok(done(false));
-                    }
-                    attempt += 1;
-                    tokio::select! {
-                        () = self.stop.cancelled() => return Ok(done(false)),
-                        () = tokio::time::sleep(pause) => {}
-                    }
-                }
-                Settlement::Hold => tokio::task::yield_now().await,
-            }
-        }
-    }
-
-    /// Appends what follows, as often as it takes. False where the hub goes down before it is on the log: then the
-    /// message is not acknowledged and is taken up again.
-    async fn record(&self, events: Vec<NewEvent>) -> bool {
-        for event in events {
-            while let Err(error) = self.journal.append(event.clone()).await {
-                tracing::warn!(stage = S::NAME, event = %event.envelope.event_type, %error, "cannot record, trying again");
-                if self.stop.is_cancelled() {
-                    return false;
-                }
-                tokio::time::sleep(PAUSE_AFTER_TROUBLE).await;
-            }
-        }
-        true
+fn tell(stage: &str, unsettled: &Unsettled) {
+    if !unsettled.open.is_empty() || !unsettled.overdue.is_empty() {
+        tracing::info!(
+            stage,
+            events = unsettled.open.len(),
+            lanes = unsettled.overdue.len(),
+            "taking up what was left open"
+        );
     }
 }
 
@@ -302,175 +295,10 @@ async fn take<S: Stage>(stage: &S, messages: &mut Messages) -> anyhow::Result<Op
     }
 }
 
-fn unsettled_items(open: Vec<(Recorded, u32)>) -> impl Iterator<Item = Item> {
-    open.into_iter().map(|(event, attempts)| Item {
-        event,
-        attempts,
-        message: None,
-    })
-}
-
-fn key(event: &Recorded) -> Key {
-    (
-        Arc::clone(&event.envelope.provider),
-        event.envelope.external_order_id.clone(),
-    )
-}
-
-/// How the work on an event ended.
-struct Done {
-    key: Key,
-    sequence: u64,
-    bytes: usize,
-    /// Its outcome is on the log.
-    settled: bool,
-}
-
-/// Notices messages that the consumer handed to somebody else: an instance that stood still, woke up and asked for more
-/// before it found its lease gone. Newer events of the same orders must not overtake those, so the work begins anew, with
-/// what is open on the log.
-struct Stray {
-    /// The consumer's number of the last message that came here.
-    last: u64,
-    /// A later number that the consumer named, which may still be on its way here.
-    suspect: Option<u64>,
-}
-
-impl Stray {
-    fn received(&mut self, message: &Message) -> anyhow::Result<()> {
-        let number = message
-            .info()
-            .map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))?
-            .consumer_sequence;
-        if number > self.last + 1 {
-            anyhow::bail!("the consumer handed messages to somebody else");
-        }
-        self.last = self.last.max(number);
-        Ok(())
+/// The next bell; never, for a stage without lanes.
+async fn hear<S: Stage>(stage: &S, bells: Option<&mut Messages>) -> anyhow::Result<Option<Message>> {
+    match bells {
+        Some(bells) => take(stage, bells).await,
+        None => std::future::pending().await,
     }
-
-    /// `taking`: whether all that is on its way here would have been taken since the last look.
-    fn compare(&mut self, handed_out: u64, taking: bool) -> anyhow::Result<()> {
-        if self.suspect.is_some_and(|suspect| taking && self.last < suspect) {
-            anyhow::bail!("the consumer handed its last messages to somebody else");
-        }
-        self.suspect = (taking && handed_out > self.last).then_some(handed_out);
-        Ok(())
-    }
-}
-
-/// The events that an instance holds: for each order those that wait, and which are ready to be worked on.
-struct Held {
-    /// Orders with an event at work, and what waits behind it.
-    orders: HashMap<Key, VecDeque<Item>>,
-    ready: VecDeque<Item>,
-    sequences: HashSet<u64>,
-    /// Settled lately; should the server hand one out again, it needs no more than an acknowledgement.
-    closed: HashSet<u64>,
-    closed_order: VecDeque<u64>,
-    bytes: usize,
-}
-
-impl Held {
-    fn new(closed: HashSet<u64>) -> Self {
-        let closed_order = closed.iter().copied().collect();
-        Self {
-            orders: HashMap::new(),
-            ready: VecDeque::new(),
-            sequences: HashSet::new(),
-            closed,
-            closed_order,
-            bytes: 0,
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        self.sequences.len() < MAX_HELD && self.bytes < MAX_HELD_BYTES
-    }
-
-    fn is_held(&self, sequence: u64) -> bool {
-        self.sequences.contains(&sequence)
-    }
-
-    /// Whether it is settled and waits for nothing but its acknowledgement.
-    fn is_closed(&self, sequence: u64) -> bool {
-        self.closed.contains(&sequence)
-    }
-
-    fn push(&mut self, item: Item) {
-        self.sequences.insert(item.event.sequence);
-        self.bytes += item.event.payload.len();
-        match self.orders.get_mut(&key(&item.event)) {
-            Some(waiting) => waiting.push_back(item),
-            None => {
-                self.orders.insert(key(&item.event), VecDeque::new());
-                self.ready.push_back(item);
-            }
-        }
-    }
-
-    fn next(&mut self) -> Option<Item> {
-        self.ready.pop_front()
-    }
-
-    /// Lets the next event of the order have its turn.
-    fn finish(&mut self, done: Done) {
-        self.sequences.remove(&done.sequence);
-        self.bytes -= done.bytes;
-        if done.settled && self.closed.insert(done.sequence) {
-            self.closed_order.push_back(done.sequence);
-            if self.closed_order.len() > MAX_CLOSED
-                && let Some(oldest) = self.closed_order.pop_front()
-            {
-                self.closed.remove(&oldest);
-            }
-        }
-        if let Some(waiting) = self.orders.get_mut(&done.key) {
-            match waiting.pop_front() {
-                Some(next) => self.ready.push_back(next),
-                None => {
-                    self.orders.remove(&done.key);
-                }
-            }
-        }
-    }
-}
-
-async fn acknowledge(message: &Message) -> anyhow::Result<()> {
-    message
-        .ack()
-        .await
-        .map_err(|error| anyhow::anyhow!("cannot acknowledge: {error}"))
-}
-
-/// What is recorded about a message that is no event.
-fn unreadable(message: &Message, sequence: u64, error: &codec::CodecError) -> NewEvent {
-    let id = EventId::of_unreadable(sequence);
-    let provider = message.subject.split('.').nth(2).unwrap_or("_");
-    let report = ErrorReport {
-        error_type: ErrorType::Validation,
-        code: "UNREADABLE_EVENT".into(),
-        message: format!("message {sequence} of the event log cannot be read: {error}"),
-        details: json!({ "sequence": sequence, "subject": message.subject.as_str() }),
-    };
-    let now = Utc::now();
-    let envelope = Envelope {
-        id: id.derive("rejected"),
-        event_type: EventType::OrderRejected,
-        root_id: id,
-        cause_id: Some(id),
-        provider: Arc::from(provider),
-        external_order_id: "_".into(),
-        webhook_type: String::new(),
-        branch: None,
-        time: now,
-        received_at: now,
-        request_id: String::new(),
-        traceparent: None,
-        request: None,
-    };
-    let payload = serde_json::to_vec(&Rejected { error: report })
-        .map(Bytes::from)
-        .unwrap_or_default();
-    NewEvent { envelope, payload }
 }

@@ -12,17 +12,20 @@ use async_nats::jetstream::{
 };
 use serde_json::Value;
 
-use super::{EVENTS, connection::Connection, lease::LEASES};
+use super::{EVENTS, connection::Connection, lanes::LANES, lease::LEASES};
 
 const EVENTS_FILE: &str = include_str!("../../streams/EVENTS.json");
 const LEASES_FILE: &str = include_str!("../../streams/LEASES.json");
-const CONSUMER_FILES: [&str; 3] = [
-    include_str!("../../streams/EVENTS.transform.json"),
-    include_str!("../../streams/EVENTS.forward.json"),
-    include_str!("../../streams/EVENTS.projection.json"),
+const LANES_FILE: &str = include_str!("../../streams/LANES.json");
+/// Durable consumers, each with its stream.
+const CONSUMER_FILES: [(&str, &str); 4] = [
+    (EVENTS, include_str!("../../streams/EVENTS.transform.json")),
+    (EVENTS, include_str!("../../streams/EVENTS.forward.json")),
+    (EVENTS, include_str!("../../streams/EVENTS.projection.json")),
+    (LANES, include_str!("../../streams/LANES.due.json")),
 ];
 /// Streams by name.
-const STREAMS: [(&str, &str); 2] = [(EVENTS, EVENTS_FILE), (LEASES, LEASES_FILE)];
+const STREAMS: [(&str, &str); 3] = [(EVENTS, EVENTS_FILE), (LEASES, LEASES_FILE), (LANES, LANES_FILE)];
 
 /// JetStream's error codes for what is not there.
 const STREAM_NOT_FOUND: u64 = 10059;
@@ -88,8 +91,8 @@ pub fn subjects() -> anyhow::Result<Vec<String>> {
 ///
 /// # Errors
 /// [`Missing`] where it does not; anything else is trouble with NATS and can be tried again.
-pub async fn consumer(connection: &Connection, name: &str) -> anyhow::Result<PullConsumer> {
-    match connection.context.get_consumer_from_stream(name, EVENTS).await {
+pub async fn consumer(connection: &Connection, stream: &str, name: &str) -> anyhow::Result<PullConsumer> {
+    match connection.context.get_consumer_from_stream(name, stream).await {
         Ok(consumer) => Ok(consumer),
         Err(error) => match error.kind() {
             stream::ConsumerErrorKind::JetStream(cause) if cause.error_code().0 == CONSUMER_NOT_FOUND => {
@@ -126,25 +129,37 @@ pub async fn differences(connection: &Connection) -> anyhow::Result<Vec<Differen
             None => all.push(missing(name)),
         }
     }
-    if all.iter().any(|one| one.of == EVENTS && one.setting.is_empty()) {
-        return Ok(all);
-    }
-    for file in CONSUMER_FILES {
-        let name = durable_name(file)?;
-        match consumer(connection, &name).await {
-            Ok(consumer) => all.extend(compare(
-                &name,
-                file,
-                &serde_json::to_value(&consumer.cached_info().config)?,
-            )?),
-            Err(error) if error.downcast_ref::<Missing>().is_some() => all.push(missing(&name)),
-            Err(error) => return Err(error),
+    let missing_streams: Vec<_> = all
+        .iter()
+        .filter(|one| one.setting.is_empty())
+        .map(|one| one.of.clone())
+        .collect();
+    for (stream, file) in CONSUMER_FILES {
+        if !missing_streams.iter().any(|one| one == stream) {
+            all.extend(consumer_differences(connection, stream, file).await?);
         }
     }
     Ok(all)
 }
 
-/// Creates what is missing and leaves what is there as it is. Returns what still differs.
+async fn consumer_differences(connection: &Connection, stream: &str, file: &str) -> anyhow::Result<Vec<Difference>> {
+    let name = durable_name(file)?;
+    match consumer(connection, stream, &name).await {
+        Ok(consumer) => {
+            let mut found = serde_json::to_value(&consumer.cached_info().config)?;
+            // The server tells a single filter in another field than several.
+            if let Some(filter) = found.get("filter_subject").filter(|filter| filter.is_string()).cloned() {
+                found["filter_subjects"] = Value::Array(vec![filter]);
+            }
+            compare(&name, file, &found)
+        }
+        Err(error) if error.downcast_ref::<Missing>().is_some() => Ok(vec![missing(&name)]),
+        Err(error) => Err(error),
+    }
+}
+
+/// Creates what is missing, brings the consumers up to date (they keep their positions), and leaves a stream that is there
+/// as it is. Returns what still differs.
 ///
 /// # Errors
 /// Where NATS refuses or does not answer.
@@ -162,11 +177,10 @@ pub async fn apply(connection: &Connection, replicas: Option<usize>) -> anyhow::
                 .with_context(|| format!("cannot create stream {name}"))?;
         }
     }
-    for file in CONSUMER_FILES {
-        match consumer(connection, &durable_name(file)?).await {
-            Ok(_) => {}
-            Err(error) if error.downcast_ref::<Missing>().is_some() => create_consumer(connection, file).await?,
-            Err(error) => return Err(error),
+    for (stream, file) in CONSUMER_FILES {
+        let differences = consumer_differences(connection, stream, file).await?;
+        if differences.iter().any(|one| one.dangerous) {
+            create_consumer(connection, stream, file).await?;
         }
     }
     differences(connection).await
@@ -221,7 +235,7 @@ async fn stream_config(connection: &Connection, name: &str) -> anyhow::Result<Op
     }
 }
 
-async fn create_consumer(connection: &Connection, file: &str) -> anyhow::Result<()> {
+async fn create_consumer(connection: &Connection, stream: &str, file: &str) -> anyhow::Result<()> {
     let config: consumer::pull::Config = serde_json::from_value::<consumer::Config>(serde_json::from_str(file)?)
         .map_err(anyhow::Error::from)
         .and_then(|config| {
@@ -230,9 +244,9 @@ async fn create_consumer(connection: &Connection, file: &str) -> anyhow::Result<
     let name = config.durable_name.clone().unwrap_or_default();
     connection
         .context
-        .create_consumer_on_stream(config, EVENTS)
+        .create_consumer_on_stream(config, stream)
         .await
-        .with_context(|| format!("cannot create consumer {name}"))?;
+        .with_context(|| format!("cannot create or update consumer {name}"))?;
     Ok(())
 }
 
@@ -301,7 +315,7 @@ mod tests {
 
     #[test]
     fn the_files_are_what_the_server_takes() {
-        for file in CONSUMER_FILES {
+        for (_, file) in CONSUMER_FILES {
             let config: consumer::Config = serde_json::from_str(file).unwrap();
             assert!(config.name.is_none() && config.durable_name.is_some());
         }

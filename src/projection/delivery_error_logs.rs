@@ -81,9 +81,7 @@ pub(super) async fn apply(
     for event in events {
         let found = match event.envelope.event_type {
             EventType::OrderRejected => payload::<Rejected>(event).map(|rejected| (rejected.error, 0, None)),
-            EventType::OrderDeadLettered => {
-                payload::<DeadLettered>(event).map(|dead| (dead.error, dead.retries, None))
-            }
+            EventType::OrderDeadLettered => payload::<DeadLettered>(event).map(|dead| (dead.error, dead.retries, None)),
             EventType::OrderForwardFailed => payload::<ForwardFailed>(event)
                 .map(|failed| (failed.error, failed.retries, Some(timestamp(failed.next_attempt_at)))),
             EventType::OrderForwarded => {

@@ -20,7 +20,7 @@ use crate::{
     database::Database,
     event::Recorded,
     journal::{
-        Journal, codec,
+        EVENTS, Journal, codec,
         read::{BATCH, Entry, Reader},
         streams,
     },
@@ -152,7 +152,7 @@ impl Live {
     }
 
     async fn messages(&self) -> anyhow::Result<Messages> {
-        let consumer = streams::consumer(self.journal.connection(), CONSUMER).await?;
+        let consumer = streams::consumer(self.journal.connection(), EVENTS, CONSUMER).await?;
         let messages = consumer
             .stream()
             .max_messages_per_batch(PULL_MESSAGES)

@@ -176,7 +176,11 @@ fn ends(events: &[Arc<Recorded>]) -> Ends {
         let event_type = event.envelope.event_type;
         if event_type == EventType::OrderRetryRequested {
             let earlier = by_root.remove(&event.envelope.root_id);
-            assert_eq!(earlier, Some(EventType::OrderDeadLettered), "a retry of what is no dead letter");
+            assert_eq!(
+                earlier,
+                Some(EventType::OrderDeadLettered),
+                "a retry of what is no dead letter"
+            );
         }
         if !event_type.ends() {
             continue;

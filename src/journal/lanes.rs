@@ -1,0 +1,304 @@
+//! Lanes: the orders that wait for a retry longer than an event is held in memory.
+//!
+//! A lane is one message of the stream `LANES`, `lane.<partition>.<order>`: which event is tried again, how often it was,
+//! until when it waits, and which later events of the order wait behind it. Every write names the revision that it
+//! replaces, so an instance that was replaced cannot spoil it. With it, in one atomic batch, goes a schedule,
+//! `sch.<partition>.<order>`: at its time the server puts a message on `due.<partition>.<order>`. That is the bell, and
+//! may be missed: whoever takes the stage over reads the lanes.
+//!
+//! Nothing is only here: an event in a lane is on `EVENTS`, and if `LANES` is lost the lanes are made again from there
+//! (see [`super::stage`]). Whether `LANES` is the one that was written says a marker in it.
+
+mod writer;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use async_nats::jetstream::stream::DirectGetErrorKind;
+use chrono::{DateTime, Utc};
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use self::writer::Change;
+pub use self::writer::LaneWriter;
+use super::{
+    codec::{OrderKey, partition_token},
+    connection::Connection,
+};
+
+/// Name of the stream.
+pub const LANES: &str = "LANES";
+/// Name of the durable consumer that hears the bell.
+pub const DUE: &str = "due";
+/// Events that may wait behind the first one of a lane; one more waits in memory until there is room. An honest order has
+/// a handful.
+pub const MAX_WAITING: usize = 1000;
+/// Changes that may wait to be written: as many as events are held at a time.
+const MAX_CHANGES: usize = 2048;
+/// Lanes that one read brings.
+const BATCH: usize = 1000;
+/// Wait for one answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Where the marker is. It has two tokens, a lane has three.
+const MARKER: &str = "lane.marker";
+
+/// The state of an order that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lane {
+    /// The provider, for the metric and for whoever reads the stream.
+    pub provider: String,
+    /// Sequence on `EVENTS` of the event that is tried again.
+    pub head: u64,
+    /// Requests that were made for it.
+    pub requests: u32,
+    /// When it is due.
+    pub due_at: DateTime<Utc>,
+    /// Later events of the order, in the log's order.
+    #[serde(default)]
+    pub waiting: Vec<u64>,
+    /// It waits for the event that creates its order, and lets that one pass.
+    #[serde(default)]
+    pub for_creation: bool,
+}
+
+impl Lane {
+    /// Whether an event is in it.
+    pub fn holds(&self, sequence: u64) -> bool {
+        self.head == sequence || self.waiting.contains(&sequence)
+    }
+}
+
+/// A lane that is open.
+#[derive(Debug, Clone)]
+struct Open {
+    revision: u64,
+    provider: String,
+}
+
+/// The lanes, for the instance that works on the stage. Cheap to clone.
+#[derive(Clone)]
+pub struct Lanes {
+    connection: Arc<Connection>,
+    partitions: u16,
+    open: Arc<Mutex<HashMap<OrderKey, Open>>>,
+    changes: mpsc::Sender<Change>,
+}
+
+/// What was read at the start.
+pub struct Read {
+    /// The lanes that are open.
+    pub lanes: Vec<(OrderKey, Lane)>,
+    /// The stream is the one that was written before, not a new or an emptied one.
+    pub is_whole: bool,
+}
+
+impl Lanes {
+    /// Reads all lanes. Nothing is written until the [`LaneWriter`] runs.
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    pub async fn read(connection: &Arc<Connection>, partitions: u16) -> anyhow::Result<(Self, LaneWriter, Read)> {
+        let is_whole = last(connection, MARKER).await?.is_some();
+        let (mut found, mut open, mut next) = (Vec::new(), HashMap::new(), 1);
+        while let Some((batch, last)) = read_batch(connection, next).await? {
+            for (key, revision, lane) in batch {
+                let provider = lane.provider.clone();
+                open.insert(key, Open { revision, provider });
+                found.push((key, lane));
+            }
+            next = last + 1;
+        }
+        for Open { provider, .. } in open.values() {
+            parked(provider).increment(1.0);
+        }
+        let (changes, waiting) = mpsc::channel(MAX_CHANGES);
+        let open = Arc::new(Mutex::new(open));
+        let writer = LaneWriter::new(Arc::clone(connection), waiting);
+        let lanes = Self {
+            connection: Arc::clone(connection),
+            partitions,
+            open,
+            changes,
+        };
+        let read = Read { lanes: found, is_whole };
+        Ok((lanes, writer, read))
+    }
+
+    /// Notes that the stream holds every lane that there is.
+    ///
+    /// # Errors
+    /// Where NATS does not acknowledge.
+    pub async fn mark_whole(&self) -> anyhow::Result<()> {
+        let published = async { self.connection.context.publish(MARKER, "1".into()).await?.await };
+        let acknowledged = tokio::time::timeout(ANSWER_TIMEOUT, published).await;
+        acknowledged
+            .context("NATS does not answer about lanes")?
+            .context("cannot write the marker of LANES")?;
+        Ok(())
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<OrderKey, Open>> {
+        // No code panics while it holds the lock.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an order has a lane.
+    pub fn is_open(&self, key: OrderKey) -> bool {
+        self.open().contains_key(&key)
+    }
+
+    /// The state of an order's lane.
+    ///
+    /// # Errors
+    /// Where NATS does not answer, or the lane is not the one that this instance knows.
+    pub async fn get(&self, key: OrderKey) -> anyhow::Result<Option<Lane>> {
+        let Some(Open { revision, .. }) = self.open().get(&key).cloned() else {
+            return Ok(None);
+        };
+        match last(&self.connection, &self.subject("lane", key)).await? {
+            Some((found, payload)) if found == revision => Ok(Some(
+                serde_json::from_slice(&payload).context("a lane that cannot be read")?,
+            )),
+            _ => bail!("the lane of an order is not as it was left: somebody else writes LANES"),
+        }
+    }
+
+    /// Makes a lane, or writes it anew; where `scheduled`, the bell rings when it is due.
+    ///
+    /// # Errors
+    /// Where NATS does not acknowledge, or somebody else wrote the lane meanwhile.
+    pub async fn put(&self, key: OrderKey, lane: &Lane, scheduled: bool) -> anyhow::Result<()> {
+        let known = self.open().get(&key).map(|open| open.revision);
+        let replaces = match known {
+            Some(revision) => revision,
+            None => match last(&self.connection, &self.subject("lane", key)).await? {
+                None => 0,
+                // What is left of one that ended lately.
+                Some((revision, payload)) if payload.is_empty() => revision,
+                Some(_) => bail!("an order has a lane that this instance did not make: somebody else writes LANES"),
+            },
+        };
+        let revision = self.change(key, replaces, Some((lane, scheduled))).await?;
+        let provider = lane.provider.clone();
+        if known.is_none() {
+            parked(&provider).increment(1.0);
+        }
+        self.open().insert(key, Open { revision, provider });
+        Ok(())
+    }
+
+    /// Ends a lane.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn end(&self, key: OrderKey) -> anyhow::Result<()> {
+        let Some(Open { revision, provider }) = self.open().get(&key).cloned() else {
+            return Ok(());
+        };
+        self.change(key, revision, None).await?;
+        parked(&provider).decrement(1.0);
+        self.open().remove(&key);
+        Ok(())
+    }
+
+    async fn change(&self, key: OrderKey, replaces: u64, lane: Option<(&Lane, bool)>) -> anyhow::Result<u64> {
+        let (done, written) = oneshot::channel();
+        let due = lane.and_then(|(lane, scheduled)| scheduled.then_some(lane.due_at));
+        let change = Change {
+            lane: self.subject("lane", key),
+            payload: match lane {
+                Some((lane, _)) => serde_json::to_vec(lane)?.into(),
+                None => bytes::Bytes::new(),
+            },
+            replaces,
+            schedule: due.map(|at| (self.subject("sch", key), self.subject("due", key), at)),
+            done,
+        };
+        let closed = || anyhow::anyhow!("the lanes are closed");
+        self.changes.send(change).await.map_err(|_| closed())?;
+        written.await.map_err(|_| closed())
+    }
+
+    fn subject(&self, root: &str, key: OrderKey) -> String {
+        format!("{root}.{}.{key}", partition_token(key.partition(self.partitions)))
+    }
+
+    /// Which order a bell rings for.
+    pub fn key_of(subject: &str) -> Option<OrderKey> {
+        OrderKey::parse(subject.rsplit('.').next()?)
+    }
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        // The last one that knows them: what is parked is no longer this instance's to tell.
+        if Arc::strong_count(&self.open) == 1 {
+            for Open { provider, .. } in self.open().values() {
+                parked(provider).decrement(1.0);
+            }
+        }
+    }
+}
+
+/// Orders that wait, of a provider.
+fn parked(provider: &str) -> metrics::Gauge {
+    metrics::gauge!("retries_parked", "provider" => provider.to_owned())
+}
+
+/// The last message of a subject: its sequence and payload.
+async fn last(connection: &Connection, subject: &str) -> anyhow::Result<Option<(u64, bytes::Bytes)>> {
+    let stream = connection.context.get_stream_no_info(LANES).await.context("lanes")?;
+    let read = tokio::time::timeout(ANSWER_TIMEOUT, stream.direct_get_last_for_subject(subject)).await;
+    match read.context("NATS does not answer about lanes")? {
+        Ok(message) => Ok(Some((message.sequence, message.payload))),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context("cannot read a lane"),
+    }
+}
+
+/// Lanes that are open, from a sequence on, and the last sequence that was looked at; none where there are no more.
+async fn read_batch(connection: &Connection, from: u64) -> anyhow::Result<Option<(Vec<(OrderKey, u64, Lane)>, u64)>> {
+    let client = &connection.client;
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await?;
+    let request = format!(r#"{{"seq":{from},"batch":{BATCH},"next_by_subj":"lane.*.*"}}"#);
+    client
+        .publish_with_reply(format!("$JS.API.DIRECT.GET.{LANES}"), inbox, request.into())
+        .await?;
+    let (mut lanes, mut last) = (Vec::new(), None);
+    loop {
+        let message = tokio::time::timeout(ANSWER_TIMEOUT, answers.next())
+            .await
+            .context("NATS does not answer about lanes")?
+            .context("the connection was closed")?;
+        match message.status.map(|status| status.as_u16()) {
+            None => {}
+            Some(204 | 404) => break,
+            Some(status) => bail!("NATS answered about lanes with {status}"),
+        }
+        let header = |name| message.headers.as_ref()?.get_last(name).map(|value| value.as_str());
+        let sequence: u64 = header(async_nats::header::NATS_SEQUENCE)
+            .context("an answer without a sequence")?
+            .parse()?;
+        last = Some(sequence);
+        let Some(key) = header(async_nats::header::NATS_SUBJECT).and_then(Lanes::key_of) else {
+            continue;
+        };
+        if message.payload.is_empty() {
+            continue;
+        }
+        match serde_json::from_slice(&message.payload) {
+            Ok(lane) => lanes.push((key, sequence, lane)),
+            Err(error) => bail!(
+                "message {sequence} of LANES is no lane: {error}; purge LANES to have it made again from the event log"
+            ),
+        }
+    }
+    Ok(last.map(|last| (lanes, last)))
+}

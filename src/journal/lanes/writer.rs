@@ -1,0 +1,131 @@
+//! The one writer of lanes: all changes that wait go in one atomic batch.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use async_nats::{Client, HeaderMap, Subscriber};
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use futures_util::StreamExt;
+use serde::Deserialize;
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::connection::Connection;
+
+/// Changes of one batch; each has two messages at most, and a batch has 1000.
+const MAX_BATCH: usize = 400;
+/// How long the acknowledgement of a batch may take: an fsync on a slow disk, many times over.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the end of a lane is remembered, so that its last revision can still be named by who makes it anew.
+const ENDED_TTL: &str = "60s";
+/// How long a bell may ring unheard; whoever comes later reads the lanes.
+const BELL_TTL: &str = "600s";
+
+/// A lane that is to be written.
+pub(super) struct Change {
+    pub(super) lane: String,
+    /// Empty: the lane ends.
+    pub(super) payload: Bytes,
+    /// Revision that it replaces; 0: there is none.
+    pub(super) replaces: u64,
+    /// Subjects of the schedule and of the bell, and when it rings.
+    pub(super) schedule: Option<(String, String, DateTime<Utc>)>,
+    /// Gets the new revision.
+    pub(super) done: oneshot::Sender<u64>,
+}
+
+/// See the module.
+pub struct LaneWriter {
+    connection: Arc<Connection>,
+    waiting: mpsc::Receiver<Change>,
+}
+
+/// JetStream's answer.
+#[derive(Deserialize)]
+struct Ack {
+    #[serde(default)]
+    seq: u64,
+    error: Option<serde_json::Value>,
+}
+
+impl LaneWriter {
+    pub(super) fn new(connection: Arc<Connection>, waiting: mpsc::Receiver<Change>) -> Self {
+        Self { connection, waiting }
+    }
+
+    /// Writes until it is dropped.
+    ///
+    /// # Errors
+    /// Where a batch is refused or not acknowledged: then it is not known what the lanes are, and they must be read anew.
+    pub async fn run(mut self) -> anyhow::Result<std::convert::Infallible> {
+        let client = self.connection.client.clone();
+        let inbox = client.new_inbox();
+        let mut answers = client.subscribe(inbox.clone()).await?;
+        let mut batch = Vec::new();
+        loop {
+            if self.waiting.recv_many(&mut batch, MAX_BATCH).await == 0 {
+                bail!("nobody writes lanes any more");
+            }
+            write(&client, &inbox, &mut answers, std::mem::take(&mut batch)).await?;
+        }
+    }
+}
+
+async fn write(client: &Client, inbox: &str, answers: &mut Subscriber, batch: Vec<Change>) -> anyhow::Result<()> {
+    let messages: Vec<_> = batch.iter().flat_map(messages).collect();
+    let (count, id) = (messages.len(), uuid::Uuid::new_v4().simple().to_string());
+    for (at, (subject, mut headers, payload)) in messages.into_iter().enumerate() {
+        let is_last = at + 1 == count;
+        if count > 1 {
+            headers.insert("Nats-Batch-Id", id.as_str());
+            headers.insert("Nats-Batch-Sequence", (at + 1).to_string());
+            if is_last {
+                headers.insert("Nats-Batch-Commit", "1");
+            }
+        }
+        if is_last {
+            client
+                .publish_with_reply_and_headers(subject, inbox.to_owned(), headers, payload)
+                .await?;
+        } else {
+            client.publish_with_headers(subject, headers, payload).await?;
+        }
+    }
+    let answer = tokio::time::timeout(ACK_TIMEOUT, answers.next())
+        .await
+        .context("NATS does not acknowledge a write of lanes")?
+        .context("the connection was closed")?;
+    let ack: Ack = serde_json::from_slice(&answer.payload).context("no stream takes lanes: is LANES missing?")?;
+    if let Some(error) = ack.error {
+        bail!("lanes not written: {error}");
+    }
+    let mut revision = (ack.seq + 1).saturating_sub(count as u64);
+    for change in batch {
+        let size = 1 + u64::from(change.schedule.is_some());
+        // Whoever gave up waiting has given up its lease, too.
+        let _ = change.done.send(revision);
+        revision += size;
+    }
+    Ok(())
+}
+
+/// The messages of a change: the lane, then its schedule.
+fn messages(change: &Change) -> impl Iterator<Item = (String, HeaderMap, Bytes)> {
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Expected-Last-Subject-Sequence", change.replaces.to_string());
+    if change.payload.is_empty() {
+        headers.insert("Nats-TTL", ENDED_TTL);
+    }
+    let lane = (change.lane.clone(), headers, change.payload.clone());
+    let schedule = change.schedule.as_ref().map(|(subject, bell, at)| {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            "Nats-Schedule",
+            format!("@at {}", at.to_rfc3339_opts(SecondsFormat::Millis, true)),
+        );
+        headers.insert("Nats-Schedule-Target", bell.as_str());
+        headers.insert("Nats-Schedule-TTL", BELL_TTL);
+        (subject.clone(), headers, Bytes::new())
+    });
+    std::iter::once(lane).chain(schedule)
+}

@@ -1,0 +1,329 @@
+//! One task: an event, or the lane of an order, handled as often as it takes.
+//!
+//! What follows from an event is on the log before it is acknowledged, and before its lane says so.
+
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use async_nats::jetstream::Message;
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{
+    PAUSE_AFTER_TROUBLE, Stage, Worker,
+    held::{Done, Item, Task, Work},
+    unreadable::gone,
+};
+use crate::{
+    event::{EventId, EventType, NewEvent, Recorded, outcome::RetryRequested},
+    journal::{
+        codec::OrderKey,
+        lanes::{self, Lane, Lanes},
+        lease::Validity,
+        read::event_at,
+        settle::{Parking, Settlement, settle},
+    },
+};
+
+/// How much before its time a lane is taken up: a bell may ring a bit early, and a clock be a bit late.
+const EARLY: TimeDelta = TimeDelta::seconds(1);
+/// How often an event looks whether its full lane has room.
+const FULL_LANE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What all tasks stand on.
+pub(super) struct Ground {
+    /// Where events are parked; none for a stage that parks none.
+    pub(super) lanes: Option<Lanes>,
+    pub(super) lease: Validity,
+    /// Events that were found to have an outcome when the stage was taken over, among those in lanes that were due.
+    pub(super) ended: HashSet<EventId>,
+    /// Too much is held for an event to wait in memory.
+    pub(super) crowded: AtomicBool,
+}
+
+/// What became of an event.
+enum Attempted {
+    /// Its outcome is on the log.
+    Ended,
+    /// It is tried again later; so many requests were made.
+    Parked(u32, Parking),
+    /// The hub goes down; whoever comes next takes it up.
+    Stopped,
+}
+
+/// What is to be done for an event of the log.
+enum Order {
+    /// Handle this.
+    Handle(Box<Recorded>),
+    /// It asks another stage to take something up again.
+    NotOurs,
+    /// It asks for something that is not on the log any more.
+    Gone(u64),
+}
+
+impl<S: Stage> Worker<S> {
+    pub(super) async fn settle(&self, task: Task, ground: &Ground) -> anyhow::Result<Done> {
+        let mut done = Done::of(&task);
+        match task.work {
+            Work::Event(item) => {
+                let sequence = item.event.sequence;
+                if self.settle_event(task.key, *item, ground, &mut done).await? {
+                    done.closed.push(sequence);
+                }
+            }
+            Work::Due => self.settle_lane(task.key, ground, &mut done).await?,
+        }
+        Ok(done)
+    }
+
+    /// False where the hub goes down before it is settled.
+    async fn settle_event(&self, key: OrderKey, item: Item, ground: &Ground, done: &mut Done) -> anyhow::Result<bool> {
+        let Item {
+            event: recorded,
+            requests,
+            not_before,
+            message,
+        } = item;
+        if !is_ours::<S>(&recorded) {
+            acknowledge(message.as_ref()).await?;
+            return Ok(true);
+        }
+        if let Some(lanes) = &ground.lanes
+            && lanes.is_open(key)
+        {
+            let Some(released) = self.join(lanes, key, &recorded).await? else {
+                return Ok(false);
+            };
+            acknowledge(message.as_ref()).await?;
+            if released {
+                self.settle_lane(key, ground, done).await?;
+            }
+            return Ok(true);
+        }
+        let sequence = recorded.sequence;
+        let provider = recorded.envelope.provider.to_string();
+        let attempted = match (not_before, &ground.lanes) {
+            (Some(until), Some(_)) if until > Utc::now() + EARLY => {
+                let for_creation = false;
+                Attempted::Parked(requests, Parking { until, for_creation })
+            }
+            _ => self.attempt(recorded, requests, ground).await?,
+        };
+        match attempted {
+            Attempted::Stopped => return Ok(false),
+            Attempted::Ended => {}
+            Attempted::Parked(requests, parking) => {
+                let lane = Lane {
+                    provider,
+                    head: sequence,
+                    requests,
+                    due_at: parking.until,
+                    waiting: Vec::new(),
+                    for_creation: parking.for_creation,
+                };
+                self.lanes(ground)?.put(key, &lane, true).await?;
+            }
+        }
+        acknowledge(message.as_ref()).await?;
+        Ok(true)
+    }
+
+    /// Lets an event wait in its order's lane. Whether the lane is to be worked on at once; none where the hub goes down
+    /// before there was room.
+    async fn join(&self, lanes: &Lanes, key: OrderKey, event: &Recorded) -> anyhow::Result<Option<bool>> {
+        loop {
+            let mut lane = lanes.get(key).await?.context("a lane ended while an event joined it")?;
+            if lane.holds(event.sequence) {
+                return Ok(Some(false));
+            }
+            if lane.for_creation && S::creates(event) {
+                // What waited for this one follows it.
+                lane.waiting
+                    .insert(0, std::mem::replace(&mut lane.head, event.sequence));
+                lane = Lane {
+                    requests: 0,
+                    due_at: Utc::now(),
+                    for_creation: false,
+                    ..lane
+                };
+                lanes.put(key, &lane, false).await?;
+                return Ok(Some(true));
+            }
+            if lane.waiting.len() < lanes::MAX_WAITING {
+                lane.waiting.push(event.sequence);
+                lanes.put(key, &lane, false).await?;
+                return Ok(Some(false));
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(None),
+                () = tokio::time::sleep(FULL_LANE_PAUSE) => {}
+            }
+        }
+    }
+
+    /// Works on a lane for as long as what is in it is due.
+    async fn settle_lane(&self, key: OrderKey, ground: &Ground, done: &mut Done) -> anyhow::Result<()> {
+        let lanes = self.lanes(ground)?;
+        // None: the bell of one that has ended.
+        while let Some(mut lane) = lanes.get(key).await? {
+            if lane.due_at > Utc::now() + EARLY {
+                return Ok(());
+            }
+            match self.attempt_head(&lane, ground).await? {
+                Attempted::Stopped => return Ok(()),
+                Attempted::Parked(requests, parking) => {
+                    lane = Lane {
+                        requests,
+                        due_at: parking.until,
+                        for_creation: parking.for_creation,
+                        ..lane
+                    };
+                    return lanes.put(key, &lane, true).await;
+                }
+                Attempted::Ended => {
+                    done.closed.push(lane.head);
+                    if lane.waiting.is_empty() {
+                        return lanes.end(key).await;
+                    }
+                    lane = Lane {
+                        head: lane.waiting.remove(0),
+                        requests: 0,
+                        due_at: Utc::now(),
+                        for_creation: false,
+                        ..lane
+                    };
+                    lanes.put(key, &lane, false).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn attempt_head(&self, lane: &Lane, ground: &Ground) -> anyhow::Result<Attempted> {
+        let Some(recorded) = event_at(self.journal.connection(), lane.head).await? else {
+            tracing::error!(
+                stage = S::NAME,
+                sequence = lane.head,
+                "an event that waited is not on the log any more; its order goes on without it"
+            );
+            return Ok(Attempted::Ended);
+        };
+        if ground.ended.contains(&recorded.envelope.id) {
+            return Ok(Attempted::Ended);
+        }
+        self.attempt(recorded, lane.requests, ground).await
+    }
+
+    /// Handles an event until it ended, or is to be parked; what follows is recorded.
+    async fn attempt(&self, recorded: Recorded, mut requests: u32, ground: &Ground) -> anyhow::Result<Attempted> {
+        let event = match self.order(recorded.clone()).await? {
+            Order::Handle(event) => event,
+            Order::NotOurs => return Ok(Attempted::Ended),
+            Order::Gone(sequence) => return self.record_end(vec![gone(&recorded, S::NAME, sequence)]).await,
+        };
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(Attempted::Stopped),
+                () = self.stage.ready() => {}
+            }
+            // Whoever stood still for longer than its lease must not act as if nothing had happened.
+            if !ground.lease.holds() {
+                anyhow::bail!("the lease ran out");
+            }
+            let handled = self.stage.handle(&event, requests + 1).await;
+            match settle(handled, Utc::now(), ground.crowded.load(Ordering::Relaxed)) {
+                Settlement::Done(events) => return self.record_end(events).await,
+                Settlement::Again(events, pause) => {
+                    if !self.record(events).await {
+                        return Ok(Attempted::Stopped);
+                    }
+                    requests += 1;
+                    tokio::select! {
+                        () = self.stop.cancelled() => return Ok(Attempted::Stopped),
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                }
+                Settlement::Park(events, parking) => {
+                    if !self.record(events).await {
+                        return Ok(Attempted::Stopped);
+                    }
+                    return Ok(Attempted::Parked(requests + 1, parking));
+                }
+                Settlement::Hold => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    /// What is to be handled: the event itself, or the one that it asks to take up again.
+    async fn order(&self, recorded: Recorded) -> anyhow::Result<Order> {
+        if recorded.envelope.event_type != EventType::OrderRetryRequested {
+            return Ok(Order::Handle(Box::new(recorded)));
+        }
+        let Some(request) = retry_request(&recorded).filter(|request| request.stage == S::NAME) else {
+            return Ok(Order::NotOurs);
+        };
+        let original = event_at(self.journal.connection(), request.sequence).await?;
+        Ok(match original.filter(|event| event.envelope.event_type == S::TAKES) {
+            Some(original) => Order::Handle(Box::new(Recorded {
+                run: Some(recorded.envelope.id),
+                ..original
+            })),
+            None => Order::Gone(request.sequence),
+        })
+    }
+
+    async fn record_end(&self, events: Vec<NewEvent>) -> anyhow::Result<Attempted> {
+        let recorded = self.record(events).await;
+        Ok(if recorded { Attempted::Ended } else { Attempted::Stopped })
+    }
+
+    /// Appends what follows, as often as it takes. False where the hub goes down before it is on the log: then the
+    /// message is not acknowledged and is taken up again.
+    pub(super) async fn record(&self, events: Vec<NewEvent>) -> bool {
+        for event in events {
+            while let Err(error) = self.journal.append(event.clone()).await {
+                tracing::warn!(stage = S::NAME, event = %event.envelope.event_type, %error, "cannot record, trying again");
+                if self.stop.is_cancelled() {
+                    return false;
+                }
+                tokio::time::sleep(PAUSE_AFTER_TROUBLE).await;
+            }
+        }
+        true
+    }
+
+    fn lanes<'a>(&self, ground: &'a Ground) -> anyhow::Result<&'a Lanes> {
+        ground.lanes.as_ref().context("a stage that has no lanes parks events")
+    }
+}
+
+fn retry_request(event: &Recorded) -> Option<RetryRequested> {
+    serde_json::from_slice(&event.payload).ok()
+}
+
+/// Whether an event is for this stage: what it takes, or a request to take such a one up again. A request that cannot be
+/// read is nobody's.
+pub(super) fn is_ours<S: Stage>(event: &Recorded) -> bool {
+    match event.envelope.event_type {
+        EventType::OrderRetryRequested => retry_request(event).is_some_and(|request| request.stage == S::NAME),
+        event_type => event_type == S::TAKES,
+    }
+}
+
+/// Tells the server that a message is settled; one that was read from the log has nothing to tell.
+pub(super) async fn acknowledge(message: Option<&Message>) -> anyhow::Result<()> {
+    let Some(message) = message else { return Ok(()) };
+    message
+        .ack()
+        .await
+        .map_err(|error| anyhow::anyhow!("cannot acknowledge: {error}"))
+}
+
+/// Whether a lane is to be worked on at this time.
+pub(super) fn is_due(lane: &Lane, now: DateTime<Utc>) -> bool {
+    lane.due_at <= now + EARLY
+}

@@ -1,0 +1,196 @@
+//! The work that an instance holds: for each order what waits, and what is ready to be worked on.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use async_nats::jetstream::Message;
+use chrono::{DateTime, Utc};
+
+use crate::{event::Recorded, journal::codec::OrderKey};
+
+/// Events and lanes that are held at a time, waiting or at work. The consumers' `max_ack_pending` is a bit more.
+pub(super) const MAX_HELD: usize = 1024;
+/// Lanes among them: when a backend is back after hours, new orders must not wait for all that was parked meanwhile.
+const MAX_DUE: usize = MAX_HELD / 2;
+/// From so many on an event that would wait in memory for its next attempt is parked instead.
+const CROWDED: usize = MAX_HELD / 2;
+/// Bytes of their payloads; one event more is always taken.
+const MAX_HELD_BYTES: usize = 16 * 1024 * 1024;
+/// Settled sequences that are remembered, should the server hand one out again because an acknowledgement got lost.
+const MAX_CLOSED: usize = 65_536;
+
+/// One event of the stage, and how to acknowledge it.
+pub(super) struct Item {
+    pub(super) event: Recorded,
+    /// Requests that were made before.
+    pub(super) requests: u32,
+    /// It was about to be parked until then.
+    pub(super) not_before: Option<DateTime<Utc>>,
+    /// None where it was read from the log: then the server will hand it out once more.
+    pub(super) message: Option<Message>,
+}
+
+/// What there is to do for an order.
+pub(super) enum Work {
+    /// An event that came from the consumer, or was left open.
+    Event(Box<Item>),
+    /// Its lane is due.
+    Due,
+}
+
+impl Work {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Event(item) => item.event.payload.len(),
+            Self::Due => 0,
+        }
+    }
+}
+
+/// The next thing to do for an order.
+pub(super) struct Task {
+    pub(super) key: OrderKey,
+    pub(super) work: Work,
+}
+
+/// How a task ended.
+pub(super) struct Done {
+    key: OrderKey,
+    /// The event's sequence; none for a lane.
+    sequence: Option<u64>,
+    bytes: usize,
+    /// Sequences that need no more than an acknowledgement, should they be handed out again.
+    pub(super) closed: Vec<u64>,
+}
+
+impl Done {
+    pub(super) fn of(task: &Task) -> Self {
+        Self {
+            key: task.key,
+            sequence: match &task.work {
+                Work::Event(item) => Some(item.event.sequence),
+                Work::Due => None,
+            },
+            bytes: task.work.bytes(),
+            closed: Vec::new(),
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct Held {
+    /// Orders with something at work, and what waits behind it.
+    orders: HashMap<OrderKey, VecDeque<Work>>,
+    ready: VecDeque<Task>,
+    sequences: HashSet<u64>,
+    due: HashSet<OrderKey>,
+    /// Lanes that were due when the stage was taken over, the earliest first.
+    overdue: VecDeque<OrderKey>,
+    /// Settled lately; should the server hand one out again, it needs no more than an acknowledgement.
+    closed: HashSet<u64>,
+    closed_order: VecDeque<u64>,
+    bytes: usize,
+}
+
+impl Held {
+    pub(super) fn new(closed: HashSet<u64>, overdue: VecDeque<OrderKey>) -> Self {
+        let closed_order = closed.iter().copied().collect();
+        Self {
+            orders: HashMap::new(),
+            ready: VecDeque::new(),
+            sequences: HashSet::new(),
+            due: HashSet::new(),
+            overdue,
+            closed,
+            closed_order,
+            bytes: 0,
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.sequences.len() + self.due.len()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.count() < MAX_HELD && self.bytes < MAX_HELD_BYTES
+    }
+
+    pub(super) fn has_room_for_lanes(&self) -> bool {
+        self.has_room() && self.due.len() < MAX_DUE
+    }
+
+    pub(super) fn is_crowded(&self) -> bool {
+        self.count() > CROWDED
+    }
+
+    pub(super) fn is_held(&self, sequence: u64) -> bool {
+        self.sequences.contains(&sequence)
+    }
+
+    /// Whether it is settled and waits for nothing but its acknowledgement.
+    pub(super) fn is_closed(&self, sequence: u64) -> bool {
+        self.closed.contains(&sequence)
+    }
+
+    pub(super) fn push(&mut self, item: Item) {
+        self.sequences.insert(item.event.sequence);
+        self.bytes += item.event.payload.len();
+        let key = OrderKey::of(&item.event);
+        self.enqueue(key, Work::Event(Box::new(item)));
+    }
+
+    /// A bell has rung. One that rings while the lane is at work, or waits for it, says nothing new.
+    pub(super) fn push_due(&mut self, key: OrderKey) {
+        if self.due.insert(key) {
+            self.enqueue(key, Work::Due);
+        }
+    }
+
+    fn enqueue(&mut self, key: OrderKey, work: Work) {
+        match self.orders.get_mut(&key) {
+            Some(waiting) => waiting.push_back(work),
+            None => {
+                self.orders.insert(key, VecDeque::new());
+                self.ready.push_back(Task { key, work });
+            }
+        }
+    }
+
+    pub(super) fn next(&mut self) -> Option<Task> {
+        while self.has_room_for_lanes()
+            && let Some(key) = self.overdue.pop_front()
+        {
+            self.push_due(key);
+        }
+        self.ready.pop_front()
+    }
+
+    /// Lets the next of the order have its turn.
+    pub(super) fn finish(&mut self, done: Done) {
+        match done.sequence {
+            Some(sequence) => drop(self.sequences.remove(&sequence)),
+            None => drop(self.due.remove(&done.key)),
+        }
+        self.bytes -= done.bytes;
+        for sequence in done.closed {
+            self.close(sequence);
+        }
+        if let Some(waiting) = self.orders.get_mut(&done.key) {
+            match waiting.pop_front() {
+                Some(work) => self.ready.push_back(Task { key: done.key, work }),
+                None => drop(self.orders.remove(&done.key)),
+            }
+        }
+    }
+
+    fn close(&mut self, sequence: u64) {
+        if !self.closed.insert(sequence) {
+            return;
+        }
+        self.closed_order.push_back(sequence);
+        if self.closed_order.len() > MAX_CLOSED
+            && let Some(oldest) = self.closed_order.pop_front()
+        {
+            self.closed.remove(&oldest);
+        }
+    }
+}

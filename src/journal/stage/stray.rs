@@ -1,0 +1,36 @@
+//! Whether the consumer's messages come here, and to nobody else.
+
+use async_nats::jetstream::Message;
+
+/// Notices messages that the consumer handed to somebody else: an instance that stood still, woke up and asked for more
+/// before it found its lease gone. Newer events of the same orders must not overtake those, so the work begins anew, with
+/// what is open on the log.
+pub(super) struct Stray {
+    /// The consumer's number of the last message that came here.
+    pub(super) last: u64,
+    /// A later number that the consumer named, which may still be on its way here.
+    pub(super) suspect: Option<u64>,
+}
+
+impl Stray {
+    pub(super) fn received(&mut self, message: &Message) -> anyhow::Result<()> {
+        let number = message
+            .info()
+            .map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))?
+            .consumer_sequence;
+        if number > self.last + 1 {
+            anyhow::bail!("the consumer handed messages to somebody else");
+        }
+        self.last = self.last.max(number);
+        Ok(())
+    }
+
+    /// `taking`: whether all that is on its way here would have been taken since the last look.
+    pub(super) fn compare(&mut self, handed_out: u64, taking: bool) -> anyhow::Result<()> {
+        if self.suspect.is_some_and(|suspect| taking && self.last < suspect) {
+            anyhow::bail!("the consumer handed its last messages to somebody else");
+        }
+        self.suspect = (taking && handed_out > self.last).then_some(handed_out);
+        Ok(())
+    }
+}
