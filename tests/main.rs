@@ -15,6 +15,7 @@ mod log_down;
 mod database_down;
 mod backend_down;
 mod redelivery;
+mod retries;
 mod poison;
 mod shutdown;
 mod streams;

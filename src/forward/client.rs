@@ -118,14 +118,15 @@ impl Client {
             Ok(body) => body,
             Err(error) => return no_answer(&error),
         };
-        let not_found = if status == 404 {
-            self.not_found.fetch_add(1, Ordering::Relaxed) + 1
-        } else {
-            0
+        let not_found = match (status, request) {
+            (404, Request::NewOrder) => self.not_found.fetch_add(1, Ordering::Relaxed) + 1,
+            // An order that the backend does not know says nothing about the URL.
+            (404, Request::StatusChange) => self.not_found.load(Ordering::Relaxed),
+            _ => {
+                self.not_found.store(0, Ordering::Relaxed);
+                0
+            }
         };
-        if status != 404 {
-            self.not_found.store(0, Ordering::Relaxed);
-        }
         let answer = Answer {
             status,
             retry_after: retry_after.as_deref(),

@@ -59,9 +59,10 @@ pub struct Lane {
     pub requests: u32,
     /// When it is due.
     pub due_at: DateTime<Utc>,
-    /// Later events of the order, in the log's order.
+    /// Later events of the order, in the log's order, each with the requests that were made for it (one that let the
+    /// event that creates its order pass has some).
     #[serde(default)]
-    pub waiting: Vec<u64>,
+    pub waiting: Vec<(u64, u32)>,
     /// It waits for the event that creates its order, and lets that one pass.
     #[serde(default)]
     pub for_creation: bool,
@@ -70,7 +71,37 @@ pub struct Lane {
 impl Lane {
     /// Whether an event is in it.
     pub fn holds(&self, sequence: u64) -> bool {
-        self.head == sequence || self.waiting.contains(&sequence)
+        self.sequences().any(|one| one == sequence)
+    }
+
+    /// Every event in it.
+    pub fn sequences(&self) -> impl Iterator<Item = u64> {
+        std::iter::once(self.head).chain(self.waiting.iter().map(|(sequence, _)| *sequence))
+    }
+
+    /// With the next event at its head, due now; none where there is no other.
+    pub fn advance(mut self, now: DateTime<Utc>) -> Option<Self> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        (self.head, self.requests) = self.waiting.remove(0);
+        Some(Self {
+            due_at: now,
+            for_creation: false,
+            ..self
+        })
+    }
+
+    /// With this event before all others, due now.
+    pub fn led_by(mut self, sequence: u64, now: DateTime<Utc>) -> Self {
+        self.waiting.insert(0, (self.head, self.requests));
+        Self {
+            head: sequence,
+            requests: 0,
+            due_at: now,
+            for_creation: false,
+            ..self
+        }
     }
 }
 

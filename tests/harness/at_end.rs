@@ -58,9 +58,10 @@ impl World {
             let busy = infos
                 .iter()
                 .filter(|info| info.num_pending > 0 || info.num_ack_pending > 0);
-            let busy: Vec<_> = busy
+            let mut busy: Vec<_> = busy
                 .map(|info| format!("{}: {} + {}", info.name, info.num_pending, info.num_ack_pending))
                 .collect();
+            busy.extend(self.lanes().await.iter().map(|lane| format!("lane {lane}")));
             if busy.is_empty() { Ok(()) } else { Err(busy.join(", ")) }
         })
         .await;
@@ -113,10 +114,10 @@ impl World {
             let all: Vec<_> = of_order
                 .map(|request| (request.at, request.key(), request.path.as_str()))
                 .collect();
-            assert_eq!(
-                arrived.get(order),
-                Some(keys),
-                "{order}: keys as they arrived first, and as they stand on the log; all: {all:#?}"
+            let arrived = arrived.get(order).cloned().unwrap_or_default();
+            assert!(
+                arrived == *keys || passed_by_its_creation(&arrived, keys, events),
+                "{order}: keys as they arrived first {arrived:#?}, and as they stand on the log {keys:#?}; all: {all:#?}"
             );
         }
         assert_eq!(
@@ -165,6 +166,18 @@ impl World {
         }
         Ok(tables)
     }
+}
+
+/// Whether all keys but that of the event that created the order came as they stand on the log, and that one earlier:
+/// a word about an order that nobody knows yet lets it pass.
+fn passed_by_its_creation(arrived: &[String], recorded: &[String], events: &[Arc<Recorded>]) -> bool {
+    let creates = |key: &&String| {
+        let event = events.iter().find(|event| event.envelope.id.to_string() == **key);
+        event.is_some_and(|event| event.envelope.webhook_type == "order_created")
+    };
+    let place = |keys: &[String]| keys.iter().position(|key| creates(&key));
+    let others = |keys: &[String]| keys.iter().filter(|key| !creates(key)).cloned().collect::<Vec<_>>();
+    others(arrived) == others(recorded) && place(arrived).is_some_and(|came| Some(came) < place(recorded))
 }
 
 /// Rows by table and key.

@@ -112,6 +112,23 @@ impl World {
         }
     }
 
+    /// The lanes that are open.
+    pub(crate) async fn lanes(&self) -> Vec<serde_json::Value> {
+        let stream = self.nats.provision().await.get_stream("LANES").await.unwrap();
+        let info = stream.info_with_subjects("lane.*.*").await.unwrap();
+        let subjects: Vec<(String, usize)> = info.try_collect().await.unwrap();
+        let mut lanes = Vec::new();
+        for (subject, _) in subjects {
+            // It may end meanwhile.
+            if let Ok(message) = stream.get_last_raw_message_by_subject(&subject).await
+                && !message.payload.is_empty()
+            {
+                lanes.push(serde_json::from_slice(&message.payload).unwrap());
+            }
+        }
+        lanes
+    }
+
     /// Lets NATS hand out again at once what it knows of no acknowledgement for. Where a hub or NATS was killed, that is
     /// what has its outcome and waits for nothing else; in production it comes again after minutes, and nobody waits for it.
     pub(crate) async fn hand_out_again(&self) {

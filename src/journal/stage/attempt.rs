@@ -141,19 +141,11 @@ impl<S: Stage> Worker<S> {
             }
             if lane.for_creation && S::creates(event) {
                 // What waited for this one follows it.
-                lane.waiting
-                    .insert(0, std::mem::replace(&mut lane.head, event.sequence));
-                lane = Lane {
-                    requests: 0,
-                    due_at: Utc::now(),
-                    for_creation: false,
-                    ..lane
-                };
-                lanes.put(key, &lane, false).await?;
+                lanes.put(key, &lane.led_by(event.sequence, Utc::now()), false).await?;
                 return Ok(Some(true));
             }
             if lane.waiting.len() < lanes::MAX_WAITING {
-                lane.waiting.push(event.sequence);
+                lane.waiting.push((event.sequence, 0));
                 lanes.put(key, &lane, false).await?;
                 return Ok(Some(false));
             }
@@ -185,17 +177,10 @@ impl<S: Stage> Worker<S> {
                 }
                 Attempted::Ended => {
                     done.closed.push(lane.head);
-                    if lane.waiting.is_empty() {
-                        return lanes.end(key).await;
+                    match lane.advance(Utc::now()) {
+                        Some(lane) => lanes.put(key, &lane, false).await?,
+                        None => return lanes.end(key).await,
                     }
-                    lane = Lane {
-                        head: lane.waiting.remove(0),
-                        requests: 0,
-                        due_at: Utc::now(),
-                        for_creation: false,
-                        ..lane
-                    };
-                    lanes.put(key, &lane, false).await?;
                 }
             }
         }

@@ -122,11 +122,7 @@ async fn take_lanes(
     if let Some((first, _)) = due.first() {
         unsettled.ended = ended_since(connection, *first - CLOCK_DIFFERENCE).await?;
     }
-    let parked: HashSet<u64> = read
-        .lanes
-        .iter()
-        .flat_map(|(_, lane)| lane.waiting.iter().copied().chain([lane.head]))
-        .collect();
+    let parked: HashSet<u64> = read.lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect();
     found.open.retain(|_, open| {
         let is_parked = parked.contains(&open.sequence);
         if is_parked {
@@ -234,7 +230,7 @@ impl Found {
         let mut lanes: BTreeMap<OrderKey, Lane> = BTreeMap::new();
         for open in by_place.into_values() {
             match lanes.entry(open.key) {
-                btree_map::Entry::Occupied(lane) => lane.into_mut().waiting.push(open.sequence),
+                btree_map::Entry::Occupied(lane) => lane.into_mut().waiting.push((open.sequence, open.requests)),
                 btree_map::Entry::Vacant(new) => {
                     new.insert(Lane {
                         provider: open.provider,

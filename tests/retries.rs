@@ -1,0 +1,305 @@
+//! Orders that have to wait: parked at their times, in their order, through crashes, and given up by a rule.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use webhook_hub::event::EventType;
+
+use crate::harness::{
+    World,
+    at_end::Ends,
+    backend::{Answer, ORDERS},
+    careem::{change, order},
+    hub::{Hub, Settings},
+    ids,
+    log::payload,
+    wait::{PATIENCE, eventually},
+};
+
+/// Where news about an order go.
+fn status_path(order: &str) -> String {
+    format!("{ORDERS}/{order}/status")
+}
+
+impl World {
+    /// With delays that a test can wait for, and no breaker in the way of what is tested.
+    fn impatient(&self, delays: &str) -> Settings {
+        self.settings()
+            .set("RETRY_DELAYS", delays)
+            .set("CIRCUIT_BREAKER_ENABLED", false)
+    }
+
+    /// Waits until so many orders have a lane.
+    async fn wait_parked(&self, count: usize) {
+        eventually(&format!("{count} orders are parked"), PATIENCE, async || {
+            let lanes = self.lanes().await;
+            if lanes.len() == count { Ok(()) } else { Err(lanes) }
+        })
+        .await;
+    }
+
+    /// The times of the requests about an order, on this path.
+    fn times(&self, path: &str, order: &str) -> Vec<Instant> {
+        let requests = self.backend.requests().into_iter();
+        requests
+            .filter(|request| request.path == path && request.external_order_id() == order)
+            .map(|request| request.at)
+            .collect()
+    }
+}
+
+/// Quick attempts, then the schedule, then the dead letter; a later word waits behind, and other orders do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_goes_through_the_whole_schedule() {
+    let world = World::new().await;
+    let hub = Hub::start(&world.impatient("300ms,1s").set("RETRY_MAX_ATTEMPTS", 3)).await;
+    let failures = std::iter::repeat_n(Answer::status(500), 7);
+    world.backend.next_for("CR-schedule-0", failures);
+    world.post_orders(&hub, ids("schedule", 1)).await;
+    world
+        .careem
+        .post(&hub, &change("CR-schedule-0", "cancelled"))
+        .await
+        .event_id();
+    world.post_orders(&hub, ["CR-other".into()]).await;
+    world
+        .at_end(Ends {
+            forwarded: 2,
+            dead_lettered: 1,
+            ..Ends::default()
+        })
+        .await;
+
+    let times = world.times(ORDERS, "CR-schedule-0");
+    let pauses: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let least = [1000, 2000, 4000, 300, 1000, 1000].map(Duration::from_millis);
+    assert_eq!(pauses.len(), least.len(), "{pauses:?}");
+    for (pause, least) in pauses.iter().zip(least) {
+        // A bell may ring a bit early; a hub on a busy machine may hear it late.
+        assert!(
+            *pause + Duration::from_millis(20) >= least && *pause < least + Duration::from_secs(3),
+            "{pauses:?}"
+        );
+    }
+    let later = world.times(&status_path("CR-schedule-0"), "CR-schedule-0");
+    assert!(later.len() == 1 && later[0] > times[6], "the later word waited behind");
+    let other = world.times(ORDERS, "CR-other");
+    assert!(other.len() == 1 && other[0] < times[2], "another order did not wait");
+
+    let dead = payload(&world.log.wait_for(EventType::OrderDeadLettered, 1).await[0]);
+    assert_eq!(
+        (
+            &dead["attempts"],
+            &dead["retries"],
+            &dead["error"]["code"],
+            &dead["stage"]
+        ),
+        (&json!(7), &json!(3), &json!("BACKEND_500"), &json!("forward"))
+    );
+    let failed = world.log.wait_for(EventType::OrderForwardFailed, 6).await;
+    let counted: Vec<_> = failed.iter().map(|event| payload(event)["retries"].clone()).collect();
+    assert_eq!(json!(counted), json!([0, 0, 0, 0, 1, 2]));
+    let row = world.database.rows("SELECT retry_count, status FROM webhook_logs WHERE webhook_type = 'order_created' AND external_order_id = 'CR-schedule-0'").await.unwrap();
+    assert_eq!(row, [json!({ "retry_count": 3, "status": "failed" })]);
+}
+
+/// What a `Retry-After` asks for is more than memory holds: parked at once, and taken up at its time after hub and NATS
+/// were killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn parked_time_survives_sigkill_of_hub_and_nats() {
+    let world = World::new().await;
+    let hub = Hub::start(&world.impatient("1s")).await;
+    let wait = Answer::Say(503, String::new(), vec![("retry-after", "12".into())]);
+    for id in ids("parked", 3) {
+        world.backend.next_for(&id, [wait.clone()]);
+    }
+    world.post_orders(&hub, ids("parked", 3)).await;
+    world.wait_parked(3).await;
+    for id in ids("parked", 3) {
+        world.careem.post(&hub, &change(&id, "cancelled")).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderTransformed, 6).await;
+    hub.kill().await;
+    world.nats.server.kill().await.unwrap();
+    world.nats.server.restart().await.unwrap();
+    let _hub = Hub::start(&world.impatient("1s")).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(6)).await;
+    for id in ids("parked", 3) {
+        let times = world.times(ORDERS, &id);
+        let pause = times[1] - times[0];
+        assert!(
+            times.len() == 2 && pause >= Duration::from_millis(11_980),
+            "{id}: {pause:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_instance_takes_over_what_is_parked() {
+    let world = World::new().await;
+    let first = Hub::start(&world.impatient("1s")).await;
+    world.post_orders(&first, ["CR-known".into()]).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    // News about orders that nobody knows are parked at once.
+    for id in ids("moved", 20) {
+        world.backend.next_for(&id, std::iter::repeat_n(Answer::status(404), 3));
+        world.careem.post(&first, &change(&id, "ready")).await.event_id();
+    }
+    let _second = Hub::start(&world.impatient("1s")).await;
+    world.log.wait_for(EventType::OrderForwardFailed, 40).await;
+    first.kill().await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(21)).await;
+    for id in ids("moved", 20) {
+        let count = world.times(&status_path(&id), &id).len();
+        assert!(
+            (4..=5).contains(&count),
+            "{id}: {count} requests, of which one may be a repeat after the crash"
+        );
+    }
+}
+
+/// A word about an order comes before the order: it lets that one pass, and follows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_before_its_order() {
+    let world = World::new().await;
+    let hub = Hub::start(&world.impatient("500ms")).await;
+    world.post_orders(&hub, ["CR-known".into()]).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    let [early, never] = ["CR-early", "CR-never"];
+    for id in [early, never] {
+        // Until its order is there; for the one whose order never comes, that is for ever.
+        let unknown = std::iter::repeat_n(Answer::status(404), if id == early { 1 } else { 6 });
+        world.backend.next_for(id, unknown);
+        world.careem.post(&hub, &change(id, "cancelled")).await.event_id();
+    }
+    world.wait_parked(2).await;
+    world.careem.post(&hub, &change(early, "ready")).await.event_id();
+    world.careem.post(&hub, &order(early)).await.event_id();
+    world
+        .at_end(Ends {
+            forwarded: 4,
+            dead_lettered: 1,
+            ..Ends::default()
+        })
+        .await;
+    let requests = world.backend.requests();
+    let of_early: Vec<_> = requests
+        .iter()
+        .filter(|request| request.external_order_id() == early)
+        .map(|request| {
+            (
+                request.path.clone(),
+                request.json()["transformedOrder"]["status"].clone(),
+            )
+        })
+        .collect();
+    let paths: Vec<_> = of_early.iter().map(|(path, _)| path.as_str()).collect();
+    let news = status_path(early);
+    assert_eq!(paths, [&news, ORDERS, &news, &news], "{of_early:?}");
+    let dead = payload(&world.log.wait_for(EventType::OrderDeadLettered, 1).await[0]);
+    assert_eq!(
+        (&dead["attempts"], &dead["retries"], &dead["error"]["code"]),
+        (&json!(6), &json!(2), &json!("BACKEND_404"))
+    );
+}
+
+/// LANES is emptied while orders wait: the log says which.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lanes_are_lost() {
+    let world = World::new().await;
+    let hub = Hub::start(&world.impatient("1s")).await;
+    let wait = Answer::Say(503, String::new(), vec![("retry-after", "15".into())]);
+    for id in ids("lost", 5) {
+        world.backend.next_for(&id, [wait.clone()]);
+    }
+    world.post_orders(&hub, ids("lost", 5)).await;
+    world.wait_parked(5).await;
+    for id in ids("lost", 5) {
+        world.careem.post(&hub, &change(&id, "cancelled")).await.event_id();
+    }
+    eventually("the later words wait in the lanes", PATIENCE, async || {
+        let lanes = world.lanes().await;
+        let waiting = lanes
+            .iter()
+            .filter(|lane| lane["waiting"].as_array().is_some_and(|one| one.len() == 1));
+        if waiting.count() == 5 { Ok(()) } else { Err(lanes) }
+    })
+    .await;
+    assert!(hub.terminate().await.0.success());
+    world
+        .nats
+        .provision()
+        .await
+        .get_stream("LANES")
+        .await
+        .unwrap()
+        .purge()
+        .await
+        .unwrap();
+    let hub = Hub::start(&world.impatient("1s")).await;
+    world.wait_parked(5).await;
+    assert!(hub.logs_contain("lanes made again from the log"));
+    world.at_end(Ends::forwarded(10)).await;
+    for id in ids("lost", 5) {
+        let times = world.times(ORDERS, &id);
+        assert!(
+            times.len() == 2 && times[1] - times[0] >= Duration::from_millis(14_980),
+            "{id}: its time was kept"
+        );
+    }
+}
+
+/// Too old to be cooked.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_expires() {
+    let world = World::new().await;
+    let hub = Hub::start(&world.impatient("1h").set("CAREEM_ORDER_TTL", "9s")).await;
+    world
+        .backend
+        .next_for("CR-late-0", std::iter::repeat_n(Answer::status(500), 4));
+    world.post_orders(&hub, ids("late", 2)).await;
+    world
+        .at_end(Ends {
+            forwarded: 1,
+            dead_lettered: 1,
+            ..Ends::default()
+        })
+        .await;
+    let dead = payload(&world.log.wait_for(EventType::OrderDeadLettered, 1).await[0]);
+    assert_eq!(
+        (&dead["attempts"], &dead["error"]["code"]),
+        (&json!(4), &json!("ORDER_EXPIRED"))
+    );
+    assert_eq!(world.times(ORDERS, "CR-late-0").len(), 4);
+}
+
+/// The metric says how many wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_parked_can_be_seen() {
+    let world = World::new().await;
+    let hub = Hub::start(&world.impatient("1s")).await;
+    let wait = Answer::Say(429, String::new(), vec![("retry-after", "11".into())]);
+    world.backend.next_for("CR-seen-0", [wait]);
+    world.post_orders(&hub, ids("seen", 1)).await;
+    let parked = async |count: u32| {
+        eventually(&format!("{count} parked"), PATIENCE, async || {
+            let metrics = world
+                .careem
+                .request(reqwest::Method::GET, &hub.metrics_url())
+                .await
+                .text;
+            let line = format!("retries_parked{{provider=\"careem\"}} {count}");
+            if metrics.lines().any(|one| one == line) {
+                Ok(())
+            } else {
+                Err(Value::from(metrics))
+            }
+        })
+        .await;
+    };
+    parked(1).await;
+    parked(0).await;
+    world.at_end(Ends::forwarded(1)).await;
+}
