@@ -19,7 +19,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{self, Config},
     database::Database,
-    forward::{Forward, client::Client, gate::Gate},
+    forward::{
+        Forward,
+        client::Client,
+        gate::{Gate, shared},
+    },
     intake::{self, Intake, allow_list::AllowList, body::Budget, server},
     journal::{
         Journal,
@@ -217,6 +221,9 @@ fn spawn_stages(
     tasks.spawn("branches", Phase::Stages, move |stop| keeping_fresh.run(stop));
     let (duplicates, asker) = Duplicates::new(database.clone());
     tasks.spawn("duplicates", Phase::Stages, move |stop| asker.run(stop));
+    // In the last phase, so that what the stage finds while it drains is still told to the others.
+    let (connection, breaker) = (Arc::clone(journal.connection()), Arc::clone(&gate));
+    tasks.spawn("breaker", Phase::Log, |stop| shared::run(connection, breaker, stop));
     let transform = Arc::new(Transform::new(Arc::clone(&registry), branches, duplicates));
     let forward = Arc::new(Forward::new(
         Client::new(&config.backend)?,

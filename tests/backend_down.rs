@@ -1,10 +1,17 @@
 //! The backend is away, slow, confused or set up wrongly: every order reaches it in the end, once and in order, or is
 //! given up on for a reason that a person can read.
 
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 use webhook_hub::event::{EventType, Recorded};
 
 use crate::harness::{
@@ -210,6 +217,65 @@ async fn the_service_token_is_refused() {
     world.at_end(Ends::forwarded(1)).await;
     let forwarded = payload(&world.log.wait_for(EventType::OrderForwarded, 1).await[0]);
     assert_eq!(forwarded["attempts"], 2);
+}
+
+/// The set-up is wrong in a way that no answer tells: the breaker opens and names it, and no order loses an attempt.
+async fn wrong_set_up(backend_url: &str, reason: &str) {
+    let world = World::new().await;
+    let settings = world.settings().set("CIRCUIT_BREAKER_RESET_TIMEOUT", "60s");
+    let hub = Hub::start(&settings.set("BACKEND_URL", backend_url)).await;
+    world.post_orders(&hub, ids("nobody", 2)).await;
+    breaker_becomes(&world, &hub, "open").await;
+    let health = world
+        .careem
+        .request(Method::GET, &format!("{}/health", hub.url()))
+        .await
+        .json();
+    let said = health["circuitBreaker"]["reason"].as_str().unwrap_or_default();
+    assert!(said.contains(reason), "{health}");
+    // Mended.
+    assert!(hub.terminate().await.0.success());
+    let _hub = world.hub().await;
+    for event in world.log.wait_for(EventType::OrderForwarded, 2).await {
+        assert_eq!(payload(&event)["attempts"], 1);
+    }
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_name_is_not_known() {
+    // RFC 6761: no resolver knows a name that ends so.
+    wrong_set_up("http://backend.invalid:3001", "name cannot be resolved").await;
+}
+
+/// Takes connections and says these bytes to each, as soon as something was said to it.
+async fn answers_with(bytes: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let mut hello = [0; 4096];
+            let _ = connection.read(&mut hello).await;
+            let _ = connection.write_all(bytes).await;
+            // Until the other side has had enough: an early end could overtake the answer.
+            while let Ok(1..) = connection.read(&mut hello).await {}
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_does_not_speak_tls() {
+    let address = answers_with(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+    wrong_set_up(&format!("https://{address}"), "TLS").await;
+}
+
+/// It speaks TLS, but not with us: alert 40, handshake_failure.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_refuses_the_tls_handshake() {
+    let address = answers_with(&[0x15, 3, 3, 0, 2, 2, 40]).await;
+    wrong_set_up(&format!("https://{address}"), "TLS").await;
 }
 
 /// 404 to everything is a wrong URL; 404 to one order is that order's fault.

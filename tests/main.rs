@@ -14,6 +14,7 @@ mod refusals;
 mod log_down;
 mod database_down;
 mod backend_down;
+mod breaker;
 mod redelivery;
 mod retries;
 mod poison;

@@ -2,16 +2,24 @@
 //!
 //! Closed → open after so many temporary failures in a row, or at once where the set-up is wrong → half-open after a
 //! while, with a few trials → closed when all of them succeed, open again when one fails.
+//!
+//! Instances tell each other what state theirs is in, as a [`Report`]; [`Breaker::hear`] says when one is believed.
 
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::config;
 
 /// Trials of the half-open state.
 const TRIALS: u32 = 3;
+/// How long after its last look at the breaker an instance still counts as the one that works on the stage. The stage
+/// looks every two seconds even where there is nothing to do, so this is that and room for a slow machine.
+const LINGER: Duration = Duration::from_secs(4);
 
 /// What the breaker lets through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// Everything.
     Closed,
@@ -43,6 +51,64 @@ pub enum Outcome {
     Misconfigured(String),
     /// It was not made after all.
     Abandoned,
+}
+
+/// The state as one instance tells it to another. It holds the time that is left, not a time of day, so that no two
+/// clocks are compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The state.
+    pub state: State,
+    /// Why it is not closed.
+    pub reason: Option<String>,
+    /// How long it stays open; zero in the other states.
+    pub remaining: Duration,
+}
+
+/// Whether this instance is the one that works on the stage, as far as its use of the breaker tells: who stands by never
+/// looks at it.
+#[derive(Debug, Default)]
+pub struct Attendance {
+    waiting: u32,
+    under_way: u32,
+    last: Option<Instant>,
+}
+
+impl Attendance {
+    /// Somebody looked whether it lets requests through.
+    pub fn looked(&mut self, now: Instant) {
+        self.last = Some(now);
+    }
+
+    /// Somebody begins to wait before it.
+    pub fn wait_begins(&mut self, now: Instant) {
+        self.waiting += 1;
+        self.last = Some(now);
+    }
+
+    /// And does no more.
+    pub fn wait_ends(&mut self, now: Instant) {
+        self.waiting = self.waiting.saturating_sub(1);
+        self.last = Some(now);
+    }
+
+    /// A request is permitted.
+    pub fn request_begins(&mut self, now: Instant) {
+        self.under_way += 1;
+        self.last = Some(now);
+    }
+
+    /// And has ended, in whatever way.
+    pub fn request_ends(&mut self, now: Instant) {
+        self.under_way = self.under_way.saturating_sub(1);
+        self.last = Some(now);
+    }
+
+    /// Whether it works on the stage.
+    pub fn works(&self, now: Instant) -> bool {
+        let lately = |last| now.saturating_duration_since(last) < LINGER;
+        self.waiting > 0 || self.under_way > 0 || self.last.is_some_and(lately)
+    }
 }
 
 #[derive(Debug)]
@@ -140,6 +206,40 @@ impl Breaker {
         }
     }
 
+    /// What is told to the other instances.
+    pub fn report(&self, now: Instant) -> Report {
+        Report {
+            state: self.state(now),
+            reason: self.reason.clone(),
+            remaining: self.wait(now).flatten().unwrap_or_default(),
+        }
+    }
+
+    /// Takes over what another instance tells; whether it did.
+    ///
+    /// Who works on the stage believes nobody: it sees the backend, and what others know of it is older, such as the word
+    /// of an instance that stood still and finds its lease gone. Who stands by believes the last word, since it has no
+    /// knowledge of its own that could be newer. A word that got lost or came late is made good by the next, and none
+    /// keeps the breaker open for longer than this instance's own setting.
+    pub fn hear(&mut self, now: Instant, attendance: &Attendance, report: Report) -> bool {
+        if !self.settings.enabled || attendance.works(now) {
+            return false;
+        }
+        let remaining = match report.state {
+            State::Closed => {
+                self.inner = Inner::Closed { failures: 0 };
+                self.reason = None;
+                return true;
+            }
+            State::Open => report.remaining.min(self.settings.reset_timeout),
+            // Open with no time left: whoever takes over begins with trials of its own.
+            State::HalfOpen => Duration::ZERO,
+        };
+        self.inner = Inner::Open { until: now + remaining };
+        self.reason = report.reason;
+        true
+    }
+
     fn open(&mut self, now: Instant, reason: String) {
         if self.settings.enabled {
             self.inner = Inner::Open {
@@ -235,7 +335,129 @@ mod tests {
         assert_eq!(breaker.state(Instant::now()), State::Closed);
     }
 
+    fn told(state: State, remaining: Duration) -> Report {
+        let reason = (state != State::Closed).then(|| "401".to_owned());
+        Report {
+            state,
+            reason,
+            remaining,
+        }
+    }
+
+    #[test]
+    fn who_stands_by_takes_over_state_reason_and_time_left() {
+        let (mut works, mut stands_by, now) = (breaker(), breaker(), Instant::now());
+        works.record(now, Outcome::Misconfigured("401".into()));
+        // Each has a clock of its own: only the ten seconds that are left count.
+        let (later, elsewhere) = (now + RESET - Duration::from_secs(10), now + Duration::from_secs(3600));
+        assert!(stands_by.hear(elsewhere, &Attendance::default(), works.report(later)));
+        assert_eq!(stands_by.reason(), Some("401"));
+        let end = elsewhere + Duration::from_secs(10);
+        assert!(!stands_by.permit(end - Duration::from_millis(1)));
+        assert!(stands_by.permit(end), "the first of its trials");
+        assert_eq!(stands_by.state(end), State::HalfOpen);
+        // Closed elsewhere, closed here.
+        assert!(stands_by.hear(end, &Attendance::default(), told(State::Closed, Duration::ZERO)));
+        assert_eq!((stands_by.state(end), stands_by.reason()), (State::Closed, None));
+    }
+
+    #[test]
+    fn who_works_believes_nobody() {
+        let now = Instant::now();
+        let mut waiting = Attendance::default();
+        waiting.wait_begins(now);
+        let mut asking = Attendance::default();
+        asking.request_begins(now);
+        let mut looked = Attendance::default();
+        looked.looked(now);
+        let open = || told(State::Open, RESET);
+        let just_before = now + LINGER - Duration::from_millis(1);
+        for attendance in [&waiting, &asking, &looked] {
+            assert!(!breaker().hear(just_before, attendance, open()));
+        }
+        // A request may take longer than that, and so may the wait before an open breaker.
+        assert!(!breaker().hear(now + LINGER * 100, &waiting, open()));
+        assert!(!breaker().hear(now + LINGER * 100, &asking, open()));
+        assert!(breaker().hear(now + LINGER, &looked, open()));
+        waiting.wait_ends(now + LINGER);
+        asking.request_ends(now + LINGER);
+        for attendance in [&waiting, &asking] {
+            assert!(!breaker().hear(now + LINGER, attendance, open()));
+            assert!(breaker().hear(now + LINGER * 2, attendance, open()));
+        }
+    }
+
+    #[test]
+    fn switched_off_it_believes_nobody() {
+        let mut breaker = Breaker::new(config::Breaker {
+            enabled: false,
+            failure_threshold: 5,
+            reset_timeout: RESET,
+        });
+        assert!(!breaker.hear(Instant::now(), &Attendance::default(), told(State::Open, RESET)));
+    }
+
+    fn any_report() -> impl Strategy<Value = Report> {
+        let states = prop::sample::select(vec![State::Closed, State::Open, State::HalfOpen]);
+        (states, prop_oneof![0u64..60_000, any::<u64>()])
+            .prop_map(|(state, remaining)| told(state, Duration::from_millis(remaining)))
+    }
+
     proptest! {
+        /// One works, the other stands by and hears some of what the first tells, late by up to a second, and takes over
+        /// at any moment. If it heard of the last opening it makes no request before the first would have.
+        #[test]
+        fn an_opening_that_was_heard_of_holds_after_the_takeover(
+            steps in prop::collection::vec((0u8..3, 0u64..8_000, any::<bool>(), 0u64..1_000), 1..100),
+            takeover in 0u64..40_000,
+        ) {
+            let (mut works, mut stands_by) = (breaker(), breaker());
+            let (mut now, attendance) = (Instant::now(), Attendance::default());
+            let mut heard_after_change = true;
+            for (step, millis, arrives, late) in steps {
+                now += Duration::from_millis(millis);
+                if works.permit(now) {
+                    works.record(now, match step { 0 => Outcome::Success, 1 => Outcome::Failure, _ => Outcome::Misconfigured("401".into()) });
+                    heard_after_change = false;
+                }
+                if arrives {
+                    let report = works.report(now);
+                    now += Duration::from_millis(late);
+                    prop_assert!(stands_by.hear(now, &attendance, report.clone()));
+                    heard_after_change = true;
+                    prop_assert_eq!(stands_by.reason(), report.reason.as_deref());
+                }
+            }
+            if heard_after_change {
+                let then = now + Duration::from_millis(takeover);
+                prop_assert!(works.state(then) != State::Open || !stands_by.permit(then));
+                // And it begins at most as much later as the word was late.
+                let later = then + Duration::from_secs(1);
+                prop_assert!(works.state(then) == State::Open || stands_by.state(later) != State::Open);
+            }
+        }
+
+        /// Whatever is told, in whatever order, however much time it claims: nothing of it changes what the one that
+        /// works knows, and nothing keeps another from asking once its own time is over.
+        #[test]
+        fn hearsay_never_overrules_and_never_sticks(
+            reports in prop::collection::vec((any_report(), 0u64..40_000), 1..50), opened in any::<bool>(),
+        ) {
+            let (mut works, mut stands_by) = (breaker(), breaker());
+            let mut now = Instant::now();
+            let mut attendance = Attendance::default();
+            attendance.request_begins(now);
+            if opened { fail(&mut works, now, 5); }
+            let before = format!("{works:?}");
+            for (report, millis) in reports {
+                now += Duration::from_millis(millis);
+                prop_assert!(!works.hear(now, &attendance, report.clone()));
+                prop_assert!(stands_by.hear(now, &Attendance::default(), report));
+            }
+            prop_assert_eq!(before, format!("{works:?}"));
+            prop_assert!(stands_by.permit(now + RESET));
+        }
+
         /// Whatever happens in whatever order: it never lets more than the trials through before it closed again, and it
         /// can always be passed again later.
         #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     error::Error,
+    io,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -186,26 +187,29 @@ fn report(error_type: ErrorType, code: &str, message: &str) -> ErrorReport {
     }
 }
 
-/// Whether an error, or something that caused it, says this.
-fn says(error: &reqwest::Error, test: impl Fn(&str) -> bool) -> bool {
-    let mut cause: Option<&dyn Error> = Some(error);
-    while let Some(error) = cause {
-        if test(&error.to_string()) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+/// An error and what caused it, down to the first cause.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(Some(error as &(dyn Error + 'static)), |error| (*error).source())
 }
 
+/// Either side refuses the other's TLS. While connecting that is all that can be invalid data: rustls tells every failed
+/// handshake so. Later it is an alert, which a server sends that misses a certificate of ours.
 fn is_tls(error: &reqwest::Error) -> bool {
-    says(error, |text| {
-        text.contains("certificate") || text.contains("InvalidContentType")
+    causes(error).any(|cause| {
+        (error.is_connect() && cause.downcast_ref().is_some_and(is_invalid_data))
+            || cause.to_string().contains("fatal alert")
     })
 }
 
+/// An I/O error may hold another one, which is none of its sources.
+fn is_invalid_data(error: &io::Error) -> bool {
+    let held = error.get_ref().and_then(|held| held.downcast_ref());
+    error.kind() == io::ErrorKind::InvalidData || held.is_some_and(is_invalid_data)
+}
+
 fn is_dns(error: &reqwest::Error) -> bool {
-    says(error, |text| {
+    causes(error).any(|cause| {
+        let text = cause.to_string();
         text == "dns error" || text.starts_with("failed to lookup address")
     })
 }

@@ -1,55 +1,94 @@
-//! The breaker for all partitions of an instance: waiting before it, passing it, and telling when it changes.
+//! The breaker of an instance: waiting before it, passing it, and telling when it changes.
+//!
+//! Only the instance that works on the stage waits before it and passes it; [`shared`] tells the others what it finds.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
-use super::breaker::{Breaker, Outcome, State};
+use super::breaker::{Attendance, Breaker, Outcome, Report, State};
 use crate::config;
+
+pub mod shared;
+
+/// Changes of state that may wait to be told to others; of more than these the oldest are not told. The state that it is
+/// in is told again and again, so nobody is left with an old one.
+const MAX_UNTOLD: usize = 64;
 
 /// The breaker, shared.
 pub struct Gate {
-    breaker: Mutex<Breaker>,
+    held: Mutex<Held>,
     /// Counts every change that somebody could be waiting for.
     changes: watch::Sender<u64>,
+    /// Every change of state that this instance made itself.
+    turns: broadcast::Sender<Report>,
+}
+
+struct Held {
+    breaker: Breaker,
+    attendance: Attendance,
+    /// The state that metrics and log were told last.
+    shown: State,
+}
+
+/// Who found that the state is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finder {
+    /// This instance.
+    Ourselves,
+    /// Another, and told us.
+    Another,
 }
 
 impl Gate {
     /// Closed.
     pub fn new(settings: config::Breaker) -> Self {
-        let gate = Self {
-            breaker: Mutex::new(Breaker::new(settings)),
-            changes: watch::Sender::new(0),
-        };
         show(State::Closed);
-        gate
+        Self {
+            held: Mutex::new(Held {
+                breaker: Breaker::new(settings),
+                attendance: Attendance::default(),
+                shown: State::Closed,
+            }),
+            changes: watch::Sender::new(0),
+            turns: broadcast::Sender::new(MAX_UNTOLD),
+        }
     }
 
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+    fn held(&self) -> MutexGuard<'_, Held> {
         // No code panics while it holds the lock; if one did, the breaker's numbers would still be whole.
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// State and reason, for health.
     pub fn state(&self) -> (State, Option<String>) {
-        let breaker = self.breaker();
-        (breaker.state(Instant::now()), breaker.reason().map(str::to_owned))
+        let held = self.held();
+        (
+            held.breaker.state(Instant::now()),
+            held.breaker.reason().map(str::to_owned),
+        )
     }
 
     /// Whether a request could be made now.
     pub fn is_passable(&self) -> bool {
-        self.breaker().wait(Instant::now()).is_none()
+        let (mut held, now) = (self.held(), Instant::now());
+        held.attendance.looked(now);
+        held.breaker.wait(now).is_none()
     }
 
     /// Waits until one could.
     pub async fn passable(&self) {
+        if self.is_passable() {
+            return;
+        }
+        let _waiting = Waiting::before(self);
         let mut changes = self.changes.subscribe();
         loop {
             changes.mark_unchanged();
-            let wait = self.breaker().wait(Instant::now());
+            let wait = self.held().breaker.wait(Instant::now());
             match wait {
                 None => return,
                 Some(Some(pause)) => tokio::select! {
@@ -66,34 +105,94 @@ impl Gate {
 
     /// Asks to make one request now.
     pub fn enter(self: &Arc<Self>) -> Option<Pass> {
-        let permitted = self.change(|breaker| breaker.permit(Instant::now()));
+        let permitted = self.change(Finder::Ourselves, |held, now| {
+            let permitted = held.breaker.permit(now);
+            if permitted {
+                held.attendance.request_begins(now);
+            }
+            permitted
+        });
         permitted.then(|| Pass {
             gate: Arc::clone(self),
-            recorded: false,
+            outcome: Outcome::Abandoned,
         })
     }
 
-    fn change<T>(&self, act: impl FnOnce(&mut Breaker) -> T) -> T {
-        let (result, before, after, reason) = {
-            let mut breaker = self.breaker();
-            let now = Instant::now();
-            let before = breaker.state(now);
-            let result = act(&mut breaker);
-            (result, before, breaker.state(now), breaker.reason().map(str::to_owned))
+    /// What another instance tells; whether it is believed, which is where this one does not work on the stage.
+    pub fn hear(&self, report: Report) -> bool {
+        self.change(Finder::Another, |held, now| {
+            held.breaker.hear(now, &held.attendance, report)
+        })
+    }
+
+    /// What this instance has to tell to the others; none where another one works on the stage. Also brings metrics and
+    /// log up to what time alone has changed: an open breaker whose time is over.
+    pub fn report(&self) -> Option<Report> {
+        let now = Instant::now();
+        let (report, turn, finder) = {
+            let mut held = self.held();
+            let works = held.attendance.works(now);
+            let finder = if works { Finder::Ourselves } else { Finder::Another };
+            let turn = self.turn(&mut held, now, finder);
+            (works.then(|| held.breaker.report(now)), turn, finder)
         };
-        if before != after {
-            show(after);
-            match after {
-                State::Open => tracing::error!(
-                    reason,
-                    "circuit breaker open: the backend gets no orders, they wait on the log"
-                ),
-                State::HalfOpen => tracing::info!("circuit breaker half-open: trying the backend"),
-                State::Closed => tracing::info!("circuit breaker closed: the backend gets orders again"),
-            }
+        if let Some(turn) = turn {
+            tell(finder, &turn);
+        }
+        report
+    }
+
+    /// Every change of state that this instance makes from now on.
+    pub fn turns(&self) -> broadcast::Receiver<Report> {
+        self.turns.subscribe()
+    }
+
+    fn change<T>(&self, finder: Finder, act: impl FnOnce(&mut Held, Instant) -> T) -> T {
+        let now = Instant::now();
+        let (result, turn) = {
+            let mut held = self.held();
+            let result = act(&mut held, now);
+            (result, self.turn(&mut held, now, finder))
+        };
+        if let Some(turn) = turn {
+            tell(finder, &turn);
         }
         self.changes.send_modify(|count| *count += 1);
         result
+    }
+
+    /// Shows the state where it is another one than before. Under the lock, so that what is shown last is what came last.
+    fn turn(&self, held: &mut Held, now: Instant, finder: Finder) -> Option<Report> {
+        let state = held.breaker.state(now);
+        if state == held.shown {
+            return None;
+        }
+        held.shown = state;
+        show(state);
+        let report = held.breaker.report(now);
+        if finder == Finder::Ourselves {
+            // Fails where nobody listens.
+            let _ = self.turns.send(report.clone());
+        }
+        Some(report)
+    }
+}
+
+/// In the log.
+fn tell(finder: Finder, turn: &Report) {
+    let reason = turn.reason.as_deref();
+    match (finder, turn.state) {
+        (Finder::Another, state) => tracing::info!(
+            state = state.as_str(),
+            reason,
+            "circuit breaker of the instance that forwards"
+        ),
+        (Finder::Ourselves, State::Open) => tracing::error!(
+            reason,
+            "circuit breaker open: the backend gets no orders, they wait on the log"
+        ),
+        (Finder::Ourselves, State::HalfOpen) => tracing::info!("circuit breaker half-open: trying the backend"),
+        (Finder::Ourselves, State::Closed) => tracing::info!("circuit breaker closed: the backend gets orders again"),
     }
 }
 
@@ -104,25 +203,41 @@ fn show(state: State) {
     metrics::gauge!("backend_up").set(if state == State::Closed { 1.0 } else { 0.0 });
 }
 
+/// Somebody who waits, for as long as this lives: a stage that lost its lease is dropped in the middle of it.
+struct Waiting<'a>(&'a Gate);
+
+impl<'a> Waiting<'a> {
+    fn before(gate: &'a Gate) -> Self {
+        gate.held().attendance.wait_begins(Instant::now());
+        Self(gate)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.held().attendance.wait_ends(Instant::now());
+    }
+}
+
 /// The right to make one request; dropped without a record it counts as never made.
 pub struct Pass {
     gate: Arc<Gate>,
-    recorded: bool,
+    outcome: Outcome,
 }
 
 impl Pass {
     /// Notes how the request ended.
     pub fn record(mut self, outcome: Outcome) {
-        self.recorded = true;
-        self.gate.change(|breaker| breaker.record(Instant::now(), outcome));
+        self.outcome = outcome;
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        if !self.recorded {
-            self.gate
-                .change(|breaker| breaker.record(Instant::now(), Outcome::Abandoned));
-        }
+        let outcome = std::mem::replace(&mut self.outcome, Outcome::Abandoned);
+        self.gate.change(Finder::Ourselves, |held, now| {
+            held.attendance.request_ends(now);
+            held.breaker.record(now, outcome);
+        });
     }
 }

@@ -1,0 +1,241 @@
+//! The breaker's state, told from instance to instance on the core NATS subject `hub.breaker`.
+//!
+//! The instance that works on the stage says each change at once and repeats its state: every [`REPEAT_EVERY`] while it
+//! is not closed, so that newcomers know it within a second, and now and then while it is closed, so that nobody is left
+//! with an old one. The others show what they hear, in health and metrics, and begin with it when they take over. Nothing
+//! depends on a message: what is lost is said again, and without NATS everyone goes on with what they know.
+//!
+//! Operators may subscribe to the same messages; `repeat` tells those that are no change.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_nats::{Message, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::broadcast::{self, error::RecvError},
+    time::MissedTickBehavior,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::Gate;
+use crate::{
+    forward::breaker::{Report, State},
+    journal::connection::Connection,
+};
+
+/// Where it is told.
+pub const SUBJECT: &str = "hub.breaker";
+/// How often the state is repeated while it is not closed: twice in the second within which everyone must know it.
+const REPEAT_EVERY: Duration = Duration::from_millis(500);
+/// How often while it is closed: an instance that missed the change learns of it after this.
+const REPEAT_CLOSED_EVERY: Duration = Duration::from_secs(5);
+/// Most bytes of a message that are read; ours have two hundred.
+const MAX_MESSAGE_BYTES: usize = 4096;
+/// Most characters of a reason that is taken from another instance; ours are sentences.
+const MAX_REASON_CHARS: usize = 256;
+/// Longest wait for the socket; what could not be said by then is said anew with the next repeat.
+const SAY_TIMEOUT: Duration = Duration::from_millis(500);
+/// Pause before subscribing again, should the client end the subscription.
+const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(250);
+
+/// A message: what an instance says of its breaker. Fields may be added.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Said {
+    /// Who says it; a new name each time that an instance starts.
+    instance: String,
+    state: State,
+    reason: Option<String>,
+    /// How long it stays open.
+    remaining_ms: u64,
+    /// Whether it was said before, or is known for other reasons; false for a change.
+    #[serde(default)]
+    repeat: bool,
+}
+
+/// Tells and listens until told to stop.
+///
+/// # Errors
+/// Never; trouble with NATS is waited out.
+pub async fn run(connection: Arc<Connection>, gate: Arc<Gate>, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut sharing = Sharing {
+        instance: Uuid::new_v4().simple().to_string(),
+        turns: gate.turns(),
+        connection,
+        gate,
+        last_said: None,
+        is_asked: false,
+    };
+    tracing::info!(instance = sharing.instance, "sharing the circuit breaker's state");
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            error = sharing.share() => tracing::warn!(error = format!("{error:#}"), "subscribing again to {SUBJECT}"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(PAUSE_AFTER_TROUBLE) => {}
+        }
+    }
+}
+
+struct Sharing {
+    instance: String,
+    connection: Arc<Connection>,
+    gate: Arc<Gate>,
+    turns: broadcast::Receiver<Report>,
+    last_said: Option<Instant>,
+    /// Another instance said something though this one works: it does not know better, and is told.
+    is_asked: bool,
+}
+
+impl Sharing {
+    /// Returns when the subscription ends: why.
+    async fn share(&mut self) -> anyhow::Error {
+        let mut others: Subscriber = match self.connection.client.subscribe(SUBJECT).await {
+            Ok(others) => others,
+            Err(error) => return error.into(),
+        };
+        let mut ticks = tokio::time::interval(REPEAT_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                // A change is said before it is repeated.
+                biased;
+                turn = self.turns.recv() => match turn {
+                    Ok(report) => self.say(report, false).await,
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return anyhow::anyhow!("the breaker is gone"),
+                },
+                message = others.next() => match message {
+                    Some(message) => self.hear(&message),
+                    None => return anyhow::anyhow!("the subscription ended"),
+                },
+                _ = ticks.tick() => self.repeat().await,
+            }
+        }
+    }
+
+    fn hear(&mut self, message: &Message) {
+        let Some(report) = read(&message.payload, &self.instance) else {
+            return;
+        };
+        if !self.gate.hear(report) {
+            self.is_asked = true;
+        }
+    }
+
+    async fn repeat(&mut self) {
+        let Some(report) = self.gate.report() else { return };
+        let is_due = report.state != State::Closed
+            || self.is_asked
+            || self.last_said.is_none_or(|last| last.elapsed() >= REPEAT_CLOSED_EVERY);
+        if is_due {
+            self.say(report, true).await;
+        }
+    }
+
+    async fn say(&mut self, report: Report, repeat: bool) {
+        // The client would keep it and say it when NATS is back, long after it was true.
+        if !self.connection.is_up() {
+            return;
+        }
+        let said = Said {
+            instance: self.instance.clone(),
+            state: report.state,
+            reason: report.reason,
+            // Rounded up: nobody may ask sooner than this instance would.
+            remaining_ms: u64::try_from(report.remaining.as_micros().div_ceil(1000)).unwrap_or(u64::MAX),
+            repeat,
+        };
+        let Ok(payload) = serde_json::to_vec(&said) else { return };
+        let publish = self.connection.client.publish(SUBJECT, Bytes::from(payload));
+        match tokio::time::timeout(SAY_TIMEOUT, publish).await {
+            Ok(Ok(())) => {
+                self.last_said = Some(Instant::now());
+                self.is_asked = false;
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "circuit breaker's state not told"),
+            Err(_) => tracing::debug!("circuit breaker's state not told in time"),
+        }
+    }
+}
+
+/// What another instance says; none where it is our own word, or not readable.
+fn read(payload: &[u8], own_name: &str) -> Option<Report> {
+    if payload.len() > MAX_MESSAGE_BYTES {
+        tracing::debug!(bytes = payload.len(), "too large for a breaker's state");
+        return None;
+    }
+    let said: Said = serde_json::from_slice(payload)
+        .inspect_err(|error| tracing::debug!(%error, "not a breaker's state"))
+        .ok()?;
+    // What is read here stands in our health and log.
+    let tidy = |reason: String| {
+        let printable = reason.chars().filter(|one| !one.is_control());
+        printable.take(MAX_REASON_CHARS).collect()
+    };
+    (said.instance != own_name).then(|| Report {
+        state: said.state,
+        reason: said.reason.map(tidy),
+        remaining: Duration::from_millis(said.remaining_ms),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read_json(said: &serde_json::Value) -> Option<Report> {
+        read(said.to_string().as_bytes(), "me")
+    }
+
+    #[test]
+    fn reads_what_another_says() {
+        let said = json!({
+            "instance": "you", "state": "open", "reason": "why", "remainingMs": 1500, "repeat": true, "later": "more",
+        });
+        let expected = Report {
+            state: State::Open,
+            reason: Some("why".into()),
+            remaining: Duration::from_millis(1500),
+        };
+        assert_eq!(read_json(&said), Some(expected));
+        for state in ["closed", "half_open"] {
+            let said = json!({ "instance": "you", "state": state, "remainingMs": 0 });
+            assert_eq!(read_json(&said).map(|report| report.state.as_str()), Some(state));
+        }
+    }
+
+    #[test]
+    fn ignores_its_own_words_and_nonsense() {
+        let said = |instance: &str, state: &str, remaining: serde_json::Value, reason: &str| json!({ "instance": instance, "state": state, "reason": reason, "remainingMs": remaining });
+        assert!(read_json(&said("you", "open", json!(1), "x")).is_some());
+        assert_eq!(read_json(&said("me", "open", json!(1), "x")), None);
+        assert_eq!(read_json(&said("you", "ajar", json!(1), "x")), None);
+        assert_eq!(read_json(&said("you", "open", json!(-1), "x")), None);
+        assert_eq!(
+            read_json(&said("you", "open", json!(1), &"x".repeat(MAX_MESSAGE_BYTES))),
+            None
+        );
+        assert_eq!(read(b"", "me"), None);
+        assert_eq!(read(b"\xff", "me"), None);
+    }
+
+    #[test]
+    fn a_reason_is_short_and_printable() {
+        let reason = format!("line\n\u{1b}[31m{}", "é".repeat(1000));
+        let said = json!({ "instance": "you", "state": "open", "reason": reason, "remainingMs": 1 });
+        let read = read_json(&said).unwrap().reason.unwrap();
+        assert_eq!(read.chars().count(), MAX_REASON_CHARS);
+        assert!(read.starts_with("line[31mé"), "{read}");
+    }
+}

@@ -1,0 +1,280 @@
+//! The circuit breaker of several instances is one: all show what the one that works finds, and who takes over goes on
+//! with it. Open, it costs no order an attempt and leaves what comes on the log.
+
+use std::time::{Duration, Instant};
+
+use async_nats::{Event, ServerError, Subscriber};
+use futures_util::StreamExt as _;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use webhook_hub::event::EventType;
+
+use crate::harness::{
+    SERVICE_TOKEN, World,
+    at_end::Ends,
+    backend::Answer,
+    hub::{Hub, Settings},
+    ids,
+    proxy::Proxy,
+    wait::{PATIENCE, eventually},
+};
+
+/// How soon every instance must know.
+const SOON: Duration = Duration::from_secs(1);
+/// Where instances, and whoever listens, are told.
+const SUBJECT: &str = "hub.breaker";
+
+fn settings(world: &World, reset: Duration) -> Settings {
+    world
+        .settings()
+        .set("CIRCUIT_BREAKER_RESET_TIMEOUT", format!("{}ms", reset.as_millis()))
+}
+
+/// Waits for a line of the hub's log.
+async fn logs(hub: &Hub, what: &str, test: impl Fn(&Value) -> bool) {
+    eventually(&format!("the log says: {what}"), PATIENCE, async || {
+        let log = hub.log();
+        let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        if lines.any(|line| test(&line)) { Ok(()) } else { Err(()) }
+    })
+    .await;
+}
+
+/// Waits until it is the one that forwards.
+async fn works(hub: &Hub) {
+    logs(hub, "it forwards", |line| {
+        line["message"] == "working" && line["metadata"]["stage"] == "forward"
+    })
+    .await;
+}
+
+/// Starts a hub and waits until it stands by, or works where nobody else does.
+async fn start(settings: &Settings) -> Hub {
+    let hub = Hub::start(settings).await;
+    logs(&hub, "it serves", |line| line["message"] == "serving").await;
+    hub
+}
+
+/// What its health says of the breaker.
+async fn breaker(world: &World, hub: &Hub) -> Value {
+    let url = format!("{}/health", hub.url());
+    world.careem.request(Method::GET, &url).await.json()["circuitBreaker"].clone()
+}
+
+/// Waits until health and metrics of a hub agree on the state; returns what health says.
+async fn says(world: &World, hub: &Hub, state: &str, within: Duration) -> Value {
+    let metric = format!("circuit_breaker_state{{state=\"{state}\"}} 1");
+    eventually(&format!("the breaker is {state}"), within, async || {
+        let health = breaker(world, hub).await;
+        let metrics = world.careem.request(Method::GET, &hub.metrics_url()).await.text;
+        if health["state"] == state && metrics.lines().any(|line| line == metric) {
+            return Ok(health);
+        }
+        let shown = metrics.lines().filter(|line| line.starts_with("circuit_breaker_state"));
+        Err((health, shown.map(str::to_owned).collect::<Vec<_>>()))
+    })
+    .await
+}
+
+/// The next message that is a change, no repeat.
+async fn change(subscription: &mut Subscriber) -> Value {
+    let next = async {
+        loop {
+            let message = subscription.next().await.expect("the subscription stands");
+            let said: Value = serde_json::from_slice(&message.payload).unwrap();
+            assert!(!said.to_string().contains(SERVICE_TOKEN), "{said}");
+            if said["repeat"] == false {
+                return said;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, next).await.expect("a change is said")
+}
+
+/// Every order was forwarded at its first attempt: what was refused before was none.
+async fn first_attempts(world: &World, count: usize) {
+    for event in world.log.wait_for(EventType::OrderForwarded, count).await {
+        let payload: Value = serde_json::from_slice(&event.payload).unwrap();
+        assert_eq!(payload["attempts"], 1, "{payload}");
+    }
+    let events = world.log.events().await;
+    let mut types = events.iter().map(|event| event.envelope.event_type);
+    assert!(types.all(|one| one != EventType::OrderForwardFailed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_say_so_within_a_second() {
+    let world = World::new().await;
+    let listener = world.nats.connect("subscriber").await;
+    let mut changes = listener.subscribe(SUBJECT).await.unwrap();
+    listener.flush().await.unwrap();
+    let settings = settings(&world, Duration::from_secs(3));
+    let at_work = start(&settings).await;
+    works(&at_work).await;
+    let stands_by = start(&settings).await;
+
+    world.backend.otherwise(Answer::status(503));
+    world.post_orders(&stands_by, ids("shared", 8)).await;
+    let said = says(&world, &at_work, "open", PATIENCE).await;
+    assert_eq!(says(&world, &stands_by, "open", SOON).await["reason"], said["reason"]);
+    let open = change(&mut changes).await;
+    assert_eq!(
+        (&open["state"], &open["reason"]),
+        (&json!("open"), &json!("5 requests in a row failed"))
+    );
+    let remaining = open["remainingMs"].as_u64().unwrap();
+    assert!((2_000..=3_000).contains(&remaining), "{open}");
+
+    world.backend.otherwise(Answer::Accept);
+    says(&world, &at_work, "closed", PATIENCE).await;
+    assert_eq!(says(&world, &stands_by, "closed", SOON).await["reason"], Value::Null);
+    for state in ["half_open", "closed"] {
+        let said = change(&mut changes).await;
+        assert_eq!((&said["state"], &said["remainingMs"]), (&json!(state), &json!(0)));
+        assert_eq!(said["instance"], open["instance"], "who stands by says nothing");
+    }
+    world.at_end(Ends::forwarded(8)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_over_begins_with_it() {
+    const RESET: Duration = Duration::from_secs(10);
+    let world = World::new().await;
+    let settings = settings(&world, RESET);
+    let at_work = start(&settings).await;
+    works(&at_work).await;
+    let stands_by = start(&settings).await;
+
+    world.backend.otherwise(Answer::status(401));
+    world.post_orders(&at_work, ids("first", 1)).await;
+    says(&world, &at_work, "open", PATIENCE).await;
+    says(&world, &stands_by, "open", SOON).await;
+    // One that asked too soon would now be heard.
+    world.backend.otherwise(Answer::Accept);
+    world.post_orders(&at_work, ids("waiting", 2)).await;
+    at_work.kill().await;
+    works(&stands_by).await;
+    let taken_over = Instant::now();
+    world.post_orders(&stands_by, ids("after", 1)).await;
+    world.log.wait_for(EventType::OrderTransformed, 4).await;
+    let health = breaker(&world, &stands_by).await;
+    assert_eq!(health["state"], "open", "{health}");
+    assert!(health["reason"].as_str().unwrap().contains("SERVICE_TOKEN"), "{health}");
+
+    let requests = world.backend.wait_for(2).await;
+    let pause = requests[1].at - requests[0].at;
+    assert!(pause >= RESET, "left alone for {pause:?} only");
+    assert!(taken_over < requests[0].at + RESET, "taken over too late to tell");
+    says(&world, &stands_by, "closed", PATIENCE).await;
+    first_attempts(&world, 4).await;
+    assert_eq!(world.backend.count(), 5, "the refused one, and each order once");
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(4)).await;
+}
+
+/// An instance that starts late, and one that heard nothing for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_missed_is_said_again() {
+    let world = World::new().await;
+    let settings = settings(&world, Duration::from_secs(3));
+    let at_work = start(&settings).await;
+    works(&at_work).await;
+    world.backend.otherwise(Answer::status(401));
+    world.post_orders(&at_work, ids("missed", 4)).await;
+    says(&world, &at_work, "open", PATIENCE).await;
+
+    let wire = Proxy::to(([127, 0, 0, 1], world.nats.server.port()).into());
+    let late = start(&settings.set("NATS_URL", format!("nats://{}", wire.address()))).await;
+    eventually("the newcomer knows", SOON, async || {
+        // The backend refuses each trial, so it may be half-open at times.
+        let health = breaker(&world, &late).await;
+        if health["state"] == "closed" {
+            Err(health)
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    wire.cut();
+    logs(&late, "the wire is cut", |line| {
+        line["message"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("lost the connection to NATS")
+    })
+    .await;
+    world.backend.otherwise(Answer::Accept);
+    says(&world, &at_work, "closed", PATIENCE).await;
+    let health = breaker(&world, &late).await;
+    assert_ne!(health["state"], "closed", "it cannot know: {health}");
+    wire.heal();
+    says(&world, &late, "closed", PATIENCE).await;
+    world.at_end(Ends::forwarded(4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_it_pulls_nothing_and_burns_no_attempt() {
+    let world = World::new().await;
+    // Longer than this part of the test.
+    let hub = start(&settings(&world, Duration::from_secs(60))).await;
+    works(&hub).await;
+    world.backend.otherwise(Answer::status(401));
+    world.post_orders(&hub, ids("refused", 1)).await;
+    says(&world, &hub, "open", PATIENCE).await;
+    let stream = world.nats.provision().await.get_stream("EVENTS").await.unwrap();
+    let consumer = async || stream.consumer_info("forward").await.map_err(|error| error.to_string());
+    // The request that stands from before it opened runs out, and no other follows.
+    eventually("no request for messages stands", PATIENCE, async || {
+        let info = consumer().await?;
+        if info.num_waiting == 0 {
+            Ok(())
+        } else {
+            Err(format!("{info:?}"))
+        }
+    })
+    .await;
+    world.post_orders(&hub, ids("waiting", 10)).await;
+    world.log.wait_for(EventType::OrderTransformed, 11).await;
+    let info = consumer().await.unwrap();
+    assert_eq!((info.num_waiting, info.num_pending), (0, 10), "{info:?}");
+    assert_eq!(world.backend.count(), 1);
+    assert_eq!(breaker(&world, &hub).await["state"], "open");
+
+    // Somebody mends the set-up and starts it anew.
+    hub.kill().await;
+    world.backend.otherwise(Answer::Accept);
+    let _hub = world.hub().await;
+    first_attempts(&world, 11).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(11)).await;
+}
+
+/// What else instances tell each other is nobody's business.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_hears_no_more_than_that() {
+    let world = World::new().await;
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let options = world.nats.options("subscriber").event_callback(move |event| {
+        let tell = tell.clone();
+        async move {
+            if let Event::ServerError(ServerError::Other(reason)) = event {
+                tell.send(reason).unwrap();
+            }
+        }
+    });
+    let client = options.connect(world.nats.server.url()).await.unwrap();
+    let mut subscriptions = Vec::new();
+    for subject in ["hub.>", "hub.*", "hub.lease.forward"] {
+        subscriptions.push(client.subscribe(subject).await.unwrap());
+        let reason = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+        assert!(reason.to_lowercase().contains(&format!("\"{subject}\"")), "{reason}");
+    }
+    // Nor may it tell a hub anything.
+    client.publish(SUBJECT, "{}".into()).await.unwrap();
+    let reason = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+    assert!(reason.to_lowercase().contains("publish"), "{reason}");
+    let hub = world.hub().await;
+    world.post_orders(&hub, ids("quiet", 1)).await;
+    world.at_end(Ends::forwarded(1)).await;
+}
