@@ -2,7 +2,10 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::Result;
@@ -10,20 +13,33 @@ use axum::{
     Router,
     body::Bytes,
     extract::State,
-    http::header::CONTENT_TYPE,
+    http::{
+        StatusCode,
+        header::{CONTENT_TYPE, RETRY_AFTER},
+    },
     response::{IntoResponse, Response},
     routing::post,
 };
 
 use crate::report::{Times, order_number};
 
+/// What it asks for where it is away: longer than any measurement takes.
+const LATER_SECONDS: &str = "43200";
+
+#[derive(Clone)]
+struct Backend {
+    times: Arc<Times>,
+    /// It asks every order to come back much later.
+    is_away: Arc<AtomicBool>,
+}
+
 /// Starts it on a thread of its own, for as long as the process lives.
-pub(crate) fn start(times: Arc<Times>) -> Result<SocketAddr> {
+pub(crate) fn start(times: Arc<Times>, is_away: Arc<AtomicBool>) -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
     let router = Router::new()
         .route("/api/integration/orders", post(take))
-        .with_state(times);
+        .with_state(Backend { times, is_away });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("backend".into()).spawn(move || {
         runtime.block_on(async {
@@ -36,10 +52,13 @@ pub(crate) fn start(times: Arc<Times>) -> Result<SocketAddr> {
     Ok(address)
 }
 
-async fn take(State(times): State<Arc<Times>>, body: Bytes) -> Response {
+async fn take(State(backend): State<Backend>, body: Bytes) -> Response {
+    if backend.is_away.load(Ordering::Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, LATER_SECONDS)]).into_response();
+    }
     let id = external_id(&body).unwrap_or_default();
     if let Some(number) = order_number(id) {
-        times.mark_arrived(number);
+        backend.times.mark_arrived(number);
     }
     let answer = format!(r#"{{"success":true,"orderId":"order-{id}","status":"pending"}}"#);
     ([(CONTENT_TYPE, "application/json")], answer).into_response()

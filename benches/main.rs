@@ -19,7 +19,7 @@ use anyhow::{Result, ensure};
 use report::{LATEST, Results};
 use sections::Bench;
 
-const SECTIONS: [&str; 4] = ["accept", "end-to-end", "projection", "memory"];
+const SECTIONS: [&str; 5] = ["accept", "end-to-end", "projection", "parked", "memory"];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|one| one != "--bench").collect();
@@ -50,6 +50,9 @@ async fn run(wanted: impl Fn(&str) -> bool) -> Result<()> {
     }
     if wanted("projection") {
         bench.projection().await?;
+    }
+    if wanted("parked") {
+        bench.parked().await?;
     }
     if wanted("memory") {
         bench.memory().await?;

@@ -1,5 +1,7 @@
 //! What is measured, section by section.
 
+mod parked;
+
 use std::{
     net::SocketAddr,
     sync::{
@@ -54,6 +56,7 @@ pub(crate) struct Bench {
     next_order: Arc<AtomicU64>,
     times: Arc<Times>,
     backend: SocketAddr,
+    backend_is_away: Arc<AtomicBool>,
     /// The bare handler's rate at 256 connections, the limit of the end-to-end figure.
     bare_at_256: Option<f64>,
     database_url: Option<String>,
@@ -62,7 +65,8 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) async fn start(results: Results) -> Result<Self> {
         let times = Arc::new(Times::new(1, ROOM));
-        let backend = backend::start(Arc::clone(&times))?;
+        let backend_is_away = Arc::new(AtomicBool::new(false));
+        let backend = backend::start(Arc::clone(&times), Arc::clone(&backend_is_away))?;
         let next_order = Arc::new(AtomicU64::new(1));
         Ok(Self {
             servers: Servers::start().await?,
@@ -70,6 +74,7 @@ impl Bench {
             next_order,
             times,
             backend,
+            backend_is_away,
             bare_at_256: None,
             database_url: None,
         })

@@ -138,15 +138,30 @@ impl Servers {
 
     /// Starts a hub whose intake alone works, on a log of its own: its database is nowhere, so the stages wait.
     pub(crate) fn intake(&self) -> Result<Child> {
-        self.start_hub(&self.intake, "postgres://nobody@127.0.0.1:1/none", "http://127.0.0.1:1")
+        self.start_hub(
+            &self.intake,
+            "postgres://nobody@127.0.0.1:1/none",
+            "http://127.0.0.1:1",
+            true,
+        )
     }
 
     /// Starts the hub as a process of its own.
     pub(crate) fn hub(&self, database_url: &str, backend: &str) -> Result<Child> {
-        self.start_hub(&self.nats, database_url, backend)
+        self.start_hub(&self.nats, database_url, backend, true)
     }
 
-    fn start_hub(&self, nats: &NatsServer, database_url: &str, backend: &str) -> Result<Child> {
+    /// The same, without a breaker: a backend that refuses everything is asked all the same.
+    pub(crate) fn hub_without_breaker(&self, database_url: &str, backend: &str) -> Result<Child> {
+        self.start_hub(&self.nats, database_url, backend, false)
+    }
+
+    /// Process id of the NATS server of all that [`Self::hub`] starts.
+    pub(crate) fn nats_pid(&self) -> Option<u32> {
+        self.nats.pid()
+    }
+
+    fn start_hub(&self, nats: &NatsServer, database_url: &str, backend: &str, breaker: bool) -> Result<Child> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_webhook-hub"));
         command.arg("serve").env_clear().envs([
             ("NATS_URL", nats.url().as_str()),
@@ -160,6 +175,7 @@ impl Servers {
             ("LISTEN_ADDRESS", "127.0.0.1"),
             ("PORT", "0"),
             ("METRICS_PORT", "0"),
+            ("CIRCUIT_BREAKER_ENABLED", if breaker { "true" } else { "false" }),
         ]);
         Child::start(command, PATIENCE, listening_port)
     }
