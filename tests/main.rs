@@ -17,6 +17,7 @@ mod backend_down;
 mod redelivery;
 mod retries;
 mod poison;
+mod dead_letters;
 mod shutdown;
 mod streams;
 mod statements;
