@@ -12,7 +12,7 @@ use crate::{
     journal::{
         EVENTS, codec,
         connection::Connection,
-        read::{Entry, Located, Reader, Start},
+        read::{Entry, Located, Reader, Start, event_at},
     },
 };
 
@@ -74,12 +74,7 @@ impl Log {
 
     /// The event at this place; none where it has left the log or cannot be read.
     pub(super) async fn event(&self, sequence: u64) -> anyhow::Result<Option<Recorded>> {
-        let mut reader = Reader::from(&self.connection, sequence).at_most(1);
-        let entry = reader.next_batch().await?.pop();
-        Ok(match entry {
-            Some(Entry::Event(event)) if event.sequence == sequence => Some(*event),
-            _ => None,
-        })
+        event_at(&self.connection, sequence).await
     }
 
     /// Reads subjects from shortly before a time on.
