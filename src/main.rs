@@ -12,7 +12,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 #[derive(Parser)]
 #[command(name = "webhook-hub", version, about, arg_required_else_help = false)]
 struct Arguments {
-    /// Machine-readable output: one JSON object.
+    /// Machine-readable output: one JSON value.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]

@@ -18,6 +18,7 @@ mod breaker;
 mod redelivery;
 mod retries;
 mod poison;
+mod dead_letters;
 mod shutdown;
 mod streams;
 mod statements;

@@ -126,6 +126,18 @@ pub fn subject(envelope: &Envelope, partitions: u16) -> String {
     }
 }
 
+/// The subject of an event of another type about the same order, made from the subject of one of its `orders.…` events:
+/// in the same partition, whatever the number of partitions was when that one was published. None where it is no such
+/// subject.
+pub fn subject_beside(subject: &str, event_type: EventType) -> Option<String> {
+    let mut tokens = subject.splitn(3, '.');
+    let (Some("orders"), Some(_), Some(rest)) = (tokens.next(), tokens.next(), tokens.next()) else {
+        return None;
+    };
+    // Provider, branch and partition.
+    (rest.split('.').count() == 3).then(|| format!("{}.{rest}", event_type.subject_root()))
+}
+
 /// The envelope as headers, `Nats-Msg-Id` included.
 ///
 /// # Errors
@@ -318,6 +330,22 @@ mod tests {
         assert_eq!(subject(&event, 64), "orders.forwarded.careem.main_branch____.p13");
         event.branch = None;
         assert_eq!(subject(&event, 64), "orders.forwarded.careem._.p13");
+    }
+
+    #[test]
+    fn subjects_beside_another_keep_its_partition() {
+        let beside = |subject: &str| subject_beside(subject, EventType::OrderRetryRequested);
+        assert_eq!(
+            beside("orders.dead_lettered.careem.main.p99").as_deref(),
+            Some("orders.retry_requested.careem.main.p99")
+        );
+        for other in [
+            "webhooks.received.careem.p13",
+            "orders.dead_lettered",
+            "orders.dead_lettered.careem.p13",
+        ] {
+            assert_eq!(beside(other), None, "{other}");
+        }
     }
 
     proptest! {

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use async_nats::{Client, Message};
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::StreamExt;
+use serde_json::json;
 
 use super::{EVENTS, codec, connection::Connection};
 use crate::event::Recorded;
@@ -19,6 +20,8 @@ pub const BATCH: usize = 1000;
 const BATCH_BYTES: u32 = 16 * 1024 * 1024;
 /// Wait for the next message of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same where only some subjects are read: the server may look through much of the log between two of theirs.
+const SPARSE_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A message of the stream.
 #[derive(Debug)]
@@ -50,16 +53,31 @@ impl Entry {
     }
 }
 
-/// Reads the log from a sequence on.
-pub struct Reader {
-    client: Client,
-    next: From,
+/// Where reading begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At this place in the stream; the first is 1.
+    Sequence(u64),
+    /// At what was appended at this time, by the server's clock, or later.
+    Time(DateTime<Utc>),
 }
 
-/// Where a read begins.
-enum From {
-    Sequence(u64),
-    Time(DateTime<Utc>),
+/// A message of the stream and where it was published.
+#[derive(Debug)]
+pub struct Located {
+    /// Its subject.
+    pub subject: String,
+    /// The message.
+    pub entry: Entry,
+}
+
+/// Reads the log from a place on.
+pub struct Reader {
+    client: Client,
+    start: Start,
+    /// Only what matches this, where it is set.
+    filter: Option<String>,
+    batch: usize,
 }
 
 impl Reader {
@@ -67,16 +85,33 @@ impl Reader {
     pub fn from(connection: &Connection, sequence: u64) -> Self {
         Self {
             client: connection.client.clone(),
-            next: From::Sequence(sequence.max(1)),
+            start: Start::Sequence(sequence.max(1)),
+            filter: None,
+            batch: BATCH,
         }
     }
 
     /// From what was appended at this time, by the server's clock, or later.
     pub fn since(connection: &Connection, time: DateTime<Utc>) -> Self {
         Self {
-            client: connection.client.clone(),
-            next: From::Time(time),
+            start: Start::Time(time),
+            ..Self::from(connection, 1)
         }
+    }
+
+    /// Only what was published on subjects that match `filter` (`orders.dead_lettered.>`); the server skips the rest.
+    pub fn of_subjects(connection: &Connection, filter: impl Into<String>, start: Start) -> Self {
+        Self {
+            start,
+            filter: Some(filter.into()),
+            ..Self::from(connection, 1)
+        }
+    }
+
+    /// The same, at most so many messages at a time, where few are expected to be needed.
+    pub fn at_most(mut self, batch: usize) -> Self {
+        self.batch = batch.clamp(1, BATCH);
+        self
     }
 
     /// The next messages, some hundred at a time; empty at the end of the log.
@@ -84,27 +119,58 @@ impl Reader {
     /// # Errors
     /// Where NATS does not answer or says something that is no answer; reading can be tried again from the same place.
     pub async fn next_batch(&mut self) -> anyhow::Result<Vec<Entry>> {
+        let entries = self.read(entry).await?;
+        self.go_on_after(entries.last());
+        Ok(entries)
+    }
+
+    /// As [`Self::next_batch`], with the subjects.
+    ///
+    /// # Errors
+    /// As [`Self::next_batch`].
+    pub async fn next_located(&mut self) -> anyhow::Result<Vec<Located>> {
+        let located = self.read(located).await?;
+        self.go_on_after(located.last().map(|located| &located.entry));
+        Ok(located)
+    }
+
+    fn go_on_after(&mut self, last: Option<&Entry>) {
+        if let Some(last) = last {
+            self.start = Start::Sequence(last.sequence() + 1);
+        }
+    }
+
+    fn request(&self) -> String {
+        let mut request = json!({ "batch": self.batch, "max_bytes": BATCH_BYTES });
+        match self.start {
+            Start::Sequence(sequence) => request["seq"] = sequence.into(),
+            Start::Time(time) => request["start_time"] = time.to_rfc3339_opts(SecondsFormat::Millis, true).into(),
+        }
+        if let Some(filter) = &self.filter {
+            request["next_by_subj"] = filter.as_str().into();
+        }
+        request.to_string()
+    }
+
+    async fn read<T>(&self, take: fn(Message) -> anyhow::Result<T>) -> anyhow::Result<Vec<T>> {
+        let timeout = if self.filter.is_some() {
+            SPARSE_ANSWER_TIMEOUT
+        } else {
+            ANSWER_TIMEOUT
+        };
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await?;
-        let from = match &self.next {
-            From::Sequence(sequence) => format!(r#""seq":{sequence}"#),
-            From::Time(time) => format!(
-                r#""start_time":"{}""#,
-                time.to_rfc3339_opts(SecondsFormat::Millis, true)
-            ),
-        };
-        let request = format!(r#"{{{from},"batch":{BATCH},"max_bytes":{BATCH_BYTES}}}"#);
         self.client
-            .publish_with_reply(format!("$JS.API.DIRECT.GET.{EVENTS}"), inbox, request.into())
+            .publish_with_reply(format!("$JS.API.DIRECT.GET.{EVENTS}"), inbox, self.request().into())
             .await?;
-        let mut entries = Vec::new();
+        let mut taken = Vec::new();
         loop {
-            let message = tokio::time::timeout(ANSWER_TIMEOUT, answers.next())
+            let message = tokio::time::timeout(timeout, answers.next())
                 .await
                 .context("the event log did not answer a read")?
                 .context("the connection was closed")?;
             match message.status.map(|status| status.as_u16()) {
-                None => entries.push(entry(message)?),
+                None => taken.push(take(message)?),
                 // End of batch; nothing from there on.
                 Some(204 | 404) => break,
                 Some(status) => bail!(
@@ -113,10 +179,7 @@ impl Reader {
                 ),
             }
         }
-        if let Some(last) = entries.last() {
-            self.next = From::Sequence(last.sequence() + 1);
-        }
-        Ok(entries)
+        Ok(taken)
     }
 }
 
@@ -141,6 +204,18 @@ pub async fn event_at(connection: &Connection, sequence: u64) -> anyhow::Result<
             message.description.unwrap_or_default()
         ),
     }
+}
+
+fn located(message: Message) -> anyhow::Result<Located> {
+    let subject = message
+        .headers
+        .as_ref()
+        .and_then(|headers| headers.get_last(async_nats::header::NATS_SUBJECT));
+    let subject = subject.context("an answer without a subject")?.to_string();
+    Ok(Located {
+        subject,
+        entry: entry(message)?,
+    })
 }
 
 fn entry(message: Message) -> anyhow::Result<Entry> {

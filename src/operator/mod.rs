@@ -11,6 +11,7 @@ pub mod serve;
 pub mod migrate;
 pub mod streams;
 pub mod send;
+pub mod dead_letters;
 pub mod healthcheck;
 pub mod dev;
 
@@ -30,6 +31,9 @@ pub enum Command {
     /// The streams and consumers on the NATS server.
     #[command(subcommand)]
     Streams(streams::Action),
+    /// What was given up, and how it is taken up again.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Action),
     /// Signs a payload as a provider would and posts it to a hub.
     Send {
         /// The provider, e.g. careem.
@@ -64,6 +68,7 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
             Command::Dev { dir } => Box::pin(dev::run(&dir)).await,
             Command::Migrate => migrate::run(&environment, json).await,
             Command::Streams(action) => streams::run(&environment, &action, json).await,
+            Command::DeadLetters(action) => dead_letters::run(&environment, &action, json).await,
             Command::Send {
                 provider,
                 file,

@@ -13,6 +13,9 @@ use crate::{
     },
 };
 
+/// Label of what [`crate::transform`] makes of a webhook.
+const TRANSFORM: &str = "transform";
+
 /// The columns, as arrays.
 #[derive(Default)]
 struct Rows<'a> {
@@ -86,7 +89,7 @@ pub(super) async fn apply(
                 .map(|failed| (failed.error, failed.retries, Some(timestamp(failed.next_attempt_at)))),
             EventType::OrderForwarded => {
                 // Only what did not succeed at once can have errors; the rest is not looked for.
-                if payload::<Forwarded>(event).is_some_and(|forwarded| forwarded.attempts > 1) {
+                if by_a_retry(event) || payload::<Forwarded>(event).is_some_and(|forwarded| forwarded.attempts > 1) {
                     resolved.push(event.envelope.root_id.to_string());
                     resolved_at.push(timestamp(event.envelope.time));
                 }
@@ -112,6 +115,13 @@ pub(super) async fn apply(
         transaction.execute(&statement, &[&resolved, &resolved_at]).await?;
     }
     Ok(())
+}
+
+/// Whether it is a dead letter that somebody had taken up again: then it does not follow from what the webhook was first
+/// transformed to, but from the request or from what was transformed because of that.
+fn by_a_retry(forwarded: &Recorded) -> bool {
+    let envelope = &forwarded.envelope;
+    envelope.cause_id != Some(envelope.root_id.derive(TRANSFORM))
 }
 
 async fn insert(transaction: &Transaction<'_>, rows: Rows<'_>) -> anyhow::Result<()> {

@@ -99,7 +99,7 @@ impl World {
                         .push(id);
                 }
                 EventType::OrderForwarded => {
-                    let key = event.envelope.cause_id.unwrap().to_string();
+                    let key = key_of(events, event);
                     assert!(
                         bodies.contains_key(&key),
                         "{key} is recorded as forwarded but the backend never got it"
@@ -146,7 +146,8 @@ impl World {
         let queries = [
             (
                 "webhook_logs",
-                "SELECT id AS key, status, external_order_id, internal_order_id, retry_count FROM webhook_logs",
+                "SELECT id AS key, status, external_order_id, internal_order_id, retry_count,
+                        (extract(epoch FROM processed_at) * 1000)::bigint AS processed_at FROM webhook_logs",
             ),
             (
                 "delivery_error_logs",
@@ -178,6 +179,22 @@ fn passed_by_its_creation(arrived: &[String], recorded: &[String], events: &[Arc
     let place = |keys: &[String]| keys.iter().position(|key| creates(&key));
     let others = |keys: &[String]| keys.iter().filter(|key| !creates(key)).cloned().collect::<Vec<_>>();
     others(arrived) == others(recorded) && place(arrived).is_some_and(|came| Some(came) < place(recorded))
+}
+
+/// The key that an order was forwarded under: the id of what was posted, which is its cause, or what the request that is
+/// its cause took up again.
+fn key_of(events: &[Arc<Recorded>], forwarded: &Recorded) -> String {
+    let cause = forwarded.envelope.cause_id.unwrap();
+    let posted = match events.iter().find(|event| event.envelope.id == cause) {
+        Some(request) if request.envelope.event_type == EventType::OrderRetryRequested => {
+            let sequence = &payload(request)["sequence"];
+            let taken_up = events.iter().find(|event| event.sequence == *sequence).unwrap();
+            assert_eq!(taken_up.envelope.event_type, EventType::OrderTransformed);
+            taken_up.envelope.id
+        }
+        _ => cause,
+    };
+    posted.to_string()
 }
 
 /// Rows by table and key.
@@ -219,6 +236,7 @@ fn expected_tables(events: &[Arc<Recorded>]) -> Tables {
         if envelope.event_type == EventType::WebhookReceived {
             let row = json!({
                 "status": "received", "external_order_id": envelope.external_order_id, "internal_order_id": null, "retry_count": 0,
+                "processed_at": null,
             });
             tables.entry(("webhook_logs", id)).or_insert(row);
             continue;
@@ -232,6 +250,9 @@ fn expected_tables(events: &[Arc<Recorded>]) -> Tables {
         let known = tables.contains_key(&("webhook_logs", root.clone()));
         if let Some(row) = tables.get_mut(&("webhook_logs", root.clone())) {
             note(row, envelope.event_type, &payload);
+            if envelope.event_type.ends() {
+                row["processed_at"] = envelope.time.timestamp_millis().into();
+            }
         }
         if let Some(attempts) = error_attempts(envelope.event_type, &payload) {
             let row = json!({

@@ -117,6 +117,8 @@ fn open(events: &[Arc<Recorded>]) -> usize {
     for event in events {
         match event.envelope.event_type {
             EventType::WebhookReceived => *ended.entry(event.envelope.id).or_default() |= false,
+            // What was given up is taken up again.
+            EventType::OrderRetryRequested => drop(ended.insert(event.envelope.root_id, false)),
             one => *ended.entry(event.envelope.root_id).or_default() |= one.ends(),
         }
     }

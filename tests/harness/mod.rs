@@ -14,6 +14,7 @@ pub(crate) mod backend;
 pub(crate) mod proxy;
 pub(crate) mod careem;
 pub(crate) mod log;
+pub(crate) mod written;
 pub(crate) mod at_end;
 
 use self::{

@@ -1,0 +1,177 @@
+//! `dead-letters`: what was given up, why, and how it is taken up again.
+//!
+//! A dead letter is open until an `order.retry_requested` names it as its cause. The list of them is no table anywhere:
+//! it is read from the log, from the two subjects that it takes, so it is right while PostgreSQL is away too.
+
+use std::{process::ExitCode, str::FromStr};
+
+use anyhow::Context as _;
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::{Subcommand, builder::PossibleValuesParser};
+
+use crate::{
+    config::{self, Environment, parse_duration},
+    event::EventId,
+    journal::connection::{Connection, HUB_INBOX},
+    provider::KNOWN,
+};
+
+mod find;
+mod list;
+mod retry;
+mod show;
+mod story;
+
+/// Longest text that goes into a request: it is read in lists and stored with each.
+const MAX_NOTE_CHARS: usize = 500;
+
+/// Label of a retry's id (see [`EventId::derive`]).
+const RETRY: &str = "retry";
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Action {
+    /// The open ones, oldest first.
+    List {
+        /// Which of them.
+        #[command(flatten)]
+        filter: Filter,
+        /// How many are shown; the others are counted.
+        #[arg(long, default_value_t = 1000)]
+        limit: usize,
+    },
+    /// Everything about one: the error, what was given up, and what became of the webhook.
+    Show {
+        /// Its id, as `list` shows it.
+        id: EventId,
+        /// Prints the payload of what was given up, too: it holds personal data of customers.
+        #[arg(long)]
+        payload: bool,
+    },
+    /// Asks for dead letters to be taken up again, once what they failed at is mended.
+    #[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["ids", "all"]))]
+    Retry(Retry),
+}
+
+/// Which dead letters.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Filter {
+    /// Only of this provider.
+    #[arg(long, value_parser = PossibleValuesParser::new(KNOWN))]
+    provider: Option<String>,
+    /// Only since then: a duration back from now (30m, 2h, 7d) or a time (2026-11-23T18:00:00Z).
+    #[arg(long, value_name = "DURATION_OR_TIME")]
+    since: Option<Since>,
+}
+
+/// What `retry` is told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Retry {
+    /// Ids of dead letters, as `list` shows them.
+    #[arg(value_name = "ID", conflicts_with_all = ["all", "provider", "since"])]
+    ids: Vec<EventId>,
+    /// All that are open, as far as --provider and --since let them through.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    filter: Filter,
+    /// Only says what would be asked for.
+    #[arg(long)]
+    dry_run: bool,
+    /// Why, for whoever reads the log later.
+    #[arg(long, value_parser = note)]
+    reason: Option<String>,
+    /// Who asks; by default $USER and this machine's name.
+    #[arg(long, value_parser = note)]
+    by: Option<String>,
+}
+
+/// A time, given as such or as a duration back from now.
+#[derive(Debug, Clone, Copy)]
+pub struct Since(DateTime<Utc>);
+
+impl FromStr for Since {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(time) = DateTime::parse_from_rfc3339(text.trim()) {
+            return Ok(Self(time.with_timezone(&Utc)));
+        }
+        parse_duration(text)
+            .map(|back| Self(Utc::now() - back))
+            .map_err(|expected| format!("{expected}, or a time such as 2026-11-23T18:00:00Z"))
+    }
+}
+
+/// Text of a person that goes into an event.
+fn note(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("is empty".into());
+    }
+    if text.chars().count() > MAX_NOTE_CHARS {
+        return Err(format!("is longer than {MAX_NOTE_CHARS} characters"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Runs the command, as the user `hub`: it needs NATS and nothing else.
+///
+/// # Errors
+/// Where NATS is away, or something was asked for that is not there.
+pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> anyhow::Result<ExitCode> {
+    let settings = config::Nats::from_environment(environment)?;
+    let connection = Connection::open(&settings, "webhook-hub dead-letters", HUB_INBOX).await?;
+    connection.reach().await?;
+    let log = find::Log::open(connection)
+        .await
+        .context("the stream EVENTS cannot be read; is NATS_USER the user hub, was `streams apply` run?")?;
+    match action {
+        Action::List { filter, limit } => list::run(&log, filter, *limit, as_json).await,
+        Action::Show { id, payload } => show::run(&log, *id, *payload, as_json).await,
+        Action::Retry(options) => retry::run(&log, environment, options, as_json).await,
+    }
+}
+
+/// "1 retry", "2 retries".
+fn counted(count: usize, one: &str, several: &str) -> String {
+    let word = if count == 1 { one } else { several };
+    format!("{count} {word}")
+}
+
+/// Text from outside for a terminal: what would move its cursor or change its colours is replaced.
+fn printable(text: &str) -> String {
+    let safe = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().map(safe).collect()
+}
+
+/// Seconds are enough for people.
+fn time_text(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_is_a_duration_or_a_time() {
+        let given: Since = "2025-10-01T14:00:00+02:00".parse().unwrap();
+        assert_eq!(given.0.to_rfc3339(), "2025-10-01T12:00:00+00:00");
+        let back: Since = "2h".parse().unwrap();
+        let age = Utc::now() - back.0;
+        assert!((7200..7260).contains(&age.num_seconds()), "{age}");
+        for text in ["", "yesterday", "2", "-2h"] {
+            let error = text.parse::<Since>().unwrap_err();
+            assert!(error.contains("2h") && error.contains("T18:00:00Z"), "{error}");
+        }
+    }
+
+    #[test]
+    fn nothing_moves_the_cursor() {
+        assert_eq!(
+            printable("CR\u{1b}[2J1\r\né\u{9b}"),
+            "CR\u{fffd}[2J1\u{fffd}\u{fffd}é\u{fffd}"
+        );
+    }
+}

@@ -1,0 +1,132 @@
+//! What became of one webhook, event by event.
+
+use chrono::{DateTime, Utc};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    Filter, Since,
+    find::{Letter, Log},
+};
+use crate::{
+    event::{
+        EventId, EventType, Recorded,
+        outcome::{DeadLettered, ForwardFailed, Forwarded, Ignored, Rejected, RetryRequested},
+    },
+    journal::{
+        codec,
+        read::{Entry, Reader},
+    },
+};
+
+/// How many events one request brings: those of one partition, of which few are the webhook's.
+const BATCH: usize = 200;
+
+/// An event of the story.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Step {
+    pub(super) sequence: u64,
+    pub(super) time: DateTime<Utc>,
+    #[serde(rename = "type")]
+    pub(super) event_type: &'static str,
+    pub(super) id: EventId,
+    /// What it says, in short.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) note: String,
+}
+
+impl Step {
+    fn new(event: &Recorded) -> Self {
+        Self {
+            sequence: event.sequence,
+            time: event.envelope.time,
+            event_type: event.envelope.event_type.as_str(),
+            id: event.envelope.id,
+            note: note(event).unwrap_or_default(),
+        }
+    }
+}
+
+/// In short what an event says, without anything of the customer's.
+fn note(event: &Recorded) -> Option<String> {
+    fn read<T: DeserializeOwned>(event: &Recorded) -> Option<T> {
+        serde_json::from_slice(&event.payload).ok()
+    }
+    Some(match event.envelope.event_type {
+        EventType::WebhookReceived | EventType::OrderTransformed => return None,
+        EventType::OrderIgnored => read::<Ignored>(event)?.reason,
+        EventType::OrderRejected => read::<Rejected>(event)?.error.code,
+        EventType::OrderForwardFailed => {
+            let failed: ForwardFailed = read(event)?;
+            format!("attempt {}: {}", failed.attempt, failed.error.code)
+        }
+        EventType::OrderForwarded => {
+            let forwarded: Forwarded = read(event)?;
+            let order = forwarded.internal_order_id.unwrap_or_default();
+            format!("backend said {} {order}", forwarded.backend_status)
+                .trim_end()
+                .to_owned()
+        }
+        EventType::OrderDeadLettered => read::<DeadLettered>(event)?.error.code,
+        EventType::OrderRetryRequested => {
+            let asked: RetryRequested = read(event)?;
+            match asked.reason {
+                Some(reason) => format!("by {}: {reason}", asked.by),
+                None => format!("by {}", asked.by),
+            }
+        }
+    })
+}
+
+/// All events of a dead letter's webhook, in the log's order; those that have left the log are not among them.
+///
+/// Only the order's partition is read, from when the webhook was accepted until it ended, so it takes as long as that
+/// took the order; where the webhook is still open, until now. What came after `PARTITIONS` was changed is in another
+/// partition and is not found.
+pub(super) async fn read(log: &Log, letter: &Letter) -> anyhow::Result<Vec<Step>> {
+    let envelope = &letter.event.envelope;
+    let provider = codec::token(&envelope.provider);
+    let partition = letter.subject.rsplit('.').next().unwrap_or("*");
+    let reader = |subjects: String| log.since(subjects, envelope.received_at).at_most(BATCH);
+    let is_first = |event: &Recorded| event.envelope.id == envelope.root_id && event.sequence < letter.event.sequence;
+    let mut steps = Vec::new();
+    let mut webhooks = reader(format!("webhooks.received.{provider}.{partition}"));
+    'webhook: while let Some(events) = next(&mut webhooks).await? {
+        for event in &events {
+            if is_first(event) {
+                steps.push(Step::new(event));
+            }
+            if is_first(event) || event.sequence > letter.event.sequence {
+                break 'webhook;
+            }
+        }
+    }
+    let mut orders = reader(format!("orders.*.{provider}.*.{partition}"));
+    let since_accepted = Filter {
+        provider: Some(envelope.provider.to_string()),
+        since: Some(Since(envelope.received_at)),
+    };
+    let retried = log.retried(&since_accepted).await?;
+    while let Some(events) = next(&mut orders).await? {
+        for event in events.iter().filter(|event| event.envelope.root_id == envelope.root_id) {
+            steps.push(Step::new(event));
+            if event.envelope.event_type.ends() && !retried.contains(&event.envelope.id) {
+                return Ok(steps);
+            }
+        }
+    }
+    Ok(steps)
+}
+
+/// The events of the next page; none at the end of the log.
+async fn next(reader: &mut Reader) -> anyhow::Result<Option<Vec<Recorded>>> {
+    let entries = reader.next_batch().await?;
+    if entries.is_empty() {
+        return Ok(None);
+    }
+    let events = entries.into_iter().filter_map(|entry| match entry {
+        Entry::Event(event) => Some(*event),
+        Entry::Unreadable { .. } => None,
+    });
+    Ok(Some(events.collect()))
+}
