@@ -17,5 +17,6 @@ mod backend_down;
 mod redelivery;
 mod poison;
 mod shutdown;
+mod random_run;
 mod streams;
 mod statements;
