@@ -3,11 +3,15 @@
 # Where cargo builds, which may be outside of the project.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
+# Seeds of the random run, and orders of each: make random SEEDS=7 ORDERS=500
+SEEDS ?= 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20
+ORDERS ?= 2000
+
 # Arguments for the bench: make bench ARGS='accept --seconds 10'
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench check tools clean-dev
+.PHONY: help run test random bench check tools clean-dev
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -20,6 +24,13 @@ run: tools ## NATS, PostgreSQL, a sample backend and the hub on this machine, wi
 # The tests mostly wait for servers, so more of them run at a time than there are cores.
 test: tools ## all tests, against real servers
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} cargo test --locked --lib --test hub
+
+random: tools ## the long random run, with one seed after the other; SEEDS='…' ORDERS=…
+	@for seed in $(SEEDS); do \
+		echo "seed $$seed"; \
+		HUB_RANDOM_SEED=$$seed HUB_RANDOM_ORDERS=$(ORDERS) \
+			cargo test --locked --test hub random_run || exit 1; \
+	done
 
 bench: tools ## the bench, against real servers; ARGS='…' are its arguments
 	cargo bench --bench hub --locked -- $(ARGS)

@@ -20,5 +20,6 @@ mod retries;
 mod poison;
 mod dead_letters;
 mod shutdown;
+mod random_run;
 mod streams;
 mod statements;

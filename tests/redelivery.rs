@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -14,6 +14,7 @@ use crate::harness::{
     hub::Hub,
     ids,
     port::Port,
+    random::Random,
     wait::{PATIENCE, eventually},
 };
 
@@ -21,26 +22,6 @@ use crate::harness::{
 const PROVIDERS: usize = 16;
 /// What each order goes through, in this order.
 const CHANGES: [&str; 2] = ["ready", "cancelled"];
-/// SplitMix64: random enough to pick a moment, and the same again from the same seed.
-struct Random(u64);
-
-impl Random {
-    /// A seed that is shown where the test fails.
-    fn new() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let seed = u64::from(now.subsec_nanos()) ^ now.as_secs();
-        eprintln!("seed {seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) as usize % end
-    }
-}
 
 /// Providers that post until told to stop, each webhook until it is accepted.
 struct Load {

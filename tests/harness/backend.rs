@@ -70,6 +70,8 @@ pub(crate) enum Answer {
     Hang,
     /// It has the order, but the connection breaks in the middle of the answer.
     Cut,
+    /// It has the order already: 409, naming it.
+    Conflict,
 }
 
 impl Answer {
@@ -87,9 +89,25 @@ struct Script {
     for_order: HashMap<String, VecDeque<Answer>>,
     /// Answers for the next requests, whatever they are about.
     next: VecDeque<Answer>,
+    /// Answers by the key and how often it came before.
+    rule: Option<Rule>,
+    /// How often each key came under the rule.
+    times: HashMap<String, usize>,
     /// Answer for every other request.
     otherwise: Option<Answer>,
     takes: Duration,
+}
+
+/// What a request is told by its `Idempotency-Key` and by how many requests came under that before.
+type Rule = Box<dyn Fn(&str, usize) -> Answer + Send>;
+
+impl Script {
+    fn by_rule(&mut self, key: &str) -> Option<Answer> {
+        let rule = self.rule.as_ref()?;
+        let times = self.times.entry(key.to_owned()).or_default();
+        *times += 1;
+        Some(rule(key, *times - 1))
+    }
 }
 
 struct Shared {
@@ -196,6 +214,11 @@ impl Backend {
         self.shared.script().otherwise = Some(answer);
     }
 
+    /// Every request is told what this says of its key and of how often that came before; none takes the rule away.
+    pub(crate) fn by_rule(&self, rule: Option<Rule>) {
+        self.shared.script().rule = rule;
+    }
+
     /// Writes each accepted order into the table `orders` from now on.
     pub(crate) fn keeps_orders_in(&self, database: &Arc<Database>) {
         *self.shared.database.lock().unwrap() = Some(Arc::clone(database));
@@ -250,6 +273,11 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Respons
             response.status(status).body(Body::from(body)).unwrap()
         }
         Answer::Hang => std::future::pending().await,
+        Answer::Conflict => {
+            let order_id = shared.take(&received).await;
+            let body = json!({ "success": false, "existingOrderId": order_id }).to_string();
+            Response::builder().status(409).body(Body::from(body)).unwrap()
+        }
         Answer::Cut => {
             shared.accept(&received).await;
             let halves = [
@@ -270,11 +298,23 @@ impl Shared {
         let for_order = script.for_order.get_mut(order).and_then(VecDeque::pop_front);
         let answer = for_order
             .or_else(|| script.next.pop_front())
+            .or_else(|| script.by_rule(received.key()))
             .or_else(|| script.otherwise.clone());
         (answer.unwrap_or(Answer::Accept), script.takes)
     }
 
     async fn accept(&self, received: &Received) -> Response {
+        let order_id = self.take(received).await;
+        let body = match received.path.as_str() {
+            ORDERS => json!({ "success": true, "orderId": order_id, "status": "pending" }),
+            // A change of an order that exists.
+            _ => json!({ "success": true }),
+        };
+        Response::new(Body::from(body.to_string()))
+    }
+
+    /// Notes that it has what was sent; the id that it goes by.
+    async fn take(&self, received: &Received) -> String {
         let (order_id, new) = {
             let mut script = self.script();
             let number = script.orders.len() + 1;
@@ -296,11 +336,6 @@ impl Shared {
             );
             database.run(&insert).await.unwrap();
         }
-        let body = match received.path.as_str() {
-            ORDERS => json!({ "success": true, "orderId": order_id, "status": "pending" }),
-            // A change of an order that exists.
-            _ => json!({ "success": true }),
-        };
-        Response::new(Body::from(body.to_string()))
+        order_id
     }
 }

@@ -102,15 +102,22 @@ impl Careem {
 
     /// Posts until it is accepted, as a provider does; returns the event's id.
     pub(crate) async fn deliver(&self, hub: &str, body: &str) -> String {
+        self.deliver_to_any(&[hub.to_owned()], 0, body).await
+    }
+
+    /// Posts until one of these hubs accepts it: to the one after, where one does not; returns the event's id.
+    pub(crate) async fn deliver_to_any(&self, hubs: &[String], first: usize, body: &str) -> String {
         let mut again = tokio::time::interval(POLL);
+        let mut hub = first;
         loop {
             again.tick().await;
-            match self.try_post(hub, body).await {
+            match self.try_post(&hubs[hub % hubs.len()], body).await {
                 Ok(answer) if answer.status == 200 => return answer.event_id(),
                 Ok(answer) => assert!(answer.status >= 500, "our own faults are 5xx: {answer:?}"),
                 // Refused or cut: the hub is away.
                 Err(_) => {}
             }
+            hub += 1;
         }
     }
 

@@ -1,6 +1,6 @@
 //! The log, as the library reads it, for assertions.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -98,7 +98,12 @@ impl Log {
 
     /// Waits until every accepted webhook has an ending, and returns all events.
     pub(crate) async fn settled(&self) -> Vec<Arc<Recorded>> {
-        eventually("every accepted webhook has ended", PATIENCE, async || {
+        self.settled_within(PATIENCE).await
+    }
+
+    /// The same, with other patience.
+    pub(crate) async fn settled_within(&self, patience: Duration) -> Vec<Arc<Recorded>> {
+        eventually("every accepted webhook has ended", patience, async || {
             let events = self.try_events().await.map_err(|error| format!("{error:#}"))?;
             let open = open(&events);
             if open == 0 {

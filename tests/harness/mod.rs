@@ -8,6 +8,7 @@ use futures_util::TryStreamExt;
 
 pub(crate) mod port;
 pub(crate) mod wait;
+pub(crate) mod random;
 pub(crate) mod servers;
 pub(crate) mod hub;
 pub(crate) mod backend;
@@ -16,6 +17,7 @@ pub(crate) mod careem;
 pub(crate) mod log;
 pub(crate) mod written;
 pub(crate) mod at_end;
+mod tables;
 
 use self::{
     backend::Backend,
@@ -24,6 +26,7 @@ use self::{
     log::Log,
     port::Port,
     servers::{Cluster, Database, Nats},
+    wait::PATIENCE,
 };
 
 /// Enough for orders to go side by side, few enough for a quick start.
@@ -133,7 +136,12 @@ impl World {
     /// Lets NATS hand out again at once what it knows of no acknowledgement for. Where a hub or NATS was killed, that is
     /// what has its outcome and waits for nothing else; in production it comes again after minutes, and nobody waits for it.
     pub(crate) async fn hand_out_again(&self) {
-        self.log.settled().await;
+        self.hand_out_again_within(PATIENCE).await;
+    }
+
+    /// The same, with other patience for what is still at work.
+    pub(crate) async fn hand_out_again_within(&self, patience: Duration) {
+        self.log.settled_within(patience).await;
         let stream = self.nats.provision().await.get_stream("EVENTS").await.unwrap();
         let consumers: Vec<consumer::Info> = stream.consumers().try_collect().await.unwrap();
         for info in consumers {
