@@ -29,4 +29,4 @@ ON CONFLICT (id) DO UPDATE SET
     response = coalesce(excluded.response, webhook_logs.response),
     error_message = excluded.error_message,
     updated_at = excluded.updated_at
-WHERE excluded.status <> 'received'
+WHERE excluded.status <> 'received' AND webhook_logs.status <> 'completed'

@@ -1,4 +1,4 @@
--- What became of webhooks. NULL leaves a column as it is, but for those that belong to one state only.
+-- What became of webhooks; one that the backend has stays as it is. NULL leaves a column as it is, but for those that belong to one state only.
 UPDATE webhook_logs w SET
     status = u.status::"WebhookStatus",
     branch_id = coalesce(u.branch_id, w.branch_id),
@@ -17,4 +17,4 @@ FROM unnest(
     id, status, branch_id, company_id, internal_order_id, processed_at, retry_count, next_retry_at, response, error_message,
     updated_at
 )
-WHERE w.id = u.id
+WHERE w.id = u.id AND w.status <> 'completed'

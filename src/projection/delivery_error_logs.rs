@@ -9,12 +9,9 @@ use crate::{
     database::query,
     event::{
         EventType, Recorded,
-        outcome::{DeadLettered, ErrorReport, ForwardFailed, Forwarded, Rejected},
+        outcome::{DeadLettered, ErrorReport, ForwardFailed, Rejected},
     },
 };
-
-/// Label of what [`crate::transform`] makes of a webhook.
-const TRANSFORM: &str = "transform";
 
 /// The columns, as arrays.
 #[derive(Default)]
@@ -88,11 +85,9 @@ pub(super) async fn apply(
             EventType::OrderForwardFailed => payload::<ForwardFailed>(event)
                 .map(|failed| (failed.error, failed.retries, Some(timestamp(failed.next_attempt_at)))),
             EventType::OrderForwarded => {
-                // Only what did not succeed at once can have errors; the rest is not looked for.
-                if by_a_retry(event) || payload::<Forwarded>(event).is_some_and(|forwarded| forwarded.attempts > 1) {
-                    resolved.push(event.envelope.root_id.to_string());
-                    resolved_at.push(timestamp(event.envelope.time));
-                }
+                // Also where it says that the first request did it: one before it may have been another instance's.
+                resolved.push(event.envelope.root_id.to_string());
+                resolved_at.push(timestamp(event.envelope.time));
                 None
             }
             _ => None,
@@ -115,13 +110,6 @@ pub(super) async fn apply(
         transaction.execute(&statement, &[&resolved, &resolved_at]).await?;
     }
     Ok(())
-}
-
-/// Whether it is a dead letter that somebody had taken up again: then it does not follow from what the webhook was first
-/// transformed to, but from the request or from what was transformed because of that.
-fn by_a_retry(forwarded: &Recorded) -> bool {
-    let envelope = &forwarded.envelope;
-    envelope.cause_id != Some(envelope.root_id.derive(TRANSFORM))
 }
 
 async fn insert(transaction: &Transaction<'_>, rows: Rows<'_>) -> anyhow::Result<()> {

@@ -18,6 +18,9 @@ use crate::{
     },
 };
 
+/// The status of what the backend has.
+const COMPLETED: &str = "completed";
+
 /// What became of a webhook, as far as one batch knows. None leaves a column as it is.
 #[derive(Debug, Default, Clone)]
 struct Fate {
@@ -35,6 +38,10 @@ struct Fate {
 
 impl Fate {
     fn note(&mut self, event: &Recorded) {
+        // The last word: what an instance that was replaced meanwhile adds late changes nothing.
+        if self.status == Some(COMPLETED) {
+            return;
+        }
         let envelope = &event.envelope;
         self.updated_at = timestamp(envelope.time);
         if let Some(branch) = &envelope.branch {
@@ -58,7 +65,7 @@ impl Fate {
                 }
             }
             EventType::OrderForwarded => {
-                self.end("completed");
+                self.end(COMPLETED);
                 if let Some(forwarded) = payload::<Forwarded>(event) {
                     self.response = Some(json!({ "success": true, "orderId": &forwarded.internal_order_id, "status": forwarded.order_status }).to_string());
                     self.internal_order_id = forwarded.internal_order_id.or(self.internal_order_id.take());

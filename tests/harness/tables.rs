@@ -95,7 +95,7 @@ impl Expected {
         };
         let webhook = self.tables.get_mut(&("webhook_logs", root.clone()));
         let known = webhook.is_some();
-        if let Some(row) = webhook {
+        if let Some(row) = webhook.filter(|row| row["status"] != "completed") {
             note(row, envelope.event_type, &payload);
             if envelope.event_type.ends() {
                 row["processed_at"] = envelope.time.timestamp_millis().into();

@@ -220,6 +220,10 @@ impl<S: Stage> Worker<S> {
                 anyhow::bail!("the lease ran out");
             }
             let handled = self.stage.handle(&event, requests + 1).await;
+            // An outcome is one, whoever finds it; that it failed is for the instance to say whose turn it is.
+            if handled.is_err() && !ground.lease.holds() {
+                anyhow::bail!("the lease ran out during a request");
+            }
             match settle(handled, Utc::now(), ground.crowded.load(Ordering::Relaxed)) {
                 Settlement::Done(events) => return self.record_end(events).await,
                 Settlement::Again(events, pause) => {
