@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use async_nats::jetstream::stream::DirectGetErrorKind;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -42,6 +42,8 @@ pub const MAX_WAITING: usize = 1000;
 const MAX_CHANGES: usize = 2048;
 /// Lanes that one read brings.
 const BATCH: usize = 1000;
+/// How much before its time a lane may be taken up: less than anybody would notice.
+const EARLY: TimeDelta = TimeDelta::milliseconds(20);
 /// Wait for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where the marker is. It has two tokens, a lane has three.
@@ -68,7 +70,18 @@ pub struct Lane {
     pub for_creation: bool,
 }
 
+/// The due time that a bell rings for, in milliseconds. It rings by the server's clock, so a hub whose clock is behind must
+/// not take it for early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bell(i64);
+
 impl Lane {
+    /// Whether it is to be worked on: by this clock, or because its own bell has rung (one of an earlier due time says
+    /// nothing).
+    pub fn is_due(&self, now: DateTime<Utc>, bell: Option<Bell>) -> bool {
+        self.due_at <= now + EARLY || bell == Some(Bell(self.due_at.timestamp_millis()))
+    }
+
     /// Whether an event is in it.
     pub fn holds(&self, sequence: u64) -> bool {
         self.sequences().any(|one| one == sequence)
@@ -260,9 +273,10 @@ impl Lanes {
         format!("{root}.{}.{key}", partition_token(key.partition(self.partitions)))
     }
 
-    /// Which order a bell rings for.
-    pub fn key_of(subject: &str) -> Option<OrderKey> {
-        OrderKey::parse(subject.rsplit('.').next()?)
+    /// Which order a bell rings for, and for which due time.
+    pub fn bell_of(subject: &str, payload: &[u8]) -> Option<(OrderKey, Bell)> {
+        let bell = std::str::from_utf8(payload).ok()?.parse().ok()?;
+        Some((key_of(subject)?, Bell(bell)))
     }
 }
 
@@ -275,6 +289,10 @@ impl Drop for Lanes {
             }
         }
     }
+}
+
+fn key_of(subject: &str) -> Option<OrderKey> {
+    OrderKey::parse(subject.rsplit('.').next()?)
 }
 
 /// Orders that wait, of a provider.
@@ -318,7 +336,7 @@ async fn read_batch(connection: &Connection, from: u64) -> anyhow::Result<Option
             .context("an answer without a sequence")?
             .parse()?;
         last = Some(sequence);
-        let Some(key) = header(async_nats::header::NATS_SUBJECT).and_then(Lanes::key_of) else {
+        let Some(key) = header(async_nats::header::NATS_SUBJECT).and_then(key_of) else {
             continue;
         };
         if message.payload.is_empty() {
@@ -332,4 +350,57 @@ async fn read_batch(connection: &Connection, from: u64) -> anyhow::Result<Option
         }
     }
     Ok(last.map(|last| (lanes, last)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane(due_at: DateTime<Utc>) -> Lane {
+        Lane {
+            provider: "careem".into(),
+            head: 7,
+            requests: 4,
+            due_at,
+            waiting: vec![(9, 0), (12, 0)],
+            for_creation: true,
+        }
+    }
+
+    #[test]
+    fn a_lane_is_due_by_the_clock_or_by_its_own_bell() {
+        let (now, hour) = (Utc::now(), TimeDelta::hours(1));
+        let bell = |at: DateTime<Utc>| Some(Bell(at.timestamp_millis()));
+        assert!(lane(now).is_due(now, None));
+        // A clock that is an hour behind the server's does not make a bell early …
+        assert!(lane(now + hour).is_due(now, bell(now + hour)));
+        // … but one of another due time, or none, says nothing.
+        assert!(!lane(now + hour).is_due(now, bell(now)));
+        assert!(!lane(now + hour).is_due(now, None));
+        let written = serde_json::to_vec(&lane(now + hour)).unwrap();
+        let read: Lane = serde_json::from_slice(&written).unwrap();
+        assert!(read.is_due(now, bell(now + hour)));
+    }
+
+    #[test]
+    fn what_let_its_creation_pass_keeps_its_place_and_its_count() {
+        let now = Utc::now();
+        let led = lane(now).led_by(20, now);
+        assert_eq!((led.head, led.requests, led.for_creation), (20, 0, false));
+        let next = led.advance(now).unwrap();
+        assert_eq!((next.head, next.requests), (7, 4));
+        let rest = next.advance(now).unwrap().advance(now).unwrap();
+        assert_eq!((rest.head, rest.advance(now)), (12, None));
+    }
+
+    #[test]
+    fn a_bell_names_its_order_and_its_time() {
+        let key = OrderKey::new("careem", "CR1");
+        assert_eq!(
+            Lanes::bell_of(&format!("due.p03.{key}"), b"1700"),
+            Some((key, Bell(1700)))
+        );
+        assert_eq!(Lanes::bell_of("due.p03.nonsense", b"1700"), None);
+        assert_eq!(Lanes::bell_of(&format!("due.p03.{key}"), b""), None);
+    }
 }

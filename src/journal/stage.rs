@@ -206,8 +206,8 @@ impl<S: Stage> Worker<S> {
                 }
                 bell = hear(&*self.stage, bells.as_mut()), if held.has_room_for_lanes() => {
                     let Some(bell) = bell? else { continue };
-                    if let Some(key) = Lanes::key_of(&bell.subject) {
-                        held.push_due(key);
+                    if let Some((key, bell)) = Lanes::bell_of(&bell.subject, &bell.payload) {
+                        held.push_due(key, Some(bell));
                     }
                     acknowledge(Some(&bell)).await?;
                 }

@@ -125,7 +125,8 @@ fn messages(change: &Change) -> impl Iterator<Item = (String, HeaderMap, Bytes)>
         );
         headers.insert("Nats-Schedule-Target", bell.as_str());
         headers.insert("Nats-Schedule-TTL", BELL_TTL);
-        (subject.clone(), headers, Bytes::new())
+        // What the bell says: which due time it rings for.
+        (subject.clone(), headers, Bytes::from(at.timestamp_millis().to_string()))
     });
     std::iter::once(lane).chain(schedule)
 }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use async_nats::jetstream::Message;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::Utc;
 
 use super::{
     PAUSE_AFTER_TROUBLE, Stage, Worker,
@@ -21,15 +21,13 @@ use crate::{
     event::{EventId, EventType, NewEvent, Recorded, outcome::RetryRequested},
     journal::{
         codec::OrderKey,
-        lanes::{self, Lane, Lanes},
+        lanes::{self, Bell, Lane, Lanes},
         lease::Validity,
         read::event_at,
         settle::{Parking, Settlement, settle},
     },
 };
 
-/// How much before its time a lane is taken up: a bell may ring a bit early, and a clock be a bit late.
-const EARLY: TimeDelta = TimeDelta::seconds(1);
 /// How often an event looks whether its full lane has room.
 const FULL_LANE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -74,7 +72,7 @@ impl<S: Stage> Worker<S> {
                     done.closed.push(sequence);
                 }
             }
-            Work::Due => self.settle_lane(task.key, ground, &mut done).await?,
+            Work::Due(bell) => self.settle_lane(task.key, bell, ground, &mut done).await?,
         }
         Ok(done)
     }
@@ -99,14 +97,14 @@ impl<S: Stage> Worker<S> {
             };
             acknowledge(message.as_ref()).await?;
             if released {
-                self.settle_lane(key, ground, done).await?;
+                self.settle_lane(key, None, ground, done).await?;
             }
             return Ok(true);
         }
         let sequence = recorded.sequence;
         let provider = recorded.envelope.provider.to_string();
         let attempted = match (not_before, &ground.lanes) {
-            (Some(until), Some(_)) if until > Utc::now() + EARLY => {
+            (Some(until), Some(_)) if until > Utc::now() => {
                 let for_creation = false;
                 Attempted::Parked(requests, Parking { until, for_creation })
             }
@@ -157,11 +155,17 @@ impl<S: Stage> Worker<S> {
     }
 
     /// Works on a lane for as long as what is in it is due.
-    async fn settle_lane(&self, key: OrderKey, ground: &Ground, done: &mut Done) -> anyhow::Result<()> {
+    async fn settle_lane(
+        &self,
+        key: OrderKey,
+        bell: Option<Bell>,
+        ground: &Ground,
+        done: &mut Done,
+    ) -> anyhow::Result<()> {
         let lanes = self.lanes(ground)?;
         // None: the bell of one that has ended.
         while let Some(mut lane) = lanes.get(key).await? {
-            if lane.due_at > Utc::now() + EARLY {
+            if !lane.is_due(Utc::now(), bell) {
                 return Ok(());
             }
             match self.attempt_head(&lane, ground).await? {
@@ -310,9 +314,4 @@ pub(super) async fn acknowledge(message: Option<&Message>) -> anyhow::Result<()>
         .ack()
         .await
         .map_err(|error| anyhow::anyhow!("cannot acknowledge: {error}"))
-}
-
-/// Whether a lane is to be worked on at this time.
-pub(super) fn is_due(lane: &Lane, now: DateTime<Utc>) -> bool {
-    lane.due_at <= now + EARLY
 }

@@ -1,11 +1,14 @@
 //! The work that an instance holds: for each order what waits, and what is ready to be worked on.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque, hash_map::Entry};
 
 use async_nats::jetstream::Message;
 use chrono::{DateTime, Utc};
 
-use crate::{event::Recorded, journal::codec::OrderKey};
+use crate::{
+    event::Recorded,
+    journal::{codec::OrderKey, lanes::Bell},
+};
 
 /// Events and lanes that are held at a time, waiting or at work. The consumers' `max_ack_pending` is a bit more.
 pub(super) const MAX_HELD: usize = 1024;
@@ -33,15 +36,15 @@ pub(super) struct Item {
 pub(super) enum Work {
     /// An event that came from the consumer, or was left open.
     Event(Box<Item>),
-    /// Its lane is due.
-    Due,
+    /// Its lane is due, or was found to be.
+    Due(Option<Bell>),
 }
 
 impl Work {
     fn bytes(&self) -> usize {
         match self {
             Self::Event(item) => item.event.payload.len(),
-            Self::Due => 0,
+            Self::Due(_) => 0,
         }
     }
 }
@@ -68,7 +71,7 @@ impl Done {
             key: task.key,
             sequence: match &task.work {
                 Work::Event(item) => Some(item.event.sequence),
-                Work::Due => None,
+                Work::Due(_) => None,
             },
             bytes: task.work.bytes(),
             closed: Vec::new(),
@@ -82,7 +85,8 @@ pub(super) struct Held {
     orders: HashMap<OrderKey, VecDeque<Work>>,
     ready: VecDeque<Task>,
     sequences: HashSet<u64>,
-    due: HashSet<OrderKey>,
+    /// Lanes that are at work or have their turn to come, and a bell that has rung meanwhile.
+    due: HashMap<OrderKey, Option<Bell>>,
     /// Lanes that were due when the stage was taken over, the earliest first.
     overdue: VecDeque<OrderKey>,
     /// Settled lately; should the server hand one out again, it needs no more than an acknowledgement.
@@ -98,7 +102,7 @@ impl Held {
             orders: HashMap::new(),
             ready: VecDeque::new(),
             sequences: HashSet::new(),
-            due: HashSet::new(),
+            due: HashMap::new(),
             overdue,
             closed,
             closed_order,
@@ -138,10 +142,15 @@ impl Held {
         self.enqueue(key, Work::Event(Box::new(item)));
     }
 
-    /// A bell has rung. One that rings while the lane is at work, or waits for it, says nothing new.
-    pub(super) fn push_due(&mut self, key: OrderKey) {
-        if self.due.insert(key) {
-            self.enqueue(key, Work::Due);
+    /// A bell has rung, or a lane was found to be due.
+    pub(super) fn push_due(&mut self, key: OrderKey, bell: Option<Bell>) {
+        match self.due.entry(key) {
+            // It may be the one of the next due time, where the server's clock is ahead of ours.
+            Entry::Occupied(mut at_work) => *at_work.get_mut() = bell,
+            Entry::Vacant(new) => {
+                new.insert(None);
+                self.enqueue(key, Work::Due(bell));
+            }
         }
     }
 
@@ -159,17 +168,20 @@ impl Held {
         while self.has_room_for_lanes()
             && let Some(key) = self.overdue.pop_front()
         {
-            self.push_due(key);
+            self.push_due(key, None);
         }
         self.ready.pop_front()
     }
 
     /// Lets the next of the order have its turn.
     pub(super) fn finish(&mut self, done: Done) {
-        match done.sequence {
-            Some(sequence) => drop(self.sequences.remove(&sequence)),
-            None => drop(self.due.remove(&done.key)),
-        }
+        let rung = match done.sequence {
+            Some(sequence) => {
+                self.sequences.remove(&sequence);
+                None
+            }
+            None => self.due.remove(&done.key).flatten(),
+        };
         self.bytes -= done.bytes;
         for sequence in done.closed {
             self.close(sequence);
@@ -179,6 +191,9 @@ impl Held {
                 Some(work) => self.ready.push_back(Task { key: done.key, work }),
                 None => drop(self.orders.remove(&done.key)),
             }
+        }
+        if rung.is_some() {
+            self.push_due(done.key, rung);
         }
     }
 

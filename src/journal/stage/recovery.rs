@@ -13,11 +13,7 @@ use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{TryStreamExt, stream};
 
-use super::{
-    Stage,
-    attempt::{is_due, is_ours},
-    held::Item,
-};
+use super::{Stage, attempt::is_ours, held::Item};
 use crate::{
     event::{EventId, EventType, Recorded, outcome::ForwardFailed},
     journal::{
@@ -115,7 +111,7 @@ async fn take_lanes(
     let mut due: Vec<_> = read
         .lanes
         .iter()
-        .filter(|(_, lane)| is_due(lane, now))
+        .filter(|(_, lane)| lane.is_due(now, None))
         .map(|(key, lane)| (lane.due_at, *key))
         .collect();
     due.sort_unstable();
@@ -137,11 +133,13 @@ async fn take_lanes(
         }
         due.extend(
             lost.iter()
-                .filter(|(_, lane)| is_due(lane, now))
+                .filter(|(_, lane)| lane.is_due(now, None))
                 .map(|(key, lane)| (lane.due_at, *key)),
         );
         stream::iter(lost.iter().map(Ok))
-            .try_for_each_concurrent(LANES_AT_ONCE, |(key, lane)| lanes.put(*key, lane, !is_due(lane, now)))
+            .try_for_each_concurrent(LANES_AT_ONCE, |(key, lane)| {
+                lanes.put(*key, lane, !lane.is_due(now, None))
+            })
             .await?;
         lanes.mark_whole().await?;
     }
