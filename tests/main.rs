@@ -17,6 +17,7 @@ mod backend_down;
 mod redelivery;
 mod poison;
 mod shutdown;
+mod cluster;
 mod random_run;
 mod streams;
 mod statements;
