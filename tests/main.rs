@@ -18,6 +18,7 @@ mod redelivery;
 mod poison;
 mod shutdown;
 mod cluster;
+mod wire_cut;
 mod random_run;
 mod streams;
 mod statements;
