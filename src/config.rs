@@ -90,7 +90,7 @@ pub struct Http {
 #[derive(Clone)]
 pub struct Nats {
     /// `NATS_URL`; several, comma-separated, for a cluster.
-    pub url: String,
+    pub urls: Vec<String>,
     /// `NATS_USER`.
     pub user: Option<String>,
     /// `NATS_PASSWORD`.
@@ -200,6 +200,17 @@ impl Config {
     }
 }
 
+fn server_urls(text: &str) -> Result<Vec<String>, ConfigError> {
+    let url = |part: &str| match part.trim().parse::<async_nats::ServerAddr>() {
+        Ok(_) => Ok(part.trim().to_owned()),
+        Err(error) => Err(ConfigError::new(
+            "NATS_URL",
+            format_args!("{part:?}: {error}; expected nats://HOST:PORT, several of them comma-separated for a cluster"),
+        )),
+    };
+    text.split(',').map(url).collect()
+}
+
 fn http(env: &Environment) -> Result<Http, ConfigError> {
     let address = env.parse(
         "LISTEN_ADDRESS",
@@ -256,7 +267,7 @@ impl Nats {
             ));
         }
         Ok(Self {
-            url,
+            urls: server_urls(&url)?,
             user,
             password,
             credentials_file: env.text("NATS_CREDS_FILE")?.map(Into::into),

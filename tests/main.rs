@@ -20,6 +20,8 @@ mod retries;
 mod poison;
 mod dead_letters;
 mod shutdown;
+mod cluster;
+mod wire_cut;
 mod random_run;
 mod streams;
 mod statements;

@@ -51,8 +51,9 @@ const BETWEEN_KILLS: (usize, usize) = (2000, 6000);
 const NATS_AWAY: usize = 1500;
 /// Kills of a run at least; it goes on for as long as there is something to post.
 const LEAST_KILLS: usize = 3;
-/// How long it may take until all is well after the last fault: what was held up, and the pauses of retries.
-const PATIENCE_AT_END: Duration = Duration::from_secs(180);
+/// How long it may take until all is well after the last fault: what was held up, and the pauses of retries. Less than the
+/// two minutes after which NATS hands a message out again: what only came through because of that was stuck.
+const PATIENCE_AT_END: Duration = Duration::from_secs(60);
 
 /// One webhook: what, to which hub first, after which pause, and to which once more.
 struct Post {
@@ -249,6 +250,8 @@ async fn everything_fails_at_random() {
     let (accepted, ()) = tokio::join!(posting, killing);
     world.backend.by_rule(None);
     eprintln!("the faults end after {:?}", began.elapsed());
+    world.log.settled_within(PATIENCE_AT_END).await;
+    eprintln!("all have ended after {:?}", began.elapsed());
     world.hand_out_again_within(PATIENCE_AT_END).await;
     let count = accepted.values().map(Vec::len).sum();
     world.at_end_within(PATIENCE_AT_END, Ends::forwarded(count)).await;

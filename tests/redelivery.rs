@@ -1,106 +1,20 @@
 //! The hub is killed at any moment, again and again: what it answered with 200 is forwarded, once, and in order.
 
-use std::{
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
 use crate::harness::{
     World,
     at_end::Ends,
-    careem::{change, order},
+    careem::change,
     hub::Hub,
     ids,
+    load::{Load, PROVIDERS},
     port::Port,
     random::Random,
-    wait::{PATIENCE, eventually},
+    wait::PATIENCE,
 };
-
-/// Providers that post side by side, each one order after the other.
-const PROVIDERS: usize = 16;
-/// What each order goes through, in this order.
-const CHANGES: [&str; 2] = ["ready", "cancelled"];
-
-/// Providers that post until told to stop, each webhook until it is accepted.
-struct Load {
-    /// Accepted webhooks that may be on their way at a time; a provider waits while there are more.
-    max_on_the_way: usize,
-    accepted: AtomicUsize,
-    enough: AtomicBool,
-}
-
-impl Load {
-    fn new(max_on_the_way: usize) -> Self {
-        Self {
-            max_on_the_way,
-            accepted: AtomicUsize::new(0),
-            enough: AtomicBool::new(false),
-        }
-    }
-
-    async fn run(&self, world: &World, hubs: &[String]) {
-        join_all((0..PROVIDERS).map(async |provider| {
-            for number in 0.. {
-                if self.enough.load(Ordering::Relaxed) {
-                    break;
-                }
-                let id = format!("CR-{provider}-{number}");
-                let words = CHANGES.iter().map(|status| change(&id, status));
-                for (step, body) in std::iter::once(order(&id)).chain(words).enumerate() {
-                    self.room(world).await;
-                    world.careem.deliver(&hubs[(provider + step) % hubs.len()], &body).await;
-                    self.accepted.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }))
-        .await;
-    }
-
-    /// Waits until there is room for one more on the way.
-    async fn room(&self, world: &World) {
-        eventually("orders are forwarded", PATIENCE, async || {
-            let on_the_way = self
-                .accepted
-                .load(Ordering::Relaxed)
-                .saturating_sub(world.backend.count());
-            if on_the_way < self.max_on_the_way {
-                Ok(())
-            } else {
-                Err(on_the_way)
-            }
-        })
-        .await;
-    }
-
-    /// Waits for a random moment: so many more webhooks accepted, or so many more requests at the backend, which is a
-    /// moment when that one is not answered yet.
-    async fn random_moment(&self, world: &World, random: &mut Random) {
-        let at_backend = random.below(2) == 0;
-        let count = || {
-            if at_backend {
-                world.backend.count()
-            } else {
-                self.accepted.load(Ordering::Relaxed)
-            }
-        };
-        let until = count() + 1 + random.below(40);
-        eventually("the load goes on", PATIENCE, async || {
-            let now = count();
-            if now >= until {
-                Ok(())
-            } else {
-                Err(format!("{now} of {until}, at the backend: {at_backend}"))
-            }
-        })
-        .await;
-    }
-
-    fn end(&self) {
-        self.enough.store(true, Ordering::Relaxed);
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_again_and_again() {
@@ -123,9 +37,7 @@ async fn killed_again_and_again() {
     let hubs = [world.fixed_url()];
     let (_hub, ()) = tokio::join!(killing, load.run(&world, &hubs));
     world.hand_out_again().await;
-    world
-        .at_end(Ends::forwarded(load.accepted.load(Ordering::Relaxed)))
-        .await;
+    world.at_end(Ends::forwarded(load.accepted())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,9 +64,7 @@ async fn two_at_a_time_and_one_or_the_other_is_killed() {
     };
     let (_hubs, ()) = tokio::join!(killing, load.run(&world, &urls));
     world.hand_out_again().await;
-    world
-        .at_end(Ends::forwarded(load.accepted.load(Ordering::Relaxed)))
-        .await;
+    world.at_end(Ends::forwarded(load.accepted())).await;
 }
 
 /// An instance that is frozen, not dead, comes back to a world that went on without it.
@@ -185,9 +95,7 @@ async fn the_one_that_works_is_frozen_for_a_while() {
     });
     join_all(more).await;
     world.hand_out_again().await;
-    world
-        .at_end(Ends::forwarded(1 + load.accepted.load(Ordering::Relaxed) + PROVIDERS))
-        .await;
+    world.at_end(Ends::forwarded(1 + load.accepted() + PROVIDERS)).await;
 }
 
 /// Messages of a stage that were handed to a client that does nothing with them: an instance that stood still, woke up

@@ -90,7 +90,7 @@ impl Connection {
                 .require_tls(true);
         }
         let client = options
-            .connect(settings.url.as_str())
+            .connect(settings.urls.as_slice())
             .await
             .context("NATS_URL: cannot set up the connection")?;
         let context = jetstream::context::ContextBuilder::new()

@@ -31,7 +31,7 @@ impl Log {
     /// Reads as the user `hub`, on a connection of its own.
     pub(crate) async fn open(nats: &Nats) -> Self {
         let settings = [
-            ("NATS_URL", nats.server.url()),
+            ("NATS_URL", nats.url()),
             ("NATS_USER", "hub".into()),
             ("NATS_PASSWORD", nats.password("hub").into()),
         ];

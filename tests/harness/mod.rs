@@ -10,12 +10,14 @@ pub(crate) mod port;
 pub(crate) mod wait;
 pub(crate) mod random;
 pub(crate) mod servers;
+pub(crate) mod nats_cluster;
 pub(crate) mod hub;
 pub(crate) mod backend;
 pub(crate) mod proxy;
 pub(crate) mod careem;
 pub(crate) mod log;
 pub(crate) mod written;
+pub(crate) mod load;
 pub(crate) mod at_end;
 mod tables;
 
@@ -26,7 +28,7 @@ use self::{
     log::Log,
     port::Port,
     servers::{Cluster, Database, Nats},
-    wait::PATIENCE,
+    wait::{PATIENCE, eventually},
 };
 
 /// Enough for orders to go side by side, few enough for a quick start.
@@ -56,6 +58,20 @@ impl World {
         Self::on(Arc::new(Cluster::start().await)).await
     }
 
+    /// With three NATS servers that keep every stream three times.
+    pub(crate) async fn with_nats_cluster() -> Self {
+        let cluster = Cluster::shared().await;
+        let (nats, database) = tokio::join!(Nats::start_cluster(), cluster.database());
+        let settings = nats.settings("provision").set("PARTITIONS", PARTITIONS);
+        // The servers know each other when they agree on where to put three copies.
+        eventually("the cluster takes the streams", PATIENCE * 2, async || {
+            let ran = run(&settings, &["streams", "apply", "--replicas", "3"]).await;
+            if ran.code == Some(0) { Ok(()) } else { Err(ran.said()) }
+        })
+        .await;
+        Self::around(nats, cluster, database).await
+    }
+
     async fn on(cluster: Arc<Cluster>) -> Self {
         let (nats, database) = tokio::join!(Nats::start(), cluster.database());
         run(
@@ -64,6 +80,10 @@ impl World {
         )
         .await
         .expect_success();
+        Self::around(nats, cluster, database).await
+    }
+
+    async fn around(nats: Nats, cluster: Arc<Cluster>, database: Database) -> Self {
         let log = Log::open(&nats).await;
         Self {
             nats,

@@ -3,7 +3,7 @@
 //! They are started by the library's own `servers` module, which ends them with this process, however it ends.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, LazyLock},
 };
 
@@ -19,6 +19,7 @@ use webhook_hub::operator::dev::servers::{
 
 use super::{
     hub::{Settings, run},
+    nats_cluster::{NODES, Routes},
     port::Port,
 };
 
@@ -35,13 +36,30 @@ const RESTAURANT: &str = "
 static PROGRAMS: LazyLock<Programs> = LazyLock::new(|| Programs::find(&in_project(".dev/tools")).unwrap());
 static SHARED: OnceCell<Arc<Cluster>> = OnceCell::const_new();
 
-fn in_project(path: &str) -> std::path::PathBuf {
+fn in_project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 /// A folder that the server removes when it ends.
-fn folder() -> std::path::PathBuf {
+fn folder() -> PathBuf {
     tempfile::Builder::new().prefix("hub-test-").tempdir().unwrap().keep()
+}
+
+fn passwords() -> NatsPasswords {
+    let password = || Uuid::new_v4().simple().to_string();
+    NatsPasswords {
+        provision: password(),
+        hub: password(),
+        subscriber: password(),
+    }
+}
+
+/// A folder for a NATS server, and the port that it comes up on, also when it comes back.
+fn place() -> (PathBuf, Port) {
+    let (dir, port) = (folder(), Port::reserve());
+    // A server comes up on the port that it had in its folder before.
+    std::fs::write(dir.join("nats.port"), port.number().to_string()).unwrap();
+    (dir, port)
 }
 
 /// A PostgreSQL server with the template.
@@ -131,25 +149,20 @@ impl Database {
     }
 }
 
-/// A NATS server with the project's configuration and passwords of its own.
+/// A NATS server with the project's configuration and passwords of its own, or a cluster of them.
 pub(crate) struct Nats {
+    /// The only server, or the first.
     pub(crate) server: NatsServer,
+    pub(crate) others: Vec<NatsServer>,
+    pub(crate) routes: Option<Routes>,
     passwords: NatsPasswords,
-    _port: Port,
+    _ports: Vec<Port>,
 }
 
 impl Nats {
-    /// Without streams.
+    /// One server, without streams.
     pub(crate) async fn start() -> Self {
-        let password = || Uuid::new_v4().simple().to_string();
-        let passwords = NatsPasswords {
-            provision: password(),
-            hub: password(),
-            subscriber: password(),
-        };
-        let (dir, port) = (folder(), Port::reserve());
-        // A server comes up on the port that it had in its folder before.
-        std::fs::write(dir.join("nats.port"), port.number().to_string()).unwrap();
+        let (passwords, (dir, port)) = (passwords(), place());
         let options = NatsOptions {
             remove_dir_on_exit: true,
             ..NatsOptions::default()
@@ -160,15 +173,44 @@ impl Nats {
         assert_eq!(server.port(), port.number());
         Self {
             server,
+            others: Vec::new(),
+            routes: None,
             passwords,
-            _port: port,
+            _ports: vec![port],
         }
+    }
+
+    /// A cluster, without streams.
+    pub(crate) async fn start_cluster() -> Self {
+        let (passwords, routes) = (passwords(), Routes::lay());
+        let (dirs, ports): (Vec<_>, Vec<_>) = (0..NODES).map(|_| place()).unzip();
+        let mut servers = routes
+            .start(&PROGRAMS, &in_project("nats.conf"), &passwords, &dirs)
+            .await;
+        Self {
+            server: servers.remove(0),
+            others: servers,
+            routes: Some(routes),
+            passwords,
+            _ports: ports,
+        }
+    }
+
+    /// The addresses of all servers.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        let servers = std::iter::once(&self.server).chain(&self.others);
+        servers.map(NatsServer::url).collect()
+    }
+
+    /// The same, as the hub is told.
+    pub(crate) fn url(&self) -> String {
+        self.urls().join(",")
     }
 
     /// How the binary reaches it as this user.
     pub(crate) fn settings(&self, user: &str) -> Settings {
         Settings::empty()
-            .set("NATS_URL", self.server.url())
+            .set("NATS_URL", self.url())
             .set("NATS_USER", user)
             .set("NATS_PASSWORD", self.password(user))
     }
@@ -184,7 +226,7 @@ impl Nats {
     }
 
     pub(crate) async fn connect(&self, user: &str) -> async_nats::Client {
-        self.options(user).connect(self.server.url()).await.unwrap()
+        self.options(user).connect(self.urls()).await.unwrap()
     }
 
     /// JetStream with all rights.
@@ -205,12 +247,14 @@ impl Nats {
 impl Drop for Nats {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.server.dir().join("nats.log")).unwrap_or_default();
-            let lines: Vec<_> = log.lines().collect();
-            eprintln!(
-                "--- log of NATS ---\n{}\n---",
-                lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
-            );
+            for server in std::iter::once(&self.server).chain(&self.others) {
+                let log = std::fs::read_to_string(server.dir().join("nats.log")).unwrap_or_default();
+                let lines: Vec<_> = log.lines().collect();
+                eprintln!(
+                    "--- log of NATS ---\n{}\n---",
+                    lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+                );
+            }
         }
     }
 }

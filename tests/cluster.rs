@@ -1,0 +1,92 @@
+//! Three NATS servers, of which one dies, is cut off or stands still: what was answered with 200 is on the log all the same,
+//! and goes on.
+
+use std::time::Duration;
+
+use crate::harness::{World, at_end::Ends, careem::order, hub::Hub, ids, load::Load, nats_cluster::NODES};
+
+/// An election takes up to nine seconds, and there may be one for the stream, one for the leases and one for a consumer,
+/// one after the other; leases run out meanwhile.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest answer while a follower stands still: no election, and nothing else to wait for but a busy machine.
+const PROMPT: Duration = Duration::from_secs(2);
+/// Webhooks that go through before a fault, during it and after it.
+const SOME: usize = 40;
+
+/// Two hubs under load; something happens to the cluster, and is over when `fault` returns.
+async fn under_load(world: &World, hubs: &[Hub; 2], fault: impl AsyncFnOnce(&Load)) {
+    world.backend.takes(Duration::from_millis(5));
+    let load = Load::with_patience(50, PATIENCE);
+    let urls = hubs.each_ref().map(Hub::url);
+    let failing = async {
+        load.more(world, true, SOME).await;
+        fault(&load).await;
+        load.more(world, true, SOME).await;
+        load.end();
+    };
+    tokio::join!(failing, load.run(world, &urls));
+    world.hand_out_again_within(PATIENCE).await;
+    world.at_end_within(PATIENCE, Ends::forwarded(load.accepted())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_is_killed() {
+    let world = World::with_nats_cluster().await;
+    let (nats, context) = (&world.nats, world.nats.provision().await);
+    let leader = nats.leader_with_all(&context, "EVENTS").await;
+    let hubs = [world.hub().await, world.hub().await];
+    under_load(&world, &hubs, async |load| {
+        nats.node(leader).kill().await.unwrap();
+        nats.another_leader(&context, "EVENTS", leader).await;
+        load.more(&world, true, SOME).await;
+        nats.node(leader).restart().await.unwrap();
+        nats.leader_with_all(&context, "EVENTS").await;
+    })
+    .await;
+}
+
+/// The hub on its side still reaches it, but it can promise nothing any more; the hub on the other side goes on alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_is_cut_off_from_the_others() {
+    let world = World::with_nats_cluster().await;
+    let (nats, context) = (&world.nats, world.nats.provision().await);
+    let leader = nats.leader_with_all(&context, "EVENTS").await;
+    let alone = world.settings().set("NATS_URL", nats.node(leader).url());
+    let with_others = world.settings().set("NATS_URL", nats.node((leader + 1) % NODES).url());
+    let hubs = [Hub::start(&alone).await, Hub::start(&with_others).await];
+    under_load(&world, &hubs, async |load| {
+        nats.routes().cut_off(leader);
+        load.more(&world, true, 2 * SOME).await;
+        nats.routes().rejoin(leader);
+        nats.leader_with_all(&context, "EVENTS").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_stands_still() {
+    let world = World::with_nats_cluster().await;
+    let (nats, context) = (&world.nats, world.nats.provision().await);
+    let leader = nats.leader_with_all(&context, "EVENTS").await;
+    let follower = (leader + 1) % NODES;
+    // Whoever is connected to the one that stands still has to find another first; this is about the others.
+    let others = (0..NODES)
+        .filter(|node| *node != follower)
+        .map(|node| nats.node(node).url());
+    let url = others.collect::<Vec<_>>().join(",");
+    let hub = Hub::start(&world.settings().set("NATS_URL", url)).await;
+    world.post_orders(&hub, ids("before", 1)).await;
+    world.log.settled_within(PATIENCE).await;
+    nats.node(follower).pause().await.unwrap();
+    let orders = ids("meanwhile", 5 * SOME);
+    for id in &orders {
+        let body = order(id);
+        let posting = world.careem.post(&hub, &body);
+        let answer = tokio::time::timeout(PROMPT, posting).await;
+        assert_eq!(answer.expect("an answer in time").status, 200);
+    }
+    nats.node(follower).resume().await.unwrap();
+    nats.leader_with_all(&context, "EVENTS").await;
+    world.hand_out_again_within(PATIENCE).await;
+    world.at_end_within(PATIENCE, Ends::forwarded(1 + orders.len())).await;
+}
