@@ -2,11 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream;
 use serde_json::{Value, json};
-use webhook_hub::event::EventType;
+use webhook_hub::{
+    event::EventType,
+    journal::{
+        codec::{OrderKey, partition_token},
+        lanes::Lane,
+    },
+};
 
 use crate::harness::{
-    World,
+    PARTITIONS, World,
     at_end::Ends,
     backend::{Answer, ORDERS},
     careem::{change, order},
@@ -302,4 +309,53 @@ async fn what_is_parked_can_be_seen() {
     parked(1).await;
     parked(0).await;
     world.at_end(Ends::forwarded(1)).await;
+}
+
+/// The bell was heard, and the hub died during the request: the lane itself says that it is due.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_a_parked_order_is_tried_again() {
+    let world = World::new().await;
+    let hub = Hub::start(&world.impatient("1s")).await;
+    let wait = Answer::Say(503, String::new(), vec![("retry-after", "11".into())]);
+    world.backend.next_for("CR-midway-0", [wait, Answer::Hang]);
+    world.post_orders(&hub, ids("midway", 1)).await;
+    world
+        .careem
+        .post(&hub, &change("CR-midway-0", "cancelled"))
+        .await
+        .event_id();
+    world.backend.wait_for(2).await;
+    hub.kill().await;
+    let _hub = Hub::start(&world.impatient("1s")).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(2)).await;
+    assert_eq!(world.times(ORDERS, "CR-midway-0").len(), 3);
+}
+
+/// The outcome was recorded, and the hub died before its lane ended: what waits behind goes on, and nobody is asked twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_whose_head_has_its_outcome() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    world.post_orders(&hub, ids("done", 1)).await;
+    world.at_end(Ends::forwarded(1)).await;
+    assert!(hub.terminate().await.0.success());
+    let transformed = world.log.wait_for(EventType::OrderTransformed, 1).await;
+    let key = OrderKey::of(&transformed[0]);
+    let lane = Lane {
+        provider: "careem".into(),
+        head: transformed[0].sequence,
+        requests: 4,
+        due_at: transformed[0].envelope.time,
+        waiting: Vec::new(),
+        for_creation: false,
+    };
+    let client = world.nats.connect("hub").await;
+    let subject = format!("lane.{}.{key}", partition_token(key.partition(PARTITIONS)));
+    let lane = serde_json::to_vec(&lane).unwrap();
+    let written = jetstream::new(client).publish(subject, lane.into()).await.unwrap();
+    written.await.unwrap();
+    let _hub = world.hub().await;
+    world.at_end(Ends::forwarded(1)).await;
+    assert_eq!(world.backend.count(), 1);
 }
