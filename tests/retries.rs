@@ -350,11 +350,10 @@ async fn a_lane_whose_head_has_its_outcome() {
         waiting: Vec::new(),
         for_creation: false,
     };
-    let client = world.nats.connect("hub").await;
+    let lanes = jetstream::new(world.nats.connect("hub").await);
     let subject = format!("lane.{}.{key}", partition_token(key.partition(PARTITIONS)));
     let lane = serde_json::to_vec(&lane).unwrap();
-    let written = jetstream::new(client).publish(subject, lane.into()).await.unwrap();
-    written.await.unwrap();
+    lanes.publish(subject, lane.into()).await.unwrap().await.unwrap();
     let _hub = world.hub().await;
     world.at_end(Ends::forwarded(1)).await;
     assert_eq!(world.backend.count(), 1);
