@@ -7,13 +7,14 @@ use futures_util::future::join_all;
 use crate::harness::{
     World,
     at_end::Ends,
+    backend::Answer,
     careem::change,
     hub::Hub,
     ids,
     load::{Load, PROVIDERS},
     port::Port,
     random::Random,
-    wait::PATIENCE,
+    wait::{PATIENCE, eventually},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,4 +127,41 @@ async fn messages_go_to_somebody_else() {
     drop(thief);
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(11)).await;
+}
+
+/// An instance is frozen while the backend has not answered it; the other one takes over and is done with the order. When
+/// the first comes back its request has timed out, and it must not say so on the log any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_with_a_request_under_way() {
+    let world = World::new().await;
+    let settings = world.settings().set("BACKEND_TIMEOUT", "2s");
+    let frozen = Hub::start(&settings).await;
+    world.post_orders(&frozen, ids("first", 1)).await;
+    world.log.settled().await;
+    let steady = Hub::start(&settings).await;
+    world.backend.next([Answer::Hang]);
+    world.post_orders(&steady, ids("under-way", 1)).await;
+    world.backend.wait_for(2).await;
+    frozen.pause().await;
+    world.backend.wait_for(3).await;
+    world.log.settled().await;
+    frozen.resume().await;
+    // It has heard that it is replaced when it is ready to stand by; then whatever it had to say is said.
+    eventually("it noticed", PATIENCE, async || {
+        if frozen.logs_contain("beginning again after trouble") {
+            Ok(())
+        } else {
+            Err(frozen.log())
+        }
+    })
+    .await;
+    world.post_orders(&steady, ids("after", 1)).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(3)).await;
+    let row = world
+        .database
+        .rows("SELECT status FROM webhook_logs WHERE external_order_id = 'CR-under-way-0'")
+        .await
+        .unwrap();
+    assert_eq!(row[0]["status"], "completed");
 }
