@@ -14,8 +14,9 @@ use crate::{journal::settle::Schedule, order::money::Currency, provider};
 mod environment;
 mod duration;
 mod retries;
+mod without_effect;
 
-pub use self::{duration::parse_duration, environment::Environment};
+pub use self::{duration::parse_duration, environment::Environment, without_effect::without_effect};
 
 /// Limit of the contract for a request's body, 5 MiB.
 const DEFAULT_MAX_PAYLOAD_BYTES: usize = 5 * 1024 * 1024;
@@ -389,11 +390,13 @@ impl Logs {
 }
 
 /// Suffixes that make a variable one of a provider's.
-const PROVIDER_SUFFIXES: [&str; 5] = [
+const PROVIDER_SUFFIXES: [&str; 7] = [
     "_WEBHOOK_SECRET",
     "_WEBHOOK_SECRET_FILE",
     "_IP_WHITELIST",
     "_CURRENCY",
+    "_ORDER_TTL",
+    "_RESPONSE_WAIT",
     "_ENABLED",
 ];
 /// What `_ENABLED` switches beside providers.

@@ -35,6 +35,14 @@ fn defaults_are_those_of_the_contract() {
 }
 
 #[test]
+fn a_cluster_has_several_urls() {
+    let config = Config::from_environment(&env(&[("NATS_URL", "nats://a:4222, tls://b:4222")])).unwrap();
+    assert_eq!(config.nats.urls, ["nats://a:4222", "tls://b:4222"]);
+    let refused = refusal(&[("NATS_URL", "nats://a:4222,nats://b:port")]);
+    assert!(refused.starts_with("NATS_URL: \"nats://b:port\""), "{refused}");
+}
+
+#[test]
 fn bad_values_name_the_variable() {
     assert_eq!(
         refusal(&[("PORT", "http")]),

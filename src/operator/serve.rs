@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, Environment},
+    config::{Config, Environment, without_effect},
     hub::{self, Inputs},
     telemetry,
 };
@@ -19,6 +19,9 @@ use crate::{
 pub async fn run(environment: &Environment) -> anyhow::Result<ExitCode> {
     let config = Config::from_environment(environment)?;
     telemetry::logs::init(&config.logs)?;
+    for variable in without_effect(environment) {
+        tracing::warn!(variable, "this version takes no notice of it");
+    }
     let inputs = Inputs::open(config)?;
     let stop = CancellationToken::new();
     let (mut terminate, mut interrupt) = (

@@ -1,0 +1,39 @@
+//! Variables of the contract that this version takes no notice of: said at the start, rather than silently ignored.
+
+use super::Environment;
+
+const NAMES: [&str; 3] = ["ADMIN_TOKEN", "NOTIFY_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+const PREFIXES: [&str; 1] = ["RATE_LIMIT_"];
+const SUFFIXES: [&str; 1] = ["_RESPONSE_WAIT"];
+
+/// Those that are set.
+pub fn without_effect(env: &Environment) -> Vec<&str> {
+    let is_one = |name: &&str| {
+        let name = name.strip_suffix("_FILE").unwrap_or(name);
+        NAMES.contains(&name)
+            || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            || SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+    };
+    env.names().filter(is_one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_are_named() {
+        let env: Environment = [
+            ("PORT", "1"),
+            ("RATE_LIMIT_POINTS", "5"),
+            ("CAREEM_RESPONSE_WAIT", "5s"),
+            ("ADMIN_TOKEN_FILE", "/x"),
+            ("RETRY_DELAYS", "1m"),
+        ]
+        .into_iter()
+        .collect();
+        let mut names = without_effect(&env);
+        names.sort_unstable();
+        assert_eq!(names, ["ADMIN_TOKEN_FILE", "CAREEM_RESPONSE_WAIT", "RATE_LIMIT_POINTS"]);
+    }
+}
