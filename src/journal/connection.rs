@@ -39,6 +39,7 @@ pub struct Connection {
     /// JetStream.
     pub context: jetstream::Context,
     up: watch::Receiver<bool>,
+    has_other_servers: bool,
 }
 
 impl Connection {
@@ -96,7 +97,12 @@ impl Connection {
         let context = jetstream::context::ContextBuilder::new()
             .timeout(API_TIMEOUT)
             .build(client.clone());
-        Ok(Self { client, context, up })
+        Ok(Self {
+            client,
+            context,
+            up,
+            has_other_servers: settings.urls.len() > 1,
+        })
     }
 
     /// Whether the connection stands right now.
@@ -122,6 +128,15 @@ impl Connection {
                 REACH_TIMEOUT.as_secs()
             )
         })
+    }
+
+    /// Leaves the server for another one, where `NATS_URL` names several.
+    pub async fn try_another_server(&self) {
+        if self.has_other_servers
+            && let Err(error) = self.client.force_reconnect().await
+        {
+            tracing::debug!(%error, "cannot leave the server");
+        }
     }
 
     /// Waits until it is lost.

@@ -14,11 +14,11 @@ mod writer;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
-use async_nats::jetstream::stream::DirectGetErrorKind;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,11 @@ const EARLY: TimeDelta = TimeDelta::milliseconds(20);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where the marker is. It has two tokens, a lane has three.
 const MARKER: &str = "lane.marker";
+/// What is written before the lanes are read, to know when all before it was read.
+const FENCE: &str = "lane.fence";
+/// How long a copy of the stream that is behind is waited for, and how often it is asked meanwhile.
+const BEHIND_TIMEOUT: Duration = Duration::from_secs(30);
+const BEHIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// The state of an order that waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,15 +154,34 @@ impl Lanes {
     /// Where NATS does not answer.
     pub async fn read(connection: &Arc<Connection>, partitions: u16) -> anyhow::Result<(Self, LaneWriter, Read)> {
         let is_whole = last(connection, MARKER).await?.is_some();
-        let (mut found, mut open, mut next) = (Vec::new(), HashMap::new(), 1);
-        while let Some((batch, last)) = read_batch(connection, next).await? {
+        let mut found = HashMap::new();
+        // Any copy of the stream may answer, also one that is behind. One that has the fence has all before it; what an
+        // older copy said before is replaced by what a newer one says.
+        let (fence, mut next, began) = (publish(connection, FENCE).await?, 1, Instant::now());
+        while next <= fence {
+            let (batch, last) = read_batch(connection, next).await?;
             for (key, revision, lane) in batch {
-                let provider = lane.provider.clone();
-                open.insert(key, Open { revision, provider });
-                found.push((key, lane));
+                match lane {
+                    Some(lane) => drop(found.insert(key, (revision, lane))),
+                    None => drop(found.remove(&key)),
+                }
             }
-            next = last + 1;
+            if began.elapsed() > BEHIND_TIMEOUT {
+                bail!("the copy of LANES that answers is behind its leader");
+            }
+            match last {
+                Some(last) => next = last + 1,
+                None => tokio::time::sleep(BEHIND_PAUSE).await,
+            }
         }
+        let open: HashMap<_, _> = found
+            .iter()
+            .map(|(key, (revision, lane))| {
+                let (revision, provider) = (*revision, lane.provider.clone());
+                (*key, Open { revision, provider })
+            })
+            .collect();
+        let found = found.into_iter().map(|(key, (_, lane))| (key, lane)).collect();
         for Open { provider, .. } in open.values() {
             parked(provider).increment(1.0);
         }
@@ -179,12 +203,7 @@ impl Lanes {
     /// # Errors
     /// Where NATS does not acknowledge.
     pub async fn mark_whole(&self) -> anyhow::Result<()> {
-        let published = async { self.connection.context.publish(MARKER, "1".into()).await?.await };
-        let acknowledged = tokio::time::timeout(ANSWER_TIMEOUT, published).await;
-        acknowledged
-            .context("NATS does not answer about lanes")?
-            .context("cannot write the marker of LANES")?;
-        Ok(())
+        publish(&self.connection, MARKER).await.map(drop)
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<OrderKey, Open>> {
@@ -300,23 +319,36 @@ fn parked(provider: &str) -> metrics::Gauge {
     metrics::gauge!("retries_parked", "provider" => provider.to_owned())
 }
 
-/// The last message of a subject: its sequence and payload.
+/// Writes a message that says nothing but that it is there; its sequence.
+async fn publish(connection: &Connection, subject: &'static str) -> anyhow::Result<u64> {
+    let published = async { connection.context.publish(subject, "1".into()).await?.await };
+    let acknowledged = tokio::time::timeout(ANSWER_TIMEOUT, published).await;
+    let acknowledged = acknowledged.context("NATS does not answer about lanes")?;
+    Ok(acknowledged
+        .with_context(|| format!("cannot write {subject}"))?
+        .sequence)
+}
+
+/// The last message of a subject, as the leader has it: its sequence and payload.
 async fn last(connection: &Connection, subject: &str) -> anyhow::Result<Option<(u64, bytes::Bytes)>> {
     let stream = connection.context.get_stream_no_info(LANES).await.context("lanes")?;
-    let read = tokio::time::timeout(ANSWER_TIMEOUT, stream.direct_get_last_for_subject(subject)).await;
+    let read = tokio::time::timeout(ANSWER_TIMEOUT, stream.get_last_raw_message_by_subject(subject)).await;
     match read.context("NATS does not answer about lanes")? {
         Ok(message) => Ok(Some((message.sequence, message.payload))),
-        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
         Err(error) => Err(error).context("cannot read a lane"),
     }
 }
 
-/// Lanes that are open, from a sequence on, and the last sequence that was looked at; none where there are no more.
-async fn read_batch(connection: &Connection, from: u64) -> anyhow::Result<Option<(Vec<(OrderKey, u64, Lane)>, u64)>> {
+/// A lane as one message says: whose, its revision, and its state; none where it ended.
+type Written = (OrderKey, u64, Option<Lane>);
+
+/// What was written on lanes from a sequence on, and the last sequence that was looked at; none where there are no more.
+async fn read_batch(connection: &Connection, from: u64) -> anyhow::Result<(Vec<Written>, Option<u64>)> {
     let client = &connection.client;
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await?;
-    let request = format!(r#"{{"seq":{from},"batch":{BATCH},"next_by_subj":"lane.*.*"}}"#);
+    let request = format!(r#"{{"seq":{from},"batch":{BATCH},"next_by_subj":"lane.>"}}"#);
     client
         .publish_with_reply(format!("$JS.API.DIRECT.GET.{LANES}"), inbox, request.into())
         .await?;
@@ -340,16 +372,17 @@ async fn read_batch(connection: &Connection, from: u64) -> anyhow::Result<Option
             continue;
         };
         if message.payload.is_empty() {
+            lanes.push((key, sequence, None));
             continue;
         }
         match serde_json::from_slice(&message.payload) {
-            Ok(lane) => lanes.push((key, sequence, lane)),
+            Ok(lane) => lanes.push((key, sequence, Some(lane))),
             Err(error) => bail!(
                 "message {sequence} of LANES is no lane: {error}; purge LANES to have it made again from the event log"
             ),
         }
     }
-    Ok(last.map(|last| (lanes, last)))
+    Ok((lanes, last))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context as _;
 use async_nats::{
     HeaderMap,
-    jetstream::{context::PublishErrorKind, stream::DirectGetErrorKind},
+    jetstream::{context::PublishErrorKind, stream::LastRawMessageErrorKind},
 };
 use uuid::Uuid;
 
@@ -138,10 +138,10 @@ impl Lease {
 /// The last sequence of the subject (0: none) and who holds it (empty: nobody).
 async fn read(connection: &Connection, subject: &str) -> anyhow::Result<(u64, String)> {
     let stream = connection.context.get_stream_no_info(LEASES).await.context("lease")?;
-    let read = tokio::time::timeout(ANSWER_TIMEOUT, stream.direct_get_last_for_subject(subject)).await;
+    let read = tokio::time::timeout(ANSWER_TIMEOUT, stream.get_last_raw_message_by_subject(subject)).await;
     match read.context("NATS does not answer about a lease")? {
         Ok(message) => Ok((message.sequence, String::from_utf8_lossy(&message.payload).into_owned())),
-        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok((0, String::new())),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok((0, String::new())),
         Err(error) => Err(error).context("cannot read a lease"),
     }
 }

@@ -2,11 +2,15 @@
 //!
 //! Batched direct gets (JetStream, since NATS 2.11): one request, up to a batch of messages, no state on the server and
 //! no right to create anything. Replay, rebuild and whoever finds a gap read this way.
+//!
+//! In a cluster any copy of the stream may answer, also one that is behind. What it has is the beginning of the log, so
+//! nothing is left out in the middle; whoever must not miss the end asks the leader where that is ([`end`]) and reads
+//! [`Reader::up_to`] there.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use async_nats::{Client, Message};
+use async_nats::{Client, Message, jetstream::stream::RawMessageErrorKind};
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::StreamExt;
 use serde_json::json;
@@ -22,6 +26,10 @@ const BATCH_BYTES: u32 = 16 * 1024 * 1024;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same where only some subjects are read: the server may look through much of the log between two of theirs.
 const SPARSE_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a copy that is behind is waited for, and how often it is asked meanwhile.
+const BEHIND_TIMEOUT: Duration = Duration::from_secs(10);
+const BEHIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// A message of the stream.
 #[derive(Debug)]
@@ -62,6 +70,33 @@ pub enum Start {
     Time(DateTime<Utc>),
 }
 
+/// Where the log ends, as its leader says.
+#[derive(Debug, Clone, Copy)]
+pub struct End {
+    /// Sequence of the last message; 0 where there is none.
+    pub sequence: u64,
+    /// When that was appended, by the server's clock.
+    pub time: DateTime<Utc>,
+}
+
+/// Asks the leader where the log ends.
+///
+/// # Errors
+/// Where NATS does not answer.
+pub async fn end(connection: &Connection) -> anyhow::Result<End> {
+    let stream = connection
+        .context
+        .get_stream(EVENTS)
+        .await
+        .context("cannot look up EVENTS")?;
+    let state = &stream.cached_info().state;
+    let nanos = i64::try_from(state.last_timestamp.unix_timestamp_nanos())?;
+    Ok(End {
+        sequence: if state.messages == 0 { 0 } else { state.last_sequence },
+        time: DateTime::from_timestamp_nanos(nanos),
+    })
+}
+
 /// A message of the stream and where it was published.
 #[derive(Debug)]
 pub struct Located {
@@ -78,6 +113,8 @@ pub struct Reader {
     /// Only what matches this, where it is set.
     filter: Option<String>,
     batch: usize,
+    /// What must not be missed.
+    end: Option<End>,
 }
 
 impl Reader {
@@ -88,7 +125,14 @@ impl Reader {
             start: Start::Sequence(sequence.max(1)),
             filter: None,
             batch: BATCH,
+            end: None,
         }
+    }
+
+    /// Not over before this was read: a copy that does not have it yet is waited for.
+    pub fn up_to(mut self, end: End) -> Self {
+        self.end = Some(end);
+        self
     }
 
     /// From what was appended at this time, by the server's clock, or later.
@@ -119,9 +163,26 @@ impl Reader {
     /// # Errors
     /// Where NATS does not answer or says something that is no answer; reading can be tried again from the same place.
     pub async fn next_batch(&mut self) -> anyhow::Result<Vec<Entry>> {
-        let entries = self.read(entry).await?;
-        self.go_on_after(entries.last());
-        Ok(entries)
+        let began = Instant::now();
+        loop {
+            let entries = self.read(entry).await?;
+            if !entries.is_empty() || self.is_over() {
+                self.go_on_after(entries.last());
+                return Ok(entries);
+            }
+            if began.elapsed() > BEHIND_TIMEOUT {
+                bail!("the copy of the event log that answers is behind its leader");
+            }
+            tokio::time::sleep(BEHIND_PAUSE).await;
+        }
+    }
+
+    /// Whether nothing is left that must not be missed.
+    fn is_over(&self) -> bool {
+        self.end.is_none_or(|end| match self.start {
+            Start::Sequence(next) => next > end.sequence,
+            Start::Time(time) => end.sequence == 0 || end.time < time,
+        })
     }
 
     /// As [`Self::next_batch`], with the subjects.
@@ -188,6 +249,24 @@ impl Reader {
 /// # Errors
 /// Where NATS does not answer.
 pub async fn event_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Recorded>> {
+    match any_copy_at(connection, sequence).await? {
+        Some(event) => Ok(Some(event)),
+        // Not in the copy that answered; whether there is none the leader knows.
+        None if sequence <= end(connection).await?.sequence => leaders_copy_at(connection, sequence).await,
+        None => Ok(None),
+    }
+}
+
+async fn leaders_copy_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Recorded>> {
+    let stream = connection.context.get_stream_no_info(EVENTS).await?;
+    match stream.get_raw_message(sequence).await {
+        Ok(message) => Ok(codec::decode(Some(&message.headers), message.payload, sequence).ok()),
+        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(error).context("cannot read the event log"),
+    }
+}
+
+async fn any_copy_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Recorded>> {
     let request = format!(r#"{{"seq":{sequence}}}"#);
     let answer = connection
         .client

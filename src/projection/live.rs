@@ -21,7 +21,7 @@ use crate::{
     event::Recorded,
     journal::{
         EVENTS, Journal, codec,
-        read::{BATCH, Entry, Reader},
+        read::{BATCH, Entry, Reader, end},
         streams,
     },
 };
@@ -250,7 +250,8 @@ impl Writer<'_> {
     /// Reads the log from the cursor to its end: a new or restored database is behind a consumer that has seen it all.
     /// While one batch is written the next is read.
     async fn catch_up(&mut self, connection: &mut Object, stop: &CancellationToken) -> anyhow::Result<()> {
-        let mut reader = Reader::from(self.journal.connection(), self.position + 1);
+        let log = self.journal.connection();
+        let mut reader = Reader::from(log, self.position + 1).up_to(end(log).await?);
         let mut entries = read(&mut reader).await?;
         while !entries.is_empty() && !stop.is_cancelled() {
             let (written, following) = tokio::join!(self.apply_entries(connection, entries), read(&mut reader));
@@ -268,12 +269,13 @@ impl Writer<'_> {
             to,
             "the consumer left something out, reading the log"
         );
-        let mut reader = Reader::from(self.journal.connection(), self.position + 1);
+        let log = self.journal.connection();
+        let mut reader = Reader::from(log, self.position + 1).up_to(end(log).await?);
         while self.position < to {
             let mut entries = reader.next_batch().await?;
             entries.retain(|entry| entry.sequence() <= to);
             if !self.apply_entries(connection, entries).await? {
-                break;
+                anyhow::bail!("the log does not reach what the consumer brought");
             }
         }
         Ok(())

@@ -280,7 +280,7 @@ impl Round {
             .and_then(|number| number.parse().ok())
             .unwrap_or(u64::MAX);
         let answer = if message.status == Some(StatusCode::NO_RESPONDERS) {
-            tracing::warn!("no stream takes events: JetStream is starting or off, or the stream EVENTS is missing");
+            tracing::debug!("no stream takes events");
             Answer::NoResponders
         } else {
             serde_json::from_slice(&message.payload).map_or(Answer::Unreadable, Answer::Ack)

@@ -20,6 +20,9 @@ const MAX_RECENT: usize = 32_768;
 /// Pause after a round that the server refused or did not answer, so that trouble is not met with a busy loop.
 const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(50);
 
+/// How long a server that acknowledges nothing is kept to; elections in a cluster take less.
+const MAX_SILENCE: Duration = Duration::from_secs(6);
+
 /// An append that waits.
 pub(super) struct Pending {
     pub(super) event: NewEvent,
@@ -93,6 +96,7 @@ impl Writer {
     /// Where the subscription for acknowledgements cannot be made or ends.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let mut round = Round::open(&self.connection.client, self.partitions).await?;
+        let mut silence = Silence::default();
         while self.collect().await {
             if !self.connection.is_up() {
                 // Those who wait have a time limit of their own; look again soon whether they still do.
@@ -105,6 +109,7 @@ impl Writer {
             } else {
                 self.send_batches(&mut round).await?
             };
+            silence.note(trouble, &self.connection).await;
             if trouble {
                 tokio::time::sleep(PAUSE_AFTER_TROUBLE).await;
             }
@@ -262,6 +267,32 @@ impl Writer {
             self.waiting.push_front(pending);
         }
         trouble
+    }
+}
+
+/// How long the log has been without an acknowledgement while the connection stands.
+#[derive(Default)]
+struct Silence {
+    /// Since when, or since something was done about it.
+    since: Option<Instant>,
+}
+
+impl Silence {
+    /// Says so, now and then, and tries another server: this one may be cut off from those that have the log.
+    async fn note(&mut self, trouble: bool, connection: &Connection) {
+        if !trouble || !connection.is_up() {
+            self.since = None;
+            return;
+        }
+        match self.since {
+            Some(since) if since.elapsed() < MAX_SILENCE => return,
+            Some(_) => connection.try_another_server().await,
+            None => {}
+        }
+        self.since = Some(Instant::now());
+        tracing::warn!(
+            "NATS is there but does not acknowledge: JetStream is starting, has no leader or no room, or EVENTS is missing"
+        );
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
         codec::OrderKey,
         connection::Connection,
         lanes::{Lane, Lanes, Read},
-        read::{Entry, Reader},
+        read::{Entry, Reader, end},
         streams,
     },
 };
@@ -63,7 +63,8 @@ pub(super) async fn read<S: Stage>(
                 "LANES is new or was emptied, reading the whole log for what is open"
             );
         }
-        let mut reader = Reader::from(connection, if whole { floor + 1 } else { 1 });
+        let first = if whole { floor + 1 } else { 1 };
+        let mut reader = Reader::from(connection, first).up_to(end(connection).await?);
         loop {
             let entries = reader.next_batch().await?;
             if entries.is_empty() {
@@ -149,7 +150,8 @@ async fn take_lanes(
 
 /// Events that have an outcome that was appended since then.
 async fn ended_since(connection: &Connection, time: DateTime<Utc>) -> anyhow::Result<HashSet<EventId>> {
-    let (mut reader, mut ended) = (Reader::since(connection, time), HashSet::new());
+    let mut reader = Reader::since(connection, time).up_to(end(connection).await?);
+    let mut ended = HashSet::new();
     loop {
         let entries = reader.next_batch().await?;
         if entries.is_empty() {
