@@ -3,7 +3,18 @@
 
 use std::time::Duration;
 
-use crate::harness::{World, at_end::Ends, careem::order, hub::Hub, ids, load::Load, nats_cluster::NODES};
+use webhook_hub::event::EventType;
+
+use crate::harness::{
+    World,
+    at_end::Ends,
+    backend::{Answer, ORDERS},
+    careem::{change, order},
+    hub::Hub,
+    ids,
+    load::Load,
+    nats_cluster::NODES,
+};
 
 /// An election takes up to nine seconds, and there may be one for the stream, one for the leases and one for a consumer,
 /// one after the other; leases run out meanwhile.
@@ -89,4 +100,39 @@ async fn a_follower_stands_still() {
     nats.leader_with_all(&context, "EVENTS").await;
     world.hand_out_again_within(PATIENCE).await;
     world.at_end_within(PATIENCE, Ends::forwarded(1 + orders.len())).await;
+}
+
+/// Schedules and lanes are replicated, too: the server that would have rung the bell dies.
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_are_parked_when_the_leader_of_lanes_is_killed() {
+    let world = World::with_nats_cluster().await;
+    let (nats, context) = (&world.nats, world.nats.provision().await);
+    let settings = world.settings().set("CIRCUIT_BREAKER_ENABLED", false);
+    let hub = Hub::start(&settings).await;
+    let later = Answer::Say(503, String::new(), vec![("retry-after", "14".into())]);
+    for id in ids("parked", 3) {
+        world.backend.next_for(&id, [later.clone()]);
+    }
+    world.post_orders(&hub, ids("parked", 3)).await;
+    world.log.wait_for(EventType::OrderForwardFailed, 3).await;
+    for id in ids("parked", 3) {
+        world.careem.deliver(&hub.url(), &change(&id, "cancelled")).await;
+    }
+    let leader = nats.leader_with_all(&context, "LANES").await;
+    nats.node(leader).kill().await.unwrap();
+    nats.another_leader(&context, "LANES", leader).await;
+    nats.node(leader).restart().await.unwrap();
+    world.hand_out_again_within(PATIENCE).await;
+    world.at_end_within(PATIENCE, Ends::forwarded(6)).await;
+    for id in ids("parked", 3) {
+        let requests = world.backend.requests().into_iter();
+        let times: Vec<_> = requests
+            .filter(|request| request.path == ORDERS && request.external_order_id() == id)
+            .map(|request| request.at)
+            .collect();
+        assert!(
+            times.len() == 2 && times[1] - times[0] >= Duration::from_millis(13_980),
+            "{id}: {times:?}"
+        );
+    }
 }

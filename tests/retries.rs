@@ -17,7 +17,7 @@ use crate::harness::{
     at_end::Ends,
     backend::{Answer, ORDERS},
     careem::{change, order},
-    hub::{Hub, Settings},
+    hub::{Hub, Settings, run},
     ids,
     log::payload,
     wait::{PATIENCE, eventually},
@@ -280,6 +280,12 @@ async fn an_order_expires() {
         (&json!(4), &json!("ORDER_EXPIRED"))
     );
     assert_eq!(world.times(ORDERS, "CR-late-0").len(), 4);
+
+    // A person may know better.
+    run(&world.settings(), &["dead-letters", "retry", "--all"])
+        .await
+        .expect_success();
+    world.at_end(Ends::forwarded(2)).await;
 }
 
 /// The metric says how many wait.

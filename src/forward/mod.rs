@@ -67,11 +67,12 @@ impl Forward {
         }
     }
 
-    /// When a new order is too old to go into the kitchen.
+    /// When a new order is too old to go into the kitchen. One that somebody asked to take up again is for that person to
+    /// judge.
     fn expires(&self, event: &Recorded) -> Option<DateTime<Utc>> {
         let ttl = self.order_ttl.get(&*event.envelope.provider)?;
-        let is_new = event.envelope.webhook_type == CREATION;
-        is_new.then(|| event.envelope.received_at + TimeDelta::from_std(*ttl).unwrap_or(TimeDelta::MAX))
+        let is_for_us = event.envelope.webhook_type == CREATION && event.run.is_none();
+        is_for_us.then(|| event.envelope.received_at + TimeDelta::from_std(*ttl).unwrap_or(TimeDelta::MAX))
     }
 
     fn failed(
