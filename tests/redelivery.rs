@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use webhook_hub::event::EventType;
 
 use crate::harness::{
     World,
@@ -164,4 +165,28 @@ async fn frozen_with_a_request_under_way() {
         .await
         .unwrap();
     assert_eq!(row[0]["status"], "completed");
+}
+
+/// More was handed out to instances that died than one instance may hold: new orders go on all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn much_was_held_by_those_that_died() {
+    let world = World::new().await;
+    let orders = ids("heap", 2300);
+    let hub = Hub::start(&world.settings_on_fixed_port()).await;
+    world.backend.hold();
+    let url = world.fixed_url();
+    let posting = orders.chunks(100).map(async |some| {
+        for id in some {
+            world.careem.deliver(&url, &order(id)).await;
+        }
+    });
+    join_all(posting).await;
+    world.log.wait_for(EventType::OrderTransformed, orders.len()).await;
+    hub.kill().await;
+    let _hub = Hub::start(&world.settings_on_fixed_port()).await;
+    world.backend.release();
+    // Within less than the two minutes after which the server hands out again what they held.
+    world.log.wait_for(EventType::OrderForwarded, orders.len()).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(orders.len())).await;
 }

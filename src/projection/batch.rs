@@ -15,9 +15,9 @@ use crate::{
 pub const CURSOR: &str = "tables";
 /// Most events of one transaction. The more of an order's events are in it, the fewer times its row is written: while
 /// the tables catch up, with a backlog between an order's first event and its last, this is most of what they cost.
-pub const MAX_EVENTS: usize = 6000;
+pub const MAX_EVENTS: usize = 3000;
 /// Most payload bytes of one transaction; a full batch of ordinary orders has half of it.
-pub const MAX_BYTES: usize = 12 * 1024 * 1024;
+pub const MAX_BYTES: usize = 6 * 1024 * 1024;
 
 /// What stands in for a payload that PostgreSQL cannot keep; the log has the real one.
 const UNSTORABLE: &[u8] = br#"{"unstorable":"PostgreSQL cannot keep this payload as jsonb; see the event log"}"#;

@@ -37,7 +37,7 @@ const IDLE_SESSION: &str = "60s";
 /// How often a writer without work shows that it is there.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 /// Messages and bytes that one pull request brings. The largest message has 8 MB.
-const PULL_MESSAGES: usize = 1500;
+const PULL_MESSAGES: usize = 1000;
 const PULL_BYTES: usize = 16 * 1024 * 1024;
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
 const PULL_HEARTBEAT: Duration = Duration::from_secs(5);

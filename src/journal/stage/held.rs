@@ -10,7 +10,8 @@ use crate::{
     journal::{codec::OrderKey, lanes::Bell},
 };
 
-/// Events and lanes that are held at a time, waiting or at work. The consumers' `max_ack_pending` is a bit more.
+/// Events and lanes that are held at a time, waiting or at work. The consumers' `max_ack_pending` is many times that: what
+/// an instance held when it died is taken up from the log, but the server counts it until it has handed it out again.
 pub(super) const MAX_HELD: usize = 1024;
 /// Lanes among them: when a backend is back after hours, new orders must not wait for all that was parked meanwhile.
 const MAX_DUE: usize = MAX_HELD / 2;
