@@ -9,7 +9,7 @@ use crate::harness::{
     World,
     at_end::Ends,
     backend::Answer,
-    careem::change,
+    careem::{change, order},
     hub::Hub,
     ids,
     load::{Load, PROVIDERS},
