@@ -1,6 +1,6 @@
 //! The breaker's state, told from instance to instance on the core NATS subject `hub.breaker`.
 //!
-//! The instance that works on the stage says each change at once and repeats its state: every [`REPEAT_EVERY`] while it
+//! The instance that works on the stage says each change at once and repeats its state: every `REPEAT_EVERY` while it
 //! is not closed, so that newcomers know it within a second, and now and then while it is closed, so that nobody is left
 //! with an old one. The others show what they hear, in health and metrics, and begin with it when they take over. Nothing
 //! depends on a message: what is lost is said again, and without NATS everyone goes on with what they know.
