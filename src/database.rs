@@ -40,13 +40,15 @@ pub mod query {
     pub const INSERT_ERROR_LOGS: &str = include_str!("../sql/queries/insert_error_logs.sql");
     /// Errors that were overcome.
     pub const RESOLVE_ERROR_LOGS: &str = include_str!("../sql/queries/resolve_error_logs.sql");
+    /// The same, of what has no webhook.
+    pub const RESOLVE_PUSH_ERRORS: &str = include_str!("../sql/queries/resolve_push_errors.sql");
     /// Rows of `provider_order_logs`.
     pub const UPSERT_ORDER_LOGS: &str = include_str!("../sql/queries/upsert_order_logs.sql");
     /// Status changes in `provider_order_logs`.
     pub const UPDATE_ORDER_LOGS: &str = include_str!("../sql/queries/update_order_logs.sql");
 
     /// All of them.
-    pub const ALL: [&str; 12] = [
+    pub const ALL: [&str; 13] = [
         BRANCHES,
         EXISTING_ORDERS,
         ENSURE_PROVIDER,
@@ -57,6 +59,7 @@ pub mod query {
         UPDATE_WEBHOOK_LOGS,
         INSERT_ERROR_LOGS,
         RESOLVE_ERROR_LOGS,
+        RESOLVE_PUSH_ERRORS,
         UPSERT_ORDER_LOGS,
         UPDATE_ORDER_LOGS,
     ];

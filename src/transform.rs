@@ -16,7 +16,7 @@ use crate::{
         EventType, NewEvent, Recorded,
         outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, Rejected},
     },
-    journal::{settle::Failure, stage::Stage},
+    journal::{lanes::Corner, settle::Failure, stage::Stage},
     order::body::{self, Origin, Place},
     provider::{Content, Fact, Registry, TransformError},
 };
@@ -86,8 +86,8 @@ impl Transform {
 
 impl Stage for Transform {
     const NAME: &'static str = "transform";
-    const TAKES: EventType = EventType::WebhookReceived;
-    const PARKS: bool = false;
+    const TAKES: &'static [EventType] = &[EventType::WebhookReceived, EventType::OrderFetched];
+    const LANES: Option<Corner> = None;
 
     /// A cold start without PostgreSQL knows no branch yet: webhooks are accepted, transformation waits.
     async fn ready(&self) {

@@ -20,6 +20,7 @@ use crate::{
         outcome::{DeadLettered, ErrorReport, ErrorType, ForwardFailed, Forwarded, OrderSummary},
     },
     journal::{
+        lanes::Corner,
         settle::{Failure, Next, Schedule},
         stage::Stage,
     },
@@ -126,8 +127,8 @@ impl Forward {
 
 impl Stage for Forward {
     const NAME: &'static str = "forward";
-    const TAKES: EventType = EventType::OrderTransformed;
-    const PARKS: bool = true;
+    const TAKES: &'static [EventType] = &[EventType::OrderTransformed];
+    const LANES: Option<Corner> = Some(Corner::FORWARD);
 
     async fn ready(&self) {
         self.gate.passable().await;

@@ -18,11 +18,13 @@ const EVENTS_FILE: &str = include_str!("../../streams/EVENTS.json");
 const LEASES_FILE: &str = include_str!("../../streams/LEASES.json");
 const LANES_FILE: &str = include_str!("../../streams/LANES.json");
 /// Durable consumers, each with its stream.
-const CONSUMER_FILES: [(&str, &str); 4] = [
+const CONSUMER_FILES: [(&str, &str); 6] = [
     (EVENTS, include_str!("../../streams/EVENTS.transform.json")),
     (EVENTS, include_str!("../../streams/EVENTS.forward.json")),
+    (EVENTS, include_str!("../../streams/EVENTS.push.json")),
     (EVENTS, include_str!("../../streams/EVENTS.projection.json")),
     (LANES, include_str!("../../streams/LANES.due.json")),
+    (LANES, include_str!("../../streams/LANES.due-push.json")),
 ];
 /// Streams by name.
 const STREAMS: [(&str, &str); 3] = [(EVENTS, EVENTS_FILE), (LEASES, LEASES_FILE), (LANES, LANES_FILE)];
