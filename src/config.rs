@@ -14,10 +14,15 @@ use crate::{journal::settle::Schedule, order::money::Currency, provider};
 mod environment;
 mod duration;
 mod retries;
+mod outbound;
 mod without_effect;
 
-pub use self::{duration::parse_duration, environment::Environment, without_effect::without_effect};
+pub use self::{
+    duration::parse_duration, environment::Environment, outbound::Outbound, without_effect::without_effect,
+};
 
+/// Most service tokens at a time; a rotation needs two.
+const MAX_SERVICE_TOKENS: usize = 8;
 /// Limit of the contract for a request's body, 5 MiB.
 const DEFAULT_MAX_PAYLOAD_BYTES: usize = 5 * 1024 * 1024;
 /// Largest body limit that can be set: NATS takes messages of 8 MB (`max_payload` in nats.conf), headers included.
@@ -132,8 +137,8 @@ impl fmt::Debug for Database {
 pub struct Backend {
     /// `BACKEND_URL`, without a slash at its end.
     pub url: String,
-    /// `SERVICE_TOKEN`.
-    pub service_token: SecretString,
+    /// `SERVICE_TOKEN`, newest first: what the backend knows the hub by, and the hub the backend.
+    pub service_tokens: Vec<SecretString>,
     /// `BACKEND_TIMEOUT` for one request.
     pub timeout: Duration,
     /// `BACKEND_MAX_REQUESTS` that are under way at a time.
@@ -153,6 +158,8 @@ pub struct ProviderConfig {
     pub currency: Currency,
     /// `<PROVIDER>_ORDER_TTL`: how old a new order may be when it is forwarded; none: of any age.
     pub order_ttl: Option<Duration>,
+    /// How the provider is spoken to; none where it is told nothing.
+    pub outbound: Option<Outbound>,
 }
 
 /// Circuit breaker.
@@ -325,13 +332,21 @@ fn backend(env: &Environment) -> Result<Backend, ConfigError> {
             "expected an http or https URL without credentials",
         ));
     }
-    let service_token = env.secret("SERVICE_TOKEN")?.ok_or_else(|| {
-        ConfigError::new(
+    let service_tokens = env.secrets("SERVICE_TOKEN")?;
+    if service_tokens.is_empty() {
+        return Err(ConfigError::new(
             "SERVICE_TOKEN",
             "missing; it is what the backend knows the hub by (X-Service-Token)",
-        )
-    })?;
-    if service_token.expose_secret().chars().any(|c| !c.is_ascii_graphic()) {
+        ));
+    }
+    if service_tokens.len() > MAX_SERVICE_TOKENS {
+        return Err(ConfigError::new(
+            "SERVICE_TOKEN",
+            format_args!("more than {MAX_SERVICE_TOKENS} tokens"),
+        ));
+    }
+    let fits = |token: &SecretString| token.expose_secret().chars().all(|c| c.is_ascii_graphic());
+    if !service_tokens.iter().all(fits) {
         return Err(ConfigError::new(
             "SERVICE_TOKEN",
             "holds characters that cannot stand in an HTTP header",
@@ -347,7 +362,7 @@ fn backend(env: &Environment) -> Result<Backend, ConfigError> {
     let timeout = env.duration("BACKEND_TIMEOUT", Duration::from_secs(10))?;
     Ok(Backend {
         url,
-        service_token,
+        service_tokens,
         timeout,
         max_requests,
     })
@@ -390,13 +405,19 @@ impl Logs {
 }
 
 /// Suffixes that make a variable one of a provider's.
-const PROVIDER_SUFFIXES: [&str; 7] = [
+const PROVIDER_SUFFIXES: [&str; 13] = [
     "_WEBHOOK_SECRET",
     "_WEBHOOK_SECRET_FILE",
     "_IP_WHITELIST",
     "_CURRENCY",
     "_ORDER_TTL",
     "_RESPONSE_WAIT",
+    "_API_URL",
+    "_CLIENT_ID",
+    "_CLIENT_ID_FILE",
+    "_CLIENT_SECRET",
+    "_CLIENT_SECRET_FILE",
+    "_OUTBOUND_FILE",
     "_ENABLED",
 ];
 /// What `_ENABLED` switches beside providers.
@@ -434,8 +455,10 @@ fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
             .text_or(&variable, "JOD")?
             .parse()
             .map_err(|error| ConfigError::new(variable, error))?;
+        let outbound = outbound::of_provider(env, name, &prefix)?;
         providers.push(ProviderConfig {
             name,
+            outbound,
             secrets,
             currency,
             allow_list: env.networks(&format!("{prefix}_IP_WHITELIST"))?,

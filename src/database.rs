@@ -22,6 +22,8 @@ const BY_KEY: &str = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mer
 pub mod query {
     /// Active branches by provider, merchant and store.
     pub const BRANCHES: &str = include_str!("../sql/queries/branches.sql");
+    /// The branch of an order.
+    pub const BRANCH_OF_ORDER: &str = include_str!("../sql/queries/branch_of_order.sql");
     /// Orders that exist already.
     pub const EXISTING_ORDERS: &str = include_str!("../sql/queries/existing_orders.sql");
     /// A provider's row, made where it is missing.
@@ -48,8 +50,9 @@ pub mod query {
     pub const UPDATE_ORDER_LOGS: &str = include_str!("../sql/queries/update_order_logs.sql");
 
     /// All of them.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 14] = [
         BRANCHES,
+        BRANCH_OF_ORDER,
         EXISTING_ORDERS,
         ENSURE_PROVIDER,
         PROVIDERS,

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::{Id, JoinSet};
@@ -25,6 +26,7 @@ use crate::{
         gate::{Gate, shared},
     },
     intake::{self, Intake, allow_list::AllowList, body::Budget, server},
+    integration::{self, Integration, token::Tokens},
     journal::{
         Journal,
         connection::{Connection, HUB_INBOX},
@@ -32,6 +34,7 @@ use crate::{
     },
     projection::live::Live,
     provider::{Enabled, Keyring, Provider, Registry, careem::Careem},
+    push::{Push, remote::Remote},
     telemetry::{self, health::Health},
     transform::{Transform, branches::Branches, duplicates::Duplicates},
 };
@@ -117,7 +120,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         .as_ref()
         .map(|(listener, _)| listener.local_addr())
         .transpose()?;
-    let registry = Arc::new(registry(&config.providers));
+    let registry = Arc::new(registry(&config)?);
     let connection = Arc::new(Connection::open(&config.nats, &config.service_name, HUB_INBOX).await?);
     let (journal, writer) = Journal::open(Arc::clone(&connection), config.partitions);
     let database = Database::new(&config.database)?;
@@ -131,14 +134,25 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         gate: Arc::clone(&gate),
     });
     tasks.spawn("event log", Phase::Log, |_| writer.run());
+    let budget = Budget::default();
+    let told = registry.iter().filter(|enabled| enabled.outbound.is_some());
+    let integration = Arc::new(Integration {
+        told: told.map(|enabled| enabled.name.to_string()).collect(),
+        registry: Arc::clone(&registry),
+        journal: journal.clone(),
+        tokens: Tokens::new(&config.backend.service_tokens),
+        settings: config.http.clone(),
+        budget: budget.clone(),
+    });
     let intake = Arc::new(Intake {
         registry: Arc::clone(&registry),
         journal: journal.clone(),
         settings: config.http.clone(),
-        budget: Budget::default(),
+        budget,
         health,
     });
-    spawn_servers(tasks, &config, intake, listener, metrics);
+    let router = integration::router(integration).merge(intake::router(intake));
+    spawn_servers(tasks, &config, router, listener, metrics);
     tracing::info!(
         %address,
         metrics_address = metrics_address.map(|address| address.to_string()),
@@ -153,17 +167,34 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     Ok(())
 }
 
-fn registry(providers: &[config::ProviderConfig]) -> Registry {
+fn registry(config: &Config) -> anyhow::Result<Registry> {
     let enable = |settings: &config::ProviderConfig| {
         let provider: Box<dyn Provider> = Box::new(Careem::new(settings.currency));
-        Enabled {
-            name: Arc::from(provider.name()),
+        let name: Arc<str> = Arc::from(provider.name());
+        Ok(Enabled {
+            outbound: remote(&name, settings, config.breaker)?,
+            name,
             provider,
             keys: Keyring::new(&settings.secrets),
             allow_list: AllowList::new(settings.allow_list.clone()),
-        }
+        })
     };
-    Registry::new(providers.iter().map(enable).collect())
+    let enabled: anyhow::Result<_> = config.providers.iter().map(enable).collect();
+    Ok(Registry::new(enabled?))
+}
+
+/// A provider's interface, where the hub can speak to it.
+fn remote(
+    name: &Arc<str>,
+    settings: &config::ProviderConfig,
+    breaker: config::Breaker,
+) -> anyhow::Result<Option<Arc<Remote>>> {
+    let Some(outbound) = settings.outbound.clone() else {
+        return Ok(None);
+    };
+    let config::Outbound { spec, api_url, client } = outbound;
+    let remote = Remote::new(Arc::clone(name), spec, api_url, client, breaker)?;
+    Ok(Some(Arc::new(remote)))
 }
 
 /// Waits for NATS and looks whether it is set up as it must be; false where the hub is told to stop before.
@@ -188,14 +219,14 @@ async fn verified(connection: &Connection, stop: &CancellationToken) -> anyhow::
 fn spawn_servers(
     tasks: &mut Tasks,
     config: &Config,
-    intake: Arc<Intake>,
+    router: Router,
     listener: TcpListener,
     metrics: Option<(TcpListener, PrometheusHandle)>,
 ) {
     let header_timeout = config.http.request_timeout;
     let grace = config.shutdown_grace.mul_f64(INTAKE_SHARE);
     tasks.spawn("intake", Phase::Intake, move |stop| async move {
-        Ok(server::serve(listener, intake::router(intake), header_timeout, grace, stop).await?)
+        Ok(server::serve(listener, router, header_timeout, grace, stop).await?)
     });
     let Some((listener, handle)) = metrics else { return };
     let rendering = handle.clone();
@@ -224,6 +255,14 @@ fn spawn_stages(
     // In the last phase, so that what the stage finds while it drains is still told to the others.
     let (connection, breaker) = (Arc::clone(journal.connection()), Arc::clone(&gate));
     tasks.spawn("breaker", Phase::Log, |stop| shared::run(connection, breaker, stop));
+    let remotes = registry.iter().filter_map(|enabled| enabled.outbound.clone());
+    let push = Arc::new(Push::new(
+        remotes,
+        Arc::clone(&branches),
+        database.clone(),
+        journal.clone(),
+        config.retries.clone(),
+    ));
     let transform = Arc::new(Transform::new(Arc::clone(&registry), branches, duplicates));
     let forward = Arc::new(Forward::new(
         Client::new(&config.backend)?,
@@ -238,6 +277,8 @@ fn spawn_stages(
     let (log, other) = (journal.clone(), journal.clone());
     tasks.spawn("transform", Phase::Stages, move |stop| stage::run(transform, log, stop));
     tasks.spawn("forward", Phase::Stages, move |stop| stage::run(forward, other, stop));
+    let log = journal.clone();
+    tasks.spawn("push", Phase::Stages, move |stop| stage::run(push, log, stop));
     let enabled = registry
         .iter()
         .map(|enabled| (enabled.provider.name(), enabled.provider.display_name()))

@@ -15,10 +15,12 @@ use crate::{
     event::{
         EventType, NewEvent, Recorded,
         outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, Rejected},
+        push::{SyncReported, Word, menu_subject},
     },
     journal::{lanes::Corner, settle::Failure, stage::Stage},
     order::body::{self, Origin, Place},
-    provider::{Content, Fact, Registry, TransformError},
+    provider::{Content, Fact, Registry, TransformError, merchant_header},
+    push::remote::Remote,
 };
 
 pub mod branches;
@@ -53,6 +55,18 @@ impl Transform {
         let Some(enabled) = self.registry.get(&received.envelope.provider) else {
             return dead_letter(received, now, not_enabled(&received.envelope.provider));
         };
+        if received.envelope.event_type == EventType::WebhookReceived {
+            if let Some(word) = enabled.outbound.as_ref().and_then(|remote| menu_word(remote, received)) {
+                return self.menu_result(received, now, word).await;
+            }
+            if enabled
+                .outbound
+                .as_ref()
+                .is_some_and(|remote| remote.spec.fetch.is_some())
+            {
+                return fetch(received, now);
+            }
+        }
         let fact = match enabled.provider.transform(received) {
             Ok(fact) => fact,
             Err(error) => return reject(received, now, &error),
@@ -80,7 +94,84 @@ impl Transform {
                 return ignore_duplicate(received, now, place, order_id);
             }
         }
-        transformed(received, now, &fact, place)
+        let can_accept = |remote: &Arc<Remote>| remote.spec.status.contains_key(&Word::Accepted);
+        let can_accept = enabled.outbound.as_ref().is_some_and(can_accept);
+        transformed(received, now, &fact, place, can_accept)
+    }
+
+    /// What the provider made of a menu, as its file reads the webhook.
+    async fn menu_result(&self, received: &Recorded, now: DateTime<Utc>, word: MenuWord) -> NewEvent {
+        let provider = &received.envelope.provider;
+        let store = word.store.as_deref();
+        let Lookup::Found(place) = self.branches.find(provider, store).await else {
+            return dead_letter(received, now, branch_not_found(provider, store));
+        };
+        match word.said {
+            Some(said) => reported(received, now, &said, place),
+            None => {
+                let mut envelope = received.follow(LABEL, EventType::OrderIgnored, now);
+                envelope.branch = Some(place.branch_id);
+                let payload = Ignored {
+                    reason: "MENU_RESULT_PENDING".into(),
+                    message: "the provider is still at the menu".into(),
+                    internal_order_id: None,
+                };
+                let payload = json_bytes(&payload);
+                NewEvent { envelope, payload }
+            }
+        }
+    }
+}
+
+/// A provider's word about a menu, in a webhook.
+struct MenuWord {
+    store: Option<String>,
+    /// None where it is still at it.
+    said: Option<SyncReported>,
+}
+
+/// None where the webhook is about something else, as nearly all are.
+fn menu_word(remote: &Remote, received: &Recorded) -> Option<MenuWord> {
+    let table = &remote.spec.menu.as_ref()?.result.as_ref()?.table;
+    let is = table.when.as_ref()?.is.as_bytes();
+    // A look at the bytes spares most webhooks being read twice.
+    if is.is_empty() || !received.payload.windows(is.len()).any(|part| part == is) {
+        return None;
+    }
+    let body: Value = serde_json::from_slice(&received.payload).ok()?;
+    if !table.is_one(&body) {
+        return None;
+    }
+    let store = table.store.as_ref().and_then(|pointer| match body.pointer(pointer)? {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    });
+    Some(MenuWord {
+        store: store.or_else(|| merchant_header(&received.envelope).map(str::to_owned)),
+        said: table.read(&received.payload),
+    })
+}
+
+/// The push stage, where the menu waits, has it next.
+fn reported(received: &Recorded, now: DateTime<Utc>, word: &SyncReported, place: Place) -> NewEvent {
+    let mut envelope = received.follow(LABEL, EventType::MenuSyncReported, now);
+    envelope.external_order_id = menu_subject(&place.branch_id);
+    envelope.branch = Some(place.branch_id);
+    NewEvent {
+        envelope,
+        payload: json_bytes(word),
+    }
+}
+
+/// The order is elsewhere: the webhook goes to the push stage, with all that is known of it, and comes back with the
+/// document. The provider's other webhooks go the same way, so that none overtakes another of its order.
+fn fetch(received: &Recorded, now: DateTime<Utc>) -> NewEvent {
+    let mut envelope = received.follow(LABEL, EventType::OrderFetchRequested, now);
+    envelope.request.clone_from(&received.envelope.request);
+    NewEvent {
+        envelope,
+        payload: received.payload.clone(),
     }
 }
 
@@ -100,12 +191,13 @@ impl Stage for Transform {
 
     async fn handle(&self, received: &Recorded, _attempt: u32) -> Result<Vec<NewEvent>, Failure> {
         let outcome = self.outcome(received, Utc::now()).await;
-        if outcome.envelope.event_type != EventType::OrderTransformed {
+        let goes_on = [EventType::OrderTransformed, EventType::OrderFetchRequested];
+        if !goes_on.contains(&outcome.envelope.event_type) {
             let provider = received.envelope.provider.to_string();
-            let status = if outcome.envelope.event_type == EventType::OrderIgnored {
-                "ignored"
-            } else {
-                "failed"
+            let status = match outcome.envelope.event_type {
+                EventType::OrderIgnored => "ignored",
+                EventType::MenuSyncReported => "success",
+                _ => "failed",
             };
             metrics::counter!("webhooks_processed_total", "provider" => provider, "status" => status).increment(1);
         }
@@ -113,17 +205,19 @@ impl Stage for Transform {
     }
 }
 
-fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Place) -> NewEvent {
+fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Place, can_accept: bool) -> NewEvent {
     let origin = Origin {
         provider: &received.envelope.provider,
         webhook_type: &received.envelope.webhook_type,
         external_order_id: &received.envelope.external_order_id,
         timestamp: fact.timestamp.unwrap_or(received.envelope.time),
         transformed_at: now,
+        auto_accept: can_accept && place.auto_accept && matches!(fact.content, Content::NewOrder(_)),
     };
     let payload = match &fact.content {
         Content::NewOrder(order) => body::new_order(order, &place, origin),
         Content::StatusChange(change) => body::status_change(change, &place, origin),
+        Content::MenuResult(word) => return reported(received, now, word, place),
     };
     match payload {
         Ok(payload) => {

@@ -19,7 +19,7 @@ pub mod body;
 pub mod client_ip;
 pub mod allow_list;
 pub mod refusal;
-mod request_id;
+pub(crate) mod request_id;
 
 /// The description of all routes, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");

@@ -387,11 +387,7 @@ async fn last(connection: &Connection, subject: &str) -> anyhow::Result<Option<(
 type Written = (OrderKey, u64, Option<Lane>);
 
 /// What was written on lanes from a sequence on, and the last sequence that was looked at; none where there are no more.
-async fn read_batch(
-    connection: &Connection,
-    corner: Corner,
-    from: u64,
-) -> anyhow::Result<(Vec<Written>, Option<u64>)> {
+async fn read_batch(connection: &Connection, corner: Corner, from: u64) -> anyhow::Result<(Vec<Written>, Option<u64>)> {
     let client = &connection.client;
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await?;

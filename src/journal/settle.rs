@@ -244,7 +244,11 @@ mod tests {
             for_creation,
         };
         assert!(matches!(settle(Err(later(2, false)), now, false), Settlement::Pause(pause) if pause.as_secs() == 2));
-        for (failure, crowded) in [(later(11, false), false), (later(2, true), false), (later(2, false), true)] {
+        for (failure, crowded) in [
+            (later(11, false), false),
+            (later(2, true), false),
+            (later(2, false), true),
+        ] {
             assert!(matches!(settle(Err(failure), now, crowded), Settlement::Defer(_)));
         }
     }

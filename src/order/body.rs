@@ -23,6 +23,9 @@ pub struct Place {
     pub branch_id: String,
     /// `branch_delivery_configs.company_id`.
     pub company_id: String,
+    /// `branch_delivery_configs.auto_accept_orders`: the provider is told that an order is accepted as soon as the backend
+    /// has it.
+    pub auto_accept: bool,
 }
 
 /// Where a body comes from.
@@ -38,6 +41,8 @@ pub struct Origin<'a> {
     pub timestamp: DateTime<Utc>,
     /// When it was transformed.
     pub transformed_at: DateTime<Utc>,
+    /// The hub tells the provider that the order is accepted, as soon as the backend has it.
+    pub auto_accept: bool,
 }
 
 #[derive(Serialize)]
@@ -68,6 +73,8 @@ struct Metadata<'a> {
     #[serde(serialize_with = "time")]
     transformed_at: DateTime<Utc>,
     version: &'static str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    auto_accept: bool,
 }
 
 #[derive(Serialize)]
@@ -281,6 +288,7 @@ fn body<'a>(origin: Origin<'a>) -> Body<'a> {
             provider: origin.provider,
             transformed_at: origin.transformed_at,
             version: VERSION,
+            auto_accept: origin.auto_accept,
         },
     }
 }
@@ -366,6 +374,7 @@ pub fn summary(body: &[u8]) -> serde_json::Result<OrderSummary> {
                 captain_id: captain.id,
                 captain_name: captain.name,
                 captain_phone: captain.phone,
+                auto_accept: read.metadata.auto_accept,
             }
         }
         (None, Some(change)) => {
@@ -395,6 +404,15 @@ struct Read<'a> {
     #[serde(borrow)]
     transformed_order: Option<ReadOrder<'a>>,
     status_change: Option<ReadChange>,
+    #[serde(default)]
+    metadata: ReadMetadata,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct ReadMetadata {
+    #[serde(default)]
+    auto_accept: bool,
 }
 
 #[derive(Deserialize)]

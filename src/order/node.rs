@@ -177,6 +177,33 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Whether an object stands here.
+    pub fn is_object(&self) -> bool {
+        self.present().is_some_and(|text| text.starts_with('{'))
+    }
+
+    /// A whole number, also in quotes.
+    pub fn whole(&self, faults: &mut Faults) -> Option<i64> {
+        let text = self.text(faults)?;
+        let number = text.trim().parse().ok();
+        if number.is_none() {
+            faults.add(&self.pointer, "expected a whole number");
+        }
+        number
+    }
+
+    /// True or false.
+    pub fn flag(&self, faults: &mut Faults) -> Option<bool> {
+        match self.present()? {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => {
+                faults.add(&self.pointer, "expected true or false");
+                None
+            }
+        }
+    }
+
     /// A time in RFC 3339 (`2025-10-01T12:00:00Z`).
     pub fn time(&self, faults: &mut Faults) -> Option<DateTime<Utc>> {
         let text = self.text(faults)?;

@@ -197,7 +197,10 @@ pub(super) async fn apply(
 ) -> anyhow::Result<()> {
     let mut order: Vec<EventId> = Vec::new();
     let mut fates: HashMap<EventId, (Option<&Recorded>, Fate)> = HashMap::new();
-    for event in events.iter().filter(|event| !event.envelope.event_type.is_for_provider()) {
+    for event in events
+        .iter()
+        .filter(|event| !event.envelope.event_type.is_for_provider())
+    {
         let (request, fate) = match fates.entry(event.envelope.root_id) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {

@@ -2,9 +2,12 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::order::{
-    model::{Order, StatusChange},
-    node::Fault,
+use crate::{
+    event::push::SyncReported,
+    order::{
+        model::{Order, StatusChange},
+        node::Fault,
+    },
 };
 
 /// What a webhook tells, in nobody's format but ours.
@@ -25,6 +28,8 @@ pub enum Content {
     NewOrder(Box<Order>),
     /// Something happened to one that exists.
     StatusChange(StatusChange),
+    /// What the provider made of a menu.
+    MenuResult(SyncReported),
 }
 
 /// Why a webhook can never be understood.

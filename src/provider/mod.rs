@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use crate::event::{Envelope, Recorded};
+use crate::{
+    event::{Envelope, Recorded},
+    push::remote::Remote,
+};
 
 pub mod signature;
 pub mod admission;
@@ -53,6 +56,8 @@ pub struct Enabled {
     pub keys: Keyring,
     /// Addresses that may call; empty = all.
     pub allow_list: crate::intake::allow_list::AllowList,
+    /// How it is spoken to; none where it is told nothing.
+    pub outbound: Option<Arc<Remote>>,
 }
 
 /// The providers that are switched on.

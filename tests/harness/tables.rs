@@ -109,7 +109,11 @@ impl Expected {
             self.errors.entry(root.clone()).or_default().push(id.clone());
             self.tables.insert(("delivery_error_logs", id), row);
         }
-        let overcome = [EventType::OrderForwarded, EventType::OrderStatusPushed, EventType::MenuSynced];
+        let overcome = [
+            EventType::OrderForwarded,
+            EventType::OrderStatusPushed,
+            EventType::MenuSynced,
+        ];
         if overcome.contains(&envelope.event_type) {
             self.change(
                 "delivery_error_logs",

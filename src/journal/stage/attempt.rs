@@ -265,13 +265,15 @@ impl<S: Stage> Worker<S> {
             return Ok(Order::NotOurs);
         };
         let original = event_at(self.journal.connection(), request.sequence).await?;
-        Ok(match original.filter(|event| S::TAKES.contains(&event.envelope.event_type)) {
-            Some(original) => Order::Handle(Box::new(Recorded {
-                run: Some(recorded.envelope.id),
-                ..original
-            })),
-            None => Order::Gone(request.sequence),
-        })
+        Ok(
+            match original.filter(|event| S::TAKES.contains(&event.envelope.event_type)) {
+                Some(original) => Order::Handle(Box::new(Recorded {
+                    run: Some(recorded.envelope.id),
+                    ..original
+                })),
+                None => Order::Gone(request.sequence),
+            },
+        )
     }
 
     async fn record_end(&self, events: Vec<NewEvent>) -> anyhow::Result<Attempted> {

@@ -191,7 +191,7 @@ fn statuses_are_mapped_and_unknown_ones_passed_on() {
             .content
         {
             Content::StatusChange(change) => change,
-            Content::NewOrder(_) => panic!("a new order"),
+            other => panic!("{other:?}"),
         }
     };
     for (word, status) in [
