@@ -22,7 +22,7 @@ use crate::{
     journal::Appended,
     provider::{Admission, Enabled},
     telemetry::trace_context,
-    verification::{Proof, Unverified, verify},
+    verification::{Unverified, Verified, verify},
 };
 
 /// Headers that are credentials by their name; they are left out of everything that is stored or shown.
@@ -77,11 +77,10 @@ pub async fn receive(
     metrics::counter!("webhooks_received_total", "provider" => Arc::clone(&enabled.name)).increment(1);
     let envelope = envelope(
         enabled,
-        verified.proof(),
+        &verified,
         &admission,
         now,
         &request_id,
-        &parts.headers,
         &parts.uri,
         client.to_string(),
     );
@@ -126,14 +125,14 @@ pub async fn not_found(headers: HeaderMap) -> Response<Body> {
 
 fn envelope(
     enabled: &Enabled,
-    proof: &Proof,
+    verified: &Verified<'_>,
     admission: &Admission,
     now: DateTime<Utc>,
     request_id: &str,
-    headers: &HeaderMap,
     uri: &Uri,
     client_address: String,
 ) -> Envelope {
+    let (proof, headers) = (verified.proof(), verified.headers());
     Envelope {
         id: admission.event_id,
         event_type: EventType::WebhookReceived,
