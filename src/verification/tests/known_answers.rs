@@ -80,7 +80,7 @@ fn another_body_is_refused() {
     for answer in Answer::all() {
         let changes: [(&str, fn(&mut Vec<u8>)); 4] = [
             ("one byte more", |body| body.push(b'x')),
-            ("one byte less", |body| drop(body.pop())),
+            ("one byte less", |body| body.truncate(body.len() - 1)),
             ("one letter changed", |body| {
                 let text = String::from_utf8(body.clone()).unwrap();
                 *body = text
@@ -140,7 +140,7 @@ fn another_header_is_refused() {
                 ("missing", answer.check(|request| drop(request.headers.remove(&name)))),
                 (
                     "twice",
-                    answer.check(|request| drop(request.headers.append(name.clone(), value.parse().unwrap()))),
+                    answer.check(|request| assert!(request.headers.append(name.clone(), value.parse().unwrap()))),
                 ),
                 ("empty", with(String::new())),
                 ("cut", with(value[..middle].to_owned())),

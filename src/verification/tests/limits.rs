@@ -18,12 +18,11 @@ fn the_example_of_the_rfc() {
     assert_eq!(proof.signature(), Some(signature));
     assert!(check(&careem, &request(&signature.to_uppercase()), &keys, now()).is_ok());
     let sha512 = scheme(json!({ "preset": "careem", "algorithm": "sha512", "encoding": "base64url" }));
-    let long = "Fkt6e_z4GeOjlfvnO1bgo4e9ZCIugx_WECcM1-olBVSXWL91wFqZSm0DT2X48OcuqbsbqxpwqqG1ncqMtiXm7w";
     let hex = "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea2505549758bf75c05a994a6d034f65f8f0e6fdcaeab1a34d4a6b4b636e070a38bce737";
     let expected = digest::Encoding::Base64url.encode(&digest::Encoding::Hex.decode(hex).unwrap());
     assert!(check(&sha512, &request(&expected), &keys, now()).is_ok());
     assert!(check(&sha512, &request(&format!("{expected}==")), &keys, now()).is_ok());
-    assert!(check(&sha512, &request(long), &keys, now()).is_err());
+    assert!(check(&sha512, &request(&expected[1..]), &keys, now()).is_err());
 }
 
 #[test]
@@ -94,7 +93,7 @@ fn what_is_too_long_is_not_looked_at() {
 
 #[test]
 fn empty_secrets_let_nobody_in() {
-    for name in preset::names().filter(|name| *name != "keeta") {
+    for name in preset::names() {
         let scheme = preset(name);
         let names: Vec<String> = scheme.secrets().into_iter().map(str::to_owned).collect();
         let empty = names.iter().fold(Keys::new(), |keys, name| {
