@@ -25,3 +25,4 @@ mod wire_cut;
 mod random_run;
 mod streams;
 mod statements;
+mod sdks;
