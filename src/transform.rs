@@ -80,8 +80,25 @@ impl Transform {
                 return ignore_duplicate(received, now, place, order_id);
             }
         }
+        note_changed(received, &fact.changed);
         transformed(received, now, &fact, place)
     }
+}
+
+/// Says which texts are not passed on as they came; what stood there is on the log and nowhere else.
+fn note_changed(received: &Recorded, changed: &[String]) {
+    if changed.is_empty() {
+        return;
+    }
+    let provider = received.envelope.provider.to_string();
+    metrics::counter!("sanitised_fields_total", "provider" => provider).increment(changed.len() as u64);
+    tracing::info!(
+        provider = &*received.envelope.provider,
+        order_id = received.envelope.external_order_id,
+        request_id = received.envelope.request_id,
+        fields = changed.join(" "),
+        "texts cleaned or cut for the backend; the event webhook.received holds them as they came"
+    );
 }
 
 impl Stage for Transform {

@@ -13,12 +13,19 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::money::{Currency, Money};
+use super::{
+    money::{Currency, Money},
+    sanitise::{sanitise, with_whole_surrogates},
+};
 
 /// Most faults that are collected from one payload; after that the picture is clear.
 const MAX_FAULTS: usize = 50;
 /// Most elements that are read from one array: no basket has so many lines.
 const MAX_ELEMENTS: usize = 2_000;
+/// Most places of changed texts that are remembered; who reads the log line looks at the order anyway.
+const MAX_CHANGED: usize = 50;
+/// Largest quantity or coordinate, either way: a million kilograms in grams. Beyond it a backend's integers end.
+const MAX_DECIMAL: f64 = 1e9;
 
 /// One thing that is wrong with a payload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -29,15 +36,18 @@ pub struct Fault {
     pub message: String,
 }
 
-/// The faults of one payload, in the order in which they were met.
+/// The faults of one payload, in the order in which they were met, and which of its texts were cleaned.
 #[derive(Debug, Default)]
-pub struct Faults(Vec<Fault>);
+pub struct Faults {
+    all: Vec<Fault>,
+    changed: Vec<String>,
+}
 
 impl Faults {
     /// Notes one.
     pub fn add(&mut self, pointer: &str, message: impl fmt::Display) {
-        if self.0.len() < MAX_FAULTS {
-            self.0.push(Fault {
+        if self.all.len() < MAX_FAULTS {
+            self.all.push(Fault {
                 pointer: pointer.to_owned(),
                 message: message.to_string(),
             });
@@ -49,7 +59,18 @@ impl Faults {
     /// # Errors
     /// The faults, if there are any.
     pub fn none_or<T>(self, value: T) -> Result<T, Vec<Fault>> {
-        if self.0.is_empty() { Ok(value) } else { Err(self.0) }
+        if self.all.is_empty() { Ok(value) } else { Err(self.all) }
+    }
+
+    /// Takes the places, as JSON pointers, of the texts that are not what was sent (see [`sanitise`]).
+    pub fn take_changed(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.changed)
+    }
+
+    fn note_change(&mut self, pointer: &str) {
+        if self.changed.len() < MAX_CHANGED {
+            self.changed.push(pointer.to_owned());
+        }
     }
 }
 
@@ -121,16 +142,32 @@ impl<'a> Node<'a> {
         elements.into_iter().take(MAX_ELEMENTS).enumerate().map(place).collect()
     }
 
-    /// Text; a number counts as text too, as it stands (providers send ids and phones either way). Empty is absent.
+    /// Text, fit for the backend (see [`sanitise`]); a number counts as text too, as it stands (providers send ids and
+    /// phones either way). Empty is absent.
     pub fn text(&self, faults: &mut Faults) -> Option<String> {
-        let text = self.present()?;
-        if text.starts_with('"') {
-            match serde_json::from_str::<String>(text) {
+        let whole = with_whole_surrogates(self.present()?);
+        let sent = self.read_text(&whole, faults)?;
+        let clean = sanitise(&sent);
+        if matches!((&whole, &clean), (Cow::Borrowed(_), Cow::Borrowed(_))) {
+            return Some(sent);
+        }
+        faults.note_change(&self.pointer);
+        Some(clean.into_owned()).filter(|clean| !clean.trim().is_empty())
+    }
+
+    /// Text as it was sent: an id, or what is read as a number or a time. Cleaning could make one of what is none.
+    pub fn verbatim(&self, faults: &mut Faults) -> Option<String> {
+        self.read_text(self.present()?, faults)
+    }
+
+    fn read_text(&self, json: &str, faults: &mut Faults) -> Option<String> {
+        if json.starts_with('"') {
+            match serde_json::from_str::<String>(json) {
                 Ok(value) => return Some(value).filter(|value| !value.trim().is_empty()),
                 Err(_) => faults.add(&self.pointer, "expected text"),
             }
-        } else if text.starts_with(|first: char| first.is_ascii_digit() || first == '-') {
-            return Some(text.to_owned());
+        } else if json.starts_with(|first: char| first.is_ascii_digit() || first == '-') {
+            return Some(json.to_owned());
         } else {
             faults.add(&self.pointer, "expected text");
         }
@@ -139,9 +176,9 @@ impl<'a> Node<'a> {
 
     /// Text that must be there.
     pub fn required_text(&self, faults: &mut Faults) -> String {
-        let known = faults.0.len();
+        let known = faults.all.len();
         let text = self.text(faults);
-        if text.is_none() && faults.0.len() == known {
+        if text.is_none() && faults.all.len() == known {
             faults.add(&self.pointer, "missing");
         }
         text.unwrap_or_default()
@@ -149,7 +186,7 @@ impl<'a> Node<'a> {
 
     /// An amount: a number, or a decimal in quotes.
     pub fn money(&self, currency: Currency, faults: &mut Faults) -> Option<Money> {
-        let text = self.text(faults)?;
+        let text = self.verbatim(faults)?;
         Money::parse(text.trim(), currency)
             .map_err(|error| faults.add(&self.pointer, error))
             .ok()
@@ -163,23 +200,25 @@ impl<'a> Node<'a> {
         self.money(currency, faults).unwrap_or(Money { minor: 0, currency })
     }
 
-    /// A decimal that is no money (a coordinate, a quantity), as its text; text that is no number is a fault.
+    /// A decimal that is no money (a coordinate, a quantity), as its text; text that is no number is a fault, and so is a
+    /// number beyond [`MAX_DECIMAL`].
     pub fn decimal(&self, faults: &mut Faults) -> Option<Box<RawValue>> {
-        let text = self.text(faults)?;
+        let text = self.verbatim(faults)?;
         let text = text.trim();
         let raw = RawValue::from_string(text.to_owned()).ok();
-        match raw.filter(|_| text.starts_with(|first: char| first.is_ascii_digit() || first == '-')) {
-            Some(raw) => Some(raw),
-            None => {
-                faults.add(&self.pointer, "expected a number");
-                None
-            }
+        let raw = raw.filter(|_| text.starts_with(|first: char| first.is_ascii_digit() || first == '-'));
+        let value: Option<f64> = raw.as_ref().and_then(|raw| raw.get().parse().ok());
+        match value {
+            Some(value) if value.abs() <= MAX_DECIMAL => return raw,
+            Some(_) => faults.add(&self.pointer, "number out of range"),
+            None => faults.add(&self.pointer, "expected a number"),
         }
+        None
     }
 
     /// A time in RFC 3339 (`2025-10-01T12:00:00Z`).
     pub fn time(&self, faults: &mut Faults) -> Option<DateTime<Utc>> {
-        let text = self.text(faults)?;
+        let text = self.verbatim(faults)?;
         match DateTime::parse_from_rfc3339(text.trim()) {
             Ok(time) => Some(time.to_utc()),
             Err(_) => {
@@ -284,6 +323,28 @@ mod tests {
                 ("/name", "missing"),
             ]
         );
+    }
+
+    #[test]
+    fn texts_are_cleaned_and_numbers_are_not() {
+        let body = br#"{"a": "<script>x</script>Anna", "b": ["\u0000", "Pizza \ud83c"], "fine": "Tom & Jerry's <3",
+            "price": "1\u00000", "when": "2025-10-01T12:00:00Z\u0000", "amount": "1\u202e0", "much": 1e10, "n": -1e9}"#;
+        let mut faults = Faults::default();
+        let root = Node::root(body).unwrap().object(&mut faults);
+        assert_eq!(root.get("a").text(&mut faults).as_deref(), Some("Anna"));
+        let list = root.get("b").elements(&mut faults);
+        assert_eq!(list[0].text(&mut faults), None);
+        assert_eq!(list[1].text(&mut faults).as_deref(), Some("Pizza \u{fffd}"));
+        assert_eq!(root.get("fine").text(&mut faults).as_deref(), Some("Tom & Jerry's <3"));
+        root.get("price").money("JOD".parse().unwrap(), &mut faults);
+        root.get("when").time(&mut faults);
+        root.get("amount").decimal(&mut faults);
+        root.get("much").decimal(&mut faults);
+        assert_eq!(root.get("n").decimal(&mut faults).unwrap().get(), "-1e9");
+        assert_eq!(faults.take_changed(), ["/a", "/b/0", "/b/1"]);
+        let faults = faults.none_or(()).unwrap_err();
+        let places: Vec<_> = faults.iter().map(|fault| fault.pointer.as_str()).collect();
+        assert_eq!(places, ["/price", "/when", "/amount", "/much"]);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! A request before and after a provider let it in.
 
+use std::borrow::Cow;
+
 use axum::http::HeaderMap;
 
 use super::signature::Verified;
-use crate::event::EventId;
+use crate::{event::EventId, order::sanitise::sanitise};
 
 /// Longest order id that is taken, in bytes; the longest real one has 36.
 pub const MAX_ORDER_ID_BYTES: usize = 128;
@@ -59,7 +61,8 @@ impl Admission {
     /// Of a verified request.
     ///
     /// # Errors
-    /// Where the order id is empty, longer than [`MAX_ORDER_ID_BYTES`] or holds control characters.
+    /// Where the order id is empty, longer than [`MAX_ORDER_ID_BYTES`], holds control characters, or would not reach the
+    /// backend as it is: it must be the same in paths, tables and bodies.
     pub fn new(
         verified: Verified,
         event_id: EventId,
@@ -76,6 +79,11 @@ impl Admission {
         }
         if external_order_id.chars().any(char::is_control) {
             return Err(Refusal::InvalidPayload("the order id holds control characters".into()));
+        }
+        if matches!(sanitise(&external_order_id), Cow::Owned(_)) {
+            return Err(Refusal::InvalidPayload(
+                "the order id holds markup or hidden characters".into(),
+            ));
         }
         Ok(Self {
             verified,

@@ -110,7 +110,7 @@ impl Provider for Careem {
         let mut faults = Faults::default();
         let id = head
             .id
-            .and_then(|raw| Node::root(raw.get().as_bytes()).ok()?.text(&mut faults));
+            .and_then(|raw| Node::root(raw.get().as_bytes()).ok()?.verbatim(&mut faults));
         let id = id.ok_or_else(|| Refusal::InvalidPayload("id: expected the order id, as text or a number".into()))?;
         let webhook_type = webhook_type(head.status.as_deref().unwrap_or("created"));
         let event_id = EventId::of_webhook(NAME, &[id.as_bytes(), webhook_type.as_bytes(), request.body()]);
@@ -136,10 +136,12 @@ impl Provider for Careem {
             let changed_at = change.changed_at;
             (Content::StatusChange(change), changed_at)
         };
+        let changed = faults.take_changed();
         faults
             .none_or(Fact {
                 timestamp,
                 store_ref,
+                changed,
                 content,
             })
             .map_err(TransformError::Faults)
