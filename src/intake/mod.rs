@@ -1,7 +1,7 @@
 //! The intake: where a provider's webhook comes in, and what it is told.
 //!
 //! [`server`] listens and bounds connections, [`receive`] takes a webhook through the checks of the contract in their
-//! order, [`body`] reads it within its limits, [`client_ip`] and [`allow_list`] say who calls, [`refusal`] what a
+//! order, [`body`] reads it within its limits, [`structure`] looks at its JSON, [`client_ip`] and [`allow_list`] say who calls, [`refusal`] what a
 //! refused one is told. Answers depend on the event log and on nothing else.
 
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use crate::{config, journal::Journal, provider::Registry, telemetry::health::Hea
 pub mod server;
 pub mod receive;
 pub mod body;
+pub mod structure;
 pub mod client_ip;
 pub mod allow_list;
 pub mod refusal;
