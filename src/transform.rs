@@ -17,7 +17,10 @@ use crate::{
         outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, Rejected},
     },
     journal::{settle::Failure, stage::Stage},
-    order::body::{self, Origin, Place},
+    order::{
+        body::{self, Origin, Place},
+        sanitise::clean_json,
+    },
     provider::{Content, Fact, Registry, TransformError},
 };
 
@@ -80,7 +83,6 @@ impl Transform {
                 return ignore_duplicate(received, now, place, order_id);
             }
         }
-        note_changed(received, &fact.changed);
         transformed(received, now, &fact, place)
     }
 }
@@ -144,6 +146,8 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Plac
     };
     match payload {
         Ok(payload) => {
+            let (payload, changed) = clean_json(payload);
+            note_changed(received, &changed);
             let mut envelope = received.follow(LABEL, EventType::OrderTransformed, now);
             envelope.branch = Some(place.branch_id);
             NewEvent {

@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use axum::{
     Router,
+    middleware::from_fn_with_state,
     routing::{get, post},
 };
 
 use crate::{config, journal::Journal, provider::Registry, telemetry::health::Health};
 
 pub mod server;
+pub mod certificate;
 pub mod receive;
 pub mod body;
 pub mod structure;
@@ -42,7 +44,8 @@ pub struct Intake {
 /// All routes of the public port.
 pub fn router(intake: Arc<Intake>) -> Router {
     let health = Arc::clone(&intake.health);
-    Router::new()
+    let asked = Arc::clone(&intake);
+    let mut router = Router::new()
         .route(
             "/api/webhooks/{provider}",
             post(receive::receive).fallback(receive::method_not_allowed),
@@ -52,8 +55,13 @@ pub fn router(intake: Arc<Intake>) -> Router {
             "/openapi.json",
             get(async || ([("content-type", "application/json")], OPENAPI)),
         )
+        .fallback(receive::not_found);
+    if asked.settings.require_https {
+        router = router.layer(from_fn_with_state(asked, receive::require_https));
+    }
+    // Health is asked by machines beside us, which have no proxy before them.
+    router
         .merge(crate::telemetry::health::router(health))
-        .fallback(receive::not_found)
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(refusal::after_panic))
 }
 

@@ -6,6 +6,7 @@ use axum::{
     body::Body,
     extract::{ConnectInfo, Path, Request, State},
     http::{HeaderMap, Response, StatusCode, Uri},
+    middleware::Next,
 };
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -13,15 +14,16 @@ use serde_json::{Map, Value};
 
 use super::{
     Intake, body,
-    client_ip::client_ip,
+    client_ip::{came_by_tls, client_ip},
     refusal::{Reason, json_response},
-    request_id,
+    request_id, structure,
 };
 use crate::{
     event::{Envelope, EventId, EventType, NewEvent, RequestFacts},
     journal::Appended,
-    provider::{Admission, Enabled, Unverified},
+    provider::{Admission, Enabled},
     telemetry::trace_context,
+    verification::{Unverified, Verified, verify},
 };
 
 /// Headers that are credentials by their name; they are left out of everything that is stored or shown.
@@ -64,18 +66,22 @@ pub async fn receive(
         Err(reason) => return refuse(&enabled.name, &reason, &request_id, Some(client)),
     };
     let now = Utc::now();
-    let unverified = Unverified::new(&parts.headers, &held.bytes);
-    let admission = match enabled.provider.admit(&unverified, &enabled.keys, now) {
+    let unverified = Unverified::new(&parts.method, None, &parts.uri, &parts.headers, &held.bytes);
+    let verified = match verify(&enabled.scheme, unverified, &enabled.keys.current(), now) {
+        Ok(verified) => verified,
+        Err(refusal) => return refuse(&enabled.name, &Reason::Unverified(refusal), &request_id, Some(client)),
+    };
+    let admission = match structure::check(&held.bytes).and_then(|()| enabled.provider.read(&verified)) {
         Ok(admission) => admission,
         Err(refusal) => return refuse(&enabled.name, &Reason::Provider(refusal), &request_id, Some(client)),
     };
     metrics::counter!("webhooks_received_total", "provider" => Arc::clone(&enabled.name)).increment(1);
     let envelope = envelope(
         enabled,
+        &verified,
         &admission,
         now,
         &request_id,
-        &parts.headers,
         &parts.uri,
         client.to_string(),
     );
@@ -103,6 +109,24 @@ pub async fn receive(
     }
 }
 
+/// `REQUIRE_HTTPS`: goes on only with what came by TLS.
+pub async fn require_https(
+    State(intake): State<Arc<Intake>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
+    let settings = &intake.settings;
+    let (peer, tls) = (peer.ip(), settings.tls.is_some());
+    if came_by_tls(peer, tls, request.headers(), &settings.trusted_proxies) {
+        return next.run(request).await;
+    }
+    let client = client_ip(peer, request.headers(), &settings.trusted_proxies);
+    let request_id = request_id::of(request.headers());
+    body::discard(request.into_body()).await;
+    refuse("_", &Reason::HttpsRequired, &request_id, Some(client))
+}
+
 /// Any other method on a webhook's path.
 pub async fn method_not_allowed(headers: HeaderMap) -> Response<Body> {
     Reason::MethodNotAllowed.response(&request_id::of(&headers))
@@ -120,14 +144,14 @@ pub async fn not_found(headers: HeaderMap) -> Response<Body> {
 
 fn envelope(
     enabled: &Enabled,
+    verified: &Verified<'_>,
     admission: &Admission,
     now: DateTime<Utc>,
     request_id: &str,
-    headers: &HeaderMap,
     uri: &Uri,
     client_address: String,
 ) -> Envelope {
-    let verified = admission.verified();
+    let (proof, headers) = (verified.proof(), verified.headers());
     Envelope {
         id: admission.event_id,
         event_type: EventType::WebhookReceived,
@@ -135,7 +159,7 @@ fn envelope(
         cause_id: None,
         provider: Arc::clone(&enabled.name),
         external_order_id: admission.external_order_id.clone(),
-        webhook_type: admission.webhook_type.to_owned(),
+        webhook_type: admission.webhook_type.to_string(),
         branch: None,
         time: now,
         received_at: now,
@@ -146,9 +170,10 @@ fn envelope(
             // A query could hold a key; the path alone says what was called.
             path: uri.path().to_owned(),
             client_address,
-            scheme: verified.scheme().to_owned(),
-            secret_index: verified.secret_index(),
-            signature: verified.signature().map(str::to_owned),
+            scheme: proof.scheme().to_owned(),
+            secrets: proof.secrets().to_vec(),
+            signed_at: proof.signed_at(),
+            signature: proof.signature().map(str::to_owned),
             headers: without_credentials(headers),
         }),
     }
@@ -230,7 +255,7 @@ fn log_accepted(provider: &str, admission: &Admission, request_id: &str, began: 
 fn refuse(provider: &str, reason: &Reason, request_id: &str, client: Option<std::net::IpAddr>) -> Response<Body> {
     let (status, code) = reason.status();
     metrics::counter!("webhooks_rejected_total", "provider" => provider.to_owned(), "reason" => code).increment(1);
-    if code == "INVALID_SIGNATURE" {
+    if matches!(reason, Reason::Unverified(_)) {
         metrics::counter!("signature_failures_total", "provider" => provider.to_owned()).increment(1);
     }
     let client = client.map(|client| client.to_string()).unwrap_or_default();

@@ -11,7 +11,7 @@ use axum::{
 use serde_json::json;
 
 use super::request_id;
-use crate::{journal::AppendError, provider};
+use crate::{journal::AppendError, provider, verification};
 
 /// What a provider is asked to wait when it is our fault, in seconds; an outage of the log is over in less, or not soon.
 const RETRY_AFTER_SECONDS: &str = "5";
@@ -28,6 +28,9 @@ pub enum Reason {
     /// The provider is not known or not enabled.
     #[error("provider is not known or not enabled")]
     ProviderNotFound,
+    /// `REQUIRE_HTTPS`, and the client spoke plain HTTP.
+    #[error("this service is called by https only")]
+    HttpsRequired,
     /// The client's address is not on the provider's list.
     #[error("this address may not call this endpoint")]
     IpNotAllowed,
@@ -43,7 +46,10 @@ pub enum Reason {
     /// More bodies at a time than there is room for.
     #[error("too many requests at a time")]
     Overloaded,
-    /// The provider's check.
+    /// It was not verified.
+    #[error(transparent)]
+    Unverified(#[from] verification::Refusal),
+    /// It is not what the provider sends.
     #[error(transparent)]
     Provider(#[from] provider::Refusal),
     /// JetStream did not acknowledge.
@@ -61,13 +67,20 @@ impl Reason {
             Self::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
             Self::ProviderNotFound => (StatusCode::NOT_FOUND, "PROVIDER_NOT_FOUND"),
+            Self::HttpsRequired => (StatusCode::FORBIDDEN, "HTTPS_REQUIRED"),
             Self::IpNotAllowed => (StatusCode::FORBIDDEN, "IP_NOT_ALLOWED"),
             Self::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT"),
             Self::UnreadableBody(_) | Self::Provider(provider::Refusal::InvalidPayload(_)) => {
                 (StatusCode::BAD_REQUEST, "INVALID_PAYLOAD")
             }
-            Self::Provider(provider::Refusal::InvalidSignature) => (StatusCode::UNAUTHORIZED, "INVALID_SIGNATURE"),
+            Self::Unverified(verification::Refusal::InvalidSignature) => {
+                (StatusCode::UNAUTHORIZED, "INVALID_SIGNATURE")
+            }
+            Self::Unverified(verification::Refusal::SignatureExpired) => {
+                (StatusCode::UNAUTHORIZED, "SIGNATURE_EXPIRED")
+            }
+            Self::Unverified(verification::Refusal::InvalidToken) => (StatusCode::UNAUTHORIZED, "INVALID_TOKEN"),
             Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
             Self::EventLogUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "EVENT_LOG_UNAVAILABLE"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
@@ -131,12 +144,15 @@ mod tests {
             Reason::NotFound,
             Reason::MethodNotAllowed,
             Reason::ProviderNotFound,
+            Reason::HttpsRequired,
             Reason::IpNotAllowed,
             Reason::PayloadTooLarge(1),
             Reason::RequestTimeout,
             Reason::UnreadableBody("x"),
             Reason::Overloaded,
-            Reason::Provider(provider::Refusal::InvalidSignature),
+            Reason::Unverified(verification::Refusal::InvalidSignature),
+            Reason::Unverified(verification::Refusal::SignatureExpired),
+            Reason::Unverified(verification::Refusal::InvalidToken),
             Reason::Provider(provider::Refusal::InvalidPayload("x".into())),
             Reason::EventLogUnavailable(AppendError::Timeout),
             Reason::Internal,

@@ -266,5 +266,8 @@ fn surrogate(escape: &str) -> Option<u16> {
     (0xd800..=0xdfff).contains(&unit).then_some(unit)
 }
 
+mod json;
 #[cfg(test)]
 mod tests;
+
+pub use json::clean_json;

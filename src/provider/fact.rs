@@ -14,9 +14,6 @@ pub struct Fact {
     pub timestamp: Option<DateTime<Utc>>,
     /// The store that the payload names, where it does; the merchant header goes before it.
     pub store_ref: Option<String>,
-    /// Where the payload's texts are not passed on as they were sent, as JSON pointers
-    /// (see [`crate::order::sanitise`]).
-    pub changed: Vec<String>,
     /// The news.
     pub content: Content,
 }

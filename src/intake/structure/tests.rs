@@ -166,7 +166,6 @@ fn agrees(body: &str) -> Result<(), TestCaseError> {
                 .any(|own| message.contains(own));
             prop_assert!(ours || !is_json_object(body), "{}: {:?}", message, body);
         }
-        Err(other) => prop_assert!(false, "{:?}", other),
     }
     Ok(())
 }

@@ -121,6 +121,33 @@ fn halves_of_surrogate_pairs() {
     }
 }
 
+fn cleaned(json: &str) -> (String, Vec<String>) {
+    let (clean, changed) = clean_json(json.as_bytes().to_vec());
+    (String::from_utf8(clean).unwrap(), changed)
+}
+
+#[test]
+fn every_text_of_a_document_is_cleaned() {
+    let body = r#"{"a":{"note":"<script>x</script>Anna \"}\u0000","list":["fine <3",{"b/c":"\u202ex"},16.240,"javascript:"]},
+        "<img":1, "e" : "\ud83c", "time":"12:00","quote\"":"\\","price":1.50}"#;
+    let (clean, changed) = cleaned(body);
+    let expected = r#"{"a":{"note":"Anna \"}","list":["fine <3",{"b/c":"x"},16.240,""]},
+        "img":1, "e" : "\ufffd", "time":"12:00","quote\"":"\\","price":1.50}"#;
+    assert_eq!(clean, expected.replace("\\ufffd", "\u{fffd}"));
+    assert_eq!(changed, ["/a/note", "/a/list/1/b~1c", "/a/list/3", "/img", "/e"]);
+    let long = "x".repeat(MAX_TEXT_BYTES + 1);
+    assert_eq!(cleaned(&format!(r#"["{long}"]"#)).1, ["/0"]);
+    for body in [
+        "",
+        "{}",
+        r#"{"a":"Tom & Jerry's <3","b":[1,"\n","\u0061"]}"#,
+        "no \" json",
+        "\"\\",
+    ] {
+        assert_eq!(cleaned(body), (body.to_owned(), vec![]));
+    }
+}
+
 /// Text in which what acts is likely, whole and in pieces.
 fn hostile() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
@@ -197,6 +224,23 @@ proptest! {
     #[test]
     fn words_without_signs_stay(text in "[\\p{L}\\p{N}\\p{Zs} .,!'&()/-]{0,80}") {
         prop_assert_eq!(sanitise(&text), text.as_str());
+    }
+
+    #[test]
+    fn documents_stay_documents(texts in prop::collection::vec(hostile(), 0..4)) {
+        let body = serde_json::to_string(&serde_json::json!({ "texts": texts, "n": 1 })).unwrap();
+        let (clean, changed) = cleaned(&body);
+        let read: serde_json::Value = serde_json::from_str(&clean).unwrap();
+        let expected: Vec<_> = texts.iter().map(|text| sanitise(text)).collect();
+        prop_assert_eq!(&read["texts"], &serde_json::json!(expected));
+        let count = texts.iter().filter(|text| matches!(sanitise(text), Cow::Owned(_))).count();
+        prop_assert_eq!(changed.len(), count);
+        prop_assert_eq!(cleaned(&clean), (clean, vec![]));
+    }
+
+    #[test]
+    fn what_is_no_document_never_panics(text in "[\"\\\\{}\\[\\],:a<é]{0,30}") {
+        let _ = cleaned(&text);
     }
 
     #[test]
