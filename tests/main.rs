@@ -11,6 +11,7 @@ mod harness;
 
 mod flow;
 mod refusals;
+mod sanitising;
 mod log_down;
 mod database_down;
 mod backend_down;

@@ -1,7 +1,7 @@
 //! The intake: where a provider's webhook comes in, and what it is told.
 //!
 //! [`server`] listens and bounds connections, [`receive`] takes a webhook through the checks of the contract in their
-//! order, [`body`] reads it within its limits, [`client_ip`] and [`allow_list`] say who calls, [`refusal`] what a
+//! order, [`body`] reads it within its limits, [`structure`] looks at its JSON, [`client_ip`] and [`allow_list`] say who calls, [`refusal`] what a
 //! refused one is told. Answers depend on the event log and on nothing else.
 
 use std::sync::Arc;
@@ -18,6 +18,7 @@ pub mod server;
 pub mod certificate;
 pub mod receive;
 pub mod body;
+pub mod structure;
 pub mod client_ip;
 pub mod allow_list;
 pub mod refusal;

@@ -16,7 +16,7 @@ use super::{
     Intake, body,
     client_ip::{came_by_tls, client_ip},
     refusal::{Reason, json_response},
-    request_id,
+    request_id, structure,
 };
 use crate::{
     event::{Envelope, EventId, EventType, NewEvent, RequestFacts},
@@ -71,7 +71,7 @@ pub async fn receive(
         Ok(verified) => verified,
         Err(refusal) => return refuse(&enabled.name, &Reason::Unverified(refusal), &request_id, Some(client)),
     };
-    let admission = match enabled.provider.read(&verified) {
+    let admission = match structure::check(&held.bytes).and_then(|()| enabled.provider.read(&verified)) {
         Ok(admission) => admission,
         Err(refusal) => return refuse(&enabled.name, &Reason::Provider(refusal), &request_id, Some(client)),
     };

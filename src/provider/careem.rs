@@ -106,7 +106,7 @@ impl Provider for Careem {
         let mut faults = Faults::default();
         let id = head
             .id
-            .and_then(|raw| Node::root(raw.get().as_bytes()).ok()?.text(&mut faults));
+            .and_then(|raw| Node::root(raw.get().as_bytes()).ok()?.verbatim(&mut faults));
         let id = id.ok_or_else(|| Refusal::InvalidPayload("id: expected the order id, as text or a number".into()))?;
         let webhook_type = webhook_type(head.status.as_deref().unwrap_or("created"));
         let event_id = request.event_id(NAME, &id, webhook_type);

@@ -133,6 +133,9 @@ fn admission_reads_what_it_must() {
         r#"{"id":{}}"#,
         r#"{"id":true}"#,
         r#"{"id":"a\u0000b"}"#,
+        r#"{"id":"a\ud83c"}"#,
+        r#"{"id":"a\u202eb"}"#,
+        r#"{"id":"<script>a</script>b"}"#,
         r#"{"id":"CR1","status":7}"#,
     ] {
         assert!(matches!(admit(body), Err(Refusal::InvalidPayload(_))), "{body}");
