@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use axum::{
     body::Body,
-    extract::{ConnectInfo, Path, Request, State},
+    extract::{ConnectInfo, Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, Response, StatusCode, Uri},
     middleware::Next,
 };
@@ -36,13 +36,15 @@ const MAX_HEADER_CHARS: usize = 1024;
 pub async fn receive(
     State(intake): State<Arc<Intake>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response<Body> {
     let began = Instant::now();
     let (parts, request_body) = request.into_parts();
     let request_id = request_id::of(&parts.headers);
-    let Some(enabled) = intake.registry.get(&name) else {
+    // A name that is no UTF-8 is nobody's.
+    let known = name.ok().and_then(|Path(name)| intake.registry.get(&name));
+    let Some(enabled) = known else {
         body::discard(request_body).await;
         // The name is the caller's; as a label it would let anyone make metrics without end.
         return refuse("_", &Reason::ProviderNotFound, &request_id, None);

@@ -17,6 +17,8 @@ use tokio::{
     process::{Child, Command},
 };
 
+use webhook_hub::config::Environment;
+
 use super::wait::{PATIENCE, eventually};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_webhook-hub");
@@ -35,6 +37,14 @@ impl Settings {
     pub(crate) fn set(mut self, name: &str, value: impl ToString) -> Self {
         self.0.insert(name.to_owned(), value.to_string());
         self
+    }
+
+    /// As the library reads it.
+    pub(crate) fn environment(&self) -> Environment {
+        self.0
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -149,6 +159,15 @@ impl Hub {
 
     pub(crate) async fn resume(&self) {
         self.signal("CONT").await;
+    }
+
+    /// SIGHUP: files are to be read again.
+    pub(crate) async fn hang_up(&self) {
+        self.signal("HUP").await;
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// Waits until it ends by itself.
