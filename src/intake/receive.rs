@@ -125,8 +125,8 @@ pub async fn require_https(
 }
 
 /// Any other method on a webhook's path.
-pub async fn method_not_allowed(headers: HeaderMap) -> Response<Body> {
-    Reason::MethodNotAllowed.response(&request_id::of(&headers))
+pub async fn method_not_allowed(request: Request) -> Response<Body> {
+    turned_away(&Reason::MethodNotAllowed, request).await
 }
 
 /// A provider's health where there is no such provider.
@@ -135,8 +135,14 @@ pub fn unknown_provider(headers: &HeaderMap) -> Response<Body> {
 }
 
 /// Any other path.
-pub async fn not_found(headers: HeaderMap) -> Response<Body> {
-    Reason::NotFound.response(&request_id::of(&headers))
+pub async fn not_found(request: Request) -> Response<Body> {
+    turned_away(&Reason::NotFound, request).await
+}
+
+async fn turned_away(reason: &Reason, request: Request) -> Response<Body> {
+    let request_id = request_id::of(request.headers());
+    body::discard(request.into_body()).await;
+    reason.response(&request_id)
 }
 
 fn envelope(

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Connections at a time; one more is closed at once. Each costs about 10 KB and a file descriptor.
 const MAX_CONNECTIONS: usize = 4096;
-/// Bytes of one request's line and headers.
+/// Bytes of one request's line and headers; what comes in one piece may have twice as many.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
 /// Headers of one request.
 const MAX_HEADERS: usize = 100;

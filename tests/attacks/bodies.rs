@@ -271,5 +271,13 @@ async fn deeper_than_anyone_writes() {
         assert_eq!(told, (400, "INVALID_PAYLOAD".to_owned()), "{what}");
         siege.stands(what).await;
     }
+    // By the provider itself, beside what an order needs.
+    let id = siege.next();
+    let body = order(&id).trim_end().strip_suffix('}').unwrap().to_owned() + r#", "deep": "# + &lists + "}";
+    let headers = signed(&body);
+    let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+    let told = siege.told(request("POST", PATH, &headers, &body)).await;
+    assert_eq!(told.0, 200, "{told:?}");
+    siege.stands("depth in a signed order").await;
     siege.ends().await;
 }
