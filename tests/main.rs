@@ -12,6 +12,7 @@ mod harness;
 mod flow;
 mod refusals;
 mod attacks;
+mod secrets;
 mod tls;
 mod log_down;
 mod database_down;

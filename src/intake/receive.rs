@@ -26,9 +26,18 @@ use crate::{
 };
 
 /// Headers that are credentials by their name; they are left out of everything that is stored or shown.
-const CREDENTIALS: [&str; 5] = ["authorization", "proxy-authorization", "cookie", "x-auth", "set-cookie"];
+const CREDENTIALS: [&str; 2] = ["cookie", "set-cookie"];
 /// Parts of names that make a header a credential.
-const CREDENTIAL_PARTS: [&str; 5] = ["token", "secret", "api-key", "apikey", "password"];
+const CREDENTIAL_PARTS: [&str; 8] = [
+    "auth",
+    "token",
+    "secret",
+    "api-key",
+    "apikey",
+    "password",
+    "credential",
+    "session",
+];
 /// Longest header value that is kept.
 const MAX_HEADER_CHARS: usize = 1024;
 

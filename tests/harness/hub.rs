@@ -183,6 +183,11 @@ impl Hub {
         self.lines.all().iter().any(|line| line.contains(text))
     }
 
+    /// All that it has said and will say.
+    pub(crate) fn transcript(&self) -> Transcript {
+        Transcript(Arc::clone(&self.lines))
+    }
+
     /// All that it has said so far.
     pub(crate) fn log(&self) -> String {
         self.lines.all().join("\n")
@@ -209,6 +214,15 @@ impl Drop for Hub {
                 shown.join("\n")
             );
         }
+    }
+}
+
+/// What a hub has said, which outlives it.
+pub(crate) struct Transcript(Arc<Lines>);
+
+impl Transcript {
+    pub(crate) fn text(&self) -> String {
+        self.0.all().join("\n")
     }
 }
 
