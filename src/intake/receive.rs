@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use axum::{
     body::Body,
-    extract::{ConnectInfo, Path, Request, State},
+    extract::{ConnectInfo, Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, Response, StatusCode, Uri},
     middleware::Next,
 };
@@ -27,9 +27,18 @@ use crate::{
 };
 
 /// Headers that are credentials by their name; they are left out of everything that is stored or shown.
-const CREDENTIALS: [&str; 5] = ["authorization", "proxy-authorization", "cookie", "x-auth", "set-cookie"];
+const CREDENTIALS: [&str; 2] = ["cookie", "set-cookie"];
 /// Parts of names that make a header a credential.
-const CREDENTIAL_PARTS: [&str; 5] = ["token", "secret", "api-key", "apikey", "password"];
+const CREDENTIAL_PARTS: [&str; 8] = [
+    "auth",
+    "token",
+    "secret",
+    "api-key",
+    "apikey",
+    "password",
+    "credential",
+    "session",
+];
 /// Longest header value that is kept.
 const MAX_HEADER_CHARS: usize = 1024;
 
@@ -37,13 +46,15 @@ const MAX_HEADER_CHARS: usize = 1024;
 pub async fn receive(
     State(intake): State<Arc<Intake>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response<Body> {
     let began = Instant::now();
     let (parts, request_body) = request.into_parts();
     let request_id = request_id::of(&parts.headers);
-    let Some(enabled) = intake.registry.get(&name) else {
+    // A name that is no UTF-8 is nobody's.
+    let known = name.ok().and_then(|Path(name)| intake.registry.get(&name));
+    let Some(enabled) = known else {
         body::discard(request_body).await;
         // The name is the caller's; as a label it would let anyone make metrics without end.
         return refuse("_", &Reason::ProviderNotFound, &request_id, None);
@@ -128,8 +139,8 @@ pub async fn require_https(
 }
 
 /// Any other method on a webhook's path.
-pub async fn method_not_allowed(headers: HeaderMap) -> Response<Body> {
-    Reason::MethodNotAllowed.response(&request_id::of(&headers))
+pub async fn method_not_allowed(request: Request) -> Response<Body> {
+    turned_away(&Reason::MethodNotAllowed, request).await
 }
 
 /// A provider's health where there is no such provider.
@@ -138,8 +149,14 @@ pub fn unknown_provider(headers: &HeaderMap) -> Response<Body> {
 }
 
 /// Any other path.
-pub async fn not_found(headers: HeaderMap) -> Response<Body> {
-    Reason::NotFound.response(&request_id::of(&headers))
+pub async fn not_found(request: Request) -> Response<Body> {
+    turned_away(&Reason::NotFound, request).await
+}
+
+async fn turned_away(reason: &Reason, request: Request) -> Response<Body> {
+    let request_id = request_id::of(request.headers());
+    body::discard(request.into_body()).await;
+    reason.response(&request_id)
 }
 
 fn envelope(
