@@ -75,7 +75,12 @@ impl Sdk {
             "claims": { "service": "middleware" },
         });
         self.stdin.write_all(format!("{work}\n").as_bytes()).await.unwrap();
-        let line = self.lines.next_line().await.unwrap().expect("the SDK signs; its error is above");
+        let line = self
+            .lines
+            .next_line()
+            .await
+            .unwrap()
+            .expect("the SDK signs; its error is above");
         let signed: Value = serde_json::from_str(&line).unwrap();
         let headers = signed["headers"].as_object().unwrap();
         Signed {
@@ -93,7 +98,9 @@ impl Signed {
     async fn post(&self, hub: &Hub) -> Answer {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let mut request = http.post(format!("{}{}", hub.url(), self.path)).body(self.body.clone());
-        request = request.header("x-merchant-id", MERCHANT).header("content-type", "application/json");
+        request = request
+            .header("x-merchant-id", MERCHANT)
+            .header("content-type", "application/json");
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
@@ -150,7 +157,10 @@ const SIMPLE: Case = Case {
 const STANDARD_WEBHOOKS: Case = Case {
     preset: "standard-webhooks",
     sdk: "standardwebhooks",
-    secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"],
+    secrets: [
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+    ],
     signature: Some("webhook-signature"),
     time: Some("webhook-timestamp"),
     id: Some("webhook-id"),
@@ -234,7 +244,11 @@ fn body(case: &Case, id: &str) -> String {
 fn other_case(text: &str) -> String {
     let at = text.rfind(|c: char| c.is_ascii_alphabetic()).unwrap();
     let letter = text[at..].chars().next().unwrap();
-    let other = if letter.is_ascii_lowercase() { letter.to_ascii_uppercase() } else { letter.to_ascii_lowercase() };
+    let other = if letter.is_ascii_lowercase() {
+        letter.to_ascii_uppercase()
+    } else {
+        letter.to_ascii_lowercase()
+    };
     format!("{}{other}{}", &text[..at], &text[at + 1..])
 }
 
@@ -251,13 +265,19 @@ async fn tampered(sdk: &mut Sdk, case: &Case, good: &Signed) -> Vec<(&'static st
     }
     if case.preset == "adyen" {
         all.push(("another amount", with_body(good.body.replacen("1624", "1625", 1))));
-        all.push(("no signature", with_body(good.body.replacen("hmacSignature", "hmac", 1))));
+        all.push((
+            "no signature",
+            with_body(good.body.replacen("hmacSignature", "hmac", 1)),
+        ));
     }
     if let Some(name) = case.signature {
         let cut = |text: &str| text[..text.len() - 1].to_owned();
         all.push(("a signature cut short", good.clone().with(name, cut)));
         all.push(("an empty signature", good.clone().with(name, |_| String::new())));
-        all.push(("a signature of nothing but its prefix", good.clone().with(name, |text| text[..4].to_owned())));
+        all.push((
+            "a signature of nothing but its prefix",
+            good.clone().with(name, |text| text[..4].to_owned()),
+        ));
         if case.case_counts {
             all.push(("another case", good.clone().with(name, other_case)));
         }
@@ -266,12 +286,18 @@ async fn tampered(sdk: &mut Sdk, case: &Case, good: &Signed) -> Vec<(&'static st
         all.push(("no signature", without));
     }
     if let Some(name) = case.time {
-        all.push(("another time", good.clone().with(name, |time| format!("{}", time.parse::<i64>().unwrap() + 1))));
+        all.push((
+            "another time",
+            good.clone()
+                .with(name, |time| format!("{}", time.parse::<i64>().unwrap() + 1)),
+        ));
     }
     if let Some(name) = case.id {
         all.push(("another id", good.clone().with(name, |id| format!("{id}x"))));
     }
-    let other = sdk.sign(case, case.secrets[1], "id-other", &body(case, "CR-other"), now()).await;
+    let other = sdk
+        .sign(case, case.secrets[1], "id-other", &body(case, "CR-other"), now())
+        .await;
     all.push(("another secret", other));
     all
 }
@@ -284,16 +310,25 @@ async fn as_its_sdk_signs(sdk: &mut Sdk, case: &Case) {
         .set(case.variable, case.secrets[0])
         .set("PUBLIC_URL", PUBLIC_URL);
     let hub = Hub::start(&settings).await;
-    let good = sdk.sign(case, case.secrets[0], "id-1", &body(case, "CR-1"), now()).await;
+    let good = sdk
+        .sign(case, case.secrets[0], "id-1", &body(case, "CR-1"), now())
+        .await;
     for (what, request) in tampered(sdk, case, &good).await {
         let answer = request.post(&hub).await;
         assert_eq!(answer.status, 401, "{}, {what}: {answer:?}", case.preset);
     }
     if case.time.is_some() || case.preset == "stripe" {
         for off in [-TOO_FAR, TOO_FAR] {
-            let late = sdk.sign(case, case.secrets[0], "id-2", &body(case, "CR-2"), now() + off).await;
+            let late = sdk
+                .sign(case, case.secrets[0], "id-2", &body(case, "CR-2"), now() + off)
+                .await;
             let answer = late.post(&hub).await;
-            assert_eq!((answer.status, answer.code().as_str()), (401, "SIGNATURE_EXPIRED"), "{}", case.preset);
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (401, "SIGNATURE_EXPIRED"),
+                "{}",
+                case.preset
+            );
         }
     }
     let answer = good.post(&hub).await;
