@@ -11,6 +11,8 @@ mod harness;
 
 mod flow;
 mod refusals;
+mod schemes;
+mod rotation;
 mod log_down;
 mod database_down;
 mod backend_down;

@@ -151,6 +151,11 @@ impl Hub {
         self.signal("CONT").await;
     }
 
+    /// SIGHUP: secrets and certificates are read again.
+    pub(crate) async fn reload(&self) {
+        self.signal("HUP").await;
+    }
+
     /// Waits until it ends by itself.
     pub(crate) async fn wait_exit(&mut self, within: Duration) -> ExitStatus {
         let ended = tokio::time::timeout(within, self.child.wait()).await;
