@@ -15,6 +15,8 @@ mod attacks;
 mod secrets;
 mod tls;
 mod sanitising;
+mod schemes;
+mod rotation;
 mod log_down;
 mod database_down;
 mod backend_down;
