@@ -24,7 +24,7 @@ use crate::{
         client::Client,
         gate::{Gate, shared},
     },
-    intake::{self, Intake, allow_list::AllowList, body::Budget, certificate::Certificate, server},
+    intake::{self, Intake, allow_list::AllowList, audit::Audit, body::Budget, certificate::Certificate, server},
     journal::{
         Journal,
         connection::{Connection, HUB_INBOX},
@@ -136,12 +136,16 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         gate: Arc::clone(&gate),
     });
     tasks.spawn("event log", Phase::Log, |_| writer.run());
+    let (audit, refusals) = Audit::new();
+    let on = Arc::clone(&connection);
+    tasks.spawn("refusals", Phase::Log, |stop| refusals.run(on, stop));
     let intake = Arc::new(Intake {
         registry: Arc::clone(&registry),
         journal: journal.clone(),
         settings: config.http.clone(),
         budget: Budget::default(),
         health,
+        audit,
     });
     spawn_servers(tasks, &config, intake, certificate, listener, metrics);
     tracing::info!(

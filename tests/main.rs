@@ -12,6 +12,7 @@ mod harness;
 mod flow;
 mod refusals;
 mod sanitising;
+mod audit;
 mod log_down;
 mod database_down;
 mod backend_down;

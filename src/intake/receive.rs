@@ -13,7 +13,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    Intake, body,
+    Intake,
+    audit::{NO_PROVIDER, Refused},
+    body,
     client_ip::{came_by_tls, client_ip},
     refusal::{Reason, json_response},
     request_id, structure,
@@ -43,12 +45,12 @@ pub async fn receive(
     let began = Instant::now();
     let (parts, request_body) = request.into_parts();
     let request_id = request_id::of(&parts.headers);
+    let client = client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies);
     let Some(enabled) = intake.registry.get(&name) else {
         body::discard(request_body).await;
         // The name is the caller's; as a label it would let anyone make metrics without end.
-        return refuse("_", &Reason::ProviderNotFound, &request_id, None);
+        return refuse(NO_PROVIDER, &Reason::ProviderNotFound, &request_id, Some(client));
     };
-    let client = client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies);
     if !enabled.allow_list.allows(client) {
         body::discard(request_body).await;
         return refuse(&enabled.name, &Reason::IpNotAllowed, &request_id, Some(client));
@@ -124,12 +126,16 @@ pub async fn require_https(
     let client = client_ip(peer, request.headers(), &settings.trusted_proxies);
     let request_id = request_id::of(request.headers());
     body::discard(request.into_body()).await;
-    refuse("_", &Reason::HttpsRequired, &request_id, Some(client))
+    refuse(NO_PROVIDER, &Reason::HttpsRequired, &request_id, Some(client))
 }
 
 /// Any other method on a webhook's path.
-pub async fn method_not_allowed(headers: HeaderMap) -> Response<Body> {
-    Reason::MethodNotAllowed.response(&request_id::of(&headers))
+pub async fn method_not_allowed(
+    State(intake): State<Arc<Intake>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response<Body> {
+    intake.refuse_stranger(&Reason::MethodNotAllowed, peer, &headers)
 }
 
 /// A provider's health where there is no such provider.
@@ -138,8 +144,19 @@ pub fn unknown_provider(headers: &HeaderMap) -> Response<Body> {
 }
 
 /// Any other path.
-pub async fn not_found(headers: HeaderMap) -> Response<Body> {
-    Reason::NotFound.response(&request_id::of(&headers))
+pub async fn not_found(
+    State(intake): State<Arc<Intake>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response<Body> {
+    intake.refuse_stranger(&Reason::NotFound, peer, &headers)
+}
+
+impl Intake {
+    fn refuse_stranger(&self, reason: &Reason, peer: SocketAddr, headers: &HeaderMap) -> Response<Body> {
+        let client = client_ip(peer.ip(), headers, &self.settings.trusted_proxies);
+        refuse(NO_PROVIDER, reason, &request_id::of(headers), Some(client))
+    }
 }
 
 fn envelope(
@@ -253,26 +270,17 @@ fn log_accepted(provider: &str, admission: &Admission, request_id: &str, began: 
 }
 
 fn refuse(provider: &str, reason: &Reason, request_id: &str, client: Option<std::net::IpAddr>) -> Response<Body> {
-    let (status, code) = reason.status();
+    let (_, code) = reason.status();
     metrics::counter!("webhooks_rejected_total", "provider" => provider.to_owned(), "reason" => code).increment(1);
     if matches!(reason, Reason::Unverified(_)) {
         metrics::counter!("signature_failures_total", "provider" => provider.to_owned()).increment(1);
     }
-    let client = client.map(|client| client.to_string()).unwrap_or_default();
-    let cause = match reason {
-        Reason::EventLogUnavailable(error) => error.to_string(),
-        other => other.to_string(),
-    };
-    tracing::warn!(
-        provider,
-        request_id,
-        status = status.as_u16(),
-        code,
-        client,
-        cause,
-        "webhook refused"
-    );
-    reason.response(request_id)
+    let mut response = reason.response(request_id);
+    if let Some(refused) = response.extensions_mut().get_mut::<Refused>() {
+        refused.client = client;
+        refused.provider = (provider != NO_PROVIDER).then(|| provider.to_owned());
+    }
+    response
 }
 
 #[cfg(test)]
