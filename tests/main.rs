@@ -11,6 +11,9 @@ mod harness;
 
 mod flow;
 mod refusals;
+mod attacks;
+mod secrets;
+mod tls;
 mod sanitising;
 mod audit;
 mod log_down;

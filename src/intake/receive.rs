@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use axum::{
     body::Body,
-    extract::{ConnectInfo, Path, Request, State},
+    extract::{ConnectInfo, Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, Response, StatusCode, Uri},
     middleware::Next,
 };
@@ -29,9 +29,18 @@ use crate::{
 };
 
 /// Headers that are credentials by their name; they are left out of everything that is stored or shown.
-const CREDENTIALS: [&str; 5] = ["authorization", "proxy-authorization", "cookie", "x-auth", "set-cookie"];
+const CREDENTIALS: [&str; 2] = ["cookie", "set-cookie"];
 /// Parts of names that make a header a credential.
-const CREDENTIAL_PARTS: [&str; 5] = ["token", "secret", "api-key", "apikey", "password"];
+const CREDENTIAL_PARTS: [&str; 8] = [
+    "auth",
+    "token",
+    "secret",
+    "api-key",
+    "apikey",
+    "password",
+    "credential",
+    "session",
+];
 /// Longest header value that is kept.
 const MAX_HEADER_CHARS: usize = 1024;
 
@@ -39,14 +48,16 @@ const MAX_HEADER_CHARS: usize = 1024;
 pub async fn receive(
     State(intake): State<Arc<Intake>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response<Body> {
     let began = Instant::now();
     let (parts, request_body) = request.into_parts();
     let request_id = request_id::of(&parts.headers);
     let client = client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies);
-    let Some(enabled) = intake.registry.get(&name) else {
+    // A name that is no UTF-8 is nobody's.
+    let known = name.ok().and_then(|Path(name)| intake.registry.get(&name));
+    let Some(enabled) = known else {
         body::discard(request_body).await;
         // The name is the caller's; as a label it would let anyone make metrics without end.
         return refuse(NO_PROVIDER, &Reason::ProviderNotFound, &request_id, Some(client));
@@ -133,9 +144,9 @@ pub async fn require_https(
 pub async fn method_not_allowed(
     State(intake): State<Arc<Intake>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
+    request: Request,
 ) -> Response<Body> {
-    intake.refuse_stranger(&Reason::MethodNotAllowed, peer, &headers)
+    intake.turned_away(&Reason::MethodNotAllowed, peer, request).await
 }
 
 /// A provider's health where there is no such provider.
@@ -147,15 +158,17 @@ pub fn unknown_provider(headers: &HeaderMap) -> Response<Body> {
 pub async fn not_found(
     State(intake): State<Arc<Intake>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
+    request: Request,
 ) -> Response<Body> {
-    intake.refuse_stranger(&Reason::NotFound, peer, &headers)
+    intake.turned_away(&Reason::NotFound, peer, request).await
 }
 
 impl Intake {
-    fn refuse_stranger(&self, reason: &Reason, peer: SocketAddr, headers: &HeaderMap) -> Response<Body> {
-        let client = client_ip(peer.ip(), headers, &self.settings.trusted_proxies);
-        refuse(NO_PROVIDER, reason, &request_id::of(headers), Some(client))
+    async fn turned_away(&self, reason: &Reason, peer: SocketAddr, request: Request) -> Response<Body> {
+        let request_id = request_id::of(request.headers());
+        let client = client_ip(peer.ip(), request.headers(), &self.settings.trusted_proxies);
+        body::discard(request.into_body()).await;
+        refuse(NO_PROVIDER, reason, &request_id, Some(client))
     }
 }
 
