@@ -24,7 +24,9 @@ use crate::{
         client::Client,
         gate::{Gate, shared},
     },
-    intake::{self, Intake, allow_list::AllowList, body::Budget, certificate::Certificate, reload::Reload, server},
+    intake::{
+        self, Intake, allow_list::AllowList, audit::Audit, body::Budget, certificate::Certificate, reload::Reload, server,
+    },
     journal::{
         Journal,
         connection::{Connection, HUB_INBOX},
@@ -138,6 +140,9 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     tasks.spawn("branches", Phase::Stages, move |stop| keeping_fresh.run(stop));
     let reload = Reload::new(Arc::clone(&registry), config.providers.clone());
     tasks.spawn("secrets", Phase::Intake, |stop| reload.run(stop));
+    let (audit, refusals) = Audit::new();
+    let on = Arc::clone(&connection);
+    tasks.spawn("refusals", Phase::Log, |stop| refusals.run(on, stop));
     let intake = Arc::new(Intake {
         registry: Arc::clone(&registry),
         journal: journal.clone(),
@@ -145,6 +150,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         branches: Arc::clone(&branches),
         budget: Budget::default(),
         health,
+        audit,
     });
     spawn_servers(tasks, &config, intake, certificate, listener, metrics);
     tracing::info!(

@@ -17,6 +17,7 @@ mod tls;
 mod sanitising;
 mod schemes;
 mod rotation;
+mod audit;
 mod log_down;
 mod database_down;
 mod backend_down;

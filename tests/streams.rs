@@ -164,6 +164,9 @@ async fn nobody_may_do_anothers_work() {
         "$JS.API.STREAM.MSG.DELETE.EVENTS",
         "$JS.API.STREAM.DELETE.LEASES",
         "$JS.API.STREAM.PURGE.LEASES",
+        "$JS.API.STREAM.DELETE.REFUSALS",
+        "$JS.API.STREAM.PURGE.REFUSALS",
+        "$JS.API.STREAM.UPDATE.REFUSALS",
         "$JS.API.CONSUMER.DELETE.EVENTS.forward",
         "$JS.API.CONSUMER.CREATE.EVENTS",
         "$JS.API.CONSUMER.DURABLE.CREATE.EVENTS.other",
@@ -176,6 +179,7 @@ async fn nobody_may_do_anothers_work() {
     let by_subscriber = [
         "webhooks.received.careem.p00",
         "orders.forwarded.careem._.p00",
+        "refusals.careem.INVALID_SIGNATURE",
         "$JS.API.STREAM.INFO.EVENTS",
     ];
     let users: [(&str, &[&str]); 3] = [

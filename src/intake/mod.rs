@@ -1,8 +1,9 @@
 //! The intake: where a provider's webhook comes in, and what it is told.
 //!
 //! [`server`] listens and bounds connections, [`receive`] takes a webhook through the checks of the contract in their
-//! order, [`body`] reads it within its limits, [`structure`] looks at its JSON, [`client_ip`] and [`allow_list`] say who calls, [`refusal`] what a
-//! refused one is told. Answers depend on the event log and on nothing else.
+//! order, [`body`] reads it within its limits, [`structure`] looks at its JSON, [`client_ip`] and [`allow_list`] say who
+//! calls, [`refusal`] what a refused one is told, and [`audit`] takes note of it. Answers depend on the event log and on
+//! nothing else.
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ pub mod structure;
 pub mod client_ip;
 pub mod allow_list;
 pub mod refusal;
+pub mod audit;
 mod authenticate;
 mod request_id;
 
@@ -43,6 +45,8 @@ pub struct Intake {
     pub budget: body::Budget,
     /// What health says.
     pub health: Arc<Health>,
+    /// Takes note of what is refused.
+    pub audit: Arc<audit::Audit>,
 }
 
 /// All routes of the public port.
@@ -54,15 +58,16 @@ pub fn router(intake: Arc<Intake>) -> Router {
             "/api/webhooks/{provider}",
             post(receive::receive).fallback(receive::method_not_allowed),
         )
-        .with_state(intake)
         .route(
             "/openapi.json",
             get(async || ([("content-type", "application/json")], OPENAPI)),
         )
-        .fallback(receive::not_found);
+        .fallback(receive::not_found)
+        .with_state(intake);
     if asked.settings.require_https {
-        router = router.layer(from_fn_with_state(asked, receive::require_https));
+        router = router.layer(from_fn_with_state(Arc::clone(&asked), receive::require_https));
     }
+    router = router.layer(from_fn_with_state(asked, audit::note_refused));
     // Health is asked by machines beside us, which have no proxy before them.
     router
         .merge(crate::telemetry::health::router(health))

@@ -13,7 +13,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    Intake, authenticate, body,
+    Intake,
+    audit::{NO_PROVIDER, Refused},
+    authenticate, body,
     client_ip::{came_by_tls, client_ip},
     refusal::{Reason, json_response},
     request_id, structure,
@@ -52,14 +54,14 @@ pub async fn receive(
     let began = Instant::now();
     let (parts, request_body) = request.into_parts();
     let request_id = request_id::of(&parts.headers);
+    let client = client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies);
     // A name that is no UTF-8 is nobody's.
     let known = name.ok().and_then(|Path(name)| intake.registry.get(&name));
     let Some(enabled) = known else {
         body::discard(request_body).await;
         // The name is the caller's; as a label it would let anyone make metrics without end.
-        return refuse("_", &Reason::ProviderNotFound, &request_id, None);
+        return refuse(NO_PROVIDER, &Reason::ProviderNotFound, &request_id, Some(client));
     };
-    let client = client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies);
     if !enabled.allow_list.allows(client) {
         body::discard(request_body).await;
         return refuse(&enabled.name, &Reason::IpNotAllowed, &request_id, Some(client));
@@ -136,12 +138,16 @@ pub async fn require_https(
     let client = client_ip(peer, request.headers(), &settings.trusted_proxies);
     let request_id = request_id::of(request.headers());
     body::discard(request.into_body()).await;
-    refuse("_", &Reason::HttpsRequired, &request_id, Some(client))
+    refuse(NO_PROVIDER, &Reason::HttpsRequired, &request_id, Some(client))
 }
 
 /// Any other method on a webhook's path.
-pub async fn method_not_allowed(request: Request) -> Response<Body> {
-    turned_away(&Reason::MethodNotAllowed, request).await
+pub async fn method_not_allowed(
+    State(intake): State<Arc<Intake>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response<Body> {
+    intake.turned_away(&Reason::MethodNotAllowed, peer, request).await
 }
 
 /// A provider's health where there is no such provider.
@@ -150,14 +156,21 @@ pub fn unknown_provider(headers: &HeaderMap) -> Response<Body> {
 }
 
 /// Any other path.
-pub async fn not_found(request: Request) -> Response<Body> {
-    turned_away(&Reason::NotFound, request).await
+pub async fn not_found(
+    State(intake): State<Arc<Intake>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response<Body> {
+    intake.turned_away(&Reason::NotFound, peer, request).await
 }
 
-async fn turned_away(reason: &Reason, request: Request) -> Response<Body> {
-    let request_id = request_id::of(request.headers());
-    body::discard(request.into_body()).await;
-    reason.response(&request_id)
+impl Intake {
+    async fn turned_away(&self, reason: &Reason, peer: SocketAddr, request: Request) -> Response<Body> {
+        let request_id = request_id::of(request.headers());
+        let client = client_ip(peer.ip(), request.headers(), &self.settings.trusted_proxies);
+        body::discard(request.into_body()).await;
+        refuse(NO_PROVIDER, reason, &request_id, Some(client))
+    }
 }
 
 fn envelope(
@@ -272,26 +285,17 @@ fn log_accepted(provider: &str, admission: &Admission, request_id: &str, began: 
 }
 
 fn refuse(provider: &str, reason: &Reason, request_id: &str, client: Option<std::net::IpAddr>) -> Response<Body> {
-    let (status, code) = reason.status();
+    let (_, code) = reason.status();
     metrics::counter!("webhooks_rejected_total", "provider" => provider.to_owned(), "reason" => code).increment(1);
     if matches!(reason, Reason::Unverified(_)) {
         metrics::counter!("signature_failures_total", "provider" => provider.to_owned()).increment(1);
     }
-    let client = client.map(|client| client.to_string()).unwrap_or_default();
-    let cause = match reason {
-        Reason::EventLogUnavailable(error) => error.to_string(),
-        other => other.to_string(),
-    };
-    tracing::warn!(
-        provider,
-        request_id,
-        status = status.as_u16(),
-        code,
-        client,
-        cause,
-        "webhook refused"
-    );
-    reason.response(request_id)
+    let mut response = reason.response(request_id);
+    if let Some(refused) = response.extensions_mut().get_mut::<Refused>() {
+        refused.client = client;
+        refused.provider = (provider != NO_PROVIDER).then(|| provider.to_owned());
+    }
+    response
 }
 
 #[cfg(test)]

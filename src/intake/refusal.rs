@@ -10,7 +10,7 @@ use axum::{
 };
 use serde_json::json;
 
-use super::request_id;
+use super::{audit::Refused, request_id};
 use crate::{journal::AppendError, provider, verification};
 
 /// What a provider is asked to wait when it is our fault, in seconds; an outage of the log is over in less, or not soon.
@@ -116,6 +116,16 @@ impl Reason {
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        let cause = match self {
+            Self::EventLogUnavailable(error) => error.to_string(),
+            other => other.to_string(),
+        };
+        response.extensions_mut().insert(Refused {
+            provider: None,
+            client: None,
+            code,
+            cause,
+        });
         response
     }
 }
