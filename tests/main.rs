@@ -13,6 +13,7 @@ mod flow;
 mod refusals;
 mod attacks;
 mod secrets;
+mod permissions;
 mod tls;
 mod log_down;
 mod database_down;
