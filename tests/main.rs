@@ -13,6 +13,7 @@ mod flow;
 mod refusals;
 mod attacks;
 mod secrets;
+mod permissions;
 mod tls;
 mod sanitising;
 mod schemes;
