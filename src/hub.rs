@@ -25,18 +25,22 @@ use crate::{
         client::Client,
         gate::{Gate, shared},
     },
-    intake::{self, Intake, allow_list::AllowList, body::Budget, server},
     integration::{self, Integration, token::Tokens},
+    intake::{
+        self, Intake, allow_list::AllowList, audit::Audit, body::Budget, certificate::Certificate, reload::Reload,
+        server,
+    },
     journal::{
         Journal,
         connection::{Connection, HUB_INBOX},
         stage, streams,
     },
     projection::live::Live,
-    provider::{Enabled, Keyring, Provider, Registry, careem::Careem},
+    provider::{Enabled, Provider, Registry, careem::Careem},
     push::{Push, remote::Remote},
     telemetry::{self, health::Health},
     transform::{Transform, branches::Branches, duplicates::Duplicates},
+    verification::Keyring,
 };
 
 /// Connections that may wait to be accepted: a crowd of providers that come back at once after an outage must not run
@@ -120,6 +124,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         .as_ref()
         .map(|(listener, _)| listener.local_addr())
         .transpose()?;
+    let certificate = config.http.tls.as_ref().map(Certificate::load).transpose()?;
     let registry = Arc::new(registry(&config)?);
     let connection = Arc::new(Connection::open(&config.nats, &config.service_name, HUB_INBOX).await?);
     let (journal, writer) = Journal::open(Arc::clone(&connection), config.partitions);
@@ -134,6 +139,14 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         gate: Arc::clone(&gate),
     });
     tasks.spawn("event log", Phase::Log, |_| writer.run());
+    let branches = Arc::new(Branches::new(database.clone()));
+    let keeping_fresh = Arc::clone(&branches);
+    tasks.spawn("branches", Phase::Stages, move |stop| keeping_fresh.run(stop));
+    let reload = Reload::new(Arc::clone(&registry), config.providers.clone());
+    tasks.spawn("secrets", Phase::Intake, |stop| reload.run(stop));
+    let (audit, refusals) = Audit::new();
+    let on = Arc::clone(&connection);
+    tasks.spawn("refusals", Phase::Log, |stop| refusals.run(on, stop));
     let budget = Budget::default();
     let told = registry.iter().filter(|enabled| enabled.outbound.is_some());
     let integration = Arc::new(Integration {
@@ -148,20 +161,23 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         registry: Arc::clone(&registry),
         journal: journal.clone(),
         settings: config.http.clone(),
+        branches: Arc::clone(&branches),
         budget,
         health,
+        audit,
     });
     let router = integration::router(integration).merge(intake::router(intake));
-    spawn_servers(tasks, &config, router, listener, metrics);
+    spawn_servers(tasks, &config, router, certificate, listener, metrics);
     tracing::info!(
         %address,
         metrics_address = metrics_address.map(|address| address.to_string()),
+        tls = config.http.tls.is_some(),
         providers = registry.iter().map(|enabled| &*enabled.name).collect::<Vec<_>>().join(","),
         "listening"
     );
     // Webhooks are taken from here on; what follows on the log begins when NATS was seen to be as it must be.
     if verified(&connection, stop).await? {
-        spawn_stages(tasks, &config, registry, journal, database, gate)?;
+        spawn_stages(tasks, &config, registry, journal, database, branches, gate)?;
         tracing::info!(partitions = config.partitions, "serving");
     }
     Ok(())
@@ -169,13 +185,22 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
 
 fn registry(config: &Config) -> anyhow::Result<Registry> {
     let enable = |settings: &config::ProviderConfig| {
+        if settings.scheme.is_none() {
+            tracing::warn!(
+                provider = &*settings.name,
+                "nothing is verified: anybody can send webhooks as this provider"
+            );
+        }
         let provider: Box<dyn Provider> = Box::new(Careem::new(settings.currency));
-        let name: Arc<str> = Arc::from(provider.name());
+        let name: Arc<str> = Arc::from(&*settings.name);
         Ok(Enabled {
             outbound: remote(&name, settings, config.breaker)?,
             name,
+            scheme: settings.scheme.clone(),
+            credential_headers: settings.scheme.credential_headers(),
             provider,
-            keys: Keyring::new(&settings.secrets),
+            keys: Keyring::new(settings.secrets.keys()),
+            branch_secrets: settings.branch_secrets,
             allow_list: AllowList::new(settings.allow_list.clone()),
         })
     };
@@ -220,19 +245,24 @@ fn spawn_servers(
     tasks: &mut Tasks,
     config: &Config,
     router: Router,
+    certificate: Option<Certificate>,
     listener: TcpListener,
     metrics: Option<(TcpListener, PrometheusHandle)>,
 ) {
     let header_timeout = config.http.request_timeout;
     let grace = config.shutdown_grace.mul_f64(INTAKE_SHARE);
+    let tls = certificate.as_ref().map(Certificate::current);
+    if let Some(certificate) = certificate {
+        tasks.spawn("certificate", Phase::Intake, |stop| certificate.run(stop));
+    }
     tasks.spawn("intake", Phase::Intake, move |stop| async move {
-        Ok(server::serve(listener, router, header_timeout, grace, stop).await?)
+        Ok(server::serve(listener, router, header_timeout, grace, tls, stop).await?)
     });
     let Some((listener, handle)) = metrics else { return };
     let rendering = handle.clone();
     tasks.spawn("metrics", Phase::Log, move |stop| async move {
         let router = intake::metrics_router(move || rendering.render());
-        Ok(server::serve(listener, router, header_timeout, Duration::ZERO, stop).await?)
+        Ok(server::serve(listener, router, header_timeout, Duration::ZERO, None, stop).await?)
     });
     tasks.spawn("metrics upkeep", Phase::Log, move |stop| {
         telemetry::metrics::keep_up(handle, stop)
@@ -245,11 +275,9 @@ fn spawn_stages(
     registry: Arc<Registry>,
     journal: Journal,
     database: Database,
+    branches: Arc<Branches>,
     gate: Arc<Gate>,
 ) -> anyhow::Result<()> {
-    let branches = Arc::new(Branches::new(database.clone()));
-    let keeping_fresh = Arc::clone(&branches);
-    tasks.spawn("branches", Phase::Stages, move |stop| keeping_fresh.run(stop));
     let (duplicates, asker) = Duplicates::new(database.clone());
     tasks.spawn("duplicates", Phase::Stages, move |stop| asker.run(stop));
     // In the last phase, so that what the stage finds while it drains is still told to the others.
@@ -271,7 +299,7 @@ fn spawn_stages(
         config
             .providers
             .iter()
-            .filter_map(|provider| Some((provider.name.to_owned(), provider.order_ttl?)))
+            .filter_map(|provider| Some((provider.name.to_string(), provider.order_ttl?)))
             .collect(),
     ));
     let (log, other) = (journal.clone(), journal.clone());
@@ -281,7 +309,7 @@ fn spawn_stages(
     tasks.spawn("push", Phase::Stages, move |stop| stage::run(push, log, stop));
     let enabled = registry
         .iter()
-        .map(|enabled| (enabled.provider.name(), enabled.provider.display_name()))
+        .map(|enabled| (Arc::clone(&enabled.name), enabled.provider.display_name().to_owned()))
         .collect();
     let live = Live::new(journal, database, enabled);
     tasks.spawn("projection", Phase::Stages, move |stop| live.run(stop));

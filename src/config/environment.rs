@@ -1,6 +1,11 @@
 //! The environment as a map, with `X_FILE` in place of `X`.
 
-use std::{collections::BTreeMap, path::Path, str::FromStr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
@@ -83,23 +88,42 @@ impl Environment {
         Ok(self.text(name)?.map(SecretString::from))
     }
 
+    /// The path of a file that is used as one: `<name>` and `<name>_FILE` both hold it.
+    ///
+    /// # Errors
+    /// Where both are set.
+    pub fn path(&self, name: &str) -> Result<Option<PathBuf>, ConfigError> {
+        let set = |name: &str| {
+            self.0
+                .get(name)
+                .map(|value| value.trim())
+                .filter(|value| !value.is_empty())
+        };
+        let file_variable = format!("{name}_FILE");
+        match (set(name), set(&file_variable)) {
+            (Some(_), Some(_)) => Err(ConfigError::new(
+                name,
+                format_args!("set together with {file_variable}; keep one"),
+            )),
+            (one, other) => Ok(one.or(other).map(PathBuf::from)),
+        }
+    }
+
     /// Several secrets, comma-separated, newest first.
     ///
     /// # Errors
     /// As [`Self::text`], and where one between commas is empty.
     pub fn secrets(&self, name: &str) -> Result<Vec<SecretString>, ConfigError> {
-        let Some(all) = self.secret(name)? else {
-            return Ok(Vec::new());
-        };
-        let secrets: Vec<_> = all
-            .expose_secret()
-            .split(',')
-            .map(|one| SecretString::from(one.trim()))
-            .collect();
-        if secrets.iter().any(|one| one.expose_secret().is_empty()) {
-            return Err(ConfigError::new(name, "holds an empty secret between commas"));
+        match self.secret(name)? {
+            Some(all) => split_secrets(name, all.expose_secret()),
+            None => Ok(Vec::new()),
         }
-        Ok(secrets)
+    }
+
+    /// The file that `<name>_FILE` names.
+    pub fn file_of(&self, name: &str) -> Option<PathBuf> {
+        let path = self.0.get(&format!("{name}_FILE"))?.trim();
+        (!path.is_empty()).then(|| PathBuf::from(path))
     }
 
     /// A value of a type.
@@ -204,7 +228,17 @@ impl Environment {
     }
 }
 
-fn read(variable: &str, path: &Path) -> Result<String, ConfigError> {
+/// Secrets between commas, newest first.
+pub(super) fn split_secrets(name: &str, all: &str) -> Result<Vec<SecretString>, ConfigError> {
+    let secrets: Vec<_> = all.split(',').map(|one| SecretString::from(one.trim())).collect();
+    if secrets.iter().any(|one| one.expose_secret().is_empty()) {
+        return Err(ConfigError::new(name, "holds an empty secret between commas"));
+    }
+    Ok(secrets)
+}
+
+/// The content of a file, without space around it. Blocks on the disk.
+pub(super) fn read(variable: &str, path: &Path) -> Result<String, ConfigError> {
     let fail =
         |reason: std::io::Error| ConfigError::new(variable, format_args!("cannot read {}: {reason}", path.display()));
     let size = std::fs::metadata(path).map_err(fail)?.len();

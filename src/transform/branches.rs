@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use secrecy::SecretString;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,11 @@ const MISS_REFRESH_EVERY: Duration = Duration::from_secs(2);
 /// Most rows that are kept, about 200 MB of them where they have no settings; a platform with more needs a look-up for each order instead.
 const MAX_ROWS: usize = 500_000;
 
+/// The same, where nobody knows yet who names the merchant.
+const STRANGERS_REFRESH_EVERY: Duration = Duration::from_secs(10);
+/// Longest time that a request waits for the secrets of a branch that is not known.
+const SECRETS_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What a look-up found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Lookup {
@@ -36,6 +42,15 @@ pub enum Lookup {
     NotFound,
 }
 
+/// What is known of a branch's own secrets.
+#[derive(Debug)]
+pub enum Secrets {
+    /// These are all; none where no active row fits, or where it has none.
+    Known(Arc<[SecretString]>),
+    /// The table could not be read since somebody asked for a branch that is not in it.
+    Unknown,
+}
+
 /// Where the orders of one provider go.
 #[derive(Default)]
 struct OfProvider {
@@ -43,6 +58,8 @@ struct OfProvider {
     by_store: HashMap<String, Arc<Place>>,
     only: Option<Arc<Place>>,
     rows: usize,
+    /// `webhook_secret`, newest first, by branch.
+    secrets: HashMap<String, Arc<[SecretString]>>,
     /// What the provider must be told about a branch, by its id.
     by_branch: HashMap<String, Arc<Branch>>,
     /// `delivery_providers.api_base_url`.
@@ -142,7 +159,7 @@ impl Branches {
         if let Some(place) = self.known(provider, store) {
             return Lookup::Found(place);
         }
-        self.read_because_of_a_miss().await;
+        self.read_because_of_a_miss(MISS_REFRESH_EVERY).await;
         self.known(provider, store).map_or(Lookup::NotFound, Lookup::Found)
     }
 
@@ -173,20 +190,47 @@ impl Branches {
         self.snapshot.load().as_ref()?.find(provider, store).cloned()
     }
 
-    async fn read_because_of_a_miss(&self) {
+    /// The webhook secrets of a provider's store, found as [`Self::find`] finds its branch. Asked before anybody knows
+    /// who calls, so it waits two seconds at most.
+    pub async fn secrets(&self, provider: &str, store: Option<&str>) -> Secrets {
+        if let Some(secrets) = self.known_secrets(provider, store) {
+            return Secrets::Known(secrets);
+        }
+        let is_fresh =
+            tokio::time::timeout(SECRETS_TIMEOUT, self.read_because_of_a_miss(STRANGERS_REFRESH_EVERY)).await;
+        match self.known_secrets(provider, store) {
+            Some(secrets) => Secrets::Known(secrets),
+            None if is_fresh == Ok(true) => Secrets::Known(Arc::from([])),
+            None => Secrets::Unknown,
+        }
+    }
+
+    fn known_secrets(&self, provider: &str, store: Option<&str>) -> Option<Arc<[SecretString]>> {
+        let snapshot = self.snapshot.load();
+        let snapshot = snapshot.as_ref()?;
+        let branch = &snapshot.find(provider, store)?.branch_id;
+        let secrets = snapshot.providers.get(provider)?.secrets.get(branch);
+        Some(secrets.map_or_else(|| Arc::from([]), Arc::clone))
+    }
+
+    /// Whether what is held was read since it was asked for, or at most `every` before.
+    async fn read_because_of_a_miss(&self, every: Duration) -> bool {
         let asked = Instant::now();
         let _one_at_a_time = self.reading.lock().await;
         // Somebody else read it while this one waited, or it is too soon.
-        let fresh =
-            |snapshot: &Arc<Snapshot>| snapshot.read_at > asked || snapshot.read_at.elapsed() < MISS_REFRESH_EVERY;
+        let fresh = |snapshot: &Arc<Snapshot>| snapshot.read_at > asked || snapshot.read_at.elapsed() < every;
         if self.snapshot.load().as_ref().is_some_and(fresh) {
-            return;
+            return true;
         }
-        if let Err(error) = self.read().await {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "cannot look again for a merchant that is not known"
-            );
+        match self.read().await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "cannot look again for a merchant that is not known"
+                );
+                false
+            }
         }
     }
 
@@ -203,20 +247,23 @@ impl Branches {
             let place = Arc::new(Place {
                 branch_id: row.try_get(1)?,
                 company_id: row.try_get(2)?,
-                auto_accept: row.try_get(5)?,
+                auto_accept: row.try_get("auto_accept_orders")?,
             });
             let of_provider = providers.entry(row.try_get(0)?).or_default();
+            if let Some(secrets) = row.try_get::<_, Option<String>>("webhook_secret")? {
+                of_provider.secrets.insert(place.branch_id.clone(), split(&secrets));
+            }
             let branch = Branch {
                 branch_id: place.branch_id.clone(),
                 merchant_id: row.try_get(3)?,
                 store_id: row.try_get(4)?,
-                settings: row.try_get(6)?,
+                settings: row.try_get("settings")?,
             };
             of_provider
                 .by_branch
                 .entry(place.branch_id.clone())
                 .or_insert_with(|| Arc::new(branch));
-            of_provider.api_base_url = row.try_get(7)?;
+            of_provider.api_base_url = row.try_get("api_base_url")?;
             of_provider.rows += 1;
             of_provider.only = (of_provider.rows == 1).then(|| Arc::clone(&place));
             if let Some(merchant) = row.try_get::<_, Option<String>>(3)? {
@@ -236,4 +283,10 @@ impl Branches {
         self.loaded.send_replace(true);
         Ok(())
     }
+}
+
+/// Several secrets between commas, newest first, as in the environment.
+fn split(secrets: &str) -> Arc<[SecretString]> {
+    let secrets = secrets.split(',').map(str::trim).filter(|one| !one.is_empty());
+    secrets.map(SecretString::from).collect()
 }
