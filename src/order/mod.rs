@@ -5,6 +5,9 @@
 //! Which field of a provider means what is left to [`crate::provider`].
 
 pub mod money;
+pub mod pointer;
+pub mod scan;
+pub mod tree;
 pub mod node;
 pub mod status;
 pub mod model;
