@@ -4,12 +4,12 @@
 //! with one line that names the variable and says what it should be. Values are taken as text, never guessed at: the
 //! secret `00123` stays `00123`.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{journal::settle::Schedule, order::money::Currency, provider};
+use crate::{journal::settle::Schedule, order::money::Currency, provider, verification::keys::MAX_SECRETS};
 
 mod environment;
 mod duration;
@@ -144,7 +144,7 @@ pub struct Backend {
 #[derive(Debug, Clone)]
 pub struct ProviderConfig {
     /// Its name, one of [`provider::KNOWN`].
-    pub name: &'static str,
+    pub name: Arc<str>,
     /// `<PROVIDER>_WEBHOOK_SECRET`, newest first; at least one.
     pub secrets: Vec<SecretString>,
     /// `<PROVIDER>_IP_WHITELIST`; empty = all.
@@ -423,10 +423,10 @@ fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
                 format_args!("missing; {name} is enabled and its webhooks must be verified"),
             ));
         }
-        if secrets.len() > provider::signature::MAX_SECRETS {
+        if secrets.len() > MAX_SECRETS {
             return Err(ConfigError::new(
                 variable,
-                format_args!("more than {} secrets", provider::signature::MAX_SECRETS),
+                format_args!("more than {} secrets", MAX_SECRETS),
             ));
         }
         let variable = format!("{prefix}_CURRENCY");
@@ -435,7 +435,7 @@ fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
             .parse()
             .map_err(|error| ConfigError::new(variable, error))?;
         providers.push(ProviderConfig {
-            name,
+            name: name.into(),
             secrets,
             currency,
             allow_list: env.networks(&format!("{prefix}_IP_WHITELIST"))?,

@@ -31,9 +31,13 @@ use crate::{
         stage, streams,
     },
     projection::live::Live,
-    provider::{Enabled, Keyring, Provider, Registry, careem::Careem},
+    provider::{Enabled, Provider, Registry, careem::Careem},
     telemetry::{self, health::Health},
     transform::{Transform, branches::Branches, duplicates::Duplicates},
+    verification::{
+        Keyring, Keys,
+        keys::{Origin, WEBHOOK_SECRET},
+    },
 };
 
 /// Connections that may wait to be accepted: a crowd of providers that come back at once after an outage must not run
@@ -158,8 +162,9 @@ fn registry(providers: &[config::ProviderConfig]) -> Registry {
         let provider: Box<dyn Provider> = Box::new(Careem::new(settings.currency));
         Enabled {
             name: Arc::from(provider.name()),
+            scheme: provider.scheme().clone(),
             provider,
-            keys: Keyring::new(&settings.secrets),
+            keys: Keyring::new(Keys::new().with(WEBHOOK_SECRET, Origin::Env, &settings.secrets)),
             allow_list: AllowList::new(settings.allow_list.clone()),
         }
     };
@@ -232,7 +237,7 @@ fn spawn_stages(
         config
             .providers
             .iter()
-            .filter_map(|provider| Some((provider.name.to_owned(), provider.order_ttl?)))
+            .filter_map(|provider| Some((provider.name.to_string(), provider.order_ttl?)))
             .collect(),
     ));
     let (log, other) = (journal.clone(), journal.clone());
@@ -240,7 +245,7 @@ fn spawn_stages(
     tasks.spawn("forward", Phase::Stages, move |stop| stage::run(forward, other, stop));
     let enabled = registry
         .iter()
-        .map(|enabled| (enabled.provider.name(), enabled.provider.display_name()))
+        .map(|enabled| (Arc::clone(&enabled.name), enabled.provider.display_name().to_owned()))
         .collect();
     let live = Live::new(journal, database, enabled);
     tasks.spawn("projection", Phase::Stages, move |stop| live.run(stop));

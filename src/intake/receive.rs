@@ -20,8 +20,9 @@ use super::{
 use crate::{
     event::{Envelope, EventId, EventType, NewEvent, RequestFacts},
     journal::Appended,
-    provider::{Admission, Enabled, Unverified},
+    provider::{Admission, Enabled},
     telemetry::trace_context,
+    verification::{Unverified, Verified, verify},
 };
 
 /// Headers that are credentials by their name; they are left out of everything that is stored or shown.
@@ -64,18 +65,22 @@ pub async fn receive(
         Err(reason) => return refuse(&enabled.name, &reason, &request_id, Some(client)),
     };
     let now = Utc::now();
-    let unverified = Unverified::new(&parts.headers, &held.bytes);
-    let admission = match enabled.provider.admit(&unverified, &enabled.keys, now) {
+    let unverified = Unverified::new(&parts.method, None, &parts.uri, &parts.headers, &held.bytes);
+    let verified = match verify(&enabled.scheme, unverified, &enabled.keys.current(), now) {
+        Ok(verified) => verified,
+        Err(refusal) => return refuse(&enabled.name, &Reason::Unverified(refusal), &request_id, Some(client)),
+    };
+    let admission = match enabled.provider.read(&verified) {
         Ok(admission) => admission,
         Err(refusal) => return refuse(&enabled.name, &Reason::Provider(refusal), &request_id, Some(client)),
     };
     metrics::counter!("webhooks_received_total", "provider" => Arc::clone(&enabled.name)).increment(1);
     let envelope = envelope(
         enabled,
+        &verified,
         &admission,
         now,
         &request_id,
-        &parts.headers,
         &parts.uri,
         client.to_string(),
     );
@@ -120,14 +125,14 @@ pub async fn not_found(headers: HeaderMap) -> Response<Body> {
 
 fn envelope(
     enabled: &Enabled,
+    verified: &Verified<'_>,
     admission: &Admission,
     now: DateTime<Utc>,
     request_id: &str,
-    headers: &HeaderMap,
     uri: &Uri,
     client_address: String,
 ) -> Envelope {
-    let verified = admission.verified();
+    let (proof, headers) = (verified.proof(), verified.headers());
     Envelope {
         id: admission.event_id,
         event_type: EventType::WebhookReceived,
@@ -135,7 +140,7 @@ fn envelope(
         cause_id: None,
         provider: Arc::clone(&enabled.name),
         external_order_id: admission.external_order_id.clone(),
-        webhook_type: admission.webhook_type.to_owned(),
+        webhook_type: admission.webhook_type.to_string(),
         branch: None,
         time: now,
         received_at: now,
@@ -146,9 +151,10 @@ fn envelope(
             // A query could hold a key; the path alone says what was called.
             path: uri.path().to_owned(),
             client_address,
-            scheme: verified.scheme().to_owned(),
-            secret_index: verified.secret_index(),
-            signature: verified.signature().map(str::to_owned),
+            scheme: proof.scheme().to_owned(),
+            secrets: proof.secrets().to_vec(),
+            signed_at: proof.signed_at(),
+            signature: proof.signature().map(str::to_owned),
             headers: without_credentials(headers),
         }),
     }
@@ -230,7 +236,7 @@ fn log_accepted(provider: &str, admission: &Admission, request_id: &str, began: 
 fn refuse(provider: &str, reason: &Reason, request_id: &str, client: Option<std::net::IpAddr>) -> Response<Body> {
     let (status, code) = reason.status();
     metrics::counter!("webhooks_rejected_total", "provider" => provider.to_owned(), "reason" => code).increment(1);
-    if code == "INVALID_SIGNATURE" {
+    if matches!(reason, Reason::Unverified(_)) {
         metrics::counter!("signature_failures_total", "provider" => provider.to_owned()).increment(1);
     }
     let client = client.map(|client| client.to_string()).unwrap_or_default();

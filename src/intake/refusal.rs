@@ -11,7 +11,7 @@ use axum::{
 use serde_json::json;
 
 use super::request_id;
-use crate::{journal::AppendError, provider};
+use crate::{journal::AppendError, provider, verification};
 
 /// What a provider is asked to wait when it is our fault, in seconds; an outage of the log is over in less, or not soon.
 const RETRY_AFTER_SECONDS: &str = "5";
@@ -43,7 +43,10 @@ pub enum Reason {
     /// More bodies at a time than there is room for.
     #[error("too many requests at a time")]
     Overloaded,
-    /// The provider's check.
+    /// It was not verified.
+    #[error(transparent)]
+    Unverified(#[from] verification::Refusal),
+    /// It is not what the provider sends.
     #[error(transparent)]
     Provider(#[from] provider::Refusal),
     /// JetStream did not acknowledge.
@@ -67,7 +70,13 @@ impl Reason {
             Self::UnreadableBody(_) | Self::Provider(provider::Refusal::InvalidPayload(_)) => {
                 (StatusCode::BAD_REQUEST, "INVALID_PAYLOAD")
             }
-            Self::Provider(provider::Refusal::InvalidSignature) => (StatusCode::UNAUTHORIZED, "INVALID_SIGNATURE"),
+            Self::Unverified(verification::Refusal::InvalidSignature) => {
+                (StatusCode::UNAUTHORIZED, "INVALID_SIGNATURE")
+            }
+            Self::Unverified(verification::Refusal::SignatureExpired) => {
+                (StatusCode::UNAUTHORIZED, "SIGNATURE_EXPIRED")
+            }
+            Self::Unverified(verification::Refusal::InvalidToken) => (StatusCode::UNAUTHORIZED, "INVALID_TOKEN"),
             Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
             Self::EventLogUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "EVENT_LOG_UNAVAILABLE"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
@@ -136,7 +145,9 @@ mod tests {
             Reason::RequestTimeout,
             Reason::UnreadableBody("x"),
             Reason::Overloaded,
-            Reason::Provider(provider::Refusal::InvalidSignature),
+            Reason::Unverified(verification::Refusal::InvalidSignature),
+            Reason::Unverified(verification::Refusal::SignatureExpired),
+            Reason::Unverified(verification::Refusal::InvalidToken),
             Reason::Provider(provider::Refusal::InvalidPayload("x".into())),
             Reason::EventLogUnavailable(AppendError::Timeout),
             Reason::Internal,

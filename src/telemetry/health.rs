@@ -118,7 +118,7 @@ async fn provider(State(health): State<Arc<Health>>, Path(name): Path<String>, h
         "endpoint": format!("/api/webhooks/{}", enabled.name),
         "configuration": {
             "signatureValidation": true,
-            "signatureScheme": enabled.provider.scheme(),
+            "signatureScheme": enabled.scheme.label(),
             // Rate limits are not built in yet; saying otherwise would be a lie.
             "rateLimiting": false,
             "ipWhitelisting": !enabled.allow_list.is_open(),
