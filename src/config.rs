@@ -9,7 +9,12 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc,
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{journal::settle::Schedule, order::money::Currency, provider, verification::keys::MAX_SECRETS};
+use crate::{
+    journal::settle::Schedule,
+    order::money::Currency,
+    provider::{Catalogue, declarative::file::File},
+    verification::keys::MAX_SECRETS,
+};
 
 mod environment;
 mod duration;
@@ -143,14 +148,18 @@ pub struct Backend {
 /// A provider that is switched on.
 #[derive(Debug, Clone)]
 pub struct ProviderConfig {
-    /// Its name, one of [`provider::KNOWN`].
+    /// Its name.
     pub name: Arc<str>,
+    /// What is known of it.
+    pub file: Arc<File>,
     /// `<PROVIDER>_WEBHOOK_SECRET`, newest first; at least one.
     pub secrets: Vec<SecretString>,
     /// `<PROVIDER>_IP_WHITELIST`; empty = all.
     pub allow_list: Vec<IpNet>,
-    /// `<PROVIDER>_CURRENCY`, for providers that send none.
-    pub currency: Currency,
+    /// `<PROVIDER>_CURRENCY`, for providers that send none; none where its file says it.
+    pub currency: Option<Currency>,
+    /// `<PROVIDER>_FORWARD_TEST_ORDERS`: whether test orders go to the backend like any other.
+    pub forward_test_orders: bool,
     /// `<PROVIDER>_ORDER_TTL`: how old a new order may be when it is forwarded; none: of any age.
     pub order_ttl: Option<Duration>,
 }
@@ -390,27 +399,40 @@ impl Logs {
 }
 
 /// Suffixes that make a variable one of a provider's.
-const PROVIDER_SUFFIXES: [&str; 7] = [
+const PROVIDER_SUFFIXES: [&str; 8] = [
     "_WEBHOOK_SECRET",
     "_WEBHOOK_SECRET_FILE",
     "_IP_WHITELIST",
     "_CURRENCY",
     "_ORDER_TTL",
     "_RESPONSE_WAIT",
+    "_FORWARD_TEST_ORDERS",
     "_ENABLED",
 ];
 /// What `_ENABLED` switches beside providers.
 const NOT_PROVIDERS: [&str; 5] = ["RATE_LIMIT", "RETRY", "CIRCUIT_BREAKER", "METRICS", "HEALTH_CHECK"];
 
 /// The prefix of a provider's variables: `CAREEM`, `UBER_EATS`.
-fn prefix(name: &str) -> String {
+pub fn prefix(name: &str) -> String {
     name.to_ascii_uppercase().replace('-', "_")
 }
 
+/// The providers that this installation knows: those that are shipped, and those of `PROVIDERS_DIR`.
+///
+/// # Errors
+/// Where the folder, or a file of it, cannot be used.
+pub fn catalogue(env: &Environment) -> Result<Catalogue, ConfigError> {
+    let folder = env.text("PROVIDERS_DIR")?.map(PathBuf::from);
+    Catalogue::load(folder.as_deref())
+        .map_err(|error| ConfigError::new("PROVIDERS_DIR", error.to_string().replace('\n', "; ")))
+}
+
 fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
-    refuse_unknown_providers(env)?;
+    let catalogue = catalogue(env)?;
+    refuse_unknown_providers(env, &catalogue)?;
     let mut providers = Vec::new();
-    for name in provider::KNOWN {
+    for known in catalogue.iter() {
+        let name = known.file.identity.name.as_str();
         let prefix = prefix(name);
         if !env.flag(&format!("{prefix}_ENABLED"), false)? {
             continue;
@@ -429,15 +451,13 @@ fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
                 format_args!("more than {} secrets", MAX_SECRETS),
             ));
         }
-        let variable = format!("{prefix}_CURRENCY");
-        let currency = env
-            .text_or(&variable, "JOD")?
-            .parse()
-            .map_err(|error| ConfigError::new(variable, error))?;
+        let currency = currency(env, &known.file)?;
         providers.push(ProviderConfig {
             name: name.into(),
+            file: Arc::clone(&known.file),
             secrets,
             currency,
+            forward_test_orders: env.flag(&format!("{prefix}_FORWARD_TEST_ORDERS"), false)?,
             allow_list: env.networks(&format!("{prefix}_IP_WHITELIST"))?,
             order_ttl: Some(env.duration(&format!("{prefix}_ORDER_TTL"), Duration::ZERO)?).filter(|ttl| !ttl.is_zero()),
         });
@@ -445,9 +465,28 @@ fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
     Ok(providers)
 }
 
+/// A wrong currency would be wrong by a factor of ten or more, so there is no default that the provider's file does not
+/// say.
+fn currency(env: &Environment, file: &File) -> Result<Option<Currency>, ConfigError> {
+    let name = &file.identity.name;
+    let variable = format!("{}_CURRENCY", prefix(name));
+    let head = &file.order.head;
+    match env.text(&variable)? {
+        Some(code) => code
+            .parse()
+            .map(Some)
+            .map_err(|error| ConfigError::new(variable, error)),
+        None if head.currency.is_some() || head.default_currency.is_some() => Ok(None),
+        None => Err(ConfigError::new(
+            variable,
+            format_args!("missing; {name} sends no currency, so its ISO 4217 code must be said, such as JOD"),
+        )),
+    }
+}
+
 /// A misspelt provider would otherwise be one whose orders all get 404.
-fn refuse_unknown_providers(env: &Environment) -> Result<(), ConfigError> {
-    let known: BTreeMap<String, &str> = provider::KNOWN.into_iter().map(|name| (prefix(name), name)).collect();
+fn refuse_unknown_providers(env: &Environment, catalogue: &Catalogue) -> Result<(), ConfigError> {
+    let known: BTreeMap<String, &str> = catalogue.names().map(|name| (prefix(name), name)).collect();
     for variable in env.names() {
         let Some(prefix) = PROVIDER_SUFFIXES
             .iter()

@@ -31,7 +31,7 @@ use crate::{
         stage, streams,
     },
     projection::live::Live,
-    provider::{Enabled, Provider, Registry, careem::Careem},
+    provider::{Enabled, Provider, Registry, declarative::Declarative},
     telemetry::{self, health::Health},
     transform::{Transform, branches::Branches, duplicates::Duplicates},
     verification::{
@@ -159,13 +159,14 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
 
 fn registry(providers: &[config::ProviderConfig]) -> Registry {
     let enable = |settings: &config::ProviderConfig| {
-        let provider: Box<dyn Provider> = Box::new(Careem::new(settings.currency));
+        let provider: Box<dyn Provider> = Box::new(Declarative::new(Arc::clone(&settings.file), settings.currency));
         Enabled {
             name: Arc::from(provider.name()),
             scheme: provider.scheme().clone(),
             provider,
             keys: Keyring::new(Keys::new().with(WEBHOOK_SECRET, Origin::Env, &settings.secrets)),
             allow_list: AllowList::new(settings.allow_list.clone()),
+            forward_test_orders: settings.forward_test_orders,
         }
     };
     Registry::new(providers.iter().map(enable).collect())

@@ -31,7 +31,8 @@ fn defaults_are_those_of_the_contract() {
         }
     );
     assert_eq!(config.providers[0].secrets[0].expose_secret(), "00123");
-    assert_eq!(config.providers[0].currency.exponent(), 3);
+    let head = &config.providers[0].file.order.head;
+    assert_eq!(head.default_currency.map(Currency::exponent), Some(3));
 }
 
 #[test]

@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use super::print;
 use crate::{
-    config::{ConfigError, Environment},
-    provider::{KNOWN, MERCHANT_HEADER},
+    config::{self, ConfigError, Environment},
+    provider::MERCHANT_HEADER,
     verification::{
-        Keys, Scheme,
+        Keys,
         keys::{Origin, WEBHOOK_SECRET},
         sign::{self, Outgoing},
     },
@@ -33,18 +33,23 @@ pub async fn run(
     merchant: Option<&str>,
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
-    if !KNOWN.contains(&provider) {
-        bail!("unknown provider {provider:?}; this version knows {}", KNOWN.join(", "));
-    }
-    let variable = format!("{}_WEBHOOK_SECRET", provider.to_ascii_uppercase());
+    let catalogue = config::catalogue(environment)?;
+    let Some(known) = catalogue.get(provider) else {
+        let names: Vec<_> = catalogue.names().collect();
+        bail!(
+            "unknown provider {provider:?}; this installation knows {}",
+            names.join(", ")
+        );
+    };
+    let variable = format!("{}_WEBHOOK_SECRET", config::prefix(provider));
     let keys = Keys::new().with(WEBHOOK_SECRET, Origin::Env, &environment.secrets(&variable)?);
-    let scheme = Scheme::preset(provider).context("the provider has no scheme")?;
+    let scheme = &known.file.verification;
     let request = Outgoing {
         url: format!("{}/api/webhooks/{provider}", url.trim_end_matches('/')),
         headers: HeaderMap::new(),
         body: read(file)?,
     };
-    let request = sign::sign(&scheme, &keys, request, Utc::now())
+    let request = sign::sign(scheme, &keys, request, Utc::now())
         .map_err(|error| ConfigError::new(variable, format_args!("{error}; the payload must be signed with it")))?;
     let mut post = reqwest::Client::builder()
         .timeout(TIMEOUT)

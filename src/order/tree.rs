@@ -195,10 +195,13 @@ impl<'a> Tree<'a> {
 
     /// The value that a pointer leads to from here; of two members with one name the last counts.
     pub fn find(&self, from: Place, pointer: &Pointer) -> Option<Place> {
-        pointer.segments().iter().try_fold(from, |place, segment| match segment {
-            Segment::Name(name) => self.child(place, name),
-            Segment::Each => None,
-        })
+        pointer
+            .segments()
+            .iter()
+            .try_fold(from, |place, segment| match segment {
+                Segment::Name(name) => self.child(place, name),
+                Segment::Each => None,
+            })
     }
 
     /// All values that a pointer leads to from here, at most `limit`.
@@ -276,15 +279,18 @@ impl<'a> Tree<'a> {
             }
         }
         let mut left = Vec::new();
-        let mut inside = vec![false; self.entries.len()];
-        for (index, entry) in self.entries.iter().enumerate() {
+        let mut covered = vec![false; self.entries.len()];
+        for (index, entry) in self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.parent != NONE)
+        {
             let parent = entry.parent as usize;
-            let covered = entry.parent != NONE && (inside[parent] || self.entries[parent].taken.get());
-            inside[index] = covered || !touched[index];
-            if entry.parent != NONE && inside[index] && !covered {
+            covered[index] = covered[parent] || self.entries[parent].taken.get();
+            if !covered[index] && !touched[index] {
                 left.push(Place(index as u32));
-            } else if covered {
-                inside[index] = true;
+                covered[index] = true;
             }
         }
         left
