@@ -4,7 +4,7 @@
 //! with one line that names the variable and says what it should be. Values are taken as text, never guessed at: the
 //! secret `00123` stays `00123`.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
@@ -18,10 +18,20 @@ use crate::{
 
 mod environment;
 mod duration;
+mod database;
+mod nats;
 mod retries;
+mod tls;
 mod without_effect;
 
-pub use self::{duration::parse_duration, environment::Environment, without_effect::without_effect};
+pub use self::{
+    database::Database,
+    duration::parse_duration,
+    environment::Environment,
+    nats::Nats,
+    tls::{ClientTls, KeyPair},
+    without_effect::without_effect,
+};
 
 /// Limit of the contract for a request's body, 5 MiB.
 const DEFAULT_MAX_PAYLOAD_BYTES: usize = 5 * 1024 * 1024;
@@ -90,46 +100,10 @@ pub struct Http {
     pub request_timeout: Duration,
     /// `TRUSTED_PROXIES`.
     pub trusted_proxies: Vec<IpNet>,
-}
-
-/// NATS.
-#[derive(Clone)]
-pub struct Nats {
-    /// `NATS_URL`; several, comma-separated, for a cluster.
-    pub urls: Vec<String>,
-    /// `NATS_USER`.
-    pub user: Option<String>,
-    /// `NATS_PASSWORD`.
-    pub password: Option<SecretString>,
-    /// `NATS_CREDS_FILE`.
-    pub credentials_file: Option<PathBuf>,
-    /// `NATS_TLS_CA`.
-    pub tls_ca: Option<PathBuf>,
-    /// `NATS_TLS_CERT` and `NATS_TLS_KEY`.
-    pub tls_client: Option<(PathBuf, PathBuf)>,
-}
-
-impl fmt::Debug for Nats {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Nats").field("user", &self.user).finish_non_exhaustive()
-    }
-}
-
-/// PostgreSQL.
-#[derive(Clone)]
-pub struct Database {
-    /// What to connect to; holds the password.
-    pub postgres: tokio_postgres::Config,
-    /// `DATABASE_POOL_SIZE`.
-    pub pool_size: usize,
-}
-
-impl fmt::Debug for Database {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Database")
-            .field("pool_size", &self.pool_size)
-            .finish_non_exhaustive()
-    }
+    /// `TLS_CERT` and `TLS_KEY`: the public port speaks TLS and nothing else.
+    pub tls: Option<KeyPair>,
+    /// `REQUIRE_HTTPS`: what came to us or to a trusted proxy without TLS is refused.
+    pub require_https: bool,
 }
 
 /// The restaurant's backend.
@@ -143,6 +117,8 @@ pub struct Backend {
     pub timeout: Duration,
     /// `BACKEND_MAX_REQUESTS` that are under way at a time.
     pub max_requests: usize,
+    /// `BACKEND_TLS_*`.
+    pub tls: ClientTls,
 }
 
 /// A provider that is switched on.
@@ -210,17 +186,6 @@ impl Config {
     }
 }
 
-fn server_urls(text: &str) -> Result<Vec<String>, ConfigError> {
-    let url = |part: &str| match part.trim().parse::<async_nats::ServerAddr>() {
-        Ok(_) => Ok(part.trim().to_owned()),
-        Err(error) => Err(ConfigError::new(
-            "NATS_URL",
-            format_args!("{part:?}: {error}; expected nats://HOST:PORT, several of them comma-separated for a cluster"),
-        )),
-    };
-    text.split(',').map(url).collect()
-}
-
 fn http(env: &Environment) -> Result<Http, ConfigError> {
     let address = env.parse(
         "LISTEN_ADDRESS",
@@ -237,90 +202,26 @@ fn http(env: &Environment) -> Result<Http, ConfigError> {
             "expected a size from 1 byte to 7mb: NATS takes messages of up to 8 MB",
         ));
     }
+    let (tls, trusted_proxies) = (
+        tls::key_pair(env, "TLS_CERT", "TLS_KEY")?,
+        env.networks("TRUSTED_PROXIES")?,
+    );
+    let require_https = env.flag("REQUIRE_HTTPS", false)?;
+    if require_https && tls.is_none() && trusted_proxies.is_empty() {
+        return Err(ConfigError::new(
+            "REQUIRE_HTTPS",
+            "nothing could come by https: set TLS_CERT and TLS_KEY, or TRUSTED_PROXIES",
+        ));
+    }
     Ok(Http {
         listen: SocketAddr::new(address, port),
         metrics_listen: metrics.then(|| SocketAddr::new(address, metrics_port)),
         max_payload_bytes,
         request_timeout: env.duration("REQUEST_TIMEOUT", Duration::from_secs(30))?,
-        trusted_proxies: env.networks("TRUSTED_PROXIES")?,
+        trusted_proxies,
+        tls,
+        require_https,
     })
-}
-
-impl Nats {
-    /// Reads what is needed to reach NATS.
-    ///
-    /// # Errors
-    /// The first value that cannot be used.
-    pub fn from_environment(env: &Environment) -> Result<Self, ConfigError> {
-        let tls_client = match (env.text("NATS_TLS_CERT")?, env.text("NATS_TLS_KEY")?) {
-            (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
-            (None, None) => None,
-            _ => {
-                return Err(ConfigError::new(
-                    "NATS_TLS_CERT",
-                    "goes together with NATS_TLS_KEY: set both or none",
-                ));
-            }
-        };
-        let (user, password) = (env.text("NATS_USER")?, env.secret("NATS_PASSWORD")?);
-        if user.is_some() != password.is_some() {
-            return Err(ConfigError::new(
-                "NATS_USER",
-                "goes together with NATS_PASSWORD: set both or none",
-            ));
-        }
-        let url = env.text_or("NATS_URL", "nats://localhost:4222")?;
-        if url.contains('@') {
-            return Err(ConfigError::new(
-                "NATS_URL",
-                "must hold no credentials; use NATS_USER and NATS_PASSWORD",
-            ));
-        }
-        Ok(Self {
-            urls: server_urls(&url)?,
-            user,
-            password,
-            credentials_file: env.text("NATS_CREDS_FILE")?.map(Into::into),
-            tls_ca: env.text("NATS_TLS_CA")?.map(Into::into),
-            tls_client,
-        })
-    }
-}
-
-impl Database {
-    /// Reads what is needed to reach PostgreSQL.
-    ///
-    /// # Errors
-    /// The first value that cannot be used.
-    pub fn from_environment(env: &Environment) -> Result<Self, ConfigError> {
-        let mut postgres = match env.secret("DATABASE_URL")? {
-            // The parser's own message could quote the password.
-            Some(url) => url.expose_secret().parse::<tokio_postgres::Config>().map_err(|_| {
-                ConfigError::new("DATABASE_URL", "expected postgres://user:password@host:port/database")
-            })?,
-            None => {
-                let mut config = tokio_postgres::Config::new();
-                config
-                    .host(env.text_or("DATABASE_HOST", "localhost")?)
-                    .port(env.parse("DATABASE_PORT", 5432u16, "a port number")?)
-                    .dbname(env.text_or("DATABASE_NAME", "postgres")?)
-                    .user(env.text_or("DATABASE_USER", "admin")?);
-                if let Some(password) = env.secret("DATABASE_PASSWORD")? {
-                    config.password(password.expose_secret());
-                }
-                config
-            }
-        };
-        postgres
-            .application_name("webhook-hub")
-            .connect_timeout(Duration::from_secs(5));
-        Ok(Self {
-            postgres,
-            pool_size: env
-                .parse("DATABASE_POOL_SIZE", 10usize, "a whole number of at least 1")?
-                .max(1),
-        })
-    }
 }
 
 fn backend(env: &Environment) -> Result<Backend, ConfigError> {
@@ -359,6 +260,7 @@ fn backend(env: &Environment) -> Result<Backend, ConfigError> {
         service_token,
         timeout,
         max_requests,
+        tls: ClientTls::from_environment(env, "BACKEND")?,
     })
 }
 
@@ -422,7 +324,7 @@ pub fn prefix(name: &str) -> String {
 /// # Errors
 /// Where the folder, or a file of it, cannot be used.
 pub fn catalogue(env: &Environment) -> Result<Catalogue, ConfigError> {
-    let folder = env.text("PROVIDERS_DIR")?.map(PathBuf::from);
+    let folder = env.text("PROVIDERS_DIR")?.map(std::path::PathBuf::from);
     Catalogue::load(folder.as_deref())
         .map_err(|error| ConfigError::new("PROVIDERS_DIR", error.to_string().replace('\n', "; ")))
 }

@@ -24,7 +24,7 @@ use crate::{
         client::Client,
         gate::{Gate, shared},
     },
-    intake::{self, Intake, allow_list::AllowList, body::Budget, server},
+    intake::{self, Intake, allow_list::AllowList, body::Budget, certificate::Certificate, server},
     journal::{
         Journal,
         connection::{Connection, HUB_INBOX},
@@ -121,6 +121,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         .as_ref()
         .map(|(listener, _)| listener.local_addr())
         .transpose()?;
+    let certificate = config.http.tls.as_ref().map(Certificate::load).transpose()?;
     let registry = Arc::new(registry(&config.providers));
     let connection = Arc::new(Connection::open(&config.nats, &config.service_name, HUB_INBOX).await?);
     let (journal, writer) = Journal::open(Arc::clone(&connection), config.partitions);
@@ -142,10 +143,11 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         budget: Budget::default(),
         health,
     });
-    spawn_servers(tasks, &config, intake, listener, metrics);
+    spawn_servers(tasks, &config, intake, certificate, listener, metrics);
     tracing::info!(
         %address,
         metrics_address = metrics_address.map(|address| address.to_string()),
+        tls = config.http.tls.is_some(),
         providers = registry.iter().map(|enabled| &*enabled.name).collect::<Vec<_>>().join(","),
         "listening"
     );
@@ -195,19 +197,24 @@ fn spawn_servers(
     tasks: &mut Tasks,
     config: &Config,
     intake: Arc<Intake>,
+    certificate: Option<Certificate>,
     listener: TcpListener,
     metrics: Option<(TcpListener, PrometheusHandle)>,
 ) {
     let header_timeout = config.http.request_timeout;
     let grace = config.shutdown_grace.mul_f64(INTAKE_SHARE);
+    let tls = certificate.as_ref().map(Certificate::current);
+    if let Some(certificate) = certificate {
+        tasks.spawn("certificate", Phase::Intake, |stop| certificate.run(stop));
+    }
     tasks.spawn("intake", Phase::Intake, move |stop| async move {
-        Ok(server::serve(listener, intake::router(intake), header_timeout, grace, stop).await?)
+        Ok(server::serve(listener, intake::router(intake), header_timeout, grace, tls, stop).await?)
     });
     let Some((listener, handle)) = metrics else { return };
     let rendering = handle.clone();
     tasks.spawn("metrics", Phase::Log, move |stop| async move {
         let router = intake::metrics_router(move || rendering.render());
-        Ok(server::serve(listener, router, header_timeout, Duration::ZERO, stop).await?)
+        Ok(server::serve(listener, router, header_timeout, Duration::ZERO, None, stop).await?)
     });
     tasks.spawn("metrics upkeep", Phase::Log, move |stop| {
         telemetry::metrics::keep_up(handle, stop)

@@ -11,6 +11,7 @@ mod harness;
 
 mod flow;
 mod refusals;
+mod sanitising;
 mod log_down;
 mod database_down;
 mod backend_down;
@@ -25,3 +26,4 @@ mod wire_cut;
 mod random_run;
 mod streams;
 mod statements;
+mod sdks;

@@ -6,6 +6,7 @@ use axum::{
     body::Body,
     extract::{ConnectInfo, Path, Request, State},
     http::{HeaderMap, Response, StatusCode, Uri},
+    middleware::Next,
 };
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -13,9 +14,9 @@ use serde_json::{Map, Value};
 
 use super::{
     Intake, body,
-    client_ip::client_ip,
+    client_ip::{came_by_tls, client_ip},
     refusal::{Reason, json_response},
-    request_id,
+    request_id, structure,
 };
 use crate::{
     event::{Envelope, EventId, EventType, NewEvent, RequestFacts},
@@ -70,7 +71,7 @@ pub async fn receive(
         Ok(verified) => verified,
         Err(refusal) => return refuse(&enabled.name, &Reason::Unverified(refusal), &request_id, Some(client)),
     };
-    let admission = match enabled.provider.read(&verified) {
+    let admission = match structure::check(&held.bytes).and_then(|()| enabled.provider.read(&verified)) {
         Ok(admission) => admission,
         Err(refusal) => return refuse(&enabled.name, &Reason::Provider(refusal), &request_id, Some(client)),
     };
@@ -106,6 +107,24 @@ pub async fn receive(
             Some(client),
         ),
     }
+}
+
+/// `REQUIRE_HTTPS`: goes on only with what came by TLS.
+pub async fn require_https(
+    State(intake): State<Arc<Intake>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
+    let settings = &intake.settings;
+    let (peer, tls) = (peer.ip(), settings.tls.is_some());
+    if came_by_tls(peer, tls, request.headers(), &settings.trusted_proxies) {
+        return next.run(request).await;
+    }
+    let client = client_ip(peer, request.headers(), &settings.trusted_proxies);
+    let request_id = request_id::of(request.headers());
+    body::discard(request.into_body()).await;
+    refuse("_", &Reason::HttpsRequired, &request_id, Some(client))
 }
 
 /// Any other method on a webhook's path.

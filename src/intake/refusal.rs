@@ -28,6 +28,9 @@ pub enum Reason {
     /// The provider is not known or not enabled.
     #[error("provider is not known or not enabled")]
     ProviderNotFound,
+    /// `REQUIRE_HTTPS`, and the client spoke plain HTTP.
+    #[error("this service is called by https only")]
+    HttpsRequired,
     /// The client's address is not on the provider's list.
     #[error("this address may not call this endpoint")]
     IpNotAllowed,
@@ -64,6 +67,7 @@ impl Reason {
             Self::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
             Self::ProviderNotFound => (StatusCode::NOT_FOUND, "PROVIDER_NOT_FOUND"),
+            Self::HttpsRequired => (StatusCode::FORBIDDEN, "HTTPS_REQUIRED"),
             Self::IpNotAllowed => (StatusCode::FORBIDDEN, "IP_NOT_ALLOWED"),
             Self::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT"),
@@ -140,6 +144,7 @@ mod tests {
             Reason::NotFound,
             Reason::MethodNotAllowed,
             Reason::ProviderNotFound,
+            Reason::HttpsRequired,
             Reason::IpNotAllowed,
             Reason::PayloadTooLarge(1),
             Reason::RequestTimeout,

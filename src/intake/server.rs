@@ -10,7 +10,11 @@ use std::{
 };
 
 use axum::Router;
-use axum_server::{Handle, accept::Accept};
+use axum_server::{
+    Handle,
+    accept::Accept,
+    tls_rustls::{RustlsAcceptor, RustlsConfig},
+};
 use hyper_util::rt::TokioTimer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -26,7 +30,10 @@ const MAX_HEADER_BYTES: usize = 32 * 1024;
 /// Headers of one request.
 const MAX_HEADERS: usize = 100;
 
-/// Serves until told to stop, then lets what is under way end, at most `grace`.
+/// Time for the TLS handshake of a connection, which counts among [`MAX_CONNECTIONS`] from before it: two round trips.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves until told to stop, then lets what is under way end, at most `grace`. With `tls` it speaks nothing else.
 ///
 /// # Errors
 /// Where the listener fails.
@@ -35,6 +42,7 @@ pub async fn serve(
     router: Router,
     header_timeout: Duration,
     grace: Duration,
+    tls: Option<RustlsConfig>,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let handle = Handle::<SocketAddr>::new();
@@ -42,8 +50,7 @@ pub async fn serve(
         .http1_only()
         .handle(handle.clone())
         .first_request_timeout(header_timeout)
-        .accept_error_handler(|_, error| tracing::debug!(%error, "connection not accepted"))
-        .acceptor(Bounded(Arc::new(Semaphore::new(MAX_CONNECTIONS))));
+        .accept_error_handler(|_, error| tracing::debug!(%error, "connection not accepted"));
     server
         .http_builder()
         .http1()
@@ -51,8 +58,15 @@ pub async fn serve(
         .header_read_timeout(header_timeout)
         .max_buf_size(MAX_HEADER_BYTES)
         .max_headers(MAX_HEADERS);
-    let serving = server.serve(router.into_make_service_with_connect_info::<SocketAddr>());
-    tokio::pin!(serving);
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let bounded = Bounded(Arc::new(Semaphore::new(MAX_CONNECTIONS)));
+    let mut serving: Pin<Box<dyn Future<Output = io::Result<()>> + Send>> = match tls {
+        None => Box::pin(server.acceptor(bounded).serve(service)),
+        Some(tls) => {
+            let acceptor = RustlsAcceptor::new(tls).handshake_timeout(HANDSHAKE_TIMEOUT);
+            Box::pin(server.acceptor(acceptor.acceptor(bounded)).serve(service))
+        }
+    };
     tokio::select! {
         result = &mut serving => return result,
         () = stop.cancelled() => handle.graceful_shutdown(Some(grace)),

@@ -3,7 +3,6 @@
 use std::{io::Read, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
-use axum::http::HeaderMap;
 use chrono::Utc;
 use serde_json::Value;
 
@@ -44,11 +43,8 @@ pub async fn run(
     let variable = format!("{}_WEBHOOK_SECRET", config::prefix(provider));
     let keys = Keys::new().with(WEBHOOK_SECRET, Origin::Env, &environment.secrets(&variable)?);
     let scheme = &known.file.verification;
-    let request = Outgoing {
-        url: format!("{}/api/webhooks/{provider}", url.trim_end_matches('/')),
-        headers: HeaderMap::new(),
-        body: read(file)?,
-    };
+    let target = format!("{}/api/webhooks/{provider}", url.trim_end_matches('/'));
+    let request = Outgoing::post(target, read(file)?);
     let request = sign::sign(scheme, &keys, request, Utc::now())
         .map_err(|error| ConfigError::new(variable, format_args!("{error}; the payload must be signed with it")))?;
     let mut post = reqwest::Client::builder()
@@ -56,8 +52,7 @@ pub async fn run(
         .no_proxy()
         .build()?
         .post(request.url)
-        .headers(request.headers)
-        .header("content-type", "application/json");
+        .headers(request.headers);
     if let Some(merchant) = merchant {
         post = post.header(MERCHANT_HEADER, merchant);
     }

@@ -7,7 +7,10 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::pointer::{Pointer, Segment};
+use super::{
+    pointer::{Pointer, Segment},
+    sanitise::with_whole_surrogates,
+};
 
 /// Text that is one well-formed JSON value.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +90,17 @@ pub fn is_name(key: &str, name: &str) -> bool {
     }
 }
 
+/// What a JSON string, quotes included, says; nothing where half of a surrogate pair stands alone in it. For ids: no two
+/// that differ may become one.
+pub fn verbatim(quoted: &str) -> Option<Cow<'_, str>> {
+    let inner = quoted.get(1..quoted.len().saturating_sub(1))?;
+    if inner.contains('\\') {
+        serde_json::from_str(quoted).ok().map(Cow::Owned)
+    } else {
+        Some(Cow::Borrowed(inner))
+    }
+}
+
 /// What a JSON string, quotes included, says. A lone surrogate, which is JSON but no text, becomes U+FFFD: a broken emoji
 /// in a name must not cost an order.
 pub fn unescape(quoted: &str) -> Cow<'_, str> {
@@ -94,28 +108,7 @@ pub fn unescape(quoted: &str) -> Cow<'_, str> {
     if !inner.contains('\\') {
         return Cow::Borrowed(inner);
     }
-    if let Ok(text) = serde_json::from_str::<String>(quoted) {
-        return Cow::Owned(text);
-    }
-    let mut text = String::with_capacity(inner.len());
-    let mut rest = inner;
-    while let Some(at) = rest.find('\\') {
-        text.push_str(&rest[..at]);
-        // An escape is \x or \uXXXX; a pair of surrogates is two of those.
-        let one = if rest[at..].starts_with("\\u") { 6 } else { 2 };
-        let pair = rest.get(at..at + 12).filter(|_| one == 6);
-        let single = rest.get(at..at + one).unwrap_or_default();
-        let read = |escape: &str| serde_json::from_str::<String>(&format!("\"{escape}\"")).ok();
-        let (said, taken) = match (read(single), pair.and_then(read)) {
-            (Some(said), _) => (said, one),
-            (None, Some(said)) => (said, 12),
-            (None, None) => ("\u{fffd}".into(), one),
-        };
-        text.push_str(&said);
-        rest = rest.get(at + taken..).unwrap_or_default();
-    }
-    text.push_str(rest);
-    Cow::Owned(text)
+    Cow::Owned(serde_json::from_str(&with_whole_surrogates(quoted)).unwrap_or_default())
 }
 
 /// A place in well-formed JSON text.

@@ -1,15 +1,26 @@
 //! Who may come in: whether a request was sent by the provider that it says it is from.
 //!
 //! There is no default and no way round: a provider reads only a [`Verified`] request, and only [`verify`] makes one of
-//! an [`Unverified`]. How a provider signs is data, a [`Scheme`]. What a webhook means is left to
-//! [`crate::provider`].
+//! an [`Unverified`]. How a provider signs is data, a [`Scheme`]: written out or a [`preset`], looked over by [`check`]
+//! where it is loaded. A scheme takes text out of a [`place`] in the request, compares it with what a [`digest`] makes of
+//! the [`content`], and looks at the [`time`] of signing; a [`jwt`] says who calls. [`sign`](mod@sign) is the inverse. What
+//! a webhook means is left to [`crate::provider`].
 
 use chrono::{DateTime, Utc};
 
 pub mod request;
 pub mod scheme;
+pub mod preset;
+pub mod check;
+pub mod place;
+pub mod content;
+pub mod time;
+pub mod digest;
+pub mod jwt;
 pub mod keys;
 pub mod sign;
+mod json;
+mod prove;
 
 pub use self::{
     keys::{Keyring, Keys, SecretUse},

@@ -46,6 +46,11 @@ impl<'a> Unverified<'a> {
         Some(format!("{}{path}", self.public_url?))
     }
 
+    /// The URL's query, without its question mark.
+    pub fn query(&self) -> Option<&'a str> {
+        self.uri.query()
+    }
+
     /// Request headers.
     pub const fn headers(&self) -> &'a HeaderMap {
         self.headers

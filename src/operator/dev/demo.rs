@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use async_nats::{ConnectOptions, Subscriber};
-use axum::http::HeaderMap;
 use chrono::Utc;
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -113,14 +112,8 @@ fn text(value: &Value) -> String {
 
 /// The order as Careem sends it.
 fn signed(hub: SocketAddr, body: &str) -> anyhow::Result<Outgoing> {
-    let mut headers = HeaderMap::new();
-    headers.insert("content-type", "application/json".parse()?);
-    headers.insert("x-merchant-id", "dev-merchant".parse()?);
-    let request = Outgoing {
-        url: format!("http://{hub}/api/webhooks/careem"),
-        headers,
-        body: body.as_bytes().to_vec(),
-    };
+    let mut request = Outgoing::post(format!("http://{hub}/api/webhooks/careem"), body);
+    request.headers.insert("x-merchant-id", "dev-merchant".parse()?);
     let scheme = Scheme::preset("careem").context("no scheme of careem")?;
     Ok(sign::sign(&scheme, &Keys::single(WEBHOOK_SECRET), request, Utc::now())?)
 }

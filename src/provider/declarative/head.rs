@@ -12,7 +12,7 @@ use super::{
 };
 use crate::order::{
     pointer::Pointer,
-    scan::{Document, unescape},
+    scan::{Document, unescape, verbatim},
 };
 
 /// What an ignored webhook is about, where it names no order.
@@ -63,7 +63,7 @@ impl<'a> Reader<'a> {
             source => {
                 let raw = self.raw(source)?;
                 match raw.as_bytes().first()? {
-                    b'"' => unescape(raw),
+                    b'"' => verbatim(raw)?,
                     b'-' | b'0'..=b'9' => Cow::Borrowed(raw),
                     _ => return None,
                 }

@@ -21,6 +21,8 @@ use crate::order::{
 
 /// Most elements of one list that are read: no basket has so many lines.
 pub(super) const MAX_ELEMENTS: usize = 2_000;
+/// Largest quantity or coordinate, either way: a million kilograms in grams. Beyond it a backend's integers end.
+const MAX_DECIMAL: f64 = 1e9;
 /// Fewest and most digits of a telephone number with its country's code (E.164).
 const E164_DIGITS: std::ops::RangeInclusive<usize> = 8..=15;
 
@@ -205,10 +207,12 @@ impl<'t> Reader<'t> {
         let text = text.trim();
         let raw = RawValue::from_string(text.to_owned()).ok();
         let raw = raw.filter(|_| text.starts_with(|first: char| first.is_ascii_digit() || first == '-'));
-        if raw.is_none() {
-            self.fault(&place, "expected a number");
+        match raw.as_ref().map(|raw| raw.get().parse::<f64>()) {
+            Some(Ok(value)) if value.abs() <= MAX_DECIMAL => return raw,
+            Some(_) => self.fault(&place, "number out of range"),
+            None => self.fault(&place, "expected a number"),
         }
-        raw
+        None
     }
 
     /// An amount.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, Method, Uri};
+use axum::http::{Method, Uri};
 use bytes::Bytes;
 use chrono::Utc;
 use proptest::prelude::*;
@@ -29,12 +29,7 @@ fn careem() -> Declarative {
 
 fn admit(body: &str) -> Result<Admission, Refusal> {
     let (careem, keys, now) = (careem(), Keys::single("secret"), Utc::now());
-    let request = Outgoing {
-        url: "http://hub/".into(),
-        headers: HeaderMap::new(),
-        body: body.into(),
-    };
-    let signed = sign(careem.scheme(), &keys, request, now).unwrap();
+    let signed = sign(careem.scheme(), &keys, Outgoing::post("http://hub/", body), now).unwrap();
     let uri = Uri::from_static("/");
     let request = Unverified::new(&Method::POST, None, &uri, &signed.headers, &signed.body);
     careem.read(&verify(careem.scheme(), request, &keys, now).unwrap())
@@ -150,6 +145,9 @@ fn admission_reads_what_it_must() {
         r#"{"id":{}}"#,
         r#"{"id":true}"#,
         r#"{"id":"a\u0000b"}"#,
+        r#"{"id":"a\ud83c"}"#,
+        r#"{"id":"a\u202eb"}"#,
+        r#"{"id":"<script>a</script>b"}"#,
     ] {
         assert!(matches!(admit(body), Err(Refusal::InvalidPayload(_))), "{body}");
     }
