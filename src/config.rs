@@ -367,23 +367,29 @@ fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
     Ok(providers)
 }
 
+/// `<PROVIDER>_CURRENCY`.
+///
+/// # Errors
+/// Where it is no currency.
+pub fn currency_of(env: &Environment, name: &str) -> Result<Option<Currency>, ConfigError> {
+    let variable = format!("{}_CURRENCY", prefix(name));
+    let code = env.text(&variable)?;
+    let code = code.map(|code| code.parse());
+    code.transpose().map_err(|error| ConfigError::new(variable, error))
+}
+
 /// A wrong currency would be wrong by a factor of ten or more, so there is no default that the provider's file does not
 /// say.
 fn currency(env: &Environment, file: &File) -> Result<Option<Currency>, ConfigError> {
-    let name = &file.identity.name;
-    let variable = format!("{}_CURRENCY", prefix(name));
-    let head = &file.order.head;
-    match env.text(&variable)? {
-        Some(code) => code
-            .parse()
-            .map(Some)
-            .map_err(|error| ConfigError::new(variable, error)),
-        None if head.currency.is_some() || head.default_currency.is_some() => Ok(None),
-        None => Err(ConfigError::new(
-            variable,
+    let (name, head) = (&file.identity.name, &file.order.head);
+    let configured = currency_of(env, name)?;
+    if configured.is_none() && head.currency.is_none() && head.default_currency.is_none() {
+        return Err(ConfigError::new(
+            format!("{}_CURRENCY", prefix(name)),
             format_args!("missing; {name} sends no currency, so its ISO 4217 code must be said, such as JOD"),
-        )),
+        ));
     }
+    Ok(configured)
 }
 
 /// A misspelt provider would otherwise be one whose orders all get 404.

@@ -1,4 +1,5 @@
-//! JSON pointers (RFC 6901), taken apart once when a provider's file is loaded.
+//! JSON pointers (RFC 6901), taken apart once when a provider's file is loaded. Beyond the RFC, `*` means each element and
+//! `-` the last one.
 
 use std::{fmt, str::FromStr};
 
@@ -12,6 +13,8 @@ pub enum Segment {
     Name(String),
     /// To every element, `*`.
     Each,
+    /// To the last element, `-`.
+    Last,
 }
 
 /// A pointer; empty means the value itself.
@@ -46,6 +49,7 @@ impl FromStr for Pointer {
             .split('/')
             .map(|part| match part {
                 "*" => Segment::Each,
+                "-" => Segment::Last,
                 name => Segment::Name(name.replace("~1", "/").replace("~0", "~")),
             })
             .collect();
@@ -62,6 +66,7 @@ impl fmt::Display for Pointer {
             match segment {
                 Segment::Name(name) => write!(f, "/{}", escape(name))?,
                 Segment::Each => f.write_str("/*")?,
+                Segment::Last => f.write_str("/-")?,
             }
         }
         Ok(())
@@ -84,7 +89,7 @@ mod tests {
 
     #[test]
     fn reads_back() {
-        for text in ["", "/a", "/a/0/b", "/a~1b/~0c", "/categories/*/items"] {
+        for text in ["", "/a", "/a/0/b", "/a~1b/~0c", "/categories/*/items", "/log/-/at"] {
             assert_eq!(text.parse::<Pointer>().unwrap().to_string(), text);
         }
         assert!("a/b".parse::<Pointer>().is_err());

@@ -30,6 +30,11 @@ impl<'a> Document<'a> {
         self.0
     }
 
+    /// The part of it that a pointer leads to.
+    pub fn part(self, pointer: &Pointer) -> Option<Self> {
+        self.find(pointer).map(Self)
+    }
+
     /// Whether it is an object.
     pub fn is_object(self) -> bool {
         self.0.starts_with('{')
@@ -40,10 +45,10 @@ impl<'a> Document<'a> {
     pub fn find(self, pointer: &Pointer) -> Option<&'a str> {
         let mut text = self.0;
         for segment in pointer.segments() {
-            let Segment::Name(name) = segment else { return None };
-            text = match text.as_bytes().first() {
-                Some(b'{') => member(text, name)?,
-                Some(b'[') => element(text, name.parse().ok()?)?,
+            text = match (text.as_bytes().first(), segment) {
+                (Some(b'{'), Segment::Name(name)) => member(text, name)?,
+                (Some(b'['), Segment::Name(name)) => element(text, Some(name.parse().ok()?))?,
+                (Some(b'['), Segment::Last) => element(text, None)?,
                 _ => return None,
             };
         }
@@ -66,19 +71,21 @@ fn member<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     found
 }
 
-fn element(text: &str, wanted: usize) -> Option<&str> {
+/// The element at a place; the last one, where none is named.
+fn element(text: &str, wanted: Option<usize>) -> Option<&str> {
     let mut cursor = Cursor::new(text);
     cursor.enter();
-    let mut at = 0;
+    let (mut at, mut last) = (0, None);
     while !cursor.at_end() {
         let value = cursor.value();
-        if at == wanted {
-            return Some(&text[value.0..value.1]);
+        last = Some(&text[value.0..value.1]);
+        if wanted == Some(at) {
+            return last;
         }
         at += 1;
         cursor.comma();
     }
-    None
+    last.filter(|_| wanted.is_none())
 }
 
 /// Whether the text between a key's quotes means this name.
@@ -245,6 +252,8 @@ mod tests {
         assert_eq!(find(json, "/a/0"), Some("1"));
         assert_eq!(find(json, "/a/2"), Some("[ ]"));
         assert_eq!(find(json, "/a/3"), None);
+        assert_eq!(find(json, "/a/-"), Some("[ ]"));
+        assert_eq!(find(json, "/a/2/-"), None);
         assert_eq!(find(json, "/c~1d/"), Some("9007199254740993"));
         assert_eq!(find(json, "/ab"), Some("true"));
         assert_eq!(find(json, "/x/y"), None);
@@ -265,10 +274,10 @@ mod tests {
             let map: serde_json::Map<_, _> = value.into_iter().map(|(key, value)| (key, value.into())).collect();
             let json = serde_json::to_string(&map).unwrap();
             let pointer = Pointer::from_name(&name);
-            prop_assume!(name != "*");
+            prop_assume!(name != "*" && name != "-");
             let found = Document::new(json.as_bytes()).unwrap().find(&pointer).map(str::to_owned);
             prop_assert_eq!(found, map.get(&name).map(ToString::to_string));
-            for (key, value) in map.iter().filter(|(key, _)| *key != "*") {
+            for (key, value) in map.iter().filter(|(key, _)| *key != "*" && *key != "-") {
                 let pointer = Pointer::from_name(key);
                 prop_assert_eq!(Document::new(json.as_bytes()).unwrap().find(&pointer), Some(&*value.to_string()));
             }

@@ -200,6 +200,7 @@ impl<'a> Tree<'a> {
             .iter()
             .try_fold(from, |place, segment| match segment {
                 Segment::Name(name) => self.child(place, name),
+                Segment::Last => self.last(place),
                 Segment::Each => None,
             })
     }
@@ -210,6 +211,7 @@ impl<'a> Tree<'a> {
         for segment in pointer.segments() {
             places = match segment {
                 Segment::Name(name) => places.iter().filter_map(|place| self.child(*place, name)).collect(),
+                Segment::Last => places.iter().filter_map(|place| self.last(*place)).collect(),
                 Segment::Each => places
                     .iter()
                     .flat_map(|place| self.children(*place))
@@ -218,6 +220,11 @@ impl<'a> Tree<'a> {
             };
         }
         places
+    }
+
+    fn last(&self, place: Place) -> Option<Place> {
+        let entry = self.entry(place);
+        (entry.kind == Kind::Array && entry.last != NONE).then_some(Place(entry.last))
     }
 
     fn child(&self, place: Place, name: &str) -> Option<Place> {
@@ -324,6 +331,7 @@ mod tests {
         }
         assert_eq!(tree.text(at(&tree, "/a").unwrap()).unwrap(), "s t");
         assert_eq!(at(&tree, "/a~1b/x/3"), None);
+        assert_eq!(at(&tree, "/a~1b/x/-"), at(&tree, "/a~1b/x/2"));
         let each = tree.find_each(tree.root(), &"/a~1b/x/*".parse().unwrap(), 10);
         assert_eq!(each.len(), 3);
     }

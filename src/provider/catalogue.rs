@@ -18,7 +18,19 @@ use super::declarative::{
 const MAX_FILES: usize = 256;
 
 /// The files that are part of this program.
-const SHIPPED: [(&str, &str); 1] = [("careem.toml", include_str!("../../providers/careem.toml"))];
+const SHIPPED: [(&str, &str); 11] = [
+    ("careem-pos.toml", include_str!("../../providers/careem-pos.toml")),
+    ("careem.toml", include_str!("../../providers/careem.toml")),
+    ("deliveroo.toml", include_str!("../../providers/deliveroo.toml")),
+    ("delivery-hero.toml", include_str!("../../providers/delivery-hero.toml")),
+    ("doordash.toml", include_str!("../../providers/doordash.toml")),
+    ("generic.toml", include_str!("../../providers/generic.toml")),
+    ("jahez.toml", include_str!("../../providers/jahez.toml")),
+    ("just-eat.toml", include_str!("../../providers/just-eat.toml")),
+    ("keeta.toml", include_str!("../../providers/keeta.toml")),
+    ("talabat.toml", include_str!("../../providers/talabat.toml")),
+    ("uber-eats.toml", include_str!("../../providers/uber-eats.toml")),
+];
 
 /// Where a provider's file is.
 #[derive(Debug, Clone, PartialEq, Eq)]

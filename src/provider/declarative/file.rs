@@ -112,6 +112,8 @@ pub struct Webhook {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Document {
+    /// A part of the body: the first of these that is there.
+    Part(Vec<Pointer>),
     /// In a text of the body that is JSON itself.
     Text(Pointer),
     /// Somewhere else: it is fetched (`[fetch]`), for webhooks of these kinds.
@@ -391,7 +393,7 @@ pub struct Lines {
 pub struct Modifiers {
     /// Lists of groups, from the line or modifier; none where modifiers stand in it directly.
     pub groups: Option<Sources>,
-    /// A group's name.
+    /// A group's name, in the group; in the modifier, where there are no groups.
     pub group: Option<Pick>,
     /// Lists of modifiers, from the group, or from the line or modifier.
     pub each: Sources,

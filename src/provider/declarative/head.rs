@@ -113,6 +113,10 @@ pub(super) fn read(file: &File, arriving: &Arriving<'_>) -> Result<Head, String>
             })?;
             head(file, body, document, arriving)
         }
+        Some(Where::Part(parts)) => {
+            let part = parts.iter().find_map(|pointer| body.part(pointer));
+            head(file, body, part.unwrap_or(body), arriving)
+        }
         Some(Where::Fetched(_)) | None => head(file, body, body, arriving),
     }
 }

@@ -174,7 +174,8 @@ impl Walk<'_, '_> {
         let mut modifiers = Vec::new();
         let Some(groups) = &table.groups else {
             for place in self.reader.each(&table.each.0, place) {
-                modifiers.push(self.modifier(table, place, None, depth));
+                let group = self.reader.optional(&table.group, place);
+                modifiers.push(self.modifier(table, place, group, depth));
             }
             return modifiers;
         };

@@ -17,6 +17,7 @@ mod head;
 mod reader;
 mod order;
 mod lines;
+pub mod sample;
 
 use self::{
     file::{Document, File, Kind},
@@ -64,13 +65,13 @@ impl Declarative {
     pub fn transform_fetched(&self, received: &Recorded, document: &[u8]) -> Result<Fact, TransformError> {
         let body = tree(&received.payload)?;
         let document = tree(document)?;
-        self.fact(received, &document, &body)
+        self.fact(received, (&document, document.root()), &body)
     }
 
     fn fact<'t>(
         &self,
         received: &Recorded,
-        document: &'t Tree<'t>,
+        document: (&'t Tree<'t>, Place),
         body: &'t Tree<'t>,
     ) -> Result<Fact, TransformError> {
         let (envelope, file) = (&received.envelope, &*self.file);
@@ -185,14 +186,18 @@ impl Provider for Declarative {
         let body = tree(&received.payload)?;
         let kind = Kind::from_word(&received.envelope.webhook_type);
         match &self.file.webhook.document {
-            None => self.fact(received, &body, &body),
+            None => self.fact(received, (&body, body.root()), &body),
+            Some(Document::Part(parts)) => {
+                let part = parts.iter().find_map(|pointer| body.find(body.root(), pointer));
+                self.fact(received, (&body, part.unwrap_or(body.root())), &body)
+            }
             Some(Document::Fetched(kinds)) if kind.is_some_and(|kind| kinds.contains(&kind)) => Ok(Fact {
                 timestamp: None,
                 store_ref: merchant_header(&received.envelope).map(str::to_owned),
                 is_test: false,
                 content: Content::Elsewhere,
             }),
-            Some(Document::Fetched(_)) => self.fact(received, &body, &body),
+            Some(Document::Fetched(_)) => self.fact(received, (&body, body.root()), &body),
             Some(Document::Text(pointer)) => {
                 let found = body.find(body.root(), pointer);
                 let text: Option<(Place, Cow<'_, str>)> = found.and_then(|place| Some((place, body.text(place)?)));
@@ -201,7 +206,7 @@ impl Provider for Declarative {
                 };
                 body.take(place);
                 let document = Tree::parse(text.as_bytes()).map_err(|error| fault(&pointer.to_string(), error))?;
-                self.fact(received, &document, &body)
+                self.fact(received, (&document, document.root()), &body)
             }
         }
     }

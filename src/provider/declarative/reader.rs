@@ -44,6 +44,7 @@ pub(super) struct Request<'r> {
 }
 
 pub(super) struct Reader<'t> {
+    root: Place,
     pub(super) document: &'t Tree<'t>,
     pub(super) body: &'t Tree<'t>,
     pub(super) request: Request<'t>,
@@ -60,8 +61,15 @@ enum Found<'t> {
 }
 
 impl<'t> Reader<'t> {
-    pub(super) fn new(document: &'t Tree<'t>, body: &'t Tree<'t>, request: Request<'t>, habits: Habits) -> Self {
+    /// `part` is where pointers begin in the document.
+    pub(super) fn new(
+        (document, part): (&'t Tree<'t>, Place),
+        body: &'t Tree<'t>,
+        request: Request<'t>,
+        habits: Habits,
+    ) -> Self {
         Self {
+            root: part,
             document,
             body,
             request,
@@ -71,8 +79,9 @@ impl<'t> Reader<'t> {
         }
     }
 
-    pub(super) fn root(&self) -> Place {
-        self.document.root()
+    /// Where pointers begin.
+    pub(super) const fn root(&self) -> Place {
+        self.root
     }
 
     pub(super) fn fault(&self, pointer: &str, message: impl fmt::Display) {
@@ -92,7 +101,7 @@ impl<'t> Reader<'t> {
     pub(super) fn place_of(&self, source: &Source, at: Place) -> String {
         match source {
             Source::Here(pointer) => format!("{}{pointer}", self.document.pointer(at)),
-            Source::Document(pointer) => pointer.to_string(),
+            Source::Document(pointer) => format!("{}{pointer}", self.document.pointer(self.root)),
             Source::Body(pointer) if !self.has_own_document() => pointer.to_string(),
             source => source.to_string(),
         }
@@ -101,10 +110,7 @@ impl<'t> Reader<'t> {
     fn find(&self, source: &Source, at: Place) -> Option<Found<'t>> {
         match source {
             Source::Here(pointer) => Some(Found::Value(self.document, self.document.find(at, pointer)?)),
-            Source::Document(pointer) => {
-                let root = self.document.root();
-                Some(Found::Value(self.document, self.document.find(root, pointer)?))
-            }
+            Source::Document(pointer) => Some(Found::Value(self.document, self.document.find(self.root, pointer)?)),
             Source::Body(pointer) => Some(Found::Value(self.body, self.body.find(self.body.root(), pointer)?)),
             Source::Header(name) => Some(Found::Text(self.request.headers.get(name)?.as_str()?)),
             Source::Path(name) => {
@@ -222,11 +228,22 @@ impl<'t> Reader<'t> {
         if !amount.sum.is_empty() {
             return self.sum(amount, unit, at, currency);
         }
-        let (text, place) = match &amount.lookup {
-            Some(lookup) => self.look_up(lookup, at)?,
-            None => self.first(&amount.from, at, &[])?,
+        let Some(lookup) = &amount.lookup else {
+            let (text, place) = self.first(&amount.from, at, &[])?;
+            return self.parse_amount(&text, &place, unit, currency);
         };
-        self.parse_amount(&text, &place, unit, currency)
+        let (row, text, place) = self.look_up(lookup, at)?;
+        let money = self.parse_amount(&text, &place, unit, currency)?;
+        let Some(count) = lookup.per.as_ref().and_then(|per| self.document.find(row, per)) else {
+            return Some(money);
+        };
+        self.document.take(count);
+        let count = self
+            .document
+            .text(count)
+            .and_then(|text| Decimal::from_str_exact(&text).ok());
+        let share = count.and_then(|count| Decimal::ONE.checked_div(count));
+        Some(share.map_or(money, |share| money.times(share)))
     }
 
     fn parse_amount(&self, text: &str, place: &str, unit: Unit, currency: Currency) -> Option<Money> {
@@ -245,7 +262,7 @@ impl<'t> Reader<'t> {
         for source in &amount.sum {
             let (tree, from, pointer) = match source {
                 Source::Here(pointer) => (self.document, at, pointer),
-                Source::Document(pointer) => (self.document, self.document.root(), pointer),
+                Source::Document(pointer) => (self.document, self.root, pointer),
                 Source::Body(pointer) => (self.body, self.body.root(), pointer),
                 Source::Header(_) | Source::Path(_) => continue,
             };
@@ -262,7 +279,7 @@ impl<'t> Reader<'t> {
         sum
     }
 
-    fn look_up(&self, lookup: &Lookup, at: Place) -> Option<(Cow<'t, str>, String)> {
+    fn look_up(&self, lookup: &Lookup, at: Place) -> Option<(Place, Cow<'t, str>, String)> {
         let wanted = match (&lookup.equals, &lookup.is) {
             (Some(text), _) => Cow::Borrowed(text.as_str()),
             (None, Some(pointer)) => self.document.text(self.document.find(at, pointer)?)?,
@@ -277,11 +294,11 @@ impl<'t> Reader<'t> {
             self.document.take(key);
         }
         self.document.take(place);
-        Some((text, self.document.pointer(place)))
+        Some((row, text, self.document.pointer(place)))
     }
 
     fn index(&self, lookup: &Lookup) -> HashMap<String, Place> {
-        let list = self.document.find(self.document.root(), &lookup.list);
+        let list = self.document.find(self.root, &lookup.list);
         let rows = list.into_iter().flat_map(|list| self.document.children(list));
         let mut index = HashMap::new();
         for row in rows.take(MAX_ELEMENTS) {
@@ -337,7 +354,7 @@ impl<'t> Reader<'t> {
         for source in sources {
             let (from, pointer) = match source {
                 Source::Here(pointer) => (at, pointer),
-                Source::Document(pointer) => (self.document.root(), pointer),
+                Source::Document(pointer) => (self.root, pointer),
                 Source::Body(_) | Source::Header(_) | Source::Path(_) => continue,
             };
             let lists = self.document.find_each(from, pointer, MAX_ELEMENTS);
