@@ -185,6 +185,19 @@ impl<'a> Tree<'a> {
         &self.text[start as usize..end as usize]
     }
 
+    /// The same, without white space between its tokens.
+    pub fn compact(&self, place: Place) -> String {
+        let (mut kept, mut in_text, mut escaped) = (String::new(), false, false);
+        for c in self.raw(place).chars() {
+            if in_text || !c.is_ascii_whitespace() {
+                kept.push(c);
+            }
+            in_text ^= c == '"' && !escaped;
+            escaped = in_text && c == '\\' && !escaped;
+        }
+        kept
+    }
+
     /// Its members or elements.
     pub fn children(&self, place: Place) -> impl Iterator<Item = Place> + '_ {
         let some = |index: u32| (index != NONE).then_some(Place(index));
@@ -329,6 +342,11 @@ mod tests {
             assert_eq!((tree.raw(place), tree.kind(place)), (raw, kind), "{pointer}");
             assert_eq!(tree.pointer(place), pointer);
         }
+        assert_eq!(
+            tree.compact(at(&tree, "/a~1b").unwrap()),
+            r#"{"x":[1,{"price":"1.5"},[]]}"#
+        );
+        assert_eq!(tree.compact(at(&tree, "/a").unwrap()), r#""s\u0020t""#);
         assert_eq!(tree.text(at(&tree, "/a").unwrap()).unwrap(), "s t");
         assert_eq!(at(&tree, "/a~1b/x/3"), None);
         assert_eq!(at(&tree, "/a~1b/x/-"), at(&tree, "/a~1b/x/2"));

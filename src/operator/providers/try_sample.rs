@@ -188,13 +188,16 @@ fn visible(text: &str) -> String {
 
 /// Every value of a body that holds no others, by its pointer.
 fn leaves(tree: &Tree<'_>, place: Place, rows: &mut Vec<(String, String)>) {
-    let is_verbatim = tree.pointer(place).starts_with("/transformedOrder/extra/");
+    let pointer = tree.pointer(place);
+    let is_verbatim = ["/transformedOrder/extra/", "/statusChange/extra/"]
+        .iter()
+        .any(|extra| pointer.starts_with(extra));
     if matches!(tree.kind(place), Kind::Object | Kind::Array) && !is_verbatim {
         for child in tree.children(place) {
             leaves(tree, child, rows);
         }
     } else {
         let text = tree.text(place).unwrap_or_else(|| tree.raw(place).into());
-        rows.push((tree.pointer(place), text.into_owned()));
+        rows.push((pointer, text.into_owned()));
     }
 }

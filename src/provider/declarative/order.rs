@@ -96,13 +96,21 @@ pub(super) fn change(reader: &Reader<'_>, file: &File, common: Common<'_>, kind:
     if common.is_test {
         flags.push(Flag::TestOrder);
     }
+    let mut courier = courier(reader, file);
+    if let Some(known) = &mut courier
+        && known.state.is_none()
+        && known.provider_state == provider_status
+    {
+        // One word for both: it said something about the order.
+        known.provider_state = None;
+    }
     let mut change = StatusChange {
         external_id: common.external_id.to_owned(),
         provider_event_id: common.event_id,
         status,
         provider_status,
         reason: reader.optional(&file.status.reason, root),
-        courier: courier(reader, file),
+        courier: courier.filter(|courier| !courier.is_empty()),
         changed_at: reader.time(&file.status.changed_at, root),
         flags,
         extra: Extra::default(),
@@ -405,9 +413,9 @@ fn extra(reader: &Reader<'_>, flags: &mut Vec<Flag>) -> Extra {
     let mut keep = |tree: &Tree<'_>, prefix: &str| {
         for place in tree.not_taken() {
             let pointer = format!("{prefix}{}", tree.pointer(place));
-            let raw = tree.raw(place);
+            let raw = tree.compact(place);
             let size = pointer.len() + raw.len();
-            match RawValue::from_string(raw.to_owned()) {
+            match RawValue::from_string(raw) {
                 Ok(value) if size <= room && pointer.len() <= MAX_EXTRA_POINTER_BYTES => {
                     room -= size;
                     kept.push((pointer, value));

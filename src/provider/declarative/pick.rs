@@ -157,8 +157,6 @@ pub struct Lookup {
     pub is: Option<Pointer>,
     /// What is read of the row.
     pub take: Pointer,
-    /// Where the row says for how many that is, where it is not for one.
-    pub per: Option<Pointer>,
 }
 
 impl<'de> Deserialize<'de> for Pointer {

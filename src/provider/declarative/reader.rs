@@ -232,18 +232,8 @@ impl<'t> Reader<'t> {
             let (text, place) = self.first(&amount.from, at, &[])?;
             return self.parse_amount(&text, &place, unit, currency);
         };
-        let (row, text, place) = self.look_up(lookup, at)?;
-        let money = self.parse_amount(&text, &place, unit, currency)?;
-        let Some(count) = lookup.per.as_ref().and_then(|per| self.document.find(row, per)) else {
-            return Some(money);
-        };
-        self.document.take(count);
-        let count = self
-            .document
-            .text(count)
-            .and_then(|text| Decimal::from_str_exact(&text).ok());
-        let share = count.and_then(|count| Decimal::ONE.checked_div(count));
-        Some(share.map_or(money, |share| money.times(share)))
+        let (text, place) = self.look_up(lookup, at)?;
+        self.parse_amount(&text, &place, unit, currency)
     }
 
     fn parse_amount(&self, text: &str, place: &str, unit: Unit, currency: Currency) -> Option<Money> {
@@ -279,7 +269,7 @@ impl<'t> Reader<'t> {
         sum
     }
 
-    fn look_up(&self, lookup: &Lookup, at: Place) -> Option<(Place, Cow<'t, str>, String)> {
+    fn look_up(&self, lookup: &Lookup, at: Place) -> Option<(Cow<'t, str>, String)> {
         let wanted = match (&lookup.equals, &lookup.is) {
             (Some(text), _) => Cow::Borrowed(text.as_str()),
             (None, Some(pointer)) => self.document.text(self.document.find(at, pointer)?)?,
@@ -294,7 +284,7 @@ impl<'t> Reader<'t> {
             self.document.take(key);
         }
         self.document.take(place);
-        Some((row, text, self.document.pointer(place)))
+        Some((text, self.document.pointer(place)))
     }
 
     fn index(&self, lookup: &Lookup) -> HashMap<String, Place> {
