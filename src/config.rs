@@ -13,7 +13,7 @@ use crate::{
     journal::settle::Schedule,
     order::money::Currency,
     provider::{Catalogue, declarative::file::File},
-    verification::keys::MAX_SECRETS,
+    verification::Scheme,
 };
 
 mod environment;
@@ -21,6 +21,7 @@ mod duration;
 mod database;
 mod nats;
 mod retries;
+mod secrets;
 mod tls;
 mod without_effect;
 
@@ -29,6 +30,7 @@ pub use self::{
     duration::parse_duration,
     environment::Environment,
     nats::Nats,
+    secrets::{Secrets, public_url, scheme},
     tls::{ClientTls, KeyPair},
     without_effect::without_effect,
 };
@@ -100,6 +102,8 @@ pub struct Http {
     pub request_timeout: Duration,
     /// `TRUSTED_PROXIES`.
     pub trusted_proxies: Vec<IpNet>,
+    /// `PUBLIC_URL`: how providers call the hub, up to the path; without a slash at its end.
+    pub public_url: Option<String>,
     /// `TLS_CERT` and `TLS_KEY`: the public port speaks TLS and nothing else.
     pub tls: Option<KeyPair>,
     /// `REQUIRE_HTTPS`: what came to us or to a trusted proxy without TLS is refused.
@@ -128,8 +132,12 @@ pub struct ProviderConfig {
     pub name: Arc<str>,
     /// What is known of it.
     pub file: Arc<File>,
-    /// `<PROVIDER>_WEBHOOK_SECRET`, newest first; at least one.
-    pub secrets: Vec<SecretString>,
+    /// How its webhooks are verified: its own scheme, or the one of `<PROVIDER>_VERIFICATION`.
+    pub scheme: Scheme,
+    /// `<PROVIDER>_WEBHOOK_SECRET` and whatever else the scheme takes.
+    pub secrets: Secrets,
+    /// `<PROVIDER>_BRANCH_SECRETS`: whether `branch_delivery_configs.webhook_secret` counts, too.
+    pub branch_secrets: bool,
     /// `<PROVIDER>_IP_WHITELIST`; empty = all.
     pub allow_list: Vec<IpNet>,
     /// `<PROVIDER>_CURRENCY`, for providers that send none; none where its file says it.
@@ -170,13 +178,15 @@ impl Config {
         if !PARTITIONS.contains(&partitions) {
             return Err(ConfigError::new("PARTITIONS", "expected a whole number from 1 to 512"));
         }
+        let http = http(env)?;
+        let providers = providers(env, http.public_url.as_deref())?;
         Ok(Self {
             service_name: env.text_or("SERVICE_NAME", "integration-service")?,
-            http: http(env)?,
+            http,
             nats: Nats::from_environment(env)?,
             database: Database::from_environment(env)?,
             backend: backend(env)?,
-            providers: providers(env)?,
+            providers,
             partitions,
             retries: retries::schedule(env)?,
             breaker: breaker(env)?,
@@ -219,6 +229,7 @@ fn http(env: &Environment) -> Result<Http, ConfigError> {
         max_payload_bytes,
         request_timeout: env.duration("REQUEST_TIMEOUT", Duration::from_secs(30))?,
         trusted_proxies,
+        public_url: public_url(env)?,
         tls,
         require_https,
     })
@@ -301,9 +312,17 @@ impl Logs {
 }
 
 /// Suffixes that make a variable one of a provider's.
-const PROVIDER_SUFFIXES: [&str; 8] = [
+const PROVIDER_SUFFIXES: [&str; 16] = [
     "_WEBHOOK_SECRET",
     "_WEBHOOK_SECRET_FILE",
+    "_API_KEY",
+    "_API_KEY_FILE",
+    "_BEARER_TOKEN",
+    "_BEARER_TOKEN_FILE",
+    "_JWT_SECRET",
+    "_JWT_SECRET_FILE",
+    "_BRANCH_SECRETS",
+    "_VERIFICATION",
     "_IP_WHITELIST",
     "_CURRENCY",
     "_ORDER_TTL",
@@ -329,7 +348,7 @@ pub fn catalogue(env: &Environment) -> Result<Catalogue, ConfigError> {
         .map_err(|error| ConfigError::new("PROVIDERS_DIR", error.to_string().replace('\n', "; ")))
 }
 
-fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
+fn providers(env: &Environment, public_url: Option<&str>) -> Result<Vec<ProviderConfig>, ConfigError> {
     let catalogue = catalogue(env)?;
     refuse_unknown_providers(env, &catalogue)?;
     let mut providers = Vec::new();
@@ -339,25 +358,16 @@ fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
         if !env.flag(&format!("{prefix}_ENABLED"), false)? {
             continue;
         }
-        let variable = format!("{prefix}_WEBHOOK_SECRET");
-        let secrets = env.secrets(&variable)?;
-        if secrets.is_empty() {
-            return Err(ConfigError::new(
-                variable,
-                format_args!("missing; {name} is enabled and its webhooks must be verified"),
-            ));
-        }
-        if secrets.len() > MAX_SECRETS {
-            return Err(ConfigError::new(
-                variable,
-                format_args!("more than {} secrets", MAX_SECRETS),
-            ));
-        }
+        let verification = scheme(env, &prefix, &known.file.verification, public_url)?;
+        let branch_secrets = env.flag(&format!("{prefix}_BRANCH_SECRETS"), false)?;
+        let secrets = Secrets::from_environment(env, &prefix, name, &verification, branch_secrets)?;
         let currency = currency(env, &known.file)?;
         providers.push(ProviderConfig {
             name: name.into(),
             file: Arc::clone(&known.file),
+            scheme: verification,
             secrets,
+            branch_secrets,
             currency,
             forward_test_orders: env.flag(&format!("{prefix}_FORWARD_TEST_ORDERS"), false)?,
             allow_list: env.networks(&format!("{prefix}_IP_WHITELIST"))?,

@@ -11,7 +11,14 @@ mod harness;
 
 mod flow;
 mod refusals;
+mod attacks;
+mod secrets;
+mod permissions;
+mod tls;
 mod sanitising;
+mod schemes;
+mod rotation;
+mod audit;
 mod log_down;
 mod database_down;
 mod backend_down;

@@ -16,6 +16,8 @@ use axum_server::{
     tls_rustls::{RustlsAcceptor, RustlsConfig},
 };
 use hyper_util::rt::TokioTimer;
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -25,13 +27,13 @@ use tokio_util::sync::CancellationToken;
 
 /// Connections at a time; one more is closed at once. Each costs about 10 KB and a file descriptor.
 const MAX_CONNECTIONS: usize = 4096;
-/// Bytes of one request's line and headers.
+/// Bytes of one request's line and headers; what comes in one piece may have twice as many.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
 /// Headers of one request.
 const MAX_HEADERS: usize = 100;
 
 /// Time for the TLS handshake of a connection, which counts among [`MAX_CONNECTIONS`] from before it: two round trips.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves until told to stop, then lets what is under way end, at most `grace`. With `tls` it speaks nothing else.
 ///
@@ -59,7 +61,10 @@ pub async fn serve(
         .max_buf_size(MAX_HEADER_BYTES)
         .max_headers(MAX_HEADERS);
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let bounded = Bounded(Arc::new(Semaphore::new(MAX_CONNECTIONS)));
+    let bounded = Bounded {
+        room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        unread: header_timeout,
+    };
     let mut serving: Pin<Box<dyn Future<Output = io::Result<()>> + Send>> = match tls {
         None => Box::pin(server.acceptor(bounded).serve(service)),
         Some(tls) => {
@@ -76,7 +81,11 @@ pub async fn serve(
 
 /// Accepts so many connections at a time.
 #[derive(Clone)]
-struct Bounded(Arc<Semaphore>);
+struct Bounded {
+    room: Arc<Semaphore>,
+    /// How long an answer may lie unread: a client that takes none of it would keep its connection for ever.
+    unread: Duration,
+}
 
 impl<S> Accept<TcpStream, S> for Bounded {
     type Stream = Counted;
@@ -84,11 +93,13 @@ impl<S> Accept<TcpStream, S> for Bounded {
     type Future = std::future::Ready<io::Result<(Counted, S)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let accepted = Arc::clone(&self.0)
+        let accepted = Arc::clone(&self.room)
             .try_acquire_owned()
             .map_err(|_| io::Error::other("too many connections"));
         let accepted = accepted.and_then(|permit| {
             stream.set_nodelay(true)?;
+            #[cfg(target_os = "linux")]
+            SockRef::from(&stream).set_tcp_user_timeout(Some(self.unread))?;
             Ok((
                 Counted {
                     stream,

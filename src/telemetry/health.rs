@@ -11,7 +11,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::get,
@@ -106,8 +106,13 @@ async fn all(State(health): State<Arc<Health>>) -> Response {
     (code, Json(body)).into_response()
 }
 
-async fn provider(State(health): State<Arc<Health>>, Path(name): Path<String>, headers: HeaderMap) -> Response {
-    let Some(enabled) = health.registry.get(&name) else {
+async fn provider(
+    State(health): State<Arc<Health>>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Response {
+    let known = name.ok().and_then(|Path(name)| health.registry.get(&name));
+    let Some(enabled) = known else {
         return receive::unknown_provider(&headers);
     };
     let event_log = health.journal.connection().is_up();
@@ -117,7 +122,7 @@ async fn provider(State(health): State<Arc<Health>>, Path(name): Path<String>, h
         "timestamp": Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
         "endpoint": format!("/api/webhooks/{}", enabled.name),
         "configuration": {
-            "signatureValidation": true,
+            "signatureValidation": !enabled.scheme.is_none(),
             "signatureScheme": enabled.scheme.label(),
             // Rate limits are not built in yet; saying otherwise would be a lie.
             "rateLimiting": false,

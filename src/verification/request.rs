@@ -51,6 +51,11 @@ impl<'a> Unverified<'a> {
         self.uri.query()
     }
 
+    /// The path, without a query.
+    pub fn path(&self) -> &'a str {
+        self.uri.path()
+    }
+
     /// Request headers.
     pub const fn headers(&self) -> &'a HeaderMap {
         self.headers
@@ -123,7 +128,7 @@ impl<'a> Verified<'a> {
 
     /// The path, without a query.
     pub fn path(&self) -> &'a str {
-        self.request.uri.path()
+        self.request.path()
     }
 
     /// How it was verified.

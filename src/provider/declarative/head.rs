@@ -91,6 +91,22 @@ impl<'a> Reader<'a> {
 /// # Errors
 /// What was expected and is not there; never what was sent.
 pub(super) fn read(file: &File, arriving: &Arriving<'_>) -> Result<Head, String> {
+    with_reader(file, arriving, |reader| head(file, reader))?
+}
+
+/// The store that it names, as the transformation will read it.
+pub(super) fn store(file: &File, arriving: &Arriving<'_>) -> Option<String> {
+    let pick = file.webhook.store.as_ref()?;
+    let store = |reader: &Reader<'_>| {
+        let texts = pick.from.iter().filter_map(|source| reader.text(source));
+        let mut texts = texts.filter(|text| !pick.skip.iter().any(|skipped| skipped == text.trim()));
+        texts.next().map(Cow::into_owned)
+    };
+    let found = with_reader(file, arriving, store).ok().flatten();
+    found.or_else(|| pick.fallback.clone())
+}
+
+fn with_reader<T>(file: &File, arriving: &Arriving<'_>, then: impl FnOnce(&Reader<'_>) -> T) -> Result<T, String> {
     let body = Document::new(arriving.body).map_err(|error| {
         format!(
             "not the JSON that was expected, at line {} column {}",
@@ -101,6 +117,13 @@ pub(super) fn read(file: &File, arriving: &Arriving<'_>) -> Result<Head, String>
     if !body.is_object() {
         return Err("expected a JSON object".into());
     }
+    let reader = |document| Reader {
+        webhook: &file.webhook,
+        body,
+        document,
+        headers: arriving.headers,
+        path: arriving.path,
+    };
     match &file.webhook.document {
         Some(Where::Text(pointer)) => {
             let inner = inner(body, pointer).ok_or_else(|| format!("{pointer}: expected JSON in a text"))?;
@@ -111,13 +134,20 @@ pub(super) fn read(file: &File, arriving: &Arriving<'_>) -> Result<Head, String>
                     error.column()
                 )
             })?;
-            head(file, body, document, arriving)
+            let reader = Reader {
+                webhook: &file.webhook,
+                body,
+                document,
+                headers: arriving.headers,
+                path: arriving.path,
+            };
+            Ok(then(&reader))
         }
         Some(Where::Part(parts)) => {
             let part = parts.iter().find_map(|pointer| body.part(pointer));
-            head(file, body, part.unwrap_or(body), arriving)
+            Ok(then(&reader(part.unwrap_or(body))))
         }
-        Some(Where::Fetched(_)) | None => head(file, body, body, arriving),
+        Some(Where::Fetched(_)) | None => Ok(then(&reader(body))),
     }
 }
 
@@ -126,14 +156,7 @@ fn inner<'a>(body: Document<'a>, pointer: &Pointer) -> Option<Cow<'a, str>> {
     body.find(pointer).filter(|raw| raw.starts_with('"')).map(unescape)
 }
 
-fn head(file: &File, body: Document<'_>, document: Document<'_>, arriving: &Arriving<'_>) -> Result<Head, String> {
-    let reader = Reader {
-        webhook: &file.webhook,
-        body,
-        document,
-        headers: arriving.headers,
-        path: arriving.path,
-    };
+fn head(file: &File, reader: &Reader<'_>) -> Result<Head, String> {
     let events = &file.events;
     let by_shape = events.when.iter().find(|when| reader.is_there(&when.has, &when.is));
     let kind = match by_shape {

@@ -27,7 +27,7 @@ use self::{
     reader::{Habits, Reader, Request},
     response::{Said, Told},
 };
-use super::{Admission, Content, Fact, Provider, Refusal, TransformError, merchant_header};
+use super::{Admission, Content, Fact, Provider, Refusal, TransformError, merchant_header, sent_merchant};
 use crate::{
     event::Recorded,
     order::{
@@ -35,7 +35,7 @@ use crate::{
         money::Currency,
         tree::{Place, Tree, TreeError},
     },
-    verification::{Scheme, Verified},
+    verification::{Scheme, Unverified, Verified},
 };
 
 /// A provider that is a file.
@@ -180,6 +180,17 @@ impl Provider for Declarative {
             None => request.event_id(self.name(), &head.order_id, kind),
         };
         Admission::new(request, event_id, head.order_id, kind)
+    }
+
+    fn store_ref(&self, request: &Unverified<'_>) -> Option<String> {
+        let path = request.path();
+        let arriving = Arriving {
+            body: request.body(),
+            headers: request.headers(),
+            path: &path[below(path, self.name())..],
+        };
+        let sent = sent_merchant(request).map(str::to_owned);
+        sent.or_else(|| head::store(&self.file, &arriving))
     }
 
     fn transform(&self, received: &Recorded) -> Result<Fact, TransformError> {
