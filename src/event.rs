@@ -297,6 +297,9 @@ pub struct RequestFacts {
     /// The signature, where it is bound to the body and so is no credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
+    /// Where the webhook itself stands on the log; only on what goes to be fetched, and comes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook_sequence: Option<u64>,
     /// Request headers as a JSON object, credentials left out.
     pub headers: serde_json::Map<String, serde_json::Value>,
 }

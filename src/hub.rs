@@ -25,18 +25,18 @@ use crate::{
         client::Client,
         gate::{Gate, shared},
     },
-    integration::{self, Integration, token::Tokens},
     intake::{
         self, Intake, allow_list::AllowList, audit::Audit, body::Budget, certificate::Certificate, reload::Reload,
         server,
     },
+    integration::{self, Integration, token::Tokens},
     journal::{
         Journal,
         connection::{Connection, HUB_INBOX},
         stage, streams,
     },
     projection::live::Live,
-    provider::{Enabled, Provider, Registry, careem::Careem},
+    provider::{Enabled, Provider, Registry, declarative::Declarative},
     push::{Push, remote::Remote},
     telemetry::{self, health::Health},
     transform::{Transform, branches::Branches, duplicates::Duplicates},
@@ -191,7 +191,7 @@ fn registry(config: &Config) -> anyhow::Result<Registry> {
                 "nothing is verified: anybody can send webhooks as this provider"
             );
         }
-        let provider: Box<dyn Provider> = Box::new(Careem::new(settings.currency));
+        let provider: Box<dyn Provider> = Box::new(Declarative::new(Arc::clone(&settings.file), settings.currency));
         let name: Arc<str> = Arc::from(&*settings.name);
         Ok(Enabled {
             outbound: remote(&name, settings, config.breaker)?,
@@ -202,6 +202,7 @@ fn registry(config: &Config) -> anyhow::Result<Registry> {
             keys: Keyring::new(settings.secrets.keys()),
             branch_secrets: settings.branch_secrets,
             allow_list: AllowList::new(settings.allow_list.clone()),
+            forward_test_orders: settings.forward_test_orders,
         })
     };
     let enabled: anyhow::Result<_> = config.providers.iter().map(enable).collect();
@@ -291,7 +292,12 @@ fn spawn_stages(
         journal.clone(),
         config.retries.clone(),
     ));
-    let transform = Arc::new(Transform::new(Arc::clone(&registry), branches, duplicates));
+    let transform = Arc::new(Transform::new(
+        Arc::clone(&registry),
+        branches,
+        duplicates,
+        Arc::clone(journal.connection()),
+    ));
     let forward = Arc::new(Forward::new(
         Client::new(&config.backend)?,
         gate,

@@ -4,7 +4,7 @@
 //! exists already. Each webhook has exactly one outcome here, under one id whatever it is, so a redelivery cannot add
 //! another.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -15,19 +15,21 @@ use crate::{
     event::{
         EventType, NewEvent, Recorded,
         outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, Rejected},
-        push::{SyncReported, Word, menu_subject},
+        push::Word,
     },
-    journal::{lanes::Corner, settle::Failure, stage::Stage},
+    journal::{connection::Connection, lanes::Corner, settle::Failure, stage::Stage},
     order::{
         body::{self, Origin, Place},
         sanitise::clean_json,
     },
-    provider::{Content, Fact, Registry, TransformError, merchant_header},
+    provider::{Content, Fact, Registry, TransformError},
     push::remote::Remote,
 };
 
 pub mod branches;
 pub mod duplicates;
+mod menus;
+mod thin;
 
 use self::{
     branches::{Branches, Lookup},
@@ -36,44 +38,59 @@ use self::{
 
 /// Label of this stage's outcome (see [`crate::event::EventId::derive`]).
 const LABEL: &str = "transform";
+/// How long a webhook waits where the log does not answer.
+const LOG_AWAY: Duration = Duration::from_secs(1);
+/// Most characters of a provider's word that are quoted.
+const MAX_WORD_CHARS: usize = 64;
 
 /// The stage.
 pub struct Transform {
     registry: Arc<Registry>,
     branches: Arc<Branches>,
     duplicates: Duplicates,
+    log: Arc<Connection>,
 }
 
 impl Transform {
     /// Of these parts.
-    pub fn new(registry: Arc<Registry>, branches: Arc<Branches>, duplicates: Duplicates) -> Self {
+    pub fn new(registry: Arc<Registry>, branches: Arc<Branches>, duplicates: Duplicates, log: Arc<Connection>) -> Self {
         Self {
+            log,
             registry,
             branches,
             duplicates,
         }
     }
 
-    async fn outcome(&self, received: &Recorded, now: DateTime<Utc>) -> NewEvent {
+    /// An error where the log does not answer.
+    async fn outcome(&self, received: &Recorded, now: DateTime<Utc>) -> anyhow::Result<NewEvent> {
         let Some(enabled) = self.registry.get(&received.envelope.provider) else {
-            return dead_letter(received, now, not_enabled(&received.envelope.provider));
+            return Ok(dead_letter(received, now, not_enabled(&received.envelope.provider)));
         };
-        if received.envelope.event_type == EventType::WebhookReceived {
-            if let Some(word) = enabled.outbound.as_ref().and_then(|remote| menu_word(remote, received)) {
-                return self.menu_result(received, now, word).await;
+        let remote = enabled.outbound.as_ref();
+        let is_webhook = received.envelope.event_type == EventType::WebhookReceived;
+        let read = if is_webhook {
+            if let Some(word) = remote.and_then(|remote| menus::word(remote, received)) {
+                return Ok(self.menu_result(received, now, word).await);
             }
-            if enabled
-                .outbound
-                .as_ref()
-                .is_some_and(|remote| remote.spec.fetch.is_some())
-            {
-                return fetch(received, now);
-            }
-        }
-        let fact = match enabled.provider.transform(received) {
+            enabled.provider.transform(received)
+        } else {
+            thin::fact(enabled, received, &self.log).await?
+        };
+        let fact = match read {
             Ok(fact) => fact,
-            Err(error) => return reject(received, now, &error),
+            Err(error) => return Ok(reject(received, now, &error)),
         };
+        if let Content::Ignored(word) = &fact.content {
+            return Ok(ignore(received, now, "EVENT_NOT_WANTED", not_wanted(word.as_deref())));
+        }
+        if is_webhook && remote.is_some_and(|remote| remote.spec.fetch.is_some()) {
+            return Ok(thin::fetch(received, now));
+        }
+        if fact.is_test && !enabled.forward_test_orders {
+            let message = "a test order; it goes no further unless the provider's _FORWARD_TEST_ORDERS is true";
+            return Ok(ignore(received, now, "TEST_ORDER", message.into()));
+        }
         let place = match self
             .branches
             .find(&received.envelope.provider, fact.store_ref.as_deref())
@@ -81,11 +98,8 @@ impl Transform {
         {
             Lookup::Found(place) => place,
             Lookup::NotFound => {
-                return dead_letter(
-                    received,
-                    now,
-                    branch_not_found(&received.envelope.provider, fact.store_ref.as_deref()),
-                );
+                let error = branch_not_found(&received.envelope.provider, fact.store_ref.as_deref());
+                return Ok(dead_letter(received, now, error));
             }
         };
         if let Content::NewOrder(order) = &fact.content {
@@ -94,87 +108,13 @@ impl Transform {
                 .find(received.envelope.root_id, &order.external_id, &place.branch_id)
                 .await;
             if let Some(order_id) = existing {
-                return ignore_duplicate(received, now, place, order_id);
+                return Ok(ignore_duplicate(received, now, place, order_id));
             }
         }
         let can_accept = |remote: &Arc<Remote>| remote.spec.status.contains_key(&Word::Accepted);
-        let can_accept = enabled.outbound.as_ref().is_some_and(can_accept);
-        transformed(received, now, &fact, place, can_accept)
-    }
-
-    /// What the provider made of a menu, as its file reads the webhook.
-    async fn menu_result(&self, received: &Recorded, now: DateTime<Utc>, word: MenuWord) -> NewEvent {
-        let provider = &received.envelope.provider;
-        let store = word.store.as_deref();
-        let Lookup::Found(place) = self.branches.find(provider, store).await else {
-            return dead_letter(received, now, branch_not_found(provider, store));
-        };
-        match word.said {
-            Some(said) => reported(received, now, &said, place),
-            None => {
-                let mut envelope = received.follow(LABEL, EventType::OrderIgnored, now);
-                envelope.branch = Some(place.branch_id);
-                let payload = Ignored {
-                    reason: "MENU_RESULT_PENDING".into(),
-                    message: "the provider is still at the menu".into(),
-                    internal_order_id: None,
-                };
-                let payload = json_bytes(&payload);
-                NewEvent { envelope, payload }
-            }
-        }
-    }
-}
-
-/// A provider's word about a menu, in a webhook.
-struct MenuWord {
-    store: Option<String>,
-    /// None where it is still at it.
-    said: Option<SyncReported>,
-}
-
-/// None where the webhook is about something else, as nearly all are.
-fn menu_word(remote: &Remote, received: &Recorded) -> Option<MenuWord> {
-    let table = &remote.spec.menu.as_ref()?.result.as_ref()?.table;
-    let is = table.when.as_ref()?.is.as_bytes();
-    // A look at the bytes spares most webhooks being read twice.
-    if is.is_empty() || !received.payload.windows(is.len()).any(|part| part == is) {
-        return None;
-    }
-    let body: Value = serde_json::from_slice(&received.payload).ok()?;
-    if !table.is_one(&body) {
-        return None;
-    }
-    let store = table.store.as_ref().and_then(|pointer| match body.pointer(pointer)? {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    });
-    Some(MenuWord {
-        store: store.or_else(|| merchant_header(&received.envelope).map(str::to_owned)),
-        said: table.read(&received.payload),
-    })
-}
-
-/// The push stage, where the menu waits, has it next.
-fn reported(received: &Recorded, now: DateTime<Utc>, word: &SyncReported, place: Place) -> NewEvent {
-    let mut envelope = received.follow(LABEL, EventType::MenuSyncReported, now);
-    envelope.external_order_id = menu_subject(&place.branch_id);
-    envelope.branch = Some(place.branch_id);
-    NewEvent {
-        envelope,
-        payload: json_bytes(word),
-    }
-}
-
-/// The order is elsewhere: the webhook goes to the push stage, with all that is known of it, and comes back with the
-/// document. The provider's other webhooks go the same way, so that none overtakes another of its order.
-fn fetch(received: &Recorded, now: DateTime<Utc>) -> NewEvent {
-    let mut envelope = received.follow(LABEL, EventType::OrderFetchRequested, now);
-    envelope.request.clone_from(&received.envelope.request);
-    NewEvent {
-        envelope,
-        payload: received.payload.clone(),
+        // Nobody is to cook a test order, whoever lets it through.
+        let can_accept = !fact.is_test && remote.is_some_and(can_accept);
+        Ok(transformed(received, now, &fact, place, can_accept))
     }
 }
 
@@ -209,7 +149,16 @@ impl Stage for Transform {
     }
 
     async fn handle(&self, received: &Recorded, _attempt: u32) -> Result<Vec<NewEvent>, Failure> {
-        let outcome = self.outcome(received, Utc::now()).await;
+        let outcome = self.outcome(received, Utc::now()).await.map_err(|error| {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "cannot see what a webhook was, looking again"
+            );
+            Failure::Later {
+                after: LOG_AWAY,
+                for_creation: false,
+            }
+        })?;
         let goes_on = [EventType::OrderTransformed, EventType::OrderFetchRequested];
         if !goes_on.contains(&outcome.envelope.event_type) {
             let provider = received.envelope.provider.to_string();
@@ -236,7 +185,9 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Plac
     let payload = match &fact.content {
         Content::NewOrder(order) => body::new_order(order, &place, origin),
         Content::StatusChange(change) => body::status_change(change, &place, origin),
-        Content::MenuResult(word) => return reported(received, now, word, place),
+        Content::Elsewhere => return dead_letter(received, now, not_fetched(&received.envelope.provider)),
+        // Ended before its branch was looked for.
+        Content::Ignored(word) => return ignore(received, now, "EVENT_NOT_WANTED", not_wanted(word.as_deref())),
     };
     match payload {
         Ok(payload) => {
@@ -276,6 +227,29 @@ fn ignore_duplicate(received: &Recorded, now: DateTime<Utc>, place: Place, order
     };
     NewEvent {
         envelope,
+        payload: json_bytes(&payload),
+    }
+}
+
+/// A word of the provider's, cut to what one looks at.
+fn not_wanted(word: Option<&str>) -> String {
+    match word {
+        Some(word) => format!(
+            "the backend wants nothing of the provider's event {:?}",
+            word.chars().take(MAX_WORD_CHARS).collect::<String>()
+        ),
+        None => "the backend wants nothing of this event".into(),
+    }
+}
+
+fn ignore(received: &Recorded, now: DateTime<Utc>, reason: &str, message: String) -> NewEvent {
+    let payload = Ignored {
+        reason: reason.into(),
+        message,
+        internal_order_id: None,
+    };
+    NewEvent {
+        envelope: received.follow(LABEL, EventType::OrderIgnored, now),
         payload: json_bytes(&payload),
     }
 }
@@ -351,6 +325,11 @@ fn not_enabled(provider: &str) -> ErrorReport {
         "provider {provider} is not enabled on the hub that took this event; enable it and retry the dead letter"
     );
     report(ErrorType::Configuration, "PROVIDER_NOT_ENABLED", message, Value::Null)
+}
+
+fn not_fetched(provider: &str) -> ErrorReport {
+    let message = format!("the order is at {provider} and was not fetched");
+    report(ErrorType::Configuration, "ORDER_NOT_FETCHED", message, Value::Null)
 }
 
 fn report(error_type: ErrorType, code: &str, message: String, details: Value) -> ErrorReport {

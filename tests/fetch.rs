@@ -1,55 +1,96 @@
 //! Webhooks that only say where the order is: it is fetched, from nowhere but the provider, and goes its way.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use webhook_hub::event::EventType;
 
 use crate::harness::{
     at_end::Ends,
-    careem::{change, order},
-    hub::{Hub, run},
+    careem::{answer, sign},
+    hub::{Hub, Settings, run},
     outside::{Outside, UBER_EATS},
     provider::Say,
     wait::{PATIENCE, eventually},
 };
 
+const SECRET: &str = "uber-test-secret";
+/// As the provider would give it.
+const DOCUMENT: &str = include_str!("fixtures/providers/uber-eats/order.v1_delivery.amount_e5.json");
+const RESTAURANT: &str = "
+    INSERT INTO delivery_providers (id, code, name) VALUES ('provider-uber', 'uber-eats', 'Uber Eats');
+    INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, store_id)
+    VALUES ('config-uber', 'branch-uuid', 'provider-uber', 'company-uuid', 'store-1');";
+
 impl Outside {
-    /// As Uber Eats, whose tokens come from elsewhere.
+    /// Of Uber Eats, whose tokens come from elsewhere.
     async fn of_uber() -> Self {
-        Self::new(&UBER_EATS.replace("https://auth.uber.com/oauth/v2/token", "/token")).await
+        let file = UBER_EATS.replace("https://auth.uber.com/oauth/v2/token", "/token");
+        let outside = Self::with_file("uber-eats.toml", &file).await;
+        outside.world.database.run(RESTAURANT).await.unwrap();
+        outside
     }
 
-    /// The order is there, and a webhook says so; its event's id.
+    fn uber(&self) -> Settings {
+        self.settings_for("UBER_EATS")
+            .set("UBER_EATS_ENABLED", true)
+            .set("UBER_EATS_WEBHOOK_SECRET", SECRET)
+    }
+
+    /// Posts a webhook as Uber Eats does; its event's id.
+    async fn say(&self, hub: &Hub, webhook: &Value) -> String {
+        let body = webhook.to_string();
+        let signature = sign(SECRET, body.as_bytes());
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let post = http.post(format!("{}/api/webhooks/uber-eats", hub.url())).body(body);
+        let answer = answer(post.header("x-uber-signature", signature)).await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let webhooks = self.world.log.wait_for(EventType::WebhookReceived, 1).await;
+        webhooks.last().unwrap().envelope.id.to_string()
+    }
+
+    /// There is an order, and a webhook says where; its event's id.
     async fn announce(&self, hub: &Hub, id: &str) -> String {
         self.point(hub, id, &format!("{}/v2/eats/order/{id}", self.provider.url()))
             .await
     }
 
     async fn point(&self, hub: &Hub, id: &str, href: &str) -> String {
-        let webhook = json!({ "id": id, "event_type": "orders.notification", "resource_href": href });
-        self.world.careem.post(hub, &webhook.to_string()).await.event_id()
+        let webhook = json!({
+            "event_type": "orders.notification", "event_id": format!("event-{id}"), "event_time": 1_759_320_000,
+            "meta": { "resource_id": id, "status": "pos", "user_id": "store-1" }, "resource_href": href,
+        });
+        self.say(hub, &webhook).await
+    }
+
+    async fn cancel(&self, hub: &Hub, id: &str) {
+        let webhook = json!({
+            "event_type": "orders.cancel", "event_id": format!("cancel-{id}"), "event_time": 1_759_320_060,
+            "meta": { "resource_id": id, "status": "pos", "user_id": "store-1" },
+        });
+        self.say(hub, &webhook).await;
     }
 
     fn has(&self, id: &str) {
-        self.provider.has(&format!("/v2/eats/order/{id}"), &order(id));
+        self.provider.has(&format!("/v2/eats/order/{id}"), DOCUMENT);
     }
 
     async fn status_of(&self, webhook: &str) -> String {
         let query = format!("SELECT status::text AS status FROM webhook_logs WHERE id = '{webhook}'");
         let rows = self.world.database.rows(&query).await.unwrap();
-        rows.first()
-            .map(|row| row["status"].as_str().unwrap_or_default().to_owned())
-            .unwrap_or_default()
+        let status = rows
+            .first()
+            .map(|row| row["status"].as_str().unwrap_or_default().to_owned());
+        status.unwrap_or_default()
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thin_webhook_becomes_the_order_that_it_points_at() {
     let outside = Outside::of_uber().await;
-    let hub = outside.hub().await;
+    let hub = Hub::start(&outside.uber()).await;
     outside.has("CR-thin");
     outside.announce(&hub, "CR-thin").await;
     let fetched = outside.world.log.wait_for(EventType::OrderFetched, 1).await;
-    assert_eq!(fetched[0].payload, order("CR-thin"), "byte for byte");
+    assert_eq!(fetched[0].payload, DOCUMENT, "byte for byte");
     outside.world.at_end(Ends::forwarded(1)).await;
     let body = outside.world.backend.requests()[0].json();
     assert_eq!(
@@ -74,16 +115,11 @@ async fn a_thin_webhook_becomes_the_order_that_it_points_at() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_fetched_yet_is_tried_again_and_keeps_its_order() {
     let outside = Outside::of_uber().await;
-    let settings = outside.settings().set("RETRY_MAX_ATTEMPTS", 50);
+    let settings = outside.uber().set("RETRY_MAX_ATTEMPTS", 50);
     let hub = Hub::start(&settings).await;
     let webhook = outside.announce(&hub, "CR-soon").await;
     // Taken as it is, but not before the order.
-    outside
-        .world
-        .careem
-        .post(&hub, &change("CR-soon", "cancelled"))
-        .await
-        .event_id();
+    outside.cancel(&hub, "CR-soon").await;
     outside.world.log.wait_for(EventType::OrderFetchFailed, 1).await;
     eventually("the webhook is being retried", PATIENCE, async || {
         let status = outside.status_of(&webhook).await;
@@ -116,7 +152,7 @@ async fn what_cannot_be_fetched_yet_is_tried_again_and_keeps_its_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_is_not_there_is_given_up() {
     let outside = Outside::of_uber().await;
-    let hub = Hub::start(&outside.settings().set("RETRY_MAX_ATTEMPTS", 1)).await;
+    let hub = Hub::start(&outside.uber().set("RETRY_MAX_ATTEMPTS", 1)).await;
     let webhook = outside.announce(&hub, "CR-never").await;
     let dead = &outside.payloads(EventType::OrderDeadLettered, 1).await[0];
     assert_eq!(
@@ -141,7 +177,7 @@ async fn an_order_that_is_not_there_is_given_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_but_the_provider_is_asked() {
     let outside = Outside::of_uber().await;
-    let hub = outside.hub().await;
+    let hub = Hub::start(&outside.uber()).await;
     let elsewhere = format!("{}/secrets", outside.world.backend.url());
     outside.point(&hub, "CR-evil", &elsewhere).await;
     outside
@@ -149,10 +185,7 @@ async fn nobody_but_the_provider_is_asked() {
         .await;
     // One that the provider itself leads away is not followed.
     outside.provider.on("/v2/eats/order/CR-led-away", Say::status(302));
-    let settings = outside
-        .settings()
-        .set("RETRY_MAX_ATTEMPTS", 1)
-        .set("RETRY_DELAYS", "100ms");
+    let settings = outside.uber().set("RETRY_MAX_ATTEMPTS", 1).set("RETRY_DELAYS", "100ms");
     hub.terminate().await;
     let hub = Hub::start(&settings).await;
     outside.announce(&hub, "CR-led-away").await;
@@ -176,7 +209,7 @@ async fn nobody_but_the_provider_is_asked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_has_a_limit() {
     let outside = Outside::of_uber().await;
-    let hub = outside.hub().await;
+    let hub = Hub::start(&outside.uber()).await;
     let large = format!("{{\"id\": \"{}\"}}", "x".repeat(6 * 1024 * 1024));
     outside.provider.has("/v2/eats/order/CR-large", &large);
     outside.announce(&hub, "CR-large").await;
@@ -196,12 +229,12 @@ async fn a_document_has_a_limit() {
 async fn without_credentials_the_hub_does_not_start() {
     let outside = Outside::of_uber().await;
     let settings = outside
-        .settings()
-        .set("CAREEM_CLIENT_SECRET", "")
-        .set("CAREEM_CLIENT_ID", "");
+        .uber()
+        .set("UBER_EATS_CLIENT_SECRET", "")
+        .set("UBER_EATS_CLIENT_ID", "");
     let ran = run(&settings, &["serve"]).await;
     assert_eq!(ran.code, Some(1), "{}", ran.said());
-    assert!(ran.said().contains("CAREEM_CLIENT_SECRET"), "{}", ran.said());
+    assert!(ran.said().contains("UBER_EATS_CLIENT_SECRET"), "{}", ran.said());
     // Nothing of this needs the platform.
     assert!(outside.provider.calls().is_empty());
 }

@@ -3,7 +3,6 @@
 use super::{ConfigError, Environment};
 use crate::push::{
     outbound::{Auth, Spec},
-    shipped,
     token::Client,
 };
 
@@ -19,26 +18,24 @@ pub struct Outbound {
 }
 
 /// None where the hub has no credentials: then this provider is told nothing.
-pub(super) fn of_provider(env: &Environment, name: &str, prefix: &str) -> Result<Option<Outbound>, ConfigError> {
-    // `X_FILE` is how the whole text comes; nobody puts it into a variable.
-    let variable = format!("{prefix}_OUTBOUND");
-    let spec = match env.text(&variable)? {
-        Some(text) => Spec::from_toml(&text),
-        None => shipped::spec(name),
-    };
-    let spec = spec.map_err(|faults| ConfigError::new(format!("{variable}_FILE"), faults.join("; ")))?;
+pub(super) fn of_provider(
+    env: &Environment,
+    name: &str,
+    prefix: &str,
+    spec: Option<&Spec>,
+) -> Result<Option<Outbound>, ConfigError> {
     let client = Client {
         id: env.text(&format!("{prefix}_CLIENT_ID"))?,
         secret: env.secret(&format!("{prefix}_CLIENT_SECRET"))?,
     };
     let api_url = api_url(env, &format!("{prefix}_API_URL"))?;
-    let Some(spec) = spec else {
+    let Some(spec) = spec.cloned() else {
         return match client.secret {
             None => Ok(None),
             Some(_) => Err(ConfigError::new(
                 format!("{prefix}_CLIENT_SECRET"),
                 format_args!(
-                    "this version does not know how {name} is spoken to; name a file in {prefix}_OUTBOUND_FILE"
+                    "the file of {name} does not say how it is spoken to: add a table [outbound], or take this away"
                 ),
             )),
         };
@@ -84,10 +81,12 @@ fn api_url(env: &Environment, variable: &str) -> Result<Option<String>, ConfigEr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provider::Catalogue;
 
     fn read(name: &str, variables: &[(&str, &str)]) -> Result<Option<Outbound>, ConfigError> {
         let env: Environment = variables.iter().copied().collect();
-        of_provider(&env, name, "X")
+        let known = Catalogue::shipped();
+        of_provider(&env, name, "X", known.get(name).unwrap().file.outbound.as_ref())
     }
 
     #[test]
@@ -106,13 +105,8 @@ mod tests {
             ("careem", &[("X_CLIENT_SECRET", "s")][..], "X_CLIENT_ID"),
             ("careem", &[("X_CLIENT_ID", "hub")], "X_CLIENT_SECRET"),
             ("uber-eats", &[], "X_CLIENT_SECRET"),
-            ("pizza", &[("X_CLIENT_SECRET", "s")], "X_CLIENT_SECRET"),
+            ("jahez", &[("X_CLIENT_SECRET", "s")], "X_CLIENT_SECRET"),
             ("careem", &[("X_API_URL", "careem.example")], "X_API_URL"),
-            (
-                "careem",
-                &[("X_OUTBOUND", "[outbound]\nbase_url = 'http://x'")],
-                "X_OUTBOUND_FILE",
-            ),
         ] {
             assert_eq!(read(name, variables).unwrap_err().variable, at_fault, "{variables:?}");
         }

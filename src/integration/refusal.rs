@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{
     intake::{self, refusal::json_response, request_id},
     journal::AppendError,
-    order::node::Fault,
+    order::fault::Fault,
 };
 
 /// Why a request is not taken.

@@ -15,7 +15,10 @@ use crate::{
         EventType,
         push::{STATUS_REQUEST, StatusRequested, Word},
     },
-    order::node::{Fault, Faults, Node},
+    order::{
+        fault::{Fault, Faults},
+        node::Node,
+    },
     provider::admission::MAX_ORDER_ID_BYTES,
 };
 

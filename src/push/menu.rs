@@ -7,8 +7,9 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use crate::order::{
+    fault::{Fault, Faults},
     money::{Currency, Money},
-    node::{Fault, Faults, Node, Object},
+    node::{Node, Object},
 };
 
 /// Most categories, items and so on of one menu, all together.
@@ -231,7 +232,11 @@ impl Reading {
     }
 
     fn id(&mut self, node: &Node<'_>, unique: Option<&'static str>) -> String {
-        let id = node.required_text(&mut self.faults);
+        let id = node.verbatim(&mut self.faults).unwrap_or_default();
+        if id.is_empty() {
+            // Of one place the first fault counts.
+            self.faults.add(node.pointer(), "missing");
+        }
         if id.len() > MAX_ID_BYTES {
             self.faults
                 .add(node.pointer(), format_args!("longer than {MAX_ID_BYTES} bytes"));

@@ -27,7 +27,6 @@ use crate::{
 pub mod outbound;
 pub mod template;
 pub mod words;
-pub mod shipped;
 pub mod limits;
 pub mod token;
 pub mod remote;

@@ -196,8 +196,6 @@ pub struct When {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fetch {
-    /// Types of webhooks whose order is fetched; the others are taken as they are, in their turn.
-    pub webhooks: Vec<String>,
     /// JSON pointer, in the webhook, of the order's URL.
     #[serde(default)]
     pub href: Option<String>,
@@ -293,49 +291,12 @@ pub struct Spec {
     pub fetch: Option<FetchSpec>,
 }
 
-/// A provider's file, as far as it is about these tables; the other tables are somebody else's.
-#[derive(Debug, Deserialize)]
-struct File {
-    outbound: Option<toml::Table>,
-    fetch: Option<toml::Table>,
-}
-
 impl Spec {
-    /// Of a file's text.
+    /// Checks everything; `fetched` are the types of webhooks whose order is fetched.
     ///
     /// # Errors
     /// Every fault, each with its place.
-    pub fn from_toml(text: &str) -> Result<Option<Self>, Vec<String>> {
-        let file: File = toml::from_str(text).map_err(|error| vec![one_line(&error)])?;
-        Self::from_tables(file.outbound, file.fetch)
-    }
-
-    /// Of the tables; none where there are none.
-    ///
-    /// # Errors
-    /// Every fault, each with its place.
-    pub fn from_tables(outbound: Option<toml::Table>, fetch: Option<toml::Table>) -> Result<Option<Self>, Vec<String>> {
-        let named = |table: &'static str| move |error: toml::de::Error| vec![format!("{table}: {}", one_line(&error))];
-        let fetch = fetch
-            .map(|fetch| fetch.try_into::<Fetch>().map_err(named("fetch")))
-            .transpose()?;
-        match (outbound, fetch) {
-            (Some(outbound), fetch) => {
-                let outbound: Outbound = outbound.try_into().map_err(named("outbound"))?;
-                Self::check(&outbound, fetch.as_ref()).map(Some)
-            }
-            (None, Some(_)) => Err(vec![
-                "fetch: goes together with [outbound], which says where the provider is".into(),
-            ]),
-            (None, None) => Ok(None),
-        }
-    }
-
-    /// Checks everything.
-    ///
-    /// # Errors
-    /// Every fault, each with its place.
-    pub fn check(outbound: &Outbound, fetch: Option<&Fetch>) -> Result<Self, Vec<String>> {
+    pub fn check(outbound: &Outbound, fetch: Option<&Fetch>, fetched: &[&str]) -> Result<Self, Vec<String>> {
         let mut check = Check::default();
         check.auth(&outbound.auth);
         let token_lifetime = match &outbound.auth {
@@ -374,7 +335,7 @@ impl Spec {
             status: check.statuses(&outbound.status),
             needs_branch: needs_branch(outbound),
             menu: outbound.menu.as_ref().map(|menu| check.menu(menu)),
-            fetch: fetch.map(|fetch| check.fetch(fetch)),
+            fetch: fetch.map(|fetch| check.fetch(fetch, fetched)),
         };
         if check.faults.is_empty() {
             Ok(spec)
@@ -394,11 +355,6 @@ fn needs_branch(outbound: &Outbound) -> bool {
         .values()
         .chain(calls)
         .any(|text| slots.iter().any(|slot| text.contains(slot)))
-}
-
-/// An error of the reader without its picture.
-fn one_line(error: &toml::de::Error) -> String {
-    error.message().replace('\n', " ")
 }
 
 mod check;

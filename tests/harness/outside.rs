@@ -1,10 +1,8 @@
 //! A world with a provider that is told things.
 
-use std::io::Write as _;
-
 use reqwest::Method;
 use serde_json::{Value, json};
-use tempfile::NamedTempFile;
+use tempfile::TempDir;
 use webhook_hub::event::EventType;
 
 use super::{
@@ -16,43 +14,58 @@ use super::{
 };
 
 /// How Careem is spoken to.
-pub(crate) const CAREEM_POS: &str = include_str!("../../providers/outbound/careem-pos.toml");
+pub(crate) const CAREEM_POS: &str = include_str!("../../providers/careem-pos.toml");
 /// How Delivery Hero is.
-pub(crate) const DELIVERY_HERO: &str = include_str!("../../providers/outbound/delivery-hero.toml");
+pub(crate) const DELIVERY_HERO: &str = include_str!("../../providers/delivery-hero.toml");
 /// How orders of Uber Eats are fetched.
-pub(crate) const UBER_EATS: &str = include_str!("../../providers/outbound/uber-eats.toml");
+pub(crate) const UBER_EATS: &str = include_str!("../../providers/uber-eats.toml");
+/// The provider whose webhooks the tests play.
+const CAREEM: &str = include_str!("../../providers/careem.toml");
 
 /// A world, and a platform outside of it.
 pub(crate) struct Outside {
     pub(crate) world: World,
     pub(crate) provider: Provider,
-    file: NamedTempFile,
+    /// `PROVIDERS_DIR`.
+    files: TempDir,
 }
 
 impl Outside {
-    /// Spoken to as this file says.
+    /// Careem's webhooks; spoken to as this file says.
     pub(crate) async fn new(file: &str) -> Self {
+        let of = |file: &str| file.find("\n[outbound]\n").expect("a table [outbound]");
+        let careem = format!("{}{}", &CAREEM[..of(CAREEM)], &file[of(file)..]);
+        Self::with_file("careem.toml", &careem).await
+    }
+
+    /// With this file in place of the one that is shipped.
+    pub(crate) async fn with_file(name: &str, file: &str) -> Self {
         let world = World::new().await;
         let branch = r#"UPDATE branch_delivery_configs
             SET store_id = 'store-9', settings = '{"brandId": "brand-7", "chainCode": "chain-1"}'"#;
         world.database.run(branch).await.unwrap();
-        let mut written = NamedTempFile::new().unwrap();
-        written.write_all(file.as_bytes()).unwrap();
+        let files = tempfile::tempdir().unwrap();
+        std::fs::write(files.path().join(name), file).unwrap();
         Self {
             world,
             provider: Provider::start(),
-            file: written,
+            files,
         }
     }
 
     /// The environment of a hub that speaks to the platform, with delays that a test can wait for.
     pub(crate) fn settings(&self) -> Settings {
+        self.settings_for("CAREEM")
+    }
+
+    /// The same, of another provider.
+    pub(crate) fn settings_for(&self, prefix: &str) -> Settings {
         self.world
             .settings()
-            .set("CAREEM_API_URL", self.provider.url())
-            .set("CAREEM_CLIENT_ID", CLIENT_ID)
-            .set("CAREEM_CLIENT_SECRET", CLIENT_SECRET)
-            .set("CAREEM_OUTBOUND_FILE", self.file.path().display())
+            .set("PROVIDERS_DIR", self.files.path().display())
+            .set(&format!("{prefix}_API_URL"), self.provider.url())
+            .set(&format!("{prefix}_CLIENT_ID"), CLIENT_ID)
+            .set(&format!("{prefix}_CLIENT_SECRET"), CLIENT_SECRET)
             .set("RETRY_DELAYS", "300ms,500ms")
             .set("RETRY_MAX_ATTEMPTS", 3)
     }

@@ -202,9 +202,12 @@ impl Check {
         }
     }
 
-    pub(super) fn fetch(&mut self, fetch: &Fetch) -> FetchSpec {
-        if fetch.webhooks.is_empty() {
-            self.note("fetch.webhooks", "expected at least one type, such as order_created");
+    pub(super) fn fetch(&mut self, fetch: &Fetch, fetched: &[&str]) -> FetchSpec {
+        if fetched.is_empty() {
+            self.note(
+                "fetch",
+                "expected webhook.document to say of which webhooks the order is fetched",
+            );
         }
         let place = match (&fetch.href, &fetch.path) {
             (Some(href), None) => {
@@ -221,7 +224,7 @@ impl Check {
             }
         };
         FetchSpec {
-            webhooks: fetch.webhooks.iter().cloned().collect(),
+            webhooks: fetched.iter().map(|one| (*one).to_owned()).collect(),
             place,
         }
     }
