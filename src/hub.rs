@@ -218,9 +218,7 @@ fn remote(
     let Some(outbound) = settings.outbound.clone() else {
         return Ok(None);
     };
-    let config::Outbound { spec, api_url, client } = outbound;
-    let remote = Remote::new(Arc::clone(name), spec, api_url, client, breaker)?;
-    Ok(Some(Arc::new(remote)))
+    Ok(Some(Arc::new(Remote::new(Arc::clone(name), outbound, breaker)?)))
 }
 
 /// Waits for NATS and looks whether it is set up as it must be; false where the hub is told to stop before.

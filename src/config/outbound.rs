@@ -1,6 +1,6 @@
 //! How a provider is spoken to: the tables of its file, and the credentials.
 
-use super::{ConfigError, Environment};
+use super::{ClientTls, ConfigError, Environment};
 use crate::push::{
     outbound::{Auth, Spec},
     token::Client,
@@ -15,6 +15,8 @@ pub struct Outbound {
     pub api_url: Option<String>,
     /// `<PROVIDER>_CLIENT_ID` and `<PROVIDER>_CLIENT_SECRET`.
     pub client: Client,
+    /// `<PROVIDER>_API_TLS_CA`, `_CERT` and `_KEY`.
+    pub tls: ClientTls,
 }
 
 /// None where the hub has no credentials: then this provider is told nothing.
@@ -29,6 +31,7 @@ pub(super) fn of_provider(
         secret: env.secret(&format!("{prefix}_CLIENT_SECRET"))?,
     };
     let api_url = api_url(env, &format!("{prefix}_API_URL"))?;
+    let tls = ClientTls::from_environment(env, &format!("{prefix}_API"))?;
     let Some(spec) = spec.cloned() else {
         return match client.secret {
             None => Ok(None),
@@ -53,7 +56,12 @@ pub(super) fn of_provider(
     // Without credentials there is only one question: must there be some?
     let is_unset = client.id.is_none() && client.secret.is_none();
     match missing {
-        None => Ok(Some(Outbound { spec, api_url, client })),
+        None => Ok(Some(Outbound {
+            spec,
+            api_url,
+            client,
+            tls,
+        })),
         Some(_) if is_unset && spec.fetch.is_none() => Ok(None),
         Some(suffix) => Err(ConfigError::new(
             format!("{prefix}{suffix}"),

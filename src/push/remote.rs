@@ -20,7 +20,7 @@ use super::{
     limits::Limits,
     outbound::{Auth, Call, Spec},
     template::{Missing, Scope, Text},
-    token::{Client, Token, Tokens},
+    token::{Token, Tokens},
     words::ACCESS_TOKEN,
 };
 use crate::{
@@ -32,6 +32,7 @@ use crate::{
         client::{is_dns, is_tls, percent_encode},
         gate::Gate,
     },
+    tls,
 };
 
 /// Most bytes of an answer that are read; an honest one has a few hundred.
@@ -119,14 +120,14 @@ impl Remote {
     /// For this provider.
     ///
     /// # Errors
-    /// Where TLS cannot be set up.
-    pub fn new(
-        name: Arc<str>,
-        spec: Spec,
-        url: Option<String>,
-        client: Client,
-        breaker: config::Breaker,
-    ) -> anyhow::Result<Self> {
+    /// Where TLS cannot be set up, naming the variable.
+    pub fn new(name: Arc<str>, outbound: config::Outbound, breaker: config::Breaker) -> anyhow::Result<Self> {
+        let config::Outbound {
+            spec,
+            api_url: url,
+            client,
+            tls,
+        } = outbound;
         let http = reqwest::Client::builder()
             .user_agent(concat!("webhook-hub/", env!("CARGO_PKG_VERSION")))
             .timeout(spec.timeout)
@@ -136,6 +137,7 @@ impl Remote {
             .redirect(redirect::Policy::none())
             .no_proxy()
             .tcp_nodelay(true)
+            .tls_backend_preconfigured(tls::client(&tls)?)
             .build()
             .context("cannot set up the HTTP client")?;
         Ok(Self {
@@ -312,7 +314,7 @@ impl Remote {
                 .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
                 .body(body.to_string());
         }
-        Ok(ask(builder, request.max_bytes).await?)
+        ask(builder, request.max_bytes).await
     }
 
     /// What an answer means that the call itself has no word about.

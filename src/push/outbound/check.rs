@@ -51,7 +51,7 @@ impl Check {
     pub(super) fn duration(&mut self, at: &str, text: Option<&str>, default: Duration) -> Duration {
         let Some(text) = text else { return default };
         parse_duration(text).unwrap_or_else(|expected| {
-            self.note(at, &expected.to_string());
+            self.note(at, expected);
             default
         })
     }
