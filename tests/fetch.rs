@@ -8,7 +8,7 @@ use crate::harness::{
     careem::{answer, sign},
     hub::{Hub, Settings, run},
     outside::{Outside, UBER_EATS},
-    provider::Say,
+    platform::Say,
     wait::{PATIENCE, eventually},
 };
 

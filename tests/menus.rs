@@ -10,7 +10,7 @@ use crate::harness::{
     at_end::Ends,
     hub::{Hub, run},
     outside::{CAREEM_POS, DELIVERY_HERO, Outside, send},
-    provider::Say,
+    platform::Say,
     wait::{PATIENCE, eventually},
 };
 

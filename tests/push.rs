@@ -12,7 +12,7 @@ use crate::harness::{
     careem::{change, order},
     hub::{Hub, run},
     outside::{CAREEM_POS, DELIVERY_HERO, Outside, send},
-    provider::Say,
+    platform::Say,
     wait::{PATIENCE, eventually},
 };
 

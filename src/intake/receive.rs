@@ -1,11 +1,11 @@
 //! One webhook through the checks of the contract, in their order, onto the log, and its answer.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
 
 use axum::{
     body::Body,
     extract::{ConnectInfo, Path, Request, State, rejection::PathRejection},
-    http::{HeaderMap, HeaderName, Response, StatusCode, Uri},
+    http::{HeaderMap, HeaderName, Response, StatusCode, Uri, header::CONTENT_TYPE},
     middleware::Next,
 };
 use chrono::{DateTime, Utc};
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     event::{Envelope, EventId, EventType, NewEvent, RequestFacts},
     journal::Appended,
-    provider::{Admission, Enabled},
+    provider::{Admission, Enabled, Said, Told},
     telemetry::trace_context,
     verification::{Unverified, Verified},
 };
@@ -44,11 +44,11 @@ const CREDENTIAL_PARTS: [&str; 8] = [
 /// Longest header value that is kept.
 const MAX_HEADER_CHARS: usize = 1024;
 
-/// `POST /api/webhooks/{provider}`.
+/// `POST /api/webhooks/{provider}`, and below it the paths that the provider's file names.
 pub async fn receive(
     State(intake): State<Arc<Intake>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    name: Result<Path<String>, PathRejection>,
+    name: Result<Path<HashMap<String, String>>, PathRejection>,
     request: Request,
 ) -> Response<Body> {
     let began = Instant::now();
@@ -56,15 +56,22 @@ pub async fn receive(
     let request_id = request_id::of(&parts.headers);
     let client = client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies);
     // A name that is no UTF-8 is nobody's.
-    let known = name.ok().and_then(|Path(name)| intake.registry.get(&name));
-    let Some(enabled) = known else {
+    let names = name.map(|Path(names)| names).unwrap_or_default();
+    let below = names.get("below").map_or("", String::as_str);
+    let known = names.get("provider").and_then(|name| intake.registry.get(name));
+    let Some(enabled) = known.filter(|enabled| enabled.provider.knows_path(below)) else {
         body::discard(request_body).await;
+        let reason = if below.is_empty() {
+            Reason::ProviderNotFound
+        } else {
+            Reason::NotFound
+        };
         // The name is the caller's; as a label it would let anyone make metrics without end.
-        return refuse(NO_PROVIDER, &Reason::ProviderNotFound, &request_id, Some(client));
+        return refuse(NO_PROVIDER, &reason, &request_id, Some(client));
     };
     if !enabled.allow_list.allows(client) {
         body::discard(request_body).await;
-        return refuse(&enabled.name, &Reason::IpNotAllowed, &request_id, Some(client));
+        return refuse_to(enabled, &Reason::IpNotAllowed, &request_id, Some(client));
     }
     let limits = &intake.settings;
     let read = body::read(
@@ -76,18 +83,18 @@ pub async fn receive(
     );
     let held = match read.await {
         Ok(held) => held,
-        Err(reason) => return refuse(&enabled.name, &reason, &request_id, Some(client)),
+        Err(reason) => return refuse_to(enabled, &reason, &request_id, Some(client)),
     };
     let now = Utc::now();
     let public_url = limits.public_url.as_deref();
     let unverified = Unverified::new(&parts.method, public_url, &parts.uri, &parts.headers, &held.bytes);
     let verified = match authenticate::verified(&intake, enabled, unverified, now).await {
         Ok(verified) => verified,
-        Err(reason) => return refuse(&enabled.name, &reason, &request_id, Some(client)),
+        Err(reason) => return refuse_to(enabled, &reason, &request_id, Some(client)),
     };
     let admission = match structure::check(&held.bytes).and_then(|()| enabled.provider.read(&verified)) {
         Ok(admission) => admission,
-        Err(refusal) => return refuse(&enabled.name, &Reason::Provider(refusal), &request_id, Some(client)),
+        Err(refusal) => return refuse_to(enabled, &Reason::Provider(refusal), &request_id, Some(client)),
     };
     metrics::counter!("webhooks_received_total", "provider" => Arc::clone(&enabled.name)).increment(1);
     let envelope = envelope(
@@ -99,7 +106,6 @@ pub async fn receive(
         &parts.uri,
         client.to_string(),
     );
-    let event_id = envelope.id;
     match intake
         .journal
         .append(NewEvent {
@@ -112,14 +118,9 @@ pub async fn receive(
             metrics::histogram!("webhook_accept_duration_seconds", "provider" => Arc::clone(&enabled.name))
                 .record(began.elapsed());
             log_accepted(&enabled.name, &admission, &request_id, began, appended);
-            accepted(&request_id, event_id, appended)
+            accepted(enabled, &admission, &request_id, appended, &held.bytes)
         }
-        Err(error) => refuse(
-            &enabled.name,
-            &Reason::EventLogUnavailable(error),
-            &request_id,
-            Some(client),
-        ),
+        Err(error) => refuse_to(enabled, &Reason::EventLogUnavailable(error), &request_id, Some(client)),
     }
 }
 
@@ -198,7 +199,7 @@ fn envelope(
         traceparent: Some(trace_context::of(headers)),
         request: Some(RequestFacts {
             webhook_sequence: None,
-            method: "POST".into(),
+            method: verified.method().to_string(),
             // A query could hold a key; the path alone says what was called.
             path: uri.path().to_owned(),
             client_address,
@@ -255,7 +256,25 @@ struct AcceptedData<'a> {
     duplicate: bool,
 }
 
-fn accepted(request_id: &str, event_id: EventId, appended: Appended) -> Response<Body> {
+/// 200 in the provider's own format, where it has one.
+fn accepted(
+    enabled: &Enabled,
+    admission: &Admission,
+    request_id: &str,
+    appended: Appended,
+    body: &[u8],
+) -> Response<Body> {
+    let event_id = admission.event_id;
+    let said = Said::Accepted {
+        order_id: &admission.external_order_id,
+        event_id: &event_id.to_string(),
+        duplicate: appended.duplicate,
+    };
+    if let Some(told) = enabled.provider.answer(said, request_id, body) {
+        let status = told.status.and_then(|status| StatusCode::from_u16(status).ok());
+        let empty = json_response(status.unwrap_or(StatusCode::OK), String::new(), request_id);
+        return in_own_words(empty, told);
+    }
     let data = AcceptedData {
         request_id,
         event_id,
@@ -269,6 +288,27 @@ fn accepted(request_id: &str, event_id: EventId, appended: Appended) -> Response
     }) {
         Ok(body) => json_response(StatusCode::OK, body, request_id),
         Err(_) => Reason::Internal.response(request_id),
+    }
+}
+
+fn in_own_words(mut response: Response<Body>, told: Told) -> Response<Body> {
+    if told.body.is_empty() {
+        response.headers_mut().remove(CONTENT_TYPE);
+    }
+    *response.body_mut() = Body::from(told.body);
+    response
+}
+
+/// A refusal in the provider's own format, where it has one; the HTTP status says the same in both.
+fn refuse_to(enabled: &Enabled, reason: &Reason, request_id: &str, client: Option<std::net::IpAddr>) -> Response<Body> {
+    let response = refuse(&enabled.name, reason, request_id, client);
+    let said = Said::Refused {
+        code: reason.status().1,
+        message: &reason.to_string(),
+    };
+    match enabled.provider.answer(said, request_id, &[]) {
+        Some(told) => in_own_words(response, told),
+        None => response,
     }
 }
 

@@ -60,6 +60,11 @@ pub trait Provider: Send + Sync {
     /// As [`Self::transform`].
     fn transform_fetched(&self, received: &Recorded, document: &[u8]) -> Result<Fact, TransformError>;
 
+    /// Whether it calls this path below `/api/webhooks/{provider}`; empty where it calls that itself.
+    fn knows_path(&self, below: &str) -> bool {
+        below.is_empty()
+    }
+
     /// What it is answered, in its own format; none where the hub's own is as good. `body` is the webhook's, as far as it
     /// was read.
     fn answer(&self, _said: Said<'_>, _request_id: &str, _body: &[u8]) -> Option<Told> {

@@ -131,6 +131,11 @@ impl<'a> Verified<'a> {
         self.request.path()
     }
 
+    /// The method.
+    pub const fn method(&self) -> &'a Method {
+        self.request.method
+    }
+
     /// How it was verified.
     pub const fn proof(&self) -> &Proof {
         &self.proof

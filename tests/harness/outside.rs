@@ -10,7 +10,7 @@ use super::{
     careem::{Answer, answer},
     hub::{Hub, Settings},
     log::payload,
-    provider::{CLIENT_ID, CLIENT_SECRET, Provider},
+    platform::{CLIENT_ID, CLIENT_SECRET, Provider},
 };
 
 /// How Careem is spoken to.

@@ -140,21 +140,25 @@ impl PathTemplate {
         })
     }
 
+    /// Whether a path has this shape.
+    pub fn has_shape_of(&self, path: &str) -> bool {
+        self.pairs(path).is_some()
+    }
+
     /// The part of a path that goes by this name, where the path has this shape.
     pub fn part<'p>(&self, path: &'p str, wanted: &str) -> Option<&'p str> {
+        let is_it = |(part, _): &(&Part, &str)| matches!(part, Part::Name(name) if name == wanted);
+        self.pairs(path)?.into_iter().find(is_it).map(|(_, given)| given)
+    }
+
+    fn pairs<'s, 'p>(&'s self, path: &'p str) -> Option<Vec<(&'s Part, &'p str)>> {
         let given: Vec<&str> = path.trim_matches('/').split('/').collect();
-        if given.len() != self.0.len() {
-            return None;
-        }
-        let mut found = None;
-        for (part, given) in self.0.iter().zip(given) {
-            match part {
-                Part::Word(word) if word != given => return None,
-                Part::Name(name) if name == wanted => found = Some(given),
-                Part::Word(_) | Part::Name(_) => {}
-            }
-        }
-        found
+        let pairs: Vec<_> = self.0.iter().zip(given.iter().copied()).collect();
+        let fits = |(part, given): &(&Part, &str)| match part {
+            Part::Word(word) => word == given,
+            Part::Name(_) => !given.is_empty(),
+        };
+        (given.len() == self.0.len() && pairs.iter().all(fits)).then_some(pairs)
     }
 }
 

@@ -218,6 +218,16 @@ impl Provider for Declarative {
         self.fact(received, (&document, document.root()), &body)
     }
 
+    fn knows_path(&self, below: &str) -> bool {
+        below.is_empty()
+            || self
+                .file
+                .webhook
+                .paths
+                .iter()
+                .any(|template| template.has_shape_of(below))
+    }
+
     fn answer(&self, said: Said<'_>, request_id: &str, body: &[u8]) -> Option<Told> {
         self.file.response.answer(said, request_id, body)
     }
