@@ -412,3 +412,23 @@ async fn a_provider_that_hangs_slows_no_order() {
     outside.world.at_end(Ends::forwarded(50)).await;
     drop(hub);
 }
+
+/// What one order was told holds for all that is said to this provider.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_later_leaves_the_provider_alone_too() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let hub = outside.hub().await;
+    outside.provider.next([Say {
+        retry_after: Some(2),
+        ..Say::status(429)
+    }]);
+    outside.ask(&hub, "CR-first", "accepted").await;
+    outside.payloads(EventType::OrderStatusPushFailed, 1).await;
+    outside.ask(&hub, "CR-second", "accepted").await;
+    let pushed = outside.payloads(EventType::OrderStatusPushed, 2).await;
+    let attempts: u64 = pushed.iter().map(|one| one["attempts"].as_u64().unwrap()).sum();
+    assert_eq!(attempts, 3, "only the first had to be said again");
+    let calls = outside.provider.calls();
+    assert!(calls[1].at - calls[0].at >= Duration::from_millis(1900));
+    outside.world.at_end(Ends::default()).await;
+}
