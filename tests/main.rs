@@ -30,4 +30,5 @@ mod wire_cut;
 mod random_run;
 mod streams;
 mod statements;
+mod fuzzing;
 mod sdks;
