@@ -13,17 +13,19 @@ use axum::{
     routing::{get, post},
 };
 
-use crate::{config, journal::Journal, provider::Registry, telemetry::health::Health};
+use crate::{config, journal::Journal, provider::Registry, telemetry::health::Health, transform::branches::Branches};
 
 pub mod server;
 pub mod certificate;
 pub mod receive;
+pub mod reload;
 pub mod body;
 pub mod structure;
 pub mod client_ip;
 pub mod allow_list;
 pub mod refusal;
 pub mod audit;
+mod authenticate;
 mod request_id;
 
 /// The description of all routes, OpenAPI 3.1.
@@ -37,6 +39,8 @@ pub struct Intake {
     pub journal: Journal,
     /// Limits and trusted proxies.
     pub settings: config::Http,
+    /// Secrets of branches.
+    pub branches: Arc<Branches>,
     /// Bytes of bodies that may be held at a time.
     pub budget: body::Budget,
     /// What health says.

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use axum::{
     body::Body,
     extract::{ConnectInfo, Path, Request, State, rejection::PathRejection},
-    http::{HeaderMap, Response, StatusCode, Uri},
+    http::{HeaderMap, HeaderName, Response, StatusCode, Uri},
     middleware::Next,
 };
 use chrono::{DateTime, Utc};
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::{
     Intake,
     audit::{NO_PROVIDER, Refused},
-    body,
+    authenticate, body,
     client_ip::{came_by_tls, client_ip},
     refusal::{Reason, json_response},
     request_id, structure,
@@ -25,7 +25,7 @@ use crate::{
     journal::Appended,
     provider::{Admission, Enabled},
     telemetry::trace_context,
-    verification::{Unverified, Verified, verify},
+    verification::{Unverified, Verified},
 };
 
 /// Headers that are credentials by their name; they are left out of everything that is stored or shown.
@@ -79,10 +79,11 @@ pub async fn receive(
         Err(reason) => return refuse(&enabled.name, &reason, &request_id, Some(client)),
     };
     let now = Utc::now();
-    let unverified = Unverified::new(&parts.method, None, &parts.uri, &parts.headers, &held.bytes);
-    let verified = match verify(&enabled.scheme, unverified, &enabled.keys.current(), now) {
+    let public_url = limits.public_url.as_deref();
+    let unverified = Unverified::new(&parts.method, public_url, &parts.uri, &parts.headers, &held.bytes);
+    let verified = match authenticate::verified(&intake, enabled, unverified, now).await {
         Ok(verified) => verified,
-        Err(refusal) => return refuse(&enabled.name, &Reason::Unverified(refusal), &request_id, Some(client)),
+        Err(reason) => return refuse(&enabled.name, &reason, &request_id, Some(client)),
     };
     let admission = match structure::check(&held.bytes).and_then(|()| enabled.provider.read(&verified)) {
         Ok(admission) => admission,
@@ -204,19 +205,20 @@ fn envelope(
             secrets: proof.secrets().to_vec(),
             signed_at: proof.signed_at(),
             signature: proof.signature().map(str::to_owned),
-            headers: without_credentials(headers),
+            headers: without_credentials(headers, &enabled.credential_headers),
         }),
     }
 }
 
-/// Request headers as JSON, less every credential.
-fn without_credentials(headers: &HeaderMap) -> Map<String, Value> {
+/// Request headers as JSON, less every credential: by its name, or because the provider's scheme takes it for one.
+fn without_credentials(headers: &HeaderMap, of_scheme: &[HeaderName]) -> Map<String, Value> {
     let is_credential =
         |name: &str| CREDENTIALS.contains(&name) || CREDENTIAL_PARTS.iter().any(|part| name.contains(part));
     let mut kept = Map::new();
     for (name, value) in headers {
+        let is_of_scheme = of_scheme.contains(name);
         let name = name.as_str();
-        if is_credential(name) {
+        if is_of_scheme || is_credential(name) {
             continue;
         }
         let value = String::from_utf8_lossy(value.as_bytes());
@@ -311,6 +313,7 @@ mod tests {
             ("cookie", "session=hunter2"),
             ("x-careem-api-key", "hunter2"),
             ("x-service-token", "hunter2"),
+            ("x-knock-knock", "hunter2"),
             ("x-merchant-id", "m-1"),
             ("x-careem-signature", "ab12"),
         ] {
@@ -318,7 +321,7 @@ mod tests {
         }
         headers.append("via", "a".parse().unwrap());
         headers.append("via", "b".parse().unwrap());
-        let kept = without_credentials(&headers);
+        let kept = without_credentials(&headers, &[HeaderName::from_static("x-knock-knock")]);
         assert_eq!(
             Value::Object(kept),
             json!({ "x-merchant-id": "m-1", "x-careem-signature": "ab12", "via": "a, b" })

@@ -49,6 +49,9 @@ pub enum Reason {
     /// It was not verified.
     #[error(transparent)]
     Unverified(#[from] verification::Refusal),
+    /// The branch's own secrets are not known while PostgreSQL is away.
+    #[error("the branch's secrets cannot be looked up for now; send it again")]
+    SecretsUnavailable,
     /// It is not what the provider sends.
     #[error(transparent)]
     Provider(#[from] provider::Refusal),
@@ -81,6 +84,7 @@ impl Reason {
                 (StatusCode::UNAUTHORIZED, "SIGNATURE_EXPIRED")
             }
             Self::Unverified(verification::Refusal::InvalidToken) => (StatusCode::UNAUTHORIZED, "INVALID_TOKEN"),
+            Self::SecretsUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "SECRETS_UNAVAILABLE"),
             Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
             Self::EventLogUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "EVENT_LOG_UNAVAILABLE"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
@@ -160,6 +164,7 @@ mod tests {
             Reason::RequestTimeout,
             Reason::UnreadableBody("x"),
             Reason::Overloaded,
+            Reason::SecretsUnavailable,
             Reason::Unverified(verification::Refusal::InvalidSignature),
             Reason::Unverified(verification::Refusal::SignatureExpired),
             Reason::Unverified(verification::Refusal::InvalidToken),
@@ -190,7 +195,7 @@ mod tests {
         for reason in all() {
             let ours = matches!(
                 reason,
-                Reason::Overloaded | Reason::EventLogUnavailable(_) | Reason::Internal
+                Reason::Overloaded | Reason::SecretsUnavailable | Reason::EventLogUnavailable(_) | Reason::Internal
             );
             assert_eq!(reason.status().0.is_server_error(), ours, "{reason:?}");
         }
