@@ -23,8 +23,11 @@ use webhook_hub::{
     verification::{Keys, Scheme, Unverified, keys::Origin as KeyOrigin, preset, sign, sign::Outgoing, verify},
 };
 
+/// A name, and what is done with an input.
+pub(crate) type Target = (&'static str, fn(&[u8]));
+
 /// Every target by the name of its corpus.
-pub(crate) const TARGETS: [(&str, fn(&[u8])); 5] = [
+pub(crate) const TARGETS: [Target; 5] = [
     ("signature", signature),
     ("intake", intake),
     ("transform", transform),
