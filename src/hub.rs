@@ -24,16 +24,19 @@ use crate::{
         client::Client,
         gate::{Gate, shared},
     },
-    intake::{self, Intake, allow_list::AllowList, body::Budget, certificate::Certificate, server},
+    intake::{
+        self, Intake, allow_list::AllowList, audit::Audit, body::Budget, certificate::Certificate, reload::Reload, server,
+    },
     journal::{
         Journal,
         connection::{Connection, HUB_INBOX},
         stage, streams,
     },
     projection::live::Live,
-    provider::{Enabled, Keyring, Provider, Registry, careem::Careem},
+    provider::{Enabled, Provider, Registry, careem::Careem},
     telemetry::{self, health::Health},
     transform::{Transform, branches::Branches, duplicates::Duplicates},
+    verification::Keyring,
 };
 
 /// Connections that may wait to be accepted: a crowd of providers that come back at once after an outage must not run
@@ -132,12 +135,22 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         gate: Arc::clone(&gate),
     });
     tasks.spawn("event log", Phase::Log, |_| writer.run());
+    let branches = Arc::new(Branches::new(database.clone()));
+    let keeping_fresh = Arc::clone(&branches);
+    tasks.spawn("branches", Phase::Stages, move |stop| keeping_fresh.run(stop));
+    let reload = Reload::new(Arc::clone(&registry), config.providers.clone());
+    tasks.spawn("secrets", Phase::Intake, |stop| reload.run(stop));
+    let (audit, refusals) = Audit::new();
+    let on = Arc::clone(&connection);
+    tasks.spawn("refusals", Phase::Log, |stop| refusals.run(on, stop));
     let intake = Arc::new(Intake {
         registry: Arc::clone(&registry),
         journal: journal.clone(),
         settings: config.http.clone(),
+        branches: Arc::clone(&branches),
         budget: Budget::default(),
         health,
+        audit,
     });
     spawn_servers(tasks, &config, intake, certificate, listener, metrics);
     tracing::info!(
@@ -149,7 +162,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     );
     // Webhooks are taken from here on; what follows on the log begins when NATS was seen to be as it must be.
     if verified(&connection, stop).await? {
-        spawn_stages(tasks, &config, registry, journal, database, gate)?;
+        spawn_stages(tasks, &config, registry, journal, database, branches, gate)?;
         tracing::info!(partitions = config.partitions, "serving");
     }
     Ok(())
@@ -157,11 +170,20 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
 
 fn registry(providers: &[config::ProviderConfig]) -> Registry {
     let enable = |settings: &config::ProviderConfig| {
+        if settings.scheme.is_none() {
+            tracing::warn!(
+                provider = &*settings.name,
+                "nothing is verified: anybody can send webhooks as this provider"
+            );
+        }
         let provider: Box<dyn Provider> = Box::new(Careem::new(settings.currency));
         Enabled {
             name: Arc::from(provider.name()),
+            scheme: settings.scheme.clone(),
+            credential_headers: settings.scheme.credential_headers(),
             provider,
-            keys: Keyring::new(&settings.secrets),
+            keys: Keyring::new(settings.secrets.keys()),
+            branch_secrets: settings.branch_secrets,
             allow_list: AllowList::new(settings.allow_list.clone()),
         }
     };
@@ -221,11 +243,9 @@ fn spawn_stages(
     registry: Arc<Registry>,
     journal: Journal,
     database: Database,
+    branches: Arc<Branches>,
     gate: Arc<Gate>,
 ) -> anyhow::Result<()> {
-    let branches = Arc::new(Branches::new(database.clone()));
-    let keeping_fresh = Arc::clone(&branches);
-    tasks.spawn("branches", Phase::Stages, move |stop| keeping_fresh.run(stop));
     let (duplicates, asker) = Duplicates::new(database.clone());
     tasks.spawn("duplicates", Phase::Stages, move |stop| asker.run(stop));
     // In the last phase, so that what the stage finds while it drains is still told to the others.
@@ -239,7 +259,7 @@ fn spawn_stages(
         config
             .providers
             .iter()
-            .filter_map(|provider| Some((provider.name.to_owned(), provider.order_ttl?)))
+            .filter_map(|provider| Some((provider.name.to_string(), provider.order_ttl?)))
             .collect(),
     ));
     let (log, other) = (journal.clone(), journal.clone());
@@ -247,7 +267,7 @@ fn spawn_stages(
     tasks.spawn("forward", Phase::Stages, move |stop| stage::run(forward, other, stop));
     let enabled = registry
         .iter()
-        .map(|enabled| (enabled.provider.name(), enabled.provider.display_name()))
+        .map(|enabled| (Arc::clone(&enabled.name), enabled.provider.display_name().to_owned()))
         .collect();
     let live = Live::new(journal, database, enabled);
     tasks.spawn("projection", Phase::Stages, move |stop| live.run(stop));

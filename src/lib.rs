@@ -2,7 +2,7 @@
 //!
 //! The modules stand in the order in which an event passes through them:
 //!
-//! 1. [`intake`] takes a provider's webhook, lets the [`provider`] verify it, and
+//! 1. [`intake`] takes a webhook, lets [`verification`] say whether it is the [`provider`]'s, and
 //! 2. [`journal`] appends it to the stream `EVENTS`; only then is it answered with 200.
 //! 3. [`transform`] is the first stage on a durable consumer: `webhook.received` becomes an [`order`] for the backend.
 //! 4. [`forward`] is the second: it posts the order and records what became of it.
@@ -14,6 +14,7 @@
 pub mod config;
 pub mod event;
 pub mod intake;
+pub mod verification;
 pub mod provider;
 pub mod order;
 pub mod journal;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use axum::{
     body::Body,
     extract::{ConnectInfo, Path, Request, State, rejection::PathRejection},
-    http::{HeaderMap, Response, StatusCode, Uri},
+    http::{HeaderMap, HeaderName, Response, StatusCode, Uri},
     middleware::Next,
 };
 use chrono::{DateTime, Utc};
@@ -13,16 +13,19 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    Intake, body,
+    Intake,
+    audit::{NO_PROVIDER, Refused},
+    authenticate, body,
     client_ip::{came_by_tls, client_ip},
     refusal::{Reason, json_response},
-    request_id,
+    request_id, structure,
 };
 use crate::{
     event::{Envelope, EventId, EventType, NewEvent, RequestFacts},
     journal::Appended,
-    provider::{Admission, Enabled, Unverified},
+    provider::{Admission, Enabled},
     telemetry::trace_context,
+    verification::{Unverified, Verified},
 };
 
 /// Headers that are credentials by their name; they are left out of everything that is stored or shown.
@@ -51,14 +54,14 @@ pub async fn receive(
     let began = Instant::now();
     let (parts, request_body) = request.into_parts();
     let request_id = request_id::of(&parts.headers);
+    let client = client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies);
     // A name that is no UTF-8 is nobody's.
     let known = name.ok().and_then(|Path(name)| intake.registry.get(&name));
     let Some(enabled) = known else {
         body::discard(request_body).await;
         // The name is the caller's; as a label it would let anyone make metrics without end.
-        return refuse("_", &Reason::ProviderNotFound, &request_id, None);
+        return refuse(NO_PROVIDER, &Reason::ProviderNotFound, &request_id, Some(client));
     };
-    let client = client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies);
     if !enabled.allow_list.allows(client) {
         body::discard(request_body).await;
         return refuse(&enabled.name, &Reason::IpNotAllowed, &request_id, Some(client));
@@ -76,18 +79,23 @@ pub async fn receive(
         Err(reason) => return refuse(&enabled.name, &reason, &request_id, Some(client)),
     };
     let now = Utc::now();
-    let unverified = Unverified::new(&parts.headers, &held.bytes);
-    let admission = match enabled.provider.admit(&unverified, &enabled.keys, now) {
+    let public_url = limits.public_url.as_deref();
+    let unverified = Unverified::new(&parts.method, public_url, &parts.uri, &parts.headers, &held.bytes);
+    let verified = match authenticate::verified(&intake, enabled, unverified, now).await {
+        Ok(verified) => verified,
+        Err(reason) => return refuse(&enabled.name, &reason, &request_id, Some(client)),
+    };
+    let admission = match structure::check(&held.bytes).and_then(|()| enabled.provider.read(&verified)) {
         Ok(admission) => admission,
         Err(refusal) => return refuse(&enabled.name, &Reason::Provider(refusal), &request_id, Some(client)),
     };
     metrics::counter!("webhooks_received_total", "provider" => Arc::clone(&enabled.name)).increment(1);
     let envelope = envelope(
         enabled,
+        &verified,
         &admission,
         now,
         &request_id,
-        &parts.headers,
         &parts.uri,
         client.to_string(),
     );
@@ -130,12 +138,16 @@ pub async fn require_https(
     let client = client_ip(peer, request.headers(), &settings.trusted_proxies);
     let request_id = request_id::of(request.headers());
     body::discard(request.into_body()).await;
-    refuse("_", &Reason::HttpsRequired, &request_id, Some(client))
+    refuse(NO_PROVIDER, &Reason::HttpsRequired, &request_id, Some(client))
 }
 
 /// Any other method on a webhook's path.
-pub async fn method_not_allowed(request: Request) -> Response<Body> {
-    turned_away(&Reason::MethodNotAllowed, request).await
+pub async fn method_not_allowed(
+    State(intake): State<Arc<Intake>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response<Body> {
+    intake.turned_away(&Reason::MethodNotAllowed, peer, request).await
 }
 
 /// A provider's health where there is no such provider.
@@ -144,26 +156,33 @@ pub fn unknown_provider(headers: &HeaderMap) -> Response<Body> {
 }
 
 /// Any other path.
-pub async fn not_found(request: Request) -> Response<Body> {
-    turned_away(&Reason::NotFound, request).await
+pub async fn not_found(
+    State(intake): State<Arc<Intake>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response<Body> {
+    intake.turned_away(&Reason::NotFound, peer, request).await
 }
 
-async fn turned_away(reason: &Reason, request: Request) -> Response<Body> {
-    let request_id = request_id::of(request.headers());
-    body::discard(request.into_body()).await;
-    reason.response(&request_id)
+impl Intake {
+    async fn turned_away(&self, reason: &Reason, peer: SocketAddr, request: Request) -> Response<Body> {
+        let request_id = request_id::of(request.headers());
+        let client = client_ip(peer.ip(), request.headers(), &self.settings.trusted_proxies);
+        body::discard(request.into_body()).await;
+        refuse(NO_PROVIDER, reason, &request_id, Some(client))
+    }
 }
 
 fn envelope(
     enabled: &Enabled,
+    verified: &Verified<'_>,
     admission: &Admission,
     now: DateTime<Utc>,
     request_id: &str,
-    headers: &HeaderMap,
     uri: &Uri,
     client_address: String,
 ) -> Envelope {
-    let verified = admission.verified();
+    let (proof, headers) = (verified.proof(), verified.headers());
     Envelope {
         id: admission.event_id,
         event_type: EventType::WebhookReceived,
@@ -171,7 +190,7 @@ fn envelope(
         cause_id: None,
         provider: Arc::clone(&enabled.name),
         external_order_id: admission.external_order_id.clone(),
-        webhook_type: admission.webhook_type.to_owned(),
+        webhook_type: admission.webhook_type.to_string(),
         branch: None,
         time: now,
         received_at: now,
@@ -182,22 +201,24 @@ fn envelope(
             // A query could hold a key; the path alone says what was called.
             path: uri.path().to_owned(),
             client_address,
-            scheme: verified.scheme().to_owned(),
-            secret_index: verified.secret_index(),
-            signature: verified.signature().map(str::to_owned),
-            headers: without_credentials(headers),
+            scheme: proof.scheme().to_owned(),
+            secrets: proof.secrets().to_vec(),
+            signed_at: proof.signed_at(),
+            signature: proof.signature().map(str::to_owned),
+            headers: without_credentials(headers, &enabled.credential_headers),
         }),
     }
 }
 
-/// Request headers as JSON, less every credential.
-fn without_credentials(headers: &HeaderMap) -> Map<String, Value> {
+/// Request headers as JSON, less every credential: by its name, or because the provider's scheme takes it for one.
+fn without_credentials(headers: &HeaderMap, of_scheme: &[HeaderName]) -> Map<String, Value> {
     let is_credential =
         |name: &str| CREDENTIALS.contains(&name) || CREDENTIAL_PARTS.iter().any(|part| name.contains(part));
     let mut kept = Map::new();
     for (name, value) in headers {
+        let is_of_scheme = of_scheme.contains(name);
         let name = name.as_str();
-        if is_credential(name) {
+        if is_of_scheme || is_credential(name) {
             continue;
         }
         let value = String::from_utf8_lossy(value.as_bytes());
@@ -264,26 +285,17 @@ fn log_accepted(provider: &str, admission: &Admission, request_id: &str, began: 
 }
 
 fn refuse(provider: &str, reason: &Reason, request_id: &str, client: Option<std::net::IpAddr>) -> Response<Body> {
-    let (status, code) = reason.status();
+    let (_, code) = reason.status();
     metrics::counter!("webhooks_rejected_total", "provider" => provider.to_owned(), "reason" => code).increment(1);
-    if code == "INVALID_SIGNATURE" {
+    if matches!(reason, Reason::Unverified(_)) {
         metrics::counter!("signature_failures_total", "provider" => provider.to_owned()).increment(1);
     }
-    let client = client.map(|client| client.to_string()).unwrap_or_default();
-    let cause = match reason {
-        Reason::EventLogUnavailable(error) => error.to_string(),
-        other => other.to_string(),
-    };
-    tracing::warn!(
-        provider,
-        request_id,
-        status = status.as_u16(),
-        code,
-        client,
-        cause,
-        "webhook refused"
-    );
-    reason.response(request_id)
+    let mut response = reason.response(request_id);
+    if let Some(refused) = response.extensions_mut().get_mut::<Refused>() {
+        refused.client = client;
+        refused.provider = (provider != NO_PROVIDER).then(|| provider.to_owned());
+    }
+    response
 }
 
 #[cfg(test)]
@@ -301,6 +313,7 @@ mod tests {
             ("cookie", "session=hunter2"),
             ("x-careem-api-key", "hunter2"),
             ("x-service-token", "hunter2"),
+            ("x-knock-knock", "hunter2"),
             ("x-merchant-id", "m-1"),
             ("x-careem-signature", "ab12"),
         ] {
@@ -308,7 +321,7 @@ mod tests {
         }
         headers.append("via", "a".parse().unwrap());
         headers.append("via", "b".parse().unwrap());
-        let kept = without_credentials(&headers);
+        let kept = without_credentials(&headers, &[HeaderName::from_static("x-knock-knock")]);
         assert_eq!(
             Value::Object(kept),
             json!({ "x-merchant-id": "m-1", "x-careem-signature": "ab12", "via": "a, b" })

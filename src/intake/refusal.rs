@@ -10,8 +10,8 @@ use axum::{
 };
 use serde_json::json;
 
-use super::request_id;
-use crate::{journal::AppendError, provider};
+use super::{audit::Refused, request_id};
+use crate::{journal::AppendError, provider, verification};
 
 /// What a provider is asked to wait when it is our fault, in seconds; an outage of the log is over in less, or not soon.
 const RETRY_AFTER_SECONDS: &str = "5";
@@ -46,7 +46,13 @@ pub enum Reason {
     /// More bodies at a time than there is room for.
     #[error("too many requests at a time")]
     Overloaded,
-    /// The provider's check.
+    /// It was not verified.
+    #[error(transparent)]
+    Unverified(#[from] verification::Refusal),
+    /// The branch's own secrets are not known while PostgreSQL is away.
+    #[error("the branch's secrets cannot be looked up for now; send it again")]
+    SecretsUnavailable,
+    /// It is not what the provider sends.
     #[error(transparent)]
     Provider(#[from] provider::Refusal),
     /// JetStream did not acknowledge.
@@ -71,7 +77,14 @@ impl Reason {
             Self::UnreadableBody(_) | Self::Provider(provider::Refusal::InvalidPayload(_)) => {
                 (StatusCode::BAD_REQUEST, "INVALID_PAYLOAD")
             }
-            Self::Provider(provider::Refusal::InvalidSignature) => (StatusCode::UNAUTHORIZED, "INVALID_SIGNATURE"),
+            Self::Unverified(verification::Refusal::InvalidSignature) => {
+                (StatusCode::UNAUTHORIZED, "INVALID_SIGNATURE")
+            }
+            Self::Unverified(verification::Refusal::SignatureExpired) => {
+                (StatusCode::UNAUTHORIZED, "SIGNATURE_EXPIRED")
+            }
+            Self::Unverified(verification::Refusal::InvalidToken) => (StatusCode::UNAUTHORIZED, "INVALID_TOKEN"),
+            Self::SecretsUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "SECRETS_UNAVAILABLE"),
             Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
             Self::EventLogUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "EVENT_LOG_UNAVAILABLE"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
@@ -103,6 +116,16 @@ impl Reason {
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        let cause = match self {
+            Self::EventLogUnavailable(error) => error.to_string(),
+            other => other.to_string(),
+        };
+        response.extensions_mut().insert(Refused {
+            provider: None,
+            client: None,
+            code,
+            cause,
+        });
         response
     }
 }
@@ -141,7 +164,10 @@ mod tests {
             Reason::RequestTimeout,
             Reason::UnreadableBody("x"),
             Reason::Overloaded,
-            Reason::Provider(provider::Refusal::InvalidSignature),
+            Reason::SecretsUnavailable,
+            Reason::Unverified(verification::Refusal::InvalidSignature),
+            Reason::Unverified(verification::Refusal::SignatureExpired),
+            Reason::Unverified(verification::Refusal::InvalidToken),
             Reason::Provider(provider::Refusal::InvalidPayload("x".into())),
             Reason::EventLogUnavailable(AppendError::Timeout),
             Reason::Internal,
@@ -169,7 +195,7 @@ mod tests {
         for reason in all() {
             let ours = matches!(
                 reason,
-                Reason::Overloaded | Reason::EventLogUnavailable(_) | Reason::Internal
+                Reason::Overloaded | Reason::SecretsUnavailable | Reason::EventLogUnavailable(_) | Reason::Internal
             );
             assert_eq!(reason.status().0.is_server_error(), ours, "{reason:?}");
         }

@@ -1,40 +1,47 @@
 //! Providers: how each one signs, what its fields mean, and how it wants to be answered.
 //!
-//! A [`Provider`] is pure: no I/O, no clock, no defaults for anything that guards the door. [`signature`] verifies,
-//! [`admission`] is what the intake gets, [`fact`] what the transformation gets. Which branch an order belongs to is
-//! left to [`crate::transform`].
+//! A [`Provider`] is pure: no I/O, no clock. It says how it signs, [`crate::verification`] verifies; [`admission`] is
+//! what the intake gets, [`fact`] what the transformation gets. Which branch an order belongs to is left to
+//! [`crate::transform`].
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use axum::http::HeaderName;
 
-use crate::event::{Envelope, Recorded};
+use crate::{
+    event::{Envelope, Recorded},
+    verification::{Keyring, Scheme, Unverified, Verified},
+};
 
-pub mod signature;
 pub mod admission;
 pub mod fact;
 pub mod careem;
 
-pub use admission::{Admission, Refusal, Unverified};
+pub use admission::{Admission, Refusal};
 pub use fact::{Content, Fact, TransformError};
-pub use signature::Keyring;
 
 /// One delivery platform.
 pub trait Provider: Send + Sync {
     /// Its name in URLs, subjects and `delivery_providers.code`: lower case, `[a-z0-9-]`.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// Its name as people write it.
-    fn display_name(&self) -> &'static str;
+    fn display_name(&self) -> &str;
 
-    /// How it signs, in words; shown in health.
-    fn scheme(&self) -> &'static str;
+    /// How it signs.
+    fn scheme(&self) -> &Scheme;
 
-    /// Verifies a request and reads what the intake must know of it.
+    /// Reads what the intake must know of a request that was verified.
     ///
     /// # Errors
     /// Why it is refused; nothing of it may be kept then.
-    fn admit(&self, request: &Unverified<'_>, keys: &Keyring, now: DateTime<Utc>) -> Result<Admission, Refusal>;
+    fn read(&self, request: &Verified<'_>) -> Result<Admission, Refusal>;
+
+    /// The store that a request names, as [`Self::transform`] will read it: whose secret it may be signed with. Nothing
+    /// is known of the request yet.
+    fn store_ref(&self, request: &Unverified<'_>) -> Option<String> {
+        sent_merchant(request).map(str::to_owned)
+    }
 
     /// What a webhook on the log means.
     ///
@@ -49,8 +56,14 @@ pub struct Enabled {
     pub provider: Box<dyn Provider>,
     /// Its name, cheap to clone.
     pub name: Arc<str>,
+    /// How its webhooks are verified.
+    pub scheme: Scheme,
+    /// The headers that hold a credential by that scheme.
+    pub credential_headers: Vec<HeaderName>,
     /// Its secrets.
     pub keys: Keyring,
+    /// Whether branches have secrets of their own.
+    pub branch_secrets: bool,
     /// Addresses that may call; empty = all.
     pub allow_list: crate::intake::allow_list::AllowList,
 }
@@ -79,8 +92,19 @@ impl Registry {
 /// Names of the providers that this version knows.
 pub const KNOWN: [&str; 1] = [careem::NAME];
 
+/// How a provider that this version knows signs.
+pub fn own_scheme(name: &str) -> Scheme {
+    Scheme::preset(name).expect("a test looks for the scheme of every known provider")
+}
+
 /// The merchant that a webhook names: the header that every provider of the seed design may send.
 pub const MERCHANT_HEADER: &str = "x-merchant-id";
+
+/// The merchant header of a request.
+pub fn sent_merchant<'a>(request: &Unverified<'a>) -> Option<&'a str> {
+    let value = request.headers().get(MERCHANT_HEADER)?.to_str().ok()?.trim();
+    (!value.is_empty()).then_some(value)
+}
 
 /// The merchant header of a recorded webhook.
 pub fn merchant_header(envelope: &Envelope) -> Option<&str> {

@@ -122,8 +122,8 @@ async fn provider(
         "timestamp": Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
         "endpoint": format!("/api/webhooks/{}", enabled.name),
         "configuration": {
-            "signatureValidation": true,
-            "signatureScheme": enabled.provider.scheme(),
+            "signatureValidation": !enabled.scheme.is_none(),
+            "signatureScheme": enabled.scheme.label(),
             // Rate limits are not built in yet; saying otherwise would be a lie.
             "rateLimiting": false,
             "ipWhitelisting": !enabled.allow_list.is_open(),
