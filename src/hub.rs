@@ -25,7 +25,8 @@ use crate::{
         gate::{Gate, shared},
     },
     intake::{
-        self, Intake, allow_list::AllowList, audit::Audit, body::Budget, certificate::Certificate, reload::Reload, server,
+        self, Intake, allow_list::AllowList, audit::Audit, body::Budget, certificate::Certificate, reload::Reload,
+        server,
     },
     journal::{
         Journal,
