@@ -14,6 +14,7 @@ mod refusals;
 mod attacks;
 mod secrets;
 mod permissions;
+mod at_rest;
 mod tls;
 mod sanitising;
 mod schemes;

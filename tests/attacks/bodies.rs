@@ -31,12 +31,11 @@ fn zlib(plain: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// An order, made exactly this long by a field that nobody reads.
+/// An order, made exactly this long by space at its end.
 fn padded(id: &str, bytes: usize) -> String {
     let order = order(id);
     let head = order.trim_end().strip_suffix('}').unwrap();
-    let padding = "x".repeat(bytes - head.len() - r#", "padding": ""}"#.len());
-    format!(r#"{head}, "padding": "{padding}"}}"#)
+    format!("{head}{}}}", " ".repeat(bytes - head.len() - 1))
 }
 
 /// A request with a packed body, signed as what it unpacks to.
@@ -271,13 +270,21 @@ async fn deeper_than_anyone_writes() {
         assert_eq!(told, (400, "INVALID_PAYLOAD".to_owned()), "{what}");
         siege.stands(what).await;
     }
-    // By the provider itself, beside what an order needs.
-    let id = siege.next();
-    let body = order(&id).trim_end().strip_suffix('}').unwrap().to_owned() + r#", "deep": "# + &lists + "}";
-    let headers = signed(&body);
-    let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
-    let told = siege.told(request("POST", PATH, &headers, &body)).await;
-    assert_eq!(told.0, 200, "{told:?}");
-    siege.stands("depth in a signed order").await;
+    // By the provider itself, beside what an order needs: one level too many, and the last that is let in.
+    for (depth, status) in [(DEPTH, 400), (64, 400), (63, 200)] {
+        let id = if status == 200 {
+            siege.next()
+        } else {
+            "CR-deep".to_owned()
+        };
+        let order = order(&id);
+        let order = order.trim_end().strip_suffix('}').unwrap();
+        let body = format!(r#"{order}, "deep": {}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+        let headers = signed(&body);
+        let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+        let told = siege.told(request("POST", PATH, &headers, &body)).await;
+        assert_eq!(told.0, status, "{depth}: {told:?}");
+        siege.stands("depth in a signed order").await;
+    }
     siege.ends().await;
 }
