@@ -13,10 +13,16 @@ use crate::{journal::settle::Schedule, order::money::Currency, provider};
 
 mod environment;
 mod duration;
+mod limits;
 mod retries;
 mod without_effect;
 
-pub use self::{duration::parse_duration, environment::Environment, without_effect::without_effect};
+pub use self::{
+    duration::parse_duration,
+    environment::Environment,
+    limits::{RateLimits, Rule},
+    without_effect::without_effect,
+};
 
 /// Limit of the contract for a request's body, 5 MiB.
 const DEFAULT_MAX_PAYLOAD_BYTES: usize = 5 * 1024 * 1024;
@@ -62,6 +68,8 @@ pub struct Config {
     pub providers: Vec<ProviderConfig>,
     /// `PARTITIONS`: how many orders at most are handled at a time; may change only when nothing is pending.
     pub partitions: u16,
+    /// Rate limits.
+    pub limits: RateLimits,
     /// `RETRY_DELAYS` and `RETRY_MAX_ATTEMPTS`.
     pub retries: Schedule,
     /// Circuit breaker.
@@ -193,6 +201,7 @@ impl Config {
             backend: backend(env)?,
             providers: providers(env)?,
             partitions,
+            limits: limits::rate_limits(env)?,
             retries: retries::schedule(env)?,
             breaker: breaker(env)?,
             logs: Logs::from_environment(env)?,

@@ -24,7 +24,13 @@ use crate::{
         client::Client,
         gate::{Gate, shared},
     },
-    intake::{self, Intake, allow_list::AllowList, body::Budget, server},
+    intake::{
+        self, Intake,
+        allow_list::AllowList,
+        body::Budget,
+        limit::{self, Limits},
+        server,
+    },
     journal::{
         Journal,
         connection::{Connection, HUB_INBOX},
@@ -122,6 +128,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     let (journal, writer) = Journal::open(Arc::clone(&connection), config.partitions);
     let database = Database::new(&config.database)?;
     let gate = Arc::new(Gate::new(config.breaker));
+    let limits = Arc::new(Limits::new(&config.limits));
     let health = Arc::new(Health {
         service_name: config.service_name.clone(),
         started: Instant::now(),
@@ -129,13 +136,21 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         journal: journal.clone(),
         database: database.clone(),
         gate: Arc::clone(&gate),
+        rate_limiting: limits.is_enabled(),
     });
     tasks.spawn("event log", Phase::Log, |_| writer.run());
+    if limits.is_enabled() {
+        let (connection, limits) = (Arc::clone(&connection), Arc::clone(&limits));
+        tasks.spawn("rate limits", Phase::Log, |stop| {
+            limit::shared::run(connection, limits, stop)
+        });
+    }
     let intake = Arc::new(Intake {
         registry: Arc::clone(&registry),
         journal: journal.clone(),
         settings: config.http.clone(),
         budget: Budget::default(),
+        limits,
         health,
     });
     spawn_servers(tasks, &config, intake, listener, metrics);

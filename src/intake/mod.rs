@@ -1,8 +1,8 @@
 //! The intake: where a provider's webhook comes in, and what it is told.
 //!
 //! [`server`] listens and bounds connections, [`receive`] takes a webhook through the checks of the contract in their
-//! order, [`body`] reads it within its limits, [`client_ip`] and [`allow_list`] say who calls, [`refusal`] what a
-//! refused one is told. Answers depend on the event log and on nothing else.
+//! order, [`body`] reads it within its limits, [`client_ip`] and [`allow_list`] say who calls, [`limit`] whether that is
+//! too much, [`refusal`] what a refused one is told. Answers depend on the event log and on nothing else.
 
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ pub mod receive;
 pub mod body;
 pub mod client_ip;
 pub mod allow_list;
+pub mod limit;
 pub mod refusal;
 mod request_id;
 
@@ -34,6 +35,8 @@ pub struct Intake {
     pub settings: config::Http,
     /// Bytes of bodies that may be held at a time.
     pub budget: body::Budget,
+    /// Rate limits.
+    pub limits: Arc<limit::Limits>,
     /// What health says.
     pub health: Arc<Health>,
 }

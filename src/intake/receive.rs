@@ -1,6 +1,10 @@
 //! One webhook through the checks of the contract, in their order, onto the log, and its answer.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 use axum::{
     body::Body,
@@ -14,6 +18,7 @@ use serde_json::{Map, Value};
 use super::{
     Intake, body,
     client_ip::client_ip,
+    limit::{Limited, Scope},
     refusal::{Reason, json_response},
     request_id,
 };
@@ -41,15 +46,23 @@ pub async fn receive(
     let began = Instant::now();
     let (parts, request_body) = request.into_parts();
     let request_id = request_id::of(&parts.headers);
+    let client = client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies);
     let Some(enabled) = intake.registry.get(&name) else {
         body::discard(request_body).await;
+        intake.limits.note_refused(None, client);
         // The name is the caller's; as a label it would let anyone make metrics without end.
         return refuse("_", &Reason::ProviderNotFound, &request_id, None);
     };
-    let client = client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies);
     if !enabled.allow_list.allows(client) {
         body::discard(request_body).await;
         return refuse(&enabled.name, &Reason::IpNotAllowed, &request_id, Some(client));
+    }
+    if let Err(limited) = intake.limits.check(enabled, client) {
+        // A provider is to see its answer. What a blocked address sends is not read at all.
+        if limited.scope == Scope::Provider {
+            body::discard(request_body).await;
+        }
+        return refuse(&enabled.name, &limited.into(), &request_id, Some(client));
     }
     let limits = &intake.settings;
     let read = body::read(
@@ -61,13 +74,17 @@ pub async fn receive(
     );
     let held = match read.await {
         Ok(held) => held,
-        Err(reason) => return refuse(&enabled.name, &reason, &request_id, Some(client)),
+        Err(reason) => return intake.refuse_counted(enabled, &reason, &request_id, client),
     };
     let now = Utc::now();
     let unverified = Unverified::new(&parts.headers, &held.bytes);
     let admission = match enabled.provider.admit(&unverified, &enabled.keys, now) {
         Ok(admission) => admission,
-        Err(refusal) => return refuse(&enabled.name, &Reason::Provider(refusal), &request_id, Some(client)),
+        Err(refusal) => return intake.refuse_counted(enabled, &Reason::Provider(refusal), &request_id, client),
+    };
+    let point = match intake.limits.take(enabled) {
+        Ok(point) => point,
+        Err(limited) => return refuse(&enabled.name, &limited.into(), &request_id, Some(client)),
     };
     metrics::counter!("webhooks_received_total", "provider" => Arc::clone(&enabled.name)).increment(1);
     let envelope = envelope(
@@ -91,15 +108,22 @@ pub async fn receive(
         Ok(appended) => {
             metrics::histogram!("webhook_accept_duration_seconds", "provider" => Arc::clone(&enabled.name))
                 .record(began.elapsed());
+            // A webhook that was there before may be one that somebody caught and sends again.
+            if !appended.duplicate {
+                intake.limits.note_accepted(client);
+            }
             log_accepted(&enabled.name, &admission, &request_id, began, appended);
             accepted(&request_id, event_id, appended)
         }
-        Err(error) => refuse(
-            &enabled.name,
-            &Reason::EventLogUnavailable(error),
-            &request_id,
-            Some(client),
-        ),
+        Err(error) => {
+            intake.limits.give_back(enabled, point);
+            refuse(
+                &enabled.name,
+                &Reason::EventLogUnavailable(error),
+                &request_id,
+                Some(client),
+            )
+        }
     }
 }
 
@@ -227,11 +251,38 @@ fn log_accepted(provider: &str, admission: &Admission, request_id: &str, began: 
     );
 }
 
-fn refuse(provider: &str, reason: &Reason, request_id: &str, client: Option<std::net::IpAddr>) -> Response<Body> {
+impl Intake {
+    /// Refuses, and counts that against the address where it is the caller's fault.
+    fn refuse_counted(&self, provider: &Enabled, reason: &Reason, request_id: &str, client: IpAddr) -> Response<Body> {
+        if reason.counts_against_address() {
+            self.limits.note_refused(Some(provider), client);
+        }
+        refuse(&provider.name, reason, request_id, Some(client))
+    }
+}
+
+impl From<Limited> for Reason {
+    fn from(limited: Limited) -> Self {
+        Self::RateLimited(limited.retry_after_seconds)
+    }
+}
+
+fn refuse(provider: &str, reason: &Reason, request_id: &str, client: Option<IpAddr>) -> Response<Body> {
     let (status, code) = reason.status();
     metrics::counter!("webhooks_rejected_total", "provider" => provider.to_owned(), "reason" => code).increment(1);
     if code == "INVALID_SIGNATURE" {
         metrics::counter!("signature_failures_total", "provider" => provider.to_owned()).increment(1);
+    }
+    // They come in crowds; the first of them was said where the limit was reached.
+    if let Reason::RateLimited(seconds) = reason {
+        tracing::debug!(
+            provider,
+            request_id,
+            ?client,
+            seconds,
+            "webhook refused by a rate limit"
+        );
+        return reason.response(request_id);
     }
     let client = client.map(|client| client.to_string()).unwrap_or_default();
     let cause = match reason {

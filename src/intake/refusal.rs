@@ -31,6 +31,9 @@ pub enum Reason {
     /// The client's address is not on the provider's list.
     #[error("this address may not call this endpoint")]
     IpNotAllowed,
+    /// The address is blocked, or the provider over its limit; for so many seconds.
+    #[error("too many requests; send it again in {0} s")]
+    RateLimited(u64),
     /// More than `MAX_PAYLOAD_SIZE`, compressed or not.
     #[error("the body is larger than {0} bytes")]
     PayloadTooLarge(usize),
@@ -62,6 +65,7 @@ impl Reason {
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
             Self::ProviderNotFound => (StatusCode::NOT_FOUND, "PROVIDER_NOT_FOUND"),
             Self::IpNotAllowed => (StatusCode::FORBIDDEN, "IP_NOT_ALLOWED"),
+            Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"),
             Self::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT"),
             Self::UnreadableBody(_) | Self::Provider(provider::Refusal::InvalidPayload(_)) => {
@@ -71,6 +75,22 @@ impl Reason {
             Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
             Self::EventLogUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "EVENT_LOG_UNAVAILABLE"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
+        }
+    }
+
+    /// Whether it counts against the client's address: what a stranger may get by trying, before anything is verified.
+    /// A provider whose address is missing on the list or whose verified webhook cannot be read is not one.
+    pub const fn counts_against_address(&self) -> bool {
+        match self {
+            Self::ProviderNotFound | Self::PayloadTooLarge(_) | Self::RequestTimeout | Self::UnreadableBody(_) => true,
+            Self::Provider(refusal) => !matches!(refusal, provider::Refusal::InvalidPayload(_)),
+            Self::NotFound
+            | Self::MethodNotAllowed
+            | Self::IpNotAllowed
+            | Self::RateLimited(_)
+            | Self::Overloaded
+            | Self::EventLogUnavailable(_)
+            | Self::Internal => false,
         }
     }
 
@@ -87,6 +107,9 @@ impl Reason {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        }
+        if let Self::RateLimited(seconds) = self {
+            response.headers_mut().insert(header::RETRY_AFTER, (*seconds).into());
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             response
@@ -132,6 +155,7 @@ mod tests {
             Reason::MethodNotAllowed,
             Reason::ProviderNotFound,
             Reason::IpNotAllowed,
+            Reason::RateLimited(7),
             Reason::PayloadTooLarge(1),
             Reason::RequestTimeout,
             Reason::UnreadableBody("x"),
@@ -171,5 +195,16 @@ mod tests {
         let response = Reason::EventLogUnavailable(AppendError::Timeout).response("req-1");
         assert_eq!(response.headers()[header::RETRY_AFTER], RETRY_AFTER_SECONDS);
         assert_eq!(response.headers()["x-request-id"], "req-1");
+        assert_eq!(Reason::RateLimited(7).response("").headers()[header::RETRY_AFTER], "7");
+    }
+
+    #[test]
+    fn our_own_faults_count_against_nobody() {
+        for reason in all() {
+            let is_error = reason.status().0.is_server_error();
+            assert!(!(is_error && reason.counts_against_address()), "{reason:?}");
+        }
+        assert!(Reason::Provider(provider::Refusal::InvalidSignature).counts_against_address());
+        assert!(!Reason::Provider(provider::Refusal::InvalidPayload("x".into())).counts_against_address());
     }
 }

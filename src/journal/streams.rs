@@ -13,10 +13,13 @@ use async_nats::jetstream::{
 use serde_json::Value;
 
 use super::{EVENTS, connection::Connection, lanes::LANES, lease::LEASES};
+use crate::intake::limit::{shared::LIMITS, stored::BLOCKS};
 
 const EVENTS_FILE: &str = include_str!("../../streams/EVENTS.json");
 const LEASES_FILE: &str = include_str!("../../streams/LEASES.json");
 const LANES_FILE: &str = include_str!("../../streams/LANES.json");
+const LIMITS_FILE: &str = include_str!("../../streams/LIMITS.json");
+const BLOCKS_FILE: &str = include_str!("../../streams/BLOCKS.json");
 /// Durable consumers, each with its stream.
 const CONSUMER_FILES: [(&str, &str); 4] = [
     (EVENTS, include_str!("../../streams/EVENTS.transform.json")),
@@ -25,7 +28,13 @@ const CONSUMER_FILES: [(&str, &str); 4] = [
     (LANES, include_str!("../../streams/LANES.due.json")),
 ];
 /// Streams by name.
-const STREAMS: [(&str, &str); 3] = [(EVENTS, EVENTS_FILE), (LEASES, LEASES_FILE), (LANES, LANES_FILE)];
+const STREAMS: [(&str, &str); 5] = [
+    (EVENTS, EVENTS_FILE),
+    (LEASES, LEASES_FILE),
+    (LANES, LANES_FILE),
+    (LIMITS, LIMITS_FILE),
+    (BLOCKS, BLOCKS_FILE),
+];
 
 /// JetStream's error codes for what is not there.
 const STREAM_NOT_FOUND: u64 = 10059;

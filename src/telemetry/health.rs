@@ -44,6 +44,8 @@ pub struct Health {
     pub database: Database,
     /// The breaker before the backend.
     pub gate: Arc<Gate>,
+    /// `RATE_LIMIT_ENABLED`.
+    pub rate_limiting: bool,
 }
 
 /// The routes.
@@ -119,8 +121,7 @@ async fn provider(State(health): State<Arc<Health>>, Path(name): Path<String>, h
         "configuration": {
             "signatureValidation": true,
             "signatureScheme": enabled.provider.scheme(),
-            // Rate limits are not built in yet; saying otherwise would be a lie.
-            "rateLimiting": false,
+            "rateLimiting": health.rate_limiting,
             "ipWhitelisting": !enabled.allow_list.is_open(),
         },
     });
