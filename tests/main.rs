@@ -11,6 +11,7 @@ mod harness;
 
 mod flow;
 mod refusals;
+mod limits;
 mod log_down;
 mod database_down;
 mod backend_down;

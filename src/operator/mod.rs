@@ -12,6 +12,7 @@ pub mod migrate;
 pub mod streams;
 pub mod send;
 pub mod dead_letters;
+pub mod blocks;
 pub mod healthcheck;
 pub mod dev;
 
@@ -34,6 +35,9 @@ pub enum Command {
     /// What was given up, and how it is taken up again.
     #[command(subcommand)]
     DeadLetters(dead_letters::Action),
+    /// Whom the rate limits keep out, and how that is ended.
+    #[command(subcommand)]
+    Blocks(blocks::Action),
     /// Signs a payload as a provider would and posts it to a hub.
     Send {
         /// The provider, e.g. careem.
@@ -69,6 +73,7 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
             Command::Migrate => migrate::run(&environment, json).await,
             Command::Streams(action) => streams::run(&environment, &action, json).await,
             Command::DeadLetters(action) => dead_letters::run(&environment, &action, json).await,
+            Command::Blocks(action) => blocks::run(&environment, &action, json).await,
             Command::Send {
                 provider,
                 file,

@@ -1,6 +1,6 @@
 //! What the limits make of words from outside: from other instances, from operators, and from the stream.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::atomic::Ordering};
 
 use super::{Limits, blocks::Who, lock, now_ms, stored::Word};
 
@@ -43,6 +43,7 @@ impl Limits {
             })
             .collect();
         known.into_iter().chain(blocks).for_each(|word| self.hear(word));
+        self.is_informed.store(true, Ordering::Relaxed);
         let mut own = lock(&self.blocks);
         let lifted = own.lift_missing(|who| stored.contains(who), now_ms());
         self.note_blocks(own.len());

@@ -11,7 +11,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -89,6 +89,8 @@ pub struct Limits {
     blocked: AtomicUsize,
     /// Instances that share the quotas, with this one.
     instances: AtomicU64,
+    /// It was read which addresses are known, or waited for long enough; before, nobody is blocked by this instance.
+    is_informed: AtomicBool,
     words: Mutex<VecDeque<Word>>,
     /// There is something to tell at once.
     soon: Notify,
@@ -110,6 +112,7 @@ impl Limits {
             blocks: Mutex::default(),
             blocked: AtomicUsize::new(0),
             instances: AtomicU64::new(1),
+            is_informed: AtomicBool::new(false),
             words: Mutex::default(),
             soon: Notify::new(),
         }
@@ -192,7 +195,8 @@ impl Limits {
 
     /// Counts a refused request against its address. `provider`: where it went, where there is such a provider.
     pub fn note_refused(&self, provider: Option<&Enabled>, client: IpAddr) {
-        if !self.enabled || provider.is_some_and(|provider| is_listed(provider, client)) {
+        let counts = self.enabled && self.is_informed.load(Ordering::Relaxed);
+        if !counts || provider.is_some_and(|provider| is_listed(provider, client)) {
             return;
         }
         let (now, address) = (now_ms(), Address::of(client));
@@ -293,6 +297,17 @@ impl Limits {
         self.soon.notify_one();
     }
 
+    /// The next word to tell; a block that was lifted meanwhile is none.
+    fn next_word(&self) -> Option<Word> {
+        loop {
+            let word = lock(&self.words).pop_front()?;
+            match &word {
+                Word::Blocked(who, _) if lock(&self.blocks).until(who, now_ms()).is_none() => {}
+                _ => return Some(word),
+            }
+        }
+    }
+
     fn of(&self, provider: &str) -> Option<&ProviderQuota> {
         self.quotas.iter().find(|one| &*one.name == provider)
     }
@@ -358,7 +373,9 @@ mod tests {
         ]
         .into_iter()
         .collect();
-        Limits::new(&Config::from_environment(&env).unwrap().limits)
+        let limits = Limits::new(&Config::from_environment(&env).unwrap().limits);
+        limits.is_informed.store(true, Ordering::Relaxed);
+        limits
     }
 
     fn careem(networks: &[&str]) -> Enabled {
@@ -453,6 +470,29 @@ mod tests {
         assert!(limits.take(&careem).is_err());
         limits.give_back(&careem, point);
         assert!(limits.take(&careem).is_ok());
+    }
+
+    #[test]
+    fn nobody_is_blocked_before_it_is_read_who_is_known() {
+        let (limits, careem) = (limits("5/1h", "1/60s/300s"), careem(&[]));
+        limits.is_informed.store(false, Ordering::Relaxed);
+        let address = client("203.0.113.9");
+        refuse(&limits, &careem, address, 3);
+        assert_eq!(limits.check(&careem, address), Ok(()));
+        limits.is_informed.store(true, Ordering::Relaxed);
+        refuse(&limits, &careem, address, 1);
+        assert!(limits.check(&careem, address).is_err());
+    }
+
+    #[test]
+    fn a_block_that_was_lifted_is_not_told() {
+        let (limits, careem) = (limits("5/1h", "1/60s/300s"), careem(&[]));
+        refuse(&limits, &careem, client("203.0.113.9"), 1);
+        refuse(&limits, &careem, client("203.0.113.10"), 1);
+        limits.hear(Word::Lifted(Who::Address(Address::of(client("203.0.113.9")))));
+        let told = limits.next_word().unwrap();
+        assert!(matches!(told, Word::Blocked(Who::Address(one), _) if one.to_string() == "203.0.113.10"));
+        assert_eq!(limits.next_word(), None);
     }
 
     #[test]

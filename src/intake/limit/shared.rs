@@ -38,6 +38,8 @@ const GONE_AFTER: Duration = Duration::from_secs(5);
 /// How often the stream of blocks is read, should a word have been lost; and how soon again where that failed.
 const READ_EVERY: Duration = Duration::from_secs(30);
 const READ_AGAIN: Duration = Duration::from_secs(1);
+/// How long nobody is blocked while it cannot be read who is known.
+const INFORMED_AFTER: Duration = Duration::from_secs(5);
 /// Wait for the answer to a message; a counter that does not answer by then is left alone until the next tick.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for the socket.
@@ -125,6 +127,7 @@ struct Sharing {
     say_at: Instant,
     read_at: Instant,
     was_up: bool,
+    started: Instant,
 }
 
 impl Sharing {
@@ -142,6 +145,7 @@ impl Sharing {
             say_at: now,
             read_at: now,
             was_up: false,
+            started: now,
         }
     }
 
@@ -202,6 +206,9 @@ impl Sharing {
             self.read().await;
         }
         self.was_up = is_up;
+        if self.started.elapsed() >= INFORMED_AFTER {
+            self.limits.is_informed.store(true, Ordering::Relaxed);
+        }
         self.count_all(inbox).await;
         self.write(inbox).await;
         if self.say_at <= now {
@@ -255,7 +262,7 @@ impl Sharing {
         if self.writing.is_some() || Instant::now() < self.write_at || !self.connection.is_up() {
             return;
         }
-        let Some(word) = lock(&self.limits.words).pop_front() else {
+        let Some(word) = self.limits.next_word() else {
             return;
         };
         let (subject, headers, payload) = word.message(now_ms());
@@ -423,6 +430,9 @@ impl Sharing {
     fn note_instances(&self) {
         let instances = 1 + self.others.len() as u64;
         self.limits.instances.store(instances, Ordering::Relaxed);
+        if self.limits.is_informed.load(Ordering::Relaxed) {
+            metrics::gauge!("rate_limit_instances").set(instances as f64);
+        }
     }
 
     fn hear_word(&self, message: &Message) {
