@@ -184,7 +184,6 @@ async fn three_instances_share_a_limit() {
     };
     join_all((0..8).map(|_| worker())).await;
     let accepted = accepted.into_inner();
-    eprintln!("MEASURED accepted {accepted}");
     let slack = POINTS / 20;
     assert!(
         (POINTS - slack..=POINTS + slack).contains(&accepted),
@@ -309,7 +308,6 @@ async fn a_flood_of_strangers() {
     assert!(verified > 20 && blocked > 20, "{verified} refused, {blocked} blocked");
     for (share, room_ms) in [(0.5, 20.0), (0.99, 100.0)] {
         let (quiet, flooded) = (before.share(share), during.share(share));
-        eprintln!("MEASURED {share} {quiet} {flooded} {verified} {blocked}");
         assert!(
             flooded <= 2.0 * quiet + room_ms,
             "{share}: {quiet} ms before, {flooded} ms during"
