@@ -11,7 +11,7 @@ ORDERS ?= 2000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test random bench check tools clean-dev
+.PHONY: help run test sdks random bench check tools clean-dev
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -24,6 +24,10 @@ run: tools ## NATS, PostgreSQL, a sample backend and the hub on this machine, wi
 # The tests mostly wait for servers, so more of them run at a time than there are cores.
 test: tools ## all tests, against real servers
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} cargo test --locked --lib --test hub
+
+sdks: tools ## what the official SDKs sign, against a running hub (needs python3 with pip, and Node.js with npm)
+	@tests/sdks/install.sh
+	cargo test --locked --test hub sdks:: -- --ignored
 
 random: tools ## the long random run, with one seed after the other; SEEDS='…' ORDERS=…
 	@for seed in $(SEEDS); do \

@@ -4,23 +4,29 @@
 //! with one line that names the variable and says what it should be. Values are taken as text, never guessed at: the
 //! secret `00123` stays `00123`.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{journal::settle::Schedule, order::money::Currency, provider};
+use crate::{journal::settle::Schedule, order::money::Currency, provider, verification::keys::MAX_SECRETS};
 
 mod environment;
 mod duration;
+mod database;
 mod limits;
+mod nats;
 mod retries;
+mod tls;
 mod without_effect;
 
 pub use self::{
+    database::Database,
     duration::parse_duration,
     environment::Environment,
     limits::{RateLimits, Rule},
+    nats::Nats,
+    tls::{ClientTls, KeyPair},
     without_effect::without_effect,
 };
 
@@ -93,46 +99,10 @@ pub struct Http {
     pub request_timeout: Duration,
     /// `TRUSTED_PROXIES`.
     pub trusted_proxies: Vec<IpNet>,
-}
-
-/// NATS.
-#[derive(Clone)]
-pub struct Nats {
-    /// `NATS_URL`; several, comma-separated, for a cluster.
-    pub urls: Vec<String>,
-    /// `NATS_USER`.
-    pub user: Option<String>,
-    /// `NATS_PASSWORD`.
-    pub password: Option<SecretString>,
-    /// `NATS_CREDS_FILE`.
-    pub credentials_file: Option<PathBuf>,
-    /// `NATS_TLS_CA`.
-    pub tls_ca: Option<PathBuf>,
-    /// `NATS_TLS_CERT` and `NATS_TLS_KEY`.
-    pub tls_client: Option<(PathBuf, PathBuf)>,
-}
-
-impl fmt::Debug for Nats {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Nats").field("user", &self.user).finish_non_exhaustive()
-    }
-}
-
-/// PostgreSQL.
-#[derive(Clone)]
-pub struct Database {
-    /// What to connect to; holds the password.
-    pub postgres: tokio_postgres::Config,
-    /// `DATABASE_POOL_SIZE`.
-    pub pool_size: usize,
-}
-
-impl fmt::Debug for Database {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Database")
-            .field("pool_size", &self.pool_size)
-            .finish_non_exhaustive()
-    }
+    /// `TLS_CERT` and `TLS_KEY`: the public port speaks TLS and nothing else.
+    pub tls: Option<KeyPair>,
+    /// `REQUIRE_HTTPS`: what came to us or to a trusted proxy without TLS is refused.
+    pub require_https: bool,
 }
 
 /// The restaurant's backend.
@@ -146,13 +116,15 @@ pub struct Backend {
     pub timeout: Duration,
     /// `BACKEND_MAX_REQUESTS` that are under way at a time.
     pub max_requests: usize,
+    /// `BACKEND_TLS_*`.
+    pub tls: ClientTls,
 }
 
 /// A provider that is switched on.
 #[derive(Debug, Clone)]
 pub struct ProviderConfig {
     /// Its name, one of [`provider::KNOWN`].
-    pub name: &'static str,
+    pub name: Arc<str>,
     /// `<PROVIDER>_WEBHOOK_SECRET`, newest first; at least one.
     pub secrets: Vec<SecretString>,
     /// `<PROVIDER>_IP_WHITELIST`; empty = all.
@@ -210,17 +182,6 @@ impl Config {
     }
 }
 
-fn server_urls(text: &str) -> Result<Vec<String>, ConfigError> {
-    let url = |part: &str| match part.trim().parse::<async_nats::ServerAddr>() {
-        Ok(_) => Ok(part.trim().to_owned()),
-        Err(error) => Err(ConfigError::new(
-            "NATS_URL",
-            format_args!("{part:?}: {error}; expected nats://HOST:PORT, several of them comma-separated for a cluster"),
-        )),
-    };
-    text.split(',').map(url).collect()
-}
-
 fn http(env: &Environment) -> Result<Http, ConfigError> {
     let address = env.parse(
         "LISTEN_ADDRESS",
@@ -237,90 +198,26 @@ fn http(env: &Environment) -> Result<Http, ConfigError> {
             "expected a size from 1 byte to 7mb: NATS takes messages of up to 8 MB",
         ));
     }
+    let (tls, trusted_proxies) = (
+        tls::key_pair(env, "TLS_CERT", "TLS_KEY")?,
+        env.networks("TRUSTED_PROXIES")?,
+    );
+    let require_https = env.flag("REQUIRE_HTTPS", false)?;
+    if require_https && tls.is_none() && trusted_proxies.is_empty() {
+        return Err(ConfigError::new(
+            "REQUIRE_HTTPS",
+            "nothing could come by https: set TLS_CERT and TLS_KEY, or TRUSTED_PROXIES",
+        ));
+    }
     Ok(Http {
         listen: SocketAddr::new(address, port),
         metrics_listen: metrics.then(|| SocketAddr::new(address, metrics_port)),
         max_payload_bytes,
         request_timeout: env.duration("REQUEST_TIMEOUT", Duration::from_secs(30))?,
-        trusted_proxies: env.networks("TRUSTED_PROXIES")?,
+        trusted_proxies,
+        tls,
+        require_https,
     })
-}
-
-impl Nats {
-    /// Reads what is needed to reach NATS.
-    ///
-    /// # Errors
-    /// The first value that cannot be used.
-    pub fn from_environment(env: &Environment) -> Result<Self, ConfigError> {
-        let tls_client = match (env.text("NATS_TLS_CERT")?, env.text("NATS_TLS_KEY")?) {
-            (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
-            (None, None) => None,
-            _ => {
-                return Err(ConfigError::new(
-                    "NATS_TLS_CERT",
-                    "goes together with NATS_TLS_KEY: set both or none",
-                ));
-            }
-        };
-        let (user, password) = (env.text("NATS_USER")?, env.secret("NATS_PASSWORD")?);
-        if user.is_some() != password.is_some() {
-            return Err(ConfigError::new(
-                "NATS_USER",
-                "goes together with NATS_PASSWORD: set both or none",
-            ));
-        }
-        let url = env.text_or("NATS_URL", "nats://localhost:4222")?;
-        if url.contains('@') {
-            return Err(ConfigError::new(
-                "NATS_URL",
-                "must hold no credentials; use NATS_USER and NATS_PASSWORD",
-            ));
-        }
-        Ok(Self {
-            urls: server_urls(&url)?,
-            user,
-            password,
-            credentials_file: env.text("NATS_CREDS_FILE")?.map(Into::into),
-            tls_ca: env.text("NATS_TLS_CA")?.map(Into::into),
-            tls_client,
-        })
-    }
-}
-
-impl Database {
-    /// Reads what is needed to reach PostgreSQL.
-    ///
-    /// # Errors
-    /// The first value that cannot be used.
-    pub fn from_environment(env: &Environment) -> Result<Self, ConfigError> {
-        let mut postgres = match env.secret("DATABASE_URL")? {
-            // The parser's own message could quote the password.
-            Some(url) => url.expose_secret().parse::<tokio_postgres::Config>().map_err(|_| {
-                ConfigError::new("DATABASE_URL", "expected postgres://user:password@host:port/database")
-            })?,
-            None => {
-                let mut config = tokio_postgres::Config::new();
-                config
-                    .host(env.text_or("DATABASE_HOST", "localhost")?)
-                    .port(env.parse("DATABASE_PORT", 5432u16, "a port number")?)
-                    .dbname(env.text_or("DATABASE_NAME", "postgres")?)
-                    .user(env.text_or("DATABASE_USER", "admin")?);
-                if let Some(password) = env.secret("DATABASE_PASSWORD")? {
-                    config.password(password.expose_secret());
-                }
-                config
-            }
-        };
-        postgres
-            .application_name("webhook-hub")
-            .connect_timeout(Duration::from_secs(5));
-        Ok(Self {
-            postgres,
-            pool_size: env
-                .parse("DATABASE_POOL_SIZE", 10usize, "a whole number of at least 1")?
-                .max(1),
-        })
-    }
 }
 
 fn backend(env: &Environment) -> Result<Backend, ConfigError> {
@@ -359,6 +256,7 @@ fn backend(env: &Environment) -> Result<Backend, ConfigError> {
         service_token,
         timeout,
         max_requests,
+        tls: ClientTls::from_environment(env, "BACKEND")?,
     })
 }
 
@@ -432,10 +330,10 @@ fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
                 format_args!("missing; {name} is enabled and its webhooks must be verified"),
             ));
         }
-        if secrets.len() > provider::signature::MAX_SECRETS {
+        if secrets.len() > MAX_SECRETS {
             return Err(ConfigError::new(
                 variable,
-                format_args!("more than {} secrets", provider::signature::MAX_SECRETS),
+                format_args!("more than {} secrets", MAX_SECRETS),
             ));
         }
         let variable = format!("{prefix}_CURRENCY");
@@ -444,7 +342,7 @@ fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
             .parse()
             .map_err(|error| ConfigError::new(variable, error))?;
         providers.push(ProviderConfig {
-            name,
+            name: name.into(),
             secrets,
             currency,
             allow_list: env.networks(&format!("{prefix}_IP_WHITELIST"))?,

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
-use tokio_postgres::NoTls;
+use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config;
+use crate::{config, tls};
 
 /// Wait for a connection of the pool, or for a new one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,7 +80,7 @@ impl Database {
         postgres.options(options.trim());
         let manager = Manager::from_config(
             postgres,
-            NoTls,
+            MakeRustlsConnect::new(tls::client(&settings.tls)?),
             ManagerConfig {
                 recycling_method: RecyclingMethod::Fast,
             },
@@ -119,8 +119,17 @@ pub fn describe(error: &tokio_postgres::Error) -> String {
         // Neither detail nor hint: they quote values of rows.
         Some(error) => format!("{} ({})", error.message(), error.code().code()),
         None => match std::error::Error::source(error) {
-            Some(cause) => format!("{error}: {cause}"),
+            Some(cause) => format!("{error}: {cause}{}", hint(&cause.to_string())),
             None => error.to_string(),
         },
+    }
+}
+
+/// What to do about a certificate that is not accepted.
+fn hint(cause: &str) -> &'static str {
+    if cause.starts_with("invalid peer certificate") {
+        "; DATABASE_TLS_CA names the authority that signed it, DATABASE_TLS=disable goes without TLS"
+    } else {
+        ""
     }
 }

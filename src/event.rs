@@ -10,6 +10,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::verification::SecretUse;
+
 pub mod outcome;
 
 /// Namespace of every id that the hub derives (a random UUID, fixed for ever: changing it changes every id).
@@ -197,8 +199,12 @@ pub struct RequestFacts {
     pub client_address: String,
     /// The signature scheme that matched, e.g. `hmac-sha256`.
     pub scheme: String,
-    /// Which of the configured secrets matched, newest = 0: tells when an old one is no longer used.
-    pub secret_index: usize,
+    /// Which of the configured secrets matched: tells when an old one is no longer used.
+    #[serde(default)]
+    pub secrets: Vec<SecretUse>,
+    /// When the provider signed it, where it says so under its signature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_at: Option<DateTime<Utc>>,
     /// The signature, where it is bound to the body and so is no credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,

@@ -28,6 +28,7 @@ use crate::{
         self, Intake,
         allow_list::AllowList,
         body::Budget,
+        certificate::Certificate,
         limit::{self, Limits},
         server,
     },
@@ -37,9 +38,13 @@ use crate::{
         stage, streams,
     },
     projection::live::Live,
-    provider::{Enabled, Keyring, Provider, Registry, careem::Careem},
+    provider::{Enabled, Provider, Registry, careem::Careem},
     telemetry::{self, health::Health},
     transform::{Transform, branches::Branches, duplicates::Duplicates},
+    verification::{
+        Keyring, Keys,
+        keys::{Origin, WEBHOOK_SECRET},
+    },
 };
 
 /// Connections that may wait to be accepted: a crowd of providers that come back at once after an outage must not run
@@ -123,6 +128,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         .as_ref()
         .map(|(listener, _)| listener.local_addr())
         .transpose()?;
+    let certificate = config.http.tls.as_ref().map(Certificate::load).transpose()?;
     let registry = Arc::new(registry(&config.providers));
     let connection = Arc::new(Connection::open(&config.nats, &config.service_name, HUB_INBOX).await?);
     let (journal, writer) = Journal::open(Arc::clone(&connection), config.partitions);
@@ -153,10 +159,11 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         limits,
         health,
     });
-    spawn_servers(tasks, &config, intake, listener, metrics);
+    spawn_servers(tasks, &config, intake, certificate, listener, metrics);
     tracing::info!(
         %address,
         metrics_address = metrics_address.map(|address| address.to_string()),
+        tls = config.http.tls.is_some(),
         providers = registry.iter().map(|enabled| &*enabled.name).collect::<Vec<_>>().join(","),
         "listening"
     );
@@ -173,8 +180,9 @@ fn registry(providers: &[config::ProviderConfig]) -> Registry {
         let provider: Box<dyn Provider> = Box::new(Careem::new(settings.currency));
         Enabled {
             name: Arc::from(provider.name()),
+            scheme: provider.scheme().clone(),
             provider,
-            keys: Keyring::new(&settings.secrets),
+            keys: Keyring::new(Keys::new().with(WEBHOOK_SECRET, Origin::Env, &settings.secrets)),
             allow_list: AllowList::new(settings.allow_list.clone()),
         }
     };
@@ -204,19 +212,24 @@ fn spawn_servers(
     tasks: &mut Tasks,
     config: &Config,
     intake: Arc<Intake>,
+    certificate: Option<Certificate>,
     listener: TcpListener,
     metrics: Option<(TcpListener, PrometheusHandle)>,
 ) {
     let header_timeout = config.http.request_timeout;
     let grace = config.shutdown_grace.mul_f64(INTAKE_SHARE);
+    let tls = certificate.as_ref().map(Certificate::current);
+    if let Some(certificate) = certificate {
+        tasks.spawn("certificate", Phase::Intake, |stop| certificate.run(stop));
+    }
     tasks.spawn("intake", Phase::Intake, move |stop| async move {
-        Ok(server::serve(listener, intake::router(intake), header_timeout, grace, stop).await?)
+        Ok(server::serve(listener, intake::router(intake), header_timeout, grace, tls, stop).await?)
     });
     let Some((listener, handle)) = metrics else { return };
     let rendering = handle.clone();
     tasks.spawn("metrics", Phase::Log, move |stop| async move {
         let router = intake::metrics_router(move || rendering.render());
-        Ok(server::serve(listener, router, header_timeout, Duration::ZERO, stop).await?)
+        Ok(server::serve(listener, router, header_timeout, Duration::ZERO, None, stop).await?)
     });
     tasks.spawn("metrics upkeep", Phase::Log, move |stop| {
         telemetry::metrics::keep_up(handle, stop)
@@ -247,7 +260,7 @@ fn spawn_stages(
         config
             .providers
             .iter()
-            .filter_map(|provider| Some((provider.name.to_owned(), provider.order_ttl?)))
+            .filter_map(|provider| Some((provider.name.to_string(), provider.order_ttl?)))
             .collect(),
     ));
     let (log, other) = (journal.clone(), journal.clone());
@@ -255,7 +268,7 @@ fn spawn_stages(
     tasks.spawn("forward", Phase::Stages, move |stop| stage::run(forward, other, stop));
     let enabled = registry
         .iter()
-        .map(|enabled| (enabled.provider.name(), enabled.provider.display_name()))
+        .map(|enabled| (Arc::clone(&enabled.name), enabled.provider.display_name().to_owned()))
         .collect();
     let live = Live::new(journal, database, enabled);
     tasks.spawn("projection", Phase::Stages, move |stop| live.run(stop));

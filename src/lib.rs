@@ -2,22 +2,24 @@
 //!
 //! The modules stand in the order in which an event passes through them:
 //!
-//! 1. [`intake`] takes a provider's webhook, lets the [`provider`] verify it, and
+//! 1. [`intake`] takes a webhook, lets [`verification`] say whether it is the [`provider`]'s, and
 //! 2. [`journal`] appends it to the stream `EVENTS`; only then is it answered with 200.
 //! 3. [`transform`] is the first stage on a durable consumer: `webhook.received` becomes an [`order`] for the backend.
 //! 4. [`forward`] is the second: it posts the order and records what became of it.
 //! 5. [`projection`] writes what the log says into PostgreSQL; every table can be dropped and made again.
 //!
 //! [`hub`] builds all of this, supervises it and drains it; [`operator`] holds the commands, [`telemetry`] what is seen
-//! from outside. [`event`] and [`config`] are the words that the others speak; neither does any I/O of its own.
+//! from outside. [`tls`] is what it connects with. [`event`] and [`config`] are the words that the others speak; neither does any I/O of its own.
 
 pub mod config;
 pub mod event;
 pub mod intake;
+pub mod verification;
 pub mod provider;
 pub mod order;
 pub mod journal;
 pub mod database;
+pub mod tls;
 pub mod transform;
 pub mod forward;
 pub mod projection;

@@ -17,7 +17,10 @@ use crate::{
         outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, Rejected},
     },
     journal::{settle::Failure, stage::Stage},
-    order::body::{self, Origin, Place},
+    order::{
+        body::{self, Origin, Place},
+        sanitise::clean_json,
+    },
     provider::{Content, Fact, Registry, TransformError},
 };
 
@@ -84,6 +87,22 @@ impl Transform {
     }
 }
 
+/// Says which texts are not passed on as they came; what stood there is on the log and nowhere else.
+fn note_changed(received: &Recorded, changed: &[String]) {
+    if changed.is_empty() {
+        return;
+    }
+    let provider = received.envelope.provider.to_string();
+    metrics::counter!("sanitised_fields_total", "provider" => provider).increment(changed.len() as u64);
+    tracing::info!(
+        provider = &*received.envelope.provider,
+        order_id = received.envelope.external_order_id,
+        request_id = received.envelope.request_id,
+        fields = changed.join(" "),
+        "texts cleaned or cut for the backend; the event webhook.received holds them as they came"
+    );
+}
+
 impl Stage for Transform {
     const NAME: &'static str = "transform";
     const TAKES: EventType = EventType::WebhookReceived;
@@ -127,6 +146,8 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Plac
     };
     match payload {
         Ok(payload) => {
+            let (payload, changed) = clean_json(payload);
+            note_changed(received, &changed);
             let mut envelope = received.follow(LABEL, EventType::OrderTransformed, now);
             envelope.branch = Some(place.branch_id);
             NewEvent {

@@ -1,6 +1,11 @@
 //! The environment as a map, with `X_FILE` in place of `X`.
 
-use std::{collections::BTreeMap, path::Path, str::FromStr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
@@ -81,6 +86,27 @@ impl Environment {
     /// As [`Self::text`].
     pub fn secret(&self, name: &str) -> Result<Option<SecretString>, ConfigError> {
         Ok(self.text(name)?.map(SecretString::from))
+    }
+
+    /// The path of a file that is used as one: `<name>` and `<name>_FILE` both hold it.
+    ///
+    /// # Errors
+    /// Where both are set.
+    pub fn path(&self, name: &str) -> Result<Option<PathBuf>, ConfigError> {
+        let set = |name: &str| {
+            self.0
+                .get(name)
+                .map(|value| value.trim())
+                .filter(|value| !value.is_empty())
+        };
+        let file_variable = format!("{name}_FILE");
+        match (set(name), set(&file_variable)) {
+            (Some(_), Some(_)) => Err(ConfigError::new(
+                name,
+                format_args!("set together with {file_variable}; keep one"),
+            )),
+            (one, other) => Ok(one.or(other).map(PathBuf::from)),
+        }
     }
 
     /// Several secrets, comma-separated, newest first.

@@ -68,7 +68,41 @@ fn bad_values_name_the_variable() {
     assert!(refusal(&[("BACKEND_URL", "localhost")]).starts_with("BACKEND_URL:"));
     assert!(refusal(&[("LOG_LEVEL", "loud")]).starts_with("LOG_LEVEL:"));
     assert!(refusal(&[("NATS_USER", "hub")]).starts_with("NATS_USER:"));
+    assert!(refusal(&[("TLS_CERT", "/x")]).starts_with("TLS_CERT: goes together with TLS_KEY"));
+    assert!(refusal(&[("BACKEND_TLS_KEY", "/x")]).starts_with("BACKEND_TLS_CERT: goes together"));
+    assert!(refusal(&[("REQUIRE_HTTPS", "true")]).starts_with("REQUIRE_HTTPS: nothing could come by https"));
+    assert!(refusal(&[("DATABASE_TLS", "maybe")]).starts_with("DATABASE_TLS: expected disable, prefer or require"));
+    assert!(
+        refusal(&[("DATABASE_TLS", "disable"), ("DATABASE_TLS_CA", "/x")]).starts_with("DATABASE_TLS: switched off")
+    );
     assert!(refusal(&[("CAREEM_CURRENCY", "DINAR")]).starts_with("CAREEM_CURRENCY:"));
+}
+
+#[test]
+fn tls_to_the_database_is_what_was_asked_for() {
+    use tokio_postgres::config::SslMode::{Disable, Prefer, Require};
+    let url = "postgres://admin@host/db";
+    for (options, extra, mode) in [
+        ("", &[][..], Prefer),
+        ("?sslmode=disable", &[], Disable),
+        ("?sslmode=require", &[], Require),
+        ("?application_name=x&sslmode=verify-full", &[], Require),
+        ("", &[("DATABASE_TLS", "require")], Require),
+        ("?sslmode=disable", &[("DATABASE_TLS", "verify-full")], Require),
+        ("?sslmode=require", &[("DATABASE_TLS", "disable")], Disable),
+        ("", &[("DATABASE_TLS_CA", "/ca.pem")], Require),
+        ("", &[("DATABASE_TLS_CA_FILE", "/ca.pem")], Require),
+        (
+            "",
+            &[("DATABASE_TLS_CA", "/ca.pem"), ("DATABASE_TLS", "prefer")],
+            Prefer,
+        ),
+    ] {
+        let url = format!("{url}{options}");
+        let settings = [&[("DATABASE_URL", url.as_str())], extra].concat();
+        let config = Config::from_environment(&env(&settings)).unwrap();
+        assert_eq!(config.database.postgres.get_ssl_mode(), mode, "{settings:?}");
+    }
 }
 
 #[test]

@@ -25,6 +25,7 @@ use crate::{
         Recorded,
         outcome::{ErrorReport, ErrorType},
     },
+    tls,
 };
 
 /// Most bytes of an answer that are read; an honest one has a few hundred.
@@ -68,6 +69,7 @@ impl Client {
             .redirect(redirect::Policy::none())
             .no_proxy()
             .tcp_nodelay(true)
+            .tls_backend_preconfigured(tls::client(&settings.tls)?)
             .build()
             .context("cannot set up the HTTP client")?;
         Ok(Self {

@@ -11,15 +11,40 @@ use ipnet::IpNet;
 use super::allow_list::contains;
 
 const HEADER: &str = "x-forwarded-for";
+const PROTOCOL_HEADER: &str = "x-forwarded-proto";
 /// Most hops that are looked at; an honest chain has three.
 const MAX_HOPS: usize = 32;
 
 /// The client's address. `peer` is who holds the other end of the connection.
 pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> IpAddr {
+    chain(peer, headers, trusted_proxies).0
+}
+
+/// Whether the client spoke TLS: to us (`tls`) where it is our peer, else to the proxy that it called.
+///
+/// A proxy of ours says so in `X-Forwarded-Proto`. Where each of several adds its word, the one counts that the client
+/// called; where one alone stands there, that one. A proxy that adds none must at least not let its caller's through.
+pub fn came_by_tls(peer: IpAddr, tls: bool, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> bool {
+    let (_, proxies) = chain(peer, headers, trusted_proxies);
+    let lines: Vec<_> = headers
+        .get_all(PROTOCOL_HEADER)
+        .iter()
+        .map(|value| value.to_str().unwrap_or("?"))
+        .collect();
+    let words = lines.iter().rev().flat_map(|line| line.rsplit(','));
+    match words.take(proxies).last() {
+        Some(word) => word.trim().eq_ignore_ascii_case("https"),
+        None => tls,
+    }
+}
+
+/// The client's address, and how many proxies of ours its request came through.
+fn chain(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> (IpAddr, usize) {
     let mut client = peer.to_canonical();
     if !contains(trusted_proxies, client) {
-        return client;
+        return (client, 0);
     }
+    let mut proxies = 1;
     // Several header lines are one list, in their order.
     let lines: Vec<_> = headers
         .get_all(HEADER)
@@ -29,14 +54,15 @@ pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -
     for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')).take(MAX_HOPS) {
         // A hop that cannot be read ends what can be believed; the last one that could is who called.
         let Some(address) = parse(hop.trim()) else {
-            return client;
+            return (client, proxies);
         };
         client = address;
         if !contains(trusted_proxies, client) {
             break;
         }
+        proxies += 1;
     }
-    client
+    (client, proxies)
 }
 
 /// `1.2.3.4`, `1.2.3.4:5678`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:5678`.
@@ -78,6 +104,40 @@ mod tests {
         assert_eq!(seen("10.0.0.1", &["[2001:db8::1]:443"]), "2001:db8::1");
         assert_eq!(seen("10.0.0.1", &["1.1.1.1, nonsense"]), "10.0.0.1");
         assert_eq!(seen("10.0.0.1", &["1.1.1.1, nonsense, 10.0.0.3"]), "10.0.0.3");
+    }
+
+    #[test]
+    fn only_trusted_proxies_say_how_the_client_came() {
+        let came = |peer: &str, tls: bool, forwarded_for: &str, protocols: &[&str]| {
+            let mut headers = HeaderMap::new();
+            headers.append(HEADER, forwarded_for.parse().unwrap());
+            for line in protocols {
+                headers.append(PROTOCOL_HEADER, line.parse().unwrap());
+            }
+            came_by_tls(peer.parse().unwrap(), tls, &headers, &["10.0.0.0/8".parse().unwrap()])
+        };
+        // A stranger's word is nothing.
+        assert!(!came("203.0.113.9", false, "", &["https"]));
+        assert!(came("203.0.113.9", true, "", &["http"]));
+        // One proxy; what the client wrote stands to the left.
+        assert!(came("10.0.0.1", false, "198.51.100.7", &["https"]));
+        assert!(came("::ffff:10.0.0.1", false, "198.51.100.7", &["HTTPS"]));
+        assert!(!came("10.0.0.1", false, "198.51.100.7", &["http"]));
+        assert!(!came("10.0.0.1", false, "198.51.100.7", &["https, http"]));
+        assert!(!came("10.0.0.1", false, "198.51.100.7", &["https", "http"]));
+        assert!(!came("10.0.0.1", false, "198.51.100.7", &["https\u{9}x"]));
+        assert!(!came("10.0.0.1", false, "198.51.100.7", &[]));
+        // That we and the proxy speak TLS says nothing about the client.
+        assert!(!came("10.0.0.1", true, "198.51.100.7", &["http"]));
+        // Two, of which the outer one was called.
+        assert!(came("10.0.0.1", false, "198.51.100.7, 10.0.0.2", &["https, http"]));
+        assert!(!came(
+            "10.0.0.1",
+            false,
+            "198.51.100.7, 10.0.0.2",
+            &["https, http, http"]
+        ));
+        assert!(came("10.0.0.1", false, "198.51.100.7, 10.0.0.2", &["https"]));
     }
 
     proptest! {

@@ -1,21 +1,25 @@
 //! The intake: where a provider's webhook comes in, and what it is told.
 //!
 //! [`server`] listens and bounds connections, [`receive`] takes a webhook through the checks of the contract in their
-//! order, [`body`] reads it within its limits, [`client_ip`] and [`allow_list`] say who calls, [`limit`] whether that is
-//! too much, [`refusal`] what a refused one is told. Answers depend on the event log and on nothing else.
+//! order, [`body`] reads it within its limits, [`structure`] looks at its JSON, [`client_ip`] and [`allow_list`] say who
+//! calls, [`limit`] whether that is too much, [`refusal`] what a refused one is told. Answers depend on the event log and
+//! on nothing else.
 
 use std::sync::Arc;
 
 use axum::{
     Router,
+    middleware::from_fn_with_state,
     routing::{get, post},
 };
 
 use crate::{config, journal::Journal, provider::Registry, telemetry::health::Health};
 
 pub mod server;
+pub mod certificate;
 pub mod receive;
 pub mod body;
+pub mod structure;
 pub mod client_ip;
 pub mod allow_list;
 pub mod limit;
@@ -44,7 +48,8 @@ pub struct Intake {
 /// All routes of the public port.
 pub fn router(intake: Arc<Intake>) -> Router {
     let health = Arc::clone(&intake.health);
-    Router::new()
+    let asked = Arc::clone(&intake);
+    let mut router = Router::new()
         .route(
             "/api/webhooks/{provider}",
             post(receive::receive).fallback(receive::method_not_allowed),
@@ -54,8 +59,13 @@ pub fn router(intake: Arc<Intake>) -> Router {
             "/openapi.json",
             get(async || ([("content-type", "application/json")], OPENAPI)),
         )
+        .fallback(receive::not_found);
+    if asked.settings.require_https {
+        router = router.layer(from_fn_with_state(asked, receive::require_https));
+    }
+    // Health is asked by machines beside us, which have no proxy before them.
+    router
         .merge(crate::telemetry::health::router(health))
-        .fallback(receive::not_found)
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(refusal::after_panic))
 }
 

@@ -8,8 +8,9 @@ use std::{
 
 use axum::{
     body::Body,
-    extract::{ConnectInfo, Path, Request, State},
+    extract::{ConnectInfo, Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, Response, StatusCode, Uri},
+    middleware::Next,
 };
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -17,22 +18,32 @@ use serde_json::{Map, Value};
 
 use super::{
     Intake, body,
-    client_ip::client_ip,
+    client_ip::{came_by_tls, client_ip},
     limit::{Limited, Scope},
     refusal::{Reason, json_response},
-    request_id,
+    request_id, structure,
 };
 use crate::{
     event::{Envelope, EventId, EventType, NewEvent, RequestFacts},
     journal::Appended,
-    provider::{Admission, Enabled, Unverified},
+    provider::{Admission, Enabled},
     telemetry::trace_context,
+    verification::{Unverified, Verified, verify},
 };
 
 /// Headers that are credentials by their name; they are left out of everything that is stored or shown.
-const CREDENTIALS: [&str; 5] = ["authorization", "proxy-authorization", "cookie", "x-auth", "set-cookie"];
+const CREDENTIALS: [&str; 2] = ["cookie", "set-cookie"];
 /// Parts of names that make a header a credential.
-const CREDENTIAL_PARTS: [&str; 5] = ["token", "secret", "api-key", "apikey", "password"];
+const CREDENTIAL_PARTS: [&str; 8] = [
+    "auth",
+    "token",
+    "secret",
+    "api-key",
+    "apikey",
+    "password",
+    "credential",
+    "session",
+];
 /// Longest header value that is kept.
 const MAX_HEADER_CHARS: usize = 1024;
 
@@ -40,30 +51,19 @@ const MAX_HEADER_CHARS: usize = 1024;
 pub async fn receive(
     State(intake): State<Arc<Intake>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response<Body> {
     let began = Instant::now();
     let (parts, request_body) = request.into_parts();
     let request_id = request_id::of(&parts.headers);
     let client = client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies);
-    let Some(enabled) = intake.registry.get(&name) else {
-        body::discard(request_body).await;
-        intake.limits.note_refused(None, client);
-        // The name is the caller's; as a label it would let anyone make metrics without end.
-        return refuse("_", &Reason::ProviderNotFound, &request_id, None);
+    // A name that is no UTF-8 is nobody's.
+    let name = name.ok().map(|Path(name)| name);
+    let enabled = match at_the_door(&intake, name.as_deref(), client) {
+        Ok(enabled) => enabled,
+        Err(turned) => return turned.away(request_body, &request_id, client).await,
     };
-    if !enabled.allow_list.allows(client) {
-        body::discard(request_body).await;
-        return refuse(&enabled.name, &Reason::IpNotAllowed, &request_id, Some(client));
-    }
-    if let Err(limited) = intake.limits.check(enabled, client) {
-        // A provider is to see its answer. What a blocked address sends is not read at all.
-        if limited.scope == Scope::Provider {
-            body::discard(request_body).await;
-        }
-        return refuse(&enabled.name, &limited.into(), &request_id, Some(client));
-    }
     let limits = &intake.settings;
     let read = body::read(
         &parts.headers,
@@ -77,22 +77,26 @@ pub async fn receive(
         Err(reason) => return intake.refuse_counted(enabled, &reason, &request_id, client),
     };
     let now = Utc::now();
-    let unverified = Unverified::new(&parts.headers, &held.bytes);
-    let admission = match enabled.provider.admit(&unverified, &enabled.keys, now) {
-        Ok(admission) => admission,
-        Err(refusal) => return intake.refuse_counted(enabled, &Reason::Provider(refusal), &request_id, client),
+    let unverified = Unverified::new(&parts.method, None, &parts.uri, &parts.headers, &held.bytes);
+    let verified = match verify(&enabled.scheme, unverified, &enabled.keys.current(), now) {
+        Ok(verified) => verified,
+        Err(refusal) => return intake.refuse_counted(enabled, &Reason::Unverified(refusal), &request_id, client),
     };
     let point = match intake.limits.take(enabled) {
         Ok(point) => point,
         Err(limited) => return refuse(&enabled.name, &limited.into(), &request_id, Some(client)),
     };
+    let admission = match structure::check(&held.bytes).and_then(|()| enabled.provider.read(&verified)) {
+        Ok(admission) => admission,
+        Err(refusal) => return refuse(&enabled.name, &Reason::Provider(refusal), &request_id, Some(client)),
+    };
     metrics::counter!("webhooks_received_total", "provider" => Arc::clone(&enabled.name)).increment(1);
     let envelope = envelope(
         enabled,
+        &verified,
         &admission,
         now,
         &request_id,
-        &parts.headers,
         &parts.uri,
         client.to_string(),
     );
@@ -110,7 +114,7 @@ pub async fn receive(
                 .record(began.elapsed());
             // A webhook that was there before may be one that somebody caught and sends again.
             if !appended.duplicate {
-                intake.limits.note_accepted(client);
+                intake.limits.note_accepted(enabled, client);
             }
             log_accepted(&enabled.name, &admission, &request_id, began, appended);
             accepted(&request_id, event_id, appended)
@@ -127,9 +131,73 @@ pub async fn receive(
     }
 }
 
+/// The checks that need nothing of the body, in their order.
+fn at_the_door<'a>(intake: &'a Intake, name: Option<&str>, client: IpAddr) -> Result<&'a Enabled, Turned<'a>> {
+    let Some(enabled) = name.and_then(|name| intake.registry.get(name)) else {
+        intake.limits.note_refused(None, client);
+        // The name is the caller's; as a label it would let anyone make metrics without end.
+        return Err(Turned::new("_", Reason::ProviderNotFound));
+    };
+    if !enabled.allow_list.allows(client) {
+        return Err(Turned::new(&enabled.name, Reason::IpNotAllowed));
+    }
+    match intake.limits.check(enabled, client) {
+        Ok(()) => Ok(enabled),
+        Err(limited) => Err(Turned {
+            provider: &enabled.name,
+            // A provider is to see its answer; what a blocked address sends is not read at all.
+            is_read: limited.scope == Scope::Provider,
+            reason: limited.into(),
+        }),
+    }
+}
+
+/// A request that is turned away at the door.
+struct Turned<'a> {
+    provider: &'a str,
+    reason: Reason,
+    /// Its body is read, and thrown away.
+    is_read: bool,
+}
+
+impl<'a> Turned<'a> {
+    const fn new(provider: &'a str, reason: Reason) -> Self {
+        Self {
+            provider,
+            reason,
+            is_read: true,
+        }
+    }
+
+    async fn away(self, body: Body, request_id: &str, client: IpAddr) -> Response<Body> {
+        if self.is_read {
+            body::discard(body).await;
+        }
+        refuse(self.provider, &self.reason, request_id, Some(client))
+    }
+}
+
+/// `REQUIRE_HTTPS`: goes on only with what came by TLS.
+pub async fn require_https(
+    State(intake): State<Arc<Intake>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
+    let settings = &intake.settings;
+    let (peer, tls) = (peer.ip(), settings.tls.is_some());
+    if came_by_tls(peer, tls, request.headers(), &settings.trusted_proxies) {
+        return next.run(request).await;
+    }
+    let client = client_ip(peer, request.headers(), &settings.trusted_proxies);
+    let request_id = request_id::of(request.headers());
+    body::discard(request.into_body()).await;
+    refuse("_", &Reason::HttpsRequired, &request_id, Some(client))
+}
+
 /// Any other method on a webhook's path.
-pub async fn method_not_allowed(headers: HeaderMap) -> Response<Body> {
-    Reason::MethodNotAllowed.response(&request_id::of(&headers))
+pub async fn method_not_allowed(request: Request) -> Response<Body> {
+    turned_away(&Reason::MethodNotAllowed, request).await
 }
 
 /// A provider's health where there is no such provider.
@@ -138,20 +206,26 @@ pub fn unknown_provider(headers: &HeaderMap) -> Response<Body> {
 }
 
 /// Any other path.
-pub async fn not_found(headers: HeaderMap) -> Response<Body> {
-    Reason::NotFound.response(&request_id::of(&headers))
+pub async fn not_found(request: Request) -> Response<Body> {
+    turned_away(&Reason::NotFound, request).await
+}
+
+async fn turned_away(reason: &Reason, request: Request) -> Response<Body> {
+    let request_id = request_id::of(request.headers());
+    body::discard(request.into_body()).await;
+    reason.response(&request_id)
 }
 
 fn envelope(
     enabled: &Enabled,
+    verified: &Verified<'_>,
     admission: &Admission,
     now: DateTime<Utc>,
     request_id: &str,
-    headers: &HeaderMap,
     uri: &Uri,
     client_address: String,
 ) -> Envelope {
-    let verified = admission.verified();
+    let (proof, headers) = (verified.proof(), verified.headers());
     Envelope {
         id: admission.event_id,
         event_type: EventType::WebhookReceived,
@@ -159,7 +233,7 @@ fn envelope(
         cause_id: None,
         provider: Arc::clone(&enabled.name),
         external_order_id: admission.external_order_id.clone(),
-        webhook_type: admission.webhook_type.to_owned(),
+        webhook_type: admission.webhook_type.to_string(),
         branch: None,
         time: now,
         received_at: now,
@@ -170,9 +244,10 @@ fn envelope(
             // A query could hold a key; the path alone says what was called.
             path: uri.path().to_owned(),
             client_address,
-            scheme: verified.scheme().to_owned(),
-            secret_index: verified.secret_index(),
-            signature: verified.signature().map(str::to_owned),
+            scheme: proof.scheme().to_owned(),
+            secrets: proof.secrets().to_vec(),
+            signed_at: proof.signed_at(),
+            signature: proof.signature().map(str::to_owned),
             headers: without_credentials(headers),
         }),
     }
@@ -270,7 +345,7 @@ impl From<Limited> for Reason {
 fn refuse(provider: &str, reason: &Reason, request_id: &str, client: Option<IpAddr>) -> Response<Body> {
     let (status, code) = reason.status();
     metrics::counter!("webhooks_rejected_total", "provider" => provider.to_owned(), "reason" => code).increment(1);
-    if code == "INVALID_SIGNATURE" {
+    if matches!(reason, Reason::Unverified(_)) {
         metrics::counter!("signature_failures_total", "provider" => provider.to_owned()).increment(1);
     }
     // They come in crowds; the first of them was said where the limit was reached.

@@ -11,7 +11,7 @@ use axum::{
 use serde_json::json;
 
 use super::request_id;
-use crate::{journal::AppendError, provider};
+use crate::{journal::AppendError, provider, verification};
 
 /// What a provider is asked to wait when it is our fault, in seconds; an outage of the log is over in less, or not soon.
 const RETRY_AFTER_SECONDS: &str = "5";
@@ -28,6 +28,9 @@ pub enum Reason {
     /// The provider is not known or not enabled.
     #[error("provider is not known or not enabled")]
     ProviderNotFound,
+    /// `REQUIRE_HTTPS`, and the client spoke plain HTTP.
+    #[error("this service is called by https only")]
+    HttpsRequired,
     /// The client's address is not on the provider's list.
     #[error("this address may not call this endpoint")]
     IpNotAllowed,
@@ -46,7 +49,10 @@ pub enum Reason {
     /// More bodies at a time than there is room for.
     #[error("too many requests at a time")]
     Overloaded,
-    /// The provider's check.
+    /// It was not verified.
+    #[error(transparent)]
+    Unverified(#[from] verification::Refusal),
+    /// It is not what the provider sends.
     #[error(transparent)]
     Provider(#[from] provider::Refusal),
     /// JetStream did not acknowledge.
@@ -64,6 +70,7 @@ impl Reason {
             Self::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
             Self::ProviderNotFound => (StatusCode::NOT_FOUND, "PROVIDER_NOT_FOUND"),
+            Self::HttpsRequired => (StatusCode::FORBIDDEN, "HTTPS_REQUIRED"),
             Self::IpNotAllowed => (StatusCode::FORBIDDEN, "IP_NOT_ALLOWED"),
             Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"),
             Self::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE"),
@@ -71,7 +78,13 @@ impl Reason {
             Self::UnreadableBody(_) | Self::Provider(provider::Refusal::InvalidPayload(_)) => {
                 (StatusCode::BAD_REQUEST, "INVALID_PAYLOAD")
             }
-            Self::Provider(provider::Refusal::InvalidSignature) => (StatusCode::UNAUTHORIZED, "INVALID_SIGNATURE"),
+            Self::Unverified(verification::Refusal::InvalidSignature) => {
+                (StatusCode::UNAUTHORIZED, "INVALID_SIGNATURE")
+            }
+            Self::Unverified(verification::Refusal::SignatureExpired) => {
+                (StatusCode::UNAUTHORIZED, "SIGNATURE_EXPIRED")
+            }
+            Self::Unverified(verification::Refusal::InvalidToken) => (StatusCode::UNAUTHORIZED, "INVALID_TOKEN"),
             Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
             Self::EventLogUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "EVENT_LOG_UNAVAILABLE"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
@@ -82,12 +95,17 @@ impl Reason {
     /// A provider whose address is missing on the list or whose verified webhook cannot be read is not one.
     pub const fn counts_against_address(&self) -> bool {
         match self {
-            Self::ProviderNotFound | Self::PayloadTooLarge(_) | Self::RequestTimeout | Self::UnreadableBody(_) => true,
-            Self::Provider(refusal) => !matches!(refusal, provider::Refusal::InvalidPayload(_)),
+            Self::ProviderNotFound
+            | Self::PayloadTooLarge(_)
+            | Self::RequestTimeout
+            | Self::UnreadableBody(_)
+            | Self::Unverified(_) => true,
             Self::NotFound
             | Self::MethodNotAllowed
+            | Self::HttpsRequired
             | Self::IpNotAllowed
             | Self::RateLimited(_)
+            | Self::Provider(_)
             | Self::Overloaded
             | Self::EventLogUnavailable(_)
             | Self::Internal => false,
@@ -154,13 +172,16 @@ mod tests {
             Reason::NotFound,
             Reason::MethodNotAllowed,
             Reason::ProviderNotFound,
+            Reason::HttpsRequired,
             Reason::IpNotAllowed,
             Reason::RateLimited(7),
             Reason::PayloadTooLarge(1),
             Reason::RequestTimeout,
             Reason::UnreadableBody("x"),
             Reason::Overloaded,
-            Reason::Provider(provider::Refusal::InvalidSignature),
+            Reason::Unverified(verification::Refusal::InvalidSignature),
+            Reason::Unverified(verification::Refusal::SignatureExpired),
+            Reason::Unverified(verification::Refusal::InvalidToken),
             Reason::Provider(provider::Refusal::InvalidPayload("x".into())),
             Reason::EventLogUnavailable(AppendError::Timeout),
             Reason::Internal,
@@ -204,7 +225,7 @@ mod tests {
             let is_error = reason.status().0.is_server_error();
             assert!(!(is_error && reason.counts_against_address()), "{reason:?}");
         }
-        assert!(Reason::Provider(provider::Refusal::InvalidSignature).counts_against_address());
+        assert!(Reason::Unverified(verification::Refusal::InvalidSignature).counts_against_address());
         assert!(!Reason::Provider(provider::Refusal::InvalidPayload("x".into())).counts_against_address());
     }
 }

@@ -9,7 +9,7 @@ use async_nats::{Client, ConnectOptions, Event, jetstream};
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
 
-use crate::config;
+use crate::{config, tls};
 
 /// Prefix of reply subjects of the running hub: each user of nats.conf may listen to its own only, so nobody can read
 /// another's replies.
@@ -82,13 +82,17 @@ impl Connection {
                 .await
                 .with_context(|| format!("NATS_CREDS_FILE: cannot read {shown}"))?;
         }
-        if let Some(file) = &settings.tls_ca {
-            options = options.add_root_certificates(file.clone()).require_tls(true);
+        if settings.tls.is_set() {
+            // The client reads the files at each connection, so that they may be renewed; one that cannot be used would
+            // only look like a server that is away, and is found here.
+            tls::client(&settings.tls)?;
+            options = options.require_tls(true);
         }
-        if let Some((certificate, key)) = &settings.tls_client {
-            options = options
-                .add_client_certificate(certificate.clone(), key.clone())
-                .require_tls(true);
+        if let Some(file) = &settings.tls.ca {
+            options = options.add_root_certificates(file.clone());
+        }
+        if let Some(files) = &settings.tls.client {
+            options = options.add_client_certificate(files.certificate.clone(), files.key.clone());
         }
         let client = options
             .connect(settings.urls.as_slice())

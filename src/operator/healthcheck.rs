@@ -16,8 +16,18 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Where PORT is no port.
 pub async fn run(environment: &Environment, url: Option<&str>, as_json: bool) -> anyhow::Result<ExitCode> {
     let port = environment.parse("PORT", 3002u16, "a port number from 0 to 65535")?;
-    let url = url.map_or_else(|| format!("http://127.0.0.1:{port}"), str::to_owned);
-    let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build()?;
+    let scheme = if environment.path("TLS_CERT")?.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let client = reqwest::Client::builder()
+        .timeout(TIMEOUT)
+        .no_proxy()
+        // Ourselves, on this machine, by an address that no certificate names.
+        .tls_danger_accept_invalid_certs(url.is_none())
+        .build()?;
+    let url = url.map_or_else(|| format!("{scheme}://127.0.0.1:{port}"), str::to_owned);
     let asked = client
         .get(format!("{}/health/ready", url.trim_end_matches('/')))
         .send()

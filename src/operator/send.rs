@@ -3,12 +3,18 @@
 use std::{io::Read, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
+use chrono::Utc;
 use serde_json::Value;
 
 use super::print;
 use crate::{
     config::{ConfigError, Environment},
-    provider::{KNOWN, Keyring, MERCHANT_HEADER},
+    provider::{KNOWN, MERCHANT_HEADER},
+    verification::{
+        Keys, Scheme,
+        keys::{Origin, WEBHOOK_SECRET},
+        sign::{self, Outgoing},
+    },
 };
 
 /// Longer than the hub itself may take for an answer.
@@ -29,24 +35,24 @@ pub async fn run(
     if !KNOWN.contains(&provider) {
         bail!("unknown provider {provider:?}; this version knows {}", KNOWN.join(", "));
     }
-    let body = read(file)?;
     let variable = format!("{}_WEBHOOK_SECRET", provider.to_ascii_uppercase());
-    let keys = Keyring::new(&environment.secrets(&variable)?);
-    let signature = keys
-        .sign_hex(&body)
-        .ok_or_else(|| ConfigError::new(variable, "missing; the payload must be signed with it"))?;
+    let keys = Keys::new().with(WEBHOOK_SECRET, Origin::Env, &environment.secrets(&variable)?);
+    let scheme = Scheme::preset(provider).context("the provider has no scheme")?;
+    let target = format!("{}/api/webhooks/{provider}", url.trim_end_matches('/'));
+    let request = Outgoing::post(target, read(file)?);
+    let request = sign::sign(&scheme, &keys, request, Utc::now())
+        .map_err(|error| ConfigError::new(variable, format_args!("{error}; the payload must be signed with it")))?;
     let mut post = reqwest::Client::builder()
         .timeout(TIMEOUT)
         .no_proxy()
         .build()?
-        .post(format!("{}/api/webhooks/{provider}", url.trim_end_matches('/')))
-        .header("content-type", "application/json")
-        .header(format!("x-{provider}-signature"), signature);
+        .post(request.url)
+        .headers(request.headers);
     if let Some(merchant) = merchant {
         post = post.header(MERCHANT_HEADER, merchant);
     }
     let response = post
-        .body(body)
+        .body(request.body)
         .send()
         .await
         .with_context(|| format!("cannot reach {url}"))?;

@@ -13,12 +13,17 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::money::{Currency, Money};
+use super::{
+    money::{Currency, Money},
+    sanitise::with_whole_surrogates,
+};
 
 /// Most faults that are collected from one payload; after that the picture is clear.
 const MAX_FAULTS: usize = 50;
 /// Most elements that are read from one array: no basket has so many lines.
 const MAX_ELEMENTS: usize = 2_000;
+/// Largest quantity or coordinate, either way: a million kilograms in grams. Beyond it a backend's integers end.
+const MAX_DECIMAL: f64 = 1e9;
 
 /// One thing that is wrong with a payload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -121,16 +126,26 @@ impl<'a> Node<'a> {
         elements.into_iter().take(MAX_ELEMENTS).enumerate().map(place).collect()
     }
 
-    /// Text; a number counts as text too, as it stands (providers send ids and phones either way). Empty is absent.
+    /// Text; a number counts as text too, as it stands (providers send ids and phones either way). Empty is absent. Half
+    /// of a surrogate pair becomes U+FFFD.
     pub fn text(&self, faults: &mut Faults) -> Option<String> {
-        let text = self.present()?;
-        if text.starts_with('"') {
-            match serde_json::from_str::<String>(text) {
+        let whole = with_whole_surrogates(self.present()?);
+        self.read_text(&whole, faults)
+    }
+
+    /// Text as it was sent, for ids: no two that differ may become one.
+    pub fn verbatim(&self, faults: &mut Faults) -> Option<String> {
+        self.read_text(self.present()?, faults)
+    }
+
+    fn read_text(&self, json: &str, faults: &mut Faults) -> Option<String> {
+        if json.starts_with('"') {
+            match serde_json::from_str::<String>(json) {
                 Ok(value) => return Some(value).filter(|value| !value.trim().is_empty()),
                 Err(_) => faults.add(&self.pointer, "expected text"),
             }
-        } else if text.starts_with(|first: char| first.is_ascii_digit() || first == '-') {
-            return Some(text.to_owned());
+        } else if json.starts_with(|first: char| first.is_ascii_digit() || first == '-') {
+            return Some(json.to_owned());
         } else {
             faults.add(&self.pointer, "expected text");
         }
@@ -163,18 +178,20 @@ impl<'a> Node<'a> {
         self.money(currency, faults).unwrap_or(Money { minor: 0, currency })
     }
 
-    /// A decimal that is no money (a coordinate, a quantity), as its text; text that is no number is a fault.
+    /// A decimal that is no money (a coordinate, a quantity), as its text; text that is no number is a fault, and so is a
+    /// number beyond [`MAX_DECIMAL`].
     pub fn decimal(&self, faults: &mut Faults) -> Option<Box<RawValue>> {
         let text = self.text(faults)?;
         let text = text.trim();
         let raw = RawValue::from_string(text.to_owned()).ok();
-        match raw.filter(|_| text.starts_with(|first: char| first.is_ascii_digit() || first == '-')) {
-            Some(raw) => Some(raw),
-            None => {
-                faults.add(&self.pointer, "expected a number");
-                None
-            }
+        let raw = raw.filter(|_| text.starts_with(|first: char| first.is_ascii_digit() || first == '-'));
+        let value: Option<f64> = raw.as_ref().and_then(|raw| raw.get().parse().ok());
+        match value {
+            Some(value) if value.abs() <= MAX_DECIMAL => return raw,
+            Some(_) => faults.add(&self.pointer, "number out of range"),
+            None => faults.add(&self.pointer, "expected a number"),
         }
+        None
     }
 
     /// A time in RFC 3339 (`2025-10-01T12:00:00Z`).
@@ -284,6 +301,22 @@ mod tests {
                 ("/name", "missing"),
             ]
         );
+    }
+
+    #[test]
+    fn half_a_character_is_no_reason_to_lose_an_order() {
+        let mut faults = Faults::default();
+        let root = Node::root(br#"{"a": "Pizza \ud83c", "much": 1e10, "n": -1e9, "hidden": "1\u202e0"}"#);
+        let root = root.unwrap().object(&mut faults);
+        assert_eq!(root.get("a").text(&mut faults).as_deref(), Some("Pizza \u{fffd}"));
+        assert_eq!(root.get("n").decimal(&mut faults).unwrap().get(), "-1e9");
+        assert!(faults.0.is_empty());
+        // Another matter are ids and numbers.
+        assert_eq!(root.get("a").verbatim(&mut faults), None);
+        root.get("much").decimal(&mut faults);
+        root.get("hidden").decimal(&mut faults);
+        let places: Vec<_> = faults.0.iter().map(|fault| fault.pointer.as_str()).collect();
+        assert_eq!(places, ["/a", "/much", "/hidden"]);
     }
 
     #[test]

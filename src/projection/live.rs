@@ -1,6 +1,6 @@
 //! Following the log: one instance writes, the others stand by.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use async_nats::jetstream::{
@@ -51,13 +51,13 @@ pub struct Live {
     journal: Journal,
     database: Database,
     /// Code and name of every provider that is switched on.
-    enabled: Vec<(&'static str, &'static str)>,
+    enabled: Vec<(Arc<str>, String)>,
     migrated: bool,
 }
 
 impl Live {
     /// Of these parts.
-    pub fn new(journal: Journal, database: Database, enabled: Vec<(&'static str, &'static str)>) -> Self {
+    pub fn new(journal: Journal, database: Database, enabled: Vec<(Arc<str>, String)>) -> Self {
         Self {
             journal,
             database,
@@ -214,7 +214,7 @@ fn sequence(message: &Message) -> anyhow::Result<u64> {
 /// Who writes, and how far it is.
 struct Writer<'a> {
     journal: &'a Journal,
-    enabled: &'a [(&'static str, &'static str)],
+    enabled: &'a [(Arc<str>, String)],
     providers: Providers,
     position: u64,
 }

@@ -1,6 +1,6 @@
 //! The ids of `delivery_providers`, which every row that is written names.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use deadpool_postgres::Object;
 use uuid::Uuid;
@@ -16,12 +16,12 @@ impl Providers {
     ///
     /// # Errors
     /// Where PostgreSQL is away or refuses.
-    pub async fn load(connection: &Object, enabled: &[(&str, &str)]) -> anyhow::Result<Self> {
+    pub async fn load(connection: &Object, enabled: &[(Arc<str>, String)]) -> anyhow::Result<Self> {
         let statement = connection.prepare_cached(query::ENSURE_PROVIDER).await?;
         for (code, name) in enabled {
             let id = Uuid::new_v4().to_string();
-            if connection.execute(&statement, &[&id, code, name]).await? > 0 {
-                tracing::info!(provider = code, "delivery_providers had no row for it; made one");
+            if connection.execute(&statement, &[&id, &&**code, name]).await? > 0 {
+                tracing::info!(provider = &**code, "delivery_providers had no row for it; made one");
             }
         }
         let rows = connection

@@ -6,41 +6,38 @@
 
 use std::borrow::Cow;
 
-use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{
-    Admission, Content, Fact, Keyring, Provider, Refusal, TransformError, Unverified, merchant_header,
-    signature::{Scheme, verify},
-};
+use super::{Admission, Content, Fact, Provider, Refusal, TransformError, merchant_header};
 use crate::{
-    event::{EventId, Recorded},
+    event::Recorded,
     order::{
         model::{Address, Courier, Customer, Fulfillment, Line, Modifier, Order, Payment, Pricing, StatusChange},
         money::{Currency, Money},
         node::{Faults, Node, Object},
         status::OrderStatus,
     },
+    verification::{Scheme, Verified},
 };
 
 /// Name in URLs, subjects and tables.
 pub const NAME: &str = "careem";
 
-const SCHEME: Scheme = Scheme::HmacSha256Hex {
-    header: "x-careem-signature",
-};
-
 /// Careem.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Careem {
     currency: Currency,
+    scheme: Scheme,
 }
 
 impl Careem {
     /// Careem with the currency of this installation (`CAREEM_CURRENCY`).
-    pub const fn new(currency: Currency) -> Self {
-        Self { currency }
+    pub fn new(currency: Currency) -> Self {
+        Self {
+            currency,
+            scheme: Scheme::preset(NAME).expect("a test parses every preset"),
+        }
     }
 }
 
@@ -83,20 +80,19 @@ fn order_number(external_id: &str) -> String {
 }
 
 impl Provider for Careem {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         NAME
     }
 
-    fn display_name(&self) -> &'static str {
+    fn display_name(&self) -> &str {
         "Careem"
     }
 
-    fn scheme(&self) -> &'static str {
-        SCHEME.as_str()
+    fn scheme(&self) -> &Scheme {
+        &self.scheme
     }
 
-    fn admit(&self, request: &Unverified<'_>, keys: &Keyring, _now: DateTime<Utc>) -> Result<Admission, Refusal> {
-        let verified = verify(SCHEME, request, keys)?;
+    fn read(&self, request: &Verified<'_>) -> Result<Admission, Refusal> {
         if request.body().iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
             return Err(Refusal::InvalidPayload("expected a JSON object".into()));
         }
@@ -110,11 +106,11 @@ impl Provider for Careem {
         let mut faults = Faults::default();
         let id = head
             .id
-            .and_then(|raw| Node::root(raw.get().as_bytes()).ok()?.text(&mut faults));
+            .and_then(|raw| Node::root(raw.get().as_bytes()).ok()?.verbatim(&mut faults));
         let id = id.ok_or_else(|| Refusal::InvalidPayload("id: expected the order id, as text or a number".into()))?;
         let webhook_type = webhook_type(head.status.as_deref().unwrap_or("created"));
-        let event_id = EventId::of_webhook(NAME, &[id.as_bytes(), webhook_type.as_bytes(), request.body()]);
-        Admission::new(verified, event_id, id, webhook_type)
+        let event_id = request.event_id(NAME, &id, webhook_type);
+        Admission::new(request, event_id, id, webhook_type)
     }
 
     fn transform(&self, received: &Recorded) -> Result<Fact, TransformError> {

@@ -1,40 +1,39 @@
 //! Providers: how each one signs, what its fields mean, and how it wants to be answered.
 //!
-//! A [`Provider`] is pure: no I/O, no clock, no defaults for anything that guards the door. [`signature`] verifies,
-//! [`admission`] is what the intake gets, [`fact`] what the transformation gets. Which branch an order belongs to is
-//! left to [`crate::transform`].
+//! A [`Provider`] is pure: no I/O, no clock. It says how it signs, [`crate::verification`] verifies; [`admission`] is
+//! what the intake gets, [`fact`] what the transformation gets. Which branch an order belongs to is left to
+//! [`crate::transform`].
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use crate::{
+    event::{Envelope, Recorded},
+    verification::{Keyring, Scheme, Verified},
+};
 
-use crate::event::{Envelope, Recorded};
-
-pub mod signature;
 pub mod admission;
 pub mod fact;
 pub mod careem;
 
-pub use admission::{Admission, Refusal, Unverified};
+pub use admission::{Admission, Refusal};
 pub use fact::{Content, Fact, TransformError};
-pub use signature::Keyring;
 
 /// One delivery platform.
 pub trait Provider: Send + Sync {
     /// Its name in URLs, subjects and `delivery_providers.code`: lower case, `[a-z0-9-]`.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// Its name as people write it.
-    fn display_name(&self) -> &'static str;
+    fn display_name(&self) -> &str;
 
-    /// How it signs, in words; shown in health.
-    fn scheme(&self) -> &'static str;
+    /// How it signs.
+    fn scheme(&self) -> &Scheme;
 
-    /// Verifies a request and reads what the intake must know of it.
+    /// Reads what the intake must know of a request that was verified.
     ///
     /// # Errors
     /// Why it is refused; nothing of it may be kept then.
-    fn admit(&self, request: &Unverified<'_>, keys: &Keyring, now: DateTime<Utc>) -> Result<Admission, Refusal>;
+    fn read(&self, request: &Verified<'_>) -> Result<Admission, Refusal>;
 
     /// What a webhook on the log means.
     ///
@@ -49,6 +48,8 @@ pub struct Enabled {
     pub provider: Box<dyn Provider>,
     /// Its name, cheap to clone.
     pub name: Arc<str>,
+    /// How its webhooks are verified.
+    pub scheme: Scheme,
     /// Its secrets.
     pub keys: Keyring,
     /// Addresses that may call; empty = all.

@@ -11,7 +11,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::get,
@@ -108,8 +108,13 @@ async fn all(State(health): State<Arc<Health>>) -> Response {
     (code, Json(body)).into_response()
 }
 
-async fn provider(State(health): State<Arc<Health>>, Path(name): Path<String>, headers: HeaderMap) -> Response {
-    let Some(enabled) = health.registry.get(&name) else {
+async fn provider(
+    State(health): State<Arc<Health>>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Response {
+    let known = name.ok().and_then(|Path(name)| health.registry.get(&name));
+    let Some(enabled) = known else {
         return receive::unknown_provider(&headers);
     };
     let event_log = health.journal.connection().is_up();
@@ -120,7 +125,7 @@ async fn provider(State(health): State<Arc<Health>>, Path(name): Path<String>, h
         "endpoint": format!("/api/webhooks/{}", enabled.name),
         "configuration": {
             "signatureValidation": true,
-            "signatureScheme": enabled.provider.scheme(),
+            "signatureScheme": enabled.scheme.label(),
             "rateLimiting": health.rate_limiting,
             "ipWhitelisting": !enabled.allow_list.is_open(),
         },

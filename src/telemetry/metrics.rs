@@ -59,6 +59,10 @@ fn describe() {
         "Total requests with a missing or wrong signature, by provider"
     );
     describe_counter!(
+        "sanitised_fields_total",
+        "Total texts that did not go to the backend as they came, by provider"
+    );
+    describe_counter!(
         "events_appended_total",
         "Total events that this instance appended to the log, by type"
     );

@@ -14,7 +14,10 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
-use axum_server::Handle;
+use axum_server::{
+    Handle,
+    tls_rustls::{RustlsAcceptor, RustlsConfig},
+};
 use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -128,9 +131,15 @@ pub(crate) struct Backend {
     port: Port,
     shared: Arc<Shared>,
     running: Mutex<Option<Handle<SocketAddr>>>,
+    tls: Mutex<Option<Arc<rustls::ServerConfig>>>,
 }
 
 impl Backend {
+    /// Speaks TLS from the next [`Self::open`] on; the URL is another one then.
+    pub(crate) fn speaks_tls(&self, config: Arc<rustls::ServerConfig>) {
+        *self.tls.lock().unwrap() = Some(config);
+    }
+
     pub(crate) fn start() -> Self {
         let shared = Shared {
             script: Mutex::default(),
@@ -141,13 +150,19 @@ impl Backend {
             port: Port::reserve(),
             shared: Arc::new(shared),
             running: Mutex::default(),
+            tls: Mutex::default(),
         };
         backend.open();
         backend
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.port.address())
+        let scheme = if self.tls.lock().unwrap().is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        format!("{scheme}://{}", self.port.address())
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -161,7 +176,13 @@ impl Backend {
         let server = axum_server::from_tcp(self.port.listen())
             .unwrap()
             .handle(handle.clone());
-        tokio::spawn(server.serve(router.into_make_service()));
+        match self.tls.lock().unwrap().clone() {
+            None => drop(tokio::spawn(server.serve(router.into_make_service()))),
+            Some(config) => {
+                let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(config));
+                tokio::spawn(server.acceptor(acceptor).serve(router.into_make_service()));
+            }
+        }
         *self.running.lock().unwrap() = Some(handle);
     }
 

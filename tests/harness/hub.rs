@@ -17,6 +17,8 @@ use tokio::{
     process::{Child, Command},
 };
 
+use webhook_hub::config::Environment;
+
 use super::wait::{PATIENCE, eventually};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_webhook-hub");
@@ -35,6 +37,14 @@ impl Settings {
     pub(crate) fn set(mut self, name: &str, value: impl ToString) -> Self {
         self.0.insert(name.to_owned(), value.to_string());
         self
+    }
+
+    /// As the library reads it.
+    pub(crate) fn environment(&self) -> Environment {
+        self.0
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -151,6 +161,15 @@ impl Hub {
         self.signal("CONT").await;
     }
 
+    /// SIGHUP: files are to be read again.
+    pub(crate) async fn hang_up(&self) {
+        self.signal("HUP").await;
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Waits until it ends by itself.
     pub(crate) async fn wait_exit(&mut self, within: Duration) -> ExitStatus {
         let ended = tokio::time::timeout(within, self.child.wait()).await;
@@ -162,6 +181,11 @@ impl Hub {
     /// Whether a line of its log holds this text.
     pub(crate) fn logs_contain(&self, text: &str) -> bool {
         self.lines.all().iter().any(|line| line.contains(text))
+    }
+
+    /// All that it has said and will say.
+    pub(crate) fn transcript(&self) -> Transcript {
+        Transcript(Arc::clone(&self.lines))
     }
 
     /// All that it has said so far.
@@ -190,6 +214,15 @@ impl Drop for Hub {
                 shown.join("\n")
             );
         }
+    }
+}
+
+/// What a hub has said, which outlives it.
+pub(crate) struct Transcript(Arc<Lines>);
+
+impl Transcript {
+    pub(crate) fn text(&self) -> String {
+        self.0.all().join("\n")
     }
 }
 

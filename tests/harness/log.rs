@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use serde_json::Value;
 use tokio::sync::Mutex;
 use webhook_hub::{
-    config::{self, Environment},
+    config,
     event::{EventId, EventType, Recorded},
     journal::{
         connection::{Connection, HUB_INBOX},
@@ -30,13 +30,7 @@ struct Read {
 impl Log {
     /// Reads as the user `hub`, on a connection of its own.
     pub(crate) async fn open(nats: &Nats) -> Self {
-        let settings = [
-            ("NATS_URL", nats.url()),
-            ("NATS_USER", "hub".into()),
-            ("NATS_PASSWORD", nats.password("hub").into()),
-        ];
-        let environment = settings.into_iter().collect::<Environment>();
-        let settings = config::Nats::from_environment(&environment).unwrap();
+        let settings = config::Nats::from_environment(&nats.settings("hub").environment()).unwrap();
         let connection = Connection::open(&settings, "test", HUB_INBOX).await.unwrap();
         connection.wait_up().await;
         let reader = Reader::from(&connection, 1);

@@ -9,6 +9,8 @@ use futures_util::TryStreamExt;
 pub(crate) mod port;
 pub(crate) mod wait;
 pub(crate) mod random;
+pub(crate) mod certificates;
+pub(crate) mod raw;
 pub(crate) mod servers;
 pub(crate) mod nats_cluster;
 pub(crate) mod hub;
@@ -72,8 +74,17 @@ impl World {
         Self::around(nats, cluster, database).await
     }
 
+    /// With NATS by a variant of the project's configuration.
+    pub(crate) async fn with_nats(nats: impl Future<Output = Nats>) -> Self {
+        Self::made_of(Cluster::shared().await, nats).await
+    }
+
     async fn on(cluster: Arc<Cluster>) -> Self {
-        let (nats, database) = tokio::join!(Nats::start(), cluster.database());
+        Self::made_of(cluster, Nats::start()).await
+    }
+
+    async fn made_of(cluster: Arc<Cluster>, nats: impl Future<Output = Nats>) -> Self {
+        let (nats, database) = tokio::join!(nats, cluster.database());
         run(
             &nats.settings("provision").set("PARTITIONS", PARTITIONS),
             &["streams", "apply"],

@@ -18,6 +18,7 @@ use webhook_hub::operator::dev::servers::{
 };
 
 use super::{
+    certificates::Files,
     hub::{Settings, run},
     nats_cluster::{NODES, Routes},
     port::Port,
@@ -156,18 +157,28 @@ pub(crate) struct Nats {
     pub(crate) others: Vec<NatsServer>,
     pub(crate) routes: Option<Routes>,
     passwords: NatsPasswords,
+    /// The authority of its certificate and what a client shows it, where it speaks TLS.
+    tls: Option<(PathBuf, Files)>,
     _ports: Vec<Port>,
 }
 
 impl Nats {
     /// One server, without streams.
     pub(crate) async fn start() -> Self {
+        Self::start_with(str::to_owned, None).await
+    }
+
+    /// One server by a variant of the project's configuration; its clients show a certificate where one is given.
+    pub(crate) async fn start_with(variant: impl FnOnce(&str) -> String, tls: Option<(PathBuf, Files)>) -> Self {
         let (passwords, (dir, port)) = (passwords(), place());
+        let config = dir.join("nats.conf");
+        let project = std::fs::read_to_string(in_project("nats.conf")).unwrap();
+        std::fs::write(&config, variant(&project)).unwrap();
         let options = NatsOptions {
             remove_dir_on_exit: true,
             ..NatsOptions::default()
         };
-        let server = NatsServer::start_with(&PROGRAMS, &in_project("nats.conf"), &dir, &passwords, options)
+        let server = NatsServer::start_with(&PROGRAMS, &config, &dir, &passwords, options)
             .await
             .unwrap();
         assert_eq!(server.port(), port.number());
@@ -176,6 +187,7 @@ impl Nats {
             others: Vec::new(),
             routes: None,
             passwords,
+            tls,
             _ports: vec![port],
         }
     }
@@ -192,6 +204,7 @@ impl Nats {
             others: servers,
             routes: Some(routes),
             passwords,
+            tls: None,
             _ports: ports,
         }
     }
@@ -209,10 +222,17 @@ impl Nats {
 
     /// How the binary reaches it as this user.
     pub(crate) fn settings(&self, user: &str) -> Settings {
-        Settings::empty()
+        let settings = Settings::empty()
             .set("NATS_URL", self.url())
             .set("NATS_USER", user)
-            .set("NATS_PASSWORD", self.password(user))
+            .set("NATS_PASSWORD", self.password(user));
+        match &self.tls {
+            None => settings,
+            Some((ca, files)) => settings
+                .set("NATS_TLS_CA", ca.display())
+                .set("NATS_TLS_CERT", files.certificate.display())
+                .set("NATS_TLS_KEY", files.key.display()),
+        }
     }
 
     /// A connection of this user, with its own inbox as `nats.conf` demands it.
@@ -222,7 +242,14 @@ impl Nats {
         } else {
             format!("_INBOX_{user}")
         };
-        ConnectOptions::with_user_and_password(user.into(), self.password(user).into()).custom_inbox_prefix(inbox)
+        let options = ConnectOptions::with_user_and_password(user.into(), self.password(user).into());
+        let options = options.custom_inbox_prefix(inbox);
+        match &self.tls {
+            None => options,
+            Some((ca, files)) => options
+                .add_root_certificates(ca.clone())
+                .add_client_certificate(files.certificate.clone(), files.key.clone()),
+        }
     }
 
     pub(crate) async fn connect(&self, user: &str) -> async_nats::Client {
@@ -257,4 +284,19 @@ impl Drop for Nats {
             }
         }
     }
+}
+
+/// A block of `nats.conf` that stands there as a comment, `# NAME {` to `# }`, switched on.
+pub(crate) fn switched_on(config: &str, name: &str) -> String {
+    let (mut inside, mut found) = (false, false);
+    let mut lines = Vec::new();
+    for line in config.lines() {
+        inside |= line == format!("# {name} {{");
+        found |= inside;
+        let bare = line.strip_prefix("# ").filter(|_| inside).unwrap_or(line);
+        lines.push(bare);
+        inside &= bare != "}";
+    }
+    assert!(found && !inside, "nats.conf has no block {name} to switch on");
+    lines.join("\n")
 }

@@ -66,7 +66,11 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{address::Address, blocks::Block, tests::limits},
+        super::{
+            address::Address,
+            blocks::Block,
+            tests::{careem, limits},
+        },
         *,
     };
 
@@ -115,7 +119,7 @@ mod tests {
     #[test]
     fn who_is_known_here_is_vouched_for() {
         let limits = limits("5/60s", "5/60s/300s");
-        limits.note_accepted("203.0.113.9".parse().unwrap());
+        limits.note_accepted(&careem(&[]), "203.0.113.9".parse().unwrap());
         assert!(matches!(told(&limits)[..], [Word::Known(..)]));
         limits.hear(Word::Blocked(who(), block()));
         assert!(!is_blocked(&limits));

@@ -225,8 +225,9 @@ impl Limits {
     }
 
     /// A webhook of this address was verified and is new: it is one that is not to be blocked.
-    pub fn note_accepted(&self, client: IpAddr) {
-        if !self.enabled {
+    pub fn note_accepted(&self, provider: &Enabled, client: IpAddr) {
+        // Where nothing is verified, anybody could make itself known.
+        if !self.enabled || provider.scheme.is_none() {
             return;
         }
         let (now, address) = (now_ms(), Address::of(client));
@@ -362,7 +363,8 @@ mod tests {
     use crate::{
         config::{Config, Environment},
         intake::allow_list::AllowList,
-        provider::{Keyring, careem::Careem},
+        provider::{Provider as _, careem::Careem},
+        verification::{Keyring, Keys, Scheme},
     };
 
     pub(super) fn limits(provider: &str, address: &str) -> Limits {
@@ -378,12 +380,14 @@ mod tests {
         limits
     }
 
-    fn careem(networks: &[&str]) -> Enabled {
+    pub(super) fn careem(networks: &[&str]) -> Enabled {
         let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
+        let provider = Careem::new("JOD".parse().unwrap());
         Enabled {
-            provider: Box::new(Careem::new("JOD".parse().unwrap())),
+            scheme: provider.scheme().clone(),
+            provider: Box::new(provider),
             name: "careem".into(),
-            keys: Keyring::new(&[]),
+            keys: Keyring::new(Keys::new()),
             allow_list: AllowList::new(networks),
         }
     }
@@ -470,6 +474,19 @@ mod tests {
         assert!(limits.take(&careem).is_err());
         limits.give_back(&careem, point);
         assert!(limits.take(&careem).is_ok());
+    }
+
+    #[test]
+    fn who_is_not_verified_is_not_known() {
+        let limits = limits("5/1h", "1/60s/300s");
+        let address = client("203.0.113.9");
+        let open = Enabled {
+            scheme: Scheme::None,
+            ..careem(&[])
+        };
+        limits.note_accepted(&open, address);
+        refuse(&limits, &careem(&[]), address, 1);
+        assert!(limits.check(&careem(&[]), address).is_err());
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub async fn serve(listener: TcpListener, database_url: String, stop: Cancellati
     listener.set_nonblocking(true)?;
     let address: SocketAddr = listener.local_addr()?;
     tracing::debug!(%address, "sample backend");
-    Ok(server::serve(listener, router, HEADER_TIMEOUT, Duration::from_secs(1), stop).await?)
+    Ok(server::serve(listener, router, HEADER_TIMEOUT, Duration::from_secs(1), None, stop).await?)
 }
 
 async fn create(State(backend): State<Arc<Backend>>, headers: HeaderMap, body: Bytes) -> Response {

@@ -11,12 +11,14 @@ use anyhow::{Context as _, bail};
 use async_nats::{ConnectOptions, Subscriber};
 use chrono::Utc;
 use futures_util::StreamExt;
-use secrecy::SecretString;
 use serde_json::Value;
 use tokio_postgres::NoTls;
 
 use super::{DATABASE, Dev, WEBHOOK_SECRET};
-use crate::provider::Keyring;
+use crate::verification::{
+    Keys, Scheme,
+    sign::{self, Outgoing},
+};
 
 const SAMPLE: &str = include_str!("sample_order.json");
 /// Longest time the sample order may take; it takes some ten milliseconds.
@@ -77,10 +79,20 @@ fn go_on(dev: &Dev, hub: SocketAddr, number: i64) -> anyhow::Result<()> {
     std::fs::write(&file, &next).with_context(|| format!("cannot write {}", file.display()))?;
     say("")?;
     say("try it yourself (twice, and the second is a duplicate):")?;
+    let request = signed(hub, &next)?;
+    let header = |name: &str| {
+        request
+            .headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    };
     say(format_args!(
-        "  curl -sS -H 'x-careem-signature: {}' -H 'x-merchant-id: dev-merchant' --data-binary @{} http://{hub}/api/webhooks/careem",
-        sign(&next)?,
+        "  curl -sS -H 'x-careem-signature: {}' -H 'x-merchant-id: {}' --data-binary @{} {}",
+        header("x-careem-signature"),
+        header("x-merchant-id"),
         file.display(),
+        request.url,
     ))?;
     say("")?;
     say("all of it stays up; Ctrl-C stops it")
@@ -98,10 +110,12 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn sign(body: &str) -> anyhow::Result<String> {
-    Keyring::new(&[SecretString::from(WEBHOOK_SECRET)])
-        .sign_hex(body.as_bytes())
-        .context("no secret")
+/// The order as Careem sends it.
+fn signed(hub: SocketAddr, body: &str) -> anyhow::Result<Outgoing> {
+    let mut request = Outgoing::post(format!("http://{hub}/api/webhooks/careem"), body);
+    request.headers.insert("x-merchant-id", "dev-merchant".parse()?);
+    let scheme = Scheme::preset("careem").context("no scheme of careem")?;
+    Ok(sign::sign(&scheme, &Keys::single(WEBHOOK_SECRET), request, Utc::now())?)
 }
 
 /// Listens as a subscriber of the restaurant would: with a NATS client and nothing else.
@@ -128,12 +142,11 @@ async fn wait_ready(client: &reqwest::Client, hub: SocketAddr) -> anyhow::Result
 }
 
 async fn post(client: &reqwest::Client, hub: SocketAddr, body: &str) -> anyhow::Result<String> {
+    let request = signed(hub, body)?;
     let answer = client
-        .post(format!("http://{hub}/api/webhooks/careem"))
-        .header("content-type", "application/json")
-        .header("x-careem-signature", sign(body)?)
-        .header("x-merchant-id", "dev-merchant")
-        .body(body.to_owned())
+        .post(request.url)
+        .headers(request.headers)
+        .body(request.body)
         .send()
         .await?;
     let (status, text) = (answer.status(), answer.text().await?);

@@ -1,0 +1,119 @@
+//! The intake's own certificate: read at the start, and again when its files change or SIGHUP comes.
+//!
+//! Connections that stand keep what they began with; the next handshake takes the new one. A new certificate that cannot
+//! be used changes nothing and is told in the log: whoever renews it writes two files, one after the other.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use axum_server::tls_rustls::RustlsConfig;
+use rustls::ServerConfig;
+use sha2::{Digest, Sha256};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::KeyPair, tls};
+
+/// How often the files are looked at: what renews a certificate does so weeks before the old one ends.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+const CERTIFICATE: &str = "TLS_CERT";
+const KEY: &str = "TLS_KEY";
+/// The intake speaks HTTP/1.1 alone.
+const PROTOCOL: &[u8] = b"http/1.1";
+
+/// The certificate and where it comes from. Clones share it.
+#[derive(Clone)]
+pub struct Certificate {
+    files: KeyPair,
+    current: RustlsConfig,
+    /// Of the files when they were last looked at.
+    seen: Option<[u8; 32]>,
+}
+
+impl Certificate {
+    /// Reads it. Blocks on the disk, so only for the start.
+    ///
+    /// # Errors
+    /// Where it cannot be used, naming variable and file.
+    pub fn load(files: &KeyPair) -> anyhow::Result<Self> {
+        let seen = fingerprint(files);
+        Ok(Self {
+            files: files.clone(),
+            current: RustlsConfig::from_config(server_config(files)?),
+            seen,
+        })
+    }
+
+    /// What the next handshake takes.
+    pub fn current(&self) -> RustlsConfig {
+        self.current.clone()
+    }
+
+    /// Looks after it until told to stop.
+    ///
+    /// # Errors
+    /// Where the process cannot listen for SIGHUP.
+    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut asked = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+        let mut look = tokio::time::interval(LOOK_AGAIN);
+        look.tick().await;
+        loop {
+            let by_signal = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = asked.recv() => true,
+                _ = look.tick() => false,
+            };
+            self = tokio::task::spawn_blocking(move || {
+                self.look(by_signal);
+                self
+            })
+            .await
+            .context("reading the certificate")?;
+        }
+    }
+
+    /// Takes the files anew where they changed, or where somebody asked for it.
+    fn look(&mut self, asked: bool) {
+        let seen = fingerprint(&self.files);
+        if seen == self.seen && !asked {
+            return;
+        }
+        self.seen = seen;
+        match server_config(&self.files) {
+            Ok(config) => {
+                self.current.reload_from_config(config);
+                tracing::info!(file = %self.files.certificate.display(), "the new certificate is used from now on");
+            }
+            Err(error) => tracing::error!(
+                error = format!("{error:#}"),
+                "the new certificate cannot be used; the old one stays"
+            ),
+        }
+    }
+}
+
+/// Of what the files hold, and not of their times: they may be links that are set to other files.
+fn fingerprint(files: &KeyPair) -> Option<[u8; 32]> {
+    let (certificate, key) = (std::fs::read(&files.certificate).ok()?, std::fs::read(&files.key).ok()?);
+    let mut hash = Sha256::new();
+    hash.update((certificate.len() as u64).to_be_bytes());
+    hash.update(&certificate);
+    hash.update(&key);
+    Some(hash.finalize().into())
+}
+
+fn server_config(files: &KeyPair) -> anyhow::Result<Arc<ServerConfig>> {
+    let (chain, key) = tls::identity(CERTIFICATE, KEY, files)?;
+    let mut config = ServerConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()
+        .context("TLS cannot be set up")?
+        .with_no_client_auth()
+        // Also refuses a key that is another certificate's.
+        .with_single_cert(chain, key)
+        .with_context(|| {
+            let (certificate, key) = (files.certificate.display(), files.key.display());
+            format!("{CERTIFICATE}: {certificate} with {KEY} {key} cannot be used")
+        })?;
+    config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,110 @@
+//! Every text of a JSON document, cleaned: the last thing that happens to a body before it is on the log and goes out.
+//!
+//! It is the bytes that are cleaned, not the order that they were made of, so that no field of any provider, known today
+//! or not, can go round it. Numbers stay the digits that they are.
+
+use std::borrow::Cow;
+
+use super::{is_plain, sanitise, with_whole_surrogates};
+
+/// Most places that are named; who reads the log line looks at the order anyway.
+const MAX_CHANGED: usize = 50;
+
+/// An object or array that is open, and which of its members is being read.
+enum Open {
+    Object { key: String, is_at_key: bool },
+    Array(usize),
+}
+
+/// The document with every text (see [`sanitise`]) and every key cleaned, and where texts changed, as JSON pointers, at
+/// most fifty of them. `json` must be a JSON document that the hub has made; what is none comes back as it is.
+pub fn clean_json(json: Vec<u8>) -> (Vec<u8>, Vec<String>) {
+    let Ok(text) = str::from_utf8(&json) else {
+        return (json, Vec::new());
+    };
+    let mut clean = String::new();
+    let mut changed = Vec::new();
+    let mut open: Vec<Open> = Vec::new();
+    let (mut at, mut copied) = (0, 0);
+    while let Some(byte) = text.as_bytes().get(at) {
+        at += 1;
+        match (byte, open.last_mut()) {
+            (b'"', innermost) => {
+                let from = at - 1;
+                at = end_of_text(text, at);
+                let quoted = &text[from..at];
+                let kept = clean_text(quoted);
+                if let Some(kept) = &kept {
+                    clean.push_str(&text[copied..from]);
+                    clean.push_str(kept);
+                    copied = at;
+                }
+                if let Some(Open::Object { key, is_at_key }) = innermost
+                    && *is_at_key
+                {
+                    *is_at_key = false;
+                    *key = unquoted(kept.as_deref().unwrap_or(quoted));
+                }
+                if kept.is_some() && changed.len() < MAX_CHANGED {
+                    changed.push(pointer(&open));
+                }
+            }
+            (b'{', _) => open.push(Open::Object {
+                key: String::new(),
+                is_at_key: true,
+            }),
+            (b'[', _) => open.push(Open::Array(0)),
+            (b'}' | b']', _) => drop(open.pop()),
+            (b',', Some(Open::Object { is_at_key, .. })) => *is_at_key = true,
+            (b',', Some(Open::Array(index))) => *index += 1,
+            _ => {}
+        }
+    }
+    if copied == 0 {
+        return (json, changed);
+    }
+    clean.push_str(&text[copied..]);
+    (clean.into_bytes(), changed)
+}
+
+/// Where a text ends that begins before `at`: behind its closing quote.
+fn end_of_text(text: &str, mut at: usize) -> usize {
+    while let Some(byte) = text.as_bytes().get(at) {
+        at += match byte {
+            b'"' => return at + 1,
+            b'\\' => 2,
+            _ => 1,
+        };
+    }
+    text.len()
+}
+
+/// What takes the place of a text in quotes; none where it stays.
+fn clean_text(quoted: &str) -> Option<String> {
+    // No escapes, nothing to look at: most texts are such.
+    if !quoted.contains('\\') && quoted.len() <= super::MAX_TEXT_BYTES && is_plain(quoted) {
+        return None;
+    }
+    let whole = with_whole_surrogates(quoted);
+    let text: String = serde_json::from_str(&whole).ok()?;
+    match (whole, sanitise(&text)) {
+        (Cow::Borrowed(_), Cow::Borrowed(_)) => None,
+        (_, kept) => serde_json::to_string(&kept).ok(),
+    }
+}
+
+fn unquoted(text: &str) -> String {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+fn pointer(open: &[Open]) -> String {
+    let mut pointer = String::new();
+    for one in open {
+        pointer.push('/');
+        match one {
+            Open::Object { key, .. } => pointer.push_str(&key.replace('~', "~0").replace('/', "~1")),
+            Open::Array(index) => pointer.push_str(&index.to_string()),
+        }
+    }
+    pointer
+}

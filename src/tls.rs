@@ -1,0 +1,100 @@
+//! TLS of whatever the hub connects to, and reading PEM files.
+//!
+//! A server's certificate is always verified, its name included; there is no switch that turns this off. Who signed it is
+//! asked of the authority that the settings name and, where they name none, of the machine's own.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::{Context as _, anyhow, bail};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use rustls_platform_verifier::Verifier;
+
+use crate::config::{ClientTls, KeyPair};
+
+/// Most bytes of a PEM file: a bundle of all public authorities has some 250 KB.
+const MAX_PEM_BYTES: u64 = 1024 * 1024;
+
+/// A chain of certificates and the key of its first.
+pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// What a connection by these settings is made with.
+///
+/// # Errors
+/// Where a file cannot be read or used, naming its variable.
+pub fn client(settings: &ClientTls) -> anyhow::Result<ClientConfig> {
+    let prefix = settings.prefix;
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .context("TLS cannot be set up")?;
+    let builder = match &settings.ca {
+        Some(file) => builder.with_root_certificates(authorities(&format!("{prefix}_TLS_CA"), file)?),
+        None => match Verifier::new(provider()) {
+            Ok(verifier) => builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)),
+            // Not everything that is reached needs TLS; what does will say that it trusts nobody.
+            Err(error) => {
+                tracing::debug!(%error, "this machine has no certificate authorities; {prefix}_TLS_CA names one");
+                builder.with_root_certificates(RootCertStore::empty())
+            }
+        },
+    };
+    match &settings.client {
+        None => Ok(builder.with_no_client_auth()),
+        Some(files) => {
+            let variable = format!("{prefix}_TLS_CERT");
+            let (chain, key) = identity(&variable, &format!("{prefix}_TLS_KEY"), files)?;
+            let config = builder.with_client_auth_cert(chain, key);
+            config.with_context(|| format!("{variable}: {} and its key cannot be used", files.certificate.display()))
+        }
+    }
+}
+
+/// The only cryptography that is linked.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// Reads a certificate with its chain, and its key.
+///
+/// # Errors
+/// Where a file cannot be read or holds none, naming its variable.
+pub fn identity(certificate: &str, key: &str, files: &KeyPair) -> anyhow::Result<Identity> {
+    let chain = certificates(certificate, &files.certificate)?;
+    let bytes = read(key, &files.key)?;
+    // Without the parser's own words: they could quote the key.
+    let found = PrivateKeyDer::from_pem_slice(&bytes)
+        .map_err(|_| anyhow!("{key}: {} holds no unencrypted private key in PEM", files.key.display()))?;
+    Ok((chain, found))
+}
+
+fn authorities(variable: &str, file: &Path) -> anyhow::Result<RootCertStore> {
+    let mut store = RootCertStore::empty();
+    for certificate in certificates(variable, file)? {
+        store
+            .add(certificate)
+            .with_context(|| format!("{variable}: {} holds what is no authority", file.display()))?;
+    }
+    Ok(store)
+}
+
+fn certificates(variable: &str, file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let bytes = read(variable, file)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let found = found.map_err(|error| anyhow!("{variable}: {} is no PEM: {error}", file.display()))?;
+    if found.is_empty() {
+        bail!("{variable}: {} holds no certificate in PEM", file.display());
+    }
+    Ok(found)
+}
+
+fn read(variable: &str, file: &Path) -> anyhow::Result<Vec<u8>> {
+    let cannot = || format!("{variable}: cannot read {}", file.display());
+    let size = std::fs::metadata(file).with_context(cannot)?.len();
+    if size > MAX_PEM_BYTES {
+        bail!("{variable}: {} is larger than {MAX_PEM_BYTES} bytes", file.display());
+    }
+    std::fs::read(file).with_context(cannot)
+}

@@ -1,0 +1,151 @@
+//! What is wrong with a scheme, said where it is loaded: a rule that protects nothing must not look as if it did.
+
+use super::{
+    content::{Content, Part},
+    json,
+    jwt::Jwt,
+    place::{Parse, Place, Source},
+    scheme::{Scheme, Signed},
+};
+
+/// Deepest nesting of `any_of` and `all_of`.
+const MAX_DEPTH: usize = 4;
+/// Most steps of one of them.
+const MAX_STEPS: usize = 8;
+
+impl Scheme {
+    /// Everything that is wrong with it, each with its place; empty where it can be used.
+    pub fn check(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        self.collect("", 0, &mut faults);
+        faults
+    }
+
+    fn collect(&self, at: &str, depth: usize, faults: &mut Vec<String>) {
+        let mut add = |fault: String| faults.push(format!("{at}{fault}"));
+        match self {
+            Self::Static(one) => {
+                secret_name(&one.secret).into_iter().for_each(&mut add);
+            }
+            Self::Basic(one) => secret_name(&one.secret).into_iter().for_each(&mut add),
+            Self::Hmac(one) => {
+                one.faults().into_iter().for_each(&mut add);
+                if one.signed.has(&Part::Secret) {
+                    add("signed: {secret} is the key of an HMAC and no part of what it signs".into());
+                }
+            }
+            Self::HashConcat(one) => {
+                one.faults().into_iter().for_each(&mut add);
+                if one.signed.0.last() != Some(&Part::Secret) {
+                    add(
+                        "signed: must end with {secret}, or whoever sees a hash can make another one that is longer"
+                            .into(),
+                    );
+                }
+                if !one.algorithm.resists_collisions() {
+                    add("algorithm: sha1 does not protect a hash without a key".into());
+                }
+            }
+            Self::Jwt(one) => one.faults().into_iter().for_each(&mut add),
+            Self::None if depth > 0 => add("kind: none among other steps makes them worth nothing".into()),
+            Self::None => {}
+            Self::AnyOf(steps) | Self::AllOf(steps) => {
+                if !(1..=MAX_STEPS).contains(&steps.len()) {
+                    add(format!("steps: expected 1 to {MAX_STEPS}"));
+                }
+                if depth == MAX_DEPTH {
+                    return add(format!("steps: nested more than {MAX_DEPTH} deep"));
+                }
+                for (number, step) in steps.iter().enumerate().take(MAX_STEPS) {
+                    step.collect(&format!("{at}steps[{number}]."), depth + 1, faults);
+                }
+            }
+        }
+    }
+}
+
+/// A secret's name becomes an environment variable's.
+fn secret_name(name: &str) -> Option<String> {
+    let fits = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    (!fits).then(|| format!("secret: {name:?} must be a name of small letters and _"))
+}
+
+impl Jwt {
+    fn faults(&self) -> Vec<String> {
+        let fault = self.fault().map(str::to_owned);
+        secret_name(&self.secret).into_iter().chain(fault).collect()
+    }
+}
+
+impl Signed {
+    fn faults(&self) -> Vec<String> {
+        let mut faults: Vec<String> = secret_name(&self.secret).into_iter().collect();
+        if !self.signed.covers_body() && self.body_hash.is_none() {
+            faults.push("signed: holds no part of the body, so that it protects none".into());
+        }
+        faults.extend(self.single.iter().filter_map(|pointer| json::pointer_fault(pointer)));
+        if let Some(hash) = &self.body_hash {
+            if !self.signed.has(&Part::Url) {
+                faults.push("body_hash: stands in the URL, which is not signed".into());
+            }
+            if !hash.algorithm.resists_collisions() {
+                faults.push("body_hash: sha1 is too weak".into());
+            }
+        }
+        match &self.timestamp {
+            Some(time) if !self.signed.has(&Part::Timestamp) && !self.covers(&time.place) => {
+                faults.push("timestamp: is not signed and protects nothing; leave it out".into());
+            }
+            Some(time) if matches!(time.place.parse, Parse::List(_)) => {
+                faults.push("timestamp: cannot be a list".into())
+            }
+            None if self.signed.has(&Part::Timestamp) => {
+                faults.push("signed: has a {timestamp}, and timestamp says nowhere where it stands".into());
+            }
+            _ => {}
+        }
+        if self.replay_key.as_ref().is_some_and(|place| !self.covers(place)) {
+            faults.push("replay_key: is not signed, so that anybody could make a repeat look new; leave it out".into());
+        }
+        let indirect = |part: &Part| matches!(part, Part::Pointer { pointer, .. } if self.is_signature(pointer));
+        if self.signed.0.iter().any(indirect) || (self.in_body() && self.signed.has(&Part::Body)) {
+            faults.push("signature: stands in what it signs".into());
+        }
+        faults
+    }
+
+    fn in_body(&self) -> bool {
+        matches!(self.signature.source, Source::Pointer(_))
+    }
+
+    fn is_signature(&self, pointer: &str) -> bool {
+        matches!(&self.signature.source, Source::Pointer(own) if own == pointer)
+    }
+
+    /// Whether what stands there is signed.
+    fn covers(&self, place: &Place) -> bool {
+        match &place.source {
+            Source::Header(name) => self.signed.has(&Part::Header(name.clone())),
+            Source::Pointer(pointer) => {
+                let itself = |part: &Part| matches!(part, Part::Pointer { pointer: one, .. } if one == pointer);
+                let top_level = pointer.matches('/').count() == 1;
+                self.signed.has(&Part::Body)
+                    || self.body_hash.is_some()
+                    || self.signed.0.iter().any(itself)
+                    || (top_level && self.signed.has(&Part::SortedFields))
+            }
+        }
+    }
+}
+
+impl Content {
+    fn covers_body(&self) -> bool {
+        let is_body = |part: &Part| {
+            matches!(
+                part,
+                Part::Body | Part::Pointer { .. } | Part::SortedForm | Part::SortedFields
+            )
+        };
+        self.0.iter().any(is_body)
+    }
+}

@@ -1,0 +1,187 @@
+//! Single fields of a body that is not trusted yet, found by JSON pointer in its raw text.
+//!
+//! A key that stands twice in an object on the way is refused: two readers may take a different one of them, and a
+//! signature must not be checked over a field that another part of the hub does not see.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+/// Deepest pointer that a scheme may hold; the deepest real one has five steps.
+pub(super) const MAX_POINTER_STEPS: usize = 16;
+/// Most members of an object that are looked at; Keeta's envelope has seven.
+const MAX_MEMBERS: usize = 1_000;
+
+/// The body cannot be read the way the scheme needs it.
+#[derive(Debug)]
+pub(super) struct Unreadable;
+
+/// An object's members in their order.
+pub(super) struct Members<'a>(pub(super) Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                #[derive(Deserialize)]
+                struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+                let mut members = Vec::new();
+                while let Some((Key(key), value)) = map.next_entry()? {
+                    if members.len() == MAX_MEMBERS {
+                        return Err(serde::de::Error::custom("too many members"));
+                    }
+                    members.push((key, value));
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+/// The members of a body that is an object, each name once.
+pub(super) fn members(body: &[u8]) -> Result<Members<'_>, Unreadable> {
+    let mut members: Members<'_> = serde_json::from_slice(body).map_err(|_| Unreadable)?;
+    members.0.sort_by(|one, other| one.0.cmp(&other.0));
+    let twice = members.0.windows(2).any(|two| two[0].0 == two[1].0);
+    if twice { Err(Unreadable) } else { Ok(members) }
+}
+
+/// The value at a pointer; none where there is nothing, or `null`.
+pub(super) fn find<'a>(body: &'a [u8], pointer: &str) -> Result<Option<&'a RawValue>, Unreadable> {
+    let mut at: &'a RawValue = serde_json::from_slice(body).map_err(|_| Unreadable)?;
+    for step in steps(pointer) {
+        let next = match at.get().as_bytes().first() {
+            Some(b'{') => {
+                let members: Members<'a> = serde_json::from_str(at.get()).map_err(|_| Unreadable)?;
+                let mut same = members.0.into_iter().filter(|(key, _)| *key == step);
+                let found = same.next();
+                if same.next().is_some() {
+                    return Err(Unreadable);
+                }
+                found.map(|(_, value)| value)
+            }
+            Some(b'[') => {
+                let elements: Vec<&'a RawValue> = serde_json::from_str(at.get()).map_err(|_| Unreadable)?;
+                step.parse::<usize>().ok().and_then(|at| elements.get(at).copied())
+            }
+            _ => None,
+        };
+        match next {
+            Some(value) => at = value,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(at).filter(|value| value.get() != "null"))
+}
+
+/// The number of elements of the array at a pointer.
+pub(super) fn count(body: &[u8], pointer: &str) -> Result<usize, Unreadable> {
+    let array = find(body, pointer)?.ok_or(Unreadable)?;
+    let elements: Vec<&RawValue> = serde_json::from_str(array.get()).map_err(|_| Unreadable)?;
+    Ok(elements.len())
+}
+
+/// A value as text: a string without its quotes, anything else as it stands.
+pub(super) fn text(value: &RawValue) -> Result<Cow<'_, str>, Unreadable> {
+    if value.get().starts_with('"') {
+        serde_json::from_str::<String>(value.get())
+            .map(Cow::Owned)
+            .map_err(|_| Unreadable)
+    } else {
+        Ok(Cow::Borrowed(value.get()))
+    }
+}
+
+/// The steps of a pointer (RFC 6901).
+fn steps(pointer: &str) -> impl Iterator<Item = String> {
+    pointer
+        .split('/')
+        .skip(1)
+        .map(|step| step.replace("~1", "/").replace("~0", "~"))
+}
+
+/// What is wrong with a pointer, if anything.
+pub(super) fn pointer_fault(pointer: &str) -> Option<String> {
+    if !pointer.starts_with('/') {
+        return Some(format!("{pointer:?} is no JSON pointer: it begins with /"));
+    }
+    (steps(pointer).count() > MAX_POINTER_STEPS).then(|| format!("{pointer:?} has more than {MAX_POINTER_STEPS} steps"))
+}
+
+/// The body with this text at a pointer: in place of what is there, else as the first member of the object that it
+/// belongs to. Every other byte stays.
+pub(super) fn put(body: &[u8], pointer: &str, text: &str) -> Result<Vec<u8>, Unreadable> {
+    let quoted = serde_json::to_string(text).map_err(|_| Unreadable)?;
+    let offset = |value: &RawValue| value.get().as_ptr().addr() - body.as_ptr().addr();
+    if let Some(there) = find(body, pointer)? {
+        let from = offset(there);
+        return Ok([&body[..from], quoted.as_bytes(), &body[from + there.get().len()..]].concat());
+    }
+    let (parent, name) = pointer.rsplit_once('/').ok_or(Unreadable)?;
+    let object = find(body, parent)?
+        .filter(|value| value.get().starts_with('{'))
+        .ok_or(Unreadable)?;
+    let members: Members<'_> = serde_json::from_str(object.get()).map_err(|_| Unreadable)?;
+    let comma = if members.0.is_empty() { "" } else { "," };
+    let name = name.replace("~1", "/").replace("~0", "~");
+    let name = serde_json::to_string(&name).map_err(|_| Unreadable)?;
+    let member = format!("{name}:{quoted}{comma}");
+    let from = offset(object) + 1;
+    Ok([&body[..from], member.as_bytes(), &body[from..]].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(body: &str, pointer: &str) -> Option<String> {
+        let found = find(body.as_bytes(), pointer).unwrap()?;
+        Some(text(found).unwrap().into_owned())
+    }
+
+    #[test]
+    fn values_are_found_as_they_stand() {
+        let body = r#" {"a":{"b/c":[1.50,{"~":"\u00e4"}]},"n":null,"big":90071992547409931234} "#;
+        assert_eq!(at(body, "/a/b~1c/0").as_deref(), Some("1.50"));
+        assert_eq!(at(body, "/a/b~1c/1/~0").as_deref(), Some("ä"));
+        assert_eq!(at(body, "/big").as_deref(), Some("90071992547409931234"));
+        for nothing in ["/n", "/x", "/a/b~1c/2", "/big/x", "/a/b~1c/-1"] {
+            assert_eq!(at(body, nothing), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn what_two_readers_may_read_differently_is_refused() {
+        assert!(find(br#"{"a":1,"a":2}"#, "/a").is_err());
+        assert!(find(br#"{"a":{"b":1,"\u0062":2}}"#, "/a/b").is_err());
+        assert!(members(br#"{"a":1,"b":1,"a":2}"#).is_err());
+        assert!(find(b"{", "/a").is_err() && find(b"{} {}", "/a").is_err() && members(b"[]").is_err());
+        // Beside the way it is somebody else's business.
+        assert!(find(br#"{"a":1,"b":{"c":1,"c":2}}"#, "/a").is_ok());
+    }
+
+    #[test]
+    fn a_text_is_put_in_and_nothing_else_changes() {
+        let put = |body: &str, pointer: &str| String::from_utf8(put(body.as_bytes(), pointer, "s\"").unwrap()).unwrap();
+        assert_eq!(
+            put(r#"{ "a" : 1.10, "sig":"old" }"#, "/sig"),
+            r#"{ "a" : 1.10, "sig":"s\"" }"#
+        );
+        assert_eq!(put(r#"{ "a" : 1.10 }"#, "/sig"), r#"{"sig":"s\"", "a" : 1.10 }"#);
+        assert_eq!(put("{}", "/sig"), r#"{"sig":"s\""}"#);
+        assert_eq!(put(r#"[{"x":{}}]"#, "/0/x/s"), r#"[{"x":{"s":"s\""}}]"#);
+        assert!(super::put(b"[]", "/sig", "x").is_err() && super::put(b"{}", "/a/sig", "x").is_err());
+    }
+}

@@ -1,0 +1,127 @@
+//! Secrets: by name, several at a time, newest first, and never seen in a log.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use arc_swap::ArcSwap;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+/// Most secrets that one name may have at a time; a rotation needs two.
+pub const MAX_SECRETS: usize = 8;
+/// The name of the secret that a step takes where it names none: `<PROVIDER>_WEBHOOK_SECRET`.
+pub const WEBHOOK_SECRET: &str = "webhook_secret";
+
+/// Where a secret came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// An environment variable.
+    Env,
+    /// The file that a variable names.
+    File,
+    /// `branch_delivery_configs.webhook_secret`.
+    Branch,
+}
+
+impl Origin {
+    /// As it stands on events and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Env => "env",
+            Self::File => "file",
+            Self::Branch => "branch",
+        }
+    }
+}
+
+/// Which secret matched: never its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretUse {
+    /// Its name, `webhook_secret`.
+    pub name: String,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Which of those of the same name and origin, newest = 0.
+    pub index: usize,
+}
+
+/// One secret.
+#[derive(Clone)]
+pub(super) struct Secret {
+    pub(super) value: SecretString,
+    pub(super) origin: Origin,
+    pub(super) index: usize,
+}
+
+/// A provider's secrets by name, newest first.
+#[derive(Clone, Default)]
+pub struct Keys(BTreeMap<String, Vec<Secret>>);
+
+impl Keys {
+    /// None.
+    pub const fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    /// With these of a name as well, newest first, tried after those that are there. Empty ones are left out, and what
+    /// is more than [`MAX_SECRETS`] of one origin.
+    #[must_use]
+    pub fn with(mut self, name: &str, origin: Origin, secrets: &[SecretString]) -> Self {
+        let secrets = secrets
+            .iter()
+            .enumerate()
+            .filter(|(_, value)| !value.expose_secret().is_empty())
+            .take(MAX_SECRETS);
+        self.0
+            .entry(name.to_owned())
+            .or_default()
+            .extend(secrets.map(|(index, value)| Secret {
+                value: value.clone(),
+                origin,
+                index,
+            }));
+        self
+    }
+
+    /// The only secret of a provider that has one; for tests, `dev` and `send`.
+    pub fn single(secret: &str) -> Self {
+        Self::new().with(WEBHOOK_SECRET, Origin::Env, &[SecretString::from(secret)])
+    }
+
+    pub(super) fn of(&self, name: &str) -> &[Secret] {
+        self.0.get(name).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self.0.iter().map(|(name, secrets)| (name, secrets.len()));
+        f.debug_map().entries(counts).finish()
+    }
+}
+
+/// The secrets of a provider that is switched on; they can be replaced while requests are verified.
+pub struct Keyring(ArcSwap<Keys>);
+
+impl Keyring {
+    /// Of these.
+    pub fn new(keys: Keys) -> Self {
+        Self(ArcSwap::from_pointee(keys))
+    }
+
+    /// Those of now.
+    pub fn current(&self) -> Arc<Keys> {
+        self.0.load_full()
+    }
+
+    /// From here on these.
+    pub fn replace(&self, keys: Keys) {
+        self.0.store(Arc::new(keys));
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.current().fmt(f)
+    }
+}

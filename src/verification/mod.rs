@@ -1,0 +1,64 @@
+//! Who may come in: whether a request was sent by the provider that it says it is from.
+//!
+//! There is no default and no way round: a provider reads only a [`Verified`] request, and only [`verify`] makes one of
+//! an [`Unverified`]. How a provider signs is data, a [`Scheme`]: written out or a [`preset`], looked over by [`check`]
+//! where it is loaded. A scheme takes text out of a [`place`] in the request, compares it with what a [`digest`] makes of
+//! the [`content`], and looks at the [`time`] of signing; a [`jwt`] says who calls. [`sign`](mod@sign) is the inverse. What
+//! a webhook means is left to [`crate::provider`].
+
+use chrono::{DateTime, Utc};
+
+pub mod request;
+pub mod scheme;
+pub mod preset;
+pub mod check;
+pub mod place;
+pub mod content;
+pub mod time;
+pub mod digest;
+pub mod jwt;
+pub mod keys;
+pub mod sign;
+mod json;
+mod prove;
+
+pub use self::{
+    keys::{Keyring, Keys, SecretUse},
+    request::{Proof, Unverified, Verified},
+    scheme::Scheme,
+    sign::sign,
+};
+
+/// Why a request is not let in. It says what is wrong, never what was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The signature is missing, malformed or wrong.
+    #[error("webhook signature validation failed")]
+    InvalidSignature,
+    /// The signature is right and its time is not: too old, or in the future.
+    #[error("the webhook was signed too long ago, or in the future")]
+    SignatureExpired,
+    /// The bearer token or API key is missing, malformed, wrong or expired.
+    #[error("the token is missing, wrong or expired")]
+    InvalidToken,
+}
+
+/// Verifies a request.
+///
+/// Every secret is tried, whether or not an earlier one matched, and compared in constant time, so that the time taken
+/// tells nothing. `now` is the time of receipt.
+///
+/// # Errors
+/// Why it is refused; also where no secret is configured.
+pub fn verify<'a>(
+    scheme: &Scheme,
+    request: Unverified<'a>,
+    keys: &Keys,
+    now: DateTime<Utc>,
+) -> Result<Verified<'a>, Refusal> {
+    let proof = scheme.prove(&request, keys, now)?;
+    Ok(Verified::new(request, proof))
+}
+
+#[cfg(test)]
+mod tests;

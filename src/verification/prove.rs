@@ -1,0 +1,247 @@
+//! The engine: a scheme, a request and the secrets make a proof or a refusal.
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, Utc};
+use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::{
+    Refusal,
+    content::Piece,
+    digest::Encoding,
+    json,
+    jwt::Jwt,
+    keys::{Keys, Secret, SecretUse},
+    place::{self, MAX_CHARS, Place},
+    request::{Proof, Unverified},
+    scheme::{BodyHash, Scheme, Signed, Static},
+};
+
+/// Longest id of a message that is taken as its replay key, in bytes; real ones have 20 to 64.
+const MAX_REPLAY_KEY_BYTES: usize = 256;
+
+impl Scheme {
+    pub(super) fn prove(&self, request: &Unverified<'_>, keys: &Keys, now: DateTime<Utc>) -> Result<Proof, Refusal> {
+        match self {
+            Self::Static(one) => one.prove(self, request, keys),
+            Self::Basic(one) => {
+                let place = Place::basic();
+                let given = place.one(request.headers(), request.body());
+                let given = given.and_then(|text| Encoding::Base64.decode(&text));
+                same(self, &one.secret, given.as_deref(), keys)
+            }
+            Self::Hmac(one) => one.prove(self, request, keys, now, |key, pieces| one.algorithm.mac(key, pieces)),
+            Self::HashConcat(one) => one.prove(self, request, keys, now, |_, pieces| one.algorithm.hash(pieces)),
+            Self::Jwt(one) => one.prove(self, request, keys, now),
+            Self::None => Ok(Proof::of(self)),
+            Self::AnyOf(steps) => any_of(steps, request, keys, now),
+            Self::AllOf(steps) => {
+                let mut whole = Proof::of(self);
+                for step in steps {
+                    whole.add(step.prove(request, keys, now)?);
+                }
+                Ok(whole)
+            }
+        }
+    }
+}
+
+/// The first that lets it in. Where none does, the refusal that says most: a signature that is right but old, then a
+/// wrong signature, then a wrong token.
+fn any_of(steps: &[Scheme], request: &Unverified<'_>, keys: &Keys, now: DateTime<Utc>) -> Result<Proof, Refusal> {
+    let mut refusal = None;
+    for step in steps {
+        match step.prove(request, keys, now) {
+            Ok(proof) => return Ok(proof),
+            Err(Refusal::SignatureExpired) => refusal = Some(Refusal::SignatureExpired),
+            Err(other) if refusal.is_none_or(|known| known == Refusal::InvalidToken) => refusal = Some(other),
+            Err(_) => {}
+        }
+    }
+    Err(refusal.unwrap_or(Refusal::InvalidSignature))
+}
+
+impl Proof {
+    fn of(scheme: &Scheme) -> Self {
+        Self {
+            scheme: scheme.label(),
+            secrets: Vec::new(),
+            signature: None,
+            signed_at: None,
+            replay_key: None,
+        }
+    }
+
+    fn by(scheme: &Scheme, name: &str, secret: &Secret) -> Self {
+        let used = SecretUse {
+            name: name.to_owned(),
+            origin: secret.origin,
+            index: secret.index,
+        };
+        Self {
+            secrets: vec![used],
+            ..Self::of(scheme)
+        }
+    }
+
+    /// Takes over what a step has proved.
+    fn add(&mut self, step: Self) {
+        self.secrets.extend(step.secrets);
+        self.signature = self.signature.take().or(step.signature);
+        self.signed_at = self.signed_at.or(step.signed_at);
+        self.replay_key = self.replay_key.take().or(step.replay_key);
+    }
+}
+
+/// Tries every secret, whether or not an earlier one matched.
+fn first_match<'k>(secrets: &'k [Secret], matches: impl Fn(&Secret) -> bool) -> Option<&'k Secret> {
+    let mut matched = None;
+    for secret in secrets {
+        if matches(secret) && matched.is_none() {
+            matched = Some(secret);
+        }
+    }
+    matched
+}
+
+/// Compares what was sent with the secret itself. Both are hashed first, so that not even the length can be measured.
+fn same(scheme: &Scheme, name: &str, given: Option<&[u8]>, keys: &Keys) -> Result<Proof, Refusal> {
+    let given = given.filter(|given| !given.is_empty()).ok_or(Refusal::InvalidToken)?;
+    let given = Sha256::digest(given);
+    let equal = |secret: &Secret| {
+        let secret = Sha256::digest(secret.value.expose_secret().as_bytes());
+        secret.as_slice().ct_eq(given.as_slice()).into()
+    };
+    let secret = first_match(keys.of(name), equal).ok_or(Refusal::InvalidToken)?;
+    Ok(Proof::by(scheme, name, secret))
+}
+
+impl Static {
+    fn prove(&self, scheme: &Scheme, request: &Unverified<'_>, keys: &Keys) -> Result<Proof, Refusal> {
+        let given = self.token.one(request.headers(), request.body());
+        same(scheme, &self.secret, given.as_deref().map(str::as_bytes), keys)
+    }
+}
+
+impl Jwt {
+    fn prove(
+        &self,
+        scheme: &Scheme,
+        request: &Unverified<'_>,
+        keys: &Keys,
+        now: DateTime<Utc>,
+    ) -> Result<Proof, Refusal> {
+        let token = self.token.one(request.headers(), request.body());
+        let token = token.ok_or(Refusal::InvalidToken)?;
+        let allows = |secret: &Secret| self.allows(&token, secret.value.expose_secret(), now);
+        let secret = first_match(keys.of(&self.secret), allows).ok_or(Refusal::InvalidToken)?;
+        Ok(Proof::by(scheme, &self.secret, secret))
+    }
+}
+
+impl Signed {
+    /// `digest` makes the signature of a key and the signed pieces.
+    fn prove(
+        &self,
+        scheme: &Scheme,
+        request: &Unverified<'_>,
+        keys: &Keys,
+        now: DateTime<Utc>,
+        digest: impl Fn(&[u8], &[Cow<'_, [u8]>]) -> Vec<u8>,
+    ) -> Result<Proof, Refusal> {
+        const INVALID: Refusal = Refusal::InvalidSignature;
+        let (headers, body) = (request.headers(), request.body());
+        let signatures = self.signature.all(headers, body).ok_or(INVALID)?;
+        let given: Vec<Option<Vec<u8>>> = signatures.iter().map(|text| self.encoding.decode(text)).collect();
+        let time = self.timestamp.as_ref();
+        let time_text = match time {
+            Some(time) => Some(time.place.one(headers, body).ok_or(INVALID)?),
+            None => None,
+        };
+        let pieces = self
+            .signed
+            .pieces(request, time_text.as_deref(), &self.signature.source);
+        let pieces = pieces.ok_or(INVALID)?;
+        let mut matched = None;
+        for secret in keys.of(&self.secret) {
+            let key = self
+                .secret_encoding
+                .key(secret.value.expose_secret(), &self.secret_prefix);
+            let Some(key) = key else { continue };
+            let expected = digest(&key, &filled(&pieces, &key));
+            for (at, given) in given.iter().enumerate() {
+                let equal = given.as_ref().is_some_and(|given| expected.ct_eq(given).into());
+                if equal && matched.is_none() {
+                    matched = Some((secret, at));
+                }
+            }
+        }
+        let (secret, at) = matched.ok_or(INVALID)?;
+        let hashed = self.body_hash.as_ref().is_none_or(|hash| hash.fits(request));
+        let single = self
+            .single
+            .iter()
+            .all(|pointer| json::count(body, pointer).is_ok_and(|count| count == 1));
+        if !hashed || !single {
+            return Err(INVALID);
+        }
+        // Only now that it is known who wrote it does the time mean anything.
+        let signed_at = match time.zip(time_text.as_deref()) {
+            Some((time, text)) => Some(time.read(text).ok_or(INVALID)?),
+            None => None,
+        };
+        if time.zip(signed_at).is_some_and(|(time, at)| !time.allows(at, now)) {
+            return Err(Refusal::SignatureExpired);
+        }
+        Ok(Proof {
+            signature: signatures.into_iter().nth(at),
+            signed_at,
+            replay_key: self.replay_key(request),
+            ..Proof::by(scheme, &self.secret, secret)
+        })
+    }
+
+    /// The message's id, where there is one that can be kept; without one the body tells a repeat.
+    fn replay_key(&self, request: &Unverified<'_>) -> Option<String> {
+        let key = self.replay_key.as_ref()?.one(request.headers(), request.body())?;
+        (1..=MAX_REPLAY_KEY_BYTES).contains(&key.len()).then_some(key)
+    }
+}
+
+/// The pieces with the secret in its place.
+pub(super) fn filled<'a>(pieces: &'a [Piece<'a>], key: &'a [u8]) -> Vec<Cow<'a, [u8]>> {
+    let fill = |piece: &'a Piece<'a>| match piece {
+        Piece::Bytes(bytes) => Cow::Borrowed(&**bytes),
+        Piece::Secret => Cow::Borrowed(key),
+    };
+    pieces.iter().map(fill).collect()
+}
+
+impl BodyHash {
+    fn fits(&self, request: &Unverified<'_>) -> bool {
+        let query = request.query().unwrap_or_default();
+        if query.len() > MAX_CHARS {
+            return false;
+        }
+        let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| *name == self.query);
+        let (Some((_, value)), None) = (values.next(), values.next()) else {
+            return false;
+        };
+        let expected = self.algorithm.hash(&[request.body()]);
+        let given = self.encoding.decode(&value);
+        given.is_some_and(|given| expected.ct_eq(&given).into())
+    }
+}
+
+impl Place {
+    /// Where HTTP Basic stands.
+    pub(super) fn basic() -> Self {
+        Self {
+            source: place::Source::Header(axum::http::header::AUTHORIZATION),
+            prefix: "Basic ".into(),
+            parse: place::Parse::Whole,
+        }
+    }
+}

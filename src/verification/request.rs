@@ -1,0 +1,138 @@
+//! A request before and after it was verified.
+
+use axum::http::{HeaderMap, Method, Uri};
+use chrono::{DateTime, Utc};
+
+use super::keys::SecretUse;
+use crate::event::EventId;
+
+/// A request that nobody has vouched for yet.
+#[derive(Debug, Clone, Copy)]
+pub struct Unverified<'a> {
+    method: &'a Method,
+    public_url: Option<&'a str>,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+    body: &'a [u8],
+}
+
+impl<'a> Unverified<'a> {
+    /// A request as it came in, its body decompressed and otherwise byte for byte. `public_url` is the base under which
+    /// the provider knows the hub (`https://hooks.example.com`), where that is known.
+    pub const fn new(
+        method: &'a Method,
+        public_url: Option<&'a str>,
+        uri: &'a Uri,
+        headers: &'a HeaderMap,
+        body: &'a [u8],
+    ) -> Self {
+        Self {
+            method,
+            public_url,
+            uri,
+            headers,
+            body,
+        }
+    }
+
+    /// The method.
+    pub const fn method(&self) -> &'a Method {
+        self.method
+    }
+
+    /// The URL as the provider called it; none where the hub is not told its public URL.
+    pub fn url(&self) -> Option<String> {
+        let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
+        Some(format!("{}{path}", self.public_url?))
+    }
+
+    /// The URL's query, without its question mark.
+    pub fn query(&self) -> Option<&'a str> {
+        self.uri.query()
+    }
+
+    /// Request headers.
+    pub const fn headers(&self) -> &'a HeaderMap {
+        self.headers
+    }
+
+    /// Raw bytes.
+    pub const fn body(&self) -> &'a [u8] {
+        self.body
+    }
+}
+
+/// How a request was verified.
+#[derive(Debug, Clone)]
+pub struct Proof {
+    pub(super) scheme: String,
+    pub(super) secrets: Vec<SecretUse>,
+    pub(super) signature: Option<String>,
+    pub(super) signed_at: Option<DateTime<Utc>>,
+    pub(super) replay_key: Option<String>,
+}
+
+impl Proof {
+    /// The scheme that matched.
+    pub fn scheme(&self) -> &str {
+        &self.scheme
+    }
+
+    /// Which secrets matched, one for each step that has one.
+    pub fn secrets(&self) -> &[SecretUse] {
+        &self.secrets
+    }
+
+    /// The signature, where it is bound to the body and so is no credential.
+    pub fn signature(&self) -> Option<&str> {
+        self.signature.as_deref()
+    }
+
+    /// When the provider signed, where it says so under its signature.
+    pub const fn signed_at(&self) -> Option<DateTime<Utc>> {
+        self.signed_at
+    }
+
+    /// What the provider itself knows the message by, where it signs that: a repeat has the same.
+    pub fn replay_key(&self) -> Option<&str> {
+        self.replay_key.as_deref()
+    }
+}
+
+/// A request that was verified. Nothing but [`verify`](super::verify) makes one.
+#[derive(Debug)]
+pub struct Verified<'a> {
+    request: Unverified<'a>,
+    proof: Proof,
+}
+
+impl<'a> Verified<'a> {
+    pub(super) const fn new(request: Unverified<'a>, proof: Proof) -> Self {
+        Self { request, proof }
+    }
+
+    /// Request headers. Those that are not signed are the caller's word and nobody else's.
+    pub const fn headers(&self) -> &'a HeaderMap {
+        self.request.headers
+    }
+
+    /// Raw bytes.
+    pub const fn body(&self) -> &'a [u8] {
+        self.request.body
+    }
+
+    /// How it was verified.
+    pub const fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
+    /// The event's id, the same for each repeat of the same webhook: of the provider, the order, what the webhook
+    /// announces, and the provider's own id of the message; where it signs none, the body.
+    pub fn event_id(&self, provider: &str, external_order_id: &str, webhook_type: &str) -> EventId {
+        let (order, what) = (external_order_id.as_bytes(), webhook_type.as_bytes());
+        match self.proof.replay_key() {
+            Some(key) => EventId::of_webhook(provider, &[order, what, b"message", key.as_bytes()]),
+            None => EventId::of_webhook(provider, &[order, what, self.request.body]),
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! One kind after the other: what is refused and its nearest neighbour that is not.
+
+use super::*;
+
+/// The request with a header set.
+fn with(request: &Outgoing, name: &'static str, value: &str) -> Outgoing {
+    let mut request = request.clone();
+    request.headers.insert(name, value.parse().unwrap());
+    request
+}
+
+#[test]
+fn a_static_token_is_compared_whole() {
+    let scheme = scheme(json!({ "kind": "static", "secret": "api_key", "token": { "header": "x-auth" } }));
+    let keys = keys(&[("api_key", &["Key-1", "", "Key-2"])]);
+    let request = Outgoing::post(URL, "{}");
+    for (sent, index) in [("Key-1", Some(0)), ("Key-2", Some(2)), (" Key-1 ", Some(0))] {
+        let proof = check(&scheme, &with(&request, "x-auth", sent), &keys, now()).unwrap();
+        assert_eq!(proof.secrets().iter().map(|used| used.index).next(), index, "{sent}");
+        assert_eq!(proof.signature(), None, "it is a credential");
+    }
+    for sent in ["", " ", "key-1", "Key-", "Key-11", "Key-1,Key-2", "Bearer Key-1"] {
+        let outcome = check(&scheme, &with(&request, "x-auth", sent), &keys, now());
+        assert_eq!(outcome.unwrap_err(), Refusal::InvalidToken, "{sent:?}");
+    }
+    assert_eq!(
+        check(&scheme, &request, &keys, now()).unwrap_err(),
+        Refusal::InvalidToken
+    );
+    // A secret of another name is none.
+    let other = super::keys(&[("webhook_secret", &["Key-1"])]);
+    assert!(check(&scheme, &with(&request, "x-auth", "Key-1"), &other, now()).is_err());
+}
+
+#[test]
+fn basic_is_decoded() {
+    let scheme = scheme(json!({ "kind": "basic" }));
+    let keys = keys(&[(WEBHOOK_SECRET, &["Aladdin:open sesame"])]);
+    let request = Outgoing::post(URL, "{}");
+    // The example of RFC 7617.
+    for (sent, fits) in [
+        ("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==", true),
+        ("basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==", true),
+        ("Basic QWxhZGRpbjpvcGVuIHNlc2FtZTE=", false),
+        ("Basic Aladdin:open sesame", false),
+        ("Bearer QWxhZGRpbjpvcGVuIHNlc2FtZQ==", false),
+        ("Basic ", false),
+    ] {
+        let outcome = check(&scheme, &with(&request, "authorization", sent), &keys, now());
+        assert_eq!(outcome.is_ok(), fits, "{sent}");
+    }
+}
+
+#[test]
+fn none_lets_everybody_in_and_says_so() {
+    let scheme = scheme(json!({ "kind": "none" }));
+    let proof = check(&scheme, &Outgoing::post(URL, "x"), &Keys::new(), now()).unwrap();
+    assert_eq!((proof.scheme(), proof.secrets().len()), ("none", 0));
+}
+
+#[test]
+fn all_of_needs_all_and_any_of_one() {
+    let talabat = preset("talabat");
+    let keys = keys(&[(WEBHOOK_SECRET, &["s"]), ("bearer_token", &["old", "t"])]);
+    let whole = sign(&talabat, &keys, Outgoing::post(URL, "{}"), now()).unwrap();
+    let proof = check(&talabat, &with(&whole, "authorization", "Bearer t"), &keys, now()).unwrap();
+    let used: Vec<_> = proof
+        .secrets()
+        .iter()
+        .map(|used| (used.name.as_str(), used.index))
+        .collect();
+    assert_eq!(used, [(WEBHOOK_SECRET, 0), ("bearer_token", 1)]);
+    let wrong_token = check(&talabat, &with(&whole, "authorization", "Bearer x"), &keys, now());
+    assert_eq!(wrong_token.unwrap_err(), Refusal::InvalidToken);
+    let wrong_signature = check(&talabat, &with(&whole, "x-talabat-signature", "00"), &keys, now());
+    assert_eq!(wrong_signature.unwrap_err(), Refusal::InvalidSignature);
+
+    let either = scheme(json!({ "kind": "any_of", "steps": [
+        { "kind": "static", "secret": "api_key", "token": { "header": "x-key" } }, { "preset": "slack" },
+    ] }));
+    let keys = super::keys(&[(WEBHOOK_SECRET, &["s"]), ("api_key", &["k"])]);
+    let request = Outgoing::post(URL, "{}");
+    assert_eq!(
+        check(&either, &with(&request, "x-key", "k"), &keys, now())
+            .unwrap()
+            .scheme(),
+        "static"
+    );
+    let slack = sign(&preset("slack"), &keys, request.clone(), now()).unwrap();
+    assert_eq!(check(&either, &slack, &keys, now()).unwrap().scheme(), "hmac-sha256");
+    // The refusal is the one that says most.
+    assert_eq!(
+        check(&either, &slack, &keys, later(301)).unwrap_err(),
+        Refusal::SignatureExpired
+    );
+    assert_eq!(
+        check(&either, &request, &keys, now()).unwrap_err(),
+        Refusal::InvalidSignature
+    );
+}
+
+#[test]
+fn the_time_must_be_signed_to_count() {
+    let slack = preset("slack");
+    let request = signed(&slack, "{}");
+    let keys = fitting(&slack);
+    for (at, refusal) in [
+        (later(300), None),
+        (later(301), Some(Refusal::SignatureExpired)),
+        (later(-300), None),
+        (later(-301), Some(Refusal::SignatureExpired)),
+    ] {
+        assert_eq!(check(&slack, &request, &keys, at).err(), refusal, "{at}");
+    }
+    // A fresher time is another content.
+    let fresher = with(&request, "x-slack-request-timestamp", "1700000301");
+    assert_eq!(
+        check(&slack, &fresher, &keys, later(301)).unwrap_err(),
+        Refusal::InvalidSignature
+    );
+    // just-eat's time is not signed: it may say what it likes, and protects nothing.
+    let jet = preset("just-eat");
+    let request = signed(&jet, "{}");
+    let header = request.headers["x-jet-connect-hash"].to_str().unwrap();
+    let (scheme, signature) = header.split_once(' ').unwrap();
+    let dated = with(&request, "x-jet-connect-hash", &format!("{scheme} t=1,{signature}"));
+    let proof = check(&jet, &dated, &fitting(&jet), now()).unwrap();
+    assert_eq!(proof.signed_at(), None);
+}
+
+#[test]
+fn units_of_time() {
+    for (unit, written, at) in [
+        ("s", "1700000000", Some(now())),
+        ("ms", "1700000000000", Some(now())),
+        ("iso", "2023-11-14T22:13:20.000Z", Some(now())),
+        ("iso", "2023-11-15T00:13:20+02:00", Some(now())),
+        ("iso", "2023-11-14 22:13:20", None),
+        ("s", "+1700000000", None),
+        ("s", "1700000000.0", None),
+        ("s", "99999999999999999999", None),
+        ("ms", "9223372036854775807", None),
+        ("s", "", None),
+    ] {
+        let time: time::Timestamp =
+            serde_json::from_value(json!({ "header": "x-time", "unit": unit, "tolerance": "5m" })).unwrap();
+        assert_eq!(time.read(written), at, "{written}");
+        assert_eq!(time.read(&time.write(now())), Some(now()), "{unit}");
+    }
+}
+
+#[test]
+fn a_form_is_one_only_where_it_says_so() {
+    let twilio = preset("twilio");
+    let keys = fitting(&twilio);
+    let mut request = Outgoing::post(URL, "b=2&a=1&a=0");
+    request
+        .headers
+        .insert("content-type", "application/x-www-form-urlencoded".parse().unwrap());
+    let form = sign(&twilio, &keys, request.clone(), now()).unwrap();
+    assert!(check(&twilio, &form, &keys, now()).is_ok());
+    // The order of the fields is not signed, their values are.
+    assert!(
+        check(
+            &twilio,
+            &Outgoing {
+                body: b"a=0&a=1&b=2".to_vec(),
+                ..form.clone()
+            },
+            &keys,
+            now()
+        )
+        .is_ok()
+    );
+    assert!(
+        check(
+            &twilio,
+            &Outgoing {
+                body: b"a=0&a=1&b=3".to_vec(),
+                ..form.clone()
+            },
+            &keys,
+            now()
+        )
+        .is_err()
+    );
+    assert!(check(&twilio, &with(&form, "content-type", "application/json"), &keys, now()).is_err());
+    // Any other body by its hash, which stands in the URL once.
+    let json = sign(&twilio, &keys, Outgoing::post(URL, "{}"), now()).unwrap();
+    assert!(json.url.contains("?bodySHA256=") && check(&twilio, &json, &keys, now()).is_ok());
+    assert!(
+        check(
+            &twilio,
+            &Outgoing {
+                body: b"{ }".to_vec(),
+                ..json.clone()
+            },
+            &keys,
+            now()
+        )
+        .is_err()
+    );
+    let bare = sign(
+        &twilio.first_step_without_hash(),
+        &keys,
+        Outgoing::post(URL, "{}"),
+        now(),
+    )
+    .unwrap();
+    assert!(check(&twilio, &bare, &keys, now()).is_err(), "a URL without the hash");
+}
+
+impl Scheme {
+    /// Twilio's second step, without the hash of the body.
+    fn first_step_without_hash(&self) -> Self {
+        let Self::AnyOf(steps) = self else { panic!("not any_of") };
+        let Some(Self::Hmac(step)) = steps.last() else {
+            panic!("not an HMAC")
+        };
+        Self::Hmac(scheme::Signed {
+            body_hash: None,
+            ..step.clone()
+        })
+    }
+}
+
+#[test]
+fn fields_that_are_signed_stand_once() {
+    let keeta = preset("keeta");
+    let keys = fitting(&keeta);
+    let request = signed(&keeta, r#"{"messageId":"m","n":1,"none":null}"#);
+    let proof = check(&keeta, &request, &keys, now()).unwrap();
+    assert_eq!(proof.replay_key(), Some("m"));
+    let text = String::from_utf8(request.body.clone()).unwrap();
+    for (what, body) in [
+        ("a field more", text.replacen('{', r#"{"x":1,"#, 1)),
+        ("a field twice", text.replacen('{', r#"{"n":1,"#, 1)),
+        ("the signature twice", text.replacen('{', r#"{"sig":"00","#, 1)),
+        ("another value", text.replace("\"n\":1", "\"n\":2")),
+    ] {
+        let outcome = check(
+            &keeta,
+            &Outgoing {
+                body: body.into_bytes(),
+                ..request.clone()
+            },
+            &keys,
+            now(),
+        );
+        assert_eq!(outcome.unwrap_err(), Refusal::InvalidSignature, "{what}");
+    }
+    let adyen = preset("adyen");
+    let keys = fitting(&adyen);
+    let request = signed(&adyen, body_for("adyen"));
+    assert!(check(&adyen, &request, &keys, now()).is_ok());
+    let text = String::from_utf8(request.body.clone()).unwrap();
+    let two = text.replace("}}]}", "}},{}]}");
+    assert_ne!(two, text);
+    let outcome = check(
+        &adyen,
+        &Outgoing {
+            body: two.into_bytes(),
+            ..request
+        },
+        &keys,
+        now(),
+    );
+    assert_eq!(
+        outcome.unwrap_err(),
+        Refusal::InvalidSignature,
+        "only the first item is signed"
+    );
+}
+
+#[test]
+fn a_url_that_is_not_known_fits_nothing() {
+    let square = preset("square");
+    let request = signed(&square, "{}");
+    let uri: Uri = "/api/webhooks/careem".parse().unwrap();
+    let of = |base| Unverified::new(&request.method, base, &uri, &request.headers, &request.body);
+    let keys = fitting(&square);
+    assert!(verify(&square, of(Some("https://hooks.example.com")), &keys, now()).is_ok());
+    assert!(verify(&square, of(None), &keys, now()).is_err());
+}
+
+#[test]
+fn a_method_can_be_signed() {
+    let scheme = scheme(json!({ "preset": "careem", "signed": "{method} {{{body}}}" }));
+    let request = signed(&scheme, "x");
+    let keys = fitting(&scheme);
+    assert!(check(&scheme, &request, &keys, now()).is_ok());
+    let put = Outgoing {
+        method: Method::PUT,
+        ..request
+    };
+    assert!(check(&scheme, &put, &keys, now()).is_err());
+}
