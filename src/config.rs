@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{journal::settle::Schedule, order::money::Currency, provider, verification::keys::MAX_SECRETS};
+use crate::{journal::settle::Schedule, order::money::Currency, provider, verification::Scheme};
 
 mod environment;
 mod duration;
@@ -17,6 +17,7 @@ mod database;
 mod limits;
 mod nats;
 mod retries;
+mod secrets;
 mod tls;
 mod without_effect;
 
@@ -26,6 +27,7 @@ pub use self::{
     environment::Environment,
     limits::{RateLimits, Rule},
     nats::Nats,
+    secrets::{Secrets, public_url, scheme},
     tls::{ClientTls, KeyPair},
     without_effect::without_effect,
 };
@@ -99,6 +101,8 @@ pub struct Http {
     pub request_timeout: Duration,
     /// `TRUSTED_PROXIES`.
     pub trusted_proxies: Vec<IpNet>,
+    /// `PUBLIC_URL`: how providers call the hub, up to the path; without a slash at its end.
+    pub public_url: Option<String>,
     /// `TLS_CERT` and `TLS_KEY`: the public port speaks TLS and nothing else.
     pub tls: Option<KeyPair>,
     /// `REQUIRE_HTTPS`: what came to us or to a trusted proxy without TLS is refused.
@@ -125,8 +129,12 @@ pub struct Backend {
 pub struct ProviderConfig {
     /// Its name, one of [`provider::KNOWN`].
     pub name: Arc<str>,
-    /// `<PROVIDER>_WEBHOOK_SECRET`, newest first; at least one.
-    pub secrets: Vec<SecretString>,
+    /// How its webhooks are verified: its own scheme, or the one of `<PROVIDER>_VERIFICATION`.
+    pub scheme: Scheme,
+    /// `<PROVIDER>_WEBHOOK_SECRET` and whatever else the scheme takes.
+    pub secrets: Secrets,
+    /// `<PROVIDER>_BRANCH_SECRETS`: whether `branch_delivery_configs.webhook_secret` counts, too.
+    pub branch_secrets: bool,
     /// `<PROVIDER>_IP_WHITELIST`; empty = all.
     pub allow_list: Vec<IpNet>,
     /// `<PROVIDER>_CURRENCY`, for providers that send none.
@@ -165,13 +173,15 @@ impl Config {
         if !PARTITIONS.contains(&partitions) {
             return Err(ConfigError::new("PARTITIONS", "expected a whole number from 1 to 512"));
         }
+        let http = http(env)?;
+        let providers = providers(env, http.public_url.as_deref())?;
         Ok(Self {
             service_name: env.text_or("SERVICE_NAME", "integration-service")?,
-            http: http(env)?,
+            http,
             nats: Nats::from_environment(env)?,
             database: Database::from_environment(env)?,
             backend: backend(env)?,
-            providers: providers(env)?,
+            providers,
             partitions,
             limits: limits::rate_limits(env)?,
             retries: retries::schedule(env)?,
@@ -215,6 +225,7 @@ fn http(env: &Environment) -> Result<Http, ConfigError> {
         max_payload_bytes,
         request_timeout: env.duration("REQUEST_TIMEOUT", Duration::from_secs(30))?,
         trusted_proxies,
+        public_url: public_url(env)?,
         tls,
         require_https,
     })
@@ -297,9 +308,17 @@ impl Logs {
 }
 
 /// Suffixes that make a variable one of a provider's.
-const PROVIDER_SUFFIXES: [&str; 7] = [
+const PROVIDER_SUFFIXES: [&str; 15] = [
     "_WEBHOOK_SECRET",
     "_WEBHOOK_SECRET_FILE",
+    "_API_KEY",
+    "_API_KEY_FILE",
+    "_BEARER_TOKEN",
+    "_BEARER_TOKEN_FILE",
+    "_JWT_SECRET",
+    "_JWT_SECRET_FILE",
+    "_BRANCH_SECRETS",
+    "_VERIFICATION",
     "_IP_WHITELIST",
     "_CURRENCY",
     "_ORDER_TTL",
@@ -310,11 +329,11 @@ const PROVIDER_SUFFIXES: [&str; 7] = [
 const NOT_PROVIDERS: [&str; 5] = ["RATE_LIMIT", "RETRY", "CIRCUIT_BREAKER", "METRICS", "HEALTH_CHECK"];
 
 /// The prefix of a provider's variables: `CAREEM`, `UBER_EATS`.
-fn prefix(name: &str) -> String {
+pub fn prefix(name: &str) -> String {
     name.to_ascii_uppercase().replace('-', "_")
 }
 
-fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
+fn providers(env: &Environment, public_url: Option<&str>) -> Result<Vec<ProviderConfig>, ConfigError> {
     refuse_unknown_providers(env)?;
     let mut providers = Vec::new();
     for name in provider::KNOWN {
@@ -322,20 +341,9 @@ fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
         if !env.flag(&format!("{prefix}_ENABLED"), false)? {
             continue;
         }
-        let variable = format!("{prefix}_WEBHOOK_SECRET");
-        let secrets = env.secrets(&variable)?;
-        if secrets.is_empty() {
-            return Err(ConfigError::new(
-                variable,
-                format_args!("missing; {name} is enabled and its webhooks must be verified"),
-            ));
-        }
-        if secrets.len() > MAX_SECRETS {
-            return Err(ConfigError::new(
-                variable,
-                format_args!("more than {} secrets", MAX_SECRETS),
-            ));
-        }
+        let verification = scheme(env, &prefix, &provider::own_scheme(name), public_url)?;
+        let branch_secrets = env.flag(&format!("{prefix}_BRANCH_SECRETS"), false)?;
+        let secrets = Secrets::from_environment(env, &prefix, name, &verification, branch_secrets)?;
         let variable = format!("{prefix}_CURRENCY");
         let currency = env
             .text_or(&variable, "JOD")?
@@ -343,7 +351,9 @@ fn providers(env: &Environment) -> Result<Vec<ProviderConfig>, ConfigError> {
             .map_err(|error| ConfigError::new(variable, error))?;
         providers.push(ProviderConfig {
             name: name.into(),
+            scheme: verification,
             secrets,
+            branch_secrets,
             currency,
             allow_list: env.networks(&format!("{prefix}_IP_WHITELIST"))?,
             order_ttl: Some(env.duration(&format!("{prefix}_ORDER_TTL"), Duration::ZERO)?).filter(|ttl| !ttl.is_zero()),

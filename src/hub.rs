@@ -27,9 +27,11 @@ use crate::{
     intake::{
         self, Intake,
         allow_list::AllowList,
+        audit::Audit,
         body::Budget,
         certificate::Certificate,
         limit::{self, Limits},
+        reload::Reload,
         server,
     },
     journal::{
@@ -41,10 +43,7 @@ use crate::{
     provider::{Enabled, Provider, Registry, careem::Careem},
     telemetry::{self, health::Health},
     transform::{Transform, branches::Branches, duplicates::Duplicates},
-    verification::{
-        Keyring, Keys,
-        keys::{Origin, WEBHOOK_SECRET},
-    },
+    verification::Keyring,
 };
 
 /// Connections that may wait to be accepted: a crowd of providers that come back at once after an outage must not run
@@ -151,13 +150,23 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
             limit::shared::run(connection, limits, stop)
         });
     }
+    let branches = Arc::new(Branches::new(database.clone()));
+    let keeping_fresh = Arc::clone(&branches);
+    tasks.spawn("branches", Phase::Stages, move |stop| keeping_fresh.run(stop));
+    let reload = Reload::new(Arc::clone(&registry), config.providers.clone());
+    tasks.spawn("secrets", Phase::Intake, |stop| reload.run(stop));
+    let (audit, refusals) = Audit::new();
+    let on = Arc::clone(&connection);
+    tasks.spawn("refusals", Phase::Log, |stop| refusals.run(on, stop));
     let intake = Arc::new(Intake {
         registry: Arc::clone(&registry),
         journal: journal.clone(),
         settings: config.http.clone(),
+        branches: Arc::clone(&branches),
         budget: Budget::default(),
         limits,
         health,
+        audit,
     });
     spawn_servers(tasks, &config, intake, certificate, listener, metrics);
     tracing::info!(
@@ -169,7 +178,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     );
     // Webhooks are taken from here on; what follows on the log begins when NATS was seen to be as it must be.
     if verified(&connection, stop).await? {
-        spawn_stages(tasks, &config, registry, journal, database, gate)?;
+        spawn_stages(tasks, &config, registry, journal, database, branches, gate)?;
         tracing::info!(partitions = config.partitions, "serving");
     }
     Ok(())
@@ -177,12 +186,20 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
 
 fn registry(providers: &[config::ProviderConfig]) -> Registry {
     let enable = |settings: &config::ProviderConfig| {
+        if settings.scheme.is_none() {
+            tracing::warn!(
+                provider = &*settings.name,
+                "nothing is verified: anybody can send webhooks as this provider"
+            );
+        }
         let provider: Box<dyn Provider> = Box::new(Careem::new(settings.currency));
         Enabled {
             name: Arc::from(provider.name()),
-            scheme: provider.scheme().clone(),
+            scheme: settings.scheme.clone(),
+            credential_headers: settings.scheme.credential_headers(),
             provider,
-            keys: Keyring::new(Keys::new().with(WEBHOOK_SECRET, Origin::Env, &settings.secrets)),
+            keys: Keyring::new(settings.secrets.keys()),
+            branch_secrets: settings.branch_secrets,
             allow_list: AllowList::new(settings.allow_list.clone()),
         }
     };
@@ -242,11 +259,9 @@ fn spawn_stages(
     registry: Arc<Registry>,
     journal: Journal,
     database: Database,
+    branches: Arc<Branches>,
     gate: Arc<Gate>,
 ) -> anyhow::Result<()> {
-    let branches = Arc::new(Branches::new(database.clone()));
-    let keeping_fresh = Arc::clone(&branches);
-    tasks.spawn("branches", Phase::Stages, move |stop| keeping_fresh.run(stop));
     let (duplicates, asker) = Duplicates::new(database.clone());
     tasks.spawn("duplicates", Phase::Stages, move |stop| asker.run(stop));
     // In the last phase, so that what the stage finds while it drains is still told to the others.

@@ -286,7 +286,6 @@ async fn commands(world: &World, settings: &Settings, found: &mut Found) {
     }
     for args in [
         &["migrate"][..],
-        &["streams", "diff"],
         &["healthcheck"],
         &["dead-letters", "retry", "--all", "--dry-run"],
     ] {

@@ -1,17 +1,12 @@
-//! A NATS that is not as it must be: the hub refuses to serve on it and says how to mend it, and could not spoil it itself.
+//! A NATS that is not as it must be: the hub refuses to serve on it and says how to mend it.
 
-use async_nats::{Event, ServerError, jetstream};
+use async_nats::jetstream;
 use serde_json::json;
-use tokio::sync::mpsc;
-use webhook_hub::event::EventType;
 
 use crate::harness::{
     PARTITIONS, World,
-    at_end::Ends,
     hub::{Ran, Settings, run},
-    ids,
     servers::Nats,
-    wait::PATIENCE,
 };
 
 fn provision(nats: &Nats) -> Settings {
@@ -119,91 +114,4 @@ async fn settings_that_cannot_be_used() {
         );
         assert!(!ran.said().contains("secret@"), "{}", ran.said());
     }
-}
-
-/// What NATS refuses this user; a request that is refused just gets no answer.
-async fn refusals(nats: &Nats, user: &str, subjects: &[&str]) -> Vec<String> {
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let options = nats.options(user).event_callback(move |event| {
-        let tell = tell.clone();
-        async move {
-            if let Event::ServerError(ServerError::Other(reason)) = event {
-                tell.send(reason).unwrap();
-            }
-        }
-    });
-    let client = options.connect(nats.server.url()).await.unwrap();
-    for subject in subjects {
-        client.publish((*subject).to_owned(), "{}".into()).await.unwrap();
-    }
-    client.flush().await.unwrap();
-    let mut refused = Vec::new();
-    for _ in subjects {
-        let reason = tokio::time::timeout(PATIENCE, told.recv()).await;
-        refused.push(
-            reason
-                .unwrap_or_else(|_| panic!("only these were refused: {refused:#?}"))
-                .unwrap(),
-        );
-    }
-    refused
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nobody_may_do_anothers_work() {
-    let world = World::new().await;
-    let hub = world.hub().await;
-    world.post_orders(&hub, ids("kept", 1)).await;
-    world.at_end(Ends::forwarded(1)).await;
-    let before = world.log.events().await.len();
-    let by_hub = [
-        "$JS.API.STREAM.DELETE.EVENTS",
-        "$JS.API.STREAM.UPDATE.EVENTS",
-        "$JS.API.STREAM.PURGE.EVENTS",
-        "$JS.API.STREAM.CREATE.OTHER",
-        "$JS.API.STREAM.MSG.DELETE.EVENTS",
-        "$JS.API.STREAM.DELETE.LEASES",
-        "$JS.API.STREAM.PURGE.LEASES",
-        "$JS.API.STREAM.PURGE.LIMITS",
-        "$JS.API.STREAM.DELETE.LIMITS",
-        "$JS.API.STREAM.UPDATE.BLOCKS",
-        "$JS.API.STREAM.MSG.DELETE.BLOCKS",
-        "$JS.API.CONSUMER.DELETE.EVENTS.forward",
-        "$JS.API.CONSUMER.CREATE.EVENTS",
-        "$JS.API.CONSUMER.DURABLE.CREATE.EVENTS.other",
-    ];
-    let by_provision = [
-        "webhooks.received.careem.p00",
-        "orders.forwarded.careem._.p00",
-        "$JS.ACK.EVENTS.forward.1.1.1.1.1",
-    ];
-    let by_subscriber = [
-        "webhooks.received.careem.p00",
-        "orders.forwarded.careem._.p00",
-        "$JS.API.STREAM.INFO.EVENTS",
-    ];
-    let users: [(&str, &[&str]); 3] = [
-        ("hub", &by_hub),
-        ("provision", &by_provision),
-        ("subscriber", &by_subscriber),
-    ];
-    for (user, subjects) in users {
-        let refused = refusals(&world.nats, user, subjects).await;
-        for subject in subjects {
-            let named = refused.iter().any(|reason| {
-                reason
-                    .to_lowercase()
-                    .contains(&format!("\"{}\"", subject.to_lowercase()))
-            });
-            assert!(named, "{user} may publish {subject}: {refused:#?}");
-        }
-    }
-    // And the log is what it was.
-    let events = world.log.events().await;
-    assert_eq!(events.len(), before);
-    assert!(
-        events
-            .iter()
-            .any(|event| event.envelope.event_type == EventType::OrderForwarded)
-    );
 }

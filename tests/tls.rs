@@ -78,7 +78,7 @@ async fn the_certificate_is_renewed_under_open_connections() {
 
     // Told to look.
     let second = authority.server("hub");
-    hub.hang_up().await;
+    hub.reload().await;
     shows(&hub, &authority, &second).await;
     // By itself.
     let third = authority.server("hub");
@@ -87,7 +87,7 @@ async fn the_certificate_is_renewed_under_open_connections() {
     // What cannot be used changes nothing, and is named.
     let key = std::fs::read(&third.key).unwrap();
     std::fs::write(&third.key, std::fs::read(authority.server("other").key).unwrap()).unwrap();
-    hub.hang_up().await;
+    hub.reload().await;
     eventually("the log says so", PATIENCE, async || {
         let log = hub.log();
         let lines = log.lines().filter(|line| line.contains("the old one stays"));

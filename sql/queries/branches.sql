@@ -1,5 +1,6 @@
 -- Active branches of every provider; $1 = most rows. Oldest first, so that of two rows for one merchant the answer is stable.
-SELECT p.code, b.branch_id, b.company_id, nullif(b.merchant_id, ''), nullif(b.store_id, '')
+SELECT p.code, b.branch_id, b.company_id, nullif(b.merchant_id, ''), nullif(b.store_id, ''),
+    nullif(b.webhook_secret, '') AS webhook_secret
 FROM branch_delivery_configs b
 JOIN delivery_providers p ON p.id = b.provider_id
 WHERE b.is_active AND p.is_active

@@ -114,18 +114,16 @@ impl Environment {
     /// # Errors
     /// As [`Self::text`], and where one between commas is empty.
     pub fn secrets(&self, name: &str) -> Result<Vec<SecretString>, ConfigError> {
-        let Some(all) = self.secret(name)? else {
-            return Ok(Vec::new());
-        };
-        let secrets: Vec<_> = all
-            .expose_secret()
-            .split(',')
-            .map(|one| SecretString::from(one.trim()))
-            .collect();
-        if secrets.iter().any(|one| one.expose_secret().is_empty()) {
-            return Err(ConfigError::new(name, "holds an empty secret between commas"));
+        match self.secret(name)? {
+            Some(all) => split_secrets(name, all.expose_secret()),
+            None => Ok(Vec::new()),
         }
-        Ok(secrets)
+    }
+
+    /// The file that `<name>_FILE` names.
+    pub fn file_of(&self, name: &str) -> Option<PathBuf> {
+        let path = self.0.get(&format!("{name}_FILE"))?.trim();
+        (!path.is_empty()).then(|| PathBuf::from(path))
     }
 
     /// A value of a type.
@@ -230,7 +228,17 @@ impl Environment {
     }
 }
 
-fn read(variable: &str, path: &Path) -> Result<String, ConfigError> {
+/// Secrets between commas, newest first.
+pub(super) fn split_secrets(name: &str, all: &str) -> Result<Vec<SecretString>, ConfigError> {
+    let secrets: Vec<_> = all.split(',').map(|one| SecretString::from(one.trim())).collect();
+    if secrets.iter().any(|one| one.expose_secret().is_empty()) {
+        return Err(ConfigError::new(name, "holds an empty secret between commas"));
+    }
+    Ok(secrets)
+}
+
+/// The content of a file, without space around it. Blocks on the disk.
+pub(super) fn read(variable: &str, path: &Path) -> Result<String, ConfigError> {
     let fail =
         |reason: std::io::Error| ConfigError::new(variable, format_args!("cannot read {}: {reason}", path.display()));
     let size = std::fs::metadata(path).map_err(fail)?.len();

@@ -30,7 +30,10 @@ fn defaults_are_those_of_the_contract() {
             reset_timeout: Duration::from_secs(30)
         }
     );
-    assert_eq!(config.providers[0].secrets[0].expose_secret(), "00123");
+    assert_eq!(
+        config.providers[0].secrets.values("webhook_secret")[0].expose_secret(),
+        "00123"
+    );
     assert_eq!(config.providers[0].currency.exponent(), 3);
 }
 
@@ -142,6 +145,7 @@ fn values_come_from_files() {
     .unwrap();
     let secrets: Vec<_> = config.providers[0]
         .secrets
+        .values("webhook_secret")
         .iter()
         .map(ExposeSecret::expose_secret)
         .collect();
@@ -149,4 +153,111 @@ fn values_come_from_files() {
     assert!(refusal(&[("CAREEM_WEBHOOK_SECRET_FILE", file)]).contains("set together with"));
     std::fs::write(&path, "\n").unwrap();
     assert!(refusal(&[("CAREEM_WEBHOOK_SECRET", ""), ("CAREEM_WEBHOOK_SECRET_FILE", file)]).contains("is empty"));
+}
+
+#[test]
+fn verification_is_the_provider_s_own_or_the_one_that_is_named() {
+    let scheme = |extra: &[(&str, &str)]| {
+        Config::from_environment(&env(extra)).unwrap().providers[0]
+            .scheme
+            .label()
+    };
+    assert_eq!(scheme(&[]), "hmac-sha256");
+    assert_eq!(
+        scheme(&[("CAREEM_VERIFICATION", "none"), ("CAREEM_WEBHOOK_SECRET", "")]),
+        "none"
+    );
+    assert_eq!(
+        scheme(&[("CAREEM_VERIFICATION", "careem-pos"), ("CAREEM_API_KEY", "k")]),
+        "static"
+    );
+    let square = [
+        ("CAREEM_VERIFICATION", "square"),
+        ("PUBLIC_URL", "https://hooks.example.com/"),
+    ];
+    assert_eq!(scheme(&square), "hmac-sha256");
+    let config = Config::from_environment(&env(&square)).unwrap();
+    assert_eq!(config.http.public_url.as_deref(), Some("https://hooks.example.com"));
+
+    let refused = refusal(&[("CAREEM_VERIFICATION", "carem")]);
+    assert!(
+        refused.starts_with("CAREEM_VERIFICATION: expected none or one of adyen, careem,"),
+        "{refused}"
+    );
+    for (variable, value, says) in [
+        ("careem-pos", "", "CAREEM_API_KEY: missing; careem is enabled"),
+        ("talabat", "", "CAREEM_BEARER_TOKEN: missing"),
+        ("delivery-hero", "", "CAREEM_JWT_SECRET: missing"),
+        (
+            "square",
+            "",
+            "PUBLIC_URL: missing; with CAREEM_VERIFICATION the URL is signed",
+        ),
+        ("square", "hooks.example.com", "PUBLIC_URL: expected the URL"),
+        ("square", "https://a?b", "PUBLIC_URL: expected the URL"),
+    ] {
+        let refused = refusal(&[("CAREEM_VERIFICATION", variable), ("PUBLIC_URL", value)]);
+        assert!(refused.starts_with(says), "{variable} {value}: {refused}");
+    }
+    let refused = refusal(&[("CAREEM_VERIFICATION", "adyen"), ("CAREEM_WEBHOOK_SECRET", "hunter2")]);
+    assert_eq!(refused, "CAREEM_WEBHOOK_SECRET: expected hexadecimal digits");
+    let many = vec!["secret"; 9].join(",");
+    assert_eq!(
+        refusal(&[("CAREEM_WEBHOOK_SECRET", &many)]),
+        "CAREEM_WEBHOOK_SECRET: more than 8 secrets"
+    );
+}
+
+#[test]
+fn branches_may_have_the_secrets() {
+    let without = [("CAREEM_WEBHOOK_SECRET", ""), ("CAREEM_BRANCH_SECRETS", "true")];
+    let provider = Config::from_environment(&env(&without)).unwrap().providers.remove(0);
+    assert!(provider.branch_secrets && provider.secrets.values("webhook_secret").is_empty());
+    // Another secret is not the branches'.
+    let refused = refusal(&[without[0], without[1], ("CAREEM_VERIFICATION", "careem-pos")]);
+    assert!(refused.starts_with("CAREEM_API_KEY: missing"), "{refused}");
+}
+
+#[test]
+fn secrets_of_files_are_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    let write = |text: &str| std::fs::write(&path, text).unwrap();
+    write("old");
+    let variables = [
+        ("CAREEM_WEBHOOK_SECRET", ""),
+        ("CAREEM_WEBHOOK_SECRET_FILE", path.to_str().unwrap()),
+    ];
+    let provider = Config::from_environment(&env(&variables)).unwrap().providers.remove(0);
+    assert!(provider.secrets.has_files());
+    let again = || {
+        provider
+            .secrets
+            .read_again(&provider.scheme)
+            .map_err(|error| error.to_string())
+    };
+    assert!(again().unwrap().1.is_empty());
+    write("new, old\n");
+    let (secrets, changed) = again().unwrap();
+    assert_eq!(changed.into_iter().collect::<Vec<_>>(), ["CAREEM_WEBHOOK_SECRET"]);
+    let values = secrets.values("webhook_secret").iter().map(ExposeSecret::expose_secret);
+    assert_eq!(values.collect::<Vec<_>>(), ["new", "old"]);
+    write("hunter2,,old");
+    assert_eq!(
+        again().unwrap_err(),
+        "CAREEM_WEBHOOK_SECRET: holds an empty secret between commas"
+    );
+    write("");
+    assert!(again().unwrap_err().starts_with("CAREEM_WEBHOOK_SECRET_FILE: "));
+    std::fs::remove_file(&path).unwrap();
+    assert!(
+        again()
+            .unwrap_err()
+            .starts_with("CAREEM_WEBHOOK_SECRET_FILE: cannot read")
+    );
+    assert!(
+        !Config::from_environment(&env(&[])).unwrap().providers[0]
+            .secrets
+            .has_files()
+    );
 }

@@ -2,8 +2,8 @@
 //!
 //! [`server`] listens and bounds connections, [`receive`] takes a webhook through the checks of the contract in their
 //! order, [`body`] reads it within its limits, [`structure`] looks at its JSON, [`client_ip`] and [`allow_list`] say who
-//! calls, [`limit`] whether that is too much, [`refusal`] what a refused one is told. Answers depend on the event log and
-//! on nothing else.
+//! calls, [`limit`] whether that is too much, [`refusal`] what a refused one is told, and [`audit`] takes note of it.
+//! Answers depend on the event log and on nothing else.
 
 use std::sync::Arc;
 
@@ -13,17 +13,20 @@ use axum::{
     routing::{get, post},
 };
 
-use crate::{config, journal::Journal, provider::Registry, telemetry::health::Health};
+use crate::{config, journal::Journal, provider::Registry, telemetry::health::Health, transform::branches::Branches};
 
 pub mod server;
 pub mod certificate;
 pub mod receive;
+pub mod reload;
 pub mod body;
 pub mod structure;
 pub mod client_ip;
 pub mod allow_list;
 pub mod limit;
 pub mod refusal;
+pub mod audit;
+mod authenticate;
 mod request_id;
 
 /// The description of all routes, OpenAPI 3.1.
@@ -37,12 +40,16 @@ pub struct Intake {
     pub journal: Journal,
     /// Limits and trusted proxies.
     pub settings: config::Http,
+    /// Secrets of branches.
+    pub branches: Arc<Branches>,
     /// Bytes of bodies that may be held at a time.
     pub budget: body::Budget,
     /// Rate limits.
     pub limits: Arc<limit::Limits>,
     /// What health says.
     pub health: Arc<Health>,
+    /// Takes note of what is refused.
+    pub audit: Arc<audit::Audit>,
 }
 
 /// All routes of the public port.
@@ -54,15 +61,16 @@ pub fn router(intake: Arc<Intake>) -> Router {
             "/api/webhooks/{provider}",
             post(receive::receive).fallback(receive::method_not_allowed),
         )
-        .with_state(intake)
         .route(
             "/openapi.json",
             get(async || ([("content-type", "application/json")], OPENAPI)),
         )
-        .fallback(receive::not_found);
+        .fallback(receive::not_found)
+        .with_state(intake);
     if asked.settings.require_https {
-        router = router.layer(from_fn_with_state(asked, receive::require_https));
+        router = router.layer(from_fn_with_state(Arc::clone(&asked), receive::require_https));
     }
+    router = router.layer(from_fn_with_state(asked, audit::note_refused));
     // Health is asked by machines beside us, which have no proxy before them.
     router
         .merge(crate::telemetry::health::router(health))

@@ -9,7 +9,7 @@ use std::{
 use axum::{
     body::Body,
     extract::{ConnectInfo, Path, Request, State, rejection::PathRejection},
-    http::{HeaderMap, Response, StatusCode, Uri},
+    http::{HeaderMap, HeaderName, Response, StatusCode, Uri},
     middleware::Next,
 };
 use chrono::{DateTime, Utc};
@@ -17,7 +17,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    Intake, body,
+    Intake,
+    audit::{NO_PROVIDER, Refused},
+    authenticate, body,
     client_ip::{came_by_tls, client_ip},
     limit::{Limited, Scope},
     refusal::{Reason, json_response},
@@ -28,7 +30,7 @@ use crate::{
     journal::Appended,
     provider::{Admission, Enabled},
     telemetry::trace_context,
-    verification::{Unverified, Verified, verify},
+    verification::{Unverified, Verified},
 };
 
 /// Headers that are credentials by their name; they are left out of everything that is stored or shown.
@@ -77,10 +79,11 @@ pub async fn receive(
         Err(reason) => return intake.refuse_counted(enabled, &reason, &request_id, client),
     };
     let now = Utc::now();
-    let unverified = Unverified::new(&parts.method, None, &parts.uri, &parts.headers, &held.bytes);
-    let verified = match verify(&enabled.scheme, unverified, &enabled.keys.current(), now) {
+    let public_url = limits.public_url.as_deref();
+    let unverified = Unverified::new(&parts.method, public_url, &parts.uri, &parts.headers, &held.bytes);
+    let verified = match authenticate::verified(&intake, enabled, unverified, now).await {
         Ok(verified) => verified,
-        Err(refusal) => return intake.refuse_counted(enabled, &Reason::Unverified(refusal), &request_id, client),
+        Err(reason) => return intake.refuse_counted(enabled, &reason, &request_id, client),
     };
     let point = match intake.limits.take(enabled) {
         Ok(point) => point,
@@ -136,7 +139,7 @@ fn at_the_door<'a>(intake: &'a Intake, name: Option<&str>, client: IpAddr) -> Re
     let Some(enabled) = name.and_then(|name| intake.registry.get(name)) else {
         intake.limits.note_refused(None, client);
         // The name is the caller's; as a label it would let anyone make metrics without end.
-        return Err(Turned::new("_", Reason::ProviderNotFound));
+        return Err(Turned::new(NO_PROVIDER, Reason::ProviderNotFound));
     };
     if !enabled.allow_list.allows(client) {
         return Err(Turned::new(&enabled.name, Reason::IpNotAllowed));
@@ -192,12 +195,16 @@ pub async fn require_https(
     let client = client_ip(peer, request.headers(), &settings.trusted_proxies);
     let request_id = request_id::of(request.headers());
     body::discard(request.into_body()).await;
-    refuse("_", &Reason::HttpsRequired, &request_id, Some(client))
+    refuse(NO_PROVIDER, &Reason::HttpsRequired, &request_id, Some(client))
 }
 
 /// Any other method on a webhook's path.
-pub async fn method_not_allowed(request: Request) -> Response<Body> {
-    turned_away(&Reason::MethodNotAllowed, request).await
+pub async fn method_not_allowed(
+    State(intake): State<Arc<Intake>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response<Body> {
+    intake.turned_away(&Reason::MethodNotAllowed, peer, request).await
 }
 
 /// A provider's health where there is no such provider.
@@ -206,14 +213,21 @@ pub fn unknown_provider(headers: &HeaderMap) -> Response<Body> {
 }
 
 /// Any other path.
-pub async fn not_found(request: Request) -> Response<Body> {
-    turned_away(&Reason::NotFound, request).await
+pub async fn not_found(
+    State(intake): State<Arc<Intake>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response<Body> {
+    intake.turned_away(&Reason::NotFound, peer, request).await
 }
 
-async fn turned_away(reason: &Reason, request: Request) -> Response<Body> {
-    let request_id = request_id::of(request.headers());
-    body::discard(request.into_body()).await;
-    reason.response(&request_id)
+impl Intake {
+    async fn turned_away(&self, reason: &Reason, peer: SocketAddr, request: Request) -> Response<Body> {
+        let request_id = request_id::of(request.headers());
+        let client = client_ip(peer.ip(), request.headers(), &self.settings.trusted_proxies);
+        body::discard(request.into_body()).await;
+        refuse(NO_PROVIDER, reason, &request_id, Some(client))
+    }
 }
 
 fn envelope(
@@ -248,19 +262,20 @@ fn envelope(
             secrets: proof.secrets().to_vec(),
             signed_at: proof.signed_at(),
             signature: proof.signature().map(str::to_owned),
-            headers: without_credentials(headers),
+            headers: without_credentials(headers, &enabled.credential_headers),
         }),
     }
 }
 
-/// Request headers as JSON, less every credential.
-fn without_credentials(headers: &HeaderMap) -> Map<String, Value> {
+/// Request headers as JSON, less every credential: by its name, or because the provider's scheme takes it for one.
+fn without_credentials(headers: &HeaderMap, of_scheme: &[HeaderName]) -> Map<String, Value> {
     let is_credential =
         |name: &str| CREDENTIALS.contains(&name) || CREDENTIAL_PARTS.iter().any(|part| name.contains(part));
     let mut kept = Map::new();
     for (name, value) in headers {
+        let is_of_scheme = of_scheme.contains(name);
         let name = name.as_str();
-        if is_credential(name) {
+        if is_of_scheme || is_credential(name) {
             continue;
         }
         let value = String::from_utf8_lossy(value.as_bytes());
@@ -343,37 +358,17 @@ impl From<Limited> for Reason {
 }
 
 fn refuse(provider: &str, reason: &Reason, request_id: &str, client: Option<IpAddr>) -> Response<Body> {
-    let (status, code) = reason.status();
+    let (_, code) = reason.status();
     metrics::counter!("webhooks_rejected_total", "provider" => provider.to_owned(), "reason" => code).increment(1);
     if matches!(reason, Reason::Unverified(_)) {
         metrics::counter!("signature_failures_total", "provider" => provider.to_owned()).increment(1);
     }
-    // They come in crowds; the first of them was said where the limit was reached.
-    if let Reason::RateLimited(seconds) = reason {
-        tracing::debug!(
-            provider,
-            request_id,
-            ?client,
-            seconds,
-            "webhook refused by a rate limit"
-        );
-        return reason.response(request_id);
+    let mut response = reason.response(request_id);
+    if let Some(refused) = response.extensions_mut().get_mut::<Refused>() {
+        refused.client = client;
+        refused.provider = (provider != NO_PROVIDER).then(|| provider.to_owned());
     }
-    let client = client.map(|client| client.to_string()).unwrap_or_default();
-    let cause = match reason {
-        Reason::EventLogUnavailable(error) => error.to_string(),
-        other => other.to_string(),
-    };
-    tracing::warn!(
-        provider,
-        request_id,
-        status = status.as_u16(),
-        code,
-        client,
-        cause,
-        "webhook refused"
-    );
-    reason.response(request_id)
+    response
 }
 
 #[cfg(test)]
@@ -391,6 +386,7 @@ mod tests {
             ("cookie", "session=hunter2"),
             ("x-careem-api-key", "hunter2"),
             ("x-service-token", "hunter2"),
+            ("x-knock-knock", "hunter2"),
             ("x-merchant-id", "m-1"),
             ("x-careem-signature", "ab12"),
         ] {
@@ -398,7 +394,7 @@ mod tests {
         }
         headers.append("via", "a".parse().unwrap());
         headers.append("via", "b".parse().unwrap());
-        let kept = without_credentials(&headers);
+        let kept = without_credentials(&headers, &[HeaderName::from_static("x-knock-knock")]);
         assert_eq!(
             Value::Object(kept),
             json!({ "x-merchant-id": "m-1", "x-careem-signature": "ab12", "via": "a, b" })

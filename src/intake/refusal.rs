@@ -10,7 +10,7 @@ use axum::{
 };
 use serde_json::json;
 
-use super::request_id;
+use super::{audit::Refused, request_id};
 use crate::{journal::AppendError, provider, verification};
 
 /// What a provider is asked to wait when it is our fault, in seconds; an outage of the log is over in less, or not soon.
@@ -52,6 +52,9 @@ pub enum Reason {
     /// It was not verified.
     #[error(transparent)]
     Unverified(#[from] verification::Refusal),
+    /// The branch's own secrets are not known while PostgreSQL is away.
+    #[error("the branch's secrets cannot be looked up for now; send it again")]
+    SecretsUnavailable,
     /// It is not what the provider sends.
     #[error(transparent)]
     Provider(#[from] provider::Refusal),
@@ -85,6 +88,7 @@ impl Reason {
                 (StatusCode::UNAUTHORIZED, "SIGNATURE_EXPIRED")
             }
             Self::Unverified(verification::Refusal::InvalidToken) => (StatusCode::UNAUTHORIZED, "INVALID_TOKEN"),
+            Self::SecretsUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "SECRETS_UNAVAILABLE"),
             Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
             Self::EventLogUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "EVENT_LOG_UNAVAILABLE"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
@@ -106,6 +110,7 @@ impl Reason {
             | Self::IpNotAllowed
             | Self::RateLimited(_)
             | Self::Provider(_)
+            | Self::SecretsUnavailable
             | Self::Overloaded
             | Self::EventLogUnavailable(_)
             | Self::Internal => false,
@@ -140,6 +145,16 @@ impl Reason {
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        let cause = match self {
+            Self::EventLogUnavailable(error) => error.to_string(),
+            other => other.to_string(),
+        };
+        response.extensions_mut().insert(Refused {
+            provider: None,
+            client: None,
+            code,
+            cause,
+        });
         response
     }
 }
@@ -179,6 +194,7 @@ mod tests {
             Reason::RequestTimeout,
             Reason::UnreadableBody("x"),
             Reason::Overloaded,
+            Reason::SecretsUnavailable,
             Reason::Unverified(verification::Refusal::InvalidSignature),
             Reason::Unverified(verification::Refusal::SignatureExpired),
             Reason::Unverified(verification::Refusal::InvalidToken),
@@ -209,7 +225,7 @@ mod tests {
         for reason in all() {
             let ours = matches!(
                 reason,
-                Reason::Overloaded | Reason::EventLogUnavailable(_) | Reason::Internal
+                Reason::Overloaded | Reason::SecretsUnavailable | Reason::EventLogUnavailable(_) | Reason::Internal
             );
             assert_eq!(reason.status().0.is_server_error(), ours, "{reason:?}");
         }

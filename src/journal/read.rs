@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use async_nats::{Client, Message, jetstream::stream::RawMessageErrorKind};
+use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::StreamExt;
 use serde_json::json;
@@ -90,9 +91,14 @@ pub async fn end(connection: &Connection) -> anyhow::Result<End> {
         .await
         .context("cannot look up EVENTS")?;
     let state = &stream.cached_info().state;
+    if state.messages == 0 {
+        // The server then tells the year 1, which is before all nanoseconds that can be counted.
+        let time = DateTime::UNIX_EPOCH;
+        return Ok(End { sequence: 0, time });
+    }
     let nanos = i64::try_from(state.last_timestamp.unix_timestamp_nanos())?;
     Ok(End {
-        sequence: if state.messages == 0 { 0 } else { state.last_sequence },
+        sequence: state.last_sequence,
         time: DateTime::from_timestamp_nanos(nanos),
     })
 }
@@ -106,9 +112,19 @@ pub struct Located {
     pub entry: Entry,
 }
 
-/// Reads the log from a place on.
+/// A message of any stream.
+#[derive(Debug)]
+pub struct Raw {
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// What was published.
+    pub payload: Bytes,
+}
+
+/// Reads the log, or another stream, from a place on.
 pub struct Reader {
     client: Client,
+    stream: &'static str,
     start: Start,
     /// Only what matches this, where it is set.
     filter: Option<String>,
@@ -122,6 +138,7 @@ impl Reader {
     pub fn from(connection: &Connection, sequence: u64) -> Self {
         Self {
             client: connection.client.clone(),
+            stream: EVENTS,
             start: Start::Sequence(sequence.max(1)),
             filter: None,
             batch: BATCH,
@@ -152,6 +169,12 @@ impl Reader {
         }
     }
 
+    /// Another stream than the log; read it with [`Self::next_raw`].
+    pub fn of_stream(mut self, stream: &'static str) -> Self {
+        self.stream = stream;
+        self
+    }
+
     /// The same, at most so many messages at a time, where few are expected to be needed.
     pub fn at_most(mut self, batch: usize) -> Self {
         self.batch = batch.clamp(1, BATCH);
@@ -167,7 +190,7 @@ impl Reader {
         loop {
             let entries = self.read(entry).await?;
             if !entries.is_empty() || self.is_over() {
-                self.go_on_after(entries.last());
+                self.go_on_after(entries.last().map(Entry::sequence));
                 return Ok(entries);
             }
             if began.elapsed() > BEHIND_TIMEOUT {
@@ -191,13 +214,23 @@ impl Reader {
     /// As [`Self::next_batch`].
     pub async fn next_located(&mut self) -> anyhow::Result<Vec<Located>> {
         let located = self.read(located).await?;
-        self.go_on_after(located.last().map(|located| &located.entry));
+        self.go_on_after(located.last().map(|located| located.entry.sequence()));
         Ok(located)
     }
 
-    fn go_on_after(&mut self, last: Option<&Entry>) {
+    /// The next messages as they are, which need be no events; empty at the end.
+    ///
+    /// # Errors
+    /// As [`Self::next_batch`].
+    pub async fn next_raw(&mut self) -> anyhow::Result<Vec<Raw>> {
+        let messages = self.read(raw).await?;
+        self.go_on_after(messages.last().map(|last| last.sequence));
+        Ok(messages)
+    }
+
+    fn go_on_after(&mut self, last: Option<u64>) {
         if let Some(last) = last {
-            self.start = Start::Sequence(last.sequence() + 1);
+            self.start = Start::Sequence(last + 1);
         }
     }
 
@@ -222,7 +255,11 @@ impl Reader {
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await?;
         self.client
-            .publish_with_reply(format!("$JS.API.DIRECT.GET.{EVENTS}"), inbox, self.request().into())
+            .publish_with_reply(
+                format!("$JS.API.DIRECT.GET.{}", self.stream),
+                inbox,
+                self.request().into(),
+            )
             .await?;
         let mut taken = Vec::new();
         loop {
@@ -297,12 +334,23 @@ fn located(message: Message) -> anyhow::Result<Located> {
     })
 }
 
-fn entry(message: Message) -> anyhow::Result<Entry> {
+fn raw(message: Message) -> anyhow::Result<Raw> {
+    Ok(Raw {
+        sequence: sequence(&message)?,
+        payload: message.payload,
+    })
+}
+
+fn sequence(message: &Message) -> anyhow::Result<u64> {
     let sequence = message
         .headers
         .as_ref()
         .and_then(|headers| headers.get_last(async_nats::header::NATS_SEQUENCE));
-    let sequence: u64 = sequence.context("an answer without a sequence")?.as_str().parse()?;
+    Ok(sequence.context("an answer without a sequence")?.as_str().parse()?)
+}
+
+fn entry(message: Message) -> anyhow::Result<Entry> {
+    let sequence = sequence(&message)?;
     Ok(
         match codec::decode(message.headers.as_ref(), message.payload, sequence) {
             Ok(event) => Entry::Event(Box::new(event)),

@@ -13,13 +13,17 @@ use async_nats::jetstream::{
 use serde_json::Value;
 
 use super::{EVENTS, connection::Connection, lanes::LANES, lease::LEASES};
-use crate::intake::limit::{shared::LIMITS, stored::BLOCKS};
+use crate::intake::{
+    audit::REFUSALS,
+    limit::{shared::LIMITS, stored::BLOCKS},
+};
 
 const EVENTS_FILE: &str = include_str!("../../streams/EVENTS.json");
 const LEASES_FILE: &str = include_str!("../../streams/LEASES.json");
 const LANES_FILE: &str = include_str!("../../streams/LANES.json");
 const LIMITS_FILE: &str = include_str!("../../streams/LIMITS.json");
 const BLOCKS_FILE: &str = include_str!("../../streams/BLOCKS.json");
+const REFUSALS_FILE: &str = include_str!("../../streams/REFUSALS.json");
 /// Durable consumers, each with its stream.
 const CONSUMER_FILES: [(&str, &str); 4] = [
     (EVENTS, include_str!("../../streams/EVENTS.transform.json")),
@@ -28,13 +32,16 @@ const CONSUMER_FILES: [(&str, &str); 4] = [
     (LANES, include_str!("../../streams/LANES.due.json")),
 ];
 /// Streams by name.
-const STREAMS: [(&str, &str); 5] = [
+const STREAMS: [(&str, &str); 6] = [
     (EVENTS, EVENTS_FILE),
     (LEASES, LEASES_FILE),
     (LANES, LANES_FILE),
     (LIMITS, LIMITS_FILE),
     (BLOCKS, BLOCKS_FILE),
+    (REFUSALS, REFUSALS_FILE),
 ];
+/// Streams that no order needs: without them the hub serves all the same.
+const DISPENSABLE: [&str; 3] = [LIMITS, BLOCKS, REFUSALS];
 
 /// JetStream's error codes for what is not there.
 const STREAM_NOT_FOUND: u64 = 10059;
@@ -273,7 +280,7 @@ fn missing(name: &str) -> Difference {
         setting: String::new(),
         wanted: Value::Null,
         found: Value::Null,
-        dangerous: true,
+        dangerous: !DISPENSABLE.contains(&name),
     }
 }
 
@@ -296,7 +303,7 @@ fn compare(of: &str, file: &str, found: &Value) -> anyhow::Result<Vec<Difference
         .filter(|(setting, wanted)| differs(setting, wanted))
         .map(|(setting, wanted)| {
             let found = found.get(&setting).cloned().unwrap_or(Value::Null);
-            let dangerous = is_dangerous(&setting, &wanted, &found);
+            let dangerous = !DISPENSABLE.contains(&of) && is_dangerous(&setting, &wanted, &found);
             Difference {
                 of: of.to_owned(),
                 setting,
@@ -340,7 +347,9 @@ mod tests {
         use crate::event::EventType;
         let document: Value = serde_json::from_str(include_str!("../../streams/asyncapi.json")).unwrap();
         let channels = document["channels"].as_object().unwrap();
-        assert_eq!(channels.len(), EventType::ALL.len());
+        // And what is no event: the sample of refusals.
+        assert_eq!(channels["refusal"]["address"], "refusals.{provider}.{code}");
+        assert_eq!(channels.len(), EventType::ALL.len() + 1);
         for event_type in EventType::ALL {
             let address = channels[event_type.as_str()]["address"].as_str().unwrap();
             assert!(

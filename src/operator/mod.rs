@@ -13,6 +13,7 @@ pub mod streams;
 pub mod send;
 pub mod dead_letters;
 pub mod blocks;
+pub mod refusals;
 pub mod healthcheck;
 pub mod dev;
 
@@ -38,6 +39,9 @@ pub enum Command {
     /// Whom the rate limits keep out, and how that is ended.
     #[command(subcommand)]
     Blocks(blocks::Action),
+    /// Who was turned away, from where and why.
+    #[command(subcommand)]
+    Refusals(refusals::Action),
     /// Signs a payload as a provider would and posts it to a hub.
     Send {
         /// The provider, e.g. careem.
@@ -74,6 +78,7 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
             Command::Streams(action) => streams::run(&environment, &action, json).await,
             Command::DeadLetters(action) => dead_letters::run(&environment, &action, json).await,
             Command::Blocks(action) => blocks::run(&environment, &action, json).await,
+            Command::Refusals(action) => refusals::run(&environment, &action, json).await,
             Command::Send {
                 provider,
                 file,

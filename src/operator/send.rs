@@ -8,19 +8,15 @@ use serde_json::Value;
 
 use super::print;
 use crate::{
-    config::{ConfigError, Environment},
-    provider::{KNOWN, MERCHANT_HEADER},
-    verification::{
-        Keys, Scheme,
-        keys::{Origin, WEBHOOK_SECRET},
-        sign::{self, Outgoing},
-    },
+    config::{self, Environment, Secrets},
+    provider::{KNOWN, MERCHANT_HEADER, own_scheme},
+    verification::sign::{self, Outgoing},
 };
 
 /// Longer than the hub itself may take for an answer.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Signs with the newest of `<PROVIDER>_WEBHOOK_SECRET` and posts; exit status 0 only for a 2xx.
+/// Signs as the provider does, with the newest of its secrets, and posts; exit status 0 only for a 2xx.
 ///
 /// # Errors
 /// Where the payload cannot be read, the secret is missing or the hub is not there.
@@ -35,18 +31,21 @@ pub async fn run(
     if !KNOWN.contains(&provider) {
         bail!("unknown provider {provider:?}; this version knows {}", KNOWN.join(", "));
     }
-    let variable = format!("{}_WEBHOOK_SECRET", provider.to_ascii_uppercase());
-    let keys = Keys::new().with(WEBHOOK_SECRET, Origin::Env, &environment.secrets(&variable)?);
-    let scheme = Scheme::preset(provider).context("the provider has no scheme")?;
-    let target = format!("{}/api/webhooks/{provider}", url.trim_end_matches('/'));
-    let request = Outgoing::post(target, read(file)?);
-    let request = sign::sign(&scheme, &keys, request, Utc::now())
-        .map_err(|error| ConfigError::new(variable, format_args!("{error}; the payload must be signed with it")))?;
+    let url = url.trim_end_matches('/');
+    let known_as = config::public_url(environment)?;
+    // What is signed is the URL by which the provider knows the hub, wherever this copy of it listens.
+    let public_url = known_as.as_deref().unwrap_or(url);
+    let prefix = config::prefix(provider);
+    let scheme = config::scheme(environment, &prefix, &own_scheme(provider), Some(public_url))?;
+    let secrets = Secrets::from_environment(environment, &prefix, provider, &scheme, false)?;
+    let request = Outgoing::post(format!("{public_url}/api/webhooks/{provider}"), read(file)?);
+    let request = sign::sign(&scheme, &secrets.keys(), request, Utc::now())?;
+    let path = request.url.strip_prefix(public_url).unwrap_or_default();
     let mut post = reqwest::Client::builder()
         .timeout(TIMEOUT)
         .no_proxy()
         .build()?
-        .post(request.url)
+        .post(format!("{url}{path}"))
         .headers(request.headers);
     if let Some(merchant) = merchant {
         post = post.header(MERCHANT_HEADER, merchant);

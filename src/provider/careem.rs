@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Admission, Content, Fact, Provider, Refusal, TransformError, merchant_header};
+use super::{Admission, Content, Fact, Provider, Refusal, TransformError, merchant_header, own_scheme, sent_merchant};
 use crate::{
     event::Recorded,
     order::{
@@ -18,7 +18,7 @@ use crate::{
         node::{Faults, Node, Object},
         status::OrderStatus,
     },
-    verification::{Scheme, Verified},
+    verification::{Scheme, Unverified, Verified},
 };
 
 /// Name in URLs, subjects and tables.
@@ -36,7 +36,7 @@ impl Careem {
     pub fn new(currency: Currency) -> Self {
         Self {
             currency,
-            scheme: Scheme::preset(NAME).expect("a test parses every preset"),
+            scheme: own_scheme(NAME),
         }
     }
 }
@@ -113,16 +113,20 @@ impl Provider for Careem {
         Admission::new(request, event_id, id, webhook_type)
     }
 
+    fn store_ref(&self, request: &Unverified<'_>) -> Option<String> {
+        sent_merchant(request).map(str::to_owned).or_else(|| {
+            let root = Node::root(request.body()).ok()?;
+            branch_id(&root.object(&mut Faults::default()))
+        })
+    }
+
     fn transform(&self, received: &Recorded) -> Result<Fact, TransformError> {
         let root = Node::root(&received.payload).map_err(|_| TransformError::NotJson)?;
         let mut faults = Faults::default();
         let body = root.object(&mut faults);
-        let store_ref = merchant_header(&received.envelope).map(str::to_owned).or_else(|| {
-            body.get("branch")
-                .object(&mut Faults::default())
-                .get("id")
-                .text(&mut Faults::default())
-        });
+        let store_ref = merchant_header(&received.envelope)
+            .map(str::to_owned)
+            .or_else(|| branch_id(&body));
         let (content, timestamp) = if received.envelope.webhook_type == "order_created" {
             let order = self.order(&body, &mut faults);
             let placed_at = order.placed_at;
@@ -233,6 +237,12 @@ impl Careem {
             total: price.get("total_taxable_price").required_money(self.currency, faults),
         }
     }
+}
+
+/// The store that the payload names.
+fn branch_id(body: &Object<'_>) -> Option<String> {
+    let branch = body.get("branch").object(&mut Faults::default());
+    branch.get("id").text(&mut Faults::default())
 }
 
 fn change(body: &Object<'_>, faults: &mut Faults) -> StatusChange {

@@ -6,9 +6,11 @@
 
 use std::sync::Arc;
 
+use axum::http::HeaderName;
+
 use crate::{
     event::{Envelope, Recorded},
-    verification::{Keyring, Scheme, Verified},
+    verification::{Keyring, Scheme, Unverified, Verified},
 };
 
 pub mod admission;
@@ -35,6 +37,12 @@ pub trait Provider: Send + Sync {
     /// Why it is refused; nothing of it may be kept then.
     fn read(&self, request: &Verified<'_>) -> Result<Admission, Refusal>;
 
+    /// The store that a request names, as [`Self::transform`] will read it: whose secret it may be signed with. Nothing
+    /// is known of the request yet.
+    fn store_ref(&self, request: &Unverified<'_>) -> Option<String> {
+        sent_merchant(request).map(str::to_owned)
+    }
+
     /// What a webhook on the log means.
     ///
     /// # Errors
@@ -50,8 +58,12 @@ pub struct Enabled {
     pub name: Arc<str>,
     /// How its webhooks are verified.
     pub scheme: Scheme,
+    /// The headers that hold a credential by that scheme.
+    pub credential_headers: Vec<HeaderName>,
     /// Its secrets.
     pub keys: Keyring,
+    /// Whether branches have secrets of their own.
+    pub branch_secrets: bool,
     /// Addresses that may call; empty = all.
     pub allow_list: crate::intake::allow_list::AllowList,
 }
@@ -80,8 +92,19 @@ impl Registry {
 /// Names of the providers that this version knows.
 pub const KNOWN: [&str; 1] = [careem::NAME];
 
+/// How a provider that this version knows signs.
+pub fn own_scheme(name: &str) -> Scheme {
+    Scheme::preset(name).expect("a test looks for the scheme of every known provider")
+}
+
 /// The merchant that a webhook names: the header that every provider of the seed design may send.
 pub const MERCHANT_HEADER: &str = "x-merchant-id";
+
+/// The merchant header of a request.
+pub fn sent_merchant<'a>(request: &Unverified<'a>) -> Option<&'a str> {
+    let value = request.headers().get(MERCHANT_HEADER)?.to_str().ok()?.trim();
+    (!value.is_empty()).then_some(value)
+}
 
 /// The merchant header of a recorded webhook.
 pub fn merchant_header(envelope: &Envelope) -> Option<&str> {

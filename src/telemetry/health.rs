@@ -124,7 +124,7 @@ async fn provider(
         "timestamp": Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
         "endpoint": format!("/api/webhooks/{}", enabled.name),
         "configuration": {
-            "signatureValidation": true,
+            "signatureValidation": !enabled.scheme.is_none(),
             "signatureScheme": enabled.scheme.label(),
             "rateLimiting": health.rate_limiting,
             "ipWhitelisting": !enabled.allow_list.is_open(),

@@ -59,6 +59,10 @@ fn describe() {
         "Total requests with a missing or wrong signature, by provider"
     );
     describe_counter!(
+        "refusals_lost_total",
+        "Total samples of refused requests that did not get to the stream REFUSALS"
+    );
+    describe_counter!(
         "sanitised_fields_total",
         "Total texts that did not go to the backend as they came, by provider"
     );

@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use secrecy::SecretString;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,11 @@ const MISS_REFRESH_EVERY: Duration = Duration::from_secs(2);
 /// Most rows that are kept, about 100 MB of them; a platform with more needs a look-up for each order instead.
 const MAX_ROWS: usize = 500_000;
 
+/// The same, where nobody knows yet who names the merchant.
+const STRANGERS_REFRESH_EVERY: Duration = Duration::from_secs(10);
+/// Longest time that a request waits for the secrets of a branch that is not known.
+const SECRETS_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What a look-up found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Lookup {
@@ -36,6 +42,15 @@ pub enum Lookup {
     NotFound,
 }
 
+/// What is known of a branch's own secrets.
+#[derive(Debug)]
+pub enum Secrets {
+    /// These are all; none where no active row fits, or where it has none.
+    Known(Arc<[SecretString]>),
+    /// The table could not be read since somebody asked for a branch that is not in it.
+    Unknown,
+}
+
 /// Where the orders of one provider go.
 #[derive(Default)]
 struct OfProvider {
@@ -43,6 +58,8 @@ struct OfProvider {
     by_store: HashMap<String, Arc<Place>>,
     only: Option<Arc<Place>>,
     rows: usize,
+    /// `webhook_secret`, newest first, by branch.
+    secrets: HashMap<String, Arc<[SecretString]>>,
 }
 
 struct Snapshot {
@@ -125,7 +142,7 @@ impl Branches {
         if let Some(place) = self.known(provider, store) {
             return Lookup::Found(place);
         }
-        self.read_because_of_a_miss().await;
+        self.read_because_of_a_miss(MISS_REFRESH_EVERY).await;
         self.known(provider, store).map_or(Lookup::NotFound, Lookup::Found)
     }
 
@@ -133,20 +150,47 @@ impl Branches {
         self.snapshot.load().as_ref()?.find(provider, store).cloned()
     }
 
-    async fn read_because_of_a_miss(&self) {
+    /// The webhook secrets of a provider's store, found as [`Self::find`] finds its branch. Asked before anybody knows
+    /// who calls, so it waits two seconds at most.
+    pub async fn secrets(&self, provider: &str, store: Option<&str>) -> Secrets {
+        if let Some(secrets) = self.known_secrets(provider, store) {
+            return Secrets::Known(secrets);
+        }
+        let is_fresh =
+            tokio::time::timeout(SECRETS_TIMEOUT, self.read_because_of_a_miss(STRANGERS_REFRESH_EVERY)).await;
+        match self.known_secrets(provider, store) {
+            Some(secrets) => Secrets::Known(secrets),
+            None if is_fresh == Ok(true) => Secrets::Known(Arc::from([])),
+            None => Secrets::Unknown,
+        }
+    }
+
+    fn known_secrets(&self, provider: &str, store: Option<&str>) -> Option<Arc<[SecretString]>> {
+        let snapshot = self.snapshot.load();
+        let snapshot = snapshot.as_ref()?;
+        let branch = &snapshot.find(provider, store)?.branch_id;
+        let secrets = snapshot.providers.get(provider)?.secrets.get(branch);
+        Some(secrets.map_or_else(|| Arc::from([]), Arc::clone))
+    }
+
+    /// Whether what is held was read since it was asked for, or at most `every` before.
+    async fn read_because_of_a_miss(&self, every: Duration) -> bool {
         let asked = Instant::now();
         let _one_at_a_time = self.reading.lock().await;
         // Somebody else read it while this one waited, or it is too soon.
-        let fresh =
-            |snapshot: &Arc<Snapshot>| snapshot.read_at > asked || snapshot.read_at.elapsed() < MISS_REFRESH_EVERY;
+        let fresh = |snapshot: &Arc<Snapshot>| snapshot.read_at > asked || snapshot.read_at.elapsed() < every;
         if self.snapshot.load().as_ref().is_some_and(fresh) {
-            return;
+            return true;
         }
-        if let Err(error) = self.read().await {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "cannot look again for a merchant that is not known"
-            );
+        match self.read().await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "cannot look again for a merchant that is not known"
+                );
+                false
+            }
         }
     }
 
@@ -165,6 +209,9 @@ impl Branches {
                 company_id: row.try_get(2)?,
             });
             let of_provider = providers.entry(row.try_get(0)?).or_default();
+            if let Some(secrets) = row.try_get::<_, Option<String>>("webhook_secret")? {
+                of_provider.secrets.insert(place.branch_id.clone(), split(&secrets));
+            }
             of_provider.rows += 1;
             of_provider.only = (of_provider.rows == 1).then(|| Arc::clone(&place));
             if let Some(merchant) = row.try_get::<_, Option<String>>(3)? {
@@ -184,4 +231,10 @@ impl Branches {
         self.loaded.send_replace(true);
         Ok(())
     }
+}
+
+/// Several secrets between commas, newest first, as in the environment.
+fn split(secrets: &str) -> Arc<[SecretString]> {
+    let secrets = secrets.split(',').map(str::trim).filter(|one| !one.is_empty());
+    secrets.map(SecretString::from).collect()
 }

@@ -25,7 +25,8 @@ impl Scheme {
         let mut add = |fault: String| faults.push(format!("{at}{fault}"));
         match self {
             Self::Static(one) => {
-                secret_name(&one.secret).into_iter().for_each(&mut add);
+                let faults = secret_name(&one.secret).into_iter().chain(one.token.stored());
+                faults.for_each(&mut add);
             }
             Self::Basic(one) => secret_name(&one.secret).into_iter().for_each(&mut add),
             Self::Hmac(one) => {
@@ -73,7 +74,11 @@ fn secret_name(name: &str) -> Option<String> {
 impl Jwt {
     fn faults(&self) -> Vec<String> {
         let fault = self.fault().map(str::to_owned);
-        secret_name(&self.secret).into_iter().chain(fault).collect()
+        secret_name(&self.secret)
+            .into_iter()
+            .chain(fault)
+            .chain(self.token.stored())
+            .collect()
     }
 }
 
@@ -135,6 +140,14 @@ impl Signed {
                     || (top_level && self.signed.has(&Part::SortedFields))
             }
         }
+    }
+}
+
+impl Place {
+    /// Bodies are kept as they came.
+    fn stored(&self) -> Option<String> {
+        let in_body = matches!(self.source, Source::Pointer(_));
+        in_body.then(|| "token: in the body it would be kept with it; only a header can hold it".into())
     }
 }
 

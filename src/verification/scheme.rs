@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use axum::http::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
@@ -197,6 +198,19 @@ impl Scheme {
             }
         });
         needs
+    }
+
+    /// The headers that hold a secret or a token itself, and so may be kept nowhere.
+    pub fn credential_headers(&self) -> Vec<HeaderName> {
+        let mut headers = Vec::new();
+        self.each(&mut |step| {
+            if let Self::Static(Static { token, .. }) | Self::Jwt(Jwt { token, .. }) = step
+                && let Source::Header(name) = &token.source
+            {
+                headers.push(name.clone());
+            }
+        });
+        headers
     }
 
     /// Looks whether a secret of this name can be used.

@@ -161,8 +161,8 @@ impl Hub {
         self.signal("CONT").await;
     }
 
-    /// SIGHUP: files are to be read again.
-    pub(crate) async fn hang_up(&self) {
+    /// SIGHUP: secrets and certificates are read again.
+    pub(crate) async fn reload(&self) {
         self.signal("HUP").await;
     }
 

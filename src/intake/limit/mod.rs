@@ -388,6 +388,8 @@ mod tests {
             provider: Box::new(provider),
             name: "careem".into(),
             keys: Keyring::new(Keys::new()),
+            branch_secrets: false,
+            credential_headers: Default::default(),
             allow_list: AllowList::new(networks),
         }
     }

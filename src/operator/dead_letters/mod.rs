@@ -88,7 +88,7 @@ pub struct Retry {
 
 /// A time, given as such or as a duration back from now.
 #[derive(Debug, Clone, Copy)]
-pub struct Since(DateTime<Utc>);
+pub struct Since(pub(in crate::operator) DateTime<Utc>);
 
 impl FromStr for Since {
     type Err = String;
@@ -140,13 +140,13 @@ fn counted(count: usize, one: &str, several: &str) -> String {
 }
 
 /// Text from outside for a terminal: what would move its cursor or change its colours is replaced.
-fn printable(text: &str) -> String {
+pub(in crate::operator) fn printable(text: &str) -> String {
     let safe = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.chars().map(safe).collect()
 }
 
 /// Seconds are enough for people.
-fn time_text(time: DateTime<Utc>) -> String {
+pub(in crate::operator) fn time_text(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 

@@ -242,3 +242,36 @@ proptest! {
         let _ = careem().transform(&Recorded { payload: Bytes::from(bytes), ..received("", "order_created") });
     }
 }
+
+#[test]
+fn every_known_provider_has_a_scheme() {
+    for name in crate::provider::KNOWN {
+        assert_eq!(own_scheme(name).check(), Vec::<String>::new(), "{name}");
+    }
+}
+
+/// Whose secret is tried is whose order it becomes.
+#[test]
+fn the_store_is_the_same_before_and_after_it_is_verified() {
+    let careem = careem();
+    for (header, body) in [
+        (Some("m-1"), r#"{"id":"CR1","status":"x","branch":{"id":"b-1"}}"#),
+        (Some(" "), r#"{"id":"CR1","status":"x","branch":{"id":12}}"#),
+        (None, r#"{"id":"CR1","status":"x","branch":{"id":"b-1"}}"#),
+        (None, r#"{"id":"CR1","status":"x"}"#),
+        (None, r#"{"id":"CR1","status":"x","branch":7}"#),
+    ] {
+        let mut request = Outgoing::post("http://hub/", body);
+        let mut recorded = received(body, "order_status_updated");
+        let headers = &mut recorded.envelope.request.as_mut().unwrap().headers;
+        headers.clear();
+        if let Some(merchant) = header {
+            request.headers.insert("x-merchant-id", merchant.parse().unwrap());
+            headers.insert("x-merchant-id".into(), merchant.into());
+        }
+        let uri = Uri::from_static("/");
+        let before = Unverified::new(&Method::POST, None, &uri, &request.headers, &request.body);
+        let after = careem.transform(&recorded).unwrap().store_ref;
+        assert_eq!(careem.store_ref(&before), after, "{header:?} {body}");
+    }
+}

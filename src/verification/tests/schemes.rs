@@ -125,6 +125,14 @@ fn what_protects_nothing_is_named() {
             json!({ "preset": "delivery-hero", "claims": { "exp": 1 } }),
             "are times",
         ),
+        (
+            json!({ "kind": "static", "token": { "pointer": "/key" } }),
+            "only a header can hold it",
+        ),
+        (
+            json!({ "kind": "jwt", "token": { "pointer": "/key" }, "algorithms": ["HS512"], "expiry": "optional" }),
+            "only a header can hold it",
+        ),
         (json!({ "kind": "any_of", "steps": [] }), "expected 1 to 8"),
         (
             json!({ "kind": "any_of", "steps": [{ "preset": "careem" }, { "kind": "none" }] }),

@@ -1,0 +1,218 @@
+//! Who was turned away, from where and why: a line in the log, and a sample in the stream `REFUSALS`.
+//!
+//! A flood of refusals must fill neither. Of each kind some lines a second are written and the rest counted
+//! ([`lines`]); of all together a few a second go to the stream, of one address at most one ([`sampler`]), and the stream
+//! itself has limits. Nothing waits for any of this: what does not fit is dropped, and counted. Bodies, signatures and
+//! headers that could be credentials are never looked at.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, Request, State},
+    http::{HeaderValue, Method, Response, Uri, header},
+    middleware::Next,
+};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::{Intake, request_id};
+
+pub mod sampler;
+pub mod lines;
+pub mod writer;
+
+use self::{lines::Lines, sampler::Sampler, writer::Writer};
+
+/// Name of the stream.
+pub const REFUSALS: &str = "REFUSALS";
+/// First token of its subjects: `refusals.{provider}.{code}`.
+pub const SUBJECT_ROOT: &str = "refusals";
+/// Provider of a request that names none that is enabled.
+pub const NO_PROVIDER: &str = "_";
+/// Refusals that wait to be published; the sampler lets through as many at once.
+const QUEUE: usize = 64;
+/// Longest path that is kept: those of the hub have forty characters.
+const MAX_PATH_CHARS: usize = 128;
+/// Longest user agent that is kept.
+const MAX_AGENT_CHARS: usize = 128;
+
+/// Why a request was refused; the answer carries it from where it was refused to where it is noted.
+#[derive(Debug, Clone)]
+pub(super) struct Refused {
+    /// The enabled provider that it was for; none where there is no such.
+    pub(super) provider: Option<String>,
+    /// Who asked; none where that was not looked at, which counts as the other end of the connection.
+    pub(super) client: Option<IpAddr>,
+    /// `error.code` of the answer.
+    pub(super) code: &'static str,
+    /// What else the log may say; nothing of the request's.
+    pub(super) cause: String,
+}
+
+/// A refused request as it stands in the stream. Fields may be added.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    /// When it was refused.
+    pub time: DateTime<Utc>,
+    /// The request's id, as it was answered.
+    pub request_id: String,
+    /// The provider; [`NO_PROVIDER`] where there is no such.
+    pub provider: String,
+    /// `error.code` of the answer.
+    pub code: String,
+    /// Status of the answer.
+    pub status: u16,
+    /// Who asked.
+    pub client_address: String,
+    /// The method.
+    pub method: String,
+    /// The path without its query, cut and without what is not printable.
+    pub path: String,
+    /// How the provider signs, which the request did not satisfy or did not come to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<String>,
+    /// What the client calls itself, cut and without what is not printable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
+    /// Bytes of the body as the client announced them; absent where it sent them in chunks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_bytes: Option<u64>,
+}
+
+/// Takes note of refusals.
+pub struct Audit {
+    sampler: Mutex<Sampler>,
+    lines: Mutex<Lines>,
+    queue: mpsc::Sender<Refusal>,
+}
+
+impl Audit {
+    /// And what takes its samples to the stream.
+    pub fn new() -> (Arc<Self>, Writer) {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let now = Instant::now();
+        let audit = Arc::new(Self {
+            sampler: Mutex::new(Sampler::new(now)),
+            lines: Mutex::new(Lines::default()),
+            queue,
+        });
+        (Arc::clone(&audit), Writer::new(audit, waiting))
+    }
+
+    fn writes_line(&self, provider: &str, code: &'static str) -> bool {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.takes(provider, code, Instant::now())
+    }
+
+    fn samples(&self, client: IpAddr) -> bool {
+        let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        sampler.takes(client, Instant::now())
+    }
+
+    fn publish(&self, refusal: Refusal) {
+        if self.queue.try_send(refusal).is_err() {
+            count_lost();
+        }
+    }
+
+    /// Writes how many lines were left out since the last time.
+    fn say_left_out(&self) {
+        let left_out = self.lines.lock().unwrap_or_else(PoisonError::into_inner).left_out();
+        for (provider, code, count) in left_out {
+            tracing::warn!(provider, code, count, "and so many more webhooks refused");
+        }
+    }
+}
+
+fn count_lost() {
+    metrics::counter!("refusals_lost_total").increment(1);
+}
+
+/// What is known of a request before it is handled.
+struct Facts {
+    peer: IpAddr,
+    method: Method,
+    uri: Uri,
+    user_agent: Option<HeaderValue>,
+    content_length: Option<HeaderValue>,
+}
+
+impl Facts {
+    fn of(request: &Request, peer: IpAddr) -> Self {
+        let headers = request.headers();
+        Self {
+            peer,
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            user_agent: headers.get(header::USER_AGENT).cloned(),
+            content_length: headers.get(header::CONTENT_LENGTH).cloned(),
+        }
+    }
+}
+
+/// Around every route: takes note of what was refused.
+pub async fn note_refused(
+    State(intake): State<Arc<Intake>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
+    let facts = Facts::of(&request, peer.ip());
+    let mut response = next.run(request).await;
+    if let Some(refused) = response.extensions_mut().remove::<Refused>() {
+        intake.note(&refused, &response, &facts);
+    }
+    response
+}
+
+impl Intake {
+    fn note(&self, refused: &Refused, response: &Response<Body>, facts: &Facts) {
+        let client = refused.client.unwrap_or(facts.peer).to_canonical();
+        let provider = refused.provider.as_deref().unwrap_or(NO_PROVIDER);
+        let request_id = response.headers().get(request_id::HEADER);
+        let request_id = request_id.and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let status = response.status().as_u16();
+        if self.audit.writes_line(provider, refused.code) {
+            let (code, cause) = (refused.code, &refused.cause);
+            let client = client.to_string();
+            tracing::warn!(provider, request_id, status, code, client, cause, "webhook refused");
+        }
+        if !self.audit.samples(client) {
+            return;
+        }
+        let enabled = refused.provider.as_deref().and_then(|name| self.registry.get(name));
+        self.audit.publish(Refusal {
+            time: Utc::now(),
+            request_id: request_id.to_owned(),
+            provider: provider.to_owned(),
+            code: refused.code.to_owned(),
+            status,
+            client_address: client.to_string(),
+            method: printable(facts.method.as_str().as_bytes(), MAX_AGENT_CHARS),
+            path: printable(facts.uri.path().as_bytes(), MAX_PATH_CHARS),
+            scheme: enabled.map(|enabled| enabled.scheme.label()),
+            user_agent: facts
+                .user_agent
+                .as_ref()
+                .map(|agent| printable(agent.as_bytes(), MAX_AGENT_CHARS)),
+            body_bytes: facts
+                .content_length
+                .as_ref()
+                .and_then(|length| length.to_str().ok()?.parse().ok()),
+        });
+    }
+}
+
+/// A stranger's text, cut, and without what a terminal obeys.
+fn printable(bytes: &[u8], max_chars: usize) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let shown = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+    text.chars().take(max_chars).map(shown).collect()
+}

@@ -1,0 +1,83 @@
+//! How many log lines refusals may make: of each kind some, the rest is counted. Pure; time is passed in.
+
+use std::time::Instant;
+
+/// Lines at once of one kind, after a quiet time.
+const BURST: f64 = 20.0;
+/// Lines a second of one kind for long: some 25 MB a day, which every rotation of logs bears.
+const PER_SECOND: f64 = 1.0;
+
+/// Lines by kind: as many kinds as there are providers and codes, a hundred perhaps.
+#[derive(Debug, Default)]
+pub struct Lines(Vec<Kind>);
+
+#[derive(Debug)]
+struct Kind {
+    provider: String,
+    code: &'static str,
+    lines: f64,
+    filled: Instant,
+    left_out: u64,
+}
+
+impl Lines {
+    /// Whether a line of this kind is written; it is counted where not.
+    pub fn takes(&mut self, provider: &str, code: &'static str, now: Instant) -> bool {
+        let known = self
+            .0
+            .iter()
+            .position(|kind| kind.code == code && kind.provider == provider);
+        let at = known.unwrap_or_else(|| {
+            self.0.push(Kind {
+                provider: provider.to_owned(),
+                code,
+                lines: BURST,
+                filled: now,
+                left_out: 0,
+            });
+            self.0.len() - 1
+        });
+        let kind = &mut self.0[at];
+        let elapsed = now.saturating_duration_since(kind.filled);
+        kind.lines = elapsed.as_secs_f64().mul_add(PER_SECOND, kind.lines).min(BURST);
+        kind.filled = now;
+        if kind.lines < 1.0 {
+            kind.left_out += 1;
+            return false;
+        }
+        kind.lines -= 1.0;
+        true
+    }
+
+    /// How many of each kind were left out since this was last asked.
+    pub fn left_out(&mut self) -> Vec<(String, &'static str, u64)> {
+        let some = self.0.iter_mut().filter(|kind| kind.left_out > 0);
+        some.map(|kind| (kind.provider.clone(), kind.code, std::mem::take(&mut kind.left_out)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_flood_is_some_lines_and_a_number() {
+        let began = Instant::now();
+        let mut lines = Lines::default();
+        let at = |ms: u64| began + Duration::from_millis(ms);
+        let written = (0..20_000)
+            .filter(|ms| lines.takes("careem", "INVALID_SIGNATURE", at(*ms)))
+            .count();
+        assert!((38..=40).contains(&written), "{written}");
+        // Another kind has lines of its own.
+        assert!(lines.takes("_", "INVALID_SIGNATURE", at(20_000)));
+        assert!(lines.takes("careem", "IP_NOT_ALLOWED", at(20_000)));
+        let left_out = 20_000 - written as u64;
+        assert_eq!(lines.left_out(), [("careem".to_owned(), "INVALID_SIGNATURE", left_out)]);
+        assert_eq!(lines.left_out(), []);
+        assert_eq!(lines.0.len(), 3);
+    }
+}

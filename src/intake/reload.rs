@@ -1,0 +1,104 @@
+//! Reading secrets again: where their files change, and where SIGHUP asks for it.
+//!
+//! All files of a provider are taken over together or not at all, so that a file that is half written, or wrong, changes
+//! nothing; what is wrong with it is told in the log, once.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{ConfigError, ProviderConfig, Secrets},
+    provider::Registry,
+};
+
+/// How often the files are looked at. Whoever rotates leaves both secrets in place for longer than that.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Whoever reads them again.
+pub struct Reload {
+    registry: Arc<Registry>,
+    providers: Vec<ProviderConfig>,
+    /// What was wrong when it was last looked at, by provider.
+    faults: HashMap<Arc<str>, ConfigError>,
+}
+
+impl Reload {
+    /// Of these providers, whose secrets are those of the registry.
+    pub fn new(registry: Arc<Registry>, providers: Vec<ProviderConfig>) -> Self {
+        Self {
+            registry,
+            providers,
+            faults: HashMap::new(),
+        }
+    }
+
+    /// Looks after the secrets until told to stop.
+    ///
+    /// # Errors
+    /// Where the process cannot listen for SIGHUP.
+    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut asked = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+        let mut look = tokio::time::interval(LOOK_AGAIN);
+        loop {
+            let by_signal = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = asked.recv() => true,
+                _ = look.tick() => false,
+            };
+            self = tokio::task::spawn_blocking(move || {
+                self.look(by_signal);
+                self
+            })
+            .await
+            .context("reading the secrets")?;
+        }
+    }
+
+    fn look(&mut self, asked: bool) {
+        for provider in &mut self.providers {
+            if !provider.secrets.has_files() {
+                if asked {
+                    tracing::info!(
+                        provider = &*provider.name,
+                        "secrets come from the environment; only a restart changes them"
+                    );
+                }
+                continue;
+            }
+            match provider.secrets.read_again(&provider.scheme) {
+                Ok((secrets, changed)) => {
+                    self.faults.remove(&provider.name);
+                    if changed.is_empty() {
+                        if asked {
+                            tracing::info!(provider = &*provider.name, "secrets are as they were");
+                        }
+                        continue;
+                    }
+                    take(&self.registry, provider, secrets);
+                    let variables = changed.into_iter().collect::<Vec<_>>().join(", ");
+                    tracing::info!(provider = &*provider.name, variables, "secrets were read again");
+                }
+                Err(fault) => {
+                    if asked || self.faults.get(&provider.name) != Some(&fault) {
+                        tracing::error!(
+                            provider = &*provider.name,
+                            %fault,
+                            "secrets cannot be read again; those from before stay"
+                        );
+                        self.faults.insert(Arc::clone(&provider.name), fault);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn take(registry: &Registry, provider: &mut ProviderConfig, secrets: Secrets) {
+    if let Some(enabled) = registry.get(&provider.name) {
+        enabled.keys.replace(secrets.keys());
+    }
+    provider.secrets = secrets;
+}

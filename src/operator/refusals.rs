@@ -1,0 +1,153 @@
+//! `refusals list`: who was turned away, from where and why, as far as it was sampled.
+//!
+//! It reads the stream `REFUSALS`, which every instance of the hub writes to, and needs nothing else.
+
+use std::{collections::VecDeque, fmt, io::Write as _, process::ExitCode};
+
+use anyhow::Context as _;
+use chrono::TimeDelta;
+use clap::Subcommand;
+
+use super::{
+    dead_letters::{Since, printable, time_text},
+    print,
+};
+use crate::{
+    config::{self, Environment},
+    intake::audit::{REFUSALS, Refusal, SUBJECT_ROOT},
+    journal::{
+        codec,
+        connection::{Connection, HUB_INBOX},
+        read::{Reader, Start},
+    },
+};
+
+/// How far the clock of NATS may be behind a hub's: what happened at a time is looked for from so much earlier on.
+const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Action {
+    /// The last ones, oldest first. It is a sample: webhooks_rejected_total counts all of them.
+    List(List),
+}
+
+/// What `list` is told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct List {
+    /// Only of this provider; _ for requests that named none that is enabled.
+    #[arg(long)]
+    provider: Option<String>,
+    /// Only with this code, e.g. INVALID_SIGNATURE.
+    #[arg(long)]
+    code: Option<String>,
+    /// Only since then: a duration back from now (30m, 2h, 7d) or a time (2026-11-23T18:00:00Z).
+    #[arg(long, value_name = "DURATION_OR_TIME")]
+    since: Option<Since>,
+    /// How many are shown, the newest of them.
+    #[arg(long, default_value_t = 100)]
+    limit: usize,
+}
+
+/// Runs the command, as the user `hub`.
+///
+/// # Errors
+/// Where NATS is away, or there is no such stream.
+pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> anyhow::Result<ExitCode> {
+    let Action::List(list) = action;
+    let settings = config::Nats::from_environment(environment)?;
+    let connection = Connection::open(&settings, "webhook-hub refusals", HUB_INBOX).await?;
+    connection.reach().await?;
+    connection
+        .context
+        .get_stream(REFUSALS)
+        .await
+        .context("the stream REFUSALS cannot be read; is NATS_USER the user hub, was `streams apply` run?")?;
+    let (items, more) = read(&connection, list).await?;
+    let table = Table { items: &items, more };
+    print(as_json, &items, &table)?;
+    if as_json && more > 0 {
+        // On standard error, so that the array stays one.
+        writeln!(std::io::stderr(), "{}", not_shown(more))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The newest that are wanted, and how many more there are.
+async fn read(connection: &Connection, list: &List) -> anyhow::Result<(VecDeque<Refusal>, usize)> {
+    let token = |wanted: &Option<String>| wanted.as_deref().map_or_else(|| "*".into(), codec::token);
+    let filter = format!("{SUBJECT_ROOT}.{}.{}", token(&list.provider), token(&list.code));
+    let since = list.since.map(|since| since.0);
+    let start = since.map_or(Start::Sequence(1), |since| Start::Time(since - CLOCK_SKEW));
+    let mut reader = Reader::of_subjects(connection, filter, start).of_stream(REFUSALS);
+    let (mut newest, mut more) = (VecDeque::new(), 0);
+    loop {
+        let messages = reader.next_raw().await?;
+        if messages.is_empty() {
+            return Ok((newest, more));
+        }
+        // What no version of ours wrote is nothing that one could act upon.
+        let refusals = messages
+            .iter()
+            .filter_map(|one| serde_json::from_slice::<Refusal>(&one.payload).ok());
+        for refusal in refusals.filter(|one| since.is_none_or(|since| one.time >= since)) {
+            newest.push_back(refusal);
+            if newest.len() > list.limit {
+                newest.pop_front();
+                more += 1;
+            }
+        }
+    }
+}
+
+fn not_shown(more: usize) -> String {
+    format!("{more} older ones are not shown: --limit shows more, --provider, --code and --since narrow it down")
+}
+
+/// The list for people.
+struct Table<'a> {
+    items: &'a VecDeque<Refusal>,
+    more: usize,
+}
+
+const HEAD: [&str; 7] = ["TIME", "PROVIDER", "STATUS", "CODE", "ADDRESS", "REQUEST", "USER AGENT"];
+
+fn cells(refusal: &Refusal) -> [String; 7] {
+    [
+        time_text(refusal.time),
+        printable(&refusal.provider),
+        refusal.status.to_string(),
+        printable(&refusal.code),
+        printable(&refusal.client_address),
+        printable(&format!("{} {}", refusal.method, refusal.path)),
+        printable(refusal.user_agent.as_deref().unwrap_or("-")),
+    ]
+}
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rows: Vec<_> = self.items.iter().map(cells).collect();
+        if rows.is_empty() {
+            return write!(f, "no refusals");
+        }
+        rows.insert(0, HEAD.map(str::to_owned));
+        let mut widths = [0; HEAD.len()];
+        for row in &rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        for row in &rows {
+            let [filled @ .., last] = row;
+            for (cell, width) in filled.iter().zip(widths) {
+                write!(f, "{cell:width$}  ")?;
+            }
+            writeln!(f, "{last}")?;
+        }
+        if self.more > 0 {
+            return write!(f, "{}", not_shown(self.more));
+        }
+        let count = rows.len() - 1;
+        write!(f, "{count} {}", if count == 1 { "refusal" } else { "refusals" })
+    }
+}
