@@ -30,9 +30,11 @@ use crate::journal::connection::Connection;
 pub const LIMITS: &str = "LIMITS";
 /// Where instances say that they are there, and what the counters are.
 const SUBJECT: &str = "hub.quota";
-/// How often counters are told what was taken, where nothing is urgent. Each costs the server an fsync.
+/// How often counters are told what was taken, where there are other instances and nothing is urgent. Each time costs the
+/// server an fsync.
 const TICK: Duration = Duration::from_millis(100);
-/// How often an instance says that it is there, ended blocks are forgotten, and how soon the others count without it.
+/// How often an instance says that it is there, an instance that is alone tells the counters, and ended blocks are
+/// forgotten; and how soon the others count without one that is silent.
 const SAY_EVERY: Duration = Duration::from_secs(1);
 const GONE_AFTER: Duration = Duration::from_secs(5);
 /// How often the stream of blocks is read, should a word have been lost; and how soon again where that failed.
@@ -206,18 +208,21 @@ impl Sharing {
             self.read().await;
         }
         self.was_up = is_up;
+        let says = self.say_at <= now;
+        // One that is alone needs the counter only for those that come later.
+        if says || !self.others.is_empty() {
+            self.count_all(inbox).await;
+        }
         if self.started.elapsed() >= INFORMED_AFTER {
             self.limits.is_informed.store(true, Ordering::Relaxed);
         }
-        self.count_all(inbox).await;
         self.write(inbox).await;
-        if self.say_at <= now {
+        if says {
             self.say_at = now + SAY_EVERY;
             self.others.retain(|_, heard| heard.elapsed() < GONE_AFTER);
             self.note_instances();
             self.limits.sweep();
-            let counted = (0..self.counting.len()).filter_map(|at| self.counted(at)).collect();
-            self.say(false, counted).await;
+            self.say(false, self.all_counted()).await;
         }
     }
 
@@ -351,6 +356,10 @@ impl Sharing {
         }
     }
 
+    fn all_counted(&self) -> Vec<Counted> {
+        (0..self.counting.len()).filter_map(|at| self.counted(at)).collect()
+    }
+
     fn counted(&self, at: usize) -> Option<Counted> {
         let own = &self.limits.quotas[at];
         let mut quota = lock(&own.quota);
@@ -423,7 +432,7 @@ impl Sharing {
         if is_new {
             self.note_instances();
             // It should know at once of how many it is one.
-            self.say(false, Vec::new()).await;
+            self.say(false, self.all_counted()).await;
         }
     }
 
