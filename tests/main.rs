@@ -11,6 +11,7 @@ mod harness;
 
 mod flow;
 mod refusals;
+mod limits;
 mod attacks;
 mod secrets;
 mod permissions;
