@@ -14,6 +14,7 @@ use crate::{journal::settle::Schedule, order::money::Currency, provider, verific
 mod environment;
 mod duration;
 mod database;
+mod limits;
 mod nats;
 mod retries;
 mod secrets;
@@ -24,6 +25,7 @@ pub use self::{
     database::Database,
     duration::parse_duration,
     environment::Environment,
+    limits::{RateLimits, Rule},
     nats::Nats,
     secrets::{Secrets, public_url, scheme},
     tls::{ClientTls, KeyPair},
@@ -74,6 +76,8 @@ pub struct Config {
     pub providers: Vec<ProviderConfig>,
     /// `PARTITIONS`: how many orders at most are handled at a time; may change only when nothing is pending.
     pub partitions: u16,
+    /// Rate limits.
+    pub limits: RateLimits,
     /// `RETRY_DELAYS` and `RETRY_MAX_ATTEMPTS`.
     pub retries: Schedule,
     /// Circuit breaker.
@@ -179,6 +183,7 @@ impl Config {
             backend: backend(env)?,
             providers,
             partitions,
+            limits: limits::rate_limits(env)?,
             retries: retries::schedule(env)?,
             breaker: breaker(env)?,
             logs: Logs::from_environment(env)?,

@@ -11,6 +11,7 @@ mod harness;
 
 mod flow;
 mod refusals;
+mod limits;
 mod attacks;
 mod secrets;
 mod permissions;
@@ -34,4 +35,5 @@ mod wire_cut;
 mod random_run;
 mod streams;
 mod statements;
+mod fuzzing;
 mod sdks;

@@ -1,6 +1,10 @@
 //! One webhook through the checks of the contract, in their order, onto the log, and its answer.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 use axum::{
     body::Body,
@@ -17,6 +21,7 @@ use super::{
     audit::{NO_PROVIDER, Refused},
     authenticate, body,
     client_ip::{came_by_tls, client_ip},
+    limit::{Limited, Scope},
     refusal::{Reason, json_response},
     request_id, structure,
 };
@@ -56,16 +61,11 @@ pub async fn receive(
     let request_id = request_id::of(&parts.headers);
     let client = client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies);
     // A name that is no UTF-8 is nobody's.
-    let known = name.ok().and_then(|Path(name)| intake.registry.get(&name));
-    let Some(enabled) = known else {
-        body::discard(request_body).await;
-        // The name is the caller's; as a label it would let anyone make metrics without end.
-        return refuse(NO_PROVIDER, &Reason::ProviderNotFound, &request_id, Some(client));
+    let name = name.ok().map(|Path(name)| name);
+    let enabled = match at_the_door(&intake, name.as_deref(), client) {
+        Ok(enabled) => enabled,
+        Err(turned) => return turned.away(request_body, &request_id, client).await,
     };
-    if !enabled.allow_list.allows(client) {
-        body::discard(request_body).await;
-        return refuse(&enabled.name, &Reason::IpNotAllowed, &request_id, Some(client));
-    }
     let limits = &intake.settings;
     let read = body::read(
         &parts.headers,
@@ -76,14 +76,18 @@ pub async fn receive(
     );
     let held = match read.await {
         Ok(held) => held,
-        Err(reason) => return refuse(&enabled.name, &reason, &request_id, Some(client)),
+        Err(reason) => return intake.refuse_counted(enabled, &reason, &request_id, client),
     };
     let now = Utc::now();
     let public_url = limits.public_url.as_deref();
     let unverified = Unverified::new(&parts.method, public_url, &parts.uri, &parts.headers, &held.bytes);
     let verified = match authenticate::verified(&intake, enabled, unverified, now).await {
         Ok(verified) => verified,
-        Err(reason) => return refuse(&enabled.name, &reason, &request_id, Some(client)),
+        Err(reason) => return intake.refuse_counted(enabled, &reason, &request_id, client),
+    };
+    let point = match intake.limits.take(enabled) {
+        Ok(point) => point,
+        Err(limited) => return refuse(&enabled.name, &limited.into(), &request_id, Some(client)),
     };
     let admission = match structure::check(&held.bytes).and_then(|()| enabled.provider.read(&verified)) {
         Ok(admission) => admission,
@@ -111,15 +115,68 @@ pub async fn receive(
         Ok(appended) => {
             metrics::histogram!("webhook_accept_duration_seconds", "provider" => Arc::clone(&enabled.name))
                 .record(began.elapsed());
+            // A webhook that was there before may be one that somebody caught and sends again.
+            if !appended.duplicate {
+                intake.limits.note_accepted(enabled, client);
+            }
             log_accepted(&enabled.name, &admission, &request_id, began, appended);
             accepted(&request_id, event_id, appended)
         }
-        Err(error) => refuse(
-            &enabled.name,
-            &Reason::EventLogUnavailable(error),
-            &request_id,
-            Some(client),
-        ),
+        Err(error) => {
+            intake.limits.give_back(enabled, point);
+            refuse(
+                &enabled.name,
+                &Reason::EventLogUnavailable(error),
+                &request_id,
+                Some(client),
+            )
+        }
+    }
+}
+
+/// The checks that need nothing of the body, in their order.
+fn at_the_door<'a>(intake: &'a Intake, name: Option<&str>, client: IpAddr) -> Result<&'a Enabled, Turned<'a>> {
+    let Some(enabled) = name.and_then(|name| intake.registry.get(name)) else {
+        intake.limits.note_refused(None, client);
+        // The name is the caller's; as a label it would let anyone make metrics without end.
+        return Err(Turned::new(NO_PROVIDER, Reason::ProviderNotFound));
+    };
+    if !enabled.allow_list.allows(client) {
+        return Err(Turned::new(&enabled.name, Reason::IpNotAllowed));
+    }
+    match intake.limits.check(enabled, client) {
+        Ok(()) => Ok(enabled),
+        Err(limited) => Err(Turned {
+            provider: &enabled.name,
+            // A provider is to see its answer; what a blocked address sends is not read at all.
+            is_read: limited.scope == Scope::Provider,
+            reason: limited.into(),
+        }),
+    }
+}
+
+/// A request that is turned away at the door.
+struct Turned<'a> {
+    provider: &'a str,
+    reason: Reason,
+    /// Its body is read, and thrown away.
+    is_read: bool,
+}
+
+impl<'a> Turned<'a> {
+    const fn new(provider: &'a str, reason: Reason) -> Self {
+        Self {
+            provider,
+            reason,
+            is_read: true,
+        }
+    }
+
+    async fn away(self, body: Body, request_id: &str, client: IpAddr) -> Response<Body> {
+        if self.is_read {
+            body::discard(body).await;
+        }
+        refuse(self.provider, &self.reason, request_id, Some(client))
     }
 }
 
@@ -284,7 +341,23 @@ fn log_accepted(provider: &str, admission: &Admission, request_id: &str, began: 
     );
 }
 
-fn refuse(provider: &str, reason: &Reason, request_id: &str, client: Option<std::net::IpAddr>) -> Response<Body> {
+impl Intake {
+    /// Refuses, and counts that against the address where it is the caller's fault.
+    fn refuse_counted(&self, provider: &Enabled, reason: &Reason, request_id: &str, client: IpAddr) -> Response<Body> {
+        if reason.counts_against_address() {
+            self.limits.note_refused(Some(provider), client);
+        }
+        refuse(&provider.name, reason, request_id, Some(client))
+    }
+}
+
+impl From<Limited> for Reason {
+    fn from(limited: Limited) -> Self {
+        Self::RateLimited(limited.retry_after_seconds)
+    }
+}
+
+fn refuse(provider: &str, reason: &Reason, request_id: &str, client: Option<IpAddr>) -> Response<Body> {
     let (_, code) = reason.status();
     metrics::counter!("webhooks_rejected_total", "provider" => provider.to_owned(), "reason" => code).increment(1);
     if matches!(reason, Reason::Unverified(_)) {

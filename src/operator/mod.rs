@@ -12,6 +12,7 @@ pub mod migrate;
 pub mod streams;
 pub mod send;
 pub mod dead_letters;
+pub mod blocks;
 pub mod refusals;
 pub mod healthcheck;
 pub mod dev;
@@ -35,6 +36,9 @@ pub enum Command {
     /// What was given up, and how it is taken up again.
     #[command(subcommand)]
     DeadLetters(dead_letters::Action),
+    /// Whom the rate limits keep out, and how that is ended.
+    #[command(subcommand)]
+    Blocks(blocks::Action),
     /// Who was turned away, from where and why.
     #[command(subcommand)]
     Refusals(refusals::Action),
@@ -73,6 +77,7 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
             Command::Migrate => migrate::run(&environment, json).await,
             Command::Streams(action) => streams::run(&environment, &action, json).await,
             Command::DeadLetters(action) => dead_letters::run(&environment, &action, json).await,
+            Command::Blocks(action) => blocks::run(&environment, &action, json).await,
             Command::Refusals(action) => refusals::run(&environment, &action, json).await,
             Command::Send {
                 provider,
