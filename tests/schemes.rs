@@ -19,6 +19,9 @@ const PUBLIC_URL: &str = "https://hooks.example.com";
 const KEY: &str = "00ff00ff00ff00ff";
 const TOKEN: &str = "token-of-the-tests-that-nobody-may-see";
 
+/// Preset, headers, the answer and its code.
+type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, u16, &'a str);
+
 fn with(world: &World, preset: &str) -> Settings {
     world
         .settings()
@@ -99,7 +102,7 @@ async fn refusals_say_what_is_wrong() {
     let old = "1700000000";
     let slack = format!("v0={}", sign(KEY, format!("v0:{old}:{body}").as_bytes()));
     let bearer = format!("Bearer {TOKEN}");
-    let cases: [(&str, Vec<(&str, &str)>, u16, &str); 9] = [
+    let cases: [Case<'_>; 9] = [
         (
             "slack",
             vec![("x-slack-signature", &slack), ("x-slack-request-timestamp", old)],

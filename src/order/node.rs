@@ -179,7 +179,7 @@ impl<'a> Node<'a> {
     }
 
     /// A decimal that is no money (a coordinate, a quantity), as its text; text that is no number is a fault, and so is a
-    /// number beyond [`MAX_DECIMAL`].
+    /// number beyond `MAX_DECIMAL`.
     pub fn decimal(&self, faults: &mut Faults) -> Option<Box<RawValue>> {
         let text = self.text(faults)?;
         let text = text.trim();
