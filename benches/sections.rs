@@ -1,6 +1,7 @@
 //! What is measured, section by section.
 
 mod parked;
+mod transform;
 
 use std::{
     net::SocketAddr,

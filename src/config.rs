@@ -421,7 +421,7 @@ fn refuse_unknown_providers(env: &Environment, catalogue: &Catalogue) -> Result<
             let names: Vec<_> = known.values().copied().collect();
             return Err(ConfigError::new(
                 switch,
-                format_args!("unknown provider; this version knows {}", names.join(", ")),
+                format_args!("unknown provider; this installation knows {}", names.join(", ")),
             ));
         }
     }
