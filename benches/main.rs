@@ -19,7 +19,15 @@ use anyhow::{Result, ensure};
 use report::{LATEST, Results};
 use sections::Bench;
 
-const SECTIONS: [&str; 6] = ["accept", "transform", "end-to-end", "projection", "parked", "memory"];
+const SECTIONS: [&str; 7] = [
+    "accept",
+    "limits",
+    "transform",
+    "end-to-end",
+    "projection",
+    "parked",
+    "memory",
+];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|one| one != "--bench").collect();
@@ -47,6 +55,9 @@ async fn run(wanted: impl Fn(&str) -> bool) -> Result<()> {
     }
     if wanted("transform") {
         bench.transform()?;
+    }
+    if wanted("limits") {
+        bench.limits().await?;
     }
     if wanted("end-to-end") || wanted("projection") {
         bench.end_to_end().await?;

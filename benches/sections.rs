@@ -1,5 +1,6 @@
 //! What is measured, section by section.
 
+mod limits;
 mod parked;
 mod transform;
 

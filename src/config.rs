@@ -19,6 +19,7 @@ use crate::{
 mod environment;
 mod duration;
 mod database;
+mod limits;
 mod nats;
 mod retries;
 mod secrets;
@@ -29,6 +30,7 @@ pub use self::{
     database::Database,
     duration::parse_duration,
     environment::Environment,
+    limits::{RateLimits, Rule},
     nats::Nats,
     secrets::{Secrets, public_url, scheme},
     tls::{ClientTls, KeyPair},
@@ -79,6 +81,8 @@ pub struct Config {
     pub providers: Vec<ProviderConfig>,
     /// `PARTITIONS`: how many orders at most are handled at a time; may change only when nothing is pending.
     pub partitions: u16,
+    /// Rate limits.
+    pub limits: RateLimits,
     /// `RETRY_DELAYS` and `RETRY_MAX_ATTEMPTS`.
     pub retries: Schedule,
     /// Circuit breaker.
@@ -179,7 +183,8 @@ impl Config {
             return Err(ConfigError::new("PARTITIONS", "expected a whole number from 1 to 512"));
         }
         let http = http(env)?;
-        let providers = providers(env, http.public_url.as_deref())?;
+        let catalogue = catalogue(env)?;
+        let providers = providers(env, &catalogue, http.public_url.as_deref())?;
         Ok(Self {
             service_name: env.text_or("SERVICE_NAME", "integration-service")?,
             http,
@@ -188,6 +193,7 @@ impl Config {
             backend: backend(env)?,
             providers,
             partitions,
+            limits: limits::rate_limits(env, &catalogue)?,
             retries: retries::schedule(env)?,
             breaker: breaker(env)?,
             logs: Logs::from_environment(env)?,
@@ -348,9 +354,12 @@ pub fn catalogue(env: &Environment) -> Result<Catalogue, ConfigError> {
         .map_err(|error| ConfigError::new("PROVIDERS_DIR", error.to_string().replace('\n', "; ")))
 }
 
-fn providers(env: &Environment, public_url: Option<&str>) -> Result<Vec<ProviderConfig>, ConfigError> {
-    let catalogue = catalogue(env)?;
-    refuse_unknown_providers(env, &catalogue)?;
+fn providers(
+    env: &Environment,
+    catalogue: &Catalogue,
+    public_url: Option<&str>,
+) -> Result<Vec<ProviderConfig>, ConfigError> {
+    refuse_unknown_providers(env, catalogue)?;
     let mut providers = Vec::new();
     for known in catalogue.iter() {
         let name = known.file.identity.name.as_str();

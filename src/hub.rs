@@ -25,7 +25,13 @@ use crate::{
         gate::{Gate, shared},
     },
     intake::{
-        self, Intake, allow_list::AllowList, audit::Audit, body::Budget, certificate::Certificate, reload::Reload,
+        self, Intake,
+        allow_list::AllowList,
+        audit::Audit,
+        body::Budget,
+        certificate::Certificate,
+        limit::{self, Limits},
+        reload::Reload,
         server,
     },
     journal::{
@@ -127,6 +133,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     let (journal, writer) = Journal::open(Arc::clone(&connection), config.partitions);
     let database = Database::new(&config.database)?;
     let gate = Arc::new(Gate::new(config.breaker));
+    let limits = Arc::new(Limits::new(&config.limits));
     let health = Arc::new(Health {
         service_name: config.service_name.clone(),
         started: Instant::now(),
@@ -134,8 +141,15 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         journal: journal.clone(),
         database: database.clone(),
         gate: Arc::clone(&gate),
+        rate_limiting: limits.is_enabled(),
     });
     tasks.spawn("event log", Phase::Log, |_| writer.run());
+    if limits.is_enabled() {
+        let (connection, limits) = (Arc::clone(&connection), Arc::clone(&limits));
+        tasks.spawn("rate limits", Phase::Log, |stop| {
+            limit::shared::run(connection, limits, stop)
+        });
+    }
     let branches = Arc::new(Branches::new(database.clone()));
     let keeping_fresh = Arc::clone(&branches);
     tasks.spawn("branches", Phase::Stages, move |stop| keeping_fresh.run(stop));
@@ -150,6 +164,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         settings: config.http.clone(),
         branches: Arc::clone(&branches),
         budget: Budget::default(),
+        limits,
         health,
         audit,
     });

@@ -271,7 +271,8 @@ async fn tampered(sdk: &mut Sdk, case: &Case, good: &Signed) -> Vec<(&'static st
         ));
     }
     if let Some(name) = case.signature {
-        let cut = |text: &str| text[..text.len() - 1].to_owned();
+        // Two characters: base64 without its padding says the same.
+        let cut = |text: &str| text[..text.len() - 2].to_owned();
         all.push(("a signature cut short", good.clone().with(name, cut)));
         all.push(("an empty signature", good.clone().with(name, |_| String::new())));
         all.push((

@@ -207,7 +207,7 @@ fn verification_is_the_provider_s_own_or_the_one_that_is_named() {
     }
     let refused = refusal(&[("CAREEM_VERIFICATION", "adyen"), ("CAREEM_WEBHOOK_SECRET", "hunter2")]);
     assert_eq!(refused, "CAREEM_WEBHOOK_SECRET: expected hexadecimal digits");
-    let many = vec!["secret"; 9].join(",");
+    let many = ["secret"; 9].join(",");
     assert_eq!(
         refusal(&[("CAREEM_WEBHOOK_SECRET", &many)]),
         "CAREEM_WEBHOOK_SECRET: more than 8 secrets"

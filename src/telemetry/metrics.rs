@@ -70,6 +70,15 @@ fn describe() {
         "events_appended_total",
         "Total events that this instance appended to the log, by type"
     );
+    describe_counter!(
+        "rate_limited_total",
+        "Total requests refused by a rate limit, by provider and scope (address: it is blocked; provider: over its quota)"
+    );
+    describe_gauge!("blocks_active", "Addresses and providers that are blocked");
+    describe_gauge!(
+        "rate_limit_instances",
+        "Instances that share rate limits, as this one knows them"
+    );
     describe_counter!("backend_requests_total", "Total requests to the backend, by outcome");
     describe_counter!("dead_letters_total", "Total orders given up on, by provider");
     describe_counter!(
