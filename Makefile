@@ -7,11 +7,15 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 SEEDS ?= 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20
 ORDERS ?= 2000
 
+# How long each target is fuzzed, in seconds: make fuzz SECONDS=3600 TARGETS=intake
+SECONDS ?= 300
+TARGETS ?= signature intake transform forwarded_for sanitise
+
 # Arguments for the bench: make bench ARGS='accept --seconds 10'
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test sdks random bench check tools clean-dev
+.PHONY: help run test sdks fuzz random bench check tools clean-dev
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -28,6 +32,15 @@ test: tools ## all tests, against real servers
 sdks: tools ## what the official SDKs sign, against a running hub (needs python3 with pip, and Node.js with npm)
 	@tests/sdks/install.sh
 	cargo test --locked --test hub sdks:: -- --ignored
+
+# The code under test has no unsafe, so coverage without a sanitiser is enough, and stable Rust can do that.
+fuzz: ## looks for inputs that break something; TARGETS='…' SECONDS=… (needs `cargo install cargo-fuzz` and a C++ compiler)
+	@cp Cargo.lock fuzz/Cargo.lock
+	@for target in $(TARGETS); do \
+		mkdir -p "fuzz/corpus/$$target"; \
+		cargo fuzz run --sanitizer none "$$target" "fuzz/corpus/$$target" "tests/corpus/$$target" -- \
+			-max_total_time=$(SECONDS) -max_len=8192 -timeout=10 || exit 1; \
+	done
 
 random: tools ## the long random run, with one seed after the other; SEEDS='…' ORDERS=…
 	@for seed in $(SEEDS); do \

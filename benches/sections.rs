@@ -1,6 +1,8 @@
 //! What is measured, section by section.
 
+mod limits;
 mod parked;
+mod transform;
 
 use std::{
     net::SocketAddr,

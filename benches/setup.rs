@@ -146,6 +146,13 @@ impl Servers {
         )
     }
 
+    /// The same, without rate limits.
+    pub(crate) fn intake_without_limits(&self) -> Result<Child> {
+        let mut command = self.command(&self.intake, "postgres://nobody@127.0.0.1:1/none", "http://127.0.0.1:1");
+        command.env("RATE_LIMIT_ENABLED", "false");
+        Child::start(command, PATIENCE, listening_port)
+    }
+
     /// Starts the hub as a process of its own.
     pub(crate) fn hub(&self, database_url: &str, backend: &str) -> Result<Child> {
         self.start_hub(&self.nats, database_url, backend, true)
@@ -162,6 +169,13 @@ impl Servers {
     }
 
     fn start_hub(&self, nats: &NatsServer, database_url: &str, backend: &str, breaker: bool) -> Result<Child> {
+        let mut command = self.command(nats, database_url, backend);
+        command.env("CIRCUIT_BREAKER_ENABLED", if breaker { "true" } else { "false" });
+        Child::start(command, PATIENCE, listening_port)
+    }
+
+    /// How a hub is started: with everything on, and a rate limit that it never comes to.
+    fn command(&self, nats: &NatsServer, database_url: &str, backend: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_webhook-hub"));
         command.arg("serve").env_clear().envs([
             ("NATS_URL", nats.url().as_str()),
@@ -175,9 +189,9 @@ impl Servers {
             ("LISTEN_ADDRESS", "127.0.0.1"),
             ("PORT", "0"),
             ("METRICS_PORT", "0"),
-            ("CIRCUIT_BREAKER_ENABLED", if breaker { "true" } else { "false" }),
+            ("RATE_LIMIT_CAREEM", "1000000000/60s"),
         ]);
-        Child::start(command, PATIENCE, listening_port)
+        command
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
 mod environment;
 mod duration;
 mod database;
+mod limits;
 mod nats;
 mod retries;
 mod outbound;
@@ -30,6 +31,7 @@ pub use self::{
     database::Database,
     duration::parse_duration,
     environment::Environment,
+    limits::{RateLimits, Rule},
     nats::Nats,
     outbound::Outbound,
     secrets::{Secrets, public_url, scheme},
@@ -83,6 +85,8 @@ pub struct Config {
     pub providers: Vec<ProviderConfig>,
     /// `PARTITIONS`: how many orders at most are handled at a time; may change only when nothing is pending.
     pub partitions: u16,
+    /// Rate limits.
+    pub limits: RateLimits,
     /// `RETRY_DELAYS` and `RETRY_MAX_ATTEMPTS`.
     pub retries: Schedule,
     /// Circuit breaker.
@@ -185,7 +189,8 @@ impl Config {
             return Err(ConfigError::new("PARTITIONS", "expected a whole number from 1 to 512"));
         }
         let http = http(env)?;
-        let providers = providers(env, http.public_url.as_deref())?;
+        let catalogue = catalogue(env)?;
+        let providers = providers(env, &catalogue, http.public_url.as_deref())?;
         Ok(Self {
             service_name: env.text_or("SERVICE_NAME", "integration-service")?,
             http,
@@ -194,6 +199,7 @@ impl Config {
             backend: backend(env)?,
             providers,
             partitions,
+            limits: limits::rate_limits(env, &catalogue)?,
             retries: retries::schedule(env)?,
             breaker: breaker(env)?,
             logs: Logs::from_environment(env)?,
@@ -367,9 +373,12 @@ pub fn catalogue(env: &Environment) -> Result<Catalogue, ConfigError> {
         .map_err(|error| ConfigError::new("PROVIDERS_DIR", error.to_string().replace('\n', "; ")))
 }
 
-fn providers(env: &Environment, public_url: Option<&str>) -> Result<Vec<ProviderConfig>, ConfigError> {
-    let catalogue = catalogue(env)?;
-    refuse_unknown_providers(env, &catalogue)?;
+fn providers(
+    env: &Environment,
+    catalogue: &Catalogue,
+    public_url: Option<&str>,
+) -> Result<Vec<ProviderConfig>, ConfigError> {
+    refuse_unknown_providers(env, catalogue)?;
     let mut providers = Vec::new();
     for known in catalogue.iter() {
         let name = known.file.identity.name.as_str();
@@ -442,7 +451,7 @@ fn refuse_unknown_providers(env: &Environment, catalogue: &Catalogue) -> Result<
             let names: Vec<_> = known.values().copied().collect();
             return Err(ConfigError::new(
                 switch,
-                format_args!("unknown provider; this version knows {}", names.join(", ")),
+                format_args!("unknown provider; this installation knows {}", names.join(", ")),
             ));
         }
     }

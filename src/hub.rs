@@ -26,7 +26,13 @@ use crate::{
         gate::{Gate, shared},
     },
     intake::{
-        self, Intake, allow_list::AllowList, audit::Audit, body::Budget, certificate::Certificate, reload::Reload,
+        self, Intake,
+        allow_list::AllowList,
+        audit::Audit,
+        body::Budget,
+        certificate::Certificate,
+        limit::{self, Limits},
+        reload::Reload,
         server,
     },
     integration::{self, Integration, token::Tokens},
@@ -130,6 +136,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     let (journal, writer) = Journal::open(Arc::clone(&connection), config.partitions);
     let database = Database::new(&config.database)?;
     let gate = Arc::new(Gate::new(config.breaker));
+    let limits = Arc::new(Limits::new(&config.limits));
     let health = Arc::new(Health {
         service_name: config.service_name.clone(),
         started: Instant::now(),
@@ -137,8 +144,15 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         journal: journal.clone(),
         database: database.clone(),
         gate: Arc::clone(&gate),
+        rate_limiting: limits.is_enabled(),
     });
     tasks.spawn("event log", Phase::Log, |_| writer.run());
+    if limits.is_enabled() {
+        let (connection, limits) = (Arc::clone(&connection), Arc::clone(&limits));
+        tasks.spawn("rate limits", Phase::Log, |stop| {
+            limit::shared::run(connection, limits, stop)
+        });
+    }
     let branches = Arc::new(Branches::new(database.clone()));
     let keeping_fresh = Arc::clone(&branches);
     tasks.spawn("branches", Phase::Stages, move |stop| keeping_fresh.run(stop));
@@ -163,6 +177,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         settings: config.http.clone(),
         branches: Arc::clone(&branches),
         budget,
+        limits,
         health,
         audit,
     });

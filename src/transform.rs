@@ -33,7 +33,7 @@ mod thin;
 
 use self::{
     branches::{Branches, Lookup},
-    duplicates::Duplicates,
+    duplicates::{Duplicates, Known},
 };
 
 /// Label of this stage's outcome (see [`crate::event::EventId::derive`]).
@@ -102,14 +102,13 @@ impl Transform {
                 return Ok(dead_letter(received, now, error));
             }
         };
-        if let Content::NewOrder(order) = &fact.content {
-            let existing = self
-                .duplicates
-                .find(received.envelope.root_id, &order.external_id, &place.branch_id)
-                .await;
-            if let Some(order_id) = existing {
-                return Ok(ignore_duplicate(received, now, place, order_id));
-            }
+        let new_order = match &fact.content {
+            Content::NewOrder(order) => Some(order.external_id.as_str()),
+            Content::StatusChange(_) | Content::Ignored(_) | Content::Elsewhere => None,
+        };
+        let known = self.duplicates.find(&received.envelope, new_order, &place.branch_id);
+        if let Some(known) = known.await {
+            return Ok(ignore_duplicate(received, now, place, known));
         }
         let can_accept = |remote: &Arc<Remote>| remote.spec.status.contains_key(&Word::Accepted);
         // Nobody is to cook a test order, whoever lets it through.
@@ -213,17 +212,22 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Plac
     }
 }
 
-fn ignore_duplicate(received: &Recorded, now: DateTime<Utc>, place: Place, order_id: String) -> NewEvent {
+fn ignore_duplicate(received: &Recorded, now: DateTime<Utc>, place: Place, known: Known) -> NewEvent {
     let mut envelope = received.follow(LABEL, EventType::OrderIgnored, now);
     envelope.branch = Some(place.branch_id);
-    let message = format!(
-        "order {} exists already as {order_id}",
-        received.envelope.external_order_id
-    );
+    let order = &received.envelope.external_order_id;
+    let (reason, message) = match &known.order_id {
+        _ if known.is_repeat => (
+            "DUPLICATE_WEBHOOK",
+            format!("this webhook about order {order} was forwarded before"),
+        ),
+        Some(id) => ("DUPLICATE_ORDER", format!("order {order} exists already as {id}")),
+        None => ("DUPLICATE_ORDER", format!("order {order} exists already")),
+    };
     let payload = Ignored {
-        reason: "DUPLICATE_ORDER".into(),
+        reason: reason.into(),
         message,
-        internal_order_id: Some(order_id),
+        internal_order_id: known.order_id,
     };
     NewEvent {
         envelope,

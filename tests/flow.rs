@@ -222,6 +222,7 @@ async fn the_same_webhook_again_is_forwarded_once() {
         (again.event_id(), &again.json()["data"]["duplicate"]),
         (first.event_id(), &json!(true))
     );
+    world.hand_out_again().await;
     world.at_end(Ends::forwarded(1)).await;
     assert_eq!(world.backend.count(), 1);
 }

@@ -3,18 +3,24 @@
 
 use reqwest::Method;
 use serde_json::Value;
+use webhook_hub::event::EventType;
 
 use crate::harness::{
     World,
     at_end::Ends,
-    careem::{MERCHANT, order, sign},
+    careem::{MERCHANT, change, order, sign},
     hub::{Hub, Settings, run},
+    log::payload,
+    wait::{PATIENCE, eventually},
 };
 
 const PUBLIC_URL: &str = "https://hooks.example.com";
 /// A secret that every decoding takes.
 const KEY: &str = "00ff00ff00ff00ff";
 const TOKEN: &str = "token-of-the-tests-that-nobody-may-see";
+
+/// Preset, headers, the answer and its code.
+type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, u16, &'a str);
 
 fn with(world: &World, preset: &str) -> Settings {
     world
@@ -96,7 +102,7 @@ async fn refusals_say_what_is_wrong() {
     let old = "1700000000";
     let slack = format!("v0={}", sign(KEY, format!("v0:{old}:{body}").as_bytes()));
     let bearer = format!("Bearer {TOKEN}");
-    let cases: [(&str, Vec<(&str, &str)>, u16, &str); 9] = [
+    let cases: [Case<'_>; 9] = [
         (
             "slack",
             vec![("x-slack-signature", &slack), ("x-slack-request-timestamp", old)],
@@ -177,4 +183,50 @@ async fn nothing_is_verified_only_where_that_is_written_out() {
     assert_eq!(ran.code, Some(1));
     assert!(ran.said().contains("CAREEM_WEBHOOK_SECRET: missing"), "{}", ran.said());
     world.at_end(Ends::forwarded(1)).await;
+}
+
+/// How long the log knows an id in this test.
+const WINDOW: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A webhook that somebody kept and sends again when the log has forgotten its id: without a signed time nothing but what
+/// became of the first one tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_after_the_log_forgot() {
+    let world = World::new().await;
+    let first = world.hub().await;
+    let (new, change) = (order("CR-replayed"), change("CR-replayed", "ready"));
+    world.careem.post(&first, &new).await.event_id();
+    world.backend.wait_for(1).await;
+    world.careem.post(&first, &change).await.event_id();
+    world.at_end(Ends::forwarded(2)).await;
+    assert_eq!(first.terminate().await.0.code(), Some(0));
+    // The next instance has never seen the two.
+    let hub = world.hub().await;
+    eventually("the hub has looked at the streams", PATIENCE, async || {
+        if hub.logs_contain("\"serving\"") {
+            Ok(())
+        } else {
+            Err(hub.log())
+        }
+    })
+    .await;
+    let mut stream = world.nats.provision().await.get_stream("EVENTS").await.unwrap();
+    let mut config = stream.info().await.unwrap().config.clone();
+    config.duplicate_window = WINDOW;
+    world.nats.provision().await.update_stream(config).await.unwrap();
+    // The window is time that passes, and a post would begin it anew.
+    tokio::time::sleep(3 * WINDOW).await;
+    for (body, ignored) in [(&new, 1), (&change, 2)] {
+        let answer = world.careem.post(&hub, body).await.json();
+        assert_eq!(answer["data"]["duplicate"], false, "the log has forgotten: {answer}");
+        let events = world.log.wait_for(EventType::OrderIgnored, ignored).await;
+        let payload = payload(events.last().unwrap());
+        assert_eq!(payload["reason"], "DUPLICATE_WEBHOOK", "{payload}");
+    }
+    assert_eq!(world.backend.count(), 2);
+    let rows = world.database.rows("SELECT status FROM webhook_logs").await.unwrap();
+    assert!(
+        rows.len() == 2 && rows.iter().all(|row| row["status"] == "completed"),
+        "{rows:?}"
+    );
 }

@@ -61,7 +61,14 @@ fn bad_values_name_the_variable() {
         "CAREEM_WEBHOOK_SECRET: holds an empty secret between commas"
     );
     let unknown = refusal(&[("CARREM_ENABLED", "true")]);
-    assert!(unknown.starts_with("CARREM_ENABLED: unknown provider; this version knows careem"));
+    assert!(
+        unknown.starts_with("CARREM_ENABLED: unknown provider; this installation knows careem, careem-pos, "),
+        "{unknown}"
+    );
+    assert!(
+        refusal(&[("DOORDASH_ENABLED", "true"), ("DOORDASH_API_KEY", "x")])
+            .starts_with("DOORDASH_CURRENCY: missing; doordash sends no currency")
+    );
     assert!(refusal(&[("SERVICE_TOKEN", "")]).starts_with("SERVICE_TOKEN: missing"));
     assert!(refusal(&[("CAREEM_IP_WHITELIST", "34.204.192.0/99")]).starts_with("CAREEM_IP_WHITELIST: expected"));
     assert!(refusal(&[("SHUTDOWN_GRACE", "30")]).starts_with("SHUTDOWN_GRACE: expected a duration"));
@@ -200,7 +207,7 @@ fn verification_is_the_provider_s_own_or_the_one_that_is_named() {
     }
     let refused = refusal(&[("CAREEM_VERIFICATION", "adyen"), ("CAREEM_WEBHOOK_SECRET", "hunter2")]);
     assert_eq!(refused, "CAREEM_WEBHOOK_SECRET: expected hexadecimal digits");
-    let many = vec!["secret"; 9].join(",");
+    let many = ["secret"; 9].join(",");
     assert_eq!(
         refusal(&[("CAREEM_WEBHOOK_SECRET", &many)]),
         "CAREEM_WEBHOOK_SECRET: more than 8 secrets"

@@ -2,8 +2,8 @@
 //!
 //! [`server`] listens and bounds connections, [`receive`] takes a webhook through the checks of the contract in their
 //! order, [`body`] reads it within its limits, [`structure`] looks at its JSON, [`client_ip`] and [`allow_list`] say who
-//! calls, [`refusal`] what a refused one is told, and [`audit`] takes note of it. Answers depend on the event log and on
-//! nothing else.
+//! calls, [`limit`] whether that is too much, [`refusal`] what a refused one is told, and [`audit`] takes note of it.
+//! Answers depend on the event log and on nothing else.
 
 use std::sync::Arc;
 
@@ -23,6 +23,7 @@ pub mod body;
 pub mod structure;
 pub mod client_ip;
 pub mod allow_list;
+pub mod limit;
 pub mod refusal;
 pub mod audit;
 mod authenticate;
@@ -43,6 +44,8 @@ pub struct Intake {
     pub branches: Arc<Branches>,
     /// Bytes of bodies that may be held at a time.
     pub budget: body::Budget,
+    /// Rate limits.
+    pub limits: Arc<limit::Limits>,
     /// What health says.
     pub health: Arc<Health>,
     /// Takes note of what is refused.

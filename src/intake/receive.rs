@@ -1,6 +1,11 @@
 //! One webhook through the checks of the contract, in their order, onto the log, and its answer.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 use axum::{
     body::Body,
@@ -17,6 +22,7 @@ use super::{
     audit::{NO_PROVIDER, Refused},
     authenticate, body,
     client_ip::{came_by_tls, client_ip},
+    limit::{Limited, Scope},
     refusal::{Reason, json_response},
     request_id, structure,
 };
@@ -57,22 +63,10 @@ pub async fn receive(
     let client = client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies);
     // A name that is no UTF-8 is nobody's.
     let names = name.map(|Path(names)| names).unwrap_or_default();
-    let below = names.get("below").map_or("", String::as_str);
-    let known = names.get("provider").and_then(|name| intake.registry.get(name));
-    let Some(enabled) = known.filter(|enabled| enabled.provider.knows_path(below)) else {
-        body::discard(request_body).await;
-        let reason = if below.is_empty() {
-            Reason::ProviderNotFound
-        } else {
-            Reason::NotFound
-        };
-        // The name is the caller's; as a label it would let anyone make metrics without end.
-        return refuse(NO_PROVIDER, &reason, &request_id, Some(client));
+    let enabled = match at_the_door(&intake, &names, client) {
+        Ok(enabled) => enabled,
+        Err(turned) => return turned.away(request_body, &request_id, client).await,
     };
-    if !enabled.allow_list.allows(client) {
-        body::discard(request_body).await;
-        return refuse_to(enabled, &Reason::IpNotAllowed, &request_id, Some(client));
-    }
     let limits = &intake.settings;
     let read = body::read(
         &parts.headers,
@@ -83,14 +77,18 @@ pub async fn receive(
     );
     let held = match read.await {
         Ok(held) => held,
-        Err(reason) => return refuse_to(enabled, &reason, &request_id, Some(client)),
+        Err(reason) => return intake.refuse_counted(enabled, &reason, &request_id, client),
     };
     let now = Utc::now();
     let public_url = limits.public_url.as_deref();
     let unverified = Unverified::new(&parts.method, public_url, &parts.uri, &parts.headers, &held.bytes);
     let verified = match authenticate::verified(&intake, enabled, unverified, now).await {
         Ok(verified) => verified,
-        Err(reason) => return refuse_to(enabled, &reason, &request_id, Some(client)),
+        Err(reason) => return intake.refuse_counted(enabled, &reason, &request_id, client),
+    };
+    let point = match intake.limits.take(enabled) {
+        Ok(point) => point,
+        Err(limited) => return refuse_to(enabled, &limited.into(), &request_id, Some(client)),
     };
     let admission = match structure::check(&held.bytes).and_then(|()| enabled.provider.read(&verified)) {
         Ok(admission) => admission,
@@ -117,10 +115,77 @@ pub async fn receive(
         Ok(appended) => {
             metrics::histogram!("webhook_accept_duration_seconds", "provider" => Arc::clone(&enabled.name))
                 .record(began.elapsed());
+            // A webhook that was there before may be one that somebody caught and sends again.
+            if !appended.duplicate {
+                intake.limits.note_accepted(enabled, client);
+            }
             log_accepted(&enabled.name, &admission, &request_id, began, appended);
             accepted(enabled, &admission, &request_id, appended, &held.bytes)
         }
-        Err(error) => refuse_to(enabled, &Reason::EventLogUnavailable(error), &request_id, Some(client)),
+        Err(error) => {
+            intake.limits.give_back(enabled, point);
+            refuse_to(enabled, &Reason::EventLogUnavailable(error), &request_id, Some(client))
+        }
+    }
+}
+
+/// The checks that need nothing of the body, in their order.
+fn at_the_door<'a>(
+    intake: &'a Intake,
+    names: &HashMap<String, String>,
+    client: IpAddr,
+) -> Result<&'a Enabled, Turned<'a>> {
+    let below = names.get("below").map_or("", String::as_str);
+    let known = names.get("provider").and_then(|name| intake.registry.get(name));
+    let Some(enabled) = known.filter(|enabled| enabled.provider.knows_path(below)) else {
+        intake.limits.note_refused(None, client);
+        let reason = if below.is_empty() {
+            Reason::ProviderNotFound
+        } else {
+            Reason::NotFound
+        };
+        return Err(Turned::new(None, reason));
+    };
+    if !enabled.allow_list.allows(client) {
+        return Err(Turned::new(Some(enabled), Reason::IpNotAllowed));
+    }
+    match intake.limits.check(enabled, client) {
+        Ok(()) => Ok(enabled),
+        Err(limited) => Err(Turned {
+            provider: Some(enabled),
+            // A provider is to see its answer; what a blocked address sends is not read at all.
+            is_read: limited.scope == Scope::Provider,
+            reason: limited.into(),
+        }),
+    }
+}
+
+/// A request that is turned away at the door.
+struct Turned<'a> {
+    /// None where it is not known: the name is the caller's; as a label it would let anyone make metrics without end.
+    provider: Option<&'a Enabled>,
+    reason: Reason,
+    /// Its body is read, and thrown away.
+    is_read: bool,
+}
+
+impl<'a> Turned<'a> {
+    const fn new(provider: Option<&'a Enabled>, reason: Reason) -> Self {
+        Self {
+            provider,
+            reason,
+            is_read: true,
+        }
+    }
+
+    async fn away(self, body: Body, request_id: &str, client: IpAddr) -> Response<Body> {
+        if self.is_read {
+            body::discard(body).await;
+        }
+        match self.provider {
+            Some(enabled) => refuse_to(enabled, &self.reason, request_id, Some(client)),
+            None => refuse(NO_PROVIDER, &self.reason, request_id, Some(client)),
+        }
     }
 }
 
@@ -325,7 +390,23 @@ fn log_accepted(provider: &str, admission: &Admission, request_id: &str, began: 
     );
 }
 
-fn refuse(provider: &str, reason: &Reason, request_id: &str, client: Option<std::net::IpAddr>) -> Response<Body> {
+impl Intake {
+    /// Refuses, and counts that against the address where it is the caller's fault.
+    fn refuse_counted(&self, provider: &Enabled, reason: &Reason, request_id: &str, client: IpAddr) -> Response<Body> {
+        if reason.counts_against_address() {
+            self.limits.note_refused(Some(provider), client);
+        }
+        refuse_to(provider, reason, request_id, Some(client))
+    }
+}
+
+impl From<Limited> for Reason {
+    fn from(limited: Limited) -> Self {
+        Self::RateLimited(limited.retry_after_seconds)
+    }
+}
+
+fn refuse(provider: &str, reason: &Reason, request_id: &str, client: Option<IpAddr>) -> Response<Body> {
     let (_, code) = reason.status();
     metrics::counter!("webhooks_rejected_total", "provider" => provider.to_owned(), "reason" => code).increment(1);
     if matches!(reason, Reason::Unverified(_)) {

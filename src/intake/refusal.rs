@@ -34,6 +34,9 @@ pub enum Reason {
     /// The client's address is not on the provider's list.
     #[error("this address may not call this endpoint")]
     IpNotAllowed,
+    /// The address is blocked, or the provider over its limit; for so many seconds.
+    #[error("too many requests; send it again in {0} s")]
+    RateLimited(u64),
     /// More than `MAX_PAYLOAD_SIZE`, compressed or not.
     #[error("the body is larger than {0} bytes")]
     PayloadTooLarge(usize),
@@ -72,6 +75,7 @@ impl Reason {
             Self::ProviderNotFound => (StatusCode::NOT_FOUND, "PROVIDER_NOT_FOUND"),
             Self::HttpsRequired => (StatusCode::FORBIDDEN, "HTTPS_REQUIRED"),
             Self::IpNotAllowed => (StatusCode::FORBIDDEN, "IP_NOT_ALLOWED"),
+            Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"),
             Self::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT"),
             Self::UnreadableBody(_) | Self::Provider(provider::Refusal::InvalidPayload(_)) => {
@@ -91,6 +95,28 @@ impl Reason {
         }
     }
 
+    /// Whether it counts against the client's address: what a stranger may get by trying, before anything is verified.
+    /// A provider whose address is missing on the list or whose verified webhook cannot be read is not one.
+    pub const fn counts_against_address(&self) -> bool {
+        match self {
+            Self::ProviderNotFound
+            | Self::PayloadTooLarge(_)
+            | Self::RequestTimeout
+            | Self::UnreadableBody(_)
+            | Self::Unverified(_) => true,
+            Self::NotFound
+            | Self::MethodNotAllowed
+            | Self::HttpsRequired
+            | Self::IpNotAllowed
+            | Self::RateLimited(_)
+            | Self::Provider(_)
+            | Self::SecretsUnavailable
+            | Self::Overloaded
+            | Self::EventLogUnavailable(_)
+            | Self::Internal => false,
+        }
+    }
+
     /// The answer.
     pub fn response(&self, request_id: &str) -> Response<Body> {
         let (status, code) = self.status();
@@ -104,6 +130,9 @@ impl Reason {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        }
+        if let Self::RateLimited(seconds) = self {
+            response.headers_mut().insert(header::RETRY_AFTER, (*seconds).into());
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             response
@@ -160,6 +189,7 @@ mod tests {
             Reason::ProviderNotFound,
             Reason::HttpsRequired,
             Reason::IpNotAllowed,
+            Reason::RateLimited(7),
             Reason::PayloadTooLarge(1),
             Reason::RequestTimeout,
             Reason::UnreadableBody("x"),
@@ -202,5 +232,16 @@ mod tests {
         let response = Reason::EventLogUnavailable(AppendError::Timeout).response("req-1");
         assert_eq!(response.headers()[header::RETRY_AFTER], RETRY_AFTER_SECONDS);
         assert_eq!(response.headers()["x-request-id"], "req-1");
+        assert_eq!(Reason::RateLimited(7).response("").headers()[header::RETRY_AFTER], "7");
+    }
+
+    #[test]
+    fn our_own_faults_count_against_nobody() {
+        for reason in all() {
+            let is_error = reason.status().0.is_server_error();
+            assert!(!(is_error && reason.counts_against_address()), "{reason:?}");
+        }
+        assert!(Reason::Unverified(verification::Refusal::InvalidSignature).counts_against_address());
+        assert!(!Reason::Provider(provider::Refusal::InvalidPayload("x".into())).counts_against_address());
     }
 }

@@ -13,11 +13,16 @@ use async_nats::jetstream::{
 use serde_json::Value;
 
 use super::{EVENTS, connection::Connection, lanes::LANES, lease::LEASES};
-use crate::intake::audit::REFUSALS;
+use crate::intake::{
+    audit::REFUSALS,
+    limit::{shared::LIMITS, stored::BLOCKS},
+};
 
 const EVENTS_FILE: &str = include_str!("../../streams/EVENTS.json");
 const LEASES_FILE: &str = include_str!("../../streams/LEASES.json");
 const LANES_FILE: &str = include_str!("../../streams/LANES.json");
+const LIMITS_FILE: &str = include_str!("../../streams/LIMITS.json");
+const BLOCKS_FILE: &str = include_str!("../../streams/BLOCKS.json");
 const REFUSALS_FILE: &str = include_str!("../../streams/REFUSALS.json");
 /// Durable consumers, each with its stream.
 const CONSUMER_FILES: [(&str, &str); 6] = [
@@ -29,14 +34,16 @@ const CONSUMER_FILES: [(&str, &str); 6] = [
     (LANES, include_str!("../../streams/LANES.due-push.json")),
 ];
 /// Streams by name.
-const STREAMS: [(&str, &str); 4] = [
+const STREAMS: [(&str, &str); 6] = [
     (EVENTS, EVENTS_FILE),
     (LEASES, LEASES_FILE),
     (LANES, LANES_FILE),
+    (LIMITS, LIMITS_FILE),
+    (BLOCKS, BLOCKS_FILE),
     (REFUSALS, REFUSALS_FILE),
 ];
 /// Streams that no order needs: without them the hub serves all the same.
-const DISPENSABLE: [&str; 1] = [REFUSALS];
+const DISPENSABLE: [&str; 3] = [LIMITS, BLOCKS, REFUSALS];
 
 /// JetStream's error codes for what is not there.
 const STREAM_NOT_FOUND: u64 = 10059;

@@ -13,6 +13,7 @@ pub mod streams;
 pub mod send;
 pub mod dead_letters;
 pub mod providers;
+pub mod blocks;
 pub mod refusals;
 pub mod healthcheck;
 pub mod dev;
@@ -39,6 +40,9 @@ pub enum Command {
     /// Providers: which are known, whether a file is right, what a sample becomes.
     #[command(subcommand)]
     Providers(providers::Action),
+    /// Whom the rate limits keep out, and how that is ended.
+    #[command(subcommand)]
+    Blocks(blocks::Action),
     /// Who was turned away, from where and why.
     #[command(subcommand)]
     Refusals(refusals::Action),
@@ -78,6 +82,7 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
             Command::Streams(action) => streams::run(&environment, &action, json).await,
             Command::DeadLetters(action) => dead_letters::run(&environment, &action, json).await,
             Command::Providers(action) => providers::run(&environment, &action, json),
+            Command::Blocks(action) => blocks::run(&environment, &action, json).await,
             Command::Refusals(action) => refusals::run(&environment, &action, json).await,
             Command::Send {
                 provider,

@@ -80,7 +80,10 @@ fn cut(text: &str) -> Cow<'_, str> {
     if text.len() <= MAX_TEXT_BYTES {
         return Cow::Borrowed(text);
     }
-    let end = text.floor_char_boundary(MAX_TEXT_BYTES - CUT_MARK.len_utf8());
+    let mut end = MAX_TEXT_BYTES - CUT_MARK.len_utf8();
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
     Cow::Owned(format!("{}{CUT_MARK}", &text[..end]))
 }
 

@@ -44,6 +44,8 @@ pub struct Health {
     pub database: Database,
     /// The breaker before the backend.
     pub gate: Arc<Gate>,
+    /// `RATE_LIMIT_ENABLED`.
+    pub rate_limiting: bool,
 }
 
 /// The routes.
@@ -124,8 +126,7 @@ async fn provider(
         "configuration": {
             "signatureValidation": !enabled.scheme.is_none(),
             "signatureScheme": enabled.scheme.label(),
-            // Rate limits are not built in yet; saying otherwise would be a lie.
-            "rateLimiting": false,
+            "rateLimiting": health.rate_limiting,
             "ipWhitelisting": !enabled.allow_list.is_open(),
         },
     });

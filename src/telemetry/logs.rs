@@ -128,3 +128,43 @@ impl Visit for Fields {
         self.put(field, value.into());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    const SECRET: &str = "hunter2 of an order";
+
+    /// Not a test of its own: the next one runs it in a process where the hook is set.
+    #[test]
+    #[ignore = "panics; run by panics_tell_where_and_not_what"]
+    fn a_panic() {
+        let logs = config::Logs {
+            level: "trace".into(),
+            json: true,
+        };
+        init(&logs).unwrap();
+        panic!("cannot handle {SECRET}");
+    }
+
+    #[test]
+    fn panics_tell_where_and_not_what() {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--ignored", "--exact", "--nocapture", "telemetry::logs::tests::a_panic"]);
+        let output = child.env("RUST_BACKTRACE", "full").output().unwrap();
+        let said = format!("{output:?}");
+        assert!(!output.status.success(), "it did not panic: {said}");
+        let line = String::from_utf8_lossy(&output.stdout);
+        let line = line
+            .lines()
+            .find(|line| line.contains("\"panic\""))
+            .unwrap_or_else(|| panic!("no line: {said}"));
+        assert!(
+            line.contains("\"level\":\"error\"") && line.contains("src/telemetry/logs.rs:"),
+            "{line}"
+        );
+        assert!(!said.contains(SECRET), "{said}");
+    }
+}

@@ -74,6 +74,15 @@ fn describe() {
         "integration_requests_total",
         "Total requests of the backend for providers, by kind (status_request, menu_sync) and code"
     );
+    describe_counter!(
+        "rate_limited_total",
+        "Total requests refused by a rate limit, by provider and scope (address: it is blocked; provider: over its quota)"
+    );
+    describe_gauge!("blocks_active", "Addresses and providers that are blocked");
+    describe_gauge!(
+        "rate_limit_instances",
+        "Instances that share rate limits, as this one knows them"
+    );
     describe_counter!("backend_requests_total", "Total requests to the backend, by outcome");
     describe_counter!(
         "provider_requests_total",

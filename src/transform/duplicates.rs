@@ -1,4 +1,5 @@
-//! Whether an order exists already in the platform's `orders`, asked for many at a time.
+//! Whether a webhook is nothing new: its order exists already in the platform's `orders`, or it was sent again after the
+//! log had forgotten its id and the backend has it. Asked for many at a time.
 //!
 //! One task asks PostgreSQL; what comes while it waits goes into the next question, so the cost an order falls as the
 //! load rises. The answer is a help, not a guard: where PostgreSQL is away or slow the order goes on, and the backend
@@ -9,12 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::NaiveDateTime;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     database::{Database, query},
-    event::EventId,
+    event::{Envelope, EventId},
 };
 
 /// Questions that may wait; as many as there can be partitions at work.
@@ -26,9 +28,19 @@ const PAUSE_AFTER_TROUBLE: Duration = Duration::from_secs(1);
 
 struct Question {
     root: EventId,
-    external_id: String,
+    received_at: NaiveDateTime,
+    new_order: Option<String>,
     branch_id: String,
-    answer: oneshot::Sender<Option<String>>,
+    answer: oneshot::Sender<Option<Known>>,
+}
+
+/// Why a webhook is nothing new.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// The order that it belongs to; none where nobody noted it.
+    pub order_id: Option<String>,
+    /// Whether it is the webhook itself that was there before, and not only its order.
+    pub is_repeat: bool,
 }
 
 /// Where to ask. Cheap to clone.
@@ -48,12 +60,13 @@ impl Duplicates {
         (Self(ask), Asker { database, questions })
     }
 
-    /// The id of the order that a branch has already under the provider's id, unless this webhook itself made it.
-    pub async fn find(&self, root: EventId, external_id: &str, branch_id: &str) -> Option<String> {
+    /// What is known of a webhook; `new_order` is the provider's id of the order that it announces.
+    pub async fn find(&self, received: &Envelope, new_order: Option<&str>, branch_id: &str) -> Option<Known> {
         let (answer, answered) = oneshot::channel();
         let question = Question {
-            root,
-            external_id: external_id.to_owned(),
+            root: received.root_id,
+            received_at: received.received_at.naive_utc(),
+            new_order: new_order.map(str::to_owned),
             branch_id: branch_id.to_owned(),
             answer,
         };
@@ -104,17 +117,24 @@ impl Asker {
         }
     }
 
-    async fn ask(&self, batch: &[Question]) -> anyhow::Result<HashMap<EventId, String>> {
+    async fn ask(&self, batch: &[Question]) -> anyhow::Result<HashMap<EventId, Known>> {
         let connection = self.database.connect().await?;
         let statement = connection.prepare_cached(query::EXISTING_ORDERS).await?;
         let roots: Vec<String> = batch.iter().map(|question| question.root.to_string()).collect();
-        let external_ids: Vec<&str> = batch.iter().map(|question| question.external_id.as_str()).collect();
+        let times: Vec<NaiveDateTime> = batch.iter().map(|question| question.received_at).collect();
+        let external_ids: Vec<Option<&str>> = batch.iter().map(|question| question.new_order.as_deref()).collect();
         let branch_ids: Vec<&str> = batch.iter().map(|question| question.branch_id.as_str()).collect();
         let rows = connection
-            .query(&statement, &[&roots, &external_ids, &branch_ids])
+            .query(&statement, &[&roots, &times, &external_ids, &branch_ids])
             .await?;
         rows.iter()
-            .map(|row| Ok((row.try_get::<_, String>(0)?.parse()?, row.try_get(1)?)))
+            .map(|row| {
+                let known = Known {
+                    order_id: row.try_get(1)?,
+                    is_repeat: row.try_get(2)?,
+                };
+                Ok((row.try_get::<_, String>(0)?.parse()?, known))
+            })
             .collect()
     }
 }

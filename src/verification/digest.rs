@@ -2,7 +2,7 @@
 
 use base64::{
     Engine as _, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
 };
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::zeroize::Zeroizing;
@@ -10,11 +10,11 @@ use serde::Deserialize;
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 
-/// Padding may be missing: providers and libraries differ in it, and it carries nothing.
-const CONFIG: GeneralPurposeConfig =
+/// Padding may be missing, of secrets and in URLs: providers and libraries differ in it, and it carries nothing.
+const LENIENT: GeneralPurposeConfig =
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, CONFIG);
-const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, CONFIG);
+const SECRET: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
+const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
 /// A hash function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -78,7 +78,7 @@ impl Algorithm {
 pub enum Encoding {
     /// Hexadecimal, either case.
     Hex,
-    /// Base64, with or without padding.
+    /// Base64, with its padding.
     Base64,
     /// Base64 for URLs, with or without padding.
     Base64url,
@@ -122,7 +122,7 @@ impl SecretEncoding {
         let key = match self {
             Self::Utf8 => Some(text.as_bytes().to_vec()),
             Self::Hex => Encoding::Hex.decode(text),
-            Self::Base64 => Encoding::Base64.decode(text),
+            Self::Base64 => SECRET.decode(text).ok(),
         };
         key.map(Zeroizing::new).filter(|key| !key.is_empty())
     }

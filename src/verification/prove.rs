@@ -96,7 +96,7 @@ impl Proof {
 }
 
 /// Tries every secret, whether or not an earlier one matched.
-fn first_match<'k>(secrets: &'k [Secret], matches: impl Fn(&Secret) -> bool) -> Option<&'k Secret> {
+fn first_match(secrets: &[Secret], matches: impl Fn(&Secret) -> bool) -> Option<&Secret> {
     let mut matched = None;
     for secret in secrets {
         if matches(secret) && matched.is_none() {

@@ -96,140 +96,71 @@ async fn heads_that_are_too_large() {
     siege.ends().await;
 }
 
-/// What proxies and servers may read in different ways; a request that was let in by one must not hide another.
+/// Headers that a proxy and a server may read in different ways.
+const AMBIGUOUS: [(&str, &str); 14] = [
+    ("two lengths", "Content-Length: 5\r\nContent-Length: 6"),
+    ("a list of lengths", "Content-Length: 5, 6"),
+    ("a length with a sign", "Content-Length: +5"),
+    ("a negative length", "Content-Length: -5"),
+    ("a hexadecimal length", "Content-Length: 0x5"),
+    ("no number", "Content-Length: five"),
+    ("a length beyond all numbers", "Content-Length: 99999999999999999999"),
+    ("a space before the colon", "Content-Length : 5"),
+    ("a value that goes on", "Content-Length: 5\r\n 0"),
+    ("another encoding", "Transfer-Encoding: xchunked"),
+    ("chunks that are not last", "Transfer-Encoding: chunked, identity"),
+    ("zero in a value", "x-zero: a\0b"),
+    ("zero in a name", "x-ze\0ro: a"),
+    ("a carriage return alone", "x-cr: a\rX-Careem: b"),
+];
+/// Beginnings of a request that are none.
+const NO_REQUEST: [(&str, &str); 4] = [
+    (
+        "chunks in HTTP/1.0",
+        "POST /api/webhooks/careem HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ),
+    ("a method of two words", "PO ST /api/webhooks/careem HTTP/1.1\r\n\r\n"),
+    ("another version", "POST /api/webhooks/careem HTTP/3.7\r\n\r\n"),
+    ("another protocol", "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0"),
+];
+/// Sizes of a chunk of five bytes and more.
+const NO_SIZES: [(&str, &str); 5] = [
+    ("no size", "zz"),
+    ("a negative size", "-5"),
+    ("a size with a prefix", "0x5"),
+    ("a size beyond all numbers", "fffffffffffffffff"),
+    ("a size that is too small", "5"),
+];
+
+/// A request's line and these headers.
+fn head(headers: &str) -> String {
+    format!("POST {PATH} HTTP/1.1\r\nHost: hub\r\n{headers}\r\n\r\n")
+}
+
+/// A request that was let in by one must not hide another: what is read in different ways is refused, and its connection ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn lengths_that_hide_something() {
     let siege = Siege::new().await;
-    let hidden = good("CR-hidden");
-    let body = order("CR-carrier");
-    let head = |headers: &str| format!("POST {PATH} HTTP/1.1\r\nHost: hub\r\n{headers}\r\n");
-    let length = body.len();
-    for (what, attack, status) in [
-        (
-            "two lengths",
-            format!("{}{body}{hidden}", head("Content-Length: 5\r\nContent-Length: 6\r\n")),
-            400,
-        ),
-        (
-            "a list of lengths",
-            format!("{}{body}{hidden}", head("Content-Length: 5, 6\r\n")),
-            400,
-        ),
-        (
-            "a length with a sign",
-            format!("{}{body}{hidden}", head("Content-Length: +5\r\n")),
-            400,
-        ),
-        (
-            "a negative length",
-            format!("{}{body}{hidden}", head("Content-Length: -5\r\n")),
-            400,
-        ),
-        (
-            "a hexadecimal length",
-            format!("{}{body}{hidden}", head("Content-Length: 0x5\r\n")),
-            400,
-        ),
-        (
-            "no number",
-            format!("{}{body}{hidden}", head("Content-Length: five\r\n")),
-            400,
-        ),
-        (
-            "a length beyond all numbers",
-            head("Content-Length: 99999999999999999999\r\n"),
-            400,
-        ),
-        (
-            "a space before the colon",
-            format!("{}{body}{hidden}", head("Content-Length : 5\r\n")),
-            400,
-        ),
-        (
-            "a name that goes on",
-            format!("{}{body}{hidden}", head("Content-Length: 5\r\n 0\r\n")),
-            400,
-        ),
-        (
-            "another encoding",
-            format!("{}{body}{hidden}", head("Transfer-Encoding: xchunked\r\n")),
-            400,
-        ),
-        (
-            "chunks that are not last",
-            format!("{}0\r\n\r\n{hidden}", head("Transfer-Encoding: chunked, identity\r\n")),
-            400,
-        ),
-        (
-            "chunks in HTTP/1.0",
-            format!(
-                "{}0\r\n\r\n{hidden}",
-                head("Transfer-Encoding: chunked\r\n").replace("1.1", "1.0")
-            ),
-            400,
-        ),
-        ("zero in a value", format!("{}{hidden}", head("x-zero: a\0b\r\n")), 400),
-        ("zero in a name", format!("{}{hidden}", head("x-ze\0ro: a\r\n")), 400),
-        (
-            "a carriage return alone",
-            format!("{}{hidden}", head("x-cr: a\rX-Careem: b\r\n")),
-            400,
-        ),
-        ("a method of two words", format!("PO ST {PATH} HTTP/1.1\r\n\r\n"), 400),
-        ("another version", format!("POST {PATH} HTTP/3.7\r\n\r\n"), 400),
-        (
-            "another protocol",
-            "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0".to_owned() + &hidden,
-            400,
-        ),
-        // The framing of a body is found out when the body is read.
-        (
-            "chunks of no size",
-            format!(
-                "{}zz\r\n{body}\r\n0\r\n\r\n{hidden}",
-                head("Transfer-Encoding: chunked\r\n")
-            ),
-            400,
-        ),
-        (
-            "chunks of a negative size",
-            format!(
-                "{}-5\r\n{body}\r\n0\r\n\r\n{hidden}",
-                head("Transfer-Encoding: chunked\r\n")
-            ),
-            400,
-        ),
-        (
-            "chunks beyond all sizes",
-            format!("{}fffffffffffffffff\r\n{body}", head("Transfer-Encoding: chunked\r\n")),
-            400,
-        ),
-        (
-            "chunks that are longer than they say",
-            format!(
-                "{}5\r\n{body}\r\n0\r\n\r\n{hidden}",
-                head("Transfer-Encoding: chunked\r\n")
-            ),
-            400,
-        ),
-        // Chunks count, as the standard has it, and the connection ends: what hides behind them is never read.
+    let (hidden, body) = (good("CR-hidden"), order("CR-carrier"));
+    let chunked = "Transfer-Encoding: chunked";
+    let length = format!("Content-Length: {}", body.len());
+    let headers = AMBIGUOUS.map(|(what, headers)| (what, format!("{}0\r\n\r\n{hidden}", head(headers)), 400));
+    let lines = NO_REQUEST.map(|(what, line)| (what, format!("{line}{hidden}"), 400));
+    // The framing of a body is found out when the body is read.
+    let sizes = NO_SIZES.map(|(what, size)| {
+        let body = format!("{size}\r\n{body}\r\n0\r\n\r\n{hidden}");
+        (what, head(chunked) + &body, 400)
+    });
+    // Chunks count, as the standard has it, and what hides behind them is never read.
+    let both = [format!("{length}\r\n{chunked}"), format!("{chunked}\r\n{length}")];
+    let both = both.map(|headers| {
         (
             "a length and chunks",
-            format!(
-                "{}0\r\n\r\n{hidden}",
-                head(&format!("Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n"))
-            ),
+            format!("{}0\r\n\r\n{hidden}", head(&headers)),
             401,
-        ),
-        (
-            "chunks and a length",
-            format!(
-                "{}0\r\n\r\n{hidden}",
-                head(&format!("Transfer-Encoding: chunked\r\nContent-Length: {length}\r\n"))
-            ),
-            401,
-        ),
-    ] {
+        )
+    });
+    for (what, attack, status) in headers.into_iter().chain(lines).chain(sizes).chain(both) {
         let mut client = Raw::connect(siege.hub.address()).await;
         client.write(&attack).await;
         let answer = client.answer().await.unwrap_or_else(|| panic!("{what}: no answer"));
@@ -242,37 +173,30 @@ async fn lengths_that_hide_something() {
         .told("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned() + &hidden)
         .await;
     assert_eq!(told, (0, String::new()));
-    // Chunks as they should be, the same length twice, lines that end as some old senders end them.
+    siege.stands("HTTP/2").await;
+    siege.ends().await;
+}
+
+/// The neighbours: chunks as they should be, the same length twice, lines that end as some old senders end them.
+#[tokio::test(flavor = "multi_thread")]
+async fn lengths_that_are_clear() {
+    let siege = Siege::new().await;
+    let body = order(&siege.next());
+    let (first, second) = body.split_at(9);
+    let chunks = format!("9\r\n{first}\r\n{:x};ext=1\r\n{second}\r\n0\r\n\r\n", second.len());
+    let headers = format!("Transfer-Encoding: chunked\r\n{}", signed(&body).join("\r\n"));
+    assert_eq!(siege.told(head(&headers) + &chunks).await.0, 200);
     let id = siege.next();
-    let body = order(&id);
-    let chunks = format!(
-        "{:x}\r\n{}\r\n{:x};ext=1\r\n{}\r\n0\r\n\r\n",
-        9,
-        &body[..9],
-        body.len() - 9,
-        &body[9..]
-    );
-    let headers = signed(&body).join("\r\n");
-    let chunked = format!(
-        "{}{chunks}",
-        head(&format!("Transfer-Encoding: chunked\r\n{headers}\r\n"))
-    );
-    assert_eq!(siege.told(chunked).await.0, 200);
-    let length = |text: &str| format!("Content-Length: {}\r\n", order(text).len());
-    let id = siege.next();
+    let length = format!("Content-Length: {}\r\n", order(&id).len());
     assert_eq!(
-        siege
-            .told(good(&id).replacen(&length(&id), &length(&id).repeat(2), 1))
-            .await
-            .0,
+        siege.told(good(&id).replacen(&length, &length.repeat(2), 1)).await.0,
         200
     );
-    let id = siege.next();
-    let (head, body) = good(&id)
-        .split_once("\r\n\r\n")
-        .map(|(head, body)| (head.replace("\r\n", "\n"), body.to_owned()))
-        .unwrap();
+    let whole = good(&siege.next());
+    let (head, body) = whole.split_once("\r\n\r\n").unwrap();
+    let head = head.replace("\r\n", "\n");
     assert_eq!(siege.told(format!("{head}\n\n{body}")).await.0, 200);
+    siege.stands("other ways to say how long").await;
     siege.ends().await;
 }
 

@@ -126,6 +126,8 @@ impl World {
             .set("CAREEM_ENABLED", true)
             .set("CAREEM_WEBHOOK_SECRET", careem::SECRET)
             .set("CIRCUIT_BREAKER_RESET_TIMEOUT", "500ms")
+            // On, and out of the way of whatever is sent in crowds.
+            .set("RATE_LIMIT_CAREEM", 1_000_000)
     }
 
     /// The same, on a port that a hub may come back to.

@@ -11,6 +11,9 @@ const ANSWERS: &str = include_str!("known_answers.json");
 /// Schemes that say who calls and nothing about what.
 const NOT_OF_THE_BODY: [&str; 4] = ["careem-pos", "doordash", "delivery-hero", "delivery-hero without exp"];
 
+/// What is done to a body.
+type Change = fn(&mut Vec<u8>);
+
 #[derive(Deserialize)]
 struct Answer {
     name: String,
@@ -78,7 +81,7 @@ fn all_are_let_in() {
 #[test]
 fn another_body_is_refused() {
     for answer in Answer::all() {
-        let changes: [(&str, fn(&mut Vec<u8>)); 4] = [
+        let changes: [(&str, Change); 4] = [
             ("one byte more", |body| body.push(b'x')),
             ("one byte less", |body| body.truncate(body.len() - 1)),
             ("one letter changed", |body| {

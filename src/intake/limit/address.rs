@@ -1,0 +1,366 @@
+//! Client addresses: which one counts as one, how often each was refused, and which are known to send good webhooks.
+//!
+//! Only refused requests count against an address: a provider sends all its orders from a few. One that lately sent a
+//! webhook which was verified and new is known, and is never blocked: behind it (a provider's gateway, a load balancer of
+//! ours that `TRUSTED_PROXIES` does not name) stand others than whoever made it be refused, and their orders count for
+//! more than the cost of checking signatures. Pure; the time is passed in.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    num::NonZeroUsize,
+    str::FromStr,
+};
+
+use lru::LruCache;
+
+use crate::config::Rule;
+
+/// Addresses whose refusals are counted at a time, some 100 bytes each; of more, those that were refused longest ago are
+/// forgotten. A crowd that is larger than this never comes to its limit, but costs no more either.
+const MAX_COUNTED: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
+/// Known addresses that are kept; all providers together have some dozens.
+const MAX_KNOWN: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+/// How long an address is known after its last verified webhook, in milliseconds: over a quiet night.
+pub const KNOWN_FOR_MS: u64 = 24 * 3600 * 1000;
+/// How often the others are told that it still is: rarely, for it is written.
+const TELL_AGAIN_MS: u64 = 3600 * 1000;
+/// Bits of an IPv6 address that one customer's network has; the rest it may choose as it likes.
+const V6_NETWORK_BITS: u32 = 64;
+
+/// What counts as one address: an IPv4 address, or the /64 of an IPv6 one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address(IpAddr);
+
+impl Address {
+    /// That a client counts as.
+    pub fn of(client: IpAddr) -> Self {
+        Self(match client.to_canonical() {
+            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << V6_NETWORK_BITS))),
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+
+    /// Whether it is of no network outside: then it is most likely a proxy of ours.
+    pub fn is_local(self) -> bool {
+        match self.0 {
+            IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
+            // Its /64 is all that is left of ::1.
+            IpAddr::V6(v6) => v6.is_unspecified() || v6.is_unique_local() || v6.is_unicast_link_local(),
+        }
+    }
+
+    /// As a token of a subject: its bytes in hexadecimal.
+    pub fn token(self) -> String {
+        match self.0 {
+            IpAddr::V4(v4) => format!("{:08x}", v4.to_bits()),
+            IpAddr::V6(v6) => format!("{:016x}", v6.to_bits() >> V6_NETWORK_BITS),
+        }
+    }
+
+    /// Back from its token.
+    pub fn from_token(token: &str) -> Option<Self> {
+        match token.len() {
+            8 => Some(Self(IpAddr::V4(u32::from_str_radix(token, 16).ok()?.into()))),
+            16 => {
+                let network = u128::from(u64::from_str_radix(token, 16).ok()?);
+                Some(Self(IpAddr::V6(Ipv6Addr::from_bits(network << V6_NETWORK_BITS))))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(v4) => write!(f, "{v4}"),
+            IpAddr::V6(v6) => write!(f, "{v6}/{V6_NETWORK_BITS}"),
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = std::net::AddrParseError;
+
+    /// Any address, and what [`fmt::Display`] writes.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.trim();
+        let bare = text.strip_suffix("/64").filter(|bare| bare.contains(':'));
+        bare.unwrap_or(text).parse().map(Self::of)
+    }
+}
+
+/// Refusals of one address in its window.
+#[derive(Debug, Clone, Copy)]
+struct Count {
+    window_ends_ms: u64,
+    refused: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    verified_ms: u64,
+    told_ms: u64,
+}
+
+/// An address has come to its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooMany {
+    /// Requests that were refused.
+    pub refused: u64,
+    /// End of the block.
+    pub until_ms: u64,
+}
+
+/// See the module.
+pub struct Addresses {
+    rule: Rule,
+    counts: LruCache<Address, Count>,
+    known: LruCache<Address, Known>,
+}
+
+impl Addresses {
+    /// With this limit for each.
+    pub fn new(rule: Rule) -> Self {
+        Self {
+            rule,
+            counts: LruCache::new(MAX_COUNTED),
+            known: LruCache::new(MAX_KNOWN),
+        }
+    }
+
+    /// A request was refused; says where that was the last one that the address may make. Its window begins with the first.
+    pub fn refused(&mut self, address: Address, now_ms: u64) -> Option<TooMany> {
+        if self.is_known(address, now_ms) {
+            return None;
+        }
+        let window_ends_ms = now_ms + ms(self.rule.window);
+        let fresh = Count {
+            window_ends_ms,
+            refused: 0,
+        };
+        let count = self.counts.get_or_insert_mut(address, || fresh);
+        if count.window_ends_ms <= now_ms {
+            *count = fresh;
+        }
+        count.refused += 1;
+        if count.refused < self.rule.points {
+            return None;
+        }
+        let count = *count;
+        self.counts.pop(&address);
+        let until_ms = if self.rule.block.is_zero() {
+            count.window_ends_ms
+        } else {
+            now_ms + ms(self.rule.block)
+        };
+        Some(TooMany {
+            refused: count.refused,
+            until_ms,
+        })
+    }
+
+    /// A webhook of this address was verified and new. True where the others should know.
+    pub fn verified(&mut self, address: Address, now_ms: u64) -> bool {
+        if let Some(known) = self.known.get_mut(&address) {
+            known.verified_ms = known.verified_ms.max(now_ms);
+            if now_ms < known.told_ms + TELL_AGAIN_MS {
+                return false;
+            }
+            known.told_ms = now_ms;
+            return true;
+        }
+        self.learn(address, now_ms);
+        true
+    }
+
+    /// Another instance knows this address.
+    pub fn learn(&mut self, address: Address, verified_ms: u64) {
+        self.counts.pop(&address);
+        let known = self.known.get_or_insert_mut(address, || Known {
+            verified_ms,
+            told_ms: verified_ms,
+        });
+        known.verified_ms = known.verified_ms.max(verified_ms);
+        known.told_ms = known.told_ms.max(verified_ms);
+    }
+
+    /// Whether this address lately sent a webhook that was verified.
+    pub fn is_known(&self, address: Address, now_ms: u64) -> bool {
+        let known = self.known.peek(&address);
+        known.is_some_and(|known| now_ms < known.verified_ms + KNOWN_FOR_MS)
+    }
+
+    /// Forgets how often it was refused.
+    pub fn pardon(&mut self, address: Address) {
+        self.counts.pop(&address);
+    }
+}
+
+fn ms(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: u64 = 1_700_000_000_000;
+
+    fn address(text: &str) -> Address {
+        text.parse().unwrap()
+    }
+
+    fn addresses(points: u64, block: u64) -> Addresses {
+        Addresses::new(Rule {
+            points,
+            window: Duration::from_secs(60),
+            block: Duration::from_secs(block),
+        })
+    }
+
+    #[test]
+    fn what_counts_as_one() {
+        for (text, shown, token) in [
+            ("203.0.113.9", "203.0.113.9", "cb007109"),
+            ("::ffff:203.0.113.9", "203.0.113.9", "cb007109"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64", "20010db800010002"),
+            ("2001:db8:1:2::/64", "2001:db8:1:2::/64", "20010db800010002"),
+            ("::1", "::/64", "0000000000000000"),
+        ] {
+            let one = address(text);
+            assert_eq!((one.to_string().as_str(), one.token().as_str()), (shown, token));
+            assert_eq!(Address::from_token(token), Some(one));
+        }
+        assert_ne!(address("2001:db8:1:2::1"), address("2001:db8:1:3::1"));
+        for text in ["", "careem", "1.2.3", "1.2.3.4/64", "2001:db8::/48"] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+        for token in ["", "cb0071", "zz007109", "+b007109x", "cb007109cb007109cb"] {
+            assert_eq!(Address::from_token(token), None, "{token}");
+        }
+    }
+
+    #[test]
+    fn ours_are_told_from_those_outside() {
+        for text in ["10.1.2.3", "127.0.0.1", "192.168.0.1", "::1", "fd00::1", "fe80::1"] {
+            assert!(address(text).is_local(), "{text}");
+        }
+        for text in ["203.0.113.9", "2001:db8::1"] {
+            assert!(!address(text).is_local(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_last_one_that_it_may_make_ends_it() {
+        let (mut addresses, one) = (addresses(3, 300), address("203.0.113.9"));
+        assert_eq!(addresses.refused(one, NOW), None);
+        assert_eq!(addresses.refused(one, NOW + 1), None);
+        assert_eq!(addresses.refused(address("203.0.113.10"), NOW + 1), None);
+        let expected = TooMany {
+            refused: 3,
+            until_ms: NOW + 2 + 300_000,
+        };
+        assert_eq!(addresses.refused(one, NOW + 2), Some(expected));
+        // It begins anew after that.
+        assert_eq!(addresses.refused(one, NOW + 300_003), None);
+    }
+
+    #[test]
+    fn a_window_ends() {
+        let (mut addresses, one) = (addresses(2, 0), address("203.0.113.9"));
+        assert_eq!(addresses.refused(one, NOW), None);
+        assert_eq!(addresses.refused(one, NOW + 60_000), None);
+        let too_many = addresses.refused(one, NOW + 60_001).unwrap();
+        // Without a block it ends with the window.
+        assert_eq!(too_many.until_ms, NOW + 120_000);
+    }
+
+    #[test]
+    fn a_pardon_begins_anew() {
+        let (mut addresses, one) = (addresses(2, 300), address("203.0.113.9"));
+        addresses.refused(one, NOW);
+        addresses.pardon(one);
+        assert_eq!(addresses.refused(one, NOW), None);
+        assert!(addresses.refused(one, NOW).is_some());
+    }
+
+    #[test]
+    fn who_sends_good_ones_is_never_blocked() {
+        let (mut addresses, one) = (addresses(2, 300), address("203.0.113.9"));
+        addresses.refused(one, NOW);
+        assert!(addresses.verified(one, NOW), "news");
+        assert!(!addresses.verified(one, NOW + TELL_AGAIN_MS - 1), "known already");
+        assert!(addresses.verified(one, NOW + TELL_AGAIN_MS), "said again");
+        let last = NOW + TELL_AGAIN_MS;
+        for _ in 0..10 {
+            assert_eq!(addresses.refused(one, last + KNOWN_FOR_MS - 1), None);
+        }
+        // A day without a good one, and it is like any other.
+        assert_eq!(addresses.refused(one, last + KNOWN_FOR_MS), None);
+        assert!(addresses.refused(one, last + KNOWN_FOR_MS).is_some());
+    }
+
+    #[test]
+    fn what_others_know_counts_too() {
+        let (mut addresses, one) = (addresses(1, 300), address("203.0.113.9"));
+        addresses.learn(one, NOW);
+        assert_eq!(addresses.refused(one, NOW + 1), None);
+        // An older word takes nothing back.
+        addresses.learn(one, NOW - KNOWN_FOR_MS);
+        assert!(addresses.is_known(one, NOW + 1));
+    }
+
+    #[test]
+    fn a_crowd_takes_no_more_room() {
+        let mut addresses = addresses(3, 300);
+        addresses.verified(address("203.0.113.9"), NOW);
+        for number in 0..100_000u32 {
+            addresses.refused(Address::of(IpAddr::V4(number.into())), NOW);
+        }
+        assert_eq!(addresses.counts.len(), MAX_COUNTED.get());
+        assert!(addresses.is_known(address("203.0.113.9"), NOW));
+        for number in 0..100_000u32 {
+            addresses.verified(Address::of(IpAddr::V4(number.into())), NOW);
+        }
+        assert_eq!(addresses.known.len(), MAX_KNOWN.get());
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_is_its_address(bits in any::<u128>(), is_v6 in any::<bool>()) {
+            let ip = if is_v6 {
+                IpAddr::V6(bits.into())
+            } else {
+                IpAddr::V4((bits as u32).into())
+            };
+            let one = Address::of(ip);
+            prop_assert_eq!(Address::from_token(&one.token()), Some(one));
+            prop_assert_eq!(one.to_string().parse::<Address>().unwrap(), one);
+        }
+
+        /// However its refusals are spread in time, an address is blocked with its n-th in a window and not before.
+        #[test]
+        fn blocked_with_the_nth(points in 1u64..20, gaps in prop::collection::vec(0u64..30_000, 1..100)) {
+            let (mut addresses, one) = (addresses(points, 300), address("203.0.113.9"));
+            let (mut now, mut window_ends, mut count) = (NOW, 0, 0);
+            for gap in gaps {
+                now += gap;
+                if count == 0 || window_ends <= now {
+                    (window_ends, count) = (now + 60_000, 0);
+                }
+                count += 1;
+                let blocked = addresses.refused(one, now);
+                prop_assert_eq!(blocked.is_some(), count == points);
+                if blocked.is_some() {
+                    count = 0;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What the limits make of words from outside: from other instances, from operators, and from the stream.
+
+use std::{collections::HashSet, sync::atomic::Ordering};
+
+use super::{Limits, blocks::Who, lock, now_ms, stored::Word};
+
+impl Limits {
+    /// A word of another instance, of an operator, or our own come back.
+    pub(super) fn hear(&self, word: Word) {
+        let now = now_ms();
+        match word {
+            Word::Blocked(Who::Address(address), _) if lock(&self.addresses).is_known(address, now) => {
+                // Whoever blocked it has not seen what this instance has.
+                self.vouch(address, now);
+                self.tell(Word::Lifted(Who::Address(address)));
+            }
+            Word::Blocked(_, block) if block.until_ms <= now => {}
+            Word::Blocked(who, block) => {
+                self.put(who, block, true);
+            }
+            Word::Lifted(who) => {
+                if self.lift(&who) {
+                    tracing::info!(?who, "block lifted");
+                }
+                if let Who::Address(address) = who {
+                    lock(&self.addresses).pardon(address);
+                }
+            }
+            Word::Known(address, verified_ms) => {
+                lock(&self.addresses).learn(address, verified_ms);
+                self.lift(&Who::Address(address));
+            }
+        }
+    }
+
+    /// All that the stream has.
+    pub(super) fn hear_all(&self, known: Vec<Word>, blocks: Vec<Word>) {
+        let stored: HashSet<Who> = blocks
+            .iter()
+            .filter_map(|word| match word {
+                Word::Blocked(who, _) => Some(who.clone()),
+                _ => None,
+            })
+            .collect();
+        known.into_iter().chain(blocks).for_each(|word| self.hear(word));
+        self.is_informed.store(true, Ordering::Relaxed);
+        let mut own = lock(&self.blocks);
+        let lifted = own.lift_missing(|who| stored.contains(who), now_ms());
+        self.note_blocks(own.len());
+        drop(own);
+        for who in lifted {
+            tracing::info!(?who, "block lifted");
+            if let Who::Address(address) = who {
+                lock(&self.addresses).pardon(address);
+            }
+        }
+    }
+
+    /// Forgets blocks that have ended.
+    pub(super) fn sweep(&self) {
+        let left = lock(&self.blocks).sweep(now_ms());
+        self.note_blocks(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            address::Address,
+            blocks::Block,
+            tests::{careem, limits},
+        },
+        *,
+    };
+
+    fn address() -> Address {
+        "203.0.113.9".parse().unwrap()
+    }
+
+    fn who() -> Who {
+        Who::Address(address())
+    }
+
+    /// A block that began a while ago.
+    fn block() -> Block {
+        Block {
+            since_ms: now_ms() - 60_000,
+            until_ms: now_ms() + 60_000,
+            provider: "careem".into(),
+            requests: 100,
+        }
+    }
+
+    fn is_blocked(limits: &Limits) -> bool {
+        lock(&limits.blocks).until(&who(), now_ms()).is_some()
+    }
+
+    fn told(limits: &Limits) -> Vec<Word> {
+        lock(&limits.words).drain(..).collect()
+    }
+
+    #[test]
+    fn a_block_of_another_holds_here_until_it_is_lifted() {
+        let limits = limits("5/60s", "5/60s/300s");
+        limits.hear(Word::Blocked(who(), block()));
+        assert!(is_blocked(&limits));
+        limits.hear(Word::Lifted(who()));
+        assert!(!is_blocked(&limits));
+        assert_eq!(told(&limits), [], "it was told already");
+        let over = Block {
+            until_ms: now_ms(),
+            ..block()
+        };
+        limits.hear(Word::Blocked(who(), over));
+        assert!(!is_blocked(&limits));
+    }
+
+    #[test]
+    fn who_is_known_here_is_vouched_for() {
+        let limits = limits("5/60s", "5/60s/300s");
+        limits.note_accepted(&careem(&[]), "203.0.113.9".parse().unwrap());
+        assert!(matches!(told(&limits)[..], [Word::Known(..)]));
+        limits.hear(Word::Blocked(who(), block()));
+        assert!(!is_blocked(&limits));
+        assert!(matches!(told(&limits)[..], [Word::Known(..), Word::Lifted(_)]));
+    }
+
+    #[test]
+    fn who_is_known_elsewhere_is_let_in_again() {
+        let limits = limits("5/60s", "1/60s/300s");
+        limits.hear(Word::Blocked(who(), block()));
+        limits.hear(Word::Known(address(), now_ms()));
+        assert!(!is_blocked(&limits));
+        limits.note_refused(None, "203.0.113.9".parse().unwrap());
+        assert!(!is_blocked(&limits), "and is not blocked again");
+    }
+
+    #[test]
+    fn what_the_stream_has_no_more_was_lifted() {
+        let limits = limits("5/60s", "5/60s/300s");
+        limits.hear_all(vec![], vec![Word::Blocked(who(), block())]);
+        assert!(is_blocked(&limits));
+        limits.hear_all(vec![], vec![Word::Blocked(who(), block())]);
+        assert!(is_blocked(&limits));
+        limits.hear_all(vec![], vec![]);
+        assert!(!is_blocked(&limits));
+        // One that the stream never had is still on its way there.
+        limits.block(who(), block());
+        limits.hear_all(vec![], vec![]);
+        assert!(is_blocked(&limits));
+    }
+}

@@ -1,0 +1,528 @@
+//! Rate limits: who may go on, decided in memory, without asking anybody.
+//!
+//! Two things are counted, and they never mix. A provider's quota ([`window`]) is spent by requests whose verification
+//! succeeded, so that no stranger can use it up; more than that is told to come back when the window is over. Requests
+//! that were refused count against the client's address ([`address`]), and too many of them block it ([`blocks`]): what
+//! it sends is then refused before its body is read. [`shared`] keeps the instances of the hub together: quotas by a
+//! counter in the stream `LIMITS`, blocks by words in the stream `BLOCKS` ([`stored`]).
+
+use std::{
+    collections::VecDeque,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::Notify;
+
+use self::{
+    address::{Address, Addresses},
+    blocks::{Block, Blocks, Who},
+    stored::Word,
+    window::{Quota, Wait},
+};
+use crate::{
+    config::{RateLimits, Rule},
+    provider::Enabled,
+};
+
+pub mod window;
+pub mod address;
+pub mod blocks;
+pub mod stored;
+pub mod shared;
+mod heard;
+
+/// Words that wait to be told, while NATS is away or busy; of more, the oldest are dropped, and hold for this instance only.
+const MAX_WORDS: usize = 4096;
+
+/// Why a request is refused: what came to its limit, and when it is worth trying again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limited {
+    /// Whose limit it is.
+    pub scope: Scope,
+    /// Whole seconds, rounded up, at least 1.
+    pub retry_after_seconds: u64,
+}
+
+/// Whose limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The client's address is blocked.
+    Address,
+    /// The provider has sent more than it may.
+    Provider,
+}
+
+impl Scope {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Provider => "provider",
+        }
+    }
+}
+
+/// A point of a provider's quota that was taken.
+#[derive(Debug)]
+#[must_use = "a request that could not be stored gives it back"]
+pub struct Point(Option<u64>);
+
+struct ProviderQuota {
+    name: Arc<str>,
+    rule: Rule,
+    quota: Mutex<Quota>,
+    /// In which window the log last said that it was spent.
+    said_in: AtomicU64,
+}
+
+/// All limits of this instance.
+pub struct Limits {
+    enabled: bool,
+    quotas: Vec<ProviderQuota>,
+    addresses: Mutex<Addresses>,
+    blocks: Mutex<Blocks>,
+    /// How many blocks there are; most of the time none, and nothing has to be looked up.
+    blocked: AtomicUsize,
+    /// Instances that share the quotas, with this one.
+    instances: AtomicU64,
+    /// It was read which addresses are known, or waited for long enough; before, nobody is blocked by this instance.
+    is_informed: AtomicBool,
+    words: Mutex<VecDeque<Word>>,
+    /// There is something to tell at once.
+    soon: Notify,
+}
+
+impl Limits {
+    /// With nothing counted.
+    pub fn new(settings: &RateLimits) -> Self {
+        let quotas = settings.providers.iter().map(|(name, rule)| ProviderQuota {
+            name: Arc::clone(name),
+            rule: *rule,
+            quota: Mutex::new(Quota::new(rule)),
+            said_in: AtomicU64::new(0),
+        });
+        Self {
+            enabled: settings.enabled,
+            quotas: quotas.collect(),
+            addresses: Mutex::new(Addresses::new(settings.address)),
+            blocks: Mutex::default(),
+            blocked: AtomicUsize::new(0),
+            instances: AtomicU64::new(1),
+            is_informed: AtomicBool::new(false),
+            words: Mutex::default(),
+            soon: Notify::new(),
+        }
+    }
+
+    /// `RATE_LIMIT_ENABLED`.
+    pub const fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// Before anything of a request is read: whether its address is blocked, or its provider has no points left.
+    ///
+    /// # Errors
+    /// When to come back.
+    pub fn check(&self, provider: &Enabled, client: IpAddr) -> Result<(), Limited> {
+        if !self.enabled {
+            return Ok(());
+        }
+        let now = now_ms();
+        if self.blocked.load(Ordering::Relaxed) > 0 {
+            let mut blocks = lock(&self.blocks);
+            if !is_listed(provider, client)
+                && let Some(until) = blocks.until(&Who::Address(Address::of(client)), now)
+            {
+                return Err(limited(&provider.name, Scope::Address, until - now));
+            }
+            if let Some(until) = blocks.until(&Who::Provider(Arc::clone(&provider.name)), now) {
+                return Err(limited(&provider.name, Scope::Provider, until - now));
+            }
+        }
+        let Some(own) = self.of(&provider.name) else {
+            return Ok(());
+        };
+        // Where more than the quota means a block, only a verified request may bring it about: it has to be read first.
+        if !own.rule.block.is_zero() {
+            return Ok(());
+        }
+        let checked = lock(&own.quota).check(now, self.instances());
+        checked.map_err(|wait| {
+            own.say_spent(now);
+            limited(&provider.name, Scope::Provider, wait.ms)
+        })
+    }
+
+    /// Takes a point of the provider's quota, for a request that was verified.
+    ///
+    /// # Errors
+    /// When to come back.
+    pub fn take(&self, provider: &Enabled) -> Result<Point, Limited> {
+        let Some(own) = self.of(&provider.name).filter(|_| self.enabled) else {
+            return Ok(Point(None));
+        };
+        let now = now_ms();
+        let taken = lock(&own.quota).take(now, self.instances());
+        match taken {
+            Ok(taken) => {
+                if taken.is_urgent {
+                    self.soon.notify_one();
+                }
+                Ok(Point(Some(taken.window)))
+            }
+            Err(Wait { ms, is_spent }) => {
+                own.say_spent(now);
+                let ms = if is_spent && !own.rule.block.is_zero() {
+                    self.block_provider(own, now)
+                } else {
+                    ms
+                };
+                Err(limited(&provider.name, Scope::Provider, ms))
+            }
+        }
+    }
+
+    /// Gives a point back: what it was taken for could not be stored, which is no fault of the provider's.
+    pub fn give_back(&self, provider: &Enabled, point: Point) {
+        if let (Some(own), Some(window)) = (self.of(&provider.name), point.0) {
+            lock(&own.quota).give_back(window);
+        }
+    }
+
+    /// Counts a refused request against its address. `provider`: where it went, where there is such a provider.
+    pub fn note_refused(&self, provider: Option<&Enabled>, client: IpAddr) {
+        let counts = self.enabled && self.is_informed.load(Ordering::Relaxed);
+        if !counts || provider.is_some_and(|provider| is_listed(provider, client)) {
+            return;
+        }
+        let (now, address) = (now_ms(), Address::of(client));
+        let Some(too_many) = lock(&self.addresses).refused(address, now) else {
+            return;
+        };
+        let block = Block {
+            since_ms: now,
+            until_ms: too_many.until_ms,
+            provider: provider.map_or("_", |provider| &provider.name).to_owned(),
+            requests: too_many.refused,
+        };
+        let hint = if address.is_local() {
+            "; it is no address of the internet: a proxy that TRUSTED_PROXIES should name?"
+        } else {
+            ""
+        };
+        tracing::warn!(
+            client = %address,
+            provider = block.provider,
+            refused = block.requests,
+            seconds = (too_many.until_ms - now).div_ceil(1000),
+            "address blocked for its refused requests{hint}"
+        );
+        self.block(Who::Address(address), block);
+    }
+
+    /// A webhook of this address was verified and is new: it is one that is not to be blocked.
+    pub fn note_accepted(&self, provider: &Enabled, client: IpAddr) {
+        // Where nothing is verified, anybody could make itself known.
+        if !self.enabled || provider.scheme.is_none() {
+            return;
+        }
+        let (now, address) = (now_ms(), Address::of(client));
+        if lock(&self.addresses).verified(address, now) {
+            self.vouch(address, now);
+        }
+    }
+
+    /// Tells the others that an address is known, and ends its block.
+    fn vouch(&self, address: Address, now: u64) {
+        self.tell(Word::Known(address, now));
+        let who = Who::Address(address);
+        if self.lift(&who) {
+            tracing::info!(client = %address, "block lifted: the address sends verified webhooks");
+            self.tell(Word::Lifted(who));
+        }
+    }
+
+    /// Blocks a provider that was set up so; for how many milliseconds.
+    fn block_provider(&self, own: &ProviderQuota, now: u64) -> u64 {
+        let ms = u64::try_from(own.rule.block.as_millis()).unwrap_or(u64::MAX);
+        let block = Block {
+            since_ms: now,
+            until_ms: now + ms,
+            provider: own.name.to_string(),
+            requests: own.rule.points,
+        };
+        tracing::warn!(
+            provider = &*own.name,
+            seconds = own.rule.block.as_secs(),
+            "provider blocked: it sent more than RATE_LIMIT_ says"
+        );
+        self.block(Who::Provider(Arc::clone(&own.name)), block);
+        ms
+    }
+
+    fn block(&self, who: Who, block: Block) {
+        if self.put(who.clone(), block.clone(), false) {
+            self.tell(Word::Blocked(who, block));
+        }
+    }
+
+    fn put(&self, who: Who, block: Block, is_stored: bool) -> bool {
+        let mut blocks = lock(&self.blocks);
+        let is_news = blocks.put(who, block, is_stored);
+        self.note_blocks(blocks.len());
+        is_news
+    }
+
+    fn lift(&self, who: &Who) -> bool {
+        let mut blocks = lock(&self.blocks);
+        let was_blocked = blocks.lift(who);
+        self.note_blocks(blocks.len());
+        was_blocked
+    }
+
+    fn note_blocks(&self, count: usize) {
+        self.blocked.store(count, Ordering::Relaxed);
+        metrics::gauge!("blocks_active").set(count as f64);
+    }
+
+    fn tell(&self, word: Word) {
+        let mut words = lock(&self.words);
+        if words.len() == MAX_WORDS {
+            words.pop_front();
+        }
+        words.push_back(word);
+        self.soon.notify_one();
+    }
+
+    /// The next word to tell; a block that was lifted meanwhile is none.
+    fn next_word(&self) -> Option<Word> {
+        loop {
+            let word = lock(&self.words).pop_front()?;
+            match &word {
+                Word::Blocked(who, _) if lock(&self.blocks).until(who, now_ms()).is_none() => {}
+                _ => return Some(word),
+            }
+        }
+    }
+
+    fn of(&self, provider: &str) -> Option<&ProviderQuota> {
+        self.quotas.iter().find(|one| &*one.name == provider)
+    }
+
+    fn instances(&self) -> u64 {
+        self.instances.load(Ordering::Relaxed)
+    }
+}
+
+impl ProviderQuota {
+    /// Once in a window; what is refused then is counted by a metric.
+    fn say_spent(&self, now: u64) {
+        let window = now / lock(&self.quota).length_ms();
+        if self.said_in.swap(window, Ordering::Relaxed) != window {
+            tracing::warn!(
+                provider = &*self.name,
+                points = self.rule.points,
+                seconds = self.rule.window.as_secs_f64(),
+                "provider over its rate limit; it is told when to come back"
+            );
+        }
+    }
+}
+
+/// Whether the operator named the address as one of the provider's.
+fn is_listed(provider: &Enabled, client: IpAddr) -> bool {
+    !provider.allow_list.is_open() && provider.allow_list.allows(client)
+}
+
+fn limited(provider: &Arc<str>, scope: Scope, ms: u64) -> Limited {
+    metrics::counter!("rate_limited_total", "provider" => Arc::clone(provider), "scope" => scope.as_str()).increment(1);
+    Limited {
+        scope,
+        retry_after_seconds: ms.div_ceil(1000).max(1),
+    }
+}
+
+/// Milliseconds since 1970, by the machine's clock: windows and blocks mean the same on every instance.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code panics while it holds one of these.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{Config, Environment},
+        intake::allow_list::AllowList,
+        provider::{Catalogue, Provider as _, declarative::Declarative},
+        verification::{Keyring, Keys, Scheme},
+    };
+
+    pub(super) fn limits(provider: &str, address: &str) -> Limits {
+        let env: Environment = [
+            ("SERVICE_TOKEN", "token"),
+            ("RATE_LIMIT_CAREEM", provider),
+            ("RATE_LIMIT_ADDRESS", address),
+        ]
+        .into_iter()
+        .collect();
+        let limits = Limits::new(&Config::from_environment(&env).unwrap().limits);
+        limits.is_informed.store(true, Ordering::Relaxed);
+        limits
+    }
+
+    pub(super) fn careem(networks: &[&str]) -> Enabled {
+        let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
+        let file = Arc::clone(&Catalogue::shipped().get("careem").unwrap().file);
+        let provider = Declarative::new(file, None);
+        Enabled {
+            outbound: None,
+            scheme: provider.scheme().clone(),
+            provider: Box::new(provider),
+            name: "careem".into(),
+            keys: Keyring::new(Keys::new()),
+            branch_secrets: false,
+            credential_headers: Default::default(),
+            allow_list: AllowList::new(networks),
+            forward_test_orders: false,
+        }
+    }
+
+    fn client(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// Refuses until nothing more is counted.
+    fn refuse(limits: &Limits, provider: &Enabled, client: IpAddr, times: usize) {
+        for _ in 0..times {
+            limits.note_refused(Some(provider), client);
+        }
+    }
+
+    fn take_all(limits: &Limits, provider: &Enabled) -> usize {
+        (0..100).filter(|_| limits.take(provider).is_ok()).count()
+    }
+
+    #[test]
+    fn refused_requests_cost_the_provider_nothing() {
+        let (limits, careem) = (limits("5/1h", "3/60s/300s"), careem(&[]));
+        let (stranger, good) = (client("203.0.113.9"), client("203.0.113.10"));
+        refuse(&limits, &careem, stranger, 2);
+        assert_eq!(limits.check(&careem, stranger), Ok(()));
+        refuse(&limits, &careem, stranger, 1);
+        let blocked = limits.check(&careem, stranger).unwrap_err();
+        assert_eq!((blocked.scope, blocked.retry_after_seconds), (Scope::Address, 300));
+        assert_eq!(limits.check(&careem, good), Ok(()));
+        assert_eq!(take_all(&limits, &careem), 5);
+        // Then it is refused before anything is read.
+        assert_eq!(limits.check(&careem, good).unwrap_err().scope, Scope::Provider);
+    }
+
+    #[test]
+    fn addresses_on_the_list_are_not_blocked() {
+        let (limits, listed) = (limits("5/1h", "1/60s/300s"), careem(&["203.0.113.0/24"]));
+        let address = client("203.0.113.9");
+        refuse(&limits, &listed, address, 3);
+        assert_eq!(limits.check(&listed, address), Ok(()));
+        // Not for what it does elsewhere, either.
+        limits.note_refused(None, address);
+        assert_eq!(limits.check(&listed, address), Ok(()));
+        assert!(limits.check(&careem(&[]), address).is_err());
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address() {
+        let (limits, careem) = (limits("5/1h", "3/60s/300s"), careem(&[]));
+        for host in ["2001:db8::1", "2001:db8::2", "2001:db8::ffff:1"] {
+            refuse(&limits, &careem, client(host), 1);
+        }
+        assert!(limits.check(&careem, client("2001:db8::3")).is_err());
+        assert_eq!(limits.check(&careem, client("2001:db8:0:1::3")), Ok(()));
+    }
+
+    #[test]
+    fn a_provider_is_blocked_only_by_what_was_verified() {
+        let (limits, careem) = (limits("2/1h/300s", "100/60s/300s"), careem(&[]));
+        let address = client("203.0.113.9");
+        assert!(limits.take(&careem).is_ok() && limits.take(&careem).is_ok());
+        // Its points are spent, but what is not verified brings no block about.
+        assert_eq!(limits.check(&careem, address), Ok(()));
+        let over = limits.take(&careem).unwrap_err();
+        assert_eq!((over.scope, over.retry_after_seconds), (Scope::Provider, 300));
+        assert_eq!(limits.check(&careem, address).unwrap_err().scope, Scope::Provider);
+    }
+
+    #[test]
+    fn a_share_that_is_spent_is_no_block() {
+        let (limits, careem) = (limits("10/1h/300s", "100/60s/300s"), careem(&[]));
+        limits.instances.store(2, Ordering::Relaxed);
+        let taken: Vec<_> = (0..5).filter_map(|_| limits.take(&careem).ok()).collect();
+        assert_eq!(taken.len(), 5);
+        let over = limits.take(&careem).unwrap_err();
+        assert!(over.retry_after_seconds <= 1, "{over:?}");
+        assert_eq!(limits.check(&careem, client("203.0.113.9")), Ok(()));
+    }
+
+    #[test]
+    fn a_point_comes_back() {
+        let (limits, careem) = (limits("1/1h", "3/60s/300s"), careem(&[]));
+        let point = limits.take(&careem).unwrap();
+        assert!(limits.take(&careem).is_err());
+        limits.give_back(&careem, point);
+        assert!(limits.take(&careem).is_ok());
+    }
+
+    #[test]
+    fn who_is_not_verified_is_not_known() {
+        let limits = limits("5/1h", "1/60s/300s");
+        let address = client("203.0.113.9");
+        let open = Enabled {
+            scheme: Scheme::None,
+            ..careem(&[])
+        };
+        limits.note_accepted(&open, address);
+        refuse(&limits, &careem(&[]), address, 1);
+        assert!(limits.check(&careem(&[]), address).is_err());
+    }
+
+    #[test]
+    fn nobody_is_blocked_before_it_is_read_who_is_known() {
+        let (limits, careem) = (limits("5/1h", "1/60s/300s"), careem(&[]));
+        limits.is_informed.store(false, Ordering::Relaxed);
+        let address = client("203.0.113.9");
+        refuse(&limits, &careem, address, 3);
+        assert_eq!(limits.check(&careem, address), Ok(()));
+        limits.is_informed.store(true, Ordering::Relaxed);
+        refuse(&limits, &careem, address, 1);
+        assert!(limits.check(&careem, address).is_err());
+    }
+
+    #[test]
+    fn a_block_that_was_lifted_is_not_told() {
+        let (limits, careem) = (limits("5/1h", "1/60s/300s"), careem(&[]));
+        refuse(&limits, &careem, client("203.0.113.9"), 1);
+        refuse(&limits, &careem, client("203.0.113.10"), 1);
+        limits.hear(Word::Lifted(Who::Address(Address::of(client("203.0.113.9")))));
+        let told = limits.next_word().unwrap();
+        assert!(matches!(told, Word::Blocked(Who::Address(one), _) if one.to_string() == "203.0.113.10"));
+        assert_eq!(limits.next_word(), None);
+    }
+
+    #[test]
+    fn words_that_nobody_takes_are_bounded() {
+        let limits = limits("5/1h", "1/60s/300s");
+        for number in 0..u32::try_from(MAX_WORDS).unwrap() + 10 {
+            limits.note_refused(None, IpAddr::V4(number.into()));
+        }
+        assert_eq!(lock(&limits.words).len(), MAX_WORDS);
+    }
+}

@@ -1,0 +1,531 @@
+//! Keeps the limits of all instances together. Nothing waits for it: a webhook is decided on by what is known here.
+//!
+//! What was taken of a quota is added to a counter of the stream `LIMITS`, one for each provider and window; its new
+//! value is the answer, and is told to the others on the core NATS subject `hub.quota`, where they also say that they
+//! are there. Blocks and known addresses are words in the stream `BLOCKS`, heard by all as they are written, and read
+//! from it at the start and after a time without NATS.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use async_nats::{HeaderMap, Message, Subscriber};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    Limits, lock, now_ms,
+    stored::{self, BLOCK_SUBJECTS, KNOWN_SUBJECTS, Word},
+    window::{Outcome, Report},
+};
+use crate::journal::connection::Connection;
+
+/// Name of the stream of counters.
+pub const LIMITS: &str = "LIMITS";
+/// Where instances say that they are there, and what the counters are.
+const SUBJECT: &str = "hub.quota";
+/// How often counters are told what was taken, where there are other instances and nothing is urgent. Each time costs the
+/// server an fsync.
+const TICK: Duration = Duration::from_millis(100);
+/// How often an instance says that it is there, an instance that is alone tells the counters, and ended blocks are
+/// forgotten; and how soon the others count without one that is silent.
+const SAY_EVERY: Duration = Duration::from_secs(1);
+const GONE_AFTER: Duration = Duration::from_secs(5);
+/// How often the stream of blocks is read, should a word have been lost; and how soon again where that failed.
+const READ_EVERY: Duration = Duration::from_secs(30);
+const READ_AGAIN: Duration = Duration::from_secs(1);
+/// How long nobody is blocked while it cannot be read who is known.
+const INFORMED_AFTER: Duration = Duration::from_secs(5);
+/// Wait for the answer to a message; a counter that does not answer by then is left alone until the next tick.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest wait for the socket.
+const SAY_TIMEOUT: Duration = Duration::from_millis(500);
+/// Pause before subscribing again, should the client end a subscription.
+const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(250);
+/// Other instances that are counted; more make the shares no smaller.
+const MAX_OTHERS: usize = 256;
+/// Most bytes of a message that are read, and of a name in it; ours have a hundred for each provider.
+const MAX_MESSAGE_BYTES: usize = 16 * 1024;
+const MAX_NAME_BYTES: usize = 64;
+
+/// A message: an instance is there, and knows these counters. Fields may be added.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Said {
+    /// A new name each time that an instance starts.
+    instance: String,
+    /// It is about to end.
+    #[serde(default)]
+    leaving: bool,
+    #[serde(default)]
+    counted: Vec<Counted>,
+}
+
+/// A counter.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Counted {
+    provider: String,
+    /// Length of a window: an instance that was set up differently counts other ones.
+    window_ms: u64,
+    /// Which window: time since 1970 by its length.
+    window: u64,
+    total: u64,
+}
+
+/// JetStream's answer to a write.
+#[derive(Debug, Deserialize)]
+struct Ack {
+    error: Option<serde_json::Value>,
+    /// The counter's value, where it is one.
+    val: Option<String>,
+}
+
+/// Tells and listens until told to stop.
+///
+/// # Errors
+/// Never; trouble with NATS is waited out.
+pub async fn run(connection: Arc<Connection>, limits: Arc<Limits>, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut sharing = Sharing::new(connection, limits);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            error = sharing.share() => tracing::warn!(error = format!("{error:#}"), "subscribing again for rate limits"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(PAUSE_AFTER_TROUBLE) => {}
+        }
+    }
+    sharing.say(true, Vec::new()).await;
+    Ok(())
+}
+
+/// A message whose answer is waited for.
+struct Asked<T> {
+    what: T,
+    id: u64,
+    until: Instant,
+}
+
+struct Sharing {
+    instance: String,
+    connection: Arc<Connection>,
+    limits: Arc<Limits>,
+    /// When each of the others was last heard.
+    others: HashMap<String, Instant>,
+    /// For each provider the window that its counter is being told of.
+    counting: Vec<Option<Asked<u64>>>,
+    writing: Option<Asked<Word>>,
+    /// Not before then, where a word was refused.
+    write_at: Instant,
+    next_id: u64,
+    say_at: Instant,
+    read_at: Instant,
+    was_up: bool,
+    started: Instant,
+}
+
+impl Sharing {
+    fn new(connection: Arc<Connection>, limits: Arc<Limits>) -> Self {
+        let now = Instant::now();
+        Self {
+            instance: Uuid::new_v4().simple().to_string(),
+            connection,
+            others: HashMap::new(),
+            counting: limits.quotas.iter().map(|_| None).collect(),
+            limits,
+            writing: None,
+            write_at: now,
+            next_id: 0,
+            say_at: now,
+            read_at: now,
+            was_up: false,
+            started: now,
+        }
+    }
+
+    /// Returns when a subscription ends: why.
+    async fn share(&mut self) -> anyhow::Error {
+        let client = self.connection.client.clone();
+        let inbox = client.new_inbox();
+        let subscribed = async {
+            let others: Subscriber = client.subscribe(SUBJECT).await?;
+            let blocks = client.subscribe(BLOCK_SUBJECTS).await?;
+            let known = client.subscribe(KNOWN_SUBJECTS).await?;
+            let answers = client.subscribe(format!("{inbox}.*")).await?;
+            Ok::<_, async_nats::SubscribeError>((others, stream::select(blocks, known), answers))
+        };
+        let (mut others, mut words, mut answers) = match subscribed.await {
+            Ok(subscribed) => subscribed,
+            Err(error) => return error.into(),
+        };
+        let limits = Arc::clone(&self.limits);
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ended = || anyhow::anyhow!("a subscription ended");
+        loop {
+            tokio::select! {
+                answer = answers.next() => match answer {
+                    Some(answer) => self.answered(&inbox, &answer).await,
+                    None => return ended(),
+                },
+                message = others.next() => match message {
+                    Some(message) => self.hear(&message.payload).await,
+                    None => return ended(),
+                },
+                message = words.next() => match message {
+                    Some(message) => self.hear_word(&message),
+                    None => return ended(),
+                },
+                () = limits.soon.notified() => {
+                    self.count_all(&inbox).await;
+                    self.write(&inbox).await;
+                }
+                _ = ticks.tick() => self.tick(&inbox).await,
+            }
+        }
+    }
+
+    async fn tick(&mut self, inbox: &str) {
+        let now = Instant::now();
+        for at in 0..self.counting.len() {
+            if let Some(asked) = self.counting[at].take_if(|asked| asked.until <= now) {
+                lock(&self.limits.quotas[at].quota).reported(asked.what, Outcome::Unanswered);
+            }
+        }
+        if let Some(asked) = self.writing.take_if(|asked| asked.until <= now) {
+            self.write_again(asked.what);
+        }
+        let is_up = self.connection.is_up();
+        if is_up && (!self.was_up || self.read_at <= now) {
+            self.read().await;
+        }
+        self.was_up = is_up;
+        let says = self.say_at <= now;
+        // One that is alone needs the counter only for those that come later.
+        if says || !self.others.is_empty() {
+            self.count_all(inbox).await;
+        }
+        if self.started.elapsed() >= INFORMED_AFTER {
+            self.limits.is_informed.store(true, Ordering::Relaxed);
+        }
+        self.write(inbox).await;
+        if says {
+            self.say_at = now + SAY_EVERY;
+            self.others.retain(|_, heard| heard.elapsed() < GONE_AFTER);
+            self.note_instances();
+            self.limits.sweep();
+            self.say(false, self.all_counted()).await;
+        }
+    }
+
+    /// Tells the counters what they do not know yet.
+    async fn count_all(&mut self, inbox: &str) {
+        for at in 0..self.counting.len() {
+            self.count(inbox, at).await;
+        }
+    }
+
+    async fn count(&mut self, inbox: &str, at: usize) {
+        if self.counting[at].is_some() {
+            return;
+        }
+        let limits = Arc::clone(&self.limits);
+        let own = &limits.quotas[at];
+        let (report, window_ms) = {
+            let mut quota = lock(&own.quota);
+            (quota.report(now_ms()), quota.length_ms())
+        };
+        let Some(Report { window, points }) = report else {
+            return;
+        };
+        let subject = format!("hub.limit.{}.{window_ms}.{window}", own.name);
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Incr", format!("+{points}"));
+        match self.ask(inbox, subject, headers, Bytes::new()).await {
+            Some(id) => {
+                let until = Instant::now() + ANSWER_TIMEOUT;
+                self.counting[at] = Some(Asked {
+                    what: window,
+                    id,
+                    until,
+                });
+            }
+            None => lock(&own.quota).reported(window, Outcome::NotSent),
+        }
+    }
+
+    /// Writes the next word that waits.
+    async fn write(&mut self, inbox: &str) {
+        if self.writing.is_some() || Instant::now() < self.write_at || !self.connection.is_up() {
+            return;
+        }
+        let Some(word) = self.limits.next_word() else {
+            return;
+        };
+        let (subject, headers, payload) = word.message(now_ms());
+        match self.ask(inbox, subject, headers, payload).await {
+            Some(id) => {
+                let until = Instant::now() + ANSWER_TIMEOUT;
+                self.writing = Some(Asked { what: word, id, until });
+            }
+            None => self.write_again(word),
+        }
+    }
+
+    /// A word that the stream may not have is told again, in a while.
+    fn write_again(&mut self, word: Word) {
+        self.write_at = Instant::now() + READ_AGAIN;
+        lock(&self.limits.words).push_front(word);
+    }
+
+    /// Publishes for an answer; its id, none where it could not be sent.
+    async fn ask(&mut self, inbox: &str, subject: String, headers: HeaderMap, payload: Bytes) -> Option<u64> {
+        // The client would keep it and send it when NATS is back, long after it was true.
+        if !self.connection.is_up() {
+            return None;
+        }
+        self.next_id += 1;
+        let reply = format!("{inbox}.{}", self.next_id);
+        let client = &self.connection.client;
+        let publish = client.publish_with_reply_and_headers(subject, reply, headers, payload);
+        let sent = tokio::time::timeout(SAY_TIMEOUT, publish).await;
+        sent.is_ok_and(|sent| sent.is_ok()).then_some(self.next_id)
+    }
+
+    async fn answered(&mut self, inbox: &str, answer: &Message) {
+        let id = answer
+            .subject
+            .strip_prefix(inbox)
+            .and_then(|rest| rest.strip_prefix('.'));
+        let Some(id) = id.and_then(|id| id.parse::<u64>().ok()) else {
+            return;
+        };
+        // Nobody takes it where the status says so.
+        let ack = answer
+            .status
+            .is_none()
+            .then(|| serde_json::from_slice::<Ack>(&answer.payload));
+        let ack = ack.and_then(Result::ok).filter(|ack| {
+            if let Some(error) = &ack.error {
+                tracing::debug!(%error, "not written for rate limits");
+            }
+            ack.error.is_none()
+        });
+        if let Some(asked) = self.writing.take_if(|asked| asked.id == id) {
+            match ack {
+                Some(_) => self.write(inbox).await,
+                None => self.write_again(asked.what),
+            }
+            return;
+        }
+        let is_it = |asked: &Option<Asked<u64>>| asked.as_ref().is_some_and(|asked| asked.id == id);
+        let Some(at) = self.counting.iter().position(is_it) else {
+            return;
+        };
+        let total = ack.and_then(|ack| ack.val?.parse().ok());
+        self.counted_now(inbox, at, total).await;
+    }
+
+    /// The counter of a provider answered: with its value, or with no.
+    async fn counted_now(&mut self, inbox: &str, at: usize, total: Option<u64>) {
+        let Some(asked) = self.counting[at].take() else {
+            return;
+        };
+        let outcome = total.map_or(Outcome::NotSent, Outcome::Counted);
+        let instances = self.limits.instances();
+        let is_urgent = {
+            let mut quota = lock(&self.limits.quotas[at].quota);
+            quota.reported(asked.what, outcome);
+            // Where the answer was no, it is asked again with the next tick.
+            total.is_some() && quota.is_urgent(instances)
+        };
+        if total.is_some() && !self.others.is_empty() {
+            let counted = self.counted(at).into_iter().collect();
+            self.say(false, counted).await;
+        }
+        if is_urgent {
+            self.count(inbox, at).await;
+        }
+    }
+
+    fn all_counted(&self) -> Vec<Counted> {
+        (0..self.counting.len()).filter_map(|at| self.counted(at)).collect()
+    }
+
+    fn counted(&self, at: usize) -> Option<Counted> {
+        let own = &self.limits.quotas[at];
+        let mut quota = lock(&own.quota);
+        let (window, total) = quota.counted(now_ms())?;
+        Some(Counted {
+            provider: own.name.to_string(),
+            window_ms: quota.length_ms(),
+            window,
+            total,
+        })
+    }
+
+    async fn say(&self, leaving: bool, counted: Vec<Counted>) {
+        if !self.connection.is_up() {
+            return;
+        }
+        let instance = self.instance.clone();
+        let Ok(payload) = serde_json::to_vec(&Said {
+            instance,
+            leaving,
+            counted,
+        }) else {
+            return;
+        };
+        let client = &self.connection.client;
+        let said = async {
+            client.publish(SUBJECT, payload.into()).await?;
+            if leaving {
+                // Nobody is left to send it later.
+                client.flush().await?;
+            }
+            anyhow::Ok(())
+        };
+        match tokio::time::timeout(SAY_TIMEOUT, said).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "counters not told"),
+            Err(_) => tracing::debug!("counters not told in time"),
+        }
+    }
+
+    /// Another instance says what the counters are.
+    async fn hear(&mut self, payload: &[u8]) {
+        let Some(said) = read(payload, &self.instance) else {
+            return;
+        };
+        let now = now_ms();
+        for Counted {
+            provider,
+            window_ms,
+            window,
+            total,
+        } in said.counted
+        {
+            let Some(own) = self.limits.of(&provider) else { continue };
+            let mut quota = lock(&own.quota);
+            if quota.length_ms() == window_ms {
+                quota.hear(now, window, total);
+            }
+        }
+        if said.leaving {
+            self.others.remove(&said.instance);
+            self.note_instances();
+            return;
+        }
+        let is_new = !self.others.contains_key(&said.instance);
+        if is_new && self.others.len() >= MAX_OTHERS {
+            return;
+        }
+        self.others.insert(said.instance, Instant::now());
+        if is_new {
+            self.note_instances();
+            // It should know at once of how many it is one.
+            self.say(false, self.all_counted()).await;
+        }
+    }
+
+    fn note_instances(&self) {
+        let instances = 1 + self.others.len() as u64;
+        self.limits.instances.store(instances, Ordering::Relaxed);
+        if self.limits.is_informed.load(Ordering::Relaxed) {
+            metrics::gauge!("rate_limit_instances").set(instances as f64);
+        }
+    }
+
+    fn hear_word(&self, message: &Message) {
+        match Word::read(&message.subject, &message.payload, now_ms()) {
+            Some(word) => self.limits.hear(word),
+            None => tracing::debug!(subject = %message.subject, "not a word about blocks"),
+        }
+    }
+
+    /// Reads what the stream has: at the start, and where words may have been lost.
+    async fn read(&mut self) {
+        let now = now_ms();
+        let words = async {
+            let known = stored::read(&self.connection, KNOWN_SUBJECTS, now).await?;
+            anyhow::Ok((known, stored::read(&self.connection, BLOCK_SUBJECTS, now).await?))
+        };
+        match words.await {
+            Ok((known, blocks)) => {
+                self.read_at = Instant::now() + READ_EVERY;
+                self.limits.hear_all(known, blocks);
+            }
+            Err(error) => {
+                self.read_at = Instant::now() + READ_AGAIN;
+                tracing::debug!(error = format!("{error:#}"), "blocks not read");
+            }
+        }
+    }
+}
+
+/// What another instance says; none where it is our own word, or not readable.
+fn read(payload: &[u8], own_name: &str) -> Option<Said> {
+    if payload.len() > MAX_MESSAGE_BYTES {
+        return None;
+    }
+    let said: Said = serde_json::from_slice(payload)
+        .inspect_err(|error| tracing::debug!(%error, "not a word about counters"))
+        .ok()?;
+    (said.instance != own_name && said.instance.len() <= MAX_NAME_BYTES).then_some(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read_json(said: &serde_json::Value) -> Option<Said> {
+        read(said.to_string().as_bytes(), "me")
+    }
+
+    #[test]
+    fn reads_what_another_says() {
+        let counted = json!({ "provider": "careem", "windowMs": 60_000, "window": 7, "total": 12, "later": "more" });
+        let said = read_json(&json!({ "instance": "you", "counted": [counted], "later": "more" })).unwrap();
+        assert!(!said.leaving);
+        let [
+            Counted {
+                provider,
+                window_ms,
+                window,
+                total,
+            },
+        ] = &said.counted[..]
+        else {
+            panic!("{said:?}");
+        };
+        assert_eq!(
+            (provider.as_str(), *window_ms, *window, *total),
+            ("careem", 60_000, 7, 12)
+        );
+        assert!(
+            read_json(&json!({ "instance": "you", "leaving": true }))
+                .unwrap()
+                .leaving
+        );
+    }
+
+    #[test]
+    fn ignores_its_own_words_and_nonsense() {
+        assert!(read_json(&json!({ "instance": "me" })).is_none());
+        assert!(read_json(&json!({ "instance": "x".repeat(MAX_NAME_BYTES + 1) })).is_none());
+        assert!(read_json(&json!({ "counted": [] })).is_none());
+        assert!(read_json(&json!({ "instance": "you", "counted": [{ "total": -1 }] })).is_none());
+        assert!(read_json(&json!({ "instance": "you", "more": "x".repeat(MAX_MESSAGE_BYTES) })).is_none());
+        assert!(read(b"\xff", "me").is_none());
+    }
+}

@@ -1,0 +1,218 @@
+//! What instances tell each other of addresses and blocks, and the stream `BLOCKS` that keeps it for those who come later.
+//!
+//! Each word is one message: everyone who listens hears it, and the stream keeps the last one of each subject. A block
+//! leaves the stream when it ends, by a time to live of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+
+use super::{
+    address::{Address, KNOWN_FOR_MS},
+    blocks::{Block, Who},
+};
+use crate::journal::connection::Connection;
+
+/// Name of the stream.
+pub const BLOCKS: &str = "BLOCKS";
+/// Blocks, on `hub.block.address.{address}` and `hub.block.provider.{provider}`; an empty message lifts one.
+pub const BLOCK_SUBJECTS: &str = "hub.block.>";
+/// Addresses that lately sent a verified webhook, on `hub.known.{address}`; the payload says when.
+pub const KNOWN_SUBJECTS: &str = "hub.known.>";
+/// How long the end of a block is kept: an instance that is cut off for longer finds that the block is not there.
+const LIFTED_FOR_SECONDS: u64 = 60;
+/// Most bytes of a message that are read; ours have a hundred.
+const MAX_MESSAGE_BYTES: usize = 1024;
+/// Longest block that is believed, twice the longest that can be set, in milliseconds.
+const LONGEST_MS: u64 = 2 * 24 * 3600 * 1000;
+/// Messages that one read brings, and the wait for each of them.
+const BATCH: usize = 1000;
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// Somebody is blocked.
+    Blocked(Who, Block),
+    /// Somebody is not any more.
+    Lifted(Who),
+    /// An address sent a verified webhook, at this time in milliseconds since 1970.
+    Known(Address, u64),
+}
+
+impl Word {
+    /// As a message: subject, headers, payload.
+    pub fn message(&self, now_ms: u64) -> (String, HeaderMap, Bytes) {
+        let (subject, payload, seconds) = match self {
+            Self::Blocked(who, block) => {
+                // It is made of numbers and a name, so it can be written.
+                let payload = serde_json::to_vec(block).unwrap_or_default();
+                let seconds = block.until_ms.saturating_sub(now_ms).div_ceil(1000);
+                (subject(who), payload, seconds)
+            }
+            Self::Lifted(who) => (subject(who), Vec::new(), LIFTED_FOR_SECONDS),
+            Self::Known(address, verified_ms) => {
+                let ends_ms = verified_ms.saturating_add(KNOWN_FOR_MS);
+                let seconds = ends_ms.saturating_sub(now_ms).div_ceil(1000);
+                let subject = format!("hub.known.{}", address.token());
+                (subject, verified_ms.to_string().into_bytes(), seconds)
+            }
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-TTL", format!("{}s", seconds.max(1)));
+        (subject, headers, payload.into())
+    }
+
+    /// Back from a message; none where it is not one of ours, or says what cannot be.
+    pub fn read(subject: &str, payload: &[u8], now_ms: u64) -> Option<Self> {
+        if payload.len() > MAX_MESSAGE_BYTES {
+            return None;
+        }
+        let rest = subject.strip_prefix("hub.")?;
+        if let Some(token) = rest.strip_prefix("known.") {
+            let verified_ms: u64 = std::str::from_utf8(payload).ok()?.parse().ok()?;
+            // A clock that is ahead must not make an address known for ever.
+            return Some(Self::Known(Address::from_token(token)?, verified_ms.min(now_ms)));
+        }
+        let who = match rest.strip_prefix("block.")?.split_once('.')? {
+            ("address", token) => Who::Address(Address::from_token(token)?),
+            ("provider", name) => Who::Provider(Arc::from(name)),
+            _ => return None,
+        };
+        if payload.is_empty() {
+            return Some(Self::Lifted(who));
+        }
+        let block: Block = serde_json::from_slice(payload).ok()?;
+        (block.until_ms <= now_ms.saturating_add(LONGEST_MS)).then_some(Self::Blocked(who, block))
+    }
+}
+
+fn subject(who: &Who) -> String {
+    match who {
+        Who::Address(address) => format!("hub.block.address.{}", address.token()),
+        // A provider's name has the letters of a token.
+        Who::Provider(name) => format!("hub.block.provider.{name}"),
+    }
+}
+
+/// What the stream has on these subjects.
+///
+/// # Errors
+/// Where NATS does not answer, or the stream is not there.
+pub async fn read(connection: &Connection, subjects: &str, now_ms: u64) -> anyhow::Result<Vec<Word>> {
+    let mut words = Vec::new();
+    let mut from = 1;
+    while let Some(last) = read_batch(connection, subjects, from, now_ms, &mut words).await? {
+        from = last + 1;
+    }
+    Ok(words)
+}
+
+/// Reads on from a sequence; the last one that was looked at, none where there are no more.
+async fn read_batch(
+    connection: &Connection,
+    subjects: &str,
+    from: u64,
+    now_ms: u64,
+    words: &mut Vec<Word>,
+) -> anyhow::Result<Option<u64>> {
+    let client = &connection.client;
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await?;
+    let request = format!(r#"{{"seq":{from},"batch":{BATCH},"next_by_subj":"{subjects}"}}"#);
+    client
+        .publish_with_reply(format!("$JS.API.DIRECT.GET.{BLOCKS}"), inbox, request.into())
+        .await?;
+    let mut last = None;
+    loop {
+        let message = tokio::time::timeout(ANSWER_TIMEOUT, answers.next())
+            .await
+            .context("NATS does not answer about blocks")?
+            .context("the connection was closed")?;
+        match message.status.map(|status| status.as_u16()) {
+            None => {}
+            Some(204 | 404) => return Ok(last),
+            Some(503) => bail!("the stream {BLOCKS} is missing; run `webhook-hub streams apply`"),
+            Some(status) => bail!("NATS answered about blocks with {status}"),
+        }
+        let header = |name| message.headers.as_ref()?.get_last(name).map(|value| value.as_str());
+        let sequence: u64 = header(async_nats::header::NATS_SEQUENCE)
+            .context("an answer without a sequence")?
+            .parse()?;
+        last = Some(sequence);
+        let subject = header(async_nats::header::NATS_SUBJECT).unwrap_or_default();
+        words.extend(Word::read(subject, &message.payload, now_ms));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_700_000_000_000;
+
+    fn back(word: &Word) -> Option<Word> {
+        let (subject, _, payload) = word.message(NOW);
+        Word::read(&subject, &payload, NOW)
+    }
+
+    fn ttl(word: &Word) -> String {
+        word.message(NOW).1.get("Nats-TTL").unwrap().to_string()
+    }
+
+    #[test]
+    fn a_word_is_read_as_it_was_written() {
+        let address: Address = "2001:db8::/64".parse().unwrap();
+        let block = Block {
+            since_ms: NOW,
+            until_ms: NOW + 1500,
+            provider: "careem".into(),
+            requests: 100,
+        };
+        for who in [Who::Address(address), Who::Provider("uber-eats".into())] {
+            let blocked = Word::Blocked(who.clone(), block.clone());
+            assert_eq!(back(&blocked), Some(blocked.clone()));
+            assert_eq!(ttl(&blocked), "2s");
+            let lifted = Word::Lifted(who);
+            assert_eq!(back(&lifted), Some(lifted.clone()));
+            assert_eq!(ttl(&lifted), "60s");
+        }
+        let known = Word::Known(address, NOW - 1000);
+        assert_eq!(back(&known), Some(known.clone()));
+        assert_eq!(ttl(&known), "86399s");
+        assert_eq!(ttl(&Word::Known(address, 0)), "1s");
+    }
+
+    #[test]
+    fn nonsense_is_not_believed() {
+        for (subject, payload) in [
+            ("hub.block.address.cb007109", &b"{}"[..]),
+            ("hub.block.address.203.0.113.9", b""),
+            ("hub.block.cb007109", b""),
+            ("hub.known.cb007109", b""),
+            ("hub.known.cb007109", b"-1"),
+            ("hub.known.nonsense", b"1"),
+            ("hub.breaker", b"{}"),
+            ("", b""),
+        ] {
+            assert_eq!(Word::read(subject, payload, NOW), None, "{subject}");
+        }
+        let until = |until_ms: u64| {
+            let payload =
+                format!(r#"{{"sinceMs":{NOW},"untilMs":{until_ms},"provider":"careem","requests":1,"later":"more"}}"#);
+            Word::read("hub.block.address.cb007109", payload.as_bytes(), NOW).is_some()
+        };
+        assert!(until(NOW + LONGEST_MS) && !until(NOW + LONGEST_MS + 1));
+        assert_eq!(
+            Word::read("hub.known.cb007109", (NOW * 2).to_string().as_bytes(), NOW),
+            Some(Word::Known("203.0.113.9".parse().unwrap(), NOW))
+        );
+        assert_eq!(
+            Word::read("hub.block.address.cb007109", &[b' '; MAX_MESSAGE_BYTES + 1], NOW),
+            None
+        );
+    }
+}

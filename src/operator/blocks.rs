@@ -1,0 +1,264 @@
+//! `blocks`: whom the rate limits keep out, and how that is ended before its time.
+//!
+//! Both read and write the stream `BLOCKS`; each instance of the hub hears a lifted block at once.
+
+use std::{fmt, process::ExitCode, str::FromStr, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::print;
+use crate::{
+    config::{self, Environment},
+    intake::limit::{
+        address::Address,
+        blocks::{Block, Who},
+        stored::{self, BLOCK_SUBJECTS, Word},
+    },
+    journal::connection::{Connection, HUB_INBOX},
+};
+
+/// Wait for one acknowledgement.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Action {
+    /// Who is blocked, those that end last first.
+    List,
+    /// Ends blocks, on every instance.
+    #[command(group = clap::ArgGroup::new("which").required(true).args(["who", "all"]))]
+    Lift {
+        /// Addresses or providers, as `list` shows them.
+        #[arg(value_name = "ADDRESS")]
+        who: Vec<Named>,
+        /// All that there are.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+/// Whom somebody names: an address, or a provider.
+#[derive(Debug, Clone)]
+pub struct Named(Who);
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(address) = text.parse::<Address>() {
+            return Ok(Self(Who::Address(address)));
+        }
+        let is_of_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if text.starts_with(|first: char| first.is_ascii_lowercase()) && text.bytes().all(is_of_name) {
+            return Ok(Self(Who::Provider(Arc::from(text))));
+        }
+        Err("expected an address such as 203.0.113.9 or 2001:db8::/64, or a provider such as careem".into())
+    }
+}
+
+/// Runs the command, as the user `hub`: it needs NATS and nothing else.
+///
+/// # Errors
+/// Where NATS is away, or who was named is not blocked.
+pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> anyhow::Result<ExitCode> {
+    let settings = config::Nats::from_environment(environment)?;
+    let connection = Connection::open(&settings, "webhook-hub blocks", HUB_INBOX).await?;
+    connection.reach().await?;
+    let blocks = read(&connection)
+        .await
+        .context("the stream BLOCKS cannot be read; is NATS_USER the user hub, was `streams apply` run?")?;
+    match action {
+        Action::List => {
+            let rows: Vec<_> = blocks.iter().map(Row::new).collect();
+            print(as_json, &rows, Table(&rows))?;
+        }
+        Action::Lift { who, all } => lift(&connection, &blocks, who, *all, as_json).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The blocks that hold now, those that end last first.
+async fn read(connection: &Connection) -> anyhow::Result<Vec<(Who, Block)>> {
+    let now = u64::try_from(Utc::now().timestamp_millis())?;
+    let words = stored::read(connection, BLOCK_SUBJECTS, now).await?;
+    let mut blocks: Vec<_> = words
+        .into_iter()
+        .filter_map(|word| match word {
+            Word::Blocked(who, block) if block.until_ms > now => Some((who, block)),
+            _ => None,
+        })
+        .collect();
+    blocks.sort_by_key(|(_, block)| std::cmp::Reverse(block.until_ms));
+    Ok(blocks)
+}
+
+async fn lift(
+    connection: &Connection,
+    blocks: &[(Who, Block)],
+    named: &[Named],
+    all: bool,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let is_named = |who: &Who| all || named.iter().any(|one| one.0 == *who);
+    let unknown = named
+        .iter()
+        .find(|one| !blocks.iter().any(|(blocked, _)| *blocked == one.0));
+    if let Some(Named(who)) = unknown {
+        bail!(
+            "{} is not blocked; `webhook-hub blocks list` shows who is",
+            Row::name(who)
+        );
+    }
+    let mut lifted = Vec::new();
+    for (who, _) in blocks.iter().filter(|(who, _)| is_named(who)) {
+        let (subject, headers, payload) = Word::Lifted(who.clone()).message(0);
+        let written = async {
+            let acknowledged = connection.context.publish_with_headers(subject, headers, payload);
+            anyhow::Ok(acknowledged.await?.await?)
+        };
+        tokio::time::timeout(ANSWER_TIMEOUT, written)
+            .await
+            .context("NATS does not answer about a block")?
+            .with_context(|| format!("the block of {} is not lifted", Row::name(who)))?;
+        lifted.push(Row::name(who));
+    }
+    let text = match lifted.as_slice() {
+        [] => "no blocks".to_owned(),
+        some => some
+            .iter()
+            .map(|one| format!("lifted {one}"))
+            .collect::<Vec<_>>()
+            .join("\n"),
+    };
+    print(as_json, &serde_json::json!({ "lifted": lifted }), text)
+}
+
+/// A block in the list.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    scope: &'static str,
+    /// The address or the provider.
+    who: String,
+    since: DateTime<Utc>,
+    until: DateTime<Utc>,
+    /// Where the last request before it went.
+    provider: String,
+    /// What was counted.
+    requests: u64,
+}
+
+impl Row {
+    fn new((who, block): &(Who, Block)) -> Self {
+        let time = |ms: u64| DateTime::from_timestamp_millis(i64::try_from(ms).unwrap_or(i64::MAX)).unwrap_or_default();
+        Self {
+            scope: match who {
+                Who::Address(_) => "address",
+                Who::Provider(_) => "provider",
+            },
+            who: Self::name(who),
+            since: time(block.since_ms),
+            until: time(block.until_ms),
+            provider: printable(&block.provider),
+            requests: block.requests,
+        }
+    }
+
+    fn name(who: &Who) -> String {
+        match who {
+            Who::Address(address) => address.to_string(),
+            Who::Provider(name) => printable(name),
+        }
+    }
+
+    fn cells(&self) -> [String; 6] {
+        let time = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
+        [
+            self.who.clone(),
+            self.scope.to_owned(),
+            time(self.since),
+            time(self.until),
+            self.provider.clone(),
+            self.requests.to_string(),
+        ]
+    }
+}
+
+/// What would move a terminal's cursor is replaced.
+fn printable(text: &str) -> String {
+    let safe = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().map(safe).collect()
+}
+
+/// The list for people.
+struct Table<'a>(&'a [Row]);
+
+const HEAD: [&str; 6] = ["WHO", "SCOPE", "SINCE", "UNTIL", "PROVIDER", "REQUESTS"];
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return write!(f, "no blocks");
+        }
+        let lines: Vec<_> = std::iter::once(HEAD.map(str::to_owned))
+            .chain(self.0.iter().map(Row::cells))
+            .collect();
+        let width = |column: usize| {
+            let widths = lines.iter().map(|line| line[column].chars().count());
+            widths.max().unwrap_or_default()
+        };
+        let widths: [usize; 6] = std::array::from_fn(width);
+        for cells in &lines {
+            let [filled @ .., last] = cells;
+            for (cell, width) in filled.iter().zip(widths) {
+                write!(f, "{cell:width$}  ")?;
+            }
+            writeln!(f, "{last}")?;
+        }
+        let count = self.0.len();
+        write!(f, "{count} block{}", if count == 1 { "" } else { "s" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_named() {
+        for (text, shown) in [
+            ("203.0.113.9", "203.0.113.9"),
+            ("2001:db8::1", "2001:db8::/64"),
+            ("2001:db8::/64", "2001:db8::/64"),
+            ("careem", "careem"),
+        ] {
+            assert_eq!(Row::name(&text.parse::<Named>().unwrap().0), shown);
+        }
+        assert!("203.0.113".parse::<Named>().unwrap_err().contains("careem"));
+    }
+
+    #[test]
+    fn the_list_for_people() {
+        let block = |provider: &str| Block {
+            since_ms: 1_759_320_000_000,
+            until_ms: 1_759_320_600_000,
+            provider: provider.into(),
+            requests: 100,
+        };
+        let blocks = [
+            (Who::Address("203.0.113.9".parse().unwrap()), block("careem")),
+            (Who::Provider("careem".into()), block("\u{1b}[31m")),
+        ];
+        let rows: Vec<_> = blocks.iter().map(Row::new).collect();
+        let expected = "\
+WHO          SCOPE     SINCE                 UNTIL                 PROVIDER  REQUESTS
+203.0.113.9  address   2025-10-01T12:00:00Z  2025-10-01T12:10:00Z  careem    100
+careem       provider  2025-10-01T12:00:00Z  2025-10-01T12:10:00Z  \u{fffd}[31m     100
+2 blocks";
+        assert_eq!(Table(&rows).to_string(), expected);
+        assert_eq!(Table(&[]).to_string(), "no blocks");
+    }
+}
