@@ -373,6 +373,19 @@ pub fn catalogue(env: &Environment) -> Result<Catalogue, ConfigError> {
         .map_err(|error| ConfigError::new("PROVIDERS_DIR", error.to_string().replace('\n', "; ")))
 }
 
+/// A provider's name on the command line: one that this installation knows.
+///
+/// # Errors
+/// Where it is none, naming those that there are.
+pub fn known_provider(name: &str) -> Result<String, String> {
+    let catalogue = catalogue(&Environment::of_process()).map_err(|error| error.to_string())?;
+    if catalogue.get(name).is_some() {
+        return Ok(name.to_owned());
+    }
+    let names: Vec<_> = catalogue.names().collect();
+    Err(format!("this installation knows {}", names.join(", ")))
+}
+
 fn providers(
     env: &Environment,
     catalogue: &Catalogue,
