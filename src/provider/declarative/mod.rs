@@ -120,7 +120,7 @@ impl Declarative {
                 let kind = kind.unwrap_or(Kind::OrderStatusUpdated);
                 let change = order::change(&reader, file, common, kind);
                 let changed_at = change.changed_at;
-                (Content::StatusChange(change), changed_at)
+                (Content::StatusChange(Box::new(change)), changed_at)
             }
         };
         let fact = Fact {
