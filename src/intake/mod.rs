@@ -27,7 +27,7 @@ pub mod limit;
 pub mod refusal;
 pub mod audit;
 mod authenticate;
-mod request_id;
+pub(crate) mod request_id;
 
 /// The description of all routes, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");

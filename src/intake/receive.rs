@@ -263,6 +263,7 @@ fn envelope(
         request_id: request_id.to_owned(),
         traceparent: Some(trace_context::of(headers)),
         request: Some(RequestFacts {
+            webhook_sequence: None,
             method: verified.method().to_string(),
             // A query could hold a key; the path alone says what was called.
             path: uri.path().to_owned(),

@@ -14,6 +14,7 @@ use crate::{
         pointer::Pointer,
         status::Status,
     },
+    push::outbound::Spec,
     verification::Scheme,
 };
 
@@ -36,8 +37,8 @@ pub struct File {
     pub courier: Option<Courier>,
     /// `[response]`: what it is answered.
     pub response: Responses,
-    /// `[fetch]` and `[outbound]`, for whoever speaks to the provider.
-    pub others: Others,
+    /// `[outbound]` and `[fetch]`: how it is spoken to.
+    pub outbound: Option<Spec>,
 }
 
 /// The keys before the first table.
@@ -442,15 +443,6 @@ pub struct Courier {
     pub state: Option<Pick>,
     /// What its words mean.
     pub words: Words<CourierState>,
-}
-
-/// Tables that others read.
-#[derive(Debug, Clone, Default)]
-pub struct Others {
-    /// `[fetch]`.
-    pub fetch: Option<toml::Table>,
-    /// `[outbound]`.
-    pub outbound: Option<toml::Table>,
 }
 
 macro_rules! words {

@@ -59,16 +59,6 @@ impl Declarative {
         Self { file, currency }
     }
 
-    /// What a document means that was fetched for a webhook.
-    ///
-    /// # Errors
-    /// Where it can never be understood.
-    pub fn transform_fetched(&self, received: &Recorded, document: &[u8]) -> Result<Fact, TransformError> {
-        let body = tree(&received.payload)?;
-        let document = tree(document)?;
-        self.fact(received, (&document, document.root()), &body)
-    }
-
     fn fact<'t>(
         &self,
         received: &Recorded,
@@ -221,6 +211,12 @@ impl Provider for Declarative {
                 self.fact(received, (&document, document.root()), &body)
             }
         }
+    }
+
+    fn transform_fetched(&self, received: &Recorded, document: &[u8]) -> Result<Fact, TransformError> {
+        let body = tree(&received.payload)?;
+        let document = tree(document)?;
+        self.fact(received, (&document, document.root()), &body)
     }
 
     fn knows_path(&self, below: &str) -> bool {

@@ -54,6 +54,7 @@ fn received(body: &str, webhook_type: &str) -> Recorded {
         request_id: "req".into(),
         traceparent: None,
         request: Some(RequestFacts {
+            webhook_sequence: None,
             method: "POST".into(),
             path: "/".into(),
             client_address: "127.0.0.1".into(),
