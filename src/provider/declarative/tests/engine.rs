@@ -180,7 +180,7 @@ fn faults_of_the_whole_file_have_their_lines() {
                 EVENTS,
             ),
             10,
-            "there is no table [fetch]",
+            "expected the tables [outbound]",
         ),
         (
             whole(WEBHOOK, "[events]\ntype = \"/t\"\nother = \"ignored\"\n"),
