@@ -19,7 +19,15 @@ use anyhow::{Result, ensure};
 use report::{LATEST, Results};
 use sections::Bench;
 
-const SECTIONS: [&str; 6] = ["accept", "limits", "end-to-end", "projection", "parked", "memory"];
+const SECTIONS: [&str; 7] = [
+    "accept",
+    "limits",
+    "transform",
+    "end-to-end",
+    "projection",
+    "parked",
+    "memory",
+];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|one| one != "--bench").collect();
@@ -44,6 +52,9 @@ async fn run(wanted: impl Fn(&str) -> bool) -> Result<()> {
     let mut bench = Bench::start(results()).await?;
     if wanted("accept") {
         bench.accept().await?;
+    }
+    if wanted("transform") {
+        bench.transform()?;
     }
     if wanted("limits") {
         bench.limits().await?;

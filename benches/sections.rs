@@ -2,6 +2,7 @@
 
 mod limits;
 mod parked;
+mod transform;
 
 use std::{
     net::SocketAddr,

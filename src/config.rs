@@ -9,7 +9,12 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{journal::settle::Schedule, order::money::Currency, provider, verification::Scheme};
+use crate::{
+    journal::settle::Schedule,
+    order::money::Currency,
+    provider::{Catalogue, declarative::file::File},
+    verification::Scheme,
+};
 
 mod environment;
 mod duration;
@@ -127,8 +132,10 @@ pub struct Backend {
 /// A provider that is switched on.
 #[derive(Debug, Clone)]
 pub struct ProviderConfig {
-    /// Its name, one of [`provider::KNOWN`].
+    /// Its name.
     pub name: Arc<str>,
+    /// What is known of it.
+    pub file: Arc<File>,
     /// How its webhooks are verified: its own scheme, or the one of `<PROVIDER>_VERIFICATION`.
     pub scheme: Scheme,
     /// `<PROVIDER>_WEBHOOK_SECRET` and whatever else the scheme takes.
@@ -137,8 +144,10 @@ pub struct ProviderConfig {
     pub branch_secrets: bool,
     /// `<PROVIDER>_IP_WHITELIST`; empty = all.
     pub allow_list: Vec<IpNet>,
-    /// `<PROVIDER>_CURRENCY`, for providers that send none.
-    pub currency: Currency,
+    /// `<PROVIDER>_CURRENCY`, for providers that send none; none where its file says it.
+    pub currency: Option<Currency>,
+    /// `<PROVIDER>_FORWARD_TEST_ORDERS`: whether test orders go to the backend like any other.
+    pub forward_test_orders: bool,
     /// `<PROVIDER>_ORDER_TTL`: how old a new order may be when it is forwarded; none: of any age.
     pub order_ttl: Option<Duration>,
 }
@@ -174,7 +183,8 @@ impl Config {
             return Err(ConfigError::new("PARTITIONS", "expected a whole number from 1 to 512"));
         }
         let http = http(env)?;
-        let providers = providers(env, http.public_url.as_deref())?;
+        let catalogue = catalogue(env)?;
+        let providers = providers(env, &catalogue, http.public_url.as_deref())?;
         Ok(Self {
             service_name: env.text_or("SERVICE_NAME", "integration-service")?,
             http,
@@ -183,7 +193,7 @@ impl Config {
             backend: backend(env)?,
             providers,
             partitions,
-            limits: limits::rate_limits(env)?,
+            limits: limits::rate_limits(env, &catalogue)?,
             retries: retries::schedule(env)?,
             breaker: breaker(env)?,
             logs: Logs::from_environment(env)?,
@@ -308,7 +318,7 @@ impl Logs {
 }
 
 /// Suffixes that make a variable one of a provider's.
-const PROVIDER_SUFFIXES: [&str; 15] = [
+const PROVIDER_SUFFIXES: [&str; 16] = [
     "_WEBHOOK_SECRET",
     "_WEBHOOK_SECRET_FILE",
     "_API_KEY",
@@ -323,6 +333,7 @@ const PROVIDER_SUFFIXES: [&str; 15] = [
     "_CURRENCY",
     "_ORDER_TTL",
     "_RESPONSE_WAIT",
+    "_FORWARD_TEST_ORDERS",
     "_ENABLED",
 ];
 /// What `_ENABLED` switches beside providers.
@@ -333,28 +344,41 @@ pub fn prefix(name: &str) -> String {
     name.to_ascii_uppercase().replace('-', "_")
 }
 
-fn providers(env: &Environment, public_url: Option<&str>) -> Result<Vec<ProviderConfig>, ConfigError> {
-    refuse_unknown_providers(env)?;
+/// The providers that this installation knows: those that are shipped, and those of `PROVIDERS_DIR`.
+///
+/// # Errors
+/// Where the folder, or a file of it, cannot be used.
+pub fn catalogue(env: &Environment) -> Result<Catalogue, ConfigError> {
+    let folder = env.text("PROVIDERS_DIR")?.map(std::path::PathBuf::from);
+    Catalogue::load(folder.as_deref())
+        .map_err(|error| ConfigError::new("PROVIDERS_DIR", error.to_string().replace('\n', "; ")))
+}
+
+fn providers(
+    env: &Environment,
+    catalogue: &Catalogue,
+    public_url: Option<&str>,
+) -> Result<Vec<ProviderConfig>, ConfigError> {
+    refuse_unknown_providers(env, catalogue)?;
     let mut providers = Vec::new();
-    for name in provider::KNOWN {
+    for known in catalogue.iter() {
+        let name = known.file.identity.name.as_str();
         let prefix = prefix(name);
         if !env.flag(&format!("{prefix}_ENABLED"), false)? {
             continue;
         }
-        let verification = scheme(env, &prefix, &provider::own_scheme(name), public_url)?;
+        let verification = scheme(env, &prefix, &known.file.verification, public_url)?;
         let branch_secrets = env.flag(&format!("{prefix}_BRANCH_SECRETS"), false)?;
         let secrets = Secrets::from_environment(env, &prefix, name, &verification, branch_secrets)?;
-        let variable = format!("{prefix}_CURRENCY");
-        let currency = env
-            .text_or(&variable, "JOD")?
-            .parse()
-            .map_err(|error| ConfigError::new(variable, error))?;
+        let currency = currency(env, &known.file)?;
         providers.push(ProviderConfig {
             name: name.into(),
+            file: Arc::clone(&known.file),
             scheme: verification,
             secrets,
             branch_secrets,
             currency,
+            forward_test_orders: env.flag(&format!("{prefix}_FORWARD_TEST_ORDERS"), false)?,
             allow_list: env.networks(&format!("{prefix}_IP_WHITELIST"))?,
             order_ttl: Some(env.duration(&format!("{prefix}_ORDER_TTL"), Duration::ZERO)?).filter(|ttl| !ttl.is_zero()),
         });
@@ -362,9 +386,34 @@ fn providers(env: &Environment, public_url: Option<&str>) -> Result<Vec<Provider
     Ok(providers)
 }
 
+/// `<PROVIDER>_CURRENCY`.
+///
+/// # Errors
+/// Where it is no currency.
+pub fn currency_of(env: &Environment, name: &str) -> Result<Option<Currency>, ConfigError> {
+    let variable = format!("{}_CURRENCY", prefix(name));
+    let code = env.text(&variable)?;
+    let code = code.map(|code| code.parse());
+    code.transpose().map_err(|error| ConfigError::new(variable, error))
+}
+
+/// A wrong currency would be wrong by a factor of ten or more, so there is no default that the provider's file does not
+/// say.
+fn currency(env: &Environment, file: &File) -> Result<Option<Currency>, ConfigError> {
+    let (name, head) = (&file.identity.name, &file.order.head);
+    let configured = currency_of(env, name)?;
+    if configured.is_none() && head.currency.is_none() && head.default_currency.is_none() {
+        return Err(ConfigError::new(
+            format!("{}_CURRENCY", prefix(name)),
+            format_args!("missing; {name} sends no currency, so its ISO 4217 code must be said, such as JOD"),
+        ));
+    }
+    Ok(configured)
+}
+
 /// A misspelt provider would otherwise be one whose orders all get 404.
-fn refuse_unknown_providers(env: &Environment) -> Result<(), ConfigError> {
-    let known: BTreeMap<String, &str> = provider::KNOWN.into_iter().map(|name| (prefix(name), name)).collect();
+fn refuse_unknown_providers(env: &Environment, catalogue: &Catalogue) -> Result<(), ConfigError> {
+    let known: BTreeMap<String, &str> = catalogue.names().map(|name| (prefix(name), name)).collect();
     for variable in env.names() {
         let Some(prefix) = PROVIDER_SUFFIXES
             .iter()
@@ -381,7 +430,7 @@ fn refuse_unknown_providers(env: &Environment) -> Result<(), ConfigError> {
             let names: Vec<_> = known.values().copied().collect();
             return Err(ConfigError::new(
                 switch,
-                format_args!("unknown provider; this version knows {}", names.join(", ")),
+                format_args!("unknown provider; this installation knows {}", names.join(", ")),
             ));
         }
     }

@@ -40,7 +40,7 @@ use crate::{
         stage, streams,
     },
     projection::live::Live,
-    provider::{Enabled, Provider, Registry, careem::Careem},
+    provider::{Enabled, Provider, Registry, declarative::Declarative},
     telemetry::{self, health::Health},
     transform::{Transform, branches::Branches, duplicates::Duplicates},
     verification::Keyring,
@@ -192,7 +192,7 @@ fn registry(providers: &[config::ProviderConfig]) -> Registry {
                 "nothing is verified: anybody can send webhooks as this provider"
             );
         }
-        let provider: Box<dyn Provider> = Box::new(Careem::new(settings.currency));
+        let provider: Box<dyn Provider> = Box::new(Declarative::new(Arc::clone(&settings.file), settings.currency));
         Enabled {
             name: Arc::from(provider.name()),
             scheme: settings.scheme.clone(),
@@ -201,6 +201,7 @@ fn registry(providers: &[config::ProviderConfig]) -> Registry {
             keys: Keyring::new(settings.secrets.keys()),
             branch_secrets: settings.branch_secrets,
             allow_list: AllowList::new(settings.allow_list.clone()),
+            forward_test_orders: settings.forward_test_orders,
         }
     };
     Registry::new(providers.iter().map(enable).collect())

@@ -34,6 +34,8 @@ use self::{
 
 /// Label of this stage's outcome (see [`crate::event::EventId::derive`]).
 const LABEL: &str = "transform";
+/// Most characters of a provider's word that are quoted.
+const MAX_WORD_CHARS: usize = 64;
 
 /// The stage.
 pub struct Transform {
@@ -60,6 +62,13 @@ impl Transform {
             Ok(fact) => fact,
             Err(error) => return reject(received, now, &error),
         };
+        if let Content::Ignored(word) = &fact.content {
+            return ignore(received, now, "EVENT_NOT_WANTED", not_wanted(word.as_deref()));
+        }
+        if fact.is_test && !enabled.forward_test_orders {
+            let message = "a test order; it goes no further unless the provider's _FORWARD_TEST_ORDERS is true";
+            return ignore(received, now, "TEST_ORDER", message.into());
+        }
         let place = match self
             .branches
             .find(&received.envelope.provider, fact.store_ref.as_deref())
@@ -76,7 +85,7 @@ impl Transform {
         };
         let new_order = match &fact.content {
             Content::NewOrder(order) => Some(order.external_id.as_str()),
-            Content::StatusChange(_) => None,
+            Content::StatusChange(_) | Content::Ignored(_) | Content::Elsewhere => None,
         };
         let known = self.duplicates.find(&received.envelope, new_order, &place.branch_id);
         if let Some(known) = known.await {
@@ -142,6 +151,9 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Plac
     let payload = match &fact.content {
         Content::NewOrder(order) => body::new_order(order, &place, origin),
         Content::StatusChange(change) => body::status_change(change, &place, origin),
+        Content::Elsewhere => return dead_letter(received, now, not_fetched(&received.envelope.provider)),
+        // Ended before its branch was looked for.
+        Content::Ignored(word) => return ignore(received, now, "EVENT_NOT_WANTED", not_wanted(word.as_deref())),
     };
     match payload {
         Ok(payload) => {
@@ -186,6 +198,29 @@ fn ignore_duplicate(received: &Recorded, now: DateTime<Utc>, place: Place, known
     };
     NewEvent {
         envelope,
+        payload: json_bytes(&payload),
+    }
+}
+
+/// A word of the provider's, cut to what one looks at.
+fn not_wanted(word: Option<&str>) -> String {
+    match word {
+        Some(word) => format!(
+            "the backend wants nothing of the provider's event {:?}",
+            word.chars().take(MAX_WORD_CHARS).collect::<String>()
+        ),
+        None => "the backend wants nothing of this event".into(),
+    }
+}
+
+fn ignore(received: &Recorded, now: DateTime<Utc>, reason: &str, message: String) -> NewEvent {
+    let payload = Ignored {
+        reason: reason.into(),
+        message,
+        internal_order_id: None,
+    };
+    NewEvent {
+        envelope: received.follow(LABEL, EventType::OrderIgnored, now),
         payload: json_bytes(&payload),
     }
 }
@@ -261,6 +296,11 @@ fn not_enabled(provider: &str) -> ErrorReport {
         "provider {provider} is not enabled on the hub that took this event; enable it and retry the dead letter"
     );
     report(ErrorType::Configuration, "PROVIDER_NOT_ENABLED", message, Value::Null)
+}
+
+fn not_fetched(provider: &str) -> ErrorReport {
+    let message = format!("the order is at {provider} and was not fetched");
+    report(ErrorType::Configuration, "ORDER_NOT_FETCHED", message, Value::Null)
 }
 
 fn report(error_type: ErrorType, code: &str, message: String, details: Value) -> ErrorReport {

@@ -9,6 +9,7 @@ use crate::harness::{
     at_end::Ends,
     backend::ORDERS,
     careem::{self, MERCHANT, ORDER, ORDER_ID, order},
+    golden::compact,
     log::payload,
     wait::{PATIENCE, eventually},
 };
@@ -17,19 +18,6 @@ use crate::harness::{
 const GOLDEN_ORDER: &str = include_str!("fixtures/backend.order.json");
 const GOLDEN_CHANGE: &str = include_str!("fixtures/backend.change.json");
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-
-/// JSON without the white space between its tokens: all else, the digits of amounts too, stays as it is written.
-fn compact(json: &str) -> String {
-    let (mut kept, mut in_text, mut escaped) = (String::new(), false, false);
-    for c in json.chars() {
-        if in_text || !c.is_whitespace() {
-            kept.push(c);
-        }
-        in_text ^= c == '"' && !escaped;
-        escaped = in_text && c == '\\' && !escaped;
-    }
-    kept
-}
 
 /// The golden text with the one time in it that is not known before; that it is one is checked here.
 fn golden(text: &str, body: &Value) -> String {
@@ -234,6 +222,7 @@ async fn the_same_webhook_again_is_forwarded_once() {
         (again.event_id(), &again.json()["data"]["duplicate"]),
         (first.event_id(), &json!(true))
     );
+    world.hand_out_again().await;
     world.at_end(Ends::forwarded(1)).await;
     assert_eq!(world.backend.count(), 1);
 }

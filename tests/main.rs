@@ -10,6 +10,8 @@
 mod harness;
 
 mod flow;
+mod providers;
+mod conformance;
 mod refusals;
 mod limits;
 mod attacks;

@@ -1,7 +1,11 @@
--- Status changes of orders that have a row, the latest of each order.
+-- Changes of orders that have a row, one of each order. News about the courier alone has no status. What has ended stays so:
+-- news that come late bring no order back.
 UPDATE provider_order_logs o SET
-    provider_status = u.provider_status,
-    mapped_status = coalesce(u.mapped_status::order_status, o.mapped_status),
+    provider_status = coalesce(nullif(u.provider_status, ''), o.provider_status),
+    mapped_status = CASE
+        WHEN o.mapped_status IN ('delivered', 'cancelled', 'refunded') AND u.mapped_status IS DISTINCT FROM 'refunded'
+        THEN o.mapped_status ELSE coalesce(u.mapped_status::order_status, o.mapped_status)
+    END,
     captain_name = coalesce(u.captain_name, o.captain_name),
     captain_phone = coalesce(u.captain_phone, o.captain_phone),
     captain_id = coalesce(u.captain_id, o.captain_id),

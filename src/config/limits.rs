@@ -3,10 +3,10 @@
 //! Each limit is one value, `POINTS`, `POINTS/WINDOW` or `POINTS/WINDOW/BLOCK`: `1000`, `1000/60s`, `1000/60s/300s`. What
 //! is left out is as in the default.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{ConfigError, Environment, parse_duration, prefix};
-use crate::provider;
+use crate::provider::Catalogue;
 
 /// Figures of the seed design: a provider's own, then everybody else's; all in 60 s.
 const PROVIDER_POINTS: [(&str, u64); 2] = [("careem", 1000), ("talabat", 500)];
@@ -45,22 +45,22 @@ pub struct RateLimits {
     pub enabled: bool,
     /// `RATE_LIMIT_ADDRESS`: requests of one address that were refused.
     pub address: Rule,
-    /// `RATE_LIMIT_<PROVIDER>`, else `RATE_LIMIT_DEFAULT`: verified requests, for each provider of this version.
-    pub providers: Vec<(&'static str, Rule)>,
+    /// `RATE_LIMIT_<PROVIDER>`, else `RATE_LIMIT_DEFAULT`: verified requests, for each provider that is known.
+    pub providers: Vec<(Arc<str>, Rule)>,
 }
 
 /// Reads them all.
-pub(super) fn rate_limits(env: &Environment) -> Result<RateLimits, ConfigError> {
+pub(super) fn rate_limits(env: &Environment, catalogue: &Catalogue) -> Result<RateLimits, ConfigError> {
     let of = |points, block| Rule {
         points,
         window: DEFAULT_WINDOW,
         block,
     };
     let default = rule(env, DEFAULT, of(DEFAULT_POINTS, Duration::ZERO))?;
-    let providers = provider::KNOWN.into_iter().map(|name| {
+    let providers = catalogue.names().map(|name| {
         let own = PROVIDER_POINTS.iter().find(|(known, _)| *known == name);
         let default = own.map_or(default, |(_, points)| of(*points, Duration::ZERO));
-        Ok((name, rule(env, &variable(name), default)?))
+        Ok((Arc::from(name), rule(env, &variable(name), default)?))
     });
     Ok(RateLimits {
         enabled: env.flag(ENABLED, true)?,
@@ -70,8 +70,8 @@ pub(super) fn rate_limits(env: &Environment) -> Result<RateLimits, ConfigError> 
 }
 
 /// Whether a variable `RATE_LIMIT_…` is one that [`rate_limits`] reads.
-pub(super) fn is_read(name: &str) -> bool {
-    [ENABLED, DEFAULT, ADDRESS].contains(&name) || provider::KNOWN.iter().any(|known| variable(known) == name)
+pub(super) fn is_read(name: &str, catalogue: &Catalogue) -> bool {
+    [ENABLED, DEFAULT, ADDRESS].contains(&name) || catalogue.names().any(|known| variable(known) == name)
 }
 
 fn variable(provider: &str) -> String {
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     fn of(pairs: &[(&str, &str)]) -> Result<RateLimits, ConfigError> {
-        rate_limits(&pairs.iter().copied().collect())
+        rate_limits(&pairs.iter().copied().collect(), &Catalogue::shipped())
     }
 
     fn seconds(points: u64, window: u64, block: u64) -> Rule {
@@ -136,7 +136,12 @@ mod tests {
         let limits = of(&[]).unwrap();
         assert!(limits.enabled);
         assert_eq!(limits.address, seconds(100, 60, 600));
-        assert_eq!(limits.providers[0], ("careem", seconds(1000, 60, 0)));
+        for (name, points) in [("careem", 1000), ("talabat", 500), ("deliveroo", 100)] {
+            assert!(
+                limits.providers.contains(&(name.into(), seconds(points, 60, 0))),
+                "{name}"
+            );
+        }
     }
 
     #[test]
@@ -147,7 +152,8 @@ mod tests {
             (" 5 / 2m / 300s ", seconds(5, 120, 300)),
             ("1/1h/24h", seconds(1, 3600, 86_400)),
         ] {
-            assert_eq!(of(&[("RATE_LIMIT_CAREEM", value)]).unwrap().providers[0].1, expected);
+            let limits = of(&[("RATE_LIMIT_CAREEM", value)]).unwrap();
+            assert!(limits.providers.contains(&("careem".into(), expected)), "{value}");
         }
         assert_eq!(of(&[("RATE_LIMIT_ADDRESS", "7")]).unwrap().address, seconds(7, 60, 600));
         assert!(!of(&[("RATE_LIMIT_ENABLED", "false")]).unwrap().enabled);
@@ -178,7 +184,8 @@ mod tests {
 
     #[test]
     fn misspelt_names_are_told_apart() {
-        assert!(is_read("RATE_LIMIT_CAREEM") && is_read("RATE_LIMIT_ADDRESS"));
+        let is_read = |name| is_read(name, &Catalogue::shipped());
+        assert!(is_read("RATE_LIMIT_CAREEM_POS") && is_read("RATE_LIMIT_ADDRESS"));
         assert!(!is_read("RATE_LIMIT_CARREM") && !is_read("RATE_LIMIT_POINTS"));
     }
 }

@@ -34,7 +34,8 @@ fn defaults_are_those_of_the_contract() {
         config.providers[0].secrets.values("webhook_secret")[0].expose_secret(),
         "00123"
     );
-    assert_eq!(config.providers[0].currency.exponent(), 3);
+    let head = &config.providers[0].file.order.head;
+    assert_eq!(head.default_currency.map(Currency::exponent), Some(3));
 }
 
 #[test]
@@ -59,9 +60,14 @@ fn bad_values_name_the_variable() {
         refusal(&[("CAREEM_WEBHOOK_SECRET", "a,,b")]),
         "CAREEM_WEBHOOK_SECRET: holds an empty secret between commas"
     );
-    assert_eq!(
-        refusal(&[("CARREM_ENABLED", "true")]),
-        "CARREM_ENABLED: unknown provider; this version knows careem"
+    let unknown = refusal(&[("CARREM_ENABLED", "true")]);
+    assert!(
+        unknown.starts_with("CARREM_ENABLED: unknown provider; this installation knows careem, careem-pos, "),
+        "{unknown}"
+    );
+    assert!(
+        refusal(&[("DOORDASH_ENABLED", "true"), ("DOORDASH_API_KEY", "x")])
+            .starts_with("DOORDASH_CURRENCY: missing; doordash sends no currency")
     );
     assert!(refusal(&[("SERVICE_TOKEN", "")]).starts_with("SERVICE_TOKEN: missing"));
     assert!(refusal(&[("CAREEM_IP_WHITELIST", "34.204.192.0/99")]).starts_with("CAREEM_IP_WHITELIST: expected"));

@@ -1,17 +1,20 @@
 //! Variables of the contract that this version takes no notice of: said at the start, rather than silently ignored.
 
-use super::{Environment, limits};
+use super::{Environment, catalogue, limits};
+use crate::provider::Catalogue;
 
 const NAMES: [&str; 3] = ["ADMIN_TOKEN", "NOTIFY_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 const SUFFIXES: [&str; 1] = ["_RESPONSE_WAIT"];
 
 /// Those that are set.
 pub fn without_effect(env: &Environment) -> Vec<&str> {
+    // A folder that cannot be used refuses the start elsewhere.
+    let catalogue = catalogue(env).unwrap_or_else(|_| Catalogue::shipped());
     let is_one = |name: &&str| {
         let name = name.strip_suffix("_FILE").unwrap_or(name);
         NAMES.contains(&name)
             // One for a provider that this version does not know, or a misspelt one.
-            || name.starts_with("RATE_LIMIT_") && !limits::is_read(name)
+            || name.starts_with("RATE_LIMIT_") && !limits::is_read(name, &catalogue)
             || SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
     };
     env.names().filter(is_one).collect()

@@ -62,6 +62,12 @@ pub fn router(intake: Arc<Intake>) -> Router {
             post(receive::receive).fallback(receive::method_not_allowed),
         )
         .route(
+            "/api/webhooks/{provider}/{*below}",
+            post(receive::receive)
+                .put(receive::receive)
+                .fallback(receive::not_found),
+        )
+        .route(
             "/openapi.json",
             get(async || ([("content-type", "application/json")], OPENAPI)),
         )

@@ -1,6 +1,7 @@
 //! One webhook through the checks of the contract, in their order, onto the log, and its answer.
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Instant,
@@ -9,7 +10,7 @@ use std::{
 use axum::{
     body::Body,
     extract::{ConnectInfo, Path, Request, State, rejection::PathRejection},
-    http::{HeaderMap, HeaderName, Response, StatusCode, Uri},
+    http::{HeaderMap, HeaderName, Response, StatusCode, Uri, header::CONTENT_TYPE},
     middleware::Next,
 };
 use chrono::{DateTime, Utc};
@@ -28,7 +29,7 @@ use super::{
 use crate::{
     event::{Envelope, EventId, EventType, NewEvent, RequestFacts},
     journal::Appended,
-    provider::{Admission, Enabled},
+    provider::{Admission, Enabled, Said, Told},
     telemetry::trace_context,
     verification::{Unverified, Verified},
 };
@@ -49,11 +50,11 @@ const CREDENTIAL_PARTS: [&str; 8] = [
 /// Longest header value that is kept.
 const MAX_HEADER_CHARS: usize = 1024;
 
-/// `POST /api/webhooks/{provider}`.
+/// `POST /api/webhooks/{provider}`, and below it the paths that the provider's file names.
 pub async fn receive(
     State(intake): State<Arc<Intake>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    name: Result<Path<String>, PathRejection>,
+    name: Result<Path<HashMap<String, String>>, PathRejection>,
     request: Request,
 ) -> Response<Body> {
     let began = Instant::now();
@@ -61,8 +62,8 @@ pub async fn receive(
     let request_id = request_id::of(&parts.headers);
     let client = client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies);
     // A name that is no UTF-8 is nobody's.
-    let name = name.ok().map(|Path(name)| name);
-    let enabled = match at_the_door(&intake, name.as_deref(), client) {
+    let names = name.map(|Path(names)| names).unwrap_or_default();
+    let enabled = match at_the_door(&intake, &names, client) {
         Ok(enabled) => enabled,
         Err(turned) => return turned.away(request_body, &request_id, client).await,
     };
@@ -87,11 +88,11 @@ pub async fn receive(
     };
     let point = match intake.limits.take(enabled) {
         Ok(point) => point,
-        Err(limited) => return refuse(&enabled.name, &limited.into(), &request_id, Some(client)),
+        Err(limited) => return refuse_to(enabled, &limited.into(), &request_id, Some(client)),
     };
     let admission = match structure::check(&held.bytes).and_then(|()| enabled.provider.read(&verified)) {
         Ok(admission) => admission,
-        Err(refusal) => return refuse(&enabled.name, &Reason::Provider(refusal), &request_id, Some(client)),
+        Err(refusal) => return refuse_to(enabled, &Reason::Provider(refusal), &request_id, Some(client)),
     };
     metrics::counter!("webhooks_received_total", "provider" => Arc::clone(&enabled.name)).increment(1);
     let envelope = envelope(
@@ -103,7 +104,6 @@ pub async fn receive(
         &parts.uri,
         client.to_string(),
     );
-    let event_id = envelope.id;
     match intake
         .journal
         .append(NewEvent {
@@ -120,34 +120,39 @@ pub async fn receive(
                 intake.limits.note_accepted(enabled, client);
             }
             log_accepted(&enabled.name, &admission, &request_id, began, appended);
-            accepted(&request_id, event_id, appended)
+            accepted(enabled, &admission, &request_id, appended, &held.bytes)
         }
         Err(error) => {
             intake.limits.give_back(enabled, point);
-            refuse(
-                &enabled.name,
-                &Reason::EventLogUnavailable(error),
-                &request_id,
-                Some(client),
-            )
+            refuse_to(enabled, &Reason::EventLogUnavailable(error), &request_id, Some(client))
         }
     }
 }
 
 /// The checks that need nothing of the body, in their order.
-fn at_the_door<'a>(intake: &'a Intake, name: Option<&str>, client: IpAddr) -> Result<&'a Enabled, Turned<'a>> {
-    let Some(enabled) = name.and_then(|name| intake.registry.get(name)) else {
+fn at_the_door<'a>(
+    intake: &'a Intake,
+    names: &HashMap<String, String>,
+    client: IpAddr,
+) -> Result<&'a Enabled, Turned<'a>> {
+    let below = names.get("below").map_or("", String::as_str);
+    let known = names.get("provider").and_then(|name| intake.registry.get(name));
+    let Some(enabled) = known.filter(|enabled| enabled.provider.knows_path(below)) else {
         intake.limits.note_refused(None, client);
-        // The name is the caller's; as a label it would let anyone make metrics without end.
-        return Err(Turned::new(NO_PROVIDER, Reason::ProviderNotFound));
+        let reason = if below.is_empty() {
+            Reason::ProviderNotFound
+        } else {
+            Reason::NotFound
+        };
+        return Err(Turned::new(None, reason));
     };
     if !enabled.allow_list.allows(client) {
-        return Err(Turned::new(&enabled.name, Reason::IpNotAllowed));
+        return Err(Turned::new(Some(enabled), Reason::IpNotAllowed));
     }
     match intake.limits.check(enabled, client) {
         Ok(()) => Ok(enabled),
         Err(limited) => Err(Turned {
-            provider: &enabled.name,
+            provider: Some(enabled),
             // A provider is to see its answer; what a blocked address sends is not read at all.
             is_read: limited.scope == Scope::Provider,
             reason: limited.into(),
@@ -157,14 +162,15 @@ fn at_the_door<'a>(intake: &'a Intake, name: Option<&str>, client: IpAddr) -> Re
 
 /// A request that is turned away at the door.
 struct Turned<'a> {
-    provider: &'a str,
+    /// None where it is not known: the name is the caller's; as a label it would let anyone make metrics without end.
+    provider: Option<&'a Enabled>,
     reason: Reason,
     /// Its body is read, and thrown away.
     is_read: bool,
 }
 
 impl<'a> Turned<'a> {
-    const fn new(provider: &'a str, reason: Reason) -> Self {
+    const fn new(provider: Option<&'a Enabled>, reason: Reason) -> Self {
         Self {
             provider,
             reason,
@@ -176,7 +182,10 @@ impl<'a> Turned<'a> {
         if self.is_read {
             body::discard(body).await;
         }
-        refuse(self.provider, &self.reason, request_id, Some(client))
+        match self.provider {
+            Some(enabled) => refuse_to(enabled, &self.reason, request_id, Some(client)),
+            None => refuse(NO_PROVIDER, &self.reason, request_id, Some(client)),
+        }
     }
 }
 
@@ -254,7 +263,7 @@ fn envelope(
         request_id: request_id.to_owned(),
         traceparent: Some(trace_context::of(headers)),
         request: Some(RequestFacts {
-            method: "POST".into(),
+            method: verified.method().to_string(),
             // A query could hold a key; the path alone says what was called.
             path: uri.path().to_owned(),
             client_address,
@@ -311,7 +320,25 @@ struct AcceptedData<'a> {
     duplicate: bool,
 }
 
-fn accepted(request_id: &str, event_id: EventId, appended: Appended) -> Response<Body> {
+/// 200 in the provider's own format, where it has one.
+fn accepted(
+    enabled: &Enabled,
+    admission: &Admission,
+    request_id: &str,
+    appended: Appended,
+    body: &[u8],
+) -> Response<Body> {
+    let event_id = admission.event_id;
+    let said = Said::Accepted {
+        order_id: &admission.external_order_id,
+        event_id: &event_id.to_string(),
+        duplicate: appended.duplicate,
+    };
+    if let Some(told) = enabled.provider.answer(said, request_id, body) {
+        let status = told.status.and_then(|status| StatusCode::from_u16(status).ok());
+        let empty = json_response(status.unwrap_or(StatusCode::OK), String::new(), request_id);
+        return in_own_words(empty, told);
+    }
     let data = AcceptedData {
         request_id,
         event_id,
@@ -325,6 +352,27 @@ fn accepted(request_id: &str, event_id: EventId, appended: Appended) -> Response
     }) {
         Ok(body) => json_response(StatusCode::OK, body, request_id),
         Err(_) => Reason::Internal.response(request_id),
+    }
+}
+
+fn in_own_words(mut response: Response<Body>, told: Told) -> Response<Body> {
+    if told.body.is_empty() {
+        response.headers_mut().remove(CONTENT_TYPE);
+    }
+    *response.body_mut() = Body::from(told.body);
+    response
+}
+
+/// A refusal in the provider's own format, where it has one; the HTTP status says the same in both.
+fn refuse_to(enabled: &Enabled, reason: &Reason, request_id: &str, client: Option<std::net::IpAddr>) -> Response<Body> {
+    let response = refuse(&enabled.name, reason, request_id, client);
+    let said = Said::Refused {
+        code: reason.status().1,
+        message: &reason.to_string(),
+    };
+    match enabled.provider.answer(said, request_id, &[]) {
+        Some(told) => in_own_words(response, told),
+        None => response,
     }
 }
 
@@ -347,7 +395,7 @@ impl Intake {
         if reason.counts_against_address() {
             self.limits.note_refused(Some(provider), client);
         }
-        refuse(&provider.name, reason, request_id, Some(client))
+        refuse_to(provider, reason, request_id, Some(client))
     }
 }
 

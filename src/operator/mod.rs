@@ -12,6 +12,7 @@ pub mod migrate;
 pub mod streams;
 pub mod send;
 pub mod dead_letters;
+pub mod providers;
 pub mod blocks;
 pub mod refusals;
 pub mod healthcheck;
@@ -36,6 +37,9 @@ pub enum Command {
     /// What was given up, and how it is taken up again.
     #[command(subcommand)]
     DeadLetters(dead_letters::Action),
+    /// Providers: which are known, whether a file is right, what a sample becomes.
+    #[command(subcommand)]
+    Providers(providers::Action),
     /// Whom the rate limits keep out, and how that is ended.
     #[command(subcommand)]
     Blocks(blocks::Action),
@@ -77,6 +81,7 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
             Command::Migrate => migrate::run(&environment, json).await,
             Command::Streams(action) => streams::run(&environment, &action, json).await,
             Command::DeadLetters(action) => dead_letters::run(&environment, &action, json).await,
+            Command::Providers(action) => providers::run(&environment, &action, json),
             Command::Blocks(action) => blocks::run(&environment, &action, json).await,
             Command::Refusals(action) => refusals::run(&environment, &action, json).await,
             Command::Send {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::print;
 use crate::{
     config::{self, Environment, Secrets},
-    provider::{KNOWN, MERCHANT_HEADER, own_scheme},
+    provider::MERCHANT_HEADER,
     verification::sign::{self, Outgoing},
 };
 
@@ -28,15 +28,20 @@ pub async fn run(
     merchant: Option<&str>,
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
-    if !KNOWN.contains(&provider) {
-        bail!("unknown provider {provider:?}; this version knows {}", KNOWN.join(", "));
-    }
+    let catalogue = config::catalogue(environment)?;
+    let Some(known) = catalogue.get(provider) else {
+        let names: Vec<_> = catalogue.names().collect();
+        bail!(
+            "unknown provider {provider:?}; this installation knows {}",
+            names.join(", ")
+        );
+    };
     let url = url.trim_end_matches('/');
     let known_as = config::public_url(environment)?;
     // What is signed is the URL by which the provider knows the hub, wherever this copy of it listens.
     let public_url = known_as.as_deref().unwrap_or(url);
     let prefix = config::prefix(provider);
-    let scheme = config::scheme(environment, &prefix, &own_scheme(provider), Some(public_url))?;
+    let scheme = config::scheme(environment, &prefix, &known.file.verification, Some(public_url))?;
     let secrets = Secrets::from_environment(environment, &prefix, provider, &scheme, false)?;
     let request = Outgoing::post(format!("{public_url}/api/webhooks/{provider}"), read(file)?);
     let request = sign::sign(&scheme, &secrets.keys(), request, Utc::now())?;

@@ -1,13 +1,16 @@
 //! The unified order: what every provider's format becomes before it goes to the backend.
 //!
-//! [`sanitise`] cleans texts of strangers, [`money`] parses amounts from JSON text, [`node`] reads a provider's JSON and
-//! remembers where each fault was, [`model`] is the order itself, [`status`] the platform's words, [`body`] what is
-//! posted to the backend.
+//! [`sanitise`] cleans texts of strangers, [`money`] parses amounts from JSON text. [`scan`] and [`tree`] read a provider's
+//! JSON by [`pointer`], [`fault`] names what is wrong with it. [`model`] is the order itself, [`status`] its words, [`body`]
+//! what is posted to the backend.
 //! Which field of a provider means what is left to [`crate::provider`].
 
 pub mod sanitise;
 pub mod money;
-pub mod node;
+pub mod pointer;
+pub mod scan;
+pub mod tree;
+pub mod fault;
 pub mod status;
 pub mod model;
 pub mod body;

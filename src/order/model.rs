@@ -1,11 +1,11 @@
-//! The unified order, as a provider's adapter builds it: no branch yet, no words of the backend's interface.
+//! The unified order, as a provider's file or adapter builds it: no branch yet, no words of the backend's interface.
 
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 
 use super::{
     money::{Currency, Money},
-    status::OrderStatus,
+    status::Status,
 };
 
 /// An order, whoever sent it.
@@ -17,8 +17,12 @@ pub struct Order {
     pub order_number: String,
     /// The provider's own short number, where it has one.
     pub display_id: Option<String>,
-    /// Status in the platform's words.
-    pub status: OrderStatus,
+    /// The provider's own id of this message, where it has one.
+    pub provider_event_id: Option<String>,
+    /// The store as the provider names it.
+    pub store_ref: Option<String>,
+    /// Status in canonical words.
+    pub status: Status,
     /// Status in the provider's words, verbatim.
     pub provider_status: String,
     /// Who brings it to the customer.
@@ -27,6 +31,14 @@ pub struct Order {
     pub delivery_type: Option<String>,
     /// When the customer placed it.
     pub placed_at: Option<DateTime<Utc>>,
+    /// Until when the restaurant must have accepted it.
+    pub accept_by: Option<DateTime<Utc>>,
+    /// When it must be ready for the courier or the customer.
+    pub ready_by: Option<DateTime<Utc>>,
+    /// When it is promised to the customer.
+    pub deliver_by: Option<DateTime<Utc>>,
+    /// Whether it was ordered for a later time, where the provider says so.
+    pub scheduled: Option<bool>,
     /// Who ordered.
     pub customer: Customer,
     /// Where it goes, as a whole optional.
@@ -41,6 +53,10 @@ pub struct Order {
     pub courier: Option<Courier>,
     /// The customer's wishes.
     pub notes: Option<String>,
+    /// What somebody should know who relies on it.
+    pub flags: Vec<Flag>,
+    /// What the provider sent that has no field here.
+    pub extra: Extra,
 }
 
 /// Who brings the order to the customer.
@@ -52,14 +68,30 @@ pub enum Fulfillment {
     MerchantCourier,
     /// The customer fetches it.
     Pickup,
+    /// The customer eats there.
+    DineIn,
 }
 
 impl Fulfillment {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::PlatformCourier, Self::MerchantCourier, Self::Pickup, Self::DineIn];
+
+    /// In canonical words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PlatformCourier => "platform_courier",
+            Self::MerchantCourier => "merchant_courier",
+            Self::Pickup => "pickup",
+            Self::DineIn => "dine_in",
+        }
+    }
+
     /// The backend's `orderType`.
     pub const fn order_type(self) -> &'static str {
         match self {
             Self::PlatformCourier | Self::MerchantCourier => "delivery",
             Self::Pickup => "pickup",
+            Self::DineIn => "dine_in",
         }
     }
 }
@@ -71,21 +103,35 @@ pub struct Customer {
     pub name: Option<String>,
     /// Phone as sent.
     pub phone: Option<String>,
+    /// Phone as E.164 (`+962791234567`), where what was sent is international.
+    pub phone_e164: Option<String>,
     /// E-mail.
     pub email: Option<String>,
+    /// Whether the provider withheld any of it (`****`).
+    pub redacted: bool,
 }
 
 /// Where the order goes.
 #[derive(Debug, Default)]
 pub struct Address {
-    /// Street.
+    /// Street, with what stands for a house where there are no numbers.
     pub street: Option<String>,
+    /// House number.
+    pub number: Option<String>,
     /// Building.
     pub building: Option<String>,
+    /// Floor.
+    pub floor: Option<String>,
+    /// Apartment or unit.
+    pub apartment: Option<String>,
     /// Quarter.
     pub area: Option<String>,
     /// City.
     pub city: Option<String>,
+    /// Postal code.
+    pub postcode: Option<String>,
+    /// Country, as sent.
+    pub country: Option<String>,
     /// Degrees north, as its text.
     pub latitude: Option<Box<RawValue>>,
     /// Degrees east, as its text.
@@ -94,15 +140,44 @@ pub struct Address {
     pub notes: Option<String>,
 }
 
+impl Address {
+    /// Whether nothing of it is known.
+    pub const fn is_empty(&self) -> bool {
+        self.street.is_none()
+            && self.number.is_none()
+            && self.building.is_none()
+            && self.floor.is_none()
+            && self.apartment.is_none()
+            && self.area.is_none()
+            && self.city.is_none()
+            && self.postcode.is_none()
+            && self.country.is_none()
+            && self.latitude.is_none()
+            && self.longitude.is_none()
+            && self.notes.is_none()
+    }
+}
+
+/// A name in one language.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Translation {
+    /// ISO 639 code, `ar`.
+    pub language: String,
+    /// The name.
+    pub text: String,
+}
+
 /// One line of the basket.
 #[derive(Debug)]
 pub struct Line {
     /// The provider's id of the item.
     pub external_id: Option<String>,
+    /// The restaurant's own code of the item.
+    pub merchant_ref: Option<String>,
     /// Name.
     pub name: String,
-    /// Name in Arabic.
-    pub name_ar: Option<String>,
+    /// Names by language, where the provider sends them so.
+    pub names: Vec<Translation>,
     /// How many, as its text (some sell by weight).
     pub quantity: Box<RawValue>,
     /// For one.
@@ -122,14 +197,48 @@ pub struct Modifier {
     pub group: Option<String>,
     /// The provider's id.
     pub external_id: Option<String>,
+    /// The restaurant's own code.
+    pub merchant_ref: Option<String>,
     /// Name.
     pub name: String,
-    /// Name in Arabic.
-    pub name_ar: Option<String>,
+    /// Names by language, where the provider sends them so.
+    pub names: Vec<Translation>,
     /// How many, as its text.
     pub quantity: Box<RawValue>,
     /// For one.
     pub price: Money,
+    /// What was chosen within it.
+    pub modifiers: Vec<Modifier>,
+}
+
+/// Whether prices hold the tax.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaxMode {
+    /// They do.
+    Included,
+    /// It comes on top.
+    Excluded,
+}
+
+impl TaxMode {
+    /// As it stands in the body.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Included => "included",
+            Self::Excluded => "excluded",
+        }
+    }
+}
+
+/// Something that is taken off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discount {
+    /// How much, positive.
+    pub amount: Money,
+    /// Who pays for it, `provider` or `merchant`, where that is known.
+    pub funded_by: Option<String>,
+    /// What it is called.
+    pub name: Option<String>,
 }
 
 /// What it costs.
@@ -143,12 +252,22 @@ pub struct Pricing {
     pub delivery_fee: Option<Money>,
     /// For the service.
     pub service_fee: Option<Money>,
+    /// Every other fee together (bags, small orders, deposits).
+    pub other_fees: Option<Money>,
     /// Tax.
     pub tax: Option<Money>,
+    /// Whether prices hold it, where that is known.
+    pub tax_mode: Option<TaxMode>,
+    /// Tips, to whomever.
+    pub tip: Option<Money>,
     /// All discounts together.
     pub discount: Option<Money>,
+    /// Each of them, where the provider tells them apart.
+    pub discounts: Vec<Discount>,
     /// What the customer pays.
     pub total: Money,
+    /// What the courier or the restaurant still has to collect.
+    pub collect_cash: Option<Money>,
 }
 
 /// How it is paid.
@@ -160,6 +279,47 @@ pub struct Payment {
     pub is_prepaid: bool,
 }
 
+/// Where a courier is: an axis of its own, beside the order's status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CourierState {
+    /// Somebody will come.
+    Assigned,
+    /// On the way to the restaurant.
+    Coming,
+    /// At the restaurant.
+    Arrived,
+    /// On the way to the customer.
+    PickedUp,
+    /// Was with the customer.
+    Delivered,
+    /// Nobody will come any more; somebody else may.
+    Unassigned,
+}
+
+impl CourierState {
+    /// Every state.
+    pub const ALL: [Self; 6] = [
+        Self::Assigned,
+        Self::Coming,
+        Self::Arrived,
+        Self::PickedUp,
+        Self::Delivered,
+        Self::Unassigned,
+    ];
+
+    /// In canonical words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Assigned => "assigned",
+            Self::Coming => "coming",
+            Self::Arrived => "arrived",
+            Self::PickedUp => "picked_up",
+            Self::Delivered => "delivered",
+            Self::Unassigned => "unassigned",
+        }
+    }
+}
+
 /// Who drives.
 #[derive(Debug, Default)]
 pub struct Courier {
@@ -169,21 +329,90 @@ pub struct Courier {
     pub name: Option<String>,
     /// Phone as sent.
     pub phone: Option<String>,
+    /// When the courier is expected, at the restaurant.
+    pub eta: Option<DateTime<Utc>>,
+    /// Where the courier is, in canonical words.
+    pub state: Option<CourierState>,
+    /// Where the courier is, in the provider's words.
+    pub provider_state: Option<String>,
 }
+
+impl Courier {
+    /// Whether nothing is known.
+    pub const fn is_empty(&self) -> bool {
+        self.id.is_none()
+            && self.name.is_none()
+            && self.phone.is_none()
+            && self.eta.is_none()
+            && self.state.is_none()
+            && self.provider_state.is_none()
+    }
+}
+
+/// What somebody should know who relies on an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Flag {
+    /// The provider's total is not the sum of its parts. Both stay as they were sent.
+    TotalMismatch,
+    /// The provider sent no total; this one is the sum of what it sent.
+    TotalComputed,
+    /// The provider sent no sum of the lines; this one is computed.
+    SubtotalComputed,
+    /// The provider sent no total of some line; it is computed from its price and quantity.
+    LineTotalComputed,
+    /// The provider sent no price of one of some line; it is worked out of the line's total and quantity.
+    UnitPriceComputed,
+    /// A line or an addition has no name; its id stands in for it.
+    NameMissing,
+    /// A status that is not known; it is passed on verbatim.
+    UnknownStatus,
+    /// A test order.
+    TestOrder,
+    /// Not all of what has no field is kept beside the order; the log has it.
+    ExtraTruncated,
+}
+
+impl Flag {
+    /// As it stands in the body.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TotalMismatch => "total_mismatch",
+            Self::TotalComputed => "total_computed",
+            Self::SubtotalComputed => "subtotal_computed",
+            Self::LineTotalComputed => "line_total_computed",
+            Self::UnitPriceComputed => "unit_price_computed",
+            Self::NameMissing => "name_missing",
+            Self::UnknownStatus => "unknown_status",
+            Self::TestOrder => "test_order",
+            Self::ExtraTruncated => "extra_truncated",
+        }
+    }
+}
+
+/// What a provider sent that has no field: values verbatim, by their JSON pointer in its document.
+#[derive(Debug, Default)]
+pub struct Extra(pub Vec<(String, Box<RawValue>)>);
 
 /// A later word about an order that exists.
 #[derive(Debug)]
 pub struct StatusChange {
     /// The provider's id of the order.
     pub external_id: String,
-    /// Status in the platform's words; none where the provider's word is not known (it is passed on verbatim).
-    pub status: Option<OrderStatus>,
-    /// Status in the provider's words, verbatim.
-    pub provider_status: String,
+    /// The provider's own id of this message, where it has one.
+    pub provider_event_id: Option<String>,
+    /// Status in canonical words; none where the provider's word is not known (it is passed on verbatim), or where the
+    /// news is about the courier alone.
+    pub status: Option<Status>,
+    /// Status in the provider's words, verbatim; none where the news is about the courier alone.
+    pub provider_status: Option<String>,
     /// Why, where the provider says so.
     pub reason: Option<String>,
     /// Who drives, where that is known.
     pub courier: Option<Courier>,
     /// When it changed, by the provider's clock.
     pub changed_at: Option<DateTime<Utc>>,
+    /// What somebody should know who relies on it.
+    pub flags: Vec<Flag>,
+    /// What the provider sent that has no field here.
+    pub extra: Extra,
 }

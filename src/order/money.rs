@@ -5,7 +5,7 @@
 use std::{fmt, str::FromStr};
 
 use iso_currency::Currency as Iso;
-use rust_decimal::Decimal;
+use rust_decimal::{Decimal, prelude::ToPrimitive};
 use serde::{Serialize, Serializer, ser::Error as _};
 use serde_json::value::RawValue;
 
@@ -66,6 +66,52 @@ impl Money {
     /// Where it is no decimal number, has more decimals than the currency (trailing zeros are fine), or is beyond
     /// what 64 bits hold.
     pub fn parse(text: &str, currency: Currency) -> Result<Self, AmountError> {
+        Self::of(Self::parse_decimal(text)?, currency)
+    }
+
+    /// Reads an integer of units of which `10^decimals` make one of the currency: cents, or Uber's `amount_e5`.
+    ///
+    /// # Errors
+    /// As [`Self::parse`]; also where it is no integer.
+    pub fn parse_units(text: &str, decimals: u32, currency: Currency) -> Result<Self, AmountError> {
+        let whole = Self::parse_decimal(text)?;
+        if whole.scale() > 0 {
+            return Err(AmountError::NotAnInteger);
+        }
+        let units = Decimal::try_from_i128_with_scale(whole.mantissa(), decimals).map_err(|_| AmountError::Range)?;
+        Self::of(units, currency)
+    }
+
+    /// None of this currency.
+    pub const fn zero(currency: Currency) -> Self {
+        Self { minor: 0, currency }
+    }
+
+    /// The sum, where it is within range.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            minor: self.minor.saturating_add(other.minor),
+            ..self
+        }
+    }
+
+    /// So many times as much, rounded half away from zero to the smallest unit; within range.
+    #[must_use]
+    pub fn times(self, quantity: Decimal) -> Self {
+        let product = Decimal::from(self.minor).checked_mul(quantity);
+        let minor = product.and_then(|product| {
+            product
+                .round_dp_with_strategy(0, rust_decimal::RoundingStrategy::MidpointAwayFromZero)
+                .to_i64()
+        });
+        Self {
+            minor: minor.unwrap_or(i64::MAX),
+            ..self
+        }
+    }
+
+    fn parse_decimal(text: &str) -> Result<Decimal, AmountError> {
         if text.len() > MAX_AMOUNT_CHARS {
             return Err(AmountError::Range);
         }
@@ -73,9 +119,12 @@ impl Money {
             Decimal::from_scientific(text)
         } else {
             Decimal::from_str_exact(text)
-        }
-        .map_err(|_| AmountError::NotANumber)?
-        .normalize();
+        };
+        Ok(decimal.map_err(|_| AmountError::NotANumber)?.normalize())
+    }
+
+    fn of(decimal: Decimal, currency: Currency) -> Result<Self, AmountError> {
+        let decimal = decimal.normalize();
         if decimal.scale() > currency.exponent {
             return Err(AmountError::TooManyDecimals {
                 code: currency.code(),
@@ -118,6 +167,9 @@ pub enum AmountError {
     /// Not a decimal number.
     #[error("expected a decimal number")]
     NotANumber,
+    /// 4.5 cents.
+    #[error("expected a whole number of the smallest unit")]
+    NotAnInteger,
     /// 1.2345 JOD.
     #[error("more decimals than {code} has ({decimals})")]
     TooManyDecimals {
@@ -172,6 +224,27 @@ mod tests {
         for text in ["9223372036854775.808", "1e25", &"9".repeat(60)] {
             assert!(Money::parse(text, jod()).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn units_of_another_size() {
+        let units = |text: &str, decimals: u32, code: &str| {
+            Money::parse_units(text, decimals, code.parse().unwrap()).map(|money| money.minor)
+        };
+        assert_eq!(units("3190000", 5, "EUR"), Ok(3190));
+        assert_eq!(units("1465000", 5, "JOD"), Ok(14_650));
+        assert_eq!(units("50000000", 5, "JPY"), Ok(500));
+        assert_eq!(units("4600", 2, "SAR"), Ok(4600));
+        assert_eq!(units("-100000", 5, "EUR"), Ok(-100));
+        assert!(matches!(units("1", 5, "EUR"), Err(AmountError::TooManyDecimals { .. })));
+        assert_eq!(units("4.5", 2, "EUR"), Err(AmountError::NotAnInteger));
+        let price = Money::parse("5.5", jod()).unwrap();
+        assert_eq!(price.times("2".parse().unwrap()).minor, 11_000);
+        assert_eq!(
+            price.times("0.3335".parse().unwrap()).minor,
+            1834,
+            "half away from zero"
+        );
     }
 
     proptest! {

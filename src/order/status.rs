@@ -1,6 +1,83 @@
-//! The status of an order in the platform's words, the enum `order_status` of its database.
+//! The status of an order: in canonical words, which say all that providers tell apart, and in the platform's, the enum
+//! `order_status` of its database.
 
 use serde::{Deserialize, Serialize};
+
+/// What became of an order, whoever says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// Placed, nobody has looked at it yet.
+    Received,
+    /// The restaurant took it.
+    Accepted,
+    /// The restaurant did not.
+    Rejected,
+    /// In the kitchen.
+    Preparing,
+    /// Waits for the courier or the customer.
+    Ready,
+    /// On its way.
+    PickedUp,
+    /// With the customer.
+    Delivered,
+    /// Somebody called it off.
+    Cancelled,
+    /// It did not work out.
+    Failed,
+    /// Paid back.
+    Refunded,
+}
+
+impl Status {
+    /// Every status.
+    pub const ALL: [Self; 10] = [
+        Self::Received,
+        Self::Accepted,
+        Self::Rejected,
+        Self::Preparing,
+        Self::Ready,
+        Self::PickedUp,
+        Self::Delivered,
+        Self::Cancelled,
+        Self::Failed,
+        Self::Refunded,
+    ];
+
+    /// In canonical words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Accepted => "accepted",
+            Self::Rejected => "rejected",
+            Self::Preparing => "preparing",
+            Self::Ready => "ready",
+            Self::PickedUp => "picked_up",
+            Self::Delivered => "delivered",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+            Self::Refunded => "refunded",
+        }
+    }
+
+    /// Reads a canonical word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.as_str() == word)
+    }
+
+    /// The platform's word for it.
+    pub const fn platform(self) -> OrderStatus {
+        match self {
+            Self::Received => OrderStatus::Pending,
+            Self::Accepted => OrderStatus::Confirmed,
+            Self::Preparing => OrderStatus::Preparing,
+            Self::Ready => OrderStatus::ReadyForPickup,
+            Self::PickedUp => OrderStatus::OutForDelivery,
+            Self::Delivered => OrderStatus::Delivered,
+            Self::Rejected | Self::Cancelled | Self::Failed => OrderStatus::Cancelled,
+            Self::Refunded => OrderStatus::Refunded,
+        }
+    }
+}
 
 /// `order_status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -81,9 +81,10 @@ pub(super) async fn apply(
     providers: &Providers,
 ) -> anyhow::Result<()> {
     let mut orders = Orders::default();
-    // A statement may touch a row once: of the changes of one order the last counts, of its creations the first.
+    // A statement may touch a row once: of the creations of one order the first counts, its changes go one after another.
     let mut created: HashMap<(&str, String), ()> = HashMap::new();
-    let mut changes: HashMap<(&str, &str), (OrderSummary, NaiveDateTime)> = HashMap::new();
+    let mut changes: HashMap<(&str, &str), usize> = HashMap::new();
+    let mut rounds: Vec<Vec<Change<'_>>> = Vec::new();
     for event in events
         .iter()
         .filter(|event| event.envelope.event_type == EventType::OrderForwarded)
@@ -102,13 +103,24 @@ pub(super) async fn apply(
             }
             _ => {
                 let order = (provider_id, event.envelope.external_order_id.as_str());
-                changes.insert(order, (forwarded.order, timestamp(event.envelope.time)));
+                let round = changes.entry(order).or_default();
+                if rounds.len() == *round {
+                    rounds.push(Vec::new());
+                }
+                rounds[*round].push((order, forwarded.order, timestamp(event.envelope.time)));
+                *round += 1;
             }
         }
     }
     insert(transaction, orders).await?;
-    update(transaction, changes).await
+    for round in rounds {
+        update(transaction, round).await?;
+    }
+    Ok(())
 }
+
+/// Provider and order, what it says, and when.
+type Change<'a> = ((&'a str, &'a str), OrderSummary, NaiveDateTime);
 
 async fn insert(transaction: &Transaction<'_>, orders: Orders<'_>) -> anyhow::Result<()> {
     if orders.id.is_empty() {
@@ -144,16 +156,10 @@ async fn insert(transaction: &Transaction<'_>, orders: Orders<'_>) -> anyhow::Re
     Ok(())
 }
 
-async fn update(
-    transaction: &Transaction<'_>,
-    changes: HashMap<(&str, &str), (OrderSummary, NaiveDateTime)>,
-) -> anyhow::Result<()> {
-    if changes.is_empty() {
-        return Ok(());
-    }
+async fn update(transaction: &Transaction<'_>, changes: Vec<Change<'_>>) -> anyhow::Result<()> {
     let (mut provider_id, mut external_id, mut word, mut status) = (vec![], vec![], vec![], vec![]);
     let (mut captain_name, mut captain_phone, mut captain_id, mut at) = (vec![], vec![], vec![], vec![]);
-    for ((provider, external), (order, time)) in changes {
+    for ((provider, external), order, time) in changes {
         provider_id.push(provider);
         external_id.push(external);
         status.push(mapped(&order));

@@ -5,11 +5,15 @@ use std::{collections::HashMap, sync::Arc};
 use deadpool_postgres::Object;
 use uuid::Uuid;
 
-use crate::{database::query, provider};
+use crate::database::query;
 
 /// Ids by code.
 #[derive(Debug, Default)]
-pub struct Providers(HashMap<String, String>);
+pub struct Providers {
+    ids: HashMap<String, String>,
+    /// Codes that must have one.
+    enabled: Vec<Arc<str>>,
+}
 
 impl Providers {
     /// Makes the missing rows of these providers and reads all.
@@ -27,20 +31,22 @@ impl Providers {
         let rows = connection
             .query(&connection.prepare_cached(query::PROVIDERS).await?, &[])
             .await?;
-        Ok(Self(
-            rows.iter()
+        Ok(Self {
+            ids: rows
+                .iter()
                 .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
                 .collect::<Result<_, tokio_postgres::Error>>()?,
-        ))
+            enabled: enabled.iter().map(|(code, _)| Arc::clone(code)).collect(),
+        })
     }
 
     /// The id of a provider.
     pub fn id(&self, code: &str) -> Option<&str> {
-        self.0.get(code).map(String::as_str)
+        self.ids.get(code).map(String::as_str)
     }
 
     /// Whether a provider of the log has no row though it should: the table must be read again.
     pub fn lacks(&self, code: &str) -> bool {
-        provider::KNOWN.contains(&code) && !self.0.contains_key(code)
+        !self.ids.contains_key(code) && self.enabled.iter().any(|one| &**one == code)
     }
 }

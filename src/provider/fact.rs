@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use crate::order::{
+    fault::Fault,
     model::{Order, StatusChange},
-    node::Fault,
 };
 
 /// What a webhook tells, in nobody's format but ours.
@@ -14,6 +14,8 @@ pub struct Fact {
     pub timestamp: Option<DateTime<Utc>>,
     /// The store that the payload names, where it does; the merchant header goes before it.
     pub store_ref: Option<String>,
+    /// Whether it is about a test order.
+    pub is_test: bool,
     /// The news.
     pub content: Content,
 }
@@ -25,6 +27,10 @@ pub enum Content {
     NewOrder(Box<Order>),
     /// Something happened to one that exists.
     StatusChange(StatusChange),
+    /// Nothing that the backend wants, with the provider's word for it.
+    Ignored(Option<String>),
+    /// The webhook is thin: the order is at the provider and has to be fetched.
+    Elsewhere,
 }
 
 /// Why a webhook can never be understood.

@@ -1,7 +1,8 @@
 //! Providers: how each one signs, what its fields mean, and how it wants to be answered.
 //!
 //! A [`Provider`] is pure: no I/O, no clock. It says how it signs, [`crate::verification`] verifies; [`admission`] is
-//! what the intake gets, [`fact`] what the transformation gets. Which branch an order belongs to is left to
+//! what the intake gets, [`fact`] what the transformation gets. A provider is a file ([`declarative`]); [`catalogue`] has all
+//! that this installation knows. Which branch an order belongs to is left to
 //! [`crate::transform`].
 
 use std::sync::Arc;
@@ -15,9 +16,12 @@ use crate::{
 
 pub mod admission;
 pub mod fact;
-pub mod careem;
+pub mod declarative;
+pub mod catalogue;
 
 pub use admission::{Admission, Refusal};
+pub use catalogue::Catalogue;
+pub use declarative::response::{Said, Told};
 pub use fact::{Content, Fact, TransformError};
 
 /// One delivery platform.
@@ -48,6 +52,17 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// Where it can never be understood; it will not be tried again.
     fn transform(&self, received: &Recorded) -> Result<Fact, TransformError>;
+
+    /// Whether it calls this path below `/api/webhooks/{provider}`; empty where it calls that itself.
+    fn knows_path(&self, below: &str) -> bool {
+        below.is_empty()
+    }
+
+    /// What it is answered, in its own format; none where the hub's own is as good. `body` is the webhook's, as far as it
+    /// was read.
+    fn answer(&self, _said: Said<'_>, _request_id: &str, _body: &[u8]) -> Option<Told> {
+        None
+    }
 }
 
 /// A provider that is switched on, with what this installation knows about it.
@@ -66,6 +81,8 @@ pub struct Enabled {
     pub branch_secrets: bool,
     /// Addresses that may call; empty = all.
     pub allow_list: crate::intake::allow_list::AllowList,
+    /// Whether test orders go to the backend like any other.
+    pub forward_test_orders: bool,
 }
 
 /// The providers that are switched on.
@@ -87,14 +104,6 @@ impl Registry {
     pub fn iter(&self) -> impl Iterator<Item = &Enabled> {
         self.0.iter()
     }
-}
-
-/// Names of the providers that this version knows.
-pub const KNOWN: [&str; 1] = [careem::NAME];
-
-/// How a provider that this version knows signs.
-pub fn own_scheme(name: &str) -> Scheme {
-    Scheme::preset(name).expect("a test looks for the scheme of every known provider")
 }
 
 /// The merchant that a webhook names: the header that every provider of the seed design may send.

@@ -51,6 +51,11 @@ impl<'a> Unverified<'a> {
         self.uri.query()
     }
 
+    /// The path, without a query.
+    pub fn path(&self) -> &'a str {
+        self.uri.path()
+    }
+
     /// Request headers.
     pub const fn headers(&self) -> &'a HeaderMap {
         self.headers
@@ -121,6 +126,16 @@ impl<'a> Verified<'a> {
         self.request.body
     }
 
+    /// The path, without a query.
+    pub fn path(&self) -> &'a str {
+        self.request.path()
+    }
+
+    /// The method.
+    pub const fn method(&self) -> &'a Method {
+        self.request.method
+    }
+
     /// How it was verified.
     pub const fn proof(&self) -> &Proof {
         &self.proof
@@ -131,8 +146,14 @@ impl<'a> Verified<'a> {
     pub fn event_id(&self, provider: &str, external_order_id: &str, webhook_type: &str) -> EventId {
         let (order, what) = (external_order_id.as_bytes(), webhook_type.as_bytes());
         match self.proof.replay_key() {
-            Some(key) => EventId::of_webhook(provider, &[order, what, b"message", key.as_bytes()]),
+            Some(key) => self.event_id_of(provider, external_order_id, webhook_type, key),
             None => EventId::of_webhook(provider, &[order, what, self.request.body]),
         }
+    }
+
+    /// The same, of a message that the provider gives an id in its body.
+    pub fn event_id_of(&self, provider: &str, external_order_id: &str, webhook_type: &str, message: &str) -> EventId {
+        let (order, what) = (external_order_id.as_bytes(), webhook_type.as_bytes());
+        EventId::of_webhook(provider, &[order, what, b"message", message.as_bytes()])
     }
 }

@@ -19,7 +19,7 @@ use webhook_hub::{
         body::{self, Origin, Place},
         sanitise::{MAX_TEXT_BYTES, clean_json, sanitise, with_whole_surrogates},
     },
-    provider::{Admission, Content, Provider, TransformError, careem::Careem},
+    provider::{Admission, Catalogue, Content, Provider, TransformError, declarative::Declarative},
     verification::{Keys, Scheme, Unverified, keys::Origin as KeyOrigin, preset, sign, sign::Outgoing, verify},
 };
 
@@ -68,8 +68,17 @@ static SCHEMES: LazyLock<Vec<(&str, Scheme, Keys)>> = LazyLock::new(|| {
     preset::names().map(fitting).collect()
 });
 
-fn careem() -> Careem {
-    Careem::new("JOD".parse().unwrap())
+/// Every provider that is shipped.
+static PROVIDERS: LazyLock<Vec<Declarative>> = LazyLock::new(|| {
+    let catalogue = Catalogue::shipped();
+    let provider = |known: &webhook_hub::provider::catalogue::Known| {
+        Declarative::new(Arc::clone(&known.file), Some("JOD".parse().unwrap()))
+    };
+    catalogue.iter().map(provider).collect()
+});
+
+fn careem() -> &'static Declarative {
+    PROVIDERS.iter().find(|one| one.name() == "careem").unwrap()
 }
 
 fn now() -> DateTime<Utc> {
@@ -201,8 +210,10 @@ pub(crate) fn transform(data: &[u8]) {
         branch_id: "branch".into(),
         company_id: "company".into(),
     };
-    for webhook_type in ["order_created", "order_cancelled"] {
-        let fact = match careem().transform(&received(data, webhook_type)) {
+    let kinds = ["order_created", "order_cancelled", "courier_updated"];
+    let each = PROVIDERS.iter().flat_map(|provider| kinds.map(|kind| (provider, kind)));
+    for (provider, webhook_type) in each {
+        let fact = match provider.transform(&received(data, webhook_type)) {
             Ok(fact) => fact,
             Err(error) => {
                 assert!(!error.to_string().is_empty());
@@ -219,6 +230,7 @@ pub(crate) fn transform(data: &[u8]) {
         let made = match &fact.content {
             Content::NewOrder(order) => body::new_order(order, &place, origin),
             Content::StatusChange(change) => body::status_change(change, &place, origin),
+            Content::Ignored(_) | Content::Elsewhere => continue,
         };
         let (clean, _) = clean_json(made.unwrap());
         let read: Value = serde_json::from_slice(&clean).expect("the backend gets JSON");

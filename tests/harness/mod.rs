@@ -17,6 +17,8 @@ pub(crate) mod hub;
 pub(crate) mod backend;
 pub(crate) mod proxy;
 pub(crate) mod careem;
+pub(crate) mod provider;
+pub(crate) mod golden;
 pub(crate) mod log;
 pub(crate) mod written;
 pub(crate) mod load;

@@ -137,6 +137,10 @@ impl Expected {
             self.tables.insert(("provider_order_logs", order_id.to_owned()), row);
             return;
         }
+        if order["providerStatus"] == "" {
+            // About the courier alone.
+            return;
+        }
         let rows = self.orders.get(external_id).cloned();
         self.change("provider_order_logs", rows, "provider_status", &order["providerStatus"]);
     }

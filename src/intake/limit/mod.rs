@@ -100,7 +100,7 @@ impl Limits {
     /// With nothing counted.
     pub fn new(settings: &RateLimits) -> Self {
         let quotas = settings.providers.iter().map(|(name, rule)| ProviderQuota {
-            name: Arc::from(*name),
+            name: Arc::clone(name),
             rule: *rule,
             quota: Mutex::new(Quota::new(rule)),
             said_in: AtomicU64::new(0),
@@ -363,7 +363,7 @@ mod tests {
     use crate::{
         config::{Config, Environment},
         intake::allow_list::AllowList,
-        provider::{Provider as _, careem::Careem},
+        provider::{Catalogue, Provider as _, declarative::Declarative},
         verification::{Keyring, Keys, Scheme},
     };
 
@@ -382,7 +382,8 @@ mod tests {
 
     pub(super) fn careem(networks: &[&str]) -> Enabled {
         let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
-        let provider = Careem::new("JOD".parse().unwrap());
+        let file = Arc::clone(&Catalogue::shipped().get("careem").unwrap().file);
+        let provider = Declarative::new(file, None);
         Enabled {
             scheme: provider.scheme().clone(),
             provider: Box::new(provider),
@@ -391,6 +392,7 @@ mod tests {
             branch_secrets: false,
             credential_headers: Default::default(),
             allow_list: AllowList::new(networks),
+            forward_test_orders: false,
         }
     }
 

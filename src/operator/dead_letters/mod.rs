@@ -7,13 +7,12 @@ use std::{process::ExitCode, str::FromStr};
 
 use anyhow::Context as _;
 use chrono::{DateTime, SecondsFormat, Utc};
-use clap::{Subcommand, builder::PossibleValuesParser};
+use clap::Subcommand;
 
 use crate::{
     config::{self, Environment, parse_duration},
     event::EventId,
     journal::connection::{Connection, HUB_INBOX},
-    provider::KNOWN,
 };
 
 mod find;
@@ -57,7 +56,7 @@ pub enum Action {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Filter {
     /// Only of this provider.
-    #[arg(long, value_parser = PossibleValuesParser::new(KNOWN))]
+    #[arg(long)]
     provider: Option<String>,
     /// Only since then: a duration back from now (30m, 2h, 7d) or a time (2026-11-23T18:00:00Z).
     #[arg(long, value_name = "DURATION_OR_TIME")]

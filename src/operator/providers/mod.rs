@@ -1,0 +1,92 @@
+//! `providers`: which there are, whether a file is right, and what a sample becomes by it, before anything goes live.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::bail;
+use clap::Subcommand;
+
+use super::print;
+use crate::{
+    config::{self, Environment},
+    order::money::Currency,
+    provider::{
+        catalogue::{CatalogueError, load_file},
+        declarative::file::File,
+    },
+};
+
+mod list;
+mod check;
+mod try_sample;
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Action {
+    /// The providers that this installation knows, and how sure their files are.
+    List,
+    /// Says all that is wrong with a provider's file.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Shows what a sample becomes, field by field. Exits with 1 where it would be refused or rejected.
+    Try(Try),
+}
+
+/// What `try` is told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Try {
+    /// A provider's file, or the name of a provider that is known.
+    provider: PathBuf,
+    /// The webhook's body; - for standard input.
+    sample: PathBuf,
+    /// The document that the hub would fetch for it.
+    #[arg(long)]
+    document: Option<PathBuf>,
+    /// A header of the webhook, as `name: value`; several times.
+    #[arg(long = "header", value_name = "HEADER")]
+    headers: Vec<String>,
+    /// The path below /api/webhooks/PROVIDER.
+    #[arg(long, default_value = "")]
+    path: String,
+    /// The currency, for providers that send none; else the one of <PROVIDER>_CURRENCY.
+    #[arg(long)]
+    currency: Option<Currency>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Where a file cannot be read.
+pub fn run(environment: &Environment, action: &Action, as_json: bool) -> anyhow::Result<ExitCode> {
+    match action {
+        Action::List => list::run(environment, as_json),
+        Action::Check { file } => check::run(file, as_json),
+        Action::Try(what) => try_sample::run(environment, what, as_json),
+    }
+}
+
+/// The file of that path, or of the known provider of that name.
+fn file_or_name(environment: &Environment, which: &Path) -> anyhow::Result<Arc<File>> {
+    let is_path = which.extension().is_some() || which.components().count() > 1 || which.exists();
+    if is_path {
+        return match load_file(which) {
+            Ok(file) => Ok(Arc::new(file)),
+            Err(CatalogueError::Faults(faults)) => bail!("{}", faults.to_string().replace('\n', "; ")),
+            Err(error) => Err(error.into()),
+        };
+    }
+    let catalogue = config::catalogue(environment)?;
+    let name = which.to_string_lossy();
+    match catalogue.get(&name) {
+        Some(known) => Ok(Arc::clone(&known.file)),
+        None => bail!(
+            "unknown provider {name:?}; this installation knows {}",
+            catalogue.names().collect::<Vec<_>>().join(", ")
+        ),
+    }
+}

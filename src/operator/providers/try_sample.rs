@@ -1,0 +1,203 @@
+//! `providers try`.
+
+use std::{fmt::Write as _, io::Read as _, path::Path, process::ExitCode};
+
+use anyhow::{Context as _, anyhow};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use chrono::Utc;
+use serde::Serialize;
+use serde_json::{json, value::RawValue};
+
+use super::{Try, file_or_name, print};
+use crate::{
+    config::{self, Environment},
+    order::{
+        fault::Fault,
+        tree::{Kind, Place, Tree},
+    },
+    provider::declarative::{
+        Declarative,
+        sample::{Outcome, Sample, Tried},
+    },
+};
+
+/// Shows what becomes of the sample.
+pub(super) fn run(environment: &Environment, what: &Try, as_json: bool) -> anyhow::Result<ExitCode> {
+    let file = file_or_name(environment, &what.provider)?;
+    let currency = match what.currency {
+        Some(currency) => Some(currency),
+        None => config::currency_of(environment, &file.identity.name)?,
+    };
+    let head = &file.order.head;
+    if currency.is_none() && head.currency.is_none() && head.default_currency.is_none() {
+        anyhow::bail!(
+            "{} sends no currency; say it with --currency JOD",
+            file.identity.display_name
+        );
+    }
+    let provider = Declarative::new(file, currency);
+    let body = read(&what.sample)?;
+    let document = what.document.as_deref().map(read).transpose()?;
+    let headers = headers(&what.headers)?;
+    let sample = Sample {
+        body: &body,
+        headers: &headers,
+        path: &what.path,
+        document: document.as_deref(),
+        now: Utc::now(),
+    };
+    match provider.try_sample(&sample) {
+        Ok(tried) => show(&tried, as_json),
+        Err(reason) => {
+            print(
+                as_json,
+                &json!({ "refused": reason }),
+                format_args!("refused with 400: {reason}"),
+            )?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    if path == Path::new("-") {
+        let mut body = Vec::new();
+        std::io::stdin().read_to_end(&mut body)?;
+        return Ok(body);
+    }
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn headers(lines: &[String]) -> anyhow::Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        let wrong = || anyhow!("--header {line:?}: expected name: value");
+        let (name, value) = line.split_once(':').ok_or_else(wrong)?;
+        let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| wrong())?;
+        headers.append(name, HeaderValue::from_str(value.trim()).map_err(|_| wrong())?);
+    }
+    Ok(headers)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    webhook_type: &'a str,
+    order_id: &'a str,
+    event_id: Option<&'a str>,
+    store: Option<&'a str>,
+    test: bool,
+    becomes: &'static str,
+    faults: &'a [Fault],
+    answer: Option<Answer<'a>>,
+    /// Byte for byte what would be posted.
+    body: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    status: u16,
+    body: &'a str,
+}
+
+fn show(tried: &Tried, as_json: bool) -> anyhow::Result<ExitCode> {
+    let (becomes, body, faults): (_, Option<&RawValue>, &[Fault]) = match &tried.outcome {
+        Outcome::Body(body) => ("forwarded", Some(serde_json::from_slice(body)?), &[]),
+        Outcome::Ignored => ("ignored", None, &[]),
+        Outcome::Fetched => ("fetched", None, &[]),
+        Outcome::Faults(faults) => ("rejected", None, faults),
+    };
+    let answer = tried.answer.as_ref().map(|told| Answer {
+        status: told.status.unwrap_or(200),
+        body: &told.body,
+    });
+    let shown = Shown {
+        webhook_type: tried.kind,
+        order_id: &tried.order_id,
+        event_id: tried.event_id.as_deref(),
+        store: tried.store.as_deref(),
+        test: tried.is_test,
+        becomes,
+        faults,
+        answer,
+        body,
+    };
+    print(as_json, &shown, text(&shown))?;
+    Ok(if faults.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn text(shown: &Shown<'_>) -> String {
+    let mut rows = vec![
+        ("webhook".to_owned(), shown.webhook_type.to_owned()),
+        ("order".to_owned(), shown.order_id.to_owned()),
+    ];
+    let mut optional = |name: &str, value: Option<&str>| {
+        if let Some(value) = value {
+            rows.push((name.to_owned(), value.to_owned()));
+        }
+    };
+    optional("event", shown.event_id);
+    optional("store", shown.store);
+    optional(
+        "test order",
+        shown.test.then_some("yes: ignored unless _FORWARD_TEST_ORDERS is true"),
+    );
+    optional(
+        "becomes",
+        Some(match shown.becomes {
+            "fetched" => "an order that is fetched first; show one with --document FILE",
+            "ignored" => "nothing: the backend wants nothing of it",
+            other => other,
+        }),
+    );
+    let answer = shown
+        .answer
+        .as_ref()
+        .map(|answer| format!("{} {}", answer.status, answer.body));
+    optional("answer", answer.as_deref());
+    for fault in shown.faults {
+        rows.push((format!("fault at {}", fault.pointer), fault.message.clone()));
+    }
+    if let Some(tree) = shown.body.and_then(|body| Tree::parse(body.get().as_bytes()).ok()) {
+        leaves(&tree, tree.root(), &mut rows);
+    }
+    let width = rows
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or_default();
+    let mut text = String::new();
+    for (at, (name, value)) in rows.iter().enumerate() {
+        let line_end = if at == 0 { "" } else { "\n" };
+        // Writing into a String cannot fail.
+        let _ = write!(text, "{line_end}{name:width$}  {}", visible(value));
+    }
+    text
+}
+
+/// A sample comes from anywhere: what would steer a terminal is shown as U+FFFD.
+fn visible(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// Every value of a body that holds no others, by its pointer.
+fn leaves(tree: &Tree<'_>, place: Place, rows: &mut Vec<(String, String)>) {
+    let pointer = tree.pointer(place);
+    let is_verbatim = ["/transformedOrder/extra/", "/statusChange/extra/"]
+        .iter()
+        .any(|extra| pointer.starts_with(extra));
+    if matches!(tree.kind(place), Kind::Object | Kind::Array) && !is_verbatim {
+        for child in tree.children(place) {
+            leaves(tree, child, rows);
+        }
+    } else {
+        let text = tree.text(place).unwrap_or_else(|| tree.raw(place).into());
+        rows.push((pointer, text.into_owned()));
+    }
+}

@@ -1,0 +1,41 @@
+//! What is wrong with a payload: every fault with its JSON pointer, all of them in one go.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Most faults that are collected from one payload; after that the picture is clear.
+const MAX_FAULTS: usize = 50;
+
+/// One thing that is wrong with a payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// Where, as a JSON pointer (RFC 6901).
+    pub pointer: String,
+    /// What was expected there.
+    pub message: String,
+}
+
+/// The faults of one payload, in the order in which they were met.
+#[derive(Debug, Default)]
+pub struct Faults(Vec<Fault>);
+
+impl Faults {
+    /// Notes one; of one place the first counts.
+    pub fn add(&mut self, pointer: &str, message: impl fmt::Display) {
+        if self.0.len() < MAX_FAULTS && !self.0.iter().any(|fault| fault.pointer == pointer) {
+            self.0.push(Fault {
+                pointer: pointer.to_owned(),
+                message: message.to_string(),
+            });
+        }
+    }
+
+    /// The value if nothing was wrong, else all that was.
+    ///
+    /// # Errors
+    /// The faults, if there are any.
+    pub fn none_or<T>(self, value: T) -> Result<T, Vec<Fault>> {
+        if self.0.is_empty() { Ok(value) } else { Err(self.0) }
+    }
+}

@@ -1,0 +1,380 @@
+//! A provider's JSON, read once into a flat list of values: each keeps its text, and where it stands.
+//!
+//! Keeping the text means that no number passes through a float and that ids beyond 2^53 stay what they were. Each value
+//! also knows whether somebody took it, so that what nobody took can be kept beside the order.
+
+use std::{borrow::Cow, cell::Cell};
+
+use super::{
+    pointer::{Pointer, Segment, escape},
+    scan::{Cursor, Document, is_name, unescape},
+};
+
+/// Most values of one document, 48 bytes each; the largest basket that was seen has three thousand.
+pub const MAX_VALUES: usize = 100_000;
+/// Deepest nesting that is read; the deepest that a provider documents has fourteen levels.
+pub const MAX_DEPTH: usize = 64;
+/// No value.
+const NONE: u32 = u32::MAX;
+
+/// Why a document is not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TreeError {
+    /// Not JSON.
+    #[error("not JSON")]
+    NotJson,
+    /// More than [`MAX_VALUES`].
+    #[error("more than {MAX_VALUES} values")]
+    TooMany,
+    /// Deeper than [`MAX_DEPTH`].
+    #[error("nested deeper than {MAX_DEPTH} levels")]
+    TooDeep,
+}
+
+/// What kind of value it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `{…}`
+    Object,
+    /// `[…]`
+    Array,
+    /// `"…"`
+    Text,
+    /// Digits, kept as they stand.
+    Number,
+    /// `true` or `false`
+    Flag,
+    /// `null`
+    Null,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Where its text begins and ends.
+    text: (u32, u32),
+    /// Where its name stands, between the quotes; for elements of arrays their place and [`NONE`].
+    key: (u32, u32),
+    parent: u32,
+    first: u32,
+    last: u32,
+    next: u32,
+    kind: Kind,
+    taken: Cell<bool>,
+}
+
+/// A document.
+#[derive(Debug)]
+pub struct Tree<'a> {
+    text: &'a str,
+    entries: Vec<Entry>,
+}
+
+/// A value of a [`Tree`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place(u32);
+
+impl<'a> Tree<'a> {
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// Where it is no JSON, or beyond what is read.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, TreeError> {
+        let text = Document::new(bytes).map_err(|_| TreeError::NotJson)?.text();
+        if text.len() >= NONE as usize {
+            return Err(TreeError::TooMany);
+        }
+        let mut tree = Self {
+            text,
+            entries: Vec::with_capacity((text.len() / 16).min(MAX_VALUES) + 1),
+        };
+        tree.build()?;
+        Ok(tree)
+    }
+
+    fn build(&mut self) -> Result<(), TreeError> {
+        let mut cursor = Cursor::new(self.text);
+        let (mut parent, mut depth) = (NONE, 0usize);
+        loop {
+            if parent != NONE && cursor.at_end() {
+                cursor.step();
+                let ended = &mut self.entries[parent as usize];
+                ended.text.1 = cursor.position() as u32;
+                (parent, depth) = (ended.parent, depth - 1);
+            } else {
+                let index = self.add(&mut cursor, parent)?;
+                if matches!(self.entries[index as usize].kind, Kind::Object | Kind::Array) {
+                    (parent, depth) = (index, depth + 1);
+                    if depth > MAX_DEPTH {
+                        return Err(TreeError::TooDeep);
+                    }
+                    continue;
+                }
+            }
+            if parent == NONE {
+                return Ok(());
+            }
+            cursor.comma();
+        }
+    }
+
+    /// Adds the value at the cursor; of an object or array only its opening bracket is read.
+    fn add(&mut self, cursor: &mut Cursor<'_>, parent: u32) -> Result<u32, TreeError> {
+        let index = self.entries.len();
+        if index >= MAX_VALUES {
+            return Err(TreeError::TooMany);
+        }
+        let index = index as u32;
+        let mut key = (0, NONE);
+        if parent != NONE {
+            let before = self.entries[parent as usize].last;
+            if self.entries[parent as usize].kind == Kind::Object {
+                let (start, end) = cursor.key();
+                key = (start as u32, end as u32);
+            } else if before != NONE {
+                key.0 = self.entries[before as usize].key.0 + 1;
+            }
+            match before {
+                NONE => self.entries[parent as usize].first = index,
+                before => self.entries[before as usize].next = index,
+            }
+            self.entries[parent as usize].last = index;
+        }
+        let kind = match cursor.peek() {
+            Some(b'{') => Kind::Object,
+            Some(b'[') => Kind::Array,
+            Some(b'"') => Kind::Text,
+            Some(b't' | b'f') => Kind::Flag,
+            Some(b'n') => Kind::Null,
+            _ => Kind::Number,
+        };
+        let start = cursor.position() as u32;
+        match kind {
+            Kind::Object | Kind::Array => cursor.enter(),
+            _ => cursor.scalar(),
+        }
+        self.entries.push(Entry {
+            text: (start, cursor.position() as u32),
+            key,
+            parent,
+            first: NONE,
+            last: NONE,
+            next: NONE,
+            kind,
+            taken: Cell::new(false),
+        });
+        Ok(index)
+    }
+
+    /// The whole of it.
+    pub const fn root(&self) -> Place {
+        Place(0)
+    }
+
+    fn entry(&self, place: Place) -> &Entry {
+        &self.entries[place.0 as usize]
+    }
+
+    /// What kind of value it is.
+    pub fn kind(&self, place: Place) -> Kind {
+        self.entry(place).kind
+    }
+
+    /// Its JSON text.
+    pub fn raw(&self, place: Place) -> &'a str {
+        let (start, end) = self.entry(place).text;
+        &self.text[start as usize..end as usize]
+    }
+
+    /// The same, without white space between its tokens.
+    pub fn compact(&self, place: Place) -> String {
+        let (mut kept, mut in_text, mut escaped) = (String::new(), false, false);
+        for c in self.raw(place).chars() {
+            if in_text || !c.is_ascii_whitespace() {
+                kept.push(c);
+            }
+            in_text ^= c == '"' && !escaped;
+            escaped = in_text && c == '\\' && !escaped;
+        }
+        kept
+    }
+
+    /// Its members or elements.
+    pub fn children(&self, place: Place) -> impl Iterator<Item = Place> + '_ {
+        let some = |index: u32| (index != NONE).then_some(Place(index));
+        std::iter::successors(some(self.entry(place).first), move |before| {
+            some(self.entry(*before).next)
+        })
+    }
+
+    /// The value that a pointer leads to from here; of two members with one name the last counts.
+    pub fn find(&self, from: Place, pointer: &Pointer) -> Option<Place> {
+        pointer
+            .segments()
+            .iter()
+            .try_fold(from, |place, segment| match segment {
+                Segment::Name(name) => self.child(place, name),
+                Segment::Last => self.last(place),
+                Segment::Each => None,
+            })
+    }
+
+    /// All values that a pointer leads to from here, at most `limit`.
+    pub fn find_each(&self, from: Place, pointer: &Pointer, limit: usize) -> Vec<Place> {
+        let mut places = vec![from];
+        for segment in pointer.segments() {
+            places = match segment {
+                Segment::Name(name) => places.iter().filter_map(|place| self.child(*place, name)).collect(),
+                Segment::Last => places.iter().filter_map(|place| self.last(*place)).collect(),
+                Segment::Each => places
+                    .iter()
+                    .flat_map(|place| self.children(*place))
+                    .take(limit)
+                    .collect(),
+            };
+        }
+        places
+    }
+
+    fn last(&self, place: Place) -> Option<Place> {
+        let entry = self.entry(place);
+        (entry.kind == Kind::Array && entry.last != NONE).then_some(Place(entry.last))
+    }
+
+    fn child(&self, place: Place, name: &str) -> Option<Place> {
+        match self.kind(place) {
+            Kind::Object => {
+                let is_it = |child: &Place| {
+                    let (start, end) = self.entry(*child).key;
+                    is_name(&self.text[start as usize..end as usize], name)
+                };
+                self.children(place).filter(is_it).last()
+            }
+            Kind::Array => self.children(place).nth(name.parse().ok()?),
+            _ => None,
+        }
+    }
+
+    /// What a string says, or the digits of a number, or `true` and `false`; nothing for other values.
+    pub fn text(&self, place: Place) -> Option<Cow<'a, str>> {
+        match self.kind(place) {
+            Kind::Text => Some(unescape(self.raw(place))),
+            Kind::Number | Kind::Flag => Some(Cow::Borrowed(self.raw(place))),
+            Kind::Object | Kind::Array | Kind::Null => None,
+        }
+    }
+
+    /// Where it stands, as a JSON pointer.
+    pub fn pointer(&self, place: Place) -> String {
+        let mut parts = Vec::new();
+        let mut at = place.0;
+        while self.entries[at as usize].parent != NONE {
+            let entry = &self.entries[at as usize];
+            parts.push(match entry.key {
+                (place, NONE) => place.to_string(),
+                (start, end) => escape(&unescape(&self.text[start as usize - 1..=end as usize])),
+            });
+            at = entry.parent;
+        }
+        parts.iter().rev().flat_map(|part| ["/", part.as_str()]).collect()
+    }
+
+    /// Notes that it has a place in the order.
+    pub fn take(&self, place: Place) {
+        self.entry(place).taken.set(true);
+    }
+
+    /// Whether it was taken.
+    pub fn is_taken(&self, place: Place) -> bool {
+        self.entry(place).taken.get()
+    }
+
+    /// The topmost values of which nothing was taken, in the document's order.
+    pub fn not_taken(&self) -> Vec<Place> {
+        let mut touched = vec![false; self.entries.len()];
+        // Parents stand before what they hold.
+        for (index, entry) in self.entries.iter().enumerate().rev() {
+            touched[index] |= entry.taken.get();
+            if touched[index] && entry.parent != NONE {
+                touched[entry.parent as usize] = true;
+            }
+        }
+        let mut left = Vec::new();
+        let mut covered = vec![false; self.entries.len()];
+        for (index, entry) in self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.parent != NONE)
+        {
+            let parent = entry.parent as usize;
+            covered[index] = covered[parent] || self.entries[parent].taken.get();
+            if !covered[index] && !touched[index] {
+                left.push(Place(index as u32));
+                covered[index] = true;
+            }
+        }
+        left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JSON: &str = r#"{"id": 9007199254740993, "a/b": {"x": [1, {"price": "1.5"}, []]}, "n": null, "\u0061": "s\u0020t", "e": {}}"#;
+
+    fn at(tree: &Tree<'_>, pointer: &str) -> Option<Place> {
+        tree.find(tree.root(), &pointer.parse().unwrap())
+    }
+
+    #[test]
+    fn values_keep_their_text_and_place() {
+        let tree = Tree::parse(JSON.as_bytes()).unwrap();
+        for (pointer, raw, kind) in [
+            ("/id", "9007199254740993", Kind::Number),
+            ("/a~1b", r#"{"x": [1, {"price": "1.5"}, []]}"#, Kind::Object),
+            ("/a~1b/x/1/price", "\"1.5\"", Kind::Text),
+            ("/a~1b/x/2", "[]", Kind::Array),
+            ("/n", "null", Kind::Null),
+            ("/a", r#""s\u0020t""#, Kind::Text),
+        ] {
+            let place = at(&tree, pointer).unwrap();
+            assert_eq!((tree.raw(place), tree.kind(place)), (raw, kind), "{pointer}");
+            assert_eq!(tree.pointer(place), pointer);
+        }
+        assert_eq!(
+            tree.compact(at(&tree, "/a~1b").unwrap()),
+            r#"{"x":[1,{"price":"1.5"},[]]}"#
+        );
+        assert_eq!(tree.compact(at(&tree, "/a").unwrap()), r#""s\u0020t""#);
+        assert_eq!(tree.text(at(&tree, "/a").unwrap()).unwrap(), "s t");
+        assert_eq!(at(&tree, "/a~1b/x/3"), None);
+        assert_eq!(at(&tree, "/a~1b/x/-"), at(&tree, "/a~1b/x/2"));
+        let each = tree.find_each(tree.root(), &"/a~1b/x/*".parse().unwrap(), 10);
+        assert_eq!(each.len(), 3);
+    }
+
+    #[test]
+    fn what_nobody_took_is_left() {
+        let tree = Tree::parse(JSON.as_bytes()).unwrap();
+        for pointer in ["/id", "/a~1b/x/1/price", "/e"] {
+            tree.take(at(&tree, pointer).unwrap());
+        }
+        let left: Vec<_> = tree.not_taken().into_iter().map(|place| tree.pointer(place)).collect();
+        assert_eq!(left, ["/a~1b/x/0", "/a~1b/x/2", "/n", "/a"]);
+    }
+
+    #[test]
+    fn there_are_limits() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(Tree::parse(nested(MAX_DEPTH).as_bytes()).is_ok());
+        assert_eq!(
+            Tree::parse(nested(MAX_DEPTH + 1).as_bytes()).unwrap_err(),
+            TreeError::TooDeep
+        );
+        let many = format!("[{}1]", "1,".repeat(MAX_VALUES));
+        assert_eq!(Tree::parse(many.as_bytes()).unwrap_err(), TreeError::TooMany);
+        assert_eq!(Tree::parse(b"{").unwrap_err(), TreeError::NotJson);
+        assert_eq!(Tree::parse(b" 7 ").unwrap().raw(Place(0)), "7");
+    }
+}

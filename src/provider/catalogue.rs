@@ -1,0 +1,189 @@
+//! The providers that this installation knows: the files that are shipped, and those of `PROVIDERS_DIR`.
+//!
+//! A file of the folder with the name of a shipped provider takes its place. Knowing a provider does not switch it on.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::declarative::{
+    file::File,
+    load::{FileFaults, MAX_FILE_BYTES, load},
+};
+
+/// Most files of a folder that are read: a folder with more is not one of providers.
+const MAX_FILES: usize = 256;
+
+/// The files that are part of this program.
+const SHIPPED: [(&str, &str); 11] = [
+    ("careem-pos.toml", include_str!("../../providers/careem-pos.toml")),
+    ("careem.toml", include_str!("../../providers/careem.toml")),
+    ("deliveroo.toml", include_str!("../../providers/deliveroo.toml")),
+    ("delivery-hero.toml", include_str!("../../providers/delivery-hero.toml")),
+    ("doordash.toml", include_str!("../../providers/doordash.toml")),
+    ("generic.toml", include_str!("../../providers/generic.toml")),
+    ("jahez.toml", include_str!("../../providers/jahez.toml")),
+    ("just-eat.toml", include_str!("../../providers/just-eat.toml")),
+    ("keeta.toml", include_str!("../../providers/keeta.toml")),
+    ("talabat.toml", include_str!("../../providers/talabat.toml")),
+    ("uber-eats.toml", include_str!("../../providers/uber-eats.toml")),
+];
+
+/// Where a provider's file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Part of this program.
+    Shipped,
+    /// In the folder.
+    Folder(PathBuf),
+}
+
+/// A provider that is known.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Its file.
+    pub file: Arc<File>,
+    /// Where that is.
+    pub origin: Origin,
+}
+
+/// All of them, by name.
+#[derive(Debug, Clone)]
+pub struct Catalogue(BTreeMap<String, Known>);
+
+/// Why a folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogueError {
+    /// It, or a file of it, cannot be read.
+    #[error("cannot read {path}: {error}")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A file is wrong.
+    #[error(transparent)]
+    Faults(#[from] FileFaults),
+    /// Two files have one name.
+    #[error("{first} and {second} both are provider {name}")]
+    Twice {
+        /// The provider.
+        name: String,
+        /// One file.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// More than [`MAX_FILES`].
+    #[error("{0} holds more than {MAX_FILES} files")]
+    TooMany(PathBuf),
+}
+
+impl Catalogue {
+    /// Those that are shipped, and those of a folder.
+    ///
+    /// # Errors
+    /// Where the folder cannot be used.
+    pub fn load(folder: Option<&Path>) -> Result<Self, CatalogueError> {
+        let mut known = Self::shipped();
+        if let Some(folder) = folder {
+            known.add_folder(folder)?;
+        }
+        Ok(known)
+    }
+
+    /// Those that are shipped.
+    pub fn shipped() -> Self {
+        let read = |(name, text): &(&str, &str)| {
+            let file = load(name, text).expect("a test loads every shipped file");
+            let known = Known {
+                file: Arc::new(file),
+                origin: Origin::Shipped,
+            };
+            (known.file.identity.name.clone(), known)
+        };
+        Self(SHIPPED.iter().map(read).collect())
+    }
+
+    /// The names of the files that are shipped, and their text.
+    pub const fn shipped_files() -> &'static [(&'static str, &'static str)] {
+        &SHIPPED
+    }
+
+    fn add_folder(&mut self, folder: &Path) -> Result<(), CatalogueError> {
+        let unreadable = |error| CatalogueError::Unreadable {
+            path: folder.to_owned(),
+            error,
+        };
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(folder).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                paths.push(path);
+            }
+            if paths.len() > MAX_FILES {
+                return Err(CatalogueError::TooMany(folder.to_owned()));
+            }
+        }
+        paths.sort();
+        for path in paths {
+            let file = load_file(&path)?;
+            let known = Known {
+                file: Arc::new(file),
+                origin: Origin::Folder(path.clone()),
+            };
+            let name = known.file.identity.name.clone();
+            if let Some(Known {
+                origin: Origin::Folder(first),
+                ..
+            }) = self.0.insert(name.clone(), known)
+            {
+                return Err(CatalogueError::Twice {
+                    name,
+                    first,
+                    second: path,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// By name.
+    pub fn get(&self, name: &str) -> Option<&Known> {
+        self.0.get(name)
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Known> {
+        self.0.values()
+    }
+}
+
+/// Reads one file.
+///
+/// # Errors
+/// Where it cannot be read or is wrong.
+pub fn load_file(path: &Path) -> Result<File, CatalogueError> {
+    let unreadable = |error| CatalogueError::Unreadable {
+        path: path.to_owned(),
+        error,
+    };
+    // A larger one is refused by its size, without being read.
+    let size = fs::metadata(path).map_err(unreadable)?.len();
+    if size > MAX_FILE_BYTES as u64 {
+        return Err(unreadable(io::Error::other(format!(
+            "it is larger than {MAX_FILE_BYTES} bytes"
+        ))));
+    }
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    Ok(load(&path.display().to_string(), &text)?)
+}

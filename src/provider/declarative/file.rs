@@ -1,0 +1,537 @@
+//! A provider's file, as it is written. `docs/providers.md` says what each key means.
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::{
+    pick::{Amount, Choice, Clock, Pick, Source, Sources, Test, Time, Unit, Words},
+    response::Responses,
+};
+use crate::{
+    order::{
+        model::{CourierState, Fulfillment, TaxMode},
+        money::Currency,
+        pointer::Pointer,
+        status::Status,
+    },
+    verification::Scheme,
+};
+
+/// A provider's file.
+#[derive(Debug)]
+pub struct File {
+    /// Who it is.
+    pub identity: Identity,
+    /// `[verification]`: how its webhooks are verified.
+    pub verification: Scheme,
+    /// `[webhook]`: what the intake must know.
+    pub webhook: Webhook,
+    /// `[events]`: what a webhook is.
+    pub events: Events,
+    /// `[order]`: a new order.
+    pub order: Order,
+    /// `[status]`: a change of one.
+    pub status: StatusTable,
+    /// `[courier]`: who drives, on new orders and on changes.
+    pub courier: Option<Courier>,
+    /// `[response]`: what it is answered.
+    pub response: Responses,
+    /// `[fetch]` and `[outbound]`, for whoever speaks to the provider.
+    pub others: Others,
+}
+
+/// The keys before the first table.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// Name in URLs, subjects and tables.
+    pub name: String,
+    /// Name as people write it.
+    pub display_name: String,
+    /// How sure the file is of the provider's format.
+    pub sure: Sure,
+    /// What it covers and where that was learnt, in one sentence.
+    pub about: String,
+}
+
+/// How sure a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sure {
+    /// By a specification of this project's own users.
+    Agreed,
+    /// By the provider's own documentation.
+    Documented,
+    /// By a payload that was really sent.
+    RealPayload,
+    /// By what other implementers wrote.
+    OthersCode,
+    /// By the likeness to another format; nothing of it was seen.
+    Assumed,
+}
+
+impl Sure {
+    /// In words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Agreed => "agreed",
+            Self::Documented => "documented",
+            Self::RealPayload => "real payload",
+            Self::OthersCode => "others' code",
+            Self::Assumed => "assumed",
+        }
+    }
+}
+
+/// `[webhook]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// Where the document is that pointers begin at, where that is not the body.
+    #[serde(default)]
+    pub document: Option<Document>,
+    /// Paths below `/api/webhooks/NAME` that the provider calls, with `{names}` for their parts.
+    #[serde(default)]
+    pub paths: Vec<PathTemplate>,
+    /// The order's id.
+    pub order_id: Sources,
+    /// The provider's own id of the message: a repeat has the same.
+    pub event_id: Option<Sources>,
+    /// The store.
+    pub store: Option<Pick>,
+    /// When it happened, by the provider's clock.
+    pub time: Option<Time>,
+    /// What is neither read nor kept beside the order: signatures and other means of the transport.
+    #[serde(default)]
+    pub leave_out: Vec<Source>,
+    /// A test order where any of these is so.
+    #[serde(default)]
+    pub test: Vec<Test>,
+}
+
+/// Where the document is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Document {
+    /// A part of the body: the first of these that is there.
+    Part(Vec<Pointer>),
+    /// In a text of the body that is JSON itself.
+    Text(Pointer),
+    /// Somewhere else: it is fetched (`[fetch]`), for webhooks of these kinds.
+    Fetched(Vec<Kind>),
+}
+
+/// `/order/{order}/status`.
+#[derive(Debug, Clone)]
+pub struct PathTemplate(Vec<Part>);
+
+#[derive(Debug, Clone)]
+enum Part {
+    Word(String),
+    Name(String),
+}
+
+impl PathTemplate {
+    /// Names of its parts.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Name(name) => Some(name.as_str()),
+            Part::Word(_) => None,
+        })
+    }
+
+    /// Whether a path has this shape.
+    pub fn has_shape_of(&self, path: &str) -> bool {
+        self.pairs(path).is_some()
+    }
+
+    /// The part of a path that goes by this name, where the path has this shape.
+    pub fn part<'p>(&self, path: &'p str, wanted: &str) -> Option<&'p str> {
+        let is_it = |(part, _): &(&Part, &str)| matches!(part, Part::Name(name) if name == wanted);
+        self.pairs(path)?.into_iter().find(is_it).map(|(_, given)| given)
+    }
+
+    fn pairs<'s, 'p>(&'s self, path: &'p str) -> Option<Vec<(&'s Part, &'p str)>> {
+        let given: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let pairs: Vec<_> = self.0.iter().zip(given.iter().copied()).collect();
+        let fits = |(part, given): &(&Part, &str)| match part {
+            Part::Word(word) => word == given,
+            Part::Name(_) => !given.is_empty(),
+        };
+        (given.len() == self.0.len() && pairs.iter().all(fits)).then_some(pairs)
+    }
+}
+
+impl<'de> Deserialize<'de> for PathTemplate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = || de::Error::custom(format_args!("{text:?} is no path such as /order/{{order}}/status"));
+        let parts = text.strip_prefix('/').ok_or_else(wrong)?;
+        let part = |part: &str| match part.strip_prefix('{') {
+            Some(name) => name
+                .strip_suffix('}')
+                .filter(|name| !name.is_empty())
+                .map(|name| Part::Name(name.to_owned()))
+                .ok_or_else(wrong),
+            None if part.is_empty() || part.contains(['{', '}']) => Err(wrong()),
+            None => Ok(Part::Word(part.to_owned())),
+        };
+        parts.split('/').map(part).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// What a webhook becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A new order.
+    OrderCreated,
+    /// Its status changed.
+    OrderStatusUpdated,
+    /// It was called off.
+    OrderCancelled,
+    /// Something about its courier.
+    CourierUpdated,
+    /// Nothing that the backend wants: recorded, answered, and no more.
+    Ignored,
+}
+
+impl Kind {
+    /// As the event's `webhookType`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OrderCreated => "order_created",
+            Self::OrderStatusUpdated => "order_status_updated",
+            Self::OrderCancelled => "order_cancelled",
+            Self::CourierUpdated => "courier_updated",
+            Self::Ignored => "ignored",
+        }
+    }
+
+    /// Reads it back.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [
+            Self::OrderCreated,
+            Self::OrderStatusUpdated,
+            Self::OrderCancelled,
+            Self::CourierUpdated,
+            Self::Ignored,
+        ]
+        .into_iter()
+        .find(|kind| kind.as_str() == word)
+    }
+}
+
+/// `[events]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Events {
+    /// Shapes by which a webhook is known; they are looked at first, in their order.
+    #[serde(default)]
+    pub when: Vec<When>,
+    /// The word that says what it is.
+    pub r#type: Option<Sources>,
+    /// What each word means.
+    #[serde(default)]
+    pub types: Words<Kind>,
+    /// What a webhook without such a word is.
+    pub absent: Option<Kind>,
+    /// What one with another word is.
+    pub other: Kind,
+}
+
+/// One shape.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct When {
+    /// This is there …
+    pub has: Source,
+    /// … and is one of these, where any are given.
+    #[serde(default)]
+    pub is: Vec<String>,
+    /// Then it is this.
+    pub becomes: Kind,
+}
+
+/// `[order]`.
+#[derive(Debug)]
+pub struct Order {
+    /// The keys of the table itself.
+    pub head: OrderHead,
+    /// `[order.customer]`.
+    pub customer: Customer,
+    /// `[order.address]`.
+    pub address: Address,
+    /// `[order.lines]`.
+    pub lines: Lines,
+    /// `[order.modifiers]`.
+    pub modifiers: Option<Modifiers>,
+    /// `[order.pricing]`.
+    pub pricing: Pricing,
+    /// `[order.payment]`.
+    pub payment: Payment,
+}
+
+/// The keys of `[order]` itself.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrderHead {
+    /// Where the currency's code is; configured (`<PROVIDER>_CURRENCY`) where this is absent.
+    pub currency: Option<Sources>,
+    /// The currency where none is configured.
+    #[serde(default, deserialize_with = "currency")]
+    pub default_currency: Option<Currency>,
+    /// How amounts are written.
+    pub amounts: Unit,
+    /// How times are written.
+    #[serde(default = "iso")]
+    pub times: Clock,
+    /// Hours and minutes from UTC of times that name no zone, `+03:00`.
+    #[serde(default, deserialize_with = "zone")]
+    pub zone: Option<chrono::FixedOffset>,
+    /// What stands before the id in the number that people see; `NAME-` where this is absent.
+    pub number_prefix: Option<String>,
+    /// What is cut off the id's beginning for that.
+    pub number_strip: Option<String>,
+    /// The short number.
+    pub display_id: Option<Pick>,
+    /// The provider's word for who delivers.
+    pub delivery_type: Option<Pick>,
+    /// Who delivers.
+    pub fulfillment: Choice<Fulfillment>,
+    /// When it was placed.
+    pub placed_at: Option<Time>,
+    /// Until when it must be accepted.
+    pub accept_by: Option<Time>,
+    /// When it must be ready.
+    pub ready_by: Option<Time>,
+    /// When it is promised.
+    pub deliver_by: Option<Time>,
+    /// Whether it is for later.
+    pub scheduled: Option<Test>,
+    /// The customer's wishes.
+    pub notes: Option<Pick>,
+}
+
+fn iso() -> Clock {
+    Clock::Iso
+}
+
+fn currency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Currency>, D::Error> {
+    let code = String::deserialize(deserializer)?;
+    code.parse().map(Some).map_err(de::Error::custom)
+}
+
+fn zone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<chrono::FixedOffset>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse()
+        .map(Some)
+        .map_err(|_| de::Error::custom(format_args!("{text:?} is no offset from UTC such as +03:00")))
+}
+
+/// `[order.customer]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Customer {
+    /// Name.
+    pub name: Option<Pick>,
+    /// Phone.
+    pub phone: Option<Pick>,
+    /// Whether a phone without `+` has its country's code all the same.
+    pub phone_is_international: bool,
+    /// E-mail.
+    pub email: Option<Pick>,
+    /// Beginnings of texts that stand for what is withheld; texts of nothing but `*` always do.
+    pub withheld: Vec<String>,
+}
+
+/// `[order.address]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the names say it; see model::Address")]
+pub struct Address {
+    pub street: Option<Pick>,
+    pub number: Option<Pick>,
+    pub building: Option<Pick>,
+    pub floor: Option<Pick>,
+    pub apartment: Option<Pick>,
+    pub area: Option<Pick>,
+    pub city: Option<Pick>,
+    pub postcode: Option<Pick>,
+    pub country: Option<Pick>,
+    pub latitude: Option<Pick>,
+    pub longitude: Option<Pick>,
+    pub notes: Option<Pick>,
+}
+
+/// Names by language.
+pub type Names = std::collections::BTreeMap<String, Pick>;
+
+/// `[order.lines]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lines {
+    /// The lists of lines; `*` means each element. The first list that is there counts.
+    pub each: Sources,
+    /// The provider's id.
+    pub id: Option<Pick>,
+    /// The restaurant's code.
+    pub merchant_ref: Option<Pick>,
+    /// Name.
+    pub name: Pick,
+    /// Names by language.
+    #[serde(default)]
+    pub names: Names,
+    /// How many; one, where nothing is said.
+    pub quantity: Option<Pick>,
+    /// For one.
+    pub unit_price: Option<Amount>,
+    /// For the line.
+    pub total_price: Option<Amount>,
+    /// Wishes.
+    pub notes: Option<Pick>,
+}
+
+/// `[order.modifiers]`: of a line, and of a modifier.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Modifiers {
+    /// Lists of groups, from the line or modifier; none where modifiers stand in it directly.
+    pub groups: Option<Sources>,
+    /// A group's name, in the group; in the modifier, where there are no groups.
+    pub group: Option<Pick>,
+    /// Lists of modifiers, from the group, or from the line or modifier.
+    pub each: Sources,
+    /// The provider's id.
+    pub id: Option<Pick>,
+    /// The restaurant's code.
+    pub merchant_ref: Option<Pick>,
+    /// Name.
+    pub name: Pick,
+    /// Names by language.
+    #[serde(default)]
+    pub names: Names,
+    /// How many; one, where nothing is said.
+    pub quantity: Option<Pick>,
+    /// For one; nothing, where nothing is said.
+    pub price: Option<Amount>,
+    /// For all of them, where the provider says that instead.
+    pub total_price: Option<Amount>,
+}
+
+/// `[order.pricing]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pricing {
+    /// Sum of the lines; computed and flagged where it is not there.
+    pub subtotal: Option<Amount>,
+    /// For the delivery.
+    pub delivery_fee: Option<Amount>,
+    /// For the service.
+    pub service_fee: Option<Amount>,
+    /// All other fees.
+    pub other_fees: Option<Amount>,
+    /// Tax.
+    pub tax: Option<Amount>,
+    /// Whether prices hold it.
+    pub tax_mode: Option<Choice<TaxMode>>,
+    /// Tips.
+    pub tip: Option<Amount>,
+    /// All discounts together; their sum where it is not there.
+    pub discount: Option<Amount>,
+    /// Each discount.
+    pub discounts: Vec<Discount>,
+    /// What the customer pays; computed and flagged where it is not there.
+    pub total: Option<Amount>,
+    /// What is collected on delivery.
+    pub collect_cash: Option<Amount>,
+}
+
+/// `[[order.pricing.discounts]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Discount {
+    /// A list of discounts, where there is one; else it is one, in the document.
+    pub each: Option<Sources>,
+    /// How much; its sign does not count.
+    pub amount: Amount,
+    /// Who pays for it.
+    pub funded_by: Option<String>,
+    /// What it is called.
+    pub name: Option<Pick>,
+}
+
+/// `[order.payment]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Payment {
+    /// The provider's word.
+    pub method: Option<Pick>,
+    /// Whether nothing is left to collect.
+    pub prepaid: Option<Test>,
+}
+
+/// `[status]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StatusTable {
+    /// The provider's word.
+    pub status: Option<Pick>,
+    /// What its words mean.
+    pub words: Words<Status>,
+    /// Why.
+    pub reason: Option<Pick>,
+    /// When.
+    pub changed_at: Option<Time>,
+}
+
+/// `[courier]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Courier {
+    /// The provider's id.
+    pub id: Option<Pick>,
+    /// Name.
+    pub name: Option<Pick>,
+    /// Phone.
+    pub phone: Option<Pick>,
+    /// When the courier is expected.
+    pub eta: Option<Time>,
+    /// The provider's word for where the courier is.
+    pub state: Option<Pick>,
+    /// What its words mean.
+    pub words: Words<CourierState>,
+}
+
+/// Tables that others read.
+#[derive(Debug, Clone, Default)]
+pub struct Others {
+    /// `[fetch]`.
+    pub fetch: Option<toml::Table>,
+    /// `[outbound]`.
+    pub outbound: Option<toml::Table>,
+}
+
+macro_rules! words {
+    ($($name:ty: $all:expr, $what:literal);* $(;)?) => {$(
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                let all = $all;
+                all.iter().find(|one| one.as_str() == text).copied().ok_or_else(|| {
+                    let known: Vec<_> = all.iter().map(|one| one.as_str()).collect();
+                    de::Error::custom(format_args!(
+                        concat!("{:?} is no ", $what, "; expected one of {}"),
+                        text,
+                        known.join(", ")
+                    ))
+                })
+            }
+        }
+    )*};
+}
+words! {
+    Status: Status::ALL, "status";
+    Fulfillment: Fulfillment::ALL, "fulfillment";
+    CourierState: CourierState::ALL, "state of a courier";
+    TaxMode: [TaxMode::Included, TaxMode::Excluded], "tax mode";
+}

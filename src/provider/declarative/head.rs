@@ -1,0 +1,186 @@
+//! What the intake reads of a webhook before it is on the log: what it is, and which order it is about.
+//!
+//! Nothing is built for it; the body is walked over once for each field.
+
+use std::borrow::Cow;
+
+use axum::http::HeaderMap;
+
+use super::{
+    file::{Document as Where, File, Kind, Webhook},
+    pick::{Source, Sources},
+};
+use crate::order::{
+    pointer::Pointer,
+    scan::{Document, unescape, verbatim},
+};
+
+/// What an ignored webhook is about, where it names no order.
+const NOTHING: &str = "none";
+
+/// What the intake must know.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) kind: Kind,
+    pub(super) order_id: String,
+    pub(super) event_id: Option<String>,
+}
+
+/// A request as the intake sees it.
+pub(super) struct Arriving<'a> {
+    pub(super) body: &'a [u8],
+    pub(super) headers: &'a HeaderMap,
+    /// Below `/api/webhooks/{provider}`.
+    pub(super) path: &'a str,
+}
+
+struct Reader<'a> {
+    webhook: &'a Webhook,
+    body: Document<'a>,
+    document: Document<'a>,
+    headers: &'a HeaderMap,
+    path: &'a str,
+}
+
+impl<'a> Reader<'a> {
+    fn raw(&self, source: &Source) -> Option<&'a str> {
+        match source {
+            Source::Here(pointer) | Source::Document(pointer) => self.document.find(pointer),
+            Source::Body(pointer) => self.body.find(pointer),
+            Source::Header(_) | Source::Path(_) => None,
+        }
+    }
+
+    fn text(&self, source: &Source) -> Option<Cow<'a, str>> {
+        let text = match source {
+            Source::Header(name) => Cow::Borrowed(self.headers.get(name)?.to_str().ok()?),
+            Source::Path(name) => Cow::Borrowed(
+                self.webhook
+                    .paths
+                    .iter()
+                    .find_map(|template| template.part(self.path, name))?,
+            ),
+            source => {
+                let raw = self.raw(source)?;
+                match raw.as_bytes().first()? {
+                    b'"' => verbatim(raw)?,
+                    b'-' | b'0'..=b'9' => Cow::Borrowed(raw),
+                    _ => return None,
+                }
+            }
+        };
+        (!text.trim().is_empty()).then_some(text)
+    }
+
+    fn first(&self, sources: &Sources) -> Option<Cow<'a, str>> {
+        sources.0.iter().find_map(|source| self.text(source))
+    }
+
+    fn is_there(&self, source: &Source, is: &[String]) -> bool {
+        if is.is_empty() {
+            return self.raw(source).is_some_and(|raw| raw != "null") || self.text(source).is_some();
+        }
+        let flag = self.raw(source).filter(|raw| matches!(*raw, "true" | "false"));
+        let text = flag.map(Cow::Borrowed).or_else(|| self.text(source));
+        text.is_some_and(|text| is.iter().any(|one| one.eq_ignore_ascii_case(text.trim())))
+    }
+}
+
+/// Reads it.
+///
+/// # Errors
+/// What was expected and is not there; never what was sent.
+pub(super) fn read(file: &File, arriving: &Arriving<'_>) -> Result<Head, String> {
+    with_reader(file, arriving, |reader| head(file, reader))?
+}
+
+/// The store that it names, as the transformation will read it.
+pub(super) fn store(file: &File, arriving: &Arriving<'_>) -> Option<String> {
+    let pick = file.webhook.store.as_ref()?;
+    let store = |reader: &Reader<'_>| {
+        let texts = pick.from.iter().filter_map(|source| reader.text(source));
+        let mut texts = texts.filter(|text| !pick.skip.iter().any(|skipped| skipped == text.trim()));
+        texts.next().map(Cow::into_owned)
+    };
+    let found = with_reader(file, arriving, store).ok().flatten();
+    found.or_else(|| pick.fallback.clone())
+}
+
+fn with_reader<T>(file: &File, arriving: &Arriving<'_>, then: impl FnOnce(&Reader<'_>) -> T) -> Result<T, String> {
+    let body = Document::new(arriving.body).map_err(|error| {
+        format!(
+            "not the JSON that was expected, at line {} column {}",
+            error.line(),
+            error.column()
+        )
+    })?;
+    if !body.is_object() {
+        return Err("expected a JSON object".into());
+    }
+    let reader = |document| Reader {
+        webhook: &file.webhook,
+        body,
+        document,
+        headers: arriving.headers,
+        path: arriving.path,
+    };
+    match &file.webhook.document {
+        Some(Where::Text(pointer)) => {
+            let inner = inner(body, pointer).ok_or_else(|| format!("{pointer}: expected JSON in a text"))?;
+            let document = Document::new(inner.as_bytes()).map_err(|error| {
+                format!(
+                    "{pointer}: no JSON in the text, at line {} column {}",
+                    error.line(),
+                    error.column()
+                )
+            })?;
+            let reader = Reader {
+                webhook: &file.webhook,
+                body,
+                document,
+                headers: arriving.headers,
+                path: arriving.path,
+            };
+            Ok(then(&reader))
+        }
+        Some(Where::Part(parts)) => {
+            let part = parts.iter().find_map(|pointer| body.part(pointer));
+            Ok(then(&reader(part.unwrap_or(body))))
+        }
+        Some(Where::Fetched(_)) | None => Ok(then(&reader(body))),
+    }
+}
+
+/// The JSON in a text of the body.
+fn inner<'a>(body: Document<'a>, pointer: &Pointer) -> Option<Cow<'a, str>> {
+    body.find(pointer).filter(|raw| raw.starts_with('"')).map(unescape)
+}
+
+fn head(file: &File, reader: &Reader<'_>) -> Result<Head, String> {
+    let events = &file.events;
+    let by_shape = events.when.iter().find(|when| reader.is_there(&when.has, &when.is));
+    let kind = match by_shape {
+        Some(when) => when.becomes,
+        None => match events.r#type.as_ref().and_then(|sources| reader.first(sources)) {
+            Some(word) => events.types.get(&word).copied().unwrap_or(events.other),
+            None => events.absent.unwrap_or(events.other),
+        },
+    };
+    let order_id = match reader.first(&file.webhook.order_id) {
+        Some(id) => id.trim().to_owned(),
+        None if kind == Kind::Ignored => NOTHING.into(),
+        None => {
+            let places: Vec<_> = file.webhook.order_id.0.iter().map(ToString::to_string).collect();
+            return Err(format!(
+                "{}: expected the order id, as text or a number",
+                places.join(" or ")
+            ));
+        }
+    };
+    let event_id = file.webhook.event_id.as_ref().and_then(|sources| reader.first(sources));
+    Ok(Head {
+        kind,
+        order_id,
+        event_id: event_id.map(Cow::into_owned),
+    })
+}

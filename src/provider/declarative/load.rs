@@ -1,0 +1,322 @@
+//! Reading a provider's file: all that is wrong with it, each fault with its line and what was expected there.
+
+use std::{fmt, ops::Range};
+
+use serde::{Deserialize, de::IntoDeserializer};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    file::{Document, File, Order, Others},
+    pick::{Source, Sources},
+};
+
+/// Largest file that is read, in bytes; the largest that is shipped has six thousand.
+pub const MAX_FILE_BYTES: usize = 256 * 1024;
+/// Most faults that are told of one file; after that the picture is clear.
+const MAX_FAULTS: usize = 50;
+/// Longest name of a provider: it is a token of every subject.
+const MAX_NAME_BYTES: usize = 32;
+/// Names that would stand for something else in URLs or settings.
+const RESERVED: [&str; 6] = [
+    "health",
+    "rate-limit",
+    "retry",
+    "circuit-breaker",
+    "metrics",
+    "health-check",
+];
+
+/// One thing that is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct FileFault {
+    /// Line, from 1.
+    pub line: usize,
+    /// What is wrong and what was expected.
+    pub message: String,
+}
+
+/// A file that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileFaults {
+    /// Its name or path.
+    pub file: String,
+    /// All that is wrong, by line.
+    pub faults: Vec<FileFault>,
+}
+
+impl fmt::Display for FileFaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, fault) in self.faults.iter().enumerate() {
+            let separator = if at == 0 { "" } else { "\n" };
+            write!(f, "{separator}{}:{}: {}", self.file, fault.line, fault.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for FileFaults {}
+
+/// Reads a file's text.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn load(file: &str, text: &str) -> Result<File, FileFaults> {
+    let mut loader = Loader {
+        text,
+        faults: Vec::new(),
+    };
+    let loaded = loader.file();
+    let mut faults = loader.faults;
+    faults.sort_by_key(|fault| fault.line);
+    match loaded {
+        Some(loaded) if faults.is_empty() => Ok(loaded),
+        _ => Err(FileFaults {
+            file: file.to_owned(),
+            faults,
+        }),
+    }
+}
+
+struct Loader<'t> {
+    text: &'t str,
+    faults: Vec<FileFault>,
+}
+
+/// A table that is taken apart, and where it stands.
+struct Table<'t> {
+    members: DeTable<'t>,
+    span: Range<usize>,
+}
+
+impl<'t> Loader<'t> {
+    fn fault(&mut self, at: usize, message: impl fmt::Display) {
+        if self.faults.len() < MAX_FAULTS {
+            let before = self.text.as_bytes().get(..at).unwrap_or_default();
+            self.faults.push(FileFault {
+                line: before.iter().filter(|byte| **byte == b'\n').count() + 1,
+                message: message.to_string().trim().replace('\n', " "),
+            });
+        }
+    }
+
+    fn file(&mut self) -> Option<File> {
+        if self.text.len() > MAX_FILE_BYTES {
+            self.fault(0, format_args!("the file is larger than {MAX_FILE_BYTES} bytes"));
+            return None;
+        }
+        let (table, errors) = DeTable::parse_recoverable(self.text);
+        for error in &errors {
+            self.fault(error.span().map_or(0, |span| span.start), error.message());
+        }
+        if !errors.is_empty() {
+            return None;
+        }
+        let mut root = Table {
+            span: 0..0,
+            members: table.into_inner(),
+        };
+        let verification = self.section(&mut root, "verification", true);
+        let webhook = self.section(&mut root, "webhook", true);
+        let events = self.section(&mut root, "events", true);
+        let order = self.order(&mut root);
+        let status = self.section_or_default(&mut root, "status");
+        let courier = match root.members.contains_key("courier") {
+            true => self.section(&mut root, "courier", true).map(Some),
+            false => Some(None),
+        };
+        let response = self.section_or_default(&mut root, "response");
+        let others = Others {
+            fetch: self.opaque(&mut root, "fetch"),
+            outbound: self.opaque(&mut root, "outbound"),
+        };
+        let identity = self.read(root);
+        let file = File {
+            identity: identity?,
+            verification: verification?,
+            webhook: webhook?,
+            events: events?,
+            order: order?,
+            status: status?,
+            courier: courier?,
+            response: response?,
+            others,
+        };
+        self.check(&file);
+        Some(file)
+    }
+
+    fn order(&mut self, root: &mut Table<'t>) -> Option<Order> {
+        let mut table = self.take(root, "order", true)?;
+        let customer = self.section_or_default(&mut table, "customer");
+        let address = self.section_or_default(&mut table, "address");
+        let lines = self.section(&mut table, "lines", true);
+        let modifiers = match table.members.contains_key("modifiers") {
+            true => self.section(&mut table, "modifiers", true).map(Some),
+            false => Some(None),
+        };
+        let pricing = self.section_or_default(&mut table, "pricing");
+        let payment = self.section_or_default(&mut table, "payment");
+        Some(Order {
+            head: self.read(table)?,
+            customer: customer?,
+            address: address?,
+            lines: lines?,
+            modifiers: modifiers?,
+            pricing: pricing?,
+            payment: payment?,
+        })
+    }
+
+    /// Takes a table out of another.
+    fn take(&mut self, from: &mut Table<'t>, name: &str, required: bool) -> Option<Table<'t>> {
+        let Some((_, value)) = from.members.remove_entry(name) else {
+            if required {
+                self.fault(from.span.start, format_args!("expected a table [{name}]"));
+            }
+            return None;
+        };
+        let span = value.span();
+        match value.into_inner() {
+            DeValue::Table(members) => Some(Table { members, span }),
+            other => {
+                self.fault(
+                    span.start,
+                    format_args!("{name}: expected a table, found {}", other.type_str()),
+                );
+                None
+            }
+        }
+    }
+
+    fn section<T: for<'de> Deserialize<'de>>(&mut self, from: &mut Table<'t>, name: &str, required: bool) -> Option<T> {
+        let table = self.take(from, name, required)?;
+        self.read(table)
+    }
+
+    fn section_or_default<T: for<'de> Deserialize<'de> + Default>(
+        &mut self,
+        from: &mut Table<'t>,
+        name: &str,
+    ) -> Option<T> {
+        if from.members.contains_key(name) {
+            self.section(from, name, true)
+        } else {
+            Some(T::default())
+        }
+    }
+
+    fn opaque(&mut self, from: &mut Table<'t>, name: &str) -> Option<toml::Table> {
+        self.section(from, name, false)
+    }
+
+    /// Reads a table. A key with a fault is left out and the rest read again, so that all faults are found at once.
+    fn read<T: for<'de> Deserialize<'de>>(&mut self, mut table: Table<'t>) -> Option<T> {
+        let mut left_out: Vec<String> = Vec::new();
+        loop {
+            let value = Spanned::new(table.span.clone(), DeValue::Table(table.members.clone()));
+            let error = match T::deserialize(value.into_deserializer()) {
+                Ok(read) if left_out.is_empty() => return Some(read),
+                Ok(_) => return None,
+                Err(error) => error,
+            };
+            let message = error.message();
+            if left_out.iter().any(|name| message == format!("missing field `{name}`")) {
+                return None;
+            }
+            let span = error.span().unwrap_or_else(|| table.span.clone());
+            self.fault(span.start, message);
+            let holds = |key: &Spanned<_>, value: &Spanned<DeValue<'_>>| {
+                key.span() == span || (value.span().start <= span.start && span.end <= value.span().end)
+            };
+            let guilty = table
+                .members
+                .iter()
+                .find(|(key, value)| holds(key, value))
+                .map(|(key, _)| key.clone());
+            match guilty {
+                Some(key) => {
+                    table.members.remove(&key);
+                    left_out.push(key.into_inner().into_owned());
+                }
+                None => return None,
+            }
+        }
+    }
+
+    /// Where a text stands in the file, for faults that more than one table has a part in.
+    fn place_of(&self, text: &str) -> usize {
+        self.text.find(text).unwrap_or_default()
+    }
+
+    /// What can be seen only of the file as a whole.
+    fn check(&mut self, file: &File) {
+        let name = &file.identity.name;
+        let is_good = name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        if name.is_empty() || name.len() > MAX_NAME_BYTES || !is_good || name.starts_with('-') || name.ends_with('-') {
+            self.fault(
+                self.place_of("name"),
+                format_args!("name: expected 1 to {MAX_NAME_BYTES} of a-z, 0-9 and -, found {name:?}"),
+            );
+        }
+        if RESERVED.contains(&name.as_str()) {
+            self.fault(
+                self.place_of("name"),
+                format_args!("name: {name:?} means something else"),
+            );
+        }
+        for message in file.verification.check() {
+            self.fault(self.place_of("[verification]"), format_args!("verification: {message}"));
+        }
+        if file.events.r#type.is_none() && file.events.types.iter().next().is_some() {
+            self.fault(
+                self.place_of("[events"),
+                "events: there are types, but no type says where the word is",
+            );
+        }
+        if file.events.r#type.is_some() && file.events.absent.is_none() {
+            self.fault(
+                self.place_of("[events"),
+                "events: expected absent, what a webhook without a type is",
+            );
+        }
+        if matches!(file.webhook.document, Some(Document::Fetched(_))) && file.others.fetch.is_none() {
+            self.fault(
+                self.place_of("[webhook]"),
+                "webhook: the document is fetched, but there is no table [fetch]",
+            );
+        }
+        self.check_paths(file);
+    }
+
+    fn check_paths(&mut self, file: &File) {
+        let known: Vec<&str> = file.webhook.paths.iter().flat_map(|path| path.names()).collect();
+        let of_events = file.events.when.iter().map(|when| &when.has);
+        let at_intake = [&file.webhook.order_id]
+            .into_iter()
+            .chain(&file.webhook.event_id)
+            .chain(&file.events.r#type)
+            .flat_map(|Sources(sources)| sources)
+            .chain(of_events);
+        let mut faults = Vec::new();
+        for source in at_intake {
+            match source {
+                Source::Path(name) if !known.contains(&name.as_str()) => {
+                    faults.push(format!("{source}: no path of webhook.paths has a part {{{name}}}"))
+                }
+                Source::Here(pointer) | Source::Document(pointer) | Source::Body(pointer) if pointer.has_each() => {
+                    faults.push(format!("{source}: * cannot stand here"));
+                }
+                _ => {}
+            }
+        }
+        for fault in faults {
+            let place = fault.split(": ").next().unwrap_or_default().to_owned();
+            self.fault(self.place_of(&format!("\"{place}\"")), fault);
+        }
+    }
+}

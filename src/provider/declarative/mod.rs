@@ -1,0 +1,241 @@
+//! Providers that are one file: where things are in their webhooks, and what they mean.
+//!
+//! [`load`] reads a file and tells all that is wrong with it, [`file`] and [`pick`] are its shape, [`response`] its answers;
+//! [`head`] is what the intake reads by it, [`reader`], [`order`] and [`lines`] what the transformation does. Evaluating
+//! ends: nothing in a file repeats, and a document is read within the limits of [`crate::order::tree`].
+//! `docs/providers.md` explains the format to whoever writes one.
+
+use std::{borrow::Cow, sync::Arc};
+
+use serde_json::Map;
+
+pub mod file;
+pub mod load;
+pub mod pick;
+pub mod response;
+mod head;
+mod reader;
+mod order;
+mod lines;
+pub mod sample;
+
+use self::{
+    file::{Document, File, Kind},
+    head::Arriving,
+    order::Common,
+    pick::Pick,
+    reader::{Habits, Reader, Request},
+    response::{Said, Told},
+};
+use super::{Admission, Content, Fact, Provider, Refusal, TransformError, merchant_header, sent_merchant};
+use crate::{
+    event::Recorded,
+    order::{
+        fault::Fault,
+        money::Currency,
+        tree::{Place, Tree, TreeError},
+    },
+    verification::{Scheme, Unverified, Verified},
+};
+
+/// A provider that is a file.
+#[derive(Debug, Clone)]
+pub struct Declarative {
+    file: Arc<File>,
+    /// `<PROVIDER>_CURRENCY`, where it is set.
+    currency: Option<Currency>,
+}
+
+/// Below which path the provider's own begins.
+fn below(path: &str, name: &str) -> usize {
+    let prefix = format!("/api/webhooks/{name}");
+    if path.starts_with(&prefix) { prefix.len() } else { 0 }
+}
+
+impl Declarative {
+    /// The provider of a file, with the currency of this installation.
+    pub const fn new(file: Arc<File>, currency: Option<Currency>) -> Self {
+        Self { file, currency }
+    }
+
+    /// What a document means that was fetched for a webhook.
+    ///
+    /// # Errors
+    /// Where it can never be understood.
+    pub fn transform_fetched(&self, received: &Recorded, document: &[u8]) -> Result<Fact, TransformError> {
+        let body = tree(&received.payload)?;
+        let document = tree(document)?;
+        self.fact(received, (&document, document.root()), &body)
+    }
+
+    fn fact<'t>(
+        &self,
+        received: &Recorded,
+        document: (&'t Tree<'t>, Place),
+        body: &'t Tree<'t>,
+    ) -> Result<Fact, TransformError> {
+        let (envelope, file) = (&received.envelope, &*self.file);
+        let nothing = Map::new();
+        let facts = envelope.request.as_ref();
+        let path = facts.map_or("", |facts| facts.path.as_str());
+        let head = &file.order.head;
+        let habits = Habits {
+            amounts: head.amounts,
+            times: head.times,
+            zone: head.zone,
+        };
+        let request = Request {
+            headers: facts.map_or(&nothing, |facts| &facts.headers),
+            path: &path[below(path, &file.identity.name)..],
+            paths: &file.webhook.paths,
+        };
+        let reader = Reader::new(document, body, request, habits);
+        let root = reader.root();
+        // What the intake has read has its place.
+        let text = |sources: &pick::Sources| reader.text(&sources_pick(sources), root);
+        text(&file.webhook.order_id);
+        let is_test = file.webhook.test.iter().any(|test| reader.test(test, root));
+        let store_ref = merchant_header(envelope).map(str::to_owned);
+        let store_ref = store_ref.or_else(|| reader.optional(&file.webhook.store, root));
+        let event_id = file.webhook.event_id.as_ref().and_then(text);
+        let type_word = file.events.r#type.as_ref().and_then(text);
+        reader.leave_out(&file.webhook.leave_out);
+        let timestamp = reader.time(&file.webhook.time, root);
+        let common = Common {
+            external_id: &envelope.external_order_id,
+            event_id,
+            store_ref: store_ref.clone(),
+            type_word: type_word.clone(),
+            is_test,
+        };
+        let (content, own_time) = match Kind::from_word(&envelope.webhook_type) {
+            Some(Kind::OrderCreated) => {
+                let order = order::new_order(&reader, file, common, self.currency);
+                let placed_at = order.placed_at;
+                (Content::NewOrder(Box::new(order)), placed_at)
+            }
+            Some(Kind::Ignored) => (Content::Ignored(type_word), None),
+            kind => {
+                let kind = kind.unwrap_or(Kind::OrderStatusUpdated);
+                let change = order::change(&reader, file, common, kind);
+                let changed_at = change.changed_at;
+                (Content::StatusChange(change), changed_at)
+            }
+        };
+        let fact = Fact {
+            timestamp: own_time.or(timestamp),
+            store_ref,
+            is_test,
+            content,
+        };
+        reader.finish(fact).map_err(TransformError::Faults)
+    }
+}
+
+fn sources_pick(sources: &pick::Sources) -> Pick {
+    Pick {
+        from: sources.0.clone(),
+        ..Pick::default()
+    }
+}
+
+fn tree(bytes: &[u8]) -> Result<Tree<'_>, TransformError> {
+    Tree::parse(bytes).map_err(|error| match error {
+        TreeError::NotJson => TransformError::NotJson,
+        error => fault("", error),
+    })
+}
+
+fn fault(pointer: &str, message: impl ToString) -> TransformError {
+    TransformError::Faults(vec![Fault {
+        pointer: pointer.to_owned(),
+        message: message.to_string(),
+    }])
+}
+
+impl Provider for Declarative {
+    fn name(&self) -> &str {
+        &self.file.identity.name
+    }
+
+    fn display_name(&self) -> &str {
+        &self.file.identity.display_name
+    }
+
+    fn scheme(&self) -> &Scheme {
+        &self.file.verification
+    }
+
+    fn read(&self, request: &Verified<'_>) -> Result<Admission, Refusal> {
+        let path = request.path();
+        let arriving = Arriving {
+            body: request.body(),
+            headers: request.headers(),
+            path: &path[below(path, self.name())..],
+        };
+        let head = head::read(&self.file, &arriving).map_err(Refusal::InvalidPayload)?;
+        let kind = head.kind.as_str();
+        let event_id = match &head.event_id {
+            Some(id) => request.event_id_of(self.name(), &head.order_id, kind, id),
+            None => request.event_id(self.name(), &head.order_id, kind),
+        };
+        Admission::new(request, event_id, head.order_id, kind)
+    }
+
+    fn store_ref(&self, request: &Unverified<'_>) -> Option<String> {
+        let path = request.path();
+        let arriving = Arriving {
+            body: request.body(),
+            headers: request.headers(),
+            path: &path[below(path, self.name())..],
+        };
+        let sent = sent_merchant(request).map(str::to_owned);
+        sent.or_else(|| head::store(&self.file, &arriving))
+    }
+
+    fn transform(&self, received: &Recorded) -> Result<Fact, TransformError> {
+        let body = tree(&received.payload)?;
+        let kind = Kind::from_word(&received.envelope.webhook_type);
+        match &self.file.webhook.document {
+            None => self.fact(received, (&body, body.root()), &body),
+            Some(Document::Part(parts)) => {
+                let part = parts.iter().find_map(|pointer| body.find(body.root(), pointer));
+                self.fact(received, (&body, part.unwrap_or(body.root())), &body)
+            }
+            Some(Document::Fetched(kinds)) if kind.is_some_and(|kind| kinds.contains(&kind)) => Ok(Fact {
+                timestamp: None,
+                store_ref: merchant_header(&received.envelope).map(str::to_owned),
+                is_test: false,
+                content: Content::Elsewhere,
+            }),
+            Some(Document::Fetched(_)) => self.fact(received, (&body, body.root()), &body),
+            Some(Document::Text(pointer)) => {
+                let found = body.find(body.root(), pointer);
+                let text: Option<(Place, Cow<'_, str>)> = found.and_then(|place| Some((place, body.text(place)?)));
+                let Some((place, text)) = text else {
+                    return Err(fault(&pointer.to_string(), "expected JSON in a text"));
+                };
+                body.take(place);
+                let document = Tree::parse(text.as_bytes()).map_err(|error| fault(&pointer.to_string(), error))?;
+                self.fact(received, (&document, document.root()), &body)
+            }
+        }
+    }
+
+    fn knows_path(&self, below: &str) -> bool {
+        below.is_empty()
+            || self
+                .file
+                .webhook
+                .paths
+                .iter()
+                .any(|template| template.has_shape_of(below))
+    }
+
+    fn answer(&self, said: Said<'_>, request_id: &str, body: &[u8]) -> Option<Told> {
+        self.file.response.answer(said, request_id, body)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,452 @@
+//! What stands on the right of a field in a provider's file: where a value is, and how it is read.
+//!
+//! The list of what can be said is closed, so that evaluating a file always ends and costs no more than the document is
+//! large: pointers, the first of several, texts joined, a row looked up in a list, amounts summed up, words translated.
+
+use std::{collections::BTreeMap, fmt, marker::PhantomData, str::FromStr};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+};
+
+use crate::order::pointer::Pointer;
+
+/// Most places that are tried for one value.
+const MAX_SOURCES: usize = 16;
+
+/// A place where a value may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// From the element at hand: a line, an addition; the document, where none is.
+    Here(Pointer),
+    /// From the document.
+    Document(Pointer),
+    /// From the webhook's body, where the document is another.
+    Body(Pointer),
+    /// A header, by its name in lower case.
+    Header(String),
+    /// A part of the path, by its name in `webhook.paths`.
+    Path(String),
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let pointer = |text: &str| text.parse::<Pointer>().map_err(|error| error.to_string());
+        match text.split_once(':') {
+            Some(("document", rest)) => Ok(Self::Document(pointer(rest)?)),
+            Some(("body", rest)) => Ok(Self::Body(pointer(rest)?)),
+            Some(("header", name)) if is_token(name) => Ok(Self::Header(name.to_ascii_lowercase())),
+            Some(("path", name)) if is_token(name) => Ok(Self::Path(name.to_owned())),
+            Some(("header" | "path", _)) => Err(format!("{text:?} names no header or part of the path")),
+            _ => pointer(text).map(Self::Here).map_err(|_| {
+                format!(
+                    "{text:?} is no place; expected a JSON pointer (/order/id), or one after document: or body:, or header:NAME, or path:NAME"
+                )
+            }),
+        }
+    }
+}
+
+fn is_token(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Here(pointer) => write!(f, "{pointer}"),
+            Self::Document(pointer) => write!(f, "document:{pointer}"),
+            Self::Body(pointer) => write!(f, "body:{pointer}"),
+            Self::Header(name) => write!(f, "header:{name}"),
+            Self::Path(name) => write!(f, "path:{name}"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Source {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+/// One place or a list of them: the first that holds something counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sources(pub Vec<Source>);
+
+/// As a place, as a list of places, or as a table.
+struct OneOrMany<T>(PhantomData<T>);
+
+trait FromPlaces: Sized {
+    const EXPECTED: &'static str;
+
+    fn of(sources: Vec<Source>) -> Self;
+
+    fn of_table<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error>;
+}
+
+impl<'de, T: FromPlaces> Visitor<'de> for OneOrMany<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::EXPECTED)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        Ok(T::of(vec![text.parse().map_err(E::custom)?]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<T, A::Error> {
+        let mut sources = Vec::new();
+        while let Some(source) = seq.next_element::<Source>()? {
+            sources.push(source);
+        }
+        if sources.is_empty() || sources.len() > MAX_SOURCES {
+            return Err(de::Error::custom(format_args!(
+                "expected a list of 1 to {MAX_SOURCES} places"
+            )));
+        }
+        Ok(T::of(sources))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::of_table(map)
+    }
+}
+
+macro_rules! from_places {
+    ($($name:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any(OneOrMany(PhantomData))
+            }
+        }
+    )*};
+}
+from_places!(Sources, Pick, Amount, Time, Test);
+
+impl FromPlaces for Sources {
+    const EXPECTED: &'static str = "a place such as \"/order/id\", or a list of places";
+
+    fn of(sources: Vec<Source>) -> Self {
+        Self(sources)
+    }
+
+    fn of_table<'de, A: MapAccess<'de>>(_: A) -> Result<Self, A::Error> {
+        Err(de::Error::custom(format_args!("expected {}", Self::EXPECTED)))
+    }
+}
+
+/// A row of a list of the document, found by one of its members.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lookup {
+    /// The list, in the document.
+    pub list: Pointer,
+    /// The member of a row that is compared.
+    pub key: Pointer,
+    /// The text that it must have.
+    pub equals: Option<String>,
+    /// Or where, from the element at hand, that text is.
+    pub is: Option<Pointer>,
+    /// What is read of the row.
+    pub take: Pointer,
+}
+
+impl<'de> Deserialize<'de> for Pointer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+/// How a text is found.
+#[derive(Debug, Clone, Default)]
+pub struct Pick {
+    /// Where it may be.
+    pub from: Vec<Source>,
+    /// What is said where it is nowhere.
+    pub fallback: Option<String>,
+    /// Texts that are put together instead.
+    pub join: Vec<Source>,
+    /// What stands between them.
+    pub with: String,
+    /// Texts that mean nothing, such as `0` for a phone.
+    pub skip: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PickTable {
+    #[serde(default)]
+    from: Sources,
+    fallback: Option<String>,
+    #[serde(default)]
+    join: Sources,
+    with: Option<String>,
+    #[serde(default)]
+    skip: Vec<String>,
+}
+
+impl FromPlaces for Pick {
+    const EXPECTED: &'static str =
+        "a place such as \"/order/id\", a list of places, or a table with from, fallback, join, with, skip";
+
+    fn of(from: Vec<Source>) -> Self {
+        Self {
+            from,
+            with: " ".into(),
+            ..Self::default()
+        }
+    }
+
+    fn of_table<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        let table = PickTable::deserialize(MapAccessDeserializer::new(map))?;
+        if table.from.0.is_empty() == table.join.0.is_empty() && table.fallback.is_none() {
+            return Err(de::Error::custom("expected either from or join"));
+        }
+        Ok(Self {
+            from: table.from.0,
+            fallback: table.fallback,
+            join: table.join.0,
+            with: table.with.unwrap_or_else(|| " ".into()),
+            skip: table.skip,
+        })
+    }
+}
+
+/// How an amount is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// `16.24`, a number or in quotes.
+    Decimal,
+    /// A whole number of the currency's smallest unit.
+    Minor,
+    /// A whole number of which `10^n` make one of the currency: `e2` cents, whatever the currency, `e5` as Uber does.
+    Exponent(u32),
+}
+
+impl<'de> Deserialize<'de> for Unit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "decimal" => Ok(Self::Decimal),
+            "minor" => Ok(Self::Minor),
+            other => match other.strip_prefix('e').and_then(|digits| digits.parse().ok()) {
+                Some(exponent @ 0..=9) => Ok(Self::Exponent(exponent)),
+                _ => Err(de::Error::custom(format_args!(
+                    "{other:?} is no way to write an amount; expected decimal, minor, or e0 to e9"
+                ))),
+            },
+        }
+    }
+}
+
+/// How an amount is found.
+#[derive(Debug, Clone, Default)]
+pub struct Amount {
+    /// Where it may be.
+    pub from: Vec<Source>,
+    /// A row that holds it instead.
+    pub lookup: Option<Lookup>,
+    /// Amounts that are summed up instead; `*` in a pointer means each element.
+    pub sum: Vec<Source>,
+    /// How it is written, where not as the file's other amounts.
+    pub unit: Option<Unit>,
+    /// Whether its absence is a fault.
+    pub required: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AmountTable {
+    #[serde(default)]
+    from: Sources,
+    lookup: Option<Lookup>,
+    #[serde(default)]
+    sum: Sources,
+    unit: Option<Unit>,
+    #[serde(default)]
+    required: bool,
+}
+
+impl FromPlaces for Amount {
+    const EXPECTED: &'static str =
+        "a place such as \"/price/total\", a list of places, or a table with from, lookup, sum, unit, required";
+
+    fn of(from: Vec<Source>) -> Self {
+        Self {
+            from,
+            ..Self::default()
+        }
+    }
+
+    fn of_table<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        let table = AmountTable::deserialize(MapAccessDeserializer::new(map))?;
+        if table.from.0.is_empty() && table.sum.0.is_empty() && table.lookup.is_none() {
+            return Err(de::Error::custom("expected one of from, lookup, sum"));
+        }
+        if let Some(lookup) = &table.lookup
+            && lookup.equals.is_some() == lookup.is.is_some()
+        {
+            return Err(de::Error::custom("lookup: expected either equals or is"));
+        }
+        Ok(Self {
+            from: table.from.0,
+            lookup: table.lookup,
+            sum: table.sum.0,
+            unit: table.unit,
+            required: table.required,
+        })
+    }
+}
+
+/// How a time is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Clock {
+    /// `2025-10-01T12:00:00Z`; without a zone it is that of `order.zone`.
+    Iso,
+    /// Seconds since 1970.
+    UnixS,
+    /// Milliseconds since 1970.
+    UnixMs,
+}
+
+/// How a time is found.
+#[derive(Debug, Clone, Default)]
+pub struct Time {
+    /// Where it may be.
+    pub from: Vec<Source>,
+    /// How it is written, where not as the file's other times.
+    pub clock: Option<Clock>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TimeTable {
+    from: Sources,
+    clock: Option<Clock>,
+}
+
+impl FromPlaces for Time {
+    const EXPECTED: &'static str = "a place such as \"/created_at\", a list of places, or a table with from and clock";
+
+    fn of(from: Vec<Source>) -> Self {
+        Self { from, clock: None }
+    }
+
+    fn of_table<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        let table = TimeTable::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Self {
+            from: table.from.0,
+            clock: table.clock,
+        })
+    }
+}
+
+/// A question about a value.
+#[derive(Debug, Clone, Default)]
+pub struct Test {
+    /// Where the value may be.
+    pub from: Vec<Source>,
+    /// Yes where it is one of these; numbers are compared as numbers.
+    pub is: Vec<String>,
+    /// Yes where it is none of these.
+    pub is_not: Vec<String>,
+    /// The answer where there is no value.
+    pub absent: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TestTable {
+    from: Sources,
+    #[serde(default)]
+    is: Vec<String>,
+    #[serde(default)]
+    is_not: Vec<String>,
+    #[serde(default)]
+    absent: bool,
+}
+
+impl FromPlaces for Test {
+    const EXPECTED: &'static str = "a table with from, is or is_not, absent; or a place that holds true or false";
+
+    fn of(from: Vec<Source>) -> Self {
+        Self {
+            from,
+            is: vec!["true".into()],
+            ..Self::default()
+        }
+    }
+
+    fn of_table<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        let table = TestTable::deserialize(MapAccessDeserializer::new(map))?;
+        if table.is.is_empty() == table.is_not.is_empty() {
+            return Err(de::Error::custom(
+                "expected either is or is_not, with at least one text",
+            ));
+        }
+        Ok(Self {
+            from: table.from.0,
+            is: table.is,
+            is_not: table.is_not,
+            absent: table.absent,
+        })
+    }
+}
+
+/// One of a closed list of words of ours, for words of the provider's.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, bound(deserialize = "T: Deserialize<'de>"))]
+pub struct Choice<T> {
+    /// Where the provider's word may be; the first that is in `words` counts.
+    #[serde(default)]
+    pub from: Sources,
+    /// Its words, in either case.
+    #[serde(default)]
+    pub words: Words<T>,
+    /// What is meant where it is none of them.
+    pub other: Option<T>,
+}
+
+/// Words of a provider, in either case, with what they mean.
+#[derive(Debug, Clone)]
+pub struct Words<T>(BTreeMap<String, T>);
+
+impl<T> Default for Words<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T> Words<T> {
+    /// What a word means.
+    pub fn get(&self, word: &str) -> Option<&T> {
+        self.0.get(word).or_else(|| self.0.get(&word.trim().to_lowercase()))
+    }
+
+    /// All of them, in lower case.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
+        self.0.iter().map(|(word, meaning)| (word.as_str(), meaning))
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Words<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let words = BTreeMap::<String, T>::deserialize(deserializer)?;
+        Ok(Self(
+            words
+                .into_iter()
+                .map(|(word, meaning)| (word.to_lowercase(), meaning))
+                .collect(),
+        ))
+    }
+}

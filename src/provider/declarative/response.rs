@@ -1,0 +1,304 @@
+//! `[response]`: what a provider is answered, in its own format.
+
+use serde::{Deserialize, Deserializer, de};
+
+use crate::order::{
+    pointer::Pointer,
+    scan::{Document, unescape},
+};
+
+/// What a provider is told, before it is put into its format.
+#[derive(Debug, Clone, Copy)]
+pub enum Said<'a> {
+    /// The webhook is on the log.
+    Accepted {
+        /// The order.
+        order_id: &'a str,
+        /// The event.
+        event_id: &'a str,
+        /// Whether it was there before.
+        duplicate: bool,
+    },
+    /// It is refused.
+    Refused {
+        /// For machines, `INVALID_SIGNATURE`.
+        code: &'a str,
+        /// For people.
+        message: &'a str,
+    },
+}
+
+/// An answer in the provider's format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// HTTP status, where it is not the hub's own.
+    pub status: Option<u16>,
+    /// Body; JSON, or empty.
+    pub body: String,
+}
+
+/// `[response]`. What is absent is answered in the hub's own format.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Responses {
+    /// To a webhook that was accepted.
+    pub success: Option<Response>,
+    /// To one that was accepted before; as `success` where it is absent.
+    pub duplicate: Option<Response>,
+    /// To one that is refused; the HTTP status stays the hub's.
+    pub error: Option<Response>,
+}
+
+/// One answer.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Response {
+    /// 200 to 299; only where it is accepted.
+    #[serde(default, deserialize_with = "status")]
+    status: Option<u16>,
+    /// JSON with placeholders, or `""` for none.
+    body: Template,
+}
+
+fn status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    match u16::deserialize(deserializer)? {
+        status @ 200..=299 => Ok(Some(status)),
+        status => Err(de::Error::custom(format_args!("expected 200 to 299, found {status}"))),
+    }
+}
+
+/// JSON with placeholders.
+#[derive(Debug, Clone)]
+enum Template {
+    Nothing,
+    Object(Vec<(String, Template)>),
+    Array(Vec<Template>),
+    /// JSON as it stands.
+    Plain(String),
+    Text(Vec<Piece>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    Literal(String),
+    OrderId,
+    EventId,
+    RequestId,
+    Code,
+    Message,
+    /// Of the webhook's body.
+    At(Pointer),
+}
+
+impl<'de> Deserialize<'de> for Template {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::String(text) if text.is_empty() => Ok(Self::Nothing),
+            value => Self::of(value).map_err(de::Error::custom),
+        }
+    }
+}
+
+impl Template {
+    fn of(value: toml::Value) -> Result<Self, String> {
+        Ok(match value {
+            toml::Value::String(text) => Self::Text(pieces(&text)?),
+            toml::Value::Integer(number) => Self::Plain(number.to_string()),
+            toml::Value::Boolean(flag) => Self::Plain(flag.to_string()),
+            toml::Value::Array(values) => Self::Array(values.into_iter().map(Self::of).collect::<Result<_, _>>()?),
+            toml::Value::Table(members) => {
+                let member = |(name, value): (String, toml::Value)| Ok::<_, String>((name, Self::of(value)?));
+                Self::Object(members.into_iter().map(member).collect::<Result<_, _>>()?)
+            }
+            toml::Value::Float(_) | toml::Value::Datetime(_) => {
+                return Err("expected text, whole numbers, true or false, lists or tables".into());
+            }
+        })
+    }
+
+    fn write(&self, to: &mut String, facts: &Facts<'_>) {
+        match self {
+            Self::Nothing => {}
+            Self::Plain(json) => to.push_str(json),
+            Self::Object(members) => {
+                to.push('{');
+                for (at, (name, value)) in members.iter().enumerate() {
+                    to.push_str(if at == 0 { "" } else { "," });
+                    push_text(to, name);
+                    to.push(':');
+                    value.write(to, facts);
+                }
+                to.push('}');
+            }
+            Self::Array(values) => {
+                to.push('[');
+                for (at, value) in values.iter().enumerate() {
+                    to.push_str(if at == 0 { "" } else { "," });
+                    value.write(to, facts);
+                }
+                to.push(']');
+            }
+            Self::Text(pieces) => match pieces.as_slice() {
+                // A value of the webhook's keeps its type.
+                [Piece::At(pointer)] => to.push_str(facts.raw(pointer).unwrap_or("null")),
+                pieces => push_text(to, &pieces.iter().map(|piece| facts.text(piece)).collect::<String>()),
+            },
+        }
+    }
+}
+
+fn push_text(to: &mut String, text: &str) {
+    to.push_str(&serde_json::to_string(text).expect("text is always JSON"));
+}
+
+fn pieces(text: &str) -> Result<Vec<Piece>, String> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('{') {
+        if at > 0 {
+            pieces.push(Piece::Literal(rest[..at].to_owned()));
+        }
+        let end = rest[at..]
+            .find('}')
+            .ok_or_else(|| format!("{text:?}: a {{ without a }}"))?;
+        pieces.push(match &rest[at + 1..at + end] {
+            "order_id" => Piece::OrderId,
+            "event_id" => Piece::EventId,
+            "request_id" => Piece::RequestId,
+            "code" => Piece::Code,
+            "message" => Piece::Message,
+            pointer if pointer.starts_with('/') => {
+                Piece::At(pointer.parse().map_err(|error| format!("{text:?}: {error}"))?)
+            }
+            other => {
+                return Err(format!(
+                    "{{{other}}} is no placeholder; there are order_id, event_id, request_id, code, message, and pointers such as /id"
+                ));
+            }
+        });
+        rest = &rest[at + end + 1..];
+    }
+    if !rest.is_empty() {
+        pieces.push(Piece::Literal(rest.to_owned()));
+    }
+    Ok(pieces)
+}
+
+struct Facts<'a> {
+    said: Said<'a>,
+    request_id: &'a str,
+    body: Option<Document<'a>>,
+}
+
+impl<'a> Facts<'a> {
+    fn raw(&self, pointer: &Pointer) -> Option<&'a str> {
+        self.body?.find(pointer)
+    }
+
+    fn text(&self, piece: &Piece) -> String {
+        let (order_id, event_id, code, message) = match self.said {
+            Said::Accepted { order_id, event_id, .. } => (order_id, event_id, "", ""),
+            Said::Refused { code, message } => ("", "", code, message),
+        };
+        match piece {
+            Piece::Literal(text) => text.clone(),
+            Piece::OrderId => order_id.to_owned(),
+            Piece::EventId => event_id.to_owned(),
+            Piece::RequestId => self.request_id.to_owned(),
+            Piece::Code => code.to_owned(),
+            Piece::Message => message.to_owned(),
+            Piece::At(pointer) => match self.raw(pointer) {
+                Some(raw) if raw.starts_with('"') => unescape(raw).into_owned(),
+                raw => raw.unwrap_or_default().to_owned(),
+            },
+        }
+    }
+}
+
+impl Responses {
+    /// The answer in the provider's format; none where the hub's own is meant. `body` is the webhook's, as far as it was
+    /// read.
+    pub fn answer(&self, said: Said<'_>, request_id: &str, body: &[u8]) -> Option<Told> {
+        let response = match said {
+            Said::Accepted { duplicate: true, .. } => self.duplicate.as_ref().or(self.success.as_ref())?,
+            Said::Accepted { .. } => self.success.as_ref()?,
+            Said::Refused { .. } => self.error.as_ref()?,
+        };
+        let facts = Facts {
+            said,
+            request_id,
+            body: Document::new(body).ok(),
+        };
+        let mut text = String::new();
+        response.body.write(&mut text, &facts);
+        Some(Told {
+            status: response.status.filter(|_| matches!(said, Said::Accepted { .. })),
+            body: text,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ACCEPTED: Said<'_> = Said::Accepted {
+        order_id: "o\"1",
+        event_id: "e",
+        duplicate: false,
+    };
+
+    fn told(toml: &str, said: Said<'_>) -> Option<Told> {
+        let responses: Responses = toml::from_str(toml).unwrap();
+        responses.answer(said, "req-1", br#"{"id": 90071992547409931234, "code": "n0s1"}"#)
+    }
+
+    #[test]
+    fn placeholders_are_filled_in() {
+        let toml = r#"success.body = { remoteResponse = { remoteOrderId = "HUB-{order_id}-{/code}" }, id = "{/id}", code = 0, all = ["{request_id}", true] }"#;
+        assert_eq!(
+            told(toml, ACCEPTED).unwrap().body,
+            r#"{"all":["req-1",true],"code":0,"id":90071992547409931234,"remoteResponse":{"remoteOrderId":"HUB-o\"1-n0s1"}}"#
+        );
+    }
+
+    #[test]
+    fn what_is_absent_is_the_hubs_own() {
+        let toml = "[success]\nstatus = 202\nbody = \"\"\n";
+        let empty = Told {
+            status: Some(202),
+            body: String::new(),
+        };
+        assert_eq!(told(toml, ACCEPTED), Some(empty.clone()));
+        let again = Said::Accepted {
+            order_id: "1",
+            event_id: "e",
+            duplicate: true,
+        };
+        assert_eq!(told(toml, again), Some(empty));
+        let refused = Said::Refused {
+            code: "INVALID_SIGNATURE",
+            message: "no",
+        };
+        assert_eq!(told(toml, refused), None);
+        assert_eq!(
+            told("error.body = { reason = \"{code}: {message}\" }", refused)
+                .unwrap()
+                .body,
+            r#"{"reason":"INVALID_SIGNATURE: no"}"#
+        );
+    }
+
+    #[test]
+    fn bad_templates_are_refused() {
+        for toml in [
+            "success.body = \"{orderid}\"",
+            "success.body = \"{order_id\"",
+            "[success]\nstatus = 500\nbody = \"\"",
+            "success.body = 1.5",
+            "success.bdy = \"\"",
+        ] {
+            assert!(toml::from_str::<Responses>(toml).is_err(), "{toml}");
+        }
+    }
+}

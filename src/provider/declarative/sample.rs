@@ -1,0 +1,182 @@
+//! Trying a file on a sample, without signature, log or branch: what `webhook-hub providers try` shows.
+
+use std::sync::Arc;
+
+use axum::http::HeaderMap;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+use super::{
+    Declarative,
+    head::{self, Arriving},
+    response::{Said, Told},
+};
+use crate::{
+    event::{Envelope, EventId, EventType, Recorded, RequestFacts},
+    order::{
+        body::{self, Origin, Place},
+        fault::Fault,
+    },
+    provider::{Content, Provider, TransformError},
+};
+
+/// A webhook that is tried.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample<'a> {
+    /// Its body.
+    pub body: &'a [u8],
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// The path below `/api/webhooks/{provider}`.
+    pub path: &'a str,
+    /// The document that the hub would fetch for it.
+    pub document: Option<&'a [u8]>,
+    /// When it is tried.
+    pub now: DateTime<Utc>,
+}
+
+/// What a sample becomes.
+#[derive(Debug)]
+pub struct Tried {
+    /// What the webhook is, `order_created`.
+    pub kind: &'static str,
+    /// The order that it is about.
+    pub order_id: String,
+    /// The provider's own id of the message.
+    pub event_id: Option<String>,
+    /// The store that it names.
+    pub store: Option<String>,
+    /// Whether it is a test order.
+    pub is_test: bool,
+    /// What follows.
+    pub outcome: Outcome,
+    /// What it is answered, where not in the hub's own format.
+    pub answer: Option<Told>,
+}
+
+/// What follows from a sample.
+#[derive(Debug)]
+pub enum Outcome {
+    /// This is posted to the backend.
+    Body(Vec<u8>),
+    /// Nothing.
+    Ignored,
+    /// The order is fetched first.
+    Fetched,
+    /// It is rejected.
+    Faults(Vec<Fault>),
+}
+
+impl Declarative {
+    /// Tries a sample. Branch and company in the body are `BRANCH` and `COMPANY`.
+    ///
+    /// # Errors
+    /// Why the intake would refuse it.
+    pub fn try_sample(&self, sample: &Sample<'_>) -> Result<Tried, String> {
+        let arriving = Arriving {
+            body: sample.body,
+            headers: sample.headers,
+            path: sample.path,
+        };
+        let head = head::read(&self.file, &arriving)?;
+        let received = self.received(sample, &head);
+        let fact = match sample.document {
+            Some(document) => self.transform_fetched(&received, document),
+            None => self.transform(&received),
+        };
+        let said = Said::Accepted {
+            order_id: &head.order_id,
+            event_id: "EVENT",
+            duplicate: false,
+        };
+        let mut tried = Tried {
+            kind: head.kind.as_str(),
+            answer: self.file.response.answer(said, "REQUEST", sample.body),
+            order_id: head.order_id,
+            event_id: head.event_id,
+            store: None,
+            is_test: false,
+            outcome: Outcome::Ignored,
+        };
+        tried.outcome = match fact {
+            Ok(fact) => {
+                (tried.store, tried.is_test) = (fact.store_ref.clone(), fact.is_test);
+                outcome(&received, &fact.content, fact.timestamp)
+            }
+            Err(TransformError::Faults(faults)) => Outcome::Faults(faults),
+            Err(error @ TransformError::NotJson) => Outcome::Faults(vec![Fault {
+                pointer: String::new(),
+                message: error.to_string(),
+            }]),
+        };
+        Ok(tried)
+    }
+
+    fn received(&self, sample: &Sample<'_>, head: &head::Head) -> Recorded {
+        let id = EventId::of_webhook(self.name(), &[sample.body]);
+        let headers = sample.headers.iter();
+        let headers = headers.map(|(name, value)| {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            (name.as_str().to_owned(), value.into())
+        });
+        Recorded {
+            envelope: Envelope {
+                id,
+                event_type: EventType::WebhookReceived,
+                root_id: id,
+                cause_id: None,
+                provider: Arc::from(self.name()),
+                external_order_id: head.order_id.clone(),
+                webhook_type: head.kind.as_str().into(),
+                branch: None,
+                time: sample.now,
+                received_at: sample.now,
+                request_id: "REQUEST".into(),
+                traceparent: None,
+                request: Some(RequestFacts {
+                    method: "POST".into(),
+                    path: format!("/api/webhooks/{}{}", self.name(), sample.path),
+                    client_address: String::new(),
+                    scheme: String::new(),
+                    secrets: Vec::new(),
+                    signed_at: None,
+                    signature: None,
+                    headers: headers.collect(),
+                }),
+            },
+            payload: Bytes::copy_from_slice(sample.body),
+            sequence: 1,
+            run: None,
+        }
+    }
+}
+
+fn outcome(received: &Recorded, content: &Content, timestamp: Option<DateTime<Utc>>) -> Outcome {
+    let place = Place {
+        branch_id: "BRANCH".into(),
+        company_id: "COMPANY".into(),
+    };
+    let envelope = &received.envelope;
+    let origin = Origin {
+        provider: &envelope.provider,
+        webhook_type: &envelope.webhook_type,
+        external_order_id: &envelope.external_order_id,
+        timestamp: timestamp.unwrap_or(envelope.time),
+        transformed_at: envelope.time,
+    };
+    let body = match content {
+        Content::NewOrder(order) => body::new_order(order, &place, origin),
+        Content::StatusChange(change) => body::status_change(change, &place, origin),
+        Content::Ignored(_) => return Outcome::Ignored,
+        Content::Elsewhere => return Outcome::Fetched,
+    };
+    body.map_or_else(
+        |error| {
+            Outcome::Faults(vec![Fault {
+                pointer: String::new(),
+                message: error.to_string(),
+            }])
+        },
+        Outcome::Body,
+    )
+}

@@ -1,0 +1,514 @@
+//! What Careem sends, good and bad, read by its file.
+
+use std::sync::Arc;
+
+use axum::http::{Method, Uri};
+use bytes::Bytes;
+use chrono::Utc;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    event::{Envelope, EventId, EventType, RequestFacts},
+    order::{
+        model::{Flag, Order},
+        status::Status,
+    },
+    provider::Catalogue,
+    verification::{Keys, Unverified, sign, sign::Outgoing, verify},
+};
+
+const SAMPLE: &str = include_str!("../../operator/dev/sample_order.json");
+
+const NAME: &str = "careem";
+
+fn careem() -> Declarative {
+    let file = Catalogue::shipped().get(NAME).unwrap().file.clone();
+    Declarative::new(file, Some("JOD".parse().unwrap()))
+}
+
+fn admit(body: &str) -> Result<Admission, Refusal> {
+    let (careem, keys, now) = (careem(), Keys::single("secret"), Utc::now());
+    let signed = sign(careem.scheme(), &keys, Outgoing::post("http://hub/", body), now).unwrap();
+    let uri = Uri::from_static("/");
+    let request = Unverified::new(&Method::POST, None, &uri, &signed.headers, &signed.body);
+    careem.read(&verify(careem.scheme(), request, &keys, now).unwrap())
+}
+
+fn received(body: &str, webhook_type: &str) -> Recorded {
+    let id = EventId::of_webhook(NAME, &[body.as_bytes()]);
+    let json: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+    let mut headers = serde_json::Map::new();
+    headers.insert("x-merchant-id".into(), "merchant-1".into());
+    let envelope = Envelope {
+        id,
+        event_type: EventType::WebhookReceived,
+        root_id: id,
+        cause_id: None,
+        provider: Arc::from(NAME),
+        external_order_id: json["id"].as_str().unwrap_or("CR1").into(),
+        webhook_type: webhook_type.into(),
+        branch: None,
+        time: Utc::now(),
+        received_at: Utc::now(),
+        request_id: "req".into(),
+        traceparent: None,
+        request: Some(RequestFacts {
+            method: "POST".into(),
+            path: "/".into(),
+            client_address: "127.0.0.1".into(),
+            scheme: "hmac-sha256".into(),
+            secrets: Vec::new(),
+            signed_at: None,
+            signature: None,
+            headers,
+        }),
+    };
+    Recorded {
+        envelope,
+        payload: Bytes::copy_from_slice(body.as_bytes()),
+        sequence: 1,
+        run: None,
+    }
+}
+
+fn order(body: &str) -> Result<Order, Vec<Fault>> {
+    match careem().transform(&received(body, "order_created")) {
+        Ok(Fact {
+            content: Content::NewOrder(order),
+            ..
+        }) => Ok(*order),
+        Ok(other) => panic!("not a new order: {other:?}"),
+        Err(TransformError::Faults(faults)) => Err(faults),
+        Err(TransformError::NotJson) => panic!("not JSON"),
+    }
+}
+
+#[test]
+fn the_sample_is_read_exactly() {
+    let order = order(&SAMPLE.replace("ORDER_ID", "CR123456789")).unwrap();
+    assert_eq!(
+        (order.external_id.as_str(), order.order_number.as_str()),
+        ("CR123456789", "CAREEM-123456789")
+    );
+    assert_eq!(
+        (order.status, order.fulfillment.order_type()),
+        (Status::Received, "delivery")
+    );
+    let line = &order.lines[0];
+    assert_eq!(
+        (
+            line.name.as_str(),
+            line.names[0].language.as_str(),
+            line.names[0].text.as_str()
+        ),
+        ("Chicken Burger", "ar", "برجر دجاج")
+    );
+    assert_eq!(
+        (line.unit_price.minor, line.total_price.minor, line.quantity.get()),
+        (5_500, 11_000, "2")
+    );
+    assert_eq!(
+        (
+            line.modifiers[0].group.as_deref(),
+            line.modifiers[0].price.to_string().as_str()
+        ),
+        (Some("Add-ons"), "0.500")
+    );
+    let price = &order.pricing;
+    assert_eq!(
+        (price.subtotal.to_string(), price.total.to_string()),
+        ("11.000".into(), "16.240".into())
+    );
+    assert_eq!(price.tax.unwrap().minor, 2_240);
+    assert!(!order.payment.is_prepaid);
+    assert_eq!(order.address.unwrap().latitude.unwrap().get(), "31.9539");
+}
+
+#[test]
+fn admission_reads_what_it_must() {
+    let admission = admit(r#"{"id": 90071992547409931234, "status": "Cancelled"}"#).unwrap();
+    assert_eq!(
+        (admission.external_order_id.as_str(), &*admission.webhook_type),
+        ("90071992547409931234", "order_cancelled")
+    );
+    for body in [
+        "[]",
+        "\"x\"",
+        "",
+        "  ",
+        "{",
+        "null",
+        "{}",
+        r#"{"id":null}"#,
+        r#"{"id":""}"#,
+        r#"{"id":{}}"#,
+        r#"{"id":true}"#,
+        r#"{"id":"a\u0000b"}"#,
+        r#"{"id":"a\ud83c"}"#,
+        r#"{"id":"a\u202eb"}"#,
+        r#"{"id":"<script>a</script>b"}"#,
+    ] {
+        assert!(matches!(admit(body), Err(Refusal::InvalidPayload(_))), "{body}");
+    }
+    assert!(admit(&format!(r#"{{"id":"{}"}}"#, "x".repeat(128))).is_ok());
+    assert!(admit(&format!(r#"{{"id":"{}"}}"#, "x".repeat(129))).is_err());
+}
+
+#[test]
+fn a_repeat_has_the_same_id_and_news_another() {
+    let id = |body: &str| admit(body).unwrap().event_id;
+    assert_eq!(
+        id(r#"{"id":"CR1","status":"created"}"#),
+        id(r#"{"id":"CR1","status":"created"}"#)
+    );
+    assert_ne!(
+        id(r#"{"id":"CR1","status":"created"}"#),
+        id(r#"{"id":"CR1","status":"ready"}"#)
+    );
+    assert_ne!(
+        id(r#"{"id":"CR1","status":"created"}"#),
+        id(r#"{"id":"CR1","status":"created" }"#)
+    );
+}
+
+#[test]
+fn every_fault_is_named_with_its_place() {
+    let body = r#"{"id":"CR1","created_at":"yesterday","items":[{"name":"x","item_price":"1.23456","total_price":true}],"price":{"subtotal":1}}"#;
+    let places: Vec<_> = order(body)
+        .unwrap_err()
+        .into_iter()
+        .map(|fault| fault.pointer)
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "/items/0/total_price",
+            "/items/0/item_price",
+            "/price/total_taxable_price",
+            "/created_at"
+        ]
+    );
+    assert!(
+        order(r#"{"id":"CR1","items":[],"price":{"subtotal":1,"total_taxable_price":1}}"#).unwrap_err()[0].pointer
+            == "/items"
+    );
+}
+
+#[test]
+fn statuses_are_mapped_and_unknown_ones_passed_on() {
+    let change = |status: &str| {
+        let body = format!(r#"{{"id":"CR1","status":"{status}","captain":{{"name":"Sami","phone_number":0}}}}"#);
+        match careem()
+            .transform(&received(&body, "order_status_updated"))
+            .unwrap()
+            .content
+        {
+            Content::StatusChange(change) => change,
+            other => panic!("no change: {other:?}"),
+        }
+    };
+    for (word, status) in [
+        ("accepted", Some(Status::Accepted)),
+        ("ready", Some(Status::Ready)),
+        ("out_for_delivery", Some(Status::PickedUp)),
+        ("delivered", Some(Status::Delivered)),
+        ("Cancelled", Some(Status::Cancelled)),
+        ("teleported", None),
+    ] {
+        let change = change(word);
+        assert_eq!(change.flags.contains(&Flag::UnknownStatus), status.is_none());
+        assert_eq!((change.status, change.provider_status.as_deref()), (status, Some(word)));
+        assert_eq!(change.courier.unwrap().phone, None, "0 is no phone");
+    }
+}
+
+#[test]
+fn the_merchant_header_goes_before_the_payload() {
+    let body = r#"{"id":"CR1","status":"ready","branch":{"id":"main_branch"}}"#;
+    let mut event = received(body, "order_status_updated");
+    assert_eq!(
+        careem().transform(&event).unwrap().store_ref.as_deref(),
+        Some("merchant-1")
+    );
+    event.envelope.request.as_mut().unwrap().headers.clear();
+    assert_eq!(
+        careem().transform(&event).unwrap().store_ref.as_deref(),
+        Some("main_branch")
+    );
+}
+
+proptest! {
+    /// Whatever is on the log, transforming it ends.
+    #[test]
+    fn never_panics(body in "\\PC{0,200}") {
+        let _ = careem().transform(&received(&body, "order_created"));
+        let _ = admit(&body);
+    }
+
+    #[test]
+    fn never_panics_on_a_sample_with_one_change(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut bytes = SAMPLE.as_bytes().to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        let _ = careem().transform(&Recorded { payload: Bytes::from(bytes), ..received("", "order_created") });
+    }
+}
+
+#[test]
+fn every_shipped_file_can_be_used() {
+    for (name, text) in Catalogue::shipped_files() {
+        match load::load(name, text) {
+            Ok(file) => assert_eq!(format!("{}.toml", file.identity.name), *name),
+            Err(faults) => panic!("{faults}"),
+        }
+    }
+}
+
+/// Whose secret is tried is whose order it becomes.
+#[test]
+fn the_store_is_the_same_before_and_after_it_is_verified() {
+    let careem = careem();
+    for (header, body) in [
+        (Some("m-1"), r#"{"id":"CR1","status":"x","branch":{"id":"b-1"}}"#),
+        (Some(" "), r#"{"id":"CR1","status":"x","branch":{"id":12}}"#),
+        (None, r#"{"id":"CR1","status":"x","branch":{"id":"b-1"}}"#),
+        (None, r#"{"id":"CR1","status":"x"}"#),
+        (None, r#"{"id":"CR1","status":"x","branch":7}"#),
+    ] {
+        let mut request = Outgoing::post("http://hub/", body);
+        let mut recorded = received(body, "order_status_updated");
+        let headers = &mut recorded.envelope.request.as_mut().unwrap().headers;
+        headers.clear();
+        if let Some(merchant) = header {
+            request.headers.insert("x-merchant-id", merchant.parse().unwrap());
+            headers.insert("x-merchant-id".into(), merchant.into());
+        }
+        let uri = Uri::from_static("/");
+        let before = Unverified::new(&Method::POST, None, &uri, &request.headers, &request.body);
+        let after = careem.transform(&recorded).unwrap().store_ref;
+        assert_eq!(careem.store_ref(&before), after, "{header:?} {body}");
+    }
+}
+
+/// A file that says as little as it may, and what is added to it.
+fn minimal(tables: &str) -> String {
+    format!(
+        r#"
+name = "small"
+display_name = "Small"
+sure = "assumed"
+about = "Nothing."
+
+[verification]
+kind = "none"
+
+{tables}
+"#
+    )
+}
+
+const WEBHOOK: &str = "[webhook]\norder_id = \"/id\"\n";
+const EVENTS: &str = "[events]\nother = \"order_created\"\n";
+const ORDER: &str = r#"[order]
+default_currency = "JOD"
+amounts = "decimal"
+zone = "+03:00"
+placed_at = "/at"
+scheduled = { from = "/later", is = ["1", "yes"], absent = false }
+fulfillment = { from = ["/take", "/how"], words = { TRUE = "pickup", table = "dine_in" }, other = "merchant_courier" }
+[order.lines]
+each = ["/none", "/lists/*/lines"]
+name = "/name"
+unit_price = { lookup = { list = "/prices", key = "/sku", is = "/sku", take = "/each" } }
+quantity = "/n"
+[order.modifiers]
+each = "/m"
+name = "/name"
+price = "/p"
+[order.pricing]
+other_fees = { sum = ["/fees/*/amount", "/fee"] }
+total = "/total"
+"#;
+
+fn small() -> Declarative {
+    let file = load::load("small.toml", &minimal(&format!("{WEBHOOK}{EVENTS}{ORDER}"))).unwrap();
+    Declarative::new(Arc::new(file), None)
+}
+
+fn small_order(body: &str) -> Order {
+    match small().transform(&received(body, "order_created")).unwrap().content {
+        Content::NewOrder(order) => *order,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn rows_sums_choices_and_times() {
+    let order = small_order(
+        r#"{"id":"1","at":"2025-10-01T12:00:00","later":1.0,"take":true,"how":"table","total":"7.4",
+            "fees":[{"amount":0.1},{"amount":"0.2"},{"amount":null}],"fee":"0.1",
+            "prices":[{"sku":"b","each":2.5},{"sku":"a","each":"1"},{"sku":"a","each":9}],
+            "lists":[{"lines":[{"name":"A","sku":"a","n":"2"}]},{},{"lines":null},{"lines":[{"name":"B","sku":"b","n":2}]}]}"#,
+    );
+    let lines: Vec<_> = order
+        .lines
+        .iter()
+        .map(|line| (line.name.as_str(), line.unit_price.minor, line.total_price.minor))
+        .collect();
+    assert_eq!(
+        lines,
+        [("A", 1_000, 2_000), ("B", 2_500, 5_000)],
+        "of two rows the first counts"
+    );
+    assert_eq!(order.pricing.other_fees.unwrap().minor, 400);
+    assert_eq!(order.pricing.total.minor, 7_400);
+    assert_eq!(
+        order.flags,
+        [Flag::SubtotalComputed, Flag::LineTotalComputed],
+        "7 + 0.4"
+    );
+    assert_eq!(order.placed_at.unwrap().to_rfc3339(), "2025-10-01T09:00:00+00:00");
+    assert_eq!((order.scheduled, order.fulfillment.as_str()), (Some(true), "pickup"));
+    let extra: Vec<_> = order
+        .extra
+        .0
+        .iter()
+        .map(|(pointer, value)| format!("{pointer} {value}"))
+        .collect();
+    assert_eq!(
+        extra,
+        [
+            r#"/how "table""#,
+            r#"/fees/2 {"amount":null}"#,
+            r#"/prices/2 {"sku":"a","each":9}"#,
+            r#"/lists/0/lines/0/sku "a""#,
+            "/lists/1 {}",
+            r#"/lists/2 {"lines":null}"#,
+            r#"/lists/3/lines/0/sku "b""#,
+        ]
+    );
+}
+
+#[test]
+fn choices_in_choices_are_read_to_a_depth_and_kept_below_it() {
+    let nest = |depth: usize| {
+        (0..depth).fold(r#"{"name":"x","p":"0.1"}"#.to_owned(), |inner, at| {
+            format!(r#"{{"name":"n{at}","p":0,"m":[{inner}]}}"#)
+        })
+    };
+    let body = |depth: usize| {
+        let line = nest(depth).replacen("\"p\":0", "\"sku\":\"a\"", 1);
+        format!(r#"{{"id":"1","total":1,"prices":[{{"sku":"a","each":1}}],"lists":[{{"lines":[{line}]}}]}}"#)
+    };
+    let depth_of = |order: &Order| {
+        let (mut depth, mut modifiers) = (0, &order.lines[0].modifiers);
+        while let Some(modifier) = modifiers.first() {
+            (depth, modifiers) = (depth + 1, &modifier.modifiers);
+        }
+        depth
+    };
+    let order = small_order(&body(12));
+    assert_eq!((depth_of(&order), order.extra.0.len()), (12, 1), "the line's code");
+    assert_eq!(
+        order.lines[0].total_price.minor, 1_100,
+        "what is chosen deep down costs as well"
+    );
+    let order = small_order(&body(14));
+    assert_eq!((depth_of(&order), order.extra.0.len()), (12, 2));
+}
+
+#[test]
+fn what_has_no_field_is_kept_up_to_a_limit() {
+    let body = format!(
+        r#"{{"id":"1","total":1,"prices":[{{"sku":"a","each":1}}],"lists":[{{"lines":[{{"name":"A","sku":"a"}}]}}],
+            "big":"{}","small":"{}","n":1}}"#,
+        "x".repeat(40_000),
+        "y".repeat(20_000)
+    );
+    let order = small_order(&body);
+    let kept: Vec<_> = order.extra.0.iter().map(|(pointer, _)| pointer.as_str()).collect();
+    assert_eq!(kept, ["/lists/0/lines/0/sku", "/small", "/n"]);
+    assert!(order.flags.contains(&Flag::ExtraTruncated));
+}
+
+#[test]
+fn faults_of_the_whole_file_have_their_lines() {
+    let told = |text: &str| {
+        let faults = load::load("f.toml", text).unwrap_err().faults;
+        faults
+            .into_iter()
+            .map(|fault| (fault.line, fault.message))
+            .collect::<Vec<_>>()
+    };
+    let whole = |webhook: &str, events: &str| minimal(&format!("{webhook}{events}{ORDER}"));
+    for (text, line, message) in [
+        (
+            whole(WEBHOOK, EVENTS).replace("\"small\"", "\"Small one\""),
+            2,
+            "name: expected 1 to 32",
+        ),
+        (
+            whole(WEBHOOK, EVENTS).replace("\"small\"", "\"health\""),
+            2,
+            "means something else",
+        ),
+        (
+            whole("[webhook]\norder_id = \"path:order\"\n", EVENTS),
+            11,
+            "no path of webhook.paths has a part {order}",
+        ),
+        (
+            whole("[webhook]\norder_id = \"/a/*/id\"\n", EVENTS),
+            11,
+            "* cannot stand here",
+        ),
+        (
+            whole(
+                "[webhook]\norder_id = \"/id\"\ndocument = { fetched = [\"order_created\"] }\n",
+                EVENTS,
+            ),
+            10,
+            "there is no table [fetch]",
+        ),
+        (
+            whole(WEBHOOK, "[events]\ntype = \"/t\"\nother = \"ignored\"\n"),
+            12,
+            "expected absent",
+        ),
+        (
+            whole(WEBHOOK, "[events]\ntypes = { a = \"ignored\" }\nother = \"ignored\"\n"),
+            12,
+            "no type says",
+        ),
+        (minimal(&format!("{WEBHOOK}{EVENTS}")), 1, "expected a table [order]"),
+        (
+            format!("{}\n[ordr]\n", whole(WEBHOOK, EVENTS)),
+            35,
+            "unknown field `ordr`",
+        ),
+        ("name = ".into(), 1, ""),
+        ("x".repeat(load::MAX_FILE_BYTES + 1), 1, "larger than"),
+    ] {
+        let faults = told(&text);
+        assert!(
+            faults.iter().any(|(at, told)| *at == line && told.contains(message)),
+            "{line} {message}: {faults:?}"
+        );
+    }
+}
+
+proptest! {
+    /// Whatever a file says and a webhook holds, reading them ends.
+    #[test]
+    fn files_never_panic(at in any::<prop::sample::Index>(), byte in any::<u8>(), which in 0..11usize) {
+        let (name, text) = Catalogue::shipped_files()[which];
+        let mut bytes = text.as_bytes().to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        if let Ok(file) = load::load(name, &String::from_utf8_lossy(&bytes)) {
+            let provider = Declarative::new(Arc::new(file), Some("JOD".parse().unwrap()));
+            let _ = provider.transform(&received(SAMPLE, "order_created"));
+        }
+    }
+}
