@@ -22,6 +22,7 @@ mod database;
 mod limits;
 mod nats;
 mod retries;
+mod outbound;
 mod secrets;
 mod tls;
 mod without_effect;
@@ -32,11 +33,14 @@ pub use self::{
     environment::Environment,
     limits::{RateLimits, Rule},
     nats::Nats,
+    outbound::Outbound,
     secrets::{Secrets, public_url, scheme},
     tls::{ClientTls, KeyPair},
     without_effect::without_effect,
 };
 
+/// Most service tokens at a time; a rotation needs two.
+const MAX_SERVICE_TOKENS: usize = 8;
 /// Limit of the contract for a request's body, 5 MiB.
 const DEFAULT_MAX_PAYLOAD_BYTES: usize = 5 * 1024 * 1024;
 /// Largest body limit that can be set: NATS takes messages of 8 MB (`max_payload` in nats.conf), headers included.
@@ -119,8 +123,8 @@ pub struct Http {
 pub struct Backend {
     /// `BACKEND_URL`, without a slash at its end.
     pub url: String,
-    /// `SERVICE_TOKEN`.
-    pub service_token: SecretString,
+    /// `SERVICE_TOKEN`, newest first: what the backend knows the hub by, and the hub the backend.
+    pub service_tokens: Vec<SecretString>,
     /// `BACKEND_TIMEOUT` for one request.
     pub timeout: Duration,
     /// `BACKEND_MAX_REQUESTS` that are under way at a time.
@@ -150,6 +154,8 @@ pub struct ProviderConfig {
     pub forward_test_orders: bool,
     /// `<PROVIDER>_ORDER_TTL`: how old a new order may be when it is forwarded; none: of any age.
     pub order_ttl: Option<Duration>,
+    /// How the provider is spoken to; none where it is told nothing.
+    pub outbound: Option<Outbound>,
 }
 
 /// Circuit breaker.
@@ -252,13 +258,21 @@ fn backend(env: &Environment) -> Result<Backend, ConfigError> {
             "expected an http or https URL without credentials",
         ));
     }
-    let service_token = env.secret("SERVICE_TOKEN")?.ok_or_else(|| {
-        ConfigError::new(
+    let service_tokens = env.secrets("SERVICE_TOKEN")?;
+    if service_tokens.is_empty() {
+        return Err(ConfigError::new(
             "SERVICE_TOKEN",
             "missing; it is what the backend knows the hub by (X-Service-Token)",
-        )
-    })?;
-    if service_token.expose_secret().chars().any(|c| !c.is_ascii_graphic()) {
+        ));
+    }
+    if service_tokens.len() > MAX_SERVICE_TOKENS {
+        return Err(ConfigError::new(
+            "SERVICE_TOKEN",
+            format_args!("more than {MAX_SERVICE_TOKENS} tokens"),
+        ));
+    }
+    let fits = |token: &SecretString| token.expose_secret().chars().all(|c| c.is_ascii_graphic());
+    if !service_tokens.iter().all(fits) {
         return Err(ConfigError::new(
             "SERVICE_TOKEN",
             "holds characters that cannot stand in an HTTP header",
@@ -274,7 +288,7 @@ fn backend(env: &Environment) -> Result<Backend, ConfigError> {
     let timeout = env.duration("BACKEND_TIMEOUT", Duration::from_secs(10))?;
     Ok(Backend {
         url,
-        service_token,
+        service_tokens,
         timeout,
         max_requests,
         tls: ClientTls::from_environment(env, "BACKEND")?,
@@ -318,7 +332,7 @@ impl Logs {
 }
 
 /// Suffixes that make a variable one of a provider's.
-const PROVIDER_SUFFIXES: [&str; 16] = [
+const PROVIDER_SUFFIXES: [&str; 21] = [
     "_WEBHOOK_SECRET",
     "_WEBHOOK_SECRET_FILE",
     "_API_KEY",
@@ -334,6 +348,11 @@ const PROVIDER_SUFFIXES: [&str; 16] = [
     "_ORDER_TTL",
     "_RESPONSE_WAIT",
     "_FORWARD_TEST_ORDERS",
+    "_API_URL",
+    "_CLIENT_ID",
+    "_CLIENT_ID_FILE",
+    "_CLIENT_SECRET",
+    "_CLIENT_SECRET_FILE",
     "_ENABLED",
 ];
 /// What `_ENABLED` switches beside providers.
@@ -354,6 +373,19 @@ pub fn catalogue(env: &Environment) -> Result<Catalogue, ConfigError> {
         .map_err(|error| ConfigError::new("PROVIDERS_DIR", error.to_string().replace('\n', "; ")))
 }
 
+/// A provider's name on the command line: one that this installation knows.
+///
+/// # Errors
+/// Where it is none, naming those that there are.
+pub fn known_provider(name: &str) -> Result<String, String> {
+    let catalogue = catalogue(&Environment::of_process()).map_err(|error| error.to_string())?;
+    if catalogue.get(name).is_some() {
+        return Ok(name.to_owned());
+    }
+    let names: Vec<_> = catalogue.names().collect();
+    Err(format!("this installation knows {}", names.join(", ")))
+}
+
 fn providers(
     env: &Environment,
     catalogue: &Catalogue,
@@ -371,10 +403,12 @@ fn providers(
         let branch_secrets = env.flag(&format!("{prefix}_BRANCH_SECRETS"), false)?;
         let secrets = Secrets::from_environment(env, &prefix, name, &verification, branch_secrets)?;
         let currency = currency(env, &known.file)?;
+        let outbound = outbound::of_provider(env, name, &prefix, known.file.outbound.as_ref())?;
         providers.push(ProviderConfig {
             name: name.into(),
             file: Arc::clone(&known.file),
             scheme: verification,
+            outbound,
             secrets,
             branch_secrets,
             currency,

@@ -22,6 +22,8 @@ const BY_KEY: &str = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mer
 pub mod query {
     /// Active branches by provider, merchant and store.
     pub const BRANCHES: &str = include_str!("../sql/queries/branches.sql");
+    /// The branch of an order.
+    pub const BRANCH_OF_ORDER: &str = include_str!("../sql/queries/branch_of_order.sql");
     /// Orders that exist already.
     pub const EXISTING_ORDERS: &str = include_str!("../sql/queries/existing_orders.sql");
     /// A provider's row, made where it is missing.
@@ -40,14 +42,17 @@ pub mod query {
     pub const INSERT_ERROR_LOGS: &str = include_str!("../sql/queries/insert_error_logs.sql");
     /// Errors that were overcome.
     pub const RESOLVE_ERROR_LOGS: &str = include_str!("../sql/queries/resolve_error_logs.sql");
+    /// The same, of what has no webhook.
+    pub const RESOLVE_PUSH_ERRORS: &str = include_str!("../sql/queries/resolve_push_errors.sql");
     /// Rows of `provider_order_logs`.
     pub const UPSERT_ORDER_LOGS: &str = include_str!("../sql/queries/upsert_order_logs.sql");
     /// Status changes in `provider_order_logs`.
     pub const UPDATE_ORDER_LOGS: &str = include_str!("../sql/queries/update_order_logs.sql");
 
     /// All of them.
-    pub const ALL: [&str; 12] = [
+    pub const ALL: [&str; 14] = [
         BRANCHES,
+        BRANCH_OF_ORDER,
         EXISTING_ORDERS,
         ENSURE_PROVIDER,
         PROVIDERS,
@@ -57,6 +62,7 @@ pub mod query {
         UPDATE_WEBHOOK_LOGS,
         INSERT_ERROR_LOGS,
         RESOLVE_ERROR_LOGS,
+        RESOLVE_PUSH_ERRORS,
         UPSERT_ORDER_LOGS,
         UPDATE_ORDER_LOGS,
     ];

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::verification::SecretUse;
 
 pub mod outcome;
+pub mod push;
 
 /// Namespace of every id that the hub derives (a random UUID, fixed for ever: changing it changes every id).
 const NAMESPACE: Uuid = Uuid::from_u128(0x6f0b_54f8_3c1e_4c0e_9d6b_8f2a_52e1_7a40);
@@ -82,11 +83,33 @@ pub enum EventType {
     OrderDeadLettered,
     /// Somebody asked for a dead letter to be taken up again.
     OrderRetryRequested,
+    /// A webhook that only says where the order is: the provider is to be asked for it.
+    OrderFetchRequested,
+    /// One attempt to fetch it failed; another one follows, or a dead letter.
+    OrderFetchFailed,
+    /// The provider's document, byte for byte.
+    OrderFetched,
+    /// The provider is to be told a status.
+    OrderStatusRequested,
+    /// One attempt to tell it failed; another one follows, or a dead letter.
+    OrderStatusPushFailed,
+    /// The provider was told, or there is nothing that it wants to be told.
+    OrderStatusPushed,
+    /// The provider is to get a menu.
+    MenuSyncRequested,
+    /// The provider took a menu and will say later what it makes of it.
+    MenuSyncAccepted,
+    /// A webhook in which it says so.
+    MenuSyncReported,
+    /// One attempt failed, or the provider refused the menu.
+    MenuSyncFailed,
+    /// The provider has the menu.
+    MenuSynced,
 }
 
 impl EventType {
     /// Every type, in the order in which an order meets them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 19] = [
         Self::WebhookReceived,
         Self::OrderTransformed,
         Self::OrderIgnored,
@@ -95,6 +118,17 @@ impl EventType {
         Self::OrderForwarded,
         Self::OrderDeadLettered,
         Self::OrderRetryRequested,
+        Self::OrderFetchRequested,
+        Self::OrderFetchFailed,
+        Self::OrderFetched,
+        Self::OrderStatusRequested,
+        Self::OrderStatusPushFailed,
+        Self::OrderStatusPushed,
+        Self::MenuSyncRequested,
+        Self::MenuSyncAccepted,
+        Self::MenuSyncReported,
+        Self::MenuSyncFailed,
+        Self::MenuSynced,
     ];
 
     /// The `ce-type`.
@@ -108,6 +142,17 @@ impl EventType {
             Self::OrderForwarded => "order.forwarded",
             Self::OrderDeadLettered => "order.dead_lettered",
             Self::OrderRetryRequested => "order.retry_requested",
+            Self::OrderFetchRequested => "order.fetch_requested",
+            Self::OrderFetchFailed => "order.fetch_failed",
+            Self::OrderFetched => "order.fetched",
+            Self::OrderStatusRequested => "order.status_requested",
+            Self::OrderStatusPushFailed => "order.status_push_failed",
+            Self::OrderStatusPushed => "order.status_pushed",
+            Self::MenuSyncRequested => "menu.sync_requested",
+            Self::MenuSyncAccepted => "menu.sync_accepted",
+            Self::MenuSyncReported => "menu.sync_reported",
+            Self::MenuSyncFailed => "menu.sync_failed",
+            Self::MenuSynced => "menu.synced",
         }
     }
 
@@ -122,14 +167,58 @@ impl EventType {
             Self::OrderForwarded => "orders.forwarded",
             Self::OrderDeadLettered => "orders.dead_lettered",
             Self::OrderRetryRequested => "orders.retry_requested",
+            Self::OrderFetchRequested => "orders.fetch_requested",
+            Self::OrderFetchFailed => "orders.fetch_failed",
+            Self::OrderFetched => "orders.fetched",
+            Self::OrderStatusRequested => "orders.status_requested",
+            Self::OrderStatusPushFailed => "orders.status_push_failed",
+            Self::OrderStatusPushed => "orders.status_pushed",
+            Self::MenuSyncRequested => "menus.sync_requested",
+            Self::MenuSyncAccepted => "menus.sync_accepted",
+            Self::MenuSyncReported => "menus.sync_reported",
+            Self::MenuSyncFailed => "menus.sync_failed",
+            Self::MenuSynced => "menus.synced",
         }
     }
 
-    /// Whether the webhook that it belongs to has ended with it (invariant 2: every event on the log ends).
+    /// Whether what it belongs to, a webhook or a request of the backend, has ended with it (invariant 2: every event on the
+    /// log ends).
     pub const fn ends(self) -> bool {
         matches!(
             self,
-            Self::OrderIgnored | Self::OrderRejected | Self::OrderForwarded | Self::OrderDeadLettered
+            Self::OrderIgnored
+                | Self::OrderRejected
+                | Self::OrderForwarded
+                | Self::OrderDeadLettered
+                | Self::OrderStatusPushed
+                | Self::MenuSyncReported
+                | Self::MenuSynced
+        )
+    }
+
+    /// Whether it tells of an attempt at the event that is its cause, which goes on after it.
+    pub const fn is_attempt(self) -> bool {
+        matches!(
+            self,
+            Self::OrderForwardFailed
+                | Self::OrderFetchFailed
+                | Self::OrderStatusPushFailed
+                | Self::MenuSyncAccepted
+                | Self::MenuSyncFailed
+        )
+    }
+
+    /// Whether it is about what the backend wants to tell a provider; no webhook has such an event.
+    pub const fn is_for_provider(self) -> bool {
+        matches!(
+            self,
+            Self::OrderStatusRequested
+                | Self::OrderStatusPushFailed
+                | Self::OrderStatusPushed
+                | Self::MenuSyncRequested
+                | Self::MenuSyncAccepted
+                | Self::MenuSyncFailed
+                | Self::MenuSynced
         )
     }
 }
@@ -208,6 +297,9 @@ pub struct RequestFacts {
     /// The signature, where it is bound to the body and so is no credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
+    /// Where the webhook itself stands on the log; only on what goes to be fetched, and comes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook_sequence: Option<u64>,
     /// Request headers as a JSON object, credentials left out.
     pub headers: serde_json::Map<String, serde_json::Value>,
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::{Id, JoinSet};
@@ -34,6 +35,7 @@ use crate::{
         reload::Reload,
         server,
     },
+    integration::{self, Integration, token::Tokens},
     journal::{
         Journal,
         connection::{Connection, HUB_INBOX},
@@ -41,6 +43,7 @@ use crate::{
     },
     projection::live::Live,
     provider::{Enabled, Provider, Registry, declarative::Declarative},
+    push::{Push, remote::Remote},
     telemetry::{self, health::Health},
     transform::{Transform, branches::Branches, duplicates::Duplicates},
     verification::Keyring,
@@ -128,7 +131,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         .map(|(listener, _)| listener.local_addr())
         .transpose()?;
     let certificate = config.http.tls.as_ref().map(Certificate::load).transpose()?;
-    let registry = Arc::new(registry(&config.providers));
+    let registry = Arc::new(registry(&config)?);
     let connection = Arc::new(Connection::open(&config.nats, &config.service_name, HUB_INBOX).await?);
     let (journal, writer) = Journal::open(Arc::clone(&connection), config.partitions);
     let database = Database::new(&config.database)?;
@@ -158,17 +161,28 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     let (audit, refusals) = Audit::new();
     let on = Arc::clone(&connection);
     tasks.spawn("refusals", Phase::Log, |stop| refusals.run(on, stop));
+    let budget = Budget::default();
+    let told = registry.iter().filter(|enabled| enabled.outbound.is_some());
+    let integration = Arc::new(Integration {
+        told: told.map(|enabled| enabled.name.to_string()).collect(),
+        registry: Arc::clone(&registry),
+        journal: journal.clone(),
+        tokens: Tokens::new(&config.backend.service_tokens),
+        settings: config.http.clone(),
+        budget: budget.clone(),
+    });
     let intake = Arc::new(Intake {
         registry: Arc::clone(&registry),
         journal: journal.clone(),
         settings: config.http.clone(),
         branches: Arc::clone(&branches),
-        budget: Budget::default(),
+        budget,
         limits,
         health,
         audit,
     });
-    spawn_servers(tasks, &config, intake, certificate, listener, metrics);
+    let router = integration::router(integration).merge(intake::router(intake));
+    spawn_servers(tasks, &config, router, certificate, listener, metrics);
     tracing::info!(
         %address,
         metrics_address = metrics_address.map(|address| address.to_string()),
@@ -184,7 +198,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     Ok(())
 }
 
-fn registry(providers: &[config::ProviderConfig]) -> Registry {
+fn registry(config: &Config) -> anyhow::Result<Registry> {
     let enable = |settings: &config::ProviderConfig| {
         if settings.scheme.is_none() {
             tracing::warn!(
@@ -193,8 +207,10 @@ fn registry(providers: &[config::ProviderConfig]) -> Registry {
             );
         }
         let provider: Box<dyn Provider> = Box::new(Declarative::new(Arc::clone(&settings.file), settings.currency));
-        Enabled {
-            name: Arc::from(provider.name()),
+        let name: Arc<str> = Arc::from(&*settings.name);
+        Ok(Enabled {
+            outbound: remote(&name, settings, config.breaker)?,
+            name,
             scheme: settings.scheme.clone(),
             credential_headers: settings.scheme.credential_headers(),
             provider,
@@ -202,9 +218,22 @@ fn registry(providers: &[config::ProviderConfig]) -> Registry {
             branch_secrets: settings.branch_secrets,
             allow_list: AllowList::new(settings.allow_list.clone()),
             forward_test_orders: settings.forward_test_orders,
-        }
+        })
     };
-    Registry::new(providers.iter().map(enable).collect())
+    let enabled: anyhow::Result<_> = config.providers.iter().map(enable).collect();
+    Ok(Registry::new(enabled?))
+}
+
+/// A provider's interface, where the hub can speak to it.
+fn remote(
+    name: &Arc<str>,
+    settings: &config::ProviderConfig,
+    breaker: config::Breaker,
+) -> anyhow::Result<Option<Arc<Remote>>> {
+    let Some(outbound) = settings.outbound.clone() else {
+        return Ok(None);
+    };
+    Ok(Some(Arc::new(Remote::new(Arc::clone(name), outbound, breaker)?)))
 }
 
 /// Waits for NATS and looks whether it is set up as it must be; false where the hub is told to stop before.
@@ -229,7 +258,7 @@ async fn verified(connection: &Connection, stop: &CancellationToken) -> anyhow::
 fn spawn_servers(
     tasks: &mut Tasks,
     config: &Config,
-    intake: Arc<Intake>,
+    router: Router,
     certificate: Option<Certificate>,
     listener: TcpListener,
     metrics: Option<(TcpListener, PrometheusHandle)>,
@@ -241,7 +270,7 @@ fn spawn_servers(
         tasks.spawn("certificate", Phase::Intake, |stop| certificate.run(stop));
     }
     tasks.spawn("intake", Phase::Intake, move |stop| async move {
-        Ok(server::serve(listener, intake::router(intake), header_timeout, grace, tls, stop).await?)
+        Ok(server::serve(listener, router, header_timeout, grace, tls, stop).await?)
     });
     let Some((listener, handle)) = metrics else { return };
     let rendering = handle.clone();
@@ -268,7 +297,20 @@ fn spawn_stages(
     // In the last phase, so that what the stage finds while it drains is still told to the others.
     let (connection, breaker) = (Arc::clone(journal.connection()), Arc::clone(&gate));
     tasks.spawn("breaker", Phase::Log, |stop| shared::run(connection, breaker, stop));
-    let transform = Arc::new(Transform::new(Arc::clone(&registry), branches, duplicates));
+    let remotes = registry.iter().filter_map(|enabled| enabled.outbound.clone());
+    let push = Arc::new(Push::new(
+        remotes,
+        Arc::clone(&branches),
+        database.clone(),
+        journal.clone(),
+        config.retries.clone(),
+    ));
+    let transform = Arc::new(Transform::new(
+        Arc::clone(&registry),
+        branches,
+        duplicates,
+        Arc::clone(journal.connection()),
+    ));
     let forward = Arc::new(Forward::new(
         Client::new(&config.backend)?,
         gate,
@@ -282,6 +324,8 @@ fn spawn_stages(
     let (log, other) = (journal.clone(), journal.clone());
     tasks.spawn("transform", Phase::Stages, move |stop| stage::run(transform, log, stop));
     tasks.spawn("forward", Phase::Stages, move |stop| stage::run(forward, other, stop));
+    let log = journal.clone();
+    tasks.spawn("push", Phase::Stages, move |stop| stage::run(push, log, stop));
     let enabled = registry
         .iter()
         .map(|enabled| (Arc::clone(&enabled.name), enabled.provider.display_name().to_owned()))

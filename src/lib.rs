@@ -6,7 +6,9 @@
 //! 2. [`journal`] appends it to the stream `EVENTS`; only then is it answered with 200.
 //! 3. [`transform`] is the first stage on a durable consumer: `webhook.received` becomes an [`order`] for the backend.
 //! 4. [`forward`] is the second: it posts the order and records what became of it.
-//! 5. [`projection`] writes what the log says into PostgreSQL; every table can be dropped and made again.
+//! 5. [`integration`] takes from the backend what a provider is to be told, and [`push`] is the stage that tells it; it also
+//!    fetches orders that a webhook only points at.
+//! 6. [`projection`] writes what the log says into PostgreSQL; every table can be dropped and made again.
 //!
 //! [`hub`] builds all of this, supervises it and drains it; [`operator`] holds the commands, [`telemetry`] what is seen
 //! from outside. [`tls`] is what it connects with. [`event`] and [`config`] are the words that the others speak; neither does any I/O of its own.
@@ -14,6 +16,7 @@
 pub mod config;
 pub mod event;
 pub mod intake;
+pub mod integration;
 pub mod verification;
 pub mod provider;
 pub mod order;
@@ -22,6 +25,7 @@ pub mod database;
 pub mod tls;
 pub mod transform;
 pub mod forward;
+pub mod push;
 pub mod projection;
 pub mod hub;
 pub mod operator;

@@ -26,7 +26,7 @@ pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 /// # Errors
 /// Where a file cannot be read or used, naming its variable.
 pub fn client(settings: &ClientTls) -> anyhow::Result<ClientConfig> {
-    let prefix = settings.prefix;
+    let prefix = &settings.prefix;
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .context("TLS cannot be set up")?;

@@ -4,7 +4,7 @@
 //! exists already. Each webhook has exactly one outcome here, under one id whatever it is, so a redelivery cannot add
 //! another.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -15,17 +15,21 @@ use crate::{
     event::{
         EventType, NewEvent, Recorded,
         outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, Rejected},
+        push::Word,
     },
-    journal::{settle::Failure, stage::Stage},
+    journal::{connection::Connection, lanes::Corner, settle::Failure, stage::Stage},
     order::{
         body::{self, Origin, Place},
         sanitise::clean_json,
     },
     provider::{Content, Fact, Registry, TransformError},
+    push::remote::Remote,
 };
 
 pub mod branches;
 pub mod duplicates;
+mod menus;
+mod thin;
 
 use self::{
     branches::{Branches, Lookup},
@@ -34,6 +38,8 @@ use self::{
 
 /// Label of this stage's outcome (see [`crate::event::EventId::derive`]).
 const LABEL: &str = "transform";
+/// How long a webhook waits where the log does not answer.
+const LOG_AWAY: Duration = Duration::from_secs(1);
 /// Most characters of a provider's word that are quoted.
 const MAX_WORD_CHARS: usize = 64;
 
@@ -42,32 +48,48 @@ pub struct Transform {
     registry: Arc<Registry>,
     branches: Arc<Branches>,
     duplicates: Duplicates,
+    log: Arc<Connection>,
 }
 
 impl Transform {
     /// Of these parts.
-    pub fn new(registry: Arc<Registry>, branches: Arc<Branches>, duplicates: Duplicates) -> Self {
+    pub fn new(registry: Arc<Registry>, branches: Arc<Branches>, duplicates: Duplicates, log: Arc<Connection>) -> Self {
         Self {
+            log,
             registry,
             branches,
             duplicates,
         }
     }
 
-    async fn outcome(&self, received: &Recorded, now: DateTime<Utc>) -> NewEvent {
+    /// An error where the log does not answer.
+    async fn outcome(&self, received: &Recorded, now: DateTime<Utc>) -> anyhow::Result<NewEvent> {
         let Some(enabled) = self.registry.get(&received.envelope.provider) else {
-            return dead_letter(received, now, not_enabled(&received.envelope.provider));
+            return Ok(dead_letter(received, now, not_enabled(&received.envelope.provider)));
         };
-        let fact = match enabled.provider.transform(received) {
+        let remote = enabled.outbound.as_ref();
+        let is_webhook = received.envelope.event_type == EventType::WebhookReceived;
+        let read = if is_webhook {
+            if let Some(word) = remote.and_then(|remote| menus::word(remote, received)) {
+                return Ok(self.menu_result(received, now, word).await);
+            }
+            enabled.provider.transform(received)
+        } else {
+            thin::fact(enabled, received, &self.log).await?
+        };
+        let fact = match read {
             Ok(fact) => fact,
-            Err(error) => return reject(received, now, &error),
+            Err(error) => return Ok(reject(received, now, &error)),
         };
         if let Content::Ignored(word) = &fact.content {
-            return ignore(received, now, "EVENT_NOT_WANTED", not_wanted(word.as_deref()));
+            return Ok(ignore(received, now, "EVENT_NOT_WANTED", not_wanted(word.as_deref())));
+        }
+        if is_webhook && remote.is_some_and(|remote| remote.spec.fetch.is_some()) {
+            return Ok(thin::fetch(received, now));
         }
         if fact.is_test && !enabled.forward_test_orders {
             let message = "a test order; it goes no further unless the provider's _FORWARD_TEST_ORDERS is true";
-            return ignore(received, now, "TEST_ORDER", message.into());
+            return Ok(ignore(received, now, "TEST_ORDER", message.into()));
         }
         let place = match self
             .branches
@@ -76,11 +98,8 @@ impl Transform {
         {
             Lookup::Found(place) => place,
             Lookup::NotFound => {
-                return dead_letter(
-                    received,
-                    now,
-                    branch_not_found(&received.envelope.provider, fact.store_ref.as_deref()),
-                );
+                let error = branch_not_found(&received.envelope.provider, fact.store_ref.as_deref());
+                return Ok(dead_letter(received, now, error));
             }
         };
         let new_order = match &fact.content {
@@ -89,9 +108,12 @@ impl Transform {
         };
         let known = self.duplicates.find(&received.envelope, new_order, &place.branch_id);
         if let Some(known) = known.await {
-            return ignore_duplicate(received, now, place, known);
+            return Ok(ignore_duplicate(received, now, place, known));
         }
-        transformed(received, now, &fact, place)
+        let can_accept = |remote: &Arc<Remote>| remote.spec.status.contains_key(&Word::Accepted);
+        // Nobody is to cook a test order, whoever lets it through.
+        let can_accept = !fact.is_test && remote.is_some_and(can_accept);
+        Ok(transformed(received, now, &fact, place, can_accept))
     }
 }
 
@@ -113,8 +135,8 @@ fn note_changed(received: &Recorded, changed: &[String]) {
 
 impl Stage for Transform {
     const NAME: &'static str = "transform";
-    const TAKES: EventType = EventType::WebhookReceived;
-    const PARKS: bool = false;
+    const TAKES: &'static [EventType] = &[EventType::WebhookReceived, EventType::OrderFetched];
+    const LANES: Option<Corner> = None;
 
     /// A cold start without PostgreSQL knows no branch yet: webhooks are accepted, transformation waits.
     async fn ready(&self) {
@@ -126,13 +148,23 @@ impl Stage for Transform {
     }
 
     async fn handle(&self, received: &Recorded, _attempt: u32) -> Result<Vec<NewEvent>, Failure> {
-        let outcome = self.outcome(received, Utc::now()).await;
-        if outcome.envelope.event_type != EventType::OrderTransformed {
+        let outcome = self.outcome(received, Utc::now()).await.map_err(|error| {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "cannot see what a webhook was, looking again"
+            );
+            Failure::Later {
+                after: LOG_AWAY,
+                for_creation: false,
+            }
+        })?;
+        let goes_on = [EventType::OrderTransformed, EventType::OrderFetchRequested];
+        if !goes_on.contains(&outcome.envelope.event_type) {
             let provider = received.envelope.provider.to_string();
-            let status = if outcome.envelope.event_type == EventType::OrderIgnored {
-                "ignored"
-            } else {
-                "failed"
+            let status = match outcome.envelope.event_type {
+                EventType::OrderIgnored => "ignored",
+                EventType::MenuSyncReported => "success",
+                _ => "failed",
             };
             metrics::counter!("webhooks_processed_total", "provider" => provider, "status" => status).increment(1);
         }
@@ -140,13 +172,14 @@ impl Stage for Transform {
     }
 }
 
-fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Place) -> NewEvent {
+fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Place, can_accept: bool) -> NewEvent {
     let origin = Origin {
         provider: &received.envelope.provider,
         webhook_type: &received.envelope.webhook_type,
         external_order_id: &received.envelope.external_order_id,
         timestamp: fact.timestamp.unwrap_or(received.envelope.time),
         transformed_at: now,
+        auto_accept: can_accept && place.auto_accept && matches!(fact.content, Content::NewOrder(_)),
     };
     let payload = match &fact.content {
         Content::NewOrder(order) => body::new_order(order, &place, origin),

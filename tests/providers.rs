@@ -284,7 +284,7 @@ async fn test_orders_stay_out_of_the_kitchen() {
         assert_eq!(payload(&event)["reason"], "TEST_ORDER");
     }
     assert_eq!(world.backend.wait_for(1).await[0].external_order_id(), "L-1");
-    drop(hub);
+    hub.terminate().await;
 
     let hub = Hub::start(&settings.set("GENERIC_FORWARD_TEST_ORDERS", true)).await;
     assert_eq!(generic.post(&hub, &Webhook::new(test_order("T-3"))).await.status, 200);

@@ -93,15 +93,15 @@ async fn settings_that_cannot_be_used() {
         ("PARTITIONS", "0"),
         ("CAREEM_WEBHOOK_SECRET", ""),
         ("SERVICE_TOKEN", ""),
-        ("TALABAT_ENABLED", "true"),
+        ("TALABOT_ENABLED", "true"),
         ("CAREEM_IP_WHITELIST", "34.204.192.0/33"),
         ("NATS_URL", "nats://hub:secret@localhost"),
         ("MAX_PAYLOAD_SIZE", "much"),
         ("SHUTDOWN_GRACE", "30"),
     ] {
         let settings = world.settings().set(name, value);
-        let settings = if name == "TALABAT_ENABLED" {
-            settings.set("TALABAT_WEBHOOK_SECRET", "x")
+        let settings = if name == "TALABOT_ENABLED" {
+            settings.set("TALABOT_WEBHOOK_SECRET", "x")
         } else {
             settings
         };

@@ -19,7 +19,7 @@ pub struct KeyPair {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientTls {
     /// Of its variables: `DATABASE` of `DATABASE_TLS_CA`.
-    pub prefix: &'static str,
+    pub prefix: String,
     /// `<PREFIX>_TLS_CA`: the authorities that may have signed its certificate, PEM, in place of the machine's own.
     pub ca: Option<PathBuf>,
     /// `<PREFIX>_TLS_CERT` and `<PREFIX>_TLS_KEY`, for a server that asks for a certificate.
@@ -31,9 +31,9 @@ impl ClientTls {
     ///
     /// # Errors
     /// Where only one of certificate and key is set.
-    pub fn from_environment(env: &Environment, prefix: &'static str) -> Result<Self, ConfigError> {
+    pub fn from_environment(env: &Environment, prefix: &str) -> Result<Self, ConfigError> {
         Ok(Self {
-            prefix,
+            prefix: prefix.to_owned(),
             ca: env.path(&format!("{prefix}_TLS_CA"))?,
             client: key_pair(env, &format!("{prefix}_TLS_CERT"), &format!("{prefix}_TLS_KEY"))?,
         })

@@ -187,4 +187,7 @@ pub struct OrderSummary {
     /// The courier's phone number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub captain_phone: Option<String>,
+    /// The provider is told that it is accepted, without anybody's asking.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto_accept: bool,
 }

@@ -145,7 +145,7 @@ pub fn classify(request: Request, answer: &Answer<'_>, answers_otherwise: bool, 
 }
 
 /// Seconds or an HTTP date (RFC 9110, 10.2.3).
-fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
+pub(crate) fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     let value = value.trim();
     let duration = match value.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),

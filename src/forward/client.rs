@@ -50,7 +50,8 @@ impl Client {
     /// # Errors
     /// Where TLS cannot be set up.
     pub fn new(settings: &config::Backend) -> anyhow::Result<Self> {
-        let mut token = HeaderValue::from_str(settings.service_token.expose_secret())
+        let newest = settings.service_tokens.first().context("SERVICE_TOKEN: missing")?;
+        let mut token = HeaderValue::from_str(newest.expose_secret())
             .map_err(|_| anyhow::anyhow!("SERVICE_TOKEN: holds characters that cannot stand in an HTTP header"))?;
         token.set_sensitive(true);
         let headers = HeaderMap::from_iter([
@@ -196,7 +197,7 @@ fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)
 
 /// Either side refuses the other's TLS. While connecting that is all that can be invalid data: rustls tells every failed
 /// handshake so. Later it is an alert, which a server sends that misses a certificate of ours.
-fn is_tls(error: &reqwest::Error) -> bool {
+pub(crate) fn is_tls(error: &reqwest::Error) -> bool {
     causes(error).any(|cause| {
         (error.is_connect() && cause.downcast_ref().is_some_and(is_invalid_data))
             || cause.to_string().contains("fatal alert")
@@ -209,7 +210,8 @@ fn is_invalid_data(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidData || held.is_some_and(is_invalid_data)
 }
 
-fn is_dns(error: &reqwest::Error) -> bool {
+/// The name cannot be resolved.
+pub(crate) fn is_dns(error: &reqwest::Error) -> bool {
     causes(error).any(|cause| {
         let text = cause.to_string();
         text == "dns error" || text.starts_with("failed to lookup address")
@@ -222,7 +224,7 @@ fn header_value(text: &str) -> HeaderValue {
 }
 
 /// An order id as one path segment.
-fn percent_encode(text: &str) -> String {
+pub(crate) fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric()

@@ -4,7 +4,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{broadcast, watch};
@@ -25,6 +25,16 @@ pub struct Gate {
     changes: watch::Sender<u64>,
     /// Every change of state that this instance made itself.
     turns: broadcast::Sender<Report>,
+    whose: Whose,
+}
+
+/// Who stands behind it.
+#[derive(Debug, Clone)]
+enum Whose {
+    /// The backend.
+    Backend,
+    /// A provider, by its name.
+    Provider(Arc<str>),
 }
 
 struct Held {
@@ -46,8 +56,18 @@ enum Finder {
 impl Gate {
     /// Closed.
     pub fn new(settings: config::Breaker) -> Self {
-        show(State::Closed);
+        Self::before(settings, Whose::Backend)
+    }
+
+    /// Closed, before a provider. Other instances are not told of it: what they learn by asking costs a few requests.
+    pub fn of_provider(settings: config::Breaker, provider: Arc<str>) -> Self {
+        Self::before(settings, Whose::Provider(provider))
+    }
+
+    fn before(settings: config::Breaker, whose: Whose) -> Self {
+        whose.show(State::Closed);
         Self {
+            whose,
             held: Mutex::new(Held {
                 breaker: Breaker::new(settings),
                 attendance: Attendance::default(),
@@ -77,6 +97,14 @@ impl Gate {
         let (mut held, now) = (self.held(), Instant::now());
         held.attendance.looked(now);
         held.breaker.wait(now).is_none()
+    }
+
+    /// How long until a request could be made; none where it could be now. Where it depends on the end of others, nobody
+    /// knows (some none).
+    pub fn wait(&self) -> Option<Option<Duration>> {
+        let (mut held, now) = (self.held(), Instant::now());
+        held.attendance.looked(now);
+        held.breaker.wait(now)
     }
 
     /// Waits until one could.
@@ -137,7 +165,7 @@ impl Gate {
             (works.then(|| held.breaker.report(now)), turn, finder)
         };
         if let Some(turn) = turn {
-            tell(finder, &turn);
+            self.whose.tell(finder, &turn);
         }
         report
     }
@@ -155,7 +183,7 @@ impl Gate {
             (result, self.turn(&mut held, now, finder))
         };
         if let Some(turn) = turn {
-            tell(finder, &turn);
+            self.whose.tell(finder, &turn);
         }
         self.changes.send_modify(|count| *count += 1);
         result
@@ -168,7 +196,7 @@ impl Gate {
             return None;
         }
         held.shown = state;
-        show(state);
+        self.whose.show(state);
         let report = held.breaker.report(now);
         if finder == Finder::Ourselves {
             // Fails where nobody listens.
@@ -178,29 +206,56 @@ impl Gate {
     }
 }
 
-/// In the log.
-fn tell(finder: Finder, turn: &Report) {
-    let reason = turn.reason.as_deref();
-    match (finder, turn.state) {
-        (Finder::Another, state) => tracing::info!(
-            state = state.as_str(),
-            reason,
-            "circuit breaker of the instance that forwards"
-        ),
-        (Finder::Ourselves, State::Open) => tracing::error!(
-            reason,
-            "circuit breaker open: the backend gets no orders, they wait on the log"
-        ),
-        (Finder::Ourselves, State::HalfOpen) => tracing::info!("circuit breaker half-open: trying the backend"),
-        (Finder::Ourselves, State::Closed) => tracing::info!("circuit breaker closed: the backend gets orders again"),
+impl Whose {
+    /// In the log.
+    fn tell(&self, finder: Finder, turn: &Report) {
+        let reason = turn.reason.as_deref();
+        match (self, finder, turn.state) {
+            (Self::Provider(provider), _, State::Open) => tracing::error!(
+                provider = &**provider,
+                reason,
+                "circuit breaker open: the provider is told nothing, what is for it waits"
+            ),
+            (Self::Provider(provider), _, state) => tracing::info!(
+                provider = &**provider,
+                state = state.as_str(),
+                "circuit breaker of the provider"
+            ),
+            (Self::Backend, Finder::Another, state) => tracing::info!(
+                state = state.as_str(),
+                reason,
+                "circuit breaker of the instance that forwards"
+            ),
+            (Self::Backend, Finder::Ourselves, State::Open) => tracing::error!(
+                reason,
+                "circuit breaker open: the backend gets no orders, they wait on the log"
+            ),
+            (Self::Backend, Finder::Ourselves, State::HalfOpen) => {
+                tracing::info!("circuit breaker half-open: trying the backend");
+            }
+            (Self::Backend, Finder::Ourselves, State::Closed) => {
+                tracing::info!("circuit breaker closed: the backend gets orders again");
+            }
+        }
     }
-}
 
-fn show(state: State) {
-    for one in [State::Closed, State::Open, State::HalfOpen] {
-        metrics::gauge!("circuit_breaker_state", "state" => one.as_str()).set(if one == state { 1.0 } else { 0.0 });
+    /// In the metrics.
+    fn show(&self, state: State) {
+        for one in [State::Closed, State::Open, State::HalfOpen] {
+            let value = if one == state { 1.0 } else { 0.0 };
+            match self {
+                Self::Backend => metrics::gauge!("circuit_breaker_state", "state" => one.as_str()).set(value),
+                Self::Provider(provider) => {
+                    let provider = Arc::clone(provider);
+                    metrics::gauge!("provider_circuit_breaker_state", "provider" => provider, "state" => one.as_str())
+                        .set(value);
+                }
+            }
+        }
+        if matches!(self, Self::Backend) {
+            metrics::gauge!("backend_up").set(if state == State::Closed { 1.0 } else { 0.0 });
+        }
     }
-    metrics::gauge!("backend_up").set(if state == State::Closed { 1.0 } else { 0.0 });
 }
 
 /// Somebody who waits, for as long as this lives: a stage that lost its lease is dropped in the middle of it.

@@ -18,8 +18,10 @@ use crate::{
     event::{
         EventType, NewEvent, Recorded,
         outcome::{DeadLettered, ErrorReport, ErrorType, ForwardFailed, Forwarded, OrderSummary},
+        push::{self, StatusRequested, Word},
     },
     journal::{
+        lanes::Corner,
         settle::{Failure, Next, Schedule},
         stage::Stage,
     },
@@ -40,6 +42,8 @@ use self::{
 
 /// Label of the event that ends an order's way (see [`crate::event::EventId::derive`]).
 const OUTCOME: &str = "outcome";
+/// Label of the request to tell the provider that it is accepted.
+const ACCEPTANCE: &str = "acceptance";
 
 /// Retries that count after which a change of an order that the backend does not know is given up: with the contract's
 /// delays it waits six minutes for the event that creates the order.
@@ -126,8 +130,8 @@ impl Forward {
 
 impl Stage for Forward {
     const NAME: &'static str = "forward";
-    const TAKES: EventType = EventType::OrderTransformed;
-    const PARKS: bool = true;
+    const TAKES: &'static [EventType] = &[EventType::OrderTransformed];
+    const LANES: Option<Corner> = Some(Corner::FORWARD);
 
     async fn ready(&self) {
         self.gate.passable().await;
@@ -161,7 +165,13 @@ impl Stage for Forward {
             Verdict::Misconfigured(error) => Outcome::Misconfigured(error.message.clone()),
         });
         match verdict {
-            Verdict::Accepted(accepted) => Ok(vec![forwarded(event, request, accepted, summary)]),
+            Verdict::Accepted(accepted) => {
+                let auto_accept = summary.auto_accept;
+                let forwarded = forwarded(event, request, &accepted, summary);
+                let accept = auto_accept.then(|| acceptance(event, &forwarded, accepted.order_id));
+                // First: with the outcome on the log nobody would come back to it.
+                Ok(accept.into_iter().chain([forwarded]).collect())
+            }
             Verdict::Invalid(error) => Ok(vec![dead_letter(event, request, error)]),
             Verdict::UnknownOrder(error) => self.failed(event, request, error, None, true),
             Verdict::Temporary { error, after } => self.failed(event, request, error, after, false),
@@ -174,13 +184,13 @@ impl Stage for Forward {
     }
 }
 
-fn forwarded(event: &Recorded, attempts: u32, accepted: Accepted, order: OrderSummary) -> NewEvent {
+fn forwarded(event: &Recorded, attempts: u32, accepted: &Accepted, order: OrderSummary) -> NewEvent {
     let now = Utc::now();
     let received_at = event.envelope.received_at;
     let payload = Forwarded {
-        internal_order_id: accepted.order_id,
+        internal_order_id: accepted.order_id.clone(),
         backend_status: accepted.status,
-        order_status: accepted.order_status,
+        order_status: accepted.order_status.clone(),
         attempts,
         received_at,
         forwarded_at: now,
@@ -199,6 +209,24 @@ fn forwarded(event: &Recorded, attempts: u32, accepted: Accepted, order: OrderSu
         "order forwarded"
     );
     follow(event, OUTCOME, EventType::OrderForwarded, &payload)
+}
+
+/// The request to tell the provider that the order is accepted. It begins something of its own: what becomes of it is not
+/// what becomes of the webhook.
+fn acceptance(event: &Recorded, forwarded: &NewEvent, order_id: Option<String>) -> NewEvent {
+    let payload = StatusRequested {
+        status: Word::Accepted,
+        reason: None,
+        preparation_minutes: None,
+        order_id,
+        automatic: true,
+    };
+    let mut accept = follow(event, ACCEPTANCE, EventType::OrderStatusRequested, &payload);
+    accept.envelope.root_id = accept.envelope.id;
+    accept.envelope.cause_id = Some(forwarded.envelope.id);
+    accept.envelope.webhook_type = push::STATUS_REQUEST.into();
+    accept.envelope.received_at = accept.envelope.time;
+    accept
 }
 
 fn dead_letter(event: &Recorded, attempts: u32, error: ErrorReport) -> NewEvent {

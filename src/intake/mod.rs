@@ -28,7 +28,7 @@ pub mod limit;
 pub mod refusal;
 pub mod audit;
 mod authenticate;
-mod request_id;
+pub(crate) mod request_id;
 
 use self::receive::astray;
 

@@ -14,7 +14,7 @@ use super::{audit::Refused, request_id};
 use crate::{journal::AppendError, provider, verification};
 
 /// What a provider is asked to wait when it is our fault, in seconds; an outage of the log is over in less, or not soon.
-const RETRY_AFTER_SECONDS: &str = "5";
+pub(crate) const RETRY_AFTER_SECONDS: &str = "5";
 
 /// Why a webhook is not accepted, in the order of the checks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

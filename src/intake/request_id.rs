@@ -4,12 +4,12 @@ use axum::http::HeaderMap;
 use uuid::Uuid;
 
 /// Header name.
-pub(super) const HEADER: &str = "x-request-id";
+pub(crate) const HEADER: &str = "x-request-id";
 /// Longest that is taken over.
 const MAX_CHARS: usize = 128;
 
 /// The id of a request.
-pub(super) fn of(headers: &HeaderMap) -> String {
+pub(crate) fn of(headers: &HeaderMap) -> String {
     let sent = headers.get(HEADER).and_then(|value| value.to_str().ok());
     let fit = |id: &&str| !id.is_empty() && id.len() <= MAX_CHARS && id.bytes().all(|byte| byte.is_ascii_graphic());
     sent.filter(fit)

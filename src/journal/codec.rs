@@ -301,6 +301,7 @@ mod tests {
             request_id: "req-1".into(),
             traceparent: None,
             request: Some(RequestFacts {
+                webhook_sequence: None,
                 method: "POST".into(),
                 path: "/api/webhooks/careem".into(),
                 client_address: "127.0.0.1".into(),

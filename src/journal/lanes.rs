@@ -6,6 +6,9 @@
 //! `sch.<partition>.<order>`: at its time the server puts a message on `due.<partition>.<order>`. That is the bell, and
 //! may be missed: whoever takes the stage over reads the lanes.
 //!
+//! Each stage that parks has a [`Corner`] of the stream, so one order may wait in two stages, and neither sees the
+//! other's lanes.
+//!
 //! Nothing is only here: an event in a lane is on `EVENTS`, and if `LANES` is lost the lanes are made again from there
 //! (see [`super::stage`]). Whether `LANES` is the one that was written says a marker in it.
 
@@ -33,8 +36,6 @@ use super::{
 
 /// Name of the stream.
 pub const LANES: &str = "LANES";
-/// Name of the durable consumer that hears the bell.
-pub const DUE: &str = "due";
 /// Events that may wait behind the first one of a lane; one more waits in memory until there is room. An honest order has
 /// a handful.
 pub const MAX_WAITING: usize = 1000;
@@ -46,13 +47,43 @@ const BATCH: usize = 1000;
 const EARLY: TimeDelta = TimeDelta::milliseconds(20);
 /// Wait for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Where the marker is. It has two tokens, a lane has three.
-const MARKER: &str = "lane.marker";
-/// What is written before the lanes are read, to know when all before it was read.
-const FENCE: &str = "lane.fence";
 /// How long a copy of the stream that is behind is waited for, and how often it is asked meanwhile.
 const BEHIND_TIMEOUT: Duration = Duration::from_secs(30);
 const BEHIND_PAUSE: Duration = Duration::from_millis(50);
+
+/// A stage's part of the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Corner {
+    /// What stands before the partition in its subjects: nothing, or a token and a dot.
+    token: &'static str,
+    /// The durable consumer that hears its bells.
+    bell: &'static str,
+    /// Where its marker is.
+    marker: &'static str,
+    /// What is written before the lanes are read, to know when all before it was read.
+    fence: &'static str,
+    /// All of its lanes, and its fence; what else it lets through has no order's key at its end.
+    lanes: &'static str,
+}
+
+impl Corner {
+    /// Of the stage `forward`.
+    pub const FORWARD: Self = Self {
+        token: "",
+        bell: "due",
+        marker: "lane.marker",
+        fence: "lane.forward.fence",
+        lanes: "lane.*.*",
+    };
+    /// Of the stage `push`.
+    pub const PUSH: Self = Self {
+        token: "push.",
+        bell: "due-push",
+        marker: "lane.push.marker",
+        fence: "lane.push.fence",
+        lanes: "lane.push.>",
+    };
+}
 
 /// The state of an order that waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +101,7 @@ pub struct Lane {
     /// event that creates its order pass has some).
     #[serde(default)]
     pub waiting: Vec<(u64, u32)>,
-    /// It waits for the event that creates its order, and lets that one pass.
+    /// It waits for another event of its order, such as the one that creates it, and lets that one pass.
     #[serde(default)]
     pub for_creation: bool,
 }
@@ -135,6 +166,7 @@ struct Open {
 pub struct Lanes {
     connection: Arc<Connection>,
     partitions: u16,
+    corner: Corner,
     open: Arc<Mutex<HashMap<OrderKey, Open>>>,
     changes: mpsc::Sender<Change>,
 }
@@ -152,14 +184,18 @@ impl Lanes {
     ///
     /// # Errors
     /// Where NATS does not answer.
-    pub async fn read(connection: &Arc<Connection>, partitions: u16) -> anyhow::Result<(Self, LaneWriter, Read)> {
-        let is_whole = last(connection, MARKER).await?.is_some();
+    pub async fn read(
+        connection: &Arc<Connection>,
+        partitions: u16,
+        corner: Corner,
+    ) -> anyhow::Result<(Self, LaneWriter, Read)> {
+        let is_whole = last(connection, corner.marker).await?.is_some();
         let mut found = HashMap::new();
         // Any copy of the stream may answer, also one that is behind. One that has the fence has all before it; what an
         // older copy said before is replaced by what a newer one says.
-        let (fence, mut next, began) = (publish(connection, FENCE).await?, 1, Instant::now());
+        let (fence, mut next, began) = (publish(connection, corner.fence).await?, 1, Instant::now());
         while next <= fence {
-            let (batch, last) = read_batch(connection, next).await?;
+            let (batch, last) = read_batch(connection, corner, next).await?;
             for (key, revision, lane) in batch {
                 match lane {
                     Some(lane) => drop(found.insert(key, (revision, lane))),
@@ -191,6 +227,7 @@ impl Lanes {
         let lanes = Self {
             connection: Arc::clone(connection),
             partitions,
+            corner,
             open,
             changes,
         };
@@ -203,7 +240,7 @@ impl Lanes {
     /// # Errors
     /// Where NATS does not acknowledge.
     pub async fn mark_whole(&self) -> anyhow::Result<()> {
-        publish(&self.connection, MARKER).await.map(drop)
+        publish(&self.connection, self.corner.marker).await.map(drop)
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<OrderKey, Open>> {
@@ -289,7 +326,13 @@ impl Lanes {
     }
 
     fn subject(&self, root: &str, key: OrderKey) -> String {
-        format!("{root}.{}.{key}", partition_token(key.partition(self.partitions)))
+        let partition = partition_token(key.partition(self.partitions));
+        format!("{root}.{}{partition}.{key}", self.corner.token)
+    }
+
+    /// The durable consumer that hears the bells.
+    pub const fn bell(&self) -> &'static str {
+        self.corner.bell
     }
 
     /// Which order a bell rings for, and for which due time.
@@ -344,11 +387,12 @@ async fn last(connection: &Connection, subject: &str) -> anyhow::Result<Option<(
 type Written = (OrderKey, u64, Option<Lane>);
 
 /// What was written on lanes from a sequence on, and the last sequence that was looked at; none where there are no more.
-async fn read_batch(connection: &Connection, from: u64) -> anyhow::Result<(Vec<Written>, Option<u64>)> {
+async fn read_batch(connection: &Connection, corner: Corner, from: u64) -> anyhow::Result<(Vec<Written>, Option<u64>)> {
     let client = &connection.client;
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await?;
-    let request = format!(r#"{{"seq":{from},"batch":{BATCH},"next_by_subj":"lane.>"}}"#);
+    let lanes = corner.lanes;
+    let request = format!(r#"{{"seq":{from},"batch":{BATCH},"next_by_subj":"{lanes}"}}"#);
     client
         .publish_with_reply(format!("$JS.API.DIRECT.GET.{LANES}"), inbox, request.into())
         .await?;

@@ -15,7 +15,16 @@ pub enum Failure {
         next: Next,
         /// What is to be recorded about this attempt.
         record: Vec<NewEvent>,
-        /// It waits for the event that creates its order, which may pass it: a change of an order that nobody knows yet.
+        /// It waits for another event of its order, which may pass it: a change of an order that nobody knows yet for the
+        /// event that creates it, a menu for the provider's word about it.
+        for_creation: bool,
+    },
+    /// Nothing was tried, and there is no point in trying sooner than this: whoever is to be asked is away, or has been
+    /// asked often enough. No attempt is counted.
+    Later {
+        /// How long from now.
+        after: Duration,
+        /// As in [`Self::Retry`].
         for_creation: bool,
     },
     /// Not the event's fault and no attempt: the breaker is open, the set-up is wrong, the hub is going down.
@@ -34,6 +43,10 @@ pub enum Settlement {
     Again(Vec<NewEvent>, Duration),
     /// Park it until then; later events of the same order wait behind it.
     Park(Vec<NewEvent>, Parking),
+    /// As [`Self::Again`], with nothing tried.
+    Pause(Duration),
+    /// As [`Self::Park`], with nothing tried.
+    Defer(Parking),
     /// Try again when the stage is ready.
     Hold,
 }
@@ -139,6 +152,13 @@ pub fn settle(result: Result<Vec<NewEvent>, Failure>, now: DateTime<Utc>, crowde
                 Settlement::Park(record, Parking { until, for_creation })
             }
         },
+        Err(Failure::Later { after, for_creation }) => {
+            if after <= MAX_QUICK && !crowded && !for_creation {
+                return Settlement::Pause(after);
+            }
+            let until = now + TimeDelta::from_std(after).unwrap_or(TimeDelta::MAX);
+            Settlement::Defer(Parking { until, for_creation })
+        }
         Err(Failure::Hold { .. }) => Settlement::Hold,
     }
 }
@@ -214,6 +234,23 @@ mod tests {
         );
         // Held in memory it would bar the way of the event that it waits for.
         assert!(matches!(settle(Err(quick(true)), now, false), Settlement::Park(_, parking) if parking.for_creation));
+    }
+
+    #[test]
+    fn what_was_not_tried_waits_in_memory_or_in_its_lane() {
+        let now = Utc::now();
+        let later = |seconds, for_creation| Failure::Later {
+            after: Duration::from_secs(seconds),
+            for_creation,
+        };
+        assert!(matches!(settle(Err(later(2, false)), now, false), Settlement::Pause(pause) if pause.as_secs() == 2));
+        for (failure, crowded) in [
+            (later(11, false), false),
+            (later(2, true), false),
+            (later(2, false), true),
+        ] {
+            assert!(matches!(settle(Err(failure), now, crowded), Settlement::Defer(parking) if parking.until > now));
+        }
     }
 
     proptest! {

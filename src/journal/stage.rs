@@ -39,7 +39,7 @@ use self::{
 };
 use super::{
     EVENTS, Journal, codec,
-    lanes::{DUE, LANES, LaneWriter, Lanes, Read},
+    lanes::{Corner, LANES, LaneWriter, Lanes, Read},
     lease::{Lease, Validity},
     settle::Failure,
     streams,
@@ -63,10 +63,10 @@ const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(250);
 pub trait Stage: Send + Sync + 'static {
     /// Its name, its durable consumer's and its lease's.
     const NAME: &'static str;
-    /// The only type of event that it takes, beside requests to take such a one up again.
-    const TAKES: EventType;
-    /// Whether its events may have to wait for long: then it has lanes. One stage has.
-    const PARKS: bool;
+    /// The types of events that it takes, beside requests to take such a one up again.
+    const TAKES: &'static [EventType];
+    /// Where its events wait, if they may have to wait for long.
+    const LANES: Option<Corner>;
 
     /// Waits until there is a point in handling an event (breaker open: here).
     fn ready(&self) -> impl Future<Output = ()> + Send;
@@ -79,6 +79,11 @@ pub trait Stage: Send + Sync + 'static {
 
     /// Whether it is the event that an earlier one of its order may wait for ([`Failure::Retry`], `for_creation`).
     fn creates(_: &Recorded) -> bool {
+        false
+    }
+
+    /// Whether nothing follows from events of this type: they only wake one that waits. Then none of them is ever open.
+    fn only_wakes(_: EventType) -> bool {
         false
     }
 }
@@ -142,10 +147,10 @@ impl<S: Stage> Worker<S> {
     }
 
     async fn work(&self, lease: Validity) -> anyhow::Result<()> {
-        if !S::PARKS {
+        let Some(corner) = S::LANES else {
             return self.work_on(lease, None).await;
-        }
-        let (lanes, writer, read) = Lanes::read(self.journal.connection(), self.journal.partitions()).await?;
+        };
+        let (lanes, writer, read) = Lanes::read(self.journal.connection(), self.journal.partitions(), corner).await?;
         self.work_with_lanes(lease, lanes, writer, read).await
     }
 
@@ -177,7 +182,7 @@ impl<S: Stage> Worker<S> {
         let mut consumer = streams::consumer(connection, EVENTS, S::NAME).await?;
         let mut messages = self.messages(EVENTS, S::NAME).await?;
         let mut bells = match &ground.lanes {
-            Some(_) => Some(self.messages(LANES, DUE).await?),
+            Some(lanes) => Some(self.messages(LANES, lanes.bell()).await?),
             None => None,
         };
         let mut held = Held::new(unsettled.closed, unsettled.overdue);

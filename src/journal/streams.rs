@@ -25,11 +25,13 @@ const LIMITS_FILE: &str = include_str!("../../streams/LIMITS.json");
 const BLOCKS_FILE: &str = include_str!("../../streams/BLOCKS.json");
 const REFUSALS_FILE: &str = include_str!("../../streams/REFUSALS.json");
 /// Durable consumers, each with its stream.
-const CONSUMER_FILES: [(&str, &str); 4] = [
+const CONSUMER_FILES: [(&str, &str); 6] = [
     (EVENTS, include_str!("../../streams/EVENTS.transform.json")),
     (EVENTS, include_str!("../../streams/EVENTS.forward.json")),
+    (EVENTS, include_str!("../../streams/EVENTS.push.json")),
     (EVENTS, include_str!("../../streams/EVENTS.projection.json")),
     (LANES, include_str!("../../streams/LANES.due.json")),
+    (LANES, include_str!("../../streams/LANES.due-push.json")),
 ];
 /// Streams by name.
 const STREAMS: [(&str, &str); 6] = [

@@ -51,11 +51,12 @@ impl FromStr for Named {
         if let Ok(address) = text.parse::<Address>() {
             return Ok(Self(Who::Address(address)));
         }
-        let is_of_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if text.starts_with(|first: char| first.is_ascii_lowercase()) && text.bytes().all(is_of_name) {
-            return Ok(Self(Who::Provider(Arc::from(text))));
-        }
-        Err("expected an address such as 203.0.113.9 or 2001:db8::/64, or a provider such as careem".into())
+        let provider = config::known_provider(text);
+        provider
+            .map(|name| Self(Who::Provider(Arc::from(name))))
+            .map_err(|known| {
+                format!("expected an address such as 203.0.113.9 or 2001:db8::/64, or a provider; {known}")
+            })
     }
 }
 

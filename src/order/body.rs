@@ -25,6 +25,9 @@ pub struct Place {
     pub branch_id: String,
     /// `branch_delivery_configs.company_id`.
     pub company_id: String,
+    /// `branch_delivery_configs.auto_accept_orders`: the provider is told that an order is accepted as soon as the backend
+    /// has it.
+    pub auto_accept: bool,
 }
 
 /// Where a body comes from.
@@ -40,6 +43,8 @@ pub struct Origin<'a> {
     pub timestamp: DateTime<Utc>,
     /// When it was transformed.
     pub transformed_at: DateTime<Utc>,
+    /// The hub tells the provider that the order is accepted, as soon as the backend has it.
+    pub auto_accept: bool,
 }
 
 /// The body for a new order.

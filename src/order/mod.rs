@@ -10,6 +10,7 @@ pub mod money;
 pub mod pointer;
 pub mod scan;
 pub mod tree;
+pub mod node;
 pub mod fault;
 pub mod status;
 pub mod model;

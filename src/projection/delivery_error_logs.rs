@@ -10,6 +10,7 @@ use crate::{
     event::{
         EventType, Recorded,
         outcome::{DeadLettered, ErrorReport, ForwardFailed, Rejected},
+        push::{self, PushFailed},
     },
 };
 
@@ -42,13 +43,17 @@ impl<'a> Rows<'a> {
     ) {
         let envelope = &event.envelope;
         let at = timestamp(envelope.time);
-        let context = json!({
+        let mut context = json!({
             "provider": &*envelope.provider,
             "orderId": envelope.external_order_id,
             "webhookType": envelope.webhook_type,
             "requestId": envelope.request_id,
             "event": envelope.event_type.as_str(),
         });
+        if push::is_of_backend(envelope) {
+            // There is no webhook by which it could be found.
+            context["rootId"] = envelope.root_id.to_string().into();
+        }
         self.id.push(envelope.id.to_string());
         self.provider_id.push(provider_id);
         self.branch_id.push(envelope.branch.as_deref());
@@ -78,12 +83,24 @@ pub(super) async fn apply(
 ) -> anyhow::Result<()> {
     let mut rows = Rows::default();
     let (mut resolved, mut resolved_at) = (Vec::new(), Vec::new());
+    let (mut pushed, mut pushed_at) = (Vec::new(), Vec::new());
     for event in events {
         let found = match event.envelope.event_type {
             EventType::OrderRejected => payload::<Rejected>(event).map(|rejected| (rejected.error, 0, None)),
             EventType::OrderDeadLettered => payload::<DeadLettered>(event).map(|dead| (dead.error, dead.retries, None)),
             EventType::OrderForwardFailed => payload::<ForwardFailed>(event)
                 .map(|failed| (failed.error, failed.retries, Some(timestamp(failed.next_attempt_at)))),
+            EventType::OrderFetchFailed | EventType::OrderStatusPushFailed | EventType::MenuSyncFailed => {
+                // Where it was given up, the dead letter says the same.
+                payload::<PushFailed>(event)
+                    .filter(|failed| !failed.given_up)
+                    .map(|failed| (failed.error, failed.retries, failed.next_attempt_at.map(timestamp)))
+            }
+            EventType::OrderStatusPushed | EventType::MenuSynced => {
+                pushed.push(event.envelope.root_id.to_string());
+                pushed_at.push(timestamp(event.envelope.time));
+                None
+            }
             EventType::OrderForwarded => {
                 // Also where it says that the first request did it: one before it may have been another instance's.
                 resolved.push(event.envelope.root_id.to_string());
@@ -108,6 +125,10 @@ pub(super) async fn apply(
     if !resolved.is_empty() {
         let statement = transaction.prepare_cached(query::RESOLVE_ERROR_LOGS).await?;
         transaction.execute(&statement, &[&resolved, &resolved_at]).await?;
+    }
+    if !pushed.is_empty() {
+        let statement = transaction.prepare_cached(query::RESOLVE_PUSH_ERRORS).await?;
+        transaction.execute(&statement, &[&pushed, &pushed_at]).await?;
     }
     Ok(())
 }

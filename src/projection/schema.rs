@@ -11,9 +11,10 @@ use sha2::{Digest, Sha256};
 use crate::database::Database;
 
 /// Name and text of each migration, in order.
-const MIGRATIONS: [(&str, &str); 2] = [
+const MIGRATIONS: [(&str, &str); 3] = [
     ("0001_platform", include_str!("../../sql/migrations/0001_platform.sql")),
     ("0002_hub", include_str!("../../sql/migrations/0002_hub.sql")),
+    ("0003_push", include_str!("../../sql/migrations/0003_push.sql")),
 ];
 /// Advisory lock of the migrations ("webhook-hub migrations", hashed once and written down).
 const LOCK: i64 = 0x7768_5f6d_6967_7261;

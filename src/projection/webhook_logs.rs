@@ -15,6 +15,7 @@ use crate::{
     event::{
         EventId, EventType, Recorded,
         outcome::{DeadLettered, ForwardFailed, Forwarded, Ignored, Rejected},
+        push::PushFailed,
     },
 };
 
@@ -64,6 +65,17 @@ impl Fate {
                     self.error_message = Some(failed.error.message);
                 }
             }
+            EventType::OrderFetchRequested | EventType::OrderFetched => self.status = Some("processing"),
+            EventType::OrderFetchFailed => {
+                self.status = Some("retrying");
+                if let Some(failed) = payload::<PushFailed>(event) {
+                    self.retry_count = i32::try_from(failed.retries).ok();
+                    self.next_retry_at = failed.next_attempt_at.map(timestamp);
+                    self.error_message = Some(failed.error.message);
+                }
+            }
+            // A menu's result, which is all that the webhook was about.
+            EventType::MenuSyncReported => self.end(COMPLETED),
             EventType::OrderForwarded => {
                 self.end(COMPLETED);
                 if let Some(forwarded) = payload::<Forwarded>(event) {
@@ -91,6 +103,14 @@ impl Fate {
                     self.error_message = Some(dead.error.message);
                 }
             }
+            // No webhook has these.
+            EventType::OrderStatusRequested
+            | EventType::OrderStatusPushFailed
+            | EventType::OrderStatusPushed
+            | EventType::MenuSyncRequested
+            | EventType::MenuSyncAccepted
+            | EventType::MenuSyncFailed
+            | EventType::MenuSynced => {}
         }
     }
 
@@ -177,7 +197,10 @@ pub(super) async fn apply(
 ) -> anyhow::Result<()> {
     let mut order: Vec<EventId> = Vec::new();
     let mut fates: HashMap<EventId, (Option<&Recorded>, Fate)> = HashMap::new();
-    for event in events {
+    for event in events
+        .iter()
+        .filter(|event| !event.envelope.event_type.is_for_provider())
+    {
         let (request, fate) = match fates.entry(event.envelope.root_id) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {

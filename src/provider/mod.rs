@@ -11,6 +11,7 @@ use axum::http::HeaderName;
 
 use crate::{
     event::{Envelope, Recorded},
+    push::remote::Remote,
     verification::{Keyring, Scheme, Unverified, Verified},
 };
 
@@ -53,6 +54,12 @@ pub trait Provider: Send + Sync {
     /// Where it can never be understood; it will not be tried again.
     fn transform(&self, received: &Recorded) -> Result<Fact, TransformError>;
 
+    /// What a webhook means whose order was fetched; `document` is what the provider gave.
+    ///
+    /// # Errors
+    /// As [`Self::transform`].
+    fn transform_fetched(&self, received: &Recorded, document: &[u8]) -> Result<Fact, TransformError>;
+
     /// Whether it calls this path below `/api/webhooks/{provider}`; empty where it calls that itself.
     fn knows_path(&self, below: &str) -> bool {
         below.is_empty()
@@ -81,6 +88,8 @@ pub struct Enabled {
     pub branch_secrets: bool,
     /// Addresses that may call; empty = all.
     pub allow_list: crate::intake::allow_list::AllowList,
+    /// How it is spoken to; none where it is told nothing.
+    pub outbound: Option<Arc<Remote>>,
     /// Whether test orders go to the backend like any other.
     pub forward_test_orders: bool,
 }

@@ -71,6 +71,10 @@ fn describe() {
         "Total events that this instance appended to the log, by type"
     );
     describe_counter!(
+        "integration_requests_total",
+        "Total requests of the backend for providers, by kind (status_request, menu_sync) and code"
+    );
+    describe_counter!(
         "rate_limited_total",
         "Total requests refused by a rate limit, by provider and scope (address: it is blocked; provider: over its quota)"
     );
@@ -80,6 +84,10 @@ fn describe() {
         "Instances that share rate limits, as this one knows them"
     );
     describe_counter!("backend_requests_total", "Total requests to the backend, by outcome");
+    describe_counter!(
+        "provider_requests_total",
+        "Total requests to providers' interfaces, by provider and outcome"
+    );
     describe_counter!("dead_letters_total", "Total orders given up on, by provider");
     describe_counter!(
         "projection_unstorable_total",
@@ -100,6 +108,11 @@ fn describe() {
         Unit::Seconds,
         "Time the backend took for a request"
     );
+    describe_histogram!(
+        "provider_request_duration_seconds",
+        Unit::Seconds,
+        "Time a provider took for a request, a new token included"
+    );
     describe_histogram!("append_round_size", "Events that were appended in one round");
     describe_histogram!(
         "append_round_duration_seconds",
@@ -115,6 +128,10 @@ fn describe() {
     describe_gauge!(
         "circuit_breaker_state",
         "1 for the state that the breaker is in, 0 for the others"
+    );
+    describe_gauge!(
+        "provider_circuit_breaker_state",
+        "1 for the state that the breaker before a provider's interface is in, 0 for the others"
     );
     describe_gauge!("projection_position", "Sequence of the last event in the tables");
     describe_gauge!(

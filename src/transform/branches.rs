@@ -25,7 +25,7 @@ const REFRESH_EVERY: Duration = Duration::from_secs(30);
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// Shortest time between two reads because of an unknown merchant: strangers' ids must not become load.
 const MISS_REFRESH_EVERY: Duration = Duration::from_secs(2);
-/// Most rows that are kept, about 100 MB of them; a platform with more needs a look-up for each order instead.
+/// Most rows that are kept, about 200 MB of them where they have no settings; a platform with more needs a look-up for each order instead.
 const MAX_ROWS: usize = 500_000;
 
 /// The same, where nobody knows yet who names the merchant.
@@ -60,6 +60,23 @@ struct OfProvider {
     rows: usize,
     /// `webhook_secret`, newest first, by branch.
     secrets: HashMap<String, Arc<[SecretString]>>,
+    /// What the provider must be told about a branch, by its id.
+    by_branch: HashMap<String, Arc<Branch>>,
+    /// `delivery_providers.api_base_url`.
+    api_base_url: Option<String>,
+}
+
+/// A branch, as far as the provider's interface is concerned.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Branch {
+    /// `branch_delivery_configs.branch_id`.
+    pub branch_id: String,
+    /// `merchant_id`.
+    pub merchant_id: Option<String>,
+    /// `store_id`.
+    pub store_id: Option<String>,
+    /// `settings`, JSON text as it stands.
+    pub settings: Option<String>,
 }
 
 struct Snapshot {
@@ -146,6 +163,29 @@ impl Branches {
         self.known(provider, store).map_or(Lookup::NotFound, Lookup::Found)
     }
 
+    /// What the provider's interface must be told about a branch; none where no active row is known.
+    pub fn branch(&self, provider: &str, branch: &str) -> Option<Arc<Branch>> {
+        let snapshot = self.snapshot.load();
+        snapshot
+            .as_ref()?
+            .providers
+            .get(provider)?
+            .by_branch
+            .get(branch)
+            .cloned()
+    }
+
+    /// The only active branch of a provider.
+    pub fn only_branch(&self, provider: &str) -> Option<String> {
+        self.known(provider, None).map(|place| place.branch_id)
+    }
+
+    /// Where the platform says that a provider's interface is.
+    pub fn api_base_url(&self, provider: &str) -> Option<String> {
+        let snapshot = self.snapshot.load();
+        snapshot.as_ref()?.providers.get(provider)?.api_base_url.clone()
+    }
+
     fn known(&self, provider: &str, store: Option<&str>) -> Option<Place> {
         self.snapshot.load().as_ref()?.find(provider, store).cloned()
     }
@@ -207,11 +247,23 @@ impl Branches {
             let place = Arc::new(Place {
                 branch_id: row.try_get(1)?,
                 company_id: row.try_get(2)?,
+                auto_accept: row.try_get("auto_accept_orders")?,
             });
             let of_provider = providers.entry(row.try_get(0)?).or_default();
             if let Some(secrets) = row.try_get::<_, Option<String>>("webhook_secret")? {
                 of_provider.secrets.insert(place.branch_id.clone(), split(&secrets));
             }
+            let branch = Branch {
+                branch_id: place.branch_id.clone(),
+                merchant_id: row.try_get(3)?,
+                store_id: row.try_get(4)?,
+                settings: row.try_get("settings")?,
+            };
+            of_provider
+                .by_branch
+                .entry(place.branch_id.clone())
+                .or_insert_with(|| Arc::new(branch));
+            of_provider.api_base_url = row.try_get("api_base_url")?;
             of_provider.rows += 1;
             of_provider.only = (of_provider.rows == 1).then(|| Arc::clone(&place));
             if let Some(merchant) = row.try_get::<_, Option<String>>(3)? {

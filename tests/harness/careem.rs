@@ -135,7 +135,7 @@ fn webhook_url(hub: &str) -> String {
     format!("{hub}/api/webhooks/careem")
 }
 
-async fn answer(request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
+pub(crate) async fn answer(request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
     let response = request.send().await?;
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     Ok(Answer {

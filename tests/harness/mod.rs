@@ -15,6 +15,8 @@ pub(crate) mod servers;
 pub(crate) mod nats_cluster;
 pub(crate) mod hub;
 pub(crate) mod backend;
+pub(crate) mod platform;
+pub(crate) mod outside;
 pub(crate) mod proxy;
 pub(crate) mod careem;
 pub(crate) mod provider;
@@ -154,13 +156,15 @@ impl World {
     /// The lanes that are open.
     pub(crate) async fn lanes(&self) -> Vec<serde_json::Value> {
         let stream = self.nats.provision().await.get_stream("LANES").await.unwrap();
-        let info = stream.info_with_subjects("lane.*.*").await.unwrap();
+        let info = stream.info_with_subjects("lane.>").await.unwrap();
         let subjects: Vec<(String, usize)> = info.try_collect().await.unwrap();
         let mut lanes = Vec::new();
         for (subject, _) in subjects {
-            // It may end meanwhile.
+            // What is no lane has no partition and order at its end. A lane may end meanwhile.
+            let is_lane = subject.rsplit('.').next().is_some_and(|key| key.len() == 32);
             if let Ok(message) = stream.get_last_raw_message_by_subject(&subject).await
                 && !message.payload.is_empty()
+                && is_lane
             {
                 lanes.push(serde_json::from_slice(&message.payload).unwrap());
             }

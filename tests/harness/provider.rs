@@ -79,7 +79,18 @@ impl Provider {
         let prefix = prefix(&self.name);
         let settings = settings.set(&format!("{prefix}_ENABLED"), true);
         let settings = settings.set("PUBLIC_URL", PUBLIC_URL);
-        let settings = settings.set(&format!("{prefix}_CURRENCY"), currency);
+        let mut settings = settings.set(&format!("{prefix}_CURRENCY"), currency);
+        if self
+            .file
+            .outbound
+            .as_ref()
+            .is_some_and(|outbound| outbound.fetch.is_some())
+        {
+            // Its orders are fetched; what only its webhooks say needs no more than that somebody could.
+            settings = settings
+                .set(&format!("{prefix}_CLIENT_ID"), "hub")
+                .set(&format!("{prefix}_CLIENT_SECRET"), "secret");
+        }
         self.file
             .verification
             .secrets()

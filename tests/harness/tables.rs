@@ -88,7 +88,7 @@ impl Expected {
             return;
         }
         // The body for the backend says nothing about what became of it, and may be nonsense in some tests.
-        let payload = if envelope.event_type == EventType::OrderTransformed {
+        let payload = if [EventType::OrderTransformed, EventType::OrderFetched].contains(&envelope.event_type) {
             Value::Null
         } else {
             payload(event)
@@ -109,13 +109,20 @@ impl Expected {
             self.errors.entry(root.clone()).or_default().push(id.clone());
             self.tables.insert(("delivery_error_logs", id), row);
         }
-        if envelope.event_type == EventType::OrderForwarded {
+        let overcome = [
+            EventType::OrderForwarded,
+            EventType::OrderStatusPushed,
+            EventType::MenuSynced,
+        ];
+        if overcome.contains(&envelope.event_type) {
             self.change(
                 "delivery_error_logs",
                 self.errors.get(&root).cloned(),
                 "is_resolved",
                 &true.into(),
             );
+        }
+        if envelope.event_type == EventType::OrderForwarded {
             self.order_row(event, &payload);
         }
     }
@@ -162,12 +169,21 @@ fn note(row: &mut Value, event_type: EventType, payload: &Value) {
         EventType::OrderForwarded => "completed",
         EventType::OrderIgnored => "ignored",
         EventType::OrderRejected | EventType::OrderDeadLettered => "failed",
+        EventType::OrderFetchRequested | EventType::OrderFetched => "processing",
+        EventType::OrderFetchFailed => "retrying",
+        EventType::MenuSyncReported => "completed",
+        other => panic!("{other} of a webhook"),
     }
     .into();
     if let Some(order) = payload.get("internalOrderId") {
         row["internal_order_id"] = order.clone();
     }
-    if event_type == EventType::OrderForwardFailed || event_type == EventType::OrderDeadLettered {
+    let counts = [
+        EventType::OrderForwardFailed,
+        EventType::OrderFetchFailed,
+        EventType::OrderDeadLettered,
+    ];
+    if counts.contains(&event_type) {
         row["retry_count"] = error_attempts(event_type, payload).unwrap();
     }
 }
@@ -177,6 +193,10 @@ fn error_attempts(event_type: EventType, payload: &Value) -> Option<Value> {
     match event_type {
         EventType::OrderRejected => Some(json!(0)),
         EventType::OrderForwardFailed => Some(payload["retries"].clone()),
+        EventType::OrderFetchFailed | EventType::OrderStatusPushFailed | EventType::MenuSyncFailed => {
+            let given_up = payload["givenUp"] == true;
+            (!given_up).then(|| payload["retries"].clone())
+        }
         EventType::OrderDeadLettered => Some(payload["retries"].clone()),
         _ => None,
     }

@@ -385,6 +385,7 @@ mod tests {
         let file = Arc::clone(&Catalogue::shipped().get("careem").unwrap().file);
         let provider = Declarative::new(file, None);
         Enabled {
+            outbound: None,
             scheme: provider.scheme().clone(),
             provider: Box::new(provider),
             name: "careem".into(),

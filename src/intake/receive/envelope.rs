@@ -53,6 +53,7 @@ pub(super) fn envelope(
         request_id: asked.request_id.clone(),
         traceparent: Some(trace_context::of(headers)),
         request: Some(RequestFacts {
+            webhook_sequence: None,
             method: verified.method().to_string(),
             // A query could hold a key; the path alone says what was called.
             path: asked.parts.uri.path().to_owned(),

@@ -246,6 +246,11 @@ impl<S: Stage> Worker<S> {
                     }
                     return Ok(Attempted::Parked(requests + 1, parking));
                 }
+                Settlement::Pause(pause) => tokio::select! {
+                    () = self.stop.cancelled() => return Ok(Attempted::Stopped),
+                    () = tokio::time::sleep(pause) => {}
+                },
+                Settlement::Defer(parking) => return Ok(Attempted::Parked(requests, parking)),
                 Settlement::Hold => tokio::task::yield_now().await,
             }
         }
@@ -260,13 +265,15 @@ impl<S: Stage> Worker<S> {
             return Ok(Order::NotOurs);
         };
         let original = event_at(self.journal.connection(), request.sequence).await?;
-        Ok(match original.filter(|event| event.envelope.event_type == S::TAKES) {
-            Some(original) => Order::Handle(Box::new(Recorded {
-                run: Some(recorded.envelope.id),
-                ..original
-            })),
-            None => Order::Gone(request.sequence),
-        })
+        Ok(
+            match original.filter(|event| S::TAKES.contains(&event.envelope.event_type)) {
+                Some(original) => Order::Handle(Box::new(Recorded {
+                    run: Some(recorded.envelope.id),
+                    ..original
+                })),
+                None => Order::Gone(request.sequence),
+            },
+        )
     }
 
     async fn record_end(&self, events: Vec<NewEvent>) -> anyhow::Result<Attempted> {
@@ -303,7 +310,7 @@ fn retry_request(event: &Recorded) -> Option<RetryRequested> {
 pub(super) fn is_ours<S: Stage>(event: &Recorded) -> bool {
     match event.envelope.event_type {
         EventType::OrderRetryRequested => retry_request(event).is_some_and(|request| request.stage == S::NAME),
-        event_type => event_type == S::TAKES,
+        event_type => S::TAKES.contains(&event_type),
     }
 }
 

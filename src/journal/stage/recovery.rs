@@ -12,10 +12,11 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque, btree_map, hash_map
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{TryStreamExt, stream};
+use serde::Deserialize;
 
 use super::{Stage, attempt::is_ours, held::Item};
 use crate::{
-    event::{EventId, EventType, Recorded, outcome::ForwardFailed},
+    event::{EventId, Recorded},
     journal::{
         codec::OrderKey,
         connection::Connection,
@@ -73,7 +74,9 @@ pub(super) async fn read<S: Stage>(
             for entry in entries {
                 let Entry::Event(event) = entry else { continue };
                 found.note_cause(&event);
-                if is_ours::<S>(&event) && event.sequence <= delivered {
+                let is_new = event.sequence > floor;
+                let is_open = is_ours::<S>(&event) && (is_new || !S::only_wakes(event.envelope.event_type));
+                if is_open && event.sequence <= delivered {
                     found.note_open(*event, floor);
                 }
             }
@@ -167,6 +170,14 @@ async fn ended_since(connection: &Connection, time: DateTime<Utc>) -> anyhow::Re
     }
 }
 
+/// What every event that tells of an attempt says.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Attempt {
+    attempt: u32,
+    next_attempt_at: Option<DateTime<Utc>>,
+}
+
 /// An event without an outcome, so far.
 struct Open {
     sequence: u64,
@@ -201,11 +212,11 @@ impl Found {
 
     fn note_cause(&mut self, event: &Recorded) {
         let Some(cause) = event.envelope.cause_id else { return };
-        if event.envelope.event_type == EventType::OrderForwardFailed {
+        if event.envelope.event_type.is_attempt() {
             if let Some(open) = self.open.get_mut(&cause) {
-                let failed = serde_json::from_slice::<ForwardFailed>(&event.payload).ok();
-                open.requests = open.requests.max(failed.as_ref().map_or(1, |failed| failed.attempt));
-                open.next_at = failed.map(|failed| failed.next_attempt_at);
+                let attempt = serde_json::from_slice::<Attempt>(&event.payload).ok();
+                open.requests = open.requests.max(attempt.as_ref().map_or(1, |attempt| attempt.attempt));
+                open.next_at = attempt.and_then(|attempt| attempt.next_attempt_at);
             }
         } else if let Some(open) = self.open.remove(&cause)
             && open.event.is_some()

@@ -56,7 +56,7 @@ pub enum Action {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Filter {
     /// Only of this provider.
-    #[arg(long)]
+    #[arg(long, value_parser = config::known_provider)]
     provider: Option<String>,
     /// Only since then: a duration back from now (30m, 2h, 7d) or a time (2026-11-23T18:00:00Z).
     #[arg(long, value_name = "DURATION_OR_TIME")]

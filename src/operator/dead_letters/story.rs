@@ -11,6 +11,7 @@ use crate::{
     event::{
         EventId, EventType, Recorded,
         outcome::{DeadLettered, ForwardFailed, Forwarded, Ignored, Rejected, RetryRequested},
+        push::{PushFailed, StatusPushed, StatusRequested, SyncAccepted, SyncReported},
     },
     journal::{
         codec,
@@ -53,7 +54,26 @@ fn note(event: &Recorded) -> Option<String> {
         serde_json::from_slice(&event.payload).ok()
     }
     Some(match event.envelope.event_type {
-        EventType::WebhookReceived | EventType::OrderTransformed => return None,
+        EventType::WebhookReceived
+        | EventType::OrderTransformed
+        | EventType::OrderFetchRequested
+        | EventType::OrderFetched
+        | EventType::MenuSyncRequested => return None,
+        EventType::OrderFetchFailed | EventType::OrderStatusPushFailed | EventType::MenuSyncFailed => {
+            let failed: PushFailed = read(event)?;
+            format!("attempt {}: {}", failed.attempt, failed.error.code)
+        }
+        EventType::OrderStatusRequested => read::<StatusRequested>(event)?.status.as_str().to_owned(),
+        EventType::OrderStatusPushed => match read::<StatusPushed>(event)?.provider_status {
+            Some(status) => format!("provider said {status}"),
+            None => "nothing to say".into(),
+        },
+        EventType::MenuSyncAccepted => format!("provider said {}", read::<SyncAccepted>(event)?.provider_status),
+        EventType::MenuSyncReported => {
+            let ok = read::<SyncReported>(event)?.ok;
+            String::from(if ok { "it has it" } else { "it refuses it" })
+        }
+        EventType::MenuSynced => return None,
         EventType::OrderIgnored => read::<Ignored>(event)?.reason,
         EventType::OrderRejected => read::<Rejected>(event)?.error.code,
         EventType::OrderForwardFailed => {
@@ -101,7 +121,8 @@ pub(super) async fn read(log: &Log, letter: &Letter) -> anyhow::Result<Vec<Step>
             }
         }
     }
-    let mut orders = reader(format!("orders.*.{provider}.*.{partition}"));
+    // Of orders and of menus.
+    let mut orders = reader(format!("*.*.{provider}.*.{partition}"));
     let since_accepted = Filter {
         provider: Some(envelope.provider.to_string()),
         since: Some(Since(envelope.received_at)),

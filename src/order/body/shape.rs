@@ -40,6 +40,9 @@ struct Metadata<'a> {
     #[serde(serialize_with = "time")]
     transformed_at: DateTime<Utc>,
     version: &'static str,
+    /// The hub tells the provider that it is accepted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    auto_accept: bool,
 }
 
 #[derive(Serialize)]
@@ -318,6 +321,7 @@ impl<'a> Body<'a> {
                 provider: origin.provider,
                 transformed_at: origin.transformed_at,
                 version: VERSION,
+                auto_accept: origin.auto_accept,
             },
         }
     }

@@ -30,6 +30,7 @@ pub fn summary(body: &[u8]) -> serde_json::Result<OrderSummary> {
                 captain_id: captain.id,
                 captain_name: captain.name,
                 captain_phone: captain.phone,
+                auto_accept: read.metadata.auto_accept,
             }
         }
         (None, Some(change)) => {
@@ -59,6 +60,15 @@ struct Read<'a> {
     #[serde(borrow)]
     transformed_order: Option<ReadOrder<'a>>,
     status_change: Option<ReadChange>,
+    #[serde(default)]
+    metadata: ReadMetadata,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct ReadMetadata {
+    #[serde(default)]
+    auto_accept: bool,
 }
 
 #[derive(Deserialize)]

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Deserializer, de};
 
 use super::{
+    path::PathTemplate,
     pick::{Amount, Choice, Clock, Pick, Source, Sources, Test, Time, Unit, Words},
     response::Responses,
 };
@@ -13,6 +14,7 @@ use crate::{
         pointer::Pointer,
         status::Status,
     },
+    push::outbound::Spec,
     verification::Scheme,
 };
 
@@ -35,8 +37,8 @@ pub struct File {
     pub courier: Option<Courier>,
     /// `[response]`: what it is answered.
     pub response: Responses,
-    /// `[fetch]` and `[outbound]`, for whoever speaks to the provider.
-    pub others: Others,
+    /// `[outbound]` and `[fetch]`: how it is spoken to.
+    pub outbound: Option<Spec>,
 }
 
 /// The keys before the first table.
@@ -118,65 +120,6 @@ pub enum Document {
     Text(Pointer),
     /// Somewhere else: it is fetched (`[fetch]`), for webhooks of these kinds.
     Fetched(Vec<Kind>),
-}
-
-/// `/order/{order}/status`.
-#[derive(Debug, Clone)]
-pub struct PathTemplate(Vec<Part>);
-
-#[derive(Debug, Clone)]
-enum Part {
-    Word(String),
-    Name(String),
-}
-
-impl PathTemplate {
-    /// Names of its parts.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().filter_map(|part| match part {
-            Part::Name(name) => Some(name.as_str()),
-            Part::Word(_) => None,
-        })
-    }
-
-    /// Whether a path has this shape.
-    pub fn has_shape_of(&self, path: &str) -> bool {
-        self.pairs(path).is_some()
-    }
-
-    /// The part of a path that goes by this name, where the path has this shape.
-    pub fn part<'p>(&self, path: &'p str, wanted: &str) -> Option<&'p str> {
-        let is_it = |(part, _): &(&Part, &str)| matches!(part, Part::Name(name) if name == wanted);
-        self.pairs(path)?.into_iter().find(is_it).map(|(_, given)| given)
-    }
-
-    fn pairs<'s, 'p>(&'s self, path: &'p str) -> Option<Vec<(&'s Part, &'p str)>> {
-        let given: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let pairs: Vec<_> = self.0.iter().zip(given.iter().copied()).collect();
-        let fits = |(part, given): &(&Part, &str)| match part {
-            Part::Word(word) => word == given,
-            Part::Name(_) => !given.is_empty(),
-        };
-        (given.len() == self.0.len() && pairs.iter().all(fits)).then_some(pairs)
-    }
-}
-
-impl<'de> Deserialize<'de> for PathTemplate {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let wrong = || de::Error::custom(format_args!("{text:?} is no path such as /order/{{order}}/status"));
-        let parts = text.strip_prefix('/').ok_or_else(wrong)?;
-        let part = |part: &str| match part.strip_prefix('{') {
-            Some(name) => name
-                .strip_suffix('}')
-                .filter(|name| !name.is_empty())
-                .map(|name| Part::Name(name.to_owned()))
-                .ok_or_else(wrong),
-            None if part.is_empty() || part.contains(['{', '}']) => Err(wrong()),
-            None => Ok(Part::Word(part.to_owned())),
-        };
-        parts.split('/').map(part).collect::<Result<_, _>>().map(Self)
-    }
 }
 
 /// What a webhook becomes.
@@ -500,15 +443,6 @@ pub struct Courier {
     pub state: Option<Pick>,
     /// What its words mean.
     pub words: Words<CourierState>,
-}
-
-/// Tables that others read.
-#[derive(Debug, Clone, Default)]
-pub struct Others {
-    /// `[fetch]`.
-    pub fetch: Option<toml::Table>,
-    /// `[outbound]`.
-    pub outbound: Option<toml::Table>,
 }
 
 macro_rules! words {

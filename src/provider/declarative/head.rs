@@ -167,7 +167,7 @@ fn head(file: &File, reader: &Reader<'_>) -> Result<Head, String> {
         },
     };
     let order_id = match reader.first(&file.webhook.order_id) {
-        Some(id) => id.trim().to_owned(),
+        Some(id) => id.into_owned(),
         None if kind == Kind::Ignored => NOTHING.into(),
         None => {
             let places: Vec<_> = file.webhook.order_id.0.iter().map(ToString::to_string).collect();

@@ -101,6 +101,9 @@ impl Walk<'_, '_> {
         if let Some(name) = self.reader.text(pick, place) {
             return name;
         }
+        if pick.required {
+            return self.reader.required(pick, place);
+        }
         if let Some(name) = names.first() {
             return name.text.clone();
         }

@@ -9,9 +9,10 @@ use toml::{
 };
 
 use super::{
-    file::{Document, File, Order, Others},
+    file::{Document, File, Order, Webhook},
     pick::{Source, Sources},
 };
+use crate::push::outbound::{Fetch, Outbound, Spec};
 
 /// Largest file that is read, in bytes; the largest that is shipped has six thousand.
 pub const MAX_FILE_BYTES: usize = 256 * 1024;
@@ -128,11 +129,10 @@ impl<'t> Loader<'t> {
             false => Some(None),
         };
         let response = self.section_or_default(&mut root, "response");
-        let others = Others {
-            fetch: self.opaque(&mut root, "fetch"),
-            outbound: self.opaque(&mut root, "outbound"),
-        };
+        let outbound: Option<Outbound> = self.section(&mut root, "outbound", false);
+        let fetch: Option<Fetch> = self.section(&mut root, "fetch", false);
         let identity = self.read(root);
+        let outbound = self.outbound(outbound.as_ref(), fetch.as_ref(), webhook.as_ref());
         let file = File {
             identity: identity?,
             verification: verification?,
@@ -142,7 +142,7 @@ impl<'t> Loader<'t> {
             status: status?,
             courier: courier?,
             response: response?,
-            others,
+            outbound,
         };
         self.check(&file);
         Some(file)
@@ -208,8 +208,37 @@ impl<'t> Loader<'t> {
         }
     }
 
-    fn opaque(&mut self, from: &mut Table<'t>, name: &str) -> Option<toml::Table> {
-        self.section(from, name, false)
+    /// How the provider is spoken to; none where the file does not say.
+    fn outbound(
+        &mut self,
+        outbound: Option<&Outbound>,
+        fetch: Option<&Fetch>,
+        webhook: Option<&Webhook>,
+    ) -> Option<Spec> {
+        let fetched: Vec<&str> = match webhook.map(|webhook| &webhook.document) {
+            Some(Some(Document::Fetched(kinds))) => kinds.iter().map(|kind| kind.as_str()).collect(),
+            _ => Vec::new(),
+        };
+        if !fetched.is_empty() && (fetch.is_none() || outbound.is_none()) {
+            self.fault(
+                self.place_of("[webhook]"),
+                "webhook: the document is fetched; expected the tables [outbound], which says where the provider is, and [fetch]",
+            );
+        }
+        match Spec::check(outbound?, fetch, &fetched) {
+            Ok(spec) => Some(spec),
+            Err(faults) => {
+                for fault in faults {
+                    let table = if fault.starts_with("fetch") {
+                        "[fetch"
+                    } else {
+                        "[outbound"
+                    };
+                    self.fault(self.place_of(table), fault);
+                }
+                None
+            }
+        }
     }
 
     /// Reads a table. A key with a fault is left out and the rest read again, so that all faults are found at once.
@@ -282,12 +311,6 @@ impl<'t> Loader<'t> {
             self.fault(
                 self.place_of("[events"),
                 "events: expected absent, what a webhook without a type is",
-            );
-        }
-        if matches!(file.webhook.document, Some(Document::Fetched(_))) && file.others.fetch.is_none() {
-            self.fault(
-                self.place_of("[webhook]"),
-                "webhook: the document is fetched, but there is no table [fetch]",
             );
         }
         self.check_paths(file);

@@ -1,6 +1,6 @@
 //! Providers that are one file: where things are in their webhooks, and what they mean.
 //!
-//! [`load`] reads a file and tells all that is wrong with it, [`file`] and [`pick`] are its shape, [`response`] its answers;
+//! [`load`] reads a file and tells all that is wrong with it, [`file`], [`pick`] and [`path`] are its shape, [`response`] its answers;
 //! [`head`] is what the intake reads by it, [`reader`], [`order`] and [`lines`] what the transformation does. Evaluating
 //! ends: nothing in a file repeats, and a document is read within the limits of [`crate::order::tree`].
 //! `docs/providers.md` explains the format to whoever writes one.
@@ -12,6 +12,7 @@ use serde_json::Map;
 pub mod file;
 pub mod load;
 pub mod pick;
+pub mod path;
 pub mod response;
 mod head;
 mod reader;
@@ -56,16 +57,6 @@ impl Declarative {
     /// The provider of a file, with the currency of this installation.
     pub const fn new(file: Arc<File>, currency: Option<Currency>) -> Self {
         Self { file, currency }
-    }
-
-    /// What a document means that was fetched for a webhook.
-    ///
-    /// # Errors
-    /// Where it can never be understood.
-    pub fn transform_fetched(&self, received: &Recorded, document: &[u8]) -> Result<Fact, TransformError> {
-        let body = tree(&received.payload)?;
-        let document = tree(document)?;
-        self.fact(received, (&document, document.root()), &body)
     }
 
     fn fact<'t>(
@@ -220,6 +211,12 @@ impl Provider for Declarative {
                 self.fact(received, (&document, document.root()), &body)
             }
         }
+    }
+
+    fn transform_fetched(&self, received: &Recorded, document: &[u8]) -> Result<Fact, TransformError> {
+        let body = tree(&received.payload)?;
+        let document = tree(document)?;
+        self.fact(received, (&document, document.root()), &body)
     }
 
     fn knows_path(&self, below: &str) -> bool {

@@ -406,6 +406,11 @@ const fn negative(money: Money) -> Money {
     }
 }
 
+/// Whether every reader of JSON can read it: a number such as 1e999 is JSON, but beyond what most can hold.
+fn is_in_range(value: &RawValue) -> bool {
+    serde_json::from_str::<serde_json::Value>(value.get()).is_ok()
+}
+
 /// What nobody took, of the document and, where that is another, of the body.
 fn extra(reader: &Reader<'_>, flags: &mut Vec<Flag>) -> Extra {
     let mut kept = Vec::new();
@@ -415,8 +420,9 @@ fn extra(reader: &Reader<'_>, flags: &mut Vec<Flag>) -> Extra {
             let pointer = format!("{prefix}{}", tree.pointer(place));
             let raw = tree.compact(place);
             let size = pointer.len() + raw.len();
+            let fits = size <= room && pointer.len() <= MAX_EXTRA_POINTER_BYTES;
             match RawValue::from_string(raw) {
-                Ok(value) if size <= room && pointer.len() <= MAX_EXTRA_POINTER_BYTES => {
+                Ok(value) if fits && is_in_range(&value) => {
                     room -= size;
                     kept.push((pointer, value));
                 }

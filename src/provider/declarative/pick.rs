@@ -179,6 +179,8 @@ pub struct Pick {
     pub with: String,
     /// Texts that mean nothing, such as `0` for a phone.
     pub skip: Vec<String>,
+    /// Of a name: whether nothing else may stand in for it.
+    pub required: bool,
 }
 
 #[derive(Deserialize)]
@@ -192,11 +194,13 @@ struct PickTable {
     with: Option<String>,
     #[serde(default)]
     skip: Vec<String>,
+    #[serde(default)]
+    required: bool,
 }
 
 impl FromPlaces for Pick {
     const EXPECTED: &'static str =
-        "a place such as \"/order/id\", a list of places, or a table with from, fallback, join, with, skip";
+        "a place such as \"/order/id\", a list of places, or a table with from, fallback, join, with, skip, required";
 
     fn of(from: Vec<Source>) -> Self {
         Self {
@@ -217,6 +221,7 @@ impl FromPlaces for Pick {
             join: table.join.0,
             with: table.with.unwrap_or_else(|| " ".into()),
             skip: table.skip,
+            required: table.required,
         })
     }
 }

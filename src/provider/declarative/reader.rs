@@ -10,7 +10,7 @@ use rust_decimal::Decimal;
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{
-    file::PathTemplate,
+    path::PathTemplate,
     pick::{Amount, Choice, Clock, Lookup, Pick, Source, Test, Time, Unit},
 };
 use crate::order::{

@@ -134,6 +134,7 @@ impl Declarative {
                 request_id: "REQUEST".into(),
                 traceparent: None,
                 request: Some(RequestFacts {
+                    webhook_sequence: None,
                     method: "POST".into(),
                     path: format!("/api/webhooks/{}{}", self.name(), sample.path),
                     client_address: String::new(),
@@ -155,6 +156,7 @@ fn outcome(received: &Recorded, content: &Content, timestamp: Option<DateTime<Ut
     let place = Place {
         branch_id: "BRANCH".into(),
         company_id: "COMPANY".into(),
+        auto_accept: false,
     };
     let envelope = &received.envelope;
     let origin = Origin {
@@ -163,6 +165,7 @@ fn outcome(received: &Recorded, content: &Content, timestamp: Option<DateTime<Ut
         external_order_id: &envelope.external_order_id,
         timestamp: timestamp.unwrap_or(envelope.time),
         transformed_at: envelope.time,
+        auto_accept: false,
     };
     let body = match content {
         Content::NewOrder(order) => body::new_order(order, &place, origin),

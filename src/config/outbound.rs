@@ -1,0 +1,122 @@
+//! How a provider is spoken to: the tables of its file, and the credentials.
+
+use super::{ClientTls, ConfigError, Environment};
+use crate::push::{
+    outbound::{Auth, Spec},
+    token::Client,
+};
+
+/// How a provider is spoken to.
+#[derive(Debug, Clone)]
+pub struct Outbound {
+    /// The tables.
+    pub spec: Spec,
+    /// `<PROVIDER>_API_URL`, without a slash at its end: goes before the platform's and the file's.
+    pub api_url: Option<String>,
+    /// `<PROVIDER>_CLIENT_ID` and `<PROVIDER>_CLIENT_SECRET`.
+    pub client: Client,
+    /// `<PROVIDER>_API_TLS_CA`, `_CERT` and `_KEY`.
+    pub tls: ClientTls,
+}
+
+/// None where the hub has no credentials: then this provider is told nothing.
+pub(super) fn of_provider(
+    env: &Environment,
+    name: &str,
+    prefix: &str,
+    spec: Option<&Spec>,
+) -> Result<Option<Outbound>, ConfigError> {
+    let client = Client {
+        id: env.text(&format!("{prefix}_CLIENT_ID"))?,
+        secret: env.secret(&format!("{prefix}_CLIENT_SECRET"))?,
+    };
+    let api_url = api_url(env, &format!("{prefix}_API_URL"))?;
+    let tls = ClientTls::from_environment(env, &format!("{prefix}_API"))?;
+    let Some(spec) = spec.cloned() else {
+        return match client.secret {
+            None => Ok(None),
+            Some(_) => Err(ConfigError::new(
+                format!("{prefix}_CLIENT_SECRET"),
+                format_args!(
+                    "the file of {name} does not say how it is spoken to: add a table [outbound], or take this away"
+                ),
+            )),
+        };
+    };
+    let (needs_id, needs_secret) = match spec.auth {
+        Auth::None => (false, false),
+        Auth::Header { .. } => (false, true),
+        Auth::Oauth2 { .. } | Auth::Login { .. } => (true, true),
+    };
+    let missing = match (needs_id && client.id.is_none(), needs_secret && client.secret.is_none()) {
+        (false, false) => None,
+        (_, true) => Some("_CLIENT_SECRET"),
+        (true, false) => Some("_CLIENT_ID"),
+    };
+    // Without credentials there is only one question: must there be some?
+    let is_unset = client.id.is_none() && client.secret.is_none();
+    match missing {
+        None => Ok(Some(Outbound {
+            spec,
+            api_url,
+            client,
+            tls,
+        })),
+        Some(_) if is_unset && spec.fetch.is_none() => Ok(None),
+        Some(suffix) => Err(ConfigError::new(
+            format!("{prefix}{suffix}"),
+            format_args!("missing; {name} is enabled, and the hub must show who it is there"),
+        )),
+    }
+}
+
+fn api_url(env: &Environment, variable: &str) -> Result<Option<String>, ConfigError> {
+    let Some(text) = env.text(variable)? else {
+        return Ok(None);
+    };
+    let fits = reqwest::Url::parse(&text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.query().is_none()
+    });
+    if !fits {
+        return Err(ConfigError::new(
+            variable,
+            "expected an http or https URL without credentials or query",
+        ));
+    }
+    Ok(Some(text.trim_end_matches('/').to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::Catalogue;
+
+    fn read(name: &str, variables: &[(&str, &str)]) -> Result<Option<Outbound>, ConfigError> {
+        let env: Environment = variables.iter().copied().collect();
+        let known = Catalogue::shipped();
+        of_provider(&env, name, "X", known.get(name).unwrap().file.outbound.as_ref())
+    }
+
+    #[test]
+    fn without_credentials_a_provider_is_told_nothing_but_orders_must_be_fetched() {
+        assert!(read("careem", &[]).unwrap().is_none());
+        let set = read(
+            "careem",
+            &[
+                ("X_CLIENT_ID", "hub"),
+                ("X_CLIENT_SECRET", "s"),
+                ("X_API_URL", "http://h:1/"),
+            ],
+        );
+        assert_eq!(set.unwrap().unwrap().api_url.as_deref(), Some("http://h:1"));
+        for (name, variables, at_fault) in [
+            ("careem", &[("X_CLIENT_SECRET", "s")][..], "X_CLIENT_ID"),
+            ("careem", &[("X_CLIENT_ID", "hub")], "X_CLIENT_SECRET"),
+            ("uber-eats", &[], "X_CLIENT_SECRET"),
+            ("jahez", &[("X_CLIENT_SECRET", "s")], "X_CLIENT_SECRET"),
+            ("careem", &[("X_API_URL", "careem.example")], "X_API_URL"),
+        ] {
+            assert_eq!(read(name, variables).unwrap_err().variable, at_fault, "{variables:?}");
+        }
+    }
+}

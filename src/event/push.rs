@@ -1,0 +1,209 @@
+//! Payloads of what goes back to the provider: statuses, menus, and orders that are fetched.
+//!
+//! As [`super::outcome`], they are part of the contract with subscribers: fields are added, never renamed or removed.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{Envelope, outcome::ErrorReport};
+
+/// `ce-webhooktype` of what the backend wants a provider to be told about an order.
+pub const STATUS_REQUEST: &str = "status_request";
+/// `ce-webhooktype` of a menu for a provider.
+pub const MENU_SYNC: &str = "menu_sync";
+
+/// Whether an event belongs to a request of the backend, not to a webhook.
+pub fn is_of_backend(envelope: &Envelope) -> bool {
+    matches!(&*envelope.webhook_type, STATUS_REQUEST | MENU_SYNC)
+}
+
+/// What stands in for an order's id in the events of a branch's menu: those of one branch follow one another.
+pub fn menu_subject(branch: &str) -> String {
+    format!("menu:{branch}")
+}
+
+/// What a provider is told about an order: the hub's words, whatever the provider's are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Word {
+    /// The restaurant took it.
+    Accepted,
+    /// The restaurant does not take it.
+    Rejected,
+    /// In the kitchen.
+    Preparing,
+    /// Waits for the courier or the customer.
+    Ready,
+    /// On its way.
+    PickedUp,
+    /// With the customer.
+    Delivered,
+    /// Will not happen after all.
+    Cancelled,
+}
+
+impl Word {
+    /// Every word, in the order in which an order meets them.
+    pub const ALL: [Self; 7] = [
+        Self::Accepted,
+        Self::Rejected,
+        Self::Preparing,
+        Self::Ready,
+        Self::PickedUp,
+        Self::Delivered,
+        Self::Cancelled,
+    ];
+
+    /// As it stands in requests, events and provider files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Rejected => "rejected",
+            Self::Preparing => "preparing",
+            Self::Ready => "ready",
+            Self::PickedUp => "picked_up",
+            Self::Delivered => "delivered",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Reads a word, or the one of the platform's `order_status` that means the same.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "confirmed" => Self::Accepted,
+            "ready_for_pickup" => Self::Ready,
+            "out_for_delivery" => Self::PickedUp,
+            same => return Self::ALL.into_iter().find(|one| one.as_str() == same),
+        })
+    }
+}
+
+/// Payload of `order.status_requested`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusRequested {
+    /// What the provider is to be told.
+    pub status: Word,
+    /// Why, for people; of a rejection or a cancellation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How long the kitchen needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preparation_minutes: Option<u32>,
+    /// The backend's own id of the order, where it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_id: Option<String>,
+    /// The hub asked for it itself, since the branch accepts every order (`auto_accept_orders`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub automatic: bool,
+}
+
+/// Payload of `order.status_pushed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusPushed {
+    /// What the provider was told.
+    pub status: Word,
+    /// Nothing was sent: this provider has no call for that status.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
+    /// The provider had it in that state already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub already: bool,
+    /// The provider's HTTP status; absent where nothing was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_status: Option<u16>,
+    /// How many requests it took, the last one included.
+    pub attempts: u32,
+    /// When the backend asked for it.
+    pub requested_at: DateTime<Utc>,
+    /// When the provider had answered.
+    pub pushed_at: DateTime<Utc>,
+}
+
+/// Payload of `order.status_push_failed`, `order.fetch_failed` and `menu.sync_failed`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PushFailed {
+    /// Which request failed, from 1.
+    pub attempt: u32,
+    /// How many of the retries that count (`RETRY_MAX_ATTEMPTS`) are used up.
+    pub retries: u32,
+    /// After how many of those it is given up.
+    pub max_attempts: u32,
+    /// What went wrong.
+    pub error: ErrorReport,
+    /// When the next attempt is due; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// It was given up: an `order.dead_lettered` of stage `push` follows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
+}
+
+/// Payload of `menu.sync_accepted`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncAccepted {
+    /// Which request it was, from 1.
+    pub attempt: u32,
+    /// The provider's HTTP status.
+    pub provider_status: u16,
+    /// What the provider calls the job, where it said so.
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// When its result is asked for next, or given up.
+    pub next_attempt_at: DateTime<Utc>,
+    /// Until when its result is waited for.
+    pub result_due_at: DateTime<Utc>,
+}
+
+/// Payload of `menu.sync_reported`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncReported {
+    /// What the provider calls the job, where it says so.
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// Whether it has the menu now.
+    pub ok: bool,
+    /// What it says about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Payload of `menu.synced`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Synced {
+    /// What the provider calls the job, where it said so.
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// Nothing was sent: this provider takes no menus.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
+    /// The provider's HTTP status; absent where nothing was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_status: Option<u16>,
+    /// How many requests it took.
+    pub attempts: u32,
+    /// When the backend asked for it.
+    pub requested_at: DateTime<Utc>,
+    /// When the provider had said yes.
+    pub synced_at: DateTime<Utc>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_read_back_and_the_platforms_mean_the_same() {
+        for word in Word::ALL {
+            assert_eq!(Word::parse(word.as_str()), Some(word));
+            assert_eq!(serde_json::to_value(word).unwrap(), word.as_str());
+        }
+        assert_eq!(Word::parse("ready_for_pickup"), Some(Word::Ready));
+        assert_eq!(Word::parse("refunded"), None);
+    }
+}

@@ -1,0 +1,45 @@
+//! `PUT /api/integration/menus/{provider}/{branchId}`: a menu for a provider.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::{Path, Request, State},
+    http::Response,
+};
+
+use super::{Integration, Wanted, checked_id, refusal::Reason};
+use crate::{
+    event::{
+        EventType,
+        push::{MENU_SYNC, menu_subject},
+    },
+    push::menu::Menu,
+};
+
+/// Takes the request.
+pub async fn request(
+    State(integration): State<Arc<Integration>>,
+    Path((provider, branch)): Path<(String, String)>,
+    request: Request,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let taken = async {
+        integration.check(&parts.headers, &provider)?;
+        let branch = checked_id("branchId", branch)?;
+        let max_bytes = integration.settings.max_payload_bytes;
+        let held = integration.read(&parts.headers, body, max_bytes).await?;
+        Menu::parse(&held.bytes).map_err(Reason::Faults)?;
+        let about = Wanted {
+            kind: MENU_SYNC,
+            event_type: EventType::MenuSyncRequested,
+            provider,
+            subject: menu_subject(&branch),
+            branch: Some(branch),
+        };
+        // As it came: what the provider was sent can be made again from it.
+        integration.append(about, held.bytes.clone(), &parts.headers).await
+    };
+    let taken = taken.await;
+    taken.unwrap_or_else(|reason| reason.answer(MENU_SYNC, &parts.headers))
+}

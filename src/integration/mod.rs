@@ -1,0 +1,167 @@
+//! Where the backend comes in: statuses and menus for providers.
+//!
+//! As with webhooks the answer depends on the event log and on nothing else: 202 means that the request is on it, fsynced.
+//! [`token`] says who may, [`status`] and [`menu`] take the two requests, [`refusal`] says what a refused one is told. What
+//! becomes of a request is left to [`crate::push`].
+
+use std::{collections::HashSet, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, Response, StatusCode},
+    routing::{post, put},
+};
+use bytes::Bytes;
+use chrono::Utc;
+use serde_json::json;
+use uuid::Uuid;
+
+use self::{refusal::Reason, token::Tokens};
+use crate::{
+    config,
+    event::{Envelope, EventId, EventType, NewEvent},
+    intake::{
+        body::{self, Budget, Held},
+        refusal::{after_panic, json_response},
+        request_id,
+    },
+    journal::Journal,
+    provider::{Registry, admission::MAX_ORDER_ID_BYTES},
+    telemetry::trace_context,
+};
+
+pub mod token;
+pub mod status;
+pub mod menu;
+pub mod refusal;
+
+/// The header that makes repeats of a request one.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Longest key that is taken, in bytes.
+const MAX_KEY_BYTES: usize = 255;
+
+/// What a request needs; shared by all of them.
+pub struct Integration {
+    /// Providers that are switched on.
+    pub registry: Arc<Registry>,
+    /// Those of them that can be told something.
+    pub told: HashSet<String>,
+    /// The log.
+    pub journal: Journal,
+    /// What the backend shows.
+    pub tokens: Tokens,
+    /// Limits.
+    pub settings: config::Http,
+    /// Bytes of bodies that may be held at a time, webhooks' included.
+    pub budget: Budget,
+}
+
+/// The routes.
+pub fn router(integration: Arc<Integration>) -> Router {
+    Router::new()
+        .route(
+            "/api/integration/orders/{provider}/{order}/status",
+            post(status::request).fallback(refusal::method_not_allowed),
+        )
+        .route(
+            "/api/integration/menus/{provider}/{branch}",
+            put(menu::request).fallback(refusal::method_not_allowed),
+        )
+        .with_state(integration)
+        .layer(tower_http::catch_panic::CatchPanicLayer::custom(after_panic))
+}
+
+/// What a request is about.
+struct Wanted {
+    kind: &'static str,
+    event_type: EventType,
+    provider: String,
+    subject: String,
+    branch: Option<String>,
+}
+
+impl Integration {
+    /// Whether the backend calls, about a provider that can be told something.
+    fn check(&self, headers: &HeaderMap, provider: &str) -> Result<(), Reason> {
+        if !self.tokens.know(headers) {
+            return Err(Reason::InvalidToken);
+        }
+        if self.registry.get(provider).is_none() {
+            return Err(Reason::ProviderNotFound);
+        }
+        if !self.told.contains(provider) {
+            return Err(Reason::NotConfigured(provider.to_owned()));
+        }
+        Ok(())
+    }
+
+    async fn read(&self, headers: &HeaderMap, body: Body, max_bytes: usize) -> Result<Held, Reason> {
+        let read = body::read(headers, body, &self.budget, max_bytes, self.settings.request_timeout);
+        read.await.map_err(Reason::Body)
+    }
+
+    async fn append(&self, wanted: Wanted, payload: Bytes, headers: &HeaderMap) -> Result<Response<Body>, Reason> {
+        let request_id = request_id::of(headers);
+        let now = Utc::now();
+        let id = match idempotency_key(headers)? {
+            Some(key) => EventId::of_webhook(
+                &wanted.provider,
+                &[
+                    b"integration",
+                    wanted.kind.as_bytes(),
+                    wanted.subject.as_bytes(),
+                    key.as_bytes(),
+                ],
+            ),
+            None => EventId(Uuid::now_v7()),
+        };
+        let envelope = Envelope {
+            id,
+            event_type: wanted.event_type,
+            root_id: id,
+            cause_id: None,
+            provider: wanted.provider.into(),
+            external_order_id: wanted.subject,
+            webhook_type: wanted.kind.to_owned(),
+            branch: wanted.branch,
+            time: now,
+            received_at: now,
+            request_id: request_id.clone(),
+            traceparent: Some(trace_context::of(headers)),
+            request: None,
+        };
+        let appended = self.journal.append(NewEvent { envelope, payload }).await;
+        let appended = appended.map_err(Reason::EventLogUnavailable)?;
+        metrics::counter!("integration_requests_total", "kind" => wanted.kind, "code" => "ACCEPTED").increment(1);
+        tracing::debug!(request_id, event_id = %id, kind = wanted.kind, duplicate = appended.duplicate, "accepted from the backend");
+        let body = json!({
+            "success": true,
+            "data": { "eventId": id.to_string(), "requestId": request_id, "duplicate": appended.duplicate },
+        });
+        Ok(json_response(StatusCode::ACCEPTED, body.to_string(), &request_id))
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Reason> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    let fits = |key: &&str| (1..=MAX_KEY_BYTES).contains(&key.len());
+    match key.to_str().ok().filter(fits) {
+        Some(key) => Ok(Some(key)),
+        None => Err(Reason::invalid(format!(
+            "Idempotency-Key: expected 1 to {MAX_KEY_BYTES} printable ASCII characters"
+        ))),
+    }
+}
+
+/// An id of the path, as it may stand in an event.
+fn checked_id(what: &str, id: String) -> Result<String, Reason> {
+    if id.trim().is_empty() || id.len() > MAX_ORDER_ID_BYTES || id.chars().any(char::is_control) {
+        return Err(Reason::invalid(format!(
+            "{what}: expected 1 to {MAX_ORDER_ID_BYTES} bytes without control characters"
+        )));
+    }
+    Ok(id)
+}

@@ -1,0 +1,146 @@
+//! What a refused request of the backend is told. Our own faults are 5xx: send it again.
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
+};
+use serde_json::json;
+
+use crate::{
+    intake::{self, refusal::json_response, request_id},
+    journal::AppendError,
+    order::fault::Fault,
+};
+
+/// Why a request is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Reason {
+    /// `X-Service-Token` is missing or wrong.
+    #[error("X-Service-Token is missing or wrong")]
+    InvalidToken,
+    /// The provider is not known or not enabled.
+    #[error("provider is not known or not enabled")]
+    ProviderNotFound,
+    /// The hub has no credentials for the provider.
+    #[error("the hub cannot speak to {0}: set its CLIENT_ID and CLIENT_SECRET")]
+    NotConfigured(String),
+    /// The body could not be read.
+    #[error(transparent)]
+    Body(intake::refusal::Reason),
+    /// What is wrong with it, each with its place.
+    #[error("the request has {} faults, the first at {:?}: {}", .0.len(), .0[0].pointer, .0[0].message)]
+    Faults(Vec<Fault>),
+    /// JetStream did not acknowledge.
+    #[error("the request could not be stored; send it again")]
+    EventLogUnavailable(AppendError),
+    /// A fault of ours.
+    #[error("internal error; send it again")]
+    Internal,
+}
+
+impl Reason {
+    /// Something is wrong beside the body.
+    pub(super) fn invalid(message: String) -> Self {
+        Self::Faults(vec![Fault {
+            pointer: String::new(),
+            message,
+        }])
+    }
+
+    /// HTTP status and `error.code`.
+    pub const fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::InvalidToken => (StatusCode::UNAUTHORIZED, "INVALID_TOKEN"),
+            Self::ProviderNotFound => (StatusCode::NOT_FOUND, "PROVIDER_NOT_FOUND"),
+            Self::NotConfigured(_) => (StatusCode::SERVICE_UNAVAILABLE, "OUTBOUND_NOT_CONFIGURED"),
+            Self::Body(reason) => reason.status(),
+            Self::Faults(_) => (StatusCode::BAD_REQUEST, "INVALID_REQUEST"),
+            Self::EventLogUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "EVENT_LOG_UNAVAILABLE"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
+        }
+    }
+
+    /// The answer; also counted and logged.
+    pub(super) fn answer(&self, kind: &'static str, headers: &HeaderMap) -> Response<Body> {
+        let request_id = request_id::of(headers);
+        let (status, code) = self.status();
+        metrics::counter!("integration_requests_total", "kind" => kind, "code" => code).increment(1);
+        let cause = match self {
+            Self::EventLogUnavailable(error) => error.to_string(),
+            other => other.to_string(),
+        };
+        tracing::warn!(
+            request_id,
+            kind,
+            status = status.as_u16(),
+            code,
+            cause,
+            "request of the backend refused"
+        );
+        if let Self::Body(reason) = self {
+            return reason.response(&request_id);
+        }
+        let mut error = json!({ "code": code, "message": self.to_string() });
+        if let Self::Faults(faults) = self {
+            error["details"] = json!({ "faults": faults });
+        }
+        let body = json!({ "success": false, "error": error, "requestId": request_id });
+        let mut response = json_response(status, body.to_string(), &request_id);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            let seconds = HeaderValue::from_static(intake::refusal::RETRY_AFTER_SECONDS);
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        response
+    }
+}
+
+/// Any other method on these paths.
+pub async fn method_not_allowed(headers: HeaderMap) -> Response<Body> {
+    let mut response = intake::refusal::Reason::MethodNotAllowed.response(&request_id::of(&headers));
+    response.headers_mut().remove(header::ALLOW);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_stands_in_the_description() {
+        let document: serde_json::Value = serde_json::from_str(intake::OPENAPI).unwrap();
+        let schema = &document["components"]["schemas"]["IntegrationRefused"]["properties"]["error"];
+        let codes = schema["properties"]["code"]["enum"].as_array().unwrap();
+        let all = [
+            Reason::InvalidToken,
+            Reason::ProviderNotFound,
+            Reason::NotConfigured("x".into()),
+            Reason::Body(intake::refusal::Reason::RequestTimeout),
+            Reason::Body(intake::refusal::Reason::PayloadTooLarge(1)),
+            Reason::Body(intake::refusal::Reason::UnreadableBody("x")),
+            Reason::Body(intake::refusal::Reason::Overloaded),
+            Reason::invalid("x".into()),
+            Reason::EventLogUnavailable(AppendError::Timeout),
+            Reason::Internal,
+        ];
+        let routes = [
+            ("/api/integration/orders/{provider}/{externalOrderId}/status", "post"),
+            ("/api/integration/menus/{provider}/{branchId}", "put"),
+        ];
+        for reason in &all {
+            let (status, code) = reason.status();
+            assert!(codes.iter().any(|one| one == code), "{code}");
+            for (path, method) in routes {
+                let responses = &document["paths"][path][method]["responses"];
+                assert!(responses[status.as_str()].is_object(), "{path} {status}");
+            }
+            let ours = matches!(
+                reason,
+                Reason::NotConfigured(_)
+                    | Reason::EventLogUnavailable(_)
+                    | Reason::Internal
+                    | Reason::Body(intake::refusal::Reason::Overloaded)
+            );
+            assert_eq!(status.is_server_error(), ours, "{reason:?}");
+        }
+    }
+}

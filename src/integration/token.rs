@@ -1,0 +1,65 @@
+//! Who may come in: the backend shows `X-Service-Token`, the same that the hub shows there.
+
+use axum::http::HeaderMap;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+/// The header.
+const HEADER: &str = "x-service-token";
+
+/// The tokens that are taken. Only their digests are kept: those have one length, so that a comparison tells nothing.
+pub struct Tokens(Vec<[u8; 32]>);
+
+impl Tokens {
+    /// Of these; several, for a rotation.
+    pub fn new(tokens: &[SecretString]) -> Self {
+        Self(
+            tokens
+                .iter()
+                .map(|token| digest(token.expose_secret().as_bytes()))
+                .collect(),
+        )
+    }
+
+    /// Whether a request shows one of them, and nothing else beside it.
+    pub fn know(&self, headers: &HeaderMap) -> bool {
+        let mut values = headers.get_all(HEADER).iter();
+        let (Some(value), None) = (values.next(), values.next()) else {
+            return false;
+        };
+        let given = digest(value.as_bytes());
+        // Each is compared, whether or not an earlier one was the same.
+        let known = self
+            .0
+            .iter()
+            .fold(Choice::from(0), |known, token| known | token.ct_eq(&given));
+        known.into()
+    }
+}
+
+fn digest(token: &[u8]) -> [u8; 32] {
+    Sha256::digest(token).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_of_the_tokens_and_nothing_else() {
+        let tokens = Tokens::new(&["new".into(), "old".into()]);
+        let shows = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(HEADER, value.parse().unwrap());
+            }
+            tokens.know(&headers)
+        };
+        assert!(shows(&["new"]) && shows(&["old"]));
+        for wrong in [&[][..], &[""], &["ne"], &["newer"], &["new,old"], &["new", "new"]] {
+            assert!(!shows(wrong), "{wrong:?}");
+        }
+        assert!(!Tokens::new(&[]).know(&HeaderMap::from_iter([(HEADER.parse().unwrap(), "".parse().unwrap())])));
+    }
+}

@@ -1,0 +1,349 @@
+//! A menu for a provider, and its later word about it.
+//!
+//! What was sent is on the log (`menu.sync_accepted`), and so is the provider's word (`menu.sync_reported`); the menu
+//! itself waits in its lane, which that word wakes. So both are found again by whoever takes over, on any instance.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{
+    Push, menu,
+    outbound::{MenuResult, MenuSpec, ResultSpec},
+    record,
+    remote::{self, Place, Remote, Reply},
+    until,
+};
+use crate::{
+    event::{
+        Envelope, EventType, NewEvent, Recorded,
+        outcome::ErrorType,
+        push::{SyncAccepted, SyncReported, Synced},
+    },
+    journal::{
+        EVENTS, codec,
+        read::{Entry, Reader, Start},
+        settle::{Failure, Next},
+    },
+};
+
+/// Longest wait for one answer of NATS.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it waits where NATS does not say what became of a menu.
+const LOG_AWAY: Duration = Duration::from_secs(2);
+/// Most words of a provider that are looked at for one menu.
+const MAX_REPORTS: usize = 100;
+/// Most characters of what a provider says about a menu that are kept: it names faults of the menu.
+const MAX_MESSAGE_CHARS: usize = 1000;
+
+impl Push {
+    pub(super) async fn menu(&self, remote: &Remote, event: &Recorded, request: u32) -> Result<Vec<NewEvent>, Failure> {
+        let Some(spec) = &remote.spec.menu else {
+            return Ok(vec![synced(event, 0, None, None)]);
+        };
+        // Before the first request nothing can have been taken.
+        if let (Some(result), true) = (&spec.result, request > 1) {
+            match self.accepted(event).await {
+                Ok(None) => {}
+                Ok(Some((sequence, accepted))) => {
+                    return self.follow_up(remote, event, request, result, sequence, accepted).await;
+                }
+                Err(error) => return Err(log_away(&error)),
+            }
+        }
+        self.send_menu(remote, spec, event, request).await
+    }
+
+    async fn send_menu(
+        &self,
+        remote: &Remote,
+        spec: &MenuSpec,
+        event: &Recorded,
+        request: u32,
+    ) -> Result<Vec<NewEvent>, Failure> {
+        let Ok(menu) = menu::Menu::parse(&event.payload) else {
+            return self.unreadable(event, request);
+        };
+        let branch = event.envelope.branch.clone().unwrap_or_default();
+        if let Some(wait) = remote.limits.menu_wait(Instant::now(), &branch, spec.every) {
+            return Err(Failure::Later {
+                after: wait,
+                for_creation: false,
+            });
+        }
+        let mut subject = self.subject(remote, event, Some(&branch));
+        let slots = &mut subject.scope.0;
+        slots.insert("request_id".into(), event.run_id().to_string().into());
+        slots.insert("currency".into(), menu.currency.code().into());
+        slots.insert("menu".into(), menu.as_slots());
+        let key = event.envelope.id.to_string();
+        let reply = match remote.call(&subject.base, &spec.call, &mut subject.scope, key).await {
+            Err(missing) => return self.missing(event, request, &missing),
+            Ok(reply) => reply,
+        };
+        let Reply::Done { status, body } = reply else {
+            return self.not_done(event, request, reply);
+        };
+        remote.limits.menu_sent(Instant::now(), &branch);
+        let reference = spec.reference.as_ref().and_then(|pointer| text_at(&body, pointer));
+        let Some(result) = &spec.result else {
+            return Ok(vec![synced(event, request, Some(status), reference)]);
+        };
+        let due = Utc::now() + TimeDelta::from_std(result.wait).unwrap_or_default();
+        let pause = result.pause(due);
+        let accepted = SyncAccepted {
+            attempt: request,
+            provider_status: status,
+            reference,
+            next_attempt_at: Utc::now() + TimeDelta::from_std(pause).unwrap_or_default(),
+            result_due_at: due,
+        };
+        let label = format!("accepted/{request}");
+        Err(Failure::Retry {
+            next: Next::Park(pause),
+            record: vec![record::follow(event, &label, EventType::MenuSyncAccepted, &accepted)],
+            for_creation: true,
+        })
+    }
+
+    /// The provider has taken the menu: has it said what it makes of it?
+    async fn follow_up(
+        &self,
+        remote: &Remote,
+        event: &Recorded,
+        request: u32,
+        result: &ResultSpec,
+        sequence: u64,
+        accepted: SyncAccepted,
+    ) -> Result<Vec<NewEvent>, Failure> {
+        let mut word = match self.reported(event, sequence, &accepted).await {
+            Ok(word) => word,
+            Err(error) => return Err(log_away(&error)),
+        };
+        if let (None, Some((poll, _))) = (&word, &result.poll) {
+            let mut subject = self.subject(remote, event, event.envelope.branch.as_deref());
+            if let Some(reference) = &accepted.reference {
+                subject.scope.0.insert("ref".into(), reference.clone().into());
+            }
+            subject
+                .scope
+                .0
+                .insert("request_id".into(), event.run_id().to_string().into());
+            let key = event.envelope.id.to_string();
+            let (place, max) = (Place::Path(poll), remote::MAX_ANSWER_BYTES);
+            let asked = remote.read(&subject.base, place, &mut subject.scope, key, max).await;
+            match asked {
+                Ok(Reply::Done { body, .. }) => word = result.table.read(&body),
+                Ok(reply) => tracing::debug!(?reply, "a menu's result is not to be had yet"),
+                Err(missing) => return self.missing(event, request, &missing),
+            }
+        }
+        match word {
+            Some(word) if word.ok => {
+                let reference = word.reference.or(accepted.reference);
+                Ok(vec![synced(
+                    event,
+                    accepted.attempt,
+                    Some(accepted.provider_status),
+                    reference,
+                )])
+            }
+            Some(word) => {
+                let said = word.message.unwrap_or_else(|| "it does not say why".into());
+                self.menu_failed(
+                    event,
+                    &accepted,
+                    "MENU_REFUSED",
+                    &format!("the provider refuses the menu: {said}"),
+                )
+            }
+            None if accepted.result_due_at <= Utc::now() => self.menu_failed(
+                event,
+                &accepted,
+                "MENU_RESULT_TIMEOUT",
+                "the provider took the menu but did not say in time what it makes of it",
+            ),
+            None => Err(Failure::Later {
+                after: result.pause(accepted.result_due_at),
+                for_creation: true,
+            }),
+        }
+    }
+
+    fn menu_failed(
+        &self,
+        event: &Recorded,
+        accepted: &SyncAccepted,
+        code: &str,
+        message: &str,
+    ) -> Result<Vec<NewEvent>, Failure> {
+        let error = remote::report(ErrorType::Validation, code, message);
+        Ok(record::given_up(
+            event,
+            accepted.attempt,
+            self.given(accepted.attempt, error),
+        ))
+    }
+
+    /// That the provider took this menu, where it has, and where on the log that stands.
+    async fn accepted(&self, event: &Recorded) -> anyhow::Result<Option<(u64, SyncAccepted)>> {
+        let last = self.last(&event.envelope, EventType::MenuSyncAccepted).await?;
+        let ours = last.filter(|last| last.envelope.cause_id == Some(event.run_id()));
+        Ok(ours.and_then(|last| Some((last.sequence, payload(&last)?))))
+    }
+
+    /// The provider's word about it, where it has come as a webhook.
+    async fn reported(
+        &self,
+        event: &Recorded,
+        after: u64,
+        accepted: &SyncAccepted,
+    ) -> anyhow::Result<Option<SyncReported>> {
+        let Some(last) = self.last(&event.envelope, EventType::MenuSyncReported).await? else {
+            return Ok(None);
+        };
+        if last.sequence <= after {
+            return Ok(None);
+        }
+        let is_about_it = |word: &SyncReported| match (&word.reference, &accepted.reference) {
+            (Some(one), Some(other)) => one == other,
+            // Without names the menu that was taken last is meant.
+            _ => true,
+        };
+        if let Some(word) = payload::<SyncReported>(&last).filter(is_about_it) {
+            return Ok(Some(word));
+        }
+        // The last one is about another: one before it may be meant.
+        let subject = self.subject_of(&event.envelope, EventType::MenuSyncReported);
+        let connection = self.journal.connection();
+        let mut reader = Reader::of_subjects(connection, subject, Start::Sequence(after + 1)).at_most(MAX_REPORTS);
+        let entries = reader.next_batch().await?;
+        let words = entries.iter().rev().filter_map(|entry| match entry {
+            Entry::Event(event) => payload::<SyncReported>(event),
+            Entry::Unreadable { .. } => None,
+        });
+        Ok(words.into_iter().find(is_about_it))
+    }
+
+    fn subject_of(&self, envelope: &Envelope, event_type: EventType) -> String {
+        let envelope = Envelope {
+            event_type,
+            ..envelope.clone()
+        };
+        codec::subject(&envelope, self.journal.partitions())
+    }
+
+    /// The last event of a type about this branch's menu, as the leader has it.
+    async fn last(&self, envelope: &Envelope, event_type: EventType) -> anyhow::Result<Option<Recorded>> {
+        use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
+        let subject = self.subject_of(envelope, event_type);
+        let stream = self.journal.connection().context.get_stream_no_info(EVENTS).await?;
+        let read = tokio::time::timeout(ANSWER_TIMEOUT, stream.get_last_raw_message_by_subject(&subject));
+        match read.await.context("NATS does not answer about a menu")? {
+            Ok(message) => Ok(codec::decode(Some(&message.headers), message.payload, message.sequence).ok()),
+            Err(error) if error.kind() == NoMessageFound => Ok(None),
+            Err(error) => Err(error).context("cannot look up a menu on the event log"),
+        }
+    }
+}
+
+impl ResultSpec {
+    /// How long from now until it is looked again.
+    fn pause(&self, due: DateTime<Utc>) -> Duration {
+        let left = until(due);
+        self.poll.as_ref().map_or(left, |(_, every)| left.min(*every))
+    }
+}
+
+impl MenuResult {
+    /// A provider's word; none where it is still at it.
+    pub fn read(&self, body: &[u8]) -> Option<SyncReported> {
+        let body: Value = serde_json::from_slice(body).ok()?;
+        let text = |pointer: &String| text_of(body.pointer(pointer)?);
+        let status = text(&self.status)?;
+        let ok = self.ok.contains(&status);
+        if !ok && !self.failed.contains(&status) {
+            return None;
+        }
+        let message = self.message.as_ref().and_then(text);
+        Some(SyncReported {
+            reference: self.reference.as_ref().and_then(text),
+            ok,
+            message: message.map(|message| message.chars().take(MAX_MESSAGE_CHARS).collect()),
+        })
+    }
+
+    /// Whether a webhook is such a word.
+    pub fn is_one(&self, body: &Value) -> bool {
+        self.when
+            .as_ref()
+            .is_some_and(|when| body.pointer(&when.pointer).and_then(Value::as_str) == Some(&*when.is))
+    }
+}
+
+fn synced(event: &Recorded, attempts: u32, provider_status: Option<u16>, reference: Option<String>) -> NewEvent {
+    let payload = Synced {
+        reference,
+        skipped: provider_status.is_none(),
+        provider_status,
+        attempts,
+        requested_at: event.envelope.time,
+        synced_at: Utc::now(),
+    };
+    record::follow(event, record::OUTCOME, EventType::MenuSynced, &payload)
+}
+
+fn log_away(error: &anyhow::Error) -> Failure {
+    tracing::warn!(
+        error = format!("{error:#}"),
+        "cannot see what became of a menu, looking again"
+    );
+    Failure::Later {
+        after: LOG_AWAY,
+        for_creation: false,
+    }
+}
+
+fn payload<T: DeserializeOwned>(event: &Recorded) -> Option<T> {
+    serde_json::from_slice(&event.payload).ok()
+}
+
+fn text_at(body: &[u8], pointer: &str) -> Option<String> {
+    text_of(serde_json::from_slice::<Value>(body).ok()?.pointer(pointer)?)
+}
+
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_yes_no_or_not_yet() {
+        let table: MenuResult = toml::from_str(
+            "status = '/state'\nok = ['done']\nfailed = ['error']\nref = '/job'\nmessage = '/why'\nwhen = { pointer = '/type', is = 'catalog' }",
+        )
+        .unwrap();
+        let word = table.read(br#"{"state":"error","job":7,"why":"no price"}"#).unwrap();
+        assert_eq!(
+            (word.ok, word.reference.as_deref(), word.message.as_deref()),
+            (false, Some("7"), Some("no price"))
+        );
+        assert!(table.read(br#"{"state":"done"}"#).unwrap().ok);
+        for open in [&br#"{"state":"running"}"#[..], b"{}", b"nonsense"] {
+            assert_eq!(table.read(open), None);
+        }
+        assert!(table.is_one(&serde_json::json!({ "type": "catalog" })));
+        assert!(!table.is_one(&serde_json::json!({ "type": "order" })));
+    }
+}

@@ -1,0 +1,121 @@
+//! An order that a webhook only points at.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use chrono::Utc;
+use reqwest::Url;
+use serde_json::Value;
+
+use super::{
+    Push,
+    outbound::FetchPlace,
+    record,
+    remote::{self, MAX_DOCUMENT_BYTES, Place, Remote, Reply},
+};
+use crate::{
+    event::{EventType, NewEvent, Recorded, outcome::ErrorType},
+    journal::settle::Failure,
+};
+
+impl Push {
+    pub(super) async fn fetch(
+        &self,
+        remote: &Remote,
+        event: &Recorded,
+        request: u32,
+    ) -> Result<Vec<NewEvent>, Failure> {
+        let Some(fetch) = &remote.spec.fetch else {
+            return self.refused(
+                event,
+                request,
+                "FETCH_NOT_KNOWN",
+                "the provider's file does not say how orders are fetched",
+            );
+        };
+        if !fetch.webhooks.contains(&event.envelope.webhook_type) {
+            return Ok(vec![fetched(event, event.payload.clone())]);
+        }
+        let mut subject = self.subject(remote, event, event.envelope.branch.as_deref());
+        let place = match &fetch.place {
+            FetchPlace::Path(path) => Place::Path(path),
+            FetchPlace::Href(pointer, hosts) => match href(&event.payload, pointer, &subject.base, hosts) {
+                Ok(url) => Place::Whole(url),
+                Err(message) => {
+                    let error = remote::report(ErrorType::Validation, "FETCH_HREF_REFUSED", message);
+                    return Ok(record::given_up(event, request - 1, self.given(request - 1, error)));
+                }
+            },
+        };
+        let key = event.envelope.id.to_string();
+        let read = remote.read(&subject.base, place, &mut subject.scope, key, MAX_DOCUMENT_BYTES);
+        match read.await {
+            Err(missing) => self.missing(event, request, &missing),
+            Ok(Reply::Done { body, .. }) => Ok(vec![fetched(event, body.into())]),
+            Ok(reply) => self.not_done(event, request, reply),
+        }
+    }
+}
+
+/// The webhook's facts stay with it: the merchant's header may say whose order it is.
+fn fetched(event: &Recorded, payload: Bytes) -> NewEvent {
+    let mut envelope = event.follow(record::OUTCOME, EventType::OrderFetched, Utc::now());
+    envelope.request.clone_from(&event.envelope.request);
+    NewEvent { envelope, payload }
+}
+
+/// Where a webhook says that its order is: never anywhere but at the provider, whoever made the hub believe the webhook.
+fn href(payload: &[u8], pointer: &str, base: &str, hosts: &BTreeSet<String>) -> Result<Url, &'static str> {
+    let body: Value = serde_json::from_slice(payload).map_err(|_| "the webhook is not JSON")?;
+    let text = body.pointer(pointer).and_then(Value::as_str);
+    let url: Url = text
+        .and_then(|text| text.parse().ok())
+        .ok_or("the webhook names no URL where one was expected")?;
+    let base: Url = base.parse().map_err(|_| "the provider's base URL is no URL")?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("the URL in the webhook holds credentials");
+    }
+    let is_of_base = url.origin() == base.origin();
+    let is_listed =
+        url.scheme() == "https" && url.port().is_none() && url.host_str().is_some_and(|host| hosts.contains(host));
+    if is_of_base || is_listed {
+        Ok(url)
+    } else {
+        Err("the URL in the webhook is not on the provider's host")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_the_providers_host_is_asked() {
+        let hosts = BTreeSet::from(["orders.uber.example".to_owned()]);
+        let read = |url: &str| {
+            let body = json!({ "resource_href": url }).to_string();
+            href(body.as_bytes(), "/resource_href", "https://api.uber.example/v2", &hosts).map(|url| url.to_string())
+        };
+        for good in ["https://api.uber.example/v1/o/1?x=y", "https://orders.uber.example/o/1"] {
+            assert_eq!(read(good).as_deref(), Ok(good));
+        }
+        for bad in [
+            "http://api.uber.example/o/1",
+            "https://api.uber.example:8443/o/1",
+            "https://api.uber.example.evil.example/o/1",
+            "https://api.uber.example@evil.example/",
+            "https://user:word@api.uber.example/o/1",
+            "https://169.254.169.254/latest/meta-data",
+            "http://orders.uber.example/o/1",
+            "https://orders.uber.example:444/o/1",
+            "file:///etc/passwd",
+            "/o/1",
+            "",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert!(href(b"{}", "/resource_href", "https://x.example", &hosts).is_err());
+    }
+}

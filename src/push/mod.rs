@@ -1,0 +1,258 @@
+//! The stage that speaks to providers: statuses and menus go to them, orders that a webhook only points at are fetched.
+//!
+//! How a provider is spoken to is data ([`outbound`], with the templates of [`template`]); [`remote`] is its interface
+//! with token, limits and breaker, each provider's own, so that the trouble of one holds up nothing of another. Orders
+//! keep their order here as everywhere: the runner is the one of [`crate::journal::stage`], with lanes of its own.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use crate::{
+    database::{Database, query},
+    event::{
+        EventType, NewEvent, Recorded,
+        outcome::{ErrorReport, ErrorType},
+    },
+    journal::{
+        Journal,
+        lanes::Corner,
+        settle::{Failure, Schedule},
+        stage::Stage,
+    },
+    transform::branches::{Branch, Branches},
+};
+
+pub mod outbound;
+pub mod template;
+pub mod words;
+pub mod limits;
+pub mod token;
+pub mod remote;
+pub mod menu;
+mod record;
+mod status;
+mod catalog;
+mod fetch;
+
+use self::{
+    record::Given,
+    remote::{Remote, Reply},
+    template::Scope,
+};
+
+/// Retries that count after which a status of an order whose branch nobody knows is given up: the tables are seconds
+/// behind the log, not minutes.
+const UNKNOWN_ORDER_RETRIES: u32 = 2;
+/// What waits for a provider's breaker comes back spread over this much longer than that is open.
+const SPREAD: Duration = Duration::from_secs(5);
+
+/// The stage.
+pub struct Push {
+    remotes: HashMap<String, Arc<Remote>>,
+    branches: Arc<Branches>,
+    database: Database,
+    journal: Journal,
+    schedule: Schedule,
+}
+
+/// What a request to a provider is about.
+struct Subject {
+    scope: Scope,
+    base: String,
+}
+
+impl Push {
+    /// Of these parts.
+    pub fn new(
+        remotes: impl IntoIterator<Item = Arc<Remote>>,
+        branches: Arc<Branches>,
+        database: Database,
+        journal: Journal,
+        schedule: Schedule,
+    ) -> Self {
+        Self {
+            remotes: remotes
+                .into_iter()
+                .map(|remote| (remote.name.to_string(), remote))
+                .collect(),
+            branches,
+            database,
+            journal,
+            schedule,
+        }
+    }
+
+    /// What every request of a provider may say, with a branch where one is known.
+    fn subject(&self, remote: &Remote, event: &Recorded, branch: Option<&str>) -> Subject {
+        let mut scope = Scope::default();
+        scope
+            .0
+            .insert("external_id".into(), event.envelope.external_order_id.clone().into());
+        if let Some(branch) = branch {
+            scope.0.insert("branch_id".into(), branch.into());
+            if let Some(branch) = self.branches.branch(&remote.name, branch) {
+                say(&mut scope, &branch);
+            }
+        }
+        let of_platform = self.branches.api_base_url(&remote.name);
+        Subject {
+            scope,
+            base: remote.base(of_platform.as_deref()).to_owned(),
+        }
+    }
+
+    /// The branch that an order belongs to: the event's, else as it was forwarded, else the provider's only one.
+    async fn branch_of(&self, event: &Recorded) -> anyhow::Result<Option<String>> {
+        let envelope = &event.envelope;
+        if let Some(branch) = &envelope.branch {
+            return Ok(Some(branch.clone()));
+        }
+        let connection = self.database.connect().await?;
+        let statement = connection.prepare_cached(query::BRANCH_OF_ORDER).await?;
+        let row = connection
+            .query_opt(&statement, &[&&*envelope.provider, &envelope.external_order_id])
+            .await?;
+        match row {
+            Some(row) => Ok(Some(row.try_get(0)?)),
+            None => Ok(self.branches.only_branch(&envelope.provider)),
+        }
+    }
+
+    /// What follows where the provider did not say yes.
+    fn not_done(&self, event: &Recorded, request: u32, reply: Reply) -> Result<Vec<NewEvent>, Failure> {
+        match reply {
+            Reply::Wait(wait) => Err(Failure::Later {
+                after: wait + spread(event, wait),
+                for_creation: false,
+            }),
+            Reply::Temporary { error, after } => self.failed(event, request, error, after, u32::MAX),
+            Reply::Refused(error) => Ok(record::given_up(event, request, self.given(request, error))),
+            Reply::Done { .. } => Ok(Vec::new()),
+        }
+    }
+
+    /// A request failed: when it is made again, or that it is not.
+    fn failed(
+        &self,
+        event: &Recorded,
+        request: u32,
+        error: ErrorReport,
+        after: Option<Duration>,
+        max_retries: u32,
+    ) -> Result<Vec<NewEvent>, Failure> {
+        match self.schedule.next(request, after, event.run_id()) {
+            Some(next) if Schedule::retries(request) < max_retries => Err(Failure::Retry {
+                next,
+                record: vec![record::failed(event, request, self.given(request, error), next.pause())],
+                for_creation: false,
+            }),
+            _ => Ok(record::given_up(event, request, self.given(request, error))),
+        }
+    }
+
+    fn given(&self, request: u32, error: ErrorReport) -> Given {
+        Given {
+            retries: Schedule::retries(request),
+            max_attempts: self.schedule.max_retries,
+            error,
+        }
+    }
+
+    /// It cannot be said at all.
+    fn refused(&self, event: &Recorded, request: u32, code: &str, message: &str) -> Result<Vec<NewEvent>, Failure> {
+        let error = remote::report(ErrorType::Configuration, code, message);
+        Ok(record::given_up(event, request - 1, self.given(request - 1, error)))
+    }
+
+    fn missing(&self, event: &Recorded, request: u32, missing: &template::Missing) -> Result<Vec<NewEvent>, Failure> {
+        let message = format!(
+            "{missing}, which the provider must be told: look at store_id, merchant_id and settings of the branch in branch_delivery_configs"
+        );
+        self.refused(event, request, "PROVIDER_SETTING_MISSING", &message)
+    }
+
+    fn unreadable(&self, event: &Recorded, request: u32) -> Result<Vec<NewEvent>, Failure> {
+        let error = remote::report(
+            ErrorType::Validation,
+            "UNREADABLE_REQUEST",
+            "its payload cannot be read",
+        );
+        Ok(record::given_up(event, request - 1, self.given(request - 1, error)))
+    }
+}
+
+impl Stage for Push {
+    const NAME: &'static str = "push";
+    const TAKES: &'static [EventType] = &[
+        EventType::OrderFetchRequested,
+        EventType::OrderStatusRequested,
+        EventType::MenuSyncRequested,
+        EventType::MenuSyncReported,
+    ];
+    const LANES: Option<Corner> = Some(Corner::PUSH);
+
+    /// A cold start without PostgreSQL knows no branch yet.
+    async fn ready(&self) {
+        self.branches.loaded().await;
+    }
+
+    fn is_ready(&self) -> bool {
+        self.branches.is_loaded()
+    }
+
+    async fn handle(&self, event: &Recorded, request: u32) -> Result<Vec<NewEvent>, Failure> {
+        if event.envelope.event_type == EventType::MenuSyncReported {
+            return Ok(Vec::new());
+        }
+        let Some(remote) = self.remotes.get(&*event.envelope.provider) else {
+            let provider = &event.envelope.provider;
+            let message = format!(
+                "the hub that took this event up has no credentials for {provider}; set them and retry the dead letter"
+            );
+            return self.refused(event, request, "PROVIDER_NOT_ENABLED", &message);
+        };
+        match event.envelope.event_type {
+            EventType::OrderFetchRequested => self.fetch(remote, event, request).await,
+            EventType::MenuSyncRequested => self.menu(remote, event, request).await,
+            _ => self.status(remote, event, request).await,
+        }
+    }
+
+    /// A provider's word about a menu, which the menu waits for.
+    fn creates(event: &Recorded) -> bool {
+        event.envelope.event_type == EventType::MenuSyncReported
+    }
+
+    fn only_wakes(event_type: EventType) -> bool {
+        event_type == EventType::MenuSyncReported
+    }
+}
+
+/// What is known of a branch, as slots.
+fn say(scope: &mut Scope, branch: &Branch) {
+    for (name, value) in [
+        ("branch_store_id", &branch.store_id),
+        ("merchant_id", &branch.merchant_id),
+    ] {
+        if let Some(value) = value {
+            scope.0.insert(name.into(), value.clone().into());
+        }
+    }
+    let settings = branch.settings.as_deref().map(serde_json::from_str::<Value>);
+    if let Some(Ok(settings)) = settings {
+        scope.0.insert("setting".into(), settings);
+    }
+}
+
+/// By the event's id, so that what waits for the same thing does not come back together.
+fn spread(event: &Recorded, wait: Duration) -> Duration {
+    let share = f64::from(event.run_id().0.as_u128() as u32) / f64::from(u32::MAX);
+    SPREAD.min(wait).mul_f64(share)
+}
+
+/// Until then from now, at least nothing.
+fn until(time: DateTime<Utc>) -> Duration {
+    (time - Utc::now()).to_std().unwrap_or_default()
+}

@@ -1,0 +1,362 @@
+//! How a provider is spoken to, as data: the tables `[outbound]` and `[fetch]` of a provider's file.
+//!
+//! [`Outbound`] and [`Fetch`] are the tables as they stand; [`Spec::check`] makes of them what the stage works with, and
+//! names every fault with its place. Nothing here is a secret: those come from the environment.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use reqwest::{Method, header::HeaderName};
+use serde::Deserialize;
+
+use self::check::Check;
+use super::{
+    template::{Json, Text},
+    words,
+};
+use crate::event::push::Word;
+
+/// Time for one request, where the file says nothing.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time that a file may give one request: a place in the stage is taken for so long.
+const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a token of a login is used where neither the answer nor the file says: Delivery Hero's hold for half an hour.
+const DEFAULT_TOKEN_LIFETIME: Duration = Duration::from_secs(20 * 60);
+
+/// The table `[outbound]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outbound {
+    /// Where the provider's interface is; `<PROVIDER>_API_URL` and `delivery_providers.api_base_url` go before it.
+    pub base_url: String,
+    /// Time for one request, `10s`.
+    #[serde(default)]
+    pub timeout: Option<String>,
+    /// How the hub shows who it is.
+    #[serde(default)]
+    pub auth: Auth,
+    /// Headers of every request but those for tokens; values are texts with slots.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// The header in which the provider takes a key that is the same for every repeat, where it has one.
+    #[serde(default)]
+    pub idempotency_header: Option<String>,
+    /// Most requests a second, of all branches together.
+    #[serde(default)]
+    pub requests_per_second: Option<u32>,
+    /// HTTP statuses from 400 to 499 that may be tried again, beside 408, 425 and 429.
+    #[serde(default)]
+    pub retry: Vec<u16>,
+    /// What it is told, one call a word; a word without one is passed over.
+    #[serde(default)]
+    pub status: Vec<StatusCall>,
+    /// How it takes menus; where absent it takes none.
+    #[serde(default)]
+    pub menu: Option<MenuCall>,
+}
+
+/// How the hub shows who it is. Names and secrets are `<PROVIDER>_CLIENT_ID` and `<PROVIDER>_CLIENT_SECRET`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Auth {
+    /// Not at all.
+    #[default]
+    None,
+    /// The secret in a header.
+    Header {
+        /// The header.
+        name: String,
+        /// What stands before the secret, `Bearer `.
+        #[serde(default)]
+        prefix: String,
+    },
+    /// OAuth 2 client credentials; the token goes in `Authorization: Bearer`.
+    Oauth2 {
+        /// Where tokens are had; a path stands on the base URL.
+        token_url: String,
+        /// What they are to be good for.
+        #[serde(default)]
+        scopes: Vec<String>,
+        /// Further fields of the form, such as `audience`.
+        #[serde(default)]
+        fields: BTreeMap<String, String>,
+        /// Where name and secret go.
+        #[serde(default)]
+        credentials: Credentials,
+    },
+    /// A form with `username` and `password`; the token goes in `Authorization: Bearer`, and may stand in paths.
+    Login {
+        /// Where the form is posted.
+        path: String,
+        /// JSON pointer of the token in the answer.
+        #[serde(default)]
+        token: Option<String>,
+        /// How long a token is used where the answer does not say (`expires_in`).
+        #[serde(default)]
+        lifetime: Option<String>,
+    },
+}
+
+/// Where name and secret go when a token is asked for (RFC 6749, 2.3.1).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Credentials {
+    /// `client_id` and `client_secret` in the form.
+    #[default]
+    Body,
+    /// HTTP Basic.
+    Basic,
+}
+
+/// An entry of `[[outbound.status]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatusCall {
+    /// The words that it is for.
+    pub words: Vec<Word>,
+    /// `POST`, `PUT` or `PATCH`.
+    pub method: String,
+    /// On the base URL, with slots.
+    pub path: String,
+    /// JSON with slots; where absent the request has no body.
+    #[serde(default)]
+    pub body: Option<String>,
+    /// HTTP statuses from 400 to 499 that mean that the order is in that state already.
+    #[serde(default)]
+    pub done: Vec<u16>,
+}
+
+/// The table `[outbound.menu]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MenuCall {
+    /// `POST`, `PUT` or `PATCH`.
+    pub method: String,
+    /// On the base URL, with slots.
+    pub path: String,
+    /// JSON with slots and lists.
+    pub body: String,
+    /// Shortest time between two menus of one branch, `2m`.
+    #[serde(default)]
+    pub every: Option<String>,
+    /// JSON pointer, in the answer, of what the provider calls the job.
+    #[serde(default, rename = "ref")]
+    pub reference: Option<String>,
+    /// Where the provider says only later what it makes of a menu.
+    #[serde(default)]
+    pub result: Option<MenuResult>,
+}
+
+/// The table `[outbound.menu.result]`: how the provider's later word about a menu comes and what it says.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MenuResult {
+    /// How long it is waited for, `15m`.
+    #[serde(default)]
+    pub wait: Option<String>,
+    /// Where it can be asked for, with slots (`{ref}`); where absent it comes as a webhook.
+    #[serde(default)]
+    pub poll: Option<String>,
+    /// How often it is asked for, `30s`.
+    #[serde(default)]
+    pub poll_every: Option<String>,
+    /// JSON pointer of the word that says how it went.
+    pub status: String,
+    /// Words that mean that the provider has the menu.
+    pub ok: Vec<String>,
+    /// Words that mean that it refused it; any other means that it is still at it.
+    pub failed: Vec<String>,
+    /// JSON pointer of what it says about that.
+    #[serde(default)]
+    pub message: Option<String>,
+    /// JSON pointer of what it calls the job.
+    #[serde(default, rename = "ref")]
+    pub reference: Option<String>,
+    /// JSON pointer of the store, in a webhook.
+    #[serde(default)]
+    pub store: Option<String>,
+    /// Which webhooks are such results: JSON pointer and value. For providers whose adapter does not know.
+    #[serde(default)]
+    pub when: Option<When>,
+}
+
+/// A value at a place.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct When {
+    /// JSON pointer.
+    pub pointer: String,
+    /// The text there.
+    pub is: String,
+}
+
+/// The table `[fetch]`: webhooks that only say where the order is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fetch {
+    /// JSON pointer, in the webhook, of the order's URL.
+    #[serde(default)]
+    pub href: Option<String>,
+    /// Where the order is, on the base URL, with slots; in place of `href`.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Hosts that `href` may name beside that of the base URL.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+}
+
+/// A request that is made of slots.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// HTTP method.
+    pub method: Method,
+    /// On the base URL.
+    pub path: Text,
+    /// The body.
+    pub body: Option<Json>,
+    /// HTTP statuses that mean that it is so already.
+    pub done: BTreeSet<u16>,
+}
+
+/// How menus are taken.
+#[derive(Debug, Clone)]
+pub struct MenuSpec {
+    /// The request.
+    pub call: Call,
+    /// Shortest time between two menus of one branch.
+    pub every: Duration,
+    /// JSON pointer, in the answer, of what the provider calls the job.
+    pub reference: Option<String>,
+    /// Its later word, where it gives one.
+    pub result: Option<ResultSpec>,
+}
+
+/// A provider's later word.
+#[derive(Debug, Clone)]
+pub struct ResultSpec {
+    /// How long it is waited for.
+    pub wait: Duration,
+    /// Where it is asked for, and how often.
+    pub poll: Option<(Text, Duration)>,
+    /// How it is read.
+    pub table: MenuResult,
+}
+
+/// How orders are fetched.
+#[derive(Debug, Clone)]
+pub struct FetchSpec {
+    /// Types of webhooks whose order is fetched.
+    pub webhooks: BTreeSet<String>,
+    /// Where the order is.
+    pub place: FetchPlace,
+}
+
+/// Where an order is.
+#[derive(Debug, Clone)]
+pub enum FetchPlace {
+    /// The webhook says so, at this JSON pointer; only on the base URL's host or on one of these.
+    Href(String, BTreeSet<String>),
+    /// On the base URL.
+    Path(Text),
+}
+
+/// What the stage works with: the tables, checked.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Without a slash at its end.
+    pub base_url: String,
+    /// Time for one request.
+    pub timeout: Duration,
+    /// How the hub shows who it is.
+    pub auth: Auth,
+    /// How long a token of a login is used where its answer does not say.
+    pub token_lifetime: Duration,
+    /// Headers of every request.
+    pub headers: Vec<(HeaderName, Text)>,
+    /// Where the key goes.
+    pub idempotency_header: Option<HeaderName>,
+    /// Most requests a second.
+    pub requests_per_second: Option<u32>,
+    /// Statuses that may be tried again.
+    pub retry: BTreeSet<u16>,
+    /// Calls by word.
+    pub status: HashMap<Word, Call>,
+    /// Whether those say anything about the branch.
+    pub needs_branch: bool,
+    /// How menus are taken.
+    pub menu: Option<MenuSpec>,
+    /// How orders are fetched.
+    pub fetch: Option<FetchSpec>,
+}
+
+impl Spec {
+    /// Checks everything; `fetched` are the types of webhooks whose order is fetched.
+    ///
+    /// # Errors
+    /// Every fault, each with its place.
+    pub fn check(outbound: &Outbound, fetch: Option<&Fetch>, fetched: &[&str]) -> Result<Self, Vec<String>> {
+        let mut check = Check::default();
+        check.auth(&outbound.auth);
+        let token_lifetime = match &outbound.auth {
+            Auth::Login { lifetime, .. } => {
+                check.duration("outbound.auth.lifetime", lifetime.as_deref(), DEFAULT_TOKEN_LIFETIME)
+            }
+            _ => DEFAULT_TOKEN_LIFETIME,
+        };
+        let timeout = check.duration("outbound.timeout", outbound.timeout.as_deref(), DEFAULT_TIMEOUT);
+        if timeout > MAX_TIMEOUT || timeout.is_zero() {
+            check.note("outbound.timeout", "expected up to 60s");
+        }
+        if outbound.requests_per_second == Some(0) {
+            check.note("outbound.requests_per_second", "expected at least 1");
+        }
+        check.has_token = matches!(outbound.auth, Auth::Login { .. });
+        let headers = outbound.headers.iter().filter_map(|(name, value)| {
+            let at = format!("outbound.headers.{name}");
+            let text = Text::read(value, &words::STATUS, &at, &mut check.faults);
+            Some((check.header(&at, name)?, text))
+        });
+        let headers = headers.collect();
+        let idempotency_header = outbound
+            .idempotency_header
+            .as_deref()
+            .and_then(|name| check.header("outbound.idempotency_header", name));
+        let spec = Self {
+            base_url: check.base_url(&outbound.base_url),
+            timeout,
+            auth: outbound.auth.clone(),
+            token_lifetime,
+            headers,
+            idempotency_header,
+            requests_per_second: outbound.requests_per_second,
+            retry: check.client_errors("outbound.retry", &outbound.retry),
+            status: check.statuses(&outbound.status),
+            needs_branch: needs_branch(outbound),
+            menu: outbound.menu.as_ref().map(|menu| check.menu(menu)),
+            fetch: fetch.map(|fetch| check.fetch(fetch, fetched)),
+        };
+        if check.faults.is_empty() {
+            Ok(spec)
+        } else {
+            Err(check.faults)
+        }
+    }
+}
+
+/// Whether a call about an order says anything about its branch.
+fn needs_branch(outbound: &Outbound) -> bool {
+    let calls = outbound.status.iter();
+    let calls = calls.flat_map(|call| [Some(&call.path), call.body.as_ref()]).flatten();
+    let slots = ["{branch_", "{merchant_id", "{setting."];
+    outbound
+        .headers
+        .values()
+        .chain(calls)
+        .any(|text| slots.iter().any(|slot| text.contains(slot)))
+}
+
+mod check;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+//! The checks of each field, one fault after another.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use reqwest::{Method, Url, header::HeaderName};
+
+use super::{Auth, Call, Fetch, FetchPlace, FetchSpec, MenuCall, MenuResult, MenuSpec, ResultSpec, StatusCall};
+use crate::{
+    config::parse_duration,
+    event::push::Word,
+    push::{
+        template::{Json, Text, Vocabulary},
+        words,
+    },
+};
+
+/// How long a provider's word about a menu is waited for, where the file says nothing.
+const DEFAULT_RESULT_WAIT: Duration = Duration::from_secs(15 * 60);
+/// How often it is asked for, where the file says nothing.
+const DEFAULT_POLL_EVERY: Duration = Duration::from_secs(30);
+
+/// Collects the faults.
+#[derive(Default)]
+pub(super) struct Check {
+    pub(super) faults: Vec<String>,
+    /// Whether there is a token that may stand in paths.
+    pub(super) has_token: bool,
+}
+
+impl Check {
+    pub(super) fn note(&mut self, at: &str, expected: &str) {
+        self.faults.push(format!("{at}: {expected}"));
+    }
+
+    pub(super) fn base_url(&mut self, text: &str) -> String {
+        let fits = Url::parse(text).is_ok_and(|url| {
+            url.scheme() == "https" && url.username().is_empty() && url.query().is_none() && url.has_host()
+        });
+        if !fits {
+            self.note(
+                "outbound.base_url",
+                "expected an https URL without credentials or query",
+            );
+        }
+        text.trim_end_matches('/').to_owned()
+    }
+
+    pub(super) fn duration(&mut self, at: &str, text: Option<&str>, default: Duration) -> Duration {
+        let Some(text) = text else { return default };
+        parse_duration(text).unwrap_or_else(|expected| {
+            self.note(at, expected);
+            default
+        })
+    }
+
+    pub(super) fn header(&mut self, at: &str, name: &str) -> Option<HeaderName> {
+        let header = name.parse().ok();
+        if header.is_none() {
+            self.note(at, "expected the name of a header");
+        }
+        header
+    }
+
+    fn pointer(&mut self, at: &str, pointer: Option<&str>) {
+        if pointer.is_some_and(|pointer| !pointer.starts_with('/')) {
+            self.note(at, "expected a JSON pointer such as /details/id");
+        }
+    }
+
+    pub(super) fn client_errors(&mut self, at: &str, statuses: &[u16]) -> BTreeSet<u16> {
+        if statuses
+            .iter()
+            .any(|status| !(400..500).contains(status) || *status == 401)
+        {
+            self.note(at, "expected HTTP statuses from 400 to 499 but for 401");
+        }
+        statuses.iter().copied().collect()
+    }
+
+    pub(super) fn auth(&mut self, auth: &Auth) {
+        match auth {
+            Auth::None => {}
+            Auth::Header { name, prefix } => {
+                self.header("outbound.auth.name", name);
+                if !prefix.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
+                    self.note("outbound.auth.prefix", "expected text that can stand in a header");
+                }
+            }
+            Auth::Oauth2 { token_url, .. } => {
+                let is_url =
+                    Url::parse(token_url).is_ok_and(|url| url.scheme() == "https" && url.username().is_empty());
+                if !is_url && !token_url.starts_with('/') {
+                    self.note(
+                        "outbound.auth.token_url",
+                        "expected an https URL, or a path that begins with /",
+                    );
+                }
+            }
+            Auth::Login { path, token, .. } => {
+                if !path.starts_with('/') {
+                    self.note("outbound.auth.path", "expected a path that begins with /");
+                }
+                self.pointer("outbound.auth.token", token.as_deref());
+            }
+        }
+    }
+
+    fn path(&mut self, at: &str, path: &str, vocabulary: &Vocabulary) -> Text {
+        let text = Text::read(path, vocabulary, at, &mut self.faults);
+        if !path.starts_with('/') || path.contains("//") || path.contains("..") {
+            self.note(at, "expected a path that begins with /, without // or ..");
+        }
+        if text.uses(words::ACCESS_TOKEN) && !self.has_token {
+            self.note(at, "{access_token} goes together with outbound.auth of kind login");
+        }
+        text
+    }
+
+    fn method(&mut self, at: &str, method: &str) -> Method {
+        match method {
+            "POST" => Method::POST,
+            "PATCH" => Method::PATCH,
+            "PUT" => Method::PUT,
+            _ => {
+                self.note(at, "expected POST, PUT or PATCH");
+                Method::PUT
+            }
+        }
+    }
+
+    pub(super) fn statuses(&mut self, entries: &[StatusCall]) -> HashMap<Word, Call> {
+        let mut calls = HashMap::new();
+        for (index, entry) in entries.iter().enumerate() {
+            let at = |field: &str| format!("outbound.status[{index}].{field}");
+            let call = Call {
+                method: self.method(&at("method"), &entry.method),
+                path: self.path(&at("path"), &entry.path, &words::STATUS),
+                body: entry
+                    .body
+                    .as_deref()
+                    .map(|body| Json::read(body, &words::STATUS, &at("body"), &mut self.faults)),
+                done: self.client_errors(&at("done"), &entry.done),
+            };
+            if entry.words.is_empty() {
+                self.note(&at("words"), "expected at least one");
+            }
+            for word in &entry.words {
+                if calls.insert(*word, call.clone()).is_some() {
+                    self.note(&at("words"), &format!("{} has a call already", word.as_str()));
+                }
+            }
+        }
+        calls
+    }
+
+    pub(super) fn menu(&mut self, menu: &MenuCall) -> MenuSpec {
+        self.pointer("outbound.menu.ref", menu.reference.as_deref());
+        MenuSpec {
+            call: Call {
+                method: self.method("outbound.menu.method", &menu.method),
+                path: self.path("outbound.menu.path", &menu.path, &words::MENU),
+                body: Some(Json::read(
+                    &menu.body,
+                    &words::MENU,
+                    "outbound.menu.body",
+                    &mut self.faults,
+                )),
+                done: BTreeSet::new(),
+            },
+            every: self.duration("outbound.menu.every", menu.every.as_deref(), Duration::ZERO),
+            reference: menu.reference.clone(),
+            result: menu.result.as_ref().map(|result| self.result(result)),
+        }
+    }
+
+    fn result(&mut self, result: &MenuResult) -> ResultSpec {
+        let at = |field: &str| format!("outbound.menu.result.{field}");
+        for (field, pointer) in [
+            ("status", Some(&result.status)),
+            ("message", result.message.as_ref()),
+            ("ref", result.reference.as_ref()),
+            ("store", result.store.as_ref()),
+            ("when.pointer", result.when.as_ref().map(|when| &when.pointer)),
+        ] {
+            self.pointer(&at(field), pointer.map(String::as_str));
+        }
+        if result.ok.is_empty() || result.ok.iter().any(|word| result.failed.contains(word)) {
+            self.note(&at("ok"), "expected at least one word, none of which is in failed");
+        }
+        let every = self.duration(&at("poll_every"), result.poll_every.as_deref(), DEFAULT_POLL_EVERY);
+        if every.is_zero() {
+            self.note(&at("poll_every"), "expected more than nothing");
+        }
+        let poll = result.poll.as_deref();
+        ResultSpec {
+            wait: self.duration(&at("wait"), result.wait.as_deref(), DEFAULT_RESULT_WAIT),
+            poll: poll.map(|poll| (self.path(&at("poll"), poll, &words::MENU), every)),
+            table: result.clone(),
+        }
+    }
+
+    pub(super) fn fetch(&mut self, fetch: &Fetch, fetched: &[&str]) -> FetchSpec {
+        if fetched.is_empty() {
+            self.note(
+                "fetch",
+                "expected webhook.document to say of which webhooks the order is fetched",
+            );
+        }
+        let place = match (&fetch.href, &fetch.path) {
+            (Some(href), None) => {
+                self.pointer("fetch.href", Some(href));
+                FetchPlace::Href(
+                    href.clone(),
+                    fetch.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
+                )
+            }
+            (None, Some(path)) => FetchPlace::Path(self.path("fetch.path", path, &words::STATUS)),
+            _ => {
+                self.note("fetch", "expected either href or path");
+                FetchPlace::Href(String::new(), BTreeSet::new())
+            }
+        };
+        FetchSpec {
+            webhooks: fetched.iter().map(|one| (*one).to_owned()).collect(),
+            place,
+        }
+    }
+}

@@ -1,0 +1,116 @@
+use super::*;
+
+#[derive(Debug, Deserialize)]
+struct File {
+    outbound: Option<Outbound>,
+    fetch: Option<Fetch>,
+}
+
+fn read(text: &str) -> Result<Option<Spec>, Vec<String>> {
+    let file: File = toml::from_str(text).map_err(|error| vec![error.message().to_owned()])?;
+    let check = |outbound| Spec::check(outbound, file.fetch.as_ref(), &["order_created"]);
+    file.outbound.as_ref().map(check).transpose()
+}
+
+const GOOD: &str = r#"
+[outbound]
+base_url = "https://pos.example/api/"
+headers = { "Brand-Id" = "{setting.brandId}" }
+requests_per_second = 5
+retry = [404]
+auth = { kind = "oauth2", token_url = "/token", scopes = ["pos"] }
+
+[[outbound.status]]
+words = ["accepted", "ready"]
+method = "PUT"
+path = "/orders/{external_id}"
+body = '{"state": "{status}"}'
+done = [409]
+
+[outbound.menu]
+method = "PUT"
+path = "/catalogs"
+body = '{"items": {"$each": "menu.items", "do": "{item.id}"}}'
+every = "2m"
+result = { status = "/status", ok = ["done"], failed = ["failed"] }
+
+[fetch]
+href = "/resource_href"
+"#;
+
+#[test]
+fn a_whole_file_is_taken() {
+    let spec = read(GOOD).unwrap().unwrap();
+    assert_eq!(spec.base_url, "https://pos.example/api");
+    assert_eq!(spec.status.len(), 2);
+    assert_eq!(spec.menu.unwrap().every, Duration::from_secs(120));
+    assert!(matches!(spec.fetch.unwrap().place, FetchPlace::Href(..)));
+    assert!(read("[identity]\nname = \"x\"").unwrap().is_none());
+}
+
+#[test]
+fn every_fault_is_named() {
+    let bad = GOOD
+        .replace("https://pos", "http://pos")
+        .replace("\"PUT\"", "\"GET\"")
+        .replace("{external_id}", "{access_token}")
+        .replace("[409]", "[200]")
+        .replace("\"2m\"", "\"soon\"")
+        .replace("\"/status\"", "\"status\"")
+        .replace("requests_per_second = 5", "requests_per_second = 0")
+        .replace("\"/token\"", "\"token\"")
+        .replace("menu.items", "menu.dishes")
+        .replace("href =", "hosts = []\npath = \"x\"\nhref =");
+    let faults = read(&bad).unwrap_err();
+    for place in [
+        "outbound.base_url:",
+        "outbound.requests_per_second:",
+        "outbound.auth.token_url:",
+        "outbound.status[0].method:",
+        "outbound.status[0].path:",
+        "outbound.status[0].done:",
+        "outbound.menu.method:",
+        "outbound.menu.body/items:",
+        "outbound.menu.every:",
+        "outbound.menu.result.status:",
+        "fetch:",
+    ] {
+        assert!(
+            faults.iter().any(|fault| fault.starts_with(place)),
+            "{place} in {faults:#?}"
+        );
+    }
+}
+
+/// Whoever reads a file says where in it that is.
+#[test]
+fn what_is_not_known_is_refused() {
+    for (text, said) in [
+        (
+            "[outbound]\nbase_url = \"https://x\"\ncolour = 1",
+            "unknown field `colour`",
+        ),
+        (
+            "[outbound]\nbase_url = \"https://x\"\nauth = { kind = \"magic\" }",
+            "unknown variant `magic`",
+        ),
+        (
+            "[outbound]\nbase_url = \"https://x\"\n[[outbound.status]]\nwords = [\"eaten\"]\nmethod = \"PUT\"\npath = \"/x\"",
+            "unknown variant `eaten`",
+        ),
+    ] {
+        let faults = read(text).unwrap_err();
+        assert!(faults[0].starts_with(said), "{text}: {faults:?}");
+    }
+}
+
+#[test]
+fn a_fault_of_a_providers_file_has_its_line() {
+    let careem = include_str!("../../../providers/careem.toml").replace("method = \"PUT\"", "method = \"GET\"");
+    let faults = crate::provider::declarative::load::load("careem.toml", &careem).unwrap_err();
+    let said = faults.to_string();
+    assert!(
+        said.contains("outbound.status[0].method: expected POST, PUT or PATCH"),
+        "{said}"
+    );
+}

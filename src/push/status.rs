@@ -1,0 +1,106 @@
+//! A status for a provider.
+
+use chrono::{SecondsFormat, TimeDelta, Utc};
+
+use super::{
+    Push, UNKNOWN_ORDER_RETRIES, record,
+    remote::{self, Remote, Reply},
+};
+use crate::{
+    event::{
+        EventType, NewEvent, Recorded,
+        outcome::ErrorType,
+        push::{StatusPushed, StatusRequested},
+    },
+    journal::settle::Failure,
+};
+
+impl Push {
+    pub(super) async fn status(
+        &self,
+        remote: &Remote,
+        event: &Recorded,
+        request: u32,
+    ) -> Result<Vec<NewEvent>, Failure> {
+        let Ok(wanted) = serde_json::from_slice::<StatusRequested>(&event.payload) else {
+            return self.unreadable(event, request);
+        };
+        let Some(call) = remote.spec.status.get(&wanted.status) else {
+            return Ok(vec![pushed(event, &wanted, 0, None, false)]);
+        };
+        let branch = if remote.spec.needs_branch {
+            match self.branch_of(event).await {
+                Ok(Some(branch)) => Some(branch),
+                Ok(None) => {
+                    let error = remote::report(
+                        ErrorType::Validation,
+                        "ORDER_NOT_KNOWN",
+                        "no order of this provider was forwarded under that id, and the provider has not exactly one active branch",
+                    );
+                    return self.failed(event, request, error, None, UNKNOWN_ORDER_RETRIES);
+                }
+                Err(error) => {
+                    tracing::debug!(error = format!("{error:#}"), "cannot look up an order's branch");
+                    let error = remote::report(
+                        ErrorType::Temporary,
+                        "DATABASE_AWAY",
+                        "the order's branch cannot be looked up",
+                    );
+                    return self.failed(event, request, error, None, u32::MAX);
+                }
+            }
+        } else {
+            event.envelope.branch.clone()
+        };
+        let mut subject = self.subject(remote, event, branch.as_deref());
+        let slots = &mut subject.scope.0;
+        slots.insert("status".into(), wanted.status.as_str().into());
+        if let Some(reason) = &wanted.reason {
+            slots.insert("reason".into(), reason.clone().into());
+        }
+        if let Some(minutes) = wanted.preparation_minutes {
+            slots.insert("preparation_minutes".into(), minutes.into());
+        }
+        // The same for every repeat: counted from when it was asked for.
+        let ready = event.envelope.time + TimeDelta::minutes(wanted.preparation_minutes.unwrap_or(0).into());
+        let ready = ready.to_rfc3339_opts(SecondsFormat::Secs, true);
+        slots.insert("accept_time".into(), ready.into());
+        let order_id = wanted.order_id.as_ref().unwrap_or(&event.envelope.external_order_id);
+        slots.insert("remote_order_id".into(), order_id.clone().into());
+        let key = event.envelope.id.to_string();
+        match remote.call(&subject.base, call, &mut subject.scope, key).await {
+            Err(missing) => self.missing(event, request, &missing),
+            Ok(Reply::Done { status, .. }) => {
+                let already = call.done.contains(&status);
+                Ok(vec![pushed(event, &wanted, request, Some(status), already)])
+            }
+            Ok(reply) => self.not_done(event, request, reply),
+        }
+    }
+}
+
+fn pushed(
+    event: &Recorded,
+    wanted: &StatusRequested,
+    attempts: u32,
+    provider_status: Option<u16>,
+    already: bool,
+) -> NewEvent {
+    tracing::debug!(
+        provider = &*event.envelope.provider,
+        order_id = event.envelope.external_order_id,
+        status = wanted.status.as_str(),
+        attempts,
+        "status told"
+    );
+    let payload = StatusPushed {
+        status: wanted.status,
+        skipped: provider_status.is_none(),
+        already,
+        provider_status,
+        attempts,
+        requested_at: event.envelope.time,
+        pushed_at: Utc::now(),
+    };
+    record::follow(event, record::OUTCOME, EventType::OrderStatusPushed, &payload)
+}

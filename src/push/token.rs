@@ -1,0 +1,183 @@
+//! Tokens: had once, used until shortly before they end, by all requests of a provider.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use reqwest::{
+    Url,
+    header::{CONTENT_TYPE, HeaderValue},
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use super::{
+    outbound::{Auth, Credentials},
+    remote::{self, Trouble},
+};
+
+/// How much before its end a token is replaced; of a short-lived one, a tenth of its life.
+const MARGIN: Duration = Duration::from_secs(60);
+/// Longest time that a token is used, whatever its provider says.
+const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Longest token that is taken: it goes in a header.
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
+/// Name and secret of the hub at a provider.
+#[derive(Debug, Clone, Default)]
+pub struct Client {
+    /// `<PROVIDER>_CLIENT_ID`.
+    pub id: Option<String>,
+    /// `<PROVIDER>_CLIENT_SECRET`.
+    pub secret: Option<SecretString>,
+}
+
+/// A token in use.
+#[derive(Clone)]
+pub struct Token {
+    /// Which one it is, counted from 1: so that of many requests that are refused with it one gets another.
+    pub number: u64,
+    /// What is sent.
+    pub text: SecretString,
+    until: Instant,
+}
+
+/// A provider's token.
+pub struct Tokens {
+    client: Client,
+    default_lifetime: Duration,
+    /// Held while a token is asked for: the others wait for that one.
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    count: u64,
+    token: Option<Token>,
+}
+
+impl Tokens {
+    /// None yet.
+    pub fn new(client: Client, default_lifetime: Duration) -> Self {
+        Self {
+            client,
+            default_lifetime,
+            held: Mutex::default(),
+        }
+    }
+
+    /// The secret of a static header.
+    pub fn secret(&self) -> &str {
+        self.client.secret.as_ref().map_or("", |secret| secret.expose_secret())
+    }
+
+    /// A token that is good, other than the one of number `refused`.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn get(
+        &self,
+        http: &reqwest::Client,
+        base: &str,
+        auth: &Auth,
+        refused: Option<u64>,
+    ) -> Result<Token, Trouble> {
+        let mut held = self.held.lock().await;
+        let is_good = |token: &&Token| Some(token.number) != refused && token.until > Instant::now();
+        if let Some(token) = held.token.as_ref().filter(is_good) {
+            return Ok(token.clone());
+        }
+        let began = Instant::now();
+        let (text, lifetime) = self.ask(http, base, auth).await?;
+        held.count += 1;
+        let token = Token {
+            number: held.count,
+            text,
+            until: began + lifetime.saturating_sub(MARGIN.min(lifetime / 10)),
+        };
+        held.token = Some(token.clone());
+        Ok(token)
+    }
+
+    async fn ask(&self, http: &reqwest::Client, base: &str, auth: &Auth) -> Result<(SecretString, Duration), Trouble> {
+        let id = self.client.id.as_deref().unwrap_or_default();
+        let (url, form, basic, pointer) = match auth {
+            Auth::Oauth2 {
+                token_url,
+                scopes,
+                fields,
+                credentials,
+            } => {
+                let mut form: BTreeMap<&str, &str> = fields.iter().map(|(name, value)| (&**name, &**value)).collect();
+                let scope = scopes.join(" ");
+                form.insert("grant_type", "client_credentials");
+                if !scope.is_empty() {
+                    form.insert("scope", &scope);
+                }
+                if *credentials == Credentials::Body {
+                    form.insert("client_id", id);
+                    form.insert("client_secret", self.secret());
+                }
+                let form = encode(&form);
+                (
+                    absolute(base, token_url),
+                    form,
+                    *credentials == Credentials::Basic,
+                    "/access_token",
+                )
+            }
+            Auth::Login { path, token, .. } => {
+                let form = encode(&BTreeMap::from([("username", id), ("password", self.secret())]));
+                let pointer = token.as_deref().unwrap_or("/access_token");
+                (format!("{base}{path}"), form, false, pointer)
+            }
+            Auth::None | Auth::Header { .. } => return Ok((SecretString::default(), MAX_LIFETIME)),
+        };
+        let mut post = http
+            .post(url)
+            .header(
+                CONTENT_TYPE,
+                HeaderValue::from_static("application/x-www-form-urlencoded"),
+            )
+            .body(form);
+        if basic {
+            post = post.basic_auth(id, Some(self.secret()));
+        }
+        let answer = remote::ask(post, remote::MAX_ANSWER_BYTES).await?;
+        if !(200..300).contains(&answer.status) {
+            return Err(answer.without_token());
+        }
+        let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let token = body.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let fits = (1..=MAX_TOKEN_BYTES).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
+        if !fits {
+            return Err(remote::misconfigured(
+                "PROVIDER_TOKEN",
+                "the answer to the request for a token holds none where one was expected",
+            ));
+        }
+        let lifetime = match &body["expires_in"] {
+            Value::Number(seconds) => seconds.as_u64(),
+            Value::String(seconds) => seconds.parse().ok(),
+            _ => None,
+        };
+        let lifetime = lifetime.map_or(self.default_lifetime, Duration::from_secs);
+        Ok((SecretString::from(token), lifetime.min(MAX_LIFETIME)))
+    }
+}
+
+/// A path stands on the base URL.
+fn absolute(base: &str, url: &str) -> String {
+    if url.starts_with('/') {
+        format!("{base}{url}")
+    } else {
+        url.to_owned()
+    }
+}
+
+fn encode(fields: &BTreeMap<&str, &str>) -> String {
+    let url = Url::parse_with_params("http://form", fields).expect("it is a URL");
+    url.query().unwrap_or_default().to_owned()
+}

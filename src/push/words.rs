@@ -1,0 +1,82 @@
+//! Which slots and lists the templates of provider files may use; see [`super::template`].
+
+use super::template::Vocabulary;
+
+/// The token of a login, for paths.
+pub const ACCESS_TOKEN: &str = "access_token";
+
+/// Of calls about an order, and of headers.
+pub const STATUS: Vocabulary = Vocabulary {
+    slots: &[
+        "external_id",
+        "status",
+        "reason",
+        "preparation_minutes",
+        "accept_time",
+        "remote_order_id",
+        "branch_id",
+        "branch_store_id",
+        "merchant_id",
+        "setting.",
+        ACCESS_TOKEN,
+    ],
+    lists: &[],
+    elements: &[],
+};
+
+/// Of calls about a menu. Each price is there as decimal text, in minor units and as a number.
+pub const MENU: Vocabulary = Vocabulary {
+    slots: &[
+        "branch_id",
+        "branch_store_id",
+        "merchant_id",
+        "request_id",
+        "ref",
+        "currency",
+        "setting.",
+        ACCESS_TOKEN,
+    ],
+    lists: &[
+        ("menu.categories", "category"),
+        ("menu.items", "item"),
+        ("menu.groups", "group"),
+        ("category.items", "item"),
+        ("item.groups", "group"),
+        ("group.options", "option"),
+    ],
+    elements: &[
+        ("category", &["id", "name", "name_ar", "position", "item_ids"]),
+        (
+            "item",
+            &[
+                "id",
+                "name",
+                "name_ar",
+                "description",
+                "description_ar",
+                "price",
+                "price_minor",
+                "price_number",
+                "image_url",
+                "available",
+                "category_id",
+                "group_ids",
+                "position",
+            ],
+        ),
+        ("group", &["id", "name", "name_ar", "min", "max", "position"]),
+        (
+            "option",
+            &[
+                "id",
+                "name",
+                "name_ar",
+                "price",
+                "price_minor",
+                "price_number",
+                "available",
+                "position",
+            ],
+        ),
+    ],
+};

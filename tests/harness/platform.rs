@@ -1,0 +1,322 @@
+//! A delivery platform's interface, played over HTTP: it gives tokens that end, counts requests, refuses what is so already,
+//! takes menus and says later what it makes of them, hands out orders, and fails by a script.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::{HeaderMap, Method},
+    response::Response,
+};
+use axum_server::Handle;
+use serde_json::{Value, json};
+
+use super::{
+    port::Port,
+    wait::{PATIENCE, eventually},
+};
+
+/// What the hub goes by there.
+pub(crate) const CLIENT_ID: &str = "hub-at-the-provider";
+/// Its secret.
+pub(crate) const CLIENT_SECRET: &str = "secret-at-the-provider";
+/// Where OAuth tokens are had, by the tests' files.
+pub(crate) const TOKEN: &str = "/token";
+/// Where a login is posted.
+pub(crate) const LOGIN: &str = "/v2/login";
+/// Most bytes of a request that are taken.
+const MAX_BODY: usize = 16 * 1024 * 1024;
+
+/// A call as it came; requests for tokens are counted apart.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) at: Instant,
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    /// What it was told.
+    pub(crate) status: u16,
+}
+
+impl Call {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// What a call is told.
+#[derive(Debug, Clone)]
+pub(crate) struct Say {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+    pub(crate) retry_after: Option<u64>,
+}
+
+impl Say {
+    pub(crate) fn status(status: u16) -> Self {
+        Self {
+            status,
+            body: "{}".into(),
+            retry_after: None,
+        }
+    }
+
+    pub(crate) fn json(body: &Value) -> Self {
+        Self {
+            body: body.to_string(),
+            ..Self::status(200)
+        }
+    }
+}
+
+#[derive(Default)]
+struct Script {
+    calls: Vec<Call>,
+    tokens: usize,
+    /// Tokens that are good, and until when.
+    good: HashMap<String, Instant>,
+    lifetime: Option<Duration>,
+    /// Answers to requests for tokens.
+    next_token: VecDeque<u16>,
+    next: VecDeque<Say>,
+    /// Answers for every call whose path begins so.
+    on: Vec<(String, Say)>,
+    /// Orders and the states that they were set to; setting one again is a 409.
+    states: HashSet<(String, String)>,
+    /// Most requests a second; one more is a 429.
+    per_second: Option<usize>,
+    /// Documents by path.
+    documents: HashMap<String, String>,
+}
+
+/// The platform.
+pub(crate) struct Provider {
+    port: Port,
+    shared: Arc<Mutex<Script>>,
+    running: Mutex<Option<Handle<SocketAddr>>>,
+}
+
+impl Provider {
+    pub(crate) fn start() -> Self {
+        let provider = Self {
+            port: Port::reserve(),
+            shared: Arc::default(),
+            running: Mutex::default(),
+        };
+        provider.open();
+        provider
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.port.address())
+    }
+
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.shared.lock().unwrap()
+    }
+
+    /// Listens again, on the same port, with all that it knows.
+    pub(crate) fn open(&self) {
+        let handle = Handle::new();
+        let router = Router::new().fallback(receive).with_state(Arc::clone(&self.shared));
+        let server = axum_server::from_tcp(self.port.listen())
+            .unwrap()
+            .handle(handle.clone());
+        tokio::spawn(server.serve(router.into_make_service()));
+        *self.running.lock().unwrap() = Some(handle);
+    }
+
+    /// Ends: connections are cut, new ones refused.
+    pub(crate) async fn close(&self) {
+        let handle = self.running.lock().unwrap().take().unwrap();
+        handle.shutdown();
+        let address = self.port.address();
+        eventually(
+            "the provider refuses connections",
+            PATIENCE,
+            async || match tokio::net::TcpStream::connect(address).await {
+                Ok(_) => Err("it takes them"),
+                Err(_) => Ok(()),
+            },
+        )
+        .await;
+    }
+
+    /// The next calls are told this, one each.
+    pub(crate) fn next(&self, answers: impl IntoIterator<Item = Say>) {
+        self.script().next.extend(answers);
+    }
+
+    /// Every call whose path begins so is told this.
+    pub(crate) fn on(&self, path: &str, answer: Say) {
+        let mut script = self.script();
+        script.on.retain(|(known, _)| known != path);
+        script.on.push((path.to_owned(), answer));
+    }
+
+    /// The next requests for a token are told these statuses.
+    pub(crate) fn next_tokens(&self, statuses: impl IntoIterator<Item = u16>) {
+        self.script().next_token.extend(statuses);
+    }
+
+    /// How long tokens hold, as it says and as it keeps.
+    pub(crate) fn tokens_hold(&self, lifetime: Duration) {
+        self.script().lifetime = Some(lifetime);
+    }
+
+    /// Tokens that were given are no longer good, whatever was said.
+    pub(crate) fn forget_tokens(&self) {
+        self.script().good.clear();
+    }
+
+    /// More requests a second than this are told 429.
+    pub(crate) fn allows(&self, per_second: usize) {
+        self.script().per_second = Some(per_second);
+    }
+
+    /// It has a document there.
+    pub(crate) fn has(&self, path: &str, document: &str) {
+        self.script().documents.insert(path.to_owned(), document.to_owned());
+    }
+
+    /// How many tokens it gave.
+    pub(crate) fn tokens(&self) -> usize {
+        self.script().tokens
+    }
+
+    /// Every call so far.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.script().calls.clone()
+    }
+
+    /// Waits until there were so many calls, and returns them.
+    pub(crate) async fn wait_for(&self, count: usize) -> Vec<Call> {
+        eventually(&format!("{count} calls at the provider"), PATIENCE, async || {
+            let calls = self.calls();
+            if calls.len() >= count {
+                Ok(calls)
+            } else {
+                Err(calls.len())
+            }
+        })
+        .await
+    }
+}
+
+async fn receive(State(shared): State<Arc<Mutex<Script>>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
+        return Response::new(Body::empty());
+    };
+    let mut script = shared.lock().unwrap();
+    let path = parts.uri.path().to_owned();
+    let said = if path == TOKEN || path == LOGIN {
+        script.token(&path, &body)
+    } else {
+        let said = script.answer(&parts.method, &path, &parts.headers, &body);
+        script.calls.push(Call {
+            at: Instant::now(),
+            method: parts.method,
+            path,
+            headers: parts.headers,
+            body,
+            status: said.status,
+        });
+        said
+    };
+    let mut response = Response::builder().status(said.status);
+    if let Some(seconds) = said.retry_after {
+        response = response.header("retry-after", seconds);
+    }
+    response.body(Body::from(said.body)).unwrap()
+}
+
+impl Script {
+    fn token(&mut self, path: &str, form: &[u8]) -> Say {
+        if let Some(status) = self.next_token.pop_front() {
+            return Say::status(status);
+        }
+        let form = String::from_utf8_lossy(form).into_owned();
+        let expected = if path == TOKEN {
+            vec![
+                "grant_type=client_credentials".to_owned(),
+                format!("client_id={CLIENT_ID}"),
+                format!("client_secret={CLIENT_SECRET}"),
+            ]
+        } else {
+            vec![format!("username={CLIENT_ID}"), format!("password={CLIENT_SECRET}")]
+        };
+        let fields: Vec<_> = form.split('&').collect();
+        if !expected.iter().all(|field| fields.contains(&field.as_str())) {
+            return Say::status(401);
+        }
+        self.tokens += 1;
+        let token = format!("token-{}", self.tokens);
+        let lifetime = self.lifetime.unwrap_or(Duration::from_secs(3600));
+        self.good.insert(token.clone(), Instant::now() + lifetime);
+        Say::json(&json!({ "access_token": token, "expires_in": lifetime.as_secs() }))
+    }
+
+    fn answer(&mut self, method: &Method, path: &str, headers: &HeaderMap, body: &[u8]) -> Say {
+        let shown = headers.get("authorization").and_then(|value| value.to_str().ok());
+        let token = shown
+            .and_then(|shown| shown.strip_prefix("Bearer "))
+            .unwrap_or_default();
+        let until = self.good.get(token);
+        if until.is_none_or(|until| *until <= Instant::now()) {
+            return Say::status(401);
+        }
+        if let Some(allowed) = self.per_second {
+            let second = Instant::now() - Duration::from_secs(1);
+            if self
+                .calls
+                .iter()
+                .filter(|call| call.at > second && call.status != 429)
+                .count()
+                >= allowed
+            {
+                let retry_after = Some(1);
+                return Say {
+                    retry_after,
+                    ..Say::status(429)
+                };
+            }
+        }
+        if let Some(said) = self.next.pop_front() {
+            return said;
+        }
+        if let Some((_, said)) = self.on.iter().find(|(begin, _)| path.starts_with(begin)) {
+            return said.clone();
+        }
+        if method == Method::GET {
+            return match self.documents.get(path) {
+                Some(document) => Say {
+                    body: document.clone(),
+                    ..Say::status(200)
+                },
+                None => Say::status(404),
+            };
+        }
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let state = body["state"].as_str().or(body["status"].as_str()).unwrap_or_default();
+        if !state.is_empty() && !self.states.insert((path.to_owned(), state.to_owned())) {
+            return Say {
+                body: json!({ "error": { "code": "ALREADY" } }).to_string(),
+                ..Say::status(409)
+            };
+        }
+        Say::status(200)
+    }
+}

@@ -1,0 +1,153 @@
+//! The backend's door: who may come in, and what is told to whom.
+
+use reqwest::Method;
+use serde_json::json;
+use webhook_hub::event::EventType;
+
+use crate::harness::{
+    SERVICE_TOKEN, World,
+    at_end::Ends,
+    hub::Hub,
+    outside::{CAREEM_POS, Outside, send, send_raw},
+};
+
+const STATUS: &str = "orders/careem/CR-1/status";
+const MENU: &str = include_str!("fixtures/menu.json");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_backend_comes_in_and_hears_what_is_wrong() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let hub = Hub::start(
+        &outside
+            .settings()
+            .set("SERVICE_TOKEN", format!("the-new-one,{SERVICE_TOKEN}")),
+    )
+    .await;
+    let ready = r#"{"status":"ready"}"#;
+    for headers in [
+        &[][..],
+        &[("x-service-token", "guessed")],
+        &[("authorization", SERVICE_TOKEN)],
+    ] {
+        let answer = send_raw(&hub, Method::POST, STATUS, ready, headers).await;
+        assert_eq!((answer.status, answer.code().as_str()), (401, "INVALID_TOKEN"));
+        // A stranger does not learn which providers there are.
+        let answer = send_raw(&hub, Method::POST, "orders/pizza/1/status", ready, headers).await;
+        assert_eq!(answer.status, 401);
+    }
+    let large = format!(r#"{{"status":"ready","reason":"{}"}}"#, "x".repeat(20_000));
+    let key = "k".repeat(256);
+    for (method, path, body, headers, status, code) in [
+        (
+            Method::POST,
+            "orders/pizza/1/status",
+            ready,
+            &[][..],
+            404,
+            "PROVIDER_NOT_FOUND",
+        ),
+        (
+            Method::POST,
+            STATUS,
+            r#"{"status":"eaten"}"#,
+            &[],
+            400,
+            "INVALID_REQUEST",
+        ),
+        (Method::POST, STATUS, "nonsense", &[], 400, "INVALID_REQUEST"),
+        (
+            Method::POST,
+            STATUS,
+            ready,
+            &[("idempotency-key", key.as_str())],
+            400,
+            "INVALID_REQUEST",
+        ),
+        (Method::POST, STATUS, large.as_str(), &[], 413, "PAYLOAD_TOO_LARGE"),
+        (Method::GET, STATUS, "", &[], 405, "METHOD_NOT_ALLOWED"),
+        (
+            Method::PUT,
+            "menus/careem/branch-uuid",
+            r#"{"currency":"JOD"}"#,
+            &[],
+            400,
+            "INVALID_REQUEST",
+        ),
+        (
+            Method::PUT,
+            "menus/pizza/branch-uuid",
+            MENU,
+            &[],
+            404,
+            "PROVIDER_NOT_FOUND",
+        ),
+        (
+            Method::POST,
+            "menus/careem/branch-uuid",
+            MENU,
+            &[],
+            405,
+            "METHOD_NOT_ALLOWED",
+        ),
+    ] {
+        let answer = send(&hub, method, path, body, headers).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (status, code),
+            "{path}: {answer:?}"
+        );
+        assert!(!answer.header("x-request-id").is_empty());
+    }
+    let answer = send(
+        &hub,
+        Method::PUT,
+        "menus/careem/b",
+        r#"{"currency":"JOD","categories":[{"id":"c"}]}"#,
+        &[],
+    )
+    .await;
+    assert_eq!(
+        answer.json()["error"]["details"]["faults"][0]["pointer"],
+        "/categories/0/name"
+    );
+    // Nothing of all this is on the log.
+    assert!(outside.world.log.events().await.is_empty());
+    // Both tokens open, and the backend is shown the newest.
+    for token in ["the-new-one", SERVICE_TOKEN] {
+        let answer = send_raw(
+            &hub,
+            Method::POST,
+            STATUS,
+            ready,
+            &[("x-service-token", token), ("x-request-id", "r-1")],
+        )
+        .await;
+        assert_eq!((answer.status, answer.header("x-request-id")), (202, "r-1"));
+        assert_eq!(answer.json()["data"]["requestId"], "r-1");
+    }
+    outside.payloads(EventType::OrderStatusPushed, 2).await;
+    outside.world.post_orders(&hub, ["CR-newest".to_owned()]).await;
+    let requests = outside.world.backend.wait_for(1).await;
+    assert_eq!(requests[0].header("x-service-token"), "the-new-one");
+    outside.world.at_end(Ends::forwarded(1)).await;
+}
+
+/// A provider that the hub cannot speak to, and a log that is away, are our fault: send it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_faults_are_5xx() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    let body = json!({ "status": "ready" }).to_string();
+    let answer = send(&hub, Method::POST, STATUS, &body, &[]).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (503, "OUTBOUND_NOT_CONFIGURED")
+    );
+    assert!(!answer.header("retry-after").is_empty());
+    let outside = Outside::new(CAREEM_POS).await;
+    let hub = outside.hub().await;
+    outside.world.nats.server.pause().await.unwrap();
+    let answer = send(&hub, Method::POST, STATUS, &body, &[]).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "EVENT_LOG_UNAVAILABLE"));
+    outside.world.nats.server.resume().await.unwrap();
+}

@@ -1,0 +1,268 @@
+//! Menus for providers: sent whole, one of a branch at a time, and the provider's later word matched to what was sent.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use webhook_hub::event::EventType;
+
+use crate::harness::{
+    at_end::Ends,
+    hub::{Hub, run},
+    outside::{CAREEM_POS, DELIVERY_HERO, Outside, send},
+    platform::Say,
+    wait::{PATIENCE, eventually},
+};
+
+const MENU: &str = include_str!("fixtures/menu.json");
+const PATH: &str = "menus/careem/branch-uuid";
+
+impl Outside {
+    async fn put_menu(&self, hub: &Hub) {
+        let answer = send(hub, Method::PUT, PATH, MENU, &[]).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+
+    /// The provider's word about a menu, as a webhook.
+    async fn word(&self, hub: &Hub, reference: &str, status: &str, number: usize) {
+        let body = json!({
+            "id": format!("word-{number}"), "event_type": "CATALOG_STATUS",
+            "details": { "branch_id": "store-9", "catalog_id": reference, "status": status, "message": "item x has no price" },
+        });
+        let text = body.to_string();
+        // The merchant's header is not theirs.
+        let signature = crate::harness::careem::sign(crate::harness::careem::SECRET, text.as_bytes());
+        let answer = self
+            .world
+            .careem
+            .post_raw(hub, text, &[("x-careem-signature", &signature)])
+            .await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+
+    /// What the provider calls the menus that it took.
+    fn references(&self) -> Vec<String> {
+        let calls = self.provider.calls();
+        let menus = calls
+            .iter()
+            .filter(|call| call.path == "/catalogs" && call.status == 200);
+        menus
+            .map(|call| call.json()["catalog_id"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    }
+}
+
+/// Answers with the catalogue's own id, as the real one does.
+fn by_answer(file: &str) -> String {
+    file.replace("every = \"2m\"", "every = \"0s\"")
+}
+
+/// Without an id in the answer: what the request calls it stands in the webhook, and there is one menu at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_menu_is_synced_when_the_provider_says_so() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let hub = outside.hub().await;
+    outside.put_menu(&hub).await;
+    let accepted = &outside.payloads(EventType::MenuSyncAccepted, 1).await[0];
+    assert_eq!(accepted["providerStatus"], 200);
+    let call = &outside.provider.calls()[0];
+    let (body, items) = (call.json(), &call.json()["items"]);
+    assert_eq!((call.method.as_str(), call.path.as_str()), ("PUT", "/catalogs"));
+    assert_eq!(
+        (call.header("brand-id"), call.header("branch-id")),
+        ("brand-7", "store-9")
+    );
+    // Amounts come out as they went in.
+    assert!(std::str::from_utf8(&call.body).unwrap().contains("\"price\":4.5}"));
+    assert_eq!(
+        (
+            &items[0]["name"],
+            &items[0]["name_localized"]["ar"],
+            &items[0]["group_ids"],
+            &items[1]["active"]
+        ),
+        (
+            &json!("Chicken shawarma"),
+            &json!("شاورما دجاج"),
+            &json!(["extras"]),
+            &json!(false)
+        )
+    );
+    assert_eq!(body["groups"][0]["options"][1]["price"], json!(0.25));
+    assert_eq!(
+        body["categories"][0]["item_ids"],
+        json!(["chicken-shawarma", "lentil-soup"])
+    );
+    // Still at it: nothing is decided.
+    let reference = outside.references().remove(0);
+    outside.word(&hub, &reference, "processing", 1).await;
+    outside.world.log.wait_for(EventType::OrderIgnored, 1).await;
+    outside.word(&hub, &reference, "completed", 2).await;
+    let synced = &outside.payloads(EventType::MenuSynced, 1).await[0];
+    assert_eq!((&synced["ref"], &synced["attempts"]), (&json!(reference), &json!(1)));
+    let events = outside.world.log.events().await;
+    let event = events
+        .iter()
+        .find(|event| event.envelope.event_type == EventType::MenuSynced)
+        .unwrap();
+    assert_eq!(
+        (&*event.envelope.external_order_id, event.envelope.branch.as_deref()),
+        ("menu:branch-uuid", Some("branch-uuid"))
+    );
+    assert_eq!(outside.provider.calls().len(), 1);
+    outside
+        .world
+        .at_end(Ends {
+            ignored: 1,
+            ..Ends::default()
+        })
+        .await;
+}
+
+/// Its word comes as a webhook, and names the menu that it took before this one: that one is not this one's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_about_another_menu_is_not_taken_for_this_one() {
+    let outside = Outside::new(&by_answer(CAREEM_POS)).await;
+    let hub = outside.hub().await;
+    outside
+        .provider
+        .on("/catalogs", Say::json(&json!({ "catalog_id": "job-2" })));
+    outside.put_menu(&hub).await;
+    outside.payloads(EventType::MenuSyncAccepted, 1).await;
+    outside.word(&hub, "job-1", "failed", 1).await;
+    outside.payloads(EventType::MenuSyncReported, 1).await;
+    outside.word(&hub, "job-2", "completed", 2).await;
+    let synced = &outside.payloads(EventType::MenuSynced, 1).await[0];
+    assert_eq!(synced["ref"], "job-2");
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// Refused after it was taken: a dead letter that says why. The next menu follows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_menu_that_the_provider_refuses_fails_and_the_next_one_follows() {
+    let outside = Outside::new(&by_answer(CAREEM_POS)).await;
+    let hub = outside.hub().await;
+    outside.put_menu(&hub).await;
+    outside.put_menu(&hub).await;
+    outside.payloads(EventType::MenuSyncAccepted, 1).await;
+    let first = outside.references();
+    assert_eq!(first.len(), 1, "one at a time");
+    outside.word(&hub, &first[0], "failed", 1).await;
+    let failed = &outside.payloads(EventType::MenuSyncFailed, 1).await[0];
+    assert_eq!(
+        (&failed["error"]["code"], &failed["givenUp"]),
+        (&json!("MENU_REFUSED"), &json!(true))
+    );
+    assert!(
+        failed["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("item x has no price")
+    );
+    outside.payloads(EventType::MenuSyncAccepted, 2).await;
+    outside.word(&hub, &outside.references()[1], "completed", 2).await;
+    outside.payloads(EventType::MenuSynced, 1).await;
+    // A person may send the first one again.
+    let operator = outside.world.nats.settings("hub");
+    run(&operator, &["dead-letters", "retry", "--all", "--by", "test"])
+        .await
+        .expect_success();
+    outside.payloads(EventType::MenuSyncAccepted, 3).await;
+    outside.word(&hub, &outside.references()[2], "completed", 3).await;
+    outside.payloads(EventType::MenuSynced, 2).await;
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// Nothing is heard of it: after its time it has failed. The hub that waited was killed meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_menu_of_which_nothing_is_heard_fails_after_its_time() {
+    let outside = Outside::new(&CAREEM_POS.replace("wait = \"15m\"", "wait = \"4s\"")).await;
+    let hub = outside.hub().await;
+    outside.put_menu(&hub).await;
+    outside.payloads(EventType::MenuSyncAccepted, 1).await;
+    hub.kill().await;
+    let _hub = outside.hub().await;
+    let failed = &outside.payloads(EventType::MenuSyncFailed, 1).await[0];
+    assert_eq!(failed["error"]["code"], "MENU_RESULT_TIMEOUT");
+    assert_eq!(outside.provider.calls().len(), 1, "sent once");
+    outside.world.hand_out_again().await;
+    outside
+        .world
+        .at_end(Ends {
+            dead_lettered: 1,
+            ..Ends::default()
+        })
+        .await;
+}
+
+/// The word that was said while no hub was there to hear is heard of the provider's next try; the hub that sent the menu is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_hub_takes_up_a_menu_that_waits() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let hub = outside.hub().await;
+    outside.put_menu(&hub).await;
+    outside.payloads(EventType::MenuSyncAccepted, 1).await;
+    eventually("it waits in its lane", PATIENCE, async || {
+        let lanes = outside.world.lanes().await;
+        if lanes.len() == 1 { Ok(()) } else { Err(lanes) }
+    })
+    .await;
+    hub.kill().await;
+    let hub = outside.hub().await;
+    outside.word(&hub, &outside.references()[0], "completed", 1).await;
+    outside.payloads(EventType::MenuSynced, 1).await;
+    assert_eq!(outside.provider.calls().len(), 1);
+    outside.world.hand_out_again().await;
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// Where the result is to be asked for, it is, until it is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_is_asked_for() {
+    let outside = Outside::new(&DELIVERY_HERO.replace("poll_every = \"30s\"", "poll_every = \"300ms\"")).await;
+    let hub = outside.hub().await;
+    let import = "/v2/chains/chain-1/catalog/import/import-5";
+    outside
+        .provider
+        .next([Say::json(&json!({ "catalogImportId": "import-5" }))]);
+    outside
+        .provider
+        .has(import, &json!({ "status": "in_progress" }).to_string());
+    outside.put_menu(&hub).await;
+    let calls = outside.provider.wait_for(3).await;
+    assert_eq!(
+        (calls[0].method.as_str(), calls[0].path.as_str()),
+        ("PUT", "/v2/chains/chain-1/catalog")
+    );
+    assert_eq!(calls[0].json()["vendors"], json!(["store-9"]));
+    assert!(calls[1..].iter().all(|call| call.path == import));
+    let pauses: Vec<Duration> = calls.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
+    assert!(
+        pauses.iter().all(|pause| *pause >= Duration::from_millis(250)),
+        "{pauses:?}"
+    );
+    outside.provider.has(import, &json!({ "status": "done" }).to_string());
+    let synced = &outside.payloads(EventType::MenuSynced, 1).await[0];
+    assert_eq!(synced["ref"], "import-5");
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// Sent too soon after the last one of the branch it waits, here by the file's own limit; an outage in between is retried.
+#[tokio::test(flavor = "multi_thread")]
+async fn menus_of_a_branch_keep_their_distance() {
+    let file = CAREEM_POS.replace("every = \"2m\"", "every = \"2s\"");
+    let without_result = file.split("# What became of it comes as a webhook.").next().unwrap();
+    let outside = Outside::new(without_result).await;
+    outside.provider.next([Say::status(503)]);
+    let hub = outside.hub().await;
+    outside.put_menu(&hub).await;
+    outside.put_menu(&hub).await;
+    let synced = outside.payloads(EventType::MenuSynced, 2).await;
+    let attempts: Vec<&Value> = synced.iter().map(|one| &one["attempts"]).collect();
+    assert_eq!(attempts, [2, 1]);
+    let calls = outside.provider.calls();
+    let statuses: Vec<u16> = calls.iter().map(|call| call.status).collect();
+    assert_eq!(statuses, [503, 200, 200]);
+    assert!(calls[2].at - calls[1].at >= Duration::from_millis(1950));
+    outside.world.at_end(Ends::default()).await;
+}

@@ -1,0 +1,434 @@
+//! What the backend wants a provider to be told about an order: said once, in order, whatever the provider does.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use webhook_hub::event::EventType;
+
+use crate::harness::{
+    at_end::Ends,
+    backend,
+    careem::{change, order},
+    hub::{Hub, run},
+    outside::{CAREEM_POS, DELIVERY_HERO, Outside, send},
+    platform::Say,
+    wait::{PATIENCE, eventually},
+};
+
+/// Without the limits of the real one, which some tests are not about.
+fn unlimited(file: &str) -> String {
+    file.replace("requests_per_second = 10\n", "")
+}
+
+fn states(outside: &Outside, order: &str) -> Vec<String> {
+    let path = format!("/orders/{order}");
+    let calls = outside.provider.calls().into_iter().filter(|call| call.path == path);
+    calls
+        .filter(|call| call.status == 200)
+        .map(|call| call.json()["state"].as_str().unwrap_or_default().to_owned())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_reaches_the_provider_with_its_branch() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let hub = outside.hub().await;
+    outside.world.post_orders(&hub, ["CR-told".to_owned()]).await;
+    outside.world.log.settled().await;
+    // Nobody says of which branch it is: the order was forwarded.
+    let row = "SELECT 1 AS one FROM provider_order_logs";
+    eventually("the order is in the tables", PATIENCE, async || {
+        let rows = outside
+            .world
+            .database
+            .rows(row)
+            .await
+            .map_err(|error| error.to_string())?;
+        if rows.is_empty() {
+            Err("no row".to_owned())
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    let body = json!({ "status": "confirmed", "preparationMinutes": 20 }).to_string();
+    let answer = send(&hub, Method::POST, "orders/careem/CR-told/status", &body, &[]).await;
+    assert_eq!((answer.status, answer.json()["success"].as_bool()), (202, Some(true)));
+    let pushed = &outside.payloads(EventType::OrderStatusPushed, 1).await[0];
+    assert_eq!(
+        (&pushed["status"], &pushed["providerStatus"], &pushed["attempts"]),
+        (&json!("accepted"), &json!(200), &json!(1))
+    );
+    let call = &outside.provider.wait_for(1).await[0];
+    assert_eq!((call.method.as_str(), call.path.as_str()), ("PUT", "/orders/CR-told"));
+    assert_eq!(call.json(), json!({ "state": "accepted" }));
+    assert_eq!(
+        (call.header("brand-id"), call.header("branch-id")),
+        ("brand-7", "store-9")
+    );
+    // What Careem has no word for is passed over, and says so.
+    outside.ask(&hub, "CR-told", "preparing").await;
+    let pushed = &outside.payloads(EventType::OrderStatusPushed, 2).await[1];
+    assert_eq!((&pushed["skipped"], &pushed["attempts"]), (&json!(true), &json!(0)));
+    // What it is already is as good as told.
+    outside.ask(&hub, "CR-told", "accepted").await;
+    let pushed = &outside.payloads(EventType::OrderStatusPushed, 3).await[2];
+    assert_eq!(
+        (&pushed["already"], &pushed["providerStatus"]),
+        (&json!(true), &json!(409))
+    );
+    assert_eq!((outside.provider.calls().len(), outside.provider.tokens()), (2, 1));
+    outside.world.at_end(Ends::forwarded(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_request_again_is_the_same_event() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let hub = outside.hub().await;
+    let body = json!({ "status": "ready" }).to_string();
+    let ask = async |order: &str, key: &str| {
+        let path = format!("orders/careem/{order}/status");
+        let answer = send(&hub, Method::POST, &path, &body, &[("idempotency-key", key)]).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+        answer.json()["data"].clone()
+    };
+    let (first, again) = (ask("CR-1", "k-1").await, ask("CR-1", "k-1").await);
+    assert_eq!(first["eventId"], again["eventId"]);
+    assert_eq!(
+        (&first["duplicate"], &again["duplicate"]),
+        (&json!(false), &json!(true))
+    );
+    let others = [ask("CR-1", "k-2").await, ask("CR-2", "k-1").await];
+    assert!(others.iter().all(|other| other["eventId"] != first["eventId"]));
+    outside.payloads(EventType::OrderStatusPushed, 3).await;
+    outside.world.at_end(Ends::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_ends_is_replaced_and_is_asked_for_once() {
+    let outside = Outside::new(&unlimited(CAREEM_POS)).await;
+    let hub = outside.hub().await;
+    for number in 0..10 {
+        outside.ask(&hub, &format!("CR-{number}"), "accepted").await;
+    }
+    outside.payloads(EventType::OrderStatusPushed, 10).await;
+    assert_eq!(outside.provider.tokens(), 1, "all of them wait for one");
+    // Revoked before its time: refused, replaced, and said again, without an attempt.
+    outside.provider.forget_tokens();
+    for number in 0..10 {
+        outside.ask(&hub, &format!("CR-{number}"), "ready").await;
+    }
+    let pushed = outside.payloads(EventType::OrderStatusPushed, 20).await;
+    assert!(pushed.iter().all(|one| one["attempts"] == 1), "{pushed:#?}");
+    assert_eq!(outside.provider.tokens(), 2);
+    // A short-lived one is replaced before the provider has to refuse it.
+    outside.provider.tokens_hold(Duration::from_secs(1));
+    outside.provider.forget_tokens();
+    outside.ask(&hub, "CR-a", "accepted").await;
+    outside.payloads(EventType::OrderStatusPushed, 21).await;
+    let refused = || {
+        outside
+            .provider
+            .calls()
+            .iter()
+            .filter(|call| call.status == 401)
+            .count()
+    };
+    let before = refused();
+    let mut asked = 0;
+    eventually("another token is had", PATIENCE, async || {
+        asked += 1;
+        outside.ask(&hub, &format!("CR-b-{asked}"), "accepted").await;
+        outside.payloads(EventType::OrderStatusPushed, 21 + asked).await;
+        let tokens = outside.provider.tokens();
+        if tokens == 4 { Ok(()) } else { Err(tokens) }
+    })
+    .await;
+    assert_eq!(refused(), before);
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// A login, a token that the file gives a life, and every word of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn delivery_hero_is_told_in_its_words() {
+    let outside = Outside::new(DELIVERY_HERO).await;
+    let hub = outside.hub().await;
+    let path = "orders/careem/5f37/status";
+    let accepted = json!({ "status": "accepted", "preparationMinutes": 15, "orderId": "order-77" }).to_string();
+    assert_eq!(send(&hub, Method::POST, path, &accepted, &[]).await.status, 202);
+    for status in ["ready", "picked_up", "delivered"] {
+        outside.ask(&hub, "5f37", status).await;
+    }
+    let rejected = json!({ "status": "rejected", "reason": "no more chicken" }).to_string();
+    assert_eq!(send(&hub, Method::POST, path, &rejected, &[]).await.status, 202);
+    outside.payloads(EventType::OrderStatusPushed, 5).await;
+    let calls = outside.provider.calls();
+    let said: Vec<(String, Value)> = calls.iter().map(|call| (call.path.clone(), call.json())).collect();
+    let requested = outside.world.log.wait_for(EventType::OrderStatusRequested, 1).await[0]
+        .envelope
+        .time;
+    let time = (requested + chrono::TimeDelta::minutes(15)).to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    let status = "/v2/order/status/5f37".to_owned();
+    assert_eq!(
+        said,
+        [
+            (
+                status.clone(),
+                json!({ "status": "order_accepted", "acceptanceTime": time, "remoteOrderId": "order-77" })
+            ),
+            ("/v2/orders/5f37/preparation-completed".into(), Value::Null),
+            (status.clone(), json!({ "status": "order_picked_up" })),
+            (
+                status,
+                json!({ "status": "order_rejected", "reason": "TECHNICAL_PROBLEM", "message": "no more chicken" })
+            ),
+        ]
+    );
+    assert_eq!(outside.provider.tokens(), 1);
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// 429 with `Retry-After`: nobody asks before that, and all is said in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_is_asked_too_often_is_left_alone() {
+    let outside = Outside::new(&unlimited(CAREEM_POS)).await;
+    outside.provider.allows(3);
+    let hub = outside.hub().await;
+    for number in 0..9 {
+        outside.ask(&hub, &format!("CR-{number}"), "accepted").await;
+    }
+    outside.payloads(EventType::OrderStatusPushed, 9).await;
+    let calls = outside.provider.calls();
+    let first = calls
+        .iter()
+        .find(|call| call.status == 429)
+        .expect("it was asked too often");
+    // Those that were under way when it said so do not know yet.
+    let pause = first.at + Duration::from_millis(200)..first.at + Duration::from_millis(990);
+    let meanwhile = calls.iter().filter(|call| pause.contains(&call.at)).count();
+    assert_eq!(meanwhile, 0, "it was asked while it wanted to be left alone");
+    let failed = outside.world.log.wait_for(EventType::OrderStatusPushFailed, 1).await;
+    assert!(
+        failed
+            .iter()
+            .all(|event| crate::harness::log::payload(event)["error"]["code"] == "PROVIDER_429")
+    );
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// By the file's own limit it never comes to that.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_files_limit_is_kept() {
+    let outside = Outside::new(&CAREEM_POS.replace("requests_per_second = 10", "requests_per_second = 4")).await;
+    let hub = outside.hub().await;
+    for number in 0..10 {
+        outside.ask(&hub, &format!("CR-{number}"), "accepted").await;
+    }
+    outside.payloads(EventType::OrderStatusPushed, 10).await;
+    let calls = outside.provider.calls();
+    for (index, call) in calls.iter().enumerate() {
+        let second = call.at..call.at + Duration::from_millis(950);
+        let count = calls[index..].iter().filter(|other| second.contains(&other.at)).count();
+        // A second's worth at once, and those that the second itself brings.
+        assert!(count <= 8, "{count} in a second");
+    }
+    let took = calls[9].at - calls[0].at;
+    assert!(took > Duration::from_millis(1400), "{took:?}");
+    assert_eq!(calls.len(), 10, "nothing was refused");
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// A refusal is for a person: it is in the list, and is said again when that person asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_provider_refuses_is_dead_lettered_and_can_be_retried() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let hub = outside.hub().await;
+    outside.provider.next([Say {
+        body: json!({ "error": { "code": "BAD_STATE", "message": "+962791234567 said no" } }).to_string(),
+        ..Say::status(400)
+    }]);
+    outside.ask(&hub, "CR-no", "accepted").await;
+    // A later word about the order does not wait for it.
+    outside.ask(&hub, "CR-no", "ready").await;
+    outside.payloads(EventType::OrderStatusPushed, 1).await;
+    let dead = &outside.payloads(EventType::OrderDeadLettered, 1).await[0];
+    assert_eq!(
+        (
+            &dead["stage"],
+            &dead["error"]["code"],
+            &dead["error"]["details"]["providerCode"],
+            &dead["attempts"]
+        ),
+        (&json!("push"), &json!("PROVIDER_400"), &json!("BAD_STATE"), &json!(1))
+    );
+    assert!(!dead.to_string().contains("962791234567"));
+    let failed = &outside.payloads(EventType::OrderStatusPushFailed, 1).await[0];
+    assert_eq!((&failed["givenUp"], failed.get("nextAttemptAt")), (&json!(true), None));
+    let operator = outside.world.nats.settings("hub");
+    let list = run(&operator, &["dead-letters", "list"]).await.expect_success();
+    assert!(
+        list.stdout.contains("CR-no") && list.stdout.contains("PROVIDER_400"),
+        "{}",
+        list.stdout
+    );
+    run(&operator, &["dead-letters", "retry", "--all", "--by", "test"])
+        .await
+        .expect_success();
+    outside.payloads(EventType::OrderStatusPushed, 2).await;
+    assert_eq!(states(&outside, "CR-no"), ["ready", "accepted"]);
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// Down, the hub restarted meanwhile, up again: everything is said, in the order of each order.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_waited_out_in_order_through_a_restart() {
+    let outside = Outside::new(&unlimited(CAREEM_POS)).await;
+    let settings = outside.settings().set("RETRY_MAX_ATTEMPTS", 50);
+    let hub = Hub::start(&settings).await;
+    outside.provider.close().await;
+    for number in 0..8 {
+        for status in ["accepted", "ready"] {
+            outside.ask(&hub, &format!("CR-{number}"), status).await;
+        }
+    }
+    outside.world.log.wait_for(EventType::OrderStatusPushFailed, 5).await;
+    eventually("the breaker before the provider is open", PATIENCE, async || {
+        let metrics = outside.world.careem.request(Method::GET, &hub.metrics_url()).await.text;
+        let open = r#"provider_circuit_breaker_state{provider="careem",state="open"} 1"#;
+        if metrics.contains(open) {
+            Ok(())
+        } else {
+            Err("it is not")
+        }
+    })
+    .await;
+    hub.kill().await;
+    let hub = Hub::start(&settings).await;
+    outside.ask(&hub, "CR-0", "cancelled").await;
+    // An order goes its way meanwhile: the backend is not the provider.
+    outside.world.post_orders(&hub, ["CR-other".to_owned()]).await;
+    outside.world.log.wait_for(EventType::OrderForwarded, 1).await;
+    assert!(outside.provider.calls().is_empty());
+    outside.provider.open();
+    outside.payloads(EventType::OrderStatusPushed, 17).await;
+    assert_eq!(states(&outside, "CR-0"), ["accepted", "ready", "cancelled"]);
+    for number in 1..8 {
+        assert_eq!(states(&outside, &format!("CR-{number}")), ["accepted", "ready"]);
+    }
+    outside.world.hand_out_again().await;
+    outside.world.at_end(Ends::forwarded(1)).await;
+}
+
+/// Credentials that the provider refuses: nothing is used up, and all is said when they are right.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_credentials_burn_no_attempts() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let hub = Hub::start(&outside.settings().set("CAREEM_CLIENT_SECRET", "wrong-word")).await;
+    outside.ask(&hub, "CR-locked-out", "accepted").await;
+    eventually("the log says so", PATIENCE, async || {
+        if hub.logs_contain("CLIENT_SECRET right?") {
+            Ok(())
+        } else {
+            Err(())
+        }
+    })
+    .await;
+    assert!(!hub.log().contains("wrong-word"));
+    hub.terminate().await;
+    let hub = outside.hub().await;
+    let pushed = &outside.payloads(EventType::OrderStatusPushed, 1).await[0];
+    assert_eq!(pushed["attempts"], 1);
+    assert!(!hub.log().contains("secret-at-the-provider"));
+    outside.world.hand_out_again().await;
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// A token endpoint that is down is an outage like any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_token_for_now() {
+    let outside = Outside::new(CAREEM_POS).await;
+    outside.provider.next_tokens([500, 503]);
+    let hub = outside.hub().await;
+    outside.ask(&hub, "CR-late", "accepted").await;
+    let pushed = &outside.payloads(EventType::OrderStatusPushed, 1).await[0];
+    assert_eq!(pushed["attempts"], 3);
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// Where the branch accepts every order, the hub says so as soon as the backend has it; never sooner, and once.
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_are_accepted_by_themselves_where_the_branch_wants_it() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let auto = "UPDATE branch_delivery_configs SET auto_accept_orders = true";
+    outside.world.database.run(auto).await.unwrap();
+    let hub = outside.hub().await;
+    outside
+        .world
+        .backend
+        .next([backend::Answer::status(500), backend::Answer::Cut]);
+    let answer = outside.world.careem.post(&hub, &order("CR-auto")).await;
+    assert_eq!(answer.status, 200);
+    outside.world.log.wait_for(EventType::OrderForwardFailed, 2).await;
+    assert!(outside.provider.calls().is_empty(), "the backend has not said yes");
+    let pushed = &outside.payloads(EventType::OrderStatusPushed, 1).await[0];
+    assert_eq!(pushed["status"], "accepted");
+    let requested = &outside.payloads(EventType::OrderStatusRequested, 1).await[0];
+    assert_eq!(
+        (&requested["automatic"], &requested["orderId"]),
+        (&json!(true), &json!("order-1"))
+    );
+    // News about it is none that has to be accepted.
+    outside
+        .world
+        .careem
+        .post(&hub, &change("CR-auto", "picked_up"))
+        .await
+        .event_id();
+    outside.world.log.wait_for(EventType::OrderForwarded, 2).await;
+    outside.world.at_end(Ends::forwarded(2)).await;
+    assert_eq!(states(&outside, "CR-auto"), ["accepted"]);
+}
+
+/// The provider hangs: orders go to the backend as fast as ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_hangs_slows_no_order() {
+    let outside = Outside::new(&unlimited(CAREEM_POS)).await;
+    let nowhere = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let silent = format!("http://{}", nowhere.local_addr().unwrap());
+    let hub = Hub::start(&outside.settings().set("CAREEM_API_URL", silent)).await;
+    for number in 0..200 {
+        outside.ask(&hub, &format!("CR-silent-{number}"), "accepted").await;
+    }
+    let began = std::time::Instant::now();
+    outside.world.post_orders(&hub, crate::harness::ids("quick", 50)).await;
+    outside.world.log.wait_for(EventType::OrderForwarded, 50).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    hub.kill().await;
+    drop(nowhere);
+    let hub = Hub::start(&outside.settings().set("RETRY_MAX_ATTEMPTS", 50)).await;
+    outside.payloads(EventType::OrderStatusPushed, 200).await;
+    outside.world.hand_out_again().await;
+    outside.world.at_end(Ends::forwarded(50)).await;
+    drop(hub);
+}
+
+/// What one order was told holds for all that is said to this provider.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_later_leaves_the_provider_alone_too() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let hub = outside.hub().await;
+    outside.provider.next([Say {
+        retry_after: Some(2),
+        ..Say::status(429)
+    }]);
+    outside.ask(&hub, "CR-first", "accepted").await;
+    outside.payloads(EventType::OrderStatusPushFailed, 1).await;
+    outside.ask(&hub, "CR-second", "accepted").await;
+    let pushed = outside.payloads(EventType::OrderStatusPushed, 2).await;
+    let attempts: u64 = pushed.iter().map(|one| one["attempts"].as_u64().unwrap()).sum();
+    assert_eq!(attempts, 3, "only the first had to be said again");
+    let calls = outside.provider.calls();
+    assert!(calls[1].at - calls[0].at >= Duration::from_millis(1900));
+    outside.world.at_end(Ends::default()).await;
+}
