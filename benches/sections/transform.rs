@@ -82,6 +82,7 @@ fn micros(provider: &str, webhook: &Value) -> Result<f64> {
     let declarative = Declarative::new(Arc::clone(&known.file), None);
     let received = received(provider, webhook);
     let place = Place {
+        auto_accept: false,
         branch_id: "branch-uuid".into(),
         company_id: "company-uuid".into(),
     };
@@ -95,6 +96,7 @@ fn micros(provider: &str, webhook: &Value) -> Result<f64> {
             };
             let envelope = &received.envelope;
             let origin = Origin {
+                auto_accept: false,
                 provider: &envelope.provider,
                 webhook_type: &envelope.webhook_type,
                 external_order_id: &envelope.external_order_id,
@@ -128,6 +130,7 @@ fn received(provider: &str, webhook: &Value) -> Recorded {
             request_id: "bench".into(),
             traceparent: None,
             request: Some(RequestFacts {
+                webhook_sequence: None,
                 method: "POST".into(),
                 path: format!("/api/webhooks/{provider}"),
                 client_address: "127.0.0.1".into(),

@@ -78,7 +78,7 @@ pub enum CatalogueError {
         /// The other.
         second: PathBuf,
     },
-    /// More than [`MAX_FILES`].
+    /// More files than any folder of providers has.
     #[error("{0} holds more than {MAX_FILES} files")]
     TooMany(PathBuf),
 }

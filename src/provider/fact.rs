@@ -26,7 +26,7 @@ pub enum Content {
     /// There is a new order.
     NewOrder(Box<Order>),
     /// Something happened to one that exists.
-    StatusChange(StatusChange),
+    StatusChange(Box<StatusChange>),
     /// Nothing that the backend wants, with the provider's word for it.
     Ignored(Option<String>),
     /// The webhook is thin: the order is at the provider and has to be fetched.

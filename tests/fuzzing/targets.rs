@@ -186,6 +186,7 @@ fn received(payload: &[u8], webhook_type: &str) -> Recorded {
         request_id: "req".into(),
         traceparent: None,
         request: Some(RequestFacts {
+            webhook_sequence: None,
             method: "POST".into(),
             path: PATH.into(),
             client_address: "127.0.0.1".into(),
@@ -207,6 +208,7 @@ fn received(payload: &[u8], webhook_type: &str) -> Recorded {
 /// Whatever is on the log ends as an order or as what is wrong with it, and no text that acts leaves the hub.
 pub(crate) fn transform(data: &[u8]) {
     let place = Place {
+        auto_accept: false,
         branch_id: "branch".into(),
         company_id: "company".into(),
     };
@@ -221,6 +223,7 @@ pub(crate) fn transform(data: &[u8]) {
             }
         };
         let origin = Origin {
+            auto_accept: false,
             provider: "careem",
             webhook_type,
             external_order_id: "CR1",

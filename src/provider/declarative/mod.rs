@@ -1,7 +1,7 @@
 //! Providers that are one file: where things are in their webhooks, and what they mean.
 //!
 //! [`load`] reads a file and tells all that is wrong with it, [`file`], [`pick`] and [`path`] are its shape, [`response`] its answers;
-//! [`head`] is what the intake reads by it, [`reader`], [`order`] and [`lines`] what the transformation does. Evaluating
+//! `head` is what the intake reads by it, `reader`, `order` and `lines` what the transformation does. Evaluating
 //! ends: nothing in a file repeats, and a document is read within the limits of [`crate::order::tree`].
 //! `docs/providers.md` explains the format to whoever writes one.
 
@@ -110,7 +110,7 @@ impl Declarative {
                 let kind = kind.unwrap_or(Kind::OrderStatusUpdated);
                 let change = order::change(&reader, file, common, kind);
                 let changed_at = change.changed_at;
-                (Content::StatusChange(change), changed_at)
+                (Content::StatusChange(Box::new(change)), changed_at)
             }
         };
         let fact = Fact {

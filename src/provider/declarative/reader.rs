@@ -54,6 +54,9 @@ pub(super) struct Reader<'t> {
     rows: RefCell<HashMap<*const Lookup, HashMap<String, Place>>>,
 }
 
+/// A value, and the document that it is of.
+type At<'t> = (&'t Tree<'t>, Place);
+
 /// A value that a source leads to.
 enum Found<'t> {
     Value(&'t Tree<'t>, Place),
@@ -125,7 +128,7 @@ impl<'t> Reader<'t> {
     }
 
     /// The text of a source, not taken yet.
-    fn peek(&self, source: &Source, at: Place) -> Option<(Cow<'t, str>, Option<(&'t Tree<'t>, Place)>)> {
+    fn peek(&self, source: &Source, at: Place) -> Option<(Cow<'t, str>, Option<At<'t>>)> {
         let (text, place) = match self.find(source, at)? {
             Found::Text(text) => (Cow::Borrowed(text), None),
             Found::Value(tree, place) => {
