@@ -3,6 +3,7 @@
 //! [`server`] listens and bounds connections, [`receive`] takes a webhook through the checks of the contract in their
 //! order, [`body`] reads it within its limits, [`structure`] looks at its JSON, [`client_ip`] and [`allow_list`] say who
 //! calls, [`limit`] whether that is too much, [`refusal`] what a refused one is told, and [`audit`] takes note of it.
+//! What is no webhook goes [`astray`].
 //! Answers depend on the event log and on nothing else.
 
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub mod refusal;
 pub mod audit;
 mod authenticate;
 pub(crate) mod request_id;
+
+use self::receive::astray;
 
 /// The description of all routes, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -59,22 +62,20 @@ pub fn router(intake: Arc<Intake>) -> Router {
     let mut router = Router::new()
         .route(
             "/api/webhooks/{provider}",
-            post(receive::receive).fallback(receive::method_not_allowed),
+            post(receive::receive).fallback(astray::method_not_allowed),
         )
         .route(
             "/api/webhooks/{provider}/{*below}",
-            post(receive::receive)
-                .put(receive::receive)
-                .fallback(receive::not_found),
+            post(receive::receive).put(receive::receive).fallback(astray::not_found),
         )
         .route(
             "/openapi.json",
             get(async || ([("content-type", "application/json")], OPENAPI)),
         )
-        .fallback(receive::not_found)
+        .fallback(astray::not_found)
         .with_state(intake);
     if asked.settings.require_https {
-        router = router.layer(from_fn_with_state(Arc::clone(&asked), receive::require_https));
+        router = router.layer(from_fn_with_state(Arc::clone(&asked), astray::require_https));
     }
     router = router.layer(from_fn_with_state(asked, audit::note_refused));
     // Health is asked by machines beside us, which have no proxy before them.

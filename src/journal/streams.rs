@@ -363,6 +363,22 @@ mod tests {
         }
     }
 
+    /// What nothing depends on never fills the disk that the log needs.
+    #[test]
+    fn what_is_dispensable_has_limits_and_makes_room() {
+        for (name, file) in STREAMS.iter().filter(|(name, _)| DISPENSABLE.contains(name)) {
+            let config: stream::Config = serde_json::from_str(file).unwrap();
+            assert_eq!(config.discard, stream::DiscardPolicy::Old, "{name}");
+            assert!(!config.max_age.is_zero(), "{name}");
+            assert!(config.max_bytes > 0 || config.max_messages > 0, "{name}");
+        }
+        // Strangers decide how much comes into this one: all of it is limited, and one kind does not push out the others.
+        let config: stream::Config = serde_json::from_str(REFUSALS_FILE).unwrap();
+        assert!(config.max_bytes > 0 && config.max_message_size > 0, "{config:?}");
+        let of_one_kind = config.max_messages_per_subject;
+        assert!(of_one_kind > 0 && config.max_messages >= 4 * of_one_kind, "{config:?}");
+    }
+
     #[test]
     fn tells_danger_from_taste() {
         let server = |change: (&str, Value)| {

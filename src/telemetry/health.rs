@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use crate::{
     database::Database,
     forward::{breaker, gate::Gate},
-    intake::receive,
+    intake::receive::astray,
     journal::Journal,
     provider::Registry,
 };
@@ -115,7 +115,7 @@ async fn provider(
 ) -> Response {
     let known = name.ok().and_then(|Path(name)| health.registry.get(&name));
     let Some(enabled) = known else {
-        return receive::unknown_provider(&headers);
+        return astray::unknown_provider(&headers);
     };
     let event_log = health.journal.connection().is_up();
     let body = json!({

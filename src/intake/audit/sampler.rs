@@ -114,4 +114,17 @@ mod tests {
         // Time that goes backwards takes nothing away.
         assert!(sampler.takes("192.0.2.2".parse().unwrap(), now - Duration::from_secs(5)));
     }
+
+    #[test]
+    fn old_addresses_are_forgotten() {
+        let began = Instant::now();
+        let mut sampler = Sampler::new(began);
+        // Each of another address, no quicker than samples are allowed: an hour of them.
+        let every = Duration::from_secs(1).div_f64(PER_SECOND);
+        let taken = (0..18_000)
+            .filter(|n| sampler.takes(address(*n), began + every * *n))
+            .count();
+        assert_eq!(taken, 18_000);
+        assert!(sampler.last.len() <= MAX_ADDRESSES, "{}", sampler.last.len());
+    }
 }

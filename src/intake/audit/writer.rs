@@ -77,3 +77,47 @@ async fn publish(connection: &Connection, refusal: &Refusal) {
         count_lost();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::iter;
+
+    use chrono::DateTime;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::intake::audit::QUEUE;
+
+    /// Nobody publishes, as while NATS is away.
+    #[test]
+    fn what_finds_the_queue_full_is_lost_and_counted() {
+        let refusal = Refusal {
+            time: DateTime::UNIX_EPOCH,
+            request_id: "req".into(),
+            provider: "careem".into(),
+            code: "INVALID_SIGNATURE".into(),
+            status: 401,
+            client_address: "192.0.2.1".into(),
+            method: "POST".into(),
+            path: "/".into(),
+            scheme: None,
+            user_agent: None,
+            body_bytes: None,
+        };
+        let (audit, mut writer) = Audit::new();
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            for _ in 0..QUEUE + 1000 {
+                audit.publish(refusal.clone());
+            }
+        });
+        let waited = iter::from_fn(|| writer.waiting.try_recv().ok()).count();
+        let said = recorder.handle().render();
+        assert!(
+            waited == QUEUE && said.contains("refusals_lost_total 1000"),
+            "{waited} {said}"
+        );
+        // A sample has at most some hundred bytes, so what waits is nothing to the machine.
+        const { assert!(QUEUE <= 1024) };
+    }
+}

@@ -1,0 +1,131 @@
+//! What a provider is told: in its own format where it has one, else in that of the contract.
+
+use std::net::IpAddr;
+
+use axum::{
+    body::Body,
+    http::{Response, StatusCode, header::CONTENT_TYPE},
+};
+use serde::Serialize;
+
+use crate::{
+    event::EventId,
+    intake::{
+        Intake,
+        audit::{NO_PROVIDER, Refused},
+        limit::Limited,
+        refusal::{Reason, json_response},
+    },
+    journal::Appended,
+    provider::{Admission, Enabled, Said, Told},
+};
+
+/// The answer of the contract; its fields in its order.
+#[derive(Serialize)]
+struct Accepted<'a> {
+    success: bool,
+    message: &'static str,
+    data: AcceptedData<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AcceptedData<'a> {
+    request_id: &'a str,
+    event_id: EventId,
+    status: &'static str,
+    duplicate: bool,
+}
+
+/// 200 in the provider's own format, where it has one.
+pub(super) fn accepted(
+    enabled: &Enabled,
+    admission: &Admission,
+    request_id: &str,
+    appended: Appended,
+    body: &[u8],
+) -> Response<Body> {
+    let event_id = admission.event_id;
+    let said = Said::Accepted {
+        order_id: &admission.external_order_id,
+        event_id: &event_id.to_string(),
+        duplicate: appended.duplicate,
+    };
+    if let Some(told) = enabled.provider.answer(said, request_id, body) {
+        let status = told.status.and_then(|status| StatusCode::from_u16(status).ok());
+        let empty = json_response(status.unwrap_or(StatusCode::OK), String::new(), request_id);
+        return in_own_words(empty, told);
+    }
+    let data = AcceptedData {
+        request_id,
+        event_id,
+        status: "accepted",
+        duplicate: appended.duplicate,
+    };
+    match serde_json::to_string(&Accepted {
+        success: true,
+        message: "Webhook accepted",
+        data,
+    }) {
+        Ok(body) => json_response(StatusCode::OK, body, request_id),
+        Err(_) => Reason::Internal.response(request_id),
+    }
+}
+
+fn in_own_words(mut response: Response<Body>, told: Told) -> Response<Body> {
+    if told.body.is_empty() {
+        response.headers_mut().remove(CONTENT_TYPE);
+    }
+    *response.body_mut() = Body::from(told.body);
+    response
+}
+
+/// A refusal in the provider's own format, where it has one; the HTTP status says the same in both.
+pub(super) fn refuse_to(enabled: &Enabled, reason: &Reason, request_id: &str, client: IpAddr) -> Response<Body> {
+    let response = refuse(&enabled.name, reason, request_id, client);
+    let said = Said::Refused {
+        code: reason.status().1,
+        message: &reason.to_string(),
+    };
+    match enabled.provider.answer(said, request_id, &[]) {
+        Some(told) => in_own_words(response, told),
+        None => response,
+    }
+}
+
+impl Intake {
+    /// Refuses, and counts that against the address where it is the caller's fault.
+    pub(super) fn refuse_counted(
+        &self,
+        provider: &Enabled,
+        reason: &Reason,
+        request_id: &str,
+        client: IpAddr,
+    ) -> Response<Body> {
+        if reason.counts_against_address() {
+            self.limits.note_refused(Some(provider), client);
+        }
+        refuse_to(provider, reason, request_id, client)
+    }
+}
+
+impl From<Limited> for Reason {
+    fn from(limited: Limited) -> Self {
+        Self::RateLimited(limited.retry_after_seconds)
+    }
+}
+
+/// A refusal as every provider reads it, counted, with what the audit is to know of it.
+pub(super) fn refuse(provider: &str, reason: &Reason, request_id: &str, client: IpAddr) -> Response<Body> {
+    let (_, code) = reason.status();
+    metrics::counter!("webhooks_rejected_total", "provider" => provider.to_owned(), "reason" => code).increment(1);
+    if matches!(reason, Reason::Unverified(_)) {
+        metrics::counter!("signature_failures_total", "provider" => provider.to_owned()).increment(1);
+    }
+    let mut response = reason.response(request_id);
+    if let Some(refused) = response.extensions_mut().get_mut::<Refused>() {
+        refused.client = Some(client);
+        refused.provider = (provider != NO_PROVIDER).then(|| provider.to_owned());
+    }
+    response
+}

@@ -1,0 +1,71 @@
+//! Who is turned away before the body is looked at: no provider of ours, an address that may not call, one that is blocked.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use axum::{body::Body, http::Response};
+
+use super::answer::{refuse, refuse_to};
+use crate::{
+    intake::{Intake, audit::NO_PROVIDER, body, limit::Scope, refusal::Reason},
+    provider::Enabled,
+};
+
+/// The checks that need nothing of the body, in their order.
+pub(super) fn at_the_door<'a>(
+    intake: &'a Intake,
+    names: &HashMap<String, String>,
+    client: IpAddr,
+) -> Result<&'a Enabled, Turned<'a>> {
+    let below = names.get("below").map_or("", String::as_str);
+    let known = names.get("provider").and_then(|name| intake.registry.get(name));
+    let Some(enabled) = known.filter(|enabled| enabled.provider.knows_path(below)) else {
+        intake.limits.note_refused(None, client);
+        let reason = if below.is_empty() {
+            Reason::ProviderNotFound
+        } else {
+            Reason::NotFound
+        };
+        return Err(Turned::new(None, reason));
+    };
+    if !enabled.allow_list.allows(client) {
+        return Err(Turned::new(Some(enabled), Reason::IpNotAllowed));
+    }
+    match intake.limits.check(enabled, client) {
+        Ok(()) => Ok(enabled),
+        Err(limited) => Err(Turned {
+            provider: Some(enabled),
+            // A provider is to see its answer; what a blocked address sends is not read at all.
+            is_read: limited.scope == Scope::Provider,
+            reason: limited.into(),
+        }),
+    }
+}
+
+/// A request that is turned away at the door.
+pub(super) struct Turned<'a> {
+    /// None where it is not known: the name is the caller's; as a label it would let anyone make metrics without end.
+    provider: Option<&'a Enabled>,
+    reason: Reason,
+    /// Its body is read, and thrown away.
+    is_read: bool,
+}
+
+impl<'a> Turned<'a> {
+    const fn new(provider: Option<&'a Enabled>, reason: Reason) -> Self {
+        Self {
+            provider,
+            reason,
+            is_read: true,
+        }
+    }
+
+    pub(super) async fn away(self, body: Body, request_id: &str, client: IpAddr) -> Response<Body> {
+        if self.is_read {
+            body::discard(body).await;
+        }
+        match self.provider {
+            Some(enabled) => refuse_to(enabled, &self.reason, request_id, client),
+            None => refuse(NO_PROVIDER, &self.reason, request_id, client),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What the log keeps of a request beside its body: who called, how it was proven, its headers without credentials.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, HeaderName};
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
+
+use super::Asked;
+use crate::{
+    event::{Envelope, EventType, RequestFacts},
+    provider::{Admission, Enabled},
+    telemetry::trace_context,
+    verification::Verified,
+};
+
+/// Headers that are credentials by their name; they are left out of everything that is stored or shown.
+const CREDENTIALS: [&str; 2] = ["cookie", "set-cookie"];
+/// Parts of names that make a header a credential.
+const CREDENTIAL_PARTS: [&str; 8] = [
+    "auth",
+    "token",
+    "secret",
+    "api-key",
+    "apikey",
+    "password",
+    "credential",
+    "session",
+];
+/// Longest header value that is kept.
+const MAX_HEADER_CHARS: usize = 1024;
+
+/// The event that a webhook becomes.
+pub(super) fn envelope(
+    enabled: &Enabled,
+    verified: &Verified<'_>,
+    admission: &Admission,
+    asked: &Asked,
+    now: DateTime<Utc>,
+) -> Envelope {
+    let (proof, headers) = (verified.proof(), verified.headers());
+    Envelope {
+        id: admission.event_id,
+        event_type: EventType::WebhookReceived,
+        root_id: admission.event_id,
+        cause_id: None,
+        provider: Arc::clone(&enabled.name),
+        external_order_id: admission.external_order_id.clone(),
+        webhook_type: admission.webhook_type.to_string(),
+        branch: None,
+        time: now,
+        received_at: now,
+        request_id: asked.request_id.clone(),
+        traceparent: Some(trace_context::of(headers)),
+        request: Some(RequestFacts {
+            webhook_sequence: None,
+            method: verified.method().to_string(),
+            // A query could hold a key; the path alone says what was called.
+            path: asked.parts.uri.path().to_owned(),
+            client_address: asked.client.to_string(),
+            scheme: proof.scheme().to_owned(),
+            secrets: proof.secrets().to_vec(),
+            signed_at: proof.signed_at(),
+            signature: proof.signature().map(str::to_owned),
+            headers: without_credentials(headers, &enabled.credential_headers),
+        }),
+    }
+}
+
+/// Request headers as JSON, less every credential: by its name, or because the provider's scheme takes it for one.
+fn without_credentials(headers: &HeaderMap, of_scheme: &[HeaderName]) -> Map<String, Value> {
+    let is_credential =
+        |name: &str| CREDENTIALS.contains(&name) || CREDENTIAL_PARTS.iter().any(|part| name.contains(part));
+    let mut kept = Map::new();
+    for (name, value) in headers {
+        let is_of_scheme = of_scheme.contains(name);
+        let name = name.as_str();
+        if is_of_scheme || is_credential(name) {
+            continue;
+        }
+        let value = String::from_utf8_lossy(value.as_bytes());
+        let value: String = value
+            .chars()
+            .take(MAX_HEADER_CHARS)
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        match kept.get_mut(name) {
+            Some(Value::String(all)) => *all = format!("{all}, {value}"),
+            _ => {
+                kept.insert(name.to_owned(), Value::String(value));
+            }
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn credentials_are_left_out() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer hunter2"),
+            ("x-auth", "hunter2"),
+            ("cookie", "session=hunter2"),
+            ("x-careem-api-key", "hunter2"),
+            ("x-service-token", "hunter2"),
+            ("x-knock-knock", "hunter2"),
+            ("x-merchant-id", "m-1"),
+            ("x-careem-signature", "ab12"),
+        ] {
+            headers.append(name, value.parse().unwrap());
+        }
+        headers.append("via", "a".parse().unwrap());
+        headers.append("via", "b".parse().unwrap());
+        let kept = without_credentials(&headers, &[HeaderName::from_static("x-knock-knock")]);
+        assert_eq!(
+            Value::Object(kept),
+            json!({ "x-merchant-id": "m-1", "x-careem-signature": "ab12", "via": "a, b" })
+        );
+    }
+}
