@@ -10,6 +10,7 @@ ORDERS ?= 2000
 # How long each target is fuzzed, in seconds: make fuzz SECONDS=3600 TARGETS=intake
 SECONDS ?= 300
 TARGETS ?= signature intake transform forwarded_for sanitise
+SANITIZER ?= none
 
 # Arguments for the bench: make bench ARGS='accept --seconds 10'
 ARGS ?=
@@ -33,13 +34,19 @@ sdks: tools ## what the official SDKs sign, against a running hub (needs python3
 	@tests/sdks/install.sh
 	cargo test --locked --test hub sdks:: -- --ignored
 
-# The code under test has no unsafe, so coverage without a sanitiser is enough, and stable Rust can do that.
-fuzz: ## looks for inputs that break something; TARGETS='…' SECONDS=… (needs `cargo install cargo-fuzz` and a C++ compiler)
+# The code under test has no unsafe, so libFuzzer's coverage is enough, and stable Rust has that. A sanitiser needs flags
+# that stable hides: RUSTC_BOOTSTRAP=1 make fuzz SANITIZER=address.
+fuzz: ## looks for inputs that break something, five minutes a target after the build; TARGETS='…' SECONDS=…
+	@cargo fuzz --version >/dev/null 2>&1 || { echo "make fuzz needs cargo-fuzz: cargo install cargo-fuzz --locked" >&2; exit 1; }
+	@command -v c++ >/dev/null || { echo "make fuzz needs a C++ compiler, c++, for libFuzzer" >&2; exit 1; }
 	@cp Cargo.lock fuzz/Cargo.lock
+	@echo "fuzzing $(words $(TARGETS)) targets for $(SECONDS) s each; the first build takes some minutes more"
 	@for target in $(TARGETS); do \
 		mkdir -p "fuzz/corpus/$$target"; \
-		cargo fuzz run --sanitizer none "$$target" "fuzz/corpus/$$target" "tests/corpus/$$target" -- \
-			-max_total_time=$(SECONDS) -max_len=8192 -timeout=10 || exit 1; \
+		cargo fuzz run --sanitizer $(SANITIZER) "$$target" "fuzz/corpus/$$target" "tests/corpus/$$target" -- \
+			-max_total_time=$(SECONDS) -max_len=8192 -timeout=10 || { \
+			echo "$$target: see above; an input that breaks it is in fuzz/artifacts/$$target and belongs into tests/corpus/$$target" >&2; \
+			exit 1; }; \
 	done
 
 random: tools ## the long random run, with one seed after the other; SEEDS='…' ORDERS=…

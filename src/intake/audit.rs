@@ -37,6 +37,8 @@ pub const SUBJECT_ROOT: &str = "refusals";
 pub const NO_PROVIDER: &str = "_";
 /// Refusals that wait to be published; the sampler lets through as many at once.
 const QUEUE: usize = 64;
+/// Longest method that is kept; anybody can invent one.
+const MAX_METHOD_CHARS: usize = 16;
 /// Longest path that is kept: those of the hub have forty characters.
 const MAX_PATH_CHARS: usize = 128;
 /// Longest user agent that is kept.
@@ -195,7 +197,7 @@ impl Intake {
             code: refused.code.to_owned(),
             status,
             client_address: client.to_string(),
-            method: printable(facts.method.as_str().as_bytes(), MAX_AGENT_CHARS),
+            method: printable(facts.method.as_str().as_bytes(), MAX_METHOD_CHARS),
             path: printable(facts.uri.path().as_bytes(), MAX_PATH_CHARS),
             scheme: enabled.map(|enabled| enabled.scheme.label()),
             user_agent: facts
