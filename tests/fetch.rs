@@ -224,6 +224,31 @@ async fn a_document_has_a_limit() {
         .await;
 }
 
+/// What is fetched is held to what a webhook's body is: of a total that is there twice nobody knows which one is meant.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_with_a_key_twice_is_no_order() {
+    let outside = Outside::of_uber().await;
+    let hub = Hub::start(&outside.uber()).await;
+    let twice = DOCUMENT.replacen('{', "{\"order\": {},", 1);
+    outside.provider.has("/v2/eats/order/CR-twice", &twice);
+    outside.announce(&hub, "CR-twice").await;
+    let dead = &outside.payloads(EventType::OrderDeadLettered, 1).await[0];
+    assert_eq!(
+        (&dead["stage"], &dead["error"]["code"]),
+        (&json!("push"), &json!("PROVIDER_DOCUMENT_INVALID"))
+    );
+    let message = dead["error"]["message"].as_str().unwrap();
+    assert!(message.ends_with("the same key twice, at /order"), "{message}");
+    // The provider has mended it, and somebody asks again.
+    outside.has("CR-twice");
+    let operator = outside.world.nats.settings("hub");
+    run(&operator, &["dead-letters", "retry", "--all", "--by", "test"])
+        .await
+        .expect_success();
+    outside.world.log.wait_for(EventType::OrderForwarded, 1).await;
+    outside.world.at_end(Ends::forwarded(1)).await;
+}
+
 /// A provider whose orders are fetched cannot be enabled without the credentials for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_credentials_the_hub_does_not_start() {

@@ -49,6 +49,11 @@ impl Environment {
         self.0.keys().map(String::as_str)
     }
 
+    /// All variables, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// A value, or the content of the file that `<name>_FILE` names; empty counts as absent.
     ///
     /// # Errors

@@ -51,7 +51,7 @@ impl Secrets {
             if source.values.is_empty() {
                 return Err(ConfigError::new(
                     source.variable,
-                    format_args!("missing; {provider} is enabled and its webhooks must be verified"),
+                    format_args!("missing; it proves that a webhook is from {provider}"),
                 ));
             }
             source.check(scheme)?;

@@ -54,7 +54,7 @@ fn bad_values_name_the_variable() {
     );
     assert_eq!(
         refusal(&[("CAREEM_WEBHOOK_SECRET", "")]),
-        "CAREEM_WEBHOOK_SECRET: missing; careem is enabled and its webhooks must be verified"
+        "CAREEM_WEBHOOK_SECRET: missing; it proves that a webhook is from careem"
     );
     assert_eq!(
         refusal(&[("CAREEM_WEBHOOK_SECRET", "a,,b")]),

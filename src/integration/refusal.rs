@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{
     intake::{self, refusal::json_response, request_id},
     journal::AppendError,
-    order::fault::Fault,
+    order::fault::{Fault, counted},
 };
 
 /// Why a request is not taken.
@@ -28,7 +28,7 @@ pub enum Reason {
     #[error(transparent)]
     Body(intake::refusal::Reason),
     /// What is wrong with it, each with its place.
-    #[error("the request has {} faults, the first at {:?}: {}", .0.len(), .0[0].pointer, .0[0].message)]
+    #[error("the request has {}, the first at {:?}: {}", counted(.0), .0[0].pointer, .0[0].message)]
     Faults(Vec<Fault>),
     /// JetStream did not acknowledge.
     #[error("the request could not be stored; send it again")]

@@ -1,6 +1,11 @@
 //! What operators run: one command a file. Exit status: 0 done, 1 failed, 2 used wrongly.
 
-use std::{fmt, io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    fmt,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::Subcommand;
 use serde::Serialize;
@@ -77,7 +82,7 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
     let result = runtime.block_on(async {
         match command {
             Command::Serve => serve::run(&environment).await,
-            Command::Dev { dir } => Box::pin(dev::run(&dir)).await,
+            Command::Dev { dir } => Box::pin(dev::run(&environment, &dir)).await,
             Command::Migrate => migrate::run(&environment, json).await,
             Command::Streams(action) => streams::run(&environment, &action, json).await,
             Command::DeadLetters(action) => dead_letters::run(&environment, &action, json).await,
@@ -109,11 +114,45 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 /// Prints a result: text for people, or JSON.
 fn print(json: bool, value: &impl Serialize, text: impl fmt::Display) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    if json {
-        writeln!(out, "{}", serde_json::to_string(value)?)?;
+    let out = std::io::stdout().lock();
+    let written = if json {
+        write_line(out, serde_json::to_string(value)?)
     } else {
-        writeln!(out, "{text}")?;
+        write_line(out, text)
+    };
+    Ok(written?)
+}
+
+/// A reader that has seen enough (`| head`) is no failure.
+fn write_line(mut out: impl Write, line: impl fmt::Display) -> io::Result<()> {
+    match writeln!(out, "{line}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Refusing(io::ErrorKind);
+
+    impl Write for Refusing {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_has_seen_enough_is_no_failure() {
+        assert!(write_line(Refusing(io::ErrorKind::BrokenPipe), "x").is_ok());
+        assert!(write_line(Refusing(io::ErrorKind::StorageFull), "x").is_err());
+        let mut written = Vec::new();
+        write_line(&mut written, "x").unwrap();
+        assert_eq!(written, b"x\n");
+    }
 }

@@ -39,3 +39,27 @@ impl Faults {
         if self.0.is_empty() { Ok(value) } else { Err(self.0) }
     }
 }
+
+/// How many there are, in words: `1 fault`, `2 faults`.
+pub fn counted(faults: &[Fault]) -> String {
+    match faults.len() {
+        1 => "1 fault".into(),
+        several => format!("{several} faults"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_one_place_the_first_counts() {
+        let mut faults = Faults::default();
+        faults.add("/a", "expected a number");
+        faults.add("/a", "missing");
+        let one = faults.none_or(()).unwrap_err();
+        assert_eq!((one[0].message.as_str(), counted(&one).as_str()), ("expected a number", "1 fault"));
+        let two = [one[0].clone(), one[0].clone()];
+        assert_eq!(counted(&two), "2 faults");
+    }
+}

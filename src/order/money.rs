@@ -74,7 +74,10 @@ impl Money {
     /// # Errors
     /// As [`Self::parse`]; also where it is no integer.
     pub fn parse_units(text: &str, decimals: u32, currency: Currency) -> Result<Self, AmountError> {
-        let whole = Self::parse_decimal(text)?;
+        let whole = Self::parse_decimal(text).map_err(|error| match error {
+            AmountError::NotANumber => AmountError::NotAnInteger,
+            error => error,
+        })?;
         if whole.scale() > 0 {
             return Err(AmountError::NotAnInteger);
         }
@@ -237,7 +240,9 @@ mod tests {
         assert_eq!(units("4600", 2, "SAR"), Ok(4600));
         assert_eq!(units("-100000", 5, "EUR"), Ok(-100));
         assert!(matches!(units("1", 5, "EUR"), Err(AmountError::TooManyDecimals { .. })));
-        assert_eq!(units("4.5", 2, "EUR"), Err(AmountError::NotAnInteger));
+        for text in ["4.5", "four", "true", ""] {
+            assert_eq!(units(text, 2, "EUR"), Err(AmountError::NotAnInteger), "{text}");
+        }
         let price = Money::parse("5.5", jod()).unwrap();
         assert_eq!(price.times("2".parse().unwrap()).minor, 11_000);
         assert_eq!(

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::order::{
-    fault::Fault,
+    fault::{Fault, counted},
     model::{Order, StatusChange},
 };
 
@@ -40,6 +40,6 @@ pub enum TransformError {
     #[error("the payload is not JSON")]
     NotJson,
     /// Fields are missing or wrong: every fault, each with its place.
-    #[error("the payload has {} faults, the first at {}: {}", .0.len(), .0[0].pointer, .0[0].message)]
+    #[error("the payload has {}, the first at {}: {}", counted(.0), .0[0].pointer, .0[0].message)]
     Faults(Vec<Fault>),
 }

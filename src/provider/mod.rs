@@ -115,6 +115,24 @@ impl Registry {
     }
 }
 
+/// Headers that are credentials by their name; they are left out of everything that is stored or shown.
+const CREDENTIALS: [&str; 2] = ["cookie", "set-cookie"];
+/// Parts of names that make a header a credential.
+const CREDENTIAL_PARTS: [&str; 8] = [
+    "auth",
+    "token",
+    "secret",
+    "api-key",
+    "apikey",
+    "password",
+    "credential",
+    "session",
+];
+/// Whether a header, by its name in small letters, holds a credential; a scheme may make another one hold one, too.
+pub fn is_credential(header: &str) -> bool {
+    CREDENTIALS.contains(&header) || CREDENTIAL_PARTS.iter().any(|part| header.contains(part))
+}
+
 /// The merchant that a webhook names: the header that every provider of the seed design may send.
 pub const MERCHANT_HEADER: &str = "x-merchant-id";
 

@@ -14,8 +14,13 @@ use super::{
     remote::{self, MAX_DOCUMENT_BYTES, Place, Remote, Reply},
 };
 use crate::{
-    event::{EventType, NewEvent, Recorded, outcome::ErrorType},
+    event::{
+        EventType, NewEvent, Recorded,
+        outcome::{ErrorReport, ErrorType},
+    },
+    intake::structure,
     journal::settle::Failure,
+    provider::Refusal,
 };
 
 impl Push {
@@ -51,10 +56,24 @@ impl Push {
         let read = remote.read(&subject.base, place, &mut subject.scope, key, MAX_DOCUMENT_BYTES);
         match read.await {
             Err(missing) => self.missing(event, request, &missing),
-            Ok(Reply::Done { body, .. }) => Ok(vec![fetched(event, body.into())]),
+            Ok(Reply::Done { body, .. }) => match unfit(&body) {
+                None => Ok(vec![fetched(event, body.into())]),
+                Some(error) => Ok(record::given_up(event, request, self.given(request, error))),
+            },
             Ok(reply) => self.not_done(event, request, reply),
         }
     }
+}
+
+/// Why a document cannot be an order: it must be what a webhook's body must be, or two readers could make two orders of it.
+fn unfit(document: &[u8]) -> Option<ErrorReport> {
+    let Refusal::InvalidPayload(why) = structure::check(document).err()?;
+    let message = format!("the order that the provider gave cannot be read: {why}");
+    Some(remote::report(
+        ErrorType::Validation,
+        "PROVIDER_DOCUMENT_INVALID",
+        &message,
+    ))
 }
 
 /// The webhook's facts stay with it: the merchant's header may say whose order it is.
@@ -90,6 +109,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn documents_are_held_to_the_limits_of_bodies() {
+        assert_eq!(unfit(br#"{"id": "1", "items": [{"id": 2}]}"#), None);
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(64), "]".repeat(64));
+        for (document, why) in [
+            (r#"{"total": 1, "total": 2}"#, "the same key twice, at /total"),
+            (&deep, "nested deeper than 64"),
+            ("[]", "expected a JSON object"),
+            ("<html>", "expected a JSON object"),
+            ("", "empty"),
+        ] {
+            let error = unfit(document.as_bytes()).unwrap();
+            assert_eq!(error.code, "PROVIDER_DOCUMENT_INVALID");
+            assert!(error.message.contains(why), "{}", error.message);
+        }
+    }
 
     #[test]
     fn only_the_providers_host_is_asked() {

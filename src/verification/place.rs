@@ -18,7 +18,10 @@ pub(super) const MAX_SIGNATURES: usize = 16;
 /// is the name of an authentication scheme, whose case does not matter. `pair` takes the values of that name out of
 /// `name=value` pairs between commas; `list` takes those words between spaces that begin with it.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "{ header = \"x-name\" } or { pointer = \"/place\" }, where a token or signature stands"
+)]
 pub(super) struct Table {
     pub(super) header: Option<String>,
     pub(super) pointer: Option<String>,

@@ -97,7 +97,10 @@ pub struct Signed {
 
 /// The body's hash, in a parameter of the URL.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "body_hash = { query = \"NAME\", algorithm = \"sha256\", encoding = \"hex\" }"
+)]
 pub struct BodyHash {
     /// The parameter.
     pub query: String,

@@ -36,7 +36,10 @@ pub struct Timestamp {
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
+        #[serde(
+            deny_unknown_fields,
+            expecting = "timestamp = { header = \"x-name\", unit = \"s\", tolerance = \"5m\" }"
+        )]
         struct Written {
             header: Option<String>,
             pointer: Option<String>,

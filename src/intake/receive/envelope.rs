@@ -9,24 +9,11 @@ use serde_json::{Map, Value};
 use super::Asked;
 use crate::{
     event::{Envelope, EventType, RequestFacts},
-    provider::{Admission, Enabled},
+    provider::{Admission, Enabled, is_credential},
     telemetry::trace_context,
     verification::Verified,
 };
 
-/// Headers that are credentials by their name; they are left out of everything that is stored or shown.
-const CREDENTIALS: [&str; 2] = ["cookie", "set-cookie"];
-/// Parts of names that make a header a credential.
-const CREDENTIAL_PARTS: [&str; 8] = [
-    "auth",
-    "token",
-    "secret",
-    "api-key",
-    "apikey",
-    "password",
-    "credential",
-    "session",
-];
 /// Longest header value that is kept.
 const MAX_HEADER_CHARS: usize = 1024;
 
@@ -69,8 +56,6 @@ pub(super) fn envelope(
 
 /// Request headers as JSON, less every credential: by its name, or because the provider's scheme takes it for one.
 fn without_credentials(headers: &HeaderMap, of_scheme: &[HeaderName]) -> Map<String, Value> {
-    let is_credential =
-        |name: &str| CREDENTIALS.contains(&name) || CREDENTIAL_PARTS.iter().any(|part| name.contains(part));
     let mut kept = Map::new();
     for (name, value) in headers {
         let is_of_scheme = of_scheme.contains(name);

@@ -27,7 +27,7 @@ const WAIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Sends the order, shows what became of it, and says how to go on.
-pub(super) async fn run(dev: &Dev, hub: SocketAddr, metrics: SocketAddr) -> anyhow::Result<()> {
+pub(super) async fn run(dev: &Dev, hub: SocketAddr, metrics: SocketAddr, providers: &str) -> anyhow::Result<()> {
     say("")?;
     say(format_args!(
         "  NATS        {}   (data in {})",
@@ -45,6 +45,9 @@ pub(super) async fn run(dev: &Dev, hub: SocketAddr, metrics: SocketAddr) -> anyh
     ))?;
     say(format_args!(
         "  hub         http://{hub}   health: /health   metrics: http://{metrics}/metrics"
+    ))?;
+    say(format_args!(
+        "  providers   {providers}   (PROVIDERS_DIR and <PROVIDER>_… of this shell count)"
     ))?;
     say("")?;
     let number = Utc::now().timestamp_millis();

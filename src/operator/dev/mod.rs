@@ -23,6 +23,7 @@ use crate::{
         streams,
     },
     projection::schema,
+    provider::Catalogue,
     telemetry,
 };
 
@@ -43,6 +44,8 @@ const USUAL_PORTS: [u16; 2] = [3002, 9090];
 /// What was started, and what the demonstration needs of it.
 struct Dev {
     dir: PathBuf,
+    /// What the caller's environment says of providers.
+    of_providers: Vec<(String, String)>,
     nats: NatsServer,
     postgres: Postgres,
     passwords: NatsPasswords,
@@ -53,7 +56,8 @@ struct Dev {
 ///
 /// # Errors
 /// Where a server is missing or does not start; the message says which and how to mend it.
-pub async fn run(dir: &Path) -> anyhow::Result<ExitCode> {
+pub async fn run(environment: &Environment, dir: &Path) -> anyhow::Result<ExitCode> {
+    let of_providers = of_providers(environment, &config::catalogue(environment)?);
     let level = std::env::var("LOG_LEVEL").unwrap_or_else(|_| "warn".into());
     telemetry::logs::init(&config::Logs { level, json: false })?;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -63,7 +67,7 @@ pub async fn run(dir: &Path) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let working = async {
         let backend = listen(0)?;
-        let dev = start(&dir, &programs, backend.local_addr()?).await?;
+        let dev = start(&dir, of_providers, &programs, backend.local_addr()?).await?;
         let served = Box::pin(serve(&dev, backend, stop.clone())).await;
         let (nats, postgres) = tokio::join!(dev.nats.stop(), dev.postgres.stop());
         served.and(nats).and(postgres)
@@ -78,7 +82,12 @@ pub async fn run(dir: &Path) -> anyhow::Result<ExitCode> {
 }
 
 /// NATS, PostgreSQL, the schema, the sample branch, the streams.
-async fn start(dir: &Path, programs: &Programs, backend: SocketAddr) -> anyhow::Result<Dev> {
+async fn start(
+    dir: &Path,
+    of_providers: Vec<(String, String)>,
+    programs: &Programs,
+    backend: SocketAddr,
+) -> anyhow::Result<Dev> {
     let config_file = dir.join("nats.conf");
     std::fs::write(&config_file, NATS_CONFIG).with_context(|| format!("cannot write {}", config_file.display()))?;
     let password = || Uuid::new_v4().simple().to_string();
@@ -98,6 +107,7 @@ async fn start(dir: &Path, programs: &Programs, backend: SocketAddr) -> anyhow::
     )?;
     let dev = Dev {
         dir: dir.to_owned(),
+        of_providers,
         nats,
         postgres,
         passwords,
@@ -122,6 +132,8 @@ impl Dev {
             ("LISTEN_ADDRESS", Ipv4Addr::LOCALHOST.to_string()),
         ]
         .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .chain(self.of_providers.iter().cloned())
         .collect()
     }
 
@@ -157,6 +169,8 @@ async fn serve(dev: &Dev, backend: TcpListener, stop: CancellationToken) -> anyh
         listener,
         metrics: Some((metrics, telemetry::metrics::install()?)),
     };
+    let providers = inputs.config.providers.iter().map(|provider| &*provider.name);
+    let providers = providers.collect::<Vec<_>>().join(", ");
     let backend_stop = CancellationToken::new();
     let backend = backend::serve(backend, dev.postgres.url(DATABASE), backend_stop.clone());
     let hub = async {
@@ -166,7 +180,7 @@ async fn serve(dev: &Dev, backend: TcpListener, stop: CancellationToken) -> anyh
         ended
     };
     let demonstration = async {
-        demo::run(dev, hub_address, metrics_address).await?;
+        demo::run(dev, hub_address, metrics_address, &providers).await?;
         stop.cancelled().await;
         Ok(())
     };
@@ -190,6 +204,55 @@ async fn serve(dev: &Dev, backend: TcpListener, stop: CancellationToken) -> anyh
     servers.and(hub).and(demonstration).and(backend)
 }
 
+/// What the environment says of providers, but for the one of the sample, which is set up here.
+fn of_providers(environment: &Environment, catalogue: &Catalogue) -> Vec<(String, String)> {
+    let prefixes: Vec<_> = catalogue
+        .names()
+        .map(|name| format!("{}_", config::prefix(name)))
+        .collect();
+    let is_wanted = |name: &str| {
+        if ["PROVIDERS_DIR", "PROVIDERS_DIR_FILE", "PUBLIC_URL"].contains(&name) {
+            return true;
+        }
+        // CAREEM_POS_ENABLED begins like one of careem's; the longest prefix says whose it is.
+        let prefixes = prefixes.iter().filter(|prefix| name.starts_with(prefix.as_str()));
+        prefixes.max_by_key(|prefix| prefix.len()).is_some_and(|prefix| prefix != "CAREEM_")
+    };
+    environment
+        .iter()
+        .filter(|(name, _)| is_wanted(name))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
 fn listen(port: u16) -> anyhow::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| format!("cannot listen on port {port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_providers_is_passed_on() {
+        let environment: Environment = [
+            ("PROVIDERS_DIR", "/files"),
+            ("CAREEM_ENABLED", "false"),
+            ("CAREEM_WEBHOOK_SECRET_FILE", "/careem"),
+            ("CAREEM_POS_ENABLED", "true"),
+            ("CAREEM_POS_API_KEY", "key"),
+            ("JUST_EAT_CURRENCY", "GBP"),
+            ("DATABASE_URL", "postgres://production"),
+            ("NATS_URL", "nats://production"),
+            ("BACKEND_URL", "https://production"),
+        ]
+        .into_iter()
+        .collect();
+        let passed = of_providers(&environment, &Catalogue::shipped());
+        let names: Vec<_> = passed.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["CAREEM_POS_API_KEY", "CAREEM_POS_ENABLED", "JUST_EAT_CURRENCY", "PROVIDERS_DIR"]
+        );
+    }
 }

@@ -5,7 +5,13 @@ use std::{path::Path, process::ExitCode};
 use serde_json::json;
 
 use super::print;
-use crate::provider::catalogue::{CatalogueError, load_file};
+use crate::provider::{
+    catalogue::{CatalogueError, load_file},
+    declarative::{
+        file::File,
+        pick::{Clock, Time},
+    },
+};
 
 /// Says what is wrong; exit status 1 where anything is.
 pub(super) fn run(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
@@ -25,10 +31,12 @@ pub(super) fn run(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
                 [] => String::new(),
                 some => format!("; besides {prefix}_ENABLED=true it needs {}", some.join(", ")),
             };
+            let notes = notes(&file);
+            let noted: String = notes.iter().map(|note| format!("\nnote: {note}")).collect();
             print(
                 as_json,
-                &json!({ "name": identity.name, "faults": [], "variables": variables }),
-                format_args!("{}: {} can be used{needs}", path.display(), identity.display_name),
+                &json!({ "name": identity.name, "faults": [], "variables": variables, "notes": notes }),
+                format_args!("{}: {} can be used{needs}{noted}", path.display(), identity.display_name),
             )?;
             Ok(ExitCode::SUCCESS)
         }
@@ -37,5 +45,44 @@ pub(super) fn run(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// What is right only if the samples say so.
+fn notes(file: &File) -> Vec<String> {
+    let head = &file.order.head;
+    let times = [
+        ("webhook.time", &file.webhook.time),
+        ("order.placed_at", &head.placed_at),
+        ("order.accept_by", &head.accept_by),
+        ("order.ready_by", &head.ready_by),
+        ("order.deliver_by", &head.deliver_by),
+        ("status.changed_at", &file.status.changed_at),
+        ("courier.eta", file.courier.as_ref().map_or(&None, |courier| &courier.eta)),
+    ];
+    let is_iso = |time: &Time| time.clock.unwrap_or(head.times) == Clock::Iso;
+    let iso = times.into_iter().filter(|(_, time)| time.as_ref().is_some_and(is_iso));
+    let names: Vec<_> = iso.map(|(name, _)| name).collect();
+    if names.is_empty() || head.zone.is_some() {
+        return Vec::new();
+    }
+    vec![format!(
+        "{}: a time that names no zone (Z, +03:00) rejects the order; where the samples have such, say order.zone",
+        names.join(", ")
+    )]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::Catalogue;
+
+    #[test]
+    fn times_without_a_zone_are_noted() {
+        let catalogue = Catalogue::shipped();
+        let noted = |name: &str| notes(&catalogue.get(name).unwrap().file);
+        assert!(noted("careem")[0].starts_with("order.placed_at"), "{:?}", noted("careem"));
+        assert_eq!(noted("just-eat").len(), 1, "one of its times is ISO, the others are not");
+        assert!(noted("keeta").is_empty(), "its times are numbers");
     }
 }

@@ -179,11 +179,20 @@ fn text(shown: &Shown<'_>) -> String {
     text
 }
 
-/// A sample comes from anywhere: what would steer a terminal is shown as U+FFFD.
+/// A sample comes from anywhere: a line's end and a tab are shown as JSON writes them, what else would steer a terminal as
+/// U+FFFD.
 fn visible(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => shown.push_str("\\n"),
+            '\r' => shown.push_str("\\r"),
+            '\t' => shown.push_str("\\t"),
+            c if c.is_control() => shown.push('\u{fffd}'),
+            c => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// Every value of a body that holds no others, by its pointer.
@@ -199,5 +208,15 @@ fn leaves(tree: &Tree<'_>, place: Place, rows: &mut Vec<(String, String)>) {
     } else {
         let text = tree.text(place).unwrap_or_else(|| tree.raw(place).into());
         rows.push((pointer, text.into_owned()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_steers_the_terminal() {
+        assert_eq!(visible("a\nb\r\tc \u{1b}[2J ليلى"), "a\\nb\\r\\tc \u{fffd}[2J ليلى");
     }
 }

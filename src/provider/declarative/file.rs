@@ -3,9 +3,11 @@
 use serde::{Deserialize, Deserializer, de};
 
 use super::{
+    clock::Zone,
     path::PathTemplate,
-    pick::{Amount, Choice, Clock, Pick, Source, Sources, Test, Time, Unit, Words},
+    pick::{Amount, Choice, Clock, Pick, Source, Sources, Test, Time, Unit},
     response::Responses,
+    words::Words,
 };
 use crate::{
     order::{
@@ -184,7 +186,7 @@ pub struct Events {
 
 /// One shape.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "{ has = \"/place\", becomes = \"order_created\" }")]
 pub struct When {
     /// This is there …
     pub has: Source,
@@ -228,9 +230,8 @@ pub struct OrderHead {
     /// How times are written.
     #[serde(default = "iso")]
     pub times: Clock,
-    /// Hours and minutes from UTC of times that name no zone, `+03:00`.
-    #[serde(default, deserialize_with = "zone")]
-    pub zone: Option<chrono::FixedOffset>,
+    /// The zone of times that name none.
+    pub zone: Option<Zone>,
     /// What stands before the id in the number that people see; `NAME-` where this is absent.
     pub number_prefix: Option<String>,
     /// What is cut off the id's beginning for that.
@@ -262,13 +263,6 @@ fn iso() -> Clock {
 fn currency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Currency>, D::Error> {
     let code = String::deserialize(deserializer)?;
     code.parse().map(Some).map_err(de::Error::custom)
-}
-
-fn zone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<chrono::FixedOffset>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse()
-        .map(Some)
-        .map_err(|_| de::Error::custom(format_args!("{text:?} is no offset from UTC such as +03:00")))
 }
 
 /// `[order.customer]`.
@@ -391,7 +385,7 @@ pub struct Pricing {
 
 /// `[[order.pricing.discounts]]`.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a list of tables with amount")]
 pub struct Discount {
     /// A list of discounts, where there is one; else it is one, in the document.
     pub each: Option<Sources>,

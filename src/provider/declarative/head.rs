@@ -10,9 +10,13 @@ use super::{
     file::{Document as Where, File, Kind, Webhook},
     pick::{Source, Sources},
 };
-use crate::order::{
-    pointer::Pointer,
-    scan::{Document, unescape, verbatim},
+use crate::{
+    intake::structure,
+    order::{
+        pointer::Pointer,
+        scan::{Document, unescape, verbatim},
+    },
+    provider::Refusal,
 };
 
 /// What an ignored webhook is about, where it names no order.
@@ -134,6 +138,8 @@ fn with_reader<T>(file: &File, arriving: &Arriving<'_>, then: impl FnOnce(&Reade
                     error.column()
                 )
             })?;
+            // It is a body of its own: with a key twice, two readers could make two orders of it.
+            structure::check(inner.as_bytes()).map_err(|Refusal::InvalidPayload(why)| format!("{pointer}: {why}"))?;
             let reader = Reader {
                 webhook: &file.webhook,
                 body,

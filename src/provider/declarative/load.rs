@@ -110,7 +110,12 @@ impl<'t> Loader<'t> {
         }
         let (table, errors) = DeTable::parse_recoverable(self.text);
         for error in &errors {
-            self.fault(error.span().map_or(0, |span| span.start), error.message());
+            let key = error.span().and_then(|span| self.text.get(span));
+            let at = error.span().map_or(0, |span| span.start);
+            match key.filter(|_| error.message() == "duplicate key") {
+                Some(key) => self.fault(at, format_args!("{key} is there twice; keep one")),
+                None => self.fault(at, error.message()),
+            }
         }
         if !errors.is_empty() {
             return None;
@@ -314,6 +319,26 @@ impl<'t> Loader<'t> {
             );
         }
         self.check_paths(file);
+        self.check_credentials(file);
+    }
+
+    /// Headers that hold a credential by the file's own scheme are never stored; nothing can be read of them.
+    fn check_credentials(&mut self, file: &File) {
+        let credentials = file.verification.credential_headers();
+        let (table, _) = DeTable::parse_recoverable(self.text);
+        let mut found = Vec::new();
+        for (name, value) in table.get_ref() {
+            // Answers hold texts of any kind, and schemes say where the credential is.
+            if !matches!(name.get_ref().as_ref(), "response" | "verification") {
+                headers(value, &mut found);
+            }
+        }
+        for (at, name) in found {
+            if credentials.iter().any(|credential| credential.as_str().eq_ignore_ascii_case(&name)) {
+                let message = format!("\"header:{name}\" holds what proves the caller; it is never stored, so a file cannot read it");
+                self.fault(at, message);
+            }
+        }
     }
 
     fn check_paths(&mut self, file: &File) {
@@ -341,5 +366,17 @@ impl<'t> Loader<'t> {
             let place = fault.split(": ").next().unwrap_or_default().to_owned();
             self.fault(self.place_of(&format!("\"{place}\"")), fault);
         }
+    }
+}
+
+/// The headers that are read as places, and where that is said.
+fn headers(value: &Spanned<DeValue<'_>>, found: &mut Vec<(usize, String)>) {
+    match value.get_ref() {
+        DeValue::String(text) => {
+            found.extend(text.strip_prefix("header:").map(|name| (value.span().start, name.to_owned())));
+        }
+        DeValue::Array(values) => values.iter().for_each(|value| headers(value, found)),
+        DeValue::Table(members) => members.values().for_each(|value| headers(value, found)),
+        _ => {}
     }
 }

@@ -1,6 +1,7 @@
 //! Providers that are one file: where things are in their webhooks, and what they mean.
 //!
-//! [`load`] reads a file and tells all that is wrong with it, [`file`], [`pick`] and [`path`] are its shape, [`response`] its answers;
+//! [`load`] reads a file and tells all that is wrong with it, [`file`], [`pick`], [`words`], [`clock`] and
+//! [`path`] are its shape, [`response`] its answers;
 //! `head` is what the intake reads by it, `reader`, `order` and `lines` what the transformation does. Evaluating
 //! ends: nothing in a file repeats, and a document is read within the limits of [`crate::order::tree`].
 //! `docs/providers.md` explains the format to whoever writes one.
@@ -13,6 +14,8 @@ pub mod file;
 pub mod load;
 pub mod pick;
 pub mod path;
+pub mod clock;
+pub mod words;
 pub mod response;
 mod head;
 mod reader;
@@ -73,7 +76,7 @@ impl Declarative {
         let habits = Habits {
             amounts: head.amounts,
             times: head.times,
-            zone: head.zone,
+            zone: head.zone.as_ref(),
         };
         let request = Request {
             headers: facts.map_or(&nothing, |facts| &facts.headers),

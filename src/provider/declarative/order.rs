@@ -362,7 +362,9 @@ fn pricing(
 fn missing_amount(reader: &Reader<'_>, amount: Option<&super::pick::Amount>, flags: &mut Vec<Flag>, flag: Flag) {
     match amount {
         Some(amount) if amount.required => {
-            let place = amount.from.first().map(|source| reader.place_of(source, reader.root()));
+            // A part of a sum that is wrong is told at its place, and only once.
+            let place = amount.from.first().or(amount.sum.first());
+            let place = place.map(|source| reader.place_of(source, reader.root()));
             reader.fault(&place.unwrap_or_default(), "missing");
         }
         _ => flags.push(flag),

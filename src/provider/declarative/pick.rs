@@ -3,14 +3,15 @@
 //! The list of what can be said is closed, so that evaluating a file always ends and costs no more than the document is
 //! large: pointers, the first of several, texts joined, a row looked up in a list, amounts summed up, words translated.
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData, str::FromStr};
+use std::{fmt, marker::PhantomData, str::FromStr};
 
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use crate::order::pointer::Pointer;
+use super::words::Words;
+use crate::{order::pointer::Pointer, provider::is_credential};
 
 /// Most places that are tried for one value.
 const MAX_SOURCES: usize = 16;
@@ -38,6 +39,9 @@ impl FromStr for Source {
         match text.split_once(':') {
             Some(("document", rest)) => Ok(Self::Document(pointer(rest)?)),
             Some(("body", rest)) => Ok(Self::Body(pointer(rest)?)),
+            Some(("header", name)) if is_credential(&name.to_ascii_lowercase()) => Err(format!(
+                "{text:?} is a credential by its name; those are never stored, so a file cannot read them"
+            )),
             Some(("header", name)) if is_token(name) => Ok(Self::Header(name.to_ascii_lowercase())),
             Some(("path", name)) if is_token(name) => Ok(Self::Path(name.to_owned())),
             Some(("header" | "path", _)) => Err(format!("{text:?} names no header or part of the path")),
@@ -145,7 +149,7 @@ impl FromPlaces for Sources {
 
 /// A row of a list of the document, found by one of its members.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table with list, key, equals or is, and take")]
 pub struct Lookup {
     /// The list, in the document.
     pub list: Pointer,
@@ -166,6 +170,51 @@ impl<'de> Deserialize<'de> for Pointer {
     }
 }
 
+/// One of the texts that are put together.
+#[derive(Debug, Clone)]
+pub struct Joined {
+    /// What is said before it, where it is there.
+    pub label: String,
+    /// Where it is.
+    pub from: Source,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JoinedTable {
+    #[serde(default)]
+    label: String,
+    from: Source,
+}
+
+struct JoinedVisitor;
+
+impl<'de> Visitor<'de> for JoinedVisitor {
+    type Value = Joined;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a place such as \"/customer/first_name\", or a table with label and from")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Joined, E> {
+        Ok(Joined {
+            label: String::new(),
+            from: text.parse().map_err(E::custom)?,
+        })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Joined, A::Error> {
+        let JoinedTable { label, from } = JoinedTable::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Joined { label, from })
+    }
+}
+
+impl<'de> Deserialize<'de> for Joined {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(JoinedVisitor)
+    }
+}
+
 /// How a text is found.
 #[derive(Debug, Clone, Default)]
 pub struct Pick {
@@ -174,7 +223,7 @@ pub struct Pick {
     /// What is said where it is nowhere.
     pub fallback: Option<String>,
     /// Texts that are put together instead.
-    pub join: Vec<Source>,
+    pub join: Vec<Joined>,
     /// What stands between them.
     pub with: String,
     /// Texts that mean nothing, such as `0` for a phone.
@@ -190,7 +239,7 @@ struct PickTable {
     from: Sources,
     fallback: Option<String>,
     #[serde(default)]
-    join: Sources,
+    join: Vec<Joined>,
     with: Option<String>,
     #[serde(default)]
     skip: Vec<String>,
@@ -212,13 +261,16 @@ impl FromPlaces for Pick {
 
     fn of_table<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
         let table = PickTable::deserialize(MapAccessDeserializer::new(map))?;
-        if table.from.0.is_empty() == table.join.0.is_empty() && table.fallback.is_none() {
+        if table.from.0.is_empty() == table.join.is_empty() && table.fallback.is_none() {
             return Err(de::Error::custom("expected either from or join"));
+        }
+        if table.join.len() > MAX_SOURCES {
+            return Err(de::Error::custom(format_args!("join: expected at most {MAX_SOURCES} places")));
         }
         Ok(Self {
             from: table.from.0,
             fallback: table.fallback,
-            join: table.join.0,
+            join: table.join,
             with: table.with.unwrap_or_else(|| " ".into()),
             skip: table.skip,
             required: table.required,
@@ -410,7 +462,11 @@ impl FromPlaces for Test {
 
 /// One of a closed list of words of ours, for words of the provider's.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, bound(deserialize = "T: Deserialize<'de>"))]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table with from, words, other",
+    bound(deserialize = "T: Deserialize<'de>")
+)]
 pub struct Choice<T> {
     /// Where the provider's word may be; the first that is in `words` counts.
     #[serde(default)]
@@ -420,38 +476,4 @@ pub struct Choice<T> {
     pub words: Words<T>,
     /// What is meant where it is none of them.
     pub other: Option<T>,
-}
-
-/// Words of a provider, in either case, with what they mean.
-#[derive(Debug, Clone)]
-pub struct Words<T>(BTreeMap<String, T>);
-
-impl<T> Default for Words<T> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
-}
-
-impl<T> Words<T> {
-    /// What a word means.
-    pub fn get(&self, word: &str) -> Option<&T> {
-        self.0.get(word).or_else(|| self.0.get(&word.trim().to_lowercase()))
-    }
-
-    /// All of them, in lower case.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
-        self.0.iter().map(|(word, meaning)| (word.as_str(), meaning))
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Words<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let words = BTreeMap::<String, T>::deserialize(deserializer)?;
-        Ok(Self(
-            words
-                .into_iter()
-                .map(|(word, meaning)| (word.to_lowercase(), meaning))
-                .collect(),
-        ))
-    }
 }

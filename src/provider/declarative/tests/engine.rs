@@ -101,6 +101,112 @@ fn rows_sums_choices_and_times() {
     );
 }
 
+/// The offset that a document holds counts for its times, whatever the season.
+#[test]
+fn the_zone_may_stand_in_a_field() {
+    let order = ORDER.replace("\"+03:00\"", "{ minutes = \"/offset\" }");
+    let file = load::load("small.toml", &minimal(&format!("{WEBHOOK}{EVENTS}{order}"))).unwrap();
+    let provider = Declarative::new(Arc::new(file), None);
+    let read = |fields: &str| {
+        let body = format!(
+            r#"{{"id":"1","total":1,"prices":[{{"sku":"a","each":1}}],"lists":[{{"lines":[{{"name":"A","sku":"a"}}]}}],{fields}}}"#
+        );
+        match provider.transform(&received(&body, "order_created")) {
+            Ok(Fact {
+                content: Content::NewOrder(order),
+                ..
+            }) => Ok((*order).placed_at.unwrap().to_rfc3339()),
+            Ok(other) => panic!("{other:?}"),
+            Err(TransformError::Faults(faults)) => Err(faults
+                .into_iter()
+                .map(|fault| format!("{} {}", fault.pointer, fault.message))
+                .collect::<Vec<_>>()),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    for (fields, time) in [
+        (r#""at":"2026-01-15 13:24:53","offset":"60""#, "2026-01-15T12:24:53+00:00"),
+        (r#""at":"2026-02-25 13:24:53","offset":0"#, "2026-02-25T13:24:53+00:00"),
+        (r#""at":"2026-01-15T13:24:53","offset":-210"#, "2026-01-15T16:54:53+00:00"),
+        (r#""at":"2026-01-15T13:24:53Z","offset":"soon""#, "2026-01-15T13:24:53+00:00"),
+    ] {
+        assert_eq!(read(fields).as_deref(), Ok(time), "{fields}");
+    }
+    let faults = read(r#""at":"2026-01-15 13:24:53","offset":"+01:00""#).unwrap_err();
+    assert!(faults[0].starts_with("/offset expected whole minutes from UTC"), "{faults:?}");
+    let faults = read(r#""at":"2026-01-15 13:24:53""#).unwrap_err();
+    assert!(faults[0].starts_with("/at expected a time with a zone"), "{faults:?}");
+}
+
+#[test]
+fn joined_texts_have_labels_where_they_are_there() {
+    let order = ORDER.replace(
+        "placed_at",
+        "notes = { join = [{ label = \"Allergy: \", from = \"/allergy\" }, \"/wish\"], with = \" | \" }\nplaced_at",
+    );
+    let file = load::load("small.toml", &minimal(&format!("{WEBHOOK}{EVENTS}{order}"))).unwrap();
+    let provider = Declarative::new(Arc::new(file), None);
+    for (fields, notes) in [
+        (r#""allergy":"nuts","wish":"hot""#, Some("Allergy: nuts | hot")),
+        (r#""allergy":"","wish":"hot""#, Some("hot")),
+        (r#""allergy":"nuts""#, Some("Allergy: nuts")),
+        (r#""allergy":null"#, None),
+    ] {
+        let body = format!(
+            r#"{{"id":"1","total":1,"prices":[{{"sku":"a","each":1}}],"lists":[{{"lines":[{{"name":"A","sku":"a"}}]}}],{fields}}}"#
+        );
+        let read = provider.transform(&received(&body, "order_created")).unwrap().content;
+        let Content::NewOrder(order) = read else { panic!("{read:?}") };
+        assert_eq!(order.notes.as_deref(), notes, "{fields}");
+    }
+}
+
+/// JSON in a text is a body like any other.
+#[test]
+fn a_document_in_a_text_is_held_to_the_limits_of_bodies() {
+    let webhook = "[webhook]\norder_id = \"/id\"\ndocument = { text = \"/message\" }\n";
+    let file = load::load("small.toml", &minimal(&format!("{webhook}{EVENTS}{ORDER}"))).unwrap();
+    let read = |inner: &str| {
+        let body = serde_json::json!({ "message": inner }).to_string();
+        let arriving = Arriving {
+            body: body.as_bytes(),
+            headers: &axum::http::HeaderMap::new(),
+            path: "",
+        };
+        head::read(&file, &arriving).map(|head| head.order_id)
+    };
+    assert_eq!(read(r#"{"id":"1"}"#).as_deref(), Ok("1"));
+    assert_eq!(
+        read(r#"{"id":"1","total":1,"total":2}"#),
+        Err("/message: the same key twice, at /total".into())
+    );
+}
+
+/// A part of a required sum that cannot be read is told once, and not as missing besides.
+#[test]
+fn what_is_wrong_is_not_missing_as_well() {
+    let order = ORDER.replace("total = \"/total\"", "total = { sum = [\"/total\"], required = true }");
+    let file = load::load("small.toml", &minimal(&format!("{WEBHOOK}{EVENTS}{order}"))).unwrap();
+    let provider = Declarative::new(Arc::new(file), None);
+    let told = |total: &str| {
+        let body = format!(
+            r#"{{"id":"1","prices":[{{"sku":"a","each":1}}],"lists":[{{"lines":[{{"name":"A","sku":"a"}}]}}]{total}}}"#
+        );
+        match provider.transform(&received(&body, "order_created")) {
+            Err(TransformError::Faults(faults)) => faults,
+            other => panic!("{other:?}"),
+        }
+    };
+    let faults = told(r#","total":"1.23456""#);
+    assert_eq!((faults.len(), faults[0].pointer.as_str()), (1, "/total"), "{faults:?}");
+    assert_ne!(faults[0].message, "missing");
+    let faults = told("");
+    assert_eq!(
+        (faults.len(), faults[0].pointer.as_str(), faults[0].message.as_str()),
+        (1, "/total", "missing")
+    );
+}
+
 #[test]
 fn choices_in_choices_are_read_to_a_depth_and_kept_below_it() {
     let nest = |depth: usize| {
@@ -197,6 +303,37 @@ fn faults_of_the_whole_file_have_their_lines() {
             format!("{}\n[ordr]\n", whole(WEBHOOK, EVENTS)),
             35,
             "unknown field `ordr`",
+        ),
+        (
+            whole("[webhook]\norder_id = \"/id\"\nstore = [\"/a\", \"header:Authorization\"]\n", EVENTS),
+            12,
+            "a credential by its name",
+        ),
+        (
+            whole("[webhook]\norder_id = \"/id\"\nevent_id = \"header:X-Knock\"\n", EVENTS)
+                .replace("\"none\"", "\"static\"\ntoken = { header = \"x-knock\" }"),
+            13,
+            "holds what proves the caller",
+        ),
+        (
+            whole(WEBHOOK, EVENTS).replace("\"none\"", "\"static\"\ntoken = \"Authorization\""),
+            7,
+            "string \"Authorization\", expected { header = \"x-name\" } or { pointer = \"/place\" }",
+        ),
+        (
+            whole("[webhook]\norder_id = \"/id\"\norder_id = \"/id\"\n", EVENTS),
+            12,
+            "order_id is there twice",
+        ),
+        (
+            whole(WEBHOOK, EVENTS).replace("\"+03:00\"", "{ minute = \"/offset\" }"),
+            17,
+            "expected `minutes`",
+        ),
+        (
+            whole(WEBHOOK, EVENTS).replace("\"+03:00\"", "3"),
+            17,
+            "expected an offset from UTC such as \"+03:00\", or { minutes",
         ),
         ("name = ".into(), 1, ""),
         ("x".repeat(load::MAX_FILE_BYTES + 1), 1, "larger than"),
