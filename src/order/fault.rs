@@ -58,7 +58,10 @@ mod tests {
         faults.add("/a", "expected a number");
         faults.add("/a", "missing");
         let one = faults.none_or(()).unwrap_err();
-        assert_eq!((one[0].message.as_str(), counted(&one).as_str()), ("expected a number", "1 fault"));
+        assert_eq!(
+            (one[0].message.as_str(), counted(&one).as_str()),
+            ("expected a number", "1 fault")
+        );
         let two = [one[0].clone(), one[0].clone()];
         assert_eq!(counted(&two), "2 faults");
     }

@@ -216,7 +216,9 @@ fn of_providers(environment: &Environment, catalogue: &Catalogue) -> Vec<(String
         }
         // CAREEM_POS_ENABLED begins like one of careem's; the longest prefix says whose it is.
         let prefixes = prefixes.iter().filter(|prefix| name.starts_with(prefix.as_str()));
-        prefixes.max_by_key(|prefix| prefix.len()).is_some_and(|prefix| prefix != "CAREEM_")
+        prefixes
+            .max_by_key(|prefix| prefix.len())
+            .is_some_and(|prefix| prefix != "CAREEM_")
     };
     environment
         .iter()
@@ -252,7 +254,12 @@ mod tests {
         let names: Vec<_> = passed.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(
             names,
-            ["CAREEM_POS_API_KEY", "CAREEM_POS_ENABLED", "JUST_EAT_CURRENCY", "PROVIDERS_DIR"]
+            [
+                "CAREEM_POS_API_KEY",
+                "CAREEM_POS_ENABLED",
+                "JUST_EAT_CURRENCY",
+                "PROVIDERS_DIR"
+            ]
         );
     }
 }

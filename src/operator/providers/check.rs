@@ -36,7 +36,11 @@ pub(super) fn run(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
             print(
                 as_json,
                 &json!({ "name": identity.name, "faults": [], "variables": variables, "notes": notes }),
-                format_args!("{}: {} can be used{needs}{noted}", path.display(), identity.display_name),
+                format_args!(
+                    "{}: {} can be used{needs}{noted}",
+                    path.display(),
+                    identity.display_name
+                ),
             )?;
             Ok(ExitCode::SUCCESS)
         }
@@ -58,7 +62,10 @@ fn notes(file: &File) -> Vec<String> {
         ("order.ready_by", &head.ready_by),
         ("order.deliver_by", &head.deliver_by),
         ("status.changed_at", &file.status.changed_at),
-        ("courier.eta", file.courier.as_ref().map_or(&None, |courier| &courier.eta)),
+        (
+            "courier.eta",
+            file.courier.as_ref().map_or(&None, |courier| &courier.eta),
+        ),
     ];
     let is_iso = |time: &Time| time.clock.unwrap_or(head.times) == Clock::Iso;
     let iso = times.into_iter().filter(|(_, time)| time.as_ref().is_some_and(is_iso));
@@ -81,8 +88,16 @@ mod tests {
     fn times_without_a_zone_are_noted() {
         let catalogue = Catalogue::shipped();
         let noted = |name: &str| notes(&catalogue.get(name).unwrap().file);
-        assert!(noted("careem")[0].starts_with("order.placed_at"), "{:?}", noted("careem"));
-        assert_eq!(noted("just-eat").len(), 1, "one of its times is ISO, the others are not");
+        assert!(
+            noted("careem")[0].starts_with("order.placed_at"),
+            "{:?}",
+            noted("careem")
+        );
+        assert_eq!(
+            noted("just-eat").len(),
+            1,
+            "one of its times is ISO, the others are not"
+        );
         assert!(noted("keeta").is_empty(), "its times are numbers");
     }
 }

@@ -334,8 +334,13 @@ impl<'t> Loader<'t> {
             }
         }
         for (at, name) in found {
-            if credentials.iter().any(|credential| credential.as_str().eq_ignore_ascii_case(&name)) {
-                let message = format!("\"header:{name}\" holds what proves the caller; it is never stored, so a file cannot read it");
+            if credentials
+                .iter()
+                .any(|credential| credential.as_str().eq_ignore_ascii_case(&name))
+            {
+                let message = format!(
+                    "\"header:{name}\" holds what proves the caller; it is never stored, so a file cannot read it"
+                );
                 self.fault(at, message);
             }
         }
@@ -373,7 +378,10 @@ impl<'t> Loader<'t> {
 fn headers(value: &Spanned<DeValue<'_>>, found: &mut Vec<(usize, String)>) {
     match value.get_ref() {
         DeValue::String(text) => {
-            found.extend(text.strip_prefix("header:").map(|name| (value.span().start, name.to_owned())));
+            found.extend(
+                text.strip_prefix("header:")
+                    .map(|name| (value.span().start, name.to_owned())),
+            );
         }
         DeValue::Array(values) => values.iter().for_each(|value| headers(value, found)),
         DeValue::Table(members) => members.values().for_each(|value| headers(value, found)),

@@ -265,7 +265,9 @@ impl FromPlaces for Pick {
             return Err(de::Error::custom("expected either from or join"));
         }
         if table.join.len() > MAX_SOURCES {
-            return Err(de::Error::custom(format_args!("join: expected at most {MAX_SOURCES} places")));
+            return Err(de::Error::custom(format_args!(
+                "join: expected at most {MAX_SOURCES} places"
+            )));
         }
         Ok(Self {
             from: table.from.0,

@@ -125,15 +125,27 @@ fn the_zone_may_stand_in_a_field() {
         }
     };
     for (fields, time) in [
-        (r#""at":"2026-01-15 13:24:53","offset":"60""#, "2026-01-15T12:24:53+00:00"),
+        (
+            r#""at":"2026-01-15 13:24:53","offset":"60""#,
+            "2026-01-15T12:24:53+00:00",
+        ),
         (r#""at":"2026-02-25 13:24:53","offset":0"#, "2026-02-25T13:24:53+00:00"),
-        (r#""at":"2026-01-15T13:24:53","offset":-210"#, "2026-01-15T16:54:53+00:00"),
-        (r#""at":"2026-01-15T13:24:53Z","offset":"soon""#, "2026-01-15T13:24:53+00:00"),
+        (
+            r#""at":"2026-01-15T13:24:53","offset":-210"#,
+            "2026-01-15T16:54:53+00:00",
+        ),
+        (
+            r#""at":"2026-01-15T13:24:53Z","offset":"soon""#,
+            "2026-01-15T13:24:53+00:00",
+        ),
     ] {
         assert_eq!(read(fields).as_deref(), Ok(time), "{fields}");
     }
     let faults = read(r#""at":"2026-01-15 13:24:53","offset":"+01:00""#).unwrap_err();
-    assert!(faults[0].starts_with("/offset expected whole minutes from UTC"), "{faults:?}");
+    assert!(
+        faults[0].starts_with("/offset expected whole minutes from UTC"),
+        "{faults:?}"
+    );
     let faults = read(r#""at":"2026-01-15 13:24:53""#).unwrap_err();
     assert!(faults[0].starts_with("/at expected a time with a zone"), "{faults:?}");
 }
@@ -156,7 +168,9 @@ fn joined_texts_have_labels_where_they_are_there() {
             r#"{{"id":"1","total":1,"prices":[{{"sku":"a","each":1}}],"lists":[{{"lines":[{{"name":"A","sku":"a"}}]}}],{fields}}}"#
         );
         let read = provider.transform(&received(&body, "order_created")).unwrap().content;
-        let Content::NewOrder(order) = read else { panic!("{read:?}") };
+        let Content::NewOrder(order) = read else {
+            panic!("{read:?}")
+        };
         assert_eq!(order.notes.as_deref(), notes, "{fields}");
     }
 }
@@ -305,7 +319,10 @@ fn faults_of_the_whole_file_have_their_lines() {
             "unknown field `ordr`",
         ),
         (
-            whole("[webhook]\norder_id = \"/id\"\nstore = [\"/a\", \"header:Authorization\"]\n", EVENTS),
+            whole(
+                "[webhook]\norder_id = \"/id\"\nstore = [\"/a\", \"header:Authorization\"]\n",
+                EVENTS,
+            ),
             12,
             "a credential by its name",
         ),
