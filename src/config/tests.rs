@@ -191,7 +191,11 @@ fn verification_is_the_provider_s_own_or_the_one_that_is_named() {
         "{refused}"
     );
     for (variable, value, says) in [
-        ("careem-pos", "", "CAREEM_API_KEY: missing; careem is enabled"),
+        (
+            "careem-pos",
+            "",
+            "CAREEM_API_KEY: missing; it proves that a webhook is from careem",
+        ),
         ("talabat", "", "CAREEM_BEARER_TOKEN: missing"),
         ("delivery-hero", "", "CAREEM_JWT_SECRET: missing"),
         (
