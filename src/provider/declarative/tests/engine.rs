@@ -115,7 +115,7 @@ fn the_zone_may_stand_in_a_field() {
             Ok(Fact {
                 content: Content::NewOrder(order),
                 ..
-            }) => Ok((*order).placed_at.unwrap().to_rfc3339()),
+            }) => Ok(order.placed_at.unwrap().to_rfc3339()),
             Ok(other) => panic!("{other:?}"),
             Err(TransformError::Faults(faults)) => Err(faults
                 .into_iter()
