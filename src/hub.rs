@@ -162,15 +162,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     let on = Arc::clone(&connection);
     tasks.spawn("refusals", Phase::Log, |stop| refusals.run(on, stop));
     let budget = Budget::default();
-    let told = registry.iter().filter(|enabled| enabled.outbound.is_some());
-    let integration = Arc::new(Integration {
-        told: told.map(|enabled| enabled.name.to_string()).collect(),
-        registry: Arc::clone(&registry),
-        journal: journal.clone(),
-        tokens: Tokens::new(&config.backend.service_tokens),
-        settings: config.http.clone(),
-        budget: budget.clone(),
-    });
+    let for_providers = Arc::new(integration(&config, &registry, &journal, &budget));
     let intake = Arc::new(Intake {
         registry: Arc::clone(&registry),
         journal: journal.clone(),
@@ -181,7 +173,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         health,
         audit,
     });
-    let router = integration::router(integration).merge(intake::router(intake));
+    let router = integration::router(for_providers).merge(intake::router(intake));
     spawn_servers(tasks, &config, router, certificate, listener, metrics);
     tracing::info!(
         %address,
@@ -196,6 +188,19 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         tracing::info!(partitions = config.partitions, "serving");
     }
     Ok(())
+}
+
+/// What takes the backend's requests for providers.
+fn integration(config: &Config, registry: &Arc<Registry>, journal: &Journal, budget: &Budget) -> Integration {
+    let told = registry.iter().filter(|enabled| enabled.outbound.is_some());
+    Integration {
+        told: told.map(|enabled| enabled.name.to_string()).collect(),
+        registry: Arc::clone(registry),
+        journal: journal.clone(),
+        tokens: Tokens::new(&config.backend.service_tokens),
+        settings: config.http.clone(),
+        budget: budget.clone(),
+    }
 }
 
 fn registry(config: &Config) -> anyhow::Result<Registry> {

@@ -9,9 +9,9 @@ use anyhow::Context as _;
 use axum_server::tls_rustls::RustlsConfig;
 use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::look_again::look_again;
 use crate::{config::KeyPair, tls};
 
 /// How often the files are looked at: what renews a certificate does so weeks before the old one ends.
@@ -53,23 +53,8 @@ impl Certificate {
     ///
     /// # Errors
     /// Where the process cannot listen for SIGHUP.
-    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut asked = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-        let mut look = tokio::time::interval(LOOK_AGAIN);
-        look.tick().await;
-        loop {
-            let by_signal = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                _ = asked.recv() => true,
-                _ = look.tick() => false,
-            };
-            self = tokio::task::spawn_blocking(move || {
-                self.look(by_signal);
-                self
-            })
-            .await
-            .context("reading the certificate")?;
-        }
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        look_again(self, Self::look, LOOK_AGAIN, stop).await
     }
 
     /// Takes the files anew where they changed, or where somebody asked for it.

@@ -28,6 +28,7 @@ pub mod limit;
 pub mod refusal;
 pub mod audit;
 mod authenticate;
+mod look_again;
 pub(crate) mod request_id;
 
 use self::receive::astray;

@@ -5,10 +5,9 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::look_again::look_again;
 use crate::{
     config::{ConfigError, ProviderConfig, Secrets},
     provider::Registry,
@@ -39,22 +38,8 @@ impl Reload {
     ///
     /// # Errors
     /// Where the process cannot listen for SIGHUP.
-    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut asked = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-        let mut look = tokio::time::interval(LOOK_AGAIN);
-        loop {
-            let by_signal = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                _ = asked.recv() => true,
-                _ = look.tick() => false,
-            };
-            self = tokio::task::spawn_blocking(move || {
-                self.look(by_signal);
-                self
-            })
-            .await
-            .context("reading the secrets")?;
-        }
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        look_again(self, Self::look, LOOK_AGAIN, stop).await
     }
 
     fn look(&mut self, asked: bool) {

@@ -1,9 +1,9 @@
 //! The unified order: what every provider's format becomes before it goes to the backend.
 //!
 //! [`sanitise`] cleans texts of strangers, [`money`] parses amounts from JSON text. [`scan`] and [`tree`] read a provider's
-//! JSON by [`pointer`], [`fault`] names what is wrong with it. [`model`] is the order itself, [`status`] its words, [`body`]
-//! what is posted to the backend.
-//! Which field of a provider means what is left to [`crate::provider`].
+//! JSON by [`mod@pointer`], [`node`] formats of our own field by field, and [`fault`] names what is wrong. [`model`] is the
+//! order itself, [`status`] its words, [`body`] what is posted to the backend. Which field of a provider means what is left to
+//! [`crate::provider`].
 
 pub mod sanitise;
 pub mod money;

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
-use chrono::NaiveDateTime;
+use chrono::{DateTime, NaiveDateTime, Utc};
 use deadpool_postgres::Transaction;
 use serde_json::json;
 
@@ -58,21 +58,13 @@ impl Fate {
                     .map(|summary| summary.company_id);
             }
             EventType::OrderForwardFailed => {
-                self.status = Some("retrying");
-                if let Some(failed) = payload::<ForwardFailed>(event) {
-                    self.retry_count = i32::try_from(failed.retries).ok();
-                    self.next_retry_at = Some(timestamp(failed.next_attempt_at));
-                    self.error_message = Some(failed.error.message);
-                }
+                let failed = payload::<ForwardFailed>(event);
+                self.retry(failed.map(|failed| (failed.retries, Some(failed.next_attempt_at), failed.error.message)));
             }
             EventType::OrderFetchRequested | EventType::OrderFetched => self.status = Some("processing"),
             EventType::OrderFetchFailed => {
-                self.status = Some("retrying");
-                if let Some(failed) = payload::<PushFailed>(event) {
-                    self.retry_count = i32::try_from(failed.retries).ok();
-                    self.next_retry_at = failed.next_attempt_at.map(timestamp);
-                    self.error_message = Some(failed.error.message);
-                }
+                let failed = payload::<PushFailed>(event);
+                self.retry(failed.map(|failed| (failed.retries, failed.next_attempt_at, failed.error.message)));
             }
             // A menu's result, which is all that the webhook was about.
             EventType::MenuSyncReported => self.end(COMPLETED),
@@ -111,6 +103,16 @@ impl Fate {
             | EventType::MenuSyncAccepted
             | EventType::MenuSyncFailed
             | EventType::MenuSynced => {}
+        }
+    }
+
+    /// It is tried again: how often it was, when next, and why; none where the event does not say.
+    fn retry(&mut self, failed: Option<(u32, Option<DateTime<Utc>>, String)>) {
+        self.status = Some("retrying");
+        if let Some((retries, next_attempt_at, message)) = failed {
+            self.retry_count = i32::try_from(retries).ok();
+            self.next_retry_at = next_attempt_at.map(timestamp);
+            self.error_message = Some(message);
         }
     }
 

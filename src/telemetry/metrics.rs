@@ -41,104 +41,129 @@ pub async fn keep_up(handle: PrometheusHandle, stop: CancellationToken) -> anyho
     Ok(())
 }
 
-fn describe() {
-    describe_counter!(
+/// Counters, and what they count.
+const COUNTERS: [(&str, &str); 14] = [
+    (
         "webhooks_received_total",
-        "Total webhooks received by provider, verified ones only"
-    );
-    describe_counter!(
+        "Total webhooks received by provider, verified ones only",
+    ),
+    (
         "webhooks_processed_total",
-        "Total webhooks processed, by provider and status (success, failed, ignored)"
-    );
-    describe_counter!(
+        "Total webhooks processed, by provider and status (success, failed, ignored)",
+    ),
+    (
         "webhooks_rejected_total",
-        "Total requests refused at the door, by provider and reason"
-    );
-    describe_counter!(
+        "Total requests refused at the door, by provider and reason",
+    ),
+    (
         "signature_failures_total",
-        "Total requests with a missing or wrong signature, by provider"
-    );
-    describe_counter!(
+        "Total requests with a missing or wrong signature, by provider",
+    ),
+    (
         "refusals_lost_total",
-        "Total samples of refused requests that did not get to the stream REFUSALS"
-    );
-    describe_counter!(
+        "Total samples of refused requests that did not get to the stream REFUSALS",
+    ),
+    (
         "sanitised_fields_total",
-        "Total texts that did not go to the backend as they came, by provider"
-    );
-    describe_counter!(
+        "Total texts that did not go to the backend as they came, by provider",
+    ),
+    (
         "events_appended_total",
-        "Total events that this instance appended to the log, by type"
-    );
-    describe_counter!(
+        "Total events that this instance appended to the log, by type",
+    ),
+    (
         "integration_requests_total",
-        "Total requests of the backend for providers, by kind (status_request, menu_sync) and code"
-    );
-    describe_counter!(
+        "Total requests of the backend for providers, by kind (status_request, menu_sync) and code",
+    ),
+    (
         "rate_limited_total",
-        "Total requests refused by a rate limit, by provider and scope (address: it is blocked; provider: over its quota)"
-    );
-    describe_gauge!("blocks_active", "Addresses and providers that are blocked");
-    describe_gauge!(
-        "rate_limit_instances",
-        "Instances that share rate limits, as this one knows them"
-    );
-    describe_counter!("backend_requests_total", "Total requests to the backend, by outcome");
-    describe_counter!(
+        "Total requests refused by a rate limit, by provider and scope (address: it is blocked; provider: over its quota)",
+    ),
+    ("backend_requests_total", "Total requests to the backend, by outcome"),
+    (
         "provider_requests_total",
-        "Total requests to providers' interfaces, by provider and outcome"
-    );
-    describe_counter!("dead_letters_total", "Total orders given up on, by provider");
-    describe_counter!(
+        "Total requests to providers' interfaces, by provider and outcome",
+    ),
+    ("dead_letters_total", "Total orders given up on, by provider"),
+    (
         "projection_unstorable_total",
-        "Total events whose payload PostgreSQL could not keep as jsonb"
-    );
-    describe_histogram!(
-        "webhook_accept_duration_seconds",
-        Unit::Seconds,
-        "From the request's headers to its place on the log"
-    );
-    describe_histogram!(
-        "webhook_processing_duration_seconds",
-        Unit::Seconds,
-        "Webhook processing duration, from accepted to forwarded"
-    );
-    describe_histogram!(
-        "backend_request_duration_seconds",
-        Unit::Seconds,
-        "Time the backend took for a request"
-    );
-    describe_histogram!(
-        "provider_request_duration_seconds",
-        Unit::Seconds,
-        "Time a provider took for a request, a new token included"
-    );
-    describe_histogram!("append_round_size", "Events that were appended in one round");
-    describe_histogram!(
-        "append_round_duration_seconds",
-        Unit::Seconds,
-        "From the last message of a round to its acknowledgement"
-    );
-    describe_gauge!("stage_pending", "Messages that wait for a stage");
-    describe_gauge!(
+        "Total events whose payload PostgreSQL could not keep as jsonb",
+    ),
+    (
+        "webhook_secret_used_total",
+        "Total webhooks let in, by provider and the name, origin and index of the secret that matched",
+    ),
+];
+/// Gauges, and what they show; seconds where the name says so.
+const GAUGES: [(&str, &str); 11] = [
+    ("blocks_active", "Addresses and providers that are blocked"),
+    (
+        "rate_limit_instances",
+        "Instances that share rate limits, as this one knows them",
+    ),
+    ("stage_pending", "Messages that wait for a stage"),
+    (
         "stage_lag_seconds",
-        Unit::Seconds,
-        "How long the last message had waited for the stage"
-    );
-    describe_gauge!(
+        "How long the last message had waited for the stage",
+    ),
+    (
         "circuit_breaker_state",
-        "1 for the state that the breaker is in, 0 for the others"
-    );
-    describe_gauge!(
+        "1 for the state that the breaker is in, 0 for the others",
+    ),
+    (
         "provider_circuit_breaker_state",
-        "1 for the state that the breaker before a provider's interface is in, 0 for the others"
-    );
-    describe_gauge!("projection_position", "Sequence of the last event in the tables");
-    describe_gauge!(
+        "1 for the state that the breaker before a provider's interface is in, 0 for the others",
+    ),
+    ("projection_position", "Sequence of the last event in the tables"),
+    (
         "projection_lag_events",
-        "Events on the log that are not in the tables yet"
-    );
-    describe_gauge!("database_up", "1 where PostgreSQL gave a connection when last asked");
-    describe_gauge!("event_log_up", "1 while the connection to NATS stands");
-    describe_gauge!("backend_up", "1 while the circuit breaker is closed");
+        "Events on the log that are not in the tables yet",
+    ),
+    ("database_up", "1 where PostgreSQL gave a connection when last asked"),
+    ("event_log_up", "1 while the connection to NATS stands"),
+    ("backend_up", "1 while the circuit breaker is closed"),
+];
+/// Histograms, and what they measure; seconds where the name says so.
+const HISTOGRAMS: [(&str, &str); 6] = [
+    (
+        "webhook_accept_duration_seconds",
+        "From the request's headers to its place on the log",
+    ),
+    (
+        "webhook_processing_duration_seconds",
+        "Webhook processing duration, from accepted to forwarded",
+    ),
+    (
+        "backend_request_duration_seconds",
+        "Time the backend took for a request",
+    ),
+    (
+        "provider_request_duration_seconds",
+        "Time a provider took for a request, a new token included",
+    ),
+    ("append_round_size", "Events that were appended in one round"),
+    (
+        "append_round_duration_seconds",
+        "From the last message of a round to its acknowledgement",
+    ),
+];
+
+fn describe() {
+    for (name, text) in COUNTERS {
+        describe_counter!(name, text);
+    }
+    for (name, text) in GAUGES {
+        describe_gauge!(name, unit(name), text);
+    }
+    for (name, text) in HISTOGRAMS {
+        describe_histogram!(name, unit(name), text);
+    }
+}
+
+fn unit(name: &str) -> Unit {
+    if name.ends_with("_seconds") {
+        Unit::Seconds
+    } else {
+        Unit::Count
+    }
 }

@@ -146,6 +146,11 @@ impl Signed {
             request.put_header(header, text)?;
         }
         self.make_up_ids(request)?;
+        for pointer in &self.single {
+            if !json::count(&request.body, pointer).is_ok_and(|count| count == 1) {
+                return Err(CannotSign::Incomplete(format!("exactly one element in {pointer}")));
+            }
+        }
         if let Some(hash) = &self.body_hash {
             let hashed = hash.encoding.encode(&hash.algorithm.hash(&[&request.body]));
             let sign = if request.url.contains('?') { '&' } else { '?' };

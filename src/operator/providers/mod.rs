@@ -53,7 +53,7 @@ pub struct Try {
     /// The path below /api/webhooks/PROVIDER.
     #[arg(long, default_value = "")]
     path: String,
-    /// The currency, for providers that send none; else the one of <PROVIDER>_CURRENCY.
+    /// The currency, for providers that send none; else the one of `<PROVIDER>_CURRENCY`.
     #[arg(long)]
     currency: Option<Currency>,
 }

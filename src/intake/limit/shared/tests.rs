@@ -1,0 +1,44 @@
+use serde_json::json;
+
+use super::*;
+
+fn read_json(said: &serde_json::Value) -> Option<Said> {
+    read(said.to_string().as_bytes(), "me")
+}
+
+#[test]
+fn reads_what_another_says() {
+    let counted = json!({ "provider": "careem", "windowMs": 60_000, "window": 7, "total": 12, "later": "more" });
+    let said = read_json(&json!({ "instance": "you", "counted": [counted], "later": "more" })).unwrap();
+    assert!(!said.leaving);
+    let [
+        Counted {
+            provider,
+            window_ms,
+            window,
+            total,
+        },
+    ] = &said.counted[..]
+    else {
+        panic!("{said:?}");
+    };
+    assert_eq!(
+        (provider.as_str(), *window_ms, *window, *total),
+        ("careem", 60_000, 7, 12)
+    );
+    assert!(
+        read_json(&json!({ "instance": "you", "leaving": true }))
+            .unwrap()
+            .leaving
+    );
+}
+
+#[test]
+fn ignores_its_own_words_and_nonsense() {
+    assert!(read_json(&json!({ "instance": "me" })).is_none());
+    assert!(read_json(&json!({ "instance": "x".repeat(MAX_NAME_BYTES + 1) })).is_none());
+    assert!(read_json(&json!({ "counted": [] })).is_none());
+    assert!(read_json(&json!({ "instance": "you", "counted": [{ "total": -1 }] })).is_none());
+    assert!(read_json(&json!({ "instance": "you", "more": "x".repeat(MAX_MESSAGE_BYTES) })).is_none());
+    assert!(read(b"\xff", "me").is_none());
+}

@@ -1,0 +1,166 @@
+use super::*;
+use crate::{
+    config::{Config, Environment},
+    intake::allow_list::AllowList,
+    provider::{Catalogue, Provider as _, declarative::Declarative},
+    verification::{Keyring, Keys, Scheme},
+};
+
+pub(super) fn limits(provider: &str, address: &str) -> Limits {
+    let env: Environment = [
+        ("SERVICE_TOKEN", "token"),
+        ("RATE_LIMIT_CAREEM", provider),
+        ("RATE_LIMIT_ADDRESS", address),
+    ]
+    .into_iter()
+    .collect();
+    let limits = Limits::new(&Config::from_environment(&env).unwrap().limits);
+    limits.is_informed.store(true, Ordering::Relaxed);
+    limits
+}
+
+pub(super) fn careem(networks: &[&str]) -> Enabled {
+    let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
+    let file = Arc::clone(&Catalogue::shipped().get("careem").unwrap().file);
+    let provider = Declarative::new(file, None);
+    Enabled {
+        outbound: None,
+        scheme: provider.scheme().clone(),
+        provider: Box::new(provider),
+        name: "careem".into(),
+        keys: Keyring::new(Keys::new()),
+        branch_secrets: false,
+        credential_headers: Default::default(),
+        allow_list: AllowList::new(networks),
+        forward_test_orders: false,
+    }
+}
+
+fn client(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Refuses until nothing more is counted.
+fn refuse(limits: &Limits, provider: &Enabled, client: IpAddr, times: usize) {
+    for _ in 0..times {
+        limits.note_refused(Some(provider), client);
+    }
+}
+
+fn take_all(limits: &Limits, provider: &Enabled) -> usize {
+    (0..100).filter(|_| limits.take(provider).is_ok()).count()
+}
+
+#[test]
+fn refused_requests_cost_the_provider_nothing() {
+    let (limits, careem) = (limits("5/1h", "3/60s/300s"), careem(&[]));
+    let (stranger, good) = (client("203.0.113.9"), client("203.0.113.10"));
+    refuse(&limits, &careem, stranger, 2);
+    assert_eq!(limits.check(&careem, stranger), Ok(()));
+    refuse(&limits, &careem, stranger, 1);
+    let blocked = limits.check(&careem, stranger).unwrap_err();
+    assert_eq!((blocked.scope, blocked.retry_after_seconds), (Scope::Address, 300));
+    assert_eq!(limits.check(&careem, good), Ok(()));
+    assert_eq!(take_all(&limits, &careem), 5);
+    // Then it is refused before anything is read.
+    assert_eq!(limits.check(&careem, good).unwrap_err().scope, Scope::Provider);
+}
+
+#[test]
+fn addresses_on_the_list_are_not_blocked() {
+    let (limits, listed) = (limits("5/1h", "1/60s/300s"), careem(&["203.0.113.0/24"]));
+    let address = client("203.0.113.9");
+    refuse(&limits, &listed, address, 3);
+    assert_eq!(limits.check(&listed, address), Ok(()));
+    // Not for what it does elsewhere, either.
+    limits.note_refused(None, address);
+    assert_eq!(limits.check(&listed, address), Ok(()));
+    assert!(limits.check(&careem(&[]), address).is_err());
+}
+
+#[test]
+fn a_network_of_ipv6_is_one_address() {
+    let (limits, careem) = (limits("5/1h", "3/60s/300s"), careem(&[]));
+    for host in ["2001:db8::1", "2001:db8::2", "2001:db8::ffff:1"] {
+        refuse(&limits, &careem, client(host), 1);
+    }
+    assert!(limits.check(&careem, client("2001:db8::3")).is_err());
+    assert_eq!(limits.check(&careem, client("2001:db8:0:1::3")), Ok(()));
+}
+
+#[test]
+fn a_provider_is_blocked_only_by_what_was_verified() {
+    let (limits, careem) = (limits("2/1h/300s", "100/60s/300s"), careem(&[]));
+    let address = client("203.0.113.9");
+    assert!(limits.take(&careem).is_ok() && limits.take(&careem).is_ok());
+    // Its points are spent, but what is not verified brings no block about.
+    assert_eq!(limits.check(&careem, address), Ok(()));
+    let over = limits.take(&careem).unwrap_err();
+    assert_eq!((over.scope, over.retry_after_seconds), (Scope::Provider, 300));
+    assert_eq!(limits.check(&careem, address).unwrap_err().scope, Scope::Provider);
+}
+
+#[test]
+fn a_share_that_is_spent_is_no_block() {
+    let (limits, careem) = (limits("10/1h/300s", "100/60s/300s"), careem(&[]));
+    limits.instances.store(2, Ordering::Relaxed);
+    let taken: Vec<_> = (0..5).filter_map(|_| limits.take(&careem).ok()).collect();
+    assert_eq!(taken.len(), 5);
+    let over = limits.take(&careem).unwrap_err();
+    assert!(over.retry_after_seconds <= 1, "{over:?}");
+    assert_eq!(limits.check(&careem, client("203.0.113.9")), Ok(()));
+}
+
+#[test]
+fn a_point_comes_back() {
+    let (limits, careem) = (limits("1/1h", "3/60s/300s"), careem(&[]));
+    let point = limits.take(&careem).unwrap();
+    assert!(limits.take(&careem).is_err());
+    limits.give_back(&careem, point);
+    assert!(limits.take(&careem).is_ok());
+}
+
+#[test]
+fn who_is_not_verified_is_not_known() {
+    let limits = limits("5/1h", "1/60s/300s");
+    let address = client("203.0.113.9");
+    let open = Enabled {
+        scheme: Scheme::None,
+        ..careem(&[])
+    };
+    limits.note_accepted(&open, address);
+    refuse(&limits, &careem(&[]), address, 1);
+    assert!(limits.check(&careem(&[]), address).is_err());
+}
+
+#[test]
+fn nobody_is_blocked_before_it_is_read_who_is_known() {
+    let (limits, careem) = (limits("5/1h", "1/60s/300s"), careem(&[]));
+    limits.is_informed.store(false, Ordering::Relaxed);
+    let address = client("203.0.113.9");
+    refuse(&limits, &careem, address, 3);
+    assert_eq!(limits.check(&careem, address), Ok(()));
+    limits.is_informed.store(true, Ordering::Relaxed);
+    refuse(&limits, &careem, address, 1);
+    assert!(limits.check(&careem, address).is_err());
+}
+
+#[test]
+fn a_block_that_was_lifted_is_not_told() {
+    let (limits, careem) = (limits("5/1h", "1/60s/300s"), careem(&[]));
+    refuse(&limits, &careem, client("203.0.113.9"), 1);
+    refuse(&limits, &careem, client("203.0.113.10"), 1);
+    limits.hear(Word::Lifted(Who::Address(Address::of(client("203.0.113.9")))));
+    let told = limits.next_word().unwrap();
+    assert!(matches!(told, Word::Blocked(Who::Address(one), _) if one.to_string() == "203.0.113.10"));
+    assert_eq!(limits.next_word(), None);
+}
+
+#[test]
+fn words_that_nobody_takes_are_bounded() {
+    let limits = limits("5/1h", "1/60s/300s");
+    for number in 0..u32::try_from(MAX_WORDS).unwrap() + 10 {
+        limits.note_refused(None, IpAddr::V4(number.into()));
+    }
+    assert_eq!(lock(&limits.words).len(), MAX_WORDS);
+}

@@ -1,0 +1,33 @@
+//! Looking again at files that somebody else writes: every so often, and where SIGHUP asks for it.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Has `look` look until told to stop; it is told whether somebody asked for it. It may block.
+///
+/// # Errors
+/// Where the process cannot listen for SIGHUP, or `look` panicked.
+pub(super) async fn look_again<T: Send + 'static>(
+    mut watched: T,
+    look: fn(&mut T, bool),
+    every: Duration,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut asked = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    let mut due = tokio::time::interval(every);
+    loop {
+        let by_signal = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = asked.recv() => true,
+            _ = due.tick() => false,
+        };
+        let looking = tokio::task::spawn_blocking(move || {
+            look(&mut watched, by_signal);
+            watched
+        });
+        watched = looking.await.context("looking at files again")?;
+    }
+}
