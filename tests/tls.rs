@@ -153,6 +153,17 @@ async fn only_https_is_let_in_where_it_is_required() {
     let behind = Hub::start(&required.clone().set("TRUSTED_PROXIES", "127.0.0.1")).await;
     let direct = Hub::start(&with_certificate(required.clone(), &authority.server("hub"))).await;
     let strange = Hub::start(&required.set("TRUSTED_PROXIES", "203.0.113.7")).await;
+    // They listen before they have found NATS, and what health says depends on that.
+    for hub in [&behind, &strange] {
+        eventually("the hub is ready", PATIENCE, async || {
+            let ready = world
+                .careem
+                .request(Method::GET, &format!("{}/health/ready", hub.url()))
+                .await;
+            if ready.status == 200 { Ok(()) } else { Err(ready) }
+        })
+        .await;
+    }
     let from = ["X-Forwarded-For: 198.51.100.7"];
     for (hub, headers, status) in [
         (&behind, &[][..], 403),
