@@ -32,6 +32,7 @@ mod retries;
 mod poison;
 mod dead_letters;
 mod push;
+mod push_waits;
 mod menus;
 mod fetch;
 mod integration;

@@ -212,6 +212,32 @@ async fn a_cancellation_before_its_order() {
     );
 }
 
+/// The backend is away when a cancellation comes before its order, and so the order joins it in its lane. Back again, it does
+/// not know the order: that one goes first all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_joined_the_lane_of_its_cancellation() {
+    let world = World::new().await;
+    let hub = Hub::start(&world.impatient("500ms")).await;
+    world.post_orders(&hub, ["CR-known".into()]).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    let away = Answer::Say(503, String::new(), vec![("retry-after", "11".into())]);
+    world.backend.next_for("CR-both", [away, Answer::status(404)]);
+    world
+        .careem
+        .post(&hub, &change("CR-both", "cancelled"))
+        .await
+        .event_id();
+    world.wait_parked(1).await;
+    world.careem.post(&hub, &change("CR-both", "ready")).await.event_id();
+    world.post_orders(&hub, ["CR-both".into()]).await;
+    world.at_end(Ends::forwarded(4)).await;
+    let requests = world.backend.requests().into_iter();
+    let of_both = requests.filter(|request| request.external_order_id() == "CR-both");
+    let paths: Vec<_> = of_both.map(|request| request.path).collect();
+    let news = status_path("CR-both");
+    assert_eq!(paths, [&news, &news, ORDERS, &news, &news]);
+}
+
 /// LANES is emptied while orders wait: the log says which.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lanes_are_lost() {

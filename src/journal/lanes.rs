@@ -141,6 +141,15 @@ impl Lane {
         })
     }
 
+    /// With the event at this place of those that wait before all others, due now.
+    pub fn led_by_waiting(mut self, place: usize, now: DateTime<Utc>) -> Self {
+        let (sequence, requests) = self.waiting.remove(place);
+        Self {
+            requests,
+            ..self.led_by(sequence, now)
+        }
+    }
+
     /// With this event before all others, due now.
     pub fn led_by(mut self, sequence: u64, now: DateTime<Utc>) -> Self {
         self.waiting.insert(0, (self.head, self.requests));
@@ -468,6 +477,9 @@ mod tests {
         assert_eq!((next.head, next.requests), (7, 4));
         let rest = next.advance(now).unwrap().advance(now).unwrap();
         assert_eq!((rest.head, rest.advance(now)), (12, None));
+        let led = lane(now).led_by_waiting(1, now);
+        assert_eq!((led.head, led.requests, led.for_creation), (12, 0, false));
+        assert_eq!(led.waiting, [(7, 4), (9, 0)]);
     }
 
     #[test]

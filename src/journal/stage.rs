@@ -262,6 +262,7 @@ impl<S: Stage> Worker<S> {
                 event,
                 requests: 0,
                 not_before: None,
+                for_creation: false,
                 message: Some(message),
             }),
             Err(error) => {

@@ -83,6 +83,7 @@ impl<S: Stage> Worker<S> {
             event: recorded,
             requests,
             not_before,
+            for_creation,
             message,
         } = item;
         if !is_ours::<S>(&recorded) {
@@ -105,7 +106,6 @@ impl<S: Stage> Worker<S> {
         let provider = recorded.envelope.provider.to_string();
         let attempted = match (not_before, &ground.lanes) {
             (Some(until), Some(_)) if until > Utc::now() => {
-                let for_creation = false;
                 Attempted::Parked(requests, Parking { until, for_creation })
             }
             _ => self.attempt(recorded, requests, ground).await?,
@@ -171,13 +171,18 @@ impl<S: Stage> Worker<S> {
             match self.attempt_head(&lane, ground).await? {
                 Attempted::Stopped => return Ok(()),
                 Attempted::Parked(requests, parking) => {
+                    let joined = !lane.for_creation && parking.for_creation;
                     lane = Lane {
                         requests,
                         due_at: parking.until,
                         for_creation: parking.for_creation,
                         ..lane
                     };
-                    return lanes.put(key, &lane, true).await;
+                    let creation = if joined { self.creation_in(&lane).await? } else { None };
+                    let Some(place) = creation else {
+                        return lanes.put(key, &lane, true).await;
+                    };
+                    lanes.put(key, &lane.led_by_waiting(place, Utc::now()), false).await?;
                 }
                 Attempted::Ended => {
                     done.closed.push(lane.head);
@@ -189,6 +194,17 @@ impl<S: Stage> Worker<S> {
             }
         }
         Ok(())
+    }
+
+    /// Where in a lane the event waits that its first one waits for: it joined before anybody knew that it is waited for.
+    async fn creation_in(&self, lane: &Lane) -> anyhow::Result<Option<usize>> {
+        for (place, (sequence, _)) in lane.waiting.iter().enumerate() {
+            let event = event_at(self.journal.connection(), *sequence).await?;
+            if event.is_some_and(|event| S::creates(&event)) {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
     }
 
     async fn attempt_head(&self, lane: &Lane, ground: &Ground) -> anyhow::Result<Attempted> {

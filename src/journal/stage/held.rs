@@ -29,6 +29,8 @@ pub(super) struct Item {
     pub(super) requests: u32,
     /// It was about to be parked until then.
     pub(super) not_before: Option<DateTime<Utc>>,
+    /// And to let the event that it waits for pass.
+    pub(super) for_creation: bool,
     /// None where it was read from the log: then the server will hand it out once more.
     pub(super) message: Option<Message>,
 }

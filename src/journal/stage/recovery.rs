@@ -95,6 +95,7 @@ pub(super) async fn read<S: Stage>(
             event: open.event?,
             requests: open.requests,
             not_before: open.next_at,
+            for_creation: open.for_creation,
             message: None,
         })
     });
@@ -187,6 +188,8 @@ struct Open {
     event: Option<Recorded>,
     requests: u32,
     next_at: Option<DateTime<Utc>>,
+    /// It waits for another event of its order, which may pass it.
+    for_creation: bool,
 }
 
 /// What was read so far. An outcome stands behind its cause, so an event is let go as soon as its outcome is met.
@@ -205,6 +208,7 @@ impl Found {
                 provider: event.envelope.provider.to_string(),
                 requests: 0,
                 next_at: None,
+                for_creation: false,
                 event: (event.sequence > floor).then_some(event),
             });
         }
@@ -217,6 +221,7 @@ impl Found {
                 let attempt = serde_json::from_slice::<Attempt>(&event.payload).ok();
                 open.requests = open.requests.max(attempt.as_ref().map_or(1, |attempt| attempt.attempt));
                 open.next_at = attempt.and_then(|attempt| attempt.next_attempt_at);
+                open.for_creation = event.envelope.event_type.awaits_word();
             }
         } else if let Some(open) = self.open.remove(&cause)
             && open.event.is_some()
@@ -249,7 +254,7 @@ impl Found {
                         requests: open.requests,
                         due_at: open.next_at.unwrap_or(now),
                         waiting: Vec::new(),
-                        for_creation: false,
+                        for_creation: open.for_creation,
                     });
                 }
             }

@@ -1,0 +1,185 @@
+//! What waits in the stage `push`: in its lane and not in memory, without an attempt where nothing was tried, found again
+//! where the lanes are lost, and in the way of no other provider.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use reqwest::Method;
+use serde_json::{Value, json};
+use webhook_hub::event::EventType;
+
+use crate::harness::{
+    at_end::Ends,
+    hub::Hub,
+    outside::{CAREEM_POS, Outside, send},
+    platform::{CLIENT_ID, CLIENT_SECRET, Call, Say},
+    wait::{PATIENCE, eventually},
+};
+
+const MENU: &str = include_str!("fixtures/menu.json");
+/// More than an event waits for in memory, in seconds.
+const LONG: u64 = 12;
+/// The least time between two calls of which the second one had to wait that long; a bell may ring a bit early.
+const AT_LEAST: Duration = Duration::from_millis(LONG * 1000 - 20);
+
+/// The provider wants to be left alone for long.
+fn later(status: u16) -> Say {
+    Say {
+        retry_after: Some(LONG),
+        ..Say::status(status)
+    }
+}
+
+/// Careem, without a limit of its own in the way.
+async fn unlimited() -> Outside {
+    Outside::new(&CAREEM_POS.replace("requests_per_second = 10\n", "")).await
+}
+
+fn calls(outside: &Outside, order: &str) -> Vec<Call> {
+    let path = format!("/orders/{order}");
+    let calls = outside.provider.calls().into_iter();
+    calls.filter(|call| call.path == path).collect()
+}
+
+fn states(calls: &[Call]) -> Vec<String> {
+    let states = calls.iter().map(|call| call.json()["state"].clone());
+    states.map(|state| state.as_str().unwrap().to_owned()).collect()
+}
+
+impl Outside {
+    /// The lanes, once they are as they are to be; the one with the earliest event first.
+    async fn lanes_once(&self, what: &str, is: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        eventually(what, PATIENCE, async || {
+            let mut lanes = self.world.lanes().await;
+            lanes.sort_by_key(|lane| lane["head"].as_u64());
+            if is(&lanes) { Ok(lanes) } else { Err(lanes) }
+        })
+        .await
+    }
+}
+
+fn waiting(lane: &Value) -> usize {
+    lane["waiting"].as_array().map_or(0, Vec::len)
+}
+
+/// Another order found out that the provider is to be left alone: nothing is tried, and that is no attempt, whoever takes it
+/// up when its time has come.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_tried_is_parked_without_an_attempt() {
+    let outside = unlimited().await;
+    let hub = outside.hub().await;
+    outside.provider.next([later(429)]);
+    outside.ask(&hub, "CR-first", "accepted").await;
+    outside.payloads(EventType::OrderStatusPushFailed, 1).await;
+    for status in ["accepted", "ready"] {
+        outside.ask(&hub, "CR-second", status).await;
+    }
+    let lanes = outside
+        .lanes_once("both wait, and the later word behind its order", |lanes| {
+            lanes.len() == 2 && waiting(&lanes[1]) == 1
+        })
+        .await;
+    assert_eq!((&lanes[0]["requests"], &lanes[1]["requests"]), (&json!(1), &json!(0)));
+    hub.kill().await;
+    let _hub = outside.hub().await;
+    outside.world.log.wait_for(EventType::OrderStatusPushed, 1).await;
+    let pushed = outside.payloads(EventType::OrderStatusPushed, 3).await;
+    let mut attempts: Vec<_> = pushed.iter().map(|one| one["attempts"].as_u64()).collect();
+    attempts.sort_unstable();
+    assert_eq!(attempts, [Some(1), Some(1), Some(2)]);
+    let (first, second) = (calls(&outside, "CR-first"), calls(&outside, "CR-second"));
+    assert_eq!(states(&second), ["accepted", "ready"]);
+    assert!(second[0].at - first[0].at >= AT_LEAST, "it was not left alone");
+    outside.payloads(EventType::OrderStatusPushFailed, 1).await;
+    outside.world.hand_out_again().await;
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// LANES is emptied while a status waits for its time, with a later one behind it, and a menu for the provider's word.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lanes_are_lost() {
+    let outside = unlimited().await;
+    let hub = outside.hub().await;
+    let answer = send(&hub, Method::PUT, "menus/careem/branch-uuid", MENU, &[]).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    outside.payloads(EventType::MenuSyncAccepted, 1).await;
+    outside.provider.next([later(503)]);
+    for status in ["accepted", "ready"] {
+        outside.ask(&hub, "CR-lost", status).await;
+    }
+    let without_time = |lanes: &[Value]| {
+        let mut lanes = lanes.to_vec();
+        // To the millisecond it is not the same: what was recorded, and when that was.
+        lanes.iter_mut().for_each(|lane| lane["dueAt"] = Value::Null);
+        lanes
+    };
+    let is_whole = |lanes: &[Value]| lanes.len() == 2 && waiting(&lanes[1]) == 1;
+    let before = outside.lanes_once("all wait", is_whole).await;
+    assert_eq!(
+        (&before[0]["forCreation"], &before[1]["forCreation"]),
+        (&json!(true), &json!(false))
+    );
+    assert!(hub.terminate().await.0.success());
+    let provision = outside.world.nats.provision().await;
+    provision.get_stream("LANES").await.unwrap().purge().await.unwrap();
+
+    let hub = outside.hub().await;
+    let after = outside.lanes_once("all wait again", is_whole).await;
+    assert_eq!(without_time(&after), without_time(&before));
+    assert!(hub.logs_contain("lanes made again from the log"));
+    // The word wakes the menu long before its time is over.
+    let menus = outside.provider.calls().into_iter().filter(|call| call.path == "/catalogs");
+    let menus: Vec<_> = menus.map(|call| call.json()["catalog_id"].clone()).collect();
+    let body = json!({
+        "id": "word-1", "event_type": "CATALOG_STATUS",
+        "details": { "branch_id": "store-9", "catalog_id": menus[0], "status": "completed" },
+    });
+    let answer = outside.world.careem.post(&hub, &body.to_string()).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    outside.payloads(EventType::MenuSynced, 1).await;
+    outside.payloads(EventType::OrderStatusPushed, 2).await;
+    assert_eq!(menus.len(), 1, "it was sent once");
+    let calls = calls(&outside, "CR-lost");
+    assert_eq!(states(&calls), ["accepted", "accepted", "ready"]);
+    assert!(calls[1].at - calls[0].at >= AT_LEAST, "its time was kept");
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// More for a provider that hangs than the stage holds at a time: another provider is told at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_for_one_provider_is_in_no_others_way() {
+    const CROWD: usize = 1200;
+    let outside = unlimited().await;
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let settings = outside.settings().set("RETRY_MAX_ATTEMPTS", 50);
+    let settings = settings
+        .set("DELIVERY_HERO_ENABLED", true)
+        .set("DELIVERY_HERO_JWT_SECRET", "jwt-secret-of-the-tests")
+        .set("DELIVERY_HERO_CURRENCY", "EGP")
+        .set("DELIVERY_HERO_API_URL", outside.provider.url())
+        .set("DELIVERY_HERO_CLIENT_ID", CLIENT_ID)
+        .set("DELIVERY_HERO_CLIENT_SECRET", CLIENT_SECRET);
+    let hanging = format!("http://{}", silent.local_addr().unwrap());
+    let hub = Hub::start(&settings.clone().set("CAREEM_API_URL", hanging)).await;
+    futures_util::stream::iter(0..CROWD)
+        .for_each_concurrent(32, async |number| {
+            outside.ask(&hub, &format!("CR-crowd-{number}"), "accepted").await;
+        })
+        .await;
+    let asked = std::time::Instant::now();
+    let ready = json!({ "status": "ready", "branchId": "branch-uuid" }).to_string();
+    let answer = send(&hub, Method::POST, "orders/delivery-hero/5f37/status", &ready, &[]).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let call = &outside.provider.wait_for(1).await[0];
+    assert_eq!(call.path, "/v2/orders/5f37/preparation-completed");
+    assert!(call.at - asked < Duration::from_secs(5), "{:?}", call.at - asked);
+
+    // It speaks again, and all of them are told.
+    hub.kill().await;
+    drop(silent);
+    let _hub = Hub::start(&settings).await;
+    outside.world.log.wait_for(EventType::OrderStatusPushed, CROWD / 2).await;
+    outside.world.log.wait_for(EventType::OrderStatusPushed, CROWD + 1).await;
+    outside.world.hand_out_again().await;
+    outside.world.at_end(Ends::default()).await;
+}
