@@ -3,18 +3,23 @@
 use serde_json::{Value, json};
 use webhook_hub::event::EventType;
 
-use crate::harness::{
-    at_end::Ends,
-    careem::{answer, sign},
-    hub::{Hub, Settings, run},
-    outside::{Outside, UBER_EATS},
-    platform::Say,
-    wait::{PATIENCE, eventually},
+use crate::{
+    harness::{
+        at_end::Ends,
+        careem::{answer, sign},
+        hub::{Hub, Settings, run},
+        outside::{Outside, UBER_EATS},
+        platform::Say,
+        wait::{PATIENCE, eventually},
+    },
+    providers::golden,
 };
 
 const SECRET: &str = "uber-test-secret";
 /// As the provider would give it.
 const DOCUMENT: &str = include_str!("fixtures/providers/uber-eats/order.v1_delivery.amount_e5.json");
+/// What the backend gets of it, reviewed by hand.
+const ORDER: &str = include_str!("fixtures/providers/uber-eats/order.v1_delivery.amount_e5.body.json");
 const RESTAURANT: &str = "
     INSERT INTO delivery_providers (id, code, name) VALUES ('provider-uber', 'uber-eats', 'Uber Eats');
     INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, store_id)
@@ -100,6 +105,11 @@ async fn a_thin_webhook_becomes_the_order_that_it_points_at() {
         ),
         (&json!("CR-thin"), &json!("branch-uuid"))
     );
+    // To the last digit, and with what only the webhook says.
+    let href = format!("{}/v2/eats/order/CR-thin", outside.provider.url());
+    let expected = golden(ORDER, &body).replace("{href}", &href);
+    let sent = &outside.world.backend.requests()[0].body;
+    assert_eq!(std::str::from_utf8(sent).unwrap(), expected);
     assert_eq!((outside.provider.calls().len(), outside.provider.tokens()), (1, 1));
     // Both documents are on the log.
     let events = outside.world.log.events().await;
@@ -184,7 +194,11 @@ async fn nobody_but_the_provider_is_asked() {
         .point(&hub, "CR-local", "http://169.254.169.254/latest/meta-data")
         .await;
     // One that the provider itself leads away is not followed.
-    outside.provider.on("/v2/eats/order/CR-led-away", Say::status(302));
+    let away = Say {
+        location: Some(elsewhere.clone()),
+        ..Say::status(302)
+    };
+    outside.provider.on("/v2/eats/order/CR-led-away", away);
     let settings = outside.uber().set("RETRY_MAX_ATTEMPTS", 1).set("RETRY_DELAYS", "100ms");
     hub.terminate().await;
     let hub = Hub::start(&settings).await;

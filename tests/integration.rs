@@ -20,7 +20,8 @@ async fn only_the_backend_comes_in_and_hears_what_is_wrong() {
     let hub = Hub::start(
         &outside
             .settings()
-            .set("SERVICE_TOKEN", format!("the-new-one,{SERVICE_TOKEN}")),
+            .set("SERVICE_TOKEN", format!("the-new-one,{SERVICE_TOKEN}"))
+            .set("MAX_PAYLOAD_SIZE", "64kb"),
     )
     .await;
     let ready = r#"{"status":"ready"}"#;
@@ -36,7 +37,8 @@ async fn only_the_backend_comes_in_and_hears_what_is_wrong() {
         assert_eq!(answer.status, 401);
     }
     let large = format!(r#"{{"status":"ready","reason":"{}"}}"#, "x".repeat(20_000));
-    let key = "k".repeat(256);
+    let large_menu = format!("{MENU}{}", " ".repeat(64 * 1024));
+    let (key, long) = ("k".repeat(256), format!("orders/careem/{}/status", "x".repeat(129)));
     for (method, path, body, headers, status, code) in [
         (
             Method::POST,
@@ -64,6 +66,23 @@ async fn only_the_backend_comes_in_and_hears_what_is_wrong() {
             "INVALID_REQUEST",
         ),
         (Method::POST, STATUS, large.as_str(), &[], 413, "PAYLOAD_TOO_LARGE"),
+        (Method::POST, long.as_str(), ready, &[], 400, "INVALID_REQUEST"),
+        (
+            Method::POST,
+            "orders/careem/CR%07/status",
+            ready,
+            &[],
+            400,
+            "INVALID_REQUEST",
+        ),
+        (
+            Method::PUT,
+            "menus/careem/branch-uuid",
+            large_menu.as_str(),
+            &[],
+            413,
+            "PAYLOAD_TOO_LARGE",
+        ),
         (Method::GET, STATUS, "", &[], 405, "METHOD_NOT_ALLOWED"),
         (
             Method::PUT,

@@ -9,6 +9,7 @@ use webhook_hub::event::EventType;
 use crate::harness::{
     at_end::Ends,
     hub::{Hub, run},
+    log::payload,
     outside::{CAREEM_POS, DELIVERY_HERO, Outside, send},
     platform::Say,
     wait::{PATIENCE, eventually},
@@ -19,7 +20,9 @@ const PATH: &str = "menus/careem/branch-uuid";
 
 impl Outside {
     async fn put_menu(&self, hub: &Hub) {
-        let answer = send(hub, Method::PUT, PATH, MENU, &[]).await;
+        // An amount that no binary fraction is.
+        let menu = MENU.replace("\"1.250\"", "\"16.240\"");
+        let answer = send(hub, Method::PUT, PATH, &menu, &[]).await;
         assert_eq!(answer.status, 202, "{answer:?}");
     }
 
@@ -73,7 +76,11 @@ async fn a_menu_is_synced_when_the_provider_says_so() {
         ("brand-7", "store-9")
     );
     // Amounts come out as they went in.
-    assert!(std::str::from_utf8(&call.body).unwrap().contains("\"price\":4.5}"));
+    let text = std::str::from_utf8(&call.body).unwrap();
+    assert!(
+        text.contains("\"price\":4.5}") && text.contains("\"price\":16.24}"),
+        "{text}"
+    );
     assert_eq!(
         (
             &items[0]["name"],
@@ -147,8 +154,10 @@ async fn a_menu_that_the_provider_refuses_fails_and_the_next_one_follows() {
     outside.payloads(EventType::MenuSyncAccepted, 1).await;
     let first = outside.references();
     assert_eq!(first.len(), 1, "one at a time");
+    // The next one is not taken at once: that the first one was says nothing about it.
+    outside.provider.next([Say::status(503)]);
     outside.word(&hub, &first[0], "failed", 1).await;
-    let failed = &outside.payloads(EventType::MenuSyncFailed, 1).await[0];
+    let failed = payload(&outside.world.log.wait_for(EventType::MenuSyncFailed, 1).await[0]);
     assert_eq!(
         (&failed["error"]["code"], &failed["givenUp"]),
         (&json!("MENU_REFUSED"), &json!(true))
@@ -176,15 +185,21 @@ async fn a_menu_that_the_provider_refuses_fails_and_the_next_one_follows() {
 /// Nothing is heard of it: after its time it has failed. The hub that waited was killed meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_menu_of_which_nothing_is_heard_fails_after_its_time() {
-    let outside = Outside::new(&CAREEM_POS.replace("wait = \"15m\"", "wait = \"4s\"")).await;
+    let file = by_answer(CAREEM_POS).replace("wait = \"15m\"", "wait = \"4s\"");
+    let outside = Outside::new(&file).await;
     let hub = outside.hub().await;
+    // What was said of the one before says nothing of this one.
     outside.put_menu(&hub).await;
     outside.payloads(EventType::MenuSyncAccepted, 1).await;
+    outside.word(&hub, &outside.references()[0], "completed", 1).await;
+    outside.payloads(EventType::MenuSynced, 1).await;
+    outside.put_menu(&hub).await;
+    outside.payloads(EventType::MenuSyncAccepted, 2).await;
     hub.kill().await;
     let _hub = outside.hub().await;
     let failed = &outside.payloads(EventType::MenuSyncFailed, 1).await[0];
     assert_eq!(failed["error"]["code"], "MENU_RESULT_TIMEOUT");
-    assert_eq!(outside.provider.calls().len(), 1, "sent once");
+    assert_eq!(outside.provider.calls().len(), 2, "each was sent once");
     outside.world.hand_out_again().await;
     outside
         .world

@@ -33,6 +33,9 @@ fn states(outside: &Outside, order: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_status_reaches_the_provider_with_its_branch() {
     let outside = Outside::new(CAREEM_POS).await;
+    let another = "INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, merchant_id, store_id)
+        VALUES ('config-2', 'branch-2', 'provider-careem', 'company-uuid', 'merchant-2', 'store-8')";
+    outside.world.database.run(another).await.unwrap();
     let hub = outside.hub().await;
     outside.world.post_orders(&hub, ["CR-told".to_owned()]).await;
     outside.world.log.settled().await;
@@ -79,6 +82,8 @@ async fn a_status_reaches_the_provider_with_its_branch() {
         (&json!(true), &json!(409))
     );
     assert_eq!((outside.provider.calls().len(), outside.provider.tokens()), (2, 1));
+    // This branch accepts no order by itself.
+    outside.payloads(EventType::OrderStatusRequested, 3).await;
     outside.world.at_end(Ends::forwarded(1)).await;
 }
 
@@ -123,7 +128,7 @@ async fn a_token_that_ends_is_replaced_and_is_asked_for_once() {
     assert!(pushed.iter().all(|one| one["attempts"] == 1), "{pushed:#?}");
     assert_eq!(outside.provider.tokens(), 2);
     // A short-lived one is replaced before the provider has to refuse it.
-    outside.provider.tokens_hold(Duration::from_secs(1));
+    outside.provider.tokens_hold(Duration::from_secs(2));
     outside.provider.forget_tokens();
     outside.ask(&hub, "CR-a", "accepted").await;
     outside.payloads(EventType::OrderStatusPushed, 21).await;
@@ -153,6 +158,7 @@ async fn a_token_that_ends_is_replaced_and_is_asked_for_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn delivery_hero_is_told_in_its_words() {
     let outside = Outside::new(DELIVERY_HERO).await;
+    outside.provider.next([Say::status(503)]);
     let hub = outside.hub().await;
     let path = "orders/careem/5f37/status";
     let accepted = json!({ "status": "accepted", "preparationMinutes": 15, "orderId": "order-77" }).to_string();
@@ -170,13 +176,13 @@ async fn delivery_hero_is_told_in_its_words() {
         .time;
     let time = (requested + chrono::TimeDelta::minutes(15)).to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
     let status = "/v2/order/status/5f37".to_owned();
+    let accepted = json!({ "status": "order_accepted", "acceptanceTime": time, "remoteOrderId": "order-77" });
     assert_eq!(
         said,
         [
-            (
-                status.clone(),
-                json!({ "status": "order_accepted", "acceptanceTime": time, "remoteOrderId": "order-77" })
-            ),
+            // A second later it is still the same.
+            (status.clone(), accepted.clone()),
+            (status.clone(), accepted),
             ("/v2/orders/5f37/preparation-completed".into(), Value::Null),
             (status.clone(), json!({ "status": "order_picked_up" })),
             (
@@ -339,6 +345,11 @@ async fn wrong_credentials_burn_no_attempts() {
     let hub = outside.hub().await;
     let pushed = &outside.payloads(EventType::OrderStatusPushed, 1).await[0];
     assert_eq!(pushed["attempts"], 1);
+    // The interface itself may refuse, also a token that is new.
+    outside.provider.next([Say::status(401), Say::status(401)]);
+    outside.ask(&hub, "CR-refused", "accepted").await;
+    let pushed = &outside.payloads(EventType::OrderStatusPushed, 2).await[1];
+    assert_eq!(pushed["attempts"], 1);
     assert!(!hub.log().contains("secret-at-the-provider"));
     outside.world.hand_out_again().await;
     outside.world.at_end(Ends::default()).await;
@@ -388,15 +399,51 @@ async fn orders_are_accepted_by_themselves_where_the_branch_wants_it() {
     outside.world.log.wait_for(EventType::OrderForwarded, 2).await;
     outside.world.at_end(Ends::forwarded(2)).await;
     assert_eq!(states(&outside, "CR-auto"), ["accepted"]);
+    let told = outside.world.backend.requests().into_iter();
+    let told: Vec<_> = told.map(|one| one.json()["metadata"]["autoAccept"].clone()).collect();
+    assert_eq!(told, [json!(true), json!(true), json!(true), Value::Null]);
+}
+
+/// Nobody is to cook a test order, whoever lets it through.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_order_is_not_accepted_by_itself() {
+    let (careem, pos) = (include_str!("../providers/careem.toml"), CAREEM_POS);
+    let outbound = |file: &str| file.find("\n[outbound]\n").unwrap();
+    let file = format!("{}{}", &careem[..outbound(careem)], &pos[outbound(pos)..]);
+    let file = file.replacen("[webhook]\n", "[webhook]\ntest = [\"/is_test\"]\n", 1);
+    let outside = Outside::with_file("careem.toml", &file).await;
+    let auto = "UPDATE branch_delivery_configs SET auto_accept_orders = true";
+    outside.world.database.run(auto).await.unwrap();
+    let hub = Hub::start(&outside.settings().set("CAREEM_FORWARD_TEST_ORDERS", true)).await;
+    let mut test: Value = serde_json::from_str(&order("CR-test")).unwrap();
+    test["is_test"] = true.into();
+    outside.world.careem.post(&hub, &test.to_string()).await.event_id();
+    outside.world.post_orders(&hub, ["CR-live".to_owned()]).await;
+    outside.world.log.wait_for(EventType::OrderForwarded, 2).await;
+    outside.payloads(EventType::OrderStatusPushed, 1).await;
+    outside.payloads(EventType::OrderStatusRequested, 1).await;
+    assert_eq!(states(&outside, "CR-live"), ["accepted"]);
+    outside.world.at_end(Ends::forwarded(2)).await;
+    let flags = |id: &str| {
+        let requests = outside.world.backend.requests().into_iter();
+        let mut of_order = requests.filter(|request| request.external_order_id() == id);
+        of_order.next().unwrap().json()["transformedOrder"]["flags"].clone()
+    };
+    assert_eq!(
+        (flags("CR-test"), flags("CR-live")),
+        (json!(["test_order"]), Value::Null)
+    );
 }
 
 /// The provider hangs: orders go to the backend as fast as ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_hangs_slows_no_order() {
-    let outside = Outside::new(&unlimited(CAREEM_POS)).await;
+    let file = unlimited(CAREEM_POS).replace("timeout = \"10s\"", "timeout = \"2s\"");
+    let outside = Outside::new(&file).await;
     let nowhere = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let silent = format!("http://{}", nowhere.local_addr().unwrap());
-    let hub = Hub::start(&outside.settings().set("CAREEM_API_URL", silent)).await;
+    let settings = outside.settings().set("RETRY_MAX_ATTEMPTS", 50);
+    let hub = Hub::start(&settings.clone().set("CAREEM_API_URL", silent)).await;
     for number in 0..200 {
         outside.ask(&hub, &format!("CR-silent-{number}"), "accepted").await;
     }
@@ -404,9 +451,14 @@ async fn a_provider_that_hangs_slows_no_order() {
     outside.world.post_orders(&hub, crate::harness::ids("quick", 50)).await;
     outside.world.log.wait_for(EventType::OrderForwarded, 50).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let failed = outside.world.log.wait_for(EventType::OrderStatusPushFailed, 1).await;
+    assert_eq!(
+        crate::harness::log::payload(&failed[0])["error"]["code"],
+        "PROVIDER_TIMEOUT"
+    );
     hub.kill().await;
     drop(nowhere);
-    let hub = Hub::start(&outside.settings().set("RETRY_MAX_ATTEMPTS", 50)).await;
+    let hub = Hub::start(&settings).await;
     outside.payloads(EventType::OrderStatusPushed, 200).await;
     outside.world.hand_out_again().await;
     outside.world.at_end(Ends::forwarded(50)).await;

@@ -128,7 +128,11 @@ async fn the_lanes_are_lost() {
     assert_eq!(without_time(&after), without_time(&before));
     assert!(hub.logs_contain("lanes made again from the log"));
     // The word wakes the menu long before its time is over.
-    let menus = outside.provider.calls().into_iter().filter(|call| call.path == "/catalogs");
+    let menus = outside
+        .provider
+        .calls()
+        .into_iter()
+        .filter(|call| call.path == "/catalogs");
     let menus: Vec<_> = menus.map(|call| call.json()["catalog_id"].clone()).collect();
     let body = json!({
         "id": "word-1", "event_type": "CATALOG_STATUS",
@@ -178,8 +182,16 @@ async fn a_crowd_for_one_provider_is_in_no_others_way() {
     hub.kill().await;
     drop(silent);
     let _hub = Hub::start(&settings).await;
-    outside.world.log.wait_for(EventType::OrderStatusPushed, CROWD / 2).await;
-    outside.world.log.wait_for(EventType::OrderStatusPushed, CROWD + 1).await;
+    outside
+        .world
+        .log
+        .wait_for(EventType::OrderStatusPushed, CROWD / 2)
+        .await;
+    outside
+        .world
+        .log
+        .wait_for(EventType::OrderStatusPushed, CROWD + 1)
+        .await;
     outside.world.hand_out_again().await;
     outside.world.at_end(Ends::default()).await;
 }

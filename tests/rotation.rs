@@ -189,11 +189,16 @@ async fn a_changed_file_under_load() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sighup_and_files_that_cannot_be_used() {
     let world = World::new().await;
-    let file = SecretFile::new(OLD);
-    let hub = Hub::start(&file.settings(&world)).await;
+    let (file, of_another) = (SecretFile::new(OLD), SecretFile::new("one"));
+    let settings = file.settings(&world);
+    let settings = settings
+        .set("TALABAT_ENABLED", true)
+        .set("TALABAT_BEARER_TOKEN", "bearer-token-of-the-tests")
+        .set("TALABAT_WEBHOOK_SECRET_FILE", of_another.path.display());
+    let hub = Hub::start(&settings).await;
     post_by(&world, &hub, OLD, &order("CR-1")).await.event_id();
     hub.reload().await;
-    said(&hub, "secrets are as they were", 1).await;
+    said(&hub, "secrets are as they were", 2).await;
     for (text, fault) in [
         (
             "hunter2,,hunter3",
@@ -210,12 +215,27 @@ async fn sighup_and_files_that_cannot_be_used() {
     }
     std::fs::remove_file(&file.path).unwrap();
     said(&hub, "cannot read", 1).await;
+    // It is said once, however often it is looked, and the other provider's files are taken all the same.
+    for (times, secret) in [(1, "two"), (2, "three")] {
+        of_another.write(secret);
+        said(&hub, "secrets were read again", times).await;
+    }
+    assert_eq!(hub.log().matches("cannot read").count(), 1);
     assert_eq!(post_by(&world, &hub, "hunter3", &order("CR-bad")).await.status, 401);
     post_by(&world, &hub, OLD, &order("CR-gone")).await.event_id();
     assert!(!hub.log().contains("hunter"), "{}", hub.log());
     file.write(NEW);
     hub.reload().await;
-    said(&hub, "secrets were read again", 1).await;
+    said(&hub, "secrets were read again", 3).await;
+    hub.reload().await;
+    // The first time was before anything had changed; what was taken over is what the next look is held against.
+    eventually("nothing is new any more", PATIENCE, async || {
+        let log = hub.log();
+        let lines = log.lines().filter(|line| line.contains("secrets are as they were"));
+        let of_careem = lines.filter(|line| line.contains("careem")).count();
+        if of_careem == 2 { Ok(()) } else { Err(of_careem) }
+    })
+    .await;
     post_by(&world, &hub, NEW, &order("CR-2")).await.event_id();
     assert_eq!(post_by(&world, &hub, OLD, &order("CR-3")).await.status, 401);
     world.at_end(Ends::forwarded(5)).await;
@@ -232,6 +252,10 @@ async fn branch_secret(world: &World, secrets: &str) {
 async fn a_branch_has_secrets_of_its_own() {
     let world = World::new().await;
     branch_secret(&world, "branch-new, branch-old").await;
+    let another =
+        "INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, merchant_id, webhook_secret)
+        VALUES ('config-2', 'branch-2', 'provider-careem', 'company-uuid', 'merchant-2', 'branch-other')";
+    world.database.run(another).await.unwrap();
     let without = world.settings();
     let with = without
         .clone()
@@ -254,15 +278,19 @@ async fn a_branch_has_secrets_of_its_own() {
     let signature = sign("branch-new", body.as_bytes());
     let headers = [("x-careem-signature", signature.as_str())];
     world.careem.post_raw(&hub, body, &headers).await.event_id();
-    for (merchant, secret, status) in [
-        ("stranger", "branch-new", 401),
-        (MERCHANT, "branch-other", 401),
-        (MERCHANT, "", 401),
+    post_of(&world, &hub, "branch-other", "merchant-2", &order("CR-other"))
+        .await
+        .event_id();
+    for (merchant, secret) in [
+        ("stranger", "branch-new"),
+        ("merchant-2", "branch-new"),
+        (MERCHANT, "branch-other"),
+        (MERCHANT, ""),
     ] {
         let answer = post_of(&world, &hub, secret, merchant, &order("CR-refused")).await;
         assert_eq!(
             (answer.status, answer.code().as_str()),
-            (status, "INVALID_SIGNATURE"),
+            (401, "INVALID_SIGNATURE"),
             "{merchant} {secret}"
         );
     }
@@ -275,7 +303,7 @@ async fn a_branch_has_secrets_of_its_own() {
     for place in [hub.log(), plain.log()] {
         assert!(!place.contains("branch-new") && !place.contains("branch-old"));
     }
-    world.at_end(Ends::forwarded(4)).await;
+    world.at_end(Ends::forwarded(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -319,6 +347,10 @@ async fn branch_secrets_without_postgres() {
         },
     )
     .await;
+    // However old it gets.
+    post_by(&world, &hub, "branch-secret", &order("CR-cached-for-long"))
+        .await
+        .event_id();
     postgres.heal();
-    world.at_end(Ends::forwarded(3)).await;
+    world.at_end(Ends::forwarded(4)).await;
 }

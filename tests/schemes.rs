@@ -102,7 +102,7 @@ async fn refusals_say_what_is_wrong() {
     let old = "1700000000";
     let slack = format!("v0={}", sign(KEY, format!("v0:{old}:{body}").as_bytes()));
     let bearer = format!("Bearer {TOKEN}");
-    let cases: [Case<'_>; 9] = [
+    let cases: [Case<'_>; 10] = [
         (
             "slack",
             vec![("x-slack-signature", &slack), ("x-slack-request-timestamp", old)],
@@ -122,6 +122,7 @@ async fn refusals_say_what_is_wrong() {
         ("careem-pos", vec![("x-careem-api-key", "wrong")], 401, "INVALID_TOKEN"),
         ("careem-pos", vec![("x-careem-api-key", TOKEN)], 200, ""),
         ("delivery-hero", vec![("authorization", &bearer)], 401, "INVALID_TOKEN"),
+        ("delivery-hero", vec![], 401, "INVALID_TOKEN"),
         (
             "talabat",
             vec![("x-talabat-signature", &signature)],

@@ -96,7 +96,20 @@ async fn the_certificate_is_renewed_under_open_connections() {
     })
     .await;
     assert_eq!(shown(&hub, &authority).await.unwrap(), third.der().to_vec());
+    let told = || hub.log().matches("used from now on").count();
+    let more_than = async |before: usize| {
+        eventually("the log says that it is used", PATIENCE, async || {
+            if told() > before { Ok(()) } else { Err(told()) }
+        })
+        .await;
+    };
+    let before = told();
     std::fs::write(&third.key, key).unwrap();
+    more_than(before).await;
+    // Who asks for it has it read, also where nothing is new.
+    let before = told();
+    hub.reload().await;
+    more_than(before).await;
 
     // The connection of the beginning still stands.
     open.write(webhook("CR-last")).await;
@@ -128,6 +141,10 @@ async fn the_public_port_speaks_nothing_but_tls() {
     let mut client = Raw::connect_tls(hub.address(), authority.client()).await.unwrap();
     client.write(webhook("CR-tls")).await;
     accepted(client.answer().await);
+    let mut offering = (*authority.client()).clone();
+    offering.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let both = Raw::connect_tls(hub.address(), offering.into()).await.unwrap();
+    assert_eq!(both.stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
     // Containers ask for health without knowing any authority, operators at the port of metrics without TLS.
     run(&settings, &["healthcheck"]).await.expect_success();
     let metrics = world.careem.request(Method::GET, &hub.metrics_url()).await;

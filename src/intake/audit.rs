@@ -218,3 +218,21 @@ fn printable(bytes: &[u8], max_chars: usize) -> String {
     let shown = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
     text.chars().take(max_chars).map(shown).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_stranger_wrote_is_cut_and_shown_as_text() {
+        assert_eq!(printable(b"/a\x1b[2J\xff b", 128), "/a?[2J? b");
+        for (max, name) in [
+            (MAX_METHOD_CHARS, "method"),
+            (MAX_PATH_CHARS, "path"),
+            (MAX_AGENT_CHARS, "agent"),
+        ] {
+            assert_eq!(printable(&[b'x'; 5000], max).len(), max, "{name}");
+            assert!(max <= 128, "{name}: a sample is small");
+        }
+    }
+}

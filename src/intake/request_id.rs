@@ -15,3 +15,27 @@ pub(crate) fn of(headers: &HeaderMap) -> String {
     sent.filter(fit)
         .map_or_else(|| format!("req-{}", Uuid::now_v7().simple()), str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_fit_to_be_shown_is_taken_over() {
+        let of_sent = |sent: &str| {
+            of(&HeaderMap::from_iter([(
+                HEADER.parse().unwrap(),
+                sent.parse().unwrap(),
+            )]))
+        };
+        let longest = "x".repeat(128);
+        for fit in ["r-1", longest.as_str()] {
+            assert_eq!(of_sent(fit), fit);
+        }
+        let longer = "x".repeat(129);
+        for unfit in ["", "two words", "\u{e9}", longer.as_str()] {
+            assert!(of_sent(unfit).starts_with("req-"), "{unfit}");
+        }
+        assert_ne!(of(&HeaderMap::new()), of(&HeaderMap::new()));
+    }
+}

@@ -65,4 +65,12 @@ mod tests {
         let two = [one[0].clone(), one[0].clone()];
         assert_eq!(counted(&two), "2 faults");
     }
+
+    #[test]
+    fn after_fifty_the_picture_is_clear() {
+        let mut faults = Faults::default();
+        (0..1000).for_each(|number| faults.add(&format!("/{number}"), "missing"));
+        let kept = faults.none_or(()).unwrap_err();
+        assert_eq!((kept.len(), kept[49].pointer.as_str()), (50, "/49"));
+    }
 }

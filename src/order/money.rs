@@ -213,6 +213,17 @@ mod tests {
             assert_eq!((money.minor, money.to_string().as_str()), (minor, shown), "{text}");
         }
         assert_eq!(Money::parse("500", "JPY".parse().unwrap()).unwrap().to_string(), "500");
+        // As long as a text may be, and one more.
+        let zeros = |count: usize| Money::parse(&format!("1.{}", "0".repeat(count)), jod());
+        assert_eq!(zeros(26).unwrap().minor, 1000);
+        assert_eq!(
+            Money::parse(&format!("{}1", "0".repeat(39)), jod()).map(|money| money.minor),
+            Ok(1000)
+        );
+        assert_eq!(
+            Money::parse(&format!("{}1", "0".repeat(40)), jod()),
+            Err(AmountError::Range)
+        );
     }
 
     #[test]

@@ -408,6 +408,55 @@ mod tests {
     }
 
     #[test]
+    fn a_menu_has_limits() {
+        let item = |id: usize| json!({ "id": format!("i{id}"), "name": "x", "price": 1 });
+        let with = |items: Vec<Value>| {
+            let menu = json!({ "currency": "JOD", "categories": [{ "id": "c", "name": "x", "items": items }] });
+            Menu::parse(menu.to_string().as_bytes())
+                .map(|_| ())
+                .map_err(|faults| faults[0].message.clone())
+        };
+        let changed = |field: &str, value: Value| {
+            let mut item = item(1);
+            item[field] = value;
+            with(vec![item])
+        };
+        let text = |length: usize| json!("x".repeat(length));
+        assert_eq!(
+            (changed("id", text(128)), changed("name", text(2000))),
+            (Ok(()), Ok(()))
+        );
+        assert_eq!(changed("id", text(129)), Err("longer than 128 bytes".into()));
+        assert_eq!(changed("name", text(2001)), Err("longer than 2000 characters".into()));
+        assert_eq!(
+            changed("description", text(2001)),
+            Err("longer than 2000 characters".into())
+        );
+        let group = |max: u64| json!([{ "id": "g", "name": "x", "max": max, "options": [{ "id": "o", "name": "x" }] }]);
+        assert_eq!(changed("modifierGroups", group(1000)), Ok(()));
+        let wrong = "expected a whole number from 0 to 1000";
+        assert_eq!(changed("modifierGroups", group(1001)), Err(wrong.into()));
+        assert_eq!(with((0..2000).map(item).collect()), Ok(()));
+        assert_eq!(
+            with((0..2001).map(item).collect()),
+            Err("more than 2000 elements".into())
+        );
+        // Not more than so many of all kinds together, however they are spread.
+        let options: Vec<_> = (0..2000).map(|id| json!({ "id": id, "name": "x" })).collect();
+        let large = |items: usize| {
+            let group = json!([{ "id": "g", "name": "x", "max": 1, "options": options }]);
+            let items = (0..items).map(|id| {
+                let mut item = item(id);
+                item["modifierGroups"] = group.clone();
+                item
+            });
+            with(items.collect())
+        };
+        assert_eq!(large(9), Ok(()));
+        assert_eq!(large(10), Err("a menu has at most 20000 entries".into()));
+    }
+
+    #[test]
     fn every_fault_has_its_place() {
         let mut menu: Value = serde_json::from_str(SAMPLE).unwrap();
         menu["currency"] = "XYZ".into();

@@ -62,6 +62,7 @@ pub(crate) struct Say {
     pub(crate) status: u16,
     pub(crate) body: String,
     pub(crate) retry_after: Option<u64>,
+    pub(crate) location: Option<String>,
 }
 
 impl Say {
@@ -70,6 +71,7 @@ impl Say {
             status,
             body: "{}".into(),
             retry_after: None,
+            location: None,
         }
     }
 
@@ -240,6 +242,9 @@ async fn receive(State(shared): State<Arc<Mutex<Script>>>, request: Request) -> 
     if let Some(seconds) = said.retry_after {
         response = response.header("retry-after", seconds);
     }
+    if let Some(location) = said.location {
+        response = response.header("location", location);
+    }
     response.body(Body::from(said.body)).unwrap()
 }
 
@@ -265,7 +270,8 @@ impl Script {
         self.tokens += 1;
         let token = format!("token-{}", self.tokens);
         let lifetime = self.lifetime.unwrap_or(Duration::from_secs(3600));
-        self.good.insert(token.clone(), Instant::now() + lifetime);
+        // Its clock is not ours: it keeps them a bit less long than it says.
+        self.good.insert(token.clone(), Instant::now() + lifetime * 19 / 20);
         Say::json(&json!({ "access_token": token, "expires_in": lifetime.as_secs() }))
     }
 

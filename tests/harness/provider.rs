@@ -74,6 +74,11 @@ impl Provider {
         catalogue.iter().map(of).collect()
     }
 
+    /// Whether its webhooks say which currency they mean.
+    pub(crate) fn names_currency(&self) -> bool {
+        self.file.order.head.currency.is_some()
+    }
+
     /// Switched on, with two secrets.
     pub(crate) fn enable(&self, settings: Settings, currency: &str) -> Settings {
         let prefix = prefix(&self.name);

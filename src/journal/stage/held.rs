@@ -212,3 +212,101 @@ impl Held {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::event::{Envelope, EventId, EventType};
+
+    fn item(sequence: u64, order: &str, bytes: usize) -> Item {
+        let id = EventId::of_webhook("careem", &[&sequence.to_be_bytes()]);
+        let envelope = Envelope {
+            id,
+            event_type: EventType::OrderTransformed,
+            root_id: id,
+            cause_id: None,
+            provider: "careem".into(),
+            external_order_id: order.to_owned(),
+            webhook_type: "order_created".into(),
+            branch: None,
+            time: Utc::now(),
+            received_at: Utc::now(),
+            request_id: "r".into(),
+            traceparent: None,
+            request: None,
+        };
+        Item {
+            event: Recorded {
+                envelope,
+                payload: Bytes::from(vec![0; bytes]),
+                sequence,
+                run: None,
+            },
+            requests: 0,
+            not_before: None,
+            for_creation: false,
+            message: None,
+        }
+    }
+
+    fn none() -> Held {
+        Held::new(HashSet::new(), VecDeque::new())
+    }
+
+    #[test]
+    fn so_many_events_and_bytes_are_held() {
+        let mut held = none();
+        (1..=512).for_each(|sequence| held.push(item(sequence, "CR-1", 1)));
+        assert!(!held.is_crowded());
+        (513..=1023).for_each(|sequence| held.push(item(sequence, "CR-1", 1)));
+        assert!(held.is_crowded() && held.has_room());
+        held.push(item(1024, "CR-1", 1));
+        assert!(!held.has_room() && held.is_held(1024));
+        // The first one's end makes room, and lets the next of its order have its turn.
+        let first = held.next().unwrap();
+        assert!(held.next().is_none());
+        held.finish(Done::of(&first));
+        assert!(held.has_room() && !held.is_held(1));
+        assert!(held.next().is_some());
+
+        let mut held = none();
+        held.push(item(1, "CR-1", 16 * 1024 * 1024 - 1));
+        assert!(held.has_room());
+        held.push(item(2, "CR-2", 1));
+        assert!(!held.has_room());
+        let large = held.next().unwrap();
+        held.finish(Done::of(&large));
+        assert!(held.has_room());
+    }
+
+    #[test]
+    fn lanes_that_are_due_leave_room_for_new_orders() {
+        let keys = (0..600).map(|number| OrderKey::new("careem", &format!("CR-{number}")));
+        let mut held = Held::new(HashSet::new(), keys.collect());
+        let mut at_work: Vec<_> = std::iter::from_fn(|| held.next()).collect();
+        assert_eq!(at_work.len(), 512);
+        assert!(held.has_room() && !held.has_room_for_lanes());
+        held.finish(Done::of(&at_work.remove(0)));
+        assert!(
+            held.next().is_some() && held.next().is_none(),
+            "the next one takes its place"
+        );
+    }
+
+    #[test]
+    fn what_was_settled_is_remembered_for_a_while() {
+        let mut held = none();
+        held.push(item(1, "CR-1", 1));
+        let mut done = Done::of(&held.next().unwrap());
+        done.closed = (1..=65_536).collect();
+        held.finish(done);
+        assert!(held.is_closed(1) && held.is_closed(65_536));
+        held.push(item(65_537, "CR-1", 1));
+        let mut done = Done::of(&held.next().unwrap());
+        done.closed = vec![65_537];
+        held.finish(done);
+        assert!(!held.is_closed(1) && held.is_closed(2) && held.is_closed(65_537));
+    }
+}

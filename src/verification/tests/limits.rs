@@ -125,3 +125,45 @@ fn secrets_are_never_shown() {
     let request = Unverified::new(&Method::POST, None, &uri, &headers, b"");
     assert!(verify(&preset("careem"), request, &Keys::new(), now()).is_err());
 }
+
+/// Fields beyond any that a provider sends are not sorted for a stranger.
+#[test]
+fn a_form_and_an_object_have_so_many_fields() {
+    let of_forms = scheme(json!({
+        "kind": "hmac", "algorithm": "sha1", "encoding": "base64",
+        "signature": { "header": "x-twilio-signature" }, "signed": "{url}{sorted_form}",
+    }));
+    let form = |count: usize| {
+        let fields: Vec<_> = (0..count).map(|number| format!("f{number}=x")).collect();
+        let mut request = Outgoing::post(URL, fields.join("&"));
+        let kind = "application/x-www-form-urlencoded".parse().unwrap();
+        request.headers.insert("content-type", kind);
+        sign(&of_forms, &fitting(&of_forms), request, now())
+    };
+    let signed_form = form(1000).unwrap();
+    assert!(check(&of_forms, &signed_form, &fitting(&of_forms), now()).is_ok());
+    assert!(form(1001).is_err());
+    let keeta = preset("keeta");
+    let object = |count: usize| {
+        let fields: String = (1..count).map(|number| format!(",\"f{number}\":1")).collect();
+        let request = Outgoing::post(URL, format!("{{\"sig\":\"\"{fields}}}"));
+        sign(&keeta, &fitting(&keeta), request, now())
+    };
+    let signed_object = object(1000).unwrap();
+    assert!(check(&keeta, &signed_object, &fitting(&keeta), now()).is_ok());
+    assert!(object(1001).is_err());
+}
+
+/// An id that is too long to be kept tells no repeat; the body does.
+#[test]
+fn the_id_of_a_message_is_so_long() {
+    let scheme = preset("standard-webhooks");
+    let key = |bytes: usize| {
+        let mut request = Outgoing::post(URL, "{}");
+        request.headers.insert("webhook-id", "i".repeat(bytes).parse().unwrap());
+        let request = sign(&scheme, &fitting(&scheme), request, now()).unwrap();
+        let proof = check(&scheme, &request, &fitting(&scheme), now()).unwrap();
+        proof.replay_key().map(str::len)
+    };
+    assert_eq!((key(256), key(257)), (Some(256), None));
+}

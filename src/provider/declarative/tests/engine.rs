@@ -264,6 +264,31 @@ fn what_has_no_field_is_kept_up_to_a_limit() {
 }
 
 #[test]
+fn lists_quantities_and_places_have_limits() {
+    let body = |lines: usize, quantity: &str, name: &str| {
+        let line = format!(r#"{{"name":"A","sku":"a","n":{quantity}}}"#);
+        let lines = vec![line; lines].join(",");
+        format!(
+            r#"{{"id":"1","total":1,"prices":[{{"sku":"a","each":1}}],"lists":[{{"lines":[{lines}]}}],"{name}":1}}"#
+        )
+    };
+    let read = |body: &str| small().transform(&received(body, "order_created")).map(|_| ());
+    let fault = |body: &str| match read(body).unwrap_err() {
+        TransformError::Faults(faults) => faults[0].message.clone(),
+        TransformError::NotJson => panic!("it is JSON"),
+    };
+    assert!(read(&body(2000, "1", "x")).is_ok());
+    assert_eq!(fault(&body(2001, "1", "x")), "more than 2000 elements");
+    assert!(read(&body(1, "1000000000", "x")).is_ok());
+    assert_eq!(fault(&body(1, "1000000001", "x")), "number out of range");
+    for (bytes, is_kept) in [(511, true), (512, false)] {
+        let order = small_order(&body(1, "1", &"k".repeat(bytes)));
+        assert_eq!(order.extra.0.iter().any(|(pointer, _)| pointer.len() > 500), is_kept);
+        assert_eq!(order.flags.contains(&Flag::ExtraTruncated), !is_kept);
+    }
+}
+
+#[test]
 fn faults_of_the_whole_file_have_their_lines() {
     let told = |text: &str| {
         let faults = load::load("f.toml", text).unwrap_err().faults;
