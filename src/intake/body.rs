@@ -256,6 +256,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_is_thrown_away_has_limits() {
+        let began = tokio::time::Instant::now();
+        let stuck = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+        discard(Body::from_stream(stuck)).await;
+        assert!((SECOND..2 * SECOND).contains(&began.elapsed()), "{:?}", began.elapsed());
+
+        let mut pieces = 0;
+        let large = (0..100).map(move |_| Ok::<_, std::io::Error>(Bytes::from(vec![0; 1024 * 1024])));
+        let (counting, counted) = std::sync::mpsc::channel();
+        let large = large.inspect(move |_| {
+            pieces += 1;
+            counting.send(pieces).unwrap();
+        });
+        discard(Body::from_stream(futures_util::stream::iter(large))).await;
+        assert_eq!(
+            counted.iter().last(),
+            Some(17),
+            "the one that is over sixteen MiB is the last"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_body_that_stops_half_way_times_out() {
         let stuck = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
         let refused = read(&HeaderMap::new(), stuck, &Budget::default(), 100, SECOND)
