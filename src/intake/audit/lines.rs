@@ -79,5 +79,9 @@ mod tests {
         assert_eq!(lines.left_out(), [("careem".to_owned(), "INVALID_SIGNATURE", left_out)]);
         assert_eq!(lines.left_out(), []);
         assert_eq!(lines.0.len(), 3);
+        // A quiet night saves up no more than there was in the evening.
+        let night = began + Duration::from_secs(8 * 3600);
+        let written = (0..1000).filter(|_| lines.takes("careem", "INVALID_SIGNATURE", night));
+        assert_eq!(written.count(), 20);
     }
 }

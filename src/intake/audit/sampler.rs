@@ -87,6 +87,10 @@ mod tests {
             .filter(|n| sampler.takes(address(*n), at(u64::from(*n) / 100)))
             .count();
         assert!((95..=100).contains(&taken), "{taken}");
+        // A quiet night saves up no more than there was in the evening.
+        let night = began + Duration::from_secs(8 * 3600);
+        let taken = (0..1000).filter(|n| sampler.takes(address(2_000_000 + n), night));
+        assert_eq!(taken.count(), 50);
         assert!(sampler.last.len() <= MAX_ADDRESSES, "{}", sampler.last.len());
     }
 
