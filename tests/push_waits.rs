@@ -153,7 +153,9 @@ async fn the_lanes_are_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_for_one_provider_is_in_no_others_way() {
     const CROWD: usize = 1200;
-    let outside = unlimited().await;
+    // No request gives up before the others are counted.
+    let file = CAREEM_POS.replace("requests_per_second = 10\n", "");
+    let outside = Outside::new(&file.replace("timeout = \"10s\"", "timeout = \"60s\"")).await;
     let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let settings = outside.settings().set("RETRY_MAX_ATTEMPTS", 50);
     let settings = settings
@@ -177,6 +179,10 @@ async fn a_crowd_for_one_provider_is_in_no_others_way() {
     let call = &outside.provider.wait_for(1).await[0];
     assert_eq!(call.path, "/v2/orders/5f37/preparation-completed");
     assert!(call.at - asked < Duration::from_secs(5), "{:?}", call.at - asked);
+
+    silent.set_nonblocking(true).unwrap();
+    let connections = std::iter::from_fn(|| silent.accept().ok()).count();
+    assert!((1..=16).contains(&connections), "{connections} requests at a time");
 
     // It speaks again, and all of them are told.
     hub.kill().await;
