@@ -313,6 +313,17 @@ pub struct NewEvent {
     pub payload: Bytes,
 }
 
+impl NewEvent {
+    /// With a payload of ours, as JSON.
+    pub fn new(envelope: Envelope, payload: &impl Serialize) -> Self {
+        let payload = serde_json::to_vec(payload).expect("payloads of ours have only string keys and finite numbers");
+        Self {
+            envelope,
+            payload: Bytes::from(payload),
+        }
+    }
+}
+
 /// An event as it stands on the log.
 #[derive(Debug, Clone)]
 pub struct Recorded {

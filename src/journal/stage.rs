@@ -10,6 +10,7 @@
 //! A message that cannot be read becomes an `order.rejected` of its own: never a loop, never a silent acknowledgement.
 
 mod attempt;
+mod given_up;
 mod held;
 mod recovery;
 mod stray;
@@ -29,6 +30,8 @@ use async_nats::jetstream::Message;
 use chrono::Utc;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
+
+pub use given_up::give_up;
 
 use self::{
     attempt::{Ground, acknowledge},

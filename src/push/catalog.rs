@@ -13,14 +13,13 @@ use serde_json::Value;
 use super::{
     Push, menu,
     outbound::{MenuResult, MenuSpec, ResultSpec},
-    record,
     remote::{self, Place, Remote, Reply},
     until,
 };
 use crate::{
     event::{
         Envelope, EventType, NewEvent, Recorded,
-        outcome::ErrorType,
+        outcome::{ErrorReport, ErrorType, OUTCOME},
         push::{SyncAccepted, SyncReported, Synced},
     },
     journal::{
@@ -102,9 +101,10 @@ impl Push {
             result_due_at: due,
         };
         let label = format!("accepted/{request}");
+        let envelope = event.follow(&label, EventType::MenuSyncAccepted, Utc::now());
         Err(Failure::Retry {
             next: Next::Park(pause),
-            record: vec![record::follow(event, &label, EventType::MenuSyncAccepted, &accepted)],
+            record: vec![NewEvent::new(envelope, &accepted)],
             for_creation: true,
         })
     }
@@ -180,12 +180,8 @@ impl Push {
         code: &str,
         message: &str,
     ) -> Result<Vec<NewEvent>, Failure> {
-        let error = remote::report(ErrorType::Validation, code, message);
-        Ok(record::given_up(
-            event,
-            accepted.attempt,
-            self.given(accepted.attempt, error),
-        ))
+        let error = ErrorReport::new(ErrorType::Validation, code, message);
+        Ok(self.given_up(event, accepted.attempt, error))
     }
 
     /// That the provider took this menu, where it has, and where on the log that stands.
@@ -293,7 +289,7 @@ fn synced(event: &Recorded, attempts: u32, provider_status: Option<u16>, referen
         requested_at: event.envelope.time,
         synced_at: Utc::now(),
     };
-    record::follow(event, record::OUTCOME, EventType::MenuSynced, &payload)
+    NewEvent::new(event.follow(OUTCOME, EventType::MenuSynced, Utc::now()), &payload)
 }
 
 fn log_away(error: &anyhow::Error) -> Failure {

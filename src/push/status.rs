@@ -3,13 +3,13 @@
 use chrono::{SecondsFormat, TimeDelta, Utc};
 
 use super::{
-    Push, UNKNOWN_ORDER_RETRIES, record,
-    remote::{self, Remote, Reply},
+    Push, UNKNOWN_ORDER_RETRIES,
+    remote::{Remote, Reply},
 };
 use crate::{
     event::{
         EventType, NewEvent, Recorded,
-        outcome::ErrorType,
+        outcome::{ErrorReport, ErrorType, OUTCOME},
         push::{StatusPushed, StatusRequested},
     },
     journal::settle::Failure,
@@ -32,7 +32,7 @@ impl Push {
             match self.branch_of(event).await {
                 Ok(Some(branch)) => Some(branch),
                 Ok(None) => {
-                    let error = remote::report(
+                    let error = ErrorReport::new(
                         ErrorType::Validation,
                         "ORDER_NOT_KNOWN",
                         "no order of this provider was forwarded under that id, and the provider has not exactly one active branch",
@@ -41,7 +41,7 @@ impl Push {
                 }
                 Err(error) => {
                     tracing::debug!(error = format!("{error:#}"), "cannot look up an order's branch");
-                    let error = remote::report(
+                    let error = ErrorReport::new(
                         ErrorType::Temporary,
                         "DATABASE_AWAY",
                         "the order's branch cannot be looked up",
@@ -102,5 +102,5 @@ fn pushed(
         requested_at: event.envelope.time,
         pushed_at: Utc::now(),
     };
-    record::follow(event, record::OUTCOME, EventType::OrderStatusPushed, &payload)
+    NewEvent::new(event.follow(OUTCOME, EventType::OrderStatusPushed, Utc::now()), &payload)
 }
