@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{
     Push, menu,
     outbound::{MenuResult, MenuSpec, ResultSpec},
-    remote::{self, Place, Remote, Reply},
+    remote::{Place, Remote, Reply},
     until,
 };
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
         outcome::{ErrorReport, ErrorType, OUTCOME},
         push::{SyncAccepted, SyncReported, Synced},
     },
+    http::MAX_ANSWER_BYTES,
     journal::{
         EVENTS, codec,
         read::{Entry, Reader, Start},
@@ -133,7 +134,7 @@ impl Push {
                 .0
                 .insert("request_id".into(), event.run_id().to_string().into());
             let key = event.envelope.id.to_string();
-            let (place, max) = (Place::Path(poll), remote::MAX_ANSWER_BYTES);
+            let (place, max) = (Place::Path(poll), MAX_ANSWER_BYTES);
             let asked = remote.read(&subject.base, place, &mut subject.scope, key, max).await;
             match asked {
                 Ok(Reply::Done { body, .. }) => word = result.table.read(&body),

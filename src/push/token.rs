@@ -17,6 +17,10 @@ use super::{
     outbound::{Auth, Credentials},
     remote::{self, Trouble},
 };
+use crate::{
+    event::outcome::{ErrorReport, ErrorType},
+    http::MAX_ANSWER_BYTES,
+};
 
 /// How much before its end a token is replaced; of a short-lived one, a tenth of its life.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -145,18 +149,19 @@ impl Tokens {
         if basic {
             post = post.basic_auth(id, Some(self.secret()));
         }
-        let answer = remote::ask(post, remote::MAX_ANSWER_BYTES).await?;
+        let answer = remote::ask(post, MAX_ANSWER_BYTES).await?;
         if !(200..300).contains(&answer.status) {
-            return Err(answer.without_token());
+            return Err(remote::without_token(&answer));
         }
         let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         let token = body.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let fits = (1..=MAX_TOKEN_BYTES).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
         if !fits {
-            return Err(remote::misconfigured(
+            return Err(Trouble::Misconfigured(ErrorReport::new(
+                ErrorType::Configuration,
                 "PROVIDER_TOKEN",
                 "the answer to the request for a token holds none where one was expected",
-            ));
+            )));
         }
         let lifetime = match &body["expires_in"] {
             Value::Number(seconds) => seconds.as_u64(),
