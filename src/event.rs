@@ -277,7 +277,7 @@ pub struct Envelope {
 }
 
 /// The facts of the request that brought a webhook, less every credential.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RequestFacts {
     /// HTTP method, always `POST` today.
@@ -339,6 +339,35 @@ pub struct Recorded {
 }
 
 impl Recorded {
+    /// A webhook as it would stand on the log, of which no more is known than this: for trying what becomes of it.
+    pub fn sample(provider: &str, order_id: &str, webhook_type: &str, body: &[u8], time: DateTime<Utc>) -> Self {
+        let id = EventId::of_webhook(provider, &[body]);
+        Self {
+            envelope: Envelope {
+                id,
+                event_type: EventType::WebhookReceived,
+                root_id: id,
+                cause_id: None,
+                provider: Arc::from(provider),
+                external_order_id: order_id.to_owned(),
+                webhook_type: webhook_type.to_owned(),
+                branch: None,
+                time,
+                received_at: time,
+                request_id: "REQUEST".into(),
+                traceparent: None,
+                request: Some(RequestFacts {
+                    method: "POST".into(),
+                    path: format!("/api/webhooks/{provider}"),
+                    ..RequestFacts::default()
+                }),
+            },
+            payload: Bytes::copy_from_slice(body),
+            sequence: 1,
+            run: None,
+        }
+    }
+
     /// The id under which what follows from it is recorded: its own, or that of the request to take it up again.
     pub fn run_id(&self) -> EventId {
         self.run.unwrap_or(self.envelope.id)
