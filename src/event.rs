@@ -18,6 +18,9 @@ pub mod push;
 /// Namespace of every id that the hub derives (a random UUID, fixed for ever: changing it changes every id).
 const NAMESPACE: Uuid = Uuid::from_u128(0x6f0b_54f8_3c1e_4c0e_9d6b_8f2a_52e1_7a40);
 
+/// `ce-webhooktype` of what creates an order.
+pub const ORDER_CREATED: &str = "order_created";
+
 /// Identity of an event: the `ce-id`, and the `Nats-Msg-Id` by which JetStream recognises a repeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -274,6 +277,13 @@ pub struct Envelope {
     pub traceparent: Option<String>,
     /// The HTTP request; only on `webhook.received`.
     pub request: Option<RequestFacts>,
+}
+
+impl Envelope {
+    /// Whether it is about a new order, not about a change of one.
+    pub fn is_creation(&self) -> bool {
+        self.webhook_type == ORDER_CREATED
+    }
 }
 
 /// The facts of the request that brought a webhook, less every credential.

@@ -59,7 +59,7 @@ impl Client {
     /// Posts an order, or a change of one, and reads the answer.
     pub async fn forward(&self, event: &Recorded) -> Verdict {
         let envelope = &event.envelope;
-        let (request, url) = if envelope.webhook_type == "order_created" {
+        let (request, url) = if envelope.is_creation() {
             (Request::NewOrder, format!("{}/api/integration/orders", self.base))
         } else {
             let id = percent_encode(&envelope.external_order_id);

@@ -45,8 +45,6 @@ const ACCEPTANCE: &str = "acceptance";
 /// Retries that count after which a change of an order that the backend does not know is given up: with the contract's
 /// delays it waits six minutes for the event that creates the order.
 const UNKNOWN_ORDER_RETRIES: u32 = 2;
-/// `ce-webhooktype` of what creates an order.
-const CREATION: &str = "order_created";
 
 /// The stage.
 pub struct Forward {
@@ -72,7 +70,7 @@ impl Forward {
     /// judge.
     fn expires(&self, event: &Recorded) -> Option<DateTime<Utc>> {
         let ttl = self.order_ttl.get(&*event.envelope.provider)?;
-        let is_for_us = event.envelope.webhook_type == CREATION && event.run.is_none();
+        let is_for_us = event.envelope.is_creation() && event.run.is_none();
         is_for_us.then(|| event.envelope.received_at + TimeDelta::from_std(*ttl).unwrap_or(TimeDelta::MAX))
     }
 
@@ -178,7 +176,7 @@ impl Stage for Forward {
     }
 
     fn creates(event: &Recorded) -> bool {
-        event.envelope.webhook_type == CREATION
+        event.envelope.is_creation()
     }
 }
 

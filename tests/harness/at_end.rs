@@ -145,7 +145,7 @@ fn key_of(by_id: &HashMap<String, &Recorded>, events: &[Arc<Recorded>], forwarde
 /// Whether all keys but that of the event that created the order came as they stand on the log, and that one earlier:
 /// a word about an order that nobody knows yet lets it pass.
 fn passed_by_its_creation(arrived: &[&str], recorded: &[String], by_id: &HashMap<String, &Recorded>) -> bool {
-    let creates = |key: &str| by_id[key].envelope.webhook_type == "order_created";
+    let creates = |key: &str| by_id[key].envelope.is_creation();
     let recorded: Vec<&str> = recorded.iter().map(String::as_str).collect();
     let place = |keys: &[&str]| keys.iter().position(|key| creates(key));
     let others = |keys: &[&str]| {
