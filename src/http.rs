@@ -67,7 +67,9 @@ impl Answer {
     pub fn report(&self, whom: &str, codes: &[&str], error_type: ErrorType, message: &str) -> ErrorReport {
         let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
         let code = codes.iter().find_map(|pointer| match body.pointer(pointer)? {
-            Value::String(code) if !code.trim().is_empty() => Some(code.chars().take(MAX_CODE_CHARS).collect::<String>()),
+            Value::String(code) if !code.trim().is_empty() => {
+                Some(code.chars().take(MAX_CODE_CHARS).collect::<String>())
+            }
             Value::Number(code) => Some(code.to_string()),
             _ => None,
         });

@@ -102,5 +102,8 @@ fn pushed(
         requested_at: event.envelope.time,
         pushed_at: Utc::now(),
     };
-    NewEvent::new(event.follow(OUTCOME, EventType::OrderStatusPushed, Utc::now()), &payload)
+    NewEvent::new(
+        event.follow(OUTCOME, EventType::OrderStatusPushed, Utc::now()),
+        &payload,
+    )
 }

@@ -2,7 +2,10 @@
 //!
 //! The tests of this project run them on the corpus and on what they make of it; `fuzz/` lets libFuzzer look for more.
 
-use std::{net::IpAddr, sync::LazyLock};
+use std::{
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use chrono::{DateTime, Utc};

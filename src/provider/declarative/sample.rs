@@ -110,13 +110,7 @@ impl Declarative {
     }
 
     fn received(&self, sample: &Sample<'_>, head: &head::Head) -> Recorded {
-        let mut received = Recorded::sample(
-            self.name(),
-            &head.order_id,
-            head.kind.as_str(),
-            sample.body,
-            sample.now,
-        );
+        let mut received = Recorded::sample(self.name(), &head.order_id, head.kind.as_str(), sample.body, sample.now);
         if let Some(request) = &mut received.envelope.request {
             request.path.push_str(sample.path);
             request.headers.extend(sample.headers.iter().map(|(name, value)| {

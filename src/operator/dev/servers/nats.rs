@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
+use uuid::Uuid;
 
 use super::process::{Invocation, POLL, Process};
 use super::{Programs, prepare_folder, remember_port, remembered_port};
@@ -35,6 +36,18 @@ pub struct NatsPasswords {
     pub hub: String,
     /// Of user `subscriber`, who only listens.
     pub subscriber: String,
+}
+
+impl NatsPasswords {
+    /// New ones, which nobody can guess.
+    pub fn random() -> Self {
+        let password = || Uuid::new_v4().simple().to_string();
+        Self {
+            provision: password(),
+            hub: password(),
+            subscriber: password(),
+        }
+    }
 }
 
 impl fmt::Debug for NatsPasswords {
