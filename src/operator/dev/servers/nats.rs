@@ -225,26 +225,13 @@ impl NatsServer {
             current_dir: self.dir.clone(),
             account: None,
         };
-        let pid = self.process.spawn(&invocation).await?;
-        let ready = tokio::select! {
-            ready = timeout(START_TIMEOUT, self.ready(pid)) => ready.ok(),
-            () = self.process.ended() => return Err(self.process.failure("did not start")),
+        let ready = |pid| async move {
+            let ready = timeout(START_TIMEOUT, self.ready(pid)).await;
+            ready.unwrap_or_else(|_| Err(self.process.failure(&format!("was not ready after {START_TIMEOUT:?}"))))
         };
-        match ready {
-            Some(Ok(port)) => {
-                self.port.store(port, Ordering::Relaxed);
-                remember_port(&self.port_file(), port)
-            }
-            Some(Err(error)) => {
-                self.process.kill().await?;
-                Err(error)
-            }
-            None => {
-                let failure = self.process.failure(&format!("was not ready after {START_TIMEOUT:?}"));
-                self.process.kill().await?;
-                Err(failure)
-            }
-        }
+        let port = self.process.launch(&invocation, ready).await?;
+        self.port.store(port, Ordering::Relaxed);
+        remember_port(&self.port_file(), port)
     }
 
     /// Waits for the file in which the server says its port, and then for its greeting there.
