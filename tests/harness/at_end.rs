@@ -12,7 +12,7 @@ use webhook_hub::event::{EventId, EventType, Recorded};
 
 use super::{
     World,
-    backend::Received,
+    played::Heard,
     log::payload,
     wait::{PATIENCE, eventually},
 };
@@ -158,7 +158,7 @@ fn passed_by_its_creation(arrived: &[&str], recorded: &[String], by_id: &HashMap
 }
 
 /// Every request about an order, for whoever has to find out what happened.
-fn arrivals<'a>(requests: &'a [Received], order: &str) -> Vec<(Instant, &'a str, &'a str)> {
+fn arrivals<'a>(requests: &'a [Heard], order: &str) -> Vec<(Instant, &'a str, &'a str)> {
     let of_order = requests.iter().filter(|request| request.external_order_id() == order);
     of_order
         .map(|request| (request.at, request.key(), request.path.as_str()))

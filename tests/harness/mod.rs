@@ -14,6 +14,7 @@ pub(crate) mod raw;
 pub(crate) mod servers;
 pub(crate) mod nats_cluster;
 pub(crate) mod hub;
+pub(crate) mod played;
 pub(crate) mod backend;
 pub(crate) mod platform;
 pub(crate) mod outside;
