@@ -165,11 +165,7 @@ async fn it_refuses_one_order() {
     }
     world.post_orders(&hub, ids("bad", 4)).await;
     world
-        .at_end(Ends {
-            forwarded: 1,
-            dead_lettered: 3,
-            ..Ends::default()
-        })
+        .at_end(Ends::forwarded(1).dead_lettered(3))
         .await;
     assert_eq!(world.backend.count(), 4, "none is tried again");
     let query =
@@ -291,11 +287,7 @@ async fn it_answers_404() {
     world.backend.next([Answer::status(404)]);
     world.post_orders(&hub, ids("one-of-them", 1)).await;
     world
-        .at_end(Ends {
-            forwarded: 2,
-            dead_lettered: 1,
-            ..Ends::default()
-        })
+        .at_end(Ends::forwarded(2).dead_lettered(1))
         .await;
 }
 
@@ -365,10 +357,7 @@ async fn nobody_knows_the_merchant() {
     ];
     world.careem.post_raw(&hub, body, &headers).await.event_id();
     world
-        .at_end(Ends {
-            dead_lettered: 1,
-            ..Ends::default()
-        })
+        .at_end(Ends::default().dead_lettered(1))
         .await;
     let dead = payload(&world.log.wait_for(EventType::OrderDeadLettered, 1).await[0]);
     assert_eq!(
@@ -391,10 +380,6 @@ async fn nobody_knows_the_merchant() {
         .await
         .event_id();
     world
-        .at_end(Ends {
-            forwarded: 1,
-            dead_lettered: 1,
-            ..Ends::default()
-        })
+        .at_end(Ends::forwarded(1).dead_lettered(1))
         .await;
 }

@@ -382,10 +382,6 @@ async fn every_provider_passes() {
         .find(|event| event.envelope.event_type == EventType::OrderRejected);
     assert!(rejected.is_none(), "{:?}", rejected.map(|event| payload(event)));
     world
-        .at_end(Ends {
-            forwarded: count(EventType::OrderForwarded),
-            ignored: count(EventType::OrderIgnored),
-            ..Ends::default()
-        })
+        .at_end(Ends::forwarded(count(EventType::OrderForwarded)).ignored(count(EventType::OrderIgnored)))
         .await;
 }

@@ -291,10 +291,7 @@ async fn mended_and_retried() {
     ];
     world.careem.post_raw(&hub, homeless, &headers).await.event_id();
     world
-        .at_end(Ends {
-            dead_lettered: 4,
-            ..Ends::default()
-        })
+        .at_end(Ends::default().dead_lettered(4))
         .await;
     let list = run(&operator, &["dead-letters", "list"]).await.expect_success();
     assert!(list.stdout.contains("4 open dead letters"), "{}", list.stdout);

@@ -198,10 +198,7 @@ async fn nobody_but_the_provider_is_asked() {
     assert_eq!(outside.world.backend.count(), 0);
     outside
         .world
-        .at_end(Ends {
-            dead_lettered: 3,
-            ..Ends::default()
-        })
+        .at_end(Ends::default().dead_lettered(3))
         .await;
 }
 
@@ -217,10 +214,7 @@ async fn a_document_has_a_limit() {
     assert_eq!(dead["error"]["code"], "PROVIDER_DOCUMENT_TOO_LARGE");
     outside
         .world
-        .at_end(Ends {
-            dead_lettered: 1,
-            ..Ends::default()
-        })
+        .at_end(Ends::default().dead_lettered(1))
         .await;
 }
 

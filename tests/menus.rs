@@ -112,10 +112,7 @@ async fn a_menu_is_synced_when_the_provider_says_so() {
     assert_eq!(outside.provider.calls().len(), 1);
     outside
         .world
-        .at_end(Ends {
-            ignored: 1,
-            ..Ends::default()
-        })
+        .at_end(Ends::default().ignored(1))
         .await;
 }
 
@@ -188,10 +185,7 @@ async fn a_menu_of_which_nothing_is_heard_fails_after_its_time() {
     outside.world.hand_out_again().await;
     outside
         .world
-        .at_end(Ends {
-            dead_lettered: 1,
-            ..Ends::default()
-        })
+        .at_end(Ends::default().dead_lettered(1))
         .await;
 }
 

@@ -79,11 +79,7 @@ async fn messages_that_are_no_events() {
     }
     assert_eq!(world.log.unreadable().await.len(), poisoned.len() + 3);
     world
-        .at_end(Ends {
-            forwarded: 10,
-            rejected: poisoned.len(),
-            ..Ends::default()
-        })
+        .at_end(Ends::forwarded(10).rejected(poisoned.len()))
         .await;
 }
 
@@ -115,12 +111,7 @@ async fn events_with_a_payload_that_makes_no_sense() {
     }
     world.post_orders(&hub, ids("behind", 10)).await;
     world
-        .at_end(Ends {
-            forwarded: 10,
-            rejected: 3,
-            dead_lettered: 2,
-            ..Ends::default()
-        })
+        .at_end(Ends::forwarded(10).rejected(3).dead_lettered(2))
         .await;
 }
 
@@ -171,11 +162,7 @@ async fn orders_with_faults() {
     world.careem.post(&hub, r#"{"id": "CR-bare"}"#).await.event_id();
     world.post_orders(&hub, ids("behind", 1)).await;
     world
-        .at_end(Ends {
-            forwarded: 1,
-            rejected: 2,
-            ..Ends::default()
-        })
+        .at_end(Ends::forwarded(1).rejected(2))
         .await;
 
     let rejected = world.log.wait_for(EventType::OrderRejected, 2).await;

@@ -166,11 +166,7 @@ async fn every_sample_reaches_the_backend() {
     let event = world.log.wait_for(EventType::OrderIgnored, 1).await;
     assert_eq!(payload(&event[0])["reason"], "EVENT_NOT_WANTED");
     world
-        .at_end(Ends {
-            forwarded: SAMPLES.len(),
-            ignored: 1,
-            ..Ends::default()
-        })
+        .at_end(Ends::forwarded(SAMPLES.len()).ignored(1))
         .await;
 }
 
@@ -291,11 +287,7 @@ async fn test_orders_stay_out_of_the_kitchen() {
     let request = world.backend.wait_for(2).await.pop().unwrap();
     assert_eq!(request.json()["transformedOrder"]["flags"], json!(["test_order"]));
     world
-        .at_end(Ends {
-            forwarded: 2,
-            ignored: 2,
-            ..Ends::default()
-        })
+        .at_end(Ends::forwarded(2).ignored(2))
         .await;
 }
 

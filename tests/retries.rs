@@ -70,11 +70,7 @@ async fn an_order_goes_through_the_whole_schedule() {
         .event_id();
     world.post_orders(&hub, ["CR-other".into()]).await;
     world
-        .at_end(Ends {
-            forwarded: 2,
-            dead_lettered: 1,
-            ..Ends::default()
-        })
+        .at_end(Ends::forwarded(2).dead_lettered(1))
         .await;
 
     let times = world.times(ORDERS, "CR-schedule-0");
@@ -185,11 +181,7 @@ async fn a_cancellation_before_its_order() {
     world.careem.post(&hub, &change(early, "ready")).await.event_id();
     world.careem.post(&hub, &order(early)).await.event_id();
     world
-        .at_end(Ends {
-            forwarded: 4,
-            dead_lettered: 1,
-            ..Ends::default()
-        })
+        .at_end(Ends::forwarded(4).dead_lettered(1))
         .await;
     let requests = world.backend.requests();
     let of_early: Vec<_> = requests
@@ -268,11 +260,7 @@ async fn an_order_expires() {
         .next_for("CR-late-0", std::iter::repeat_n(Answer::status(500), 4));
     world.post_orders(&hub, ids("late", 2)).await;
     world
-        .at_end(Ends {
-            forwarded: 1,
-            dead_lettered: 1,
-            ..Ends::default()
-        })
+        .at_end(Ends::forwarded(1).dead_lettered(1))
         .await;
     let dead = payload(&world.log.wait_for(EventType::OrderDeadLettered, 1).await[0]);
     assert_eq!(

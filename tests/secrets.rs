@@ -352,11 +352,7 @@ async fn stand_nowhere() {
     // The last word of each, and of a hub that serves in the other format.
     let text = Hub::start(&settings.clone().set("LOG_FORMAT", "json").set("LOG_LEVEL", "debug")).await;
     world
-        .at_end(Ends {
-            forwarded: 5,
-            dead_lettered: 2,
-            ..Ends::default()
-        })
+        .at_end(Ends::forwarded(5).dead_lettered(2))
         .await;
     let more = text.transcript();
     text.terminate().await;

@@ -33,6 +33,24 @@ impl Ends {
             ..Self::default()
         }
     }
+
+    pub(crate) fn ignored(self, count: usize) -> Self {
+        Self { ignored: count, ..self }
+    }
+
+    pub(crate) fn rejected(self, count: usize) -> Self {
+        Self {
+            rejected: count,
+            ..self
+        }
+    }
+
+    pub(crate) fn dead_lettered(self, count: usize) -> Self {
+        Self {
+            dead_lettered: count,
+            ..self
+        }
+    }
 }
 
 impl World {
