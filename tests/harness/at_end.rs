@@ -12,8 +12,8 @@ use webhook_hub::event::{EventId, EventType, Recorded};
 
 use super::{
     World,
-    played::Heard,
     log::payload,
+    played::Heard,
     wait::{PATIENCE, eventually},
 };
 

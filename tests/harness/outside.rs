@@ -9,7 +9,6 @@ use super::{
     SERVICE_TOKEN, World,
     careem::{Answer, answer},
     hub::{Hub, Settings},
-    log::payload,
     platform::{CLIENT_ID, CLIENT_SECRET, Provider},
 };
 
@@ -85,9 +84,7 @@ impl Outside {
 
     /// Payloads of so many events of a type.
     pub(crate) async fn payloads(&self, event_type: EventType, count: usize) -> Vec<Value> {
-        let events = self.world.log.wait_for(event_type, count).await;
-        assert_eq!(events.len(), count, "{event_type}");
-        events.iter().map(|event| payload(event)).collect()
+        self.world.log.payloads(event_type, count).await
     }
 }
 

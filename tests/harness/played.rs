@@ -137,7 +137,11 @@ impl Played {
 pub(crate) async fn at_least<T>(what: &str, count: usize, so_far: impl Fn() -> Vec<T>) -> Vec<T> {
     eventually(&format!("{count} {what}"), PATIENCE, async || {
         let found = so_far();
-        if found.len() >= count { Ok(found) } else { Err(found.len()) }
+        if found.len() >= count {
+            Ok(found)
+        } else {
+            Err(found.len())
+        }
     })
     .await
 }
