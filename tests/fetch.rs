@@ -5,7 +5,7 @@ use webhook_hub::event::EventType;
 
 use crate::harness::{
     at_end::Ends,
-    careem::{answer, sign},
+    careem::{answer, http, sign},
     hub::{Hub, Settings, run},
     outside::{Outside, UBER_EATS},
     platform::Say,
@@ -39,8 +39,7 @@ impl Outside {
     async fn say(&self, hub: &Hub, webhook: &Value) -> String {
         let body = webhook.to_string();
         let signature = sign(SECRET, body.as_bytes());
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let post = http.post(format!("{}/api/webhooks/uber-eats", hub.url())).body(body);
+        let post = http().post(format!("{}/api/webhooks/uber-eats", hub.url())).body(body);
         let answer = answer(post.header("x-uber-signature", signature)).await.unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
         let webhooks = self.world.log.wait_for(EventType::WebhookReceived, 1).await;
