@@ -96,7 +96,9 @@ impl Sdk {
 
 impl Signed {
     async fn post(&self, hub: &Hub) -> Answer {
-        let mut request = http().post(format!("{}{}", hub.url(), self.path)).body(self.body.clone());
+        let mut request = http()
+            .post(format!("{}{}", hub.url(), self.path))
+            .body(self.body.clone());
         request = request
             .header("x-merchant-id", MERCHANT)
             .header("content-type", "application/json");

@@ -5,7 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -25,7 +24,7 @@ use crate::{
     http::MAX_ANSWER_BYTES,
     journal::{
         EVENTS, codec,
-        read::{Entry, Reader, Start},
+        read::{Entry, Reader, Start, last_of},
         settle::{Failure, Next},
     },
 };
@@ -235,15 +234,9 @@ impl Push {
 
     /// The last event of a type about this branch's menu, as the leader has it.
     async fn last(&self, envelope: &Envelope, event_type: EventType) -> anyhow::Result<Option<Recorded>> {
-        use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
         let subject = self.subject_of(envelope, event_type);
-        let stream = self.journal.connection().context.get_stream_no_info(EVENTS).await?;
-        let read = tokio::time::timeout(ANSWER_TIMEOUT, stream.get_last_raw_message_by_subject(&subject));
-        match read.await.context("NATS does not answer about a menu")? {
-            Ok(message) => Ok(codec::decode(Some(&message.headers), message.payload, message.sequence).ok()),
-            Err(error) if error.kind() == NoMessageFound => Ok(None),
-            Err(error) => Err(error).context("cannot look up a menu on the event log"),
-        }
+        let last = last_of(self.journal.connection(), EVENTS, &subject, ANSWER_TIMEOUT).await?;
+        Ok(last.and_then(|last| codec::decode(Some(&last.headers), last.payload, last.sequence).ok()))
     }
 }
 
