@@ -229,16 +229,25 @@ impl World {
     /// The same, with other patience for what is still at work.
     pub(crate) async fn hand_out_again_within(&self, patience: Duration) {
         self.log.settled_within(patience).await;
-        let stream = self.nats.provision().await.get_stream("EVENTS").await.unwrap();
-        let consumers: Vec<consumer::Info> = stream.consumers().try_collect().await.unwrap();
+        // A cluster that has just changed its leader may have none for a moment.
+        eventually("NATS hands out again", patience, async || {
+            self.try_hand_out_again().await.map_err(|error| format!("{error:#}"))
+        })
+        .await;
+    }
+
+    async fn try_hand_out_again(&self) -> anyhow::Result<()> {
+        let stream = self.nats.provision().await.get_stream("EVENTS").await?;
+        let consumers: Vec<consumer::Info> = stream.consumers().try_collect().await?;
         for info in consumers {
             let config = consumer::Config {
                 ack_wait: Duration::from_secs(1),
                 ..info.config
             };
             let config = consumer::pull::Config::try_from_consumer_config(config).unwrap();
-            stream.update_consumer(config).await.unwrap();
+            stream.update_consumer(config).await?;
         }
+        Ok(())
     }
 }
 
