@@ -172,6 +172,13 @@ impl Remote {
         let reply = self.send(base, request, scope).await?;
         Ok(match reply {
             Sent::Reply(reply) => reply,
+            Sent::Answer(answer) if answer.is_cut && (200..300).contains(&answer.status) => {
+                Reply::Refused(ErrorReport::new(
+                    ErrorType::Validation,
+                    "PROVIDER_DOCUMENT_TOO_LARGE",
+                    format!("the provider's document is larger than {max_bytes} bytes"),
+                ))
+            }
             Sent::Answer(answer) => self.meaning(answer),
         })
     }
@@ -375,15 +382,7 @@ pub(super) fn without_token(answer: &Answer) -> Trouble {
 
 /// Asks, and reads an answer within its limit.
 pub(super) async fn ask(request: RequestBuilder, max_bytes: usize) -> Result<Answer, Trouble> {
-    let answer = http::ask(request, max_bytes).await.map_err(|error| no_answer(&error))?;
-    if answer.is_cut && (200..300).contains(&answer.status) && max_bytes == MAX_DOCUMENT_BYTES {
-        return Err(Trouble::Reply(Reply::Refused(ErrorReport::new(
-            ErrorType::Validation,
-            "PROVIDER_DOCUMENT_TOO_LARGE",
-            format!("the provider's document is larger than {max_bytes} bytes"),
-        ))));
-    }
-    Ok(answer)
+    http::ask(request, max_bytes).await.map_err(|error| no_answer(&error))
 }
 
 /// There was no answer: what that means.
