@@ -13,6 +13,7 @@ use super::{
     Push, menu,
     outbound::{MenuResult, MenuSpec, ResultSpec},
     remote::{Place, Remote, Reply},
+    template::Missing,
     until,
 };
 use crate::{
@@ -123,23 +124,11 @@ impl Push {
             Ok(word) => word,
             Err(error) => return Err(log_away(&error)),
         };
-        if let (None, Some((poll, _))) = (&word, &result.poll) {
-            let mut subject = self.subject(remote, event, event.envelope.branch.as_deref());
-            if let Some(reference) = &accepted.reference {
-                subject.scope.0.insert("ref".into(), reference.clone().into());
-            }
-            subject
-                .scope
-                .0
-                .insert("request_id".into(), event.run_id().to_string().into());
-            let key = event.envelope.id.to_string();
-            let (place, max) = (Place::Path(poll), MAX_ANSWER_BYTES);
-            let asked = remote.read(&subject.base, place, &mut subject.scope, key, max).await;
-            match asked {
-                Ok(Reply::Done { body, .. }) => word = result.table.read(&body),
-                Ok(reply) => tracing::debug!(?reply, "a menu's result is not to be had yet"),
+        if word.is_none() {
+            word = match self.ask(remote, event, result, &accepted).await {
+                Ok(word) => word,
                 Err(missing) => return self.missing(event, request, &missing),
-            }
+            };
         }
         match word {
             Some(word) if word.ok => {
@@ -171,6 +160,35 @@ impl Push {
                 for_creation: true,
             }),
         }
+    }
+
+    /// Asks the provider for its word, where it is to be asked; none where it is still at it.
+    async fn ask(
+        &self,
+        remote: &Remote,
+        event: &Recorded,
+        result: &ResultSpec,
+        accepted: &SyncAccepted,
+    ) -> Result<Option<SyncReported>, Missing> {
+        let Some((poll, _)) = &result.poll else {
+            return Ok(None);
+        };
+        let mut subject = self.subject(remote, event, event.envelope.branch.as_deref());
+        let slots = &mut subject.scope.0;
+        if let Some(reference) = &accepted.reference {
+            slots.insert("ref".into(), reference.clone().into());
+        }
+        slots.insert("request_id".into(), event.run_id().to_string().into());
+        let key = event.envelope.id.to_string();
+        let (place, max) = (Place::Path(poll), MAX_ANSWER_BYTES);
+        let asked = remote.read(&subject.base, place, &mut subject.scope, key, max).await?;
+        Ok(match asked {
+            Reply::Done { body, .. } => result.table.read(&body),
+            reply => {
+                tracing::debug!(?reply, "a menu's result is not to be had yet");
+                None
+            }
+        })
     }
 
     fn menu_failed(
