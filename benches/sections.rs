@@ -17,7 +17,7 @@ use anyhow::{Result, ensure};
 use bytes::Bytes;
 use chrono::Utc;
 use webhook_hub::{
-    event::{Envelope, EventId, EventType, NewEvent},
+    event::{Envelope, EventType, NewEvent, Recorded},
     journal::{Journal, append::MAX_WAITING, streams},
 };
 
@@ -420,22 +420,11 @@ async fn completed(url: &str) -> Result<i64> {
 
 /// An event that nothing follows from.
 fn filler() -> NewEvent {
-    let id = EventId(uuid::Uuid::new_v4());
-    let now = Utc::now();
+    let order = uuid::Uuid::new_v4().to_string();
     let envelope = Envelope {
-        id,
         event_type: EventType::OrderIgnored,
-        root_id: id,
-        cause_id: None,
-        provider: "careem".into(),
-        external_order_id: id.to_string(),
-        webhook_type: "order_created".into(),
-        branch: None,
-        time: now,
-        received_at: now,
-        request_id: "bench".into(),
-        traceparent: None,
         request: None,
+        ..Recorded::sample("careem", &order, "order_created", order.as_bytes(), Utc::now()).envelope
     };
     NewEvent {
         envelope,

@@ -74,12 +74,7 @@ impl Servers {
             .replace(FSYNC, "")
             .replacen(USERS, &format!("{USERS} {BARE_USER}"), 1);
         let plain = config("unsynced.conf", &plain)?;
-        let password = || uuid::Uuid::new_v4().simple().to_string();
-        let passwords = NatsPasswords {
-            provision: password(),
-            hub: password(),
-            subscriber: password(),
-        };
+        let passwords = NatsPasswords::random();
         let durable = PostgresOptions {
             durable: true,
             ..PostgresOptions::default()

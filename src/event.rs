@@ -18,6 +18,9 @@ pub mod push;
 /// Namespace of every id that the hub derives (a random UUID, fixed for ever: changing it changes every id).
 const NAMESPACE: Uuid = Uuid::from_u128(0x6f0b_54f8_3c1e_4c0e_9d6b_8f2a_52e1_7a40);
 
+/// `ce-webhooktype` of what creates an order.
+pub const ORDER_CREATED: &str = "order_created";
+
 /// Identity of an event: the `ce-id`, and the `Nats-Msg-Id` by which JetStream recognises a repeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -281,8 +284,15 @@ pub struct Envelope {
     pub request: Option<RequestFacts>,
 }
 
+impl Envelope {
+    /// Whether it is about a new order, not about a change of one.
+    pub fn is_creation(&self) -> bool {
+        self.webhook_type == ORDER_CREATED
+    }
+}
+
 /// The facts of the request that brought a webhook, less every credential.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RequestFacts {
     /// HTTP method, always `POST` today.
@@ -318,6 +328,17 @@ pub struct NewEvent {
     pub payload: Bytes,
 }
 
+impl NewEvent {
+    /// With a payload of ours, as JSON.
+    pub fn new(envelope: Envelope, payload: &impl Serialize) -> Self {
+        let payload = serde_json::to_vec(payload).expect("payloads of ours have only string keys and finite numbers");
+        Self {
+            envelope,
+            payload: Bytes::from(payload),
+        }
+    }
+}
+
 /// An event as it stands on the log.
 #[derive(Debug, Clone)]
 pub struct Recorded {
@@ -333,6 +354,35 @@ pub struct Recorded {
 }
 
 impl Recorded {
+    /// A webhook as it would stand on the log, of which no more is known than this: for trying what becomes of it.
+    pub fn sample(provider: &str, order_id: &str, webhook_type: &str, body: &[u8], time: DateTime<Utc>) -> Self {
+        let id = EventId::of_webhook(provider, &[body]);
+        Self {
+            envelope: Envelope {
+                id,
+                event_type: EventType::WebhookReceived,
+                root_id: id,
+                cause_id: None,
+                provider: Arc::from(provider),
+                external_order_id: order_id.to_owned(),
+                webhook_type: webhook_type.to_owned(),
+                branch: None,
+                time,
+                received_at: time,
+                request_id: "REQUEST".into(),
+                traceparent: None,
+                request: Some(RequestFacts {
+                    method: "POST".into(),
+                    path: format!("/api/webhooks/{provider}"),
+                    ..RequestFacts::default()
+                }),
+            },
+            payload: Bytes::copy_from_slice(body),
+            sequence: 1,
+            run: None,
+        }
+    }
+
     /// The id under which what follows from it is recorded: its own, or that of the request to take it up again.
     pub fn run_id(&self) -> EventId {
         self.run.unwrap_or(self.envelope.id)

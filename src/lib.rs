@@ -11,7 +11,7 @@
 //! 6. [`projection`] writes what the log says into PostgreSQL; every table can be dropped and made again.
 //!
 //! [`hub`] builds all of this, supervises it and drains it; [`operator`] holds the commands, [`telemetry`] what is seen
-//! from outside. [`tls`] is what it connects with. [`event`] and [`config`] are the words that the others speak; neither does any I/O of its own.
+//! from outside. [`tls`] is what it connects with, [`http`] how it asks others. [`event`] and [`config`] are the words that the others speak; neither does any I/O of its own.
 
 pub mod config;
 pub mod event;
@@ -23,6 +23,7 @@ pub mod order;
 pub mod journal;
 pub mod database;
 pub mod tls;
+pub mod http;
 pub mod transform;
 pub mod forward;
 pub mod push;

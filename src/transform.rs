@@ -8,16 +8,20 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
     event::{
         EventType, NewEvent, Recorded,
-        outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, Rejected},
+        outcome::{ErrorReport, ErrorType, Ignored, Rejected},
         push::Word,
     },
-    journal::{connection::Connection, lanes::Corner, settle::Failure, stage::Stage},
+    journal::{
+        connection::Connection,
+        lanes::Corner,
+        settle::Failure,
+        stage::{Stage, give_up},
+    },
     order::{
         body::{self, Origin, Place},
         sanitise::clean_json,
@@ -65,7 +69,7 @@ impl Transform {
     /// An error where the log does not answer.
     async fn outcome(&self, received: &Recorded, now: DateTime<Utc>) -> anyhow::Result<NewEvent> {
         let Some(enabled) = self.registry.get(&received.envelope.provider) else {
-            return Ok(dead_letter(received, now, not_enabled(&received.envelope.provider)));
+            return Ok(dead_letter(received, not_enabled(&received.envelope.provider)));
         };
         let remote = enabled.outbound.as_ref();
         let is_webhook = received.envelope.event_type == EventType::WebhookReceived;
@@ -99,7 +103,7 @@ impl Transform {
             Lookup::Found(place) => place,
             Lookup::NotFound => {
                 let error = branch_not_found(&received.envelope.provider, fact.store_ref.as_deref());
-                return Ok(dead_letter(received, now, error));
+                return Ok(dead_letter(received, error));
             }
         };
         let new_order = match &fact.content {
@@ -184,7 +188,7 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Plac
     let payload = match &fact.content {
         Content::NewOrder(order) => body::new_order(order, &place, origin),
         Content::StatusChange(change) => body::status_change(change, &place, origin),
-        Content::Elsewhere => return dead_letter(received, now, not_fetched(&received.envelope.provider)),
+        Content::Elsewhere => return dead_letter(received, not_fetched(&received.envelope.provider)),
         // Ended before its branch was looked for.
         Content::Ignored(word) => return ignore(received, now, "EVENT_NOT_WANTED", not_wanted(word.as_deref())),
     };
@@ -199,16 +203,10 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Plac
                 payload: Bytes::from(payload),
             }
         }
-        Err(error) => reject_with(
-            received,
-            now,
-            report(
-                ErrorType::Validation,
-                "UNSERIALIZABLE_ORDER",
-                error.to_string(),
-                Value::Null,
-            ),
-        ),
+        Err(error) => {
+            let error = ErrorReport::new(ErrorType::Validation, "UNSERIALIZABLE_ORDER", error.to_string());
+            reject_with(received, now, error)
+        }
     }
 }
 
@@ -229,10 +227,7 @@ fn ignore_duplicate(received: &Recorded, now: DateTime<Utc>, place: Place, known
         message,
         internal_order_id: known.order_id,
     };
-    NewEvent {
-        envelope,
-        payload: json_bytes(&payload),
-    }
+    NewEvent::new(envelope, &payload)
 }
 
 /// A word of the provider's, cut to what one looks at.
@@ -252,10 +247,7 @@ fn ignore(received: &Recorded, now: DateTime<Utc>, reason: &str, message: String
         message,
         internal_order_id: None,
     };
-    NewEvent {
-        envelope: received.follow(LABEL, EventType::OrderIgnored, now),
-        payload: json_bytes(&payload),
-    }
+    NewEvent::new(received.follow(LABEL, EventType::OrderIgnored, now), &payload)
 }
 
 fn reject(received: &Recorded, now: DateTime<Utc>, error: &TransformError) -> NewEvent {
@@ -270,43 +262,19 @@ fn reject(received: &Recorded, now: DateTime<Utc>, error: &TransformError) -> Ne
         %error,
         "order rejected"
     );
-    reject_with(
-        received,
-        now,
-        report(ErrorType::Validation, "INVALID_ORDER", error.to_string(), details),
-    )
+    let error = ErrorReport::new(ErrorType::Validation, "INVALID_ORDER", error.to_string());
+    reject_with(received, now, error.with(details))
 }
 
 fn reject_with(received: &Recorded, now: DateTime<Utc>, error: ErrorReport) -> NewEvent {
-    let envelope = received.follow(LABEL, EventType::OrderRejected, now);
-    NewEvent {
-        envelope,
-        payload: json_bytes(&Rejected { error }),
-    }
+    NewEvent::new(
+        received.follow(LABEL, EventType::OrderRejected, now),
+        &Rejected { error },
+    )
 }
 
-fn dead_letter(received: &Recorded, now: DateTime<Utc>, error: ErrorReport) -> NewEvent {
-    let envelope = received.follow(LABEL, EventType::OrderDeadLettered, now);
-    let provider = received.envelope.provider.to_string();
-    metrics::counter!("dead_letters_total", "provider" => provider).increment(1);
-    tracing::error!(
-        provider = &*received.envelope.provider,
-        order_id = received.envelope.external_order_id,
-        request_id = received.envelope.request_id,
-        code = error.code,
-        error = error.message,
-        "order dead-lettered: somebody must act"
-    );
-    NewEvent {
-        envelope,
-        payload: json_bytes(&DeadLettered {
-            attempts: 0,
-            retries: 0,
-            stage: Transform::NAME.into(),
-            sequence: received.sequence,
-            error,
-        }),
-    }
+fn dead_letter(received: &Recorded, error: ErrorReport) -> NewEvent {
+    give_up::<Transform>(received, LABEL, 0, error)
 }
 
 fn branch_not_found(provider: &str, store: Option<&str>) -> ErrorReport {
@@ -316,36 +284,17 @@ fn branch_not_found(provider: &str, store: Option<&str>) -> ErrorReport {
         ),
         None => format!("the webhook names no merchant and {provider} has not exactly one active branch"),
     };
-    report(
-        ErrorType::Configuration,
-        "BRANCH_NOT_FOUND",
-        message,
-        json!({ "merchant": store }),
-    )
+    ErrorReport::new(ErrorType::Configuration, "BRANCH_NOT_FOUND", message).with(json!({ "merchant": store }))
 }
 
 fn not_enabled(provider: &str) -> ErrorReport {
     let message = format!(
         "provider {provider} is not enabled on the hub that took this event; enable it and retry the dead letter"
     );
-    report(ErrorType::Configuration, "PROVIDER_NOT_ENABLED", message, Value::Null)
+    ErrorReport::new(ErrorType::Configuration, "PROVIDER_NOT_ENABLED", message)
 }
 
 fn not_fetched(provider: &str) -> ErrorReport {
     let message = format!("the order is at {provider} and was not fetched");
-    report(ErrorType::Configuration, "ORDER_NOT_FETCHED", message, Value::Null)
-}
-
-fn report(error_type: ErrorType, code: &str, message: String, details: Value) -> ErrorReport {
-    ErrorReport {
-        error_type,
-        code: code.into(),
-        message,
-        details,
-    }
-}
-
-/// A payload of ours as JSON; its types hold nothing that JSON cannot say.
-fn json_bytes(payload: &impl Serialize) -> Bytes {
-    Bytes::from(serde_json::to_vec(payload).expect("outcome payloads have only string keys and finite numbers"))
+    ErrorReport::new(ErrorType::Configuration, "ORDER_NOT_FETCHED", message)
 }

@@ -70,10 +70,6 @@ async fn refusals_are(world: &World, count: usize) -> Vec<Value> {
     .await
 }
 
-async fn metrics(world: &World, hub: &Hub) -> String {
-    world.careem.request(Method::GET, &hub.metrics_url()).await.text
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_leaves_reason_and_address() {
     let world = World::new().await;
@@ -118,7 +114,7 @@ async fn a_refusal_leaves_reason_and_address() {
         "{}",
         hub.log()
     );
-    for text in [json!(found).to_string(), hub.log(), metrics(&world, &hub).await] {
+    for text in [json!(found).to_string(), hub.log(), world.metrics(&hub).await] {
         for secret in [SENT, SECRET] {
             assert!(!text.contains(secret), "{secret} in {text}");
         }
@@ -154,7 +150,7 @@ async fn a_flood_fills_nothing_and_slows_nobody() {
     });
     tokio::join!(flood, world.post_orders(&hub, ids("good", 50)));
     let counted = format!("webhooks_rejected_total{{provider=\"careem\",reason=\"INVALID_SIGNATURE\"}} {FLOOD}");
-    let said = metrics(&world, &hub).await;
+    let said = world.metrics(&hub).await;
     assert!(said.contains(&counted), "{said}");
 
     // Every refusal is a line or is counted in one.
@@ -242,7 +238,7 @@ async fn without_the_stream_or_nats_nothing_else_changes() {
     eventually("what is lost is counted", PATIENCE, async || {
         number += 1;
         assert_eq!(knock(&world, &hub, &address(number)).await.status, 401);
-        let said = metrics(&world, &hub).await;
+        let said = world.metrics(&hub).await;
         if said.contains("refusals_lost_total ") {
             Ok(())
         } else {

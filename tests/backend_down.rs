@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -27,22 +26,6 @@ use crate::harness::{
 
 /// How long the breaker of these tests stays open.
 const RESET: Duration = Duration::from_millis(500);
-
-async fn breaker_becomes(world: &World, hub: &Hub, state: &str) {
-    eventually(&format!("the breaker is {state}"), PATIENCE, async || {
-        let health = world
-            .careem
-            .request(Method::GET, &format!("{}/health", hub.url()))
-            .await
-            .json();
-        if health["circuitBreaker"]["state"] == state {
-            Ok(())
-        } else {
-            Err(health)
-        }
-    })
-    .await;
-}
 
 /// The attempts that are on the log as failed.
 fn attempts(failed: &[impl AsRef<Recorded>]) -> Vec<Value> {
@@ -115,7 +98,7 @@ async fn the_breaker_opens_and_lets_it_recover() {
     let hub = world.hub().await;
     world.backend.otherwise(Answer::status(503));
     world.post_orders(&hub, ids("storm", 20)).await;
-    breaker_becomes(&world, &hub, "open").await;
+    world.breaker_becomes(&hub, "open").await;
     assert!(hub.logs_contain("circuit breaker open"));
     let at_opening = world.backend.count();
     assert!((5..=20).contains(&at_opening), "{at_opening} requests before it opened");
@@ -131,13 +114,13 @@ async fn the_breaker_opens_and_lets_it_recover() {
             "{soon_after} requests at a time though the breaker is not closed"
         );
     }
-    let metrics = world.careem.request(Method::GET, &hub.metrics_url()).await.text;
+    let metrics = world.metrics(&hub).await;
     assert!(
         !metrics.contains("circuit_breaker_state{state=\"closed\"} 1"),
         "{metrics}"
     );
     world.backend.otherwise(Answer::Accept);
-    breaker_becomes(&world, &hub, "closed").await;
+    world.breaker_becomes(&hub, "closed").await;
     // None of those that waited is forgotten on the way: longer than a breaker's pause and a quick retry none waits.
     eventually("all are forwarded soon", Duration::from_secs(8), async || {
         let events = world.log.try_events().await.map_err(|error| error.to_string())?;
@@ -164,13 +147,7 @@ async fn it_refuses_one_order() {
         world.backend.next_for(id, [Answer::Say(status, told, Vec::new())]);
     }
     world.post_orders(&hub, ids("bad", 4)).await;
-    world
-        .at_end(Ends {
-            forwarded: 1,
-            dead_lettered: 3,
-            ..Ends::default()
-        })
-        .await;
+    world.at_end(Ends::forwarded(1).dead_lettered(3)).await;
     assert_eq!(world.backend.count(), 4, "none is tried again");
     let query =
         "SELECT error_type, error_code, error_details, retry_count FROM delivery_error_logs ORDER BY error_code";
@@ -192,7 +169,7 @@ async fn it_has_the_order_already() {
     )]);
     world.post_orders(&hub, ids("conflict", 1)).await;
     world.at_end(Ends::forwarded(1)).await;
-    let forwarded = payload(&world.log.wait_for(EventType::OrderForwarded, 1).await[0]);
+    let forwarded = world.log.payloads(EventType::OrderForwarded, 1).await.remove(0);
     assert_eq!(
         (&forwarded["internalOrderId"], &forwarded["backendStatus"]),
         (&json!("order-77"), &json!(409))
@@ -206,7 +183,7 @@ async fn the_service_token_is_refused() {
     let hub = Hub::start(&world.settings().set("CIRCUIT_BREAKER_RESET_TIMEOUT", "100ms")).await;
     world.backend.otherwise(Answer::status(401));
     world.post_orders(&hub, ids("unauthorised", 1)).await;
-    breaker_becomes(&world, &hub, "open").await;
+    world.breaker_becomes(&hub, "open").await;
     assert!(hub.logs_contain("SERVICE_TOKEN"), "the log names what is wrong");
     // More refusals than an order has attempts.
     world.backend.wait_for(15).await;
@@ -215,7 +192,7 @@ async fn the_service_token_is_refused() {
     assert_eq!(attempts(&failed), [json!(1)], "the refusals were no attempts");
     world.backend.otherwise(Answer::Accept);
     world.at_end(Ends::forwarded(1)).await;
-    let forwarded = payload(&world.log.wait_for(EventType::OrderForwarded, 1).await[0]);
+    let forwarded = world.log.payloads(EventType::OrderForwarded, 1).await.remove(0);
     assert_eq!(forwarded["attempts"], 2);
 }
 
@@ -225,14 +202,11 @@ async fn wrong_set_up(backend_url: &str, reason: &str) {
     let settings = world.settings().set("CIRCUIT_BREAKER_RESET_TIMEOUT", "60s");
     let hub = Hub::start(&settings.set("BACKEND_URL", backend_url)).await;
     world.post_orders(&hub, ids("nobody", 2)).await;
-    breaker_becomes(&world, &hub, "open").await;
-    let health = world
-        .careem
-        .request(Method::GET, &format!("{}/health", hub.url()))
-        .await
-        .json();
-    let said = health["circuitBreaker"]["reason"].as_str().unwrap_or_default();
-    assert!(said.contains(reason), "{health}");
+    let breaker = world.breaker_becomes(&hub, "open").await;
+    assert!(
+        breaker["reason"].as_str().unwrap_or_default().contains(reason),
+        "{breaker}"
+    );
     // Mended.
     assert!(hub.terminate().await.0.success());
     let _hub = world.hub().await;
@@ -285,18 +259,12 @@ async fn it_answers_404() {
     let hub = world.hub().await;
     world.backend.otherwise(Answer::status(404));
     world.post_orders(&hub, ids("nowhere", 2)).await;
-    breaker_becomes(&world, &hub, "open").await;
+    world.breaker_becomes(&hub, "open").await;
     world.backend.otherwise(Answer::Accept);
     world.log.wait_for(EventType::OrderForwarded, 2).await;
     world.backend.next([Answer::status(404)]);
     world.post_orders(&hub, ids("one-of-them", 1)).await;
-    world
-        .at_end(Ends {
-            forwarded: 2,
-            dead_lettered: 1,
-            ..Ends::default()
-        })
-        .await;
+    world.at_end(Ends::forwarded(2).dead_lettered(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -364,13 +332,8 @@ async fn nobody_knows_the_merchant() {
         ("x-merchant-id", "merchant-unknown"),
     ];
     world.careem.post_raw(&hub, body, &headers).await.event_id();
-    world
-        .at_end(Ends {
-            dead_lettered: 1,
-            ..Ends::default()
-        })
-        .await;
-    let dead = payload(&world.log.wait_for(EventType::OrderDeadLettered, 1).await[0]);
+    world.at_end(Ends::default().dead_lettered(1)).await;
+    let dead = world.log.payloads(EventType::OrderDeadLettered, 1).await.remove(0);
     assert_eq!(
         (&dead["error"]["type"], &dead["error"]["code"]),
         (&json!("configuration"), &json!("BRANCH_NOT_FOUND"))
@@ -390,11 +353,5 @@ async fn nobody_knows_the_merchant() {
         .post_raw(&hub, body, &[("x-careem-signature", signature.as_str())])
         .await
         .event_id();
-    world
-        .at_end(Ends {
-            forwarded: 1,
-            dead_lettered: 1,
-            ..Ends::default()
-        })
-        .await;
+    world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
 }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use async_nats::{Event, ServerError, Subscriber};
 use futures_util::StreamExt as _;
-use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use webhook_hub::event::EventType;
@@ -56,18 +55,12 @@ async fn start(settings: &Settings) -> Hub {
     hub
 }
 
-/// What its health says of the breaker.
-async fn breaker(world: &World, hub: &Hub) -> Value {
-    let url = format!("{}/health", hub.url());
-    world.careem.request(Method::GET, &url).await.json()["circuitBreaker"].clone()
-}
-
 /// Waits until health and metrics of a hub agree on the state; returns what health says.
 async fn says(world: &World, hub: &Hub, state: &str, within: Duration) -> Value {
     let metric = format!("circuit_breaker_state{{state=\"{state}\"}} 1");
     eventually(&format!("the breaker is {state}"), within, async || {
-        let health = breaker(world, hub).await;
-        let metrics = world.careem.request(Method::GET, &hub.metrics_url()).await.text;
+        let health = world.breaker(hub).await;
+        let metrics = world.metrics(hub).await;
         if health["state"] == state && metrics.lines().any(|line| line == metric) {
             return Ok(health);
         }
@@ -158,7 +151,7 @@ async fn who_takes_over_begins_with_it() {
     let taken_over = Instant::now();
     world.post_orders(&stands_by, ids("after", 1)).await;
     world.log.wait_for(EventType::OrderTransformed, 4).await;
-    let health = breaker(&world, &stands_by).await;
+    let health = world.breaker(&stands_by).await;
     assert_eq!(health["state"], "open", "{health}");
     assert!(health["reason"].as_str().unwrap().contains("SERVICE_TOKEN"), "{health}");
 
@@ -188,7 +181,7 @@ async fn what_was_missed_is_said_again() {
     let late = start(&settings.set("NATS_URL", format!("nats://{}", wire.address()))).await;
     eventually("the newcomer knows", SOON, async || {
         // The backend refuses each trial, so it may be half-open at times.
-        let health = breaker(&world, &late).await;
+        let health = world.breaker(&late).await;
         if health["state"] == "closed" {
             Err(health)
         } else {
@@ -206,7 +199,7 @@ async fn what_was_missed_is_said_again() {
     .await;
     world.backend.otherwise(Answer::Accept);
     says(&world, &at_work, "closed", PATIENCE).await;
-    let health = breaker(&world, &late).await;
+    let health = world.breaker(&late).await;
     assert_ne!(health["state"], "closed", "it cannot know: {health}");
     wire.heal();
     says(&world, &late, "closed", PATIENCE).await;
@@ -239,7 +232,7 @@ async fn open_it_pulls_nothing_and_burns_no_attempt() {
     let info = consumer().await.unwrap();
     assert_eq!((info.num_waiting, info.num_pending), (0, 10), "{info:?}");
     assert_eq!(world.backend.count(), 1);
-    assert_eq!(breaker(&world, &hub).await["state"], "open");
+    assert_eq!(world.breaker(&hub).await["state"], "open");
 
     // Somebody mends the set-up and starts it anew.
     hub.kill().await;

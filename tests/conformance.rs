@@ -8,10 +8,11 @@ use crate::{
     harness::{
         World,
         at_end::Ends,
-        backend::{Answer as Told, Received},
+        backend::Answer as Told,
         careem::Answer,
         hub::Hub,
         log::payload,
+        played::Heard,
         provider::{Provider, SECRETS, STRANGE, Webhook},
         wait::{PATIENCE, eventually},
     },
@@ -79,7 +80,7 @@ impl Suite<'_> {
     }
 
     /// What the backend got about an order, once it is so many requests.
-    async fn forwarded(&self, id: &str, count: usize) -> Vec<Received> {
+    async fn forwarded(&self, id: &str, count: usize) -> Vec<Heard> {
         let what = format!("{count} requests about {id} of {}", self.case.name);
         let found = eventually(&what, PATIENCE, async || {
             let all = self.world.backend.requests().into_iter();
@@ -381,10 +382,6 @@ async fn every_provider_passes() {
         .find(|event| event.envelope.event_type == EventType::OrderRejected);
     assert!(rejected.is_none(), "{:?}", rejected.map(|event| payload(event)));
     world
-        .at_end(Ends {
-            forwarded: count(EventType::OrderForwarded),
-            ignored: count(EventType::OrderIgnored),
-            ..Ends::default()
-        })
+        .at_end(Ends::forwarded(count(EventType::OrderForwarded)).ignored(count(EventType::OrderIgnored)))
         .await;
 }

@@ -290,12 +290,7 @@ async fn mended_and_retried() {
         ("x-merchant-id", "merchant-new"),
     ];
     world.careem.post_raw(&hub, homeless, &headers).await.event_id();
-    world
-        .at_end(Ends {
-            dead_lettered: 4,
-            ..Ends::default()
-        })
-        .await;
+    world.at_end(Ends::default().dead_lettered(4)).await;
     let list = run(&operator, &["dead-letters", "list"]).await.expect_success();
     assert!(list.stdout.contains("4 open dead letters"), "{}", list.stdout);
     let order: Value = serde_json::from_str(careem::ORDER).unwrap();

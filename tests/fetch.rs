@@ -6,7 +6,7 @@ use webhook_hub::event::EventType;
 use crate::{
     harness::{
         at_end::Ends,
-        careem::{answer, sign},
+        careem::{answer, http, sign},
         hub::{Hub, Settings, run},
         outside::{Outside, UBER_EATS},
         platform::Say,
@@ -44,8 +44,7 @@ impl Outside {
     async fn say(&self, hub: &Hub, webhook: &Value) -> String {
         let body = webhook.to_string();
         let signature = sign(SECRET, body.as_bytes());
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let post = http.post(format!("{}/api/webhooks/uber-eats", hub.url())).body(body);
+        let post = http().post(format!("{}/api/webhooks/uber-eats", hub.url())).body(body);
         let answer = answer(post.header("x-uber-signature", signature)).await.unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
         let webhooks = self.world.log.wait_for(EventType::WebhookReceived, 1).await;
@@ -175,10 +174,7 @@ async fn an_order_that_is_not_there_is_given_up() {
     })
     .await;
     outside.has("CR-never");
-    let operator = outside.world.nats.settings("hub");
-    run(&operator, &["dead-letters", "retry", "--all", "--by", "test"])
-        .await
-        .expect_success();
+    outside.world.retry_dead_letters().await;
     outside.world.log.wait_for(EventType::OrderForwarded, 1).await;
     outside.world.at_end(Ends::forwarded(1)).await;
 }
@@ -210,13 +206,7 @@ async fn nobody_but_the_provider_is_asked() {
         .collect();
     assert_eq!(codes, ["FETCH_HREF_REFUSED", "FETCH_HREF_REFUSED", "PROVIDER_302"]);
     assert_eq!(outside.world.backend.count(), 0);
-    outside
-        .world
-        .at_end(Ends {
-            dead_lettered: 3,
-            ..Ends::default()
-        })
-        .await;
+    outside.world.at_end(Ends::default().dead_lettered(3)).await;
 }
 
 /// A document without end is not read to its end.
@@ -229,13 +219,7 @@ async fn a_document_has_a_limit() {
     outside.announce(&hub, "CR-large").await;
     let dead = &outside.payloads(EventType::OrderDeadLettered, 1).await[0];
     assert_eq!(dead["error"]["code"], "PROVIDER_DOCUMENT_TOO_LARGE");
-    outside
-        .world
-        .at_end(Ends {
-            dead_lettered: 1,
-            ..Ends::default()
-        })
-        .await;
+    outside.world.at_end(Ends::default().dead_lettered(1)).await;
 }
 
 /// What is fetched is held to what a webhook's body is: of a total that is there twice nobody knows which one is meant.
@@ -255,10 +239,7 @@ async fn a_document_with_a_key_twice_is_no_order() {
     assert!(message.ends_with("the same key twice, at /order"), "{message}");
     // The provider has mended it, and somebody asks again.
     outside.has("CR-twice");
-    let operator = outside.world.nats.settings("hub");
-    run(&operator, &["dead-letters", "retry", "--all", "--by", "test"])
-        .await
-        .expect_success();
+    outside.world.retry_dead_letters().await;
     outside.world.log.wait_for(EventType::OrderForwarded, 1).await;
     outside.world.at_end(Ends::forwarded(1)).await;
 }

@@ -244,13 +244,7 @@ async fn an_order_that_exists_already_is_ignored() {
     );
     // The same id in another branch is another order.
     world.careem.post(&hub, &careem::order("CR-other")).await.event_id();
-    world
-        .at_end(Ends {
-            forwarded: 1,
-            ignored: 1,
-            ..Ends::default()
-        })
-        .await;
+    world.at_end(Ends::forwarded(1).ignored(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -65,23 +65,11 @@ fn limited(answer: &Answer) -> u64 {
     answer.header("retry-after").parse().unwrap()
 }
 
-async fn metric(world: &World, hub: &Hub, line: &str) {
-    eventually(&format!("the metrics say {line}"), PATIENCE, async || {
-        let metrics = world.careem.request(Method::GET, &hub.metrics_url()).await.text;
-        if metrics.lines().any(|one| one == line) {
-            Ok(())
-        } else {
-            Err(metrics)
-        }
-    })
-    .await;
-}
-
 /// Starts so many, and waits until each knows of all.
 async fn fleet(world: &World, settings: &Settings, size: usize) -> Vec<Hub> {
     let hubs = join_all((0..size).map(|_| Hub::start(settings))).await;
     for hub in &hubs {
-        metric(world, hub, &format!("rate_limit_instances {size}")).await;
+        world.metrics_say(hub, &format!("rate_limit_instances {size}")).await;
     }
     hubs
 }
@@ -112,12 +100,9 @@ async fn one_instance_keeps_its_limit() {
     let health = format!("{}/api/webhooks/health/careem", hub.url());
     let health = world.careem.request(Method::GET, &health).await.json();
     assert_eq!(health["configuration"]["rateLimiting"], true);
-    metric(
-        &world,
-        &hub,
-        "rate_limited_total{provider=\"careem\",scope=\"provider\"} 6",
-    )
-    .await;
+    world
+        .metrics_say(&hub, "rate_limited_total{provider=\"careem\",scope=\"provider\"} 6")
+        .await;
     // Off, there is none.
     let off = Hub::start(&settings(&world).set("RATE_LIMIT_ENABLED", false)).await;
     for _ in 0..5 {
@@ -313,7 +298,7 @@ async fn a_flood_of_strangers() {
             "{share}: {quiet} ms before, {flooded} ms during"
         );
     }
-    let metrics = world.careem.request(Method::GET, &hub.metrics_url()).await.text;
+    let metrics = world.metrics(&hub).await;
     for address in [STRANGER, GOOD, "198.18.", "2001:db8"] {
         assert!(!metrics.contains(address), "{address} is in the metrics");
     }
@@ -362,7 +347,7 @@ async fn a_block_is_seen_and_lifted() {
             }
         })
         .await;
-        metric(&world, hub, "blocks_active 1").await;
+        world.metrics_say(hub, "blocks_active 1").await;
     };
     is_blocked(&hubs[1]).await;
     hubs.remove(0).kill().await;
@@ -385,7 +370,7 @@ async fn a_block_is_seen_and_lifted() {
     let lifted = blocks(&world, &["lift", STRANGER, "--json"]).await.expect_success();
     assert_eq!(lifted.stdout, format!("{{\"lifted\":[\"{STRANGER}\"]}}\n"));
     for (at, hub) in hubs.iter().enumerate() {
-        metric(&world, hub, "blocks_active 0").await;
+        world.metrics_say(hub, "blocks_active 0").await;
         good(&world, hub, STRANGER, &format!("CR-lifted-{at}")).await.event_id();
     }
     assert_eq!(listed(&world).await, Vec::<Value>::new());
@@ -447,6 +432,6 @@ async fn a_provider_that_is_set_up_to_be_blocked() {
     let facts = shown.await;
     assert_eq!((&facts["who"], &facts["scope"]), (&json!("careem"), &json!("provider")));
     blocks(&world, &["lift", "careem"]).await.expect_success();
-    metric(&world, &hub, "blocks_active 0").await;
+    world.metrics_say(&hub, "blocks_active 0").await;
     world.at_end(Ends::forwarded(2)).await;
 }

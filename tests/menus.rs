@@ -8,7 +8,7 @@ use webhook_hub::event::EventType;
 
 use crate::harness::{
     at_end::Ends,
-    hub::{Hub, run},
+    hub::Hub,
     log::payload,
     outside::{CAREEM_POS, DELIVERY_HERO, Outside, send},
     platform::Say,
@@ -117,13 +117,7 @@ async fn a_menu_is_synced_when_the_provider_says_so() {
         ("menu:branch-uuid", Some("branch-uuid"))
     );
     assert_eq!(outside.provider.calls().len(), 1);
-    outside
-        .world
-        .at_end(Ends {
-            ignored: 1,
-            ..Ends::default()
-        })
-        .await;
+    outside.world.at_end(Ends::default().ignored(1)).await;
 }
 
 /// Its word comes as a webhook, and names the menu that it took before this one: that one is not this one's.
@@ -172,10 +166,7 @@ async fn a_menu_that_the_provider_refuses_fails_and_the_next_one_follows() {
     outside.word(&hub, &outside.references()[1], "completed", 2).await;
     outside.payloads(EventType::MenuSynced, 1).await;
     // A person may send the first one again.
-    let operator = outside.world.nats.settings("hub");
-    run(&operator, &["dead-letters", "retry", "--all", "--by", "test"])
-        .await
-        .expect_success();
+    outside.world.retry_dead_letters().await;
     outside.payloads(EventType::MenuSyncAccepted, 3).await;
     outside.word(&hub, &outside.references()[2], "completed", 3).await;
     outside.payloads(EventType::MenuSynced, 2).await;
@@ -201,13 +192,7 @@ async fn a_menu_of_which_nothing_is_heard_fails_after_its_time() {
     assert_eq!(failed["error"]["code"], "MENU_RESULT_TIMEOUT");
     assert_eq!(outside.provider.calls().len(), 2, "each was sent once");
     outside.world.hand_out_again().await;
-    outside
-        .world
-        .at_end(Ends {
-            dead_lettered: 1,
-            ..Ends::default()
-        })
-        .await;
+    outside.world.at_end(Ends::default().dead_lettered(1)).await;
 }
 
 /// The word that was said while no hub was there to hear is heard of the provider's next try; the hub that sent the menu is gone.

@@ -78,13 +78,7 @@ async fn messages_that_are_no_events() {
         assert_eq!(payload(found[0])["error"]["details"]["sequence"], *sequence);
     }
     assert_eq!(world.log.unreadable().await.len(), poisoned.len() + 3);
-    world
-        .at_end(Ends {
-            forwarded: 10,
-            rejected: poisoned.len(),
-            ..Ends::default()
-        })
-        .await;
+    world.at_end(Ends::forwarded(10).rejected(poisoned.len())).await;
 }
 
 /// Well-formed events whose payload is nothing that a stage could have made.
@@ -114,14 +108,7 @@ async fn events_with_a_payload_that_makes_no_sense() {
         publish(&world, subject, &headers, body).await;
     }
     world.post_orders(&hub, ids("behind", 10)).await;
-    world
-        .at_end(Ends {
-            forwarded: 10,
-            rejected: 3,
-            dead_lettered: 2,
-            ..Ends::default()
-        })
-        .await;
+    world.at_end(Ends::forwarded(10).rejected(3).dead_lettered(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,13 +157,7 @@ async fn orders_with_faults() {
     world.careem.post(&hub, &faulty.to_string()).await.event_id();
     world.careem.post(&hub, r#"{"id": "CR-bare"}"#).await.event_id();
     world.post_orders(&hub, ids("behind", 1)).await;
-    world
-        .at_end(Ends {
-            forwarded: 1,
-            rejected: 2,
-            ..Ends::default()
-        })
-        .await;
+    world.at_end(Ends::forwarded(1).rejected(2)).await;
 
     let rejected = world.log.wait_for(EventType::OrderRejected, 2).await;
     let of = |id: &str| {

@@ -179,13 +179,7 @@ async fn every_sample_reaches_the_backend() {
     assert_eq!(just_eat.post(&hub, &Webhook::new(ignored)).await.status, 200);
     let event = world.log.wait_for(EventType::OrderIgnored, 1).await;
     assert_eq!(payload(&event[0])["reason"], "EVENT_NOT_WANTED");
-    world
-        .at_end(Ends {
-            forwarded: SAMPLES.len(),
-            ignored: 1,
-            ..Ends::default()
-        })
-        .await;
+    world.at_end(Ends::forwarded(SAMPLES.len()).ignored(1)).await;
 }
 
 /// No sample holds every word of its provider, so what each of them means was reviewed by itself.
@@ -328,13 +322,7 @@ async fn test_orders_stay_out_of_the_kitchen() {
     assert_eq!(generic.post(&hub, &Webhook::new(test_order("T-3"))).await.status, 200);
     let request = world.backend.wait_for(2).await.pop().unwrap();
     assert_eq!(request.json()["transformedOrder"]["flags"], json!(["test_order"]));
-    world
-        .at_end(Ends {
-            forwarded: 2,
-            ignored: 2,
-            ..Ends::default()
-        })
-        .await;
+    world.at_end(Ends::forwarded(2).ignored(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

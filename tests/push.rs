@@ -278,9 +278,7 @@ async fn what_the_provider_refuses_is_dead_lettered_and_can_be_retried() {
         "{}",
         list.stdout
     );
-    run(&operator, &["dead-letters", "retry", "--all", "--by", "test"])
-        .await
-        .expect_success();
+    outside.world.retry_dead_letters().await;
     outside.payloads(EventType::OrderStatusPushed, 2).await;
     assert_eq!(states(&outside, "CR-no"), ["ready", "accepted"]);
     outside.world.at_end(Ends::default()).await;
@@ -299,16 +297,8 @@ async fn an_outage_is_waited_out_in_order_through_a_restart() {
         }
     }
     outside.world.log.wait_for(EventType::OrderStatusPushFailed, 5).await;
-    eventually("the breaker before the provider is open", PATIENCE, async || {
-        let metrics = outside.world.careem.request(Method::GET, &hub.metrics_url()).await.text;
-        let open = r#"provider_circuit_breaker_state{provider="careem",state="open"} 1"#;
-        if metrics.contains(open) {
-            Ok(())
-        } else {
-            Err("it is not")
-        }
-    })
-    .await;
+    let open = r#"provider_circuit_breaker_state{provider="careem",state="open"} 1"#;
+    outside.world.metrics_say(&hub, open).await;
     hub.kill().await;
     let hub = Hub::start(&settings).await;
     outside.ask(&hub, "CR-0", "cancelled").await;

@@ -189,7 +189,7 @@ async fn signatures_that_do_not_fit() {
         assert_eq!(answer.status, status, "{signature:?}: {answer:?}");
         assert_eq!(answer.code(), if status == 401 { "INVALID_SIGNATURE" } else { "" });
     }
-    let metrics = world.careem.request(Method::GET, &hub.metrics_url()).await.text;
+    let metrics = world.metrics(&hub).await;
     assert!(
         metrics.contains("signature_failures_total{provider=\"careem\"} 6"),
         "{metrics}"

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use serde_json::{Value, json};
+use serde_json::json;
 use webhook_hub::{
     event::EventType,
     journal::{
@@ -17,7 +17,7 @@ use crate::harness::{
     at_end::Ends,
     backend::{Answer, ORDERS},
     careem::{change, order},
-    hub::{Hub, Settings, run},
+    hub::{Hub, Settings},
     ids,
     log::payload,
     wait::{PATIENCE, eventually},
@@ -69,13 +69,7 @@ async fn an_order_goes_through_the_whole_schedule() {
         .await
         .event_id();
     world.post_orders(&hub, ["CR-other".into()]).await;
-    world
-        .at_end(Ends {
-            forwarded: 2,
-            dead_lettered: 1,
-            ..Ends::default()
-        })
-        .await;
+    world.at_end(Ends::forwarded(2).dead_lettered(1)).await;
 
     let times = world.times(ORDERS, "CR-schedule-0");
     let pauses: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
@@ -93,7 +87,7 @@ async fn an_order_goes_through_the_whole_schedule() {
     let other = world.times(ORDERS, "CR-other");
     assert!(other.len() == 1 && other[0] < times[2], "another order did not wait");
 
-    let dead = payload(&world.log.wait_for(EventType::OrderDeadLettered, 1).await[0]);
+    let dead = world.log.payloads(EventType::OrderDeadLettered, 1).await.remove(0);
     assert_eq!(
         (
             &dead["attempts"],
@@ -184,13 +178,7 @@ async fn a_cancellation_before_its_order() {
     world.wait_parked(2).await;
     world.careem.post(&hub, &change(early, "ready")).await.event_id();
     world.careem.post(&hub, &order(early)).await.event_id();
-    world
-        .at_end(Ends {
-            forwarded: 4,
-            dead_lettered: 1,
-            ..Ends::default()
-        })
-        .await;
+    world.at_end(Ends::forwarded(4).dead_lettered(1)).await;
     let requests = world.backend.requests();
     let of_early: Vec<_> = requests
         .iter()
@@ -205,7 +193,7 @@ async fn a_cancellation_before_its_order() {
     let paths: Vec<_> = of_early.iter().map(|(path, _)| path.as_str()).collect();
     let news = status_path(early);
     assert_eq!(paths, [&news, ORDERS, &news, &news], "{of_early:?}");
-    let dead = payload(&world.log.wait_for(EventType::OrderDeadLettered, 1).await[0]);
+    let dead = world.log.payloads(EventType::OrderDeadLettered, 1).await.remove(0);
     assert_eq!(
         (&dead["attempts"], &dead["retries"], &dead["error"]["code"]),
         (&json!(6), &json!(2), &json!("BACKEND_404"))
@@ -293,14 +281,8 @@ async fn an_order_expires() {
         .backend
         .next_for("CR-late-0", std::iter::repeat_n(Answer::status(500), 4));
     world.post_orders(&hub, ids("late", 2)).await;
-    world
-        .at_end(Ends {
-            forwarded: 1,
-            dead_lettered: 1,
-            ..Ends::default()
-        })
-        .await;
-    let dead = payload(&world.log.wait_for(EventType::OrderDeadLettered, 1).await[0]);
+    world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
+    let dead = world.log.payloads(EventType::OrderDeadLettered, 1).await.remove(0);
     assert_eq!(
         (&dead["attempts"], &dead["error"]["code"]),
         (&json!(4), &json!("ORDER_EXPIRED"))
@@ -308,9 +290,7 @@ async fn an_order_expires() {
     assert_eq!(world.times(ORDERS, "CR-late-0").len(), 4);
 
     // A person may know better.
-    run(&world.settings(), &["dead-letters", "retry", "--all"])
-        .await
-        .expect_success();
+    world.retry_dead_letters().await;
     world.at_end(Ends::forwarded(2)).await;
 }
 
@@ -323,20 +303,8 @@ async fn what_is_parked_can_be_seen() {
     world.backend.next_for("CR-seen-0", [wait]);
     world.post_orders(&hub, ids("seen", 1)).await;
     let parked = async |count: u32| {
-        eventually(&format!("{count} parked"), PATIENCE, async || {
-            let metrics = world
-                .careem
-                .request(reqwest::Method::GET, &hub.metrics_url())
-                .await
-                .text;
-            let line = format!("retries_parked{{provider=\"careem\"}} {count}");
-            if metrics.lines().any(|one| one == line) {
-                Ok(())
-            } else {
-                Err(Value::from(metrics))
-            }
-        })
-        .await;
+        let line = format!("retries_parked{{provider=\"careem\"}} {count}");
+        world.metrics_say(&hub, &line).await;
     };
     parked(1).await;
     parked(0).await;

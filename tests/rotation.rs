@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use reqwest::Method;
 use serde_json::json;
 use webhook_hub::event::{EventType, RequestFacts};
 
@@ -163,7 +162,7 @@ async fn a_changed_file_under_load() {
     let secret = |index: usize| json!([{ "name": "webhook_secret", "origin": "file", "index": index }]);
     assert_eq!(used(&world, "CR-old").await, secret(1));
     assert_eq!(used(&world, "CR-new").await, secret(0));
-    let metrics = world.careem.request(Method::GET, &hub.metrics_url()).await.text;
+    let metrics = world.metrics(&hub).await;
     for index in 0..2 {
         let labels = [
             "provider=\"careem\"",

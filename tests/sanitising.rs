@@ -1,6 +1,5 @@
 //! Text of strangers: the backend gets it without what acts, the log keeps it byte for byte.
 
-use reqwest::Method;
 use serde_json::{Value, json};
 use webhook_hub::event::EventType;
 
@@ -51,7 +50,7 @@ async fn what_acts_does_not_reach_the_backend() {
     let received = world.log.wait_for(EventType::WebhookReceived, 2).await;
     assert_eq!(received[0].payload, body);
     assert_eq!(received[1].payload, news);
-    let metrics = world.careem.request(Method::GET, &hub.metrics_url()).await.text;
+    let metrics = world.metrics(&hub).await;
     assert!(
         metrics.contains("sanitised_fields_total{provider=\"careem\"} 5"),
         "{metrics}"

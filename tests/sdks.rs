@@ -16,7 +16,7 @@ use tokio::{
 use crate::harness::{
     World,
     at_end::Ends,
-    careem::{Answer, MERCHANT, order},
+    careem::{Answer, MERCHANT, http, order},
     hub::Hub,
 };
 
@@ -96,8 +96,9 @@ impl Sdk {
 
 impl Signed {
     async fn post(&self, hub: &Hub) -> Answer {
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let mut request = http.post(format!("{}{}", hub.url(), self.path)).body(self.body.clone());
+        let mut request = http()
+            .post(format!("{}{}", hub.url(), self.path))
+            .body(self.body.clone());
         request = request
             .header("x-merchant-id", MERCHANT)
             .header("content-type", "application/json");

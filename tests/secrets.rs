@@ -153,7 +153,7 @@ async fn told(world: &World, hub: &Hub, found: &mut Found) {
         let answer = world.careem.request(Method::GET, &format!("{}{url}", hub.url())).await;
         found.add(url, answer.text);
     }
-    let metrics = world.careem.request(Method::GET, &hub.metrics_url()).await.text;
+    let metrics = world.metrics(hub).await;
     assert!(metrics.contains("webhooks_rejected_total"), "{metrics}");
     found.add("/metrics", metrics);
     let arguments = std::fs::read_to_string(format!("/proc/{}/cmdline", hub.pid())).unwrap();
@@ -233,13 +233,9 @@ async fn everything_happens(world: &World, hub: &Hub, found: &mut Found) {
     let signature = sign(NEW_SECRET, body.as_bytes());
     assert_eq!(post(world, hub, &body, &signature, MERCHANT, found).await, 200);
     eventually("the breaker opens", PATIENCE, async || {
-        let health = world
-            .careem
-            .request(Method::GET, &format!("{}/health", hub.url()))
-            .await
-            .json();
-        if health["circuitBreaker"]["state"] == "closed" {
-            Err(health)
+        let breaker = world.breaker(hub).await;
+        if breaker["state"] == "closed" {
+            Err(breaker)
         } else {
             Ok(())
         }
@@ -351,13 +347,7 @@ async fn stand_nowhere() {
     turned_away(&settings, &world, &mut found).await;
     // The last word of each, and of a hub that serves in the other format.
     let text = Hub::start(&settings.clone().set("LOG_FORMAT", "json").set("LOG_LEVEL", "debug")).await;
-    world
-        .at_end(Ends {
-            forwarded: 5,
-            dead_lettered: 2,
-            ..Ends::default()
-        })
-        .await;
+    world.at_end(Ends::forwarded(5).dead_lettered(2)).await;
     let more = text.transcript();
     text.terminate().await;
     for lines in [lines, more] {

@@ -24,6 +24,11 @@ fn refused(ran: &Ran, reason: &str) {
     );
 }
 
+async fn delete_forward(provision: &jetstream::Context) {
+    let events = provision.get_stream("EVENTS").await.unwrap();
+    events.delete_consumer("forward").await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn apply_makes_what_diff_misses() {
     let nats = Nats::start().await;
@@ -36,14 +41,7 @@ async fn apply_makes_what_diff_misses() {
     run(&provision(&nats), &["streams", "apply"]).await.expect_success();
 
     // What differs is named, and a machine can read it.
-    nats.provision()
-        .await
-        .get_stream("EVENTS")
-        .await
-        .unwrap()
-        .delete_consumer("forward")
-        .await
-        .unwrap();
+    delete_forward(&nats.provision().await).await;
     let diff = run(&provision(&nats), &["streams", "diff", "--json"]).await;
     let differences: serde_json::Value = serde_json::from_str(&diff.stdout).unwrap();
     let expected = json!({ "differences": [{ "difference": "forward is missing", "dangerous": true }] });
@@ -74,13 +72,7 @@ async fn the_hub_refuses_to_serve() {
     refused(&run(&world.settings(), &["serve"]).await, "max_msgs is 1000");
     provision.update_stream(config).await.unwrap();
     // A consumer is not there.
-    provision
-        .get_stream("EVENTS")
-        .await
-        .unwrap()
-        .delete_consumer("forward")
-        .await
-        .unwrap();
+    delete_forward(&provision).await;
     refused(&run(&world.settings(), &["serve"]).await, "forward is missing");
     provision.delete_stream("EVENTS").await.unwrap();
     refused(&run(&world.settings(), &["serve"]).await, "EVENTS is missing");

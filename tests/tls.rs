@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use reqwest::Method;
-use serde_json::Value;
 use webhook_hub::event::EventType;
 
 use crate::harness::{
@@ -211,7 +210,7 @@ async fn only_https_is_let_in_where_it_is_required() {
     let mut client = Raw::connect_tls(direct.address(), authority.client()).await.unwrap();
     client.write(webhook("CR-direct")).await;
     accepted(client.answer().await);
-    let metrics = world.careem.request(Method::GET, &strange.metrics_url()).await.text;
+    let metrics = world.metrics(&strange).await;
     let counted = "webhooks_rejected_total{provider=\"_\",reason=\"HTTPS_REQUIRED\"} 4";
     assert!(metrics.contains(counted), "{metrics}");
     world.at_end(Ends::forwarded(2)).await;
@@ -384,18 +383,10 @@ async fn nats_that_insists_on_certificates() {
     }
 }
 
-async fn breaker(world: &World, hub: &Hub) -> Value {
-    let health = world
-        .careem
-        .request(Method::GET, &format!("{}/health", hub.url()))
-        .await;
-    health.json()["circuitBreaker"].clone()
-}
-
 /// Waits until the breaker is open because of TLS.
 async fn opens_for_tls(world: &World, hub: &Hub) {
     eventually("the breaker opens", PATIENCE, async || {
-        let breaker = breaker(world, hub).await;
+        let breaker = world.breaker(hub).await;
         let reason = breaker["reason"].as_str().unwrap_or_default();
         if breaker["state"] != "closed" && reason.contains("certificate") {
             Ok(())

@@ -7,11 +7,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use bytes::Bytes;
 use chrono::Utc;
 use serde_json::{Value, json};
 use webhook_hub::{
-    event::{Envelope, EventId, EventType, Recorded, RequestFacts},
+    event::Recorded,
     order::{
         body::{self, Origin, Place},
         sanitise::clean_json,
@@ -80,7 +79,7 @@ fn micros(provider: &str, webhook: &Value) -> Result<f64> {
     let catalogue = Catalogue::shipped();
     let known = catalogue.get(provider).context("a provider that is shipped")?;
     let declarative = Declarative::new(Arc::clone(&known.file), None);
-    let received = received(provider, webhook);
+    let received = received(provider, webhook)?;
     let place = Place {
         auto_accept: false,
         branch_id: "branch-uuid".into(),
@@ -110,39 +109,10 @@ fn micros(provider: &str, webhook: &Value) -> Result<f64> {
     Ok(best.as_secs_f64() * 1e6 / f64::from(ORDERS))
 }
 
-fn received(provider: &str, webhook: &Value) -> Recorded {
+fn received(provider: &str, webhook: &Value) -> Result<Recorded> {
     let body = webhook.to_string();
-    let id = EventId::of_webhook(provider, &[body.as_bytes()]);
-    let mut headers = serde_json::Map::new();
-    headers.insert("x-merchant-id".into(), "merchant-1".into());
-    Recorded {
-        envelope: Envelope {
-            id,
-            event_type: EventType::WebhookReceived,
-            root_id: id,
-            cause_id: None,
-            provider: Arc::from(provider),
-            external_order_id: "CR123456789".into(),
-            webhook_type: "order_created".into(),
-            branch: None,
-            time: Utc::now(),
-            received_at: Utc::now(),
-            request_id: "bench".into(),
-            traceparent: None,
-            request: Some(RequestFacts {
-                webhook_sequence: None,
-                method: "POST".into(),
-                path: format!("/api/webhooks/{provider}"),
-                client_address: "127.0.0.1".into(),
-                scheme: "hmac-sha256".into(),
-                secrets: Vec::new(),
-                signed_at: None,
-                signature: None,
-                headers,
-            }),
-        },
-        payload: Bytes::from(body),
-        sequence: 1,
-        run: None,
-    }
+    let mut received = Recorded::sample(provider, "CR123456789", "order_created", body.as_bytes(), Utc::now());
+    let request = received.envelope.request.as_mut().context("a webhook has a request")?;
+    request.headers.insert("x-merchant-id".into(), "merchant-1".into());
+    Ok(received)
 }

@@ -54,26 +54,35 @@ impl Environment {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
+    /// A variable; empty counts as absent.
+    fn set(&self, name: &str) -> Option<&str> {
+        self.0
+            .get(name)
+            .map(|value| value.trim())
+            .filter(|value| !value.is_empty())
+    }
+
+    /// `<name>` and `<name>_FILE`, of which one may be set.
+    fn set_or_file(&self, name: &str) -> Result<(Option<&str>, Option<&str>), ConfigError> {
+        let file_variable = format!("{name}_FILE");
+        let both = (self.set(name), self.set(&file_variable));
+        if let (Some(_), Some(_)) = both {
+            return Err(ConfigError::new(
+                name,
+                format_args!("set together with {file_variable}; keep one"),
+            ));
+        }
+        Ok(both)
+    }
+
     /// A value, or the content of the file that `<name>_FILE` names; empty counts as absent.
     ///
     /// # Errors
     /// Where both are set, or the file cannot be read.
     pub fn text(&self, name: &str) -> Result<Option<String>, ConfigError> {
-        let set = |name: &str| {
-            self.0
-                .get(name)
-                .map(|value| value.trim().to_owned())
-                .filter(|value| !value.is_empty())
-        };
-        let file_variable = format!("{name}_FILE");
-        match (set(name), set(&file_variable)) {
-            (Some(_), Some(_)) => Err(ConfigError::new(
-                name,
-                format_args!("set together with {file_variable}; keep one"),
-            )),
-            (Some(value), None) => Ok(Some(value)),
-            (None, Some(path)) => read(&file_variable, Path::new(&path)).map(Some),
-            (None, None) => Ok(None),
+        match self.set_or_file(name)? {
+            (_, Some(path)) => read(&format!("{name}_FILE"), Path::new(path)).map(Some),
+            (value, None) => Ok(value.map(str::to_owned)),
         }
     }
 
@@ -98,20 +107,8 @@ impl Environment {
     /// # Errors
     /// Where both are set.
     pub fn path(&self, name: &str) -> Result<Option<PathBuf>, ConfigError> {
-        let set = |name: &str| {
-            self.0
-                .get(name)
-                .map(|value| value.trim())
-                .filter(|value| !value.is_empty())
-        };
-        let file_variable = format!("{name}_FILE");
-        match (set(name), set(&file_variable)) {
-            (Some(_), Some(_)) => Err(ConfigError::new(
-                name,
-                format_args!("set together with {file_variable}; keep one"),
-            )),
-            (one, other) => Ok(one.or(other).map(PathBuf::from)),
-        }
+        let (path, file) = self.set_or_file(name)?;
+        Ok(path.or(file).map(PathBuf::from))
     }
 
     /// Several secrets, comma-separated, newest first.
@@ -127,8 +124,7 @@ impl Environment {
 
     /// The file that `<name>_FILE` names.
     pub fn file_of(&self, name: &str) -> Option<PathBuf> {
-        let path = self.0.get(&format!("{name}_FILE"))?.trim();
-        (!path.is_empty()).then(|| PathBuf::from(path))
+        self.set(&format!("{name}_FILE")).map(PathBuf::from)
     }
 
     /// A value of a type.

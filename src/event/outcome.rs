@@ -7,6 +7,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// Label of the event that ends what a stage was given, whatever it says: an event has one (see
+/// [`EventId::derive`](super::EventId::derive)).
+pub const OUTCOME: &str = "outcome";
+
 /// What kind of trouble it is; decides what follows (see [`crate::forward::classify`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -47,6 +51,24 @@ pub struct ErrorReport {
     /// What else is known, e.g. each fault of a payload with its JSON pointer.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub details: Value,
+}
+
+impl ErrorReport {
+    /// Without details.
+    pub fn new(error_type: ErrorType, code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            error_type,
+            code: code.into(),
+            message: message.into(),
+            details: Value::Null,
+        }
+    }
+
+    /// With what else is known.
+    #[must_use]
+    pub fn with(self, details: Value) -> Self {
+        Self { details, ..self }
+    }
 }
 
 /// Payload of `order.ignored`.

@@ -11,24 +11,12 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::{
     event::outcome::{ErrorReport, ErrorType},
-    journal::settle::MAX_ASKED_FOR,
+    http::Answer,
 };
-
-/// The backend's answer.
-#[derive(Debug)]
-pub struct Answer<'a> {
-    /// HTTP status.
-    pub status: u16,
-    /// `Retry-After` as sent.
-    pub retry_after: Option<&'a str>,
-    /// The body's beginning.
-    pub body: &'a [u8],
-}
 
 /// What the request was about; decides what counts as an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,9 +73,9 @@ impl Verdict {
 
 /// Reads an answer. `answers_otherwise` says whether this backend has answered with anything but 404 lately: if not, its
 /// URL is wrong.
-pub fn classify(request: Request, answer: &Answer<'_>, answers_otherwise: bool, now: DateTime<Utc>) -> Verdict {
-    let body: Value = serde_json::from_slice(answer.body).unwrap_or(Value::Null);
-    let after = || retry_after(answer.retry_after?, now);
+pub fn classify(request: Request, answer: &Answer, answers_otherwise: bool) -> Verdict {
+    let body: Value = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+    let after = answer.retry_after;
     match answer.status {
         200..=299 => match (request, order_id(&body)) {
             (Request::NewOrder, None) => Verdict::Temporary {
@@ -112,7 +100,7 @@ pub fn classify(request: Request, answer: &Answer<'_>, answers_otherwise: bool, 
                     answer,
                     "the backend reports a conflict but names no existing order",
                 ),
-                after: after(),
+                after,
             },
         },
         404 if !answers_otherwise => Verdict::Misconfigured(report(
@@ -135,25 +123,13 @@ pub fn classify(request: Request, answer: &Answer<'_>, answers_otherwise: bool, 
         )),
         408 | 425 | 429 | 500..=599 => Verdict::Temporary {
             error: report(ErrorType::Temporary, answer, "the backend cannot take the order now"),
-            after: after(),
+            after,
         },
         _ => Verdict::Temporary {
             error: report(ErrorType::Unknown, answer, "an answer that means nothing here"),
-            after: after(),
+            after,
         },
     }
-}
-
-/// Seconds or an HTTP date (RFC 9110, 10.2.3).
-pub(crate) fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
-    let value = value.trim();
-    let duration = match value.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => (DateTime::parse_from_rfc2822(value).ok()?.to_utc() - now)
-            .to_std()
-            .ok()?,
-    };
-    Some(duration.min(MAX_ASKED_FOR))
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -181,20 +157,8 @@ fn order_status(body: &Value) -> Option<String> {
         .find_map(|value| value.as_str().map(str::to_owned))
 }
 
-fn report(error_type: ErrorType, answer: &Answer<'_>, message: &str) -> ErrorReport {
-    ErrorReport {
-        error_type,
-        code: format!("BACKEND_{}", answer.status),
-        message: format!("{message} (HTTP {})", answer.status),
-        // What the backend said of its own accord may quote the customer; only its machine-readable code is kept.
-        details: serde_json::from_slice::<Value>(answer.body)
-            .ok()
-            .and_then(|body| text(&body["error"]["code"]).or_else(|| text(&body["code"])))
-            .map_or(
-                Value::Null,
-                |code| serde_json::json!({ "backendCode": code.chars().take(100).collect::<String>() }),
-            ),
-    }
+fn report(error_type: ErrorType, answer: &Answer, message: &str) -> ErrorReport {
+    answer.report("backend", &["/error/code", "/code"], error_type, message)
 }
 
 #[cfg(test)]
@@ -203,13 +167,17 @@ mod tests {
 
     use super::*;
 
-    fn verdict(status: u16, body: &str, retry_after: Option<&str>) -> Verdict {
-        let answer = Answer {
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer {
             status,
-            retry_after,
-            body: body.as_bytes(),
-        };
-        classify(Request::NewOrder, &answer, true, Utc::now())
+            retry_after: None,
+            body: body.into(),
+            is_cut: false,
+        }
+    }
+
+    fn verdict(status: u16, body: &str) -> Verdict {
+        classify(Request::NewOrder, &answer(status, body), true)
     }
 
     #[test]
@@ -235,45 +203,22 @@ mod tests {
             (302, "", "unknown"),
             (418, "", "unknown"),
         ] {
-            assert_eq!(verdict(status, body, None).label(), label, "{status} {body}");
+            assert_eq!(verdict(status, body).label(), label, "{status} {body}");
         }
-        let everything = Answer {
-            status: 404,
-            retry_after: None,
-            body: b"",
-        };
         assert_eq!(
-            classify(Request::NewOrder, &everything, false, Utc::now()).label(),
+            classify(Request::NewOrder, &answer(404, ""), false).label(),
             "configuration"
         );
-        let quiet = Answer {
-            status: 204,
-            retry_after: None,
-            body: b"",
-        };
         assert_eq!(
-            classify(Request::StatusChange, &quiet, true, Utc::now()).label(),
+            classify(Request::StatusChange, &answer(204, ""), true).label(),
             "success"
         );
     }
 
     #[test]
-    fn retry_after_as_seconds_and_as_date() {
-        let now = DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z").unwrap().to_utc();
-        assert_eq!(retry_after("120", now), Some(Duration::from_secs(120)));
-        assert_eq!(
-            retry_after("Thu, 01 Jan 2026 00:01:00 GMT", now),
-            Some(Duration::from_secs(60))
-        );
-        assert_eq!(retry_after("Thu, 01 Jan 2020 00:01:00 GMT", now), None);
-        assert_eq!(retry_after("999999999999", now), Some(MAX_ASKED_FOR));
-        assert_eq!(retry_after("soon", now), None);
-    }
-
-    #[test]
     fn what_the_backend_says_about_the_customer_is_not_kept() {
         let body = r#"{"error":{"code":"BAD_PHONE","message":"+962791234567 is no phone"}}"#;
-        let Verdict::Invalid(error) = verdict(422, body, None) else {
+        let Verdict::Invalid(error) = verdict(422, body) else {
             panic!("422 is a validation error")
         };
         let shown = serde_json::to_string(&error).unwrap();
@@ -285,8 +230,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_answer_has_a_meaning(status in 100u16..600, body in "\\PC{0,40}", header in proptest::option::of("\\PC{0,20}")) {
-            let _ = verdict(status, &body, header.as_deref());
+        fn every_answer_has_a_meaning(status in 100u16..600, body in "\\PC{0,40}") {
+            let _ = verdict(status, &body);
         }
     }
 }

@@ -10,20 +10,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::Serialize;
 
 use crate::{
+    config,
     event::{
-        EventType, NewEvent, Recorded,
-        outcome::{DeadLettered, ErrorReport, ErrorType, ForwardFailed, Forwarded, OrderSummary},
+        Envelope, EventType, NewEvent, Recorded,
+        outcome::{ErrorReport, ErrorType, ForwardFailed, Forwarded, OUTCOME, OrderSummary},
         push::{self, StatusRequested, Word},
     },
     journal::{
         lanes::Corner,
         settle::{Failure, Next, Schedule},
-        stage::Stage,
+        stage::{Stage, give_up},
     },
     order::body,
 };
@@ -40,16 +39,12 @@ use self::{
     gate::Gate,
 };
 
-/// Label of the event that ends an order's way (see [`crate::event::EventId::derive`]).
-const OUTCOME: &str = "outcome";
-/// Label of the request to tell the provider that it is accepted.
+/// Label of the request to tell the provider that it is accepted (see [`crate::event::EventId::derive`]).
 const ACCEPTANCE: &str = "acceptance";
 
 /// Retries that count after which a change of an order that the backend does not know is given up: with the contract's
 /// delays it waits six minutes for the event that creates the order.
 const UNKNOWN_ORDER_RETRIES: u32 = 2;
-/// `ce-webhooktype` of what creates an order.
-const CREATION: &str = "order_created";
 
 /// The stage.
 pub struct Forward {
@@ -75,7 +70,7 @@ impl Forward {
     /// judge.
     fn expires(&self, event: &Recorded) -> Option<DateTime<Utc>> {
         let ttl = self.order_ttl.get(&*event.envelope.provider)?;
-        let is_for_us = event.envelope.webhook_type == CREATION && event.run.is_none();
+        let is_for_us = event.envelope.is_creation() && event.run.is_none();
         is_for_us.then(|| event.envelope.received_at + TimeDelta::from_std(*ttl).unwrap_or(TimeDelta::MAX))
     }
 
@@ -111,9 +106,10 @@ impl Forward {
             next_attempt_at: now + TimeDelta::from_std(next.pause()).unwrap_or_default(),
         };
         let label = format!("forward_failed/{request}");
+        let envelope = event.follow(&label, EventType::OrderForwardFailed, now);
         Err(Failure::Retry {
             next,
-            record: vec![follow(event, &label, EventType::OrderForwardFailed, &payload)],
+            record: vec![NewEvent::new(envelope, &payload)],
             for_creation,
         })
     }
@@ -180,7 +176,7 @@ impl Stage for Forward {
     }
 
     fn creates(event: &Recorded) -> bool {
-        event.envelope.webhook_type == CREATION
+        event.envelope.is_creation()
     }
 }
 
@@ -208,7 +204,7 @@ fn forwarded(event: &Recorded, attempts: u32, accepted: &Accepted, order: OrderS
         processing_time = took.as_millis() as u64,
         "order forwarded"
     );
-    follow(event, OUTCOME, EventType::OrderForwarded, &payload)
+    NewEvent::new(event.follow(OUTCOME, EventType::OrderForwarded, now), &payload)
 }
 
 /// The request to tell the provider that the order is accepted. It begins something of its own: what becomes of it is not
@@ -221,71 +217,38 @@ fn acceptance(event: &Recorded, forwarded: &NewEvent, order_id: Option<String>) 
         order_id,
         automatic: true,
     };
-    let mut accept = follow(event, ACCEPTANCE, EventType::OrderStatusRequested, &payload);
-    accept.envelope.root_id = accept.envelope.id;
-    accept.envelope.cause_id = Some(forwarded.envelope.id);
-    accept.envelope.webhook_type = push::STATUS_REQUEST.into();
-    accept.envelope.received_at = accept.envelope.time;
-    accept
+    let follows = event.follow(ACCEPTANCE, EventType::OrderStatusRequested, Utc::now());
+    let envelope = Envelope {
+        root_id: follows.id,
+        cause_id: Some(forwarded.envelope.id),
+        webhook_type: push::STATUS_REQUEST.into(),
+        received_at: follows.time,
+        ..follows
+    };
+    NewEvent::new(envelope, &payload)
 }
 
 fn dead_letter(event: &Recorded, attempts: u32, error: ErrorReport) -> NewEvent {
     let provider = event.envelope.provider.to_string();
-    metrics::counter!("dead_letters_total", "provider" => provider.clone()).increment(1);
     metrics::counter!("webhooks_processed_total", "provider" => provider, "status" => "failed").increment(1);
-    tracing::error!(
-        provider = &*event.envelope.provider,
-        order_id = event.envelope.external_order_id,
-        request_id = event.envelope.request_id,
-        attempts,
-        code = error.code,
-        error = error.message,
-        "order dead-lettered: somebody must act"
-    );
-    follow(
-        event,
-        OUTCOME,
-        EventType::OrderDeadLettered,
-        &DeadLettered {
-            attempts,
-            retries: Schedule::retries(attempts),
-            stage: Forward::NAME.into(),
-            sequence: event.sequence,
-            error,
-        },
-    )
+    give_up::<Forward>(event, OUTCOME, attempts, error)
 }
 
 fn unreadable(error: &serde_json::Error) -> ErrorReport {
-    ErrorReport {
-        error_type: ErrorType::Validation,
-        code: "UNREADABLE_ORDER".into(),
-        message: format!(
-            "the transformed order cannot be read, at line {} column {}",
-            error.line(),
-            error.column()
-        ),
-        details: serde_json::Value::Null,
-    }
+    let (line, column) = (error.line(), error.column());
+    ErrorReport::new(
+        ErrorType::Validation,
+        "UNREADABLE_ORDER",
+        format!("the transformed order cannot be read, at line {line} column {column}"),
+    )
 }
 
 fn expired(event: &Recorded) -> ErrorReport {
     let age = (Utc::now() - event.envelope.received_at).num_seconds();
-    let provider = event.envelope.provider.to_ascii_uppercase().replace('-', "_");
-    ErrorReport {
-        error_type: ErrorType::Validation,
-        code: "ORDER_EXPIRED".into(),
-        message: format!(
-            "the order is {age} s old, older than {provider}_ORDER_TTL allows; the kitchen did not get it"
-        ),
-        details: serde_json::Value::Null,
-    }
-}
-
-fn follow(event: &Recorded, label: &str, event_type: EventType, payload: &impl Serialize) -> NewEvent {
-    let payload = serde_json::to_vec(payload).expect("outcome payloads have only string keys and finite numbers");
-    NewEvent {
-        envelope: event.follow(label, event_type, Utc::now()),
-        payload: Bytes::from(payload),
-    }
+    let provider = config::prefix(&event.envelope.provider);
+    ErrorReport::new(
+        ErrorType::Validation,
+        "ORDER_EXPIRED",
+        format!("the order is {age} s old, older than {provider}_ORDER_TTL allows; the kitchen did not get it"),
+    )
 }

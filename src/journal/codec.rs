@@ -284,34 +284,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::event::RequestFacts;
 
     fn envelope(order: &str, branch: Option<String>) -> Envelope {
-        let id = EventId::of_webhook("careem", &[order.as_bytes()]);
+        let time = DateTime::from_timestamp_millis(1_759_320_000_123).unwrap();
         Envelope {
-            id,
-            event_type: EventType::WebhookReceived,
-            root_id: id,
-            cause_id: None,
-            provider: Arc::from("careem"),
-            external_order_id: order.to_owned(),
-            webhook_type: "order_created".into(),
             branch,
-            time: DateTime::from_timestamp_millis(1_759_320_000_123).unwrap(),
             received_at: DateTime::from_timestamp_millis(1_759_320_000_001).unwrap(),
-            request_id: "req-1".into(),
-            traceparent: None,
-            request: Some(RequestFacts {
-                webhook_sequence: None,
-                method: "POST".into(),
-                path: "/api/webhooks/careem".into(),
-                client_address: "127.0.0.1".into(),
-                scheme: "hmac-sha256".into(),
-                secrets: Vec::new(),
-                signed_at: None,
-                signature: None,
-                headers: serde_json::Map::new(),
-            }),
+            ..Recorded::sample("careem", order, "order_created", order.as_bytes(), time).envelope
         }
     }
 

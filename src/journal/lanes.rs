@@ -21,9 +21,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
@@ -32,6 +30,7 @@ pub use self::writer::LaneWriter;
 use super::{
     codec::{OrderKey, partition_token},
     connection::Connection,
+    read::{Raw, Reader, Start, last_of},
 };
 
 /// Name of the stream.
@@ -41,8 +40,6 @@ pub const LANES: &str = "LANES";
 pub const MAX_WAITING: usize = 1000;
 /// Changes that may wait to be written: as many as events are held at a time.
 const MAX_CHANGES: usize = 2048;
-/// Lanes that one read brings.
-const BATCH: usize = 1000;
 /// How much before its time a lane may be taken up: less than anybody would notice.
 const EARLY: TimeDelta = TimeDelta::milliseconds(20);
 /// Wait for one answer.
@@ -202,20 +199,23 @@ impl Lanes {
         let mut found = HashMap::new();
         // Any copy of the stream may answer, also one that is behind. One that has the fence has all before it; what an
         // older copy said before is replaced by what a newer one says.
-        let (fence, mut next, began) = (publish(connection, corner.fence).await?, 1, Instant::now());
-        while next <= fence {
-            let (batch, last) = read_batch(connection, corner, next).await?;
-            for (key, revision, lane) in batch {
-                match lane {
-                    Some(lane) => drop(found.insert(key, (revision, lane))),
-                    None => drop(found.remove(&key)),
+        let (fence, mut seen, began) = (publish(connection, corner.fence).await?, 0, Instant::now());
+        let reader = Reader::of_subjects(connection, corner.lanes, Start::Sequence(1)).of_stream(LANES);
+        let mut reader = reader.within(ANSWER_TIMEOUT);
+        while seen < fence {
+            let messages = reader.next_raw().await?;
+            for message in &messages {
+                match written(message)? {
+                    Some((key, Some(lane))) => drop(found.insert(key, (message.sequence, lane))),
+                    Some((key, None)) => drop(found.remove(&key)),
+                    None => {}
                 }
             }
             if began.elapsed() > BEHIND_TIMEOUT {
                 bail!("the copy of LANES that answers is behind its leader");
             }
-            match last {
-                Some(last) => next = last + 1,
+            match messages.last() {
+                Some(last) => seen = last.sequence,
                 None => tokio::time::sleep(BEHIND_PAUSE).await,
             }
         }
@@ -383,59 +383,23 @@ async fn publish(connection: &Connection, subject: &'static str) -> anyhow::Resu
 
 /// The last message of a subject, as the leader has it: its sequence and payload.
 async fn last(connection: &Connection, subject: &str) -> anyhow::Result<Option<(u64, bytes::Bytes)>> {
-    let stream = connection.context.get_stream_no_info(LANES).await.context("lanes")?;
-    let read = tokio::time::timeout(ANSWER_TIMEOUT, stream.get_last_raw_message_by_subject(subject)).await;
-    match read.context("NATS does not answer about lanes")? {
-        Ok(message) => Ok(Some((message.sequence, message.payload))),
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(error) => Err(error).context("cannot read a lane"),
-    }
+    let last = last_of(connection, LANES, subject, ANSWER_TIMEOUT).await?;
+    Ok(last.map(|message| (message.sequence, message.payload)))
 }
 
-/// A lane as one message says: whose, its revision, and its state; none where it ended.
-type Written = (OrderKey, u64, Option<Lane>);
-
-/// What was written on lanes from a sequence on, and the last sequence that was looked at; none where there are no more.
-async fn read_batch(connection: &Connection, corner: Corner, from: u64) -> anyhow::Result<(Vec<Written>, Option<u64>)> {
-    let client = &connection.client;
-    let inbox = client.new_inbox();
-    let mut answers = client.subscribe(inbox.clone()).await?;
-    let lanes = corner.lanes;
-    let request = format!(r#"{{"seq":{from},"batch":{BATCH},"next_by_subj":"{lanes}"}}"#);
-    client
-        .publish_with_reply(format!("$JS.API.DIRECT.GET.{LANES}"), inbox, request.into())
-        .await?;
-    let (mut lanes, mut last) = (Vec::new(), None);
-    loop {
-        let message = tokio::time::timeout(ANSWER_TIMEOUT, answers.next())
-            .await
-            .context("NATS does not answer about lanes")?
-            .context("the connection was closed")?;
-        match message.status.map(|status| status.as_u16()) {
-            None => {}
-            Some(204 | 404) => break,
-            Some(status) => bail!("NATS answered about lanes with {status}"),
-        }
-        let header = |name| message.headers.as_ref()?.get_last(name).map(|value| value.as_str());
-        let sequence: u64 = header(async_nats::header::NATS_SEQUENCE)
-            .context("an answer without a sequence")?
-            .parse()?;
-        last = Some(sequence);
-        let Some(key) = header(async_nats::header::NATS_SUBJECT).and_then(key_of) else {
-            continue;
-        };
-        if message.payload.is_empty() {
-            lanes.push((key, sequence, None));
-            continue;
-        }
-        match serde_json::from_slice(&message.payload) {
-            Ok(lane) => lanes.push((key, sequence, Some(lane))),
-            Err(error) => bail!(
-                "message {sequence} of LANES is no lane: {error}; purge LANES to have it made again from the event log"
-            ),
-        }
+/// Whose lane a message is, and its state, none where it ended; none where it is no lane.
+fn written(message: &Raw) -> anyhow::Result<Option<(OrderKey, Option<Lane>)>> {
+    let Some(key) = key_of(&message.subject) else {
+        return Ok(None);
+    };
+    if message.payload.is_empty() {
+        return Ok(Some((key, None)));
     }
-    Ok((lanes, last))
+    let lane = serde_json::from_slice(&message.payload).with_context(|| {
+        let sequence = message.sequence;
+        format!("message {sequence} of LANES is no lane; purge LANES to have it made again from the event log")
+    })?;
+    Ok(Some((key, Some(lane))))
 }
 
 #[cfg(test)]

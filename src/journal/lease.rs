@@ -13,11 +13,11 @@ use std::{
 use anyhow::Context as _;
 use async_nats::{
     HeaderMap,
-    jetstream::{context::PublishErrorKind, stream::LastRawMessageErrorKind},
+    jetstream::{context::PublishErrorKind, message::StreamMessage},
 };
 use uuid::Uuid;
 
-use super::connection::Connection;
+use super::{connection::Connection, read::last_of};
 
 /// Name of the stream.
 pub const LEASES: &str = "LEASES";
@@ -137,13 +137,12 @@ impl Lease {
 
 /// The last sequence of the subject (0: none) and who holds it (empty: nobody).
 async fn read(connection: &Connection, subject: &str) -> anyhow::Result<(u64, String)> {
-    let stream = connection.context.get_stream_no_info(LEASES).await.context("lease")?;
-    let read = tokio::time::timeout(ANSWER_TIMEOUT, stream.get_last_raw_message_by_subject(subject)).await;
-    match read.context("NATS does not answer about a lease")? {
-        Ok(message) => Ok((message.sequence, String::from_utf8_lossy(&message.payload).into_owned())),
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok((0, String::new())),
-        Err(error) => Err(error).context("cannot read a lease"),
-    }
+    let last = last_of(connection, LEASES, subject, ANSWER_TIMEOUT).await?;
+    let said = |message: StreamMessage| {
+        let holder = String::from_utf8_lossy(&message.payload).into_owned();
+        (message.sequence, holder)
+    };
+    Ok(last.map(said).unwrap_or_default())
 }
 
 /// The new sequence, or none where the subject's last one is not the expected one.

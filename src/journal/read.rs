@@ -10,7 +10,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use async_nats::{Client, Message, jetstream::stream::RawMessageErrorKind};
+use async_nats::{
+    Client, Message,
+    jetstream::{
+        message::StreamMessage,
+        stream::{LastRawMessageErrorKind, RawMessageErrorKind},
+    },
+};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::StreamExt;
@@ -115,6 +121,8 @@ pub struct Located {
 /// A message of any stream.
 #[derive(Debug)]
 pub struct Raw {
+    /// Where it was published.
+    pub subject: String,
     /// Its place in the stream.
     pub sequence: u64,
     /// What was published.
@@ -129,6 +137,8 @@ pub struct Reader {
     /// Only what matches this, where it is set.
     filter: Option<String>,
     batch: usize,
+    /// Wait for the next message of an answer.
+    patience: Duration,
     /// What must not be missed.
     end: Option<End>,
 }
@@ -142,6 +152,7 @@ impl Reader {
             start: Start::Sequence(sequence.max(1)),
             filter: None,
             batch: BATCH,
+            patience: ANSWER_TIMEOUT,
             end: None,
         }
     }
@@ -165,6 +176,7 @@ impl Reader {
         Self {
             start,
             filter: Some(filter.into()),
+            patience: SPARSE_ANSWER_TIMEOUT,
             ..Self::from(connection, 1)
         }
     }
@@ -172,6 +184,12 @@ impl Reader {
     /// Another stream than the log; read it with [`Self::next_raw`].
     pub fn of_stream(mut self, stream: &'static str) -> Self {
         self.stream = stream;
+        self
+    }
+
+    /// With another wait for the next message of an answer.
+    pub fn within(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -247,11 +265,6 @@ impl Reader {
     }
 
     async fn read<T>(&self, take: fn(Message) -> anyhow::Result<T>) -> anyhow::Result<Vec<T>> {
-        let timeout = if self.filter.is_some() {
-            SPARSE_ANSWER_TIMEOUT
-        } else {
-            ANSWER_TIMEOUT
-        };
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await?;
         self.client
@@ -263,21 +276,45 @@ impl Reader {
             .await?;
         let mut taken = Vec::new();
         loop {
-            let message = tokio::time::timeout(timeout, answers.next())
+            let message = tokio::time::timeout(self.patience, answers.next())
                 .await
-                .context("the event log did not answer a read")?
+                .with_context(|| format!("the stream {} did not answer a read", self.stream))?
                 .context("the connection was closed")?;
             match message.status.map(|status| status.as_u16()) {
                 None => taken.push(take(message)?),
                 // End of batch; nothing from there on.
                 Some(204 | 404) => break,
+                Some(503) => bail!(
+                    "the stream {0} is missing or has no leader; `webhook-hub streams diff` says which",
+                    self.stream
+                ),
                 Some(status) => bail!(
-                    "the event log answered a read with {status} {}",
+                    "the stream {} answered a read with {status} {}",
+                    self.stream,
                     message.description.unwrap_or_default()
                 ),
             }
         }
         Ok(taken)
+    }
+}
+
+/// The last message of a subject, as the leader of its stream has it; none where there is none.
+///
+/// # Errors
+/// Where NATS does not answer in this time.
+pub async fn last_of(
+    connection: &Connection,
+    stream: &str,
+    subject: &str,
+    within: Duration,
+) -> anyhow::Result<Option<StreamMessage>> {
+    let stream = connection.context.get_stream_no_info(stream).await?;
+    let read = tokio::time::timeout(within, stream.get_last_raw_message_by_subject(subject)).await;
+    match read.with_context(|| format!("NATS does not answer about {subject}"))? {
+        Ok(message) => Ok(Some(message)),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {subject}")),
     }
 }
 
@@ -323,22 +360,26 @@ async fn any_copy_at(connection: &Connection, sequence: u64) -> anyhow::Result<O
 }
 
 fn located(message: Message) -> anyhow::Result<Located> {
-    let subject = message
-        .headers
-        .as_ref()
-        .and_then(|headers| headers.get_last(async_nats::header::NATS_SUBJECT));
-    let subject = subject.context("an answer without a subject")?.to_string();
     Ok(Located {
-        subject,
+        subject: subject(&message)?,
         entry: entry(message)?,
     })
 }
 
 fn raw(message: Message) -> anyhow::Result<Raw> {
     Ok(Raw {
+        subject: subject(&message)?,
         sequence: sequence(&message)?,
         payload: message.payload,
     })
+}
+
+fn subject(message: &Message) -> anyhow::Result<String> {
+    let subject = message
+        .headers
+        .as_ref()
+        .and_then(|headers| headers.get_last(async_nats::header::NATS_SUBJECT));
+    Ok(subject.context("an answer without a subject")?.to_string())
 }
 
 fn sequence(message: &Message) -> anyhow::Result<u64> {

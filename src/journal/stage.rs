@@ -10,6 +10,7 @@
 //! A message that cannot be read becomes an `order.rejected` of its own: never a loop, never a silent acknowledgement.
 
 mod attempt;
+mod given_up;
 mod held;
 mod recovery;
 mod stray;
@@ -25,10 +26,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use async_nats::jetstream::{Message, consumer::pull::Stream as Messages};
+use async_nats::jetstream::Message;
 use chrono::Utc;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
+
+pub use given_up::give_up;
 
 use self::{
     attempt::{Ground, acknowledge},
@@ -41,19 +44,19 @@ use super::{
     EVENTS, Journal, codec,
     lanes::{Corner, LANES, LaneWriter, Lanes, Read},
     lease::{Lease, Validity},
+    pull::{self, Messages, Pull},
     settle::Failure,
     streams,
 };
 use crate::event::{EventType, NewEvent, Recorded};
 
-/// Messages and bytes that one pull request brings. The largest message has 8 MB.
-const PULL_MESSAGES: usize = 500;
-const PULL_BYTES: usize = 16 * 1024 * 1024;
-/// How long a pull request stands before it is renewed: less than a lease, so that the request of an instance that
-/// stands still is over before another takes its place.
-const PULL_EXPIRES: Duration = Duration::from_secs(3);
-/// How often the server says that it is there; two missing ones and the client asks again.
-const PULL_HEARTBEAT: Duration = Duration::from_secs(1);
+/// A request stands for less than a lease, so that the one of an instance that stands still is over before another takes
+/// its place.
+const PULL: Pull = Pull {
+    messages: 500,
+    expires: Duration::from_secs(3),
+    heartbeat: Duration::from_secs(1),
+};
 /// How often it is looked whether the consumer handed messages to somebody else.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Pause after trouble: before the lease is asked for again, before an outcome is appended again.
@@ -180,9 +183,9 @@ impl<S: Stage> Worker<S> {
             crowded: AtomicBool::new(false),
         };
         let mut consumer = streams::consumer(connection, EVENTS, S::NAME).await?;
-        let mut messages = self.messages(EVENTS, S::NAME).await?;
+        let mut messages = Messages::of(connection, EVENTS, S::NAME, PULL).await?;
         let mut bells = match &ground.lanes {
-            Some(lanes) => Some(self.messages(LANES, lanes.bell()).await?),
+            Some(lanes) => Some(Messages::of(connection, LANES, lanes.bell(), PULL).await?),
             None => None,
         };
         let mut held = Held::new(unsettled.closed, unsettled.overdue);
@@ -230,23 +233,9 @@ impl<S: Stage> Worker<S> {
         Ok(())
     }
 
-    async fn messages(&self, stream: &str, consumer: &str) -> anyhow::Result<Messages> {
-        let consumer = streams::consumer(self.journal.connection(), stream, consumer).await?;
-        let messages = consumer
-            .stream()
-            .max_messages_per_batch(PULL_MESSAGES)
-            .max_bytes_per_batch(PULL_BYTES)
-            .expires(PULL_EXPIRES)
-            .heartbeat(PULL_HEARTBEAT)
-            .messages();
-        messages.await.context("cannot pull")
-    }
-
     /// Sorts a message in: to be handled, or known already.
     async fn hold(&self, message: Message, held: &mut Held) -> anyhow::Result<()> {
-        let info = message
-            .info()
-            .map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))?;
+        let info = pull::info(&message)?;
         let (sequence, pending) = (info.stream_sequence, info.pending);
         let age_ms = Utc::now().timestamp_millis() - i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000)?;
         metrics::gauge!("stage_pending", "stage" => S::NAME).set(pending as f64);
@@ -290,15 +279,7 @@ fn tell(stage: &str, unsettled: &Unsettled) {
 /// The next message, once the stage is ready for one; none where there was only a sign of life.
 async fn take<S: Stage>(stage: &S, messages: &mut Messages) -> anyhow::Result<Option<Message>> {
     stage.ready().await;
-    match messages.next().await {
-        Some(Ok(message)) => Ok(Some(message)),
-        Some(Err(error)) => {
-            // A missed heartbeat is told as an error, and the stream goes on.
-            tracing::debug!(stage = S::NAME, %error, "pull");
-            Ok(None)
-        }
-        None => anyhow::bail!("the consumer's messages ended"),
-    }
+    messages.next().await
 }
 
 /// The next bell; never, for a stage without lanes.

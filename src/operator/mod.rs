@@ -2,11 +2,12 @@
 
 use std::{
     fmt,
-    io::{self, Write},
-    path::PathBuf,
+    io::{self, Read as _, Write},
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
+use anyhow::Context as _;
 use clap::Subcommand;
 use serde::Serialize;
 
@@ -110,6 +111,16 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     // Where even that cannot be written there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "webhook-hub: {line}");
     ExitCode::FAILURE
+}
+
+/// What an argument names: a file, or `-` for standard input.
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        io::stdin().read_to_end(&mut bytes)?;
+        return Ok(bytes);
+    }
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Prints a result: text for people, or JSON.

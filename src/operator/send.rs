@@ -1,12 +1,12 @@
 //! `send`: posts a payload as the provider would.
 
-use std::{io::Read, path::Path, process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use chrono::Utc;
 use serde_json::Value;
 
-use super::print;
+use super::{print, read};
 use crate::{
     config::{self, Environment, Secrets},
     provider::MERCHANT_HEADER,
@@ -72,13 +72,4 @@ pub async fn run(
     } else {
         ExitCode::FAILURE
     })
-}
-
-fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
-    if file == Path::new("-") {
-        let mut body = Vec::new();
-        std::io::stdin().read_to_end(&mut body)?;
-        return Ok(body);
-    }
-    std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
 }

@@ -1,20 +1,18 @@
 //! Reading JSON whose fields are known here, such as what the backend sends: each value is kept as its text and the place
 //! where it stands, so that no number passes through a float and every fault is named with its JSON pointer.
 //!
-//! Providers' webhooks, whose fields stand in files, are read by [`super::tree`].
+//! Providers' webhooks, whose fields stand in files, are read by [`super::tree`]. Both walk over the text with
+//! [`super::scan`]; what they make of it differs. There places are asked for again and again by pointers of any length,
+//! and what nobody took is kept, so all values stand in one list, whose size is limited. Here the code goes down once,
+//! field by field, needs the place of what is absent too, and is done with an object when it has read it.
 
-use std::{borrow::Cow, fmt};
-
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
-use serde_json::value::RawValue;
+use std::borrow::Cow;
 
 use super::{
     fault::Faults,
     money::{Currency, Money},
-    sanitise::with_whole_surrogates,
+    pointer::escape,
+    scan::{self, Document, unescape},
 };
 
 /// Most elements that are read from one array: no basket has so many lines.
@@ -23,21 +21,24 @@ const MAX_ELEMENTS: usize = 2_000;
 /// A JSON value by its text, or its absence; `null` counts as absent.
 #[derive(Debug, Clone)]
 pub struct Node<'a> {
-    text: Option<&'a str>,
+    value: Option<Document<'a>>,
     pointer: String,
 }
 
 impl<'a> Node<'a> {
+    fn at(pointer: String, value: Option<Document<'a>>) -> Self {
+        Self {
+            value: value.filter(|value| value.text() != "null"),
+            pointer,
+        }
+    }
+
     /// The whole document.
     ///
     /// # Errors
     /// Where the bytes are no JSON; the message holds no part of them.
     pub fn root(bytes: &'a [u8]) -> Result<Self, serde_json::Error> {
-        let raw: &RawValue = serde_json::from_slice(bytes)?;
-        Ok(Self {
-            text: Some(raw.get()),
-            pointer: String::new(),
-        })
+        Ok(Self::at(String::new(), Some(Document::new(bytes)?)))
     }
 
     /// Where it stands.
@@ -47,71 +48,59 @@ impl<'a> Node<'a> {
 
     /// Whether there is anything.
     pub fn is_present(&self) -> bool {
-        self.text.is_some_and(|text| text != "null")
-    }
-
-    fn present(&self) -> Option<&'a str> {
-        self.text.filter(|text| *text != "null")
+        self.value.is_some()
     }
 
     /// Splits an object into its members, once; look them up with [`Object::get`]. Anything else than an object is a
     /// fault; an absent one is an object without members.
     pub fn object(&self, faults: &mut Faults) -> Object<'a> {
-        let members = match self.present().map(serde_json::from_str::<Members<'a>>) {
-            None => Vec::new(),
-            Some(Ok(members)) => members.0,
-            Some(Err(_)) => {
-                faults.add(&self.pointer, "expected an object");
-                Vec::new()
-            }
-        };
+        if self.is_present() && !self.is_object() {
+            faults.add(&self.pointer, "expected an object");
+        }
+        let members = self.value.into_iter().flat_map(Document::members);
         Object {
-            members,
+            members: members.map(|(name, value)| (unescape(name), value)).collect(),
             pointer: self.pointer.clone(),
         }
     }
 
     /// The elements of an array; absent means none.
     pub fn elements(&self, faults: &mut Faults) -> Vec<Self> {
-        let Some(text) = self.present() else { return Vec::new() };
-        let Ok(elements) = serde_json::from_str::<Vec<&'a RawValue>>(text) else {
+        if self.value.is_some_and(|value| !value.is_array()) {
             faults.add(&self.pointer, "expected an array");
-            return Vec::new();
-        };
+        }
+        let elements = self.value.into_iter().flat_map(Document::elements).enumerate();
+        let place = |(at, value)| Self::at(format!("{}/{at}", self.pointer), Some(value));
+        let mut elements: Vec<_> = elements.map(place).take(MAX_ELEMENTS + 1).collect();
         if elements.len() > MAX_ELEMENTS {
             faults.add(&self.pointer, format_args!("more than {MAX_ELEMENTS} elements"));
+            elements.truncate(MAX_ELEMENTS);
         }
-        let place = |(at, raw): (usize, &'a RawValue)| Self {
-            text: Some(raw.get()),
-            pointer: format!("{}/{at}", self.pointer),
-        };
-        elements.into_iter().take(MAX_ELEMENTS).enumerate().map(place).collect()
+        elements
     }
 
     /// Text; a number counts as text too, as it stands (providers send ids and phones either way). Empty is absent. Half
     /// of a surrogate pair becomes U+FFFD.
     pub fn text(&self, faults: &mut Faults) -> Option<String> {
-        let whole = with_whole_surrogates(self.present()?);
-        self.read_text(&whole, faults)
+        self.read_text(|quoted| Some(unescape(quoted)), faults)
     }
 
     /// Text as it was sent, for ids: no two that differ may become one.
     pub fn verbatim(&self, faults: &mut Faults) -> Option<String> {
-        self.read_text(self.present()?, faults)
+        self.read_text(scan::verbatim, faults)
     }
 
-    fn read_text(&self, json: &str, faults: &mut Faults) -> Option<String> {
-        if json.starts_with('"') {
-            match serde_json::from_str::<String>(json) {
-                Ok(value) => return Some(value).filter(|value| !value.trim().is_empty()),
-                Err(_) => faults.add(&self.pointer, "expected text"),
-            }
-        } else if json.starts_with(|first: char| first.is_ascii_digit() || first == '-') {
-            return Some(json.to_owned());
-        } else {
+    fn read_text(&self, unquote: impl Fn(&'a str) -> Option<Cow<'a, str>>, faults: &mut Faults) -> Option<String> {
+        let json = self.value?.text();
+        let text = match json.as_bytes().first() {
+            Some(b'"') => unquote(json),
+            Some(b'-' | b'0'..=b'9') => Some(Cow::Borrowed(json)),
+            _ => None,
+        };
+        if text.is_none() {
             faults.add(&self.pointer, "expected text");
         }
-        None
+        text.filter(|text| !text.trim().is_empty()).map(Cow::into_owned)
     }
 
     /// Text that must be there.
@@ -134,7 +123,7 @@ impl<'a> Node<'a> {
 
     /// Whether an object stands here.
     pub fn is_object(&self) -> bool {
-        self.present().is_some_and(|text| text.starts_with('{'))
+        self.value.is_some_and(Document::is_object)
     }
 
     /// A whole number, also in quotes.
@@ -149,7 +138,7 @@ impl<'a> Node<'a> {
 
     /// True or false.
     pub fn flag(&self, faults: &mut Faults) -> Option<bool> {
-        match self.present()? {
+        match self.value?.text() {
             "true" => Some(true),
             "false" => Some(false),
             _ => {
@@ -163,7 +152,7 @@ impl<'a> Node<'a> {
 /// The members of an object.
 #[derive(Debug)]
 pub struct Object<'a> {
-    members: Vec<(Cow<'a, str>, &'a RawValue)>,
+    members: Vec<(Cow<'a, str>, Document<'a>)>,
     pointer: String,
 }
 
@@ -172,41 +161,10 @@ impl<'a> Object<'a> {
     /// JSON reader that builds a map.
     pub fn get(&self, name: &str) -> Node<'a> {
         let found = self.members.iter().rev().find(|(key, _)| key == name);
-        let escaped = name.replace('~', "~0").replace('/', "~1");
-        Node {
-            text: found.map(|(_, raw)| raw.get()),
-            pointer: format!("{}/{escaped}", self.pointer),
-        }
+        let pointer = format!("{}/{}", self.pointer, escape(name));
+        Node::at(pointer, found.map(|(_, value)| *value))
     }
 }
-
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::with_capacity(16);
-                while let Some((Key(key), value)) = map.next_entry()? {
-                    members.push((key, value));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Collect)
-    }
-}
-
-/// A key, borrowed where it holds no escapes.
-#[derive(Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {
@@ -261,7 +219,7 @@ mod tests {
     #[test]
     fn half_a_character_is_no_reason_to_lose_an_order() {
         let mut faults = Faults::default();
-        let root = Node::root(br#"{"a": "Pizza \ud83c"}"#);
+        let root = Node::root(br#"{"a": "Pizza \ud83c", "\ud83c": 1}"#);
         let root = root.unwrap().object(&mut faults);
         assert_eq!(root.get("a").text(&mut faults).as_deref(), Some("Pizza \u{fffd}"));
         assert!(faults.none_or(()).is_ok());

@@ -1,9 +1,10 @@
 //! Walking over JSON text that is known to be well-formed, without building anything.
 //!
-//! The intake reads three or four fields of a body this way before it is on the log; [`super::tree`] is built with it.
+//! The intake reads three or four fields of a body this way before it is on the log; [`super::tree`] and [`super::node`]
+//! are built with it, and so is what a signature is found by.
 //! Whether the text is JSON is for serde_json to say: a [`Document`] exists only of text that it took.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use serde_json::value::RawValue;
 
@@ -30,70 +31,60 @@ impl<'a> Document<'a> {
         self.0
     }
 
-    /// The part of it that a pointer leads to.
-    pub fn part(self, pointer: &Pointer) -> Option<Self> {
-        self.find(pointer).map(Self)
-    }
-
     /// Whether it is an object.
     pub fn is_object(self) -> bool {
         self.0.starts_with('{')
     }
 
-    /// The text of the value that a pointer leads to; of two members with one name the last counts. A pointer with `*`
-    /// leads nowhere here.
+    /// Whether it is an array.
+    pub fn is_array(self) -> bool {
+        self.0.starts_with('[')
+    }
+
+    /// The members of an object, in their order, each with its name as it stands, quotes included; none of anything else.
+    pub fn members(self) -> impl Iterator<Item = (&'a str, Self)> {
+        let read = move |cursor: &mut Cursor<'_>| (&self.0[cursor.key()], Self(&self.0[cursor.value()]));
+        self.is_object().then(|| self.inside(read)).into_iter().flatten()
+    }
+
+    /// The elements of an array; none of anything else.
+    pub fn elements(self) -> impl Iterator<Item = Self> {
+        let read = move |cursor: &mut Cursor<'_>| Self(&self.0[cursor.value()]);
+        self.is_array().then(|| self.inside(read)).into_iter().flatten()
+    }
+
+    /// What is read between its brackets, from comma to comma.
+    fn inside<T>(self, read: impl Fn(&mut Cursor<'_>) -> T) -> impl Iterator<Item = T> {
+        let mut cursor = Cursor::new(self.0);
+        cursor.enter();
+        std::iter::from_fn(move || {
+            if cursor.at_end() {
+                return None;
+            }
+            let piece = read(&mut cursor);
+            cursor.comma();
+            Some(piece)
+        })
+    }
+
+    /// The part of it that a pointer leads to; of two members with one name the last counts. A pointer with `*` leads
+    /// nowhere here.
+    pub fn part(self, pointer: &Pointer) -> Option<Self> {
+        let mut segments = pointer.segments().iter();
+        segments.try_fold(self, |part, segment| match segment {
+            Segment::Name(name) if part.is_object() => {
+                let (_, value) = part.members().filter(|(key, _)| unescape(key) == *name).last()?;
+                Some(value)
+            }
+            Segment::Name(name) => part.elements().nth(name.parse().ok()?),
+            Segment::Last => part.elements().last(),
+            Segment::Each => None,
+        })
+    }
+
+    /// The text of that part.
     pub fn find(self, pointer: &Pointer) -> Option<&'a str> {
-        let mut text = self.0;
-        for segment in pointer.segments() {
-            text = match (text.as_bytes().first(), segment) {
-                (Some(b'{'), Segment::Name(name)) => member(text, name)?,
-                (Some(b'['), Segment::Name(name)) => element(text, Some(name.parse().ok()?))?,
-                (Some(b'['), Segment::Last) => element(text, None)?,
-                _ => return None,
-            };
-        }
-        Some(text)
-    }
-}
-
-fn member<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let mut cursor = Cursor::new(text);
-    cursor.enter();
-    let mut found = None;
-    while !cursor.at_end() {
-        let key = cursor.key();
-        let value = cursor.value();
-        if is_name(&text[key.0..key.1], name) {
-            found = Some(&text[value.0..value.1]);
-        }
-        cursor.comma();
-    }
-    found
-}
-
-/// The element at a place; the last one, where none is named.
-fn element(text: &str, wanted: Option<usize>) -> Option<&str> {
-    let mut cursor = Cursor::new(text);
-    cursor.enter();
-    let (mut at, mut last) = (0, None);
-    while !cursor.at_end() {
-        let value = cursor.value();
-        last = Some(&text[value.0..value.1]);
-        if wanted == Some(at) {
-            return last;
-        }
-        at += 1;
-        cursor.comma();
-    }
-    last.filter(|_| wanted.is_none())
-}
-
-/// Whether the text between a key's quotes means this name.
-pub fn is_name(key: &str, name: &str) -> bool {
-    if key.contains('\\') {
-        unescape(&format!("\"{key}\"")) == name
-    } else {
-        key == name
+        self.part(pointer).map(Self::text)
     }
 }
 
@@ -164,27 +155,27 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// A key and its colon; what stands between the quotes.
-    pub(super) fn key(&mut self) -> (usize, usize) {
+    /// A key in its quotes, and its colon; where the key stands.
+    pub(super) fn key(&mut self) -> Range<usize> {
         self.peek();
-        let start = self.at + 1;
+        let start = self.at;
         self.string();
-        let end = self.at.saturating_sub(1).max(start.min(self.bytes.len()));
+        let end = self.at;
         if self.peek() == Some(b':') {
             self.step();
         }
-        (start.min(end), end)
+        start..end
     }
 
-    /// A whole value.
-    pub(super) fn value(&mut self) -> (usize, usize) {
+    /// A whole value; where it stands.
+    fn value(&mut self) -> Range<usize> {
         let first = self.peek();
         let start = self.at;
         match first {
             Some(b'{' | b'[') => self.container(),
             _ => self.scalar(),
         }
-        (start, self.at)
+        start..self.at
     }
 
     /// A string, number, `true`, `false` or `null`.

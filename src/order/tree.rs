@@ -1,13 +1,14 @@
 //! A provider's JSON, read once into a flat list of values: each keeps its text, and where it stands.
 //!
 //! Keeping the text means that no number passes through a float and that ids beyond 2^53 stay what they were. Each value
-//! also knows whether somebody took it, so that what nobody took can be kept beside the order.
+//! also knows whether somebody took it, so that what nobody took can be kept beside the order. Why formats of our own are
+//! read another way is said in [`super::node`].
 
 use std::{borrow::Cow, cell::Cell};
 
 use super::{
     pointer::{Pointer, Segment, escape},
-    scan::{Cursor, Document, is_name, unescape},
+    scan::{Cursor, Document, unescape},
 };
 
 /// Most values of one document, 48 bytes each; the largest basket that was seen has three thousand.
@@ -52,7 +53,7 @@ pub enum Kind {
 struct Entry {
     /// Where its text begins and ends.
     text: (u32, u32),
-    /// Where its name stands, between the quotes; for elements of arrays their place and [`NONE`].
+    /// Where its name stands, quotes included; for elements of arrays their place and [`NONE`].
     key: (u32, u32),
     parent: u32,
     first: u32,
@@ -128,8 +129,8 @@ impl<'a> Tree<'a> {
         if parent != NONE {
             let before = self.entries[parent as usize].last;
             if self.entries[parent as usize].kind == Kind::Object {
-                let (start, end) = cursor.key();
-                key = (start as u32, end as u32);
+                let name = cursor.key();
+                key = (name.start as u32, name.end as u32);
             } else if before != NONE {
                 key.0 = self.entries[before as usize].key.0 + 1;
             }
@@ -245,7 +246,7 @@ impl<'a> Tree<'a> {
             Kind::Object => {
                 let is_it = |child: &Place| {
                     let (start, end) = self.entry(*child).key;
-                    is_name(&self.text[start as usize..end as usize], name)
+                    unescape(&self.text[start as usize..end as usize]) == name
                 };
                 self.children(place).filter(is_it).last()
             }
@@ -271,7 +272,7 @@ impl<'a> Tree<'a> {
             let entry = &self.entries[at as usize];
             parts.push(match entry.key {
                 (place, NONE) => place.to_string(),
-                (start, end) => escape(&unescape(&self.text[start as usize - 1..=end as usize])),
+                (start, end) => escape(&unescape(&self.text[start as usize..end as usize])),
             });
             at = entry.parent;
         }

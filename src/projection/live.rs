@@ -2,13 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Context as _;
-use async_nats::jetstream::{
-    Message,
-    consumer::pull::{MessagesError, Stream as Messages},
-};
+use async_nats::jetstream::Message;
 use deadpool_postgres::Object;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -21,6 +17,7 @@ use crate::{
     event::Recorded,
     journal::{
         EVENTS, Journal, codec,
+        pull::{self, Messages, Pull},
         read::{BATCH, Entry, Reader, end},
         streams,
     },
@@ -36,11 +33,12 @@ const STANDBY_POLL: Duration = Duration::from_secs(1);
 const IDLE_SESSION: &str = "60s";
 /// How often a writer without work shows that it is there.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
-/// Messages and bytes that one pull request brings. The largest message has 8 MB.
-const PULL_MESSAGES: usize = 1000;
-const PULL_BYTES: usize = 16 * 1024 * 1024;
-const PULL_EXPIRES: Duration = Duration::from_secs(30);
-const PULL_HEARTBEAT: Duration = Duration::from_secs(5);
+/// A request may stand for long: what one of an instance that stands still takes away is read from the log instead.
+const PULL: Pull = Pull {
+    messages: 1000,
+    expires: Duration::from_secs(30),
+    heartbeat: Duration::from_secs(5),
+};
 /// From so many events in one transaction on the log counts as busy; then the next transaction waits a moment, so that it
 /// holds more of each order's events and writes each row fewer times.
 const BUSY_EVENTS: usize = 250;
@@ -120,7 +118,7 @@ impl Live {
             position: batch::position(connection).await?,
         };
         writer.catch_up(connection, stop).await?;
-        let mut messages = self.messages().await?;
+        let mut messages = Messages::of(self.journal.connection(), EVENTS, CONSUMER, PULL).await?;
         let mut busy = false;
         loop {
             if busy {
@@ -132,15 +130,13 @@ impl Live {
             let first = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                first = messages.next() => first,
+                first = messages.next() => first?,
                 () = tokio::time::sleep(SIGN_OF_LIFE) => {
                     connection.simple_query("SELECT 1").await?;
                     continue;
                 }
             };
-            let Some(batch) = collect(first, &mut messages)? else {
-                continue;
-            };
+            let batch = collect(first, &mut messages)?;
             let Some((up_to, latest)) = batch.last() else { continue };
             busy = batch.len() >= BUSY_EVENTS;
             writer.write(connection, &batch, *up_to).await?;
@@ -150,44 +146,24 @@ impl Live {
                 .map_err(|error| anyhow::anyhow!("cannot acknowledge: {error}"))?;
         }
     }
-
-    async fn messages(&self) -> anyhow::Result<Messages> {
-        let consumer = streams::consumer(self.journal.connection(), EVENTS, CONSUMER).await?;
-        let messages = consumer
-            .stream()
-            .max_messages_per_batch(PULL_MESSAGES)
-            .max_bytes_per_batch(PULL_BYTES)
-            .expires(PULL_EXPIRES)
-            .heartbeat(PULL_HEARTBEAT)
-            .messages();
-        messages.await.context("cannot pull")
-    }
 }
 
 /// What is there, without waiting for more, in the log's order: a busy log makes full batches, a quiet one quick ones.
-fn collect(
-    first: Option<Result<Message, MessagesError>>,
-    messages: &mut Messages,
-) -> anyhow::Result<Option<Vec<(u64, Message)>>> {
+fn collect(first: Option<Message>, messages: &mut Messages) -> anyhow::Result<Vec<(u64, Message)>> {
     let (mut batch, mut bytes, mut next) = (Vec::new(), 0, Some(first));
     while let Some(message) = next {
-        match message {
-            Some(Ok(message)) => {
-                bytes += message.payload.len();
-                batch.push((sequence(&message)?, message));
-            }
-            // A missed heartbeat is told as an error, and the stream goes on.
-            Some(Err(error)) => tracing::debug!(%error, "pull"),
-            None => anyhow::bail!("the consumer's messages ended"),
+        if let Some(message) = message {
+            bytes += message.payload.len();
+            batch.push((pull::info(&message)?.stream_sequence, message));
         }
         next = if batch.len() < MAX_EVENTS && bytes < MAX_BYTES {
-            messages.next().now_or_never()
+            messages.next().now_or_never().transpose()?
         } else {
             None
         };
     }
     batch.sort_unstable_by_key(|(sequence, _)| *sequence);
-    Ok((!batch.is_empty()).then_some(batch))
+    Ok(batch)
 }
 
 /// As much of the log as one transaction takes; empty at its end.
@@ -202,13 +178,6 @@ async fn read(reader: &mut Reader) -> anyhow::Result<Vec<Entry>> {
         entries.extend(more);
     }
     Ok(entries)
-}
-
-fn sequence(message: &Message) -> anyhow::Result<u64> {
-    Ok(message
-        .info()
-        .map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))?
-        .stream_sequence)
 }
 
 /// Who writes, and how far it is.

@@ -96,7 +96,7 @@ pub(super) async fn apply(
             continue;
         };
         match forwarded.internal_order_id {
-            Some(order_id) if event.envelope.webhook_type == "order_created" => {
+            Some(order_id) if event.envelope.is_creation() => {
                 if created.insert((provider_id, order_id.clone()), ()).is_none() {
                     orders.push(event, provider_id, order_id, forwarded.order);
                 }

@@ -8,6 +8,7 @@ use std::collections::{HashMap, hash_map::Entry};
 use chrono::{DateTime, NaiveDateTime, Utc};
 use deadpool_postgres::Transaction;
 use serde_json::json;
+use tokio_postgres::types::ToSql;
 
 use super::{batch::storable_json, payload, providers::Providers, timestamp};
 use crate::{
@@ -18,6 +19,9 @@ use crate::{
         push::PushFailed,
     },
 };
+
+/// An array of a statement, one value a row.
+type Column<'a> = &'a (dyn ToSql + Sync);
 
 /// The status of what the backend has.
 const COMPLETED: &str = "completed";
@@ -150,6 +154,22 @@ impl Fates {
         self.error_message.push(fate.error_message);
         self.updated_at.push(fate.updated_at);
     }
+
+    /// As both statements take them, after what is theirs alone.
+    fn columns(&self) -> [Column<'_>; 10] {
+        [
+            &self.status,
+            &self.branch_id,
+            &self.company_id,
+            &self.internal_order_id,
+            &self.processed_at,
+            &self.retry_count,
+            &self.next_retry_at,
+            &self.response,
+            &self.error_message,
+            &self.updated_at,
+        ]
+    }
 }
 
 /// The columns of the requests, as arrays.
@@ -188,6 +208,22 @@ impl<'a> Requests<'a> {
         self.ip_address
             .push(request.map_or("", |request| &request.client_address));
         self.received_at.push(timestamp(envelope.time));
+    }
+
+    fn columns(&self) -> [Column<'_>; 11] {
+        [
+            &self.id,
+            &self.provider_id,
+            &self.webhook_type,
+            &self.external_order_id,
+            &self.endpoint,
+            &self.method,
+            &self.headers,
+            &self.payload,
+            &self.signature,
+            &self.ip_address,
+            &self.received_at,
+        ]
     }
 }
 
@@ -252,34 +288,8 @@ async fn insert(transaction: &Transaction<'_>, new: Requests<'_>, fates: Fates) 
         return Ok(());
     }
     let statement = transaction.prepare_cached(query::INSERT_WEBHOOK_LOGS).await?;
-    transaction
-        .execute(
-            &statement,
-            &[
-                &new.id,
-                &new.provider_id,
-                &new.webhook_type,
-                &new.external_order_id,
-                &new.endpoint,
-                &new.method,
-                &new.headers,
-                &new.payload,
-                &new.signature,
-                &new.ip_address,
-                &new.received_at,
-                &fates.status,
-                &fates.branch_id,
-                &fates.company_id,
-                &fates.internal_order_id,
-                &fates.processed_at,
-                &fates.retry_count,
-                &fates.next_retry_at,
-                &fates.response,
-                &fates.error_message,
-                &fates.updated_at,
-            ],
-        )
-        .await?;
+    let columns = [&new.columns()[..], &fates.columns()].concat();
+    transaction.execute(&statement, &columns).await?;
     Ok(())
 }
 
@@ -288,23 +298,7 @@ async fn update(transaction: &Transaction<'_>, ids: Vec<String>, fates: Fates) -
         return Ok(());
     }
     let statement = transaction.prepare_cached(query::UPDATE_WEBHOOK_LOGS).await?;
-    transaction
-        .execute(
-            &statement,
-            &[
-                &ids,
-                &fates.status,
-                &fates.branch_id,
-                &fates.company_id,
-                &fates.internal_order_id,
-                &fates.processed_at,
-                &fates.retry_count,
-                &fates.next_retry_at,
-                &fates.response,
-                &fates.error_message,
-                &fates.updated_at,
-            ],
-        )
-        .await?;
+    let columns = [&[&ids as Column<'_>][..], &fates.columns()].concat();
+    transaction.execute(&statement, &columns).await?;
     Ok(())
 }

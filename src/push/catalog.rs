@@ -5,7 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -13,19 +12,20 @@ use serde_json::Value;
 use super::{
     Push, menu,
     outbound::{MenuResult, MenuSpec, ResultSpec},
-    record,
-    remote::{self, Place, Remote, Reply},
+    remote::{Place, Remote, Reply},
+    template::Missing,
     until,
 };
 use crate::{
     event::{
         Envelope, EventType, NewEvent, Recorded,
-        outcome::ErrorType,
+        outcome::{ErrorReport, ErrorType, OUTCOME},
         push::{SyncAccepted, SyncReported, Synced},
     },
+    http::MAX_ANSWER_BYTES,
     journal::{
         EVENTS, codec,
-        read::{Entry, Reader, Start},
+        read::{Entry, Reader, Start, last_of},
         settle::{Failure, Next},
     },
 };
@@ -102,9 +102,10 @@ impl Push {
             result_due_at: due,
         };
         let label = format!("accepted/{request}");
+        let envelope = event.follow(&label, EventType::MenuSyncAccepted, Utc::now());
         Err(Failure::Retry {
             next: Next::Park(pause),
-            record: vec![record::follow(event, &label, EventType::MenuSyncAccepted, &accepted)],
+            record: vec![NewEvent::new(envelope, &accepted)],
             for_creation: true,
         })
     }
@@ -123,23 +124,11 @@ impl Push {
             Ok(word) => word,
             Err(error) => return Err(log_away(&error)),
         };
-        if let (None, Some((poll, _))) = (&word, &result.poll) {
-            let mut subject = self.subject(remote, event, event.envelope.branch.as_deref());
-            if let Some(reference) = &accepted.reference {
-                subject.scope.0.insert("ref".into(), reference.clone().into());
-            }
-            subject
-                .scope
-                .0
-                .insert("request_id".into(), event.run_id().to_string().into());
-            let key = event.envelope.id.to_string();
-            let (place, max) = (Place::Path(poll), remote::MAX_ANSWER_BYTES);
-            let asked = remote.read(&subject.base, place, &mut subject.scope, key, max).await;
-            match asked {
-                Ok(Reply::Done { body, .. }) => word = result.table.read(&body),
-                Ok(reply) => tracing::debug!(?reply, "a menu's result is not to be had yet"),
+        if word.is_none() {
+            word = match self.ask(remote, event, result, &accepted).await {
+                Ok(word) => word,
                 Err(missing) => return self.missing(event, request, &missing),
-            }
+            };
         }
         match word {
             Some(word) if word.ok => {
@@ -173,6 +162,35 @@ impl Push {
         }
     }
 
+    /// Asks the provider for its word, where it is to be asked; none where it is still at it.
+    async fn ask(
+        &self,
+        remote: &Remote,
+        event: &Recorded,
+        result: &ResultSpec,
+        accepted: &SyncAccepted,
+    ) -> Result<Option<SyncReported>, Missing> {
+        let Some((poll, _)) = &result.poll else {
+            return Ok(None);
+        };
+        let mut subject = self.subject(remote, event, event.envelope.branch.as_deref());
+        let slots = &mut subject.scope.0;
+        if let Some(reference) = &accepted.reference {
+            slots.insert("ref".into(), reference.clone().into());
+        }
+        slots.insert("request_id".into(), event.run_id().to_string().into());
+        let key = event.envelope.id.to_string();
+        let (place, max) = (Place::Path(poll), MAX_ANSWER_BYTES);
+        let asked = remote.read(&subject.base, place, &mut subject.scope, key, max).await?;
+        Ok(match asked {
+            Reply::Done { body, .. } => result.table.read(&body),
+            reply => {
+                tracing::debug!(?reply, "a menu's result is not to be had yet");
+                None
+            }
+        })
+    }
+
     fn menu_failed(
         &self,
         event: &Recorded,
@@ -180,12 +198,8 @@ impl Push {
         code: &str,
         message: &str,
     ) -> Result<Vec<NewEvent>, Failure> {
-        let error = remote::report(ErrorType::Validation, code, message);
-        Ok(record::given_up(
-            event,
-            accepted.attempt,
-            self.given(accepted.attempt, error),
-        ))
+        let error = ErrorReport::new(ErrorType::Validation, code, message);
+        Ok(self.given_up(event, accepted.attempt, error))
     }
 
     /// That the provider took this menu, where it has, and where on the log that stands.
@@ -238,15 +252,9 @@ impl Push {
 
     /// The last event of a type about this branch's menu, as the leader has it.
     async fn last(&self, envelope: &Envelope, event_type: EventType) -> anyhow::Result<Option<Recorded>> {
-        use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
         let subject = self.subject_of(envelope, event_type);
-        let stream = self.journal.connection().context.get_stream_no_info(EVENTS).await?;
-        let read = tokio::time::timeout(ANSWER_TIMEOUT, stream.get_last_raw_message_by_subject(&subject));
-        match read.await.context("NATS does not answer about a menu")? {
-            Ok(message) => Ok(codec::decode(Some(&message.headers), message.payload, message.sequence).ok()),
-            Err(error) if error.kind() == NoMessageFound => Ok(None),
-            Err(error) => Err(error).context("cannot look up a menu on the event log"),
-        }
+        let last = last_of(self.journal.connection(), EVENTS, &subject, ANSWER_TIMEOUT).await?;
+        Ok(last.and_then(|last| codec::decode(Some(&last.headers), last.payload, last.sequence).ok()))
     }
 }
 
@@ -293,7 +301,7 @@ fn synced(event: &Recorded, attempts: u32, provider_status: Option<u16>, referen
         requested_at: event.envelope.time,
         synced_at: Utc::now(),
     };
-    record::follow(event, record::OUTCOME, EventType::MenuSynced, &payload)
+    NewEvent::new(event.follow(OUTCOME, EventType::MenuSynced, Utc::now()), &payload)
 }
 
 fn log_away(error: &anyhow::Error) -> Failure {

@@ -10,13 +10,12 @@ use serde_json::Value;
 use super::{
     Push,
     outbound::FetchPlace,
-    record,
-    remote::{self, MAX_DOCUMENT_BYTES, Place, Remote, Reply},
+    remote::{MAX_DOCUMENT_BYTES, Place, Remote, Reply},
 };
 use crate::{
     event::{
         EventType, NewEvent, Recorded,
-        outcome::{ErrorReport, ErrorType},
+        outcome::{ErrorReport, ErrorType, OUTCOME},
     },
     intake::structure,
     journal::settle::Failure,
@@ -47,8 +46,8 @@ impl Push {
             FetchPlace::Href(pointer, hosts) => match href(&event.payload, pointer, &subject.base, hosts) {
                 Ok(url) => Place::Whole(url),
                 Err(message) => {
-                    let error = remote::report(ErrorType::Validation, "FETCH_HREF_REFUSED", message);
-                    return Ok(record::given_up(event, request - 1, self.given(request - 1, error)));
+                    let error = ErrorReport::new(ErrorType::Validation, "FETCH_HREF_REFUSED", message);
+                    return Ok(self.given_up(event, request - 1, error));
                 }
             },
         };
@@ -58,7 +57,7 @@ impl Push {
             Err(missing) => self.missing(event, request, &missing),
             Ok(Reply::Done { body, .. }) => match unfit(&body) {
                 None => Ok(vec![fetched(event, body.into())]),
-                Some(error) => Ok(record::given_up(event, request, self.given(request, error))),
+                Some(error) => Ok(self.given_up(event, request, error)),
             },
             Ok(reply) => self.not_done(event, request, reply),
         }
@@ -69,16 +68,16 @@ impl Push {
 fn unfit(document: &[u8]) -> Option<ErrorReport> {
     let Refusal::InvalidPayload(why) = structure::check(document).err()?;
     let message = format!("the order that the provider gave cannot be read: {why}");
-    Some(remote::report(
+    Some(ErrorReport::new(
         ErrorType::Validation,
         "PROVIDER_DOCUMENT_INVALID",
-        &message,
+        message,
     ))
 }
 
 /// The webhook's facts stay with it: the merchant's header may say whose order it is.
 fn fetched(event: &Recorded, payload: Bytes) -> NewEvent {
-    let mut envelope = event.follow(record::OUTCOME, EventType::OrderFetched, Utc::now());
+    let mut envelope = event.follow(OUTCOME, EventType::OrderFetched, Utc::now());
     envelope.request.clone_from(&event.envelope.request);
     NewEvent { envelope, payload }
 }

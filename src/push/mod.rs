@@ -37,7 +37,6 @@ mod catalog;
 mod fetch;
 
 use self::{
-    record::Given,
     remote::{Remote, Reply},
     template::Scope,
 };
@@ -128,7 +127,7 @@ impl Push {
                 for_creation: false,
             }),
             Reply::Temporary { error, after } => self.failed(event, request, error, after, u32::MAX),
-            Reply::Refused(error) => Ok(record::given_up(event, request, self.given(request, error))),
+            Reply::Refused(error) => Ok(self.given_up(event, request, error)),
             Reply::Done { .. } => Ok(Vec::new()),
         }
     }
@@ -145,25 +144,17 @@ impl Push {
         match self.schedule.next(request, after, event.run_id()) {
             Some(next) if Schedule::retries(request) < max_retries => Err(Failure::Retry {
                 next,
-                record: vec![record::failed(event, request, self.given(request, error), next.pause())],
+                record: vec![self.attempt_failed(event, request, error, next.pause())],
                 for_creation: false,
             }),
-            _ => Ok(record::given_up(event, request, self.given(request, error))),
-        }
-    }
-
-    fn given(&self, request: u32, error: ErrorReport) -> Given {
-        Given {
-            retries: Schedule::retries(request),
-            max_attempts: self.schedule.max_retries,
-            error,
+            _ => Ok(self.given_up(event, request, error)),
         }
     }
 
     /// It cannot be said at all.
     fn refused(&self, event: &Recorded, request: u32, code: &str, message: &str) -> Result<Vec<NewEvent>, Failure> {
-        let error = remote::report(ErrorType::Configuration, code, message);
-        Ok(record::given_up(event, request - 1, self.given(request - 1, error)))
+        let error = ErrorReport::new(ErrorType::Configuration, code, message);
+        Ok(self.given_up(event, request - 1, error))
     }
 
     fn missing(&self, event: &Recorded, request: u32, missing: &template::Missing) -> Result<Vec<NewEvent>, Failure> {
@@ -174,12 +165,12 @@ impl Push {
     }
 
     fn unreadable(&self, event: &Recorded, request: u32) -> Result<Vec<NewEvent>, Failure> {
-        let error = remote::report(
+        let error = ErrorReport::new(
             ErrorType::Validation,
             "UNREADABLE_REQUEST",
             "its payload cannot be read",
         );
-        Ok(record::given_up(event, request - 1, self.given(request - 1, error)))
+        Ok(self.given_up(event, request - 1, error))
     }
 }
 

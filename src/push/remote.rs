@@ -5,12 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
-use chrono::Utc;
 use reqwest::{
     Method, RequestBuilder, Url,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
-    redirect,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use secrecy::ExposeSecret;
 use serde_json::Value;
@@ -26,21 +23,12 @@ use super::{
 use crate::{
     config,
     event::outcome::{ErrorReport, ErrorType},
-    forward::{
-        breaker::Outcome,
-        classify::retry_after,
-        client::{is_dns, is_tls, percent_encode},
-        gate::Gate,
-    },
-    tls,
+    forward::{breaker::Outcome, gate::Gate},
+    http::{self, Answer, MAX_ANSWER_BYTES, percent_encode},
 };
 
-/// Most bytes of an answer that are read; an honest one has a few hundred.
-pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Most bytes of an order that is fetched: as many as a webhook may have by default.
 pub(super) const MAX_DOCUMENT_BYTES: usize = 5 * 1024 * 1024;
-/// Time for the TCP and TLS handshakes, within the whole request's limit.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Requests to one provider that are under way at a time.
 const MAX_REQUESTS: usize = 16;
 /// And those that wait for that: what is more waits elsewhere, so that a slow provider does not fill the stage.
@@ -71,13 +59,6 @@ pub enum Reply {
     },
     /// Nothing was asked, or nobody is to blame but the set-up: not before this long from now.
     Wait(Duration),
-}
-
-/// An answer as it came.
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) body: Vec<u8>,
-    retry_after: Option<Duration>,
 }
 
 /// A request that is to be made.
@@ -128,18 +109,7 @@ impl Remote {
             client,
             tls,
         } = outbound;
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("webhook-hub/", env!("CARGO_PKG_VERSION")))
-            .timeout(spec.timeout)
-            .connect_timeout(CONNECT_TIMEOUT.min(spec.timeout))
-            .pool_max_idle_per_host(MAX_REQUESTS)
-            // A redirect would carry the token to whoever the answer names.
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .tcp_nodelay(true)
-            .tls_backend_preconfigured(tls::client(&tls)?)
-            .build()
-            .context("cannot set up the HTTP client")?;
+        let http = http::client(spec.timeout, MAX_REQUESTS, HeaderMap::new(), &tls)?;
         Ok(Self {
             http,
             url,
@@ -175,7 +145,7 @@ impl Remote {
         let reply = self.send(base, request, scope).await?;
         Ok(match reply {
             Sent::Reply(reply) => reply,
-            Sent::Answer(answer) if call.done.contains(&answer.status) => answer.done(),
+            Sent::Answer(answer) if call.done.contains(&answer.status) => done(answer),
             Sent::Answer(answer) => self.meaning(answer),
         })
     }
@@ -202,6 +172,13 @@ impl Remote {
         let reply = self.send(base, request, scope).await?;
         Ok(match reply {
             Sent::Reply(reply) => reply,
+            Sent::Answer(answer) if answer.is_cut && (200..300).contains(&answer.status) => {
+                Reply::Refused(ErrorReport::new(
+                    ErrorType::Validation,
+                    "PROVIDER_DOCUMENT_TOO_LARGE",
+                    format!("the provider's document is larger than {max_bytes} bytes"),
+                ))
+            }
             Sent::Answer(answer) => self.meaning(answer),
         })
     }
@@ -321,21 +298,21 @@ impl Remote {
     fn meaning(&self, answer: Answer) -> Reply {
         let after = answer.retry_after;
         match answer.status {
-            200..=299 => answer.done(),
+            200..=299 => done(answer),
             // Also with a new token: the breaker is open now.
             401 => Reply::Wait(self.reset),
             429 => {
                 if let Some(after) = after {
                     self.limits.pause(Instant::now(), after);
                 }
-                answer.temporary("the provider was asked too often", ErrorType::Temporary)
+                temporary(&answer, "the provider was asked too often", ErrorType::Temporary)
             }
-            408 | 425 | 500..=599 => answer.temporary("the provider cannot take it now", ErrorType::Temporary),
+            408 | 425 | 500..=599 => temporary(&answer, "the provider cannot take it now", ErrorType::Temporary),
             status if self.spec.retry.contains(&status) => {
-                answer.temporary("the provider cannot take it yet", ErrorType::Temporary)
+                temporary(&answer, "the provider cannot take it yet", ErrorType::Temporary)
             }
-            400..=499 => Reply::Refused(answer.report(ErrorType::Validation, "the provider refuses it")),
-            _ => answer.temporary("an answer that means nothing here", ErrorType::Unknown),
+            400..=499 => Reply::Refused(report(&answer, ErrorType::Validation, "the provider refuses it")),
+            _ => temporary(&answer, "an answer that means nothing here", ErrorType::Unknown),
         }
     }
 }
@@ -368,115 +345,51 @@ pub(super) enum Trouble {
     Reply(Reply),
 }
 
-impl Answer {
-    fn done(self) -> Reply {
-        Reply::Done {
-            status: self.status,
-            body: self.body,
-        }
+fn done(answer: Answer) -> Reply {
+    Reply::Done {
+        status: answer.status,
+        body: answer.body,
     }
+}
 
-    fn temporary(self, message: &str, error_type: ErrorType) -> Reply {
-        Reply::Temporary {
-            error: self.report(error_type, message),
-            after: self.retry_after,
-        }
+fn temporary(answer: &Answer, message: &str, error_type: ErrorType) -> Reply {
+    Reply::Temporary {
+        error: report(answer, error_type, message),
+        after: answer.retry_after,
     }
+}
 
-    fn report(&self, error_type: ErrorType, message: &str) -> ErrorReport {
-        // What the provider says of its own accord may quote the customer; only its machine-readable code is kept.
-        let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
-        let code = ["/error/code", "/code", "/errorCode", "/error"]
-            .iter()
-            .find_map(|pointer| match body.pointer(pointer)? {
-                Value::String(code) => Some(code.chars().take(100).collect::<String>()),
-                Value::Number(code) => Some(code.to_string()),
-                _ => None,
-            });
-        ErrorReport {
-            error_type,
-            code: format!("PROVIDER_{}", self.status),
-            message: format!("{message} (HTTP {})", self.status),
-            details: code.map_or(Value::Null, |code| serde_json::json!({ "providerCode": code })),
-        }
-    }
+fn report(answer: &Answer, error_type: ErrorType, message: &str) -> ErrorReport {
+    let codes = ["/error/code", "/code", "/errorCode", "/error"];
+    answer.report("provider", &codes, error_type, message)
+}
 
-    /// The answer to a request for a token that is none.
-    pub(super) fn without_token(self) -> Trouble {
-        match self.status {
-            400..=407 | 409..=424 | 426..=428 | 430..=499 => Trouble::Misconfigured(self.report(
-                ErrorType::Configuration,
-                "the provider gives the hub no token: are CLIENT_ID and CLIENT_SECRET right?",
-            )),
-            _ => Trouble::Reply(self.temporary("the provider gives no token now", ErrorType::Temporary)),
-        }
+/// The answer to a request for a token that is none.
+pub(super) fn without_token(answer: &Answer) -> Trouble {
+    match answer.status {
+        400..=407 | 409..=424 | 426..=428 | 430..=499 => Trouble::Misconfigured(report(
+            answer,
+            ErrorType::Configuration,
+            "the provider gives the hub no token: are CLIENT_ID and CLIENT_SECRET right?",
+        )),
+        _ => Trouble::Reply(temporary(
+            answer,
+            "the provider gives no token now",
+            ErrorType::Temporary,
+        )),
     }
 }
 
 /// Asks, and reads an answer within its limit.
 pub(super) async fn ask(request: RequestBuilder, max_bytes: usize) -> Result<Answer, Trouble> {
-    let mut response = request.send().await.map_err(|error| no_answer(&error))?;
-    let status = response.status().as_u16();
-    let header = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok());
-    let retry_after = header.and_then(|value| retry_after(value, Utc::now()));
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| no_answer(&error))? {
-        if body.len() + chunk.len() > max_bytes {
-            if (200..300).contains(&status) && max_bytes == MAX_DOCUMENT_BYTES {
-                return Err(Trouble::Reply(Reply::Refused(report(
-                    ErrorType::Validation,
-                    "PROVIDER_DOCUMENT_TOO_LARGE",
-                    &format!("the provider's document is larger than {max_bytes} bytes"),
-                ))));
-            }
-            break;
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Answer {
-        status,
-        body,
-        retry_after,
-    })
+    http::ask(request, max_bytes).await.map_err(|error| no_answer(&error))
 }
 
-/// There was no answer: why, and what that means.
+/// There was no answer: what that means.
 fn no_answer(error: &reqwest::Error) -> Trouble {
-    let (code, message) = if error.is_timeout() {
-        ("PROVIDER_TIMEOUT", "the provider did not answer in time")
-    } else if is_tls(error) {
-        return misconfigured(
-            "PROVIDER_TLS",
-            "the provider's certificate is not accepted, or it does not speak TLS",
-        );
-    } else if is_dns(error) {
-        return misconfigured(
-            "PROVIDER_DNS",
-            "the provider's name cannot be resolved: is its API_URL right?",
-        );
-    } else if error.is_connect() {
-        ("PROVIDER_UNREACHABLE", "no connection to the provider")
-    } else {
-        ("PROVIDER_CONNECTION_LOST", "the connection to the provider broke off")
-    };
-    Trouble::Reply(Reply::Temporary {
-        error: report(ErrorType::Temporary, code, message),
-        after: None,
-    })
-}
-
-pub(super) fn misconfigured(code: &str, message: &str) -> Trouble {
-    Trouble::Misconfigured(report(ErrorType::Configuration, code, message))
-}
-
-pub(super) fn report(error_type: ErrorType, code: &str, message: &str) -> ErrorReport {
-    ErrorReport {
-        error_type,
-        code: code.into(),
-        message: message.into(),
-        details: Value::Null,
+    let error = http::no_answer(error, "provider", "its API_URL");
+    match error.error_type {
+        ErrorType::Configuration => Trouble::Misconfigured(error),
+        _ => Trouble::Reply(Reply::Temporary { error, after: None }),
     }
 }

@@ -3,13 +3,14 @@
 use chrono::{SecondsFormat, TimeDelta, Utc};
 
 use super::{
-    Push, UNKNOWN_ORDER_RETRIES, record,
-    remote::{self, Remote, Reply},
+    Push, UNKNOWN_ORDER_RETRIES,
+    remote::{Remote, Reply},
+    template::Scope,
 };
 use crate::{
     event::{
         EventType, NewEvent, Recorded,
-        outcome::ErrorType,
+        outcome::{ErrorReport, ErrorType, OUTCOME},
         push::{StatusPushed, StatusRequested},
     },
     journal::settle::Failure,
@@ -32,7 +33,7 @@ impl Push {
             match self.branch_of(event).await {
                 Ok(Some(branch)) => Some(branch),
                 Ok(None) => {
-                    let error = remote::report(
+                    let error = ErrorReport::new(
                         ErrorType::Validation,
                         "ORDER_NOT_KNOWN",
                         "no order of this provider was forwarded under that id, and the provider has not exactly one active branch",
@@ -41,7 +42,7 @@ impl Push {
                 }
                 Err(error) => {
                     tracing::debug!(error = format!("{error:#}"), "cannot look up an order's branch");
-                    let error = remote::report(
+                    let error = ErrorReport::new(
                         ErrorType::Temporary,
                         "DATABASE_AWAY",
                         "the order's branch cannot be looked up",
@@ -53,20 +54,7 @@ impl Push {
             event.envelope.branch.clone()
         };
         let mut subject = self.subject(remote, event, branch.as_deref());
-        let slots = &mut subject.scope.0;
-        slots.insert("status".into(), wanted.status.as_str().into());
-        if let Some(reason) = &wanted.reason {
-            slots.insert("reason".into(), reason.clone().into());
-        }
-        if let Some(minutes) = wanted.preparation_minutes {
-            slots.insert("preparation_minutes".into(), minutes.into());
-        }
-        // The same for every repeat: counted from when it was asked for.
-        let ready = event.envelope.time + TimeDelta::minutes(wanted.preparation_minutes.unwrap_or(0).into());
-        let ready = ready.to_rfc3339_opts(SecondsFormat::Secs, true);
-        slots.insert("accept_time".into(), ready.into());
-        let order_id = wanted.order_id.as_ref().unwrap_or(&event.envelope.external_order_id);
-        slots.insert("remote_order_id".into(), order_id.clone().into());
+        say(&mut subject.scope, event, &wanted);
         let key = event.envelope.id.to_string();
         match remote.call(&subject.base, call, &mut subject.scope, key).await {
             Err(missing) => self.missing(event, request, &missing),
@@ -77,6 +65,24 @@ impl Push {
             Ok(reply) => self.not_done(event, request, reply),
         }
     }
+}
+
+/// What the provider is to be told, as slots.
+fn say(scope: &mut Scope, event: &Recorded, wanted: &StatusRequested) {
+    let slots = &mut scope.0;
+    slots.insert("status".into(), wanted.status.as_str().into());
+    if let Some(reason) = &wanted.reason {
+        slots.insert("reason".into(), reason.clone().into());
+    }
+    if let Some(minutes) = wanted.preparation_minutes {
+        slots.insert("preparation_minutes".into(), minutes.into());
+    }
+    // The same for every repeat: counted from when it was asked for.
+    let ready = event.envelope.time + TimeDelta::minutes(wanted.preparation_minutes.unwrap_or(0).into());
+    let ready = ready.to_rfc3339_opts(SecondsFormat::Secs, true);
+    slots.insert("accept_time".into(), ready.into());
+    let order_id = wanted.order_id.as_ref().unwrap_or(&event.envelope.external_order_id);
+    slots.insert("remote_order_id".into(), order_id.clone().into());
 }
 
 fn pushed(
@@ -102,5 +108,8 @@ fn pushed(
         requested_at: event.envelope.time,
         pushed_at: Utc::now(),
     };
-    record::follow(event, record::OUTCOME, EventType::OrderStatusPushed, &payload)
+    NewEvent::new(
+        event.follow(OUTCOME, EventType::OrderStatusPushed, Utc::now()),
+        &payload,
+    )
 }

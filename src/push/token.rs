@@ -17,6 +17,10 @@ use super::{
     outbound::{Auth, Credentials},
     remote::{self, Trouble},
 };
+use crate::{
+    event::outcome::{ErrorReport, ErrorType},
+    http::MAX_ANSWER_BYTES,
+};
 
 /// How much before its end a token is replaced; of a short-lived one, a tenth of its life.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -103,7 +107,7 @@ impl Tokens {
 
     async fn ask(&self, http: &reqwest::Client, base: &str, auth: &Auth) -> Result<(SecretString, Duration), Trouble> {
         let id = self.client.id.as_deref().unwrap_or_default();
-        let (url, form, basic, pointer) = match auth {
+        let (post, pointer) = match auth {
             Auth::Oauth2 {
                 token_url,
                 scopes,
@@ -120,43 +124,38 @@ impl Tokens {
                     form.insert("client_id", id);
                     form.insert("client_secret", self.secret());
                 }
-                let form = encode(&form);
-                (
-                    absolute(base, token_url),
-                    form,
-                    *credentials == Credentials::Basic,
-                    "/access_token",
-                )
+                let mut post = http.post(absolute(base, token_url)).body(encode(&form));
+                if *credentials == Credentials::Basic {
+                    post = post.basic_auth(id, Some(self.secret()));
+                }
+                (post, "/access_token")
             }
             Auth::Login { path, token, .. } => {
-                let form = encode(&BTreeMap::from([("username", id), ("password", self.secret())]));
-                let pointer = token.as_deref().unwrap_or("/access_token");
-                (format!("{base}{path}"), form, false, pointer)
+                let form = BTreeMap::from([("username", id), ("password", self.secret())]);
+                let post = http.post(format!("{base}{path}")).body(encode(&form));
+                (post, token.as_deref().unwrap_or("/access_token"))
             }
             Auth::None | Auth::Header { .. } => return Ok((SecretString::default(), MAX_LIFETIME)),
         };
-        let mut post = http
-            .post(url)
-            .header(
-                CONTENT_TYPE,
-                HeaderValue::from_static("application/x-www-form-urlencoded"),
-            )
-            .body(form);
-        if basic {
-            post = post.basic_auth(id, Some(self.secret()));
-        }
-        let answer = remote::ask(post, remote::MAX_ANSWER_BYTES).await?;
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        let answer = remote::ask(post.header(CONTENT_TYPE, form), MAX_ANSWER_BYTES).await?;
         if !(200..300).contains(&answer.status) {
-            return Err(answer.without_token());
+            return Err(remote::without_token(&answer));
         }
-        let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        self.read(&answer.body, pointer)
+    }
+
+    /// The token in an answer, and how long it holds.
+    fn read(&self, body: &[u8], pointer: &str) -> Result<(SecretString, Duration), Trouble> {
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let token = body.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let fits = (1..=MAX_TOKEN_BYTES).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
         if !fits {
-            return Err(remote::misconfigured(
+            return Err(Trouble::Misconfigured(ErrorReport::new(
+                ErrorType::Configuration,
                 "PROVIDER_TOKEN",
                 "the answer to the request for a token holds none where one was expected",
-            ));
+            )));
         }
         let lifetime = match &body["expires_in"] {
             Value::Number(seconds) => seconds.as_u64(),

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use super::{LABEL, Transform, branch_not_found, branches::Lookup, dead_letter, json_bytes};
+use super::{LABEL, Transform, branch_not_found, branches::Lookup, dead_letter};
 use crate::{
     event::{
         EventType, NewEvent, Recorded,
@@ -50,10 +50,7 @@ fn reported(received: &Recorded, now: DateTime<Utc>, word: &SyncReported, place:
     let mut envelope = received.follow(LABEL, EventType::MenuSyncReported, now);
     envelope.external_order_id = menu_subject(&place.branch_id);
     envelope.branch = Some(place.branch_id);
-    NewEvent {
-        envelope,
-        payload: json_bytes(word),
-    }
+    NewEvent::new(envelope, word)
 }
 
 impl Transform {
@@ -62,7 +59,7 @@ impl Transform {
         let provider = &received.envelope.provider;
         let store = word.store.as_deref();
         let Lookup::Found(place) = self.branches.find(provider, store).await else {
-            return dead_letter(received, now, branch_not_found(provider, store));
+            return dead_letter(received, branch_not_found(provider, store));
         };
         match word.said {
             Some(said) => reported(received, now, &said, place),
@@ -74,8 +71,7 @@ impl Transform {
                     message: "the provider is still at the menu".into(),
                     internal_order_id: None,
                 };
-                let payload = json_bytes(&payload);
-                NewEvent { envelope, payload }
+                NewEvent::new(envelope, &payload)
             }
         }
     }

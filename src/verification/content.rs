@@ -208,8 +208,8 @@ fn sorted_fields(body: &[u8], signature: &Source) -> Option<String> {
         Source::Header(_) => "",
     };
     let mut text = String::with_capacity(body.len());
-    for (name, value) in json::members(body).ok()?.0 {
-        if name == own || value.get() == "null" {
+    for (name, value) in json::members(body).ok()? {
+        if name == own || value.text() == "null" {
             continue;
         }
         if !text.is_empty() {

@@ -3,13 +3,9 @@
 //! A key that stands twice in an object on the way is refused: two readers may take a different one of them, and a
 //! signature must not be checked over a field that another part of the hub does not see.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
-use serde_json::value::RawValue;
+use crate::order::scan::{Document, verbatim};
 
 /// Deepest pointer that a scheme may hold; the deepest real one has five steps.
 pub(super) const MAX_POINTER_STEPS: usize = 16;
@@ -20,87 +16,67 @@ const MAX_MEMBERS: usize = 1_000;
 #[derive(Debug)]
 pub(super) struct Unreadable;
 
-/// An object's members in their order.
-pub(super) struct Members<'a>(pub(super) Vec<(Cow<'a, str>, &'a RawValue)>);
+/// An object's members.
+type Members<'a> = Vec<(Cow<'a, str>, Document<'a>)>;
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                #[derive(Deserialize)]
-                struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-                let mut members = Vec::new();
-                while let Some((Key(key), value)) = map.next_entry()? {
-                    if members.len() == MAX_MEMBERS {
-                        return Err(serde::de::Error::custom("too many members"));
-                    }
-                    members.push((key, value));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Collect)
-    }
+fn document(body: &[u8]) -> Result<Document<'_>, Unreadable> {
+    Document::new(body).map_err(|_| Unreadable)
 }
 
-/// The members of a body that is an object, each name once.
+/// The members of an object, in their order.
+fn all(object: Document<'_>) -> Result<Members<'_>, Unreadable> {
+    let members = object.members().take(MAX_MEMBERS + 1);
+    let members: Option<Members<'_>> = members.map(|(name, value)| Some((verbatim(name)?, value))).collect();
+    members.filter(|members| members.len() <= MAX_MEMBERS).ok_or(Unreadable)
+}
+
+/// The members of a body that is an object, by name, each name once.
 pub(super) fn members(body: &[u8]) -> Result<Members<'_>, Unreadable> {
-    let mut members: Members<'_> = serde_json::from_slice(body).map_err(|_| Unreadable)?;
-    members.0.sort_by(|one, other| one.0.cmp(&other.0));
-    let twice = members.0.windows(2).any(|two| two[0].0 == two[1].0);
+    let object = document(body)?;
+    if !object.is_object() {
+        return Err(Unreadable);
+    }
+    let mut members = all(object)?;
+    members.sort_by(|one, other| one.0.cmp(&other.0));
+    let twice = members.windows(2).any(|two| two[0].0 == two[1].0);
     if twice { Err(Unreadable) } else { Ok(members) }
 }
 
 /// The value at a pointer; none where there is nothing, or `null`.
-pub(super) fn find<'a>(body: &'a [u8], pointer: &str) -> Result<Option<&'a RawValue>, Unreadable> {
-    let mut at: &'a RawValue = serde_json::from_slice(body).map_err(|_| Unreadable)?;
+pub(super) fn find<'a>(body: &'a [u8], pointer: &str) -> Result<Option<Document<'a>>, Unreadable> {
+    let mut at = document(body)?;
     for step in steps(pointer) {
-        let next = match at.get().as_bytes().first() {
-            Some(b'{') => {
-                let members: Members<'a> = serde_json::from_str(at.get()).map_err(|_| Unreadable)?;
-                let mut same = members.0.into_iter().filter(|(key, _)| *key == step);
-                let found = same.next();
-                if same.next().is_some() {
-                    return Err(Unreadable);
-                }
-                found.map(|(_, value)| value)
+        let next = if at.is_object() {
+            let mut same = all(at)?.into_iter().filter(|(name, _)| *name == step);
+            let found = same.next();
+            if same.next().is_some() {
+                return Err(Unreadable);
             }
-            Some(b'[') => {
-                let elements: Vec<&'a RawValue> = serde_json::from_str(at.get()).map_err(|_| Unreadable)?;
-                step.parse::<usize>().ok().and_then(|at| elements.get(at).copied())
-            }
-            _ => None,
+            found.map(|(_, value)| value)
+        } else {
+            step.parse().ok().and_then(|place| at.elements().nth(place))
         };
         match next {
             Some(value) => at = value,
             None => return Ok(None),
         }
     }
-    Ok(Some(at).filter(|value| value.get() != "null"))
+    Ok(Some(at).filter(|value| value.text() != "null"))
 }
 
 /// The number of elements of the array at a pointer.
 pub(super) fn count(body: &[u8], pointer: &str) -> Result<usize, Unreadable> {
-    let array = find(body, pointer)?.ok_or(Unreadable)?;
-    let elements: Vec<&RawValue> = serde_json::from_str(array.get()).map_err(|_| Unreadable)?;
-    Ok(elements.len())
+    let array = find(body, pointer)?.filter(|value| value.is_array());
+    Ok(array.ok_or(Unreadable)?.elements().count())
 }
 
 /// A value as text: a string without its quotes, anything else as it stands.
-pub(super) fn text(value: &RawValue) -> Result<Cow<'_, str>, Unreadable> {
-    if value.get().starts_with('"') {
-        serde_json::from_str::<String>(value.get())
-            .map(Cow::Owned)
-            .map_err(|_| Unreadable)
+pub(super) fn text(value: Document<'_>) -> Result<Cow<'_, str>, Unreadable> {
+    let text = value.text();
+    if text.starts_with('"') {
+        verbatim(text).ok_or(Unreadable)
     } else {
-        Ok(Cow::Borrowed(value.get()))
+        Ok(Cow::Borrowed(text))
     }
 }
 
@@ -124,17 +100,16 @@ pub(super) fn pointer_fault(pointer: &str) -> Option<String> {
 /// belongs to. Every other byte stays.
 pub(super) fn put(body: &[u8], pointer: &str, text: &str) -> Result<Vec<u8>, Unreadable> {
     let quoted = serde_json::to_string(text).map_err(|_| Unreadable)?;
-    let offset = |value: &RawValue| value.get().as_ptr().addr() - body.as_ptr().addr();
+    let offset = |value: Document<'_>| value.text().as_ptr().addr() - body.as_ptr().addr();
     if let Some(there) = find(body, pointer)? {
         let from = offset(there);
-        return Ok([&body[..from], quoted.as_bytes(), &body[from + there.get().len()..]].concat());
+        return Ok([&body[..from], quoted.as_bytes(), &body[from + there.text().len()..]].concat());
     }
     let (parent, name) = pointer.rsplit_once('/').ok_or(Unreadable)?;
     let object = find(body, parent)?
-        .filter(|value| value.get().starts_with('{'))
+        .filter(|value| value.is_object())
         .ok_or(Unreadable)?;
-    let members: Members<'_> = serde_json::from_str(object.get()).map_err(|_| Unreadable)?;
-    let comma = if members.0.is_empty() { "" } else { "," };
+    let comma = if object.members().next().is_none() { "" } else { "," };
     let name = name.replace("~1", "/").replace("~0", "~");
     let name = serde_json::to_string(&name).map_err(|_| Unreadable)?;
     let member = format!("{name}:{quoted}{comma}");

@@ -115,7 +115,7 @@ impl Source {
             Self::Pointer(pointer) => {
                 let value = json::find(body, pointer).ok()??;
                 // A longer one is not worth unescaping.
-                let value = (value.get().len() <= 2 * MAX_CHARS).then_some(value)?;
+                let value = (value.text().len() <= 2 * MAX_CHARS).then_some(value)?;
                 json::text(value).ok().filter(|text| text.len() <= MAX_CHARS)
             }
         }

@@ -75,12 +75,7 @@ async fn tricks_in_the_path() {
     assert_eq!(told, (404, "PROVIDER_NOT_FOUND".to_owned()));
     off.ends().await;
     // Names that anyone may make up are no labels.
-    let metrics = siege
-        .world
-        .careem
-        .request(reqwest::Method::GET, &siege.hub.metrics_url())
-        .await
-        .text;
+    let metrics = siege.world.metrics(&siege.hub).await;
     let labels: Vec<_> = metrics
         .lines()
         .filter(|line| line.starts_with("webhooks_rejected_total"))

@@ -2,10 +2,12 @@
 //!
 //! The tests of this project run them on the corpus and on what they make of it; `fuzz/` lets libFuzzer look for more.
 
-use std::{net::IpAddr, sync::Arc, sync::LazyLock};
+use std::{
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 use secrecy::SecretString;
@@ -13,7 +15,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 use uuid::Uuid;
 use webhook_hub::{
-    event::{Envelope, EventId, EventType, Recorded, RequestFacts},
+    event::Recorded,
     intake::{client_ip, structure},
     order::{
         body::{self, Origin, Place},
@@ -171,38 +173,7 @@ pub(crate) fn intake(data: &[u8]) {
 }
 
 fn received(payload: &[u8], webhook_type: &str) -> Recorded {
-    let id = EventId::of_webhook("careem", &[payload]);
-    let envelope = Envelope {
-        id,
-        event_type: EventType::WebhookReceived,
-        root_id: id,
-        cause_id: None,
-        provider: Arc::from("careem"),
-        external_order_id: "CR1".into(),
-        webhook_type: webhook_type.to_owned(),
-        branch: None,
-        time: now(),
-        received_at: now(),
-        request_id: "req".into(),
-        traceparent: None,
-        request: Some(RequestFacts {
-            webhook_sequence: None,
-            method: "POST".into(),
-            path: PATH.into(),
-            client_address: "127.0.0.1".into(),
-            scheme: "hmac-sha256".into(),
-            secrets: Vec::new(),
-            signed_at: None,
-            signature: None,
-            headers: serde_json::Map::new(),
-        }),
-    };
-    Recorded {
-        envelope,
-        payload: Bytes::copy_from_slice(payload),
-        sequence: 1,
-        run: None,
-    }
+    Recorded::sample("careem", "CR1", webhook_type, payload, now())
 }
 
 /// Whatever is on the log ends as an order or as what is wrong with it, and no text that acts leaves the hub.

@@ -12,8 +12,8 @@ use webhook_hub::event::{EventId, EventType, Recorded};
 
 use super::{
     World,
-    backend::Received,
     log::payload,
+    played::Heard,
     wait::{PATIENCE, eventually},
 };
 
@@ -31,6 +31,24 @@ impl Ends {
         Self {
             forwarded: count,
             ..Self::default()
+        }
+    }
+
+    pub(crate) fn ignored(self, count: usize) -> Self {
+        Self { ignored: count, ..self }
+    }
+
+    pub(crate) fn rejected(self, count: usize) -> Self {
+        Self {
+            rejected: count,
+            ..self
+        }
+    }
+
+    pub(crate) fn dead_lettered(self, count: usize) -> Self {
+        Self {
+            dead_lettered: count,
+            ..self
         }
     }
 }
@@ -149,7 +167,7 @@ fn key_of(by_id: &HashMap<String, &Recorded>, events: &[Arc<Recorded>], forwarde
 /// Whether all keys but that of the event that created the order came as they stand on the log, and that one earlier:
 /// a word about an order that nobody knows yet lets it pass.
 fn passed_by_its_creation(arrived: &[&str], recorded: &[String], by_id: &HashMap<String, &Recorded>) -> bool {
-    let creates = |key: &str| by_id[key].envelope.webhook_type == "order_created";
+    let creates = |key: &str| by_id[key].envelope.is_creation();
     let recorded: Vec<&str> = recorded.iter().map(String::as_str).collect();
     let place = |keys: &[&str]| keys.iter().position(|key| creates(key));
     let others = |keys: &[&str]| {
@@ -162,7 +180,7 @@ fn passed_by_its_creation(arrived: &[&str], recorded: &[String], by_id: &HashMap
 }
 
 /// Every request about an order, for whoever has to find out what happened.
-fn arrivals<'a>(requests: &'a [Received], order: &str) -> Vec<(Instant, &'a str, &'a str)> {
+fn arrivals<'a>(requests: &'a [Heard], order: &str) -> Vec<(Instant, &'a str, &'a str)> {
     let of_order = requests.iter().filter(|request| request.external_order_id() == order);
     of_order
         .map(|request| (request.at, request.key(), request.path.as_str()))

@@ -2,58 +2,32 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::SocketAddr,
+    ops::Deref,
     sync::{Arc, Mutex, MutexGuard},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::{
     Router,
     body::{Body, Bytes},
     extract::{Request, State},
-    http::HeaderMap,
     response::Response,
-};
-use axum_server::{
-    Handle,
-    tls_rustls::{RustlsAcceptor, RustlsConfig},
 };
 use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::{
-    port::Port,
+    played::{Heard, Played, at_least},
     servers::Database,
-    wait::{PATIENCE, eventually},
 };
 
 /// Where new orders go.
 pub(crate) const ORDERS: &str = "/api/integration/orders";
-/// Most bytes of a request that are taken.
-const MAX_BODY: usize = 16 * 1024 * 1024;
-
-/// A request as it came.
-#[derive(Debug, Clone)]
-pub(crate) struct Received {
-    pub(crate) at: Instant,
-    pub(crate) method: String,
-    pub(crate) path: String,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
-}
-
-impl Received {
-    pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
-    }
-
+/// What the backend can say of a request about an order.
+impl Heard {
     pub(crate) fn key(&self) -> &str {
         self.header("idempotency-key")
-    }
-
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap()
     }
 
     /// The provider's id of the order that it is about.
@@ -85,7 +59,7 @@ impl Answer {
 
 #[derive(Default)]
 struct Script {
-    requests: Vec<Received>,
+    requests: Vec<Heard>,
     /// Ids of orders by idempotency key.
     orders: HashMap<String, String>,
     /// Answers for the next requests about one order, before any other.
@@ -128,77 +102,30 @@ impl Shared {
 
 /// The backend.
 pub(crate) struct Backend {
-    port: Port,
+    server: Played,
     shared: Arc<Shared>,
-    running: Mutex<Option<Handle<SocketAddr>>>,
-    tls: Mutex<Option<Arc<rustls::ServerConfig>>>,
+}
+
+impl Deref for Backend {
+    type Target = Played;
+
+    fn deref(&self) -> &Played {
+        &self.server
+    }
 }
 
 impl Backend {
-    /// Speaks TLS from the next [`Self::open`] on; the URL is another one then.
-    pub(crate) fn speaks_tls(&self, config: Arc<rustls::ServerConfig>) {
-        *self.tls.lock().unwrap() = Some(config);
-    }
-
     pub(crate) fn start() -> Self {
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             script: Mutex::default(),
             held: watch::Sender::new(false),
             database: Mutex::default(),
-        };
-        let backend = Self {
-            port: Port::reserve(),
-            shared: Arc::new(shared),
-            running: Mutex::default(),
-            tls: Mutex::default(),
-        };
-        backend.open();
-        backend
-    }
-
-    pub(crate) fn url(&self) -> String {
-        let scheme = if self.tls.lock().unwrap().is_some() {
-            "https"
-        } else {
-            "http"
-        };
-        format!("{scheme}://{}", self.port.address())
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.port.address()
-    }
-
-    /// Listens again, on the same port, with all that it knows.
-    pub(crate) fn open(&self) {
-        let handle = Handle::new();
-        let router = Router::new().fallback(receive).with_state(Arc::clone(&self.shared));
-        let server = axum_server::from_tcp(self.port.listen())
-            .unwrap()
-            .handle(handle.clone());
-        match self.tls.lock().unwrap().clone() {
-            None => drop(tokio::spawn(server.serve(router.into_make_service()))),
-            Some(config) => {
-                let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(config));
-                tokio::spawn(server.acceptor(acceptor).serve(router.into_make_service()));
-            }
+        });
+        let router = Router::new().fallback(receive).with_state(Arc::clone(&shared));
+        Self {
+            server: Played::start("the backend", router),
+            shared,
         }
-        *self.running.lock().unwrap() = Some(handle);
-    }
-
-    /// Ends: connections are cut, new ones refused.
-    pub(crate) async fn close(&self) {
-        let handle = self.running.lock().unwrap().take().unwrap();
-        handle.shutdown();
-        eventually(
-            "the backend refuses connections",
-            PATIENCE,
-            async || match tokio::net::TcpStream::connect(self.address()).await {
-                Ok(_) => Err("it takes them"),
-                Err(_) => Ok(()),
-            },
-        )
-        .await;
     }
 
     /// Requests are recorded from now on, but not answered before [`Self::release`].
@@ -246,7 +173,7 @@ impl Backend {
     }
 
     /// Every request so far, in their order.
-    pub(crate) fn requests(&self) -> Vec<Received> {
+    pub(crate) fn requests(&self) -> Vec<Heard> {
         self.shared.script().requests.clone()
     }
 
@@ -256,27 +183,14 @@ impl Backend {
     }
 
     /// Waits until there were so many, and returns them.
-    pub(crate) async fn wait_for(&self, count: usize) -> Vec<Received> {
-        let what = format!("{count} requests at the backend");
-        eventually(&what, PATIENCE, async || {
-            let count_now = self.count();
-            (count_now >= count).then(|| self.requests()).ok_or(count_now)
-        })
-        .await
+    pub(crate) async fn wait_for(&self, count: usize) -> Vec<Heard> {
+        at_least("requests at the backend", count, || self.requests()).await
     }
 }
 
 async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
+    let Some(received) = Heard::of(request).await else {
         return Response::new(Body::empty());
-    };
-    let received = Received {
-        at: Instant::now(),
-        method: parts.method.to_string(),
-        path: parts.uri.to_string(),
-        headers: parts.headers,
-        body,
     };
     let (answer, takes) = shared.record(&received);
     if !takes.is_zero() {
@@ -311,7 +225,7 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Respons
 }
 
 impl Shared {
-    fn record(&self, received: &Received) -> (Answer, Duration) {
+    fn record(&self, received: &Heard) -> (Answer, Duration) {
         let mut script = self.script();
         script.requests.push(received.clone());
         let order = serde_json::from_slice::<Value>(&received.body).unwrap_or_default();
@@ -324,7 +238,7 @@ impl Shared {
         (answer.unwrap_or(Answer::Accept), script.takes)
     }
 
-    async fn accept(&self, received: &Received) -> Response {
+    async fn accept(&self, received: &Heard) -> Response {
         let order_id = self.take(received).await;
         let body = match received.path.as_str() {
             ORDERS => json!({ "success": true, "orderId": order_id, "status": "pending" }),
@@ -335,7 +249,7 @@ impl Shared {
     }
 
     /// Notes that it has what was sent; the id that it goes by.
-    async fn take(&self, received: &Received) -> String {
+    async fn take(&self, received: &Heard) -> String {
         let (order_id, new) = {
             let mut script = self.script();
             let number = script.orders.len() + 1;

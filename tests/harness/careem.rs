@@ -73,12 +73,7 @@ pub(crate) struct Careem {
 
 impl Careem {
     pub(crate) fn new() -> Self {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(ANSWER_TIMEOUT)
-            .build()
-            .unwrap();
-        Self { http }
+        Self { http: http() }
     }
 
     /// Posts a body, signed, of our merchant.
@@ -129,6 +124,12 @@ impl Careem {
             .header("x-merchant-id", MERCHANT);
         answer(request.header("x-careem-signature", sign(SECRET, body.as_bytes()))).await
     }
+}
+
+/// What a hub is spoken to with.
+pub(crate) fn http() -> reqwest::Client {
+    let http = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT);
+    http.build().unwrap()
 }
 
 fn webhook_url(hub: &str) -> String {

@@ -90,6 +90,13 @@ impl Log {
         .await
     }
 
+    /// Payloads of all events of a type, of which there are so many.
+    pub(crate) async fn payloads(&self, event_type: EventType, count: usize) -> Vec<Value> {
+        let events = self.wait_for(event_type, count).await;
+        assert_eq!(events.len(), count, "{event_type}");
+        events.iter().map(|event| payload(event)).collect()
+    }
+
     /// Waits until every accepted webhook has an ending, and returns all events.
     pub(crate) async fn settled(&self) -> Vec<Arc<Recorded>> {
         self.settled_within(PATIENCE).await

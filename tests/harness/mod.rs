@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::consumer::{self, FromConsumer};
 use futures_util::TryStreamExt;
+use reqwest::Method;
+use serde_json::Value;
 
 pub(crate) mod port;
 pub(crate) mod wait;
@@ -14,6 +16,7 @@ pub(crate) mod raw;
 pub(crate) mod servers;
 pub(crate) mod nats_cluster;
 pub(crate) mod hub;
+pub(crate) mod played;
 pub(crate) mod backend;
 pub(crate) mod platform;
 pub(crate) mod outside;
@@ -153,8 +156,53 @@ impl World {
         }
     }
 
+    /// What a hub's health says of the breaker.
+    pub(crate) async fn breaker(&self, hub: &Hub) -> Value {
+        let health = self.careem.request(Method::GET, &format!("{}/health", hub.url())).await;
+        health.json()["circuitBreaker"].clone()
+    }
+
+    /// Waits until a hub's health says that of the breaker, and returns what else it says of it.
+    pub(crate) async fn breaker_becomes(&self, hub: &Hub, state: &str) -> Value {
+        eventually(&format!("the breaker is {state}"), PATIENCE, async || {
+            let breaker = self.breaker(hub).await;
+            if breaker["state"] == state {
+                Ok(breaker)
+            } else {
+                Err(breaker)
+            }
+        })
+        .await
+    }
+
+    /// A hub's metrics.
+    pub(crate) async fn metrics(&self, hub: &Hub) -> String {
+        self.careem.request(Method::GET, &hub.metrics_url()).await.text
+    }
+
+    /// Waits until this is a line of a hub's metrics.
+    pub(crate) async fn metrics_say(&self, hub: &Hub, line: &str) {
+        eventually(&format!("the metrics say {line}"), PATIENCE, async || {
+            let metrics = self.metrics(hub).await;
+            if metrics.lines().any(|one| one == line) {
+                Ok(())
+            } else {
+                Err(metrics)
+            }
+        })
+        .await;
+    }
+
+    /// Somebody asks for everything that was given up to be taken up again.
+    pub(crate) async fn retry_dead_letters(&self) {
+        let operator = self.nats.settings("hub");
+        run(&operator, &["dead-letters", "retry", "--all", "--by", "test"])
+            .await
+            .expect_success();
+    }
+
     /// The lanes that are open.
-    pub(crate) async fn lanes(&self) -> Vec<serde_json::Value> {
+    pub(crate) async fn lanes(&self) -> Vec<Value> {
         let provision = self.nats.provision().await;
         // A cluster that elects a leader answers with 503 for a while.
         let (stream, subjects) = eventually("LANES says what is in it", PATIENCE, async || {

@@ -7,9 +7,8 @@ use webhook_hub::event::EventType;
 
 use super::{
     SERVICE_TOKEN, World,
-    careem::{Answer, answer},
+    careem::{Answer, answer, http},
     hub::{Hub, Settings},
-    log::payload,
     platform::{CLIENT_ID, CLIENT_SECRET, Provider},
 };
 
@@ -85,9 +84,7 @@ impl Outside {
 
     /// Payloads of so many events of a type.
     pub(crate) async fn payloads(&self, event_type: EventType, count: usize) -> Vec<Value> {
-        let events = self.world.log.wait_for(event_type, count).await;
-        assert_eq!(events.len(), count, "{event_type}");
-        events.iter().map(|event| payload(event)).collect()
+        self.world.log.payloads(event_type, count).await
     }
 }
 
@@ -103,10 +100,9 @@ pub(crate) async fn send(hub: &Hub, method: Method, path: &str, body: &str, head
 
 /// A request with exactly these headers.
 pub(crate) async fn send_raw(hub: &Hub, method: Method, path: &str, body: &str, headers: &[(&str, &str)]) -> Answer {
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("{}/api/integration/{path}", hub.url());
     let request = headers.iter().fold(
-        http.request(method, url).body(body.to_owned()),
+        http().request(method, url).body(body.to_owned()),
         |request, (name, value)| request.header(*name, *value),
     );
     answer(request).await.expect("the hub answers")

@@ -3,25 +3,21 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    net::SocketAddr,
+    ops::Deref,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use axum::{
     Router,
-    body::{Body, Bytes},
+    body::Body,
     extract::{Request, State},
-    http::{HeaderMap, Method},
+    http::Method,
     response::Response,
 };
-use axum_server::Handle;
 use serde_json::{Value, json};
 
-use super::{
-    port::Port,
-    wait::{PATIENCE, eventually},
-};
+use super::played::{Heard, Played, at_least};
 
 /// What the hub goes by there.
 pub(crate) const CLIENT_ID: &str = "hub-at-the-provider";
@@ -31,28 +27,19 @@ pub(crate) const CLIENT_SECRET: &str = "secret-at-the-provider";
 pub(crate) const TOKEN: &str = "/token";
 /// Where a login is posted.
 pub(crate) const LOGIN: &str = "/v2/login";
-/// Most bytes of a request that are taken.
-const MAX_BODY: usize = 16 * 1024 * 1024;
-
-/// A call as it came; requests for tokens are counted apart.
+/// A call; requests for tokens are counted apart.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
-    pub(crate) at: Instant,
-    pub(crate) method: Method,
-    pub(crate) path: String,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
+    heard: Heard,
     /// What it was told.
     pub(crate) status: u16,
 }
 
-impl Call {
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_default()
-    }
+impl Deref for Call {
+    type Target = Heard;
 
-    pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    fn deref(&self) -> &Heard {
+        &self.heard
     }
 }
 
@@ -105,55 +92,30 @@ struct Script {
 
 /// The platform.
 pub(crate) struct Provider {
-    port: Port,
+    server: Played,
     shared: Arc<Mutex<Script>>,
-    running: Mutex<Option<Handle<SocketAddr>>>,
+}
+
+impl Deref for Provider {
+    type Target = Played;
+
+    fn deref(&self) -> &Played {
+        &self.server
+    }
 }
 
 impl Provider {
     pub(crate) fn start() -> Self {
-        let provider = Self {
-            port: Port::reserve(),
-            shared: Arc::default(),
-            running: Mutex::default(),
-        };
-        provider.open();
-        provider
-    }
-
-    pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.port.address())
+        let shared: Arc<Mutex<Script>> = Arc::default();
+        let router = Router::new().fallback(receive).with_state(Arc::clone(&shared));
+        Self {
+            server: Played::start("the provider", router),
+            shared,
+        }
     }
 
     fn script(&self) -> MutexGuard<'_, Script> {
         self.shared.lock().unwrap()
-    }
-
-    /// Listens again, on the same port, with all that it knows.
-    pub(crate) fn open(&self) {
-        let handle = Handle::new();
-        let router = Router::new().fallback(receive).with_state(Arc::clone(&self.shared));
-        let server = axum_server::from_tcp(self.port.listen())
-            .unwrap()
-            .handle(handle.clone());
-        tokio::spawn(server.serve(router.into_make_service()));
-        *self.running.lock().unwrap() = Some(handle);
-    }
-
-    /// Ends: connections are cut, new ones refused.
-    pub(crate) async fn close(&self) {
-        let handle = self.running.lock().unwrap().take().unwrap();
-        handle.shutdown();
-        let address = self.port.address();
-        eventually(
-            "the provider refuses connections",
-            PATIENCE,
-            async || match tokio::net::TcpStream::connect(address).await {
-                Ok(_) => Err("it takes them"),
-                Err(_) => Ok(()),
-            },
-        )
-        .await;
     }
 
     /// The next calls are told this, one each.
@@ -205,37 +167,21 @@ impl Provider {
 
     /// Waits until there were so many calls, and returns them.
     pub(crate) async fn wait_for(&self, count: usize) -> Vec<Call> {
-        eventually(&format!("{count} calls at the provider"), PATIENCE, async || {
-            let calls = self.calls();
-            if calls.len() >= count {
-                Ok(calls)
-            } else {
-                Err(calls.len())
-            }
-        })
-        .await
+        at_least("calls at the provider", count, || self.calls()).await
     }
 }
 
 async fn receive(State(shared): State<Arc<Mutex<Script>>>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
+    let Some(heard) = Heard::of(request).await else {
         return Response::new(Body::empty());
     };
     let mut script = shared.lock().unwrap();
-    let path = parts.uri.path().to_owned();
-    let said = if path == TOKEN || path == LOGIN {
-        script.token(&path, &body)
+    let said = if heard.path == TOKEN || heard.path == LOGIN {
+        script.token(&heard)
     } else {
-        let said = script.answer(&parts.method, &path, &parts.headers, &body);
-        script.calls.push(Call {
-            at: Instant::now(),
-            method: parts.method,
-            path,
-            headers: parts.headers,
-            body,
-            status: said.status,
-        });
+        let said = script.answer(&heard);
+        let status = said.status;
+        script.calls.push(Call { heard, status });
         said
     };
     let mut response = Response::builder().status(said.status);
@@ -249,12 +195,12 @@ async fn receive(State(shared): State<Arc<Mutex<Script>>>, request: Request) -> 
 }
 
 impl Script {
-    fn token(&mut self, path: &str, form: &[u8]) -> Say {
+    fn token(&mut self, heard: &Heard) -> Say {
         if let Some(status) = self.next_token.pop_front() {
             return Say::status(status);
         }
-        let form = String::from_utf8_lossy(form).into_owned();
-        let expected = if path == TOKEN {
+        let form = String::from_utf8_lossy(&heard.body);
+        let expected = if heard.path == TOKEN {
             vec![
                 "grant_type=client_credentials".to_owned(),
                 format!("client_id={CLIENT_ID}"),
@@ -275,11 +221,9 @@ impl Script {
         Say::json(&json!({ "access_token": token, "expires_in": lifetime.as_secs() }))
     }
 
-    fn answer(&mut self, method: &Method, path: &str, headers: &HeaderMap, body: &[u8]) -> Say {
-        let shown = headers.get("authorization").and_then(|value| value.to_str().ok());
-        let token = shown
-            .and_then(|shown| shown.strip_prefix("Bearer "))
-            .unwrap_or_default();
+    fn answer(&mut self, heard: &Heard) -> Say {
+        let (path, shown) = (heard.path.as_str(), heard.header("authorization"));
+        let token = shown.strip_prefix("Bearer ").unwrap_or_default();
         let until = self.good.get(token);
         if until.is_none_or(|until| *until <= Instant::now()) {
             return Say::status(401);
@@ -306,7 +250,7 @@ impl Script {
         if let Some((_, said)) = self.on.iter().find(|(begin, _)| path.starts_with(begin)) {
             return said.clone();
         }
-        if method == Method::GET {
+        if heard.method == Method::GET {
             return match self.documents.get(path) {
                 Some(document) => Say {
                     body: document.clone(),
@@ -315,7 +259,7 @@ impl Script {
                 None => Say::status(404),
             };
         }
-        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let body = heard.json();
         let state = body["state"].as_str().or(body["status"].as_str()).unwrap_or_default();
         if !state.is_empty() && !self.states.insert((path.to_owned(), state.to_owned())) {
             return Say {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderName, HeaderValue, Method};
+use axum::http::{HeaderName, HeaderValue};
 use chrono::Utc;
 use secrecy::SecretString;
 use webhook_hub::{
@@ -17,7 +17,7 @@ use webhook_hub::{
 
 use super::{
     World,
-    careem::Answer,
+    careem::{Answer, answer, http},
     hub::{Hub, Settings},
 };
 
@@ -65,7 +65,7 @@ impl Webhook {
 impl Provider {
     /// All that this version knows.
     pub(crate) fn all(catalogue: &Catalogue) -> Vec<Self> {
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = http();
         let of = |known: &webhook_hub::provider::catalogue::Known| Self {
             name: known.file.identity.name.clone(),
             file: Arc::clone(&known.file),
@@ -142,23 +142,12 @@ impl Provider {
     /// Sends a request as it is.
     pub(crate) async fn send(&self, hub: &Hub, request: Outgoing) -> Answer {
         let path = request.url.strip_prefix(PUBLIC_URL).unwrap();
-        let method = if request.method == Method::PUT {
-            reqwest::Method::PUT
-        } else {
-            reqwest::Method::POST
-        };
-        let response = self
+        let url = format!("{}{path}", hub.url());
+        let request = self
             .http
-            .request(method, format!("{}{path}", hub.url()))
+            .request(request.method, url)
             .headers(request.headers)
-            .body(request.body)
-            .send()
-            .await
-            .expect("the hub answers");
-        Answer {
-            status: response.status().as_u16(),
-            headers: response.headers().clone(),
-            text: response.text().await.unwrap(),
-        }
+            .body(request.body);
+        answer(request).await.expect("the hub answers")
     }
 }

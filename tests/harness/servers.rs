@@ -46,15 +46,6 @@ fn folder() -> PathBuf {
     tempfile::Builder::new().prefix("hub-test-").tempdir().unwrap().keep()
 }
 
-fn passwords() -> NatsPasswords {
-    let password = || Uuid::new_v4().simple().to_string();
-    NatsPasswords {
-        provision: password(),
-        hub: password(),
-        subscriber: password(),
-    }
-}
-
 /// A folder for a NATS server, and the port that it comes up on, also when it comes back.
 fn place() -> (PathBuf, Port) {
     let (dir, port) = (folder(), Port::reserve());
@@ -170,7 +161,7 @@ impl Nats {
 
     /// One server by a variant of the project's configuration; its clients show a certificate where one is given.
     pub(crate) async fn start_with(variant: impl FnOnce(&str) -> String, tls: Option<(PathBuf, Files)>) -> Self {
-        let (passwords, (dir, port)) = (passwords(), place());
+        let (passwords, (dir, port)) = (NatsPasswords::random(), place());
         let config = dir.join("nats.conf");
         let project = std::fs::read_to_string(in_project("nats.conf")).unwrap();
         std::fs::write(&config, variant(&project)).unwrap();
@@ -194,7 +185,7 @@ impl Nats {
 
     /// A cluster, without streams.
     pub(crate) async fn start_cluster() -> Self {
-        let (passwords, routes) = (passwords(), Routes::lay());
+        let (passwords, routes) = (NatsPasswords::random(), Routes::lay());
         let (dirs, ports): (Vec<_>, Vec<_>) = (0..NODES).map(|_| place()).unzip();
         let mut servers = routes
             .start(&PROGRAMS, &in_project("nats.conf"), &passwords, &dirs)

@@ -1,12 +1,10 @@
 //! A log written by hand, as a hub would have written it, for commands that only read it.
 
-use std::sync::Arc;
-
 use async_nats::jetstream;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use webhook_hub::{
-    event::{Envelope, EventId, EventType},
+    event::{Envelope, EventId, EventType, Recorded},
     journal::codec,
 };
 
@@ -152,21 +150,10 @@ pub(crate) fn noon() -> DateTime<Utc> {
 }
 
 pub(crate) fn received(order: &str, at: DateTime<Utc>) -> Envelope {
-    let id = EventId::of_webhook("careem", &[order.as_bytes()]);
     Envelope {
-        id,
-        event_type: EventType::WebhookReceived,
-        root_id: id,
-        cause_id: None,
-        provider: Arc::from("careem"),
-        external_order_id: order.into(),
-        webhook_type: "order_created".into(),
-        branch: None,
-        time: at,
-        received_at: at,
         request_id: format!("request-of-{order}"),
-        traceparent: None,
         request: None,
+        ..Recorded::sample("careem", order, "order_created", order.as_bytes(), at).envelope
     }
 }
 

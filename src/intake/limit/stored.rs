@@ -5,16 +5,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context as _, bail};
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 
 use super::{
     address::{Address, KNOWN_FOR_MS},
     blocks::{Block, Who},
 };
-use crate::journal::connection::Connection;
+use crate::journal::{
+    connection::Connection,
+    read::{Raw, Reader, Start},
+};
 
 /// Name of the stream.
 pub const BLOCKS: &str = "BLOCKS";
@@ -28,8 +29,7 @@ const LIFTED_FOR_SECONDS: u64 = 60;
 const MAX_MESSAGE_BYTES: usize = 1024;
 /// Longest block that is believed, twice the longest that can be set, in milliseconds.
 const LONGEST_MS: u64 = 2 * 24 * 3600 * 1000;
-/// Messages that one read brings, and the wait for each of them.
-const BATCH: usize = 1000;
+/// Wait for the next message of an answer: nothing else is told or heard meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A word.
@@ -103,48 +103,15 @@ fn subject(who: &Who) -> String {
 /// # Errors
 /// Where NATS does not answer, or the stream is not there.
 pub async fn read(connection: &Connection, subjects: &str, now_ms: u64) -> anyhow::Result<Vec<Word>> {
-    let mut words = Vec::new();
-    let mut from = 1;
-    while let Some(last) = read_batch(connection, subjects, from, now_ms, &mut words).await? {
-        from = last + 1;
-    }
-    Ok(words)
-}
-
-/// Reads on from a sequence; the last one that was looked at, none where there are no more.
-async fn read_batch(
-    connection: &Connection,
-    subjects: &str,
-    from: u64,
-    now_ms: u64,
-    words: &mut Vec<Word>,
-) -> anyhow::Result<Option<u64>> {
-    let client = &connection.client;
-    let inbox = client.new_inbox();
-    let mut answers = client.subscribe(inbox.clone()).await?;
-    let request = format!(r#"{{"seq":{from},"batch":{BATCH},"next_by_subj":"{subjects}"}}"#);
-    client
-        .publish_with_reply(format!("$JS.API.DIRECT.GET.{BLOCKS}"), inbox, request.into())
-        .await?;
-    let mut last = None;
+    let reader = Reader::of_subjects(connection, subjects, Start::Sequence(1)).of_stream(BLOCKS);
+    let (mut reader, mut words) = (reader.within(ANSWER_TIMEOUT), Vec::new());
     loop {
-        let message = tokio::time::timeout(ANSWER_TIMEOUT, answers.next())
-            .await
-            .context("NATS does not answer about blocks")?
-            .context("the connection was closed")?;
-        match message.status.map(|status| status.as_u16()) {
-            None => {}
-            Some(204 | 404) => return Ok(last),
-            Some(503) => bail!("the stream {BLOCKS} is missing; run `webhook-hub streams apply`"),
-            Some(status) => bail!("NATS answered about blocks with {status}"),
+        let messages = reader.next_raw().await?;
+        if messages.is_empty() {
+            return Ok(words);
         }
-        let header = |name| message.headers.as_ref()?.get_last(name).map(|value| value.as_str());
-        let sequence: u64 = header(async_nats::header::NATS_SEQUENCE)
-            .context("an answer without a sequence")?
-            .parse()?;
-        last = Some(sequence);
-        let subject = header(async_nats::header::NATS_SUBJECT).unwrap_or_default();
-        words.extend(Word::read(subject, &message.payload, now_ms));
+        let read = |message: &Raw| Word::read(&message.subject, &message.payload, now_ms);
+        words.extend(messages.iter().filter_map(read));
     }
 }
 

@@ -2,6 +2,8 @@
 
 use async_nats::jetstream::Message;
 
+use crate::journal::pull;
+
 /// Notices messages that the consumer handed to somebody else: an instance that stood still, woke up and asked for more
 /// before it found its lease gone. Newer events of the same orders must not overtake those, so the work begins anew, with
 /// what is open on the log.
@@ -14,10 +16,7 @@ pub(super) struct Stray {
 
 impl Stray {
     pub(super) fn received(&mut self, message: &Message) -> anyhow::Result<()> {
-        let number = message
-            .info()
-            .map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))?
-            .consumer_sequence;
+        let number = pull::info(message)?.consumer_sequence;
         if number > self.last + 1 {
             anyhow::bail!("the consumer handed messages to somebody else");
         }

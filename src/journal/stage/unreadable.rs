@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use async_nats::jetstream::Message;
-use bytes::Bytes;
 use chrono::Utc;
 use serde_json::json;
 
 use crate::{
     event::{
         Envelope, EventId, EventType, NewEvent, Recorded,
-        outcome::{DeadLettered, ErrorReport, ErrorType, Rejected},
+        outcome::{DeadLettered, ErrorReport, ErrorType, OUTCOME, Rejected},
     },
     journal::codec,
 };
@@ -19,12 +18,12 @@ use crate::{
 pub(super) fn unreadable(message: &Message, sequence: u64, error: &codec::CodecError) -> NewEvent {
     let id = EventId::of_unreadable(sequence);
     let provider = message.subject.split('.').nth(2).unwrap_or("_");
-    let report = ErrorReport {
-        error_type: ErrorType::Validation,
-        code: "UNREADABLE_EVENT".into(),
-        message: format!("message {sequence} of the event log cannot be read: {error}"),
-        details: json!({ "sequence": sequence, "subject": message.subject.as_str() }),
-    };
+    let error = ErrorReport::new(
+        ErrorType::Validation,
+        "UNREADABLE_EVENT",
+        format!("message {sequence} of the event log cannot be read: {error}"),
+    )
+    .with(json!({ "sequence": sequence, "subject": message.subject.as_str() }));
     let now = Utc::now();
     let envelope = Envelope {
         id: id.derive("rejected"),
@@ -41,22 +40,17 @@ pub(super) fn unreadable(message: &Message, sequence: u64, error: &codec::CodecE
         traceparent: None,
         request: None,
     };
-    let payload = serde_json::to_vec(&Rejected { error: report })
-        .map(Bytes::from)
-        .unwrap_or_default();
-    NewEvent { envelope, payload }
+    NewEvent::new(envelope, &Rejected { error })
 }
 
 /// What is recorded about a retry whose event is not on the log any more.
 pub(super) fn gone(request: &Recorded, stage: &str, sequence: u64) -> NewEvent {
-    let error = ErrorReport {
-        error_type: ErrorType::Validation,
-        code: "EVENT_GONE".into(),
-        message: format!(
-            "event {sequence}, which was to be taken up again, is not on the log any more (see max_age of EVENTS)"
-        ),
-        details: json!({ "sequence": sequence }),
-    };
+    let error = ErrorReport::new(
+        ErrorType::Validation,
+        "EVENT_GONE",
+        format!("event {sequence}, which was to be taken up again, is not on the log any more (see max_age of EVENTS)"),
+    )
+    .with(json!({ "sequence": sequence }));
     let dead = DeadLettered {
         attempts: 0,
         retries: 0,
@@ -64,8 +58,6 @@ pub(super) fn gone(request: &Recorded, stage: &str, sequence: u64) -> NewEvent {
         sequence,
         error,
     };
-    NewEvent {
-        envelope: request.follow("outcome", EventType::OrderDeadLettered, Utc::now()),
-        payload: serde_json::to_vec(&dead).map(Bytes::from).unwrap_or_default(),
-    }
+    let envelope = request.follow(OUTCOME, EventType::OrderDeadLettered, Utc::now());
+    NewEvent::new(envelope, &dead)
 }

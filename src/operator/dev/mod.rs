@@ -12,7 +12,6 @@ use std::{
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::{
     config::{self, Config, Environment},
@@ -90,12 +89,7 @@ async fn start(
 ) -> anyhow::Result<Dev> {
     let config_file = dir.join("nats.conf");
     std::fs::write(&config_file, NATS_CONFIG).with_context(|| format!("cannot write {}", config_file.display()))?;
-    let password = || Uuid::new_v4().simple().to_string();
-    let passwords = NatsPasswords {
-        provision: password(),
-        hub: password(),
-        subscriber: password(),
-    };
+    let passwords = NatsPasswords::random();
     let options = PostgresOptions {
         durable: true,
         ..PostgresOptions::default()

@@ -1,8 +1,8 @@
 //! `providers try`.
 
-use std::{fmt::Write as _, io::Read as _, path::Path, process::ExitCode};
+use std::{fmt::Write as _, process::ExitCode};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use chrono::Utc;
 use serde::Serialize;
@@ -11,6 +11,7 @@ use serde_json::{json, value::RawValue};
 use super::{Try, file_or_name, print};
 use crate::{
     config::{self, Environment},
+    operator::read,
     order::{
         fault::Fault,
         tree::{Kind, Place, Tree},
@@ -57,15 +58,6 @@ pub(super) fn run(environment: &Environment, what: &Try, as_json: bool) -> anyho
             Ok(ExitCode::FAILURE)
         }
     }
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    if path == Path::new("-") {
-        let mut body = Vec::new();
-        std::io::stdin().read_to_end(&mut body)?;
-        return Ok(body);
-    }
-    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn headers(lines: &[String]) -> anyhow::Result<HeaderMap> {

@@ -10,6 +10,7 @@ use super::{
     words::Words,
 };
 use crate::{
+    event::ORDER_CREATED,
     order::{
         model::{CourierState, Fulfillment, TaxMode},
         money::Currency,
@@ -144,7 +145,7 @@ impl Kind {
     /// As the event's `webhookType`.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::OrderCreated => "order_created",
+            Self::OrderCreated => ORDER_CREATED,
             Self::OrderStatusUpdated => "order_status_updated",
             Self::OrderCancelled => "order_cancelled",
             Self::CourierUpdated => "courier_updated",

@@ -27,7 +27,6 @@ use self::{
     file::{Document, File, Kind},
     head::Arriving,
     order::Common,
-    pick::Pick,
     reader::{Habits, Reader, Request},
     response::{Said, Told},
 };
@@ -86,7 +85,7 @@ impl Declarative {
         let reader = Reader::new(document, body, request, habits);
         let root = reader.root();
         // What the intake has read has its place.
-        let text = |sources: &pick::Sources| reader.text(&sources_pick(sources), root);
+        let text = |sources| reader.text_at(sources, root);
         text(&file.webhook.order_id);
         let is_test = file.webhook.test.iter().any(|test| reader.test(test, root));
         let store_ref = merchant_header(envelope).map(str::to_owned);
@@ -123,13 +122,6 @@ impl Declarative {
             content,
         };
         reader.finish(fact).map_err(TransformError::Faults)
-    }
-}
-
-fn sources_pick(sources: &pick::Sources) -> Pick {
-    Pick {
-        from: sources.0.clone(),
-        ..Pick::default()
     }
 }
 

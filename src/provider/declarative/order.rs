@@ -13,7 +13,7 @@ use crate::order::{
     },
     money::{Currency, Money},
     status::Status,
-    tree::{Place, Tree},
+    tree::Tree,
 };
 
 /// Most bytes of what has no field that are kept beside an order; the log has all of it.
@@ -123,11 +123,7 @@ fn the_currency(reader: &Reader<'_>, file: &File, configured: Option<Currency>) 
     let head = &file.order.head;
     let known = configured.or(head.default_currency);
     if let Some(sources) = &head.currency {
-        let pick = super::pick::Pick {
-            from: sources.0.clone(),
-            ..super::pick::Pick::default()
-        };
-        match reader.text(&pick, reader.root()).map(|code| code.parse()) {
+        match reader.text_at(sources, reader.root()).map(|code| code.parse()) {
             Some(Ok(currency)) => return currency,
             found => {
                 let place = sources.0.first().map(|source| reader.place_of(source, reader.root()));
@@ -266,15 +262,11 @@ fn address(reader: &Reader<'_>, table: &file::Address) -> Option<Address> {
         city: text(&table.city),
         postcode: text(&table.postcode),
         country: text(&table.country),
-        latitude: coordinate(reader, &table.latitude, root),
-        longitude: coordinate(reader, &table.longitude, root),
+        latitude: reader.decimal(&table.latitude, root),
+        longitude: reader.decimal(&table.longitude, root),
         notes: text(&table.notes),
     };
     (!address.is_empty()).then_some(address)
-}
-
-fn coordinate(reader: &Reader<'_>, pick: &Option<super::pick::Pick>, root: Place) -> Option<Box<RawValue>> {
-    reader.decimal(pick, root)
 }
 
 fn payment(reader: &Reader<'_>, table: &file::Payment) -> Payment {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, value::RawValue};
 use super::{
     clock::{self, Zone, iso, unix},
     path::PathTemplate,
-    pick::{Amount, Choice, Clock, Lookup, Pick, Source, Test, Time, Unit},
+    pick::{Amount, Choice, Clock, Lookup, Pick, Source, Sources, Test, Time, Unit},
 };
 use crate::order::{
     fault::{Fault, Faults},
@@ -196,6 +196,12 @@ impl<'t> Reader<'t> {
     /// The same, where the file says where it is at all.
     pub(super) fn optional(&self, pick: &Option<Pick>, at: Place) -> Option<String> {
         self.text(pick.as_ref()?, at)
+    }
+
+    /// The first text that is at one of these places.
+    pub(super) fn text_at(&self, sources: &Sources, at: Place) -> Option<String> {
+        let (_, text) = self.first_source(&sources.0, at, &[])?;
+        Some(text.into_owned())
     }
 
     /// A text that must be there.

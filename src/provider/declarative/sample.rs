@@ -1,9 +1,6 @@
 //! Trying a file on a sample, without signature, log or branch: what `webhook-hub providers try` shows.
 
-use std::sync::Arc;
-
 use axum::http::HeaderMap;
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::{
@@ -12,7 +9,7 @@ use super::{
     response::{Said, Told},
 };
 use crate::{
-    event::{Envelope, EventId, EventType, Recorded, RequestFacts},
+    event::Recorded,
     order::{
         body::{self, Origin, Place},
         fault::Fault,
@@ -113,42 +110,15 @@ impl Declarative {
     }
 
     fn received(&self, sample: &Sample<'_>, head: &head::Head) -> Recorded {
-        let id = EventId::of_webhook(self.name(), &[sample.body]);
-        let headers = sample.headers.iter();
-        let headers = headers.map(|(name, value)| {
-            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            (name.as_str().to_owned(), value.into())
-        });
-        Recorded {
-            envelope: Envelope {
-                id,
-                event_type: EventType::WebhookReceived,
-                root_id: id,
-                cause_id: None,
-                provider: Arc::from(self.name()),
-                external_order_id: head.order_id.clone(),
-                webhook_type: head.kind.as_str().into(),
-                branch: None,
-                time: sample.now,
-                received_at: sample.now,
-                request_id: "REQUEST".into(),
-                traceparent: None,
-                request: Some(RequestFacts {
-                    webhook_sequence: None,
-                    method: "POST".into(),
-                    path: format!("/api/webhooks/{}{}", self.name(), sample.path),
-                    client_address: String::new(),
-                    scheme: String::new(),
-                    secrets: Vec::new(),
-                    signed_at: None,
-                    signature: None,
-                    headers: headers.collect(),
-                }),
-            },
-            payload: Bytes::copy_from_slice(sample.body),
-            sequence: 1,
-            run: None,
+        let mut received = Recorded::sample(self.name(), &head.order_id, head.kind.as_str(), sample.body, sample.now);
+        if let Some(request) = &mut received.envelope.request {
+            request.path.push_str(sample.path);
+            request.headers.extend(sample.headers.iter().map(|(name, value)| {
+                let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                (name.as_str().to_owned(), value.into())
+            }));
         }
+        received
     }
 }
 

@@ -1,7 +1,5 @@
 //! What Careem sends, good and bad, read by its file.
 
-use std::sync::Arc;
-
 use axum::http::{Method, Uri};
 use bytes::Bytes;
 use chrono::Utc;
@@ -9,7 +7,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    event::{Envelope, EventId, EventType, RequestFacts},
     order::{
         model::{Flag, Order},
         status::Status,
@@ -36,41 +33,12 @@ fn admit(body: &str) -> Result<Admission, Refusal> {
 }
 
 fn received(body: &str, webhook_type: &str) -> Recorded {
-    let id = EventId::of_webhook(NAME, &[body.as_bytes()]);
     let json: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
-    let mut headers = serde_json::Map::new();
-    headers.insert("x-merchant-id".into(), "merchant-1".into());
-    let envelope = Envelope {
-        id,
-        event_type: EventType::WebhookReceived,
-        root_id: id,
-        cause_id: None,
-        provider: Arc::from(NAME),
-        external_order_id: json["id"].as_str().unwrap_or("CR1").into(),
-        webhook_type: webhook_type.into(),
-        branch: None,
-        time: Utc::now(),
-        received_at: Utc::now(),
-        request_id: "req".into(),
-        traceparent: None,
-        request: Some(RequestFacts {
-            webhook_sequence: None,
-            method: "POST".into(),
-            path: "/".into(),
-            client_address: "127.0.0.1".into(),
-            scheme: "hmac-sha256".into(),
-            secrets: Vec::new(),
-            signed_at: None,
-            signature: None,
-            headers,
-        }),
-    };
-    Recorded {
-        envelope,
-        payload: Bytes::copy_from_slice(body.as_bytes()),
-        sequence: 1,
-        run: None,
-    }
+    let order_id = json["id"].as_str().unwrap_or("CR1");
+    let mut received = Recorded::sample(NAME, order_id, webhook_type, body.as_bytes(), Utc::now());
+    let request = received.envelope.request.as_mut().unwrap();
+    request.headers.insert("x-merchant-id".into(), "merchant-1".into());
+    received
 }
 
 fn order(body: &str) -> Result<Order, Vec<Fault>> {

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
+use uuid::Uuid;
 
 use super::process::{Invocation, POLL, Process};
 use super::{Programs, prepare_folder, remember_port, remembered_port};
@@ -35,6 +36,18 @@ pub struct NatsPasswords {
     pub hub: String,
     /// Of user `subscriber`, who only listens.
     pub subscriber: String,
+}
+
+impl NatsPasswords {
+    /// New ones, which nobody can guess.
+    pub fn random() -> Self {
+        let password = || Uuid::new_v4().simple().to_string();
+        Self {
+            provision: password(),
+            hub: password(),
+            subscriber: password(),
+        }
+    }
 }
 
 impl fmt::Debug for NatsPasswords {
@@ -212,26 +225,13 @@ impl NatsServer {
             current_dir: self.dir.clone(),
             account: None,
         };
-        let pid = self.process.spawn(&invocation).await?;
-        let ready = tokio::select! {
-            ready = timeout(START_TIMEOUT, self.ready(pid)) => ready.ok(),
-            () = self.process.ended() => return Err(self.process.failure("did not start")),
+        let ready = |pid| async move {
+            let ready = timeout(START_TIMEOUT, self.ready(pid)).await;
+            ready.unwrap_or_else(|_| Err(self.process.failure(&format!("was not ready after {START_TIMEOUT:?}"))))
         };
-        match ready {
-            Some(Ok(port)) => {
-                self.port.store(port, Ordering::Relaxed);
-                remember_port(&self.port_file(), port)
-            }
-            Some(Err(error)) => {
-                self.process.kill().await?;
-                Err(error)
-            }
-            None => {
-                let failure = self.process.failure(&format!("was not ready after {START_TIMEOUT:?}"));
-                self.process.kill().await?;
-                Err(failure)
-            }
-        }
+        let port = self.process.launch(&invocation, ready).await?;
+        self.port.store(port, Ordering::Relaxed);
+        remember_port(&self.port_file(), port)
     }
 
     /// Waits for the file in which the server says its port, and then for its greeting there.

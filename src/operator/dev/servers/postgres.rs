@@ -304,19 +304,14 @@ impl Postgres {
             current_dir: self.dir.clone(),
             account: self.account.clone(),
         };
-        self.process.spawn(&invocation).await?;
-        self.port.store(port, Ordering::Relaxed);
-        tokio::select! {
-            ready = self.ready() => match ready {
-                Ok(()) => Ok(()),
-                Err(last) => {
-                    let failure = self.process.failure(&format!("was not ready after {START_TIMEOUT:?} ({last:#})"));
-                    self.process.kill().await?;
-                    Err(failure)
-                }
-            },
-            () = self.process.ended() => Err(self.process.failure("did not start")),
-        }
+        let ready = |_| async move {
+            self.port.store(port, Ordering::Relaxed);
+            self.ready().await.map_err(|last| {
+                self.process
+                    .failure(&format!("was not ready after {START_TIMEOUT:?} ({last:#})"))
+            })
+        };
+        self.process.launch(&invocation, ready).await
     }
 
     /// Waits until it answers a query, and makes sure that it is this server and no other one on the same port. Fails with

@@ -105,8 +105,25 @@ impl Process {
         }
     }
 
-    /// Starts the server; returns when it has a process id, not when it is ready.
-    pub(super) async fn spawn(&self, invocation: &Invocation) -> Result<u32> {
+    /// Starts the server and returns what `ready` makes of its process id. One that `ready` gives up is killed.
+    pub(super) async fn launch<T, F: Future<Output = Result<T>>>(
+        &self,
+        invocation: &Invocation,
+        ready: impl FnOnce(u32) -> F,
+    ) -> Result<T> {
+        let pid = self.spawn(invocation).await?;
+        let ready = tokio::select! {
+            ready = ready(pid) => ready,
+            () = self.ended() => return Err(self.failure("did not start")),
+        };
+        if ready.is_err() {
+            self.kill().await?;
+        }
+        ready
+    }
+
+    /// Returns when it has a process id, not when it is ready.
+    async fn spawn(&self, invocation: &Invocation) -> Result<u32> {
         if self.runs() {
             bail!("{} runs already", self.name);
         }
@@ -240,7 +257,7 @@ impl Process {
     }
 
     /// Resolves when the server doesn't run, for whatever reason.
-    pub(super) async fn ended(&self) {
+    async fn ended(&self) {
         let mut state = self.state.subscribe();
         // It can't fail: `self` holds a sender.
         let _ = state

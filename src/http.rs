@@ -1,0 +1,222 @@
+//! Asking others by HTTP, the backend and the providers: how a client is set up, an answer within its limit, and why there
+//! was none. What an answer means is left to who asks.
+
+use std::{error::Error, io, time::Duration};
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use reqwest::{
+    Client, RequestBuilder,
+    header::{HeaderMap, RETRY_AFTER},
+    redirect,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    config::ClientTls,
+    event::outcome::{ErrorReport, ErrorType},
+    journal::settle::MAX_ASKED_FOR,
+    tls,
+};
+
+/// Most bytes of an answer that are read, where it is no document; an honest one has a few hundred.
+pub const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// Most characters of somebody's own code for an error that are kept.
+const MAX_CODE_CHARS: usize = 100;
+/// Time for the TCP and TLS handshakes, within the whole request's limit.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A client for requests that take at most `timeout` each and of which `max_requests` are under way at a time; all of
+/// them carry `headers`.
+///
+/// # Errors
+/// Where TLS cannot be set up, naming the variable.
+pub fn client(timeout: Duration, max_requests: usize, headers: HeaderMap, tls: &ClientTls) -> anyhow::Result<Client> {
+    Client::builder()
+        .default_headers(headers)
+        .user_agent(concat!("webhook-hub/", env!("CARGO_PKG_VERSION")))
+        .timeout(timeout)
+        .connect_timeout(CONNECT_TIMEOUT.min(timeout))
+        // As many as can be busy: fewer, and under load each request would open one and close it again.
+        .pool_max_idle_per_host(max_requests)
+        // A redirect would carry the token to whoever the answer names, or lose the body; it is a set-up to be mended.
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .tcp_nodelay(true)
+        .tls_backend_preconfigured(tls::client(tls)?)
+        .build()
+        .context("cannot set up the HTTP client")
+}
+
+/// An answer as it came.
+#[derive(Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// `Retry-After`, as a time from now.
+    pub retry_after: Option<Duration>,
+    /// The body, as far as it was read.
+    pub body: Vec<u8>,
+    /// There was more of it.
+    pub is_cut: bool,
+}
+
+impl Answer {
+    /// What went wrong, where the `backend` or a `provider` answered so. What they say of their own accord may quote the
+    /// customer; only their machine-readable code is kept, from the first of these JSON pointers that leads to one.
+    pub fn report(&self, whom: &str, codes: &[&str], error_type: ErrorType, message: &str) -> ErrorReport {
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        let code = codes.iter().find_map(|pointer| match body.pointer(pointer)? {
+            Value::String(code) if !code.trim().is_empty() => {
+                Some(code.chars().take(MAX_CODE_CHARS).collect::<String>())
+            }
+            Value::Number(code) => Some(code.to_string()),
+            _ => None,
+        });
+        let details = code.map_or(Value::Null, |code| json!({ format!("{whom}Code"): code }));
+        ErrorReport::new(
+            error_type,
+            format!("{}_{}", whom.to_ascii_uppercase(), self.status),
+            format!("{message} (HTTP {})", self.status),
+        )
+        .with(details)
+    }
+}
+
+/// Asks, and reads at most so many bytes of the answer's body.
+///
+/// # Errors
+/// There was no answer, or not all of it (see [`no_answer`]).
+pub async fn ask(request: RequestBuilder, max_bytes: usize) -> reqwest::Result<Answer> {
+    let mut response = request.send().await?;
+    let header = response.headers().get(RETRY_AFTER);
+    let retry_after = header.and_then(|value| retry_after(value.to_str().ok()?, Utc::now()));
+    let mut answer = Answer {
+        status: response.status().as_u16(),
+        retry_after,
+        body: Vec::new(),
+        is_cut: false,
+    };
+    while let Some(chunk) = response.chunk().await? {
+        let room = max_bytes - answer.body.len();
+        answer.body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() > room {
+            answer.is_cut = true;
+            break;
+        }
+    }
+    Ok(answer)
+}
+
+/// Seconds or an HTTP date (RFC 9110, 10.2.3).
+fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
+    let value = value.trim();
+    let duration = match value.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => (DateTime::parse_from_rfc2822(value).ok()?.to_utc() - now)
+            .to_std()
+            .ok()?,
+    };
+    Some(duration.min(MAX_ASKED_FOR))
+}
+
+/// Why there was no answer of the `backend`, or of a `provider`, whose address stands in the variable `url`. Where the
+/// set-up is at fault the error's type says so; everything else is temporary.
+pub fn no_answer(error: &reqwest::Error, whom: &str, url: &str) -> ErrorReport {
+    let (error_type, code, message) = if error.is_timeout() {
+        let message = format!("the {whom} did not answer in time");
+        (ErrorType::Temporary, "TIMEOUT", message)
+    } else if is_tls(error) {
+        let message = format!("the {whom}'s certificate is not accepted, or it does not speak TLS");
+        (ErrorType::Configuration, "TLS", message)
+    } else if is_dns(error) {
+        let message = format!("the {whom}'s name cannot be resolved: is {url} right?");
+        (ErrorType::Configuration, "DNS", message)
+    } else if error.is_connect() {
+        let message = format!("no connection to the {whom}");
+        (ErrorType::Temporary, "UNREACHABLE", message)
+    } else {
+        let message = format!("the connection to the {whom} broke off");
+        (ErrorType::Temporary, "CONNECTION_LOST", message)
+    };
+    ErrorReport::new(error_type, format!("{}_{code}", whom.to_ascii_uppercase()), message)
+}
+
+/// An error and what caused it, down to the first cause.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(Some(error as &(dyn Error + 'static)), |error| (*error).source())
+}
+
+/// Either side refuses the other's TLS. While connecting that is all that can be invalid data: rustls tells every failed
+/// handshake so. Later it is an alert, which a server sends that misses a certificate of ours.
+fn is_tls(error: &reqwest::Error) -> bool {
+    causes(error).any(|cause| {
+        (error.is_connect() && cause.downcast_ref().is_some_and(is_invalid_data))
+            || cause.to_string().contains("fatal alert")
+    })
+}
+
+/// An I/O error may hold another one, which is none of its sources.
+fn is_invalid_data(error: &io::Error) -> bool {
+    let held = error.get_ref().and_then(|held| held.downcast_ref());
+    error.kind() == io::ErrorKind::InvalidData || held.is_some_and(is_invalid_data)
+}
+
+/// The name cannot be resolved.
+fn is_dns(error: &reqwest::Error) -> bool {
+    causes(error).any(|cause| {
+        let text = cause.to_string();
+        text == "dns error" || text.starts_with("failed to lookup address")
+    })
+}
+
+/// Any text, such as an order's id, as one segment of a path.
+pub fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'_' | b'~')
+            || byte == b'.' && text != "." && text != ".."
+        {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push('%');
+            encoded.push_str(&hex::encode_upper([byte]));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_order_id_stays_one_path_segment() {
+        assert_eq!(percent_encode("CR-1_2.3~4"), "CR-1_2.3~4");
+        assert_eq!(percent_encode("../../admin?x=1#y"), "..%2F..%2Fadmin%3Fx%3D1%23y");
+        assert_eq!(percent_encode(".."), "%2E%2E");
+    }
+
+    #[test]
+    fn retry_after_as_seconds_and_as_date() {
+        let now = DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z").unwrap().to_utc();
+        assert_eq!(retry_after("120", now), Some(Duration::from_secs(120)));
+        assert_eq!(
+            retry_after("Thu, 01 Jan 2026 00:01:00 GMT", now),
+            Some(Duration::from_secs(60))
+        );
+        assert_eq!(retry_after("Thu, 01 Jan 2020 00:01:00 GMT", now), None);
+        assert_eq!(retry_after("999999999999", now), Some(MAX_ASKED_FOR));
+        assert_eq!(retry_after("soon", now), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_lets_it_wait_for_ever(value in "[0-9]{1,20}|\\PC{0,20}") {
+            prop_assert!(retry_after(&value, Utc::now()).is_none_or(|after| after <= MAX_ASKED_FOR));
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What a durable consumer hands out, message after message.
+//!
+//! How much is asked for at a time is for the one to say who takes it; what becomes of a message, too.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::{Message, consumer::pull, message::Info};
+use futures_util::StreamExt as _;
+
+use super::{connection::Connection, streams};
+
+/// Bytes that one pull request brings. The largest message has 8 MB.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// How a consumer is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Pull {
+    /// Messages that one pull request brings.
+    pub messages: usize,
+    /// How long a pull request stands before it is renewed.
+    pub expires: Duration,
+    /// How often the server says that it is there; two missing ones and the client asks again.
+    pub heartbeat: Duration,
+}
+
+/// The messages of a consumer.
+pub struct Messages {
+    consumer: String,
+    pulled: pull::Stream,
+}
+
+impl Messages {
+    /// Of a consumer that exists.
+    ///
+    /// # Errors
+    /// [`streams::Missing`] where it does not; anything else is trouble with NATS and can be tried again.
+    pub async fn of(connection: &Connection, stream: &str, consumer: &str, pull: Pull) -> anyhow::Result<Self> {
+        let found = streams::consumer(connection, stream, consumer).await?;
+        let pulled = found
+            .stream()
+            .max_messages_per_batch(pull.messages)
+            .max_bytes_per_batch(MAX_BYTES)
+            .expires(pull.expires)
+            .heartbeat(pull.heartbeat)
+            .messages();
+        Ok(Self {
+            consumer: consumer.to_owned(),
+            pulled: pulled.await.context("cannot pull")?,
+        })
+    }
+
+    /// The next message; none where there was only a sign of life. It may be dropped while it waits: nothing is lost.
+    ///
+    /// # Errors
+    /// Where no more will come.
+    pub async fn next(&mut self) -> anyhow::Result<Option<Message>> {
+        match self.pulled.next().await {
+            Some(Ok(message)) => Ok(Some(message)),
+            Some(Err(error)) => {
+                // A missed heartbeat is told as an error, and the stream goes on.
+                tracing::debug!(consumer = self.consumer, %error, "pull");
+                Ok(None)
+            }
+            None => anyhow::bail!("the consumer's messages ended"),
+        }
+    }
+}
+
+/// Where a message stands, on the log and in the consumer's count.
+///
+/// # Errors
+/// Where it did not come from a consumer.
+pub fn info(message: &Message) -> anyhow::Result<Info<'_>> {
+    message
+        .info()
+        .map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))
+}
