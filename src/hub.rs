@@ -162,7 +162,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     let on = Arc::clone(&connection);
     tasks.spawn("refusals", Phase::Log, |stop| refusals.run(on, stop));
     let budget = Budget::default();
-    let for_providers = Arc::new(integration(&config, &registry, &journal, &budget));
+    let for_providers = Arc::new(integration(&config, &registry, &journal, &budget, &limits));
     let intake = Arc::new(Intake {
         registry: Arc::clone(&registry),
         journal: journal.clone(),
@@ -173,7 +173,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         health,
         audit,
     });
-    let router = integration::router(for_providers).merge(intake::router(intake));
+    let router = intake::router(intake, integration::router(for_providers));
     spawn_servers(tasks, &config, router, certificate, listener, metrics);
     tracing::info!(
         %address,
@@ -191,7 +191,13 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
 }
 
 /// What takes the backend's requests for providers.
-fn integration(config: &Config, registry: &Arc<Registry>, journal: &Journal, budget: &Budget) -> Integration {
+fn integration(
+    config: &Config,
+    registry: &Arc<Registry>,
+    journal: &Journal,
+    budget: &Budget,
+    limits: &Arc<Limits>,
+) -> Integration {
     let told = registry.iter().filter(|enabled| enabled.outbound.is_some());
     Integration {
         told: told.map(|enabled| enabled.name.to_string()).collect(),
@@ -200,6 +206,7 @@ fn integration(config: &Config, registry: &Arc<Registry>, journal: &Journal, bud
         tokens: Tokens::new(&config.backend.service_tokens),
         settings: config.http.clone(),
         budget: budget.clone(),
+        limits: Arc::clone(limits),
     }
 }
 

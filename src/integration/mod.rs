@@ -4,7 +4,11 @@
 //! [`token`] says who may, [`status`] and [`menu`] take the two requests, [`refusal`] says what a refused one is told. What
 //! becomes of a request is left to [`crate::push`].
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     Router,
@@ -17,12 +21,17 @@ use chrono::Utc;
 use serde_json::json;
 use uuid::Uuid;
 
-use self::{refusal::Reason, token::Tokens};
+use self::{
+    refusal::{Asked, Reason},
+    token::Tokens,
+};
 use crate::{
     config,
     event::{Envelope, EventId, EventType, NewEvent},
     intake::{
         body::{self, Budget, Held},
+        client_ip::client_ip,
+        limit::Limits,
         refusal::{after_panic, json_response},
         request_id,
     },
@@ -55,9 +64,11 @@ pub struct Integration {
     pub settings: config::Http,
     /// Bytes of bodies that may be held at a time, webhooks' included.
     pub budget: Budget,
+    /// Who is blocked, and what counts towards it.
+    pub limits: Arc<Limits>,
 }
 
-/// The routes.
+/// The routes; whoever serves them takes note of what is refused.
 pub fn router(integration: Arc<Integration>) -> Router {
     Router::new()
         .route(
@@ -82,10 +93,23 @@ struct Wanted {
 }
 
 impl Integration {
+    fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> IpAddr {
+        client_ip(peer.ip(), headers, &self.settings.trusted_proxies)
+    }
+
+    /// Who asks for what, for whoever notes that it was refused.
+    fn asked(&self, kind: &'static str, provider: &str, peer: SocketAddr, headers: &HeaderMap) -> Asked {
+        Asked {
+            kind,
+            provider: self.registry.get(provider).map(|enabled| enabled.name.to_string()),
+            client: self.client(peer, headers),
+        }
+    }
+
     /// Whether the backend calls, about a provider that can be told something.
-    fn check(&self, headers: &HeaderMap, provider: &str) -> Result<(), Reason> {
+    fn check(&self, headers: &HeaderMap, provider: &str, client: IpAddr) -> Result<(), Reason> {
         if !self.tokens.know(headers) {
-            return Err(Reason::InvalidToken);
+            return Err(self.stranger(client));
         }
         if self.registry.get(provider).is_none() {
             return Err(Reason::ProviderNotFound);
@@ -94,6 +118,16 @@ impl Integration {
             return Err(Reason::NotConfigured(provider.to_owned()));
         }
         Ok(())
+    }
+
+    /// Counted and blocked as at the other doors. Who shows the token is let in from a blocked address, too: somebody else
+    /// may stand behind it, and a token that was wrong may have been set right.
+    fn stranger(&self, client: IpAddr) -> Reason {
+        if let Err(limited) = self.limits.check_address(client) {
+            return Reason::RateLimited(limited.retry_after_seconds);
+        }
+        self.limits.note_refused(None, client);
+        Reason::InvalidToken
     }
 
     async fn read(&self, headers: &HeaderMap, body: Body, max_bytes: usize) -> Result<Held, Reason> {
