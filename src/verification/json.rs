@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -15,6 +15,9 @@ use serde_json::value::RawValue;
 pub(super) const MAX_POINTER_STEPS: usize = 16;
 /// Most members of an object that are looked at; Keeta's envelope has seven.
 const MAX_MEMBERS: usize = 1_000;
+/// Most elements of an array: nobody is known yet, and a list of places is four times as large as a body of commas. Of a body
+/// that is let in there may be no more either.
+const MAX_ELEMENTS: usize = 10_000;
 
 /// The body cannot be read the way the scheme needs it.
 #[derive(Debug)]
@@ -50,6 +53,34 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     }
 }
 
+/// An array's elements.
+struct Elements<'a>(Vec<&'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Elements<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Elements<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut elements = Vec::new();
+                while let Some(element) = seq.next_element()? {
+                    if elements.len() == MAX_ELEMENTS {
+                        return Err(serde::de::Error::custom("too many elements"));
+                    }
+                    elements.push(element);
+                }
+                Ok(Elements(elements))
+            }
+        }
+        deserializer.deserialize_seq(Collect)
+    }
+}
+
 /// The members of a body that is an object, each name once.
 pub(super) fn members(body: &[u8]) -> Result<Members<'_>, Unreadable> {
     let mut members: Members<'_> = serde_json::from_slice(body).map_err(|_| Unreadable)?;
@@ -73,7 +104,7 @@ pub(super) fn find<'a>(body: &'a [u8], pointer: &str) -> Result<Option<&'a RawVa
                 found.map(|(_, value)| value)
             }
             Some(b'[') => {
-                let elements: Vec<&'a RawValue> = serde_json::from_str(at.get()).map_err(|_| Unreadable)?;
+                let Elements(elements) = serde_json::from_str(at.get()).map_err(|_| Unreadable)?;
                 step.parse::<usize>().ok().and_then(|at| elements.get(at).copied())
             }
             _ => None,
@@ -89,7 +120,7 @@ pub(super) fn find<'a>(body: &'a [u8], pointer: &str) -> Result<Option<&'a RawVa
 /// The number of elements of the array at a pointer.
 pub(super) fn count(body: &[u8], pointer: &str) -> Result<usize, Unreadable> {
     let array = find(body, pointer)?.ok_or(Unreadable)?;
-    let elements: Vec<&RawValue> = serde_json::from_str(array.get()).map_err(|_| Unreadable)?;
+    let Elements(elements) = serde_json::from_str(array.get()).map_err(|_| Unreadable)?;
     Ok(elements.len())
 }
 
@@ -170,6 +201,17 @@ mod tests {
         assert!(find(b"{", "/a").is_err() && find(b"{} {}", "/a").is_err() && members(b"[]").is_err());
         // Beside the way it is somebody else's business.
         assert!(find(br#"{"a":1,"b":{"c":1,"c":2}}"#, "/a").is_ok());
+    }
+
+    #[test]
+    fn no_more_is_listed_than_a_body_may_have() {
+        let list = |elements: usize| format!(r#"{{"a":[{}0]}}"#, "0,".repeat(elements - 1));
+        assert_eq!(count(list(MAX_ELEMENTS).as_bytes(), "/a").unwrap(), MAX_ELEMENTS);
+        assert_eq!(at(&list(MAX_ELEMENTS), "/a/9999").as_deref(), Some("0"));
+        for pointer in ["/a/0", "/a/10000"] {
+            assert!(find(list(MAX_ELEMENTS + 1).as_bytes(), pointer).is_err(), "{pointer}");
+        }
+        assert!(count(list(MAX_ELEMENTS + 1).as_bytes(), "/a").is_err());
     }
 
     #[test]
