@@ -183,7 +183,8 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         "listening"
     );
     // Webhooks are taken from here on; what follows on the log begins when NATS was seen to be as it must be.
-    if verified(&connection, stop).await? {
+    let found = tasks.while_all_run(stop, verified(&connection, stop)).await?;
+    if found.transpose()? == Some(true) {
         spawn_stages(tasks, &config, registry, journal, database, branches, gate)?;
         tracing::info!(partitions = config.partitions, "serving");
     }
@@ -382,6 +383,22 @@ impl Tasks {
         self.names.push((handle.id(), name, phase));
     }
 
+    /// What comes of something that takes its time; none where the hub is told to stop before.
+    ///
+    /// # Errors
+    /// Why a task ended meanwhile: half a hub does not wait for anything.
+    async fn while_all_run<T>(
+        &mut self,
+        stop: &CancellationToken,
+        something: impl Future<Output = T>,
+    ) -> anyhow::Result<Option<T>> {
+        tokio::select! {
+            biased;
+            failure = self.first_failure(stop) => failure.map_or(Ok(None), Err),
+            came = something => Ok(Some(came)),
+        }
+    }
+
     /// Waits until told to stop (none) or until a task ends by itself (why).
     async fn first_failure(&mut self, stop: &CancellationToken) -> Option<anyhow::Error> {
         tokio::select! {
@@ -414,8 +431,12 @@ impl Tasks {
     }
 
     /// Tells the tasks to stop, phase by phase, and waits for each phase; what does not end in time is cut off.
+    ///
+    /// # Errors
+    /// What did not end in time, else the first task that did not end well.
     async fn drain(mut self, grace: Duration) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + grace;
+        let mut failure = None;
         for phase in [Phase::Intake, Phase::Stages, Phase::Log] {
             match phase {
                 Phase::Intake => self.intake.cancel(),
@@ -424,11 +445,13 @@ impl Tasks {
             }
             while self.names.iter().any(|(_, _, of)| *of == phase) {
                 match tokio::time::timeout_at(deadline, self.set.join_next_with_id()).await {
-                    Ok(Some(Ok((id, _)))) => {
+                    Ok(Some(Ok((id, Ok(()))))) => {
                         self.forget(id);
                     }
-                    Ok(Some(Err(error))) => {
-                        self.forget(error.id());
+                    Ok(Some(ended)) => {
+                        let reason = self.reason(ended).context("while it was told to stop");
+                        tracing::error!(error = format!("{reason:#}"), "a task did not end well");
+                        failure.get_or_insert(reason);
                     }
                     Ok(None) => break,
                     Err(_) => {
@@ -442,6 +465,40 @@ impl Tasks {
             }
         }
         tracing::info!("stopped");
-        Ok(())
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(5);
+
+    #[tokio::test]
+    async fn a_task_that_ends_is_noticed_also_while_nats_is_waited_for() {
+        let (mut tasks, stop) = (Tasks::default(), CancellationToken::new());
+        tasks.spawn("intake", Phase::Intake, |_| async { bail!("the port is gone") });
+        let waiting = tasks.while_all_run(&stop, std::future::pending::<()>());
+        let failure = tokio::time::timeout(GRACE, waiting).await.unwrap().unwrap_err();
+        assert_eq!(format!("{failure:#}"), "intake failed: the port is gone");
+        assert_eq!(tasks.while_all_run(&stop, async { 7 }).await.ok(), None, "nothing runs");
+        stop.cancel();
+        let told = tasks.while_all_run(&stop, std::future::pending::<()>()).await;
+        assert!(matches!(told, Ok(None)));
+    }
+
+    #[tokio::test]
+    async fn what_goes_wrong_while_it_stops_is_told() {
+        let mut tasks = Tasks::default();
+        let when_told = |stop: CancellationToken, end: anyhow::Result<()>| async move {
+            stop.cancelled().await;
+            end
+        };
+        tasks.spawn("intake", Phase::Intake, |stop| when_told(stop, Ok(())));
+        tasks.spawn("push", Phase::Stages, |stop| when_told(stop, Err(anyhow::anyhow!("no lanes"))));
+        tasks.spawn("event log", Phase::Log, |stop| when_told(stop, Ok(())));
+        let failure = tasks.drain(GRACE).await.unwrap_err();
+        assert_eq!(format!("{failure:#}"), "while it was told to stop: push failed: no lanes");
     }
 }
