@@ -264,6 +264,26 @@ fn what_has_no_field_is_kept_up_to_a_limit() {
 }
 
 #[test]
+fn an_amount_that_is_read_wrongly_says_how_it_was_read() {
+    let told = |unit: &str| {
+        let order = ORDER.replace("\"decimal\"", &format!("\"{unit}\""));
+        let file = load::load("small.toml", &minimal(&format!("{WEBHOOK}{EVENTS}{order}"))).unwrap();
+        let provider = Declarative::new(Arc::new(file), None);
+        let body = r#"{"id":"1","lists":[{"lines":[{"name":"a","sku":"x"},{"name":"b","sku":"y"}]}],
+            "prices":[{"sku":"x","each":11},{"sku":"y","each":5.5}]}"#;
+        match provider.transform(&received(body, "order_created")) {
+            Err(TransformError::Faults(faults)) => faults.into_iter().map(|fault| fault.message).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let e9 = told("e9");
+    assert!(e9.contains(&"more decimals than JOD has (3); by the file amounts are e9".to_owned()), "{e9:?}");
+    assert!(e9.contains(&"expected a whole number; by the file amounts are e9".to_owned()), "{e9:?}");
+    let minor = told("minor");
+    assert!(minor.contains(&"expected a whole number; by the file amounts are minor".to_owned()), "{minor:?}");
+}
+
+#[test]
 fn faults_of_the_whole_file_have_their_lines() {
     let told = |text: &str| {
         let faults = load::load("f.toml", text).unwrap_err().faults;
