@@ -109,6 +109,7 @@ impl Forward {
             max_attempts: self.schedule.max_retries,
             error,
             next_attempt_at: now + TimeDelta::from_std(next.pause()).unwrap_or_default(),
+            waits_for_order: for_creation,
         };
         let label = format!("forward_failed/{request}");
         Err(Failure::Retry {
@@ -181,6 +182,10 @@ impl Stage for Forward {
 
     fn creates(event: &Recorded) -> bool {
         event.envelope.webhook_type == CREATION
+    }
+
+    fn waits_for_creation(attempt: &Recorded) -> bool {
+        serde_json::from_slice::<ForwardFailed>(&attempt.payload).is_ok_and(|failed| failed.waits_for_order)
     }
 }
 

@@ -141,6 +141,15 @@ impl Lane {
         })
     }
 
+    /// With one of those that wait before all others, due now.
+    pub fn led_by_waiting(mut self, at: usize, now: DateTime<Utc>) -> Self {
+        let (sequence, requests) = self.waiting.remove(at);
+        Self {
+            requests,
+            ..self.led_by(sequence, now)
+        }
+    }
+
     /// With this event before all others, due now.
     pub fn led_by(mut self, sequence: u64, now: DateTime<Utc>) -> Self {
         self.waiting.insert(0, (self.head, self.requests));

@@ -225,6 +225,10 @@ impl Stage for Push {
         event.envelope.event_type == EventType::MenuSyncReported
     }
 
+    fn waits_for_creation(attempt: &Recorded) -> bool {
+        attempt.envelope.event_type == EventType::MenuSyncAccepted
+    }
+
     fn only_wakes(event_type: EventType) -> bool {
         event_type == EventType::MenuSyncReported
     }
