@@ -75,6 +75,14 @@ impl Corner {
         fence: "lane.forward.fence",
         lanes: "lane.*.*",
     };
+    /// Of the stage `transform`.
+    pub const TRANSFORM: Self = Self {
+        token: "transform.",
+        bell: "due-transform",
+        marker: "lane.transform.marker",
+        fence: "lane.transform.fence",
+        lanes: "lane.transform.>",
+    };
     /// Of the stage `push`.
     pub const PUSH: Self = Self {
         token: "push.",

@@ -25,7 +25,7 @@ const LIMITS_FILE: &str = include_str!("../../streams/LIMITS.json");
 const BLOCKS_FILE: &str = include_str!("../../streams/BLOCKS.json");
 const REFUSALS_FILE: &str = include_str!("../../streams/REFUSALS.json");
 /// Durable consumers, each with its stream.
-const CONSUMER_FILES: [(&str, &str); 6] = [
+const CONSUMER_FILES: [(&str, &str); 7] = [
     (EVENTS, include_str!("../../streams/EVENTS.transform.json")),
     (EVENTS, include_str!("../../streams/EVENTS.forward.json")),
     (EVENTS, include_str!("../../streams/EVENTS.push.json")),
@@ -35,6 +35,7 @@ const CONSUMER_FILES: [(&str, &str); 6] = [
 ];
 /// Streams by name.
 const STREAMS: [(&str, &str); 6] = [
+    (LANES, include_str!("../../streams/LANES.due-transform.json")),
     (EVENTS, EVENTS_FILE),
     (LEASES, LEASES_FILE),
     (LANES, LANES_FILE),

@@ -74,14 +74,14 @@ impl Push {
                 for_creation: false,
             });
         }
-        let mut subject = self.subject(remote, event, Some(&branch));
+        let mut subject = self.subject(remote, event, Some(&branch)).await?;
         let slots = &mut subject.scope.0;
         slots.insert("request_id".into(), event.run_id().to_string().into());
         slots.insert("currency".into(), menu.currency.code().into());
         slots.insert("menu".into(), menu.as_slots());
         let key = event.envelope.id.to_string();
         let reply = match remote.call(&subject.base, &spec.call, &mut subject.scope, key).await {
-            Err(missing) => return self.missing(event, request, &missing),
+            Err(missing) => return self.missing(remote, event, request, &subject, &missing).await,
             Ok(reply) => reply,
         };
         let Reply::Done { status, body } = reply else {
@@ -124,7 +124,7 @@ impl Push {
             Err(error) => return Err(log_away(&error)),
         };
         if let (None, Some((poll, _))) = (&word, &result.poll) {
-            let mut subject = self.subject(remote, event, event.envelope.branch.as_deref());
+            let mut subject = self.subject(remote, event, event.envelope.branch.as_deref()).await?;
             if let Some(reference) = &accepted.reference {
                 subject.scope.0.insert("ref".into(), reference.clone().into());
             }
@@ -138,7 +138,7 @@ impl Push {
             match asked {
                 Ok(Reply::Done { body, .. }) => word = result.table.read(&body),
                 Ok(reply) => tracing::debug!(?reply, "a menu's result is not to be had yet"),
-                Err(missing) => return self.missing(event, request, &missing),
+                Err(missing) => return self.missing(remote, event, request, &subject, &missing).await,
             }
         }
         match word {

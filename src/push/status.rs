@@ -52,7 +52,7 @@ impl Push {
         } else {
             event.envelope.branch.clone()
         };
-        let mut subject = self.subject(remote, event, branch.as_deref());
+        let mut subject = self.subject(remote, event, branch.as_deref()).await?;
         let slots = &mut subject.scope.0;
         slots.insert("status".into(), wanted.status.as_str().into());
         if let Some(reason) = &wanted.reason {
@@ -69,7 +69,7 @@ impl Push {
         slots.insert("remote_order_id".into(), order_id.clone().into());
         let key = event.envelope.id.to_string();
         match remote.call(&subject.base, call, &mut subject.scope, key).await {
-            Err(missing) => self.missing(event, request, &missing),
+            Err(missing) => self.missing(remote, event, request, &subject, &missing).await,
             Ok(Reply::Done { status, .. }) => {
                 let already = call.done.contains(&status);
                 Ok(vec![pushed(event, &wanted, request, Some(status), already)])
