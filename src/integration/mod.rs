@@ -1,7 +1,7 @@
 //! Where the backend comes in: statuses and menus for providers.
 //!
 //! As with webhooks the answer depends on the event log and on nothing else: 202 means that the request is on it, fsynced.
-//! [`token`] says who may, [`status`] and [`menu`] take the two requests, [`refusal`] says what a refused one is told. What
+//! [`token`] says who may, [`keys`] what is a repeat, [`status`] and [`menu`] take the two requests, [`refusal`] says what a refused one is told. What
 //! becomes of a request is left to [`crate::push`].
 
 use std::{
@@ -41,6 +41,7 @@ use crate::{
 };
 
 pub mod token;
+pub mod keys;
 pub mod status;
 pub mod menu;
 pub mod refusal;
@@ -138,7 +139,8 @@ impl Integration {
     async fn append(&self, wanted: Wanted, payload: Bytes, headers: &HeaderMap) -> Result<Response<Body>, Reason> {
         let request_id = request_id::of(headers);
         let now = Utc::now();
-        let id = match idempotency_key(headers)? {
+        let key = idempotency_key(headers)?;
+        let id = match key {
             Some(key) => EventId::of_webhook(
                 &wanted.provider,
                 &[
@@ -165,15 +167,28 @@ impl Integration {
             traceparent: Some(trace_context::of(headers)),
             request: None,
         };
-        let appended = self.journal.append(NewEvent { envelope, payload }).await;
-        let appended = appended.map_err(Reason::EventLogUnavailable)?;
+        let duplicate = self.append_once(NewEvent { envelope, payload }, key.is_some()).await?;
         metrics::counter!("integration_requests_total", "kind" => wanted.kind, "code" => "ACCEPTED").increment(1);
-        tracing::debug!(request_id, event_id = %id, kind = wanted.kind, duplicate = appended.duplicate, "accepted from the backend");
+        tracing::debug!(request_id, event_id = %id, kind = wanted.kind, duplicate, "accepted from the backend");
         let body = json!({
             "success": true,
-            "data": { "eventId": id.to_string(), "requestId": request_id, "duplicate": appended.duplicate },
+            "data": { "eventId": id.to_string(), "requestId": request_id, "duplicate": duplicate },
         });
         Ok(json_response(StatusCode::ACCEPTED, body.to_string(), &request_id))
+    }
+
+    /// Appends an event, unless it has a key by which it was appended before; whether it was.
+    async fn append_once(&self, event: NewEvent, has_key: bool) -> Result<bool, Reason> {
+        let (id, connection) = (event.envelope.id, self.journal.connection());
+        if has_key && keys::is_known(connection, id).await {
+            return Ok(true);
+        }
+        let appended = self.journal.append(event).await;
+        let appended = appended.map_err(Reason::EventLogUnavailable)?;
+        if has_key {
+            keys::note(connection, id).await;
+        }
+        Ok(appended.duplicate)
     }
 }
 
