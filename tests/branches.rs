@@ -93,14 +93,18 @@ async fn a_merchant_that_is_not_known_waits_for_postgres() {
 /// The platform adds a branch, or mends its settings, and sends its menu at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_menu_of_a_branch_that_was_just_added() {
-    let without_result = CAREEM_POS.split("# What became of it comes as a webhook.").next().unwrap();
+    let without_result = CAREEM_POS
+        .split("# What became of it comes as a webhook.")
+        .next()
+        .unwrap();
     let outside = Outside::new(without_result).await;
     outside.world.add_branch(2, "{}").await;
     let hub = outside.hub().await;
     outside.world.post_orders(&hub, ids("loaded", 1)).await;
     outside.world.log.settled().await;
     outside.world.add_branch(3, r#"{"brandId": "brand-3"}"#).await;
-    let mended = r#"UPDATE branch_delivery_configs SET settings = '{"brandId": "brand-2"}' WHERE branch_id = 'branch-2'"#;
+    let mended =
+        r#"UPDATE branch_delivery_configs SET settings = '{"brandId": "brand-2"}' WHERE branch_id = 'branch-2'"#;
     outside.world.database.run(mended).await.unwrap();
     for branch in ["branch-3", "branch-2"] {
         let answer = send(&hub, Method::PUT, &format!("menus/careem/{branch}"), MENU, &[]).await;

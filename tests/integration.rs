@@ -168,7 +168,11 @@ async fn who_guesses_tokens_fills_no_log_and_is_blocked() {
     // Nobody is blocked before it is known who is not to be.
     eventually("it counts", PATIENCE, async || {
         let metrics = outside.world.careem.request(Method::GET, &hub.metrics_url()).await.text;
-        if metrics.contains("rate_limit_instances") { Ok(()) } else { Err(metrics) }
+        if metrics.contains("rate_limit_instances") {
+            Ok(())
+        } else {
+            Err(metrics)
+        }
     })
     .await;
     for _ in 0..GUESSES {
@@ -178,7 +182,11 @@ async fn who_guesses_tokens_fills_no_log_and_is_blocked() {
     assert_eq!((blocked.status, blocked.code().as_str()), (429, "RATE_LIMITED"));
     let seconds: u64 = blocked.header("retry-after").parse().unwrap();
     assert!((290..=300).contains(&seconds), "{seconds}");
-    assert_eq!(guess("203.0.113.9", "guessed").await.status, 401, "only the stranger is");
+    assert_eq!(
+        guess("203.0.113.9", "guessed").await.status,
+        401,
+        "only the stranger is"
+    );
     // The backend may call from there as well.
     assert_eq!(guess(STRANGER, SERVICE_TOKEN).await.status, 202);
     let log = hub.log();
@@ -188,8 +196,16 @@ async fn who_guesses_tokens_fills_no_log_and_is_blocked() {
     assert!(lines.iter().all(|line| line.contains("status_request")), "{lines:#?}");
     assert!(lines[0].contains(STRANGER), "{}", lines[0]);
     eventually("a sample is kept", PATIENCE, async || {
-        let ran = run(&outside.world.settings(), &["refusals", "list", "--code", "INVALID_TOKEN"]).await;
-        if ran.stdout.contains(STRANGER) { Ok(()) } else { Err(ran.said()) }
+        let ran = run(
+            &outside.world.settings(),
+            &["refusals", "list", "--code", "INVALID_TOKEN"],
+        )
+        .await;
+        if ran.stdout.contains(STRANGER) {
+            Ok(())
+        } else {
+            Err(ran.said())
+        }
     })
     .await;
     outside.payloads(EventType::OrderStatusPushed, 1).await;

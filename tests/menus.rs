@@ -235,7 +235,11 @@ async fn a_word_is_heard_although_the_lane_was_not_written() {
     outside.put_menu(&hub).await;
     outside.payloads(EventType::MenuSyncAccepted, 1).await;
     eventually("the lane is not written", PATIENCE, async || {
-        if hub.logs_contain("lanes not written") { Ok(()) } else { Err(hub.log()) }
+        if hub.logs_contain("lanes not written") {
+            Ok(())
+        } else {
+            Err(hub.log())
+        }
     })
     .await;
     hub.kill().await;

@@ -125,7 +125,11 @@ async fn the_same_request_after_the_log_forgot() {
     assert!(hub.terminate().await.0.success());
     let hub = outside.hub().await;
     eventually("the hub has looked at the streams", PATIENCE, async || {
-        if hub.logs_contain("\"serving\"") { Ok(()) } else { Err(hub.log()) }
+        if hub.logs_contain("\"serving\"") {
+            Ok(())
+        } else {
+            Err(hub.log())
+        }
     })
     .await;
     let provision = outside.world.nats.provision().await;

@@ -198,7 +198,16 @@ impl Intake {
         if self.audit.writes_line(refused.kind, provider, refused.code) {
             let (kind, code, cause) = (refused.kind, refused.code, &refused.cause);
             let client = client.to_string();
-            tracing::warn!(kind, provider, request_id, status, code, client, cause, "request refused");
+            tracing::warn!(
+                kind,
+                provider,
+                request_id,
+                status,
+                code,
+                client,
+                cause,
+                "request refused"
+            );
         }
         if !self.audit.samples(client) {
             return;

@@ -34,7 +34,10 @@ pub(super) async fn is_known(connection: &Connection, id: EventId) -> bool {
     match within_time(looking).await {
         Ok(is_known) => is_known,
         Err(error) => {
-            tracing::warn!(error = format!("{error:#}"), "cannot look up an idempotency key; it holds for five minutes");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "cannot look up an idempotency key; it holds for five minutes"
+            );
             false
         }
     }
@@ -44,11 +47,16 @@ pub(super) async fn is_known(connection: &Connection, id: EventId) -> bool {
 pub(super) async fn note(connection: &Connection, id: EventId) {
     let writing = async { anyhow::Ok(connection.context.publish(subject(id), "1".into()).await?.await?) };
     if let Err(error) = within_time(writing).await {
-        tracing::warn!(error = format!("{error:#}"), "an idempotency key is not kept; it holds for five minutes");
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "an idempotency key is not kept; it holds for five minutes"
+        );
     }
 }
 
 async fn within_time<T>(asking: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let asked = tokio::time::timeout(ANSWER_TIMEOUT, asking).await;
-    asked.context("NATS does not answer about a key")?.context("is the stream KEYS there? `webhook-hub streams apply` makes it")
+    asked
+        .context("NATS does not answer about a key")?
+        .context("is the stream KEYS there? `webhook-hub streams apply` makes it")
 }

@@ -175,7 +175,11 @@ impl<S: Stage> Worker<S> {
                         for_creation: parking.for_creation,
                         ..lane
                     };
-                    let passed = if begins_to_wait { self.creation_in(&lane).await? } else { None };
+                    let passed = if begins_to_wait {
+                        self.creation_in(&lane).await?
+                    } else {
+                        None
+                    };
                     match passed {
                         Some(at) => lanes.put(key, &lane.led_by_waiting(at, Utc::now()), false).await?,
                         None => return lanes.put(key, &lane, true).await,

@@ -446,7 +446,9 @@ fn place_within(value: &Spanned<DeValue<'_>>, fault: &str) -> usize {
     };
     let step = fault.strip_prefix("steps[").and_then(|rest| rest.split_once("]."));
     let of_step = step.and_then(|(number, rest)| {
-        let DeValue::Array(steps) = found.get_ref() else { return None };
+        let DeValue::Array(steps) = found.get_ref() else {
+            return None;
+        };
         Some(place_within(steps.get(number.parse::<usize>().ok()?)?, rest))
     });
     of_step.unwrap_or(key.span().start)

@@ -277,10 +277,19 @@ fn an_amount_that_is_read_wrongly_says_how_it_was_read() {
         }
     };
     let e9 = told("e9");
-    assert!(e9.contains(&"more decimals than JOD has (3); by the file amounts are e9".to_owned()), "{e9:?}");
-    assert!(e9.contains(&"expected a whole number; by the file amounts are e9".to_owned()), "{e9:?}");
+    assert!(
+        e9.contains(&"more decimals than JOD has (3); by the file amounts are e9".to_owned()),
+        "{e9:?}"
+    );
+    assert!(
+        e9.contains(&"expected a whole number; by the file amounts are e9".to_owned()),
+        "{e9:?}"
+    );
     let minor = told("minor");
-    assert!(minor.contains(&"expected a whole number; by the file amounts are minor".to_owned()), "{minor:?}");
+    assert!(
+        minor.contains(&"expected a whole number; by the file amounts are minor".to_owned()),
+        "{minor:?}"
+    );
 }
 
 #[test]
@@ -402,13 +411,23 @@ signed = "{body}""#;
     let whole = minimal(&format!("{WEBHOOK}{EVENTS}{ORDER}")).replace("kind = \"none\"", STEPS);
     load::load("f.toml", &whole).unwrap();
     for (said, wrong, line, message) in [
-        ("\"{body}\"", "\"{method}\"", 21, "steps[1].steps[1].signed: holds no part of the body"),
+        (
+            "\"{body}\"",
+            "\"{method}\"",
+            21,
+            "steps[1].steps[1].signed: holds no part of the body",
+        ),
         ("\"{body}\"", "\"{bdy}\"", 21, "{bdy} is no part of a request"),
         ("\"hex\"", "\"hx\"", 19, "unknown variant `hx`"),
         ("encoding", "encodng", 19, "unknown field `encodng`"),
         ("\"x-s\"", "\"x s\"", 20, "cannot be a header's name"),
         ("token = { header = \"x-a\" }", "", 9, "missing field `token`"),
-        ("{ header = \"x-a\" }", "{ pointer = \"/a\" }", 11, "steps[0].token: in the body"),
+        (
+            "{ header = \"x-a\" }",
+            "{ pointer = \"/a\" }",
+            11,
+            "steps[0].token: in the body",
+        ),
         ("\"stripe\"", "\"strip\"", 15, "unknown scheme \"strip\""),
         (
             "preset = \"stripe\"",
