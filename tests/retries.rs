@@ -200,6 +200,32 @@ async fn a_cancellation_before_its_order() {
     );
 }
 
+/// A word about an order waited because the backend was away, and the order queued behind it; now the backend says that it
+/// does not know the order.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_waits_behind_its_own_cancellation() {
+    let world = World::new().await;
+    let hub = Hub::start(&world.impatient("1h")).await;
+    let away = Answer::Say(503, String::new(), vec![("retry-after", "11".into())]);
+    world.backend.next_for("CR-behind", [away, Answer::status(404)]);
+    world
+        .careem
+        .post(&hub, &change("CR-behind", "cancelled"))
+        .await
+        .event_id();
+    world.wait_parked(1).await;
+    world.careem.post(&hub, &change("CR-behind", "ready")).await.event_id();
+    world.careem.post(&hub, &order("CR-behind")).await.event_id();
+    world.at_end(Ends::forwarded(3)).await;
+    let requests = world.backend.requests();
+    let paths: Vec<_> = requests.iter().map(|request| request.path.as_str()).collect();
+    let news = &*status_path("CR-behind");
+    assert_eq!(paths, [news, news, ORDERS, news, news]);
+    let failed = world.log.wait_for(EventType::OrderForwardFailed, 2).await;
+    assert_eq!(payload(&failed[0])["waitsForOrder"], serde_json::Value::Null);
+    assert_eq!(payload(&failed[1])["waitsForOrder"], true);
+}
+
 /// LANES is emptied while orders wait: the log says which.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lanes_are_lost() {

@@ -72,6 +72,14 @@ impl Corner {
         fence: "lane.forward.fence",
         lanes: "lane.*.*",
     };
+    /// Of the stage `transform`.
+    pub const TRANSFORM: Self = Self {
+        token: "transform.",
+        bell: "due-transform",
+        marker: "lane.transform.marker",
+        fence: "lane.transform.fence",
+        lanes: "lane.transform.>",
+    };
     /// Of the stage `push`.
     pub const PUSH: Self = Self {
         token: "push.",
@@ -136,6 +144,15 @@ impl Lane {
             for_creation: false,
             ..self
         })
+    }
+
+    /// With one of those that wait before all others, due now.
+    pub fn led_by_waiting(mut self, at: usize, now: DateTime<Utc>) -> Self {
+        let (sequence, requests) = self.waiting.remove(at);
+        Self {
+            requests,
+            ..self.led_by(sequence, now)
+        }
     }
 
     /// With this event before all others, due now.

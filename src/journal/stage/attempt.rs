@@ -82,7 +82,7 @@ impl<S: Stage> Worker<S> {
         let Item {
             event: recorded,
             requests,
-            not_before,
+            parked,
             message,
         } = item;
         if !is_ours::<S>(&recorded) {
@@ -103,11 +103,8 @@ impl<S: Stage> Worker<S> {
         }
         let sequence = recorded.sequence;
         let provider = recorded.envelope.provider.to_string();
-        let attempted = match (not_before, &ground.lanes) {
-            (Some(until), Some(_)) if until > Utc::now() => {
-                let for_creation = false;
-                Attempted::Parked(requests, Parking { until, for_creation })
-            }
+        let attempted = match (parked, &ground.lanes) {
+            (Some(parking), Some(_)) if parking.until > Utc::now() => Attempted::Parked(requests, parking),
             _ => self.attempt(recorded, requests, ground).await?,
         };
         match attempted {
@@ -171,13 +168,22 @@ impl<S: Stage> Worker<S> {
             match self.attempt_head(&lane, ground).await? {
                 Attempted::Stopped => return Ok(()),
                 Attempted::Parked(requests, parking) => {
+                    let begins_to_wait = parking.for_creation && !lane.for_creation;
                     lane = Lane {
                         requests,
                         due_at: parking.until,
                         for_creation: parking.for_creation,
                         ..lane
                     };
-                    return lanes.put(key, &lane, true).await;
+                    let passed = if begins_to_wait {
+                        self.creation_in(&lane).await?
+                    } else {
+                        None
+                    };
+                    match passed {
+                        Some(at) => lanes.put(key, &lane.led_by_waiting(at, Utc::now()), false).await?,
+                        None => return lanes.put(key, &lane, true).await,
+                    }
                 }
                 Attempted::Ended => {
                     done.closed.push(lane.head);
@@ -189,6 +195,18 @@ impl<S: Stage> Worker<S> {
             }
         }
         Ok(())
+    }
+
+    /// Which event that waits in a lane is the one that its head waits for: it came while the head waited for something else,
+    /// and so did not pass.
+    async fn creation_in(&self, lane: &Lane) -> anyhow::Result<Option<usize>> {
+        for (at, (sequence, _)) in lane.waiting.iter().enumerate() {
+            let event = event_at(self.journal.connection(), *sequence).await?;
+            if event.is_some_and(|event| S::creates(&event)) {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
     }
 
     async fn attempt_head(&self, lane: &Lane, ground: &Ground) -> anyhow::Result<Attempted> {

@@ -3,11 +3,10 @@
 use std::collections::{HashMap, HashSet, VecDeque, hash_map::Entry};
 
 use async_nats::jetstream::Message;
-use chrono::{DateTime, Utc};
 
 use crate::{
     event::Recorded,
-    journal::{codec::OrderKey, lanes::Bell},
+    journal::{codec::OrderKey, lanes::Bell, settle::Parking},
 };
 
 /// Events and lanes that are held at a time, waiting or at work. The consumers' `max_ack_pending` is many times that: what
@@ -27,8 +26,8 @@ pub(super) struct Item {
     pub(super) event: Recorded,
     /// Requests that were made before.
     pub(super) requests: u32,
-    /// It was about to be parked until then.
-    pub(super) not_before: Option<DateTime<Utc>>,
+    /// It was about to be parked.
+    pub(super) parked: Option<Parking>,
     /// None where it was read from the log: then the server will hand it out once more.
     pub(super) message: Option<Message>,
 }

@@ -16,7 +16,7 @@ use crate::{
         pointer::Pointer,
         scan::{Document, unescape, verbatim},
     },
-    provider::Refusal,
+    provider::{Refusal, kept_header},
 };
 
 /// What an ignored webhook is about, where it names no order.
@@ -57,7 +57,7 @@ impl<'a> Reader<'a> {
 
     fn text(&self, source: &Source) -> Option<Cow<'a, str>> {
         let text = match source {
-            Source::Header(name) => Cow::Borrowed(self.headers.get(name)?.to_str().ok()?),
+            Source::Header(name) => Cow::Owned(kept_header(self.headers, name.as_str())?),
             Source::Path(name) => Cow::Borrowed(
                 self.webhook
                     .paths

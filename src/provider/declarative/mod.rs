@@ -175,8 +175,7 @@ impl Provider for Declarative {
             headers: request.headers(),
             path: &path[below(path, self.name())..],
         };
-        let sent = sent_merchant(request).map(str::to_owned);
-        sent.or_else(|| head::store(&self.file, &arriving))
+        sent_merchant(request).or_else(|| head::store(&self.file, &arriving))
     }
 
     fn transform(&self, received: &Recorded) -> Result<Fact, TransformError> {

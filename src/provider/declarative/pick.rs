@@ -291,6 +291,16 @@ pub enum Unit {
     Exponent(u32),
 }
 
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Decimal => f.write_str("decimal"),
+            Self::Minor => f.write_str("minor"),
+            Self::Exponent(decimals) => write!(f, "e{decimals}"),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Unit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;

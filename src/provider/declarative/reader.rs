@@ -253,7 +253,12 @@ impl<'t> Reader<'t> {
             Unit::Minor => Money::parse_units(text, currency.exponent(), currency),
             Unit::Exponent(decimals) => Money::parse_units(text, decimals, currency),
         };
-        parsed.map_err(|error| self.fault(place, error)).ok()
+        // Where all are wrong the file is, and not the webhook: it says how they were read.
+        let told = |error| match unit {
+            Unit::Decimal => self.fault(place, error),
+            unit => self.fault(place, format_args!("{error}; by the file amounts are {unit}")),
+        };
+        parsed.map_err(told).ok()
     }
 
     /// The sum of all that is there; none where nothing is.

@@ -264,6 +264,35 @@ fn what_has_no_field_is_kept_up_to_a_limit() {
 }
 
 #[test]
+fn an_amount_that_is_read_wrongly_says_how_it_was_read() {
+    let told = |unit: &str| {
+        let order = ORDER.replace("\"decimal\"", &format!("\"{unit}\""));
+        let file = load::load("small.toml", &minimal(&format!("{WEBHOOK}{EVENTS}{order}"))).unwrap();
+        let provider = Declarative::new(Arc::new(file), None);
+        let body = r#"{"id":"1","lists":[{"lines":[{"name":"a","sku":"x"},{"name":"b","sku":"y"}]}],
+            "prices":[{"sku":"x","each":11},{"sku":"y","each":5.5}]}"#;
+        match provider.transform(&received(body, "order_created")) {
+            Err(TransformError::Faults(faults)) => faults.into_iter().map(|fault| fault.message).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let e9 = told("e9");
+    assert!(
+        e9.contains(&"more decimals than JOD has (3); by the file amounts are e9".to_owned()),
+        "{e9:?}"
+    );
+    assert!(
+        e9.contains(&"expected a whole number; by the file amounts are e9".to_owned()),
+        "{e9:?}"
+    );
+    let minor = told("minor");
+    assert!(
+        minor.contains(&"expected a whole number; by the file amounts are minor".to_owned()),
+        "{minor:?}"
+    );
+}
+
+#[test]
 fn faults_of_the_whole_file_have_their_lines() {
     let told = |text: &str| {
         let faults = load::load("f.toml", text).unwrap_err().faults;
@@ -334,7 +363,7 @@ fn faults_of_the_whole_file_have_their_lines() {
         ),
         (
             whole(WEBHOOK, EVENTS).replace("\"none\"", "\"static\"\ntoken = \"Authorization\""),
-            7,
+            9,
             "string \"Authorization\", expected { header = \"x-name\" } or { pointer = \"/place\" }",
         ),
         (
@@ -360,6 +389,56 @@ fn faults_of_the_whole_file_have_their_lines() {
             faults.iter().any(|(at, told)| *at == line && told.contains(message)),
             "{line} {message}: {faults:?}"
         );
+    }
+}
+
+#[test]
+fn faults_of_a_scheme_have_the_lines_of_their_steps() {
+    const STEPS: &str = r#"kind = "any_of"
+[[verification.steps]]
+kind = "static"
+token = { header = "x-a" }
+[[verification.steps]]
+kind = "all_of"
+[[verification.steps.steps]]
+preset = "stripe"
+[[verification.steps.steps]]
+kind = "hmac"
+algorithm = "sha256"
+encoding = "hex"
+signature = { header = "x-s" }
+signed = "{body}""#;
+    let whole = minimal(&format!("{WEBHOOK}{EVENTS}{ORDER}")).replace("kind = \"none\"", STEPS);
+    load::load("f.toml", &whole).unwrap();
+    for (said, wrong, line, message) in [
+        (
+            "\"{body}\"",
+            "\"{method}\"",
+            21,
+            "steps[1].steps[1].signed: holds no part of the body",
+        ),
+        ("\"{body}\"", "\"{bdy}\"", 21, "{bdy} is no part of a request"),
+        ("\"hex\"", "\"hx\"", 19, "unknown variant `hx`"),
+        ("encoding", "encodng", 19, "unknown field `encodng`"),
+        ("\"x-s\"", "\"x s\"", 20, "cannot be a header's name"),
+        ("token = { header = \"x-a\" }", "", 9, "missing field `token`"),
+        (
+            "{ header = \"x-a\" }",
+            "{ pointer = \"/a\" }",
+            11,
+            "steps[0].token: in the body",
+        ),
+        ("\"stripe\"", "\"strip\"", 15, "unknown scheme \"strip\""),
+        (
+            "preset = \"stripe\"",
+            "preset = \"stripe\"\ntimestamp = { tolerance = \"soon\" }",
+            16,
+            "tolerance: expected a duration",
+        ),
+    ] {
+        let faults = load::load("f.toml", &whole.replace(said, wrong)).unwrap_err().faults;
+        let told = faults.iter().map(|fault| (fault.line, fault.message.contains(message)));
+        assert_eq!(told.collect::<Vec<_>>(), [(line, true)], "{message}: {faults:?}");
     }
 }
 
