@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use serde_json::Value;
 use tokio_postgres::NoTls;
 
-use super::{DATABASE, Dev, WEBHOOK_SECRET};
+use super::{DATABASE, Dev, WEBHOOK_SECRET, backend::SERVICE_TOKEN};
 use crate::verification::{
     Keys, Scheme,
     sign::{self, Outgoing},
@@ -30,9 +30,10 @@ const POLL: Duration = Duration::from_millis(20);
 pub(super) async fn run(dev: &Dev, hub: SocketAddr, metrics: SocketAddr, providers: &str) -> anyhow::Result<()> {
     say("")?;
     say(format_args!(
-        "  NATS        {}   (data in {})",
+        "  NATS        {}   (data in {}; what a command needs: . {})",
         dev.nats.url(),
-        dev.nats.dir().display()
+        dev.nats.dir().display(),
+        dev.dir.join(super::VARIABLES).display()
     ))?;
     say(format_args!(
         "  PostgreSQL  {}   (data in {})",
@@ -40,7 +41,7 @@ pub(super) async fn run(dev: &Dev, hub: SocketAddr, metrics: SocketAddr, provide
         dev.postgres.dir().display()
     ))?;
     say(format_args!(
-        "  backend     http://{}   (a sample, part of this program)",
+        "  backend     http://{0}   (a sample; what it got: http://{0}/orders/{{order id}}; X-Service-Token: {SERVICE_TOKEN})",
         dev.backend
     ))?;
     say(format_args!(
