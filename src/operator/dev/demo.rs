@@ -30,10 +30,9 @@ const POLL: Duration = Duration::from_millis(20);
 pub(super) async fn run(dev: &Dev, hub: SocketAddr, metrics: SocketAddr, providers: &str) -> anyhow::Result<()> {
     say("")?;
     say(format_args!(
-        "  NATS        {}   (data in {}; what a command needs: . {})",
+        "  NATS        {}   (data in {})",
         dev.nats.url(),
-        dev.nats.dir().display(),
-        dev.dir.join(super::VARIABLES).display()
+        dev.nats.dir().display()
     ))?;
     say(format_args!(
         "  PostgreSQL  {}   (data in {})",
@@ -49,6 +48,10 @@ pub(super) async fn run(dev: &Dev, hub: SocketAddr, metrics: SocketAddr, provide
     ))?;
     say(format_args!(
         "  providers   {providers}   (PROVIDERS_DIR and <PROVIDER>_… of this shell count)"
+    ))?;
+    say(format_args!(
+        "  in a shell  . {}   (these addresses, and what commands need)",
+        dev.dir.join(super::VARIABLES).display()
     ))?;
     say("")?;
     let number = Utc::now().timestamp_millis();

@@ -43,7 +43,7 @@ const WEBHOOK_SECRET: &str = "dev-careem-secret";
 /// Ports that are taken where they are free, so that the URLs stay the same from run to run.
 const USUAL_PORTS: [u16; 2] = [3002, 9090];
 
-/// What commands such as `dead-letters` need of the shell, in the folder of the data.
+/// Addresses and what commands such as `dead-letters` need, for a shell; in the folder of the data.
 const VARIABLES: &str = "hub.env";
 
 /// What was started, and what the demonstration needs of it.
@@ -147,9 +147,11 @@ impl Dev {
     fn write_variables(&self) -> anyhow::Result<()> {
         let file = self.dir.join(VARIABLES);
         let text = format!(
-            "export NATS_URL='{}' NATS_USER=hub NATS_PASSWORD={}\n",
+            "export NATS_URL='{}' NATS_USER=hub NATS_PASSWORD={}\nexport POSTGRESQL='{}' BACKEND='http://{}'\n",
             self.nats.url(),
-            self.passwords.hub
+            self.passwords.hub,
+            self.postgres.url(DATABASE),
+            self.backend
         );
         let mut options = std::fs::OpenOptions::new();
         let written = options.write(true).create(true).truncate(true).mode(0o600).open(&file);
