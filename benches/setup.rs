@@ -31,6 +31,9 @@ pub(crate) const PARTITIONS: u16 = 64;
 /// Time for a process to be ready, or to end.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
+/// Where nobody answers, for a hub whose stages wait.
+const NO_DATABASE: &str = "postgres://nobody@127.0.0.1:1/none";
+const NO_BACKEND: &str = "http://127.0.0.1:1";
 const NATS_CONFIG: &str = include_str!("../nats.conf");
 /// The line that makes the server fsync before it acknowledges.
 const FSYNC: &str = "sync_interval: always";
@@ -138,40 +141,35 @@ impl Servers {
 
     /// Starts a hub whose intake alone works, on a log of its own: its database is nowhere, so the stages wait.
     pub(crate) fn intake(&self) -> Result<Child> {
-        self.start_hub(
-            &self.intake,
-            "postgres://nobody@127.0.0.1:1/none",
-            "http://127.0.0.1:1",
-            true,
-        )
+        let command = self.command(&self.intake, NO_DATABASE, NO_BACKEND);
+        Child::start(command, PATIENCE, listening_port)
     }
 
     /// The same, without rate limits.
     pub(crate) fn intake_without_limits(&self) -> Result<Child> {
-        let mut command = self.command(&self.intake, "postgres://nobody@127.0.0.1:1/none", "http://127.0.0.1:1");
+        let mut command = self.command(&self.intake, NO_DATABASE, NO_BACKEND);
         command.env("RATE_LIMIT_ENABLED", "false");
         Child::start(command, PATIENCE, listening_port)
     }
 
     /// Starts the hub as a process of its own.
     pub(crate) fn hub(&self, database_url: &str, backend: &str) -> Result<Child> {
-        self.start_hub(&self.nats, database_url, backend, true)
+        Child::start(self.command(&self.nats, database_url, backend), PATIENCE, listening_port)
     }
 
-    /// The same, without a breaker: a backend that refuses everything is asked all the same.
-    pub(crate) fn hub_without_breaker(&self, database_url: &str, backend: &str) -> Result<Child> {
-        self.start_hub(&self.nats, database_url, backend, false)
+    /// The same, for orders that wait: without a breaker, so that a backend that refuses everything is asked all the same;
+    /// and parked for so long that none of them comes back while the others are measured.
+    pub(crate) fn hub_that_parks(&self, database_url: &str, backend: &str) -> Result<Child> {
+        let mut command = self.command(&self.nats, database_url, backend);
+        command
+            .env("CIRCUIT_BREAKER_ENABLED", "false")
+            .env("RETRY_DELAYS", "1h");
+        Child::start(command, PATIENCE, listening_port)
     }
 
     /// Process id of the NATS server of all that [`Self::hub`] starts.
     pub(crate) fn nats_pid(&self) -> Option<u32> {
         self.nats.pid()
-    }
-
-    fn start_hub(&self, nats: &NatsServer, database_url: &str, backend: &str, breaker: bool) -> Result<Child> {
-        let mut command = self.command(nats, database_url, backend);
-        command.env("CIRCUIT_BREAKER_ENABLED", if breaker { "true" } else { "false" });
-        Child::start(command, PATIENCE, listening_port)
     }
 
     /// How a hub is started: with everything on, and a rate limit that it never comes to.
