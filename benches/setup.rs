@@ -154,7 +154,11 @@ impl Servers {
 
     /// Starts the hub as a process of its own.
     pub(crate) fn hub(&self, database_url: &str, backend: &str) -> Result<Child> {
-        Child::start(self.command(&self.nats, database_url, backend), PATIENCE, listening_port)
+        Child::start(
+            self.command(&self.nats, database_url, backend),
+            PATIENCE,
+            listening_port,
+        )
     }
 
     /// The same, for orders that wait: without a breaker, so that a backend that refuses everything is asked all the same;

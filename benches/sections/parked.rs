@@ -24,9 +24,7 @@ const IDLE: Duration = Duration::from_secs(10);
 impl Bench {
     pub(crate) async fn parked(&mut self) -> Result<()> {
         let url = self.servers.new_database("parked").await?;
-        let child = self
-            .servers
-            .hub_that_parks(&url, &format!("http://{}", self.backend))?;
+        let child = self.servers.hub_that_parks(&url, &format!("http://{}", self.backend))?;
         // As many go through first as will wait: a log and tables of that size cost the others something by themselves.
         while completed(&url).await? < PARKED {
             self.completed_per_second(&child, &url).await?;

@@ -12,9 +12,10 @@ use axum::{
     extract::{ConnectInfo, Path, Request, State, rejection::PathRejection},
     http::{Response, request::Parts},
 };
+use bytes::Bytes;
 use chrono::Utc;
 
-use super::{Intake, authenticate, body, client_ip::client_ip, refusal::Reason, request_id, structure};
+use super::{Intake, authenticate, body, client_ip::client_ip, limit::Point, refusal::Reason, request_id, structure};
 use crate::{
     event::NewEvent,
     journal::Appended,
@@ -29,9 +30,8 @@ mod answer;
 
 use self::{answer::accepted, door::at_the_door, envelope::envelope};
 
-/// A request, less its body.
+/// What the answer to a request needs to know of it.
 struct Asked {
-    parts: Parts,
     request_id: String,
     /// Who calls, as far as our proxies can be believed.
     client: IpAddr,
@@ -50,7 +50,6 @@ pub async fn receive(
     let asked = Asked {
         request_id: request_id::of(&parts.headers),
         client: client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies),
-        parts,
         began,
     };
     // A name that is no UTF-8 is nobody's.
@@ -59,15 +58,21 @@ pub async fn receive(
         Ok(enabled) => enabled,
         Err(turned) => return turned.away(body, &asked.request_id, asked.client).await,
     };
-    match accept(&intake, enabled, &asked, body).await {
+    match accept(&intake, enabled, &asked, parts, body).await {
         Ok(answer) => answer,
         Err(reason) => intake.refuse_counted(enabled, &reason, &asked.request_id, asked.client),
     }
 }
 
-/// What was let in at the door: read, verified, counted against its provider, looked at, and put on the log.
-async fn accept(intake: &Intake, enabled: &Enabled, asked: &Asked, body: Body) -> Result<Response<Body>, Reason> {
-    let (settings, parts) = (&intake.settings, &asked.parts);
+/// What was let in at the door: read, looked at, put on the log, and answered.
+async fn accept(
+    intake: &Intake,
+    enabled: &Enabled,
+    asked: &Asked,
+    parts: Parts,
+    body: Body,
+) -> Result<Response<Body>, Reason> {
+    let settings = &intake.settings;
     let read = body::read(
         &parts.headers,
         body,
@@ -76,18 +81,11 @@ async fn accept(intake: &Intake, enabled: &Enabled, asked: &Asked, body: Body) -
         settings.request_timeout,
     );
     let held = read.await?;
-    let now = Utc::now();
-    let public_url = settings.public_url.as_deref();
-    let unverified = Unverified::new(&parts.method, public_url, &parts.uri, &parts.headers, &held.bytes);
-    let verified = authenticate::verified(intake, enabled, unverified, now).await?;
-    let point = intake.limits.take(enabled)?;
-    structure::check(&held.bytes)?;
-    let admission = enabled.provider.read(&verified)?;
-    metrics::counter!("webhooks_received_total", "provider" => Arc::clone(&enabled.name)).increment(1);
-    let event = NewEvent {
-        envelope: envelope(enabled, &verified, &admission, asked, now),
-        payload: held.bytes.clone(),
-    };
+    let Admitted {
+        admission,
+        point,
+        event,
+    } = admit(intake, enabled, asked, parts, &held.bytes).await?;
     let appended = match intake.journal.append(event).await {
         Ok(appended) => appended,
         Err(error) => {
@@ -104,6 +102,42 @@ async fn accept(intake: &Intake, enabled: &Enabled, asked: &Asked, body: Body) -
     }
     log_accepted(enabled, &admission, asked, appended);
     Ok(accepted(enabled, &admission, &asked.request_id, appended, &held.bytes))
+}
+
+/// A webhook that may go onto the log.
+struct Admitted {
+    admission: Admission,
+    /// What it took of its provider's quota.
+    point: Point,
+    event: NewEvent,
+}
+
+/// Verified, counted against its provider, and looked at. What the log does not keep of a request ends here, so that
+/// those who wait for the log hold little memory.
+async fn admit(
+    intake: &Intake,
+    enabled: &Enabled,
+    asked: &Asked,
+    parts: Parts,
+    body: &Bytes,
+) -> Result<Admitted, Reason> {
+    let now = Utc::now();
+    let public_url = intake.settings.public_url.as_deref();
+    let unverified = Unverified::new(&parts.method, public_url, &parts.uri, &parts.headers, body);
+    let verified = authenticate::verified(intake, enabled, unverified, now).await?;
+    let point = intake.limits.take(enabled)?;
+    structure::check(body)?;
+    let admission = enabled.provider.read(&verified)?;
+    metrics::counter!("webhooks_received_total", "provider" => Arc::clone(&enabled.name)).increment(1);
+    let event = NewEvent {
+        envelope: envelope(enabled, &verified, &admission, asked, parts.uri.path(), now),
+        payload: body.clone(),
+    };
+    Ok(Admitted {
+        admission,
+        point,
+        event,
+    })
 }
 
 fn log_accepted(enabled: &Enabled, admission: &Admission, asked: &Asked, appended: Appended) {

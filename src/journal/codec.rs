@@ -5,7 +5,7 @@
 
 use std::{fmt, sync::Arc};
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, header::HeaderName};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use sha2::{Digest, Sha256};
@@ -145,32 +145,33 @@ pub fn subject_beside(subject: &str, event_type: EventType) -> Option<String> {
 pub fn headers(envelope: &Envelope) -> serde_json::Result<HeaderMap> {
     let id = envelope.id.to_string();
     let mut headers = HeaderMap::new();
-    headers.insert(name::SPEC_VERSION, "1.0");
-    headers.insert(name::SOURCE, format!("{SOURCE_PREFIX}{}", envelope.provider));
-    headers.insert(name::TYPE, envelope.event_type.as_str());
-    headers.insert(name::SUBJECT, escape(&envelope.external_order_id));
-    headers.insert(name::TIME, time_text(envelope.time));
-    headers.insert(name::CONTENT_TYPE, "application/json");
-    headers.insert(name::ROOT_ID, envelope.root_id.to_string());
-    headers.insert(name::WEBHOOK_TYPE, escape(&envelope.webhook_type));
-    headers.insert(name::REQUEST_ID, escape(&envelope.request_id));
+    let mut set = |name, value: String| headers.insert(HeaderName::from_static(name), value);
+    set(name::SPEC_VERSION, "1.0".into());
+    set(name::SOURCE, format!("{SOURCE_PREFIX}{}", envelope.provider));
+    set(name::TYPE, envelope.event_type.as_str().into());
+    set(name::SUBJECT, escape(&envelope.external_order_id));
+    set(name::TIME, time_text(envelope.time));
+    set(name::CONTENT_TYPE, "application/json".into());
+    set(name::ROOT_ID, envelope.root_id.to_string());
+    set(name::WEBHOOK_TYPE, escape(&envelope.webhook_type));
+    set(name::REQUEST_ID, escape(&envelope.request_id));
     if envelope.received_at != envelope.time {
-        headers.insert(name::RECEIVED_TIME, time_text(envelope.received_at));
+        set(name::RECEIVED_TIME, time_text(envelope.received_at));
     }
     if let Some(cause) = envelope.cause_id {
-        headers.insert(name::CAUSE_ID, cause.to_string());
+        set(name::CAUSE_ID, cause.to_string());
     }
     if let Some(branch) = &envelope.branch {
-        headers.insert(name::BRANCH, escape(branch));
+        set(name::BRANCH, escape(branch));
     }
     if let Some(trace) = &envelope.traceparent {
-        headers.insert(name::TRACE_PARENT, escape(trace));
+        set(name::TRACE_PARENT, escape(trace));
     }
     if let Some(request) = &envelope.request {
-        headers.insert(name::REQUEST, serde_json::to_string(request)?);
+        set(name::REQUEST, serde_json::to_string(request)?);
     }
-    headers.insert(MESSAGE_ID, id.as_str());
-    headers.insert(name::ID, id);
+    set(MESSAGE_ID, id.clone());
+    set(name::ID, id);
     Ok(headers)
 }
 

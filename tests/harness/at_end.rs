@@ -53,8 +53,12 @@ impl World {
 
     /// No consumer has anything that is not handed out, or handed out and not acknowledged.
     async fn nothing_pending(&self, within: Duration) {
-        let stream = self.nats.provision().await.get_stream("EVENTS").await.unwrap();
+        let provision = self.nats.provision().await;
         eventually("nothing is pending in any consumer", within, async || {
+            let stream = provision
+                .get_stream("EVENTS")
+                .await
+                .map_err(|error| error.to_string())?;
             let infos: Vec<consumer::Info> = stream
                 .consumers()
                 .try_collect()

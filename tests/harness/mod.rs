@@ -155,9 +155,16 @@ impl World {
 
     /// The lanes that are open.
     pub(crate) async fn lanes(&self) -> Vec<serde_json::Value> {
-        let stream = self.nats.provision().await.get_stream("LANES").await.unwrap();
-        let info = stream.info_with_subjects("lane.>").await.unwrap();
-        let subjects: Vec<(String, usize)> = info.try_collect().await.unwrap();
+        let provision = self.nats.provision().await;
+        // A cluster that elects a leader answers with 503 for a while.
+        let (stream, subjects) = eventually("LANES says what is in it", PATIENCE, async || {
+            let stream = provision.get_stream("LANES").await.map_err(|error| error.to_string())?;
+            let info = stream.info_with_subjects("lane.>").await;
+            let subjects = info.map_err(|error| error.to_string())?.try_collect().await;
+            let subjects: Vec<(String, usize)> = subjects.map_err(|error| error.to_string())?;
+            Ok::<_, String>((stream, subjects))
+        })
+        .await;
         let mut lanes = Vec::new();
         for (subject, _) in subjects {
             // What is no lane has no partition and order at its end. A lane may end meanwhile.
@@ -181,16 +188,28 @@ impl World {
     /// The same, with other patience for what is still at work.
     pub(crate) async fn hand_out_again_within(&self, patience: Duration) {
         self.log.settled_within(patience).await;
-        let stream = self.nats.provision().await.get_stream("EVENTS").await.unwrap();
-        let consumers: Vec<consumer::Info> = stream.consumers().try_collect().await.unwrap();
-        for info in consumers {
-            let config = consumer::Config {
-                ack_wait: Duration::from_secs(1),
-                ..info.config
-            };
-            let config = consumer::pull::Config::try_from_consumer_config(config).unwrap();
-            stream.update_consumer(config).await.unwrap();
-        }
+        let provision = self.nats.provision().await;
+        // A cluster that elects a leader answers with 503 for a while.
+        eventually("the consumers can be changed", patience, async || {
+            let stream = provision
+                .get_stream("EVENTS")
+                .await
+                .map_err(|error| error.to_string())?;
+            let consumers: Result<Vec<consumer::Info>, _> = stream.consumers().try_collect().await;
+            for info in consumers.map_err(|error| error.to_string())? {
+                let config = consumer::Config {
+                    ack_wait: Duration::from_secs(1),
+                    ..info.config
+                };
+                let config = consumer::pull::Config::try_from_consumer_config(config).unwrap();
+                stream
+                    .update_consumer(config)
+                    .await
+                    .map_err(|error| error.to_string())?;
+            }
+            Ok::<_, String>(())
+        })
+        .await;
     }
 }
 

@@ -23,6 +23,7 @@ pub(super) fn envelope(
     verified: &Verified<'_>,
     admission: &Admission,
     asked: &Asked,
+    path: &str,
     now: DateTime<Utc>,
 ) -> Envelope {
     let (proof, headers) = (verified.proof(), verified.headers());
@@ -43,7 +44,7 @@ pub(super) fn envelope(
             webhook_sequence: None,
             method: verified.method().to_string(),
             // A query could hold a key; the path alone says what was called.
-            path: asked.parts.uri.path().to_owned(),
+            path: path.to_owned(),
             client_address: asked.client.to_string(),
             scheme: proof.scheme().to_owned(),
             secrets: proof.secrets().to_vec(),

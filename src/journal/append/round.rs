@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use async_nats::{Client, HeaderMap, StatusCode, Subscriber};
+use async_nats::{Client, HeaderMap, StatusCode, Subscriber, header::HeaderName};
 use futures_util::StreamExt;
 use serde::Deserialize;
 
@@ -110,10 +110,13 @@ impl Batch {
 
     /// Makes a message the last one of the batch so far.
     fn mark(&self, headers: &mut HeaderMap, commit: bool) {
-        headers.insert("Nats-Batch-Id", self.id.as_str());
-        headers.insert("Nats-Batch-Sequence", self.messages.len().to_string());
+        headers.insert(HeaderName::from_static("Nats-Batch-Id"), self.id.as_str());
+        headers.insert(
+            HeaderName::from_static("Nats-Batch-Sequence"),
+            self.messages.len().to_string(),
+        );
         if commit {
-            headers.insert("Nats-Batch-Commit", "1");
+            headers.insert(HeaderName::from_static("Nats-Batch-Commit"), "1");
         }
     }
 }
