@@ -294,7 +294,6 @@ impl<'t> Loader<'t> {
                 return None;
             }
             let span = error.span().unwrap_or_else(|| table.span.clone());
-            self.fault(span.start, message);
             let holds = |key: &Spanned<_>, value: &Spanned<DeValue<'_>>| {
                 key.span() == span || (value.span().start <= span.start && span.end <= value.span().end)
             };
@@ -303,6 +302,8 @@ impl<'t> Loader<'t> {
                 .iter()
                 .find(|(key, value)| holds(key, value))
                 .map(|(key, _)| key.clone());
+            let key = guilty.as_ref().map(|key| key.get_ref().as_ref());
+            self.fault(span.start, plain(message, key));
             match guilty {
                 Some(key) => {
                     table.members.remove(&key);
@@ -347,6 +348,13 @@ impl<'t> Loader<'t> {
             self.fault(
                 self.place_of("[events"),
                 "events: expected absent, what a webhook without a type is",
+            );
+        }
+        let lines = &file.order.lines;
+        if lines.unit_price.is_none() && lines.total_price.is_none() {
+            self.fault(
+                self.place_of("[order.lines]"),
+                "order.lines: expected unit_price, total_price or both; without them every line is free",
             );
         }
         self.check_paths(file);
@@ -452,6 +460,22 @@ fn place_within(value: &Spanned<DeValue<'_>>, fault: &str) -> usize {
         Some(place_within(steps.get(number.parse::<usize>().ok()?)?, rest))
     });
     of_step.unwrap_or(key.span().start)
+}
+
+/// A message about a value of the wrong type, in the words of who writes files and with the key that it stands under.
+fn plain(message: &str, key: Option<&str>) -> String {
+    let told = message.strip_prefix("invalid type: ");
+    let Some((found, expected)) = told.and_then(|told| told.split_once(", expected ")) else {
+        return message.to_owned();
+    };
+    let word = |word| match word {
+        "map" => "a table",
+        "sequence" | "a sequence" => "a list, in [ ]",
+        "a map" => "a table, in { }",
+        other => other,
+    };
+    let key = key.map_or_else(String::new, |key| format!("{key}: "));
+    format!("{key}expected {}, found {}", word(expected), word(found))
 }
 
 /// The headers that are read as places, and where that is said.

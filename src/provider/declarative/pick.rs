@@ -85,9 +85,9 @@ impl<'de> Deserialize<'de> for Source {
 pub struct Sources(pub Vec<Source>);
 
 /// As a place, as a list of places, or as a table.
-struct OneOrMany<T>(PhantomData<T>);
+pub(super) struct OneOrMany<T>(pub(super) PhantomData<T>);
 
-trait FromPlaces: Sized {
+pub(super) trait FromPlaces: Sized {
     const EXPECTED: &'static str;
 
     fn of(sources: Vec<Source>) -> Self;
@@ -476,7 +476,7 @@ impl FromPlaces for Test {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(
     deny_unknown_fields,
-    expecting = "a table with from, words, other",
+    expecting = "a table with from, words, other, of which { other = … } alone is always the same",
     bound(deserialize = "T: Deserialize<'de>")
 )]
 pub struct Choice<T> {
