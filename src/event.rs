@@ -211,11 +211,6 @@ impl EventType {
         )
     }
 
-    /// Whether the attempt that it tells of succeeded, and its cause waits for the provider's word about it.
-    pub const fn awaits_word(self) -> bool {
-        matches!(self, Self::MenuSyncAccepted)
-    }
-
     /// Whether it is about what the backend wants to tell a provider; no webhook has such an event.
     pub const fn is_for_provider(self) -> bool {
         matches!(

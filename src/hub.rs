@@ -162,7 +162,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     let on = Arc::clone(&connection);
     tasks.spawn("refusals", Phase::Log, |stop| refusals.run(on, stop));
     let budget = Budget::default();
-    let for_providers = Arc::new(integration(&config, &registry, &journal, &budget));
+    let for_providers = Arc::new(integration(&config, &registry, &journal, &budget, &limits));
     let intake = Arc::new(Intake {
         registry: Arc::clone(&registry),
         journal: journal.clone(),
@@ -173,7 +173,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         health,
         audit,
     });
-    let router = integration::router(for_providers).merge(intake::router(intake));
+    let router = intake::router(intake, integration::router(for_providers));
     spawn_servers(tasks, &config, router, certificate, listener, metrics);
     tracing::info!(
         %address,
@@ -183,7 +183,8 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         "listening"
     );
     // Webhooks are taken from here on; what follows on the log begins when NATS was seen to be as it must be.
-    if verified(&connection, stop).await? {
+    let found = tasks.while_all_run(stop, verified(&connection, stop)).await?;
+    if found.transpose()? == Some(true) {
         spawn_stages(tasks, &config, registry, journal, database, branches, gate)?;
         tracing::info!(partitions = config.partitions, "serving");
     }
@@ -191,7 +192,13 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
 }
 
 /// What takes the backend's requests for providers.
-fn integration(config: &Config, registry: &Arc<Registry>, journal: &Journal, budget: &Budget) -> Integration {
+fn integration(
+    config: &Config,
+    registry: &Arc<Registry>,
+    journal: &Journal,
+    budget: &Budget,
+    limits: &Arc<Limits>,
+) -> Integration {
     let told = registry.iter().filter(|enabled| enabled.outbound.is_some());
     Integration {
         told: told.map(|enabled| enabled.name.to_string()).collect(),
@@ -200,6 +207,7 @@ fn integration(config: &Config, registry: &Arc<Registry>, journal: &Journal, bud
         tokens: Tokens::new(&config.backend.service_tokens),
         settings: config.http.clone(),
         budget: budget.clone(),
+        limits: Arc::clone(limits),
     }
 }
 
@@ -375,6 +383,22 @@ impl Tasks {
         self.names.push((handle.id(), name, phase));
     }
 
+    /// What comes of something that takes its time; none where the hub is told to stop before.
+    ///
+    /// # Errors
+    /// Why a task ended meanwhile: half a hub does not wait for anything.
+    async fn while_all_run<T>(
+        &mut self,
+        stop: &CancellationToken,
+        something: impl Future<Output = T>,
+    ) -> anyhow::Result<Option<T>> {
+        tokio::select! {
+            biased;
+            failure = self.first_failure(stop) => failure.map_or(Ok(None), Err),
+            came = something => Ok(Some(came)),
+        }
+    }
+
     /// Waits until told to stop (none) or until a task ends by itself (why).
     async fn first_failure(&mut self, stop: &CancellationToken) -> Option<anyhow::Error> {
         tokio::select! {
@@ -407,8 +431,12 @@ impl Tasks {
     }
 
     /// Tells the tasks to stop, phase by phase, and waits for each phase; what does not end in time is cut off.
+    ///
+    /// # Errors
+    /// What did not end in time, else the first task that did not end well.
     async fn drain(mut self, grace: Duration) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + grace;
+        let mut failure = None;
         for phase in [Phase::Intake, Phase::Stages, Phase::Log] {
             match phase {
                 Phase::Intake => self.intake.cancel(),
@@ -417,11 +445,13 @@ impl Tasks {
             }
             while self.names.iter().any(|(_, _, of)| *of == phase) {
                 match tokio::time::timeout_at(deadline, self.set.join_next_with_id()).await {
-                    Ok(Some(Ok((id, _)))) => {
+                    Ok(Some(Ok((id, Ok(()))))) => {
                         self.forget(id);
                     }
-                    Ok(Some(Err(error))) => {
-                        self.forget(error.id());
+                    Ok(Some(ended)) => {
+                        let reason = self.reason(ended).context("while it was told to stop");
+                        tracing::error!(error = format!("{reason:#}"), "a task did not end well");
+                        failure.get_or_insert(reason);
                     }
                     Ok(None) => break,
                     Err(_) => {
@@ -435,6 +465,9 @@ impl Tasks {
             }
         }
         tracing::info!("stopped");
-        Ok(())
+        failure.map_or(Ok(()), Err)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,6 +44,9 @@ use self::{
 const LABEL: &str = "transform";
 /// How long a webhook waits where the log does not answer.
 const LOG_AWAY: Duration = Duration::from_secs(1);
+/// How long one of a merchant that nobody knows waits where the table of branches cannot be read. Longer than an event is
+/// held in memory, so that it is parked: a crowd of them must not bar the way of those whose branch is known.
+pub(crate) const TABLE_AWAY: Duration = Duration::from_secs(15);
 /// Most characters of a provider's word that are quoted.
 const MAX_WORD_CHARS: usize = 64;
 
@@ -53,6 +56,42 @@ pub struct Transform {
     branches: Arc<Branches>,
     duplicates: Duplicates,
     log: Arc<Connection>,
+}
+
+/// Why nothing can be said of a webhook yet.
+enum NotYet {
+    /// The log does not answer.
+    Log(anyhow::Error),
+    /// Its merchant is not known, and the table of branches cannot be read.
+    Branches,
+}
+
+impl From<anyhow::Error> for NotYet {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Log(error)
+    }
+}
+
+impl From<NotYet> for Failure {
+    fn from(not_yet: NotYet) -> Self {
+        let after = match not_yet {
+            NotYet::Log(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "cannot see what a webhook was, looking again"
+                );
+                LOG_AWAY
+            }
+            NotYet::Branches => {
+                tracing::warn!("a merchant is not known and the branches cannot be read; its webhook waits");
+                TABLE_AWAY
+            }
+        };
+        Self::Later {
+            after,
+            for_creation: false,
+        }
+    }
 }
 
 impl Transform {
@@ -66,8 +105,7 @@ impl Transform {
         }
     }
 
-    /// An error where the log does not answer.
-    async fn outcome(&self, received: &Recorded, now: DateTime<Utc>) -> anyhow::Result<NewEvent> {
+    async fn outcome(&self, received: &Recorded, now: DateTime<Utc>) -> Result<NewEvent, NotYet> {
         let Some(enabled) = self.registry.get(&received.envelope.provider) else {
             return Ok(dead_letter(received, not_enabled(&received.envelope.provider)));
         };
@@ -75,7 +113,7 @@ impl Transform {
         let is_webhook = received.envelope.event_type == EventType::WebhookReceived;
         let read = if is_webhook {
             if let Some(word) = remote.and_then(|remote| menus::word(remote, received)) {
-                return Ok(self.menu_result(received, now, word).await);
+                return self.menu_result(received, now, word).await;
             }
             enabled.provider.transform(received)
         } else {
@@ -105,6 +143,7 @@ impl Transform {
                 let error = branch_not_found(&received.envelope.provider, fact.store_ref.as_deref());
                 return Ok(dead_letter(received, error));
             }
+            Lookup::Unknown => return Err(NotYet::Branches),
         };
         let new_order = match &fact.content {
             Content::NewOrder(order) => Some(order.external_id.as_str()),
@@ -140,7 +179,7 @@ fn note_changed(received: &Recorded, changed: &[String]) {
 impl Stage for Transform {
     const NAME: &'static str = "transform";
     const TAKES: &'static [EventType] = &[EventType::WebhookReceived, EventType::OrderFetched];
-    const LANES: Option<Corner> = None;
+    const LANES: Option<Corner> = Some(Corner::TRANSFORM);
 
     /// A cold start without PostgreSQL knows no branch yet: webhooks are accepted, transformation waits.
     async fn ready(&self) {
@@ -152,16 +191,7 @@ impl Stage for Transform {
     }
 
     async fn handle(&self, received: &Recorded, _attempt: u32) -> Result<Vec<NewEvent>, Failure> {
-        let outcome = self.outcome(received, Utc::now()).await.map_err(|error| {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "cannot see what a webhook was, looking again"
-            );
-            Failure::Later {
-                after: LOG_AWAY,
-                for_creation: false,
-            }
-        })?;
+        let outcome = self.outcome(received, Utc::now()).await?;
         let goes_on = [EventType::OrderTransformed, EventType::OrderFetchRequested];
         if !goes_on.contains(&outcome.envelope.event_type) {
             let provider = received.envelope.provider.to_string();

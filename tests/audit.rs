@@ -162,8 +162,8 @@ async fn a_flood_fills_nothing_and_slows_nobody() {
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         {
             match line["message"].as_str().unwrap_or_default() {
-                "webhook refused" => written += 1,
-                "and so many more webhooks refused" => left_out += line["metadata"]["count"].as_u64().unwrap(),
+                "request refused" => written += 1,
+                "and so many more requests refused" => left_out += line["metadata"]["count"].as_u64().unwrap(),
                 _ => {}
             }
         }

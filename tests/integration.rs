@@ -7,12 +7,14 @@ use webhook_hub::event::EventType;
 use crate::harness::{
     SERVICE_TOKEN, World,
     at_end::Ends,
-    hub::Hub,
+    hub::{Hub, run},
     outside::{CAREEM_POS, Outside, send, send_raw},
+    wait::{PATIENCE, eventually},
 };
 
 const STATUS: &str = "orders/careem/CR-1/status";
 const MENU: &str = include_str!("fixtures/menu.json");
+const STRANGER: &str = "198.51.100.7";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_backend_comes_in_and_hears_what_is_wrong() {
@@ -169,4 +171,62 @@ async fn our_own_faults_are_5xx() {
     let answer = send(&hub, Method::POST, STATUS, &body, &[]).await;
     assert_eq!((answer.status, answer.code().as_str()), (503, "EVENT_LOG_UNAVAILABLE"));
     outside.world.nats.server.resume().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_guesses_tokens_fills_no_log_and_is_blocked() {
+    const GUESSES: usize = 60;
+    let outside = Outside::new(CAREEM_POS).await;
+    let settings = outside.settings().set("TRUSTED_PROXIES", "127.0.0.1");
+    let hub = Hub::start(&settings.set("RATE_LIMIT_ADDRESS", format!("{GUESSES}/60s/300s"))).await;
+    let ready = r#"{"status":"ready"}"#;
+    let guess = async |from: &str, token: &str| {
+        let headers = [("x-service-token", token), ("x-forwarded-for", from)];
+        send_raw(&hub, Method::POST, STATUS, ready, &headers).await
+    };
+    // Nobody is blocked before it is known who is not to be.
+    eventually("it counts", PATIENCE, async || {
+        let metrics = outside.world.careem.request(Method::GET, &hub.metrics_url()).await.text;
+        if metrics.contains("rate_limit_instances") {
+            Ok(())
+        } else {
+            Err(metrics)
+        }
+    })
+    .await;
+    for _ in 0..GUESSES {
+        assert_eq!(guess(STRANGER, "guessed").await.status, 401);
+    }
+    let blocked = guess(STRANGER, "guessed").await;
+    assert_eq!((blocked.status, blocked.code().as_str()), (429, "RATE_LIMITED"));
+    let seconds: u64 = blocked.header("retry-after").parse().unwrap();
+    assert!((290..=300).contains(&seconds), "{seconds}");
+    assert_eq!(
+        guess("203.0.113.9", "guessed").await.status,
+        401,
+        "only the stranger is"
+    );
+    // The backend may call from there as well.
+    assert_eq!(guess(STRANGER, SERVICE_TOKEN).await.status, 202);
+    let log = hub.log();
+    let lines = log.lines().filter(|line| line.contains("INVALID_TOKEN"));
+    let lines: Vec<_> = lines.filter(|line| line.contains("request refused")).collect();
+    assert!((20..40).contains(&lines.len()), "{lines:#?}");
+    assert!(lines.iter().all(|line| line.contains("status_request")), "{lines:#?}");
+    assert!(lines[0].contains(STRANGER), "{}", lines[0]);
+    eventually("a sample is kept", PATIENCE, async || {
+        let ran = run(
+            &outside.world.settings(),
+            &["refusals", "list", "--code", "INVALID_TOKEN"],
+        )
+        .await;
+        if ran.stdout.contains(STRANGER) {
+            Ok(())
+        } else {
+            Err(ran.said())
+        }
+    })
+    .await;
+    outside.payloads(EventType::OrderStatusPushed, 1).await;
+    outside.world.at_end(Ends::default()).await;
 }

@@ -25,6 +25,7 @@ mod rotation;
 mod audit;
 mod log_down;
 mod database_down;
+mod branches;
 mod backend_down;
 mod breaker;
 mod redelivery;

@@ -43,6 +43,15 @@ impl Outside {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
 
+    /// Lets NATS refuse lanes that are longer than so many bytes; -1: none.
+    async fn longest_lane(&self, bytes: i32) {
+        let provision = self.world.nats.provision().await;
+        let stream = provision.get_stream("LANES").await.unwrap();
+        let mut config = stream.cached_info().config.clone();
+        config.max_message_size = bytes;
+        provision.update_stream(config).await.unwrap();
+    }
+
     /// What the provider calls the menus that it took.
     fn references(&self) -> Vec<String> {
         let calls = self.provider.calls();
@@ -210,6 +219,34 @@ async fn another_hub_takes_up_a_menu_that_waits() {
     hub.kill().await;
     let hub = outside.hub().await;
     outside.word(&hub, &outside.references()[0], "completed", 1).await;
+    outside.payloads(EventType::MenuSynced, 1).await;
+    assert_eq!(outside.provider.calls().len(), 1);
+    outside.world.hand_out_again().await;
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// The hub dies after it has noted that the provider took the menu, and before the menu has its lane: whoever takes over
+/// still lets the provider's word wake it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_is_heard_although_the_lane_was_not_written() {
+    let outside = Outside::new(CAREEM_POS).await;
+    outside.longest_lane(64).await;
+    let hub = outside.hub().await;
+    outside.put_menu(&hub).await;
+    outside.payloads(EventType::MenuSyncAccepted, 1).await;
+    eventually("the lane is not written", PATIENCE, async || {
+        if hub.logs_contain("lanes not written") {
+            Ok(())
+        } else {
+            Err(hub.log())
+        }
+    })
+    .await;
+    hub.kill().await;
+    outside.longest_lane(-1).await;
+    let hub = outside.hub().await;
+    outside.word(&hub, &outside.references()[0], "completed", 1).await;
+    // Its result is due in a quarter of an hour.
     outside.payloads(EventType::MenuSynced, 1).await;
     assert_eq!(outside.provider.calls().len(), 1);
     outside.world.hand_out_again().await;

@@ -286,6 +286,30 @@ async fn files_are_checked_and_tried_before_they_go_live() {
         (&json!("forwarded"), &json!("MANSAF-77001"))
     );
 
+    let uber = said(&["--json", "providers", "try", "uber-eats", &sample], 0).await;
+    let uber: Value = serde_json::from_str(&uber).unwrap();
+    assert_eq!(uber["why"], "there is no word at body:/event_type");
+    let credentials = said(
+        &[
+            "providers",
+            "check",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/providers/uber-eats.toml"),
+        ],
+        0,
+    )
+    .await;
+    assert!(
+        credentials.contains("UBER_EATS_CLIENT_ID, UBER_EATS_CLIENT_SECRET"),
+        "{credentials}"
+    );
+    let ran = run(&Settings::empty(), &["providers", "try", "mansaf", &sample]).await;
+    assert!(
+        ran.said()
+            .contains("PROVIDERS_DIR, the folder of your own files, is not set"),
+        "{}",
+        ran.said()
+    );
+
     let order = format!("{fixtures}/providers/jahez/webhook_create_order.json");
     said(&["providers", "try", "jahez", &order], 1).await;
     said(&["providers", "try", "jahez", &order, "--currency", "SAR"], 0).await;

@@ -200,30 +200,30 @@ async fn a_cancellation_before_its_order() {
     );
 }
 
-/// The backend is away when a cancellation comes before its order, and so the order joins it in its lane. Back again, it does
-/// not know the order: that one goes first all the same.
+/// A word about an order waited because the backend was away, and the order queued behind it; now the backend says that it
+/// does not know the order.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_joined_the_lane_of_its_cancellation() {
+async fn an_order_that_waits_behind_its_own_cancellation() {
     let world = World::new().await;
-    let hub = Hub::start(&world.impatient("500ms")).await;
-    world.post_orders(&hub, ["CR-known".into()]).await;
-    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    let hub = Hub::start(&world.impatient("1h")).await;
     let away = Answer::Say(503, String::new(), vec![("retry-after", "11".into())]);
-    world.backend.next_for("CR-both", [away, Answer::status(404)]);
+    world.backend.next_for("CR-behind", [away, Answer::status(404)]);
     world
         .careem
-        .post(&hub, &change("CR-both", "cancelled"))
+        .post(&hub, &change("CR-behind", "cancelled"))
         .await
         .event_id();
     world.wait_parked(1).await;
-    world.careem.post(&hub, &change("CR-both", "ready")).await.event_id();
-    world.post_orders(&hub, ["CR-both".into()]).await;
-    world.at_end(Ends::forwarded(4)).await;
-    let requests = world.backend.requests().into_iter();
-    let of_both = requests.filter(|request| request.external_order_id() == "CR-both");
-    let paths: Vec<_> = of_both.map(|request| request.path).collect();
-    let news = status_path("CR-both");
-    assert_eq!(paths, [&news, &news, ORDERS, &news, &news]);
+    world.careem.post(&hub, &change("CR-behind", "ready")).await.event_id();
+    world.careem.post(&hub, &order("CR-behind")).await.event_id();
+    world.at_end(Ends::forwarded(3)).await;
+    let requests = world.backend.requests();
+    let paths: Vec<_> = requests.iter().map(|request| request.path.as_str()).collect();
+    let news = &*status_path("CR-behind");
+    assert_eq!(paths, [news, news, ORDERS, news, news]);
+    let failed = world.log.wait_for(EventType::OrderForwardFailed, 2).await;
+    assert_eq!(payload(&failed[0])["waitsForOrder"], serde_json::Value::Null);
+    assert_eq!(payload(&failed[1])["waitsForOrder"], true);
 }
 
 /// LANES is emptied while orders wait: the log says which.

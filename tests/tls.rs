@@ -202,7 +202,12 @@ async fn only_https_is_let_in_where_it_is_required() {
             client.write(request("GET", path, &[], "")).await;
             assert_eq!(client.answer().await.unwrap().status, status, "{path}");
         }
-        for path in ["/openapi.json", "/", "/api/webhooks/other"] {
+        for path in [
+            "/openapi.json",
+            "/",
+            "/api/webhooks/other",
+            "/api/integration/orders/careem/1/status",
+        ] {
             client.write(request("GET", path, &[], "")).await;
             assert_eq!(client.answer().await.unwrap().code(), "HTTPS_REQUIRED", "{path}");
         }
@@ -211,7 +216,7 @@ async fn only_https_is_let_in_where_it_is_required() {
     client.write(webhook("CR-direct")).await;
     accepted(client.answer().await);
     let metrics = world.metrics(&strange).await;
-    let counted = "webhooks_rejected_total{provider=\"_\",reason=\"HTTPS_REQUIRED\"} 4";
+    let counted = "webhooks_rejected_total{provider=\"_\",reason=\"HTTPS_REQUIRED\"} 5";
     assert!(metrics.contains(counted), "{metrics}");
     world.at_end(Ends::forwarded(2)).await;
 }

@@ -1,10 +1,7 @@
 //! How a provider is spoken to: the tables of its file, and the credentials.
 
 use super::{ClientTls, ConfigError, Environment};
-use crate::push::{
-    outbound::{Auth, Spec},
-    token::Client,
-};
+use crate::push::{outbound::Spec, token::Client};
 
 /// How a provider is spoken to.
 #[derive(Debug, Clone)]
@@ -43,11 +40,7 @@ pub(super) fn of_provider(
             )),
         };
     };
-    let (needs_id, needs_secret) = match spec.auth {
-        Auth::None => (false, false),
-        Auth::Header { .. } => (false, true),
-        Auth::Oauth2 { .. } | Auth::Login { .. } => (true, true),
-    };
+    let (needs_id, needs_secret) = spec.auth.needs();
     let missing = match (needs_id && client.id.is_none(), needs_secret && client.secret.is_none()) {
         (false, false) => None,
         (_, true) => Some("_CLIENT_SECRET"),

@@ -107,6 +107,9 @@ pub struct ForwardFailed {
     pub error: ErrorReport,
     /// When the next attempt is due.
     pub next_attempt_at: DateTime<Utc>,
+    /// The backend does not know the order: it waits for the event that creates it, which may pass it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits_for_order: bool,
 }
 
 /// Payload of `order.forwarded`.

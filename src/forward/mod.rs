@@ -104,6 +104,7 @@ impl Forward {
             max_attempts: self.schedule.max_retries,
             error,
             next_attempt_at: now + TimeDelta::from_std(next.pause()).unwrap_or_default(),
+            waits_for_order: for_creation,
         };
         let label = format!("forward_failed/{request}");
         let envelope = event.follow(&label, EventType::OrderForwardFailed, now);
@@ -177,6 +178,10 @@ impl Stage for Forward {
 
     fn creates(event: &Recorded) -> bool {
         event.envelope.is_creation()
+    }
+
+    fn waits_for_creation(attempt: &Recorded) -> bool {
+        serde_json::from_slice::<ForwardFailed>(&attempt.payload).is_ok_and(|failed| failed.waits_for_order)
     }
 }
 

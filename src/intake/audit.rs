@@ -27,12 +27,18 @@ pub mod sampler;
 pub mod lines;
 pub mod writer;
 
-use self::{lines::Lines, sampler::Sampler, writer::Writer};
+use self::{
+    lines::{LeftOut, Lines},
+    sampler::Sampler,
+    writer::Writer,
+};
 
 /// Name of the stream.
 pub const REFUSALS: &str = "REFUSALS";
 /// First token of its subjects: `refusals.{provider}.{code}`.
 pub const SUBJECT_ROOT: &str = "refusals";
+/// What most requests are.
+pub(crate) const WEBHOOK: &str = "webhook";
 /// Provider of a request that names none that is enabled.
 pub const NO_PROVIDER: &str = "_";
 /// Refusals that wait to be published; the sampler lets through as many at once.
@@ -46,15 +52,17 @@ const MAX_AGENT_CHARS: usize = 128;
 
 /// Why a request was refused; the answer carries it from where it was refused to where it is noted.
 #[derive(Debug, Clone)]
-pub(super) struct Refused {
+pub(crate) struct Refused {
+    /// What was refused, for the log: [`WEBHOOK`], or which request of the backend.
+    pub(crate) kind: &'static str,
     /// The enabled provider that it was for; none where there is no such.
-    pub(super) provider: Option<String>,
+    pub(crate) provider: Option<String>,
     /// Who asked; none where that was not looked at, which counts as the other end of the connection.
-    pub(super) client: Option<IpAddr>,
+    pub(crate) client: Option<IpAddr>,
     /// `error.code` of the answer.
-    pub(super) code: &'static str,
+    pub(crate) code: &'static str,
     /// What else the log may say; nothing of the request's.
-    pub(super) cause: String,
+    pub(crate) cause: String,
 }
 
 /// A refused request as it stands in the stream. Fields may be added.
@@ -108,9 +116,9 @@ impl Audit {
         (Arc::clone(&audit), Writer::new(audit, waiting))
     }
 
-    fn writes_line(&self, provider: &str, code: &'static str) -> bool {
+    fn writes_line(&self, kind: &'static str, provider: &str, code: &'static str) -> bool {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.takes(provider, code, Instant::now())
+        lines.takes(kind, provider, code, Instant::now())
     }
 
     fn samples(&self, client: IpAddr) -> bool {
@@ -127,8 +135,14 @@ impl Audit {
     /// Writes how many lines were left out since the last time.
     fn say_left_out(&self) {
         let left_out = self.lines.lock().unwrap_or_else(PoisonError::into_inner).left_out();
-        for (provider, code, count) in left_out {
-            tracing::warn!(provider, code, count, "and so many more webhooks refused");
+        for LeftOut {
+            kind,
+            provider,
+            code,
+            count,
+        } in left_out
+        {
+            tracing::warn!(kind, provider, code, count, "and so many more requests refused");
         }
     }
 }
@@ -159,7 +173,7 @@ impl Facts {
     }
 }
 
-/// Around every route: takes note of what was refused.
+/// Around every route, the backend's among them: takes note of what was refused.
 pub async fn note_refused(
     State(intake): State<Arc<Intake>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -181,15 +195,25 @@ impl Intake {
         let request_id = response.headers().get(request_id::HEADER);
         let request_id = request_id.and_then(|id| id.to_str().ok()).unwrap_or_default();
         let status = response.status().as_u16();
-        if self.audit.writes_line(provider, refused.code) {
-            let (code, cause) = (refused.code, &refused.cause);
+        if self.audit.writes_line(refused.kind, provider, refused.code) {
+            let (kind, code, cause) = (refused.kind, refused.code, &refused.cause);
             let client = client.to_string();
-            tracing::warn!(provider, request_id, status, code, client, cause, "webhook refused");
+            tracing::warn!(
+                kind,
+                provider,
+                request_id,
+                status,
+                code,
+                client,
+                cause,
+                "request refused"
+            );
         }
         if !self.audit.samples(client) {
             return;
         }
-        let enabled = refused.provider.as_deref().and_then(|name| self.registry.get(name));
+        let signer = refused.provider.as_deref().filter(|_| refused.kind == WEBHOOK);
+        let enabled = signer.and_then(|name| self.registry.get(name));
         self.audit.publish(Refusal {
             time: Utc::now(),
             request_id: request_id.to_owned(),

@@ -136,11 +136,15 @@ pub async fn read(
     // Room for the largest result is taken before, since nothing can be refused half-way without having done the work.
     let mut room = Room::default();
     room.grow(budget, 0, max_bytes)?;
-    let inflate = move || inflate(encoding, &held.bytes, max_bytes);
-    let bytes = tokio::task::spawn_blocking(inflate)
+    let inflate = move || {
+        // With the room of both: whoever hangs up meanwhile does not end the work, and must not make room for more of it.
+        let compressed = held;
+        let bytes = inflate(encoding, &compressed.bytes, max_bytes)?;
+        Ok(Held { bytes, _room: room })
+    };
+    tokio::task::spawn_blocking(inflate)
         .await
-        .map_err(|_| Reason::Internal)??;
-    Ok(Held { bytes, _room: room })
+        .map_err(|_| Reason::Internal)?
 }
 
 async fn on_the_wire(mut body: Body, announced: usize, budget: &Budget, max_bytes: usize) -> Result<Held, Reason> {
@@ -284,5 +288,32 @@ mod tests {
             .await
             .unwrap_err();
         assert_eq!(refused, Reason::RequestTimeout);
+    }
+
+    /// A caller that hangs up while its body is unpacked does not make room for the next one's.
+    #[test]
+    fn room_is_taken_for_as_long_as_the_work_lasts() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let budget = Budget(Arc::new(Semaphore::new(64)));
+            let (release, held_up) = std::sync::mpsc::channel::<()>();
+            let before = tokio::task::spawn_blocking(move || held_up.recv());
+            let headers = gzipped();
+            let body = Body::from(gzip(&[b'x'; 10_000]));
+            let reading = read(&headers, body, &budget, 20_000, SECOND);
+            // The work waits behind the other, and nobody waits for it any more.
+            assert!(futures_util::FutureExt::now_or_never(reading).is_none());
+            let taken = 64 - budget.0.available_permits();
+            assert_eq!(taken, 21, "of the compressed body and of what it may become");
+            release.send(()).unwrap();
+            before.await.unwrap().unwrap();
+            // It is over when its room is there again.
+            let all = tokio::time::timeout(SECOND, budget.0.acquire_many(64)).await;
+            assert!(all.unwrap().is_ok());
+        });
     }
 }

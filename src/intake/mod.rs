@@ -56,8 +56,9 @@ pub struct Intake {
     pub audit: Arc<audit::Audit>,
 }
 
-/// All routes of the public port.
-pub fn router(intake: Arc<Intake>) -> Router {
+/// All routes of the public port; `beside` are those that others answer, by the same rules: https where it is required, and
+/// note is taken of who is refused.
+pub fn router(intake: Arc<Intake>, beside: Router) -> Router {
     let health = Arc::clone(&intake.health);
     let asked = Arc::clone(&intake);
     let mut router = Router::new()
@@ -74,7 +75,8 @@ pub fn router(intake: Arc<Intake>) -> Router {
             get(async || ([("content-type", "application/json")], OPENAPI)),
         )
         .fallback(astray::not_found)
-        .with_state(intake);
+        .with_state(intake)
+        .merge(beside);
     if asked.settings.require_https {
         router = router.layer(from_fn_with_state(Arc::clone(&asked), astray::require_https));
     }

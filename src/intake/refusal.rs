@@ -10,7 +10,10 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{audit::Refused, request_id};
+use super::{
+    audit::{Refused, WEBHOOK},
+    request_id,
+};
 use crate::{journal::AppendError, provider, verification};
 
 /// What a provider is asked to wait when it is our fault, in seconds; an outage of the log is over in less, or not soon.
@@ -150,6 +153,7 @@ impl Reason {
             other => other.to_string(),
         };
         response.extensions_mut().insert(Refused {
+            kind: WEBHOOK,
             provider: None,
             client: None,
             code,

@@ -1,10 +1,10 @@
 //! `PUT /api/integration/menus/{provider}/{branchId}`: a menu for a provider.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     body::Body,
-    extract::{Path, Request, State},
+    extract::{ConnectInfo, Path, Request, State},
     http::Response,
 };
 
@@ -20,12 +20,14 @@ use crate::{
 /// Takes the request.
 pub async fn request(
     State(integration): State<Arc<Integration>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Path((provider, branch)): Path<(String, String)>,
     request: Request,
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
+    let asked = integration.asked(MENU_SYNC, &provider, peer, &parts.headers);
     let taken = async {
-        integration.check(&parts.headers, &provider)?;
+        integration.check(&parts.headers, &provider, asked.client)?;
         let branch = checked_id("branchId", branch)?;
         let max_bytes = integration.settings.max_payload_bytes;
         let held = integration.read(&parts.headers, body, max_bytes).await?;
@@ -41,5 +43,5 @@ pub async fn request(
         integration.append(about, held.bytes.clone(), &parts.headers).await
     };
     let taken = taken.await;
-    taken.unwrap_or_else(|reason| reason.answer(MENU_SYNC, &parts.headers))
+    taken.unwrap_or_else(|reason| reason.answer(&asked, &parts.headers))
 }

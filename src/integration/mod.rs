@@ -1,10 +1,14 @@
 //! Where the backend comes in: statuses and menus for providers.
 //!
 //! As with webhooks the answer depends on the event log and on nothing else: 202 means that the request is on it, fsynced.
-//! [`token`] says who may, [`status`] and [`menu`] take the two requests, [`refusal`] says what a refused one is told. What
+//! [`token`] says who may, [`keys`] what is a repeat, [`status`] and [`menu`] take the two requests, [`refusal`] says what a refused one is told. What
 //! becomes of a request is left to [`crate::push`].
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     Router,
@@ -17,12 +21,17 @@ use chrono::Utc;
 use serde_json::json;
 use uuid::Uuid;
 
-use self::{refusal::Reason, token::Tokens};
+use self::{
+    refusal::{Asked, Reason},
+    token::Tokens,
+};
 use crate::{
     config,
     event::{Envelope, EventId, EventType, NewEvent},
     intake::{
         body::{self, Budget, Held},
+        client_ip::client_ip,
+        limit::Limits,
         refusal::{after_panic, json_response},
         request_id,
     },
@@ -32,6 +41,7 @@ use crate::{
 };
 
 pub mod token;
+pub mod keys;
 pub mod status;
 pub mod menu;
 pub mod refusal;
@@ -55,9 +65,11 @@ pub struct Integration {
     pub settings: config::Http,
     /// Bytes of bodies that may be held at a time, webhooks' included.
     pub budget: Budget,
+    /// Who is blocked, and what counts towards it.
+    pub limits: Arc<Limits>,
 }
 
-/// The routes.
+/// The routes; whoever serves them takes note of what is refused.
 pub fn router(integration: Arc<Integration>) -> Router {
     Router::new()
         .route(
@@ -82,10 +94,23 @@ struct Wanted {
 }
 
 impl Integration {
+    fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> IpAddr {
+        client_ip(peer.ip(), headers, &self.settings.trusted_proxies)
+    }
+
+    /// Who asks for what, for whoever notes that it was refused.
+    fn asked(&self, kind: &'static str, provider: &str, peer: SocketAddr, headers: &HeaderMap) -> Asked {
+        Asked {
+            kind,
+            provider: self.registry.get(provider).map(|enabled| enabled.name.to_string()),
+            client: self.client(peer, headers),
+        }
+    }
+
     /// Whether the backend calls, about a provider that can be told something.
-    fn check(&self, headers: &HeaderMap, provider: &str) -> Result<(), Reason> {
+    fn check(&self, headers: &HeaderMap, provider: &str, client: IpAddr) -> Result<(), Reason> {
         if !self.tokens.know(headers) {
-            return Err(Reason::InvalidToken);
+            return Err(self.stranger(client));
         }
         if self.registry.get(provider).is_none() {
             return Err(Reason::ProviderNotFound);
@@ -96,6 +121,16 @@ impl Integration {
         Ok(())
     }
 
+    /// Counted and blocked as at the other doors. Who shows the token is let in from a blocked address, too: somebody else
+    /// may stand behind it, and a token that was wrong may have been set right.
+    fn stranger(&self, client: IpAddr) -> Reason {
+        if let Err(limited) = self.limits.check_address(client) {
+            return Reason::RateLimited(limited.retry_after_seconds);
+        }
+        self.limits.note_refused(None, client);
+        Reason::InvalidToken
+    }
+
     async fn read(&self, headers: &HeaderMap, body: Body, max_bytes: usize) -> Result<Held, Reason> {
         let read = body::read(headers, body, &self.budget, max_bytes, self.settings.request_timeout);
         read.await.map_err(Reason::Body)
@@ -104,7 +139,8 @@ impl Integration {
     async fn append(&self, wanted: Wanted, payload: Bytes, headers: &HeaderMap) -> Result<Response<Body>, Reason> {
         let request_id = request_id::of(headers);
         let now = Utc::now();
-        let id = match idempotency_key(headers)? {
+        let key = idempotency_key(headers)?;
+        let id = match key {
             Some(key) => EventId::of_webhook(
                 &wanted.provider,
                 &[
@@ -131,15 +167,28 @@ impl Integration {
             traceparent: Some(trace_context::of(headers)),
             request: None,
         };
-        let appended = self.journal.append(NewEvent { envelope, payload }).await;
-        let appended = appended.map_err(Reason::EventLogUnavailable)?;
+        let duplicate = self.append_once(NewEvent { envelope, payload }, key.is_some()).await?;
         metrics::counter!("integration_requests_total", "kind" => wanted.kind, "code" => "ACCEPTED").increment(1);
-        tracing::debug!(request_id, event_id = %id, kind = wanted.kind, duplicate = appended.duplicate, "accepted from the backend");
+        tracing::debug!(request_id, event_id = %id, kind = wanted.kind, duplicate, "accepted from the backend");
         let body = json!({
             "success": true,
-            "data": { "eventId": id.to_string(), "requestId": request_id, "duplicate": appended.duplicate },
+            "data": { "eventId": id.to_string(), "requestId": request_id, "duplicate": duplicate },
         });
         Ok(json_response(StatusCode::ACCEPTED, body.to_string(), &request_id))
+    }
+
+    /// Appends an event, unless it has a key by which it was appended before; whether it was.
+    async fn append_once(&self, event: NewEvent, has_key: bool) -> Result<bool, Reason> {
+        let (id, connection) = (event.envelope.id, self.journal.connection());
+        if has_key && keys::is_known(connection, id).await {
+            return Ok(true);
+        }
+        let appended = self.journal.append(event).await;
+        let appended = appended.map_err(Reason::EventLogUnavailable)?;
+        if has_key {
+            keys::note(connection, id).await;
+        }
+        Ok(appended.duplicate)
     }
 }
 

@@ -1,13 +1,20 @@
 //! What a refused request of the backend is told. Our own faults are 5xx: send it again.
 
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
 use axum::{
     body::Body,
+    extract::{ConnectInfo, State},
     http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
 use serde_json::json;
 
+use super::Integration;
 use crate::{
-    intake::{self, refusal::json_response, request_id},
+    intake::{self, audit::Refused, refusal::json_response, request_id},
     journal::AppendError,
     order::fault::{Fault, counted},
 };
@@ -18,6 +25,9 @@ pub enum Reason {
     /// `X-Service-Token` is missing or wrong.
     #[error("X-Service-Token is missing or wrong")]
     InvalidToken,
+    /// The same, of an address that is blocked for it; for so many seconds.
+    #[error("too many requests; send it again in {0} s")]
+    RateLimited(u64),
     /// The provider is not known or not enabled.
     #[error("provider is not known or not enabled")]
     ProviderNotFound,
@@ -51,6 +61,7 @@ impl Reason {
     pub const fn status(&self) -> (StatusCode, &'static str) {
         match self {
             Self::InvalidToken => (StatusCode::UNAUTHORIZED, "INVALID_TOKEN"),
+            Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"),
             Self::ProviderNotFound => (StatusCode::NOT_FOUND, "PROVIDER_NOT_FOUND"),
             Self::NotConfigured(_) => (StatusCode::SERVICE_UNAVAILABLE, "OUTBOUND_NOT_CONFIGURED"),
             Self::Body(reason) => reason.status(),
@@ -60,44 +71,72 @@ impl Reason {
         }
     }
 
-    /// The answer; also counted and logged.
-    pub(super) fn answer(&self, kind: &'static str, headers: &HeaderMap) -> Response<Body> {
+    /// The answer; also counted, with what the audit is to know of it.
+    pub(super) fn answer(&self, asked: &Asked, headers: &HeaderMap) -> Response<Body> {
         let request_id = request_id::of(headers);
-        let (status, code) = self.status();
-        metrics::counter!("integration_requests_total", "kind" => kind, "code" => code).increment(1);
+        let (_, code) = self.status();
+        metrics::counter!("integration_requests_total", "kind" => asked.kind, "code" => code).increment(1);
+        let mut response = match self {
+            Self::Body(reason) => reason.response(&request_id),
+            other => other.own_answer(&request_id),
+        };
         let cause = match self {
             Self::EventLogUnavailable(error) => error.to_string(),
             other => other.to_string(),
         };
-        tracing::warn!(
-            request_id,
-            kind,
-            status = status.as_u16(),
+        response.extensions_mut().insert(Refused {
+            kind: asked.kind,
+            provider: asked.provider.clone(),
+            client: Some(asked.client),
             code,
             cause,
-            "request of the backend refused"
-        );
-        if let Self::Body(reason) = self {
-            return reason.response(&request_id);
-        }
+        });
+        response
+    }
+
+    fn own_answer(&self, request_id: &str) -> Response<Body> {
+        let (status, code) = self.status();
         let mut error = json!({ "code": code, "message": self.to_string() });
         if let Self::Faults(faults) = self {
             error["details"] = json!({ "faults": faults });
         }
         let body = json!({ "success": false, "error": error, "requestId": request_id });
-        let mut response = json_response(status, body.to_string(), &request_id);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            let seconds = HeaderValue::from_static(intake::refusal::RETRY_AFTER_SECONDS);
-            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        let mut response = json_response(status, body.to_string(), request_id);
+        let retry_after = match self {
+            Self::RateLimited(seconds) => Some((*seconds).into()),
+            _ if status == StatusCode::SERVICE_UNAVAILABLE => {
+                Some(HeaderValue::from_static(intake::refusal::RETRY_AFTER_SECONDS))
+            }
+            _ => None,
+        };
+        if let Some(retry_after) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, retry_after);
         }
         response
     }
 }
 
+/// What is known of a request when it is refused.
+pub(super) struct Asked {
+    /// Which request.
+    pub(super) kind: &'static str,
+    /// The provider that it is about; none where there is no such: the name is the caller's.
+    pub(super) provider: Option<String>,
+    /// Who calls, as far as our proxies can be believed.
+    pub(super) client: IpAddr,
+}
+
 /// Any other method on these paths.
-pub async fn method_not_allowed(headers: HeaderMap) -> Response<Body> {
+pub async fn method_not_allowed(
+    State(integration): State<Arc<Integration>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response<Body> {
     let mut response = intake::refusal::Reason::MethodNotAllowed.response(&request_id::of(&headers));
     response.headers_mut().remove(header::ALLOW);
+    if let Some(refused) = response.extensions_mut().get_mut::<Refused>() {
+        refused.client = Some(integration.client(peer, &headers));
+    }
     response
 }
 
@@ -112,6 +151,7 @@ mod tests {
         let codes = schema["properties"]["code"]["enum"].as_array().unwrap();
         let all = [
             Reason::InvalidToken,
+            Reason::RateLimited(7),
             Reason::ProviderNotFound,
             Reason::NotConfigured("x".into()),
             Reason::Body(intake::refusal::Reason::RequestTimeout),
@@ -141,6 +181,8 @@ mod tests {
                     | Reason::Body(intake::refusal::Reason::Overloaded)
             );
             assert_eq!(status.is_server_error(), ours, "{reason:?}");
+            let waits = reason.own_answer("").headers().contains_key(header::RETRY_AFTER);
+            assert_eq!(waits, [429, 503].contains(&status.as_u16()), "{reason:?}");
         }
     }
 }

@@ -1,10 +1,10 @@
 //! `POST /api/integration/orders/{provider}/{externalOrderId}/status`: what a provider is to be told about an order.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     body::Body,
-    extract::{Path, Request, State},
+    extract::{ConnectInfo, Path, Request, State},
     http::Response,
 };
 use bytes::Bytes;
@@ -32,12 +32,14 @@ const MAX_PREPARATION_MINUTES: u32 = 24 * 60;
 /// Takes the request.
 pub async fn request(
     State(integration): State<Arc<Integration>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Path((provider, order)): Path<(String, String)>,
     request: Request,
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
+    let asked = integration.asked(STATUS_REQUEST, &provider, peer, &parts.headers);
     let taken = async {
-        integration.check(&parts.headers, &provider)?;
+        integration.check(&parts.headers, &provider, asked.client)?;
         let order = checked_id("externalOrderId", order)?;
         let held = integration.read(&parts.headers, body, MAX_BODY_BYTES).await?;
         let (wanted, branch) = read(&held.bytes).map_err(Reason::Faults)?;
@@ -52,7 +54,7 @@ pub async fn request(
         integration.append(about, Bytes::from(payload), &parts.headers).await
     };
     let taken = taken.await;
-    taken.unwrap_or_else(|reason| reason.answer(STATUS_REQUEST, &parts.headers))
+    taken.unwrap_or_else(|reason| reason.answer(&asked, &parts.headers))
 }
 
 /// What is wanted, and of which branch the order is, where the backend says so.

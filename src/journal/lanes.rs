@@ -72,6 +72,14 @@ impl Corner {
         fence: "lane.forward.fence",
         lanes: "lane.*.*",
     };
+    /// Of the stage `transform`.
+    pub const TRANSFORM: Self = Self {
+        token: "transform.",
+        bell: "due-transform",
+        marker: "lane.transform.marker",
+        fence: "lane.transform.fence",
+        lanes: "lane.transform.>",
+    };
     /// Of the stage `push`.
     pub const PUSH: Self = Self {
         token: "push.",
@@ -138,9 +146,9 @@ impl Lane {
         })
     }
 
-    /// With the event at this place of those that wait before all others, due now.
-    pub fn led_by_waiting(mut self, place: usize, now: DateTime<Utc>) -> Self {
-        let (sequence, requests) = self.waiting.remove(place);
+    /// With one of those that wait before all others, due now.
+    pub fn led_by_waiting(mut self, at: usize, now: DateTime<Utc>) -> Self {
+        let (sequence, requests) = self.waiting.remove(at);
         Self {
             requests,
             ..self.led_by(sequence, now)
@@ -441,9 +449,6 @@ mod tests {
         assert_eq!((next.head, next.requests), (7, 4));
         let rest = next.advance(now).unwrap().advance(now).unwrap();
         assert_eq!((rest.head, rest.advance(now)), (12, None));
-        let led = lane(now).led_by_waiting(1, now);
-        assert_eq!((led.head, led.requests, led.for_creation), (12, 0, false));
-        assert_eq!(led.waiting, [(7, 4), (9, 0)]);
     }
 
     #[test]

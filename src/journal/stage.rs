@@ -85,6 +85,11 @@ pub trait Stage: Send + Sync + 'static {
         false
     }
 
+    /// Whether an attempt, as it was recorded, says that its event waits for such a one.
+    fn waits_for_creation(_: &Recorded) -> bool {
+        false
+    }
+
     /// Whether nothing follows from events of this type: they only wake one that waits. Then none of them is ever open.
     fn only_wakes(_: EventType) -> bool {
         false
@@ -250,8 +255,7 @@ impl<S: Stage> Worker<S> {
             Ok(event) => held.push(Item {
                 event,
                 requests: 0,
-                not_before: None,
-                for_creation: false,
+                parked: None,
                 message: Some(message),
             }),
             Err(error) => {

@@ -13,9 +13,12 @@ use async_nats::jetstream::{
 use serde_json::Value;
 
 use super::{EVENTS, connection::Connection, lanes::LANES, lease::LEASES};
-use crate::intake::{
-    audit::REFUSALS,
-    limit::{shared::LIMITS, stored::BLOCKS},
+use crate::{
+    intake::{
+        audit::REFUSALS,
+        limit::{shared::LIMITS, stored::BLOCKS},
+    },
+    integration::keys::KEYS,
 };
 
 const EVENTS_FILE: &str = include_str!("../../streams/EVENTS.json");
@@ -24,26 +27,29 @@ const LANES_FILE: &str = include_str!("../../streams/LANES.json");
 const LIMITS_FILE: &str = include_str!("../../streams/LIMITS.json");
 const BLOCKS_FILE: &str = include_str!("../../streams/BLOCKS.json");
 const REFUSALS_FILE: &str = include_str!("../../streams/REFUSALS.json");
+const KEYS_FILE: &str = include_str!("../../streams/KEYS.json");
 /// Durable consumers, each with its stream.
-const CONSUMER_FILES: [(&str, &str); 6] = [
+const CONSUMER_FILES: [(&str, &str); 7] = [
     (EVENTS, include_str!("../../streams/EVENTS.transform.json")),
     (EVENTS, include_str!("../../streams/EVENTS.forward.json")),
     (EVENTS, include_str!("../../streams/EVENTS.push.json")),
     (EVENTS, include_str!("../../streams/EVENTS.projection.json")),
     (LANES, include_str!("../../streams/LANES.due.json")),
+    (LANES, include_str!("../../streams/LANES.due-transform.json")),
     (LANES, include_str!("../../streams/LANES.due-push.json")),
 ];
 /// Streams by name.
-const STREAMS: [(&str, &str); 6] = [
+const STREAMS: [(&str, &str); 7] = [
     (EVENTS, EVENTS_FILE),
     (LEASES, LEASES_FILE),
     (LANES, LANES_FILE),
     (LIMITS, LIMITS_FILE),
     (BLOCKS, BLOCKS_FILE),
     (REFUSALS, REFUSALS_FILE),
+    (KEYS, KEYS_FILE),
 ];
 /// Streams that no order needs: without them the hub serves all the same.
-const DISPENSABLE: [&str; 3] = [LIMITS, BLOCKS, REFUSALS];
+const DISPENSABLE: [&str; 4] = [LIMITS, BLOCKS, REFUSALS, KEYS];
 
 /// JetStream's error codes for what is not there.
 const STREAM_NOT_FOUND: u64 = 10059;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use chrono::Utc;
 use serde_json::Value;
 
-use super::{print, read};
+use super::{print, providers, read};
 use crate::{
     config::{self, Environment, Secrets},
     provider::MERCHANT_HEADER,
@@ -30,11 +30,7 @@ pub async fn run(
 ) -> anyhow::Result<ExitCode> {
     let catalogue = config::catalogue(environment)?;
     let Some(known) = catalogue.get(provider) else {
-        let names: Vec<_> = catalogue.names().collect();
-        bail!(
-            "unknown provider {provider:?}; this installation knows {}",
-            names.join(", ")
-        );
+        bail!("{}", providers::unknown(environment, &catalogue, provider));
     };
     let url = url.trim_end_matches('/');
     let known_as = config::public_url(environment)?;

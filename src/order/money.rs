@@ -171,7 +171,7 @@ pub enum AmountError {
     #[error("expected a decimal number")]
     NotANumber,
     /// 4.5 cents.
-    #[error("expected a whole number of the smallest unit")]
+    #[error("expected a whole number")]
     NotAnInteger,
     /// 1.2345 JOD.
     #[error("more decimals than {code} has ({decimals})")]

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use axum::http::HeaderName;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header::AsHeaderName};
 
 use crate::{
     event::{Envelope, Recorded},
@@ -45,7 +45,7 @@ pub trait Provider: Send + Sync {
     /// The store that a request names, as [`Self::transform`] will read it: whose secret it may be signed with. Nothing
     /// is known of the request yet.
     fn store_ref(&self, request: &Unverified<'_>) -> Option<String> {
-        sent_merchant(request).map(str::to_owned)
+        sent_merchant(request)
     }
 
     /// What a webhook on the log means.
@@ -136,10 +136,29 @@ pub fn is_credential(header: &str) -> bool {
 /// The merchant that a webhook names: the header that every provider of the seed design may send.
 pub const MERCHANT_HEADER: &str = "x-merchant-id";
 
+/// Longest header value that is kept.
+const MAX_HEADER_CHARS: usize = 1024;
+
+/// A header as the log keeps it: text, cut, several as one. Whoever reads one before it is on the log reads it so, or the
+/// order of one store could be proven with the secret of another.
+pub fn kept_header(headers: &HeaderMap, name: impl AsHeaderName) -> Option<String> {
+    let text = |value: &HeaderValue| -> String {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        let printable = |c: char| if c.is_control() { ' ' } else { c };
+        text.chars().take(MAX_HEADER_CHARS).map(printable).collect()
+    };
+    headers
+        .get_all(name)
+        .iter()
+        .map(text)
+        .reduce(|all, next| format!("{all}, {next}"))
+}
+
 /// The merchant header of a request.
-pub fn sent_merchant<'a>(request: &Unverified<'a>) -> Option<&'a str> {
-    let value = request.headers().get(MERCHANT_HEADER)?.to_str().ok()?.trim();
-    (!value.is_empty()).then_some(value)
+pub fn sent_merchant(request: &Unverified<'_>) -> Option<String> {
+    let value = kept_header(request.headers(), MERCHANT_HEADER)?;
+    let value = value.trim();
+    (!value.is_empty()).then(|| value.to_owned())
 }
 
 /// The merchant header of a recorded webhook.

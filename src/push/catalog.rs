@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Push, menu,
+    Push, Subject, menu,
     outbound::{MenuResult, MenuSpec, ResultSpec},
     remote::{Place, Remote, Reply},
     template::Missing,
@@ -74,14 +74,14 @@ impl Push {
                 for_creation: false,
             });
         }
-        let mut subject = self.subject(remote, event, Some(&branch));
+        let mut subject = self.subject(remote, event, Some(&branch)).await?;
         let slots = &mut subject.scope.0;
         slots.insert("request_id".into(), event.run_id().to_string().into());
         slots.insert("currency".into(), menu.currency.code().into());
         slots.insert("menu".into(), menu.as_slots());
         let key = event.envelope.id.to_string();
         let reply = match remote.call(&subject.base, &spec.call, &mut subject.scope, key).await {
-            Err(missing) => return self.missing(event, request, &missing),
+            Err(missing) => return self.missing(remote, event, request, &subject, &missing).await,
             Ok(reply) => reply,
         };
         let Reply::Done { status, body } = reply else {
@@ -124,10 +124,11 @@ impl Push {
             Ok(word) => word,
             Err(error) => return Err(log_away(&error)),
         };
-        if word.is_none() {
-            word = match self.ask(remote, event, result, &accepted).await {
+        if word.is_none() && result.poll.is_some() {
+            let mut subject = self.subject(remote, event, event.envelope.branch.as_deref()).await?;
+            word = match self.ask(remote, event, result, &accepted, &mut subject).await {
                 Ok(word) => word,
-                Err(missing) => return self.missing(event, request, &missing),
+                Err(missing) => return self.missing(remote, event, request, &subject, &missing).await,
             };
         }
         match word {
@@ -169,11 +170,11 @@ impl Push {
         event: &Recorded,
         result: &ResultSpec,
         accepted: &SyncAccepted,
+        subject: &mut Subject,
     ) -> Result<Option<SyncReported>, Missing> {
         let Some((poll, _)) = &result.poll else {
             return Ok(None);
         };
-        let mut subject = self.subject(remote, event, event.envelope.branch.as_deref());
         let slots = &mut subject.scope.0;
         if let Some(reference) = &accepted.reference {
             slots.insert("ref".into(), reference.clone().into());

@@ -40,7 +40,7 @@ impl Push {
         if !fetch.webhooks.contains(&event.envelope.webhook_type) {
             return Ok(vec![fetched(event, event.payload.clone())]);
         }
-        let mut subject = self.subject(remote, event, event.envelope.branch.as_deref());
+        let mut subject = self.subject(remote, event, event.envelope.branch.as_deref()).await?;
         let place = match &fetch.place {
             FetchPlace::Path(path) => Place::Path(path),
             FetchPlace::Href(pointer, hosts) => match href(&event.payload, pointer, &subject.base, hosts) {
@@ -54,7 +54,7 @@ impl Push {
         let key = event.envelope.id.to_string();
         let read = remote.read(&subject.base, place, &mut subject.scope, key, MAX_DOCUMENT_BYTES);
         match read.await {
-            Err(missing) => self.missing(event, request, &missing),
+            Err(missing) => self.missing(remote, event, request, &subject, &missing).await,
             Ok(Reply::Done { body, .. }) => match unfit(&body) {
                 None => Ok(vec![fetched(event, body.into())]),
                 Some(error) => Ok(self.given_up(event, request, error)),

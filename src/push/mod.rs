@@ -21,7 +21,10 @@ use crate::{
         settle::{Failure, Schedule},
         stage::Stage,
     },
-    transform::branches::{Branch, Branches},
+    transform::{
+        TABLE_AWAY,
+        branches::{Branch, Branches},
+    },
 };
 
 pub mod outbound;
@@ -60,6 +63,9 @@ pub struct Push {
 struct Subject {
     scope: Scope,
     base: String,
+    /// The branch, and what the table says of it.
+    branch: Option<String>,
+    row: Option<Arc<Branch>>,
 }
 
 impl Push {
@@ -84,22 +90,51 @@ impl Push {
     }
 
     /// What every request of a provider may say, with a branch where one is known.
-    fn subject(&self, remote: &Remote, event: &Recorded, branch: Option<&str>) -> Subject {
+    ///
+    /// # Errors
+    /// Where the table of branches has to be looked at again, and cannot be read.
+    async fn subject(&self, remote: &Remote, event: &Recorded, branch: Option<&str>) -> Result<Subject, Failure> {
+        let row = match branch {
+            Some(branch) => self.row(remote, branch).await?,
+            None => None,
+        };
         let mut scope = Scope::default();
         scope
             .0
             .insert("external_id".into(), event.envelope.external_order_id.clone().into());
         if let Some(branch) = branch {
             scope.0.insert("branch_id".into(), branch.into());
-            if let Some(branch) = self.branches.branch(&remote.name, branch) {
-                say(&mut scope, &branch);
-            }
+        }
+        if let Some(row) = &row {
+            say(&mut scope, row);
         }
         let of_platform = self.branches.api_base_url(&remote.name);
-        Subject {
+        Ok(Subject {
             scope,
             base: remote.base(of_platform.as_deref()).to_owned(),
+            branch: branch.map(str::to_owned),
+            row,
+        })
+    }
+
+    /// What is known of a branch; one that was added a moment ago counts.
+    async fn row(&self, remote: &Remote, branch: &str) -> Result<Option<Arc<Branch>>, Failure> {
+        if let Some(row) = self.branches.branch(&remote.name, branch) {
+            return Ok(Some(row));
         }
+        self.look_again().await?;
+        Ok(self.branches.branch(&remote.name, branch))
+    }
+
+    async fn look_again(&self) -> Result<(), Failure> {
+        if self.branches.look_again().await {
+            return Ok(());
+        }
+        tracing::warn!("a branch is not known and the branches cannot be read; what is for its provider waits");
+        Err(Failure::Later {
+            after: TABLE_AWAY,
+            for_creation: false,
+        })
     }
 
     /// The branch that an order belongs to: the event's, else as it was forwarded, else the provider's only one.
@@ -157,7 +192,24 @@ impl Push {
         Ok(self.given_up(event, request - 1, error))
     }
 
-    fn missing(&self, event: &Recorded, request: u32, missing: &template::Missing) -> Result<Vec<NewEvent>, Failure> {
+    /// A slot has no value; given up, unless the branch's row is another one by now.
+    async fn missing(
+        &self,
+        remote: &Remote,
+        event: &Recorded,
+        request: u32,
+        subject: &Subject,
+        missing: &template::Missing,
+    ) -> Result<Vec<NewEvent>, Failure> {
+        self.look_again().await?;
+        let branch = subject.branch.as_deref();
+        let row = branch.and_then(|branch| self.branches.branch(&remote.name, branch));
+        if row != subject.row {
+            return Err(Failure::Later {
+                after: Duration::ZERO,
+                for_creation: false,
+            });
+        }
         let message = format!(
             "{missing}, which the provider must be told: look at store_id, merchant_id and settings of the branch in branch_delivery_configs"
         );
@@ -214,6 +266,10 @@ impl Stage for Push {
     /// A provider's word about a menu, which the menu waits for.
     fn creates(event: &Recorded) -> bool {
         event.envelope.event_type == EventType::MenuSyncReported
+    }
+
+    fn waits_for_creation(attempt: &Recorded) -> bool {
+        attempt.envelope.event_type == EventType::MenuSyncAccepted
     }
 
     fn only_wakes(event_type: EventType) -> bool {

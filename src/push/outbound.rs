@@ -9,7 +9,7 @@ use std::{
 };
 
 use reqwest::{Method, header::HeaderName};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 
 use self::check::Check;
 use super::{
@@ -99,6 +99,17 @@ pub enum Auth {
     },
 }
 
+impl Auth {
+    /// Whether it needs a name, and a secret.
+    pub const fn needs(&self) -> (bool, bool) {
+        match self {
+            Self::None => (false, false),
+            Self::Header { .. } => (false, true),
+            Self::Oauth2 { .. } | Self::Login { .. } => (true, true),
+        }
+    }
+}
+
 /// Where name and secret go when a token is asked for (RFC 6749, 2.3.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -121,11 +132,29 @@ pub struct StatusCall {
     /// On the base URL, with slots.
     pub path: String,
     /// JSON with slots; where absent the request has no body.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some_json")]
     pub body: Option<String>,
     /// HTTP statuses from 400 to 499 that mean that the order is in that state already.
     #[serde(default)]
     pub done: Vec<u16>,
+}
+
+/// JSON: in a text, or as the table or list that says the same.
+fn json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    match toml::Value::deserialize(deserializer)? {
+        toml::Value::String(text) => Ok(text),
+        value @ (toml::Value::Table(_) | toml::Value::Array(_)) => {
+            serde_json::to_string(&value).map_err(de::Error::custom)
+        }
+        other => Err(de::Error::custom(format_args!(
+            "body: expected a table, or JSON in a text, found {}",
+            other.type_str()
+        ))),
+    }
+}
+
+fn some_json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    json(deserializer).map(Some)
 }
 
 /// The table `[outbound.menu]`.
@@ -137,6 +166,7 @@ pub struct MenuCall {
     /// On the base URL, with slots.
     pub path: String,
     /// JSON with slots and lists.
+    #[serde(deserialize_with = "json")]
     pub body: String,
     /// Shortest time between two menus of one branch, `2m`.
     #[serde(default)]

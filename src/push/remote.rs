@@ -113,7 +113,7 @@ impl Remote {
         Ok(Self {
             http,
             url,
-            tokens: Tokens::new(client, spec.token_lifetime),
+            tokens: Tokens::new(client, spec.token_lifetime, spec.timeout),
             gate: Arc::new(Gate::of_provider(breaker, Arc::clone(&name))),
             reset: breaker.reset_timeout,
             limits: Limits::new(spec.requests_per_second),
@@ -392,4 +392,12 @@ fn no_answer(error: &reqwest::Error) -> Trouble {
         ErrorType::Configuration => Trouble::Misconfigured(error),
         _ => Trouble::Reply(Reply::Temporary { error, after: None }),
     }
+}
+
+pub(super) fn no_token_in_time() -> Trouble {
+    let message = "the provider did not give a token in time";
+    Trouble::Reply(Reply::Temporary {
+        error: ErrorReport::new(ErrorType::Temporary, "PROVIDER_TIMEOUT", message),
+        after: None,
+    })
 }

@@ -53,11 +53,11 @@ impl Push {
         } else {
             event.envelope.branch.clone()
         };
-        let mut subject = self.subject(remote, event, branch.as_deref());
+        let mut subject = self.subject(remote, event, branch.as_deref()).await?;
         say(&mut subject.scope, event, &wanted);
         let key = event.envelope.id.to_string();
         match remote.call(&subject.base, call, &mut subject.scope, key).await {
-            Err(missing) => self.missing(event, request, &missing),
+            Err(missing) => self.missing(remote, event, request, &subject, &missing).await,
             Ok(Reply::Done { status, .. }) => {
                 let already = call.done.contains(&status);
                 Ok(vec![pushed(event, &wanted, request, Some(status), already)])

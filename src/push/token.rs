@@ -52,6 +52,9 @@ pub struct Token {
 pub struct Tokens {
     client: Client,
     default_lifetime: Duration,
+    /// How long is waited for somebody else who asks for a token: with so many requests one after the other that get no
+    /// answer, the last would wait for minutes.
+    patience: Duration,
     /// Held while a token is asked for: the others wait for that one.
     held: Mutex<Held>,
 }
@@ -63,11 +66,12 @@ struct Held {
 }
 
 impl Tokens {
-    /// None yet.
-    pub fn new(client: Client, default_lifetime: Duration) -> Self {
+    /// None yet. `patience`: how long is waited for somebody else who asks for one.
+    pub fn new(client: Client, default_lifetime: Duration, patience: Duration) -> Self {
         Self {
             client,
             default_lifetime,
+            patience,
             held: Mutex::default(),
         }
     }
@@ -88,7 +92,9 @@ impl Tokens {
         auth: &Auth,
         refused: Option<u64>,
     ) -> Result<Token, Trouble> {
-        let mut held = self.held.lock().await;
+        let Ok(mut held) = tokio::time::timeout(self.patience, self.held.lock()).await else {
+            return Err(remote::no_token_in_time());
+        };
         let is_good = |token: &&Token| Some(token.number) != refused && token.until > Instant::now();
         if let Some(token) = held.token.as_ref().filter(is_good) {
             return Ok(token.clone());
@@ -179,4 +185,37 @@ fn absolute(base: &str, url: &str) -> String {
 fn encode(fields: &BTreeMap<&str, &str>) -> String {
     let url = Url::parse_with_params("http://form", fields).expect("it is a URL");
     url.query().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::{super::remote::Reply, *};
+
+    /// Who waits for another's token, which does not come, does not begin to wait anew after that one has given up.
+    #[tokio::test]
+    async fn nobody_waits_in_a_queue_for_a_token() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", silent.local_addr().unwrap());
+        let patience = Duration::from_millis(200);
+        let tokens = Tokens::new(Client::default(), MAX_LIFETIME, patience);
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let auth = Auth::Login {
+            path: "/login".into(),
+            token: None,
+            lifetime: None,
+        };
+        let mut first = pin!(tokens.get(&http, &base, &auth, None));
+        assert!(futures_util::poll!(&mut first).is_pending());
+        let began = Instant::now();
+        let others = futures_util::future::join_all((0..16).map(|_| tokens.get(&http, &base, &auth, None)));
+        for other in tokio::time::timeout(10 * patience, others).await.unwrap() {
+            let Err(Trouble::Reply(Reply::Temporary { error, .. })) = other else {
+                panic!("there is no token")
+            };
+            assert_eq!(error.code, "PROVIDER_TIMEOUT");
+        }
+        assert!(began.elapsed() >= patience);
+    }
 }

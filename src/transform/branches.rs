@@ -1,7 +1,8 @@
 //! Which branch and company an order belongs to: `branch_delivery_configs`, held in memory.
 //!
-//! The table is read as a whole and kept however old it gets while PostgreSQL is away. A merchant that is not in it
-//! makes one more read before the answer is no, so a row that was just added is seen at once.
+//! The table is read as a whole and kept however old it gets while PostgreSQL is away. One task reads it. A merchant that is
+//! not in it is looked for once more, in a read that began after it was asked for: only that can say that there is no such
+//! row, and where there was none nobody knows.
 
 use std::{
     collections::HashMap,
@@ -11,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use secrecy::SecretString;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
 /// How often it is tried where PostgreSQL is not there.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
-/// Shortest time between two reads because of an unknown merchant: strangers' ids must not become load.
+/// Shortest time between the beginnings of two reads because of an unknown merchant: its orders must not become load.
 const MISS_REFRESH_EVERY: Duration = Duration::from_secs(2);
 /// Most rows that are kept, about 200 MB of them where they have no settings; a platform with more needs a look-up for each order instead.
 const MAX_ROWS: usize = 500_000;
@@ -32,6 +33,9 @@ const MAX_ROWS: usize = 500_000;
 const STRANGERS_REFRESH_EVERY: Duration = Duration::from_secs(10);
 /// Longest time that a request waits for the secrets of a branch that is not known.
 const SECRETS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time that an order waits for a read: a table of the largest size takes some seconds, and one read may be under
+/// way already.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a look-up found.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub enum Lookup {
     Found(Place),
     /// No active row fits.
     NotFound,
+    /// None that is known fits, and the table could not be read since it was asked for.
+    Unknown,
 }
 
 /// What is known of a branch's own secrets.
@@ -81,7 +87,13 @@ pub struct Branch {
 
 struct Snapshot {
     providers: HashMap<String, OfProvider>,
-    read_at: Instant,
+}
+
+/// A read of the table that has ended.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    began: Instant,
+    succeeded: bool,
 }
 
 impl Snapshot {
@@ -103,7 +115,11 @@ pub struct Branches {
     database: Database,
     snapshot: ArcSwapOption<Snapshot>,
     loaded: watch::Sender<bool>,
-    reading: Mutex<()>,
+    /// The last read.
+    looks: watch::Sender<Option<Look>>,
+    /// Somebody wants another one, for an order or for a webhook of which nobody knows yet who sent it.
+    wanted: Notify,
+    wanted_by_strangers: Notify,
 }
 
 impl Branches {
@@ -113,7 +129,9 @@ impl Branches {
             database,
             snapshot: ArcSwapOption::empty(),
             loaded: watch::Sender::new(false),
-            reading: Mutex::new(()),
+            looks: watch::Sender::new(None),
+            wanted: Notify::new(),
+            wanted_by_strangers: Notify::new(),
         }
     }
 
@@ -123,7 +141,13 @@ impl Branches {
     /// Never; a database that is away is waited for.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
         loop {
-            let pause = match self.read().await {
+            let began = Instant::now();
+            let read = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                read = self.read() => read,
+            };
+            let succeeded = read.is_ok();
+            let pause = match read {
                 Ok(()) => REFRESH_EVERY,
                 Err(error) => {
                     tracing::warn!(
@@ -134,9 +158,12 @@ impl Branches {
                     RETRY_EVERY
                 }
             };
+            self.looks.send_replace(Some(Look { began, succeeded }));
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
+                () = called(&self.wanted, began + MISS_REFRESH_EVERY) => {}
+                () = called(&self.wanted_by_strangers, began + STRANGERS_REFRESH_EVERY) => {}
             }
         }
     }
@@ -159,8 +186,26 @@ impl Branches {
         if let Some(place) = self.known(provider, store) {
             return Lookup::Found(place);
         }
-        self.read_because_of_a_miss(MISS_REFRESH_EVERY).await;
-        self.known(provider, store).map_or(Lookup::NotFound, Lookup::Found)
+        let is_fresh = self.look_again().await;
+        match self.known(provider, store) {
+            Some(place) => Lookup::Found(place),
+            None if is_fresh => Lookup::NotFound,
+            None => Lookup::Unknown,
+        }
+    }
+
+    /// Has the table read again. Whether it was, from its beginning, after this was asked for.
+    pub async fn look_again(&self) -> bool {
+        self.look(&self.wanted, LOOK_TIMEOUT).await
+    }
+
+    async fn look(&self, wanted: &Notify, patience: Duration) -> bool {
+        let asked = Instant::now();
+        let mut looks = self.looks.subscribe();
+        wanted.notify_one();
+        let later = looks.wait_for(|look| look.is_some_and(|look| look.began > asked));
+        let look = tokio::time::timeout(patience, later).await;
+        matches!(look, Ok(Ok(look)) if look.is_some_and(|look| look.succeeded))
     }
 
     /// What the provider's interface must be told about a branch; none where no active row is known.
@@ -196,11 +241,14 @@ impl Branches {
         if let Some(secrets) = self.known_secrets(provider, store) {
             return Secrets::Known(secrets);
         }
-        let is_fresh =
-            tokio::time::timeout(SECRETS_TIMEOUT, self.read_because_of_a_miss(STRANGERS_REFRESH_EVERY)).await;
+        let last = *self.looks.borrow();
+        let is_fresh = match last {
+            Some(last) if last.succeeded && last.began.elapsed() < STRANGERS_REFRESH_EVERY => true,
+            _ => self.look(&self.wanted_by_strangers, SECRETS_TIMEOUT).await,
+        };
         match self.known_secrets(provider, store) {
             Some(secrets) => Secrets::Known(secrets),
-            None if is_fresh == Ok(true) => Secrets::Known(Arc::from([])),
+            None if is_fresh => Secrets::Known(Arc::from([])),
             None => Secrets::Unknown,
         }
     }
@@ -211,27 +259,6 @@ impl Branches {
         let branch = &snapshot.find(provider, store)?.branch_id;
         let secrets = snapshot.providers.get(provider)?.secrets.get(branch);
         Some(secrets.map_or_else(|| Arc::from([]), Arc::clone))
-    }
-
-    /// Whether what is held was read since it was asked for, or at most `every` before.
-    async fn read_because_of_a_miss(&self, every: Duration) -> bool {
-        let asked = Instant::now();
-        let _one_at_a_time = self.reading.lock().await;
-        // Somebody else read it while this one waited, or it is too soon.
-        let fresh = |snapshot: &Arc<Snapshot>| snapshot.read_at > asked || snapshot.read_at.elapsed() < every;
-        if self.snapshot.load().as_ref().is_some_and(fresh) {
-            return true;
-        }
-        match self.read().await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    "cannot look again for a merchant that is not known"
-                );
-                false
-            }
-        }
     }
 
     async fn read(&self) -> anyhow::Result<()> {
@@ -276,13 +303,16 @@ impl Branches {
                 of_provider.by_store.entry(store).or_insert(place);
             }
         }
-        self.snapshot.store(Some(Arc::new(Snapshot {
-            providers,
-            read_at: Instant::now(),
-        })));
+        self.snapshot.store(Some(Arc::new(Snapshot { providers })));
         self.loaded.send_replace(true);
         Ok(())
     }
+}
+
+/// Until somebody calls, and not before a time.
+async fn called(by: &Notify, not_before: Instant) {
+    by.notified().await;
+    tokio::time::sleep_until(not_before.into()).await;
 }
 
 /// Several secrets between commas, newest first, as in the environment.

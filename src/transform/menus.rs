@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use super::{LABEL, Transform, branch_not_found, branches::Lookup, dead_letter};
+use super::{LABEL, NotYet, Transform, branch_not_found, branches::Lookup, dead_letter};
 use crate::{
     event::{
         EventType, NewEvent, Recorded,
@@ -55,13 +55,20 @@ fn reported(received: &Recorded, now: DateTime<Utc>, word: &SyncReported, place:
 
 impl Transform {
     /// What the provider made of a menu, as its file reads the webhook.
-    pub(super) async fn menu_result(&self, received: &Recorded, now: DateTime<Utc>, word: MenuWord) -> NewEvent {
+    pub(super) async fn menu_result(
+        &self,
+        received: &Recorded,
+        now: DateTime<Utc>,
+        word: MenuWord,
+    ) -> Result<NewEvent, NotYet> {
         let provider = &received.envelope.provider;
         let store = word.store.as_deref();
-        let Lookup::Found(place) = self.branches.find(provider, store).await else {
-            return dead_letter(received, branch_not_found(provider, store));
+        let place = match self.branches.find(provider, store).await {
+            Lookup::Found(place) => place,
+            Lookup::NotFound => return Ok(dead_letter(received, branch_not_found(provider, store))),
+            Lookup::Unknown => return Err(NotYet::Branches),
         };
-        match word.said {
+        Ok(match word.said {
             Some(said) => reported(received, now, &said, place),
             None => {
                 let mut envelope = received.follow(LABEL, EventType::OrderIgnored, now);
@@ -73,6 +80,6 @@ impl Transform {
                 };
                 NewEvent::new(envelope, &payload)
             }
-        }
+        })
     }
 }

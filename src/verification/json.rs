@@ -11,6 +11,9 @@ use crate::order::scan::{Document, verbatim};
 pub(super) const MAX_POINTER_STEPS: usize = 16;
 /// Most members of an object that are looked at; Keeta's envelope has seven.
 const MAX_MEMBERS: usize = 1_000;
+/// Most elements of an array: nobody is known yet, and a list of places is four times as large as a body of commas. Of a body
+/// that is let in there may be no more either.
+const MAX_ELEMENTS: usize = 10_000;
 
 /// The body cannot be read the way the scheme needs it.
 #[derive(Debug)]
@@ -21,6 +24,15 @@ type Members<'a> = Vec<(Cow<'a, str>, Document<'a>)>;
 
 fn document(body: &[u8]) -> Result<Document<'_>, Unreadable> {
     Document::new(body).map_err(|_| Unreadable)
+}
+
+/// The elements of an array.
+fn elements(array: Document<'_>) -> Result<Vec<Document<'_>>, Unreadable> {
+    let elements: Vec<_> = array.elements().take(MAX_ELEMENTS + 1).collect();
+    if elements.len() > MAX_ELEMENTS {
+        return Err(Unreadable);
+    }
+    Ok(elements)
 }
 
 /// The members of an object, in their order.
@@ -54,7 +66,10 @@ pub(super) fn find<'a>(body: &'a [u8], pointer: &str) -> Result<Option<Document<
             }
             found.map(|(_, value)| value)
         } else {
-            step.parse().ok().and_then(|place| at.elements().nth(place))
+            let elements = elements(at)?;
+            step.parse::<usize>()
+                .ok()
+                .and_then(|place| elements.get(place).copied())
         };
         match next {
             Some(value) => at = value,
@@ -67,7 +82,7 @@ pub(super) fn find<'a>(body: &'a [u8], pointer: &str) -> Result<Option<Document<
 /// The number of elements of the array at a pointer.
 pub(super) fn count(body: &[u8], pointer: &str) -> Result<usize, Unreadable> {
     let array = find(body, pointer)?.filter(|value| value.is_array());
-    Ok(array.ok_or(Unreadable)?.elements().count())
+    Ok(elements(array.ok_or(Unreadable)?)?.len())
 }
 
 /// A value as text: a string without its quotes, anything else as it stands.
@@ -145,6 +160,17 @@ mod tests {
         assert!(find(b"{", "/a").is_err() && find(b"{} {}", "/a").is_err() && members(b"[]").is_err());
         // Beside the way it is somebody else's business.
         assert!(find(br#"{"a":1,"b":{"c":1,"c":2}}"#, "/a").is_ok());
+    }
+
+    #[test]
+    fn no_more_is_listed_than_a_body_may_have() {
+        let list = |elements: usize| format!(r#"{{"a":[{}0]}}"#, "0,".repeat(elements - 1));
+        assert_eq!(count(list(MAX_ELEMENTS).as_bytes(), "/a").unwrap(), MAX_ELEMENTS);
+        assert_eq!(at(&list(MAX_ELEMENTS), "/a/9999").as_deref(), Some("0"));
+        for pointer in ["/a/0", "/a/10000"] {
+            assert!(find(list(MAX_ELEMENTS + 1).as_bytes(), pointer).is_err(), "{pointer}");
+        }
+        assert!(count(list(MAX_ELEMENTS + 1).as_bytes(), "/a").is_err());
     }
 
     #[test]

@@ -7,12 +7,26 @@ const BURST: f64 = 20.0;
 /// Lines a second of one kind for long: some 25 MB a day, which every rotation of logs bears.
 const PER_SECOND: f64 = 1.0;
 
-/// Lines by kind: as many kinds as there are providers and codes, a hundred perhaps.
+/// Lines by kind: as many kinds as there are providers and codes, and requests of the backend; a hundred perhaps.
 #[derive(Debug, Default)]
 pub struct Lines(Vec<Kind>);
 
+/// Lines that were not written.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// What was refused.
+    pub kind: &'static str,
+    /// The provider.
+    pub provider: String,
+    /// `error.code` of the answer.
+    pub code: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
 #[derive(Debug)]
 struct Kind {
+    kind: &'static str,
     provider: String,
     code: &'static str,
     lines: f64,
@@ -22,13 +36,14 @@ struct Kind {
 
 impl Lines {
     /// Whether a line of this kind is written; it is counted where not.
-    pub fn takes(&mut self, provider: &str, code: &'static str, now: Instant) -> bool {
+    pub fn takes(&mut self, kind: &'static str, provider: &str, code: &'static str, now: Instant) -> bool {
         let known = self
             .0
             .iter()
-            .position(|kind| kind.code == code && kind.provider == provider);
+            .position(|one| one.kind == kind && one.code == code && one.provider == provider);
         let at = known.unwrap_or_else(|| {
             self.0.push(Kind {
+                kind,
                 provider: provider.to_owned(),
                 code,
                 lines: BURST,
@@ -50,10 +65,15 @@ impl Lines {
     }
 
     /// How many of each kind were left out since this was last asked.
-    pub fn left_out(&mut self) -> Vec<(String, &'static str, u64)> {
+    pub fn left_out(&mut self) -> Vec<LeftOut> {
         let some = self.0.iter_mut().filter(|kind| kind.left_out > 0);
-        some.map(|kind| (kind.provider.clone(), kind.code, std::mem::take(&mut kind.left_out)))
-            .collect()
+        let left_out = some.map(|kind| LeftOut {
+            kind: kind.kind,
+            provider: kind.provider.clone(),
+            code: kind.code,
+            count: std::mem::take(&mut kind.left_out),
+        });
+        left_out.collect()
     }
 }
 
@@ -69,19 +89,25 @@ mod tests {
         let mut lines = Lines::default();
         let at = |ms: u64| began + Duration::from_millis(ms);
         let written = (0..20_000)
-            .filter(|ms| lines.takes("careem", "INVALID_SIGNATURE", at(*ms)))
+            .filter(|ms| lines.takes("webhook", "careem", "INVALID_SIGNATURE", at(*ms)))
             .count();
         assert!((38..=40).contains(&written), "{written}");
         // Another kind has lines of its own.
-        assert!(lines.takes("_", "INVALID_SIGNATURE", at(20_000)));
-        assert!(lines.takes("careem", "IP_NOT_ALLOWED", at(20_000)));
-        let left_out = 20_000 - written as u64;
-        assert_eq!(lines.left_out(), [("careem".to_owned(), "INVALID_SIGNATURE", left_out)]);
+        assert!(lines.takes("webhook", "_", "INVALID_SIGNATURE", at(20_000)));
+        assert!(lines.takes("webhook", "careem", "IP_NOT_ALLOWED", at(20_000)));
+        assert!(lines.takes("menu_sync", "careem", "INVALID_SIGNATURE", at(20_000)));
+        let left_out = LeftOut {
+            kind: "webhook",
+            provider: "careem".into(),
+            code: "INVALID_SIGNATURE",
+            count: 20_000 - written as u64,
+        };
+        assert_eq!(lines.left_out(), [left_out]);
         assert_eq!(lines.left_out(), []);
-        assert_eq!(lines.0.len(), 3);
+        assert_eq!(lines.0.len(), 4);
         // A quiet night saves up no more than there was in the evening.
         let night = began + Duration::from_secs(8 * 3600);
-        let written = (0..1000).filter(|_| lines.takes("careem", "INVALID_SIGNATURE", night));
+        let written = (0..1000).filter(|_| lines.takes("webhook", "careem", "INVALID_SIGNATURE", night));
         assert_eq!(written.count(), 20);
     }
 }

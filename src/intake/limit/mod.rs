@@ -24,6 +24,7 @@ use self::{
     stored::Word,
     window::{Quota, Wait},
 };
+use super::audit::NO_PROVIDER;
 use crate::{
     config::{RateLimits, Rule},
     provider::Enabled,
@@ -157,6 +158,21 @@ impl Limits {
         })
     }
 
+    /// The same for a request that is for no provider: whether its address is blocked.
+    ///
+    /// # Errors
+    /// When to come back.
+    pub fn check_address(&self, client: IpAddr) -> Result<(), Limited> {
+        if !self.enabled || self.blocked.load(Ordering::Relaxed) == 0 {
+            return Ok(());
+        }
+        let now = now_ms();
+        match lock(&self.blocks).until(&Who::Address(Address::of(client)), now) {
+            Some(until) => Err(limited(&Arc::from(NO_PROVIDER), Scope::Address, until - now)),
+            None => Ok(()),
+        }
+    }
+
     /// Takes a point of the provider's quota, for a request that was verified.
     ///
     /// # Errors
@@ -206,7 +222,7 @@ impl Limits {
         let block = Block {
             since_ms: now,
             until_ms: too_many.until_ms,
-            provider: provider.map_or("_", |provider| &provider.name).to_owned(),
+            provider: provider.map_or(NO_PROVIDER, |provider| &provider.name).to_owned(),
             requests: too_many.refused,
         };
         let hint = if address.is_local() {

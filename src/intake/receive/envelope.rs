@@ -4,18 +4,15 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderName};
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use super::Asked;
 use crate::{
     event::{Envelope, EventType, RequestFacts},
-    provider::{Admission, Enabled, is_credential},
+    provider::{Admission, Enabled, is_credential, kept_header},
     telemetry::trace_context,
     verification::Verified,
 };
-
-/// Longest header value that is kept.
-const MAX_HEADER_CHARS: usize = 1024;
 
 /// The event that a webhook becomes.
 pub(super) fn envelope(
@@ -56,33 +53,17 @@ pub(super) fn envelope(
 }
 
 /// Request headers as JSON, less every credential: by its name, or because the provider's scheme takes it for one.
-fn without_credentials(headers: &HeaderMap, of_scheme: &[HeaderName]) -> Map<String, Value> {
-    let mut kept = Map::new();
-    for (name, value) in headers {
-        let is_of_scheme = of_scheme.contains(name);
-        let name = name.as_str();
-        if is_of_scheme || is_credential(name) {
-            continue;
-        }
-        let value = String::from_utf8_lossy(value.as_bytes());
-        let value: String = value
-            .chars()
-            .take(MAX_HEADER_CHARS)
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        match kept.get_mut(name) {
-            Some(Value::String(all)) => *all = format!("{all}, {value}"),
-            _ => {
-                kept.insert(name.to_owned(), Value::String(value));
-            }
-        }
-    }
-    kept
+fn without_credentials(headers: &HeaderMap, of_scheme: &[HeaderName]) -> Map<String, serde_json::Value> {
+    let names = headers
+        .keys()
+        .filter(|name| !of_scheme.contains(name) && !is_credential(name.as_str()));
+    let kept = names.filter_map(|name| Some((name.as_str().to_owned(), kept_header(headers, name)?.into())));
+    kept.collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

@@ -82,8 +82,7 @@ impl<S: Stage> Worker<S> {
         let Item {
             event: recorded,
             requests,
-            not_before,
-            for_creation,
+            parked,
             message,
         } = item;
         if !is_ours::<S>(&recorded) {
@@ -104,10 +103,8 @@ impl<S: Stage> Worker<S> {
         }
         let sequence = recorded.sequence;
         let provider = recorded.envelope.provider.to_string();
-        let attempted = match (not_before, &ground.lanes) {
-            (Some(until), Some(_)) if until > Utc::now() => {
-                Attempted::Parked(requests, Parking { until, for_creation })
-            }
+        let attempted = match (parked, &ground.lanes) {
+            (Some(parking), Some(_)) if parking.until > Utc::now() => Attempted::Parked(requests, parking),
             _ => self.attempt(recorded, requests, ground).await?,
         };
         match attempted {
@@ -171,18 +168,22 @@ impl<S: Stage> Worker<S> {
             match self.attempt_head(&lane, ground).await? {
                 Attempted::Stopped => return Ok(()),
                 Attempted::Parked(requests, parking) => {
-                    let joined = !lane.for_creation && parking.for_creation;
+                    let begins_to_wait = parking.for_creation && !lane.for_creation;
                     lane = Lane {
                         requests,
                         due_at: parking.until,
                         for_creation: parking.for_creation,
                         ..lane
                     };
-                    let creation = if joined { self.creation_in(&lane).await? } else { None };
-                    let Some(place) = creation else {
-                        return lanes.put(key, &lane, true).await;
+                    let passed = if begins_to_wait {
+                        self.creation_in(&lane).await?
+                    } else {
+                        None
                     };
-                    lanes.put(key, &lane.led_by_waiting(place, Utc::now()), false).await?;
+                    match passed {
+                        Some(at) => lanes.put(key, &lane.led_by_waiting(at, Utc::now()), false).await?,
+                        None => return lanes.put(key, &lane, true).await,
+                    }
                 }
                 Attempted::Ended => {
                     done.closed.push(lane.head);
@@ -196,12 +197,13 @@ impl<S: Stage> Worker<S> {
         Ok(())
     }
 
-    /// Where in a lane the event waits that its first one waits for: it joined before anybody knew that it is waited for.
+    /// Which event that waits in a lane is the one that its head waits for: it came while the head waited for something else,
+    /// and so did not pass.
     async fn creation_in(&self, lane: &Lane) -> anyhow::Result<Option<usize>> {
-        for (place, (sequence, _)) in lane.waiting.iter().enumerate() {
+        for (at, (sequence, _)) in lane.waiting.iter().enumerate() {
             let event = event_at(self.journal.connection(), *sequence).await?;
             if event.is_some_and(|event| S::creates(&event)) {
-                return Ok(Some(place));
+                return Ok(Some(at));
             }
         }
         Ok(None)

@@ -3,11 +3,10 @@
 use std::collections::{HashMap, HashSet, VecDeque, hash_map::Entry};
 
 use async_nats::jetstream::Message;
-use chrono::{DateTime, Utc};
 
 use crate::{
     event::Recorded,
-    journal::{codec::OrderKey, lanes::Bell},
+    journal::{codec::OrderKey, lanes::Bell, settle::Parking},
 };
 
 /// Events and lanes that are held at a time, waiting or at work. The consumers' `max_ack_pending` is many times that: what
@@ -27,10 +26,8 @@ pub(super) struct Item {
     pub(super) event: Recorded,
     /// Requests that were made before.
     pub(super) requests: u32,
-    /// It was about to be parked until then.
-    pub(super) not_before: Option<DateTime<Utc>>,
-    /// And to let the event that it waits for pass.
-    pub(super) for_creation: bool,
+    /// It was about to be parked.
+    pub(super) parked: Option<Parking>,
     /// None where it was read from the log: then the server will hand it out once more.
     pub(super) message: Option<Message>,
 }
@@ -216,6 +213,7 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use chrono::Utc;
 
     use super::*;
     use crate::event::{Envelope, EventId, EventType};
@@ -245,8 +243,7 @@ mod tests {
                 run: None,
             },
             requests: 0,
-            not_before: None,
-            for_creation: false,
+            parked: None,
             message: None,
         }
     }

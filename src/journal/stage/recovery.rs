@@ -22,6 +22,7 @@ use crate::{
         connection::Connection,
         lanes::{Lane, Lanes, Read},
         read::{Entry, Reader, end},
+        settle::Parking,
         streams,
     },
 };
@@ -73,7 +74,7 @@ pub(super) async fn read<S: Stage>(
             }
             for entry in entries {
                 let Entry::Event(event) = entry else { continue };
-                found.note_cause(&event);
+                found.note_cause::<S>(&event);
                 let is_new = event.sequence > floor;
                 let is_open = is_ours::<S>(&event) && (is_new || !S::only_wakes(event.envelope.event_type));
                 if is_open && event.sequence <= delivered {
@@ -94,8 +95,7 @@ pub(super) async fn read<S: Stage>(
         Some(Item {
             event: open.event?,
             requests: open.requests,
-            not_before: open.next_at,
-            for_creation: open.for_creation,
+            parked: open.parked,
             message: None,
         })
     });
@@ -187,9 +187,7 @@ struct Open {
     /// None where it was acknowledged: it was parked.
     event: Option<Recorded>,
     requests: u32,
-    next_at: Option<DateTime<Utc>>,
-    /// It waits for another event of its order, which may pass it.
-    for_creation: bool,
+    parked: Option<Parking>,
 }
 
 /// What was read so far. An outcome stands behind its cause, so an event is let go as soon as its outcome is met.
@@ -207,21 +205,21 @@ impl Found {
                 key: OrderKey::of(&event),
                 provider: event.envelope.provider.to_string(),
                 requests: 0,
-                next_at: None,
-                for_creation: false,
+                parked: None,
                 event: (event.sequence > floor).then_some(event),
             });
         }
     }
 
-    fn note_cause(&mut self, event: &Recorded) {
+    fn note_cause<S: Stage>(&mut self, event: &Recorded) {
         let Some(cause) = event.envelope.cause_id else { return };
         if event.envelope.event_type.is_attempt() {
             if let Some(open) = self.open.get_mut(&cause) {
                 let attempt = serde_json::from_slice::<Attempt>(&event.payload).ok();
                 open.requests = open.requests.max(attempt.as_ref().map_or(1, |attempt| attempt.attempt));
-                open.next_at = attempt.and_then(|attempt| attempt.next_attempt_at);
-                open.for_creation = event.envelope.event_type.awaits_word();
+                let until = attempt.and_then(|attempt| attempt.next_attempt_at);
+                let for_creation = S::waits_for_creation(event);
+                open.parked = until.map(|until| Parking { until, for_creation });
             }
         } else if let Some(open) = self.open.remove(&cause)
             && open.event.is_some()
@@ -252,9 +250,10 @@ impl Found {
                         provider: open.provider,
                         head: open.sequence,
                         requests: open.requests,
-                        due_at: open.next_at.unwrap_or(now),
+                        due_at: open.parked.map_or(now, |parked| parked.until),
                         waiting: Vec::new(),
-                        for_creation: open.for_creation,
+                        // The one that it waits for may stand in the lane already, and is looked for when it is tried.
+                        for_creation: false,
                     });
                 }
             }

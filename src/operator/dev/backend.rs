@@ -2,7 +2,7 @@
 //! `Idempotency-Key`. For development only.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::{SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
@@ -14,7 +14,7 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
-    routing::post,
+    routing::{get, post},
 };
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -29,8 +29,13 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Keys that are remembered; a developer's machine sees few.
 const MAX_KEYS: usize = 100_000;
 
+/// Bodies that are kept to be looked at, the latest.
+const MAX_BODIES: usize = 100;
+
 struct Backend {
     database: Database,
+    /// What came, and about which order.
+    bodies: Mutex<VecDeque<(String, Bytes)>>,
     /// The order that each key made.
     keys: Mutex<HashMap<String, String>>,
 }
@@ -44,11 +49,13 @@ pub async fn serve(listener: TcpListener, database_url: String, stop: Cancellati
     let database = Database::new(&config::Database::from_environment(&environment)?)?;
     let backend = Arc::new(Backend {
         database,
+        bodies: Mutex::default(),
         keys: Mutex::default(),
     });
     let router = Router::new()
         .route("/api/integration/orders", post(create))
         .route("/api/integration/orders/{id}/status", post(change))
+        .route("/orders/{id}", get(came))
         .with_state(backend);
     listener.set_nonblocking(true)?;
     let address: SocketAddr = listener.local_addr()?;
@@ -71,6 +78,7 @@ async fn create(State(backend): State<Arc<Backend>>, headers: HeaderMap, body: B
         return refuse(StatusCode::BAD_REQUEST, "no JSON");
     };
     let order = &order["transformedOrder"];
+    backend.keep(order["externalOrderId"].as_str(), &body).await;
     let key = text("idempotency-key");
     let mut keys = backend.keys.lock().await;
     if let Some(known) = keys.get(&key) {
@@ -85,6 +93,34 @@ async fn create(State(backend): State<Arc<Backend>>, headers: HeaderMap, body: B
         keys.insert(key, id.clone());
     }
     Json(json!({ "success": true, "orderId": id, "status": "pending", "printJobQueued": true })).into_response()
+}
+
+impl Backend {
+    async fn keep(&self, external_id: Option<&str>, body: &Bytes) {
+        let mut bodies = self.bodies.lock().await;
+        if bodies.len() == MAX_BODIES {
+            bodies.pop_front();
+        }
+        bodies.push_back((external_id.unwrap_or_default().to_owned(), body.clone()));
+    }
+}
+
+/// What came about an order, in its order and byte for byte, so that every digit of an amount can be seen.
+async fn came(State(backend): State<Arc<Backend>>, Path(external_id): Path<String>) -> Response {
+    let bodies = backend.bodies.lock().await;
+    let of_order = bodies.iter().filter(|(id, _)| *id == external_id);
+    let mut text = String::new();
+    for (_, body) in of_order {
+        text.push_str(&String::from_utf8_lossy(body));
+        text.push('\n');
+    }
+    match text.is_empty() {
+        true => refuse(
+            StatusCode::NOT_FOUND,
+            "nothing came about this order, or it was long ago",
+        ),
+        false => text.into_response(),
+    }
 }
 
 async fn insert(database: &Database, id: &str, order: &Value) -> anyhow::Result<()> {
@@ -102,6 +138,7 @@ async fn insert(database: &Database, id: &str, order: &Value) -> anyhow::Result<
 
 async fn change(State(backend): State<Arc<Backend>>, Path(external_id): Path<String>, body: Bytes) -> Response {
     let change: Value = serde_json::from_slice(&body).unwrap_or_default();
+    backend.keep(Some(&external_id), &body).await;
     let status = change["statusChange"]["status"]
         .as_str()
         .unwrap_or("pending")

@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use serde_json::Value;
 use tokio_postgres::NoTls;
 
-use super::{DATABASE, Dev, WEBHOOK_SECRET};
+use super::{DATABASE, Dev, WEBHOOK_SECRET, backend::SERVICE_TOKEN};
 use crate::verification::{
     Keys, Scheme,
     sign::{self, Outgoing},
@@ -40,7 +40,7 @@ pub(super) async fn run(dev: &Dev, hub: SocketAddr, metrics: SocketAddr, provide
         dev.postgres.dir().display()
     ))?;
     say(format_args!(
-        "  backend     http://{}   (a sample, part of this program)",
+        "  backend     http://{0}   (a sample; what it got: http://{0}/orders/{{order id}}; X-Service-Token: {SERVICE_TOKEN})",
         dev.backend
     ))?;
     say(format_args!(
@@ -48,6 +48,10 @@ pub(super) async fn run(dev: &Dev, hub: SocketAddr, metrics: SocketAddr, provide
     ))?;
     say(format_args!(
         "  providers   {providers}   (PROVIDERS_DIR and <PROVIDER>_… of this shell count)"
+    ))?;
+    say(format_args!(
+        "  in a shell  . {}   (these addresses, and what commands need)",
+        dev.dir.join(super::VARIABLES).display()
     ))?;
     say("")?;
     let number = Utc::now().timestamp_millis();

@@ -4,7 +4,9 @@
 //! then a demonstration sends a signed order and shows what becomes of it. Ctrl-C stops what was started here, and nothing else.
 
 use std::{
+    io::Write as _,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -39,6 +41,9 @@ const DATABASE: &str = "webhook_hub";
 const WEBHOOK_SECRET: &str = "dev-careem-secret";
 /// Ports that are taken where they are free, so that the URLs stay the same from run to run.
 const USUAL_PORTS: [u16; 2] = [3002, 9090];
+
+/// Addresses and what commands such as `dead-letters` need, for a shell; in the folder of the data.
+const VARIABLES: &str = "hub.env";
 
 /// What was started, and what the demonstration needs of it.
 struct Dev {
@@ -108,6 +113,7 @@ async fn start(
         backend,
     };
     dev.prepare().await?;
+    dev.write_variables()?;
     Ok(dev)
 }
 
@@ -129,6 +135,22 @@ impl Dev {
         .map(|(name, value)| (name.to_owned(), value))
         .chain(self.of_providers.iter().cloned())
         .collect()
+    }
+
+    /// The passwords are new at every start, so they cannot be known otherwise.
+    fn write_variables(&self) -> anyhow::Result<()> {
+        let file = self.dir.join(VARIABLES);
+        let text = format!(
+            "export NATS_URL='{}' NATS_USER=hub NATS_PASSWORD={}\nexport POSTGRESQL='{}' BACKEND='http://{}'\n",
+            self.nats.url(),
+            self.passwords.hub,
+            self.postgres.url(DATABASE),
+            self.backend
+        );
+        let mut options = std::fs::OpenOptions::new();
+        let written = options.write(true).create(true).truncate(true).mode(0o600).open(&file);
+        let written = written.and_then(|mut file| file.write_all(text.as_bytes()));
+        written.with_context(|| format!("cannot write {}", file.display()))
     }
 
     async fn prepare(&self) -> anyhow::Result<()> {

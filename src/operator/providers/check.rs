@@ -27,11 +27,22 @@ pub(super) fn run(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
             if file.order.head.currency.is_none() && file.order.head.default_currency.is_none() {
                 variables.push(format!("{prefix}_CURRENCY"));
             }
+            let credentials = credentials(&file, &prefix);
+            let is_fetched = file.outbound.as_ref().is_some_and(|spec| spec.fetch.is_some());
+            if is_fetched {
+                variables.extend(credentials.iter().cloned());
+            }
             let needs = match variables.as_slice() {
                 [] => String::new(),
                 some => format!("; besides {prefix}_ENABLED=true it needs {}", some.join(", ")),
             };
-            let notes = notes(&file);
+            let mut notes = notes(&file);
+            if !is_fetched && !credentials.is_empty() {
+                notes.push(format!(
+                    "[outbound]: it is told nothing without {}",
+                    credentials.join(" and ")
+                ));
+            }
             let noted: String = notes.iter().map(|note| format!("\nnote: {note}")).collect();
             print(
                 as_json,
@@ -50,6 +61,14 @@ pub(super) fn run(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// The variables by which the hub shows the provider who it is.
+fn credentials(file: &File, prefix: &str) -> Vec<String> {
+    let (id, secret) = file.outbound.as_ref().map_or((false, false), |spec| spec.auth.needs());
+    let needed = [(id, "CLIENT_ID"), (secret, "CLIENT_SECRET")].into_iter();
+    let needed = needed.filter(|(is_needed, _)| *is_needed);
+    needed.map(|(_, name)| format!("{prefix}_{name}")).collect()
 }
 
 /// What is right only if the samples say so.

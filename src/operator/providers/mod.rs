@@ -14,6 +14,7 @@ use crate::{
     config::{self, Environment},
     order::money::Currency,
     provider::{
+        Catalogue,
         catalogue::{CatalogueError, load_file},
         declarative::file::File,
     },
@@ -84,9 +85,20 @@ fn file_or_name(environment: &Environment, which: &Path) -> anyhow::Result<Arc<F
     let name = which.to_string_lossy();
     match catalogue.get(&name) {
         Some(known) => Ok(Arc::clone(&known.file)),
-        None => bail!(
-            "unknown provider {name:?}; this installation knows {}",
-            catalogue.names().collect::<Vec<_>>().join(", ")
-        ),
+        None => bail!("{}", unknown(environment, &catalogue, &name)),
     }
+}
+
+/// That a provider is not known, and where it may be that it is.
+pub(super) fn unknown(environment: &Environment, catalogue: &Catalogue, name: &str) -> String {
+    let names: Vec<_> = catalogue.names().collect();
+    let has_folder = environment.iter().any(|(name, _)| name.starts_with("PROVIDERS_DIR"));
+    let hint = match has_folder {
+        true => "",
+        false => "; PROVIDERS_DIR, the folder of your own files, is not set",
+    };
+    format!(
+        "unknown provider {name:?}; this installation knows {}{hint}",
+        names.join(", ")
+    )
 }

@@ -80,6 +80,8 @@ struct Shown<'a> {
     store: Option<&'a str>,
     test: bool,
     becomes: &'static str,
+    /// Why it is ignored.
+    why: Option<&'a str>,
     faults: &'a [Fault],
     answer: Option<Answer<'a>>,
     /// Byte for byte what would be posted.
@@ -95,7 +97,7 @@ struct Answer<'a> {
 fn show(tried: &Tried, as_json: bool) -> anyhow::Result<ExitCode> {
     let (becomes, body, faults): (_, Option<&RawValue>, &[Fault]) = match &tried.outcome {
         Outcome::Body(body) => ("forwarded", Some(serde_json::from_slice(body)?), &[]),
-        Outcome::Ignored => ("ignored", None, &[]),
+        Outcome::Ignored(_) => ("ignored", None, &[]),
         Outcome::Fetched => ("fetched", None, &[]),
         Outcome::Faults(faults) => ("rejected", None, faults),
     };
@@ -110,6 +112,10 @@ fn show(tried: &Tried, as_json: bool) -> anyhow::Result<ExitCode> {
         store: tried.store.as_deref(),
         test: tried.is_test,
         becomes,
+        why: match &tried.outcome {
+            Outcome::Ignored(why) => Some(why),
+            _ => None,
+        },
         faults,
         answer,
         body,
@@ -138,14 +144,12 @@ fn text(shown: &Shown<'_>) -> String {
         "test order",
         shown.test.then_some("yes: ignored unless _FORWARD_TEST_ORDERS is true"),
     );
-    optional(
-        "becomes",
-        Some(match shown.becomes {
-            "fetched" => "an order that is fetched first; show one with --document FILE",
-            "ignored" => "nothing: the backend wants nothing of it",
-            other => other,
-        }),
-    );
+    let becomes = match (shown.becomes, shown.why) {
+        ("fetched", _) => "an order that is fetched first; show one with --document FILE".to_owned(),
+        (_, Some(why)) => format!("nothing, it is ignored: {why}"),
+        (other, None) => other.to_owned(),
+    };
+    optional("becomes", Some(&becomes));
     let answer = shown
         .answer
         .as_ref()

@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::{
     clock::Zone,
+    lists::Lists,
     path::PathTemplate,
     pick::{Amount, Choice, Clock, Pick, Source, Sources, Test, Time, Unit},
     response::Responses,
@@ -308,8 +309,8 @@ pub type Names = std::collections::BTreeMap<String, Pick>;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lines {
-    /// The lists of lines; `*` means each element. The first list that is there counts.
-    pub each: Sources,
+    /// The lists of lines.
+    pub each: Lists,
     /// The provider's id.
     pub id: Option<Pick>,
     /// The restaurant's code.
@@ -334,11 +335,11 @@ pub struct Lines {
 #[serde(deny_unknown_fields)]
 pub struct Modifiers {
     /// Lists of groups, from the line or modifier; none where modifiers stand in it directly.
-    pub groups: Option<Sources>,
+    pub groups: Option<Lists>,
     /// A group's name, in the group; in the modifier, where there are no groups.
     pub group: Option<Pick>,
     /// Lists of modifiers, from the group, or from the line or modifier.
-    pub each: Sources,
+    pub each: Lists,
     /// The provider's id.
     pub id: Option<Pick>,
     /// The restaurant's code.
@@ -389,13 +390,24 @@ pub struct Pricing {
 #[serde(deny_unknown_fields, expecting = "a list of tables with amount")]
 pub struct Discount {
     /// A list of discounts, where there is one; else it is one, in the document.
-    pub each: Option<Sources>,
+    pub each: Option<Lists>,
     /// How much; its sign does not count.
     pub amount: Amount,
-    /// Who pays for it.
+    /// Who pays for it: `merchant` or `provider`, as it is.
+    #[serde(default, deserialize_with = "payer")]
     pub funded_by: Option<String>,
     /// What it is called.
     pub name: Option<Pick>,
+}
+
+fn payer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match text.as_str() {
+        "merchant" | "provider" => Ok(Some(text)),
+        _ => Err(de::Error::custom(format_args!(
+            "funded_by: {text:?} is neither merchant nor provider; it is said as it is, and no place"
+        ))),
+    }
 }
 
 /// `[order.payment]`.

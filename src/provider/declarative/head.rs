@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use axum::http::HeaderMap;
 
 use super::{
-    file::{Document as Where, File, Kind, Webhook},
+    file::{Document as Where, Events, File, Kind, Webhook, When},
     pick::{Source, Sources},
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
         pointer::Pointer,
         scan::{Document, unescape, verbatim},
     },
-    provider::Refusal,
+    provider::{Refusal, kept_header},
 };
 
 /// What an ignored webhook is about, where it names no order.
@@ -57,7 +57,7 @@ impl<'a> Reader<'a> {
 
     fn text(&self, source: &Source) -> Option<Cow<'a, str>> {
         let text = match source {
-            Source::Header(name) => Cow::Borrowed(self.headers.get(name)?.to_str().ok()?),
+            Source::Header(name) => Cow::Owned(kept_header(self.headers, name.as_str())?),
             Source::Path(name) => Cow::Borrowed(
                 self.webhook
                     .paths
@@ -96,6 +96,42 @@ impl<'a> Reader<'a> {
 /// What was expected and is not there; never what was sent.
 pub(super) fn read(file: &File, arriving: &Arriving<'_>) -> Result<Head, String> {
     with_reader(file, arriving, |reader| head(file, reader))?
+}
+
+/// Why it is ignored, for whoever tries a file; none where it is not.
+pub(super) fn why_ignored(file: &File, arriving: &Arriving<'_>) -> Option<String> {
+    with_reader(file, arriving, |reader| why(file, reader)).ok().flatten()
+}
+
+fn why(file: &File, reader: &Reader<'_>) -> Option<String> {
+    let events = &file.events;
+    let (kind, word) = kind(events, reader);
+    if kind != Kind::Ignored {
+        return None;
+    }
+    if let Some(when) = shape(events, reader) {
+        return Some(format!("events.when says so of {}", when.has));
+    }
+    let Some(sources) = &events.r#type else {
+        return Some("no shape of events.when fits it".into());
+    };
+    let places: Vec<_> = sources.0.iter().map(ToString::to_string).collect();
+    let places = places.join(" and ");
+    match word {
+        Some(word) if events.types.get(&word).is_some() => {
+            Some(format!("events.types says so of {word:?}, at {places}"))
+        }
+        Some(word) => Some(format!("events.types does not know {word:?}, at {places}")),
+        None => {
+            let begin = match &file.webhook.document {
+                Some(Where::Part(_) | Where::Text(_)) => {
+                    "; places begin at webhook.document, those after body: at the body"
+                }
+                Some(Where::Fetched(_)) | None => "",
+            };
+            Some(format!("there is no word at {places}{begin}"))
+        }
+    }
 }
 
 /// The store that it names, as the transformation will read it.
@@ -162,16 +198,26 @@ fn inner<'a>(body: Document<'a>, pointer: &Pointer) -> Option<Cow<'a, str>> {
     body.find(pointer).filter(|raw| raw.starts_with('"')).map(unescape)
 }
 
-fn head(file: &File, reader: &Reader<'_>) -> Result<Head, String> {
-    let events = &file.events;
-    let by_shape = events.when.iter().find(|when| reader.is_there(&when.has, &when.is));
-    let kind = match by_shape {
-        Some(when) => when.becomes,
-        None => match events.r#type.as_ref().and_then(|sources| reader.first(sources)) {
-            Some(word) => events.types.get(&word).copied().unwrap_or(events.other),
-            None => events.absent.unwrap_or(events.other),
-        },
+/// The first shape that it has.
+fn shape<'f>(events: &'f Events, reader: &Reader<'_>) -> Option<&'f When> {
+    events.when.iter().find(|when| reader.is_there(&when.has, &when.is))
+}
+
+/// What it is, and the word that says so, where that was asked for.
+fn kind<'a>(events: &Events, reader: &Reader<'a>) -> (Kind, Option<Cow<'a, str>>) {
+    if let Some(when) = shape(events, reader) {
+        return (when.becomes, None);
+    }
+    let word = events.r#type.as_ref().and_then(|sources| reader.first(sources));
+    let kind = match &word {
+        Some(word) => events.types.get(word).copied().unwrap_or(events.other),
+        None => events.absent.unwrap_or(events.other),
     };
+    (kind, word)
+}
+
+fn head(file: &File, reader: &Reader<'_>) -> Result<Head, String> {
+    let (kind, _) = kind(&file.events, reader);
     let order_id = match reader.first(&file.webhook.order_id) {
         Some(id) => id.into_owned(),
         None if kind == Kind::Ignored => NOTHING.into(),

@@ -45,7 +45,7 @@ pub(super) fn basket(reader: &Reader<'_>, file: &File, currency: Currency, flags
         lines: Vec::new(),
         sum: Money::zero(currency),
     };
-    for place in reader.each(&table.each.0, reader.root()) {
+    for place in reader.each(&table.each, reader.root()) {
         let id = reader.optional(&table.id, place);
         let merchant_ref = reader.optional(&table.merchant_ref, place);
         let names = walk.names(&table.names, place);
@@ -176,15 +176,15 @@ impl Walk<'_, '_> {
         };
         let mut modifiers = Vec::new();
         let Some(groups) = &table.groups else {
-            for place in self.reader.each(&table.each.0, place) {
+            for place in self.reader.each(&table.each, place) {
                 let group = self.reader.optional(&table.group, place);
                 modifiers.push(self.modifier(table, place, group, depth));
             }
             return modifiers;
         };
-        for group in self.reader.each(&groups.0, place) {
+        for group in self.reader.each(groups, place) {
             let name = self.reader.optional(&table.group, group);
-            for place in self.reader.each(&table.each.0, group) {
+            for place in self.reader.each(&table.each, group) {
                 modifiers.push(self.modifier(table, place, name.clone(), depth));
             }
         }

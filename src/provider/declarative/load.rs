@@ -12,7 +12,10 @@ use super::{
     file::{Document, File, Order, Webhook},
     pick::{Source, Sources},
 };
-use crate::push::outbound::{Fetch, Outbound, Spec};
+use crate::{
+    push::outbound::{Fetch, Outbound, Spec},
+    verification::Scheme,
+};
 
 /// Largest file that is read, in bytes; the largest that is shipped has six thousand.
 pub const MAX_FILE_BYTES: usize = 256 * 1024;
@@ -124,7 +127,7 @@ impl<'t> Loader<'t> {
             span: 0..0,
             members: table.into_inner(),
         };
-        let verification = self.section(&mut root, "verification", true);
+        let verification = self.verification(&mut root);
         let webhook = self.section(&mut root, "webhook", true);
         let events = self.section(&mut root, "events", true);
         let order = self.order(&mut root);
@@ -151,6 +154,36 @@ impl<'t> Loader<'t> {
         };
         self.check(&file);
         Some(file)
+    }
+
+    /// A scheme. Its fields are read as a whole, after presets are filled in, and so a fault has no place of its own: steps are
+    /// read one by one, the innermost first, and in a step the fault's own word says which line is meant.
+    fn verification(&mut self, root: &mut Table<'t>) -> Option<Scheme> {
+        let Table { members, span } = self.take(root, "verification", true)?;
+        self.scheme(&members, span)
+    }
+
+    fn scheme(&mut self, members: &DeTable<'t>, span: Range<usize>) -> Option<Scheme> {
+        let before = self.faults.len();
+        if let Some(DeValue::Array(steps)) = members.get("steps").map(Spanned::get_ref) {
+            for step in steps {
+                if let DeValue::Table(members) = step.get_ref() {
+                    self.scheme(members, step.span());
+                }
+            }
+        }
+        if self.faults.len() > before {
+            return None;
+        }
+        let value = Spanned::new(span.clone(), DeValue::Table(members.clone()));
+        match Scheme::deserialize(value.into_deserializer()) {
+            Ok(scheme) => Some(scheme),
+            Err(error) => {
+                let at = named(members, error.message()).unwrap_or(span.start);
+                self.fault(at, error.message());
+                None
+            }
+        }
     }
 
     fn order(&mut self, root: &mut Table<'t>) -> Option<Order> {
@@ -261,7 +294,6 @@ impl<'t> Loader<'t> {
                 return None;
             }
             let span = error.span().unwrap_or_else(|| table.span.clone());
-            self.fault(span.start, message);
             let holds = |key: &Spanned<_>, value: &Spanned<DeValue<'_>>| {
                 key.span() == span || (value.span().start <= span.start && span.end <= value.span().end)
             };
@@ -270,6 +302,8 @@ impl<'t> Loader<'t> {
                 .iter()
                 .find(|(key, value)| holds(key, value))
                 .map(|(key, _)| key.clone());
+            let key = guilty.as_ref().map(|key| key.get_ref().as_ref());
+            self.fault(span.start, plain(message, key));
             match guilty {
                 Some(key) => {
                     table.members.remove(&key);
@@ -303,9 +337,7 @@ impl<'t> Loader<'t> {
                 format_args!("name: {name:?} means something else"),
             );
         }
-        for message in file.verification.check() {
-            self.fault(self.place_of("[verification]"), format_args!("verification: {message}"));
-        }
+        self.check_scheme(&file.verification);
         if file.events.r#type.is_none() && file.events.types.iter().next().is_some() {
             self.fault(
                 self.place_of("[events"),
@@ -318,8 +350,26 @@ impl<'t> Loader<'t> {
                 "events: expected absent, what a webhook without a type is",
             );
         }
+        let lines = &file.order.lines;
+        if lines.unit_price.is_none() && lines.total_price.is_none() {
+            self.fault(
+                self.place_of("[order.lines]"),
+                "order.lines: expected unit_price, total_price or both; without them every line is free",
+            );
+        }
         self.check_paths(file);
         self.check_credentials(file);
+    }
+
+    /// What protects nothing although it looks as if it did.
+    fn check_scheme(&mut self, scheme: &Scheme) {
+        let faults = scheme.check();
+        let (table, _) = DeTable::parse_recoverable(self.text);
+        let own = table.get_ref().get("verification");
+        for message in faults {
+            let at = own.map_or(0, |own| place_within(own, &message));
+            self.fault(at, format_args!("verification: {message}"));
+        }
     }
 
     /// Headers that hold a credential by the file's own scheme are never stored; nothing can be read of them.
@@ -372,6 +422,60 @@ impl<'t> Loader<'t> {
             self.fault(self.place_of(&format!("\"{place}\"")), fault);
         }
     }
+}
+
+/// Where a table says what a fault is about: the first word that the fault quotes, else the one that it begins with.
+fn named(table: &DeTable<'_>, message: &str) -> Option<usize> {
+    let quoted = message.split(['`', '"']).nth(1);
+    let word = quoted.or_else(|| message.split([':', ' ']).next())?;
+    said(table, word)
+}
+
+/// Where a word stands in a table, as a key or a text; a part of a template, in a text.
+fn said(table: &DeTable<'_>, word: &str) -> Option<usize> {
+    let is_part = word.starts_with('{');
+    table.iter().find_map(|(key, value)| match value.get_ref() {
+        _ if key.get_ref() == word => Some(key.span().start),
+        DeValue::String(text) if text == word || is_part && text.contains(word) => Some(value.span().start),
+        DeValue::Table(members) => said(members, word),
+        _ => None,
+    })
+}
+
+/// Where a fault is that begins with its place, `steps[1].signed: …`, as far as that stands in the file: a preset has fields
+/// that do not.
+fn place_within(value: &Spanned<DeValue<'_>>, fault: &str) -> usize {
+    let DeValue::Table(members) = value.get_ref() else {
+        return value.span().start;
+    };
+    let name = fault.split([':', '[', '.']).next().unwrap_or_default();
+    let Some((key, found)) = members.get_key_value(name) else {
+        return value.span().start;
+    };
+    let step = fault.strip_prefix("steps[").and_then(|rest| rest.split_once("]."));
+    let of_step = step.and_then(|(number, rest)| {
+        let DeValue::Array(steps) = found.get_ref() else {
+            return None;
+        };
+        Some(place_within(steps.get(number.parse::<usize>().ok()?)?, rest))
+    });
+    of_step.unwrap_or(key.span().start)
+}
+
+/// A message about a value of the wrong type, in the words of who writes files and with the key that it stands under.
+fn plain(message: &str, key: Option<&str>) -> String {
+    let told = message.strip_prefix("invalid type: ");
+    let Some((found, expected)) = told.and_then(|told| told.split_once(", expected ")) else {
+        return message.to_owned();
+    };
+    let word = |word| match word {
+        "map" => "a table",
+        "sequence" | "a sequence" => "a list, in [ ]",
+        "a map" => "a table, in { }",
+        other => other,
+    };
+    let key = key.map_or_else(String::new, |key| format!("{key}: "));
+    format!("{key}expected {}, found {}", word(expected), word(found))
 }
 
 /// The headers that are read as places, and where that is said.

@@ -1,6 +1,6 @@
 //! Providers that are one file: where things are in their webhooks, and what they mean.
 //!
-//! [`load`] reads a file and tells all that is wrong with it, [`mod@file`], [`pick`], [`words`], [`clock`] and
+//! [`load`] reads a file and tells all that is wrong with it, [`mod@file`], [`pick`], [`lists`], [`words`], [`clock`] and
 //! [`path`] are its shape, [`response`] its answers;
 //! `head` is what the intake reads by it, `reader`, `order` and `lines` what the transformation does. Evaluating
 //! ends: nothing in a file repeats, and a document is read within the limits of [`crate::order::tree`].
@@ -13,6 +13,7 @@ use serde_json::Map;
 pub mod file;
 pub mod load;
 pub mod pick;
+pub mod lists;
 pub mod path;
 pub mod clock;
 pub mod words;
@@ -175,8 +176,7 @@ impl Provider for Declarative {
             headers: request.headers(),
             path: &path[below(path, self.name())..],
         };
-        let sent = sent_merchant(request).map(str::to_owned);
-        sent.or_else(|| head::store(&self.file, &arriving))
+        sent_merchant(request).or_else(|| head::store(&self.file, &arriving))
     }
 
     fn transform(&self, received: &Recorded) -> Result<Fact, TransformError> {

@@ -40,7 +40,7 @@ pub(super) fn new_order(reader: &Reader<'_>, file: &File, common: Common<'_>, cu
     let (status, provider_status) = status_of_new(reader, file, common.type_word, &mut flags);
     let basket = lines::basket(reader, file, currency, &mut flags);
     if basket.lines.is_empty() {
-        let place = file.order.lines.each.0.first();
+        let place = file.order.lines.each.from.first();
         let place = place.map_or_else(String::new, |source| reader.place_of(source, root));
         reader.fault(&place, "expected at least one item");
     }
@@ -367,7 +367,7 @@ fn discounts(reader: &Reader<'_>, tables: &[file::Discount], currency: Currency)
     let mut discounts = Vec::new();
     for table in tables {
         let places = match &table.each {
-            Some(each) => reader.each(&each.0, reader.root()),
+            Some(each) => reader.each(each, reader.root()),
             None => vec![reader.root()],
         };
         for place in places {

@@ -85,9 +85,9 @@ impl<'de> Deserialize<'de> for Source {
 pub struct Sources(pub Vec<Source>);
 
 /// As a place, as a list of places, or as a table.
-struct OneOrMany<T>(PhantomData<T>);
+pub(super) struct OneOrMany<T>(pub(super) PhantomData<T>);
 
-trait FromPlaces: Sized {
+pub(super) trait FromPlaces: Sized {
     const EXPECTED: &'static str;
 
     fn of(sources: Vec<Source>) -> Self;
@@ -291,6 +291,16 @@ pub enum Unit {
     Exponent(u32),
 }
 
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Decimal => f.write_str("decimal"),
+            Self::Minor => f.write_str("minor"),
+            Self::Exponent(decimals) => write!(f, "e{decimals}"),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Unit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
@@ -466,7 +476,7 @@ impl FromPlaces for Test {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(
     deny_unknown_fields,
-    expecting = "a table with from, words, other",
+    expecting = "a table with from, words, other, of which { other = … } alone is always the same",
     bound(deserialize = "T: Deserialize<'de>")
 )]
 pub struct Choice<T> {

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use super::{
     clock::{self, Zone, iso, unix},
+    lists::Lists,
     path::PathTemplate,
     pick::{Amount, Choice, Clock, Lookup, Pick, Source, Sources, Test, Time, Unit},
 };
@@ -253,7 +254,12 @@ impl<'t> Reader<'t> {
             Unit::Minor => Money::parse_units(text, currency.exponent(), currency),
             Unit::Exponent(decimals) => Money::parse_units(text, decimals, currency),
         };
-        parsed.map_err(|error| self.fault(place, error)).ok()
+        // Where all are wrong the file is, and not the webhook: it says how they were read.
+        let told = |error| match unit {
+            Unit::Decimal => self.fault(place, error),
+            unit => self.fault(place, format_args!("{error}; by the file amounts are {unit}")),
+        };
+        parsed.map_err(told).ok()
     }
 
     /// The sum of all that is there; none where nothing is.
@@ -364,37 +370,44 @@ impl<'t> Reader<'t> {
         choice.other
     }
 
-    /// The elements of the first of these lists that is there.
-    pub(super) fn each(&self, sources: &[Source], at: Place) -> Vec<Place> {
-        for source in sources {
-            let (from, pointer) = match source {
-                Source::Here(pointer) => (at, pointer),
-                Source::Document(pointer) => (self.root, pointer),
-                Source::Body(_) | Source::Header(_) | Source::Path(_) => continue,
-            };
-            let lists = self.document.find_each(from, pointer, MAX_ELEMENTS);
-            let mut places = Vec::new();
-            for list in lists.iter().filter(|list| self.document.kind(**list) != Kind::Null) {
-                if self.document.kind(*list) != Kind::Array {
-                    self.fault(&self.document.pointer(*list), "expected an array");
-                    continue;
-                }
-                places.extend(self.document.children(*list));
-                if self.document.children(*list).next().is_none() {
-                    // An empty list says that there is nothing: it has its place.
-                    self.document.take(*list);
-                }
-            }
+    /// The elements of the first of these lists that has some; of all of them, where the file says so.
+    pub(super) fn each(&self, lists: &Lists, at: Place) -> Vec<Place> {
+        let mut places = Vec::new();
+        for source in &lists.from {
+            self.list(source, at, &mut places);
             if places.len() > MAX_ELEMENTS {
                 let place = self.place_of(source, at);
                 self.fault(&place, format_args!("more than {MAX_ELEMENTS} elements"));
                 places.truncate(MAX_ELEMENTS);
+                break;
             }
-            if !places.is_empty() {
-                return places;
+            if !lists.all && !places.is_empty() {
+                break;
             }
         }
-        Vec::new()
+        places
+    }
+
+    fn list(&self, source: &Source, at: Place, places: &mut Vec<Place>) {
+        let (from, pointer) = match source {
+            Source::Here(pointer) => (at, pointer),
+            Source::Document(pointer) => (self.root, pointer),
+            Source::Body(_) | Source::Header(_) | Source::Path(_) => return,
+        };
+        for list in self.document.find_each(from, pointer, MAX_ELEMENTS) {
+            match self.document.kind(list) {
+                Kind::Null => {}
+                Kind::Array => {
+                    let before = places.len();
+                    places.extend(self.document.children(list));
+                    if places.len() == before {
+                        // An empty list says that there is nothing: it has its place.
+                        self.document.take(list);
+                    }
+                }
+                _ => self.fault(&self.document.pointer(list), "expected an array"),
+            }
+        }
     }
 }
 

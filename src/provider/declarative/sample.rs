@@ -56,8 +56,8 @@ pub struct Tried {
 pub enum Outcome {
     /// This is posted to the backend.
     Body(Vec<u8>),
-    /// Nothing.
-    Ignored,
+    /// Nothing; and why.
+    Ignored(String),
     /// The order is fetched first.
     Fetched,
     /// It is rejected.
@@ -86,19 +86,12 @@ impl Declarative {
             event_id: "EVENT",
             duplicate: false,
         };
-        let mut tried = Tried {
-            kind: head.kind.as_str(),
-            answer: self.file.response.answer(said, "REQUEST", sample.body),
-            order_id: head.order_id,
-            event_id: head.event_id,
-            store: None,
-            is_test: false,
-            outcome: Outcome::Ignored,
-        };
-        tried.outcome = match fact {
+        let (mut store, mut is_test) = (None, false);
+        let outcome = match fact {
             Ok(fact) => {
-                (tried.store, tried.is_test) = (fact.store_ref.clone(), fact.is_test);
+                (store, is_test) = (fact.store_ref, fact.is_test);
                 outcome(&received, &fact.content, fact.timestamp)
+                    .unwrap_or_else(|| Outcome::Ignored(head::why_ignored(&self.file, &arriving).unwrap_or_default()))
             }
             Err(TransformError::Faults(faults)) => Outcome::Faults(faults),
             Err(error @ TransformError::NotJson) => Outcome::Faults(vec![Fault {
@@ -106,7 +99,15 @@ impl Declarative {
                 message: error.to_string(),
             }]),
         };
-        Ok(tried)
+        Ok(Tried {
+            kind: head.kind.as_str(),
+            answer: self.file.response.answer(said, "REQUEST", sample.body),
+            order_id: head.order_id,
+            event_id: head.event_id,
+            store,
+            is_test,
+            outcome,
+        })
     }
 
     fn received(&self, sample: &Sample<'_>, head: &head::Head) -> Recorded {
@@ -122,7 +123,8 @@ impl Declarative {
     }
 }
 
-fn outcome(received: &Recorded, content: &Content, timestamp: Option<DateTime<Utc>>) -> Outcome {
+/// What follows; none where that is nothing.
+fn outcome(received: &Recorded, content: &Content, timestamp: Option<DateTime<Utc>>) -> Option<Outcome> {
     let place = Place {
         branch_id: "BRANCH".into(),
         company_id: "COMPANY".into(),
@@ -140,10 +142,10 @@ fn outcome(received: &Recorded, content: &Content, timestamp: Option<DateTime<Ut
     let body = match content {
         Content::NewOrder(order) => body::new_order(order, &place, origin),
         Content::StatusChange(change) => body::status_change(change, &place, origin),
-        Content::Ignored(_) => return Outcome::Ignored,
-        Content::Elsewhere => return Outcome::Fetched,
+        Content::Ignored(_) => return None,
+        Content::Elsewhere => return Some(Outcome::Fetched),
     };
-    body.map_or_else(
+    let outcome = body.map_or_else(
         |error| {
             Outcome::Faults(vec![Fault {
                 pointer: String::new(),
@@ -151,5 +153,6 @@ fn outcome(received: &Recorded, content: &Content, timestamp: Option<DateTime<Ut
             }])
         },
         Outcome::Body,
-    )
+    );
+    Some(outcome)
 }

@@ -234,6 +234,17 @@ fn every_shipped_file_can_be_used() {
     }
 }
 
+#[test]
+fn a_header_is_read_as_it_is_kept() {
+    let mut headers = axum::http::HeaderMap::new();
+    for value in [&b"m-1"[..], "م\t2".as_bytes(), b"\xff"] {
+        headers.append("x-merchant-id", axum::http::HeaderValue::from_bytes(value).unwrap());
+    }
+    let kept = crate::provider::kept_header(&headers, "x-merchant-id");
+    assert_eq!(kept.as_deref(), Some("m-1, م 2, \u{fffd}"));
+    assert_eq!(crate::provider::kept_header(&headers, "x-other"), None);
+}
+
 /// Whose secret is tried is whose order it becomes.
 #[test]
 fn the_store_is_the_same_before_and_after_it_is_verified() {
@@ -241,6 +252,7 @@ fn the_store_is_the_same_before_and_after_it_is_verified() {
     for (header, body) in [
         (Some("m-1"), r#"{"id":"CR1","status":"x","branch":{"id":"b-1"}}"#),
         (Some(" "), r#"{"id":"CR1","status":"x","branch":{"id":12}}"#),
+        (Some("مطعم"), r#"{"id":"CR1","status":"x","branch":{"id":"b-1"}}"#),
         (None, r#"{"id":"CR1","status":"x","branch":{"id":"b-1"}}"#),
         (None, r#"{"id":"CR1","status":"x"}"#),
         (None, r#"{"id":"CR1","status":"x","branch":7}"#),
@@ -250,7 +262,8 @@ fn the_store_is_the_same_before_and_after_it_is_verified() {
         let headers = &mut recorded.envelope.request.as_mut().unwrap().headers;
         headers.clear();
         if let Some(merchant) = header {
-            request.headers.insert("x-merchant-id", merchant.parse().unwrap());
+            let sent = axum::http::HeaderValue::from_bytes(merchant.as_bytes()).unwrap();
+            request.headers.insert("x-merchant-id", sent);
             headers.insert("x-merchant-id".into(), merchant.into());
         }
         let uri = Uri::from_static("/");
@@ -261,3 +274,4 @@ fn the_store_is_the_same_before_and_after_it_is_verified() {
 }
 
 mod engine;
+mod guide;

@@ -48,6 +48,31 @@ fn a_whole_file_is_taken() {
     assert!(read("[identity]\nname = \"x\"").unwrap().is_none());
 }
 
+/// A body is written as those of `[response]` are, or as JSON.
+#[test]
+fn a_body_may_be_a_table() {
+    let table = GOOD
+        .replace("'{\"state\": \"{status}\"}'", "{ state = \"{status}\" }")
+        .replace(
+            "'{\"items\": {\"$each\": \"menu.items\", \"do\": \"{item.id}\"}}'",
+            "{ items = { \"$each\" = \"menu.items\", do = \"{item.id}\" } }",
+        );
+    assert_ne!(table, GOOD);
+    let bodies = |text: &str| {
+        let spec = read(text).unwrap().unwrap();
+        format!(
+            "{:?} {:?}",
+            spec.status[&Word::Ready].body,
+            spec.menu.unwrap().call.body
+        )
+    };
+    assert_eq!(bodies(&table), bodies(GOOD));
+    let faults = read(&table.replace("{status}", "{state}")).unwrap_err();
+    assert!(faults[0].starts_with("outbound.status[0].body/state:"), "{faults:?}");
+    let faults = read(&GOOD.replace("'{\"state\": \"{status}\"}'", "7")).unwrap_err();
+    assert_eq!(faults, ["body: expected a table, or JSON in a text, found integer"]);
+}
+
 #[test]
 fn every_fault_is_named() {
     let bad = GOOD

@@ -175,6 +175,88 @@ fn joined_texts_have_labels_where_they_are_there() {
     }
 }
 
+/// A list that nobody reads is money that nobody asks for.
+#[test]
+fn all_of_several_lists_may_be_read() {
+    let read = |each: &str| {
+        let order = ORDER.replace("each = \"/m\"", each);
+        let file = load::load("small.toml", &minimal(&format!("{WEBHOOK}{EVENTS}{order}"))).unwrap();
+        let body = r#"{"id":"1","total":1,"prices":[{"sku":"a","each":1}],"lists":[{"lines":[{"name":"A","sku":"a",
+            "m":[{"name":"M","p":0.1,"extra":[{"name":"X","p":0.02}]}],"none":null,"extra":[{"name":"Y","p":0.003}]}]}]}"#;
+        let read = Declarative::new(Arc::new(file), None).transform(&received(body, "order_created"));
+        let Content::NewOrder(order) = read.unwrap().content else {
+            panic!("no order")
+        };
+        let line = &order.lines[0];
+        let names: Vec<_> = line.modifiers.iter().map(|modifier| modifier.name.clone()).collect();
+        (names.join(" "), line.total_price.minor, order.extra.0.len())
+    };
+    assert_eq!(
+        read("each = { all = [\"/none\", \"/m\", \"/extra\"] }"),
+        ("M Y".into(), 1_123, 2),
+        "what is chosen within a choice, too"
+    );
+    assert_eq!(
+        read("each = [\"/none\", \"/m\", \"/extra\"]"),
+        ("M".into(), 1_120, 3),
+        "the first that has some"
+    );
+}
+
+/// An author who mistook a place learns which.
+#[test]
+fn it_is_said_why_a_sample_is_ignored() {
+    let part = WEBHOOK.replace("order_id", "document = { part = [\"/order\"] }\norder_id");
+    let events = r#"[events]
+when = [{ has = "/menu", becomes = "ignored" }]
+type = "/type"
+types = { new = "order_created", ping = "ignored" }
+absent = "ignored"
+other = "ignored"
+"#;
+    let why = |webhook: &str, events: &str, body: &str| {
+        let file = load::load("small.toml", &minimal(&format!("{webhook}{events}{ORDER}"))).unwrap();
+        let sample = sample::Sample {
+            body: body.as_bytes(),
+            headers: &axum::http::HeaderMap::new(),
+            path: "",
+            document: None,
+            now: Utc::now(),
+        };
+        match Declarative::new(Arc::new(file), None)
+            .try_sample(&sample)
+            .unwrap()
+            .outcome
+        {
+            sample::Outcome::Ignored(why) => why,
+            other => panic!("{other:?}"),
+        }
+    };
+    for (webhook, body, said) in [
+        (
+            WEBHOOK,
+            r#"{"id":"1","type":"NEU"}"#,
+            "events.types does not know \"NEU\", at /type",
+        ),
+        (
+            WEBHOOK,
+            r#"{"id":"1","type":"Ping"}"#,
+            "events.types says so of \"Ping\", at /type",
+        ),
+        (WEBHOOK, r#"{"id":"1"}"#, "there is no word at /type"),
+        (WEBHOOK, r#"{"menu":{}}"#, "events.when says so of /menu"),
+        (
+            &part,
+            r#"{"type":"new","order":{"id":"1"}}"#,
+            "there is no word at /type; places begin at webhook.document, those after body: at the body",
+        ),
+    ] {
+        assert_eq!(why(webhook, events, body), said, "{body}");
+    }
+    let shapes = "[events]\nwhen = [{ has = \"/x\", becomes = \"order_created\" }]\nother = \"ignored\"\n";
+    assert_eq!(why(WEBHOOK, shapes, "{}"), "no shape of events.when fits it");
+}
+
 /// JSON in a text is a body like any other.
 #[test]
 fn a_document_in_a_text_is_held_to_the_limits_of_bodies() {
@@ -289,6 +371,35 @@ fn lists_quantities_and_places_have_limits() {
 }
 
 #[test]
+fn an_amount_that_is_read_wrongly_says_how_it_was_read() {
+    let told = |unit: &str| {
+        let order = ORDER.replace("\"decimal\"", &format!("\"{unit}\""));
+        let file = load::load("small.toml", &minimal(&format!("{WEBHOOK}{EVENTS}{order}"))).unwrap();
+        let provider = Declarative::new(Arc::new(file), None);
+        let body = r#"{"id":"1","lists":[{"lines":[{"name":"a","sku":"x"},{"name":"b","sku":"y"}]}],
+            "prices":[{"sku":"x","each":11},{"sku":"y","each":5.5}]}"#;
+        match provider.transform(&received(body, "order_created")) {
+            Err(TransformError::Faults(faults)) => faults.into_iter().map(|fault| fault.message).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let e9 = told("e9");
+    assert!(
+        e9.contains(&"more decimals than JOD has (3); by the file amounts are e9".to_owned()),
+        "{e9:?}"
+    );
+    assert!(
+        e9.contains(&"expected a whole number; by the file amounts are e9".to_owned()),
+        "{e9:?}"
+    );
+    let minor = told("minor");
+    assert!(
+        minor.contains(&"expected a whole number; by the file amounts are minor".to_owned()),
+        "{minor:?}"
+    );
+}
+
+#[test]
 fn faults_of_the_whole_file_have_their_lines() {
     let told = |text: &str| {
         let faults = load::load("f.toml", text).unwrap_err().faults;
@@ -359,13 +470,39 @@ fn faults_of_the_whole_file_have_their_lines() {
         ),
         (
             whole(WEBHOOK, EVENTS).replace("\"none\"", "\"static\"\ntoken = \"Authorization\""),
-            7,
-            "string \"Authorization\", expected { header = \"x-name\" } or { pointer = \"/place\" }",
+            9,
+            "expected { header = \"x-name\" } or { pointer = \"/place\" }",
         ),
         (
             whole("[webhook]\norder_id = \"/id\"\norder_id = \"/id\"\n", EVENTS),
             12,
             "order_id is there twice",
+        ),
+        (
+            whole(WEBHOOK, EVENTS).replace("unit_price = {", "notes = { from = \"/n\" } # {"),
+            21,
+            "without them every line is free",
+        ),
+        (
+            format!(
+                "{}discounts = [{{ amount = \"/d\", funded_by = \"/who\" }}]\n",
+                whole(WEBHOOK, EVENTS)
+            ),
+            34,
+            "funded_by: \"/who\" is neither merchant nor provider",
+        ),
+        (
+            format!("{}tax_mode = \"excluded\"\n", whole(WEBHOOK, EVENTS)),
+            34,
+            "tax_mode: expected a table with from, words, other, of which { other = … } alone",
+        ),
+        (
+            whole(
+                "[webhook]\norder_id = \"/id\"\ntest = { from = \"/t\", is = [\"1\"] }\n",
+                EVENTS,
+            ),
+            12,
+            "test: expected a list, in [ ], found a table",
         ),
         (
             whole(WEBHOOK, EVENTS).replace("\"+03:00\"", "{ minute = \"/offset\" }"),
@@ -385,6 +522,56 @@ fn faults_of_the_whole_file_have_their_lines() {
             faults.iter().any(|(at, told)| *at == line && told.contains(message)),
             "{line} {message}: {faults:?}"
         );
+    }
+}
+
+#[test]
+fn faults_of_a_scheme_have_the_lines_of_their_steps() {
+    const STEPS: &str = r#"kind = "any_of"
+[[verification.steps]]
+kind = "static"
+token = { header = "x-a" }
+[[verification.steps]]
+kind = "all_of"
+[[verification.steps.steps]]
+preset = "stripe"
+[[verification.steps.steps]]
+kind = "hmac"
+algorithm = "sha256"
+encoding = "hex"
+signature = { header = "x-s" }
+signed = "{body}""#;
+    let whole = minimal(&format!("{WEBHOOK}{EVENTS}{ORDER}")).replace("kind = \"none\"", STEPS);
+    load::load("f.toml", &whole).unwrap();
+    for (said, wrong, line, message) in [
+        (
+            "\"{body}\"",
+            "\"{method}\"",
+            21,
+            "steps[1].steps[1].signed: holds no part of the body",
+        ),
+        ("\"{body}\"", "\"{bdy}\"", 21, "{bdy} is no part of a request"),
+        ("\"hex\"", "\"hx\"", 19, "unknown variant `hx`"),
+        ("encoding", "encodng", 19, "unknown field `encodng`"),
+        ("\"x-s\"", "\"x s\"", 20, "cannot be a header's name"),
+        ("token = { header = \"x-a\" }", "", 9, "missing field `token`"),
+        (
+            "{ header = \"x-a\" }",
+            "{ pointer = \"/a\" }",
+            11,
+            "steps[0].token: in the body",
+        ),
+        ("\"stripe\"", "\"strip\"", 15, "unknown scheme \"strip\""),
+        (
+            "preset = \"stripe\"",
+            "preset = \"stripe\"\ntimestamp = { tolerance = \"soon\" }",
+            16,
+            "tolerance: expected a duration",
+        ),
+    ] {
+        let faults = load::load("f.toml", &whole.replace(said, wrong)).unwrap_err().faults;
+        let told = faults.iter().map(|fault| (fault.line, fault.message.contains(message)));
+        assert_eq!(told.collect::<Vec<_>>(), [(line, true)], "{message}: {faults:?}");
     }
 }
 

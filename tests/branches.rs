@@ -1,0 +1,135 @@
+//! Whose order it is: rows that were added a moment ago, and merchants of whom nobody can say anything while PostgreSQL is
+//! away.
+
+use reqwest::Method;
+use serde_json::json;
+use webhook_hub::event::EventType;
+
+use crate::harness::{
+    World,
+    at_end::Ends,
+    careem::{SECRET, order, sign},
+    hub::Hub,
+    ids,
+    outside::{CAREEM_POS, Outside, send},
+    proxy::Proxy,
+    wait::{PATIENCE, eventually},
+};
+
+const MENU: &str = include_str!("fixtures/menu.json");
+
+impl World {
+    async fn post_for(&self, hub: &Hub, merchant: &str, id: &str) {
+        let body = order(id);
+        let signature = sign(SECRET, body.as_bytes());
+        let headers = [("x-merchant-id", merchant), ("x-careem-signature", signature.as_str())];
+        let answer = self.careem.post_raw(hub, body, &headers).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+
+    async fn add_branch(&self, number: usize, settings: &str) {
+        let row = format!(
+            "INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, merchant_id, store_id, settings)
+             VALUES ('config-{number}', 'branch-{number}', 'provider-careem', 'company-uuid', 'merchant-{number}',
+                'store-{number}', '{settings}')"
+        );
+        self.database.run(&row).await.unwrap();
+    }
+}
+
+/// However short a time ago somebody looked for another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_counts_as_soon_as_it_is_there() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    for number in 2..5 {
+        world.post_for(&hub, "nobody", &format!("CR-homeless-{number}")).await;
+        world.log.wait_for(EventType::OrderDeadLettered, number - 1).await;
+        world.add_branch(number, "{}").await;
+        let id = format!("CR-new-{number}");
+        world.post_for(&hub, &format!("merchant-{number}"), &id).await;
+    }
+    world
+        .at_end(Ends {
+            forwarded: 3,
+            dead_lettered: 3,
+            ..Ends::default()
+        })
+        .await;
+}
+
+/// Its row may be there: only PostgreSQL could say. Those that are known do not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merchant_that_is_not_known_waits_for_postgres() {
+    let world = World::new().await;
+    let postgres = Proxy::to(([127, 0, 0, 1], world.cluster.server.port()).into());
+    let settings = world.settings();
+    let hub = Hub::start(&settings.set("DATABASE_URL", world.database.url_through(postgres.address()))).await;
+    world.post_orders(&hub, ids("known", 1)).await;
+    world.log.settled().await;
+    postgres.cut();
+    world.add_branch(2, "{}").await;
+    world.post_for(&hub, "merchant-2", "CR-not-known").await;
+    world.post_for(&hub, "nobody", "CR-homeless").await;
+    eventually("both wait", PATIENCE, async || {
+        let lanes = world.lanes().await;
+        if lanes.len() == 2 { Ok(()) } else { Err(lanes) }
+    })
+    .await;
+    world.post_orders(&hub, ids("meanwhile", 5)).await;
+    world.backend.wait_for(6).await;
+    // What was parked is found by whoever takes over, too.
+    assert!(hub.terminate().await.0.success());
+    postgres.heal();
+    let _hub = world.hub().await;
+    let ends = Ends {
+        forwarded: 7,
+        dead_lettered: 1,
+        ..Ends::default()
+    };
+    world.at_end_within(2 * PATIENCE, ends).await;
+}
+
+/// The platform adds a branch, or mends its settings, and sends its menu at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_menu_of_a_branch_that_was_just_added() {
+    let without_result = CAREEM_POS
+        .split("# What became of it comes as a webhook.")
+        .next()
+        .unwrap();
+    let outside = Outside::new(without_result).await;
+    outside.world.add_branch(2, "{}").await;
+    let hub = outside.hub().await;
+    outside.world.post_orders(&hub, ids("loaded", 1)).await;
+    outside.world.log.settled().await;
+    outside.world.add_branch(3, r#"{"brandId": "brand-3"}"#).await;
+    let mended =
+        r#"UPDATE branch_delivery_configs SET settings = '{"brandId": "brand-2"}' WHERE branch_id = 'branch-2'"#;
+    outside.world.database.run(mended).await.unwrap();
+    for branch in ["branch-3", "branch-2"] {
+        let answer = send(&hub, Method::PUT, &format!("menus/careem/{branch}"), MENU, &[]).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+    outside.payloads(EventType::MenuSynced, 2).await;
+    let calls = outside.provider.calls();
+    let mut told: Vec<_> = calls
+        .iter()
+        .map(|call| (call.header("brand-id"), call.header("branch-id")))
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told, [("brand-2", "store-2"), ("brand-3", "store-3")]);
+    // What stays wrong is given up, and says what.
+    outside.world.add_branch(4, "{}").await;
+    send(&hub, Method::PUT, "menus/careem/branch-4", MENU, &[]).await;
+    let failed = &outside.payloads(EventType::MenuSyncFailed, 1).await[0];
+    assert_eq!(
+        (&failed["error"]["code"], &failed["givenUp"]),
+        (&json!("PROVIDER_SETTING_MISSING"), &json!(true))
+    );
+    let ends = Ends {
+        forwarded: 1,
+        dead_lettered: 1,
+        ..Ends::default()
+    };
+    outside.world.at_end(ends).await;
+}
