@@ -244,7 +244,12 @@ impl Found {
         let mut lanes: BTreeMap<OrderKey, Lane> = BTreeMap::new();
         for open in by_place.into_values() {
             match lanes.entry(open.key) {
-                btree_map::Entry::Occupied(lane) => lane.into_mut().waiting.push((open.sequence, open.requests)),
+                btree_map::Entry::Occupied(lane) => {
+                    let lane = lane.into_mut();
+                    lane.waiting.push((open.sequence, open.requests));
+                    // It may be the one that the head waits for, which is looked for when that is tried.
+                    lane.for_creation = false;
+                }
                 btree_map::Entry::Vacant(new) => {
                     new.insert(Lane {
                         provider: open.provider,
@@ -252,8 +257,7 @@ impl Found {
                         requests: open.requests,
                         due_at: open.parked.map_or(now, |parked| parked.until),
                         waiting: Vec::new(),
-                        // The one that it waits for may stand in the lane already, and is looked for when it is tried.
-                        for_creation: false,
+                        for_creation: open.parked.is_some_and(|parked| parked.for_creation),
                     });
                 }
             }
