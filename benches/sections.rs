@@ -56,6 +56,8 @@ pub(crate) struct Bench {
     servers: Servers,
     results: Results,
     next_order: Arc<AtomicU64>,
+    /// The same, on the logs of the intake alone and of the bare handler, of which no order comes to the backend.
+    next_apart: Arc<AtomicU64>,
     times: Arc<Times>,
     backend: SocketAddr,
     backend_is_away: Arc<AtomicBool>,
@@ -74,6 +76,7 @@ impl Bench {
             servers: Servers::start().await?,
             results,
             next_order,
+            next_apart: Arc::new(AtomicU64::new(1)),
             times,
             backend,
             backend_is_away,
@@ -101,6 +104,15 @@ impl Bench {
         }
     }
 
+    /// Load for the intake alone, or the bare handler.
+    fn apart(&self, port: u16, connections: usize, pace: Pace) -> Load {
+        Load {
+            next_order: Arc::clone(&self.next_apart),
+            times: None,
+            ..self.load(port, connections, pace)
+        }
+    }
+
     fn bare(&self) -> Result<Child> {
         let (nats_url, login) = self.servers.unsynced();
         let settings = bare::Settings {
@@ -116,7 +128,7 @@ impl Bench {
         const SECTION: &str = "accept";
         // First, for the unsynced runs leave the disk with much to write.
         let child = self.servers.intake()?;
-        let steady = good(self.load(child.port(), STEADY_CONNECTIONS, steady()).run().await?)?;
+        let steady = good(self.apart(child.port(), STEADY_CONNECTIONS, steady()).run().await?)?;
         child.stop(PATIENCE)?;
         let row = |what: &str, share: f64| Row::number(SECTION, what, steady.latency.milliseconds(share), "ms");
         self.push(row("fsynced at 500/s, p50", 0.50).goal(Goal::AtMost(2.0)));
@@ -125,10 +137,10 @@ impl Bench {
             let (mut bare_runs, mut hub_runs) = (Vec::new(), Vec::new());
             for _ in 0..ROUNDS {
                 let child = self.bare()?;
-                bare_runs.push(good(self.load(child.port(), connections, Pace::Closed).run().await?)?);
+                bare_runs.push(good(self.apart(child.port(), connections, Pace::Closed).run().await?)?);
                 child.stop(PATIENCE)?;
                 let child = self.servers.intake()?;
-                hub_runs.push(good(self.load(child.port(), connections, Pace::Closed).run().await?)?);
+                hub_runs.push(good(self.apart(child.port(), connections, Pace::Closed).run().await?)?);
                 child.stop(PATIENCE)?;
             }
             let (bare, hub) = (median(bare_runs), median(hub_runs));
@@ -176,7 +188,7 @@ impl Bench {
         const SECTION: &str = "end to end";
         if self.bare_at_256.is_none() {
             let child = self.bare()?;
-            let bare = good(self.load(child.port(), 256, Pace::Closed).run().await?)?;
+            let bare = good(self.apart(child.port(), 256, Pace::Closed).run().await?)?;
             child.stop(PATIENCE)?;
             self.bare_at_256 = Some(bare.rate_per_s);
         }
@@ -186,6 +198,12 @@ impl Bench {
         let run = good(self.load(child.port(), STEADY_CONNECTIONS, steady()).run().await?)?;
         self.wait_completed(&url).await?;
         let fared = self.times.summary(run.orders.clone());
+        ensure!(
+            fared.accepted == run.accepted_200,
+            "the times of {} of {} orders were noted: is ROOM too small?",
+            fared.accepted,
+            run.accepted_200
+        );
         ensure!(
             fared.arrived == fared.accepted,
             "{} of {} orders did not arrive",

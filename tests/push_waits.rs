@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{Router, routing::post};
@@ -20,6 +20,8 @@ use webhook_hub::event::EventType;
 use crate::harness::{
     at_end::Ends,
     hub::Hub,
+    ids,
+    log::payload,
     outside::{CAREEM_POS, Outside, send},
     platform::{CLIENT_ID, CLIENT_SECRET, Call, Say, TOKEN},
     wait::{PATIENCE, eventually},
@@ -40,8 +42,12 @@ fn later(status: u16) -> Say {
 }
 
 /// Careem, without a limit of its own in the way.
+fn without_limit() -> String {
+    CAREEM_POS.replace("requests_per_second = 10\n", "")
+}
+
 async fn unlimited() -> Outside {
-    Outside::new(&CAREEM_POS.replace("requests_per_second = 10\n", "")).await
+    Outside::new(&without_limit()).await
 }
 
 fn calls(outside: &Outside, order: &str) -> Vec<Call> {
@@ -222,5 +228,51 @@ async fn a_crowd_for_one_provider_is_in_no_others_way() {
         .wait_for(EventType::OrderStatusPushed, CROWD + 1)
         .await;
     outside.world.hand_out_again().await;
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// The provider hangs: orders go to the backend as fast as ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_hangs_slows_no_order() {
+    let outside = Outside::new(&without_limit().replace("timeout = \"10s\"", "timeout = \"2s\"")).await;
+    let nowhere = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let silent = format!("http://{}", nowhere.local_addr().unwrap());
+    let settings = outside.settings().set("RETRY_MAX_ATTEMPTS", 50);
+    let hub = Hub::start(&settings.clone().set("CAREEM_API_URL", silent)).await;
+    for number in 0..200 {
+        outside.ask(&hub, &format!("CR-silent-{number}"), "accepted").await;
+    }
+    let began = Instant::now();
+    outside.world.post_orders(&hub, ids("quick", 50)).await;
+    outside.world.log.wait_for(EventType::OrderForwarded, 50).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let failed = outside.world.log.wait_for(EventType::OrderStatusPushFailed, 1).await;
+    assert_eq!(payload(&failed[0])["error"]["code"], "PROVIDER_TIMEOUT");
+    hub.kill().await;
+    drop(nowhere);
+    let hub = Hub::start(&settings).await;
+    outside.payloads(EventType::OrderStatusPushed, 200).await;
+    outside.world.hand_out_again().await;
+    outside.world.at_end(Ends::forwarded(50)).await;
+    drop(hub);
+}
+
+/// What one order was told holds for all that is said to this provider.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_later_leaves_the_provider_alone_too() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let hub = outside.hub().await;
+    outside.provider.next([Say {
+        retry_after: Some(2),
+        ..Say::status(429)
+    }]);
+    outside.ask(&hub, "CR-first", "accepted").await;
+    outside.payloads(EventType::OrderStatusPushFailed, 1).await;
+    outside.ask(&hub, "CR-second", "accepted").await;
+    let pushed = outside.payloads(EventType::OrderStatusPushed, 2).await;
+    let attempts: u64 = pushed.iter().map(|one| one["attempts"].as_u64().unwrap()).sum();
+    assert_eq!(attempts, 3, "only the first had to be said again");
+    let calls = outside.provider.calls();
+    assert!(calls[1].at - calls[0].at >= Duration::from_millis(1900));
     outside.world.at_end(Ends::default()).await;
 }

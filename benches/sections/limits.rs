@@ -24,7 +24,7 @@ impl Bench {
                 } else {
                     self.servers.intake_without_limits()?
                 };
-                let load = self.load(child.port(), SATURATING_CONNECTIONS, Pace::Closed);
+                let load = self.apart(child.port(), SATURATING_CONNECTIONS, Pace::Closed);
                 runs.push(good(load.run().await?)?);
                 child.stop(PATIENCE)?;
             }

@@ -274,4 +274,5 @@ fn the_store_is_the_same_before_and_after_it_is_verified() {
 }
 
 mod engine;
+mod faults;
 mod guide;
