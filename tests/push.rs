@@ -110,9 +110,6 @@ async fn the_same_request_again_is_the_same_event() {
     outside.world.at_end(Ends::default()).await;
 }
 
-/// How long the log knows an id in this test.
-const WINDOW: Duration = Duration::from_secs(1);
-
 /// The backend's queue was held up for longer than the log remembers. The instance that took the request is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_request_after_the_log_forgot() {
@@ -129,28 +126,21 @@ async fn the_same_request_after_the_log_forgot() {
     outside.payloads(EventType::OrderStatusPushed, 1).await;
     assert!(hub.terminate().await.0.success());
     let hub = outside.hub().await;
-    eventually("the hub has looked at the streams", PATIENCE, async || {
-        if hub.logs_contain("\"serving\"") {
-            Ok(())
-        } else {
-            Err(hub.log())
-        }
-    })
-    .await;
-    let provision = outside.world.nats.provision().await;
-    let stream = provision.get_stream("EVENTS").await.unwrap();
-    let mut config = stream.cached_info().config.clone();
-    config.duplicate_window = WINDOW;
-    provision.update_stream(config).await.unwrap();
-    // The window is time that passes.
-    tokio::time::sleep(3 * WINDOW).await;
+    outside.world.log_forgets(&hub).await;
     let again = ask(&hub, "k-1").await;
     assert_eq!(
         (&again["eventId"], &again["duplicate"]),
         (&first["eventId"], &json!(true))
     );
     // Without the stream a request is taken all the same, for nothing depends on it.
-    provision.delete_stream("KEYS").await.unwrap();
+    outside
+        .world
+        .nats
+        .provision()
+        .await
+        .delete_stream("KEYS")
+        .await
+        .unwrap();
     assert_eq!(ask(&hub, "k-2").await["duplicate"], false);
     assert_eq!(ask(&hub, "k-2").await["duplicate"], true, "the log knows it");
     outside.payloads(EventType::OrderStatusPushed, 2).await;

@@ -11,7 +11,6 @@ use crate::harness::{
     careem::{MERCHANT, change, order, sign},
     hub::{Hub, Settings, run},
     log::payload,
-    wait::{PATIENCE, eventually},
 };
 
 const PUBLIC_URL: &str = "https://hooks.example.com";
@@ -186,9 +185,6 @@ async fn nothing_is_verified_only_where_that_is_written_out() {
     world.at_end(Ends::forwarded(1)).await;
 }
 
-/// How long the log knows an id in this test.
-const WINDOW: std::time::Duration = std::time::Duration::from_secs(1);
-
 /// A webhook that somebody kept and sends again when the log has forgotten its id: without a signed time nothing but what
 /// became of the first one tells.
 #[tokio::test(flavor = "multi_thread")]
@@ -203,20 +199,7 @@ async fn a_replay_after_the_log_forgot() {
     assert_eq!(first.terminate().await.0.code(), Some(0));
     // The next instance has never seen the two.
     let hub = world.hub().await;
-    eventually("the hub has looked at the streams", PATIENCE, async || {
-        if hub.logs_contain("\"serving\"") {
-            Ok(())
-        } else {
-            Err(hub.log())
-        }
-    })
-    .await;
-    let mut stream = world.nats.provision().await.get_stream("EVENTS").await.unwrap();
-    let mut config = stream.info().await.unwrap().config.clone();
-    config.duplicate_window = WINDOW;
-    world.nats.provision().await.update_stream(config).await.unwrap();
-    // The window is time that passes, and a post would begin it anew.
-    tokio::time::sleep(3 * WINDOW).await;
+    world.log_forgets(&hub).await;
     for (body, ignored) in [(&new, 1), (&change, 2)] {
         let answer = world.careem.post(&hub, body).await.json();
         assert_eq!(answer["data"]["duplicate"], false, "the log has forgotten: {answer}");

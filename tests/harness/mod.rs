@@ -227,6 +227,29 @@ impl World {
         lanes
     }
 
+    /// Makes the log forget every id that it knows, by a short duplicate window for a while. A hub looks at the streams when
+    /// it starts, so it must have done that: it would not go on with another window than its own.
+    pub(crate) async fn log_forgets(&self, hub: &Hub) {
+        const WINDOW: Duration = Duration::from_secs(1);
+        eventually("the hub has looked at the streams", PATIENCE, async || {
+            if hub.logs_contain("\"serving\"") {
+                Ok(())
+            } else {
+                Err(hub.log())
+            }
+        })
+        .await;
+        let provision = self.nats.provision().await;
+        let stream = provision.get_stream("EVENTS").await.unwrap();
+        let config = stream.cached_info().config.clone();
+        let mut short = config.clone();
+        short.duplicate_window = WINDOW;
+        provision.update_stream(short).await.unwrap();
+        // The window is time that passes, and an event would begin it anew.
+        tokio::time::sleep(3 * WINDOW).await;
+        provision.update_stream(config).await.unwrap();
+    }
+
     /// Lets NATS hand out again at once what it knows of no acknowledgement for. Where a hub or NATS was killed, that is
     /// what has its outcome and waits for nothing else; in production it comes again after minutes, and nobody waits for it.
     pub(crate) async fn hand_out_again(&self) {
