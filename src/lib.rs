@@ -11,7 +11,7 @@
 //! 6. [`projection`] writes what the log says into PostgreSQL; every table can be dropped and made again.
 //!
 //! [`hub`] builds all of this, supervises it and drains it; [`operator`] holds the commands, [`telemetry`] what is seen
-//! from outside. [`tls`] is what it connects with, [`http`] how it asks others. [`event`] and [`config`] are the words that the others speak; neither does any I/O of its own.
+//! from outside. [`fault_injection`] lets hazard tests shorten constants and end the process at a named point. [`tls`] is what it connects with, [`http`] how it asks others. [`event`] and [`config`] are the words that the others speak; neither does any I/O of its own.
 
 pub mod config;
 pub mod event;
@@ -31,3 +31,4 @@ pub mod projection;
 pub mod hub;
 pub mod operator;
 pub mod telemetry;
+pub mod fault_injection;

@@ -1,0 +1,77 @@
+//! What the hazard tests may change in a debug build: constants that only show after minutes, and where the process ends.
+//!
+//! A release build compiles [`time`] to its second argument and [`crash_at`] to nothing. A debug build reads two variables
+//! of the environment once:
+//!
+//! - `HUB_TEST_TIMES=lease=400ms,recent_ids=2s` replaces the constants of these names;
+//! - `HUB_TEST_CRASH_AT=after_outcome` or `after_outcome:3` ends the process, as SIGKILL would, when that point is reached
+//!   for the first or third time.
+
+use std::time::Duration;
+
+#[cfg(debug_assertions)]
+mod active {
+    use std::{
+        collections::HashMap,
+        sync::{
+            LazyLock,
+            atomic::{AtomicU32, Ordering},
+        },
+        time::Duration,
+    };
+
+    use crate::config::parse_duration;
+
+    static TIMES: LazyLock<HashMap<String, Duration>> = LazyLock::new(|| {
+        let text = std::env::var("HUB_TEST_TIMES").unwrap_or_default();
+        let pairs = text.split(',').filter(|pair| !pair.is_empty());
+        let read = |pair: &str| {
+            let (name, value) = pair.split_once('=').expect("HUB_TEST_TIMES: name=duration");
+            (name.to_owned(), parse_duration(value).expect("HUB_TEST_TIMES: a duration"))
+        };
+        pairs.map(read).collect()
+    });
+
+    /// The point at which the process ends, and how many times it is still passed.
+    static CRASH: LazyLock<Option<(String, AtomicU32)>> = LazyLock::new(|| {
+        let text = std::env::var("HUB_TEST_CRASH_AT").ok()?;
+        let (point, count) = text.split_once(':').unwrap_or((&text, "1"));
+        let count = count.parse().expect("HUB_TEST_CRASH_AT: point or point:count");
+        Some((point.to_owned(), AtomicU32::new(count)))
+    });
+
+    pub(super) fn time(name: &str, regular: Duration) -> Duration {
+        TIMES.get(name).copied().unwrap_or(regular)
+    }
+
+    pub(super) fn crash_at(point: &str) {
+        if let Some((wanted, left)) = &*CRASH
+            && wanted == point
+            && left.fetch_sub(1, Ordering::SeqCst) == 1
+        {
+            // No destructor runs and no buffer is flushed, as with SIGKILL.
+            std::process::abort();
+        }
+    }
+}
+
+/// A constant, or what a hazard test replaces it with. `name` is the constant's, in lower case.
+#[inline]
+pub fn time(name: &str, regular: Duration) -> Duration {
+    #[cfg(debug_assertions)]
+    return active::time(name, regular);
+    #[cfg(not(debug_assertions))]
+    {
+        let _ = name;
+        regular
+    }
+}
+
+/// A point at which a hazard test may end the process. `point` says what has just happened.
+#[inline]
+pub fn crash_at(point: &str) {
+    #[cfg(debug_assertions)]
+    active::crash_at(point);
+    #[cfg(not(debug_assertions))]
+    let _ = point;
+}
