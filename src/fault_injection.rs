@@ -1,11 +1,12 @@
 //! What the hazard tests may change in a debug build: constants that only show after minutes, and where the process ends.
 //!
-//! A release build compiles [`time`] to its second argument and [`crash_at`] to nothing. A debug build reads two variables
-//! of the environment once:
+//! A release build compiles [`time`] to its second argument, [`crash_at`] and [`panic_at`] to nothing. A debug build reads
+//! three variables of the environment once:
 //!
 //! - `HUB_TEST_TIMES=lease=400ms,recent_ids=2s` replaces the constants of these names;
 //! - `HUB_TEST_CRASH_AT=after_outcome` or `after_outcome:3` ends the process, as SIGKILL would, when that point is reached
-//!   for the first or third time.
+//!   for the first or third time;
+//! - `HUB_TEST_PANIC_AT=transform:CR-1,forward:CR-2` panics each time that the point is reached with this key.
 
 use std::time::Duration;
 
@@ -27,7 +28,10 @@ mod active {
         let pairs = text.split(',').filter(|pair| !pair.is_empty());
         let read = |pair: &str| {
             let (name, value) = pair.split_once('=').expect("HUB_TEST_TIMES: name=duration");
-            (name.to_owned(), parse_duration(value).expect("HUB_TEST_TIMES: a duration"))
+            (
+                name.to_owned(),
+                parse_duration(value).expect("HUB_TEST_TIMES: a duration"),
+            )
         };
         pairs.map(read).collect()
     });
@@ -39,6 +43,22 @@ mod active {
         let count = count.parse().expect("HUB_TEST_CRASH_AT: point or point:count");
         Some((point.to_owned(), AtomicU32::new(count)))
     });
+
+    /// Points and keys at which the thread panics.
+    static PANICS: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
+        let text = std::env::var("HUB_TEST_PANIC_AT").unwrap_or_default();
+        let pairs = text.split(',').filter(|pair| !pair.is_empty());
+        let read = |pair: &str| {
+            let (point, key) = pair.split_once(':').expect("HUB_TEST_PANIC_AT: point:key");
+            (point.to_owned(), key.to_owned())
+        };
+        pairs.map(read).collect()
+    });
+
+    pub(super) fn panic_at(point: &str, key: &str) {
+        let is_wanted = PANICS.iter().any(|(wanted, of)| wanted == point && of == key);
+        assert!(!is_wanted, "HUB_TEST_PANIC_AT wants a panic at {point} for {key}");
+    }
 
     pub(super) fn time(name: &str, regular: Duration) -> Duration {
         TIMES.get(name).copied().unwrap_or(regular)
@@ -74,4 +94,13 @@ pub fn crash_at(point: &str) {
     active::crash_at(point);
     #[cfg(not(debug_assertions))]
     let _ = point;
+}
+
+/// A point at which a hazard test may make the code panic. `key` says what is being handled: an order's id.
+#[inline]
+pub fn panic_at(point: &str, key: &str) {
+    #[cfg(debug_assertions)]
+    active::panic_at(point, key);
+    #[cfg(not(debug_assertions))]
+    let _ = (point, key);
 }

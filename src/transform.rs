@@ -179,6 +179,7 @@ fn note_changed(received: &Recorded, changed: &[String]) {
 impl Stage for Transform {
     const NAME: &'static str = "transform";
     const TAKES: &'static [EventType] = &[EventType::WebhookReceived, EventType::OrderFetched];
+    const LABEL: &'static str = LABEL;
     const LANES: Option<Corner> = Some(Corner::TRANSFORM);
 
     /// A cold start without PostgreSQL knows no branch yet: webhooks are accepted, transformation waits.

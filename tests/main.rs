@@ -31,6 +31,7 @@ mod breaker;
 mod redelivery;
 mod retries;
 mod poison;
+mod panics;
 mod dead_letters;
 mod push;
 mod push_waits;

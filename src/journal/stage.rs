@@ -48,7 +48,7 @@ use super::{
     settle::Failure,
     streams,
 };
-use crate::event::{EventType, NewEvent, Recorded};
+use crate::event::{EventType, NewEvent, Recorded, outcome::OUTCOME};
 
 /// A request stands for less than a lease, so that the one of an instance that stands still is over before another takes
 /// its place.
@@ -68,6 +68,8 @@ pub trait Stage: Send + Sync + 'static {
     const NAME: &'static str;
     /// The types of events that it takes, beside requests to take such a one up again.
     const TAKES: &'static [EventType];
+    /// Label of the event that ends what it was given (see [`crate::event::EventId::derive`]): the same whoever records it.
+    const LABEL: &'static str = OUTCOME;
     /// Where its events wait, if they may have to wait for long.
     const LANES: Option<Corner>;
 

@@ -43,11 +43,7 @@ pub fn init(settings: &config::Logs) -> anyhow::Result<()> {
             .try_init()
     };
     set.map_err(|error| anyhow::anyhow!("logs: {error}"))?;
-    std::panic::set_hook(Box::new(|panic| {
-        // The message may quote what was being handled; where it was is enough to find it.
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "panic");
-    }));
+    super::panics::install_hook();
     Ok(())
 }
 

@@ -42,7 +42,7 @@ pub async fn keep_up(handle: PrometheusHandle, stop: CancellationToken) -> anyho
 }
 
 /// Counters, and what they count.
-const COUNTERS: [(&str, &str); 14] = [
+const COUNTERS: [(&str, &str); 15] = [
     (
         "webhooks_received_total",
         "Total webhooks received by provider, verified ones only",
@@ -85,6 +85,10 @@ const COUNTERS: [(&str, &str); 14] = [
         "Total requests to providers' interfaces, by provider and outcome",
     ),
     ("dead_letters_total", "Total orders given up on, by provider"),
+    (
+        "panics_total",
+        "Total panics that were caught while an event was handled, by stage",
+    ),
     (
         "projection_unstorable_total",
         "Total events whose payload PostgreSQL could not keep as jsonb",

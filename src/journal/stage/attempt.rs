@@ -14,11 +14,13 @@ use chrono::Utc;
 
 use super::{
     PAUSE_AFTER_TROUBLE, Stage, Worker,
+    given_up::panicked,
     held::{Done, Item, Task, Work},
     unreadable::gone,
 };
 use crate::{
     event::{EventId, EventType, NewEvent, Recorded, outcome::RetryRequested},
+    fault_injection,
     journal::{
         codec::OrderKey,
         lanes::{self, Bell, Lane, Lanes},
@@ -26,6 +28,7 @@ use crate::{
         read::event_at,
         settle::{Parking, Settlement, settle},
     },
+    telemetry::panics,
 };
 
 /// How often an event looks whether its full lane has room.
@@ -241,11 +244,16 @@ impl<S: Stage> Worker<S> {
             if !ground.lease.holds() {
                 anyhow::bail!("the lease ran out");
             }
-            let handled = self.stage.handle(&event, requests + 1).await;
+            let handled = panics::catch(S::NAME, async {
+                fault_injection::panic_at(S::NAME, &event.envelope.external_order_id);
+                self.stage.handle(&event, requests + 1).await
+            });
+            let handled = handled.await;
             // An outcome is one, whoever finds it; that it failed is for the instance to say whose turn it is.
-            if handled.is_err() && !ground.lease.holds() {
+            if !matches!(handled, Ok(Ok(_))) && !ground.lease.holds() {
                 anyhow::bail!("the lease ran out during a request");
             }
+            let handled = handled.unwrap_or_else(|panic| Ok(vec![panicked::<S>(&event, requests + 1, &panic)]));
             match settle(handled, Utc::now(), ground.crowded.load(Ordering::Relaxed)) {
                 Settlement::Done(events) => return self.record_end(events).await,
                 Settlement::Again(events, pause) => {

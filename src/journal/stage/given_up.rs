@@ -6,9 +6,10 @@ use super::Stage;
 use crate::{
     event::{
         EventType, NewEvent, Recorded,
-        outcome::{DeadLettered, ErrorReport},
+        outcome::{DeadLettered, ErrorReport, ErrorType},
     },
     journal::settle::Schedule,
+    telemetry::panics::Panicked,
 };
 
 /// Gives an event up after so many requests: counts it, says so, and returns what is to be recorded. `label` makes the
@@ -35,4 +36,24 @@ pub fn give_up<S: Stage>(event: &Recorded, label: &str, requests: u32, error: Er
         error,
     };
     NewEvent::new(event.follow(label, EventType::OrderDeadLettered, Utc::now()), &dead)
+}
+
+/// Gives up an event whose handler panicked: it would panic on every instance in turn. It can be taken up again once the
+/// code is mended.
+pub(super) fn panicked<S: Stage>(event: &Recorded, requests: u32, panicked: &Panicked) -> NewEvent {
+    let message = format!("{panicked} while this event was handled; mend the code and retry the dead letter");
+    given_up_by_the_runner::<S>(
+        event,
+        requests,
+        ErrorReport::new(ErrorType::Unknown, "PANIC", message).with(serde_json::json!({ "place": panicked.place })),
+    )
+}
+
+/// As [`give_up`], where the stage itself had no say and so has not counted it.
+fn given_up_by_the_runner<S: Stage>(event: &Recorded, requests: u32, error: ErrorReport) -> NewEvent {
+    if !event.envelope.event_type.is_for_provider() {
+        let provider = event.envelope.provider.to_string();
+        metrics::counter!("webhooks_processed_total", "provider" => provider, "status" => "failed").increment(1);
+    }
+    give_up::<S>(event, S::LABEL, requests, error)
 }
