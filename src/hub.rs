@@ -44,7 +44,10 @@ use crate::{
     projection::live::Live,
     provider::{Enabled, Provider, Registry, declarative::Declarative},
     push::{Push, remote::Remote},
-    telemetry::{self, health::Health},
+    telemetry::{
+        self,
+        health::{DatabaseSeen, Health},
+    },
     transform::{Transform, branches::Branches, duplicates::Duplicates},
     verification::Keyring,
 };
@@ -143,9 +146,12 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         registry: Arc::clone(&registry),
         journal: journal.clone(),
         database: database.clone(),
+        database_seen: DatabaseSeen::default(),
         gate: Arc::clone(&gate),
         rate_limiting: limits.is_enabled(),
     });
+    let looking = Arc::clone(&health);
+    tasks.spawn("health", Phase::Log, |stop| looking.run(stop));
     tasks.spawn("event log", Phase::Log, |_| writer.run());
     if limits.is_enabled() {
         let (connection, limits) = (Arc::clone(&connection), Arc::clone(&limits));
@@ -173,8 +179,9 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         health,
         audit,
     });
+    let health = Arc::clone(&intake.health);
     let router = intake::router(intake, integration::router(for_providers));
-    spawn_servers(tasks, &config, router, certificate, listener, metrics);
+    spawn_servers(tasks, &config, router, health, certificate, listener, metrics);
     tracing::info!(
         %address,
         metrics_address = metrics_address.map(|address| address.to_string()),
@@ -272,6 +279,7 @@ fn spawn_servers(
     tasks: &mut Tasks,
     config: &Config,
     router: Router,
+    health: Arc<Health>,
     certificate: Option<Certificate>,
     listener: TcpListener,
     metrics: Option<(TcpListener, PrometheusHandle)>,
@@ -288,7 +296,7 @@ fn spawn_servers(
     let Some((listener, handle)) = metrics else { return };
     let rendering = handle.clone();
     tasks.spawn("metrics", Phase::Log, move |stop| async move {
-        let router = intake::metrics_router(move || rendering.render());
+        let router = intake::private_router(move || rendering.render(), health);
         Ok(server::serve(listener, router, header_timeout, Duration::ZERO, None, stop).await?)
     });
     tasks.spawn("metrics upkeep", Phase::Log, move |stop| {

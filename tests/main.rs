@@ -24,6 +24,8 @@ mod schemes;
 mod rotation;
 mod audit;
 mod log_down;
+mod log_full;
+mod door;
 mod database_down;
 mod branches;
 mod backend_down;

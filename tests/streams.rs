@@ -107,3 +107,48 @@ async fn settings_that_cannot_be_used() {
         assert!(!ran.said().contains("secret@"), "{}", ran.said());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_without_the_right_is_told_which() {
+    let world = World::new().await;
+    for (user, args, right) in [
+        ("hub", &["streams", "diff"][..], "subscribe to \"_INBOX."),
+        ("hub", &["streams", "apply"], "subscribe to \"_INBOX."),
+        ("subscriber", &["streams", "diff"], "subscribe to \"_INBOX."),
+    ] {
+        let ran = run(&world.nats.settings(user), args).await;
+        assert_eq!(ran.code, Some(1), "{user} {args:?}: {}", ran.said());
+        let lines: Vec<_> = ran.stderr.lines().collect();
+        assert!(
+            lines.len() == 1 && lines[0].contains(right) && lines[0].contains(user) && !lines[0].contains("timed out"),
+            "{user} {args:?}: {}",
+            ran.said()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_may_look_up_only_some_streams_is_told_which_it_may_not() {
+    const ALL: &str = r#"publish: ["$JS.API.>"]"#;
+    let some = |config: &str| {
+        let some = config.replace(
+            ALL,
+            r#"publish: ["$JS.API.STREAM.INFO.EVENTS", "$JS.API.STREAM.CREATE.EVENTS"]"#,
+        );
+        assert_ne!(some, config);
+        some
+    };
+    let nats = Nats::start_with(some, None).await;
+    for (args, right) in [
+        (["streams", "diff"], "publish to \"$JS.API.STREAM.INFO.LEASES\""),
+        (["streams", "apply"], "publish to \"$JS.API.STREAM.INFO.LEASES\""),
+    ] {
+        let ran = run(&provision(&nats), &args).await;
+        assert_eq!(ran.code, Some(1), "{args:?}: {}", ran.said());
+        assert!(
+            ran.stderr.contains(right) && ran.stderr.contains("provision"),
+            "{args:?}: {}",
+            ran.said()
+        );
+    }
+}

@@ -1,6 +1,10 @@
 //! Reading a body within its limits: size on the wire and after decompression, time, and memory for all of them.
 
-use std::{io::Read, sync::Arc, time::Duration};
+use std::{
+    io::{self, Read},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     body::Body,
@@ -21,6 +25,14 @@ const UNIT_BYTES: usize = 1024;
 /// Room that is made at once for a body that says how long it is; what it says is not believed further than this.
 const MAX_PREALLOCATED_BYTES: usize = 64 * 1024;
 
+/// Decompressed bytes that are read at a time.
+const PIECE_BYTES: usize = 8 * 1024;
+/// Decompressed bytes up to which a body is decompressed where its request is handled, without another thread: some
+/// 0.2 ms of work. An order has a few KB.
+const INFLATED_AT_ONCE_BYTES: usize = 64 * 1024;
+/// Memory of a decoder: its window of 32 KB and its tables.
+const DECODER_BYTES: usize = 48 * 1024;
+
 /// Most bytes of a refused body that are read and thrown away, and the time for it.
 const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
 const MAX_DISCARD_TIME: Duration = Duration::from_secs(1);
@@ -35,15 +47,6 @@ impl Default for Budget {
     }
 }
 
-impl Budget {
-    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Reason> {
-        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).map_err(|_| Reason::Overloaded)?;
-        Arc::clone(&self.0)
-            .try_acquire_many_owned(units)
-            .map_err(|_| Reason::Overloaded)
-    }
-}
-
 /// A body and the room that it takes up.
 #[derive(Debug)]
 pub struct Held {
@@ -53,19 +56,40 @@ pub struct Held {
 }
 
 /// What a body has taken of the budget so far; given back when dropped.
-#[derive(Debug, Default)]
-struct Room(Option<OwnedSemaphorePermit>);
+///
+/// Nothing waits for room: a body that cannot grow is refused and gives back what it has, so bodies that each have a part
+/// of what they need cannot wait for one another.
+#[derive(Debug)]
+struct Room {
+    budget: Budget,
+    held: Option<OwnedSemaphorePermit>,
+}
 
 impl Room {
-    fn grow(&mut self, budget: &Budget, from: usize, to: usize) -> Result<(), Reason> {
-        let more = to.div_ceil(UNIT_BYTES) - from.div_ceil(UNIT_BYTES);
-        if more == 0 {
-            return Ok(());
+    const fn of(budget: Budget) -> Self {
+        Self { budget, held: None }
+    }
+
+    /// Takes or gives back room, so that it is as much as so many bytes need.
+    ///
+    /// # Errors
+    /// [`Reason::Overloaded`] where there is not enough; then it stays as it is.
+    fn resize(&mut self, bytes: usize) -> Result<(), Reason> {
+        let wanted = bytes.div_ceil(UNIT_BYTES);
+        let has = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if wanted < has {
+            let surplus = self.held.as_mut().and_then(|held| held.split(has - wanted));
+            drop(surplus);
         }
-        let permit = budget.take(more * UNIT_BYTES)?;
-        match &mut self.0 {
-            Some(held) => held.merge(permit),
-            None => self.0 = Some(permit),
+        if wanted > has {
+            let more = u32::try_from(wanted - has).map_err(|_| Reason::Overloaded)?;
+            let permit = Arc::clone(&self.budget.0)
+                .try_acquire_many_owned(more)
+                .map_err(|_| Reason::Overloaded)?;
+            match &mut self.held {
+                Some(held) => held.merge(permit),
+                None => self.held = Some(permit),
+            }
         }
         Ok(())
     }
@@ -133,22 +157,22 @@ pub async fn read(
     if encoding == Encoding::Identity {
         return Ok(held);
     }
-    // Room for the largest result is taken before, since nothing can be refused half-way without having done the work.
-    let mut room = Room::default();
-    room.grow(budget, 0, max_bytes)?;
-    let inflate = move || {
-        // With the room of both: whoever hangs up meanwhile does not end the work, and must not make room for more of it.
-        let compressed = held;
-        let bytes = inflate(encoding, &compressed.bytes, max_bytes)?;
-        Ok(Held { bytes, _room: room })
+    let mut inflating = Inflating::new(encoding, held, budget, max_bytes);
+    // Most are done here and now; the rest of a large one would keep other requests waiting.
+    if inflating.go_on(INFLATED_AT_ONCE_BYTES)? == Progress::Done {
+        return inflating.finish();
+    }
+    inflating.count_the_decoder()?;
+    // The work has the room of both: a client that hangs up meanwhile does not end it, and must not make room for more.
+    let rest = move || {
+        inflating.go_on(usize::MAX)?;
+        inflating.finish()
     };
-    tokio::task::spawn_blocking(inflate)
-        .await
-        .map_err(|_| Reason::Internal)?
+    tokio::task::spawn_blocking(rest).await.map_err(|_| Reason::Internal)?
 }
 
 async fn on_the_wire(mut body: Body, announced: usize, budget: &Budget, max_bytes: usize) -> Result<Held, Reason> {
-    let mut room = Room::default();
+    let mut room = Room::of(budget.clone());
     let mut whole = BytesMut::new();
     let mut first: Option<Bytes> = None;
     let mut length = 0;
@@ -159,8 +183,8 @@ async fn on_the_wire(mut body: Body, announced: usize, budget: &Budget, max_byte
             discard(body).await;
             return Err(Reason::PayloadTooLarge(max_bytes));
         }
-        room.grow(budget, length, length + data.len())?;
         length += data.len();
+        room.resize(length)?;
         // Most bodies come in one piece, which is then kept as it is.
         match first.take() {
             None if whole.is_empty() => first = Some(data),
@@ -178,19 +202,83 @@ async fn on_the_wire(mut body: Body, announced: usize, budget: &Budget, max_byte
     })
 }
 
-fn inflate(encoding: Encoding, compressed: &[u8], max_bytes: usize) -> Result<Bytes, Reason> {
-    let limit = max_bytes as u64 + 1;
-    let mut whole = Vec::new();
-    let read = match encoding {
-        Encoding::Gzip => MultiGzDecoder::new(compressed).take(limit).read_to_end(&mut whole),
-        Encoding::Deflate => ZlibDecoder::new(compressed).take(limit).read_to_end(&mut whole),
-        Encoding::Identity => return Ok(Bytes::copy_from_slice(compressed)),
-    };
-    if whole.len() > max_bytes {
-        return Err(Reason::PayloadTooLarge(max_bytes));
+/// A body that is being decompressed. Its room grows with what has come out of it.
+struct Inflating {
+    decoder: Box<dyn Read + Send>,
+    whole: Vec<u8>,
+    max_bytes: usize,
+    room: Room,
+    /// Bytes that take up room beside what has come out.
+    beside: usize,
+    /// Of the compressed body, which the decoder reads.
+    _compressed: Room,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Progress {
+    Done,
+    More,
+}
+
+impl Inflating {
+    fn new(encoding: Encoding, compressed: Held, budget: &Budget, max_bytes: usize) -> Self {
+        let Held { bytes, _room } = compressed;
+        let source = io::Cursor::new(bytes);
+        let decoder: Box<dyn Read + Send> = match encoding {
+            Encoding::Gzip => Box::new(MultiGzDecoder::new(source)),
+            Encoding::Deflate => Box::new(ZlibDecoder::new(source)),
+            Encoding::Identity => Box::new(source),
+        };
+        Self {
+            decoder,
+            whole: Vec::new(),
+            max_bytes,
+            room: Room::of(budget.clone()),
+            beside: 0,
+            _compressed: _room,
+        }
     }
-    read.map_err(|_| Reason::UnreadableBody("it cannot be decompressed"))?;
-    Ok(Bytes::from(whole))
+
+    /// Decompresses until all is out, or until this much is.
+    ///
+    /// # Errors
+    /// [`Reason::PayloadTooLarge`], [`Reason::UnreadableBody`], or [`Reason::Overloaded`] where there is no room for more.
+    fn go_on(&mut self, until: usize) -> Result<Progress, Reason> {
+        let mut piece = [0; PIECE_BYTES];
+        while self.whole.len() < until {
+            let read = match self.decoder.read(&mut piece) {
+                Ok(0) => return Ok(Progress::Done),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return Err(Reason::UnreadableBody("it cannot be decompressed")),
+            };
+            let length = self.whole.len() + read;
+            if length > self.max_bytes {
+                return Err(Reason::PayloadTooLarge(self.max_bytes));
+            }
+            if length > self.whole.capacity() {
+                let capacity = length.max(2 * self.whole.capacity()).min(self.max_bytes);
+                self.room.resize(capacity + self.beside)?;
+                self.whole.reserve_exact(capacity - self.whole.len());
+            }
+            self.whole.extend_from_slice(&piece[..read]);
+        }
+        Ok(Progress::More)
+    }
+
+    /// Takes room for the decoder itself: as many may be at work as there are threads for it.
+    fn count_the_decoder(&mut self) -> Result<(), Reason> {
+        self.beside = DECODER_BYTES;
+        self.room.resize(self.whole.capacity() + self.beside)
+    }
+
+    /// What came out, with the room that it needs and no more.
+    fn finish(self) -> Result<Held, Reason> {
+        let Self { whole, mut room, .. } = self;
+        let bytes = Bytes::from(whole.into_boxed_slice());
+        room.resize(bytes.len())?;
+        Ok(Held { bytes, _room: room })
+    }
 }
 
 #[cfg(test)]
@@ -259,6 +347,51 @@ mod tests {
         assert_eq!(budget.0.available_permits(), 4);
     }
 
+    #[tokio::test]
+    async fn a_packed_body_takes_the_room_that_it_needs() {
+        let budget = Budget(Arc::new(Semaphore::new(9)));
+        let packed = |plain: &[u8]| {
+            let (body, budget) = (Body::from(gzip(plain)), budget.clone());
+            async move { read(&gzipped(), body, &budget, 5_000_000, SECOND).await }
+        };
+        // Eight orders where there are nine KiB, though each may have five MB: the ninth is for the packed bytes of the last.
+        let held = futures_util::future::join_all((0..8).map(|_| packed(&[b'x'; 900]))).await;
+        assert!(held.iter().all(Result::is_ok), "{held:?}");
+        assert_eq!(budget.0.available_permits(), 1);
+        drop(held);
+        // What cannot grow is refused, and gives back what it has.
+        assert_eq!(packed(&[b'x'; 9_000]).await.unwrap_err(), Reason::Overloaded);
+        assert_eq!(packed(&vec![b'x'; 1_000_000]).await.unwrap_err(), Reason::Overloaded);
+        assert_eq!(budget.0.available_permits(), 9);
+        // Growing in steps does not leave more than what is needed.
+        let held = packed(&[b'x'; 3_000]).await.unwrap();
+        assert_eq!((held.bytes.len(), budget.0.available_permits()), (3_000, 6));
+    }
+
+    /// Bodies that all need more than there is: some get through, the others are refused, and none waits.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_crowd_of_bombs_neither_waits_nor_leaves_anything_behind() {
+        const ROOM: usize = 1024;
+        let budget = Budget(Arc::new(Semaphore::new(ROOM)));
+        let bomb = Bytes::from(gzip(&vec![b' '; 400 * 1024]));
+        let crowd = (0..64).map(|_| {
+            let (body, budget) = (Body::from(bomb.clone()), budget.clone());
+            tokio::spawn(async move { read(&gzipped(), body, &budget, 500 * 1024, SECOND).await })
+        });
+        let crowd = futures_util::future::join_all(crowd.collect::<Vec<_>>());
+        let told = tokio::time::timeout(60 * SECOND, crowd)
+            .await
+            .expect("none waits for another");
+        let (taken, refused): (Vec<_>, Vec<_>) = told.into_iter().map(Result::unwrap).partition(Result::is_ok);
+        assert!(taken.len() <= ROOM / 400, "{} of 400 KiB in {ROOM} KiB", taken.len());
+        assert!(
+            refused.iter().all(|one| matches!(one, Err(Reason::Overloaded))),
+            "{refused:?}"
+        );
+        drop((taken, refused));
+        assert_eq!(budget.0.available_permits(), ROOM);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_is_thrown_away_has_limits() {
         let began = tokio::time::Instant::now();
@@ -299,20 +432,22 @@ mod tests {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let budget = Budget(Arc::new(Semaphore::new(64)));
+            const ROOM: usize = 256;
+            let budget = Budget(Arc::new(Semaphore::new(ROOM)));
             let (release, held_up) = std::sync::mpsc::channel::<()>();
             let before = tokio::task::spawn_blocking(move || held_up.recv());
             let headers = gzipped();
-            let body = Body::from(gzip(&[b'x'; 10_000]));
-            let reading = read(&headers, body, &budget, 20_000, SECOND);
+            let body = Body::from(gzip(&[b'x'; 100_000]));
+            let reading = read(&headers, body, &budget, 200_000, SECOND);
             // The work waits behind the other, and nobody waits for it any more.
             assert!(futures_util::FutureExt::now_or_never(reading).is_none());
-            let taken = 64 - budget.0.available_permits();
-            assert_eq!(taken, 21, "of the compressed body and of what it may become");
+            let taken = ROOM - budget.0.available_permits();
+            // The compressed body, what has come out of it so far, and the decoder.
+            assert!((64 + 48..=64 * 2 + 48 + 2).contains(&taken), "{taken}");
             release.send(()).unwrap();
             before.await.unwrap().unwrap();
             // It is over when its room is there again.
-            let all = tokio::time::timeout(SECOND, budget.0.acquire_many(64)).await;
+            let all = tokio::time::timeout(SECOND, budget.0.acquire_many(256)).await;
             assert!(all.unwrap().is_ok());
         });
     }

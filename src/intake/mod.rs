@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    middleware::from_fn_with_state,
+    middleware::{from_fn_with_state, map_request},
     routing::{get, post},
 };
 
@@ -72,7 +72,7 @@ pub fn router(intake: Arc<Intake>, beside: Router) -> Router {
         )
         .route(
             "/openapi.json",
-            get(async || ([("content-type", "application/json")], OPENAPI)),
+            get(async || ([("content-type", "application/json")], OPENAPI)).fallback(astray::only_read),
         )
         .fallback(astray::not_found)
         .with_state(intake)
@@ -82,16 +82,26 @@ pub fn router(intake: Arc<Intake>, beside: Router) -> Router {
     }
     router = router.layer(from_fn_with_state(asked, audit::note_refused));
     // Health is asked by machines beside us, which have no proxy before them.
-    router
+    let router = router
         .merge(crate::telemetry::health::router(health))
-        .layer(tower_http::catch_panic::CatchPanicLayer::custom(refusal::after_panic))
+        .layer(tower_http::catch_panic::CatchPanicLayer::custom(refusal::after_panic));
+    // Around the routes, for a layer of theirs comes after a route was found.
+    Router::new()
+        .fallback_service(router)
+        .layer(map_request(astray::same_path))
 }
 
-/// The route of metrics, on a port of its own that need not be reachable from outside.
-pub fn metrics_router(render: impl Fn() -> String + Clone + Send + Sync + 'static) -> Router {
+/// The routes of the port of metrics, which need not be reachable from outside: metrics, and health with its reasons.
+pub fn private_router(render: impl Fn() -> String + Clone + Send + Sync + 'static, health: Arc<Health>) -> Router {
     let render = move || {
         let text = render();
         async move { ([("content-type", "text/plain; version=0.0.4")], text) }
     };
-    Router::new().route("/metrics", get(render))
+    let router = Router::new()
+        .route("/metrics", get(render).fallback(astray::only_read))
+        .merge(crate::telemetry::health::private_router(health))
+        .fallback(astray::not_found_inside);
+    Router::new()
+        .fallback_service(router)
+        .layer(map_request(astray::same_path))
 }

@@ -9,7 +9,7 @@ use std::{
 
 use axum::{
     body::Body,
-    extract::{ConnectInfo, Path, Request, State, rejection::PathRejection},
+    extract::{ConnectInfo, OriginalUri, Path, Request, State, rejection::PathRejection},
     http::{Response, request::Parts},
 };
 use bytes::Bytes;
@@ -43,10 +43,13 @@ pub async fn receive(
     State(intake): State<Arc<Intake>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     name: Result<Path<HashMap<String, String>>, PathRejection>,
+    OriginalUri(sent): OriginalUri,
     request: Request,
 ) -> Response<Body> {
     let began = Instant::now();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    // Signed and kept is the path as it was sent, not the one that it is taken for.
+    parts.uri = sent;
     let asked = Asked {
         request_id: request_id::of(&parts.headers),
         client: client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies),
@@ -86,7 +89,7 @@ async fn accept(
         point,
         event,
     } = admit(intake, enabled, asked, parts, &held.bytes).await?;
-    let appended = match intake.journal.append(event).await {
+    let appended = match intake.journal.accept(event).await {
         Ok(appended) => appended,
         Err(error) => {
             // It comes again, and is not to be over its limit for our fault.

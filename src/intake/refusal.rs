@@ -25,9 +25,9 @@ pub enum Reason {
     /// No such endpoint.
     #[error("no such endpoint")]
     NotFound,
-    /// Webhooks are posted.
-    #[error("webhooks are sent with POST")]
-    MethodNotAllowed,
+    /// The endpoint takes only the methods that are named.
+    #[error("this endpoint takes {0}")]
+    MethodNotAllowed(&'static str),
     /// The provider is not known or not enabled.
     #[error("provider is not known or not enabled")]
     ProviderNotFound,
@@ -74,7 +74,7 @@ impl Reason {
     pub const fn status(&self) -> (StatusCode, &'static str) {
         match self {
             Self::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
-            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
+            Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
             Self::ProviderNotFound => (StatusCode::NOT_FOUND, "PROVIDER_NOT_FOUND"),
             Self::HttpsRequired => (StatusCode::FORBIDDEN, "HTTPS_REQUIRED"),
             Self::IpNotAllowed => (StatusCode::FORBIDDEN, "IP_NOT_ALLOWED"),
@@ -108,7 +108,7 @@ impl Reason {
             | Self::UnreadableBody(_)
             | Self::Unverified(_) => true,
             Self::NotFound
-            | Self::MethodNotAllowed
+            | Self::MethodNotAllowed(_)
             | Self::HttpsRequired
             | Self::IpNotAllowed
             | Self::RateLimited(_)
@@ -137,10 +137,10 @@ impl Reason {
         if let Self::RateLimited(seconds) = self {
             response.headers_mut().insert(header::RETRY_AFTER, (*seconds).into());
         }
-        if status == StatusCode::METHOD_NOT_ALLOWED {
+        if let Self::MethodNotAllowed(methods) = self {
             response
                 .headers_mut()
-                .insert(header::ALLOW, HeaderValue::from_static("POST"));
+                .insert(header::ALLOW, HeaderValue::from_static(methods));
         }
         if matches!(self, Self::RequestTimeout | Self::PayloadTooLarge(_)) {
             // What is left of the body is not read; the connection cannot be used again.
@@ -189,7 +189,7 @@ mod tests {
     fn all() -> Vec<Reason> {
         vec![
             Reason::NotFound,
-            Reason::MethodNotAllowed,
+            Reason::MethodNotAllowed("POST"),
             Reason::ProviderNotFound,
             Reason::HttpsRequired,
             Reason::IpNotAllowed,

@@ -183,7 +183,7 @@ impl Integration {
         if has_key && keys::is_known(connection, id).await {
             return Ok(true);
         }
-        let appended = self.journal.append(event).await;
+        let appended = self.journal.accept(event).await;
         let appended = appended.map_err(Reason::EventLogUnavailable)?;
         if has_key {
             keys::note(connection, id).await;

@@ -132,7 +132,7 @@ pub async fn method_not_allowed(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let mut response = intake::refusal::Reason::MethodNotAllowed.response(&request_id::of(&headers));
+    let mut response = intake::refusal::Reason::MethodNotAllowed("POST").response(&request_id::of(&headers));
     response.headers_mut().remove(header::ALLOW);
     if let Some(refused) = response.extensions_mut().get_mut::<Refused>() {
         refused.client = Some(integration.client(peer, &headers));

@@ -8,16 +8,19 @@
 //! An append is answered only after JetStream's acknowledgement. One that is not acknowledged may be on the log all the
 //! same; sending it again, with the same id, is always safe.
 
+pub mod acknowledging;
+mod recent;
 mod round;
+mod watch;
 mod writer;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 
-use self::writer::Pending;
 pub use self::writer::Writer;
-use super::connection::Connection;
+use self::{acknowledging::Acknowledging, writer::Pending};
+use super::{connection::Connection, read};
 use crate::event::NewEvent;
 
 /// Appends that may wait for the log at a time; one more is refused (the intake answers 503). Eight full batches: at
@@ -35,6 +38,26 @@ pub struct Appended {
     pub duplicate: bool,
 }
 
+/// What the writer found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stored {
+    appended: Appended,
+    /// It is there already, and was sent before without an answer: the one that is there may be the same request's.
+    by_whom_is_open: bool,
+}
+
+impl Stored {
+    const fn known(sequence: u64) -> Self {
+        Self {
+            appended: Appended {
+                sequence,
+                duplicate: true,
+            },
+            by_whom_is_open: false,
+        }
+    }
+}
+
 /// Why an event could not be appended; it may be on the log all the same.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
@@ -44,7 +67,10 @@ pub enum AppendError {
     /// More waits than the log can take.
     #[error("more than {MAX_WAITING} appends wait for the event log")]
     Overloaded,
-    /// JetStream refused it: disk full, stream missing …
+    /// The log does not acknowledge at the moment; nothing was sent.
+    #[error("the event log does not acknowledge: {0}")]
+    NotAcknowledging(acknowledging::Trouble),
+    /// JetStream refused it: no room, too large …
     #[error("the event log refused the event: {0}")]
     Refused(String),
     /// The hub is going down.
@@ -58,40 +84,71 @@ pub struct Journal {
     queue: mpsc::Sender<Pending>,
     partitions: u16,
     connection: Arc<Connection>,
+    acknowledging: Acknowledging,
 }
 
 impl Journal {
     /// Opens the log on a connection. Nothing is written until the [`Writer`] runs.
     pub fn open(connection: Arc<Connection>, partitions: u16) -> (Self, Writer) {
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
-        let writer = Writer::new(Arc::clone(&connection), waiting, partitions);
+        let acknowledging = Acknowledging::default();
+        let writer = Writer::new(Arc::clone(&connection), waiting, acknowledging.clone(), partitions);
         (
             Self {
                 queue,
                 partitions,
                 connection,
+                acknowledging,
             },
             writer,
         )
     }
 
+    /// Appends what comes in at a door: as [`Self::append`], but not while the log is known not to acknowledge. Then whoever
+    /// sends it need not wait to learn that it must come again; now and then one is let through, to find out.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub async fn accept(&self, event: NewEvent) -> Result<Appended, AppendError> {
+        self.acknowledging.lets_in().map_err(AppendError::NotAcknowledging)?;
+        self.append(event).await
+    }
+
     /// Appends one event and waits for the acknowledgement, at most [`APPEND_TIMEOUT`].
     ///
     /// # Errors
-    /// See [`AppendError`]; in none of the cases is it certain that the event is not on the log.
+    /// See [`AppendError`]; but where nothing was sent it is not certain that the event is not on the log.
     pub async fn append(&self, event: NewEvent) -> Result<Appended, AppendError> {
+        let deadline = tokio::time::Instant::now() + APPEND_TIMEOUT;
         let (done, result) = oneshot::channel();
+        let (request_id, time) = (event.envelope.request_id.clone(), event.envelope.time);
         self.queue
             .try_send(Pending::new(event, done))
             .map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
                 mpsc::error::TrySendError::Closed(_) => AppendError::Closed,
             })?;
-        match tokio::time::timeout(APPEND_TIMEOUT, result).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(AppendError::Closed),
-            Err(_) => Err(AppendError::Timeout),
+        let stored = match tokio::time::timeout_at(deadline, result).await {
+            Ok(Ok(result)) => result?,
+            Ok(Err(_)) => return Err(AppendError::Closed),
+            Err(_) => return Err(AppendError::Timeout),
+        };
+        let mut appended = stored.appended;
+        if stored.by_whom_is_open {
+            let reading = tokio::time::timeout_at(deadline, read::event_at(&self.connection, appended.sequence));
+            // Where it cannot be read it stays what the log says: it was there.
+            if let Ok(Ok(Some(there))) = reading.await {
+                let there = &there.envelope;
+                let same_time = there.time.timestamp_millis() == time.timestamp_millis();
+                appended.duplicate = !(same_time && there.request_id == request_id);
+            }
         }
+        Ok(appended)
+    }
+
+    /// Whether the log acknowledges, as far as this instance knows.
+    pub const fn acknowledging(&self) -> &Acknowledging {
+        &self.acknowledging
     }
 
     /// How many partitions the log has.

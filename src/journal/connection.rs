@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use async_nats::{Client, ConnectOptions, Event, jetstream};
+use async_nats::{Client, ConnectOptions, Event, ServerError, jetstream};
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
 
@@ -39,6 +39,7 @@ pub struct Connection {
     /// JetStream.
     pub context: jetstream::Context,
     up: watch::Receiver<bool>,
+    missing_right: watch::Receiver<Option<String>>,
     has_other_servers: bool,
 }
 
@@ -50,6 +51,8 @@ impl Connection {
     pub async fn open(settings: &config::Nats, name: &str, inbox: &str) -> anyhow::Result<Self> {
         let (set_up, up) = watch::channel(false);
         let set_up = Arc::new(set_up);
+        let (set_missing_right, missing_right) = watch::channel(None);
+        let set_missing_right = Arc::new(set_missing_right);
         let mut options = ConnectOptions::new()
             .name(name)
             .custom_inbox_prefix(inbox)
@@ -64,8 +67,13 @@ impl Connection {
                 delay.min(MAX_RECONNECT_DELAY)
             })
             .event_callback(move |event| {
-                let set_up = Arc::clone(&set_up);
-                async move { note(&event, &set_up) }
+                let (set_up, set_missing_right) = (Arc::clone(&set_up), Arc::clone(&set_missing_right));
+                async move {
+                    if let Some(right) = missing_right_of(&event) {
+                        set_missing_right.send_replace(Some(right));
+                    }
+                    note(&event, &set_up);
+                }
             });
         if let Some(user) = &settings.user {
             let password = settings
@@ -105,6 +113,7 @@ impl Connection {
             client,
             context,
             up,
+            missing_right,
             has_other_servers: settings.urls.len() > 1,
         })
     }
@@ -143,6 +152,22 @@ impl Connection {
         }
     }
 
+    /// Waits until the server refuses something because the user has no right to it, and says what: `publish to "…"`.
+    /// To whoever made the request it looks like a server that does not answer.
+    pub async fn wait_right_missing(&self) -> String {
+        let mut missing = self.missing_right.clone();
+        let right = missing
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|right| right.clone());
+        match right {
+            Some(right) => right,
+            // The client is gone, and with it whoever waits for an answer.
+            None => std::future::pending().await,
+        }
+    }
+
     /// Waits until it is lost.
     pub async fn wait_down(&self) {
         let mut up = self.up.clone();
@@ -150,18 +175,30 @@ impl Connection {
     }
 }
 
+/// The right that the user does not have, where a server says so.
+fn missing_right_of(event: &Event) -> Option<String> {
+    let Event::ServerError(ServerError::Other(reason)) = event else {
+        return None;
+    };
+    let refused = reason.trim_matches('\'').strip_prefix("Permissions Violation for ")?;
+    let right = match refused.split_once(' ')? {
+        ("Publish", subject) => format!("publish {subject}"),
+        ("Subscription", subject) => format!("subscribe {subject}"),
+        _ => refused.to_owned(),
+    };
+    Some(right)
+}
+
 fn note(event: &Event, up: &watch::Sender<bool>) {
     match event {
         Event::Connected => {
             up.send_replace(true);
-            metrics::gauge!("event_log_up").set(1.0);
             tracing::info!("connected to NATS");
         }
         Event::Disconnected => {
             if up.send_replace(false) {
                 tracing::warn!("lost the connection to NATS, connecting again");
             }
-            metrics::gauge!("event_log_up").set(0.0);
         }
         // By whoever held the client: nothing was lost.
         Event::Closed => drop(up.send_replace(false)),

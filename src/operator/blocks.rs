@@ -9,7 +9,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::print;
+use super::{print, with_rights};
 use crate::{
     config::{self, Environment},
     intake::limit::{
@@ -68,7 +68,7 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
     let settings = config::Nats::from_environment(environment)?;
     let connection = Connection::open(&settings, "webhook-hub blocks", HUB_INBOX).await?;
     connection.reach().await?;
-    let blocks = read(&connection)
+    let blocks = with_rights(&connection, &settings, read(&connection))
         .await
         .context("the stream BLOCKS cannot be read; is NATS_USER the user hub, was `streams apply` run?")?;
     match action {
@@ -76,7 +76,10 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
             let rows: Vec<_> = blocks.iter().map(Row::new).collect();
             print(as_json, &rows, Table(&rows))?;
         }
-        Action::Lift { who, all } => lift(&connection, &blocks, who, *all, as_json).await?,
+        Action::Lift { who, all } => {
+            let lifting = lift(&connection, &blocks, who, *all, as_json);
+            with_rights(&connection, &settings, lifting).await?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

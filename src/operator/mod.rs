@@ -11,7 +11,10 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use serde::Serialize;
 
-use crate::config::Environment;
+use crate::{
+    config::{self, Environment},
+    journal::connection::Connection,
+};
 
 pub mod serve;
 pub mod migrate;
@@ -102,6 +105,26 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => fail(&error),
+    }
+}
+
+/// Asks NATS for something, and does not wait for an answer that cannot come: the server says to the connection alone which
+/// right the user does not have.
+///
+/// # Errors
+/// As the work, or the missing right.
+async fn with_rights<T>(
+    connection: &Connection,
+    settings: &config::Nats,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let user = settings.user.as_deref().unwrap_or("without a name");
+    tokio::select! {
+        biased;
+        right = connection.wait_right_missing() => anyhow::bail!(
+            "NATS refuses user {user} what this needs: {right}; NATS_USER must be one that has this right (see nats.conf)"
+        ),
+        done = work => done,
     }
 }
 

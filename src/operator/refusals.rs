@@ -10,7 +10,7 @@ use clap::Subcommand;
 
 use super::{
     dead_letters::{Since, printable, time_text},
-    print,
+    print, with_rights,
 };
 use crate::{
     config::{self, Environment},
@@ -58,12 +58,11 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
     let settings = config::Nats::from_environment(environment)?;
     let connection = Connection::open(&settings, "webhook-hub refusals", HUB_INBOX).await?;
     connection.reach().await?;
-    connection
-        .context
-        .get_stream(REFUSALS)
+    let looking = async { Ok(connection.context.get_stream(REFUSALS).await?) };
+    with_rights(&connection, &settings, looking)
         .await
         .context("the stream REFUSALS cannot be read; is NATS_USER the user hub, was `streams apply` run?")?;
-    let (items, more) = read(&connection, list).await?;
+    let (items, more) = with_rights(&connection, &settings, read(&connection, list)).await?;
     let table = Table { items: &items, more };
     print(as_json, &items, &table)?;
     if as_json && more > 0 {

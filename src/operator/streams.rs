@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::print;
+use super::{print, with_rights};
 use crate::{
     config::{self, Environment},
     journal::{
@@ -35,10 +35,13 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
     let settings = config::Nats::from_environment(environment)?;
     let connection = Connection::open(&settings, "webhook-hub streams", PROVISION_INBOX).await?;
     connection.reach().await?;
-    let differences = match action {
-        Action::Apply { replicas } => streams::apply(&connection, *replicas).await?,
-        Action::Diff => streams::differences(&connection).await?,
+    let work = async {
+        match action {
+            Action::Apply { replicas } => streams::apply(&connection, *replicas).await,
+            Action::Diff => streams::differences(&connection).await,
+        }
     };
+    let differences = with_rights(&connection, &settings, work).await?;
     let text = match differences.as_slice() {
         [] => "NATS is set up as the files in streams/ say".to_owned(),
         some => some.iter().map(line).collect::<Vec<_>>().join("\n"),

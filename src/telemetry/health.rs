@@ -1,11 +1,14 @@
 //! Health: whether the process lives, whether it can take webhooks, and how everything is that it leans on.
 //!
-//! `/health/live`: the process answers. `/health/ready`: webhooks would be accepted; the event log is all it takes.
-//! `/health`: all checks; 503 only where webhooks are not accepted, for a load balancer must not take the intake away
-//! because PostgreSQL is down.
+//! `/health/live`: the process answers. `/health/ready`: webhooks are accepted, which is known from the acknowledgements of
+//! the event log and of nothing else. `/health`: all checks; 503 only where webhooks are not accepted, for a load balancer
+//! must not take the intake away because PostgreSQL is down.
+//!
+//! A question costs nothing but the answer: what it says is kept up to date by tasks. On the public port it says how things
+//! are, on the private one (that of metrics) also why.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,21 +17,26 @@ use axum::{
     extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{MethodRouter, get},
 };
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    database::Database,
+    database::{Database, describe},
     forward::{breaker, gate::Gate},
     intake::receive::astray,
     journal::Journal,
     provider::Registry,
 };
 
-/// Longest time that one check may take.
+/// Longest time that one look at the database may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the database is looked at.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// The same while it does not answer.
+const CHECK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What health looks at.
 pub struct Health {
@@ -42,20 +50,53 @@ pub struct Health {
     pub journal: Journal,
     /// PostgreSQL.
     pub database: Database,
+    /// What was seen of PostgreSQL.
+    pub database_seen: DatabaseSeen,
     /// The breaker before the backend.
     pub gate: Arc<Gate>,
     /// `RATE_LIMIT_ENABLED`.
     pub rate_limiting: bool,
 }
 
-/// The routes.
+/// Why PostgreSQL did not answer when it was last looked at; none where it did.
+#[derive(Debug)]
+pub struct DatabaseSeen(Mutex<Option<String>>);
+
+impl Default for DatabaseSeen {
+    fn default() -> Self {
+        Self(Mutex::new(Some("it was not asked yet".to_owned())))
+    }
+}
+
+impl DatabaseSeen {
+    fn trouble(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, trouble: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+}
+
+/// The routes of the public port.
 pub fn router(health: Arc<Health>) -> Router {
+    routes(get(all)).with_state(health)
+}
+
+/// The same with reasons, for the port that is not reachable from outside.
+pub fn private_router(health: Arc<Health>) -> Router {
+    routes(get(all_with_reasons)).with_state(health)
+}
+
+fn routes(all: MethodRouter<Arc<Health>>) -> Router<Arc<Health>> {
     Router::new()
-        .route("/health", get(all))
-        .route("/health/live", get(live))
-        .route("/health/ready", get(ready))
-        .route("/api/webhooks/health/{provider}", get(provider))
-        .with_state(health)
+        .route("/health", all.fallback(astray::only_read))
+        .route("/health/live", get(live).fallback(astray::only_read))
+        .route("/health/ready", get(ready).fallback(astray::only_read))
+        .route(
+            "/api/webhooks/health/{provider}",
+            get(provider).fallback(astray::only_read),
+        )
 }
 
 async fn live() -> Json<Value> {
@@ -63,49 +104,29 @@ async fn live() -> Json<Value> {
 }
 
 async fn ready(State(health): State<Arc<Health>>) -> Response {
-    let up = health.journal.connection().is_up();
-    let status = if up {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (
-        status,
-        Json(json!({ "status": word(up), "checks": { "eventLog": word(up) } })),
-    )
-        .into_response()
+    let up = health.accepts();
+    let body = json!({ "status": word(up), "checks": { "eventLog": word(up) } });
+    (code(up), Json(body)).into_response()
 }
 
 async fn all(State(health): State<Arc<Health>>) -> Response {
-    let event_log = health.journal.connection().is_up();
-    let database = health.database_answers().await;
+    let (up, body) = health.all();
+    (code(up), Json(body)).into_response()
+}
+
+async fn all_with_reasons(State(health): State<Arc<Health>>) -> Response {
+    let (up, mut body) = health.all();
     let (state, reason) = health.gate.state();
-    let backend = state == breaker::State::Closed;
-    let status = match (event_log, database && backend) {
-        (false, _) => "unhealthy",
-        (true, false) => "degraded",
-        (true, true) => "healthy",
-    };
-    let body = json!({
-        "status": status,
-        "service": health.service_name,
-        "version": env!("CARGO_PKG_VERSION"),
-        "uptime": health.started.elapsed().as_secs(),
-        "checks": {
-            "eventLog": word(event_log),
-            "database": word(database),
-            "backendConnection": word(backend),
-            // Retries come from the log: where that is, they are.
-            "retryQueue": word(event_log),
-        },
-        "circuitBreaker": { "state": state.as_str(), "reason": reason },
+    body["circuitBreaker"] = json!({ "state": state.as_str(), "reason": reason });
+    let acknowledging = health.journal.acknowledging();
+    body["reasons"] = json!({
+        "eventLog": acknowledging.trouble().map(|trouble| trouble.to_string()),
+        "database": health.database_seen.trouble(),
     });
-    let code = if event_log {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (code, Json(body)).into_response()
+    body["eventLog"] = json!({
+        "secondsSinceAcknowledgement": acknowledging.last().map(|last| last.elapsed().as_secs()),
+    });
+    (code(up), Json(body)).into_response()
 }
 
 async fn provider(
@@ -117,9 +138,9 @@ async fn provider(
     let Some(enabled) = known else {
         return astray::unknown_provider(&headers);
     };
-    let event_log = health.journal.connection().is_up();
+    let up = health.accepts();
     let body = json!({
-        "status": word(event_log),
+        "status": word(up),
         "provider": &*enabled.name,
         "timestamp": Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
         "endpoint": format!("/api/webhooks/{}", enabled.name),
@@ -130,21 +151,84 @@ async fn provider(
             "ipWhitelisting": !enabled.allow_list.is_open(),
         },
     });
-    let code = if event_log {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (code, Json(body)).into_response()
+    (code(up), Json(body)).into_response()
 }
 
 impl Health {
-    async fn database_answers(&self) -> bool {
-        let ask = async { self.database.connect().await.ok()?.simple_query("SELECT 1").await.ok() };
-        tokio::time::timeout(CHECK_TIMEOUT, ask).await.ok().flatten().is_some()
+    /// Looks at the database again and again, until told to stop.
+    ///
+    /// # Errors
+    /// None; as a task of the hub has it.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            let trouble = self.database_trouble().await;
+            let pause = if trouble.is_none() { CHECK_EVERY } else { CHECK_AGAIN };
+            self.database_seen.set(trouble);
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn database_trouble(&self) -> Option<String> {
+        let ask = async {
+            let connection = self.database.connect().await?;
+            connection
+                .simple_query("SELECT 1")
+                .await
+                .map_err(|error| anyhow::anyhow!(describe(&error)))?;
+            anyhow::Ok(())
+        };
+        match tokio::time::timeout(CHECK_TIMEOUT, ask).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("{error:#}")),
+            Err(_) => Some(format!("no answer within {} s", CHECK_TIMEOUT.as_secs())),
+        }
+    }
+
+    /// Whether webhooks are accepted.
+    fn accepts(&self) -> bool {
+        self.journal.acknowledging().trouble().is_none()
+    }
+
+    /// Whether webhooks are accepted, and all checks.
+    fn all(&self) -> (bool, Value) {
+        let up = self.accepts();
+        let database = self.database_seen.trouble().is_none();
+        let (state, _) = self.gate.state();
+        let backend = state == breaker::State::Closed;
+        let status = match (up, database && backend) {
+            (false, _) => "unhealthy",
+            (true, false) => "degraded",
+            (true, true) => "healthy",
+        };
+        let body = json!({
+            "status": status,
+            "service": self.service_name,
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime": self.started.elapsed().as_secs(),
+            "checks": {
+                "eventLog": word(up),
+                "database": word(database),
+                "backendConnection": word(backend),
+                // Retries come from the log: where that is, they are.
+                "retryQueue": word(up),
+            },
+            "circuitBreaker": { "state": state.as_str() },
+        });
+        (up, body)
     }
 }
 
 const fn word(healthy: bool) -> &'static str {
     if healthy { "healthy" } else { "unhealthy" }
+}
+
+const fn code(up: bool) -> StatusCode {
+    if up {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
 }

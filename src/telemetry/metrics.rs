@@ -124,7 +124,7 @@ const GAUGES: [(&str, &str); 11] = [
         "Events on the log that are not in the tables yet",
     ),
     ("database_up", "1 where PostgreSQL gave a connection when last asked"),
-    ("event_log_up", "1 while the connection to NATS stands"),
+    ("event_log_up", "1 while the event log acknowledges appends"),
     ("backend_up", "1 while the circuit breaker is closed"),
 ];
 /// Histograms, and what they measure; seconds where the name says so.

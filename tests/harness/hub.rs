@@ -132,7 +132,12 @@ impl Hub {
     }
 
     pub(crate) fn metrics_url(&self) -> String {
-        format!("http://{}/metrics", self.metrics_address)
+        format!("{}/metrics", self.private_url())
+    }
+
+    /// The port that is not reachable from outside.
+    pub(crate) fn private_url(&self) -> String {
+        format!("http://{}", self.metrics_address)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

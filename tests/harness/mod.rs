@@ -156,9 +156,10 @@ impl World {
         }
     }
 
-    /// What a hub's health says of the breaker.
+    /// What a hub's health says of the breaker, on the port that tells reasons.
     pub(crate) async fn breaker(&self, hub: &Hub) -> Value {
-        let health = self.careem.request(Method::GET, &format!("{}/health", hub.url())).await;
+        let url = format!("{}/health", hub.private_url());
+        let health = self.careem.request(Method::GET, &url).await;
         health.json()["circuitBreaker"].clone()
     }
 

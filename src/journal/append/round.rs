@@ -26,13 +26,18 @@ const TIME_EACH: Duration = Duration::from_millis(4);
 /// JetStream's error for a batch that holds an id of the duplicate window.
 const DUPLICATE_IN_BATCH: u64 = 10201;
 
+/// JetStream's errors where there is no room: of the server, of the account, of the stream (or its disk).
+const NO_ROOM: [u64; 4] = [10023, 10002, 10047, 10077];
+
 /// What became of a message of the round.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fate {
     /// On the log, acknowledged.
     Stored { sequence: u64, duplicate: bool },
-    /// JetStream said no.
+    /// JetStream said no to this event.
     Refused(String),
+    /// JetStream said no to any event: there is no room.
+    NoRoom(String),
     /// No answer, or one that leaves it open.
     Unknown,
 }
@@ -44,7 +49,7 @@ pub(super) struct PubAck {
     seq: u64,
     #[serde(default)]
     duplicate: bool,
-    error: Option<ApiError>,
+    pub(super) error: Option<ApiError>,
 }
 
 #[derive(Deserialize)]
@@ -52,9 +57,16 @@ pub(super) struct ApiError {
     #[serde(default)]
     code: u16,
     #[serde(default)]
-    err_code: u64,
+    pub(super) err_code: u64,
     #[serde(default)]
-    description: String,
+    pub(super) description: String,
+}
+
+impl ApiError {
+    /// Whether it is not about this message, and stays until somebody makes room.
+    pub(super) fn says_no_room(&self) -> bool {
+        NO_ROOM.contains(&self.err_code)
+    }
 }
 
 pub(super) enum Answer {
@@ -199,6 +211,9 @@ impl Round {
                         .collect(),
                 )
             }
+            Some(Answer::Ack(PubAck { error: Some(error), .. })) if error.says_no_room() => {
+                Some(vec![Fate::NoRoom(error.description); count])
+            }
             // Nothing of it was stored. One by one each gets an answer of its own, the known ones as duplicates.
             Some(Answer::Ack(PubAck { error: Some(error), .. })) => {
                 if error.err_code != DUPLICATE_IN_BATCH {
@@ -252,6 +267,9 @@ impl Round {
                     sequence: seq,
                     duplicate,
                 },
+                Answer::Ack(PubAck { error: Some(error), .. }) if error.says_no_room() => {
+                    Fate::NoRoom(error.description)
+                }
                 // 503 says "not now": no leader yet, the stream is still being recovered.
                 Answer::Ack(PubAck { error: Some(error), .. }) if error.code == 503 => Fate::Unknown,
                 Answer::Ack(PubAck { error: Some(error), .. }) => Fate::Refused(error.description),

@@ -1,7 +1,7 @@
 //! The one task that publishes: takes what waits, sends it in rounds, tells everyone what became of it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,34 +9,34 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    AppendError, Appended, Connection, MAX_WAITING,
+    AppendError, Appended, Connection, MAX_WAITING, Stored,
+    acknowledging::{Acknowledging, Trouble},
+    recent::Recent,
     round::{BATCH_FROM, Batch, Fate, Round},
+    watch::Watch,
 };
 use crate::event::{EventId, NewEvent};
 
-/// Ids of the latest events that are known to be on the log: a provider's quick repeat is answered without asking the
-/// server, and cannot spoil a batch (one known id in it and the server refuses the whole). About 3 MB.
-const MAX_RECENT: usize = 32_768;
 /// Pause after a round that the server refused or did not answer, so that trouble is not met with a busy loop.
 const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(50);
-
-/// How long a server that acknowledges nothing is kept to; elections in a cluster take less.
-const MAX_SILENCE: Duration = Duration::from_secs(6);
 
 /// An append that waits.
 pub(super) struct Pending {
     pub(super) event: NewEvent,
-    done: Vec<oneshot::Sender<Result<Appended, AppendError>>>,
-    /// Sent before without an answer: it may be on the log, and if it is, that is no duplicate of the sender's.
-    pub(super) sent_before: bool,
+    done: Vec<oneshot::Sender<Result<Stored, AppendError>>>,
+    /// When it was sent first: from then on it may be on the log.
+    sent: Option<Instant>,
+    /// Sent without an answer, and sent again: what the log knows may be the first of the two.
+    sent_again: bool,
 }
 
 impl Pending {
-    pub(super) fn new(event: NewEvent, done: oneshot::Sender<Result<Appended, AppendError>>) -> Self {
+    pub(super) fn new(event: NewEvent, done: oneshot::Sender<Result<Stored, AppendError>>) -> Self {
         Self {
             event,
             done: vec![done],
-            sent_before: false,
+            sent: None,
+            sent_again: false,
         }
     }
 
@@ -54,18 +54,29 @@ impl Pending {
         self.done.iter().all(oneshot::Sender::is_closed)
     }
 
-    /// Tells the first who asked the result as it is, every later one that it was a duplicate.
-    fn answer(self, result: &Result<Appended, AppendError>) {
-        for (at, done) in self.done.into_iter().enumerate() {
-            let result = match result {
-                Ok(appended) if at > 0 => Ok(Appended {
-                    duplicate: true,
-                    ..*appended
-                }),
-                other => other.clone(),
-            };
+    /// It is about to be sent.
+    fn note_sent(&mut self, now: Instant) {
+        self.sent_again = self.sent.is_some();
+        self.sent.get_or_insert(now);
+    }
+
+    /// What was sent last was not stored.
+    fn note_not_stored(&mut self) {
+        if !self.sent_again {
+            self.sent = None;
+        }
+    }
+
+    /// Tells the first who still waits the result as it is, every later one that it was a duplicate.
+    fn answer(self, result: &Result<Stored, AppendError>) {
+        let mut result = result.clone();
+        for done in self.done {
             // Whoever gave up waiting gets nothing; its repeat will be answered as a duplicate.
-            let _ = done.send(result);
+            if done.send(result.clone()).is_ok()
+                && let Ok(stored) = &mut result
+            {
+                (stored.appended.duplicate, stored.by_whom_is_open) = (true, false);
+            }
         }
     }
 }
@@ -76,27 +87,43 @@ pub struct Writer {
     queue: mpsc::Receiver<Pending>,
     waiting: VecDeque<Pending>,
     recent: Recent,
+    acknowledging: Acknowledging,
     partitions: u16,
 }
 
 impl Writer {
-    pub(super) fn new(connection: Arc<Connection>, queue: mpsc::Receiver<Pending>, partitions: u16) -> Self {
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        queue: mpsc::Receiver<Pending>,
+        acknowledging: Acknowledging,
+        partitions: u16,
+    ) -> Self {
         Self {
             connection,
             queue,
             waiting: VecDeque::new(),
             recent: Recent::default(),
+            acknowledging,
             partitions,
         }
     }
 
-    /// Writes until every [`Journal`](super::Journal) is dropped and nothing waits any more.
+    /// Writes until every [`Journal`](super::Journal) is dropped and nothing waits any more, and looks meanwhile whether the
+    /// log acknowledges.
     ///
     /// # Errors
-    /// Where the subscription for acknowledgements cannot be made or ends.
-    pub async fn run(mut self) -> anyhow::Result<()> {
+    /// Where a subscription for acknowledgements cannot be made or ends.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let watch = Watch::open(Arc::clone(&self.connection), self.acknowledging.clone()).await?;
+        tokio::select! {
+            biased;
+            written = self.write() => written,
+            failed = watch.run() => failed,
+        }
+    }
+
+    async fn write(mut self) -> anyhow::Result<()> {
         let mut round = Round::open(&self.connection.client, self.partitions).await?;
-        let mut silence = Silence::default();
         while self.collect().await {
             if !self.connection.is_up() {
                 // Those who wait have a time limit of their own; look again soon whether they still do.
@@ -109,7 +136,6 @@ impl Writer {
             } else {
                 self.send_batches(&mut round).await?
             };
-            silence.note(trouble, &self.connection).await;
             if trouble {
                 tokio::time::sleep(PAUSE_AFTER_TROUBLE).await;
             }
@@ -143,11 +169,11 @@ impl Writer {
     fn next(&mut self) -> Option<Pending> {
         loop {
             let pending = self.waiting.pop_front()?;
-            match self.recent.sequence(pending.id()) {
-                Some(sequence) => pending.answer(&Ok(Appended {
-                    sequence,
-                    duplicate: true,
-                })),
+            match self
+                .recent
+                .sequence(pending.id(), self.acknowledging.window(), Instant::now())
+            {
+                Some(sequence) => pending.answer(&Ok(Stored::known(sequence))),
                 None => return Some(pending),
             }
         }
@@ -165,7 +191,13 @@ impl Writer {
         few
     }
 
-    async fn send_singly(&mut self, round: &mut Round, few: Vec<Pending>) -> anyhow::Result<bool> {
+    async fn send_singly(&mut self, round: &mut Round, mut few: Vec<Pending>) -> anyhow::Result<bool> {
+        if few.is_empty() {
+            return Ok(false);
+        }
+        self.acknowledging.asked(&Trouble::NoAnswer);
+        let now = Instant::now();
+        few.iter_mut().for_each(|pending| pending.note_sent(now));
         metrics::histogram!("append_round_size").record(few.len() as f64);
         let began = Instant::now();
         let fates = round.send_singly(&self.connection, &few).await?;
@@ -182,6 +214,7 @@ impl Writer {
         while !batch.messages.is_empty() {
             metrics::histogram!("append_round_size").record(batch.messages.len() as f64);
             let began = Instant::now();
+            self.acknowledging.asked(&Trouble::NoAnswer);
             let committed = round.commit(&connection.client, &batch).await;
             let mut following = Batch::new();
             let answer = loop {
@@ -202,11 +235,15 @@ impl Writer {
             let fates = Round::fates(&batch, answer);
             let trouble = match fates {
                 Some(fates) => self.settle(batch.messages, fates),
-                None => self.send_singly(round, batch.messages).await?,
+                None => {
+                    batch.messages.iter_mut().for_each(Pending::note_not_stored);
+                    self.send_singly(round, batch.messages).await?
+                }
             };
             if trouble {
                 // What was on its way is never committed, so it is not stored; it begins anew.
-                for pending in following.messages.into_iter().rev() {
+                for mut pending in following.messages.into_iter().rev() {
+                    pending.note_not_stored();
                     self.waiting.push_front(pending);
                 }
                 return Ok(true);
@@ -225,10 +262,11 @@ impl Writer {
         let client = self.connection.client.clone();
         let mut later = Vec::new();
         while batch.has_room() {
-            let Some(pending) = self.next() else { break };
+            let Some(mut pending) = self.next() else { break };
             if before.is_some_and(|before| before.holds(pending.id())) {
                 later.push(pending);
             } else if !pending.is_abandoned() {
+                pending.note_sent(Instant::now());
                 batch.add(round, &client, pending).await;
             }
         }
@@ -240,82 +278,46 @@ impl Writer {
     /// Tells everyone; what has no answer yet goes back to the front. True where there was trouble.
     fn settle(&mut self, batch: Vec<Pending>, fates: Vec<Fate>) -> bool {
         let mut again = Vec::new();
+        let mut no_room = None;
         let mut trouble = false;
-        for (mut pending, fate) in batch.into_iter().zip(fates) {
+        for (pending, fate) in batch.into_iter().zip(fates) {
+            trouble |= !matches!(fate, Fate::Stored { .. });
             match fate {
-                Fate::Stored { sequence, duplicate } => {
-                    self.recent.insert(pending.id(), sequence);
-                    if !duplicate {
-                        metrics::counter!("events_appended_total", "type" => pending.event.envelope.event_type.as_str()).increment(1);
-                    }
-                    let duplicate = duplicate && !pending.sent_before;
-                    pending.answer(&Ok(Appended { sequence, duplicate }));
-                }
+                Fate::Stored { sequence, duplicate } => self.stored(pending, sequence, duplicate),
                 Fate::Refused(reason) => {
-                    trouble = true;
                     tracing::warn!(%reason, "the event log refused an event");
                     pending.answer(&Err(AppendError::Refused(reason)));
                 }
-                Fate::Unknown => {
-                    trouble = true;
-                    pending.sent_before = true;
-                    again.push(pending);
+                Fate::NoRoom(reason) => {
+                    no_room = Some((reason.clone(), pending.event.payload.len()));
+                    pending.answer(&Err(AppendError::Refused(reason)));
                 }
+                Fate::Unknown => again.push(pending),
             }
+        }
+        if let Some((reason, bytes)) = no_room {
+            self.acknowledging.refused(&reason, bytes);
         }
         for pending in again.into_iter().rev() {
             self.waiting.push_front(pending);
         }
         trouble
     }
-}
 
-/// How long the log has been without an acknowledgement while the connection stands.
-#[derive(Default)]
-struct Silence {
-    /// Since when, or since something was done about it.
-    since: Option<Instant>,
-}
-
-impl Silence {
-    /// Says so, now and then, and tries another server: this one may be cut off from those that have the log.
-    async fn note(&mut self, trouble: bool, connection: &Connection) {
-        if !trouble || !connection.is_up() {
-            self.since = None;
-            return;
+    fn stored(&mut self, pending: Pending, sequence: u64, duplicate: bool) {
+        self.acknowledging.acknowledged();
+        if !duplicate {
+            // Of one that was there before it is not known since when.
+            if let Some(sent) = pending.sent {
+                self.recent.insert(pending.id(), sequence, sent);
+            }
+            metrics::counter!("events_appended_total", "type" => pending.event.envelope.event_type.as_str())
+                .increment(1);
         }
-        match self.since {
-            Some(since) if since.elapsed() < MAX_SILENCE => return,
-            Some(_) => connection.try_another_server().await,
-            None => {}
-        }
-        self.since = Some(Instant::now());
-        tracing::warn!(
-            "NATS is there but does not acknowledge: JetStream is starting, has no leader or no room, or EVENTS is missing"
-        );
-    }
-}
-
-/// The latest ids on the log and where they stand; the oldest goes first.
-#[derive(Default)]
-struct Recent {
-    sequences: HashMap<EventId, u64>,
-    order: VecDeque<EventId>,
-}
-
-impl Recent {
-    fn sequence(&self, id: EventId) -> Option<u64> {
-        self.sequences.get(&id).copied()
-    }
-
-    fn insert(&mut self, id: EventId, sequence: u64) {
-        if self.sequences.insert(id, sequence).is_none() {
-            self.order.push_back(id);
-        }
-        if self.order.len() > MAX_RECENT
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.sequences.remove(&oldest);
-        }
+        let by_whom_is_open = duplicate && pending.sent_again;
+        pending.answer(&Ok(Stored {
+            appended: Appended { sequence, duplicate },
+            by_whom_is_open,
+        }));
     }
 }

@@ -122,14 +122,17 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
     let settings = config::Nats::from_environment(environment)?;
     let connection = Connection::open(&settings, "webhook-hub dead-letters", HUB_INBOX).await?;
     connection.reach().await?;
-    let log = find::Log::open(connection)
-        .await
-        .context("the stream EVENTS cannot be read; is NATS_USER the user hub, was `streams apply` run?")?;
-    match action {
-        Action::List { filter, limit } => list::run(&log, filter, *limit, as_json).await,
-        Action::Show { id, payload } => show::run(&log, *id, *payload, as_json).await,
-        Action::Retry(options) => retry::run(&log, environment, options, as_json).await,
-    }
+    let work = async {
+        let log = find::Log::open(connection.clone())
+            .await
+            .context("the stream EVENTS cannot be read; is NATS_USER the user hub, was `streams apply` run?")?;
+        match action {
+            Action::List { filter, limit } => list::run(&log, filter, *limit, as_json).await,
+            Action::Show { id, payload } => show::run(&log, *id, *payload, as_json).await,
+            Action::Retry(options) => retry::run(&log, environment, options, as_json).await,
+        }
+    };
+    super::with_rights(&connection, &settings, work).await
 }
 
 /// "1 retry", "2 retries".

@@ -1,0 +1,258 @@
+//! The log answers but stores nothing, or does not answer: readiness and metrics say so, webhooks are refused at once,
+//! and all is well again by itself, without an event that no webhook made.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream;
+use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
+use reqwest::Method;
+
+use crate::harness::{
+    World,
+    at_end::Ends,
+    careem::order,
+    hub::Hub,
+    ids,
+    servers::Nats,
+    wait::{PATIENCE, eventually},
+};
+
+/// Webhooks that are sent at the same time to a hub that knows that its log does not acknowledge.
+const CROWD: usize = 40;
+
+/// What `/health/ready` answers.
+async fn ready(world: &World, hub: &Hub) -> u16 {
+    let url = format!("{}/health/ready", hub.url());
+    world.careem.request(Method::GET, &url).await.status
+}
+
+async fn becomes_ready(world: &World, hub: &Hub, status: u16) {
+    eventually(&format!("/health/ready answers {status}"), PATIENCE, async || {
+        let found = ready(world, hub).await;
+        if found == status { Ok(()) } else { Err(found) }
+    })
+    .await;
+}
+
+/// Every webhook of a crowd is refused, nearly all of them before one that waits for an acknowledgement could be.
+async fn refuses_at_once(world: &World, hub: &Hub) {
+    let bodies: Vec<_> = ids("refused", CROWD).iter().map(|id| order(id)).collect();
+    let answers = join_all(bodies.iter().map(async |body| {
+        let began = tokio::time::Instant::now();
+        let answer = world.careem.post(hub, body).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str(), answer.header("retry-after")),
+            (503, "EVENT_LOG_UNAVAILABLE", "5"),
+            "{answer:?}"
+        );
+        began.elapsed()
+    }))
+    .await;
+    // One a second may be let through to find out.
+    let waited = answers.iter().filter(|time| **time > Duration::from_secs(4)).count();
+    assert!(
+        waited <= 5,
+        "{waited} of {CROWD} waited for an acknowledgement that cannot come"
+    );
+}
+
+/// The log stops storing, and stores again; no event is on it that was not accepted.
+async fn outage(world: World, down: impl AsyncFn(&World), up: impl AsyncFn(&World)) {
+    let hub = world.hub().await;
+    world.post_orders(&hub, ids("before", 1)).await;
+    world.log.settled().await;
+    becomes_ready(&world, &hub, 200).await;
+    world.metrics_say(&hub, "event_log_up 1").await;
+    down(&world).await;
+    let first = world.careem.post(&hub, &order("CR-first")).await;
+    assert_eq!(first.status, 503, "{first:?}");
+    becomes_ready(&world, &hub, 503).await;
+    world.metrics_say(&hub, "event_log_up 0").await;
+    refuses_at_once(&world, &hub).await;
+    assert_eq!(ready(&world, &hub).await, 503, "the refused ones change nothing");
+    up(&world).await;
+    // Without any traffic: a load balancer sends none to an instance that is not ready.
+    becomes_ready(&world, &hub, 200).await;
+    world.metrics_say(&hub, "event_log_up 1").await;
+    world.careem.deliver(&hub.url(), &order("CR-first")).await;
+    world.post_orders(&hub, ids("after", 1)).await;
+    world.at_end(Ends::forwarded(3)).await;
+    assert_eq!(
+        world.log.unreadable().await,
+        [0_u64; 0],
+        "the probes leave nothing on the log"
+    );
+}
+
+async fn limited_to(world: &World, max_bytes: i64) {
+    let provision = world.nats.provision().await;
+    let config = provision
+        .get_stream("EVENTS")
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
+    provision
+        .update_stream(stream::Config { max_bytes, ..config })
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_has_reached_its_limit() {
+    let down = async |world: &World| {
+        let provision = world.nats.provision().await;
+        let bytes = provision.get_stream("EVENTS").await.unwrap().cached_info().state.bytes;
+        limited_to(world, i64::try_from(bytes).unwrap()).await;
+    };
+    outage(World::new().await, down, async |world| limited_to(world, -1).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_has_no_room_for_any_stream() {
+    // More than what LEASES, LIMITS and REFUSALS reserve.
+    let small = |config: &str| {
+        let limited = config.replace("max_file_store: 64GB", "max_file_store: 36MB");
+        let filling = limited.replace(r#"publish: ["$JS.API.>"]"#, r#"publish: ["$JS.API.>", "filler"]"#);
+        assert!(limited != config && filling != limited);
+        filling
+    };
+    let world = World::with_nats(Nats::start_with(small, None)).await;
+    let down = async |world: &World| {
+        let provision = world.nats.provision().await;
+        let config = stream::Config {
+            name: "FILLER".to_owned(),
+            subjects: vec!["filler".to_owned()],
+            ..stream::Config::default()
+        };
+        provision.create_stream(config).await.unwrap();
+        let room = vec![b'x'; 100_000];
+        for _ in 0..500 {
+            let sent = provision.publish("filler", room.clone().into()).await;
+            if sent.unwrap().await.is_err() {
+                return;
+            }
+        }
+        panic!("there is still room");
+    };
+    let up = async |world: &World| {
+        world.nats.provision().await.delete_stream("FILLER").await.unwrap();
+    };
+    outage(world, down, up).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_is_frozen_and_nobody_sends() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    world.post_orders(&hub, ids("before", 1)).await;
+    world.log.settled().await;
+    becomes_ready(&world, &hub, 200).await;
+    world.nats.server.pause().await.unwrap();
+    becomes_ready(&world, &hub, 503).await;
+    world.metrics_say(&hub, "event_log_up 0").await;
+    refuses_at_once(&world, &hub).await;
+    world.nats.server.resume().await.unwrap();
+    becomes_ready(&world, &hub, 200).await;
+    world.post_orders(&hub, ids("after", 1)).await;
+    let events = world.log.settled().await;
+    // Webhooks that were let through to find out may be on the log though they were refused; each is an order.
+    let accepted = events.iter().filter(|event| event.envelope.cause_id.is_none()).count();
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(accepted)).await;
+    assert!((2..=7).contains(&accepted), "{accepted}");
+}
+
+/// A hub that has sent a repeat twice, because NATS stood still, must not take its own first try for the only one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_while_nats_is_frozen_is_one() {
+    let world = World::new().await;
+    let (first, second) = (world.hub().await, world.hub().await);
+    let (known, new) = (order("CR-known"), order("CR-new"));
+    assert_eq!(
+        world.careem.post(&first, &known).await.json()["data"]["duplicate"],
+        false
+    );
+    world.post_orders(&second, ids("warm", 1)).await;
+    world.log.settled().await;
+    let rounds = async || {
+        let metrics = world.metrics(&second).await;
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("append_round_duration_seconds_count "));
+        line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    let before = rounds().await;
+    world.nats.server.pause().await.unwrap();
+    let posting = [&known, &new].map(|body| world.careem.post(&second, body));
+    let resuming = async {
+        eventually("a round without an answer", PATIENCE, async || {
+            let count = rounds().await;
+            if count > before { Ok(()) } else { Err(count) }
+        })
+        .await;
+        world.nats.server.resume().await.unwrap();
+    };
+    let (answers, ()) = tokio::join!(join_all(posting), resuming);
+    for answer in &answers {
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let duplicates: Vec<_> = answers
+        .iter()
+        .map(|one| one.json()["data"]["duplicate"].clone())
+        .collect();
+    assert_eq!(
+        duplicates,
+        [true, false],
+        "the one of the other hub is a repeat, the new one is none"
+    );
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(3)).await;
+}
+
+/// What a hub remembers holds no longer than what the log remembers: a repeat is told the same by every instance.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_is_told_the_same_by_every_instance() {
+    let world = World::new().await;
+    let (first, second) = (world.hub().await, world.hub().await);
+    for hub in [&first, &second] {
+        eventually("the hub has looked at the streams", PATIENCE, async || {
+            if hub.logs_contain("\"serving\"") {
+                Ok(())
+            } else {
+                Err(hub.log())
+            }
+        })
+        .await;
+    }
+    let provision = world.nats.provision().await;
+    let config = provision
+        .get_stream("EVENTS")
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
+    let short = stream::Config {
+        duplicate_window: Duration::from_secs(2),
+        ..config
+    };
+    provision.update_stream(short).await.unwrap();
+    for (at, hub) in [&first, &second].into_iter().enumerate() {
+        let body = order(&format!("CR-again-{at}"));
+        let told = async || world.careem.post(hub, &body).await.json()["data"]["duplicate"].clone();
+        assert_eq!(told().await, false);
+        eventually("the hub forgets what the log forgot", PATIENCE, async || {
+            let duplicate = told().await;
+            if duplicate == false { Ok(()) } else { Err(duplicate) }
+        })
+        .await;
+        // The log remembers the one that it just took, and every instance asks it or remembers that one, too.
+        let others: Vec<_> = FuturesUnordered::from_iter([&first, &second].map(|hub| world.careem.post(hub, &body)))
+            .map(|answer| answer.json()["data"]["duplicate"].clone())
+            .collect()
+            .await;
+        assert_eq!(others, [true, true]);
+    }
+}
