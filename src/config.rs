@@ -4,7 +4,13 @@
 //! with one line that names the variable and says what it should be. Values are taken as text, never guessed at: the
 //! secret `00123` stays `00123`.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
@@ -16,10 +22,12 @@ use crate::{
     verification::Scheme,
 };
 
+mod bounds;
 mod environment;
 mod duration;
 mod database;
 mod limits;
+mod logs;
 mod nats;
 mod retries;
 mod outbound;
@@ -28,10 +36,12 @@ mod tls;
 mod without_effect;
 
 pub use self::{
+    bounds::Bounds,
     database::Database,
     duration::parse_duration,
     environment::Environment,
     limits::{RateLimits, Rule},
+    logs::Logs,
     nats::Nats,
     outbound::Outbound,
     secrets::{Secrets, public_url, scheme},
@@ -43,10 +53,51 @@ pub use self::{
 const MAX_SERVICE_TOKENS: usize = 8;
 /// Limit of the contract for a request's body, 5 MiB.
 const DEFAULT_MAX_PAYLOAD_BYTES: usize = 5 * 1024 * 1024;
-/// Largest body limit that can be set: NATS takes messages of 8 MB (`max_payload` in nats.conf), headers included.
-const LARGEST_MAX_PAYLOAD_BYTES: usize = 7 * 1024 * 1024;
-/// Fewest and most partitions; each is two consumers on the NATS server.
-const PARTITIONS: std::ops::RangeInclusive<u16> = 1..=512;
+const PAYLOAD: Bounds<usize> = Bounds {
+    least: 1024,
+    most: 7 * 1024 * 1024,
+    why: "no order fits into less, and NATS takes messages of up to 8 MB, headers included",
+};
+const PARTITIONS: Bounds<u16> = Bounds {
+    least: 1,
+    most: 512,
+    why: "each is a subject that subscribers share work by, and the log keeps state for each",
+};
+const REQUEST_TIMEOUT: Bounds<Duration> = Bounds {
+    least: Duration::from_secs(1),
+    most: Duration::from_secs(300),
+    why: "less cuts off ordinary senders, more lets one that sends nothing keep its connection and room for its body",
+};
+const BACKEND_TIMEOUT: Bounds<Duration> = Bounds {
+    least: Duration::from_millis(100),
+    most: Duration::from_secs(60),
+    why: "less fails every request, more keeps an order's place for as long as the log waits for what it handed out (2m)",
+};
+const BACKEND_REQUESTS: Bounds<usize> = Bounds {
+    least: 1,
+    most: 1000,
+    why: "without one nothing is forwarded, and each holds a connection and an order in memory",
+};
+const FAILURES: Bounds<u32> = Bounds {
+    least: 1,
+    most: 1000,
+    why: "the breaker opens after so many failures in a row; CIRCUIT_BREAKER_ENABLED=false is how it never does",
+};
+const RESET_TIMEOUT: Bounds<Duration> = Bounds {
+    least: Duration::from_millis(100),
+    most: Duration::from_secs(3600),
+    why: "less asks a backend that fails without a pause, more leaves orders waiting for hours after it is back",
+};
+const SHUTDOWN_GRACE: Bounds<Duration> = Bounds {
+    least: Duration::from_secs(1),
+    most: Duration::from_secs(600),
+    why: "less cuts off requests that are being answered, more keeps a machine from going down",
+};
+const ORDER_TTL: Bounds<Duration> = Bounds {
+    least: Duration::from_secs(1),
+    most: Duration::from_secs(7 * 24 * 3600),
+    why: "with less no order is young enough, and more has no effect on food; leave it out to forward orders of any age",
+};
 
 /// A value that refuses the start; one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -169,28 +220,20 @@ pub struct Breaker {
     pub reset_timeout: Duration,
 }
 
-/// Logs.
-#[derive(Debug, Clone)]
-pub struct Logs {
-    /// `LOG_LEVEL`.
-    pub level: String,
-    /// `LOG_FORMAT=json`, else text.
-    pub json: bool,
-}
-
 impl Config {
     /// Reads and checks everything.
     ///
     /// # Errors
     /// The first value that cannot be used.
     pub fn from_environment(env: &Environment) -> Result<Self, ConfigError> {
-        let partitions = env.parse("PARTITIONS", 64u16, "a whole number from 1 to 512")?;
-        if !PARTITIONS.contains(&partitions) {
-            return Err(ConfigError::new("PARTITIONS", "expected a whole number from 1 to 512"));
-        }
+        Self::with_providers(env, &catalogue(env)?)
+    }
+
+    /// Reads and checks everything, where the providers of this installation are known already.
+    fn with_providers(env: &Environment, catalogue: &Catalogue) -> Result<Self, ConfigError> {
+        let partitions = env.whole("PARTITIONS", 64, &PARTITIONS)?;
         let http = http(env)?;
-        let catalogue = catalogue(env)?;
-        let providers = providers(env, &catalogue, http.public_url.as_deref())?;
+        let providers = providers(env, catalogue, http.public_url.as_deref())?;
         Ok(Self {
             service_name: env.text_or("SERVICE_NAME", "integration-service")?,
             http,
@@ -199,31 +242,21 @@ impl Config {
             backend: backend(env)?,
             providers,
             partitions,
-            limits: limits::rate_limits(env, &catalogue)?,
+            limits: limits::rate_limits(env, catalogue)?,
             retries: retries::schedule(env)?,
             breaker: breaker(env)?,
             logs: Logs::from_environment(env)?,
-            shutdown_grace: env.duration("SHUTDOWN_GRACE", Duration::from_secs(30))?,
+            shutdown_grace: env.duration("SHUTDOWN_GRACE", Duration::from_secs(30), &SHUTDOWN_GRACE)?,
         })
     }
 }
 
 fn http(env: &Environment) -> Result<Http, ConfigError> {
-    let address = env.parse(
-        "LISTEN_ADDRESS",
-        std::net::IpAddr::from([0, 0, 0, 0]),
-        "an IP address such as 0.0.0.0 or ::",
-    )?;
-    let port = env.parse("PORT", 3002u16, "a port number from 0 to 65535")?;
-    let metrics_port = env.parse("METRICS_PORT", 9090u16, "a port number from 0 to 65535")?;
+    let address = env.address("LISTEN_ADDRESS", IpAddr::from([0, 0, 0, 0]))?;
+    let port = env.port("PORT", 3002, 0)?;
+    let metrics_port = env.port("METRICS_PORT", 9090, 0)?;
     let metrics = env.flag("METRICS_ENABLED", true)?;
-    let max_payload_bytes = env.bytes("MAX_PAYLOAD_SIZE", DEFAULT_MAX_PAYLOAD_BYTES)?;
-    if !(1..=LARGEST_MAX_PAYLOAD_BYTES).contains(&max_payload_bytes) {
-        return Err(ConfigError::new(
-            "MAX_PAYLOAD_SIZE",
-            "expected a size from 1 byte to 7mb: NATS takes messages of up to 8 MB",
-        ));
-    }
+    let max_payload_bytes = env.bytes("MAX_PAYLOAD_SIZE", DEFAULT_MAX_PAYLOAD_BYTES, &PAYLOAD)?;
     let (tls, trusted_proxies) = (
         tls::key_pair(env, "TLS_CERT", "TLS_KEY")?,
         env.networks("TRUSTED_PROXIES")?,
@@ -239,7 +272,7 @@ fn http(env: &Environment) -> Result<Http, ConfigError> {
         listen: SocketAddr::new(address, port),
         metrics_listen: metrics.then(|| SocketAddr::new(address, metrics_port)),
         max_payload_bytes,
-        request_timeout: env.duration("REQUEST_TIMEOUT", Duration::from_secs(30))?,
+        request_timeout: env.duration("REQUEST_TIMEOUT", Duration::from_secs(30), &REQUEST_TIMEOUT)?,
         trusted_proxies,
         public_url: public_url(env)?,
         tls,
@@ -278,14 +311,8 @@ fn backend(env: &Environment) -> Result<Backend, ConfigError> {
             "holds characters that cannot stand in an HTTP header",
         ));
     }
-    let max_requests = env.parse("BACKEND_MAX_REQUESTS", 128usize, "a whole number from 1 to 1000")?;
-    if !(1..=1000).contains(&max_requests) {
-        return Err(ConfigError::new(
-            "BACKEND_MAX_REQUESTS",
-            "expected a whole number from 1 to 1000",
-        ));
-    }
-    let timeout = env.duration("BACKEND_TIMEOUT", Duration::from_secs(10))?;
+    let max_requests = env.whole("BACKEND_MAX_REQUESTS", 128, &BACKEND_REQUESTS)?;
+    let timeout = env.duration("BACKEND_TIMEOUT", Duration::from_secs(10), &BACKEND_TIMEOUT)?;
     Ok(Backend {
         url,
         service_tokens,
@@ -298,37 +325,9 @@ fn backend(env: &Environment) -> Result<Backend, ConfigError> {
 fn breaker(env: &Environment) -> Result<Breaker, ConfigError> {
     Ok(Breaker {
         enabled: env.flag("CIRCUIT_BREAKER_ENABLED", true)?,
-        failure_threshold: env
-            .parse(
-                "CIRCUIT_BREAKER_FAILURE_THRESHOLD",
-                5u32,
-                "a whole number of at least 1",
-            )?
-            .max(1),
-        reset_timeout: env.duration_or_ms("CIRCUIT_BREAKER_RESET_TIMEOUT", Duration::from_secs(30))?,
+        failure_threshold: env.whole("CIRCUIT_BREAKER_FAILURE_THRESHOLD", 5, &FAILURES)?,
+        reset_timeout: env.duration_or_ms("CIRCUIT_BREAKER_RESET_TIMEOUT", Duration::from_secs(30), &RESET_TIMEOUT)?,
     })
-}
-
-impl Logs {
-    /// Reads how to log.
-    ///
-    /// # Errors
-    /// The first value that cannot be used.
-    pub fn from_environment(env: &Environment) -> Result<Self, ConfigError> {
-        let level = env.text_or("LOG_LEVEL", "info")?.to_ascii_lowercase();
-        if !["error", "warn", "info", "debug", "trace"].contains(&level.as_str()) {
-            return Err(ConfigError::new(
-                "LOG_LEVEL",
-                "expected error, warn, info, debug or trace",
-            ));
-        }
-        let json = match env.text_or("LOG_FORMAT", "json")?.as_str() {
-            "json" => true,
-            "text" | "pretty" => false,
-            _ => return Err(ConfigError::new("LOG_FORMAT", "expected json or text")),
-        };
-        Ok(Self { level, json })
-    }
 }
 
 /// Suffixes that make a variable one of a provider's.
@@ -414,10 +413,17 @@ fn providers(
             currency,
             forward_test_orders: env.flag(&format!("{prefix}_FORWARD_TEST_ORDERS"), false)?,
             allow_list: env.networks(&format!("{prefix}_IP_WHITELIST"))?,
-            order_ttl: Some(env.duration(&format!("{prefix}_ORDER_TTL"), Duration::ZERO)?).filter(|ttl| !ttl.is_zero()),
+            order_ttl: order_ttl(env, &prefix)?,
         });
     }
     Ok(providers)
+}
+
+/// `<PROVIDER>_ORDER_TTL`; none where it is not set.
+fn order_ttl(env: &Environment, prefix: &str) -> Result<Option<Duration>, ConfigError> {
+    let variable = format!("{prefix}_ORDER_TTL");
+    let ttl = env.duration(&variable, Duration::ZERO, &ORDER_TTL)?;
+    Ok((!ttl.is_zero()).then_some(ttl))
 }
 
 /// `<PROVIDER>_CURRENCY`.
@@ -473,3 +479,5 @@ fn refuse_unknown_providers(env: &Environment, catalogue: &Catalogue) -> Result<
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod every_variable;

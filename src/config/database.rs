@@ -5,10 +5,16 @@ use std::{fmt, time::Duration};
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::config::SslMode;
 
-use super::{ClientTls, ConfigError, Environment};
+use super::{Bounds, ClientTls, ConfigError, Environment};
 
 /// Ways to say "verified" that the client library does not know; it never does anything else.
 const VERIFIED: [&str; 2] = ["sslmode=verify-full", "sslmode=verify-ca"];
+
+const POOL: Bounds<usize> = Bounds {
+    least: 3,
+    most: 200,
+    why: "the tables, the branches and the look-ups each keep one busy, and a server has some hundred for all its clients",
+};
 
 /// PostgreSQL.
 #[derive(Clone)]
@@ -41,7 +47,7 @@ impl Database {
                 let mut config = tokio_postgres::Config::new();
                 config
                     .host(env.text_or("DATABASE_HOST", "localhost")?)
-                    .port(env.parse("DATABASE_PORT", 5432u16, "a port number")?)
+                    .port(env.port("DATABASE_PORT", 5432, 1)?)
                     .dbname(env.text_or("DATABASE_NAME", "postgres")?)
                     .user(env.text_or("DATABASE_USER", "admin")?);
                 if let Some(password) = env.secret("DATABASE_PASSWORD")? {
@@ -58,9 +64,7 @@ impl Database {
         Ok(Self {
             postgres,
             tls,
-            pool_size: env
-                .parse("DATABASE_POOL_SIZE", 10usize, "a whole number of at least 1")?
-                .max(1),
+            pool_size: env.whole("DATABASE_POOL_SIZE", 10, &POOL)?,
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -10,29 +11,38 @@ use std::{
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ConfigError, duration::parse_duration};
+use super::{
+    ConfigError,
+    bounds::{Bounds, Size, Written},
+    duration::parse_duration,
+};
 
 /// Largest file that is read for a value; a certificate chain has a few KiB.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// Variables by name.
 #[derive(Clone, Default)]
-pub struct Environment(BTreeMap<String, String>);
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+    /// The names that were asked for: tests go through them all.
+    #[cfg(test)]
+    pub(super) asked: std::sync::Arc<std::sync::Mutex<std::collections::BTreeSet<String>>>,
+}
 
 impl std::fmt::Debug for Environment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Environment({} variables)", self.0.len())
+        write!(f, "Environment({} variables)", self.variables.len())
     }
 }
 
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
-        Self(
-            variables
-                .into_iter()
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect(),
-        )
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        Self {
+            variables: variables.collect(),
+            #[cfg(test)]
+            asked: Default::default(),
+        }
     }
 }
 
@@ -46,17 +56,19 @@ impl Environment {
 
     /// All names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.variables.keys().map(String::as_str)
     }
 
     /// All variables, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// A variable; empty counts as absent.
     fn set(&self, name: &str) -> Option<&str> {
-        self.0
+        self.variables
             .get(name)
             .map(|value| value.trim())
             .filter(|value| !value.is_empty())
@@ -64,6 +76,8 @@ impl Environment {
 
     /// `<name>` and `<name>_FILE`, of which one may be set.
     fn set_or_file(&self, name: &str) -> Result<(Option<&str>, Option<&str>), ConfigError> {
+        #[cfg(test)]
+        self.asked.lock().unwrap().insert(name.to_owned());
         let file_variable = format!("{name}_FILE");
         let both = (self.set(name), self.set(&file_variable));
         if let (Some(_), Some(_)) = both {
@@ -127,16 +141,54 @@ impl Environment {
         self.set(&format!("{name}_FILE")).map(PathBuf::from)
     }
 
-    /// A value of a type.
+    /// An IP address to listen on.
     ///
     /// # Errors
-    /// As [`Self::text`], and where it is no such value.
-    pub fn parse<T: FromStr>(&self, name: &str, default: T, expected: &str) -> Result<T, ConfigError> {
-        match self.text(name)? {
-            None => Ok(default),
-            Some(text) => text
-                .parse()
-                .map_err(|_| ConfigError::new(name, format_args!("expected {expected}, found {text:?}"))),
+    /// As [`Self::text`], and where it is none.
+    pub fn address(&self, name: &str, default: IpAddr) -> Result<IpAddr, ConfigError> {
+        let expected = "an IP address such as 0.0.0.0 or ::";
+        self.text(name)?
+            .map_or(Ok(default), |text| parse(name, &text, expected))
+    }
+
+    /// A port, of which the smallest is given: 0 is one where the system may choose.
+    ///
+    /// # Errors
+    /// As [`Self::text`], and where it is none.
+    pub fn port(&self, name: &str, default: u16, least: u16) -> Result<u16, ConfigError> {
+        let Some(text) = self.text(name)? else {
+            return Ok(default);
+        };
+        let expected = format!("a port number from {least} to {}", u16::MAX);
+        match parse(name, &text, &expected)? {
+            port if port >= least => Ok(port),
+            _ => Err(ConfigError::new(
+                name,
+                format_args!("expected {expected}, found {text:?}"),
+            )),
+        }
+    }
+
+    /// A whole number within bounds.
+    ///
+    /// # Errors
+    /// As [`Self::text`], and where it is none of these; the message says why they are so.
+    pub fn whole<T>(&self, name: &str, default: T, bounds: &Bounds<T>) -> Result<T, ConfigError>
+    where
+        T: FromStr + PartialOrd + std::fmt::Display,
+    {
+        let Some(text) = self.text(name)? else {
+            return Ok(default);
+        };
+        match text.parse() {
+            Ok(number) if bounds.hold(&number) => Ok(number),
+            _ => Err(ConfigError::new(
+                name,
+                format_args!(
+                    "expected a whole number from {} to {}, found {text:?}: {}",
+                    bounds.least, bounds.most, bounds.why
+                ),
+            )),
         }
     }
 
@@ -156,34 +208,57 @@ impl Environment {
         }
     }
 
-    /// A duration with its unit, `30s`.
+    /// A duration with its unit, `30s`, within bounds.
     ///
     /// # Errors
-    /// As [`Self::parse`].
-    pub fn duration(&self, name: &str, default: Duration) -> Result<Duration, ConfigError> {
-        match self.text(name)? {
-            None => Ok(default),
-            Some(text) => parse_duration(&text)
-                .map_err(|expected| ConfigError::new(name, format_args!("{expected}, found {text:?}"))),
+    /// As [`Self::text`], and where it has no unit or is none of these; the message says why they are so.
+    pub fn duration(&self, name: &str, default: Duration, bounds: &Bounds<Duration>) -> Result<Duration, ConfigError> {
+        let Some(text) = self.text(name)? else {
+            return Ok(default);
+        };
+        if text.parse::<u64>().is_ok() {
+            return Err(ConfigError::new(
+                name,
+                format_args!(
+                    "expected a duration with its unit, found {text:?}: write {text}s for seconds, {text}ms for milliseconds"
+                ),
+            ));
+        }
+        let duration = parse_duration(&text)
+            .map_err(|expected| ConfigError::new(name, format_args!("{expected}, found {text:?}")))?;
+        within(name, &text, "", duration, bounds)
+    }
+
+    /// The same; a bare number is in milliseconds, as the Node service that came before took it.
+    ///
+    /// # Errors
+    /// As [`Self::duration`].
+    pub fn duration_or_ms(
+        &self,
+        name: &str,
+        default: Duration,
+        bounds: &Bounds<Duration>,
+    ) -> Result<Duration, ConfigError> {
+        match self
+            .text(name)?
+            .and_then(|text| Some((text.parse::<u64>().ok()?, text)))
+        {
+            Some((ms, text)) => within(
+                name,
+                &text,
+                " (milliseconds, where there is no unit; 30s is 30 seconds)",
+                Duration::from_millis(ms),
+                bounds,
+            ),
+            None => self.duration(name, default, bounds),
         }
     }
 
-    /// A duration; a bare number is in milliseconds, as the Node service that came before took it.
+    /// A size in bytes within bounds: `5mb`, `512kb`, `1024`. Units are powers of 1024, as the Node service took them.
     ///
     /// # Errors
-    /// As [`Self::parse`].
-    pub fn duration_or_ms(&self, name: &str, default: Duration) -> Result<Duration, ConfigError> {
-        match self.text(name)?.and_then(|text| text.parse::<u64>().ok()) {
-            Some(ms) => Ok(Duration::from_millis(ms)),
-            None => self.duration(name, default),
-        }
-    }
-
-    /// A size in bytes: `5mb`, `512kb`, `1024`. Units are powers of 1024, as the Node service took them.
-    ///
-    /// # Errors
-    /// As [`Self::parse`].
-    pub fn bytes(&self, name: &str, default: usize) -> Result<usize, ConfigError> {
+    /// As [`Self::text`], and where it is none of these; the message says why they are so.
+    pub fn bytes(&self, name: &str, default: usize, bounds: &Bounds<usize>) -> Result<usize, ConfigError> {
         let Some(text) = self.text(name)? else {
             return Ok(default);
         };
@@ -201,7 +276,17 @@ impl Environment {
             .ok()
             .zip(factor)
             .and_then(|(number, factor)| number.checked_mul(factor));
-        size.ok_or_else(|| ConfigError::new(name, format_args!("expected a size such as 5mb, found {text:?}")))
+        size.filter(|size| bounds.hold(size)).ok_or_else(|| {
+            ConfigError::new(
+                name,
+                format_args!(
+                    "expected a size from {} to {}, found {text:?}: {}",
+                    Size(bounds.least),
+                    Size(bounds.most),
+                    bounds.why
+                ),
+            )
+        })
     }
 
     /// Networks in CIDR notation or single addresses, comma-separated.
@@ -213,7 +298,7 @@ impl Environment {
             return Ok(Vec::new());
         };
         let network = |part: &str| {
-            let single = || part.parse::<std::net::IpAddr>().map(IpNet::from);
+            let single = || part.parse::<IpAddr>().map(IpNet::from);
             part.parse::<IpNet>().or_else(|_| single()).map_err(|_| {
                 ConfigError::new(
                     name,
@@ -227,6 +312,32 @@ impl Environment {
             .map(network)
             .collect()
     }
+}
+
+fn parse<T: FromStr>(name: &str, text: &str, expected: &str) -> Result<T, ConfigError> {
+    text.parse()
+        .map_err(|_| ConfigError::new(name, format_args!("expected {expected}, found {text:?}")))
+}
+
+fn within(
+    name: &str,
+    text: &str,
+    hint: &str,
+    duration: Duration,
+    bounds: &Bounds<Duration>,
+) -> Result<Duration, ConfigError> {
+    if bounds.hold(&duration) {
+        return Ok(duration);
+    }
+    Err(ConfigError::new(
+        name,
+        format_args!(
+            "expected from {} to {}, found {text:?}{hint}: {}",
+            Written(bounds.least),
+            Written(bounds.most),
+            bounds.why
+        ),
+    ))
 }
 
 /// Secrets between commas, newest first.

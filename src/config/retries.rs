@@ -2,15 +2,26 @@
 
 use std::time::Duration;
 
-use super::{ConfigError, Environment, parse_duration};
+use super::{Bounds, ConfigError, Environment, bounds::Written, parse_duration};
 use crate::journal::settle::Schedule;
 
 /// The contract's schedule.
 const DEFAULT_DELAYS: &str = "1m,5m,15m,30m,1h,2h,6h,12h,24h";
-/// Most delays of a schedule, and most retries.
+/// Most delays of a schedule.
 const MAX_DELAYS: usize = 100;
-/// Shortest delay: a schedule of nothing would ask a failing backend as fast as it can fail.
-const SHORTEST: Duration = Duration::from_millis(100);
+const DELAY: Bounds<Duration> = Bounds {
+    least: Duration::from_millis(100),
+    most: Duration::from_secs(7 * 24 * 3600),
+    why: "less asks a failing backend as fast as it can fail, and nobody waits for food for more than a week",
+};
+const RETRIES: Bounds<u32> = Bounds {
+    least: 1,
+    most: 100,
+    why: "with none an order is given up at its first failure, and more only delay the dead letter",
+};
+/// Longest time from the first request to the last: an event that has left the log (`max_age` of `EVENTS`, 90 days) cannot
+/// be sent any more.
+const LONGEST: Duration = Duration::from_secs(60 * 24 * 3600);
 
 /// `RETRY_DELAYS` and `RETRY_MAX_ATTEMPTS`.
 pub(super) fn schedule(env: &Environment) -> Result<Schedule, ConfigError> {
@@ -18,7 +29,13 @@ pub(super) fn schedule(env: &Environment) -> Result<Schedule, ConfigError> {
     let text = env.text_or(DELAYS, DEFAULT_DELAYS)?;
     let refuse = |what: String| ConfigError::new(DELAYS, format_args!("{what}; an example: {DEFAULT_DELAYS}"));
     let delays = text.split(',').map(|part| match parse_duration(part) {
-        Ok(delay) if delay < SHORTEST => Err(refuse(format!("{:?} is less than 100ms", part.trim()))),
+        Ok(delay) if !DELAY.hold(&delay) => Err(refuse(format!(
+            "expected delays from {} to {}, found {:?}: {}",
+            Written(DELAY.least),
+            Written(DELAY.most),
+            part.trim(),
+            DELAY.why
+        ))),
         Ok(delay) => Ok(delay),
         Err(error) => Err(refuse(format!("{:?}: {error}", part.trim()))),
     });
@@ -26,11 +43,17 @@ pub(super) fn schedule(env: &Environment) -> Result<Schedule, ConfigError> {
     if delays.len() > MAX_DELAYS {
         return Err(refuse(format!("more than {MAX_DELAYS} delays")));
     }
-    const RETRIES: &str = "RETRY_MAX_ATTEMPTS";
-    const EXPECTED: &str = "a whole number from 1 to 100";
-    let max_retries = env.parse(RETRIES, 10u32, EXPECTED)?;
-    if max_retries == 0 || max_retries as usize > MAX_DELAYS {
-        return Err(ConfigError::new(RETRIES, format_args!("expected {EXPECTED}")));
+    let max_retries = env.whole("RETRY_MAX_ATTEMPTS", 10, &RETRIES)?;
+    // After the last delay of the list that one is used again.
+    let all = (0..max_retries as usize).filter_map(|at| delays.get(at).or(delays.last()));
+    let all: Duration = all.sum();
+    if all > LONGEST {
+        return Err(refuse(format!(
+            "with RETRY_MAX_ATTEMPTS={max_retries} the last retry would come after {} days; at most {} are allowed, for the \
+             log keeps its events for 90",
+            all.as_secs() / 86_400,
+            LONGEST.as_secs() / 86_400,
+        )));
     }
     Ok(Schedule { delays, max_retries })
 }
@@ -56,7 +79,10 @@ mod tests {
         for (variable, value, says) in [
             ("RETRY_DELAYS", "1m,,5m", "\"\""),
             ("RETRY_DELAYS", "1m,soon", "\"soon\""),
-            ("RETRY_DELAYS", "0s", "less than 100ms"),
+            ("RETRY_DELAYS", "0s", "from 100ms to 7d"),
+            ("RETRY_DELAYS", "8d", "from 100ms to 7d"),
+            ("RETRY_DELAYS", "7d", "after 70 days"),
+            ("RETRY_DELAYS", "1m,30", "\"30\""),
             ("RETRY_MAX_ATTEMPTS", "0", "from 1 to 100"),
             ("RETRY_MAX_ATTEMPTS", "101", "from 1 to 100"),
         ] {

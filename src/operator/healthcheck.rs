@@ -15,7 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// Where PORT is no port.
 pub async fn run(environment: &Environment, url: Option<&str>, as_json: bool) -> anyhow::Result<ExitCode> {
-    let port = environment.parse("PORT", 3002u16, "a port number from 0 to 65535")?;
+    let port = environment.port("PORT", 3002, 0)?;
     let scheme = if environment.path("TLS_CERT")?.is_some() {
         "https"
     } else {
