@@ -24,6 +24,10 @@ pub mod query {
     pub const BRANCHES: &str = include_str!("../sql/queries/branches.sql");
     /// The branch of an order.
     pub const BRANCH_OF_ORDER: &str = include_str!("../sql/queries/branch_of_order.sql");
+    /// What a provider is told about a branch, active or not.
+    pub const BRANCH_OF_PUSH: &str = include_str!("../sql/queries/branch_of_push.sql");
+    /// The position of a projection.
+    pub const POSITION: &str = include_str!("../sql/queries/position.sql");
     /// Orders that exist already.
     pub const EXISTING_ORDERS: &str = include_str!("../sql/queries/existing_orders.sql");
     /// A provider's row, made where it is missing.
@@ -50,9 +54,11 @@ pub mod query {
     pub const UPDATE_ORDER_LOGS: &str = include_str!("../sql/queries/update_order_logs.sql");
 
     /// All of them.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 16] = [
         BRANCHES,
         BRANCH_OF_ORDER,
+        BRANCH_OF_PUSH,
+        POSITION,
         EXISTING_ORDERS,
         ENSURE_PROVIDER,
         PROVIDERS,

@@ -153,6 +153,63 @@ async fn only_the_backend_comes_in_and_hears_what_is_wrong() {
     outside.world.at_end(Ends::forwarded(1)).await;
 }
 
+/// A key says that a request is a repeat. With another body it is none, and the backend is told so: within the log's memory,
+/// after it, on another instance, and where only the log knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_with_another_body_is_refused() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let hub = outside.hub().await;
+    let ask = async |hub: &Hub, status: &str, branch: &str| {
+        let body = json!({ "status": status, "branchId": branch }).to_string();
+        send(hub, Method::POST, STATUS, &body, &[("idempotency-key", "k-1")]).await
+    };
+    let first = ask(&hub, "accepted", "branch-uuid").await;
+    assert_eq!(first.status, 202);
+    let other = ask(&hub, "cancelled", "branch-uuid").await;
+    assert_eq!((other.status, other.code().as_str()), (422, "IDEMPOTENCY_KEY_REUSED"));
+    assert_eq!(
+        ask(&hub, "accepted", "branch-2").await.status,
+        422,
+        "another branch is another body"
+    );
+    // What means the same is the same, however it is written.
+    let again = ask(&hub, "confirmed", "branch-uuid").await;
+    assert_eq!((again.status, &again.json()["data"]["duplicate"]), (202, &json!(true)));
+    outside.payloads(EventType::OrderStatusPushed, 1).await;
+    hub.terminate().await;
+    let hub = outside.hub().await;
+    outside.world.log_forgets(&hub).await;
+    assert_eq!(ask(&hub, "cancelled", "branch-uuid").await.status, 422);
+    // A hub of before kept no digest: what it took is a repeat.
+    let provision = outside.world.nats.provision().await;
+    let id = first.json()["data"]["eventId"].as_str().unwrap().to_owned();
+    let old = outside.world.nats.connect("hub").await;
+    let old = async_nats::jetstream::new(old);
+    old.publish(format!("hub.key.{id}"), "1".into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+    let cancelled = ask(&hub, "cancelled", "branch-uuid").await;
+    assert_eq!(
+        (cancelled.status, &cancelled.json()["data"]["duplicate"]),
+        (202, &json!(true))
+    );
+    // Without the stream the log itself knows what was asked for.
+    provision.delete_stream("KEYS").await.unwrap();
+    let menu = MENU.replace("4.500", "4.750");
+    let put = async |body: &str| {
+        let headers = [("idempotency-key", "k-menu")];
+        send(&hub, Method::PUT, "menus/careem/branch-uuid", body, &headers).await
+    };
+    assert_eq!(put(MENU).await.status, 202);
+    let again = put(MENU).await;
+    assert_eq!((again.status, &again.json()["data"]["duplicate"]), (202, &json!(true)));
+    assert_eq!(put(&menu).await.code(), "IDEMPOTENCY_KEY_REUSED");
+    outside.payloads(EventType::OrderStatusRequested, 1).await;
+    outside.payloads(EventType::MenuSyncRequested, 1).await;
+}
+
 /// A provider that the hub cannot speak to, and a log that is away, are our fault: send it again.
 #[tokio::test(flavor = "multi_thread")]
 async fn our_own_faults_are_5xx() {

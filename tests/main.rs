@@ -37,6 +37,8 @@ mod panics;
 mod dead_letters;
 mod push;
 mod push_waits;
+mod push_tenants;
+mod push_limits;
 mod menus;
 mod fetch;
 mod integration;

@@ -147,6 +147,31 @@ async fn a_word_about_another_menu_is_not_taken_for_this_one() {
     outside.world.at_end(Ends::default()).await;
 }
 
+/// The provider's word is here before its answer to the menu is: it is about this menu all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_that_comes_before_the_answer_counts() {
+    for file in [
+        CAREEM_POS.to_owned(),
+        CAREEM_POS.replace("ref = \"/details/catalog_id\"\n", ""),
+    ] {
+        let outside = Outside::new(&file).await;
+        let hub = outside.hub().await;
+        outside.provider.hold();
+        outside.put_menu(&hub).await;
+        let call = outside.provider.wait_for(1).await.remove(0);
+        let reference = call.json()["catalog_id"].as_str().unwrap().to_owned();
+        outside.word(&hub, &reference, "completed", 1).await;
+        outside.payloads(EventType::MenuSyncReported, 1).await;
+        outside.provider.release();
+        outside.payloads(EventType::MenuSynced, 1).await;
+        // Said twice, it is not the next one's.
+        outside.word(&hub, &reference, "completed", 2).await;
+        outside.payloads(EventType::MenuSyncReported, 2).await;
+        assert_eq!(outside.provider.calls().len(), 1);
+        outside.world.at_end(Ends::default()).await;
+    }
+}
+
 /// Refused after it was taken: a dead letter that says why. The next menu follows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_menu_that_the_provider_refuses_fails_and_the_next_one_follows() {

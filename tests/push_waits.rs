@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::{Router, routing::post};
@@ -164,13 +164,35 @@ async fn the_lanes_are_lost() {
     outside.world.at_end(Ends::default()).await;
 }
 
+/// Requests that wait at a provider that hangs.
+#[derive(Default)]
+struct UnderWay {
+    now: AtomicUsize,
+    /// All that ever came.
+    came: AtomicUsize,
+}
+
+/// One of them, until it is answered or the hub gives it up.
+struct One(Arc<UnderWay>);
+
+impl Drop for One {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// A provider that gives tokens and no other answer; it counts who waits.
-fn hangs(waiting: &Arc<AtomicUsize>) -> (Handle<SocketAddr>, String) {
-    let waiting = Arc::clone(waiting);
+fn hangs(under_way: &Arc<UnderWay>) -> (Handle<SocketAddr>, String) {
+    let under_way = Arc::clone(under_way);
     let token = async || json!({ "access_token": "token", "expires_in": 3600 }).to_string();
     let router = Router::new().route(TOKEN, post(token)).fallback(move || {
-        waiting.fetch_add(1, Ordering::SeqCst);
-        std::future::pending::<()>()
+        under_way.came.fetch_add(1, Ordering::SeqCst);
+        under_way.now.fetch_add(1, Ordering::SeqCst);
+        let one = One(Arc::clone(&under_way));
+        async move {
+            std::future::pending::<()>().await;
+            drop(one);
+        }
     });
     let (listener, handle) = (TcpListener::bind(("127.0.0.1", 0)).unwrap(), Handle::new());
     listener.set_nonblocking(true).unwrap();
@@ -187,7 +209,7 @@ async fn a_crowd_for_one_provider_is_in_no_others_way() {
     // No request gives up before the others are counted.
     let file = CAREEM_POS.replace("requests_per_second = 10\n", "");
     let outside = Outside::new(&file.replace("timeout = \"10s\"", "timeout = \"60s\"")).await;
-    let under_way = Arc::new(AtomicUsize::new(0));
+    let under_way = Arc::new(UnderWay::default());
     let (silent, hanging) = hangs(&under_way);
     let settings = outside.settings().set("RETRY_MAX_ATTEMPTS", 50);
     let settings = settings
@@ -203,15 +225,31 @@ async fn a_crowd_for_one_provider_is_in_no_others_way() {
             outside.ask(&hub, &format!("CR-crowd-{number}"), "accepted").await;
         })
         .await;
-    let asked = std::time::Instant::now();
     let ready = json!({ "status": "ready", "branchId": "branch-uuid" }).to_string();
     let answer = send(&hub, Method::POST, "orders/delivery-hero/5f37/status", &ready, &[]).await;
     assert_eq!(answer.status, 202, "{answer:?}");
     let call = &outside.provider.wait_for(1).await[0];
     assert_eq!(call.path, "/v2/orders/5f37/preparation-completed");
-    assert!(call.at - asked < Duration::from_secs(5), "{:?}", call.at - asked);
-
-    assert_eq!(under_way.load(Ordering::SeqCst), 16, "requests at a time");
+    // It was told while the crowd waits: none of that was answered. A request that the hub has given up (its minute is over,
+    // or the stage was begun anew on a slow machine) is not under way any more, as soon as its connection is seen to be closed.
+    eventually("requests at a time", PATIENCE, async || {
+        let (now, came) = (
+            under_way.now.load(Ordering::SeqCst),
+            under_way.came.load(Ordering::SeqCst),
+        );
+        if now == 16 { Ok(()) } else { Err((now, came)) }
+    })
+    .await;
+    assert!(
+        outside
+            .world
+            .log
+            .events()
+            .await
+            .iter()
+            .all(|event| event.envelope.event_type != EventType::OrderStatusPushed
+                || &*event.envelope.provider == "delivery-hero")
+    );
 
     // It speaks again, and all of them are told.
     hub.kill().await;
@@ -234,7 +272,8 @@ async fn a_crowd_for_one_provider_is_in_no_others_way() {
 /// The provider hangs: orders go to the backend as fast as ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_hangs_slows_no_order() {
-    let outside = Outside::new(&without_limit().replace("timeout = \"10s\"", "timeout = \"2s\"")).await;
+    let file = without_limit().replace("timeout = \"10s\"", "timeout = \"15s\"");
+    let outside = Outside::new(&file).await;
     let nowhere = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let silent = format!("http://{}", nowhere.local_addr().unwrap());
     let settings = outside.settings().set("RETRY_MAX_ATTEMPTS", 50);
@@ -242,12 +281,12 @@ async fn a_provider_that_hangs_slows_no_order() {
     for number in 0..200 {
         outside.ask(&hub, &format!("CR-silent-{number}"), "accepted").await;
     }
-    let began = Instant::now();
     outside.world.post_orders(&hub, ids("quick", 50)).await;
-    outside.world.log.wait_for(EventType::OrderForwarded, 50).await;
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let forwarded = outside.world.log.wait_for(EventType::OrderForwarded, 50).await;
     let failed = outside.world.log.wait_for(EventType::OrderStatusPushFailed, 1).await;
     assert_eq!(payload(&failed[0])["error"]["code"], "PROVIDER_TIMEOUT");
+    // All of them before the first request to the provider was given up.
+    assert!(forwarded[49].sequence < failed[0].sequence);
     hub.kill().await;
     drop(nowhere);
     let hub = Hub::start(&settings).await;
@@ -275,4 +314,45 @@ async fn who_comes_later_leaves_the_provider_alone_too() {
     let calls = outside.provider.calls();
     assert!(calls[1].at - calls[0].at >= Duration::from_millis(1900));
     outside.world.at_end(Ends::default()).await;
+}
+
+/// The tables are behind, and the backend does not say of which branch its order is: the log knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_without_a_branch_does_not_wait_for_the_tables() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let another = "INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, merchant_id, store_id)
+        VALUES ('config-2', 'branch-2', 'provider-careem', 'company-uuid', 'merchant-2', 'store-8')";
+    outside.world.database.run(another).await.unwrap();
+    let hub = outside.hub().await;
+    outside.world.post_orders(&hub, ["CR-before".to_owned()]).await;
+    outside.world.at_end(Ends::forwarded(1)).await;
+    // Who holds the cursor holds the projection.
+    outside
+        .world
+        .database
+        .run("BEGIN; SELECT position FROM hub.cursors FOR UPDATE")
+        .await
+        .unwrap();
+    outside.world.post_orders(&hub, ["CR-new".to_owned()]).await;
+    outside.world.log.wait_for(EventType::OrderForwarded, 2).await;
+    let body = json!({ "status": "accepted" }).to_string();
+    for order in ["CR-new", "CR-before"] {
+        let path = format!("orders/careem/{order}/status");
+        assert_eq!(send(&hub, Method::POST, &path, &body, &[]).await.status, 202);
+    }
+    let pushed = outside.payloads(EventType::OrderStatusPushed, 2).await;
+    assert!(pushed.iter().all(|one| one["attempts"] == 1), "{pushed:#?}");
+    let calls = outside.provider.calls();
+    assert!(calls.iter().all(|call| call.header("branch-id") == "store-9"));
+    // One that nobody has heard of is given up once the tables have all that was there before it was asked for.
+    assert_eq!(
+        send(&hub, Method::POST, "orders/careem/CR-never/status", &body, &[])
+            .await
+            .status,
+        202
+    );
+    outside.world.database.run("COMMIT").await.unwrap();
+    let dead = &outside.payloads(EventType::OrderDeadLettered, 1).await[0];
+    assert_eq!(dead["error"]["code"], "ORDER_NOT_KNOWN");
+    outside.world.at_end(Ends::forwarded(2).dead_lettered(1)).await;
 }

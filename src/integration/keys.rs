@@ -2,13 +2,15 @@
 //!
 //! The log knows an id for five minutes. A backend whose own queue was held up asks again after hours, and a provider is not
 //! to be told twice. So each key is kept as a message of the stream `KEYS`, by the id of the event that it made, and ends by
-//! itself after a day. It is written after the event is on the log: a key without its event would swallow a request. Nothing
+//! itself after a day. Its message is the digest of what was asked for, so that another request under the same key is known to be
+//! none of its repeats. It is written after the event is on the log: a key without its event would swallow a request. Nothing
 //! depends on it; without it a key holds as long as the log's own memory.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
+use sha2::{Digest, Sha256};
 
 use crate::{event::EventId, journal::connection::Connection};
 
@@ -21,31 +23,65 @@ fn subject(id: EventId) -> String {
     format!("hub.key.{id}")
 }
 
+/// The digest of what a request asks for: a branch, where it names one, and the payload of its event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wish(String);
+
+impl Wish {
+    pub(super) fn of(branch: Option<&str>, payload: &[u8]) -> Self {
+        let digest = Sha256::new()
+            // Absent is not empty.
+            .chain_update([u8::from(branch.is_some())])
+            .chain_update(branch.unwrap_or_default())
+            .chain_update([0])
+            .chain_update(payload)
+            .finalize();
+        Self(format!("sha256:{}", hex::encode(digest)))
+    }
+
+    /// Whether a key was kept for the same wish. Hubs of before kept `1` and no digest: what they took is a repeat.
+    fn is_of(&self, kept: &[u8]) -> bool {
+        !kept.starts_with(b"sha256:") || kept == self.0.as_bytes()
+    }
+}
+
+/// What is known of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Nothing, as far as can be known.
+    No,
+    /// It was used for the same wish.
+    Same,
+    /// It was used for another.
+    Other,
+}
+
 /// Whether the request of this id was accepted before, as far as can be known.
-pub(super) async fn is_known(connection: &Connection, id: EventId) -> bool {
+pub(super) async fn look_up(connection: &Connection, id: EventId, wish: &Wish) -> Known {
     let looking = async {
         let stream = connection.context.get_stream_no_info(KEYS).await?;
         match stream.get_last_raw_message_by_subject(&subject(id)).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == NoMessageFound => Ok(false),
+            Ok(kept) if wish.is_of(&kept.payload) => Ok(Known::Same),
+            Ok(_) => Ok(Known::Other),
+            Err(error) if error.kind() == NoMessageFound => Ok(Known::No),
             Err(error) => Err(anyhow::Error::from(error)),
         }
     };
     match within_time(looking).await {
-        Ok(is_known) => is_known,
+        Ok(known) => known,
         Err(error) => {
             tracing::warn!(
                 error = format!("{error:#}"),
                 "cannot look up an idempotency key; it holds for five minutes"
             );
-            false
+            Known::No
         }
     }
 }
 
-/// Notes that the request of this id was accepted.
-pub(super) async fn note(connection: &Connection, id: EventId) {
-    let writing = async { anyhow::Ok(connection.context.publish(subject(id), "1".into()).await?.await?) };
+/// Notes that the request of this id was accepted, and for what.
+pub(super) async fn note(connection: &Connection, id: EventId, wish: Wish) {
+    let writing = async { anyhow::Ok(connection.context.publish(subject(id), wish.0.into()).await?.await?) };
     if let Err(error) = within_time(writing).await {
         tracing::warn!(
             error = format!("{error:#}"),
@@ -59,4 +95,26 @@ async fn within_time<T>(asking: impl Future<Output = anyhow::Result<T>>) -> anyh
     asked
         .context("NATS does not answer about a key")?
         .context("is the stream KEYS there? `webhook-hub streams apply` makes it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_branch_or_body_is_another_wish() {
+        let wishes = [
+            Wish::of(None, b"{}"),
+            Wish::of(Some(""), b"{}"),
+            Wish::of(Some("b-1"), b"{}"),
+            Wish::of(Some("b-2"), b"{}"),
+            Wish::of(Some("b-1"), b"{ }"),
+        ];
+        for (at, one) in wishes.iter().enumerate() {
+            for (other_at, other) in wishes.iter().enumerate() {
+                assert_eq!(one.is_of(other.0.as_bytes()), at == other_at);
+            }
+            assert!(one.is_of(b"1"), "a hub of before kept no digest");
+        }
+    }
 }

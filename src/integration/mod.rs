@@ -22,6 +22,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use self::{
+    keys::{Known, Wish},
     refusal::{Asked, Reason},
     token::Tokens,
 };
@@ -35,7 +36,7 @@ use crate::{
         refusal::{after_panic, json_response},
         request_id,
     },
-    journal::Journal,
+    journal::{AppendError, Journal, read::event_at},
     provider::{Registry, admission::MAX_ORDER_ID_BYTES},
     telemetry::trace_context,
 };
@@ -180,15 +181,40 @@ impl Integration {
     /// Appends an event, unless it has a key by which it was appended before; whether it was.
     async fn append_once(&self, event: NewEvent, has_key: bool) -> Result<bool, Reason> {
         let (id, connection) = (event.envelope.id, self.journal.connection());
-        if has_key && keys::is_known(connection, id).await {
-            return Ok(true);
+        if !has_key {
+            let appended = self.journal.append(event).await;
+            return Ok(appended.map_err(Reason::EventLogUnavailable)?.duplicate);
+        }
+        let (branch, payload) = (event.envelope.branch.clone(), event.payload.clone());
+        let wish = Wish::of(branch.as_deref(), &payload);
+        match keys::look_up(connection, id, &wish).await {
+            Known::No => {}
+            Known::Same => return Ok(true),
+            Known::Other => return Err(Reason::KeyReused),
         }
         let appended = self.journal.accept(event).await;
         let appended = appended.map_err(Reason::EventLogUnavailable)?;
-        if has_key {
-            keys::note(connection, id).await;
+        if !appended.duplicate {
+            keys::note(connection, id, wish).await;
+            return Ok(false);
         }
-        Ok(appended.duplicate)
+        // The key was not kept, or not yet: the log has the request that it was used for.
+        match event_at(connection, appended.sequence).await {
+            Ok(Some(first)) if first.envelope.id == id => {
+                let kept = Wish::of(first.envelope.branch.as_deref(), &first.payload);
+                let is_same = kept == wish;
+                keys::note(connection, id, kept).await;
+                if is_same { Ok(true) } else { Err(Reason::KeyReused) }
+            }
+            Ok(_) => Ok(true),
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "cannot read what an idempotency key was used for"
+                );
+                Err(Reason::EventLogUnavailable(AppendError::Timeout))
+            }
+        }
     }
 }
 

@@ -40,6 +40,11 @@ pub enum Reason {
     /// What is wrong with it, each with its place.
     #[error("the request has {}, the first at {:?}: {}", counted(.0), .0[0].pointer, .0[0].message)]
     Faults(Vec<Fault>),
+    /// The key stands for another request.
+    #[error(
+        "Idempotency-Key: another request was accepted under this key within a day; use a key of its own for each request"
+    )]
+    KeyReused,
     /// JetStream did not acknowledge.
     #[error("the request could not be stored; send it again")]
     EventLogUnavailable(AppendError),
@@ -66,6 +71,7 @@ impl Reason {
             Self::NotConfigured(_) => (StatusCode::SERVICE_UNAVAILABLE, "OUTBOUND_NOT_CONFIGURED"),
             Self::Body(reason) => reason.status(),
             Self::Faults(_) => (StatusCode::BAD_REQUEST, "INVALID_REQUEST"),
+            Self::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED"),
             Self::EventLogUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "EVENT_LOG_UNAVAILABLE"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
         }
@@ -159,6 +165,7 @@ mod tests {
             Reason::Body(intake::refusal::Reason::UnreadableBody("x")),
             Reason::Body(intake::refusal::Reason::Overloaded),
             Reason::invalid("x".into()),
+            Reason::KeyReused,
             Reason::EventLogUnavailable(AppendError::Timeout),
             Reason::Internal,
         ];

@@ -34,8 +34,8 @@ use crate::{
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it waits where NATS does not say what became of a menu.
 const LOG_AWAY: Duration = Duration::from_secs(2);
-/// Most words of a provider that are looked at for one menu.
-const MAX_REPORTS: usize = 100;
+/// Most words of a provider that are looked at for one menu, beside the last one; an honest provider says two or three.
+const MAX_REPORTS: usize = 1000;
 /// Most characters of what a provider says about a menu that are kept: it names faults of the menu.
 const MAX_MESSAGE_CHARS: usize = 1000;
 
@@ -68,19 +68,19 @@ impl Push {
             return self.unreadable(event, request);
         };
         let branch = event.envelope.branch.clone().unwrap_or_default();
-        if let Some(wait) = remote.limits.menu_wait(Instant::now(), &branch, spec.every) {
-            return Err(Failure::Later {
-                after: wait,
-                for_creation: false,
-            });
-        }
+        self.keep_distance(remote, spec, event, &branch).await?;
         let mut subject = self.subject(remote, event, Some(&branch)).await?;
+        subject.origin.has_own_limit = !spec.every.is_zero();
         let slots = &mut subject.scope.0;
         slots.insert("request_id".into(), event.run_id().to_string().into());
         slots.insert("currency".into(), menu.currency.code().into());
         slots.insert("menu".into(), menu.as_slots());
-        let key = event.envelope.id.to_string();
-        let reply = match remote.call(&subject.base, &spec.call, &mut subject.scope, key).await {
+        let reports_before = match &spec.result {
+            Some(_) => self.last(&event.envelope, EventType::MenuSyncReported).await,
+            None => Ok(None),
+        };
+        let reports_before = reports_before.map_err(|error| log_away(&error))?;
+        let reply = match remote.call(&subject.origin, &spec.call, &mut subject.scope).await {
             Err(missing) => return self.missing(remote, event, request, &subject, &missing).await,
             Ok(reply) => reply,
         };
@@ -100,6 +100,7 @@ impl Push {
             reference,
             next_attempt_at: Utc::now() + TimeDelta::from_std(pause).unwrap_or_default(),
             result_due_at: due,
+            reports_before: Some(reports_before.map_or(0, |last| last.sequence)),
         };
         let label = format!("accepted/{request}");
         let envelope = event.follow(&label, EventType::MenuSyncAccepted, Utc::now());
@@ -107,6 +108,43 @@ impl Push {
             next: Next::Park(pause),
             record: vec![NewEvent::new(envelope, &accepted)],
             for_creation: true,
+        })
+    }
+
+    /// One menu of a branch in a while. What another instance sent is known from the log.
+    async fn keep_distance(
+        &self,
+        remote: &Remote,
+        spec: &MenuSpec,
+        event: &Recorded,
+        branch: &str,
+    ) -> Result<(), Failure> {
+        if spec.every.is_zero() {
+            return Ok(());
+        }
+        let wait = match remote.limits.menu_wait(Instant::now(), branch, spec.every) {
+            Some(wait) => wait,
+            None => {
+                let took = match spec.result {
+                    Some(_) => EventType::MenuSyncAccepted,
+                    None => EventType::MenuSynced,
+                };
+                let last = self
+                    .last(&event.envelope, took)
+                    .await
+                    .map_err(|error| log_away(&error))?;
+                let Some(last) = last else { return Ok(()) };
+                let next = last.envelope.time + TimeDelta::from_std(spec.every).unwrap_or_default();
+                // A clock that is ahead must not hold it for longer than the file says.
+                until(next).min(spec.every)
+            }
+        };
+        if wait.is_zero() {
+            return Ok(());
+        }
+        Err(Failure::Later {
+            after: wait,
+            for_creation: false,
         })
     }
 
@@ -120,16 +158,27 @@ impl Push {
         sequence: u64,
         accepted: SyncAccepted,
     ) -> Result<Vec<NewEvent>, Failure> {
-        let mut word = match self.reported(event, sequence, &accepted).await {
+        let since = accepted.reports_before.unwrap_or(sequence);
+        let mut word = match self.reported(event, since, &accepted).await {
             Ok(word) => word,
             Err(error) => return Err(log_away(&error)),
         };
+        // Where the provider could not be asked it is given as much time again.
+        let mut due = accepted.result_due_at;
         if word.is_none() && result.poll.is_some() {
             let mut subject = self.subject(remote, event, event.envelope.branch.as_deref()).await?;
-            word = match self.ask(remote, event, result, &accepted, &mut subject).await {
-                Ok(word) => word,
+            match self.ask(remote, event, result, &accepted, &mut subject).await {
+                Ok(Asked::Word(said)) => word = Some(said),
+                Ok(Asked::StillAtIt) => {}
+                Ok(Asked::NotAsked) => due += TimeDelta::from_std(result.wait).unwrap_or_default(),
+                Ok(Asked::Turn(after)) => {
+                    return Err(Failure::Later {
+                        after,
+                        for_creation: true,
+                    });
+                }
                 Err(missing) => return self.missing(remote, event, request, &subject, &missing).await,
-            };
+            }
         }
         match word {
             Some(word) if word.ok => {
@@ -150,20 +199,20 @@ impl Push {
                     &format!("the provider refuses the menu: {said}"),
                 )
             }
-            None if accepted.result_due_at <= Utc::now() => self.menu_failed(
+            None if due <= Utc::now() => self.menu_failed(
                 event,
                 &accepted,
                 "MENU_RESULT_TIMEOUT",
                 "the provider took the menu but did not say in time what it makes of it",
             ),
             None => Err(Failure::Later {
-                after: result.pause(accepted.result_due_at),
+                after: result.pause(due),
                 for_creation: true,
             }),
         }
     }
 
-    /// Asks the provider for its word, where it is to be asked; none where it is still at it.
+    /// Asks the provider for its word, where it is to be asked.
     async fn ask(
         &self,
         remote: &Remote,
@@ -171,24 +220,30 @@ impl Push {
         result: &ResultSpec,
         accepted: &SyncAccepted,
         subject: &mut Subject,
-    ) -> Result<Option<SyncReported>, Missing> {
+    ) -> Result<Asked, Missing> {
         let Some((poll, _)) = &result.poll else {
-            return Ok(None);
+            return Ok(Asked::StillAtIt);
         };
         let slots = &mut subject.scope.0;
         if let Some(reference) = &accepted.reference {
             slots.insert("ref".into(), reference.clone().into());
         }
         slots.insert("request_id".into(), event.run_id().to_string().into());
-        let key = event.envelope.id.to_string();
         let (place, max) = (Place::Path(poll), MAX_ANSWER_BYTES);
-        let asked = remote.read(&subject.base, place, &mut subject.scope, key, max).await?;
+        let asked = remote.read(&subject.origin, place, &mut subject.scope, max).await?;
         Ok(match asked {
-            Reply::Done { body, .. } => result.table.read(&body),
-            reply => {
-                tracing::debug!(?reply, "a menu's result is not to be had yet");
-                None
+            Reply::Done { body, .. } => result.table.read(&body).map_or(Asked::StillAtIt, Asked::Word),
+            Reply::Turn(wait) => Asked::Turn(wait),
+            // It is not there (yet).
+            Reply::Refused(error) => {
+                note_no_result(event, &error);
+                Asked::StillAtIt
             }
+            Reply::Temporary { error, .. } => {
+                note_no_result(event, &error);
+                Asked::NotAsked
+            }
+            Reply::Wait(_) => Asked::NotAsked,
         })
     }
 
@@ -235,12 +290,20 @@ impl Push {
         let subject = self.subject_of(&event.envelope, EventType::MenuSyncReported);
         let connection = self.journal.connection();
         let mut reader = Reader::of_subjects(connection, subject, Start::Sequence(after + 1)).at_most(MAX_REPORTS);
-        let entries = reader.next_batch().await?;
-        let words = entries.iter().rev().filter_map(|entry| match entry {
-            Entry::Event(event) => payload::<SyncReported>(event),
-            Entry::Unreadable { .. } => None,
-        });
-        Ok(words.into_iter().find(is_about_it))
+        let (mut found, mut read) = (None, 0);
+        while read < MAX_REPORTS {
+            let entries = reader.next_batch().await?;
+            if entries.is_empty() {
+                break;
+            }
+            read += entries.len();
+            let words = entries.iter().rev().filter_map(|entry| match entry {
+                Entry::Event(event) => payload::<SyncReported>(event),
+                Entry::Unreadable { .. } => None,
+            });
+            found = words.into_iter().find(is_about_it).or(found);
+        }
+        Ok(found)
     }
 
     fn subject_of(&self, envelope: &Envelope, event_type: EventType) -> String {
@@ -257,6 +320,27 @@ impl Push {
         let last = last_of(self.journal.connection(), EVENTS, &subject, ANSWER_TIMEOUT).await?;
         Ok(last.and_then(|last| codec::decode(Some(&last.headers), last.payload, last.sequence).ok()))
     }
+}
+
+/// What came of asking for the provider's word.
+enum Asked {
+    Word(SyncReported),
+    /// It has none yet.
+    StillAtIt,
+    /// It could not be asked, or did not answer as it should.
+    NotAsked,
+    /// It is asked in this long, when its turn comes.
+    Turn(Duration),
+}
+
+fn note_no_result(event: &Recorded, error: &ErrorReport) {
+    tracing::warn!(
+        provider = &*event.envelope.provider,
+        branch = event.envelope.branch,
+        code = error.code,
+        error = error.message,
+        "the result of a menu cannot be had now, asking again"
+    );
 }
 
 impl ResultSpec {

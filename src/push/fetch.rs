@@ -43,7 +43,7 @@ impl Push {
         let mut subject = self.subject(remote, event, event.envelope.branch.as_deref()).await?;
         let place = match &fetch.place {
             FetchPlace::Path(path) => Place::Path(path),
-            FetchPlace::Href(pointer, hosts) => match href(&event.payload, pointer, &subject.base, hosts) {
+            FetchPlace::Href(pointer, hosts) => match href(&event.payload, pointer, &subject.origin.base, hosts) {
                 Ok(url) => Place::Whole(url),
                 Err(message) => {
                     let error = ErrorReport::new(ErrorType::Validation, "FETCH_HREF_REFUSED", message);
@@ -51,8 +51,7 @@ impl Push {
                 }
             },
         };
-        let key = event.envelope.id.to_string();
-        let read = remote.read(&subject.base, place, &mut subject.scope, key, MAX_DOCUMENT_BYTES);
+        let read = remote.read(&subject.origin, place, &mut subject.scope, MAX_DOCUMENT_BYTES);
         match read.await {
             Err(missing) => self.missing(remote, event, request, &subject, &missing).await,
             Ok(Reply::Done { body, .. }) => match unfit(&body) {

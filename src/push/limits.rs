@@ -1,5 +1,10 @@
 //! How often a provider may be asked: so many requests a second, one menu of a branch in a while, and not at all while it
 //! has asked to be left alone (429). The time is passed in.
+//!
+//! A request that has to wait for the rate gets a time of its own ([`Limits::turn`]): its event is parked until then and
+//! comes back once. Times are given in the order in which they are asked for, which is the log's. What is reserved says
+//! when to come back; whether a request may be made then is counted when it is made ([`Limits::take`]), so that events
+//! that come back late, after a breaker was open, never exceed the rate together.
 
 use std::{
     collections::HashMap,
@@ -7,8 +12,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::remote::Reply;
+use crate::event::EventId;
+
 /// Branches whose last menu is remembered; of more than these the oldest are forgotten, and the provider's own 429 holds.
 const MAX_BRANCHES: usize = 10_000;
+/// Events whose time is remembered, some 6 MB of them. What is more gets a time too, and queues anew when it comes back.
+const MAX_RESERVED: usize = 100_000;
+/// How much before its time an event may come back: as much as a lane may be taken up early.
+const EARLY: Duration = Duration::from_millis(20);
+/// How many requests may come at once, in time: a second's worth.
+const BURST: Duration = Duration::from_secs(1);
 
 /// The limits of one provider.
 #[derive(Debug)]
@@ -18,20 +32,62 @@ pub struct Limits {
     held: Mutex<Held>,
 }
 
+/// Why a request is not made now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Its time comes in this long; it need not ask before.
+    Turn(Duration),
+    /// The provider wants to be left alone for so long, and there is no rate by which those that wait would be spread.
+    LeftAlone(Duration),
+}
+
+impl From<Wait> for Reply {
+    fn from(wait: Wait) -> Self {
+        match wait {
+            Wait::Turn(wait) => Self::Turn(wait),
+            Wait::LeftAlone(wait) => Self::Wait(wait),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Held {
-    /// When the next request may be made, if they came evenly.
-    next: Option<Instant>,
+    /// When the next request would be made if all that were made had come evenly.
+    made: Option<Instant>,
+    /// The same of all that were made or have a time.
+    given: Option<Instant>,
+    /// When the next of those that came back and found no room may come again; they go before new ones.
+    again: Option<Instant>,
+    /// Times that were given, by the event that asked.
+    reserved: HashMap<EventId, Instant>,
     /// Until when nothing is asked.
     paused: Option<Instant>,
     menus: HashMap<String, Instant>,
+}
+
+impl Held {
+    /// When a request may be made, from now on.
+    fn room(&self, now: Instant, burst: Duration) -> Instant {
+        let made = self.made.map_or(now, |made| made - burst);
+        made.max(self.paused.unwrap_or(now)).max(now)
+    }
+
+    fn reserve(&mut self, now: Instant, event: EventId, at: Instant) {
+        if self.reserved.len() >= MAX_RESERVED {
+            // Events that never came back: they were taken up elsewhere, or given up.
+            self.reserved.retain(|_, time| *time > now);
+        }
+        if self.reserved.len() < MAX_RESERVED {
+            self.reserved.insert(event, at);
+        }
+    }
 }
 
 impl Limits {
     /// So many requests a second; none: any number.
     pub fn new(per_second: Option<u32>) -> Self {
         Self {
-            spacing: per_second.map_or(Duration::ZERO, |count| Duration::from_secs(1) / count.max(1)),
+            spacing: per_second.map_or(Duration::ZERO, |count| BURST / count.max(1)),
             held: Mutex::default(),
         }
     }
@@ -41,27 +97,71 @@ impl Limits {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks to make one request now.
+    fn burst(&self) -> Duration {
+        BURST.saturating_sub(self.spacing)
+    }
+
+    /// Asks for the time of an event's next request. Where that is now, [`Self::take`] follows when the request is made.
     ///
     /// # Errors
     /// How long to wait before asking again.
-    pub fn take(&self, now: Instant) -> Result<(), Duration> {
+    pub fn turn(&self, now: Instant, event: EventId) -> Result<(), Wait> {
         let mut held = self.held();
-        if let Some(left) = left(held.paused, now) {
-            return Err(left);
-        }
         if self.spacing.is_zero() {
+            return left(held.paused, now).map_or(Ok(()), |left| Err(Wait::LeftAlone(left)));
+        }
+        let at = match held.reserved.get(&event) {
+            Some(at) => *at,
+            None => {
+                let last = [held.given, held.made, held.paused].into_iter().flatten().max();
+                let base = last.map_or(now, |last| last.max(now));
+                let at = (base - self.burst()).max(held.room(now, self.burst()));
+                let at = held.again.map_or(at, |again| at.max(again));
+                held.given = Some(base.max(at) + self.spacing);
+                held.reserve(now, event, at);
+                at
+            }
+        };
+        if at <= now + EARLY {
+            Ok(())
+        } else {
+            Err(Wait::Turn(at - now))
+        }
+    }
+
+    /// Makes one request of an event, whose time has come.
+    ///
+    /// # Errors
+    /// How long to wait before asking again: others came back late and were before it.
+    pub fn take(&self, now: Instant, event: EventId) -> Result<(), Wait> {
+        let mut held = self.held();
+        if self.spacing.is_zero() {
+            return left(held.paused, now).map_or(Ok(()), |left| Err(Wait::LeftAlone(left)));
+        }
+        let room = held.room(now, self.burst());
+        if room <= now + EARLY {
+            held.reserved.remove(&event);
+            held.made = Some(held.made.map_or(now, |made| made.max(now)) + self.spacing);
             return Ok(());
         }
-        // A second's worth may come at once.
-        let next = held.next.unwrap_or(now).max(now);
-        let ahead = next.saturating_duration_since(now);
-        let burst = Duration::from_secs(1).saturating_sub(self.spacing);
-        if ahead > burst {
-            return Err(ahead - burst);
-        }
-        held.next = Some(next + self.spacing);
-        Ok(())
+        let at = held.again.map_or(room, |again| room.max(again));
+        held.again = Some(at + self.spacing);
+        held.reserve(now, event, at);
+        Err(Wait::Turn(at - now))
+    }
+
+    /// A request was made that had no time of its own: a second one with another token.
+    pub fn took_another(&self, now: Instant) {
+        let mut held = self.held();
+        held.made = Some(held.made.map_or(now, |made| made.max(now)) + self.spacing);
+    }
+
+    /// This instance begins to work on the stage: the times that it gave before are of events that another one has had
+    /// meanwhile, and new ones need not queue behind them.
+    pub fn begin(&self) {
+        let mut held = self.held();
+        held.reserved.clear();
+        (held.given, held.again) = (None, None);
     }
 
     /// The provider wants to be left alone for so long.
@@ -98,42 +198,4 @@ fn left(until: Option<Instant>, now: Instant) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_seconds_worth_at_once_then_evenly() {
-        let (limits, now) = (Limits::new(Some(4)), Instant::now());
-        let taken = (0..10).filter(|_| limits.take(now).is_ok()).count();
-        assert_eq!(taken, 4);
-        let wait = limits.take(now).unwrap_err();
-        assert_eq!(wait, Duration::from_millis(250));
-        assert!(limits.take(now + wait).is_ok() && limits.take(now + wait).is_err());
-        let unlimited = Limits::new(None);
-        assert!((0..10_000).all(|_| unlimited.take(now).is_ok()));
-    }
-
-    #[test]
-    fn who_wants_to_be_left_alone_is() {
-        let (limits, now) = (Limits::new(None), Instant::now());
-        limits.pause(now, Duration::from_secs(30));
-        limits.pause(now, Duration::from_secs(5));
-        assert_eq!(limits.take(now + Duration::from_secs(10)), Err(Duration::from_secs(20)));
-        assert!(limits.take(now + Duration::from_secs(30)).is_ok());
-    }
-
-    #[test]
-    fn one_menu_of_a_branch_in_a_while() {
-        let (limits, now, every) = (Limits::new(None), Instant::now(), Duration::from_secs(120));
-        assert_eq!(limits.menu_wait(now, "b-1", every), None);
-        limits.menu_sent(now, "b-1");
-        assert_eq!(limits.menu_wait(now, "b-1", every), Some(every));
-        assert_eq!(limits.menu_wait(now, "b-2", every), None);
-        assert_eq!(limits.menu_wait(now + every, "b-1", every), None);
-        for number in 0..MAX_BRANCHES {
-            limits.menu_sent(now + Duration::from_secs(1), &number.to_string());
-        }
-        assert_eq!(limits.held().menus.len(), MAX_BRANCHES);
-        assert_eq!(limits.menu_wait(now, "b-1", every), None, "the oldest is forgotten");
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Read from its text: an amount is decimal text or a number of minor units, never a float.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet, hash_map::Entry};
 
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ pub struct Menu {
 }
 
 /// A text in several languages.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Name {
     plain: Option<String>,
     ar: Option<String>,
@@ -54,7 +54,7 @@ struct Item {
     groups: Vec<Group>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Group {
     id: String,
     name: Name,
@@ -63,12 +63,14 @@ struct Group {
     options: Vec<Choice>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Choice {
     id: String,
     name: Name,
     price: Money,
     available: bool,
+    /// Which field the price stands in, for faults.
+    price_field: &'static str,
 }
 
 impl Menu {
@@ -163,6 +165,33 @@ impl Item {
 }
 
 impl Group {
+    /// Where it says something else than another of the same id: JSON pointers within it.
+    fn differs_from(&self, other: &Self) -> Vec<String> {
+        let mut fields: Vec<String> = [
+            ("/name", self.name != other.name),
+            ("/min", self.min != other.min),
+            ("/max", self.max != other.max),
+            ("/options", self.options.len() != other.options.len()),
+        ]
+        .into_iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(field, _)| field.to_owned())
+        .collect();
+        for (at, (ours, theirs)) in self.options.iter().zip(&other.options).enumerate() {
+            for (field, differs) in [
+                ("id", ours.id != theirs.id),
+                ("name", ours.name != theirs.name),
+                (ours.price_field, ours.price != theirs.price),
+                ("available", ours.available != theirs.available),
+            ] {
+                if differs {
+                    fields.push(format!("/options/{at}/{field}"));
+                }
+            }
+        }
+        fields
+    }
+
     fn slots(&self, position: usize) -> Value {
         let options: Vec<_> = self
             .options
@@ -208,6 +237,8 @@ struct Reading {
     entries: usize,
     /// Ids that may stand only once: of categories and of items.
     ids: HashSet<(&'static str, String)>,
+    /// The first group of each id, and where it stands: a catalogue has one of an id.
+    groups: HashMap<String, (String, Group)>,
 }
 
 impl Reading {
@@ -323,7 +354,11 @@ impl Reading {
 
     fn item(&mut self, node: &Node<'_>, currency: Currency) -> Item {
         let item = self.entry(node);
-        let groups = item.get("modifierGroups").elements(&mut self.faults);
+        let nodes = item.get("modifierGroups").elements(&mut self.faults);
+        let mut groups: Vec<_> = nodes.iter().map(|node| self.group(node, currency)).collect();
+        // Twice at one item it is the same group.
+        let mut known = HashSet::new();
+        groups.retain(|group| known.insert(group.id.clone()));
         Item {
             id: self.id(&item.get("id"), Some("item")),
             name: self.name(&item.get("name"), true),
@@ -331,7 +366,7 @@ impl Reading {
             price: self.price(&item, currency, true),
             image_url: item.get("imageUrl").text(&mut self.faults),
             available: self.flag(&item.get("available")),
-            groups: groups.iter().map(|node| self.group(node, currency)).collect(),
+            groups,
         }
     }
 
@@ -347,12 +382,43 @@ impl Reading {
         if min > max {
             self.faults.add(node.pointer(), "min is more than max");
         }
-        Group {
+        let group = Group {
             id: self.id(&group.get("id"), None),
             name: self.name(&group.get("name"), true),
             min,
             max,
             options: options.iter().map(|node| self.choice(node, currency)).collect(),
+        };
+        self.options_are_different(node.pointer(), &group);
+        self.is_the_same_everywhere(node.pointer(), &group);
+        group
+    }
+
+    /// An option's id may stand only once in its group.
+    fn options_are_different(&mut self, pointer: &str, group: &Group) {
+        let mut known = HashSet::new();
+        for (at, option) in group.options.iter().enumerate() {
+            if !option.id.is_empty() && !known.insert(&option.id) {
+                let message = "another option of the group has this id";
+                self.faults.add(&format!("{pointer}/options/{at}/id"), message);
+            }
+        }
+    }
+
+    /// A provider is sent one group of an id, so all that have it must say the same.
+    fn is_the_same_everywhere(&mut self, pointer: &str, group: &Group) {
+        if group.id.is_empty() {
+            return;
+        }
+        match self.groups.entry(group.id.clone()) {
+            Entry::Vacant(new) => drop(new.insert((pointer.to_owned(), group.clone()))),
+            Entry::Occupied(first) => {
+                let (at, first) = first.get();
+                for field in group.differs_from(first) {
+                    let message = format_args!("differs from the group of this id at {at}");
+                    self.faults.add(&format!("{pointer}{field}"), message);
+                }
+            }
         }
     }
 
@@ -372,117 +438,16 @@ impl Reading {
 
     fn choice(&mut self, node: &Node<'_>, currency: Currency) -> Choice {
         let option = self.entry(node);
+        let has_minor = option.get("priceMinor").is_present();
         Choice {
             id: self.id(&option.get("id"), None),
             name: self.name(&option.get("name"), true),
             price: self.price(&option, currency, false),
             available: self.flag(&option.get("available")),
+            price_field: if has_minor { "priceMinor" } else { "price" },
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SAMPLE: &str = include_str!("../../tests/fixtures/menu.json");
-
-    #[test]
-    fn the_sample_of_the_documentation() {
-        let menu = Menu::parse(SAMPLE.as_bytes()).unwrap();
-        assert_eq!((menu.currency.code(), menu.items()), ("JOD", 2));
-        let slots = menu.as_slots();
-        let item = &slots["items"][0];
-        assert_eq!(
-            (&item["price"], &item["price_minor"], &item["price_number"].to_string()),
-            (&json!("4.500"), &json!(4500), &"4.5".to_owned())
-        );
-        assert_eq!(item["name_ar"], "شاورما دجاج");
-        assert_eq!(item["groups"][0]["options"][1]["price_minor"], 250);
-        assert_eq!(slots["items"][1]["available"], false);
-        assert_eq!(slots["groups"].as_array().map(Vec::len), Some(1));
-        assert_eq!(
-            slots["categories"][0]["item_ids"],
-            json!(["chicken-shawarma", "lentil-soup"])
-        );
-    }
-
-    #[test]
-    fn a_menu_has_limits() {
-        let item = |id: usize| json!({ "id": format!("i{id}"), "name": "x", "price": 1 });
-        let with = |items: Vec<Value>| {
-            let menu = json!({ "currency": "JOD", "categories": [{ "id": "c", "name": "x", "items": items }] });
-            Menu::parse(menu.to_string().as_bytes())
-                .map(|_| ())
-                .map_err(|faults| faults[0].message.clone())
-        };
-        let changed = |field: &str, value: Value| {
-            let mut item = item(1);
-            item[field] = value;
-            with(vec![item])
-        };
-        let text = |length: usize| json!("x".repeat(length));
-        assert_eq!(
-            (changed("id", text(128)), changed("name", text(2000))),
-            (Ok(()), Ok(()))
-        );
-        assert_eq!(changed("id", text(129)), Err("longer than 128 bytes".into()));
-        assert_eq!(changed("name", text(2001)), Err("longer than 2000 characters".into()));
-        assert_eq!(
-            changed("description", text(2001)),
-            Err("longer than 2000 characters".into())
-        );
-        let group = |max: u64| json!([{ "id": "g", "name": "x", "max": max, "options": [{ "id": "o", "name": "x" }] }]);
-        assert_eq!(changed("modifierGroups", group(1000)), Ok(()));
-        let wrong = "expected a whole number from 0 to 1000";
-        assert_eq!(changed("modifierGroups", group(1001)), Err(wrong.into()));
-        assert_eq!(with((0..2000).map(item).collect()), Ok(()));
-        assert_eq!(
-            with((0..2001).map(item).collect()),
-            Err("more than 2000 elements".into())
-        );
-        // Not more than so many of all kinds together, however they are spread.
-        let options: Vec<_> = (0..2000).map(|id| json!({ "id": id, "name": "x" })).collect();
-        let large = |items: usize| {
-            let group = json!([{ "id": "g", "name": "x", "max": 1, "options": options }]);
-            let items = (0..items).map(|id| {
-                let mut item = item(id);
-                item["modifierGroups"] = group.clone();
-                item
-            });
-            with(items.collect())
-        };
-        assert_eq!(large(9), Ok(()));
-        assert_eq!(large(10), Err("a menu has at most 20000 entries".into()));
-    }
-
-    #[test]
-    fn every_fault_has_its_place() {
-        let mut menu: Value = serde_json::from_str(SAMPLE).unwrap();
-        menu["currency"] = "XYZ".into();
-        let item = &mut menu["categories"][0]["items"][0];
-        item["price"] = json!("4.5001");
-        item["name"] = json!({ "fr": "poulet" });
-        item["available"] = json!("yes");
-        item["modifierGroups"][0]["min"] = json!(9);
-        item["modifierGroups"][0]["options"][0]["priceMinor"] = json!(5);
-        item["modifierGroups"][0]["options"][0]["price"] = json!("1");
-        menu["categories"][0]["items"][1]["id"] = json!("chicken-shawarma");
-        let faults = Menu::parse(menu.to_string().as_bytes()).unwrap_err();
-        let pointers: Vec<_> = faults.iter().map(|fault| fault.pointer.as_str()).collect();
-        for pointer in [
-            "/currency",
-            "/categories/0/items/0/price",
-            "/categories/0/items/0/name",
-            "/categories/0/items/0/available",
-            "/categories/0/items/0/modifierGroups/0",
-            "/categories/0/items/0/modifierGroups/0/options/0/priceMinor",
-            "/categories/0/items/1/id",
-        ] {
-            // With a currency that is not known, decimals are counted as JOD's.
-            assert!(pointers.contains(&pointer), "{pointer} in {faults:#?}");
-        }
-        assert_eq!(Menu::parse(b"[]").unwrap_err()[0].message, "expected an object");
-        assert_eq!(Menu::parse(b"{").unwrap_err()[0].message, "expected JSON");
-    }
-}
+mod tests;

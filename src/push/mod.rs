@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::{
-    database::{Database, query},
+    database::Database,
     event::{
         EventType, NewEvent, Recorded,
         outcome::{ErrorReport, ErrorType},
@@ -21,32 +21,33 @@ use crate::{
         settle::{Failure, Schedule},
         stage::Stage,
     },
-    transform::{
-        TABLE_AWAY,
-        branches::{Branch, Branches},
-    },
+    transform::branches::{Branch, Branches},
 };
 
 pub mod outbound;
 pub mod template;
 pub mod words;
 pub mod limits;
+pub mod refusals;
 pub mod token;
 pub mod remote;
 pub mod menu;
 mod record;
+mod branch;
 mod status;
 mod catalog;
 mod fetch;
 
 use self::{
-    remote::{Remote, Reply},
+    remote::{Origin, Remote, Reply},
     template::Scope,
 };
 
-/// Retries that count after which a status of an order whose branch nobody knows is given up: the tables are seconds
-/// behind the log, not minutes.
+/// Retries that count after which a status of an order that is not known is given up, where the tables have all that was
+/// there before it was asked for.
 const UNKNOWN_ORDER_RETRIES: u32 = 2;
+/// Shortest pause of what was not tried, whatever the settings say: nothing may ask in a loop.
+const MIN_WAIT: Duration = Duration::from_millis(100);
 /// What waits for a provider's breaker comes back spread over this much longer than that is open.
 const SPREAD: Duration = Duration::from_secs(5);
 
@@ -62,9 +63,8 @@ pub struct Push {
 /// What a request to a provider is about.
 struct Subject {
     scope: Scope,
-    base: String,
-    /// The branch, and what the table says of it.
-    branch: Option<String>,
+    origin: Origin,
+    /// What the table says of the branch.
     row: Option<Arc<Branch>>,
 }
 
@@ -94,9 +94,9 @@ impl Push {
     /// # Errors
     /// Where the table of branches has to be looked at again, and cannot be read.
     async fn subject(&self, remote: &Remote, event: &Recorded, branch: Option<&str>) -> Result<Subject, Failure> {
-        let row = match branch {
-            Some(branch) => self.row(remote, branch).await?,
-            None => None,
+        let (row, of_platform) = match branch {
+            Some(branch) => self.row(remote, branch, event.envelope.event_type).await?,
+            None => (None, self.branches.api_base_url(&remote.name)),
         };
         let mut scope = Scope::default();
         scope
@@ -108,57 +108,28 @@ impl Push {
         if let Some(row) = &row {
             say(&mut scope, row);
         }
-        let of_platform = self.branches.api_base_url(&remote.name);
         Ok(Subject {
             scope,
-            base: remote.base(of_platform.as_deref()).to_owned(),
-            branch: branch.map(str::to_owned),
+            origin: Origin {
+                base: remote.base(of_platform.as_deref()).to_owned(),
+                branch: branch.map(str::to_owned),
+                event: event.run_id(),
+                key: event.envelope.id.to_string(),
+                has_own_limit: false,
+            },
             row,
         })
-    }
-
-    /// What is known of a branch; one that was added a moment ago counts.
-    async fn row(&self, remote: &Remote, branch: &str) -> Result<Option<Arc<Branch>>, Failure> {
-        if let Some(row) = self.branches.branch(&remote.name, branch) {
-            return Ok(Some(row));
-        }
-        self.look_again().await?;
-        Ok(self.branches.branch(&remote.name, branch))
-    }
-
-    async fn look_again(&self) -> Result<(), Failure> {
-        if self.branches.look_again().await {
-            return Ok(());
-        }
-        tracing::warn!("a branch is not known and the branches cannot be read; what is for its provider waits");
-        Err(Failure::Later {
-            after: TABLE_AWAY,
-            for_creation: false,
-        })
-    }
-
-    /// The branch that an order belongs to: the event's, else as it was forwarded, else the provider's only one.
-    async fn branch_of(&self, event: &Recorded) -> anyhow::Result<Option<String>> {
-        let envelope = &event.envelope;
-        if let Some(branch) = &envelope.branch {
-            return Ok(Some(branch.clone()));
-        }
-        let connection = self.database.connect().await?;
-        let statement = connection.prepare_cached(query::BRANCH_OF_ORDER).await?;
-        let row = connection
-            .query_opt(&statement, &[&&*envelope.provider, &envelope.external_order_id])
-            .await?;
-        match row {
-            Some(row) => Ok(Some(row.try_get(0)?)),
-            None => Ok(self.branches.only_branch(&envelope.provider)),
-        }
     }
 
     /// What follows where the provider did not say yes.
     fn not_done(&self, event: &Recorded, request: u32, reply: Reply) -> Result<Vec<NewEvent>, Failure> {
         match reply {
             Reply::Wait(wait) => Err(Failure::Later {
-                after: wait + spread(event, wait),
+                after: wait.max(MIN_WAIT) + spread(event, wait),
+                for_creation: false,
+            }),
+            Reply::Turn(wait) => Err(Failure::Later {
+                after: wait,
                 for_creation: false,
             }),
             Reply::Temporary { error, after } => self.failed(event, request, error, after, u32::MAX),
@@ -202,8 +173,10 @@ impl Push {
         missing: &template::Missing,
     ) -> Result<Vec<NewEvent>, Failure> {
         self.look_again().await?;
-        let branch = subject.branch.as_deref();
-        let row = branch.and_then(|branch| self.branches.branch(&remote.name, branch));
+        let row = match &subject.origin.branch {
+            Some(branch) => self.row(remote, branch, event.envelope.event_type).await?.0,
+            None => None,
+        };
         if row != subject.row {
             return Err(Failure::Later {
                 after: Duration::ZERO,

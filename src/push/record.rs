@@ -36,6 +36,7 @@ impl Push {
             provider = &*event.envelope.provider,
             order_id = event.envelope.external_order_id,
             request_id = event.envelope.request_id,
+            branch = error.details["branch"].as_str(),
             event = %event.envelope.event_type,
             attempt = request,
             next_in_ms = pause.as_millis() as u64,

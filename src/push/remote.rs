@@ -1,7 +1,7 @@
 //! One provider's interface: its address, token, limits and breaker, and what its answers mean.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -10,19 +10,23 @@ use reqwest::{
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use secrecy::ExposeSecret;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     limits::Limits,
     outbound::{Auth, Call, Spec},
+    refusals::Refusals,
     template::{Missing, Scope, Text},
     token::{Token, Tokens},
     words::ACCESS_TOKEN,
 };
 use crate::{
     config,
-    event::outcome::{ErrorReport, ErrorType},
+    event::{
+        EventId,
+        outcome::{ErrorReport, ErrorType},
+    },
     forward::{breaker::Outcome, gate::Gate},
     http::{self, Answer, MAX_ANSWER_BYTES, percent_encode},
 };
@@ -59,6 +63,43 @@ pub enum Reply {
     },
     /// Nothing was asked, or nobody is to blame but the set-up: not before this long from now.
     Wait(Duration),
+    /// Nothing was asked; its turn comes in this long.
+    Turn(Duration),
+}
+
+impl Reply {
+    /// With the branch that it is about, for whoever reads the dead letter.
+    fn of(mut self, origin: &Origin) -> Self {
+        if let (Self::Refused(error) | Self::Temporary { error, .. }, Some(branch)) = (&mut self, &origin.branch) {
+            if error.details.is_null() {
+                error.details = json!({});
+            }
+            error.details["branch"] = branch.as_str().into();
+        }
+        self
+    }
+}
+
+/// For whom a request is made.
+pub(super) struct Origin {
+    /// The provider's base URL.
+    pub(super) base: String,
+    /// The branch, where it is known.
+    pub(super) branch: Option<String>,
+    /// Which run of an event it is, for the limits.
+    pub(super) event: EventId,
+    /// The key that is the same for every repeat.
+    pub(super) key: String,
+    /// It has a limit of its own, as a branch's menus have: that it came too soon says nothing about other requests.
+    pub(super) has_own_limit: bool,
+}
+
+impl Origin {
+    /// Whose refusal it is when the provider refuses the credentials: the branch's, and the order's own where no branch is
+    /// known.
+    fn refused(&self) -> &str {
+        self.branch.as_deref().unwrap_or(&self.key)
+    }
 }
 
 /// A request that is to be made.
@@ -66,8 +107,6 @@ pub(super) struct Request<'a> {
     pub(super) method: Method,
     pub(super) url: Place<'a>,
     pub(super) body: Option<Value>,
-    /// The key that is the same for every repeat.
-    pub(super) key: String,
     pub(super) max_bytes: usize,
 }
 
@@ -91,6 +130,7 @@ pub struct Remote {
     /// `<PROVIDER>_API_URL`.
     url: Option<String>,
     tokens: Tokens,
+    refusals: Mutex<Refusals>,
     gate: Arc<Gate>,
     reset: Duration,
     places: Semaphore,
@@ -114,6 +154,7 @@ impl Remote {
             http,
             url,
             tokens: Tokens::new(client, spec.token_lifetime, spec.timeout),
+            refusals: Mutex::default(),
             gate: Arc::new(Gate::of_provider(breaker, Arc::clone(&name))),
             reset: breaker.reset_timeout,
             limits: Limits::new(spec.requests_per_second),
@@ -130,24 +171,28 @@ impl Remote {
         url.unwrap_or(&self.spec.base_url).trim_end_matches('/')
     }
 
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        // No code panics while it holds the lock.
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes a call of the file.
     ///
     /// # Errors
     /// The slot that has no value.
-    pub(super) async fn call(&self, base: &str, call: &Call, scope: &mut Scope, key: String) -> Result<Reply, Missing> {
+    pub(super) async fn call(&self, origin: &Origin, call: &Call, scope: &mut Scope) -> Result<Reply, Missing> {
         let request = Request {
             method: call.method.clone(),
             url: Place::Path(&call.path),
             body: call.body.as_ref().map(|body| body.fill(scope)),
-            key,
             max_bytes: MAX_ANSWER_BYTES,
         };
-        let reply = self.send(base, request, scope).await?;
-        Ok(match reply {
+        let reply = match self.send(origin, request, scope).await? {
             Sent::Reply(reply) => reply,
             Sent::Answer(answer) if call.done.contains(&answer.status) => done(answer),
-            Sent::Answer(answer) => self.meaning(answer),
-        })
+            Sent::Answer(answer) => self.meaning(answer, origin),
+        };
+        Ok(reply.of(origin))
     }
 
     /// Reads a document.
@@ -156,21 +201,18 @@ impl Remote {
     /// The slot that has no value.
     pub(super) async fn read(
         &self,
-        base: &str,
+        origin: &Origin,
         url: Place<'_>,
         scope: &mut Scope,
-        key: String,
         max_bytes: usize,
     ) -> Result<Reply, Missing> {
         let request = Request {
             method: Method::GET,
             url,
             body: None,
-            key,
             max_bytes,
         };
-        let reply = self.send(base, request, scope).await?;
-        Ok(match reply {
+        let reply = match self.send(origin, request, scope).await? {
             Sent::Reply(reply) => reply,
             Sent::Answer(answer) if answer.is_cut && (200..300).contains(&answer.status) => {
                 Reply::Refused(ErrorReport::new(
@@ -179,36 +221,38 @@ impl Remote {
                     format!("the provider's document is larger than {max_bytes} bytes"),
                 ))
             }
-            Sent::Answer(answer) => self.meaning(answer),
-        })
+            Sent::Answer(answer) => self.meaning(answer, origin),
+        };
+        Ok(reply.of(origin))
     }
 
-    async fn send(&self, base: &str, request: Request<'_>, scope: &mut Scope) -> Result<Sent, Missing> {
+    async fn send(&self, origin: &Origin, request: Request<'_>, scope: &mut Scope) -> Result<Sent, Missing> {
+        let waits = |wait| Ok(Sent::Reply(Reply::Wait(wait)));
+        if let Some(wait) = self.gate.wait() {
+            return waits(wait.unwrap_or(TRIALS_UNDER_WAY));
+        }
+        // Before a place is taken: what has its turn later waits in the order in which it came.
+        if let Err(wait) = self.limits.turn(Instant::now(), origin.event) {
+            return Ok(Sent::Reply(wait.into()));
+        }
         let Ok(_place) = self.places.try_acquire() else {
-            return Ok(Sent::Reply(Reply::Wait(NO_PLACE)));
+            return waits(NO_PLACE);
         };
-        // It fails only where the semaphore is closed, which nobody does.
+        // It fails only where the semaphore is closed, which never happens.
         let _slot: Option<SemaphorePermit<'_>> = self.slots.acquire().await.ok();
         if let Some(wait) = self.gate.wait() {
-            return Ok(Sent::Reply(Reply::Wait(wait.unwrap_or(TRIALS_UNDER_WAY))));
-        }
-        if let Err(wait) = self.limits.take(Instant::now()) {
-            return Ok(Sent::Reply(Reply::Wait(wait)));
+            return waits(wait.unwrap_or(TRIALS_UNDER_WAY));
         }
         let Some(pass) = self.gate.enter() else {
-            return Ok(Sent::Reply(Reply::Wait(TRIALS_UNDER_WAY)));
+            return waits(TRIALS_UNDER_WAY);
         };
+        if let Err(wait) = self.limits.take(Instant::now(), origin.event) {
+            return Ok(Sent::Reply(wait.into()));
+        }
         let asked = Instant::now();
-        let sent = self.send_with_token(base, &request, scope).await;
+        let sent = self.send_with_token(origin, &request, scope).await;
         let (outcome, sent) = match sent {
-            Ok(answer) => {
-                let outcome = match answer.status {
-                    401 => Outcome::Misconfigured(format!("{} refuses the hub's credentials", self.name)),
-                    408 | 425 | 500.. => Outcome::Failure,
-                    _ => Outcome::Success,
-                };
-                (outcome, Sent::Answer(answer))
-            }
+            Ok(answer) => (self.outcome(origin, answer.status), Sent::Answer(answer)),
             // It was not made.
             Err(Trouble::Missing(missing)) => return Err(missing),
             Err(Trouble::Misconfigured(error)) => {
@@ -232,23 +276,50 @@ impl Remote {
         Ok(sent)
     }
 
-    /// A token that the provider refuses is replaced once.
-    async fn send_with_token(&self, base: &str, request: &Request<'_>, scope: &mut Scope) -> Result<Answer, Trouble> {
-        let is_token = matches!(self.spec.auth, Auth::Oauth2 { .. } | Auth::Login { .. });
-        let mut refused = None;
-        loop {
-            let token = self.tokens.get(&self.http, base, &self.spec.auth, refused).await?;
-            let answer = self.send_once(base, request, scope, &token).await?;
-            if answer.status != 401 || !is_token || refused.is_some() {
-                return Ok(answer);
+    /// What an answer says about the provider.
+    fn outcome(&self, origin: &Origin, status: u16) -> Outcome {
+        match status {
+            401 => {
+                let several = self.refusals().refused(Instant::now(), origin.refused());
+                if several {
+                    let reason = format!("{} refuses the hub's credentials for several branches", self.name);
+                    return Outcome::Misconfigured(reason);
+                }
+                // One branch's own: it says nothing about the provider.
+                Outcome::Abandoned
             }
-            refused = Some(token.number);
+            408 | 425 | 500.. => Outcome::Failure,
+            403 | 429 => Outcome::Success,
+            _ => {
+                self.refusals().taken(origin.refused());
+                Outcome::Success
+            }
         }
+    }
+
+    /// A token that the provider refuses is replaced once, unless the one before could not help this branch either.
+    async fn send_with_token(
+        &self,
+        origin: &Origin,
+        request: &Request<'_>,
+        scope: &mut Scope,
+    ) -> Result<Answer, Trouble> {
+        let is_token = matches!(self.spec.auth, Auth::Oauth2 { .. } | Auth::Login { .. });
+        let (auth, base) = (&self.spec.auth, &*origin.base);
+        let token = self.tokens.get(&self.http, base, auth, None).await?;
+        let answer = self.send_once(origin, request, scope, &token).await?;
+        let now = Instant::now();
+        if answer.status != 401 || !is_token || !self.refusals().may_ask_for_another(now, origin.refused()) {
+            return Ok(answer);
+        }
+        let token = self.tokens.get(&self.http, base, auth, Some(token.number)).await?;
+        self.limits.took_another(now);
+        self.send_once(origin, request, scope, &token).await
     }
 
     async fn send_once(
         &self,
-        base: &str,
+        origin: &Origin,
         request: &Request<'_>,
         scope: &mut Scope,
         token: &Token,
@@ -261,7 +332,7 @@ impl Remote {
                 }
                 let path = path.fill(scope, percent_encode);
                 scope.0.remove(ACCESS_TOKEN);
-                format!("{base}{}", path.map_err(Trouble::Missing)?)
+                format!("{}{}", origin.base, path.map_err(Trouble::Missing)?)
             }
             Place::Whole(url) => url.to_string(),
         };
@@ -284,7 +355,7 @@ impl Remote {
             builder = builder.header(name, secret);
         }
         if let Some(name) = &self.spec.idempotency_header {
-            builder = builder.header(name, &request.key);
+            builder = builder.header(name, &origin.key);
         }
         if let Some(body) = &request.body {
             builder = builder
@@ -295,14 +366,20 @@ impl Remote {
     }
 
     /// What an answer means that the call itself has no word about.
-    fn meaning(&self, answer: Answer) -> Reply {
+    fn meaning(&self, answer: Answer, origin: &Origin) -> Reply {
         let after = answer.retry_after;
         match answer.status {
             200..=299 => done(answer),
-            // Also with a new token: the breaker is open now.
-            401 => Reply::Wait(self.reset),
+            401 => {
+                let whose = origin.branch.as_ref().map(|branch| format!(" for branch {branch}"));
+                let whose = whose.unwrap_or_default();
+                let message = format!("the provider refuses the hub's credentials{whose}");
+                temporary(&answer, &message, ErrorType::Configuration)
+            }
             429 => {
-                if let Some(after) = after {
+                if let Some(after) = after
+                    && !origin.has_own_limit
+                {
                     self.limits.pause(Instant::now(), after);
                 }
                 temporary(&answer, "the provider was asked too often", ErrorType::Temporary)

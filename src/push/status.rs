@@ -4,6 +4,7 @@ use chrono::{SecondsFormat, TimeDelta, Utc};
 
 use super::{
     Push, UNKNOWN_ORDER_RETRIES,
+    branch::Owner,
     remote::{Remote, Reply},
     template::Scope,
 };
@@ -30,9 +31,9 @@ impl Push {
             return Ok(vec![pushed(event, &wanted, 0, None, false)]);
         };
         let branch = if remote.spec.needs_branch {
-            match self.branch_of(event).await {
-                Ok(Some(branch)) => Some(branch),
-                Ok(None) => {
+            match self.owner(event).await? {
+                Owner::Branch(branch) => Some(branch),
+                Owner::Nobody => {
                     let error = ErrorReport::new(
                         ErrorType::Validation,
                         "ORDER_NOT_KNOWN",
@@ -40,23 +41,13 @@ impl Push {
                     );
                     return self.failed(event, request, error, None, UNKNOWN_ORDER_RETRIES);
                 }
-                Err(error) => {
-                    tracing::debug!(error = format!("{error:#}"), "cannot look up an order's branch");
-                    let error = ErrorReport::new(
-                        ErrorType::Temporary,
-                        "DATABASE_AWAY",
-                        "the order's branch cannot be looked up",
-                    );
-                    return self.failed(event, request, error, None, u32::MAX);
-                }
             }
         } else {
             event.envelope.branch.clone()
         };
         let mut subject = self.subject(remote, event, branch.as_deref()).await?;
         say(&mut subject.scope, event, &wanted);
-        let key = event.envelope.id.to_string();
-        match remote.call(&subject.base, call, &mut subject.scope, key).await {
+        match remote.call(&subject.origin, call, &mut subject.scope).await {
             Err(missing) => self.missing(remote, event, request, &subject, &missing).await,
             Ok(Reply::Done { status, .. }) => {
                 let already = call.done.contains(&status);

@@ -26,6 +26,9 @@ use crate::{
 const MARGIN: Duration = Duration::from_secs(60);
 /// Longest time that a token is used, whatever its provider says.
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How long a refusal of the credentials holds for all that need a token: with a breaker that is switched off each of a
+/// crowd would ask anew.
+const REFUSAL_HOLDS: Duration = Duration::from_secs(5);
 /// Longest token that is taken: it goes in a header.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
@@ -63,6 +66,8 @@ pub struct Tokens {
 struct Held {
     count: u64,
     token: Option<Token>,
+    /// When none was given for these credentials, and why.
+    refusal: Option<(Instant, ErrorReport)>,
 }
 
 impl Tokens {
@@ -99,8 +104,18 @@ impl Tokens {
         if let Some(token) = held.token.as_ref().filter(is_good) {
             return Ok(token.clone());
         }
+        if let Some((at, error)) = &held.refusal
+            && at.elapsed() < REFUSAL_HOLDS
+        {
+            return Err(Trouble::Misconfigured(error.clone()));
+        }
         let began = Instant::now();
-        let (text, lifetime) = self.ask(http, base, auth).await?;
+        let asked = self.ask(http, base, auth).await;
+        held.refusal = match &asked {
+            Err(Trouble::Misconfigured(error)) => Some((began, error.clone())),
+            _ => None,
+        };
+        let (text, lifetime) = asked?;
         held.count += 1;
         let token = Token {
             number: held.count,

@@ -16,6 +16,7 @@ use axum::{
     response::Response,
 };
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::played::{Heard, Played, at_least};
 
@@ -77,11 +78,19 @@ struct Script {
     /// Tokens that are good, and until when.
     good: HashMap<String, Instant>,
     lifetime: Option<Duration>,
+    /// How long tokens are good in truth, where that is not what it says.
+    kept_for: Option<Duration>,
+    /// Requests for tokens, whatever they were told.
+    token_requests: usize,
     /// Answers to requests for tokens.
     next_token: VecDeque<u16>,
     next: VecDeque<Say>,
     /// Answers for every call whose path begins so.
     on: Vec<(String, Say)>,
+    /// Answers for every call of the branch with this `branch-id`.
+    of_branch: HashMap<String, Say>,
+    /// Calls are answered when there is a permit for each.
+    held: Option<Arc<Semaphore>>,
     /// Orders and the states that they were set to; setting one again is a 409.
     states: HashSet<(String, String)>,
     /// Most requests a second; one more is a 429.
@@ -130,6 +139,28 @@ impl Provider {
         script.on.push((path.to_owned(), answer));
     }
 
+    /// Every call of the branch with this `branch-id` is told this.
+    pub(crate) fn on_branch(&self, branch_id: &str, answer: Say) {
+        self.script().of_branch.insert(branch_id.to_owned(), answer);
+    }
+
+    /// Calls of this branch are answered as all others again.
+    pub(crate) fn forget_branch(&self, branch_id: &str) {
+        self.script().of_branch.remove(branch_id);
+    }
+
+    /// Calls are heard, and not answered before [`Self::release`].
+    pub(crate) fn hold(&self) {
+        self.script().held = Some(Arc::new(Semaphore::new(0)));
+    }
+
+    /// Every call is answered, also those that are held.
+    pub(crate) fn release(&self) {
+        if let Some(held) = self.script().held.take() {
+            held.close();
+        }
+    }
+
     /// The next requests for a token are told these statuses.
     pub(crate) fn next_tokens(&self, statuses: impl IntoIterator<Item = u16>) {
         self.script().next_token.extend(statuses);
@@ -138,6 +169,11 @@ impl Provider {
     /// How long tokens hold, as it says and as it keeps.
     pub(crate) fn tokens_hold(&self, lifetime: Duration) {
         self.script().lifetime = Some(lifetime);
+    }
+
+    /// How long tokens are good in truth.
+    pub(crate) fn tokens_are_kept_for(&self, time: Duration) {
+        self.script().kept_for = Some(time);
     }
 
     /// Tokens that were given are no longer good, whatever was said.
@@ -160,6 +196,11 @@ impl Provider {
         self.script().tokens
     }
 
+    /// How many requests for a token there were.
+    pub(crate) fn token_requests(&self) -> usize {
+        self.script().token_requests
+    }
+
     /// Every call so far.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.script().calls.clone()
@@ -175,15 +216,11 @@ async fn receive(State(shared): State<Arc<Mutex<Script>>>, request: Request) -> 
     let Some(heard) = Heard::of(request).await else {
         return Response::new(Body::empty());
     };
-    let mut script = shared.lock().unwrap();
-    let said = if heard.path == TOKEN || heard.path == LOGIN {
-        script.token(&heard)
-    } else {
-        let said = script.answer(&heard);
-        let status = said.status;
-        script.calls.push(Call { heard, status });
-        said
-    };
+    let (said, held) = shared.lock().unwrap().hear(heard);
+    if let Some(held) = held {
+        // It fails when the calls are released.
+        let _ = held.acquire().await;
+    }
     let mut response = Response::builder().status(said.status);
     if let Some(seconds) = said.retry_after {
         response = response.header("retry-after", seconds);
@@ -195,6 +232,17 @@ async fn receive(State(shared): State<Arc<Mutex<Script>>>, request: Request) -> 
 }
 
 impl Script {
+    fn hear(&mut self, heard: Heard) -> (Say, Option<Arc<Semaphore>>) {
+        if heard.path == TOKEN || heard.path == LOGIN {
+            self.token_requests += 1;
+            return (self.token(&heard), None);
+        }
+        let said = self.answer(&heard);
+        let status = said.status;
+        self.calls.push(Call { heard, status });
+        (said, self.held.clone())
+    }
+
     fn token(&mut self, heard: &Heard) -> Say {
         if let Some(status) = self.next_token.pop_front() {
             return Say::status(status);
@@ -217,7 +265,8 @@ impl Script {
         let token = format!("token-{}", self.tokens);
         let lifetime = self.lifetime.unwrap_or(Duration::from_secs(3600));
         // Its clock is not ours: it keeps them a bit less long than it says.
-        self.good.insert(token.clone(), Instant::now() + lifetime * 19 / 20);
+        let kept_for = self.kept_for.unwrap_or(lifetime * 19 / 20);
+        self.good.insert(token.clone(), Instant::now() + kept_for);
         Say::json(&json!({ "access_token": token, "expires_in": lifetime.as_secs() }))
     }
 
@@ -243,6 +292,9 @@ impl Script {
                     ..Say::status(429)
                 };
             }
+        }
+        if let Some(said) = self.of_branch.get(heard.header("branch-id")) {
+            return said.clone();
         }
         if let Some(said) = self.next.pop_front() {
             return said;

@@ -1,0 +1,138 @@
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+
+fn event(number: usize) -> EventId {
+    EventId(Uuid::from_u128(number as u128))
+}
+
+fn ask(limits: &Limits, now: Instant, number: usize) -> Result<(), Wait> {
+    limits.turn(now, event(number))?;
+    limits.take(now, event(number))
+}
+
+#[test]
+fn a_seconds_worth_at_once_then_each_its_own_time() {
+    let (limits, now) = (Limits::new(Some(4)), Instant::now());
+    assert_eq!((0..4).filter(|number| ask(&limits, now, *number).is_ok()).count(), 4);
+    let quarter = Duration::from_millis(250);
+    for number in 4..10 {
+        let wait = quarter * (number as u32 - 3);
+        assert_eq!(ask(&limits, now, number), Err(Wait::Turn(wait)), "{number}");
+        // Asked again too early, it keeps its time.
+        let early = now + quarter / 2;
+        assert_eq!(ask(&limits, early, number), Err(Wait::Turn(wait - quarter / 2)));
+    }
+    for number in 4..10 {
+        assert_eq!(ask(&limits, now + quarter * (number as u32 - 3), number), Ok(()));
+    }
+    let unlimited = Limits::new(None);
+    assert!((0..10_000).all(|number| ask(&unlimited, now, number).is_ok()));
+}
+
+#[test]
+fn who_wants_to_be_left_alone_is() {
+    let (limits, now) = (Limits::new(None), Instant::now());
+    limits.pause(now, Duration::from_secs(30));
+    limits.pause(now, Duration::from_secs(5));
+    let later = now + Duration::from_secs(10);
+    assert_eq!(ask(&limits, later, 1), Err(Wait::LeftAlone(Duration::from_secs(20))));
+    assert_eq!(ask(&limits, now + Duration::from_secs(30), 1), Ok(()));
+    // With a rate, those that wait get their times behind the pause.
+    let limits = Limits::new(Some(1));
+    limits.pause(now, Duration::from_secs(30));
+    for number in 0..3 {
+        let wait = Duration::from_secs(30 + number as u64);
+        assert_eq!(ask(&limits, now, number), Err(Wait::Turn(wait)));
+    }
+}
+
+/// The stage was lost with a queue of an hour, which another instance has told meanwhile.
+#[test]
+fn a_queue_of_before_is_forgotten_when_the_stage_is_taken_over() {
+    let (limits, now) = (Limits::new(Some(1)), Instant::now());
+    assert_eq!((0..3600).filter(|number| ask(&limits, now, *number).is_ok()).count(), 1);
+    let back = now + Duration::from_secs(60);
+    limits.begin();
+    assert_eq!(ask(&limits, back, 9999), Ok(()));
+    assert_eq!(ask(&limits, back, 10_000), Err(Wait::Turn(Duration::from_secs(1))));
+}
+
+#[test]
+fn one_menu_of_a_branch_in_a_while() {
+    let (limits, now, every) = (Limits::new(None), Instant::now(), Duration::from_secs(120));
+    assert_eq!(limits.menu_wait(now, "b-1", every), None);
+    limits.menu_sent(now, "b-1");
+    assert_eq!(limits.menu_wait(now, "b-1", every), Some(every));
+    assert_eq!(limits.menu_wait(now, "b-2", every), None);
+    assert_eq!(limits.menu_wait(now + every, "b-1", every), None);
+    for number in 0..MAX_BRANCHES {
+        limits.menu_sent(now + Duration::from_secs(1), &number.to_string());
+    }
+    assert_eq!(limits.held().menus.len(), MAX_BRANCHES);
+    assert_eq!(limits.menu_wait(now, "b-1", every), None, "the oldest is forgotten");
+}
+
+#[test]
+fn so_many_times_are_remembered() {
+    let (limits, now) = (Limits::new(Some(10)), Instant::now());
+    for number in 0..MAX_RESERVED + 20 {
+        let _ = ask(&limits, now, number);
+    }
+    assert_eq!(limits.held().reserved.len(), MAX_RESERVED);
+    // What could not be remembered still waits, and events that never came back make room.
+    assert!(ask(&limits, now, MAX_RESERVED + 15).is_err());
+    let much_later = now + Duration::from_secs(100_000);
+    limits.pause(much_later, BURST * 10);
+    assert!(ask(&limits, much_later, MAX_RESERVED + 99).is_err());
+    assert!(limits.held().reserved.len() < 10);
+}
+
+proptest! {
+    /// A crowd arrives, some of it over time, each comes back when it is told to or late, and the provider is away for a
+    /// while: in no second are there more requests than a second's worth at once and a second's; each is made in the end;
+    /// punctual ones come back once, in their order.
+    #[test]
+    fn the_rate_holds_and_nobody_comes_back_often(
+        rate in 1u32..20, arrivals in prop::collection::vec(0u64..400, 1..150),
+        late in prop::collection::vec(0u64..30, 150), away in 0u64..20_000,
+    ) {
+        let (limits, start) = (Limits::new(Some(rate)), Instant::now());
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut queue = BinaryHeap::new();
+        let mut time = 0;
+        for (number, gap) in arrivals.iter().enumerate() {
+            time += gap;
+            queue.push(Reverse((time, number)));
+        }
+        let (mut made, mut asked) = (Vec::new(), 0usize);
+        while let Some(Reverse((millis, number))) = queue.pop() {
+            asked += 1;
+            prop_assert!(asked < arrivals.len() * 6, "{asked} questions");
+            // The provider's breaker is open.
+            if millis > 1000 && millis < 1000 + away {
+                queue.push(Reverse((1000 + away + number as u64 % 5, number)));
+                continue;
+            }
+            match ask(&limits, at(millis), number) {
+                Ok(()) => made.push((millis, number)),
+                Err(Wait::Turn(wait)) => {
+                    let wait = wait.as_millis() as u64 + 1 + late[number];
+                    queue.push(Reverse((millis + wait, number)));
+                }
+                Err(other) => prop_assert!(false, "{other:?}"),
+            }
+        }
+        prop_assert_eq!(made.len(), arrivals.len());
+        for (index, (from, _)) in made.iter().enumerate() {
+            let within = made[index..].iter().take_while(|(millis, _)| *millis < from + 1000).count();
+            prop_assert!(within <= 2 * rate as usize + 1, "{within} in a second at {rate}");
+        }
+        if away == 0 && late.iter().all(|late| *late == 0) {
+            prop_assert!(made.windows(2).all(|pair| pair[0].1 < pair[1].1), "{made:?}");
+        }
+    }
+}
