@@ -96,6 +96,15 @@ pub fn crash_at(point: &str) {
     let _ = point;
 }
 
+/// As [`crash_at`], for a point that every stage reaches: `HUB_TEST_CRASH_AT=forward/after_outcome`.
+#[inline]
+pub fn crash_stage_at(stage: &str, point: &str) {
+    #[cfg(debug_assertions)]
+    active::crash_at(&format!("{stage}/{point}"));
+    #[cfg(not(debug_assertions))]
+    let _ = (stage, point);
+}
+
 /// A point at which a hazard test may make the code panic. `key` says what is being handled: an order's id.
 #[inline]
 pub fn panic_at(point: &str, key: &str) {

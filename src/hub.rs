@@ -342,11 +342,15 @@ fn spawn_stages(
             .filter_map(|provider| Some((provider.name.to_string(), provider.order_ttl?)))
             .collect(),
     ));
-    let (log, other) = (journal.clone(), journal.clone());
-    tasks.spawn("transform", Phase::Stages, move |stop| stage::run(transform, log, stop));
-    tasks.spawn("forward", Phase::Stages, move |stop| stage::run(forward, other, stop));
+    let (log, other, grace) = (journal.clone(), journal.clone(), config.shutdown_grace);
+    tasks.spawn("transform", Phase::Stages, move |stop| {
+        stage::run(transform, log, grace, stop)
+    });
+    tasks.spawn("forward", Phase::Stages, move |stop| {
+        stage::run(forward, other, grace, stop)
+    });
     let log = journal.clone();
-    tasks.spawn("push", Phase::Stages, move |stop| stage::run(push, log, stop));
+    tasks.spawn("push", Phase::Stages, move |stop| stage::run(push, log, grace, stop));
     let enabled = registry
         .iter()
         .map(|enabled| (Arc::clone(&enabled.name), enabled.provider.display_name().to_owned()))

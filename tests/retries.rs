@@ -332,7 +332,8 @@ async fn killed_while_a_parked_order_is_tried_again() {
     assert_eq!(world.times(ORDERS, "CR-midway-0").len(), 3);
 }
 
-/// The outcome was recorded, and the hub died before its lane ended: what waits behind goes on, and nobody is asked twice.
+/// The outcome was recorded, and an older hub died before its lane ended: what waits behind goes on, and the backend is not
+/// asked twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_whose_head_has_its_outcome() {
     let world = World::new().await;
@@ -354,6 +355,7 @@ async fn a_lane_whose_head_has_its_outcome() {
     let subject = format!("lane.{}.{key}", partition_token(key.partition(PARTITIONS)));
     let lane = serde_json::to_vec(&lane).unwrap();
     lanes.publish(subject, lane.into()).await.unwrap().await.unwrap();
+    world.an_older_hub_takes_the_leases().await;
     let _hub = world.hub().await;
     world.at_end(Ends::forwarded(1)).await;
     assert_eq!(world.backend.count(), 1);

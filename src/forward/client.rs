@@ -1,6 +1,9 @@
 //! HTTP to the backend: the contract's requests, so many at a time.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -21,6 +24,7 @@ const NOT_FOUND_IN_A_ROW: u32 = 3;
 pub struct Client {
     http: reqwest::Client,
     base: String,
+    timeout: Duration,
     slots: Semaphore,
     /// Answers 404 since the last other one; starts high: until it answered once otherwise, its URL is not known to be right.
     not_found: AtomicU32,
@@ -45,9 +49,15 @@ impl Client {
         Ok(Self {
             http,
             base: settings.url.clone(),
+            timeout: settings.timeout,
             slots: Semaphore::new(settings.max_requests),
             not_found: AtomicU32::new(NOT_FOUND_IN_A_ROW),
         })
+    }
+
+    /// How long a request may take.
+    pub const fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Waits for the right to make one request: only so many are under way at a time.

@@ -22,7 +22,7 @@ use crate::{
     journal::{
         lanes::Corner,
         settle::{Failure, Next, Schedule},
-        stage::{Stage, give_up},
+        stage::{Stage, give_up, turn},
     },
     order::body,
 };
@@ -138,6 +138,10 @@ impl Stage for Forward {
         self.gate.is_passable()
     }
 
+    fn longest_request(&self) -> Duration {
+        self.client.timeout()
+    }
+
     async fn handle(&self, event: &Recorded, request: u32) -> Result<Vec<NewEvent>, Failure> {
         let summary = match body::summary(&event.payload) {
             Ok(summary) => summary,
@@ -147,6 +151,11 @@ impl Stage for Forward {
             return Ok(vec![dead_letter(event, request - 1, expired(event))]);
         }
         let _slot = self.client.slot().await;
+        if turn::begin().is_err() {
+            return Err(Failure::Hold {
+                cause: "another instance has the stage, or is about to".into(),
+            });
+        }
         let Some(pass) = self.gate.enter() else {
             return Err(Failure::Hold {
                 cause: "the circuit breaker is open".into(),
@@ -157,6 +166,8 @@ impl Stage for Forward {
         metrics::histogram!("backend_request_duration_seconds").record(asked.elapsed());
         metrics::counter!("backend_requests_total", "outcome" => verdict.label()).increment(1);
         pass.record(match &verdict {
+            // The next instance finds out for itself, and must not inherit what the end of this one made of it.
+            Verdict::Temporary { .. } | Verdict::Misconfigured(_) if turn::is_over() => Outcome::Abandoned,
             Verdict::Accepted(_) | Verdict::Invalid(_) | Verdict::UnknownOrder(_) => Outcome::Success,
             Verdict::Temporary { .. } => Outcome::Failure,
             Verdict::Misconfigured(error) => Outcome::Misconfigured(error.message.clone()),

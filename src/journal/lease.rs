@@ -4,6 +4,12 @@
 //! are publishes that name the sequence which they follow, so of two instances the server lets one through. Nobody's
 //! clock is compared with another's: the holder counts from before its publish, the others take over when they have not
 //! seen it renewed for longer than that.
+//!
+//! With each renewal goes a [`note`]: how far the stage is, so that taking it over costs the same whatever happened before.
+//! A holder that is told to stop writes into it that the lease is free and what is still at work (see
+//! [`super::stage`]).
+
+pub mod note;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,12 +18,15 @@ use std::{
 
 use anyhow::Context as _;
 use async_nats::{
-    HeaderMap,
+    HeaderMap, Subscriber,
     jetstream::{context::PublishErrorKind, message::StreamMessage},
 };
+use tokio::sync::Notify;
 use uuid::Uuid;
 
+use self::note::Note;
 use super::{connection::Connection, read::last_of};
+use crate::fault_injection::{crash_at, time};
 
 /// Name of the stream.
 pub const LEASES: &str = "LEASES";
@@ -42,23 +51,48 @@ pub struct Lease {
     until: Validity,
 }
 
+/// What was found with a lease that was taken.
+pub struct Inherited {
+    /// The note of the one before.
+    pub note: Note,
+    /// When that was read.
+    pub read_at: Instant,
+    /// What instances say of requests that the note lists as under way; none where it lists none. It listens since before
+    /// the lease was taken.
+    pub words: Option<Subscriber>,
+}
+
 /// Until when a lease holds; for those who must not act without. Cheap to clone.
 #[derive(Clone)]
-pub struct Validity(Arc<Mutex<Instant>>);
+pub struct Validity(Arc<Mutex<Option<Instant>>>);
 
 impl Validity {
+    pub(super) fn since(began: Instant) -> Self {
+        Self(Arc::new(Mutex::new(Some(began + ttl()))))
+    }
+
     /// Whether it holds now.
     pub fn holds(&self) -> bool {
-        Instant::now() < *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
     }
 
+    /// One that was ended stays so, whatever an answer says that was on its way.
     fn extend(&self, from: Instant) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = from + TTL;
+        if let Some(until) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            *until = from + ttl();
+        }
     }
 
-    fn end(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    /// Ends it before its time.
+    pub fn end(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
+}
+
+/// Where instances tell which of their requests are still under way after they gave a stage's lease back.
+pub fn words_subject(name: &str) -> String {
+    format!("hub.at_work.{name}")
 }
 
 impl Lease {
@@ -66,28 +100,38 @@ impl Lease {
     ///
     /// # Errors
     /// Where NATS does not answer; ask again.
-    pub async fn take(connection: &Arc<Connection>, name: &str) -> anyhow::Result<Self> {
+    pub async fn take(connection: &Arc<Connection>, name: &str) -> anyhow::Result<(Self, Inherited)> {
         let subject = format!("hub.lease.{name}");
         let holder = Uuid::new_v4().simple().to_string();
         let mut seen: Option<(u64, Instant)> = None;
         loop {
-            let (sequence, other) = read(connection, &subject).await?;
+            let read_at = Instant::now();
+            let found = read(connection, &subject).await?;
             let first_seen = match seen {
-                Some((known, at)) if known == sequence => at,
-                _ => seen.insert((sequence, Instant::now())).1,
+                Some((known, at)) if known == found.sequence => at,
+                _ => seen.insert((found.sequence, Instant::now())).1,
             };
-            if other.is_empty() || first_seen.elapsed() > TTL + MARGIN {
+            let is_free = found.holder.is_empty() || found.note.handed_over;
+            if is_free || first_seen.elapsed() > ttl() + MARGIN {
+                let words = if found.note.at_work.is_empty() {
+                    None
+                } else {
+                    Some(connection.client.subscribe(words_subject(name)).await?)
+                };
                 let began = Instant::now();
-                if let Some(sequence) = write(connection, &subject, sequence, &holder).await? {
-                    let until = Validity(Arc::new(Mutex::new(began)));
-                    until.extend(began);
-                    return Ok(Self {
+                let note = Note {
+                    handed_over: false,
+                    ..found.note
+                };
+                if let Some(sequence) = write(connection, &subject, found.sequence, &holder, &note).await? {
+                    let lease = Self {
                         connection: Arc::clone(connection),
                         subject,
                         holder,
                         sequence,
-                        until,
-                    });
+                        until: Validity::since(began),
+                    };
+                    return Ok((lease, Inherited { note, read_at, words }));
                 }
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -99,56 +143,107 @@ impl Lease {
         self.until.clone()
     }
 
-    /// Renews it for as long as that works; returns when it is lost.
-    pub async fn keep(&mut self) {
+    /// The name of this holder.
+    pub fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    /// Renews it for as long as that works, each time with what `note` says, and at once when told to; returns when it is
+    /// lost. One that is handed over is renewed until another instance takes it: never returns then.
+    pub async fn keep(&mut self, says: impl Fn() -> Note, at_once: &Notify) {
         loop {
-            tokio::time::sleep(RENEW_EVERY).await;
-            let began = Instant::now();
-            match write(&self.connection, &self.subject, self.sequence, &self.holder).await {
+            tokio::select! {
+                () = tokio::time::sleep(RENEW_EVERY) => {}
+                () = at_once.notified() => {}
+            }
+            let (note, began) = (says(), Instant::now());
+            match write(&self.connection, &self.subject, self.sequence, &self.holder, &note).await {
                 Ok(Some(sequence)) => {
+                    if note.handed_over {
+                        crash_at("after_handover");
+                    }
                     self.sequence = sequence;
                     self.until.extend(began);
                 }
                 // An answer that got lost may have been a yes.
                 Ok(None) => match read(&self.connection, &self.subject).await {
-                    Ok((sequence, holder)) if holder == self.holder => self.sequence = sequence,
+                    Ok(found) if found.holder == self.holder => self.sequence = found.sequence,
+                    Ok(_) if says().handed_over => std::future::pending().await,
                     Ok(_) => return self.until.end(),
                     Err(_) => {}
                 },
                 Err(_) => {}
             }
-            if !self.until.holds() {
+            // It may have been handed over meanwhile, which ends it, too.
+            if !self.until.holds() && !says().handed_over {
                 return;
             }
         }
     }
 
-    /// Gives it back, so that another need not wait.
-    pub async fn give_back(self) {
+    /// Gives it back, so that another need not wait. False where it was not this holder's any more, or NATS does not answer.
+    pub async fn give_back(self, note: &Note) -> bool {
         self.until.end();
-        if let Err(error) = write(&self.connection, &self.subject, self.sequence, "").await {
-            tracing::debug!(
-                error = format!("{error:#}"),
-                "lease not given back; it runs out by itself"
-            );
+        match write(&self.connection, &self.subject, self.sequence, "", note).await {
+            Ok(sequence) => sequence.is_some(),
+            Err(error) => {
+                tracing::debug!(
+                    error = format!("{error:#}"),
+                    "lease not given back; it runs out by itself"
+                );
+                false
+            }
         }
     }
 }
 
-/// The last sequence of the subject (0: none) and who holds it (empty: nobody).
-async fn read(connection: &Connection, subject: &str) -> anyhow::Result<(u64, String)> {
+fn ttl() -> Duration {
+    time("lease", TTL)
+}
+
+/// The last message of a lease's subject.
+#[derive(Default)]
+struct Found {
+    /// 0 where there is none.
+    sequence: u64,
+    /// Empty: nobody.
+    holder: String,
+    note: Note,
+}
+
+async fn read(connection: &Connection, subject: &str) -> anyhow::Result<Found> {
     let last = last_of(connection, LEASES, subject, ANSWER_TIMEOUT).await?;
-    let said = |message: StreamMessage| {
-        let holder = String::from_utf8_lossy(&message.payload).into_owned();
-        (message.sequence, holder)
+    let said = |message: StreamMessage| Found {
+        sequence: message.sequence,
+        holder: String::from_utf8_lossy(&message.payload).into_owned(),
+        note: note_of(&message.headers, subject),
     };
     Ok(last.map(said).unwrap_or_default())
 }
 
+/// The note; none said where an older hub wrote the lease. One that cannot be read, as a newer hub may write, says nothing
+/// either.
+fn note_of(headers: &HeaderMap, subject: &str) -> Note {
+    let Some(text) = headers.get(note::HEADER) else {
+        return Note::default();
+    };
+    serde_json::from_str(text.as_str()).unwrap_or_else(|error| {
+        tracing::warn!(%error, subject, "the note of a lease cannot be read, going on without it");
+        Note::default()
+    })
+}
+
 /// The new sequence, or none where the subject's last one is not the expected one.
-async fn write(connection: &Connection, subject: &str, expected: u64, holder: &str) -> anyhow::Result<Option<u64>> {
+async fn write(
+    connection: &Connection,
+    subject: &str,
+    expected: u64,
+    holder: &str,
+    note: &Note,
+) -> anyhow::Result<Option<u64>> {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
+    headers.insert(note::HEADER, serde_json::to_string(note)?);
     let written = async {
         let acknowledged =
             connection

@@ -10,23 +10,31 @@
 //! A message that cannot be read becomes an `order.rejected` of its own: never a loop, never a silent acknowledgement.
 
 mod attempt;
+mod floor;
+mod gauges;
 mod given_up;
+mod handover;
 mod held;
+mod progress;
 mod recovery;
 mod stray;
+mod tenure;
+pub mod turn;
 mod unreadable;
 
 use std::{
+    collections::HashMap,
     future::Future,
+    pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use anyhow::Context as _;
-use async_nats::jetstream::Message;
+use async_nats::{Subscriber, jetstream::Message};
 use chrono::Utc;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
@@ -35,20 +43,27 @@ pub use given_up::give_up;
 
 use self::{
     attempt::{Ground, acknowledge},
-    held::{Held, Item},
+    gauges::Gauges,
+    handover::Freed,
+    held::{Done, Held, Item},
     recovery::Unsettled,
     stray::Stray,
+    tenure::Tenure,
     unreadable::unreadable,
 };
 use super::{
-    EVENTS, Journal, codec,
+    EVENTS, Journal,
+    codec::{self, OrderKey},
     lanes::{Corner, LANES, LaneWriter, Lanes, Read},
     lease::{Lease, Validity},
     pull::{self, Messages, Pull},
     settle::Failure,
     streams,
 };
-use crate::event::{EventType, NewEvent, Recorded, outcome::OUTCOME};
+use crate::{
+    event::{EventType, NewEvent, Recorded, outcome::OUTCOME},
+    fault_injection::crash_stage_at,
+};
 
 /// A request stands for less than a lease, so that the one of an instance that stands still is over before another takes
 /// its place.
@@ -82,6 +97,11 @@ pub trait Stage: Send + Sync + 'static {
     /// What follows from an event. `request` counts from 1.
     fn handle(&self, event: &Recorded, request: u32) -> impl Future<Output = Result<Vec<NewEvent>, Failure>> + Send;
 
+    /// How long a request may be under way that [`Self::handle`] makes; nothing, where it makes none. See [`turn`].
+    fn longest_request(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Whether it is the event that an earlier one of its order may wait for ([`Failure::Retry`], `for_creation`).
     fn creates(_: &Recorded) -> bool {
         false
@@ -98,12 +118,25 @@ pub trait Stage: Send + Sync + 'static {
     }
 }
 
-/// Runs a stage until told to stop; then what is at work is finished, and what waits is left to the log.
+/// Runs a stage until told to stop; then it is handed over at once, what is at work is finished, and what waits is left to
+/// the log.
+///
+/// `grace`: how long what is at work gets for that, before the process ends.
 ///
 /// # Errors
 /// Where the consumer does not exist on the server.
-pub async fn run<S: Stage>(stage: Arc<S>, journal: Journal, stop: CancellationToken) -> anyhow::Result<()> {
-    let worker = Worker { stage, journal, stop };
+pub async fn run<S: Stage>(
+    stage: Arc<S>,
+    journal: Journal,
+    grace: Duration,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let worker = Worker {
+        stage,
+        journal,
+        grace,
+        stop,
+    };
     while !worker.stop.is_cancelled() {
         if let Err(error) = worker.work_while_it_is_ours().await {
             if error.downcast_ref::<streams::Missing>().is_some() {
@@ -126,7 +159,16 @@ pub async fn run<S: Stage>(stage: Arc<S>, journal: Journal, stop: CancellationTo
 struct Worker<S> {
     stage: Arc<S>,
     journal: Journal,
+    grace: Duration,
     stop: CancellationToken,
+}
+
+/// The time in which an instance has the stage.
+struct Term {
+    lease: Validity,
+    /// This instance, as the lease names it.
+    holder: String,
+    tenure: Arc<Tenure>,
 }
 
 impl<S: Stage> Worker<S> {
@@ -136,57 +178,74 @@ impl<S: Stage> Worker<S> {
             connection.wait_up().await;
             Lease::take(connection, S::NAME).await
         };
-        let mut lease = tokio::select! {
+        let (mut lease, inherited) = tokio::select! {
             () = self.stop.cancelled() => return Ok(()),
             lease = taking => lease?,
         };
         tracing::info!(stage = S::NAME, "working");
-        let validity = lease.validity();
+        crash_stage_at(S::NAME, "after_takeover");
+        let term = Term {
+            lease: lease.validity(),
+            holder: lease.holder().to_owned(),
+            tenure: Arc::new(Tenure::new(&inherited)),
+        };
+        let tenure = &term.tenure;
         let finished = tokio::select! {
             biased;
-            worked = self.work(validity) => Some(worked),
-            () = lease.keep() => None,
+            worked = self.work(&term, inherited.words) => Some(worked),
+            () = lease.keep(|| tenure.note(), &tenure.at_once) => None,
         };
-        match finished {
-            Some(worked) => {
-                lease.give_back().await;
-                worked
-            }
-            None => anyhow::bail!("the lease is lost; another instance may have it"),
+        let Some(worked) = finished else {
+            anyhow::bail!("the lease is lost; another instance may have it");
+        };
+        tenure.still_at_work(&term.holder, Vec::new());
+        if !lease.give_back(&tenure.note()).await {
+            // Another instance has taken the stage over, and may wait for the last word.
+            handover::say(connection, S::NAME, &term.holder, Vec::new()).await;
         }
+        worked
     }
 
-    async fn work(&self, lease: Validity) -> anyhow::Result<()> {
+    async fn work(&self, term: &Term, words: Option<Subscriber>) -> anyhow::Result<()> {
         let Some(corner) = S::LANES else {
-            return self.work_on(lease, None).await;
+            return self.work_on(term, words, None).await;
         };
         let (lanes, writer, read) = Lanes::read(self.journal.connection(), self.journal.partitions(), corner).await?;
-        self.work_with_lanes(lease, lanes, writer, read).await
+        self.work_with_lanes(term, words, lanes, writer, read).await
     }
 
     async fn work_with_lanes(
         &self,
-        lease: Validity,
+        term: &Term,
+        words: Option<Subscriber>,
         lanes: Lanes,
         writer: LaneWriter,
         read: Read,
     ) -> anyhow::Result<()> {
         tokio::select! {
-            worked = self.work_on(lease, Some((lanes, read))) => worked,
+            worked = self.work_on(term, words, Some((lanes, read))) => worked,
             // It never ends well.
             Err(error) = writer.run() => Err(error),
         }
     }
 
-    async fn work_on(&self, lease: Validity, lanes: Option<(Lanes, Read)>) -> anyhow::Result<()> {
+    async fn work_on(
+        &self,
+        term: &Term,
+        words: Option<Subscriber>,
+        lanes: Option<(Lanes, Read)>,
+    ) -> anyhow::Result<()> {
         let connection = self.journal.connection();
         let (lanes, read) = lanes.unzip();
-        let unsettled = recovery::read::<S>(connection, lanes.as_ref().zip(read)).await?;
+        let unsettled = recovery::read::<S>(connection, lanes.as_ref().zip(read), &term.tenure).await?;
         tell(S::NAME, &unsettled);
         let ground = Ground {
             lanes,
-            lease,
-            ended: unsettled.ended,
+            lease: term.lease.clone(),
+            tenure: Arc::clone(&term.tenure),
+            asking: Arc::default(),
+            ended: Mutex::new(unsettled.ended),
+            handed_over: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
         };
         let mut consumer = streams::consumer(connection, EVENTS, S::NAME).await?;
@@ -195,15 +254,19 @@ impl<S: Stage> Worker<S> {
             Some(lanes) => Some(Messages::of(connection, LANES, lanes.bell(), PULL).await?),
             None => None,
         };
-        let mut held = Held::new(unsettled.closed, unsettled.overdue);
+        let gauges = Gauges::of(S::NAME);
+        let mut held = Held::new(unsettled.overdue);
         let mut stray = Stray {
             last: unsettled.handed_out,
             suspect: None,
         };
         let mut look = tokio::time::interval(LOOK_EVERY);
+        let mut elsewhere = unsettled.elsewhere;
+        elsewhere.values().for_each(|key| held.hold_back(*key));
         for item in unsettled.open {
             held.push(item);
         }
+        let mut freed = pin!(handover::freed(connection, term.tenure.at_work(), words, unsettled.end));
         let mut at_work = FuturesUnordered::new();
         while !self.stop.is_cancelled() {
             while let Some(task) = held.next() {
@@ -214,10 +277,11 @@ impl<S: Stage> Worker<S> {
                 biased;
                 () = self.stop.cancelled() => break,
                 Some(done) = at_work.next() => held.finish(done?),
+                Some(free) = freed.next() => release(free?, &mut elsewhere, &mut held, &ground),
                 message = take(&*self.stage, &mut messages), if held.has_room() => {
                     let Some(message) = message? else { continue };
                     stray.received(&message)?;
-                    self.hold(message, &mut held).await?;
+                    self.hold(message, &mut held, &ground, &gauges).await?;
                 }
                 bell = hear(&*self.stage, bells.as_mut()), if held.has_room_for_lanes() => {
                     let Some(bell) = bell? else { continue };
@@ -229,25 +293,38 @@ impl<S: Stage> Worker<S> {
                 _ = look.tick() => {
                     let info = consumer.info().await.context("cannot look up the consumer")?;
                     stray.compare(info.delivered.consumer_sequence, held.has_room() && self.stage.is_ready())?;
+                    floor::look(connection, &term.tenure).await?;
                 }
             }
         }
-        // What is at work ends; what waits for its turn, or for its next attempt, is on the log and not acknowledged.
-        drop((messages, bells));
-        while let Some(done) = at_work.next().await {
-            done?;
-        }
+        drop((messages, bells, gauges));
+        self.drain(at_work, &ground, term).await;
         Ok(())
     }
 
     /// Sorts a message in: to be handled, or known already.
-    async fn hold(&self, message: Message, held: &mut Held) -> anyhow::Result<()> {
+    async fn hold(&self, message: Message, held: &mut Held, ground: &Ground, gauges: &Gauges) -> anyhow::Result<()> {
         let info = pull::info(&message)?;
-        let (sequence, pending) = (info.stream_sequence, info.pending);
+        let sequence = info.stream_sequence;
         let age_ms = Utc::now().timestamp_millis() - i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000)?;
-        metrics::gauge!("stage_pending", "stage" => S::NAME).set(pending as f64);
-        metrics::gauge!("stage_lag_seconds", "stage" => S::NAME).set(age_ms.max(0) as f64 / 1000.0);
-        if held.is_closed(sequence) {
+        gauges.show(info.pending, age_ms);
+        let has_come = ground.tenure.progress(|progress| progress.has_come(sequence));
+        if has_come == Some(true) && info.delivered <= 1 {
+            // The consumer went back, as it may where NATS was killed; or the log did, and this is another event.
+            floor::check(self.journal.connection(), &ground.tenure).await?;
+        }
+        let id = message
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get(codec::MESSAGE_ID));
+        let id = id.map(|id| id.as_str()).unwrap_or_default();
+        let is_settled = ground.tenure.progress(|progress| {
+            progress.know(sequence, id);
+            let is_settled = progress.is_settled(sequence);
+            progress.receive(sequence);
+            is_settled
+        });
+        if is_settled == Some(true) {
             return acknowledge(Some(&message)).await;
         }
         if held.is_held(sequence) {
@@ -262,24 +339,82 @@ impl<S: Stage> Worker<S> {
             }),
             Err(error) => {
                 tracing::error!(stage = S::NAME, sequence, %error, "a message on the log is no event");
-                if self.record(vec![unreadable(&message, sequence, &error)]).await {
+                let rejected = vec![unreadable(&message, sequence, &error)];
+                if self.record(&ground.tenure, sequence, rejected).await {
                     acknowledge(Some(&message)).await?;
+                    ground.tenure.progress(|progress| progress.settle(sequence));
                 }
             }
         }
         Ok(())
     }
+
+    /// Lets what is at work end. What waits for its turn, or for its next attempt, is on the log and not acknowledged. As soon
+    /// as nothing but requests is at work, the stage is handed over.
+    async fn drain<F>(&self, mut at_work: FuturesUnordered<F>, ground: &Ground, term: &Term)
+    where
+        F: Future<Output = anyhow::Result<Done>>,
+    {
+        let connection = self.journal.connection();
+        let mut repeat = tokio::time::interval(handover::REPEAT_EVERY);
+        loop {
+            let (asking, handed_over) = (ground.asking.events(), ground.handed_over.load(Ordering::Relaxed));
+            let only_requests = !asking.is_empty() && asking.len() == at_work.len();
+            if !handed_over && only_requests && asking.len() <= handover::MAX_AT_WORK {
+                tracing::info!(
+                    stage = S::NAME,
+                    requests = asking.len(),
+                    "handing over, with requests under way"
+                );
+                ground.lease.end();
+                ground.handed_over.store(true, Ordering::Relaxed);
+                let within = self.stage.longest_request().min(self.grace) + handover::MARGIN;
+                term.tenure.hand_over(&term.holder, asking, within);
+                continue;
+            }
+            tokio::select! {
+                biased;
+                done = at_work.next() => match done {
+                    None => return,
+                    Some(Err(error)) => tracing::info!(
+                        stage = S::NAME,
+                        error = format!("{error:#}"),
+                        "something at work did not end; it is taken up again"
+                    ),
+                    Some(Ok(_)) => {}
+                },
+                _ = repeat.tick(), if handed_over => {}
+            }
+            if handed_over {
+                let events = ground.asking.events();
+                term.tenure.still_at_work(&term.holder, events.clone());
+                handover::say(connection, S::NAME, &term.holder, events).await;
+            }
+        }
+    }
+}
+
+/// Lets orders go on whose events another instance does not ask about any more.
+fn release(freed: Freed, elsewhere: &mut HashMap<u64, OrderKey>, held: &mut Held, ground: &Ground) {
+    ground.note_ended(freed.ended);
+    for event in freed.events {
+        ground.tenure.has_ended(event);
+        let Some(key) = elsewhere.remove(&event) else { continue };
+        if !elsewhere.values().any(|other| *other == key) {
+            held.release(key);
+        }
+    }
 }
 
 fn tell(stage: &str, unsettled: &Unsettled) {
-    if !unsettled.open.is_empty() || !unsettled.overdue.is_empty() {
-        tracing::info!(
-            stage,
-            events = unsettled.open.len(),
-            lanes = unsettled.overdue.len(),
-            "taking up what was left open"
-        );
-    }
+    tracing::info!(
+        stage,
+        read = unsettled.read,
+        events = unsettled.open.len(),
+        lanes = unsettled.overdue.len(),
+        elsewhere = unsettled.elsewhere.len(),
+        "taken over, taking up what was left open"
+    );
 }
 
 /// The next message, once the stage is ready for one; none where there was only a sign of life.

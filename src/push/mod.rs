@@ -218,6 +218,11 @@ impl Stage for Push {
         self.branches.is_loaded()
     }
 
+    fn longest_request(&self) -> Duration {
+        let longest = self.remotes.values().map(|remote| remote.longest()).max();
+        longest.unwrap_or_default()
+    }
+
     async fn handle(&self, event: &Recorded, request: u32) -> Result<Vec<NewEvent>, Failure> {
         if event.envelope.event_type == EventType::MenuSyncReported {
             return Ok(Vec::new());

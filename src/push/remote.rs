@@ -29,6 +29,7 @@ use crate::{
     },
     forward::{breaker::Outcome, gate::Gate},
     http::{self, Answer, MAX_ANSWER_BYTES, percent_encode},
+    journal::stage::turn,
 };
 
 /// Most bytes of an order that is fetched: as many as a webhook may have by default.
@@ -37,6 +38,9 @@ pub(super) const MAX_DOCUMENT_BYTES: usize = 5 * 1024 * 1024;
 const MAX_REQUESTS: usize = 16;
 /// And those that wait for that: what is more waits elsewhere, so that a slow provider does not fill the stage.
 const MAX_WAITING: usize = 112;
+/// Requests that one call may take, one after another: for a token, the call itself, and both again where the token is
+/// refused.
+const REQUESTS_OF_A_CALL: u32 = 4;
 /// How long what finds no place waits.
 const NO_PLACE: Duration = Duration::from_secs(2);
 /// Longest wait before a breaker whose trials are all under way is looked at again.
@@ -165,6 +169,11 @@ impl Remote {
         })
     }
 
+    /// How long a call may take: with a token that is refused, and the new one.
+    pub fn longest(&self) -> Duration {
+        self.spec.timeout * REQUESTS_OF_A_CALL
+    }
+
     /// The base URL: the environment's, else the platform's, else the file's.
     pub fn base<'a>(&'a self, of_platform: Option<&'a str>) -> &'a str {
         let url = self.url.as_deref().or(of_platform);
@@ -240,6 +249,9 @@ impl Remote {
         };
         // It fails only where the semaphore is closed, which never happens.
         let _slot: Option<SemaphorePermit<'_>> = self.slots.acquire().await.ok();
+        if turn::begin().is_err() {
+            return waits(TRIALS_UNDER_WAY);
+        }
         if let Some(wait) = self.gate.wait() {
             return waits(wait.unwrap_or(TRIALS_UNDER_WAY));
         }
@@ -267,7 +279,9 @@ impl Remote {
                 )
             }
         };
-        pass.record(outcome);
+        // The next instance finds out for itself.
+        let says_nothing = turn::is_over() && !matches!(outcome, Outcome::Success);
+        pass.record(if says_nothing { Outcome::Abandoned } else { outcome });
         let label = sent.label();
         metrics::histogram!("provider_request_duration_seconds", "provider" => Arc::clone(&self.name))
             .record(asked.elapsed());

@@ -157,6 +157,11 @@ impl Hub {
         (status, asked.elapsed())
     }
 
+    /// SIGTERM, without waiting for its end.
+    pub(crate) async fn tell_to_stop(&self) {
+        self.signal("TERM").await;
+    }
+
     /// SIGSTOP: connections stay, nothing moves.
     pub(crate) async fn pause(&self) {
         self.signal("STOP").await;

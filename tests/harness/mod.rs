@@ -156,6 +156,13 @@ impl World {
         }
     }
 
+    /// Delivers orders with these ids, one after another, each as often as it takes.
+    pub(crate) async fn post_orders_to(&self, url: &str, ids: impl IntoIterator<Item = String>) {
+        for id in ids {
+            self.careem.deliver(url, &careem::order(&id)).await;
+        }
+    }
+
     /// What a hub's health says of the breaker, on the port that tells reasons.
     pub(crate) async fn breaker(&self, hub: &Hub) -> Value {
         let url = format!("{}/health", hub.private_url());
@@ -249,6 +256,16 @@ impl World {
         // The window is time that passes, and an event would begin it anew.
         tokio::time::sleep(3 * WINDOW).await;
         provision.update_stream(config).await.unwrap();
+    }
+
+    /// An older hub takes the stages, as far as their leases tell: it leaves its id, and nothing else.
+    pub(crate) async fn an_older_hub_takes_the_leases(&self) {
+        let older = self.nats.connect("hub").await;
+        for stage in ["transform", "forward", "push"] {
+            let subject = format!("hub.lease.{stage}");
+            older.publish(subject, "0123456789abcdef".into()).await.unwrap();
+        }
+        older.flush().await.unwrap();
     }
 
     /// Lets NATS hand out again at once what it knows of no acknowledgement for. Where a hub or NATS was killed, that is

@@ -4,7 +4,10 @@
 
 use std::{
     collections::HashSet,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,11 +19,13 @@ use super::{
     PAUSE_AFTER_TROUBLE, Stage, Worker,
     given_up::panicked,
     held::{Done, Item, Task, Work},
+    tenure::Tenure,
+    turn::{Asking, Turn},
     unreadable::gone,
 };
 use crate::{
     event::{EventId, EventType, NewEvent, Recorded, outcome::RetryRequested},
-    fault_injection,
+    fault_injection::{self, crash_stage_at},
     journal::{
         codec::OrderKey,
         lanes::{self, Bell, Lane, Lanes},
@@ -39,10 +44,35 @@ pub(super) struct Ground {
     /// Where events are parked; none for a stage that parks none.
     pub(super) lanes: Option<Lanes>,
     pub(super) lease: Validity,
-    /// Events that were found to have an outcome when the stage was taken over, among those in lanes that were due.
-    pub(super) ended: HashSet<EventId>,
+    pub(super) tenure: Arc<Tenure>,
+    /// Events that a request is under way for.
+    pub(super) asking: Arc<Asking>,
+    /// Events that are known to have an outcome, though this instance did not record it: heads of lanes when the stage was
+    /// taken over, and what another instance was still asking about then.
+    pub(super) ended: Mutex<HashSet<EventId>>,
+    /// The stage was handed over: what is under way is recorded, and nothing else is done.
+    pub(super) handed_over: AtomicBool,
     /// Too much is held for an event to wait in memory.
     pub(super) crowded: AtomicBool,
+}
+
+impl Ground {
+    fn has_ended(&self, event: EventId) -> bool {
+        self.ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&event)
+    }
+
+    /// Notes events that another instance has ended.
+    pub(super) fn note_ended(&self, events: HashSet<EventId>) {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).extend(events);
+    }
+
+    /// An event needs no more than an acknowledgement, or the lane that it leads says what was recorded about it.
+    fn settle(&self, event: u64) {
+        self.tenure.progress(|progress| progress.settle(event));
+    }
 }
 
 /// What became of an event.
@@ -67,21 +97,21 @@ enum Order {
 
 impl<S: Stage> Worker<S> {
     pub(super) async fn settle(&self, task: Task, ground: &Ground) -> anyhow::Result<Done> {
-        let mut done = Done::of(&task);
+        let done = Done::of(&task);
         match task.work {
             Work::Event(item) => {
                 let sequence = item.event.sequence;
-                if self.settle_event(task.key, *item, ground, &mut done).await? {
-                    done.closed.push(sequence);
+                if self.settle_event(task.key, *item, ground).await? {
+                    ground.settle(sequence);
                 }
             }
-            Work::Due(bell) => self.settle_lane(task.key, bell, ground, &mut done).await?,
+            Work::Due(bell) => self.settle_lane(task.key, bell, ground).await?,
         }
         Ok(done)
     }
 
     /// False where the hub goes down before it is settled.
-    async fn settle_event(&self, key: OrderKey, item: Item, ground: &Ground, done: &mut Done) -> anyhow::Result<bool> {
+    async fn settle_event(&self, key: OrderKey, item: Item, ground: &Ground) -> anyhow::Result<bool> {
         let Item {
             event: recorded,
             requests,
@@ -100,7 +130,7 @@ impl<S: Stage> Worker<S> {
             };
             acknowledge(message.as_ref()).await?;
             if released {
-                self.settle_lane(key, None, ground, done).await?;
+                self.settle_lane(key, None, ground).await?;
             }
             return Ok(true);
         }
@@ -123,6 +153,7 @@ impl<S: Stage> Worker<S> {
                     for_creation: parking.for_creation,
                 };
                 self.lanes(ground)?.put(key, &lane, true).await?;
+                crash_stage_at(S::NAME, "after_lane");
             }
         }
         acknowledge(message.as_ref()).await?;
@@ -155,21 +186,18 @@ impl<S: Stage> Worker<S> {
     }
 
     /// Works on a lane for as long as what is in it is due.
-    async fn settle_lane(
-        &self,
-        key: OrderKey,
-        bell: Option<Bell>,
-        ground: &Ground,
-        done: &mut Done,
-    ) -> anyhow::Result<()> {
+    async fn settle_lane(&self, key: OrderKey, bell: Option<Bell>, ground: &Ground) -> anyhow::Result<()> {
         let lanes = self.lanes(ground)?;
         // None: the bell of one that has ended.
         while let Some(mut lane) = lanes.get(key).await? {
             if !lane.is_due(Utc::now(), bell) {
                 return Ok(());
             }
+            let head = lane.head;
             match self.attempt_head(&lane, ground).await? {
                 Attempted::Stopped => return Ok(()),
+                // The lane belongs to the next instance, which finds on the log what ended.
+                _ if ground.handed_over.load(Ordering::Relaxed) => return Ok(()),
                 Attempted::Parked(requests, parking) => {
                     let begins_to_wait = parking.for_creation && !lane.for_creation;
                     lane = Lane {
@@ -185,17 +213,19 @@ impl<S: Stage> Worker<S> {
                     };
                     match passed {
                         Some(at) => lanes.put(key, &lane.led_by_waiting(at, Utc::now()), false).await?,
-                        None => return lanes.put(key, &lane, true).await,
+                        None => {
+                            lanes.put(key, &lane, true).await?;
+                            ground.settle(head);
+                            return Ok(());
+                        }
                     }
                 }
-                Attempted::Ended => {
-                    done.closed.push(lane.head);
-                    match lane.advance(Utc::now()) {
-                        Some(lane) => lanes.put(key, &lane, false).await?,
-                        None => return lanes.end(key).await,
-                    }
-                }
+                Attempted::Ended => match lane.advance(Utc::now()) {
+                    Some(lane) => lanes.put(key, &lane, false).await?,
+                    None => lanes.end(key).await?,
+                },
             }
+            ground.settle(head);
         }
         Ok(())
     }
@@ -221,18 +251,22 @@ impl<S: Stage> Worker<S> {
             );
             return Ok(Attempted::Ended);
         };
-        if ground.ended.contains(&recorded.envelope.id) {
-            return Ok(Attempted::Ended);
-        }
         self.attempt(recorded, lane.requests, ground).await
     }
 
     /// Handles an event until it ended, or is to be parked; what follows is recorded.
     async fn attempt(&self, recorded: Recorded, mut requests: u32, ground: &Ground) -> anyhow::Result<Attempted> {
+        if ground.has_ended(recorded.envelope.id) {
+            return Ok(Attempted::Ended);
+        }
+        let about = recorded.sequence;
         let event = match self.order(recorded.clone()).await? {
             Order::Handle(event) => event,
             Order::NotOurs => return Ok(Attempted::Ended),
-            Order::Gone(sequence) => return self.record_end(vec![gone(&recorded, S::NAME, sequence)]).await,
+            Order::Gone(sequence) => {
+                let gone = vec![gone(&recorded, S::NAME, sequence)];
+                return self.record_end(ground, about, gone).await;
+            }
         };
         loop {
             tokio::select! {
@@ -244,32 +278,41 @@ impl<S: Stage> Worker<S> {
             if !ground.lease.holds() {
                 anyhow::bail!("the lease ran out");
             }
-            let handled = panics::catch(S::NAME, async {
+            let turn = Turn::of(about, &ground.lease, &self.stop, &ground.asking);
+            let handled = turn.run(panics::catch(S::NAME, async {
                 fault_injection::panic_at(S::NAME, &event.envelope.external_order_id);
                 self.stage.handle(&event, requests + 1).await
-            });
-            let handled = handled.await;
+            }));
+            let Some(handled) = handled.await else {
+                return Ok(Attempted::Stopped);
+            };
+            if turn.was_refused() && self.stop.is_cancelled() {
+                return Ok(Attempted::Stopped);
+            }
             // An outcome is one, whoever finds it; that it failed is for the instance to say whose turn it is.
-            if !matches!(handled, Ok(Ok(_))) && !ground.lease.holds() {
-                anyhow::bail!("the lease ran out during a request");
+            if turn.was_refused() || !matches!(handled, Ok(Ok(_))) && !ground.lease.holds() {
+                anyhow::bail!("the lease ran out before a request, or during it");
             }
             let handled = handled.unwrap_or_else(|panic| Ok(vec![panicked::<S>(&event, requests + 1, &panic)]));
             match settle(handled, Utc::now(), ground.crowded.load(Ordering::Relaxed)) {
-                Settlement::Done(events) => return self.record_end(events).await,
+                Settlement::Done(events) => return self.record_end(ground, about, events).await,
                 Settlement::Again(events, pause) => {
-                    if !self.record(events).await {
+                    if !self.record(&ground.tenure, about, events).await {
                         return Ok(Attempted::Stopped);
                     }
                     requests += 1;
+                    ground.tenure.progress(|progress| progress.attempted(about, requests));
+                    drop(turn);
                     tokio::select! {
                         () = self.stop.cancelled() => return Ok(Attempted::Stopped),
                         () = tokio::time::sleep(pause) => {}
                     }
                 }
                 Settlement::Park(events, parking) => {
-                    if !self.record(events).await {
+                    if !self.record(&ground.tenure, about, events).await {
                         return Ok(Attempted::Stopped);
                     }
+                    crash_stage_at(S::NAME, "after_attempt");
                     return Ok(Attempted::Parked(requests + 1, parking));
                 }
                 Settlement::Pause(pause) => tokio::select! {
@@ -302,17 +345,29 @@ impl<S: Stage> Worker<S> {
         )
     }
 
-    async fn record_end(&self, events: Vec<NewEvent>) -> anyhow::Result<Attempted> {
-        let recorded = self.record(events).await;
+    async fn record_end(&self, ground: &Ground, about: u64, events: Vec<NewEvent>) -> anyhow::Result<Attempted> {
+        crash_stage_at(S::NAME, "after_request");
+        let recorded = self.record(&ground.tenure, about, events).await;
+        crash_stage_at(S::NAME, "after_outcome");
         Ok(if recorded { Attempted::Ended } else { Attempted::Stopped })
     }
 
-    /// Appends what follows, as often as it takes. False where the hub goes down before it is on the log: then the
-    /// message is not acknowledged and is taken up again.
-    pub(super) async fn record(&self, events: Vec<NewEvent>) -> bool {
+    /// Appends what follows from the event at the sequence `about`, as often as it takes. False where the hub goes down
+    /// before it is on the log: then the message is not acknowledged and is taken up again.
+    pub(super) async fn record(&self, tenure: &Tenure, about: u64, events: Vec<NewEvent>) -> bool {
+        tenure.progress(|progress| progress.record(about));
         for event in events {
-            while let Err(error) = self.journal.append(event.clone()).await {
-                tracing::warn!(stage = S::NAME, event = %event.envelope.event_type, %error, "cannot record, trying again");
+            let id = event.envelope.id;
+            loop {
+                match self.journal.append(event.clone()).await {
+                    Ok(appended) => {
+                        tenure.progress(|progress| progress.know(appended.sequence, &id.to_string()));
+                        break;
+                    }
+                    Err(error) => {
+                        tracing::warn!(stage = S::NAME, event = %event.envelope.event_type, %error, "cannot record, trying again");
+                    }
+                }
                 if self.stop.is_cancelled() {
                     return false;
                 }

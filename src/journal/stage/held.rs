@@ -18,8 +18,6 @@ const MAX_DUE: usize = MAX_HELD / 2;
 const CROWDED: usize = MAX_HELD / 2;
 /// Bytes of their payloads; one event more is always taken.
 const MAX_HELD_BYTES: usize = 16 * 1024 * 1024;
-/// Settled sequences that are remembered, should the server hand one out again because an acknowledgement got lost.
-const MAX_CLOSED: usize = 65_536;
 
 /// One event of the stage, and how to acknowledge it.
 pub(super) struct Item {
@@ -61,8 +59,6 @@ pub(super) struct Done {
     /// The event's sequence; none for a lane.
     sequence: Option<u64>,
     bytes: usize,
-    /// Sequences that need no more than an acknowledgement, should they be handed out again.
-    pub(super) closed: Vec<u64>,
 }
 
 impl Done {
@@ -74,7 +70,6 @@ impl Done {
                 Work::Due(_) => None,
             },
             bytes: task.work.bytes(),
-            closed: Vec::new(),
         }
     }
 }
@@ -89,23 +84,17 @@ pub(super) struct Held {
     due: HashMap<OrderKey, Option<Bell>>,
     /// Lanes that were due when the stage was taken over, the earliest first.
     overdue: VecDeque<OrderKey>,
-    /// Settled lately; should the server hand one out again, it needs no more than an acknowledgement.
-    closed: HashSet<u64>,
-    closed_order: VecDeque<u64>,
     bytes: usize,
 }
 
 impl Held {
-    pub(super) fn new(closed: HashSet<u64>, overdue: VecDeque<OrderKey>) -> Self {
-        let closed_order = closed.iter().copied().collect();
+    pub(super) fn new(overdue: VecDeque<OrderKey>) -> Self {
         Self {
             orders: HashMap::new(),
             ready: VecDeque::new(),
             sequences: HashSet::new(),
             due: HashMap::new(),
             overdue,
-            closed,
-            closed_order,
             bytes: 0,
         }
     }
@@ -130,9 +119,19 @@ impl Held {
         self.sequences.contains(&sequence)
     }
 
-    /// Whether it is settled and waits for nothing but its acknowledgement.
-    pub(super) fn is_closed(&self, sequence: u64) -> bool {
-        self.closed.contains(&sequence)
+    /// Lets nothing of an order begin until it is released: another instance works on it.
+    pub(super) fn hold_back(&mut self, key: OrderKey) {
+        self.orders.entry(key).or_default();
+    }
+
+    /// Lets the first of an order that was held back have its turn.
+    pub(super) fn release(&mut self, key: OrderKey) {
+        if let Some(waiting) = self.orders.get_mut(&key) {
+            match waiting.pop_front() {
+                Some(work) => self.ready.push_back(Task { key, work }),
+                None => drop(self.orders.remove(&key)),
+            }
+        }
     }
 
     pub(super) fn push(&mut self, item: Item) {
@@ -183,29 +182,9 @@ impl Held {
             None => self.due.remove(&done.key).flatten(),
         };
         self.bytes -= done.bytes;
-        for sequence in done.closed {
-            self.close(sequence);
-        }
-        if let Some(waiting) = self.orders.get_mut(&done.key) {
-            match waiting.pop_front() {
-                Some(work) => self.ready.push_back(Task { key: done.key, work }),
-                None => drop(self.orders.remove(&done.key)),
-            }
-        }
+        self.release(done.key);
         if rung.is_some() {
             self.push_due(done.key, rung);
-        }
-    }
-
-    fn close(&mut self, sequence: u64) {
-        if !self.closed.insert(sequence) {
-            return;
-        }
-        self.closed_order.push_back(sequence);
-        if self.closed_order.len() > MAX_CLOSED
-            && let Some(oldest) = self.closed_order.pop_front()
-        {
-            self.closed.remove(&oldest);
         }
     }
 }
@@ -249,7 +228,7 @@ mod tests {
     }
 
     fn none() -> Held {
-        Held::new(HashSet::new(), VecDeque::new())
+        Held::new(VecDeque::new())
     }
 
     #[test]
@@ -281,7 +260,7 @@ mod tests {
     #[test]
     fn lanes_that_are_due_leave_room_for_new_orders() {
         let keys = (0..600).map(|number| OrderKey::new("careem", &format!("CR-{number}")));
-        let mut held = Held::new(HashSet::new(), keys.collect());
+        let mut held = Held::new(keys.collect());
         let mut at_work: Vec<_> = std::iter::from_fn(|| held.next()).collect();
         assert_eq!(at_work.len(), 512);
         assert!(held.has_room() && !held.has_room_for_lanes());
@@ -293,17 +272,23 @@ mod tests {
     }
 
     #[test]
-    fn what_was_settled_is_remembered_for_a_while() {
+    fn an_order_that_is_held_back_waits_and_no_other_does() {
         let mut held = none();
+        let key = OrderKey::new("careem", "CR-1");
+        held.hold_back(key);
         held.push(item(1, "CR-1", 1));
-        let mut done = Done::of(&held.next().unwrap());
-        done.closed = (1..=65_536).collect();
-        held.finish(done);
-        assert!(held.is_closed(1) && held.is_closed(65_536));
-        held.push(item(65_537, "CR-1", 1));
-        let mut done = Done::of(&held.next().unwrap());
-        done.closed = vec![65_537];
-        held.finish(done);
-        assert!(!held.is_closed(1) && held.is_closed(2) && held.is_closed(65_537));
+        held.push_due(key, None);
+        held.push(item(2, "CR-2", 1));
+        let other = held.next().unwrap();
+        assert!(other.key == OrderKey::new("careem", "CR-2") && held.next().is_none());
+        held.release(key);
+        let first = held.next().unwrap();
+        assert!(first.key == key && held.next().is_none());
+        held.finish(Done::of(&first));
+        assert!(matches!(held.next().unwrap().work, Work::Due(None)));
+        held.hold_back(OrderKey::new("careem", "CR-3"));
+        held.release(OrderKey::new("careem", "CR-3"));
+        held.push(item(3, "CR-3", 1));
+        assert!(held.next().is_some(), "an order with nothing to do is forgotten");
     }
 }

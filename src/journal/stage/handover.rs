@@ -1,0 +1,161 @@
+//! A stage changes hands while requests are under way.
+//!
+//! The instance that stops starts nothing more and hands the stage over at once, with the list of the events that it is
+//! asking about. The next one works on all orders but theirs. The first records what becomes of its requests, where they
+//! succeed, and says after each which are left. The next one frees an order when its event is not among those any more, when
+//! the instance says nothing for longer than a request can take, or when it is gone; then it reads from the log what was
+//! recorded, and makes no second request for what has ended.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use async_nats::Subscriber;
+use futures_util::{Stream, StreamExt, stream};
+use serde::{Deserialize, Serialize};
+
+use super::tenure::Busy;
+use crate::{
+    event::EventId,
+    journal::{
+        connection::Connection,
+        lease::words_subject,
+        read::{Entry, Reader, end},
+    },
+};
+
+/// How much longer than its longest request an instance gets to record what became of it.
+pub(super) const MARGIN: Duration = Duration::from_secs(2);
+/// Most requests under way that a stage is handed over with; with more, the instance waits until some have ended.
+pub(super) const MAX_AT_WORK: usize = 1024;
+/// How often an instance repeats which requests are left.
+pub(super) const REPEAT_EVERY: Duration = Duration::from_millis(500);
+
+/// Which requests an instance that handed the stage over still has under way.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Left {
+    by: String,
+    events: Vec<u64>,
+}
+
+/// Says it. Where it gets lost it is repeated, and at last the time limit counts.
+pub(super) async fn say(connection: &Connection, stage: &str, by: &str, events: Vec<u64>) {
+    let left = Left {
+        by: by.to_owned(),
+        events,
+    };
+    let text = serde_json::to_vec(&left).expect("a text and numbers");
+    if let Err(error) = connection.client.publish(words_subject(stage), text.into()).await {
+        tracing::debug!(%error, stage, "cannot say what is still at work");
+    }
+}
+
+/// Events that another instance does not ask about any more.
+#[derive(Debug, Default)]
+pub(super) struct Freed {
+    pub(super) events: Vec<u64>,
+    /// All that was found to have ended since the stage was taken over.
+    pub(super) ended: HashSet<EventId>,
+}
+
+/// Waits for requests of other instances.
+struct Waiting<'a> {
+    connection: &'a Connection,
+    words: Option<Subscriber>,
+    busy: Vec<Busy>,
+    /// Up to where the log was read.
+    read: u64,
+    freed: VecDeque<u64>,
+}
+
+/// Events as they are freed. `read`: up to where the log was read when the stage was taken over.
+pub(super) fn freed(
+    connection: &Connection,
+    busy: Vec<Busy>,
+    words: Option<Subscriber>,
+    read: u64,
+) -> impl Stream<Item = anyhow::Result<Freed>> {
+    let waiting = Waiting {
+        connection,
+        words,
+        busy,
+        read,
+        freed: VecDeque::new(),
+    };
+    stream::try_unfold(waiting, |mut waiting| async move {
+        let freed = waiting.next().await?;
+        Ok(freed.map(|freed| (freed, waiting)))
+    })
+}
+
+impl Waiting<'_> {
+    async fn next(&mut self) -> anyhow::Result<Option<Freed>> {
+        while self.freed.is_empty() {
+            let Some(first) = self.busy.iter().map(|busy| busy.until).min() else {
+                return Ok(None);
+            };
+            tokio::select! {
+                left = heard(&mut self.words) => self.left(&left),
+                () = tokio::time::sleep_until(first.into()) => self.over(Instant::now()),
+            }
+        }
+        let ended = self.ended().await?;
+        let events = self.freed.drain(..).collect();
+        Ok(Some(Freed { events, ended }))
+    }
+
+    fn left(&mut self, left: &Left) {
+        for busy in self.busy.iter_mut().filter(|busy| busy.by == left.by) {
+            let (still, gone) = std::mem::take(&mut busy.events)
+                .into_iter()
+                .partition(|event| left.events.contains(event));
+            busy.events = still;
+            self.freed.extend::<Vec<u64>>(gone);
+        }
+        self.busy.retain(|busy| !busy.events.is_empty());
+    }
+
+    fn over(&mut self, now: Instant) {
+        for busy in self.busy.iter_mut().filter(|busy| busy.until <= now) {
+            tracing::warn!(
+                events = busy.events.len(),
+                "an instance that handed its stage over did not say what became of its requests; they are made again"
+            );
+            self.freed.extend(busy.events.drain(..));
+        }
+        self.busy.retain(|busy| !busy.events.is_empty());
+    }
+
+    /// What ended since the log was last read.
+    async fn ended(&mut self) -> anyhow::Result<HashSet<EventId>> {
+        let mut reader = Reader::from(self.connection, self.read + 1).up_to(end(self.connection).await?);
+        let mut ended = HashSet::new();
+        loop {
+            let entries = reader.next_batch().await?;
+            let Some(last) = entries.last() else { return Ok(ended) };
+            self.read = last.sequence();
+            for entry in entries {
+                if let Entry::Event(event) = entry
+                    && !event.envelope.event_type.is_attempt()
+                {
+                    ended.extend(event.envelope.cause_id);
+                }
+            }
+        }
+    }
+}
+
+/// The next word; never, where there is nothing to listen to.
+async fn heard(words: &mut Option<Subscriber>) -> Left {
+    while let Some(subscriber) = words {
+        match subscriber.next().await {
+            Some(message) => match serde_json::from_slice(&message.payload) {
+                Ok(left) => return left,
+                Err(error) => tracing::warn!(%error, "a word about requests under way cannot be read"),
+            },
+            None => *words = None,
+        }
+    }
+    std::future::pending().await
+}

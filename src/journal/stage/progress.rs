@@ -1,0 +1,213 @@
+//! How far a stage is: which of its events are settled, and from where on the log has more to say about the others.
+//!
+//! The consumer's acknowledgement floor says that, too, but it stays where an instance that died left it until the server
+//! has handed out again what that one held, which takes `ack_wait`. So each instance keeps its own account, and leaves it
+//! with its lease (see [`Floor`]). Pure: no I/O.
+
+use std::collections::BTreeMap;
+
+use crate::journal::lease::note::Floor;
+
+/// Open events that a [`Floor`] lists. What is open beyond that lowers the floor, so that a note stays small; the next
+/// instance then reads as many more events from the log.
+const MAX_OPEN: usize = 512;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Progress {
+    created: i64,
+    known: u64,
+    known_id: String,
+    settled: u64,
+    /// Events up to `settled` that are not settled, each with the requests that were made.
+    open: BTreeMap<u64, u32>,
+    /// Events about which something is being recorded, or was and is not accounted for yet, each with the end of the log
+    /// as it was known before: what is recorded stands behind that.
+    unaccounted: BTreeMap<u64, u64>,
+}
+
+impl Progress {
+    /// As a floor says.
+    pub(super) fn of(floor: Floor) -> Self {
+        Self {
+            created: floor.created,
+            known: floor.known,
+            known_id: floor.known_id,
+            settled: floor.settled,
+            open: floor.open.into_iter().collect(),
+            unaccounted: BTreeMap::new(),
+        }
+    }
+
+    /// A message of the log was seen.
+    pub(super) fn know(&mut self, sequence: u64, id: &str) {
+        if sequence > self.known {
+            self.known = sequence;
+            id.clone_into(&mut self.known_id);
+        }
+    }
+
+    /// The last message of the log that is known, and its id.
+    pub(super) fn known(&self) -> (u64, &str) {
+        (self.known, &self.known_id)
+    }
+
+    /// When the log was created that this is about.
+    pub(super) const fn created(&self) -> i64 {
+        self.created
+    }
+
+    /// An event of the stage has come from the consumer, or was found on the log.
+    pub(super) fn receive(&mut self, sequence: u64) {
+        if sequence > self.settled {
+            self.settled = sequence;
+            self.open.insert(sequence, 0);
+        }
+    }
+
+    /// Whether it has come before.
+    pub(super) const fn has_come(&self, sequence: u64) -> bool {
+        sequence <= self.settled
+    }
+
+    /// Whether it needs no more than an acknowledgement.
+    pub(super) fn is_settled(&self, sequence: u64) -> bool {
+        self.has_come(sequence) && !self.open.contains_key(&sequence)
+    }
+
+    /// Something is about to be recorded about an event, or was by another instance, behind this place of the log.
+    pub(super) fn record_behind(&mut self, event: u64, place: u64) {
+        let behind = self.unaccounted.entry(event).or_insert(place);
+        *behind = place.min(*behind);
+    }
+
+    /// The same, with the end of the log as it is known.
+    pub(super) fn record(&mut self, event: u64) {
+        self.record_behind(event, self.known);
+    }
+
+    /// An attempt was recorded, and the event is tried again in memory. For one in a lane, the lane does not say so yet.
+    pub(super) fn attempted(&mut self, event: u64, requests: u32) {
+        if let Some(known) = self.open.get_mut(&event) {
+            *known = requests;
+            self.unaccounted.remove(&event);
+        }
+    }
+
+    /// An event needs no more than an acknowledgement: it has ended, is in a lane, or is none of the stage's. Of one in a
+    /// lane: the lane says what was recorded.
+    pub(super) fn settle(&mut self, event: u64) {
+        self.open.remove(&event);
+        self.unaccounted.remove(&event);
+    }
+
+    /// For whoever comes next.
+    pub(super) fn floor(&self) -> Floor {
+        let behind = self.unaccounted.values().copied().min();
+        let beyond = self.open.keys().nth(MAX_OPEN);
+        let settled = beyond.map_or(self.settled, |first| first - 1);
+        Floor {
+            created: self.created,
+            known: self.known,
+            known_id: self.known_id.clone(),
+            recorded: behind.unwrap_or(self.known).min(self.known),
+            settled,
+            open: self
+                .open
+                .range(..=settled)
+                .map(|(sequence, requests)| (*sequence, *requests))
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn new() -> Progress {
+        Progress::of(Floor {
+            created: 1,
+            known: 0,
+            known_id: String::new(),
+            recorded: 0,
+            settled: 0,
+            open: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn an_event_that_hangs_does_not_hold_the_others() {
+        let mut progress = new();
+        for sequence in [3, 7, 12] {
+            progress.know(sequence, "id");
+            progress.receive(sequence);
+        }
+        progress.settle(12);
+        progress.settle(7);
+        let floor = progress.floor();
+        assert_eq!((floor.settled, floor.recorded), (12, 12));
+        assert_eq!(floor.open, [(3, 0)]);
+        assert!(
+            progress.is_settled(7) && progress.is_settled(1) && !progress.is_settled(3) && !progress.is_settled(13)
+        );
+    }
+
+    #[test]
+    fn what_is_recorded_is_read_again_until_it_is_accounted_for() {
+        let mut progress = new();
+        progress.know(3, "id");
+        progress.receive(3);
+        progress.record(3);
+        // Others go on, and the outcome stands somewhere behind 3.
+        progress.know(900, "other");
+        assert_eq!(progress.floor().recorded, 3);
+        progress.attempted(3, 1);
+        let floor = progress.floor();
+        assert_eq!((floor.recorded, floor.open), (900, vec![(3, 1)]));
+        // The head of a lane: until the lane says so.
+        progress.record(2);
+        progress.attempted(2, 1);
+        progress.know(950, "later");
+        assert_eq!(progress.floor().recorded, 900);
+        progress.settle(2);
+        assert_eq!(progress.floor().recorded, 950);
+    }
+
+    #[test]
+    fn too_many_open_ones_lower_the_floor() {
+        let mut progress = new();
+        (1..=600).for_each(|number| progress.receive(10 * number));
+        let floor = progress.floor();
+        assert_eq!((floor.open.len(), floor.settled), (512, 5129));
+        (1..=100).for_each(|number| progress.settle(10 * number));
+        let floor = progress.floor();
+        assert_eq!((floor.open.len(), floor.settled), (500, 6000));
+    }
+
+    proptest! {
+        /// Whoever goes on from a floor knows the same of every event as the one before, or knows too little and reads it.
+        #[test]
+        fn a_floor_says_the_same_as_what_it_was_made_of(
+            events in prop::collection::btree_set(1u64..5000, 0..1500),
+            settled in prop::collection::hash_set(1u64..5000, 0..1500),
+        ) {
+            let mut progress = new();
+            events.iter().for_each(|event| progress.receive(*event));
+            settled.iter().for_each(|event| progress.settle(*event));
+            let next = Progress::of(progress.floor());
+            let open: BTreeSet<u64> = events.iter().copied().filter(|event| !settled.contains(event)).collect();
+            for event in events {
+                if next.has_come(event) {
+                    prop_assert_eq!(next.is_settled(event), !open.contains(&event));
+                } else {
+                    prop_assert!(open.range(..event).count() >= MAX_OPEN);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What an instance tells with its lease while it has a stage: how far it is, and what is under way elsewhere.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use super::progress::Progress;
+use crate::journal::lease::{
+    Inherited,
+    note::{AtWork, Floor, Note},
+};
+
+/// Shared by the work, which changes it, and the lease, which is renewed with it.
+pub(super) struct Tenure {
+    told: Mutex<Told>,
+    /// The lease is to be written at once.
+    pub(super) at_once: Notify,
+}
+
+struct Told {
+    /// Until the stage was taken over in full: what the one before had told.
+    inherited: Option<Floor>,
+    progress: Option<Progress>,
+    at_work: Vec<Busy>,
+    handed_over: bool,
+}
+
+/// Requests under way on another instance, or on this one after it handed the stage over.
+#[derive(Debug, Clone)]
+pub(super) struct Busy {
+    pub(super) by: String,
+    pub(super) events: Vec<u64>,
+    /// When none of them can be under way any more.
+    pub(super) until: Instant,
+}
+
+impl Tenure {
+    /// Of an instance that has just taken the lease.
+    pub(super) fn new(inherited: &Inherited) -> Self {
+        let at_work = inherited.note.at_work.iter().map(|one| Busy {
+            by: one.by.clone(),
+            events: one.events.clone(),
+            until: inherited.read_at + one.within(),
+        });
+        Self {
+            told: Mutex::new(Told {
+                inherited: inherited.note.floor.clone(),
+                progress: None,
+                at_work: at_work.collect(),
+                handed_over: false,
+            }),
+            at_once: Notify::new(),
+        }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        // No code panics while it holds the lock.
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The floor of the instance before, where it told one.
+    pub(super) fn inherited(&self) -> Option<Floor> {
+        self.told().inherited.clone()
+    }
+
+    /// From now on this is what is told.
+    pub(super) fn begin(&self, progress: Progress) {
+        self.told().progress = Some(progress);
+    }
+
+    /// Looks at the progress, or changes it; none before [`Self::begin`].
+    pub(super) fn progress<T>(&self, act: impl FnOnce(&mut Progress) -> T) -> Option<T> {
+        self.told().progress.as_mut().map(act)
+    }
+
+    /// The log is not the one that the progress is about: nothing is known of it any more.
+    pub(super) fn forget(&self) {
+        let mut told = self.told();
+        (told.inherited, told.progress) = (None, None);
+    }
+
+    /// What is under way elsewhere.
+    pub(super) fn at_work(&self) -> Vec<Busy> {
+        self.told().at_work.clone()
+    }
+
+    /// A request of another instance is not under way any more.
+    pub(super) fn has_ended(&self, event: u64) {
+        let mut told = self.told();
+        for busy in &mut told.at_work {
+            busy.events.retain(|one| *one != event);
+        }
+        told.at_work.retain(|busy| !busy.events.is_empty());
+    }
+
+    /// Hands the stage over while these requests of this instance are under way, for so long at most.
+    pub(super) fn hand_over(&self, by: &str, events: Vec<u64>, within: Duration) {
+        let mut told = self.told();
+        told.at_work.push(Busy {
+            by: by.to_owned(),
+            events,
+            until: Instant::now() + within,
+        });
+        told.handed_over = true;
+        drop(told);
+        self.at_once.notify_one();
+    }
+
+    /// Requests of this instance that are still under way after it handed the stage over.
+    pub(super) fn still_at_work(&self, by: &str, events: Vec<u64>) {
+        let mut told = self.told();
+        if let Some(busy) = told.at_work.iter_mut().find(|busy| busy.by == by) {
+            busy.events = events;
+        }
+        told.at_work.retain(|busy| !busy.events.is_empty());
+    }
+
+    /// What goes with the lease now.
+    pub(super) fn note(&self) -> Note {
+        let (told, now) = (self.told(), Instant::now());
+        let at_work = told.at_work.iter().map(|busy| AtWork {
+            by: busy.by.clone(),
+            events: busy.events.clone(),
+            within_ms: u64::try_from(busy.until.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX),
+        });
+        Note {
+            floor: match &told.progress {
+                Some(progress) => Some(progress.floor()),
+                None => told.inherited.clone(),
+            },
+            at_work: at_work.filter(|one| one.within_ms > 0).collect(),
+            handed_over: told.handed_over,
+        }
+    }
+}

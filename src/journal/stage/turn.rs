@@ -1,0 +1,169 @@
+//! The permission to make a request, asked for in the last moment before it is made.
+//!
+//! A stage may wait for a slot, a breaker or a limit between the runner's last look at the lease and its request. In that
+//! time the instance may have been frozen and replaced, or told to stop. So whoever makes a request calls [`begin`] after
+//! its last wait. It is a task's own and no parameter, for it is asked for deep in the clients.
+//!
+//! What has begun is not dropped when the hub stops; what has not begun is.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::journal::lease::Validity;
+
+tokio::task_local! {
+    static TURN: Arc<Turn>;
+}
+
+/// The instance may not make a request any more: its lease ran out, or it is told to stop. What the stage returns then is
+/// not looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotOurTurn;
+
+/// Asks for the permission to make a request. Outside of a stage it is always given.
+///
+/// # Errors
+/// [`NotOurTurn`], where the request must not be made.
+pub fn begin() -> Result<(), NotOurTurn> {
+    TURN.try_with(|turn| turn.begin()).unwrap_or(Ok(()))
+}
+
+/// Whether the instance stops, or has lost the stage, so that a failed request says nothing to whoever goes on: the next
+/// instance makes it again. False outside of a stage.
+pub fn is_over() -> bool {
+    TURN.try_with(|turn| turn.is_over()).unwrap_or(false)
+}
+
+/// Events that a request was begun for which is not recorded yet.
+#[derive(Debug, Default)]
+pub(super) struct Asking(Mutex<BTreeSet<u64>>);
+
+impl Asking {
+    pub(super) fn events(&self) -> Vec<u64> {
+        self.set(|events| events.iter().copied().collect())
+    }
+
+    fn set<T>(&self, act: impl FnOnce(&mut BTreeSet<u64>) -> T) -> T {
+        // No code panics while it holds the lock.
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// One event's turn, until what became of its request is recorded.
+pub(super) struct Turn {
+    event: u64,
+    lease: Validity,
+    stop: CancellationToken,
+    asking: Arc<Asking>,
+    begun: AtomicBool,
+    refused: AtomicBool,
+}
+
+impl Turn {
+    pub(super) fn of(event: u64, lease: &Validity, stop: &CancellationToken, asking: &Arc<Asking>) -> Arc<Self> {
+        Arc::new(Self {
+            event,
+            lease: lease.clone(),
+            stop: stop.clone(),
+            asking: Arc::clone(asking),
+            begun: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
+        })
+    }
+
+    fn is_over(&self) -> bool {
+        self.stop.is_cancelled() || !self.lease.holds()
+    }
+
+    fn begin(&self) -> Result<(), NotOurTurn> {
+        if self.is_over() {
+            self.refused.store(true, Ordering::Relaxed);
+            return Err(NotOurTurn);
+        }
+        self.begun.store(true, Ordering::Relaxed);
+        self.asking.set(|events| events.insert(self.event));
+        Ok(())
+    }
+
+    /// Whether a request was not made because it was not this instance's turn any more.
+    pub(super) fn was_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Runs what handles the event; none where the hub is told to stop before a request has begun.
+    pub(super) async fn run<T>(self: &Arc<Self>, handling: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            handled = TURN.scope(Arc::clone(self), handling) => Some(handled),
+            () = self.stopped_before_a_request() => None,
+        }
+    }
+
+    async fn stopped_before_a_request(&self) {
+        self.stop.cancelled().await;
+        if self.begun.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.asking.set(|events| events.remove(&self.event));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_begins_after_the_end() {
+        assert_eq!(begin(), Ok(()), "outside of a stage");
+        let (stop, asking) = (CancellationToken::new(), Arc::default());
+        let lease = Validity::since(Instant::now());
+        let turn = Turn::of(7, &lease, &stop, &asking);
+        let begun = turn.run(async { begin() }).await;
+        assert_eq!((begun, asking.events()), (Some(Ok(())), vec![7]));
+        drop(turn);
+        assert!(asking.events().is_empty());
+        let turn = Turn::of(8, &lease, &stop, &asking);
+        lease.end();
+        assert_eq!(turn.run(async { begin() }).await, Some(Err(NotOurTurn)));
+        assert!(turn.was_refused() && asking.events().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_request_under_way_outlives_the_order_to_stop_and_a_wait_does_not() {
+        let (stop, asking) = (CancellationToken::new(), Arc::default());
+        let lease = Validity::since(Instant::now());
+        let waits = Turn::of(1, &lease, &stop, &asking);
+        let asks = Turn::of(2, &lease, &stop, &asking);
+        let (answer, answered) = tokio::sync::oneshot::channel::<u32>();
+        let waiting = waits.run(std::future::pending::<u32>());
+        let asking_it = asks.run(async {
+            begin().unwrap();
+            assert!(!is_over());
+            let answer = answered.await.unwrap();
+            assert!(is_over());
+            answer
+        });
+        let stopping = async {
+            tokio::task::yield_now().await;
+            stop.cancel();
+            tokio::task::yield_now().await;
+            answer.send(200).unwrap();
+        };
+        let (waited, asked, ()) = tokio::join!(waiting, asking_it, stopping);
+        assert_eq!((waited, asked), (None, Some(200)));
+    }
+}

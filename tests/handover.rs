@@ -1,0 +1,219 @@
+//! The instance that forwards is told to stop while requests are under way: the next one goes on at once with every other
+//! order, and makes no second request for what the first one still ends.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::harness::{
+    World,
+    at_end::Ends,
+    backend::Answer,
+    careem::{change, order},
+    hub::Hub,
+    ids,
+    wait::{PATIENCE, POLL, eventually},
+};
+
+/// How long the hanging answers of a test take to be given up.
+const HANGING: Duration = Duration::from_secs(9);
+/// Longest time without forwarding that passes. The instance before waited for `HANGING`, and its breaker after that.
+const PAUSE: Duration = Duration::from_secs(4);
+
+/// How often the backend was asked about an order's creation.
+fn requests_about(world: &World, id: &str) -> usize {
+    let requests = world.backend.requests();
+    requests.iter().filter(|one| one.external_order_id() == id).count()
+}
+
+/// Waits until a hub says that it has the stage.
+async fn works(hub: &Hub) {
+    eventually("it has the stage", PATIENCE, async || {
+        let says = |line: &str| line.contains("\"taken over") && line.contains("\"forward\"");
+        if hub.log().lines().any(says) {
+            Ok(())
+        } else {
+            Err(hub.log())
+        }
+    })
+    .await;
+}
+
+/// Posts order after order until told to stop; how many were accepted.
+async fn traffic(world: &World, url: &str, enough: &AtomicBool) -> usize {
+    for number in 0.. {
+        if enough.load(Ordering::Relaxed) {
+            return number;
+        }
+        world.careem.deliver(url, &order(&format!("CR-traffic-{number}"))).await;
+        tokio::time::sleep(POLL).await;
+    }
+    unreachable!()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_with_five_hanging_answers() {
+    let world = World::new().await;
+    let settings = world
+        .settings()
+        .set("BACKEND_TIMEOUT", format!("{}s", HANGING.as_secs()));
+    let first = Hub::start(&settings).await;
+    let hanging = ids("hanging", 5);
+    for id in &hanging {
+        world.backend.next_for(id, [Answer::Hang]);
+    }
+    world.post_orders(&first, hanging.clone()).await;
+    world.backend.wait_for(5).await;
+    let next = Hub::start(&settings).await;
+    let (url, enough) = (next.url(), AtomicBool::new(false));
+    let restart = async {
+        world.backend.wait_for(25).await;
+        let told = Instant::now();
+        let (status, _) = first.terminate().await;
+        assert_eq!(status.code(), Some(0));
+        // The orders that hung are asked about again, and then all was seen that there is to see.
+        world.backend.wait_for(world.backend.count() + 20).await;
+        enough.store(true, Ordering::Relaxed);
+        told
+    };
+    let (told, accepted) = tokio::join!(restart, traffic(&world, &url, &enough));
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(5 + accepted)).await;
+    let requests = world.backend.requests();
+    let others = requests
+        .iter()
+        .filter(|one| !hanging.contains(&one.external_order_id()));
+    let times: Vec<_> = others.map(|one| one.at).filter(|at| *at >= told).collect();
+    let pause = std::iter::once(told)
+        .chain(times.iter().copied())
+        .zip(&times)
+        .map(|(before, after)| *after - before)
+        .max()
+        .unwrap();
+    eprintln!("longest time without forwarding: {pause:?}");
+    assert!(pause < PAUSE, "nothing was forwarded for {pause:?}");
+    for id in &hanging {
+        assert_eq!(requests_about(&world, id), 2, "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_succeeds_after_the_handover_is_not_asked_again() {
+    let world = World::new().await;
+    let settings = world.settings().set("BACKEND_TIMEOUT", "18s");
+    let first = Hub::start(&settings).await;
+    world.post_orders(&first, ids("before", 1)).await;
+    world.log.settled().await;
+    let next = Hub::start(&settings).await;
+    world.backend.hold();
+    world.post_orders(&first, ids("under-way", 1)).await;
+    world
+        .careem
+        .deliver(&next.url(), &change("CR-under-way-0", "ready"))
+        .await;
+    world.backend.wait_for(2).await;
+    let going_on = async {
+        world.post_orders(&next, ids("other", 1)).await;
+        // It comes while the first order's answer is still awaited.
+        world.backend.wait_for(3).await;
+        world.backend.release();
+    };
+    let ((status, _), ()) = tokio::join!(first.terminate(), going_on);
+    assert_eq!(status.code(), Some(0));
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(4)).await;
+    assert_eq!(
+        requests_about(&world, "CR-under-way-0"),
+        2,
+        "its creation and its change"
+    );
+    assert_eq!(world.backend.count(), 4);
+}
+
+/// The event under way is the head of a lane: the creation that a change has waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_head_of_a_lane_is_under_way() {
+    let world = World::new().await;
+    let settings = world.settings().set("BACKEND_TIMEOUT", "18s");
+    let first = Hub::start(&settings).await;
+    // A backend that has never said anything but 404 has another address.
+    world.post_orders(&first, ids("before", 1)).await;
+    world.log.settled().await;
+    world.backend.next_for("CR-lane", [Answer::status(404)]);
+    world.careem.deliver(&first.url(), &change("CR-lane", "ready")).await;
+    eventually("the change waits in a lane", PATIENCE, async || {
+        let lanes = world.lanes().await;
+        if lanes.len() == 1 { Ok(()) } else { Err(lanes) }
+    })
+    .await;
+    let next = Hub::start(&settings).await;
+    world.backend.hold();
+    world.careem.deliver(&first.url(), &order("CR-lane")).await;
+    world.backend.wait_for(3).await;
+    let going_on = async {
+        works(&next).await;
+        world.post_orders(&next, ids("other", 1)).await;
+        world.backend.wait_for(4).await;
+        world.backend.release();
+    };
+    tokio::join!(first.terminate(), going_on);
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(4)).await;
+    assert_eq!(
+        requests_about(&world, "CR-lane"),
+        3,
+        "the 404, the creation, the change"
+    );
+}
+
+/// The instance that hands over dies while its request is under way: its time limit counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_one_that_hands_over_dies() {
+    let world = World::new().await;
+    let settings = world.settings().set("BACKEND_TIMEOUT", "2s");
+    let mut first = Hub::start(&settings.clone().set("HUB_TEST_CRASH_AT", "after_handover")).await;
+    world.backend.next_for("CR-under-way-0", [Answer::Hang]);
+    world.post_orders(&first, ids("under-way", 1)).await;
+    world.backend.wait_for(1).await;
+    let next = Hub::start(&settings).await;
+    first.tell_to_stop().await;
+    first.wait_exit(PATIENCE).await;
+    world
+        .careem
+        .deliver(&next.url(), &change("CR-under-way-0", "ready"))
+        .await;
+    world.post_orders(&next, ids("other", 1)).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(3)).await;
+    assert_eq!(
+        requests_about(&world, "CR-under-way-0"),
+        3,
+        "twice its creation, once its change"
+    );
+}
+
+/// The next instance dies as soon as it has the stage: the third one knows what the first is still asking about.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_one_that_takes_over_dies() {
+    let world = World::new().await;
+    let settings = world.settings().set("BACKEND_TIMEOUT", "18s");
+    let first = Hub::start(&settings).await;
+    world.backend.hold();
+    world.post_orders(&first, ids("under-way", 1)).await;
+    world.backend.wait_for(1).await;
+    let crashing = settings.clone().set("HUB_TEST_CRASH_AT", "forward/after_takeover");
+    let mut next = Hub::start(&crashing).await;
+    let going_on = async {
+        next.wait_exit(PATIENCE).await;
+        let third = Hub::start(&settings).await;
+        world.post_orders(&third, ids("other", 1)).await;
+        world.backend.wait_for(2).await;
+        world.backend.release();
+        third
+    };
+    let (_, _third) = tokio::join!(first.terminate(), going_on);
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(2)).await;
+    assert_eq!(world.backend.count(), 2);
+}

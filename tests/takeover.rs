@@ -1,0 +1,284 @@
+//! An instance takes a stage over: what that costs does not depend on what happened before, and what it is told with the
+//! lease counts only for the log that it was told about.
+
+use std::path::{Path, PathBuf};
+
+use futures_util::future::join_all;
+use serde_json::Value;
+use webhook_hub::event::EventType;
+
+use crate::harness::{
+    World,
+    at_end::Ends,
+    careem::order,
+    hub::Hub,
+    ids,
+    wait::{PATIENCE, eventually},
+};
+
+/// What a hub said when it took the stage `forward` over.
+async fn taken_over(hub: &Hub) -> Value {
+    eventually("it has the stage", PATIENCE, async || {
+        let lines = hub.log();
+        let said = lines
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut taken = said.filter(|line| {
+            let is_it = line["message"]
+                .as_str()
+                .is_some_and(|text| text.starts_with("taken over"));
+            is_it && line["metadata"]["stage"] == "forward"
+        });
+        taken.next_back().ok_or(lines.clone())
+    })
+    .await["metadata"]
+        .clone()
+}
+
+/// Waits until the lease of the stage `forward` says that its holder knows all of the log.
+async fn floor_is_at_the_end(world: &World) {
+    let provision = world.nats.provision().await;
+    let last = world.log.events().await.last().unwrap().sequence;
+    eventually("the lease says how far the stage is", PATIENCE, async || {
+        let stream = provision
+            .get_stream("LEASES")
+            .await
+            .map_err(|error| error.to_string())?;
+        let lease = stream.get_last_raw_message_by_subject("hub.lease.forward").await;
+        let lease = lease.map_err(|error| error.to_string())?;
+        let note = lease
+            .headers
+            .get("Hub-Lease-Note")
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let note: Value = serde_json::from_str(&note).unwrap_or_default();
+        let recorded = note["floor"]["recorded"].as_u64();
+        if recorded.is_some_and(|recorded| recorded >= last) {
+            Ok(())
+        } else {
+            Err(format!("{note}, and {last} is the last"))
+        }
+    })
+    .await;
+}
+
+async fn post_many(world: &World, hub: &Hub, orders: &[String]) {
+    let posting = orders.chunks(orders.len().div_ceil(32)).map(async |some| {
+        for id in some {
+            world.careem.deliver(&hub.url(), &order(id)).await;
+        }
+    });
+    join_all(posting).await;
+}
+
+/// The server counts what a dead instance had in hand as not acknowledged until it hands it out again, two minutes later:
+/// what is settled meanwhile must not be read again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn takeover_does_not_grow_with_what_was_settled_before() {
+    let world = World::new().await;
+    let first = world.hub().await;
+    // It dies with something in hand, which keeps the acknowledgement floor where it is.
+    world.backend.hold();
+    world.post_orders(&first, ids("in-hand", 3)).await;
+    world.backend.wait_for(3).await;
+    first.kill().await;
+    world.backend.release();
+    let second = world.hub().await;
+    let orders = ids("settled", 700);
+    post_many(&world, &second, &orders).await;
+    world.log.wait_for(EventType::OrderForwarded, orders.len() + 3).await;
+    let events = world.log.settled().await.len() as u64;
+    floor_is_at_the_end(&world).await;
+    second.kill().await;
+    let third = world.hub().await;
+    let read = taken_over(&third).await["read"].as_u64().unwrap();
+    assert!(
+        read < 100,
+        "{read} of {events} messages were read again to take the stage over"
+    );
+    third.kill().await;
+    // Without what the lease says, it is nearly all of them.
+    world.an_older_hub_takes_the_leases().await;
+    let fourth = world.hub().await;
+    let read = taken_over(&fourth).await["read"].as_u64().unwrap();
+    assert!(read > events - 100, "{read} of {events} messages");
+    world.post_orders(&fourth, ids("after", 1)).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(orders.len() + 4)).await;
+    assert_eq!(world.backend.count(), 3 + orders.len() + 4);
+}
+
+/// One order that hangs does not hold the floor for the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_hangs_does_not_make_takeover_grow() {
+    let world = World::new().await;
+    let settings = world.settings().set("BACKEND_TIMEOUT", "60s");
+    let first = Hub::start(&settings).await;
+    world.backend.next([crate::harness::backend::Answer::Hang]);
+    world.post_orders(&first, ids("hanging", 1)).await;
+    world.backend.wait_for(1).await;
+    let orders = ids("settled", 700);
+    post_many(&world, &first, &orders).await;
+    world.log.wait_for(EventType::OrderForwarded, orders.len()).await;
+    let events = world.log.events().await.len();
+    floor_is_at_the_end(&world).await;
+    first.kill().await;
+    let next = Hub::start(&settings).await;
+    let taken = taken_over(&next).await;
+    let (read, open) = (taken["read"].as_u64().unwrap(), taken["events"].as_u64().unwrap());
+    assert!(read < 100, "{read} of {events} messages were read again");
+    assert_eq!(open, 1, "what hung is taken up");
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(orders.len() + 1)).await;
+    assert_eq!(world.backend.count(), orders.len() + 2);
+}
+
+/// Copies a folder with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Where a server keeps the stream `EVENTS` and its consumers.
+fn events_folder(dir: &Path) -> PathBuf {
+    let mut left = vec![dir.to_owned()];
+    while let Some(dir) = left.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                if path.ends_with("streams/EVENTS") {
+                    return path;
+                }
+                left.push(path);
+            }
+        }
+    }
+    panic!("no stream EVENTS");
+}
+
+/// The log goes back to an older copy while the leases stay: other events stand at the sequences that were settled.
+async fn the_log_goes_back(while_it_runs: bool) {
+    let world = World::new().await;
+    let mut hub = world.hub().await;
+    world.post_orders(&hub, ids("kept", 5)).await;
+    world.log.settled().await;
+    let server = &world.nats.server;
+    server.stop().await.unwrap();
+    let events = events_folder(server.dir());
+    let copied = tempfile::tempdir().unwrap();
+    copy(&events, copied.path());
+    server.restart().await.unwrap();
+    world.post_orders_to(&hub.url(), ids("lost", 20)).await;
+    world.backend.wait_for(25).await;
+    floor_is_at_the_end(&world).await;
+    if !while_it_runs {
+        hub.kill().await;
+        hub = {
+            server.stop().await.unwrap();
+            go_back(&events, copied.path());
+            server.restart().await.unwrap();
+            world.hub().await
+        };
+    } else {
+        server.stop().await.unwrap();
+        go_back(&events, copied.path());
+        server.restart().await.unwrap();
+    }
+    world.post_orders_to(&hub.url(), ids("new", 30)).await;
+    // Every one of them stands where another stood that was settled.
+    world.backend.wait_for(55).await;
+    let seen: Vec<_> = world
+        .backend
+        .requests()
+        .iter()
+        .map(|one| one.external_order_id())
+        .collect();
+    for id in ids("new", 30) {
+        assert!(seen.contains(&id), "{id} was accepted and never forwarded");
+    }
+    eventually("it is said", PATIENCE, async || {
+        if hub.logs_contain("the event log") && hub.logs_contain("went back") {
+            Ok(())
+        } else {
+            Err(hub.log())
+        }
+    })
+    .await;
+}
+
+fn go_back(events: &Path, copied: &Path) {
+    std::fs::remove_dir_all(events).unwrap();
+    copy(copied, events);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_goes_back_while_no_hub_runs() {
+    the_log_goes_back(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_goes_back_under_a_running_hub() {
+    the_log_goes_back(true).await;
+}
+
+/// An older hub had the stage, and left its id and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_hub_had_the_stage() {
+    let world = World::new().await;
+    let first = world.hub().await;
+    world.post_orders(&first, ids("before", 5)).await;
+    world.log.settled().await;
+    world.backend.hold();
+    world.post_orders(&first, ids("in-hand", 3)).await;
+    world.backend.wait_for(8).await;
+    first.kill().await;
+    world.backend.release();
+    world.an_older_hub_takes_the_leases().await;
+    let next = world.hub().await;
+    world.post_orders_to(&next.url(), ids("after", 1)).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(9)).await;
+    assert_eq!(world.backend.count(), 12, "three were asked about twice");
+}
+
+/// What an instance shows of a stage goes with the stage.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_one_that_lost_the_stage_shows_nothing_of_it() {
+    let world = World::new().await;
+    let first = world.hub().await;
+    world.post_orders(&first, ids("before", 5)).await;
+    world.log.settled().await;
+    let lag = async |hub: &Hub| {
+        let metrics = world.metrics(hub).await;
+        let lines = metrics
+            .lines()
+            .filter(|line| line.starts_with("stage_lag_seconds{stage=\"forward\"}"));
+        lines.map(str::to_owned).collect::<String>()
+    };
+    assert_ne!(
+        lag(&first).await,
+        "stage_lag_seconds{stage=\"forward\"} 0",
+        "it had the stage"
+    );
+    let next = world.hub().await;
+    first.pause().await;
+    taken_over(&next).await;
+    first.resume().await;
+    for gauge in ["stage_lag_seconds", "stage_pending"] {
+        for stage in ["transform", "forward"] {
+            world
+                .metrics_say(&first, &format!("{gauge}{{stage=\"{stage}\"}} 0"))
+                .await;
+        }
+    }
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(5)).await;
+}
