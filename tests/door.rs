@@ -6,6 +6,7 @@ use std::io::Write as _;
 use flate2::{Compression, write::GzEncoder};
 use futures_util::future::join_all;
 use reqwest::Method;
+use serde_json::Value;
 
 use crate::harness::{
     World,
@@ -181,15 +182,90 @@ async fn health_asks_the_database_for_nothing() {
         after <= before + 2,
         "{before} connections before, {after} after 200 questions"
     );
-    // It says so all the same when the database is gone.
-    world.cluster.server.stop().await.unwrap();
-    eventually("the database is missed", PATIENCE, async || {
-        let health = world.careem.request(Method::GET, &url).await.json();
-        if health["checks"]["database"] == "unhealthy" {
-            Ok(())
-        } else {
-            Err(health)
+    // It says so all the same when the database stands still: connections stay, and none of them answers.
+    world.cluster.server.pause().await.unwrap();
+    let database_is = async |word: &str| {
+        eventually(&format!("the database is {word}"), PATIENCE, async || {
+            let health = world.careem.request(Method::GET, &url).await.json();
+            if health["checks"]["database"] == word {
+                Ok(())
+            } else {
+                Err(health)
+            }
+        })
+        .await;
+    };
+    database_is("unhealthy").await;
+    world.metrics_say(&hub, "database_up 0").await;
+    let private = format!("{}/health", hub.private_url());
+    let private = world.careem.request(Method::GET, &private).await.json();
+    assert!(private["reasons"]["database"].is_string(), "{private}");
+    assert!(private["reasons"]["eventLog"].is_null(), "{private}");
+    world.cluster.server.resume().await.unwrap();
+    database_is("healthy").await;
+    world.metrics_say(&hub, "database_up 1").await;
+}
+
+/// Whether a value is as a schema of the description says, and has nothing that it does not mention.
+fn is_described(document: &Value, schema: &Value, value: &Value) -> bool {
+    if let Some(name) = schema["$ref"].as_str() {
+        let name = name.trim_start_matches("#/components/schemas/");
+        return is_described(document, &document["components"]["schemas"][name], value);
+    }
+    if let Some(words) = schema["enum"].as_array() {
+        return words.contains(value);
+    }
+    if !schema["const"].is_null() {
+        return schema["const"] == *value;
+    }
+    match (schema["type"].as_str(), value) {
+        (Some("object"), Value::Object(fields)) => {
+            let required = schema["required"].as_array().unwrap();
+            required.iter().all(|name| fields.contains_key(name.as_str().unwrap()))
+                && fields
+                    .iter()
+                    .all(|(name, value)| is_described(document, &schema["properties"][name], value))
         }
-    })
-    .await;
+        (Some("string"), Value::String(_)) | (Some("boolean"), Value::Bool(_)) => true,
+        (Some("integer"), Value::Number(number)) => number.is_u64(),
+        _ => false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_health_answers_is_described() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    let get = async |path: &str| {
+        let answer = world.careem.request(Method::GET, &format!("{}{path}", hub.url())).await;
+        (answer.status.to_string(), answer.json())
+    };
+    let (_, document) = get("/openapi.json").await;
+    let as_described = async |path: &str, described: &str, status: &str| {
+        eventually(&format!("{path} answers {status}"), PATIENCE, async || {
+            let (found, answer) = get(path).await;
+            let response = &document["paths"][described]["get"]["responses"][status];
+            let schema = &response["content"]["application/json"]["schema"];
+            if found == status && schema.is_object() && is_described(&document, schema, &answer) {
+                Ok(())
+            } else {
+                Err((found, answer, schema.clone()))
+            }
+        })
+        .await;
+    };
+    let paths = [
+        ("/health", "/health"),
+        ("/health/ready", "/health/ready"),
+        ("/api/webhooks/health/careem", "/api/webhooks/health/{provider}"),
+    ];
+    for (path, described) in paths {
+        as_described(path, described, "200").await;
+    }
+    as_described("/health/live", "/health/live", "200").await;
+    world.nats.server.stop().await.unwrap();
+    for (path, described) in paths {
+        as_described(path, described, "503").await;
+    }
+    as_described("/health/live", "/health/live", "200").await;
 }

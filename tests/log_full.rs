@@ -164,6 +164,56 @@ async fn nats_is_frozen_and_nobody_sends() {
     assert!((2..=7).contains(&accepted), "{accepted}");
 }
 
+/// What the stages hold is not sent again and again, all of it, to a log that refuses it.
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_wait_for_room_without_hammering_the_log() {
+    const ORDERS: usize = 30;
+    let world = World::new().await;
+    let hub = world.hub().await;
+    world.backend.hold();
+    world.post_orders(&hub, ids("held", ORDERS)).await;
+    world.backend.wait_for(ORDERS).await;
+    let provision = world.nats.provision().await;
+    let bytes = provision.get_stream("EVENTS").await.unwrap().cached_info().state.bytes;
+    limited_to(&world, i64::try_from(bytes).unwrap()).await;
+    world.backend.release();
+    becomes_ready(&world, &hub, 503).await;
+    // Every outcome may have been sent once before that was known.
+    let sent = async || {
+        (
+            of_metric(&world, &hub, "count").await,
+            of_metric(&world, &hub, "sum").await,
+        )
+    };
+    let settled = async || {
+        let before = sent().await;
+        eventually("three more rounds", PATIENCE, async || {
+            let now = sent().await;
+            if now.0 >= before.0 + 3 { Ok(()) } else { Err(now) }
+        })
+        .await;
+        let after = sent().await;
+        (after.0 - before.0, after.1 - before.1)
+    };
+    settled().await;
+    let (rounds, events) = settled().await;
+    assert!(
+        events <= 2 * rounds,
+        "{events} events in {rounds} rounds to a log that refuses them"
+    );
+    limited_to(&world, -1).await;
+    world.at_end(Ends::forwarded(ORDERS)).await;
+    assert_eq!(world.backend.count(), ORDERS);
+}
+
+/// A figure of the histogram of what the rounds of the writer hold.
+async fn of_metric(world: &World, hub: &Hub, figure: &str) -> u64 {
+    let metrics = world.metrics(hub).await;
+    let name = format!("append_round_size_{figure} ");
+    let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+    line.map_or(0, |figure| figure.trim().parse::<f64>().unwrap() as u64)
+}
+
 /// A hub that has sent a repeat twice, because NATS stood still, must not take its own first try for the only one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeat_while_nats_is_frozen_is_one() {

@@ -3,7 +3,15 @@
 use super::{Environment, catalogue, limits};
 use crate::provider::Catalogue;
 
-const NAMES: [&str; 3] = ["ADMIN_TOKEN", "NOTIFY_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+const NAMES: [&str; 6] = [
+    "ADMIN_TOKEN",
+    "NOTIFY_URL",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    // Of the service that came before: orders are always retried, by the log and not by a worker, and health is always there.
+    "RETRY_ENABLED",
+    "RETRY_WORKER_INTERVAL",
+    "HEALTH_CHECK_ENABLED",
+];
 const SUFFIXES: [&str; 1] = ["_RESPONSE_WAIT"];
 
 /// Those that are set.
@@ -34,11 +42,20 @@ mod tests {
             ("CAREEM_RESPONSE_WAIT", "5s"),
             ("ADMIN_TOKEN_FILE", "/x"),
             ("RETRY_DELAYS", "1m"),
+            ("RETRY_ENABLED", "false"),
         ]
         .into_iter()
         .collect();
         let mut names = without_effect(&env);
         names.sort_unstable();
-        assert_eq!(names, ["ADMIN_TOKEN_FILE", "CAREEM_RESPONSE_WAIT", "RATE_LIMIT_POINTS"]);
+        assert_eq!(
+            names,
+            [
+                "ADMIN_TOKEN_FILE",
+                "CAREEM_RESPONSE_WAIT",
+                "RATE_LIMIT_POINTS",
+                "RETRY_ENABLED"
+            ]
+        );
     }
 }

@@ -111,15 +111,24 @@ impl Journal {
     /// See [`AppendError`].
     pub async fn accept(&self, event: NewEvent) -> Result<Appended, AppendError> {
         self.acknowledging.lets_in().map_err(AppendError::NotAcknowledging)?;
-        self.append(event).await
+        self.send(event, tokio::time::Instant::now() + APPEND_TIMEOUT).await
     }
 
-    /// Appends one event and waits for the acknowledgement, at most [`APPEND_TIMEOUT`].
+    /// Appends one event and waits for the acknowledgement, at most [`APPEND_TIMEOUT`]. While the log is known not to
+    /// acknowledge it waits for that to end: what the stages hold would otherwise be sent again and again, all of it.
     ///
     /// # Errors
     /// See [`AppendError`]; but where nothing was sent it is not certain that the event is not on the log.
     pub async fn append(&self, event: NewEvent) -> Result<Appended, AppendError> {
         let deadline = tokio::time::Instant::now() + APPEND_TIMEOUT;
+        if let Err(trouble) = self.acknowledging.lets_in() {
+            let waiting = tokio::time::timeout_at(deadline, self.acknowledging.wait_up());
+            waiting.await.map_err(|_| AppendError::NotAcknowledging(trouble))?;
+        }
+        self.send(event, deadline).await
+    }
+
+    async fn send(&self, event: NewEvent, deadline: tokio::time::Instant) -> Result<Appended, AppendError> {
         let (done, result) = oneshot::channel();
         let (request_id, time) = (event.envelope.request_id.clone(), event.envelope.time);
         self.queue

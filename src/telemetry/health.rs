@@ -162,6 +162,7 @@ impl Health {
     pub async fn run(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
         loop {
             let trouble = self.database_trouble().await;
+            metrics::gauge!("database_up").set(if trouble.is_none() { 1.0 } else { 0.0 });
             let pause = if trouble.is_none() { CHECK_EVERY } else { CHECK_AGAIN };
             self.database_seen.set(trouble);
             tokio::select! {

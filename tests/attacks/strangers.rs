@@ -30,12 +30,8 @@ const NOBODY: [&str; 16] = [
     "/api/webhooks/talabat",
 ];
 /// Paths that lead nowhere.
-const NOWHERE: [&str; 12] = [
-    "/api/webhooks/careem/",
+const NOWHERE: [&str; 8] = [
     "/api/webhooks/careem/x",
-    "//api/webhooks/careem",
-    "/api//webhooks/careem",
-    "/api/webhooks//careem",
     "/api/webhooks/./careem",
     "/api/webhooks/x/../careem",
     "/api/webhooks/careem/..",
@@ -64,6 +60,10 @@ async fn tricks_in_the_path() {
     // The same place, written in another way.
     for path in [
         "/api/webhooks/%63areem",
+        "/api/webhooks/careem/",
+        "//api/webhooks/careem",
+        "/api//webhooks/careem",
+        "/api/webhooks//careem",
         "/api/webhooks/careem?x=../..&y=%00",
         "http://elsewhere/api/webhooks/careem",
     ] {

@@ -13,6 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::watch;
+
 /// For how long appends may be without an acknowledgement before the log counts as not acknowledging. Elections in a
 /// cluster and restarts of a server take less, and webhooks wait for those.
 const KNOWN_AFTER: Duration = Duration::from_secs(3);
@@ -59,6 +61,8 @@ pub struct Acknowledging(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     known: Mutex<Known>,
+    /// Whether there is no trouble, for those who wait for that.
+    up: watch::Sender<bool>,
     /// Milliseconds.
     window: AtomicU64,
 }
@@ -84,6 +88,7 @@ impl Default for Acknowledging {
     fn default() -> Self {
         Self(Arc::new(Shared {
             known: Mutex::new(Known::new()),
+            up: watch::Sender::new(false),
             window: AtomicU64::new(millis(DEFAULT_WINDOW)),
         }))
     }
@@ -117,6 +122,13 @@ impl Acknowledging {
         self.known(Known::lets_in)
     }
 
+    /// Waits until the log acknowledges.
+    pub(super) async fn wait_up(&self) {
+        let mut up = self.0.up.subscribe();
+        // The sender lives as long as this.
+        let _ = up.wait_for(|up| *up).await;
+    }
+
     /// Something is being sent, or would be if there were a connection.
     pub(super) fn asked(&self, seen: &Trouble) {
         self.known(|known, now| known.asked(seen, now));
@@ -142,7 +154,7 @@ impl Acknowledging {
         self.known(|known, now| known.set(Some(Trouble::NoRoom(reason.to_owned())), now));
     }
 
-    /// When it was last known that the log stores what is sent, by an append; and for how long nothing was answered.
+    /// For how long something was sent and nothing answered.
     pub(super) fn silent_for(&self) -> Duration {
         self.known(|known, now| {
             known
@@ -161,7 +173,10 @@ impl Acknowledging {
         let mut known: MutexGuard<'_, Known> = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         known.look(now);
-        what(&mut known, now)
+        let found = what(&mut known, now);
+        let is_up = known.trouble.is_none();
+        self.0.up.send_if_modified(|up| std::mem::replace(up, is_up) != is_up);
+        found
     }
 }
 
