@@ -30,7 +30,10 @@ impl fmt::Display for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0.as_millis();
         let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
-        match units.into_iter().find(|(_, unit)| ms >= *unit && ms % unit == 0) {
+        match units
+            .into_iter()
+            .find(|(_, unit)| ms >= *unit && ms.is_multiple_of(*unit))
+        {
             Some((name, unit)) => write!(f, "{}{name}", ms / unit),
             None => write!(f, "{ms}ms"),
         }
@@ -45,7 +48,7 @@ impl fmt::Display for Size {
         let units = [("mb", 1024 * 1024), ("kb", 1024)];
         match units
             .into_iter()
-            .find(|(_, unit)| self.0 >= *unit && self.0 % unit == 0)
+            .find(|(_, unit)| self.0 >= *unit && self.0.is_multiple_of(*unit))
         {
             Some((name, unit)) => write!(f, "{}{name}", self.0 / unit),
             None => write!(f, "{}", self.0),

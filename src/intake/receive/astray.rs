@@ -86,7 +86,8 @@ pub async fn same_path(mut request: Request) -> Request {
 /// None where the path has none.
 fn without_more_slashes(uri: &Uri) -> Option<Uri> {
     let path = uri.path();
-    if !path.contains("//") && !(path.len() > 1 && path.ends_with('/')) {
+    let has_more = path.contains("//") || path.len() > 1 && path.ends_with('/');
+    if !has_more {
         return None;
     }
     let mut same: String = path
