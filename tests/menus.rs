@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Method;
 use serde_json::{Value, json};
 use webhook_hub::event::EventType;
@@ -326,5 +327,75 @@ async fn menus_of_a_branch_keep_their_distance() {
     let statuses: Vec<u16> = calls.iter().map(|call| call.status).collect();
     assert_eq!(statuses, [503, 200, 200]);
     assert!(calls[2].at - calls[1].at >= Duration::from_millis(1950));
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// The hub that sent the last one is gone; the next one keeps the distance all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn menus_keep_their_distance_through_a_takeover() {
+    let file = CAREEM_POS.replace("every = \"2m\"", "every = \"6s\"");
+    let without_result = file.split("# What became of it comes as a webhook.").next().unwrap();
+    let outside = Outside::new(without_result).await;
+    let hub = outside.hub().await;
+    outside.put_menu(&hub).await;
+    outside.payloads(EventType::MenuSynced, 1).await;
+    hub.terminate().await;
+    let hub = outside.hub().await;
+    outside.put_menu(&hub).await;
+    outside.payloads(EventType::MenuSynced, 2).await;
+    let calls = outside.provider.calls();
+    assert!(
+        calls[1].at - calls[0].at >= Duration::from_millis(5900),
+        "{:?}",
+        calls[1].at - calls[0].at
+    );
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// A branch's menu came too soon for the provider: that branch's menus wait, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_menu_that_comes_too_soon_holds_up_no_status() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let hub = outside.hub().await;
+    outside.provider.on(
+        "/catalogs",
+        Say {
+            retry_after: Some(60),
+            ..Say::status(429)
+        },
+    );
+    outside.put_menu(&hub).await;
+    outside.payloads(EventType::MenuSyncFailed, 1).await;
+    outside.ask(&hub, "CR-meanwhile", "accepted").await;
+    let pushed = &outside.payloads(EventType::OrderStatusPushed, 1).await[0];
+    assert_eq!(pushed["attempts"], 1);
+    outside.payloads(EventType::MenuSyncFailed, 1).await;
+}
+
+/// When the time for a result is over, the provider could not be asked: it is given as much time again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_could_not_be_asked_for_in_time_is_asked_for_once_more() {
+    let file = DELIVERY_HERO.replace("poll_every = \"30s\"", "poll_every = \"300ms\"");
+    let outside = Outside::new(&file.replace("wait = \"30m\"", "wait = \"6s\"")).await;
+    let hub = outside.hub().await;
+    let import = "/v2/chains/chain-1/catalog/import/import-5";
+    outside
+        .provider
+        .next([Say::json(&json!({ "catalogImportId": "import-5" }))]);
+    outside.provider.on(import, Say::status(503));
+    outside.put_menu(&hub).await;
+    let accepted = &outside.payloads(EventType::MenuSyncAccepted, 1).await[0];
+    let due: DateTime<Utc> = accepted["resultDueAt"].as_str().unwrap().parse().unwrap();
+    eventually("its time is over, and it was asked for since", PATIENCE, async || {
+        let polls = outside.provider.calls().len();
+        if Utc::now() > due + TimeDelta::seconds(1) && polls > 3 {
+            Ok(())
+        } else {
+            Err(polls)
+        }
+    })
+    .await;
+    outside.provider.on(import, Say::json(&json!({ "status": "done" })));
+    outside.payloads(EventType::MenuSynced, 1).await;
     outside.world.at_end(Ends::default()).await;
 }

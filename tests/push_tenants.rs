@@ -162,7 +162,7 @@ async fn without_a_breaker_nobody_asks_for_tokens_in_a_loop() {
     let outside = Outside::with_branches(CAREEM_POS, 1).await;
     let settings = outside.settings().set("CIRCUIT_BREAKER_ENABLED", false);
     let wrong = settings.clone().set("CAREEM_CLIENT_SECRET", "wrong-word");
-    let hub = Hub::start(&wrong.set("CIRCUIT_BREAKER_RESET_TIMEOUT", "50ms")).await;
+    let hub = Hub::start(&wrong.set("CIRCUIT_BREAKER_RESET_TIMEOUT", "100ms")).await;
     let began = std::time::Instant::now();
     for number in 0..50 {
         outside.ask_for(&hub, "branch-uuid", &format!("CR-{number}")).await;
@@ -183,5 +183,77 @@ async fn without_a_breaker_nobody_asks_for_tokens_in_a_loop() {
     let pushed = outside.payloads(EventType::OrderStatusPushed, 50).await;
     assert_eq!(attempts(&pushed), [1; 50]);
     outside.world.hand_out_again().await;
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// The branch was switched off, or its row is another one by now: its order is in the kitchen, and can still be accepted and
+/// cancelled.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_of_a_branch_that_was_switched_off_can_still_be_told() {
+    let outside = Outside::with_branches(CAREEM_POS, 2).await;
+    let hub = outside.hub().await;
+    outside.world.post_orders(&hub, ["CR-cooking".to_owned()]).await;
+    outside.world.at_end(Ends::forwarded(1)).await;
+    let off = "UPDATE branch_delivery_configs SET is_active = false WHERE branch_id = 'branch-uuid'";
+    outside.world.database.run(off).await.unwrap();
+    hub.terminate().await;
+    let hub = outside.hub().await;
+    // Of a branch that is named, and of one that the order knows.
+    outside.ask_for(&hub, "branch-uuid", "CR-cooking").await;
+    let cancelled = json!({ "status": "cancelled" }).to_string();
+    let answer = send(&hub, Method::POST, "orders/careem/CR-cooking/status", &cancelled, &[]).await;
+    assert_eq!(answer.status, 202);
+    outside.payloads(EventType::OrderStatusPushed, 2).await;
+    assert_eq!(outside.told(GOOD, 200), 2);
+    // A menu is for a branch that sells.
+    let answer = send(&hub, Method::PUT, "menus/careem/branch-uuid", MENU, &[]).await;
+    assert_eq!(answer.status, 202);
+    let dead = &outside.payloads(EventType::OrderDeadLettered, 1).await[0];
+    assert_eq!(dead["error"]["code"], "PROVIDER_SETTING_MISSING");
+    outside.world.hand_out_again().await;
+    outside.world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
+}
+
+/// The provider fails for one branch alone: the others are told, and the breaker stays closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_for_which_the_provider_fails_stops_no_other() {
+    let outside = Outside::with_branches(CAREEM_POS, 2).await;
+    outside.provider.on_branch("store-2", Say::status(500));
+    let hub = Hub::start(&outside.settings().set("RETRY_MAX_ATTEMPTS", 50)).await;
+    for number in 0..10 {
+        outside.ask_for(&hub, "branch-2", &format!("CR-fails-{number}")).await;
+    }
+    outside.told_at_least("store-2", 500, 10).await;
+    for number in 0..10 {
+        outside.ask_for(&hub, "branch-uuid", &format!("CR-{number}")).await;
+    }
+    let pushed = outside.payloads(EventType::OrderStatusPushed, 10).await;
+    assert_eq!(attempts(&pushed), [1; 10]);
+    assert!(!hub.logs_contain("circuit breaker open"), "{}", hub.log());
+    outside.provider.forget_branch("store-2");
+    outside.payloads(EventType::OrderStatusPushed, 20).await;
+    outside.world.at_end(Ends::default()).await;
+}
+
+/// The provider does not answer for one branch, of which there is more than it may have under way: the other branch has slots
+/// of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_hangs_leaves_slots_to_the_others() {
+    let outside = Outside::with_branches(&CAREEM_POS.replace("timeout = \"10s\"", "timeout = \"60s\""), 2).await;
+    outside.provider.hold_branch("store-2");
+    let hub = outside.hub().await;
+    for number in 0..40 {
+        outside.ask_for(&hub, "branch-2", &format!("CR-hangs-{number}")).await;
+    }
+    outside.provider.wait_for(8).await;
+    for number in 0..20 {
+        outside.ask_for(&hub, "branch-uuid", &format!("CR-{number}")).await;
+    }
+    let pushed = outside.payloads(EventType::OrderStatusPushed, 20).await;
+    assert_eq!(attempts(&pushed), [1; 20]);
+    let hanging = outside.told("store-2", 200);
+    assert_eq!(hanging, 8, "under way of one branch");
+    outside.provider.release();
+    outside.payloads(EventType::OrderStatusPushed, 60).await;
     outside.world.at_end(Ends::default()).await;
 }

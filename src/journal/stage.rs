@@ -97,6 +97,10 @@ pub trait Stage: Send + Sync + 'static {
     /// What follows from an event. `request` counts from 1.
     fn handle(&self, event: &Recorded, request: u32) -> impl Future<Output = Result<Vec<NewEvent>, Failure>> + Send;
 
+    /// This instance has taken the stage over: what it remembers of an earlier time may be about events that another one has had
+    /// since.
+    fn begins(&self) {}
+
     /// How long a request may be under way that [`Self::handle`] makes; nothing, where it makes none. See [`turn`].
     fn longest_request(&self) -> Duration {
         Duration::ZERO
@@ -184,6 +188,7 @@ impl<S: Stage> Worker<S> {
         };
         tracing::info!(stage = S::NAME, "working");
         crash_stage_at(S::NAME, "after_takeover");
+        self.stage.begins();
         let term = Term {
             lease: lease.validity(),
             holder: lease.holder().to_owned(),

@@ -261,7 +261,10 @@ impl Push {
     /// That the provider took this menu, where it has, and where on the log that stands.
     async fn accepted(&self, event: &Recorded) -> anyhow::Result<Option<(u64, SyncAccepted)>> {
         let last = self.last(&event.envelope, EventType::MenuSyncAccepted).await?;
-        let ours = last.filter(|last| last.envelope.cause_id == Some(event.run_id()));
+        // The same request, accepted again after a day, has the same id: what was before it is of the first one.
+        let is_ours =
+            |last: &Recorded| last.envelope.cause_id == Some(event.run_id()) && last.sequence > event.sequence;
+        let ours = last.filter(is_ours);
         Ok(ours.and_then(|last| Some((last.sequence, payload(&last)?))))
     }
 

@@ -29,8 +29,10 @@ pub mod template;
 pub mod words;
 pub mod limits;
 pub mod refusals;
+mod rooms;
 pub mod token;
 pub mod remote;
+mod answer;
 pub mod menu;
 mod record;
 mod branch;
@@ -115,6 +117,7 @@ impl Push {
                 branch: branch.map(str::to_owned),
                 event: event.run_id(),
                 key: event.envelope.id.to_string(),
+                is_only: self.branches.only_branch(&remote.name).is_some(),
                 has_own_limit: false,
             },
             row,
@@ -216,6 +219,10 @@ impl Stage for Push {
 
     fn is_ready(&self) -> bool {
         self.branches.is_loaded()
+    }
+
+    fn begins(&self) {
+        self.remotes.values().for_each(|remote| remote.limits.begin());
     }
 
     fn longest_request(&self) -> Duration {

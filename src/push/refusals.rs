@@ -1,5 +1,5 @@
-//! Whose fault it is that a provider refuses the hub's credentials (401): one branch's, or the hub's own. Pure: the time is
-//! passed in.
+//! Whose fault it is that a provider refuses the hub's credentials (401), or fails: one branch's, or the hub's own and the
+//! provider's. Pure: the time is passed in.
 //!
 //! A branch whose row names a store that is not the hub's is refused whatever the token is, and that is the failure of its
 //! own requests. Where several branches are refused, and none is taken meanwhile, it is the credentials.
@@ -59,6 +59,30 @@ impl Refusals {
     }
 }
 
+/// Which branches a provider fails for (5xx, no answer in time) since it answered one as it should. A single one is no reason
+/// to tell the others nothing.
+#[derive(Debug, Default)]
+pub struct Troubles {
+    first: Option<String>,
+    several: bool,
+}
+
+impl Troubles {
+    /// A request of this branch failed. Whether it is the provider that fails: for more than one branch.
+    pub fn failed(&mut self, branch: &str) -> bool {
+        match &self.first {
+            None => self.first = Some(branch.to_owned()),
+            Some(first) => self.several |= first != branch,
+        }
+        self.several
+    }
+
+    /// A request was answered as it should be.
+    pub fn over(&mut self) {
+        *self = Self::default();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +115,15 @@ mod tests {
         assert!(refusals.may_ask_for_another(now + NO_OTHER_TOKEN, "b-1"));
         refusals.taken("b-1");
         assert!(refusals.may_ask_for_another(later, "b-1"));
+    }
+
+    #[test]
+    fn one_branch_that_fails_says_nothing_about_the_provider() {
+        let mut troubles = Troubles::default();
+        assert!((0..100).all(|_| !troubles.failed("b-1")));
+        assert!(troubles.failed("b-2") && troubles.failed("b-1"));
+        troubles.over();
+        assert!(!troubles.failed("b-2"));
     }
 
     #[test]

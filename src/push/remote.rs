@@ -6,17 +6,18 @@ use std::{
 };
 
 use reqwest::{
-    Method, RequestBuilder, Url,
+    Method, Url,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
+    answer::{Trouble, ask, done, report, temporary},
     limits::Limits,
     outbound::{Auth, Call, Spec},
-    refusals::Refusals,
+    refusals::{Refusals, Troubles},
+    rooms::{MAX_REQUESTS, Rooms},
     template::{Missing, Scope, Text},
     token::{Token, Tokens},
     words::ACCESS_TOKEN,
@@ -34,15 +35,9 @@ use crate::{
 
 /// Most bytes of an order that is fetched: as many as a webhook may have by default.
 pub(super) const MAX_DOCUMENT_BYTES: usize = 5 * 1024 * 1024;
-/// Requests to one provider that are under way at a time.
-const MAX_REQUESTS: usize = 16;
-/// And those that wait for that: what is more waits elsewhere, so that a slow provider does not fill the stage.
-const MAX_WAITING: usize = 112;
 /// Requests that one call may take, one after another: for a token, the call itself, and both again where the token is
 /// refused.
 const REQUESTS_OF_A_CALL: u32 = 4;
-/// How long what finds no place waits.
-const NO_PLACE: Duration = Duration::from_secs(2);
 /// Longest wait before a breaker whose trials are all under way is looked at again.
 const TRIALS_UNDER_WAY: Duration = Duration::from_secs(1);
 
@@ -94,11 +89,18 @@ pub(super) struct Origin {
     pub(super) event: EventId,
     /// The key that is the same for every repeat.
     pub(super) key: String,
+    /// The provider has no other branch.
+    pub(super) is_only: bool,
     /// It has a limit of its own, as a branch's menus have: that it came too soon says nothing about other requests.
     pub(super) has_own_limit: bool,
 }
 
 impl Origin {
+    /// Its branch, where the provider has others.
+    fn one_of_several(&self) -> Option<&str> {
+        self.branch.as_deref().filter(|_| !self.is_only)
+    }
+
     /// Whose refusal it is when the provider refuses the credentials: the branch's, and the order's own where no branch is
     /// known.
     fn refused(&self) -> &str {
@@ -135,10 +137,10 @@ pub struct Remote {
     url: Option<String>,
     tokens: Tokens,
     refusals: Mutex<Refusals>,
+    troubles: Mutex<Troubles>,
     gate: Arc<Gate>,
     reset: Duration,
-    places: Semaphore,
-    slots: Semaphore,
+    rooms: Rooms,
 }
 
 impl Remote {
@@ -159,11 +161,11 @@ impl Remote {
             url,
             tokens: Tokens::new(client, spec.token_lifetime, spec.timeout),
             refusals: Mutex::default(),
+            troubles: Mutex::default(),
             gate: Arc::new(Gate::of_provider(breaker, Arc::clone(&name))),
             reset: breaker.reset_timeout,
             limits: Limits::new(spec.requests_per_second),
-            places: Semaphore::new(MAX_REQUESTS + MAX_WAITING),
-            slots: Semaphore::new(MAX_REQUESTS),
+            rooms: Rooms::default(),
             name,
             spec,
         })
@@ -244,14 +246,11 @@ impl Remote {
         if let Err(wait) = self.limits.turn(Instant::now(), origin.event) {
             return Ok(Sent::Reply(wait.into()));
         }
-        let Ok(_place) = self.places.try_acquire() else {
-            return waits(NO_PLACE);
+        let place = match self.rooms.enter(Instant::now(), origin.one_of_several()) {
+            Ok(place) => place,
+            Err(wait) => return waits(wait),
         };
-        // It fails only where the semaphore is closed, which never happens.
-        let _slot: Option<SemaphorePermit<'_>> = self.slots.acquire().await.ok();
-        if turn::begin().is_err() {
-            return waits(TRIALS_UNDER_WAY);
-        }
+        let _slot = place.turn().await;
         if let Some(wait) = self.gate.wait() {
             return waits(wait.unwrap_or(TRIALS_UNDER_WAY));
         }
@@ -260,6 +259,9 @@ impl Remote {
         };
         if let Err(wait) = self.limits.take(Instant::now(), origin.event) {
             return Ok(Sent::Reply(wait.into()));
+        }
+        if turn::begin().is_err() {
+            return waits(TRIALS_UNDER_WAY);
         }
         let asked = Instant::now();
         let sent = self.send_with_token(origin, &request, scope).await;
@@ -271,13 +273,7 @@ impl Remote {
                 let reason = error.message.clone();
                 (Outcome::Misconfigured(reason), Sent::Reply(Reply::Wait(self.reset)))
             }
-            Err(Trouble::Reply(reply)) => {
-                let answered = matches!(reply, Reply::Refused(_));
-                (
-                    if answered { Outcome::Success } else { Outcome::Failure },
-                    Sent::Reply(reply),
-                )
-            }
+            Err(Trouble::Reply(reply)) => (self.no_answer(origin, &reply), Sent::Reply(reply)),
         };
         // The next instance finds out for itself.
         let says_nothing = turn::is_over() && !matches!(outcome, Outcome::Success);
@@ -302,13 +298,42 @@ impl Remote {
                 // One branch's own: it says nothing about the provider.
                 Outcome::Abandoned
             }
-            408 | 425 | 500.. => Outcome::Failure,
+            408 | 425 | 500.. => self.failure(origin),
             403 | 429 => Outcome::Success,
             _ => {
                 self.refusals().taken(origin.refused());
+                self.troubles().over();
                 Outcome::Success
             }
         }
+    }
+
+    /// What it says that there was no answer, or no token.
+    fn no_answer(&self, origin: &Origin, reply: &Reply) -> Outcome {
+        match reply {
+            Reply::Refused(_) => Outcome::Success,
+            // It may be the branch that hangs.
+            Reply::Temporary { error, .. } if error.code == "PROVIDER_TIMEOUT" => self.failure(origin),
+            _ => Outcome::Failure,
+        }
+    }
+
+    /// A failure that may be one branch's own.
+    fn failure(&self, origin: &Origin) -> Outcome {
+        let is_providers = match origin.one_of_several() {
+            Some(branch) => self.troubles().failed(branch),
+            None => true,
+        };
+        if is_providers {
+            Outcome::Failure
+        } else {
+            Outcome::Abandoned
+        }
+    }
+
+    fn troubles(&self) -> MutexGuard<'_, Troubles> {
+        // No code panics while it holds the lock.
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A token that the provider refuses is replaced once, unless the one before could not help this branch either.
@@ -427,68 +452,4 @@ impl Sent {
             Self::Reply(_) => "temporary",
         }
     }
-}
-
-/// Why there is no answer.
-pub(super) enum Trouble {
-    Missing(Missing),
-    Misconfigured(ErrorReport),
-    Reply(Reply),
-}
-
-fn done(answer: Answer) -> Reply {
-    Reply::Done {
-        status: answer.status,
-        body: answer.body,
-    }
-}
-
-fn temporary(answer: &Answer, message: &str, error_type: ErrorType) -> Reply {
-    Reply::Temporary {
-        error: report(answer, error_type, message),
-        after: answer.retry_after,
-    }
-}
-
-fn report(answer: &Answer, error_type: ErrorType, message: &str) -> ErrorReport {
-    let codes = ["/error/code", "/code", "/errorCode", "/error"];
-    answer.report("provider", &codes, error_type, message)
-}
-
-/// The answer to a request for a token that is none.
-pub(super) fn without_token(answer: &Answer) -> Trouble {
-    match answer.status {
-        400..=407 | 409..=424 | 426..=428 | 430..=499 => Trouble::Misconfigured(report(
-            answer,
-            ErrorType::Configuration,
-            "the provider gives the hub no token: are CLIENT_ID and CLIENT_SECRET right?",
-        )),
-        _ => Trouble::Reply(temporary(
-            answer,
-            "the provider gives no token now",
-            ErrorType::Temporary,
-        )),
-    }
-}
-
-/// Asks, and reads an answer within its limit.
-pub(super) async fn ask(request: RequestBuilder, max_bytes: usize) -> Result<Answer, Trouble> {
-    http::ask(request, max_bytes).await.map_err(|error| no_answer(&error))
-}
-
-/// There was no answer: what that means.
-fn no_answer(error: &reqwest::Error) -> Trouble {
-    let error = http::no_answer(error, "provider", "its API_URL");
-    match error.error_type {
-        ErrorType::Configuration => Trouble::Misconfigured(error),
-        _ => Trouble::Reply(Reply::Temporary { error, after: None }),
-    }
-}
-
-pub(super) fn no_token_in_time() -> Trouble {
-    let message = "the provider did not give a token in time";
-    Trouble::Reply(Reply::Temporary {
-        error: ErrorReport::new(ErrorType::Temporary, "PROVIDER_TIMEOUT", message),
-        after: None,
-    })
 }

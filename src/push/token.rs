@@ -14,8 +14,8 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::{
+    answer::{self, Trouble},
     outbound::{Auth, Credentials},
-    remote::{self, Trouble},
 };
 use crate::{
     event::outcome::{ErrorReport, ErrorType},
@@ -98,7 +98,7 @@ impl Tokens {
         refused: Option<u64>,
     ) -> Result<Token, Trouble> {
         let Ok(mut held) = tokio::time::timeout(self.patience, self.held.lock()).await else {
-            return Err(remote::no_token_in_time());
+            return Err(answer::no_token_in_time());
         };
         let is_good = |token: &&Token| Some(token.number) != refused && token.until > Instant::now();
         if let Some(token) = held.token.as_ref().filter(is_good) {
@@ -159,9 +159,9 @@ impl Tokens {
             Auth::None | Auth::Header { .. } => return Ok((SecretString::default(), MAX_LIFETIME)),
         };
         let form = HeaderValue::from_static("application/x-www-form-urlencoded");
-        let answer = remote::ask(post.header(CONTENT_TYPE, form), MAX_ANSWER_BYTES).await?;
+        let answer = answer::ask(post.header(CONTENT_TYPE, form), MAX_ANSWER_BYTES).await?;
         if !(200..300).contains(&answer.status) {
-            return Err(remote::without_token(&answer));
+            return Err(answer::without_token(&answer));
         }
         self.read(&answer.body, pointer)
     }

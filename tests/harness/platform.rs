@@ -89,8 +89,8 @@ struct Script {
     on: Vec<(String, Say)>,
     /// Answers for every call of the branch with this `branch-id`.
     of_branch: HashMap<String, Say>,
-    /// Calls are answered when there is a permit for each.
-    held: Option<Arc<Semaphore>>,
+    /// Calls are not answered while there is one: all, or those of the branch with this `branch-id`.
+    held: Option<(Option<String>, Arc<Semaphore>)>,
     /// Orders and the states that they were set to; setting one again is a 409.
     states: HashSet<(String, String)>,
     /// Most requests a second; one more is a 429.
@@ -151,12 +151,17 @@ impl Provider {
 
     /// Calls are heard, and not answered before [`Self::release`].
     pub(crate) fn hold(&self) {
-        self.script().held = Some(Arc::new(Semaphore::new(0)));
+        self.script().held = Some((None, Arc::new(Semaphore::new(0))));
+    }
+
+    /// The same, of the calls of the branch with this `branch-id`.
+    pub(crate) fn hold_branch(&self, branch_id: &str) {
+        self.script().held = Some((Some(branch_id.to_owned()), Arc::new(Semaphore::new(0))));
     }
 
     /// Every call is answered, also those that are held.
     pub(crate) fn release(&self) {
-        if let Some(held) = self.script().held.take() {
+        if let Some((_, held)) = self.script().held.take() {
             held.close();
         }
     }
@@ -239,8 +244,15 @@ impl Script {
         }
         let said = self.answer(&heard);
         let status = said.status;
+        let is_held = |branch: &Option<String>| {
+            branch
+                .as_deref()
+                .is_none_or(|branch| branch == heard.header("branch-id"))
+        };
+        let held = self.held.as_ref().filter(|(branch, _)| is_held(branch));
+        let held = held.map(|(_, held)| Arc::clone(held));
         self.calls.push(Call { heard, status });
-        (said, self.held.clone())
+        (said, held)
     }
 
     fn token(&mut self, heard: &Heard) -> Say {

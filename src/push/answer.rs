@@ -1,0 +1,73 @@
+//! Answers of providers, as far as they mean the same for every call.
+
+use reqwest::RequestBuilder;
+
+use super::{remote::Reply, template::Missing};
+use crate::{
+    event::outcome::{ErrorReport, ErrorType},
+    http::{self, Answer},
+};
+
+/// Why there is no answer.
+pub(super) enum Trouble {
+    Missing(Missing),
+    Misconfigured(ErrorReport),
+    Reply(Reply),
+}
+
+pub(super) fn done(answer: Answer) -> Reply {
+    Reply::Done {
+        status: answer.status,
+        body: answer.body,
+    }
+}
+
+pub(super) fn temporary(answer: &Answer, message: &str, error_type: ErrorType) -> Reply {
+    Reply::Temporary {
+        error: report(answer, error_type, message),
+        after: answer.retry_after,
+    }
+}
+
+pub(super) fn report(answer: &Answer, error_type: ErrorType, message: &str) -> ErrorReport {
+    let codes = ["/error/code", "/code", "/errorCode", "/error"];
+    answer.report("provider", &codes, error_type, message)
+}
+
+/// The answer to a request for a token that is none.
+pub(super) fn without_token(answer: &Answer) -> Trouble {
+    match answer.status {
+        400..=407 | 409..=424 | 426..=428 | 430..=499 => Trouble::Misconfigured(report(
+            answer,
+            ErrorType::Configuration,
+            "the provider gives the hub no token: are CLIENT_ID and CLIENT_SECRET right?",
+        )),
+        _ => Trouble::Reply(temporary(
+            answer,
+            "the provider gives no token now",
+            ErrorType::Temporary,
+        )),
+    }
+}
+
+/// Asks, and reads an answer within its limit.
+pub(super) async fn ask(request: RequestBuilder, max_bytes: usize) -> Result<Answer, Trouble> {
+    http::ask(request, max_bytes).await.map_err(|error| no_answer(&error))
+}
+
+/// There was no answer: what that means.
+fn no_answer(error: &reqwest::Error) -> Trouble {
+    let error = http::no_answer(error, "provider", "its API_URL");
+    match error.error_type {
+        ErrorType::Configuration => Trouble::Misconfigured(error),
+        _ => Trouble::Reply(Reply::Temporary { error, after: None }),
+    }
+}
+
+pub(super) fn no_token_in_time() -> Trouble {
+    let message = "the provider did not give a token in time";
+    Trouble::Reply(Reply::Temporary {
+        error: ErrorReport::new(ErrorType::Temporary, "PROVIDER_TIMEOUT", message),
+        after: None,
+    })
+}
