@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use webhook_hub::event::EventType;
+
 use crate::harness::{
     World,
     at_end::Ends,
@@ -13,6 +15,7 @@ use crate::harness::{
     careem::{change, order},
     hub::Hub,
     ids,
+    outside::{CAREEM_POS, Outside},
     wait::{PATIENCE, POLL, eventually},
 };
 
@@ -165,6 +168,35 @@ async fn the_head_of_a_lane_is_under_way() {
         3,
         "the 404, the creation, the change"
     );
+}
+
+/// The stage that speaks to providers is handed over in the same way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_is_being_told_something() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let first = outside.hub().await;
+    outside.ask(&first, "CR-before", "accepted").await;
+    outside.payloads(EventType::OrderStatusPushed, 1).await;
+    let next = outside.hub().await;
+    outside.provider.hold();
+    outside.ask(&first, "CR-1", "accepted").await;
+    outside.provider.wait_for(2).await;
+    let going_on = async {
+        outside.ask(&next, "CR-1", "ready").await;
+        outside.ask(&next, "CR-2", "accepted").await;
+        // It comes while the provider has not answered the one before.
+        let calls = outside.provider.wait_for(3).await;
+        assert_eq!(calls[2].path, "/orders/CR-2");
+        outside.provider.release();
+    };
+    tokio::join!(first.terminate(), going_on);
+    outside.payloads(EventType::OrderStatusPushed, 4).await;
+    outside.world.hand_out_again().await;
+    outside.world.at_end(Ends::default()).await;
+    let calls = outside.provider.calls();
+    let told = calls.iter().filter(|call| call.path == "/orders/CR-1");
+    let told: Vec<_> = told.map(|call| call.json()["state"].clone()).collect();
+    assert_eq!(told, ["accepted", "ready"]);
 }
 
 /// The instance that hands over dies while its request is under way: its time limit counts.

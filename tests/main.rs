@@ -32,6 +32,7 @@ mod backend_down;
 mod breaker;
 mod redelivery;
 mod handover;
+mod crash_points;
 mod takeover;
 mod frozen;
 mod retries;

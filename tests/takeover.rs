@@ -10,6 +10,7 @@ use webhook_hub::event::EventType;
 use crate::harness::{
     World,
     at_end::Ends,
+    backend::Answer,
     careem::order,
     hub::Hub,
     ids,
@@ -114,7 +115,7 @@ async fn an_order_that_hangs_does_not_make_takeover_grow() {
     let world = World::new().await;
     let settings = world.settings().set("BACKEND_TIMEOUT", "60s");
     let first = Hub::start(&settings).await;
-    world.backend.next([crate::harness::backend::Answer::Hang]);
+    world.backend.next([Answer::Hang]);
     world.post_orders(&first, ids("hanging", 1)).await;
     world.backend.wait_for(1).await;
     let orders = ids("settled", 700);
@@ -263,6 +264,11 @@ async fn the_one_that_lost_the_stage_shows_nothing_of_it() {
             .filter(|line| line.starts_with("stage_lag_seconds{stage=\"forward\"}"));
         lines.map(str::to_owned).collect::<String>()
     };
+    let parked = "retries_parked{provider=\"careem\"}";
+    let wait = Answer::Say(429, String::new(), vec![("retry-after", "15".into())]);
+    world.backend.next_for("CR-parked", [wait]);
+    world.post_orders(&first, ["CR-parked".to_owned()]).await;
+    world.metrics_say(&first, &format!("{parked} 1")).await;
     assert_ne!(
         lag(&first).await,
         "stage_lag_seconds{stage=\"forward\"} 0",
@@ -272,6 +278,7 @@ async fn the_one_that_lost_the_stage_shows_nothing_of_it() {
     first.pause().await;
     taken_over(&next).await;
     first.resume().await;
+    world.metrics_say(&first, &format!("{parked} 0")).await;
     for gauge in ["stage_lag_seconds", "stage_pending"] {
         for stage in ["transform", "forward"] {
             world
@@ -280,5 +287,5 @@ async fn the_one_that_lost_the_stage_shows_nothing_of_it() {
         }
     }
     world.hand_out_again().await;
-    world.at_end(Ends::forwarded(5)).await;
+    world.at_end(Ends::forwarded(6)).await;
 }
