@@ -4,7 +4,7 @@
 //! stand, at the sequences that a floor calls settled. So each floor names when the stream was created and which message
 //! stood at the last place that it knew.
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use async_nats::jetstream::{consumer, message::StreamMessage, stream::RawMessageErrorKind};
 
 use super::tenure::Tenure;
@@ -80,10 +80,6 @@ pub(super) async fn of_this_log(
 /// Where that is so, or NATS does not answer.
 pub(super) async fn check(connection: &Connection, tenure: &Tenure) -> anyhow::Result<()> {
     let log = LogState::look(connection).await?;
-    check_against(connection, tenure, log).await
-}
-
-async fn check_against(connection: &Connection, tenure: &Tenure, log: LogState) -> anyhow::Result<()> {
     let identity = tenure.progress(|progress| {
         let (known, id) = progress.known();
         (progress.created(), known, id.to_owned())
@@ -95,24 +91,39 @@ async fn check_against(connection: &Connection, tenure: &Tenure, log: LogState) 
         return Ok(());
     }
     tenure.forget();
-    bail!(
-        "the event log went back or is another: {known} was known and {} is the last",
-        log.last
-    )
+    Err(WentBack { known, last: log.last }.into())
 }
 
-/// Looks at the end of the log, so that whoever comes next need not read what is there already.
+/// The log is not the one that the stage worked on any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the event log went back or is another: {known} was known and {last} is the last")]
+pub(super) struct WentBack {
+    known: u64,
+    last: u64,
+}
+
+/// Looks at the end of the log, so that whoever comes next need not read what is there already. Where NATS does not answer,
+/// the next look does.
 ///
 /// # Errors
-/// As [`check`].
+/// [`WentBack`].
 pub(super) async fn look(connection: &Connection, tenure: &Tenure) -> anyhow::Result<()> {
-    let log = LogState::look(connection).await?;
     // First: what is known is the proof that this is the same log.
-    check_against(connection, tenure, log).await?;
-    if let Some(last) = message_at(connection, log.last).await? {
-        tenure.progress(|progress| progress.know(log.last, &id_of(&last)));
+    let looked = async {
+        check(connection, tenure).await?;
+        let log = LogState::look(connection).await?;
+        if let Some(last) = message_at(connection, log.last).await? {
+            tenure.progress(|progress| progress.know(log.last, &id_of(&last)));
+        }
+        anyhow::Ok(())
+    };
+    match looked.await {
+        Err(error) if error.downcast_ref::<WentBack>().is_none() => {
+            tracing::debug!(error = format!("{error:#}"), "cannot look at the event log");
+            Ok(())
+        }
+        looked => looked,
     }
-    Ok(())
 }
 
 async fn is_of(connection: &Connection, log: LogState, created: i64, known: u64, id: &str) -> anyhow::Result<bool> {
