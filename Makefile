@@ -12,11 +12,17 @@ SECONDS ?= 300
 TARGETS ?= signature intake transform forwarded_for sanitise
 SANITIZER ?= none
 
+# How long the backend is away: make outage OUTAGE=20m
+OUTAGE ?= 15m
+
+# The older version that `make upgrade` runs beside this one: the last one whose instances were woken by schedules.
+FROM ?= bb23b31~1
+
 # Arguments for the bench: make bench ARGS='accept --seconds 10'
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test sdks fuzz random bench check tools clean-dev
+.PHONY: help run test sdks fuzz random outage upgrade bench check tools clean-dev
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -55,6 +61,18 @@ random: tools ## the long random run, with one seed after the other; SEEDS='…'
 		HUB_RANDOM_SEED=$$seed HUB_RANDOM_ORDERS=$(ORDERS) \
 			cargo test --locked --test hub random_run || exit 1; \
 	done
+
+outage: tools ## the backend away for OUTAGE (15m), with the real constants; takes up to twice that
+	HUB_OUTAGE=$(OUTAGE) cargo test --locked --test hub long_night::an_outage -- --nocapture
+
+# The older version is built from a work tree of its own, in a folder of its own, so that nothing of this one changes.
+upgrade: tools ## an older version (FROM=<commit>) and this one on one log, in both orders of upgrade
+	@rm -rf "$(TARGET)/upgrade/tree" && git worktree prune
+	git worktree add --detach --force "$(TARGET)/upgrade/tree" "$(FROM)"
+	cd "$(TARGET)/upgrade/tree" && CARGO_TARGET_DIR="$(abspath $(TARGET))/upgrade/build" cargo build --locked --bin webhook-hub
+	git worktree remove --force "$(TARGET)/upgrade/tree"
+	HUB_OLD_BINARY="$(abspath $(TARGET))/upgrade/build/debug/webhook-hub" \
+		cargo test --locked --test hub upgrade:: -- --nocapture
 
 bench: tools ## the bench, against real servers; ARGS='…' are its arguments
 	cargo bench --bench hub --locked -- $(ARGS)

@@ -1,12 +1,13 @@
 //! What the hazard tests may change in a debug build: constants that only show after minutes, and where the process ends.
 //!
-//! A release build compiles [`time`] to its second argument, [`crash_at`] and [`panic_at`] to nothing. A debug build reads
-//! three variables of the environment once:
+//! A release build compiles [`time`] to its second argument, [`crash_at`] and [`panic_at`] to nothing, and
+//! [`is_unknown`] to false. A debug build reads these variables of the environment once:
 //!
 //! - `HUB_TEST_TIMES=lease=400ms,recent_ids=2s` replaces the constants of these names;
 //! - `HUB_TEST_CRASH_AT=after_outcome` or `after_outcome:3` ends the process, as SIGKILL would, when that point is reached
 //!   for the first or third time;
-//! - `HUB_TEST_PANIC_AT=transform:CR-1,forward:CR-2` panics each time that the point is reached with this key.
+//! - `HUB_TEST_PANIC_AT=transform:CR-1,forward:CR-2` panics each time that the point is reached with this key;
+//! - `HUB_TEST_UNKNOWN_TYPES=order.fetched` makes an older instance of this one, which does not know these types of events.
 
 use std::time::Duration;
 
@@ -54,6 +55,15 @@ mod active {
         };
         pairs.map(read).collect()
     });
+
+    static UNKNOWN: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let text = std::env::var("HUB_TEST_UNKNOWN_TYPES").unwrap_or_default();
+        text.split(',').map(str::to_owned).collect()
+    });
+
+    pub(super) fn is_unknown(event_type: &str) -> bool {
+        UNKNOWN.iter().any(|unknown| unknown == event_type)
+    }
 
     pub(super) fn panic_at(point: &str, key: &str) {
         let is_wanted = PANICS.iter().any(|(wanted, of)| wanted == point && of == key);
@@ -112,4 +122,16 @@ pub fn panic_at(point: &str, key: &str) {
     active::panic_at(point, key);
     #[cfg(not(debug_assertions))]
     let _ = (point, key);
+}
+
+/// Whether a hazard test wants this instance not to know a type of event.
+#[inline]
+pub fn is_unknown(event_type: &str) -> bool {
+    #[cfg(debug_assertions)]
+    return active::is_unknown(event_type);
+    #[cfg(not(debug_assertions))]
+    {
+        let _ = event_type;
+        false
+    }
 }

@@ -102,7 +102,7 @@ async fn a_follower_stands_still() {
     world.at_end_within(PATIENCE, Ends::forwarded(1 + orders.len())).await;
 }
 
-/// Schedules and lanes are replicated, too: the server that would have rung the bell dies.
+/// Lanes are replicated, too: the server that leads their stream dies.
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_are_parked_when_the_leader_of_lanes_is_killed() {
     let world = World::with_nats_cluster().await;

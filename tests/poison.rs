@@ -59,7 +59,7 @@ async fn messages_that_are_no_events() {
                 poisoned.push(publish(&world, &subject, &headers, ORDER).await);
             }
             let mut unknown = complete;
-            unknown[4].1 = "order.eaten";
+            unknown[4].1 = "Order eaten";
             poisoned.push(publish(&world, &subject, &unknown, ORDER).await);
         }
     }

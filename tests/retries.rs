@@ -76,7 +76,7 @@ async fn an_order_goes_through_the_whole_schedule() {
     let least = [1000, 2000, 4000, 300, 1000, 1000].map(Duration::from_millis);
     assert_eq!(pauses.len(), least.len(), "{pauses:?}");
     for (pause, least) in pauses.iter().zip(least) {
-        // A bell may ring a bit early; a hub on a busy machine may hear it late.
+        // A lane may be taken up a bit early; on a busy machine, late.
         assert!(
             *pause + Duration::from_millis(20) >= least && *pause < least + Duration::from_secs(3),
             "{pauses:?}"
@@ -311,7 +311,7 @@ async fn what_is_parked_can_be_seen() {
     world.at_end(Ends::forwarded(1)).await;
 }
 
-/// The bell was heard, and the hub died during the request: the lane itself says that it is due.
+/// The hub died during the request of a lane that was due: the lane still says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_while_a_parked_order_is_tried_again() {
     let world = World::new().await;

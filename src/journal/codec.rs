@@ -10,12 +10,17 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use sha2::{Digest, Sha256};
 
-use crate::event::{Envelope, EventId, EventType, Recorded};
+use crate::{
+    event::{Envelope, EventId, EventType, Recorded},
+    fault_injection,
+};
 
 /// The header by which JetStream recognises a repeat.
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// Longest subject token that is made of outside text.
 const MAX_TOKEN_CHARS: usize = 64;
+/// Longest name of an event type that another version may have: three times the longest of this one.
+const MAX_TYPE_BYTES: usize = 64;
 /// The token where a branch is not known.
 const NO_BRANCH: &str = "_";
 
@@ -48,6 +53,19 @@ pub enum CodecError {
     /// A header cannot be read.
     #[error("header {0} cannot be read: {1}")]
     Malformed(&'static str, String),
+    /// It is an event, of a newer version than this one.
+    #[error("{0}")]
+    Newer(Newer),
+}
+
+/// An event that only a newer version can read. An instance of this version leaves it to one of that.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an event of a newer version: {what}")]
+pub struct Newer {
+    /// What this version does not know: a type of event, or a version of the envelope.
+    pub what: String,
+    /// The order that it is about, where that can be read.
+    pub order: Option<OrderKey>,
 }
 
 /// Whose event it is: the head of a hash of provider and order id, so that an order has a short name of one length that is
@@ -190,10 +208,23 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Res
         text.parse::<EventId>()
             .map_err(|error| CodecError::Malformed(name, error.to_string()))
     };
-    let event_type = need(name::TYPE)?;
-    let event_type = event_type
+    let newer = |what: String| {
+        let provider = get(name::SOURCE).and_then(|source| source.strip_prefix(SOURCE_PREFIX));
+        let order = provider.zip(get(name::SUBJECT));
+        let order = order.map(|(provider, order)| OrderKey::new(provider, &unescape(order)));
+        CodecError::Newer(Newer { what, order })
+    };
+    if let Some(version) = get(name::SPEC_VERSION).filter(|version| is_newer_envelope(version)) {
+        return Err(newer(format!("envelope {version}")));
+    }
+    let type_name = need(name::TYPE)?;
+    let event_type = type_name
         .parse()
-        .map_err(|_| CodecError::Malformed(name::TYPE, "unknown event type".into()))?;
+        .ok()
+        .filter(|_| !fault_injection::is_unknown(type_name));
+    if event_type.is_none() && !is_type_name(type_name) {
+        return Err(CodecError::Malformed(name::TYPE, "no event type".into()));
+    }
     let provider = need(name::SOURCE)?
         .strip_prefix(SOURCE_PREFIX)
         .ok_or_else(|| CodecError::Malformed(name::SOURCE, format!("does not begin with {SOURCE_PREFIX}")))?;
@@ -209,13 +240,17 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Res
         .map(serde_json::from_str)
         .transpose()
         .map_err(|error| CodecError::Malformed(name::REQUEST, error.to_string()))?;
+    let (own_id, root_id) = (id(name::ID, need(name::ID)?)?, id(name::ROOT_ID, need(name::ROOT_ID)?)?);
+    let external_order_id = unescape(need(name::SUBJECT)?);
+    // All else is as every version writes it, so it is an event.
+    let event_type = event_type.ok_or_else(|| newer(format!("type {type_name}")))?;
     let envelope = Envelope {
-        id: id(name::ID, need(name::ID)?)?,
+        id: own_id,
         event_type,
-        root_id: id(name::ROOT_ID, need(name::ROOT_ID)?)?,
+        root_id,
         cause_id: get(name::CAUSE_ID).map(|text| id(name::CAUSE_ID, text)).transpose()?,
         provider: Arc::from(provider),
-        external_order_id: unescape(need(name::SUBJECT)?),
+        external_order_id,
         webhook_type: get(name::WEBHOOK_TYPE).map(unescape).unwrap_or_default(),
         branch: get(name::BRANCH).map(unescape),
         time: happened_at,
@@ -230,6 +265,19 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Res
         sequence,
         run: None,
     })
+}
+
+/// Whether a `ce-specversion` is one that this version cannot read: another major one. What is no version at all is garbage,
+/// which the other headers show.
+fn is_newer_envelope(version: &str) -> bool {
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    major.is_some_and(|major| major > 1)
+}
+
+/// Whether a text has the form of an event type, as every version writes it: `order.transformed`.
+fn is_type_name(text: &str) -> bool {
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    text.len() <= MAX_TYPE_BYTES && text.contains('.') && text.split('.').all(is_word)
 }
 
 /// Milliseconds, as the database keeps them.
@@ -341,6 +389,28 @@ mod tests {
             let back = decode(Some(&headers), Bytes::from(payload.clone()), 7).unwrap();
             prop_assert_eq!(back.envelope, event);
             prop_assert_eq!(&back.payload[..], &payload[..]);
+        }
+
+        /// What another version writes beside what this one knows makes it neither unreadable nor newer.
+        #[test]
+        fn only_type_and_envelope_version_are_of_a_newer_version(kind in "[a-z_]{1,12}\\.[a-z_]{1,12}", order in "\\PC{1,20}") {
+            prop_assume!(kind.parse::<EventType>().is_err());
+            let event = envelope(&order, None);
+            let mut headers = headers(&event).unwrap();
+            headers.insert("ce-addedlater", "x");
+            prop_assert!(decode(Some(&headers), Bytes::new(), 1).is_ok());
+            headers.insert(name::TYPE, kind.as_str());
+            let key = Some(OrderKey::new("careem", &order));
+            for version in ["1.0", "2.0"] {
+                headers.insert(name::SPEC_VERSION, version);
+                match decode(Some(&headers), Bytes::new(), 1) {
+                    Err(CodecError::Newer(newer)) => prop_assert_eq!(newer.order, key),
+                    other => prop_assert!(false, "{:?}", other),
+                }
+            }
+            headers.insert(name::SPEC_VERSION, "1.0");
+            headers.insert(name::TYPE, "Order Eaten");
+            prop_assert!(matches!(decode(Some(&headers), Bytes::new(), 1), Err(CodecError::Malformed(..))));
         }
 
         #[test]

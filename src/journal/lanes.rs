@@ -2,9 +2,12 @@
 //!
 //! A lane is one message of the stream `LANES`, `lane.<partition>.<order>`: which event is tried again, how often it was,
 //! until when it waits, and which later events of the order wait behind it. Every write names the revision that it
-//! replaces, so an instance that was replaced cannot spoil it. With it, in one atomic batch, goes a schedule,
-//! `sch.<partition>.<order>`: at its time the server puts a message on `due.<partition>.<order>`. That is the bell, and
-//! may be missed: whoever takes the stage over reads the lanes.
+//! replaces, so an instance that was replaced cannot spoil it.
+//!
+//! The instance that works on the stage reads all lanes when it begins and keeps the due time of each in memory
+//! ([`table`]); it takes up what is due from there, and reads the lane itself again when it does. So there is no wake-up
+//! that could get lost. Versions before this one also wrote schedules (`sch.…`), for which the server put a message on
+//! `due.…`; what is left of those means nothing.
 //!
 //! Each stage that parks has a [`Corner`] of the stream, so one order may wait in two stages, and neither sees the
 //! other's lanes.
@@ -12,6 +15,7 @@
 //! Nothing is only here: an event in a lane is on `EVENTS`, and if `LANES` is lost the lanes are made again from there
 //! (see [`super::stage`]). Whether `LANES` is the one that was written says a marker in it.
 
+mod table;
 mod writer;
 
 use std::{
@@ -25,8 +29,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use self::writer::Change;
 pub use self::writer::LaneWriter;
+use self::{
+    table::{Open, Table},
+    writer::Change,
+};
 use super::{
     codec::{OrderKey, partition_token},
     connection::Connection,
@@ -35,8 +42,8 @@ use super::{
 
 /// Name of the stream.
 pub const LANES: &str = "LANES";
-/// Events that may wait behind the first one of a lane; one more waits in memory until there is room. An honest order has
-/// a handful.
+/// Events that may wait behind the first one of a lane; one more is given up at once (`LANE_FULL`). An honest order has a
+/// handful, and each that joins writes the whole lane anew.
 pub const MAX_WAITING: usize = 1000;
 /// Changes that may wait to be written: as many as events are held at a time.
 const MAX_CHANGES: usize = 2048;
@@ -53,8 +60,6 @@ const BEHIND_PAUSE: Duration = Duration::from_millis(50);
 pub struct Corner {
     /// What stands before the partition in its subjects: nothing, or a token and a dot.
     token: &'static str,
-    /// The durable consumer that hears its bells.
-    bell: &'static str,
     /// Where its marker is.
     marker: &'static str,
     /// What is written before the lanes are read, to know when all before it was read.
@@ -67,7 +72,6 @@ impl Corner {
     /// Of the stage `forward`.
     pub const FORWARD: Self = Self {
         token: "",
-        bell: "due",
         marker: "lane.marker",
         fence: "lane.forward.fence",
         lanes: "lane.*.*",
@@ -75,7 +79,6 @@ impl Corner {
     /// Of the stage `transform`.
     pub const TRANSFORM: Self = Self {
         token: "transform.",
-        bell: "due-transform",
         marker: "lane.transform.marker",
         fence: "lane.transform.fence",
         lanes: "lane.transform.>",
@@ -83,7 +86,6 @@ impl Corner {
     /// Of the stage `push`.
     pub const PUSH: Self = Self {
         token: "push.",
-        bell: "due-push",
         marker: "lane.push.marker",
         fence: "lane.push.fence",
         lanes: "lane.push.>",
@@ -111,16 +113,11 @@ pub struct Lane {
     pub for_creation: bool,
 }
 
-/// The due time that a bell rings for, in milliseconds. It rings by the server's clock, so a hub whose clock is behind must
-/// not take it for early.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bell(i64);
-
 impl Lane {
-    /// Whether it is to be worked on: by this clock, or because its own bell has rung (one of an earlier due time says
-    /// nothing).
-    pub fn is_due(&self, now: DateTime<Utc>, bell: Option<Bell>) -> bool {
-        self.due_at <= now + EARLY || bell == Some(Bell(self.due_at.timestamp_millis()))
+    /// Whether it is to be worked on. Its time was written by the clock of a hub and is compared with the clock of one: where
+    /// another instance takes over, a lane is late or early by as much as the two clocks differ.
+    pub fn is_due(&self, now: DateTime<Utc>) -> bool {
+        self.due_at <= now + EARLY
     }
 
     /// Whether an event is in it.
@@ -168,20 +165,13 @@ impl Lane {
     }
 }
 
-/// A lane that is open.
-#[derive(Debug, Clone)]
-struct Open {
-    revision: u64,
-    provider: String,
-}
-
 /// The lanes, for the instance that works on the stage. Cheap to clone.
 #[derive(Clone)]
 pub struct Lanes {
     connection: Arc<Connection>,
     partitions: u16,
     corner: Corner,
-    open: Arc<Mutex<HashMap<OrderKey, Open>>>,
+    table: Arc<Mutex<Table>>,
     changes: mpsc::Sender<Change>,
 }
 
@@ -227,25 +217,19 @@ impl Lanes {
                 None => tokio::time::sleep(BEHIND_PAUSE).await,
             }
         }
-        let open: HashMap<_, _> = found
-            .iter()
-            .map(|(key, (revision, lane))| {
-                let (revision, provider) = (*revision, lane.provider.clone());
-                (*key, Open { revision, provider })
-            })
-            .collect();
-        let found = found.into_iter().map(|(key, (_, lane))| (key, lane)).collect();
-        for Open { provider, .. } in open.values() {
-            parked(provider).increment(1.0);
+        let mut table = Table::default();
+        for (key, (revision, lane)) in &found {
+            parked(&lane.provider).increment(1.0);
+            table.put(*key, Open::new(*revision, &lane.provider, lane.due_at));
         }
+        let found = found.into_iter().map(|(key, (_, lane))| (key, lane)).collect();
         let (changes, waiting) = mpsc::channel(MAX_CHANGES);
-        let open = Arc::new(Mutex::new(open));
         let writer = LaneWriter::new(Arc::clone(connection), waiting);
         let lanes = Self {
             connection: Arc::clone(connection),
             partitions,
             corner,
-            open,
+            table: Arc::new(Mutex::new(table)),
             changes,
         };
         let read = Read { lanes: found, is_whole };
@@ -260,14 +244,34 @@ impl Lanes {
         publish(&self.connection, self.corner.marker).await.map(drop)
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<OrderKey, Open>> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         // No code panics while it holds the lock.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether an order has a lane.
     pub fn is_open(&self, key: OrderKey) -> bool {
-        self.open().contains_key(&key)
+        self.table().get(key).is_some()
+    }
+
+    /// The lane that is due first, where one is due; whoever takes it gives it back by [`Self::release`].
+    pub fn take_due(&self, now: DateTime<Utc>) -> Option<OrderKey> {
+        self.table().take_due(now + EARLY)
+    }
+
+    /// Nobody works on a lane any more: where it is still open it is taken up again when it is due.
+    pub fn release(&self, key: OrderKey) {
+        self.table().release(key);
+    }
+
+    /// When the first lane is due of those that nobody works on.
+    pub fn first_due(&self) -> Option<DateTime<Utc>> {
+        self.table().first_due()
+    }
+
+    /// How many lanes are due that nobody works on, counted up to `most`.
+    pub fn due(&self, now: DateTime<Utc>, most: usize) -> usize {
+        self.table().due_by(now + EARLY, most)
     }
 
     /// The state of an order's lane.
@@ -275,10 +279,10 @@ impl Lanes {
     /// # Errors
     /// Where NATS does not answer, or the lane is not the one that this instance knows.
     pub async fn get(&self, key: OrderKey) -> anyhow::Result<Option<Lane>> {
-        let Some(Open { revision, .. }) = self.open().get(&key).cloned() else {
+        let Some(revision) = self.table().get(key).map(|open| open.revision) else {
             return Ok(None);
         };
-        match last(&self.connection, &self.subject("lane", key)).await? {
+        match last(&self.connection, &self.subject(key)).await? {
             Some((found, payload)) if found == revision => Ok(Some(
                 serde_json::from_slice(&payload).context("a lane that cannot be read")?,
             )),
@@ -286,27 +290,26 @@ impl Lanes {
         }
     }
 
-    /// Makes a lane, or writes it anew; where `scheduled`, the bell rings when it is due.
+    /// Makes a lane, or writes it anew.
     ///
     /// # Errors
     /// Where NATS does not acknowledge, or somebody else wrote the lane meanwhile.
-    pub async fn put(&self, key: OrderKey, lane: &Lane, scheduled: bool) -> anyhow::Result<()> {
-        let known = self.open().get(&key).map(|open| open.revision);
+    pub async fn put(&self, key: OrderKey, lane: &Lane) -> anyhow::Result<()> {
+        let known = self.table().get(key).map(|open| open.revision);
         let replaces = match known {
             Some(revision) => revision,
-            None => match last(&self.connection, &self.subject("lane", key)).await? {
+            None => match last(&self.connection, &self.subject(key)).await? {
                 None => 0,
                 // What is left of one that ended lately.
                 Some((revision, payload)) if payload.is_empty() => revision,
                 Some(_) => bail!("an order has a lane that this instance did not make: somebody else writes LANES"),
             },
         };
-        let revision = self.change(key, replaces, Some((lane, scheduled))).await?;
-        let provider = lane.provider.clone();
+        let revision = self.change(key, replaces, Some(lane)).await?;
         if known.is_none() {
-            parked(&provider).increment(1.0);
+            parked(&lane.provider).increment(1.0);
         }
-        self.open().insert(key, Open { revision, provider });
+        self.table().put(key, Open::new(revision, &lane.provider, lane.due_at));
         Ok(())
     }
 
@@ -315,26 +318,24 @@ impl Lanes {
     /// # Errors
     /// As [`Self::put`].
     pub async fn end(&self, key: OrderKey) -> anyhow::Result<()> {
-        let Some(Open { revision, provider }) = self.open().get(&key).cloned() else {
+        let Some(open) = self.table().get(key).cloned() else {
             return Ok(());
         };
-        self.change(key, revision, None).await?;
-        parked(&provider).decrement(1.0);
-        self.open().remove(&key);
+        self.change(key, open.revision, None).await?;
+        parked(&open.provider).decrement(1.0);
+        self.table().remove(key);
         Ok(())
     }
 
-    async fn change(&self, key: OrderKey, replaces: u64, lane: Option<(&Lane, bool)>) -> anyhow::Result<u64> {
+    async fn change(&self, key: OrderKey, replaces: u64, lane: Option<&Lane>) -> anyhow::Result<u64> {
         let (done, written) = oneshot::channel();
-        let due = lane.and_then(|(lane, scheduled)| scheduled.then_some(lane.due_at));
         let change = Change {
-            lane: self.subject("lane", key),
+            subject: self.subject(key),
             payload: match lane {
-                Some((lane, _)) => serde_json::to_vec(lane)?.into(),
+                Some(lane) => serde_json::to_vec(lane)?.into(),
                 None => bytes::Bytes::new(),
             },
             replaces,
-            schedule: due.map(|at| (self.subject("sch", key), self.subject("due", key), at)),
             done,
         };
         let closed = || anyhow::anyhow!("the lanes are closed");
@@ -342,29 +343,18 @@ impl Lanes {
         written.await.map_err(|_| closed())
     }
 
-    fn subject(&self, root: &str, key: OrderKey) -> String {
+    fn subject(&self, key: OrderKey) -> String {
         let partition = partition_token(key.partition(self.partitions));
-        format!("{root}.{}{partition}.{key}", self.corner.token)
-    }
-
-    /// The durable consumer that hears the bells.
-    pub const fn bell(&self) -> &'static str {
-        self.corner.bell
-    }
-
-    /// Which order a bell rings for, and for which due time.
-    pub fn bell_of(subject: &str, payload: &[u8]) -> Option<(OrderKey, Bell)> {
-        let bell = std::str::from_utf8(payload).ok()?.parse().ok()?;
-        Some((key_of(subject)?, Bell(bell)))
+        format!("lane.{}{partition}.{key}", self.corner.token)
     }
 }
 
 impl Drop for Lanes {
     fn drop(&mut self) {
         // The last one that knows them: what is parked is no longer this instance's to tell.
-        if Arc::strong_count(&self.open) == 1 {
-            for Open { provider, .. } in self.open().values() {
-                parked(provider).decrement(1.0);
+        if Arc::strong_count(&self.table) == 1 {
+            for open in self.table().lanes() {
+                parked(&open.provider).decrement(1.0);
             }
         }
     }
@@ -426,18 +416,13 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_is_due_by_the_clock_or_by_its_own_bell() {
+    fn a_lane_is_due_by_the_clock() {
         let (now, hour) = (Utc::now(), TimeDelta::hours(1));
-        let bell = |at: DateTime<Utc>| Some(Bell(at.timestamp_millis()));
-        assert!(lane(now).is_due(now, None));
-        // A clock that is an hour behind the server's does not make a bell early …
-        assert!(lane(now + hour).is_due(now, bell(now + hour)));
-        // … but one of another due time, or none, says nothing.
-        assert!(!lane(now + hour).is_due(now, bell(now)));
-        assert!(!lane(now + hour).is_due(now, None));
+        assert!(lane(now).is_due(now));
+        assert!(!lane(now + hour).is_due(now));
         let written = serde_json::to_vec(&lane(now + hour)).unwrap();
         let read: Lane = serde_json::from_slice(&written).unwrap();
-        assert!(read.is_due(now, bell(now + hour)));
+        assert!(read.is_due(now + hour));
     }
 
     #[test]
@@ -449,16 +434,5 @@ mod tests {
         assert_eq!((next.head, next.requests), (7, 4));
         let rest = next.advance(now).unwrap().advance(now).unwrap();
         assert_eq!((rest.head, rest.advance(now)), (12, None));
-    }
-
-    #[test]
-    fn a_bell_names_its_order_and_its_time() {
-        let key = OrderKey::new("careem", "CR1");
-        assert_eq!(
-            Lanes::bell_of(&format!("due.p03.{key}"), b"1700"),
-            Some((key, Bell(1700)))
-        );
-        assert_eq!(Lanes::bell_of("due.p03.nonsense", b"1700"), None);
-        assert_eq!(Lanes::bell_of(&format!("due.p03.{key}"), b""), None);
     }
 }

@@ -38,6 +38,9 @@ const SPARSE_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const BEHIND_TIMEOUT: Duration = Duration::from_secs(10);
 const BEHIND_PAUSE: Duration = Duration::from_millis(50);
 
+/// An event, or why a message is none that this version can read.
+pub type Decoded = Result<Recorded, codec::CodecError>;
+
 /// A message of the stream.
 #[derive(Debug)]
 pub enum Entry {
@@ -323,24 +326,32 @@ pub async fn last_of(
 /// # Errors
 /// Where NATS does not answer.
 pub async fn event_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Recorded>> {
+    Ok(decoded_at(connection, sequence).await?.and_then(Result::ok))
+}
+
+/// The event at a sequence, or why the message there is none that this version can read; none where there is none any more.
+///
+/// # Errors
+/// Where NATS does not answer.
+pub async fn decoded_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Decoded>> {
     match any_copy_at(connection, sequence).await? {
-        Some(event) => Ok(Some(event)),
+        Some(decoded) => Ok(Some(decoded)),
         // Not in the copy that answered; whether there is none the leader knows.
         None if sequence <= end(connection).await?.sequence => leaders_copy_at(connection, sequence).await,
         None => Ok(None),
     }
 }
 
-async fn leaders_copy_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Recorded>> {
+async fn leaders_copy_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Decoded>> {
     let stream = connection.context.get_stream_no_info(EVENTS).await?;
     match stream.get_raw_message(sequence).await {
-        Ok(message) => Ok(codec::decode(Some(&message.headers), message.payload, sequence).ok()),
+        Ok(message) => Ok(Some(codec::decode(Some(&message.headers), message.payload, sequence))),
         Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
         Err(error) => Err(error).context("cannot read the event log"),
     }
 }
 
-async fn any_copy_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Recorded>> {
+async fn any_copy_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Decoded>> {
     let request = format!(r#"{{"seq":{sequence}}}"#);
     let answer = connection
         .client
@@ -350,7 +361,7 @@ async fn any_copy_at(connection: &Connection, sequence: u64) -> anyhow::Result<O
         .context("the event log did not answer a read")?
         .context("cannot read the event log")?;
     match message.status.map(|status| status.as_u16()) {
-        None => Ok(codec::decode(message.headers.as_ref(), message.payload, sequence).ok()),
+        None => Ok(Some(codec::decode(message.headers.as_ref(), message.payload, sequence))),
         Some(404) => Ok(None),
         Some(status) => bail!(
             "the event log answered a read with {status} {}",

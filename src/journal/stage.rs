@@ -7,23 +7,27 @@
 //! newer event of an order overtakes an older one. What has to wait for long is parked in its order's lane
 //! ([`super::lanes`]) and acknowledged; later events of that order join it there.
 //!
-//! A message that cannot be read becomes an `order.rejected` of its own: never a loop, never a silent acknowledgement.
+//! A message that cannot be read becomes an `order.rejected` of its own: never a loop, never a silent acknowledgement. One that
+//! only a newer version can read is left to an instance of that version ([`left`]).
 
 mod attempt;
+mod due;
 mod floor;
 mod gauges;
 mod given_up;
 mod handover;
 mod held;
+mod left;
 mod progress;
 mod recovery;
+mod shares;
 mod stray;
 mod tenure;
 pub mod turn;
 mod unreadable;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::Future,
     pin::pin,
     sync::{
@@ -33,7 +37,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use async_nats::{Subscriber, jetstream::Message};
 use chrono::Utc;
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -46,7 +49,9 @@ use self::{
     gauges::Gauges,
     handover::Freed,
     held::{Done, Held, Item},
+    left::Left,
     recovery::Unsettled,
+    shares::Shares,
     stray::Stray,
     tenure::Tenure,
     unreadable::unreadable,
@@ -54,14 +59,14 @@ use self::{
 use super::{
     EVENTS, Journal,
     codec::{self, OrderKey},
-    lanes::{Corner, LANES, LaneWriter, Lanes, Read},
+    lanes::{Corner, Lanes, Read},
     lease::{Lease, Validity},
     pull::{self, Messages, Pull},
     settle::Failure,
     streams,
 };
 use crate::{
-    event::{EventType, NewEvent, Recorded, outcome::OUTCOME},
+    event::{EventId, EventType, NewEvent, Recorded, outcome::OUTCOME},
     fault_injection::crash_stage_at,
 };
 
@@ -212,55 +217,55 @@ impl<S: Stage> Worker<S> {
     }
 
     async fn work(&self, term: &Term, words: Option<Subscriber>) -> anyhow::Result<()> {
+        let halt = self.stop.child_token();
         let Some(corner) = S::LANES else {
-            return self.work_on(term, words, None).await;
+            return self.work_on(term, words, None, &halt).await;
         };
         let (lanes, writer, read) = Lanes::read(self.journal.connection(), self.journal.partitions(), corner).await?;
-        self.work_with_lanes(term, words, lanes, writer, read).await
+        let mut work = pin!(self.work_on(term, words, Some((lanes, read)), &halt));
+        let failed = tokio::select! {
+            worked = &mut work => return worked,
+            // It never ends well.
+            Err(error) = writer.run() => error,
+        };
+        tell_trouble(S::NAME, &failed);
+        halt.cancel();
+        work.await?;
+        Err(failed)
     }
 
-    async fn work_with_lanes(
-        &self,
-        term: &Term,
-        words: Option<Subscriber>,
-        lanes: Lanes,
-        writer: LaneWriter,
-        read: Read,
-    ) -> anyhow::Result<()> {
-        tokio::select! {
-            worked = self.work_on(term, words, Some((lanes, read))) => worked,
-            // It never ends well.
-            Err(error) = writer.run() => Err(error),
+    fn ground(term: &Term, lanes: Option<Lanes>, ended: HashSet<EventId>, halt: &CancellationToken) -> Ground {
+        Ground {
+            lanes,
+            lease: term.lease.clone(),
+            tenure: Arc::clone(&term.tenure),
+            asking: Arc::default(),
+            ended: Mutex::new(ended),
+            handed_over: AtomicBool::new(false),
+            halt: halt.clone(),
+            shares: Shares::default(),
+            crowded: AtomicBool::new(false),
         }
     }
 
+    /// Works until halted. After trouble, what was begun is recorded before the work begins anew: a request that was dropped
+    /// would be made a second time.
     async fn work_on(
         &self,
         term: &Term,
         words: Option<Subscriber>,
         lanes: Option<(Lanes, Read)>,
+        halt: &CancellationToken,
     ) -> anyhow::Result<()> {
         let connection = self.journal.connection();
         let (lanes, read) = lanes.unzip();
         let unsettled = recovery::read::<S>(connection, lanes.as_ref().zip(read), &term.tenure).await?;
-        tell(S::NAME, &unsettled);
-        let ground = Ground {
-            lanes,
-            lease: term.lease.clone(),
-            tenure: Arc::clone(&term.tenure),
-            asking: Arc::default(),
-            ended: Mutex::new(unsettled.ended),
-            handed_over: AtomicBool::new(false),
-            crowded: AtomicBool::new(false),
-        };
+        tell(S::NAME, &unsettled, lanes.as_ref());
+        let ground = Self::ground(term, lanes, unsettled.ended, halt);
         let mut consumer = streams::consumer(connection, EVENTS, S::NAME).await?;
         let mut messages = Messages::of(connection, EVENTS, S::NAME, PULL).await?;
-        let mut bells = match &ground.lanes {
-            Some(lanes) => Some(Messages::of(connection, LANES, lanes.bell(), PULL).await?),
-            None => None,
-        };
-        let gauges = Gauges::of(S::NAME);
-        let mut held = Held::new(unsettled.overdue);
+        let (lanes, gauges) = (ground.lanes.as_ref(), Gauges::of(S::NAME));
+        let (mut held, mut left) = (Held::new(), Left::default());
         let mut stray = Stray {
             last: unsettled.handed_out,
             suspect: None,
@@ -268,47 +273,65 @@ impl<S: Stage> Worker<S> {
         let mut look = tokio::time::interval(LOOK_EVERY);
         let mut elsewhere = unsettled.elsewhere;
         elsewhere.values().for_each(|key| held.hold_back(*key));
+        for (sequence, newer) in unsettled.left {
+            left.leave(S::NAME, sequence, newer);
+        }
         for item in unsettled.open {
-            held.push(item);
+            if !left.holds_up(S::NAME, item.event.sequence, OrderKey::of(&item.event)) {
+                held.push(item);
+            }
         }
         let mut freed = pin!(handover::freed(connection, term.tenure.at_work(), words, unsettled.end));
         let mut at_work = FuturesUnordered::new();
-        while !self.stop.is_cancelled() {
-            while let Some(task) = held.next() {
-                at_work.push(self.settle(task, &ground));
-            }
-            ground.crowded.store(held.is_crowded(), Ordering::Relaxed);
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => break,
-                Some(done) = at_work.next() => held.finish(done?),
-                Some(free) = freed.next() => release(free?, &mut elsewhere, &mut held, &ground),
-                message = take(&*self.stage, &mut messages), if held.has_room() => {
-                    let Some(message) = message? else { continue };
-                    stray.received(&message)?;
-                    self.hold(message, &mut held, &ground, &gauges).await?;
+        let working = async {
+            while !halt.is_cancelled() {
+                due::take_up(lanes, &mut held);
+                while let Some(task) = held.next() {
+                    at_work.push(self.settle(task, &ground));
                 }
-                bell = hear(&*self.stage, bells.as_mut()), if held.has_room_for_lanes() => {
-                    let Some(bell) = bell? else { continue };
-                    if let Some((key, bell)) = Lanes::bell_of(&bell.subject, &bell.payload) {
-                        held.push_due(key, Some(bell));
+                ground.crowded.store(held.is_crowded(), Ordering::Relaxed);
+                tokio::select! {
+                    biased;
+                    () = halt.cancelled() => break,
+                    Some(done) = at_work.next() => due::finish(done?, lanes, &mut held),
+                    Some(free) = freed.next() => release(free?, &mut elsewhere, &mut held, &ground),
+                    message = take(&*self.stage, &mut messages, held.has_events()), if held.has_room() => {
+                        let Some(message) = message? else { continue };
+                        stray.received(&message)?;
+                        self.hold(message, &mut held, &mut left, &ground, &gauges).await?;
                     }
-                    acknowledge(Some(&bell)).await?;
-                }
-                _ = look.tick() => {
-                    let info = consumer.info().await.context("cannot look up the consumer")?;
-                    stray.compare(info.delivered.consumer_sequence, held.has_room() && self.stage.is_ready())?;
-                    floor::look(connection, &term.tenure).await?;
+                    () = due::wait(lanes), if held.has_room_for_lanes() => {}
+                    _ = look.tick() => match consumer.info().await {
+                        Ok(info) => {
+                            stray.compare(info.delivered.consumer_sequence, held.has_room() && self.stage.is_ready())?;
+                            floor::look(connection, &term.tenure).await?;
+                        }
+                        // The next look says it.
+                        Err(error) => tracing::debug!(stage = S::NAME, %error, "cannot look up the consumer"),
+                    }
                 }
             }
+            anyhow::Ok(())
+        };
+        let worked = working.await;
+        if let Err(error) = &worked {
+            tell_trouble(S::NAME, error);
+            halt.cancel();
         }
-        drop((messages, bells, gauges));
+        drop((messages, gauges));
         self.drain(at_work, &ground, term).await;
-        Ok(())
+        worked
     }
 
     /// Sorts a message in: to be handled, or known already.
-    async fn hold(&self, message: Message, held: &mut Held, ground: &Ground, gauges: &Gauges) -> anyhow::Result<()> {
+    async fn hold(
+        &self,
+        message: Message,
+        held: &mut Held,
+        left: &mut Left,
+        ground: &Ground,
+        gauges: &Gauges,
+    ) -> anyhow::Result<()> {
         let info = pull::info(&message)?;
         let sequence = info.stream_sequence;
         let age_ms = Utc::now().timestamp_millis() - i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000)?;
@@ -336,6 +359,8 @@ impl<S: Stage> Worker<S> {
             return Ok(());
         }
         match codec::decode(message.headers.as_ref(), message.payload.clone(), sequence) {
+            Err(codec::CodecError::Newer(newer)) => left.leave(S::NAME, sequence, newer),
+            Ok(event) if left.holds_up(S::NAME, sequence, OrderKey::of(&event)) => {}
             Ok(event) => held.push(Item {
                 event,
                 requests: 0,
@@ -411,27 +436,30 @@ fn release(freed: Freed, elsewhere: &mut HashMap<u64, OrderKey>, held: &mut Held
     }
 }
 
-fn tell(stage: &str, unsettled: &Unsettled) {
+fn tell(stage: &str, unsettled: &Unsettled, lanes: Option<&Lanes>) {
     tracing::info!(
         stage,
         read = unsettled.read,
         events = unsettled.open.len(),
-        lanes = unsettled.overdue.len(),
+        lanes = lanes.map_or(0, |lanes| lanes.due(Utc::now(), usize::MAX)),
         elsewhere = unsettled.elsewhere.len(),
         "taken over, taking up what was left open"
     );
 }
 
-/// The next message, once the stage is ready for one; none where there was only a sign of life.
-async fn take<S: Stage>(stage: &S, messages: &mut Messages) -> anyhow::Result<Option<Message>> {
-    stage.ready().await;
-    messages.next().await
+fn tell_trouble(stage: &str, error: &anyhow::Error) {
+    tracing::warn!(
+        stage,
+        error = format!("{error:#}"),
+        "trouble; nothing is begun any more, what is at work ends"
+    );
 }
 
-/// The next bell; never, for a stage without lanes.
-async fn hear<S: Stage>(stage: &S, bells: Option<&mut Messages>) -> anyhow::Result<Option<Message>> {
-    match bells {
-        Some(bells) => take(stage, bells).await,
-        None => std::future::pending().await,
+/// The next message, once the stage is ready for one; none where there was only a sign of life. One is taken before the stage
+/// is ready: where it lets few through, a new event is to have its turn beside those that are parked.
+async fn take<S: Stage>(stage: &S, messages: &mut Messages, has_events: bool) -> anyhow::Result<Option<Message>> {
+    if has_events {
+        stage.ready().await;
     }
+    messages.next().await
 }

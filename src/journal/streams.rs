@@ -29,14 +29,11 @@ const BLOCKS_FILE: &str = include_str!("../../streams/BLOCKS.json");
 const REFUSALS_FILE: &str = include_str!("../../streams/REFUSALS.json");
 const KEYS_FILE: &str = include_str!("../../streams/KEYS.json");
 /// Durable consumers, each with its stream.
-const CONSUMER_FILES: [(&str, &str); 7] = [
+const CONSUMER_FILES: [(&str, &str); 4] = [
     (EVENTS, include_str!("../../streams/EVENTS.transform.json")),
     (EVENTS, include_str!("../../streams/EVENTS.forward.json")),
     (EVENTS, include_str!("../../streams/EVENTS.push.json")),
     (EVENTS, include_str!("../../streams/EVENTS.projection.json")),
-    (LANES, include_str!("../../streams/LANES.due.json")),
-    (LANES, include_str!("../../streams/LANES.due-transform.json")),
-    (LANES, include_str!("../../streams/LANES.due-push.json")),
 ];
 /// Streams by name.
 const STREAMS: [(&str, &str); 7] = [

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     event::outcome::{ErrorReport, ErrorType},
+    fault_injection,
     http::MAX_ANSWER_BYTES,
 };
 
@@ -184,7 +185,10 @@ impl Tokens {
             _ => None,
         };
         let lifetime = lifetime.map_or(self.default_lifetime, Duration::from_secs);
-        Ok((SecretString::from(token), lifetime.min(MAX_LIFETIME)))
+        Ok((
+            SecretString::from(token),
+            lifetime.min(fault_injection::time("token_lifetime", MAX_LIFETIME)),
+        ))
     }
 }
 

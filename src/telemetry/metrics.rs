@@ -42,7 +42,7 @@ pub async fn keep_up(handle: PrometheusHandle, stop: CancellationToken) -> anyho
 }
 
 /// Counters, and what they count.
-const COUNTERS: [(&str, &str); 15] = [
+const COUNTERS: [(&str, &str); 17] = [
     (
         "webhooks_received_total",
         "Total webhooks received by provider, verified ones only",
@@ -85,6 +85,14 @@ const COUNTERS: [(&str, &str); 15] = [
         "Total requests to providers' interfaces, by provider and outcome",
     ),
     ("dead_letters_total", "Total orders given up on, by provider"),
+    (
+        "lane_full_total",
+        "Total events given up because too many of their order wait already, by stage and provider",
+    ),
+    (
+        "events_left_total",
+        "Total events left to an instance of a newer version, and those behind them in their orders, by stage",
+    ),
     (
         "panics_total",
         "Total panics that were caught while an event was handled, by stage",

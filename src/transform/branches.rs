@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     database::{Database, query},
+    fault_injection,
     order::body::Place,
 };
 
@@ -148,7 +149,7 @@ impl Branches {
             };
             let succeeded = read.is_ok();
             let pause = match read {
-                Ok(()) => REFRESH_EVERY,
+                Ok(()) => fault_injection::time("branch_refresh", REFRESH_EVERY),
                 Err(error) => {
                     tracing::warn!(
                         error = format!("{error:#}"),

@@ -21,7 +21,10 @@ use webhook_hub::config::Environment;
 
 use super::wait::{PATIENCE, eventually};
 
+/// The binary that was built with the tests; another one, such as an older version's, where a variable or a setting of this
+/// name says so.
 const BINARY: &str = env!("CARGO_BIN_EXE_webhook-hub");
+const OTHER_BINARY: &str = "HUB_TEST_BINARY";
 /// How much of its log a failed test shows.
 const SHOWN_LINES: usize = 300;
 
@@ -48,7 +51,12 @@ impl Settings {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(BINARY);
+        let other = self
+            .0
+            .get(OTHER_BINARY)
+            .cloned()
+            .or_else(|| std::env::var(OTHER_BINARY).ok());
+        let mut command = Command::new(other.as_deref().unwrap_or(BINARY));
         command.args(args).env_clear().envs(&self.0).kill_on_drop(true);
         command
             .stdin(Stdio::null())

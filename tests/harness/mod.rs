@@ -172,7 +172,12 @@ impl World {
 
     /// Waits until a hub's health says that of the breaker, and returns what else it says of it.
     pub(crate) async fn breaker_becomes(&self, hub: &Hub, state: &str) -> Value {
-        eventually(&format!("the breaker is {state}"), PATIENCE, async || {
+        self.breaker_becomes_within(hub, state, PATIENCE).await
+    }
+
+    /// The same, with other patience.
+    pub(crate) async fn breaker_becomes_within(&self, hub: &Hub, state: &str, patience: Duration) -> Value {
+        eventually(&format!("the breaker is {state}"), patience, async || {
             let breaker = self.breaker(hub).await;
             if breaker["state"] == state {
                 Ok(breaker)

@@ -5,31 +5,25 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context as _, bail};
 use async_nats::{Client, HeaderMap, Subscriber};
 use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::connection::Connection;
+use crate::{fault_injection, journal::connection::Connection};
 
-/// Changes of one batch; each has two messages at most, and a batch has 1000.
-const MAX_BATCH: usize = 400;
+/// Changes of one batch, a message each; the server takes 1000.
+const MAX_BATCH: usize = 800;
 /// How long the acknowledgement of a batch may take: an fsync on a slow disk, many times over.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the end of a lane is remembered, so that its last revision can still be named by who makes it anew.
-const ENDED_TTL: &str = "60s";
-/// How long a bell may ring unheard; whoever comes later reads the lanes.
-const BELL_TTL: &str = "600s";
-
+const ENDED_TTL: Duration = Duration::from_secs(60);
 /// A lane that is to be written.
 pub(super) struct Change {
-    pub(super) lane: String,
+    pub(super) subject: String,
     /// Empty: the lane ends.
     pub(super) payload: Bytes,
     /// Revision that it replaces; 0: there is none.
     pub(super) replaces: u64,
-    /// Subjects of the schedule and of the bell, and when it rings.
-    pub(super) schedule: Option<(String, String, DateTime<Utc>)>,
     /// Gets the new revision.
     pub(super) done: oneshot::Sender<u64>,
 }
@@ -72,9 +66,9 @@ impl LaneWriter {
 }
 
 async fn write(client: &Client, inbox: &str, answers: &mut Subscriber, batch: Vec<Change>) -> anyhow::Result<()> {
-    let messages: Vec<_> = batch.iter().flat_map(messages).collect();
-    let (count, id) = (messages.len(), uuid::Uuid::new_v4().simple().to_string());
-    for (at, (subject, mut headers, payload)) in messages.into_iter().enumerate() {
+    let (count, id) = (batch.len(), uuid::Uuid::new_v4().simple().to_string());
+    for (at, change) in batch.iter().enumerate() {
+        let (subject, mut headers, payload) = message(change);
         let is_last = at + 1 == count;
         if count > 1 {
             headers.insert("Nats-Batch-Id", id.as_str());
@@ -99,34 +93,20 @@ async fn write(client: &Client, inbox: &str, answers: &mut Subscriber, batch: Ve
     if let Some(error) = ack.error {
         bail!("lanes not written: {error}");
     }
-    let mut revision = (ack.seq + 1).saturating_sub(count as u64);
-    for change in batch {
-        let size = 1 + u64::from(change.schedule.is_some());
+    let first = (ack.seq + 1).saturating_sub(count as u64);
+    for (change, revision) in batch.into_iter().zip(first..) {
         // Whoever gave up waiting has given up its lease, too.
         let _ = change.done.send(revision);
-        revision += size;
     }
     Ok(())
 }
 
-/// The messages of a change: the lane, then its schedule.
-fn messages(change: &Change) -> impl Iterator<Item = (String, HeaderMap, Bytes)> {
+fn message(change: &Change) -> (String, HeaderMap, Bytes) {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Expected-Last-Subject-Sequence", change.replaces.to_string());
     if change.payload.is_empty() {
-        headers.insert("Nats-TTL", ENDED_TTL);
+        let ttl = fault_injection::time("ended_lane", ENDED_TTL);
+        headers.insert("Nats-TTL", format!("{}s", ttl.as_secs()));
     }
-    let lane = (change.lane.clone(), headers, change.payload.clone());
-    let schedule = change.schedule.as_ref().map(|(subject, bell, at)| {
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            "Nats-Schedule",
-            format!("@at {}", at.to_rfc3339_opts(SecondsFormat::Millis, true)),
-        );
-        headers.insert("Nats-Schedule-Target", bell.as_str());
-        headers.insert("Nats-Schedule-TTL", BELL_TTL);
-        // What the bell says: which due time it rings for.
-        (subject.clone(), headers, Bytes::from(at.timestamp_millis().to_string()))
-    });
-    std::iter::once(lane).chain(schedule)
+    (change.subject.clone(), headers, change.payload.clone())
 }

@@ -8,17 +8,18 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use anyhow::Context as _;
 use async_nats::jetstream::Message;
 use chrono::Utc;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     PAUSE_AFTER_TROUBLE, Stage, Worker,
-    given_up::panicked,
+    given_up::{panicked, without_room},
     held::{Done, Item, Task, Work},
+    shares::{Kind, Shares},
     tenure::Tenure,
     turn::{Asking, Turn},
     unreadable::gone,
@@ -27,17 +28,14 @@ use crate::{
     event::{EventId, EventType, NewEvent, Recorded, outcome::RetryRequested},
     fault_injection::{self, crash_stage_at},
     journal::{
-        codec::OrderKey,
-        lanes::{self, Bell, Lane, Lanes},
+        codec::{CodecError, OrderKey},
+        lanes::{self, Lane, Lanes},
         lease::Validity,
-        read::event_at,
+        read::{decoded_at, event_at},
         settle::{Parking, Settlement, settle},
     },
     telemetry::panics,
 };
-
-/// How often an event looks whether its full lane has room.
-const FULL_LANE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What all tasks stand on.
 pub(super) struct Ground {
@@ -52,6 +50,10 @@ pub(super) struct Ground {
     pub(super) ended: Mutex<HashSet<EventId>>,
     /// The stage was handed over: what is under way is recorded, and nothing else is done.
     pub(super) handed_over: AtomicBool,
+    /// The hub goes down, or the work begins anew after trouble: nothing is begun any more, and what was begun is recorded.
+    pub(super) halt: CancellationToken,
+    /// Whose turn it is where the stage lets few through.
+    pub(super) shares: Shares,
     /// Too much is held for an event to wait in memory.
     pub(super) crowded: AtomicBool,
 }
@@ -83,6 +85,8 @@ enum Attempted {
     Parked(u32, Parking),
     /// The hub goes down; whoever comes next takes it up.
     Stopped,
+    /// It is about an event of a newer version, and an instance of that version takes it up.
+    Left,
 }
 
 /// What is to be done for an event of the log.
@@ -93,25 +97,27 @@ enum Order {
     NotOurs,
     /// It asks for something that is not on the log any more.
     Gone(u64),
+    /// It asks for an event of a newer version.
+    Left,
 }
 
 impl<S: Stage> Worker<S> {
     pub(super) async fn settle(&self, task: Task, ground: &Ground) -> anyhow::Result<Done> {
-        let done = Done::of(&task);
+        let mut done = Done::of(&task);
         match task.work {
             Work::Event(item) => {
                 let sequence = item.event.sequence;
-                if self.settle_event(task.key, *item, ground).await? {
+                if self.settle_event(task.key, *item, ground, &mut done).await? {
                     ground.settle(sequence);
                 }
             }
-            Work::Due(bell) => self.settle_lane(task.key, bell, ground).await?,
+            Work::Due => self.settle_lane(task.key, ground, &mut done).await?,
         }
         Ok(done)
     }
 
     /// False where the hub goes down before it is settled.
-    async fn settle_event(&self, key: OrderKey, item: Item, ground: &Ground) -> anyhow::Result<bool> {
+    async fn settle_event(&self, key: OrderKey, item: Item, ground: &Ground, done: &mut Done) -> anyhow::Result<bool> {
         let Item {
             event: recorded,
             requests,
@@ -125,12 +131,15 @@ impl<S: Stage> Worker<S> {
         if let Some(lanes) = &ground.lanes
             && lanes.is_open(key)
         {
-            let Some(released) = self.join(lanes, key, &recorded).await? else {
+            let joined = join::<S>(lanes, key, &recorded).await?;
+            if let Joined::Full(waiting) = joined
+                && !self.record_without_room(&recorded, requests, waiting, ground).await?
+            {
                 return Ok(false);
-            };
+            }
             acknowledge(message.as_ref()).await?;
-            if released {
-                self.settle_lane(key, None, ground).await?;
+            if let Joined::Leads = joined {
+                self.settle_lane(key, ground, done).await?;
             }
             return Ok(true);
         }
@@ -138,10 +147,10 @@ impl<S: Stage> Worker<S> {
         let provider = recorded.envelope.provider.to_string();
         let attempted = match (parked, &ground.lanes) {
             (Some(parking), Some(_)) if parking.until > Utc::now() => Attempted::Parked(requests, parking),
-            _ => self.attempt(recorded, requests, ground).await?,
+            _ => self.attempt(recorded, requests, Kind::Event, ground).await?,
         };
         match attempted {
-            Attempted::Stopped => return Ok(false),
+            Attempted::Stopped | Attempted::Left => return Ok(false),
             Attempted::Ended => {}
             Attempted::Parked(requests, parking) => {
                 let lane = Lane {
@@ -152,7 +161,7 @@ impl<S: Stage> Worker<S> {
                     waiting: Vec::new(),
                     for_creation: parking.for_creation,
                 };
-                self.lanes(ground)?.put(key, &lane, true).await?;
+                self.lanes(ground)?.put(key, &lane).await?;
                 crash_stage_at(S::NAME, "after_lane");
             }
         }
@@ -160,42 +169,41 @@ impl<S: Stage> Worker<S> {
         Ok(true)
     }
 
-    /// Lets an event wait in its order's lane. Whether the lane is to be worked on at once; none where the hub goes down
-    /// before there was room.
-    async fn join(&self, lanes: &Lanes, key: OrderKey, event: &Recorded) -> anyhow::Result<Option<bool>> {
-        loop {
-            let mut lane = lanes.get(key).await?.context("a lane ended while an event joined it")?;
-            if lane.holds(event.sequence) {
-                return Ok(Some(false));
-            }
-            if lane.for_creation && S::creates(event) {
-                // What waited for this one follows it.
-                lanes.put(key, &lane.led_by(event.sequence, Utc::now()), false).await?;
-                return Ok(Some(true));
-            }
-            if lane.waiting.len() < lanes::MAX_WAITING {
-                lane.waiting.push((event.sequence, 0));
-                lanes.put(key, &lane, false).await?;
-                return Ok(Some(false));
-            }
-            tokio::select! {
-                () = self.stop.cancelled() => return Ok(None),
-                () = tokio::time::sleep(FULL_LANE_PAUSE) => {}
-            }
+    /// Records that an event finds no room in its order's lane. False where the hub goes down before it is recorded.
+    async fn record_without_room(
+        &self,
+        recorded: &Recorded,
+        requests: u32,
+        waiting: usize,
+        ground: &Ground,
+    ) -> anyhow::Result<bool> {
+        if S::only_wakes(recorded.envelope.event_type) {
+            return Ok(true);
         }
+        let end = match self.order(recorded.clone()).await? {
+            Order::Handle(event) => without_room::<S>(&event, requests, waiting),
+            Order::NotOurs => return Ok(true),
+            Order::Left => return Ok(false),
+            Order::Gone(sequence) => gone(recorded, S::NAME, sequence),
+        };
+        Ok(self.record(&ground.tenure, recorded.sequence, vec![end]).await)
     }
 
     /// Works on a lane for as long as what is in it is due.
-    async fn settle_lane(&self, key: OrderKey, bell: Option<Bell>, ground: &Ground) -> anyhow::Result<()> {
+    async fn settle_lane(&self, key: OrderKey, ground: &Ground, done: &mut Done) -> anyhow::Result<()> {
         let lanes = self.lanes(ground)?;
-        // None: the bell of one that has ended.
+        // None: it has ended since it was found to be due.
         while let Some(mut lane) = lanes.get(key).await? {
-            if !lane.is_due(Utc::now(), bell) {
+            if !lane.is_due(Utc::now()) {
                 return Ok(());
             }
             let head = lane.head;
             match self.attempt_head(&lane, ground).await? {
                 Attempted::Stopped => return Ok(()),
+                Attempted::Left => {
+                    done.left = true;
+                    return Ok(());
+                }
                 // The lane belongs to the next instance, which finds on the log what ended.
                 _ if ground.handed_over.load(Ordering::Relaxed) => return Ok(()),
                 Attempted::Parked(requests, parking) => {
@@ -212,16 +220,16 @@ impl<S: Stage> Worker<S> {
                         None
                     };
                     match passed {
-                        Some(at) => lanes.put(key, &lane.led_by_waiting(at, Utc::now()), false).await?,
+                        Some(at) => lanes.put(key, &lane.led_by_waiting(at, Utc::now())).await?,
                         None => {
-                            lanes.put(key, &lane, true).await?;
+                            lanes.put(key, &lane).await?;
                             ground.settle(head);
                             return Ok(());
                         }
                     }
                 }
                 Attempted::Ended => match lane.advance(Utc::now()) {
-                    Some(lane) => lanes.put(key, &lane, false).await?,
+                    Some(lane) => lanes.put(key, &lane).await?,
                     None => lanes.end(key).await?,
                 },
             }
@@ -243,19 +251,37 @@ impl<S: Stage> Worker<S> {
     }
 
     async fn attempt_head(&self, lane: &Lane, ground: &Ground) -> anyhow::Result<Attempted> {
-        let Some(recorded) = event_at(self.journal.connection(), lane.head).await? else {
-            tracing::error!(
-                stage = S::NAME,
-                sequence = lane.head,
-                "an event that waited is not on the log any more; its order goes on without it"
-            );
-            return Ok(Attempted::Ended);
+        let recorded = match decoded_at(self.journal.connection(), lane.head).await? {
+            Some(Ok(recorded)) => recorded,
+            Some(Err(CodecError::Newer(newer))) => {
+                tracing::error!(
+                    stage = S::NAME,
+                    sequence = lane.head,
+                    what = newer.what,
+                    "an order that is parked waits for an instance of a newer version"
+                );
+                return Ok(Attempted::Left);
+            }
+            Some(Err(_)) | None => {
+                tracing::error!(
+                    stage = S::NAME,
+                    sequence = lane.head,
+                    "an event that waited is not on the log any more; its order goes on without it"
+                );
+                return Ok(Attempted::Ended);
+            }
         };
-        self.attempt(recorded, lane.requests, ground).await
+        self.attempt(recorded, lane.requests, Kind::Lane, ground).await
     }
 
     /// Handles an event until it ended, or is to be parked; what follows is recorded.
-    async fn attempt(&self, recorded: Recorded, mut requests: u32, ground: &Ground) -> anyhow::Result<Attempted> {
+    async fn attempt(
+        &self,
+        recorded: Recorded,
+        mut requests: u32,
+        kind: Kind,
+        ground: &Ground,
+    ) -> anyhow::Result<Attempted> {
         if ground.has_ended(recorded.envelope.id) {
             return Ok(Attempted::Ended);
         }
@@ -263,6 +289,7 @@ impl<S: Stage> Worker<S> {
         let event = match self.order(recorded.clone()).await? {
             Order::Handle(event) => event,
             Order::NotOurs => return Ok(Attempted::Ended),
+            Order::Left => return Ok(Attempted::Left),
             Order::Gone(sequence) => {
                 let gone = vec![gone(&recorded, S::NAME, sequence)];
                 return self.record_end(ground, about, gone).await;
@@ -271,14 +298,14 @@ impl<S: Stage> Worker<S> {
         loop {
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Ok(Attempted::Stopped),
-                () = self.stage.ready() => {}
+                () = ground.halt.cancelled() => return Ok(Attempted::Stopped),
+                () = ground.shares.wait(kind, self.stage.ready()) => {}
             }
             // Whoever stood still for longer than its lease must not act as if nothing had happened.
             if !ground.lease.holds() {
                 anyhow::bail!("the lease ran out");
             }
-            let turn = Turn::of(about, &ground.lease, &self.stop, &ground.asking);
+            let turn = Turn::of(about, &ground.lease, &ground.halt, &ground.asking);
             let handled = turn.run(panics::catch(S::NAME, async {
                 fault_injection::panic_at(S::NAME, &event.envelope.external_order_id);
                 self.stage.handle(&event, requests + 1).await
@@ -286,7 +313,7 @@ impl<S: Stage> Worker<S> {
             let Some(handled) = handled.await else {
                 return Ok(Attempted::Stopped);
             };
-            if turn.was_refused() && self.stop.is_cancelled() {
+            if turn.was_refused() && ground.halt.is_cancelled() {
                 return Ok(Attempted::Stopped);
             }
             // An outcome is one, whoever finds it; that it failed is for the instance to say whose turn it is.
@@ -304,7 +331,7 @@ impl<S: Stage> Worker<S> {
                     ground.tenure.progress(|progress| progress.attempted(about, requests));
                     drop(turn);
                     tokio::select! {
-                        () = self.stop.cancelled() => return Ok(Attempted::Stopped),
+                        () = ground.halt.cancelled() => return Ok(Attempted::Stopped),
                         () = tokio::time::sleep(pause) => {}
                     }
                 }
@@ -316,7 +343,7 @@ impl<S: Stage> Worker<S> {
                     return Ok(Attempted::Parked(requests + 1, parking));
                 }
                 Settlement::Pause(pause) => tokio::select! {
-                    () = self.stop.cancelled() => return Ok(Attempted::Stopped),
+                    () = ground.halt.cancelled() => return Ok(Attempted::Stopped),
                     () = tokio::time::sleep(pause) => {}
                 },
                 Settlement::Defer(parking) => return Ok(Attempted::Parked(requests, parking)),
@@ -333,16 +360,15 @@ impl<S: Stage> Worker<S> {
         let Some(request) = retry_request(&recorded).filter(|request| request.stage == S::NAME) else {
             return Ok(Order::NotOurs);
         };
-        let original = event_at(self.journal.connection(), request.sequence).await?;
-        Ok(
-            match original.filter(|event| S::TAKES.contains(&event.envelope.event_type)) {
-                Some(original) => Order::Handle(Box::new(Recorded {
-                    run: Some(recorded.envelope.id),
-                    ..original
-                })),
-                None => Order::Gone(request.sequence),
-            },
-        )
+        let original = match decoded_at(self.journal.connection(), request.sequence).await? {
+            Some(Err(CodecError::Newer(_))) => return Ok(Order::Left),
+            Some(Ok(event)) if S::TAKES.contains(&event.envelope.event_type) => event,
+            _ => return Ok(Order::Gone(request.sequence)),
+        };
+        Ok(Order::Handle(Box::new(Recorded {
+            run: Some(recorded.envelope.id),
+            ..original
+        })))
     }
 
     async fn record_end(&self, ground: &Ground, about: u64, events: Vec<NewEvent>) -> anyhow::Result<Attempted> {
@@ -384,6 +410,34 @@ impl<S: Stage> Worker<S> {
 
 fn retry_request(event: &Recorded) -> Option<RetryRequested> {
     serde_json::from_slice(&event.payload).ok()
+}
+
+/// How an event joined the lane of its order.
+enum Joined {
+    /// It waits there.
+    Waits,
+    /// What waited for it follows it, and the lane is to be worked on at once.
+    Leads,
+    /// It did not: so many wait already.
+    Full(usize),
+}
+
+/// Lets an event wait in its order's lane.
+async fn join<S: Stage>(lanes: &Lanes, key: OrderKey, event: &Recorded) -> anyhow::Result<Joined> {
+    let mut lane = lanes.get(key).await?.context("a lane ended while an event joined it")?;
+    if lane.holds(event.sequence) {
+        return Ok(Joined::Waits);
+    }
+    if lane.for_creation && S::creates(event) {
+        lanes.put(key, &lane.led_by(event.sequence, Utc::now())).await?;
+        return Ok(Joined::Leads);
+    }
+    if lane.waiting.len() >= lanes::MAX_WAITING {
+        return Ok(Joined::Full(lane.waiting.len()));
+    }
+    lane.waiting.push((event.sequence, 0));
+    lanes.put(key, &lane).await?;
+    Ok(Joined::Waits)
 }
 
 /// Whether an event is for this stage: what it takes, or a request to take such a one up again. A request that cannot be

@@ -49,6 +49,21 @@ pub(super) fn panicked<S: Stage>(event: &Recorded, requests: u32, panicked: &Pan
     )
 }
 
+/// Gives up an event that finds no room in its order's lane. It is not to wait for room, for it may hold the very turn in
+/// which room would be made.
+pub(super) fn without_room<S: Stage>(event: &Recorded, requests: u32, waiting: usize) -> NewEvent {
+    let provider = event.envelope.provider.to_string();
+    metrics::counter!("lane_full_total", "stage" => S::NAME, "provider" => provider).increment(1);
+    let message = format!(
+        "{waiting} events of this order wait already, behind one that is tried again; retry the dead letter when that one is done"
+    );
+    given_up_by_the_runner::<S>(
+        event,
+        requests,
+        ErrorReport::new(ErrorType::Temporary, "LANE_FULL", message),
+    )
+}
+
 /// As [`give_up`], where the stage itself had no say and so has not counted it.
 fn given_up_by_the_runner<S: Stage>(event: &Recorded, requests: u32, error: ErrorReport) -> NewEvent {
     if !event.envelope.event_type.is_for_provider() {

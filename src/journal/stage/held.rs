@@ -1,12 +1,12 @@
 //! The work that an instance holds: for each order what waits, and what is ready to be worked on.
 
-use std::collections::{HashMap, HashSet, VecDeque, hash_map::Entry};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use async_nats::jetstream::Message;
 
 use crate::{
     event::Recorded,
-    journal::{codec::OrderKey, lanes::Bell, settle::Parking},
+    journal::{codec::OrderKey, settle::Parking},
 };
 
 /// Events and lanes that are held at a time, waiting or at work. The consumers' `max_ack_pending` is many times that: what
@@ -34,15 +34,15 @@ pub(super) struct Item {
 pub(super) enum Work {
     /// An event that came from the consumer, or was left open.
     Event(Box<Item>),
-    /// Its lane is due, or was found to be.
-    Due(Option<Bell>),
+    /// Its lane is due.
+    Due,
 }
 
 impl Work {
     fn bytes(&self) -> usize {
         match self {
             Self::Event(item) => item.event.payload.len(),
-            Self::Due(_) => 0,
+            Self::Due => 0,
         }
     }
 }
@@ -55,10 +55,12 @@ pub(super) struct Task {
 
 /// How a task ended.
 pub(super) struct Done {
-    key: OrderKey,
+    pub(super) key: OrderKey,
     /// The event's sequence; none for a lane.
     sequence: Option<u64>,
     bytes: usize,
+    /// At the head of the lane is an event of a newer version: it is not taken up again by this instance.
+    pub(super) left: bool,
 }
 
 impl Done {
@@ -67,10 +69,16 @@ impl Done {
             key: task.key,
             sequence: match &task.work {
                 Work::Event(item) => Some(item.event.sequence),
-                Work::Due(_) => None,
+                Work::Due => None,
             },
             bytes: task.work.bytes(),
+            left: false,
         }
+    }
+
+    /// Whether it was a lane's, which may be taken up again.
+    pub(super) fn is_released(&self) -> bool {
+        self.sequence.is_none() && !self.left
     }
 }
 
@@ -80,21 +88,18 @@ pub(super) struct Held {
     orders: HashMap<OrderKey, VecDeque<Work>>,
     ready: VecDeque<Task>,
     sequences: HashSet<u64>,
-    /// Lanes that are at work or have their turn to come, and a bell that has rung meanwhile.
-    due: HashMap<OrderKey, Option<Bell>>,
-    /// Lanes that were due when the stage was taken over, the earliest first.
-    overdue: VecDeque<OrderKey>,
+    /// Lanes that are at work or have their turn to come.
+    due: HashSet<OrderKey>,
     bytes: usize,
 }
 
 impl Held {
-    pub(super) fn new(overdue: VecDeque<OrderKey>) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             orders: HashMap::new(),
             ready: VecDeque::new(),
             sequences: HashSet::new(),
-            due: HashMap::new(),
-            overdue,
+            due: HashSet::new(),
             bytes: 0,
         }
     }
@@ -105,6 +110,11 @@ impl Held {
 
     pub(super) fn has_room(&self) -> bool {
         self.count() < MAX_HELD && self.bytes < MAX_HELD_BYTES
+    }
+
+    /// Whether an event is held, at work or waiting.
+    pub(super) fn has_events(&self) -> bool {
+        !self.sequences.is_empty()
     }
 
     pub(super) fn has_room_for_lanes(&self) -> bool {
@@ -141,15 +151,10 @@ impl Held {
         self.enqueue(key, Work::Event(Box::new(item)));
     }
 
-    /// A bell has rung, or a lane was found to be due.
-    pub(super) fn push_due(&mut self, key: OrderKey, bell: Option<Bell>) {
-        match self.due.entry(key) {
-            // It may be the one of the next due time, where the server's clock is ahead of ours.
-            Entry::Occupied(mut at_work) => *at_work.get_mut() = bell,
-            Entry::Vacant(new) => {
-                new.insert(None);
-                self.enqueue(key, Work::Due(bell));
-            }
+    /// A lane is due.
+    pub(super) fn push_due(&mut self, key: OrderKey) {
+        if self.due.insert(key) {
+            self.enqueue(key, Work::Due);
         }
     }
 
@@ -164,28 +169,17 @@ impl Held {
     }
 
     pub(super) fn next(&mut self) -> Option<Task> {
-        while self.has_room_for_lanes()
-            && let Some(key) = self.overdue.pop_front()
-        {
-            self.push_due(key, None);
-        }
         self.ready.pop_front()
     }
 
     /// Lets the next of the order have its turn.
     pub(super) fn finish(&mut self, done: Done) {
-        let rung = match done.sequence {
-            Some(sequence) => {
-                self.sequences.remove(&sequence);
-                None
-            }
-            None => self.due.remove(&done.key).flatten(),
+        match done.sequence {
+            Some(sequence) => self.sequences.remove(&sequence),
+            None => self.due.remove(&done.key),
         };
         self.bytes -= done.bytes;
         self.release(done.key);
-        if rung.is_some() {
-            self.push_due(done.key, rung);
-        }
     }
 }
 
@@ -228,7 +222,7 @@ mod tests {
     }
 
     fn none() -> Held {
-        Held::new(VecDeque::new())
+        Held::new()
     }
 
     #[test]
@@ -259,16 +253,18 @@ mod tests {
 
     #[test]
     fn lanes_that_are_due_leave_room_for_new_orders() {
-        let keys = (0..600).map(|number| OrderKey::new("careem", &format!("CR-{number}")));
-        let mut held = Held::new(keys.collect());
+        let mut keys = (0..600).map(|number| OrderKey::new("careem", &format!("CR-{number}")));
+        let mut held = none();
+        while held.has_room_for_lanes() {
+            held.push_due(keys.next().unwrap());
+        }
         let mut at_work: Vec<_> = std::iter::from_fn(|| held.next()).collect();
         assert_eq!(at_work.len(), 512);
-        assert!(held.has_room() && !held.has_room_for_lanes());
-        held.finish(Done::of(&at_work.remove(0)));
-        assert!(
-            held.next().is_some() && held.next().is_none(),
-            "the next one takes its place"
-        );
+        assert!(held.has_room() && !held.has_events());
+        let done = Done::of(&at_work.remove(0));
+        assert!(done.is_released());
+        held.finish(done);
+        assert!(held.has_room_for_lanes(), "the next one takes its place");
     }
 
     #[test]
@@ -277,7 +273,7 @@ mod tests {
         let key = OrderKey::new("careem", "CR-1");
         held.hold_back(key);
         held.push(item(1, "CR-1", 1));
-        held.push_due(key, None);
+        held.push_due(key);
         held.push(item(2, "CR-2", 1));
         let other = held.next().unwrap();
         assert!(other.key == OrderKey::new("careem", "CR-2") && held.next().is_none());
@@ -285,7 +281,7 @@ mod tests {
         let first = held.next().unwrap();
         assert!(first.key == key && held.next().is_none());
         held.finish(Done::of(&first));
-        assert!(matches!(held.next().unwrap().work, Work::Due(None)));
+        assert!(matches!(held.next().unwrap().work, Work::Due));
         held.hold_back(OrderKey::new("careem", "CR-3"));
         held.release(OrderKey::new("careem", "CR-3"));
         held.push(item(3, "CR-3", 1));

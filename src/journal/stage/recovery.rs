@@ -9,7 +9,7 @@
 //! What is parked is in the lanes. Where those are not whole (`LANES` was lost, or emptied) the whole log is read, and a
 //! lane made for every order that has an event without an outcome.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque, btree_map, hash_map};
+use std::collections::{BTreeMap, HashMap, HashSet, btree_map, hash_map};
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer;
@@ -28,7 +28,7 @@ use super::{
 use crate::{
     event::{EventId, Recorded},
     journal::{
-        codec::OrderKey,
+        codec::{self, CodecError, Newer, OrderKey},
         connection::Connection,
         lanes::{Lane, Lanes, Read},
         lease::note::Floor,
@@ -52,8 +52,8 @@ pub(super) struct Unsettled {
     pub(super) open: Vec<Item>,
     /// The consumer's number of the last message that it handed to anybody.
     pub(super) handed_out: u64,
-    /// Lanes that are due, the earliest first.
-    pub(super) overdue: VecDeque<OrderKey>,
+    /// Events of a newer version that were handed out.
+    pub(super) left: Vec<(u64, Newer)>,
     /// Events in lanes that have an outcome, though their lane does not say so.
     pub(super) ended: HashSet<EventId>,
     /// Events that another instance is still asking about, and their orders.
@@ -119,7 +119,7 @@ pub(super) async fn read<S: Stage>(
         }
         take_lanes(connection, lanes, read, has_floor, &mut found, &mut unsettled).await?;
     }
-    let mut progress = reading.progress(&found, &info.config).await?;
+    let mut progress = reading.progress(&found, &info.config, &mut unsettled.left).await?;
     for open in found.open.into_values() {
         let Some(event) = open.event else { continue };
         if busy.contains(&event.sequence) {
@@ -233,8 +233,13 @@ impl Reading<'_> {
         Ok(ended)
     }
 
-    /// How far the stage is after all that was found.
-    async fn progress(&self, found: &Found, consumer: &consumer::Config) -> anyhow::Result<Progress> {
+    /// How far the stage is after all that was found; what is of a newer version is noted in `left`.
+    async fn progress(
+        &self,
+        found: &Found,
+        consumer: &consumer::Config,
+        left: &mut Vec<(u64, Newer)>,
+    ) -> anyhow::Result<Progress> {
         let newest = message_at(self.connection, self.log.last).await?;
         let mut open: Vec<_> = found
             .open
@@ -245,8 +250,12 @@ impl Reading<'_> {
         for sequence in &found.unreadable {
             let message = message_at(self.connection, *sequence).await?;
             // It comes again, and is looked at then.
-            if message.is_some_and(|message| is_taken(consumer, &message.subject)) {
-                open.push((*sequence, 0));
+            let Some(message) = message.filter(|message| is_taken(consumer, &message.subject)) else {
+                continue;
+            };
+            open.push((*sequence, 0));
+            if let Err(CodecError::Newer(newer)) = codec::decode(Some(&message.headers), message.payload, *sequence) {
+                left.push((*sequence, newer));
             }
         }
         Ok(Progress::of(Floor {
@@ -270,15 +279,10 @@ async fn take_lanes(
     unsettled: &mut Unsettled,
 ) -> anyhow::Result<()> {
     let now = Utc::now();
-    let mut due: Vec<_> = read
-        .lanes
-        .iter()
-        .filter(|(_, lane)| lane.is_due(now, None))
-        .map(|(key, lane)| (lane.due_at, *key))
-        .collect();
-    due.sort_unstable();
-    if let Some((first, _)) = due.first().filter(|_| !ended_is_known) {
-        unsettled.ended = ended_since(connection, *first - CLOCK_DIFFERENCE).await?;
+    // Also of lanes that are not due yet by this clock: they were due by that of the instance before, where it was ahead.
+    let first = read.lanes.iter().map(|(_, lane)| lane.due_at).min();
+    if let Some(first) = first.filter(|_| !ended_is_known) {
+        unsettled.ended = ended_since(connection, first - CLOCK_DIFFERENCE).await?;
     }
     let parked: HashSet<u64> = read.lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect();
     found.open.retain(|_, open| !parked.contains(&open.sequence));
@@ -287,19 +291,11 @@ async fn take_lanes(
         if !lost.is_empty() {
             tracing::warn!(orders = lost.len(), "lanes made again from the log");
         }
-        due.extend(
-            lost.iter()
-                .filter(|(_, lane)| lane.is_due(now, None))
-                .map(|(key, lane)| (lane.due_at, *key)),
-        );
         stream::iter(lost.iter().map(Ok))
-            .try_for_each_concurrent(LANES_AT_ONCE, |(key, lane)| {
-                lanes.put(*key, lane, !lane.is_due(now, None))
-            })
+            .try_for_each_concurrent(LANES_AT_ONCE, |(key, lane)| lanes.put(*key, lane))
             .await?;
         lanes.mark_whole().await?;
     }
-    unsettled.overdue = due.into_iter().map(|(_, key)| key).collect();
     Ok(())
 }
 

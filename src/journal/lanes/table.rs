@@ -1,0 +1,196 @@
+//! Which lanes are open, and which of them is due next. In memory, no I/O.
+
+use std::collections::{BTreeSet, HashMap};
+
+use chrono::{DateTime, Utc};
+
+use crate::journal::codec::OrderKey;
+
+/// A lane that is open.
+#[derive(Debug, Clone)]
+pub(super) struct Open {
+    /// The sequence of its message, which the next write names.
+    pub(super) revision: u64,
+    pub(super) provider: String,
+    /// When it is due, in milliseconds since 1970, by the clock of the hub that wrote it.
+    due_at: i64,
+    /// Somebody works on it, so it is not in the queue.
+    taken: bool,
+}
+
+impl Open {
+    pub(super) fn new(revision: u64, provider: &str, due_at: DateTime<Utc>) -> Self {
+        Self {
+            revision,
+            provider: provider.to_owned(),
+            due_at: due_at.timestamp_millis(),
+            taken: false,
+        }
+    }
+}
+
+/// The open lanes of a stage: some 150 bytes each, so 100,000 parked orders take 15 MB.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    open: HashMap<OrderKey, Open>,
+    /// Those that nobody works on, the earliest first.
+    queue: BTreeSet<(i64, OrderKey)>,
+}
+
+impl Table {
+    pub(super) fn get(&self, key: OrderKey) -> Option<&Open> {
+        self.open.get(&key)
+    }
+
+    pub(super) fn lanes(&self) -> impl Iterator<Item = &Open> {
+        self.open.values()
+    }
+
+    /// Notes how a lane was written. One that somebody works on is queued when that one is done ([`Self::release`]).
+    pub(super) fn put(&mut self, key: OrderKey, mut lane: Open) {
+        if let Some(before) = self.open.get(&key) {
+            lane.taken = before.taken;
+            self.queue.remove(&(before.due_at, key));
+        }
+        if !lane.taken {
+            self.queue.insert((lane.due_at, key));
+        }
+        self.open.insert(key, lane);
+    }
+
+    pub(super) fn remove(&mut self, key: OrderKey) {
+        if let Some(lane) = self.open.remove(&key) {
+            self.queue.remove(&(lane.due_at, key));
+        }
+    }
+
+    /// The lane that is due first, where one is due by then; whoever takes it gives it back by [`Self::release`].
+    pub(super) fn take_due(&mut self, by: DateTime<Utc>) -> Option<OrderKey> {
+        let (due_at, key) = *self.queue.first()?;
+        if due_at > by.timestamp_millis() {
+            return None;
+        }
+        self.queue.pop_first();
+        if let Some(lane) = self.open.get_mut(&key) {
+            lane.taken = true;
+        }
+        Some(key)
+    }
+
+    /// Nobody works on it any more: where it is still open it is queued again, by the time at which it is due now.
+    pub(super) fn release(&mut self, key: OrderKey) {
+        if let Some(lane) = self.open.get_mut(&key)
+            && std::mem::take(&mut lane.taken)
+        {
+            self.queue.insert((lane.due_at, key));
+        }
+    }
+
+    /// When the first of those that nobody works on is due.
+    pub(super) fn first_due(&self) -> Option<DateTime<Utc>> {
+        let (due_at, _) = self.queue.first()?;
+        DateTime::from_timestamp_millis(*due_at)
+    }
+
+    /// How many are due by then, and not worked on; counted up to `most`.
+    pub(super) fn due_by(&self, by: DateTime<Utc>, most: usize) -> usize {
+        let by = by.timestamp_millis();
+        self.queue
+            .iter()
+            .take(most)
+            .take_while(|(due_at, _)| *due_at <= by)
+            .count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use chrono::TimeDelta;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(second)
+    }
+
+    fn key(number: u8) -> OrderKey {
+        OrderKey::new("careem", &number.to_string())
+    }
+
+    #[test]
+    fn a_lane_that_is_worked_on_is_not_due_until_it_is_released() {
+        let mut table = Table::default();
+        table.put(key(1), Open::new(1, "careem", at(5)));
+        table.put(key(2), Open::new(2, "careem", at(3)));
+        assert_eq!((table.take_due(at(2)), table.first_due()), (None, Some(at(3))));
+        assert_eq!(table.take_due(at(9)), Some(key(2)));
+        // It is written while it is worked on, as often as that takes.
+        table.put(key(2), Open::new(3, "careem", at(4)));
+        assert_eq!((table.take_due(at(9)), table.take_due(at(9))), (Some(key(1)), None));
+        table.release(key(2));
+        table.release(key(2));
+        assert_eq!((table.take_due(at(9)), table.take_due(at(9))), (Some(key(2)), None));
+        table.remove(key(2));
+        table.release(key(2));
+        assert_eq!((table.take_due(at(9)), table.first_due()), (None, None));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Put(u8, i64),
+        Remove(u8),
+        Take(i64),
+        Release(u8),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0u8..6, 0i64..10).prop_map(|(lane, due)| Step::Put(lane, due)),
+            (0u8..6).prop_map(Step::Remove),
+            (0i64..10).prop_map(Step::Take),
+            (0u8..6).prop_map(Step::Release),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens to lanes, each that is open and not worked on is taken up when it is due, the earliest first.
+        #[test]
+        fn no_lane_is_forgotten(steps in prop::collection::vec(step(), 0..60)) {
+            let mut table = Table::default();
+            // Due time, and whether somebody works on it.
+            let mut model: HashMap<u8, (i64, bool)> = HashMap::new();
+            for step in steps {
+                match step {
+                    Step::Put(lane, due) => {
+                        table.put(key(lane), Open::new(1, "careem", at(due)));
+                        let taken = model.get(&lane).is_some_and(|(_, taken)| *taken);
+                        model.insert(lane, (due, taken));
+                    }
+                    Step::Remove(lane) => {
+                        table.remove(key(lane));
+                        model.remove(&lane);
+                    }
+                    Step::Take(by) => {
+                        let waiting = model.iter().filter(|(_, (_, taken))| !taken);
+                        let first = waiting.map(|(_, (due, _))| *due).min().filter(|due| *due <= by);
+                        let taken = table.take_due(at(by));
+                        prop_assert_eq!(taken.is_some(), first.is_some());
+                        if let Some((_, (due, taken))) = model.iter_mut().find(|(lane, _)| Some(key(**lane)) == taken) {
+                            prop_assert_eq!((Some(*due), *taken), (first, false));
+                            *taken = true;
+                        }
+                    }
+                    Step::Release(lane) => {
+                        table.release(key(lane));
+                        model.entry(lane).and_modify(|(_, taken)| *taken = false);
+                    }
+                }
+            }
+            let left = std::iter::from_fn(|| table.take_due(at(10))).count();
+            prop_assert_eq!(left, model.values().filter(|(_, taken)| !taken).count());
+        }
+    }
+}

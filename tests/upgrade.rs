@@ -1,0 +1,130 @@
+//! An older version and this one, on one log, in both orders of upgrade, under load: `make upgrade FROM=<commit>` builds the
+//! older one and names its program in `HUB_OLD_BINARY`. Without that variable there is nothing to test.
+
+use std::{path::PathBuf, time::Duration};
+
+use webhook_hub::event::EventType;
+
+use crate::harness::{
+    PARTITIONS, World,
+    at_end::Ends,
+    backend::Answer,
+    hub::{Hub, Settings, run},
+    ids,
+    load::Load,
+    port::Port,
+};
+
+/// Webhooks that are accepted between two changes of the fleet.
+const BETWEEN: usize = 150;
+/// Orders that are parked when the fleet changes.
+const PARKED: usize = 5;
+/// Longer than elsewhere: what an instance held when it was told to stop is handed out again after the consumer's wait.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Which version an instance is.
+#[derive(Debug, Clone, Copy)]
+enum Version {
+    Old,
+    New,
+}
+
+fn old_binary() -> Option<PathBuf> {
+    let path = std::env::var("HUB_OLD_BINARY").ok()?;
+    let path = PathBuf::from(path);
+    assert!(path.is_file(), "HUB_OLD_BINARY is no file: {}", path.display());
+    Some(path)
+}
+
+fn of_version(settings: Settings, version: Version) -> Settings {
+    match (version, old_binary()) {
+        (Version::Old, Some(path)) => settings.set("HUB_TEST_BINARY", path.display()),
+        _ => settings,
+    }
+}
+
+/// Two instances of one version are replaced by two of the other one, one after the other, while orders come in and others
+/// are parked.
+async fn replaced(from: Version, to: Version) {
+    let world = World::new().await;
+    // The older version's consumers and streams, then what this version adds.
+    for version in [Version::Old, Version::New] {
+        let provision = world.nats.settings("provision").set("PARTITIONS", PARTITIONS);
+        let ran = run(&of_version(provision, version), &["streams", "apply"]).await;
+        assert!(matches!(ran.code, Some(0 | 1)), "{}", ran.said());
+    }
+    world.backend.keeps_orders_in(&world.database);
+    world.backend.takes(Duration::from_millis(5));
+    let ports = [Port::reserve(), Port::reserve()];
+    let settings = |at: usize, version| {
+        let settings = world.settings().set("PORT", ports[at].number());
+        of_version(settings.set("CIRCUIT_BREAKER_ENABLED", false), version)
+    };
+    let urls = ports.each_ref().map(|port| format!("http://{}", port.address()));
+    let load = Load::with_patience(100, PATIENCE);
+    let away = Answer::Say(503, String::new(), vec![("retry-after", "15".into())]);
+    let upgrading = async {
+        let mut fleet = vec![
+            Hub::start(&settings(0, from)).await,
+            Hub::start(&settings(1, from)).await,
+        ];
+        for at in 0..2 {
+            load.more(&world, false, BETWEEN).await;
+            let parked = ids(&format!("parked-{at}"), PARKED);
+            for id in &parked {
+                world.backend.next_for(id, [away.clone()]);
+            }
+            world.post_orders(&fleet[at], parked).await;
+            world
+                .log
+                .wait_for(EventType::OrderForwardFailed, (at + 1) * PARKED)
+                .await;
+            let stopped = fleet.remove(at).terminate().await;
+            assert!(stopped.0.success(), "{stopped:?}");
+            fleet.insert(at, Hub::start(&settings(at, to)).await);
+        }
+        load.more(&world, false, BETWEEN).await;
+        load.end();
+        fleet
+    };
+    let (mut fleet, ()) = tokio::join!(upgrading, load.run(&world, &urls));
+    if let Version::Old = to {
+        // What ARCHITECTURE says of a rollback: an older instance takes up the lanes of a newer one at its start.
+        for at in 0..2 {
+            world.lanes_are_due().await;
+            assert!(fleet.remove(at).terminate().await.0.success());
+            fleet.insert(at, Hub::start(&settings(at, to)).await);
+        }
+    }
+    world.hand_out_again_within(PATIENCE).await;
+    world
+        .at_end_within(PATIENCE, Ends::forwarded(load.accepted() + 2 * PARKED))
+        .await;
+}
+
+impl World {
+    /// Waits until no lane is left, or each is due.
+    async fn lanes_are_due(&self) {
+        crate::harness::wait::eventually("the lanes are due", PATIENCE, async || {
+            let now = chrono::Utc::now().to_rfc3339();
+            let mut lanes = self.lanes().await;
+            lanes.retain(|lane| lane["dueAt"].as_str().is_none_or(|due| due > now.as_str()));
+            if lanes.is_empty() { Ok(()) } else { Err(lanes) }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_older_version_is_replaced() {
+    if old_binary().is_some() {
+        replaced(Version::Old, Version::New).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newer_version_is_rolled_back() {
+    if old_binary().is_some() {
+        replaced(Version::New, Version::Old).await;
+    }
+}

@@ -1,0 +1,161 @@
+//! Instances of an older and of a newer version on one log: the older one leaves what it does not know.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, jetstream};
+use webhook_hub::{event::EventType, journal::codec};
+
+use crate::harness::{
+    PARTITIONS, World,
+    at_end::Ends,
+    backend::Answer,
+    careem::{change, order},
+    hub::Hub,
+    ids,
+    wait::{PATIENCE, eventually},
+};
+
+impl World {
+    /// How many messages a stage has neither acknowledged nor seen acknowledged by another.
+    async fn unacknowledged(&self, stage: &str) -> usize {
+        let stream = self.nats.provision().await.get_stream("EVENTS").await.unwrap();
+        stream.consumer_info(stage).await.unwrap().num_ack_pending
+    }
+}
+
+/// A type that no version knows, on subjects that two stages consume. Nothing is recorded about it, it is not acknowledged,
+/// and only its own order waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_an_unknown_type() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    let nats = jetstream::new(world.nats.connect("hub").await);
+    let partition = codec::partition_token(codec::partition("careem", "CR-foreign-0", PARTITIONS));
+    for subject in ["webhooks.received.careem", "orders.transformed.careem._"] {
+        let mut headers = HeaderMap::new();
+        let id = uuid::Uuid::new_v4().to_string();
+        for (name, value) in [
+            ("ce-specversion", "1.0"),
+            ("ce-id", &id),
+            ("ce-rootid", &id),
+            ("ce-source", "/providers/careem"),
+            ("ce-type", "order.eaten"),
+            ("ce-subject", "CR-foreign-0"),
+            ("ce-time", "2025-10-01T12:00:00Z"),
+        ] {
+            headers.insert(name, value);
+        }
+        let sent = nats.publish_with_headers(format!("{subject}.{partition}"), headers, "{}".into());
+        sent.await.unwrap().await.unwrap();
+    }
+    // The order of what was left, and two others.
+    world.post_orders(&hub, ids("foreign", 3)).await;
+    let forwarded = world.log.wait_for(EventType::OrderForwarded, 2).await;
+    world
+        .metrics_say(&hub, "events_left_total{stage=\"transform\"} 2")
+        .await;
+    world.metrics_say(&hub, "events_left_total{stage=\"forward\"} 1").await;
+    assert!(hub.logs_contain("left to an instance of that version"));
+    assert!(
+        forwarded
+            .iter()
+            .all(|event| event.envelope.external_order_id != "CR-foreign-0")
+    );
+    let events = world.log.events().await;
+    let ends: Vec<_> = events.iter().filter(|event| event.envelope.event_type.ends()).collect();
+    assert_eq!(ends.len(), 2, "{ends:?}");
+    for (stage, left) in [("transform", 2), ("forward", 1)] {
+        eventually("what is left is not acknowledged", PATIENCE, async || {
+            let found = world.unacknowledged(stage).await;
+            if found == left { Ok(()) } else { Err((stage, found)) }
+        })
+        .await;
+    }
+}
+
+/// An older instance does not know requests to take dead letters up again. It leaves them, and what follows in their orders;
+/// a newer instance takes them, in their order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_instance_takes_what_an_older_one_left() {
+    let world = World::new().await;
+    let older = world
+        .settings()
+        .set("HUB_TEST_UNKNOWN_TYPES", EventType::OrderRetryRequested);
+    let older = Hub::start(&older).await;
+    world.backend.next_for("CR-newer-0", [Answer::status(422)]);
+    world.post_orders(&older, ids("newer", 2)).await;
+    world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
+    world.retry_dead_letters().await;
+    for stage in ["transform", "forward", "push"] {
+        world
+            .metrics_say(&older, &format!("events_left_total{{stage=\"{stage}\"}} 1"))
+            .await;
+    }
+    world
+        .careem
+        .post(&older, &change("CR-newer-0", "ready"))
+        .await
+        .event_id();
+    world
+        .careem
+        .post(&older, &change("CR-newer-1", "ready"))
+        .await
+        .event_id();
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    world
+        .metrics_say(&older, "events_left_total{stage=\"transform\"} 2")
+        .await;
+    assert_eq!(world.backend.requests().len(), 3, "the order waits");
+    assert!(older.terminate().await.0.success());
+
+    let _newer = world.hub().await;
+    world.log.wait_for(EventType::OrderForwarded, 4).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(4)).await;
+    let of_order = world.backend.requests().into_iter();
+    let paths: Vec<_> = of_order
+        .filter(|request| request.external_order_id() == "CR-newer-0")
+        .map(|request| request.path)
+        .collect();
+    assert!(paths.last().unwrap().ends_with("/status"), "{paths:?}");
+}
+
+/// The head of a lane is an event that this instance does not know: the order waits, and is not given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_of_a_newer_instance() {
+    let world = World::new().await;
+    let settings = world.settings().set("CIRCUIT_BREAKER_ENABLED", false);
+    let newer = Hub::start(&settings).await;
+    let away = Answer::Say(503, String::new(), vec![("retry-after", "11".into())]);
+    world.backend.next_for("CR-lane-0", [Answer::status(422), away]);
+    world.careem.post(&newer, &order("CR-lane-0")).await.event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    world.retry_dead_letters().await;
+    world.log.wait_for(EventType::OrderForwardFailed, 1).await;
+    eventually("the order is parked", PATIENCE, async || {
+        let lanes = world.lanes().await;
+        if lanes.len() == 1 { Ok(()) } else { Err(lanes) }
+    })
+    .await;
+    assert!(newer.terminate().await.0.success());
+    let older = Hub::start(
+        &settings
+            .clone()
+            .set("HUB_TEST_UNKNOWN_TYPES", EventType::OrderRetryRequested),
+    )
+    .await;
+    eventually("the older instance met it", 2 * PATIENCE, async || {
+        if older.logs_contain("waits for an instance of a newer version") {
+            Ok(())
+        } else {
+            Err(older.log())
+        }
+    })
+    .await;
+    assert_eq!((world.lanes().await.len(), world.backend.count()), (1, 2));
+    assert!(older.terminate().await.0.success());
+    let _newer = Hub::start(&settings).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.hand_out_again_within(Duration::from_secs(30)).await;
+    world.at_end(Ends::forwarded(1)).await;
+}
