@@ -468,7 +468,8 @@ mod tests {
     fn only_what_is_new_is_read() {
         for (settled, recorded, delivered, has_floor, expected) in [
             // A stage that keeps up.
-            (990, 995, 992, true, vec![(990, 1000)]),
+            (990, 991, 992, true, vec![(990, 1000)]),
+            (990, 995, 992, true, vec![(990, 992), (995, 1000)]),
             (990, 980, 992, true, vec![(980, 1000)]),
             // One that is far behind: what waits in between is not read.
             (100, 990, 150, true, vec![(100, 150), (990, 1000)]),
