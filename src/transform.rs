@@ -22,11 +22,8 @@ use crate::{
         settle::Failure,
         stage::{Stage, give_up},
     },
-    order::{
-        body::{self, Origin, Place},
-        sanitise::clean_json,
-    },
-    provider::{Content, Fact, Registry, TransformError},
+    order::body::{Origin, Place},
+    provider::{Content, Fact, Posted, Registry, TransformError},
     push::remote::Remote,
 };
 
@@ -47,6 +44,8 @@ const LOG_AWAY: Duration = Duration::from_secs(1);
 /// How long one of a merchant that nobody knows waits where the table of branches cannot be read. Longer than an event is
 /// held in memory, so that it is parked: a crowd of them must not bar the way of those whose branch is known.
 pub(crate) const TABLE_AWAY: Duration = Duration::from_secs(15);
+/// As a flag: a webhook that is ignored because the provider's file does not know the word that says what it is.
+const UNKNOWN_EVENT: &str = "unknown_event";
 /// Most characters of a provider's word that are quoted.
 const MAX_WORD_CHARS: usize = 64;
 
@@ -124,6 +123,7 @@ impl Transform {
             Err(error) => return Ok(reject(received, now, &error)),
         };
         if let Content::Ignored(word) = &fact.content {
+            note_flags(received, fact.is_unknown.then_some(UNKNOWN_EVENT));
             return Ok(ignore(received, now, "EVENT_NOT_WANTED", not_wanted(word.as_deref())));
         }
         if is_webhook && remote.is_some_and(|remote| remote.spec.fetch.is_some()) {
@@ -176,6 +176,17 @@ fn note_changed(received: &Recorded, changed: &[String]) {
     );
 }
 
+/// Counts what is to be known about what goes on, or is ignored; who reads the body sees it there.
+fn note_flags<'f>(received: &Recorded, flags: impl IntoIterator<Item = &'f str>) {
+    for flag in flags {
+        let labels = [
+            ("provider", received.envelope.provider.to_string()),
+            ("flag", flag.to_owned()),
+        ];
+        metrics::counter!("order_flags_total", &labels).increment(1);
+    }
+}
+
 impl Stage for Transform {
     const NAME: &'static str = "transform";
     const TAKES: &'static [EventType] = &[EventType::WebhookReceived, EventType::OrderFetched];
@@ -216,22 +227,23 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Plac
         transformed_at: now,
         auto_accept: can_accept && place.auto_accept && matches!(fact.content, Content::NewOrder(_)),
     };
-    let payload = match &fact.content {
-        Content::NewOrder(order) => body::new_order(order, &place, origin),
-        Content::StatusChange(change) => body::status_change(change, &place, origin),
-        Content::Elsewhere => return dead_letter(received, not_fetched(&received.envelope.provider)),
+    let posted = match (fact.posted(&place, origin), &fact.content) {
+        (Some(posted), _) => posted,
         // Ended before its branch was looked for.
-        Content::Ignored(word) => return ignore(received, now, "EVENT_NOT_WANTED", not_wanted(word.as_deref())),
+        (None, Content::Ignored(word)) => {
+            return ignore(received, now, "EVENT_NOT_WANTED", not_wanted(word.as_deref()));
+        }
+        (None, _) => return dead_letter(received, not_fetched(&received.envelope.provider)),
     };
-    match payload {
-        Ok(payload) => {
-            let (payload, changed) = clean_json(payload);
+    match posted {
+        Ok(Posted { body, changed }) => {
             note_changed(received, &changed);
+            note_flags(received, fact.flags().iter().map(|flag| flag.as_str()));
             let mut envelope = received.follow(LABEL, EventType::OrderTransformed, now);
             envelope.branch = Some(place.branch_id);
             NewEvent {
                 envelope,
-                payload: Bytes::from(payload),
+                payload: Bytes::from(body),
             }
         }
         Err(error) => {

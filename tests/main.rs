@@ -20,6 +20,7 @@ mod permissions;
 mod at_rest;
 mod tls;
 mod sanitising;
+mod unreadable;
 mod schemes;
 mod rotation;
 mod audit;

@@ -30,8 +30,8 @@ impl Outside {
     /// The provider's word about a menu, as a webhook.
     async fn word(&self, hub: &Hub, reference: &str, status: &str, number: usize) {
         let body = json!({
-            "id": format!("word-{number}"), "event_type": "CATALOG_STATUS",
-            "details": { "branch_id": "store-9", "catalog_id": reference, "status": status, "message": "item x has no price" },
+            "event_type": "CATALOG_STATUS",
+            "details": { "number": number, "branch_id": "store-9", "catalog_id": reference, "status": status, "message": "item x has no price" },
         });
         let text = body.to_string();
         // The merchant's header is not theirs.

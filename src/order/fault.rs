@@ -31,6 +31,16 @@ impl Faults {
         }
     }
 
+    /// Whether one was noted at this place, above it or below it.
+    pub fn is_on_the_way(&self, pointer: &str) -> bool {
+        let is_above = |upper: &str, lower: &str| {
+            let rest = lower.strip_prefix(upper);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let mut places = self.0.iter().map(|fault| fault.pointer.as_str());
+        places.any(|place| is_above(place, pointer) || is_above(pointer, place))
+    }
+
     /// The value if nothing was wrong, else all that was.
     ///
     /// # Errors

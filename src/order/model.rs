@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 
 use super::{
+    flag::Flag,
     money::{Currency, Money},
     status::Status,
 };
@@ -103,7 +104,7 @@ pub struct Customer {
     pub name: Option<String>,
     /// Phone as sent.
     pub phone: Option<String>,
-    /// Phone as E.164 (`+962791234567`), where what was sent is international.
+    /// Phone as E.164 (`+962791234567`), where what was sent is a valid number that says its country.
     pub phone_e164: Option<String>,
     /// E-mail.
     pub email: Option<String>,
@@ -346,46 +347,6 @@ impl Courier {
             && self.eta.is_none()
             && self.state.is_none()
             && self.provider_state.is_none()
-    }
-}
-
-/// What somebody should know who relies on an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Flag {
-    /// The provider's total is not the sum of its parts. Both stay as they were sent.
-    TotalMismatch,
-    /// The provider sent no total; this one is the sum of what it sent.
-    TotalComputed,
-    /// The provider sent no sum of the lines; this one is computed.
-    SubtotalComputed,
-    /// The provider sent no total of some line; it is computed from its price and quantity.
-    LineTotalComputed,
-    /// The provider sent no price of one of some line; it is worked out of the line's total and quantity.
-    UnitPriceComputed,
-    /// A line or an addition has no name; its id stands in for it.
-    NameMissing,
-    /// A status that is not known; it is passed on verbatim.
-    UnknownStatus,
-    /// A test order.
-    TestOrder,
-    /// Not all of what has no field is kept beside the order; the log has it.
-    ExtraTruncated,
-}
-
-impl Flag {
-    /// As it stands in the body.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::TotalMismatch => "total_mismatch",
-            Self::TotalComputed => "total_computed",
-            Self::SubtotalComputed => "subtotal_computed",
-            Self::LineTotalComputed => "line_total_computed",
-            Self::UnitPriceComputed => "unit_price_computed",
-            Self::NameMissing => "name_missing",
-            Self::UnknownStatus => "unknown_status",
-            Self::TestOrder => "test_order",
-            Self::ExtraTruncated => "extra_truncated",
-        }
     }
 }
 

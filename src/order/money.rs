@@ -9,8 +9,16 @@ use rust_decimal::{Decimal, prelude::ToPrimitive};
 use serde::{Serialize, Serializer, ser::Error as _};
 use serde_json::value::RawValue;
 
-/// Longest text of an amount that is looked at; an honest one has a dozen characters.
-const MAX_AMOUNT_CHARS: usize = 40;
+/// Longest text of an amount that is looked at. An honest one has a dozen characters; a binary float that is written out to its
+/// last digit has sixty.
+const MAX_AMOUNT_CHARS: usize = 80;
+/// Decimals of a fraction of the smallest unit that are compared exactly.
+const FRACTION_DIGITS: u32 = 18;
+/// One smallest unit, in parts of that size.
+const ONE: u64 = 10u64.pow(FRACTION_DIGITS);
+/// A relative error of 1e-9 and less is a binary float's noise: doubles are exact to 1e-16, and sums of a few thousand of them
+/// still to 1e-12.
+const NOISE: u64 = ONE / 1_000_000_000;
 
 /// A currency and how many decimals it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,26 +71,53 @@ impl Money {
     /// Reads decimal text (`16.24`, `-0.5`, `1.1e1`) as it stands in JSON.
     ///
     /// # Errors
-    /// Where it is no decimal number, has more decimals than the currency (trailing zeros are fine), or is beyond
-    /// what 64 bits hold.
+    /// Where it is no decimal number, has more decimals than the currency (zeros and a binary float's noise are fine), or
+    /// is beyond what 64 bits hold.
     pub fn parse(text: &str, currency: Currency) -> Result<Self, AmountError> {
-        Self::of(Self::parse_decimal(text)?, currency)
+        let reading = Self::read(text, currency)?;
+        if reading.is_rounded {
+            return Err(AmountError::TooManyDecimals {
+                code: currency.code(),
+                decimals: currency.exponent,
+            });
+        }
+        Ok(reading.money)
     }
 
-    /// Reads an integer of units of which `10^decimals` make one of the currency: cents, or Uber's `amount_e5`.
+    /// Reads decimal text; what has more decimals than the currency is rounded half to even.
     ///
     /// # Errors
-    /// As [`Self::parse`]; also where it is no integer.
-    pub fn parse_units(text: &str, decimals: u32, currency: Currency) -> Result<Self, AmountError> {
-        let whole = Self::parse_decimal(text).map_err(|error| match error {
+    /// Where it is no decimal number, or is beyond what 64 bits hold.
+    pub fn read(text: &str, currency: Currency) -> Result<Reading, AmountError> {
+        let (minor, is_rounded) = Digits::of(text)?.times_ten_to(i64::from(currency.exponent))?;
+        Self::reading(minor, currency, is_rounded)
+    }
+
+    /// Reads an integer of units of which `10^decimals` make one of the currency: cents, or Uber's `amount_e5`. What is finer
+    /// than the currency's smallest unit is rounded half to even.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; also where it is no integer: 5.5 cents mostly mean that the unit is another one.
+    pub fn read_units(text: &str, decimals: u32, currency: Currency) -> Result<Reading, AmountError> {
+        let digits = Digits::of(text).map_err(|error| match error {
             AmountError::NotANumber => AmountError::NotAnInteger,
             error => error,
         })?;
-        if whole.scale() > 0 {
+        let (units, is_rounded) = digits.times_ten_to(0)?;
+        if is_rounded {
             return Err(AmountError::NotAnInteger);
         }
-        let units = Decimal::try_from_i128_with_scale(whole.mantissa(), decimals).map_err(|_| AmountError::Range)?;
-        Self::of(units, currency)
+        let scale = i64::from(currency.exponent) - i64::from(decimals);
+        let (minor, is_rounded) = Digits::of(&units.to_string())?.times_ten_to(scale)?;
+        Self::reading(minor, currency, is_rounded)
+    }
+
+    fn reading(minor: i128, currency: Currency, is_rounded: bool) -> Result<Reading, AmountError> {
+        let minor = i64::try_from(minor).map_err(|_| AmountError::Range)?;
+        Ok(Reading {
+            money: Self { minor, currency },
+            is_rounded,
+        })
     }
 
     /// None of this currency.
@@ -113,33 +148,78 @@ impl Money {
             ..self
         }
     }
+}
 
-    fn parse_decimal(text: &str) -> Result<Decimal, AmountError> {
+/// An amount that was read, and whether it is what was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// The amount.
+    pub money: Money,
+    /// Whether more was written than the currency has decimals, and more than a binary float's noise.
+    pub is_rounded: bool,
+}
+
+/// The digits of a decimal number and the place of its point: the value is `0.d1d2d3… × 10^point`.
+struct Digits {
+    is_negative: bool,
+    digits: Vec<u8>,
+    point: i64,
+}
+
+impl Digits {
+    fn of(text: &str) -> Result<Self, AmountError> {
         if text.len() > MAX_AMOUNT_CHARS {
             return Err(AmountError::Range);
         }
-        let decimal = if text.contains(['e', 'E']) {
-            Decimal::from_scientific(text)
-        } else {
-            Decimal::from_str_exact(text)
+        let (is_negative, unsigned) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text.strip_prefix('+').unwrap_or(text)),
         };
-        Ok(decimal.map_err(|_| AmountError::NotANumber)?.normalize())
+        let (number, power) = match unsigned.split_once(['e', 'E']) {
+            Some((number, power)) => (number, power.parse::<i32>().map_err(|_| AmountError::NotANumber)?),
+            None => (unsigned, 0),
+        };
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
+        if whole.len() + fraction.len() == 0 || !is_number(whole) || !is_number(fraction) {
+            return Err(AmountError::NotANumber);
+        }
+        let all = whole.bytes().chain(fraction.bytes()).map(|byte| byte - b'0');
+        let leading_zeros = all.clone().take_while(|digit| *digit == 0).count();
+        Ok(Self {
+            is_negative,
+            digits: all.skip(leading_zeros).collect(),
+            point: whole.len() as i64 - leading_zeros as i64 + i64::from(power),
+        })
     }
 
-    fn of(decimal: Decimal, currency: Currency) -> Result<Self, AmountError> {
-        let decimal = decimal.normalize();
-        if decimal.scale() > currency.exponent {
-            return Err(AmountError::TooManyDecimals {
-                code: currency.code(),
-                decimals: currency.exponent,
-            });
+    /// The value times `10^scale`, rounded half to even, and whether anything but noise was lost by that.
+    fn times_ten_to(&self, scale: i64) -> Result<(i128, bool), AmountError> {
+        const MAX_WHOLE_DIGITS: i64 = 20;
+        let whole_digits = self.point + scale;
+        if self.digits.is_empty() {
+            return Ok((0, false));
         }
-        let factor = 10i128.pow(currency.exponent - decimal.scale());
-        let minor = decimal.mantissa().checked_mul(factor).ok_or(AmountError::Range)?;
-        Ok(Self {
-            minor: i64::try_from(minor).map_err(|_| AmountError::Range)?,
-            currency,
-        })
+        if whole_digits > MAX_WHOLE_DIGITS {
+            return Err(AmountError::Range);
+        }
+        // The digit at a place behind the first one that counts; zeros stand before and behind those that are written.
+        let digit = |place: i64| match usize::try_from(place) {
+            Ok(place) => self.digits.get(place).copied().unwrap_or(0),
+            Err(_) => 0,
+        };
+        let whole = (0..whole_digits.max(0)).fold(0i128, |sum, place| sum * 10 + i128::from(digit(place)));
+        let behind = whole_digits + i64::from(FRACTION_DIGITS);
+        let fraction = (whole_digits..behind).fold(0u64, |sum, place| sum * 10 + u64::from(digit(place)));
+        let has_more = (self.digits.len() as i64) > behind;
+        let half = ONE / 2;
+        let is_up = fraction > half || fraction == half && (has_more || whole % 2 == 1);
+        let rounded = whole + i128::from(is_up);
+        let distance = if is_up { ONE - fraction } else { fraction };
+        let is_noise = i128::from(distance) <= rounded.max(1) * i128::from(NOISE);
+        let is_exact = distance == 0 && !has_more;
+        let signed = if self.is_negative { -rounded } else { rounded };
+        Ok((signed, !is_exact && !is_noise))
     }
 }
 
@@ -217,25 +297,27 @@ mod tests {
         let zeros = |count: usize| Money::parse(&format!("1.{}", "0".repeat(count)), jod());
         assert_eq!(zeros(26).unwrap().minor, 1000);
         assert_eq!(
-            Money::parse(&format!("{}1", "0".repeat(39)), jod()).map(|money| money.minor),
+            Money::parse(&format!("{}1", "0".repeat(79)), jod()).map(|money| money.minor),
             Ok(1000)
         );
         assert_eq!(
-            Money::parse(&format!("{}1", "0".repeat(40)), jod()),
+            Money::parse(&format!("{}1", "0".repeat(80)), jod()),
             Err(AmountError::Range)
         );
     }
 
     #[test]
     fn refuses_what_is_no_amount() {
-        for text in ["", "abc", "1,5", "0x10", "NaN", "1.2.3", "--1", "٣"] {
+        for text in [
+            "", "abc", "1,5", "0x10", "NaN", "1.2.3", "--1", "٣", "1_0", ".", "-", "1e", "1e1.5", "5 JOD", "false",
+        ] {
             assert_eq!(Money::parse(text, jod()), Err(AmountError::NotANumber), "{text}");
         }
         assert!(matches!(
             Money::parse("0.0001", jod()),
             Err(AmountError::TooManyDecimals { .. })
         ));
-        for text in ["9223372036854775.808", "1e25", &"9".repeat(60)] {
+        for text in ["9223372036854775.808", "1e25", "1e2000000000", &"9".repeat(60)] {
             assert!(Money::parse(text, jod()).is_err(), "{text}");
         }
     }
@@ -243,14 +325,17 @@ mod tests {
     #[test]
     fn units_of_another_size() {
         let units = |text: &str, decimals: u32, code: &str| {
-            Money::parse_units(text, decimals, code.parse().unwrap()).map(|money| money.minor)
+            let reading = Money::read_units(text, decimals, code.parse().unwrap())?;
+            Ok((reading.money.minor, reading.is_rounded))
         };
-        assert_eq!(units("3190000", 5, "EUR"), Ok(3190));
-        assert_eq!(units("1465000", 5, "JOD"), Ok(14_650));
-        assert_eq!(units("50000000", 5, "JPY"), Ok(500));
-        assert_eq!(units("4600", 2, "SAR"), Ok(4600));
-        assert_eq!(units("-100000", 5, "EUR"), Ok(-100));
-        assert!(matches!(units("1", 5, "EUR"), Err(AmountError::TooManyDecimals { .. })));
+        assert_eq!(units("3190000", 5, "EUR"), Ok((3190, false)));
+        assert_eq!(units("1465000", 5, "JOD"), Ok((14_650, false)));
+        assert_eq!(units("50000000", 5, "JPY"), Ok((500, false)));
+        assert_eq!(units("4600", 2, "SAR"), Ok((4600, false)));
+        assert_eq!(units("-100000", 5, "EUR"), Ok((-100, false)));
+        assert_eq!(units("1", 5, "EUR"), Ok((0, true)));
+        assert_eq!(units("3190123", 5, "EUR"), Ok((3190, true)));
+        assert_eq!(units("550.0000000000001", 2, "EUR"), Ok((550, false)), "noise");
         for text in ["4.5", "four", "true", ""] {
             assert_eq!(units(text, 2, "EUR"), Err(AmountError::NotAnInteger), "{text}");
         }
@@ -263,7 +348,53 @@ mod tests {
         );
     }
 
+    /// What binary floats make of amounts is no reason to ask; what somebody really wrote is rounded half to even, and said.
+    #[test]
+    fn noise_is_rounded_silently_and_all_else_is_said() {
+        let read = |text: &str| {
+            let reading = Money::read(text, jod()).unwrap();
+            (reading.money.minor, reading.is_rounded)
+        };
+        for (text, minor) in [
+            ("12.300000000000001", 12_300),
+            ("0.30000000000000004", 300),
+            ("4.999999999999999", 5_000),
+            ("-0.30000000000000004", -300),
+            ("12.29999999999999982236431605997495353221893310546875", 12_300),
+            ("5.684341886080802e-14", 0),
+            ("-1.4210854715202004e-14", 0),
+            ("-0.0", 0),
+            ("1e-40", 0),
+            ("16.24000001", 16_240),
+        ] {
+            assert_eq!(read(text), (minor, false), "{text}");
+        }
+        for (text, minor) in [
+            ("0.0005", 0),
+            ("0.0015", 2),
+            ("0.0025", 2),
+            ("0.00250000000000000000001", 3),
+            ("4.5555", 4_556),
+            ("4.5554", 4_555),
+            ("-4.5555", -4_556),
+            ("16.2400001", 16_240),
+        ] {
+            assert_eq!(read(text), (minor, true), "{text}");
+        }
+    }
+
     proptest! {
+        /// A double written in full is the amount that it stands for.
+        #[test]
+        fn doubles_are_their_amounts(minor in -1_000_000_000i64..1_000_000_000) {
+            let money = Money { minor, currency: jod() };
+            let double = minor as f64 / 1000.0;
+            let shifted = double + 0.1 - 0.1;
+            for text in [format!("{double}"), format!("{double:.40}"), format!("{shifted:e}")] {
+                prop_assert_eq!(Money::read(&text, jod()), Ok(Reading { money, is_rounded: false }), "{}", text);
+            }
+        }
+
         #[test]
         fn text_and_minor_units_agree(minor in any::<i64>()) {
             let money = Money { minor, currency: jod() };

@@ -236,6 +236,35 @@ impl<'a> Tree<'a> {
         places
     }
 
+    /// The first value on the way from here to what a pointer leads to that cannot hold the next step: a text where an object
+    /// should be, a list where a member is named. What is absent, `null` or an empty text is in nobody's way.
+    pub fn obstacle(&self, from: Place, pointer: &Pointer) -> Option<Place> {
+        self.obstacle_to(from, pointer.segments())
+    }
+
+    fn obstacle_to(&self, place: Place, segments: &[Segment]) -> Option<Place> {
+        let (segment, rest) = segments.split_first()?;
+        let next = match (segment, self.kind(place)) {
+            (_, Kind::Null) => return None,
+            (_, Kind::Text) if self.raw(place).trim_matches('"').trim().is_empty() => return None,
+            (Segment::Each, Kind::Object | Kind::Array) => {
+                return self.children(place).find_map(|child| self.obstacle_to(child, rest));
+            }
+            (Segment::Name(name), Kind::Object) => match self.child(place, name) {
+                None if name.parse::<usize>().is_ok() => return Some(place),
+                child => child,
+            },
+            (Segment::Name(name), Kind::Array) => match name.parse() {
+                Ok(at) => self.children(place).nth(at),
+                // No element has a name.
+                Err(_) => return Some(place),
+            },
+            (Segment::Last, Kind::Array) => self.last(place),
+            _ => return Some(place),
+        };
+        self.obstacle_to(next?, rest)
+    }
+
     fn last(&self, place: Place) -> Option<Place> {
         let entry = self.entry(place);
         (entry.kind == Kind::Array && entry.last != NONE).then_some(Place(entry.last))
@@ -287,6 +316,11 @@ impl<'a> Tree<'a> {
     /// Whether it was taken.
     pub fn is_taken(&self, place: Place) -> bool {
         self.entry(place).taken.get()
+    }
+
+    /// Whether it, or anything in it, was taken.
+    pub fn is_touched(&self, place: Place) -> bool {
+        self.is_taken(place) || self.children(place).any(|child| self.is_touched(child))
     }
 
     /// The topmost values of which nothing was taken, in the document's order.
@@ -353,6 +387,33 @@ mod tests {
         assert_eq!(at(&tree, "/a~1b/x/-"), at(&tree, "/a~1b/x/2"));
         let each = tree.find_each(tree.root(), &"/a~1b/x/*".parse().unwrap(), 10);
         assert_eq!(each.len(), 3);
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_found() {
+        let json = br#"{"a":"x","b":[],"c":[{"p":1},"y"],"d":null,"e":"","f":false,"g":{"h":{}}}"#;
+        let tree = Tree::parse(json).unwrap();
+        let obstacle = |pointer: &str| {
+            let found = tree.obstacle(tree.root(), &pointer.parse().unwrap());
+            found.map(|place| tree.pointer(place)).unwrap_or_default()
+        };
+        for (pointer, place) in [
+            ("/a/name", "/a"),
+            ("/b/name", "/b"),
+            ("/b/0/name", ""),
+            ("/c/*/p", "/c/1"),
+            ("/c/-/p", "/c/1"),
+            ("/c/0/p", ""),
+            ("/d/x", ""),
+            ("/e/x", ""),
+            ("/f/x", "/f"),
+            ("/g/h/0/x", "/g/h"),
+            ("/g/h/x/y", ""),
+            ("/none/x", ""),
+            ("/a", ""),
+        ] {
+            assert_eq!(obstacle(pointer), place, "{pointer}");
+        }
     }
 
     #[test]

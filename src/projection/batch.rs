@@ -9,6 +9,7 @@ use super::{delivery_error_logs, provider_order_logs, providers::Providers, webh
 use crate::{
     database::{describe, query},
     event::{EventType, Recorded},
+    order::sanitise::with_whole_surrogates,
 };
 
 /// The cursor's name.
@@ -135,10 +136,14 @@ pub fn reason(error: &anyhow::Error) -> String {
         .map_or_else(|| format!("{error:#}"), describe)
 }
 
-/// JSON text that jsonb takes: the escape `\u0000`, which it does not know, becomes U+FFFD.
+/// JSON text that jsonb takes: what it does not know, the escape `\u0000` and half of a surrogate pair, becomes U+FFFD, the
+/// latter as it does for the backend.
 pub(super) fn storable_json(payload: &[u8]) -> Cow<'_, str> {
     const NUL: &str = "\\u0000";
-    let text = String::from_utf8_lossy(payload);
+    let text = match String::from_utf8_lossy(payload) {
+        Cow::Borrowed(text) => with_whole_surrogates(text),
+        Cow::Owned(text) => Cow::Owned(with_whole_surrogates(&text).into_owned()),
+    };
     if !text.contains(NUL) {
         return text;
     }
@@ -166,6 +171,10 @@ mod tests {
             (r#"{"a":"x\u0000y"}"#, r#"{"a":"x\ufffdy"}"#),
             (r#"{"a":"\\u0000"}"#, r#"{"a":"\\u0000"}"#),
             (r#"{"a":"\\\u0000\u0000"}"#, r#"{"a":"\\\ufffd\ufffd"}"#),
+            (
+                r#"{"a":"\ud83c x \\ud83c \ud83c\udf2f\u0000"}"#,
+                r#"{"a":"\ufffd x \\ud83c \ud83c\udf2f\ufffd"}"#,
+            ),
         ] {
             assert_eq!(storable_json(given.as_bytes()), kept);
         }

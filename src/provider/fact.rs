@@ -3,8 +3,11 @@
 use chrono::{DateTime, Utc};
 
 use crate::order::{
+    body::{self, Origin, Place},
     fault::{Fault, counted},
+    flag::Flag,
     model::{Order, StatusChange},
+    sanitise::clean_json,
 };
 
 /// What a webhook tells, in nobody's format but ours.
@@ -16,8 +19,46 @@ pub struct Fact {
     pub store_ref: Option<String>,
     /// Whether it is about a test order.
     pub is_test: bool,
+    /// Whether the word that says what it is is one that the provider's file does not know, and is ignored for that.
+    pub is_unknown: bool,
     /// The news.
     pub content: Content,
+}
+
+/// What is posted to the backend.
+#[derive(Debug)]
+pub struct Posted {
+    /// The body, byte for byte.
+    pub body: Vec<u8>,
+    /// Where texts were cleaned or cut (see [`crate::order::sanitise`]), as JSON pointers into it.
+    pub changed: Vec<String>,
+}
+
+impl Fact {
+    /// What is posted of it; none where it is no news for the backend. The stage posts this, and `providers try` shows it.
+    ///
+    /// # Errors
+    /// As [`body::new_order`].
+    pub fn posted(&self, place: &Place, origin: Origin<'_>) -> Option<serde_json::Result<Posted>> {
+        let made = match &self.content {
+            Content::NewOrder(order) => body::new_order(order, place, origin),
+            Content::StatusChange(change) => body::status_change(change, place, origin),
+            Content::Ignored(_) | Content::Elsewhere => return None,
+        };
+        Some(made.map(|made| {
+            let (body, changed) = clean_json(made);
+            Posted { body, changed }
+        }))
+    }
+
+    /// What is to be known about it.
+    pub fn flags(&self) -> &[Flag] {
+        match &self.content {
+            Content::NewOrder(order) => &order.flags,
+            Content::StatusChange(change) => &change.flags,
+            Content::Ignored(_) | Content::Elsewhere => &[],
+        }
+    }
 }
 
 /// The news of a webhook.

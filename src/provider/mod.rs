@@ -23,7 +23,7 @@ pub mod catalogue;
 pub use admission::{Admission, Refusal};
 pub use catalogue::Catalogue;
 pub use declarative::response::{Said, Told};
-pub use fact::{Content, Fact, TransformError};
+pub use fact::{Content, Fact, Posted, TransformError};
 
 /// One delivery platform.
 pub trait Provider: Send + Sync {

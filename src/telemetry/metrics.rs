@@ -68,6 +68,10 @@ const COUNTERS: [(&str, &str); 17] = [
         "Total texts that did not go to the backend as they came, by provider",
     ),
     (
+        "order_flags_total",
+        "Total flags of orders and of news about them, by provider and flag; unknown_event: ignored for an unknown word",
+    ),
+    (
         "events_appended_total",
         "Total events that this instance appended to the log, by type",
     ),

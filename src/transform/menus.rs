@@ -1,7 +1,6 @@
 //! Webhooks in which a provider says what it made of a menu: no orders, but words that the push stage waits for.
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 
 use super::{LABEL, NotYet, Transform, branch_not_found, branches::Lookup, dead_letter};
 use crate::{
@@ -11,38 +10,20 @@ use crate::{
         push::{SyncReported, menu_subject},
     },
     order::body::Place,
-    provider::merchant_header,
+    provider::{
+        declarative::menu_word::{self, MenuWord},
+        merchant_header,
+    },
     push::remote::Remote,
 };
 
-/// A provider's word about a menu, in a webhook.
-pub(super) struct MenuWord {
-    store: Option<String>,
-    /// None where it is still at it.
-    said: Option<SyncReported>,
-}
-
 /// None where the webhook is about something else, as nearly all are.
 pub(super) fn word(remote: &Remote, received: &Recorded) -> Option<MenuWord> {
-    let table = &remote.spec.menu.as_ref()?.result.as_ref()?.table;
-    let is = table.when.as_ref()?.is.as_bytes();
-    // A look at the bytes spares most webhooks being read twice.
-    if is.is_empty() || !received.payload.windows(is.len()).any(|part| part == is) {
-        return None;
-    }
-    let body: Value = serde_json::from_slice(&received.payload).ok()?;
-    if !table.is_one(&body) {
-        return None;
-    }
-    let store = table.store.as_ref().and_then(|pointer| match body.pointer(pointer)? {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    });
-    Some(MenuWord {
-        store: store.or_else(|| merchant_header(&received.envelope).map(str::to_owned)),
-        said: table.read(&received.payload),
-    })
+    let word = menu_word::read(&remote.spec, &received.payload)?;
+    let store = word
+        .store
+        .or_else(|| merchant_header(&received.envelope).map(str::to_owned));
+    Some(MenuWord { store, ..word })
 }
 
 /// The push stage, where the menu waits, has it next.

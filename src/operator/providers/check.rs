@@ -5,6 +5,7 @@ use std::{path::Path, process::ExitCode};
 use serde_json::json;
 
 use super::print;
+use crate::order::model::Fulfillment;
 use crate::provider::{
     catalogue::{CatalogueError, load_file},
     declarative::{
@@ -89,13 +90,22 @@ fn notes(file: &File) -> Vec<String> {
     let is_iso = |time: &Time| time.clock.unwrap_or(head.times) == Clock::Iso;
     let iso = times.into_iter().filter(|(_, time)| time.as_ref().is_some_and(is_iso));
     let names: Vec<_> = iso.map(|(name, _)| name).collect();
-    if names.is_empty() || head.zone.is_some() {
-        return Vec::new();
+    let mut notes = Vec::new();
+    if head.fulfillment.other == Some(Fulfillment::PlatformCourier) && !head.fulfillment.from.0.is_empty() {
+        notes.push(
+            "order.fulfillment: a word that is not in words means the platform's courier, and where none comes the order is stranded; \
+             say absent instead of other"
+                .to_owned(),
+        );
     }
-    vec![format!(
-        "{}: a time that names no zone (Z, +03:00) rejects the order; where the samples have such, say order.zone",
+    if names.is_empty() || head.zone.is_some() {
+        return notes;
+    }
+    notes.push(format!(
+        "{}: a time that names no zone (Z, +03:00) is left out; where the samples have such, say order.zone",
         names.join(", ")
-    )]
+    ));
+    notes
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ pub fn run(environment: &Environment, action: &Action, as_json: bool) -> anyhow:
 
 /// The file of that path, or of the known provider of that name.
 fn file_or_name(environment: &Environment, which: &Path) -> anyhow::Result<Arc<File>> {
-    let is_path = which.extension().is_some() || which.components().count() > 1 || which.exists();
+    let is_path = which.extension().is_some() || which.components().count() > 1 || which.is_file();
     if is_path {
         return match load_file(which) {
             Ok(file) => Ok(Arc::new(file)),

@@ -18,6 +18,7 @@ use crate::{
     },
     provider::declarative::{
         Declarative,
+        menu_word::MenuWord,
         sample::{Outcome, Sample, Tried},
     },
 };
@@ -84,8 +85,45 @@ struct Shown<'a> {
     why: Option<&'a str>,
     faults: &'a [Fault],
     answer: Option<Answer<'a>>,
+    /// What the provider made of a menu.
+    menu: Option<Menu<'a>>,
+    /// Texts of the body that were cleaned or cut, by their pointer in it.
+    cleaned: &'a [String],
     /// Byte for byte what would be posted.
     body: Option<&'a RawValue>,
+}
+
+/// A provider's word about a menu.
+#[derive(Serialize)]
+struct Menu<'a> {
+    /// `synced`, `refused`, `pending`.
+    becomes: &'static str,
+    #[serde(rename = "ref")]
+    reference: Option<&'a str>,
+    message: Option<&'a str>,
+}
+
+impl<'a> Menu<'a> {
+    fn of(word: &'a MenuWord) -> Self {
+        let said = word.said.as_ref();
+        Self {
+            becomes: match said {
+                Some(said) if said.ok => "synced",
+                Some(_) => "refused",
+                None => "pending",
+            },
+            reference: said.and_then(|said| said.reference.as_deref()),
+            message: said.and_then(|said| said.message.as_deref()),
+        }
+    }
+
+    fn text(&self) -> &'static str {
+        match self.becomes {
+            "synced" => "a menu's result: the provider has the menu",
+            "refused" => "a menu's result: the provider refused the menu",
+            _ => "a menu's result: the provider is still at it, the menu goes on waiting",
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -95,12 +133,21 @@ struct Answer<'a> {
 }
 
 fn show(tried: &Tried, as_json: bool) -> anyhow::Result<ExitCode> {
-    let (becomes, body, faults): (_, Option<&RawValue>, &[Fault]) = match &tried.outcome {
-        Outcome::Body(body) => ("forwarded", Some(serde_json::from_slice(body)?), &[]),
-        Outcome::Ignored(_) => ("ignored", None, &[]),
-        Outcome::Fetched => ("fetched", None, &[]),
-        Outcome::Faults(faults) => ("rejected", None, faults),
+    let becomes = match &tried.outcome {
+        Outcome::Posted(_) => "forwarded",
+        Outcome::Menu(_) => "menu_result",
+        Outcome::Ignored(_) => "ignored",
+        Outcome::Fetched => "fetched",
+        Outcome::Faults(_) => "rejected",
     };
+    let (mut body, mut cleaned, mut faults): (Option<&RawValue>, &[String], &[Fault]) = (None, &[], &[]);
+    match &tried.outcome {
+        Outcome::Posted(posted) => {
+            (body, cleaned) = (Some(serde_json::from_slice(&posted.body)?), &posted.changed);
+        }
+        Outcome::Faults(found) => faults = found,
+        Outcome::Menu(_) | Outcome::Ignored(_) | Outcome::Fetched => {}
+    }
     let answer = tried.answer.as_ref().map(|told| Answer {
         status: told.status.unwrap_or(200),
         body: &told.body,
@@ -118,6 +165,11 @@ fn show(tried: &Tried, as_json: bool) -> anyhow::Result<ExitCode> {
         },
         faults,
         answer,
+        menu: match &tried.outcome {
+            Outcome::Menu(word) => Some(Menu::of(word)),
+            _ => None,
+        },
+        cleaned,
         body,
     };
     print(as_json, &shown, text(&shown))?;
@@ -145,16 +197,24 @@ fn text(shown: &Shown<'_>) -> String {
         shown.test.then_some("yes: ignored unless _FORWARD_TEST_ORDERS is true"),
     );
     let becomes = match (shown.becomes, shown.why) {
+        _ if shown.menu.is_some() => shown.menu.as_ref().map_or("", Menu::text).to_owned(),
         ("fetched", _) => "an order that is fetched first; show one with --document FILE".to_owned(),
         (_, Some(why)) => format!("nothing, it is ignored: {why}"),
         (other, None) => other.to_owned(),
     };
     optional("becomes", Some(&becomes));
+    if let Some(menu) = &shown.menu {
+        optional("menu", menu.reference);
+        optional("message", menu.message);
+    }
     let answer = shown
         .answer
         .as_ref()
         .map(|answer| format!("{} {}", answer.status, answer.body));
     optional("answer", answer.as_deref());
+    for pointer in shown.cleaned {
+        rows.push(("cleaned".to_owned(), pointer.clone()));
+    }
     for fault in shown.faults {
         rows.push((format!("fault at {}", fault.pointer), fault.message.clone()));
     }

@@ -6,7 +6,8 @@ use serde_json::value::RawValue;
 
 use super::{Origin, Place, VERSION};
 use crate::order::{
-    model::{self, Extra, Flag, Order, StatusChange, Translation},
+    flag::Flag,
+    model::{self, Extra, Order, StatusChange, Translation},
     money::Money,
 };
 
@@ -43,6 +44,9 @@ struct Metadata<'a> {
     /// The hub tells the provider that it is accepted.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     auto_accept: bool,
+    /// Those of the order or the change once more: in one place, whatever the body tells.
+    #[serde(skip_serializing_if = "Flags::is_empty")]
+    flags: Flags<'a>,
 }
 
 #[derive(Serialize)]
@@ -283,13 +287,13 @@ impl Serialize for Flags<'_> {
 
 impl<'a> Body<'a> {
     pub(super) fn of_order(order: &'a Order, place: &'a Place, origin: Origin<'a>) -> Self {
-        let mut body = Self::without_content(origin, order.provider_event_id.as_deref());
+        let mut body = Self::without_content(origin, order.provider_event_id.as_deref(), &order.flags);
         body.transformed_order = Some(Box::new(new_order(order, place)));
         body
     }
 
     pub(super) fn of_change(change: &'a StatusChange, place: &'a Place, origin: Origin<'a>) -> Self {
-        let mut body = Self::without_content(origin, change.provider_event_id.as_deref());
+        let mut body = Self::without_content(origin, change.provider_event_id.as_deref(), &change.flags);
         body.status_change = Some(Change {
             external_order_id: &change.external_id,
             branch_id: &place.branch_id,
@@ -306,7 +310,7 @@ impl<'a> Body<'a> {
         body
     }
 
-    fn without_content(origin: Origin<'a>, event_id: Option<&'a str>) -> Self {
+    fn without_content(origin: Origin<'a>, event_id: Option<&'a str>, flags: &'a [Flag]) -> Self {
         Body {
             original_webhook: OriginalWebhook {
                 provider_id: origin.provider,
@@ -322,6 +326,7 @@ impl<'a> Body<'a> {
                 transformed_at: origin.transformed_at,
                 version: VERSION,
                 auto_accept: origin.auto_accept,
+                flags: Flags(flags),
             },
         }
     }

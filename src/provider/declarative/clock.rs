@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use chrono::{DateTime, FixedOffset, NaiveDateTime, Utc};
+use chrono::{DateTime, Datelike as _, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
+use rust_decimal::{Decimal, prelude::ToPrimitive as _};
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
@@ -63,57 +64,321 @@ pub(super) fn offset(minutes: &str) -> Option<FixedOffset> {
     is_near.then(|| FixedOffset::east_opt(minutes * 60)).flatten()
 }
 
-/// An ISO 8601 time, with `T` or a blank in its middle. `zone` is asked where it names none.
-pub(super) fn iso(
-    text: &str,
-    zone: impl FnOnce() -> Option<FixedOffset>,
-) -> Result<Option<DateTime<Utc>>, &'static str> {
-    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-        return Ok(Some(time.to_utc()));
-    }
-    // Without the colon in the offset, as some write it.
-    if let Ok(time) = DateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f%z") {
-        return Ok(Some(time.to_utc()));
-    }
-    let naive = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f"]
-        .iter()
-        .find_map(|format| NaiveDateTime::parse_from_str(text, format).ok())
-        .ok_or("expected a time such as 2025-10-01T12:00:00Z")?;
-    let zone = zone().ok_or("expected a time with a zone; order.zone can say which is meant")?;
-    Ok(naive.and_local_timezone(zone).single().map(|time| time.to_utc()))
+/// What a provider's text says about a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    /// This time.
+    Time(DateTime<Utc>),
+    /// A zero date: that there is none.
+    Nothing,
+    /// What cannot be read.
+    Unreadable,
 }
 
-/// A whole number since 1970, of which so many make a second. Zero says that there is no time.
-pub(super) fn unix(text: &str, a_second: i64) -> Result<Option<DateTime<Utc>>, ()> {
-    let units: i64 = text.trim().parse().map_err(|_| ())?;
-    let millis = units.checked_mul(1000 / a_second).ok_or(())?;
-    if millis == 0 {
-        return Ok(None);
+/// Years in which an order may be placed or promised. What is outside of them was written in another unit, or stands for
+/// nothing.
+const YEARS: std::ops::Range<i32> = 2000..2100;
+/// The last year in which no order can have been: databases begin their calendars in the years 1, 1753, 1899 and 1900.
+const LAST_ZERO_YEAR: i32 = 1900;
+/// The year by which some say "never".
+const NEVER: i32 = 9999;
+
+/// A time by ISO 8601, in any of its common forms: extended (`2025-10-01T12:00:00Z`) or basic (`20251001T120000Z`), with a blank
+/// for the `T`, without seconds, with a fraction behind `.` or `,`, with a zone of `Z`, `+03:00`, `+0300` or `+03`. `zone` is
+/// asked where it names none. Dates without a time of day say too little, and dates by week or day of the year are not read.
+pub(super) fn iso(text: &str, zone: impl FnOnce() -> Option<FixedOffset>) -> Said {
+    let text = text.trim();
+    if text == "0" || text.starts_with("0000-00-00") || text.starts_with("00000000") {
+        return Said::Nothing;
     }
-    DateTime::from_timestamp_millis(millis).map(Some).ok_or(())
+    let Some((naive, offset)) = parts(text) else {
+        return Said::Unreadable;
+    };
+    if is_zero(&naive) {
+        return Said::Nothing;
+    }
+    let Some(offset) = offset.or_else(zone) else {
+        return Said::Unreadable;
+    };
+    // With an offset that does not change with the seasons there is one such time.
+    let time = naive.and_local_timezone(offset).single();
+    time.map_or(Said::Unreadable, |time| plausible(time.to_utc()))
+}
+
+fn is_zero(naive: &NaiveDateTime) -> bool {
+    naive.year() <= LAST_ZERO_YEAR || naive.year() == NEVER || naive.and_utc() == DateTime::UNIX_EPOCH
+}
+
+fn plausible(time: DateTime<Utc>) -> Said {
+    match YEARS.contains(&time.year()) {
+        true => Said::Time(time),
+        false => Said::Unreadable,
+    }
+}
+
+/// The time of day and date, and the offset where one is named.
+fn parts(text: &str) -> Option<(NaiveDateTime, Option<FixedOffset>)> {
+    let (date, rest) = split_date(text)?;
+    let rest = rest.strip_prefix(['T', 't', ' ', '\u{a0}'])?.trim_start();
+    let end = rest.find(|c: char| !(c.is_ascii_digit() || matches!(c, ':' | '.' | ',')));
+    let (clock, zone) = rest.split_at(end.unwrap_or(rest.len()));
+    let zone = zone.trim_start();
+    let offset = if zone.is_empty() { None } else { Some(named_zone(zone)?) };
+    Some((
+        date.and_time(NaiveTime::MIN).checked_add_signed(time_of_day(clock)?)?,
+        offset,
+    ))
+}
+
+/// A date of four, two and two digits, with or without hyphens, and what follows it.
+fn split_date(text: &str) -> Option<(NaiveDate, &str)> {
+    let is_extended = text.as_bytes().get(4) == Some(&b'-');
+    let (date, rest) = text.split_at_checked(if is_extended { 10 } else { 8 })?;
+    let digits = match is_extended {
+        true => [date.get(..4)?, date.get(5..7)?, date.get(8..)?],
+        false => [date.get(..4)?, date.get(4..6)?, date.get(6..)?],
+    };
+    if is_extended && date.as_bytes().get(7) != Some(&b'-') {
+        return None;
+    }
+    let [year, month, day] = digits.map(number);
+    let date = NaiveDate::from_ymd_opt(i32::try_from(year?).ok()?, month?, day?)?;
+    Some((date, rest))
+}
+
+/// `12:00`, `1200`, `12:00:00`, `120000`, with a fraction of the seconds; since midnight. `24:00` ends a day.
+fn time_of_day(clock: &str) -> Option<TimeDelta> {
+    let (whole, fraction) = match clock.split_once(['.', ',']) {
+        Some((whole, fraction)) => (whole, Some(fraction)),
+        None => (clock, None),
+    };
+    let parts: Vec<&str> = if whole.contains(':') {
+        whole.split(':').collect()
+    } else {
+        vec![whole.get(..2)?, whole.get(2..4)?, whole.get(4..)?]
+    };
+    let two = |digits: &&str| (digits.len() == 2).then(|| number(digits)).flatten();
+    let (hour, minute) = (two(parts.first()?)?, two(parts.get(1)?)?);
+    let second = match parts.get(2) {
+        // A fraction is one of seconds; of minutes nobody writes it.
+        None | Some(&"") if fraction.is_none() => 0,
+        digits => two(digits?)?,
+    };
+    let nanos = match fraction {
+        // Nine digits are nanoseconds; what is finer is cut.
+        Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            number(&format!("{:0<9}", &digits[..digits.len().min(9)]))?
+        }
+        Some(_) => return None,
+        None => 0,
+    };
+    let is_end_of_day = hour == 24 && minute == 0 && second == 0 && nanos == 0;
+    // A leap second is the first of the next minute.
+    let is_of_a_day = hour < 24 && minute < 60 && second <= 60;
+    let seconds = i64::from(hour) * 3600 + i64::from(minute) * 60 + i64::from(second);
+    (parts.len() <= 3 && (is_of_a_day || is_end_of_day)).then(|| TimeDelta::new(seconds, nanos))?
+}
+
+/// Digits, and nothing else.
+fn number(digits: &str) -> Option<u32> {
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| digits.parse().ok())?
+}
+
+/// `Z`, `UTC`, `GMT`, `+03:00`, `+0300`, `+03`; the minus may be that of typesetting.
+fn named_zone(zone: &str) -> Option<FixedOffset> {
+    if ["Z", "UTC", "GMT"].iter().any(|utc| zone.eq_ignore_ascii_case(utc)) {
+        return FixedOffset::east_opt(0);
+    }
+    let (sign, rest) = match zone.strip_prefix('+') {
+        Some(rest) => (1, rest),
+        None => (-1, zone.strip_prefix(['-', '\u{2212}'])?),
+    };
+    let (hours, minutes) = match (rest.len(), rest.as_bytes().get(2)) {
+        (2, _) => (rest, "00"),
+        (4, _) => rest.split_at_checked(2)?,
+        (5, Some(b':')) => (rest.get(..2)?, rest.get(3..)?),
+        _ => return None,
+    };
+    let (hours, minutes) = (number(hours)?, number(minutes)?);
+    let minutes_east = i32::try_from(hours * 60 + minutes).ok().filter(|_| minutes < 60)?;
+    let is_near = minutes_east <= MAX_OFFSET_MINUTES;
+    is_near.then(|| FixedOffset::east_opt(sign * minutes_east * 60))?
+}
+
+/// A number of units since 1970, of which so many make a second, also with a fraction, as languages without whole numbers write
+/// it. Zero, and what is before 1970, says that there is no time.
+pub(super) fn unix(text: &str, a_second: i64) -> Said {
+    let Some(units) = decimal(text.trim()) else {
+        return Said::Unreadable;
+    };
+    if units <= Decimal::ZERO {
+        return Said::Nothing;
+    }
+    let millis = units.checked_mul(Decimal::from(1000 / a_second));
+    let time = millis.and_then(|millis| DateTime::from_timestamp_millis(millis.trunc().to_i64()?));
+    time.map_or(Said::Unreadable, plausible)
+}
+
+/// A decimal number, also with an exponent.
+pub(super) fn decimal(text: &str) -> Option<Decimal> {
+    let is_number = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E');
+    if !text.bytes().all(is_number) {
+        return None;
+    }
+    match text.contains(['e', 'E']) {
+        true => Decimal::from_scientific(text).ok(),
+        false => text.parse().ok(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    fn zone() -> Option<FixedOffset> {
+        "+03:00".parse().ok()
+    }
+
+    fn read(text: &str) -> String {
+        match iso(text, zone) {
+            Said::Time(time) => time.to_rfc3339(),
+            other => format!("{other:?}"),
+        }
+    }
+
     #[test]
-    fn times_as_they_are_sent() {
-        let zone = || "+03:00".parse().ok();
-        let read = |text| iso(text, zone).unwrap().unwrap().to_rfc3339();
-        assert_eq!(read("2025-10-01T12:00:00Z"), "2025-10-01T12:00:00+00:00");
-        assert_eq!(read("2025-10-01T12:00:00.5+0200"), "2025-10-01T10:00:00.500+00:00");
-        assert_eq!(read("2025-10-01 12:00:00"), "2025-10-01T09:00:00+00:00");
-        assert!(iso("2025-10-01T12:00:00", || None).is_err());
-        assert!(iso("yesterday", zone).is_err());
+    fn every_common_form_is_read() {
+        for (text, time) in [
+            ("2025-10-01T12:00:00Z", "2025-10-01T12:00:00+00:00"),
+            ("2025-10-01t12:00:00z", "2025-10-01T12:00:00+00:00"),
+            ("2025-10-01T12:00Z", "2025-10-01T12:00:00+00:00"),
+            ("2025-10-01 12:00", "2025-10-01T09:00:00+00:00"),
+            ("2025-10-01 12:00:00", "2025-10-01T09:00:00+00:00"),
+            (" 2025-10-01  12:00:00 UTC ", "2025-10-01T12:00:00+00:00"),
+            ("2025-10-01 12:00:00 +0000", "2025-10-01T12:00:00+00:00"),
+            ("2025-10-01T12:00:00.5+0200", "2025-10-01T10:00:00.500+00:00"),
+            ("2025-10-01T12:00:00,25+02", "2025-10-01T10:00:00.250+00:00"),
+            ("2025-10-01T12:00:00.1234567Z", "2025-10-01T12:00:00.123456700+00:00"),
+            ("2025-10-01T12:00:00.1234567891Z", "2025-10-01T12:00:00.123456789+00:00"),
+            ("2025-10-01T12:00-03:30", "2025-10-01T15:30:00+00:00"),
+            ("2025-10-01T12:00:00\u{2212}03:00", "2025-10-01T15:00:00+00:00"),
+            ("20251001T120000Z", "2025-10-01T12:00:00+00:00"),
+            ("20251001T1200+0300", "2025-10-01T09:00:00+00:00"),
+            ("20251001 120000", "2025-10-01T09:00:00+00:00"),
+            ("2025-10-01T24:00:00Z", "2025-10-02T00:00:00+00:00"),
+            ("2025-12-31T23:59:60Z", "2026-01-01T00:00:00+00:00"),
+        ] {
+            assert_eq!(read(text), time, "{text}");
+        }
         assert_eq!(
-            unix("1606780145", 1).unwrap().unwrap().to_rfc3339(),
-            "2020-11-30T23:49:05+00:00"
+            iso("2025-10-01T12:00:00", || None),
+            Said::Unreadable,
+            "which zone is not known"
         );
-        assert_eq!(unix("1606780145000", 1000), unix("1606780145", 1));
-        assert_eq!(unix("0", 1), Ok(None));
-        assert_eq!(unix("soon", 1), Err(()));
-        assert_eq!(unix("9223372036854775807", 1), Err(()));
+    }
+
+    #[test]
+    fn zero_dates_say_that_there_is_none() {
+        for text in [
+            "0000-00-00 00:00:00",
+            "0000-00-00",
+            "0000-00-00T00:00:00Z",
+            "0001-01-01T00:00:00",
+            "0001-01-01T00:00:00Z",
+            "1899-12-30 00:00",
+            "1900-01-01T00:00:00",
+            "1970-01-01T00:00:00Z",
+            "9999-12-31T23:59:59.9999999",
+            "0",
+        ] {
+            assert_eq!(iso(text, zone), Said::Nothing, "{text}");
+            assert_eq!(iso(text, || None), Said::Nothing, "{text} without a zone");
+        }
+        for text in ["0", "0.0", "-62135596800"] {
+            assert_eq!(unix(text, 1), Said::Nothing, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_says_no_time_is_not_guessed_at() {
+        for text in [
+            "yesterday",
+            "2025-10-01",
+            "20251001",
+            "12:00",
+            "2025-13-01T12:00:00Z",
+            "2025-02-30T12:00:00Z",
+            "2025-10-01T25:00:00Z",
+            "2025-10-01T24:01:00Z",
+            "2025-10-01T12:60Z",
+            "2025-10-01T12Z",
+            "2025-10-01T12:00:00+03:60",
+            "2025-10-01T12:00:00+25",
+            "2025-10-01T12:00:00 Asia/Amman",
+            "2025-10-01T12:00:00.Z",
+            "2025-10-01T1:00Z",
+            "2025-W40-3T12:00Z",
+            "2025-274T12:00Z",
+            "2025/10/01 12:00",
+            "01-10-2025 12:00",
+            "1759312800",
+            "1999-12-31T23:59:59Z",
+            "2100-01-01T00:00:00Z",
+            "false",
+            "",
+        ] {
+            assert_eq!(iso(text, zone), Said::Unreadable, "{text}");
+        }
+    }
+
+    #[test]
+    fn seconds_and_milliseconds() {
+        let read = |text, a_second| match unix(text, a_second) {
+            Said::Time(time) => time.to_rfc3339(),
+            other => format!("{other:?}"),
+        };
+        for (text, a_second) in [
+            ("1606780145", 1),
+            ("1606780145.0", 1),
+            (" 1.606780145e9 ", 1),
+            ("1606780145000", 1000),
+            ("1606780145000.9", 1000),
+        ] {
+            assert_eq!(read(text, a_second), "2020-11-30T23:49:05+00:00", "{text}");
+        }
+        assert_eq!(read("1606780145.25", 1), "2020-11-30T23:49:05.250+00:00");
+        // The wrong unit would be the year 1970 or 52885.
+        for (text, a_second) in [
+            ("soon", 1),
+            ("9223372036854775807", 1),
+            ("1606780145000", 1),
+            ("1606780145", 1000),
+            ("2020-11-30T23:49:05Z", 1),
+        ] {
+            assert_eq!(unix(text, a_second), Said::Unreadable, "{text}");
+        }
+    }
+
+    proptest! {
+        /// Each way to write a time means it.
+        #[test]
+        fn however_it_is_written(seconds in 946_684_800i64..4_102_444_800, minutes in -840i32..=840, form in 0..6usize) {
+            let minutes = minutes - minutes % 15;
+            let zone = FixedOffset::east_opt(minutes * 60).unwrap();
+            let time = DateTime::from_timestamp(seconds, 0).unwrap();
+            let local = time.with_timezone(&zone);
+            let format = ["%Y-%m-%dT%H:%M:%S%:z", "%Y-%m-%d %H:%M:%S%z", "%Y%m%dT%H%M%S%z", "%Y-%m-%dT%H:%M:%S.000%:z",
+                "%Y-%m-%dT%H:%M:%S", "%Y%m%d %H%M%S"][form];
+            prop_assert_eq!(iso(&local.format(format).to_string(), || Some(zone)), Said::Time(time));
+        }
+
+        #[test]
+        fn never_panics(text in "\\PC{0,40}|[0-9TZ:.+ -]{0,40}") {
+            let _ = (iso(&text, zone), unix(&text, 1), unix(&text, 1000));
+        }
     }
 
     #[test]

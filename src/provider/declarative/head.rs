@@ -8,7 +8,9 @@ use axum::http::HeaderMap;
 
 use super::{
     file::{Document as Where, Events, File, Kind, Webhook, When},
+    menu_word,
     pick::{Source, Sources},
+    reader::is_text,
 };
 use crate::{
     intake::structure,
@@ -95,7 +97,12 @@ impl<'a> Reader<'a> {
 /// # Errors
 /// What was expected and is not there; never what was sent.
 pub(super) fn read(file: &File, arriving: &Arriving<'_>) -> Result<Head, String> {
-    with_reader(file, arriving, |reader| head(file, reader))?
+    // What is about a menu is about no order, whatever the file says of webhooks that have its shape.
+    let is_menu_word = file
+        .outbound
+        .as_ref()
+        .is_some_and(|spec| menu_word::is_one(spec, arriving.body));
+    with_reader(file, arriving, |reader| head(file, reader, is_menu_word))?
 }
 
 /// Why it is ignored, for whoever tries a file; none where it is not.
@@ -139,7 +146,7 @@ pub(super) fn store(file: &File, arriving: &Arriving<'_>) -> Option<String> {
     let pick = file.webhook.store.as_ref()?;
     let store = |reader: &Reader<'_>| {
         let texts = pick.from.iter().filter_map(|source| reader.text(source));
-        let mut texts = texts.filter(|text| !pick.skip.iter().any(|skipped| skipped == text.trim()));
+        let mut texts = texts.filter(|text| is_text(text) && !pick.skip.iter().any(|skipped| skipped == text.trim()));
         texts.next().map(Cow::into_owned)
     };
     let found = with_reader(file, arriving, store).ok().flatten();
@@ -216,9 +223,15 @@ fn kind<'a>(events: &Events, reader: &Reader<'a>) -> (Kind, Option<Cow<'a, str>>
     (kind, word)
 }
 
-fn head(file: &File, reader: &Reader<'_>) -> Result<Head, String> {
-    let (kind, _) = kind(&file.events, reader);
-    let order_id = match reader.first(&file.webhook.order_id) {
+fn head(file: &File, reader: &Reader<'_>, is_menu_word: bool) -> Result<Head, String> {
+    let kind = if is_menu_word {
+        Kind::Ignored
+    } else {
+        kind(&file.events, reader).0
+    };
+    // `"null"` and the like are what a program made of no id: many orders would be one.
+    let ids = file.webhook.order_id.0.iter().filter_map(|source| reader.text(source));
+    let order_id = match ids.into_iter().find(|id| is_text(id)) {
         Some(id) => id.into_owned(),
         None if kind == Kind::Ignored => NOTHING.into(),
         None => {

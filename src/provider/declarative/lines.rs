@@ -1,17 +1,17 @@
 //! The basket: lines, and what was chosen within them, as deep as it goes.
 
-use std::str::FromStr;
-
-use rust_decimal::Decimal;
+use rust_decimal::{Decimal, prelude::ToPrimitive as _};
 use serde_json::value::RawValue;
 
 use super::{
+    clock::decimal,
     file::{File, Modifiers, Names},
     pick::{Amount, Pick},
-    reader::Reader,
+    reader::{Need, Reader},
 };
 use crate::order::{
-    model::{Flag, Line, Modifier, Translation},
+    flag::Flag,
+    model::{Line, Modifier, Translation},
     money::{Currency, Money},
     tree::Place,
 };
@@ -24,34 +24,36 @@ const MAX_MODIFIER_DEPTH: usize = 12;
 pub(super) struct Basket {
     pub(super) lines: Vec<Line>,
     pub(super) sum: Money,
+    /// By how much rounding alone may have changed the sum, in the currency's smallest unit.
+    pub(super) slack: i64,
 }
 
 struct Walk<'w, 't> {
     reader: &'w Reader<'t>,
     modifiers: Option<&'w Modifiers>,
     currency: Currency,
-    flags: &'w mut Vec<Flag>,
 }
 
-pub(super) fn basket(reader: &Reader<'_>, file: &File, currency: Currency, flags: &mut Vec<Flag>) -> Basket {
+pub(super) fn basket(reader: &Reader<'_>, file: &File, currency: Currency) -> Basket {
     let table = &file.order.lines;
-    let mut walk = Walk {
+    let walk = Walk {
         reader,
         modifiers: file.order.modifiers.as_ref(),
         currency,
-        flags,
     };
     let mut basket = Basket {
         lines: Vec::new(),
         sum: Money::zero(currency),
+        slack: 0,
     };
-    for place in reader.each(&table.each, reader.root()) {
+    for place in reader.each(&table.each, reader.root(), Need::Essential) {
+        let rounded = reader.rounded.get();
         let id = reader.optional(&table.id, place);
         let merchant_ref = reader.optional(&table.merchant_ref, place);
         let names = walk.names(&table.names, place);
         let name = walk.name(&table.name, place, &names, [&merchant_ref, &id]);
-        let total = reader.amount(&table.total_price, place, currency);
-        let unit = reader.amount(&table.unit_price, place, currency);
+        let total = reader.amount(&table.total_price, place, currency, Need::Essential);
+        let unit = reader.amount(&table.unit_price, place, currency, Need::Essential);
         let quantity = walk.quantity(&table.quantity, place);
         let modifiers = walk.modifiers(place, 0);
         let (unit_price, total_price) = walk.prices(
@@ -63,6 +65,9 @@ pub(super) fn basket(reader: &Reader<'_>, file: &File, currency: Currency, flags
             (&table.unit_price, &table.total_price),
         );
         basket.sum = basket.sum.plus(total_price);
+        basket.slack = basket
+            .slack
+            .saturating_add(slack(&quantity, reader.rounded.get() - rounded));
         basket.lines.push(Line {
             external_id: id,
             merchant_ref,
@@ -79,12 +84,6 @@ pub(super) fn basket(reader: &Reader<'_>, file: &File, currency: Currency, flags
 }
 
 impl Walk<'_, '_> {
-    fn flag(&mut self, flag: Flag) {
-        if !self.flags.contains(&flag) {
-            self.flags.push(flag);
-        }
-    }
-
     fn names(&self, names: &Names, place: Place) -> Vec<Translation> {
         let name = |(language, pick): (&String, &Pick)| {
             let text = self.reader.text(pick, place)?;
@@ -97,7 +96,7 @@ impl Walk<'_, '_> {
     }
 
     /// A line without a name is still something to cook: its name in another language, or its code, stands in for it.
-    fn name(&mut self, pick: &Pick, place: Place, names: &[Translation], codes: [&Option<String>; 2]) -> String {
+    fn name(&self, pick: &Pick, place: Place, names: &[Translation], codes: [&Option<String>; 2]) -> String {
         if let Some(name) = self.reader.text(pick, place) {
             return name;
         }
@@ -109,7 +108,7 @@ impl Walk<'_, '_> {
         }
         match codes.into_iter().flatten().next() {
             Some(code) => {
-                self.flag(Flag::NameMissing);
+                self.reader.flag(Flag::NameMissing);
                 code.clone()
             }
             None => self.reader.required(pick, place),
@@ -119,14 +118,14 @@ impl Walk<'_, '_> {
     /// One, where nothing is said.
     fn quantity(&self, pick: &Option<Pick>, place: Place) -> Box<RawValue> {
         self.reader
-            .decimal(pick, place)
+            .decimal(pick, place, Need::Essential)
             .unwrap_or_else(|| RawValue::from_string("1".into()).expect("1 is JSON"))
     }
 
     /// The price of one and of all, as the provider says; one is worked out of the other where it says only that, and is
     /// flagged.
     fn prices(
-        &mut self,
+        &self,
         unit: Option<Money>,
         total: Option<Money>,
         quantity: &RawValue,
@@ -134,7 +133,7 @@ impl Walk<'_, '_> {
         place: Place,
         (unit_source, total_source): (&Option<Amount>, &Option<Amount>),
     ) -> (Money, Money) {
-        let count = Decimal::from_str(quantity.get()).unwrap_or(Decimal::ONE);
+        let count = count(quantity);
         match (unit, total) {
             (Some(unit), Some(total)) => (unit, total),
             (Some(unit), None) => {
@@ -151,56 +150,57 @@ impl Walk<'_, '_> {
             }
             (None, None) => {
                 for source in [unit_source, total_source].into_iter().flatten() {
-                    let source = source.from.first().map(|source| self.reader.place_of(source, place));
-                    self.reader
-                        .fault(&source.unwrap_or_default(), "missing: the price of a line");
+                    let place = self.reader.place_of_amount(source, place);
+                    self.reader.missing(&place, "missing: the price of a line");
                 }
                 (Money::zero(self.currency), Money::zero(self.currency))
             }
         }
     }
 
-    fn missing(&mut self, amount: &Option<Amount>, place: Place, flag: Flag) {
+    fn missing(&self, amount: &Option<Amount>, place: Place, flag: Flag) {
         match amount {
             Some(amount) if amount.required => {
-                let source = amount.from.first().map(|source| self.reader.place_of(source, place));
-                self.reader.fault(&source.unwrap_or_default(), "missing");
+                self.reader
+                    .missing(&self.reader.place_of_amount(amount, place), "missing");
             }
-            _ => self.flag(flag),
+            _ => self.reader.flag(flag),
         }
     }
 
-    fn modifiers(&mut self, place: Place, depth: usize) -> Vec<Modifier> {
+    fn modifiers(&self, place: Place, depth: usize) -> Vec<Modifier> {
         let Some(table) = self.modifiers.filter(|_| depth < MAX_MODIFIER_DEPTH) else {
             return Vec::new();
         };
         let mut modifiers = Vec::new();
         let Some(groups) = &table.groups else {
-            for place in self.reader.each(&table.each, place) {
+            for place in self.reader.each(&table.each, place, Need::Essential) {
                 let group = self.reader.optional(&table.group, place);
                 modifiers.push(self.modifier(table, place, group, depth));
             }
             return modifiers;
         };
-        for group in self.reader.each(groups, place) {
+        for group in self.reader.each(groups, place, Need::Essential) {
             let name = self.reader.optional(&table.group, group);
-            for place in self.reader.each(&table.each, group) {
+            for place in self.reader.each(&table.each, group, Need::Essential) {
                 modifiers.push(self.modifier(table, place, name.clone(), depth));
             }
         }
         modifiers
     }
 
-    fn modifier(&mut self, table: &Modifiers, place: Place, group: Option<String>, depth: usize) -> Modifier {
+    fn modifier(&self, table: &Modifiers, place: Place, group: Option<String>, depth: usize) -> Modifier {
         let id = self.reader.optional(&table.id, place);
         let merchant_ref = self.reader.optional(&table.merchant_ref, place);
         let names = self.names(&table.names, place);
         let name = self.name(&table.name, place, &names, [&merchant_ref, &id]);
         let quantity = self.quantity(&table.quantity, place);
-        let price = self.reader.amount(&table.price, place, self.currency).or_else(|| {
-            let total = self.reader.amount(&table.total_price, place, self.currency)?;
-            let count = Decimal::from_str(quantity.get()).ok()?;
-            Decimal::ONE.checked_div(count).map(|share| total.times(share))
+        let amount = |amount| self.reader.amount(amount, place, self.currency, Need::Essential);
+        let price = amount(&table.price).or_else(|| {
+            let total = amount(&table.total_price)?;
+            Decimal::ONE
+                .checked_div(count(&quantity))
+                .map(|share| total.times(share))
         });
         Modifier {
             group,
@@ -215,9 +215,20 @@ impl Walk<'_, '_> {
     }
 }
 
+/// A quantity as a number; it was read as one.
+fn count(quantity: &RawValue) -> Decimal {
+    decimal(quantity.get()).unwrap_or(Decimal::ONE)
+}
+
+/// What so many rounded prices may have changed of a line: half a unit each, for each piece.
+fn slack(quantity: &RawValue, rounded: u32) -> i64 {
+    let pieces = count(quantity).abs().ceil().to_i64().unwrap_or(i64::MAX);
+    pieces.max(1).saturating_mul(i64::from(rounded))
+}
+
 /// What an addition adds to one of its line.
 fn cost(modifier: &Modifier) -> Money {
-    let count = Decimal::from_str(modifier.quantity.get()).unwrap_or(Decimal::ONE);
+    let count = count(&modifier.quantity);
     let one = modifier.modifiers.iter().map(cost).fold(modifier.price, Money::plus);
     one.times(count)
 }

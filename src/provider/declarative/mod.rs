@@ -2,7 +2,7 @@
 //!
 //! [`load`] reads a file and tells all that is wrong with it, [`mod@file`], [`pick`], [`lists`], [`words`], [`clock`] and
 //! [`path`] are its shape, [`response`] its answers;
-//! `head` is what the intake reads by it, `reader`, `order` and `lines` what the transformation does. Evaluating
+//! `head` is what the intake reads by it, `reader`, `values`, `order` and `lines` what the transformation does. Evaluating
 //! ends: nothing in a file repeats, and a document is read within the limits of [`crate::order::tree`].
 //! `docs/providers.md` explains the format to whoever writes one.
 
@@ -20,8 +20,10 @@ pub mod words;
 pub mod response;
 mod head;
 mod reader;
+mod values;
 mod order;
 mod lines;
+pub mod menu_word;
 pub mod sample;
 
 use self::{
@@ -88,13 +90,17 @@ impl Declarative {
         // What the intake has read has its place.
         let text = |sources| reader.text_at(sources, root);
         text(&file.webhook.order_id);
-        let is_test = file.webhook.test.iter().any(|test| reader.test(test, root));
+        let is_test = file.webhook.test.iter().any(|test| reader.is_so(test, root));
         let store_ref = merchant_header(envelope).map(str::to_owned);
         let store_ref = store_ref.or_else(|| reader.optional(&file.webhook.store, root));
         let event_id = file.webhook.event_id.as_ref().and_then(text);
         let type_word = file.events.r#type.as_ref().and_then(text);
         reader.leave_out(&file.webhook.leave_out);
         let timestamp = reader.time(&file.webhook.time, root);
+        let ignores_words =
+            file.events.other == Kind::Ignored && file.events.when.iter().all(|when| when.becomes != Kind::Ignored);
+        let is_unknown = |word: &String| ignores_words && file.events.types.get(word).is_none();
+        let is_unknown = type_word.as_ref().is_some_and(is_unknown);
         let common = Common {
             external_id: &envelope.external_order_id,
             event_id,
@@ -120,6 +126,7 @@ impl Declarative {
             timestamp: own_time.or(timestamp),
             store_ref,
             is_test,
+            is_unknown: is_unknown && matches!(content, Content::Ignored(_)),
             content,
         };
         reader.finish(fact).map_err(TransformError::Faults)
@@ -192,6 +199,7 @@ impl Provider for Declarative {
                 timestamp: None,
                 store_ref: merchant_header(&received.envelope).map(str::to_owned),
                 is_test: false,
+                is_unknown: false,
                 content: Content::Elsewhere,
             }),
             Some(Document::Fetched(_)) => self.fact(received, (&body, body.root()), &body),

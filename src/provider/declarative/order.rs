@@ -5,13 +5,14 @@ use serde_json::value::RawValue;
 use super::{
     file::{self, File, Kind},
     lines::{self, Basket},
-    reader::{Reader, e164},
+    reader::{Accepts, Need, Reader},
+    values::Chosen,
 };
 use crate::order::{
-    model::{
-        Address, Courier, Customer, Discount, Extra, Flag, Fulfillment, Order, Payment, Pricing, StatusChange, TaxMode,
-    },
+    flag::Flag,
+    model::{Address, Courier, Customer, Discount, Extra, Fulfillment, Order, Payment, Pricing, StatusChange, TaxMode},
     money::{Currency, Money},
+    phone::e164,
     status::Status,
     tree::Tree,
 };
@@ -35,23 +36,22 @@ pub(super) struct Common<'a> {
 pub(super) fn new_order(reader: &Reader<'_>, file: &File, common: Common<'_>, currency: Option<Currency>) -> Order {
     let root = reader.root();
     let head = &file.order.head;
-    let mut flags = Vec::new();
     let currency = the_currency(reader, file, currency);
-    let (status, provider_status) = status_of_new(reader, file, common.type_word, &mut flags);
-    let basket = lines::basket(reader, file, currency, &mut flags);
+    let (status, provider_status) = status_of_new(reader, file, common.type_word);
+    let basket = lines::basket(reader, file, currency);
     if basket.lines.is_empty() {
         let place = file.order.lines.each.from.first();
         let place = place.map_or_else(String::new, |source| reader.place_of(source, root));
-        reader.fault(&place, "expected at least one item");
+        reader.missing(&place, "expected at least one item");
     }
-    let pricing = pricing(reader, &file.order.pricing, &basket, currency, &mut flags);
+    let pricing = pricing(reader, &file.order.pricing, &basket, currency);
     if common.is_test {
-        flags.push(Flag::TestOrder);
+        reader.flag(Flag::TestOrder);
     }
     let address = address(reader, &file.order.address);
     let mut customer = customer(reader, &file.order.customer);
     let address = address.map(|address| redact(address, &file.order.customer.withheld, &mut customer));
-    let delivery_type = reader.optional(&head.delivery_type, root);
+    let address = address.filter(|address| !address.is_empty());
     let mut order = Order {
         order_number: order_number(file, common.external_id),
         external_id: common.external_id.to_owned(),
@@ -59,79 +59,104 @@ pub(super) fn new_order(reader: &Reader<'_>, file: &File, common: Common<'_>, cu
         provider_event_id: common.event_id,
         store_ref: common.store_ref,
         status,
-        provider_status,
-        fulfillment: reader
-            .choice(&head.fulfillment, root)
-            .unwrap_or(Fulfillment::PlatformCourier),
-        delivery_type,
+        fulfillment: fulfillment(reader, file, address.is_some()),
+        delivery_type: reader.optional(&head.delivery_type, root),
         placed_at: reader.time(&head.placed_at, root),
         accept_by: reader.time(&head.accept_by, root),
         ready_by: reader.time(&head.ready_by, root),
         deliver_by: reader.time(&head.deliver_by, root),
-        scheduled: head.scheduled.as_ref().map(|test| reader.test(test, root)),
+        scheduled: head.scheduled.as_ref().and_then(|test| reader.answer(test, root)),
         customer,
-        address: address.filter(|address| !address.is_empty()),
+        address,
         lines: basket.lines,
         pricing,
         payment: payment(reader, &file.order.payment),
-        courier: courier(reader, file),
+        courier: courier(reader, file, Some(&provider_status)),
+        provider_status,
         notes: reader.optional(&head.notes, root),
-        flags,
+        flags: Vec::new(),
         extra: Extra::default(),
     };
-    order.extra = extra(reader, &mut order.flags);
-    order.flags.sort_unstable();
-    order.flags.dedup();
+    order.extra = extra(reader);
+    order.flags = reader.flags();
     order
+}
+
+/// Who brings the order. An order that waits for a courier who never comes is lost; so where the provider's word is not known,
+/// it is the restaurant that has to see to it: it brings what has an address, and hands out what has none.
+fn fulfillment(reader: &Reader<'_>, file: &File, has_address: bool) -> Fulfillment {
+    let unknown = if has_address {
+        Fulfillment::MerchantCourier
+    } else {
+        Fulfillment::Pickup
+    };
+    match reader.choice(&file.order.head.fulfillment, reader.root(), Flag::UnknownFulfillment) {
+        Chosen::Known(fulfillment) | Chosen::Absent(Some(fulfillment)) => fulfillment,
+        Chosen::Unknown(other) => other.unwrap_or(unknown),
+        Chosen::Absent(None) => {
+            reader.flag(Flag::UnknownFulfillment);
+            unknown
+        }
+    }
 }
 
 /// Reads a change.
 pub(super) fn change(reader: &Reader<'_>, file: &File, common: Common<'_>, kind: Kind) -> StatusChange {
     let root = reader.root();
-    let mut flags = Vec::new();
     let (status, provider_status) = match kind {
         Kind::CourierUpdated => (None, None),
-        _ => status_of_change(reader, file, common.type_word, kind, &mut flags),
+        _ => status_of_change(reader, file, common.type_word, kind),
     };
     if common.is_test {
-        flags.push(Flag::TestOrder);
-    }
-    let mut courier = courier(reader, file);
-    if let Some(known) = &mut courier
-        && known.state.is_none()
-        && known.provider_state == provider_status
-    {
-        // One word for both: it said something about the order.
-        known.provider_state = None;
+        reader.flag(Flag::TestOrder);
     }
     let mut change = StatusChange {
         external_id: common.external_id.to_owned(),
         provider_event_id: common.event_id,
         status,
-        provider_status,
         reason: reader.optional(&file.status.reason, root),
-        courier: courier.filter(|courier| !courier.is_empty()),
+        courier: courier(reader, file, provider_status.as_deref()),
+        provider_status,
         changed_at: reader.time(&file.status.changed_at, root),
-        flags,
+        flags: Vec::new(),
         extra: Extra::default(),
     };
-    change.extra = extra(reader, &mut change.flags);
+    change.extra = extra(reader);
+    change.flags = reader.flags();
     change
 }
 
+/// The currency of all amounts. One that cannot be read is the configured one, where there is any; without one nothing can be
+/// charged.
 fn the_currency(reader: &Reader<'_>, file: &File, configured: Option<Currency>) -> Currency {
     let head = &file.order.head;
     let known = configured.or(head.default_currency);
     if let Some(sources) = &head.currency {
-        match reader.text_at(sources, reader.root()).map(|code| code.parse()) {
-            Some(Ok(currency)) => return currency,
-            found => {
-                let place = sources.0.first().map(|source| reader.place_of(source, reader.root()));
-                match (found, known) {
-                    (Some(Err(error)), _) => reader.fault(&place.unwrap_or_default(), error),
-                    (_, Some(known)) => return known,
-                    (_, None) => reader.fault(&place.unwrap_or_default(), "missing: the currency's code"),
-                }
+        let root = reader.root();
+        let need = if known.is_some() {
+            Need::Optional
+        } else {
+            Need::Essential
+        };
+        let told = (need, Flag::CurrencyAssumed);
+        let found = reader.first((&sources.0, &[]), root, Accepts::Text, told).found();
+        let code = found
+            .as_ref()
+            .map(|found| found.text.trim().to_ascii_uppercase().parse());
+        match (found, code, known) {
+            (Some(found), Some(Ok(currency)), _) => {
+                reader.take(&found);
+                return currency;
+            }
+            (Some(_), Some(Err(_)), Some(known)) => {
+                reader.flag(Flag::CurrencyAssumed);
+                return known;
+            }
+            (Some(found), Some(Err(error)), None) => reader.fault(&found.place, error),
+            (_, _, Some(known)) => return known,
+            (_, _, None) => {
+                let place = sources.0.first().map(|source| reader.place_of(source, root));
+                reader.missing(&place.unwrap_or_default(), "missing: the currency's code");
             }
         }
     } else if let Some(known) = known {
@@ -162,17 +187,12 @@ fn order_number(file: &File, external_id: &str) -> String {
 }
 
 /// An order that just came is received, whatever else its provider calls it.
-fn status_of_new(
-    reader: &Reader<'_>,
-    file: &File,
-    type_word: Option<String>,
-    flags: &mut Vec<Flag>,
-) -> (Status, String) {
+fn status_of_new(reader: &Reader<'_>, file: &File, type_word: Option<String>) -> (Status, String) {
     match reader.optional(&file.status.status, reader.root()) {
         Some(word) => {
             let status = file.status.words.get(&word).copied();
             if status.is_none() {
-                flags.push(Flag::UnknownStatus);
+                reader.flag(Flag::UnknownStatus);
             }
             (status.unwrap_or(Status::Received), word)
         }
@@ -185,19 +205,17 @@ fn status_of_change(
     file: &File,
     type_word: Option<String>,
     kind: Kind,
-    flags: &mut Vec<Flag>,
 ) -> (Option<Status>, Option<String>) {
     let cancelled = (kind == Kind::OrderCancelled).then_some(Status::Cancelled);
     let word = reader.optional(&file.status.status, reader.root()).or(type_word);
     let Some(word) = word.or_else(|| cancelled.map(|status| status.as_str().to_owned())) else {
-        let source = file.status.status.as_ref().and_then(|pick| pick.from.first());
-        let place = source.map_or_else(String::new, |source| reader.place_of(source, reader.root()));
-        reader.fault(&place, "missing");
+        // Something happened to the order, and perhaps its courier is in it.
+        reader.flag(Flag::StatusMissing);
         return (None, None);
     };
     let status = file.status.words.get(&word).copied().or(cancelled);
     if status.is_none() {
-        flags.push(Flag::UnknownStatus);
+        reader.flag(Flag::UnknownStatus);
     }
     (status, Some(word))
 }
@@ -262,8 +280,8 @@ fn address(reader: &Reader<'_>, table: &file::Address) -> Option<Address> {
         city: text(&table.city),
         postcode: text(&table.postcode),
         country: text(&table.country),
-        latitude: reader.decimal(&table.latitude, root),
-        longitude: reader.decimal(&table.longitude, root),
+        latitude: reader.decimal(&table.latitude, root, Need::Optional),
+        longitude: reader.decimal(&table.longitude, root, Need::Optional),
         notes: text(&table.notes),
     };
     (!address.is_empty()).then_some(address)
@@ -275,51 +293,69 @@ fn payment(reader: &Reader<'_>, table: &file::Payment) -> Payment {
         is_prepaid: table
             .prepaid
             .as_ref()
-            .is_some_and(|test| reader.test(test, reader.root())),
+            .is_some_and(|test| reader.is_so(test, reader.root())),
     }
 }
 
-fn courier(reader: &Reader<'_>, file: &File) -> Option<Courier> {
+/// Who drives. `status` is the provider's word for the order's status: where the same word is looked at for the courier's state
+/// and means none, it said something about the order.
+fn courier(reader: &Reader<'_>, file: &File, status: Option<&str>) -> Option<Courier> {
     let table = file.courier.as_ref()?;
     let root = reader.root();
-    let provider_state = reader.optional(&table.state, root);
+    let word = reader.optional(&table.state, root);
+    let state = word.as_deref().and_then(|word| table.words.get(word).copied());
+    let provider_state = word.filter(|word| state.is_some() || Some(word.as_str()) != status);
+    if state.is_none() && provider_state.is_some() && !table.words.is_empty() {
+        reader.flag(Flag::UnknownCourierState);
+    }
     let courier = Courier {
         id: reader.optional(&table.id, root),
         name: reader.optional(&table.name, root),
         phone: reader.optional(&table.phone, root),
         eta: reader.time(&table.eta, root),
-        state: provider_state
-            .as_deref()
-            .and_then(|word| table.words.get(word).copied()),
+        state,
         provider_state,
     };
     (!courier.is_empty()).then_some(courier)
 }
 
-fn pricing(
-    reader: &Reader<'_>,
-    table: &file::Pricing,
-    basket: &Basket,
-    currency: Currency,
-    flags: &mut Vec<Flag>,
-) -> Pricing {
+/// What it costs. Beside a total every other amount informs; without one the total is their sum, and they are what is charged.
+fn pricing(reader: &Reader<'_>, table: &file::Pricing, basket: &Basket, currency: Currency) -> Pricing {
     let root = reader.root();
-    let amount = |amount| reader.amount(amount, root, currency);
+    let charged = |amount| reader.amount(amount, root, currency, Need::Essential);
+    let total = charged(&table.total);
+    let need = if total.is_some() {
+        Need::Optional
+    } else {
+        Need::Essential
+    };
+    let rounded = reader.rounded.get();
+    let amount = |amount| reader.amount(amount, root, currency, need);
     let (delivery_fee, service_fee) = (amount(&table.delivery_fee), amount(&table.service_fee));
     let (other_fees, tax, tip) = (amount(&table.other_fees), amount(&table.tax), amount(&table.tip));
-    let discounts = discounts(reader, &table.discounts, currency);
+    let unread = reader.unread.get();
+    let discounts = discounts(reader, &table.discounts, currency, need);
+    let are_all_read = reader.unread.get() == unread;
     let discount = amount(&table.discount).map(positive).or_else(|| {
         let amounts = discounts.iter().map(|discount| discount.amount);
-        amounts.reduce(Money::plus)
+        amounts.reduce(Money::plus).filter(|_| are_all_read)
     });
     let subtotal = amount(&table.subtotal);
-    let total = amount(&table.total);
-    let tax_mode = table.tax_mode.as_ref().and_then(|choice| reader.choice(choice, root));
-    if subtotal.is_none() {
-        missing_amount(reader, table.subtotal.as_ref(), flags, Flag::SubtotalComputed);
+    let choice = table.tax_mode.as_ref();
+    let tax_mode = choice.and_then(|choice| match reader.choice(choice, root, Flag::UnknownTaxMode) {
+        Chosen::Known(mode) => Some(mode),
+        Chosen::Unknown(mode) | Chosen::Absent(mode) => mode,
+    });
+    match subtotal {
+        None => missing_amount(reader, table.subtotal.as_ref(), Flag::SubtotalComputed),
+        // What was rounded is held against what the provider made of it.
+        Some(subtotal) if basket.slack > 0 && differs(subtotal, basket.sum, basket.slack) => {
+            reader.flag(Flag::SubtotalMismatch);
+        }
+        Some(_) => {}
     }
     if total.is_none() {
-        missing_amount(reader, table.total.as_ref(), flags, Flag::TotalComputed);
+        missing_amount(reader, table.total.as_ref(), Flag::TotalComputed);
     }
     let subtotal = subtotal.unwrap_or(basket.sum);
     let parts = [delivery_fee, service_fee, other_fees, tip];
@@ -331,8 +367,9 @@ fn pricing(
         Some(TaxMode::Excluded) => [with_tax, with_tax],
         None => [with_tax, without_tax],
     };
-    if total.is_some_and(|total| !sums.contains(&total)) {
-        flags.push(Flag::TotalMismatch);
+    let slack = i64::from(reader.rounded.get() - rounded);
+    if total.is_some_and(|total| sums.iter().all(|sum| differs(total, *sum, slack))) {
+        reader.flag(Flag::TotalMismatch);
     }
     Pricing {
         currency,
@@ -346,33 +383,33 @@ fn pricing(
         discount,
         discounts,
         total: total.unwrap_or(sums[0]),
-        collect_cash: amount(&table.collect_cash),
+        collect_cash: reader.amount(&table.collect_cash, root, currency, Need::Optional),
     }
+}
+
+/// Whether two amounts differ by more than rounding explains.
+const fn differs(one: Money, other: Money, slack: i64) -> bool {
+    one.minor.abs_diff(other.minor) > slack.unsigned_abs()
 }
 
 /// Where a file says that an amount is always there, its absence is a fault; else the sum stands in for it, and says so.
-fn missing_amount(reader: &Reader<'_>, amount: Option<&super::pick::Amount>, flags: &mut Vec<Flag>, flag: Flag) {
+fn missing_amount(reader: &Reader<'_>, amount: Option<&super::pick::Amount>, flag: Flag) {
     match amount {
-        Some(amount) if amount.required => {
-            // A part of a sum that is wrong is told at its place, and only once.
-            let place = amount.from.first().or(amount.sum.first());
-            let place = place.map(|source| reader.place_of(source, reader.root()));
-            reader.fault(&place.unwrap_or_default(), "missing");
-        }
-        _ => flags.push(flag),
+        Some(amount) if amount.required => reader.missing(&reader.place_of_amount(amount, reader.root()), "missing"),
+        _ => reader.flag(flag),
     }
 }
 
-fn discounts(reader: &Reader<'_>, tables: &[file::Discount], currency: Currency) -> Vec<Discount> {
+fn discounts(reader: &Reader<'_>, tables: &[file::Discount], currency: Currency, need: Need) -> Vec<Discount> {
     let mut discounts = Vec::new();
     for table in tables {
         let places = match &table.each {
-            Some(each) => reader.each(each, reader.root()),
+            Some(each) => reader.each(each, reader.root(), need),
             None => vec![reader.root()],
         };
         for place in places {
             let amount = reader
-                .amount(&Some(table.amount.clone()), place, currency)
+                .amount(&Some(table.amount.clone()), place, currency, need)
                 .map(positive);
             if let Some(amount) = amount.filter(|amount| amount.minor != 0) {
                 discounts.push(Discount {
@@ -406,7 +443,7 @@ fn is_in_range(value: &RawValue) -> bool {
 }
 
 /// What nobody took, of the document and, where that is another, of the body.
-fn extra(reader: &Reader<'_>, flags: &mut Vec<Flag>) -> Extra {
+fn extra(reader: &Reader<'_>) -> Extra {
     let mut kept = Vec::new();
     let mut room = MAX_EXTRA_BYTES;
     let mut keep = |tree: &Tree<'_>, prefix: &str| {
@@ -420,7 +457,7 @@ fn extra(reader: &Reader<'_>, flags: &mut Vec<Flag>) -> Extra {
                     room -= size;
                     kept.push((pointer, value));
                 }
-                _ => flags.push(Flag::ExtraTruncated),
+                _ => reader.flag(Flag::ExtraTruncated),
             }
         }
     };
@@ -428,6 +465,5 @@ fn extra(reader: &Reader<'_>, flags: &mut Vec<Flag>) -> Extra {
     if reader.has_own_document() {
         keep(reader.body, "body:");
     }
-    flags.dedup();
     Extra(kept)
 }

@@ -429,8 +429,8 @@ pub struct Test {
     pub is: Vec<String>,
     /// Yes where it is none of these.
     pub is_not: Vec<String>,
-    /// The answer where there is no value.
-    pub absent: bool,
+    /// The answer where there is no value; nothing is answered where the file does not say.
+    pub absent: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -441,8 +441,7 @@ struct TestTable {
     is: Vec<String>,
     #[serde(default)]
     is_not: Vec<String>,
-    #[serde(default)]
-    absent: bool,
+    absent: Option<bool>,
 }
 
 impl FromPlaces for Test {
@@ -476,7 +475,7 @@ impl FromPlaces for Test {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(
     deny_unknown_fields,
-    expecting = "a table with from, words, other, of which { other = … } alone is always the same",
+    expecting = "a table with from, words, absent, other, of which { other = … } alone is always the same",
     bound(deserialize = "T: Deserialize<'de>")
 )]
 pub struct Choice<T> {
@@ -486,6 +485,8 @@ pub struct Choice<T> {
     /// Its words, in either case.
     #[serde(default)]
     pub words: Words<T>,
-    /// What is meant where it is none of them.
+    /// What is meant where there is no word; as `other`, where the file does not say.
+    pub absent: Option<T>,
+    /// What is meant where the word is none of them.
     pub other: Option<T>,
 }

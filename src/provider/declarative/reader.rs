@@ -1,32 +1,43 @@
-//! Reading a document by what a provider's file says.
+//! Reading a document by what a provider's file says: places, texts and lists. [`super::values`] makes amounts, times and words
+//! of texts.
 //!
 //! Each value that is read is taken (see [`Tree::take`]), so that what the file does not know is kept beside the order. A
 //! value that is missing, `null` or empty counts as absent and is not taken, so that the three stay distinct there.
+//!
+//! What cannot be read is a fault only where it is [`Need::Essential`]: what identifies, prices or makes up the order. All else is
+//! left out, flagged, and, because it was not taken, kept beside the order as it came.
 
-use std::{borrow::Cow, cell::RefCell, collections::HashMap, fmt, ptr};
+use std::{
+    borrow::Cow,
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    fmt, ptr,
+};
 
-use chrono::{DateTime, FixedOffset, Utc};
-use rust_decimal::Decimal;
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Map, Value};
 
 use super::{
-    clock::{self, Zone, iso, unix},
+    clock::Zone,
     lists::Lists,
     path::PathTemplate,
-    pick::{Amount, Choice, Clock, Lookup, Pick, Source, Sources, Test, Time, Unit},
+    pick::{Clock, Lookup, Pick, Source, Sources, Unit},
 };
 use crate::order::{
     fault::{Fault, Faults},
-    money::{Currency, Money},
+    flag::Flag,
+    pointer::Pointer,
     tree::{Kind, Place, Tree},
 };
 
 /// Most elements of one list that are read: no basket has so many lines.
 pub(super) const MAX_ELEMENTS: usize = 2_000;
-/// Largest quantity or coordinate, either way: a million kilograms in grams. Beyond it a backend's integers end.
-const MAX_DECIMAL: f64 = 1e9;
-/// Fewest and most digits of a telephone number with its country's code (E.164).
-const E164_DIGITS: std::ops::RangeInclusive<usize> = 8..=15;
+/// Texts that programs make of what is no text. No name, note or address is one of them, in exactly these letters.
+const NOT_TEXTS: [&str; 6] = ["null", "undefined", "true", "false", "NaN", "[object Object]"];
+
+/// Whether a text says something to people.
+pub(super) fn is_text(text: &str) -> bool {
+    !NOT_TEXTS.contains(&text.trim())
+}
 
 /// How amounts and times are written in a file's documents.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +56,24 @@ pub(super) struct Request<'r> {
     pub(super) paths: &'r [PathTemplate],
 }
 
+/// What depends on a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Which order it is, what it is made of, what is charged for it: without it there is no order.
+    Essential,
+    /// All else: without it the order goes, with a flag.
+    Optional,
+}
+
+/// What is taken for a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Accepts {
+    /// Text and numbers: what is shown to people, or parsed.
+    Text,
+    /// `true` and `false`, too: what is compared with a file's words.
+    Word,
+}
+
 pub(super) struct Reader<'t> {
     root: Place,
     pub(super) document: &'t Tree<'t>,
@@ -52,17 +81,50 @@ pub(super) struct Reader<'t> {
     pub(super) request: Request<'t>,
     pub(super) habits: Habits<'t>,
     faults: RefCell<Faults>,
+    /// What is to be known about the order, and of what could not be read where it is.
+    flags: RefCell<Vec<(Flag, Option<At<'t>>)>>,
+    /// How many amounts were rounded by now.
+    pub(super) rounded: Cell<u32>,
+    /// How many values could not be read by now.
+    pub(super) unread: Cell<u32>,
     /// Lists that rows are looked up in, each indexed once.
-    rows: RefCell<HashMap<*const Lookup, HashMap<String, Place>>>,
+    pub(super) rows: RefCell<HashMap<*const Lookup, HashMap<String, Place>>>,
 }
 
 /// A value, and the document that it is of.
-type At<'t> = (&'t Tree<'t>, Place);
+pub(super) type At<'t> = (&'t Tree<'t>, Place);
 
 /// A value that a source leads to.
 enum Found<'t> {
     Value(&'t Tree<'t>, Place),
     Text(&'t str),
+}
+
+/// A text that was found, and where it is; headers and paths have no place in a document.
+pub(super) struct Text<'t> {
+    pub(super) text: Cow<'t, str>,
+    pub(super) at: Option<At<'t>>,
+    /// For faults.
+    pub(super) place: String,
+}
+
+/// What is at a place.
+pub(super) enum Sought<'t> {
+    /// A text, which is not taken yet.
+    Found(Text<'t>),
+    /// Something that is none: it was told, as a fault or a flag.
+    Unfit,
+    /// Nothing.
+    Absent,
+}
+
+impl<'t> Sought<'t> {
+    pub(super) fn found(self) -> Option<Text<'t>> {
+        match self {
+            Self::Found(text) => Some(text),
+            Self::Unfit | Self::Absent => None,
+        }
+    }
 }
 
 impl<'t> Reader<'t> {
@@ -80,6 +142,9 @@ impl<'t> Reader<'t> {
             request,
             habits,
             faults: RefCell::default(),
+            flags: RefCell::default(),
+            rounded: Cell::new(0),
+            unread: Cell::new(0),
             rows: RefCell::default(),
         }
     }
@@ -93,8 +158,44 @@ impl<'t> Reader<'t> {
         self.faults.borrow_mut().add(pointer, message);
     }
 
+    /// Something that must be there is not. Where what is wrong was told already, above or below it, it is not missing as well.
+    pub(super) fn missing(&self, pointer: &str, message: impl fmt::Display) {
+        let mut faults = self.faults.borrow_mut();
+        if !faults.is_on_the_way(pointer) {
+            faults.add(pointer, message);
+        }
+    }
+
     pub(super) fn finish<T>(self, value: T) -> Result<T, Vec<Fault>> {
         self.faults.into_inner().none_or(value)
+    }
+
+    /// Notes what is to be known about the order.
+    pub(super) fn flag(&self, flag: Flag) {
+        self.flags.borrow_mut().push((flag, None));
+    }
+
+    /// What cannot be read: a fault where it is essential, else a flag.
+    pub(super) fn unfit(&self, (tree, place): At<'t>, need: Need, flag: Flag, expected: impl fmt::Display) {
+        self.unread.set(self.unread.get().saturating_add(1));
+        match need {
+            Need::Essential => self.fault(&self.pointer((tree, place)), expected),
+            Need::Optional => self.flags.borrow_mut().push((flag, Some((tree, place)))),
+        }
+    }
+
+    /// All that is to be known, once. What one place of a file could not read and another one did is none of it.
+    pub(super) fn flags(&self) -> Vec<Flag> {
+        let flags = self.flags.borrow();
+        let is_so = |at: &Option<At<'_>>| at.is_none_or(|(tree, place)| !tree.is_touched(place));
+        let mut flags: Vec<_> = flags
+            .iter()
+            .filter(|(_, at)| is_so(at))
+            .map(|(flag, _)| *flag)
+            .collect();
+        flags.sort_unstable();
+        flags.dedup();
+        flags
     }
 
     /// Whether the document is not the body itself.
@@ -112,61 +213,138 @@ impl<'t> Reader<'t> {
         }
     }
 
+    /// Where a value stands, for faults.
+    pub(super) fn pointer(&self, (tree, place): At<'t>) -> String {
+        let is_around = self.has_own_document() && ptr::eq(tree, self.body);
+        format!("{}{}", if is_around { "body:" } else { "" }, tree.pointer(place))
+    }
+
+    /// The document that a source leads into, from where in it, and how.
+    pub(super) fn way<'s>(&self, source: &'s Source, at: Place) -> Option<(&'t Tree<'t>, Place, &'s Pointer)> {
+        match source {
+            Source::Here(pointer) => Some((self.document, at, pointer)),
+            Source::Document(pointer) => Some((self.document, self.root, pointer)),
+            Source::Body(pointer) => Some((self.body, self.body.root(), pointer)),
+            Source::Header(_) | Source::Path(_) => None,
+        }
+    }
+
     fn find(&self, source: &Source, at: Place) -> Option<Found<'t>> {
         match source {
-            Source::Here(pointer) => Some(Found::Value(self.document, self.document.find(at, pointer)?)),
-            Source::Document(pointer) => Some(Found::Value(self.document, self.document.find(self.root, pointer)?)),
-            Source::Body(pointer) => Some(Found::Value(self.body, self.body.find(self.body.root(), pointer)?)),
             Source::Header(name) => Some(Found::Text(self.request.headers.get(name)?.as_str()?)),
             Source::Path(name) => {
                 let path = self.request.path;
-                self.request
-                    .paths
-                    .iter()
+                let mut templates = self.request.paths.iter();
+                templates
                     .find_map(|template| template.part(path, name))
                     .map(Found::Text)
+            }
+            source => {
+                let (tree, from, pointer) = self.way(source, at)?;
+                Some(Found::Value(tree, tree.find(from, pointer)?))
             }
         }
     }
 
-    /// The text of a source, not taken yet.
-    fn peek(&self, source: &Source, at: Place) -> Option<(Cow<'t, str>, Option<At<'t>>)> {
-        let (text, place) = match self.find(source, at)? {
-            Found::Text(text) => (Cow::Borrowed(text), None),
-            Found::Value(tree, place) => {
-                let Some(text) = tree.text(place) else {
-                    if tree.kind(place) != Kind::Null {
-                        self.fault(&self.place_of(source, at), "expected text or a number");
-                    }
-                    return None;
-                };
-                (text, Some((tree, place)))
-            }
-        };
-        (!text.trim().is_empty()).then_some((text, place))
-    }
-
-    fn first(&self, sources: &[Source], at: Place, skip: &[String]) -> Option<(Cow<'t, str>, String)> {
-        let (source, text) = self.first_source(sources, at, skip)?;
-        Some((text, self.place_of(source, at)))
-    }
-
-    fn first_source<'s>(
+    /// The text of a value; what the value is instead, where it is none.
+    pub(super) fn text_of(
         &self,
-        sources: &'s [Source],
+        (tree, place): At<'t>,
+        accepts: Accepts,
+    ) -> Result<Option<Cow<'t, str>>, &'static str> {
+        let is_fit = match tree.kind(place) {
+            Kind::Null => return Ok(None),
+            Kind::Text | Kind::Number => true,
+            Kind::Flag => accepts == Accepts::Word,
+            Kind::Object | Kind::Array => false,
+        };
+        let text = tree.text(place).filter(|_| is_fit).ok_or("expected text or a number")?;
+        match text.trim() {
+            "" => Ok(None),
+            word if accepts == Accepts::Text && !is_text(word) => Err("expected text or a number"),
+            _ => Ok(Some(text)),
+        }
+    }
+
+    /// What is at a source; what cannot be read, or stands in the way, goes to `unfit`.
+    fn peek(
+        &self,
+        source: &Source,
         at: Place,
-        skip: &[String],
-    ) -> Option<(&'s Source, Cow<'t, str>)> {
-        sources.iter().find_map(|source| {
-            let (text, place) = self.peek(source, at)?;
-            if skip.iter().any(|skipped| skipped == text.trim()) {
+        accepts: Accepts,
+        unfit: &mut Vec<(At<'t>, &'static str)>,
+    ) -> Option<Text<'t>> {
+        let (text, at_place) = match self.find(source, at) {
+            Some(Found::Text(text)) => (
+                Some(text).filter(|text| !text.trim().is_empty()).map(Cow::Borrowed),
+                None,
+            ),
+            Some(Found::Value(tree, place)) => match self.text_of((tree, place), accepts) {
+                Ok(text) => (text, Some((tree, place))),
+                Err(expected) => {
+                    unfit.push(((tree, place), expected));
+                    return None;
+                }
+            },
+            None => {
+                if let Some((tree, from, pointer)) = self.way(source, at)
+                    && let Some(place) = tree.obstacle(from, pointer)
+                {
+                    unfit.push(((tree, place), "expected an object"));
+                }
                 return None;
             }
-            if let Some((tree, place)) = place {
-                tree.take(place);
-            }
-            Some((source, text))
+        };
+        Some(Text {
+            text: text?,
+            at: at_place,
+            place: self.place_of(source, at),
         })
+    }
+
+    /// The first text that is at one of these places, not taken yet.
+    pub(super) fn first(
+        &self,
+        (sources, skip): (&[Source], &[String]),
+        at: Place,
+        accepts: Accepts,
+        (need, flag): (Need, Flag),
+    ) -> Sought<'t> {
+        let mut unfit = Vec::new();
+        let found = sources.iter().find_map(|source| {
+            let found = self.peek(source, at, accepts, &mut unfit)?;
+            (!skip.iter().any(|skipped| skipped == found.text.trim())).then_some(found)
+        });
+        // With another one to take its place, nothing depends on what cannot be read.
+        let need = if found.is_some() { Need::Optional } else { need };
+        let is_unfit = !unfit.is_empty();
+        for (at, expected) in unfit {
+            self.unfit(at, need, flag, expected);
+        }
+        match found {
+            Some(found) => Sought::Found(found),
+            None if is_unfit => Sought::Unfit,
+            None => Sought::Absent,
+        }
+    }
+
+    pub(super) fn take(&self, found: &Text<'t>) {
+        if let Some((tree, place)) = found.at {
+            tree.take(place);
+        }
+    }
+
+    /// The first text for people.
+    fn first_text(&self, sources: &[Source], skip: &[String], at: Place) -> Option<String> {
+        let found = self.first(
+            (sources, skip),
+            at,
+            Accepts::Text,
+            (Need::Optional, Flag::TextUnreadable),
+        );
+        let found = found.found()?;
+        self.take(&found);
+        Some(found.text.into_owned())
     }
 
     /// Takes what is of no use to anybody.
@@ -181,11 +359,10 @@ impl<'t> Reader<'t> {
     /// A text.
     pub(super) fn text(&self, pick: &Pick, at: Place) -> Option<String> {
         let found = if pick.join.is_empty() {
-            self.first_source(&pick.from, at, &pick.skip)
-                .map(|(_, text)| text.into_owned())
+            self.first_text(&pick.from, &pick.skip, at)
         } else {
             let parts = pick.join.iter().filter_map(|part| {
-                let (_, text) = self.first_source(std::slice::from_ref(&part.from), at, &pick.skip)?;
+                let text = self.first_text(std::slice::from_ref(&part.from), &pick.skip, at)?;
                 Some(format!("{}{text}", part.label))
             });
             let joined = parts.collect::<Vec<_>>().join(&pick.with);
@@ -201,183 +378,32 @@ impl<'t> Reader<'t> {
 
     /// The first text that is at one of these places.
     pub(super) fn text_at(&self, sources: &Sources, at: Place) -> Option<String> {
-        let (_, text) = self.first_source(&sources.0, at, &[])?;
-        Some(text.into_owned())
+        self.first_text(&sources.0, &[], at)
     }
 
     /// A text that must be there.
     pub(super) fn required(&self, pick: &Pick, at: Place) -> String {
         self.text(pick, at).unwrap_or_else(|| {
             let source = pick.from.first().or(pick.join.first().map(|part| &part.from));
-            self.fault(
-                &source.map_or_else(|| self.document.pointer(at), |source| self.place_of(source, at)),
-                "missing",
-            );
+            let place = source.map_or_else(|| self.document.pointer(at), |source| self.place_of(source, at));
+            self.missing(&place, "missing");
             String::new()
         })
     }
 
-    /// A decimal that is no money, as its JSON text.
-    pub(super) fn decimal(&self, pick: &Option<Pick>, at: Place) -> Option<Box<RawValue>> {
-        let pick = pick.as_ref()?;
-        let (text, place) = self.first(&pick.from, at, &pick.skip)?;
-        let text = text.trim();
-        let raw = RawValue::from_string(text.to_owned()).ok();
-        let raw = raw.filter(|_| text.starts_with(|first: char| first.is_ascii_digit() || first == '-'));
-        match raw.as_ref().map(|raw| raw.get().parse::<f64>()) {
-            Some(Ok(value)) if value.abs() <= MAX_DECIMAL => return raw,
-            Some(_) => self.fault(&place, "number out of range"),
-            None => self.fault(&place, "expected a number"),
-        }
-        None
-    }
-
-    /// An amount.
-    pub(super) fn amount(&self, amount: &Option<Amount>, at: Place, currency: Currency) -> Option<Money> {
-        let amount = amount.as_ref()?;
-        let unit = amount.unit.unwrap_or(self.habits.amounts);
-        if !amount.sum.is_empty() {
-            return self.sum(amount, unit, at, currency);
-        }
-        let Some(lookup) = &amount.lookup else {
-            let (text, place) = self.first(&amount.from, at, &[])?;
-            return self.parse_amount(&text, &place, unit, currency);
-        };
-        let (text, place) = self.look_up(lookup, at)?;
-        self.parse_amount(&text, &place, unit, currency)
-    }
-
-    fn parse_amount(&self, text: &str, place: &str, unit: Unit, currency: Currency) -> Option<Money> {
-        let text = text.trim();
-        let parsed = match unit {
-            Unit::Decimal => Money::parse(text, currency),
-            Unit::Minor => Money::parse_units(text, currency.exponent(), currency),
-            Unit::Exponent(decimals) => Money::parse_units(text, decimals, currency),
-        };
-        // Where all are wrong the file is, and not the webhook: it says how they were read.
-        let told = |error| match unit {
-            Unit::Decimal => self.fault(place, error),
-            unit => self.fault(place, format_args!("{error}; by the file amounts are {unit}")),
-        };
-        parsed.map_err(told).ok()
-    }
-
-    /// The sum of all that is there; none where nothing is.
-    fn sum(&self, amount: &Amount, unit: Unit, at: Place, currency: Currency) -> Option<Money> {
-        let mut sum: Option<Money> = None;
-        for source in &amount.sum {
-            let (tree, from, pointer) = match source {
-                Source::Here(pointer) => (self.document, at, pointer),
-                Source::Document(pointer) => (self.document, self.root, pointer),
-                Source::Body(pointer) => (self.body, self.body.root(), pointer),
-                Source::Header(_) | Source::Path(_) => continue,
-            };
-            for place in tree.find_each(from, pointer, MAX_ELEMENTS) {
-                let Some(text) = tree.text(place).filter(|text| !text.trim().is_empty()) else {
-                    continue;
-                };
-                tree.take(place);
-                if let Some(money) = self.parse_amount(&text, &tree.pointer(place), unit, currency) {
-                    sum = Some(sum.map_or(money, |sum| sum.plus(money)));
-                }
-            }
-        }
-        sum
-    }
-
-    fn look_up(&self, lookup: &Lookup, at: Place) -> Option<(Cow<'t, str>, String)> {
-        let wanted = match (&lookup.equals, &lookup.is) {
-            (Some(text), _) => Cow::Borrowed(text.as_str()),
-            (None, Some(pointer)) => self.document.text(self.document.find(at, pointer)?)?,
-            (None, None) => return None,
-        };
-        let mut rows = self.rows.borrow_mut();
-        let rows = rows.entry(ptr::from_ref(lookup)).or_insert_with(|| self.index(lookup));
-        let row = *rows.get(&*wanted)?;
-        let place = self.document.find(row, &lookup.take)?;
-        let text = self.document.text(place)?;
-        if let Some(key) = self.document.find(row, &lookup.key) {
-            self.document.take(key);
-        }
-        self.document.take(place);
-        Some((text, self.document.pointer(place)))
-    }
-
-    fn index(&self, lookup: &Lookup) -> HashMap<String, Place> {
-        let list = self.document.find(self.root, &lookup.list);
-        let rows = list.into_iter().flat_map(|list| self.document.children(list));
-        let mut index = HashMap::new();
-        for row in rows.take(MAX_ELEMENTS) {
-            let key = self.document.find(row, &lookup.key);
-            if let Some(key) = key.and_then(|key| self.document.text(key)) {
-                index.entry(key.into_owned()).or_insert(row);
-            }
-        }
-        index
-    }
-
-    /// A time.
-    pub(super) fn time(&self, time: &Option<Time>, at: Place) -> Option<DateTime<Utc>> {
-        let time = time.as_ref()?;
-        let (text, place) = self.first(&time.from, at, &[])?;
-        let read = match time.clock.unwrap_or(self.habits.times) {
-            Clock::Iso => iso(text.trim(), || self.zone()),
-            Clock::UnixS => unix(&text, 1).map_err(|()| "expected seconds since 1970"),
-            Clock::UnixMs => unix(&text, 1000).map_err(|()| "expected milliseconds since 1970"),
-        };
-        read.unwrap_or_else(|expected| {
-            self.fault(&place, expected);
-            None
-        })
-    }
-
-    /// The zone of a time that names none.
-    fn zone(&self) -> Option<FixedOffset> {
-        match self.habits.zone? {
-            Zone::Fixed(offset) => Some(*offset),
-            Zone::Minutes(sources) => {
-                let (text, place) = self.first(&sources.0, self.root, &[])?;
-                let offset = clock::offset(&text);
-                if offset.is_none() {
-                    self.fault(&place, "expected whole minutes from UTC, at most 840 either way");
-                }
-                offset
-            }
-        }
-    }
-
-    /// A yes or no.
-    pub(super) fn test(&self, test: &Test, at: Place) -> bool {
-        match self.first(&test.from, at, &[]) {
-            Some((text, _)) => answer(test, &text),
-            None => test.absent,
-        }
-    }
-
-    /// One of our words; what the file says for every other, where it is none.
-    pub(super) fn choice<T: Copy>(&self, choice: &Choice<T>, at: Place) -> Option<T> {
-        for source in &choice.from.0 {
-            let Some((text, place)) = self.peek(source, at) else {
-                continue;
-            };
-            if let Some(meaning) = choice.words.get(&text) {
-                if let Some((tree, place)) = place {
-                    tree.take(place);
-                }
-                return Some(*meaning);
-            }
-        }
-        choice.other
-    }
-
     /// The elements of the first of these lists that has some; of all of them, where the file says so.
-    pub(super) fn each(&self, lists: &Lists, at: Place) -> Vec<Place> {
+    pub(super) fn each(&self, lists: &Lists, at: Place, need: Need) -> Vec<Place> {
         let mut places = Vec::new();
         for source in &lists.from {
-            self.list(source, at, &mut places);
+            self.list(source, at, need, &mut places);
             if places.len() > MAX_ELEMENTS {
-                let place = self.place_of(source, at);
-                self.fault(&place, format_args!("more than {MAX_ELEMENTS} elements"));
+                match need {
+                    Need::Essential => {
+                        let place = self.place_of(source, at);
+                        self.fault(&place, format_args!("more than {MAX_ELEMENTS} elements"));
+                    }
+                    Need::Optional => self.flag(Flag::ListUnreadable),
+                }
                 places.truncate(MAX_ELEMENTS);
                 break;
             }
@@ -388,70 +414,40 @@ impl<'t> Reader<'t> {
         places
     }
 
-    fn list(&self, source: &Source, at: Place, places: &mut Vec<Place>) {
-        let (from, pointer) = match source {
-            Source::Here(pointer) => (at, pointer),
-            Source::Document(pointer) => (self.root, pointer),
-            Source::Body(_) | Source::Header(_) | Source::Path(_) => return,
+    fn list(&self, source: &Source, at: Place, need: Need, places: &mut Vec<Place>) {
+        let (Source::Here(_) | Source::Document(_), Some((tree, from, pointer))) = (source, self.way(source, at))
+        else {
+            return;
         };
-        for list in self.document.find_each(from, pointer, MAX_ELEMENTS) {
-            match self.document.kind(list) {
-                Kind::Null => {}
+        if let Some(place) = tree.obstacle(from, pointer) {
+            self.no_list((tree, place), need, "expected an object");
+        }
+        for list in tree.find_each(from, pointer, MAX_ELEMENTS) {
+            match tree.kind(list) {
                 Kind::Array => {
                     let before = places.len();
-                    places.extend(self.document.children(list));
+                    places.extend(tree.children(list));
                     if places.len() == before {
                         // An empty list says that there is nothing: it has its place.
-                        self.document.take(list);
+                        tree.take(list);
                     }
                 }
-                _ => self.fault(&self.document.pointer(list), "expected an array"),
+                Kind::Null => {}
+                _ => self.no_list((tree, list), need, "expected an array"),
             }
         }
     }
-}
 
-pub(super) fn answer(test: &Test, text: &str) -> bool {
-    let equal = |wanted: &String| {
-        let text = text.trim();
-        text.eq_ignore_ascii_case(wanted) || {
-            let number = |text: &str| Decimal::from_str_exact(text).ok();
-            number(text).is_some_and(|number_found| number(wanted) == Some(number_found))
-        }
-    };
-    if test.is.is_empty() {
-        !test.is_not.iter().any(equal)
-    } else {
-        test.is.iter().any(equal)
-    }
-}
-
-/// The number as E.164, where it says its country.
-pub(super) fn e164(phone: &str, is_international: bool) -> Option<String> {
-    let phone = phone.trim();
-    let (marked, rest) = match (phone.strip_prefix('+'), phone.strip_prefix("00")) {
-        (Some(rest), _) | (None, Some(rest)) => (true, rest),
-        (None, None) => (false, phone),
-    };
-    let is_separator = |c: char| matches!(c, ' ' | '-' | '(' | ')' | '.' | '\u{a0}');
-    let digits: String = rest.chars().filter(|c| !is_separator(*c)).collect();
-    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit())
-        && E164_DIGITS.contains(&digits.len())
-        && !digits.starts_with('0');
-    (is_number && (marked || is_international)).then(|| format!("+{digits}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn phones_that_say_their_country() {
-        assert_eq!(e164("+962 79-123 4567", false).as_deref(), Some("+962791234567"));
-        assert_eq!(e164("00962791234567", false).as_deref(), Some("+962791234567"));
-        assert_eq!(e164("971588371761", true).as_deref(), Some("+971588371761"));
-        for phone in ["0791234567", "55555 113 000", "+1", "+0123456789", "+96279abc4567", ""] {
-            assert_eq!(e164(phone, false), None, "{phone}");
-        }
+    /// What stands where a list should be. Something empty (`{}`, `false`, an empty text) means that there is nothing, also where the
+    /// list is essential; what holds something may be what is to be cooked.
+    fn no_list(&self, (tree, place): At<'t>, need: Need, expected: &str) {
+        let is_empty = match tree.kind(place) {
+            Kind::Object | Kind::Array => tree.children(place).next().is_none(),
+            Kind::Flag => tree.raw(place) == "false",
+            Kind::Text if tree.text(place).is_some_and(|text| text.trim().is_empty()) => return,
+            Kind::Text | Kind::Number | Kind::Null => false,
+        };
+        let need = if is_empty { Need::Optional } else { need };
+        self.unfit((tree, place), need, Flag::ListUnreadable, expected);
     }
 }

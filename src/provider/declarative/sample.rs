@@ -6,15 +6,16 @@ use chrono::{DateTime, Utc};
 use super::{
     Declarative,
     head::{self, Arriving},
+    menu_word::{self, MenuWord},
     response::{Said, Told},
 };
 use crate::{
     event::Recorded,
     order::{
-        body::{self, Origin, Place},
+        body::{Origin, Place},
         fault::Fault,
     },
-    provider::{Content, Provider, TransformError},
+    provider::{Content, Fact, Posted, Provider, TransformError},
 };
 
 /// A webhook that is tried.
@@ -55,7 +56,9 @@ pub struct Tried {
 #[derive(Debug)]
 pub enum Outcome {
     /// This is posted to the backend.
-    Body(Vec<u8>),
+    Posted(Posted),
+    /// It is what the provider made of a menu; the push stage has it.
+    Menu(MenuWord),
     /// Nothing; and why.
     Ignored(String),
     /// The order is fetched first.
@@ -77,6 +80,22 @@ impl Declarative {
         };
         let head = head::read(&self.file, &arriving)?;
         let received = self.received(sample, &head);
+        if let Some(word) = self
+            .file
+            .outbound
+            .as_ref()
+            .and_then(|spec| menu_word::read(spec, sample.body))
+        {
+            return Ok(Tried {
+                kind: head.kind.as_str(),
+                order_id: head.order_id,
+                event_id: head.event_id,
+                store: word.store.clone(),
+                is_test: false,
+                outcome: Outcome::Menu(word),
+                answer: None,
+            });
+        }
         let fact = match sample.document {
             Some(document) => self.transform_fetched(&received, document),
             None => self.transform(&received),
@@ -89,8 +108,9 @@ impl Declarative {
         let (mut store, mut is_test) = (None, false);
         let outcome = match fact {
             Ok(fact) => {
+                let outcome = outcome(&received, &fact);
                 (store, is_test) = (fact.store_ref, fact.is_test);
-                outcome(&received, &fact.content, fact.timestamp)
+                outcome
                     .unwrap_or_else(|| Outcome::Ignored(head::why_ignored(&self.file, &arriving).unwrap_or_default()))
             }
             Err(TransformError::Faults(faults)) => Outcome::Faults(faults),
@@ -124,7 +144,7 @@ impl Declarative {
 }
 
 /// What follows; none where that is nothing.
-fn outcome(received: &Recorded, content: &Content, timestamp: Option<DateTime<Utc>>) -> Option<Outcome> {
+fn outcome(received: &Recorded, fact: &Fact) -> Option<Outcome> {
     let place = Place {
         branch_id: "BRANCH".into(),
         company_id: "COMPANY".into(),
@@ -135,24 +155,17 @@ fn outcome(received: &Recorded, content: &Content, timestamp: Option<DateTime<Ut
         provider: &envelope.provider,
         webhook_type: &envelope.webhook_type,
         external_order_id: &envelope.external_order_id,
-        timestamp: timestamp.unwrap_or(envelope.time),
+        timestamp: fact.timestamp.unwrap_or(envelope.time),
         transformed_at: envelope.time,
         auto_accept: false,
     };
-    let body = match content {
-        Content::NewOrder(order) => body::new_order(order, &place, origin),
-        Content::StatusChange(change) => body::status_change(change, &place, origin),
-        Content::Ignored(_) => return None,
-        Content::Elsewhere => return Some(Outcome::Fetched),
-    };
-    let outcome = body.map_or_else(
-        |error| {
-            Outcome::Faults(vec![Fault {
-                pointer: String::new(),
-                message: error.to_string(),
-            }])
-        },
-        Outcome::Body,
-    );
-    Some(outcome)
+    match (fact.posted(&place, origin), &fact.content) {
+        (Some(Ok(posted)), _) => Some(Outcome::Posted(posted)),
+        (Some(Err(error)), _) => Some(Outcome::Faults(vec![Fault {
+            pointer: String::new(),
+            message: error.to_string(),
+        }])),
+        (None, Content::Elsewhere) => Some(Outcome::Fetched),
+        (None, _) => None,
+    }
 }

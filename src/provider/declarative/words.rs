@@ -20,6 +20,11 @@ impl<T> Words<T> {
         self.0.get(word).or_else(|| self.0.get(&word.trim().to_lowercase()))
     }
 
+    /// Whether the file says of no word what it means.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// All of them, in lower case.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
         self.0.iter().map(|(word, meaning)| (word.as_str(), meaning))

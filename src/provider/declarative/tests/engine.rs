@@ -115,12 +115,8 @@ fn the_zone_may_stand_in_a_field() {
             Ok(Fact {
                 content: Content::NewOrder(order),
                 ..
-            }) => Ok(order.placed_at.unwrap().to_rfc3339()),
+            }) => order.placed_at.map(|time| time.to_rfc3339()).ok_or(order.flags),
             Ok(other) => panic!("{other:?}"),
-            Err(TransformError::Faults(faults)) => Err(faults
-                .into_iter()
-                .map(|fault| format!("{} {}", fault.pointer, fault.message))
-                .collect::<Vec<_>>()),
             Err(error) => panic!("{error}"),
         }
     };
@@ -141,13 +137,13 @@ fn the_zone_may_stand_in_a_field() {
     ] {
         assert_eq!(read(fields).as_deref(), Ok(time), "{fields}");
     }
-    let faults = read(r#""at":"2026-01-15 13:24:53","offset":"+01:00""#).unwrap_err();
-    assert!(
-        faults[0].starts_with("/offset expected whole minutes from UTC"),
-        "{faults:?}"
-    );
-    let faults = read(r#""at":"2026-01-15 13:24:53""#).unwrap_err();
-    assert!(faults[0].starts_with("/at expected a time with a zone"), "{faults:?}");
+    for fields in [
+        r#""at":"2026-01-15 13:24:53","offset":"+01:00""#,
+        r#""at":"2026-01-15 13:24:53""#,
+    ] {
+        let flags = read(fields).unwrap_err();
+        assert!(flags.contains(&Flag::TimeUnreadable), "{fields}: {flags:?}");
+    }
 }
 
 #[test]
@@ -293,7 +289,7 @@ fn what_is_wrong_is_not_missing_as_well() {
             other => panic!("{other:?}"),
         }
     };
-    let faults = told(r#","total":"1.23456""#);
+    let faults = told(r#","total":"1.2.3""#);
     assert_eq!((faults.len(), faults[0].pointer.as_str()), (1, "/total"), "{faults:?}");
     assert_ne!(faults[0].message, "missing");
     let faults = told("");
@@ -384,10 +380,6 @@ fn an_amount_that_is_read_wrongly_says_how_it_was_read() {
         }
     };
     let e9 = told("e9");
-    assert!(
-        e9.contains(&"more decimals than JOD has (3); by the file amounts are e9".to_owned()),
-        "{e9:?}"
-    );
     assert!(
         e9.contains(&"expected a whole number; by the file amounts are e9".to_owned()),
         "{e9:?}"

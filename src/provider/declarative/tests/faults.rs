@@ -100,7 +100,7 @@ fn faults_of_the_whole_file_have_their_lines() {
         (
             format!("{}tax_mode = \"excluded\"\n", whole(WEBHOOK, EVENTS)),
             34,
-            "tax_mode: expected a table with from, words, other, of which { other = … } alone",
+            "tax_mode: expected a table with from, words, absent, other, of which { other = … } alone",
         ),
         (
             whole(

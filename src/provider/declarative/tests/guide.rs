@@ -27,10 +27,10 @@ fn the_parts_of_the_guide_are_a_file_that_works() {
     };
     let tried = provider.try_sample(&sample).unwrap();
     assert_eq!(tried.answer.unwrap().body, r#"{"ack":"ME-77001"}"#);
-    let sample::Outcome::Body(body) = tried.outcome else {
+    let sample::Outcome::Posted(posted) = tried.outcome else {
         panic!("{:?}", tried.outcome)
     };
-    let order = &serde_json::from_slice::<serde_json::Value>(&body).unwrap()["transformedOrder"];
+    let order = &serde_json::from_slice::<serde_json::Value>(&posted.body).unwrap()["transformedOrder"];
     assert_eq!(order["items"][0]["modifiers"][0]["price"].to_string(), "0.625");
     assert_eq!(order["pricing"]["total"].to_string(), "12.375");
     assert!(order.get("flags").is_none(), "{}", order["flags"]);

@@ -1,0 +1,48 @@
+//! Webhooks in which a provider says what it made of a menu, by `[outbound.menu.result]` of its file. They are about no order, so
+//! the intake asks them for no order's id.
+
+use serde_json::Value;
+
+use crate::{
+    event::push::SyncReported,
+    push::outbound::{MenuResult, Spec},
+};
+
+/// What such a webhook says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MenuWord {
+    /// The store that it names, where it does.
+    pub store: Option<String>,
+    /// What became of the menu; none where the provider is still at it.
+    pub said: Option<SyncReported>,
+}
+
+/// Reads one; none where the webhook is about something else, as nearly all are.
+pub fn read(spec: &Spec, payload: &[u8]) -> Option<MenuWord> {
+    let (table, body) = found(spec, payload)?;
+    let store = table.store.as_ref().and_then(|pointer| match body.pointer(pointer)? {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    });
+    Some(MenuWord {
+        store,
+        said: table.read(payload),
+    })
+}
+
+/// Whether a webhook is one.
+pub(super) fn is_one(spec: &Spec, payload: &[u8]) -> bool {
+    found(spec, payload).is_some()
+}
+
+fn found<'s>(spec: &'s Spec, payload: &[u8]) -> Option<(&'s MenuResult, Value)> {
+    let table = &spec.menu.as_ref()?.result.as_ref()?.table;
+    let is = &table.when.as_ref()?.is;
+    // A look at the text spares most webhooks being read twice.
+    if is.is_empty() || !str::from_utf8(payload).ok()?.contains(is.as_str()) {
+        return None;
+    }
+    let body: Value = serde_json::from_slice(payload).ok()?;
+    table.is_one(&body).then_some((table, body))
+}

@@ -1,0 +1,729 @@
+//! What an order must not die of: anything that does not identify, make up or price it.
+
+use std::sync::LazyLock;
+
+use axum::http::HeaderMap;
+use serde_json::{Value, json};
+
+use super::{super::sample, *};
+use crate::order::{fault::Fault, flag::Flag};
+
+/// A sample, and where in it stands what an order is made of and priced by, with `*` for one step and `**` for any number.
+struct Case {
+    provider: &'static str,
+    /// What is changed at random: the body, or the document that is fetched, or the JSON in its text `/message`.
+    json: &'static str,
+    currency: &'static str,
+    essential: &'static [&'static str],
+    /// By what is seen what the webhook is: with another value it is about something else.
+    kind: &'static [&'static str],
+}
+
+macro_rules! case {
+    ($provider:literal, $file:literal, $currency:literal, $essential:expr, $kind:expr) => {
+        Case {
+            provider: $provider,
+            json: include_str!(concat!(
+                "../../../../tests/fixtures/providers/",
+                $provider,
+                "/",
+                $file,
+                ".json"
+            )),
+            currency: $currency,
+            essential: $essential,
+            kind: $kind,
+        }
+    };
+}
+
+const CAREEM: &[&str] = &[
+    "/id",
+    "/items/*/quantity",
+    "/items/*/item_price",
+    "/items/*/total_price",
+    "/items/*/groups/*/options/*/price",
+    "/items/*/groups/*/options/*/quantity",
+    "/price/total_taxable_price",
+];
+const CAREEM_POS: &[&str] = &[
+    "/id",
+    "/details/id",
+    "**/items/**/quantity",
+    "**/items/**/unit_price",
+    "**/items/*/total_price",
+    "**/price/total_taxable_price",
+];
+const DELIVERY_HERO: &[&str] = &[
+    "/token",
+    "/products/*/quantity",
+    "/products/*/unitPrice",
+    "/products/*/paidPrice",
+    "/products/*/selectedToppings/**/price",
+    "/products/*/selectedToppings/**/quantity",
+    "/price/grandTotal",
+];
+const DELIVEROO: &[&str] = &[
+    "/body/order/id",
+    "/body/order/items/**/quantity",
+    "/body/order/items/**/unit_price/fractional",
+    "/body/order/items/*/total_price/fractional",
+    "/body/order/total_price/fractional",
+];
+const JUST_EAT: &[&str] = &["/id", "/items/**/quantity", "/items/**/price", "/payment/final/inc_tax"];
+/// It sends no total: what makes it up is charged.
+const DOORDASH: &[&str] = &[
+    "/order/id",
+    "/id",
+    "**/categories/*/items/**/quantity",
+    "**/categories/*/items/**/price",
+    "**/subtotal",
+    "**/delivery_fee",
+    "**/taxes_on_fees",
+    "**/extra_cart_order_fee",
+    "**/tax",
+    "**/tip_amount",
+    "**/merchant_tip_amount",
+];
+const DOORDASH_WITH_TOTAL: &[&str] = &[
+    "/order/id",
+    "/id",
+    "**/categories/*/items/**/quantity",
+    "**/categories/*/items/**/price",
+    "**/total",
+];
+const KEETA: &[&str] = &[
+    "/baseOrder/orderViewId",
+    "/merchantOrder/orderViewId",
+    "/products/**/count",
+    "/products/**/price",
+    "/feeDtl/customerFee/payTotal",
+];
+const JAHEZ: &[&str] = &[
+    "/jahez_id",
+    "/products/**/quantity",
+    "/products/*/original_price",
+    "/products/*/final_price",
+    "/products/*/modifiers/*/options/*/final_price",
+    "/final_price",
+];
+const GENERIC: &[&str] = &[
+    "/data/id",
+    "/data/lines/**/quantity",
+    "/data/lines/*/unit_price",
+    "/data/lines/*/total",
+    "/data/lines/*/modifiers/**/price",
+    "/data/total",
+];
+const UBER: &[&str] = &[
+    "/order/carts/*/items/**/cart_item_id",
+    "/order/carts/*/items/**/quantity/amount",
+    "/order/payment/payment_detail/item_charges/price_breakdown/*/cart_item_id",
+    "/order/payment/payment_detail/item_charges/price_breakdown/*/unit/gross/amount_e5",
+    "/order/payment/payment_detail/item_charges/price_breakdown/0/total/gross/amount_e5",
+    "/order/payment/payment_detail/order_total/gross/amount_e5",
+];
+const DELIVEROO_KIND: &[&str] = &["/event", "/body", "/body/order", "/body/order/status"];
+const JUST_EAT_KIND: &[&str] = &["/items", "/reason", "/restaurantId", "/driverStatus"];
+const DOORDASH_KIND: &[&str] = &["/event", "/event/type", "/order", "/order/categories", "/categories"];
+
+const CASES: &[Case] = &[
+    case!("careem", "order", "JOD", CAREEM, &["/status"]),
+    case!("careem", "order.full.synthetic", "JOD", CAREEM, &["/status"]),
+    case!("talabat", "order.full.synthetic", "JOD", CAREEM, &["/status"]),
+    case!(
+        "careem-pos",
+        "webhook_ORDER_CREATED.wrapped",
+        "JOD",
+        CAREEM_POS,
+        &["/event_type", "/details", "/details/status"]
+    ),
+    case!("careem-pos", "get_order.real", "JOD", CAREEM_POS, &["/status"]),
+    case!(
+        "careem-pos",
+        "order.full.synthetic",
+        "JOD",
+        CAREEM_POS,
+        &["/status", "/event_type", "/details", "/details/status"]
+    ),
+    case!(
+        "delivery-hero",
+        "order_dispatch.talabat",
+        "EGP",
+        DELIVERY_HERO,
+        &["/status", "/products"]
+    ),
+    case!(
+        "delivery-hero",
+        "order_dispatch.full.synthetic",
+        "EGP",
+        DELIVERY_HERO,
+        &["/status", "/products"]
+    ),
+    case!("deliveroo", "webhook_order.new", "EUR", DELIVEROO, DELIVEROO_KIND),
+    case!(
+        "deliveroo",
+        "webhook_order.full.synthetic",
+        "EUR",
+        DELIVEROO,
+        DELIVEROO_KIND
+    ),
+    case!("just-eat", "receive_order", "GBP", JUST_EAT, JUST_EAT_KIND),
+    case!(
+        "just-eat",
+        "receive_order.full.synthetic",
+        "GBP",
+        JUST_EAT,
+        JUST_EAT_KIND
+    ),
+    case!("doordash", "webhook_OrderCreate", "USD", DOORDASH, DOORDASH_KIND),
+    case!(
+        "doordash",
+        "order.full.synthetic",
+        "USD",
+        DOORDASH_WITH_TOTAL,
+        DOORDASH_KIND
+    ),
+    case!("keeta", "webhook_envelope.synthetic", "SAR", KEETA, &[]),
+    case!("keeta", "webhook_envelope.full.synthetic", "SAR", KEETA, &[]),
+    case!("jahez", "webhook_create_order", "SAR", JAHEZ, &["/products", "/status"]),
+    case!("generic", "order.created", "KWD", GENERIC, &["/type", "/data"]),
+    case!("uber-eats", "order.v1_delivery.amount_e5", "EUR", UBER, &["/order"]),
+];
+
+const UBER_WEBHOOK: &str =
+    include_str!("../../../../tests/fixtures/providers/uber-eats/webhook_orders.notification.json");
+
+/// A case that is ready: the value that is changed, its places, and what comes of it unchanged.
+struct Ready {
+    case: &'static Case,
+    provider: Declarative,
+    /// The body around the value, where that is JSON in its text.
+    around: Option<Value>,
+    value: Value,
+    places: Vec<String>,
+    leaves: Vec<String>,
+    body: Value,
+}
+
+static READY: LazyLock<Vec<Ready>> = LazyLock::new(|| CASES.iter().map(Ready::of).collect());
+
+fn places(value: &Value, at: &str, found: &mut Vec<String>) {
+    let mut below = |name: &str, value: &Value| {
+        let place = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
+        found.push(place.clone());
+        places(value, &place, found);
+    };
+    match value {
+        Value::Object(members) => members.iter().for_each(|(name, value)| below(name, value)),
+        Value::Array(elements) => elements
+            .iter()
+            .enumerate()
+            .for_each(|(at, value)| below(&at.to_string(), value)),
+        _ => {}
+    }
+}
+
+fn matches(pattern: &[&str], place: &[&str]) -> bool {
+    match (pattern.split_first(), place.split_first()) {
+        (None, None) => true,
+        (Some((&"**", rest)), _) => {
+            matches(rest, place) || place.split_first().is_some_and(|(_, below)| matches(pattern, below))
+        }
+        (Some((step, rest)), Some((name, below))) => (*step == "*" || step == name) && matches(rest, below),
+        _ => false,
+    }
+}
+
+fn is_of(patterns: &[&str], place: &str) -> bool {
+    let place: Vec<_> = place.split('/').skip(1).collect();
+    patterns.iter().any(|pattern| {
+        let pattern: Vec<_> = pattern.trim_start_matches('/').split('/').collect();
+        matches(&pattern, &place)
+    })
+}
+
+/// Whether one place holds the other, or is it.
+fn are_related(one: &str, other: &str) -> bool {
+    let holds = |upper: &str, lower: &str| {
+        lower
+            .strip_prefix(upper)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    holds(one, other) || holds(other, one)
+}
+
+impl Ready {
+    fn of(case: &'static Case) -> Self {
+        let file = Catalogue::shipped().get(case.provider).unwrap().file.clone();
+        let provider = Declarative::new(file, Some(case.currency.parse().unwrap()));
+        let mut value: Value = serde_json::from_str(case.json).unwrap();
+        let mut around = None;
+        if case.provider == "keeta" {
+            let inner = serde_json::from_str(value["message"].as_str().unwrap()).unwrap();
+            around = Some(std::mem::replace(&mut value, inner));
+        }
+        let mut ready = Self {
+            case,
+            provider,
+            around,
+            places: Vec::new(),
+            leaves: Vec::new(),
+            body: Value::Null,
+            value,
+        };
+        places(&ready.value, "", &mut ready.places);
+        let is_leaf = |place: &&String| {
+            is_of(case.essential, place)
+                && ready
+                    .value
+                    .pointer(place)
+                    .is_some_and(|value| !value.is_object() && !value.is_array())
+        };
+        ready.leaves = ready.places.iter().filter(is_leaf).cloned().collect();
+        assert!(ready.leaves.len() >= 3, "{}: {:?}", case.provider, ready.leaves);
+        ready.body = ready.becomes(&ready.value).unwrap();
+        ready
+    }
+
+    /// The body that the backend gets; else the faults, or why the intake refuses it.
+    fn becomes(&self, value: &Value) -> Result<Value, Vec<Fault>> {
+        let text = match &self.around {
+            Some(around) => {
+                let mut around = around.clone();
+                around["message"] = value.to_string().into();
+                around.to_string()
+            }
+            None => value.to_string(),
+        };
+        let is_fetched = self.case.provider == "uber-eats";
+        let sample = sample::Sample {
+            body: if is_fetched { UBER_WEBHOOK } else { &text }.as_bytes(),
+            headers: &HeaderMap::new(),
+            path: "",
+            document: is_fetched.then_some(text.as_bytes()),
+            now: Utc::now(),
+        };
+        match self.provider.try_sample(&sample).map(|tried| tried.outcome) {
+            Ok(sample::Outcome::Posted(posted)) => Ok(serde_json::from_slice(&posted.body).unwrap()),
+            Ok(sample::Outcome::Faults(faults)) => Err(faults),
+            Ok(other) => panic!("{}: {other:?}", self.case.provider),
+            Err(reason) => {
+                let pointer = reason.split([':', ' ']).next().unwrap_or_default().to_owned();
+                Err(vec![Fault {
+                    pointer,
+                    message: reason,
+                }])
+            }
+        }
+    }
+
+    fn with(&self, place: &str, wrong: &Option<Value>) -> Value {
+        let mut value = self.value.clone();
+        let (parent, name) = place.rsplit_once('/').unwrap();
+        let name = name.replace("~1", "/").replace("~0", "~");
+        match (value.pointer_mut(parent).unwrap(), wrong) {
+            (Value::Object(members), Some(wrong)) => drop(members.insert(name, wrong.clone())),
+            (Value::Object(members), None) => drop(members.remove(&name)),
+            (Value::Array(elements), Some(wrong)) => elements[name.parse::<usize>().unwrap()] = wrong.clone(),
+            (Value::Array(elements), None) => drop(elements.remove(name.parse::<usize>().unwrap())),
+            _ => unreachable!("it holds a value"),
+        }
+        value
+    }
+
+    fn is_essential(&self, place: &str) -> bool {
+        self.leaves
+            .iter()
+            .any(|leaf| leaf == place || leaf.starts_with(&format!("{place}/")))
+    }
+
+    /// Whether the file reads something there; what it does not read is kept beside the order.
+    fn is_read(&self, place: &str) -> bool {
+        let extra = self.body["transformedOrder"]["extra"].as_object();
+        let mut kept = extra.into_iter().flat_map(|extra| extra.keys());
+        let is_left_out = ["/callbackUrls", "/order/id", "/merchantOrder/orderViewId"]
+            .iter()
+            .any(|one| are_related(one, place));
+        !kept.any(|kept| are_related(kept, place) && !kept.starts_with(&format!("{place}/"))) && !is_left_out
+    }
+}
+
+/// What is charged, and for what.
+fn charged(body: &Value) -> Value {
+    fn modifiers(list: &Value) -> Value {
+        let one = |one: &Value| json!([one["quantity"], one["price"], modifiers(&one["modifiers"])]);
+        list.as_array()
+            .map_or(Value::Null, |list| list.iter().map(one).collect())
+    }
+    let order = &body["transformedOrder"];
+    let line = |line: &Value| {
+        json!([
+            line["quantity"],
+            line["unitPrice"],
+            line["totalPrice"],
+            modifiers(&line["modifiers"])
+        ])
+    };
+    let lines: Vec<_> = order["items"].as_array().unwrap().iter().map(line).collect();
+    json!([
+        order["externalOrderId"],
+        order["pricing"]["currency"],
+        order["pricing"]["total"],
+        lines
+    ])
+}
+
+/// What people read: every text that is not kept as it came.
+fn printed(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::String(text) => found.push(text.clone()),
+        Value::Array(elements) => elements.iter().for_each(|value| printed(value, found)),
+        Value::Object(members) => members
+            .iter()
+            .filter(|(name, _)| *name != "extra")
+            .for_each(|(_, value)| printed(value, found)),
+        Value::Null => found.push("null".into()),
+        Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn assert_readable(body: &Value, what: &str) {
+    let mut texts = Vec::new();
+    printed(body, &mut texts);
+    for text in texts {
+        assert!(
+            !["null", "true", "false", "undefined", "NaN"].contains(&text.trim()),
+            "{what}: {text:?} in {body:#}"
+        );
+    }
+}
+
+/// Values that stand where they should not; none is the absence of any.
+fn wrong_values() -> Vec<Option<Value>> {
+    vec![
+        None,
+        Some(Value::Null),
+        Some(json!([])),
+        Some(json!({})),
+        Some(json!(["x"])),
+        Some(json!({ "x": 1 })),
+        Some(json!(false)),
+        Some(json!(true)),
+        Some(json!("N/A")),
+        Some(json!("null")),
+        Some(json!("0000-00-00 00:00:00")),
+        Some(json!("")),
+    ]
+}
+
+/// Whether a value says, in whichever form, that there is nothing.
+fn is_nothing(wrong: &Option<Value>) -> bool {
+    [json!(null), json!([]), json!({}), json!(false), json!("")].contains(wrong.as_ref().unwrap_or(&Value::Null))
+}
+
+/// Whether a line or a choice has neither name nor code.
+fn is_unnamed(fault: &Fault) -> bool {
+    fault.message == "missing"
+        && ["/name", "/title", "/spuName"]
+            .iter()
+            .any(|name| fault.pointer.ends_with(name))
+}
+
+/// Whether it is the intake's word that there is no order id.
+fn is_no_id(fault: &Fault) -> bool {
+    fault.message.contains("expected the order id")
+}
+
+fn flags_of(body: &Value) -> Vec<String> {
+    serde_json::from_value(body["metadata"]["flags"].clone()).unwrap_or_default()
+}
+
+fn check(ready: &Ready, place: &str, wrong: &Option<Value>) {
+    let original = ready.value.pointer(place).unwrap();
+    let became = ready.becomes(&ready.with(place, wrong));
+    let what = format!("{} {place} = {wrong:?}", ready.case.provider);
+    if let Ok(body) = &became {
+        assert_readable(body, &what);
+        assert_eq!(body["transformedOrder"]["flags"], body["metadata"]["flags"], "{what}");
+    }
+    let is_text = wrong.as_ref().is_some_and(Value::is_string);
+    if ready.is_essential(place) {
+        let is_list_or_object = original.is_array() || original.is_object();
+        let has_room = is_list_or_object && is_nothing(wrong)
+            || original.is_object() && wrong.as_ref().is_some_and(Value::is_object);
+        // Any text is an id.
+        let is_id = place.ends_with("id") || place.ends_with("Id") || place.ends_with("token");
+        if has_room
+            || is_nothing(wrong) && !matches!(wrong, Some(Value::Array(_) | Value::Object(_) | Value::Bool(_)))
+            || is_id && is_text
+        {
+            return;
+        }
+        // The intake names places from where the document begins, and of several the first.
+        let is_there = |fault: &Fault| {
+            are_related(&fault.pointer, place) || place.ends_with(&fault.pointer) || is_id && is_no_id(fault)
+        };
+        match became {
+            Ok(body) => assert!(
+                ready.case.provider == "keeta" && charged(&body) == charged(&ready.body),
+                "{what}: {body:#}"
+            ),
+            Err(faults) => assert!(faults.iter().any(is_there), "{what}: {faults:?}"),
+        }
+        return;
+    }
+    let body = match became {
+        Ok(body) => body,
+        // Without any name or code it is not known what is to be cooked.
+        Err(faults) if faults.iter().all(is_unnamed) => return,
+        // Choices that are there and cannot be read.
+        Err(_) if original == &json!([]) => return,
+        Err(faults) => panic!("{what}: {faults:?}"),
+    };
+    if original != &json!([]) {
+        assert_eq!(charged(&body), charged(&ready.body), "{what}");
+    }
+    // Where another kind of value stands than before, that is said.
+    let is_other_kind = match (original, wrong) {
+        (_, None | Some(Value::Null)) => false,
+        (Value::Object(_), Some(wrong)) => !wrong.is_object() && wrong != "",
+        (Value::Array(_), Some(wrong)) => !wrong.is_array() && wrong != "",
+        (Value::Null | Value::Bool(_), Some(wrong)) => wrong.is_array() || wrong.is_object(),
+        (Value::String(text), Some(Value::Bool(_))) => text != "true" && text != "false",
+        (Value::String(_) | Value::Number(_), Some(wrong)) => wrong.is_array() || wrong.is_object(),
+    };
+    let is_empty =
+        matches!(original, Value::Null) || original == "" || original == &json!([]) || original == &json!({});
+    if is_other_kind && ready.is_read(place) && !is_empty {
+        assert!(
+            flags_of(&body).iter().any(|flag| !flags_of(&ready.body).contains(flag)),
+            "{what}: {body:#}"
+        );
+    }
+}
+
+/// Every value of every sample, one after the other, replaced by each wrong one.
+#[test]
+fn one_wrong_value_costs_no_order() {
+    for ready in READY.iter() {
+        for place in ready.places.iter().filter(|place| !is_of(ready.case.kind, place)) {
+            for wrong in wrong_values() {
+                check(ready, place, &wrong);
+            }
+        }
+    }
+}
+
+proptest! {
+    /// Several at once: nothing panics, nothing is printed that is no text, and while what is essential is untouched the
+    /// order goes with its amounts.
+    #[test]
+    fn many_wrong_values_cost_no_order(
+        which in any::<prop::sample::Index>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 2..6),
+    ) {
+        let ready = which.get(&READY);
+        let (wrong_values, mut value, mut changed) = (wrong_values(), ready.value.clone(), Vec::new());
+        for (place, wrong) in changes {
+            let place = place.get(&ready.places);
+            let is_list = ready.value.pointer(place) == Some(&json!([]));
+            if ready.is_essential(place) || is_of(ready.case.kind, place) || is_list || value.pointer(place).is_none() {
+                continue;
+            }
+            let changing = Ready { case: ready.case, provider: ready.provider.clone(), around: None, value, places: Vec::new(), leaves: Vec::new(), body: Value::Null };
+            let wrong = wrong.get(&wrong_values);
+            value = changing.with(place, wrong);
+            changed.push(format!("{place} = {wrong:?}"));
+        }
+        let what = format!("{}: {changed:?}", ready.case.provider);
+        match ready.becomes(&value) {
+            Ok(body) => {
+                assert_readable(&body, &what);
+                prop_assert_eq!(charged(&body), charged(&ready.body), "{}", what);
+            }
+            Err(faults) => prop_assert!(faults.iter().all(is_unnamed), "{}: {:?}", what, faults),
+        }
+    }
+}
+
+/// By words: what each flag stands for, and what becomes of the field.
+#[test]
+fn what_only_informs_is_left_out_and_flagged() {
+    let ready = READY.iter().find(|ready| ready.case.provider == "careem").unwrap();
+    let order = |place: &str, wrong: Value| {
+        let body = ready.becomes(&ready.with(place, &Some(wrong))).unwrap();
+        (flags_of(&body), body["transformedOrder"].clone())
+    };
+    for (place, wrong, flag, field) in [
+        ("/customer/name", json!([]), Flag::TextUnreadable, "/customerName"),
+        ("/customer/name", json!("null"), Flag::TextUnreadable, "/customerName"),
+        ("/customer", json!([]), Flag::TextUnreadable, "/customerName"),
+        (
+            "/customer/address",
+            json!("Amman"),
+            Flag::TextUnreadable,
+            "/deliveryAddress",
+        ),
+        ("/order_number", json!(false), Flag::TextUnreadable, "/displayId"),
+        (
+            "/customer/address/latitude",
+            json!(false),
+            Flag::NumberUnreadable,
+            "/deliveryAddress/latitude",
+        ),
+        ("/created_at", json!("yesterday"), Flag::TimeUnreadable, "/placedAt"),
+        (
+            "/created_at",
+            json!("2025-10-01T12:00:00"),
+            Flag::TimeUnreadable,
+            "/placedAt",
+        ),
+        ("/created_at", json!("0001-01-01T00:00:00"), Flag::TimeZero, "/placedAt"),
+        (
+            "/price/tax_amount",
+            json!("N/A"),
+            Flag::AmountUnreadable,
+            "/pricing/taxAmount",
+        ),
+        ("/price/subtotal", json!({}), Flag::AmountUnreadable, "/none"),
+        ("/items/0/groups", json!({}), Flag::ListUnreadable, "/none"),
+        (
+            "/merchant_pay_type",
+            json!([]),
+            Flag::AnswerUnreadable,
+            "/payment/method",
+        ),
+        ("/delivery_type", json!("drone"), Flag::UnknownFulfillment, "/none"),
+    ] {
+        let (flags, order) = order(place, wrong.clone());
+        assert!(flags.iter().any(|said| said == flag.as_str()), "{place}: {flags:?}");
+        assert_eq!(order.pointer(field), None, "{place}");
+        if flag != Flag::UnknownFulfillment {
+            assert_eq!(order["extra"][place], wrong, "{place} is kept as it came");
+        }
+    }
+    let (flags, drone) = order("/delivery_type", json!("drone"));
+    assert_eq!(flags, ["unknown_fulfillment"]);
+    assert_eq!(
+        (&drone["fulfillment"], &drone["deliveryType"]),
+        (&json!("merchant_courier"), &json!("drone"))
+    );
+    let (_, unpaid) = order("/merchant_pay_type", json!(false));
+    assert_eq!(
+        unpaid["payment"],
+        json!({ "isPrepaid": false }),
+        "what cannot be read is not paid"
+    );
+}
+
+#[test]
+fn an_unknown_fulfillment_without_an_address_is_handed_out() {
+    let ready = READY.iter().find(|ready| ready.case.provider == "careem").unwrap();
+    let mut value = ready.with("/delivery_type", &Some(json!({ "by": "drone" })));
+    value["customer"].as_object_mut().unwrap().remove("address");
+    let body = ready.becomes(&value).unwrap();
+    assert_eq!(body["transformedOrder"]["fulfillment"], "pickup");
+    assert!(flags_of(&body).contains(&"unknown_fulfillment".to_owned()));
+    assert_eq!(
+        body["transformedOrder"]["extra"]["/delivery_type"],
+        json!({ "by": "drone" })
+    );
+}
+
+#[test]
+fn more_digits_than_the_currency_has_are_rounded_and_said() {
+    let ready = READY.iter().find(|ready| ready.case.provider == "careem").unwrap();
+    let read = |place: &str, digits: &str| {
+        let text = ready
+            .with(place, &Some(json!("DIGITS")))
+            .to_string()
+            .replace("\"DIGITS\"", digits);
+        let sample = sample::Sample {
+            body: text.as_bytes(),
+            headers: &HeaderMap::new(),
+            path: "",
+            document: None,
+            now: Utc::now(),
+        };
+        match ready.provider.try_sample(&sample).unwrap().outcome {
+            sample::Outcome::Posted(posted) => {
+                let body: Value = serde_json::from_slice(&posted.body).unwrap();
+                let text = String::from_utf8(posted.body).unwrap();
+                (flags_of(&body), body["transformedOrder"]["extra"][place].clone(), text)
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let (flags, kept, text) = read("/price/tax_amount", "2.2400000000000002");
+    assert_eq!((flags, kept), (vec![], Value::Null), "noise");
+    assert!(text.contains("\"taxAmount\":2.240"), "{text}");
+    let (flags, kept, text) = read("/price/tax_amount", "2.24051");
+    assert_eq!(flags, ["amount_rounded"], "half a unit is no mismatch");
+    assert!(
+        kept.is_number() && text.contains("\"/price/tax_amount\":2.24051"),
+        "{text}"
+    );
+    let (flags, _, text) = read("/price/total_taxable_price", "16.24001");
+    assert_eq!(flags, ["price_rounded"]);
+    assert!(text.contains("\"total\":16.240"), "{text}");
+    let (flags, _, _) = read("/price/total_taxable_price", "16.2461");
+    assert_eq!(flags, ["total_mismatch", "price_rounded"]);
+    let (flags, _, _) = read("/items/0/total_price", "11.00049");
+    assert_eq!(flags, ["price_rounded"], "the lines still come to the subtotal");
+    let (flags, _, _) = read("/items/0/total_price", "12.5001");
+    assert_eq!(flags, ["subtotal_mismatch", "price_rounded"]);
+}
+
+#[test]
+fn a_change_without_a_status_is_news_all_the_same() {
+    let body = r#"{"id":"CR1","status":["accepted"],"captain":{"name":"Sami"}}"#;
+    let fact = careem().transform(&received(body, "order_status_updated")).unwrap();
+    let Content::StatusChange(change) = fact.content else {
+        panic!("no change")
+    };
+    assert_eq!((change.status, change.provider_status), (None, None));
+    assert_eq!(change.flags, [Flag::TextUnreadable, Flag::StatusMissing]);
+    assert_eq!(change.courier.unwrap().name.as_deref(), Some("Sami"));
+}
+
+/// What is ignored because its word is unknown is told from what a file says is not wanted.
+#[test]
+fn an_unknown_event_is_known_as_that() {
+    let read = |name: &str, body: &str| {
+        let provider = Declarative::new(
+            Catalogue::shipped().get(name).unwrap().file.clone(),
+            Some("JOD".parse().unwrap()),
+        );
+        let fact = provider.transform(&received(body, "ignored")).unwrap();
+        assert!(matches!(fact.content, Content::Ignored(_)));
+        fact.is_unknown
+    };
+    assert!(read("generic", r#"{"type":"order.exploded","data":{"id":"1"}}"#));
+    assert!(!read("generic", r#"{"data":{"id":"1"}}"#), "no word at all");
+    assert!(!read("just-eat", r#"{"restaurantId":"1"}"#), "the file knows the shape");
+}
+
+#[test]
+fn documents_name_every_flag() {
+    let (said, schema) = (
+        include_str!("../../../../docs/backend-body.md"),
+        crate::order::body::SCHEMA,
+    );
+    for flag in Flag::ALL {
+        assert!(said.contains(&format!("`{}`", flag.as_str())), "{flag:?}");
+        assert!(schema.contains(&format!("\"{}\"", flag.as_str())), "{flag:?}");
+    }
+    let table = said.split("### flags").nth(1).unwrap().split("## ").next().unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    let named = rows.flat_map(|row| {
+        row.split('|')
+            .nth(1)
+            .unwrap()
+            .split(',')
+            .map(|word| word.trim().trim_matches('`').to_owned())
+    });
+    for word in named {
+        assert!(Flag::ALL.iter().any(|flag| flag.as_str() == word), "{word}");
+    }
+}

@@ -1,0 +1,378 @@
+//! What texts of a document say: amounts, numbers, times, answers, words.
+
+use std::{borrow::Cow, collections::HashMap, ptr};
+
+use chrono::{DateTime, FixedOffset, Utc};
+use rust_decimal::Decimal;
+use serde_json::value::RawValue;
+
+use super::{
+    clock::{self, Said, Zone, decimal, iso, unix},
+    pick::{Amount, Choice, Clock, Lookup, Pick, Test, Time, Unit},
+    reader::{Accepts, At, MAX_ELEMENTS, Need, Reader, Sought, Text},
+};
+use crate::order::{
+    flag::Flag,
+    money::{AmountError, Currency, Money, Reading},
+    tree::Place,
+};
+
+/// Largest quantity or coordinate, either way: a million kilograms in grams. Beyond it a backend's integers end.
+const MAX_DECIMAL: Decimal = Decimal::from_parts(1_000_000_000, 0, 0, false, 0);
+
+/// What a word of the provider's means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Chosen<T> {
+    /// This, by the file.
+    Known(T),
+    /// The file does not know the word; what it says of all others.
+    Unknown(Option<T>),
+    /// There is no word; what the file says then.
+    Absent(Option<T>),
+}
+
+impl<'t> Reader<'t> {
+    /// A decimal that is no money, as its JSON text.
+    pub(super) fn decimal(&self, pick: &Option<Pick>, at: Place, need: Need) -> Option<Box<RawValue>> {
+        let pick = pick.as_ref()?;
+        let told = (need, Flag::NumberUnreadable);
+        let found = self.first((&pick.from, &pick.skip), at, Accepts::Text, told).found()?;
+        match number(found.text.trim()) {
+            Ok(number) => {
+                self.take(&found);
+                Some(number)
+            }
+            Err(expected) => {
+                self.unread(&found, told, expected);
+                None
+            }
+        }
+    }
+
+    /// What cannot be read of a text.
+    fn unread(&self, found: &Text<'t>, (need, flag): (Need, Flag), expected: impl std::fmt::Display) {
+        match found.at {
+            Some(at) => self.unfit(at, need, flag, expected),
+            None if need == Need::Essential => self.fault(&found.place, expected),
+            None => self.flag(flag),
+        }
+    }
+
+    /// An amount. Without one that is [`Need::Essential`] the order is not charged as it should be; every other one informs.
+    pub(super) fn amount(&self, amount: &Option<Amount>, at: Place, currency: Currency, need: Need) -> Option<Money> {
+        let amount = amount.as_ref()?;
+        let need = if amount.required { Need::Essential } else { need };
+        if !amount.sum.is_empty() {
+            return self.sum(amount, at, currency, need);
+        }
+        let found = match &amount.lookup {
+            Some(lookup) => self.look_up(lookup, at, need)?,
+            None => {
+                let told = (need, Flag::AmountUnreadable);
+                self.first((&amount.from, &[]), at, Accepts::Text, told).found()?
+            }
+        };
+        let reading = self.parse_amount(&found, amount, currency, need)?;
+        self.take_amount(&found, reading, need);
+        Some(reading.money)
+    }
+
+    /// Where an amount should be, for faults.
+    pub(super) fn place_of_amount(&self, amount: &Amount, at: Place) -> String {
+        match (amount.from.first().or(amount.sum.first()), &amount.lookup) {
+            (Some(source), _) => self.place_of(source, at),
+            (None, Some(lookup)) => format!("{}{}", self.document.pointer(self.root()), lookup.list),
+            (None, None) => self.document.pointer(at),
+        }
+    }
+
+    fn parse_amount(&self, found: &Text<'t>, amount: &Amount, currency: Currency, need: Need) -> Option<Reading> {
+        let unit = amount.unit.unwrap_or(self.habits.amounts);
+        let parsed = match unit {
+            Unit::Decimal => Money::read(found.text.trim(), currency),
+            Unit::Minor => Money::read_units(found.text.trim(), currency.exponent(), currency),
+            Unit::Exponent(decimals) => Money::read_units(found.text.trim(), decimals, currency),
+        };
+        let told = (need, Flag::AmountUnreadable);
+        // Where all are wrong the file is, and not the webhook: it says how they were read.
+        let tell = |error: AmountError| match unit {
+            Unit::Decimal => self.unread(found, told, error),
+            unit => self.unread(found, told, format_args!("{error}; by the file amounts are {unit}")),
+        };
+        parsed.map_err(tell).ok()
+    }
+
+    /// One that was rounded is flagged, and its digits stay beside the order.
+    fn take_amount(&self, found: &Text<'t>, reading: Reading, need: Need) {
+        if !reading.is_rounded {
+            return self.take(found);
+        }
+        self.rounded.set(self.rounded.get().saturating_add(1));
+        self.flag(match need {
+            Need::Essential => Flag::PriceRounded,
+            Need::Optional => Flag::AmountRounded,
+        });
+    }
+
+    /// The sum of all that is there; none where nothing is, or where a part cannot be read: a part of a sum is no sum.
+    fn sum(&self, amount: &Amount, at: Place, currency: Currency, need: Need) -> Option<Money> {
+        let (mut parts, mut is_whole) = (Vec::new(), true);
+        for source in &amount.sum {
+            let Some((tree, from, pointer)) = self.way(source, at) else {
+                continue;
+            };
+            if let Some(place) = tree.obstacle(from, pointer) {
+                self.unfit((tree, place), need, Flag::AmountUnreadable, "expected an object");
+                is_whole = false;
+            }
+            for place in tree.find_each(from, pointer, MAX_ELEMENTS) {
+                let at = (tree, place);
+                match self.text_of(at, Accepts::Text) {
+                    Ok(None) => {}
+                    Ok(Some(text)) => {
+                        let place = self.pointer(at);
+                        let found = Text {
+                            text,
+                            at: Some(at),
+                            place,
+                        };
+                        match self.parse_amount(&found, amount, currency, need) {
+                            Some(reading) => parts.push((found, reading)),
+                            None => is_whole = false,
+                        }
+                    }
+                    Err(expected) => {
+                        self.unfit(at, need, Flag::AmountUnreadable, expected);
+                        is_whole = false;
+                    }
+                }
+            }
+        }
+        let parts = Some(parts).filter(|_| is_whole)?;
+        for (found, reading) in &parts {
+            self.take_amount(found, *reading, need);
+        }
+        parts.into_iter().map(|(_, reading)| reading.money).reduce(Money::plus)
+    }
+
+    fn look_up(&self, lookup: &Lookup, at: Place, need: Need) -> Option<Text<'t>> {
+        let wanted = match (&lookup.equals, &lookup.is) {
+            (Some(text), _) => text.as_str().into(),
+            (None, Some(pointer)) => self.key((self.document, self.document.find(at, pointer)?), need)?,
+            (None, None) => return None,
+        };
+        let mut rows = self.rows.borrow_mut();
+        let rows = rows
+            .entry(ptr::from_ref(lookup))
+            .or_insert_with(|| self.index(lookup, need));
+        let row = *rows.get(&*wanted)?;
+        let Some(place) = self.document.find(row, &lookup.take) else {
+            if let Some(place) = self.document.obstacle(row, &lookup.take) {
+                self.unfit(
+                    (self.document, place),
+                    need,
+                    Flag::AmountUnreadable,
+                    "expected an object",
+                );
+            }
+            return None;
+        };
+        let at = (self.document, place);
+        match self.text_of(at, Accepts::Text) {
+            Ok(text) => {
+                if let Some(key) = self.document.find(row, &lookup.key) {
+                    self.document.take(key);
+                }
+                let place = self.pointer(at);
+                text.map(|text| Text {
+                    text,
+                    at: Some(at),
+                    place,
+                })
+            }
+            Err(expected) => {
+                self.unfit(at, need, Flag::AmountUnreadable, expected);
+                None
+            }
+        }
+    }
+
+    fn index(&self, lookup: &Lookup, need: Need) -> HashMap<String, Place> {
+        let (list, root) = (self.document.find(self.root(), &lookup.list), self.root());
+        if let Some(place) = self.document.obstacle(root, &lookup.list) {
+            self.unfit(
+                (self.document, place),
+                need,
+                Flag::AmountUnreadable,
+                "expected an object",
+            );
+        }
+        let rows = list.into_iter().flat_map(|list| self.document.children(list));
+        let mut index = HashMap::new();
+        for row in rows.take(MAX_ELEMENTS) {
+            if let Some(place) = self.document.obstacle(row, &lookup.key) {
+                self.unfit(
+                    (self.document, place),
+                    need,
+                    Flag::AmountUnreadable,
+                    "expected an object",
+                );
+            }
+            let key = self.document.find(row, &lookup.key);
+            if let Some(key) = key.and_then(|key| self.key((self.document, key), need)) {
+                index.entry(key.into_owned()).or_insert(row);
+            }
+        }
+        index
+    }
+
+    /// The text by which a row is found; where it is none, so is the amount.
+    fn key(&self, at: At<'t>, need: Need) -> Option<Cow<'t, str>> {
+        self.text_of(at, Accepts::Text).unwrap_or_else(|expected| {
+            self.unfit(at, need, Flag::AmountUnreadable, expected);
+            None
+        })
+    }
+
+    /// A time; none where it cannot be read, for no order hangs on one.
+    pub(super) fn time(&self, time: &Option<Time>, at: Place) -> Option<DateTime<Utc>> {
+        let time = time.as_ref()?;
+        let told = (Need::Optional, Flag::TimeUnreadable);
+        let found = self.first((&time.from, &[]), at, Accepts::Text, told).found()?;
+        let said = match time.clock.unwrap_or(self.habits.times) {
+            Clock::Iso => iso(&found.text, || self.zone()),
+            Clock::UnixS => unix(&found.text, 1),
+            Clock::UnixMs => unix(&found.text, 1000),
+        };
+        match said {
+            Said::Time(time) => {
+                self.take(&found);
+                return Some(time);
+            }
+            Said::Nothing => self.unread(&found, (Need::Optional, Flag::TimeZero), ""),
+            Said::Unreadable => self.unread(&found, told, "expected a time"),
+        }
+        None
+    }
+
+    /// The zone of a time that names none.
+    fn zone(&self) -> Option<FixedOffset> {
+        match self.habits.zone? {
+            Zone::Fixed(offset) => Some(*offset),
+            Zone::Minutes(sources) => {
+                let told = (Need::Optional, Flag::TimeUnreadable);
+                let found = self
+                    .first((&sources.0, &[]), self.root(), Accepts::Text, told)
+                    .found()?;
+                let offset = clock::offset(&found.text);
+                match offset {
+                    Some(_) => self.take(&found),
+                    None => self.unread(&found, told, "expected minutes from UTC"),
+                }
+                offset
+            }
+        }
+    }
+
+    /// A yes or no; none where it is not said, by the document or for its absence by the file.
+    pub(super) fn answer(&self, test: &Test, at: Place) -> Option<bool> {
+        // Where the file says what true and false mean they are answers; elsewhere they are what nobody can read.
+        let is_flag = |word: &String| word.eq_ignore_ascii_case("true") || word.eq_ignore_ascii_case("false");
+        let has_flags = test.is.iter().chain(&test.is_not).any(is_flag);
+        let accepts = if has_flags { Accepts::Word } else { Accepts::Text };
+        match self.first((&test.from, &[]), at, accepts, (Need::Optional, Flag::AnswerUnreadable)) {
+            Sought::Found(found) => {
+                self.take(&found);
+                Some(answer(test, &found.text))
+            }
+            Sought::Unfit => None,
+            Sought::Absent => test.absent,
+        }
+    }
+
+    /// The same, where what is not said is no.
+    pub(super) fn is_so(&self, test: &Test, at: Place) -> bool {
+        self.answer(test, at).unwrap_or(false)
+    }
+
+    /// One of our words. What the file does not know is flagged.
+    pub(super) fn choice<T: Copy>(&self, choice: &Choice<T>, at: Place, unknown: Flag) -> Chosen<T> {
+        let mut is_unknown = false;
+        for source in &choice.from.0 {
+            let sources = (std::slice::from_ref(source), [].as_slice());
+            match self.first(sources, at, Accepts::Word, (Need::Optional, unknown)) {
+                Sought::Found(found) => match choice.words.get(&found.text) {
+                    Some(meaning) => {
+                        self.take(&found);
+                        return Chosen::Known(*meaning);
+                    }
+                    None => is_unknown = true,
+                },
+                Sought::Unfit => is_unknown = true,
+                Sought::Absent => {}
+            }
+        }
+        if is_unknown {
+            self.flag(unknown);
+            return Chosen::Unknown(choice.other);
+        }
+        Chosen::Absent(choice.absent.or(choice.other))
+    }
+}
+
+/// A number as JSON writes it; one that is written otherwise (`02`, `1e2`) in plain digits, so that whoever reads it reads the same.
+fn number(text: &str) -> Result<Box<RawValue>, &'static str> {
+    let number = decimal(text).ok_or("expected a number")?;
+    if number.abs() > MAX_DECIMAL {
+        return Err("number out of range");
+    }
+    let is_plain = !text.contains(['e', 'E', '+']) && text.parse::<serde_json::Number>().is_ok();
+    let raw = if is_plain {
+        text.to_owned()
+    } else {
+        number.normalize().to_string()
+    };
+    RawValue::from_string(raw).map_err(|_| "expected a number")
+}
+
+pub(super) fn answer(test: &Test, text: &str) -> bool {
+    let equal = |wanted: &String| {
+        let text = text.trim();
+        text.eq_ignore_ascii_case(wanted) || {
+            let number = |text: &str| Decimal::from_str_exact(text).ok();
+            number(text).is_some_and(|number_found| number(wanted) == Some(number_found))
+        }
+    };
+    if test.is.is_empty() {
+        !test.is_not.iter().any(equal)
+    } else {
+        test.is.iter().any(equal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_numbers_however_they_are_written() {
+        let read = |text: &str| number(text).map(|number| number.get().to_owned());
+        for (text, said) in [
+            ("2", "2"),
+            ("2.50", "2.50"),
+            ("-1", "-1"),
+            ("0.333", "0.333"),
+            ("02", "2"),
+            ("+2", "2"),
+            (".5", "0.5"),
+            ("1e1", "10"),
+            ("1000000000", "1000000000"),
+        ] {
+            assert_eq!(read(text).as_deref(), Ok(said), "{text}");
+        }
+        for text in ["", "two", "N/A", "2 pcs", "1,5", "1_0", "NaN", "--1", "1e", "1e99"] {
+            assert_eq!(read(text), Err("expected a number"), "{text}");
+        }
+        assert_eq!(read("1000000001"), Err("number out of range"));
+    }
+}
