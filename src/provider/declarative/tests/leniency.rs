@@ -462,7 +462,9 @@ fn check(ready: &Ready, place: &str, wrong: &Option<Value>) {
         }
         // The intake names places from where the document begins, and of several the first.
         let is_there = |fault: &Fault| {
-            are_related(&fault.pointer, place) || place.ends_with(&fault.pointer) || is_id && is_no_id(fault)
+            are_related(&fault.pointer, place)
+                || place.ends_with(&fault.pointer)
+                || (is_id || ready.case.provider == "keeta") && is_no_id(fault)
         };
         match became {
             Ok(body) => assert!(
