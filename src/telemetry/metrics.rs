@@ -42,7 +42,7 @@ pub async fn keep_up(handle: PrometheusHandle, stop: CancellationToken) -> anyho
 }
 
 /// Counters, and what they count.
-const COUNTERS: [(&str, &str); 17] = [
+const COUNTERS: &[(&str, &str)] = &[
     (
         "webhooks_received_total",
         "Total webhooks received by provider, verified ones only",
@@ -165,7 +165,7 @@ const HISTOGRAMS: [(&str, &str); 6] = [
 ];
 
 fn describe() {
-    for (name, text) in COUNTERS {
+    for (name, text) in COUNTERS.iter().copied() {
         describe_counter!(name, text);
     }
     for (name, text) in GAUGES {
