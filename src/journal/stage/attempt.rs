@@ -111,7 +111,10 @@ impl<S: Stage> Worker<S> {
                     ground.settle(sequence);
                 }
             }
-            Work::Due => self.settle_lane(task.key, ground, &mut done).await?,
+            Work::Due => {
+                crash_stage_at(S::NAME, "lane_due");
+                self.settle_lane(task.key, ground, &mut done).await?;
+            }
         }
         Ok(done)
     }
