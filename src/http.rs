@@ -6,8 +6,8 @@ use std::{error::Error, io, time::Duration};
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use reqwest::{
-    Client, RequestBuilder,
-    header::{HeaderMap, RETRY_AFTER},
+    Client, RequestBuilder, Response,
+    header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER},
     redirect,
 };
 use serde_json::{Value, json};
@@ -19,7 +19,11 @@ use crate::{
     tls,
 };
 
-/// Most bytes of an answer that are read, where it is no document; an honest one has a few hundred.
+mod body;
+
+use self::body::Coding;
+
+/// Most bytes of an answer that are read, as they come and unpacked, where it is no document; an honest one has a few hundred.
 pub const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Most characters of somebody's own code for an error that are kept.
 const MAX_CODE_CHARS: usize = 100;
@@ -31,7 +35,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// Where TLS cannot be set up, naming the variable.
-pub fn client(timeout: Duration, max_requests: usize, headers: HeaderMap, tls: &ClientTls) -> anyhow::Result<Client> {
+pub fn client(
+    timeout: Duration,
+    max_requests: usize,
+    mut headers: HeaderMap,
+    tls: &ClientTls,
+) -> anyhow::Result<Client> {
+    // Said so that nobody packs an answer in a way that is not understood.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(body::ACCEPTED));
     Client::builder()
         .default_headers(headers)
         .user_agent(concat!("webhook-hub/", env!("CARGO_PKG_VERSION")))
@@ -48,6 +59,17 @@ pub fn client(timeout: Duration, max_requests: usize, headers: HeaderMap, tls: &
         .context("cannot set up the HTTP client")
 }
 
+/// Why an answer's body is not whole.
+#[derive(Debug)]
+pub enum Incomplete {
+    /// It is larger than the limit.
+    TooLarge,
+    /// It is packed in a way that was not offered, or not as its header says.
+    Undecodable,
+    /// The connection broke off, or the time was over.
+    BrokeOff(reqwest::Error),
+}
+
 /// An answer as it came.
 #[derive(Debug)]
 pub struct Answer {
@@ -55,13 +77,26 @@ pub struct Answer {
     pub status: u16,
     /// `Retry-After`, as a time from now.
     pub retry_after: Option<Duration>,
-    /// The body, as far as it was read.
+    /// The body, unpacked and without a byte order mark, as far as it was read.
     pub body: Vec<u8>,
-    /// There was more of it.
-    pub is_cut: bool,
+    /// Why that is not all of it; none where it is.
+    pub incomplete: Option<Incomplete>,
+    /// Where a redirect leads: scheme, host and port. The rest may hold what is nobody's business.
+    pub location: Option<String>,
 }
 
 impl Answer {
+    /// The answer, where its body did not break off.
+    ///
+    /// # Errors
+    /// Why it did (see [`no_answer`]).
+    pub fn unbroken(self) -> reqwest::Result<Self> {
+        match self.incomplete {
+            Some(Incomplete::BrokeOff(error)) => Err(error),
+            incomplete => Ok(Self { incomplete, ..self }),
+        }
+    }
+
     /// What went wrong, where the `backend` or a `provider` answered so. What they say of their own accord may quote the
     /// customer; only their machine-readable code is kept, from the first of these JSON pointers that leads to one.
     pub fn report(&self, whom: &str, codes: &[&str], error_type: ErrorType, message: &str) -> ErrorReport {
@@ -83,29 +118,54 @@ impl Answer {
     }
 }
 
-/// Asks, and reads at most so many bytes of the answer's body.
+/// Asks, and reads at most so many bytes of the answer's body, as they come and unpacked.
 ///
 /// # Errors
-/// There was no answer, or not all of it (see [`no_answer`]).
+/// There was no answer (see [`no_answer`]). One whose body breaks off is an answer all the same: its status counts.
 pub async fn ask(request: RequestBuilder, max_bytes: usize) -> reqwest::Result<Answer> {
     let mut response = request.send().await?;
     let header = response.headers().get(RETRY_AFTER);
     let retry_after = header.and_then(|value| retry_after(value.to_str().ok()?, Utc::now()));
-    let mut answer = Answer {
-        status: response.status().as_u16(),
-        retry_after,
-        body: Vec::new(),
-        is_cut: false,
-    };
-    while let Some(chunk) = response.chunk().await? {
-        let room = max_bytes - answer.body.len();
-        answer.body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if chunk.len() > room {
-            answer.is_cut = true;
-            break;
+    let (status, coding) = (response.status().as_u16(), Coding::of(response.headers()));
+    let location = location(&response);
+    let mut packed = Vec::new();
+    let mut incomplete = None;
+    loop {
+        match response.chunk().await {
+            Ok(None) => break,
+            Ok(Some(chunk)) => {
+                let room = max_bytes - packed.len();
+                packed.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                if chunk.len() > room {
+                    incomplete = Some(Incomplete::TooLarge);
+                    break;
+                }
+            }
+            Err(error) => {
+                incomplete = Some(Incomplete::BrokeOff(error));
+                break;
+            }
         }
     }
-    Ok(answer)
+    let unpacked = body::unpack(coding, packed, max_bytes).await;
+    if unpacked.is_too_large {
+        incomplete.get_or_insert(Incomplete::TooLarge);
+    } else if unpacked.is_broken {
+        incomplete.get_or_insert(Incomplete::Undecodable);
+    }
+    Ok(Answer {
+        status,
+        retry_after,
+        body: unpacked.bytes,
+        incomplete,
+        location,
+    })
+}
+
+fn location(response: &Response) -> Option<String> {
+    let location = response.headers().get(LOCATION)?.to_str().ok()?;
+    let url = response.url().join(location).ok()?;
+    Some(url.origin().ascii_serialization())
 }
 
 /// Seconds or an HTTP date (RFC 9110, 10.2.3).

@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 use crate::{
     event::{
         EventType, NewEvent, Recorded,
-        outcome::{ErrorReport, ErrorType, Ignored, Rejected},
+        outcome::{ErrorReport, ErrorType, Ignored},
         push::Word,
     },
     journal::{
         connection::Connection,
         lanes::Corner,
         settle::Failure,
-        stage::{Stage, give_up},
+        stage::{self, Stage, give_up},
     },
     order::body::{Origin, Place},
     provider::{Content, Fact, Posted, Registry, TransformError},
@@ -120,7 +120,7 @@ impl Transform {
         };
         let fact = match read {
             Ok(fact) => fact,
-            Err(error) => return Ok(reject(received, now, &error)),
+            Err(error) => return Ok(reject(received, &error)),
         };
         if let Content::Ignored(word) = &fact.content {
             note_flags(received, fact.is_unknown.then_some(UNKNOWN_EVENT));
@@ -248,7 +248,7 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Plac
         }
         Err(error) => {
             let error = ErrorReport::new(ErrorType::Validation, "UNSERIALIZABLE_ORDER", error.to_string());
-            reject_with(received, now, error)
+            stage::reject::<Transform>(received, LABEL, error)
         }
     }
 }
@@ -293,27 +293,15 @@ fn ignore(received: &Recorded, now: DateTime<Utc>, reason: &str, message: String
     NewEvent::new(received.follow(LABEL, EventType::OrderIgnored, now), &payload)
 }
 
-fn reject(received: &Recorded, now: DateTime<Utc>, error: &TransformError) -> NewEvent {
+/// The webhook cannot be read as an order. It is a dead letter: after the provider's file is mended a retry reads the body
+/// again, which is on the log byte for byte.
+fn reject(received: &Recorded, error: &TransformError) -> NewEvent {
     let details = match error {
         TransformError::NotJson => Value::Null,
         TransformError::Faults(faults) => json!({ "faults": faults }),
     };
-    tracing::warn!(
-        provider = &*received.envelope.provider,
-        order_id = received.envelope.external_order_id,
-        request_id = received.envelope.request_id,
-        %error,
-        "order rejected"
-    );
     let error = ErrorReport::new(ErrorType::Validation, "INVALID_ORDER", error.to_string());
-    reject_with(received, now, error.with(details))
-}
-
-fn reject_with(received: &Recorded, now: DateTime<Utc>, error: ErrorReport) -> NewEvent {
-    NewEvent::new(
-        received.follow(LABEL, EventType::OrderRejected, now),
-        &Rejected { error },
-    )
+    stage::reject::<Transform>(received, LABEL, error.with(details))
 }
 
 fn dead_letter(received: &Recorded, error: ErrorReport) -> NewEvent {

@@ -271,3 +271,72 @@ async fn a_subscriber_hears_no_more_than_that() {
     world.post_orders(&hub, ids("quiet", 1)).await;
     world.at_end(Ends::forwarded(1)).await;
 }
+
+/// Five requests hang, and while they do the backend answers others: it is there, whatever their order of ending says.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_hung_before_another_was_answered_are_no_row() {
+    let world = World::new().await;
+    let hub = start(&settings(&world, Duration::from_secs(60)).set("BACKEND_TIMEOUT", "2s")).await;
+    works(&hub).await;
+    for id in ids("hang", 5) {
+        world.backend.next_for(&id, [Answer::Hang]);
+    }
+    world.post_orders(&hub, ids("hang", 5)).await;
+    world.backend.wait_for(5).await;
+    world.post_orders(&hub, ids("fine", 1)).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.log.wait_for(EventType::OrderForwardFailed, 5).await;
+    let health = world.breaker(&hub).await;
+    assert_eq!(health["state"], "closed", "{health}");
+    world.at_end(Ends::forwarded(6)).await;
+}
+
+/// Never five in a row, and yet two of three fail: their share opens it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_fails_most_requests_is_left_alone() {
+    let world = World::new().await;
+    let one_at_a_time = settings(&world, Duration::from_secs(60)).set("BACKEND_MAX_REQUESTS", 1);
+    let hub = start(&one_at_a_time).await;
+    works(&hub).await;
+    let pattern = (0..90).map(|at| {
+        if at % 3 == 2 {
+            Answer::Accept
+        } else {
+            Answer::status(503)
+        }
+    });
+    world.backend.next(pattern);
+    world.post_orders(&hub, ids("share", 40)).await;
+    let open = says(&world, &hub, "open", PATIENCE).await;
+    let reason = open["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("of the last") && reason.contains("requests failed"),
+        "{reason}"
+    );
+    let count = world.backend.count();
+    assert!((20..=30).contains(&count), "{count} requests before it opened");
+}
+
+/// What still hangs when an instance is told to stop fails in its drain. Whoever takes over begins with a closed breaker.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_in_a_drain_opens_nobodys_breaker() {
+    let world = World::new().await;
+    let settings = settings(&world, Duration::from_secs(60)).set("BACKEND_TIMEOUT", "3s");
+    let at_work = start(&settings).await;
+    works(&at_work).await;
+    let stands_by = start(&settings).await;
+    for id in ids("hang", 6) {
+        world.backend.next_for(&id, [Answer::Hang]);
+    }
+    world.post_orders(&stands_by, ids("hang", 6)).await;
+    world.backend.wait_for(6).await;
+    let said = at_work.transcript();
+    assert!(at_work.terminate().await.0.success());
+    assert!(!said.text().contains("circuit breaker open"), "{}", said.text());
+    works(&stands_by).await;
+    says(&world, &stands_by, "closed", PATIENCE).await;
+    world.post_orders(&stands_by, ids("after", 2)).await;
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(8)).await;
+}

@@ -196,11 +196,11 @@ async fn a_retry_is_asked_for_once() {
     assert_eq!(*subject, codec::subject(envelope, PARTITIONS));
     assert_eq!(
         *said,
-        json!({ "stage": "forward", "sequence": 2, "by": "anna@desk", "reason": "row added" })
+        json!({ "stage": "forward", "sequence": 2, "endedAs": "BACKEND_422", "by": "anna@desk", "reason": "row added" })
     );
     assert_eq!(
         requests[1].2,
-        json!({ "stage": "transform", "sequence": 5, "by": "anna@desk", "reason": "row added" })
+        json!({ "stage": "transform", "sequence": 5, "endedAs": "BRANCH_NOT_FOUND", "by": "anna@desk", "reason": "row added" })
     );
 
     // What was asked for is not open, and is not asked for again.
@@ -217,7 +217,7 @@ async fn a_retry_is_asked_for_once() {
     let rest = log.run(&["retry", "--all", "--json"]).await.expect_success();
     let rest: Value = serde_json::from_str(&rest.stdout).unwrap();
     let expected = json!({
-        "dryRun": false, "count": 1, "failed": [],
+        "dryRun": false, "count": 1, "menusLeftOut": 0, "failed": [],
         "asked": [{
             "id": of(third), "provider": "careem", "orderId": "CR-3", "stage": "forward",
             "retryId": of(third.derive("retry")),

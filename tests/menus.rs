@@ -200,12 +200,12 @@ async fn a_menu_that_the_provider_refuses_fails_and_the_next_one_follows() {
     outside.payloads(EventType::MenuSyncAccepted, 2).await;
     outside.word(&hub, &outside.references()[1], "completed", 2).await;
     outside.payloads(EventType::MenuSynced, 1).await;
-    // A person may send the first one again.
+    // Taken up again, the first one is not put over the second.
     outside.world.retry_dead_letters().await;
-    outside.payloads(EventType::MenuSyncAccepted, 3).await;
-    outside.word(&hub, &outside.references()[2], "completed", 3).await;
-    outside.payloads(EventType::MenuSynced, 2).await;
-    outside.world.at_end(Ends::default()).await;
+    let superseded = &outside.payloads(EventType::OrderIgnored, 1).await[0];
+    assert_eq!(superseded["reason"], "SUPERSEDED");
+    outside.world.at_end(Ends::default().ignored(1)).await;
+    assert_eq!(outside.references().len(), 2);
 }
 
 /// Nothing is heard of it: after its time it has failed. The hub that waited was killed meanwhile.

@@ -84,12 +84,19 @@ pub struct Ignored {
     pub internal_order_id: Option<String>,
 }
 
-/// Payload of `order.rejected`.
+/// Payload of `order.rejected`: a dead letter for which no request was made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rejected {
-    /// Why it can never be forwarded.
+    /// Why it cannot be forwarded as it is.
     pub error: ErrorReport,
+    /// The stage that rejected it; a retry begins there. Absent in events of earlier versions: their stage was
+    /// `transform`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// Place on the log of the event that was rejected. Absent in events of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
 }
 
 /// Payload of `order.forward_failed`.
@@ -124,6 +131,9 @@ pub struct Forwarded {
     /// The order's status in the backend's words, where it said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order_status: Option<String>,
+    /// Why the backend's answer to a new order could not be read whole; it said yes, but its id of the order is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_unread: Option<String>,
     /// How many attempts it took, this one included.
     pub attempts: u32,
     /// When the provider's webhook was accepted.
@@ -159,6 +169,10 @@ pub struct RetryRequested {
     pub stage: String,
     /// Place on the log of the event that it takes up.
     pub sequence: u64,
+    /// How that event had ended: the error's code, or the reason for which it was ignored (`DUPLICATE_ORDER`). Absent in
+    /// events of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_as: Option<String>,
     /// Who asked.
     pub by: String,
     /// Why.

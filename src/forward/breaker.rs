@@ -1,7 +1,13 @@
 //! The circuit breaker: whether to ask the backend at all. Pure: the time is passed in.
 //!
-//! Closed → open after so many temporary failures in a row, or at once where the set-up is wrong → half-open after a
-//! while, with a few trials → closed when all of them succeed, open again when one fails.
+//! Closed → open after so many temporary failures in a row, or where most requests of the last while failed, or at once
+//! where the set-up is wrong → half-open after a while, with a few trials → closed when all of them succeed, open again when
+//! one fails.
+//!
+//! In a row means in the order in which they were asked: a request that began before another one that the backend has
+//! answered since says of the backend what was true before that. So five that hang beside others that are answered do not
+//! open it by ending together. A request counts only in the state in which it began: what was sent before the breaker opened
+//! is no trial.
 //!
 //! Instances tell each other what state theirs is in, as a [`Report`]; [`Breaker::hear`] says when one is believed.
 
@@ -13,6 +19,17 @@ use crate::config;
 
 /// Trials of the half-open state.
 const TRIALS: u32 = 3;
+/// How far the share of failures looks back: three times the contract's time limit of a request. Requests count by when they
+/// began, so that those that hang are compared with the ones that were answered at the same time.
+const WINDOW: Duration = Duration::from_secs(30);
+/// Parts of the window that are counted apart; with the next part the oldest is forgotten.
+const SLICES: u64 = 10;
+/// The share counts from so many times `CIRCUIT_BREAKER_FAILURE_THRESHOLD` requests in the window on: fewer say too little.
+const SHARE_OF_REQUESTS: u32 = 4;
+/// It opens the breaker where one request in so many failed.
+const FAILED_ONE_IN: u32 = 2;
+/// Least time for which whoever found the set-up wrong leaves the backend alone where the breaker is switched off.
+const LEAST_ALONE: Duration = Duration::from_secs(1);
 /// How long after its last look at the breaker an instance still counts as the one that works on the stage. The stage
 /// looks every two seconds even where there is nothing to do, so this is that and room for a slow machine.
 const LINGER: Duration = Duration::from_secs(4);
@@ -49,8 +66,16 @@ pub enum Outcome {
     Failure,
     /// The set-up is wrong (401, TLS …): why.
     Misconfigured(String),
-    /// It was not made after all.
+    /// It was not made after all, or how it ended says nothing of the backend.
     Abandoned,
+}
+
+/// A request that the breaker let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permit {
+    begun: Instant,
+    /// The state in which it began, by its number.
+    turn: u64,
 }
 
 /// The state as one instance tells it to another. It holds the time that is left, not a time of day, so that no two
@@ -111,9 +136,82 @@ impl Attendance {
     }
 }
 
+/// What is known of the backend while the breaker is closed.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Failures since the last success, of requests that began after the latest one that succeeded.
+    in_a_row: u32,
+    /// When the latest of the requests that succeeded began.
+    answered: Option<Instant>,
+    window: Window,
+}
+
+impl Counts {
+    fn succeeded(&mut self, begun: Instant) {
+        self.in_a_row = 0;
+        self.answered = self.answered.max(Some(begun));
+        self.window.note(begun, false);
+    }
+
+    /// Why the breaker is to open; none where it is not.
+    fn failed(&mut self, now: Instant, begun: Instant, threshold: u32) -> Option<String> {
+        if self.answered.is_none_or(|answered| begun >= answered) {
+            self.in_a_row += 1;
+        }
+        self.window.note(begun, true);
+        if self.in_a_row >= threshold {
+            return Some(format!("{} requests in a row failed", self.in_a_row));
+        }
+        let (requests, failed) = self.window.sum(now);
+        let opens =
+            requests >= threshold.saturating_mul(SHARE_OF_REQUESTS) && failed.saturating_mul(FAILED_ONE_IN) >= requests;
+        opens.then(|| {
+            let seconds = WINDOW.as_secs();
+            format!("{failed} of the last {requests} requests failed, within {seconds} s")
+        })
+    }
+}
+
+/// How many requests began lately and have ended, and how many of them failed.
+#[derive(Debug, Default)]
+struct Window {
+    /// When counting began.
+    since: Option<Instant>,
+    /// Number of the slice, requests that began in it, those that failed. Each slice has its place.
+    slices: [(u64, u32, u32); SLICES as usize],
+}
+
+impl Window {
+    fn note(&mut self, begun: Instant, failed: bool) {
+        let number = self.number(begun);
+        let slice = &mut self.slices[(number % SLICES) as usize];
+        if slice.0 > number {
+            return;
+        }
+        if slice.0 < number {
+            *slice = (number, 0, 0);
+        }
+        slice.1 += 1;
+        slice.2 += u32::from(failed);
+    }
+
+    /// Requests, and those that failed.
+    fn sum(&mut self, now: Instant) -> (u32, u32) {
+        let number = self.number(now);
+        let recent = self.slices.iter().filter(|slice| slice.0 + SLICES > number);
+        recent.fold((0, 0), |sum, slice| (sum.0 + slice.1, sum.1 + slice.2))
+    }
+
+    fn number(&mut self, now: Instant) -> u64 {
+        let since = *self.since.get_or_insert(now);
+        let slice = WINDOW / SLICES as u32;
+        u64::try_from(now.saturating_duration_since(since).as_millis() / slice.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
 #[derive(Debug)]
 enum Inner {
-    Closed { failures: u32 },
+    Closed(Counts),
     Open { until: Instant },
     HalfOpen { begun: u32, succeeded: u32 },
 }
@@ -123,6 +221,8 @@ enum Inner {
 pub struct Breaker {
     settings: config::Breaker,
     inner: Inner,
+    /// Number of the state that it is in: each change makes a new one.
+    turn: u64,
     reason: Option<String>,
 }
 
@@ -131,7 +231,8 @@ impl Breaker {
     pub fn new(settings: config::Breaker) -> Self {
         Self {
             settings,
-            inner: Inner::Closed { failures: 0 },
+            inner: Inner::Closed(Counts::default()),
+            turn: 0,
             reason: None,
         }
     }
@@ -139,7 +240,7 @@ impl Breaker {
     /// The state at this time.
     pub fn state(&self, now: Instant) -> State {
         match self.inner {
-            Inner::Closed { .. } => State::Closed,
+            Inner::Closed(_) => State::Closed,
             Inner::Open { until } if now < until => State::Open,
             Inner::Open { .. } | Inner::HalfOpen { .. } => State::HalfOpen,
         }
@@ -161,48 +262,59 @@ impl Breaker {
     }
 
     /// Asks to make a request. Where it says yes, [`Self::record`] must follow.
-    pub fn permit(&mut self, now: Instant) -> bool {
-        if !self.settings.enabled {
-            return true;
-        }
-        match &mut self.inner {
-            Inner::Closed { .. } => true,
-            Inner::Open { until } if now < *until => false,
-            Inner::Open { .. } => {
-                self.inner = Inner::HalfOpen { begun: 1, succeeded: 0 };
-                true
-            }
-            Inner::HalfOpen { begun, .. } if *begun < TRIALS => {
-                *begun += 1;
-                true
-            }
-            Inner::HalfOpen { .. } => false,
-        }
+    pub fn permit(&mut self, now: Instant) -> Option<Permit> {
+        let permitted = !self.settings.enabled
+            || match &mut self.inner {
+                Inner::Closed(_) => true,
+                Inner::Open { until } if now < *until => false,
+                Inner::Open { .. } => {
+                    self.turn_to(Inner::HalfOpen { begun: 1, succeeded: 0 });
+                    true
+                }
+                Inner::HalfOpen { begun, .. } if *begun < TRIALS => {
+                    *begun += 1;
+                    true
+                }
+                Inner::HalfOpen { .. } => false,
+            };
+        let turn = self.turn;
+        permitted.then_some(Permit { begun: now, turn })
     }
 
     /// Notes how a permitted request ended.
-    pub fn record(&mut self, now: Instant, outcome: Outcome) {
+    pub fn record(&mut self, now: Instant, permit: Permit, outcome: Outcome) {
+        // It tells of the backend as it was before the state changed.
+        if permit.turn != self.turn {
+            return;
+        }
         match (&mut self.inner, outcome) {
             (_, Outcome::Misconfigured(reason)) => self.open(now, reason),
-            (Inner::Closed { failures }, Outcome::Success) => *failures = 0,
-            (Inner::Closed { failures }, Outcome::Failure) => {
-                *failures += 1;
-                if *failures >= self.settings.failure_threshold {
-                    let reason = format!("{failures} requests in a row failed");
+            (Inner::Closed(counts), Outcome::Success) => counts.succeeded(permit.begun),
+            (Inner::Closed(counts), Outcome::Failure) => {
+                if let Some(reason) = counts.failed(now, permit.begun, self.settings.failure_threshold) {
                     self.open(now, reason);
                 }
             }
             (Inner::HalfOpen { succeeded, .. }, Outcome::Success) => {
                 *succeeded += 1;
                 if *succeeded >= TRIALS {
-                    self.inner = Inner::Closed { failures: 0 };
+                    self.turn_to(Inner::Closed(Counts::default()));
                     self.reason = None;
                 }
             }
             (Inner::HalfOpen { .. }, Outcome::Failure) => self.open(now, "a trial request failed".into()),
             (Inner::HalfOpen { begun, .. }, Outcome::Abandoned) => *begun = begun.saturating_sub(1),
-            // Requests that were under way when it opened tell nothing new.
-            (Inner::Open { .. }, _) | (Inner::Closed { .. }, Outcome::Abandoned) => {}
+            (Inner::Open { .. }, _) | (Inner::Closed(_), Outcome::Abandoned) => {}
+        }
+    }
+
+    /// How long one request that found the set-up wrong is not made again: at least for as long as the breaker would be open
+    /// where it is switched off; no time where it is on, for then it holds up all of them.
+    pub fn alone(&self) -> Duration {
+        if self.settings.enabled {
+            Duration::ZERO
+        } else {
+            self.settings.reset_timeout.max(LEAST_ALONE)
         }
     }
 
@@ -227,7 +339,7 @@ impl Breaker {
         }
         let remaining = match report.state {
             State::Closed => {
-                self.inner = Inner::Closed { failures: 0 };
+                self.turn_to(Inner::Closed(Counts::default()));
                 self.reason = None;
                 return true;
             }
@@ -235,253 +347,24 @@ impl Breaker {
             // Open with no time left: whoever takes over begins with trials of its own.
             State::HalfOpen => Duration::ZERO,
         };
-        self.inner = Inner::Open { until: now + remaining };
+        self.turn_to(Inner::Open { until: now + remaining });
         self.reason = report.reason;
         true
     }
 
     fn open(&mut self, now: Instant, reason: String) {
         if self.settings.enabled {
-            self.inner = Inner::Open {
-                until: now + self.settings.reset_timeout,
-            };
+            let until = now + self.settings.reset_timeout;
+            self.turn_to(Inner::Open { until });
             self.reason = Some(reason);
         }
+    }
+
+    fn turn_to(&mut self, inner: Inner) {
+        self.inner = inner;
+        self.turn += 1;
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const RESET: Duration = Duration::from_secs(30);
-
-    fn breaker() -> Breaker {
-        Breaker::new(config::Breaker {
-            enabled: true,
-            failure_threshold: 5,
-            reset_timeout: RESET,
-        })
-    }
-
-    fn fail(breaker: &mut Breaker, now: Instant, times: u32) {
-        for _ in 0..times {
-            assert!(breaker.permit(now));
-            breaker.record(now, Outcome::Failure);
-        }
-    }
-
-    #[test]
-    fn opens_after_five_failures_in_a_row_only() {
-        let (mut breaker, now) = (breaker(), Instant::now());
-        fail(&mut breaker, now, 4);
-        breaker.record(now, Outcome::Success);
-        fail(&mut breaker, now, 4);
-        assert_eq!(breaker.state(now), State::Closed);
-        fail(&mut breaker, now, 1);
-        assert_eq!(breaker.state(now), State::Open);
-        assert!(!breaker.permit(now + RESET - Duration::from_millis(1)));
-    }
-
-    #[test]
-    fn three_trials_close_it_and_one_failure_opens_it_again() {
-        let (mut breaker, now) = (breaker(), Instant::now());
-        fail(&mut breaker, now, 5);
-        let later = now + RESET;
-        assert_eq!(breaker.state(later), State::HalfOpen);
-        assert!(breaker.permit(later) && breaker.permit(later) && breaker.permit(later));
-        assert!(!breaker.permit(later), "a fourth trial");
-        breaker.record(later, Outcome::Success);
-        breaker.record(later, Outcome::Failure);
-        assert_eq!(breaker.state(later), State::Open);
-        let again = later + RESET;
-        for _ in 0..3 {
-            assert!(breaker.permit(again));
-            breaker.record(again, Outcome::Success);
-        }
-        assert_eq!(breaker.state(again), State::Closed);
-    }
-
-    #[test]
-    fn an_abandoned_trial_makes_room_for_another() {
-        let (mut breaker, now) = (breaker(), Instant::now());
-        fail(&mut breaker, now, 5);
-        let later = now + RESET;
-        assert!(breaker.permit(later) && breaker.permit(later) && breaker.permit(later));
-        assert_eq!(breaker.wait(later), Some(None));
-        breaker.record(later, Outcome::Abandoned);
-        assert_eq!(breaker.wait(later), None);
-        assert!(breaker.permit(later));
-    }
-
-    #[test]
-    fn a_wrong_set_up_opens_it_at_once_with_its_reason() {
-        let (mut breaker, now) = (breaker(), Instant::now());
-        assert!(breaker.permit(now));
-        breaker.record(now, Outcome::Misconfigured("401".into()));
-        assert_eq!((breaker.state(now), breaker.reason()), (State::Open, Some("401")));
-    }
-
-    #[test]
-    fn switched_off_it_never_opens() {
-        let mut breaker = Breaker::new(config::Breaker {
-            enabled: false,
-            failure_threshold: 5,
-            reset_timeout: RESET,
-        });
-        fail(&mut breaker, Instant::now(), 100);
-        assert_eq!(breaker.state(Instant::now()), State::Closed);
-    }
-
-    fn told(state: State, remaining: Duration) -> Report {
-        let reason = (state != State::Closed).then(|| "401".to_owned());
-        Report {
-            state,
-            reason,
-            remaining,
-        }
-    }
-
-    #[test]
-    fn who_stands_by_takes_over_state_reason_and_time_left() {
-        let (mut works, mut stands_by, now) = (breaker(), breaker(), Instant::now());
-        works.record(now, Outcome::Misconfigured("401".into()));
-        // Each has a clock of its own: only the ten seconds that are left count.
-        let (later, elsewhere) = (now + RESET - Duration::from_secs(10), now + Duration::from_secs(3600));
-        assert!(stands_by.hear(elsewhere, &Attendance::default(), works.report(later)));
-        assert_eq!(stands_by.reason(), Some("401"));
-        let end = elsewhere + Duration::from_secs(10);
-        assert!(!stands_by.permit(end - Duration::from_millis(1)));
-        assert!(stands_by.permit(end), "the first of its trials");
-        assert_eq!(stands_by.state(end), State::HalfOpen);
-        // Closed elsewhere, closed here.
-        assert!(stands_by.hear(end, &Attendance::default(), told(State::Closed, Duration::ZERO)));
-        assert_eq!((stands_by.state(end), stands_by.reason()), (State::Closed, None));
-    }
-
-    #[test]
-    fn who_works_believes_nobody() {
-        let now = Instant::now();
-        let mut waiting = Attendance::default();
-        waiting.wait_begins(now);
-        let mut asking = Attendance::default();
-        asking.request_begins(now);
-        let mut looked = Attendance::default();
-        looked.looked(now);
-        let open = || told(State::Open, RESET);
-        let just_before = now + LINGER - Duration::from_millis(1);
-        for attendance in [&waiting, &asking, &looked] {
-            assert!(!breaker().hear(just_before, attendance, open()));
-        }
-        // A request may take longer than that, and so may the wait before an open breaker.
-        assert!(!breaker().hear(now + LINGER * 100, &waiting, open()));
-        assert!(!breaker().hear(now + LINGER * 100, &asking, open()));
-        assert!(breaker().hear(now + LINGER, &looked, open()));
-        waiting.wait_ends(now + LINGER);
-        asking.request_ends(now + LINGER);
-        for attendance in [&waiting, &asking] {
-            assert!(!breaker().hear(now + LINGER, attendance, open()));
-            assert!(breaker().hear(now + LINGER * 2, attendance, open()));
-        }
-    }
-
-    #[test]
-    fn switched_off_it_believes_nobody() {
-        let mut breaker = Breaker::new(config::Breaker {
-            enabled: false,
-            failure_threshold: 5,
-            reset_timeout: RESET,
-        });
-        assert!(!breaker.hear(Instant::now(), &Attendance::default(), told(State::Open, RESET)));
-    }
-
-    fn any_report() -> impl Strategy<Value = Report> {
-        let states = prop::sample::select(vec![State::Closed, State::Open, State::HalfOpen]);
-        (states, prop_oneof![0u64..60_000, any::<u64>()])
-            .prop_map(|(state, remaining)| told(state, Duration::from_millis(remaining)))
-    }
-
-    proptest! {
-        /// One works, the other stands by and hears some of what the first tells, late by up to a second, and takes over
-        /// at any moment. If it heard of the last opening it makes no request before the first would have.
-        #[test]
-        fn an_opening_that_was_heard_of_holds_after_the_takeover(
-            steps in prop::collection::vec((0u8..3, 0u64..8_000, any::<bool>(), 0u64..1_000), 1..100),
-            takeover in 0u64..40_000,
-        ) {
-            let (mut works, mut stands_by) = (breaker(), breaker());
-            let (mut now, attendance) = (Instant::now(), Attendance::default());
-            let mut heard_after_change = true;
-            for (step, millis, arrives, late) in steps {
-                now += Duration::from_millis(millis);
-                if works.permit(now) {
-                    works.record(now, match step { 0 => Outcome::Success, 1 => Outcome::Failure, _ => Outcome::Misconfigured("401".into()) });
-                    heard_after_change = false;
-                }
-                if arrives {
-                    let report = works.report(now);
-                    now += Duration::from_millis(late);
-                    prop_assert!(stands_by.hear(now, &attendance, report.clone()));
-                    heard_after_change = true;
-                    prop_assert_eq!(stands_by.reason(), report.reason.as_deref());
-                }
-            }
-            if heard_after_change {
-                let then = now + Duration::from_millis(takeover);
-                prop_assert!(works.state(then) != State::Open || !stands_by.permit(then));
-                // And it begins at most as much later as the word was late.
-                let later = then + Duration::from_secs(1);
-                prop_assert!(works.state(then) == State::Open || stands_by.state(later) != State::Open);
-            }
-        }
-
-        /// Whatever is told, in whatever order, however much time it claims: nothing of it changes what the one that
-        /// works knows, and nothing keeps another from asking once its own time is over.
-        #[test]
-        fn hearsay_never_overrules_and_never_sticks(
-            reports in prop::collection::vec((any_report(), 0u64..40_000), 1..50), opened in any::<bool>(),
-        ) {
-            let (mut works, mut stands_by) = (breaker(), breaker());
-            let mut now = Instant::now();
-            let mut attendance = Attendance::default();
-            attendance.request_begins(now);
-            if opened { fail(&mut works, now, 5); }
-            let before = format!("{works:?}");
-            for (report, millis) in reports {
-                now += Duration::from_millis(millis);
-                prop_assert!(!works.hear(now, &attendance, report.clone()));
-                prop_assert!(stands_by.hear(now, &Attendance::default(), report));
-            }
-            prop_assert_eq!(before, format!("{works:?}"));
-            prop_assert!(stands_by.permit(now + RESET));
-        }
-
-        /// Whatever happens in whatever order: it never lets more than the trials through before it closed again, and it
-        /// can always be passed again later.
-        #[test]
-        fn never_stuck_and_never_flooded(steps in prop::collection::vec((0u8..4, 0u64..40), 1..200)) {
-            let mut breaker = breaker();
-            let mut now = Instant::now();
-            let mut under_way = 0u32;
-            for (step, seconds) in steps {
-                now += Duration::from_secs(seconds);
-                let half_open = breaker.state(now) == State::HalfOpen;
-                match step {
-                    0 => if breaker.permit(now) { under_way += 1 },
-                    1 => if under_way > 0 { under_way -= 1; breaker.record(now, Outcome::Success) },
-                    2 => if under_way > 0 { under_way -= 1; breaker.record(now, Outcome::Failure) },
-                    _ => if under_way > 0 { under_way -= 1; breaker.record(now, Outcome::Abandoned) },
-                }
-                if half_open && step == 0 {
-                    let mut passed = 0;
-                    while breaker.state(now) == State::HalfOpen && breaker.permit(now) { passed += 1; under_way += 1; prop_assert!(passed <= TRIALS); }
-                }
-            }
-            for _ in 0..under_way { breaker.record(now, Outcome::Success); }
-            let much_later = now + RESET * 2;
-            prop_assert!(breaker.wait(much_later).is_none() || matches!(breaker.state(much_later), State::HalfOpen));
-        }
-    }
-}
+mod tests;

@@ -3,19 +3,23 @@
 //! | answer | meaning |
 //! |---|---|
 //! | 2xx with an order id; 409 naming the existing order | it has it |
+//! | 2xx whose body cannot be read whole and names no id before that | it has it, under an id that is not known |
 //! | 400, 404 for one order, 413, 422 | this order is at fault |
 //! | 404 to a change | it does not know the order (yet) |
-//! | 401, 403, TLS or DNS failure, 404 to everything | the set-up is at fault |
+//! | 404 before any other answer | the order or the URL is at fault; later it is known |
+//! | 401, 403, TLS or DNS failure, 404 or a redirect to everything | the set-up is at fault |
 //! | 408, 425, 429, 5xx, time-out, connection refused or cut | later, perhaps |
 //! | anything else | not understood; later, perhaps, and counted apart |
 
 use std::time::Duration;
 
-use serde_json::Value;
-
+use super::{
+    answer::{self, Said},
+    evidence::Standing,
+};
 use crate::{
     event::outcome::{ErrorReport, ErrorType},
-    http::Answer,
+    http::{Answer, Incomplete, MAX_ANSWER_BYTES},
 };
 
 /// What the request was about; decides what counts as an answer.
@@ -36,6 +40,8 @@ pub struct Accepted {
     pub status: u16,
     /// The order's status in the backend's words.
     pub order_status: Option<String>,
+    /// Why a new order's answer could not be read whole, and so names no id; none where it could, or did.
+    pub unread: Option<String>,
 }
 
 /// What follows from an answer, or from there being none.
@@ -71,30 +77,23 @@ impl Verdict {
     }
 }
 
-/// Reads an answer. `answers_otherwise` says whether this backend has answered with anything but 404 lately: if not, its
-/// URL is wrong.
-pub fn classify(request: Request, answer: &Answer, answers_otherwise: bool) -> Verdict {
-    let body: Value = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+/// Reads an answer; `standing` is what is known of the backend with it.
+pub fn classify(request: Request, answer: &Answer, standing: Standing) -> Verdict {
     let after = answer.retry_after;
     match answer.status {
-        200..=299 => match (request, order_id(&body)) {
-            (Request::NewOrder, None) => Verdict::Temporary {
-                error: report(ErrorType::Unknown, answer, "the backend said yes but named no orderId"),
-                after: None,
-            },
-            (_, order_id) => Verdict::Accepted(Accepted {
-                order_id,
-                status: answer.status,
-                order_status: order_status(&body),
-            }),
-        },
-        409 => match order_id(&body) {
-            Some(order_id) => Verdict::Accepted(Accepted {
+        200..=299 => said_yes(request, answer),
+        300..=399 => redirected(answer, standing),
+        409 => match answer::read(&answer.body) {
+            Said {
+                order_id: Some(order_id),
+                status,
+            } => Verdict::Accepted(Accepted {
                 order_id: Some(order_id),
                 status: 409,
-                order_status: order_status(&body),
+                order_status: status,
+                unread: None,
             }),
-            None => Verdict::Temporary {
+            _ => Verdict::Temporary {
                 error: report(
                     ErrorType::Unknown,
                     answer,
@@ -103,7 +102,7 @@ pub fn classify(request: Request, answer: &Answer, answers_otherwise: bool) -> V
                 after,
             },
         },
-        404 if !answers_otherwise => Verdict::Misconfigured(report(
+        404 if standing == Standing::NotFound => Verdict::Misconfigured(report(
             ErrorType::Configuration,
             answer,
             "the backend answers 404 to everything: is BACKEND_URL right?",
@@ -113,6 +112,14 @@ pub fn classify(request: Request, answer: &Answer, answers_otherwise: bool) -> V
             answer,
             "the backend does not know the order that changed",
         )),
+        404 if standing == Standing::Unproven => Verdict::Temporary {
+            error: report(
+                ErrorType::Unknown,
+                answer,
+                "the backend answers 404 and has not been heard otherwise since the hub started: is BACKEND_URL right?",
+            ),
+            after,
+        },
         400 | 404 | 413 | 422 => {
             Verdict::Invalid(report(ErrorType::Validation, answer, "the backend refuses this order"))
         }
@@ -132,29 +139,42 @@ pub fn classify(request: Request, answer: &Answer, answers_otherwise: bool) -> V
     }
 }
 
-fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
+/// A yes is one in whatever it is wrapped. Only where the whole body is there and names no id has somebody else said it.
+fn said_yes(request: Request, answer: &Answer) -> Verdict {
+    let said = answer::read(&answer.body);
+    let is_unnamed = request == Request::NewOrder && said.order_id.is_none();
+    let unread = match &answer.incomplete {
+        _ if !is_unnamed => None,
+        None => {
+            return Verdict::Temporary {
+                error: report(ErrorType::Unknown, answer, "the backend said yes but named no orderId"),
+                after: None,
+            };
+        }
+        Some(Incomplete::TooLarge) => Some(format!("it is larger than {MAX_ANSWER_BYTES} bytes")),
+        Some(Incomplete::Undecodable) => Some("it is not packed as its Content-Encoding says".to_owned()),
+        Some(Incomplete::BrokeOff(_)) => Some("it broke off".to_owned()),
+    };
+    Verdict::Accepted(Accepted {
+        order_id: said.order_id,
+        status: answer.status,
+        order_status: said.status,
+        unread,
+    })
+}
+
+/// The hub follows no redirect: the token would go to whoever the answer names.
+fn redirected(answer: &Answer, standing: Standing) -> Verdict {
+    let place = answer.location.as_deref().unwrap_or("a place that it does not name");
+    if standing == Standing::Redirects {
+        let message = format!("the backend redirects everything to {place}: is BACKEND_URL right?");
+        return Verdict::Misconfigured(report(ErrorType::Configuration, answer, &message));
     }
-}
-
-fn order_id(body: &Value) -> Option<String> {
-    [
-        &body["orderId"],
-        &body["data"]["orderId"],
-        &body["existingOrderId"],
-        &body["data"]["existingOrderId"],
-    ]
-    .into_iter()
-    .find_map(text)
-}
-
-fn order_status(body: &Value) -> Option<String> {
-    [&body["status"], &body["data"]["status"]]
-        .into_iter()
-        .find_map(|value| value.as_str().map(str::to_owned))
+    let message = format!("the backend redirects to {place}, where the hub does not follow: is BACKEND_URL right?");
+    Verdict::Temporary {
+        error: report(ErrorType::Unknown, answer, &message),
+        after: answer.retry_after,
+    }
 }
 
 fn report(error_type: ErrorType, answer: &Answer, message: &str) -> ErrorReport {
@@ -172,12 +192,13 @@ mod tests {
             status,
             retry_after: None,
             body: body.into(),
-            is_cut: false,
+            incomplete: None,
+            location: None,
         }
     }
 
     fn verdict(status: u16, body: &str) -> Verdict {
-        classify(Request::NewOrder, &answer(status, body), true)
+        classify(Request::NewOrder, &answer(status, body), Standing::Proven)
     }
 
     #[test]
@@ -205,14 +226,42 @@ mod tests {
         ] {
             assert_eq!(verdict(status, body).label(), label, "{status} {body}");
         }
-        assert_eq!(
-            classify(Request::NewOrder, &answer(404, ""), false).label(),
-            "configuration"
-        );
-        assert_eq!(
-            classify(Request::StatusChange, &answer(204, ""), true).label(),
-            "success"
-        );
+        for (request, status, standing, label) in [
+            (Request::NewOrder, 404, Standing::NotFound, "configuration"),
+            (Request::StatusChange, 404, Standing::NotFound, "configuration"),
+            (Request::NewOrder, 404, Standing::Unproven, "unknown"),
+            (Request::StatusChange, 404, Standing::Unproven, "unknown_order"),
+            (Request::StatusChange, 404, Standing::Proven, "unknown_order"),
+            (Request::NewOrder, 301, Standing::Redirects, "configuration"),
+            (Request::StatusChange, 308, Standing::Redirects, "configuration"),
+            (Request::StatusChange, 302, Standing::Unproven, "unknown"),
+            (Request::StatusChange, 204, Standing::Proven, "success"),
+        ] {
+            assert_eq!(
+                classify(request, &answer(status, ""), standing).label(),
+                label,
+                "{request:?} {status}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_yes_that_cannot_be_read_whole_is_one() {
+        let yes = |body: &str, incomplete| {
+            let answer = Answer {
+                incomplete: Some(incomplete),
+                ..answer(200, body)
+            };
+            match classify(Request::NewOrder, &answer, Standing::Unproven) {
+                Verdict::Accepted(accepted) => (accepted.order_id, accepted.unread),
+                other => panic!("{other:?}"),
+            }
+        };
+        let (id, unread) = yes(r#"{"orderId":7,"echo":"xxx"#, Incomplete::TooLarge);
+        assert_eq!((id.as_deref(), unread), (Some("7"), None));
+        let (id, unread) = yes(r#"{"echo":"xxx"#, Incomplete::TooLarge);
+        assert_eq!((id, unread.as_deref()), (None, Some("it is larger than 65536 bytes")));
+        assert!(yes("", Incomplete::Undecodable).1.unwrap().contains("Content-Encoding"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! HTTP to the backend: the contract's requests, so many at a time.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -10,15 +10,16 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use secrecy::ExposeSecret;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::classify::{Request, Verdict, classify};
+use super::{
+    classify::{Request, Verdict, classify},
+    evidence::{Evidence, Standing},
+};
 use crate::{
     config,
     event::{Recorded, outcome::ErrorType},
     http::{self, MAX_ANSWER_BYTES, percent_encode},
+    journal::codec::OrderKey,
 };
-
-/// How many 404 in a row, of different orders, mean that the URL is wrong.
-const NOT_FOUND_IN_A_ROW: u32 = 3;
 
 /// The backend's address and how to speak to it.
 pub struct Client {
@@ -26,8 +27,8 @@ pub struct Client {
     base: String,
     timeout: Duration,
     slots: Semaphore,
-    /// Answers 404 since the last other one; starts high: until it answered once otherwise, its URL is not known to be right.
-    not_found: AtomicU32,
+    /// What its answers say together.
+    evidence: Mutex<Evidence>,
 }
 
 impl Client {
@@ -51,7 +52,7 @@ impl Client {
             base: settings.url.clone(),
             timeout: settings.timeout,
             slots: Semaphore::new(settings.max_requests),
-            not_found: AtomicU32::new(NOT_FOUND_IN_A_ROW),
+            evidence: Mutex::default(),
         })
     }
 
@@ -64,6 +65,12 @@ impl Client {
     pub async fn slot(&self) -> Option<SemaphorePermit<'_>> {
         // It fails only where the semaphore is closed, which nobody does.
         self.slots.acquire().await.ok()
+    }
+
+    fn note(&self, request: Request, order: OrderKey, status: u16) -> Standing {
+        // No code panics while it holds the lock.
+        let mut evidence = self.evidence.lock().unwrap_or_else(PoisonError::into_inner);
+        evidence.note(request, order, status)
     }
 
     /// Posts an order, or a change of one, and reads the answer.
@@ -91,16 +98,8 @@ impl Client {
             Ok(answer) => answer,
             Err(error) => return no_answer(&error),
         };
-        let not_found = match (answer.status, request) {
-            (404, Request::NewOrder) => self.not_found.fetch_add(1, Ordering::Relaxed) + 1,
-            // An order that the backend does not know says nothing about the URL.
-            (404, Request::StatusChange) => self.not_found.load(Ordering::Relaxed),
-            _ => {
-                self.not_found.store(0, Ordering::Relaxed);
-                0
-            }
-        };
-        classify(request, &answer, not_found < NOT_FOUND_IN_A_ROW)
+        let standing = self.note(request, OrderKey::of(event), answer.status);
+        classify(request, &answer, standing)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::{broadcast, watch};
 
-use super::breaker::{Attendance, Breaker, Outcome, Report, State};
+use super::breaker::{Attendance, Breaker, Outcome, Permit, Report, State};
 use crate::config;
 
 pub mod shared;
@@ -133,17 +133,23 @@ impl Gate {
 
     /// Asks to make one request now.
     pub fn enter(self: &Arc<Self>) -> Option<Pass> {
-        let permitted = self.change(Finder::Ourselves, |held, now| {
-            let permitted = held.breaker.permit(now);
-            if permitted {
+        let permit = self.change(Finder::Ourselves, |held, now| {
+            let permit = held.breaker.permit(now);
+            if permit.is_some() {
                 held.attendance.request_begins(now);
             }
-            permitted
+            permit
         });
-        permitted.then(|| Pass {
+        permit.map(|permit| Pass {
             gate: Arc::clone(self),
+            permit,
             outcome: Outcome::Abandoned,
         })
+    }
+
+    /// How long one request that found the set-up wrong is not made again (see [`Breaker::alone`]).
+    pub fn alone(&self) -> Duration {
+        self.held().breaker.alone()
     }
 
     /// What another instance tells; whether it is believed, which is where this one does not work on the stage.
@@ -277,6 +283,7 @@ impl Drop for Waiting<'_> {
 /// The right to make one request; dropped without a record it counts as never made.
 pub struct Pass {
     gate: Arc<Gate>,
+    permit: Permit,
     outcome: Outcome,
 }
 
@@ -290,9 +297,10 @@ impl Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         let outcome = std::mem::replace(&mut self.outcome, Outcome::Abandoned);
+        let permit = self.permit;
         self.gate.change(Finder::Ourselves, |held, now| {
             held.attendance.request_ends(now);
-            held.breaker.record(now, outcome);
+            held.breaker.record(now, permit, outcome);
         });
     }
 }

@@ -1,6 +1,6 @@
 //! The second stage: `order.transformed` is posted to the backend, and what became of it is recorded.
 //!
-//! [`client`] speaks HTTP, [`classify`] reads the answer, [`breaker`] decides whether to ask at all and [`gate`] holds
+//! [`client`] speaks HTTP, [`classify`] reads the answer and [`evidence`] what the answers say together, [`breaker`] decides whether to ask at all and [`gate`] holds
 //! it for all partitions. The body is the event's payload, byte for byte, and its key is the event's id: every repeat,
 //! by a redelivery, a restart or a broken wire, is the same request.
 
@@ -21,7 +21,7 @@ use crate::{
     },
     journal::{
         lanes::Corner,
-        settle::{Failure, Next, Schedule},
+        settle::{Failure, LEAST_PAUSE, Next, Schedule},
         stage::{Stage, give_up, turn},
     },
     order::body,
@@ -29,6 +29,8 @@ use crate::{
 
 pub mod client;
 pub mod classify;
+mod answer;
+pub mod evidence;
 pub mod breaker;
 pub mod gate;
 
@@ -154,11 +156,13 @@ impl Stage for Forward {
         if turn::begin().is_err() {
             return Err(Failure::Hold {
                 cause: "another instance has the stage, or is about to".into(),
+                pause: LEAST_PAUSE,
             });
         }
         let Some(pass) = self.gate.enter() else {
             return Err(Failure::Hold {
                 cause: "the circuit breaker is open".into(),
+                pause: LEAST_PAUSE,
             });
         };
         let asked = Instant::now();
@@ -183,7 +187,10 @@ impl Stage for Forward {
             Verdict::Invalid(error) => Ok(vec![dead_letter(event, request, error)]),
             Verdict::UnknownOrder(error) => self.failed(event, request, error, None, true),
             Verdict::Temporary { error, after } => self.failed(event, request, error, after, false),
-            Verdict::Misconfigured(error) => Err(Failure::Hold { cause: error.message }),
+            Verdict::Misconfigured(error) => Err(Failure::Hold {
+                cause: error.message,
+                pause: self.gate.alone(),
+            }),
         }
     }
 
@@ -197,12 +204,23 @@ impl Stage for Forward {
 }
 
 fn forwarded(event: &Recorded, attempts: u32, accepted: &Accepted, order: OrderSummary) -> NewEvent {
+    if let Some(reason) = &accepted.unread {
+        tracing::warn!(
+            provider = &*event.envelope.provider,
+            order_id = event.envelope.external_order_id,
+            request_id = event.envelope.request_id,
+            status = accepted.status,
+            reason,
+            "accepted without an order id: the backend said yes, and its answer cannot be read whole"
+        );
+    }
     let now = Utc::now();
     let received_at = event.envelope.received_at;
     let payload = Forwarded {
         internal_order_id: accepted.order_id.clone(),
         backend_status: accepted.status,
         order_status: accepted.order_status.clone(),
+        answer_unread: accepted.unread.clone(),
         attempts,
         received_at,
         forwarded_at: now,

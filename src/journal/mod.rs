@@ -3,8 +3,8 @@
 //! [`connection`] holds the wire to NATS, [`streams`] what the server must look like, [`codec`] turns an
 //! [`Envelope`](crate::event::Envelope) into headers and back, [`append`] is the way in (group commit, then the
 //! acknowledgement), [`read`] the way back by sequence and [`pull`] by a durable consumer, [`stage`] runs what consumes the
-//! log, [`lease`] says on which instance, [`lanes`] holds what waits for long, and [`settle`] decides what becomes of a
-//! message. What an event means is left to the stages.
+//! log, [`lease`] says on which instance, [`lanes`] holds what waits for long, [`settle`] decides what becomes of a
+//! message and [`superseded`] whether one that is taken up again still holds. What an event means is left to the stages.
 
 pub mod connection;
 pub mod streams;
@@ -13,6 +13,7 @@ pub mod append;
 pub mod read;
 pub mod pull;
 pub mod settle;
+pub mod superseded;
 pub mod lease;
 pub mod lanes;
 pub mod stage;

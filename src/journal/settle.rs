@@ -31,6 +31,8 @@ pub enum Failure {
     Hold {
         /// Why.
         cause: String,
+        /// How long it is left alone at least, even where the stage is ready at once; no less than [`LEAST_PAUSE`].
+        pause: Duration,
     },
 }
 
@@ -47,8 +49,8 @@ pub enum Settlement {
     Pause(Duration),
     /// As [`Self::Park`], with nothing tried.
     Defer(Parking),
-    /// Try again when the stage is ready.
-    Hold,
+    /// Try again after this long, as soon as the stage is ready.
+    Hold(Duration),
 }
 
 /// Until when an event is parked.
@@ -80,6 +82,9 @@ impl Next {
 
 /// Pauses before the quick attempts, which do not count.
 pub const QUICK: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+/// Least pause before an event is handled again, whatever it failed of and whatever is switched off: no failure may become a
+/// loop that asks as fast as it is answered.
+pub const LEAST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause for which an event is held in memory; what asks for more (`Retry-After`) is parked.
 const MAX_QUICK: Duration = Duration::from_secs(10);
 /// Longest `Retry-After` that is honoured: a backend that says more is not believed.
@@ -146,21 +151,22 @@ pub fn settle(result: Result<Vec<NewEvent>, Failure>, now: DateTime<Utc>, crowde
             record,
             for_creation,
         }) => match next {
-            Next::Quick(pause) if !crowded && !for_creation => Settlement::Again(record, pause),
-            Next::Quick(pause) | Next::Park(pause) => {
-                let until = now + TimeDelta::from_std(pause).unwrap_or(TimeDelta::MAX);
-                Settlement::Park(record, Parking { until, for_creation })
-            }
+            Next::Quick(pause) if !crowded && !for_creation => Settlement::Again(record, pause.max(LEAST_PAUSE)),
+            Next::Quick(pause) | Next::Park(pause) => Settlement::Park(record, parking(pause, now, for_creation)),
         },
         Err(Failure::Later { after, for_creation }) => {
             if after <= MAX_QUICK && !crowded && !for_creation {
-                return Settlement::Pause(after);
+                return Settlement::Pause(after.max(LEAST_PAUSE));
             }
-            let until = now + TimeDelta::from_std(after).unwrap_or(TimeDelta::MAX);
-            Settlement::Defer(Parking { until, for_creation })
+            Settlement::Defer(parking(after, now, for_creation))
         }
-        Err(Failure::Hold { .. }) => Settlement::Hold,
+        Err(Failure::Hold { pause, .. }) => Settlement::Hold(pause.max(LEAST_PAUSE)),
     }
+}
+
+fn parking(pause: Duration, now: DateTime<Utc>, for_creation: bool) -> Parking {
+    let until = now + TimeDelta::from_std(pause.max(LEAST_PAUSE)).unwrap_or(TimeDelta::MAX);
+    Parking { until, for_creation }
 }
 
 #[cfg(test)]
@@ -218,10 +224,13 @@ mod tests {
     }
 
     #[test]
-    fn holding_burns_no_time_and_a_crowd_is_parked() {
+    fn what_is_held_has_its_pause_and_a_crowd_is_parked() {
         let now = Utc::now();
-        let hold = Failure::Hold { cause: String::new() };
-        assert!(matches!(settle(Err(hold), now, true), Settlement::Hold));
+        let hold = Failure::Hold {
+            cause: String::new(),
+            pause: Duration::from_secs(2),
+        };
+        assert!(matches!(settle(Err(hold), now, true), Settlement::Hold(pause) if pause.as_secs() == 2));
         let quick = |for_creation| Failure::Retry {
             next: Next::Quick(Duration::from_secs(2)),
             record: Vec::new(),
@@ -264,6 +273,27 @@ mod tests {
                 let least = regular.max(asked_for.min(MAX_ASKED_FOR));
                 prop_assert!(with >= least && with <= least + least / JITTER, "{:?} of {:?}", with, least);
             }
+        }
+
+        /// Each way to fail, with each pause that a stage may ask for: none is tried again at once.
+        #[test]
+        fn no_failure_is_tried_again_without_a_pause(
+            which in 0usize..4, millis in 0u64..20_000, for_creation: bool, crowded: bool,
+        ) {
+            let (now, pause) = (Utc::now(), Duration::from_millis(millis));
+            let retry = |next| Failure::Retry { next, record: Vec::new(), for_creation };
+            let failure = match which {
+                0 => retry(Next::Quick(pause)),
+                1 => retry(Next::Park(pause)),
+                2 => Failure::Later { after: pause, for_creation },
+                _ => Failure::Hold { cause: String::new(), pause },
+            };
+            let waits = match settle(Err(failure), now, crowded) {
+                Settlement::Done(_) => unreachable!("a failure"),
+                Settlement::Again(_, pause) | Settlement::Pause(pause) | Settlement::Hold(pause) => pause,
+                Settlement::Park(_, parking) | Settlement::Defer(parking) => (parking.until - now).to_std().unwrap(),
+            };
+            prop_assert_eq!(waits, pause.max(LEAST_PAUSE));
         }
 
         #[test]

@@ -7,8 +7,8 @@
 //! newer event of an order overtakes an older one. What has to wait for long is parked in its order's lane
 //! ([`super::lanes`]) and acknowledged; later events of that order join it there.
 //!
-//! A message that cannot be read becomes an `order.rejected` of its own: never a loop, never a silent acknowledgement. One that
-//! only a newer version can read is left to an instance of that version ([`left`]).
+//! A message that cannot be read becomes an `order.rejected` of its own, which is a dead letter: never a loop, never a silent
+//! acknowledgement. One that only a newer version can read is left to an instance of that version ([`left`]).
 
 mod attempt;
 mod due;
@@ -42,7 +42,7 @@ use chrono::Utc;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
 
-pub use given_up::give_up;
+pub use given_up::{give_up, reject};
 
 use self::{
     attempt::{Ground, acknowledge},
@@ -368,8 +368,7 @@ impl<S: Stage> Worker<S> {
                 message: Some(message),
             }),
             Err(error) => {
-                tracing::error!(stage = S::NAME, sequence, %error, "a message on the log is no event");
-                let rejected = vec![unreadable(&message, sequence, &error)];
+                let rejected = vec![unreadable(S::NAME, &message, sequence, &error)];
                 if self.record(&ground.tenure, sequence, rejected).await {
                     acknowledge(Some(&message)).await?;
                     ground.tenure.progress(|progress| progress.settle(sequence));

@@ -69,8 +69,11 @@ impl<'a> Rows<'a> {
         self.context.push(context.to_string());
         self.retry_count.push(i32::try_from(attempts).unwrap_or(i32::MAX));
         self.next_retry_at.push(next);
-        self.dead_at
-            .push((envelope.event_type == EventType::OrderDeadLettered).then_some(at));
+        let is_dead = matches!(
+            envelope.event_type,
+            EventType::OrderDeadLettered | EventType::OrderRejected
+        );
+        self.dead_at.push(is_dead.then_some(at));
         self.occurred_at.push(at);
     }
 }

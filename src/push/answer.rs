@@ -52,7 +52,8 @@ pub(super) fn without_token(answer: &Answer) -> Trouble {
 
 /// Asks, and reads an answer within its limit.
 pub(super) async fn ask(request: RequestBuilder, max_bytes: usize) -> Result<Answer, Trouble> {
-    http::ask(request, max_bytes).await.map_err(|error| no_answer(&error))
+    let answer = http::ask(request, max_bytes).await.and_then(Answer::unbroken);
+    answer.map_err(|error| no_answer(&error))
 }
 
 /// There was no answer: what that means.

@@ -29,7 +29,7 @@ use crate::{
         outcome::{ErrorReport, ErrorType},
     },
     forward::{breaker::Outcome, gate::Gate},
-    http::{self, Answer, MAX_ANSWER_BYTES, percent_encode},
+    http::{self, Answer, Incomplete, MAX_ANSWER_BYTES, percent_encode},
     journal::stage::turn,
 };
 
@@ -225,12 +225,18 @@ impl Remote {
         };
         let reply = match self.send(origin, request, scope).await? {
             Sent::Reply(reply) => reply,
-            Sent::Answer(answer) if answer.is_cut && (200..300).contains(&answer.status) => {
-                Reply::Refused(ErrorReport::new(
-                    ErrorType::Validation,
-                    "PROVIDER_DOCUMENT_TOO_LARGE",
-                    format!("the provider's document is larger than {max_bytes} bytes"),
-                ))
+            Sent::Answer(answer) if answer.incomplete.is_some() && (200..300).contains(&answer.status) => {
+                let (code, message) = match answer.incomplete {
+                    Some(Incomplete::TooLarge) => (
+                        "PROVIDER_DOCUMENT_TOO_LARGE",
+                        format!("the provider's document is larger than {max_bytes} bytes"),
+                    ),
+                    _ => (
+                        "PROVIDER_DOCUMENT_UNREADABLE",
+                        "the provider's document is not packed as its Content-Encoding says".into(),
+                    ),
+                };
+                Reply::Refused(ErrorReport::new(ErrorType::Validation, code, message))
             }
             Sent::Answer(answer) => self.meaning(answer, origin),
         };

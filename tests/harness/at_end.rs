@@ -222,10 +222,14 @@ fn ends(events: &[Arc<Recorded>]) -> Ends {
         let event_type = event.envelope.event_type;
         if event_type == EventType::OrderRetryRequested {
             let earlier = by_root.remove(&event.envelope.root_id);
-            assert_eq!(
-                earlier,
-                Some(EventType::OrderDeadLettered),
-                "a retry of what is no dead letter"
+            let can_be_retried = [
+                EventType::OrderDeadLettered,
+                EventType::OrderRejected,
+                EventType::OrderIgnored,
+            ];
+            assert!(
+                earlier.is_some_and(|end| can_be_retried.contains(&end)),
+                "a retry of what ended as {earlier:?}"
             );
         }
         if !event_type.ends() {

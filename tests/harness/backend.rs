@@ -13,7 +13,7 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -43,10 +43,14 @@ pub(crate) enum Answer {
     Accept,
     /// This status, with this body and these headers.
     Say(u16, String, Vec<(&'static str, String)>),
+    /// The same, with a body that need not be text.
+    Bytes(u16, Vec<u8>, Vec<(&'static str, String)>),
     /// Nothing, for as long as the connection stands.
     Hang,
-    /// It has the order, but the connection breaks in the middle of the answer.
+    /// It has the order, but the connection breaks before anything of the answer has come.
     Cut,
+    /// It has the order, and says so; the connection breaks in the middle of the body.
+    BreakOff,
     /// It has the order already: 409, naming it.
     Conflict,
 }
@@ -54,6 +58,11 @@ pub(crate) enum Answer {
 impl Answer {
     pub(crate) fn status(status: u16) -> Self {
         Self::Say(status, json!({ "success": false }).to_string(), Vec::new())
+    }
+
+    /// A redirect to this place.
+    pub(crate) fn redirect(status: u16, location: &str) -> Self {
+        Self::Say(status, String::new(), vec![("location", location.to_owned())])
     }
 }
 
@@ -64,6 +73,8 @@ struct Script {
     orders: HashMap<String, String>,
     /// Answers for the next requests about one order, before any other.
     for_order: HashMap<String, VecDeque<Answer>>,
+    /// Answers for every request about one order that nothing else was said about.
+    always: HashMap<String, Answer>,
     /// Answers for the next requests, whatever they are about.
     next: VecDeque<Answer>,
     /// Answers by the key and how often it came before.
@@ -157,6 +168,15 @@ impl Backend {
             .extend(answers);
     }
 
+    /// Every request about one order is told this; none: what is said of the others.
+    pub(crate) fn always_for(&self, order: &str, answer: Option<Answer>) {
+        let mut script = self.shared.script();
+        match answer {
+            Some(answer) => drop(script.always.insert(order.to_owned(), answer)),
+            None => drop(script.always.remove(order)),
+        }
+    }
+
     /// What every request is told that nothing else was said about.
     pub(crate) fn otherwise(&self, answer: Answer) {
         self.shared.script().otherwise = Some(answer);
@@ -199,19 +219,23 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     let _ = shared.held.subscribe().wait_for(|held| !held).await;
     match answer {
         Answer::Accept => shared.accept(&received).await,
-        Answer::Say(status, body, headers) => {
-            let response = headers
-                .into_iter()
-                .fold(Response::builder(), |response, (name, value)| {
-                    response.header(name, value)
-                });
-            response.status(status).body(Body::from(body)).unwrap()
-        }
+        Answer::Say(status, body, headers) => say(status, body, headers),
+        Answer::Bytes(status, body, headers) => say(status, body, headers),
         Answer::Hang => std::future::pending().await,
         Answer::Conflict => {
             let order_id = shared.take(&received).await;
             let body = json!({ "success": false, "existingOrderId": order_id }).to_string();
             Response::builder().status(409).body(Body::from(body)).unwrap()
+        }
+        Answer::BreakOff => {
+            shared.accept(&received).await;
+            let half = stream::once(async { Ok(Bytes::from_static(b"{\"success\":")) });
+            // After the half was sent: an error at once would take it along.
+            let end = stream::once(async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Err(std::io::Error::other("cut"))
+            });
+            Response::new(Body::from_stream(half.chain(end)))
         }
         Answer::Cut => {
             shared.accept(&received).await;
@@ -224,6 +248,15 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     }
 }
 
+fn say(status: u16, body: impl Into<Body>, headers: Vec<(&'static str, String)>) -> Response {
+    let response = headers
+        .into_iter()
+        .fold(Response::builder(), |response, (name, value)| {
+            response.header(name, value)
+        });
+    response.status(status).body(body.into()).unwrap()
+}
+
 impl Shared {
     fn record(&self, received: &Heard) -> (Answer, Duration) {
         let mut script = self.script();
@@ -232,6 +265,7 @@ impl Shared {
         let order = order["originalWebhook"]["orderId"].as_str().unwrap_or_default();
         let for_order = script.for_order.get_mut(order).and_then(VecDeque::pop_front);
         let answer = for_order
+            .or_else(|| script.always.get(order).cloned())
             .or_else(|| script.next.pop_front())
             .or_else(|| script.by_rule(received.key()))
             .or_else(|| script.otherwise.clone());

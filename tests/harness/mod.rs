@@ -209,9 +209,12 @@ impl World {
     /// Somebody asks for everything that was given up to be taken up again.
     pub(crate) async fn retry_dead_letters(&self) {
         let operator = self.nats.settings("hub");
-        run(&operator, &["dead-letters", "retry", "--all", "--by", "test"])
-            .await
-            .expect_success();
+        run(
+            &operator,
+            &["dead-letters", "retry", "--all", "--menus", "--by", "test"],
+        )
+        .await
+        .expect_success();
     }
 
     /// The lanes that are open.

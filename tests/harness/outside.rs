@@ -19,7 +19,7 @@ pub(crate) const DELIVERY_HERO: &str = include_str!("../../providers/delivery-he
 /// How orders of Uber Eats are fetched.
 pub(crate) const UBER_EATS: &str = include_str!("../../providers/uber-eats.toml");
 /// The provider whose webhooks the tests play.
-const CAREEM: &str = include_str!("../../providers/careem.toml");
+pub(crate) const CAREEM: &str = include_str!("../../providers/careem.toml");
 
 /// A world, and a platform outside of it.
 pub(crate) struct Outside {
@@ -50,6 +50,11 @@ impl Outside {
             provider: Provider::start(),
             files,
         }
+    }
+
+    /// The provider's file is another one for every hub that starts from now on.
+    pub(crate) fn rewrite(&self, name: &str, file: &str) {
+        std::fs::write(self.files.path().join(name), file).unwrap();
     }
 
     /// The environment of a hub that speaks to the platform, with delays that a test can wait for.

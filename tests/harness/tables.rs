@@ -102,9 +102,10 @@ impl Expected {
             }
         }
         if let Some(attempts) = error_attempts(envelope.event_type, &payload) {
+            let dead = [EventType::OrderDeadLettered, EventType::OrderRejected].contains(&envelope.event_type);
             let row = json!({
                 "webhook_log_id": known.then_some(&root), "error_code": payload["error"]["code"], "retry_count": attempts,
-                "is_resolved": false, "is_dead": envelope.event_type == EventType::OrderDeadLettered,
+                "is_resolved": false, "is_dead": dead,
             });
             self.errors.entry(root.clone()).or_default().push(id.clone());
             self.tables.insert(("delivery_error_logs", id), row);

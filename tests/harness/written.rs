@@ -111,6 +111,43 @@ impl Written {
         dead.id
     }
 
+    /// A webhook that was rejected, as an earlier version recorded it: it does not say what was rejected.
+    pub(crate) async fn rejected(&self, order: &str, at: DateTime<Utc>) -> EventId {
+        let received = received(order, at);
+        self.publish(&received, WITH_NAMES).await;
+        let rejected = follow(&received, "transform", EventType::OrderRejected);
+        let error = json!({ "type": "validation", "code": "INVALID_ORDER", "message": "1 fault: /items" });
+        self.publish(&rejected, json!({ "error": error }).to_string()).await;
+        rejected.id
+    }
+
+    /// A webhook that was ignored, as an earlier version recorded it.
+    pub(crate) async fn ignored(&self, order: &str, at: DateTime<Utc>, reason: &str) -> EventId {
+        let received = received(order, at);
+        self.publish(&received, WITH_NAMES).await;
+        let ignored = follow(&received, "transform", EventType::OrderIgnored);
+        let body = json!({ "reason": reason, "message": format!("order {order} exists already") });
+        self.publish(&ignored, body.to_string()).await;
+        ignored.id
+    }
+
+    /// A menu that was given up; the dead letter's id.
+    pub(crate) async fn lost_menu(&self, branch: &str, at: DateTime<Utc>) -> EventId {
+        let asked = Envelope {
+            event_type: EventType::MenuSyncRequested,
+            webhook_type: "menu_sync".into(),
+            branch: Some(branch.into()),
+            ..received(&format!("menu:{branch}"), at)
+        };
+        let sequence = self.publish(&asked, "{}").await;
+        let dead = follow(&asked, "outcome", EventType::OrderDeadLettered);
+        let error =
+            json!({ "type": "temporary", "code": "PROVIDER_503", "message": "the provider cannot take it now" });
+        let body = json!({ "attempts": 14, "retries": 10, "stage": "push", "sequence": sequence, "error": error });
+        self.publish(&dead, body.to_string()).await;
+        dead.id
+    }
+
     /// One that does not say what was given up.
     pub(crate) async fn old(&self, order: &str, at: DateTime<Utc>) -> EventId {
         let dead = follow(&received(order, at), "transform", EventType::OrderDeadLettered);

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     PAUSE_AFTER_TROUBLE, Stage, Worker,
-    given_up::{panicked, without_room},
+    given_up::{panicked, superseded_end, without_room},
     held::{Done, Item, Task, Work},
     shares::{Kind, Shares},
     tenure::Tenure,
@@ -33,6 +33,7 @@ use crate::{
         lease::Validity,
         read::{decoded_at, event_at},
         settle::{Parking, Settlement, settle},
+        superseded::{self, Newer},
     },
     telemetry::panics,
 };
@@ -95,10 +96,12 @@ enum Order {
     Handle(Box<Recorded>),
     /// It asks another stage to take something up again.
     NotOurs,
-    /// It asks for something that is not on the log any more.
-    Gone(u64),
+    /// It asks for something that is not on the log any more, or is there (true) and is nothing that this stage can take.
+    Gone(u64, bool),
     /// It asks for an event of a newer version.
     Left,
+    /// Something newer took its place meanwhile.
+    Superseded(Box<Recorded>, Newer),
 }
 
 impl<S: Stage> Worker<S> {
@@ -183,11 +186,12 @@ impl<S: Stage> Worker<S> {
         if S::only_wakes(recorded.envelope.event_type) {
             return Ok(true);
         }
-        let end = match self.order(recorded.clone()).await? {
+        let end = match self.order(recorded.clone(), 0).await? {
             Order::Handle(event) => without_room::<S>(&event, requests, waiting),
             Order::NotOurs => return Ok(true),
             Order::Left => return Ok(false),
-            Order::Gone(sequence) => gone(recorded, S::NAME, sequence),
+            Order::Gone(sequence, is_there) => gone(recorded, S::NAME, sequence, is_there),
+            Order::Superseded(event, newer) => superseded_end::<S>(&event, &newer),
         };
         Ok(self.record(&ground.tenure, recorded.sequence, vec![end]).await)
     }
@@ -289,13 +293,17 @@ impl<S: Stage> Worker<S> {
             return Ok(Attempted::Ended);
         }
         let about = recorded.sequence;
-        let event = match self.order(recorded.clone()).await? {
+        let event = match self.order(recorded.clone(), requests).await? {
             Order::Handle(event) => event,
             Order::NotOurs => return Ok(Attempted::Ended),
             Order::Left => return Ok(Attempted::Left),
-            Order::Gone(sequence) => {
-                let gone = vec![gone(&recorded, S::NAME, sequence)];
+            Order::Gone(sequence, is_there) => {
+                let gone = vec![gone(&recorded, S::NAME, sequence, is_there)];
                 return self.record_end(ground, about, gone).await;
+            }
+            Order::Superseded(event, newer) => {
+                let superseded = vec![superseded_end::<S>(&event, &newer)];
+                return self.record_end(ground, about, superseded).await;
             }
         };
         loop {
@@ -345,20 +353,19 @@ impl<S: Stage> Worker<S> {
                     crash_stage_at(S::NAME, "after_attempt");
                     return Ok(Attempted::Parked(requests + 1, parking));
                 }
-                Settlement::Pause(pause) => tokio::select! {
+                Settlement::Pause(pause) | Settlement::Hold(pause) => tokio::select! {
                     () = ground.halt.cancelled() => return Ok(Attempted::Stopped),
                     () = tokio::time::sleep(pause) => {}
                 },
                 Settlement::Defer(parking) => return Ok(Attempted::Parked(requests, parking)),
-                Settlement::Hold => tokio::task::yield_now().await,
             }
         }
     }
 
     /// What is to be handled: the event itself, or the one that it asks to take up again.
-    async fn order(&self, recorded: Recorded) -> anyhow::Result<Order> {
+    async fn order(&self, recorded: Recorded, requests: u32) -> anyhow::Result<Order> {
         if recorded.envelope.event_type != EventType::OrderRetryRequested {
-            return Ok(Order::Handle(Box::new(recorded)));
+            return self.unless_superseded(recorded, requests).await;
         }
         let Some(request) = retry_request(&recorded).filter(|request| request.stage == S::NAME) else {
             return Ok(Order::NotOurs);
@@ -366,12 +373,24 @@ impl<S: Stage> Worker<S> {
         let original = match decoded_at(self.journal.connection(), request.sequence).await? {
             Some(Err(CodecError::Newer(_))) => return Ok(Order::Left),
             Some(Ok(event)) if S::TAKES.contains(&event.envelope.event_type) => event,
-            _ => return Ok(Order::Gone(request.sequence)),
+            found => return Ok(Order::Gone(request.sequence, found.is_some())),
         };
-        Ok(Order::Handle(Box::new(Recorded {
-            run: Some(recorded.envelope.id),
-            ..original
-        })))
+        let run = Some(recorded.envelope.id);
+        self.unless_superseded(Recorded { run, ..original }, requests).await
+    }
+
+    /// What was taken up again must not be put over what came after it. What was sent once since then goes on: later events
+    /// of its order wait behind it.
+    async fn unless_superseded(&self, event: Recorded, requests: u32) -> anyhow::Result<Order> {
+        let newer = if requests == 0 && superseded::may_be(&event) {
+            superseded::by(self.journal.connection(), &event, self.journal.partitions()).await?
+        } else {
+            None
+        };
+        Ok(match newer {
+            Some(newer) => Order::Superseded(Box::new(event), newer),
+            None => Order::Handle(Box::new(event)),
+        })
     }
 
     async fn record_end(&self, ground: &Ground, about: u64, events: Vec<NewEvent>) -> anyhow::Result<Attempted> {

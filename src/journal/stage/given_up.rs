@@ -1,33 +1,24 @@
-//! What a stage gives up.
+//! What a stage gives up or rejects. Both are dead letters: counted, logged as an error, listed and retried alike.
 
 use chrono::Utc;
 
 use super::Stage;
 use crate::{
     event::{
-        EventType, NewEvent, Recorded,
-        outcome::{DeadLettered, ErrorReport, ErrorType},
+        Envelope, EventType, NewEvent, Recorded,
+        outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, Rejected},
     },
-    journal::settle::Schedule,
+    journal::{
+        settle::Schedule,
+        superseded::{Newer, SUPERSEDED},
+    },
     telemetry::panics::Panicked,
 };
 
 /// Gives an event up after so many requests: counts it, says so, and returns what is to be recorded. `label` makes the
 /// new event's id (see [`crate::event::EventId::derive`]).
 pub fn give_up<S: Stage>(event: &Recorded, label: &str, requests: u32, error: ErrorReport) -> NewEvent {
-    let provider = event.envelope.provider.to_string();
-    metrics::counter!("dead_letters_total", "provider" => provider).increment(1);
-    tracing::error!(
-        stage = S::NAME,
-        provider = &*event.envelope.provider,
-        order_id = event.envelope.external_order_id,
-        request_id = event.envelope.request_id,
-        event = %event.envelope.event_type,
-        attempts = requests,
-        code = error.code,
-        error = error.message,
-        "dead-lettered: somebody must act"
-    );
+    alarm(S::NAME, &event.envelope, requests, &error);
     let dead = DeadLettered {
         attempts: requests,
         retries: Schedule::retries(requests),
@@ -71,4 +62,52 @@ fn given_up_by_the_runner<S: Stage>(event: &Recorded, requests: u32, error: Erro
         metrics::counter!("webhooks_processed_total", "provider" => provider, "status" => "failed").increment(1);
     }
     give_up::<S>(event, S::LABEL, requests, error)
+}
+
+/// Rejects an event that cannot be handled as it is: counts it, says so, and returns what is to be recorded. A retry reads the
+/// event again, so it helps once the cause is mended (the provider's file, a newer version of the hub).
+pub fn reject<S: Stage>(event: &Recorded, label: &str, error: ErrorReport) -> NewEvent {
+    alarm(S::NAME, &event.envelope, 0, &error);
+    let rejected = Rejected {
+        error,
+        stage: Some(S::NAME.into()),
+        sequence: Some(event.sequence),
+    };
+    NewEvent::new(event.follow(label, EventType::OrderRejected, Utc::now()), &rejected)
+}
+
+/// The end of an event that something newer took the place of: nothing is left to do, so it is no dead letter.
+pub(super) fn superseded_end<S: Stage>(event: &Recorded, newer: &Newer) -> NewEvent {
+    let message = newer.to_string();
+    tracing::info!(
+        provider = &*event.envelope.provider,
+        order_id = event.envelope.external_order_id,
+        request_id = event.envelope.request_id,
+        event = %event.envelope.event_type,
+        reason = message,
+        "superseded: not sent again"
+    );
+    let payload = Ignored {
+        reason: SUPERSEDED.into(),
+        message,
+        internal_order_id: None,
+    };
+    NewEvent::new(event.follow(S::LABEL, EventType::OrderIgnored, Utc::now()), &payload)
+}
+
+/// What every dead letter causes, whatever event records it.
+pub(super) fn alarm(stage: &str, envelope: &Envelope, requests: u32, error: &ErrorReport) {
+    let provider = envelope.provider.to_string();
+    metrics::counter!("dead_letters_total", "provider" => provider).increment(1);
+    tracing::error!(
+        stage,
+        provider = &*envelope.provider,
+        order_id = envelope.external_order_id,
+        request_id = envelope.request_id,
+        event = %envelope.event_type,
+        attempts = requests,
+        code = error.code,
+        error = error.message,
+        "dead-lettered: somebody must act"
+    );
 }

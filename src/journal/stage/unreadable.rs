@@ -1,4 +1,4 @@
-//! What is recorded about a message that is no event, and about a retry whose event is gone.
+//! What is recorded about a message that is no event, and about a retry whose event is gone or cannot be read.
 
 use std::sync::Arc;
 
@@ -6,6 +6,7 @@ use async_nats::jetstream::Message;
 use chrono::Utc;
 use serde_json::json;
 
+use super::given_up::alarm;
 use crate::{
     event::{
         Envelope, EventId, EventType, NewEvent, Recorded,
@@ -14,13 +15,17 @@ use crate::{
     journal::codec,
 };
 
-/// What is recorded about a message that is no event.
-pub(super) fn unreadable(message: &Message, sequence: u64, error: &codec::CodecError) -> NewEvent {
+/// The message is on the log, and this version cannot read it.
+const UNREADABLE: &str = "UNREADABLE_EVENT";
+
+/// What is recorded about a message that is no event. It is a dead letter of the stage that it was for: a version that can
+/// read it takes it up again.
+pub(super) fn unreadable(stage: &str, message: &Message, sequence: u64, error: &codec::CodecError) -> NewEvent {
     let id = EventId::of_unreadable(sequence);
     let provider = message.subject.split('.').nth(2).unwrap_or("_");
     let error = ErrorReport::new(
         ErrorType::Validation,
-        "UNREADABLE_EVENT",
+        UNREADABLE,
         format!("message {sequence} of the event log cannot be read: {error}"),
     )
     .with(json!({ "sequence": sequence, "subject": message.subject.as_str() }));
@@ -40,17 +45,29 @@ pub(super) fn unreadable(message: &Message, sequence: u64, error: &codec::CodecE
         traceparent: None,
         request: None,
     };
-    NewEvent::new(envelope, &Rejected { error })
+    alarm(stage, &envelope, 0, &error);
+    let rejected = Rejected {
+        error,
+        stage: Some(stage.to_owned()),
+        sequence: Some(sequence),
+    };
+    NewEvent::new(envelope, &rejected)
 }
 
-/// What is recorded about a retry whose event is not on the log any more.
-pub(super) fn gone(request: &Recorded, stage: &str, sequence: u64) -> NewEvent {
-    let error = ErrorReport::new(
-        ErrorType::Validation,
-        "EVENT_GONE",
-        format!("event {sequence}, which was to be taken up again, is not on the log any more (see max_age of EVENTS)"),
-    )
-    .with(json!({ "sequence": sequence }));
+/// What is recorded about a retry whose event is not on the log any more, or is there and cannot be read.
+pub(super) fn gone(request: &Recorded, stage: &str, sequence: u64, is_there: bool) -> NewEvent {
+    let (code, message) = if is_there {
+        let message =
+            format!("message {sequence}, which was to be taken up again, is nothing that this version can read");
+        (UNREADABLE, message)
+    } else {
+        let message = format!(
+            "event {sequence}, which was to be taken up again, is not on the log any more (see max_age of EVENTS)"
+        );
+        ("EVENT_GONE", message)
+    };
+    let error = ErrorReport::new(ErrorType::Validation, code, message).with(json!({ "sequence": sequence }));
+    alarm(stage, &request.envelope, 0, &error);
     let dead = DeadLettered {
         attempts: 0,
         retries: 0,

@@ -1,6 +1,6 @@
-//! Dead letters as they stand on the log, and which of them were retried.
+//! What ended without reaching its aim, as it stands on the log, and which of it was retried.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use anyhow::bail;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -8,18 +8,57 @@ use serde::Serialize;
 
 use super::Filter;
 use crate::{
-    event::{EventId, EventType, Recorded, outcome::DeadLettered},
+    event::{
+        EventId, EventType, Recorded,
+        outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, OUTCOME, Rejected, RetryRequested},
+        push,
+    },
     journal::{
         EVENTS, codec,
         connection::Connection,
         read::{Entry, Located, Reader, Start, event_at},
+        stage::Stage,
     },
+    transform::Transform,
 };
 
 /// How far the clock of NATS may be behind a hub's: what happened at a time is looked for from so much earlier on.
 const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 /// Most retries that are remembered while dead letters are read; some 40 bytes each.
 const MAX_RETRIES: usize = 2_000_000;
+/// Events that one request brings where one of a partition is looked for.
+const BATCH: usize = 200;
+
+/// What is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// What was given up or rejected: the dead letters.
+    Dead,
+    /// What was ignored.
+    Ignored,
+    /// What was ignored because its order is there already.
+    Duplicates,
+}
+
+/// Reason of an `order.ignored`.
+const DUPLICATE_ORDER: &str = "DUPLICATE_ORDER";
+
+impl Kind {
+    const fn types(self) -> &'static [EventType] {
+        match self {
+            Self::Dead => &[EventType::OrderDeadLettered, EventType::OrderRejected],
+            Self::Ignored | Self::Duplicates => &[EventType::OrderIgnored],
+        }
+    }
+
+    fn includes(self, letter: &Letter) -> bool {
+        self != Self::Duplicates
+            || letter
+                .facts
+                .as_ref()
+                .is_ok_and(|facts| facts.error.code == DUPLICATE_ORDER)
+    }
+}
 
 /// The log as it stood when the command began.
 pub(super) struct Log {
@@ -42,11 +81,17 @@ impl Log {
         })
     }
 
-    /// The dead letters, page by page, retried or not.
-    pub(super) fn dead_letters(&self, filter: &Filter) -> Pages {
+    /// Those of a kind that pass the filter, page by page and in the log's order, retried or not.
+    pub(super) fn letters(&self, kind: Kind, filter: &Filter) -> Pages {
+        let of = |event_type: &EventType| Source {
+            reader: self.reader(*event_type, filter),
+            read: VecDeque::new(),
+            is_over: false,
+        };
         Pages {
-            reader: self.reader(EventType::OrderDeadLettered, filter),
-            since: filter.since.map(|since| since.0),
+            sources: kind.types().iter().map(of).collect(),
+            kind,
+            filter: filter.clone(),
             last_sequence: self.last_sequence,
         }
     }
@@ -93,36 +138,132 @@ impl Log {
             None => Reader::of_subjects(&self.connection, subjects, Start::Sequence(1)),
         }
     }
+
+    /// Which event ended so, and in which stage; none where it has left the log. Where the letter does not say so itself, the
+    /// event is the letter's cause, and is looked for in its partition from when the webhook was accepted on.
+    pub(super) async fn given_up(&self, letter: &Letter) -> anyhow::Result<Option<GivenUp>> {
+        let Ok(facts) = &letter.facts else { return Ok(None) };
+        if let (Some(stage), Some(sequence)) = (facts.stage.clone(), facts.sequence) {
+            return Ok(Some(GivenUp { stage, sequence }));
+        }
+        let envelope = &letter.event.envelope;
+        let (provider, partition) = (codec::token(&envelope.provider), letter.partition());
+        for subjects in [
+            format!("webhooks.received.{provider}.{partition}"),
+            format!("*.*.{provider}.*.{partition}"),
+        ] {
+            let mut reader = self.since(subjects, envelope.received_at).at_most(BATCH);
+            while let Some(events) = next(&mut reader).await? {
+                let cause = events
+                    .iter()
+                    .filter(|event| event.sequence < letter.event.sequence)
+                    .find(|event| Some(event.envelope.id) == envelope.cause_id);
+                if let Some(cause) = cause {
+                    return Ok(GivenUp::of(cause));
+                }
+                if events.last().is_some_and(|last| last.sequence > letter.event.sequence) {
+                    break;
+                }
+            }
+        }
+        Ok(None)
+    }
 }
 
-/// Dead letters, a page at a time: however many there are, only one page is held.
-pub(super) struct Pages {
+/// The event that a stage gave up, rejected or ignored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct GivenUp {
+    pub(super) stage: String,
+    pub(super) sequence: u64,
+}
+
+impl GivenUp {
+    fn of(cause: &Recorded) -> Option<Self> {
+        let stage = match cause.envelope.event_type {
+            EventType::OrderRetryRequested => {
+                let request: RetryRequested = serde_json::from_slice(&cause.payload).ok()?;
+                let (stage, sequence) = (request.stage, request.sequence);
+                return Some(Self { stage, sequence });
+            }
+            EventType::WebhookReceived | EventType::OrderFetched => Transform::NAME,
+            EventType::OrderTransformed => crate::forward::Forward::NAME,
+            _ => crate::push::Push::NAME,
+        };
+        Some(Self {
+            stage: stage.to_owned(),
+            sequence: cause.sequence,
+        })
+    }
+}
+
+/// The events of a reader's next page; none at the end of the log.
+pub(super) async fn next(reader: &mut Reader) -> anyhow::Result<Option<Vec<Recorded>>> {
+    let entries = reader.next_batch().await?;
+    if entries.is_empty() {
+        return Ok(None);
+    }
+    let events = entries.into_iter().filter_map(|entry| match entry {
+        Entry::Event(event) => Some(*event),
+        Entry::Unreadable { .. } => None,
+    });
+    Ok(Some(events.collect()))
+}
+
+/// What is read of one type of event.
+struct Source {
     reader: Reader,
-    since: Option<DateTime<Utc>>,
+    read: VecDeque<Located>,
+    is_over: bool,
+}
+
+/// Letters, a page at a time: however many there are, only a page of each type is held.
+pub(super) struct Pages {
+    sources: Vec<Source>,
+    kind: Kind,
+    filter: Filter,
     last_sequence: u64,
 }
 
 impl Pages {
     /// The next page, which may be empty; none at the end.
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<Vec<Found>>> {
-        let located = self.reader.next_located().await?;
-        let first = located.first().map(|first| first.entry.sequence());
-        if first.is_none_or(|first| first > self.last_sequence) {
+        for source in &mut self.sources {
+            if source.read.is_empty() && !source.is_over {
+                source.read = source.reader.next_located().await?.into();
+                let last = self.last_sequence;
+                source.read.retain(|located| located.entry.sequence() <= last);
+                source.is_over = source.read.is_empty();
+            }
+        }
+        if self.sources.iter().all(|source| source.is_over) {
             return Ok(None);
         }
-        let wanted = located
-            .into_iter()
-            .filter(|located| located.entry.sequence() <= self.last_sequence)
-            .map(Found::from)
-            .filter(|found| match (found, self.since) {
-                (Found::Letter(letter), Some(since)) => letter.event.envelope.time >= since,
-                _ => true,
-            });
-        Ok(Some(wanted.collect()))
+        let mut page = Vec::new();
+        // Until one has to be read on: what it brings may come before what the others hold.
+        while self
+            .sources
+            .iter()
+            .all(|source| source.is_over || !source.read.is_empty())
+            && let Some(located) = self.first()
+        {
+            page.push(Found::from(located));
+        }
+        page.retain(|found| match found {
+            Found::Letter(letter) => self.kind.includes(letter) && self.filter.lets_through(letter),
+            // Nobody knows what it was, so only who asks for all sees it.
+            Found::Garbage(_) => self.kind == Kind::Dead && self.filter.is_about_place_only(),
+        });
+        Ok(Some(page))
+    }
+
+    fn first(&mut self) -> Option<Located> {
+        let of = |source: &&mut Source| source.read.front().map(|located| located.entry.sequence());
+        let sources = self.sources.iter_mut().filter(|source| !source.read.is_empty());
+        sources.min_by_key(of)?.read.pop_front()
     }
 }
 
-/// What stands on the subject of dead letters.
+/// What stands on the subjects of letters.
 pub(super) enum Found {
     Letter(Box<Letter>),
     /// No event at all.
@@ -136,17 +277,111 @@ pub(super) struct Garbage {
     pub(super) unreadable: String,
 }
 
-/// A dead letter.
+/// What a letter says, whatever event it is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Facts {
+    /// How many requests were made.
+    pub(super) attempts: u32,
+    /// How many of the retries that count were used up.
+    pub(super) retries: u32,
+    /// The stage that it ended in; none where neither the event nor its id says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) stage: Option<String>,
+    /// Place on the log of what ended; none where the event does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sequence: Option<u64>,
+    /// Why.
+    pub(super) error: ErrorReport,
+}
+
+impl Facts {
+    fn of(event: &Recorded) -> Result<Self, String> {
+        let read = match event.envelope.event_type {
+            EventType::OrderRejected => serde_json::from_slice(&event.payload).map(|said| Self::rejected(event, said)),
+            EventType::OrderIgnored => serde_json::from_slice(&event.payload).map(|said| Self::ignored(event, said)),
+            _ => serde_json::from_slice(&event.payload).map(Self::dead),
+        };
+        read.map_err(|error| format!("its payload cannot be read ({error}); an older version may have written it"))
+    }
+
+    fn dead(said: DeadLettered) -> Self {
+        Self {
+            attempts: said.attempts,
+            retries: said.retries,
+            stage: Some(said.stage),
+            sequence: Some(said.sequence),
+            error: said.error,
+        }
+    }
+
+    fn rejected(event: &Recorded, said: Rejected) -> Self {
+        // Of an unreadable message earlier versions named the place among the details.
+        let of_message = said.error.details.get("sequence").and_then(serde_json::Value::as_u64);
+        let subject = said.error.details.get("subject").and_then(serde_json::Value::as_str);
+        let by_subject = subject.and_then(|subject| match subject.split('.').next()? {
+            "webhooks" => Some(Transform::NAME),
+            _ if subject.starts_with("orders.transformed.") => Some(crate::forward::Forward::NAME),
+            _ => None,
+        });
+        let of_earlier = by_subject.map(str::to_owned).or_else(|| stage_by_id(event));
+        Self {
+            attempts: 0,
+            retries: 0,
+            stage: said.stage.or(of_earlier),
+            sequence: said.sequence.or(of_message),
+            error: said.error,
+        }
+    }
+
+    fn ignored(event: &Recorded, said: Ignored) -> Self {
+        Self {
+            attempts: 0,
+            retries: 0,
+            stage: stage_by_id(event),
+            sequence: None,
+            error: ErrorReport::new(ErrorType::Validation, said.reason, said.message),
+        }
+    }
+}
+
+/// The stage that recorded an event, by the label from which its id is made.
+fn stage_by_id(event: &Recorded) -> Option<String> {
+    let envelope = &event.envelope;
+    let cause = envelope.cause_id?;
+    let stage = if envelope.id == cause.derive(Transform::LABEL) {
+        Transform::NAME
+    } else if envelope.id != cause.derive(OUTCOME) {
+        return None;
+    } else if push::is_of_backend(envelope) {
+        crate::push::Push::NAME
+    } else {
+        crate::forward::Forward::NAME
+    };
+    Some(stage.to_owned())
+}
+
+/// An end that may be taken up again.
 pub(super) struct Letter {
     pub(super) event: Recorded,
     pub(super) subject: String,
     /// What it says; where it cannot be read, why.
-    pub(super) facts: Result<DeadLettered, String>,
+    pub(super) facts: Result<Facts, String>,
 }
 
 impl Letter {
     pub(super) fn id(&self) -> EventId {
         self.event.envelope.id
+    }
+
+    /// The subject token of its order's partition.
+    pub(super) fn partition(&self) -> &str {
+        self.subject.rsplit('.').next().unwrap_or("*")
+    }
+
+    /// Whether it is about a menu, and not about an order.
+    pub(super) fn is_menu(&self) -> bool {
+        self.event.envelope.webhook_type == push::MENU_SYNC
     }
 }
 
@@ -154,16 +389,11 @@ impl From<Located> for Found {
     fn from(located: Located) -> Self {
         let Located { subject, entry } = located;
         match entry {
-            Entry::Event(event) => {
-                let facts = serde_json::from_slice(&event.payload).map_err(|error| {
-                    format!("its payload cannot be read ({error}); an older version may have written it")
-                });
-                Self::Letter(Box::new(Letter {
-                    event: *event,
-                    subject,
-                    facts,
-                }))
-            }
+            Entry::Event(event) => Self::Letter(Box::new(Letter {
+                facts: Facts::of(&event),
+                event: *event,
+                subject,
+            })),
             Entry::Unreadable { sequence } => Self::Garbage(Garbage {
                 sequence,
                 unreadable: format!("message {sequence} of the event log, on {subject}, is no event"),
@@ -172,26 +402,34 @@ impl From<Located> for Found {
     }
 }
 
-/// One dead letter by its id.
-pub(super) async fn one(log: &Log, id: EventId) -> anyhow::Result<Letter> {
-    let mut pages = log.dead_letters(&Filter::default());
-    while let Some(page) = pages.next().await? {
-        for found in page {
-            if let Found::Letter(letter) = found
-                && letter.id() == id
-            {
-                return Ok(*letter);
-            }
+/// These by their ids: dead letters, and what was ignored.
+pub(super) async fn named(log: &Log, ids: &[EventId]) -> anyhow::Result<Vec<Letter>> {
+    let wanted: HashSet<EventId> = ids.iter().copied().collect();
+    let mut found: Vec<Letter> = Vec::new();
+    for kind in [Kind::Dead, Kind::Ignored] {
+        let mut pages = log.letters(kind, &Filter::default());
+        while found.len() < wanted.len()
+            && let Some(page) = pages.next().await?
+        {
+            let letters = page.into_iter().filter_map(|one| match one {
+                Found::Letter(letter) => Some(*letter),
+                Found::Garbage(_) => None,
+            });
+            found.extend(letters.filter(|letter| wanted.contains(&letter.id())));
         }
     }
-    bail!(unknown(&[id]))
-}
-
-/// How ids that nobody knows are named.
-pub(super) fn unknown(ids: &[EventId]) -> String {
-    let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
-    format!(
-        "no dead letter {} is on the log; `webhook-hub dead-letters list` shows the open ones",
-        ids.join(", ")
-    )
+    let known: HashSet<EventId> = found.iter().map(Letter::id).collect();
+    let missing: Vec<_> = ids
+        .iter()
+        .filter(|id| !known.contains(id))
+        .map(ToString::to_string)
+        .collect();
+    if !missing.is_empty() {
+        bail!(
+            "no dead letter {} is on the log; `webhook-hub dead-letters list` shows the open ones",
+            missing.join(", ")
+        );
+    }
+    found.sort_unstable_by_key(|letter| letter.event.sequence);
+    Ok(found)
 }

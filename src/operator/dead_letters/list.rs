@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     Filter, counted,
-    find::{Found, Garbage, Letter, Log},
+    find::{Found, Garbage, Kind, Letter, Log},
     printable, time_text,
 };
 use crate::{event::EventId, operator::print};
@@ -43,7 +43,7 @@ impl Row {
         };
         let facts = facts.map(|facts| (facts.stage, facts.attempts, facts.error.code, facts.error.message));
         let (stage, attempts, code, message) = match facts {
-            Some((stage, attempts, code, message)) => (Some(stage), Some(attempts), Some(code), Some(message)),
+            Some((stage, attempts, code, message)) => (stage, Some(attempts), Some(code), Some(message)),
             None => (None, None, None, None),
         };
         Self {
@@ -85,9 +85,15 @@ enum Item {
 }
 
 /// Shows the open ones.
-pub(super) async fn run(log: &Log, filter: &Filter, limit: usize, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(
+    log: &Log,
+    kind: Kind,
+    filter: &Filter,
+    limit: usize,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
     let retried = log.retried(filter).await?;
-    let mut pages = log.dead_letters(filter);
+    let mut pages = log.letters(kind, filter);
     let (mut items, mut more) = (Vec::new(), 0usize);
     while let Some(page) = pages.next().await? {
         for found in page {
@@ -103,7 +109,12 @@ pub(super) async fn run(log: &Log, filter: &Filter, limit: usize, as_json: bool)
             }
         }
     }
-    print(as_json, &items, Table { items: &items, more })?;
+    let table = Table {
+        items: &items,
+        more,
+        kind,
+    };
+    print(as_json, &items, table)?;
     if as_json && more > 0 {
         // On standard error, so that the array stays one.
         writeln!(std::io::stderr(), "{}", not_shown(more))?;
@@ -112,13 +123,16 @@ pub(super) async fn run(log: &Log, filter: &Filter, limit: usize, as_json: bool)
 }
 
 fn not_shown(more: usize) -> String {
-    format!("{more} more are not shown: --limit shows more, --provider and --since narrow it down")
+    format!(
+        "{more} more are not shown: --limit shows more, --provider, --stage, --code, --since and --until narrow it down"
+    )
 }
 
 /// The list for people.
 struct Table<'a> {
     items: &'a [Item],
     more: usize,
+    kind: Kind,
 }
 
 const HEAD: [&str; 8] = [
@@ -145,10 +159,17 @@ impl fmt::Display for Table<'_> {
         }
         if self.more > 0 {
             write!(f, "{}", not_shown(self.more))
-        } else if rows.is_empty() {
-            write!(f, "no open dead letters")
         } else {
-            write!(f, "{}", counted(rows.len(), "open dead letter", "open dead letters"))
+            let (one, several) = match self.kind {
+                Kind::Dead => ("open dead letter", "open dead letters"),
+                Kind::Duplicates => ("duplicate", "duplicates"),
+                Kind::Ignored => ("ignored event", "ignored events"),
+            };
+            if rows.is_empty() {
+                write!(f, "no {several}")
+            } else {
+                write!(f, "{}", counted(rows.len(), one, several))
+            }
         }
     }
 }

@@ -1,7 +1,9 @@
-//! `dead-letters`: what was given up, why, and how it is taken up again.
+//! `dead-letters`: what was given up or rejected, why, and how it is taken up again.
 //!
-//! A dead letter is open until an `order.retry_requested` names it as its cause. The list of them is no table anywhere:
-//! it is read from the log, from the two subjects that it takes, so it is right while PostgreSQL is away too.
+//! A dead letter is an `order.dead_lettered` or an `order.rejected`; it is open until an `order.retry_requested` names it as its
+//! cause. The list of them is no table anywhere: it is read from the log, from the subjects that it takes, so it is right while
+//! PostgreSQL is away too. What was ignored is no dead letter, and still there is a way back: it is listed by `--duplicates` and
+//! `--ignored`, and retried by its id.
 
 use std::{process::ExitCode, str::FromStr};
 
@@ -12,7 +14,13 @@ use clap::Subcommand;
 use crate::{
     config::{self, Environment, parse_duration},
     event::EventId,
-    journal::connection::{Connection, HUB_INBOX},
+    forward::Forward,
+    journal::{
+        connection::{Connection, HUB_INBOX},
+        stage::Stage as _,
+    },
+    push::Push,
+    transform::Transform,
 };
 
 mod find;
@@ -20,6 +28,8 @@ mod list;
 mod retry;
 mod show;
 mod story;
+
+use self::find::{Kind, Letter};
 
 /// Longest text that goes into a request: it is read in lists and stored with each.
 const MAX_NOTE_CHARS: usize = 500;
@@ -35,11 +45,17 @@ pub enum Action {
         /// Which of them.
         #[command(flatten)]
         filter: Filter,
+        /// In their place what was ignored because its order was there already.
+        #[arg(long, conflicts_with = "ignored")]
+        duplicates: bool,
+        /// In their place everything that was ignored; --code names the reason.
+        #[arg(long)]
+        ignored: bool,
         /// How many are shown; the others are counted.
         #[arg(long, default_value_t = 1000)]
         limit: usize,
     },
-    /// Everything about one: the error, what was given up, and what became of the webhook.
+    /// Everything about one, also of one that was ignored: the error, what was given up, and what became of the webhook.
     Show {
         /// Its id, as `list` shows it.
         id: EventId,
@@ -61,17 +77,50 @@ pub struct Filter {
     /// Only since then: a duration back from now (30m, 2h, 7d) or a time (2026-11-23T18:00:00Z).
     #[arg(long, value_name = "DURATION_OR_TIME")]
     since: Option<Since>,
+    /// Only until then, in the same words.
+    #[arg(long, value_name = "DURATION_OR_TIME")]
+    until: Option<Since>,
+    /// Only of this stage.
+    #[arg(long, value_parser = [Transform::NAME, Forward::NAME, Push::NAME])]
+    stage: Option<String>,
+    /// Only with this code, as `list` shows it: BRANCH_NOT_FOUND, BACKEND_422 …
+    #[arg(long)]
+    code: Option<String>,
+}
+
+impl Filter {
+    fn lets_through(&self, letter: &Letter) -> bool {
+        let time = letter.event.envelope.time;
+        let facts = letter.facts.as_ref().ok();
+        let is = |wanted: &Option<String>, found: Option<&str>| {
+            wanted
+                .as_deref()
+                .is_none_or(|wanted| found.is_some_and(|found| found.eq_ignore_ascii_case(wanted)))
+        };
+        self.since.is_none_or(|since| time >= since.0)
+            && self.until.is_none_or(|until| time <= until.0)
+            && is(&self.stage, facts.and_then(|facts| facts.stage.as_deref()))
+            && is(&self.code, facts.map(|facts| &*facts.error.code))
+    }
+
+    /// Whether it asks for nothing that a message that is no event cannot say.
+    fn is_about_place_only(&self) -> bool {
+        self.until.is_none() && self.stage.is_none() && self.code.is_none()
+    }
 }
 
 /// What `retry` is told.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Retry {
     /// Ids of dead letters, as `list` shows them.
-    #[arg(value_name = "ID", conflicts_with_all = ["all", "provider", "since"])]
+    #[arg(value_name = "ID", conflicts_with_all = ["all", "provider", "since", "until", "stage", "code", "menus"])]
     ids: Vec<EventId>,
-    /// All that are open, as far as --provider and --since let them through.
+    /// All that are open, as far as --provider, --since, --until, --stage and --code let them through. Menus are left out.
     #[arg(long)]
     all: bool,
+    /// Menus, too.
+    #[arg(long)]
+    menus: bool,
     #[command(flatten)]
     filter: Filter,
     /// Only says what would be asked for.
@@ -127,7 +176,19 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
             .await
             .context("the stream EVENTS cannot be read; is NATS_USER the user hub, was `streams apply` run?")?;
         match action {
-            Action::List { filter, limit } => list::run(&log, filter, *limit, as_json).await,
+            Action::List {
+                filter,
+                duplicates,
+                ignored,
+                limit,
+            } => {
+                let kind = match (duplicates, ignored) {
+                    (true, _) => Kind::Duplicates,
+                    (false, true) => Kind::Ignored,
+                    (false, false) => Kind::Dead,
+                };
+                list::run(&log, kind, filter, *limit, as_json).await
+            }
             Action::Show { id, payload } => show::run(&log, *id, *payload, as_json).await,
             Action::Retry(options) => retry::run(&log, environment, options, as_json).await,
         }

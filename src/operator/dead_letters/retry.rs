@@ -1,14 +1,12 @@
 //! `dead-letters retry`: a request to take dead letters up again is an event too.
 //!
+//! What something newer took the place of is asked for like the others; the stage, which has the last word, ends it as
+//! superseded. A dry run looks the same up and says so.
+//!
 //! Its id is derived from the dead letter's, so asked for twice at the same time it is one; asked for later, it is seen on
 //! the log. Requests are published in the order of the dead letters: the events of one order keep their order.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-    io::Write,
-    process::ExitCode,
-};
+use std::{fmt, io::Write, process::ExitCode};
 
 use anyhow::{Context as _, anyhow, bail};
 use async_nats::jetstream::context::PublishAckFuture;
@@ -18,13 +16,13 @@ use serde::Serialize;
 
 use super::{
     Filter, RETRY, Retry, counted,
-    find::{self, Found, Letter, Log},
+    find::{self, Found, GivenUp, Kind, Letter, Log},
     printable,
 };
 use crate::{
     config::Environment,
     event::{EventId, EventType, outcome::RetryRequested},
-    journal::codec,
+    journal::{codec, superseded},
     operator::print,
 };
 
@@ -42,6 +40,9 @@ struct Asked {
     order_id: String,
     stage: String,
     retry_id: EventId,
+    /// What it would end as superseded by; only a dry run knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    superseded_by: Option<String>,
 }
 
 /// One that could not be.
@@ -68,6 +69,11 @@ impl Failed {
 struct Report {
     dry_run: bool,
     count: usize,
+    /// How many of them would end as superseded; only a dry run knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    superseded: Option<usize>,
+    /// Menus that --all left out.
+    menus_left_out: usize,
     /// Kept only for a machine, which gets it at the end; a person sees each at once.
     asked: Vec<Asked>,
     failed: Vec<Failed>,
@@ -92,12 +98,14 @@ pub(super) async fn run(
         report: Report {
             dry_run: options.dry_run,
             count: 0,
+            superseded: options.dry_run.then_some(0),
+            menus_left_out: 0,
             asked: Vec::new(),
             failed: Vec::new(),
         },
     };
     let result = if options.all {
-        asking.all(&options.filter).await
+        asking.all(&options.filter, options.menus).await
     } else {
         asking.named(&options.ids).await
     };
@@ -114,14 +122,16 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    async fn all(&mut self, filter: &Filter) -> anyhow::Result<()> {
+    async fn all(&mut self, filter: &Filter, with_menus: bool) -> anyhow::Result<()> {
         let retried = self.log.retried(filter).await?;
-        let mut pages = self.log.dead_letters(filter);
+        let mut pages = self.log.letters(Kind::Dead, filter);
         while let Some(page) = pages.next().await? {
             let mut open = Vec::new();
             for found in page {
                 match found {
                     Found::Letter(letter) if retried.contains(&letter.id()) => {}
+                    // Whoever takes up lost orders does not mean a menu of days ago.
+                    Found::Letter(letter) if letter.is_menu() && !with_menus => self.report.menus_left_out += 1,
                     Found::Letter(letter) => open.push(*letter),
                     Found::Garbage(garbage) => self.report.failed.push(Failed {
                         id: None,
@@ -136,24 +146,7 @@ impl Asking<'_> {
 
     /// Nothing is asked for where one of them is not there.
     async fn named(&mut self, ids: &[EventId]) -> anyhow::Result<()> {
-        let wanted: HashSet<EventId> = ids.iter().copied().collect();
-        let mut found: HashMap<EventId, Letter> = HashMap::new();
-        let mut pages = self.log.dead_letters(&Filter::default());
-        while found.len() < wanted.len()
-            && let Some(page) = pages.next().await?
-        {
-            for one in page {
-                if let Found::Letter(letter) = one
-                    && wanted.contains(&letter.id())
-                {
-                    found.insert(letter.id(), *letter);
-                }
-            }
-        }
-        let missing: Vec<_> = ids.iter().copied().filter(|id| !found.contains_key(id)).collect();
-        if !missing.is_empty() {
-            bail!(find::unknown(&missing));
-        }
+        let letters = find::named(self.log, ids).await?;
         let retried = self.log.retried(&Filter::default()).await?;
         let again: Vec<_> = ids
             .iter()
@@ -166,8 +159,6 @@ impl Asking<'_> {
                 again.join(", ")
             );
         }
-        let mut letters: Vec<_> = found.into_values().collect();
-        letters.sort_unstable_by_key(|letter| letter.event.sequence);
         self.ask(&letters).await
     }
 
@@ -176,45 +167,71 @@ impl Asking<'_> {
         for chunk in letters.chunks(IN_FLIGHT) {
             let mut sent = Vec::with_capacity(chunk.len());
             for letter in chunk {
-                match self.request(letter) {
-                    Ok(_) if self.report.dry_run => sent.push((letter, None)),
-                    Ok(request) => sent.push((letter, Some(self.publish(request).await?))),
+                let given_up = match self.given_up(letter).await? {
+                    Ok(given_up) => given_up,
+                    Err(error) => {
+                        self.report.failed.push(Failed::of(letter, error));
+                        continue;
+                    }
+                };
+                if self.report.dry_run {
+                    let newer = self.superseded(letter, &given_up).await?;
+                    self.note(letter, given_up, newer)?;
+                    continue;
+                }
+                match self.request(letter, &given_up) {
+                    Ok(request) => sent.push((letter, given_up, self.publish(request).await?)),
                     Err(error) => self.report.failed.push(Failed::of(letter, error)),
                 }
             }
-            for (letter, acknowledgement) in sent {
-                if let Some(acknowledgement) = acknowledgement {
-                    acknowledgement.await.with_context(|| {
-                        format!(
-                            "dead letter {}: the event log did not acknowledge; run it again, nothing is asked for twice",
-                            letter.id()
-                        )
-                    })?;
-                }
-                self.note(letter)?;
+            for (letter, given_up, acknowledgement) in sent {
+                acknowledgement.await.with_context(|| {
+                    format!(
+                        "dead letter {}: the event log did not acknowledge; run it again, nothing is asked for twice",
+                        letter.id()
+                    )
+                })?;
+                self.note(letter, given_up, None)?;
             }
         }
         Ok(())
     }
 
-    /// The event, and its subject.
-    fn request(&self, letter: &Letter) -> anyhow::Result<Request> {
-        let facts = letter
-            .facts
-            .as_ref()
-            .map_err(|reason| anyhow!("{reason}; let the provider send the order again"))?;
-        if facts.sequence < self.log.first_sequence {
-            bail!(
-                "what was given up (sequence {}) has left the log (`max_age` of EVENTS); let the provider send the order again",
-                facts.sequence
-            );
+    /// What is to be taken up, or why that cannot be.
+    async fn given_up(&self, letter: &Letter) -> anyhow::Result<anyhow::Result<GivenUp>> {
+        if let Err(reason) = &letter.facts {
+            return Ok(Err(anyhow!("{reason}; let the provider send the order again")));
         }
+        let given_up = self.log.given_up(letter).await?;
+        let is_there = |given_up: &GivenUp| given_up.sequence >= self.log.first_sequence;
+        Ok(given_up.filter(is_there).ok_or_else(|| {
+            let facts = letter.facts.as_ref().ok();
+            let place = facts.and_then(|facts| facts.sequence);
+            let place = place.map_or_else(String::new, |sequence| format!(" (sequence {sequence})"));
+            anyhow!(
+                "what was given up{place} has left the log (`max_age` of EVENTS); let the provider send the order again"
+            )
+        }))
+    }
+
+    /// What took its place; the stage looks again when it takes it up.
+    async fn superseded(&self, letter: &Letter, given_up: &GivenUp) -> anyhow::Result<Option<String>> {
+        let Some(event) = self.log.event(given_up.sequence).await? else {
+            return Ok(None);
+        };
+        let newer = superseded::in_partition(&self.log.connection, &event, letter.partition()).await?;
+        Ok(newer.map(|newer| newer.to_string()))
+    }
+
+    /// The event, and its subject.
+    fn request(&self, letter: &Letter, given_up: &GivenUp) -> anyhow::Result<Request> {
         let subject = codec::subject_beside(&letter.subject, EventType::OrderRetryRequested)
             .with_context(|| format!("was published on {}, which no hub does", letter.subject))?;
         let envelope = letter.event.follow(RETRY, EventType::OrderRetryRequested, Utc::now());
         let payload = RetryRequested {
-            stage: facts.stage.clone(),
-            sequence: facts.sequence,
+            stage: given_up.stage.clone(),
+            sequence: given_up.sequence,
+            ended_as: letter.facts.as_ref().ok().map(|facts| facts.error.code.clone()),
             by: self.by.clone(),
             reason: self.reason.clone(),
         };
@@ -238,27 +255,31 @@ impl Asking<'_> {
             .context("cannot publish")
     }
 
-    fn note(&mut self, letter: &Letter) -> anyhow::Result<()> {
+    fn note(&mut self, letter: &Letter, given_up: GivenUp, superseded_by: Option<String>) -> anyhow::Result<()> {
         let envelope = &letter.event.envelope;
         let asked = Asked {
             id: envelope.id,
             provider: envelope.provider.to_string(),
             order_id: envelope.external_order_id.clone(),
-            stage: letter
-                .facts
-                .as_ref()
-                .map(|facts| facts.stage.clone())
-                .unwrap_or_default(),
+            stage: given_up.stage,
             retry_id: envelope.id.derive(RETRY),
+            superseded_by,
         };
         self.report.count += 1;
+        if asked.superseded_by.is_some() {
+            *self.report.superseded.get_or_insert(0) += 1;
+        }
         if self.as_json {
             self.report.asked.push(asked);
             return Ok(());
         }
         let verb = if self.report.dry_run { "would retry" } else { "retry of" };
+        let end = match &asked.superseded_by {
+            Some(newer) => format!("; it would end as superseded: {newer}"),
+            None => String::new(),
+        };
         let line = format!(
-            "{verb} {}: {} {}, stage {}",
+            "{verb} {}: {} {}, stage {}{end}",
             asked.id, asked.provider, asked.order_id, asked.stage
         );
         Ok(writeln!(std::io::stdout(), "{}", printable(&line))?)
@@ -289,6 +310,13 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for failed in &self.failed {
             writeln!(f, "not retried: {}", printable(&failed.error))?;
+        }
+        if self.menus_left_out > 0 {
+            let menus = counted(self.menus_left_out, "menu", "menus");
+            writeln!(f, "{menus} left out; --menus takes them up, too")?;
+        }
+        if let Some(superseded @ 1..) = self.superseded {
+            writeln!(f, "{superseded} would end as superseded")?;
         }
         match (self.count, self.dry_run) {
             (0, _) => write!(f, "nothing to retry"),

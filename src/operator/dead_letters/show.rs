@@ -8,13 +8,13 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     counted,
-    find::{self, Letter, Log},
+    find::{self, Facts, Letter, Log},
     printable,
     story::{self, Step},
     time_text,
 };
 use crate::{
-    event::{EventId, EventType, Recorded, outcome::DeadLettered},
+    event::{EventId, EventType, Recorded},
     operator::print,
 };
 
@@ -36,7 +36,7 @@ struct Shown<'a> {
     branch: Option<&'a str>,
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    dead_letter: Option<&'a DeadLettered>,
+    dead_letter: Option<&'a Facts>,
     /// Why that is not there.
     #[serde(skip_serializing_if = "Option::is_none")]
     unreadable: Option<&'a str>,
@@ -69,10 +69,10 @@ enum Payload {
 
 /// Shows one.
 pub(super) async fn run(log: &Log, id: EventId, with_payload: bool, as_json: bool) -> anyhow::Result<ExitCode> {
-    let letter = find::one(log, id).await?;
-    let given_up = match &letter.facts {
-        Ok(facts) => log.event(facts.sequence).await?,
-        Err(_) => None,
+    let letter = find::named(log, &[id]).await?.remove(0);
+    let given_up = match log.given_up(&letter).await? {
+        Some(given_up) => log.event(given_up.sequence).await?,
+        None => None,
     };
     let story = story::read(log, &letter).await?;
     let shown = shown(&letter, given_up.as_ref(), story, with_payload);
@@ -148,7 +148,8 @@ impl fmt::Display for Shown<'_> {
             let attempts = counted(facts.attempts as usize, "attempt", "attempts");
             let counts = format!(
                 "{} after {attempts}; retries that counted: {}",
-                facts.stage, facts.retries
+                facts.stage.as_deref().unwrap_or("?"),
+                facts.retries
             );
             field(f, "gave up", &counts)?;
             field(

@@ -5,7 +5,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Filter, Since,
-    find::{Letter, Log},
+    find::{Letter, Log, next},
 };
 use crate::{
     event::{
@@ -13,10 +13,7 @@ use crate::{
         outcome::{DeadLettered, ForwardFailed, Forwarded, Ignored, Rejected, RetryRequested},
         push::{PushFailed, StatusPushed, StatusRequested, SyncAccepted, SyncReported},
     },
-    journal::{
-        codec,
-        read::{Entry, Reader},
-    },
+    journal::codec,
 };
 
 /// How many events one request brings: those of one partition, of which few are the webhook's.
@@ -106,7 +103,7 @@ fn note(event: &Recorded) -> Option<String> {
 pub(super) async fn read(log: &Log, letter: &Letter) -> anyhow::Result<Vec<Step>> {
     let envelope = &letter.event.envelope;
     let provider = codec::token(&envelope.provider);
-    let partition = letter.subject.rsplit('.').next().unwrap_or("*");
+    let partition = letter.partition();
     let reader = |subjects: String| log.since(subjects, envelope.received_at).at_most(BATCH);
     let is_first = |event: &Recorded| event.envelope.id == envelope.root_id && event.sequence < letter.event.sequence;
     let mut steps = Vec::new();
@@ -126,6 +123,7 @@ pub(super) async fn read(log: &Log, letter: &Letter) -> anyhow::Result<Vec<Step>
     let since_accepted = Filter {
         provider: Some(envelope.provider.to_string()),
         since: Some(Since(envelope.received_at)),
+        ..Filter::default()
     };
     let retried = log.retried(&since_accepted).await?;
     while let Some(events) = next(&mut orders).await? {
@@ -137,17 +135,4 @@ pub(super) async fn read(log: &Log, letter: &Letter) -> anyhow::Result<Vec<Step>
         }
     }
     Ok(steps)
-}
-
-/// The events of the next page; none at the end of the log.
-async fn next(reader: &mut Reader) -> anyhow::Result<Option<Vec<Recorded>>> {
-    let entries = reader.next_batch().await?;
-    if entries.is_empty() {
-        return Ok(None);
-    }
-    let events = entries.into_iter().filter_map(|entry| match entry {
-        Entry::Event(event) => Some(*event),
-        Entry::Unreadable { .. } => None,
-    });
-    Ok(Some(events.collect()))
 }
