@@ -102,7 +102,7 @@ pub(super) struct WentBack {
     last: u64,
 }
 
-/// Looks at the end of the log, so that whoever comes next need not read what is there already. Where NATS does not answer,
+/// Looks at the end of the log, so that the next instance need not read what is there already. Where NATS does not answer,
 /// the next look does.
 ///
 /// # Errors

@@ -101,7 +101,7 @@ impl Progress {
         self.unaccounted.remove(&event);
     }
 
-    /// For whoever comes next.
+    /// For the next instance.
     pub(super) fn floor(&self) -> Floor {
         let behind = self.unaccounted.values().copied().min();
         let beyond = self.open.keys().nth(MAX_OPEN);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever goes on from a floor knows the same of every event as the one before, or knows too little and reads it.
+        /// An instance that goes on from a floor knows the same of every event as the one before, or knows too little and reads it.
         #[test]
         fn a_floor_says_the_same_as_what_it_was_made_of(
             events in prop::collection::btree_set(1u64..5000, 0..1500),

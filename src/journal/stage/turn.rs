@@ -1,7 +1,7 @@
 //! The permission to make a request, asked for in the last moment before it is made.
 //!
 //! A stage may wait for a slot, a breaker or a limit between the runner's last look at the lease and its request. In that
-//! time the instance may have been frozen and replaced, or told to stop. So whoever makes a request calls [`begin`] after
+//! time the instance may have been frozen and replaced, or told to stop. So code that makes a request calls [`begin`] after
 //! its last wait. It is a task's own and no parameter, for it is asked for deep in the clients.
 //!
 //! What has begun is not dropped when the hub stops; what has not begun is.
@@ -35,7 +35,7 @@ pub fn begin() -> Result<(), NotOurTurn> {
     TURN.try_with(|turn| turn.begin()).unwrap_or(Ok(()))
 }
 
-/// Whether the instance stops, or has lost the stage, so that a failed request says nothing to whoever goes on: the next
+/// Whether the instance stops, or has lost the stage, so that a failed request says nothing to the one that goes on: the next
 /// instance makes it again. False outside of a stage.
 pub fn is_over() -> bool {
     TURN.try_with(|turn| turn.is_over()).unwrap_or(false)
