@@ -23,12 +23,13 @@ use crate::harness::{
 };
 
 /// How long each night is.
-const NIGHT: Duration = Duration::from_secs(7);
+const NIGHT: Duration = Duration::from_secs(9);
 /// Every window of the hub that is longer than a night, shortened. The lease (4 s) is not: renewed every 0.8 s it is to hold on a
 /// busy machine.
 const TIMES: &str = "recent_ids=2s,branch_refresh=1s,token_lifetime=1s,ended_lane=1s";
-/// The log's duplicate window, the wait for an acknowledgement, the age of keys and of schedules.
-const WINDOW: Duration = Duration::from_secs(2);
+/// The log's duplicate window, the wait for an acknowledgement, the age of keys. Longer than the pause before a provider's
+/// repeat, as in production.
+const WINDOW: Duration = Duration::from_secs(4);
 /// Pause between two orders of the night's traffic.
 const PACE: Duration = Duration::from_millis(100);
 /// Within this all is well again: the breaker's pause, a retry's delay, and five seconds until a lane is taken up; the rest is
@@ -113,6 +114,19 @@ impl World {
         for id in orders {
             self.careem.deliver_to_any(urls, 1, &change(id, "ready")).await;
         }
+        // Nothing is on its way any more when the night begins.
+        eventually("the news wait behind their orders", PATIENCE, async || {
+            let lanes = self.lanes().await;
+            let waiting = lanes
+                .iter()
+                .filter(|lane| lane["waiting"].as_array().is_some_and(|waiting| !waiting.is_empty()));
+            if waiting.count() >= orders.len() {
+                Ok(())
+            } else {
+                Err(lanes)
+            }
+        })
+        .await;
     }
 
     /// No gauge of any hub tells of something that is not there any more.
