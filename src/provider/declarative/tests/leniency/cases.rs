@@ -1,0 +1,184 @@
+//! The samples, and what in them an order cannot be without.
+
+/// A sample, and where in it stands what an order is made of and priced by, with `*` for one step and `**` for any number.
+pub(super) struct Case {
+    pub(super) provider: &'static str,
+    /// What is changed at random: the body, or the document that is fetched, or the JSON in its text `/message`.
+    pub(super) json: &'static str,
+    pub(super) currency: &'static str,
+    pub(super) essential: &'static [&'static str],
+    /// By what is seen what the webhook is: with another value it is about something else.
+    pub(super) kind: &'static [&'static str],
+}
+
+macro_rules! case {
+    ($provider:literal, $file:literal, $currency:literal, $essential:expr, $kind:expr) => {
+        Case {
+            provider: $provider,
+            json: include_str!(concat!(
+                "../../../../../tests/fixtures/providers/",
+                $provider,
+                "/",
+                $file,
+                ".json"
+            )),
+            currency: $currency,
+            essential: $essential,
+            kind: $kind,
+        }
+    };
+}
+
+const CAREEM: &[&str] = &[
+    "/id",
+    "/items/*/quantity",
+    "/items/*/item_price",
+    "/items/*/total_price",
+    "/items/*/groups/*/options/*/price",
+    "/items/*/groups/*/options/*/quantity",
+    "/price/total_taxable_price",
+];
+const CAREEM_POS: &[&str] = &[
+    "/id",
+    "/details/id",
+    "**/items/**/quantity",
+    "**/items/**/unit_price",
+    "**/items/*/total_price",
+    "**/price/total_taxable_price",
+];
+const DELIVERY_HERO: &[&str] = &[
+    "/token",
+    "/products/*/quantity",
+    "/products/*/unitPrice",
+    "/products/*/paidPrice",
+    "/products/*/selectedToppings/**/price",
+    "/products/*/selectedToppings/**/quantity",
+    "/price/grandTotal",
+];
+const DELIVEROO: &[&str] = &[
+    "/body/order/id",
+    "/body/order/items/**/quantity",
+    "/body/order/items/**/unit_price/fractional",
+    "/body/order/items/*/total_price/fractional",
+    "/body/order/total_price/fractional",
+];
+const JUST_EAT: &[&str] = &["/id", "/items/**/quantity", "/items/**/price", "/payment/final/inc_tax"];
+/// It sends no total: what makes it up is charged.
+const DOORDASH: &[&str] = &[
+    "/order/id",
+    "/id",
+    "**/categories/*/items/**/quantity",
+    "**/categories/*/items/**/price",
+    "**/subtotal",
+    "**/delivery_fee",
+    "**/taxes_on_fees",
+    "**/extra_cart_order_fee",
+    "**/tax",
+    "**/tip_amount",
+    "**/merchant_tip_amount",
+];
+const DOORDASH_WITH_TOTAL: &[&str] = &[
+    "/order/id",
+    "/id",
+    "**/categories/*/items/**/quantity",
+    "**/categories/*/items/**/price",
+    "**/total",
+];
+const KEETA: &[&str] = &[
+    "/baseOrder/orderViewId",
+    "/merchantOrder/orderViewId",
+    "/products/**/count",
+    "/products/**/price",
+    "/feeDtl/customerFee/payTotal",
+];
+const JAHEZ: &[&str] = &[
+    "/jahez_id",
+    "/products/**/quantity",
+    "/products/*/original_price",
+    "/products/*/final_price",
+    "/products/*/modifiers/*/options/*/final_price",
+    "/final_price",
+];
+const GENERIC: &[&str] = &[
+    "/data/id",
+    "/data/lines/**/quantity",
+    "/data/lines/*/unit_price",
+    "/data/lines/*/total",
+    "/data/lines/*/modifiers/**/price",
+    "/data/total",
+];
+const UBER: &[&str] = &[
+    "/order/carts/*/items/**/cart_item_id",
+    "/order/carts/*/items/**/quantity/amount",
+    "/order/payment/payment_detail/item_charges/price_breakdown/*/cart_item_id",
+    "/order/payment/payment_detail/item_charges/price_breakdown/*/unit/gross/amount_e5",
+    "/order/payment/payment_detail/item_charges/price_breakdown/0/total/gross/amount_e5",
+    "/order/payment/payment_detail/order_total/gross/amount_e5",
+];
+const DELIVEROO_KIND: &[&str] = &["/event", "/body", "/body/order", "/body/order/status"];
+const JUST_EAT_KIND: &[&str] = &["/items", "/reason", "/restaurantId", "/driverStatus"];
+const DOORDASH_KIND: &[&str] = &["/event", "/event/type", "/order", "/order/categories", "/categories"];
+
+pub(super) const CASES: &[Case] = &[
+    case!("careem", "order", "JOD", CAREEM, &["/status"]),
+    case!("careem", "order.full.synthetic", "JOD", CAREEM, &["/status"]),
+    case!("talabat", "order.full.synthetic", "JOD", CAREEM, &["/status"]),
+    case!(
+        "careem-pos",
+        "webhook_ORDER_CREATED.wrapped",
+        "JOD",
+        CAREEM_POS,
+        &["/event_type", "/details", "/details/status"]
+    ),
+    case!("careem-pos", "get_order.real", "JOD", CAREEM_POS, &["/status"]),
+    case!(
+        "careem-pos",
+        "order.full.synthetic",
+        "JOD",
+        CAREEM_POS,
+        &["/status", "/event_type", "/details", "/details/status"]
+    ),
+    case!(
+        "delivery-hero",
+        "order_dispatch.talabat",
+        "EGP",
+        DELIVERY_HERO,
+        &["/status", "/products"]
+    ),
+    case!(
+        "delivery-hero",
+        "order_dispatch.full.synthetic",
+        "EGP",
+        DELIVERY_HERO,
+        &["/status", "/products"]
+    ),
+    case!("deliveroo", "webhook_order.new", "EUR", DELIVEROO, DELIVEROO_KIND),
+    case!(
+        "deliveroo",
+        "webhook_order.full.synthetic",
+        "EUR",
+        DELIVEROO,
+        DELIVEROO_KIND
+    ),
+    case!("just-eat", "receive_order", "GBP", JUST_EAT, JUST_EAT_KIND),
+    case!(
+        "just-eat",
+        "receive_order.full.synthetic",
+        "GBP",
+        JUST_EAT,
+        JUST_EAT_KIND
+    ),
+    case!("doordash", "webhook_OrderCreate", "USD", DOORDASH, DOORDASH_KIND),
+    case!(
+        "doordash",
+        "order.full.synthetic",
+        "USD",
+        DOORDASH_WITH_TOTAL,
+        DOORDASH_KIND
+    ),
+    case!("keeta", "webhook_envelope.synthetic", "SAR", KEETA, &[]),
+    case!("keeta", "webhook_envelope.full.synthetic", "SAR", KEETA, &[]),
+    case!("jahez", "webhook_create_order", "SAR", JAHEZ, &["/products", "/status"]),
+    case!("generic", "order.created", "KWD", GENERIC, &["/type", "/data"]),
+    case!("uber-eats", "order.v1_delivery.amount_e5", "EUR", UBER, &["/order"]),
+];
