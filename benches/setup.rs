@@ -17,7 +17,7 @@ use webhook_hub::{
         streams,
     },
     operator::dev::servers::{NatsPasswords, NatsServer, Postgres, PostgresOptions, Programs},
-    projection::schema,
+    projection::{indexes, schema},
 };
 
 use crate::process::Child;
@@ -104,6 +104,7 @@ impl Servers {
         let settings = config::Database::from_environment(&Environment::from_iter([("DATABASE_URL", url.clone())]))?;
         let database = Database::new(&settings)?;
         schema::migrate(&database).await?;
+        indexes::make(&database, &|_| {}).await?;
         database.connect().await?.batch_execute(BRANCH).await?;
         Ok(url)
     }

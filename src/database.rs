@@ -1,22 +1,36 @@
 //! The wire to PostgreSQL: one pool, the statements of `sql/queries`, and whether the database answers.
 //!
-//! What the statements mean is left to whoever runs them. The intake never comes here.
+//! What the statements mean is left to whoever runs them. Every statement has a deadline (see [`connection`]); behind a
+//! pooler that hands a session to several clients nothing is run at all (see [`pooler`]). The intake never comes here.
 
-use std::time::Duration;
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{
+    ClientWrapper, Connect, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
+};
+use tokio::{sync::OnceCell, task::JoinHandle};
+use tokio_postgres::Client;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::{config, tls};
+use crate::{config, fault_injection, tls};
+
+pub mod connection;
+pub mod pooler;
+
+pub use connection::{Connection, Error, Transaction, describe};
 
 /// Wait for a connection of the pool, or for a new one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time one statement may take, so that a lock somebody holds cannot stop the hub for good.
-const STATEMENT_TIMEOUT: &str = "30s";
+/// Longest time that the server gives one statement, so that a lock somebody holds cannot stop the hub for good. The longest
+/// ones write a batch of the tables or read every branch, and take well below a second.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// After so much silence inside a transaction the server ends the session: the hub that has it is frozen or gone, and its
+/// locks would stay.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(10);
 /// Every statement here looks rows up by key, many keys at a time. The planner does not know that of an array, and on a
 /// table that was filled since it was last analysed it reads the whole table instead: each batch slower than the last.
-const BY_KEY: &str = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off";
+const BY_KEY: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
 
 /// The statements, one a file; a test prepares each of them.
 pub mod query {
@@ -34,10 +48,18 @@ pub mod query {
     pub const ENSURE_PROVIDER: &str = include_str!("../sql/queries/ensure_provider.sql");
     /// Ids of providers by code.
     pub const PROVIDERS: &str = include_str!("../sql/queries/providers.sql");
-    /// The position of a projection, locked.
+    /// Who writes the tables, and how far they are.
+    pub const READ_CURSOR: &str = include_str!("../sql/queries/read_cursor.sql");
+    /// Makes somebody the writer.
+    pub const CLAIM_CURSOR: &str = include_str!("../sql/queries/claim_cursor.sql");
+    /// Lets another one be the writer.
+    pub const RELEASE_CURSOR: &str = include_str!("../sql/queries/release_cursor.sql");
+    /// The position of the tables, locked.
     pub const LOCK_CURSOR: &str = include_str!("../sql/queries/lock_cursor.sql");
     /// Moves the position.
     pub const MOVE_CURSOR: &str = include_str!("../sql/queries/move_cursor.sql");
+    /// What the tables know of webhooks.
+    pub const KNOWN_WEBHOOK_LOGS: &str = include_str!("../sql/queries/known_webhook_logs.sql");
     /// New rows of `webhook_logs`.
     pub const INSERT_WEBHOOK_LOGS: &str = include_str!("../sql/queries/insert_webhook_logs.sql");
     /// What became of them.
@@ -48,13 +70,21 @@ pub mod query {
     pub const RESOLVE_ERROR_LOGS: &str = include_str!("../sql/queries/resolve_error_logs.sql");
     /// The same, of what has no webhook.
     pub const RESOLVE_PUSH_ERRORS: &str = include_str!("../sql/queries/resolve_push_errors.sql");
+    /// What the tables know of orders.
+    pub const KNOWN_ORDER_LOGS: &str = include_str!("../sql/queries/known_order_logs.sql");
     /// Rows of `provider_order_logs`.
-    pub const UPSERT_ORDER_LOGS: &str = include_str!("../sql/queries/upsert_order_logs.sql");
+    pub const INSERT_ORDER_LOGS: &str = include_str!("../sql/queries/insert_order_logs.sql");
     /// Status changes in `provider_order_logs`.
     pub const UPDATE_ORDER_LOGS: &str = include_str!("../sql/queries/update_order_logs.sql");
+    /// Events that have no rows yet.
+    pub const SKIPPED_EVENTS: &str = include_str!("../sql/queries/skipped_events.sql");
+    /// Notes an event that has no rows.
+    pub const SKIP_EVENT: &str = include_str!("../sql/queries/skip_event.sql");
+    /// It has them now.
+    pub const UNSKIP_EVENT: &str = include_str!("../sql/queries/unskip_event.sql");
 
     /// All of them.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 24] = [
         BRANCHES,
         BRANCH_OF_ORDER,
         BRANCH_OF_PUSH,
@@ -62,21 +92,42 @@ pub mod query {
         EXISTING_ORDERS,
         ENSURE_PROVIDER,
         PROVIDERS,
+        READ_CURSOR,
+        CLAIM_CURSOR,
+        RELEASE_CURSOR,
         LOCK_CURSOR,
         MOVE_CURSOR,
+        KNOWN_WEBHOOK_LOGS,
         INSERT_WEBHOOK_LOGS,
         UPDATE_WEBHOOK_LOGS,
         INSERT_ERROR_LOGS,
         RESOLVE_ERROR_LOGS,
         RESOLVE_PUSH_ERRORS,
-        UPSERT_ORDER_LOGS,
+        KNOWN_ORDER_LOGS,
+        INSERT_ORDER_LOGS,
         UPDATE_ORDER_LOGS,
+        SKIPPED_EVENTS,
+        SKIP_EVENT,
+        UNSKIP_EVENT,
     ];
 }
 
 /// Connections to PostgreSQL. Cheap to clone.
 #[derive(Clone)]
-pub struct Database(Pool);
+pub struct Database {
+    pool: Pool,
+    server: Arc<Server>,
+}
+
+/// What is connected to, and how.
+struct Server {
+    postgres: tokio_postgres::Config,
+    tls: MakeRustlsConnect,
+    /// The statements that every session begins with.
+    session: String,
+    /// Set when it is known that each session has a backend of its own.
+    gives_sessions: OnceCell<()>,
+}
 
 impl Database {
     /// Makes the pool; connects to nothing yet.
@@ -84,19 +135,16 @@ impl Database {
     /// # Errors
     /// Where the settings cannot work.
     pub fn new(settings: &config::Database) -> anyhow::Result<Self> {
-        let mut postgres = settings.postgres.clone();
-        let options = format!(
-            "{} -c statement_timeout={STATEMENT_TIMEOUT} -c timezone=UTC {BY_KEY}",
-            postgres.get_options().unwrap_or_default()
-        );
-        postgres.options(options.trim());
-        let manager = Manager::from_config(
-            postgres,
-            MakeRustlsConnect::new(tls::client(&settings.tls)?),
-            ManagerConfig {
-                recycling_method: RecyclingMethod::Fast,
-            },
-        );
+        let server = Arc::new(Server {
+            postgres: settings.postgres.clone(),
+            tls: MakeRustlsConnect::new(tls::client(&settings.tls)?),
+            session: session(settings.schema.as_deref()),
+            gives_sessions: OnceCell::new(),
+        });
+        let manager = ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        };
+        let manager = Manager::from_connect(settings.postgres.clone(), Connector(Arc::clone(&server)), manager);
         let timeouts = Timeouts {
             wait: Some(ACQUIRE_TIMEOUT),
             create: Some(ACQUIRE_TIMEOUT),
@@ -106,42 +154,105 @@ impl Database {
             .max_size(settings.pool_size)
             .timeouts(timeouts)
             .runtime(Runtime::Tokio1)
-            .build();
-        Ok(Self(pool.context("cannot set up the connection pool")?))
+            .build()
+            .context("cannot set up the connection pool")?;
+        Ok(Self { pool, server })
     }
 
-    /// A connection, within five seconds; also notes whether the database is there.
+    /// A connection of the pool, within five seconds; also notes whether the database is there.
     ///
     /// # Errors
-    /// Where it is not.
-    pub async fn connect(&self) -> anyhow::Result<Object> {
-        let connection = self.0.get().await;
+    /// Where it is not, or where a pooler hands its sessions to several clients.
+    pub async fn connect(&self) -> anyhow::Result<Connection> {
+        let connection = async {
+            self.server.must_give_sessions().await?;
+            // The error names host and reason, never the password.
+            let pooled = self.pool.get().await.map_err(|error| match error {
+                PoolError::Backend(error) => anyhow::anyhow!("PostgreSQL: {}", describe(&error)),
+                other => anyhow::anyhow!("PostgreSQL: {other}"),
+            })?;
+            anyhow::Ok(Connection::pooled(pooled, self.server.tls.clone()))
+        };
+        let connection = connection.await;
         metrics::gauge!("database_up").set(if connection.is_ok() { 1.0 } else { 0.0 });
-        // The error names host and reason, never the password.
-        connection.map_err(|error| match error {
-            deadpool_postgres::PoolError::Backend(error) => anyhow::anyhow!("PostgreSQL: {}", describe(&error)),
-            other => anyhow::anyhow!("PostgreSQL: {other}"),
-        })
+        connection
+    }
+
+    /// A connection of the caller's own, beside the pool: for who keeps it, or leaves settings behind in its session.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn own(&self) -> anyhow::Result<Connection> {
+        self.server.must_give_sessions().await?;
+        let opened = tokio::time::timeout(ACQUIRE_TIMEOUT, self.server.open(&self.server.session)).await;
+        let (client, task) = opened
+            .context("PostgreSQL: no connection within five seconds")?
+            .map_err(|error| anyhow::anyhow!("PostgreSQL: {}", describe(&error)))?;
+        Ok(Connection::own(
+            ClientWrapper::new(client, task),
+            self.server.tls.clone(),
+        ))
     }
 }
 
-/// A database error with its cause; tokio-postgres' own text is only "db error".
-pub fn describe(error: &tokio_postgres::Error) -> String {
-    match error.as_db_error() {
-        // Neither detail nor hint: they quote values of rows.
-        Some(error) => format!("{} ({})", error.message(), error.code().code()),
-        None => match std::error::Error::source(error) {
-            Some(cause) => format!("{error}: {cause}{}", hint(&cause.to_string())),
-            None => error.to_string(),
-        },
+/// The settings of every session. Set by statements, for a pooler refuses what it does not know among the parameters of a
+/// connection.
+fn session(schema: Option<&str>) -> String {
+    let mut session = format!(
+        "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET timezone = 'UTC'; {BY_KEY}",
+        statement_timeout().as_millis(),
+        fault_injection::time("idle_in_transaction", IDLE_IN_TRANSACTION).as_millis(),
+    );
+    if let Some(schema) = schema {
+        session.push_str(&format!("; SET search_path = \"{}\"", schema.replace('"', "\"\"")));
+    }
+    session
+}
+
+/// See [`STATEMENT_TIMEOUT`].
+fn statement_timeout() -> Duration {
+    fault_injection::time("statement_timeout", STATEMENT_TIMEOUT)
+}
+
+impl Server {
+    /// Connects and runs the first statements of the session.
+    async fn open(&self, session: &str) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+        let (client, connection) = self.postgres.connect(self.tls.clone()).await?;
+        let task = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::warn!(error = describe(&error), "a connection to PostgreSQL broke");
+            }
+        });
+        client.batch_execute(session).await?;
+        Ok((client, task))
+    }
+
+    /// Finds out once whether a pooler hands sessions to several clients: nothing may be set in those.
+    async fn must_give_sessions(&self) -> anyhow::Result<()> {
+        let find_out = async {
+            let found = tokio::time::timeout(ACQUIRE_TIMEOUT, async {
+                let (first, second) = (self.open("").await?, self.open("").await?);
+                pooler::gives_sessions(&first.0, &second.0).await
+            });
+            match found.await {
+                Ok(Ok(true)) => Ok(()),
+                Ok(Ok(false)) => anyhow::bail!(pooler::REFUSED),
+                Ok(Err(error)) => anyhow::bail!("PostgreSQL: {}", describe(&error)),
+                Err(_) => anyhow::bail!("PostgreSQL: no answer within five seconds"),
+            }
+        };
+        self.gives_sessions.get_or_try_init(|| find_out).await?;
+        Ok(())
     }
 }
 
-/// What to do about a certificate that is not accepted.
-fn hint(cause: &str) -> &'static str {
-    if cause.starts_with("invalid peer certificate") {
-        "; DATABASE_TLS_CA names the authority that signed it, DATABASE_TLS=disable goes without TLS"
-    } else {
-        ""
+/// Makes the connections of the pool.
+struct Connector(Arc<Server>);
+
+type Opened = Result<(Client, JoinHandle<()>), tokio_postgres::Error>;
+
+impl Connect for Connector {
+    fn connect(&self, _: &tokio_postgres::Config) -> Pin<Box<dyn Future<Output = Opened> + Send + '_>> {
+        Box::pin(self.0.open(&self.0.session))
     }
 }

@@ -1,7 +1,5 @@
 //! PostgreSQL is away: orders go on all the same, and the tables catch up.
 
-use std::time::Duration;
-
 use futures_util::StreamExt;
 use webhook_hub::event::EventType;
 
@@ -114,7 +112,7 @@ async fn a_hub_is_killed_in_the_middle_of_a_write() {
     hub.kill().await;
     world.database.run("COMMIT").await.unwrap();
     let _hub = Hub::start(&world.settings_on_fixed_port()).await;
-    eventually("the tables catch up", Duration::from_secs(10), async || {
+    eventually("the tables catch up", PATIENCE, async || {
         let query = "SELECT status FROM webhook_logs WHERE external_order_id = 'CR-unwritten'";
         let rows = world.database.rows(query).await.map_err(|error| error.to_string())?;
         if rows.len() == 1 && rows[0]["status"] == "completed" {

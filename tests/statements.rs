@@ -35,7 +35,8 @@ async fn rows_are_found_by_key() {
     connection.batch_execute(generic).await.unwrap();
     for (name, sql, parameters) in [
         ("update_webhook_logs", query::UPDATE_WEBHOOK_LOGS, 11),
-        ("upsert_order_logs", query::UPSERT_ORDER_LOGS, 19),
+        ("insert_order_logs", query::INSERT_ORDER_LOGS, 21),
+        ("known_webhook_logs", query::KNOWN_WEBHOOK_LOGS, 1),
     ] {
         connection
             .batch_execute(&format!("PREPARE {name} AS {sql}"))

@@ -131,8 +131,3 @@ CREATE TABLE IF NOT EXISTS provider_order_logs (
     updated_at timestamp(3) NOT NULL DEFAULT (now() AT TIME ZONE 'UTC'),
     UNIQUE (order_id, provider_id)
 );
-
--- What the hub itself looks for. On a platform's own tables these are made too, where they have no index of that name.
-CREATE INDEX IF NOT EXISTS hub_orders_provider_order_id ON orders (provider_order_id, branch_id);
-CREATE INDEX IF NOT EXISTS hub_provider_order_logs_external ON provider_order_logs (external_order_id, provider_id);
-CREATE INDEX IF NOT EXISTS hub_delivery_error_logs_webhook ON delivery_error_logs (webhook_log_id);

@@ -1,16 +1,18 @@
 -- Errors, one an event. The webhook is named only where it has a row: an unreadable one has none.
 INSERT INTO delivery_error_logs (
     id, provider_id, branch_id, webhook_log_id, error_type, error_code, error_message, error_details, context,
-    retry_count, next_retry_at, moved_to_dead_letter_at, occurred_at, created_at, updated_at
+    retry_count, next_retry_at, moved_to_dead_letter_at, occurred_at, created_at,
+    is_resolved, resolved_at, resolved_by, resolution_notes, updated_at
 )
-SELECT e.id, e.provider_id, e.branch_id, w.id, e.error_type, e.error_code, e.error_message, e.error_details::jsonb, e.context::jsonb,
-    e.retry_count, e.next_retry_at, e.moved_to_dead_letter_at, e.occurred_at, e.occurred_at, e.occurred_at
+SELECT e.id, e.provider_id, e.branch_id, e.webhook_log_id, e.error_type, e.error_code, e.error_message, e.error_details::jsonb,
+    e.context::jsonb, e.retry_count, e.next_retry_at, e.moved_to_dead_letter_at, e.occurred_at, e.occurred_at,
+    e.resolved_at IS NOT NULL, e.resolved_at, CASE WHEN e.resolved_at IS NOT NULL THEN 'webhook-hub' END, e.resolution_notes,
+    coalesce(e.resolved_at, e.occurred_at)
 FROM unnest(
     $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-    $10::integer[], $11::timestamp[], $12::timestamp[], $13::timestamp[]
+    $10::integer[], $11::timestamp[], $12::timestamp[], $13::timestamp[], $14::timestamp[], $15::text[]
 ) AS e (
-    id, provider_id, branch_id, root_id, error_type, error_code, error_message, error_details, context,
-    retry_count, next_retry_at, moved_to_dead_letter_at, occurred_at
+    id, provider_id, branch_id, webhook_log_id, error_type, error_code, error_message, error_details, context,
+    retry_count, next_retry_at, moved_to_dead_letter_at, occurred_at, resolved_at, resolution_notes
 )
-LEFT JOIN webhook_logs w ON w.id = e.root_id
 ON CONFLICT (id) DO NOTHING

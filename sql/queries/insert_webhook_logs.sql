@@ -1,5 +1,4 @@
--- New webhooks, with what is known of their fate already. Of one that is there (the provider sent it again after the
--- duplicate window) the first request counts, and the latest fate, as if the two had come in separate batches.
+-- New webhooks, with what is known of their fate already.
 INSERT INTO webhook_logs (
     id, provider_id, webhook_type, external_order_id, endpoint, method, headers, payload, signature, ip_address,
     received_at, created_at, max_retries,
@@ -18,15 +17,4 @@ FROM unnest(
     received_at, status, branch_id, company_id, internal_order_id, processed_at, retry_count, next_retry_at,
     response, error_message, updated_at
 )
-ON CONFLICT (id) DO UPDATE SET
-    status = excluded.status,
-    branch_id = coalesce(excluded.branch_id, webhook_logs.branch_id),
-    company_id = coalesce(excluded.company_id, webhook_logs.company_id),
-    internal_order_id = coalesce(excluded.internal_order_id, webhook_logs.internal_order_id),
-    processed_at = coalesce(excluded.processed_at, webhook_logs.processed_at),
-    retry_count = greatest(excluded.retry_count, webhook_logs.retry_count),
-    next_retry_at = excluded.next_retry_at,
-    response = coalesce(excluded.response, webhook_logs.response),
-    error_message = excluded.error_message,
-    updated_at = excluded.updated_at
-WHERE excluded.status <> 'received' AND webhook_logs.status <> 'completed'
+ON CONFLICT (id) DO NOTHING

@@ -1,3 +1,4 @@
--- Moves a projection ($1) to a sequence ($2), in the transaction that wrote the rows.
-INSERT INTO hub.cursors (name, position, moved_at) VALUES ($1, $2, now())
-ON CONFLICT (name) DO UPDATE SET position = excluded.position, moved_at = excluded.moved_at
+-- Moves a projection ($1) to a sequence ($2), in the transaction that wrote the rows; its writer stays it for so many
+-- seconds ($3).
+UPDATE hub.cursors SET position = $2, moved_at = now(), held_until = clock_timestamp() + make_interval(secs => $3::double precision)
+WHERE name = $1

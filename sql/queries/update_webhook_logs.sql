@@ -1,11 +1,12 @@
--- What became of webhooks; one that the backend has stays as it is. NULL leaves a column as it is, but for those that belong to one state only.
+-- What became of webhooks, as the projection worked it out. NULL leaves a column as it is, but for those that belong to one
+-- state only.
 UPDATE webhook_logs w SET
-    status = u.status::"WebhookStatus",
+    status = coalesce(u.status::"WebhookStatus", w.status),
     branch_id = coalesce(u.branch_id, w.branch_id),
     company_id = coalesce(u.company_id, w.company_id),
     internal_order_id = coalesce(u.internal_order_id, w.internal_order_id),
     processed_at = coalesce(u.processed_at, w.processed_at),
-    retry_count = greatest(coalesce(u.retry_count, 0), w.retry_count),
+    retry_count = coalesce(u.retry_count, w.retry_count),
     next_retry_at = u.next_retry_at,
     response = coalesce(u.response::jsonb, w.response),
     error_message = u.error_message,
@@ -17,4 +18,4 @@ FROM unnest(
     id, status, branch_id, company_id, internal_order_id, processed_at, retry_count, next_retry_at, response, error_message,
     updated_at
 )
-WHERE w.id = u.id AND w.status <> 'completed'
+WHERE w.id = u.id

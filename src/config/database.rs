@@ -1,15 +1,23 @@
-//! Where PostgreSQL is, and whether it is spoken to by TLS.
+//! Where PostgreSQL is, how a dead connection to it is noticed, and whether it is spoken to by TLS.
 
 use std::{fmt, time::Duration};
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret as _;
 use tokio_postgres::config::SslMode;
 
 use super::{Bounds, ClientTls, ConfigError, Environment};
 
-/// Ways to say "verified" that the client library does not know; it never does anything else.
-const VERIFIED: [&str; 2] = ["sslmode=verify-full", "sslmode=verify-ca"];
+mod url;
 
+use url::DatabaseUrl;
+
+/// How long sent data may stay without an acknowledgement before the connection counts as dead; the statements' own
+/// deadline is a little longer.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+/// After so much silence the other side is asked whether it is there, so often, before the connection counts as dead.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
+const KEEPALIVE_RETRIES: u32 = 3;
 const POOL: Bounds<usize> = Bounds {
     least: 3,
     most: 200,
@@ -21,8 +29,12 @@ const POOL: Bounds<usize> = Bounds {
 pub struct Database {
     /// What to connect to; holds the password.
     pub postgres: tokio_postgres::Config,
-    /// `DATABASE_POOL_SIZE`.
+    /// `DATABASE_POOL_SIZE`, else `connection_limit` of the URL. The writer of the tables has a connection beside it.
     pub pool_size: usize,
+    /// Where the platform's tables are, where that is not the server's default: `schema` of the URL.
+    pub schema: Option<String>,
+    /// Parameters of the URL that the hub knows and does nothing with.
+    pub without_effect: Vec<String>,
     /// `DATABASE_TLS_*`; whether at all is part of `postgres`.
     pub tls: ClientTls,
 }
@@ -41,53 +53,70 @@ impl Database {
     /// # Errors
     /// The first value that cannot be used.
     pub fn from_environment(env: &Environment) -> Result<Self, ConfigError> {
-        let mut postgres = match env.secret("DATABASE_URL")? {
-            Some(url) => from_url(&url)?,
-            None => {
-                let mut config = tokio_postgres::Config::new();
-                config
-                    .host(env.text_or("DATABASE_HOST", "localhost")?)
-                    .port(env.port("DATABASE_PORT", 5432, 1)?)
-                    .dbname(env.text_or("DATABASE_NAME", "postgres")?)
-                    .user(env.text_or("DATABASE_USER", "admin")?);
-                if let Some(password) = env.secret("DATABASE_PASSWORD")? {
-                    config.password(password.expose_secret());
-                }
-                config
-            }
+        let url = match env.secret("DATABASE_URL")? {
+            Some(url) => DatabaseUrl::parse(url.expose_secret())?,
+            None => DatabaseUrl::of(from_parts(env)?),
         };
-        postgres
-            .application_name("webhook-hub")
-            .connect_timeout(Duration::from_secs(5));
+        let mut postgres = url.postgres;
+        postgres.application_name("webhook-hub");
+        if postgres.get_connect_timeout().is_none() {
+            postgres.connect_timeout(Duration::from_secs(5));
+        }
+        notice_dead_connections(&mut postgres);
         let tls = ClientTls::from_environment(env, "DATABASE")?;
         choose_tls(env, &mut postgres, &tls)?;
+        let pool_size = match url.connection_limit {
+            Some(limit) if !env.names().any(|name| name.starts_with("DATABASE_POOL_SIZE")) => {
+                POOL.hold(&limit).then_some(limit).ok_or_else(|| limit_refused(limit))?
+            }
+            _ => env.whole("DATABASE_POOL_SIZE", 10, &POOL)?,
+        };
         Ok(Self {
             postgres,
             tls,
-            pool_size: env.whole("DATABASE_POOL_SIZE", 10, &POOL)?,
+            pool_size,
+            schema: url.schema,
+            without_effect: url.without_effect,
         })
     }
 }
 
-/// The settings that a URL holds.
-///
-/// # Errors
-/// Where it is none, without quoting it.
-fn from_url(url: &SecretString) -> Result<tokio_postgres::Config, ConfigError> {
-    let url = url.expose_secret();
-    let options = url.find('?').unwrap_or(url.len());
-    let (address, options) = url.split_at(options);
-    let options = VERIFIED.iter().fold(options.to_owned(), |options, mode| {
-        options.replace(mode, "sslmode=require")
-    });
-    // The parser's own message could quote the password.
-    format!("{address}{options}").parse().map_err(|_| {
-        ConfigError::new(
-            "DATABASE_URL",
-            "expected postgres://user:password@host:port/database, perhaps with ?sslmode=require; certificates are named \
-             by DATABASE_TLS_CA, DATABASE_TLS_CERT and DATABASE_TLS_KEY",
-        )
-    })
+fn limit_refused(limit: usize) -> ConfigError {
+    let Bounds { least, most, why } = POOL;
+    ConfigError::new(
+        "DATABASE_URL",
+        format_args!(
+            "connection_limit: expected {least} to {most}, found {limit}: {why}; DATABASE_POOL_SIZE wins over it"
+        ),
+    )
+}
+
+/// `DATABASE_HOST` and the others.
+fn from_parts(env: &Environment) -> Result<tokio_postgres::Config, ConfigError> {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host(env.text_or("DATABASE_HOST", "localhost")?)
+        .port(env.port("DATABASE_PORT", 5432, 1)?)
+        .dbname(env.text_or("DATABASE_NAME", "postgres")?)
+        .user(env.text_or("DATABASE_USER", "admin")?);
+    if let Some(password) = env.secret("DATABASE_PASSWORD")? {
+        config.password(password.expose_secret());
+    }
+    Ok(config)
+}
+
+/// A server that is gone says nothing; the machine's own defaults notice that after a quarter of an hour, or two hours.
+fn notice_dead_connections(postgres: &mut tokio_postgres::Config) {
+    if postgres.get_tcp_user_timeout().is_none() {
+        postgres.tcp_user_timeout(UNACKNOWLEDGED);
+    }
+    if postgres.get_keepalives_interval().is_none() {
+        postgres.keepalives_idle(KEEPALIVE_IDLE.min(postgres.get_keepalives_idle()));
+        postgres.keepalives_interval(KEEPALIVE_INTERVAL);
+    }
+    if postgres.get_keepalives_retries().is_none() {
+        postgres.keepalives_retries(KEEPALIVE_RETRIES);
+    }
 }
 
 /// `DATABASE_TLS`, else `sslmode` of the URL; where a certificate is named and nothing else said, TLS is a must.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use async_nats::{
-    Client, Message,
+    Client, HeaderMap, Message,
     jetstream::{
         message::StreamMessage,
         stream::{LastRawMessageErrorKind, RawMessageErrorKind},
@@ -50,10 +50,22 @@ pub enum Entry {
     Unreadable {
         /// Its place in the stream.
         sequence: u64,
+        /// What this version does not know about it, where a later version wrote it (see [`codec::Newer`]).
+        newer: Option<String>,
     },
 }
 
 impl Entry {
+    /// Of a message as it came.
+    pub fn read(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Self {
+        let newer = match codec::decode(headers, payload, sequence) {
+            Ok(event) => return Self::Event(Box::new(event)),
+            Err(codec::CodecError::Newer(newer)) => Some(newer.what),
+            Err(_) => None,
+        };
+        Self::Unreadable { sequence, newer }
+    }
+
     /// How large its payload is.
     pub fn payload_bytes(&self) -> usize {
         match self {
@@ -66,7 +78,7 @@ impl Entry {
     pub fn sequence(&self) -> u64 {
         match self {
             Self::Event(event) => event.sequence,
-            Self::Unreadable { sequence } => *sequence,
+            Self::Unreadable { sequence, .. } => *sequence,
         }
     }
 }
@@ -403,10 +415,5 @@ fn sequence(message: &Message) -> anyhow::Result<u64> {
 
 fn entry(message: Message) -> anyhow::Result<Entry> {
     let sequence = sequence(&message)?;
-    Ok(
-        match codec::decode(message.headers.as_ref(), message.payload, sequence) {
-            Ok(event) => Entry::Event(Box::new(event)),
-            Err(_) => Entry::Unreadable { sequence },
-        },
-    )
+    Ok(Entry::read(message.headers.as_ref(), message.payload, sequence))
 }

@@ -22,6 +22,9 @@ pub async fn run(environment: &Environment) -> anyhow::Result<ExitCode> {
     for variable in without_effect(environment) {
         tracing::warn!(variable, "this version takes no notice of it");
     }
+    for parameter in &config.database.without_effect {
+        tracing::warn!(parameter, "DATABASE_URL: the hub takes no notice of this parameter");
+    }
     let inputs = Inputs::open(config)?;
     let stop = CancellationToken::new();
     let (mut terminate, mut interrupt) = (

@@ -1,19 +1,25 @@
-//! Applying events: all tables and the cursor in one transaction.
+//! Applying events: all tables and the position in one transaction.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use deadpool_postgres::{Object, Transaction};
 
-use super::{delivery_error_logs, provider_order_logs, providers::Providers, webhook_logs};
+use super::{
+    delivery_error_logs::Errors,
+    provider_order_logs::OrderLogs,
+    providers::Providers,
+    rules::Order,
+    webhook_logs::Webhooks,
+    writer::{self, Holder},
+};
 use crate::{
-    database::{describe, query},
+    database::{self, Connection, Transaction, query},
     event::{EventType, Recorded},
+    fault_injection,
     order::sanitise::with_whole_surrogates,
+    telemetry::panics::{self, Panicked},
 };
 
-/// The cursor's name.
-pub const CURSOR: &str = "tables";
 /// Most events of one transaction. The more of an order's events are in it, the fewer times its row is written: while
 /// the tables catch up, with a backlog between an order's first event and its last, this is most of what they cost.
 pub const MAX_EVENTS: usize = 3000;
@@ -23,117 +29,168 @@ pub const MAX_BYTES: usize = 6 * 1024 * 1024;
 /// What stands in for a payload that PostgreSQL cannot keep; the log has the real one.
 const UNSTORABLE: &[u8] = br#"{"unstorable":"PostgreSQL cannot keep this payload as jsonb; see the event log"}"#;
 
-/// Where the tables stand.
+/// Applies events that follow the position, in the log's order, and moves it to `up_to`; returns where the tables stand
+/// then. Events at or before the position are passed over, so applying a batch twice changes nothing.
+///
+/// An event that PostgreSQL cannot take (its JSON is fine, but jsonb knows no NUL and no number of any size), or that the code
+/// panics over, is found by halving the batch. It is applied with a stand-in for its payload, else noted in
+/// `hub.skipped_events`: one bad event stops neither the table nor those behind it, nor does it slow them down.
 ///
 /// # Errors
-/// Where PostgreSQL is away or the schema is missing.
-pub async fn position(connection: &Object) -> anyhow::Result<u64> {
-    let row = connection
-        .query_opt("SELECT position FROM hub.cursors WHERE name = $1", &[&CURSOR])
-        .await?;
-    Ok(row
-        .map(|row| row.try_get::<_, i64>(0))
-        .transpose()?
-        .unwrap_or(0)
-        .try_into()?)
-}
-
-/// Applies events that follow the cursor, in the log's order, and moves it to `up_to`; returns where the tables stand
-/// then. Events at or before the cursor are passed over, so applying a batch twice changes nothing.
-///
-/// An event that PostgreSQL cannot take (its JSON is fine, but jsonb knows no NUL and no number of any size) is applied
-/// with a stand-in for its payload: one bad event stops neither the table nor those behind it.
-///
-/// # Errors
-/// Where PostgreSQL is away; nothing is applied then.
+/// Where PostgreSQL is away, or another instance has become the writer ([`writer::Replaced`]); the halves that were applied
+/// before stay.
 pub async fn apply(
-    connection: &mut Object,
+    connection: &mut Connection,
+    holder: &Holder,
     events: &[Recorded],
     up_to: u64,
     providers: &Providers,
 ) -> anyhow::Result<u64> {
-    match transact(connection, events, up_to, providers).await {
-        Err(error) if is_data_error(&error) => {}
+    let error = match transact(connection, holder, events, up_to, providers).await {
+        Err(error) if is_events_fault(&error) => error,
         other => return other,
-    }
-    for event in events {
-        let alone = std::slice::from_ref(event);
-        let Err(error) = transact(connection, alone, event.sequence, providers).await else {
-            continue;
-        };
-        if !is_data_error(&error) {
-            return Err(error);
-        }
-        metrics::counter!("projection_unstorable_total").increment(1);
-        tracing::error!(sequence = event.sequence, event = %event.envelope.event_type, error = format!("{error:#}"), "the tables cannot keep this event as it is");
-        let mut stand_in = event.clone();
-        if event.envelope.event_type == EventType::WebhookReceived {
-            stand_in.payload = Bytes::from_static(UNSTORABLE);
-        }
-        if let Err(error) = transact(connection, &[stand_in], event.sequence, providers).await {
-            if !is_data_error(&error) {
-                return Err(error);
-            }
-            tracing::error!(
-                sequence = event.sequence,
-                error = format!("{error:#}"),
-                "event left out of the tables"
-            );
+    };
+    match events {
+        [] => Err(error),
+        [event] => apply_alone(connection, holder, event, up_to, providers, error).await,
+        _ => {
+            let (first, second) = events.split_at(events.len() / 2);
+            let middle = first.last().map_or(up_to, |event| event.sequence);
+            Box::pin(apply(connection, holder, first, middle, providers)).await?;
+            Box::pin(apply(connection, holder, second, up_to, providers)).await
         }
     }
-    transact(connection, &[], up_to, providers).await
 }
 
-async fn transact(
-    connection: &mut Object,
-    events: &[Recorded],
+/// Applies the event that a batch failed by.
+async fn apply_alone(
+    connection: &mut Connection,
+    holder: &Holder,
+    event: &Recorded,
     up_to: u64,
     providers: &Providers,
+    error: anyhow::Error,
 ) -> anyhow::Result<u64> {
+    let (sequence, event_type) = (event.sequence, event.envelope.event_type);
+    let error = format!("{error:#}");
+    tracing::error!(sequence, event = %event_type, error, "the tables cannot keep this event as it is");
+    metrics::counter!("projection_unstorable_total").increment(1);
+    if event_type == EventType::WebhookReceived {
+        let mut stand_in = event.clone();
+        stand_in.payload = Bytes::from_static(UNSTORABLE);
+        match transact(connection, holder, &[stand_in], up_to, providers).await {
+            Err(error) if is_events_fault(&error) => {}
+            other => return other,
+        }
+    }
+    tracing::error!(sequence, event = %event_type, "event left out of the tables and noted in hub.skipped_events");
+    skip(connection, holder, sequence, Some(event_type.as_str()), &error, up_to).await
+}
+
+/// Notes an event that has no rows, and moves the position past it.
+///
+/// # Errors
+/// As [`apply`].
+pub(super) async fn skip(
+    connection: &mut Connection,
+    holder: &Holder,
+    sequence: u64,
+    event_type: Option<&str>,
+    reason: &str,
+    up_to: u64,
+) -> anyhow::Result<u64> {
+    metrics::counter!("projection_skipped_total").increment(1);
     let transaction = connection.transaction().await?;
-    let lock = transaction.prepare_cached(query::LOCK_CURSOR).await?;
-    let position = transaction
-        .query_opt(&lock, &[&CURSOR])
-        .await?
-        .map(|row| row.try_get::<_, i64>(0))
-        .transpose()?;
-    let position = u64::try_from(position.unwrap_or(0))?;
+    let position = writer::lock(&transaction, holder).await?;
     if up_to <= position {
         return Ok(position);
     }
-    let fresh = &events[events.partition_point(|event| event.sequence <= position)..];
-    write(&transaction, fresh, providers).await?;
-    let cursor = transaction.prepare_cached(query::MOVE_CURSOR).await?;
-    transaction.execute(&cursor, &[&CURSOR, &i64::try_from(up_to)?]).await?;
+    transaction
+        .execute(query::SKIP_EVENT, &[&i64::try_from(sequence)?, &event_type, &reason])
+        .await?;
+    writer::move_to(&transaction, up_to).await?;
     transaction.commit().await?;
     Ok(up_to)
 }
 
-/// Webhooks first: the others refer to them.
-async fn write(transaction: &Transaction<'_>, events: &[Recorded], providers: &Providers) -> anyhow::Result<()> {
-    webhook_logs::apply(transaction, events, providers).await?;
-    delivery_error_logs::apply(transaction, events, providers).await?;
-    provider_order_logs::apply(transaction, events, providers).await
-}
-
-/// Whether PostgreSQL refused a value (class 22: data exception, 23: a constraint, 54: limit exceeded), as opposed to being
-/// away.
-fn is_data_error(error: &anyhow::Error) -> bool {
-    let error = error
-        .downcast_ref::<tokio_postgres::Error>()
-        .and_then(tokio_postgres::Error::as_db_error);
-    let refused = error.is_some_and(|error| matches!(&error.code().code()[..2], "22" | "23" | "54"));
-    if refused {
-        tracing::debug!("a batch holds a value that PostgreSQL refuses, applying its events one by one");
+/// Applies an event that was skipped before; false where it still cannot be applied.
+///
+/// # Errors
+/// As [`apply`].
+pub(super) async fn apply_skipped(
+    connection: &mut Connection,
+    holder: &Holder,
+    event: &Recorded,
+    providers: &Providers,
+) -> anyhow::Result<bool> {
+    let events = std::slice::from_ref(event);
+    let applied = panics::catch("projection", async {
+        let transaction = connection.transaction().await?;
+        writer::lock(&transaction, holder).await?;
+        write(&transaction, events, providers, Order::Late).await?;
+        let sequence = i64::try_from(event.sequence)?;
+        transaction.execute(query::UNSKIP_EVENT, &[&sequence]).await?;
+        transaction.commit().await?;
+        anyhow::Ok(())
+    });
+    match applied.await.map_err(anyhow::Error::from).flatten() {
+        Ok(()) => Ok(true),
+        Err(error) if is_events_fault(&error) => Ok(false),
+        Err(error) => Err(error),
     }
-    refused
 }
 
-/// The reason of an error of this module, for a log line.
-pub fn reason(error: &anyhow::Error) -> String {
-    error
-        .downcast_ref::<tokio_postgres::Error>()
-        .map_or_else(|| format!("{error:#}"), describe)
+async fn transact(
+    connection: &mut Connection,
+    holder: &Holder,
+    events: &[Recorded],
+    up_to: u64,
+    providers: &Providers,
+) -> anyhow::Result<u64> {
+    let applied = panics::catch("projection", async {
+        let transaction = connection.transaction().await?;
+        let position = writer::lock(&transaction, holder).await?;
+        if up_to <= position {
+            return Ok(position);
+        }
+        let fresh = &events[events.partition_point(|event| event.sequence <= position)..];
+        write(&transaction, fresh, providers, Order::Logs).await?;
+        writer::move_to(&transaction, up_to).await?;
+        transaction.commit().await?;
+        Ok(up_to)
+    });
+    applied.await.map_err(anyhow::Error::from).flatten()
+}
+
+/// Reads what the tables know, applies the events to it, and writes the result: webhooks first, the others refer to them.
+async fn write(
+    transaction: &Transaction<'_>,
+    events: &[Recorded],
+    providers: &Providers,
+    order: Order,
+) -> anyhow::Result<()> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let mut webhooks = Webhooks::load(transaction, events, order).await?;
+    let mut orders = OrderLogs::load(transaction, events, providers, order).await?;
+    let mut errors = Errors::default();
+    for event in events {
+        fault_injection::panic_at("projection", &event.envelope.external_order_id);
+        let standing = webhooks.apply(event, providers);
+        errors.apply(event, standing, providers);
+        orders.apply(event, standing, providers);
+    }
+    webhooks.store(transaction).await?;
+    errors.store(transaction).await?;
+    orders.store(transaction).await
+}
+
+/// Whether an event is at fault: PostgreSQL refused a value (class 22: data exception, 23: a constraint, 54: limit exceeded), or
+/// the code panicked; as opposed to a database that is away.
+fn is_events_fault(error: &anyhow::Error) -> bool {
+    let code = error.downcast_ref::<database::Error>().and_then(database::Error::code);
+    error.is::<Panicked>() || code.is_some_and(|code| ["22", "23", "54"].contains(&&code[..2]))
 }
 
 /// JSON text that jsonb takes: what it does not know, the escape `\u0000` and half of a surrogate pair, becomes U+FFFD, the

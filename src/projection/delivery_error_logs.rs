@@ -1,14 +1,21 @@
-//! `delivery_error_logs`: one row an error event; resolved where the order reached the backend after all.
+//! `delivery_error_logs`: one row an error event; resolved where the order reached the backend after all (see
+//! [`super::rules`]).
+
+use std::collections::{HashMap, hash_map::Entry};
 
 use chrono::NaiveDateTime;
-use deadpool_postgres::Transaction;
 use serde_json::{Value, json};
 
-use super::{payload, providers::Providers, timestamp};
+use super::{
+    payload,
+    providers::Providers,
+    rules::{self, Standing},
+    timestamp,
+};
 use crate::{
-    database::query,
+    database::{Transaction, query},
     event::{
-        EventType, Recorded,
+        EventId, EventType, Recorded,
         outcome::{DeadLettered, ErrorReport, ForwardFailed, Rejected},
         push::{self, PushFailed},
     },
@@ -20,7 +27,7 @@ struct Rows<'a> {
     id: Vec<String>,
     provider_id: Vec<&'a str>,
     branch_id: Vec<Option<&'a str>>,
-    root_id: Vec<String>,
+    webhook_log_id: Vec<Option<String>>,
     error_type: Vec<&'static str>,
     error_code: Vec<String>,
     error_message: Vec<String>,
@@ -30,6 +37,8 @@ struct Rows<'a> {
     next_retry_at: Vec<Option<NaiveDateTime>>,
     dead_at: Vec<Option<NaiveDateTime>>,
     occurred_at: Vec<NaiveDateTime>,
+    resolved_at: Vec<Option<NaiveDateTime>>,
+    resolution_notes: Vec<Option<&'static str>>,
 }
 
 impl<'a> Rows<'a> {
@@ -37,9 +46,8 @@ impl<'a> Rows<'a> {
         &mut self,
         event: &'a Recorded,
         provider_id: &'a str,
-        error: ErrorReport,
-        attempts: u32,
-        next: Option<NaiveDateTime>,
+        standing: Standing,
+        (error, attempts, next): Failure,
     ) {
         let envelope = &event.envelope;
         let at = timestamp(envelope.time);
@@ -57,7 +65,8 @@ impl<'a> Rows<'a> {
         self.id.push(envelope.id.to_string());
         self.provider_id.push(provider_id);
         self.branch_id.push(envelope.branch.as_deref());
-        self.root_id.push(envelope.root_id.to_string());
+        self.webhook_log_id
+            .push(standing.is_known.then(|| envelope.root_id.to_string()));
         self.error_type.push(error.error_type.as_str());
         self.error_code.push(error.code);
         self.error_message.push(error.message);
@@ -75,88 +84,133 @@ impl<'a> Rows<'a> {
         );
         self.dead_at.push(is_dead.then_some(at));
         self.occurred_at.push(at);
+        self.resolved_at.push(standing.is_settled.then_some(at));
+        self.resolution_notes.push(standing.is_settled.then_some(SETTLED));
     }
 }
 
-/// Applies events in the log's order.
-pub(super) async fn apply(
-    transaction: &Transaction<'_>,
-    events: &[Recorded],
-    providers: &Providers,
-) -> anyhow::Result<()> {
-    let mut rows = Rows::default();
-    let (mut resolved, mut resolved_at) = (Vec::new(), Vec::new());
-    let (mut pushed, mut pushed_at) = (Vec::new(), Vec::new());
-    for event in events {
-        let found = match event.envelope.event_type {
-            EventType::OrderRejected => payload::<Rejected>(event).map(|rejected| (rejected.error, 0, None)),
-            EventType::OrderDeadLettered => payload::<DeadLettered>(event).map(|dead| (dead.error, dead.retries, None)),
-            EventType::OrderForwardFailed => payload::<ForwardFailed>(event)
-                .map(|failed| (failed.error, failed.retries, Some(timestamp(failed.next_attempt_at)))),
-            EventType::OrderFetchFailed | EventType::OrderStatusPushFailed | EventType::MenuSyncFailed => {
-                // Where it was given up, the dead letter says the same.
-                payload::<PushFailed>(event)
-                    .filter(|failed| !failed.given_up)
-                    .map(|failed| (failed.error, failed.retries, failed.next_attempt_at.map(timestamp)))
-            }
-            EventType::OrderStatusPushed | EventType::MenuSynced => {
-                pushed.push(event.envelope.root_id.to_string());
-                pushed_at.push(timestamp(event.envelope.time));
-                None
-            }
-            EventType::OrderForwarded => {
-                // Also where it says that the first request did it: one before it may have been another instance's.
-                resolved.push(event.envelope.root_id.to_string());
-                resolved_at.push(timestamp(event.envelope.time));
-                None
-            }
-            _ => None,
-        };
-        let Some((error, attempts, next)) = found else { continue };
-        match providers.id(&event.envelope.provider) {
-            Some(provider_id) => rows.push(event, provider_id, error, attempts, next),
-            None => tracing::error!(
-                provider = &*event.envelope.provider,
-                sequence = event.sequence,
-                "delivery_providers has no row for it; error left out"
-            ),
+/// What is said of an error that came after the backend had the order.
+const SETTLED: &str = "the backend has it by another attempt";
+
+/// An error, how many attempts it counts, and when the next one is due.
+type Failure = (ErrorReport, u32, Option<NaiveDateTime>);
+
+/// The failure that an event tells of; none where it tells of none.
+fn failure(event: &Recorded) -> Option<Failure> {
+    match event.envelope.event_type {
+        EventType::OrderRejected => payload::<Rejected>(event).map(|rejected| (rejected.error, 0, None)),
+        EventType::OrderDeadLettered => payload::<DeadLettered>(event).map(|dead| (dead.error, dead.retries, None)),
+        EventType::OrderForwardFailed => payload::<ForwardFailed>(event)
+            .map(|failed| (failed.error, failed.retries, Some(timestamp(failed.next_attempt_at)))),
+        // Where it was given up, the dead letter says the same.
+        EventType::OrderFetchFailed | EventType::OrderStatusPushFailed | EventType::MenuSyncFailed => {
+            payload::<PushFailed>(event)
+                .filter(|failed| !failed.given_up)
+                .map(|failed| (failed.error, failed.retries, failed.next_attempt_at.map(timestamp)))
+        }
+        _ => None,
+    }
+}
+
+/// When the errors that earlier batches wrote were overcome, and how.
+#[derive(Default)]
+struct Overcome {
+    first: HashMap<EventId, ()>,
+    root_id: Vec<String>,
+    at: Vec<NaiveDateTime>,
+    notes: Vec<&'static str>,
+}
+
+impl Overcome {
+    fn note(&mut self, root: EventId, at: NaiveDateTime, note: &'static str) {
+        // The first word counts; what comes later finds nothing open.
+        if let Entry::Vacant(new) = self.first.entry(root) {
+            new.insert(());
+            self.root_id.push(root.to_string());
+            self.at.push(at);
+            self.notes.push(note);
         }
     }
-    if !rows.id.is_empty() {
-        insert(transaction, rows).await?;
+
+    async fn store(&self, transaction: &Transaction<'_>, statement: &str) -> anyhow::Result<()> {
+        if !self.root_id.is_empty() {
+            transaction
+                .execute(statement, &[&self.root_id, &self.at, &self.notes])
+                .await?;
+        }
+        Ok(())
     }
-    if !resolved.is_empty() {
-        let statement = transaction.prepare_cached(query::RESOLVE_ERROR_LOGS).await?;
-        transaction.execute(&statement, &[&resolved, &resolved_at]).await?;
-    }
-    if !pushed.is_empty() {
-        let statement = transaction.prepare_cached(query::RESOLVE_PUSH_ERRORS).await?;
-        transaction.execute(&statement, &[&pushed, &pushed_at]).await?;
-    }
-    Ok(())
 }
 
-async fn insert(transaction: &Transaction<'_>, rows: Rows<'_>) -> anyhow::Result<()> {
-    let statement = transaction.prepare_cached(query::INSERT_ERROR_LOGS).await?;
-    transaction
-        .execute(
-            &statement,
-            &[
-                &rows.id,
-                &rows.provider_id,
-                &rows.branch_id,
-                &rows.root_id,
-                &rows.error_type,
-                &rows.error_code,
-                &rows.error_message,
-                &rows.error_details,
-                &rows.context,
-                &rows.retry_count,
-                &rows.next_retry_at,
-                &rows.dead_at,
-                &rows.occurred_at,
-            ],
-        )
-        .await?;
-    Ok(())
+/// The errors of a batch.
+#[derive(Default)]
+pub(super) struct Errors<'a> {
+    rows: Rows<'a>,
+    /// Places among the rows of those that are open.
+    open: HashMap<EventId, Vec<usize>>,
+    webhooks: Overcome,
+    requests: Overcome,
+}
+
+impl<'a> Errors<'a> {
+    /// Applies an event, of whose webhook so much was known before.
+    pub(super) fn apply(&mut self, event: &'a Recorded, standing: Standing, providers: &'a Providers) {
+        let envelope = &event.envelope;
+        let root = envelope.root_id;
+        if let Some(note) = rules::overcomes(event) {
+            let at = timestamp(envelope.time);
+            for open in self.open.remove(&root).unwrap_or_default() {
+                self.rows.resolved_at[open] = Some(at);
+                self.rows.resolution_notes[open] = Some(note);
+            }
+            self.webhooks.note(root, at, note);
+            if push::is_of_backend(envelope) {
+                self.requests.note(root, at, note);
+            }
+        }
+        let Some(failure) = failure(event) else { return };
+        let Some(provider_id) = providers.id(&envelope.provider) else {
+            tracing::error!(
+                provider = &*envelope.provider,
+                sequence = event.sequence,
+                "delivery_providers has no row for it; error left out"
+            );
+            return;
+        };
+        // Of others nobody could tell later what they belong to.
+        if !standing.is_settled && (standing.is_known || push::is_of_backend(envelope)) {
+            self.open.entry(root).or_default().push(self.rows.id.len());
+        }
+        self.rows.push(event, provider_id, standing, failure);
+    }
+
+    /// Writes what the batch made of them.
+    pub(super) async fn store(self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
+        // Before the rows of this batch are there, among which are errors that came later.
+        self.webhooks.store(transaction, query::RESOLVE_ERROR_LOGS).await?;
+        self.requests.store(transaction, query::RESOLVE_PUSH_ERRORS).await?;
+        let rows = self.rows;
+        if rows.id.is_empty() {
+            return Ok(());
+        }
+        let columns: [&(dyn tokio_postgres::types::ToSql + Sync); 15] = [
+            &rows.id,
+            &rows.provider_id,
+            &rows.branch_id,
+            &rows.webhook_log_id,
+            &rows.error_type,
+            &rows.error_code,
+            &rows.error_message,
+            &rows.error_details,
+            &rows.context,
+            &rows.retry_count,
+            &rows.next_retry_at,
+            &rows.dead_at,
+            &rows.occurred_at,
+            &rows.resolved_at,
+            &rows.resolution_notes,
+        ];
+        transaction.execute(query::INSERT_ERROR_LOGS, &columns).await?;
+        Ok(())
+    }
 }

@@ -1,14 +1,18 @@
 //! The projections: what the log says, as rows in PostgreSQL.
 //!
-//! One instance writes at a time; the others stand by. Events are applied in batches, in the log's order, and the cursor
-//! moves in the same transaction as the rows: after any crash the tables are what the log says up to the cursor. The
-//! durable consumer is only the bell that rings; where it and the cursor disagree (a database restored from a backup, a
-//! new database), the cursor counts and the gap is read from the log.
+//! One instance writes at a time, by a lease ([`writer`]); the others stand by. Events are applied in batches, in the log's order,
+//! and the position moves in the same transaction as the rows: after any crash the tables are what the log says up to there. The
+//! durable consumer is only the bell that rings; where it and the position disagree (a database restored from a backup, a
+//! new database), the position counts and the gap is read from the log.
 //!
-//! [`schema`] keeps the tables' shape, `webhook_logs`, `delivery_error_logs` and `provider_order_logs` are the
-//! tables, [`batch`] applies events to all of them, [`live`] follows the log.
+//! [`schema`] keeps the tables' shape and [`indexes`] what they are found by; `webhook_logs`, `delivery_error_logs` and
+//! `provider_order_logs` are the tables, `rules` says what the last word is, [`batch`] applies events to all of them, [`live`]
+//! follows the log.
 
 pub mod schema;
+pub mod indexes;
+pub mod writer;
+mod rules;
 pub mod batch;
 pub mod live;
 pub mod providers;

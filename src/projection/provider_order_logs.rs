@@ -1,13 +1,19 @@
-//! `provider_order_logs`: one row an order that the backend has, with the provider's latest word about it.
+//! `provider_order_logs`: one row an order that the backend has, with the provider's latest word about it (see
+//! [`super::rules`]).
 
 use std::collections::HashMap;
 
 use chrono::NaiveDateTime;
-use deadpool_postgres::Transaction;
+use tokio_postgres::types::ToSql;
 
-use super::{payload, providers::Providers, timestamp};
+use super::{
+    payload,
+    providers::Providers,
+    rules::{self, Order, Standing},
+    timestamp,
+};
 use crate::{
-    database::query,
+    database::{Transaction, query},
     event::{
         EventType, Recorded,
         outcome::{Forwarded, OrderSummary},
@@ -15,171 +21,362 @@ use crate::{
     order::status::OrderStatus,
 };
 
-/// The columns of new rows, as arrays.
+/// What news change. None leaves a column as it is.
+#[derive(Debug, Default)]
+struct News {
+    provider_status: Option<String>,
+    mapped_status: Option<OrderStatus>,
+    actual_delivery: Option<NaiveDateTime>,
+    captain_name: Option<String>,
+    captain_phone: Option<String>,
+    captain_id: Option<String>,
+    updated_at: NaiveDateTime,
+}
+
+/// An order of a batch.
+struct OrderLog<'a> {
+    id: String,
+    order_id: String,
+    provider_id: String,
+    branch_id: String,
+    external_order_id: String,
+    /// As it stands after the events so far.
+    status: Option<OrderStatus>,
+    created_at: NaiveDateTime,
+    /// When the row was last changed by an earlier batch.
+    changed_at: NaiveDateTime,
+    /// What else a new row needs.
+    new: Option<New<'a>>,
+    news: Option<News>,
+}
+
+impl OrderLog<'_> {
+    fn change(&mut self, comes: Order, at: NaiveDateTime, order: OrderSummary) {
+        if !comes.may_change(self.changed_at, at) {
+            return;
+        }
+        let next = mapped(&order);
+        let news = self.news.get_or_insert_default();
+        if rules::may_become(self.status, next) {
+            // News about the courier alone has no status.
+            if !order.provider_status.is_empty() {
+                news.provider_status = Some(order.provider_status);
+            }
+            if next.is_some() {
+                (news.mapped_status, self.status) = (next, next);
+            }
+            if next == Some(OrderStatus::Delivered) {
+                news.actual_delivery = Some(at);
+            }
+        }
+        news.captain_name = order.captain_name.or(news.captain_name.take());
+        news.captain_phone = order.captain_phone.or(news.captain_phone.take());
+        news.captain_id = order.captain_id.or(news.captain_id.take());
+        news.updated_at = at;
+    }
+}
+
+/// What only the event that creates an order says.
+struct New<'a> {
+    event: &'a Recorded,
+    /// Whether the webhook has a row.
+    has_webhook: bool,
+    order: OrderSummary,
+}
+
+/// A word of the enum only: another would refuse the whole batch.
+fn mapped(order: &OrderSummary) -> Option<OrderStatus> {
+    order.status.as_deref().and_then(OrderStatus::from_word)
+}
+
+/// The orders of a batch.
+pub(super) struct OrderLogs<'a> {
+    order: Order,
+    rows: Vec<OrderLog<'a>>,
+    /// Places among the rows by provider's id and the provider's order id.
+    by_external_id: HashMap<(String, String), Vec<usize>>,
+    /// The same by provider's id and the backend's order id.
+    by_order_id: HashMap<(String, String), usize>,
+}
+
+impl<'a> OrderLogs<'a> {
+    /// What the tables know of the orders of these events.
+    pub(super) async fn load(
+        transaction: &Transaction<'_>,
+        events: &[Recorded],
+        providers: &Providers,
+        order: Order,
+    ) -> anyhow::Result<OrderLogs<'a>> {
+        let mut orders = Self {
+            order,
+            rows: Vec::new(),
+            by_external_id: HashMap::new(),
+            by_order_id: HashMap::new(),
+        };
+        let (mut provider_ids, mut external_ids) = (Vec::new(), Vec::new());
+        for event in events
+            .iter()
+            .filter(|event| event.envelope.event_type == EventType::OrderForwarded)
+        {
+            if let Some(provider_id) = providers.id(&event.envelope.provider) {
+                provider_ids.push(provider_id);
+                external_ids.push(event.envelope.external_order_id.as_str());
+            }
+        }
+        if provider_ids.is_empty() {
+            return Ok(orders);
+        }
+        for row in transaction
+            .query(query::KNOWN_ORDER_LOGS, &[&provider_ids, &external_ids])
+            .await?
+        {
+            let status: Option<&str> = row.try_get(5)?;
+            orders.add(OrderLog {
+                id: row.try_get(0)?,
+                order_id: row.try_get(1)?,
+                provider_id: row.try_get(2)?,
+                branch_id: row.try_get(3)?,
+                external_order_id: row.try_get(4)?,
+                status: status.and_then(OrderStatus::from_word),
+                created_at: row.try_get(6)?,
+                changed_at: row.try_get(7)?,
+                new: None,
+                news: None,
+            });
+        }
+        Ok(orders)
+    }
+
+    fn add(&mut self, row: OrderLog<'a>) {
+        let key = (row.provider_id.clone(), row.external_order_id.clone());
+        self.by_external_id.entry(key).or_default().push(self.rows.len());
+        self.by_order_id
+            .insert((row.provider_id.clone(), row.order_id.clone()), self.rows.len());
+        self.rows.push(row);
+    }
+
+    /// Applies an event, of whose webhook so much was known before.
+    pub(super) fn apply(&mut self, event: &'a Recorded, standing: Standing, providers: &Providers) {
+        let envelope = &event.envelope;
+        if envelope.event_type != EventType::OrderForwarded {
+            return;
+        }
+        let (Some(provider_id), Some(forwarded)) = (providers.id(&envelope.provider), payload::<Forwarded>(event))
+        else {
+            return;
+        };
+        match forwarded.internal_order_id {
+            Some(order_id) if envelope.is_creation() => {
+                match self.by_order_id.get(&(provider_id.to_owned(), order_id.clone())) {
+                    Some(place) => self.announced_again(*place, event, standing, forwarded.order),
+                    None => self.create(provider_id, order_id, event, standing, forwarded.order),
+                }
+            }
+            _ if standing.is_settled => {}
+            _ => self.change(provider_id, event, forwarded.order),
+        }
+    }
+
+    fn create(
+        &mut self,
+        provider_id: &str,
+        order_id: String,
+        event: &'a Recorded,
+        standing: Standing,
+        order: OrderSummary,
+    ) {
+        let new = New {
+            event,
+            has_webhook: standing.is_known,
+            order,
+        };
+        let envelope = &new.event.envelope;
+        let at = timestamp(envelope.time);
+        self.add(OrderLog {
+            // By order, not by event: should one event ever be recorded with two orders, each has its row.
+            id: envelope.root_id.derive(&format!("order/{order_id}")).to_string(),
+            order_id,
+            provider_id: provider_id.to_owned(),
+            branch_id: new.order.branch_id.clone(),
+            external_order_id: envelope.external_order_id.clone(),
+            status: mapped(&new.order),
+            created_at: at,
+            changed_at: at,
+            new: Some(new),
+            news: None,
+        });
+    }
+
+    /// The order of this number in this branch; the latest one, where the provider has used the number before.
+    fn find(&mut self, provider_id: &str, external_id: &str, branch_id: &str) -> Option<&mut OrderLog<'a>> {
+        let places = self
+            .by_external_id
+            .get(&(provider_id.to_owned(), external_id.to_owned()))?;
+        let rows = &self.rows;
+        let of_branch = places
+            .iter()
+            .copied()
+            .filter(|place| branch_id.is_empty() || rows[*place].branch_id == branch_id);
+        let latest = of_branch.max_by_key(|place| (rows[*place].created_at, &rows[*place].id))?;
+        Some(&mut self.rows[latest])
+    }
+
+    /// The same order once more; also where the backend says so of another number, which is left alone.
+    fn announced_again(&mut self, place: usize, event: &Recorded, standing: Standing, order: OrderSummary) {
+        let (comes, row) = (self.order, &mut self.rows[place]);
+        let is_same = row.external_order_id == event.envelope.external_order_id;
+        let is_news = is_same && !standing.is_settled;
+        if is_news && rules::may_be_announced(row.status, mapped(&order)) {
+            row.change(comes, timestamp(event.envelope.time), order);
+        }
+    }
+
+    fn change(&mut self, provider_id: &str, event: &Recorded, order: OrderSummary) {
+        let comes = self.order;
+        if let Some(row) = self.find(provider_id, &event.envelope.external_order_id, &order.branch_id) {
+            row.change(comes, timestamp(event.envelope.time), order);
+        }
+    }
+
+    /// Writes what the batch made of them.
+    pub(super) async fn store(self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
+        let (mut new, mut changed) = (NewRows::default(), Changes::default());
+        for row in self.rows {
+            match (row.new, row.news) {
+                (Some(made), news) => new.push(row.id, row.order_id, row.provider_id, made, news),
+                (None, Some(news)) => changed.push(row.id, news),
+                (None, None) => {}
+            }
+        }
+        new.store(transaction).await?;
+        changed.store(transaction).await
+    }
+}
+
+/// The columns of news, as arrays.
 #[derive(Default)]
-struct Orders<'a> {
+struct Changes {
     id: Vec<String>,
-    order_id: Vec<String>,
-    provider_id: Vec<&'a str>,
-    branch_id: Vec<String>,
-    company_id: Vec<String>,
-    external_order_id: Vec<&'a str>,
-    provider_status: Vec<String>,
+    provider_status: Vec<Option<String>>,
     mapped_status: Vec<Option<&'static str>>,
-    delivery_type: Vec<Option<String>>,
+    actual_delivery: Vec<Option<NaiveDateTime>>,
     captain_name: Vec<Option<String>>,
     captain_phone: Vec<Option<String>>,
     captain_id: Vec<Option<String>>,
+    updated_at: Vec<NaiveDateTime>,
+}
+
+impl Changes {
+    fn push(&mut self, id: String, news: News) {
+        self.id.push(id);
+        self.provider_status.push(news.provider_status);
+        self.mapped_status.push(news.mapped_status.map(OrderStatus::as_str));
+        self.actual_delivery.push(news.actual_delivery);
+        self.captain_name.push(news.captain_name);
+        self.captain_phone.push(news.captain_phone);
+        self.captain_id.push(news.captain_id);
+        self.updated_at.push(news.updated_at);
+    }
+
+    async fn store(&self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
+        if self.id.is_empty() {
+            return Ok(());
+        }
+        let columns: [&(dyn ToSql + Sync); 8] = [
+            &self.id,
+            &self.provider_status,
+            &self.mapped_status,
+            &self.actual_delivery,
+            &self.captain_name,
+            &self.captain_phone,
+            &self.captain_id,
+            &self.updated_at,
+        ];
+        transaction.execute(query::UPDATE_ORDER_LOGS, &columns).await?;
+        Ok(())
+    }
+}
+
+/// The columns of new rows, as arrays; what news can change stands in `state`.
+#[derive(Default)]
+struct NewRows {
+    order_id: Vec<String>,
+    provider_id: Vec<String>,
+    branch_id: Vec<String>,
+    company_id: Vec<String>,
+    external_order_id: Vec<String>,
+    delivery_type: Vec<Option<String>>,
     delivery_fee: Vec<Option<String>>,
     service_fee: Vec<Option<String>>,
     total_amount: Vec<Option<String>>,
     payment_method: Vec<Option<String>>,
     is_prepaid: Vec<bool>,
-    at: Vec<NaiveDateTime>,
-    root_id: Vec<String>,
+    root_id: Vec<Option<String>>,
+    created_at: Vec<NaiveDateTime>,
+    state: Changes,
 }
 
-impl<'a> Orders<'a> {
-    fn push(&mut self, event: &'a Recorded, provider_id: &'a str, order_id: String, order: OrderSummary) {
-        // By order, not by event: should one event ever be recorded with two orders, each has its row.
-        self.id
-            .push(event.envelope.root_id.derive(&format!("order/{order_id}")).to_string());
+impl NewRows {
+    fn push(&mut self, id: String, order_id: String, provider_id: String, new: New<'_>, news: Option<News>) {
+        let (order, envelope) = (new.order, &new.event.envelope);
+        let at = timestamp(envelope.time);
+        let mapped_status = mapped(&order);
+        let news = news.unwrap_or(News {
+            updated_at: at,
+            ..News::default()
+        });
+        let state = News {
+            provider_status: Some(news.provider_status.unwrap_or(order.provider_status)),
+            mapped_status: news.mapped_status.or(mapped_status),
+            captain_name: news.captain_name.or(order.captain_name),
+            captain_phone: news.captain_phone.or(order.captain_phone),
+            captain_id: news.captain_id.or(order.captain_id),
+            ..news
+        };
+        self.state.push(id, state);
         self.order_id.push(order_id);
         self.provider_id.push(provider_id);
-        self.mapped_status.push(mapped(&order));
         self.branch_id.push(order.branch_id);
         self.company_id.push(order.company_id);
-        self.external_order_id.push(&event.envelope.external_order_id);
-        self.provider_status.push(order.provider_status);
+        self.external_order_id.push(envelope.external_order_id.clone());
         self.delivery_type.push(order.delivery_type);
-        self.captain_name.push(order.captain_name);
-        self.captain_phone.push(order.captain_phone);
-        self.captain_id.push(order.captain_id);
         self.delivery_fee.push(order.delivery_fee);
         self.service_fee.push(order.service_fee);
         self.total_amount.push(order.total);
         self.payment_method.push(order.payment_method);
         self.is_prepaid.push(order.is_prepaid);
-        self.at.push(timestamp(event.envelope.time));
-        self.root_id.push(event.envelope.root_id.to_string());
+        self.root_id.push(new.has_webhook.then(|| envelope.root_id.to_string()));
+        self.created_at.push(at);
     }
-}
 
-/// A word of the enum only: another would refuse the whole batch.
-fn mapped(order: &OrderSummary) -> Option<&'static str> {
-    order
-        .status
-        .as_deref()
-        .and_then(OrderStatus::from_word)
-        .map(OrderStatus::as_str)
-}
-
-/// Applies events in the log's order.
-pub(super) async fn apply(
-    transaction: &Transaction<'_>,
-    events: &[Recorded],
-    providers: &Providers,
-) -> anyhow::Result<()> {
-    let mut orders = Orders::default();
-    // A statement may touch a row once: of the creations of one order the first counts, its changes go one after another.
-    let mut created: HashMap<(&str, String), ()> = HashMap::new();
-    let mut changes: HashMap<(&str, &str), usize> = HashMap::new();
-    let mut rounds: Vec<Vec<Change<'_>>> = Vec::new();
-    for event in events
-        .iter()
-        .filter(|event| event.envelope.event_type == EventType::OrderForwarded)
-    {
-        let Some(provider_id) = providers.id(&event.envelope.provider) else {
-            continue;
-        };
-        let Some(forwarded) = payload::<Forwarded>(event) else {
-            continue;
-        };
-        match forwarded.internal_order_id {
-            Some(order_id) if event.envelope.is_creation() => {
-                if created.insert((provider_id, order_id.clone()), ()).is_none() {
-                    orders.push(event, provider_id, order_id, forwarded.order);
-                }
-            }
-            _ => {
-                let order = (provider_id, event.envelope.external_order_id.as_str());
-                let round = changes.entry(order).or_default();
-                if rounds.len() == *round {
-                    rounds.push(Vec::new());
-                }
-                rounds[*round].push((order, forwarded.order, timestamp(event.envelope.time)));
-                *round += 1;
-            }
+    async fn store(&self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
+        if self.order_id.is_empty() {
+            return Ok(());
         }
+        let columns: [&(dyn ToSql + Sync); 21] = [
+            &self.state.id,
+            &self.order_id,
+            &self.provider_id,
+            &self.branch_id,
+            &self.company_id,
+            &self.external_order_id,
+            &self.delivery_type,
+            &self.state.captain_name,
+            &self.state.captain_phone,
+            &self.state.captain_id,
+            &self.delivery_fee,
+            &self.service_fee,
+            &self.total_amount,
+            &self.payment_method,
+            &self.is_prepaid,
+            &self.state.provider_status,
+            &self.state.mapped_status,
+            &self.state.actual_delivery,
+            &self.root_id,
+            &self.created_at,
+            &self.state.updated_at,
+        ];
+        transaction.execute(query::INSERT_ORDER_LOGS, &columns).await?;
+        Ok(())
     }
-    insert(transaction, orders).await?;
-    for round in rounds {
-        update(transaction, round).await?;
-    }
-    Ok(())
-}
-
-/// Provider and order, what it says, and when.
-type Change<'a> = ((&'a str, &'a str), OrderSummary, NaiveDateTime);
-
-async fn insert(transaction: &Transaction<'_>, orders: Orders<'_>) -> anyhow::Result<()> {
-    if orders.id.is_empty() {
-        return Ok(());
-    }
-    let statement = transaction.prepare_cached(query::UPSERT_ORDER_LOGS).await?;
-    transaction
-        .execute(
-            &statement,
-            &[
-                &orders.id,
-                &orders.order_id,
-                &orders.provider_id,
-                &orders.branch_id,
-                &orders.company_id,
-                &orders.external_order_id,
-                &orders.provider_status,
-                &orders.mapped_status,
-                &orders.delivery_type,
-                &orders.captain_name,
-                &orders.captain_phone,
-                &orders.captain_id,
-                &orders.delivery_fee,
-                &orders.service_fee,
-                &orders.total_amount,
-                &orders.payment_method,
-                &orders.is_prepaid,
-                &orders.at,
-                &orders.root_id,
-            ],
-        )
-        .await?;
-    Ok(())
-}
-
-async fn update(transaction: &Transaction<'_>, changes: Vec<Change<'_>>) -> anyhow::Result<()> {
-    let (mut provider_id, mut external_id, mut word, mut status) = (vec![], vec![], vec![], vec![]);
-    let (mut captain_name, mut captain_phone, mut captain_id, mut at) = (vec![], vec![], vec![], vec![]);
-    for ((provider, external), order, time) in changes {
-        provider_id.push(provider);
-        external_id.push(external);
-        status.push(mapped(&order));
-        word.push(order.provider_status);
-        captain_name.push(order.captain_name);
-        captain_phone.push(order.captain_phone);
-        captain_id.push(order.captain_id);
-        at.push(time);
-    }
-    let statement = transaction.prepare_cached(query::UPDATE_ORDER_LOGS).await?;
-    let columns: [&(dyn tokio_postgres::types::ToSql + Sync); 8] = [
-        &provider_id,
-        &external_id,
-        &word,
-        &status,
-        &captain_name,
-        &captain_phone,
-        &captain_id,
-        &at,
-    ];
-    transaction.execute(&statement, &columns).await?;
-    Ok(())
 }

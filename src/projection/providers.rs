@@ -2,10 +2,9 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use deadpool_postgres::Object;
 use uuid::Uuid;
 
-use crate::database::query;
+use crate::database::{Connection, query};
 
 /// Ids by code.
 #[derive(Debug, Default)]
@@ -20,22 +19,23 @@ impl Providers {
     ///
     /// # Errors
     /// Where PostgreSQL is away or refuses.
-    pub async fn load(connection: &Object, enabled: &[(Arc<str>, String)]) -> anyhow::Result<Self> {
-        let statement = connection.prepare_cached(query::ENSURE_PROVIDER).await?;
-        for (code, name) in enabled {
-            let id = Uuid::new_v4().to_string();
-            if connection.execute(&statement, &[&id, &&**code, name]).await? > 0 {
-                tracing::info!(provider = &**code, "delivery_providers had no row for it; made one");
+    pub async fn load(connection: &Connection, enabled: &[(Arc<str>, String)]) -> anyhow::Result<Self> {
+        let mut ids = read(connection).await?;
+        let missing = |(code, _): &&(Arc<str>, String)| !ids.contains_key(&**code);
+        let missing: Vec<_> = enabled.iter().filter(missing).collect();
+        // The right to write to the table is needed only where a row is missing.
+        if !missing.is_empty() {
+            let statement = connection.prepare_cached(query::ENSURE_PROVIDER).await?;
+            for (code, name) in missing {
+                let id = Uuid::new_v4().to_string();
+                if connection.execute(&statement, &[&id, &&**code, name]).await? > 0 {
+                    tracing::info!(provider = &**code, "delivery_providers had no row for it; made one");
+                }
             }
+            ids = read(connection).await?;
         }
-        let rows = connection
-            .query(&connection.prepare_cached(query::PROVIDERS).await?, &[])
-            .await?;
         Ok(Self {
-            ids: rows
-                .iter()
-                .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-                .collect::<Result<_, tokio_postgres::Error>>()?,
+            ids,
             enabled: enabled.iter().map(|(code, _)| Arc::clone(code)).collect(),
         })
     }
@@ -49,4 +49,10 @@ impl Providers {
     pub fn lacks(&self, code: &str) -> bool {
         !self.ids.contains_key(code) && self.enabled.iter().any(|one| &**one == code)
     }
+}
+
+async fn read(connection: &Connection) -> anyhow::Result<HashMap<String, String>> {
+    let statement = connection.prepare_cached(query::PROVIDERS).await?;
+    let rows = connection.query(&statement, &[]).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }

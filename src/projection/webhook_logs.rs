@@ -1,18 +1,23 @@
-//! `webhook_logs`: one row a webhook, its status by the last event.
+//! `webhook_logs`: one row a webhook, its status by the last event (see [`super::rules`]).
 //!
 //! The events of a batch that concern one webhook are folded into one row before anything is written, so a batch writes
 //! each row once.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use deadpool_postgres::Transaction;
 use serde_json::json;
 use tokio_postgres::types::ToSql;
 
-use super::{batch::storable_json, payload, providers::Providers, timestamp};
+use super::{
+    batch::storable_json,
+    payload,
+    providers::Providers,
+    rules::{self, Order, Standing},
+    timestamp,
+};
 use crate::{
-    database::query,
+    database::{Transaction, query},
     event::{
         EventId, EventType, Recorded,
         outcome::{DeadLettered, ForwardFailed, Forwarded, Ignored, Rejected},
@@ -43,10 +48,6 @@ struct Fate {
 
 impl Fate {
     fn note(&mut self, event: &Recorded) {
-        // The last word: what an instance that was replaced meanwhile adds late changes nothing.
-        if self.status == Some(COMPLETED) {
-            return;
-        }
         let envelope = &event.envelope;
         self.updated_at = timestamp(envelope.time);
         if let Some(branch) = &envelope.branch {
@@ -57,9 +58,9 @@ impl Fate {
             EventType::WebhookReceived => self.status = Some("received"),
             EventType::OrderTransformed => {
                 self.status = Some("processing");
-                self.company_id = crate::order::body::summary(&event.payload)
-                    .ok()
-                    .map(|summary| summary.company_id);
+                if let Ok(summary) = crate::order::body::summary(&event.payload) {
+                    self.company_id = Some(summary.company_id);
+                }
             }
             EventType::OrderForwardFailed => {
                 let failed = payload::<ForwardFailed>(event);
@@ -227,69 +228,133 @@ impl<'a> Requests<'a> {
     }
 }
 
-/// Applies events in the log's order.
-pub(super) async fn apply(
-    transaction: &Transaction<'_>,
-    events: &[Recorded],
-    providers: &Providers,
-) -> anyhow::Result<()> {
-    let mut order: Vec<EventId> = Vec::new();
-    let mut fates: HashMap<EventId, (Option<&Recorded>, Fate)> = HashMap::new();
-    for event in events
-        .iter()
-        .filter(|event| !event.envelope.event_type.is_for_provider())
-    {
-        let (request, fate) = match fates.entry(event.envelope.root_id) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                order.push(event.envelope.root_id);
-                new.insert((None, Fate::default()))
+/// A webhook of a batch.
+#[derive(Default)]
+struct Webhook<'a> {
+    standing: Standing,
+    /// When its row was last changed by an earlier batch.
+    changed_at: Option<NaiveDateTime>,
+    /// Its request and the provider's id, where the row is new.
+    request: Option<(&'a Recorded, &'a str)>,
+    /// What the batch makes of it; none where it changes nothing.
+    fate: Option<Fate>,
+}
+
+/// The webhooks of a batch.
+pub(super) struct Webhooks<'a> {
+    order: Order,
+    by_id: HashMap<EventId, Webhook<'a>>,
+    /// In the order in which the batch comes to them.
+    touched: Vec<EventId>,
+}
+
+impl<'a> Webhooks<'a> {
+    /// What the tables know of the webhooks of these events.
+    pub(super) async fn load(
+        transaction: &Transaction<'_>,
+        events: &'a [Recorded],
+        order: Order,
+    ) -> anyhow::Result<Webhooks<'a>> {
+        let mut by_id: HashMap<EventId, Webhook<'a>> = HashMap::new();
+        let mut ids = Vec::new();
+        for event in events
+            .iter()
+            .filter(|event| !event.envelope.event_type.is_for_provider())
+        {
+            let id = event.envelope.root_id;
+            if by_id.insert(id, Webhook::default()).is_none() {
+                ids.push(id.to_string());
             }
-        };
-        if event.envelope.event_type == EventType::WebhookReceived {
-            // The same webhook again, after the duplicate window: the first request is the row.
-            if request.is_some() || fate.status.is_some() {
-                continue;
-            }
-            *request = Some(event);
         }
-        fate.note(event);
+        if !ids.is_empty() {
+            for row in transaction.query(query::KNOWN_WEBHOOK_LOGS, &[&ids]).await? {
+                let known = Webhook {
+                    standing: Standing {
+                        is_known: true,
+                        is_settled: row.try_get(1)?,
+                    },
+                    changed_at: Some(row.try_get(2)?),
+                    ..Webhook::default()
+                };
+                by_id.insert(row.try_get::<_, String>(0)?.parse()?, known);
+            }
+        }
+        let touched = Vec::new();
+        Ok(Self { order, by_id, touched })
     }
-    let (mut new, mut new_fates) = (Requests::default(), Fates::default());
-    let (mut changed, mut changed_fates) = (Vec::new(), Fates::default());
-    for id in order {
-        let Some((request, fate)) = fates.remove(&id) else {
-            continue;
+
+    /// Applies an event; what was known of its webhook before.
+    pub(super) fn apply(&mut self, event: &'a Recorded, providers: &'a Providers) -> Standing {
+        let envelope = &event.envelope;
+        let Some(webhook) = self.by_id.get_mut(&envelope.root_id) else {
+            return Standing::default();
         };
-        match request {
-            Some(request) => match providers.id(&request.envelope.provider) {
-                Some(provider_id) => {
+        let before = webhook.standing;
+        if envelope.event_type == EventType::WebhookReceived {
+            if before.is_known {
+                return before;
+            }
+            let Some(provider_id) = providers.id(&envelope.provider) else {
+                tracing::error!(
+                    provider = &*envelope.provider,
+                    sequence = event.sequence,
+                    "delivery_providers has no row for it; webhook left out"
+                );
+                return before;
+            };
+            webhook.request = Some((event, provider_id));
+            webhook.standing.is_known = true;
+        } else if !before.is_known
+            || before.is_settled
+            || envelope.event_type.is_for_provider()
+            || rules::is_repeat(event)
+        {
+            return before;
+        }
+        let changed_at = webhook.changed_at.unwrap_or_default();
+        if !self.order.may_change(changed_at, timestamp(envelope.time)) {
+            return before;
+        }
+        let fate = webhook.fate.get_or_insert_with(|| {
+            self.touched.push(envelope.root_id);
+            Fate::default()
+        });
+        fate.note(event);
+        webhook.standing.is_settled = fate.status == Some(COMPLETED);
+        before
+    }
+
+    /// Writes what the batch made of them.
+    pub(super) async fn store(mut self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
+        let (mut new, mut new_fates) = (Requests::default(), Fates::default());
+        let (mut changed, mut changed_fates) = (Vec::new(), Fates::default());
+        for id in self.touched {
+            let Some(webhook) = self.by_id.remove(&id) else {
+                continue;
+            };
+            let Some(fate) = webhook.fate else { continue };
+            match webhook.request {
+                Some((request, provider_id)) => {
                     new.push(request, provider_id);
                     new_fates.push(fate);
                 }
-                None => tracing::error!(
-                    provider = &*request.envelope.provider,
-                    sequence = request.sequence,
-                    "delivery_providers has no row for it; webhook left out"
-                ),
-            },
-            None => {
-                changed.push(id.to_string());
-                changed_fates.push(fate);
+                None => {
+                    changed.push(id.to_string());
+                    changed_fates.push(fate);
+                }
             }
         }
+        insert(transaction, new, new_fates).await?;
+        update(transaction, changed, changed_fates).await
     }
-    insert(transaction, new, new_fates).await?;
-    update(transaction, changed, changed_fates).await
 }
 
 async fn insert(transaction: &Transaction<'_>, new: Requests<'_>, fates: Fates) -> anyhow::Result<()> {
     if new.id.is_empty() {
         return Ok(());
     }
-    let statement = transaction.prepare_cached(query::INSERT_WEBHOOK_LOGS).await?;
     let columns = [&new.columns()[..], &fates.columns()].concat();
-    transaction.execute(&statement, &columns).await?;
+    transaction.execute(query::INSERT_WEBHOOK_LOGS, &columns).await?;
     Ok(())
 }
 
@@ -297,8 +362,7 @@ async fn update(transaction: &Transaction<'_>, ids: Vec<String>, fates: Fates) -
     if ids.is_empty() {
         return Ok(());
     }
-    let statement = transaction.prepare_cached(query::UPDATE_WEBHOOK_LOGS).await?;
     let columns = [&[&ids as Column<'_>][..], &fates.columns()].concat();
-    transaction.execute(&statement, &columns).await?;
+    transaction.execute(query::UPDATE_WEBHOOK_LOGS, &columns).await?;
     Ok(())
 }

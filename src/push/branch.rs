@@ -11,7 +11,7 @@ use crate::{
         read::{Entry, Reader, Start},
         settle::Failure,
     },
-    projection::batch::CURSOR,
+    projection::writer::CURSOR,
     transform::{TABLE_AWAY, branches::Branch},
 };
 

@@ -102,6 +102,14 @@ const COUNTERS: &[(&str, &str)] = &[
         "Total panics that were caught while an event was handled, by stage",
     ),
     (
+        "projection_skipped_total",
+        "Total events left out of the tables and noted in hub.skipped_events",
+    ),
+    (
+        "database_statements_given_up_total",
+        "Total statements without an answer in time: cancelled, and their connections closed",
+    ),
+    (
         "projection_unstorable_total",
         "Total events whose payload PostgreSQL could not keep as jsonb",
     ),

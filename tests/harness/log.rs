@@ -60,7 +60,7 @@ impl Log {
             for entry in entries {
                 match entry {
                     Entry::Event(event) => read.events.push(Arc::new(*event)),
-                    Entry::Unreadable { sequence } => read.unreadable.push(sequence),
+                    Entry::Unreadable { sequence, .. } => read.unreadable.push(sequence),
                 }
             }
         }

@@ -28,7 +28,7 @@ pub(crate) mod log;
 pub(crate) mod written;
 pub(crate) mod load;
 pub(crate) mod at_end;
-mod tables;
+pub(crate) mod tables;
 
 use self::{
     backend::Backend,

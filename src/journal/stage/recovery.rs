@@ -360,7 +360,7 @@ impl Found {
         self.read += 1;
         let event = match entry {
             Entry::Event(event) => event,
-            Entry::Unreadable { sequence } => {
+            Entry::Unreadable { sequence, .. } => {
                 if sequence > self.settled && sequence <= self.delivered {
                     self.unreadable.push(sequence);
                 }

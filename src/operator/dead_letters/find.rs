@@ -394,7 +394,7 @@ impl From<Located> for Found {
                 event: *event,
                 subject,
             })),
-            Entry::Unreadable { sequence } => Self::Garbage(Garbage {
+            Entry::Unreadable { sequence, .. } => Self::Garbage(Garbage {
                 sequence,
                 unreadable: format!("message {sequence} of the event log, on {subject}, is no event"),
             }),

@@ -1,0 +1,201 @@
+//! `DATABASE_URL`: PostgreSQL's own parameters, and those that Prisma adds.
+//!
+//! The platform's tables are Prisma's, and its URL is what one copies. Each of its parameters is understood, named as
+//! without effect, or refused with what to write instead. Values are never quoted.
+
+use super::super::ConfigError;
+
+/// Ways to say "verified" that the client library does not know; it never does anything else.
+const VERIFIED: [&str; 2] = ["verify-full", "verify-ca"];
+/// What the client library understands.
+const KNOWN: [&str; 14] = [
+    "sslmode",
+    "sslnegotiation",
+    "channel_binding",
+    "application_name",
+    "options",
+    "connect_timeout",
+    "tcp_user_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "target_session_attrs",
+    "load_balance_hosts",
+    "hostaddr",
+];
+/// What is about the pool or the driver of the one who wrote the URL.
+const WITHOUT_EFFECT: [&str; 6] = [
+    "pool_timeout",
+    "socket_timeout",
+    "statement_cache_size",
+    "max_connection_lifetime",
+    "max_idle_connection_lifetime",
+    "single_use_connections",
+];
+/// Certificates, which stand in variables of their own.
+const CERTIFICATES: [&str; 6] = [
+    "sslcert",
+    "sslkey",
+    "sslrootcert",
+    "sslidentity",
+    "sslpassword",
+    "sslcrl",
+];
+
+/// What a URL says.
+pub(super) struct DatabaseUrl {
+    pub(super) postgres: tokio_postgres::Config,
+    /// `schema`: where the platform's tables are.
+    pub(super) schema: Option<String>,
+    /// `connection_limit`.
+    pub(super) connection_limit: Option<usize>,
+    pub(super) without_effect: Vec<String>,
+}
+
+impl DatabaseUrl {
+    /// Settings that came without a URL.
+    pub(super) fn of(postgres: tokio_postgres::Config) -> Self {
+        Self {
+            postgres,
+            schema: None,
+            connection_limit: None,
+            without_effect: Vec::new(),
+        }
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// Where it is none, or has a parameter that the hub must not pass over; without quoting it.
+    pub(super) fn parse(url: &str) -> Result<Self, ConfigError> {
+        // A password may hold a question mark.
+        let from = url.find('@').unwrap_or(0);
+        let end = url[from..].find('?').map_or(url.len(), |at| from + at);
+        let (address, parameters) = url.split_at(end);
+        let (mut kept, mut read) = (Vec::new(), Self::of(tokio_postgres::Config::new()));
+        let parameters = parameters
+            .trim_start_matches('?')
+            .split('&')
+            .filter(|one| !one.is_empty());
+        for parameter in parameters {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            match name {
+                "sslmode" if VERIFIED.contains(&value) => kept.push("sslmode=require".to_owned()),
+                name if KNOWN.contains(&name) => kept.push(parameter.to_owned()),
+                name => read.note(name, value)?,
+            }
+        }
+        let separator = if kept.is_empty() { "" } else { "?" };
+        // The parser's own message could quote the password.
+        read.postgres = format!("{address}{separator}{}", kept.join("&")).parse().map_err(|_| {
+            refused(
+                "expected postgres://user:password@host:port/database, perhaps with ?sslmode=require; certificates are \
+                 named by DATABASE_TLS_CA, DATABASE_TLS_CERT and DATABASE_TLS_KEY",
+            )
+        })?;
+        Ok(read)
+    }
+
+    /// A parameter that the client library does not know.
+    fn note(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
+        match name {
+            "schema" => {
+                let is_name = |c: char| c.is_ascii_alphanumeric() || "_-.$".contains(c);
+                if value.is_empty() || !value.chars().all(is_name) {
+                    return Err(refused(
+                        "schema: expected the name of a schema: letters, digits, _ - . $",
+                    ));
+                }
+                self.schema = Some(value.to_owned());
+            }
+            "connection_limit" => {
+                let expected = |_| refused("connection_limit: expected a number");
+                self.connection_limit = Some(value.parse().map_err(expected)?);
+            }
+            "pgbouncer" if value == "false" => {}
+            "pgbouncer" => {
+                return Err(refused(
+                    "pgbouncer says that a pooler in transaction mode is there, which the hub cannot work with; name PostgreSQL \
+                     itself (Prisma's directUrl) or a pool with pool_mode = session",
+                ));
+            }
+            "sslaccept" if value == "strict" => {}
+            "sslaccept" => {
+                return Err(refused(
+                    "sslaccept: a certificate is always verified; name its authority in DATABASE_TLS_CA",
+                ));
+            }
+            name if CERTIFICATES.contains(&name) => {
+                return Err(refused(format!(
+                    "{name}: certificates are named by DATABASE_TLS_CA, DATABASE_TLS_CERT and DATABASE_TLS_KEY"
+                )));
+            }
+            name if WITHOUT_EFFECT.contains(&name) => self.without_effect.push(name.to_owned()),
+            name => {
+                let name: String = name
+                    .chars()
+                    .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
+                    .take(40)
+                    .collect();
+                return Err(refused(format!("the parameter {name:?} is not known")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refused(message: impl std::fmt::Display) -> ConfigError {
+    ConfigError::new("DATABASE_URL", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: &str = "postgres://hub:sec?ret@db.example:6000/platform";
+
+    fn parse(parameters: &str) -> Result<DatabaseUrl, String> {
+        DatabaseUrl::parse(&format!("{BASE}{parameters}")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn prismas_parameters_are_understood_or_named() {
+        let url = parse(
+            "?schema=shop&connection_limit=3&pool_timeout=10&sslmode=verify-full&connect_timeout=7&pgbouncer=false",
+        );
+        let url = url.unwrap();
+        assert_eq!((url.schema.as_deref(), url.connection_limit), (Some("shop"), Some(3)));
+        assert_eq!(url.without_effect, ["pool_timeout"]);
+        assert_eq!(url.postgres.get_dbname(), Some("platform"));
+        assert_eq!(url.postgres.get_password(), Some(&b"sec?ret"[..]));
+        assert_eq!(url.postgres.get_ssl_mode(), tokio_postgres::config::SslMode::Require);
+        assert!(parse("").unwrap().without_effect.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_by_name_and_without_a_value() {
+        for (parameters, named) in [
+            ("?pgbouncer=true", "pool_mode = session"),
+            ("?connection_limit=many", "connection_limit"),
+            ("?schema=a%22b", "schema"),
+            ("?schema=", "schema"),
+            ("?sslaccept=accept_invalid_certs", "DATABASE_TLS_CA"),
+            ("?sslcert=/secret/place", "DATABASE_TLS_CA"),
+            ("?sslmode=require&whatever=secret", "\"whatever\""),
+            ("?sslmode=secret", "expected postgres://"),
+        ] {
+            let error = parse(parameters)
+                .err()
+                .unwrap_or_else(|| panic!("{parameters} is taken"));
+            assert!(
+                error.contains("DATABASE_URL") && error.contains(named),
+                "{parameters}: {error}"
+            );
+            assert!(
+                !error.contains("secret") && !error.contains("sec?ret"),
+                "{parameters}: {error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! A connection on which every statement has a deadline.
+//!
+//! PostgreSQL ends a statement that takes too long, but a server that is frozen, or a network that swallows packets, ends
+//! nothing. So the hub waits a little longer than the server would, then asks the server to cancel the statement and never
+//! uses the connection again. The same happens where the caller stops waiting (its future is dropped): the statement would
+//! otherwise still run, and the next user of the connection would wait behind it.
+
+use std::{
+    fmt,
+    ops::Deref,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use deadpool_postgres::{ClientWrapper, Object};
+use tokio_postgres::{CancelToken, Row, SimpleQueryMessage, Statement, ToStatement, types::ToSql};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::statement_timeout;
+
+/// How much longer than the server the hub waits for a statement: the server's own word is better, for the session lives on.
+const GRACE: Duration = Duration::from_secs(2);
+/// Longest time that asking for a cancellation takes, which is a connection of its own.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Parameters of a statement.
+type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// Why a statement did not succeed.
+///
+/// The driver's error is no `source`: its text quotes values of rows.
+#[derive(Debug)]
+pub enum Error {
+    /// PostgreSQL said no, or the connection broke.
+    Postgres(tokio_postgres::Error),
+    /// No answer within this time; whether the statement was done is not known.
+    Deadline(Duration),
+}
+
+impl Error {
+    /// PostgreSQL's code for what is wrong (SQLSTATE), where it said so.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Postgres(error) => error.code().map(tokio_postgres::error::SqlState::code),
+            Self::Deadline(_) => None,
+        }
+    }
+
+    /// Whether a time limit ended it, the server's or ours.
+    pub fn is_time_limit(&self) -> bool {
+        matches!(self, Self::Deadline(_)) || self.code() == Some("57014")
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Postgres(error) => f.write_str(&describe(error)),
+            Self::Deadline(limit) => write!(f, "PostgreSQL did not answer within {} s", limit.as_secs_f64()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Postgres(error)
+    }
+}
+
+/// A connection of the pool, or one of the caller's own.
+pub struct Connection {
+    client: Held,
+    watch: Watch,
+}
+
+enum Held {
+    /// Empty only while it is dropped.
+    Pooled(Option<Object>),
+    Own(ClientWrapper),
+}
+
+impl Deref for Held {
+    type Target = ClientWrapper;
+
+    fn deref(&self) -> &ClientWrapper {
+        match self {
+            Self::Pooled(object) => object.as_ref().expect("it is taken out by Drop alone"),
+            Self::Own(client) => client,
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn pooled(object: Object, tls: MakeRustlsConnect) -> Self {
+        let watch = Watch::of(&object, tls);
+        let client = Held::Pooled(Some(object));
+        Self { client, watch }
+    }
+
+    pub(super) fn own(client: ClientWrapper, tls: MakeRustlsConnect) -> Self {
+        let watch = Watch::of(&client, tls);
+        let client = Held::Own(client);
+        Self { client, watch }
+    }
+
+    /// Whether it can be used no more.
+    pub fn is_broken(&self) -> bool {
+        self.watch.is_broken.load(Ordering::Relaxed) || self.client.is_closed()
+    }
+
+    /// A statement, prepared once for each connection.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub async fn prepare_cached(&self, sql: &str) -> Result<Statement, Error> {
+        self.watch.within(limit(), self.client.prepare_cached(sql)).await
+    }
+
+    /// A statement.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub async fn prepare(&self, sql: &str) -> Result<Statement, Error> {
+        self.watch.within(limit(), self.client.prepare(sql)).await
+    }
+
+    /// The rows of a statement.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub async fn query<T: ?Sized + ToStatement>(&self, sql: &T, with: Parameters<'_>) -> Result<Vec<Row>, Error> {
+        self.watch.within(limit(), self.client.query(sql, with)).await
+    }
+
+    /// The only row of a statement.
+    ///
+    /// # Errors
+    /// Where there is not exactly one, or PostgreSQL refuses or does not answer.
+    pub async fn query_one<T: ?Sized + ToStatement>(&self, sql: &T, with: Parameters<'_>) -> Result<Row, Error> {
+        self.watch.within(limit(), self.client.query_one(sql, with)).await
+    }
+
+    /// The row of a statement that has at most one.
+    ///
+    /// # Errors
+    /// Where there are more, or PostgreSQL refuses or does not answer.
+    pub async fn query_opt<T: ?Sized + ToStatement>(
+        &self,
+        sql: &T,
+        with: Parameters<'_>,
+    ) -> Result<Option<Row>, Error> {
+        self.watch.within(limit(), self.client.query_opt(sql, with)).await
+    }
+
+    /// Runs a statement; how many rows it touched.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub async fn execute<T: ?Sized + ToStatement>(&self, sql: &T, with: Parameters<'_>) -> Result<u64, Error> {
+        self.watch.within(limit(), self.client.execute(sql, with)).await
+    }
+
+    /// Runs statements without parameters.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
+        self.batch_execute_within(limit(), sql).await
+    }
+
+    /// The same, with a deadline of its own. The server's must have been set before.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub async fn batch_execute_within(&self, limit: Duration, sql: &str) -> Result<(), Error> {
+        self.watch.within(limit, self.client.batch_execute(sql)).await
+    }
+
+    /// Runs statements without parameters by the simple protocol.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub async fn simple_query(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
+        self.watch.within(limit(), self.client.simple_query(sql)).await
+    }
+
+    /// Begins a transaction; it is rolled back where it is dropped.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub async fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
+        let client: &mut ClientWrapper = match &mut self.client {
+            Held::Pooled(object) => object.as_mut().expect("it is taken out by Drop alone"),
+            Held::Own(client) => client,
+        };
+        let inner = self.watch.within(limit(), client.transaction()).await?;
+        Ok(Transaction {
+            inner,
+            watch: &self.watch,
+        })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.watch.is_broken.load(Ordering::Relaxed)
+            && let Held::Pooled(object) = &mut self.client
+            && let Some(object) = object.take()
+        {
+            // Not back into the pool: this closes it.
+            drop(Object::take(object));
+        }
+    }
+}
+
+/// A transaction of a [`Connection`].
+pub struct Transaction<'a> {
+    inner: deadpool_postgres::Transaction<'a>,
+    watch: &'a Watch,
+}
+
+impl Transaction<'_> {
+    /// The rows of a statement, which is prepared once for each connection.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub async fn query(&self, sql: &str, with: Parameters<'_>) -> Result<Vec<Row>, Error> {
+        let statement = self.watch.within(limit(), self.inner.prepare_cached(sql)).await?;
+        self.watch.within(limit(), self.inner.query(&statement, with)).await
+    }
+
+    /// Runs a statement, which is prepared once for each connection; how many rows it touched.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub async fn execute(&self, sql: &str, with: Parameters<'_>) -> Result<u64, Error> {
+        let statement = self.watch.within(limit(), self.inner.prepare_cached(sql)).await?;
+        self.watch.within(limit(), self.inner.execute(&statement, with)).await
+    }
+
+    /// Runs statements without parameters.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
+        self.watch.within(limit(), self.inner.batch_execute(sql)).await
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer; where it does not, what was written may be there all the same.
+    pub async fn commit(self) -> Result<(), Error> {
+        self.watch.within(limit(), self.inner.commit()).await
+    }
+}
+
+/// See [`GRACE`].
+fn limit() -> Duration {
+    statement_timeout() + GRACE
+}
+
+/// Looks after the statements of one connection.
+struct Watch {
+    tls: MakeRustlsConnect,
+    cancel: CancelToken,
+    is_broken: AtomicBool,
+}
+
+impl Watch {
+    fn of(client: &ClientWrapper, tls: MakeRustlsConnect) -> Self {
+        Self {
+            tls,
+            cancel: client.cancel_token(),
+            is_broken: AtomicBool::new(false),
+        }
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Error> {
+        let mut unfinished = Unfinished(Some(self));
+        match tokio::time::timeout(limit, statement).await {
+            Ok(answer) => {
+                unfinished.0 = None;
+                Ok(answer?)
+            }
+            Err(_) => Err(Error::Deadline(limit)),
+        }
+    }
+}
+
+/// A statement that has no answer yet.
+struct Unfinished<'a>(Option<&'a Watch>);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let Some(watch) = self.0 else { return };
+        watch.is_broken.store(true, Ordering::Relaxed);
+        metrics::counter!("database_statements_given_up_total").increment(1);
+        // Without a runtime the process is at its end, and the server sees that.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (cancel, tls) = (watch.cancel.clone(), watch.tls.clone());
+            runtime.spawn(async move { tokio::time::timeout(CANCEL_TIMEOUT, cancel.cancel_query(tls)).await });
+        }
+    }
+}
+
+/// A database error with its cause; tokio-postgres' own text is only "db error".
+pub fn describe(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        // Neither detail nor hint: they quote values of rows.
+        Some(error) => format!("{} ({})", error.message(), error.code().code()),
+        None => match std::error::Error::source(error) {
+            Some(cause) => format!("{error}: {cause}{}", hint(&cause.to_string())),
+            None => error.to_string(),
+        },
+    }
+}
+
+/// What to do about a certificate that is not accepted.
+fn hint(cause: &str) -> &'static str {
+    if cause.starts_with("invalid peer certificate") {
+        "; DATABASE_TLS_CA names the authority that signed it, DATABASE_TLS=disable goes without TLS"
+    } else {
+        ""
+    }
+}

@@ -1,0 +1,81 @@
+//! What counts as the last word: the rules by which an event changes a row that is there, in one place.
+//!
+//! A batch reads what the tables know of the webhooks and orders that it is about, applies its events to that in memory, in
+//! the log's order, and writes the result. So there is no second form of these rules in SQL, and the tables do not depend on
+//! where a batch ends.
+//!
+//! - A webhook's row says what its last event says, until the backend has it (`completed`). After that nothing changes it: what
+//!   follows comes from an instance that was replaced, or from the webhook's being accepted once more after the log had forgotten
+//!   its id.
+//! - Such late words change no order's row either, and an error among them is there as one that was overcome.
+//! - A webhook that is received again has its row already. An outcome that says no more than that changes nothing.
+//! - An order's row is made by its first creation. Its status is the provider's last word, until it has ended: then only a
+//!   refund is news. A further creation is news, too, but takes no order back to where it was before.
+
+use chrono::NaiveDateTime;
+
+use super::payload;
+use crate::{
+    event::{EventType, Recorded, outcome::Ignored},
+    order::status::OrderStatus,
+};
+
+/// The reason of an `order.ignored` that says: this very webhook was there before.
+const REPEATED: &str = "DUPLICATE_WEBHOOK";
+
+/// What the tables know of a webhook before one of its events is applied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// It has a row.
+    pub(super) is_known: bool,
+    /// The backend has it.
+    pub(super) is_settled: bool,
+}
+
+/// How the events of a batch come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// In the log's.
+    Logs,
+    /// Late, after events that stand behind them: what was skipped before.
+    Late,
+}
+
+impl Order {
+    /// Whether an event may change a row that was changed at a time. One that comes late and is older only adds rows that are
+    /// missing.
+    pub(super) fn may_change(self, changed_at: NaiveDateTime, event_at: NaiveDateTime) -> bool {
+        self == Self::Logs || event_at >= changed_at
+    }
+}
+
+/// Whether an event only says that its webhook was there before.
+pub(super) fn is_repeat(event: &Recorded) -> bool {
+    event.envelope.event_type == EventType::OrderIgnored
+        && payload::<Ignored>(event).is_some_and(|ignored| ignored.reason == REPEATED)
+}
+
+/// What the errors of the same webhook or request say when an event shows that they were overcome.
+pub(super) fn overcomes(event: &Recorded) -> Option<&'static str> {
+    match event.envelope.event_type {
+        EventType::OrderForwarded | EventType::MenuSyncReported => Some("forwarded by a later attempt"),
+        EventType::OrderIgnored if !is_repeat(event) => Some("nothing was left to do"),
+        EventType::OrderStatusPushed | EventType::MenuSynced => Some("the provider has it by a later attempt"),
+        _ => None,
+    }
+}
+
+/// Whether an order's status may become another one.
+pub(super) fn may_become(status: Option<OrderStatus>, next: Option<OrderStatus>) -> bool {
+    let has_ended = matches!(
+        status,
+        Some(OrderStatus::Delivered | OrderStatus::Cancelled | OrderStatus::Refunded)
+    );
+    !has_ended || next == Some(OrderStatus::Refunded)
+}
+
+/// Whether a further creation of an order may change its status.
+pub(super) fn may_be_announced(status: Option<OrderStatus>, next: Option<OrderStatus>) -> bool {
+    let rank = |status| OrderStatus::ALL.iter().position(|one| Some(*one) == status);
+    may_become(status, next) && rank(next) >= rank(status)
+}

@@ -1,0 +1,101 @@
+//! Who writes the tables: one instance at a time, by a lease in the row that holds the position.
+//!
+//! The writer renews it with every transaction, and while there is nothing to write. Who takes the tables over waits until it has
+//! run out by the server's clock, so no two machines' clocks are compared. Every transaction of the writer begins by locking the
+//! row under its own name: an instance that was replaced while it stood still finds another name there and writes nothing.
+//!
+//! It is no lock of a session. Such a lock stays for as long as the server believes that the session is alive, which for a
+//! backend or a hub that is frozen is for ever. A transaction that is frozen holds the row; the server ends it after
+//! `idle_in_transaction_session_timeout`.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::{
+    database::{Connection, Transaction, query},
+    fault_injection,
+};
+
+/// The name of the position in `hub.cursors`.
+pub const CURSOR: &str = "tables";
+/// How long the tables are left to a writer that does not renew its lease.
+const LEASE: Duration = Duration::from_secs(5);
+/// How often a writer without work renews it.
+pub(super) const RENEW_EVERY: Duration = Duration::from_millis(1500);
+
+/// An instance, as it is named in the lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder(String);
+
+impl Holder {
+    /// A new one.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4().to_string())
+    }
+}
+
+/// Another instance writes the tables.
+#[derive(Debug, thiserror::Error)]
+#[error("another instance writes the tables")]
+pub struct Replaced;
+
+/// How far the tables are, and whether somebody writes them; none where nobody ever did.
+///
+/// # Errors
+/// Where PostgreSQL is away or the schema is missing.
+pub async fn look(connection: &Connection) -> anyhow::Result<Option<(u64, bool)>> {
+    let statement = connection.prepare_cached(query::READ_CURSOR).await?;
+    let row = connection.query_opt(&statement, &[&CURSOR]).await?;
+    row.map(|row| Ok((u64::try_from(row.try_get::<_, i64>(0)?)?, row.try_get(1)?)))
+        .transpose()
+}
+
+/// Makes an instance the writer, or lets it stay it; how far the tables are.
+///
+/// # Errors
+/// [`Replaced`] where another one is it; where PostgreSQL is away or the schema is missing.
+pub async fn claim(connection: &Connection, holder: &Holder) -> anyhow::Result<u64> {
+    let statement = connection.prepare_cached(query::CLAIM_CURSOR).await?;
+    let row = connection
+        .query_opt(&statement, &[&CURSOR, &holder.0, &lease()])
+        .await?;
+    let position: i64 = row.ok_or(Replaced)?.try_get(0)?;
+    Ok(position.try_into()?)
+}
+
+/// Lets another instance take the tables at once.
+///
+/// # Errors
+/// Where PostgreSQL is away; then they are free when the lease has run out.
+pub async fn release(connection: &Connection, holder: &Holder) -> anyhow::Result<()> {
+    connection.execute(query::RELEASE_CURSOR, &[&CURSOR, &holder.0]).await?;
+    Ok(())
+}
+
+/// The position, locked until the transaction ends.
+///
+/// # Errors
+/// [`Replaced`] where another instance is the writer.
+pub(super) async fn lock(transaction: &Transaction<'_>, holder: &Holder) -> anyhow::Result<u64> {
+    let rows = transaction.query(query::LOCK_CURSOR, &[&CURSOR, &holder.0]).await?;
+    let position: i64 = rows.first().ok_or(Replaced)?.try_get(0)?;
+    Ok(position.try_into()?)
+}
+
+/// Moves the position in the transaction that wrote the rows, and renews the lease.
+///
+/// # Errors
+/// Where PostgreSQL is away.
+pub(super) async fn move_to(transaction: &Transaction<'_>, sequence: u64) -> anyhow::Result<()> {
+    let sequence = i64::try_from(sequence)?;
+    transaction
+        .execute(query::MOVE_CURSOR, &[&CURSOR, &sequence, &lease()])
+        .await?;
+    Ok(())
+}
+
+/// Seconds of a lease.
+fn lease() -> f64 {
+    fault_injection::time("tables_lease", LEASE).as_secs_f64()
+}

@@ -1,0 +1,302 @@
+//! A batch of events ends anywhere: the tables are the same wherever the log is cut, and one event that cannot be stored
+//! does not cost a transaction for each of the others.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
+use webhook_hub::{
+    config::{self, Environment},
+    database::Database,
+    event::{Envelope, EventId, EventType, Recorded, RequestFacts},
+    projection::{
+        batch,
+        providers::Providers,
+        writer::{self, Holder},
+    },
+};
+
+use crate::harness::{
+    random::Random,
+    servers::{self, Cluster},
+    tables::disagreement,
+};
+
+/// Logs that are made up, and events of each.
+const LOGS: usize = 40;
+const EVENTS: usize = 36;
+
+/// A database and who writes its tables.
+struct Tables {
+    database: servers::Database,
+    hub: Database,
+    providers: Providers,
+}
+
+impl Tables {
+    async fn new() -> Self {
+        let database = Cluster::shared().await.database().await;
+        let environment = Environment::from_iter([("DATABASE_URL", database.url.clone())]);
+        let hub = Database::new(&config::Database::from_environment(&environment).unwrap()).unwrap();
+        let connection = hub.connect().await.unwrap();
+        let enabled = [(Arc::from("careem"), "Careem".to_owned())];
+        let providers = Providers::load(&connection, &enabled).await.unwrap();
+        Self {
+            database,
+            hub,
+            providers,
+        }
+    }
+
+    /// Empties the tables and applies the events, in batches that end after these numbers of events.
+    async fn fill(&self, events: &[Recorded], ends: &[usize]) {
+        let empty = "TRUNCATE webhook_logs, delivery_error_logs, provider_order_logs; DELETE FROM hub.cursors";
+        self.database.run(empty).await.unwrap();
+        let mut connection = self.hub.connect().await.unwrap();
+        let holder = Holder::random();
+        writer::claim(&connection, &holder).await.unwrap();
+        let mut from = 0;
+        for end in ends.iter().copied().chain([events.len()]) {
+            let batch = &events[from..end];
+            let Some(last) = batch.last() else { continue };
+            batch::apply(&mut connection, &holder, batch, last.sequence, &self.providers)
+                .await
+                .unwrap();
+            from = end;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tables_are_the_same_wherever_the_log_is_cut() {
+    let tables = Tables::new().await;
+    let mut random = Random::new();
+    for log in 0..LOGS {
+        let events = made_up_log(&mut random);
+        let shared: Vec<_> = events.iter().cloned().map(Arc::new).collect();
+        let one_by_one: Vec<usize> = (1..events.len()).collect();
+        let anywhere = |random: &mut Random| one_by_one.iter().copied().filter(|_| random.percent(25)).collect();
+        let cuts: [Vec<usize>; 4] = [
+            one_by_one.clone(),
+            Vec::new(),
+            anywhere(&mut random),
+            anywhere(&mut random),
+        ];
+        for ends in cuts {
+            tables.fill(&events, &ends).await;
+            let differ = disagreement(&tables.database, &shared).await.unwrap();
+            assert!(
+                differ.is_empty(),
+                "log {log}, cut after {ends:?}: {differ:#?}\nof the log {:#?}",
+                shown(&events)
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_event_that_cannot_be_stored_costs_few_transactions() {
+    const COUNT: usize = 1000;
+    let tables = Tables::new().await;
+    let count = "
+        CREATE TABLE commits (position bigint);
+        CREATE FUNCTION commits() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN INSERT INTO commits VALUES (NEW.position); RETURN NULL; END';
+        CREATE TRIGGER commits AFTER INSERT OR UPDATE ON hub.cursors FOR EACH ROW EXECUTE FUNCTION commits();";
+    tables.database.run(count).await.unwrap();
+    let events: Vec<_> = (1..=COUNT)
+        .map(|number| {
+            // PostgreSQL's numbers have an end, those of JSON do not.
+            let body = if number == 700 { r#"{"n": 1e999999}"# } else { "{}" };
+            Recorded {
+                sequence: number as u64,
+                ..Recorded::sample(
+                    "careem",
+                    &format!("CR-{number}"),
+                    "order_created",
+                    body.as_bytes(),
+                    noon(),
+                )
+            }
+        })
+        .map(|event| {
+            let id = EventId::of_webhook("careem", &[event.envelope.external_order_id.as_bytes()]);
+            let envelope = Envelope {
+                id,
+                root_id: id,
+                ..event.envelope
+            };
+            Recorded { envelope, ..event }
+        })
+        .collect();
+    tables.fill(&events, &[]).await;
+    let rows = "SELECT count(*) AS rows, count(*) FILTER (WHERE payload ? 'unstorable') AS stand_ins FROM webhook_logs";
+    assert_eq!(
+        tables.database.rows(rows).await.unwrap(),
+        [json!({ "rows": COUNT, "stand_ins": 1 })]
+    );
+    let commits = tables.database.rows("SELECT count(*) FROM commits").await.unwrap()[0]["count"].as_i64();
+    // The halves on the way to the one, which are some ten, and the one itself.
+    assert!(commits < Some(25), "{commits:?} transactions");
+}
+
+fn noon() -> DateTime<Utc> {
+    "2025-10-01T12:00:00Z".parse().unwrap()
+}
+
+/// What the events of a log belong to: webhooks about two orders in two branches, and a request of the backend.
+fn roots() -> Vec<Envelope> {
+    let root = |name: &str, order: &str, webhook_type: &str| Envelope {
+        request_id: format!("request-{name}"),
+        ..Recorded::sample("careem", order, webhook_type, name.as_bytes(), noon()).envelope
+    };
+    vec![
+        root("created", "CR-1", "order_created"),
+        root("created again", "CR-1", "order_created"),
+        root("cancelled", "CR-1", "order_cancelled"),
+        root("changed", "CR-1", "order_updated"),
+        root("other", "CR-2", "order_created"),
+        root("request", "CR-1", "status_request"),
+    ]
+}
+
+/// Events in any order, also such as no hub would write: what the tables make of them must not depend on where they are cut.
+fn made_up_log(random: &mut Random) -> Vec<Recorded> {
+    let roots = roots();
+    let pick = |random: &mut Random, words: &[&str]| words[random.below(words.len())].to_owned();
+    (1..=EVENTS as u64)
+        .map(|sequence| {
+            let root = &roots[random.below(roots.len())];
+            let of_backend = root.webhook_type == "status_request";
+            let types = if of_backend {
+                &[
+                    EventType::OrderStatusRequested,
+                    EventType::OrderStatusPushFailed,
+                    EventType::OrderStatusPushed,
+                    EventType::OrderDeadLettered,
+                    EventType::OrderRetryRequested,
+                ][..]
+            } else {
+                &[
+                    EventType::WebhookReceived,
+                    EventType::WebhookReceived,
+                    EventType::OrderTransformed,
+                    EventType::OrderForwardFailed,
+                    EventType::OrderForwardFailed,
+                    EventType::OrderForwarded,
+                    EventType::OrderForwarded,
+                    EventType::OrderIgnored,
+                    EventType::OrderRejected,
+                    EventType::OrderDeadLettered,
+                    EventType::OrderRetryRequested,
+                    EventType::OrderFetchFailed,
+                ]
+            };
+            let event_type = types[random.below(types.len())];
+            // The clocks of two hubs are not the same.
+            let time = noon() + TimeDelta::seconds(sequence as i64) + TimeDelta::milliseconds(random.below(4000) as i64);
+            let received = event_type == EventType::WebhookReceived;
+            // Some events come twice under one id: the log knows an id for five minutes.
+            let id = if received {
+                root.id
+            } else {
+                root.id.derive(&format!("{event_type}/{}", random.below(6)))
+            };
+            let branch = ["branch-1", "branch-2"][random.below(2)];
+            let payload = match event_type {
+                EventType::WebhookReceived => json!({ "sequence": sequence, "amount": 1.25, "text": "a\u{0}b" }),
+                EventType::OrderTransformed => transformed(random, branch),
+                EventType::OrderForwarded => forwarded(random, branch, time),
+                EventType::OrderIgnored => json!({
+                    "reason": pick(random, &["DUPLICATE_ORDER", "DUPLICATE_WEBHOOK", "TEST_ORDER"]), "message": "not wanted",
+                    "internalOrderId": "order-1",
+                }),
+                _ => failed(random, time),
+            };
+            Recorded {
+                envelope: Envelope {
+                    id,
+                    event_type,
+                    cause_id: (!received).then_some(root.id),
+                    branch: (!received && random.percent(70)).then(|| branch.to_owned()),
+                    time,
+                    received_at: time,
+                    request: received.then(|| RequestFacts {
+                        client_address: format!("10.0.0.{sequence}"),
+                        ..root.request.clone().unwrap()
+                    }),
+                    ..root.clone()
+                },
+                payload: Bytes::from(payload.to_string()),
+                sequence,
+                run: None,
+            }
+        })
+        .collect()
+}
+
+fn transformed(random: &mut Random, branch: &str) -> Value {
+    if random.percent(30) {
+        // Nothing that could be read.
+        return json!({});
+    }
+    let status = json!({
+        "branchId": branch, "companyId": format!("company-{}", random.below(3)), "status": "confirmed", "providerStatus": "x",
+    });
+    json!({ "statusChange": status, "metadata": {} })
+}
+
+fn forwarded(random: &mut Random, branch: &str, time: DateTime<Utc>) -> Value {
+    let statuses = [
+        ("created", Some("pending")),
+        ("preparing", Some("preparing")),
+        ("on the way", Some("out_for_delivery")),
+        ("delivered", Some("delivered")),
+        ("cancelled", Some("cancelled")),
+        ("refunded", Some("refunded")),
+        ("unheard of", None),
+        ("", None),
+    ];
+    let (word, status) = statuses[random.below(statuses.len())];
+    let mut maybe = |name: &str| random.percent(50).then(|| format!("{name}-{}", random.below(4)));
+    json!({
+        "internalOrderId": maybe("order"), "backendStatus": 201, "orderStatus": maybe("status"), "attempts": 1,
+        "receivedAt": time, "forwardedAt": time,
+        "order": {
+            "branchId": branch, "companyId": "company-1", "providerStatus": word, "status": status,
+            "deliveryType": maybe("delivery"), "captainId": maybe("captain"), "captainName": maybe("name"),
+            "captainPhone": maybe("phone"), "paymentMethod": maybe("payment"), "isPrepaid": word == "created",
+            "deliveryFee": "2.50", "serviceFee": null, "total": "17.125",
+        },
+    })
+}
+
+/// A payload that says what each kind of failure says.
+fn failed(random: &mut Random, time: DateTime<Utc>) -> Value {
+    let retries = random.below(10);
+    json!({
+        "attempt": retries + 3, "attempts": retries + 3, "retries": retries, "maxAttempts": 10, "stage": "forward", "sequence": 1,
+        "by": "test", "nextAttemptAt": time + TimeDelta::microseconds(60_000_000 + random.below(3_000_000) as i64),
+        "givenUp": random.percent(20),
+        "error": {
+            "type": "temporary", "code": format!("BACKEND_50{}", random.below(4)), "message": "the backend is away",
+            "details": { "status": 500 },
+        },
+        "status": "accepted", "pushedAt": time, "requestedAt": time,
+    })
+}
+
+/// The log in short, for whoever has to find out what happened.
+fn shown(events: &[Recorded]) -> Vec<String> {
+    let one = |event: &Recorded| {
+        let envelope = &event.envelope;
+        let root = envelope.root_id.to_string();
+        let payload = String::from_utf8_lossy(&event.payload);
+        format!(
+            "{} {} of {} {root}: {payload}",
+            event.sequence, envelope.event_type, envelope.webhook_type
+        )
+    };
+    events.iter().map(one).collect()
+}

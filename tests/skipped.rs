@@ -1,0 +1,171 @@
+//! Events that the tables cannot take yet: the code panics over one, PostgreSQL is too slow for a batch, or only a later version
+//! can read one. None is lost for the tables, and none holds up the others for long.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, jetstream};
+use serde_json::{Value, json};
+use webhook_hub::event::EventType;
+
+use crate::harness::{
+    World,
+    at_end::Ends,
+    hub::Hub,
+    ids,
+    wait::{PATIENCE, eventually},
+};
+
+impl World {
+    /// Waits until so many events are noted, and returns them.
+    async fn skipped(&self, count: usize) -> Vec<Value> {
+        eventually("the events that have no rows are noted", PATIENCE, async || {
+            let query = "SELECT event_type, reason FROM hub.skipped_events ORDER BY sequence";
+            let rows = self.database.rows(query).await.map_err(|error| error.to_string())?;
+            if rows.len() == count {
+                Ok(rows)
+            } else {
+                Err(format!("{rows:?}"))
+            }
+        })
+        .await
+    }
+
+    /// Waits until so many webhooks' rows say `completed`.
+    async fn completed(&self, count: usize) {
+        eventually("the rows of the others are completed", PATIENCE, async || {
+            let query = "SELECT count(*) FROM webhook_logs WHERE status = 'completed'";
+            let rows = self.database.rows(query).await.map_err(|error| error.to_string())?;
+            if rows == [json!({ "count": count })] {
+                Ok(())
+            } else {
+                Err(format!("{rows:?}"))
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_code_panics_over_the_events_of_an_order() {
+    let world = World::new().await;
+    let settings = world.settings_on_fixed_port();
+    let panics = settings.clone().set("HUB_TEST_PANIC_AT", "projection:CR-panic-1");
+    let hub = Hub::start(&panics).await;
+    world.post_orders(&hub, ids("panic", 4)).await;
+    world.log.settled().await;
+    world.completed(3).await;
+    // Received, transformed, forwarded.
+    let noted = world.skipped(3).await;
+    for (noted, event_type) in noted
+        .iter()
+        .zip(["webhook.received", "order.transformed", "order.forwarded"])
+    {
+        assert_eq!(noted["event_type"], event_type);
+        // With its place.
+        let reason = noted["reason"].as_str().unwrap();
+        assert!(reason.contains("panicked at src/"), "{reason}");
+    }
+    world.metrics_say(&hub, "projection_skipped_total 3").await;
+    assert!(hub.terminate().await.0.success());
+    // The next version knows better.
+    let _hub = Hub::start(&settings).await;
+    world.skipped(0).await;
+    world.at_end(Ends::forwarded(4)).await;
+}
+
+/// A batch that runs into the time limit of a statement would run into it for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_is_too_slow_for_a_batch() {
+    const ORDERS: usize = 120;
+    let world = World::new().await;
+    let slow = "
+        CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.03); RETURN NEW; END';
+        CREATE TRIGGER slow BEFORE INSERT ON webhook_logs FOR EACH ROW EXECUTE FUNCTION slow();";
+    world.database.run(slow).await.unwrap();
+    let hub = Hub::start(&world.settings().set("HUB_TEST_TIMES", "statement_timeout=1500ms")).await;
+    let lock = "BEGIN; LOCK TABLE webhook_logs IN ACCESS EXCLUSIVE MODE";
+    world.database.run(lock).await.unwrap();
+    world.post_orders(&hub, ids("slow", ORDERS)).await;
+    world.log.settled().await;
+    world.database.run("COMMIT").await.unwrap();
+    world.hand_out_again().await;
+    world
+        .at_end_within(Duration::from_secs(60), Ends::forwarded(ORDERS))
+        .await;
+    assert!(hub.logs_contain("PostgreSQL is too slow for a batch"));
+}
+
+/// Beside an instance of a later version: that one writes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_a_later_version_is_left_to_that_version() {
+    let world = World::new().await;
+    let older = world
+        .settings()
+        .set("HUB_TEST_UNKNOWN_TYPES", EventType::OrderForwarded)
+        .set("HUB_TEST_TIMES", "stand_aside=60s");
+    let older = Hub::start(&older).await;
+    eventually("the older one writes the tables", PATIENCE, async || {
+        if older.logs_contain("writing the tables") {
+            Ok(())
+        } else {
+            Err(older.log())
+        }
+    })
+    .await;
+    let _newer = world.hub().await;
+    world.post_orders(&older, ids("beside", 3)).await;
+    world.completed(3).await;
+    assert!(older.logs_contain("left to a later version"));
+    assert_eq!(world.skipped(0).await, Vec::<Value>::new());
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(3)).await;
+}
+
+/// Where there is no such instance, it is noted; one that comes later writes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_a_later_version_is_kept_for_that_version() {
+    let world = World::new().await;
+    let older = world
+        .settings_on_fixed_port()
+        .set("HUB_TEST_UNKNOWN_TYPES", EventType::OrderForwarded)
+        .set("HUB_TEST_TIMES", "stand_aside=1s");
+    let older = Hub::start(&older).await;
+    world.post_orders(&older, ids("alone", 3)).await;
+    let noted = world.skipped(3).await;
+    assert!(
+        noted.iter().all(|noted| noted["event_type"] == "order.forwarded"),
+        "{noted:?}"
+    );
+    assert!(older.terminate().await.0.success());
+    let _newer = Hub::start(&world.settings_on_fixed_port()).await;
+    world.skipped(0).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(3)).await;
+}
+
+/// A type that no version knows does not stop the tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_no_version_knows() {
+    let world = World::new().await;
+    let hub = Hub::start(&world.settings().set("HUB_TEST_TIMES", "stand_aside=1s")).await;
+    let nats = jetstream::new(world.nats.connect("hub").await);
+    let id = uuid::Uuid::new_v4().to_string();
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        ("ce-specversion", "1.0"),
+        ("ce-id", id.as_str()),
+        ("ce-rootid", id.as_str()),
+        ("ce-source", "/providers/careem"),
+        ("ce-type", "order.eaten"),
+        ("ce-subject", "CR-eaten"),
+        ("ce-time", "2025-10-01T12:00:00Z"),
+    ] {
+        headers.insert(name, value);
+    }
+    // The tables alone consume this.
+    let sent = nats.publish_with_headers("orders.eaten.careem._.p00", headers, "{}".into());
+    sent.await.unwrap().await.unwrap();
+    world.post_orders(&hub, ids("behind", 3)).await;
+    assert_eq!(world.skipped(1).await[0]["event_type"], "order.eaten");
+    world.at_end(Ends::forwarded(3)).await;
+}
