@@ -99,6 +99,13 @@ const ORDER_TTL: Bounds<Duration> = Bounds {
     why: "with less no order is young enough, and more has no effect on food; leave it out to forward orders of any age",
 };
 
+/// Two days: longer than any provider sends an event again, shorter than any uses a number again.
+const DEFAULT_ORDER_MEMORY: Duration = Duration::from_secs(48 * 3600);
+const ORDER_MEMORY: Bounds<Duration> = Bounds {
+    least: Duration::from_secs(3600),
+    most: Duration::from_secs(30 * 24 * 3600),
+    why: "less forgets an order before its provider has stopped sending it, more takes a number that is used again for the old order",
+};
 /// A value that refuses the start; one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{variable}: {message}")]
@@ -140,6 +147,8 @@ pub struct Config {
     pub limits: RateLimits,
     /// `RETRY_DELAYS` and `RETRY_MAX_ATTEMPTS`.
     pub retries: Schedule,
+    /// `ORDER_MEMORY`: how long an order's number, and a webhook, is known again.
+    pub order_memory: Duration,
     /// Circuit breaker.
     pub breaker: Breaker,
     /// Logs.
@@ -244,6 +253,7 @@ impl Config {
             partitions,
             limits: limits::rate_limits(env, catalogue)?,
             retries: retries::schedule(env)?,
+            order_memory: env.duration("ORDER_MEMORY", DEFAULT_ORDER_MEMORY, &ORDER_MEMORY)?,
             breaker: breaker(env)?,
             logs: Logs::from_environment(env)?,
             shutdown_grace: env.duration("SHUTDOWN_GRACE", Duration::from_secs(30), &SHUTDOWN_GRACE)?,

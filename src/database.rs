@@ -34,16 +34,14 @@ const BY_KEY: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; SET e
 
 /// The statements, one a file; a test prepares each of them.
 pub mod query {
-    /// Active branches by provider, merchant and store.
+    /// Branches by provider, merchant and store.
     pub const BRANCHES: &str = include_str!("../sql/queries/branches.sql");
-    /// The branch of an order.
+    /// The branch and company of an order.
     pub const BRANCH_OF_ORDER: &str = include_str!("../sql/queries/branch_of_order.sql");
     /// What a provider is told about a branch, active or not.
     pub const BRANCH_OF_PUSH: &str = include_str!("../sql/queries/branch_of_push.sql");
     /// The position of a projection.
     pub const POSITION: &str = include_str!("../sql/queries/position.sql");
-    /// Orders that exist already.
-    pub const EXISTING_ORDERS: &str = include_str!("../sql/queries/existing_orders.sql");
     /// A provider's row, made where it is missing.
     pub const ENSURE_PROVIDER: &str = include_str!("../sql/queries/ensure_provider.sql");
     /// Ids of providers by code.
@@ -84,12 +82,11 @@ pub mod query {
     pub const UNSKIP_EVENT: &str = include_str!("../sql/queries/unskip_event.sql");
 
     /// All of them.
-    pub const ALL: [&str; 24] = [
+    pub const ALL: [&str; 23] = [
         BRANCHES,
         BRANCH_OF_ORDER,
         BRANCH_OF_PUSH,
         POSITION,
-        EXISTING_ORDERS,
         ENSURE_PROVIDER,
         PROVIDERS,
         READ_CURSOR,

@@ -44,6 +44,12 @@ impl EventId {
         Self(Uuid::new_v5(&self.0, label.as_bytes()))
     }
 
+    /// The same id for another event at this place of the log, whose own is taken by an earlier one.
+    #[must_use]
+    pub fn at(self, sequence: u64) -> Self {
+        self.derive(&format!("@{sequence}"))
+    }
+
     /// The id that stands in for an event whose own could not be read, from its place in the stream.
     pub fn of_unreadable(stream_sequence: u64) -> Self {
         Self(Uuid::new_v5(
@@ -259,6 +265,9 @@ pub struct Envelope {
     pub root_id: EventId,
     /// The event that it followed from; none for `webhook.received`.
     pub cause_id: Option<EventId>,
+    /// Place on the log of the event that was handled when this one was made. It tells acceptances of one webhook apart, which
+    /// share their id. None for what followed from nothing, and on events of older versions.
+    pub cause_sequence: Option<u64>,
     /// The provider's name (`careem`).
     pub provider: Arc<str>,
     /// The provider's order id (`ce-subject`).
@@ -358,6 +367,7 @@ impl Recorded {
                 event_type: EventType::WebhookReceived,
                 root_id: id,
                 cause_id: None,
+                cause_sequence: None,
                 provider: Arc::from(provider),
                 external_order_id: order_id.to_owned(),
                 webhook_type: webhook_type.to_owned(),
@@ -383,14 +393,22 @@ impl Recorded {
         self.run.unwrap_or(self.envelope.id)
     }
 
-    /// The envelope of an event that follows from it; `label` makes its id (see [`EventId::derive`]).
+    /// The envelope of an event that follows from it; `label` makes its id (see [`EventId::derive`]). A webhook that is accepted
+    /// again, after the log forgot it, has the id that it had before; so what follows from one that nothing went before has the
+    /// place on the log in its id as well, and what is accepted anew ends anew.
     pub fn follow(&self, label: &str, event_type: EventType, time: DateTime<Utc>) -> Envelope {
         let run = self.run_id();
+        let id = run.derive(label);
         Envelope {
-            id: run.derive(label),
+            id: if run == self.envelope.root_id {
+                id.at(self.sequence)
+            } else {
+                id
+            },
             event_type,
             root_id: self.envelope.root_id,
             cause_id: Some(run),
+            cause_sequence: Some(self.sequence),
             time,
             request: None,
             ..self.envelope.clone()

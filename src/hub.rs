@@ -41,6 +41,7 @@ use crate::{
         connection::{Connection, HUB_INBOX},
         stage, streams,
     },
+    memory::Orders,
     projection::live::Live,
     provider::{Enabled, Provider, Registry, declarative::Declarative},
     push::{Push, remote::Remote},
@@ -48,7 +49,7 @@ use crate::{
         self,
         health::{DatabaseSeen, Health},
     },
-    transform::{Transform, branches::Branches, duplicates::Duplicates},
+    transform::{Transform, branches::Branches},
     verification::Keyring,
 };
 
@@ -313,8 +314,9 @@ fn spawn_stages(
     branches: Arc<Branches>,
     gate: Arc<Gate>,
 ) -> anyhow::Result<()> {
-    let (duplicates, asker) = Duplicates::new(database.clone());
-    tasks.spawn("duplicates", Phase::Stages, move |stop| asker.run(stop));
+    let orders = Arc::new(Orders::new(Arc::clone(journal.connection()), config.order_memory));
+    let memory = Arc::clone(&orders);
+    tasks.spawn("orders", Phase::Stages, move |stop| memory.run(stop));
     // In the last phase, so that what the stage finds while it drains is still told to the others.
     let (connection, breaker) = (Arc::clone(journal.connection()), Arc::clone(&gate));
     tasks.spawn("breaker", Phase::Log, |stop| shared::run(connection, breaker, stop));
@@ -329,12 +331,14 @@ fn spawn_stages(
     let transform = Arc::new(Transform::new(
         Arc::clone(&registry),
         branches,
-        duplicates,
+        Arc::clone(&orders),
+        database.clone(),
         Arc::clone(journal.connection()),
     ));
     let forward = Arc::new(Forward::new(
         Client::new(&config.backend)?,
         gate,
+        (orders, Arc::clone(journal.connection())),
         config.retries.clone(),
         config
             .providers

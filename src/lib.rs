@@ -5,7 +5,7 @@
 //! 1. [`intake`] takes a webhook, lets [`verification`] say whether it is the [`provider`]'s, and
 //! 2. [`journal`] appends it to the stream `EVENTS`; only then is it answered with 200.
 //! 3. [`transform`] is the first stage on a durable consumer: `webhook.received` becomes an [`order`] for the backend.
-//! 4. [`forward`] is the second: it posts the order and records what became of it.
+//! 4. [`forward`] is the second: it posts the order and records what became of it; [`memory`] says which orders were there before.
 //! 5. [`integration`] takes from the backend what a provider is to be told, and [`push`] is the stage that tells it; it also
 //!    fetches orders that a webhook only points at.
 //! 6. [`projection`] writes what the log says into PostgreSQL; every table can be dropped and made again.
@@ -25,6 +25,7 @@ pub mod database;
 pub mod tls;
 pub mod http;
 pub mod transform;
+pub mod memory;
 pub mod forward;
 pub mod push;
 pub mod projection;

@@ -1,8 +1,8 @@
 //! The first stage: `webhook.received` becomes `order.transformed`, or why it does not.
 //!
-//! The provider says what the webhook means, [`branches`] which branch it is for, [`duplicates`] whether the order
-//! exists already. Each webhook has exactly one outcome here, under one id whatever it is, so a redelivery cannot add
-//! another.
+//! The provider says what the webhook means, [`branches`] which branch it is for. Whether its order exists already is no
+//! question here: it is asked when the order's turn has come to be forwarded. Each acceptance of a webhook has exactly one
+//! outcome here, under one id whatever it is, so a redelivery cannot add another.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,31 +11,31 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use crate::{
+    database::Database,
     event::{
         EventType, NewEvent, Recorded,
         outcome::{ErrorReport, ErrorType, Ignored},
         push::Word,
     },
     journal::{
+        Appended,
         connection::Connection,
         lanes::Corner,
         settle::Failure,
         stage::{self, Stage, give_up},
     },
+    memory::Orders,
     order::body::{Origin, Place},
     provider::{Content, Fact, Posted, Registry, TransformError},
     push::remote::Remote,
 };
 
 pub mod branches;
-pub mod duplicates;
 mod menus;
+mod places;
 mod thin;
 
-use self::{
-    branches::{Branches, Lookup},
-    duplicates::{Duplicates, Known},
-};
+use self::branches::{Branches, Lookup};
 
 /// Label of this stage's outcome (see [`crate::event::EventId::derive`]).
 const LABEL: &str = "transform";
@@ -53,7 +53,8 @@ const MAX_WORD_CHARS: usize = 64;
 pub struct Transform {
     registry: Arc<Registry>,
     branches: Arc<Branches>,
-    duplicates: Duplicates,
+    orders: Arc<Orders>,
+    database: Database,
     log: Arc<Connection>,
 }
 
@@ -95,12 +96,19 @@ impl From<NotYet> for Failure {
 
 impl Transform {
     /// Of these parts.
-    pub fn new(registry: Arc<Registry>, branches: Arc<Branches>, duplicates: Duplicates, log: Arc<Connection>) -> Self {
+    pub fn new(
+        registry: Arc<Registry>,
+        branches: Arc<Branches>,
+        orders: Arc<Orders>,
+        database: Database,
+        log: Arc<Connection>,
+    ) -> Self {
         Self {
-            log,
             registry,
             branches,
-            duplicates,
+            orders,
+            database,
+            log,
         }
     }
 
@@ -133,26 +141,21 @@ impl Transform {
             let message = "a test order; it goes no further unless the provider's _FORWARD_TEST_ORDERS is true";
             return Ok(ignore(received, now, "TEST_ORDER", message.into()));
         }
-        let place = match self
-            .branches
-            .find(&received.envelope.provider, fact.store_ref.as_deref())
-            .await
-        {
+        let store = fact.store_ref.as_deref();
+        let found = match &fact.content {
+            Content::NewOrder(_) => self.branches.find(&received.envelope.provider, store).await,
+            Content::StatusChange(_) | Content::Ignored(_) | Content::Elsewhere => {
+                self.place_of_news(received, store).await?
+            }
+        };
+        let place = match found {
             Lookup::Found(place) => place,
             Lookup::NotFound => {
-                let error = branch_not_found(&received.envelope.provider, fact.store_ref.as_deref());
+                let error = branch_not_found(&received.envelope.provider, store);
                 return Ok(dead_letter(received, error));
             }
             Lookup::Unknown => return Err(NotYet::Branches),
         };
-        let new_order = match &fact.content {
-            Content::NewOrder(order) => Some(order.external_id.as_str()),
-            Content::StatusChange(_) | Content::Ignored(_) | Content::Elsewhere => None,
-        };
-        let known = self.duplicates.find(&received.envelope, new_order, &place.branch_id);
-        if let Some(known) = known.await {
-            return Ok(ignore_duplicate(received, now, place, known));
-        }
         let can_accept = |remote: &Arc<Remote>| remote.spec.status.contains_key(&Word::Accepted);
         // Nobody is to cook a test order, whoever lets it through.
         let can_accept = !fact.is_test && remote.is_some_and(can_accept);
@@ -202,6 +205,18 @@ impl Stage for Transform {
         self.branches.is_loaded()
     }
 
+    async fn prepared(&self) {
+        self.orders.warm().await;
+    }
+
+    async fn catches_up(&self) -> anyhow::Result<()> {
+        self.orders.catch_up().await
+    }
+
+    fn recorded(&self, event: &NewEvent, appended: Appended) {
+        self.orders.note(&event.envelope, &event.payload, appended.sequence);
+    }
+
     async fn handle(&self, received: &Recorded, _attempt: u32) -> Result<Vec<NewEvent>, Failure> {
         let outcome = self.outcome(received, Utc::now()).await?;
         let goes_on = [EventType::OrderTransformed, EventType::OrderFetchRequested];
@@ -224,7 +239,7 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Plac
         webhook_type: &received.envelope.webhook_type,
         external_order_id: &received.envelope.external_order_id,
         timestamp: fact.timestamp.unwrap_or(received.envelope.time),
-        transformed_at: now,
+        transformed_at: received.envelope.time,
         auto_accept: can_accept && place.auto_accept && matches!(fact.content, Content::NewOrder(_)),
     };
     let posted = match (fact.posted(&place, origin), &fact.content) {
@@ -253,26 +268,6 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Plac
     }
 }
 
-fn ignore_duplicate(received: &Recorded, now: DateTime<Utc>, place: Place, known: Known) -> NewEvent {
-    let mut envelope = received.follow(LABEL, EventType::OrderIgnored, now);
-    envelope.branch = Some(place.branch_id);
-    let order = &received.envelope.external_order_id;
-    let (reason, message) = match &known.order_id {
-        _ if known.is_repeat => (
-            "DUPLICATE_WEBHOOK",
-            format!("this webhook about order {order} was forwarded before"),
-        ),
-        Some(id) => ("DUPLICATE_ORDER", format!("order {order} exists already as {id}")),
-        None => ("DUPLICATE_ORDER", format!("order {order} exists already")),
-    };
-    let payload = Ignored {
-        reason: reason.into(),
-        message,
-        internal_order_id: known.order_id,
-    };
-    NewEvent::new(envelope, &payload)
-}
-
 /// A word of the provider's, cut to what one looks at.
 fn not_wanted(word: Option<&str>) -> String {
     match word {
@@ -289,6 +284,8 @@ fn ignore(received: &Recorded, now: DateTime<Utc>, reason: &str, message: String
         reason: reason.into(),
         message,
         internal_order_id: None,
+        sequence: None,
+        differs: false,
     };
     NewEvent::new(received.follow(LABEL, EventType::OrderIgnored, now), &payload)
 }

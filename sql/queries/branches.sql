@@ -1,9 +1,9 @@
--- Active branches of every provider; $1 = most rows. Oldest first, so that of two rows for one merchant the answer is stable.
+-- Branches of every provider, the active ones first; $1 = most rows. Oldest first, so that of two rows for one merchant the answer is
+-- stable.
 SELECT p.code, b.branch_id, b.company_id, nullif(b.merchant_id, ''), nullif(b.store_id, ''),
     nullif(b.webhook_secret, '') AS webhook_secret, b.auto_accept_orders, b.settings::text AS settings,
-    nullif(p.api_base_url, '') AS api_base_url
+    nullif(p.api_base_url, '') AS api_base_url, b.is_active AND p.is_active AS is_active
 FROM branch_delivery_configs b
 JOIN delivery_providers p ON p.id = b.provider_id
-WHERE b.is_active AND p.is_active
-ORDER BY p.code, b.id
+ORDER BY b.is_active AND p.is_active DESC, p.code, b.id
 LIMIT $1

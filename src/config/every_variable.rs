@@ -81,6 +81,7 @@ const VARIABLES: &[(&str, Takes)] = &[
     ("CIRCUIT_BREAKER_RESET_TIMEOUT", DurationOrMs(100, HOUR)),
     ("RETRY_DELAYS", Durations(100, 7 * DAY)),
     ("RETRY_MAX_ATTEMPTS", Whole(1, 100)),
+    ("ORDER_MEMORY", Duration(HOUR, 30 * DAY)),
     ("RATE_LIMIT_ENABLED", Flag),
     ("RATE_LIMIT_DEFAULT", Rate(1, 1_000_000_000)),
     ("RATE_LIMIT_ADDRESS", Rate(1, 1_000_000_000)),

@@ -10,6 +10,8 @@ use serde_json::Value;
 /// Label of the event that ends what a stage was given, whatever it says: an event has one (see
 /// [`EventId::derive`](super::EventId::derive)).
 pub const OUTCOME: &str = "outcome";
+/// Code of what was too old when its turn came.
+pub const ORDER_EXPIRED: &str = "ORDER_EXPIRED";
 
 /// What kind of trouble it is; decides what follows (see [`crate::forward::classify`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +84,13 @@ pub struct Ignored {
     /// The order that exists already, where that is the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub internal_order_id: Option<String>,
+    /// Place on the log of the body that went no further, where somebody may take it up again as an order of its own: by a retry
+    /// in the stage `forward`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
+    /// The order was announced again with other lines or another total. Somebody must look at it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub differs: bool,
 }
 
 /// Payload of `order.rejected`: a dead letter for which no request was made.
@@ -140,6 +149,13 @@ pub struct Forwarded {
     pub received_at: DateTime<Utc>,
     /// When the backend had answered.
     pub forwarded_at: DateTime<Utc>,
+    /// It announced an order that the backend had, and was sent as a change of its status.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub as_news: bool,
+    /// It was given up without knowing whether the backend has it. A later announcement of the order, at this place of the log,
+    /// had it asked for once more, by the same key, and it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed_by: Option<u64>,
     /// The order in short, so that subscribers and tables need not look up the transformed one.
     pub order: OrderSummary,
 }

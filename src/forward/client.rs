@@ -13,10 +13,11 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::{
     classify::{Request, Verdict, classify},
     evidence::{Evidence, Standing},
+    identity::Posting,
 };
 use crate::{
     config,
-    event::{Recorded, outcome::ErrorType},
+    event::{Envelope, outcome::ErrorType},
     http::{self, MAX_ANSWER_BYTES, percent_encode},
     journal::codec::OrderKey,
 };
@@ -74,23 +75,21 @@ impl Client {
     }
 
     /// Posts an order, or a change of one, and reads the answer.
-    pub async fn forward(&self, event: &Recorded) -> Verdict {
-        let envelope = &event.envelope;
-        let (request, url) = if envelope.is_creation() {
-            (Request::NewOrder, format!("{}/api/integration/orders", self.base))
-        } else {
-            let id = percent_encode(&envelope.external_order_id);
-            (
-                Request::StatusChange,
-                format!("{}/api/integration/orders/{id}/status", self.base),
-            )
+    pub async fn forward(&self, envelope: &Envelope, posting: &Posting) -> Verdict {
+        let request = posting.request;
+        let url = match request {
+            Request::NewOrder => format!("{}/api/integration/orders", self.base),
+            Request::StatusChange => {
+                let id = percent_encode(&envelope.external_order_id);
+                format!("{}/api/integration/orders/{id}/status", self.base)
+            }
         };
         let mut post = self
             .http
             .post(url)
-            .header("idempotency-key", envelope.id.to_string())
+            .header("idempotency-key", posting.key.to_string())
             .header("x-request-id", header_value(&envelope.request_id))
-            .body(event.payload.clone());
+            .body(posting.body.clone());
         if let Some(trace) = &envelope.traceparent {
             post = post.header("traceparent", header_value(trace));
         }
@@ -98,7 +97,11 @@ impl Client {
             Ok(answer) => answer,
             Err(error) => return no_answer(&error),
         };
-        let standing = self.note(request, OrderKey::of(event), answer.status);
+        let standing = self.note(
+            request,
+            OrderKey::new(&envelope.provider, &envelope.external_order_id),
+            answer.status,
+        );
         classify(request, &answer, standing)
     }
 }

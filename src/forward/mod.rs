@@ -2,7 +2,8 @@
 //!
 //! [`client`] speaks HTTP, [`classify`] reads the answer and [`evidence`] what the answers say together, [`breaker`] decides whether to ask at all and [`gate`] holds
 //! it for all partitions. The body is the event's payload, byte for byte, and its key is the event's id: every repeat,
-//! by a redelivery, a restart or a broken wire, is the same request.
+//! by a redelivery, a restart or a broken wire, is the same request. Whether an event is to be posted at all, and whether an
+//! earlier announcement of its order comes first, [`identity`] decides in the event's turn.
 
 use std::{
     collections::HashMap,
@@ -16,14 +17,17 @@ use crate::{
     config,
     event::{
         Envelope, EventType, NewEvent, Recorded,
-        outcome::{ErrorReport, ErrorType, ForwardFailed, Forwarded, OUTCOME, OrderSummary},
+        outcome::{ErrorReport, ErrorType, ForwardFailed, Forwarded, Ignored, ORDER_EXPIRED, OUTCOME, OrderSummary},
         push::{self, StatusRequested, Word},
     },
     journal::{
+        Appended,
+        connection::Connection,
         lanes::Corner,
         settle::{Failure, LEAST_PAUSE, Next, Schedule},
         stage::{Stage, give_up, turn},
     },
+    memory::Orders,
     order::body,
 };
 
@@ -33,12 +37,14 @@ mod answer;
 pub mod evidence;
 pub mod breaker;
 pub mod gate;
+pub mod identity;
 
 use self::{
     breaker::Outcome,
     classify::{Accepted, Verdict},
     client::Client,
     gate::Gate,
+    identity::{DUPLICATE_ORDER, Identity, Plan},
 };
 
 /// Label of the request to tell the provider that it is accepted (see [`crate::event::EventId::derive`]).
@@ -47,11 +53,14 @@ const ACCEPTANCE: &str = "acceptance";
 /// Retries that count after which a change of an order that the backend does not know is given up: with the contract's
 /// delays it waits six minutes for the event that creates the order.
 const UNKNOWN_ORDER_RETRIES: u32 = 2;
+/// How long an event waits where the log does not say what was before it.
+const LOG_AWAY: Duration = Duration::from_secs(1);
 
 /// The stage.
 pub struct Forward {
     client: Client,
     gate: Arc<Gate>,
+    identity: Identity,
     schedule: Schedule,
     /// How old a new order of a provider may be when it is forwarded; where none is given, of any age.
     order_ttl: HashMap<String, Duration>,
@@ -59,10 +68,17 @@ pub struct Forward {
 
 impl Forward {
     /// Of these parts.
-    pub fn new(client: Client, gate: Arc<Gate>, schedule: Schedule, order_ttl: HashMap<String, Duration>) -> Self {
+    pub fn new(
+        client: Client,
+        gate: Arc<Gate>,
+        (orders, log): (Arc<Orders>, Arc<Connection>),
+        schedule: Schedule,
+        order_ttl: HashMap<String, Duration>,
+    ) -> Self {
         Self {
             client,
             gate,
+            identity: Identity { orders, log },
             schedule,
             order_ttl,
         }
@@ -74,6 +90,47 @@ impl Forward {
         let ttl = self.order_ttl.get(&*event.envelope.provider)?;
         let is_for_us = event.envelope.is_creation() && event.run.is_none();
         is_for_us.then(|| event.envelope.received_at + TimeDelta::from_std(*ttl).unwrap_or(TimeDelta::MAX))
+    }
+
+    /// What follows where the backend said yes.
+    async fn accepted(
+        &self,
+        event: &Recorded,
+        request: u32,
+        accepted: Accepted,
+        summary: OrderSummary,
+        plan: Plan,
+    ) -> Result<Vec<NewEvent>, Failure> {
+        match plan {
+            Plan::News(_, Some(end)) | Plan::End(end) => Ok(vec![ignore(event, &end)]),
+            Plan::News(_, None) => {
+                let facts = facts(event, request, &accepted, summary);
+                Ok(vec![forwarded(event, OUTCOME, &Forwarded { as_news: true, ..facts })])
+            }
+            Plan::Send(_) => {
+                let facts = facts(event, request, &accepted, summary);
+                Ok(created(event, OUTCOME, accepted, facts))
+            }
+            Plan::Confirm(first, _) => {
+                let summary = body::summary(&first.payload).unwrap_or_default();
+                let facts = Forwarded {
+                    confirmed_by: Some(event.sequence),
+                    ..facts(&first, request, &accepted, summary)
+                };
+                let end = self.identity.end_after(event, &facts, &first).await;
+                let label = format!("confirmed/{}", event.run_id());
+                let mut record = created(&first, &label, accepted, facts);
+                if let Some(end) = end {
+                    record.push(ignore(event, &end));
+                    return Ok(record);
+                }
+                Err(Failure::Retry {
+                    next: Next::Quick(Duration::ZERO),
+                    record,
+                    for_creation: false,
+                })
+            }
+        }
     }
 
     fn failed(
@@ -140,8 +197,22 @@ impl Stage for Forward {
         self.gate.is_passable()
     }
 
+    async fn prepared(&self) {
+        self.identity.orders.warm().await;
+    }
+
     fn longest_request(&self) -> Duration {
         self.client.timeout()
+    }
+
+    async fn catches_up(&self) -> anyhow::Result<()> {
+        self.identity.orders.catch_up().await
+    }
+
+    fn recorded(&self, event: &NewEvent, appended: Appended) {
+        self.identity
+            .orders
+            .note(&event.envelope, &event.payload, appended.sequence);
     }
 
     async fn handle(&self, event: &Recorded, request: u32) -> Result<Vec<NewEvent>, Failure> {
@@ -149,7 +220,19 @@ impl Stage for Forward {
             Ok(summary) => summary,
             Err(error) => return Ok(vec![dead_letter(event, request - 1, unreadable(&error))]),
         };
-        if self.expires(event).is_some_and(|at| at <= Utc::now()) {
+        let plan = self.identity.plan(event).await.map_err(|error| {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "cannot see what was before an event, looking again"
+            );
+            later(LOG_AWAY)
+        })?;
+        let posting = match &plan {
+            Plan::End(ignored) => return Ok(vec![ignore(event, ignored)]),
+            Plan::Send(posting) | Plan::Confirm(_, posting) | Plan::News(posting, _) => posting,
+        };
+        let is_news = matches!(plan, Plan::News(..));
+        if !is_news && self.expires(event).is_some_and(|at| at <= Utc::now()) {
             return Ok(vec![dead_letter(event, request - 1, expired(event))]);
         }
         let _slot = self.client.slot().await;
@@ -166,7 +249,7 @@ impl Stage for Forward {
             });
         };
         let asked = Instant::now();
-        let verdict = self.client.forward(event).await;
+        let verdict = self.client.forward(&event.envelope, posting).await;
         metrics::histogram!("backend_request_duration_seconds").record(asked.elapsed());
         metrics::counter!("backend_requests_total", "outcome" => verdict.label()).increment(1);
         pass.record(match &verdict {
@@ -177,14 +260,14 @@ impl Stage for Forward {
             Verdict::Misconfigured(error) => Outcome::Misconfigured(error.message.clone()),
         });
         match verdict {
-            Verdict::Accepted(accepted) => {
-                let auto_accept = summary.auto_accept;
-                let forwarded = forwarded(event, request, &accepted, summary);
-                let accept = auto_accept.then(|| acceptance(event, &forwarded, accepted.order_id));
-                // First: with the outcome on the log nobody would come back to it.
-                Ok(accept.into_iter().chain([forwarded]).collect())
-            }
-            Verdict::Invalid(error) => Ok(vec![dead_letter(event, request, error)]),
+            Verdict::Accepted(accepted) => self.accepted(event, request, accepted, summary, plan).await,
+            Verdict::Invalid(error) => match plan {
+                Plan::Confirm(first, _) => {
+                    self.identity.orders.refuse(&first);
+                    Err(later(Duration::ZERO))
+                }
+                _ => Ok(vec![dead_letter(event, request, error)]),
+            },
             Verdict::UnknownOrder(error) => self.failed(event, request, error, None, true),
             Verdict::Temporary { error, after } => self.failed(event, request, error, after, false),
             Verdict::Misconfigured(error) => Err(Failure::Hold {
@@ -203,7 +286,16 @@ impl Stage for Forward {
     }
 }
 
-fn forwarded(event: &Recorded, attempts: u32, accepted: &Accepted, order: OrderSummary) -> NewEvent {
+/// The outcome, after the request to accept the order at its provider: with the outcome on the log nobody would come back to
+/// that.
+fn created(event: &Recorded, label: &str, accepted: Accepted, facts: Forwarded) -> Vec<NewEvent> {
+    let forwarded = forwarded(event, label, &facts);
+    let accept = facts.order.auto_accept;
+    let accept = accept.then(|| acceptance(event, &forwarded, accepted.order_id));
+    accept.into_iter().chain([forwarded]).collect()
+}
+
+fn facts(event: &Recorded, attempts: u32, accepted: &Accepted, order: OrderSummary) -> Forwarded {
     if let Some(reason) = &accepted.unread {
         tracing::warn!(
             provider = &*event.envelope.provider,
@@ -214,18 +306,49 @@ fn forwarded(event: &Recorded, attempts: u32, accepted: &Accepted, order: OrderS
             "accepted without an order id: the backend said yes, and its answer cannot be read whole"
         );
     }
-    let now = Utc::now();
-    let received_at = event.envelope.received_at;
-    let payload = Forwarded {
+    Forwarded {
         internal_order_id: accepted.order_id.clone(),
         backend_status: accepted.status,
         order_status: accepted.order_status.clone(),
         answer_unread: accepted.unread.clone(),
         attempts,
-        received_at,
-        forwarded_at: now,
+        received_at: event.envelope.received_at,
+        forwarded_at: Utc::now(),
+        as_news: false,
+        confirmed_by: None,
         order,
-    };
+    }
+}
+
+/// Nothing was tried; it is looked at again after so long.
+const fn later(after: Duration) -> Failure {
+    Failure::Later {
+        after,
+        for_creation: false,
+    }
+}
+
+fn ignore(event: &Recorded, ignored: &Ignored) -> NewEvent {
+    let provider = event.envelope.provider.to_string();
+    metrics::counter!("webhooks_processed_total", "provider" => provider.clone(), "status" => "ignored").increment(1);
+    if ignored.reason == DUPLICATE_ORDER {
+        let differs = if ignored.differs { "true" } else { "false" };
+        metrics::counter!("duplicate_orders_total", "provider" => provider, "differs" => differs).increment(1);
+    }
+    if ignored.differs {
+        tracing::error!(
+            provider = &*event.envelope.provider,
+            order_id = event.envelope.external_order_id,
+            request_id = event.envelope.request_id,
+            sequence = event.sequence,
+            "an order was announced again with another content; the backend has the first: somebody must look at it"
+        );
+    }
+    NewEvent::new(event.follow(OUTCOME, EventType::OrderIgnored, Utc::now()), ignored)
+}
+
+fn forwarded(event: &Recorded, label: &str, facts: &Forwarded) -> NewEvent {
+    let (now, received_at) = (facts.forwarded_at, facts.received_at);
     let provider = event.envelope.provider.to_string();
     let took = (now - received_at).to_std().unwrap_or_default();
     metrics::counter!("webhooks_processed_total", "provider" => provider.clone(), "status" => "success").increment(1);
@@ -234,11 +357,11 @@ fn forwarded(event: &Recorded, attempts: u32, accepted: &Accepted, order: OrderS
         provider = &*event.envelope.provider,
         order_id = event.envelope.external_order_id,
         request_id = event.envelope.request_id,
-        attempts,
+        attempts = facts.attempts,
         processing_time = took.as_millis() as u64,
         "order forwarded"
     );
-    NewEvent::new(event.follow(OUTCOME, EventType::OrderForwarded, now), &payload)
+    NewEvent::new(event.follow(label, EventType::OrderForwarded, now), facts)
 }
 
 /// The request to tell the provider that the order is accepted. It begins something of its own: what becomes of it is not
@@ -282,7 +405,7 @@ fn expired(event: &Recorded) -> ErrorReport {
     let provider = config::prefix(&event.envelope.provider);
     ErrorReport::new(
         ErrorType::Validation,
-        "ORDER_EXPIRED",
+        ORDER_EXPIRED,
         format!("the order is {age} s old, older than {provider}_ORDER_TTL allows; the kitchen did not get it"),
     )
 }

@@ -158,6 +158,7 @@ impl Integration {
             event_type: wanted.event_type,
             root_id: id,
             cause_id: None,
+            cause_sequence: None,
             provider: wanted.provider.into(),
             external_order_id: wanted.subject,
             webhook_type: wanted.kind.to_owned(),

@@ -1,6 +1,6 @@
 //! An event as a NATS message: CloudEvents 1.0 in binary mode, the envelope in headers, the payload untouched.
 //!
-//! `ce-source` is `/providers/{provider}`; `ce-rootid`, `ce-causeid`, `ce-webhooktype`, `ce-branch`, `ce-requestid` and `ce-receivedtime`
+//! `ce-source` is `/providers/{provider}`; `ce-rootid`, `ce-causeid`, `ce-causesequence`, `ce-webhooktype`, `ce-branch`, `ce-requestid` and `ce-receivedtime`
 //! are extension attributes; `hub-request` holds the HTTP request's facts as JSON.
 
 use std::{fmt, sync::Arc};
@@ -34,6 +34,7 @@ mod name {
     pub(super) const CONTENT_TYPE: &str = "content-type";
     pub(super) const ROOT_ID: &str = "ce-rootid";
     pub(super) const CAUSE_ID: &str = "ce-causeid";
+    pub(super) const CAUSE_SEQUENCE: &str = "ce-causesequence";
     pub(super) const WEBHOOK_TYPE: &str = "ce-webhooktype";
     pub(super) const BRANCH: &str = "ce-branch";
     pub(super) const RECEIVED_TIME: &str = "ce-receivedtime";
@@ -179,6 +180,9 @@ pub fn headers(envelope: &Envelope) -> serde_json::Result<HeaderMap> {
     if let Some(cause) = envelope.cause_id {
         set(name::CAUSE_ID, cause.to_string());
     }
+    if let Some(sequence) = envelope.cause_sequence {
+        set(name::CAUSE_SEQUENCE, sequence.to_string());
+    }
     if let Some(branch) = &envelope.branch {
         set(name::BRANCH, escape(branch));
     }
@@ -249,6 +253,8 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Res
         event_type,
         root_id,
         cause_id: get(name::CAUSE_ID).map(|text| id(name::CAUSE_ID, text)).transpose()?,
+        // No event is lost over it: without it an event is matched by its cause's id, as those of older versions are.
+        cause_sequence: get(name::CAUSE_SEQUENCE).and_then(|text| text.parse().ok()),
         provider: Arc::from(provider),
         external_order_id,
         webhook_type: get(name::WEBHOOK_TYPE).map(unescape).unwrap_or_default(),
@@ -337,6 +343,7 @@ mod tests {
         let time = DateTime::from_timestamp_millis(1_759_320_000_123).unwrap();
         Envelope {
             branch,
+            cause_sequence: Some(41),
             received_at: DateTime::from_timestamp_millis(1_759_320_000_001).unwrap(),
             ..Recorded::sample("careem", order, "order_created", order.as_bytes(), time).envelope
         }

@@ -19,6 +19,7 @@ mod handover;
 mod held;
 mod left;
 mod progress;
+mod names;
 mod recovery;
 mod shares;
 mod stray;
@@ -57,7 +58,7 @@ use self::{
     unreadable::unreadable,
 };
 use super::{
-    EVENTS, Journal,
+    Appended, EVENTS, Journal,
     codec::{self, OrderKey},
     lanes::{Corner, Lanes, Read},
     lease::{Lease, Validity},
@@ -98,6 +99,20 @@ pub trait Stage: Send + Sync + 'static {
 
     /// Whether [`Self::ready`] would return at once.
     fn is_ready(&self) -> bool;
+
+    /// Waits until the stage may be taken over: an instance that does not know enough yet leaves it to others.
+    fn prepared(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
+    /// Learns all that is on the log by now: after the stage was taken over and before anything is handled, and before an order
+    /// goes on that another instance was at work on.
+    fn catches_up(&self) -> impl Future<Output = anyhow::Result<()>> + Send {
+        async { Ok(()) }
+    }
+
+    /// An event of this stage is on the log.
+    fn recorded(&self, _: &NewEvent, _: Appended) {}
 
     /// What follows from an event. `request` counts from 1.
     fn handle(&self, event: &Recorded, request: u32) -> impl Future<Output = Result<Vec<NewEvent>, Failure>> + Send;
@@ -185,6 +200,7 @@ impl<S: Stage> Worker<S> {
         let connection = self.journal.connection();
         let taking = async {
             connection.wait_up().await;
+            self.stage.prepared().await;
             Lease::take(connection, S::NAME).await
         };
         let (mut lease, inherited) = tokio::select! {
@@ -260,6 +276,7 @@ impl<S: Stage> Worker<S> {
         let connection = self.journal.connection();
         let (lanes, read) = lanes.unzip();
         let unsettled = recovery::read::<S>(connection, lanes.as_ref().zip(read), &term.tenure).await?;
+        self.stage.catches_up().await?;
         tell(S::NAME, &unsettled, lanes.as_ref());
         let ground = Self::ground(term, lanes, unsettled.ended, halt);
         let mut consumer = streams::consumer(connection, EVENTS, S::NAME).await?;
@@ -294,7 +311,10 @@ impl<S: Stage> Worker<S> {
                     biased;
                     () = halt.cancelled() => break,
                     Some(done) = at_work.next() => due::finish(done?, lanes, &mut held),
-                    Some(free) = freed.next() => release(free?, &mut elsewhere, &mut held, &ground),
+                    Some(free) = freed.next() => {
+                        self.stage.catches_up().await?;
+                        release(free?, &mut elsewhere, &mut held, &ground);
+                    }
                     message = take(&*self.stage, &mut messages, held.has_events()), if held.has_room() => {
                         let Some(message) = message? else { continue };
                         stray.received(&message)?;

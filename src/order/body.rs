@@ -8,10 +8,14 @@ use chrono::{DateTime, Utc};
 
 use super::model::{Order, StatusChange};
 
+mod news;
 mod shape;
 mod summary;
 
-pub use self::summary::summary;
+pub use self::{
+    news::{Announced, announced, as_news},
+    summary::summary,
+};
 
 /// Version of this format, `metadata.version`.
 pub const VERSION: &str = "1.0.0";
@@ -41,7 +45,7 @@ pub struct Origin<'a> {
     pub external_order_id: &'a str,
     /// The provider's own time of it; when the webhook was received, where it sent none.
     pub timestamp: DateTime<Utc>,
-    /// When it was transformed.
+    /// When what it is made from was recorded on the log: the same for every time that it is made.
     pub transformed_at: DateTime<Utc>,
     /// The hub tells the provider that the order is accepted, as soon as the backend has it.
     pub auto_accept: bool,

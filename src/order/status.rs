@@ -64,6 +64,25 @@ impl Status {
         Self::ALL.into_iter().find(|one| one.as_str() == word)
     }
 
+    /// How far an order is that has this status. What has ended is further than all that may still happen to it, and what was
+    /// paid back further than that.
+    const fn rank(self) -> u8 {
+        match self {
+            Self::Received => 0,
+            Self::Accepted => 1,
+            Self::Preparing => 2,
+            Self::Ready => 3,
+            Self::PickedUp => 4,
+            Self::Delivered | Self::Rejected | Self::Cancelled | Self::Failed => 5,
+            Self::Refunded => 6,
+        }
+    }
+
+    /// Whether an order that had the other status may have this one next.
+    pub const fn follows(self, other: Self) -> bool {
+        self.rank() > other.rank()
+    }
+
     /// The platform's word for it.
     pub const fn platform(self) -> OrderStatus {
         match self {

@@ -110,6 +110,10 @@ const COUNTERS: &[(&str, &str)] = &[
         "Total statements without an answer in time: cancelled, and their connections closed",
     ),
     (
+        "duplicate_orders_total",
+        "Total orders that were announced again and went no further, by provider and whether lines or total differ",
+    ),
+    (
         "projection_unstorable_total",
         "Total events whose payload PostgreSQL could not keep as jsonb",
     ),
@@ -119,13 +123,21 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
 ];
 /// Gauges, and what they show; seconds where the name says so.
-const GAUGES: [(&str, &str); 11] = [
+const GAUGES: [(&str, &str); 13] = [
     ("blocks_active", "Addresses and providers that are blocked"),
     (
         "rate_limit_instances",
         "Instances that share rate limits, as this one knows them",
     ),
     ("stage_pending", "Messages that wait for a stage"),
+    (
+        "order_memory_entries",
+        "Webhooks that are known again when they, or their orders, come once more",
+    ),
+    (
+        "order_memory_reach_seconds",
+        "How far back they are known; less than ORDER_MEMORY where the log is younger, or more came than are remembered",
+    ),
     (
         "stage_lag_seconds",
         "How long the last message had waited for the stage",

@@ -64,7 +64,10 @@ struct OfProvider {
     by_merchant: HashMap<String, Arc<Place>>,
     by_store: HashMap<String, Arc<Place>>,
     only: Option<Arc<Place>>,
+    /// How many active rows there are.
     rows: usize,
+    /// Stores that are switched off, by merchant or store: for news of orders that they have.
+    inactive: HashMap<String, Arc<Place>>,
     /// `webhook_secret`, newest first, by branch.
     secrets: HashMap<String, Arc<[SecretString]>>,
     /// What the provider must be told about a branch, by its id.
@@ -209,7 +212,7 @@ impl Branches {
         matches!(look, Ok(Ok(look)) if look.is_some_and(|look| look.succeeded))
     }
 
-    /// What the provider's interface must be told about a branch; none where no active row is known.
+    /// What the provider's interface must be told about a branch, also one that is switched off; none where no row is known.
     pub fn branch(&self, provider: &str, branch: &str) -> Option<Arc<Branch>> {
         let snapshot = self.snapshot.load();
         snapshot
@@ -219,6 +222,13 @@ impl Branches {
             .by_branch
             .get(branch)
             .cloned()
+    }
+
+    /// The branch of a store that is switched off. No new order goes there.
+    pub fn inactive(&self, provider: &str, store: Option<&str>) -> Option<Place> {
+        let snapshot = self.snapshot.load();
+        let of_provider = snapshot.as_ref()?.providers.get(provider)?;
+        Some(Place::clone(of_provider.inactive.get(store?)?))
     }
 
     /// The only active branch of a provider.
@@ -232,7 +242,8 @@ impl Branches {
         snapshot.as_ref()?.providers.get(provider)?.api_base_url.clone()
     }
 
-    fn known(&self, provider: &str, store: Option<&str>) -> Option<Place> {
+    /// As [`Self::find`], without looking again.
+    pub fn known(&self, provider: &str, store: Option<&str>) -> Option<Place> {
         self.snapshot.load().as_ref()?.find(provider, store).cloned()
     }
 
@@ -268,7 +279,10 @@ impl Branches {
         let limit = i64::try_from(MAX_ROWS)?;
         let rows = connection.query(&statement, &[&limit]).await?;
         if rows.len() == MAX_ROWS {
-            tracing::error!(MAX_ROWS, "branch_delivery_configs has more active rows than are read");
+            tracing::error!(
+                MAX_ROWS,
+                "branch_delivery_configs has more rows than are read; active ones go first"
+            );
         }
         let mut providers: HashMap<String, OfProvider> = HashMap::new();
         for row in rows {
@@ -278,7 +292,8 @@ impl Branches {
                 auto_accept: row.try_get("auto_accept_orders")?,
             });
             let of_provider = providers.entry(row.try_get(0)?).or_default();
-            if let Some(secrets) = row.try_get::<_, Option<String>>("webhook_secret")? {
+            let is_active: bool = row.try_get("is_active")?;
+            if is_active && let Some(secrets) = row.try_get::<_, Option<String>>("webhook_secret")? {
                 of_provider.secrets.insert(place.branch_id.clone(), split(&secrets));
             }
             let branch = Branch {
@@ -292,15 +307,23 @@ impl Branches {
                 .entry(place.branch_id.clone())
                 .or_insert_with(|| Arc::new(branch));
             of_provider.api_base_url = row.try_get("api_base_url")?;
+            let stores = [row.try_get::<_, Option<String>>(3)?, row.try_get(4)?];
+            if !is_active {
+                for store in stores.into_iter().flatten() {
+                    of_provider.inactive.entry(store).or_insert_with(|| Arc::clone(&place));
+                }
+                continue;
+            }
             of_provider.rows += 1;
             of_provider.only = (of_provider.rows == 1).then(|| Arc::clone(&place));
-            if let Some(merchant) = row.try_get::<_, Option<String>>(3)? {
+            let [merchant, store] = stores;
+            if let Some(merchant) = merchant {
                 of_provider
                     .by_merchant
                     .entry(merchant)
                     .or_insert_with(|| Arc::clone(&place));
             }
-            if let Some(store) = row.try_get::<_, Option<String>>(4)? {
+            if let Some(store) = store {
                 of_provider.by_store.entry(store).or_insert(place);
             }
         }

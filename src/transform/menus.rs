@@ -55,6 +55,8 @@ impl Transform {
                 let mut envelope = received.follow(LABEL, EventType::OrderIgnored, now);
                 envelope.branch = Some(place.branch_id);
                 let payload = Ignored {
+                    sequence: None,
+                    differs: false,
                     reason: "MENU_RESULT_PENDING".into(),
                     message: "the provider is still at the menu".into(),
                     internal_order_id: None,

@@ -12,7 +12,8 @@ use webhook_hub::event::{EventId, EventType, Recorded};
 
 use super::{
     World,
-    log::payload,
+    backend::ORDERS,
+    log::{Acceptances, payload},
     played::Heard,
     wait::{PATIENCE, eventually},
 };
@@ -100,32 +101,55 @@ impl World {
         let requests = self.backend.requests();
         let mut bodies: HashMap<&str, &[u8]> = HashMap::new();
         let mut arrived: HashMap<String, Vec<&str>> = HashMap::new();
+        // What was announced again and sent as news, and what somebody declared to be an order of its own.
+        let as_news = |key: &str| {
+            let mut of_key = requests.iter().filter(|request| request.key() == key);
+            of_key.any(|request| request.path != ORDERS)
+        };
+        let of_its_own: HashMap<String, String> = events
+            .iter()
+            .filter(|event| event.envelope.event_type == EventType::OrderTransformed)
+            .map(|event| {
+                let id = event.envelope.id;
+                (id.derive("order_of_its_own").to_string(), id.to_string())
+            })
+            .collect();
         for request in &requests {
             let key = request.key();
+            if of_its_own.contains_key(key) {
+                continue;
+            }
             match bodies.insert(key, &request.body) {
                 Some(known) => assert_eq!(
                     known, &request.body,
                     "another body under the same Idempotency-Key {key}"
                 ),
-                None => arrived.entry(request.external_order_id()).or_default().push(key),
+                None => arrived.entry(order_of(request)).or_default().push(key),
             }
         }
         let by_id: HashMap<String, &Recorded> = events
             .iter()
             .map(|event| (event.envelope.id.to_string(), &**event))
             .collect();
-        let mut recorded: HashMap<&str, Vec<String>> = HashMap::new();
+        let mut recorded: HashMap<String, Vec<String>> = HashMap::new();
         for event in events {
             let id = event.envelope.id.to_string();
             match event.envelope.event_type {
                 EventType::OrderTransformed if bodies.contains_key(&*id) => {
-                    assert_eq!(bodies[&*id], event.payload, "the body is the event's payload");
-                    recorded.entry(&event.envelope.external_order_id).or_default().push(id);
+                    if !event.envelope.is_creation() || !as_news(&id) {
+                        assert_eq!(bodies[&*id], event.payload, "the body is the event's payload");
+                    }
+                    recorded.entry(order_name(event)).or_default().push(id);
                 }
                 EventType::OrderForwarded => {
                     let key = key_of(&by_id, events, event);
+                    let own = of_its_own
+                        .iter()
+                        .find(|(_, event)| **event == key)
+                        .map(|(own, _)| own.as_str());
+                    let came = |key: &str| requests.iter().any(|request| request.key() == key);
                     assert!(
-                        bodies.contains_key(&*key),
+                        bodies.contains_key(&*key) || own.is_some_and(came),
                         "{key} is recorded as forwarded but the backend never got it"
                     );
                 }
@@ -134,7 +158,7 @@ impl World {
         }
         in_order_of_acceptance(events);
         for (order, keys) in &recorded {
-            let arrived = arrived.get(*order).cloned().unwrap_or_default();
+            let arrived = arrived.get(order).cloned().unwrap_or_default();
             assert!(
                 arrived == *keys || passed_by_its_creation(&arrived, keys, &by_id),
                 "{order}: keys as they stand on the log: {keys:#?}, as they arrived: {:#?}",
@@ -147,6 +171,17 @@ impl World {
             "the backend got an order that is not on the log"
         );
     }
+}
+
+/// Provider and number of the order that a request is about.
+fn order_of(request: &Heard) -> String {
+    let provider = &request.json()["originalWebhook"]["providerId"];
+    format!("{} {}", provider.as_str().unwrap(), request.external_order_id())
+}
+
+/// Provider and number of the order that an event is about.
+fn order_name(event: &Recorded) -> String {
+    format!("{} {}", event.envelope.provider, event.envelope.external_order_id)
 }
 
 /// The key that an order was forwarded under: the id of what was posted, which is its cause, or what the request that is
@@ -181,7 +216,7 @@ fn passed_by_its_creation(arrived: &[&str], recorded: &[String], by_id: &HashMap
 
 /// Every request about an order, for whoever has to find out what happened.
 fn arrivals<'a>(requests: &'a [Heard], order: &str) -> Vec<(Instant, &'a str, &'a str)> {
-    let of_order = requests.iter().filter(|request| request.external_order_id() == order);
+    let of_order = requests.iter().filter(|request| order_of(request) == order);
     of_order
         .map(|request| (request.at, request.key(), request.path.as_str()))
         .collect()
@@ -189,25 +224,23 @@ fn arrivals<'a>(requests: &'a [Heard], order: &str) -> Vec<(Instant, &'a str, &'
 
 /// The outcomes of an order's webhooks stand on the log in the order of the webhooks.
 fn in_order_of_acceptance(events: &[Arc<Recorded>]) {
-    let mut accepted: HashMap<EventId, u64> = HashMap::new();
-    let mut latest: HashMap<&str, u64> = HashMap::new();
+    let acceptances = Acceptances::of(events);
+    let mut latest: HashMap<String, u64> = HashMap::new();
     for event in events {
         match event.envelope.event_type {
-            EventType::WebhookReceived => {
-                accepted.entry(event.envelope.id).or_insert(event.sequence);
-            }
             EventType::OrderTransformed => {
                 // What a test put on the log itself came from no webhook; what was taken up again comes when it comes.
                 if event.envelope.cause_id != Some(event.envelope.root_id) {
                     continue;
                 }
-                let Some(sequence) = accepted.get(&event.envelope.root_id) else {
+                let (_, sequence) = acceptances.of_event(event);
+                if sequence == 0 {
                     continue;
-                };
-                let order = event.envelope.external_order_id.as_str();
-                let before = latest.insert(order, *sequence).unwrap_or_default();
+                }
+                let order = order_name(event);
+                let before = latest.insert(order.clone(), sequence).unwrap_or_default();
                 assert!(
-                    before < *sequence,
+                    before < sequence,
                     "{order}: webhook {sequence} was transformed after {before}"
                 );
             }
@@ -217,11 +250,13 @@ fn in_order_of_acceptance(events: &[Arc<Recorded>]) {
 }
 
 fn ends(events: &[Arc<Recorded>]) -> Ends {
-    let mut by_root: HashMap<EventId, EventType> = HashMap::new();
+    let acceptances = Acceptances::of(events);
+    let mut by_acceptance: HashMap<(EventId, u64), EventType> = HashMap::new();
     for event in events {
         let event_type = event.envelope.event_type;
+        let acceptance = acceptances.of_event(event);
         if event_type == EventType::OrderRetryRequested {
-            let earlier = by_root.remove(&event.envelope.root_id);
+            let earlier = by_acceptance.remove(&acceptance);
             let can_be_retried = [
                 EventType::OrderDeadLettered,
                 EventType::OrderRejected,
@@ -235,10 +270,17 @@ fn ends(events: &[Arc<Recorded>]) -> Ends {
         if !event_type.ends() {
             continue;
         }
-        let earlier = by_root.insert(event.envelope.root_id, event_type);
-        assert_eq!(earlier, None, "webhook {} ended twice", event.envelope.root_id);
+        let earlier = by_acceptance.insert(acceptance, event_type);
+        // A later announcement found out that the backend has what was given up.
+        let is_confirmed = event_type == EventType::OrderForwarded && payload(event)["confirmedBy"].is_u64();
+        let may = if is_confirmed {
+            Some(EventType::OrderDeadLettered)
+        } else {
+            None
+        };
+        assert_eq!(earlier, may, "webhook {} ended twice", event.envelope.root_id);
     }
-    let count = |one: EventType| by_root.values().filter(|end| **end == one).count();
+    let count = |one: EventType| by_acceptance.values().filter(|end| **end == one).count();
     Ends {
         forwarded: count(EventType::OrderForwarded),
         ignored: count(EventType::OrderIgnored),

@@ -117,15 +117,58 @@ impl Log {
     }
 }
 
+/// Which acceptance of a webhook an event belongs to: an event says where the one stands that it followed from.
+pub(crate) struct Acceptances<'a> {
+    by_sequence: HashMap<u64, &'a Recorded>,
+    first: HashMap<EventId, u64>,
+}
+
+impl<'a> Acceptances<'a> {
+    pub(crate) fn of(events: &'a [Arc<Recorded>]) -> Self {
+        let mut first = HashMap::new();
+        for event in events {
+            if event.envelope.event_type == EventType::WebhookReceived {
+                first.entry(event.envelope.id).or_insert(event.sequence);
+            }
+        }
+        let by_sequence = events.iter().map(|event| (event.sequence, &**event)).collect();
+        Self { by_sequence, first }
+    }
+
+    /// The webhook's id, and where that acceptance of it stands: the first where the event does not say, 0 where there is none.
+    pub(crate) fn of_event(&self, event: &Recorded) -> (EventId, u64) {
+        let root = event.envelope.root_id;
+        let (mut at, first) = (event, self.first.get(&root).copied().unwrap_or_default());
+        loop {
+            if at.envelope.event_type == EventType::WebhookReceived {
+                return (root, at.sequence);
+            }
+            if at.envelope.root_id == at.envelope.id {
+                // A request of the backend.
+                return (root, 0);
+            }
+            match at
+                .envelope
+                .cause_sequence
+                .and_then(|cause| self.by_sequence.get(&cause))
+            {
+                Some(cause) if cause.envelope.root_id == root => at = cause,
+                _ => return (root, first),
+            }
+        }
+    }
+}
+
 /// How many webhooks have no ending.
 fn open(events: &[Arc<Recorded>]) -> usize {
-    let mut ended: HashMap<EventId, bool> = HashMap::new();
+    let acceptances = Acceptances::of(events);
+    let mut ended: HashMap<(EventId, u64), bool> = HashMap::new();
     for event in events {
+        let acceptance = ended.entry(acceptances.of_event(event)).or_default();
         match event.envelope.event_type {
-            EventType::WebhookReceived => *ended.entry(event.envelope.id).or_default() |= false,
             // What was given up is taken up again.
-            EventType::OrderRetryRequested => drop(ended.insert(event.envelope.root_id, false)),
-            one => *ended.entry(event.envelope.root_id).or_default() |= one.ends(),
+            EventType::OrderRetryRequested => *acceptance = false,
+            one => *acceptance |= one.ends(),
         }
     }
     ended.values().filter(|ended| !**ended).count()

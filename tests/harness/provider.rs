@@ -19,6 +19,7 @@ use super::{
     World,
     careem::{Answer, answer, http},
     hub::{Hub, Settings},
+    wait::POLL,
 };
 
 /// How providers know the hub.
@@ -139,15 +140,36 @@ impl Provider {
         self.send(hub, self.signed(webhook, SECRETS[0])).await
     }
 
+    /// Posts it until one of these hubs accepts it: to the one after, where one does not.
+    pub(crate) async fn deliver_to_any(&self, hubs: &[String], first: usize, webhook: &Webhook) {
+        let mut again = tokio::time::interval(POLL);
+        for hub in first.. {
+            again.tick().await;
+            match self
+                .try_send(&hubs[hub % hubs.len()], self.signed(webhook, SECRETS[0]))
+                .await
+            {
+                Ok(answer) if answer.status == 200 => return,
+                Ok(answer) => assert!(answer.status >= 500, "our own faults are 5xx: {answer:?}"),
+                // Refused or cut: the hub is away.
+                Err(_) => {}
+            }
+        }
+    }
+
     /// Sends a request as it is.
     pub(crate) async fn send(&self, hub: &Hub, request: Outgoing) -> Answer {
+        self.try_send(&hub.url(), request).await.expect("the hub answers")
+    }
+
+    async fn try_send(&self, hub: &str, request: Outgoing) -> reqwest::Result<Answer> {
         let path = request.url.strip_prefix(PUBLIC_URL).unwrap();
-        let url = format!("{}{path}", hub.url());
+        let url = format!("{hub}{path}");
         let request = self
             .http
             .request(request.method, url)
             .headers(request.headers)
             .body(request.body);
-        answer(request).await.expect("the hub answers")
+        answer(request).await
     }
 }

@@ -29,6 +29,7 @@ pub(super) fn envelope(
         event_type: EventType::WebhookReceived,
         root_id: admission.event_id,
         cause_id: None,
+        cause_sequence: None,
         provider: Arc::clone(&enabled.name),
         external_order_id: admission.external_order_id.clone(),
         webhook_type: admission.webhook_type.to_string(),

@@ -19,6 +19,7 @@ use super::{
     PAUSE_AFTER_TROUBLE, Stage, Worker,
     given_up::{panicked, superseded_end, without_room},
     held::{Done, Item, Task, Work},
+    names::outcome_of,
     shares::{Kind, Shares},
     tenure::Tenure,
     turn::{Asking, Turn},
@@ -28,6 +29,7 @@ use crate::{
     event::{EventId, EventType, NewEvent, Recorded, outcome::RetryRequested},
     fault_injection::{self, crash_stage_at},
     journal::{
+        Appended,
         codec::{CodecError, OrderKey},
         lanes::{self, Lane, Lanes},
         lease::Validity,
@@ -60,11 +62,9 @@ pub(super) struct Ground {
 }
 
 impl Ground {
-    fn has_ended(&self, event: EventId) -> bool {
-        self.ended
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&event)
+    fn has_ended(&self, event: &Recorded) -> bool {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        outcome_of(event).iter().any(|name| ended.contains(name))
     }
 
     /// Notes events that another instance has ended.
@@ -289,7 +289,7 @@ impl<S: Stage> Worker<S> {
         kind: Kind,
         ground: &Ground,
     ) -> anyhow::Result<Attempted> {
-        if ground.has_ended(recorded.envelope.id) {
+        if ground.has_ended(&recorded) {
             return Ok(Attempted::Ended);
         }
         let about = recorded.sequence;
@@ -404,12 +404,20 @@ impl<S: Stage> Worker<S> {
     /// before it is on the log: then the message is not acknowledged and is taken up again.
     pub(super) async fn record(&self, tenure: &Tenure, about: u64, events: Vec<NewEvent>) -> bool {
         tenure.progress(|progress| progress.record(about));
-        for event in events {
+        for mut event in events {
             let id = event.envelope.id;
             loop {
                 match self.journal.append(event.clone()).await {
                     Ok(appended) => {
-                        tenure.progress(|progress| progress.know(appended.sequence, &id.to_string()));
+                        if event.envelope.id == id
+                            && let Some(own) = own_id(&event, appended)
+                        {
+                            event.envelope.id = own;
+                            continue;
+                        }
+                        let id = event.envelope.id.to_string();
+                        tenure.progress(|progress| progress.know(appended.sequence, &id));
+                        self.stage.recorded(&event, appended);
                         break;
                     }
                     Err(error) => {
@@ -428,6 +436,13 @@ impl<S: Stage> Worker<S> {
     fn lanes<'a>(&self, ground: &'a Ground) -> anyhow::Result<&'a Lanes> {
         ground.lanes.as_ref().context("a stage that has no lanes parks events")
     }
+}
+
+/// Another id for an event that is known by its own where that is older than what it follows from: that one is the outcome of
+/// an earlier acceptance of the same webhook, and this one has none yet.
+fn own_id(event: &NewEvent, appended: Appended) -> Option<EventId> {
+    let cause = event.envelope.cause_sequence?;
+    (appended.duplicate && appended.sequence < cause).then(|| event.envelope.id.at(cause))
 }
 
 fn retry_request(event: &Recorded) -> Option<RetryRequested> {

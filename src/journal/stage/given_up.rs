@@ -91,6 +91,8 @@ pub(super) fn superseded_end<S: Stage>(event: &Recorded, newer: &Newer) -> NewEv
         reason: SUPERSEDED.into(),
         message,
         internal_order_id: None,
+        sequence: None,
+        differs: false,
     };
     NewEvent::new(event.follow(S::LABEL, EventType::OrderIgnored, Utc::now()), &payload)
 }

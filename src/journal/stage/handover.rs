@@ -15,7 +15,7 @@ use async_nats::Subscriber;
 use futures_util::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use super::tenure::Busy;
+use super::{names::named, tenure::Busy};
 use crate::{
     event::EventId,
     journal::{
@@ -139,7 +139,7 @@ impl Waiting<'_> {
                 if let Entry::Event(event) = entry
                     && !event.envelope.event_type.is_attempt()
                 {
-                    ended.extend(event.envelope.cause_id);
+                    ended.extend(named(&event.envelope));
                 }
             }
         }

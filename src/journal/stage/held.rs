@@ -198,6 +198,7 @@ mod tests {
             event_type: EventType::OrderTransformed,
             root_id: id,
             cause_id: None,
+            cause_sequence: None,
             provider: "careem".into(),
             external_order_id: order.to_owned(),
             webhook_type: "order_created".into(),

@@ -22,6 +22,7 @@ use super::{
     attempt::is_ours,
     floor::{self, LogState, id_of, is_taken, message_at},
     held::Item,
+    names::{Acceptances, named, outcome_of},
     progress::Progress,
     tenure::Tenure,
 };
@@ -54,7 +55,7 @@ pub(super) struct Unsettled {
     pub(super) handed_out: u64,
     /// Events of a newer version that were handed out.
     pub(super) left: Vec<(u64, Newer)>,
-    /// Events in lanes that have an outcome, though their lane does not say so.
+    /// Events in lanes that have an outcome, though their lane does not say so; by what outcomes name ([`outcome_of`]).
     pub(super) ended: HashSet<EventId>,
     /// Events that another instance is still asking about, and their orders.
     pub(super) elsewhere: HashMap<u64, OrderKey>,
@@ -226,8 +227,10 @@ impl Reading<'_> {
         let mut ended = Vec::new();
         for (key, lane) in lanes {
             let head = event_at(self.connection, lane.head).await?;
-            if let Some(head) = head.filter(|head| found.ended_with_lane[key].contains(&head.envelope.id)) {
-                ended.push((lane.head, head.envelope.id));
+            let names = head.as_ref().map(outcome_of).into_iter().flatten();
+            let mut ended_there = names.filter(|name| found.ended_with_lane[key].contains(name));
+            if let Some(name) = ended_there.next() {
+                ended.push((lane.head, name));
             }
         }
         Ok(ended)
@@ -312,7 +315,7 @@ async fn ended_since(connection: &Connection, time: DateTime<Utc>) -> anyhow::Re
             if let Entry::Event(event) = entry
                 && !event.envelope.event_type.is_attempt()
             {
-                ended.extend(event.envelope.cause_id);
+                ended.extend(named(&event.envelope));
             }
         }
     }
@@ -346,6 +349,7 @@ struct Found {
     /// The lanes are whole, so what is settled needs no lane.
     whole: bool,
     open: HashMap<EventId, Open>,
+    acceptances: Acceptances,
     /// Orders that have a lane, and which of their events ended.
     with_lanes: HashSet<OrderKey>,
     ended_with_lane: HashMap<OrderKey, HashSet<EventId>>,
@@ -378,7 +382,8 @@ impl Found {
     fn note_open(&mut self, event: Recorded, requests: u32) {
         // Where lanes are lost, what is older than the floor was acknowledged: it was in one.
         let needs_lane = !self.whole && event.sequence <= self.settled;
-        if let hash_map::Entry::Vacant(new) = self.open.entry(event.envelope.id) {
+        let name = self.acceptances.note(&event);
+        if let hash_map::Entry::Vacant(new) = self.open.entry(name) {
             new.insert(Open {
                 sequence: event.sequence,
                 key: OrderKey::of(&event),
@@ -391,7 +396,9 @@ impl Found {
     }
 
     fn note_cause<S: Stage>(&mut self, event: &Recorded) {
-        let Some(cause) = event.envelope.cause_id else { return };
+        let Some(cause) = self.acceptances.named(event) else {
+            return;
+        };
         if event.envelope.event_type.is_attempt() {
             if let Some(open) = self.open.get_mut(&cause) {
                 let attempt = serde_json::from_slice::<Attempt>(&event.payload).ok();

@@ -35,6 +35,7 @@ pub(super) fn unreadable(stage: &str, message: &Message, sequence: u64, error: &
         event_type: EventType::OrderRejected,
         root_id: id,
         cause_id: Some(id),
+        cause_sequence: Some(sequence),
         provider: Arc::from(provider),
         external_order_id: "_".into(),
         webhook_type: String::new(),

@@ -1,0 +1,345 @@
+//! Which order a body is about, and whether the backend is to get it: decided when its turn has come, so that everything
+//! before it in its order's line has ended. ARCHITECTURE.md, "Which order is which".
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+
+use super::classify::Request;
+use crate::{
+    event::{
+        EventId, EventType, Recorded,
+        outcome::{Forwarded, Ignored},
+    },
+    journal::{
+        codec::token,
+        connection::Connection,
+        read::{Entry, Reader, Start, event_at},
+    },
+    memory::{Known, Orders, State},
+    order::body,
+};
+
+/// The order exists already.
+pub const DUPLICATE_ORDER: &str = "DUPLICATE_ORDER";
+/// The webhook was forwarded before.
+const DUPLICATE_WEBHOOK: &str = "DUPLICATE_WEBHOOK";
+/// Something newer was forwarded meanwhile.
+const SUPERSEDED: &str = "SUPERSEDED";
+/// Label of the key of an order that somebody declared to be one of its own (see [`EventId::derive`]).
+const OF_ITS_OWN: &str = "order_of_its_own";
+
+/// A request to the backend.
+#[derive(Debug, Clone)]
+pub struct Posting {
+    /// What it is about.
+    pub request: Request,
+    /// Its `Idempotency-Key`; one key has one body.
+    pub key: EventId,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Posting {
+    fn own(event: &Recorded) -> Self {
+        let request = if event.envelope.is_creation() {
+            Request::NewOrder
+        } else {
+            Request::StatusChange
+        };
+        Self {
+            request,
+            key: event.envelope.id,
+            body: event.payload.clone(),
+        }
+    }
+}
+
+/// What is to be done for an event.
+#[derive(Debug)]
+pub(super) enum Plan {
+    /// It goes to the backend.
+    Send(Posting),
+    /// An earlier announcement of the order was given up without knowing whether the backend has it: that one is asked again,
+    /// by its own key and body, before this one is looked at.
+    Confirm(Box<Recorded>, Posting),
+    /// It says something new about an order that the backend has; and how it ends, where not as forwarded.
+    News(Posting, Option<Ignored>),
+    /// It goes no further.
+    End(Ignored),
+}
+
+/// Who decides.
+pub(super) struct Identity {
+    pub(super) orders: Arc<Orders>,
+    pub(super) log: Arc<Connection>,
+}
+
+impl Identity {
+    /// Decides. The same log gives the same answer, on every instance.
+    ///
+    /// # Errors
+    /// Where the log does not answer.
+    pub(super) async fn plan(&self, event: &Recorded) -> anyhow::Result<Plan> {
+        if event.envelope.is_creation() {
+            self.of_creation(event).await
+        } else {
+            self.of_news(event).await
+        }
+    }
+
+    /// How an announcement ends whose order was found to be there by its first announcement; none where it has something to
+    /// say about that order, or the log does not answer: then it is looked at again.
+    pub(super) async fn end_after(&self, event: &Recorded, forwarded: &Forwarded, first: &Recorded) -> Option<Ignored> {
+        if first.envelope.root_id == event.envelope.root_id {
+            return Some(repeat(event, forwarded.internal_order_id.clone()));
+        }
+        let known = self.orders.known(event);
+        let plan = self.again(event, &known, forwarded.clone(), Some(first.clone())).await;
+        match plan {
+            Ok(Plan::End(ignored)) => Some(ignored),
+            _ => None,
+        }
+    }
+
+    async fn of_news(&self, event: &Recorded) -> anyhow::Result<Plan> {
+        let own = Plan::Send(Posting::own(event));
+        let known = self.orders.known(event);
+        let before = known.of_webhook().filter(|found| found.sequence < event.sequence);
+        let mut first = None;
+        for found in before {
+            let earlier = self.orders.read(event, found).await?;
+            if earlier.is_some_and(|earlier| earlier.envelope.root_id == event.envelope.root_id) {
+                if found.state == State::NewsForwarded {
+                    return Ok(Plan::End(repeat(event, None)));
+                }
+                first.get_or_insert(found.sequence);
+            }
+        }
+        // A person who takes one up again is told by `dead-letters retry` what is newer.
+        let (Some(first), None) = (first, event.run) else {
+            return Ok(own);
+        };
+        let says_status = body::announced(&event.payload).is_ok_and(|announced| announced.status.is_some());
+        if says_status && self.is_superseded(event, &known, first).await? {
+            return Ok(Plan::End(superseded(event)));
+        }
+        Ok(own)
+    }
+
+    /// Whether a status that was accepted after the first acceptance of this webhook was forwarded.
+    async fn is_superseded(&self, event: &Recorded, known: &Known, first: u64) -> anyhow::Result<bool> {
+        let newer = known.found.iter().rev().filter(|found| {
+            let is_forwarded = matches!(found.state, State::NewsForwarded | State::CreationAsNews);
+            is_forwarded && found.sequence > first && found.sequence < event.sequence
+        });
+        for found in newer {
+            if let Some(newer) = self.orders.read(event, *found).await?
+                && body::announced(&newer.payload).is_ok_and(|announced| announced.status.is_some())
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn of_creation(&self, event: &Recorded) -> anyhow::Result<Plan> {
+        if event.run.is_some() && self.was_duplicate(event).await? {
+            let key = event.envelope.id.derive(OF_ITS_OWN);
+            return Ok(Plan::Send(Posting {
+                key,
+                ..Posting::own(event)
+            }));
+        }
+        let known = self.orders.known(event);
+        if known.found.iter().all(|found| found.sequence == event.sequence) {
+            return Ok(Plan::Send(Posting::own(event)));
+        }
+        let created = self.created(event, &known).await?;
+        if self.is_repeat(event, &known).await? {
+            let order_id = created.and_then(|(forwarded, _)| forwarded.internal_order_id);
+            return Ok(Plan::End(repeat(event, order_id)));
+        }
+        if let Some((forwarded, first)) = created {
+            return self.again(event, &known, forwarded, first).await;
+        }
+        let uncertain = known
+            .of_branch()
+            .filter(|found| found.state == State::CreationUncertain);
+        for found in uncertain {
+            if found.sequence == event.sequence {
+                break;
+            }
+            if let Some(first) = self
+                .orders
+                .read(event, found)
+                .await?
+                .filter(|first| is_same_branch(first, event))
+            {
+                let posting = Posting::own(&first);
+                return Ok(Plan::Confirm(Box::new(first), posting));
+            }
+        }
+        Ok(Plan::Send(Posting::own(event)))
+    }
+
+    /// Whether the webhook itself was forwarded before.
+    async fn is_repeat(&self, event: &Recorded, known: &Known) -> anyhow::Result<bool> {
+        let forwarded = [State::CreationForwarded, State::CreationAsNews];
+        let before = known
+            .of_webhook()
+            .filter(|found| found.sequence < event.sequence && forwarded.contains(&found.state));
+        for found in before {
+            let earlier = self.orders.read(event, found).await?;
+            if earlier.is_some_and(|earlier| earlier.envelope.root_id == event.envelope.root_id) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// How the order was created, and by which body, where that is still on the log.
+    async fn created(&self, event: &Recorded, known: &Known) -> anyhow::Result<Option<(Forwarded, Option<Recorded>)>> {
+        for found in known.of_branch().filter(|found| found.state == State::Created) {
+            let Some(end) = self
+                .orders
+                .read(event, found)
+                .await?
+                .filter(|end| is_same_branch(end, event))
+            else {
+                continue;
+            };
+            let forwarded = serde_json::from_slice(&end.payload).context("an order.forwarded that cannot be read")?;
+            // An older version does not say which body it was: the latest of its webhook before.
+            let of_older = || {
+                let mut creations = known.found.iter().filter(|one| one.state == State::CreationForwarded);
+                creations.rfind(|one| one.webhook == found.webhook && one.sequence < found.sequence)
+            };
+            let sequence = end.envelope.cause_sequence.or_else(|| Some(of_older()?.sequence));
+            let first = match sequence {
+                Some(sequence) => event_at(&self.log, sequence).await?,
+                None => None,
+            };
+            return Ok(Some((forwarded, first)));
+        }
+        Ok(None)
+    }
+
+    /// The order is announced again: as news where its status is further, else it goes no further.
+    async fn again(
+        &self,
+        event: &Recorded,
+        known: &Known,
+        forwarded: Forwarded,
+        first: Option<Recorded>,
+    ) -> anyhow::Result<Plan> {
+        let order_id = forwarded.internal_order_id;
+        let read = |one: &Recorded| body::announced(&one.payload).ok();
+        let (Some(new), Some(first)) = (read(event), first) else {
+            return Ok(Plan::End(duplicate(event, order_id, false)));
+        };
+        let Some(old) = read(&first) else {
+            return Ok(Plan::End(duplicate(event, order_id, false)));
+        };
+        let differs = !new.is_same_content(&old);
+        let mut status = old.status;
+        let news = known.found.iter().rev();
+        for found in news.filter(|found| matches!(found.state, State::NewsForwarded | State::CreationAsNews)) {
+            let said = self
+                .orders
+                .read(event, *found)
+                .await?
+                .filter(|said| said.sequence > first.sequence);
+            if let Some(said) = said.as_ref().and_then(read).and_then(|said| said.status) {
+                status = Some(said);
+                break;
+            }
+        }
+        let is_news = new
+            .status
+            .is_some_and(|new| status.is_none_or(|status| new.follows(status)));
+        let end = differs.then(|| duplicate(event, order_id.clone(), true));
+        match body::as_news(&event.payload) {
+            Ok(body) if is_news => {
+                let posting = Posting {
+                    request: Request::StatusChange,
+                    key: event.envelope.id,
+                    body: body.into(),
+                };
+                Ok(Plan::News(posting, end))
+            }
+            _ => Ok(Plan::End(end.unwrap_or_else(|| duplicate(event, order_id, false)))),
+        }
+    }
+
+    /// Whether somebody takes up again what was ended as a duplicate: then it is an order of its own.
+    async fn was_duplicate(&self, event: &Recorded) -> anyhow::Result<bool> {
+        let branch = token(event.envelope.branch.as_deref().unwrap_or_default());
+        let (root, provider) = (EventType::OrderIgnored.subject_root(), token(&event.envelope.provider));
+        let subjects = format!("{root}.{provider}.{branch}.>");
+        let mut reader = Reader::of_subjects(&self.log, subjects, Start::Sequence(event.sequence + 1));
+        loop {
+            let entries = reader.next_batch().await?;
+            if entries.is_empty() {
+                return Ok(false);
+            }
+            let is_end = |entry: &Entry| match entry {
+                Entry::Event(end) => {
+                    let of_event = end.envelope.cause_id == Some(event.envelope.id)
+                        || end.envelope.cause_sequence == Some(event.sequence);
+                    of_event
+                        && serde_json::from_slice::<Ignored>(&end.payload)
+                            .is_ok_and(|ignored| ignored.reason == DUPLICATE_ORDER)
+                }
+                Entry::Unreadable { .. } => false,
+            };
+            if entries.iter().any(is_end) {
+                return Ok(true);
+            }
+        }
+    }
+}
+
+fn is_same_branch(one: &Recorded, other: &Recorded) -> bool {
+    one.envelope.branch == other.envelope.branch
+}
+
+fn repeat(event: &Recorded, order_id: Option<String>) -> Ignored {
+    let order = &event.envelope.external_order_id;
+    Ignored {
+        reason: DUPLICATE_WEBHOOK.into(),
+        message: format!("this webhook about order {order} was forwarded before"),
+        internal_order_id: order_id,
+        sequence: None,
+        differs: false,
+    }
+}
+
+fn superseded(event: &Recorded) -> Ignored {
+    let order = &event.envelope.external_order_id;
+    Ignored {
+        reason: SUPERSEDED.into(),
+        message: format!("this webhook about order {order} came before, and a newer status was forwarded meanwhile"),
+        internal_order_id: None,
+        sequence: None,
+        differs: false,
+    }
+}
+
+fn duplicate(event: &Recorded, order_id: Option<String>, differs: bool) -> Ignored {
+    let order = &event.envelope.external_order_id;
+    let of = order_id.as_ref().map(|id| format!(" as {id}")).unwrap_or_default();
+    let but = if differs {
+        ", with other lines or another total"
+    } else {
+        ""
+    };
+    Ignored {
+        reason: DUPLICATE_ORDER.into(),
+        message: format!("order {order} exists already{of}{but}"),
+        internal_order_id: order_id,
+        sequence: Some(event.sequence),
+        differs,
+    }
+}

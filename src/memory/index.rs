@@ -1,0 +1,452 @@
+//! The index: where the events of an order stand on the log. Pure, and small: twelve bytes for each webhook.
+//!
+//! An entry holds 32 bits of a hash of the order, and 14 bits each of hashes of the webhook and of the branch. Those only say
+//! where to look: whoever acts on an entry reads the event that it points at. Entries are kept in segments in the log's
+//! order; the newest one grows, the others are sorted lists. The oldest segment goes as a whole.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    hash::{BuildHasher as _, RandomState},
+    mem,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::event::EventId;
+
+/// Most entries, 24 MB of them: 500,000 orders with two changes each. The window gets shorter where more come in it.
+pub(super) const MAX_ENTRIES: usize = 2_000_000;
+/// Entries of a segment: what is forgotten at a time, and what a look-up searches. With the largest index there are eight.
+const SEGMENT_ENTRIES: usize = MAX_ENTRIES / 8;
+/// Parts of the window after which a segment ends, however few entries it has.
+const SEGMENTS_IN_WINDOW: i32 = 16;
+/// Bits of the hash that name a bucket of a sorted segment.
+const BUCKET_BITS: u32 = 12;
+/// Bits of a fingerprint.
+const PRINT_BITS: u32 = 14;
+/// How far below a segment's first sequence an entry of it may be: what the reader of the log adds comes after what this
+/// instance added itself.
+const BELOW_FIRST: u64 = 1 << 31;
+
+/// What an entry says of the event that it points at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum State {
+    /// `order.transformed` with a change, no outcome yet.
+    NewsOpen,
+    /// The backend has it.
+    NewsForwarded,
+    /// It was given up.
+    NewsGivenUp,
+    /// It was ended as nothing new.
+    NewsIgnored,
+    /// `order.transformed` with a new order, no outcome yet.
+    Creation,
+    /// The backend has it.
+    CreationForwarded,
+    /// It was given up, and the backend does not have it: it refused it, or was never asked.
+    CreationRefused,
+    /// It was given up, and the backend may have it: there was no answer, or none that says.
+    CreationUncertain,
+    /// It was ended as a duplicate.
+    CreationIgnored,
+    /// It was forwarded as news of an order that the backend had.
+    CreationAsNews,
+    /// `order.forwarded` of a new order.
+    Created,
+    /// What the transformation made of a webhook, where that is no body.
+    Ended,
+}
+
+impl State {
+    const ALL: [Self; 12] = [
+        Self::NewsOpen,
+        Self::NewsForwarded,
+        Self::NewsGivenUp,
+        Self::NewsIgnored,
+        Self::Creation,
+        Self::CreationForwarded,
+        Self::CreationRefused,
+        Self::CreationUncertain,
+        Self::CreationIgnored,
+        Self::CreationAsNews,
+        Self::Created,
+        Self::Ended,
+    ];
+
+    /// Whether it points at a new order's `order.transformed`.
+    pub(crate) const fn is_creation(self) -> bool {
+        matches!(
+            self,
+            Self::Creation
+                | Self::CreationForwarded
+                | Self::CreationRefused
+                | Self::CreationUncertain
+                | Self::CreationIgnored
+                | Self::CreationAsNews
+        )
+    }
+
+    /// Whether it has no outcome.
+    pub(crate) const fn is_open(self) -> bool {
+        matches!(self, Self::NewsOpen | Self::Creation)
+    }
+
+    /// What the backend has it keeps; no later word takes that back.
+    const fn is_final(self) -> bool {
+        matches!(
+            self,
+            Self::NewsForwarded | Self::CreationForwarded | Self::CreationAsNews
+        )
+    }
+}
+
+/// What is looked for, hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Prints {
+    pub(super) order: u32,
+    pub(super) webhook: u16,
+    pub(super) branch: u16,
+}
+
+/// An entry, as it is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Place on the log of the event.
+    pub(crate) sequence: u64,
+    pub(crate) state: State,
+    pub(crate) webhook: u16,
+    pub(crate) branch: u16,
+}
+
+/// State and fingerprints in 32 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Packed(u32);
+
+impl Packed {
+    const fn new(state: State, prints: Prints) -> Self {
+        Self((state as u32) << (2 * PRINT_BITS) | (prints.webhook as u32) << PRINT_BITS | prints.branch as u32)
+    }
+
+    fn found(self, sequence: u64) -> Found {
+        let print = |shift: u32| (self.0 >> shift & ((1 << PRINT_BITS) - 1)) as u16;
+        let state = State::ALL[(self.0 >> (2 * PRINT_BITS)) as usize];
+        let (webhook, branch) = (print(PRINT_BITS), print(0));
+        Found {
+            sequence,
+            state,
+            webhook,
+            branch,
+        }
+    }
+
+    fn set(&mut self, state: State) {
+        self.0 = self.0 & ((1 << (2 * PRINT_BITS)) - 1) | (state as u32) << (2 * PRINT_BITS);
+    }
+}
+
+/// A sorted segment.
+struct Segment {
+    base: u64,
+    /// By hash, then by sequence.
+    entries: Vec<(u32, u32, Packed)>,
+    /// Where the entries of each bucket begin; one more than there are buckets.
+    buckets: Vec<u32>,
+    newest: DateTime<Utc>,
+}
+
+impl Segment {
+    fn bucket(&mut self, order: u32) -> &mut [(u32, u32, Packed)] {
+        let bucket = (order >> (u32::BITS - BUCKET_BITS)) as usize;
+        let of_bucket = &mut self.entries[self.buckets[bucket] as usize..self.buckets[bucket + 1] as usize];
+        let begin = of_bucket.partition_point(|(hash, _, _)| *hash < order);
+        let end = of_bucket.partition_point(|(hash, _, _)| *hash <= order);
+        &mut of_bucket[begin..end]
+    }
+}
+
+/// The segment that grows.
+struct Growing {
+    base: u64,
+    entries: BTreeMap<(u32, u32), Packed>,
+    oldest: DateTime<Utc>,
+    newest: DateTime<Utc>,
+}
+
+impl Growing {
+    fn sealed(self) -> Segment {
+        let entries: Vec<_> = self
+            .entries
+            .into_iter()
+            .map(|((hash, at), packed)| (hash, at, packed))
+            .collect();
+        let starts = (0..=1u64 << BUCKET_BITS).map(|bucket| {
+            let least = bucket << (u32::BITS - BUCKET_BITS);
+            u32::try_from(entries.partition_point(|(hash, _, _)| u64::from(*hash) < least)).unwrap_or(u32::MAX)
+        });
+        Segment {
+            base: self.base,
+            buckets: starts.collect(),
+            newest: self.newest,
+            entries,
+        }
+    }
+
+    fn place(&self, sequence: u64) -> Option<u32> {
+        u32::try_from(sequence.checked_sub(self.base)?).ok()
+    }
+}
+
+/// See the module.
+pub(super) struct Index {
+    hasher: RandomState,
+    window: TimeDelta,
+    limit: usize,
+    segments: VecDeque<Segment>,
+    growing: Option<Growing>,
+    count: usize,
+}
+
+impl Index {
+    pub(super) fn new(window: TimeDelta) -> Self {
+        Self::with_limit(window, MAX_ENTRIES)
+    }
+
+    fn with_limit(window: TimeDelta, limit: usize) -> Self {
+        Self {
+            hasher: RandomState::new(),
+            window,
+            limit,
+            segments: VecDeque::new(),
+            growing: None,
+            count: 0,
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        (self.growing, self.count) = (None, 0);
+        self.segments.clear();
+    }
+
+    pub(super) const fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn prints(&self, provider: &str, order: &str, webhook: EventId, branch: Option<&str>) -> Prints {
+        let print = |hash: u64| (hash & ((1 << PRINT_BITS) - 1)) as u16;
+        Prints {
+            order: (self.hasher.hash_one((provider, order)) >> 32) as u32,
+            webhook: print(self.hasher.hash_one(webhook)),
+            branch: print(self.hasher.hash_one(branch)),
+        }
+    }
+
+    /// The print of a branch alone.
+    pub(super) fn branch_print(&self, branch: Option<&str>) -> u16 {
+        self.prints("", "", EventId::of_unreadable(0), branch).branch
+    }
+
+    /// Adds an entry, unless there is one for this event. False where older ones had to go before their time.
+    pub(super) fn put(&mut self, prints: Prints, sequence: u64, state: State, time: DateTime<Utc>) -> bool {
+        if self.find(prints.order, sequence).is_some() {
+            return true;
+        }
+        let part = self.window / SEGMENTS_IN_WINDOW;
+        let ends = self.growing.as_ref().is_some_and(|growing| {
+            growing.entries.len() >= SEGMENT_ENTRIES.min(self.limit / 8).max(1)
+                || time - growing.oldest > part
+                || growing.place(sequence).is_none()
+        });
+        if ends && let Some(growing) = self.growing.take() {
+            self.segments.push_back(growing.sealed());
+        }
+        let growing = self.growing.get_or_insert_with(|| Growing {
+            base: sequence.saturating_sub(BELOW_FIRST),
+            entries: BTreeMap::new(),
+            oldest: time,
+            newest: time,
+        });
+        if let Some(at) = growing.place(sequence) {
+            growing.entries.insert((prints.order, at), Packed::new(state, prints));
+            growing.newest = growing.newest.max(time);
+            self.count += 1;
+        }
+        let is_over = self.count > self.limit;
+        if is_over {
+            self.drop_oldest();
+        }
+        !is_over
+    }
+
+    /// Says what became of an event; false where it is not known.
+    pub(super) fn settle(&mut self, order: u32, sequence: u64, state: State) -> bool {
+        let Some(packed) = self.find(order, sequence) else {
+            return false;
+        };
+        if !packed.found(0).state.is_final() {
+            packed.set(state);
+        }
+        true
+    }
+
+    fn find(&mut self, order: u32, sequence: u64) -> Option<&mut Packed> {
+        if let Some(growing) = &mut self.growing
+            && let Some(at) = growing.place(sequence)
+            && let Some(packed) = growing.entries.get_mut(&(order, at))
+        {
+            return Some(packed);
+        }
+        // The newest first: what is asked for is mostly young.
+        self.segments.iter_mut().rev().find_map(|segment| {
+            let at = u32::try_from(sequence.checked_sub(segment.base)?).ok()?;
+            let found = segment.bucket(order).iter_mut().find(|(_, place, _)| *place == at);
+            found.map(|(_, _, packed)| packed)
+        })
+    }
+
+    /// All entries of an order, in the log's order.
+    pub(super) fn of(&mut self, order: u32) -> Vec<Found> {
+        let mut found = Vec::new();
+        for segment in &mut self.segments {
+            let base = segment.base;
+            let entries = segment.bucket(order).iter();
+            found.extend(entries.map(|(_, at, packed)| packed.found(base + u64::from(*at))));
+        }
+        if let Some(growing) = &self.growing {
+            let entries = growing.entries.range((order, 0)..=(order, u32::MAX));
+            found.extend(entries.map(|((_, at), packed)| packed.found(growing.base + u64::from(*at))));
+        }
+        found.sort_unstable_by_key(|found| found.sequence);
+        found
+    }
+
+    /// Forgets the segments that end before the window does.
+    pub(super) fn forget(&mut self, now: DateTime<Utc>) {
+        let begin = now - self.window;
+        while self.segments.front().is_some_and(|oldest| oldest.newest < begin) {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        let gone = self.segments.pop_front().map(|segment| segment.entries.len());
+        // There is only the growing one where a segment is as large as the limit.
+        let gone = gone.or_else(|| mem::take(&mut self.growing).map(|growing| growing.entries.len()));
+        self.count -= gone.unwrap_or_default();
+    }
+
+    /// When the newest entry of the oldest segment was made: how far back all is known.
+    pub(super) fn reaches_back_to(&self) -> Option<DateTime<Utc>> {
+        let oldest = self.segments.front().map(|segment| segment.newest);
+        oldest.or_else(|| self.growing.as_ref().map(|growing| growing.oldest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn now() -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(1_759_320_000_000).unwrap()
+    }
+
+    fn index(limit: usize) -> Index {
+        Index::with_limit(TimeDelta::hours(48), limit)
+    }
+
+    fn prints(index: &Index, order: &str, webhook: u8) -> Prints {
+        index.prints(
+            "careem",
+            order,
+            EventId::of_webhook("careem", &[&[webhook]]),
+            Some("branch"),
+        )
+    }
+
+    #[test]
+    fn an_entry_has_twelve_bytes() {
+        assert_eq!(size_of::<(u32, u32, Packed)>(), 12);
+    }
+
+    #[test]
+    fn states_read_back() {
+        for state in State::ALL {
+            let prints = Prints {
+                order: 1,
+                webhook: 0x3fff,
+                branch: 0x1234,
+            };
+            let found = Packed::new(state, prints).found(7);
+            assert_eq!((found.state, found.webhook, found.branch), (state, 0x3fff, 0x1234));
+            let mut other = Packed::new(State::Ended, prints);
+            other.set(state);
+            assert_eq!(other.found(7), found);
+        }
+    }
+
+    #[test]
+    fn what_the_backend_has_it_keeps() {
+        let mut index = index(1000);
+        let one = prints(&index, "CR-1", 1);
+        index.put(one, 5, State::Creation, now());
+        assert!(index.settle(one.order, 5, State::CreationUncertain));
+        assert!(index.settle(one.order, 5, State::CreationForwarded));
+        assert!(index.settle(one.order, 5, State::CreationRefused));
+        assert_eq!(index.of(one.order)[0].state, State::CreationForwarded);
+        assert!(!index.settle(one.order, 6, State::CreationForwarded));
+        // The reader of the log finds it again.
+        index.put(one, 5, State::Creation, now());
+        assert_eq!(
+            (index.count(), index.of(one.order)[0].state),
+            (1, State::CreationForwarded)
+        );
+    }
+
+    #[test]
+    fn the_oldest_go_first_by_number_and_by_time() {
+        let mut index = index(80);
+        let whole = (1..=200u64).filter(|at| {
+            let prints = prints(&index, &format!("CR-{at}"), 0);
+            !index.put(prints, *at, State::Creation, now())
+        });
+        assert!(whole.count() > 5, "it says when they go before their time");
+        assert!(index.count() <= 80 && index.count() >= 60, "{}", index.count());
+        let known = |index: &mut Index, at: u64| {
+            let order = prints(index, &format!("CR-{at}"), 0).order;
+            index.of(order).iter().any(|found| found.sequence == at)
+        };
+        assert!(!known(&mut index, 1) && known(&mut index, 200));
+        index.forget(now() + TimeDelta::hours(47));
+        assert!(known(&mut index, 200));
+        let last = prints(&index, "CR-201", 0);
+        index.put(last, 201, State::Creation, now() + TimeDelta::hours(47));
+        index.forget(now() + TimeDelta::hours(49));
+        assert!(!known(&mut index, 200) && known(&mut index, 201));
+    }
+
+    proptest! {
+        /// Whatever comes in which order, in however many segments: what was put is found, once.
+        #[test]
+        fn nothing_is_missed(orders in prop::collection::vec(0u8..40, 1..400)) {
+            let mut index = index(8 * 50);
+            for (at, order) in orders.iter().enumerate() {
+                // The reader of the log is behind what was added at once.
+                let sequence = 10_000 + (at as u64 ^ 1);
+                let prints = prints(&index, &order.to_string(), *order);
+                index.put(prints, sequence, State::NewsOpen, now());
+                index.put(prints, sequence, State::NewsOpen, now());
+            }
+            prop_assert_eq!(index.count(), orders.len());
+            for order in 0u8..40 {
+                let wanted = prints(&index, &order.to_string(), order);
+                let found: Vec<_> = index.of(wanted.order).iter().map(|found| found.sequence).collect();
+                let mut expected: Vec<_> = orders.iter().enumerate().filter(|(_, one)| **one == order).map(|(at, _)| 10_000 + (at as u64 ^ 1)).collect();
+                expected.sort_unstable();
+                prop_assert_eq!(found, expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Look-ups: what the index points at, read from the log.
+
+use super::{Found, Orders, State, lock};
+use crate::{
+    event::{EventId, Recorded},
+    journal::read::event_at,
+};
+
+/// What is known of an order, and what of it is the asking event's.
+pub(crate) struct Known {
+    /// Every entry of the order, in the log's order.
+    pub(crate) found: Vec<Found>,
+    webhook: u16,
+    branch: u16,
+}
+
+impl Known {
+    /// Entries of the same webhook.
+    pub(crate) fn of_webhook(&self) -> impl DoubleEndedIterator<Item = Found> {
+        self.found.iter().copied().filter(|found| found.webhook == self.webhook)
+    }
+
+    /// Entries of the same branch.
+    pub(crate) fn of_branch(&self) -> impl DoubleEndedIterator<Item = Found> {
+        self.found.iter().copied().filter(|found| found.branch == self.branch)
+    }
+}
+
+impl Orders {
+    /// What is known of the order of an event.
+    pub(crate) fn known(&self, event: &Recorded) -> Known {
+        let envelope = &event.envelope;
+        let mut index = lock(&self.index);
+        let branch = envelope.branch.as_deref();
+        let prints = index.prints(
+            &envelope.provider,
+            &envelope.external_order_id,
+            envelope.root_id,
+            branch,
+        );
+        let found = index.of(prints.order);
+        let (webhook, branch) = (prints.webhook, prints.branch);
+        Known { found, webhook, branch }
+    }
+
+    /// The event that an entry points at; none where it has left the log, is about another order after all, or began longer
+    /// before than the window.
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    pub(crate) async fn read(&self, about: &Recorded, found: Found) -> anyhow::Result<Option<Recorded>> {
+        let event = event_at(&self.connection, found.sequence).await?;
+        Ok(event.filter(|event| {
+            let (one, other) = (&event.envelope, &about.envelope);
+            one.provider == other.provider
+                && one.external_order_id == other.external_order_id
+                && other.received_at - one.received_at <= self.window
+        }))
+    }
+
+    /// Whether a branch is the one of an order that was announced within the window; none where no such order is known.
+    pub fn is_of_branch(&self, provider: &str, order: &str, branch: &str) -> Option<bool> {
+        let mut index = lock(&self.index);
+        let branch = index.branch_print(Some(branch));
+        let prints = index.prints(provider, order, EventId::of_unreadable(0), None);
+        let found = index.of(prints.order);
+        let mut creations = found.iter().filter(|found| found.state.is_creation()).peekable();
+        creations.peek()?;
+        Some(creations.any(|creation| creation.branch == branch))
+    }
+
+    /// The `order.transformed` of every announcement of an order within the window, the latest first.
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    pub async fn announcements(&self, about: &Recorded) -> anyhow::Result<Vec<Recorded>> {
+        let mut announcements = Vec::new();
+        for found in self.known(about).found.into_iter().rev() {
+            if found.state.is_creation() {
+                announcements.extend(self.read(about, found).await?);
+            }
+        }
+        Ok(announcements)
+    }
+
+    /// The backend says that it does not have what was given up without knowing.
+    pub(crate) fn refuse(&self, first: &Recorded) {
+        let order = self.known(first);
+        let mut index = lock(&self.index);
+        let envelope = &first.envelope;
+        let branch = envelope.branch.as_deref();
+        let prints = index.prints(
+            &envelope.provider,
+            &envelope.external_order_id,
+            envelope.root_id,
+            branch,
+        );
+        if order.found.iter().any(|found| found.sequence == first.sequence) {
+            index.settle(prints.order, first.sequence, State::CreationRefused);
+        }
+    }
+}

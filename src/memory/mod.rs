@@ -1,0 +1,350 @@
+//! What the hub knows of orders and webhooks that were there before: a memory of the log.
+//!
+//! Every instance reads the log's `orders.>` as it grows and keeps for each webhook where its events stand ([`index`]), for as
+//! long as `ORDER_MEMORY` says. What an entry points at is read from the log before anything is done about it. So the answer
+//! is the same on every instance, and no table is asked. Who works on a stage adds what it appends itself at once; who takes a
+//! stage over first waits until the log is read to its end ([`Orders::catch_up`]).
+//!
+//! What an order's identity is, and what follows from it, stands in ARCHITECTURE.md, "Which order is which".
+
+mod index;
+mod look;
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use chrono::{TimeDelta, Utc};
+use serde::Deserialize;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::index::{Index, Prints};
+pub(crate) use self::{
+    index::{Found, State},
+    look::Known,
+};
+use crate::{
+    event::{
+        Envelope, EventType,
+        outcome::{DeadLettered, ErrorType, ORDER_EXPIRED},
+    },
+    forward::Forward,
+    journal::{
+        EVENTS,
+        connection::Connection,
+        read::{Entry, Reader, Start, last_of},
+        stage::Stage,
+    },
+};
+
+/// The stage whose dead letters are bodies that the backend was to get.
+const FORWARD: &str = <Forward as Stage>::NAME;
+/// What is read of the log.
+const SUBJECTS: &str = "orders.>";
+/// How often it is looked whether the log has grown. Nothing waits for it: who needs to know asks.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether the log is still the same.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Pause after trouble with NATS.
+const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(250);
+/// Wait for one answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the end of the log is asked for while it is waited for.
+const CATCH_UP_EVERY: Duration = Duration::from_millis(50);
+/// How much longer than the window an entry is kept: an announcement is compared when its turn comes, which may be long after
+/// it was accepted where the backend was away.
+const LONGEST_WAIT: TimeDelta = TimeDelta::hours(24);
+/// How long it is waited for: what is read then is what came within the last second.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often it is said that the window is shorter than it should be.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// The memory; see the module.
+pub struct Orders {
+    connection: Arc<Connection>,
+    window: TimeDelta,
+    index: Mutex<Index>,
+    /// Sequence up to which the log was read; 0 where nothing was.
+    position: watch::Sender<u64>,
+    /// The log was read to its end once.
+    is_warm: watch::Sender<bool>,
+    /// Somebody waits for the end of the log.
+    wanted: Notify,
+    /// When the stream was made that the memory is of.
+    log: Mutex<Option<i128>>,
+    /// The log is another one; reading begins anew.
+    is_lost: AtomicBool,
+    told: Mutex<Option<Instant>>,
+}
+
+impl Orders {
+    /// Nothing is known until [`Self::run`] runs.
+    pub fn new(connection: Arc<Connection>, window: Duration) -> Self {
+        let window = crate::fault_injection::time("order_memory", window);
+        // At most 30 days.
+        let window = TimeDelta::from_std(window).unwrap_or(LONGEST_WAIT);
+        Self {
+            connection,
+            window,
+            index: Mutex::new(Index::new(window + LONGEST_WAIT)),
+            position: watch::Sender::new(0),
+            is_warm: watch::Sender::new(false),
+            wanted: Notify::new(),
+            log: Mutex::new(None),
+            is_lost: AtomicBool::new(false),
+            told: Mutex::new(None),
+        }
+    }
+
+    /// Follows the log until told to stop.
+    ///
+    /// # Errors
+    /// Never; a NATS that is away is waited for.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            let followed = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                followed = self.follow() => followed,
+            };
+            if let Err(error) = followed {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "cannot read what is known of orders, trying again"
+                );
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(PAUSE_AFTER_TROUBLE) => {}
+            }
+        }
+    }
+
+    /// Waits until the log was read to its end once: an instance that just started must not take a stage from others that
+    /// know more.
+    pub async fn warm(&self) {
+        // The sender is part of self.
+        let _ = self.is_warm.subscribe().wait_for(|warm| *warm).await;
+    }
+
+    /// Waits until all is known that is on the log now.
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    pub async fn catch_up(&self) -> anyhow::Result<()> {
+        self.look_at_log().await?;
+        let last = last_of(&self.connection, EVENTS, SUBJECTS, ANSWER_TIMEOUT).await?;
+        let end = last.map_or(0, |message| message.sequence);
+        let (mut position, began) = (self.position.subscribe(), Instant::now());
+        while began.elapsed() < CATCH_UP_TIMEOUT {
+            self.wanted.notify_one();
+            let reached = position.wait_for(|position| *position >= end);
+            // A copy of the log may be behind its leader, so it is asked again.
+            if tokio::time::timeout(CATCH_UP_EVERY, reached).await.is_ok() {
+                return Ok(());
+            }
+        }
+        bail!("the event log was not read to its end in time, so it is not known which orders were there before")
+    }
+
+    async fn follow(&self) -> anyhow::Result<()> {
+        self.connection.wait_up().await;
+        self.look_at_log().await?;
+        self.is_lost.store(false, Ordering::Relaxed);
+        let start = match *self.position.borrow() {
+            0 => Start::Time(Utc::now() - self.window - LONGEST_WAIT),
+            position => Start::Sequence(position + 1),
+        };
+        let mut reader = Reader::of_subjects(&self.connection, SUBJECTS, start);
+        let mut looked = Instant::now();
+        while !self.is_lost.load(Ordering::Relaxed) {
+            let entries = reader.next_batch().await?;
+            let last = entries.last().map(Entry::sequence);
+            for entry in &entries {
+                if let Entry::Event(event) = entry {
+                    self.note(&event.envelope, &event.payload, event.sequence);
+                }
+            }
+            let Some(last) = last else {
+                self.is_warm.send_if_modified(|warm| !std::mem::replace(warm, true));
+                self.tidy();
+                if looked.elapsed() > LOOK_EVERY {
+                    self.look_at_log().await?;
+                    looked = Instant::now();
+                }
+                let wanted = self.wanted.notified();
+                let _ = tokio::time::timeout(FOLLOW_EVERY, wanted).await;
+                continue;
+            };
+            if !self.is_lost.load(Ordering::Relaxed) {
+                self.position.send_replace(last);
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops everything where the log is another one than it was, or ends before what was read of it.
+    async fn look_at_log(&self) -> anyhow::Result<()> {
+        let stream = self
+            .connection
+            .context
+            .get_stream(EVENTS)
+            .await
+            .context("cannot look up EVENTS")?;
+        let info = stream.cached_info();
+        let made = info.created.unix_timestamp_nanos();
+        let known = lock(&self.log).replace(made);
+        let is_other = known.is_some_and(|known| known != made);
+        if is_other || info.state.last_sequence < *self.position.borrow() {
+            tracing::error!(
+                last_sequence = info.state.last_sequence,
+                "the event log is not the one that it was; what was known of orders is read again"
+            );
+            lock(&self.index).clear();
+            self.position.send_replace(0);
+            self.is_lost.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn tidy(&self) {
+        let now = Utc::now();
+        let mut index = lock(&self.index);
+        index.forget(now);
+        metrics::gauge!("order_memory_entries").set(index.count() as f64);
+        let back = index.reaches_back_to().map_or(TimeDelta::zero(), |oldest| now - oldest);
+        metrics::gauge!("order_memory_reach_seconds").set(back.num_seconds().max(0) as f64);
+    }
+
+    /// Notes an event that is on the log. Noting it twice changes nothing.
+    pub fn note(&self, envelope: &Envelope, payload: &[u8], sequence: u64) {
+        if envelope.event_type.is_for_provider() {
+            return;
+        }
+        let noted = noted(envelope, payload, sequence);
+        let mut index = self.index();
+        let (provider, order) = (&envelope.provider, &envelope.external_order_id);
+        let prints = index.prints(provider, order, envelope.root_id, envelope.branch.as_deref());
+        let mut is_whole = true;
+        match noted {
+            Noted::Nothing => {}
+            Noted::Place(state) => is_whole = index.put(prints, sequence, state, envelope.time),
+            // Ignored by the stage that forwards, where it is about a body; by the one before else.
+            Noted::Ignored(cause, state) => {
+                let is_body = cause.is_some_and(|cause| index.settle(prints.order, cause, state));
+                if !is_body {
+                    is_whole = index.put(prints, sequence, State::Ended, envelope.time);
+                }
+            }
+            Noted::Outcome(cause, state) => {
+                if state == State::CreationForwarded {
+                    is_whole = index.put(prints, sequence, State::Created, envelope.time);
+                }
+                let cause = cause.or_else(|| cause_of(&mut index, prints, sequence));
+                if let Some(cause) = cause
+                    && !index.settle(prints.order, cause, state)
+                {
+                    is_whole &= index.put(prints, cause, state, envelope.time);
+                }
+            }
+        }
+        drop(index);
+        if !is_whole {
+            self.tell_short();
+        }
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        lock(&self.index)
+    }
+
+    fn tell_short(&self) {
+        let mut told = lock(&self.told);
+        if told.is_none_or(|at| at.elapsed() > TELL_EVERY) {
+            *told = Some(Instant::now());
+            tracing::warn!(
+                entries = index::MAX_ENTRIES,
+                "more orders than are remembered came within ORDER_MEMORY; the oldest are forgotten before their time"
+            );
+        }
+    }
+}
+
+/// As much of `order.forwarded` as counts here.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Sent {
+    #[serde(default)]
+    as_news: bool,
+}
+
+/// What an event says for the index.
+enum Noted {
+    Nothing,
+    /// There is such an event at this place.
+    Place(State),
+    /// What it is about, if it is a body, has this state.
+    Ignored(Option<u64>, State),
+    /// What it is about has this state; none where an older version did not say what that is.
+    Outcome(Option<u64>, State),
+}
+
+fn noted(envelope: &Envelope, payload: &[u8], sequence: u64) -> Noted {
+    let (is_creation, cause) = (envelope.is_creation(), envelope.cause_sequence);
+    let of = |creation, news| if is_creation { creation } else { news };
+    match envelope.event_type {
+        EventType::OrderTransformed => Noted::Place(of(State::Creation, State::NewsOpen)),
+        EventType::OrderRejected | EventType::OrderFetchRequested => Noted::Place(State::Ended),
+        EventType::OrderIgnored => Noted::Ignored(cause, of(State::CreationIgnored, State::NewsIgnored)),
+        EventType::OrderForwarded => {
+            let as_news = is_creation && serde_json::from_slice::<Sent>(payload).is_ok_and(|sent| sent.as_news);
+            let created = if as_news {
+                State::CreationAsNews
+            } else {
+                State::CreationForwarded
+            };
+            Noted::Outcome(cause, of(created, State::NewsForwarded))
+        }
+        EventType::OrderDeadLettered => match serde_json::from_slice::<DeadLettered>(payload) {
+            Ok(dead) if dead.stage == FORWARD => {
+                let given_up = if is_refused(&dead) {
+                    State::CreationRefused
+                } else {
+                    State::CreationUncertain
+                };
+                Noted::Outcome(
+                    Some(dead.sequence).filter(|cause| *cause < sequence),
+                    of(given_up, State::NewsGivenUp),
+                )
+            }
+            _ => Noted::Place(State::Ended),
+        },
+        _ => Noted::Nothing,
+    }
+}
+
+/// What an outcome of an older version, which does not say it, is about: the first of the webhook's events that has none.
+fn cause_of(index: &mut Index, prints: Prints, outcome: u64) -> Option<u64> {
+    let found = index.of(prints.order);
+    let mut of_webhook = found
+        .iter()
+        .filter(|found| found.webhook == prints.webhook && found.sequence < outcome);
+    let open = of_webhook.clone().find(|found| found.state.is_open());
+    open.or_else(|| of_webhook.rfind(|found| !matches!(found.state, State::Created | State::Ended)))
+        .map(|found| found.sequence)
+}
+
+/// Whether the backend does not have what was given up: it said so, or was never asked.
+fn is_refused(dead: &DeadLettered) -> bool {
+    dead.attempts == 0 || dead.error.error_type == ErrorType::Validation && dead.error.code != ORDER_EXPIRED
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code panics while it holds one of these.
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,126 @@
+//! An order that is announced again: how it differs from the first announcement, and the same as news of the order.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
+
+use crate::order::status::Status;
+
+/// What two announcements of an order may differ in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announced {
+    /// In canonical words; none where the body says none that is known.
+    pub status: Option<Status>,
+    /// What is cooked and charged: lines, currency and total.
+    content: Option<(Value, Value, Value)>,
+}
+
+impl Announced {
+    /// Whether the same is cooked and charged.
+    pub fn is_same_content(&self, other: &Self) -> bool {
+        self.content == other.content
+    }
+}
+
+/// Reads what counts of a body, of a new order or of a change (which has no content).
+///
+/// # Errors
+/// Where the bytes are no such body.
+pub fn announced(body: &[u8]) -> serde_json::Result<Announced> {
+    let mut body: Value = serde_json::from_slice(body)?;
+    let order = body["transformedOrder"].take();
+    let word = if order.is_null() { &body["statusChange"] } else { &order };
+    let status = word["canonicalStatus"].as_str().and_then(Status::from_word);
+    let content = (!order.is_null()).then(|| {
+        let pricing = &order["pricing"];
+        (
+            order["items"].clone(),
+            pricing["currency"].clone(),
+            pricing["total"].clone(),
+        )
+    });
+    Ok(Announced { status, content })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Order<'a> {
+    #[serde(borrow)]
+    original_webhook: &'a RawValue,
+    #[serde(borrow)]
+    transformed_order: Fields<'a>,
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields<'a> {
+    #[serde(borrow)]
+    external_order_id: &'a RawValue,
+    #[serde(borrow)]
+    branch_id: &'a RawValue,
+    #[serde(borrow)]
+    company_id: &'a RawValue,
+    #[serde(borrow)]
+    status: &'a RawValue,
+    #[serde(borrow)]
+    canonical_status: &'a RawValue,
+    #[serde(borrow)]
+    provider_status: &'a RawValue,
+    #[serde(borrow)]
+    captain: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata<'a> {
+    #[serde(borrow)]
+    provider: &'a RawValue,
+    #[serde(borrow)]
+    transformed_at: &'a RawValue,
+    #[serde(borrow)]
+    version: &'a RawValue,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct News<'a> {
+    original_webhook: &'a RawValue,
+    status_change: Change<'a>,
+    metadata: Metadata<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Change<'a> {
+    external_order_id: &'a RawValue,
+    branch_id: &'a RawValue,
+    company_id: &'a RawValue,
+    status: &'a RawValue,
+    canonical_status: &'a RawValue,
+    provider_status: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    captain: Option<&'a RawValue>,
+}
+
+/// The body of a change with the status of a new order's body; the same bytes for the same body.
+///
+/// # Errors
+/// Where the bytes are no body of a new order.
+pub fn as_news(body: &[u8]) -> serde_json::Result<Vec<u8>> {
+    let order: Order<'_> = serde_json::from_slice(body)?;
+    let fields = order.transformed_order;
+    serde_json::to_vec(&News {
+        original_webhook: order.original_webhook,
+        status_change: Change {
+            external_order_id: fields.external_order_id,
+            branch_id: fields.branch_id,
+            company_id: fields.company_id,
+            status: fields.status,
+            canonical_status: fields.canonical_status,
+            provider_status: fields.provider_status,
+            captain: fields.captain,
+        },
+        metadata: order.metadata,
+    })
+}
