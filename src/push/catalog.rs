@@ -170,7 +170,7 @@ impl Push {
             match self.ask(remote, event, result, &accepted, &mut subject).await {
                 Ok(Asked::Word(said)) => word = Some(said),
                 Ok(Asked::StillAtIt) => {}
-                Ok(Asked::NotAsked) => due += TimeDelta::from_std(result.wait).unwrap_or_default(),
+                Ok(Asked::Unknown) => due += TimeDelta::from_std(result.wait).unwrap_or_default(),
                 Ok(Asked::Turn(after)) => {
                     return Err(Failure::Later {
                         after,
@@ -241,9 +241,9 @@ impl Push {
             }
             Reply::Temporary { error, .. } => {
                 note_no_result(event, &error);
-                Asked::NotAsked
+                Asked::Unknown
             }
-            Reply::Wait(_) => Asked::NotAsked,
+            Reply::Wait(_) => Asked::Unknown,
         })
     }
 
@@ -331,7 +331,7 @@ enum Asked {
     /// It has none yet.
     StillAtIt,
     /// It could not be asked, or did not answer as it should.
-    NotAsked,
+    Unknown,
     /// It is asked in this long, when its turn comes.
     Turn(Duration),
 }

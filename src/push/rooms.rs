@@ -20,7 +20,7 @@ const OF_A_BRANCH: usize = 2;
 /// How long what finds no place waits at least.
 const NO_PLACE: Duration = Duration::from_secs(2);
 /// And at most: a provider that answers again is not to be idle.
-const MAX_NO_PLACE: Duration = Duration::from_secs(6);
+const MAX_NO_PLACE: Duration = Duration::from_secs(4);
 /// By how much each that finds no place waits longer than the one before, so that a crowd does not come back together.
 const NO_PLACE_SPACING: Duration = Duration::from_millis(20);
 
