@@ -6,10 +6,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -63,8 +60,27 @@ struct Shared {
     known: Mutex<Known>,
     /// Whether there is no trouble, for those who wait for that.
     up: watch::Sender<bool>,
-    /// Milliseconds.
-    window: AtomicU64,
+    window: Mutex<Window>,
+}
+
+/// For how long the log knows ids.
+#[derive(Debug)]
+struct Window {
+    length: Duration,
+    /// What was sent before it may have been forgotten, also where the window was shorter for a while only.
+    known_since: Option<Instant>,
+}
+
+impl Window {
+    /// From when on the log knows what was sent; none where that is before this machine started.
+    fn known_since(&self, now: Instant) -> Option<Instant> {
+        self.known_since.max(now.checked_sub(self.length))
+    }
+
+    fn set(&mut self, length: Duration, now: Instant) {
+        self.length = length;
+        self.known_since = self.known_since(now);
+    }
 }
 
 /// What the latest appends and questions found.
@@ -89,7 +105,10 @@ impl Default for Acknowledging {
         Self(Arc::new(Shared {
             known: Mutex::new(Known::new()),
             up: watch::Sender::new(false),
-            window: AtomicU64::new(millis(DEFAULT_WINDOW)),
+            window: Mutex::new(Window {
+                length: crate::fault_injection::time("recent_ids", DEFAULT_WINDOW),
+                known_since: None,
+            }),
         }))
     }
 }
@@ -105,13 +124,18 @@ impl Acknowledging {
         self.known(|known, _| known.acknowledged)
     }
 
-    /// For how long the log knows an id (`duplicate_window` of `EVENTS`).
-    pub fn window(&self) -> Duration {
-        Duration::from_millis(self.0.window.load(Ordering::Relaxed))
+    /// From when on the log knows the ids of what was sent (`duplicate_window` of `EVENTS`); none: from the beginning.
+    pub(super) fn ids_known_since(&self, now: Instant) -> Option<Instant> {
+        self.window().known_since(now)
     }
 
     pub(super) fn set_window(&self, window: Duration) {
-        self.0.window.store(millis(window), Ordering::Relaxed);
+        let length = window.min(crate::fault_injection::time("recent_ids", Duration::MAX));
+        self.window().set(length, Instant::now());
+    }
+
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.0.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether an append of a door may wait for the log: always while it acknowledges, else one now and then, to find out.
@@ -262,10 +286,6 @@ impl Known {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -330,6 +350,21 @@ mod tests {
         known.refused("maximum bytes exceeded", 10, began + 3 * SECOND + DISTRUST);
         known.acknowledged(began + 4 * SECOND + DISTRUST);
         assert_eq!(known.trouble, None);
+    }
+
+    #[test]
+    fn what_a_shorter_window_forgot_is_not_known_again() {
+        let began = Instant::now();
+        let mut window = Window {
+            length: 300 * SECOND,
+            known_since: None,
+        };
+        window.set(300 * SECOND, began + 300 * SECOND);
+        assert_eq!(window.known_since(began + 300 * SECOND), Some(began));
+        window.set(SECOND, began + 310 * SECOND);
+        window.set(300 * SECOND, began + 311 * SECOND);
+        assert_eq!(window.known_since(began + 311 * SECOND), Some(began + 309 * SECOND));
+        assert_eq!(window.known_since(began + 700 * SECOND), Some(began + 400 * SECOND));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use crate::event::EventId;
@@ -27,11 +27,10 @@ struct Place {
 }
 
 impl Recent {
-    /// Where an event stands that was sent within this window.
-    pub(super) fn sequence(&self, id: EventId, window: Duration, now: Instant) -> Option<u64> {
-        let window = window.min(crate::fault_injection::time("recent_ids", Duration::MAX));
+    /// Where an event stands that was sent since then; none: at any time.
+    pub(super) fn sequence(&self, id: EventId, since: Option<Instant>) -> Option<u64> {
         let place = self.places.get(&id)?;
-        (now.saturating_duration_since(place.sent) < window).then_some(place.sequence)
+        since.is_none_or(|since| place.sent > since).then_some(place.sequence)
     }
 
     pub(super) fn insert(&mut self, id: EventId, sequence: u64, sent: Instant) {
@@ -50,27 +49,24 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use uuid::Uuid;
 
     use super::*;
-
-    const WINDOW: Duration = Duration::from_secs(300);
 
     #[test]
     fn ids_are_known_for_as_long_as_the_log_knows_them() {
         let (mut recent, sent) = (Recent::default(), Instant::now());
         let id = EventId(Uuid::now_v7());
+        let after = |ms: u64| Some(sent + Duration::from_millis(ms));
         recent.insert(id, 7, sent);
-        let just_before = sent + WINDOW - Duration::from_millis(1);
-        assert_eq!(recent.sequence(id, WINDOW, just_before), Some(7));
-        assert_eq!(recent.sequence(id, WINDOW, sent + WINDOW), None);
-        assert_eq!(
-            recent.sequence(id, 2 * WINDOW, sent + WINDOW),
-            Some(7),
-            "the log knows it for longer"
-        );
-        recent.insert(id, 9, sent + WINDOW);
-        assert_eq!(recent.sequence(id, WINDOW, sent + WINDOW), Some(9));
+        assert_eq!(recent.sequence(id, None), Some(7));
+        assert_eq!(recent.sequence(id, sent.checked_sub(Duration::from_millis(1))), Some(7));
+        assert_eq!(recent.sequence(id, Some(sent)), None, "the log has forgotten it");
+        recent.insert(id, 9, sent + Duration::from_millis(2));
+        assert_eq!(recent.sequence(id, after(1)), Some(9));
+        assert_eq!(recent.sequence(id, after(2)), None);
         assert_eq!(recent.order.len(), 1);
     }
 
@@ -81,8 +77,8 @@ mod tests {
         for (sequence, id) in (1..).zip(&ids) {
             recent.insert(*id, sequence, now);
         }
-        assert_eq!(recent.sequence(ids[0], WINDOW, now), None);
-        assert_eq!(recent.sequence(ids[1], WINDOW, now), Some(2));
+        assert_eq!(recent.sequence(ids[0], None), None);
+        assert_eq!(recent.sequence(ids[1], None), Some(2));
         assert_eq!((recent.places.len(), recent.order.len()), (MAX_RECENT, MAX_RECENT));
     }
 }

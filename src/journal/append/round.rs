@@ -29,6 +29,10 @@ const DUPLICATE_IN_BATCH: u64 = 10201;
 /// JetStream's errors where there is no room: of the server, of the account, of the stream (or its disk).
 const NO_ROOM: [u64; 4] = [10023, 10002, 10047, 10077];
 
+fn ack_timeout() -> Duration {
+    crate::fault_injection::time("ack_timeout", ACK_TIMEOUT)
+}
+
 /// What became of a message of the round.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -175,7 +179,7 @@ impl Round {
         }
         Committed {
             number,
-            deadline: tokio::time::Instant::now() + ACK_TIMEOUT,
+            deadline: tokio::time::Instant::now() + ack_timeout(),
         }
     }
 
@@ -246,7 +250,8 @@ impl Round {
         }
         let mut fates = vec![Fate::Unknown; batch.len()];
         let mut open = batch.len();
-        let deadline = tokio::time::Instant::now() + ACK_TIMEOUT + TIME_EACH * u32::try_from(open).unwrap_or(u32::MAX);
+        let deadline =
+            tokio::time::Instant::now() + ack_timeout() + TIME_EACH * u32::try_from(open).unwrap_or(u32::MAX);
         while open > 0 {
             let Some((number, answer)) = self.answer(connection, deadline).await? else {
                 break;

@@ -169,10 +169,8 @@ impl Writer {
     fn next(&mut self) -> Option<Pending> {
         loop {
             let pending = self.waiting.pop_front()?;
-            match self
-                .recent
-                .sequence(pending.id(), self.acknowledging.window(), Instant::now())
-            {
+            let since = self.acknowledging.ids_known_since(Instant::now());
+            match self.recent.sequence(pending.id(), since) {
                 Some(sequence) => pending.answer(&Ok(Stored::known(sequence))),
                 None => return Some(pending),
             }
