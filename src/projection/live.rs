@@ -109,7 +109,7 @@ impl Live {
 
     async fn write(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
         while !stop.is_cancelled() {
-            match self.write_while_it_is_ours(stop).await {
+            match Box::pin(self.write_while_it_is_ours(stop)).await {
                 Ok(()) => {}
                 Err(error) if error.is::<streams::Missing>() => return Err(error),
                 Err(error) => self.note(&error),

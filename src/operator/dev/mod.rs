@@ -71,7 +71,7 @@ pub async fn run(environment: &Environment, dir: &Path) -> anyhow::Result<ExitCo
     let stop = CancellationToken::new();
     let working = async {
         let backend = listen(0)?;
-        let dev = start(&dir, of_providers, &programs, backend.local_addr()?).await?;
+        let dev = Box::pin(start(&dir, of_providers, &programs, backend.local_addr()?)).await?;
         let served = Box::pin(serve(&dev, backend, stop.clone())).await;
         let (nats, postgres) = tokio::join!(dev.nats.stop(), dev.postgres.stop());
         served.and(nats).and(postgres)
