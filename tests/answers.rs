@@ -251,3 +251,22 @@ async fn not_found_is_concluded_from_different_new_orders() {
     world.post_orders(&hub, unknown).await;
     world.at_end(Ends::forwarded(11)).await;
 }
+
+/// Orders of one branch that the backend does not find, in a row: while it has others', it is that branch's trouble.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_is_not_found_holds_up_no_other() {
+    let world = World::new().await;
+    world.add_branch(2, "{}").await;
+    let hub = Hub::start(&unforgiving(&world)).await;
+    world.post_orders(&hub, ids("before", 1)).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    for id in ids("not-there", 4) {
+        world.backend.always_for(&id, Some(Answer::status(404)));
+        world.post_for(&hub, "merchant-2", &id).await;
+    }
+    let dead = world.log.payloads(EventType::OrderDeadLettered, 4).await;
+    assert!(dead.iter().all(|one| one["error"]["code"] == "BACKEND_404"), "{dead:?}");
+    breaker_is_closed(&world, &hub).await;
+    world.post_orders(&hub, ids("after", 1)).await;
+    world.at_end(Ends::forwarded(2).dead_lettered(4)).await;
+}

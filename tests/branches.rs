@@ -19,7 +19,7 @@ use crate::harness::{
 const MENU: &str = include_str!("fixtures/menu.json");
 
 impl World {
-    async fn post_for(&self, hub: &Hub, merchant: &str, id: &str) {
+    pub(crate) async fn post_for(&self, hub: &Hub, merchant: &str, id: &str) {
         let body = order(id);
         let signature = sign(SECRET, body.as_bytes());
         let headers = [("x-merchant-id", merchant), ("x-careem-signature", signature.as_str())];
@@ -27,7 +27,7 @@ impl World {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
 
-    async fn add_branch(&self, number: usize, settings: &str) {
+    pub(crate) async fn add_branch(&self, number: usize, settings: &str) {
         let row = format!(
             "INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, merchant_id, store_id, settings)
              VALUES ('config-{number}', 'branch-{number}', 'provider-careem', 'company-uuid', 'merchant-{number}',

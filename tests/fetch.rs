@@ -246,6 +246,28 @@ async fn a_document_with_a_key_twice_is_no_order() {
     outside.world.at_end(Ends::forwarded(1)).await;
 }
 
+/// A page in place of the order, or a packed one that was cut, says that the provider is not well; nobody needs to ask again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_in_place_of_the_order_is_no_end() {
+    let outside = Outside::of_uber().await;
+    outside.has("CR-page");
+    let page = Say {
+        body: "<html>We will be back soon".into(),
+        ..Say::status(200)
+    };
+    let cut = Say {
+        body: DOCUMENT[..DOCUMENT.len() / 2].into(),
+        ..Say::status(200)
+    };
+    outside.provider.next([page, cut]);
+    let hub = Hub::start(&outside.uber()).await;
+    outside.announce(&hub, "CR-page").await;
+    let failed = outside.payloads(EventType::OrderFetchFailed, 1).await;
+    assert_eq!(failed[0]["error"]["code"], "PROVIDER_DOCUMENT_INVALID");
+    outside.world.log.wait_for(EventType::OrderForwarded, 1).await;
+    outside.world.at_end(Ends::forwarded(1)).await;
+}
+
 /// A provider whose orders are fetched cannot be enabled without the credentials for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_credentials_the_hub_does_not_start() {

@@ -10,9 +10,10 @@ use reqwest::Method;
 use crate::harness::{
     World,
     at_end::Ends,
-    careem::order,
+    careem::{Answer, order},
     hub::Hub,
     ids,
+    outside::{CAREEM_POS, Outside, send},
     servers::Nats,
     wait::{PATIENCE, eventually},
 };
@@ -37,19 +38,25 @@ async fn becomes_ready(world: &World, hub: &Hub, status: u16) {
 /// Every webhook of a crowd is refused, nearly all of them before one that waits for an acknowledgement could be. Returns how
 /// many waited for one.
 async fn refuses_at_once(world: &World, hub: &Hub) -> usize {
-    let began = Instant::now();
     let bodies: Vec<_> = ids("refused", CROWD).iter().map(|id| order(id)).collect();
-    let answers = join_all(bodies.iter().map(async |body| {
+    let answers = bodies.iter().map(|body| world.careem.post(hub, body));
+    all_refused_at_once(answers).await
+}
+
+/// The same of any requests.
+async fn all_refused_at_once(answers: impl IntoIterator<Item = impl Future<Output = Answer>>) -> usize {
+    let began = Instant::now();
+    let timed = answers.into_iter().map(async |answer| {
         let began = Instant::now();
-        let answer = world.careem.post(hub, body).await;
+        let answer = answer.await;
         assert_eq!(
             (answer.status, answer.code().as_str(), answer.header("retry-after")),
             (503, "EVENT_LOG_UNAVAILABLE", "5"),
             "{answer:?}"
         );
         began.elapsed()
-    }))
-    .await;
+    });
+    let answers = join_all(timed).await;
     // One a second may be let through to find out.
     let waited = answers.iter().filter(|time| **time > Duration::from_secs(4)).count();
     let most = 2 + usize::try_from(began.elapsed().as_secs()).unwrap();
@@ -103,14 +110,42 @@ async fn limited_to(world: &World, max_bytes: i64) {
         .unwrap();
 }
 
+async fn filled(world: &World) {
+    let provision = world.nats.provision().await;
+    let bytes = provision.get_stream("EVENTS").await.unwrap().cached_info().state.bytes;
+    limited_to(world, i64::try_from(bytes).unwrap()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stream_has_reached_its_limit() {
-    let down = async |world: &World| {
-        let provision = world.nats.provision().await;
-        let bytes = provision.get_stream("EVENTS").await.unwrap().cached_info().state.bytes;
-        limited_to(world, i64::try_from(bytes).unwrap()).await;
-    };
-    outage(World::new().await, down, async |world| limited_to(world, -1).await).await;
+    outage(World::new().await, filled, async |world| limited_to(world, -1).await).await;
+}
+
+/// What the backend asks for is refused at once as well, with an `Idempotency-Key` and without.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_backend_is_refused_at_once() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let (world, hub) = (&outside.world, outside.hub().await);
+    world.post_orders(&hub, ids("before", 1)).await;
+    world.log.settled().await;
+    becomes_ready(world, &hub, 200).await;
+    filled(world).await;
+    assert_eq!(world.careem.post(&hub, &order("CR-first")).await.status, 503);
+    becomes_ready(world, &hub, 503).await;
+    let body = r#"{"status":"accepted","branchId":"branch-uuid"}"#;
+    for has_key in [true, false] {
+        let hub = &hub;
+        let answers = ids("refused", CROWD).into_iter().map(async |id| {
+            let key = [("idempotency-key", id.as_str())];
+            let headers = if has_key { &key[..] } else { &[] };
+            send(hub, Method::POST, &format!("orders/careem/{id}/status"), body, headers).await
+        });
+        all_refused_at_once(answers).await;
+    }
+    limited_to(world, -1).await;
+    becomes_ready(world, &hub, 200).await;
+    world.careem.deliver(&hub.url(), &order("CR-first")).await;
+    world.at_end(Ends::forwarded(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,10 +68,11 @@ impl Client {
         self.slots.acquire().await.ok()
     }
 
-    fn note(&self, request: Request, order: OrderKey, status: u16) -> Standing {
+    fn note(&self, request: Request, envelope: &Envelope, status: u16) -> Standing {
+        let order = OrderKey::new(&envelope.provider, &envelope.external_order_id);
         // No code panics while it holds the lock.
         let mut evidence = self.evidence.lock().unwrap_or_else(PoisonError::into_inner);
-        evidence.note(request, order, status)
+        evidence.note(request, order, envelope.branch.as_deref(), status)
     }
 
     /// Posts an order, or a change of one, and reads the answer.
@@ -97,11 +98,7 @@ impl Client {
             Ok(answer) => answer,
             Err(error) => return no_answer(&error),
         };
-        let standing = self.note(
-            request,
-            OrderKey::new(&envelope.provider, &envelope.external_order_id),
-            answer.status,
-        );
+        let standing = self.note(request, envelope, answer.status);
         classify(request, &answer, standing)
     }
 }

@@ -183,7 +183,7 @@ impl Integration {
     async fn append_once(&self, event: NewEvent, has_key: bool) -> Result<bool, Reason> {
         let (id, connection) = (event.envelope.id, self.journal.connection());
         if !has_key {
-            let appended = self.journal.append(event).await;
+            let appended = self.journal.accept(event).await;
             return Ok(appended.map_err(Reason::EventLogUnavailable)?.duplicate);
         }
         let (branch, payload) = (event.envelope.branch.clone(), event.payload.clone());

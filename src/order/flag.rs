@@ -35,7 +35,8 @@ pub enum Flag {
     TimeZero,
     /// A yes or no is neither; it counts as not said.
     AnswerUnreadable,
-    /// A list that holds no prices is none, or one of choices is something empty of another kind; it is left out.
+    /// A list that holds no prices is none, one of choices is something empty of another kind, or an element of a list is
+    /// empty; it is left out.
     ListUnreadable,
     /// A status that is not known; it is passed on verbatim.
     UnknownStatus,

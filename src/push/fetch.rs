@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use chrono::Utc;
 use reqwest::Url;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::{
@@ -56,6 +57,8 @@ impl Push {
             Err(missing) => self.missing(remote, event, request, &subject, &missing).await,
             Ok(Reply::Done { body, .. }) => match unfit(&body) {
                 None => Ok(vec![fetched(event, body.into())]),
+                // A page that says that the provider is being mended, or a document that was cut: it may be whole next time.
+                Some(error) if !is_json(&body) => self.failed(event, request, error, None, u32::MAX),
                 Some(error) => Ok(self.given_up(event, request, error)),
             },
             Ok(reply) => self.not_done(event, request, reply),
@@ -72,6 +75,10 @@ fn unfit(document: &[u8]) -> Option<ErrorReport> {
         "PROVIDER_DOCUMENT_INVALID",
         message,
     ))
+}
+
+fn is_json(document: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(document).is_ok()
 }
 
 /// The webhook's facts stay with it: the merchant's header may say whose order it is.

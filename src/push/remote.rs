@@ -226,17 +226,15 @@ impl Remote {
         let reply = match self.send(origin, request, scope).await? {
             Sent::Reply(reply) => reply,
             Sent::Answer(answer) if answer.incomplete.is_some() && (200..300).contains(&answer.status) => {
-                let (code, message) = match answer.incomplete {
-                    Some(Incomplete::TooLarge) => (
-                        "PROVIDER_DOCUMENT_TOO_LARGE",
-                        format!("the provider's document is larger than {max_bytes} bytes"),
-                    ),
-                    _ => (
-                        "PROVIDER_DOCUMENT_UNREADABLE",
-                        "the provider's document is not packed as its Content-Encoding says".into(),
-                    ),
-                };
-                Reply::Refused(ErrorReport::new(ErrorType::Validation, code, message))
+                if matches!(answer.incomplete, Some(Incomplete::TooLarge)) {
+                    let message = format!("the provider's document is larger than {max_bytes} bytes");
+                    let error = ErrorReport::new(ErrorType::Validation, "PROVIDER_DOCUMENT_TOO_LARGE", message);
+                    Reply::Refused(error)
+                } else {
+                    let message = "the provider's document is not packed as its Content-Encoding says";
+                    let error = ErrorReport::new(ErrorType::Unknown, "PROVIDER_DOCUMENT_UNREADABLE", message);
+                    Reply::Temporary { error, after: None }
+                }
             }
             Sent::Answer(answer) => self.meaning(answer, origin),
         };

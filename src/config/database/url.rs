@@ -8,7 +8,12 @@ use super::super::ConfigError;
 /// Ways to say "verified" that the client library does not know; it never does anything else.
 const VERIFIED: [&str; 2] = ["verify-full", "verify-ca"];
 /// What the client library understands.
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 19] = [
+    "host",
+    "port",
+    "user",
+    "password",
+    "dbname",
     "sslmode",
     "sslnegotiation",
     "channel_binding",
@@ -171,6 +176,26 @@ mod tests {
         assert_eq!(url.postgres.get_password(), Some(&b"sec?ret"[..]));
         assert_eq!(url.postgres.get_ssl_mode(), tokio_postgres::config::SslMode::Require);
         assert!(parse("").unwrap().without_effect.is_empty());
+    }
+
+    /// PostgreSQL's own way to name a socket, or anything else of the address.
+    #[test]
+    fn parts_of_the_address_may_stand_among_the_parameters() {
+        let url =
+            DatabaseUrl::parse("postgres:///platform?host=/run/postgresql&port=6000&user=hub&password=word").unwrap();
+        let socket = tokio_postgres::config::Host::Unix("/run/postgresql".into());
+        assert_eq!(url.postgres.get_hosts(), [socket]);
+        assert_eq!(
+            (url.postgres.get_ports(), url.postgres.get_user()),
+            (&[6000][..], Some("hub"))
+        );
+        assert_eq!(url.postgres.get_password(), Some(&b"word"[..]));
+        let url = DatabaseUrl::parse("postgres://hub:word@localhost/platform?host=/cloudsql/p:r:i").unwrap();
+        assert!(
+            url.postgres
+                .get_hosts()
+                .contains(&tokio_postgres::config::Host::Unix("/cloudsql/p:r:i".into()))
+        );
     }
 
     #[test]

@@ -242,7 +242,9 @@ fn head(file: &File, reader: &Reader<'_>, is_menu_word: bool) -> Result<Head, St
             ));
         }
     };
-    let event_id = file.webhook.event_id.as_ref().and_then(|sources| reader.first(sources));
+    // An id that is none would make repeats of what are several.
+    let sources = file.webhook.event_id.iter().flat_map(|sources| &sources.0);
+    let event_id = sources.filter_map(|source| reader.text(source)).find(|id| is_text(id));
     Ok(Head {
         kind,
         order_id,

@@ -52,10 +52,12 @@ pub struct Declarative {
     currency: Option<Currency>,
 }
 
-/// Below which path the provider's own begins.
-fn below(path: &str, name: &str) -> usize {
-    let prefix = format!("/api/webhooks/{name}");
-    if path.starts_with(&prefix) { prefix.len() } else { 0 }
+/// What follows in a path below the provider's own, as it was sent: slashes may be doubled (see `intake::receive::astray`).
+fn below<'p>(path: &'p str, name: &str) -> &'p str {
+    let without = |path: &'p str, part: &str| path.trim_start_matches('/').strip_prefix(part);
+    let parts = ["api", "webhooks", name];
+    let own = parts.into_iter().try_fold(path, without);
+    own.unwrap_or(path)
 }
 
 impl Declarative {
@@ -82,7 +84,7 @@ impl Declarative {
         };
         let request = Request {
             headers: facts.map_or(&nothing, |facts| &facts.headers),
-            path: &path[below(path, &file.identity.name)..],
+            path: below(path, &file.identity.name),
             paths: &file.webhook.paths,
         };
         let reader = Reader::new(document, body, request, habits);
@@ -165,7 +167,7 @@ impl Provider for Declarative {
         let arriving = Arriving {
             body: request.body(),
             headers: request.headers(),
-            path: &path[below(path, self.name())..],
+            path: below(path, self.name()),
         };
         let head = head::read(&self.file, &arriving).map_err(Refusal::InvalidPayload)?;
         let kind = head.kind.as_str();
@@ -181,7 +183,7 @@ impl Provider for Declarative {
         let arriving = Arriving {
             body: request.body(),
             headers: request.headers(),
-            path: &path[below(path, self.name())..],
+            path: below(path, self.name()),
         };
         sent_merchant(request).or_else(|| head::store(&self.file, &arriving))
     }

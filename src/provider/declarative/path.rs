@@ -33,11 +33,12 @@ impl PathTemplate {
     }
 
     fn pairs<'s, 'p>(&'s self, path: &'p str) -> Option<Vec<(&'s Part, &'p str)>> {
-        let given: Vec<&str> = path.trim_matches('/').split('/').collect();
+        // However many slashes there are between them, as for the route.
+        let given: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let pairs: Vec<_> = self.0.iter().zip(given.iter().copied()).collect();
         let fits = |(part, given): &(&Part, &str)| match part {
             Part::Word(word) => word == given,
-            Part::Name(_) => !given.is_empty(),
+            Part::Name(_) => true,
         };
         (given.len() == self.0.len() && pairs.iter().all(fits)).then_some(pairs)
     }

@@ -425,12 +425,16 @@ impl<'t> Reader<'t> {
         for list in tree.find_each(from, pointer, MAX_ELEMENTS) {
             match tree.kind(list) {
                 Kind::Array => {
-                    let before = places.len();
-                    places.extend(tree.children(list));
-                    if places.len() == before {
+                    let elements: Vec<_> = tree.children(list).collect();
+                    if elements.is_empty() {
                         // An empty list says that there is nothing: it has its place.
                         tree.take(list);
                     }
+                    let (nothing, elements): (Vec<_>, Vec<_>) =
+                        elements.into_iter().partition(|element| is_nothing(tree, *element));
+                    places.extend(elements);
+                    let flagged = nothing.into_iter().map(|at| (Flag::ListUnreadable, Some((tree, at))));
+                    self.flags.borrow_mut().extend(flagged);
                 }
                 Kind::Null => {}
                 _ => self.no_list((tree, list), need, "expected an array"),
@@ -438,16 +442,25 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// What stands where a list should be. Something empty (`{}`, `false`, an empty text) means that there is nothing, also where the
-    /// list is essential; what holds something may be what is to be cooked.
+    /// What stands where a list should be. Something empty means that there is nothing, also where the list is essential; what
+    /// holds something may be what is to be cooked.
     fn no_list(&self, (tree, place): At<'t>, need: Need, expected: &str) {
-        let is_empty = match tree.kind(place) {
-            Kind::Object | Kind::Array => tree.children(place).next().is_none(),
-            Kind::Flag => tree.raw(place) == "false",
-            Kind::Text if tree.text(place).is_some_and(|text| text.trim().is_empty()) => return,
-            Kind::Text | Kind::Number | Kind::Null => false,
-        };
-        let need = if is_empty { Need::Optional } else { need };
+        let is_nothing = is_nothing(tree, place);
+        if is_nothing && tree.kind(place) == Kind::Text {
+            return;
+        }
+        let need = if is_nothing { Need::Optional } else { need };
         self.unfit((tree, place), need, Flag::ListUnreadable, expected);
+    }
+}
+
+/// Whether a value says that there is nothing: `null`, `{}`, `[]`, `false`, an empty text.
+pub(super) fn is_nothing(tree: &Tree<'_>, place: Place) -> bool {
+    match tree.kind(place) {
+        Kind::Null => true,
+        Kind::Object | Kind::Array => tree.children(place).next().is_none(),
+        Kind::Flag => tree.raw(place) == "false",
+        Kind::Text => tree.text(place).is_some_and(|text| text.trim().is_empty()),
+        Kind::Number => false,
     }
 }

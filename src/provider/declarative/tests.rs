@@ -275,3 +275,61 @@ mod engine;
 mod leniency;
 mod faults;
 mod guide;
+
+/// Slashes that were doubled on the way make no other path, neither for its route nor for what its parts say.
+#[test]
+fn parts_of_a_path_are_read_however_many_slashes_there_are() {
+    let file = Catalogue::shipped().get("delivery-hero").unwrap().file.clone();
+    let provider = Declarative::new(file, Some("EGP".parse().unwrap()));
+    for path in [
+        "/api/webhooks/delivery-hero/order/store-9",
+        "/api/webhooks/delivery-hero/order/store-9/",
+        "//api/webhooks/delivery-hero/order/store-9",
+        "/api//webhooks///delivery-hero//order//store-9//",
+    ] {
+        let (uri, headers, body) = (
+            path.parse().unwrap(),
+            axum::http::HeaderMap::new(),
+            Bytes::from_static(b"{}"),
+        );
+        let request = Unverified::new(&Method::POST, None, &uri, &headers, &body);
+        assert_eq!(provider.store_ref(&request).as_deref(), Some("store-9"), "{path}");
+        let order =
+            include_bytes!("../../../tests/fixtures/providers/delivery-hero/order_dispatch.minimal.pedidosya.json");
+        let mut received = Recorded::sample("delivery-hero", "TEST-1", "order_created", order, Utc::now());
+        received.envelope.request.as_mut().unwrap().path = path.to_owned();
+        let fact = provider.transform(&received).unwrap();
+        assert_eq!(fact.store_ref.as_deref(), Some("store-9"), "{path}");
+    }
+}
+
+/// What a program made of no id is none: news under it would be taken for repeats of one another.
+#[test]
+fn an_events_id_that_is_none_joins_nothing() {
+    let file = Catalogue::shipped().get("uber-eats").unwrap().file.clone();
+    let provider = Declarative::new(file, None);
+    let (keys, now, uri) = (Keys::single("secret"), Utc::now(), Uri::from_static("/"));
+    let event_id = |id: &str, status: &str| {
+        let body = format!(
+            r#"{{"event_type":"orders.cancel","event_id":"{id}","meta":{{"resource_id":"o-1","status":"{status}"}}}}"#
+        );
+        let signed = sign(
+            provider.scheme(),
+            &keys,
+            Outgoing::post("http://hub/", body.as_str()),
+            now,
+        )
+        .unwrap();
+        let request = Unverified::new(&Method::POST, None, &uri, &signed.headers, &signed.body);
+        let verified = verify(provider.scheme(), request, &keys, now).unwrap();
+        provider.read(&verified).unwrap().event_id
+    };
+    assert_eq!(
+        event_id("e-1", "pos"),
+        event_id("e-1", "other"),
+        "the id says that it is the same"
+    );
+    for none in ["null", "undefined", "", " NaN "] {
+        assert_ne!(event_id(none, "pos"), event_id(none, "other"), "{none:?}");
+    }
+}

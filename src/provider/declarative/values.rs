@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::{
     clock::{self, Said, Zone, decimal, iso, unix},
     pick::{Amount, Choice, Clock, Lookup, Pick, Test, Time, Unit},
-    reader::{Accepts, At, MAX_ELEMENTS, Need, Reader, Sought, Text},
+    reader::{Accepts, At, MAX_ELEMENTS, Need, Reader, Sought, Text, is_nothing},
 };
 use crate::order::{
     flag::Flag,
@@ -209,7 +209,7 @@ impl<'t> Reader<'t> {
         }
         let rows = list.into_iter().flat_map(|list| self.document.children(list));
         let mut index = HashMap::new();
-        for row in rows.take(MAX_ELEMENTS) {
+        for row in rows.take(MAX_ELEMENTS).filter(|row| !is_nothing(self.document, *row)) {
             if let Some(place) = self.document.obstacle(row, &lookup.key) {
                 self.unfit(
                     (self.document, place),

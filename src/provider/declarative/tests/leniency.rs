@@ -339,6 +339,32 @@ fn one_wrong_value_costs_no_order() {
     }
 }
 
+/// An element that says nothing, in any list, is passed over: a program that filters its list leaves such ones behind.
+#[test]
+fn an_element_that_is_nothing_costs_no_order() {
+    for ready in READY.iter() {
+        let is_list = |place: &&String| {
+            let list = ready.value.pointer(place).and_then(Value::as_array);
+            list.is_some_and(|list| !list.is_empty()) && !is_of(ready.case.kind, place)
+        };
+        for place in ready.places.iter().filter(is_list) {
+            for nothing in [json!(null), json!({}), json!([]), json!(""), json!(false)] {
+                for at_front in [true, false] {
+                    let mut value = ready.value.clone();
+                    let list = value.pointer_mut(place).unwrap().as_array_mut().unwrap();
+                    list.insert(if at_front { 0 } else { list.len() }, nothing.clone());
+                    let what = format!("{} {place} with {nothing}", ready.case.provider);
+                    let body = ready
+                        .becomes(&value)
+                        .unwrap_or_else(|faults| panic!("{what}: {faults:?}"));
+                    assert_readable(&body, &what);
+                    assert_eq!(charged(&body), charged(&ready.body), "{what}");
+                }
+            }
+        }
+    }
+}
+
 proptest! {
     /// Several at once: nothing panics, nothing is printed that is no text, and while what is essential is untouched the
     /// order goes with its amounts.
