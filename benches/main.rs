@@ -60,13 +60,13 @@ async fn run(wanted: impl Fn(&str) -> bool) -> Result<()> {
         bench.limits().await?;
     }
     if wanted("end-to-end") || wanted("projection") {
-        bench.end_to_end().await?;
+        Box::pin(bench.end_to_end()).await?;
     }
     if wanted("projection") {
-        bench.projection().await?;
+        Box::pin(bench.projection()).await?;
     }
     if wanted("parked") {
-        bench.parked().await?;
+        Box::pin(bench.parked()).await?;
     }
     if wanted("memory") {
         bench.memory().await?;

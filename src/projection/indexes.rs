@@ -126,7 +126,12 @@ async fn make_one(
     (name, table, what): (&'static str, &str, &str),
     say: Say<'_>,
 ) -> anyhow::Result<()> {
-    if state(connection, name, table).await?.is_some() {
+    let state = state(connection, name, table).await?;
+    if state == Some(true) {
+        // Another process has made it since this one looked, before it had the lock.
+        return Ok(());
+    }
+    if state.is_some() {
         say(format!(
             "index {name}: an earlier attempt left it unfinished, dropping it"
         ));
