@@ -43,14 +43,14 @@ use EventType::{
 };
 
 const CASES: [Case; 10] = [
-    case("created", |id| order(id), Forwarded, Ignored, Some("DUPLICATE_WEBHOOK")),
-    case("refused", |id| order(id), Dead, Forwarded, None),
+    case("created", order, Forwarded, Ignored, Some("DUPLICATE_WEBHOOK")),
+    case("refused", order, Dead, Forwarded, None),
     // Asked for once more by the first one's key: so the first is forwarded after all.
     Case {
         first_then: Forwarded,
-        ..case("unsure", |id| order(id), Dead, Ignored, Some("DUPLICATE_WEBHOOK"))
+        ..case("unsure", order, Dead, Ignored, Some("DUPLICATE_WEBHOOK"))
     },
-    case("homeless", |id| order(id), Dead, Forwarded, None),
+    case("homeless", order, Dead, Forwarded, None),
     case("unreadable", unreadable, Rejected, Rejected, None),
     case(
         "second",
