@@ -358,9 +358,10 @@ fn cause_of(index: &mut Index, prints: Prints, outcome: u64) -> Option<u64> {
         .map(|found| found.sequence)
 }
 
-/// Whether the backend does not have what was given up: it said so, or was never asked.
+/// Whether the backend does not have what was given up: it said so. That no request is counted does not say that none was made:
+/// the instance that made it may have died before it recorded that.
 fn is_refused(dead: &DeadLettered) -> bool {
-    dead.attempts == 0 || dead.error.error_type == ErrorType::Validation && dead.error.code != ORDER_EXPIRED
+    dead.error.error_type == ErrorType::Validation && dead.error.code != ORDER_EXPIRED
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
