@@ -42,15 +42,6 @@ impl World {
             .set("CIRCUIT_BREAKER_ENABLED", false)
     }
 
-    /// Waits until so many orders have a lane.
-    async fn parked(&self, count: usize) {
-        eventually(&format!("{count} orders are parked"), PATIENCE, async || {
-            let lanes = self.lanes().await;
-            if lanes.len() == count { Ok(()) } else { Err(lanes) }
-        })
-        .await;
-    }
-
     fn times_of(&self, order: &str) -> Vec<Instant> {
         let requests = self.backend.requests().into_iter();
         let of_order = requests.filter(|request| request.external_order_id() == order);
@@ -68,7 +59,7 @@ async fn wake_ups_are_lost_or_come_early() {
         world.backend.next_for(&id, [away(11)]);
     }
     world.post_orders(&_hub, ids("wake", 3)).await;
-    world.parked(3).await;
+    world.has_parked(3).await;
     let lanes = world.nats.provision().await.get_stream("LANES").await.unwrap();
     for subject in ["sch.>", "due.>"] {
         lanes.purge().filter(subject).await.unwrap();
@@ -98,7 +89,7 @@ async fn trouble_with_one_order_while_another_is_asked_about() {
     let hub = Hub::start(&world.parking()).await;
     world.backend.next_for("CR-trouble-0", [away(11)]);
     world.post_orders(&hub, ["CR-trouble-0".into()]).await;
-    world.parked(1).await;
+    world.has_parked(1).await;
     world.backend.hold();
     world.post_orders(&hub, ["CR-trouble-1".into()]).await;
     world.backend.wait_for(2).await;
@@ -144,7 +135,7 @@ async fn a_line_is_full() {
         }
     })));
     world.post_orders(&hub, ["CR-line".into()]).await;
-    world.parked(1).await;
+    world.has_parked(1).await;
     let words = (0..MAX_WAITING + MORE).map(|number| {
         json!({ "id": "CR-line", "status": "ready", "updated_at": "2025-10-01T12:30:00Z", "number": number })
             .to_string()

@@ -1,17 +1,16 @@
 //! An instance takes a stage over: what that costs does not depend on what happened before, and what it is told with the
 //! lease counts only for the log that it was told about.
 
-use std::path::{Path, PathBuf};
-
 use futures_util::future::join_all;
-use serde_json::{Value, json};
+use serde_json::Value;
 use webhook_hub::event::EventType;
 
 use crate::harness::{
     World,
     at_end::Ends,
     backend::Answer,
-    careem::{change, order},
+    careem::order,
+    copies::StreamCopy,
     hub::Hub,
     ids,
     wait::{PATIENCE, eventually},
@@ -37,14 +36,9 @@ async fn taken_over(hub: &Hub) -> Value {
 }
 
 /// Waits until the lease of the stage `forward` says that its holder knows all of the log.
-async fn floor_is_at_the_end(world: &World) {
-    let last = world.log.events().await.last().unwrap().sequence;
-    lease_says(world, "recorded", last).await;
-}
-
-/// Waits until a place that the floor of the stage `forward` names is as far as this.
-async fn lease_says(world: &World, name: &str, last: u64) {
+pub(crate) async fn floor_is_at_the_end(world: &World) {
     let provision = world.nats.provision().await;
+    let last = world.log.events().await.last().unwrap().sequence;
     eventually("the lease says how far the stage is", PATIENCE, async || {
         let stream = provision
             .get_stream("LEASES")
@@ -58,8 +52,8 @@ async fn lease_says(world: &World, name: &str, last: u64) {
             .map(ToString::to_string)
             .unwrap_or_default();
         let note: Value = serde_json::from_str(&note).unwrap_or_default();
-        let place = note["floor"][name].as_u64();
-        if place.is_some_and(|place| place >= last) {
+        let recorded = note["floor"]["recorded"].as_u64();
+        if recorded.is_some_and(|recorded| recorded >= last) {
             Ok(())
         } else {
             Err(format!("{note}, and {last} is the last"))
@@ -114,46 +108,6 @@ async fn takeover_does_not_grow_with_what_was_settled_before() {
     assert_eq!(world.backend.count(), 3 + orders.len() + 4);
 }
 
-/// With more open than the lease's note lists, what ended beyond those is known from the log.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_ended_behind_many_open_events_is_not_asked_again() {
-    /// More than the note lists.
-    const WAITING: usize = 520;
-    let world = World::new().await;
-    let settings = world.settings().set("BACKEND_TIMEOUT", "60s");
-    let first = Hub::start(&settings).await;
-    world.backend.next([Answer::Hang]);
-    world.post_orders(&first, ["CR-hangs".to_owned()]).await;
-    world.backend.wait_for(1).await;
-    let bodies =
-        (0..WAITING).map(|number| json!({ "id": "CR-hangs", "status": "preparing", "number": number }).to_string());
-    let bodies: Vec<_> = bodies.collect();
-    let url = first.url();
-    let posting = bodies.chunks(WAITING.div_ceil(32)).map(async |some| {
-        for body in some {
-            world.careem.deliver(&url, body).await;
-        }
-    });
-    join_all(posting).await;
-    world.log.wait_for(EventType::OrderTransformed, 1 + WAITING).await;
-    world.careem.deliver(&url, &order("CR-ends")).await;
-    world.careem.deliver(&url, &change("CR-ends", "ready")).await;
-    world.log.wait_for(EventType::OrderForwarded, 2).await;
-    let last = world.log.events().await.last().unwrap().sequence;
-    lease_says(&world, "known", last).await;
-    first.kill().await;
-    let second = Hub::start(&settings).await;
-    world.log.wait_for(EventType::OrderForwarded, 3 + WAITING).await;
-    let requests = world.backend.requests();
-    let told = requests
-        .iter()
-        .filter(|request| request.path.ends_with("/CR-ends/status"));
-    assert_eq!(told.count(), 1, "it was told before the takeover");
-    world.hand_out_again().await;
-    world.at_end(Ends::forwarded(3 + WAITING)).await;
-    assert!(second.terminate().await.0.success());
-}
-
 /// One order that hangs does not hold the floor for the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_hangs_does_not_make_takeover_grow() {
@@ -179,35 +133,27 @@ async fn an_order_that_hangs_does_not_make_takeover_grow() {
     assert_eq!(world.backend.count(), orders.len() + 2);
 }
 
-/// Copies a folder with all that is in it.
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
-/// Where a server keeps the stream `EVENTS` and its consumers.
-fn events_folder(dir: &Path) -> PathBuf {
-    let mut left = vec![dir.to_owned()];
-    while let Some(dir) = left.pop() {
-        for entry in std::fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                if path.ends_with("streams/EVENTS") {
-                    return path;
-                }
-                left.push(path);
-            }
-        }
-    }
-    panic!("no stream EVENTS");
+/// Neither does an order that waits in its lane.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_waits_does_not_make_takeover_grow() {
+    let world = World::new().await;
+    let first = world.hub().await;
+    let wait = Answer::Say(503, String::new(), vec![("retry-after", "20".into())]);
+    world.backend.next_for("CR-waiting-0", [wait]);
+    world.post_orders(&first, ids("waiting", 1)).await;
+    world.has_parked(1).await;
+    let orders = ids("settled", 700);
+    post_many(&world, &first, &orders).await;
+    world.log.wait_for(EventType::OrderForwarded, orders.len()).await;
+    let events = world.log.events().await.len();
+    floor_is_at_the_end(&world).await;
+    first.kill().await;
+    let next = world.hub().await;
+    let read = taken_over(&next).await["read"].as_u64().unwrap();
+    assert!(read < 100, "{read} of {events} messages were read again");
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(orders.len() + 1)).await;
+    assert_eq!(world.backend.count(), orders.len() + 2);
 }
 
 /// The log goes back to an older copy while the leases stay: other events stand at the sequences that were settled.
@@ -218,9 +164,7 @@ async fn the_log_goes_back(while_it_runs: bool) {
     world.log.settled().await;
     let server = &world.nats.server;
     server.stop().await.unwrap();
-    let events = events_folder(server.dir());
-    let copied = tempfile::tempdir().unwrap();
-    copy(&events, copied.path());
+    let copied = StreamCopy::of(server.dir(), "EVENTS");
     server.restart().await.unwrap();
     world.post_orders_to(&hub.url(), ids("lost", 20)).await;
     world.backend.wait_for(25).await;
@@ -229,13 +173,13 @@ async fn the_log_goes_back(while_it_runs: bool) {
         hub.kill().await;
         hub = {
             server.stop().await.unwrap();
-            go_back(&events, copied.path());
+            copied.put_back();
             server.restart().await.unwrap();
             world.hub().await
         };
     } else {
         server.stop().await.unwrap();
-        go_back(&events, copied.path());
+        copied.put_back();
         server.restart().await.unwrap();
     }
     world.post_orders_to(&hub.url(), ids("new", 30)).await;
@@ -258,11 +202,6 @@ async fn the_log_goes_back(while_it_runs: bool) {
         }
     })
     .await;
-}
-
-fn go_back(events: &Path, copied: &Path) {
-    std::fs::remove_dir_all(events).unwrap();
-    copy(copied, events);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -95,10 +95,14 @@ impl OrderKey {
         Some(Self(hex::decode(text).ok()?.try_into().ok()?))
     }
 
+    /// Its first 64 bits.
+    pub(super) fn head(self) -> u64 {
+        self.0.iter().take(8).fold(0, |head, byte| head << 8 | u64::from(*byte))
+    }
+
     /// Its partition: the same for all its events, stable for ever for a given number of partitions.
     pub fn partition(self, partitions: u16) -> u16 {
-        let head = self.0.iter().take(8).fold(0, |head, byte| head << 8 | u64::from(*byte));
-        u16::try_from(head % u64::from(partitions.max(1))).expect("less than the number of partitions")
+        u16::try_from(self.head() % u64::from(partitions.max(1))).expect("less than the number of partitions")
     }
 }
 

@@ -15,7 +15,9 @@
 //! Nothing is only here: an event in a lane is on `EVENTS`, and if `LANES` is lost the lanes are made again from there
 //! (see [`super::stage`]). Whether `LANES` is the one that was written says a marker in it.
 
+mod lane;
 mod table;
+pub mod told;
 mod writer;
 
 use std::{
@@ -25,15 +27,16 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
+use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::writer::LaneWriter;
 use self::{
+    lane::EARLY,
     table::{Open, Table},
+    told::{Found, Past, Told},
     writer::Change,
 };
+pub use self::{lane::Lane, writer::LaneWriter};
 use super::{
     codec::{OrderKey, partition_token},
     connection::Connection,
@@ -47,8 +50,6 @@ pub const LANES: &str = "LANES";
 pub const MAX_WAITING: usize = 1000;
 /// Changes that may wait to be written: as many as events are held at a time.
 const MAX_CHANGES: usize = 2048;
-/// How much before its time a lane may be taken up: less than anybody would notice.
-const EARLY: TimeDelta = TimeDelta::milliseconds(20);
 /// Wait for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a copy of the stream that is behind is waited for, and how often it is asked meanwhile.
@@ -92,79 +93,6 @@ impl Corner {
     };
 }
 
-/// The state of an order that waits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Lane {
-    /// The provider, for the metric and for whoever reads the stream.
-    pub provider: String,
-    /// Sequence on `EVENTS` of the event that is tried again.
-    pub head: u64,
-    /// Requests that were made for it.
-    pub requests: u32,
-    /// When it is due.
-    pub due_at: DateTime<Utc>,
-    /// Later events of the order, in the log's order, each with the requests that were made for it (one that let the
-    /// event that creates its order pass has some).
-    #[serde(default)]
-    pub waiting: Vec<(u64, u32)>,
-    /// It waits for another event of its order, such as the one that creates it, and lets that one pass.
-    #[serde(default)]
-    pub for_creation: bool,
-}
-
-impl Lane {
-    /// Whether it is to be worked on. Its time was written by the clock of a hub and is compared with the clock of one: where
-    /// another instance takes over, a lane is late or early by as much as the two clocks differ.
-    pub fn is_due(&self, now: DateTime<Utc>) -> bool {
-        self.due_at <= now + EARLY
-    }
-
-    /// Whether an event is in it.
-    pub fn holds(&self, sequence: u64) -> bool {
-        self.sequences().any(|one| one == sequence)
-    }
-
-    /// Every event in it.
-    pub fn sequences(&self) -> impl Iterator<Item = u64> {
-        std::iter::once(self.head).chain(self.waiting.iter().map(|(sequence, _)| *sequence))
-    }
-
-    /// With the next event at its head, due now; none where there is no other.
-    pub fn advance(mut self, now: DateTime<Utc>) -> Option<Self> {
-        if self.waiting.is_empty() {
-            return None;
-        }
-        (self.head, self.requests) = self.waiting.remove(0);
-        Some(Self {
-            due_at: now,
-            for_creation: false,
-            ..self
-        })
-    }
-
-    /// With one of those that wait before all others, due now.
-    pub fn led_by_waiting(mut self, at: usize, now: DateTime<Utc>) -> Self {
-        let (sequence, requests) = self.waiting.remove(at);
-        Self {
-            requests,
-            ..self.led_by(sequence, now)
-        }
-    }
-
-    /// With this event before all others, due now.
-    pub fn led_by(mut self, sequence: u64, now: DateTime<Utc>) -> Self {
-        self.waiting.insert(0, (self.head, self.requests));
-        Self {
-            head: sequence,
-            requests: 0,
-            due_at: now,
-            for_creation: false,
-            ..self
-        }
-    }
-}
-
 /// The lanes, for the instance that works on the stage. Cheap to clone.
 #[derive(Clone)]
 pub struct Lanes {
@@ -172,6 +100,7 @@ pub struct Lanes {
     partitions: u16,
     corner: Corner,
     table: Arc<Mutex<Table>>,
+    told: Arc<Mutex<Told>>,
     changes: mpsc::Sender<Change>,
 }
 
@@ -181,6 +110,19 @@ pub struct Read {
     pub lanes: Vec<(OrderKey, Lane)>,
     /// The stream is the one that was written before, not a new or an emptied one.
     pub is_whole: bool,
+    messages: HashMap<OrderKey, Found>,
+}
+
+impl Read {
+    /// Whether this is what an instance left that told this last.
+    pub fn is_as_told(&self, told: Told) -> bool {
+        told.explains(self.messages.iter().map(|(key, found)| (*key, found)))
+    }
+
+    /// The oldest event in a lane.
+    pub fn oldest(&self) -> Option<u64> {
+        self.lanes.iter().flat_map(|(_, lane)| lane.sequences()).min()
+    }
 }
 
 impl Lanes {
@@ -194,7 +136,7 @@ impl Lanes {
         corner: Corner,
     ) -> anyhow::Result<(Self, LaneWriter, Read)> {
         let is_whole = last(connection, corner.marker).await?.is_some();
-        let mut found = HashMap::new();
+        let (mut lanes, mut found) = (HashMap::new(), HashMap::new());
         // Any copy of the stream may answer, also one that is behind. One that has the fence has all before it; what an
         // older copy said before is replaced by what a newer one says.
         let (fence, mut seen, began) = (publish(connection, corner.fence).await?, 0, Instant::now());
@@ -203,10 +145,21 @@ impl Lanes {
         while seen < fence {
             let messages = reader.next_raw().await?;
             for message in &messages {
-                match written(message)? {
-                    Some((key, Some(lane))) => drop(found.insert(key, (message.sequence, lane))),
-                    Some((key, None)) => drop(found.remove(&key)),
-                    None => {}
+                let Some((key, lane)) = written(message)? else {
+                    continue;
+                };
+                let past = message.headers.get(told::HEADER).map(|past| Past::parse(past.as_str()));
+                found.insert(
+                    key,
+                    Found {
+                        revision: message.sequence,
+                        is_open: lane.is_some(),
+                        past: past.unwrap_or_default(),
+                    },
+                );
+                match lane {
+                    Some(lane) => drop(lanes.insert(key, lane)),
+                    None => drop(lanes.remove(&key)),
                 }
             }
             if began.elapsed() > BEHIND_TIMEOUT {
@@ -218,22 +171,39 @@ impl Lanes {
             }
         }
         let mut table = Table::default();
-        for (key, (revision, lane)) in &found {
+        for (key, lane) in &lanes {
             parked(&lane.provider).increment(1.0);
-            table.put(*key, Open::new(*revision, &lane.provider, lane.due_at));
+            table.put(*key, Open::new(found[key].revision, found[key].past.clone(), lane));
         }
-        let found = found.into_iter().map(|(key, (_, lane))| (key, lane)).collect();
+        table.seen(seen);
+        let read = Read {
+            lanes: lanes.into_iter().collect(),
+            is_whole,
+            messages: found,
+        };
         let (changes, waiting) = mpsc::channel(MAX_CHANGES);
         let writer = LaneWriter::new(Arc::clone(connection), waiting);
         let lanes = Self {
             connection: Arc::clone(connection),
             partitions,
             corner,
+            told: Arc::new(Mutex::new(table.told())),
             table: Arc::new(Mutex::new(table)),
             changes,
         };
-        let read = Read { lanes: found, is_whole };
         Ok((lanes, writer, read))
+    }
+
+    /// What is to be told with the lease, now and after every change.
+    pub fn told(&self) -> Arc<Mutex<Told>> {
+        Arc::clone(&self.told)
+    }
+
+    /// Notes a change, and what is to be told of it.
+    fn note(&self, change: impl FnOnce(&mut Table)) {
+        let mut table = self.table();
+        change(&mut table);
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = table.told();
     }
 
     /// Notes that the stream holds every lane that there is.
@@ -295,9 +265,9 @@ impl Lanes {
     /// # Errors
     /// Where NATS does not acknowledge, or somebody else wrote the lane meanwhile.
     pub async fn put(&self, key: OrderKey, lane: &Lane) -> anyhow::Result<()> {
-        let known = self.table().get(key).map(|open| open.revision);
-        let replaces = match known {
-            Some(revision) => revision,
+        let known = self.table().get(key).cloned();
+        let replaces = match &known {
+            Some(open) => open.revision,
             None => match last(&self.connection, &self.subject(key)).await? {
                 None => 0,
                 // What is left of one that ended lately.
@@ -305,11 +275,14 @@ impl Lanes {
                 Some(_) => bail!("an order has a lane that this instance did not make: somebody else writes LANES"),
             },
         };
-        let revision = self.change(key, replaces, Some(lane)).await?;
+        let past = known
+            .as_ref()
+            .map_or_else(|| Past::none_since(replaces), |open| open.past.then(replaces));
+        let revision = self.change(key, replaces, past.clone(), Some(lane)).await?;
         if known.is_none() {
             parked(&lane.provider).increment(1.0);
         }
-        self.table().put(key, Open::new(revision, &lane.provider, lane.due_at));
+        self.note(|table| table.put(key, Open::new(revision, past, lane)));
         Ok(())
     }
 
@@ -321,13 +294,17 @@ impl Lanes {
         let Some(open) = self.table().get(key).cloned() else {
             return Ok(());
         };
-        self.change(key, open.revision, None).await?;
+        let past = open.past.then(open.revision);
+        let revision = self.change(key, open.revision, past, None).await?;
         parked(&open.provider).decrement(1.0);
-        self.table().remove(key);
+        self.note(|table| {
+            table.remove(key);
+            table.seen(revision);
+        });
         Ok(())
     }
 
-    async fn change(&self, key: OrderKey, replaces: u64, lane: Option<&Lane>) -> anyhow::Result<u64> {
+    async fn change(&self, key: OrderKey, replaces: u64, past: Past, lane: Option<&Lane>) -> anyhow::Result<u64> {
         let (done, written) = oneshot::channel();
         let change = Change {
             subject: self.subject(key),
@@ -336,6 +313,7 @@ impl Lanes {
                 None => bytes::Bytes::new(),
             },
             replaces,
+            past,
             done,
         };
         let closed = || anyhow::anyhow!("the lanes are closed");
@@ -398,41 +376,4 @@ fn written(message: &Raw) -> anyhow::Result<Option<(OrderKey, Option<Lane>)>> {
         format!("message {sequence} of LANES is no lane; purge LANES to have it made again from the event log")
     })?;
     Ok(Some((key, Some(lane))))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lane(due_at: DateTime<Utc>) -> Lane {
-        Lane {
-            provider: "careem".into(),
-            head: 7,
-            requests: 4,
-            due_at,
-            waiting: vec![(9, 0), (12, 0)],
-            for_creation: true,
-        }
-    }
-
-    #[test]
-    fn a_lane_is_due_by_the_clock() {
-        let (now, hour) = (Utc::now(), TimeDelta::hours(1));
-        assert!(lane(now).is_due(now));
-        assert!(!lane(now + hour).is_due(now));
-        let written = serde_json::to_vec(&lane(now + hour)).unwrap();
-        let read: Lane = serde_json::from_slice(&written).unwrap();
-        assert!(read.is_due(now + hour));
-    }
-
-    #[test]
-    fn what_let_its_creation_pass_keeps_its_place_and_its_count() {
-        let now = Utc::now();
-        let led = lane(now).led_by(20, now);
-        assert_eq!((led.head, led.requests, led.for_creation), (20, 0, false));
-        let next = led.advance(now).unwrap();
-        assert_eq!((next.head, next.requests), (7, 4));
-        let rest = next.advance(now).unwrap().advance(now).unwrap();
-        assert_eq!((rest.head, rest.advance(now)), (12, None));
-    }
 }

@@ -142,6 +142,8 @@ pub struct Raw {
     pub sequence: u64,
     /// What was published.
     pub payload: Bytes,
+    /// With what headers.
+    pub headers: HeaderMap,
 }
 
 /// Reads the log, or another stream, from a place on.
@@ -394,6 +396,7 @@ fn raw(message: Message) -> anyhow::Result<Raw> {
         subject: subject(&message)?,
         sequence: sequence(&message)?,
         payload: message.payload,
+        headers: message.headers.unwrap_or_default(),
     })
 }
 

@@ -13,8 +13,10 @@
 mod attempt;
 mod due;
 mod floor;
+mod found;
 mod gauges;
 mod given_up;
+mod hand;
 mod handover;
 mod held;
 mod left;
@@ -28,7 +30,7 @@ pub mod turn;
 mod unreadable;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     future::Future,
     pin::pin,
     sync::{
@@ -40,7 +42,7 @@ use std::{
 
 use async_nats::{Subscriber, jetstream::Message};
 use chrono::Utc;
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
 
 pub use given_up::{give_up, reject};
@@ -48,12 +50,11 @@ pub use given_up::{give_up, reject};
 use self::{
     attempt::{Ground, acknowledge},
     gauges::Gauges,
+    hand::{Hand, Sources},
     handover::Freed,
-    held::{Done, Held, Item},
-    left::Left,
+    held::{Done, Item, Task},
     recovery::Unsettled,
     shares::Shares,
-    stray::Stray,
     tenure::Tenure,
     unreadable::unreadable,
 };
@@ -275,83 +276,83 @@ impl<S: Stage> Worker<S> {
     ) -> anyhow::Result<()> {
         let connection = self.journal.connection();
         let (lanes, read) = lanes.unzip();
-        let unsettled = recovery::read::<S>(connection, lanes.as_ref().zip(read), &term.tenure).await?;
+        let mut unsettled = Box::pin(recovery::read::<S>(connection, lanes.as_ref().zip(read), &term.tenure)).await?;
         self.stage.catches_up().await?;
         tell(S::NAME, &unsettled, lanes.as_ref());
-        let ground = Self::ground(term, lanes, unsettled.ended, halt);
-        let mut consumer = streams::consumer(connection, EVENTS, S::NAME).await?;
-        let mut messages = Messages::of(connection, EVENTS, S::NAME, PULL).await?;
-        let (lanes, gauges) = (ground.lanes.as_ref(), Gauges::of(S::NAME));
-        let (mut held, mut left) = (Held::new(), Left::default());
-        let mut stray = Stray {
-            last: unsettled.handed_out,
-            suspect: None,
+        let ground = Self::ground(term, lanes, std::mem::take(&mut unsettled.ended), halt);
+        let sources = Sources {
+            consumer: streams::consumer(connection, EVENTS, S::NAME).await?,
+            messages: Messages::of(connection, EVENTS, S::NAME, PULL).await?,
+            gauges: Gauges::of(S::NAME),
         };
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        let mut elsewhere = unsettled.elsewhere;
-        elsewhere.values().for_each(|key| held.hold_back(*key));
-        for (sequence, newer) in unsettled.left {
-            left.leave(S::NAME, sequence, newer);
-        }
-        for item in unsettled.open {
-            if !left.holds_up(S::NAME, item.event.sequence, OrderKey::of(&item.event)) {
-                held.push(item);
-            }
-        }
         let mut freed = pin!(handover::freed(connection, term.tenure.at_work(), words, unsettled.end));
+        let mut hand = Hand::of::<S>(unsettled);
         let mut at_work = FuturesUnordered::new();
-        let working = async {
-            while !halt.is_cancelled() {
-                due::take_up(lanes, &mut held);
-                while let Some(task) = held.next() {
-                    at_work.push(self.settle(task, &ground));
-                }
-                ground.crowded.store(held.is_crowded(), Ordering::Relaxed);
-                tokio::select! {
-                    biased;
-                    () = halt.cancelled() => break,
-                    Some(done) = at_work.next() => due::finish(done?, lanes, &mut held),
-                    Some(free) = freed.next() => {
-                        self.stage.catches_up().await?;
-                        release(free?, &mut elsewhere, &mut held, &ground);
-                    }
-                    message = take(&*self.stage, &mut messages, held.has_events()), if held.has_room() => {
-                        let Some(message) = message? else { continue };
-                        stray.received(&message)?;
-                        self.hold(message, &mut held, &mut left, &ground, &gauges).await?;
-                    }
-                    () = due::wait(lanes), if held.has_room_for_lanes() => {}
-                    _ = look.tick() => match consumer.info().await {
-                        Ok(info) => {
-                            stray.compare(info.delivered.consumer_sequence, held.has_room() && self.stage.is_ready())?;
-                            floor::look(connection, &term.tenure).await?;
-                        }
-                        // The next look says it.
-                        Err(error) => tracing::debug!(stage = S::NAME, %error, "cannot look up the consumer"),
-                    }
-                }
-            }
-            anyhow::Ok(())
-        };
-        let worked = working.await;
+        let begin = |task| self.settle(task, &ground);
+        // On the heap, as what it waits for is large.
+        let worked = Box::pin(self.serve(&ground, &mut hand, sources, &mut freed, &mut at_work, begin)).await;
         if let Err(error) = &worked {
             tell_trouble(S::NAME, error);
             halt.cancel();
         }
-        drop((messages, gauges));
         self.drain(at_work, &ground, term).await;
         worked
     }
 
-    /// Sorts a message in: to be handled, or known already.
-    async fn hold(
+    /// Takes up what comes, and begins it in its turn, until halted.
+    async fn serve<F: Future<Output = anyhow::Result<Done>>>(
         &self,
-        message: Message,
-        held: &mut Held,
-        left: &mut Left,
         ground: &Ground,
-        gauges: &Gauges,
+        hand: &mut Hand,
+        mut sources: Sources,
+        freed: &mut (impl Stream<Item = anyhow::Result<Freed>> + Unpin),
+        at_work: &mut FuturesUnordered<F>,
+        begin: impl Fn(Task) -> F,
     ) -> anyhow::Result<()> {
+        let lanes = ground.lanes.as_ref();
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        while !ground.halt.is_cancelled() {
+            due::take_up(lanes, &mut hand.held);
+            while let Some(task) = hand.held.next() {
+                at_work.push(begin(task));
+            }
+            ground.crowded.store(hand.held.is_crowded(), Ordering::Relaxed);
+            tokio::select! {
+                biased;
+                () = ground.halt.cancelled() => break,
+                Some(done) = at_work.next() => due::finish(done?, lanes, &mut hand.held),
+                Some(free) = freed.next() => {
+                    self.stage.catches_up().await?;
+                    hand.release(free?, ground);
+                }
+                message = take(&*self.stage, &mut sources.messages, hand.held.has_events()), if hand.held.has_room() => {
+                    let Some(message) = message? else { continue };
+                    hand.stray.received(&message)?;
+                    self.hold(message, hand, ground, &sources.gauges).await?;
+                }
+                () = due::wait(lanes), if hand.held.has_room_for_lanes() => {}
+                _ = look.tick() => self.look(ground, hand, &mut sources).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the consumer's messages come here, and how far the log is.
+    async fn look(&self, ground: &Ground, hand: &mut Hand, sources: &mut Sources) -> anyhow::Result<()> {
+        match sources.consumer.info().await {
+            Ok(info) => {
+                let taking = hand.held.has_room() && self.stage.is_ready();
+                hand.stray.compare(info.delivered.consumer_sequence, taking)?;
+                floor::look(self.journal.connection(), &ground.tenure).await?;
+            }
+            // The next look says it.
+            Err(error) => tracing::debug!(stage = S::NAME, %error, "cannot look up the consumer"),
+        }
+        Ok(())
+    }
+
+    /// Sorts a message in: to be handled, or known already.
+    async fn hold(&self, message: Message, hand: &mut Hand, ground: &Ground, gauges: &Gauges) -> anyhow::Result<()> {
         let info = pull::info(&message)?;
         let sequence = info.stream_sequence;
         let age_ms = Utc::now().timestamp_millis() - i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000)?;
@@ -375,6 +376,7 @@ impl<S: Stage> Worker<S> {
         if is_settled == Some(true) {
             return acknowledge(Some(&message)).await;
         }
+        let Hand { held, left, .. } = hand;
         if held.is_held(sequence) {
             return Ok(());
         }
@@ -439,18 +441,6 @@ impl<S: Stage> Worker<S> {
                 term.tenure.still_at_work(&term.holder, events.clone());
                 handover::say(connection, S::NAME, &term.holder, events).await;
             }
-        }
-    }
-}
-
-/// Lets orders go on whose events another instance does not ask about any more.
-fn release(freed: Freed, elsewhere: &mut HashMap<u64, OrderKey>, held: &mut Held, ground: &Ground) {
-    ground.note_ended(freed.ended);
-    for event in freed.events {
-        ground.tenure.has_ended(event);
-        let Some(key) = elsewhere.remove(&event) else { continue };
-        if !elsewhere.values().any(|other| *other == key) {
-            held.release(key);
         }
     }
 }

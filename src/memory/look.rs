@@ -85,8 +85,9 @@ impl Orders {
 
     /// The backend says that it does not have what was given up without knowing.
     pub(crate) fn refuse(&self, first: &Recorded) {
-        let envelope = &first.envelope;
+        let order = self.known(first);
         let mut index = lock(&self.index);
+        let envelope = &first.envelope;
         let branch = envelope.branch.as_deref();
         let prints = index.prints(
             &envelope.provider,
@@ -94,6 +95,8 @@ impl Orders {
             envelope.root_id,
             branch,
         );
-        index.settle(prints.order, first.sequence, State::CreationRefused);
+        if order.found.iter().any(|found| found.sequence == first.sequence) {
+            index.settle(prints.order, first.sequence, State::CreationRefused);
+        }
     }
 }

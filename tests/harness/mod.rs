@@ -29,6 +29,7 @@ pub(crate) mod written;
 pub(crate) mod load;
 pub(crate) mod at_end;
 pub(crate) mod tables;
+pub(crate) mod copies;
 
 use self::{
     backend::Backend,
@@ -241,6 +242,15 @@ impl World {
             }
         }
         lanes
+    }
+
+    /// Waits until so many lanes are open.
+    pub(crate) async fn has_parked(&self, count: usize) {
+        eventually(&format!("{count} orders are parked"), PATIENCE, async || {
+            let lanes = self.lanes().await;
+            if lanes.len() == count { Ok(()) } else { Err(lanes) }
+        })
+        .await;
     }
 
     /// Makes the log forget every id that it knows, by a short duplicate window for a while. A hub looks at the streams when

@@ -4,6 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 
+use super::{
+    Lane,
+    told::{Past, Told},
+};
 use crate::journal::codec::OrderKey;
 
 /// A lane that is open.
@@ -12,6 +16,10 @@ pub(super) struct Open {
     /// The sequence of its message, which the next write names.
     pub(super) revision: u64,
     pub(super) provider: String,
+    /// The revisions before.
+    pub(super) past: Past,
+    /// The oldest event in it.
+    oldest: u64,
     /// When it is due, in milliseconds since 1970, by the clock of the hub that wrote it.
     due_at: i64,
     /// Somebody works on it, so it is not in the queue.
@@ -19,22 +27,27 @@ pub(super) struct Open {
 }
 
 impl Open {
-    pub(super) fn new(revision: u64, provider: &str, due_at: DateTime<Utc>) -> Self {
+    pub(super) fn new(revision: u64, past: Past, lane: &Lane) -> Self {
         Self {
             revision,
-            provider: provider.to_owned(),
-            due_at: due_at.timestamp_millis(),
+            provider: lane.provider.clone(),
+            past,
+            oldest: lane.sequences().min().unwrap_or_default(),
+            due_at: lane.due_at.timestamp_millis(),
             taken: false,
         }
     }
 }
 
-/// The open lanes of a stage: some 150 bytes each, so 100,000 parked orders take 15 MB.
+/// The open lanes of a stage: some 250 bytes each, so 100,000 parked orders take 25 MB.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     open: HashMap<OrderKey, Open>,
     /// Those that nobody works on, the earliest first.
     queue: BTreeSet<(i64, OrderKey)>,
+    /// All of them, that with the oldest event first.
+    oldest: BTreeSet<(u64, OrderKey)>,
+    told: Told,
 }
 
 impl Table {
@@ -51,7 +64,12 @@ impl Table {
         if let Some(before) = self.open.get(&key) {
             lane.taken = before.taken;
             self.queue.remove(&(before.due_at, key));
+            self.oldest.remove(&(before.oldest, key));
+            self.told.remove(key, before.revision);
         }
+        self.oldest.insert((lane.oldest, key));
+        self.told.add(key, lane.revision);
+        self.seen(lane.revision);
         if !lane.taken {
             self.queue.insert((lane.due_at, key));
         }
@@ -61,7 +79,20 @@ impl Table {
     pub(super) fn remove(&mut self, key: OrderKey) {
         if let Some(lane) = self.open.remove(&key) {
             self.queue.remove(&(lane.due_at, key));
+            self.oldest.remove(&(lane.oldest, key));
+            self.told.remove(key, lane.revision);
         }
+    }
+
+    /// The stream is so far.
+    pub(super) fn seen(&mut self, revision: u64) {
+        self.told.newest = self.told.newest.max(revision);
+    }
+
+    /// What is to be told of all of them.
+    pub(super) fn told(&self) -> Told {
+        let oldest = self.oldest.first().map(|(sequence, _)| *sequence);
+        Told { oldest, ..self.told }
     }
 
     /// The lane that is due first, where one is due by then; whoever takes it gives it back by [`Self::release`].
@@ -120,15 +151,49 @@ mod tests {
         OrderKey::new("careem", &number.to_string())
     }
 
+    fn open(revision: u64, due_at: DateTime<Utc>) -> Open {
+        let lane = Lane {
+            provider: "careem".into(),
+            head: 10 + revision,
+            requests: 4,
+            due_at,
+            waiting: Vec::new(),
+            for_creation: false,
+        };
+        Open::new(revision, Past::default(), &lane)
+    }
+
+    #[test]
+    fn what_is_told_is_of_those_that_are_open() {
+        let mut table = Table::default();
+        table.put(key(1), open(1, at(5)));
+        let first = table.told();
+        assert_eq!((first.newest, first.open, first.oldest), (1, 1, Some(11)));
+        table.put(key(2), open(2, at(5)));
+        table.put(key(1), open(3, at(6)));
+        let both = table.told();
+        assert_eq!((both.newest, both.open, both.oldest), (3, 2, Some(12)));
+        table.remove(key(2));
+        table.seen(4);
+        table.remove(key(1));
+        assert_eq!(
+            table.told(),
+            Told {
+                newest: 4,
+                ..Told::default()
+            }
+        );
+    }
+
     #[test]
     fn a_lane_that_is_worked_on_is_not_due_until_it_is_released() {
         let mut table = Table::default();
-        table.put(key(1), Open::new(1, "careem", at(5)));
-        table.put(key(2), Open::new(2, "careem", at(3)));
+        table.put(key(1), open(1, at(5)));
+        table.put(key(2), open(2, at(3)));
         assert_eq!((table.take_due(at(2)), table.first_due()), (None, Some(at(3))));
         assert_eq!(table.take_due(at(9)), Some(key(2)));
         // It is written while it is worked on, as often as that takes.
-        table.put(key(2), Open::new(3, "careem", at(4)));
+        table.put(key(2), open(3, at(4)));
         assert_eq!((table.take_due(at(9)), table.take_due(at(9))), (Some(key(1)), None));
         table.release(key(2));
         table.release(key(2));
@@ -165,7 +230,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Put(lane, due) => {
-                        table.put(key(lane), Open::new(1, "careem", at(due)));
+                        table.put(key(lane), open(1, at(due)));
                         let taken = model.get(&lane).is_some_and(|(_, taken)| *taken);
                         model.insert(lane, (due, taken));
                     }

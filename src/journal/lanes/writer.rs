@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
+use super::told::{self, Past};
 use crate::{fault_injection, journal::connection::Connection};
 
 /// Changes of one batch, a message each; the server takes 1000.
@@ -17,6 +18,7 @@ const MAX_BATCH: usize = 800;
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the end of a lane is remembered, so that its last revision can still be named by who makes it anew.
 const ENDED_TTL: Duration = Duration::from_secs(60);
+
 /// A lane that is to be written.
 pub(super) struct Change {
     pub(super) subject: String,
@@ -24,6 +26,8 @@ pub(super) struct Change {
     pub(super) payload: Bytes,
     /// Revision that it replaces; 0: there is none.
     pub(super) replaces: u64,
+    /// What was there before.
+    pub(super) past: Past,
     /// Gets the new revision.
     pub(super) done: oneshot::Sender<u64>,
 }
@@ -104,6 +108,7 @@ async fn write(client: &Client, inbox: &str, answers: &mut Subscriber, batch: Ve
 fn message(change: &Change) -> (String, HeaderMap, Bytes) {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Expected-Last-Subject-Sequence", change.replaces.to_string());
+    headers.insert(told::HEADER, change.past.to_text());
     if change.payload.is_empty() {
         let ttl = fault_injection::time("ended_lane", ENDED_TTL);
         headers.insert("Nats-TTL", format!("{}s", ttl.as_secs()));

@@ -8,6 +8,8 @@ use std::{fmt::Write as _, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+use crate::journal::lanes::told::Told;
+
 /// The header that holds the note, as JSON.
 pub(super) const HEADER: &str = "Hub-Lease-Note";
 
@@ -49,6 +51,9 @@ pub struct Floor {
         skip_serializing_if = "Vec::is_empty"
     )]
     pub open: Vec<(u64, u32)>,
+    /// The stage's lanes; none where an older hub wrote this, or the stage has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lanes: Option<Told>,
 }
 
 /// Events that an instance was asking about when it gave the lease back. It records what became of them.
@@ -114,6 +119,7 @@ mod tests {
             recorded: 4700,
             settled: 4690,
             open,
+            lanes: None,
         }
     }
 

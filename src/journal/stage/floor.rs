@@ -45,6 +45,7 @@ impl LogState {
             recorded: up_to,
             settled: up_to,
             open: Vec::new(),
+            lanes: None,
         }
     }
 }

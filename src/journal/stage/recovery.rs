@@ -6,42 +6,40 @@
 //! Attempts that were made are on the log, too, and are counted on. Where there is no such floor, as an older hub leaves
 //! none, or where it is not about this log, the consumer's acknowledgement floor stands in for it.
 //!
-//! What is parked is in the lanes. Where those are not whole (`LANES` was lost, or emptied) the whole log is read, and a
-//! lane made for every order that has an event without an outcome.
+//! What is parked is in the lanes. Where `LANES` does not hold what was left there (it was lost or emptied, it is an older copy,
+//! lanes came back that had ended: see [`crate::journal::lanes::told`]), the log is read from the oldest event on that was
+//! parked, lanes of what has its outcome are ended, and those that are missing are made.
 
-use std::collections::{BTreeMap, HashMap, HashSet, btree_map, hash_map};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::Utc;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use serde::Deserialize;
 
 use super::{
     Stage,
     attempt::is_ours,
     floor::{self, LogState, id_of, is_taken, message_at},
+    found::Found,
     held::Item,
-    names::{Acceptances, named, outcome_of},
+    names::outcome_of,
     progress::Progress,
     tenure::Tenure,
 };
 use crate::{
-    event::{EventId, Recorded},
+    event::EventId,
     journal::{
         codec::{self, CodecError, Newer, OrderKey},
         connection::Connection,
         lanes::{Lane, Lanes, Read},
         lease::note::Floor,
-        read::{End, Entry, Reader, end, event_at},
-        settle::Parking,
+        read::{End, Entry, Reader, event_at},
         streams,
     },
 };
 
-/// How much the clocks of hub and NATS may differ before an outcome is looked for too late on the log.
-const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::seconds(60);
-/// Lanes that are made at a time.
+/// Lanes that are mended at a time.
 const LANES_AT_ONCE: usize = 400;
 /// Single events that are read at a time.
 const READS_AT_ONCE: usize = 64;
@@ -65,7 +63,7 @@ pub(super) struct Unsettled {
     pub(super) read: usize,
 }
 
-/// Reads it from the log, and makes lanes where they are lost. From then on the stage's progress is told.
+/// Reads it from the log, and mends lanes where they are not as they were left. From then on the stage's progress is told.
 pub(super) async fn read<S: Stage>(
     connection: &Connection,
     parked: Option<(&Lanes, Read)>,
@@ -74,60 +72,82 @@ pub(super) async fn read<S: Stage>(
     let mut consumer = streams::consumer(connection, super::EVENTS, S::NAME).await?;
     let info = consumer.info().await.context("cannot look up the consumer")?.clone();
     let log = LogState::look(connection).await?;
-    let whole = parked.as_ref().is_none_or(|(_, read)| read.is_whole);
     let left = floor::of_this_log(connection, log, tenure.inherited(), S::NAME).await?;
-    let left = left.filter(|_| whole);
+    let acknowledged = info.ack_floor.stream_sequence;
+    let check = parked
+        .as_ref()
+        .and_then(|(_, read)| Check::of::<S>(read, left.as_ref(), acknowledged));
+    let left = left.filter(|_| check.is_none());
     let has_floor = left.is_some();
-    let floor = left.unwrap_or_else(|| log.acknowledged(info.ack_floor.stream_sequence));
+    let floor = left.unwrap_or_else(|| log.acknowledged(acknowledged));
     let mut found = Found {
         settled: floor.settled,
         delivered: info.delivered.stream_sequence,
-        whole,
+        checks_lanes: check.is_some(),
         ..Found::default()
     };
     let reading = Reading { connection, log };
-    if !whole {
-        tracing::warn!(
-            stage = S::NAME,
-            "LANES is new or was emptied, reading the whole log for what is open"
-        );
-        reading.segment::<S>(&mut found, 0, log.last).await?;
+    let busy: HashSet<u64> = tenure.at_work().into_iter().flat_map(|busy| busy.events).collect();
+    let mut unsettled = Unsettled {
+        handed_out: info.delivered.consumer_sequence,
+        end: log.last,
+        ..Unsettled::default()
+    };
+    let mut behind = Vec::new();
+    if let Some((_, read)) = &parked {
+        let heads = read.lanes.iter().filter(|(_, lane)| busy.contains(&lane.head));
+        unsettled.elsewhere.extend(heads.map(|(key, lane)| (lane.head, *key)));
+    }
+    if let Some((check, (lanes, read))) = check.zip(parked.as_ref()) {
+        found.in_lanes = read.lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect();
+        reading.segment::<S>(&mut found, check.from - 1, log.last).await?;
+        mend_lanes(lanes, read, &check, &mut found).await?;
     } else {
-        if let Some((_, read)) = parked.as_ref().filter(|_| has_floor) {
+        if let Some((_, read)) = &parked {
             found.with_lanes = read.lanes.iter().map(|(key, _)| *key).collect();
         }
         reading.open::<S>(&mut found, &floor).await?;
         for (after, last) in segments(&floor, found.delivered, log.last, has_floor) {
             reading.segment::<S>(&mut found, after, last).await?;
         }
-    }
-    let mut unsettled = Unsettled {
-        handed_out: info.delivered.consumer_sequence,
-        end: log.last,
-        read: found.read,
-        ..Unsettled::default()
-    };
-    let busy: HashSet<u64> = tenure.at_work().into_iter().flat_map(|busy| busy.events).collect();
-    let mut behind = Vec::new();
-    if let Some((lanes, read)) = parked {
-        let heads = read.lanes.iter().filter(|(_, lane)| busy.contains(&lane.head));
-        unsettled.elsewhere.extend(heads.map(|(key, lane)| (lane.head, *key)));
-        if has_floor {
-            for (head, id) in reading.ended_in_lanes(&found, &read).await? {
+        if let Some((_, read)) = &parked {
+            for (head, id) in reading.ended_in_lanes(&found, read).await? {
                 unsettled.ended.insert(id);
                 behind.push((head, floor.recorded));
             }
+            let parked: HashSet<u64> = read.lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect();
+            found.open.retain(|_, open| !parked.contains(&open.sequence));
         }
-        take_lanes(connection, lanes, read, has_floor, &mut found, &mut unsettled).await?;
     }
+    unsettled.read = found.read;
     let mut progress = reading.progress(&found, &info.config, &mut unsettled.left).await?;
+    take_open(found, &busy, floor.recorded, &mut behind, &mut unsettled);
+    behind.extend(unsettled.elsewhere.keys().map(|event| (*event, log.last)));
+    behind
+        .iter()
+        .for_each(|(event, place)| progress.record_behind(*event, *place));
+    busy.iter()
+        .filter(|event| !unsettled.elsewhere.contains_key(event))
+        .for_each(|event| tenure.has_ended(*event));
+    tenure.begin(progress, parked.map(|(lanes, _)| lanes.told()));
+    Ok(unsettled)
+}
+
+/// Sorts what is open into what is to be handled. `behind`: what was recorded about some of it is accounted for later.
+fn take_open(
+    found: Found,
+    busy: &HashSet<u64>,
+    recorded: u64,
+    behind: &mut Vec<(u64, u64)>,
+    unsettled: &mut Unsettled,
+) {
     for open in found.open.into_values() {
         let Some(event) = open.event else { continue };
         if busy.contains(&event.sequence) {
             unsettled.elsewhere.insert(event.sequence, open.key);
         }
         if open.parked.is_some() {
-            behind.push((event.sequence, floor.recorded));
+            behind.push((event.sequence, recorded));
         }
         unsettled.open.push(Item {
             event,
@@ -137,15 +157,57 @@ pub(super) async fn read<S: Stage>(
         });
     }
     unsettled.open.sort_unstable_by_key(|item| item.event.sequence);
-    behind.extend(unsettled.elsewhere.keys().map(|event| (*event, log.last)));
-    behind
-        .iter()
-        .for_each(|(event, place)| progress.record_behind(*event, *place));
-    busy.iter()
-        .filter(|event| !unsettled.elsewhere.contains_key(event))
-        .for_each(|event| tenure.has_ended(*event));
-    tenure.begin(progress);
-    Ok(unsettled)
+}
+
+/// Lanes that are not known to be as they were left are compared with the log.
+struct Check {
+    /// From this place of the log on: no older event is in a lane, or was.
+    from: u64,
+    /// There may be lanes that are missing.
+    makes_lost: bool,
+    is_whole: bool,
+}
+
+impl Check {
+    /// None where the lanes are as they were left.
+    fn of<S: Stage>(read: &Read, left: Option<&Floor>, acknowledged: u64) -> Option<Self> {
+        let told = left.and_then(|floor| floor.lanes.map(|told| (floor, told)));
+        let oldest = read.oldest();
+        let beyond = acknowledged + 1;
+        let check = match told {
+            Some((_, told)) if read.is_whole && read.is_as_told(told) => return None,
+            // What has come into a lane since then was not settled before.
+            Some((floor, told)) => {
+                let open = floor.open.iter().map(|(sequence, _)| *sequence).min();
+                let first = [told.oldest, open, oldest, Some(floor.settled + 1)];
+                Self {
+                    from: first.into_iter().flatten().fold(beyond, u64::min),
+                    makes_lost: true,
+                    is_whole: read.is_whole,
+                }
+            }
+            None if !read.is_whole => Self {
+                from: 1,
+                makes_lost: true,
+                is_whole: false,
+            },
+            // As an older hub leaves them: what is there may have ended.
+            None => Self {
+                from: oldest?.min(beyond),
+                makes_lost: false,
+                is_whole: true,
+            },
+        };
+        if check.makes_lost {
+            tracing::warn!(
+                stage = S::NAME,
+                from = check.from,
+                lanes = read.lanes.len(),
+                "LANES is new or was emptied, or does not hold what was left there; what is open is read from the log"
+            );
+        }
+        Some(check)
+    }
 }
 
 /// Which parts of the log are to be read, each from behind one place up to another: what the consumer handed out beyond the
@@ -218,19 +280,24 @@ impl Reading<'_> {
         }
     }
 
-    /// Lanes that do not say yet that the event at their head has ended.
+    /// Events in lanes that have ended, which their lanes do not say yet.
     async fn ended_in_lanes(&self, found: &Found, read: &Read) -> anyhow::Result<Vec<(u64, EventId)>> {
-        let lanes = read
-            .lanes
-            .iter()
-            .filter(|(key, _)| found.ended_with_lane.contains_key(key));
         let mut ended = Vec::new();
-        for (key, lane) in lanes {
-            let head = event_at(self.connection, lane.head).await?;
-            let names = head.as_ref().map(outcome_of).into_iter().flatten();
-            let mut ended_there = names.filter(|name| found.ended_with_lane[key].contains(name));
-            if let Some(name) = ended_there.next() {
-                ended.push((lane.head, name));
+        for (key, lane) in &read.lanes {
+            let Some(names) = found.ended_with_lane.get(key) else {
+                continue;
+            };
+            let mut left = names.len();
+            for sequence in lane.sequences() {
+                if left == 0 {
+                    break;
+                }
+                let event = event_at(self.connection, sequence).await?;
+                let mut of_it = event.as_ref().map(outcome_of).into_iter().flatten();
+                if let Some(name) = of_it.find(|name| names.contains(name)) {
+                    left -= 1;
+                    ended.push((sequence, name));
+                }
             }
         }
         Ok(ended)
@@ -268,192 +335,49 @@ impl Reading<'_> {
             recorded: self.log.last,
             settled: found.settled.max(found.delivered),
             open,
+            lanes: None,
         }))
     }
 }
 
-/// The lanes that are there, and those that are to be made. `ended_is_known`: lanes whose head has ended were found already.
-async fn take_lanes(
-    connection: &Connection,
-    lanes: &Lanes,
-    read: Read,
-    ended_is_known: bool,
-    found: &mut Found,
-    unsettled: &mut Unsettled,
-) -> anyhow::Result<()> {
+/// Ends lanes, or what is in them, where it has an outcome, and makes those that are missing.
+async fn mend_lanes(lanes: &Lanes, read: &Read, check: &Check, found: &mut Found) -> anyhow::Result<()> {
     let now = Utc::now();
-    // Also of lanes that are not due yet by this clock: they were due by that of the instance before, where it was ahead.
-    let first = read.lanes.iter().map(|(_, lane)| lane.due_at).min();
-    if let Some(first) = first.filter(|_| !ended_is_known) {
-        unsettled.ended = ended_since(connection, first - CLOCK_DIFFERENCE).await?;
+    let in_lanes = std::mem::take(&mut found.in_lanes);
+    found.open.retain(|_, open| !in_lanes.contains(&open.sequence));
+    let mut lost = if check.makes_lost {
+        found.lost_lanes(now)
+    } else {
+        BTreeMap::new()
+    };
+    if !lost.is_empty() {
+        tracing::warn!(orders = lost.len(), "lanes made again from the log");
     }
-    let parked: HashSet<u64> = read.lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect();
-    found.open.retain(|_, open| !parked.contains(&open.sequence));
-    if !read.is_whole {
-        let lost = found.lost_lanes(now);
-        if !lost.is_empty() {
-            tracing::warn!(orders = lost.len(), "lanes made again from the log");
+    let mut mended: Vec<(OrderKey, Option<Lane>)> = Vec::new();
+    for (key, lane) in &read.lanes {
+        let rest = lane.clone().mended(&found.ended_in_lanes, lost.remove(key), now);
+        if rest.as_ref() != Some(lane) {
+            mended.push((*key, rest));
         }
-        stream::iter(lost.iter().map(Ok))
-            .try_for_each_concurrent(LANES_AT_ONCE, |(key, lane)| lanes.put(*key, lane))
-            .await?;
+    }
+    let ended = mended.iter().filter(|(_, lane)| lane.is_none()).count();
+    if ended > 0 {
+        tracing::warn!(
+            orders = ended,
+            "lanes had come back that had ended; they are ended again"
+        );
+    }
+    mended.extend(lost.into_iter().map(|(key, lane)| (key, Some(lane))));
+    stream::iter(mended.iter().map(Ok))
+        .try_for_each_concurrent(LANES_AT_ONCE, async |(key, lane)| match lane {
+            Some(lane) => lanes.put(*key, lane).await,
+            None => lanes.end(*key).await,
+        })
+        .await?;
+    if !check.is_whole {
         lanes.mark_whole().await?;
     }
     Ok(())
-}
-
-/// Events that have an outcome that was appended since then.
-async fn ended_since(connection: &Connection, time: DateTime<Utc>) -> anyhow::Result<HashSet<EventId>> {
-    let mut reader = Reader::since(connection, time).up_to(end(connection).await?);
-    let mut ended = HashSet::new();
-    loop {
-        let entries = reader.next_batch().await?;
-        if entries.is_empty() {
-            return Ok(ended);
-        }
-        for entry in entries {
-            if let Entry::Event(event) = entry
-                && !event.envelope.event_type.is_attempt()
-            {
-                ended.extend(named(&event.envelope));
-            }
-        }
-    }
-}
-
-/// What every event that tells of an attempt says.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Attempt {
-    attempt: u32,
-    next_attempt_at: Option<DateTime<Utc>>,
-}
-
-/// An event without an outcome, so far.
-struct Open {
-    sequence: u64,
-    key: OrderKey,
-    provider: String,
-    /// None where it was acknowledged: it was parked.
-    event: Option<Recorded>,
-    requests: u32,
-    parked: Option<Parking>,
-}
-
-/// What was read so far. An outcome stands behind its cause, so an event is let go as soon as its outcome is met.
-#[derive(Default)]
-struct Found {
-    /// What is settled up to here but for what is listed, and what the consumer has handed out up to there.
-    settled: u64,
-    delivered: u64,
-    /// The lanes are whole, so what is settled needs no lane.
-    whole: bool,
-    open: HashMap<EventId, Open>,
-    acceptances: Acceptances,
-    /// Orders that have a lane, and which of their events ended.
-    with_lanes: HashSet<OrderKey>,
-    ended_with_lane: HashMap<OrderKey, HashSet<EventId>>,
-    /// Handed out, and no events that this version can read.
-    unreadable: Vec<u64>,
-    /// Messages that were read.
-    read: usize,
-}
-
-impl Found {
-    fn note<S: Stage>(&mut self, entry: Entry) {
-        self.read += 1;
-        let event = match entry {
-            Entry::Event(event) => event,
-            Entry::Unreadable { sequence, .. } => {
-                if sequence > self.settled && sequence <= self.delivered {
-                    self.unreadable.push(sequence);
-                }
-                return;
-            }
-        };
-        self.note_cause::<S>(&event);
-        let is_new = event.sequence > self.settled;
-        let may_be_open = is_new || !self.whole && !S::only_wakes(event.envelope.event_type);
-        if may_be_open && event.sequence <= self.delivered && is_ours::<S>(&event) {
-            self.note_open(*event, 0);
-        }
-    }
-
-    fn note_open(&mut self, event: Recorded, requests: u32) {
-        // Where lanes are lost, what is older than the floor was acknowledged: it was in one.
-        let needs_lane = !self.whole && event.sequence <= self.settled;
-        let name = self.acceptances.note(&event);
-        if let hash_map::Entry::Vacant(new) = self.open.entry(name) {
-            new.insert(Open {
-                sequence: event.sequence,
-                key: OrderKey::of(&event),
-                provider: event.envelope.provider.to_string(),
-                requests,
-                parked: None,
-                event: (!needs_lane).then_some(event),
-            });
-        }
-    }
-
-    fn note_cause<S: Stage>(&mut self, event: &Recorded) {
-        let Some(cause) = self.acceptances.named(event) else {
-            return;
-        };
-        if event.envelope.event_type.is_attempt() {
-            if let Some(open) = self.open.get_mut(&cause) {
-                let attempt = serde_json::from_slice::<Attempt>(&event.payload).ok();
-                open.requests = open.requests.max(attempt.as_ref().map_or(1, |attempt| attempt.attempt));
-                let until = attempt.and_then(|attempt| attempt.next_attempt_at);
-                let for_creation = S::waits_for_creation(event);
-                open.parked = until.map(|until| Parking { until, for_creation });
-            }
-            return;
-        }
-        self.open.remove(&cause);
-        if !self.with_lanes.is_empty() {
-            let key = OrderKey::of(event);
-            if self.with_lanes.contains(&key) {
-                self.ended_with_lane.entry(key).or_default().insert(cause);
-            }
-        }
-    }
-
-    /// A lane for each order with an event that was parked, by what the log says.
-    fn lost_lanes(&mut self, now: DateTime<Utc>) -> Vec<(OrderKey, Lane)> {
-        let lost: Vec<EventId> = self
-            .open
-            .iter()
-            .filter(|(_, open)| open.event.is_none())
-            .map(|(id, _)| *id)
-            .collect();
-        let by_place: BTreeMap<u64, Open> = lost
-            .iter()
-            .filter_map(|id| self.open.remove(id))
-            .map(|open| (open.sequence, open))
-            .collect();
-        let mut lanes: BTreeMap<OrderKey, Lane> = BTreeMap::new();
-        for open in by_place.into_values() {
-            match lanes.entry(open.key) {
-                btree_map::Entry::Occupied(lane) => {
-                    let lane = lane.into_mut();
-                    lane.waiting.push((open.sequence, open.requests));
-                    // It may be the one that the head waits for, which is looked for when that is tried.
-                    lane.for_creation = false;
-                }
-                btree_map::Entry::Vacant(new) => {
-                    new.insert(Lane {
-                        provider: open.provider,
-                        head: open.sequence,
-                        requests: open.requests,
-                        due_at: open.parked.map_or(now, |parked| parked.until),
-                        waiting: Vec::new(),
-                        for_creation: open.parked.is_some_and(|parked| parked.for_creation),
-                    });
-                }
-            }
-        }
-        lanes.into_iter().collect()
-    }
 }
 
 #[cfg(test)]
@@ -468,6 +392,7 @@ mod tests {
             recorded,
             settled,
             open: Vec::new(),
+            lanes: None,
         }
     }
 

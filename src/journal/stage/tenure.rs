@@ -1,16 +1,19 @@
 //! What an instance tells with its lease while it has a stage: how far it is, and what is under way elsewhere.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 
 use super::progress::Progress;
-use crate::journal::lease::{
-    Inherited,
-    note::{AtWork, Floor, Note},
+use crate::journal::{
+    lanes::told,
+    lease::{
+        Inherited,
+        note::{AtWork, Floor, Note},
+    },
 };
 
 /// Shared by the work, which changes it, and the lease, which is renewed with it.
@@ -24,6 +27,7 @@ struct Told {
     /// Until the stage was taken over in full: what the one before had told.
     inherited: Option<Floor>,
     progress: Option<Progress>,
+    lanes: Option<Arc<Mutex<told::Told>>>,
     at_work: Vec<Busy>,
     handed_over: bool,
 }
@@ -49,6 +53,7 @@ impl Tenure {
             told: Mutex::new(Told {
                 inherited: inherited.note.floor.clone(),
                 progress: None,
+                lanes: None,
                 at_work: at_work.collect(),
                 handed_over: false,
             }),
@@ -67,8 +72,9 @@ impl Tenure {
     }
 
     /// From now on this is what is told.
-    pub(super) fn begin(&self, progress: Progress) {
-        self.told().progress = Some(progress);
+    pub(super) fn begin(&self, progress: Progress, lanes: Option<Arc<Mutex<told::Told>>>) {
+        let mut told = self.told();
+        (told.progress, told.lanes) = (Some(progress), lanes);
     }
 
     /// Looks at the progress, or changes it; none before [`Self::begin`].
@@ -128,7 +134,13 @@ impl Tenure {
         });
         Note {
             floor: match &told.progress {
-                Some(progress) => Some(progress.floor()),
+                Some(progress) => {
+                    let floor = progress.floor();
+                    // After the floor: an event that this calls settled is in a lane by then, or has ended.
+                    let lanes = told.lanes.as_ref();
+                    let lanes = lanes.map(|lanes| *lanes.lock().unwrap_or_else(PoisonError::into_inner));
+                    Some(Floor { lanes, ..floor })
+                }
                 None => told.inherited.clone(),
             },
             at_work: at_work.filter(|one| one.within_ms > 0).collect(),

@@ -1,0 +1,187 @@
+//! What a lane's message says. Pure: no clock, no I/O.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+/// How much before its time a lane may be taken up: less than anybody would notice.
+pub(super) const EARLY: TimeDelta = TimeDelta::milliseconds(20);
+
+/// The state of an order that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lane {
+    /// The provider, for the metric and for whoever reads the stream.
+    pub provider: String,
+    /// Sequence on `EVENTS` of the event that is tried again.
+    pub head: u64,
+    /// Requests that were made for it.
+    pub requests: u32,
+    /// When it is due.
+    pub due_at: DateTime<Utc>,
+    /// Later events of the order, in the log's order, each with the requests that were made for it (one that let the
+    /// event that creates its order pass has some).
+    #[serde(default)]
+    pub waiting: Vec<(u64, u32)>,
+    /// It waits for another event of its order, such as the one that creates it, and lets that one pass.
+    #[serde(default)]
+    pub for_creation: bool,
+}
+
+impl Lane {
+    /// Whether it is to be worked on. Its time was written by the clock of a hub and is compared with the clock of one: where
+    /// another instance takes over, a lane is late or early by as much as the two clocks differ.
+    pub fn is_due(&self, now: DateTime<Utc>) -> bool {
+        self.due_at <= now + EARLY
+    }
+
+    /// Whether an event is in it.
+    pub fn holds(&self, sequence: u64) -> bool {
+        self.sequences().any(|one| one == sequence)
+    }
+
+    /// Every event in it.
+    pub fn sequences(&self) -> impl Iterator<Item = u64> {
+        std::iter::once(self.head).chain(self.waiting.iter().map(|(sequence, _)| *sequence))
+    }
+
+    /// Without events that have ended, and with those of the same order that it lacks, each with the requests that were made;
+    /// none where nothing is left.
+    pub fn mended(mut self, ended: &HashSet<u64>, missing: Option<Self>, now: DateTime<Utc>) -> Option<Self> {
+        let head = self.head;
+        let events = std::iter::once((head, self.requests)).chain(std::mem::take(&mut self.waiting));
+        let mut events: Vec<_> = events.filter(|(event, _)| !ended.contains(event)).collect();
+        let Some(missing) = missing else {
+            let (first, requests) = *events.first()?;
+            self.waiting = events.split_off(1);
+            return Some(Self {
+                head: first,
+                requests,
+                due_at: if first == head { self.due_at } else { now },
+                for_creation: self.for_creation && first == head,
+                ..self
+            });
+        };
+        if events.is_empty() {
+            return Some(missing);
+        }
+        events.push((missing.head, missing.requests));
+        events.extend(missing.waiting);
+        events.sort_unstable();
+        let (first, requests) = events.remove(0);
+        Some(Self {
+            head: first,
+            requests,
+            due_at: match first {
+                first if first == head => self.due_at,
+                first if first == missing.head => missing.due_at,
+                _ => now,
+            },
+            waiting: events,
+            // The one that the head waits for may be behind it, which is looked for when that is tried.
+            for_creation: false,
+            ..self
+        })
+    }
+
+    /// With the next event at its head, due now; none where there is no other.
+    pub fn advance(mut self, now: DateTime<Utc>) -> Option<Self> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        (self.head, self.requests) = self.waiting.remove(0);
+        Some(Self {
+            due_at: now,
+            for_creation: false,
+            ..self
+        })
+    }
+
+    /// With one of those that wait before all others, due now.
+    pub fn led_by_waiting(mut self, at: usize, now: DateTime<Utc>) -> Self {
+        let (sequence, requests) = self.waiting.remove(at);
+        Self {
+            requests,
+            ..self.led_by(sequence, now)
+        }
+    }
+
+    /// With this event before all others, due now.
+    pub fn led_by(mut self, sequence: u64, now: DateTime<Utc>) -> Self {
+        self.waiting.insert(0, (self.head, self.requests));
+        Self {
+            head: sequence,
+            requests: 0,
+            due_at: now,
+            for_creation: false,
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane(due_at: DateTime<Utc>) -> Lane {
+        Lane {
+            provider: "careem".into(),
+            head: 7,
+            requests: 4,
+            due_at,
+            waiting: vec![(9, 0), (12, 0)],
+            for_creation: true,
+        }
+    }
+
+    #[test]
+    fn a_lane_is_due_by_the_clock() {
+        let (now, hour) = (Utc::now(), TimeDelta::hours(1));
+        assert!(lane(now).is_due(now));
+        assert!(!lane(now + hour).is_due(now));
+        let written = serde_json::to_vec(&lane(now + hour)).unwrap();
+        let read: Lane = serde_json::from_slice(&written).unwrap();
+        assert!(read.is_due(now + hour));
+    }
+
+    #[test]
+    fn what_let_its_creation_pass_keeps_its_place_and_its_count() {
+        let now = Utc::now();
+        let led = lane(now).led_by(20, now);
+        assert_eq!((led.head, led.requests, led.for_creation), (20, 0, false));
+        let next = led.advance(now).unwrap();
+        assert_eq!((next.head, next.requests), (7, 4));
+        let rest = next.advance(now).unwrap().advance(now).unwrap();
+        assert_eq!((rest.head, rest.advance(now)), (12, None));
+    }
+
+    #[test]
+    fn what_has_ended_leaves_a_lane_and_what_is_missing_joins_it() {
+        let now = Utc::now();
+        let ended = |events: &[u64]| events.iter().copied().collect::<HashSet<u64>>();
+        let mended = |events, missing| lane(now).mended(&ended(events), missing, now);
+        assert_eq!(mended(&[], None), Some(lane(now)));
+        assert_eq!(mended(&[7, 9, 12], None), None);
+        let rest = mended(&[7, 9], None).unwrap();
+        assert_eq!((rest.head, rest.requests, rest.for_creation), (12, 0, false));
+        let rest = mended(&[9], None).unwrap();
+        assert_eq!((rest.head, rest.requests, rest.for_creation), (7, 4, true));
+        assert_eq!(rest.waiting, [(12, 0)]);
+
+        let later = now + TimeDelta::minutes(1);
+        let missing = Lane {
+            head: 8,
+            requests: 2,
+            waiting: vec![(20, 0)],
+            ..lane(later)
+        };
+        assert_eq!(mended(&[7, 9, 12], Some(missing.clone())), Some(missing.clone()));
+        let all = mended(&[9], Some(missing.clone())).unwrap();
+        assert_eq!((all.head, all.due_at), (7, now));
+        assert_eq!(all.waiting, [(8, 2), (12, 0), (20, 0)]);
+        let all = mended(&[7], Some(missing)).unwrap();
+        assert_eq!((all.head, all.requests, all.due_at), (8, 2, later));
+        assert_eq!(all.waiting, [(9, 0), (12, 0), (20, 0)]);
+    }
+}

@@ -1,0 +1,155 @@
+//! What is open on the part of the log that an instance reads when it takes a stage over. Pure: no clock, no I/O.
+
+use std::collections::{BTreeMap, HashMap, HashSet, btree_map, hash_map};
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+use super::{Stage, attempt::is_ours, names::Acceptances};
+use crate::{
+    event::{EventId, Recorded},
+    journal::{codec::OrderKey, lanes::Lane, read::Entry, settle::Parking},
+};
+
+/// What every event that tells of an attempt says.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Attempt {
+    attempt: u32,
+    next_attempt_at: Option<DateTime<Utc>>,
+}
+
+/// An event without an outcome, so far.
+pub(super) struct Open {
+    pub(super) sequence: u64,
+    pub(super) key: OrderKey,
+    provider: String,
+    /// None where it was acknowledged: it was parked.
+    pub(super) event: Option<Recorded>,
+    pub(super) requests: u32,
+    pub(super) parked: Option<Parking>,
+}
+
+/// What was read so far. An outcome stands behind its cause, so an event is let go as soon as its outcome is met.
+#[derive(Default)]
+pub(super) struct Found {
+    /// What is settled up to here but for what is listed, and what the consumer has handed out up to there.
+    pub(super) settled: u64,
+    pub(super) delivered: u64,
+    /// Lanes are checked, so what was settled is of interest, too, where it is read.
+    pub(super) checks_lanes: bool,
+    /// Events in the lanes that are checked, and which of them have an outcome.
+    pub(super) in_lanes: HashSet<u64>,
+    pub(super) ended_in_lanes: HashSet<u64>,
+    pub(super) open: HashMap<EventId, Open>,
+    pub(super) acceptances: Acceptances,
+    /// Orders that have a lane, and which of their events ended.
+    pub(super) with_lanes: HashSet<OrderKey>,
+    pub(super) ended_with_lane: HashMap<OrderKey, HashSet<EventId>>,
+    /// Handed out, and no events that this version can read.
+    pub(super) unreadable: Vec<u64>,
+    /// Messages that were read.
+    pub(super) read: usize,
+}
+
+impl Found {
+    pub(super) fn note<S: Stage>(&mut self, entry: Entry) {
+        self.read += 1;
+        let event = match entry {
+            Entry::Event(event) => event,
+            Entry::Unreadable { sequence, .. } => {
+                if sequence > self.settled && sequence <= self.delivered {
+                    self.unreadable.push(sequence);
+                }
+                return;
+            }
+        };
+        self.note_cause::<S>(&event);
+        let is_new = event.sequence > self.settled;
+        let may_be_open = is_new || self.checks_lanes && !S::only_wakes(event.envelope.event_type);
+        let has_come = event.sequence <= self.delivered || self.in_lanes.contains(&event.sequence);
+        if may_be_open && has_come && is_ours::<S>(&event) {
+            self.note_open(*event, 0);
+        }
+    }
+
+    pub(super) fn note_open(&mut self, event: Recorded, requests: u32) {
+        // What is older than the floor was acknowledged: without an outcome it was in a lane.
+        let needs_lane = self.checks_lanes && event.sequence <= self.settled;
+        let name = self.acceptances.note(&event);
+        if let hash_map::Entry::Vacant(new) = self.open.entry(name) {
+            new.insert(Open {
+                sequence: event.sequence,
+                key: OrderKey::of(&event),
+                provider: event.envelope.provider.to_string(),
+                requests,
+                parked: None,
+                event: (!needs_lane).then_some(event),
+            });
+        }
+    }
+
+    fn note_cause<S: Stage>(&mut self, event: &Recorded) {
+        let Some(cause) = self.acceptances.named(event) else {
+            return;
+        };
+        if event.envelope.event_type.is_attempt() {
+            if let Some(open) = self.open.get_mut(&cause) {
+                let attempt = serde_json::from_slice::<Attempt>(&event.payload).ok();
+                open.requests = open.requests.max(attempt.as_ref().map_or(1, |attempt| attempt.attempt));
+                let until = attempt.and_then(|attempt| attempt.next_attempt_at);
+                let for_creation = S::waits_for_creation(event);
+                open.parked = until.map(|until| Parking { until, for_creation });
+            }
+            return;
+        }
+        if let Some(open) = self.open.remove(&cause)
+            && self.in_lanes.contains(&open.sequence)
+        {
+            self.ended_in_lanes.insert(open.sequence);
+        }
+        if !self.with_lanes.is_empty() {
+            let key = OrderKey::of(event);
+            if self.with_lanes.contains(&key) {
+                self.ended_with_lane.entry(key).or_default().insert(cause);
+            }
+        }
+    }
+
+    /// A lane for each order with an event that was parked, by what the log says.
+    pub(super) fn lost_lanes(&mut self, now: DateTime<Utc>) -> BTreeMap<OrderKey, Lane> {
+        let lost: Vec<EventId> = self
+            .open
+            .iter()
+            .filter(|(_, open)| open.event.is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        let by_place: BTreeMap<u64, Open> = lost
+            .iter()
+            .filter_map(|id| self.open.remove(id))
+            .map(|open| (open.sequence, open))
+            .collect();
+        let mut lanes: BTreeMap<OrderKey, Lane> = BTreeMap::new();
+        for open in by_place.into_values() {
+            match lanes.entry(open.key) {
+                btree_map::Entry::Occupied(lane) => {
+                    let lane = lane.into_mut();
+                    lane.waiting.push((open.sequence, open.requests));
+                    // It may be the one that the head waits for, which is looked for when that is tried.
+                    lane.for_creation = false;
+                }
+                btree_map::Entry::Vacant(new) => {
+                    new.insert(Lane {
+                        provider: open.provider,
+                        head: open.sequence,
+                        requests: open.requests,
+                        due_at: open.parked.map_or(now, |parked| parked.until),
+                        waiting: Vec::new(),
+                        for_creation: open.parked.is_some_and(|parked| parked.for_creation),
+                    });
+                }
+            }
+        }
+        lanes
+    }
+}

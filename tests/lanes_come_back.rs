@@ -1,0 +1,107 @@
+//! `LANES` does not hold what was left there: what has its outcome is not asked about again, and what waits is not lost.
+
+use async_nats::jetstream;
+use futures_util::TryStreamExt as _;
+
+use crate::{
+    harness::{
+        World,
+        at_end::Ends,
+        copies::StreamCopy,
+        hub::Hub,
+        ids,
+        wait::{PATIENCE, eventually},
+    },
+    takeover::floor_is_at_the_end,
+};
+
+/// Waits until nothing is left of lanes that ended, and writes enough behind it that the server does not find the end of the
+/// stream where it was.
+async fn marks_are_gone(world: &World) {
+    let lanes = world.nats.provision().await.get_stream("LANES").await.unwrap();
+    eventually("the marks of ended lanes are gone", PATIENCE, async || {
+        let subjects = lanes.info_with_subjects("lane.*.*").await.unwrap();
+        let subjects: Vec<(String, usize)> = subjects.try_collect().await.unwrap();
+        let is_key = |subject: &str| subject.rsplit('.').next().is_some_and(|key| key.len() == 32);
+        let marks: Vec<_> = subjects.into_iter().filter(|(subject, _)| is_key(subject)).collect();
+        if marks.is_empty() { Ok(()) } else { Err(marks) }
+    })
+    .await;
+    let hub = jetstream::new(world.nats.connect("hub").await);
+    for _ in 0..50 {
+        let written = hub.publish("lane.forward.fence", "1".into()).await.unwrap();
+        written.await.unwrap();
+    }
+}
+
+/// Where NATS is killed after the mark of an ended lane expired, it shows the lane again.
+#[tokio::test(flavor = "multi_thread")]
+async fn ended_lanes_that_the_server_brings_back() {
+    let world = World::new().await;
+    let settings = world.settings().set("HUB_TEST_TIMES", "ended_lane=1s");
+    let hub = Hub::start(&settings).await;
+    let orders = ids("ended", 3);
+    world.parks(&[hub.url()], &orders).await;
+    world.at_end(Ends::forwarded(6)).await;
+    assert_eq!(world.backend.count(), 9);
+    marks_are_gone(&world).await;
+    hub.kill().await;
+    world.nats.server.kill().await.unwrap();
+    world.nats.server.restart().await.unwrap();
+    assert_eq!(
+        world.lanes().await.len(),
+        3,
+        "what this is about: the server shows lanes that ended"
+    );
+    let hub = Hub::start(&settings).await;
+    world.post_orders(&hub, ids("after", 1)).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(7)).await;
+    world.has_parked(0).await;
+    assert_eq!(world.backend.count(), 10, "no order is forwarded a second time");
+    world.metrics_say(&hub, "retries_parked{provider=\"careem\"} 0").await;
+}
+
+/// An older copy holds lanes that ended since, and none of those that were made since. `told`: the lease tells of that; else it is
+/// written no more after what the copy holds.
+async fn the_lanes_go_back_to_an_older_copy(told: bool) {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    let urls = [hub.url()];
+    world.parks(&urls, &ids("ended", 3)).await;
+    let server = &world.nats.server;
+    server.stop().await.unwrap();
+    let copied = StreamCopy::of(server.dir(), "LANES");
+    server.restart().await.unwrap();
+    world.backend.wait_for(9).await;
+    world.has_parked(0).await;
+    world.parks(&urls, &ids("lost", 2)).await;
+    if told {
+        floor_is_at_the_end(&world).await;
+    }
+    hub.kill().await;
+    server.stop().await.unwrap();
+    copied.put_back();
+    server.restart().await.unwrap();
+    assert_eq!(world.lanes().await.len(), 3);
+    let hub = world.hub().await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(10)).await;
+    world.has_parked(0).await;
+    assert_eq!(
+        world.backend.count(),
+        15,
+        "each of five orders failed once, and each of ten events went through once"
+    );
+    world.metrics_say(&hub, "retries_parked{provider=\"careem\"} 0").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lanes_go_back_and_the_lease_tells_of_newer_ones() {
+    the_lanes_go_back_to_an_older_copy(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lanes_go_back_at_once() {
+    the_lanes_go_back_to_an_older_copy(false).await;
+}
