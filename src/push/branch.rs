@@ -127,13 +127,15 @@ impl Push {
         event_type: EventType,
     ) -> Result<(Option<Arc<Branch>>, Option<String>), Failure> {
         let of_platform = self.branches.api_base_url(&remote.name);
-        if let Some(row) = self.branches.branch(&remote.name, branch) {
+        let is_menu = event_type == EventType::MenuSyncRequested;
+        let usable = |row: &Arc<Branch>| row.is_active || !is_menu;
+        if let Some(row) = self.branches.branch(&remote.name, branch).filter(usable) {
             return Ok((Some(row), of_platform));
         }
-        if event_type == EventType::MenuSyncRequested {
+        if is_menu {
             self.look_again().await?;
             let of_platform = self.branches.api_base_url(&remote.name);
-            return Ok((self.branches.branch(&remote.name, branch), of_platform));
+            return Ok((self.branches.branch(&remote.name, branch).filter(usable), of_platform));
         }
         let read = self.any_row(&remote.name, branch).await.map_err(|error| away(&error))?;
         Ok(match read {
@@ -152,6 +154,7 @@ impl Push {
             merchant_id: row.try_get(0)?,
             store_id: row.try_get(1)?,
             settings: row.try_get("settings")?,
+            is_active: row.try_get("is_active")?,
         };
         Ok(Some((found, row.try_get("api_base_url")?)))
     }

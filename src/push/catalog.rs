@@ -49,12 +49,13 @@ impl Push {
             match self.accepted(event).await {
                 Ok(None) => {}
                 Ok(Some((sequence, accepted))) => {
-                    return self.follow_up(remote, event, request, result, sequence, accepted).await;
+                    let following = self.follow_up(remote, event, request, result, sequence, accepted);
+                    return Box::pin(following).await;
                 }
                 Err(error) => return Err(log_away(&error)),
             }
         }
-        self.send_menu(remote, spec, event, request).await
+        Box::pin(self.send_menu(remote, spec, event, request)).await
     }
 
     async fn send_menu(

@@ -242,9 +242,9 @@ impl Stage for Push {
             return self.refused(event, request, "PROVIDER_NOT_ENABLED", &message);
         };
         match event.envelope.event_type {
-            EventType::OrderFetchRequested => self.fetch(remote, event, request).await,
-            EventType::MenuSyncRequested => self.menu(remote, event, request).await,
-            _ => self.status(remote, event, request).await,
+            EventType::OrderFetchRequested => Box::pin(self.fetch(remote, event, request)).await,
+            EventType::MenuSyncRequested => Box::pin(self.menu(remote, event, request)).await,
+            _ => Box::pin(self.status(remote, event, request)).await,
         }
     }
 

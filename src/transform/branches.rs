@@ -87,6 +87,8 @@ pub struct Branch {
     pub store_id: Option<String>,
     /// `settings`, JSON text as it stands.
     pub settings: Option<String>,
+    /// Whether it sells: new orders and menus are for active branches only.
+    pub is_active: bool,
 }
 
 struct Snapshot {
@@ -301,6 +303,7 @@ impl Branches {
                 merchant_id: row.try_get(3)?,
                 store_id: row.try_get(4)?,
                 settings: row.try_get("settings")?,
+                is_active,
             };
             of_provider
                 .by_branch

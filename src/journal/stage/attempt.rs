@@ -116,7 +116,7 @@ impl<S: Stage> Worker<S> {
             }
             Work::Due => {
                 crash_stage_at(S::NAME, "lane_due");
-                self.settle_lane(task.key, ground, &mut done).await?;
+                Box::pin(self.settle_lane(task.key, ground, &mut done)).await?;
             }
         }
         Ok(done)
@@ -145,7 +145,7 @@ impl<S: Stage> Worker<S> {
             }
             acknowledge(message.as_ref()).await?;
             if let Joined::Leads = joined {
-                self.settle_lane(key, ground, done).await?;
+                Box::pin(self.settle_lane(key, ground, done)).await?;
             }
             return Ok(true);
         }
@@ -319,7 +319,8 @@ impl<S: Stage> Worker<S> {
             let turn = Turn::of(about, &ground.lease, &ground.halt, &ground.asking);
             let handled = turn.run(panics::catch(S::NAME, async {
                 fault_injection::panic_at(S::NAME, &event.envelope.external_order_id);
-                self.stage.handle(&event, requests + 1).await
+                // Boxed: a stage may go deep, and what polls it is deep already.
+                Box::pin(self.stage.handle(&event, requests + 1)).await
             }));
             let Some(handled) = handled.await else {
                 return Ok(Attempted::Stopped);
