@@ -325,7 +325,7 @@ async fn what_the_provider_refuses_is_dead_lettered_and_can_be_retried() {
     assert_eq!(superseded["reason"], "SUPERSEDED");
     assert_eq!(states(&outside, "CR-no"), ["accepted"]);
     assert_eq!(states(&outside, "CR-over"), ["ready"]);
-    outside.world.at_end(Ends::default()).await;
+    outside.world.at_end(Ends::default().ignored(1)).await;
 }
 
 /// Down, the hub restarted meanwhile, up again: everything is said, in the order of each order.
