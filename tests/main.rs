@@ -36,6 +36,7 @@ mod skipped;
 mod branches;
 mod identity;
 mod identity_again;
+mod identity_branches;
 mod identity_random;
 mod backend_down;
 mod answers;

@@ -2,14 +2,14 @@
 //! lease counts only for the log that it was told about.
 
 use futures_util::future::join_all;
-use serde_json::Value;
+use serde_json::{Value, json};
 use webhook_hub::event::EventType;
 
 use crate::harness::{
     World,
     at_end::Ends,
     backend::Answer,
-    careem::order,
+    careem::{change, order},
     copies::StreamCopy,
     hub::Hub,
     ids,
@@ -37,8 +37,13 @@ async fn taken_over(hub: &Hub) -> Value {
 
 /// Waits until the lease of the stage `forward` says that its holder knows all of the log.
 pub(crate) async fn floor_is_at_the_end(world: &World) {
-    let provision = world.nats.provision().await;
     let last = world.log.events().await.last().unwrap().sequence;
+    lease_says(world, "recorded", last).await;
+}
+
+/// Waits until a place that the floor of the stage `forward` names is as far as this.
+async fn lease_says(world: &World, name: &str, last: u64) {
+    let provision = world.nats.provision().await;
     eventually("the lease says how far the stage is", PATIENCE, async || {
         let stream = provision
             .get_stream("LEASES")
@@ -52,8 +57,8 @@ pub(crate) async fn floor_is_at_the_end(world: &World) {
             .map(ToString::to_string)
             .unwrap_or_default();
         let note: Value = serde_json::from_str(&note).unwrap_or_default();
-        let recorded = note["floor"]["recorded"].as_u64();
-        if recorded.is_some_and(|recorded| recorded >= last) {
+        let place = note["floor"][name].as_u64();
+        if place.is_some_and(|place| place >= last) {
             Ok(())
         } else {
             Err(format!("{note}, and {last} is the last"))
@@ -106,6 +111,46 @@ async fn takeover_does_not_grow_with_what_was_settled_before() {
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(orders.len() + 4)).await;
     assert_eq!(world.backend.count(), 3 + orders.len() + 4);
+}
+
+/// With more open than the lease's note lists, what ended beyond those is known from the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_behind_many_open_events_is_not_asked_again() {
+    /// More than the note lists.
+    const WAITING: usize = 520;
+    let world = World::new().await;
+    let settings = world.settings().set("BACKEND_TIMEOUT", "60s");
+    let first = Hub::start(&settings).await;
+    world.backend.next([Answer::Hang]);
+    world.post_orders(&first, ["CR-hangs".to_owned()]).await;
+    world.backend.wait_for(1).await;
+    let bodies =
+        (0..WAITING).map(|number| json!({ "id": "CR-hangs", "status": "preparing", "number": number }).to_string());
+    let bodies: Vec<_> = bodies.collect();
+    let url = first.url();
+    let posting = bodies.chunks(WAITING.div_ceil(32)).map(async |some| {
+        for body in some {
+            world.careem.deliver(&url, body).await;
+        }
+    });
+    join_all(posting).await;
+    world.log.wait_for(EventType::OrderTransformed, 1 + WAITING).await;
+    world.careem.deliver(&url, &order("CR-ends")).await;
+    world.careem.deliver(&url, &change("CR-ends", "ready")).await;
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    let last = world.log.events().await.last().unwrap().sequence;
+    lease_says(&world, "known", last).await;
+    first.kill().await;
+    let second = Hub::start(&settings).await;
+    world.log.wait_for(EventType::OrderForwarded, 3 + WAITING).await;
+    let requests = world.backend.requests();
+    let told = requests
+        .iter()
+        .filter(|request| request.path.ends_with("/CR-ends/status"));
+    assert_eq!(told.count(), 1, "it was told before the takeover");
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(3 + WAITING)).await;
+    assert!(second.terminate().await.0.success());
 }
 
 /// One order that hangs does not hold the floor for the others.

@@ -17,8 +17,8 @@ use crate::{
         connection::Connection,
         read::{Entry, Reader, Start, event_at},
     },
-    memory::{Known, Orders, State},
-    order::body,
+    memory::{Found, Known, Orders, State},
+    order::{body, status::Status},
 };
 
 /// The order exists already.
@@ -121,27 +121,39 @@ impl Identity {
         let (Some(first), None) = (first, event.run) else {
             return Ok(own);
         };
-        let says_status = body::announced(&event.payload).is_ok_and(|announced| announced.status.is_some());
-        if says_status && self.is_superseded(event, &known, first).await? {
+        if let Some(status) = status_of(event)
+            && self.is_superseded(event, status, &known, first).await?
+        {
             return Ok(Plan::End(superseded(event)));
         }
         Ok(own)
     }
 
     /// Whether a status that was accepted after the first acceptance of this webhook was forwarded.
-    async fn is_superseded(&self, event: &Recorded, known: &Known, first: u64) -> anyhow::Result<bool> {
-        let newer = known.found.iter().rev().filter(|found| {
-            let is_forwarded = matches!(found.state, State::NewsForwarded | State::CreationAsNews);
-            is_forwarded && found.sequence > first && found.sequence < event.sequence
-        });
-        for found in newer {
-            if let Some(newer) = self.orders.read(event, *found).await?
-                && body::announced(&newer.payload).is_ok_and(|announced| announced.status.is_some())
-            {
+    async fn is_superseded(&self, event: &Recorded, status: Status, known: &Known, first: u64) -> anyhow::Result<bool> {
+        let between = known.of_branch().rev();
+        for found in between.filter(|found| found.sequence > first && found.sequence < event.sequence) {
+            let Some(newer) = self.status_told(event, found).await? else {
+                continue;
+            };
+            // What was ended as a duplicate was told where it was further than what had been told before.
+            if found.state != State::CreationIgnored || newer.follows(status) {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// The status that the backend was, or may have been, told by what an entry points at; none where that says nothing of
+    /// this order.
+    async fn status_told(&self, event: &Recorded, found: Found) -> anyhow::Result<Option<Status>> {
+        let may_be_told = [State::NewsForwarded, State::CreationAsNews, State::CreationIgnored];
+        if !may_be_told.contains(&found.state) {
+            return Ok(None);
+        }
+        let told = self.orders.read(event, found).await?;
+        let told = told.filter(|told| is_same_branch(told, event));
+        Ok(told.as_ref().and_then(status_of))
     }
 
     async fn of_creation(&self, event: &Recorded) -> anyhow::Result<Plan> {
@@ -243,19 +255,7 @@ impl Identity {
             return Ok(Plan::End(duplicate(event, order_id, false)));
         };
         let differs = !new.is_same_content(&old);
-        let mut status = old.status;
-        let news = known.found.iter().rev();
-        for found in news.filter(|found| matches!(found.state, State::NewsForwarded | State::CreationAsNews)) {
-            let said = self
-                .orders
-                .read(event, *found)
-                .await?
-                .filter(|said| said.sequence > first.sequence);
-            if let Some(said) = said.as_ref().and_then(read).and_then(|said| said.status) {
-                status = Some(said);
-                break;
-            }
-        }
+        let status = self.last_status(event, known, first.sequence, old.status).await?;
         let is_news = new
             .status
             .is_some_and(|new| status.is_none_or(|status| new.follows(status)));
@@ -271,6 +271,34 @@ impl Identity {
             }
             _ => Ok(Plan::End(end.unwrap_or_else(|| duplicate(event, order_id, false)))),
         }
+    }
+
+    /// The status that the backend knows of an order: the first announcement's, or what was told since.
+    async fn last_status(
+        &self,
+        event: &Recorded,
+        known: &Known,
+        first: u64,
+        announced: Option<Status>,
+    ) -> anyhow::Result<Option<Status>> {
+        let (mut status, mut duplicates) = (announced, Vec::new());
+        for found in known.of_branch().rev().filter(|found| found.sequence > first) {
+            let Some(told) = self.status_told(event, found).await? else {
+                continue;
+            };
+            if found.state != State::CreationIgnored {
+                status = Some(told);
+                break;
+            }
+            duplicates.push(told);
+        }
+        // One that was ended as a duplicate was told where it was further.
+        for told in duplicates.into_iter().rev() {
+            if status.is_none_or(|status| told.follows(status)) {
+                status = Some(told);
+            }
+        }
+        Ok(status)
     }
 
     /// Whether somebody takes up again what was ended as a duplicate: then it is an order of its own.
@@ -299,6 +327,10 @@ impl Identity {
             }
         }
     }
+}
+
+fn status_of(event: &Recorded) -> Option<Status> {
+    body::announced(&event.payload).ok()?.status
 }
 
 fn is_same_branch(one: &Recorded, other: &Recorded) -> bool {

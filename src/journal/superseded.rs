@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `menu.sync_requested` | a later `menu.sync_requested` of the same branch, whatever became of it: it is what the backend wants |
 //! | `order.status_requested` | a later status of the same order that the provider was told |
-//! | `order.transformed` with news of an order | later news of the same order that the backend has |
+//! | `order.transformed` with news of an order | later news of the same order that the backend has, also where an announcement was news |
 //!
 //! A new order is never superseded, and neither is news without a status (about the courier).
 
@@ -125,9 +125,11 @@ pub async fn in_partition(connection: &Connection, event: &Recorded, partition: 
                 return Ok(None);
             }
             let is_newer = |later: &Recorded| {
-                !later.envelope.is_creation()
-                    && later.envelope.received_at > event.envelope.received_at
-                    && payload::<Forwarded>(later).is_some_and(|has| !has.order.provider_status.is_empty())
+                later.envelope.received_at > event.envelope.received_at
+                    && payload::<Forwarded>(later).is_some_and(|has| {
+                        let is_news = has.as_news || !later.envelope.is_creation();
+                        is_news && !has.order.provider_status.is_empty()
+                    })
             };
             find(
                 connection,
@@ -165,8 +167,10 @@ async fn find(
         }
         for entry in entries {
             let Entry::Event(later) = entry else { continue };
+            let branches = later.envelope.branch.as_ref().zip(envelope.branch.as_ref());
             let is_same = later.envelope.provider == envelope.provider
-                && later.envelope.external_order_id == envelope.external_order_id;
+                && later.envelope.external_order_id == envelope.external_order_id
+                && branches.is_none_or(|(one, other)| one == other);
             if is_same && is_newer(&later) {
                 newest = Some(Newer::new(what, &later));
             }

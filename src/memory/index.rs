@@ -44,9 +44,9 @@ pub(crate) enum State {
     Creation,
     /// The backend has it.
     CreationForwarded,
-    /// It was given up, and the backend does not have it: it refused it, or was never asked.
+    /// It was given up, and the backend does not have it: it refused it.
     CreationRefused,
-    /// It was given up, and the backend may have it: there was no answer, or none that says.
+    /// It was given up, and the backend may have it: there is no answer on the log that says.
     CreationUncertain,
     /// It was ended as a duplicate.
     CreationIgnored,

@@ -85,9 +85,8 @@ impl Orders {
 
     /// The backend says that it does not have what was given up without knowing.
     pub(crate) fn refuse(&self, first: &Recorded) {
-        let order = self.known(first);
-        let mut index = lock(&self.index);
         let envelope = &first.envelope;
+        let mut index = lock(&self.index);
         let branch = envelope.branch.as_deref();
         let prints = index.prints(
             &envelope.provider,
@@ -95,8 +94,6 @@ impl Orders {
             envelope.root_id,
             branch,
         );
-        if order.found.iter().any(|found| found.sequence == first.sequence) {
-            index.settle(prints.order, first.sequence, State::CreationRefused);
-        }
+        index.settle(prints.order, first.sequence, State::CreationRefused);
     }
 }

@@ -38,7 +38,7 @@ use crate::{
     journal::{
         EVENTS,
         connection::Connection,
-        read::{Entry, Reader, Start, last_of},
+        read::{BATCH, Entry, Reader, Start, last_of},
         stage::Stage,
     },
 };
@@ -49,6 +49,12 @@ const FORWARD: &str = <Forward as Stage>::NAME;
 const SUBJECTS: &str = "orders.>";
 /// How often it is looked whether the log has grown. Nothing waits for it: who needs to know asks.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+/// Pause after a batch that came with less than the log could bring: under traffic there is always something new, and each
+/// reading is a request to the log server.
+const GATHER: Duration = Duration::from_millis(100);
+/// Entries and bytes of a batch from which on there may be more at once.
+const MANY: usize = BATCH / 2;
+const MANY_BYTES: usize = 4 * 1024 * 1024;
 /// How often it is looked whether the log is still the same.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Pause after trouble with NATS.
@@ -164,26 +170,32 @@ impl Orders {
         let mut looked = Instant::now();
         while !self.is_lost.load(Ordering::Relaxed) {
             let entries = reader.next_batch().await?;
-            let last = entries.last().map(Entry::sequence);
             for entry in &entries {
                 if let Entry::Event(event) = entry {
                     self.note(&event.envelope, &event.payload, event.sequence);
                 }
             }
-            let Some(last) = last else {
-                self.is_warm.send_if_modified(|warm| !std::mem::replace(warm, true));
-                self.tidy();
-                if looked.elapsed() > LOOK_EVERY {
-                    self.look_at_log().await?;
-                    looked = Instant::now();
-                }
-                let wanted = self.wanted.notified();
-                let _ = tokio::time::timeout(FOLLOW_EVERY, wanted).await;
-                continue;
-            };
-            if !self.is_lost.load(Ordering::Relaxed) {
-                self.position.send_replace(last);
+            if let Some(last) = entries.last() {
+                // What was read of a log that is not the one any more is no position on this one.
+                self.position.send_if_modified(|position| {
+                    let is_lost = self.is_lost.load(Ordering::Relaxed);
+                    if !is_lost {
+                        *position = last.sequence();
+                    }
+                    !is_lost
+                });
             }
+            if is_full(&entries) {
+                continue;
+            }
+            self.is_warm.send_if_modified(|warm| !std::mem::replace(warm, true));
+            self.tidy();
+            if looked.elapsed() > LOOK_EVERY {
+                self.look_at_log().await?;
+                looked = Instant::now();
+            }
+            let pause = if entries.is_empty() { FOLLOW_EVERY } else { GATHER };
+            let _ = tokio::time::timeout(pause, self.wanted.notified()).await;
         }
         Ok(())
     }
@@ -206,8 +218,10 @@ impl Orders {
                 "the event log is not the one that it was; what was known of orders is read again"
             );
             lock(&self.index).clear();
-            self.position.send_replace(0);
-            self.is_lost.store(true, Ordering::Relaxed);
+            self.position.send_modify(|position| {
+                *position = 0;
+                self.is_lost.store(true, Ordering::Relaxed);
+            });
         }
         Ok(())
     }
@@ -275,6 +289,11 @@ impl Orders {
     }
 }
 
+/// Whether the log may have brought less than it has: then it is read on at once.
+fn is_full(entries: &[Entry]) -> bool {
+    entries.len() >= MANY || entries.iter().map(Entry::payload_bytes).sum::<usize>() >= MANY_BYTES
+}
+
 /// As much of `order.forwarded` as counts here.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -339,9 +358,10 @@ fn cause_of(index: &mut Index, prints: Prints, outcome: u64) -> Option<u64> {
         .map(|found| found.sequence)
 }
 
-/// Whether the backend does not have what was given up: it said so, or was never asked.
+/// Whether the backend does not have what was given up: it said so. That no request is counted does not say that none was made:
+/// the instance that made it may have died before it recorded that.
 fn is_refused(dead: &DeadLettered) -> bool {
-    dead.attempts == 0 || dead.error.error_type == ErrorType::Validation && dead.error.code != ORDER_EXPIRED
+    dead.error.error_type == ErrorType::Validation && dead.error.code != ORDER_EXPIRED
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -106,11 +106,13 @@ impl Progress {
         let behind = self.unaccounted.values().copied().min();
         let beyond = self.open.keys().nth(MAX_OPEN);
         let settled = beyond.map_or(self.settled, |first| first - 1);
+        let recorded = behind.unwrap_or(self.known).min(self.known);
         Floor {
             created: self.created,
             known: self.known,
             known_id: self.known_id.clone(),
-            recorded: behind.unwrap_or(self.known).min(self.known),
+            // What is beyond a floor that was lowered is read again, and so its outcomes are, which stand behind it.
+            recorded: beyond.map_or(recorded, |_| recorded.min(settled)),
             settled,
             open: self
                 .open
@@ -200,14 +202,18 @@ mod tests {
         ) {
             let mut progress = new();
             events.iter().for_each(|event| progress.receive(*event));
+            // Their outcomes stand anywhere behind them.
+            progress.know(9000, "id");
             settled.iter().for_each(|event| progress.settle(*event));
-            let next = Progress::of(progress.floor());
+            let floor = progress.floor();
+            let next = Progress::of(floor.clone());
             let open: BTreeSet<u64> = events.iter().copied().filter(|event| !settled.contains(event)).collect();
             for event in events {
                 if next.has_come(event) {
                     prop_assert_eq!(next.is_settled(event), !open.contains(&event));
                 } else {
                     prop_assert!(open.range(..event).count() >= MAX_OPEN);
+                    prop_assert!(floor.recorded < event, "its outcome is read");
                 }
             }
         }

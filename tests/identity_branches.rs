@@ -1,0 +1,193 @@
+//! Two branches of a provider that use the same number: what is said of one order is not said of the other.
+
+use std::cell::Cell;
+
+use serde_json::{Value, json};
+use webhook_hub::{event::EventType, provider::Catalogue};
+
+use crate::{
+    harness::{
+        World,
+        at_end::Ends,
+        backend::Answer,
+        careem::change,
+        hub::{Hub, run},
+        log::payload,
+        provider::{Provider, Webhook},
+    },
+    identity::announced,
+};
+
+const OTHER_BRANCH: &str = "INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, merchant_id)
+     VALUES ('config-2', 'branch-2', 'provider-careem', 'company-uuid', 'merchant-2')";
+
+/// An order of number CR-7 at both branches. The bodies differ, for those of two orders do.
+async fn two_orders(world: &World) -> Hub {
+    world.database.run(OTHER_BRANCH).await.unwrap();
+    let hub = world.hub().await;
+    world.post_as(&hub, "merchant-1", &announced("CR-7", "pending")).await;
+    world.log.settled().await;
+    world.post_as(&hub, "merchant-2", &of_the_other("pending")).await;
+    world.log.settled().await;
+    assert_eq!(world.creations().len(), 2, "{:?}", world.creations());
+    hub
+}
+
+fn of_the_other(status: &str) -> String {
+    announced("CR-7", status).replace("\"total_taxable_price\": 16.24", "\"total_taxable_price\": 26.24")
+}
+
+impl World {
+    /// Which branch's order the backend was told to have which status.
+    fn told_of(&self) -> Vec<(String, String)> {
+        let requests = self.backend.requests();
+        let changes = requests.iter().map(|request| request.json()["statusChange"].clone());
+        changes
+            .filter(|change| !change.is_null())
+            .map(|change| {
+                let text = |name: &str| change[name].as_str().unwrap().to_owned();
+                (text("branchId"), text("canonicalStatus"))
+            })
+            .collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_of_the_same_number_elsewhere_hides_no_news() {
+    let world = World::new().await;
+    let hub = two_orders(&world).await;
+    world.post_as(&hub, "merchant-1", &change("CR-7", "picked_up")).await;
+    world.log.settled().await;
+    let cancelled = change("CR-7", "ready");
+    world.backend.next_for("CR-7", [Answer::status(422)]);
+    world.post_as(&hub, "merchant-2", &cancelled).await;
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    world.post_as(&hub, "merchant-1", &change("CR-7", "delivered")).await;
+    let events = world.log.settled().await;
+    let ignored: Vec<_> = events
+        .iter()
+        .filter(|event| event.envelope.event_type == EventType::OrderIgnored)
+        .map(|event| payload(event))
+        .collect();
+    assert_eq!(ignored, [json!(null); 0]);
+    // Taken up by a person.
+    let retry = run(&world.nats.settings("hub"), &["dead-letters", "retry", "--all"]).await;
+    retry.expect_success();
+    world.log.wait_for(EventType::OrderForwarded, 5).await;
+    let last = world.told_of().pop().unwrap();
+    assert_eq!(last, ("branch-2".to_owned(), "ready".to_owned()));
+    world.at_end(Ends::forwarded(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_is_not_superseded_by_news_of_the_same_number_elsewhere() {
+    let world = World::new().await;
+    let hub = two_orders(&world).await;
+    world.backend.next_for("CR-7", [Answer::status(422)]);
+    let ready = change("CR-7", "ready");
+    world.post_as(&hub, "merchant-2", &ready).await;
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    world.post_as(&hub, "merchant-1", &change("CR-7", "picked_up")).await;
+    world.log.settled().await;
+    world.log_forgets(&hub).await;
+    world.post_as(&hub, "merchant-2", &ready).await;
+    world.log.settled().await;
+    let last = world.told_of().pop().unwrap();
+    assert_eq!(last, ("branch-2".to_owned(), "ready".to_owned()));
+    let ends = Ends {
+        forwarded: 4,
+        dead_lettered: 1,
+        ..Ends::default()
+    };
+    world.at_end(ends).await;
+}
+
+/// A platform whose announcements may say any status.
+struct Generic {
+    provider: Provider,
+    hub: Hub,
+    sent: Cell<u32>,
+}
+
+impl Generic {
+    async fn at(world: &World, stores: &[&str]) -> Self {
+        let mut providers = Provider::all(&Catalogue::shipped()).into_iter();
+        let provider = providers.find(|one| one.name == "generic").unwrap();
+        for store in stores {
+            provider.branch(world, store).await;
+        }
+        let hub = Hub::start(&provider.enable(world.settings(), "KWD")).await;
+        Self {
+            provider,
+            hub,
+            sent: Cell::new(0),
+        }
+    }
+
+    async fn post(&self, world: &World, body: String) {
+        self.sent.set(self.sent.get() + 1);
+        let webhook = Webhook::new(body).with("webhook-id", &format!("message-{}", self.sent.get()));
+        assert_eq!(self.provider.post(&self.hub, &webhook).await.status, 200);
+        world.log.settled().await;
+    }
+
+    async fn announce(&self, world: &World, store: &str, status: &str, notes: &str) {
+        let body = include_str!("fixtures/providers/generic/order.created.json");
+        let body = body.replace("store-7", store).replace("no onions", notes);
+        let body = body.replace("\"status\": \"received\"", &format!("\"status\": \"{status}\""));
+        self.post(world, body).await;
+    }
+
+    async fn change(&self, world: &World, store: &str, status: &str) {
+        let mut body: Value =
+            serde_json::from_str(include_str!("fixtures/providers/generic/order.updated.json")).unwrap();
+        body["data"]["store"] = store.into();
+        body["data"]["status"] = status.into();
+        self.post(world, body.to_string()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announcement_is_not_older_than_news_of_the_same_number_elsewhere() {
+    let world = World::new().await;
+    let generic = Generic::at(&world, &["store-7", "store-8"]).await;
+    generic.announce(&world, "store-7", "received", "no onions").await;
+    generic.announce(&world, "store-8", "received", "no onions").await;
+    assert_eq!(world.creations().len(), 2);
+    generic.change(&world, "store-7", "picked_up").await;
+    generic.announce(&world, "store-8", "accepted", "no onions").await;
+    let last = world.told_of().pop().unwrap();
+    assert_eq!(last, ("branch-generic-store-8".to_owned(), "accepted".to_owned()));
+    world.at_end(Ends::forwarded(4)).await;
+}
+
+/// A status that was told with an announcement that differs counts like any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_announcement_that_differs_told_is_not_taken_back() {
+    let world = World::new().await;
+    let generic = Generic::at(&world, &["store-7"]).await;
+    generic.announce(&world, "store-7", "received", "no onions").await;
+    generic.announce(&world, "store-7", "ready", "no garlic").await;
+    generic.announce(&world, "store-7", "accepted", "no onions").await;
+    generic.announce(&world, "store-7", "ready", "no onions").await;
+    let expected = [("branch-generic-store-7".to_owned(), "ready".to_owned())];
+    assert_eq!(world.told_of(), expected);
+    world.at_end(Ends::forwarded(1).ignored(3)).await;
+}
+
+/// A status that was given up is taken up again, after an announcement told a later one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_status_does_not_follow_an_announcement_that_was_news() {
+    let world = World::new().await;
+    let generic = Generic::at(&world, &["store-7"]).await;
+    generic.announce(&world, "store-7", "received", "no onions").await;
+    world.backend.next_for("A-1001", [Answer::status(422)]);
+    generic.change(&world, "store-7", "accepted").await;
+    generic.announce(&world, "store-7", "ready", "no onions").await;
+    let retry = run(&world.nats.settings("hub"), &["dead-letters", "retry", "--all"]).await;
+    retry.expect_success();
+    world.log.wait_for(EventType::OrderIgnored, 1).await;
+    let last = world.told_of().pop().unwrap();
+    assert_eq!(last, ("branch-generic-store-7".to_owned(), "ready".to_owned()));
+    world.at_end(Ends::forwarded(2).ignored(1)).await;
+}
