@@ -167,7 +167,14 @@ impl Orders {
             position => Start::Sequence(position + 1),
         };
         let mut reader = Reader::of_subjects(&self.connection, SUBJECTS, start);
-        let mut looked = Instant::now();
+        let (mut looked, began) = (Instant::now(), Instant::now());
+        if !*self.is_warm.borrow() {
+            metrics::gauge!("order_memory_warm").set(0.0);
+            tracing::info!(
+                window_hours = (self.window + LONGEST_WAIT).num_hours(),
+                "reading the event log for known orders; this instance takes no stage over before"
+            );
+        }
         while !self.is_lost.load(Ordering::Relaxed) {
             let entries = reader.next_batch().await?;
             for entry in &entries {
@@ -188,7 +195,11 @@ impl Orders {
             if is_full(&entries) {
                 continue;
             }
-            self.is_warm.send_if_modified(|warm| !std::mem::replace(warm, true));
+            if self.is_warm.send_if_modified(|warm| !std::mem::replace(warm, true)) {
+                metrics::gauge!("order_memory_warm").set(1.0);
+                let (entries, took_ms) = (self.index().count(), began.elapsed().as_millis() as u64);
+                tracing::info!(entries, took_ms, "known orders were read; stages can be taken over");
+            }
             self.tidy();
             if looked.elapsed() > LOOK_EVERY {
                 self.look_at_log().await?;

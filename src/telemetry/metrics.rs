@@ -123,7 +123,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
 ];
 /// Gauges, and what they show; seconds where the name says so.
-const GAUGES: [(&str, &str); 13] = [
+const GAUGES: [(&str, &str); 14] = [
     ("blocks_active", "Addresses and providers that are blocked"),
     (
         "rate_limit_instances",
@@ -133,6 +133,10 @@ const GAUGES: [(&str, &str); 13] = [
     (
         "order_memory_entries",
         "Webhooks that are known again when they, or their orders, come once more",
+    ),
+    (
+        "order_memory_warm",
+        "1 where the log was read for known orders; before that the instance takes no stage over",
     ),
     (
         "order_memory_reach_seconds",
