@@ -364,7 +364,12 @@ async fn an_outage_is_waited_out_in_order_through_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_credentials_burn_no_attempts() {
     let outside = Outside::new(CAREEM_POS).await;
-    let hub = Hub::start(&outside.settings().set("CAREEM_CLIENT_SECRET", "wrong-word")).await;
+    // What the breaker holds back is parked until it may close, also across a restart.
+    let wrong = outside
+        .settings()
+        .set("CAREEM_CLIENT_SECRET", "wrong-word")
+        .set("CIRCUIT_BREAKER_RESET_TIMEOUT", "1s");
+    let hub = Hub::start(&wrong).await;
     outside.ask(&hub, "CR-locked-out", "accepted").await;
     eventually("the log says so", PATIENCE, async || {
         if hub.logs_contain("CLIENT_SECRET right?") {

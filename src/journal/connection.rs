@@ -123,6 +123,11 @@ impl Connection {
         *self.up.borrow()
     }
 
+    /// Changes whenever the connection comes or goes, also where it is back before anyone has looked.
+    pub fn changes(&self) -> watch::Receiver<bool> {
+        self.up.clone()
+    }
+
     /// Waits until it stands.
     pub async fn wait_up(&self) {
         let mut up = self.up.clone();

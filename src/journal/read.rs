@@ -21,6 +21,7 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::StreamExt;
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::{EVENTS, codec, connection::Connection};
 use crate::event::Recorded;
@@ -158,6 +159,8 @@ pub struct Reader {
     patience: Duration,
     /// What must not be missed.
     end: Option<End>,
+    /// Changes where the connection comes or goes: an answer that was under way then does not come any more.
+    connection: watch::Receiver<bool>,
 }
 
 impl Reader {
@@ -171,6 +174,7 @@ impl Reader {
             batch: BATCH,
             patience: ANSWER_TIMEOUT,
             end: None,
+            connection: connection.changes(),
         }
     }
 
@@ -282,6 +286,8 @@ impl Reader {
     }
 
     async fn read<T>(&self, take: fn(Message) -> anyhow::Result<T>) -> anyhow::Result<Vec<T>> {
+        let mut connection = self.connection.clone();
+        connection.mark_unchanged();
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await?;
         self.client
@@ -293,8 +299,12 @@ impl Reader {
             .await?;
         let mut taken = Vec::new();
         loop {
-            let message = tokio::time::timeout(self.patience, answers.next())
-                .await
+            let answer = tokio::select! {
+                biased;
+                answer = tokio::time::timeout(self.patience, answers.next()) => answer,
+                _ = connection.changed() => bail!("the connection to NATS was lost during a read of the stream {}", self.stream),
+            };
+            let message = answer
                 .with_context(|| format!("the stream {} did not answer a read", self.stream))?
                 .context("the connection was closed")?;
             match message.status.map(|status| status.as_u16()) {
