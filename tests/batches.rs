@@ -95,6 +95,54 @@ async fn the_tables_are_the_same_wherever_the_log_is_cut() {
     }
 }
 
+/// The backend answers an announcement with the order of another number, which an earlier batch has stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_backend_answers_with_the_order_of_another_number() {
+    let tables = Tables::new().await;
+    let roots = roots();
+    let (created, again, changed, other) = (&roots[0], &roots[1], &roots[3], &roots[4]);
+    let forwarded = |sequence: u64, root: &Envelope, order: Option<&str>, status: &str| {
+        let time = noon() + TimeDelta::seconds(sequence as i64);
+        let payload = json!({
+            "internalOrderId": order, "backendStatus": 201, "attempts": 1, "receivedAt": time, "forwardedAt": time,
+            "order": {
+                "branchId": "branch-1", "companyId": "company-1", "providerStatus": status, "status": status,
+                "isPrepaid": false, "deliveryFee": "2.50", "serviceFee": null, "total": "17.125",
+            },
+        });
+        Recorded {
+            envelope: Envelope {
+                id: root.id.derive("outcome"),
+                event_type: EventType::OrderForwarded,
+                cause_id: Some(root.id),
+                time,
+                request: None,
+                ..root.clone()
+            },
+            payload: Bytes::from(payload.to_string()),
+            sequence,
+            run: None,
+        }
+    };
+    let events = [
+        forwarded(1, other, Some("order-9"), "pending"),
+        forwarded(2, created, Some("order-1"), "pending"),
+        forwarded(3, again, Some("order-9"), "pending"),
+        forwarded(4, changed, None, "preparing"),
+    ];
+    let shared: Vec<_> = events.iter().cloned().map(Arc::new).collect();
+    for ends in [vec![1, 2, 3], vec![2], vec![]] {
+        tables.fill(&events, &ends).await;
+        let differ = disagreement(&tables.database, &shared).await.unwrap();
+        assert!(differ.is_empty(), "cut after {ends:?}: {differ:#?}");
+        let row = "SELECT mapped_status::text FROM provider_order_logs WHERE order_id = 'order-1'";
+        assert_eq!(
+            tables.database.rows(row).await.unwrap(),
+            [json!({ "mapped_status": "preparing" })]
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_event_that_cannot_be_stored_costs_few_transactions() {
     const COUNT: usize = 1000;

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use chrono::NaiveDateTime;
+use serde::Deserialize;
 use tokio_postgres::types::ToSql;
 
 use super::{
@@ -76,6 +77,13 @@ impl OrderLog<'_> {
     }
 }
 
+/// As much of `order.forwarded` as says which order the backend made of it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Answered {
+    internal_order_id: Option<String>,
+}
+
 /// What only the event that creates an order says.
 struct New<'a> {
     event: &'a Recorded,
@@ -114,6 +122,7 @@ impl<'a> OrderLogs<'a> {
             by_order_id: HashMap::new(),
         };
         let (mut provider_ids, mut external_ids) = (Vec::new(), Vec::new());
+        let (mut providers_of_orders, mut order_ids) = (Vec::new(), Vec::new());
         for event in events
             .iter()
             .filter(|event| event.envelope.event_type == EventType::OrderForwarded)
@@ -121,13 +130,22 @@ impl<'a> OrderLogs<'a> {
             if let Some(provider_id) = providers.id(&event.envelope.provider) {
                 provider_ids.push(provider_id);
                 external_ids.push(event.envelope.external_order_id.as_str());
+                let is_creation = event.envelope.is_creation();
+                let answered = is_creation.then(|| payload::<Answered>(event)).flatten();
+                if let Some(order_id) = answered.and_then(|answered| answered.internal_order_id) {
+                    providers_of_orders.push(provider_id);
+                    order_ids.push(order_id);
+                }
             }
         }
         if provider_ids.is_empty() {
             return Ok(orders);
         }
         for row in transaction
-            .query(query::KNOWN_ORDER_LOGS, &[&provider_ids, &external_ids])
+            .query(
+                query::KNOWN_ORDER_LOGS,
+                &[&provider_ids, &external_ids, &providers_of_orders, &order_ids],
+            )
             .await?
         {
             let status: Option<&str> = row.try_get(5)?;

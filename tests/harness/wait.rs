@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 /// Long enough for anything that happens by itself, on a slow and busy machine too, and shorter than the half minute after
 /// which NATS hands out a message again: an order that only came through because of that was stuck.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(28);
 /// How often it is looked.
 pub(crate) const POLL: Duration = Duration::from_millis(10);
 
