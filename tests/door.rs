@@ -48,6 +48,7 @@ async fn a_thousand_packed_webhooks_at_once_are_taken_like_plain_ones() {
         refused.len(),
         refused.first()
     );
+    world.hand_out_again().await;
     world.at_end_within(2 * PATIENCE, Ends::forwarded(1000)).await;
 }
 

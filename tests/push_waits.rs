@@ -266,13 +266,15 @@ async fn a_crowd_for_one_provider_is_in_no_others_way() {
 /// The provider hangs: orders go to the backend as fast as ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_hangs_slows_no_order() {
+    // Many times what may be under way at a provider.
+    const SILENT: usize = 60;
     let file = without_limit().replace("timeout = \"10s\"", "timeout = \"15s\"");
     let outside = Outside::new(&file).await;
     let nowhere = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let silent = format!("http://{}", nowhere.local_addr().unwrap());
     let settings = outside.settings().set("RETRY_MAX_ATTEMPTS", 50);
     let hub = Hub::start(&settings.clone().set("CAREEM_API_URL", silent)).await;
-    for number in 0..200 {
+    for number in 0..SILENT {
         outside.ask(&hub, &format!("CR-silent-{number}"), "accepted").await;
     }
     outside.world.post_orders(&hub, ids("quick", 50)).await;
@@ -284,7 +286,7 @@ async fn a_provider_that_hangs_slows_no_order() {
     hub.kill().await;
     drop(nowhere);
     let hub = Hub::start(&settings).await;
-    outside.payloads(EventType::OrderStatusPushed, 200).await;
+    outside.payloads(EventType::OrderStatusPushed, SILENT).await;
     outside.world.hand_out_again().await;
     outside.world.at_end(Ends::forwarded(50)).await;
     drop(hub);

@@ -5,7 +5,7 @@
 //! replaces, so an instance that was replaced cannot spoil it.
 //!
 //! The instance that works on the stage reads all lanes when it begins and keeps the due time of each in memory
-//! ([`table`]); it takes up what is due from there, and reads the lane itself again when it does. So there is no wake-up
+//! (`table`); it takes up what is due from there, and reads the lane itself again when it does. So there is no wake-up
 //! that could get lost. Versions before this one also wrote schedules (`sch.…`), for which the server put a message on
 //! `due.…`; what is left of those means nothing.
 //!

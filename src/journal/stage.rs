@@ -8,7 +8,7 @@
 //! ([`super::lanes`]) and acknowledged; later events of that order join it there.
 //!
 //! A message that cannot be read becomes an `order.rejected` of its own, which is a dead letter: never a loop, never a silent
-//! acknowledgement. One that only a newer version can read is left to an instance of that version ([`left`]).
+//! acknowledgement. One that only a newer version can read is left to an instance of that version (`left`).
 
 mod attempt;
 mod due;

@@ -1,6 +1,6 @@
 //! What the hub knows of orders and webhooks that were there before: a memory of the log.
 //!
-//! Every instance reads the log's `orders.>` as it grows and keeps for each webhook where its events stand ([`index`]), for as
+//! Every instance reads the log's `orders.>` as it grows and keeps for each webhook where its events stand (`index`), for as
 //! long as `ORDER_MEMORY` says. What an entry points at is read from the log before anything is done about it. So the answer
 //! is the same on every instance, and no table is asked. Who works on a stage adds what it appends itself at once; who takes a
 //! stage over first waits until the log is read to its end ([`Orders::catch_up`]).

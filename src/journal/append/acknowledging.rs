@@ -2,7 +2,7 @@
 //!
 //! The connection says little about it: a stream that is full answers every append with a refusal, a server that stands
 //! still keeps its connections. So what counts is what became of the latest appends and, where there are none, of the
-//! questions of [`super::watch`].
+//! questions of `super::watch`.
 
 use std::{
     fmt,

@@ -3,7 +3,7 @@
 //! A lane that ended can come back: its message is replaced by a mark that expires, and where NATS is killed after that, it
 //! shows the replaced message again (2.15.1; it writes down that the mark went, and not that the message did). An older copy
 //! of the stream brings back more, and lacks lanes. So the writer tells with its lease which lanes there were ([`Told`]), as
-//! a checksum, and each message says which revisions of its lane came before it ([`Past`]). From both the next instance knows
+//! a checksum, and each message says which revisions of its lane came before it (`Past`). From both the next instance knows
 //! whether what it found follows from what was told.
 
 use std::fmt::Write as _;
