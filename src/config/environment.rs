@@ -195,7 +195,7 @@ impl Environment {
     /// `true` or `false`.
     ///
     /// # Errors
-    /// As `Self::parse`.
+    /// As [`Self::whole`].
     pub fn flag(&self, name: &str, default: bool) -> Result<bool, ConfigError> {
         match self.text(name)?.map(|text| text.to_ascii_lowercase()).as_deref() {
             None => Ok(default),
@@ -292,7 +292,7 @@ impl Environment {
     /// Networks in CIDR notation or single addresses, comma-separated.
     ///
     /// # Errors
-    /// As `Self::parse`.
+    /// As [`Self::whole`].
     pub fn networks(&self, name: &str) -> Result<Vec<IpNet>, ConfigError> {
         let Some(text) = self.text(name)? else {
             return Ok(Vec::new());
