@@ -136,6 +136,9 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         .transpose()?;
     let certificate = config.http.tls.as_ref().map(Certificate::load).transpose()?;
     let registry = Arc::new(registry(&config)?);
+    let instance_id = telemetry::instance_id();
+    let providers: Vec<_> = registry.iter().map(|enabled| enabled.name.to_string()).collect();
+    telemetry::metrics::from_start(&config.service_name, &instance_id, &providers);
     let connection = Arc::new(Connection::open(&config.nats, &config.service_name, HUB_INBOX).await?);
     let (journal, writer) = Journal::open(Arc::clone(&connection), config.partitions);
     let database = Database::new(&config.database)?;
@@ -187,7 +190,8 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         %address,
         metrics_address = metrics_address.map(|address| address.to_string()),
         tls = config.http.tls.is_some(),
-        providers = registry.iter().map(|enabled| &*enabled.name).collect::<Vec<_>>().join(","),
+        providers = providers.join(","),
+        instance_id,
         "listening"
     );
     // Webhooks are taken from here on; what follows on the log begins when NATS was seen to be as it must be.

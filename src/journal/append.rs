@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::writer::Writer;
 use self::{acknowledging::Acknowledging, writer::Pending};
 use super::{connection::Connection, read};
-use crate::event::NewEvent;
+use crate::{event::NewEvent, telemetry::roles::Roles};
 
 /// Appends that may wait for the log at a time; one more is refused (the intake answers 503). Eight full batches: at
 /// 15,000 appends/s that is a quarter of a second of work.
@@ -85,6 +85,7 @@ pub struct Journal {
     partitions: u16,
     connection: Arc<Connection>,
     acknowledging: Acknowledging,
+    roles: Roles,
 }
 
 impl Journal {
@@ -99,6 +100,7 @@ impl Journal {
                 partitions,
                 connection,
                 acknowledging,
+                roles: Roles::default(),
             },
             writer,
         )
@@ -158,6 +160,11 @@ impl Journal {
     /// Whether the log acknowledges, as far as this instance knows.
     pub const fn acknowledging(&self) -> &Acknowledging {
         &self.acknowledging
+    }
+
+    /// Which stages this instance works on.
+    pub const fn roles(&self) -> &Roles {
+        &self.roles
     }
 
     /// How many partitions the log has.

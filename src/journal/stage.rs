@@ -209,6 +209,7 @@ impl<S: Stage> Worker<S> {
             lease = taking => lease?,
         };
         tracing::info!(stage = S::NAME, "working");
+        let _role = self.journal.roles().take(S::NAME);
         crash_stage_at(S::NAME, "after_takeover");
         self.stage.begins();
         let term = Term {

@@ -154,6 +154,7 @@ impl Live {
         connection.batch_execute("SET synchronous_commit = off").await?;
         let position = writer::claim(&connection, &self.holder).await?;
         tracing::info!("writing the tables");
+        let _role = self.journal.roles().take(CONSUMER);
         let written = self.follow(&mut connection, position, stop).await;
         if !connection.is_broken()
             && let Err(error) = writer::release(&connection, &self.holder).await

@@ -1,7 +1,24 @@
-//! What is seen from outside: [`logs`], [`metrics`], [`health`] and the [`trace_context`] that is passed on; [`panics`].
+//! What is seen from outside: [`logs`], [`metrics`], [`health`] and the [`trace_context`] that is passed on; [`panics`], and the
+//! [`roles`] of this instance.
+
+use uuid::Uuid;
 
 pub mod logs;
 pub mod metrics;
 pub mod health;
 pub mod trace_context;
 pub mod panics;
+pub mod roles;
+
+/// Most characters of the machine's name in [`instance_id`].
+const MAX_HOST_CHARS: usize = 63;
+
+/// A name for this run of the process: the machine's, and eight random digits, for a pod or a container may come back under
+/// the same name.
+pub fn instance_id() -> String {
+    // The kernel's own file: nothing is waited for. Elsewhere than on Linux the random part stands alone.
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host: String = host.trim().chars().take(MAX_HOST_CHARS).collect();
+    let random = Uuid::new_v4().simple().to_string();
+    format!("{}-{}", if host.is_empty() { "hub" } else { &host }, &random[..8])
+}

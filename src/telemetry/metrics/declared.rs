@@ -1,0 +1,392 @@
+//! Every metric of the hub: its name, its kind, what it says and its labels. The code uses none that is not here.
+
+/// What kind of metric it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts what was measured by size; seconds where the name says so.
+    Histogram,
+}
+
+/// Values that a label can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Values {
+    /// These.
+    Of(&'static [&'static str]),
+    /// The providers that are switched on.
+    Providers,
+    /// The types of events.
+    EventTypes,
+    /// The flags of orders.
+    Flags,
+    /// Not known before they come.
+    Open,
+}
+
+/// A label.
+#[derive(Debug, Clone, Copy)]
+pub struct Label {
+    /// Its name.
+    pub name: &'static str,
+    /// What it can be.
+    pub values: Values,
+}
+
+/// A metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name; the unit is its last word but for `_total`.
+    pub name: &'static str,
+    /// What kind it is.
+    pub kind: Kind,
+    /// Its labels.
+    pub labels: &'static [Label],
+    /// What it says, and on which instance it counts where that is not each.
+    pub help: &'static str,
+    /// Shown only when its value is known: a 0 from the start would be wrong.
+    is_late: bool,
+}
+
+impl Metric {
+    /// Whether it is there from the start, at 0: all of its labels' values are known then.
+    pub fn is_from_start(&self) -> bool {
+        !self.is_late && self.labels.iter().all(|label| label.values != Values::Open)
+    }
+}
+
+const fn metric(name: &'static str, kind: Kind, labels: &'static [Label], help: &'static str) -> Metric {
+    Metric {
+        name,
+        kind,
+        labels,
+        help,
+        is_late: false,
+    }
+}
+
+const fn counter(name: &'static str, labels: &'static [Label], help: &'static str) -> Metric {
+    metric(name, Kind::Counter, labels, help)
+}
+
+const fn gauge(name: &'static str, labels: &'static [Label], help: &'static str) -> Metric {
+    metric(name, Kind::Gauge, labels, help)
+}
+
+/// A gauge that is shown when its value is known.
+const fn late(name: &'static str, labels: &'static [Label], help: &'static str) -> Metric {
+    Metric {
+        is_late: true,
+        ..gauge(name, labels, help)
+    }
+}
+
+const fn histogram(name: &'static str, labels: &'static [Label], help: &'static str) -> Metric {
+    metric(name, Kind::Histogram, labels, help)
+}
+
+const fn of(name: &'static str, values: &'static [&'static str]) -> Label {
+    Label {
+        name,
+        values: Values::Of(values),
+    }
+}
+
+const fn open(name: &'static str) -> Label {
+    Label {
+        name,
+        values: Values::Open,
+    }
+}
+
+const PROVIDER: Label = Label {
+    name: "provider",
+    values: Values::Providers,
+};
+const EVENT: Label = Label {
+    name: "type",
+    values: Values::EventTypes,
+};
+const FLAG: Label = Label {
+    name: "flag",
+    values: Values::Flags,
+};
+const STAGE: Label = of("stage", &["transform", "forward", "push"]);
+/// Stages, and the writing of the tables.
+const ROLE: Label = of("stage", &["transform", "forward", "push", "projection"]);
+/// States of a circuit breaker.
+const STATE: Label = of("state", &["closed", "open", "half_open"]);
+/// What the backend is told about a request of its own.
+const CODE: Label = of(
+    "code",
+    &[
+        "ACCEPTED",
+        "INVALID_TOKEN",
+        "PROVIDER_NOT_FOUND",
+        "OUTBOUND_NOT_CONFIGURED",
+        "INVALID_REQUEST",
+        "IDEMPOTENCY_KEY_REUSED",
+        "EVENT_LOG_UNAVAILABLE",
+        "INTERNAL_ERROR",
+    ],
+);
+/// Why a webhook is refused.
+const REASON: Label = of(
+    "reason",
+    &[
+        "INVALID_PAYLOAD",
+        "INVALID_SIGNATURE",
+        "SIGNATURE_EXPIRED",
+        "INVALID_TOKEN",
+        "IP_NOT_ALLOWED",
+        "HTTPS_REQUIRED",
+        "REQUEST_TIMEOUT",
+        "PAYLOAD_TOO_LARGE",
+        "RATE_LIMITED",
+        "OVERLOADED",
+        "EVENT_LOG_UNAVAILABLE",
+        "SECRETS_UNAVAILABLE",
+        "INTERNAL_ERROR",
+    ],
+);
+
+/// All of them, in the order of the flow.
+pub const METRICS: &[Metric] = &[
+    // Webhooks.
+    counter(
+        "webhooks_received_total",
+        &[PROVIDER],
+        "Total webhooks received by provider, verified ones only",
+    ),
+    histogram(
+        "webhook_accept_duration_seconds",
+        &[PROVIDER],
+        "From the request's headers to its place on the log",
+    ),
+    counter(
+        "webhooks_processed_total",
+        &[PROVIDER, of("status", &["success", "failed", "ignored"])],
+        "Total webhooks processed, by provider and status",
+    ),
+    histogram(
+        "webhook_processing_duration_seconds",
+        &[PROVIDER],
+        "Webhook processing duration, from accepted to forwarded",
+    ),
+    counter(
+        "webhooks_rejected_total",
+        &[PROVIDER, REASON],
+        "Total requests refused, by provider (_ where it is not known) and reason",
+    ),
+    counter(
+        "signature_failures_total",
+        &[PROVIDER],
+        "Total requests with a missing or wrong signature, by provider",
+    ),
+    counter(
+        "webhook_secret_used_total",
+        &[PROVIDER, open("secret"), open("origin"), open("index")],
+        "Total webhooks let in, by provider and the name, origin and index of the secret that matched",
+    ),
+    counter(
+        "refusals_lost_total",
+        &[],
+        "Total samples of refused requests that did not get to the stream REFUSALS",
+    ),
+    counter(
+        "rate_limited_total",
+        &[PROVIDER, of("scope", &["address", "provider"])],
+        "Total requests refused by a rate limit, by provider and scope (address: it is blocked; provider: over its quota)",
+    ),
+    gauge("blocks_active", &[], "Addresses and providers that are blocked"),
+    gauge(
+        "rate_limit_instances",
+        &[],
+        "Instances that share rate limits, as this one knows them",
+    ),
+    counter(
+        "integration_requests_total",
+        &[of("kind", &["status_request", "menu_sync"]), CODE],
+        "Total requests of the backend for providers, by kind and code",
+    ),
+    // Orders.
+    counter(
+        "sanitised_fields_total",
+        &[PROVIDER],
+        "Total texts that did not go to the backend as they came, by provider",
+    ),
+    counter(
+        "order_flags_total",
+        &[PROVIDER, FLAG],
+        "Total flags of orders and of news about them, by provider and flag; unknown_event: ignored for an unknown word",
+    ),
+    counter(
+        "duplicate_orders_total",
+        &[PROVIDER, of("differs", &["true", "false"])],
+        "Total orders that were announced again and went no further, by provider and whether lines or total differ",
+    ),
+    gauge(
+        "order_memory_entries",
+        &[],
+        "Webhooks that are known again when they, or their orders, come once more",
+    ),
+    gauge(
+        "order_memory_warm",
+        &[],
+        "1 where the log was read for known orders; before that the instance takes no stage over",
+    ),
+    gauge(
+        "order_memory_reach_seconds",
+        &[],
+        "How far back they are known; less than ORDER_MEMORY where the log is younger, or more came than are remembered",
+    ),
+    // Stages.
+    gauge(
+        "stage_active",
+        &[ROLE],
+        "1 on the instance that works on a stage now (projection: that writes the tables), 0 on the others",
+    ),
+    gauge(
+        "stage_pending",
+        &[STAGE],
+        "Messages on the log that were not handed to a stage yet; of the instance that works on it, 0 on the others",
+    ),
+    gauge(
+        "stage_lag_seconds",
+        &[STAGE],
+        "How long the last message had waited for the stage; of the instance that works on it, 0 on the others",
+    ),
+    gauge(
+        "retries_parked",
+        &[PROVIDER],
+        "Orders that are parked until their next attempt, by provider, of all stages that this instance works on",
+    ),
+    counter(
+        "lane_full_total",
+        &[STAGE, PROVIDER],
+        "Total events given up because too many of their order wait already, by stage and provider",
+    ),
+    counter(
+        "events_left_total",
+        &[STAGE],
+        "Total events left to an instance of a newer version, and those behind them in their orders, by stage",
+    ),
+    counter(
+        "panics_total",
+        &[ROLE],
+        "Total panics that were caught while an event was handled, by stage",
+    ),
+    counter(
+        "dead_letters_total",
+        &[PROVIDER],
+        "Total orders given up on, by provider",
+    ),
+    // Backend and providers.
+    counter(
+        "backend_requests_total",
+        &[of(
+            "outcome",
+            &[
+                "success",
+                "validation",
+                "unknown_order",
+                "temporary",
+                "unknown",
+                "configuration",
+            ],
+        )],
+        "Total requests to the backend, by outcome",
+    ),
+    histogram(
+        "backend_request_duration_seconds",
+        &[],
+        "Time the backend took for a request",
+    ),
+    gauge("backend_up", &[], "1 while the circuit breaker is closed"),
+    gauge(
+        "circuit_breaker_state",
+        &[STATE],
+        "1 for the state that the breaker is in, 0 for the others",
+    ),
+    counter(
+        "provider_requests_total",
+        &[
+            PROVIDER,
+            of("outcome", &["success", "configuration", "temporary", "refused"]),
+        ],
+        "Total requests to providers' interfaces, by provider and outcome",
+    ),
+    histogram(
+        "provider_request_duration_seconds",
+        &[PROVIDER],
+        "Time a provider took for a request, a new token included",
+    ),
+    gauge(
+        "provider_circuit_breaker_state",
+        &[open("provider"), open("state")],
+        "1 for the state that the breaker before a provider's interface is in, 0 for the others",
+    ),
+    // The log.
+    gauge("event_log_up", &[], "1 while the event log acknowledges appends"),
+    counter(
+        "events_appended_total",
+        &[EVENT],
+        "Total events that this instance appended to the log, by type",
+    ),
+    histogram("append_round_size", &[], "Events that were appended in one round"),
+    histogram(
+        "append_round_duration_seconds",
+        &[],
+        "From the last message of a round to its acknowledgement",
+    ),
+    // PostgreSQL.
+    gauge(
+        "database_up",
+        &[],
+        "1 where PostgreSQL gave a connection when last asked",
+    ),
+    counter(
+        "database_statements_given_up_total",
+        &[],
+        "Total statements without an answer in time: cancelled, and their connections closed",
+    ),
+    gauge(
+        "projection_position",
+        &[],
+        "Sequence of the last event in the tables, as this instance knows it",
+    ),
+    gauge(
+        "projection_lag_events",
+        &[],
+        "Events on the log beyond the tables' position; on every instance, also while PostgreSQL is away",
+    ),
+    counter(
+        "projection_skipped_total",
+        &[],
+        "Total events left out of the tables and noted in hub.skipped_events",
+    ),
+    counter(
+        "projection_unstorable_total",
+        &[],
+        "Total events whose payload PostgreSQL could not keep as jsonb",
+    ),
+    // The process.
+    late(
+        "hub_info",
+        &[open("version"), open("service"), open("instance_id")],
+        "1; its labels are the version, SERVICE_NAME and the name that this instance has in the log of all of them",
+    ),
+    late(
+        "process_open_fds",
+        &[],
+        "Files and connections that the process has open",
+    ),
+    late("process_max_fds", &[], "How many it may have open"),
+    late(
+        "process_resident_memory_bytes",
+        &[],
+        "Memory of the process that is in use",
+    ),
+];
