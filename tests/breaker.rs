@@ -15,6 +15,7 @@ use crate::harness::{
     backend::Answer,
     hub::{Hub, Settings},
     ids,
+    log::payload,
     proxy::Proxy,
     wait::{PATIENCE, eventually},
 };
@@ -339,4 +340,33 @@ async fn what_fails_in_a_drain_opens_nobodys_breaker() {
     world.log.wait_for(EventType::OrderForwarded, 2).await;
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(8)).await;
+}
+
+/// An order that was parked before the breaker opened is a trial in one half-open window after the other. Those trials count
+/// for nothing: when the backend is back, the order waits for its first delay, not for the next ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trial_costs_a_parked_order_no_attempt() {
+    /// Four quick attempts, and the retry that opens the breaker.
+    const COUNTED: u64 = 5;
+    const TRIALS: usize = 3;
+    let world = World::new().await;
+    let settings = settings(&world, Duration::from_millis(200)).set("RETRY_DELAYS", "1s,1s,1h");
+    let hub = start(&settings).await;
+    works(&hub).await;
+    world.backend.by_rule(Some(Box::new(|_, _| Answer::status(503))));
+    world.post_orders(&hub, ids("trial", 1)).await;
+    let trials = eventually("three trials of the parked order fail", PATIENCE, async || {
+        let events = world.log.events().await;
+        let failed = events
+            .iter()
+            .filter(|event| event.envelope.event_type == EventType::OrderForwardFailed);
+        let attempts: Vec<_> = failed.map(|event| payload(event)["attempt"].as_u64()).collect();
+        let trials = attempts.iter().filter(|attempt| **attempt == Some(COUNTED)).count();
+        if trials > TRIALS { Ok(trials - 1) } else { Err(attempts) }
+    })
+    .await;
+    world.backend.by_rule(None);
+    let forwarded = world.log.wait_for(EventType::OrderForwarded, 1).await;
+    assert_eq!(payload(&forwarded[0])["attempts"], COUNTED + 1, "after {trials} trials");
+    world.at_end(Ends::forwarded(1)).await;
 }

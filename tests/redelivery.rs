@@ -192,5 +192,5 @@ async fn much_was_held_by_those_that_died() {
     }
     world.backend.release();
     world.hand_out_again().await;
-    world.at_end(Ends::forwarded(orders.len())).await;
+    world.at_end_within(4 * PATIENCE, Ends::forwarded(orders.len())).await;
 }

@@ -112,7 +112,8 @@ pub struct Rejected {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ForwardFailed {
-    /// Which request failed, from 1.
+    /// Which request failed, from 1. A trial of a half-open breaker that comes after a counted retry does not count: it has
+    /// the number of the request before it.
     pub attempt: u32,
     /// How many of the retries that count (`RETRY_MAX_ATTEMPTS`) are used up; the quick ones before them do not count.
     #[serde(default)]

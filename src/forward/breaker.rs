@@ -76,6 +76,14 @@ pub struct Permit {
     begun: Instant,
     /// The state in which it began, by its number.
     turn: u64,
+    is_trial: bool,
+}
+
+impl Permit {
+    /// Whether the request finds out if the backend is back: the breaker is half-open.
+    pub const fn is_trial(&self) -> bool {
+        self.is_trial
+    }
 }
 
 /// The state as one instance tells it to another. It holds the time that is left, not a time of day, so that no two
@@ -278,7 +286,12 @@ impl Breaker {
                 Inner::HalfOpen { .. } => false,
             };
         let turn = self.turn;
-        permitted.then_some(Permit { begun: now, turn })
+        let is_trial = self.settings.enabled && matches!(self.inner, Inner::HalfOpen { .. });
+        permitted.then_some(Permit {
+            begun: now,
+            turn,
+            is_trial,
+        })
     }
 
     /// Notes how a permitted request ended.

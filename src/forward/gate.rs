@@ -288,6 +288,11 @@ pub struct Pass {
 }
 
 impl Pass {
+    /// Whether the request is a trial of a half-open breaker.
+    pub const fn is_trial(&self) -> bool {
+        self.permit.is_trial()
+    }
+
     /// Notes how the request ended.
     pub fn record(mut self, outcome: Outcome) {
         self.outcome = outcome;

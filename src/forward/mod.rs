@@ -138,14 +138,18 @@ impl Forward {
         event: &Recorded,
         request: u32,
         error: ErrorReport,
-        after: Option<Duration>,
+        next: Option<Next>,
         for_creation: bool,
     ) -> Result<Vec<NewEvent>, Failure> {
-        let next = match self.schedule.next(request, after, event.run_id()) {
-            Some(next) if !for_creation || Schedule::retries(request) < UNKNOWN_ORDER_RETRIES => next,
-            _ => return Ok(vec![dead_letter(event, request, error)]),
+        let Some(next) = next else {
+            return Ok(vec![dead_letter(event, request, error)]);
         };
+        // One that does not count is known by its time: the next one has the same number.
         let now = Utc::now();
+        let (attempt, label) = match next {
+            Next::ParkUncounted(_) => (request - 1, format!("trial_failed/{}", now.timestamp_micros())),
+            Next::Quick(_) | Next::Park(_) => (request, format!("forward_failed/{request}")),
+        };
         let next = self.until_expiry(event, next, now);
         tracing::warn!(
             provider = &*event.envelope.provider,
@@ -158,14 +162,13 @@ impl Forward {
             "order not forwarded, trying again"
         );
         let payload = ForwardFailed {
-            attempt: request,
-            retries: Schedule::retries(request),
+            attempt,
+            retries: Schedule::retries(attempt),
             max_attempts: self.schedule.max_retries,
             error,
             next_attempt_at: now + TimeDelta::from_std(next.pause()).unwrap_or_default(),
             waits_for_order: for_creation,
         };
-        let label = format!("forward_failed/{request}");
         let envelope = event.follow(&label, EventType::OrderForwardFailed, now);
         Err(Failure::Retry {
             next,
@@ -179,6 +182,7 @@ impl Forward {
         let left = self.expires(event).map(|at| (at - now).to_std().unwrap_or_default());
         match (next, left) {
             (Next::Park(pause), Some(left)) if left < pause => Next::Park(left),
+            (Next::ParkUncounted(pause), Some(left)) if left < pause => Next::ParkUncounted(left),
             (next, _) => next,
         }
     }
@@ -248,7 +252,7 @@ impl Stage for Forward {
                 pause: LEAST_PAUSE,
             });
         };
-        let asked = Instant::now();
+        let (asked, is_trial) = (Instant::now(), pass.is_trial());
         let verdict = self.client.forward(&event.envelope, posting).await;
         metrics::histogram!("backend_request_duration_seconds").record(asked.elapsed());
         metrics::counter!("backend_requests_total", "outcome" => verdict.label()).increment(1);
@@ -268,8 +272,19 @@ impl Stage for Forward {
                 }
                 _ => Ok(vec![dead_letter(event, request, error)]),
             },
-            Verdict::UnknownOrder(error) => self.failed(event, request, error, None, true),
-            Verdict::Temporary { error, after } => self.failed(event, request, error, after, false),
+            Verdict::UnknownOrder(error) => {
+                let next = self.schedule.next(request, None, event.run_id());
+                let next = next.filter(|_| Schedule::retries(request) < UNKNOWN_ORDER_RETRIES);
+                self.failed(event, request, error, next, true)
+            }
+            Verdict::Temporary { error, after } => {
+                let next = if is_trial {
+                    self.schedule.next_after_trial(request, after, event.run_id())
+                } else {
+                    self.schedule.next(request, after, event.run_id())
+                };
+                self.failed(event, request, error, next, false)
+            }
             Verdict::Misconfigured(error) => Err(Failure::Hold {
                 cause: error.message,
                 pause: self.gate.alone(),

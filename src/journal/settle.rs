@@ -43,8 +43,9 @@ pub enum Settlement {
     Done(Vec<NewEvent>),
     /// Try again after this long, and hold it meanwhile; later events of the same order wait, and nothing else does.
     Again(Vec<NewEvent>, Duration),
-    /// Park it until then; later events of the same order wait behind it.
-    Park(Vec<NewEvent>, Parking),
+    /// Park it until then; later events of the same order wait behind it. The number says how many attempts this was: none
+    /// for a trial of a half-open breaker.
+    Park(Vec<NewEvent>, Parking, u32),
     /// As [`Self::Again`], with nothing tried.
     Pause(Duration),
     /// As [`Self::Park`], with nothing tried.
@@ -69,13 +70,15 @@ pub enum Next {
     Quick(Duration),
     /// Later, in its lane.
     Park(Duration),
+    /// Later, in its lane, and the attempt does not count: it was a trial of a half-open breaker.
+    ParkUncounted(Duration),
 }
 
 impl Next {
     /// How long until then.
     pub const fn pause(self) -> Duration {
         match self {
-            Self::Quick(pause) | Self::Park(pause) => pause,
+            Self::Quick(pause) | Self::Park(pause) | Self::ParkUncounted(pause) => pause,
         }
     }
 }
@@ -123,14 +126,27 @@ impl Schedule {
         if retries >= self.max_retries {
             return None;
         }
+        Some(Next::Park(self.pause(retries, asked_for, requests, event)))
+    }
+
+    /// When to try again after a request that was a trial of a half-open breaker. One that was parked before waits as long as
+    /// it did then, uncounted: what the backend's absence costs must not depend on which orders found out that it lasts. It
+    /// is parked all the same, so that an order which is itself the reason for the failure does not take every trial.
+    pub fn next_after_trial(&self, requests: u32, asked_for: Option<Duration>, event: EventId) -> Option<Next> {
+        match Self::retries(requests) {
+            0 => self.next(requests, asked_for, event),
+            retries => {
+                let asked_for = asked_for.unwrap_or_default().min(MAX_ASKED_FOR);
+                Some(Next::ParkUncounted(self.pause(retries - 1, asked_for, requests, event)))
+            }
+        }
+    }
+
+    fn pause(&self, retries: u32, asked_for: Duration, requests: u32, event: EventId) -> Duration {
         let last = self.delays.len().saturating_sub(1);
-        let delay = self
-            .delays
-            .get((retries as usize).min(last))
-            .copied()
-            .unwrap_or_default();
-        let delay = delay.max(asked_for);
-        Some(Next::Park(delay + jitter(delay, requests, event)))
+        let delay = self.delays.get((retries as usize).min(last)).copied();
+        let delay = delay.unwrap_or_default().max(asked_for);
+        delay + jitter(delay, requests, event)
     }
 }
 
@@ -152,7 +168,8 @@ pub fn settle(result: Result<Vec<NewEvent>, Failure>, now: DateTime<Utc>, crowde
             for_creation,
         }) => match next {
             Next::Quick(pause) if !crowded && !for_creation => Settlement::Again(record, pause.max(LEAST_PAUSE)),
-            Next::Quick(pause) | Next::Park(pause) => Settlement::Park(record, parking(pause, now, for_creation)),
+            Next::Quick(pause) | Next::Park(pause) => Settlement::Park(record, parking(pause, now, for_creation), 1),
+            Next::ParkUncounted(pause) => Settlement::Park(record, parking(pause, now, for_creation), 0),
         },
         Err(Failure::Later { after, for_creation }) => {
             if after <= MAX_QUICK && !crowded && !for_creation {
@@ -239,10 +256,12 @@ mod tests {
         assert!(matches!(settle(Err(quick(false)), now, false), Settlement::Again(_, pause) if pause.as_secs() == 2));
         let in_two_seconds = now + TimeDelta::seconds(2);
         assert!(
-            matches!(settle(Err(quick(false)), now, true), Settlement::Park(_, parking) if parking.until == in_two_seconds)
+            matches!(settle(Err(quick(false)), now, true), Settlement::Park(_, parking, 1) if parking.until == in_two_seconds)
         );
         // Held in memory it would bar the way of the event that it waits for.
-        assert!(matches!(settle(Err(quick(true)), now, false), Settlement::Park(_, parking) if parking.for_creation));
+        assert!(
+            matches!(settle(Err(quick(true)), now, false), Settlement::Park(_, parking, 1) if parking.for_creation)
+        );
     }
 
     #[test]
@@ -262,6 +281,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_trial_costs_no_attempt_and_lengthens_no_pause() {
+        let after_trial = |requests| schedule().next_after_trial(requests, None, id(0));
+        assert_eq!(after_trial(1), Some(Next::Quick(Duration::from_secs(1))));
+        assert_eq!(after_trial(4), Some(Next::Park(MINUTE)));
+        assert_eq!(after_trial(5), Some(Next::ParkUncounted(MINUTE)));
+        assert_eq!(after_trial(6), Some(Next::ParkUncounted(5 * MINUTE)));
+        // The last request that counts is not the last one where it was a trial.
+        assert_eq!(after_trial(8), Some(Next::ParkUncounted(15 * MINUTE)));
+        let asked_for = Some(20 * MINUTE);
+        assert_eq!(
+            schedule().next_after_trial(5, asked_for, id(0)),
+            Some(Next::ParkUncounted(20 * MINUTE))
+        );
+    }
+
     proptest! {
         #[test]
         fn pauses_are_only_ever_lengthened_and_only_by_a_tenth(requests in 0u32..12, asked in 0u64..100_000, number: u128) {
@@ -278,20 +313,21 @@ mod tests {
         /// Each way to fail, with each pause that a stage may ask for: none is tried again at once.
         #[test]
         fn no_failure_is_tried_again_without_a_pause(
-            which in 0usize..4, millis in 0u64..20_000, for_creation: bool, crowded: bool,
+            which in 0usize..5, millis in 0u64..20_000, for_creation: bool, crowded: bool,
         ) {
             let (now, pause) = (Utc::now(), Duration::from_millis(millis));
             let retry = |next| Failure::Retry { next, record: Vec::new(), for_creation };
             let failure = match which {
                 0 => retry(Next::Quick(pause)),
                 1 => retry(Next::Park(pause)),
+                4 => retry(Next::ParkUncounted(pause)),
                 2 => Failure::Later { after: pause, for_creation },
                 _ => Failure::Hold { cause: String::new(), pause },
             };
             let waits = match settle(Err(failure), now, crowded) {
                 Settlement::Done(_) => unreachable!("a failure"),
                 Settlement::Again(_, pause) | Settlement::Pause(pause) | Settlement::Hold(pause) => pause,
-                Settlement::Park(_, parking) | Settlement::Defer(parking) => (parking.until - now).to_std().unwrap(),
+                Settlement::Park(_, parking, _) | Settlement::Defer(parking) => (parking.until - now).to_std().unwrap(),
             };
             prop_assert_eq!(waits, pause.max(LEAST_PAUSE));
         }

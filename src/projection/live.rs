@@ -170,7 +170,7 @@ impl Live {
     /// Whether this instance may try to become the writer.
     async fn may_write(&mut self) -> anyhow::Result<bool> {
         let pooled = self.database.connect().await?;
-        let (position, is_held) = writer::look(&pooled).await?.unwrap_or((0, false));
+        let (position, is_held) = writer::look(&pooled, &self.holder).await?.unwrap_or((0, false));
         if let Some((newer, since)) = &self.aside {
             if position >= newer.sequence {
                 self.aside = None;

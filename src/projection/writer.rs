@@ -40,13 +40,13 @@ impl Holder {
 #[error("another instance writes the tables")]
 pub struct Replaced;
 
-/// How far the tables are, and whether somebody writes them; none where nobody ever did.
+/// How far the tables are, and whether another instance writes them; none where no instance ever did.
 ///
 /// # Errors
 /// Where PostgreSQL is away or the schema is missing.
-pub async fn look(connection: &Connection) -> anyhow::Result<Option<(u64, bool)>> {
+pub async fn look(connection: &Connection, holder: &Holder) -> anyhow::Result<Option<(u64, bool)>> {
     let statement = connection.prepare_cached(query::READ_CURSOR).await?;
-    let row = connection.query_opt(&statement, &[&CURSOR]).await?;
+    let row = connection.query_opt(&statement, &[&CURSOR, &holder.0]).await?;
     row.map(|row| Ok((u64::try_from(row.try_get::<_, i64>(0)?)?, row.try_get(1)?)))
         .transpose()
 }

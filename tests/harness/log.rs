@@ -72,15 +72,33 @@ impl Log {
         self.0.lock().await.unreadable.clone()
     }
 
+    /// Waits until `judge` accepts the events so far. It is asked once for each state of the log, not at each look.
+    async fn until<T>(
+        &self,
+        what: &str,
+        patience: Duration,
+        mut judge: impl FnMut(Vec<Arc<Recorded>>) -> Result<T, String>,
+    ) -> T {
+        let mut judged = None;
+        let mut said = String::new();
+        eventually(what, patience, async || {
+            let events = self.try_events().await.map_err(|error| format!("{error:#}"))?;
+            if judged.replace(events.len()) != Some(events.len()) {
+                match judge(events) {
+                    Ok(found) => return Ok(found),
+                    Err(reason) => said = reason,
+                }
+            }
+            Err(said.clone())
+        })
+        .await
+    }
+
     /// Waits for so many events of a type, and returns them.
     pub(crate) async fn wait_for(&self, event_type: EventType, count: usize) -> Vec<Arc<Recorded>> {
-        eventually(&format!("{count} of {event_type}"), PATIENCE, async || {
-            let events = self.try_events().await.map_err(|error| format!("{error:#}"))?;
-            let found: Vec<_> = events
-                .iter()
-                .filter(|event| event.envelope.event_type == event_type)
-                .cloned()
-                .collect();
+        let is_wanted = |event: &&Arc<Recorded>| event.envelope.event_type == event_type;
+        self.until(&format!("{count} of {event_type}"), PATIENCE, |events| {
+            let found: Vec<_> = events.iter().filter(is_wanted).cloned().collect();
             if found.len() >= count {
                 Ok(found)
             } else {
@@ -104,13 +122,10 @@ impl Log {
 
     /// The same, with other patience.
     pub(crate) async fn settled_within(&self, patience: Duration) -> Vec<Arc<Recorded>> {
-        eventually("every accepted webhook has ended", patience, async || {
-            let events = self.try_events().await.map_err(|error| format!("{error:#}"))?;
-            let open = open(&events);
-            if open == 0 {
-                Ok(events)
-            } else {
-                Err(format!("{open} have not: {}", summary(&events)))
+        self.until("every accepted webhook has ended", patience, |events| {
+            match open(&events) {
+                0 => Ok(events),
+                open => Err(format!("{open} have not: {}", summary(&events))),
             }
         })
         .await

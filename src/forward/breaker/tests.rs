@@ -278,7 +278,7 @@ proptest! {
         let mut ends: Vec<(Instant, Permit, bool)> = requests.into_iter().map(|(after, takes, kind)| {
             begins += Duration::from_millis(after);
             // All of them begin in the first state.
-            let permit = Permit { begun: begins, turn: 0 };
+            let permit = Permit { begun: begins, turn: 0, is_trial: false };
             (begins + Duration::from_millis(takes), permit, kind >= failing)
         }).collect();
         ends.sort_by_key(|(at, ..)| *at);

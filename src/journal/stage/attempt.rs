@@ -347,12 +347,12 @@ impl<S: Stage> Worker<S> {
                         () = tokio::time::sleep(pause) => {}
                     }
                 }
-                Settlement::Park(events, parking) => {
+                Settlement::Park(events, parking, attempts) => {
                     if !self.record(&ground.tenure, about, events).await {
                         return Ok(Attempted::Stopped);
                     }
                     crash_stage_at(S::NAME, "after_attempt");
-                    return Ok(Attempted::Parked(requests + 1, parking));
+                    return Ok(Attempted::Parked(requests + attempts, parking));
                 }
                 Settlement::Pause(pause) | Settlement::Hold(pause) => tokio::select! {
                     () = ground.halt.cancelled() => return Ok(Attempted::Stopped),
