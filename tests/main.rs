@@ -17,6 +17,7 @@ mod limits;
 mod attacks;
 mod secrets;
 mod permissions;
+mod accounts;
 mod at_rest;
 mod tls;
 mod sanitising;

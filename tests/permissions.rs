@@ -25,8 +25,8 @@ const OF_STREAMS: [&str; 19] = [
     "$JS.API.STREAM.PEER.REMOVE.S",
     "$JS.API.STREAM.PEER.EVACUATE.S",
     "$JS.API.STREAM.CANCEL_MOVE.S",
-    "$JS.API.ACCOUNT.STREAM.MOVE.$G.S",
-    "$JS.API.ACCOUNT.STREAM.CANCEL_MOVE.$G.S",
+    "$JS.API.ACCOUNT.STREAM.MOVE.HUB.S",
+    "$JS.API.ACCOUNT.STREAM.CANCEL_MOVE.HUB.S",
     "$JS.API.CONSUMER.CREATE.S",
     "$JS.API.CONSUMER.CREATE.S.other",
     "$JS.API.CONSUMER.CREATE.S.other.x.>",
@@ -48,7 +48,7 @@ const OF_CONSUMERS: [&str; 10] = [
     "$JS.API.CONSUMER.PEER.EVACUATE.S.C",
 ];
 /// Requests about everything, and what only servers or others say.
-const OF_ALL: [&str; 24] = [
+const OF_ALL: [&str; 25] = [
     "$JS.API.STREAM.NAMES",
     "$JS.API.STREAM.LIST",
     "$JS.API.STREAM.INFO.OTHER",
@@ -57,7 +57,7 @@ const OF_ALL: [&str; 24] = [
     "$JS.API.DIRECT.GET.OTHER",
     "$JS.API.CONSUMER.INFO.OTHER.forward",
     "$JS.API.CONSUMER.MSG.NEXT.OTHER.forward",
-    "$JS.API.ACCOUNT.PURGE.$G",
+    "$JS.API.ACCOUNT.PURGE.HUB",
     "$JS.API.META.LEADER.STEPDOWN",
     "$JS.API.META.RESCUE",
     "$JS.API.SERVER.REMOVE",
@@ -65,9 +65,10 @@ const OF_ALL: [&str; 24] = [
     "$JS.ACK.OTHER.forward.1.1.1.1.1",
     "$JS.FC.EVENTS.forward.x",
     "$JS.SNAPSHOT.ACK.EVENTS.x",
+    "$JS.SNAPSHOT.RESTORE.EVENTS.x",
     "$JS.EVENT.ADVISORY.STREAM.DELETED.EVENTS",
     "$SYS.REQ.SERVER.PING",
-    "$SYS.REQ.ACCOUNT.$G.JSZ",
+    "$SYS.REQ.ACCOUNT.HUB.JSZ",
     "$SYS.DEBUG.SUBSCRIBERS",
     "$KV.other.key",
     "_INBOX.other",
@@ -283,6 +284,23 @@ async fn who_provisions_writes_no_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_backs_up_changes_nothing() {
+    let world = at_rest().await;
+    let provision = world.nats.provision().await;
+    let before = everything(&provision).await;
+    let mut user = Tried::by(&world.nats, "backup").await;
+    let backup = ["$JS.API.STREAM.SNAPSHOT.EVENTS", "$JS.SNAPSHOT.ACK.EVENTS.x"];
+    let others = administration()
+        .into_iter()
+        .filter(|subject| !backup.contains(&subject.as_str()));
+    user.cannot_publish(&others.collect::<Vec<_>>()).await;
+    user.cannot_publish(&WRITING.map(str::to_owned)).await;
+    user.cannot_hear(&LISTENING).await;
+    user.can_hear(&["_INBOX_backup.>"]).await;
+    assert_eq!(everything(&provision).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_subscribes_only_listens() {
     let world = at_rest().await;
     let provision = world.nats.provision().await;
@@ -325,4 +343,113 @@ async fn nobody_comes_in_without_a_name() {
         );
     }
     nats.connect("hub").await.flush().await.unwrap();
+}
+
+/// The users in the order of the columns of SECURITY's table of rights.
+const USERS: [&str; 4] = ["provision", "backup", "hub", "subscriber"];
+
+/// A line of SECURITY's table of rights.
+struct Right {
+    listens: bool,
+    subjects: Vec<String>,
+    /// Who has it, by [`USERS`].
+    has: [bool; 4],
+}
+
+/// The texts between `mark`s.
+fn between(text: &str, mark: char) -> Vec<String> {
+    text.split(mark).skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn table_of_rights() -> Vec<Right> {
+    let security = include_str!("../SECURITY.md");
+    let (_, table) = security
+        .split_once("| right | subjects | provision | backup | hub | subscriber |")
+        .unwrap();
+    let lines = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let right = |line: &str| {
+        let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
+        assert_eq!(cells.len(), 6, "{line}");
+        assert!(
+            cells[0].starts_with("publish") || cells[0].starts_with("listen"),
+            "{line}"
+        );
+        let has = |column: usize| match cells[column] {
+            "yes" => true,
+            "no" => false,
+            other => panic!("{other} in {line}"),
+        };
+        Right {
+            listens: cells[0].starts_with("listen"),
+            subjects: between(cells[1], '`'),
+            has: [has(2), has(3), has(4), has(5)],
+        }
+    };
+    lines.map(right).collect()
+}
+
+/// What `nats.conf` allows these users: the user, whether it is to listen, the subject.
+fn rights_of_the_server() -> Vec<(String, bool, String)> {
+    let config = include_str!("../nats.conf");
+    let (mut user, mut listens, mut rights) = (String::new(), false, Vec::new());
+    for line in config.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        let line = line.trim();
+        if let Some(name) = line.strip_prefix("user: ") {
+            user = name.to_owned();
+        }
+        listens = !line.starts_with("publish:") && (listens || line.starts_with("subscribe:"));
+        if USERS.contains(&user.as_str()) && !line.contains("deny") {
+            rights.extend(
+                between(line, '"')
+                    .into_iter()
+                    .map(|subject| (user.clone(), listens, subject)),
+            );
+        }
+        if line == "}" && listens {
+            user.clear();
+        }
+    }
+    rights
+}
+
+/// SECURITY's table names every right that the server gives, and the server gives what the table says, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_of_rights_is_true() {
+    let table = table_of_rights();
+    assert!(table.len() > 10);
+    for (user, listens, subject) in rights_of_the_server() {
+        let column = USERS.iter().position(|one| *one == user).unwrap();
+        let in_table = table
+            .iter()
+            .any(|right| right.listens == listens && right.has[column] && right.subjects.contains(&subject));
+        assert!(
+            in_table,
+            "nats.conf lets {user} use {subject} (listening: {listens}); SECURITY.md does not say so"
+        );
+    }
+    // Without streams: nothing that is asked for has an effect.
+    let nats = Nats::start().await;
+    for (column, user) in USERS.iter().enumerate() {
+        let mut tried = Tried::by(&nats, user).await;
+        for right in &table {
+            for subject in &right.subjects {
+                let _subscription = if right.listens {
+                    Some(tried.client.subscribe(subject.clone()).await.unwrap())
+                } else {
+                    let one = subject.replace('*', "x").replace('>', "x.x");
+                    tried.client.publish(one.clone(), "{}".into()).await.unwrap();
+                    None
+                };
+                match (right.has[column], right.listens) {
+                    // What is refused next is the first thing that is refused.
+                    (true, _) => tried.cannot_publish(&["$JS.FENCE".to_owned()]).await,
+                    (false, true) => tried.refused("subscription to", subject).await,
+                    (false, false) => {
+                        let one = subject.replace('*', "x").replace('>', "x.x");
+                        tried.refused("publish to", &one).await;
+                    }
+                }
+            }
+        }
+    }
 }

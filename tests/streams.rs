@@ -134,11 +134,11 @@ async fn a_user_without_the_right_is_told_which() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_that_may_look_up_only_some_streams_is_told_which_it_may_not() {
-    const ALL: &str = r#"publish: ["$JS.API.>"]"#;
+    const ALL: &str = r#"publish: ["$JS.API.>","#;
     let some = |config: &str| {
         let some = config.replace(
             ALL,
-            r#"publish: ["$JS.API.STREAM.INFO.EVENTS", "$JS.API.STREAM.CREATE.EVENTS"]"#,
+            r#"publish: ["$JS.API.STREAM.INFO.EVENTS", "$JS.API.STREAM.CREATE.EVENTS","#,
         );
         assert_ne!(some, config);
         some

@@ -255,6 +255,7 @@ impl Nats {
     pub(crate) fn password(&self, user: &str) -> &str {
         match user {
             "provision" => &self.passwords.provision,
+            "backup" => &self.passwords.backup,
             "hub" => &self.passwords.hub,
             "subscriber" => &self.passwords.subscriber,
             other => panic!("nats.conf has no user {other}"),

@@ -100,6 +100,7 @@ async fn start(
         ..PostgresOptions::default()
     };
     let (nats_dir, postgres_dir) = (dir.join("nats"), dir.join("postgres"));
+    give_log_to_account(&nats_dir).context("cannot move the log of an earlier version")?;
     let (nats, postgres) = tokio::try_join!(
         NatsServer::start(programs, &config_file, &nats_dir, &passwords),
         Postgres::start(programs, &postgres_dir, options),
@@ -115,6 +116,16 @@ async fn start(
     dev.prepare().await?;
     dev.write_variables()?;
     Ok(dev)
+}
+
+/// The log of earlier versions, whose `nats.conf` had no accounts, belongs to the server's global account. Now it is `HUB`'s.
+fn give_log_to_account(nats: &Path) -> std::io::Result<()> {
+    let store = nats.join("jetstream");
+    let (global, hub) = (store.join("$G"), store.join("HUB"));
+    if hub.exists() || !global.exists() {
+        return Ok(());
+    }
+    std::fs::rename(global, hub)
 }
 
 impl Dev {

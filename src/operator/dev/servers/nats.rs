@@ -32,6 +32,8 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct NatsPasswords {
     /// Of user `provision`, who makes streams and consumers.
     pub provision: String,
+    /// Of user `backup`, who reads the whole log.
+    pub backup: String,
     /// Of user `hub`, who runs the service.
     pub hub: String,
     /// Of user `subscriber`, who only listens.
@@ -44,6 +46,7 @@ impl NatsPasswords {
         let password = || Uuid::new_v4().simple().to_string();
         Self {
             provision: password(),
+            backup: password(),
             hub: password(),
             subscriber: password(),
         }
@@ -111,6 +114,7 @@ impl NatsServer {
             env: vec![
                 ("NATS_STORE_DIR", quoted(folder)),
                 ("NATS_PROVISION_PASSWORD", quoted(&passwords.provision)),
+                ("NATS_BACKUP_PASSWORD", quoted(&passwords.backup)),
                 ("NATS_HUB_PASSWORD", quoted(&passwords.hub)),
                 ("NATS_SUBSCRIBER_PASSWORD", quoted(&passwords.subscriber)),
             ],
