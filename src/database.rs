@@ -13,10 +13,13 @@ use tokio::{sync::OnceCell, task::JoinHandle};
 use tokio_postgres::Client;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use self::names::{Names, identifier};
 use crate::{config, fault_injection, tls};
 
+pub mod names;
 pub mod connection;
 pub mod pooler;
+pub mod rights;
 
 pub use connection::{Connection, Error, Transaction, describe};
 
@@ -125,6 +128,8 @@ struct Server {
     tls: MakeRustlsConnect,
     /// The statements that every session begins with.
     session: String,
+    /// Where the platform's tables are.
+    names: Arc<Names>,
     /// Set when it is known that each session has a backend of its own.
     gives_sessions: OnceCell<()>,
 }
@@ -138,7 +143,8 @@ impl Database {
         let server = Arc::new(Server {
             postgres: settings.postgres.clone(),
             tls: MakeRustlsConnect::new(tls::client(&settings.tls)?),
-            session: session(settings.schema.as_deref()),
+            session: session(&settings.schema),
+            names: Arc::new(Names::new(&settings.schema)),
             gives_sessions: OnceCell::new(),
         });
         let manager = ManagerConfig {
@@ -171,7 +177,8 @@ impl Database {
                 PoolError::Backend(error) => anyhow::anyhow!("PostgreSQL: {}", describe(&error)),
                 other => anyhow::anyhow!("PostgreSQL: {other}"),
             })?;
-            anyhow::Ok(Connection::pooled(pooled, self.server.tls.clone()))
+            let (tls, names) = (self.server.tls.clone(), Arc::clone(&self.server.names));
+            anyhow::Ok(Connection::pooled(pooled, tls, names))
         };
         let connection = connection.await;
         metrics::gauge!("database_up").set(if connection.is_ok() { 1.0 } else { 0.0 });
@@ -191,22 +198,21 @@ impl Database {
         Ok(Connection::own(
             ClientWrapper::new(client, task),
             self.server.tls.clone(),
+            Arc::clone(&self.server.names),
         ))
     }
 }
 
 /// The settings of every session. Set by statements, for a pooler refuses what it does not know among the parameters of a
-/// connection.
-fn session(schema: Option<&str>) -> String {
-    let mut session = format!(
-        "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET timezone = 'UTC'; {BY_KEY}; {NO_COMPILATION}",
+/// connection. `search_path` is for the platform's triggers alone, see [`names`].
+fn session(schema: &str) -> String {
+    format!(
+        "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET timezone = 'UTC'; {BY_KEY}; \
+         {NO_COMPILATION}; SET search_path = {}",
         statement_timeout().as_millis(),
         fault_injection::time("idle_in_transaction", IDLE_IN_TRANSACTION).as_millis(),
-    );
-    if let Some(schema) = schema {
-        session.push_str(&format!("; SET search_path = \"{}\"", schema.replace('"', "\"\"")));
-    }
-    session
+        identifier(schema),
+    )
 }
 
 /// See [`STATEMENT_TIMEOUT`].

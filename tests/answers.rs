@@ -270,3 +270,34 @@ async fn a_branch_that_is_not_found_holds_up_no_other() {
     world.post_orders(&hub, ids("after", 1)).await;
     world.at_end(Ends::forwarded(2).dead_lettered(4)).await;
 }
+
+/// A new order whose id at the backend is not known touches no row: the number may have been another order's before.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_without_an_id_leaves_older_orders_of_its_number_alone() {
+    let world = World::new().await;
+    let older = "INSERT INTO provider_order_logs (id, order_id, provider_id, branch_id, company_id, external_order_id, provider_status,
+                     mapped_status, captain_name, created_at, updated_at)
+                 VALUES ('older', 'order-of-last-year', 'provider-careem', 'branch-uuid', 'company-uuid', 'CR-reused', 'READY',
+                     'ready_for_pickup', 'Omar', '2024-10-01', '2024-10-02')";
+    world.database.run(older).await.unwrap();
+    let query = "SELECT * FROM provider_order_logs";
+    let before = world.database.rows(query).await.unwrap();
+    world.backend.next_for("CR-reused", [Answer::BreakOff]);
+    let hub = world.hub().await;
+    world
+        .post_orders(&hub, ["CR-reused".to_owned(), "CR-behind".to_owned()])
+        .await;
+    eventually("both webhooks are in the tables", PATIENCE, async || {
+        let query = "SELECT id FROM webhook_logs WHERE status = 'completed'";
+        let rows = world.database.rows(query).await.map_err(|error| error.to_string())?;
+        if rows.len() == 2 {
+            Ok(())
+        } else {
+            Err(format!("{rows:?}"))
+        }
+    })
+    .await;
+    let mut after = world.database.rows(query).await.unwrap();
+    after.retain(|row| row["external_order_id"] == "CR-reused");
+    assert_eq!(after, before);
+}

@@ -32,6 +32,8 @@ mod database_down;
 mod batches;
 mod database_frozen;
 mod migrations;
+mod schemas;
+mod rights;
 mod pooler;
 mod skipped;
 mod branches;

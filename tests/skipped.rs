@@ -169,3 +169,34 @@ async fn an_event_that_no_version_knows() {
     assert_eq!(world.skipped(1).await[0]["event_type"], "order.eaten");
     world.at_end(Ends::forwarded(3)).await;
 }
+
+/// A trigger of the platform refuses a row, in its own words or by a code that it made up: the others are written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_of_the_platform_refuses_a_row() {
+    let world = World::new().await;
+    let trigger = "
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.external_order_id = 'CR-refused-1' THEN RAISE EXCEPTION 'not this one'; END IF;
+            IF NEW.external_order_id = 'CR-refused-2' THEN RAISE EXCEPTION 'nor this' USING ERRCODE = 'U0042'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON webhook_logs FOR EACH ROW EXECUTE FUNCTION refuse();";
+    world.database.run(trigger).await.unwrap();
+    let settings = world.settings_on_fixed_port();
+    let hub = Hub::start(&settings).await;
+    world.post_orders(&hub, ids("refused", 4)).await;
+    world.log.settled().await;
+    world.completed(2).await;
+    let noted = world.skipped(2).await;
+    for (noted, code) in noted.iter().zip(["P0001", "U0042"]) {
+        assert_eq!(noted["event_type"], "webhook.received");
+        let reason = noted["reason"].as_str().unwrap();
+        assert!(reason.contains(code), "{reason}");
+    }
+    assert!(hub.terminate().await.0.success());
+    world.database.run("DROP TRIGGER refuse ON webhook_logs").await.unwrap();
+    let _hub = Hub::start(&settings).await;
+    world.skipped(0).await;
+    let rows = world.database.rows("SELECT id FROM webhook_logs").await.unwrap();
+    assert_eq!(rows.len(), 4);
+}

@@ -2,16 +2,16 @@
 -- The shape is the platform's: ids are text, times timestamp(3) in UTC, JSON jsonb.
 
 DO $$ BEGIN
-    CREATE TYPE "WebhookStatus" AS ENUM ('received', 'pending', 'processing', 'completed', 'failed', 'retrying', 'ignored');
+    CREATE TYPE {platform}."WebhookStatus" AS ENUM ('received', 'pending', 'processing', 'completed', 'failed', 'retrying', 'ignored');
 EXCEPTION WHEN duplicate_object THEN NULL;
 END $$;
 
 DO $$ BEGIN
-    CREATE TYPE order_status AS ENUM ('pending', 'confirmed', 'preparing', 'ready_for_pickup', 'out_for_delivery', 'delivered', 'cancelled', 'refunded');
+    CREATE TYPE {platform}.order_status AS ENUM ('pending', 'confirmed', 'preparing', 'ready_for_pickup', 'out_for_delivery', 'delivered', 'cancelled', 'refunded');
 EXCEPTION WHEN duplicate_object THEN NULL;
 END $$;
 
-CREATE TABLE IF NOT EXISTS delivery_providers (
+CREATE TABLE IF NOT EXISTS {platform}.delivery_providers (
     id text PRIMARY KEY,
     code text NOT NULL UNIQUE,
     name text NOT NULL,
@@ -23,10 +23,10 @@ CREATE TABLE IF NOT EXISTS delivery_providers (
     updated_at timestamp(3) NOT NULL DEFAULT (now() AT TIME ZONE 'UTC')
 );
 
-CREATE TABLE IF NOT EXISTS branch_delivery_configs (
+CREATE TABLE IF NOT EXISTS {platform}.branch_delivery_configs (
     id text PRIMARY KEY,
     branch_id text NOT NULL,
-    provider_id text NOT NULL REFERENCES delivery_providers (id),
+    provider_id text NOT NULL REFERENCES {platform}.delivery_providers (id),
     company_id text NOT NULL,
     merchant_id text,
     store_id text,
@@ -42,19 +42,19 @@ CREATE TABLE IF NOT EXISTS branch_delivery_configs (
     UNIQUE (branch_id, provider_id)
 );
 
-CREATE TABLE IF NOT EXISTS orders (
+CREATE TABLE IF NOT EXISTS {platform}.orders (
     id text PRIMARY KEY,
     order_number text NOT NULL UNIQUE,
     branch_id text NOT NULL,
     provider_order_id text,
-    status order_status NOT NULL DEFAULT 'pending',
+    status {platform}.order_status NOT NULL DEFAULT 'pending',
     created_at timestamp(3) NOT NULL DEFAULT (now() AT TIME ZONE 'UTC'),
     updated_at timestamp(3) NOT NULL DEFAULT (now() AT TIME ZONE 'UTC')
 );
 
-CREATE TABLE IF NOT EXISTS webhook_logs (
+CREATE TABLE IF NOT EXISTS {platform}.webhook_logs (
     id text PRIMARY KEY,
-    provider_id text NOT NULL REFERENCES delivery_providers (id),
+    provider_id text NOT NULL REFERENCES {platform}.delivery_providers (id),
     branch_id text,
     company_id text,
     webhook_type text NOT NULL,
@@ -66,7 +66,7 @@ CREATE TABLE IF NOT EXISTS webhook_logs (
     payload jsonb NOT NULL,
     signature text,
     ip_address text,
-    status "WebhookStatus" NOT NULL DEFAULT 'received',
+    status {platform}."WebhookStatus" NOT NULL DEFAULT 'received',
     processed_at timestamp(3),
     retry_count integer NOT NULL DEFAULT 0,
     max_retries integer NOT NULL DEFAULT 10,
@@ -79,12 +79,12 @@ CREATE TABLE IF NOT EXISTS webhook_logs (
     updated_at timestamp(3) NOT NULL DEFAULT (now() AT TIME ZONE 'UTC')
 );
 
-CREATE TABLE IF NOT EXISTS delivery_error_logs (
+CREATE TABLE IF NOT EXISTS {platform}.delivery_error_logs (
     id text PRIMARY KEY,
-    provider_id text NOT NULL REFERENCES delivery_providers (id),
+    provider_id text NOT NULL REFERENCES {platform}.delivery_providers (id),
     branch_id text,
     company_id text,
-    webhook_log_id text REFERENCES webhook_logs (id),
+    webhook_log_id text REFERENCES {platform}.webhook_logs (id),
     order_id text,
     error_type text NOT NULL,
     error_code text,
@@ -106,15 +106,15 @@ CREATE TABLE IF NOT EXISTS delivery_error_logs (
     updated_at timestamp(3) NOT NULL DEFAULT (now() AT TIME ZONE 'UTC')
 );
 
-CREATE TABLE IF NOT EXISTS provider_order_logs (
+CREATE TABLE IF NOT EXISTS {platform}.provider_order_logs (
     id text PRIMARY KEY,
     order_id text NOT NULL,
-    provider_id text NOT NULL REFERENCES delivery_providers (id),
+    provider_id text NOT NULL REFERENCES {platform}.delivery_providers (id),
     branch_id text NOT NULL,
     company_id text NOT NULL,
     external_order_id text NOT NULL,
     provider_status text NOT NULL,
-    mapped_status order_status,
+    mapped_status {platform}.order_status,
     delivery_type text,
     estimated_delivery timestamp(3),
     actual_delivery timestamp(3),

@@ -2,8 +2,8 @@
 -- kitchen can still be accepted or cancelled. Of several rows the active one, else the last in the order in which the branches are read.
 SELECT nullif(b.merchant_id, ''), nullif(b.store_id, ''), b.settings::text AS settings, nullif(p.api_base_url, '') AS api_base_url,
     b.is_active AND p.is_active AS is_active
-FROM branch_delivery_configs b
-JOIN delivery_providers p ON p.id = b.provider_id
+FROM {platform}.branch_delivery_configs b
+JOIN {platform}.delivery_providers p ON p.id = b.provider_id
 WHERE p.code = $1 AND b.branch_id = $2
 ORDER BY b.is_active DESC, b.id
 LIMIT 1

@@ -3,7 +3,7 @@
 SELECT p.code, b.branch_id, b.company_id, nullif(b.merchant_id, ''), nullif(b.store_id, ''),
     nullif(b.webhook_secret, '') AS webhook_secret, b.auto_accept_orders, b.settings::text AS settings,
     nullif(p.api_base_url, '') AS api_base_url, b.is_active AND p.is_active AS is_active
-FROM branch_delivery_configs b
-JOIN delivery_providers p ON p.id = b.provider_id
+FROM {platform}.branch_delivery_configs b
+JOIN {platform}.delivery_providers p ON p.id = b.provider_id
 ORDER BY b.is_active AND p.is_active DESC, p.code, b.id
 LIMIT $1

@@ -1,5 +1,5 @@
 -- Errors, one an event. The webhook is named only where it has a row: an unreadable one has none.
-INSERT INTO delivery_error_logs (
+INSERT INTO {platform}.delivery_error_logs (
     id, provider_id, branch_id, webhook_log_id, error_type, error_code, error_message, error_details, context,
     retry_count, next_retry_at, moved_to_dead_letter_at, occurred_at, created_at,
     is_resolved, resolved_at, resolved_by, resolution_notes, updated_at

@@ -1,2 +1,2 @@
 -- Every provider's id by its code.
-SELECT code, id FROM delivery_providers
+SELECT code, id FROM {platform}.delivery_providers

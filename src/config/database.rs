@@ -24,6 +24,12 @@ const POOL: Bounds<usize> = Bounds {
     why: "the tables, the branches and the look-ups each keep one busy, and a server has some hundred for all its clients",
 };
 
+/// Where PostgreSQL, and Prisma, put tables when nothing else is said.
+const DEFAULT_SCHEMA: &str = "public";
+/// PostgreSQL cuts longer names.
+const MAX_NAME_BYTES: usize = 63;
+const SCHEMA_EXPECTED: &str = "expected the name of a schema: at most 63 letters, digits, _ - . $";
+
 /// PostgreSQL.
 #[derive(Clone)]
 pub struct Database {
@@ -31,8 +37,8 @@ pub struct Database {
     pub postgres: tokio_postgres::Config,
     /// `DATABASE_POOL_SIZE`, else `connection_limit` of the URL. The writer of the tables has a connection beside it.
     pub pool_size: usize,
-    /// Where the platform's tables are, where that is not the server's default: `schema` of the URL.
-    pub schema: Option<String>,
+    /// Where the platform's tables are: `DATABASE_SCHEMA`, else `schema` of the URL, else `public`.
+    pub schema: String,
     /// Parameters of the URL that the hub knows and does nothing with.
     pub without_effect: Vec<String>,
     /// `DATABASE_TLS_*`; whether at all is part of `postgres`.
@@ -75,10 +81,37 @@ impl Database {
             postgres,
             tls,
             pool_size,
-            schema: url.schema,
+            schema: schema(env, url.schema)?,
             without_effect: url.without_effect,
         })
     }
+}
+
+/// `DATABASE_SCHEMA` and the URL's `schema` are two ways to say one thing.
+///
+/// # Errors
+/// Where it is no name, or they say different things: one of them would make the hub write beside the platform's tables.
+fn schema(env: &Environment, of_url: Option<String>) -> Result<String, ConfigError> {
+    let said = env.text("DATABASE_SCHEMA")?;
+    match (said, of_url) {
+        (Some(said), _) if !is_schema(&said) => Err(ConfigError::new(
+            "DATABASE_SCHEMA",
+            format_args!("{SCHEMA_EXPECTED}, found {said:?}"),
+        )),
+        (Some(said), Some(of_url)) if said != of_url => Err(ConfigError::new(
+            "DATABASE_SCHEMA",
+            format_args!("expected what schema in DATABASE_URL says, {of_url}, or one of the two alone; found {said}"),
+        )),
+        (Some(one), _) | (None, Some(one)) => Ok(one),
+        (None, None) => Ok(DEFAULT_SCHEMA.to_owned()),
+    }
+}
+
+/// Whether this may be a schema's name: no quote and nothing else that a statement could end at.
+fn is_schema(name: &str) -> bool {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || "_-.$".contains(c);
+    // In `search_path` this one stands for the role.
+    name != "$user" && (1..=MAX_NAME_BYTES).contains(&name.len()) && name.chars().all(is_of_name)
 }
 
 fn limit_refused(limit: usize) -> ConfigError {

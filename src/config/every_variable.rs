@@ -64,6 +64,7 @@ const VARIABLES: &[(&str, Takes)] = &[
     ("DATABASE_NAME", Text),
     ("DATABASE_USER", Text),
     ("DATABASE_PASSWORD", Text),
+    ("DATABASE_SCHEMA", Text),
     ("DATABASE_POOL_SIZE", Whole(3, 200)),
     ("DATABASE_TLS", Words),
     ("DATABASE_TLS_CA", Text),

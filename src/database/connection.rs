@@ -8,15 +8,21 @@
 use std::{
     fmt,
     ops::Deref,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use deadpool_postgres::{ClientWrapper, Object};
-use tokio_postgres::{CancelToken, Row, SimpleQueryMessage, Statement, ToStatement, types::ToSql};
+use tokio_postgres::{CancelToken, Row, SimpleQueryMessage, Statement, types::ToSql};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::statement_timeout;
+use super::{
+    names::{Names, Run, Runs},
+    statement_timeout,
+};
 
 /// How much longer than the server the hub waits for a statement: the server's own word is better, for the session lives on.
 const GRACE: Duration = Duration::from_secs(2);
@@ -73,6 +79,7 @@ impl From<tokio_postgres::Error> for Error {
 pub struct Connection {
     client: Held,
     watch: Watch,
+    names: Arc<Names>,
 }
 
 enum Held {
@@ -93,16 +100,21 @@ impl Deref for Held {
 }
 
 impl Connection {
-    pub(super) fn pooled(object: Object, tls: MakeRustlsConnect) -> Self {
+    pub(super) fn pooled(object: Object, tls: MakeRustlsConnect, names: Arc<Names>) -> Self {
         let watch = Watch::of(&object, tls);
         let client = Held::Pooled(Some(object));
-        Self { client, watch }
+        Self { client, watch, names }
     }
 
-    pub(super) fn own(client: ClientWrapper, tls: MakeRustlsConnect) -> Self {
+    pub(super) fn own(client: ClientWrapper, tls: MakeRustlsConnect, names: Arc<Names>) -> Self {
         let watch = Watch::of(&client, tls);
         let client = Held::Own(client);
-        Self { client, watch }
+        Self { client, watch, names }
+    }
+
+    /// The names of the installation.
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 
     /// Whether it can be used no more.
@@ -115,7 +127,8 @@ impl Connection {
     /// # Errors
     /// Where PostgreSQL refuses or does not answer.
     pub async fn prepare_cached(&self, sql: &str) -> Result<Statement, Error> {
-        self.watch.within(limit(), self.client.prepare_cached(sql)).await
+        let sql = self.names.fill(sql);
+        self.watch.within(limit(), self.client.prepare_cached(&sql)).await
     }
 
     /// A statement.
@@ -123,43 +136,52 @@ impl Connection {
     /// # Errors
     /// Where PostgreSQL refuses or does not answer.
     pub async fn prepare(&self, sql: &str) -> Result<Statement, Error> {
-        self.watch.within(limit(), self.client.prepare(sql)).await
+        let sql = self.names.fill(sql);
+        self.watch.within(limit(), self.client.prepare(&sql)).await
     }
 
     /// The rows of a statement.
     ///
     /// # Errors
     /// Where PostgreSQL refuses or does not answer.
-    pub async fn query<T: ?Sized + ToStatement>(&self, sql: &T, with: Parameters<'_>) -> Result<Vec<Row>, Error> {
-        self.watch.within(limit(), self.client.query(sql, with)).await
+    pub async fn query<T: ?Sized + Runs>(&self, sql: &T, with: Parameters<'_>) -> Result<Vec<Row>, Error> {
+        match sql.with(&self.names) {
+            Run::Text(sql) => self.watch.within(limit(), self.client.query(&*sql, with)).await,
+            Run::Prepared(statement) => self.watch.within(limit(), self.client.query(statement, with)).await,
+        }
     }
 
     /// The only row of a statement.
     ///
     /// # Errors
     /// Where there is not exactly one, or PostgreSQL refuses or does not answer.
-    pub async fn query_one<T: ?Sized + ToStatement>(&self, sql: &T, with: Parameters<'_>) -> Result<Row, Error> {
-        self.watch.within(limit(), self.client.query_one(sql, with)).await
+    pub async fn query_one<T: ?Sized + Runs>(&self, sql: &T, with: Parameters<'_>) -> Result<Row, Error> {
+        match sql.with(&self.names) {
+            Run::Text(sql) => self.watch.within(limit(), self.client.query_one(&*sql, with)).await,
+            Run::Prepared(statement) => self.watch.within(limit(), self.client.query_one(statement, with)).await,
+        }
     }
 
     /// The row of a statement that has at most one.
     ///
     /// # Errors
     /// Where there are more, or PostgreSQL refuses or does not answer.
-    pub async fn query_opt<T: ?Sized + ToStatement>(
-        &self,
-        sql: &T,
-        with: Parameters<'_>,
-    ) -> Result<Option<Row>, Error> {
-        self.watch.within(limit(), self.client.query_opt(sql, with)).await
+    pub async fn query_opt<T: ?Sized + Runs>(&self, sql: &T, with: Parameters<'_>) -> Result<Option<Row>, Error> {
+        match sql.with(&self.names) {
+            Run::Text(sql) => self.watch.within(limit(), self.client.query_opt(&*sql, with)).await,
+            Run::Prepared(statement) => self.watch.within(limit(), self.client.query_opt(statement, with)).await,
+        }
     }
 
     /// Runs a statement; how many rows it touched.
     ///
     /// # Errors
     /// Where PostgreSQL refuses or does not answer.
-    pub async fn execute<T: ?Sized + ToStatement>(&self, sql: &T, with: Parameters<'_>) -> Result<u64, Error> {
-        self.watch.within(limit(), self.client.execute(sql, with)).await
+    pub async fn execute<T: ?Sized + Runs>(&self, sql: &T, with: Parameters<'_>) -> Result<u64, Error> {
+        match sql.with(&self.names) {
+            Run::Text(sql) => self.watch.within(limit(), self.client.execute(&*sql, with)).await,
+            Run::Prepared(statement) => self.watch.within(limit(), self.client.execute(statement, with)).await,
+        }
     }
 
     /// Runs statements without parameters.
@@ -175,7 +197,8 @@ impl Connection {
     /// # Errors
     /// Where PostgreSQL refuses or does not answer.
     pub async fn batch_execute_within(&self, limit: Duration, sql: &str) -> Result<(), Error> {
-        self.watch.within(limit, self.client.batch_execute(sql)).await
+        let sql = self.names.fill(sql);
+        self.watch.within(limit, self.client.batch_execute(&sql)).await
     }
 
     /// Runs statements without parameters by the simple protocol.
@@ -183,7 +206,8 @@ impl Connection {
     /// # Errors
     /// Where PostgreSQL refuses or does not answer.
     pub async fn simple_query(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
-        self.watch.within(limit(), self.client.simple_query(sql)).await
+        let sql = self.names.fill(sql);
+        self.watch.within(limit(), self.client.simple_query(&sql)).await
     }
 
     /// Begins a transaction; it is rolled back where it is dropped.
@@ -199,6 +223,7 @@ impl Connection {
         Ok(Transaction {
             inner,
             watch: &self.watch,
+            names: &self.names,
         })
     }
 }
@@ -219,6 +244,7 @@ impl Drop for Connection {
 pub struct Transaction<'a> {
     inner: deadpool_postgres::Transaction<'a>,
     watch: &'a Watch,
+    names: &'a Names,
 }
 
 impl Transaction<'_> {
@@ -227,7 +253,8 @@ impl Transaction<'_> {
     /// # Errors
     /// Where PostgreSQL refuses or does not answer.
     pub async fn query(&self, sql: &str, with: Parameters<'_>) -> Result<Vec<Row>, Error> {
-        let statement = self.watch.within(limit(), self.inner.prepare_cached(sql)).await?;
+        let sql = self.names.fill(sql);
+        let statement = self.watch.within(limit(), self.inner.prepare_cached(&sql)).await?;
         self.watch.within(limit(), self.inner.query(&statement, with)).await
     }
 
@@ -236,7 +263,8 @@ impl Transaction<'_> {
     /// # Errors
     /// Where PostgreSQL refuses or does not answer.
     pub async fn execute(&self, sql: &str, with: Parameters<'_>) -> Result<u64, Error> {
-        let statement = self.watch.within(limit(), self.inner.prepare_cached(sql)).await?;
+        let sql = self.names.fill(sql);
+        let statement = self.watch.within(limit(), self.inner.prepare_cached(&sql)).await?;
         self.watch.within(limit(), self.inner.execute(&statement, with)).await
     }
 
@@ -245,7 +273,8 @@ impl Transaction<'_> {
     /// # Errors
     /// Where PostgreSQL refuses or does not answer.
     pub async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
-        self.watch.within(limit(), self.inner.batch_execute(sql)).await
+        let sql = self.names.fill(sql);
+        self.watch.within(limit(), self.inner.batch_execute(&sql)).await
     }
 
     /// Ends it.

@@ -39,7 +39,14 @@ pub enum Command {
         dir: PathBuf,
     },
     /// Brings the database schema up to date.
-    Migrate,
+    Migrate {
+        /// Changes nothing and prints the statements that give this role the rights of the running hub.
+        #[arg(long, value_name = "ROLE")]
+        print_grants: Option<String>,
+        /// Together with --print-grants: also the rights to delete old rows (RETENTION_…).
+        #[arg(long, requires = "print_grants")]
+        retention: bool,
+    },
     /// The streams and consumers on the NATS server.
     #[command(subcommand)]
     Streams(streams::Action),
@@ -92,7 +99,11 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
         match command {
             Command::Serve => serve::run(&environment).await,
             Command::Dev { dir } => Box::pin(dev::run(&environment, &dir)).await,
-            Command::Migrate => migrate::run(&environment, json).await,
+            Command::Migrate {
+                print_grants: Some(role),
+                retention,
+            } => migrate::print_grants(&environment, &role, retention, json),
+            Command::Migrate { .. } => migrate::run(&environment, json).await,
             Command::Streams(action) => streams::run(&environment, &action, json).await,
             Command::DeadLetters(action) => dead_letters::run(&environment, &action, json).await,
             Command::Providers(action) => providers::run(&environment, &action, json),

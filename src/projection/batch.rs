@@ -8,7 +8,7 @@ use super::{
     delivery_error_logs::Errors,
     provider_order_logs::OrderLogs,
     providers::Providers,
-    rules::Order,
+    rules::{self, Order},
     webhook_logs::Webhooks,
     writer::{self, Holder},
 };
@@ -186,11 +186,11 @@ async fn write(
     orders.store(transaction).await
 }
 
-/// Whether an event is at fault: PostgreSQL refused a value (class 22: data exception, 23: a constraint, 54: limit exceeded), or
-/// the code panicked; as opposed to a database that is away.
+/// Whether an event is at fault: PostgreSQL, or a trigger of the platform, refused what it says, or the code panicked; as opposed
+/// to a database that is away or not as it must be.
 fn is_events_fault(error: &anyhow::Error) -> bool {
     let code = error.downcast_ref::<database::Error>().and_then(database::Error::code);
-    error.is::<Panicked>() || code.is_some_and(|code| ["22", "23", "54"].contains(&&code[..2]))
+    error.is::<Panicked>() || code.is_some_and(rules::refuses_the_row)
 }
 
 /// JSON text that jsonb takes: what it does not know, the escape `\u0000` and half of a surrogate pair, becomes U+FFFD, the

@@ -94,7 +94,10 @@ pub async fn make(database: &Database, say: Say<'_>) -> anyhow::Result<Vec<&'sta
     if state(&connection, FORMER, "orders").await?.is_some() {
         say(format!(
             "the index {FORMER} on orders, which an earlier version made, is not used any more; when no such version runs, its owner \
-             can run: DROP INDEX CONCURRENTLY {FORMER}"
+             can run: {}",
+            connection
+                .names()
+                .fill(&format!("DROP INDEX CONCURRENTLY {{platform}}.{FORMER}"))
         ));
     }
     Ok(made)
@@ -103,7 +106,7 @@ pub async fn make(database: &Database, say: Say<'_>) -> anyhow::Result<Vec<&'sta
 /// Whether an index can be used; none where there is none.
 async fn state(connection: &Connection, name: &str, table: &str) -> anyhow::Result<Option<bool>> {
     let sql = "SELECT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-               WHERE c.relname = $1 AND i.indrelid = to_regclass($2)";
+               WHERE c.relname = $1 AND i.indrelid = to_regclass('{platform}.' || $2)";
     let row = connection.query_opt(sql, &[&name, &table]).await?;
     Ok(row.map(|row| row.try_get(0)).transpose()?)
 }
@@ -135,12 +138,13 @@ async fn make_one(
         say(format!(
             "index {name}: an earlier attempt left it unfinished, dropping it"
         ));
-        let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {name}");
+        let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {{platform}}.{name}");
         let dropped = connection.batch_execute_within(INDEX_TIMEOUT, &drop).await;
         dropped.with_context(|| format!("cannot drop the unfinished index {name}"))?;
     }
     say(format!("index {name} on {table}: making it, while the table is in use"));
-    let create = format!("CREATE INDEX CONCURRENTLY {name} ON {table} {what}");
+    let create = format!("CREATE INDEX CONCURRENTLY {name} ON {{platform}}.{table} {what}");
+    let create = connection.names().fill(&create);
     let backend: i32 = connection.query_one("SELECT pg_backend_pid()", &[]).await?.try_get(0)?;
     let made = tokio::select! {
         made = connection.batch_execute_within(INDEX_TIMEOUT, &create) => made,

@@ -18,7 +18,7 @@ use super::{
     writer::{self, Holder, RENEW_EVERY, Replaced},
 };
 use crate::{
-    database::{self, Connection, Database},
+    database::{self, Connection, Database, rights},
     event::Recorded,
     fault_injection,
     journal::{
@@ -116,7 +116,7 @@ impl Live {
             }
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(STANDBY_POLL) => {}
+                () = tokio::time::sleep(fault_injection::time("standby_poll", STANDBY_POLL)) => {}
             }
         }
         Ok(())
@@ -170,6 +170,8 @@ impl Live {
     /// Whether this instance may try to become the writer.
     async fn may_write(&mut self) -> anyhow::Result<bool> {
         let pooled = self.database.connect().await?;
+        // A newer version may have migrated since, and rights may have been taken away.
+        schema::check(&pooled).await?;
         let (position, is_held) = writer::look(&pooled, &self.holder).await?.unwrap_or((0, false));
         if let Some((newer, since)) = &self.aside {
             if position >= newer.sequence {
@@ -179,6 +181,9 @@ impl Live {
             } else {
                 self.alone_until = Some(Instant::now() + ALONE_FOR);
             }
+        }
+        if !is_held {
+            rights::check(&pooled, &[]).await?;
         }
         Ok(!is_held)
     }
@@ -216,7 +221,7 @@ impl Live {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 first = messages.next() => first?,
-                () = tokio::time::sleep(RENEW_EVERY) => {
+                () = tokio::time::sleep(fault_injection::time("tables_renew", RENEW_EVERY)) => {
                     writer::claim(connection, writer.holder).await?;
                     continue;
                 }

@@ -190,6 +190,9 @@ impl<'a> OrderLogs<'a> {
                     None => self.create(provider_id, order_id, event, standing, forwarded.order),
                 }
             }
+            // An order of its own, and the backend's id of it is not known: no row can be made, and another order's that had this
+            // number before is none of its business. What an announcement was sent as news for has its row.
+            None if envelope.is_creation() && !forwarded.as_news => {}
             _ if standing.is_settled => {}
             _ => self.change(provider_id, event, forwarded.order),
         }

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::database::{Connection, query};
@@ -28,7 +29,10 @@ impl Providers {
             let statement = connection.prepare_cached(query::ENSURE_PROVIDER).await?;
             for (code, name) in missing {
                 let id = Uuid::new_v4().to_string();
-                if connection.execute(&statement, &[&id, &&**code, name]).await? > 0 {
+                let made = connection.execute(&statement, &[&id, &&**code, name]).await;
+                let made =
+                    made.with_context(|| format!("delivery_providers has no row for {code}, and it cannot be made"))?;
+                if made > 0 {
                     tracing::info!(provider = &**code, "delivery_providers had no row for it; made one");
                 }
             }

@@ -79,3 +79,39 @@ pub(super) fn may_be_announced(status: Option<OrderStatus>, next: Option<OrderSt
     let rank = |status| OrderStatus::ALL.iter().position(|one| Some(*one) == status);
     may_become(status, next) && rank(next) >= rank(status)
 }
+
+/// Whether an error of PostgreSQL (SQLSTATE) is about what was to be written, not about the state of the database: another row may
+/// be taken.
+///
+/// - 22 data exception, 23 a constraint, 44 a view's or a policy's condition, 54 a limit;
+/// - P0 (`RAISE EXCEPTION` and `ASSERT`), 09, 27, 2F, 38, 39 (triggers and functions), and codes that a trigger made up: every
+///   class that SQL and PostgreSQL leave to others begins with 5 to 9 or I to Z, and those of PostgreSQL among them are known.
+pub(super) fn refuses_the_row(code: &str) -> bool {
+    const OF_A_ROW: [&str; 10] = ["22", "23", "44", "54", "P0", "09", "27", "2F", "38", "39"];
+    const OF_THE_DATABASE: [&str; 6] = ["53", "55", "57", "58", "72", "XX"];
+    let Some(class) = code.get(..2) else { return false };
+    let is_made_up =
+        code.starts_with(|first: char| matches!(first, '5'..='9' | 'I'..='Z')) && !OF_THE_DATABASE.contains(&class);
+    OF_A_ROW.contains(&class) || is_made_up
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_refused_and_a_database_that_is_away() {
+        for code in [
+            "22P05", "23505", "44000", "54000", "P0001", "P0004", "09000", "2F002", "39004", "U0001", "99999", "ZZ001",
+        ] {
+            assert!(refuses_the_row(code), "{code}");
+        }
+        // Connections, read-only, deadlocks, rights, missing tables, no space, shutdown, I/O, internal errors, foreign tables.
+        for code in [
+            "08006", "25006", "40P01", "42501", "42P01", "53100", "55P03", "57P01", "58030", "XX000", "HV000", "28P01",
+            "0A000", "",
+        ] {
+            assert!(!refuses_the_row(code), "{code}");
+        }
+    }
+}

@@ -1,15 +1,22 @@
 //! The tables' shape: `sql/migrations`, applied once each, in order, by one process at a time.
 //!
 //! What was applied is kept with its checksum in `hub.migrations`; a file that changed afterwards refuses to go on. Where
-//! everything is applied nothing is locked and no right is needed. The platform's tables are not touched where they are there;
-//! indexes on them are made by [`super::indexes`].
+//! everything is applied nothing is locked and no right is needed but to read. The platform's tables are not touched where they
+//! are there; indexes on them are made by [`super::indexes`].
+//!
+//! **Versions side by side.** A migration that only adds something leaves older versions at work. One that older versions
+//! cannot work with stands in [`BREAKING`], and its row and all later ones say so (`compatible_from`): a version that does not
+//! know that migration refuses, and leaves the tables to newer ones.
+//!
+//! **Whose tables.** They are made only where the database has none of these names in any schema, so that nobody writes empty tables
+//! beside the platform's. `hub.platform` holds the schema that the bookkeeping is about.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use sha2::{Digest, Sha256};
 
-use crate::database::{Connection, Database, Error, Transaction};
+use crate::database::{Connection, Database, Error, rights};
 
 /// A step to the shape that this version needs.
 struct Migration {
@@ -33,7 +40,7 @@ const PLATFORM: [&str; 6] = [
     "provider_order_logs",
 ];
 
-const MIGRATIONS: [Migration; 4] = [
+const MIGRATIONS: [Migration; 5] = [
     Migration {
         name: "0001_platform",
         sql: include_str!("../../sql/migrations/0001_platform.sql"),
@@ -60,7 +67,21 @@ const MIGRATIONS: [Migration; 4] = [
         known_as: None,
         unless: &[],
     },
+    Migration {
+        name: "0007_platform_schema",
+        sql: include_str!("../../sql/migrations/0007_platform_schema.sql"),
+        known_as: None,
+        unless: &[],
+    },
 ];
+/// Those of [`MIGRATIONS`], in their order, that versions without them cannot work with. The text of such a one must also take the
+/// tables from an older version that writes them: `UPDATE hub.cursors SET holder = 'migration', held_until = clock_timestamp() +
+/// interval '5 s'`. That one then finds another holder, looks at the schema before it takes them again, and refuses.
+const BREAKING: &[&str] = &[];
+/// Whether a schema has a table.
+const HAS_TABLE: &str = "SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2
+)";
 /// Advisory lock of the migrations ("webhook-hub migrations", hashed once and written down).
 const LOCK: i64 = 0x7768_5f6d_6967_7261;
 /// How long another process may take over its migrations before this one gives up.
@@ -81,35 +102,95 @@ impl Migration {
 /// Applies what is not applied yet; returns its names.
 ///
 /// # Errors
-/// Where PostgreSQL is away or refuses, where another process holds the lock too long, or where an applied file changed.
+/// Where PostgreSQL is away or refuses, where another process holds the lock too long, where an applied file changed, where a newer
+/// version's migrations leave no room for this one, or where the platform's tables are somewhere else.
 pub async fn migrate(database: &Database) -> anyhow::Result<Vec<&'static str>> {
     let mut connection = database.own().await?;
-    if pending(&connection).await?.is_empty() {
-        return Ok(Vec::new());
+    let mut applied = Vec::new();
+    if !pending(&connection).await?.is_empty() {
+        // It is the session's, which ends here, whatever happens.
+        lock(&connection).await?;
+        applied = apply(&mut connection).await?;
     }
-    // It is the session's, which ends here, whatever happens.
-    lock(&connection).await?;
-    apply(&mut connection).await
+    check(&connection).await?;
+    Ok(applied)
+}
+
+/// Fails where the schema is not one that this version can work with. A newer version may have changed it since the last look.
+///
+/// # Errors
+/// As [`migrate`], or where migrations are missing.
+pub async fn check(connection: &Connection) -> anyhow::Result<()> {
+    let pending = pending(connection).await?;
+    if let Some(first) = pending.first() {
+        bail!("migration {} is not applied; run webhook-hub migrate", first.name);
+    }
+    let missing = missing_tables(connection).await?;
+    if !missing.is_empty() {
+        bail!(elsewhere(connection.names().schema(), &missing));
+    }
+    let sql = "SELECT schema_name FROM hub.platform WHERE schema_name <> $1";
+    let schema = connection.names().schema();
+    if let Some(row) = connection.query_opt(sql, &[&schema]).await? {
+        let of: String = row.try_get(0)?;
+        bail!(
+            "the schema hub of this database keeps the books of the schema {of}, and DATABASE_SCHEMA is {schema}: a second hub needs a \
+             database of its own; where the tables were moved: UPDATE hub.platform SET schema_name = '{schema}'"
+        );
+    }
+    Ok(())
+}
+
+/// A row of `hub.migrations`.
+#[derive(Debug, Clone)]
+struct Applied {
+    name: String,
+    checksum: String,
+    /// The last one of [`BREAKING`] in the version that applied it.
+    compatible_from: Option<String>,
+    /// That version.
+    applied_by: Option<String>,
 }
 
 /// What is not applied, of which nothing may be there at all.
 async fn pending(connection: &Connection) -> anyhow::Result<Vec<&'static Migration>> {
-    let exists = connection
-        .query_one("SELECT to_regclass('hub.migrations') IS NOT NULL", &[])
-        .await?;
+    let exists = connection.query_one(HAS_TABLE, &[&"hub", &"migrations"]).await?;
     let mut applied = Vec::new();
     if exists.try_get::<_, bool>(0)? {
-        for row in connection
-            .query("SELECT name, checksum FROM hub.migrations", &[])
-            .await?
-        {
-            applied.push((row.try_get::<_, String>(0)?, row.try_get::<_, String>(1)?));
+        // Tables of earlier versions lack the last two columns.
+        let sql = "SELECT m.name, m.checksum, to_jsonb(m)->>'compatible_from', to_jsonb(m)->>'applied_by' FROM hub.migrations m";
+        for row in connection.query(sql, &[]).await? {
+            applied.push(Applied {
+                name: row.try_get(0)?,
+                checksum: row.try_get(1)?,
+                compatible_from: row.try_get(2)?,
+                applied_by: row.try_get(3)?,
+            });
+        }
+    }
+    judge(&applied)
+}
+
+/// What is left to do after these.
+///
+/// # Errors
+/// Where one was changed after it was applied, or a newer version applied one that this version cannot work with.
+fn judge(applied: &[Applied]) -> anyhow::Result<Vec<&'static Migration>> {
+    let is_known = |name: &str| MIGRATIONS.iter().any(|migration| migration.name == name);
+    for one in applied.iter().filter(|one| !is_known(&one.name)) {
+        if let Some(needed) = one.compatible_from.as_deref().filter(|needed| !is_known(needed)) {
+            bail!(
+                "the database was migrated by a newer version{}, and this version ({}) cannot work with that: migration {needed} is \
+                 not known to it; start the newer version",
+                one.applied_by.as_ref().map(|by| format!(" ({by})")).unwrap_or_default(),
+                env!("CARGO_PKG_VERSION"),
+            );
         }
     }
     let mut pending = Vec::new();
     for migration in &MIGRATIONS {
-        match applied.iter().find(|(name, _)| name == migration.name) {
-            Some((_, checksum)) if *checksum == migration.checksum() => {}
+        match applied.iter().find(|one| one.name == migration.name) {
+            Some(one) if one.checksum == migration.checksum() => {}
             Some(_) => bail!(
                 "migration {} was changed after it was applied; add a new one instead",
                 migration.name
@@ -118,6 +199,46 @@ async fn pending(connection: &Connection) -> anyhow::Result<Vec<&'static Migrati
         }
     }
     Ok(pending)
+}
+
+/// A table of the platform that is not in its schema, and the other schemas that have one of that name.
+struct MissingTable {
+    name: String,
+    others: Option<String>,
+}
+
+async fn missing_tables(connection: &Connection) -> anyhow::Result<Vec<MissingTable>> {
+    // The catalogue is there for everybody; to_regclass needs rights on the schema. What is in hub was made there by mistake.
+    let sql = "SELECT t.name, string_agg(DISTINCT n.nspname, ', ' ORDER BY n.nspname)
+                   FILTER (WHERE n.nspname <> 'hub' AND n.nspname NOT LIKE 'pg\\_%')
+               FROM unnest($1::text[]) AS t (name)
+               LEFT JOIN pg_catalog.pg_class c ON c.relname = t.name AND c.relkind IN ('r', 'p', 'v')
+               LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+               GROUP BY t.name
+               HAVING NOT coalesce(bool_or(n.nspname = $2), false)
+               ORDER BY t.name";
+    let tables: &[&str] = &PLATFORM;
+    let rows = connection.query(sql, &[&tables, &connection.names().schema()]).await?;
+    let missing = |row: &tokio_postgres::Row| {
+        Ok(MissingTable {
+            name: row.try_get(0)?,
+            others: row.try_get(1)?,
+        })
+    };
+    rows.iter().map(missing).collect()
+}
+
+fn elsewhere(schema: &str, missing: &[MissingTable]) -> String {
+    let names: Vec<_> = missing.iter().map(|table| table.name.as_str()).collect();
+    let names = names.join(", ");
+    match missing.iter().find_map(|table| Some((table, table.others.as_ref()?))) {
+        Some((table, others)) => format!(
+            "DATABASE_SCHEMA: the schema {schema} has no {names}, and {} is in the schema {others}: set DATABASE_SCHEMA to where the \
+             platform's tables are; new ones are made only in a database that has none",
+            table.name
+        ),
+        None => format!("DATABASE_SCHEMA: the schema {schema} has no {names}"),
+    }
 }
 
 async fn lock(connection: &Connection) -> anyhow::Result<()> {
@@ -136,9 +257,24 @@ async fn lock(connection: &Connection) -> anyhow::Result<()> {
 }
 
 async fn apply(connection: &mut Connection) -> anyhow::Result<Vec<&'static str>> {
+    let applied = apply_pending(connection).await;
+    applied.map_err(|error| match error.downcast_ref::<Error>().and_then(Error::code) {
+        Some(rights::MISSING) => error.context(
+            "the database lacks migrations and this role may not apply them; run webhook-hub migrate with one that may",
+        ),
+        _ => error,
+    })
+}
+
+async fn apply_pending(connection: &mut Connection) -> anyhow::Result<Vec<&'static str>> {
     let exists = connection
         .query_one("SELECT to_regnamespace('hub') IS NOT NULL", &[])
         .await?;
+    let mut missing = missing_tables(connection).await?;
+    if missing.iter().any(|table| table.others.is_some()) {
+        missing.retain(|table| table.others.is_some());
+        bail!(elsewhere(connection.names().schema(), &missing));
+    }
     // Asked before, for "IF NOT EXISTS" needs the right to create schemas also where it does nothing.
     if !exists.try_get::<_, bool>(0)? {
         let made = connection.batch_execute("CREATE SCHEMA IF NOT EXISTS hub").await;
@@ -148,7 +284,8 @@ async fn apply(connection: &mut Connection) -> anyhow::Result<Vec<&'static str>>
         .batch_execute(
             "CREATE TABLE IF NOT EXISTS hub.migrations (
                  name text PRIMARY KEY, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now()
-             );",
+             );
+             ALTER TABLE hub.migrations ADD COLUMN IF NOT EXISTS compatible_from text, ADD COLUMN IF NOT EXISTS applied_by text;",
         )
         .await
         .context("cannot prepare the schema hub")?;
@@ -156,15 +293,20 @@ async fn apply(connection: &mut Connection) -> anyhow::Result<Vec<&'static str>>
     for migration in pending(connection).await? {
         let name = migration.name;
         let transaction = connection.transaction().await?;
-        if !are_there(&transaction, migration.unless).await? {
+        if migration.unless.is_empty() || !missing.is_empty() {
             let sql = format!("SET LOCAL lock_timeout = {}; {}", TABLE_LOCK.as_millis(), migration.sql);
             let applied = transaction.batch_execute(&sql).await;
-            applied.map_err(|error| failed(name, &error))?;
+            applied.map_err(|error| failed(name, error))?;
         }
         transaction
             .execute(
-                "INSERT INTO hub.migrations (name, checksum) VALUES ($1, $2)",
-                &[&name, &migration.checksum()],
+                "INSERT INTO hub.migrations (name, checksum, compatible_from, applied_by) VALUES ($1, $2, $3, $4)",
+                &[
+                    &name,
+                    &migration.checksum(),
+                    &compatible_from(name),
+                    &env!("CARGO_PKG_VERSION"),
+                ],
             )
             .await?;
         transaction.commit().await?;
@@ -173,19 +315,82 @@ async fn apply(connection: &mut Connection) -> anyhow::Result<Vec<&'static str>>
     Ok(done)
 }
 
-/// Whether there are tables, and all of them.
-async fn are_there(transaction: &Transaction<'_>, tables: &[&str]) -> anyhow::Result<bool> {
-    let sql = "SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest($1::text[]) AS name";
-    let row = transaction.query(sql, &[&tables]).await?;
-    let are_there = row.first().map(|row| row.try_get::<_, Option<bool>>(0)).transpose()?;
-    Ok(are_there.flatten() == Some(true))
+/// The last breaking migration up to this one.
+fn compatible_from(name: &str) -> Option<&'static str> {
+    let up_to = MIGRATIONS.iter().take_while(|one| one.name <= name);
+    up_to.map(|one| one.name).filter(|name| BREAKING.contains(name)).last()
 }
 
-fn failed(name: &str, error: &Error) -> anyhow::Error {
+fn failed(name: &str, error: Error) -> anyhow::Error {
     match error.code() {
         Some("55P03") => {
             anyhow::anyhow!("migration {name}: a transaction holds a table that it needs; it is tried again")
         }
-        _ => anyhow::anyhow!("migration {name}: {error}"),
+        _ => anyhow::Error::from(error).context(format!("migration {name}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As this version leaves it.
+    fn all() -> Vec<Applied> {
+        let applied = |migration: &Migration| Applied {
+            name: migration.name.to_owned(),
+            checksum: migration.checksum(),
+            compatible_from: None,
+            applied_by: None,
+        };
+        MIGRATIONS.iter().map(applied).collect()
+    }
+
+    fn of_newer(compatible_from: Option<&str>) -> Applied {
+        Applied {
+            name: "9002_newer".to_owned(),
+            checksum: "x".to_owned(),
+            compatible_from: compatible_from.map(str::to_owned),
+            applied_by: Some("9.0.0".to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_newer_versions_migrations_are_refused_where_they_break_this_one() {
+        let mut applied = all();
+        assert!(judge(&applied).unwrap().is_empty());
+        for additive in [None, Some("0004_writer")] {
+            applied.push(of_newer(additive));
+            assert!(judge(&applied).unwrap().is_empty(), "{additive:?}");
+            applied.pop();
+        }
+        applied.push(of_newer(Some("9001_breaking")));
+        let error = judge(&applied).err().unwrap().to_string();
+        for said in ["9001_breaking", "9.0.0", env!("CARGO_PKG_VERSION")] {
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_pending_and_what_changed_is_refused() {
+        let mut applied = all();
+        let last = applied.pop().unwrap();
+        let pending: Vec<_> = judge(&applied).unwrap().iter().map(|one| one.name).collect();
+        assert_eq!(pending, [last.name.as_str()]);
+        applied.push(Applied {
+            checksum: "changed".to_owned(),
+            ..last
+        });
+        assert!(judge(&applied).is_err());
+    }
+
+    /// A row's word about older versions depends on the order of the names.
+    #[test]
+    fn migrations_are_in_the_order_of_their_names() {
+        assert!(MIGRATIONS.is_sorted_by(|one, next| one.name < next.name));
+        assert!(
+            BREAKING
+                .iter()
+                .all(|name| MIGRATIONS.iter().any(|one| one.name == *name))
+        );
     }
 }

@@ -46,6 +46,9 @@ pub(crate) const PARTITIONS: u16 = 8;
 /// What the backend knows the hub by.
 pub(crate) const SERVICE_TOKEN: &str = "service-token-of-the-tests";
 
+/// Times (`HUB_TEST_TIMES`) by which a hub notices at once that it does not write the tables any more, and takes them back.
+pub(crate) const QUICK_TAKEOVER: &str = "tables_renew=100ms,standby_poll=100ms";
+
 /// All that surrounds a hub.
 pub(crate) struct World {
     pub(crate) nats: Nats,
@@ -284,6 +287,13 @@ impl World {
             older.publish(subject, "0123456789abcdef".into()).await.unwrap();
         }
         older.flush().await.unwrap();
+    }
+
+    /// Another instance takes the tables and is gone again half a second later: whoever wrote them begins anew. Settings that make
+    /// that quick are [`QUICK_TAKEOVER`].
+    pub(crate) async fn tables_change_hands(&self) {
+        let taken = "UPDATE hub.cursors SET holder = 'another', held_until = clock_timestamp() + interval '500ms'";
+        self.database.run(taken).await.unwrap();
     }
 
     /// Lets NATS hand out again at once what it knows of no acknowledgement for. Where a hub or NATS was killed, that is

@@ -221,7 +221,8 @@ impl Expected {
             self.tables.insert((ORDERS, id), row);
             return;
         }
-        if settled {
+        // A new order whose id is not known has no row, and changes no other order's.
+        if settled || is_creation && payload["asNews"] != true {
             return;
         }
         let of_order = self.tables.iter_mut().filter(|((table, _), row)| {

@@ -3,7 +3,7 @@
 //! The platform's tables are Prisma's, and its URL is what one copies. Each of its parameters is understood, named as
 //! without effect, or refused with what to write instead. Values are never quoted.
 
-use super::super::ConfigError;
+use super::{super::ConfigError, SCHEMA_EXPECTED, is_schema};
 
 /// Ways to say "verified" that the client library does not know; it never does anything else.
 const VERIFIED: [&str; 2] = ["verify-full", "verify-ca"];
@@ -106,11 +106,8 @@ impl DatabaseUrl {
     fn note(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
         match name {
             "schema" => {
-                let is_name = |c: char| c.is_ascii_alphanumeric() || "_-.$".contains(c);
-                if value.is_empty() || !value.chars().all(is_name) {
-                    return Err(refused(
-                        "schema: expected the name of a schema: letters, digits, _ - . $",
-                    ));
+                if !is_schema(value) {
+                    return Err(refused(format!("schema: {SCHEMA_EXPECTED}")));
                 }
                 self.schema = Some(value.to_owned());
             }

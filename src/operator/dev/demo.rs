@@ -205,7 +205,7 @@ async fn row(dev: &Dev, order_id: &str) -> anyhow::Result<String> {
     let look = async {
         let deadline = Instant::now() + WAIT;
         loop {
-            let sql = "SELECT status::text, internal_order_id FROM webhook_logs WHERE external_order_id = $1";
+            let sql = "SELECT status::text, internal_order_id FROM public.webhook_logs WHERE external_order_id = $1";
             if let Some(row) = client.query_opt(sql, &[&order_id]).await? {
                 let (status, internal): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
                 if status == "completed" {

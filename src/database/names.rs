@@ -1,0 +1,95 @@
+//! Where the platform's tables are: every statement names their schema.
+//!
+//! A name without a schema means what the session's `search_path` makes of it: for a role named `hub` that is the schema `hub`
+//! first. So texts of statements write `{platform}.webhook_logs`, and each [`Connection`](super::Connection) puts the schema of
+//! `DATABASE_SCHEMA` there. Sessions have that schema as their `search_path` all the same, for triggers of the platform, whose
+//! code may name its tables without a schema.
+
+use std::borrow::Cow;
+
+use tokio_postgres::Statement;
+
+/// What stands for the schema in a text.
+const PLATFORM: &str = "{platform}";
+
+/// The names of this installation.
+#[derive(Debug, Clone)]
+pub struct Names {
+    schema: String,
+    quoted: String,
+}
+
+impl Names {
+    /// With the platform's tables in this schema.
+    pub fn new(schema: &str) -> Self {
+        Self {
+            schema: schema.to_owned(),
+            quoted: identifier(schema),
+        }
+    }
+
+    /// The platform's schema, as `DATABASE_SCHEMA` has it.
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// The text of a statement with the schema's name in it.
+    pub fn fill<'a>(&self, sql: &'a str) -> Cow<'a, str> {
+        if sql.contains(PLATFORM) {
+            Cow::Owned(sql.replace(PLATFORM, &self.quoted))
+        } else {
+            Cow::Borrowed(sql)
+        }
+    }
+}
+
+/// A name as SQL takes it, whatever it consists of.
+pub fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// What a connection runs: a text, or a statement that was prepared of one.
+pub trait Runs {
+    /// With the names of the installation.
+    fn with<'a>(&'a self, names: &Names) -> Run<'a>;
+}
+
+/// See [`Runs`].
+pub enum Run<'a> {
+    /// A text.
+    Text(Cow<'a, str>),
+    /// A statement.
+    Prepared(&'a Statement),
+}
+
+impl Runs for str {
+    fn with<'a>(&'a self, names: &Names) -> Run<'a> {
+        Run::Text(names.fill(self))
+    }
+}
+
+impl Runs for String {
+    fn with<'a>(&'a self, names: &Names) -> Run<'a> {
+        Run::Text(names.fill(self))
+    }
+}
+
+impl Runs for Statement {
+    fn with<'a>(&'a self, _: &Names) -> Run<'a> {
+        Run::Prepared(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_gets_the_schema() {
+        let names = Names::new("Shop.1");
+        let sql = "SELECT 1 FROM {platform}.a JOIN {platform}.b ON true";
+        assert_eq!(names.fill(sql), "SELECT 1 FROM \"Shop.1\".a JOIN \"Shop.1\".b ON true");
+        assert!(matches!(names.fill("SELECT 1 FROM hub.cursors"), Cow::Borrowed(_)));
+        assert_eq!(identifier("a\"b"), "\"a\"\"b\"");
+    }
+}
