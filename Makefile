@@ -22,7 +22,7 @@ FROM ?= bb23b31~1
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test sdks fuzz random outage upgrade bench check tools clean-dev
+.PHONY: help run test sdks fuzz random outage upgrade bench check check-deploy tools clean-dev
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -81,6 +81,9 @@ check: ## formatting, lints, documentation
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked
+
+check-deploy: tools ## the files of deploy/, by the programs that read them, as far as this machine has those
+	@deploy/check/run.sh
 
 tools: ## gets nats-server and PostgreSQL if this machine has none
 	@deploy/tools/install.sh

@@ -11,7 +11,7 @@ chmod 700 .
 umask 022
 
 for name in \
-    nats_provision_password nats_backup_password nats_hub_password nats_subscriber_password \
+    nats_provision_password nats_backup_password nats_hub_password nats_subscriber_password nats_route_password \
     postgres_password database_password \
     service_token careem_webhook_secret; do
     if [ -s "$name" ]; then
