@@ -220,6 +220,7 @@ impl Bench {
             "MB",
         ));
         self.saturate(&child, &url).await?;
+        self.storage(&url).await?;
         child.stop(PATIENCE)?;
         self.database_url = Some(url);
         Ok(())
@@ -271,6 +272,31 @@ impl Bench {
         self.push(Row::number(SECTION, "CPU of the hub an order", cpu_us, "µs"));
         let memory = largest.load(Ordering::Relaxed) as f64 / MB;
         self.push(Row::number(SECTION, "resident memory under load, largest", memory, "MB").goal(Goal::AtMost(80.0)));
+        Ok(())
+    }
+
+    /// What an order leaves on the disks, after all of (b): the event log on one replica, and the tables with their indexes.
+    async fn storage(&mut self, url: &str) -> Result<()> {
+        const SECTION: &str = "storage";
+        const TABLES: &str = "SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class AS c \
+            JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+            WHERE c.relkind = 'r' AND n.nspname IN ('public', 'hub')";
+        let client = postgres(url).await?;
+        let orders = completed(url).await? as f64;
+        let tables: i64 = client.query_one(TABLES, &[]).await?.try_get(0)?;
+        let log = self.servers.log_bytes()? as f64;
+        self.push(Row::number(
+            SECTION,
+            "bytes an order on the event log",
+            log / orders,
+            "bytes",
+        ));
+        self.push(Row::number(
+            SECTION,
+            "bytes an order in the tables, with indexes",
+            tables as f64 / orders,
+            "bytes",
+        ));
         Ok(())
     }
 

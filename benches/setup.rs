@@ -172,6 +172,11 @@ impl Servers {
         self.nats.pid()
     }
 
+    /// Bytes that the event log of [`Self::hub`] takes on the disk.
+    pub(crate) fn log_bytes(&self) -> Result<u64> {
+        bytes_of_stream(self.nats.dir(), "EVENTS", false)
+    }
+
     /// How a hub is started: with everything on, and a rate limit that it never comes to.
     fn command(&self, nats: &NatsServer, database_url: &str, backend: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_webhook-hub"));
@@ -209,4 +214,19 @@ pub(crate) async fn postgres(url: &str) -> Result<Client> {
         .context("connecting to PostgreSQL")?;
     tokio::spawn(connection);
     Ok(client)
+}
+
+/// Sizes of all files below the folder of a stream, wherever in `folder` that is: its place depends on the account.
+fn bytes_of_stream(folder: &Path, stream: &str, within: bool) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if metadata.is_dir() {
+            bytes += bytes_of_stream(&entry.path(), stream, within || entry.file_name() == stream)?;
+        } else if within {
+            bytes += metadata.len();
+        }
+    }
+    Ok(bytes)
 }
