@@ -20,6 +20,7 @@ pub mod names;
 pub mod connection;
 pub mod pooler;
 pub mod rights;
+pub mod trouble;
 
 pub use connection::{Connection, Error, Transaction, describe};
 
@@ -174,8 +175,8 @@ impl Database {
             self.server.must_give_sessions().await?;
             // The error names host and reason, never the password.
             let pooled = self.pool.get().await.map_err(|error| match error {
-                PoolError::Backend(error) => anyhow::anyhow!("PostgreSQL: {}", describe(&error)),
-                other => anyhow::anyhow!("PostgreSQL: {other}"),
+                PoolError::Backend(error) => refused(&error),
+                other => Error::unreachable(other.to_string(), None),
             })?;
             let (tls, names) = (self.server.tls.clone(), Arc::clone(&self.server.names));
             anyhow::Ok(Connection::pooled(pooled, tls, names))
@@ -193,14 +194,20 @@ impl Database {
         self.server.must_give_sessions().await?;
         let opened = tokio::time::timeout(ACQUIRE_TIMEOUT, self.server.open(&self.server.session)).await;
         let (client, task) = opened
-            .context("PostgreSQL: no connection within five seconds")?
-            .map_err(|error| anyhow::anyhow!("PostgreSQL: {}", describe(&error)))?;
+            .map_err(|_| Error::unreachable("no connection within five seconds", None))?
+            .map_err(|error| refused(&error))?;
         Ok(Connection::own(
             ClientWrapper::new(client, task),
             self.server.tls.clone(),
             Arc::clone(&self.server.names),
         ))
     }
+}
+
+/// Why there is no connection.
+fn refused(error: &tokio_postgres::Error) -> Error {
+    let code = error.code().map(tokio_postgres::error::SqlState::code);
+    Error::unreachable(describe(error), code)
 }
 
 /// The settings of every session. Set by statements, for a pooler refuses what it does not know among the parameters of a
@@ -234,7 +241,7 @@ impl Server {
     }
 
     /// Finds out once whether a pooler hands sessions to several clients: nothing may be set in those.
-    async fn must_give_sessions(&self) -> anyhow::Result<()> {
+    async fn must_give_sessions(&self) -> Result<(), Error> {
         let find_out = async {
             let found = tokio::time::timeout(ACQUIRE_TIMEOUT, async {
                 let (first, second) = (self.open("").await?, self.open("").await?);
@@ -242,9 +249,9 @@ impl Server {
             });
             match found.await {
                 Ok(Ok(true)) => Ok(()),
-                Ok(Ok(false)) => anyhow::bail!(pooler::REFUSED),
-                Ok(Err(error)) => anyhow::bail!("PostgreSQL: {}", describe(&error)),
-                Err(_) => anyhow::bail!("PostgreSQL: no answer within five seconds"),
+                Ok(Ok(false)) => Err(Error::Pooled),
+                Ok(Err(error)) => Err(refused(&error)),
+                Err(_) => Err(Error::unreachable("no answer within five seconds", None)),
             }
         };
         self.gives_sessions.get_or_try_init(|| find_out).await?;

@@ -48,6 +48,7 @@ use crate::{
     telemetry::{
         self,
         health::{DatabaseSeen, Health},
+        observer::{self, LastWebhooks, Servers},
     },
     transform::{Transform, branches::Branches},
     verification::Keyring,
@@ -153,9 +154,13 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         database_seen: DatabaseSeen::default(),
         gate: Arc::clone(&gate),
         rate_limiting: limits.is_enabled(),
+        nats_servers: Servers::default(),
+        last_webhooks: LastWebhooks::default(),
+        instance_id: instance_id.clone(),
     });
-    let looking = Arc::clone(&health);
+    let (looking, observing, nats) = (Arc::clone(&health), Arc::clone(&health), config.nats.clone());
     tasks.spawn("health", Phase::Log, |stop| looking.run(stop));
+    tasks.spawn("observer", Phase::Log, |stop| observer::run(observing, nats, stop));
     tasks.spawn("event log", Phase::Log, |_| writer.run());
     if limits.is_enabled() {
         let (connection, limits) = (Arc::clone(&connection), Arc::clone(&limits));

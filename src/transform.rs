@@ -195,6 +195,7 @@ impl Stage for Transform {
     const TAKES: &'static [EventType] = &[EventType::WebhookReceived, EventType::OrderFetched];
     const LABEL: &'static str = LABEL;
     const LANES: Option<Corner> = Some(Corner::TRANSFORM);
+    const WAITS_FOR: &'static str = stage::gauges::BRANCHES;
 
     /// A cold start without PostgreSQL knows no branch yet: webhooks are accepted, transformation waits.
     async fn ready(&self) {

@@ -58,6 +58,7 @@ const VARIABLES: &[(&str, Takes)] = &[
     ("NATS_TLS_CA", Text),
     ("NATS_TLS_CERT", Text),
     ("NATS_TLS_KEY", Text),
+    ("NATS_MONITORING_URL", Words),
     ("DATABASE_URL", Words),
     ("DATABASE_HOST", Text),
     ("DATABASE_PORT", Whole(1, 65_535)),

@@ -19,7 +19,12 @@ pub struct Nats {
     pub credentials_file: Option<PathBuf>,
     /// `NATS_TLS_*`.
     pub tls: ClientTls,
+    /// `NATS_MONITORING_URL`: the monitoring ports of the servers, without a slash at the end; empty where they are not looked at.
+    pub monitoring: Vec<String>,
 }
+
+/// Most servers whose monitoring ports are looked at: the largest cluster that makes sense has five.
+const MAX_MONITORED: usize = 9;
 
 impl fmt::Debug for Nats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,8 +58,39 @@ impl Nats {
             password,
             credentials_file: env.text("NATS_CREDS_FILE")?.map(Into::into),
             tls: ClientTls::from_environment(env, "NATS")?,
+            monitoring: env
+                .text(MONITORING)?
+                .map_or_else(|| Ok(Vec::new()), |urls| monitoring_urls(&urls))?,
         })
     }
+}
+
+/// The variable.
+const MONITORING: &str = "NATS_MONITORING_URL";
+
+fn monitoring_urls(text: &str) -> Result<Vec<String>, ConfigError> {
+    let url = |part: &str| {
+        let part = part.trim();
+        let fits = reqwest::Url::parse(part).is_ok_and(|url| {
+            matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.query().is_none()
+        });
+        if fits {
+            Ok(part.trim_end_matches('/').to_owned())
+        } else {
+            Err(ConfigError::new(
+                MONITORING,
+                "expected http://HOST:8222 without credentials or query, several of them comma-separated for a cluster",
+            ))
+        }
+    };
+    let urls: Vec<_> = text.split(',').map(url).collect::<Result<_, _>>()?;
+    if urls.len() > MAX_MONITORED {
+        return Err(ConfigError::new(
+            MONITORING,
+            format_args!("more than {MAX_MONITORED} servers"),
+        ));
+    }
+    Ok(urls)
 }
 
 fn server_urls(text: &str) -> Result<Vec<String>, ConfigError> {
@@ -66,4 +102,35 @@ fn server_urls(text: &str) -> Result<Vec<String>, ConfigError> {
         )),
     };
     text.split(',').map(url).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn monitoring_urls_are_read_one_a_server() {
+        let read = |text: &str| {
+            let env = Environment::from_iter([(MONITORING, text)]);
+            Nats::from_environment(&env).map(|nats| nats.monitoring)
+        };
+        assert_eq!(
+            Nats::from_environment(&Environment::default()).unwrap().monitoring,
+            [""; 0]
+        );
+        assert_eq!(
+            read("http://a:8222/, https://b:8223").unwrap(),
+            ["http://a:8222", "https://b:8223"]
+        );
+        for wrong in [
+            "a:8222",
+            "nats://a:8222",
+            "http://u:p@a:8222",
+            "http://a:8222,",
+            "http://a/?x=1",
+        ] {
+            assert_eq!(read(wrong).unwrap_err().variable, MONITORING, "{wrong}");
+        }
+        assert!(read(&["http://a:1"; 10].join(",")).is_err());
+    }
 }

@@ -21,7 +21,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     names::{Names, Run, Runs},
-    statement_timeout,
+    pooler, statement_timeout,
 };
 
 /// How much longer than the server the hub waits for a statement: the server's own word is better, for the session lives on.
@@ -41,6 +41,15 @@ pub enum Error {
     Postgres(tokio_postgres::Error),
     /// No answer within this time; whether the statement was done is not known.
     Deadline(Duration),
+    /// There is no connection.
+    Unreachable {
+        /// Host and reason, never the password.
+        reason: String,
+        /// PostgreSQL's code, where it refused the connection.
+        code: Option<String>,
+    },
+    /// A pooler hands its sessions to several clients.
+    Pooled,
 }
 
 impl Error {
@@ -48,7 +57,16 @@ impl Error {
     pub fn code(&self) -> Option<&str> {
         match self {
             Self::Postgres(error) => error.code().map(tokio_postgres::error::SqlState::code),
-            Self::Deadline(_) => None,
+            Self::Unreachable { code, .. } => code.as_deref(),
+            Self::Deadline(_) | Self::Pooled => None,
+        }
+    }
+
+    /// No connection, for this reason, and with PostgreSQL's code where it has one.
+    pub(crate) fn unreachable(reason: impl Into<String>, code: Option<&str>) -> Self {
+        Self::Unreachable {
+            reason: reason.into(),
+            code: code.map(str::to_owned),
         }
     }
 
@@ -63,6 +81,8 @@ impl fmt::Display for Error {
         match self {
             Self::Postgres(error) => f.write_str(&describe(error)),
             Self::Deadline(limit) => write!(f, "PostgreSQL did not answer within {} s", limit.as_secs_f64()),
+            Self::Unreachable { reason, .. } => write!(f, "PostgreSQL: {reason}"),
+            Self::Pooled => f.write_str(pooler::REFUSED),
         }
     }
 }

@@ -368,14 +368,6 @@ fn forwarded(event: &Recorded, label: &str, facts: &Forwarded) -> NewEvent {
     let took = (now - received_at).to_std().unwrap_or_default();
     metrics::counter!("webhooks_processed_total", "provider" => provider.clone(), "status" => "success").increment(1);
     metrics::histogram!("webhook_processing_duration_seconds", "provider" => provider).record(took);
-    tracing::debug!(
-        provider = &*event.envelope.provider,
-        order_id = event.envelope.external_order_id,
-        request_id = event.envelope.request_id,
-        attempts = facts.attempts,
-        processing_time = took.as_millis() as u64,
-        "order forwarded"
-    );
     NewEvent::new(event.follow(label, EventType::OrderForwarded, now), facts)
 }
 

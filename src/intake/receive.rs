@@ -102,6 +102,7 @@ async fn accept(
     // A webhook that was there before may be one that somebody caught and sends again.
     if !appended.duplicate {
         intake.limits.note_accepted(enabled, asked.client);
+        intake.health.last_webhooks.note(&enabled.name, Utc::now().timestamp());
     }
     log_accepted(enabled, &admission, asked, appended);
     Ok(accepted(enabled, &admission, &asked.request_id, appended, &held.bytes))

@@ -21,7 +21,10 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::writer::Writer;
 use self::{acknowledging::Acknowledging, writer::Pending};
 use super::{connection::Connection, read};
-use crate::{event::NewEvent, telemetry::roles::Roles};
+use crate::{
+    event::NewEvent,
+    telemetry::{roles::Roles, tables::Tables},
+};
 
 /// Appends that may wait for the log at a time; one more is refused (the intake answers 503). Eight full batches: at
 /// 15,000 appends/s that is a quarter of a second of work.
@@ -86,6 +89,7 @@ pub struct Journal {
     connection: Arc<Connection>,
     acknowledging: Acknowledging,
     roles: Roles,
+    tables: Tables,
 }
 
 impl Journal {
@@ -101,6 +105,7 @@ impl Journal {
                 connection,
                 acknowledging,
                 roles: Roles::default(),
+                tables: Tables::default(),
             },
             writer,
         )
@@ -165,6 +170,11 @@ impl Journal {
     /// Which stages this instance works on.
     pub const fn roles(&self) -> &Roles {
         &self.roles
+    }
+
+    /// How far the tables are that are made from the log, as this instance knows it.
+    pub const fn tables(&self) -> &Tables {
+        &self.tables
     }
 
     /// How many partitions the log has.

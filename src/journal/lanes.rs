@@ -239,6 +239,11 @@ impl Lanes {
         self.table().first_due()
     }
 
+    /// How many events are parked, and the place on the log of the oldest.
+    pub fn parked(&self) -> (u64, Option<u64>) {
+        self.table().parked()
+    }
+
     /// How many lanes are due that nobody works on, counted up to `most`.
     pub fn due(&self, now: DateTime<Utc>, most: usize) -> usize {
         self.table().due_by(now + EARLY, most)

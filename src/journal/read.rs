@@ -366,6 +366,34 @@ pub async fn decoded_at(connection: &Connection, sequence: u64) -> anyhow::Resul
     }
 }
 
+/// When the first message at or after a place of the log was appended, by the server's clock; none at the end.
+///
+/// # Errors
+/// Where NATS does not answer.
+pub async fn appended_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<DateTime<Utc>>> {
+    let request = json!({ "seq": sequence.max(1), "next_by_subj": ">" }).to_string();
+    let answer = connection
+        .client
+        .request(format!("$JS.API.DIRECT.GET.{EVENTS}"), request.into());
+    let message = tokio::time::timeout(ANSWER_TIMEOUT, answer)
+        .await
+        .context("the event log did not answer a read")?
+        .context("cannot read the event log")?;
+    match message.status.map(|status| status.as_u16()) {
+        None => {
+            let headers = message.headers.as_ref();
+            let time = headers.and_then(|headers| headers.get_last(async_nats::header::NATS_TIME_STAMP));
+            let time = time.context("an answer without a time")?.as_str().parse()?;
+            Ok(Some(time))
+        }
+        Some(404) => Ok(None),
+        Some(status) => bail!(
+            "the event log answered a read with {status} {}",
+            message.description.unwrap_or_default()
+        ),
+    }
+}
+
 async fn leaders_copy_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Decoded>> {
     let stream = connection.context.get_stream_no_info(EVENTS).await?;
     match stream.get_raw_message(sequence).await {

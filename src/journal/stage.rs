@@ -14,7 +14,8 @@ mod attempt;
 mod due;
 mod floor;
 mod found;
-mod gauges;
+pub(crate) mod gauges;
+mod ended;
 mod given_up;
 mod hand;
 mod handover;
@@ -94,6 +95,8 @@ pub trait Stage: Send + Sync + 'static {
     const LABEL: &'static str = OUTCOME;
     /// Where its events wait, if they may have to wait for long.
     const LANES: Option<Corner>;
+    /// What it waits for where it is not ready, as a label of `orders_waiting`.
+    const WAITS_FOR: &'static str = gauges::BREAKER;
 
     /// Waits until there is a point in handling an event (breaker open: here).
     fn ready(&self) -> impl Future<Output = ()> + Send;
@@ -344,6 +347,13 @@ impl<S: Stage> Worker<S> {
             Ok(info) => {
                 let taking = hand.held.has_room() && self.stage.is_ready();
                 hand.stray.compare(info.delivered.consumer_sequence, taking)?;
+                let consumer = (info.num_pending, info.delivered.consumer_sequence);
+                let stopped_by = (!self.stage.is_ready()).then_some(S::WAITS_FOR);
+                let connection = self.journal.connection();
+                sources
+                    .gauges
+                    .look(connection, ground, hand, consumer, stopped_by)
+                    .await;
                 floor::look(self.journal.connection(), &ground.tenure).await?;
             }
             // The next look says it.

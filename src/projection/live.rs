@@ -27,6 +27,7 @@ use crate::{
         read::{BATCH, Entry, Reader, end, event_at},
         streams,
     },
+    telemetry::tables::Who,
 };
 
 /// Name of the durable consumer.
@@ -112,7 +113,12 @@ impl Live {
             match Box::pin(self.write_while_it_is_ours(stop)).await {
                 Ok(()) => {}
                 Err(error) if error.is::<streams::Missing>() => return Err(error),
-                Err(error) => self.note(&error),
+                Err(error) => {
+                    self.note(&error);
+                    if !error.is::<Replaced>() && !error.is::<Newer>() {
+                        self.journal.tables().failed(Who::Writer, &error);
+                    }
+                }
             }
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -147,6 +153,7 @@ impl Live {
             self.migrated.send_replace(true);
         }
         if !self.may_write().await? {
+            self.journal.tables().works(Who::Writer);
             return Ok(());
         }
         let mut connection = self.database.own().await?;
@@ -173,6 +180,7 @@ impl Live {
         // A newer version may have migrated since, and rights may have been taken away.
         schema::check(&pooled).await?;
         let (position, is_held) = writer::look(&pooled, &self.holder).await?.unwrap_or((0, false));
+        self.journal.tables().at(position);
         if let Some((newer, since)) = &self.aside {
             if position >= newer.sequence {
                 self.aside = None;
@@ -223,6 +231,7 @@ impl Live {
                 first = messages.next() => first?,
                 () = tokio::time::sleep(fault_injection::time("tables_renew", RENEW_EVERY)) => {
                     writer::claim(connection, writer.holder).await?;
+                    writer.reach_end(connection).await?;
                     continue;
                 }
             };
@@ -303,11 +312,19 @@ impl Writer<'_> {
         if self.position < up_to {
             self.close_gap(connection, up_to).await?;
         }
-        let pending = batch
-            .last()
-            .and_then(|(_, last)| last.info().ok().map(|info| info.pending))
-            .unwrap_or(0);
-        metrics::gauge!("projection_lag_events").set(pending as f64);
+        Ok(())
+    }
+
+    /// Nothing came for a while. What is on the log all the same was handed to an instance that is frozen or gone: the server
+    /// hands it out again after `ack_wait`, a minute, and nothing later need come that shows the gap.
+    async fn reach_end(&mut self, connection: &mut Connection) -> anyhow::Result<()> {
+        match end(self.journal.connection()).await {
+            Ok(end) if end.sequence > self.position => self.close_gap(connection, end.sequence).await?,
+            Ok(_) => {}
+            // The consumer's messages say whether the log is there.
+            Err(error) => tracing::debug!(error = format!("{error:#}"), "cannot see the end of the log"),
+        }
+        self.journal.tables().works(Who::Writer);
         Ok(())
     }
 
@@ -448,7 +465,8 @@ impl Writer<'_> {
             if now.len() == *self.limit {
                 *self.limit = (*self.limit * 2).min(MAX_EVENTS);
             }
-            metrics::gauge!("projection_position").set(self.position as f64);
+            self.journal.tables().at(self.position);
+            self.journal.tables().works(Who::Writer);
             rest = later;
             if rest.is_empty() {
                 return Ok(());

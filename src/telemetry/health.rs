@@ -24,12 +24,20 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    database::Database,
+    database::{self, Database},
     forward::{breaker, gate::Gate},
     intake::receive::astray,
     journal::Journal,
+    projection::writer,
     provider::Registry,
+    telemetry::{
+        observer::{LastWebhooks, Servers},
+        tables::Who,
+    },
 };
+
+/// The stage that writes the tables, by its name among the roles.
+const PROJECTION: &str = "projection";
 
 /// Longest time that one look at the database may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -56,6 +64,12 @@ pub struct Health {
     pub gate: Arc<Gate>,
     /// `RATE_LIMIT_ENABLED`.
     pub rate_limiting: bool,
+    /// What was seen of the NATS servers' own health.
+    pub nats_servers: Servers,
+    /// When each provider's last webhook came.
+    pub last_webhooks: LastWebhooks,
+    /// The name of this instance.
+    pub instance_id: String,
 }
 
 /// Why PostgreSQL did not answer when it was last looked at; none where it did.
@@ -125,7 +139,10 @@ async fn all_with_reasons(State(health): State<Arc<Health>>) -> Response {
     });
     body["eventLog"] = json!({
         "secondsSinceAcknowledgement": acknowledging.last().map(|last| last.elapsed().as_secs()),
+        "servers": health.nats_servers.all(),
     });
+    body["tables"] = health.tables();
+    body["instance"] = json!({ "id": health.instance_id, "stages": health.journal.roles().all() });
     (code(up), Json(body)).into_response()
 }
 
@@ -162,6 +179,12 @@ impl Health {
     pub async fn run(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
         loop {
             let trouble = self.database_trouble().await;
+            let tables = self.journal.tables();
+            match &trouble {
+                Some(error) => tables.failed(Who::Question, error),
+                None => tables.works(Who::Question),
+            }
+            let trouble = trouble.map(|error| format!("{error:#}"));
             metrics::gauge!("database_up").set(if trouble.is_none() { 1.0 } else { 0.0 });
             let pause = if trouble.is_none() { CHECK_EVERY } else { CHECK_AGAIN };
             self.database_seen.set(trouble);
@@ -172,17 +195,41 @@ impl Health {
         }
     }
 
-    async fn database_trouble(&self) -> Option<String> {
+    async fn database_trouble(&self) -> Option<anyhow::Error> {
         let ask = async {
             let connection = self.database.connect().await?;
             connection.simple_query("SELECT 1").await?;
+            // Who writes the tables knows better. Before they are migrated there is no position, which is no trouble.
+            if !self.journal.roles().all().contains(&PROJECTION)
+                && let Ok(Some((position, _))) = writer::look(&connection).await
+            {
+                self.journal.tables().at(position);
+            }
             anyhow::Ok(())
         };
         match tokio::time::timeout(CHECK_TIMEOUT, ask).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(format!("{error:#}")),
-            Err(_) => Some(format!("no answer within {} s", CHECK_TIMEOUT.as_secs())),
+            Ok(asked) => asked.err(),
+            Err(_) => Some(database::Error::Deadline(CHECK_TIMEOUT).into()),
         }
+    }
+
+    /// How far the tables are, and why they do not go on.
+    fn tables(&self) -> Value {
+        let tables = self.journal.tables();
+        let lag = tables.lag();
+        let trouble = tables.trouble().map(|trouble| {
+            json!({
+                "class": trouble.class.as_str(),
+                "message": trouble.message,
+                "forSeconds": trouble.since.elapsed().as_secs(),
+            })
+        });
+        json!({
+            "position": tables.position(),
+            "lagEvents": lag.map(|lag| lag.events),
+            "lagSeconds": lag.map(|lag| lag.age.as_secs()),
+            "trouble": trouble,
+        })
     }
 
     /// Whether webhooks are accepted.
@@ -194,9 +241,10 @@ impl Health {
     fn all(&self) -> (bool, Value) {
         let up = self.accepts();
         let database = self.database_seen.trouble().is_none();
+        let tables = self.journal.tables().follow();
         let (state, _) = self.gate.state();
         let backend = state == breaker::State::Closed;
-        let status = match (up, database && backend) {
+        let status = match (up, database && tables && backend) {
             (false, _) => "unhealthy",
             (true, false) => "degraded",
             (true, true) => "healthy",
@@ -209,6 +257,8 @@ impl Health {
             "checks": {
                 "eventLog": word(up),
                 "database": word(database),
+                // Whether they follow the log; what PostgreSQL does with a question says little about that.
+                "tables": word(tables),
                 "backendConnection": word(backend),
                 // Retries come from the log: where that is, they are.
                 "retryQueue": word(up),

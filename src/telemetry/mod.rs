@@ -1,5 +1,5 @@
-//! What is seen from outside: [`logs`], [`metrics`], [`health`] and the [`trace_context`] that is passed on; [`panics`], and the
-//! [`roles`] of this instance.
+//! What is seen from outside: [`logs`], [`metrics`], [`health`] and the [`trace_context`] that is passed on; [`panics`].
+//! [`roles`] and [`tables`] are what an instance knows of itself, [`observer`] looks at the log for what no stage counts.
 
 use uuid::Uuid;
 
@@ -9,6 +9,8 @@ pub mod health;
 pub mod trace_context;
 pub mod panics;
 pub mod roles;
+pub mod tables;
+pub mod observer;
 
 /// Most characters of the machine's name in [`instance_id`].
 const MAX_HOST_CHARS: usize = 63;

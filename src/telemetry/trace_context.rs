@@ -20,6 +20,11 @@ pub fn of(headers: &HeaderMap) -> String {
     }
 }
 
+/// The trace id of a `traceparent`, where it is a valid one.
+pub fn trace_id(traceparent: &str) -> Option<&str> {
+    trace_id_and_flags(traceparent).map(|(trace_id, _)| trace_id)
+}
+
 fn trace_id_and_flags(header: &str) -> Option<(&str, &str)> {
     let mut parts = header.trim().split('-');
     let (version, trace_id, parent_id, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);

@@ -17,8 +17,12 @@ use tokio::sync::watch;
 const KNOWN_AFTER: Duration = Duration::from_secs(3);
 /// How often one append of the doors is let through while the log does not acknowledge.
 const TRIAL_EVERY: Duration = Duration::from_secs(1);
-/// How long questions alone do not count, after an append was refused although they found nothing wrong.
+/// How long questions alone do not count, after an append was refused or not answered although they found nothing wrong.
 const DISTRUST: Duration = Duration::from_secs(30);
+/// The same after the appends that found out were not answered again and again: each time it is twice as long, up to this.
+const MAX_DISTRUST: Duration = Duration::from_secs(300);
+/// How much later than an append a question must be asked to say that NATS answers while the append waits.
+const ASKED_LATER: Duration = Duration::from_secs(2);
 /// Duplicate window of the log until it was read from the stream: that of `streams/EVENTS.json`.
 const DEFAULT_WINDOW: Duration = Duration::from_secs(300);
 /// Added to the size of a payload for the room that a message needs: its subject, headers and the record around it.
@@ -37,7 +41,32 @@ pub enum Trouble {
     NoStream,
     /// The server has no room for an event, in its words.
     NoRoom(String),
+    /// NATS answers, but what is sent to it is neither stored nor refused; why, where its health check says it. A stream that could
+    /// not write once, as when the disk was full, answers no append until the server is restarted.
+    StoresNothing(Option<String>),
 }
+
+impl Trouble {
+    /// Label `reason` of `event_log_trouble`; none before the log was asked.
+    pub const fn label(&self) -> Option<&'static str> {
+        match self {
+            Self::NotAsked => None,
+            Self::NoConnection => Some("no_connection"),
+            Self::NoAnswer => Some("no_answer"),
+            Self::NoStream => Some("no_stream"),
+            Self::NoRoom(_) => Some("no_room"),
+            Self::StoresNothing(_) => Some("stores_nothing"),
+        }
+    }
+
+    /// Whether it shows by silence, so that later silence may say more about it.
+    const fn is_silence(&self) -> bool {
+        !matches!(self, Self::NoRoom(_))
+    }
+}
+
+/// Every label.
+const LABELS: [&str; 5] = ["no_connection", "no_answer", "no_stream", "no_room", "stores_nothing"];
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,7 +75,17 @@ impl fmt::Display for Trouble {
             Self::NoConnection => f.write_str("there is no connection to NATS"),
             Self::NoAnswer => f.write_str("NATS does not answer"),
             Self::NoStream => f.write_str("JetStream is starting or off, has no leader, or EVENTS is missing"),
-            Self::NoRoom(reason) => write!(f, "there is no room: {reason}"),
+            Self::NoRoom(reason) => write!(f, "the log refuses: no space: {reason}"),
+            Self::StoresNothing(why) => {
+                if let Some(why) = why {
+                    write!(f, "{why}: ")?;
+                }
+                f.write_str(
+                    "NATS answers but stores nothing, as after its disk was full (or its cluster has no majority): make room on \
+                     the disk of its store_dir, then restart NATS, for it does not write again by itself; its log, and /healthz on \
+                     its monitoring port, say why",
+                )
+            }
         }
     }
 }
@@ -90,6 +129,12 @@ struct Known {
     trouble: Option<Trouble>,
     /// Since when something was sent and nothing acknowledged, and what is seen of it.
     unanswered: Option<(Instant, Trouble)>,
+    /// Since when appends were sent and none was acknowledged or refused.
+    appends: Option<Instant>,
+    /// A question that was asked well after that found nothing wrong.
+    passed_meanwhile: bool,
+    /// How long questions will not be believed the next time.
+    distrust: Duration,
     /// When an append was acknowledged last.
     acknowledged: Option<Instant>,
     /// Whether what makes it up is a question rather than an append.
@@ -158,6 +203,24 @@ impl Acknowledging {
         self.known(|known, now| known.asked(seen, now));
     }
 
+    /// Appends are being sent.
+    pub(super) fn append_sent(&self) {
+        self.known(|known, now| {
+            known.asked(&Trouble::NoAnswer, now);
+            known.appends.get_or_insert(now);
+        });
+    }
+
+    /// The connection to NATS went or came: what was sent before is answered no more, and the server may be another.
+    pub(super) fn connection_changed(&self) {
+        self.known(|known, _| known.forget_appends());
+    }
+
+    /// The only NATS server says by its own health check that it cannot write the log.
+    pub fn server_cannot_write(&self, why: &str) {
+        self.known(|known, now| known.stores_nothing(Some(why.to_owned()), now));
+    }
+
     /// An append was acknowledged.
     pub(super) fn acknowledged(&self) {
         self.known(Known::acknowledged);
@@ -168,9 +231,9 @@ impl Acknowledging {
         self.known(|known, now| known.refused(reason, payload_bytes, now));
     }
 
-    /// A question found nothing wrong.
-    pub(super) fn question_passed(&self) {
-        self.known(Known::question_passed);
+    /// A question that was asked then found nothing wrong.
+    pub(super) fn question_passed(&self, asked: Instant) {
+        self.known(|known, now| known.question_passed(asked, now));
     }
 
     /// A question found no room.
@@ -209,6 +272,9 @@ impl Known {
         Self {
             trouble: Some(Trouble::NotAsked),
             unanswered: None,
+            appends: None,
+            passed_meanwhile: false,
+            distrust: DISTRUST,
             acknowledged: None,
             by_question: true,
             distrust_until: None,
@@ -222,11 +288,32 @@ impl Known {
         let known_after = crate::fault_injection::time("known_after", KNOWN_AFTER);
         if let Some((since, seen)) = &self.unanswered
             && now.duration_since(*since) >= known_after
-            && matches!(self.trouble, None | Some(Trouble::NotAsked))
+            && self.trouble.as_ref().is_none_or(Trouble::is_silence)
+            && self.trouble.as_ref() != Some(seen)
+            // The word of the server, or of an append, is not taken back by silence.
+            && self.distrust_until.is_none_or(|until| until <= now)
         {
             let seen = seen.clone();
             self.set(Some(seen), now);
         }
+        if self.passed_meanwhile
+            && self
+                .appends
+                .is_some_and(|since| now.duration_since(since) >= known_after)
+            && matches!(self.trouble, None | Some(Trouble::NotAsked))
+        {
+            self.stores_nothing(None, now);
+        }
+    }
+
+    fn stores_nothing(&mut self, why: Option<String>, now: Instant) {
+        self.distrust_until = Some(now + self.distrust);
+        self.distrust = (self.distrust * 2).min(MAX_DISTRUST);
+        self.set(Some(Trouble::StoresNothing(why)), now);
+    }
+
+    fn forget_appends(&mut self) {
+        (self.appends, self.passed_meanwhile, self.distrust_until) = (None, false, None);
     }
 
     fn asked(&mut self, seen: &Trouble, now: Instant) {
@@ -237,7 +324,9 @@ impl Known {
     }
 
     fn acknowledged(&mut self, now: Instant) {
-        (self.unanswered, self.distrust_until, self.by_question) = (None, None, false);
+        (self.unanswered, self.by_question) = (None, false);
+        self.forget_appends();
+        self.distrust = DISTRUST;
         self.acknowledged = Some(now);
         self.needs = OVERHEAD_BYTES;
         self.set(None, now);
@@ -245,6 +334,7 @@ impl Known {
 
     fn refused(&mut self, reason: &str, payload_bytes: usize, now: Instant) {
         self.unanswered = None;
+        (self.appends, self.passed_meanwhile) = (None, false);
         self.needs = payload_bytes as u64 + OVERHEAD_BYTES;
         if self.trouble.is_none() && self.by_question {
             self.distrust_until = Some(now + DISTRUST);
@@ -252,10 +342,17 @@ impl Known {
         self.set(Some(Trouble::NoRoom(reason.to_owned())), now);
     }
 
-    fn question_passed(&mut self, now: Instant) {
+    /// What the questions find does not show whether `EVENTS` stores what is sent: where appends have waited since well before a
+    /// question was asked, the question's answer says that NATS is there and the log is not.
+    fn question_passed(&mut self, asked: Instant, now: Instant) {
         self.unanswered = None;
-        if self.trouble.is_some() && self.distrust_until.is_none_or(|until| until <= now) {
+        let is_meanwhile = self.appends.is_some_and(|since| asked >= since + ASKED_LATER);
+        if is_meanwhile && matches!(self.trouble, None | Some(Trouble::NotAsked)) {
+            self.passed_meanwhile = true;
+            self.look(now);
+        } else if self.trouble.is_some() && self.distrust_until.is_none_or(|until| until <= now) {
             self.by_question = true;
+            self.forget_appends();
             self.set(None, now);
         }
     }
@@ -274,11 +371,18 @@ impl Known {
 
     fn set(&mut self, trouble: Option<Trouble>, now: Instant) {
         metrics::gauge!("event_log_up").set(if trouble.is_none() { 1.0 } else { 0.0 });
+        let label = trouble.as_ref().and_then(Trouble::label);
+        for one in LABELS {
+            metrics::gauge!("event_log_trouble", "reason" => one).set(if label == Some(one) { 1.0 } else { 0.0 });
+        }
         match (&self.trouble, &trouble) {
             (Some(_), None) => tracing::info!("the event log acknowledges"),
             (None | Some(Trouble::NotAsked), Some(reason)) => {
                 tracing::warn!(%reason, "the event log does not acknowledge; webhooks are refused until it does");
                 self.next_trial = Some(now + TRIAL_EVERY);
+            }
+            (Some(before), Some(reason)) if before.label() != reason.label() => {
+                tracing::warn!(%reason, "the event log does not acknowledge");
             }
             _ => {}
         }
@@ -287,96 +391,4 @@ impl Known {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn full() -> Option<Trouble> {
-        Some(Trouble::NoRoom("maximum bytes exceeded".into()))
-    }
-
-    /// Up by an append, at that time.
-    fn up(now: Instant) -> Known {
-        let mut known = Known::new();
-        known.acknowledged(now);
-        known
-    }
-
-    #[test]
-    fn silence_counts_from_the_first_that_has_no_answer() {
-        let began = Instant::now();
-        let mut known = up(began);
-        known.asked(&Trouble::NoAnswer, began);
-        known.asked(&Trouble::NoStream, began + 2 * SECOND);
-        known.look(began + KNOWN_AFTER - SECOND / 10);
-        assert_eq!(known.trouble, None, "a restart of the server takes so long");
-        known.look(began + KNOWN_AFTER);
-        assert_eq!(known.trouble, Some(Trouble::NoStream));
-        known.acknowledged(began + KNOWN_AFTER);
-        assert_eq!(known.trouble, None);
-        known.look(began + 10 * KNOWN_AFTER);
-        assert_eq!(known.trouble, None, "nothing is without an answer");
-    }
-
-    #[test]
-    fn a_refusal_is_known_at_once_and_one_a_second_finds_out() {
-        let began = Instant::now();
-        let mut known = up(began);
-        known.refused("maximum bytes exceeded", 10, began);
-        assert_eq!(known.trouble, full());
-        let let_in = |known: &mut Known, at| known.lets_in(at).is_ok();
-        assert!(!let_in(&mut known, began), "it was just found out");
-        assert!(let_in(&mut known, began + TRIAL_EVERY));
-        assert!(!let_in(&mut known, began + TRIAL_EVERY));
-        assert!(let_in(&mut known, began + 2 * TRIAL_EVERY));
-        known.acknowledged(began + 2 * TRIAL_EVERY);
-        assert!((0..3).all(|_| let_in(&mut known, began + 2 * TRIAL_EVERY)));
-    }
-
-    #[test]
-    fn a_question_that_was_wrong_is_not_believed_for_a_while() {
-        let began = Instant::now();
-        let mut known = up(began);
-        known.refused("maximum bytes exceeded", 10, began);
-        known.question_passed(began + SECOND);
-        assert_eq!(known.trouble, None);
-        known.refused("maximum bytes exceeded", 10, began + 2 * SECOND);
-        known.question_passed(began + 3 * SECOND);
-        assert_eq!(known.trouble, full());
-        known.question_passed(began + 2 * SECOND + DISTRUST);
-        assert_eq!(known.trouble, None);
-        // An append is believed at any time.
-        known.refused("maximum bytes exceeded", 10, began + 3 * SECOND + DISTRUST);
-        known.acknowledged(began + 4 * SECOND + DISTRUST);
-        assert_eq!(known.trouble, None);
-    }
-
-    #[test]
-    fn what_a_shorter_window_forgot_is_not_known_again() {
-        let began = Instant::now();
-        let mut window = Window {
-            length: 300 * SECOND,
-            known_since: None,
-        };
-        window.set(300 * SECOND, began + 300 * SECOND);
-        assert_eq!(window.known_since(began + 300 * SECOND), Some(began));
-        window.set(SECOND, began + 310 * SECOND);
-        window.set(300 * SECOND, began + 311 * SECOND);
-        assert_eq!(window.known_since(began + 311 * SECOND), Some(began + 309 * SECOND));
-        assert_eq!(window.known_since(began + 700 * SECOND), Some(began + 400 * SECOND));
-    }
-
-    #[test]
-    fn before_the_first_answer_it_is_not_up_and_nobody_is_refused() {
-        let began = Instant::now();
-        let mut known = Known::new();
-        assert_eq!(
-            (known.trouble.clone(), known.lets_in(began)),
-            (Some(Trouble::NotAsked), Ok(()))
-        );
-        known.asked(&Trouble::NoConnection, began);
-        known.look(began + KNOWN_AFTER);
-        assert_eq!(known.lets_in(began + KNOWN_AFTER), Err(Trouble::NoConnection));
-    }
-}
+mod tests;

@@ -122,7 +122,12 @@ impl Watch {
     /// Where the subscription ended: the client is closed.
     pub(super) async fn run(mut self) -> anyhow::Result<()> {
         let (mut asked, mut left): (Option<Instant>, Option<Instant>) = (None, None);
+        let mut changes = self.connection.changes();
         loop {
+            if changes.has_changed().unwrap_or(false) {
+                changes.mark_unchanged();
+                self.acknowledging.connection_changed();
+            }
             if !self.connection.is_up() {
                 self.acknowledging.asked(&Trouble::NoConnection);
                 let _ = tokio::time::timeout(LOOK_EVERY, self.connection.wait_up()).await;
@@ -157,8 +162,9 @@ impl Watch {
     /// Asks once, and notes what is found.
     async fn ask(&mut self) -> anyhow::Result<()> {
         self.acknowledging.asked(&Trouble::NoAnswer);
+        let asked = Instant::now();
         match self.find().await? {
-            Found::Room => self.acknowledging.question_passed(),
+            Found::Room => self.acknowledging.question_passed(asked),
             Found::NoRoom(reason) => self.acknowledging.question_refused(&reason),
             Found::Trouble(trouble) => self.acknowledging.asked(&trouble),
         }
@@ -175,7 +181,7 @@ impl Watch {
             let message = tokio::select! {
                 biased;
                 message = self.answers.next() => message,
-                () = tokio::time::sleep_until(deadline) => return Ok(Found::Trouble(Trouble::NoAnswer)),
+                () = tokio::time::sleep_until(deadline) => return Ok(Found::Trouble(silence(&answers))),
                 () = self.connection.wait_down() => return Ok(Found::Trouble(Trouble::NoConnection)),
             };
             let Some(message) = message else {
@@ -238,6 +244,20 @@ impl Watch {
             Some(reason) => Found::NoRoom(reason),
             None => Found::Room,
         }
+    }
+}
+
+/// What it means that not all questions were answered in time. A server that says how the log is, and answers nothing that it
+/// would have to store, cannot write.
+fn silence(answers: &[Option<Message>; QUESTIONS]) -> Trouble {
+    let [_, info, _] = answers;
+    let says_how_it_is = info
+        .as_ref()
+        .is_some_and(|info| serde_json::from_slice::<Info>(&info.payload).is_ok());
+    if says_how_it_is {
+        Trouble::StoresNothing(None)
+    } else {
+        Trouble::NoAnswer
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     AppendError, Appended, Connection, MAX_WAITING, Stored,
-    acknowledging::{Acknowledging, Trouble},
+    acknowledging::Acknowledging,
     recent::Recent,
     round::{BATCH_FROM, Batch, Fate, Round},
     watch::Watch,
@@ -193,7 +193,7 @@ impl Writer {
         if few.is_empty() {
             return Ok(false);
         }
-        self.acknowledging.asked(&Trouble::NoAnswer);
+        self.acknowledging.append_sent();
         let now = Instant::now();
         few.iter_mut().for_each(|pending| pending.note_sent(now));
         metrics::histogram!("append_round_size").record(few.len() as f64);
@@ -212,7 +212,7 @@ impl Writer {
         while !batch.messages.is_empty() {
             metrics::histogram!("append_round_size").record(batch.messages.len() as f64);
             let began = Instant::now();
-            self.acknowledging.asked(&Trouble::NoAnswer);
+            self.acknowledging.append_sent();
             let committed = round.commit(&connection.client, &batch).await;
             let mut following = Batch::new();
             let answer = loop {

@@ -20,6 +20,8 @@ pub(super) struct Open {
     pub(super) past: Past,
     /// The oldest event in it.
     oldest: u64,
+    /// How many are in it; at most [`super::MAX_WAITING`] and one.
+    events: u32,
     /// When it is due, in milliseconds since 1970, by the clock of the hub that wrote it.
     due_at: i64,
     /// Somebody works on it, so it is not in the queue.
@@ -33,6 +35,7 @@ impl Open {
             provider: lane.provider.clone(),
             past,
             oldest: lane.sequences().min().unwrap_or_default(),
+            events: u32::try_from(lane.sequences().count()).unwrap_or(u32::MAX),
             due_at: lane.due_at.timestamp_millis(),
             taken: false,
         }
@@ -47,6 +50,8 @@ pub(super) struct Table {
     queue: BTreeSet<(i64, OrderKey)>,
     /// All of them, that with the oldest event first.
     oldest: BTreeSet<(u64, OrderKey)>,
+    /// Events in all of them.
+    events: u64,
     told: Told,
 }
 
@@ -65,9 +70,11 @@ impl Table {
             lane.taken = before.taken;
             self.queue.remove(&(before.due_at, key));
             self.oldest.remove(&(before.oldest, key));
+            self.events -= u64::from(before.events);
             self.told.remove(key, before.revision);
         }
         self.oldest.insert((lane.oldest, key));
+        self.events += u64::from(lane.events);
         self.told.add(key, lane.revision);
         self.seen(lane.revision);
         if !lane.taken {
@@ -80,8 +87,14 @@ impl Table {
         if let Some(lane) = self.open.remove(&key) {
             self.queue.remove(&(lane.due_at, key));
             self.oldest.remove(&(lane.oldest, key));
+            self.events -= u64::from(lane.events);
             self.told.remove(key, lane.revision);
         }
+    }
+
+    /// How many events are parked, and the place on the log of the oldest.
+    pub(super) fn parked(&self) -> (u64, Option<u64>) {
+        (self.events, self.oldest.first().map(|(sequence, _)| *sequence))
     }
 
     /// The stream is so far.
@@ -201,6 +214,27 @@ mod tests {
         table.remove(key(2));
         table.release(key(2));
         assert_eq!((table.take_due(at(9)), table.first_due()), (None, None));
+    }
+
+    #[test]
+    fn events_in_lanes_are_counted() {
+        let mut table = Table::default();
+        let lane = |waiting: &[u64]| Lane {
+            provider: "careem".into(),
+            head: 7,
+            requests: 4,
+            due_at: at(5),
+            waiting: waiting.iter().map(|event| (*event, 0)).collect(),
+            for_creation: false,
+        };
+        assert_eq!(table.parked(), (0, None));
+        table.put(key(1), Open::new(1, Past::default(), &lane(&[9, 12])));
+        table.put(key(2), Open::new(2, Past::default(), &lane(&[])));
+        assert_eq!(table.parked(), (4, Some(7)));
+        table.put(key(1), Open::new(3, Past::default(), &lane(&[9])));
+        table.remove(key(2));
+        table.remove(key(2));
+        assert_eq!(table.parked(), (2, Some(7)));
     }
 
     #[derive(Debug, Clone)]

@@ -16,7 +16,7 @@ use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    PAUSE_AFTER_TROUBLE, Stage, Worker,
+    PAUSE_AFTER_TROUBLE, Stage, Worker, ended,
     given_up::{panicked, superseded_end, without_room},
     held::{Done, Item, Task, Work},
     names::outcome_of,
@@ -419,6 +419,9 @@ impl<S: Stage> Worker<S> {
                         let id = event.envelope.id.to_string();
                         tenure.progress(|progress| progress.know(appended.sequence, &id));
                         self.stage.recorded(&event, appended);
+                        if !appended.duplicate {
+                            ended::tell::<S>(&event);
+                        }
                         break;
                     }
                     Err(error) => {

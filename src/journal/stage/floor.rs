@@ -144,6 +144,10 @@ async fn is_of(connection: &Connection, log: LogState, created: i64, known: u64,
 /// # Errors
 /// Where NATS does not answer.
 pub(super) async fn message_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<StreamMessage>> {
+    if sequence == 0 {
+        // The log is empty; the server calls such a question a bad request.
+        return Ok(None);
+    }
     let stream = connection.context.get_stream_no_info(EVENTS).await?;
     match stream.get_raw_message(sequence).await {
         Ok(message) => Ok(Some(message)),

@@ -1,11 +1,57 @@
-//! What waits for a stage, for as long as this instance has it.
+//! What waits for a stage, and for how long, for as long as this instance has it.
 
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 use metrics::Gauge;
 
-/// `stage_pending` and `stage_lag_seconds` of a stage; both are 0 on an instance that does not have it.
+use super::{attempt::Ground, hand::Hand};
+use crate::journal::{connection::Connection, read::appended_at};
+
+/// Where an event waits; label `where` of `orders_waiting`.
+const QUEUED: &str = "queued";
+const HELD: &str = "held";
+const PARKED: &str = "parked";
+/// What a stage that takes nothing waits for: the backend, or the first reading of the branches.
+pub(super) const BREAKER: &str = "breaker";
+/// Every place.
+const PLACES: [&str; 5] = [QUEUED, BREAKER, BRANCHES, HELD, PARKED];
+/// See [`super::Stage::WAITS_FOR`].
+pub(crate) const BRANCHES: &str = "branches";
+
+/// How many events wait where.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Waiting {
+    /// On the log, not handed out or on its way to this instance.
+    pub(super) queued: u64,
+    /// In memory: at work, behind another of the same order, or between quick attempts.
+    pub(super) held: u64,
+    /// In lanes.
+    pub(super) parked: u64,
+    /// What the stage waits for, where it takes nothing now.
+    pub(super) stopped_by: Option<&'static str>,
+}
+
+impl Waiting {
+    fn at(&self, place: &str) -> u64 {
+        match (place, self.stopped_by) {
+            (PARKED, _) => self.parked,
+            (QUEUED, None) => self.queued,
+            (HELD, None) => self.held,
+            (place, Some(reason)) if place == reason => self.queued + self.held,
+            _ => 0,
+        }
+    }
+}
+
+/// The gauges of a stage; all are 0 on an instance that does not have it.
 pub(super) struct Gauges {
     pending: Gauge,
     lag: Gauge,
+    waiting: [(&'static str, Gauge); PLACES.len()],
+    oldest_age: Gauge,
+    /// The oldest event and when it was appended; read again only when it is another one.
+    oldest: Option<(u64, DateTime<Utc>)>,
 }
 
 impl Gauges {
@@ -13,6 +59,14 @@ impl Gauges {
         Self {
             pending: metrics::gauge!("stage_pending", "stage" => stage),
             lag: metrics::gauge!("stage_lag_seconds", "stage" => stage),
+            waiting: PLACES.map(|place| {
+                (
+                    place,
+                    metrics::gauge!("orders_waiting", "stage" => stage, "where" => place),
+                )
+            }),
+            oldest_age: metrics::gauge!("oldest_waiting_seconds", "stage" => stage),
+            oldest: None,
         }
     }
 
@@ -21,11 +75,77 @@ impl Gauges {
         self.pending.set(pending as f64);
         self.lag.set(age_ms.max(0) as f64 / 1000.0);
     }
+
+    /// What waits now, by what the consumer said: how many it has not handed out, and the number of the last that it did.
+    pub(super) async fn look(
+        &mut self,
+        connection: &Connection,
+        ground: &Ground,
+        hand: &Hand,
+        (pending, handed_out): (u64, u64),
+        stopped_by: Option<&'static str>,
+    ) {
+        let (parked, oldest_parked) = ground.lanes.as_ref().map_or((0, None), |lanes| lanes.parked());
+        self.pending.set(pending as f64);
+        self.show_waiting(&Waiting {
+            queued: pending + handed_out.saturating_sub(hand.stray.last),
+            held: hand.held.events() as u64,
+            parked,
+            stopped_by,
+        });
+        // What was not handed out is younger than what is open; with nothing open it is handed out at once.
+        let oldest_open = ground.tenure.progress(|progress| progress.oldest_open()).flatten();
+        let oldest = oldest_open.into_iter().chain(oldest_parked).min();
+        let age = self.age_of(connection, oldest).await;
+        self.oldest_age.set(age.as_secs_f64());
+    }
+
+    fn show_waiting(&self, waiting: &Waiting) {
+        for (place, gauge) in &self.waiting {
+            gauge.set(waiting.at(place) as f64);
+        }
+    }
+
+    async fn age_of(&mut self, connection: &Connection, oldest: Option<u64>) -> Duration {
+        let Some(sequence) = oldest else {
+            self.oldest = None;
+            return Duration::ZERO;
+        };
+        if self.oldest.is_none_or(|(known, _)| known != sequence) {
+            // Where the log does not answer, the age of the one before is the best that is known.
+            if let Ok(Some(time)) = appended_at(connection, sequence).await {
+                self.oldest = Some((sequence, time));
+            }
+        }
+        let since = self.oldest.map(|(_, time)| Utc::now() - time);
+        since.and_then(|age| age.to_std().ok()).unwrap_or_default()
+    }
 }
 
 impl Drop for Gauges {
     fn drop(&mut self) {
         self.pending.set(0.0);
         self.lag.set(0.0);
+        self.oldest_age.set(0.0);
+        self.show_waiting(&Waiting::default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_stopped_stage_has_waits_for_what_stops_it() {
+        let waiting = |stopped_by| Waiting {
+            queued: 5,
+            held: 2,
+            parked: 3,
+            stopped_by,
+        };
+        let at = |waiting: Waiting| PLACES.map(|place| waiting.at(place));
+        assert_eq!(at(waiting(None)), [5, 0, 0, 2, 3]);
+        assert_eq!(at(waiting(Some(BREAKER))), [0, 7, 0, 0, 3]);
+        assert_eq!(at(waiting(Some(BRANCHES))), [0, 0, 7, 0, 3]);
     }
 }

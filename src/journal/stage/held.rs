@@ -112,6 +112,11 @@ impl Held {
         self.count() < MAX_HELD && self.bytes < MAX_HELD_BYTES
     }
 
+    /// How many events are held, at work or waiting; what is parked is not among them.
+    pub(super) fn events(&self) -> usize {
+        self.sequences.len()
+    }
+
     /// Whether an event is held, at work or waiting.
     pub(super) fn has_events(&self) -> bool {
         !self.sequences.is_empty()

@@ -75,6 +75,11 @@ impl Progress {
         self.has_come(sequence) && !self.open.contains_key(&sequence)
     }
 
+    /// The oldest event that is open, where one is.
+    pub(super) fn oldest_open(&self) -> Option<u64> {
+        self.open.first_key_value().map(|(event, _)| *event)
+    }
+
     /// Something is about to be recorded about an event, or was by another instance, behind this place of the log.
     pub(super) fn record_behind(&mut self, event: u64, place: u64) {
         let behind = self.unaccounted.entry(event).or_insert(place);

@@ -152,6 +152,27 @@ const REASON: Label = of(
     ],
 );
 
+/// Where an event of a stage waits.
+const WHERE: Label = of("where", &["queued", "breaker", "branches", "held", "parked"]);
+/// Classes of errors of PostgreSQL; see [`crate::database::trouble`].
+const CLASS: Label = of(
+    "class",
+    &[
+        "no_connection",
+        "refused_login",
+        "read_only",
+        "no_space",
+        "time_limit",
+        "lock",
+        "too_many_connections",
+        "missing_right",
+        "schema",
+        "pooler",
+        "log",
+        "other",
+    ],
+);
+
 /// All of them, in the order of the flow.
 pub const METRICS: &[Metric] = &[
     // Webhooks.
@@ -159,6 +180,11 @@ pub const METRICS: &[Metric] = &[
         "webhooks_received_total",
         &[PROVIDER],
         "Total webhooks received by provider, verified ones only",
+    ),
+    gauge(
+        "webhook_last_received_timestamp_seconds",
+        &[PROVIDER],
+        "When the last webhook of a provider was accepted, in seconds since 1970: read from the log at the start, then of this instance; take the largest of all instances. 0 where the log has none",
     ),
     histogram(
         "webhook_accept_duration_seconds",
@@ -259,6 +285,16 @@ pub const METRICS: &[Metric] = &[
         "How long the last message had waited for the stage; of the instance that works on it, 0 on the others",
     ),
     gauge(
+        "orders_waiting",
+        &[STAGE, WHERE],
+        "Events that a stage has not ended, by where they wait: queued (on the log, not handed out), breaker (the same and what is held, while the circuit breaker lets nothing through), branches (the same, while the branches were never read), held (in memory, at work or between quick attempts), parked (in a lane until their next attempt). Of transform and forward: orders, and news about them, that are not at the backend yet; of push: what providers are to be told. Of the instance that works on the stage, 0 on the others: sum over all",
+    ),
+    gauge(
+        "oldest_waiting_seconds",
+        &[STAGE],
+        "For how long the oldest event that a stage has not ended is on the log; of the instance that works on it, 0 on the others",
+    ),
+    gauge(
         "retries_parked",
         &[PROVIDER],
         "Orders that are parked until their next attempt, by provider, of all stages that this instance works on",
@@ -282,6 +318,16 @@ pub const METRICS: &[Metric] = &[
         "dead_letters_total",
         &[PROVIDER],
         "Total orders given up on, by provider",
+    ),
+    gauge(
+        "dead_letters_open",
+        &[open("stage"), open("code"), open("provider")],
+        "Dead letters that nobody has taken up again yet, by stage, cause and provider; read from the log, so it is the same on every instance: take the largest",
+    ),
+    gauge(
+        "dead_letters_known",
+        &[],
+        "1 where the log was read for dead letters, so that dead_letters_open is complete",
     ),
     // Backend and providers.
     counter(
@@ -330,6 +376,14 @@ pub const METRICS: &[Metric] = &[
     ),
     // The log.
     gauge("event_log_up", &[], "1 while the event log acknowledges appends"),
+    gauge(
+        "event_log_trouble",
+        &[of(
+            "reason",
+            &["no_connection", "no_answer", "no_stream", "no_room", "stores_nothing"],
+        )],
+        "1 for the reason why the event log does not acknowledge appends, 0 for the others. stores_nothing: NATS answers, but what is sent to it is neither stored nor refused, as after its disk was full; it must be restarted",
+    ),
     counter(
         "events_appended_total",
         &[EVENT],
@@ -341,6 +395,27 @@ pub const METRICS: &[Metric] = &[
         &[],
         "From the last message of a round to its acknowledgement",
     ),
+    late(
+        "nats_healthy",
+        &[open("server")],
+        "1 where a NATS server's own health check (/healthz of NATS_MONITORING_URL) says that all is well",
+    ),
+    late(
+        "nats_store_bytes",
+        &[open("server")],
+        "Bytes that a NATS server has stored in its streams",
+    ),
+    late(
+        "nats_store_limit_bytes",
+        &[open("server")],
+        "Bytes that it may store (max_file_store)",
+    ),
+    late(
+        "nats_disk_free_bytes",
+        &[open("server")],
+        "Bytes free on the disk of a NATS server's store; only where NATS_MONITORING_URL names this machine by a loopback address",
+    ),
+    late("nats_disk_size_bytes", &[open("server")], "Size of that disk"),
     // PostgreSQL.
     gauge(
         "database_up",
@@ -352,6 +427,16 @@ pub const METRICS: &[Metric] = &[
         &[],
         "Total statements without an answer in time: cancelled, and their connections closed",
     ),
+    counter(
+        "database_errors_total",
+        &[CLASS],
+        "Total errors for which the tables were not written, or PostgreSQL did not answer health's question, by class",
+    ),
+    gauge(
+        "database_trouble",
+        &[CLASS],
+        "1 for the class of the error that keeps this instance from writing the tables, or from asking PostgreSQL, now; 0 for the others",
+    ),
     gauge(
         "projection_position",
         &[],
@@ -361,6 +446,11 @@ pub const METRICS: &[Metric] = &[
         "projection_lag_events",
         &[],
         "Events on the log beyond the tables' position; on every instance, also while PostgreSQL is away",
+    ),
+    gauge(
+        "projection_lag_seconds",
+        &[],
+        "For how long the oldest event that is not in the tables is on the log; on every instance, also while PostgreSQL is away",
     ),
     counter(
         "projection_skipped_total",

@@ -1,0 +1,148 @@
+//! What kind of trouble there is with PostgreSQL: few classes, each with something else to do about it. Pure.
+
+use super::Error;
+
+/// A class of errors; label `class` of `database_trouble` and `database_errors_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// No connection: it is away, starts or goes down, or the connection broke.
+    NoConnection,
+    /// It refused user, password or certificate.
+    RefusedLogin,
+    /// It takes no writes: a standby, or `default_transaction_read_only`.
+    ReadOnly,
+    /// Its disk is full.
+    NoSpace,
+    /// A statement took too long: it is overloaded, or somebody holds a lock.
+    TimeLimit,
+    /// A lock could not be had, or two transactions waited for each other.
+    Lock,
+    /// It has no connection left for the hub.
+    TooManyConnections,
+    /// The hub's role may not do something.
+    MissingRight,
+    /// A table or a column is missing, or is another than expected.
+    Schema,
+    /// A pooler hands sessions to several clients.
+    Pooler,
+    /// It is not PostgreSQL: the event log could not be read.
+    Log,
+    /// Anything else.
+    Other,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::NoConnection,
+        Self::RefusedLogin,
+        Self::ReadOnly,
+        Self::NoSpace,
+        Self::TimeLimit,
+        Self::Lock,
+        Self::TooManyConnections,
+        Self::MissingRight,
+        Self::Schema,
+        Self::Pooler,
+        Self::Log,
+        Self::Other,
+    ];
+
+    /// As a label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoConnection => "no_connection",
+            Self::RefusedLogin => "refused_login",
+            Self::ReadOnly => "read_only",
+            Self::NoSpace => "no_space",
+            Self::TimeLimit => "time_limit",
+            Self::Lock => "lock",
+            Self::TooManyConnections => "too_many_connections",
+            Self::MissingRight => "missing_right",
+            Self::Schema => "schema",
+            Self::Pooler => "pooler",
+            Self::Log => "log",
+            Self::Other => "other",
+        }
+    }
+
+    /// Of an error on the way from the log into the tables.
+    pub fn of(error: &anyhow::Error) -> Self {
+        match error.downcast_ref::<Error>() {
+            None => Self::Log,
+            Some(Error::Pooled) => Self::Pooler,
+            Some(Error::Deadline(_)) => Self::TimeLimit,
+            Some(known) => known.code().map_or(Self::NoConnection, Self::of_code),
+        }
+    }
+
+    /// Of PostgreSQL's code for what is wrong (SQLSTATE; its manual, appendix A).
+    fn of_code(code: &str) -> Self {
+        match code {
+            "25006" => Self::ReadOnly,
+            // disk_full; io_error is what a write to a failing disk gives.
+            "53100" | "58030" => Self::NoSpace,
+            // query_canceled is the statement's time limit; the other is that of a transaction that stood still.
+            "57014" | "25P03" => Self::TimeLimit,
+            "55P03" | "40P01" | "40001" => Self::Lock,
+            "53300" => Self::TooManyConnections,
+            "42501" => Self::MissingRight,
+            "3D000" => Self::Schema,
+            code => match code.get(..2) {
+                Some("08" | "57") => Self::NoConnection,
+                Some("28") => Self::RefusedLogin,
+                Some("42" | "3F") => Self::Schema,
+                _ => Self::Other,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::telemetry::metrics::declared::{METRICS, Values};
+
+    #[test]
+    fn classes_by_code() {
+        for (code, class) in [
+            ("25006", Class::ReadOnly),
+            ("53100", Class::NoSpace),
+            ("57014", Class::TimeLimit),
+            ("40P01", Class::Lock),
+            ("53300", Class::TooManyConnections),
+            ("42501", Class::MissingRight),
+            ("42P01", Class::Schema),
+            ("57P03", Class::NoConnection),
+            ("28P01", Class::RefusedLogin),
+            ("XX000", Class::Other),
+            ("", Class::Other),
+        ] {
+            assert_eq!(Class::of_code(code), class, "{code}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_word_of_postgresql_has_a_class_too() {
+        let of = |error: anyhow::Error| Class::of(&error.context("the tables"));
+        assert_eq!(of(Error::Deadline(Duration::from_secs(12)).into()), Class::TimeLimit);
+        assert_eq!(of(Error::Pooled.into()), Class::Pooler);
+        assert_eq!(of(Error::unreachable("refused", None).into()), Class::NoConnection);
+        assert_eq!(
+            of(Error::unreachable("no room", Some("53300")).into()),
+            Class::TooManyConnections
+        );
+        assert_eq!(of(anyhow::anyhow!("cannot look up EVENTS")), Class::Log);
+    }
+
+    #[test]
+    fn every_class_is_a_declared_label() {
+        let metric = METRICS.iter().find(|metric| metric.name == "database_trouble").unwrap();
+        let Values::Of(values) = metric.labels[0].values else {
+            panic!("{metric:?}")
+        };
+        assert_eq!(values, Class::ALL.map(Class::as_str));
+    }
+}

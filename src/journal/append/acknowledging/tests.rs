@@ -1,0 +1,156 @@
+//! What is known after appends and questions came and went, at which time.
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn full() -> Option<Trouble> {
+    Some(Trouble::NoRoom("maximum bytes exceeded".into()))
+}
+
+/// Up by an append, at that time.
+fn up(now: Instant) -> Known {
+    let mut known = Known::new();
+    known.acknowledged(now);
+    known
+}
+
+#[test]
+fn silence_counts_from_the_first_that_has_no_answer() {
+    let began = Instant::now();
+    let mut known = up(began);
+    known.asked(&Trouble::NoAnswer, began);
+    known.asked(&Trouble::NoStream, began + 2 * SECOND);
+    known.look(began + KNOWN_AFTER - SECOND / 10);
+    assert_eq!(known.trouble, None, "a restart of the server takes so long");
+    known.look(began + KNOWN_AFTER);
+    assert_eq!(known.trouble, Some(Trouble::NoStream));
+    known.acknowledged(began + KNOWN_AFTER);
+    assert_eq!(known.trouble, None);
+    known.look(began + 10 * KNOWN_AFTER);
+    assert_eq!(known.trouble, None, "nothing is without an answer");
+}
+
+#[test]
+fn a_refusal_is_known_at_once_and_one_a_second_finds_out() {
+    let began = Instant::now();
+    let mut known = up(began);
+    known.refused("maximum bytes exceeded", 10, began);
+    assert_eq!(known.trouble, full());
+    let let_in = |known: &mut Known, at| known.lets_in(at).is_ok();
+    assert!(!let_in(&mut known, began), "it was just found out");
+    assert!(let_in(&mut known, began + TRIAL_EVERY));
+    assert!(!let_in(&mut known, began + TRIAL_EVERY));
+    assert!(let_in(&mut known, began + 2 * TRIAL_EVERY));
+    known.acknowledged(began + 2 * TRIAL_EVERY);
+    assert!((0..3).all(|_| let_in(&mut known, began + 2 * TRIAL_EVERY)));
+}
+
+#[test]
+fn a_question_that_was_wrong_is_not_believed_for_a_while() {
+    let began = Instant::now();
+    let mut known = up(began);
+    known.refused("maximum bytes exceeded", 10, began);
+    known.question_passed(began + SECOND, began + SECOND);
+    assert_eq!(known.trouble, None);
+    known.refused("maximum bytes exceeded", 10, began + 2 * SECOND);
+    known.question_passed(began + 3 * SECOND, began + 3 * SECOND);
+    assert_eq!(known.trouble, full());
+    known.question_passed(began + 2 * SECOND + DISTRUST, began + 2 * SECOND + DISTRUST);
+    assert_eq!(known.trouble, None);
+    // An append is believed at any time.
+    known.refused("maximum bytes exceeded", 10, began + 3 * SECOND + DISTRUST);
+    known.acknowledged(began + 4 * SECOND + DISTRUST);
+    assert_eq!(known.trouble, None);
+}
+
+/// As after the disk was full: questions pass, and no append is answered.
+#[test]
+fn appends_without_an_answer_are_not_outvoted_by_questions() {
+    let began = Instant::now();
+    let mut known = up(began);
+    let sent = |known: &mut Known, at| {
+        known.asked(&Trouble::NoAnswer, at);
+        known.appends.get_or_insert(at);
+    };
+    sent(&mut known, began);
+    known.question_passed(began + SECOND, began + SECOND);
+    known.look(began + 10 * SECOND);
+    assert_eq!(known.trouble, None, "asked too soon to say anything");
+    known.question_passed(began + ASKED_LATER, began + ASKED_LATER);
+    assert_eq!(known.trouble, None, "a restart of the server takes so long");
+    known.look(began + KNOWN_AFTER);
+    assert_eq!(known.trouble, Some(Trouble::StoresNothing(None)));
+    let later = began + KNOWN_AFTER + DISTRUST;
+    known.question_passed(later - SECOND, later - SECOND);
+    assert!(known.trouble.is_some(), "questions are not believed for a while");
+    known.question_passed(later, later);
+    assert_eq!(known.trouble, None, "somebody must be let through to find out");
+    sent(&mut known, later);
+    known.question_passed(later + ASKED_LATER, later + KNOWN_AFTER);
+    assert_eq!(known.trouble, Some(Trouble::StoresNothing(None)));
+    let again = later + KNOWN_AFTER + DISTRUST;
+    known.question_passed(again, again);
+    assert!(known.trouble.is_some(), "twice as long the second time");
+    known.acknowledged(again);
+    assert_eq!((known.trouble.clone(), known.distrust), (None, DISTRUST));
+}
+
+/// A server that was restarted is believed at once; one that says itself that it cannot write is believed against questions.
+#[test]
+fn a_new_connection_and_the_servers_own_word_count() {
+    let began = Instant::now();
+    let mut known = up(began);
+    known.stores_nothing(Some("no space left on device".into()), began);
+    known.question_passed(began + SECOND, began + SECOND);
+    let said = known.trouble.as_ref().map(ToString::to_string).unwrap_or_default();
+    assert!(
+        said.contains("no space left") && said.contains("restart NATS"),
+        "{said}"
+    );
+    known.forget_appends();
+    known.question_passed(began + 2 * SECOND, began + 2 * SECOND);
+    assert_eq!(known.trouble, None);
+}
+
+/// NATS stands still: neither is answered, and what was sent before is no evidence afterwards.
+#[test]
+fn a_server_that_stood_still_is_believed_when_it_answers() {
+    let began = Instant::now();
+    let mut known = up(began);
+    known.asked(&Trouble::NoAnswer, began);
+    known.appends = Some(began);
+    known.look(began + KNOWN_AFTER);
+    assert_eq!(known.trouble, Some(Trouble::NoAnswer));
+    known.question_passed(began + 9 * SECOND, began + 9 * SECOND);
+    known.look(began + 20 * SECOND);
+    assert_eq!(known.trouble, None);
+}
+
+#[test]
+fn what_a_shorter_window_forgot_is_not_known_again() {
+    let began = Instant::now();
+    let mut window = Window {
+        length: 300 * SECOND,
+        known_since: None,
+    };
+    window.set(300 * SECOND, began + 300 * SECOND);
+    assert_eq!(window.known_since(began + 300 * SECOND), Some(began));
+    window.set(SECOND, began + 310 * SECOND);
+    window.set(300 * SECOND, began + 311 * SECOND);
+    assert_eq!(window.known_since(began + 311 * SECOND), Some(began + 309 * SECOND));
+    assert_eq!(window.known_since(began + 700 * SECOND), Some(began + 400 * SECOND));
+}
+
+#[test]
+fn before_the_first_answer_it_is_not_up_and_nobody_is_refused() {
+    let began = Instant::now();
+    let mut known = Known::new();
+    assert_eq!(
+        (known.trouble.clone(), known.lets_in(began)),
+        (Some(Trouble::NotAsked), Ok(()))
+    );
+    known.asked(&Trouble::NoConnection, began);
+    known.look(began + KNOWN_AFTER);
+    assert_eq!(known.lets_in(began + KNOWN_AFTER), Err(Trouble::NoConnection));
+}

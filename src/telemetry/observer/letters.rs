@@ -1,0 +1,289 @@
+//! Which dead letters are open: given up or rejected, and not taken up again.
+//!
+//! Read from the log's beginning once, and from there on as the log grows. An open one is some 100 bytes in memory.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use anyhow::Context as _;
+
+use crate::{
+    event::{
+        EventId, EventType, Recorded,
+        outcome::{DeadLettered, Rejected},
+    },
+    journal::{
+        EVENTS,
+        connection::Connection,
+        read::{Entry, Reader, Start},
+        stage::Stage,
+    },
+    transform::Transform,
+};
+
+/// Most that are told apart. With more the gauges say that there are so many, and the log warns once: nobody mends that many one by one.
+const MAX_OPEN: usize = 100_000;
+/// Most causes that have a series of their own; what comes with another one counts as `other`.
+const MAX_CAUSES: usize = 200;
+/// Most characters of a code, and of a provider's name, in a label.
+const MAX_LABEL_CHARS: usize = 64;
+/// The code of what has no other, and of causes beyond the limit.
+const OTHER: &str = "other";
+
+/// Why it is there: stage, code and provider.
+type Cause = (String, String, String);
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Letters {
+    /// When the stream was made that was read, and how far.
+    log: Option<i128>,
+    position: u64,
+    open: Open,
+    warned: bool,
+}
+
+impl Letters {
+    /// Reads what came since the last look.
+    pub(super) async fn look(&mut self, connection: &Connection) -> anyhow::Result<()> {
+        let stream = connection.context.get_stream(EVENTS).await;
+        let stream = stream.context("cannot look up EVENTS")?;
+        let info = stream.cached_info();
+        let made = info.created.unix_timestamp_nanos();
+        if self.log.is_some_and(|known| known != made) || info.state.last_sequence < self.position {
+            // The log is another one, or went back: its dead letters are others.
+            self.position = 0;
+            self.open.clear();
+        }
+        self.log = Some(made);
+        let end = info.state.last_sequence;
+        if end > self.position {
+            // A retry is later than its letter, so letters are read first.
+            for event_type in [
+                EventType::OrderDeadLettered,
+                EventType::OrderRejected,
+                EventType::OrderRetryRequested,
+            ] {
+                self.read(connection, event_type, end).await?;
+            }
+            self.position = end;
+        }
+        self.open.forget_before(info.state.first_sequence);
+        if self.open.is_full() && !std::mem::replace(&mut self.warned, true) {
+            tracing::warn!(most = MAX_OPEN, "more dead letters are open than are counted");
+        }
+        self.open.show();
+        metrics::gauge!("dead_letters_known").set(if self.open.is_full() { 0.0 } else { 1.0 });
+        Ok(())
+    }
+
+    async fn read(&mut self, connection: &Connection, event_type: EventType, end: u64) -> anyhow::Result<()> {
+        let subjects = format!("{}.>", event_type.subject_root());
+        let mut reader = Reader::of_subjects(connection, subjects, Start::Sequence(self.position + 1));
+        loop {
+            let entries = reader.next_batch().await?;
+            let Some(last) = entries.last().map(Entry::sequence) else {
+                return Ok(());
+            };
+            for entry in entries {
+                // What came since is read at the next look, after the letters that it may be about.
+                if let Entry::Event(event) = entry
+                    && event.sequence <= end
+                {
+                    self.open.apply(&event);
+                }
+            }
+            if last >= end {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The open ones. Pure but for the gauges.
+#[derive(Default)]
+struct Open {
+    by_id: HashMap<EventId, u64>,
+    by_place: BTreeMap<u64, (EventId, Cause)>,
+    counts: HashMap<Cause, u64>,
+    /// Causes that have a series.
+    shown: HashSet<Cause>,
+}
+
+impl Open {
+    fn apply(&mut self, event: &Recorded) {
+        if event.envelope.event_type == EventType::OrderRetryRequested {
+            if let Some(sequence) = event.envelope.cause_id.and_then(|id| self.by_id.get(&id).copied()) {
+                self.remove(sequence);
+            }
+            return;
+        }
+        let id = event.envelope.id;
+        if self.is_full() || self.by_id.contains_key(&id) {
+            return;
+        }
+        let (stage, code) = stage_and_code(event);
+        let mut cause = (cut(&stage), cut(&code), cut(&event.envelope.provider));
+        if !self.counts.contains_key(&cause) && self.counts.len() >= MAX_CAUSES {
+            cause = (cause.0, OTHER.to_owned(), OTHER.to_owned());
+        }
+        *self.counts.entry(cause.clone()).or_default() += 1;
+        self.by_id.insert(id, event.sequence);
+        self.by_place.insert(event.sequence, (id, cause));
+    }
+
+    fn remove(&mut self, sequence: u64) {
+        if let Some((id, cause)) = self.by_place.remove(&sequence) {
+            self.by_id.remove(&id);
+            if let Some(count) = self.counts.get_mut(&cause) {
+                *count -= 1;
+            }
+        }
+    }
+
+    /// What has left the log cannot be taken up any more.
+    fn forget_before(&mut self, first: u64) {
+        while let Some(sequence) = self.by_place.first_key_value().map(|(sequence, _)| *sequence)
+            && sequence < first
+        {
+            self.remove(sequence);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.by_id.clear();
+        self.by_place.clear();
+        self.counts.values_mut().for_each(|count| *count = 0);
+    }
+
+    fn is_full(&self) -> bool {
+        self.by_id.len() >= MAX_OPEN
+    }
+
+    fn show(&mut self) {
+        for (cause, count) in &self.counts {
+            let (stage, code, provider) = cause.clone();
+            metrics::gauge!("dead_letters_open", "stage" => stage, "code" => code, "provider" => provider)
+                .set(*count as f64);
+            self.shown.insert(cause.clone());
+        }
+        // A cause that is over stays at 0, so that whoever looks sees it end; it makes room for others.
+        self.counts.retain(|_, count| *count > 0);
+        for (stage, code, provider) in self.shown.iter().filter(|cause| !self.counts.contains_key(*cause)) {
+            let labels = [
+                ("stage", stage.clone()),
+                ("code", code.clone()),
+                ("provider", provider.clone()),
+            ];
+            metrics::gauge!("dead_letters_open", &labels).set(0.0);
+        }
+        if self.shown.len() > 2 * MAX_CAUSES {
+            self.shown = self.counts.keys().cloned().collect();
+        }
+    }
+}
+
+/// The stage that gave an event up or rejected it, and why.
+fn stage_and_code(event: &Recorded) -> (String, String) {
+    if event.envelope.event_type == EventType::OrderRejected {
+        return match serde_json::from_slice::<Rejected>(&event.payload) {
+            // Earlier versions did not say: only the first stage rejected then.
+            Ok(said) => (said.stage.unwrap_or_else(|| Transform::NAME.into()), said.error.code),
+            Err(_) => (Transform::NAME.to_owned(), OTHER.to_owned()),
+        };
+    }
+    match serde_json::from_slice::<DeadLettered>(&event.payload) {
+        Ok(said) => (said.stage, said.error.code),
+        Err(_) => (OTHER.to_owned(), OTHER.to_owned()),
+    }
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(MAX_LABEL_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use chrono::Utc;
+    use serde_json::json;
+
+    use super::*;
+    use crate::event::{Envelope, ORDER_CREATED};
+
+    fn event(sequence: u64, event_type: EventType, cause: Option<EventId>, code: &str) -> Recorded {
+        let id = EventId::of_webhook("careem", &[&sequence.to_be_bytes()]);
+        let error = json!({ "type": "validation", "code": code, "message": "m" });
+        let payload = json!({ "attempts": 1, "retries": 0, "stage": "forward", "sequence": 1, "error": error });
+        Recorded {
+            envelope: Envelope {
+                id,
+                event_type,
+                root_id: id,
+                cause_id: cause,
+                cause_sequence: None,
+                provider: "careem".into(),
+                external_order_id: "CR-1".into(),
+                webhook_type: ORDER_CREATED.into(),
+                branch: None,
+                time: Utc::now(),
+                received_at: Utc::now(),
+                request_id: "r".into(),
+                traceparent: None,
+                request: None,
+            },
+            payload: Bytes::from(payload.to_string()),
+            sequence,
+            run: None,
+        }
+    }
+
+    fn counts(open: &Open) -> BTreeMap<String, u64> {
+        let of = |(cause, count): (&Cause, &u64)| (format!("{} {}", cause.0, cause.1), *count);
+        open.counts.iter().map(of).filter(|(_, count)| *count > 0).collect()
+    }
+
+    #[test]
+    fn a_letter_is_open_until_it_is_taken_up_or_leaves_the_log() {
+        let mut open = Open::default();
+        let dead = EventType::OrderDeadLettered;
+        let letters = [
+            event(1, dead, None, "BACKEND_422"),
+            event(2, dead, None, "BACKEND_422"),
+            event(3, dead, None, "LANE_FULL"),
+            event(4, EventType::OrderRejected, None, "INVALID_ORDER"),
+        ];
+        letters.iter().for_each(|letter| open.apply(letter));
+        open.apply(&letters[0]);
+        assert_eq!(
+            counts(&open),
+            BTreeMap::from([
+                ("forward BACKEND_422".to_owned(), 2),
+                ("forward LANE_FULL".to_owned(), 1),
+                ("forward INVALID_ORDER".to_owned(), 1),
+            ])
+        );
+        let retry = event(9, EventType::OrderRetryRequested, Some(letters[1].envelope.id), "");
+        open.apply(&retry);
+        open.apply(&retry);
+        assert_eq!(counts(&open)["forward BACKEND_422"], 1);
+        open.forget_before(4);
+        assert_eq!(counts(&open), BTreeMap::from([("forward INVALID_ORDER".to_owned(), 1)]));
+    }
+
+    #[test]
+    fn causes_without_end_are_counted_together() {
+        let mut open = Open::default();
+        for sequence in 1..=1000 {
+            open.apply(&event(
+                sequence,
+                EventType::OrderDeadLettered,
+                None,
+                &format!("CODE_{sequence}"),
+            ));
+        }
+        assert_eq!(open.counts.len(), MAX_CAUSES + 1);
+        assert_eq!(open.counts.values().sum::<u64>(), 1000);
+        open.clear();
+        assert_eq!(open.counts.values().sum::<u64>(), 0);
+    }
+}

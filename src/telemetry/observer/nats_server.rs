@@ -1,0 +1,300 @@
+//! NATS by its own monitoring port (`NATS_MONITORING_URL`): whether it is well, and how much room its store has.
+//!
+//! `/healthz` names a stream that cannot write, which nothing else does; `/jsz` says what is stored and what may be. How full the disk
+//! is NATS does not say. Where it runs on this machine, which a loopback address shows, the hub looks at the disk itself.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use reqwest::{Client, header::HeaderMap};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    config, http,
+    journal::{EVENTS, Journal},
+};
+
+/// How often each server is asked.
+const ASK_EVERY: Duration = Duration::from_secs(10);
+/// Wait for one answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Most bytes of an answer; `/jsz` without options has one.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// Most characters of what a server says of itself that are kept.
+const MAX_REASON_CHARS: usize = 300;
+/// A disk with less than one part in so many free is nearly full.
+const NEARLY_FULL: u64 = 10;
+/// How often that is said.
+const WARN_EVERY: Duration = Duration::from_secs(3600);
+
+/// What is known of the servers, by host and port of their monitoring URL. Empty where none is looked at.
+#[derive(Debug, Default)]
+pub struct Servers(Mutex<BTreeMap<String, Server>>);
+
+/// One server, as it was seen last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Server {
+    /// Why it is not well; none where it is.
+    trouble: Option<String>,
+    stored: u64,
+    limit: u64,
+    disk: Option<Disk>,
+    warned: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Disk {
+    free: u64,
+    size: u64,
+}
+
+/// `/healthz`.
+#[derive(Deserialize)]
+struct Healthz {
+    #[serde(default)]
+    error: String,
+}
+
+/// `/jsz`, as far as it matters here.
+#[derive(Deserialize)]
+struct Jsz {
+    #[serde(default)]
+    storage: u64,
+    #[serde(default)]
+    config: Store,
+}
+
+#[derive(Deserialize, Default)]
+struct Store {
+    #[serde(default)]
+    max_storage: u64,
+    #[serde(default)]
+    store_dir: String,
+}
+
+impl Servers {
+    /// Asks the servers again and again; never returns. Where the only one says that it cannot write the log, the log is told.
+    ///
+    /// # Errors
+    /// Where the client cannot be set up.
+    pub(super) fn watch(
+        &self,
+        journal: &Journal,
+        settings: &config::Nats,
+    ) -> anyhow::Result<impl Future<Output = ()> + Send> {
+        let client = http::client(
+            ANSWER_TIMEOUT,
+            settings.monitoring.len().max(1),
+            HeaderMap::new(),
+            &settings.tls,
+        )?;
+        let (urls, acknowledging) = (settings.monitoring.clone(), journal.acknowledging().clone());
+        Ok(async move {
+            while !urls.is_empty() {
+                let seen = join_all(urls.iter().map(|url| look(&client, url))).await;
+                for (url, server) in urls.iter().zip(seen) {
+                    if let (Some(trouble), [_]) = (&server.trouble, urls.as_slice())
+                        && is_about_log(trouble)
+                    {
+                        acknowledging.server_cannot_write(trouble);
+                    }
+                    self.note(&name(url), server);
+                }
+                tokio::time::sleep(crate::fault_injection::time("ask_nats", ASK_EVERY)).await;
+            }
+            std::future::pending().await
+        })
+    }
+
+    /// For health: all of them.
+    pub fn all(&self) -> Value {
+        let of = |(name, server): (&String, &Server)| {
+            json!({
+                "server": name,
+                "healthy": server.trouble.is_none(),
+                "reason": server.trouble,
+                "storeBytes": server.stored,
+                "storeLimitBytes": server.limit,
+                "diskFreeBytes": server.disk.map(|disk| disk.free),
+            })
+        };
+        self.lock().iter().map(of).collect()
+    }
+
+    fn note(&self, name: &str, mut seen: Server) {
+        let mut servers = self.lock();
+        let before = servers.entry(name.to_owned()).or_default();
+        seen.warned = before.warned;
+        if before.trouble != seen.trouble {
+            match &seen.trouble {
+                Some(reason) => tracing::warn!(server = name, reason, "NATS says that it is not well"),
+                None => tracing::info!(server = name, "NATS is well again"),
+            }
+        }
+        if let Some(reason) = seen.short_of_room()
+            && seen.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY)
+        {
+            seen.warned = Some(Instant::now());
+            tracing::warn!(
+                server = name,
+                reason,
+                "the disk of NATS runs full; a full one stops the log until NATS is restarted"
+            );
+        }
+        seen.show(name);
+        *before = seen;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Server>> {
+        // No code panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Server {
+    /// Why the disk will be full before NATS refuses to store more; none where it will not.
+    fn short_of_room(&self) -> Option<String> {
+        let disk = self.disk?;
+        if disk.free < disk.size / NEARLY_FULL {
+            return Some(format!("{} of {} bytes are free", disk.free, disk.size));
+        }
+        let left = self.limit.saturating_sub(self.stored);
+        (left > disk.free).then(|| {
+            format!(
+                "max_file_store lets {left} bytes more be stored, and the disk has {} free: lower it, so that appends are refused \
+                 before the disk is full",
+                disk.free
+            )
+        })
+    }
+
+    fn show(&self, name: &str) {
+        let label = || name.to_owned();
+        metrics::gauge!("nats_healthy", "server" => label()).set(if self.trouble.is_none() { 1.0 } else { 0.0 });
+        // Nothing is known of a store that was never seen.
+        if self.limit > 0 {
+            metrics::gauge!("nats_store_bytes", "server" => label()).set(self.stored as f64);
+            metrics::gauge!("nats_store_limit_bytes", "server" => label()).set(self.limit as f64);
+        }
+        if let Some(disk) = self.disk {
+            metrics::gauge!("nats_disk_free_bytes", "server" => label()).set(disk.free as f64);
+            metrics::gauge!("nats_disk_size_bytes", "server" => label()).set(disk.size as f64);
+        }
+    }
+}
+
+async fn look(client: &Client, url: &str) -> Server {
+    let trouble = match get::<Healthz>(client, &format!("{url}/healthz")).await {
+        Ok(health) if health.error.is_empty() => None,
+        Ok(health) => Some(health.error.chars().take(MAX_REASON_CHARS).collect()),
+        Err(reason) => Some(reason),
+    };
+    let Ok(jsz) = get::<Jsz>(client, &format!("{url}/jsz")).await else {
+        return Server {
+            trouble,
+            ..Server::default()
+        };
+    };
+    Server {
+        trouble,
+        stored: jsz.storage,
+        limit: jsz.config.max_storage,
+        disk: if is_here(url) {
+            disk_of(jsz.config.store_dir).await
+        } else {
+            None
+        },
+        warned: None,
+    }
+}
+
+/// An answer, whatever its status is: `/healthz` says 503 with its reason.
+async fn get<T: for<'a> Deserialize<'a>>(client: &Client, url: &str) -> Result<T, String> {
+    let answer = http::ask(client.get(url), MAX_ANSWER_BYTES).await;
+    let answer = answer.map_err(|error| format!("no answer of its monitoring port: {}", error.without_url()))?;
+    serde_json::from_slice(&answer.body).map_err(|_| format!("its monitoring port answered with {}", answer.status))
+}
+
+/// Whether a server says that it cannot write the log itself, as NATS 2.14 and later words it.
+fn is_about_log(trouble: &str) -> bool {
+    trouble.contains("write error") && trouble.contains(&format!("> {EVENTS}'"))
+}
+
+/// Host and port: what tells servers apart.
+fn name(url: &str) -> String {
+    let host_and_port = url.split_once("://").map_or(url, |(_, rest)| rest);
+    host_and_port.split('/').next().unwrap_or(host_and_port).to_owned()
+}
+
+/// Whether a URL leads to this machine.
+fn is_here(url: &str) -> bool {
+    let url = reqwest::Url::parse(url).ok();
+    url.as_ref().and_then(reqwest::Url::host_str).is_some_and(|host| {
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    })
+}
+
+/// The disk that a folder is on; none where there is no such folder here, as in another container.
+async fn disk_of(folder: String) -> Option<Disk> {
+    // A file system over a network may let one wait.
+    let looked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(folder)).await;
+    let found = looked.ok()?.ok()?;
+    Some(Disk {
+        free: found.f_bavail * found.f_frsize,
+        size: found.f_blocks * found.f_frsize,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_and_their_trouble_are_told_apart() {
+        assert_eq!(name("http://nats-1:8222"), "nats-1:8222");
+        for (url, here) in [
+            ("http://127.0.0.1:8222", true),
+            ("http://localhost:8222", true),
+            ("https://[::1]:8222", true),
+            ("http://nats:8222", false),
+            ("http://10.0.0.7:8222", false),
+        ] {
+            assert_eq!(is_here(url), here, "{url}");
+        }
+        let of = |stream: &str| format!("JetStream stream '$G > {stream}' write error: no space left on device");
+        assert!(is_about_log(&of("EVENTS")));
+        assert!(!is_about_log(&of("REFUSALS")) && !is_about_log("JetStream is not current"));
+    }
+
+    #[test]
+    fn a_disk_that_is_full_before_the_limit_is_told() {
+        let server = |stored, limit, free, size| Server {
+            stored,
+            limit,
+            disk: Some(Disk { free, size }),
+            ..Server::default()
+        };
+        assert_eq!(server(10, 100, 500, 1000).short_of_room(), None);
+        assert!(
+            server(10, 100, 99, 1000).short_of_room().is_some(),
+            "less than a tenth is free"
+        );
+        let reason = server(10, 700, 500, 1000).short_of_room().unwrap();
+        assert!(reason.contains("max_file_store"), "{reason}");
+        assert_eq!(Server::default().short_of_room(), None);
+    }
+
+    #[tokio::test]
+    async fn the_disk_of_a_folder_is_seen_and_none_of_a_missing_one() {
+        let here = disk_of(env!("CARGO_MANIFEST_DIR").to_owned()).await.unwrap();
+        assert!(here.size > 0 && here.free <= here.size);
+        assert_eq!(disk_of("/no/such/folder".to_owned()).await, None);
+    }
+}

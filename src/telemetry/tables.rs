@@ -1,0 +1,177 @@
+//! How far the tables are and what keeps them from going on, as this instance knows it; for health and metrics.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::database::trouble::Class;
+
+/// From this age of the oldest event that is not in them on the tables count as late. They are a second behind in ordinary
+/// times; a failover of PostgreSQL takes less than a minute.
+pub const LATE_AFTER: Duration = Duration::from_secs(60);
+
+/// Who met the trouble. What one of them finds says nothing about what the other found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// Who writes the tables, or tries to.
+    Writer,
+    /// The question that health asks.
+    Question,
+}
+
+/// Why the tables are not written, or PostgreSQL does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// What kind.
+    pub class: Class,
+    /// In words, without values of rows.
+    pub message: String,
+    /// When it was met first of all that came one after another.
+    pub since: Instant,
+}
+
+/// What the log has beyond the tables.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// Messages.
+    pub events: u64,
+    /// How long the oldest of them is on the log.
+    pub age: Duration,
+}
+
+/// See the module. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Tables(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    position: Option<u64>,
+    lag: Option<Lag>,
+    writer: Option<Trouble>,
+    question: Option<Trouble>,
+}
+
+impl State {
+    fn slot(&mut self, who: Who) -> &mut Option<Trouble> {
+        match who {
+            Who::Writer => &mut self.writer,
+            Who::Question => &mut self.question,
+        }
+    }
+
+    fn show(&self) {
+        for class in Class::ALL {
+            let is_met = [&self.writer, &self.question]
+                .iter()
+                .any(|slot| slot.as_ref().is_some_and(|trouble| trouble.class == class));
+            metrics::gauge!("database_trouble", "class" => class.as_str()).set(if is_met { 1.0 } else { 0.0 });
+        }
+    }
+}
+
+impl Tables {
+    /// The tables hold what the log says up to here.
+    pub fn at(&self, position: u64) {
+        self.lock().position = Some(position);
+        metrics::gauge!("projection_position").set(position as f64);
+    }
+
+    /// How far they are; none while that was never read.
+    pub fn position(&self) -> Option<u64> {
+        self.lock().position
+    }
+
+    /// Something went wrong.
+    pub fn failed(&self, who: Who, error: &anyhow::Error) {
+        let class = Class::of(error);
+        metrics::counter!("database_errors_total", "class" => class.as_str()).increment(1);
+        let mut state = self.lock();
+        let since = state
+            .slot(who)
+            .as_ref()
+            .map_or_else(Instant::now, |before| before.since);
+        *state.slot(who) = Some(Trouble {
+            class,
+            message: format!("{error:#}"),
+            since,
+        });
+        state.show();
+    }
+
+    /// It works.
+    pub fn works(&self, who: Who) {
+        let mut state = self.lock();
+        if state.slot(who).take().is_some() {
+            state.show();
+        }
+    }
+
+    /// What is wrong now; the writer's trouble before that of the question, for it says more.
+    pub fn trouble(&self) -> Option<Trouble> {
+        let state = self.lock();
+        state.writer.clone().or_else(|| state.question.clone())
+    }
+
+    /// What the log has beyond them.
+    pub fn set_lag(&self, lag: Lag) {
+        self.lock().lag = Some(lag);
+        metrics::gauge!("projection_lag_events").set(lag.events as f64);
+        metrics::gauge!("projection_lag_seconds").set(lag.age.as_secs_f64());
+    }
+
+    /// The same, as it was last looked at; none before.
+    pub fn lag(&self) -> Option<Lag> {
+        self.lock().lag
+    }
+
+    /// Whether they follow the log: nothing is wrong, and nothing is late.
+    pub fn follow(&self) -> bool {
+        self.trouble().is_none() && self.lag().is_none_or(|lag| lag.age < LATE_AFTER)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database;
+
+    #[test]
+    fn trouble_lasts_until_the_one_who_met_it_is_through() {
+        let tables = Tables::default();
+        assert!(tables.follow());
+        let deadline = anyhow::Error::from(database::Error::Deadline(Duration::from_secs(12)));
+        tables.failed(Who::Writer, &deadline);
+        let since = tables.trouble().unwrap().since;
+        tables.works(Who::Question);
+        tables.failed(Who::Writer, &deadline.context("again"));
+        let trouble = tables.trouble().unwrap();
+        assert_eq!((trouble.class, trouble.since), (Class::TimeLimit, since));
+        assert!(!tables.follow());
+        tables.works(Who::Writer);
+        assert_eq!(tables.trouble(), None);
+        tables.failed(
+            Who::Question,
+            &anyhow::Error::from(database::Error::unreachable("refused", None)),
+        );
+        assert_eq!(tables.trouble().unwrap().class, Class::NoConnection);
+    }
+
+    #[test]
+    fn they_are_late_by_the_age_of_what_is_missing() {
+        let tables = Tables::default();
+        let lag = |seconds| Lag {
+            events: 100_000,
+            age: Duration::from_secs(seconds),
+        };
+        tables.set_lag(lag(59));
+        assert!(tables.follow(), "many events that came just now");
+        tables.set_lag(lag(60));
+        assert!(!tables.follow());
+    }
+}
