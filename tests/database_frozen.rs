@@ -20,6 +20,9 @@ use crate::harness::{
 /// Until a lease has run out, or a deadline has passed, and somebody has taken over, on a busy machine too.
 const REPLACED: Duration = Duration::from_secs(30);
 
+/// For what must not wait until the server hands it out again.
+const IN_SECONDS: Duration = Duration::from_secs(10);
+
 impl World {
     /// Waits until the row of an order's webhook says `completed`.
     async fn row_completed(&self, order: &str, within: Duration) {
@@ -77,6 +80,38 @@ async fn the_writer_is_frozen_while_it_waits_for_work() {
     world.row_completed("CR-after", REPLACED).await;
     frozen.resume().await;
     world.post_orders(&frozen, ids("thawed", 2)).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(4)).await;
+}
+
+/// The server goes on handing messages to the request of an instance that is frozen, and hands them out again only after a minute.
+/// Nothing else comes that would show the one who writes that something is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_handed_to_a_frozen_writer_is_written_in_seconds() {
+    let world = World::new().await;
+    let frozen = world.hub().await;
+    world.post_orders(&frozen, ids("before", 1)).await;
+    world.at_end(Ends::forwarded(1)).await;
+    let other = world.hub().await;
+    frozen.pause().await;
+    eventually("the other one works and writes", PATIENCE, async || {
+        let log = other.log();
+        let stages = log.matches("taken over, taking up").count();
+        if stages == 3 && log.contains("writing the tables") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    })
+    .await;
+    // The server hands out in turn, three events an order, so the last one of either goes to the frozen one.
+    for id in ["CR-first", "CR-second"] {
+        world.careem.post(&other, &order(id)).await.event_id();
+        world.log.settled().await;
+        world.row_completed(id, IN_SECONDS).await;
+    }
+    frozen.resume().await;
+    world.post_orders(&frozen, ids("thawed", 1)).await;
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(4)).await;
 }

@@ -70,7 +70,7 @@ use super::{
 };
 use crate::{
     event::{EventId, EventType, NewEvent, Recorded, outcome::OUTCOME},
-    fault_injection::crash_stage_at,
+    fault_injection::{crash_stage_at, time},
 };
 
 /// A request stands for less than a lease, so that the one of an instance that stands still is over before another takes
@@ -314,7 +314,7 @@ impl<S: Stage> Worker<S> {
         begin: impl Fn(Task) -> F,
     ) -> anyhow::Result<()> {
         let lanes = ground.lanes.as_ref();
-        let mut look = tokio::time::interval(LOOK_EVERY);
+        let mut look = tokio::time::interval(time("look_at_consumer", LOOK_EVERY));
         while !ground.halt.is_cancelled() {
             due::take_up(lanes, &mut hand.held);
             while let Some(task) = hand.held.next() {

@@ -36,7 +36,7 @@ fn used() -> BTreeMap<String, BTreeSet<String>> {
         for kind in ["counter", "gauge", "histogram"] {
             for (at, start) in text.match_indices(&format!("metrics::{kind}!(")) {
                 let call = &text[at + start.len()..];
-                let call = &call[..call.find(';').unwrap_or(call.len())];
+                let call = &call[..end_of_call(call)];
                 let arguments = call.trim_start();
                 let Some(rest) = arguments.strip_prefix('"') else {
                     assert!(
@@ -56,6 +56,22 @@ fn used() -> BTreeMap<String, BTreeSet<String>> {
         }
     }
     used
+}
+
+/// Where the parenthesis closes that is open before this text.
+fn end_of_call(text: &str) -> usize {
+    let mut depth = 1;
+    for (at, c) in text.char_indices() {
+        depth += match c {
+            '(' => 1,
+            ')' => -1,
+            _ => 0,
+        };
+        if depth == 0 {
+            return at;
+        }
+    }
+    text.len()
 }
 
 fn declared(name: &str) -> Option<&'static Metric> {
@@ -136,4 +152,97 @@ fn label_values_are_those_of_the_code() {
             assert!(codes.contains(&format!("\"{value}\"")), "{name}: {value}");
         }
     }
+}
+
+/// Words of PromQL that are no metric, as far as the rules use them.
+const PROMQL: [&str; 12] = [
+    "absent",
+    "and",
+    "by",
+    "count",
+    "increase",
+    "max",
+    "min",
+    "or",
+    "predict_linear",
+    "sum",
+    "time",
+    "up",
+];
+
+/// The names in an expression outside of braces, quotes and lists of labels; and each metric's selectors, `metric` and `label`.
+fn names(expression: &str) -> (Vec<String>, Vec<(String, String)>) {
+    let (mut names, mut labels): (Vec<String>, Vec<(String, String)>) = (Vec::new(), Vec::new());
+    let (mut word, mut in_braces, mut in_quotes, mut in_by) = (String::new(), false, false, false);
+    for c in expression.chars().chain([' ']) {
+        if in_quotes {
+            in_quotes = c != '"';
+        } else if c.is_ascii_alphanumeric() || c == '_' {
+            word.push(c);
+        } else {
+            let done = std::mem::take(&mut word);
+            let is_name = done.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+            if is_name && in_braces {
+                labels.push((names.last().cloned().unwrap_or_default(), done));
+            } else if is_name && !in_by && !PROMQL.contains(&done.as_str()) {
+                names.push(done);
+            } else if done == "by" {
+                in_by = true;
+            } else if done == "up" && c == '{' {
+                names.push(done);
+            }
+            match c {
+                '{' => in_braces = true,
+                '}' => in_braces = false,
+                '"' => in_quotes = true,
+                ')' => in_by = false,
+                _ => {}
+            }
+        }
+    }
+    (names, labels)
+}
+
+#[test]
+fn every_metric_of_the_alert_rules_is_declared_with_its_labels() {
+    let rules = fs::read_to_string(in_project("deploy/prometheus-alerts.yml")).unwrap();
+    let expressions: Vec<_> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("expr: "))
+        .collect();
+    let alerts = rules
+        .lines()
+        .filter(|line| line.trim().starts_with("- alert: "))
+        .count();
+    assert!(
+        expressions.len() == alerts && alerts > 20,
+        "an alert has one expression, on one line"
+    );
+    for part in ["labels: { severity: ", "summary: \""] {
+        assert_eq!(rules.matches(part).count(), alerts, "{part}");
+    }
+    for expression in expressions {
+        let (names, labels) = names(expression);
+        assert!(!names.is_empty(), "{expression}");
+        for name in names.iter().filter(|name| *name != "up") {
+            assert!(
+                declared(name).is_some(),
+                "{name} is in an alert and not declared: {expression}"
+            );
+        }
+        // `job` is Prometheus' own.
+        for (name, label) in labels.iter().filter(|(_, label)| label != "job") {
+            let known = declared(name).is_some_and(|metric| metric.labels.iter().any(|one| one.name == label));
+            assert!(known, "{name} has no label {label}: {expression}");
+        }
+    }
+    let (names, labels) = names("max by (stage) (a_total{job=\"x\",stage=~\"b|c\"}) > 600 and time() - free[6h] > 1");
+    assert_eq!(names, ["a_total", "free"]);
+    assert_eq!(
+        labels,
+        [
+            ("a_total".to_owned(), "job".to_owned()),
+            ("a_total".to_owned(), "stage".to_owned())
+        ]
+    );
 }
