@@ -51,6 +51,16 @@ pub async fn look(connection: &Connection, holder: &Holder) -> anyhow::Result<Op
         .transpose()
 }
 
+/// How far the tables are, for who does not write them; none where no instance ever did.
+///
+/// # Errors
+/// Where PostgreSQL is away or the schema is missing.
+pub async fn position(connection: &Connection) -> anyhow::Result<Option<u64>> {
+    let statement = connection.prepare_cached(query::POSITION).await?;
+    let row = connection.query_opt(&statement, &[&CURSOR]).await?;
+    row.map(|row| Ok(u64::try_from(row.try_get::<_, i64>(0)?)?)).transpose()
+}
+
 /// Makes an instance the writer, or lets it stay it; how far the tables are.
 ///
 /// # Errors

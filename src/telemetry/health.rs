@@ -201,7 +201,7 @@ impl Health {
             connection.simple_query("SELECT 1").await?;
             // Who writes the tables knows better. Before they are migrated there is no position, which is no trouble.
             if !self.journal.roles().all().contains(&PROJECTION)
-                && let Ok(Some((position, _))) = writer::look(&connection).await
+                && let Ok(Some(position)) = writer::position(&connection).await
             {
                 self.journal.tables().at(position);
             }
