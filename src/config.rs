@@ -408,7 +408,7 @@ fn providers(
         if !env.flag(&format!("{prefix}_ENABLED"), false)? {
             continue;
         }
-        let verification = scheme(env, &prefix, &known.file.verification, public_url)?;
+        let verification = scheme(env, &prefix, &known.file, public_url)?;
         let branch_secrets = env.flag(&format!("{prefix}_BRANCH_SECRETS"), false)?;
         let secrets = Secrets::from_environment(env, &prefix, name, &verification, branch_secrets)?;
         let currency = currency(env, &known.file)?;

@@ -19,6 +19,7 @@ use crate::{
     tls,
 };
 
+pub mod segment;
 mod body;
 
 use self::body::Coding;
@@ -230,35 +231,11 @@ fn is_dns(error: &reqwest::Error) -> bool {
     })
 }
 
-/// Any text, such as an order's id, as one segment of a path.
-pub fn percent_encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric()
-            || matches!(byte, b'-' | b'_' | b'~')
-            || byte == b'.' && text != "." && text != ".."
-        {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push('%');
-            encoded.push_str(&hex::encode_upper([byte]));
-        }
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn an_order_id_stays_one_path_segment() {
-        assert_eq!(percent_encode("CR-1_2.3~4"), "CR-1_2.3~4");
-        assert_eq!(percent_encode("../../admin?x=1#y"), "..%2F..%2Fadmin%3Fx%3D1%23y");
-        assert_eq!(percent_encode(".."), "%2E%2E");
-    }
 
     #[test]
     fn retry_after_as_seconds_and_as_date() {

@@ -43,7 +43,7 @@ use crate::{
     },
     memory::Orders,
     projection::live::Live,
-    provider::{Enabled, Provider, Registry, declarative::Declarative},
+    provider::{Enabled, KeptHeaders, Provider, Registry, declarative::Declarative},
     push::{Push, remote::Remote},
     telemetry::{
         self,
@@ -242,7 +242,8 @@ fn registry(config: &Config) -> anyhow::Result<Registry> {
             outbound: remote(&name, settings, config.breaker)?,
             name,
             scheme: settings.scheme.clone(),
-            credential_headers: settings.scheme.credential_headers(),
+            kept_headers: KeptHeaders::new(settings.file.headers.iter().map(String::as_str), &settings.scheme),
+            keep_signature: settings.file.webhook.keep_signature,
             provider,
             keys: Keyring::new(settings.secrets.keys()),
             branch_secrets: settings.branch_secrets,

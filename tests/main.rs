@@ -70,6 +70,8 @@ mod push_tenants;
 mod push_limits;
 mod menus;
 mod fetch;
+mod remote_urls;
+mod path_segments;
 mod integration;
 mod shutdown;
 mod cluster;

@@ -223,6 +223,8 @@ async fn payloads_that_are_no_order() {
         order("CR-deep").replacen('{', &format!(r#"{{"a":{}{},"#, "[".repeat(64), "]".repeat(64)), 1),
         order("CR-large").replacen('{', r#"{"a":1e400,"#, 1),
         order("CR<script>"),
+        order("../../admin"),
+        order(".."),
     ];
     for body in refused {
         let answer = world.careem.post(&hub, &body).await;
@@ -233,14 +235,14 @@ async fn payloads_that_are_no_order() {
         );
     }
     let number = order("CR-number").replace("\"CR-number\"", "9007199254740993123");
-    let ids = [longest.as_str(), "9007199254740993123", "طلب ١", "../../admin"];
+    let ids = [longest.as_str(), "9007199254740993123", "طلب ١", "..x?y"];
     for body in [order(ids[0]), number, order(ids[2]), order(ids[3])] {
         assert_eq!(world.careem.post(&hub, &body).await.status, 200, "{body}");
     }
     // As a piece of a path, too, an id stays what it is.
     world
         .careem
-        .post(&hub, &careem::change("../../admin", "cancelled"))
+        .post(&hub, &careem::change("..x?y", "cancelled"))
         .await
         .event_id();
     world.at_end(Ends::forwarded(5)).await;
@@ -249,10 +251,7 @@ async fn payloads_that_are_no_order() {
         .iter()
         .position(|request| request.path.ends_with("/status"))
         .unwrap();
-    assert_eq!(
-        requests.remove(change).path,
-        "/api/integration/orders/..%2F..%2Fadmin/status"
-    );
+    assert_eq!(requests.remove(change).path, "/api/integration/orders/..x%3Fy/status");
     let mut arrived: Vec<_> = requests
         .iter()
         .map(|request| request.json()["transformedOrder"]["externalOrderId"].clone())

@@ -33,8 +33,13 @@ const WRONG_PASSWORD: &str = "kuliSecretWrong/8Kp+nats";
 /// What callers bring along.
 const SENT: &str = "kuliSecretSent/4Hj+caller";
 
-/// Headers that hold credentials by their name.
-const CREDENTIALS: [&str; 15] = [
+/// Headers that hold credentials: by names that say so, and by names that nobody has on a list.
+const CREDENTIALS: [&str; 20] = [
+    "x-jwt",
+    "x-bearer",
+    "x-passwd",
+    "x-signing-key",
+    "x-knock-knock",
     "proxy-authorization",
     "cookie",
     "set-cookie",

@@ -1,7 +1,13 @@
 //! How a provider is spoken to: the tables of its file, and the credentials.
 
 use super::{ClientTls, ConfigError, Environment};
-use crate::push::{outbound::Spec, token::Client};
+use reqwest::Url;
+
+use crate::push::{
+    origins::{MAX_HOSTS, Origins},
+    outbound::Spec,
+    token::Client,
+};
 
 /// How a provider is spoken to.
 #[derive(Debug, Clone)]
@@ -10,6 +16,8 @@ pub struct Outbound {
     pub spec: Spec,
     /// `<PROVIDER>_API_URL`, without a slash at its end: goes before the platform's and the file's.
     pub api_url: Option<String>,
+    /// Where requests may go whose URL is from a table or a webhook: `<PROVIDER>_API_HOSTS`, and the hosts of the URLs above.
+    pub origins: Origins,
     /// `<PROVIDER>_CLIENT_ID` and `<PROVIDER>_CLIENT_SECRET`.
     pub client: Client,
     /// `<PROVIDER>_API_TLS_CA`, `_CERT` and `_KEY`.
@@ -28,6 +36,7 @@ pub(super) fn of_provider(
         secret: env.secret(&format!("{prefix}_CLIENT_SECRET"))?,
     };
     let api_url = api_url(env, &format!("{prefix}_API_URL"))?;
+    let hosts = hosts(env, &format!("{prefix}_API_HOSTS"))?;
     let tls = ClientTls::from_environment(env, &format!("{prefix}_API"))?;
     let Some(spec) = spec.cloned() else {
         return match client.secret {
@@ -50,6 +59,7 @@ pub(super) fn of_provider(
     let is_unset = client.id.is_none() && client.secret.is_none();
     match missing {
         None => Ok(Some(Outbound {
+            origins: origins(&hosts, [Some(&*spec.base_url), api_url.as_deref()]),
             spec,
             api_url,
             client,
@@ -63,12 +73,42 @@ pub(super) fn of_provider(
     }
 }
 
+/// `<PROVIDER>_API_HOSTS`: hosts between commas.
+fn hosts(env: &Environment, variable: &str) -> Result<Vec<Url>, ConfigError> {
+    let text = env.text(variable)?.unwrap_or_default();
+    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    let read = |entry: &str| {
+        Origins::entry(entry).ok_or_else(|| {
+            let expected =
+                "expected hosts between commas, each as host, host:port or, for plain HTTP, http://host:port";
+            ConfigError::new(variable, expected)
+        })
+    };
+    let hosts: Vec<Url> = entries.map(read).collect::<Result<_, _>>()?;
+    if hosts.len() > MAX_HOSTS {
+        return Err(ConfigError::new(variable, format_args!("more than {MAX_HOSTS} hosts")));
+    }
+    Ok(hosts)
+}
+
+fn origins(hosts: &[Url], urls: [Option<&str>; 2]) -> Origins {
+    let of_urls = urls.into_iter().flatten().filter_map(|url| Url::parse(url).ok());
+    hosts
+        .iter()
+        .cloned()
+        .chain(of_urls)
+        .fold(Origins::default(), |origins, url| origins.with(&url))
+}
+
 fn api_url(env: &Environment, variable: &str) -> Result<Option<String>, ConfigError> {
     let Some(text) = env.text(variable)? else {
         return Ok(None);
     };
     let fits = reqwest::Url::parse(&text).is_ok_and(|url| {
-        matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.query().is_none()
+        matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.query().is_none()
+            && url.fragment().is_none()
     });
     if !fits {
         return Err(ConfigError::new(
@@ -108,6 +148,7 @@ mod tests {
             ("uber-eats", &[], "X_CLIENT_SECRET"),
             ("jahez", &[("X_CLIENT_SECRET", "s")], "X_CLIENT_SECRET"),
             ("careem", &[("X_API_URL", "careem.example")], "X_API_URL"),
+            ("careem", &[("X_API_HOSTS", "a.example,b/c")], "X_API_HOSTS"),
         ] {
             assert_eq!(read(name, variables).unwrap_err().variable, at_fault, "{variables:?}");
         }

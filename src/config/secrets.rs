@@ -5,9 +5,15 @@ use std::{collections::BTreeSet, path::PathBuf};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{ConfigError, Environment, environment};
-use crate::verification::{
-    Keys, Scheme,
-    keys::{MAX_SECRETS, Origin, WEBHOOK_SECRET},
+use crate::{
+    provider::declarative::{
+        file::File,
+        load::signed::{Unsigned, unsigned},
+    },
+    verification::{
+        Keys, Scheme,
+        keys::{MAX_SECRETS, Origin, WEBHOOK_SECRET},
+    },
 };
 
 /// The secrets of one name, newest first.
@@ -129,11 +135,12 @@ impl Source {
 /// How a provider's webhooks are verified: its own scheme, unless `<PROVIDER>_VERIFICATION` names another one.
 ///
 /// # Errors
-/// Where it names none that there is, or the scheme signs the URL and the hub does not know its own.
-pub fn scheme(env: &Environment, prefix: &str, own: &Scheme, public_url: Option<&str>) -> Result<Scheme, ConfigError> {
+/// Where it names none that there is, it does not sign what identifies a webhook, or it signs the URL and the hub does not know
+/// its own.
+pub fn scheme(env: &Environment, prefix: &str, file: &File, public_url: Option<&str>) -> Result<Scheme, ConfigError> {
     let variable = format!("{prefix}_VERIFICATION");
     let scheme = match env.text(&variable)?.as_deref() {
-        None => own.clone(),
+        None => file.verification.clone(),
         Some("none") => Scheme::None,
         Some(name) => Scheme::preset(name).ok_or_else(|| {
             let names: Vec<_> = crate::verification::preset::names().collect();
@@ -147,6 +154,12 @@ pub fn scheme(env: &Environment, prefix: &str, own: &Scheme, public_url: Option<
     let faults = scheme.check();
     if !faults.is_empty() {
         return Err(ConfigError::new(variable, faults.join("; ")));
+    }
+    if let Some(Unsigned { place, key }) = unsigned(file, &scheme).first() {
+        let message = format_args!(
+            "this scheme does not sign {place:?}, where the provider's file reads {key}: one captured webhook could be sent as several"
+        );
+        return Err(ConfigError::new(variable, message));
     }
     if scheme.needs_url() && public_url.is_none() {
         let message = format_args!(

@@ -18,7 +18,10 @@ use super::{
 use crate::{
     config,
     event::{Envelope, outcome::ErrorType},
-    http::{self, MAX_ANSWER_BYTES, percent_encode},
+    http::{
+        self, MAX_ANSWER_BYTES,
+        segment::{self, NotASegment},
+    },
     journal::codec::OrderKey,
 };
 
@@ -75,16 +78,21 @@ impl Client {
         evidence.note(request, order, envelope.branch.as_deref(), status)
     }
 
+    /// Where a request about an order goes.
+    ///
+    /// # Errors
+    /// Where the order's id would change the path; the intake takes no such id, earlier versions did.
+    pub fn url(&self, request: Request, envelope: &Envelope) -> Result<String, NotASegment> {
+        let orders = format!("{}/api/integration/orders", self.base);
+        Ok(match request {
+            Request::NewOrder => orders,
+            Request::StatusChange => format!("{orders}/{}/status", segment::encode(&envelope.external_order_id)?),
+        })
+    }
+
     /// Posts an order, or a change of one, and reads the answer.
-    pub async fn forward(&self, envelope: &Envelope, posting: &Posting) -> Verdict {
+    pub async fn forward(&self, url: String, envelope: &Envelope, posting: &Posting) -> Verdict {
         let request = posting.request;
-        let url = match request {
-            Request::NewOrder => format!("{}/api/integration/orders", self.base),
-            Request::StatusChange => {
-                let id = percent_encode(&envelope.external_order_id);
-                format!("{}/api/integration/orders/{id}/status", self.base)
-            }
-        };
         let mut post = self
             .http
             .post(url)

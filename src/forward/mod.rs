@@ -239,6 +239,10 @@ impl Stage for Forward {
         if !is_news && self.expires(event).is_some_and(|at| at <= Utc::now()) {
             return Ok(vec![dead_letter(event, request - 1, expired(event))]);
         }
+        let url = match self.client.url(posting.request, &event.envelope) {
+            Ok(url) => url,
+            Err(why) => return Ok(vec![dead_letter(event, request - 1, why.of_order_id())]),
+        };
         let _slot = self.client.slot().await;
         if turn::begin().is_err() {
             return Err(Failure::Hold {
@@ -253,7 +257,7 @@ impl Stage for Forward {
             });
         };
         let (asked, is_trial) = (Instant::now(), pass.is_trial());
-        let verdict = self.client.forward(&event.envelope, posting).await;
+        let verdict = self.client.forward(url, &event.envelope, posting).await;
         metrics::histogram!("backend_request_duration_seconds").record(asked.elapsed());
         metrics::counter!("backend_requests_total", "outcome" => verdict.label()).increment(1);
         pass.record(match &verdict {

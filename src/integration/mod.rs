@@ -29,6 +29,7 @@ use self::{
 use crate::{
     config,
     event::{Envelope, EventId, EventType, NewEvent},
+    http::segment,
     intake::{
         body::{self, Budget, Held},
         client_ip::client_ip,
@@ -232,12 +233,15 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Reason> {
     }
 }
 
-/// An id of the path, as it may stand in an event.
+/// An id of the path, as it may stand in an event and in other paths.
 fn checked_id(what: &str, id: String) -> Result<String, Reason> {
-    if id.trim().is_empty() || id.len() > MAX_ORDER_ID_BYTES || id.chars().any(char::is_control) {
+    if id.len() > MAX_ORDER_ID_BYTES {
         return Err(Reason::invalid(format!(
-            "{what}: expected 1 to {MAX_ORDER_ID_BYTES} bytes without control characters"
+            "{what}: expected 1 to {MAX_ORDER_ID_BYTES} bytes"
         )));
     }
-    Ok(id)
+    match segment::check(&id) {
+        Ok(()) => Ok(id),
+        Err(why) => Err(Reason::invalid(format!("{what}: {why}"))),
+    }
 }

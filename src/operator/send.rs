@@ -37,7 +37,7 @@ pub async fn run(
     // What is signed is the URL by which the provider knows the hub, wherever this copy of it listens.
     let public_url = known_as.as_deref().unwrap_or(url);
     let prefix = config::prefix(provider);
-    let scheme = config::scheme(environment, &prefix, &known.file.verification, Some(public_url))?;
+    let scheme = config::scheme(environment, &prefix, &known.file, Some(public_url))?;
     let secrets = Secrets::from_environment(environment, &prefix, provider, &scheme, false)?;
     let request = Outgoing::post(format!("{public_url}/api/webhooks/{provider}"), read(file)?);
     let request = sign::sign(&scheme, &secrets.keys(), request, Utc::now())?;

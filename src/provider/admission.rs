@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::{event::EventId, order::sanitise::sanitise, verification::Verified};
+use crate::{event::EventId, http::segment, order::sanitise::sanitise, verification::Verified};
 
 /// Longest order id that is taken, in bytes; the longest real one has 36.
 pub const MAX_ORDER_ID_BYTES: usize = 128;
@@ -30,8 +30,8 @@ impl Admission {
     /// Of a verified request; there is none of any other.
     ///
     /// # Errors
-    /// Where the order id is empty, longer than [`MAX_ORDER_ID_BYTES`], holds control characters, or would not reach the
-    /// backend as it is: it must be the same in paths, tables and bodies.
+    /// Where the order id is empty, longer than [`MAX_ORDER_ID_BYTES`], is not one segment of a path (see [`segment`]), or would
+    /// not reach the backend as it is: it must be the same in paths, tables and bodies.
     pub fn new(
         _verified: &Verified<'_>,
         event_id: EventId,
@@ -46,8 +46,8 @@ impl Admission {
                 "the order id is longer than {MAX_ORDER_ID_BYTES} bytes"
             )));
         }
-        if external_order_id.chars().any(char::is_control) {
-            return Err(Refusal::InvalidPayload("the order id holds control characters".into()));
+        if let Err(why) = segment::check(&external_order_id) {
+            return Err(Refusal::InvalidPayload(format!("the order id {why}")));
         }
         if matches!(sanitise(&external_order_id), Cow::Owned(_)) {
             return Err(Refusal::InvalidPayload(

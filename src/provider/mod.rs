@@ -1,13 +1,11 @@
 //! Providers: how each one signs, what its fields mean, and how it wants to be answered.
 //!
-//! A [`Provider`] is pure: no I/O, no clock. It says how it signs, [`crate::verification`] verifies; [`admission`] is
+//! A [`Provider`] is pure: no I/O, no clock. It says how it signs, [`crate::verification`] verifies; [`headers`] says what is kept of a request beside its body, [`admission`] is
 //! what the intake gets, [`fact`] what the transformation gets. A provider is a file ([`declarative`]); [`catalogue`] has all
 //! that this installation knows. Which branch an order belongs to is left to
 //! [`crate::transform`].
 
 use std::sync::Arc;
-
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header::AsHeaderName};
 
 use crate::{
     event::{Envelope, Recorded},
@@ -15,6 +13,7 @@ use crate::{
     verification::{Keyring, Scheme, Unverified, Verified},
 };
 
+pub mod headers;
 pub mod admission;
 pub mod fact;
 pub mod declarative;
@@ -24,6 +23,7 @@ pub use admission::{Admission, Refusal};
 pub use catalogue::Catalogue;
 pub use declarative::response::{Said, Told};
 pub use fact::{Content, Fact, Posted, TransformError};
+pub use headers::{KeptHeaders, is_credential, kept_header};
 
 /// One delivery platform.
 pub trait Provider: Send + Sync {
@@ -80,8 +80,10 @@ pub struct Enabled {
     pub name: Arc<str>,
     /// How its webhooks are verified.
     pub scheme: Scheme,
-    /// The headers that hold a credential by that scheme.
-    pub credential_headers: Vec<HeaderName>,
+    /// The headers that are kept.
+    pub kept_headers: KeptHeaders,
+    /// Whether the signature is kept.
+    pub keep_signature: bool,
     /// Its secrets.
     pub keys: Keyring,
     /// Whether branches have secrets of their own.
@@ -115,44 +117,8 @@ impl Registry {
     }
 }
 
-/// Headers that are credentials by their name; they are left out of everything that is stored or shown.
-const CREDENTIALS: [&str; 2] = ["cookie", "set-cookie"];
-/// Parts of names that make a header a credential.
-const CREDENTIAL_PARTS: [&str; 8] = [
-    "auth",
-    "token",
-    "secret",
-    "api-key",
-    "apikey",
-    "password",
-    "credential",
-    "session",
-];
-/// Whether a header, by its name in small letters, holds a credential; a scheme may make another one hold one, too.
-pub fn is_credential(header: &str) -> bool {
-    CREDENTIALS.contains(&header) || CREDENTIAL_PARTS.iter().any(|part| header.contains(part))
-}
-
 /// The merchant that a webhook names: the header that every provider of the seed design may send.
 pub const MERCHANT_HEADER: &str = "x-merchant-id";
-
-/// Longest header value that is kept.
-const MAX_HEADER_CHARS: usize = 1024;
-
-/// A header as the log keeps it: text, cut, several as one. Whoever reads one before it is on the log reads it so, or the
-/// order of one store could be proven with the secret of another.
-pub fn kept_header(headers: &HeaderMap, name: impl AsHeaderName) -> Option<String> {
-    let text = |value: &HeaderValue| -> String {
-        let text = String::from_utf8_lossy(value.as_bytes());
-        let printable = |c: char| if c.is_control() { ' ' } else { c };
-        text.chars().take(MAX_HEADER_CHARS).map(printable).collect()
-    };
-    headers
-        .get_all(name)
-        .iter()
-        .map(text)
-        .reduce(|all, next| format!("{all}, {next}"))
-}
 
 /// The merchant header of a request.
 pub fn sent_merchant(request: &Unverified<'_>) -> Option<String> {

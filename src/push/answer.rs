@@ -2,7 +2,7 @@
 
 use reqwest::RequestBuilder;
 
-use super::{remote::Reply, template::Missing};
+use super::{remote::Reply, template::Unfilled};
 use crate::{
     event::outcome::{ErrorReport, ErrorType},
     http::{self, Answer},
@@ -10,7 +10,7 @@ use crate::{
 
 /// Why there is no answer.
 pub(super) enum Trouble {
-    Missing(Missing),
+    Unfilled(Unfilled),
     Misconfigured(ErrorReport),
     Reply(Reply),
 }

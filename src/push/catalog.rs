@@ -13,7 +13,7 @@ use super::{
     Push, Subject, menu,
     outbound::{MenuResult, MenuSpec, ResultSpec},
     remote::{Place, Remote, Reply},
-    template::Missing,
+    template::Unfilled,
     until,
 };
 use crate::{
@@ -82,7 +82,7 @@ impl Push {
         };
         let reports_before = reports_before.map_err(|error| log_away(&error))?;
         let reply = match remote.call(&subject.origin, &spec.call, &mut subject.scope).await {
-            Err(missing) => return self.missing(remote, event, request, &subject, &missing).await,
+            Err(unfilled) => return self.unfilled(remote, event, request, &subject, &unfilled).await,
             Ok(reply) => reply,
         };
         let Reply::Done { status, body } = reply else {
@@ -178,7 +178,7 @@ impl Push {
                         for_creation: true,
                     });
                 }
-                Err(missing) => return self.missing(remote, event, request, &subject, &missing).await,
+                Err(unfilled) => return self.unfilled(remote, event, request, &subject, &unfilled).await,
             }
         }
         match word {
@@ -221,7 +221,7 @@ impl Push {
         result: &ResultSpec,
         accepted: &SyncAccepted,
         subject: &mut Subject,
-    ) -> Result<Asked, Missing> {
+    ) -> Result<Asked, Unfilled> {
         let Some((poll, _)) = &result.poll else {
             return Ok(Asked::StillAtIt);
         };

@@ -1,7 +1,5 @@
 //! An order that a webhook only points at.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use chrono::Utc;
 use reqwest::Url;
@@ -9,8 +7,9 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::{
-    Push,
-    outbound::FetchPlace,
+    EXTERNAL_ID, Push,
+    origins::{NotAllowed, Origins},
+    outbound::{FetchPlace, Href},
     remote::{MAX_DOCUMENT_BYTES, Place, Remote, Reply},
 };
 use crate::{
@@ -18,6 +17,7 @@ use crate::{
         EventType, NewEvent, Recorded,
         outcome::{ErrorReport, ErrorType, OUTCOME},
     },
+    http::segment,
     intake::structure,
     journal::settle::Failure,
     provider::Refusal,
@@ -44,17 +44,20 @@ impl Push {
         let mut subject = self.subject(remote, event, event.envelope.branch.as_deref()).await?;
         let place = match &fetch.place {
             FetchPlace::Path(path) => Place::Path(path),
-            FetchPlace::Href(pointer, hosts) => match href(&event.payload, pointer, &subject.origin.base, hosts) {
-                Ok(url) => Place::Whole(url),
-                Err(message) => {
-                    let error = ErrorReport::new(ErrorType::Validation, "FETCH_HREF_REFUSED", message);
-                    return Ok(self.given_up(event, request - 1, error));
+            FetchPlace::Href(href) => {
+                match url(&event.payload, href, &remote.origins, &event.envelope.external_order_id) {
+                    Ok(url) => Place::Whole(url),
+                    Err(why) => {
+                        let message = format!("the URL of the order in the webhook {why}");
+                        let error = ErrorReport::new(ErrorType::Validation, "FETCH_HREF_REFUSED", message);
+                        return Ok(self.given_up(event, request - 1, error));
+                    }
                 }
-            },
+            }
         };
         let read = remote.read(&subject.origin, place, &mut subject.scope, MAX_DOCUMENT_BYTES);
         match read.await {
-            Err(missing) => self.missing(remote, event, request, &subject, &missing).await,
+            Err(unfilled) => self.unfilled(remote, event, request, &subject, &unfilled).await,
             Ok(Reply::Done { body, .. }) => match unfit(&body) {
                 None => Ok(vec![fetched(event, body.into())]),
                 // A page that says that the provider is being mended, or a document that was cut: it may be whole next time.
@@ -88,25 +91,46 @@ fn fetched(event: &Recorded, payload: Bytes) -> NewEvent {
     NewEvent { envelope, payload }
 }
 
-/// Where a webhook says that its order is: never anywhere but at the provider, whoever made the hub believe the webhook.
-fn href(payload: &[u8], pointer: &str, base: &str, hosts: &BTreeSet<String>) -> Result<Url, &'static str> {
-    let body: Value = serde_json::from_slice(payload).map_err(|_| "the webhook is not JSON")?;
-    let text = body.pointer(pointer).and_then(Value::as_str);
-    let url: Url = text
-        .and_then(|text| text.parse().ok())
-        .ok_or("the webhook names no URL where one was expected")?;
-    let base: Url = base.parse().map_err(|_| "the provider's base URL is no URL")?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("the URL in the webhook holds credentials");
+/// Why a webhook's word for where its order is does not count. It never quotes the URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum Refused {
+    #[error("is missing")]
+    Missing,
+    #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
+    #[error("has a path that the provider's file does not know (fetch.paths)")]
+    Path,
+    #[error("is that of another order")]
+    Order,
+}
+
+/// Where a webhook says that its order is: never anywhere but at the provider, nor at any other place there, whoever made
+/// the hub believe the webhook.
+fn url(payload: &[u8], href: &Href, origins: &Origins, order_id: &str) -> Result<Url, Refused> {
+    let body: Value = serde_json::from_slice(payload).unwrap_or_default();
+    let text = body.pointer(&href.pointer).and_then(Value::as_str);
+    let url = origins.check_beside(text.ok_or(Refused::Missing)?, &href.hosts)?;
+    let path = url.path();
+    let segments = path.trim_start_matches('/').split('/');
+    // The URL's parser has resolved `..`; what is encoded is left, and servers may decode it.
+    if segments.map(segment::check).any(|checked| checked.is_err()) {
+        return Err(Refused::Path);
     }
-    let is_of_base = url.origin() == base.origin();
-    let is_listed =
-        url.scheme() == "https" && url.port().is_none() && url.host_str().is_some_and(|host| hosts.contains(host));
-    if is_of_base || is_listed {
-        Ok(url)
-    } else {
-        Err("the URL in the webhook is not on the provider's host")
+    let template = href.paths.iter().find(|template| template.has_shape_of(path));
+    let template = template.ok_or(Refused::Path)?;
+    match template.part(path, EXTERNAL_ID) {
+        // Whatever is encoded beyond need, it is the same order.
+        Some(part) if percent_decode(part) != order_id => Err(Refused::Order),
+        _ => Ok(url),
     }
+}
+
+/// A segment of a path as text.
+fn percent_decode(segment: &str) -> String {
+    // A form is decoded likewise, but for its `+`.
+    let form = format!("={}", segment.replace('+', "%2B").replace('&', "%26"));
+    let value = form_urlencoded::parse(form.as_bytes()).next();
+    value.map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -133,30 +157,48 @@ mod tests {
     }
 
     #[test]
-    fn only_the_providers_host_is_asked() {
-        let hosts = BTreeSet::from(["orders.uber.example".to_owned()]);
-        let read = |url: &str| {
-            let body = json!({ "resource_href": url }).to_string();
-            href(body.as_bytes(), "/resource_href", "https://api.uber.example/v2", &hosts).map(|url| url.to_string())
+    fn only_the_order_at_the_provider_is_asked_for() {
+        let origins = Origins::default().with(&"https://api.uber.example".parse().unwrap());
+        let paths = ["/{version}/eats/order/{external_id}", "/orders/{any}"];
+        let place = Href {
+            pointer: "/resource_href".into(),
+            hosts: vec!["orders.uber.example".into()],
+            paths: serde_json::from_value(json!(paths)).unwrap(),
         };
-        for good in ["https://api.uber.example/v1/o/1?x=y", "https://orders.uber.example/o/1"] {
+        let read = |href: &str| {
+            let body = json!({ "resource_href": href }).to_string();
+            url(body.as_bytes(), &place, &origins, "o 1").map(|url| url.to_string())
+        };
+        for good in [
+            "https://api.uber.example/v1/eats/order/o%201",
+            "https://orders.uber.example/v2/eats/order/%6f%201",
+            "https://api.uber.example/orders/7",
+        ] {
             assert_eq!(read(good).as_deref(), Ok(good));
         }
-        for bad in [
-            "http://api.uber.example/o/1",
-            "https://api.uber.example:8443/o/1",
-            "https://api.uber.example.evil.example/o/1",
-            "https://api.uber.example@evil.example/",
-            "https://user:word@api.uber.example/o/1",
-            "https://169.254.169.254/latest/meta-data",
-            "http://orders.uber.example/o/1",
-            "https://orders.uber.example:444/o/1",
-            "file:///etc/passwd",
-            "/o/1",
-            "",
+        for (bad, why) in [
+            (
+                "http://api.uber.example/v1/eats/order/o%201",
+                NotAllowed::NotHttps.into(),
+            ),
+            (
+                "https://api.uber.example/v1/eats/order/o%201?x=y",
+                NotAllowed::Query.into(),
+            ),
+            ("https://169.254.169.254/v1/eats/order/o%201", NotAllowed::Host.into()),
+            ("/v1/eats/order/o%201", NotAllowed::NoUrl.into()),
+            ("https://api.uber.example/v1/eats/order/o2", Refused::Order),
+            ("https://api.uber.example/v1/eats/order/o+1", Refused::Order),
+            ("https://api.uber.example/v1/eats/stores", Refused::Path),
+            ("https://api.uber.example/v1/eats/order/../admin", Refused::Path),
+            ("https://api.uber.example/v1/eats/order/o%201/refund", Refused::Path),
+            ("https://api.uber.example/v1//eats/order/o%201", Refused::Path),
+            ("https://api.uber.example/orders/%2e%2e%2fadmin", Refused::Path),
+            ("https://api.uber.example/orders/a%2fb", Refused::Path),
+            ("https://api.uber.example/", Refused::Path),
         ] {
-            assert!(read(bad).is_err(), "{bad}");
+            assert_eq!(read(bad), Err(why), "{bad}");
         }
-        assert!(href(b"{}", "/resource_href", "https://x.example", &hosts).is_err());
+        assert_eq!(url(b"{}", &place, &origins, "o 1"), Err(Refused::Missing));
     }
 }

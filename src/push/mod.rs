@@ -27,6 +27,7 @@ use crate::{
 pub mod outbound;
 pub mod template;
 pub mod words;
+pub mod origins;
 pub mod limits;
 pub mod refusals;
 mod rooms;
@@ -42,7 +43,7 @@ mod fetch;
 
 use self::{
     remote::{Origin, Remote, Reply},
-    template::Scope,
+    template::{Scope, Unfilled},
 };
 
 /// Retries that count after which a status of an order that is not known is given up, where the tables have all that was
@@ -52,6 +53,9 @@ const UNKNOWN_ORDER_RETRIES: u32 = 2;
 const MIN_WAIT: Duration = Duration::from_millis(100);
 /// What waits for a provider's breaker comes back spread over this much longer than that is open.
 const SPREAD: Duration = Duration::from_secs(5);
+
+/// Slot of the order's id.
+const EXTERNAL_ID: &str = "external_id";
 
 /// The stage.
 pub struct Push {
@@ -103,7 +107,7 @@ impl Push {
         let mut scope = Scope::default();
         scope
             .0
-            .insert("external_id".into(), event.envelope.external_order_id.clone().into());
+            .insert(EXTERNAL_ID.into(), event.envelope.external_order_id.clone().into());
         if let Some(branch) = branch {
             scope.0.insert("branch_id".into(), branch.into());
         }
@@ -113,7 +117,7 @@ impl Push {
         Ok(Subject {
             scope,
             origin: Origin {
-                base: remote.base(of_platform.as_deref()).to_owned(),
+                base: remote.base(of_platform.as_deref()),
                 branch: branch.map(str::to_owned),
                 event: event.run_id(),
                 key: event.envelope.id.to_string(),
@@ -166,15 +170,20 @@ impl Push {
         Ok(self.given_up(event, request - 1, error))
     }
 
-    /// A slot has no value; given up, unless the branch's row is another one by now.
-    async fn missing(
+    /// A slot has no value, or one that cannot stand in a path; given up, unless the branch's row is another one by now.
+    async fn unfilled(
         &self,
         remote: &Remote,
         event: &Recorded,
         request: u32,
         subject: &Subject,
-        missing: &template::Missing,
+        unfilled: &Unfilled,
     ) -> Result<Vec<NewEvent>, Failure> {
+        if let Unfilled::NotASegment { slot, why } = unfilled
+            && slot == EXTERNAL_ID
+        {
+            return Ok(self.given_up(event, request - 1, why.of_order_id()));
+        }
         self.look_again().await?;
         let row = match &subject.origin.branch {
             Some(branch) => self.row(remote, branch, event.envelope.event_type).await?.0,
@@ -187,7 +196,7 @@ impl Push {
             });
         }
         let message = format!(
-            "{missing}, which the provider must be told: look at store_id, merchant_id and settings of the branch in branch_delivery_configs"
+            "{unfilled}, which the provider must be told: look at store_id, merchant_id and settings of the branch in branch_delivery_configs"
         );
         self.refused(event, request, "PROVIDER_SETTING_MISSING", &message)
     }

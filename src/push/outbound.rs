@@ -16,7 +16,7 @@ use super::{
     template::{Json, Text},
     words,
 };
-use crate::event::push::Word;
+use crate::{event::push::Word, provider::declarative::path::PathTemplate};
 
 /// Time for one request, where the file says nothing.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -232,9 +232,12 @@ pub struct Fetch {
     /// Where the order is, on the base URL, with slots; in place of `href`.
     #[serde(default)]
     pub path: Option<String>,
-    /// Hosts that `href` may name beside that of the base URL.
+    /// Hosts that `href` may name beside those that are allowed for base URLs.
     #[serde(default)]
     pub hosts: Vec<String>,
+    /// Paths that `href` may name, with `{names}` for their parts; a part named `external_id` must be the order's id.
+    #[serde(default)]
+    pub paths: Vec<PathTemplate>,
 }
 
 /// A request that is made of slots.
@@ -286,10 +289,21 @@ pub struct FetchSpec {
 /// Where an order is.
 #[derive(Debug, Clone)]
 pub enum FetchPlace {
-    /// The webhook says so, at this JSON pointer; only on the base URL's host or on one of these.
-    Href(String, BTreeSet<String>),
+    /// The webhook says so.
+    Href(Href),
     /// On the base URL.
     Path(Text),
+}
+
+/// An order's URL in a webhook.
+#[derive(Debug, Clone, Default)]
+pub struct Href {
+    /// JSON pointer of the URL.
+    pub pointer: String,
+    /// Hosts that are allowed beside those for base URLs, in small letters.
+    pub hosts: Vec<String>,
+    /// Shapes that its path may have.
+    pub paths: Vec<PathTemplate>,
 }
 
 /// What the stage works with: the tables, checked.

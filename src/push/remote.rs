@@ -15,10 +15,11 @@ use serde_json::{Value, json};
 use super::{
     answer::{Trouble, ask, done, report, temporary},
     limits::Limits,
+    origins::{NotAllowed, Origins},
     outbound::{Auth, Call, Spec},
     refusals::{Refusals, Troubles},
     rooms::{MAX_REQUESTS, Rooms},
-    template::{Missing, Scope, Text},
+    template::{Scope, Text, Unfilled},
     token::{Token, Tokens},
     words::ACCESS_TOKEN,
 };
@@ -29,7 +30,7 @@ use crate::{
         outcome::{ErrorReport, ErrorType},
     },
     forward::{breaker::Outcome, gate::Gate},
-    http::{self, Answer, Incomplete, MAX_ANSWER_BYTES, percent_encode},
+    http::{self, Answer, Incomplete, MAX_ANSWER_BYTES},
     journal::stage::turn,
 };
 
@@ -81,8 +82,8 @@ impl Reply {
 
 /// For whom a request is made.
 pub(super) struct Origin {
-    /// The provider's base URL.
-    pub(super) base: String,
+    /// The provider's base URL, or why it has none that may be used.
+    pub(super) base: Result<String, ErrorReport>,
     /// The branch, where it is known.
     pub(super) branch: Option<String>,
     /// Which run of an event it is, for the limits.
@@ -135,6 +136,8 @@ pub struct Remote {
     http: reqwest::Client,
     /// `<PROVIDER>_API_URL`.
     url: Option<String>,
+    /// Where requests may go whose URL is from a table or a webhook.
+    pub(super) origins: Origins,
     tokens: Tokens,
     refusals: Mutex<Refusals>,
     troubles: Mutex<Troubles>,
@@ -152,6 +155,7 @@ impl Remote {
         let config::Outbound {
             spec,
             api_url: url,
+            origins,
             client,
             tls,
         } = outbound;
@@ -159,6 +163,7 @@ impl Remote {
         Ok(Self {
             http,
             url,
+            origins,
             tokens: Tokens::new(client, spec.token_lifetime, spec.timeout),
             refusals: Mutex::default(),
             troubles: Mutex::default(),
@@ -177,9 +182,28 @@ impl Remote {
     }
 
     /// The base URL: the environment's, else the platform's, else the file's.
-    pub fn base<'a>(&'a self, of_platform: Option<&'a str>) -> &'a str {
-        let url = self.url.as_deref().or(of_platform);
-        url.unwrap_or(&self.spec.base_url).trim_end_matches('/')
+    ///
+    /// # Errors
+    /// Where the platform's may not be used. The file's is not taken in its place: the platform may mean a test system.
+    pub(super) fn base(&self, of_platform: Option<&str>) -> Result<String, ErrorReport> {
+        let url = match (&self.url, of_platform) {
+            (Some(url), _) => url.clone(),
+            (None, Some(url)) => {
+                let url = self.origins.check(url).map_err(|why| self.no_base(why))?;
+                url.to_string()
+            }
+            (None, None) => self.spec.base_url.clone(),
+        };
+        Ok(url.trim_end_matches('/').to_owned())
+    }
+
+    fn no_base(&self, why: NotAllowed) -> ErrorReport {
+        let prefix = config::prefix(&self.name);
+        let message = format!(
+            "delivery_providers.api_base_url of {} {why}; mend the row, or name its host in {prefix}_API_HOSTS",
+            self.name
+        );
+        ErrorReport::new(ErrorType::Configuration, "PROVIDER_URL_REFUSED", message)
     }
 
     fn refusals(&self) -> MutexGuard<'_, Refusals> {
@@ -190,8 +214,8 @@ impl Remote {
     /// Makes a call of the file.
     ///
     /// # Errors
-    /// The slot that has no value.
-    pub(super) async fn call(&self, origin: &Origin, call: &Call, scope: &mut Scope) -> Result<Reply, Missing> {
+    /// Why a text of the file cannot be filled.
+    pub(super) async fn call(&self, origin: &Origin, call: &Call, scope: &mut Scope) -> Result<Reply, Unfilled> {
         let request = Request {
             method: call.method.clone(),
             url: Place::Path(&call.path),
@@ -209,14 +233,14 @@ impl Remote {
     /// Reads a document.
     ///
     /// # Errors
-    /// The slot that has no value.
+    /// Why a text of the file cannot be filled.
     pub(super) async fn read(
         &self,
         origin: &Origin,
         url: Place<'_>,
         scope: &mut Scope,
         max_bytes: usize,
-    ) -> Result<Reply, Missing> {
+    ) -> Result<Reply, Unfilled> {
         let request = Request {
             method: Method::GET,
             url,
@@ -241,7 +265,7 @@ impl Remote {
         Ok(reply.of(origin))
     }
 
-    async fn send(&self, origin: &Origin, request: Request<'_>, scope: &mut Scope) -> Result<Sent, Missing> {
+    async fn send(&self, origin: &Origin, request: Request<'_>, scope: &mut Scope) -> Result<Sent, Unfilled> {
         let waits = |wait| Ok(Sent::Reply(Reply::Wait(wait)));
         if let Some(wait) = self.gate.wait() {
             return waits(wait.unwrap_or(TRIALS_UNDER_WAY));
@@ -272,7 +296,7 @@ impl Remote {
         let (outcome, sent) = match sent {
             Ok(answer) => (self.outcome(origin, answer.status), Sent::Answer(answer)),
             // It was not made.
-            Err(Trouble::Missing(missing)) => return Err(missing),
+            Err(Trouble::Unfilled(unfilled)) => return Err(unfilled),
             Err(Trouble::Misconfigured(error)) => {
                 let reason = error.message.clone();
                 (Outcome::Misconfigured(reason), Sent::Reply(Reply::Wait(self.reset)))
@@ -348,21 +372,25 @@ impl Remote {
         scope: &mut Scope,
     ) -> Result<Answer, Trouble> {
         let is_token = matches!(self.spec.auth, Auth::Oauth2 { .. } | Auth::Login { .. });
-        let (auth, base) = (&self.spec.auth, &*origin.base);
+        let auth = &self.spec.auth;
+        let base = origin
+            .base
+            .as_ref()
+            .map_err(|why| Trouble::Misconfigured(why.clone()))?;
         let token = self.tokens.get(&self.http, base, auth, None).await?;
-        let answer = self.send_once(origin, request, scope, &token).await?;
+        let answer = self.send_once((origin, base), request, scope, &token).await?;
         let now = Instant::now();
         if answer.status != 401 || !is_token || !self.refusals().may_ask_for_another(now, origin.refused()) {
             return Ok(answer);
         }
         let token = self.tokens.get(&self.http, base, auth, Some(token.number)).await?;
         self.limits.took_another(now);
-        self.send_once(origin, request, scope, &token).await
+        self.send_once((origin, base), request, scope, &token).await
     }
 
     async fn send_once(
         &self,
-        origin: &Origin,
+        (origin, base): (&Origin, &str),
         request: &Request<'_>,
         scope: &mut Scope,
         token: &Token,
@@ -373,17 +401,18 @@ impl Remote {
                 if path.uses(ACCESS_TOKEN) {
                     scope.0.insert(ACCESS_TOKEN.into(), text.into());
                 }
-                let path = path.fill(scope, percent_encode);
+                let path = path.fill_path(scope);
                 scope.0.remove(ACCESS_TOKEN);
-                format!("{}{}", origin.base, path.map_err(Trouble::Missing)?)
+                format!("{base}{}", path.map_err(Trouble::Unfilled)?)
             }
             Place::Whole(url) => url.to_string(),
         };
         let mut builder = self.http.request(request.method.clone(), url);
         for (name, value) in &self.spec.headers {
-            let value = value.fill(scope, str::to_owned).map_err(Trouble::Missing)?;
+            let value = value.fill(scope).map_err(Trouble::Unfilled)?;
             // What could not stand in a header is a fault of the row that it is from.
-            let value = HeaderValue::from_str(&value).map_err(|_| Trouble::Missing(Missing(name.to_string())))?;
+            let no_value = |_| Trouble::Unfilled(Unfilled::NoValue(name.to_string()));
+            let value = HeaderValue::from_str(&value).map_err(no_value)?;
             builder = builder.header(name, value);
         }
         let secret = match &self.spec.auth {

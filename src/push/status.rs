@@ -48,7 +48,7 @@ impl Push {
         let mut subject = self.subject(remote, event, branch.as_deref()).await?;
         say(&mut subject.scope, event, &wanted);
         match remote.call(&subject.origin, call, &mut subject.scope).await {
-            Err(missing) => self.missing(remote, event, request, &subject, &missing).await,
+            Err(unfilled) => self.unfilled(remote, event, request, &subject, &unfilled).await,
             Ok(Reply::Done { status, .. }) => {
                 let already = call.done.contains(&status);
                 Ok(vec![pushed(event, &wanted, request, Some(status), already)])

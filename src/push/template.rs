@@ -7,6 +7,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::http::segment::{self, NotASegment};
+
 /// Largest template, in bytes.
 const MAX_BYTES: usize = 64 * 1024;
 /// Deepest nesting of a template: a catalogue has five levels of its own.
@@ -58,10 +60,21 @@ pub enum Json {
     },
 }
 
-/// A slot that has no value where one must be: its name.
+/// Why a text cannot be filled: the slot, by its name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("nothing is known for {{{0}}}")]
-pub struct Missing(pub String);
+pub enum Unfilled {
+    /// It has no value where one must be.
+    #[error("nothing is known for {{{0}}}")]
+    NoValue(String),
+    /// Its value cannot stand in a path.
+    #[error("the value of {{{slot}}} {why}")]
+    NotASegment {
+        /// Which.
+        slot: String,
+        /// Why.
+        why: NotASegment,
+    },
+}
 
 /// The values of slots: an object by names, with objects and lists in it.
 #[derive(Debug, Clone, Default)]
@@ -171,18 +184,40 @@ impl Text {
             .any(|part| matches!(part, Part::Slot { name, .. } if name == slot))
     }
 
-    /// The text with its values, each through `escape`.
+    /// The text with its values as they are.
     ///
     /// # Errors
     /// Where a slot has neither a value nor a default.
-    pub fn fill(&self, scope: &Scope, escape: impl Fn(&str) -> String) -> Result<String, Missing> {
+    pub fn fill(&self, scope: &Scope) -> Result<String, Unfilled> {
+        self.filled(scope, |_, value| Ok(value))
+    }
+
+    /// The text with its values as a path: each is one segment, or part of one.
+    ///
+    /// # Errors
+    /// Where a slot has neither a value nor a default, or its value would change the path.
+    pub fn fill_path(&self, scope: &Scope) -> Result<String, Unfilled> {
+        self.filled(scope, |slot, value| {
+            segment::encode(&value).map_err(|why| Unfilled::NotASegment {
+                slot: slot.to_owned(),
+                why,
+            })
+        })
+    }
+
+    fn filled(
+        &self,
+        scope: &Scope,
+        write: impl Fn(&str, String) -> Result<String, Unfilled>,
+    ) -> Result<String, Unfilled> {
         let mut filled = String::new();
         for part in &self.0 {
             match part {
                 Part::Plain(plain) => filled.push_str(plain),
                 Part::Slot { name, default } => {
                     let value = scope.get(name).map(as_text).or_else(|| default.clone());
-                    filled.push_str(&escape(&value.ok_or_else(|| Missing(name.clone()))?));
+                    let value = value.ok_or_else(|| Unfilled::NoValue(name.clone()))?;
+                    filled.push_str(&write(name, value)?);
                 }
             }
         }
@@ -194,7 +229,7 @@ impl Text {
         if let [Part::Slot { name, default }] = &*self.0 {
             return scope.get(name).cloned().or_else(|| default.clone().map(Value::String));
         }
-        self.fill(scope, str::to_owned).ok().map(Value::String)
+        self.fill(scope).ok().map(Value::String)
     }
 }
 
@@ -401,12 +436,20 @@ mod tests {
         let mut faults = Vec::new();
         let text = Text::read("/orders/{external_id}/{reason}", &WORDS, "path", &mut faults);
         assert!(faults.is_empty() && text.uses("reason") && !text.uses("minutes"));
-        let shout = |text: &str| text.to_uppercase();
         assert_eq!(
-            text.fill(&scope(json!({ "external_id": "a" })), shout),
-            Err(Missing("reason".into()))
+            text.fill(&scope(json!({ "external_id": "a" }))),
+            Err(Unfilled::NoValue("reason".into()))
         );
-        let filled = text.fill(&scope(json!({ "external_id": "a", "reason": "b" })), shout);
-        assert_eq!(filled.as_deref(), Ok("/orders/A/B"));
+        let filled = text.fill_path(&scope(json!({ "external_id": "a", "reason": "b c" })));
+        assert_eq!(filled.as_deref(), Ok("/orders/a/b%20c"));
+        for changes_the_path in ["..", "b/c", "%2e%2e"] {
+            let scope = scope(json!({ "external_id": "a", "reason": changes_the_path }));
+            let refused = text.fill_path(&scope).unwrap_err();
+            assert!(
+                matches!(&refused, Unfilled::NotASegment { slot, .. } if slot == "reason"),
+                "{refused}"
+            );
+            assert!(text.fill(&scope).is_ok());
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -32,6 +33,8 @@ const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const REFUSAL_HOLDS: Duration = Duration::from_secs(5);
 /// Longest token that is taken: it goes in a header.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
+/// Most base URLs whose tokens are kept. A provider has one at a time; a row may change while requests are under way.
+const MAX_BASES: usize = 8;
 
 /// Name and secret of the hub at a provider.
 #[derive(Debug, Clone, Default)]
@@ -45,7 +48,7 @@ pub struct Client {
 /// A token in use.
 #[derive(Clone)]
 pub struct Token {
-    /// Which one it is, counted from 1: so that of many requests that are refused with it one gets another.
+    /// Which one of its base URL it is, counted from 1: so that of many requests that are refused with it one gets another.
     pub number: u64,
     /// What is sent.
     pub text: SecretString,
@@ -59,10 +62,12 @@ pub struct Tokens {
     /// How long is waited for somebody else who asks for a token: with so many requests one after the other that get no
     /// answer, the last would wait for minutes.
     patience: Duration,
-    /// Held while a token is asked for: the others wait for that one.
-    held: Mutex<Held>,
+    /// By base URL, the one that was used last at the end: what one address gave is never shown to another. The credentials
+    /// are the same for all.
+    by_base: std::sync::Mutex<Vec<(String, Arc<Mutex<Held>>)>>,
 }
 
+/// The token of one base URL. Locked while a token is asked for: the others wait for that one.
 #[derive(Default)]
 struct Held {
     count: u64,
@@ -78,8 +83,24 @@ impl Tokens {
             client,
             default_lifetime,
             patience,
-            held: Mutex::default(),
+            by_base: std::sync::Mutex::default(),
         }
+    }
+
+    fn of_base(&self, base: &str) -> Arc<Mutex<Held>> {
+        // No code panics while it holds the lock.
+        let mut all = self.by_base.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.iter().position(|(known, _)| known == base);
+        let entry = match known {
+            Some(at) => all.remove(at),
+            None => (base.to_owned(), Arc::default()),
+        };
+        let held = Arc::clone(&entry.1);
+        all.push(entry);
+        if all.len() > MAX_BASES {
+            all.remove(0);
+        }
+        held
     }
 
     /// The secret of a static header.
@@ -87,7 +108,7 @@ impl Tokens {
         self.client.secret.as_ref().map_or("", |secret| secret.expose_secret())
     }
 
-    /// A token that is good, other than the one of number `refused`.
+    /// A token of this base URL that is good, other than the one of number `refused`.
     ///
     /// # Errors
     /// Why there is none.
@@ -98,7 +119,8 @@ impl Tokens {
         auth: &Auth,
         refused: Option<u64>,
     ) -> Result<Token, Trouble> {
-        let Ok(mut held) = tokio::time::timeout(self.patience, self.held.lock()).await else {
+        let of_base = self.of_base(base);
+        let Ok(mut held) = tokio::time::timeout(self.patience, of_base.lock()).await else {
             return Err(answer::no_token_in_time());
         };
         let is_good = |token: &&Token| Some(token.number) != refused && token.until > Instant::now();

@@ -1,6 +1,7 @@
 //! What is wrong with a scheme, said where it is loaded: a rule that protects nothing must not look as if it did.
 
 use super::{
+    ambiguity,
     content::{Content, Part},
     json,
     jwt::Jwt,
@@ -57,6 +58,9 @@ impl Scheme {
                 if depth == MAX_DEPTH {
                     return add(format!("steps: nested more than {MAX_DEPTH} deep"));
                 }
+                if matches!(self, Self::AnyOf(_)) {
+                    ambiguity::forms(steps).into_iter().for_each(&mut add);
+                }
                 for (number, step) in steps.iter().enumerate().take(MAX_STEPS) {
                     step.collect(&format!("{at}steps[{number}]."), depth + 1, faults);
                 }
@@ -85,7 +89,8 @@ impl Jwt {
 impl Signed {
     fn faults(&self) -> Vec<String> {
         let mut faults: Vec<String> = secret_name(&self.secret).into_iter().collect();
-        if !self.signed.covers_body() && self.body_hash.is_none() {
+        faults.extend(self.ambiguities());
+        if !self.signed.has_of_body() && self.body_hash.is_none() {
             faults.push("signed: holds no part of the body, so that it protects none".into());
         }
         faults.extend(self.single.iter().filter_map(|pointer| json::pointer_fault(pointer)));
@@ -131,14 +136,7 @@ impl Signed {
     fn covers(&self, place: &Place) -> bool {
         match &place.source {
             Source::Header(name) => self.signed.has(&Part::Header(name.clone())),
-            Source::Pointer(pointer) => {
-                let itself = |part: &Part| matches!(part, Part::Pointer { pointer: one, .. } if one == pointer);
-                let top_level = pointer.matches('/').count() == 1;
-                self.signed.has(&Part::Body)
-                    || self.body_hash.is_some()
-                    || self.signed.0.iter().any(itself)
-                    || (top_level && self.signed.has(&Part::SortedFields))
-            }
+            Source::Pointer(pointer) => self.covers_pointer(pointer),
         }
     }
 }
@@ -152,13 +150,8 @@ impl Place {
 }
 
 impl Content {
-    fn covers_body(&self) -> bool {
-        let is_body = |part: &Part| {
-            matches!(
-                part,
-                Part::Body | Part::Pointer { .. } | Part::SortedForm | Part::SortedFields
-            )
-        };
-        self.0.iter().any(is_body)
+    fn has_of_body(&self) -> bool {
+        let is_of_body = |part: &Part| matches!(part, Part::Body | Part::Pointer { .. } | Part::SortedFields);
+        self.0.iter().any(is_of_body)
     }
 }

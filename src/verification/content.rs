@@ -1,24 +1,23 @@
 //! What a signature is made over: parts of the request, written as a template.
 //!
 //! `{body}`, the raw bytes; `{timestamp}`, as it was sent; `{url}`, as the provider calls it; `{method}`; `{header:NAME}`;
-//! `{pointer:/PATH}`, a field of the body, and `{pointer?:/PATH}`, the same or nothing; `{sorted_form}`, the names and
-//! values of a form, sorted and without separators; `{sorted_fields}`, the fields of a JSON object as `name=value` with
+//! `{pointer:/PATH}`, a field of the body, and `{pointer?:/PATH}`, the same or nothing; `{sorted_fields}`, the fields of a JSON object as `name=value` with
 //! `&` between them, sorted, without the signature's; `{secret}`. Everything else stands for itself; `{{` and `}}` are
 //! braces.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::borrow::Cow;
 
-use axum::http::{HeaderName, header};
+use axum::http::HeaderName;
 use serde::Deserialize;
 
 use super::{
+    ambiguity,
+    fields::Fields,
     json,
     place::{self, Source},
     request::Unverified,
 };
 
-/// Most fields of a form that are looked at.
-const MAX_FORM_FIELDS: usize = 1_000;
 /// Most parts of a template.
 const MAX_PARTS: usize = 64;
 
@@ -44,8 +43,6 @@ pub enum Part {
         /// Whether it may be missing.
         optional: bool,
     },
-    /// A form's names and values, sorted.
-    SortedForm,
     /// A JSON object's members, sorted, but the signature.
     SortedFields,
     /// The secret itself; only in a hash without a key.
@@ -113,7 +110,6 @@ fn part(name: &str) -> Result<Part, String> {
         None if name == "timestamp" => Ok(Part::Timestamp),
         None if name == "url" => Ok(Part::Url),
         None if name == "method" => Ok(Part::Method),
-        None if name == "sorted_form" => Ok(Part::SortedForm),
         None if name == "sorted_fields" => Ok(Part::SortedFields),
         None if name == "secret" => Ok(Part::Secret),
         _ => Err(format!("{{{name}}} is no part of a request")),
@@ -143,81 +139,49 @@ impl Content {
         self.0.contains(part)
     }
 
-    /// The pieces of a request; none where it lacks one. `timestamp` is the time as it was sent, `signature` where the
-    /// signature stands.
+    /// The pieces of a request; none where it lacks one, or where one holds what would make the whole ambiguous. `timestamp`
+    /// is the time as it was sent, `signature` where the signature stands, `fields` what `{sorted_fields}` may hold.
     pub(super) fn pieces<'a>(
         &'a self,
         request: &Unverified<'a>,
         timestamp: Option<&'a str>,
         signature: &Source,
+        fields: &Fields,
     ) -> Option<Vec<Piece<'a>>> {
         let body = request.body();
-        let piece = |part: &'a Part| -> Option<Piece<'a>> {
-            Some(match part {
-                Part::Literal(text) => text.as_str().into(),
-                Part::Body => Piece::Bytes(Cow::Borrowed(body)),
-                Part::Timestamp => timestamp?.into(),
-                Part::Url => request.url()?.into(),
-                Part::Method => request.method().as_str().into(),
-                Part::Header(name) => place::single(request.headers(), name)?.into(),
+        let piece = |(at, part): (usize, &'a Part)| -> Option<Piece<'a>> {
+            let text = match part {
+                Part::Literal(text) => return Some(text.as_str().into()),
+                Part::Body => return Some(Piece::Bytes(Cow::Borrowed(body))),
+                Part::SortedFields => return Some(fields.sorted(body, signature)?.into()),
+                Part::Secret => return Some(Piece::Secret),
+                Part::Timestamp => Cow::Borrowed(timestamp?),
+                Part::Url => Cow::Owned(request.url()?),
+                Part::Method => Cow::Borrowed(request.method().as_str()),
+                Part::Header(name) => Cow::Borrowed(place::single(request.headers(), name)?),
                 Part::Pointer { pointer, optional } => match json::find(body, pointer).ok()? {
-                    Some(value) => json::text(value).ok()?.into_owned().into(),
-                    None if *optional => "".into(),
+                    Some(value) => Cow::Owned(json::scalar(value).ok()?.into_owned()),
+                    None if *optional => Cow::Borrowed(""),
                     None => return None,
                 },
-                Part::SortedForm => sorted_form(request)?.into(),
-                Part::SortedFields => sorted_fields(body, signature)?.into(),
-                Part::Secret => Piece::Secret,
+            };
+            let is_clear = ambiguity::forbidden(&self.0, at).is_none_or(|separator| !text.contains(separator));
+            is_clear.then(|| match text {
+                Cow::Borrowed(text) => text.into(),
+                Cow::Owned(text) => text.into(),
             })
         };
-        self.0.iter().map(piece).collect()
+        self.0.iter().enumerate().map(piece).collect()
     }
-}
 
-/// Names and values of a form: names sorted, the values of each sorted and each once, nothing between them.
-fn sorted_form(request: &Unverified<'_>) -> Option<String> {
-    let kind = place::single(request.headers(), &header::CONTENT_TYPE)?;
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    // A body of another kind could be read as a form that leaves out what it is cut at.
-    if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        return None;
+    /// What of the pieces is from the body, where that is not all of it: it tells a repeat.
+    pub(super) fn of_body(&self, pieces: &[Piece<'_>]) -> Vec<u8> {
+        let is_of_body = |part: &Part| matches!(part, Part::Pointer { .. } | Part::SortedFields | Part::Literal(_));
+        let pairs = self.0.iter().zip(pieces).filter(|(part, _)| is_of_body(part));
+        let bytes = pairs.filter_map(|(_, piece)| match piece {
+            Piece::Bytes(bytes) => Some(&**bytes),
+            Piece::Secret => None,
+        });
+        bytes.collect::<Vec<_>>().concat()
     }
-    let mut fields: BTreeMap<Cow<'_, str>, Vec<Cow<'_, str>>> = BTreeMap::new();
-    for (count, (name, value)) in form_urlencoded::parse(request.body()).enumerate() {
-        if count == MAX_FORM_FIELDS {
-            return None;
-        }
-        fields.entry(name).or_default().push(value);
-    }
-    let mut text = String::with_capacity(request.body().len());
-    for (name, mut values) in fields {
-        values.sort_unstable();
-        values.dedup();
-        for value in values {
-            text.push_str(&name);
-            text.push_str(&value);
-        }
-    }
-    Some(text)
-}
-
-/// `a=1&b=x`: the members of the body, sorted, without the signature and what is `null`.
-fn sorted_fields(body: &[u8], signature: &Source) -> Option<String> {
-    let own = match signature {
-        Source::Pointer(pointer) => pointer.strip_prefix('/').unwrap_or_default(),
-        Source::Header(_) => "",
-    };
-    let mut text = String::with_capacity(body.len());
-    for (name, value) in json::members(body).ok()? {
-        if name == own || value.text() == "null" {
-            continue;
-        }
-        if !text.is_empty() {
-            text.push('&');
-        }
-        text.push_str(&name);
-        text.push('=');
-        text.push_str(&json::text(value).ok()?);
-    }
-    Some(text)
 }

@@ -95,6 +95,19 @@ pub(super) fn text(value: Document<'_>) -> Result<Cow<'_, str>, Unreadable> {
     }
 }
 
+/// The same of a string, a number, `true` or `false`; a list or an object could have the text of a string.
+pub(super) fn scalar(value: Document<'_>) -> Result<Cow<'_, str>, Unreadable> {
+    if value.is_object() || value.is_array() || value.text() == "null" {
+        return Err(Unreadable);
+    }
+    text(value)
+}
+
+/// Whether a text is a JSON object.
+pub(super) fn is_object(text: &str) -> bool {
+    document(text.as_bytes()).is_ok_and(Document::is_object)
+}
+
 /// The steps of a pointer (RFC 6901).
 fn steps(pointer: &str) -> impl Iterator<Item = String> {
     pointer

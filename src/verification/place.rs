@@ -108,6 +108,14 @@ pub(super) fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'
 }
 
 impl Source {
+    /// The header, where it is one.
+    pub(super) const fn header(&self) -> Option<&HeaderName> {
+        match self {
+            Self::Header(name) => Some(name),
+            Self::Pointer(_) => None,
+        }
+    }
+
     /// The text there; none where it is missing, there twice, too long or no text.
     pub(super) fn text<'a>(&self, headers: &'a HeaderMap, body: &'a [u8]) -> Option<Cow<'a, str>> {
         match self {

@@ -15,7 +15,7 @@ use super::{
     jwt::Jwt,
     keys::{Keys, Secret, SecretUse},
     place::{self, MAX_CHARS, Place},
-    request::{Proof, Unverified},
+    request::{Covers, Proof, Unverified},
     scheme::{BodyHash, Scheme, Signed, Static},
 };
 
@@ -71,6 +71,7 @@ impl Proof {
             signature: None,
             signed_at: None,
             replay_key: None,
+            covers: Covers::Nothing,
         }
     }
 
@@ -92,6 +93,7 @@ impl Proof {
         self.signature = self.signature.take().or(step.signature);
         self.signed_at = self.signed_at.or(step.signed_at);
         self.replay_key = self.replay_key.take().or(step.replay_key);
+        self.covers = std::mem::take(&mut self.covers).and(step.covers);
     }
 }
 
@@ -162,7 +164,7 @@ impl Signed {
         };
         let pieces = self
             .signed
-            .pieces(request, time_text.as_deref(), &self.signature.source);
+            .pieces(request, time_text.as_deref(), &self.signature.source, &self.fields);
         let pieces = pieces.ok_or(INVALID)?;
         let mut matched = None;
         for secret in keys.of(&self.secret) {
@@ -199,6 +201,10 @@ impl Signed {
             signature: signatures.into_iter().nth(at),
             signed_at,
             replay_key: self.replay_key(request),
+            covers: match self.covers_body() {
+                true => Covers::Body,
+                false => Covers::Fields(self.signed.of_body(&pieces)),
+            },
             ..Proof::by(scheme, &self.secret, secret)
         })
     }

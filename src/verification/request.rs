@@ -67,6 +67,30 @@ impl<'a> Unverified<'a> {
     }
 }
 
+/// What a signature covers of the body.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Covers {
+    /// Nothing: a token says who calls, and that caller may say anything.
+    #[default]
+    Nothing,
+    /// Fields of it, as they were signed. Anybody may change the rest.
+    Fields(Vec<u8>),
+    /// Every byte.
+    Body,
+}
+
+impl Covers {
+    /// What two signatures cover together.
+    pub(super) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Body, _) | (_, Self::Body) => Self::Body,
+            (Self::Fields(one), Self::Fields(other)) => Self::Fields([one, other].concat()),
+            (Self::Fields(one), Self::Nothing) | (Self::Nothing, Self::Fields(one)) => Self::Fields(one),
+            (Self::Nothing, Self::Nothing) => Self::Nothing,
+        }
+    }
+}
+
 /// How a request was verified.
 #[derive(Debug, Clone)]
 pub struct Proof {
@@ -75,6 +99,7 @@ pub struct Proof {
     pub(super) signature: Option<String>,
     pub(super) signed_at: Option<DateTime<Utc>>,
     pub(super) replay_key: Option<String>,
+    pub(super) covers: Covers,
 }
 
 impl Proof {
@@ -142,18 +167,22 @@ impl<'a> Verified<'a> {
     }
 
     /// The event's id, the same for each repeat of the same webhook: of the provider, the order, what the webhook
-    /// announces, and the provider's own id of the message; where it signs none, the body.
-    pub fn event_id(&self, provider: &str, external_order_id: &str, webhook_type: &str) -> EventId {
+    /// announces, and the provider's own id of the message. That is what the scheme names as its replay key, else `message`, which
+    /// the provider's file reads, where every byte of the body is signed or none is. Where there is no such id, it is what is
+    /// signed of the body: what is not signed could be changed to make a repeat look new.
+    pub fn event_id(
+        &self,
+        provider: &str,
+        external_order_id: &str,
+        webhook_type: &str,
+        message: Option<&str>,
+    ) -> EventId {
         let (order, what) = (external_order_id.as_bytes(), webhook_type.as_bytes());
-        match self.proof.replay_key() {
-            Some(key) => self.event_id_of(provider, external_order_id, webhook_type, key),
-            None => EventId::of_webhook(provider, &[order, what, self.request.body]),
+        let of_message = |id: &str| EventId::of_webhook(provider, &[order, what, b"message", id.as_bytes()]);
+        match (&self.proof.covers, message, self.proof.replay_key()) {
+            (Covers::Body | Covers::Nothing, Some(id), _) | (_, _, Some(id)) => of_message(id),
+            (Covers::Fields(signed), _, None) => EventId::of_webhook(provider, &[order, what, b"signed", signed]),
+            (_, None, None) => EventId::of_webhook(provider, &[order, what, self.request.body]),
         }
-    }
-
-    /// The same, of a message that the provider gives an id in its body.
-    pub fn event_id_of(&self, provider: &str, external_order_id: &str, webhook_type: &str, message: &str) -> EventId {
-        let (order, what) = (external_order_id.as_bytes(), webhook_type.as_bytes());
-        EventId::of_webhook(provider, &[order, what, b"message", message.as_bytes()])
     }
 }

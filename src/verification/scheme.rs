@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{
     content::{Content, Part},
     digest::{Algorithm, Encoding, SecretEncoding},
+    fields::Fields,
     jwt::Jwt,
     keys::WEBHOOK_SECRET,
     place::{Place, Source},
@@ -93,6 +94,9 @@ pub struct Signed {
     /// Arrays of the body that must have exactly one element, where only that is signed.
     #[serde(default)]
     pub single: Vec<String>,
+    /// Which fields `{sorted_fields}` holds, and their types.
+    #[serde(default)]
+    pub fields: Fields,
 }
 
 /// The body's hash, in a parameter of the URL.
@@ -252,7 +256,7 @@ impl Scheme {
     }
 
     /// This one and all that are in it.
-    fn each<'a>(&'a self, visit: &mut impl FnMut(&'a Self)) {
+    pub(super) fn each<'a>(&'a self, visit: &mut impl FnMut(&'a Self)) {
         visit(self);
         if let Self::AnyOf(steps) | Self::AllOf(steps) = self {
             for step in steps {

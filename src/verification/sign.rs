@@ -163,7 +163,7 @@ impl Signed {
             let text = time.as_ref().map(|(_, text)| text.as_str());
             let pieces = self
                 .signed
-                .pieces(&of, text, &self.signature.source)
+                .pieces(&of, text, &self.signature.source, &self.fields)
                 .ok_or_else(lacks)?;
             self.encoding.encode(&digest(&key, &filled(&pieces, &key)))
         };

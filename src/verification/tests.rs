@@ -74,6 +74,9 @@ fn body_for(name: &str) -> &'static str {
         "adyen" => {
             r#"{"notificationItems":[{"NotificationRequestItem":{"pspReference":"p","merchantAccountCode":"m","merchantReference":"r","amount":{"value":1,"currency":"EUR"},"eventCode":"E","success":"true","additionalData":{}}}]}"#
         }
+        "keeta" => {
+            r#"{"eventId":1001,"message":"{\"id\":\"CR-1\"}","messageId":"m-1","shopId":1,"timestamp":1700000000}"#
+        }
         _ => r#"{"id":"CR-1","messageId":"m-1","total":16.240}"#,
     }
 }
@@ -110,7 +113,7 @@ fn the_message_id_that_is_signed_tells_a_repeat() {
         let uri: Uri = "/api/webhooks/careem".parse().unwrap();
         let of = Unverified::new(&request.method, None, &uri, &request.headers, &request.body);
         let verified = verify(&scheme, of, &fitting(&scheme), now()).unwrap();
-        verified.event_id("careem", "CR-1", "order_created")
+        verified.event_id("careem", "CR-1", "order_created", None)
     };
     assert_eq!(
         id("standard-webhooks", "m-1", "{}"),

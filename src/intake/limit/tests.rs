@@ -30,7 +30,8 @@ pub(super) fn careem(networks: &[&str]) -> Enabled {
         name: "careem".into(),
         keys: Keyring::new(Keys::new()),
         branch_secrets: false,
-        credential_headers: Default::default(),
+        kept_headers: Default::default(),
+        keep_signature: false,
         allow_list: AllowList::new(networks),
         forward_test_orders: false,
     }

@@ -1,5 +1,7 @@
 //! A provider's file, as it is written. `docs/providers.md` says what each key means.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Deserializer, de};
 
 use super::{
@@ -43,6 +45,8 @@ pub struct File {
     pub response: Responses,
     /// `[outbound]` and `[fetch]`: how it is spoken to.
     pub outbound: Option<Spec>,
+    /// Headers that it reads, in small letters.
+    pub headers: BTreeSet<String>,
 }
 
 /// The keys before the first table.
@@ -109,6 +113,9 @@ pub struct Webhook {
     /// What is neither read nor kept beside the order: signatures and other means of the transport.
     #[serde(default)]
     pub leave_out: Vec<Source>,
+    /// Whether the signature is kept beside the webhook (`webhook_logs.signature`).
+    #[serde(default)]
+    pub keep_signature: bool,
     /// A test order where any of these is so.
     #[serde(default)]
     pub test: Vec<Test>,

@@ -17,6 +17,8 @@ use crate::{
     verification::Scheme,
 };
 
+pub mod signed;
+
 /// Largest file that is read, in bytes; the largest that is shipped has six thousand.
 pub const MAX_FILE_BYTES: usize = 256 * 1024;
 /// Most faults that are told of one file; after that the picture is clear.
@@ -151,6 +153,7 @@ impl<'t> Loader<'t> {
             courier: courier?,
             response: response?,
             outbound,
+            headers: self.read_headers().into_iter().map(|(_, name)| name).collect(),
         };
         self.check(&file);
         Some(file)
@@ -359,6 +362,7 @@ impl<'t> Loader<'t> {
         }
         self.check_paths(file);
         self.check_credentials(file);
+        self.check_signed(file);
     }
 
     /// What protects nothing although it looks as if it did.
@@ -369,30 +373,6 @@ impl<'t> Loader<'t> {
         for message in faults {
             let at = own.map_or(0, |own| place_within(own, &message));
             self.fault(at, format_args!("verification: {message}"));
-        }
-    }
-
-    /// Headers that hold a credential by the file's own scheme are never stored; nothing can be read of them.
-    fn check_credentials(&mut self, file: &File) {
-        let credentials = file.verification.credential_headers();
-        let (table, _) = DeTable::parse_recoverable(self.text);
-        let mut found = Vec::new();
-        for (name, value) in table.get_ref() {
-            // Answers hold texts of any kind, and schemes say where the credential is.
-            if !matches!(name.get_ref().as_ref(), "response" | "verification") {
-                headers(value, &mut found);
-            }
-        }
-        for (at, name) in found {
-            if credentials
-                .iter()
-                .any(|credential| credential.as_str().eq_ignore_ascii_case(&name))
-            {
-                let message = format!(
-                    "\"header:{name}\" holds what proves the caller; it is never stored, so a file cannot read it"
-                );
-                self.fault(at, message);
-            }
         }
     }
 
@@ -476,19 +456,4 @@ fn plain(message: &str, key: Option<&str>) -> String {
     };
     let key = key.map_or_else(String::new, |key| format!("{key}: "));
     format!("{key}expected {}, found {}", word(expected), word(found))
-}
-
-/// The headers that are read as places, and where that is said.
-fn headers(value: &Spanned<DeValue<'_>>, found: &mut Vec<(usize, String)>) {
-    match value.get_ref() {
-        DeValue::String(text) => {
-            found.extend(
-                text.strip_prefix("header:")
-                    .map(|name| (value.span().start, name.to_owned())),
-            );
-        }
-        DeValue::Array(values) => values.iter().for_each(|value| headers(value, found)),
-        DeValue::Table(members) => members.values().for_each(|value| headers(value, found)),
-        _ => {}
-    }
 }

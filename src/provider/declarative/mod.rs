@@ -171,10 +171,7 @@ impl Provider for Declarative {
         };
         let head = head::read(&self.file, &arriving).map_err(Refusal::InvalidPayload)?;
         let kind = head.kind.as_str();
-        let event_id = match &head.event_id {
-            Some(id) => request.event_id_of(self.name(), &head.order_id, kind, id),
-            None => request.event_id(self.name(), &head.order_id, kind),
-        };
+        let event_id = request.event_id(self.name(), &head.order_id, kind, head.event_id.as_deref());
         Admission::new(request, event_id, head.order_id, kind)
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use reqwest::{Method, Url, header::HeaderName};
 
-use super::{Auth, Call, Fetch, FetchPlace, FetchSpec, MenuCall, MenuResult, MenuSpec, ResultSpec, StatusCall};
+use super::{Auth, Call, Fetch, FetchPlace, FetchSpec, Href, MenuCall, MenuResult, MenuSpec, ResultSpec, StatusCall};
 use crate::{
     config::parse_duration,
     event::push::Word,
@@ -37,7 +37,8 @@ impl Check {
 
     pub(super) fn base_url(&mut self, text: &str) -> String {
         let fits = Url::parse(text).is_ok_and(|url| {
-            url.scheme() == "https" && url.username().is_empty() && url.query().is_none() && url.has_host()
+            let is_bare = url.username().is_empty() && url.query().is_none() && url.fragment().is_none();
+            url.scheme() == "https" && is_bare && url.has_host()
         });
         if !fits {
             self.note(
@@ -212,15 +213,22 @@ impl Check {
         let place = match (&fetch.href, &fetch.path) {
             (Some(href), None) => {
                 self.pointer("fetch.href", Some(href));
-                FetchPlace::Href(
-                    href.clone(),
-                    fetch.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
-                )
+                if fetch.paths.is_empty() {
+                    self.note(
+                        "fetch.paths",
+                        "expected the paths that href may name, such as [\"/v2/orders/{external_id}\"]",
+                    );
+                }
+                FetchPlace::Href(Href {
+                    pointer: href.clone(),
+                    hosts: fetch.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
+                    paths: fetch.paths.clone(),
+                })
             }
             (None, Some(path)) => FetchPlace::Path(self.path("fetch.path", path, &words::STATUS)),
             _ => {
                 self.note("fetch", "expected either href or path");
-                FetchPlace::Href(String::new(), BTreeSet::new())
+                FetchPlace::Href(Href::default())
             }
         };
         FetchSpec {

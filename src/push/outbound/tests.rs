@@ -36,6 +36,7 @@ result = { status = "/status", ok = ["done"], failed = ["failed"] }
 
 [fetch]
 href = "/resource_href"
+paths = ["/v1/orders/{external_id}"]
 "#;
 
 #[test]

@@ -150,85 +150,172 @@ fn units_of_time() {
 }
 
 #[test]
-fn a_form_is_one_only_where_it_says_so() {
+fn a_body_is_signed_by_its_hash_in_the_url() {
     let twilio = preset("twilio");
     let keys = fitting(&twilio);
-    let mut request = Outgoing::post(URL, "b=2&a=1&a=0");
-    request
-        .headers
-        .insert("content-type", "application/x-www-form-urlencoded".parse().unwrap());
-    let form = sign(&twilio, &keys, request.clone(), now()).unwrap();
-    assert!(check(&twilio, &form, &keys, now()).is_ok());
-    // The order of the fields is not signed, their values are.
-    assert!(
-        check(
-            &twilio,
-            &Outgoing {
-                body: b"a=0&a=1&b=2".to_vec(),
-                ..form.clone()
-            },
-            &keys,
-            now()
-        )
-        .is_ok()
-    );
-    assert!(
-        check(
-            &twilio,
-            &Outgoing {
-                body: b"a=0&a=1&b=3".to_vec(),
-                ..form.clone()
-            },
-            &keys,
-            now()
-        )
-        .is_err()
-    );
-    assert!(check(&twilio, &with(&form, "content-type", "application/json"), &keys, now()).is_err());
-    // Any other body by its hash, which stands in the URL once.
     let json = sign(&twilio, &keys, Outgoing::post(URL, "{}"), now()).unwrap();
     assert!(json.url.contains("?bodySHA256=") && check(&twilio, &json, &keys, now()).is_ok());
-    assert!(
-        check(
-            &twilio,
-            &Outgoing {
-                body: b"{ }".to_vec(),
-                ..json.clone()
-            },
-            &keys,
-            now()
-        )
-        .is_err()
-    );
-    let bare = sign(
-        &twilio.first_step_without_hash(),
-        &keys,
-        Outgoing::post(URL, "{}"),
-        now(),
-    )
-    .unwrap();
+    let other = Outgoing {
+        body: b"{ }".to_vec(),
+        ..json.clone()
+    };
+    assert!(check(&twilio, &other, &keys, now()).is_err());
+    let without_hash = match &twilio {
+        Scheme::Hmac(one) => Scheme::Hmac(scheme::Signed {
+            body_hash: None,
+            ..one.clone()
+        }),
+        _ => panic!("not an HMAC"),
+    };
+    let bare = sign(&without_hash, &keys, Outgoing::post(URL, "{}"), now()).unwrap();
     assert!(check(&twilio, &bare, &keys, now()).is_err(), "a URL without the hash");
 }
 
-impl Scheme {
-    /// Twilio's second step, without the hash of the body.
-    fn first_step_without_hash(&self) -> Self {
-        let Self::AnyOf(steps) = self else { panic!("not any_of") };
-        let Some(Self::Hmac(step)) = steps.last() else {
-            panic!("not an HMAC")
-        };
-        Self::Hmac(scheme::Signed {
-            body_hash: None,
-            ..step.clone()
-        })
+/// Of one capture of Keeta's three orders could be made: an `&` in one field forged another.
+#[test]
+fn a_capture_of_keeta_is_one_message() {
+    let keeta = preset("keeta");
+    let keys = fitting(&keeta);
+    let note = |note: &str| {
+        let message = json!({ "orderViewId": "1", "remark": note }).to_string();
+        let body =
+            json!({ "sig": "", "eventId": 1001, "message": message, "messageId": "m-1", "shopId": 1, "timestamp": 1 });
+        sign(&keeta, &keys, Outgoing::post(URL, body.to_string()), now())
+    };
+    let honest = note("salt & pepper, a=b & 1 + 1 = 2").unwrap();
+    assert!(check(&keeta, &honest, &keys, now()).is_ok());
+    // Its own tail could be moved into a field that nobody reads.
+    assert!(note("x&messageId=m-2&shopId=2&timestamp=2&zz=").is_err());
+    let sent: serde_json::Value = serde_json::from_slice(&honest.body).unwrap();
+    let forged = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut body = sent.clone();
+        change(&mut body);
+        Outgoing {
+            body: body.to_string().into_bytes(),
+            ..honest.clone()
+        }
+    };
+    let merged = |from: &str, into: &str, body: &mut serde_json::Value| {
+        let moved = body.as_object_mut().unwrap().remove(from).unwrap();
+        let moved = moved.as_str().map_or_else(|| moved.to_string(), str::to_owned);
+        let text = body[into].as_str().unwrap_or_default().to_owned();
+        body[into] = format!("{text}&{from}={moved}").into();
+    };
+    for (what, request) in [
+        (
+            "shopId inside of messageId",
+            forged(&|body| merged("shopId", "messageId", body)),
+        ),
+        (
+            "timestamp inside of shopId",
+            forged(&|body| {
+                body["shopId"] = "1".into();
+                merged("timestamp", "shopId", body);
+            }),
+        ),
+        (
+            "messageId inside of message",
+            forged(&|body| merged("messageId", "message", body)),
+        ),
+        (
+            "message as an object",
+            forged(&|body| body["message"] = serde_json::from_str(body["message"].as_str().unwrap()).unwrap()),
+        ),
+        (
+            "the beginning in the query",
+            Outgoing {
+                url: format!("{URL}?eventId=1001"),
+                ..forged(&|body| drop(body.as_object_mut().unwrap().remove("eventId")))
+            },
+        ),
+    ] {
+        let outcome = check(&keeta, &request, &keys, now());
+        assert_eq!(outcome.unwrap_err(), Refusal::InvalidSignature, "{what}");
     }
+    // The same message in another hand is the same event.
+    let id = |request: &Outgoing| {
+        let uri: Uri = "/api/webhooks/careem".parse().unwrap();
+        let of = Unverified::new(
+            &request.method,
+            Some("https://hooks.example.com"),
+            &uri,
+            &request.headers,
+            &request.body,
+        );
+        verify(&keeta, of, &keys, now())
+            .unwrap()
+            .event_id("keeta", "1", "order_created", None)
+    };
+    let rewritten = forged(&|body| {
+        body["nobody"] = serde_json::Value::Null;
+        body["eventId"] = "1001".into();
+    });
+    assert_eq!(id(&honest), id(&rewritten));
+}
+
+/// A capture of one form was another message in the other.
+#[test]
+fn a_capture_of_deliveroo_is_one_message() {
+    let (new, legacy) = (preset("deliveroo"), preset("deliveroo-legacy"));
+    let keys = fitting(&new);
+    let mut request = Outgoing::post(URL, "{}");
+    request
+        .headers
+        .insert("x-deliveroo-sequence-guid", "guid-1".parse().unwrap());
+    let captured = sign(&legacy, &keys, request, now()).unwrap();
+    assert!(check(&legacy, &captured, &keys, now()).is_ok());
+    assert!(check(&new, &captured, &keys, now()).is_err());
+    let both =
+        scheme(json!({ "kind": "any_of", "steps": [{ "preset": "deliveroo" }, { "preset": "deliveroo-legacy" }] }));
+    let moved = Outgoing {
+        body: b"\n {}".to_vec(),
+        ..captured
+    };
+    // With both forms it was: so no deployment may take both.
+    assert!(check(&both, &moved, &keys, now()).is_ok());
+    assert!(both.check()[0].contains("keep the form"), "{:?}", both.check());
+    assert!(check(&legacy, &moved, &keys, now()).is_err());
+    // Nor is a part of the body moved into the header.
+    let mut request = Outgoing::post(URL, r#"{"a": "b"}"#);
+    request
+        .headers
+        .insert("x-deliveroo-sequence-guid", "guid-1".parse().unwrap());
+    let captured = sign(&new, &keys, request, now()).unwrap();
+    let moved = Outgoing {
+        body: br#""b"}"#.to_vec(),
+        ..with(&captured, "x-deliveroo-sequence-guid", "guid-1 {\"a\":")
+    };
+    assert!(check(&new, &moved, &keys, now()).is_err());
+}
+
+/// What is not signed of a body makes no other event of it.
+#[test]
+fn the_id_is_of_what_is_signed() {
+    let adyen = preset("adyen");
+    let keys = fitting(&adyen);
+    let request = signed(&adyen, body_for("adyen"));
+    let id = |text: String| {
+        let uri: Uri = "/".parse().unwrap();
+        let of = Unverified::new(&request.method, None, &uri, &request.headers, text.as_bytes());
+        let verified = verify(&adyen, of, &keys, now()).unwrap();
+        verified.event_id("x", "1", "order_created", Some("an id that is not signed"))
+    };
+    let text = String::from_utf8(request.body.clone()).unwrap();
+    let first = id(text.clone());
+    assert_eq!(first, id(text.replacen('{', r#"{"live":false, "#, 1)));
+    assert_eq!(first, id(text.replace(r#""success":"true""#, r#""success":true"#)));
+    let other = signed(&adyen, &body_for("adyen").replace(r#""p""#, r#""q""#));
+    assert_ne!(first, id(String::from_utf8(other.body).unwrap()));
 }
 
 #[test]
 fn fields_that_are_signed_stand_once() {
     let keeta = preset("keeta");
     let keys = fitting(&keeta);
-    let request = signed(&keeta, r#"{"messageId":"m","n":1,"none":null}"#);
+    let request = signed(
+        &keeta,
+        r#"{"eventId":1,"message":"{}","messageId":"m","n":1,"none":null}"#,
+    );
     let proof = check(&keeta, &request, &keys, now()).unwrap();
     assert_eq!(proof.replay_key(), Some("m"));
     let text = String::from_utf8(request.body.clone()).unwrap();

@@ -52,6 +52,10 @@ fn a_table_that_says_something_else_is_refused() {
             json!({ "preset": "adyen", "signature": { "pointer": "sig" } }),
             "no JSON pointer",
         ),
+        (
+            json!({ "preset": "keeta", "fields": { "x": "words" } }),
+            "\"words\" is no type",
+        ),
         (json!({ "preset": "delivery-hero", "algorithms": ["none"] }), "none"),
         (json!({ "kind": "none", "secret": "x" }), "secret"),
         (json!({ "kind": "hmac" }), "missing field"),
@@ -91,6 +95,26 @@ fn what_protects_nothing_is_named() {
         (
             json!({ "preset": "careem", "signed": "{body}{secret}" }),
             "is the key of an HMAC",
+        ),
+        (
+            json!({ "preset": "careem", "signed": "{header:x-id}{body}" }),
+            "{header} and {body}, part 1 and the next, stand side by side",
+        ),
+        (
+            json!({ "preset": "careem", "signed": "{body}.{body}" }),
+            "only one of {body}",
+        ),
+        (
+            json!({ "preset": "careem", "signed": "{sorted_fields}" }),
+            "joins without escaping",
+        ),
+        (
+            json!({ "preset": "careem", "fields": { "a": "text" } }),
+            "has no effect",
+        ),
+        (
+            json!({ "kind": "any_of", "steps": [{ "preset": "careem" }, { "preset": "slack" }] }),
+            "steps[1].signed: another step signs another form",
         ),
         (
             json!({ "preset": "careem", "secret": "Webhook-Secret" }),
@@ -177,7 +201,7 @@ fn labels_say_what_is_asked_for() {
     for (name, label) in [
         ("careem", "hmac-sha256"),
         ("talabat", "hmac-sha256+static"),
-        ("twilio", "hmac-sha1|hmac-sha1"),
+        ("twilio", "hmac-sha1"),
         ("keeta", "sha256"),
         ("delivery-hero", "jwt"),
     ] {

@@ -1,0 +1,146 @@
+//! Headers of a webhook: which are kept, and how they are written.
+//!
+//! The log and the tables keep an allow-list: a few that say how a request came, and those that the provider's file and its
+//! scheme read. A name that is not on it may hold anything, also a credential of a proxy or gateway in front.
+
+use std::collections::BTreeSet;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header::AsHeaderName};
+use serde_json::{Map, Value};
+
+use super::MERCHANT_HEADER;
+use crate::verification::Scheme;
+
+/// Kept of every webhook: what helps to find a request, and to read its body.
+const ALWAYS: [&str; 9] = [
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "x-correlation-id",
+    MERCHANT_HEADER,
+    "x-request-id",
+];
+/// Headers that are credentials by their name; no file may read them, and no scheme makes them kept.
+const CREDENTIALS: [&str; 2] = ["cookie", "set-cookie"];
+/// Parts of names that make a header a credential.
+const CREDENTIAL_PARTS: [&str; 8] = [
+    "auth",
+    "token",
+    "secret",
+    "api-key",
+    "apikey",
+    "password",
+    "credential",
+    "session",
+];
+/// Longest header value that is kept.
+const MAX_HEADER_CHARS: usize = 1024;
+
+/// Whether a header, by its name in small letters, holds a credential; a scheme may make another one hold one, too.
+pub fn is_credential(header: &str) -> bool {
+    CREDENTIALS.contains(&header) || CREDENTIAL_PARTS.iter().any(|part| header.contains(part))
+}
+
+/// A header as the log keeps it: text, cut, several as one. Whoever reads one before it is on the log reads it so, or the
+/// order of one store could be proven with the secret of another.
+pub fn kept_header(headers: &HeaderMap, name: impl AsHeaderName) -> Option<String> {
+    let text = |value: &HeaderValue| -> String {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        let printable = |c: char| if c.is_control() { ' ' } else { c };
+        text.chars().take(MAX_HEADER_CHARS).map(printable).collect()
+    };
+    headers
+        .get_all(name)
+        .iter()
+        .map(text)
+        .reduce(|all, next| format!("{all}, {next}"))
+}
+
+/// The headers of a provider's webhooks that are kept.
+#[derive(Debug, Clone, Default)]
+pub struct KeptHeaders(BTreeSet<String>);
+
+impl KeptHeaders {
+    /// Those of every webhook, those that a provider's file reads (`header:NAME`), and those that its scheme reads and that hold
+    /// neither a credential nor a signature.
+    pub fn new<'a>(of_file: impl IntoIterator<Item = &'a str>, scheme: &Scheme) -> Self {
+        let credentials: Vec<HeaderName> = scheme.credential_headers();
+        let of_scheme = scheme.read_headers().into_iter().map(|name| name.as_str().to_owned());
+        let of_file = of_file.into_iter().map(str::to_owned);
+        let all = ALWAYS.map(str::to_owned).into_iter().chain(of_file).chain(of_scheme);
+        let may_be_kept = |name: &String| !is_credential(name) && !credentials.iter().any(|own| *own == **name);
+        Self(all.filter(may_be_kept).collect())
+    }
+
+    /// What is kept of a request, by name.
+    pub fn of(&self, headers: &HeaderMap) -> Map<String, Value> {
+        let kept = self
+            .0
+            .iter()
+            .filter_map(|name| Some((name.clone(), kept_header(headers, name.as_str())?.into())));
+        kept.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_known_is_kept() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer hunter2"),
+            ("x-jwt", "hunter2"),
+            ("x-bearer", "hunter2"),
+            ("x-passwd", "hunter2"),
+            ("x-signing-key", "hunter2"),
+            ("x-careem-api-key", "hunter2"),
+            ("cf-connecting-ip", "192.0.2.1"),
+            ("webhook-signature", "v1,ab12"),
+            ("webhook-id", "m-1"),
+            ("webhook-timestamp", "1700000000"),
+            ("x-environment", "live"),
+            ("x-merchant-id", "m-1"),
+        ] {
+            headers.append(name, value.parse().unwrap());
+        }
+        headers.append("x-correlation-id", "a".parse().unwrap());
+        headers.append("x-correlation-id", "b".parse().unwrap());
+        headers.append("user-agent", "y".repeat(2000).parse().unwrap());
+        let scheme = Scheme::preset("standard-webhooks").unwrap();
+        let mut kept = KeptHeaders::new(["x-environment"], &scheme).of(&headers);
+        assert_eq!(
+            kept.remove("user-agent"),
+            Some("y".repeat(1024).into()),
+            "what is long is cut"
+        );
+        assert_eq!(
+            Value::Object(kept),
+            json!({
+                "webhook-id": "m-1", "webhook-timestamp": "1700000000", "x-environment": "live", "x-merchant-id": "m-1",
+                "x-correlation-id": "a, b",
+            })
+        );
+        // A credential stays out, whoever reads it.
+        let pos = Scheme::preset("careem-pos").unwrap();
+        let kept = KeptHeaders::new(["x-careem-api-key", "authorization"], &pos).of(&headers);
+        assert_eq!(
+            kept.keys().collect::<Vec<_>>(),
+            ["user-agent", "x-correlation-id", "x-merchant-id"]
+        );
+        // The time of Stripe's stands in the header of its signature.
+        headers.append("stripe-signature", "t=1,v1=ab".parse().unwrap());
+        let stripe = Scheme::preset("stripe").unwrap();
+        assert!(
+            !KeptHeaders::new([], &stripe)
+                .of(&headers)
+                .contains_key("stripe-signature")
+        );
+    }
+}
