@@ -22,10 +22,10 @@ FROM ?= bb23b31~1
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test sdks fuzz random outage upgrade bench check check-deploy tools clean-dev
+.PHONY: help run test sdks fuzz random outage upgrade bench check check-deploy supply-chain dist dist-check tools clean-dev
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 # The program replaces the recipe's shell, so that Ctrl-C reaches it directly and it can drain.
 run: tools ## NATS, PostgreSQL, a sample backend and the hub on this machine, with a sample order
@@ -84,6 +84,15 @@ check: ## formatting, lints, documentation
 
 check-deploy: tools ## the files of deploy/, by the programs that read them, as far as this machine has those
 	@deploy/check/run.sh
+
+supply-chain: ## advisories, licences, sources and duplicates of all dependencies (needs cargo-deny, else says what was not run)
+	@deploy/dist/supply-chain.sh
+
+dist: ## the release archive, its bill of materials and checksums, in dist/ (needs python3)
+	@deploy/dist/dist.sh
+
+dist-check: ## builds the commit twice, in two folders, and compares the programs byte for byte
+	@deploy/dist/check.sh
 
 tools: ## gets nats-server and PostgreSQL if this machine has none
 	@deploy/tools/install.sh

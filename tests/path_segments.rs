@@ -147,5 +147,5 @@ async fn an_order_id_is_one_segment_or_refused() {
     );
     assert_eq!(world.backend.count(), requests, "{:?}", world.backend.requests().last());
     assert_eq!(outside.provider.calls().len(), TAKEN.len());
-    world.at_end(Ends::forwarded(2 * TAKEN.len()).dead_lettered(2)).await;
+    world.at_end(Ends::forwarded(2 * TAKEN.len()).dead_lettered(4)).await;
 }

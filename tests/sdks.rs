@@ -18,6 +18,7 @@ use crate::harness::{
     at_end::Ends,
     careem::{Answer, MERCHANT, http, order},
     hub::Hub,
+    outside::CAREEM,
 };
 
 /// Where a provider believes the hub to be.
@@ -229,6 +230,18 @@ fn now() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
 }
 
+/// Careem's file, for webhooks of which only Adyen's fields are signed: they name the order and what became of it.
+fn file_of_adyen() -> String {
+    let item = "/notificationItems/0/NotificationRequestItem";
+    CAREEM
+        .replace("order_id = \"/id\"", &format!("order_id = \"{item}/pspReference\""))
+        .replace("type = \"/status\"", &format!("type = \"{item}/eventCode\""))
+        .replace(
+            "types = { created",
+            "types = { AUTHORISATION = \"order_created\", created",
+        )
+}
+
 /// Careem's order with what Adyen signs beside it.
 fn body(case: &Case, id: &str) -> String {
     let mut body: Value = serde_json::from_str(&order(id)).unwrap();
@@ -306,8 +319,13 @@ async fn tampered(sdk: &mut Sdk, case: &Case, good: &Signed) -> Vec<(&'static st
 
 async fn as_its_sdk_signs(sdk: &mut Sdk, case: &Case) {
     let world = World::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    if case.preset == "adyen" {
+        std::fs::write(folder.path().join("careem.toml"), file_of_adyen()).unwrap();
+    }
     let settings = world
         .settings()
+        .set("PROVIDERS_DIR", folder.path().display())
         .set("CAREEM_VERIFICATION", case.preset)
         .set(case.variable, case.secrets[0])
         .set("PUBLIC_URL", PUBLIC_URL);

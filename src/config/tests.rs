@@ -209,8 +209,18 @@ fn verification_is_the_provider_s_own_or_the_one_that_is_named() {
         let refused = refusal(&[("CAREEM_VERIFICATION", variable), ("PUBLIC_URL", value)]);
         assert!(refused.starts_with(says), "{variable} {value}: {refused}");
     }
-    let refused = refusal(&[("CAREEM_VERIFICATION", "adyen"), ("CAREEM_WEBHOOK_SECRET", "hunter2")]);
-    assert_eq!(refused, "CAREEM_WEBHOOK_SECRET: expected hexadecimal digits");
+    let refused = refusal(&[("CAREEM_VERIFICATION", "stripe"), ("CAREEM_WEBHOOK_SECRET", "")]);
+    assert!(refused.starts_with("CAREEM_WEBHOOK_SECRET: missing"), "{refused}");
+    let standard = [
+        ("CAREEM_VERIFICATION", "standard-webhooks"),
+        ("CAREEM_WEBHOOK_SECRET", "!"),
+    ];
+    assert_eq!(refusal(&standard), "CAREEM_WEBHOOK_SECRET: expected base64");
+    // It signs fields that are not those of Careem's orders.
+    let refused = refusal(&[("CAREEM_VERIFICATION", "adyen")]);
+    let says =
+        "CAREEM_VERIFICATION: this scheme does not sign \"/id\", where the provider's file reads webhook.order_id";
+    assert!(refused.starts_with(says), "{refused}");
     let many = ["secret"; 9].join(",");
     assert_eq!(
         refusal(&[("CAREEM_WEBHOOK_SECRET", &many)]),

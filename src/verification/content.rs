@@ -165,7 +165,13 @@ impl Content {
                     None => return None,
                 },
             };
-            let is_clear = ambiguity::forbidden(&self.0, at).is_none_or(|separator| !text.contains(separator));
+            // Of the URL the part before the path is ours, and the same for every request.
+            let sent = if *part == Part::Url {
+                request.path_and_query()
+            } else {
+                &text
+            };
+            let is_clear = ambiguity::forbidden(&self.0, at).is_none_or(|separator| !sent.contains(separator));
             is_clear.then(|| match text {
                 Cow::Borrowed(text) => text.into(),
                 Cow::Owned(text) => text.into(),

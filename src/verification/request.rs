@@ -42,8 +42,12 @@ impl<'a> Unverified<'a> {
 
     /// The URL as the provider called it; none where the hub is not told its public URL.
     pub fn url(&self) -> Option<String> {
-        let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
-        Some(format!("{}{path}", self.public_url?))
+        Some(format!("{}{}", self.public_url?, self.path_and_query()))
+    }
+
+    /// Path and query, as they were sent.
+    pub fn path_and_query(&self) -> &'a str {
+        self.uri.path_and_query().map_or("/", |path| path.as_str())
     }
 
     /// The URL's query, without its question mark.

@@ -47,6 +47,13 @@ fn the_url_alone_may_say_what_it_is() {
          when = [{{ has = \"path:what\", is = [\"cancelled\"], becomes = \"order_cancelled\" }}]\n\
          other = \"order_created\"\n[order]\n{after}"
     );
+    // The body alone is signed: an order could be sent again as its own cancellation.
+    let refused = load::load("guide.toml", &file).unwrap_err().to_string();
+    assert!(
+        refused.contains("events.when: \"path:what\" is not signed"),
+        "{refused}"
+    );
+    let file = file.replace(".{body}\"", ".{url}|{body}\"");
     let provider = Declarative::new(Arc::new(load::load("guide.toml", &file).unwrap()), None);
     for (path, kind) in [
         ("/cancelled", "order_cancelled"),
