@@ -53,6 +53,7 @@ mod handover;
 mod crash_points;
 mod takeover;
 mod frozen;
+mod deploy;
 mod retries;
 mod parked;
 mod lanes_come_back;

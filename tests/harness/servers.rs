@@ -34,7 +34,7 @@ const RESTAURANT: &str = "
     INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, merchant_id)
     VALUES ('config-1', 'branch-uuid', 'provider-careem', 'company-uuid', 'merchant-1');";
 
-static PROGRAMS: LazyLock<Programs> = LazyLock::new(|| Programs::find(&in_project(".dev/tools")).unwrap());
+pub(crate) static PROGRAMS: LazyLock<Programs> = LazyLock::new(|| Programs::find(&in_project(".dev/tools")).unwrap());
 static SHARED: OnceCell<Arc<Cluster>> = OnceCell::const_new();
 
 fn in_project(path: &str) -> PathBuf {
