@@ -341,7 +341,7 @@ fn breaker(env: &Environment) -> Result<Breaker, ConfigError> {
 }
 
 /// Suffixes that make a variable one of a provider's.
-const PROVIDER_SUFFIXES: [&str; 21] = [
+const PROVIDER_SUFFIXES: [&str; 22] = [
     "_WEBHOOK_SECRET",
     "_WEBHOOK_SECRET_FILE",
     "_API_KEY",
@@ -351,6 +351,7 @@ const PROVIDER_SUFFIXES: [&str; 21] = [
     "_JWT_SECRET",
     "_JWT_SECRET_FILE",
     "_BRANCH_SECRETS",
+    "_BRANCH_RATE_LIMIT",
     "_VERIFICATION",
     "_IP_WHITELIST",
     "_CURRENCY",
@@ -409,7 +410,7 @@ fn providers(
             continue;
         }
         let verification = scheme(env, &prefix, &known.file, public_url)?;
-        let branch_secrets = env.flag(&format!("{prefix}_BRANCH_SECRETS"), false)?;
+        let branch_secrets = secrets::branch_secrets(env, &prefix, &verification, &known.file)?;
         let secrets = Secrets::from_environment(env, &prefix, name, &verification, branch_secrets)?;
         let currency = currency(env, &known.file)?;
         let outbound = outbound::of_provider(env, name, &prefix, known.file.outbound.as_ref())?;

@@ -43,8 +43,10 @@ const NO_COMPILATION: &str = "SET jit = off";
 pub mod query {
     /// Branches by provider, merchant and store.
     pub const BRANCHES: &str = include_str!("../sql/queries/branches.sql");
-    /// The branch and company of an order.
+    /// The branches and companies that have an order of a number.
     pub const BRANCH_OF_ORDER: &str = include_str!("../sql/queries/branch_of_order.sql");
+    /// Whether a branch has an order of a number.
+    pub const ORDER_OF_BRANCH: &str = include_str!("../sql/queries/order_of_branch.sql");
     /// What a provider is told about a branch, active or not.
     pub const BRANCH_OF_PUSH: &str = include_str!("../sql/queries/branch_of_push.sql");
     /// The position of a projection.
@@ -89,9 +91,10 @@ pub mod query {
     pub const UNSKIP_EVENT: &str = include_str!("../sql/queries/unskip_event.sql");
 
     /// All of them.
-    pub const ALL: [&str; 23] = [
+    pub const ALL: [&str; 24] = [
         BRANCHES,
         BRANCH_OF_ORDER,
+        ORDER_OF_BRANCH,
         BRANCH_OF_PUSH,
         POSITION,
         ENSURE_PROVIDER,

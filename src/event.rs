@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::verification::SecretUse;
+use crate::verification::{Principal, SecretUse};
 
 pub mod outcome;
 pub mod push;
@@ -276,6 +276,8 @@ pub struct Envelope {
     pub webhook_type: String,
     /// The restaurant's branch, once it is known.
     pub branch: Option<String>,
+    /// On whose behalf the webhook was proven that all of this began with: what follows from it has the same.
+    pub principal: Principal,
     /// When it happened, by the clock of the hub that recorded it; milliseconds count.
     pub time: DateTime<Utc>,
     /// When the webhook that all of this began with was accepted.
@@ -372,6 +374,7 @@ impl Recorded {
                 external_order_id: order_id.to_owned(),
                 webhook_type: webhook_type.to_owned(),
                 branch: None,
+                principal: Principal::of_backend(),
                 time,
                 received_at: time,
                 request_id: "REQUEST".into(),

@@ -1,6 +1,6 @@
 //! The first stage: `webhook.received` becomes `order.transformed`, or why it does not.
 //!
-//! The provider says what the webhook means, [`branches`] which branch it is for. Whether its order exists already is no
+//! The provider says what the webhook means, [`branches`] which branch it is for, `tenants` whether it may act for that. Whether its order exists already is no
 //! question here: it is asked when the order's turn has come to be forwarded. Each acceptance of a webhook has exactly one
 //! outcome here, under one id whatever it is, so a redelivery cannot add another.
 
@@ -25,17 +25,22 @@ use crate::{
         stage::{self, Stage, give_up},
     },
     memory::Orders,
-    order::body::{Origin, Place},
+    order::body::Origin,
     provider::{Content, Fact, Posted, Registry, TransformError},
     push::remote::Remote,
+    verification::NotYours,
 };
 
 pub mod branches;
+mod tenants;
 mod menus;
 mod places;
 mod thin;
 
-use self::branches::{Branches, Lookup};
+use self::{
+    branches::Branches,
+    tenants::{Allowed, Resolved},
+};
 
 /// Label of this stage's outcome (see [`crate::event::EventId::derive`]).
 const LABEL: &str = "transform";
@@ -134,6 +139,9 @@ impl Transform {
             note_flags(received, fact.is_unknown.then_some(UNKNOWN_EVENT));
             return Ok(ignore(received, now, "EVENT_NOT_WANTED", not_wanted(word.as_deref())));
         }
+        if let Err(why) = self.claims(received, &fact).await? {
+            return Ok(not_yours(received, &why));
+        }
         if is_webhook && remote.is_some_and(|remote| remote.spec.fetch.is_some()) {
             return Ok(thin::fetch(received, now));
         }
@@ -142,24 +150,18 @@ impl Transform {
             return Ok(ignore(received, now, "TEST_ORDER", message.into()));
         }
         let store = fact.store_ref.as_deref();
-        let found = match &fact.content {
-            Content::NewOrder(_) => self.branches.find(&received.envelope.provider, store).await,
-            Content::StatusChange(_) | Content::Ignored(_) | Content::Elsewhere => {
-                self.place_of_news(received, store).await?
-            }
-        };
-        let place = match found {
-            Lookup::Found(place) => place,
-            Lookup::NotFound => {
+        let branch = match self.resolve(received, &fact).await? {
+            Resolved::Allowed(branch) => branch,
+            Resolved::NotFound => {
                 let error = branch_not_found(&received.envelope.provider, store);
                 return Ok(dead_letter(received, error));
             }
-            Lookup::Unknown => return Err(NotYet::Branches),
+            Resolved::NotYours(why) => return Ok(not_yours(received, &why)),
         };
         let can_accept = |remote: &Arc<Remote>| remote.spec.status.contains_key(&Word::Accepted);
         // Nobody is to cook a test order, whoever lets it through.
         let can_accept = !fact.is_test && remote.is_some_and(can_accept);
-        Ok(transformed(received, now, &fact, place, can_accept))
+        Ok(transformed(received, now, &fact, branch, can_accept))
     }
 }
 
@@ -234,7 +236,8 @@ impl Stage for Transform {
     }
 }
 
-fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, place: Place, can_accept: bool) -> NewEvent {
+fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, branch: Allowed, can_accept: bool) -> NewEvent {
+    let place = branch.into_place();
     let origin = Origin {
         provider: &received.envelope.provider,
         webhook_type: &received.envelope.webhook_type,
@@ -304,6 +307,10 @@ fn reject(received: &Recorded, error: &TransformError) -> NewEvent {
 
 fn dead_letter(received: &Recorded, error: ErrorReport) -> NewEvent {
     give_up::<Transform>(received, LABEL, 0, error)
+}
+
+fn not_yours(received: &Recorded, why: &NotYours) -> NewEvent {
+    stage::not_yours::<Transform>(received, LABEL, 0, why)
 }
 
 fn branch_not_found(provider: &str, store: Option<&str>) -> ErrorReport {

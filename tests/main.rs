@@ -40,6 +40,7 @@ mod rights;
 mod pooler;
 mod skipped;
 mod branches;
+mod principals;
 mod identity;
 mod identity_again;
 mod identity_branches;

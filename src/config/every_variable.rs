@@ -97,6 +97,7 @@ const VARIABLES: &[(&str, Takes)] = &[
     ("P_JWT_SECRET", Text),
     ("P_API_KEY", Text),
     ("P_BRANCH_SECRETS", Flag),
+    ("P_BRANCH_RATE_LIMIT", Whole(1, 1_000_000_000)),
     ("P_VERIFICATION", Words),
     ("P_IP_WHITELIST", Words),
     ("P_CURRENCY", Words),

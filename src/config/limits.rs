@@ -1,11 +1,12 @@
-//! Rate limits: `RATE_LIMIT_ENABLED`, `RATE_LIMIT_<PROVIDER>`, `RATE_LIMIT_DEFAULT`, `RATE_LIMIT_ADDRESS`.
+//! Rate limits: `RATE_LIMIT_ENABLED`, `RATE_LIMIT_<PROVIDER>`, `RATE_LIMIT_DEFAULT`, `RATE_LIMIT_ADDRESS`,
+//! `<PROVIDER>_BRANCH_RATE_LIMIT`.
 //!
 //! Each limit is one value, `POINTS`, `POINTS/WINDOW` or `POINTS/WINDOW/BLOCK`: `1000`, `1000/60s`, `1000/60s/300s`. What
 //! is left out is as in the default.
 
 use std::{sync::Arc, time::Duration};
 
-use super::{ConfigError, Environment, parse_duration, prefix};
+use super::{Bounds, ConfigError, Environment, parse_duration, prefix};
 use crate::provider::Catalogue;
 
 /// Figures of the seed design: a provider's own, then everybody else's; all in 60 s.
@@ -21,6 +22,15 @@ const SHORTEST_WINDOW: Duration = Duration::from_secs(1);
 const LONGEST_WINDOW: Duration = Duration::from_secs(3600);
 /// Longest block: one stays in the stream `BLOCKS` for two days (`max_age`).
 const LONGEST_BLOCK: Duration = Duration::from_secs(24 * 3600);
+
+/// What part of its provider's quota a branch may take, where nothing else is said: one in so many. At a peak no branch of a chain
+/// sends a quarter of all orders, and with fewer branches the quota is to be raised rather than shared.
+const PARTS_OF_QUOTA: u64 = 4;
+const BRANCH_POINTS: Bounds<u64> = Bounds {
+    least: 1,
+    most: MAX_POINTS,
+    why: "with none the secrets of branches are of no use; with as many as the provider has, one branch may spend all",
+};
 
 const ENABLED: &str = "RATE_LIMIT_ENABLED";
 const DEFAULT: &str = "RATE_LIMIT_DEFAULT";
@@ -47,6 +57,9 @@ pub struct RateLimits {
     pub address: Rule,
     /// `RATE_LIMIT_<PROVIDER>`, else `RATE_LIMIT_DEFAULT`: verified requests, for each provider that is known.
     pub providers: Vec<(Arc<str>, Rule)>,
+    /// `<PROVIDER>_BRANCH_RATE_LIMIT`: of these, requests that one branch's own secret proved, in the provider's window. In the
+    /// order of the providers.
+    pub branch_points: Vec<u64>,
 }
 
 /// Reads them all.
@@ -62,10 +75,16 @@ pub(super) fn rate_limits(env: &Environment, catalogue: &Catalogue) -> Result<Ra
         let default = own.map_or(default, |(_, points)| of(*points, Duration::ZERO));
         Ok((Arc::from(name), rule(env, &variable(name), default)?))
     });
+    let providers: Vec<(Arc<str>, Rule)> = providers.collect::<Result<_, ConfigError>>()?;
+    let of_branch = |(name, rule): &(Arc<str>, Rule)| {
+        let variable = format!("{}_BRANCH_RATE_LIMIT", prefix(name));
+        env.whole(&variable, rule.points.div_ceil(PARTS_OF_QUOTA), &BRANCH_POINTS)
+    };
     Ok(RateLimits {
         enabled: env.flag(ENABLED, true)?,
         address: rule(env, ADDRESS, of(DEFAULT_POINTS, ADDRESS_BLOCK))?,
-        providers: providers.collect::<Result<_, ConfigError>>()?,
+        branch_points: providers.iter().map(of_branch).collect::<Result<_, ConfigError>>()?,
+        providers,
     })
 }
 
@@ -135,6 +154,8 @@ mod tests {
     fn the_seeds_figures_are_the_default() {
         let limits = of(&[]).unwrap();
         assert!(limits.enabled);
+        let careem = limits.providers.iter().position(|(name, _)| &**name == "careem");
+        assert_eq!(limits.branch_points[careem.unwrap()], 250, "a quarter");
         assert_eq!(limits.address, seconds(100, 60, 600));
         for (name, points) in [("careem", 1000), ("talabat", 500), ("deliveroo", 100)] {
             assert!(

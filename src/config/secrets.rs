@@ -7,18 +7,19 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{ConfigError, Environment, environment};
 use crate::{
     provider::declarative::{
-        file::File,
+        file::{Document, File},
         load::signed::{Unsigned, unsigned},
+        pick::Source,
     },
     verification::{
         Keys, Scheme,
-        keys::{MAX_SECRETS, Origin, WEBHOOK_SECRET},
+        keys::{MAX_SECRETS, Own, WEBHOOK_SECRET},
     },
 };
 
 /// The secrets of one name, newest first.
 #[derive(Debug, Clone)]
-struct Source {
+struct OfName {
     name: String,
     variable: String,
     file: Option<PathBuf>,
@@ -27,7 +28,7 @@ struct Source {
 
 /// All secrets of a provider.
 #[derive(Debug, Clone, Default)]
-pub struct Secrets(Vec<Source>);
+pub struct Secrets(Vec<OfName>);
 
 impl Secrets {
     /// Reads those that a scheme takes. `provider` is for messages; `branches` says that the webhook secret may be
@@ -45,7 +46,7 @@ impl Secrets {
         let mut sources = Vec::new();
         for name in scheme.secrets() {
             let variable = format!("{prefix}_{}", name.to_ascii_uppercase());
-            let source = Source {
+            let source = OfName {
                 name: name.to_owned(),
                 file: env.file_of(&variable),
                 values: env.secrets(&variable)?,
@@ -68,7 +69,7 @@ impl Secrets {
 
     /// As the verification takes them.
     pub fn keys(&self) -> Keys {
-        let with = |keys: Keys, source: &Source| keys.with(&source.name, source.origin(), &source.values);
+        let with = |keys: Keys, source: &OfName| keys.with(&source.name, source.origin(), &source.values);
         self.0.iter().fold(Keys::new(), with)
     }
 
@@ -89,7 +90,7 @@ impl Secrets {
     /// The first file that cannot be used, naming its variable; then nothing changes.
     pub fn read_again(&self, scheme: &Scheme) -> Result<(Self, BTreeSet<String>), ConfigError> {
         let mut changed = BTreeSet::new();
-        let again = |source: &Source| -> Result<Source, ConfigError> {
+        let again = |source: &OfName| -> Result<OfName, ConfigError> {
             let mut source = source.clone();
             let Some(file) = &source.file else { return Ok(source) };
             let text = environment::read(&source.file_variable(), file)?;
@@ -107,9 +108,9 @@ impl Secrets {
     }
 }
 
-impl Source {
-    const fn origin(&self) -> Origin {
-        if self.file.is_some() { Origin::File } else { Origin::Env }
+impl OfName {
+    const fn origin(&self) -> Own {
+        if self.file.is_some() { Own::File } else { Own::Env }
     }
 
     fn file_variable(&self) -> String {
@@ -130,6 +131,31 @@ impl Source {
         }
         Ok(())
     }
+}
+
+/// `<PROVIDER>_BRANCH_SECRETS`: whether branches have secrets of their own.
+///
+/// # Errors
+/// Where nothing is verified, so that every sender would speak for every branch; and where orders are fetched and the file does
+/// not know where a document names its store, so that none of a branch's orders could be shown to be its own.
+pub fn branch_secrets(env: &Environment, prefix: &str, scheme: &Scheme, file: &File) -> Result<bool, ConfigError> {
+    let variable = format!("{prefix}_BRANCH_SECRETS");
+    if !env.flag(&variable, false)? {
+        return Ok(false);
+    }
+    if scheme.is_none() {
+        let message = "expected false: with the scheme none nothing is verified, so no branch is kept from another";
+        return Err(ConfigError::new(variable, message));
+    }
+    let is_fetched = matches!(file.webhook.document, Some(Document::Fetched(_)));
+    let is_of_document = |source: &Source| matches!(source, Source::Here(_) | Source::Document(_));
+    let store = file.webhook.store.as_ref();
+    if is_fetched && !store.is_some_and(|store| store.from.iter().any(is_of_document)) {
+        let message = "expected false: webhook.store of the provider's file does not say where a fetched order names its store, \
+             so none could be shown to be the branch's";
+        return Err(ConfigError::new(variable, message));
+    }
+    Ok(true)
 }
 
 /// How a provider's webhooks are verified: its own scheme, unless `<PROVIDER>_VERIFICATION` names another one.
@@ -190,4 +216,26 @@ pub fn public_url(env: &Environment) -> Result<Option<String>, ConfigError> {
         ));
     }
     Ok(Some(url.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::declarative::load::load;
+
+    #[test]
+    fn branches_need_documents_that_name_their_store() {
+        const UBER: &str = include_str!("../../providers/uber-eats.toml");
+        let env: Environment = [("UBER_EATS_BRANCH_SECRETS", "true")].into_iter().collect();
+        let read = |text: &str| {
+            let file = load("uber-eats.toml", text).unwrap();
+            branch_secrets(&env, "UBER_EATS", &file.verification, &file).map_err(|error| error.to_string())
+        };
+        assert_eq!(read(UBER), Ok(true));
+        let refused = read(&UBER.replace(", \"/order/store/id\"]", "]")).unwrap_err();
+        assert!(
+            refused.starts_with("UBER_EATS_BRANCH_SECRETS: expected false: webhook.store"),
+            "{refused}"
+        );
+    }
 }

@@ -233,6 +233,11 @@ fn branches_may_have_the_secrets() {
     let without = [("CAREEM_WEBHOOK_SECRET", ""), ("CAREEM_BRANCH_SECRETS", "true")];
     let provider = Config::from_environment(&env(&without)).unwrap().providers.remove(0);
     assert!(provider.branch_secrets && provider.secrets.values("webhook_secret").is_empty());
+    let nothing_verified = refusal(&[without[1], ("CAREEM_VERIFICATION", "none")]);
+    assert!(
+        nothing_verified.starts_with("CAREEM_BRANCH_SECRETS: expected false"),
+        "{nothing_verified}"
+    );
     // Another secret is not the branches'.
     let refused = refusal(&[without[0], without[1], ("CAREEM_VERIFICATION", "careem-pos")]);
     assert!(refused.starts_with("CAREEM_API_KEY: missing"), "{refused}");

@@ -13,6 +13,9 @@ pub const OUTCOME: &str = "outcome";
 /// Code of what was too old when its turn came.
 pub const ORDER_EXPIRED: &str = "ORDER_EXPIRED";
 
+/// Code of what a branch's secret tried to do to another branch.
+pub const NOT_YOURS: &str = "NOT_YOURS";
+
 /// What kind of trouble it is; decides what follows (see [`crate::forward::classify`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -17,8 +17,9 @@ use crate::{
         connection::Connection,
         read::{Entry, Reader, Start, event_at},
     },
-    memory::{Found, Known, Orders, State},
+    memory::{Announced, Found, Known, Orders, State},
     order::{body, status::Status},
+    verification::NotYours,
 };
 
 /// The order exists already.
@@ -68,6 +69,8 @@ pub(super) enum Plan {
     News(Posting, Option<Ignored>),
     /// It goes no further.
     End(Ignored),
+    /// A branch's secret proved it, and the order is another branch's.
+    NotYours(NotYours),
 }
 
 /// Who decides.
@@ -103,7 +106,52 @@ impl Identity {
         }
     }
 
+    /// Whether news are of an order that only another branch has. The transformation has asked the same; since then the order may
+    /// have been announced that it knew nothing of.
+    async fn is_of_another(&self, event: &Recorded) -> anyhow::Result<Option<NotYours>> {
+        let envelope = &event.envelope;
+        let Some(own) = envelope.principal.branch() else {
+            return Ok(None);
+        };
+        let is_others = matches!(self.orders.announced(event, own).await?, Announced::Others);
+        let claimed = || format!("order {}, which is another branch's", envelope.external_order_id);
+        Ok(is_others.then(|| envelope.principal.refused(claimed())))
+    }
+
+    /// Whether the backend's id of a new order, which a branch's secret proved, is that of another branch's order of this number:
+    /// the backend takes the two for one.
+    ///
+    /// # Errors
+    /// Where the log does not answer.
+    pub(super) async fn is_taken_for_another(
+        &self,
+        event: &Recorded,
+        order_id: &str,
+    ) -> anyhow::Result<Option<NotYours>> {
+        let envelope = &event.envelope;
+        if envelope.principal.branch().is_none() {
+            return Ok(None);
+        }
+        let known = self.orders.known(event);
+        for found in known.found.iter().filter(|found| found.state == State::Created) {
+            let Some(end) = self.orders.read(event, *found).await? else {
+                continue;
+            };
+            let forwarded = serde_json::from_slice::<Forwarded>(&end.payload).ok();
+            let is_same = forwarded.is_some_and(|other| other.internal_order_id.as_deref() == Some(order_id));
+            if is_same && !is_same_branch(&end, event) {
+                let number = &envelope.external_order_id;
+                let claimed = format!("order {number}: the backend takes it for another branch's, {order_id}");
+                return Ok(Some(envelope.principal.refused(claimed)));
+            }
+        }
+        Ok(None)
+    }
+
     async fn of_news(&self, event: &Recorded) -> anyhow::Result<Plan> {
+        if let Some(not_yours) = self.is_of_another(event).await? {
+            return Ok(Plan::NotYours(not_yours));
+        }
         let own = Plan::Send(Posting::own(event));
         let known = self.orders.known(event);
         let before = known.of_webhook().filter(|found| found.sequence < event.sequence);

@@ -25,10 +25,11 @@ use crate::{
         connection::Connection,
         lanes::Corner,
         settle::{Failure, LEAST_PAUSE, Next, Schedule},
-        stage::{Stage, give_up, turn},
+        stage::{self, Stage, give_up, turn},
     },
     memory::Orders,
     order::body,
+    verification::NotYours,
 };
 
 pub mod client;
@@ -102,12 +103,16 @@ impl Forward {
         plan: Plan,
     ) -> Result<Vec<NewEvent>, Failure> {
         match plan {
+            Plan::NotYours(why) => Ok(vec![not_yours(event, request, &why)]),
             Plan::News(_, Some(end)) | Plan::End(end) => Ok(vec![ignore(event, &end)]),
             Plan::News(_, None) => {
                 let facts = facts(event, request, &accepted, summary);
                 Ok(vec![forwarded(event, OUTCOME, &Forwarded { as_news: true, ..facts })])
             }
             Plan::Send(_) => {
+                if let Some(why) = self.taken_for_another(event, &accepted).await? {
+                    return Ok(vec![not_yours(event, request, &why)]);
+                }
                 let facts = facts(event, request, &accepted, summary);
                 Ok(created(event, OUTCOME, accepted, facts))
             }
@@ -131,6 +136,16 @@ impl Forward {
                 })
             }
         }
+    }
+
+    /// Whether the backend said yes to a new order by naming another branch's. Its outcome says no then, so that nothing more is
+    /// told of that order on behalf of this branch.
+    async fn taken_for_another(&self, event: &Recorded, accepted: &Accepted) -> Result<Option<NotYours>, Failure> {
+        let Some(order_id) = accepted.order_id.as_deref().filter(|_| event.envelope.is_creation()) else {
+            return Ok(None);
+        };
+        let taken = self.identity.is_taken_for_another(event, order_id).await;
+        taken.map_err(|error| cannot_see(&error))
     }
 
     fn failed(
@@ -224,15 +239,10 @@ impl Stage for Forward {
             Ok(summary) => summary,
             Err(error) => return Ok(vec![dead_letter(event, request - 1, unreadable(&error))]),
         };
-        let plan = self.identity.plan(event).await.map_err(|error| {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "cannot see what was before an event, looking again"
-            );
-            later(LOG_AWAY)
-        })?;
+        let plan = self.identity.plan(event).await.map_err(|error| cannot_see(&error))?;
         let posting = match &plan {
             Plan::End(ignored) => return Ok(vec![ignore(event, ignored)]),
+            Plan::NotYours(why) => return Ok(vec![not_yours(event, request - 1, why)]),
             Plan::Send(posting) | Plan::Confirm(_, posting) | Plan::News(posting, _) => posting,
         };
         let is_news = matches!(plan, Plan::News(..));
@@ -337,6 +347,20 @@ fn facts(event: &Recorded, attempts: u32, accepted: &Accepted, order: OrderSumma
         confirmed_by: None,
         order,
     }
+}
+
+fn cannot_see(error: &anyhow::Error) -> Failure {
+    tracing::warn!(
+        error = format!("{error:#}"),
+        "cannot see what was before an event, looking again"
+    );
+    later(LOG_AWAY)
+}
+
+fn not_yours(event: &Recorded, attempts: u32, why: &NotYours) -> NewEvent {
+    let provider = event.envelope.provider.to_string();
+    metrics::counter!("webhooks_processed_total", "provider" => provider, "status" => "failed").increment(1);
+    stage::not_yours::<Forward>(event, OUTCOME, attempts, why)
 }
 
 /// Nothing was tried; it is looked at again after so long.

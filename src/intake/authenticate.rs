@@ -9,14 +9,11 @@ use super::{Intake, refusal::Reason};
 use crate::{
     provider::Enabled,
     transform::branches::Secrets,
-    verification::{
-        Refusal, Unverified, Verified,
-        keys::{Origin, WEBHOOK_SECRET},
-        verify,
-    },
+    verification::{Refusal, Unverified, Verified, keys::WEBHOOK_SECRET, verify},
 };
 
-/// Verifies a request. What it names is believed no further than that it says whose secret to try.
+/// Verifies a request. What it names is believed no further than that it says whose secret to try: for whom it may act is said by
+/// the secret that matched ([`crate::verification::Principal`]).
 ///
 /// # Errors
 /// Why it is refused; [`Reason::SecretsUnavailable`] where its branch's secrets cannot be known for now.
@@ -39,9 +36,10 @@ pub(super) async fn verified<'a>(
     }
     let store = enabled.provider.store_ref(&request);
     match intake.branches.secrets(&enabled.name, store.as_deref()).await {
-        Secrets::Known(secrets) if secrets.is_empty() => Err(refusal.into()),
-        Secrets::Known(secrets) => {
-            let keys = keys.as_ref().clone().with(WEBHOOK_SECRET, Origin::Branch, &secrets);
+        Secrets::Known(None) => Err(refusal.into()),
+        Secrets::Known(Some(of_branch)) => {
+            let keys = keys.as_ref().clone();
+            let keys = keys.with_branch(WEBHOOK_SECRET, &of_branch.branch_id, &of_branch.secrets);
             Ok(count(enabled, verify(&enabled.scheme, request, &keys, now)?))
         }
         Secrets::Unknown => Err(Reason::SecretsUnavailable),

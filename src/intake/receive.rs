@@ -129,7 +129,7 @@ async fn admit(
     let public_url = intake.settings.public_url.as_deref();
     let unverified = Unverified::new(&parts.method, public_url, &parts.uri, &parts.headers, body);
     let verified = authenticate::verified(intake, enabled, unverified, now).await?;
-    let point = intake.limits.take(enabled)?;
+    let point = intake.limits.take(enabled, verified.principal())?;
     structure::check(body)?;
     let admission = enabled.provider.read(&verified)?;
     metrics::counter!("webhooks_received_total", "provider" => Arc::clone(&enabled.name)).increment(1);

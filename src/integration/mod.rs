@@ -40,6 +40,7 @@ use crate::{
     journal::{AppendError, Journal, read::event_at},
     provider::{Registry, admission::MAX_ORDER_ID_BYTES},
     telemetry::trace_context,
+    verification::Principal,
 };
 
 pub mod token;
@@ -164,6 +165,7 @@ impl Integration {
             external_order_id: wanted.subject,
             webhook_type: wanted.kind.to_owned(),
             branch: wanted.branch,
+            principal: Principal::of_backend(),
             time: now,
             received_at: now,
             request_id: request_id.clone(),

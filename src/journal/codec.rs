@@ -1,7 +1,7 @@
 //! An event as a NATS message: CloudEvents 1.0 in binary mode, the envelope in headers, the payload untouched.
 //!
-//! `ce-source` is `/providers/{provider}`; `ce-rootid`, `ce-causeid`, `ce-causesequence`, `ce-webhooktype`, `ce-branch`, `ce-requestid` and `ce-receivedtime`
-//! are extension attributes; `hub-request` holds the HTTP request's facts as JSON.
+//! `ce-source` is `/providers/{provider}`; `ce-rootid`, `ce-causeid`, `ce-causesequence`, `ce-webhooktype`, `ce-branch`, `ce-principal`, `ce-requestid` and `ce-receivedtime`
+//! are extension attributes; without `ce-principal` it is the provider's; `hub-request` holds the HTTP request's facts as JSON.
 
 use std::{fmt, sync::Arc};
 
@@ -11,8 +11,9 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    event::{Envelope, EventId, EventType, Recorded},
+    event::{Envelope, EventId, EventType, Recorded, push::is_of_backend},
     fault_injection,
+    verification::Principal,
 };
 
 /// The header by which JetStream recognises a repeat.
@@ -37,6 +38,7 @@ mod name {
     pub(super) const CAUSE_SEQUENCE: &str = "ce-causesequence";
     pub(super) const WEBHOOK_TYPE: &str = "ce-webhooktype";
     pub(super) const BRANCH: &str = "ce-branch";
+    pub(super) const PRINCIPAL: &str = "ce-principal";
     pub(super) const RECEIVED_TIME: &str = "ce-receivedtime";
     pub(super) const REQUEST_ID: &str = "ce-requestid";
     pub(super) const TRACE_PARENT: &str = "traceparent";
@@ -69,8 +71,9 @@ pub struct Newer {
     pub order: Option<OrderKey>,
 }
 
-/// Whose event it is: the head of a hash of provider and order id, so that an order has a short name of one length that is
-/// safe in a subject.
+/// Which line an event stands in: the head of a hash of provider and order id, so that an order has a short name of one length
+/// that is safe in a subject. What was proven by a branch's secret has lines of its own, with the branch in the hash: it neither
+/// waits for another branch's order of the same number nor holds it up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OrderKey([u8; 16]);
 
@@ -85,9 +88,28 @@ impl OrderKey {
         Self(digest[..16].try_into().expect("SHA-256 has 32 bytes"))
     }
 
-    /// Of the order that an event is about.
+    /// Of the order that an event is about, as far as its principal reaches.
     pub fn of(event: &Recorded) -> Self {
-        Self::new(&event.envelope.provider, &event.envelope.external_order_id)
+        let envelope = &event.envelope;
+        // What the provider is told, and what it says of it, is the backend's business: one line, whoever proved the order.
+        let is_of_backend = is_of_backend(envelope) || envelope.event_type == EventType::MenuSyncReported;
+        let principal = Some(&envelope.principal).filter(|_| !is_of_backend);
+        Self::of_principal(&envelope.provider, &envelope.external_order_id, principal)
+    }
+
+    fn of_principal(provider: &str, external_order_id: &str, principal: Option<&Principal>) -> Self {
+        let Some(branch) = principal.and_then(Principal::branch) else {
+            return Self::new(provider, external_order_id);
+        };
+        // No order id holds a NUL, so this is no other order's hash.
+        let digest = Sha256::new()
+            .chain_update(provider)
+            .chain_update([0])
+            .chain_update(external_order_id)
+            .chain_update([0])
+            .chain_update(&**branch)
+            .finalize();
+        Self(digest[..16].try_into().expect("SHA-256 has 32 bytes"))
     }
 
     /// Reads the text form back.
@@ -190,6 +212,9 @@ pub fn headers(envelope: &Envelope) -> serde_json::Result<HeaderMap> {
     if let Some(branch) = &envelope.branch {
         set(name::BRANCH, escape(branch));
     }
+    if let Some(principal) = envelope.principal.to_record() {
+        set(name::PRINCIPAL, escape(&principal));
+    }
     if let Some(trace) = &envelope.traceparent {
         set(name::TRACE_PARENT, escape(trace));
     }
@@ -216,10 +241,13 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Res
         text.parse::<EventId>()
             .map_err(|error| CodecError::Malformed(name, error.to_string()))
     };
+    let principal_text = get(name::PRINCIPAL).map(unescape);
+    let principal = Principal::recorded(principal_text.as_deref());
     let newer = |what: String| {
         let provider = get(name::SOURCE).and_then(|source| source.strip_prefix(SOURCE_PREFIX));
         let order = provider.zip(get(name::SUBJECT));
-        let order = order.map(|(provider, order)| OrderKey::new(provider, &unescape(order)));
+        let order =
+            order.map(|(provider, order)| OrderKey::of_principal(provider, &unescape(order), principal.as_ref()));
         CodecError::Newer(Newer { what, order })
     };
     if let Some(version) = get(name::SPEC_VERSION).filter(|version| is_newer_envelope(version)) {
@@ -252,6 +280,7 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Res
     let external_order_id = unescape(need(name::SUBJECT)?);
     // All else is as every version writes it, so it is an event.
     let event_type = event_type.ok_or_else(|| newer(format!("type {type_name}")))?;
+    let principal = principal.clone().ok_or_else(|| newer("principal".into()))?;
     let envelope = Envelope {
         id: own_id,
         event_type,
@@ -263,6 +292,7 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Res
         external_order_id,
         webhook_type: get(name::WEBHOOK_TYPE).map(unescape).unwrap_or_default(),
         branch: get(name::BRANCH).map(unescape),
+        principal,
         time: happened_at,
         received_at: received_at.unwrap_or(happened_at),
         request_id: get(name::REQUEST_ID).map(unescape).unwrap_or_default(),
@@ -364,6 +394,35 @@ mod tests {
     }
 
     #[test]
+    fn a_branchs_secret_has_lines_of_its_own() {
+        let by = |principal: Option<&str>, event_type, webhook_type: &str| {
+            let mut envelope = envelope("CR1", None);
+            envelope.principal = Principal::recorded(principal).unwrap();
+            (envelope.event_type, envelope.webhook_type) = (event_type, webhook_type.to_owned());
+            let (headers, payload) = (headers(&envelope).unwrap(), Bytes::new());
+            OrderKey::of(&decode(Some(&headers), payload, 1).unwrap())
+        };
+        let received = |principal| by(principal, EventType::WebhookReceived, "order_created");
+        let (plain, a, b) = (received(None), received(Some("branch:a")), received(Some("branch:b")));
+        assert_eq!(plain, OrderKey::new("careem", "CR1"));
+        assert!(plain != a && plain != b && a != b);
+        assert_eq!(by(Some("branch:a"), EventType::OrderFetched, "order_created"), a);
+        // What goes to the provider has one line.
+        let accepted = by(Some("branch:a"), EventType::OrderStatusRequested, "status_request");
+        let given_up = by(Some("branch:a"), EventType::OrderDeadLettered, "status_request");
+        assert_eq!((accepted, given_up), (plain, plain));
+        assert_eq!(by(Some("branch:a"), EventType::MenuSyncReported, "ignored"), plain);
+    }
+
+    #[test]
+    fn a_principal_of_a_later_version_is_left_to_it() {
+        let mut headers = headers(&envelope("CR1", None)).unwrap();
+        headers.insert(name::PRINCIPAL, "company:c-1");
+        let left = decode(Some(&headers), Bytes::new(), 1);
+        assert!(matches!(left, Err(CodecError::Newer(_))), "{left:?}");
+    }
+
+    #[test]
     fn subjects_hold_only_safe_tokens() {
         let mut event = envelope("CR1", Some("main branch.>*é".into()));
         assert_eq!(subject(&event, 64), "webhooks.received.careem.p13");
@@ -391,8 +450,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reads_back(order in "\\PC{1,40}", branch in proptest::option::of("\\PC{1,40}"), payload in prop::collection::vec(any::<u8>(), 0..50)) {
-            let event = envelope(&order, branch);
+        fn reads_back(
+            order in "\\PC{1,40}", branch in proptest::option::of("\\PC{1,40}"), of in proptest::option::of("\\PC{1,40}"),
+            payload in prop::collection::vec(any::<u8>(), 0..50),
+        ) {
+            let principal = Principal::recorded(of.map(|of| format!("branch:{of}")).as_deref()).unwrap();
+            let event = Envelope { principal, ..envelope(&order, branch) };
             let headers = headers(&event).unwrap();
             for (_, values) in headers.iter() {
                 prop_assert!(values.iter().all(|value| !value.as_str().contains(['\r', '\n'])));

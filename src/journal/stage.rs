@@ -46,7 +46,7 @@ use chrono::Utc;
 use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
 
-pub use given_up::{give_up, reject};
+pub use given_up::{give_up, not_yours, reject};
 
 use self::{
     attempt::{Ground, acknowledge},

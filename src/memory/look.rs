@@ -1,6 +1,6 @@
 //! Look-ups: what the index points at, read from the log.
 
-use super::{Found, Orders, State, lock};
+use super::{Announced, Found, Orders, State, lock};
 use crate::{
     event::{EventId, Recorded},
     journal::read::event_at,
@@ -67,6 +67,39 @@ impl Orders {
         let mut creations = found.iter().filter(|found| found.state.is_creation()).peekable();
         creations.peek()?;
         Some(creations.any(|creation| creation.branch == branch))
+    }
+
+    /// Who announced an order of this number within the window: the branch, only others, or nobody. What the backend refused is no
+    /// order of the branch's, but one of another's all the same, who may have it taken up again.
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    pub(crate) async fn announced(&self, about: &Recorded, branch: &str) -> anyhow::Result<Announced> {
+        let known = self.known(about).found;
+        let print = lock(&self.index).branch_print(Some(branch));
+        let creations = known.iter().rev().filter(|found| found.state.is_creation());
+        let (of_branch, of_others): (Vec<Found>, Vec<Found>) = creations.partition(|found| found.branch == print);
+        let mut is_anothers = false;
+        for found in of_branch {
+            let Some(order) = self.read(about, found).await? else {
+                continue;
+            };
+            if order.envelope.branch.as_deref() != Some(branch) {
+                is_anothers = true;
+            } else if found.state != State::CreationRefused {
+                return Ok(Announced::Own(Box::new(order)));
+            }
+        }
+        if is_anothers {
+            return Ok(Announced::Others);
+        }
+        // The print may be another order's: only what is on the log counts.
+        for found in of_others {
+            if self.read(about, found).await?.is_some() {
+                return Ok(Announced::Others);
+            }
+        }
+        Ok(Announced::Nobodys)
     }
 
     /// The `order.transformed` of every announcement of an order within the window, the latest first.

@@ -31,7 +31,7 @@ pub(crate) use self::{
 };
 use crate::{
     event::{
-        Envelope, EventType,
+        Envelope, EventType, Recorded,
         outcome::{DeadLettered, ErrorType, ORDER_EXPIRED},
     },
     forward::Forward,
@@ -70,6 +70,17 @@ const LONGEST_WAIT: TimeDelta = TimeDelta::hours(24);
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often it is said that the window is shorter than it should be.
 const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// Whose an order is, by its announcements.
+#[derive(Debug)]
+pub(crate) enum Announced {
+    /// The branch's that was asked about; its last announcement that the backend did not refuse.
+    Own(Box<Recorded>),
+    /// Only other branches have one of that number.
+    Others,
+    /// None is known.
+    Nobodys,
+}
 
 /// The memory; see the module.
 pub struct Orders {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     database::{Transaction, query},
     event::{
-        EventType, Recorded,
+        Envelope, EventType, Recorded,
         outcome::{Forwarded, OrderSummary},
     },
     order::status::OrderStatus,
@@ -229,23 +229,26 @@ impl<'a> OrderLogs<'a> {
     }
 
     /// The order of this number in this branch; the latest one, where the provider has used the number before.
-    fn find(&mut self, provider_id: &str, external_id: &str, branch_id: &str) -> Option<&mut OrderLog<'a>> {
+    fn find(&mut self, provider_id: &str, envelope: &Envelope, branch_id: &str) -> Option<&mut OrderLog<'a>> {
         let places = self
             .by_external_id
-            .get(&(provider_id.to_owned(), external_id.to_owned()))?;
+            .get(&(provider_id.to_owned(), envelope.external_order_id.clone()))?;
         let rows = &self.rows;
-        let of_branch = places
-            .iter()
-            .copied()
-            .filter(|place| branch_id.is_empty() || rows[*place].branch_id == branch_id);
+        let of_branch = places.iter().copied().filter(|place| {
+            let branch = &rows[*place].branch_id;
+            (branch_id.is_empty() || branch == branch_id) && envelope.principal.may_act_for(branch).is_ok()
+        });
         let latest = of_branch.max_by_key(|place| (rows[*place].created_at, &rows[*place].id))?;
         Some(&mut self.rows[latest])
     }
 
-    /// The same order once more; also where the backend says so of another number, which is left alone.
+    /// The same order once more; also where the backend says so of another number, or of another branch's order, which are left
+    /// alone.
     fn announced_again(&mut self, place: usize, event: &Recorded, standing: Standing, order: OrderSummary) {
         let (comes, row) = (self.order, &mut self.rows[place]);
-        let is_same = row.external_order_id == event.envelope.external_order_id;
+        let envelope = &event.envelope;
+        let is_same = row.external_order_id == envelope.external_order_id
+            && envelope.principal.may_act_for(&row.branch_id).is_ok();
         let is_news = is_same && !standing.is_settled;
         if is_news && rules::may_be_announced(row.status, mapped(&order)) {
             row.change(comes, timestamp(event.envelope.time), order);
@@ -254,7 +257,7 @@ impl<'a> OrderLogs<'a> {
 
     fn change(&mut self, provider_id: &str, event: &Recorded, order: OrderSummary) {
         let comes = self.order;
-        if let Some(row) = self.find(provider_id, &event.envelope.external_order_id, &order.branch_id) {
+        if let Some(row) = self.find(provider_id, &event.envelope, &order.branch_id) {
             row.change(comes, timestamp(event.envelope.time), order);
         }
     }

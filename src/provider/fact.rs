@@ -17,12 +17,35 @@ pub struct Fact {
     pub timestamp: Option<DateTime<Utc>>,
     /// The store that the payload names, where it does; the merchant header goes before it.
     pub store_ref: Option<String>,
+    /// All stores that it names, for a principal that may act for one of them only.
+    pub stores: Stores,
     /// Whether it is about a test order.
     pub is_test: bool,
     /// Whether the word that says what it is is one that the provider's file does not know, and is ignored for that.
     pub is_unknown: bool,
     /// The news.
     pub content: Content,
+}
+
+/// The stores that a webhook names beside its header: each is a claim of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stores {
+    /// The webhook itself, whatever its merchant header says.
+    pub of_payload: Option<String>,
+    /// The document that was fetched for it.
+    pub of_document: StoreOfDocument,
+}
+
+/// Whose order a document says that it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum StoreOfDocument {
+    /// None was fetched; the webhook says it all.
+    #[default]
+    NotFetched,
+    /// This store's.
+    Named(String),
+    /// It does not say, or the provider's file does not know where it does.
+    Unnamed,
 }
 
 /// What is posted to the backend.

@@ -22,7 +22,7 @@ pub mod catalogue;
 pub use admission::{Admission, Refusal};
 pub use catalogue::Catalogue;
 pub use declarative::response::{Said, Told};
-pub use fact::{Content, Fact, Posted, TransformError};
+pub use fact::{Content, Fact, Posted, StoreOfDocument, Stores, TransformError};
 pub use headers::{KeptHeaders, is_credential, kept_header};
 
 /// One delivery platform.

@@ -1,6 +1,8 @@
 //! Of which branch an order is, and what its provider is told about that branch.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use chrono::{NaiveDateTime, TimeDelta};
 
 use super::{Push, remote::Remote};
 use crate::{
@@ -22,6 +24,9 @@ const TABLES_BEHIND: Duration = Duration::from_secs(5);
 const RECENT: u64 = 5_000;
 /// Most orders of one partition that are looked through on the log; tables that lack more are waited for.
 const MAX_READ: usize = 20_000;
+/// How much later than another branch's an order of the same number may have come and be meant by it still. Numbers are used
+/// again; what is older than this is not what the backend speaks of.
+const SAME_TIME: TimeDelta = TimeDelta::hours(48);
 /// Orders that one request brings.
 const BATCH: usize = 500;
 
@@ -31,35 +36,82 @@ pub(super) enum Owner {
     Branch(String),
     /// No order of that id was accepted before the status was asked for.
     Nobody,
+    /// Several branches have one of that number, and the backend does not say which one it means.
+    Several,
+}
+
+/// What the tables say of an order's branch.
+struct InTables {
+    /// At most two, the latest first.
+    branches: Vec<String>,
+    /// The first is the one that the backend means, by its own id of the order.
+    is_meant: bool,
+    /// Up to which event they have everything.
+    position: u64,
+}
+
+/// What the log says of it, from a place on.
+#[derive(Default)]
+struct OnLog {
+    branches: BTreeSet<String>,
+    /// One of them announced it by its own secret: whoever has one may use a number of another's.
+    is_by_branch: bool,
+}
+
+impl Owner {
+    fn of<'b>(mut branches: impl Iterator<Item = &'b String>) -> Self {
+        match (branches.next(), branches.next()) {
+            (Some(branch), None) => Self::Branch(branch.clone()),
+            (None, _) => Self::Nobody,
+            (Some(_), Some(_)) => Self::Several,
+        }
+    }
 }
 
 impl Push {
-    /// The branch that an order belongs to: the event's, else as it was forwarded, else as the log says, else the provider's
-    /// only one.
+    /// The branch that an order belongs to: the event's, else the one whose order has the backend's id, else as it was forwarded or
+    /// as the log says, where that is one, else the provider's only one. Two branches may have orders of one number at a time, and
+    /// with a secret of its own one of them may mean to: then the backend must say which one it means.
     ///
     /// # Errors
     /// Where that cannot be known yet: the database is away, or the tables are behind. No attempt is counted.
-    pub(super) async fn owner(&self, event: &Recorded) -> Result<Owner, Failure> {
+    pub(super) async fn owner(&self, event: &Recorded, order_id: Option<&str>) -> Result<Owner, Failure> {
         let envelope = &event.envelope;
         if let Some(branch) = &envelope.branch {
             return Ok(Owner::Branch(branch.clone()));
         }
-        let in_tables = self.in_tables(event).await;
+        let in_tables = self.in_tables(event, order_id).await;
         let recent = event.sequence.saturating_sub(RECENT);
         let from = match &in_tables {
-            Ok((Some(branch), _)) => return Ok(Owner::Branch(branch.clone())),
-            Ok((None, position)) => recent.min(*position),
+            Ok(known) if known.is_meant => return Ok(Owner::of(known.branches.iter().take(1))),
+            Ok(known) if known.branches.is_empty() => recent.min(known.position),
+            // What was forwarded lately may not be in them yet.
+            Ok(known) => known.position,
             Err(_) => recent,
         };
-        let on_log = self.on_log(event, from + 1).await.map_err(|error| away(&error))?;
-        if let Some(branch) = on_log {
-            return Ok(Owner::Branch(branch));
+        let on_log = if from < event.sequence {
+            self.on_log(event, from + 1).await.map_err(|error| away(&error))?
+        } else {
+            OnLog::default()
+        };
+        let known = match in_tables {
+            // Who may have had the number before only the tables know.
+            Err(error) if on_log.is_by_branch || on_log.branches.is_empty() => return Err(away(&error)),
+            known => known.ok(),
+        };
+        let in_tables = known.iter().flat_map(|known| &known.branches);
+        let branches: BTreeSet<&String> = in_tables.chain(&on_log.branches).collect();
+        let is_behind = known.as_ref().is_some_and(|known| known.position < event.sequence);
+        match Owner::of(branches.into_iter()) {
+            Owner::Nobody => {}
+            // The row of the one that is meant may be on its way.
+            Owner::Several if is_behind && order_id.is_some() => return Err(later(TABLES_BEHIND)),
+            owner => return Ok(owner),
         }
-        let (_, position) = in_tables.map_err(|error| away(&error))?;
         if let Some(branch) = self.branches.only_branch(&envelope.provider) {
             return Ok(Owner::Branch(branch));
         }
-        if position < event.sequence {
+        if is_behind {
             tracing::warn!(
                 provider = &*envelope.provider,
                 order_id = envelope.external_order_id,
@@ -70,8 +122,8 @@ impl Push {
         Ok(Owner::Nobody)
     }
 
-    /// The branch that the tables know, and up to which event they have everything.
-    async fn in_tables(&self, event: &Recorded) -> anyhow::Result<(Option<String>, u64)> {
+    /// The branches that the tables know, and up to which event they have everything.
+    async fn in_tables(&self, event: &Recorded, order_id: Option<&str>) -> anyhow::Result<InTables> {
         let envelope = &event.envelope;
         let connection = self.database.connect().await?;
         // First: an order that is not found must be one that came after this position.
@@ -79,15 +131,30 @@ impl Push {
         let position = connection.query_opt(&statement, &[&CURSOR]).await?;
         let position: i64 = position.map(|row| row.try_get(0)).transpose()?.unwrap_or(0);
         let statement = connection.prepare_cached(query::BRANCH_OF_ORDER).await?;
-        let row = connection
-            .query_opt(&statement, &[&&*envelope.provider, &envelope.external_order_id])
+        let rows = connection
+            .query(
+                &statement,
+                &[&&*envelope.provider, &envelope.external_order_id, &order_id],
+            )
             .await?;
-        let branch = row.map(|row| row.try_get(0)).transpose()?;
-        Ok((branch, u64::try_from(position)?))
+        let mut known = InTables {
+            branches: Vec::new(),
+            is_meant: false,
+            position: u64::try_from(position)?,
+        };
+        let mut latest = None;
+        for row in rows {
+            known.is_meant |= row.try_get::<_, bool>("is_meant")?;
+            let made: NaiveDateTime = row.try_get("created_at")?;
+            if *latest.get_or_insert(made) - made <= SAME_TIME {
+                known.branches.push(row.try_get(0)?);
+            }
+        }
+        Ok(known)
     }
 
-    /// The branch of the order's last announcement on the log, from a place on up to the event itself.
-    async fn on_log(&self, event: &Recorded, from: u64) -> anyhow::Result<Option<String>> {
+    /// The branches of the order's announcements on the log, from a place on up to the event itself.
+    async fn on_log(&self, event: &Recorded, from: u64) -> anyhow::Result<OnLog> {
         let envelope = &event.envelope;
         let key = codec::OrderKey::of(event);
         let root = EventType::OrderTransformed.subject_root();
@@ -95,7 +162,7 @@ impl Push {
         let filter = format!("{root}.{}.*.{partition}", codec::token(&envelope.provider));
         let connection = self.journal.connection();
         let mut reader = Reader::of_subjects(connection, filter, Start::Sequence(from)).at_most(BATCH);
-        let (mut found, mut read) = (None, 0);
+        let (mut found, mut read) = (OnLog::default(), 0);
         while read < MAX_READ {
             let entries = reader.next_batch().await?;
             let is_over = entries.last().is_none_or(|last| last.sequence() > event.sequence);
@@ -103,9 +170,10 @@ impl Push {
             for entry in entries {
                 if let Entry::Event(one) = entry
                     && one.envelope.external_order_id == envelope.external_order_id
-                    && one.envelope.branch.is_some()
+                    && let Some(branch) = one.envelope.branch
                 {
-                    found = one.envelope.branch;
+                    found.branches.insert(branch);
+                    found.is_by_branch |= one.envelope.principal.branch().is_some();
                 }
             }
             if is_over {

@@ -41,7 +41,10 @@ impl Push {
         if !fetch.webhooks.contains(&event.envelope.webhook_type) {
             return Ok(vec![fetched(event, event.payload.clone())]);
         }
-        let mut subject = self.subject(remote, event, event.envelope.branch.as_deref()).await?;
+        // Whoever proved it with a branch's secret asks as that branch, in its row's words and within its limits.
+        let principal = event.envelope.principal.branch();
+        let branch = event.envelope.branch.as_deref().or(principal.map(|own| &**own));
+        let mut subject = self.subject(remote, event, branch).await?;
         let place = match &fetch.place {
             FetchPlace::Path(path) => Place::Path(path),
             FetchPlace::Href(href) => {

@@ -31,7 +31,7 @@ impl Push {
             return Ok(vec![pushed(event, &wanted, 0, None, false)]);
         };
         let branch = if remote.spec.needs_branch {
-            match self.owner(event).await? {
+            match self.owner(event, wanted.order_id.as_deref()).await? {
                 Owner::Branch(branch) => Some(branch),
                 Owner::Nobody => {
                     let error = ErrorReport::new(
@@ -40,6 +40,14 @@ impl Push {
                         "no order of this provider was forwarded under that id, and the provider has not exactly one active branch",
                     );
                     return self.failed(event, request, error, None, UNKNOWN_ORDER_RETRIES);
+                }
+                Owner::Several => {
+                    let error = ErrorReport::new(
+                        ErrorType::Validation,
+                        "ORDER_AMBIGUOUS",
+                        "several branches have an order of that number; ask again with branchId, or with the orderId of a forwarded order",
+                    );
+                    return Ok(self.given_up(event, request - 1, error));
                 }
             }
         } else {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,7 @@ use crate::{
     database::{Database, query},
     fault_injection,
     order::body::Place,
+    verification::keys::MAX_SECRETS,
 };
 
 /// How often the table is read again.
@@ -52,10 +53,19 @@ pub enum Lookup {
 /// What is known of a branch's own secrets.
 #[derive(Debug)]
 pub enum Secrets {
-    /// These are all; none where no active row fits, or where it has none.
-    Known(Arc<[SecretString]>),
+    /// These are all; none where no active row fits, or where its branch has none.
+    Known(Option<Arc<BranchSecrets>>),
     /// The table could not be read since somebody asked for a branch that is not in it.
     Unknown,
+}
+
+/// A branch's own secrets.
+#[derive(Debug)]
+pub struct BranchSecrets {
+    /// `branch_delivery_configs.branch_id`.
+    pub branch_id: String,
+    /// `webhook_secret` of its active rows, newest first, at most [`MAX_SECRETS`].
+    pub secrets: Vec<SecretString>,
 }
 
 /// Where the orders of one provider go.
@@ -63,13 +73,14 @@ pub enum Secrets {
 struct OfProvider {
     by_merchant: HashMap<String, Arc<Place>>,
     by_store: HashMap<String, Arc<Place>>,
+    /// Where there is one active branch, however many rows it has.
     only: Option<Arc<Place>>,
-    /// How many active rows there are.
-    rows: usize,
+    /// There are several.
+    is_several: bool,
     /// Stores that are switched off, by merchant or store: for news of orders that they have.
     inactive: HashMap<String, Arc<Place>>,
-    /// `webhook_secret`, newest first, by branch.
-    secrets: HashMap<String, Arc<[SecretString]>>,
+    /// The secrets of its active rows, by branch.
+    secrets: HashMap<String, Arc<BranchSecrets>>,
     /// What the provider must be told about a branch, by its id.
     by_branch: HashMap<String, Arc<Branch>>,
     /// `delivery_providers.api_base_url`.
@@ -100,6 +111,17 @@ struct Snapshot {
 struct Look {
     began: Instant,
     succeeded: bool,
+}
+
+impl OfProvider {
+    /// There is an active row of this branch.
+    fn note_active(&mut self, place: &Arc<Place>) {
+        match &self.only {
+            Some(only) if only.branch_id == place.branch_id => {}
+            None if !self.is_several => self.only = Some(Arc::clone(place)),
+            _ => (self.only, self.is_several) = (None, true),
+        }
+    }
 }
 
 impl Snapshot {
@@ -262,17 +284,17 @@ impl Branches {
         };
         match self.known_secrets(provider, store) {
             Some(secrets) => Secrets::Known(secrets),
-            None if is_fresh => Secrets::Known(Arc::from([])),
+            None if is_fresh => Secrets::Known(None),
             None => Secrets::Unknown,
         }
     }
 
-    fn known_secrets(&self, provider: &str, store: Option<&str>) -> Option<Arc<[SecretString]>> {
+    /// None where no branch is known that has this store.
+    fn known_secrets(&self, provider: &str, store: Option<&str>) -> Option<Option<Arc<BranchSecrets>>> {
         let snapshot = self.snapshot.load();
         let snapshot = snapshot.as_ref()?;
         let branch = &snapshot.find(provider, store)?.branch_id;
-        let secrets = snapshot.providers.get(provider)?.secrets.get(branch);
-        Some(secrets.map_or_else(|| Arc::from([]), Arc::clone))
+        Some(snapshot.providers.get(provider)?.secrets.get(branch).cloned())
     }
 
     async fn read(&self) -> anyhow::Result<()> {
@@ -287,17 +309,20 @@ impl Branches {
             );
         }
         let mut providers: HashMap<String, OfProvider> = HashMap::new();
+        let mut secrets: HashMap<(String, String), Vec<Vec<SecretString>>> = HashMap::new();
         for row in rows {
             let place = Arc::new(Place {
                 branch_id: row.try_get(1)?,
                 company_id: row.try_get(2)?,
                 auto_accept: row.try_get("auto_accept_orders")?,
             });
-            let of_provider = providers.entry(row.try_get(0)?).or_default();
+            let provider: String = row.try_get(0)?;
             let is_active: bool = row.try_get("is_active")?;
-            if is_active && let Some(secrets) = row.try_get::<_, Option<String>>("webhook_secret")? {
-                of_provider.secrets.insert(place.branch_id.clone(), split(&secrets));
+            if is_active && let Some(of_row) = row.try_get::<_, Option<String>>("webhook_secret")? {
+                let of_branch = secrets.entry((provider.clone(), place.branch_id.clone()));
+                of_branch.or_default().push(split(&of_row));
             }
+            let of_provider = providers.entry(provider).or_default();
             let branch = Branch {
                 branch_id: place.branch_id.clone(),
                 merchant_id: row.try_get(3)?,
@@ -317,8 +342,7 @@ impl Branches {
                 }
                 continue;
             }
-            of_provider.rows += 1;
-            of_provider.only = (of_provider.rows == 1).then(|| Arc::clone(&place));
+            of_provider.note_active(&place);
             let [merchant, store] = stores;
             if let Some(merchant) = merchant {
                 of_provider
@@ -329,6 +353,14 @@ impl Branches {
             if let Some(store) = store {
                 of_provider.by_store.entry(store).or_insert(place);
             }
+        }
+        for ((provider, branch_id), of_rows) in secrets {
+            let secrets = newest_first(of_rows);
+            let of_branch = BranchSecrets { branch_id, secrets };
+            let of_provider = providers.entry(provider).or_default();
+            of_provider
+                .secrets
+                .insert(of_branch.branch_id.clone(), Arc::new(of_branch));
         }
         self.snapshot.store(Some(Arc::new(Snapshot { providers })));
         self.loaded.send_replace(true);
@@ -343,7 +375,47 @@ async fn called(by: &Notify, not_before: Instant) {
 }
 
 /// Several secrets between commas, newest first, as in the environment.
-fn split(secrets: &str) -> Arc<[SecretString]> {
+fn split(secrets: &str) -> Vec<SecretString> {
     let secrets = secrets.split(',').map(str::trim).filter(|one| !one.is_empty());
     secrets.map(SecretString::from).collect()
+}
+
+/// The secrets of all rows of a branch: the newest of each row, then the next of each. A row with many crowds out no other row's
+/// newest.
+fn newest_first(of_rows: Vec<Vec<SecretString>>) -> Vec<SecretString> {
+    let mut rows: Vec<_> = of_rows.into_iter().map(Vec::into_iter).collect();
+    let mut secrets: Vec<SecretString> = Vec::new();
+    while secrets.len() < MAX_SECRETS {
+        let before = secrets.len();
+        for secret in rows.iter_mut().filter_map(Iterator::next) {
+            let is_known = |known: &SecretString| known.expose_secret() == secret.expose_secret();
+            if !secrets.iter().any(is_known) {
+                secrets.push(secret);
+            }
+        }
+        if secrets.len() == before && rows.iter().all(|row| row.len() == 0) {
+            break;
+        }
+    }
+    secrets.truncate(MAX_SECRETS);
+    secrets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rows_newest_secret_counts_first() {
+        let rows = |rows: &[&str]| {
+            let secrets = newest_first(rows.iter().map(|row| split(row)).collect());
+            let secrets: Vec<_> = secrets.iter().map(|one| one.expose_secret().to_owned()).collect();
+            secrets.join(" ")
+        };
+        assert_eq!(rows(&[]), "");
+        assert_eq!(rows(&["a1, a2", "b1"]), "a1 b1 a2");
+        assert_eq!(rows(&["a,a,,a", "a, b"]), "a b");
+        let many = "1,2,3,4,5,6,7,8,9";
+        assert_eq!(rows(&[many, "x"]), "1 x 2 3 4 5 6 7");
+    }
 }

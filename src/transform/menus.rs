@@ -2,14 +2,16 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{LABEL, NotYet, Transform, branch_not_found, branches::Lookup, dead_letter};
+use super::{
+    LABEL, NotYet, Transform, branch_not_found, dead_letter, not_yours,
+    tenants::{Allowed, Resolved, allow},
+};
 use crate::{
     event::{
         EventType, NewEvent, Recorded,
         outcome::Ignored,
         push::{SyncReported, menu_subject},
     },
-    order::body::Place,
     provider::{
         declarative::menu_word::{self, MenuWord},
         merchant_header,
@@ -27,7 +29,8 @@ pub(super) fn word(remote: &Remote, received: &Recorded) -> Option<MenuWord> {
 }
 
 /// The push stage, where the menu waits, has it next.
-fn reported(received: &Recorded, now: DateTime<Utc>, word: &SyncReported, place: Place) -> NewEvent {
+fn reported(received: &Recorded, now: DateTime<Utc>, word: &SyncReported, branch: Allowed) -> NewEvent {
+    let place = branch.into_place();
     let mut envelope = received.follow(LABEL, EventType::MenuSyncReported, now);
     envelope.external_order_id = menu_subject(&place.branch_id);
     envelope.branch = Some(place.branch_id);
@@ -44,16 +47,18 @@ impl Transform {
     ) -> Result<NewEvent, NotYet> {
         let provider = &received.envelope.provider;
         let store = word.store.as_deref();
-        let place = match self.branches.find(provider, store).await {
-            Lookup::Found(place) => place,
-            Lookup::NotFound => return Ok(dead_letter(received, branch_not_found(provider, store))),
-            Lookup::Unknown => return Err(NotYet::Branches),
+        // The authentication may have read another store: the merchant header, where the word itself names one as well.
+        let claimed = self.branches.find(provider, store).await;
+        let branch = match allow(&received.envelope.principal, claimed)? {
+            Resolved::Allowed(branch) => branch,
+            Resolved::NotFound => return Ok(dead_letter(received, branch_not_found(provider, store))),
+            Resolved::NotYours(why) => return Ok(not_yours(received, &why)),
         };
         Ok(match word.said {
-            Some(said) => reported(received, now, &said, place),
+            Some(said) => reported(received, now, &said, branch),
             None => {
                 let mut envelope = received.follow(LABEL, EventType::OrderIgnored, now);
-                envelope.branch = Some(place.branch_id);
+                envelope.branch = Some(branch.into_place().branch_id);
                 let payload = Ignored {
                     sequence: None,
                     differs: false,

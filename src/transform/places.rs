@@ -3,7 +3,10 @@
 use serde::Deserialize;
 
 use super::{NotYet, Transform};
-use crate::{database::query, event::Recorded, order::body::Place, transform::branches::Lookup};
+use crate::{
+    database::query, event::Recorded, memory::Announced, order::body::Place, transform::branches::Lookup,
+    verification::NotYours,
+};
 
 /// What a body of a new order says of where it went.
 #[derive(Deserialize)]
@@ -55,21 +58,87 @@ impl Transform {
         })
     }
 
+    /// The branch of news that were proven by a branch's own secret: that branch, where it has the order, and where nobody is
+    /// known to have one of that number: the news may come before their order. Where only others have one, it is theirs.
+    pub(super) async fn place_of_own_news(
+        &self,
+        received: &Recorded,
+        store: Option<&str>,
+        own: &str,
+    ) -> Result<Result<Lookup, NotYours>, NotYet> {
+        let envelope = &received.envelope;
+        let announced = self.orders.announced(received, own).await?;
+        if let Announced::Own(order) = &announced
+            && let Some(place) = went_there(order, None)
+        {
+            return Ok(Ok(Lookup::Found(place)));
+        }
+        // Only the table knows what is older than what is remembered.
+        let known = self.known_by_table(received, own).await.map_err(|error| {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "cannot look up whose an order is; its news wait"
+            );
+            NotYet::Branches
+        })?;
+        match (known, announced) {
+            (Some((true, place)), _) => return Ok(Ok(Lookup::Found(place))),
+            (None, Announced::Nobodys | Announced::Own(_)) => {}
+            (Some((false, _)), _) | (None, Announced::Others) => {
+                let number = &envelope.external_order_id;
+                let claimed = format!("order {number}, which is another branch's");
+                return Ok(Err(envelope.principal.refused(claimed)));
+            }
+        }
+        let found = self.branches.find(&envelope.provider, store).await;
+        Ok(Ok(match found {
+            Lookup::NotFound => match self.branches.inactive(&envelope.provider, store) {
+                Some(place) => Lookup::Found(place),
+                None => Lookup::NotFound,
+            },
+            found => found,
+        }))
+    }
+
+    /// Whether the tables know an order as a branch's own, and where it went; as another one's where not; none where they do
+    /// not know the number.
+    async fn known_by_table(&self, received: &Recorded, own: &str) -> anyhow::Result<Option<(bool, Place)>> {
+        let connection = self.database.connect().await?;
+        let statement = connection.prepare_cached(query::ORDER_OF_BRANCH).await?;
+        let envelope = &received.envelope;
+        let row = connection
+            .query_opt(&statement, &[&&*envelope.provider, &envelope.external_order_id, &own])
+            .await?;
+        row.map(|row| {
+            let place = Place {
+                branch_id: row.try_get(1)?,
+                company_id: row.try_get(2)?,
+                auto_accept: false,
+            };
+            Ok((row.try_get(0)?, place))
+        })
+        .transpose()
+    }
+
     async fn place_by_table(&self, received: &Recorded) -> anyhow::Result<Option<Place>> {
         let connection = self.database.connect().await?;
         let statement = connection.prepare_cached(query::BRANCH_OF_ORDER).await?;
         let envelope = &received.envelope;
         let row = connection
-            .query_opt(&statement, &[&&*envelope.provider, &envelope.external_order_id])
+            .query(
+                &statement,
+                &[&&*envelope.provider, &envelope.external_order_id, &None::<&str>],
+            )
             .await?;
-        row.map(|row| {
-            Ok(Place {
-                branch_id: row.try_get(0)?,
-                company_id: row.try_get(1)?,
-                auto_accept: false,
+        row.first()
+            .map(|row| {
+                Ok(Place {
+                    branch_id: row.try_get(0)?,
+                    company_id: row.try_get(1)?,
+                    auto_accept: false,
+                })
             })
-        })
-        .transpose()
+            .transpose()
     }
 }
 

@@ -6,6 +6,8 @@ use arc_swap::ArcSwap;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
+use super::principal::Principal;
+
 /// Most secrets that one name may have at a time; a rotation needs two.
 pub const MAX_SECRETS: usize = 8;
 /// The name of the secret that a step takes where it names none: `<PROVIDER>_WEBHOOK_SECRET`.
@@ -34,6 +36,24 @@ impl Origin {
     }
 }
 
+/// Where a secret of the provider's own came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Own {
+    /// An environment variable.
+    Env,
+    /// The file that a variable names.
+    File,
+}
+
+impl From<Own> for Origin {
+    fn from(own: Own) -> Self {
+        match own {
+            Own::Env => Self::Env,
+            Own::File => Self::File,
+        }
+    }
+}
+
 /// Which secret matched: never its value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretUse {
@@ -51,6 +71,8 @@ pub(super) struct Secret {
     pub(super) value: SecretString,
     pub(super) origin: Origin,
     pub(super) index: usize,
+    /// For whom it speaks.
+    pub(super) principal: Principal,
 }
 
 /// A provider's secrets by name, newest first.
@@ -63,10 +85,20 @@ impl Keys {
         Self(BTreeMap::new())
     }
 
-    /// With these of a name as well, newest first, tried after those that are there. Empty ones are left out, and what
-    /// is more than [`MAX_SECRETS`] of one origin.
+    /// With these of the provider's own of a name as well, newest first, tried after those that are there. Empty ones are
+    /// left out, and what is more than [`MAX_SECRETS`] of one origin.
     #[must_use]
-    pub fn with(mut self, name: &str, origin: Origin, secrets: &[SecretString]) -> Self {
+    pub fn with(self, name: &str, own: Own, secrets: &[SecretString]) -> Self {
+        self.with_all(name, own.into(), &Principal::provider(), secrets)
+    }
+
+    /// The same, with those of one branch: what they prove may act for that branch alone.
+    #[must_use]
+    pub fn with_branch(self, name: &str, branch: &str, secrets: &[SecretString]) -> Self {
+        self.with_all(name, Origin::Branch, &Principal::branch_alone(branch), secrets)
+    }
+
+    fn with_all(mut self, name: &str, origin: Origin, principal: &Principal, secrets: &[SecretString]) -> Self {
         let secrets = secrets
             .iter()
             .enumerate()
@@ -79,13 +111,14 @@ impl Keys {
                 value: value.clone(),
                 origin,
                 index,
+                principal: principal.clone(),
             }));
         self
     }
 
     /// The only secret of a provider that has one; for tests, `dev` and `send`.
     pub fn single(secret: &str) -> Self {
-        Self::new().with(WEBHOOK_SECRET, Origin::Env, &[SecretString::from(secret)])
+        Self::new().with(WEBHOOK_SECRET, Own::Env, &[SecretString::from(secret)])
     }
 
     pub(super) fn of(&self, name: &str) -> &[Secret] {

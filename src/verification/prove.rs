@@ -15,6 +15,7 @@ use super::{
     jwt::Jwt,
     keys::{Keys, Secret, SecretUse},
     place::{self, MAX_CHARS, Place},
+    principal::Principal,
     request::{Covers, Proof, Unverified},
     scheme::{BodyHash, Scheme, Signed, Static},
 };
@@ -40,7 +41,7 @@ impl Scheme {
             Self::AllOf(steps) => {
                 let mut whole = Proof::of(self);
                 for step in steps {
-                    whole.add(step.prove(request, keys, now)?);
+                    whole = whole.and(step.prove(request, keys, now)?)?;
                 }
                 Ok(whole)
             }
@@ -72,6 +73,7 @@ impl Proof {
             signed_at: None,
             replay_key: None,
             covers: Covers::Nothing,
+            principal: Principal::provider(),
         }
     }
 
@@ -83,17 +85,20 @@ impl Proof {
         };
         Self {
             secrets: vec![used],
+            principal: secret.principal.clone(),
             ..Self::of(scheme)
         }
     }
 
-    /// Takes over what a step has proved.
-    fn add(&mut self, step: Self) {
+    /// With what a step has proved as well. Together they speak for the narrower principal; for two branches nobody speaks.
+    fn and(mut self, step: Self) -> Result<Self, Refusal> {
         self.secrets.extend(step.secrets);
-        self.signature = self.signature.take().or(step.signature);
+        self.signature = self.signature.or(step.signature);
         self.signed_at = self.signed_at.or(step.signed_at);
-        self.replay_key = self.replay_key.take().or(step.replay_key);
-        self.covers = std::mem::take(&mut self.covers).and(step.covers);
+        self.replay_key = self.replay_key.or(step.replay_key);
+        self.covers = self.covers.and(step.covers);
+        self.principal = self.principal.and(step.principal).ok_or(Refusal::InvalidSignature)?;
+        Ok(self)
     }
 }
 

@@ -3,7 +3,7 @@
 use axum::http::{HeaderMap, Method, Uri};
 use chrono::{DateTime, Utc};
 
-use super::keys::SecretUse;
+use super::{keys::SecretUse, principal::Principal};
 use crate::event::EventId;
 
 /// A request that nobody has vouched for yet.
@@ -104,6 +104,7 @@ pub struct Proof {
     pub(super) signed_at: Option<DateTime<Utc>>,
     pub(super) replay_key: Option<String>,
     pub(super) covers: Covers,
+    pub(super) principal: Principal,
 }
 
 impl Proof {
@@ -170,10 +171,16 @@ impl<'a> Verified<'a> {
         &self.proof
     }
 
+    /// On whose behalf it was proven.
+    pub const fn principal(&self) -> &Principal {
+        &self.proof.principal
+    }
+
     /// The event's id, the same for each repeat of the same webhook: of the provider, the order, what the webhook
     /// announces, and the provider's own id of the message. That is what the scheme names as its replay key, else `message`, which
     /// the provider's file reads, where every byte of the body is signed or none is. Where there is no such id, it is what is
-    /// signed of the body: what is not signed could be changed to make a repeat look new.
+    /// signed of the body: what is not signed could be changed to make a repeat look new. The same bytes of two branches, each with
+    /// its own secret, are two webhooks.
     pub fn event_id(
         &self,
         provider: &str,
@@ -182,11 +189,19 @@ impl<'a> Verified<'a> {
         message: Option<&str>,
     ) -> EventId {
         let (order, what) = (external_order_id.as_bytes(), webhook_type.as_bytes());
-        let of_message = |id: &str| EventId::of_webhook(provider, &[order, what, b"message", id.as_bytes()]);
+        let of_message = |id: &str| self.event_id_by(provider, &[order, what, b"message", id.as_bytes()]);
         match (&self.proof.covers, message, self.proof.replay_key()) {
             (Covers::Body | Covers::Nothing, Some(id), _) | (_, _, Some(id)) => of_message(id),
-            (Covers::Fields(signed), _, None) => EventId::of_webhook(provider, &[order, what, b"signed", signed]),
-            (_, None, None) => EventId::of_webhook(provider, &[order, what, self.request.body]),
+            (Covers::Fields(signed), _, None) => self.event_id_by(provider, &[order, what, b"signed", signed]),
+            (_, None, None) => self.event_id_by(provider, &[order, what, self.request.body]),
+        }
+    }
+
+    /// Of the provider's webhooks there are three or four parts, of a branch's two more, so neither can imitate the other.
+    fn event_id_by(&self, provider: &str, parts: &[&[u8]]) -> EventId {
+        match self.principal().branch() {
+            Some(branch) => EventId::of_webhook(provider, &[&[b"branch", branch.as_bytes()], parts].concat()),
+            None => EventId::of_webhook(provider, parts),
         }
     }
 }

@@ -22,7 +22,7 @@ use webhook_hub::{
         sanitise::{MAX_TEXT_BYTES, clean_json, sanitise, with_whole_surrogates},
     },
     provider::{Admission, Catalogue, Content, Provider, TransformError, declarative::Declarative},
-    verification::{Keys, Scheme, Unverified, keys::Origin as KeyOrigin, preset, sign, sign::Outgoing, verify},
+    verification::{Keys, Scheme, Unverified, keys::Own as KeyOwn, preset, sign, sign::Outgoing, verify},
 };
 
 /// A name, and what is done with an input.
@@ -63,7 +63,7 @@ static SCHEMES: LazyLock<Vec<(&str, Scheme, Keys)>> = LazyLock::new(|| {
             let candidates = [hex.clone(), format!("user:{hex}")].map(SecretString::from);
             let fits = |one: &&SecretString| scheme.check_secret(secret, one).is_ok();
             let value = candidates.iter().find(fits).expect("one of them fits").clone();
-            keys = keys.with(secret, KeyOrigin::Env, &[value]);
+            keys = keys.with(secret, KeyOwn::Env, &[value]);
         }
         (name, scheme, keys)
     };

@@ -114,6 +114,15 @@ impl World {
                 (id.derive("order_of_its_own").to_string(), id.to_string())
             })
             .collect();
+        let by_id: HashMap<String, &Recorded> = events
+            .iter()
+            .map(|event| (event.envelope.id.to_string(), &**event))
+            .collect();
+        let order_of = |request: &Heard| {
+            by_id
+                .get(request.key())
+                .map_or_else(|| order_of(request), |event| order_name(event))
+        };
         for request in &requests {
             let key = request.key();
             if of_its_own.contains_key(key) {
@@ -127,10 +136,6 @@ impl World {
                 None => arrived.entry(order_of(request)).or_default().push(key),
             }
         }
-        let by_id: HashMap<String, &Recorded> = events
-            .iter()
-            .map(|event| (event.envelope.id.to_string(), &**event))
-            .collect();
         let mut recorded: HashMap<String, Vec<String>> = HashMap::new();
         for event in events {
             let id = event.envelope.id.to_string();
@@ -162,7 +167,7 @@ impl World {
             assert!(
                 arrived == *keys || passed_by_its_creation(&arrived, keys, &by_id),
                 "{order}: keys as they stand on the log: {keys:#?}, as they arrived: {:#?}",
-                arrivals(&requests, order)
+                arrivals(&requests, |request| order_of(request) == *order)
             );
         }
         assert_eq!(
@@ -179,9 +184,17 @@ fn order_of(request: &Heard) -> String {
     format!("{} {}", provider.as_str().unwrap(), request.external_order_id())
 }
 
-/// Provider and number of the order that an event is about.
+/// Provider and number of the order that an event is about, and the branch whose own secret proved it: such have lines of their
+/// own.
 fn order_name(event: &Recorded) -> String {
-    format!("{} {}", event.envelope.provider, event.envelope.external_order_id)
+    let envelope = &event.envelope;
+    let branch = envelope.principal.branch().map(|branch| format!(" of {branch}"));
+    format!(
+        "{} {}{}",
+        envelope.provider,
+        envelope.external_order_id,
+        branch.unwrap_or_default()
+    )
 }
 
 /// The key that an order was forwarded under: the id of what was posted, which is its cause, or what the request that is
@@ -215,8 +228,8 @@ fn passed_by_its_creation(arrived: &[&str], recorded: &[String], by_id: &HashMap
 }
 
 /// Every request about an order, for whoever has to find out what happened.
-fn arrivals<'a>(requests: &'a [Heard], order: &str) -> Vec<(Instant, &'a str, &'a str)> {
-    let of_order = requests.iter().filter(|request| order_of(request) == order);
+fn arrivals<'a>(requests: &'a [Heard], is_of_order: impl Fn(&Heard) -> bool) -> Vec<(Instant, &'a str, &'a str)> {
+    let of_order = requests.iter().filter(|request| is_of_order(request));
     of_order
         .map(|request| (request.at, request.key(), request.path.as_str()))
         .collect()

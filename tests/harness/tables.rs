@@ -185,6 +185,13 @@ impl Expected {
             return;
         };
         let is_of_provider = |row: &Value| row["provider_id"] == provider.as_str();
+        // A branch's own secret changes no other branch's row.
+        let may = |row: &Value| {
+            envelope
+                .principal
+                .may_act_for(row["branch_id"].as_str().unwrap())
+                .is_ok()
+        };
         let is_creation = envelope.webhook_type == "order_created";
         if let (true, Some(order_id)) = (is_creation, payload["internalOrderId"].as_str()) {
             let found = self
@@ -194,6 +201,7 @@ impl Expected {
             if let Some((_, row)) = found {
                 // Announced once more: news, but no way back.
                 let is_same = row["external_order_id"] == envelope.external_order_id.as_str();
+                let is_same = is_same && may(row);
                 if is_same && !settled && rank(&order["status"]) >= rank(&row["mapped_status"]) {
                     let has_ended = rank(&row["mapped_status"]) >= rank(&json!("delivered"));
                     if !has_ended || order["status"] == "refunded" {
@@ -230,6 +238,7 @@ impl Expected {
                 && is_of_provider(row)
                 && row["external_order_id"] == envelope.external_order_id.as_str()
                 && (order["branchId"] == "" || row["branch_id"] == order["branchId"])
+                && may(row)
         });
         let age = |row: &Value| (moment(&row["created_at"]), row["id"].as_str().unwrap().to_owned());
         if let Some((_, row)) = of_order.max_by_key(|(_, row)| age(row)) {

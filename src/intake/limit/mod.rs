@@ -1,7 +1,8 @@
 //! Rate limits: who may go on, decided in memory, without asking anybody.
 //!
 //! Two things are counted, and they never mix. A provider's quota ([`window`]) is spent by requests whose verification
-//! succeeded, so that no stranger can use it up; more than that is told to come back when the window is over. Requests
+//! succeeded, so that no stranger can use it up; more than that is told to come back when the window is over. Of that quota one
+//! branch, by its own secret, may take a part ([`branches`]). Requests
 //! that were refused count against the client's address ([`address`]), and too many of them block it ([`blocks`]): what
 //! it sends is then refused before its body is read. [`shared`] keeps the instances of the hub together: quotas by a
 //! counter in the stream `LIMITS`, blocks by words in the stream `BLOCKS` ([`stored`]).
@@ -21,6 +22,7 @@ use tokio::sync::Notify;
 use self::{
     address::{Address, Addresses},
     blocks::{Block, Blocks, Who},
+    branches::BranchShares,
     stored::Word,
     window::{Quota, Wait},
 };
@@ -28,9 +30,11 @@ use super::audit::NO_PROVIDER;
 use crate::{
     config::{RateLimits, Rule},
     provider::Enabled,
+    verification::Principal,
 };
 
 pub mod window;
+pub mod branches;
 pub mod address;
 pub mod blocks;
 pub mod stored;
@@ -56,6 +60,8 @@ pub enum Scope {
     Address,
     /// The provider has sent more than it may.
     Provider,
+    /// One branch has, by its own secret.
+    Branch,
 }
 
 impl Scope {
@@ -63,19 +69,24 @@ impl Scope {
         match self {
             Self::Address => "address",
             Self::Provider => "provider",
+            Self::Branch => "branch",
         }
     }
 }
 
-/// A point of a provider's quota that was taken.
+/// A point of a provider's quota that was taken, and of its branch's part where the branch's own secret was used.
 #[derive(Debug)]
 #[must_use = "a request that could not be stored gives it back"]
-pub struct Point(Option<u64>);
+pub struct Point {
+    window: Option<u64>,
+    of_branch: Option<(Arc<str>, u64)>,
+}
 
 struct ProviderQuota {
     name: Arc<str>,
     rule: Rule,
     quota: Mutex<Quota>,
+    branches: Mutex<BranchShares>,
     /// In which window the log last said that it was spent.
     said_in: AtomicU64,
 }
@@ -100,11 +111,16 @@ pub struct Limits {
 impl Limits {
     /// With nothing counted.
     pub fn new(settings: &RateLimits) -> Self {
-        let quotas = settings.providers.iter().map(|(name, rule)| ProviderQuota {
-            name: Arc::clone(name),
-            rule: *rule,
-            quota: Mutex::new(Quota::new(rule)),
-            said_in: AtomicU64::new(0),
+        let quotas = settings.providers.iter().zip(&settings.branch_points);
+        let quotas = quotas.map(|((name, rule), points)| {
+            let quota = Quota::new(rule);
+            ProviderQuota {
+                name: Arc::clone(name),
+                rule: *rule,
+                branches: Mutex::new(BranchShares::new(*points, quota.length_ms())),
+                quota: Mutex::new(quota),
+                said_in: AtomicU64::new(0),
+            }
         });
         Self {
             enabled: settings.enabled,
@@ -173,24 +189,40 @@ impl Limits {
         }
     }
 
-    /// Takes a point of the provider's quota, for a request that was verified.
+    /// Takes a point of the provider's quota, for a request that was verified; first of its branch's part, where the branch's
+    /// own secret was used.
     ///
     /// # Errors
     /// When to come back.
-    pub fn take(&self, provider: &Enabled) -> Result<Point, Limited> {
+    pub fn take(&self, provider: &Enabled, principal: &Principal) -> Result<Point, Limited> {
         let Some(own) = self.of(&provider.name).filter(|_| self.enabled) else {
-            return Ok(Point(None));
+            return Ok(Point {
+                window: None,
+                of_branch: None,
+            });
         };
         let now = now_ms();
+        let of_branch = match principal.branch() {
+            Some(branch) => {
+                let taken = lock(&own.branches).take(branch, now, self.instances());
+                let window = taken.map_err(|ms| limited(&provider.name, Scope::Branch, ms))?;
+                Some((Arc::clone(branch), window))
+            }
+            None => None,
+        };
         let taken = lock(&own.quota).take(now, self.instances());
         match taken {
             Ok(taken) => {
                 if taken.is_urgent {
                     self.soon.notify_one();
                 }
-                Ok(Point(Some(taken.window)))
+                Ok(Point {
+                    window: Some(taken.window),
+                    of_branch,
+                })
             }
             Err(Wait { ms, is_spent }) => {
+                own.give_back_of_branch(of_branch);
                 own.say_spent(now);
                 let ms = if is_spent && !own.rule.block.is_zero() {
                     self.block_provider(own, now)
@@ -204,8 +236,9 @@ impl Limits {
 
     /// Gives a point back: what it was taken for could not be stored, which is no fault of the provider's.
     pub fn give_back(&self, provider: &Enabled, point: Point) {
-        if let (Some(own), Some(window)) = (self.of(&provider.name), point.0) {
+        if let (Some(own), Some(window)) = (self.of(&provider.name), point.window) {
             lock(&own.quota).give_back(window);
+            own.give_back_of_branch(point.of_branch);
         }
     }
 
@@ -335,6 +368,12 @@ impl Limits {
 }
 
 impl ProviderQuota {
+    fn give_back_of_branch(&self, point: Option<(Arc<str>, u64)>) {
+        if let Some((branch, window)) = point {
+            lock(&self.branches).give_back(&branch, window);
+        }
+    }
+
     /// Once in a window; what is refused then is counted by a metric.
     fn say_spent(&self, now: u64) {
         let window = now / lock(&self.quota).length_ms();

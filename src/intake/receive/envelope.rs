@@ -32,6 +32,7 @@ pub(super) fn envelope(
         external_order_id: admission.external_order_id.clone(),
         webhook_type: admission.webhook_type.to_string(),
         branch: None,
+        principal: verified.principal().clone(),
         time: now,
         received_at: now,
         request_id: asked.request_id.clone(),

@@ -6,13 +6,14 @@ use super::Stage;
 use crate::{
     event::{
         Envelope, EventType, NewEvent, Recorded,
-        outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, Rejected},
+        outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, NOT_YOURS, Rejected},
     },
     journal::{
         settle::Schedule,
         superseded::{Newer, SUPERSEDED},
     },
     telemetry::panics::Panicked,
+    verification::NotYours,
 };
 
 /// Gives an event up after so many requests: counts it, says so, and returns what is to be recorded. `label` makes the
@@ -27,6 +28,16 @@ pub fn give_up<S: Stage>(event: &Recorded, label: &str, requests: u32, error: Er
         error,
     };
     NewEvent::new(event.follow(label, EventType::OrderDeadLettered, Utc::now()), &dead)
+}
+
+/// Ends an event by which a branch's secret tried to act for another branch: a dead letter of the branch whose secret it was.
+pub fn not_yours<S: Stage>(event: &Recorded, label: &str, requests: u32, why: &NotYours) -> NewEvent {
+    let provider = event.envelope.provider.to_string();
+    metrics::counter!("not_yours_total", "provider" => provider, "stage" => S::NAME).increment(1);
+    let error = ErrorReport::new(ErrorType::Validation, NOT_YOURS, why.to_string());
+    let mut dead = give_up::<S>(event, label, requests, error);
+    dead.envelope.branch = why.principal.branch().map(|branch| branch.as_ref().to_owned());
+    dead
 }
 
 /// Gives up an event whose handler panicked: it would panic on every instance in turn. It can be taken up again once the

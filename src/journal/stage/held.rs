@@ -194,7 +194,10 @@ mod tests {
     use chrono::Utc;
 
     use super::*;
-    use crate::event::{Envelope, EventId, EventType};
+    use crate::{
+        event::{Envelope, EventId, EventType},
+        verification::Principal,
+    };
 
     fn item(sequence: u64, order: &str, bytes: usize) -> Item {
         let id = EventId::of_webhook("careem", &[&sequence.to_be_bytes()]);
@@ -208,6 +211,7 @@ mod tests {
             external_order_id: order.to_owned(),
             webhook_type: "order_created".into(),
             branch: None,
+            principal: Principal::of_backend(),
             time: Utc::now(),
             received_at: Utc::now(),
             request_id: "r".into(),

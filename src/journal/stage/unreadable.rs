@@ -13,6 +13,7 @@ use crate::{
         outcome::{DeadLettered, ErrorReport, ErrorType, OUTCOME, Rejected},
     },
     journal::codec,
+    verification::Principal,
 };
 
 /// The message is on the log, and this version cannot read it.
@@ -40,6 +41,7 @@ pub(super) fn unreadable(stage: &str, message: &Message, sequence: u64, error: &
         external_order_id: "_".into(),
         webhook_type: String::new(),
         branch: None,
+        principal: Principal::of_backend(),
         time: now,
         received_at: now,
         request_id: String::new(),

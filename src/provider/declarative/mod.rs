@@ -8,7 +8,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 pub mod file;
 pub mod load;
@@ -30,10 +30,14 @@ use self::{
     file::{Document, File, Kind},
     head::Arriving,
     order::Common,
+    pick::Source,
     reader::{Habits, Reader, Request},
     response::{Said, Told},
 };
-use super::{Admission, Content, Fact, Provider, Refusal, TransformError, merchant_header, sent_merchant};
+use super::{
+    Admission, Content, Fact, Provider, Refusal, StoreOfDocument, Stores, TransformError, merchant_header,
+    sent_merchant,
+};
 use crate::{
     event::Recorded,
     order::{
@@ -66,15 +70,15 @@ impl Declarative {
         Self { file, currency }
     }
 
-    fn fact<'t>(
-        &self,
-        received: &Recorded,
+    fn reader<'t>(
+        &'t self,
+        received: &'t Recorded,
         document: (&'t Tree<'t>, Place),
         body: &'t Tree<'t>,
-    ) -> Result<Fact, TransformError> {
-        let (envelope, file) = (&received.envelope, &*self.file);
-        let nothing = Map::new();
-        let facts = envelope.request.as_ref();
+        nothing: &'t Map<String, Value>,
+    ) -> Reader<'t> {
+        let file = &*self.file;
+        let facts = received.envelope.request.as_ref();
         let path = facts.map_or("", |facts| facts.path.as_str());
         let head = &file.order.head;
         let habits = Habits {
@@ -83,11 +87,39 @@ impl Declarative {
             zone: head.zone.as_ref(),
         };
         let request = Request {
-            headers: facts.map_or(&nothing, |facts| &facts.headers),
+            headers: facts.map_or(nothing, |facts| &facts.headers),
             path: below(path, &file.identity.name),
             paths: &file.webhook.paths,
         };
-        let reader = Reader::new(document, body, request, habits);
+        Reader::new(document, body, request, habits)
+    }
+
+    /// The stores that a webhook names, and that its document does where it was fetched.
+    fn stores(&self, reader: &Reader<'_>, is_fetched: bool) -> Stores {
+        let named = |counts: &dyn Fn(&Source) -> bool| reader.glimpse(self.file.webhook.store.as_ref()?, counts);
+        if !is_fetched {
+            return Stores {
+                of_payload: named(&|_| true),
+                of_document: StoreOfDocument::NotFetched,
+            };
+        }
+        let is_of_document = |source: &Source| matches!(source, Source::Here(_) | Source::Document(_));
+        Stores {
+            of_payload: named(&|source| !is_of_document(source)),
+            of_document: named(&is_of_document).map_or(StoreOfDocument::Unnamed, StoreOfDocument::Named),
+        }
+    }
+
+    fn fact<'t>(
+        &'t self,
+        received: &'t Recorded,
+        document: (&'t Tree<'t>, Place),
+        body: &'t Tree<'t>,
+        is_fetched: bool,
+    ) -> Result<Fact, TransformError> {
+        let (envelope, file) = (&received.envelope, &*self.file);
+        let nothing = Map::new();
+        let reader = self.reader(received, document, body, &nothing);
         let root = reader.root();
         // What the intake has read has its place.
         let text = |sources| reader.text_at(sources, root);
@@ -127,6 +159,7 @@ impl Declarative {
         let fact = Fact {
             timestamp: own_time.or(timestamp),
             store_ref,
+            stores: self.stores(&reader, is_fetched),
             is_test,
             is_unknown: is_unknown && matches!(content, Content::Ignored(_)),
             content,
@@ -189,19 +222,20 @@ impl Provider for Declarative {
         let body = tree(&received.payload)?;
         let kind = Kind::from_word(&received.envelope.webhook_type);
         match &self.file.webhook.document {
-            None => self.fact(received, (&body, body.root()), &body),
+            None => self.fact(received, (&body, body.root()), &body, false),
             Some(Document::Part(parts)) => {
                 let part = parts.iter().find_map(|pointer| body.find(body.root(), pointer));
-                self.fact(received, (&body, part.unwrap_or(body.root())), &body)
+                self.fact(received, (&body, part.unwrap_or(body.root())), &body, false)
             }
             Some(Document::Fetched(kinds)) if kind.is_some_and(|kind| kinds.contains(&kind)) => Ok(Fact {
                 timestamp: None,
                 store_ref: merchant_header(&received.envelope).map(str::to_owned),
+                stores: self.stores(&self.reader(received, (&body, body.root()), &body, &Map::new()), false),
                 is_test: false,
                 is_unknown: false,
                 content: Content::Elsewhere,
             }),
-            Some(Document::Fetched(_)) => self.fact(received, (&body, body.root()), &body),
+            Some(Document::Fetched(_)) => self.fact(received, (&body, body.root()), &body, false),
             Some(Document::Text(pointer)) => {
                 let found = body.find(body.root(), pointer);
                 let text: Option<(Place, Cow<'_, str>)> = found.and_then(|place| Some((place, body.text(place)?)));
@@ -210,7 +244,7 @@ impl Provider for Declarative {
                 };
                 body.take(place);
                 let document = Tree::parse(text.as_bytes()).map_err(|error| fault(&pointer.to_string(), error))?;
-                self.fact(received, (&document, document.root()), &body)
+                self.fact(received, (&document, document.root()), &body, false)
             }
         }
     }
@@ -218,7 +252,7 @@ impl Provider for Declarative {
     fn transform_fetched(&self, received: &Recorded, document: &[u8]) -> Result<Fact, TransformError> {
         let body = tree(&received.payload)?;
         let document = tree(document)?;
-        self.fact(received, (&document, document.root()), &body)
+        self.fact(received, (&document, document.root()), &body, true)
     }
 
     fn knows_path(&self, below: &str) -> bool {

@@ -347,6 +347,21 @@ impl<'t> Reader<'t> {
         Some(found.text.into_owned())
     }
 
+    /// The first text by those sources of a pick that count. Nothing is taken of it and nothing flagged: who looks only wants to
+    /// know what is claimed.
+    pub(super) fn glimpse(&self, pick: &Pick, counts: impl Fn(&Source) -> bool) -> Option<String> {
+        let text = |source: &Source| match self.find(source, self.root())? {
+            Found::Text(text) => Some(Cow::Borrowed(text)),
+            Found::Value(tree, place) => self.text_of((tree, place), Accepts::Text).ok().flatten(),
+        };
+        let is_one = |text: &Cow<'_, str>| {
+            let text = text.trim();
+            !text.is_empty() && !pick.skip.iter().any(|skipped| skipped == text)
+        };
+        let sources = pick.from.iter().filter(|source| counts(source));
+        sources.filter_map(text).find(is_one).map(Cow::into_owned)
+    }
+
     /// Takes what is of no use to anybody.
     pub(super) fn leave_out(&self, sources: &[Source]) {
         for source in sources {

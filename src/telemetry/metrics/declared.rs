@@ -223,8 +223,8 @@ pub const METRICS: &[Metric] = &[
     ),
     counter(
         "rate_limited_total",
-        &[PROVIDER, of("scope", &["address", "provider"])],
-        "Total requests refused by a rate limit, by provider and scope (address: it is blocked; provider: over its quota)",
+        &[PROVIDER, of("scope", &["address", "provider", "branch"])],
+        "Total requests refused by a rate limit, by provider and scope (address: it is blocked; provider: over its quota; branch: over its part of that)",
     ),
     gauge("blocks_active", &[], "Addresses and providers that are blocked"),
     gauge(
@@ -328,6 +328,11 @@ pub const METRICS: &[Metric] = &[
         "dead_letters_known",
         &[],
         "1 where the log was read for dead letters, so that dead_letters_open is complete",
+    ),
+    counter(
+        "not_yours_total",
+        &[of("stage", &["transform", "forward"]), PROVIDER],
+        "Total webhooks by which a branch's secret tried to act for another branch, by provider and stage",
     ),
     // Backend and providers.
     counter(

@@ -82,9 +82,9 @@ fn what_is_too_long_is_not_looked_at() {
     let secrets: Vec<_> = (0..9)
         .map(|number| SecretString::from(format!("secret-{number}")))
         .collect();
-    let ring = Keys::new().with(WEBHOOK_SECRET, Origin::Env, &secrets);
+    let ring = Keys::new().with(WEBHOOK_SECRET, Own::Env, &secrets);
     for (number, fits) in [(7, true), (8, false)] {
-        let only = Keys::new().with(WEBHOOK_SECRET, Origin::Env, &secrets[number..=number]);
+        let only = Keys::new().with(WEBHOOK_SECRET, Own::Env, &secrets[number..=number]);
         let careem = preset("careem");
         let request = sign(&careem, &only, Outgoing::post(URL, "{}"), now()).unwrap();
         assert_eq!(check(&careem, &request, &ring, now()).is_ok(), fits, "{number}");
@@ -97,7 +97,7 @@ fn empty_secrets_let_nobody_in() {
         let scheme = preset(name);
         let names: Vec<String> = scheme.secrets().into_iter().map(str::to_owned).collect();
         let empty = names.iter().fold(Keys::new(), |keys, name| {
-            keys.with(name, Origin::Env, &[SecretString::from("")])
+            keys.with(name, Own::Env, &[SecretString::from("")])
         });
         let request = signed(&scheme, body_for(name));
         assert!(check(&scheme, &request, &empty, now()).is_err(), "{name}");

@@ -1,0 +1,110 @@
+//! For which branch a webhook may act: what it claims, held against the principal that verification found.
+//!
+//! A webhook names stores in its header, its body and its document, and orders by their number. All of that is the sender's word.
+//! [`allow`] is the only way from a claimed branch to an [`Allowed`] one, and only with that anything is made of a webhook.
+
+use super::{NotYet, Transform, branches::Lookup};
+use crate::{
+    event::Recorded,
+    order::body::Place,
+    provider::{Content, Fact, StoreOfDocument},
+    verification::{NotYours, Principal},
+};
+
+/// A branch that the webhook's principal may act for.
+#[derive(Debug)]
+pub(super) struct Allowed(Place);
+
+impl Allowed {
+    /// The branch.
+    pub(super) fn into_place(self) -> Place {
+        self.0
+    }
+}
+
+/// What a claim comes to.
+#[derive(Debug)]
+pub(super) enum Resolved {
+    /// The webhook goes on, for this branch.
+    Allowed(Allowed),
+    /// No active row fits.
+    NotFound,
+    /// The claimed branch is another one's.
+    NotYours(NotYours),
+}
+
+/// Holds a claimed branch against the principal.
+///
+/// # Errors
+/// Where the table of branches cannot be read.
+pub(super) fn allow(principal: &Principal, claimed: Lookup) -> Result<Resolved, NotYet> {
+    Ok(match claimed {
+        Lookup::Found(place) => match principal.may_act_for(&place.branch_id) {
+            Ok(()) => Resolved::Allowed(Allowed(place)),
+            Err(not_yours) => Resolved::NotYours(not_yours),
+        },
+        Lookup::NotFound => Resolved::NotFound,
+        Lookup::Unknown => return Err(NotYet::Branches),
+    })
+}
+
+impl Transform {
+    /// The branch of a webhook: of a new order by its store, of news by their order.
+    ///
+    /// # Errors
+    /// Where that cannot be known yet.
+    pub(super) async fn resolve(&self, received: &Recorded, fact: &Fact) -> Result<Resolved, NotYet> {
+        let (envelope, store) = (&received.envelope, fact.store_ref.as_deref());
+        let claimed = match (&fact.content, envelope.principal.branch()) {
+            (Content::NewOrder(_), _) => self.branches.find(&envelope.provider, store).await,
+            (_, None) => self.place_of_news(received, store).await?,
+            (_, Some(own)) => match self.place_of_own_news(received, store, own).await? {
+                Ok(claimed) => claimed,
+                Err(not_yours) => return Ok(Resolved::NotYours(not_yours)),
+            },
+        };
+        allow(&envelope.principal, claimed)
+    }
+
+    /// Whether all stores that a webhook names are its principal's. That one of them is decides nothing: the header is not
+    /// signed, and a document was fetched with the platform's token. A document must show whose order it is.
+    ///
+    /// # Errors
+    /// Where that cannot be known yet.
+    pub(super) async fn claims(&self, received: &Recorded, fact: &Fact) -> Result<Result<(), NotYours>, NotYet> {
+        let (principal, provider) = (&received.envelope.principal, &received.envelope.provider);
+        if principal.branch().is_none() {
+            return Ok(Ok(()));
+        }
+        let known = |store: &str| {
+            let active = self.branches.known(provider, Some(store));
+            active.or_else(|| self.branches.inactive(provider, Some(store)))
+        };
+        // One that no branch is known by may be the provider's own name of the store.
+        if let Some(place) = fact.stores.of_payload.as_deref().and_then(known)
+            && let Err(not_yours) = principal.may_act_for(&place.branch_id)
+        {
+            return Ok(Err(not_yours));
+        }
+        let store = match &fact.stores.of_document {
+            StoreOfDocument::NotFetched => return Ok(Ok(())),
+            StoreOfDocument::Unnamed => {
+                let claimed = "an order whose document names no store".to_owned();
+                return Ok(Err(principal.refused(claimed)));
+            }
+            StoreOfDocument::Named(store) => store,
+        };
+        let place = match known(store) {
+            Some(place) => place,
+            None => match self.branches.find(provider, Some(store)).await {
+                Lookup::Found(place) => place,
+                Lookup::NotFound => {
+                    let claimed = format!("an order of store {store}, which is no known branch's");
+                    return Ok(Err(principal.refused(claimed)));
+                }
+                Lookup::Unknown => return Err(NotYet::Branches),
+            },
+        };
+        Ok(principal.may_act_for(&place.branch_id))
+    }
+}
