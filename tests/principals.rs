@@ -334,10 +334,10 @@ impl Tenants {
 
     async fn status_of(&self, order: &str) -> String {
         let query = format!(
-            "SELECT branch_id || ' ' || coalesce(mapped_status::text, '-') AS row FROM provider_order_logs WHERE external_order_id = '{order}'"
+            "SELECT branch_id || ' ' || coalesce(mapped_status::text, '-') AS stands FROM provider_order_logs WHERE external_order_id = '{order}'"
         );
         let rows = self.outside.world.database.rows(&query).await.unwrap();
-        let rows: Vec<_> = rows.iter().map(|row| row["row"].as_str().unwrap_or("none")).collect();
+        let rows: Vec<_> = rows.iter().map(|row| row["stands"].as_str().unwrap_or("none")).collect();
         rows.join(", ")
     }
 }

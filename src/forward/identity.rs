@@ -106,14 +106,15 @@ impl Identity {
         }
     }
 
-    /// Whether news are of an order that only another branch has. The transformation has asked the same; since then the order may
-    /// have been announced that it knew nothing of.
+    /// Whether news are of an order that only another branch has. The transformation has asked the same, the tables as well; since
+    /// then the order may have been announced that it knew nothing of.
     async fn is_of_another(&self, event: &Recorded) -> anyhow::Result<Option<NotYours>> {
         let envelope = &event.envelope;
         let Some(own) = envelope.principal.branch() else {
             return Ok(None);
         };
-        let is_others = matches!(self.orders.announced(event, own).await?, Announced::Others);
+        let since = envelope.cause_sequence.unwrap_or_default();
+        let is_others = matches!(self.orders.announced(event, own, since).await?, Announced::Others);
         let claimed = || format!("order {}, which is another branch's", envelope.external_order_id);
         Ok(is_others.then(|| envelope.principal.refused(claimed())))
     }

@@ -70,31 +70,34 @@ impl Orders {
     }
 
     /// Who announced an order of this number within the window: the branch, only others, or nobody. What the backend refused is no
-    /// order of the branch's, but one of another's all the same, who may have it taken up again.
+    /// order of the branch's, but one of another's all the same, who may have it taken up again. Of others only what stands behind
+    /// `since` on the log counts; all of it where the backend refused the branch's own, which it may have done for theirs.
     ///
     /// # Errors
     /// Where NATS does not answer.
-    pub(crate) async fn announced(&self, about: &Recorded, branch: &str) -> anyhow::Result<Announced> {
+    pub(crate) async fn announced(&self, about: &Recorded, branch: &str, since: u64) -> anyhow::Result<Announced> {
         let known = self.known(about).found;
         let print = lock(&self.index).branch_print(Some(branch));
         let creations = known.iter().rev().filter(|found| found.state.is_creation());
         let (of_branch, of_others): (Vec<Found>, Vec<Found>) = creations.partition(|found| found.branch == print);
-        let mut is_anothers = false;
+        let (mut is_anothers, mut since) = (false, since);
         for found in of_branch {
             let Some(order) = self.read(about, found).await? else {
                 continue;
             };
             if order.envelope.branch.as_deref() != Some(branch) {
-                is_anothers = true;
+                is_anothers |= found.sequence > since;
             } else if found.state != State::CreationRefused {
                 return Ok(Announced::Own(Box::new(order)));
+            } else {
+                since = 0;
             }
         }
         if is_anothers {
             return Ok(Announced::Others);
         }
         // The print may be another order's: only what is on the log counts.
-        for found in of_others {
+        for found in of_others.into_iter().filter(|found| found.sequence > since) {
             if self.read(about, found).await?.is_some() {
                 return Ok(Announced::Others);
             }

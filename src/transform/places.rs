@@ -67,7 +67,7 @@ impl Transform {
         own: &str,
     ) -> Result<Result<Lookup, NotYours>, NotYet> {
         let envelope = &received.envelope;
-        let announced = self.orders.announced(received, own).await?;
+        let announced = self.orders.announced(received, own, 0).await?;
         if let Announced::Own(order) = &announced
             && let Some(place) = went_there(order, None)
         {
