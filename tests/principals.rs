@@ -337,7 +337,10 @@ impl Tenants {
             "SELECT branch_id || ' ' || coalesce(mapped_status::text, '-') AS stands FROM provider_order_logs WHERE external_order_id = '{order}'"
         );
         let rows = self.outside.world.database.rows(&query).await.unwrap();
-        let rows: Vec<_> = rows.iter().map(|row| row["stands"].as_str().unwrap_or("none")).collect();
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|row| row["stands"].as_str().unwrap_or("none"))
+            .collect();
         rows.join(", ")
     }
 }

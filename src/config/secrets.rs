@@ -138,7 +138,12 @@ impl OfName {
 /// # Errors
 /// Where nothing is verified, so that every sender would speak for every branch; and where orders are fetched and the file does
 /// not know where a document names its store, so that none of a branch's orders could be shown to be its own.
-pub(super) fn branch_secrets(env: &Environment, prefix: &str, scheme: &Scheme, file: &File) -> Result<bool, ConfigError> {
+pub(super) fn branch_secrets(
+    env: &Environment,
+    prefix: &str,
+    scheme: &Scheme,
+    file: &File,
+) -> Result<bool, ConfigError> {
     let variable = format!("{prefix}_BRANCH_SECRETS");
     if !env.flag(&variable, false)? {
         return Ok(false);
