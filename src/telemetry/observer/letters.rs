@@ -208,7 +208,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::event::{Envelope, ORDER_CREATED};
+    use crate::{
+        event::{Envelope, ORDER_CREATED},
+        verification::Principal,
+    };
 
     fn event(sequence: u64, event_type: EventType, cause: Option<EventId>, code: &str) -> Recorded {
         let id = EventId::of_webhook("careem", &[&sequence.to_be_bytes()]);
@@ -225,6 +228,7 @@ mod tests {
                 external_order_id: "CR-1".into(),
                 webhook_type: ORDER_CREATED.into(),
                 branch: None,
+                principal: Principal::of_backend(),
                 time: Utc::now(),
                 received_at: Utc::now(),
                 request_id: "r".into(),
