@@ -16,6 +16,8 @@ COPY --from=build /webhook-hub /usr/local/bin/webhook-hub
 # A number, so that Kubernetes' runAsNonRoot can tell.
 USER 10001:10001
 EXPOSE 3002 9090
+# The loopback of a container is reached by nobody outside of it; publish 9090 to where metrics are collected, and nowhere else.
+ENV METRICS_HOST=0.0.0.0
 # The interval also bounds how long a hung hub goes unnoticed.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["webhook-hub", "healthcheck"]
 ENTRYPOINT ["webhook-hub"]

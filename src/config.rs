@@ -162,7 +162,7 @@ pub struct Config {
 pub struct Http {
     /// `PORT`, on all addresses unless `LISTEN_ADDRESS` says otherwise; 0 lets the system choose.
     pub listen: SocketAddr,
-    /// `METRICS_PORT`; none where `METRICS_ENABLED=false`.
+    /// `METRICS_HOST` (the loopback unless it says otherwise) and `METRICS_PORT`; none where `METRICS_ENABLED=false`.
     pub metrics_listen: Option<SocketAddr>,
     /// `MAX_PAYLOAD_SIZE` in bytes, compressed and not.
     pub max_payload_bytes: usize,
@@ -266,6 +266,7 @@ fn http(env: &Environment) -> Result<Http, ConfigError> {
     let port = env.port("PORT", 3002, 0)?;
     let metrics_port = env.port("METRICS_PORT", 9090, 0)?;
     let metrics = env.flag("METRICS_ENABLED", true)?;
+    let metrics_host = env.address("METRICS_HOST", IpAddr::from([127, 0, 0, 1]))?;
     let max_payload_bytes = env.bytes("MAX_PAYLOAD_SIZE", DEFAULT_MAX_PAYLOAD_BYTES, &PAYLOAD)?;
     let (tls, trusted_proxies) = (
         tls::key_pair(env, "TLS_CERT", "TLS_KEY")?,
@@ -280,7 +281,7 @@ fn http(env: &Environment) -> Result<Http, ConfigError> {
     }
     Ok(Http {
         listen: SocketAddr::new(address, port),
-        metrics_listen: metrics.then(|| SocketAddr::new(address, metrics_port)),
+        metrics_listen: metrics.then(|| SocketAddr::new(metrics_host, metrics_port)),
         max_payload_bytes,
         request_timeout: env.duration("REQUEST_TIMEOUT", Duration::from_secs(30), &REQUEST_TIMEOUT)?,
         trusted_proxies,

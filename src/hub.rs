@@ -5,15 +5,13 @@
 //! finish what they hold, the log's writer ends when nobody writes any more.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::TcpListener,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
-use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -31,9 +29,9 @@ use crate::{
         audit::Audit,
         body::Budget,
         certificate::Certificate,
+        heavy::Heavy,
         limit::{self, Limits},
         reload::Reload,
-        server,
     },
     integration::{self, Integration, token::Tokens},
     journal::{
@@ -54,13 +52,10 @@ use crate::{
     verification::Keyring,
 };
 
-/// Connections that may wait to be accepted: a crowd of providers that come back at once after an outage must not run
-/// into a full queue, which costs each of them a second.
-const LISTEN_BACKLOG: i32 = 4096;
+mod servers;
+
 /// Pause between two looks at a NATS that is not there yet.
 const VERIFY_AGAIN: Duration = Duration::from_millis(500);
-/// Part of the grace that requests under way get to end, before their connections are closed.
-const INTAKE_SHARE: f64 = 0.5;
 
 /// What the hub needs beside its configuration; tests and `dev` bring their own.
 pub struct Inputs {
@@ -78,11 +73,12 @@ impl Inputs {
     /// # Errors
     /// Where a port is taken.
     pub fn open(config: Config) -> anyhow::Result<Self> {
-        let listener =
-            listen(config.http.listen).with_context(|| format!("PORT: cannot listen on {}", config.http.listen))?;
+        let listener = servers::listen(config.http.listen)
+            .with_context(|| format!("PORT: cannot listen on {}", config.http.listen))?;
         let metrics = match config.http.metrics_listen {
             Some(address) => {
-                let listener = listen(address).with_context(|| format!("METRICS_PORT: cannot listen on {address}"))?;
+                let listener = servers::listen(address)
+                    .with_context(|| format!("METRICS_HOST, METRICS_PORT: cannot listen on {address}"))?;
                 Some((listener, telemetry::metrics::install()?))
             }
             None => None,
@@ -93,15 +89,6 @@ impl Inputs {
             metrics,
         })
     }
-}
-
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(LISTEN_BACKLOG)?;
-    Ok(socket.into())
 }
 
 /// Runs the hub until told to stop, or until a part of it fails.
@@ -176,21 +163,27 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     let (audit, refusals) = Audit::new();
     let on = Arc::clone(&connection);
     tasks.spawn("refusals", Phase::Log, |stop| refusals.run(on, stop));
-    let budget = Budget::default();
-    let for_providers = Arc::new(integration(&config, &registry, &journal, &budget, &limits));
+    let rooms = (Budget::default(), Heavy::default());
+    let for_providers = Arc::new(integration(&config, &registry, &journal, &rooms, &limits));
+    let (budget, heavy) = rooms;
     let intake = Arc::new(Intake {
         registry: Arc::clone(&registry),
         journal: journal.clone(),
         settings: config.http.clone(),
         branches: Arc::clone(&branches),
         budget,
+        heavy,
         limits,
         health,
         audit,
     });
     let health = Arc::clone(&intake.health);
-    let router = intake::router(intake, integration::router(for_providers));
-    spawn_servers(tasks, &config, router, health, certificate, listener, metrics);
+    let connections = Arc::clone(&intake).connections();
+    let public = (intake::router(intake, integration::router(for_providers)), connections);
+    servers::spawn(tasks, &config, public, health, certificate, listener, metrics);
+    if let Some(reached) = metrics_address.filter(|address| !address.ip().is_loopback()) {
+        tracing::info!(address = %reached, "METRICS_HOST: other machines reach metrics and health with its reasons");
+    }
     tracing::info!(
         %address,
         metrics_address = metrics_address.map(|address| address.to_string()),
@@ -213,7 +206,7 @@ fn integration(
     config: &Config,
     registry: &Arc<Registry>,
     journal: &Journal,
-    budget: &Budget,
+    (budget, heavy): &(Budget, Heavy),
     limits: &Arc<Limits>,
 ) -> Integration {
     let told = registry.iter().filter(|enabled| enabled.outbound.is_some());
@@ -224,6 +217,7 @@ fn integration(
         tokens: Tokens::new(&config.backend.service_tokens),
         settings: config.http.clone(),
         budget: budget.clone(),
+        heavy: heavy.clone(),
         limits: Arc::clone(limits),
     }
 }
@@ -284,35 +278,6 @@ async fn verified(connection: &Connection, stop: &CancellationToken) -> anyhow::
         }
         tokio::time::sleep(VERIFY_AGAIN).await;
     }
-}
-
-fn spawn_servers(
-    tasks: &mut Tasks,
-    config: &Config,
-    router: Router,
-    health: Arc<Health>,
-    certificate: Option<Certificate>,
-    listener: TcpListener,
-    metrics: Option<(TcpListener, PrometheusHandle)>,
-) {
-    let header_timeout = config.http.request_timeout;
-    let grace = config.shutdown_grace.mul_f64(INTAKE_SHARE);
-    let tls = certificate.as_ref().map(Certificate::current);
-    if let Some(certificate) = certificate {
-        tasks.spawn("certificate", Phase::Intake, |stop| certificate.run(stop));
-    }
-    tasks.spawn("intake", Phase::Intake, move |stop| async move {
-        Ok(server::serve(listener, router, header_timeout, grace, tls, stop).await?)
-    });
-    let Some((listener, handle)) = metrics else { return };
-    let rendering = handle.clone();
-    tasks.spawn("metrics", Phase::Log, move |stop| async move {
-        let router = intake::private_router(move || rendering.render(), health);
-        Ok(server::serve(listener, router, header_timeout, Duration::ZERO, None, stop).await?)
-    });
-    tasks.spawn("metrics upkeep", Phase::Log, move |stop| {
-        telemetry::metrics::keep_up(handle, stop)
-    });
 }
 
 fn spawn_stages(

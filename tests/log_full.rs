@@ -95,30 +95,13 @@ async fn outage(world: World, down: impl AsyncFn(&World), up: impl AsyncFn(&Worl
     );
 }
 
-async fn limited_to(world: &World, max_bytes: i64) {
-    let provision = world.nats.provision().await;
-    let config = provision
-        .get_stream("EVENTS")
-        .await
-        .unwrap()
-        .cached_info()
-        .config
-        .clone();
-    provision
-        .update_stream(stream::Config { max_bytes, ..config })
-        .await
-        .unwrap();
-}
-
 async fn filled(world: &World) {
-    let provision = world.nats.provision().await;
-    let bytes = provision.get_stream("EVENTS").await.unwrap().cached_info().state.bytes;
-    limited_to(world, i64::try_from(bytes).unwrap()).await;
+    world.limit_log(world.log_bytes().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stream_has_reached_its_limit() {
-    outage(World::new().await, filled, async |world| limited_to(world, -1).await).await;
+    outage(World::new().await, filled, async |world| world.limit_log(-1).await).await;
 }
 
 /// What the backend asks for is refused at once as well, with an `Idempotency-Key` and without.
@@ -142,7 +125,7 @@ async fn the_backend_is_refused_at_once() {
         });
         all_refused_at_once(answers).await;
     }
-    limited_to(world, -1).await;
+    world.limit_log(-1).await;
     becomes_ready(world, &hub, 200).await;
     world.careem.deliver(&hub.url(), &order("CR-first")).await;
     world.at_end(Ends::forwarded(2)).await;
@@ -153,11 +136,22 @@ async fn the_server_has_no_room_for_any_stream() {
     // More than what LEASES, LIMITS and REFUSALS reserve.
     let small = |config: &str| {
         let limited = config.replace("max_file_store: 64GB", "max_file_store: 36MB");
-        let filling = limited.replace(r#"publish: ["$JS.API.>"]"#, r#"publish: ["$JS.API.>", "filler"]"#);
+        let filling = limited.replace(r#"publish: ["$JS.API.>","#, r#"publish: ["filler", "$JS.API.>","#);
         assert!(limited != config && filling != limited);
         filling
     };
-    let world = World::with_nats(Nats::start_with(small, None)).await;
+    let nats = async {
+        let nats = Nats::start_with(small, None).await;
+        // The log as the files have it reserves more than this server has.
+        let config: stream::Config = serde_json::from_str(include_str!("../streams/EVENTS.json")).unwrap();
+        let config = stream::Config {
+            max_bytes: -1,
+            ..config
+        };
+        nats.provision().await.create_stream(config).await.unwrap();
+        nats
+    };
+    let world = World::with_nats(nats).await;
     let down = async |world: &World| {
         let provision = world.nats.provision().await;
         let config = stream::Config {
@@ -215,9 +209,7 @@ async fn outcomes_wait_for_room_without_hammering_the_log() {
     world.backend.hold();
     world.post_orders(&hub, ids("held", ORDERS)).await;
     world.backend.wait_for(ORDERS).await;
-    let provision = world.nats.provision().await;
-    let bytes = provision.get_stream("EVENTS").await.unwrap().cached_info().state.bytes;
-    limited_to(&world, i64::try_from(bytes).unwrap()).await;
+    filled(&world).await;
     world.backend.release();
     becomes_ready(&world, &hub, 503).await;
     // Every outcome may have been sent once before that was known.
@@ -243,7 +235,7 @@ async fn outcomes_wait_for_room_without_hammering_the_log() {
         events <= 2 * rounds,
         "{events} events in {rounds} rounds to a log that refuses them"
     );
-    limited_to(&world, -1).await;
+    world.limit_log(-1).await;
     world.at_end(Ends::forwarded(ORDERS)).await;
     assert_eq!(world.backend.count(), ORDERS);
 }

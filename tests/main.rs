@@ -28,6 +28,7 @@ mod audit;
 mod log_down;
 mod log_full;
 mod disk_full;
+mod log_quotas;
 mod door;
 mod database_down;
 mod tables_behind;

@@ -1,4 +1,4 @@
-//! Rate limits: `RATE_LIMIT_ENABLED`, `RATE_LIMIT_<PROVIDER>`, `RATE_LIMIT_DEFAULT`, `RATE_LIMIT_ADDRESS`,
+//! Rate limits: `RATE_LIMIT_ENABLED`, `RATE_LIMIT_<PROVIDER>`, `RATE_LIMIT_DEFAULT`, `RATE_LIMIT_BYTES`, `RATE_LIMIT_ADDRESS`,
 //! `<PROVIDER>_BRANCH_RATE_LIMIT`.
 //!
 //! Each limit is one value, `POINTS`, `POINTS/WINDOW` or `POINTS/WINDOW/BLOCK`: `1000`, `1000/60s`, `1000/60s/300s`. What
@@ -35,6 +35,14 @@ const BRANCH_POINTS: Bounds<u64> = Bounds {
 const ENABLED: &str = "RATE_LIMIT_ENABLED";
 const DEFAULT: &str = "RATE_LIMIT_DEFAULT";
 const ADDRESS: &str = "RATE_LIMIT_ADDRESS";
+const BYTES: &str = "RATE_LIMIT_BYTES";
+/// Ten times and more of what an order has; with 1000 of them in a minute, the log of 56 GB lasts for more than half a day.
+const DEFAULT_BYTES: usize = 64 * 1024;
+const BYTES_A_POINT: Bounds<usize> = Bounds {
+    least: 1024,
+    most: 7 * 1024 * 1024,
+    why: "no order fits into less, and no webhook is larger (MAX_PAYLOAD_SIZE)",
+};
 const EXPECTED: &str = "POINTS, POINTS/WINDOW or POINTS/WINDOW/BLOCK, such as 1000, 1000/60s or 1000/60s/300s";
 
 /// How much in how much time, and what follows on more.
@@ -53,6 +61,8 @@ pub struct Rule {
 pub struct RateLimits {
     /// `RATE_LIMIT_ENABLED`.
     pub enabled: bool,
+    /// `RATE_LIMIT_BYTES`: bytes that a provider's webhooks may have on average, where it sends as many as it may.
+    pub bytes_a_point: u64,
     /// `RATE_LIMIT_ADDRESS`: requests of one address that were refused.
     pub address: Rule,
     /// `RATE_LIMIT_<PROVIDER>`, else `RATE_LIMIT_DEFAULT`: verified requests, for each provider that is known.
@@ -82,6 +92,7 @@ pub(super) fn rate_limits(env: &Environment, catalogue: &Catalogue) -> Result<Ra
     };
     Ok(RateLimits {
         enabled: env.flag(ENABLED, true)?,
+        bytes_a_point: env.bytes(BYTES, DEFAULT_BYTES, &BYTES_A_POINT)? as u64,
         address: rule(env, ADDRESS, of(DEFAULT_POINTS, ADDRESS_BLOCK))?,
         branch_points: providers.iter().map(of_branch).collect::<Result<_, ConfigError>>()?,
         providers,
@@ -90,7 +101,7 @@ pub(super) fn rate_limits(env: &Environment, catalogue: &Catalogue) -> Result<Ra
 
 /// Whether a variable `RATE_LIMIT_…` is one that [`rate_limits`] reads.
 pub(super) fn is_read(name: &str, catalogue: &Catalogue) -> bool {
-    [ENABLED, DEFAULT, ADDRESS].contains(&name) || catalogue.names().any(|known| variable(known) == name)
+    [ENABLED, DEFAULT, ADDRESS, BYTES].contains(&name) || catalogue.names().any(|known| variable(known) == name)
 }
 
 fn variable(provider: &str) -> String {

@@ -5,11 +5,16 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::{Intake, refusal::Reason};
+use super::{
+    Intake,
+    body::Standing,
+    heavy::{AT_ONCE_BYTES, aside},
+    refusal::Reason,
+};
 use crate::{
     provider::Enabled,
     transform::branches::Secrets,
-    verification::{Refusal, Unverified, Verified, keys::WEBHOOK_SECRET, verify},
+    verification::{Keys, Refusal, Unverified, Verified, keys::WEBHOOK_SECRET, verify},
 };
 
 /// Verifies a request. What it names is believed no further than that it says whose secret to try: for whom it may act is said by
@@ -21,10 +26,11 @@ pub(super) async fn verified<'a>(
     intake: &Intake,
     enabled: &Enabled,
     request: Unverified<'a>,
+    standing: Standing,
     now: DateTime<Utc>,
 ) -> Result<Verified<'a>, Reason> {
     let keys = enabled.keys.current();
-    let outcome = verify(&enabled.scheme, request, &keys, now);
+    let outcome = verify_in_turn(intake, enabled, request, &keys, standing, now).await?;
     let refusal = match outcome {
         Ok(verified) => return Ok(count(enabled, verified)),
         // Its signature is right; no other secret makes it younger.
@@ -40,10 +46,29 @@ pub(super) async fn verified<'a>(
         Secrets::Known(Some(of_branch)) => {
             let keys = keys.as_ref().clone();
             let keys = keys.with_branch(WEBHOOK_SECRET, &of_branch.branch_id, &of_branch.secrets);
-            Ok(count(enabled, verify(&enabled.scheme, request, &keys, now)?))
+            let outcome = verify_in_turn(intake, enabled, request, &keys, standing, now).await?;
+            Ok(count(enabled, outcome?))
         }
         Secrets::Unknown => Err(Reason::SecretsUnavailable),
     }
+}
+
+/// Verifies at once what takes next to no time, and the rest in turn and aside: every secret is tried, so a large body costs
+/// as many times its length.
+async fn verify_in_turn<'a>(
+    intake: &Intake,
+    enabled: &Enabled,
+    request: Unverified<'a>,
+    keys: &Keys,
+    standing: Standing,
+    now: DateTime<Utc>,
+) -> Result<Result<Verified<'a>, Refusal>, Reason> {
+    let work = request.body().len().saturating_mul(keys.count().max(1));
+    if work <= AT_ONCE_BYTES {
+        return Ok(verify(&enabled.scheme, request, keys, now));
+    }
+    let _turn = intake.heavy.turn(standing).await?;
+    Ok(aside(|| verify(&enabled.scheme, request, keys, now)))
 }
 
 /// Counts the secrets that matched: an old one that nobody uses any more can be removed.

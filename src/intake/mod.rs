@@ -1,12 +1,12 @@
 //! The intake: where a provider's webhook comes in, and what it is told.
 //!
-//! [`server`] listens and bounds connections, [`receive`] takes a webhook through the checks of the contract in their
+//! [`server`] listens, [`connections`] says which connections stay open, [`receive`] takes a webhook through the checks of the contract in their
 //! order, [`body`] reads it within its limits, [`structure`] looks at its JSON, [`client_ip`] and [`allow_list`] say who
 //! calls, [`limit`] whether that is too much, [`refusal`] what a refused one is told, and [`audit`] takes note of it.
 //! What is no webhook goes [`astray`].
 //! Answers depend on the event log and on nothing else.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -14,13 +14,22 @@ use axum::{
     routing::{get, post},
 };
 
-use crate::{config, journal::Journal, provider::Registry, telemetry::health::Health, transform::branches::Branches};
+use crate::{
+    config,
+    journal::Journal,
+    provider::{Enabled, Registry},
+    telemetry::health::Health,
+    transform::branches::Branches,
+};
 
 pub mod server;
+pub mod connections;
+mod strict;
 pub mod certificate;
 pub mod receive;
 pub mod reload;
 pub mod body;
+pub mod heavy;
 pub mod structure;
 pub mod client_ip;
 pub mod allow_list;
@@ -31,7 +40,7 @@ mod authenticate;
 mod look_again;
 pub(crate) mod request_id;
 
-use self::receive::astray;
+use self::{body::Standing, receive::astray, refusal::Reason};
 
 /// The description of all routes, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -48,12 +57,48 @@ pub struct Intake {
     pub branches: Arc<Branches>,
     /// Bytes of bodies that may be held at a time.
     pub budget: body::Budget,
+    /// Turns for work that takes long.
+    pub heavy: heavy::Heavy,
     /// Rate limits.
     pub limits: Arc<limit::Limits>,
     /// What health says.
     pub health: Arc<Health>,
     /// Takes note of what is refused.
     pub audit: Arc<audit::Audit>,
+}
+
+impl Intake {
+    /// Which connections of the public port stay open. Behind a proxy of ours stand many clients, whose bodies are told apart.
+    pub fn connections(self: Arc<Self>) -> Arc<connections::Connections> {
+        connections::Connections::public(move |peer| {
+            allow_list::contains(&self.settings.trusted_proxies, peer)
+                || self.registry.iter().any(|provider| provider.lists(peer))
+                || self.limits.has_room(peer)
+        })
+    }
+
+    /// Whose room a body of this address takes.
+    fn standing(&self, provider: &Enabled, client: IpAddr) -> Standing {
+        if provider.lists(client) || self.limits.has_room(client) {
+            Standing::Known
+        } else {
+            Standing::Stranger
+        }
+    }
+
+    /// While the log is nearly full: whether this provider is not the one that fills it. A log that is known to refuse everybody
+    /// says so itself.
+    fn check_room_on_the_log(&self, provider: &Enabled, bytes: usize) -> Result<(), Reason> {
+        let log = self.journal.acknowledging();
+        let Some(left) = log.fill().nearly_full() else {
+            return Ok(());
+        };
+        if !self.limits.fills_more_than(provider, left, bytes) || log.trouble().is_some() {
+            return Ok(());
+        }
+        metrics::counter!("event_log_nearly_full_refused_total", "provider" => Arc::clone(&provider.name)).increment(1);
+        Err(Reason::LogNearlyFull)
+    }
 }
 
 /// All routes of the public port; `beside` are those that others answer, by the same rules: https where it is required, and

@@ -15,7 +15,15 @@ use axum::{
 use bytes::Bytes;
 use chrono::Utc;
 
-use super::{Intake, authenticate, body, client_ip::client_ip, limit::Point, refusal::Reason, request_id, structure};
+use super::{
+    Intake, authenticate,
+    body::{self, Reading, Sender, Standing},
+    client_ip::client_ip,
+    connections::Guest,
+    limit::{Point, address::Address},
+    refusal::Reason,
+    request_id, structure,
+};
 use crate::{
     event::NewEvent,
     journal::Appended,
@@ -76,19 +84,24 @@ async fn accept(
     body: Body,
 ) -> Result<Response<Body>, Reason> {
     let settings = &intake.settings;
-    let read = body::read(
-        &parts.headers,
-        body,
-        &intake.budget,
-        settings.max_payload_bytes,
-        settings.request_timeout,
-    );
-    let held = read.await?;
+    let sender = Sender {
+        address: Address::of(asked.client),
+        standing: intake.standing(enabled, asked.client),
+        provider: Arc::clone(&enabled.name),
+    };
+    let reading = Reading {
+        budget: &intake.budget,
+        heavy: &intake.heavy,
+        sender: &sender,
+        max_bytes: settings.max_payload_bytes,
+        time: settings.request_timeout,
+    };
+    let held = body::read(&parts.headers, body, &reading).await?;
     let Admitted {
         admission,
         point,
         event,
-    } = admit(intake, enabled, asked, parts, &held.bytes).await?;
+    } = admit(intake, enabled, asked, parts, (&held.bytes, sender.standing)).await?;
     let appended = match intake.journal.accept(event).await {
         Ok(appended) => appended,
         Err(error) => {
@@ -123,13 +136,17 @@ async fn admit(
     enabled: &Enabled,
     asked: &Asked,
     parts: Parts,
-    body: &Bytes,
+    (body, standing): (&Bytes, Standing),
 ) -> Result<Admitted, Reason> {
     let now = Utc::now();
     let public_url = intake.settings.public_url.as_deref();
     let unverified = Unverified::new(&parts.method, public_url, &parts.uri, &parts.headers, body);
-    let verified = authenticate::verified(intake, enabled, unverified, now).await?;
-    let point = intake.limits.take(enabled, verified.principal())?;
+    let verified = authenticate::verified(intake, enabled, unverified, standing, now).await?;
+    if let Some(guest) = parts.extensions.get::<Guest>().filter(|_| !enabled.scheme.is_none()) {
+        guest.note_verified();
+    }
+    intake.check_room_on_the_log(enabled, body.len())?;
+    let point = intake.limits.take(enabled, verified.principal(), body.len())?;
     structure::check(body)?;
     let admission = enabled.provider.read(&verified)?;
     metrics::counter!("webhooks_received_total", "provider" => Arc::clone(&enabled.name)).increment(1);

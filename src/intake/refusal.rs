@@ -43,7 +43,10 @@ pub enum Reason {
     /// More than `MAX_PAYLOAD_SIZE`, compressed or not.
     #[error("the body is larger than {0} bytes")]
     PayloadTooLarge(usize),
-    /// The body did not come in time.
+    /// It unpacks to more than so many times its packed size.
+    #[error("the body unpacks to more than {0} times its packed size; send it with less packing")]
+    UnpacksTooFar(usize),
+    /// The body did not come in time, or too slowly.
     #[error("the body did not arrive in time")]
     RequestTimeout,
     /// The body could not be read to its end.
@@ -52,6 +55,12 @@ pub enum Reason {
     /// More bodies at a time than there is room for.
     #[error("too many requests at a time")]
     Overloaded,
+    /// The same, and nobody holds more of the room than its address.
+    #[error("too many requests at a time, and nobody sends more of them than this address")]
+    HoldsMost,
+    /// The log is nearly full, and the provider put more on it lately than is left.
+    #[error("the event log is nearly full, and this provider filled more of it lately than is left; send it again")]
+    LogNearlyFull,
     /// It was not verified.
     #[error(transparent)]
     Unverified(#[from] verification::Refusal),
@@ -79,7 +88,7 @@ impl Reason {
             Self::HttpsRequired => (StatusCode::FORBIDDEN, "HTTPS_REQUIRED"),
             Self::IpNotAllowed => (StatusCode::FORBIDDEN, "IP_NOT_ALLOWED"),
             Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"),
-            Self::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE"),
+            Self::PayloadTooLarge(_) | Self::UnpacksTooFar(_) => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT"),
             Self::UnreadableBody(_) | Self::Provider(provider::Refusal::InvalidPayload(_)) => {
                 (StatusCode::BAD_REQUEST, "INVALID_PAYLOAD")
@@ -92,7 +101,8 @@ impl Reason {
             }
             Self::Unverified(verification::Refusal::InvalidToken) => (StatusCode::UNAUTHORIZED, "INVALID_TOKEN"),
             Self::SecretsUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "SECRETS_UNAVAILABLE"),
-            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
+            Self::Overloaded | Self::HoldsMost => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
+            Self::LogNearlyFull => (StatusCode::SERVICE_UNAVAILABLE, "EVENT_LOG_NEARLY_FULL"),
             Self::EventLogUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "EVENT_LOG_UNAVAILABLE"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
         }
@@ -104,8 +114,10 @@ impl Reason {
         match self {
             Self::ProviderNotFound
             | Self::PayloadTooLarge(_)
+            | Self::UnpacksTooFar(_)
             | Self::RequestTimeout
             | Self::UnreadableBody(_)
+            | Self::HoldsMost
             | Self::Unverified(_) => true,
             Self::NotFound
             | Self::MethodNotAllowed(_)
@@ -115,6 +127,7 @@ impl Reason {
             | Self::Provider(_)
             | Self::SecretsUnavailable
             | Self::Overloaded
+            | Self::LogNearlyFull
             | Self::EventLogUnavailable(_)
             | Self::Internal => false,
         }
@@ -142,7 +155,7 @@ impl Reason {
                 .headers_mut()
                 .insert(header::ALLOW, HeaderValue::from_static(methods));
         }
-        if matches!(self, Self::RequestTimeout | Self::PayloadTooLarge(_)) {
+        if matches!(self, Self::RequestTimeout | Self::HoldsMost | Self::PayloadTooLarge(_)) {
             // What is left of the body is not read; the connection cannot be used again.
             response
                 .headers_mut()
@@ -195,9 +208,12 @@ mod tests {
             Reason::IpNotAllowed,
             Reason::RateLimited(7),
             Reason::PayloadTooLarge(1),
+            Reason::UnpacksTooFar(1),
             Reason::RequestTimeout,
             Reason::UnreadableBody("x"),
             Reason::Overloaded,
+            Reason::HoldsMost,
+            Reason::LogNearlyFull,
             Reason::SecretsUnavailable,
             Reason::Unverified(verification::Refusal::InvalidSignature),
             Reason::Unverified(verification::Refusal::SignatureExpired),
@@ -229,7 +245,12 @@ mod tests {
         for reason in all() {
             let ours = matches!(
                 reason,
-                Reason::Overloaded | Reason::SecretsUnavailable | Reason::EventLogUnavailable(_) | Reason::Internal
+                Reason::Overloaded
+                    | Reason::HoldsMost
+                    | Reason::LogNearlyFull
+                    | Reason::SecretsUnavailable
+                    | Reason::EventLogUnavailable(_)
+                    | Reason::Internal
             );
             assert_eq!(reason.status().0.is_server_error(), ours, "{reason:?}");
         }
@@ -242,7 +263,8 @@ mod tests {
     #[test]
     fn our_own_faults_count_against_nobody() {
         for reason in all() {
-            let is_error = reason.status().0.is_server_error();
+            // Who holds most of the room is what others find none for.
+            let is_error = reason.status().0.is_server_error() && reason != Reason::HoldsMost;
             assert!(!(is_error && reason.counts_against_address()), "{reason:?}");
         }
         assert!(Reason::Unverified(verification::Refusal::InvalidSignature).counts_against_address());

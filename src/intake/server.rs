@@ -1,4 +1,4 @@
-//! The HTTP server under the intake: connections with limits, half-sent headers cut off, draining.
+//! The HTTP server under the intake: connections with limits, half-sent heads cut off, draining.
 
 use std::{
     io,
@@ -9,49 +9,80 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, http::Request};
 use axum_server::{
     Handle,
     accept::Accept,
     tls_rustls::{RustlsAcceptor, RustlsConfig},
 };
+use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioTimer;
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::sync::CancellationToken;
+use tower_service::Service;
 
-/// Connections at a time; one more is closed at once. Each costs about 10 KB and a file descriptor.
-const MAX_CONNECTIONS: usize = 4096;
+use super::{
+    connections::{Connections, Guest, Place},
+    strict::StrictAcceptor,
+};
+use crate::fault_injection;
+
 /// Bytes of one request's line and headers; what comes in one piece may have twice as many.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
 /// Headers of one request.
 const MAX_HEADERS: usize = 100;
 
-/// Time for the TLS handshake of a connection, which counts among [`MAX_CONNECTIONS`] from before it: two round trips.
+/// Time for the TLS handshake of a connection, which has its place from before it: two round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for the first request's head of a connection: it is sent at once, in one or two packets, one of which may get lost.
+const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves until told to stop, then lets what is under way end, at most `grace`. With `tls` it speaks nothing else.
+/// How a port is served.
+pub struct Serving {
+    /// Time for a request's head after the first, and for how long a connection may wait for its next request.
+    pub header_timeout: Duration,
+    /// Time for what is under way when it is told to stop.
+    pub grace: Duration,
+    /// With it the port speaks TLS and nothing else.
+    pub tls: Option<RustlsConfig>,
+    /// Which connections stay open.
+    pub connections: Arc<Connections>,
+}
+
+impl Serving {
+    /// Of a port that strangers do not reach.
+    pub fn privately(header_timeout: Duration, grace: Duration) -> Self {
+        Self {
+            header_timeout,
+            grace,
+            tls: None,
+            connections: Connections::private(),
+        }
+    }
+}
+
+/// Serves until told to stop, then lets what is under way end.
 ///
 /// # Errors
 /// Where the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    header_timeout: Duration,
-    grace: Duration,
-    tls: Option<RustlsConfig>,
-    stop: CancellationToken,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, router: Router, serving: Serving, stop: CancellationToken) -> io::Result<()> {
+    let Serving {
+        header_timeout,
+        grace,
+        tls,
+        connections,
+    } = serving;
+    let first_head = fault_injection::time("first_head_timeout", FIRST_HEAD_TIMEOUT).min(header_timeout);
     let handle = Handle::<SocketAddr>::new();
     let mut server = axum_server::from_tcp(listener)?
         .http1_only()
         .handle(handle.clone())
-        .first_request_timeout(header_timeout)
+        .first_request_timeout(first_head)
         .accept_error_handler(|_, error| tracing::debug!(%error, "connection not accepted"));
     server
         .http_builder()
@@ -62,14 +93,15 @@ pub async fn serve(
         .max_headers(MAX_HEADERS);
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let bounded = Bounded {
-        room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        connections,
         unread: header_timeout,
     };
     let mut serving: Pin<Box<dyn Future<Output = io::Result<()>> + Send>> = match tls {
-        None => Box::pin(server.acceptor(bounded).serve(service)),
+        None => Box::pin(server.acceptor(StrictAcceptor(bounded)).serve(service)),
         Some(tls) => {
             let acceptor = RustlsAcceptor::new(tls).handshake_timeout(HANDSHAKE_TIMEOUT);
-            Box::pin(server.acceptor(acceptor.acceptor(bounded)).serve(service))
+            let acceptor = StrictAcceptor(acceptor.acceptor(bounded));
+            Box::pin(server.acceptor(acceptor).serve(service))
         }
     };
     tokio::select! {
@@ -79,56 +111,85 @@ pub async fn serve(
     serving.await
 }
 
-/// Accepts so many connections at a time.
+/// Gives each connection its place, or refuses it.
 #[derive(Clone)]
 struct Bounded {
-    room: Arc<Semaphore>,
+    connections: Arc<Connections>,
     /// How long an answer may lie unread: a client that takes none of it would keep its connection for ever.
     unread: Duration,
 }
 
 impl<S> Accept<TcpStream, S> for Bounded {
-    type Stream = Counted;
-    type Service = S;
-    type Future = std::future::Ready<io::Result<(Counted, S)>>;
+    type Stream = Placed;
+    type Service = OfGuest<S>;
+    type Future = std::future::Ready<io::Result<(Placed, OfGuest<S>)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let accepted = Arc::clone(&self.room)
-            .try_acquire_owned()
-            .map_err(|_| io::Error::other("too many connections"));
-        let accepted = accepted.and_then(|permit| {
+        let accepted = || {
+            let peer = stream.peer_addr()?.ip();
+            let place = self.connections.open(peer).map_err(io::Error::other)?;
             stream.set_nodelay(true)?;
             #[cfg(target_os = "linux")]
             SockRef::from(&stream).set_tcp_user_timeout(Some(self.unread))?;
-            Ok((
-                Counted {
-                    stream,
-                    _permit: permit,
-                },
-                service,
-            ))
-        });
-        std::future::ready(accepted)
+            let guest = place.guest();
+            Ok((Placed { stream, place }, OfGuest { service, guest }))
+        };
+        std::future::ready(accepted())
     }
 }
 
-/// A connection that counts as long as it lives.
-struct Counted {
-    stream: TcpStream,
-    _permit: OwnedSemaphorePermit,
+/// Hands each request the connection that it came over, which is busy until it is answered.
+#[derive(Clone)]
+struct OfGuest<S> {
+    service: S,
+    guest: Guest,
 }
 
-impl AsyncRead for Counted {
+impl<S, B> Service<Request<B>> for OfGuest<S>
+where
+    S: Service<Request<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let busy = self.guest.busy();
+        request.extensions_mut().insert(self.guest.clone());
+        let answering = self.service.call(request);
+        Box::pin(async move {
+            let answer = answering.await;
+            drop(busy);
+            answer
+        })
+    }
+}
+
+/// A connection that has its place as long as it lives.
+struct Placed {
+    stream: TcpStream,
+    place: Place,
+}
+
+impl AsyncRead for Placed {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.place.has_ended(context) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for Placed {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, buffer)
     }

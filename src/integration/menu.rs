@@ -27,10 +27,10 @@ pub async fn request(
     let (parts, body) = request.into_parts();
     let asked = integration.asked(MENU_SYNC, &provider, peer, &parts.headers);
     let taken = async {
-        integration.check(&parts.headers, &provider, asked.client)?;
+        integration.check(&parts, &provider, asked.client)?;
         let branch = checked_id("branchId", branch)?;
         let max_bytes = integration.settings.max_payload_bytes;
-        let held = integration.read(&parts.headers, body, max_bytes).await?;
+        let held = integration.read(&asked, &parts.headers, body, max_bytes).await?;
         Menu::parse(&held.bytes).map_err(Reason::Faults)?;
         let about = Wanted {
             kind: MENU_SYNC,

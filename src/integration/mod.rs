@@ -13,7 +13,7 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    http::{HeaderMap, Response, StatusCode},
+    http::{HeaderMap, Response, StatusCode, request::Parts},
     routing::{post, put},
 };
 use bytes::Bytes;
@@ -31,9 +31,12 @@ use crate::{
     event::{Envelope, EventId, EventType, NewEvent},
     http::segment,
     intake::{
-        body::{self, Budget, Held},
+        audit::NO_PROVIDER,
+        body::{self, Budget, Held, Reading, Sender, Standing},
         client_ip::client_ip,
-        limit::Limits,
+        connections::Guest,
+        heavy::Heavy,
+        limit::{Limits, address::Address},
         refusal::{after_panic, json_response},
         request_id,
     },
@@ -68,6 +71,8 @@ pub struct Integration {
     pub settings: config::Http,
     /// Bytes of bodies that may be held at a time, webhooks' included.
     pub budget: Budget,
+    /// Turns for work that takes long, shared with webhooks.
+    pub heavy: Heavy,
     /// Who is blocked, and what counts towards it.
     pub limits: Arc<Limits>,
 }
@@ -110,10 +115,15 @@ impl Integration {
         }
     }
 
-    /// Whether the backend calls, about a provider that can be told something.
-    fn check(&self, headers: &HeaderMap, provider: &str, client: IpAddr) -> Result<(), Reason> {
-        if !self.tokens.know(headers) {
+    /// Whether the backend calls, about a provider that can be told something. Its address and its connection are known from then
+    /// on.
+    fn check(&self, parts: &Parts, provider: &str, client: IpAddr) -> Result<(), Reason> {
+        if !self.tokens.know(&parts.headers) {
             return Err(self.stranger(client));
+        }
+        self.limits.note_token(client);
+        if let Some(guest) = parts.extensions.get::<Guest>() {
+            guest.note_verified();
         }
         if self.registry.get(provider).is_none() {
             return Err(Reason::ProviderNotFound);
@@ -134,9 +144,20 @@ impl Integration {
         Reason::InvalidToken
     }
 
-    async fn read(&self, headers: &HeaderMap, body: Body, max_bytes: usize) -> Result<Held, Reason> {
-        let read = body::read(headers, body, &self.budget, max_bytes, self.settings.request_timeout);
-        read.await.map_err(Reason::Body)
+    async fn read(&self, asked: &Asked, headers: &HeaderMap, body: Body, max_bytes: usize) -> Result<Held, Reason> {
+        let sender = Sender {
+            address: Address::of(asked.client),
+            standing: Standing::Backend,
+            provider: asked.provider.as_deref().unwrap_or(NO_PROVIDER).into(),
+        };
+        let reading = Reading {
+            budget: &self.budget,
+            heavy: &self.heavy,
+            sender: &sender,
+            max_bytes,
+            time: self.settings.request_timeout,
+        };
+        body::read(headers, body, &reading).await.map_err(Reason::Body)
     }
 
     async fn append(&self, wanted: Wanted, payload: Bytes, headers: &HeaderMap) -> Result<Response<Body>, Reason> {

@@ -39,9 +39,9 @@ pub async fn request(
     let (parts, body) = request.into_parts();
     let asked = integration.asked(STATUS_REQUEST, &provider, peer, &parts.headers);
     let taken = async {
-        integration.check(&parts.headers, &provider, asked.client)?;
+        integration.check(&parts, &provider, asked.client)?;
         let order = checked_id("externalOrderId", order)?;
-        let held = integration.read(&parts.headers, body, MAX_BODY_BYTES).await?;
+        let held = integration.read(&asked, &parts.headers, body, MAX_BODY_BYTES).await?;
         let (wanted, branch) = read(&held.bytes).map_err(Reason::Faults)?;
         let payload = serde_json::to_vec(&wanted).map_err(|_| Reason::Internal)?;
         let about = Wanted {

@@ -9,6 +9,7 @@
 //! same; sending it again, with the same id, is always safe.
 
 pub mod acknowledging;
+pub mod fill;
 mod recent;
 mod round;
 mod watch;

@@ -1,33 +1,32 @@
 //! `healthcheck`: for a container, which has no curl.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
 
 use serde_json::json;
 
 use super::print;
-use crate::config::Environment;
+use crate::config::{ConfigError, Environment};
 
 /// A hub that takes longer is not healthy.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Exit status 0 where the hub takes webhooks.
+/// Exit status 0 where the hub takes webhooks. It is asked on the private port, which strangers cannot keep busy; on the public
+/// one where there is none.
 ///
 /// # Errors
-/// Where PORT is no port.
+/// Where a port or an address is none.
 pub async fn run(environment: &Environment, url: Option<&str>, as_json: bool) -> anyhow::Result<ExitCode> {
-    let port = environment.port("PORT", 3002, 0)?;
-    let scheme = if environment.path("TLS_CERT")?.is_some() {
-        "https"
-    } else {
-        "http"
-    };
     let client = reqwest::Client::builder()
         .timeout(TIMEOUT)
         .no_proxy()
         // Ourselves, on this machine, by an address that no certificate names.
         .tls_danger_accept_invalid_certs(url.is_none())
         .build()?;
-    let url = url.map_or_else(|| format!("{scheme}://127.0.0.1:{port}"), str::to_owned);
+    let url = url.map_or_else(|| own_url(environment), |url| Ok(url.to_owned()))?;
     let asked = client
         .get(format!("{}/health/ready", url.trim_end_matches('/')))
         .send()
@@ -36,4 +35,45 @@ pub async fn run(environment: &Environment, url: Option<&str>, as_json: bool) ->
     let word = if healthy { "healthy" } else { "unhealthy" };
     print(as_json, &json!({ "status": word }), word)?;
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where this machine's hub answers.
+fn own_url(environment: &Environment) -> Result<String, ConfigError> {
+    let loopback = IpAddr::from([127, 0, 0, 1]);
+    let here = |address: IpAddr| if address.is_unspecified() { loopback } else { address };
+    let private = environment.port("METRICS_PORT", 9090, 0)?;
+    if environment.flag("METRICS_ENABLED", true)? && private > 0 {
+        let host = here(environment.address("METRICS_HOST", loopback)?);
+        return Ok(format!("http://{}", SocketAddr::new(host, private)));
+    }
+    let port = environment.port("PORT", 3002, 0)?;
+    let tls = environment.path("TLS_CERT")?.is_some();
+    let scheme = if tls { "https" } else { "http" };
+    Ok(format!("{scheme}://127.0.0.1:{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_private_port_is_asked_where_there_is_one() {
+        for (variables, expected) in [
+            (&[][..], "http://127.0.0.1:9090"),
+            (
+                &[("METRICS_HOST", "0.0.0.0"), ("METRICS_PORT", "9191")],
+                "http://127.0.0.1:9191",
+            ),
+            (&[("METRICS_HOST", "10.1.2.3")], "http://10.1.2.3:9090"),
+            (&[("METRICS_HOST", "::1")], "http://[::1]:9090"),
+            (
+                &[("METRICS_ENABLED", "false"), ("PORT", "3000")],
+                "http://127.0.0.1:3000",
+            ),
+            (&[("METRICS_PORT", "0"), ("TLS_CERT", "/x")], "https://127.0.0.1:3002"),
+        ] {
+            let environment: Environment = variables.iter().copied().collect();
+            assert_eq!(own_url(&environment).unwrap(), expected);
+        }
+    }
 }

@@ -96,6 +96,13 @@ pub struct Enabled {
     pub forward_test_orders: bool,
 }
 
+impl Enabled {
+    /// Whether the operator named the address as one of the provider's.
+    pub fn lists(&self, client: std::net::IpAddr) -> bool {
+        !self.allow_list.is_open() && self.allow_list.allows(client)
+    }
+}
+
 /// The providers that are switched on.
 #[derive(Default)]
 pub struct Registry(Vec<Enabled>);

@@ -5,7 +5,7 @@
 //! must not take the intake away because PostgreSQL is down.
 //!
 //! A question costs nothing but the answer: what it says is kept up to date by tasks. On the public port it says how things
-//! are, on the private one (that of metrics) also why.
+//! are, on the private one (that of metrics) also why, and which version this is.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -130,6 +130,7 @@ async fn all(State(health): State<Arc<Health>>) -> Response {
 
 async fn all_with_reasons(State(health): State<Arc<Health>>) -> Response {
     let (up, mut body) = health.all();
+    body["version"] = json!(env!("CARGO_PKG_VERSION"));
     let (state, reason) = health.gate.state();
     body["circuitBreaker"] = json!({ "state": state.as_str(), "reason": reason });
     let acknowledging = health.journal.acknowledging();
@@ -252,7 +253,6 @@ impl Health {
         let body = json!({
             "status": status,
             "service": self.service_name,
-            "version": env!("CARGO_PKG_VERSION"),
             "uptime": self.started.elapsed().as_secs(),
             "checks": {
                 "eventLog": word(up),

@@ -121,6 +121,11 @@ impl Keys {
         Self::new().with(WEBHOOK_SECRET, Own::Env, &[SecretString::from(secret)])
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.values().map(Vec::len).sum()
+    }
+
     pub(super) fn of(&self, name: &str) -> &[Secret] {
         self.0.get(name).map_or(&[], Vec::as_slice)
     }

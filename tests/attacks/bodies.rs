@@ -38,6 +38,24 @@ fn padded(id: &str, bytes: usize) -> String {
     format!("{head}{}}}", " ".repeat(bytes - head.len() - 1))
 }
 
+/// The same of text that packs four times, as a large honest body does.
+fn dense(id: &str, bytes: usize) -> String {
+    let order = order(id);
+    let head = order.trim_end().strip_suffix('}').unwrap();
+    let mut body = format!(r#"{head},"pad":["#);
+    let mut state = 1_u64;
+    while body.len() < bytes - 1200 {
+        body.push('"');
+        for _ in 0..130 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            body += &format!("{:08x}", state >> 32);
+        }
+        body += "\",";
+    }
+    let rest = "x".repeat(bytes - body.len() - 4);
+    format!(r#"{body}"{rest}"]}}"#)
+}
+
 /// A request with a packed body, signed as what it unpacks to.
 fn packed(encoding: &str, plain: &str, body: &[u8]) -> Vec<u8> {
     let mut head = format!("POST {PATH} HTTP/1.1\r\nHost: hub\r\nContent-Encoding: {encoding}\r\n");
@@ -65,14 +83,14 @@ async fn larger_than_it_may_be() {
     assert_eq!(siege.told(request("POST", PATH, &headers, &over)).await, refused);
     // Without saying so before.
     let chunked = format!(
-        "POST {PATH} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n{}\r\n\r\n{:x}\r\n{over}\r\n0\r\n\r\n",
+        "POST {PATH} HTTP/1.1\r\nHost: hub\r\nTransfer-Encoding: chunked\r\n{}\r\n\r\n{:x}\r\n{over}\r\n0\r\n\r\n",
         headers.join("\r\n"),
         over.len()
     );
     assert_eq!(siege.told(chunked).await, refused);
     // It says that it is large, and waits to be told to go on.
     let waiting = format!(
-        "POST {PATH} HTTP/1.1\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+        "POST {PATH} HTTP/1.1\r\nHost: hub\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n",
         1_u64 << 40
     );
     let started = tokio::time::Instant::now();
@@ -90,7 +108,7 @@ async fn larger_than_it_may_be() {
 #[tokio::test(flavor = "multi_thread")]
 async fn small_ones_that_unpack_to_large_ones() {
     let siege = Siege::new().await;
-    let (fits, over) = (|id: &str| padded(id, MAX_BODY), padded("CR-over", MAX_BODY + 1));
+    let (fits, over) = (|id: &str| dense(id, MAX_BODY), dense("CR-over", MAX_BODY + 1));
     let refused = (413, "PAYLOAD_TOO_LARGE".to_owned());
 
     // Megabytes of nothing make small bombs.
@@ -152,6 +170,12 @@ async fn that_cannot_be_unpacked() {
         ("packed twice", "gzip, gzip", gzip(&whole)),
         ("in a way that nobody knows", "br", whole.clone()),
         ("with something behind it", "gzip", [&whole[..], b"and more"].concat()),
+        ("with zeros behind it", "gzip", [&whole[..], &[0; 512]].concat()),
+        (
+            "with something behind it",
+            "deflate",
+            [&zlib(plain.as_bytes())[..], b"{}"].concat(),
+        ),
     ] {
         let told = siege.told(packed(encoding, &plain, &body)).await;
         assert_eq!(told, (400, "INVALID_PAYLOAD".to_owned()), "{what}");

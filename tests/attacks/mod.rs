@@ -38,6 +38,7 @@ use crate::harness::{
 mod requests;
 mod bodies;
 mod strangers;
+mod floods;
 
 /// Where webhooks go.
 const PATH: &str = "/api/webhooks/careem";

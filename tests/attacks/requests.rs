@@ -177,7 +177,7 @@ async fn lengths_that_hide_something() {
     siege.ends().await;
 }
 
-/// The neighbours: chunks as they should be, the same length twice, lines that end as some old senders end them.
+/// The neighbours: chunks as they should be, the same length twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn lengths_that_are_clear() {
     let siege = Siege::new().await;
@@ -192,11 +192,59 @@ async fn lengths_that_are_clear() {
         siege.told(good(&id).replacen(&length, &length.repeat(2), 1)).await.0,
         200
     );
-    let whole = good(&siege.next());
-    let (head, body) = whole.split_once("\r\n\r\n").unwrap();
-    let head = head.replace("\r\n", "\n");
-    assert_eq!(siege.told(format!("{head}\n\n{body}")).await.0, 200);
     siege.stands("other ways to say how long").await;
+    siege.ends().await;
+}
+
+/// Lines that end with LF alone, and heads with no host or with two: a proxy in front may read another request.
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_that_proxies_read_differently() {
+    let siege = Siege::new().await;
+    let whole = good("CR-lines");
+    let (head, body) = whole.split_once("\r\n\r\n").unwrap();
+    let hosts = |hosts: &str| whole.replacen("Host: hub\r\n", hosts, 1);
+    // In the body a line ends as it likes.
+    let first = good(&siege.next()).replace("\": ", "\":\n");
+    assert_ne!(first, good("CR-good-0"));
+    let body_of = first.split_once("\r\n\r\n").unwrap().1.to_owned();
+    let signed_first = {
+        let headers = signed(&body_of);
+        let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+        request("POST", PATH, &headers, &body_of)
+    };
+    let mut status = vec![200, 400];
+    for (what, before, attack) in [
+        (
+            "lines without CR",
+            "",
+            format!("{}\n\n{body}", head.replace("\r\n", "\n")),
+        ),
+        (
+            "one line without CR",
+            "",
+            whole.replacen("\r\n", "\n", 2).replacen('\n', "\r\n", 1),
+        ),
+        ("an empty line without CR", "", format!("{head}\r\n\n{body}")),
+        ("a hidden header", "", hosts("Host: hub\r\nX-A: b\nX-B: c\r\n")),
+        (
+            "a line without CR behind a good request",
+            &signed_first,
+            hosts("Host: hub\n"),
+        ),
+        ("no host", "", hosts("")),
+        ("two hosts", "", hosts("Host: hub\r\nHost: hub\r\n")),
+        ("no host in HTTP/1.0", "", hosts("").replacen("HTTP/1.1", "HTTP/1.0", 1)),
+    ] {
+        let mut client = Raw::connect(siege.hub.address()).await;
+        client.write(format!("{before}{attack}{}", good("CR-behind"))).await;
+        for expected in status.drain(usize::from(before.is_empty())..) {
+            let answer = client.answer().await.unwrap_or_else(|| panic!("{what}: no answer"));
+            assert_eq!(answer.status, expected, "{what}: {answer:?}");
+        }
+        assert!(client.is_closed().await, "{what}: the connection goes on");
+        status = vec![200, 400];
+    }
+    siege.stands("heads that proxies read differently").await;
     siege.ends().await;
 }
 

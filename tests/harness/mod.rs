@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::jetstream::consumer::{self, FromConsumer};
+use async_nats::jetstream::{
+    consumer::{self, FromConsumer},
+    stream,
+};
 use futures_util::TryStreamExt;
 use reqwest::Method;
 use serde_json::Value;
@@ -277,6 +280,24 @@ impl World {
         // The window is time that passes, and an event would begin it anew.
         tokio::time::sleep(3 * WINDOW).await;
         provision.update_stream(config).await.unwrap();
+    }
+
+    /// How many bytes the log holds.
+    pub(crate) async fn log_bytes(&self) -> i64 {
+        let provision = self.nats.provision().await;
+        let stream = provision.get_stream("EVENTS").await.unwrap();
+        i64::try_from(stream.cached_info().state.bytes).unwrap()
+    }
+
+    /// The log may hold so many bytes; -1 for any number.
+    pub(crate) async fn limit_log(&self, max_bytes: i64) {
+        let provision = self.nats.provision().await;
+        let stream = provision.get_stream("EVENTS").await.unwrap();
+        let config = stream.cached_info().config.clone();
+        provision
+            .update_stream(stream::Config { max_bytes, ..config })
+            .await
+            .unwrap();
     }
 
     /// An older hub takes the stages, as far as their leases tell: it leaves its id, and nothing else.

@@ -1,12 +1,16 @@
 //! HTTP over a connection that the test writes byte for byte.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -42,6 +46,24 @@ impl Raw<TcpStream> {
             stream,
             read: Vec::new(),
         }
+    }
+
+    /// The same, from another address of this machine.
+    pub(crate) async fn connect_from(from: IpAddr, address: SocketAddr) -> Self {
+        let stream = Self::try_connect_from(from, address).await.unwrap();
+        Self {
+            stream,
+            read: Vec::new(),
+        }
+    }
+
+    /// The bare connection from another address of this machine, where there is one.
+    pub(crate) async fn try_connect_from(from: IpAddr, address: SocketAddr) -> std::io::Result<TcpStream> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((from, 0).into())?;
+        let stream = socket.connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
     }
 }
 

@@ -21,29 +21,54 @@ use crate::config::Rule;
 const MAX_COUNTED: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 /// Known addresses that are kept; all providers together have some dozens.
 const MAX_KNOWN: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+/// Addresses of the backend that are kept.
+const MAX_HOLDERS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// How long an address is known after its last verified webhook, in milliseconds: over a quiet night.
 pub const KNOWN_FOR_MS: u64 = 24 * 3600 * 1000;
 /// How often the others are told that it still is: rarely, for it is written.
 const TELL_AGAIN_MS: u64 = 3600 * 1000;
 /// Bits of an IPv6 address that one customer's network has; the rest it may choose as it likes.
-const V6_NETWORK_BITS: u32 = 64;
+const NETWORK_BITS: u8 = 64;
+/// Bits of the IPv6 prefix that one customer may be given as a whole: 65,536 networks of [`NETWORK_BITS`].
+const SITE_BITS: u8 = 48;
+/// How many times as many refused requests a site may make as one of its networks: at most a few of them are somebody else's.
+const SITE_TIMES: u64 = 8;
 
-/// What counts as one address: an IPv4 address, or the /64 of an IPv6 one.
+/// What counts as one address: an IPv4 address, or the /64 of an IPv6 one; and the /48 around it, which is counted as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Address(IpAddr);
+pub struct Address {
+    /// Zero after its bits.
+    ip: IpAddr,
+    /// How many count; of IPv4 all.
+    bits: u8,
+}
 
 impl Address {
     /// That a client counts as.
     pub fn of(client: IpAddr) -> Self {
-        Self(match client.to_canonical() {
-            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << V6_NETWORK_BITS))),
-            v4 @ IpAddr::V4(_) => v4,
-        })
+        match client.to_canonical() {
+            IpAddr::V6(v6) => Self::network(v6, NETWORK_BITS),
+            ip @ IpAddr::V4(_) => Self { ip, bits: 32 },
+        }
+    }
+
+    fn network(v6: Ipv6Addr, bits: u8) -> Self {
+        let mask = u128::MAX << (128 - u32::from(bits));
+        let ip = IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask));
+        Self { ip, bits }
+    }
+
+    /// The /48 around the /64 of an IPv6 address; none of an IPv4 one.
+    pub fn site(self) -> Option<Self> {
+        match self.ip {
+            IpAddr::V6(v6) if self.bits == NETWORK_BITS => Some(Self::network(v6, SITE_BITS)),
+            _ => None,
+        }
     }
 
     /// Whether it is of no network outside: then it is most likely a proxy of ours.
     pub fn is_local(self) -> bool {
-        match self.0 {
+        match self.ip {
             IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
             // Its /64 is all that is left of ::1.
             IpAddr::V6(v6) => v6.is_unspecified() || v6.is_unique_local() || v6.is_unicast_link_local(),
@@ -52,30 +77,37 @@ impl Address {
 
     /// As a token of a subject: its bytes in hexadecimal.
     pub fn token(self) -> String {
-        match self.0 {
+        match self.ip {
             IpAddr::V4(v4) => format!("{:08x}", v4.to_bits()),
-            IpAddr::V6(v6) => format!("{:016x}", v6.to_bits() >> V6_NETWORK_BITS),
+            IpAddr::V6(v6) => {
+                let digits = usize::from(self.bits) / 4;
+                format!("{:0digits$x}", v6.to_bits() >> (128 - u32::from(self.bits)))
+            }
         }
     }
 
     /// Back from its token.
     pub fn from_token(token: &str) -> Option<Self> {
-        match token.len() {
-            8 => Some(Self(IpAddr::V4(u32::from_str_radix(token, 16).ok()?.into()))),
-            16 => {
-                let network = u128::from(u64::from_str_radix(token, 16).ok()?);
-                Some(Self(IpAddr::V6(Ipv6Addr::from_bits(network << V6_NETWORK_BITS))))
+        let bits = match token.len() {
+            8 => {
+                let ip = IpAddr::V4(u32::from_str_radix(token, 16).ok()?.into());
+                return Some(Self { ip, bits: 32 });
             }
-            _ => None,
-        }
+            12 => SITE_BITS,
+            16 => NETWORK_BITS,
+            _ => return None,
+        };
+        let network = u128::from(u64::from_str_radix(token, 16).ok()?);
+        let v6 = Ipv6Addr::from_bits(network << (128 - u32::from(bits)));
+        Some(Self::network(v6, bits))
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        match self.ip {
             IpAddr::V4(v4) => write!(f, "{v4}"),
-            IpAddr::V6(v6) => write!(f, "{v6}/{V6_NETWORK_BITS}"),
+            IpAddr::V6(v6) => write!(f, "{v6}/{}", self.bits),
         }
     }
 }
@@ -86,6 +118,9 @@ impl FromStr for Address {
     /// Any address, and what [`fmt::Display`] writes.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
+        if let Some(site) = text.strip_suffix("/48") {
+            return site.parse().map(|v6| Self::network(v6, SITE_BITS));
+        }
         let bare = text.strip_suffix("/64").filter(|bare| bare.contains(':'));
         bare.unwrap_or(text).parse().map(Self::of)
     }
@@ -118,6 +153,8 @@ pub struct Addresses {
     rule: Rule,
     counts: LruCache<Address, Count>,
     known: LruCache<Address, Known>,
+    /// Addresses that showed the service token, and when; their refused requests count all the same.
+    holders: LruCache<Address, u64>,
 }
 
 impl Addresses {
@@ -127,14 +164,24 @@ impl Addresses {
             rule,
             counts: LruCache::new(MAX_COUNTED),
             known: LruCache::new(MAX_KNOWN),
+            holders: LruCache::new(MAX_HOLDERS),
         }
     }
 
-    /// A request was refused; says where that was the last one that the address may make. Its window begins with the first.
-    pub fn refused(&mut self, address: Address, now_ms: u64) -> Option<TooMany> {
+    /// A request was refused; says where that was the last one that the address may make, and where it is the last one of
+    /// the /48 around it. A window begins with the first.
+    pub fn refused(&mut self, address: Address, now_ms: u64) -> Vec<(Address, TooMany)> {
         if self.is_known(address, now_ms) {
-            return None;
+            return Vec::new();
         }
+        let own = self.count(address, self.rule.points, now_ms);
+        let site = address.site();
+        let around = site.and_then(|site| self.count(site, self.rule.points.saturating_mul(SITE_TIMES), now_ms));
+        let own = own.map(|too_many| (address, too_many));
+        own.into_iter().chain(site.zip(around)).collect()
+    }
+
+    fn count(&mut self, address: Address, points: u64, now_ms: u64) -> Option<TooMany> {
         let window_ends_ms = now_ms + ms(self.rule.window);
         let fresh = Count {
             window_ends_ms,
@@ -145,7 +192,7 @@ impl Addresses {
             *count = fresh;
         }
         count.refused += 1;
-        if count.refused < self.rule.points {
+        if count.refused < points {
             return None;
         }
         let count = *count;
@@ -192,6 +239,17 @@ impl Addresses {
         known.is_some_and(|known| now_ms < known.verified_ms + KNOWN_FOR_MS)
     }
 
+    /// This address showed the service token.
+    pub fn showed_token(&mut self, address: Address, now_ms: u64) {
+        self.holders.put(address, now_ms);
+    }
+
+    /// Whether room is kept for this address: it is known, or lately showed the service token.
+    pub fn has_room(&self, address: Address, now_ms: u64) -> bool {
+        let shown = self.holders.peek(&address);
+        shown.is_some_and(|shown| now_ms < shown + KNOWN_FOR_MS) || self.is_known(address, now_ms)
+    }
+
     /// Forgets how often it was refused.
     pub fn pardon(&mut self, address: Address) {
         self.counts.pop(&address);
@@ -216,6 +274,16 @@ mod tests {
         text.parse().unwrap()
     }
 
+    impl Addresses {
+        /// Of the address itself.
+        fn own(&mut self, address: Address, now_ms: u64) -> Option<TooMany> {
+            let found = self.refused(address, now_ms);
+            found
+                .into_iter()
+                .find_map(|(who, too_many)| (who == address).then_some(too_many))
+        }
+    }
+
     fn addresses(points: u64, block: u64) -> Addresses {
         Addresses::new(Rule {
             points,
@@ -232,13 +300,14 @@ mod tests {
             ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64", "20010db800010002"),
             ("2001:db8:1:2::/64", "2001:db8:1:2::/64", "20010db800010002"),
             ("::1", "::/64", "0000000000000000"),
+            ("2001:db8:1:2::/48", "2001:db8:1::/48", "20010db80001"),
         ] {
             let one = address(text);
             assert_eq!((one.to_string().as_str(), one.token().as_str()), (shown, token));
             assert_eq!(Address::from_token(token), Some(one));
         }
         assert_ne!(address("2001:db8:1:2::1"), address("2001:db8:1:3::1"));
-        for text in ["", "careem", "1.2.3", "1.2.3.4/64", "2001:db8::/48"] {
+        for text in ["", "careem", "1.2.3", "1.2.3.4/64", "1.2.3.4/48", "2001:db8::/32"] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
         for token in ["", "cb0071", "zz007109", "+b007109x", "cb007109cb007109cb"] {
@@ -259,24 +328,54 @@ mod tests {
     #[test]
     fn the_last_one_that_it_may_make_ends_it() {
         let (mut addresses, one) = (addresses(3, 300), address("203.0.113.9"));
-        assert_eq!(addresses.refused(one, NOW), None);
-        assert_eq!(addresses.refused(one, NOW + 1), None);
-        assert_eq!(addresses.refused(address("203.0.113.10"), NOW + 1), None);
+        assert_eq!(addresses.own(one, NOW), None);
+        assert_eq!(addresses.own(one, NOW + 1), None);
+        assert_eq!(addresses.own(address("203.0.113.10"), NOW + 1), None);
         let expected = TooMany {
             refused: 3,
             until_ms: NOW + 2 + 300_000,
         };
-        assert_eq!(addresses.refused(one, NOW + 2), Some(expected));
+        assert_eq!(addresses.own(one, NOW + 2), Some(expected));
         // It begins anew after that.
-        assert_eq!(addresses.refused(one, NOW + 300_003), None);
+        assert_eq!(addresses.own(one, NOW + 300_003), None);
+    }
+
+    #[test]
+    fn who_showed_the_token_has_room_and_may_be_blocked() {
+        let (mut addresses, one) = (addresses(2, 300), address("203.0.113.9"));
+        addresses.showed_token(one, NOW);
+        assert!(addresses.has_room(one, NOW + KNOWN_FOR_MS - 1) && !addresses.has_room(one, NOW + KNOWN_FOR_MS));
+        assert!(!addresses.is_known(one, NOW));
+        assert_eq!(addresses.own(one, NOW), None);
+        assert!(addresses.own(one, NOW).is_some());
+        addresses.verified(one, NOW + KNOWN_FOR_MS);
+        assert!(addresses.has_room(one, NOW + KNOWN_FOR_MS));
+    }
+
+    #[test]
+    fn many_networks_of_one_site_are_one() {
+        let mut addresses = addresses(3, 300);
+        let mut blocked = Vec::new();
+        // Two of each /64, which each for itself may make.
+        for number in 0..20 {
+            let one = address(&format!("2001:db8:7:{number}::1"));
+            blocked.extend((0..2).flat_map(|_| addresses.refused(one, NOW)));
+        }
+        let blocked: Vec<_> = blocked
+            .iter()
+            .map(|(who, too_many)| (who.to_string(), too_many.refused))
+            .collect();
+        assert_eq!(blocked, [("2001:db8:7::/48".to_owned(), 24)]);
+        assert_eq!(address("203.0.113.9").site(), None);
+        assert_eq!(address("2001:db8:7::/48").site(), None);
     }
 
     #[test]
     fn a_window_ends() {
         let (mut addresses, one) = (addresses(2, 0), address("203.0.113.9"));
-        assert_eq!(addresses.refused(one, NOW), None);
-        assert_eq!(addresses.refused(one, NOW + 60_000), None);
-        let too_many = addresses.refused(one, NOW + 60_001).unwrap();
+        assert_eq!(addresses.own(one, NOW), None);
+        assert_eq!(addresses.own(one, NOW + 60_000), None);
+        let too_many = addresses.own(one, NOW + 60_001).unwrap();
         // Without a block it ends with the window.
         assert_eq!(too_many.until_ms, NOW + 120_000);
     }
@@ -284,33 +383,33 @@ mod tests {
     #[test]
     fn a_pardon_begins_anew() {
         let (mut addresses, one) = (addresses(2, 300), address("203.0.113.9"));
-        addresses.refused(one, NOW);
+        addresses.own(one, NOW);
         addresses.pardon(one);
-        assert_eq!(addresses.refused(one, NOW), None);
-        assert!(addresses.refused(one, NOW).is_some());
+        assert_eq!(addresses.own(one, NOW), None);
+        assert!(addresses.own(one, NOW).is_some());
     }
 
     #[test]
     fn who_sends_good_ones_is_never_blocked() {
         let (mut addresses, one) = (addresses(2, 300), address("203.0.113.9"));
-        addresses.refused(one, NOW);
+        addresses.own(one, NOW);
         assert!(addresses.verified(one, NOW), "news");
         assert!(!addresses.verified(one, NOW + TELL_AGAIN_MS - 1), "known already");
         assert!(addresses.verified(one, NOW + TELL_AGAIN_MS), "said again");
         let last = NOW + TELL_AGAIN_MS;
         for _ in 0..10 {
-            assert_eq!(addresses.refused(one, last + KNOWN_FOR_MS - 1), None);
+            assert_eq!(addresses.own(one, last + KNOWN_FOR_MS - 1), None);
         }
         // A day without a good one, and it is like any other.
-        assert_eq!(addresses.refused(one, last + KNOWN_FOR_MS), None);
-        assert!(addresses.refused(one, last + KNOWN_FOR_MS).is_some());
+        assert_eq!(addresses.own(one, last + KNOWN_FOR_MS), None);
+        assert!(addresses.own(one, last + KNOWN_FOR_MS).is_some());
     }
 
     #[test]
     fn what_others_know_counts_too() {
         let (mut addresses, one) = (addresses(1, 300), address("203.0.113.9"));
         addresses.learn(one, NOW);
-        assert_eq!(addresses.refused(one, NOW + 1), None);
+        assert_eq!(addresses.own(one, NOW + 1), None);
         // An older word takes nothing back.
         addresses.learn(one, NOW - KNOWN_FOR_MS);
         assert!(addresses.is_known(one, NOW + 1));
@@ -321,7 +420,7 @@ mod tests {
         let mut addresses = addresses(3, 300);
         addresses.verified(address("203.0.113.9"), NOW);
         for number in 0..100_000u32 {
-            addresses.refused(Address::of(IpAddr::V4(number.into())), NOW);
+            addresses.own(Address::of(IpAddr::V4(number.into())), NOW);
         }
         assert_eq!(addresses.counts.len(), MAX_COUNTED.get());
         assert!(addresses.is_known(address("203.0.113.9"), NOW));
@@ -355,7 +454,7 @@ mod tests {
                     (window_ends, count) = (now + 60_000, 0);
                 }
                 count += 1;
-                let blocked = addresses.refused(one, now);
+                let blocked = addresses.own(one, now);
                 prop_assert_eq!(blocked.is_some(), count == points);
                 if blocked.is_some() {
                     count = 0;

@@ -29,11 +29,11 @@ impl BranchShares {
         }
     }
 
-    /// Takes a point; of which window.
+    /// Takes so many points, which may be the last ones and some more; of which window.
     ///
     /// # Errors
     /// Milliseconds until the window ends, at least 1.
-    pub fn take(&mut self, branch: &Arc<str>, now_ms: u64, instances: u64) -> Result<u64, u64> {
+    pub fn take(&mut self, branch: &Arc<str>, points: u64, now_ms: u64, instances: u64) -> Result<u64, u64> {
         let number = now_ms / self.length_ms;
         if number != self.number {
             self.number = number;
@@ -44,16 +44,16 @@ impl BranchShares {
         if taken >= share {
             return Err((number + 1) * self.length_ms - now_ms);
         }
-        self.taken.insert(Arc::clone(branch), taken + 1);
+        self.taken.insert(Arc::clone(branch), taken + points);
         Ok(number)
     }
 
-    /// Gives a point back that was taken for nothing.
-    pub fn give_back(&mut self, branch: &Arc<str>, window: u64) {
+    /// Gives points back that were taken for nothing.
+    pub fn give_back(&mut self, branch: &Arc<str>, window: u64, points: u64) {
         if self.number == window
             && let Some(taken) = self.taken.get_mut(branch)
         {
-            *taken = taken.saturating_sub(1);
+            *taken = taken.saturating_sub(points);
         }
     }
 }
@@ -66,25 +66,28 @@ mod tests {
     fn each_branch_has_its_own_points_in_each_window() {
         let (a, b) = (Arc::from("a"), Arc::from("b"));
         let mut shares = BranchShares::new(2, 1000);
-        assert_eq!(shares.take(&a, 5_300, 1), Ok(5));
-        assert_eq!(shares.take(&a, 5_400, 1), Ok(5));
-        assert_eq!(shares.take(&a, 5_400, 1), Err(600));
-        assert_eq!(shares.take(&b, 5_999, 1), Ok(5));
-        shares.give_back(&a, 4);
-        assert_eq!(shares.take(&a, 5_999, 1), Err(1));
-        shares.give_back(&a, 5);
-        assert_eq!(shares.take(&a, 5_999, 1), Ok(5));
-        assert_eq!(shares.take(&a, 6_000, 1), Ok(6));
+        assert_eq!(shares.take(&a, 1, 5_300, 1), Ok(5));
+        assert_eq!(shares.take(&a, 1, 5_400, 1), Ok(5));
+        assert_eq!(shares.take(&a, 1, 5_400, 1), Err(600));
+        assert_eq!(shares.take(&b, 1, 5_999, 1), Ok(5));
+        shares.give_back(&a, 4, 1);
+        assert_eq!(shares.take(&a, 1, 5_999, 1), Err(1));
+        shares.give_back(&a, 5, 1);
+        assert_eq!(shares.take(&a, 1, 5_999, 1), Ok(5));
+        assert_eq!(shares.take(&a, 1, 6_000, 1), Ok(6));
         assert!(!shares.taken.contains_key(&b), "an old window is forgotten");
+        // One that is large takes the points of many.
+        assert_eq!(shares.take(&b, 80, 6_000, 1), Ok(6));
+        assert!(shares.take(&b, 1, 6_000, 1).is_err());
     }
 
     #[test]
     fn instances_have_a_part_each_and_never_none() {
         let a = Arc::from("a");
         let mut shares = BranchShares::new(4, 1000);
-        let taken = (0..9).filter(|_| shares.take(&a, 1_000, 3).is_ok()).count();
+        let taken = (0..9).filter(|_| shares.take(&a, 1, 1_000, 3).is_ok()).count();
         assert_eq!(taken, 2);
         let mut shares = BranchShares::new(1, 1000);
-        assert!(shares.take(&a, 1_000, 100).is_ok());
+        assert!(shares.take(&a, 1, 1_000, 100).is_ok());
     }
 }

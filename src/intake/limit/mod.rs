@@ -23,6 +23,7 @@ use self::{
     address::{Address, Addresses},
     blocks::{Block, Blocks, Who},
     branches::BranchShares,
+    bytes::Bytes,
     stored::Word,
     window::{Quota, Wait},
 };
@@ -35,6 +36,7 @@ use crate::{
 
 pub mod window;
 pub mod branches;
+pub mod bytes;
 pub mod address;
 pub mod blocks;
 pub mod stored;
@@ -62,6 +64,8 @@ pub enum Scope {
     Provider,
     /// One branch has, by its own secret.
     Branch,
+    /// It has sent more bytes than it may.
+    Bytes,
 }
 
 impl Scope {
@@ -70,16 +74,18 @@ impl Scope {
             Self::Address => "address",
             Self::Provider => "provider",
             Self::Branch => "branch",
+            Self::Bytes => "bytes",
         }
     }
 }
 
-/// A point of a provider's quota that was taken, and of its branch's part where the branch's own secret was used.
+/// A point of a provider's quota that was taken, and bytes; and of its branch's part, where the branch's own secret was used.
 #[derive(Debug)]
 #[must_use = "a request that could not be stored gives it back"]
 pub struct Point {
     window: Option<u64>,
-    of_branch: Option<(Arc<str>, u64)>,
+    of_branch: Option<(Arc<str>, u64, u64)>,
+    bytes: u64,
 }
 
 struct ProviderQuota {
@@ -87,6 +93,7 @@ struct ProviderQuota {
     rule: Rule,
     quota: Mutex<Quota>,
     branches: Mutex<BranchShares>,
+    bytes: Mutex<Bytes>,
     /// In which window the log last said that it was spent.
     said_in: AtomicU64,
 }
@@ -94,6 +101,8 @@ struct ProviderQuota {
 /// All limits of this instance.
 pub struct Limits {
     enabled: bool,
+    /// `RATE_LIMIT_BYTES`.
+    bytes_a_point: u64,
     quotas: Vec<ProviderQuota>,
     addresses: Mutex<Addresses>,
     blocks: Mutex<Blocks>,
@@ -117,6 +126,7 @@ impl Limits {
             ProviderQuota {
                 name: Arc::clone(name),
                 rule: *rule,
+                bytes: Mutex::default(),
                 branches: Mutex::new(BranchShares::new(*points, quota.length_ms())),
                 quota: Mutex::new(quota),
                 said_in: AtomicU64::new(0),
@@ -124,6 +134,7 @@ impl Limits {
         });
         Self {
             enabled: settings.enabled,
+            bytes_a_point: settings.bytes_a_point,
             quotas: quotas.collect(),
             addresses: Mutex::new(Addresses::new(settings.address)),
             blocks: Mutex::default(),
@@ -150,12 +161,12 @@ impl Limits {
         }
         let now = now_ms();
         if self.blocked.load(Ordering::Relaxed) > 0 {
-            let mut blocks = lock(&self.blocks);
-            if !is_listed(provider, client)
-                && let Some(until) = blocks.until(&Who::Address(Address::of(client)), now)
+            if !provider.lists(client)
+                && let Some(until) = self.blocked_until(client, now)
             {
                 return Err(limited(&provider.name, Scope::Address, until - now));
             }
+            let mut blocks = lock(&self.blocks);
             if let Some(until) = blocks.until(&Who::Provider(Arc::clone(&provider.name)), now) {
                 return Err(limited(&provider.name, Scope::Provider, until - now));
             }
@@ -183,46 +194,72 @@ impl Limits {
             return Ok(());
         }
         let now = now_ms();
-        match lock(&self.blocks).until(&Who::Address(Address::of(client)), now) {
+        match self.blocked_until(client, now) {
             Some(until) => Err(limited(&Arc::from(NO_PROVIDER), Scope::Address, until - now)),
             None => Ok(()),
         }
     }
 
-    /// Takes a point of the provider's quota, for a request that was verified; first of its branch's part, where the branch's
-    /// own secret was used.
+    /// Until when an address is blocked, by itself or with the /48 around it. A block of that is none for a known address.
+    fn blocked_until(&self, client: IpAddr, now: u64) -> Option<u64> {
+        let address = Address::of(client);
+        let own = lock(&self.blocks).until(&Who::Address(address), now);
+        let around = || lock(&self.blocks).until(&Who::Address(address.site()?), now);
+        own.or_else(|| around().filter(|_| !lock(&self.addresses).is_known(address, now)))
+    }
+
+    /// Whether a request or a connection of this address has the room that is kept for those who are known: it lately sent a
+    /// webhook that was verified, or showed the service token.
+    pub fn has_room(&self, client: IpAddr) -> bool {
+        lock(&self.addresses).has_room(Address::of(client), now_ms())
+    }
+
+    /// Takes a point of the provider's quota, and so many bytes, for a request that was verified; first of its branch's part, where
+    /// the branch's own secret was used. There a webhook that is larger than the average counts for more than one.
     ///
     /// # Errors
     /// When to come back.
-    pub fn take(&self, provider: &Enabled, principal: &Principal) -> Result<Point, Limited> {
-        let Some(own) = self.of(&provider.name).filter(|_| self.enabled) else {
-            return Ok(Point {
-                window: None,
-                of_branch: None,
-            });
+    pub fn take(&self, provider: &Enabled, principal: &Principal, bytes: usize) -> Result<Point, Limited> {
+        let (bytes, now) = (bytes as u64, now_ms());
+        let mut point = Point {
+            window: None,
+            of_branch: None,
+            bytes,
         };
-        let now = now_ms();
-        let of_branch = match principal.branch() {
-            Some(branch) => {
-                let taken = lock(&own.branches).take(branch, now, self.instances());
-                let window = taken.map_err(|ms| limited(&provider.name, Scope::Branch, ms))?;
-                Some((Arc::clone(branch), window))
-            }
-            None => None,
+        let Some(own) = self.of(&provider.name) else {
+            return Ok(point);
         };
+        if !self.enabled {
+            // Without a limit; what it puts on the log counts all the same.
+            let _ = lock(&own.bytes).take(bytes, u64::MAX, length_ms(&own.rule), now);
+            return Ok(point);
+        }
+        if let Some(branch) = principal.branch() {
+            let points = bytes.div_ceil(self.bytes_a_point).max(1);
+            let taken = lock(&own.branches).take(branch, points, now, self.instances());
+            let window = taken.map_err(|ms| limited(&provider.name, Scope::Branch, ms))?;
+            point.of_branch = Some((Arc::clone(branch), window, points));
+        }
+        // Nobody counts bytes for all instances: each has its part.
+        let most = own.rule.points.saturating_mul(self.bytes_a_point) / self.instances();
+        let taken = lock(&own.bytes).take(bytes, most, length_ms(&own.rule), now);
+        if let Err(wait) = taken {
+            own.give_back_of_branch(point.of_branch);
+            own.say_spent(now);
+            return Err(limited(&provider.name, Scope::Bytes, wait.ms));
+        }
         let taken = lock(&own.quota).take(now, self.instances());
         match taken {
             Ok(taken) => {
                 if taken.is_urgent {
                     self.soon.notify_one();
                 }
-                Ok(Point {
-                    window: Some(taken.window),
-                    of_branch,
-                })
+                point.window = Some(taken.window);
+                Ok(point)
             }
             Err(Wait { ms, is_spent }) => {
-                own.give_back_of_branch(of_branch);
+                own.give_back_of_branch(point.of_branch);
+                own.return_bytes(bytes);
                 own.say_spent(now);
                 let ms = if is_spent && !own.rule.block.is_zero() {
                     self.block_provider(own, now)
@@ -239,25 +276,37 @@ impl Limits {
         if let (Some(own), Some(window)) = (self.of(&provider.name), point.window) {
             lock(&own.quota).give_back(window);
             own.give_back_of_branch(point.of_branch);
+            own.return_bytes(point.bytes);
         }
+    }
+
+    /// Whether a provider put more on the log lately, with so many more bytes, than so many.
+    pub fn fills_more_than(&self, provider: &Enabled, left: u64, more: usize) -> bool {
+        let own = self.of(&provider.name);
+        let recent = own.map_or(0.0, |own| lock(&own.bytes).recent(now_ms()));
+        recent > 0.0 && recent + more as f64 > left as f64
     }
 
     /// Counts a refused request against its address. `provider`: where it went, where there is such a provider.
     pub fn note_refused(&self, provider: Option<&Enabled>, client: IpAddr) {
         let counts = self.enabled && self.is_informed.load(Ordering::Relaxed);
-        if !counts || provider.is_some_and(|provider| is_listed(provider, client)) {
+        if !counts || provider.is_some_and(|provider| provider.lists(client)) {
             return;
         }
-        let (now, address) = (now_ms(), Address::of(client));
-        let Some(too_many) = lock(&self.addresses).refused(address, now) else {
-            return;
-        };
-        let block = Block {
-            since_ms: now,
-            until_ms: too_many.until_ms,
-            provider: provider.map_or(NO_PROVIDER, |provider| &provider.name).to_owned(),
-            requests: too_many.refused,
-        };
+        let now = now_ms();
+        let too_many = lock(&self.addresses).refused(Address::of(client), now);
+        for (address, too_many) in too_many {
+            let block = Block {
+                since_ms: now,
+                until_ms: too_many.until_ms,
+                provider: provider.map_or(NO_PROVIDER, |provider| &provider.name).to_owned(),
+                requests: too_many.refused,
+            };
+            self.block_address(address, block);
+        }
+    }
+
+    fn block_address(&self, address: Address, block: Block) {
         let hint = if address.is_local() {
             "; it is no address of the internet: a proxy that TRUSTED_PROXIES should name?"
         } else {
@@ -267,7 +316,7 @@ impl Limits {
             client = %address,
             provider = block.provider,
             refused = block.requests,
-            seconds = (too_many.until_ms - now).div_ceil(1000),
+            seconds = (block.until_ms - block.since_ms).div_ceil(1000),
             "address blocked for its refused requests{hint}"
         );
         self.block(Who::Address(address), block);
@@ -276,13 +325,19 @@ impl Limits {
     /// A webhook of this address was verified and is new: it is one that is not to be blocked.
     pub fn note_accepted(&self, provider: &Enabled, client: IpAddr) {
         // Where nothing is verified, anybody could make itself known.
-        if !self.enabled || provider.scheme.is_none() {
+        if provider.scheme.is_none() {
             return;
         }
         let (now, address) = (now_ms(), Address::of(client));
-        if lock(&self.addresses).verified(address, now) {
+        // Without rate limits nobody tells the others; room is kept for it here all the same.
+        if lock(&self.addresses).verified(address, now) && self.enabled {
             self.vouch(address, now);
         }
+    }
+
+    /// This address showed the service token: room is kept for it. It may be blocked all the same, for others may stand behind it.
+    pub fn note_token(&self, client: IpAddr) {
+        lock(&self.addresses).showed_token(Address::of(client), now_ms());
     }
 
     /// Tells the others that an address is known, and ends its block.
@@ -368,10 +423,16 @@ impl Limits {
 }
 
 impl ProviderQuota {
-    fn give_back_of_branch(&self, point: Option<(Arc<str>, u64)>) {
-        if let Some((branch, window)) = point {
-            lock(&self.branches).give_back(&branch, window);
+    fn give_back_of_branch(&self, point: Option<(Arc<str>, u64, u64)>) {
+        if let Some((branch, window, points)) = point {
+            lock(&self.branches).give_back(&branch, window, points);
         }
+    }
+
+    fn return_bytes(&self, bytes: u64) {
+        let mut own = lock(&self.bytes);
+        let window = own.window();
+        own.give_back(bytes, window);
     }
 
     /// Once in a window; what is refused then is counted by a metric.
@@ -382,15 +443,14 @@ impl ProviderQuota {
                 provider = &*self.name,
                 points = self.rule.points,
                 seconds = self.rule.window.as_secs_f64(),
-                "provider over its rate limit; it is told when to come back"
+                "provider over its rate limit, by webhooks or by bytes; it is told when to come back"
             );
         }
     }
 }
 
-/// Whether the operator named the address as one of the provider's.
-fn is_listed(provider: &Enabled, client: IpAddr) -> bool {
-    !provider.allow_list.is_open() && provider.allow_list.allows(client)
+fn length_ms(rule: &Rule) -> u64 {
+    u64::try_from(rule.window.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 fn limited(provider: &Arc<str>, scope: Scope, ms: u64) -> Limited {

@@ -50,7 +50,7 @@ fn refuse(limits: &Limits, provider: &Enabled, client: IpAddr, times: usize) {
 
 fn take_all(limits: &Limits, provider: &Enabled) -> usize {
     (0..100)
-        .filter(|_| limits.take(provider, &Principal::of_backend()).is_ok())
+        .filter(|_| limits.take(provider, &Principal::of_backend(), 1).is_ok())
         .count()
 }
 
@@ -96,12 +96,12 @@ fn a_provider_is_blocked_only_by_what_was_verified() {
     let (limits, careem) = (limits("2/1h/300s", "100/60s/300s"), careem(&[]));
     let address = client("203.0.113.9");
     assert!(
-        limits.take(&careem, &Principal::of_backend()).is_ok()
-            && limits.take(&careem, &Principal::of_backend()).is_ok()
+        limits.take(&careem, &Principal::of_backend(), 1).is_ok()
+            && limits.take(&careem, &Principal::of_backend(), 1).is_ok()
     );
     // Its points are spent, but what is not verified brings no block about.
     assert_eq!(limits.check(&careem, address), Ok(()));
-    let over = limits.take(&careem, &Principal::of_backend()).unwrap_err();
+    let over = limits.take(&careem, &Principal::of_backend(), 1).unwrap_err();
     assert_eq!((over.scope, over.retry_after_seconds), (Scope::Provider, 300));
     assert_eq!(limits.check(&careem, address).unwrap_err().scope, Scope::Provider);
 }
@@ -111,10 +111,10 @@ fn a_share_that_is_spent_is_no_block() {
     let (limits, careem) = (limits("10/1h/300s", "100/60s/300s"), careem(&[]));
     limits.instances.store(2, Ordering::Relaxed);
     let taken: Vec<_> = (0..5)
-        .filter_map(|_| limits.take(&careem, &Principal::of_backend()).ok())
+        .filter_map(|_| limits.take(&careem, &Principal::of_backend(), 1).ok())
         .collect();
     assert_eq!(taken.len(), 5);
-    let over = limits.take(&careem, &Principal::of_backend()).unwrap_err();
+    let over = limits.take(&careem, &Principal::of_backend(), 1).unwrap_err();
     assert!(over.retry_after_seconds <= 1, "{over:?}");
     assert_eq!(limits.check(&careem, client("203.0.113.9")), Ok(()));
 }
@@ -122,10 +122,10 @@ fn a_share_that_is_spent_is_no_block() {
 #[test]
 fn a_point_comes_back() {
     let (limits, careem) = (limits("1/1h", "3/60s/300s"), careem(&[]));
-    let point = limits.take(&careem, &Principal::of_backend()).unwrap();
-    assert!(limits.take(&careem, &Principal::of_backend()).is_err());
+    let point = limits.take(&careem, &Principal::of_backend(), 1).unwrap();
+    assert!(limits.take(&careem, &Principal::of_backend(), 1).is_err());
     limits.give_back(&careem, point);
-    assert!(limits.take(&careem, &Principal::of_backend()).is_ok());
+    assert!(limits.take(&careem, &Principal::of_backend(), 1).is_ok());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     body::Body,
     extract::{ConnectInfo, OriginalUri, Request, State},
-    http::{HeaderMap, Response, Uri},
+    http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header},
     middleware::Next,
 };
 
@@ -74,13 +74,25 @@ pub async fn not_found(
 
 /// Takes a path with doubled or trailing slashes for the same without: before a route is looked for. Whoever needs the path
 /// as it was sent, because it is signed, finds it in [`OriginalUri`].
-pub async fn same_path(mut request: Request) -> Request {
+///
+/// # Errors
+/// 400 without a body, and the end of the connection, for a request that does not name one host: proxies and servers choose
+/// between several, or make up one that is missing, each in its own way.
+pub async fn same_path(mut request: Request) -> Result<Request, Response<Body>> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    if hosts.next().is_none() || hosts.next().is_some() {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+        return Err(response);
+    }
     if let Some(uri) = without_more_slashes(request.uri()) {
         let sent = request.uri().clone();
         request.extensions_mut().get_or_insert_with(|| OriginalUri(sent));
         *request.uri_mut() = uri;
     }
-    request
+    Ok(request)
 }
 
 /// None where the path has none.

@@ -12,6 +12,8 @@ use std::{
 
 use tokio::sync::watch;
 
+use super::fill::Fill;
+
 /// For how long appends may be without an acknowledgement before the log counts as not acknowledging. Elections in a
 /// cluster and restarts of a server take less, and webhooks wait for those.
 const KNOWN_AFTER: Duration = Duration::from_secs(3);
@@ -100,6 +102,7 @@ struct Shared {
     /// Whether there is no trouble, for those who wait for that.
     up: watch::Sender<bool>,
     window: Mutex<Window>,
+    fill: Fill,
 }
 
 /// For how long the log knows ids.
@@ -154,6 +157,7 @@ impl Default for Acknowledging {
                 length: crate::fault_injection::time("recent_ids", DEFAULT_WINDOW),
                 known_since: None,
             }),
+            fill: Fill::default(),
         }))
     }
 }
@@ -162,6 +166,11 @@ impl Acknowledging {
     /// Why appends are not acknowledged; none where they are.
     pub fn trouble(&self) -> Option<Trouble> {
         self.known(|known, _| known.trouble.clone())
+    }
+
+    /// How full the log is.
+    pub fn fill(&self) -> &Fill {
+        &self.0.fill
     }
 
     /// When an append was acknowledged last, by any event of this instance.

@@ -28,8 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Pause between questions while there are no appends.
 const ASK_IDLE: Duration = Duration::from_secs(2);
-/// Most time between two questions, appends or not: the duplicate window may have been changed.
-const ASK_AT_LEAST: Duration = Duration::from_secs(30);
+/// Most time between two questions, appends or not: the duplicate window may have been changed, and the log fills.
+const ASK_AT_LEAST: Duration = Duration::from_secs(5);
 /// Wait for the answers.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a server that acknowledges nothing is kept to; elections in a cluster take less.
@@ -240,6 +240,7 @@ impl Watch {
         };
         self.acknowledging
             .set_window(Duration::from_nanos(info.config.duplicate_window));
+        self.acknowledging.fill().set(info.state.bytes, info.config.max_bytes);
         match info.full(self.acknowledging.needs()) {
             Some(reason) => Found::NoRoom(reason),
             None => Found::Room,

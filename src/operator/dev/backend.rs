@@ -20,7 +20,12 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config, config::Environment, database::Database, intake::server};
+use crate::{
+    config,
+    config::Environment,
+    database::Database,
+    intake::server::{self, Serving},
+};
 
 /// What the hub must bring to be let in.
 pub const SERVICE_TOKEN: &str = "dev-service-token";
@@ -60,7 +65,8 @@ pub async fn serve(listener: TcpListener, database_url: String, stop: Cancellati
     listener.set_nonblocking(true)?;
     let address: SocketAddr = listener.local_addr()?;
     tracing::debug!(%address, "sample backend");
-    Ok(server::serve(listener, router, HEADER_TIMEOUT, Duration::from_secs(1), None, stop).await?)
+    let serving = Serving::privately(HEADER_TIMEOUT, Duration::from_secs(1));
+    Ok(server::serve(listener, router, serving, stop).await?)
 }
 
 async fn create(State(backend): State<Arc<Backend>>, headers: HeaderMap, body: Bytes) -> Response {

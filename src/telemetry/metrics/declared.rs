@@ -146,6 +146,7 @@ const REASON: Label = of(
         "PAYLOAD_TOO_LARGE",
         "RATE_LIMITED",
         "OVERLOADED",
+        "EVENT_LOG_NEARLY_FULL",
         "EVENT_LOG_UNAVAILABLE",
         "SECRETS_UNAVAILABLE",
         "INTERNAL_ERROR",
@@ -223,8 +224,29 @@ pub const METRICS: &[Metric] = &[
     ),
     counter(
         "rate_limited_total",
-        &[PROVIDER, of("scope", &["address", "provider", "branch"])],
-        "Total requests refused by a rate limit, by provider and scope (address: it is blocked; provider: over its quota; branch: over its part of that)",
+        &[PROVIDER, of("scope", &["address", "provider", "branch", "bytes"])],
+        "Total requests refused by a rate limit, by provider and scope (address: it is blocked; provider: over its quota; branch: over its part of that; bytes: over its quota of bytes)",
+    ),
+    gauge(
+        "connections_open",
+        &[of("class", &["unknown", "known"])],
+        "Connections of the public port, by class of their address",
+    ),
+    counter(
+        "connections_refused_total",
+        &[of("reason", &["share", "strangers", "full", "replaced"])],
+        "Total connections that were not accepted or ended early, by reason (share: of its address; strangers: room of unknown addresses; full: all; replaced: idle, ended for a newer one)",
+    ),
+    gauge("body_bytes_held", &[], "Bytes of request bodies that are held"),
+    counter(
+        "bodies_refused_total",
+        &[of("reason", &["room", "provider", "holds_most"])],
+        "Total bodies that found no room, by reason (room: of their class; provider: its share; holds_most: unfinished, ended for others because its address holds most)",
+    ),
+    counter(
+        "heavy_work_total",
+        &[of("outcome", &["done", "refused"])],
+        "Total large bodies that had to wait for a turn to be unpacked or verified, by outcome",
     ),
     gauge("blocks_active", &[], "Addresses and providers that are blocked"),
     gauge(
@@ -388,6 +410,22 @@ pub const METRICS: &[Metric] = &[
             &["no_connection", "no_answer", "no_stream", "no_room", "stores_nothing"],
         )],
         "1 for the reason why the event log does not acknowledge appends, 0 for the others. stores_nothing: NATS answers, but what is sent to it is neither stored nor refused, as after its disk was full; it must be restarted",
+    ),
+    gauge("event_log_bytes", &[], "Bytes that the stream EVENTS holds"),
+    gauge(
+        "event_log_max_bytes",
+        &[],
+        "Bytes that it may hold (max_bytes); 0: without a limit",
+    ),
+    gauge(
+        "event_log_fill_ratio",
+        &[],
+        "How much of its max_bytes the stream EVENTS holds, 0 to 1",
+    ),
+    counter(
+        "event_log_nearly_full_refused_total",
+        &[PROVIDER],
+        "Total webhooks refused because the log is nearly full and their provider filled more of it lately than is left",
     ),
     counter(
         "events_appended_total",

@@ -1,0 +1,453 @@
+//! Room for bodies: how many bytes of them are held at a time, and by whom.
+//!
+//! Strangers may hold half of it, known addresses more, and the rest is for the backend. Nothing waits for room: where there is
+//! none, the body loses its place that holds most of the address that holds most, among those that have not come to their end;
+//! a newcomer is only refused where that would be itself. So a webhook of a few KB, which comes in one piece, finds room
+//! however many large bodies are kept open. Whoever loses its place for holding most is told so, and it counts against it.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use metrics::Gauge;
+use tokio::sync::Notify;
+
+use crate::intake::{limit::address::Address, refusal::Reason};
+
+/// Bytes of request bodies that may be held at a time, for all connections together: 1000 ordinary orders need one or
+/// two MiB.
+const ROOM_BYTES: usize = 32 * 1024 * 1024;
+/// What strangers may hold of it: two bodies of the largest `MAX_PAYLOAD_SIZE`, and some.
+const STRANGERS_BYTES: usize = 16 * 1024 * 1024;
+/// What strangers and known addresses may hold together; the rest is kept for the backend.
+const KNOWN_BYTES: usize = 26 * 1024 * 1024;
+/// What bodies for one provider may hold of any of these: three quarters.
+const PROVIDER_PARTS: (usize, usize) = (3, 4);
+
+/// Whose room a body takes, from the least to the best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Anybody.
+    Stranger,
+    /// An address that lately sent a verified webhook, or is on the provider's list.
+    Known,
+    /// Who showed the service token.
+    Backend,
+}
+
+/// All standings, from the least.
+const STANDINGS: [Standing; 3] = [Standing::Stranger, Standing::Known, Standing::Backend];
+
+/// Who sends a body.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    /// The client's address.
+    pub address: Address,
+    /// Whose room it takes.
+    pub standing: Standing,
+    /// Where it goes.
+    pub provider: Arc<str>,
+}
+
+/// Room for bodies. Cheap to clone.
+#[derive(Clone)]
+pub struct Budget(Arc<Shared>);
+
+struct Shared {
+    table: Mutex<Table>,
+    /// Bytes that a standing and those below it may hold together.
+    limits: [usize; 3],
+    gauge: Gauge,
+}
+
+#[derive(Default)]
+struct Table {
+    next: u64,
+    used: [usize; 3],
+    holders: HashMap<Address, Holder>,
+    providers: HashMap<Arc<str>, [usize; 3]>,
+}
+
+/// What an address holds.
+#[derive(Default)]
+struct Holder {
+    bytes: usize,
+    bodies: HashMap<u64, Load>,
+}
+
+/// A body that holds room.
+struct Load {
+    bytes: usize,
+    standing: Standing,
+    provider: Arc<str>,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// It came to its end; what follows takes a moment, so it keeps its place.
+    is_whole: AtomicBool,
+    has_lost: AtomicBool,
+    lost: Notify,
+}
+
+/// What a body has taken so far; given back when dropped.
+pub(super) struct Room {
+    budget: Budget,
+    sender: Sender,
+    id: Option<u64>,
+    bytes: usize,
+    state: Arc<State>,
+}
+
+impl std::fmt::Debug for Room {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Room({} bytes)", self.bytes)
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::of([STRANGERS_BYTES, KNOWN_BYTES, ROOM_BYTES])
+    }
+}
+
+impl Budget {
+    /// With these limits.
+    pub(super) fn of(limits: [usize; 3]) -> Self {
+        let shared = Shared {
+            table: Mutex::default(),
+            limits,
+            gauge: metrics::gauge!("body_bytes_held"),
+        };
+        Self(Arc::new(shared))
+    }
+
+    /// Room of one body, of which nothing is taken.
+    pub(super) fn room(&self, sender: &Sender) -> Room {
+        Room {
+            budget: self.clone(),
+            sender: sender.clone(),
+            id: None,
+            bytes: 0,
+            state: Arc::default(),
+        }
+    }
+
+    /// Bytes that are held.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        let table = self.lock();
+        let by_address: usize = table.holders.values().map(|holder| holder.bytes).sum();
+        let by_provider: usize = table.providers.values().flatten().sum();
+        assert_eq!(by_address, table.used.iter().sum::<usize>());
+        assert_eq!(by_address, by_provider);
+        by_address
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // No code panics while it holds it.
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What stands in the way of more room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lack {
+    Room,
+    OfProvider,
+}
+
+impl Table {
+    fn lack(&self, limits: &[usize; 3], sender: &Sender, more: usize) -> Option<Lack> {
+        let own = self.providers.get(&sender.provider).copied().unwrap_or_default();
+        let (mut all, mut of_provider) = (0, 0);
+        for (at, standing) in STANDINGS.into_iter().enumerate() {
+            all += self.used[at];
+            of_provider += own[at];
+            if standing < sender.standing {
+                continue;
+            }
+            if all + more > limits[at] {
+                return Some(Lack::Room);
+            }
+            let (part, of) = PROVIDER_PARTS;
+            if of_provider + more > limits[at] / of * part {
+                return Some(Lack::OfProvider);
+            }
+        }
+        None
+    }
+
+    /// Who loses its place for somebody with this much: none, where that is who asks.
+    fn loser(&self, lack: Lack, sender: &Sender, id: Option<u64>, wanted: usize) -> Option<(Address, u64)> {
+        let counts = |load: &Load| {
+            load.standing <= sender.standing
+                && (lack == Lack::Room || load.provider == sender.provider)
+                && !load.state.is_whole.load(Ordering::Relaxed)
+        };
+        let has = |address: &Address| self.holders.get(address).map_or(0, |holder| holder.bytes);
+        let candidates = self.holders.iter().flat_map(|(address, holder)| {
+            let loads = holder
+                .bodies
+                .iter()
+                .filter(|(other, load)| Some(**other) != id && counts(load));
+            loads.map(|(other, load)| {
+                (
+                    std::cmp::Reverse(load.standing),
+                    holder.bytes,
+                    load.bytes,
+                    *address,
+                    *other,
+                )
+            })
+        });
+        let most = candidates.max_by_key(|(standing, of_address, bytes, ..)| (*standing, *of_address, *bytes))?;
+        let (standing, of_address, bytes, address, other) = most;
+        let held = self.bytes(&sender.address, id);
+        let own = (has(&sender.address) + wanted - held, wanted);
+        // Where both are of one address its bytes are the same, and the body counts.
+        let of_address = if address == sender.address { own.0 } else { of_address };
+        (standing.0 < sender.standing || (of_address, bytes) > own).then_some((address, other))
+    }
+
+    fn bytes(&self, address: &Address, id: Option<u64>) -> usize {
+        let load = id.and_then(|id| self.holders.get(address)?.bodies.get(&id));
+        load.map_or(0, |load| load.bytes)
+    }
+
+    /// Sets what a body holds; it is there.
+    fn set(&mut self, address: Address, id: u64, bytes: usize) {
+        let Some(holder) = self.holders.get_mut(&address) else {
+            return;
+        };
+        let Some(load) = holder.bodies.get_mut(&id) else { return };
+        let (before, at) = (std::mem::replace(&mut load.bytes, bytes), load.standing as usize);
+        holder.bytes = holder.bytes - before + bytes;
+        self.used[at] = self.used[at] - before + bytes;
+        if let Some(own) = self.providers.get_mut(&load.provider) {
+            own[at] = own[at] - before + bytes;
+        }
+    }
+
+    fn insert(&mut self, sender: &Sender, state: &Arc<State>) -> u64 {
+        self.next += 1;
+        let load = Load {
+            bytes: 0,
+            standing: sender.standing,
+            provider: Arc::clone(&sender.provider),
+            state: Arc::clone(state),
+        };
+        let holder = self.holders.entry(sender.address).or_default();
+        holder.bodies.insert(self.next, load);
+        // There are as many as there are providers.
+        self.providers.entry(Arc::clone(&sender.provider)).or_default();
+        self.next
+    }
+
+    fn remove(&mut self, address: Address, id: u64) -> Option<Arc<State>> {
+        self.set(address, id, 0);
+        let holder = self.holders.get_mut(&address)?;
+        let load = holder.bodies.remove(&id)?;
+        if holder.bodies.is_empty() {
+            self.holders.remove(&address);
+        }
+        Some(load.state)
+    }
+
+    fn held(&self) -> usize {
+        self.used.iter().sum()
+    }
+}
+
+impl Room {
+    /// Takes or gives back room, so that it is as much as so many bytes need.
+    ///
+    /// # Errors
+    /// [`Reason::HoldsMost`] where it lost its place or is the one that holds most, [`Reason::Overloaded`] where there is no
+    /// room and it is not. Then it stays as it is, or has nothing.
+    pub(super) fn resize(&mut self, bytes: usize) -> Result<(), Reason> {
+        if bytes == self.bytes {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.budget.0);
+        let mut table = self.budget.lock();
+        if self.state.has_lost.load(Ordering::Relaxed) {
+            return Err(Reason::HoldsMost);
+        }
+        while let Some(more) = bytes.checked_sub(self.bytes)
+            && let Some(lack) = table.lack(&shared.limits, &self.sender, more)
+        {
+            let Some((address, loser)) = table.loser(lack, &self.sender, self.id, bytes) else {
+                let holder = table.holders.get(&self.sender.address);
+                let others = holder.map_or(0, |holder| holder.bodies.len()) - usize::from(self.id.is_some());
+                let is_most = others > 0 || bytes > shared.limits[2] / 16;
+                drop(table);
+                count(if lack == Lack::Room { "room" } else { "provider" });
+                return Err(if is_most { Reason::HoldsMost } else { Reason::Overloaded });
+            };
+            if let Some(state) = table.remove(address, loser) {
+                state.has_lost.store(true, Ordering::Relaxed);
+                state.lost.notify_one();
+                count("holds_most");
+            }
+        }
+        let id = *self.id.get_or_insert_with(|| table.insert(&self.sender, &self.state));
+        table.set(self.sender.address, id, bytes);
+        self.bytes = bytes;
+        shared.gauge.set(table.held() as f64);
+        Ok(())
+    }
+
+    /// It came to its end, and keeps its place from now on.
+    pub(super) fn is_whole(&self) {
+        self.state.is_whole.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until it has lost its place.
+    pub(super) async fn lost(&self) {
+        self.state.lost.notified().await;
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let Some(id) = self.id else { return };
+        let mut table = self.budget.lock();
+        table.remove(self.sender.address, id);
+        let held = table.held();
+        drop(table);
+        self.budget.0.gauge.set(held as f64);
+    }
+}
+
+fn count(reason: &'static str) {
+    metrics::counter!("bodies_refused_total", "reason" => reason).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KB: usize = 1024;
+
+    fn sender(address: &str, standing: Standing, provider: &str) -> Sender {
+        Sender {
+            address: address.parse().unwrap(),
+            standing,
+            provider: provider.into(),
+        }
+    }
+
+    fn stranger(address: &str) -> Sender {
+        sender(address, Standing::Stranger, "careem")
+    }
+
+    /// Strangers 64 KB, of which one provider's may have 48; known ones 128; all 160.
+    fn budget() -> Budget {
+        Budget::of([64 * KB, 128 * KB, 160 * KB])
+    }
+
+    fn taken(budget: &Budget, sender: &Sender, bytes: usize) -> Room {
+        let mut room = budget.room(sender);
+        room.resize(bytes).unwrap();
+        room
+    }
+
+    #[test]
+    fn who_holds_most_makes_room() {
+        let budget = budget();
+        let mut large: Vec<_> = (0..4)
+            .map(|_| taken(&budget, &stranger("203.0.113.9"), 12 * KB))
+            .collect();
+        assert_eq!(budget.held(), 48 * KB);
+        // The provider's share is taken; an ordinary webhook of somebody else, and one of the same address, find room.
+        let other = taken(&budget, &stranger("203.0.113.10"), 2 * KB);
+        let same = taken(&budget, &stranger("203.0.113.9"), 2 * KB);
+        let lost = large
+            .iter_mut()
+            .map(|room| room.resize(13 * KB))
+            .filter(|resized| *resized == Err(Reason::HoldsMost))
+            .count();
+        assert!(lost >= 1, "{lost}");
+        assert!(budget.held() <= 48 * KB);
+        drop((large, other, same));
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_whole_one_keeps_its_place() {
+        let budget = budget();
+        let whole: Vec<_> = (0..4)
+            .map(|_| taken(&budget, &stranger("203.0.113.9"), 12 * KB))
+            .collect();
+        whole.iter().for_each(Room::is_whole);
+        assert_eq!(
+            budget.room(&stranger("203.0.113.10")).resize(KB),
+            Err(Reason::Overloaded)
+        );
+        assert_eq!(budget.room(&stranger("203.0.113.9")).resize(KB), Err(Reason::HoldsMost));
+        // Another provider, a known address and the backend still have room.
+        let rooms = [
+            taken(&budget, &sender("203.0.113.10", Standing::Stranger, "talabat"), 16 * KB),
+            taken(&budget, &sender("203.0.113.11", Standing::Known, "careem"), 48 * KB),
+            taken(&budget, &sender("203.0.113.12", Standing::Known, "talabat"), 16 * KB),
+            taken(&budget, &sender("203.0.113.13", Standing::Backend, "talabat"), 32 * KB),
+        ];
+        assert_eq!(budget.held(), 160 * KB);
+        drop((whole, rooms));
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn strangers_make_room_for_those_who_are_known() {
+        let budget = budget();
+        let strangers: Vec<_> = (1..=64)
+            .map(|number| {
+                let provider = if number % 2 == 0 { "careem" } else { "talabat" };
+                let address = format!("203.0.113.{number}");
+                taken(&budget, &sender(&address, Standing::Stranger, provider), KB)
+            })
+            .collect();
+        let known = taken(&budget, &sender("10.0.0.1", Standing::Known, "careem"), 64 * KB);
+        let more = taken(&budget, &sender("10.0.0.1", Standing::Known, "talabat"), 32 * KB);
+        assert_eq!(budget.held(), 128 * KB, "strangers lost what they had too much");
+        drop((strangers, known, more));
+        assert_eq!(budget.held(), 0);
+    }
+
+    proptest! {
+        /// Whatever comes and goes, no limit is broken and nothing is left over.
+        #[test]
+        fn the_limits_hold(steps in prop::collection::vec((0u8..6, 0usize..3, 0usize..80, 0u8..5), 1..200)) {
+            let budget = budget();
+            let mut open: Vec<Room> = Vec::new();
+            for (address, standing, kilobytes, what) in steps {
+                let provider = if address % 2 == 0 { "careem" } else { "talabat" };
+                let sender = sender(&format!("203.0.113.{address}"), STANDINGS[standing], provider);
+                let at = usize::from(address);
+                match what {
+                    0 if at < open.len() => drop(open.remove(at)),
+                    1 => if let Some(room) = open.get_mut(at) { let _ = room.resize(kilobytes * KB); },
+                    2 => if let Some(room) = open.get(at) { room.is_whole() },
+                    _ => {
+                        let mut room = budget.room(&sender);
+                        if room.resize(kilobytes * KB).is_ok() {
+                            open.push(room);
+                        }
+                    }
+                }
+                let used = budget.lock().used;
+                prop_assert!(used[0] <= 64 * KB && used[0] + used[1] <= 128 * KB && budget.held() <= 160 * KB);
+            }
+            drop(open);
+            prop_assert_eq!(budget.held(), 0);
+        }
+    }
+}

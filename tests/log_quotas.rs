@@ -1,0 +1,106 @@
+//! Bytes: how many of them a provider may send in a window, and who is refused first while the log is nearly full.
+
+use reqwest::Method;
+use webhook_hub::provider::Catalogue;
+
+use crate::harness::{
+    World,
+    at_end::Ends,
+    careem::order,
+    hub::Hub,
+    ids,
+    provider::{Provider, Webhook},
+    wait::{PATIENCE, eventually},
+};
+
+/// An order of another provider.
+const GENERIC: &str = include_str!("fixtures/providers/generic/order.created.json");
+
+/// An order, made this long by space at its end.
+fn padded(id: &str, bytes: usize) -> String {
+    let order = order(id);
+    let head = order.trim_end().strip_suffix('}').unwrap();
+    format!("{head}{}}}", " ".repeat(bytes - head.len() - 1))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_may_send_so_many_bytes() {
+    let world = World::new().await;
+    let settings = world
+        .settings()
+        .set("RATE_LIMIT_CAREEM", "100/1h")
+        .set("RATE_LIMIT_BYTES", "1kb");
+    let hub = Hub::start(&settings).await;
+    for id in ids("large", 3) {
+        assert_eq!(world.careem.post(&hub, &padded(&id, 30_000)).await.status, 200);
+    }
+    // Ninety of a hundred are spent; what is small still fits.
+    let over = world.careem.post(&hub, &padded("CR-over", 30_000)).await;
+    assert_eq!((over.status, over.code().as_str()), (429, "RATE_LIMITED"), "{over:?}");
+    assert!(over.header("retry-after").parse::<u64>().unwrap() <= 3600, "{over:?}");
+    assert_eq!(world.careem.post(&hub, &order("CR-small")).await.status, 200);
+    world
+        .metrics_say(&hub, r#"rate_limited_total{provider="careem",scope="bytes"} 1"#)
+        .await;
+    world.at_end(Ends::forwarded(4)).await;
+}
+
+/// One provider fills the log; while it is nearly full that one is refused, and the others go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_fills_the_log_is_refused_first() {
+    let world = World::new().await;
+    let generic = Provider::all(&Catalogue::shipped())
+        .into_iter()
+        .find(|one| one.name == "generic")
+        .unwrap();
+    generic.branch(&world, "store-7").await;
+    let hub = Hub::start(&generic.enable(world.settings(), "KWD")).await;
+    let mut accepted = 0;
+    for id in ids("filling", 20) {
+        assert_eq!(world.careem.post(&hub, &padded(&id, 100_000)).await.status, 200);
+        accepted += 1;
+    }
+    world.log.settled().await;
+    let bytes = world.log_bytes().await;
+    world.limit_log(bytes + bytes / 20).await;
+    let ratio = async || {
+        let metrics = world.metrics(&hub).await;
+        let ratio = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("event_log_fill_ratio "));
+        ratio.unwrap().parse::<f64>().unwrap()
+    };
+    eventually("the hub knows how full the log is", PATIENCE, async || {
+        let found = ratio().await;
+        if found >= 0.9 { Ok(()) } else { Err(found) }
+    })
+    .await;
+    let answer = world.careem.post(&hub, &order("CR-probe")).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str(), answer.header("retry-after")),
+        (503, "EVENT_LOG_NEARLY_FULL", "5"),
+        "{answer:?}"
+    );
+    for number in 0..5 {
+        let body = GENERIC.replace("A-1001", &format!("A-{number}"));
+        let webhook = Webhook::new(body).with("webhook-id", &format!("msg-{number}"));
+        let answer = generic.post(&hub, &webhook).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        accepted += 1;
+    }
+    let ready = format!("{}/health/ready", hub.url());
+    assert_eq!(world.careem.request(Method::GET, &ready).await.status, 200);
+    let metrics = world.metrics(&hub).await;
+    let refused = r#"event_log_nearly_full_refused_total{provider="careem"} 1"#;
+    assert!(metrics.lines().any(|line| line == refused), "{metrics}");
+    let full = ratio().await;
+    assert!((0.9..=1.0).contains(&full), "{full}");
+    assert!(hub.logs_contain("the event log is nearly full"), "no alarm");
+    world.limit_log(-1).await;
+    eventually("careem is taken again", PATIENCE, async || {
+        let answer = world.careem.post(&hub, &order("CR-again")).await;
+        if answer.status == 200 { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    world.at_end(Ends::forwarded(accepted + 1)).await;
+}
