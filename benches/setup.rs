@@ -92,7 +92,7 @@ impl Servers {
         };
         for nats in [&servers.intake, &servers.nats] {
             let provision = servers.connection(nats, "provision", PROVISION_INBOX).await?;
-            streams::apply(&provision, None).await?;
+            streams::apply(&provision, &streams::Order::default(), |_| {}).await?;
         }
         Ok(servers)
     }

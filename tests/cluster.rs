@@ -6,11 +6,11 @@ use std::time::Duration;
 use webhook_hub::event::EventType;
 
 use crate::harness::{
-    World,
+    PARTITIONS, World,
     at_end::Ends,
     backend::{Answer, ORDERS},
     careem::{change, order},
-    hub::Hub,
+    hub::{Hub, run},
     ids,
     load::Load,
     nats_cluster::NODES,
@@ -135,4 +135,40 @@ async fn orders_are_parked_when_the_leader_of_lanes_is_killed() {
             "{id}: {times:?}"
         );
     }
+}
+
+/// Copies are taken away and added under load, and the command returns when they are current.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_come_and_go_as_the_operator_says() {
+    let world = World::with_nats_cluster().await;
+    let (nats, context) = (&world.nats, world.nats.provision().await);
+    let provision = nats.settings("provision").set("PARTITIONS", PARTITIONS);
+    let copies = async |count: &str| {
+        let ran = run(&provision, &["streams", "apply", "--replicas", count])
+            .await
+            .expect_success();
+        run(&provision, &["streams", "diff"]).await.expect_success();
+        ran
+    };
+    let peers = async || {
+        let stream = context.get_stream("EVENTS").await.unwrap();
+        let info = stream.cached_info();
+        let cluster = info.cluster.clone().unwrap_or_default();
+        let current = cluster.replicas.iter().filter(|peer| peer.current).count();
+        (info.config.num_replicas, cluster.replicas.len(), current)
+    };
+    let hubs = [world.hub().await, world.hub().await];
+    under_load(&world, &hubs, async |load| {
+        copies("1").await;
+        assert_eq!(peers().await, (1, 0, 0));
+        load.more(&world, true, SOME).await;
+        let ran = copies("3").await;
+        assert!(
+            ran.stderr.contains("EVENTS: 3 of 3 copies are current"),
+            "{}",
+            ran.said()
+        );
+        assert_eq!(peers().await, (3, 2, 2));
+    })
+    .await;
 }

@@ -81,6 +81,7 @@ mod cluster;
 mod wire_cut;
 mod random_run;
 mod streams;
+mod backup;
 mod statements;
 mod fuzzing;
 mod sdks;

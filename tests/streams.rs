@@ -5,8 +5,11 @@ use serde_json::json;
 
 use crate::harness::{
     PARTITIONS, World,
-    hub::{Ran, Settings, run},
+    at_end::Ends,
+    hub::{Hub, Ran, Settings, run},
+    ids,
     servers::Nats,
+    wait::{PATIENCE, eventually},
 };
 
 fn provision(nats: &Nats) -> Settings {
@@ -44,7 +47,8 @@ async fn apply_makes_what_diff_misses() {
     delete_forward(&nats.provision().await).await;
     let diff = run(&provision(&nats), &["streams", "diff", "--json"]).await;
     let differences: serde_json::Value = serde_json::from_str(&diff.stdout).unwrap();
-    let expected = json!({ "differences": [{ "difference": "forward is missing", "dangerous": true }] });
+    let difference = json!({ "difference": "forward is missing", "dangerous": true });
+    let expected = json!({ "differences": [difference], "chosen": [] });
     assert_eq!((diff.code, differences), (Some(1), expected));
     run(&provision(&nats), &["streams", "apply"]).await.expect_success();
     run(&provision(&nats), &["streams", "diff"]).await.expect_success();
@@ -156,4 +160,110 @@ async fn a_user_that_may_look_up_only_some_streams_is_told_which_it_may_not() {
             ran.said()
         );
     }
+}
+
+/// What an operator chose is kept with the streams: `diff` and the start judge by it, whoever runs `apply` next.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_chose_is_what_is_judged() {
+    let world = World::new().await;
+    let provision = provision(&world.nats);
+    let apply = async |args: &[&str]| run(&provision, &[&["streams", "apply"], args].concat()).await;
+    for wrong in [
+        ["--replicas", "2"],
+        ["--max-age", "1d"],
+        ["--max-age", "x"],
+        ["--max-bytes", "1mb"],
+    ] {
+        assert_eq!(apply(&wrong).await.code, Some(2), "{wrong:?}");
+    }
+    let ran = apply(&["--replicas", "3"]).await;
+    assert_eq!(ran.code, Some(1), "{}", ran.said());
+    assert!(ran.stderr.contains("cluster"), "{}", ran.said());
+    let ran = apply(&["--max-age", "30d", "--max-bytes", "20gb"])
+        .await
+        .expect_success();
+    assert!(ran.stdout.contains("EVENTS max_bytes 21474836480"), "{}", ran.said());
+    // It stays, also where somebody applies without it.
+    apply(&[]).await.expect_success();
+    run(&provision, &["streams", "diff"]).await.expect_success();
+    let context = world.nats.provision().await;
+    let config = async || {
+        let stream = context.get_stream("EVENTS").await.unwrap();
+        stream.cached_info().config.clone()
+    };
+    let chosen = config().await;
+    assert_eq!((chosen.max_age.as_secs(), chosen.max_bytes), (30 * 86_400, 20 << 30));
+    let hub = world.hub().await;
+    world.post_orders(&hub, ids("chosen", 1)).await;
+    world.at_end(Ends::forwarded(1)).await;
+    assert!(!hub.logs_contain("not set up"), "{}", hub.log());
+    hub.terminate().await;
+    // Less than that is danger, as less than the file's was.
+    let mut shorter = chosen.clone();
+    shorter.max_age = std::time::Duration::from_secs(20 * 86_400);
+    context.update_stream(shorter).await.unwrap();
+    let diff = run(&provision, &["streams", "diff"]).await;
+    assert!(
+        diff.code == Some(1) && diff.stdout.contains("could lose events"),
+        "{}",
+        diff.said()
+    );
+    refused(&run(&world.settings(), &["serve"]).await, "max_age is 1728000000000000");
+    let ran = apply(&["--max-age", "default", "--max-bytes", "default"])
+        .await
+        .expect_success();
+    assert!(!ran.stdout.contains("chosen"), "{}", ran.said());
+    assert_eq!(
+        (config().await.max_age.as_secs(), config().await.max_bytes),
+        (90 * 86_400, -1)
+    );
+}
+
+/// Deletes the consumers of a stage and of the tables under a hub, which takes webhooks all the same.
+async fn deletes_consumers(world: &World, hub: &Hub) {
+    world.post_orders(hub, ids("before", 3)).await;
+    world.at_end(Ends::forwarded(3)).await;
+    let events = world.nats.provision().await.get_stream("EVENTS").await.unwrap();
+    for consumer in ["forward", "projection"] {
+        events.delete_consumer(consumer).await.unwrap();
+    }
+    world.post_orders(hub, ids("meanwhile", 2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_is_deleted_under_the_hub_is_waited_for() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    deletes_consumers(&world, &hub).await;
+    for consumer in ["forward", "projection"] {
+        let line = format!("consumer_missing{{consumer=\"{consumer}\"}} 1");
+        world.metrics_say(&hub, &line).await;
+    }
+    eventually("the hub says what to do", PATIENCE, async || {
+        let said = hub.logs_contain("was deleted, and this user may not create it: run `webhook-hub streams apply`");
+        if said { Ok(()) } else { Err(hub.log()) }
+    })
+    .await;
+    world.post_orders(&hub, ids("waiting", 2)).await;
+    run(&provision(&world.nats), &["streams", "apply"])
+        .await
+        .expect_success();
+    world.at_end(Ends::forwarded(7)).await;
+    world
+        .metrics_say(&hub, "consumer_missing{consumer=\"forward\"} 0")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_is_deleted_is_made_again_where_the_hub_may() {
+    let may = |config: &str| {
+        let right = "\"$JS.API.CONSUMER.INFO.EVENTS.*\"";
+        assert!(config.contains(right), "{config}");
+        config.replace(right, &format!("{right}, \"$JS.API.CONSUMER.CREATE.EVENTS.>\""))
+    };
+    let world = World::with_nats(Nats::start_with(may, None)).await;
+    let hub = world.hub().await;
+    deletes_consumers(&world, &hub).await;
+    world.at_end(Ends::forwarded(5)).await;
+    assert_eq!(world.backend.count(), 5, "nothing is done again");
 }

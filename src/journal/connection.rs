@@ -16,6 +16,8 @@ use crate::{config, tls};
 pub const HUB_INBOX: &str = "_INBOX_hub";
 /// Prefix of reply subjects of the user that provisions.
 pub const PROVISION_INBOX: &str = "_INBOX";
+/// Prefix of reply subjects of the user that makes backups.
+pub const BACKUP_INBOX: &str = "_INBOX_backup";
 /// Wait for one answer of the JetStream interface (stream and consumer look-ups).
 const API_TIMEOUT: Duration = Duration::from_secs(5);
 /// Wait for the TCP and NATS handshake.
@@ -171,6 +173,16 @@ impl Connection {
             // The client is gone, and with it whoever waits for an answer.
             None => std::future::pending().await,
         }
+    }
+
+    /// The same, of what is refused from now on.
+    pub async fn next_right_missing(&self) -> String {
+        let mut missing = self.missing_right.clone();
+        missing.mark_unchanged();
+        if missing.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        missing.borrow_and_update().clone().unwrap_or_default()
     }
 
     /// Waits until it is lost.

@@ -1,6 +1,6 @@
 //! The log: the one truth, on JetStream.
 //!
-//! [`connection`] holds the wire to NATS, [`streams`] what the server must look like, [`codec`] turns an
+//! [`connection`] holds the wire to NATS, [`streams`] what the server must look like, [`snapshot`] reads and gives back the whole of it, [`codec`] turns an
 //! [`Envelope`](crate::event::Envelope) into headers and back, [`append`] is the way in (group commit, then the
 //! acknowledgement), [`read`] the way back by sequence and [`pull`] by a durable consumer, [`stage`] runs what consumes the
 //! log, [`lease`] says on which instance, [`lanes`] holds what waits for long, [`settle`] decides what becomes of a
@@ -8,6 +8,7 @@
 
 pub mod connection;
 pub mod streams;
+pub mod snapshot;
 pub mod codec;
 pub mod append;
 pub mod read;

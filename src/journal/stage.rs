@@ -151,8 +151,10 @@ pub trait Stage: Send + Sync + 'static {
 ///
 /// `grace`: how long what is at work gets for that, before the process ends.
 ///
+/// A consumer that is deleted meanwhile is made again, or waited for.
+///
 /// # Errors
-/// Where the consumer does not exist on the server.
+/// None that this version knows of.
 pub async fn run<S: Stage>(
     stage: Arc<S>,
     journal: Journal,
@@ -168,7 +170,8 @@ pub async fn run<S: Stage>(
     while !worker.stop.is_cancelled() {
         if let Err(error) = worker.work_while_it_is_ours().await {
             if error.downcast_ref::<streams::Missing>().is_some() {
-                return Err(error);
+                streams::wait_for(worker.journal.connection(), EVENTS, S::NAME, &worker.stop).await;
+                continue;
             }
             tracing::warn!(
                 stage = S::NAME,
@@ -356,8 +359,16 @@ impl<S: Stage> Worker<S> {
                     .await;
                 floor::look(self.journal.connection(), &ground.tenure).await?;
             }
-            // The next look says it.
-            Err(error) => tracing::debug!(stage = S::NAME, %error, "cannot look up the consumer"),
+            // The next look says it, unless the consumer was deleted.
+            Err(error) => {
+                tracing::debug!(stage = S::NAME, %error, "cannot look up the consumer");
+                let again = streams::consumer(self.journal.connection(), EVENTS, S::NAME).await;
+                if let Err(error) = again
+                    && error.is::<streams::Missing>()
+                {
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }

@@ -1,17 +1,30 @@
 //! What the server must look like: the files in `streams/`, embedded, compared with what is there, and applied.
 //!
-//! The hub that serves may only look; `webhook-hub streams apply`, run with the rights for it, creates what is missing.
+//! The hub that serves may only look; `webhook-hub streams apply`, run with the rights for it, creates what is missing and
+//! changes what an operator chose ([`choices`]). `compare` tells danger from taste, `absent` is about a consumer
+//! that is deleted under the hub, [`mirror`] about the log on another server.
 
-use std::fmt;
+mod absent;
+pub mod api;
+mod apply;
+pub mod choices;
+mod compare;
+pub mod mirror;
 
 use anyhow::Context as _;
 use async_nats::jetstream::{
-    self,
     consumer::{self, PullConsumer},
     stream,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use self::compare::compare;
+pub use self::{
+    absent::wait_for,
+    apply::{Order, apply, older_than_kept},
+    choices::{Choice, Setting},
+    compare::Difference,
+};
 use super::{EVENTS, connection::Connection, lanes::LANES, lease::LEASES};
 use crate::{
     intake::{
@@ -48,52 +61,8 @@ const STREAMS: [(&str, &str); 7] = [
 /// Streams that no order needs: without them the hub serves all the same.
 const DISPENSABLE: [&str; 4] = [LIMITS, BLOCKS, REFUSALS, KEYS];
 
-/// JetStream's error codes for what is not there.
-const STREAM_NOT_FOUND: u64 = 10059;
+/// JetStream's error code for a consumer that is not there.
 const CONSUMER_NOT_FOUND: u64 = 10014;
-
-/// Settings that only describe or size; where the server's differ, nothing can be lost.
-/// (A limit in bytes refuses new events, with `discard: new`, rather than lose old ones.)
-const HARMLESS: [&str; 8] = [
-    "description",
-    "num_replicas",
-    "max_waiting",
-    "max_msg_size",
-    "max_consumers",
-    "compression",
-    "ack_wait",
-    "max_bytes",
-];
-/// Settings in nanoseconds of which more is never worse.
-const LONGER_IS_FINE: [&str; 2] = ["max_age", "duplicate_window"];
-
-/// A setting that is not what the file says.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Difference {
-    /// The stream's or consumer's name.
-    pub of: String,
-    /// The setting; empty where the whole thing is missing.
-    pub setting: String,
-    /// What the file says.
-    pub wanted: Value,
-    /// What the server says.
-    pub found: Value,
-    /// Whether events or their order could be lost by it.
-    pub dangerous: bool,
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.setting.is_empty() {
-            return write!(f, "{} is missing", self.of);
-        }
-        write!(
-            f,
-            "{}: {} is {} but should be {}",
-            self.of, self.setting, self.found, self.wanted
-        )
-    }
-}
 
 /// A consumer or stream that is not on the server.
 #[derive(Debug, thiserror::Error)]
@@ -138,15 +107,23 @@ pub async fn last_sequence(connection: &Connection) -> anyhow::Result<u64> {
         .last_sequence)
 }
 
-/// Compares the server with the files.
+/// The file of `EVENTS`, as JetStream takes it.
+///
+/// # Errors
+/// Where the embedded file is broken, which a test rules out.
+pub fn events_file() -> anyhow::Result<Map<String, Value>> {
+    Ok(serde_json::from_str(EVENTS_FILE)?)
+}
+
+/// Compares the server with the files, and with what the operator chose instead.
 ///
 /// # Errors
 /// Where NATS does not answer.
 pub async fn differences(connection: &Connection) -> anyhow::Result<Vec<Difference>> {
     let mut all = Vec::new();
     for (name, file) in STREAMS {
-        match stream_config(connection, name).await? {
-            Some(found) => all.extend(compare(name, file, &found)?),
+        match api::stream_info(connection, name).await? {
+            Some(info) => all.extend(stream_differences(name, file, &info["config"])?),
             None => all.push(missing(name)),
         }
     }
@@ -163,6 +140,41 @@ pub async fn differences(connection: &Connection) -> anyhow::Result<Vec<Differen
     Ok(all)
 }
 
+fn stream_differences(name: &str, file: &str, config: &Value) -> anyhow::Result<Vec<Difference>> {
+    let wanted = choices::wanted(&serde_json::from_str(file)?, &choices::chosen(config));
+    let mut differences = Vec::new();
+    if config["mirror"].is_object() {
+        // First, for the others follow from it.
+        differences.push(Difference {
+            of: name.to_owned(),
+            setting: "mirror".to_owned(),
+            wanted: Value::Null,
+            found: config["mirror"].clone(),
+            dangerous: true,
+        });
+    }
+    differences.extend(compare(name, wanted, config, !DISPENSABLE.contains(&name)));
+    Ok(differences)
+}
+
+/// What operators chose on this server: of which stream.
+///
+/// # Errors
+/// Where NATS does not answer.
+pub async fn chosen(connection: &Connection) -> anyhow::Result<Vec<(&'static str, Choice)>> {
+    let mut all = Vec::new();
+    for (name, _) in STREAMS {
+        if let Some(info) = api::stream_info(connection, name).await? {
+            all.extend(
+                choices::chosen(&info["config"])
+                    .into_iter()
+                    .map(|choice| (name, choice)),
+            );
+        }
+    }
+    Ok(all)
+}
+
 async fn consumer_differences(connection: &Connection, stream: &str, file: &str) -> anyhow::Result<Vec<Difference>> {
     let name = durable_name(file)?;
     match consumer(connection, stream, &name).await {
@@ -172,46 +184,19 @@ async fn consumer_differences(connection: &Connection, stream: &str, file: &str)
             if let Some(filter) = found.get("filter_subject").filter(|filter| filter.is_string()).cloned() {
                 found["filter_subjects"] = Value::Array(vec![filter]);
             }
-            compare(&name, file, &found)
+            Ok(compare(&name, serde_json::from_str(file)?, &found, true))
         }
         Err(error) if error.downcast_ref::<Missing>().is_some() => Ok(vec![missing(&name)]),
         Err(error) => Err(error),
     }
 }
 
-/// Creates what is missing, brings the consumers up to date (they keep their positions), and leaves a stream that is there
-/// as it is. Returns what still differs.
-///
-/// # Errors
-/// Where NATS refuses or does not answer.
-pub async fn apply(connection: &Connection, replicas: Option<usize>) -> anyhow::Result<Vec<Difference>> {
-    for (name, file) in STREAMS {
-        let mut config: stream::Config = serde_json::from_str(file)?;
-        if let Some(replicas) = replicas {
-            config.num_replicas = replicas;
-        }
-        if stream_config(connection, name).await?.is_none() {
-            connection
-                .context
-                .create_stream(config)
-                .await
-                .with_context(|| format!("cannot create stream {name}"))?;
-        }
-    }
-    for (stream, file) in CONSUMER_FILES {
-        let differences = consumer_differences(connection, stream, file).await?;
-        if differences.iter().any(|one| one.dangerous) {
-            create_consumer(connection, stream, file).await?;
-        }
-    }
-    differences(connection).await
-}
-
 /// Makes sure that the server is as it must be for serving.
 ///
 /// # Errors
-/// Where something is missing or differs in a way that could lose events; the message says how to mend it. Trouble with
-/// the connection comes as another error and can be tried again: [`is_verdict`] tells them apart.
+/// Where something is missing or differs, from its file or from what the operator chose, in a way that could lose events; the
+/// message says how to mend it. Trouble with the connection comes as another error and can be tried again: [`is_verdict`] tells
+/// them apart.
 pub async fn verify(connection: &Connection) -> anyhow::Result<()> {
     let differences = differences(connection).await?;
     let (dangerous, harmless): (Vec<_>, Vec<_>) = differences.into_iter().partition(|one| one.dangerous);
@@ -242,18 +227,6 @@ struct Verdict(String);
 /// Whether an error of [`verify`] will stay until somebody mends the server.
 pub fn is_verdict(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Verdict>().is_some()
-}
-
-async fn stream_config(connection: &Connection, name: &str) -> anyhow::Result<Option<Value>> {
-    match connection.context.get_stream(name).await {
-        Ok(stream) => Ok(Some(serde_json::to_value(&stream.cached_info().config)?)),
-        Err(error) => match error.kind() {
-            jetstream::context::GetStreamErrorKind::JetStream(cause) if cause.error_code().0 == STREAM_NOT_FOUND => {
-                Ok(None)
-            }
-            _ => Err(error).with_context(|| format!("cannot look up stream {name}")),
-        },
-    }
 }
 
 async fn create_consumer(connection: &Connection, stream: &str, file: &str) -> anyhow::Result<()> {
@@ -287,47 +260,6 @@ fn missing(name: &str) -> Difference {
         found: Value::Null,
         dangerous: !DISPENSABLE.contains(&name),
     }
-}
-
-/// Each setting of the file against the server's; what the file does not mention is the server's business.
-fn compare(of: &str, file: &str, found: &Value) -> anyhow::Result<Vec<Difference>> {
-    let wanted: serde_json::Map<String, Value> = serde_json::from_str(file)?;
-    let differs = |setting: &str, wanted: &Value| {
-        let found = found.get(setting).unwrap_or(&Value::Null);
-        match (wanted, found) {
-            // Absent and empty, or absent and false, are the same to the server.
-            (Value::String(text), Value::Null) => !text.is_empty(),
-            (Value::Bool(flag), Value::Null) => *flag,
-            // -1 and 0 both mean "no limit", and so does leaving it out.
-            (Value::Number(number), Value::Null) => number.as_i64() != Some(-1) && number.as_i64() != Some(0),
-            _ => wanted != found && !(unlimited(wanted) && unlimited(found)),
-        }
-    };
-    Ok(wanted
-        .into_iter()
-        .filter(|(setting, wanted)| differs(setting, wanted))
-        .map(|(setting, wanted)| {
-            let found = found.get(&setting).cloned().unwrap_or(Value::Null);
-            let dangerous = !DISPENSABLE.contains(&of) && is_dangerous(&setting, &wanted, &found);
-            Difference {
-                of: of.to_owned(),
-                setting,
-                wanted,
-                found,
-                dangerous,
-            }
-        })
-        .collect())
-}
-
-fn is_dangerous(setting: &str, wanted: &Value, found: &Value) -> bool {
-    let longer =
-        || matches!((wanted.as_i64(), found.as_i64()), (Some(wanted), Some(found)) if found == 0 || found > wanted);
-    !(HARMLESS.contains(&setting) || LONGER_IS_FINE.contains(&setting) && longer())
-}
-
-fn unlimited(value: &Value) -> bool {
-    matches!(value.as_i64(), Some(-1 | 0))
 }
 
 #[cfg(test)]
@@ -387,7 +319,7 @@ mod tests {
         let server = |change: (&str, Value)| {
             let mut config: Value = serde_json::from_str(EVENTS_FILE).unwrap();
             config[change.0] = change.1;
-            compare(EVENTS, EVENTS_FILE, &config).unwrap()
+            stream_differences(EVENTS, EVENTS_FILE, &config).unwrap()
         };
         assert_eq!(server(("name", "EVENTS".into())), []);
         assert_eq!(server(("max_msgs", 0.into())), []);
@@ -397,5 +329,6 @@ mod tests {
         assert!(server(("storage", "memory".into()))[0].dangerous);
         assert!(server(("deny_delete", Value::Null))[0].dangerous);
         assert!(!server(("num_replicas", 3.into()))[0].dangerous);
+        assert!(server(("mirror", serde_json::json!({"name": "EVENTS"})))[0].dangerous);
     }
 }

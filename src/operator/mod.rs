@@ -19,6 +19,8 @@ use crate::{
 pub mod serve;
 pub mod migrate;
 pub mod streams;
+pub mod backup;
+pub mod restore;
 pub mod send;
 pub mod dead_letters;
 pub mod providers;
@@ -50,6 +52,19 @@ pub enum Command {
     /// The streams and consumers on the NATS server.
     #[command(subcommand)]
     Streams(streams::Action),
+    /// Writes the whole log into a folder.
+    Backup {
+        /// The folder; it is made, or is empty.
+        folder: PathBuf,
+    },
+    /// Makes the log again of a backup.
+    Restore {
+        /// The folder of the backup.
+        folder: PathBuf,
+        /// How.
+        #[command(flatten)]
+        how: restore::How,
+    },
     /// What was given up, and how it is taken up again.
     #[command(subcommand)]
     DeadLetters(dead_letters::Action),
@@ -105,6 +120,8 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
             } => migrate::print_grants(&environment, &role, retention, json),
             Command::Migrate { .. } => migrate::run(&environment, json).await,
             Command::Streams(action) => streams::run(&environment, &action, json).await,
+            Command::Backup { folder } => backup::run(&environment, &folder, json).await,
+            Command::Restore { folder, how } => restore::run(&environment, &folder, &how, json).await,
             Command::DeadLetters(action) => dead_letters::run(&environment, &action, json).await,
             Command::Providers(action) => providers::run(&environment, &action, json),
             Command::Blocks(action) => blocks::run(&environment, &action, json).await,
@@ -150,6 +167,12 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     // Where even that cannot be written there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "webhook-hub: {line}");
     ExitCode::FAILURE
+}
+
+/// A line about what is going on, on standard error, so that it is in nobody's way who reads the result.
+fn tell(line: String) {
+    // Where even that cannot be written there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// What an argument names: a file, or `-` for standard input.

@@ -1,30 +1,112 @@
-//! `streams apply` and `streams diff`: what the NATS server must look like.
+//! `streams apply`, `streams diff`, `streams mirror` and `streams promote`: what the NATS server must look like.
 
-use std::process::ExitCode;
+use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
-use clap::Subcommand;
+use clap::{Subcommand, builder::PossibleValuesParser, builder::TypedValueParser as _};
 use serde_json::json;
 
-use super::{print, with_rights};
+use super::{print, tell, with_rights};
 use crate::{
-    config::{self, Environment},
+    config::{self, Environment, parse_duration},
     journal::{
         connection::{Connection, PROVISION_INBOX},
-        streams::{self, Difference},
+        streams::{self, Choice, Difference, Setting, mirror},
     },
 };
+
+/// Shortest age that events may be kept for: the default schedule of retries ends after three days, and a cause that is mended
+/// after a weekend is taken up again from the log.
+const LEAST_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Least room of the log: some 30,000 orders.
+const LEAST_BYTES: i64 = 256 * 1024 * 1024;
+/// The file's value again.
+const DEFAULT: &str = "default";
+/// No limit.
+const UNLIMITED: &str = "unlimited";
 
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Action {
-    /// Creates what is missing; what is there stays as it is. Needs a user that may create streams.
-    Apply {
-        /// Copies of the stream in a cluster: 1, 3 or 5.
-        #[arg(long)]
-        replicas: Option<usize>,
-    },
-    /// Shows how the server differs from the files in streams/; exits with 1 where it does.
+    /// Creates what is missing, and changes what is chosen here. Needs a user that may create streams.
+    Apply(Chosen),
+    /// Shows how the server differs from the files in streams/ and from what was chosen; exits with 1 where it does.
     Diff,
+    /// Makes EVENTS on this server a mirror of the log on another one, and says how far it is.
+    Mirror {
+        /// The other server's JetStream domain.
+        #[arg(long, default_value = "hub")]
+        domain: String,
+    },
+    /// Makes the mirror on this server the log, and creates what is missing.
+    Promote {
+        /// Although the log that is mirrored is still there, or the mirror is known to lack events.
+        #[arg(long)]
+        anyway: bool,
+    },
+}
+
+/// What an operator chooses instead of what the files say. It is kept with the streams.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Chosen {
+    /// Copies of each stream in a cluster: 1, 3 or 5.
+    #[arg(long, value_parser = PossibleValuesParser::new(["1", "3", "5"]).map(|copies| usize::from(copies.as_bytes()[0] - b'0')))]
+    pub replicas: Option<usize>,
+    /// How long events are kept: 7d to 366d, unlimited, default (90d).
+    #[arg(long, value_parser = age)]
+    pub max_age: Option<Choice>,
+    /// Bytes that EVENTS holds before new events are refused: 256mb or more, unlimited, default (unlimited).
+    #[arg(long, value_parser = bytes)]
+    pub max_bytes: Option<Choice>,
+    /// Although events would be removed at once.
+    #[arg(long)]
+    pub forget: bool,
+}
+
+impl Chosen {
+    /// As the streams take it.
+    pub(super) fn choices(&self) -> Vec<Choice> {
+        let replicas = self.replicas.map(Choice::replicas);
+        [replicas, self.max_age, self.max_bytes].into_iter().flatten().collect()
+    }
+}
+
+fn age(text: &str) -> Result<Choice, String> {
+    let age = match text {
+        DEFAULT => return Ok(of_file(Setting::MaxAge)),
+        UNLIMITED => return Ok(Choice::max_age(None)),
+        text => parse_duration(text)?,
+    };
+    if age < LEAST_AGE {
+        return Err("expected at least 7d: retries, and orders that are taken up again, need the log".to_owned());
+    }
+    Ok(Choice::max_age(Some(age)))
+}
+
+fn bytes(text: &str) -> Result<Choice, String> {
+    const EXPECTED: &str = "expected a size such as 512mb, 20gb or 1tb";
+    match text {
+        DEFAULT => return Ok(of_file(Setting::MaxBytes)),
+        UNLIMITED => return Ok(Choice::max_bytes(None)),
+        _ => {}
+    }
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: i64 = digits.parse().map_err(|_| EXPECTED)?;
+    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "mb" => 1 << 20,
+        "gb" => 1 << 30,
+        "tb" => 1i64 << 40,
+        _ => return Err(EXPECTED.to_owned()),
+    };
+    let bytes = number.checked_mul(unit).ok_or(EXPECTED)?;
+    if bytes < LEAST_BYTES {
+        return Err("expected at least 256mb".to_owned());
+    }
+    Ok(Choice::max_bytes(Some(bytes)))
+}
+
+fn of_file(setting: Setting) -> Choice {
+    Choice { setting, value: None }
 }
 
 /// Runs the command.
@@ -35,26 +117,81 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
     let settings = config::Nats::from_environment(environment)?;
     let connection = Connection::open(&settings, "webhook-hub streams", PROVISION_INBOX).await?;
     connection.reach().await?;
+    if let Action::Mirror { domain } = action {
+        let followed = with_rights(&connection, &settings, mirror::follow(&connection, domain)).await?;
+        return say_followed(followed, as_json);
+    }
     let work = async {
-        match action {
-            Action::Apply { replicas } => streams::apply(&connection, *replicas).await,
-            Action::Diff => streams::differences(&connection).await,
-        }
+        let differences = match action {
+            Action::Apply(chosen) => apply(&connection, chosen).await?,
+            Action::Promote { anyway } => {
+                let followed = mirror::promote(&connection, *anyway).await?;
+                tell(format!(
+                    "EVENTS is the log now; its last event has sequence {}",
+                    followed.last
+                ));
+                apply(&connection, &Chosen::default()).await?
+            }
+            Action::Diff | Action::Mirror { .. } => streams::differences(&connection).await?,
+        };
+        anyhow::Ok((differences, streams::chosen(&connection).await?))
     };
-    let differences = with_rights(&connection, &settings, work).await?;
+    let (differences, chosen) = with_rights(&connection, &settings, work).await?;
     let text = match differences.as_slice() {
-        [] => "NATS is set up as the files in streams/ say".to_owned(),
+        [] => format!("NATS is set up as the files in streams/ say{}", but(&chosen)),
         some => some.iter().map(line).collect::<Vec<_>>().join("\n"),
     };
     let shown: Vec<_> = differences
         .iter()
         .map(|one| json!({ "difference": one.to_string(), "dangerous": one.dangerous }))
         .collect();
-    print(as_json, &json!({ "differences": shown }), text)?;
+    let chosen: Vec<_> = chosen
+        .iter()
+        .map(|(stream, choice)| json!({ "stream": stream, "chosen": choice.to_string() }))
+        .collect();
+    print(as_json, &json!({ "differences": shown, "chosen": chosen }), text)?;
     let failed = differences
         .iter()
         .any(|one| one.dangerous || matches!(action, Action::Diff));
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn apply(connection: &Connection, chosen: &Chosen) -> anyhow::Result<Vec<Difference>> {
+    let order = streams::Order {
+        choices: chosen.choices(),
+        forget: chosen.forget,
+    };
+    streams::apply(connection, &order, tell).await
+}
+
+/// What was chosen, those that hold for all streams once.
+fn but(chosen: &[(&str, Choice)]) -> String {
+    let mut text = String::new();
+    for (stream, choice) in chosen {
+        let separator = if text.is_empty() {
+            ", but for what was chosen: "
+        } else {
+            "; "
+        };
+        // Writing to a text does not fail.
+        let _ = write!(text, "{separator}{stream} {choice}");
+    }
+    text
+}
+
+fn say_followed(followed: mirror::Followed, as_json: bool) -> anyhow::Result<ExitCode> {
+    let state = match followed {
+        one if one.active => "follows",
+        one if one.heard => "has not heard from the log lately",
+        _ => "has not heard from the log yet",
+    };
+    let text = format!(
+        "the mirror {state}: its last event has sequence {}, {} are to come",
+        followed.last, followed.lag
+    );
+    let shown = json!({ "last": followed.last, "lag": followed.lag, "active": followed.active });
+    print(as_json, &shown, text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn line(difference: &Difference) -> String {
@@ -64,4 +201,23 @@ fn line(difference: &Difference) -> String {
         "harmless"
     };
     format!("{difference} ({mark})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_and_sizes() {
+        assert_eq!(age("default"), Ok(of_file(Setting::MaxAge)));
+        assert_eq!(age("unlimited").unwrap().value, Some(0));
+        assert_eq!(age("7d").unwrap().value, Some(604_800_000_000_000));
+        assert!(age("6d").is_err() && age("9").is_err() && age("400d").is_err());
+        assert_eq!(bytes("default"), Ok(of_file(Setting::MaxBytes)));
+        assert_eq!(bytes("unlimited").unwrap().value, Some(-1));
+        assert_eq!(bytes("20gb").unwrap().value, Some(21_474_836_480));
+        for wrong in ["", "gb", "255mb", "1kb", "-1", "9999999999tb", "1.5gb", "20 gb"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
 }

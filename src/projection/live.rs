@@ -99,7 +99,7 @@ impl Live {
     /// is waited for.
     ///
     /// # Errors
-    /// Where the durable consumer does not exist.
+    /// None that this version knows of.
     pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         let (database, migrated) = (self.database.clone(), self.migrated.subscribe());
         tokio::select! {
@@ -112,7 +112,9 @@ impl Live {
         while !stop.is_cancelled() {
             match Box::pin(self.write_while_it_is_ours(stop)).await {
                 Ok(()) => {}
-                Err(error) if error.is::<streams::Missing>() => return Err(error),
+                Err(error) if error.is::<streams::Missing>() => {
+                    streams::wait_for(self.journal.connection(), EVENTS, CONSUMER, stop).await;
+                }
                 Err(error) => {
                     self.note(&error);
                     if !error.is::<Replaced>() && !error.is::<Newer>() {

@@ -70,6 +70,14 @@ impl World {
         self.tables_agree(&events, patience).await;
     }
 
+    /// The same, but for the backend, which knows more than a log that was restored.
+    pub(crate) async fn log_and_tables_end(&self, expected: Ends) {
+        let events = self.log.settled().await;
+        assert_eq!(ends(&events), expected);
+        self.nothing_pending(PATIENCE).await;
+        self.tables_agree(&events, PATIENCE).await;
+    }
+
     /// No consumer has anything that is not handed out, or handed out and not acknowledged.
     async fn nothing_pending(&self, within: Duration) {
         let provision = self.nats.provision().await;

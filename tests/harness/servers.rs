@@ -37,6 +37,12 @@ const RESTAURANT: &str = "
 pub(crate) static PROGRAMS: LazyLock<Programs> = LazyLock::new(|| Programs::find(&in_project(".dev/tools")).unwrap());
 static SHARED: OnceCell<Arc<Cluster>> = OnceCell::const_new();
 
+/// A program that may come with PostgreSQL: `pg_dump`.
+pub(crate) fn postgres_program(name: &str) -> Option<PathBuf> {
+    let program = PROGRAMS.postgres_bin.join(name);
+    program.is_file().then_some(program)
+}
+
 fn in_project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }

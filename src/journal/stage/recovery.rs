@@ -80,9 +80,17 @@ pub(super) async fn read<S: Stage>(
     let left = left.filter(|_| check.is_none());
     let has_floor = left.is_some();
     let floor = left.unwrap_or_else(|| log.acknowledged(acknowledged));
+    // A consumer that is new beside a log that is not, as on a mirror that was promoted, hands out once more what has its outcome.
+    // So all that is there counts as handed out, and is read.
+    let is_new = !has_floor && info.delivered.stream_sequence == 0;
+    let delivered = if is_new {
+        log.last
+    } else {
+        info.delivered.stream_sequence
+    };
     let mut found = Found {
         settled: floor.settled,
-        delivered: info.delivered.stream_sequence,
+        delivered,
         checks_lanes: check.is_some(),
         ..Found::default()
     };

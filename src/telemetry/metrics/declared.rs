@@ -459,6 +459,11 @@ pub const METRICS: &[Metric] = &[
         "Bytes free on the disk of a NATS server's store; only where NATS_MONITORING_URL names this machine by a loopback address",
     ),
     late("nats_disk_size_bytes", &[open("server")], "Size of that disk"),
+    gauge(
+        "consumer_missing",
+        &[of("consumer", &["transform", "forward", "push", "projection"])],
+        "1 while a durable consumer was deleted and this instance waits for it, by consumer",
+    ),
     // PostgreSQL.
     gauge(
         "database_up",

@@ -1,0 +1,231 @@
+//! `streams apply`: creates what is missing, and changes of what is there what the operator chose, and no more.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::{
+    CONSUMER_FILES, Difference, STREAMS, api,
+    choices::{Choice, with_choices},
+    consumer_differences, create_consumer, differences, durable_name,
+};
+use crate::journal::connection::Connection;
+
+/// How long copies may make no progress before the command gives up: an election takes up to ten seconds, a large message
+/// and a slow disk less.
+const STALLED: Duration = Duration::from_secs(120);
+/// Pause between two looks at copies.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How often a line says how far they are.
+const SAY_EVERY: Duration = Duration::from_secs(2);
+
+/// What is to be applied.
+#[derive(Debug, Default)]
+pub struct Order {
+    /// What the operator chose just now; what was chosen before stays.
+    pub choices: Vec<Choice>,
+    /// A shorter age may remove events at once.
+    pub forget: bool,
+}
+
+/// Creates what is missing, brings the consumers up to date (they keep their positions), changes what was chosen, and waits until
+/// the copies are current. `say` hears how far it is. Returns what still differs.
+///
+/// # Errors
+/// Where NATS refuses or does not answer; where copies make no progress; where something would be lost that the operator
+/// did not ask for.
+pub async fn apply(connection: &Connection, order: &Order, say: impl Fn(String)) -> anyhow::Result<Vec<Difference>> {
+    let mut changed = Vec::new();
+    for (name, file) in STREAMS {
+        let file: Map<String, Value> = serde_json::from_str(file)?;
+        match api::stream_info(connection, name).await? {
+            None => {
+                let config = with_choices(name, &file, &Value::Object(file.clone()), &order.choices);
+                api::ask(connection, &format!("STREAM.CREATE.{name}"), &config, api::ANSWER)
+                    .await
+                    .with_context(|| format!("cannot create stream {name}"))?;
+            }
+            Some(info) => {
+                let config = with_choices(name, &file, &info["config"], &order.choices);
+                if config != info["config"] {
+                    if !order.forget {
+                        forgets_nothing(name, &config, &info)?;
+                    }
+                    api::ask(connection, &format!("STREAM.UPDATE.{name}"), &config, api::ANSWER)
+                        .await
+                        .with_context(|| format!("cannot change stream {name}"))?;
+                    changed.push((name, config["num_replicas"].as_u64().unwrap_or(1)));
+                }
+            }
+        }
+    }
+    for (stream, file) in CONSUMER_FILES {
+        let differences = consumer_differences(connection, stream, file).await?;
+        if differences.iter().any(|one| one.dangerous) {
+            create_consumer(connection, stream, file).await?;
+        }
+    }
+    for (name, replicas) in changed {
+        until_current(connection, name, &format!("STREAM.INFO.{name}"), replicas, &say).await?;
+        for (_, file) in CONSUMER_FILES.iter().filter(|(stream, _)| *stream == name) {
+            let consumer = durable_name(file)?;
+            let what = format!("CONSUMER.INFO.{name}.{consumer}");
+            until_current(connection, &consumer, &what, replicas, &say).await?;
+        }
+    }
+    differences(connection).await
+}
+
+/// Refuses a change by which NATS would remove events at once.
+fn forgets_nothing(name: &str, config: &Value, info: &Value) -> anyhow::Result<()> {
+    let (before, state) = (&info["config"], &info["state"]);
+    if state["messages"].as_u64().unwrap_or_default() == 0 {
+        return Ok(());
+    }
+    if config["max_age"] != before["max_age"]
+        && let Some(first) = older_than_kept(config, state)
+    {
+        bail!(
+            "{name} holds events since {first}, which are older than --max-age: NATS would remove them at once; --forget does that"
+        );
+    }
+    let (bytes, most) = (
+        state["bytes"].as_i64().unwrap_or_default(),
+        config["max_bytes"].as_i64(),
+    );
+    if config["max_bytes"] != before["max_bytes"]
+        && let Some(most) = most.filter(|most| (1..bytes).contains(most))
+    {
+        bail!(
+            "{name} holds {bytes} bytes, more than --max-bytes {most}: NATS would remove the oldest events at once; --forget does that"
+        );
+    }
+    Ok(())
+}
+
+/// When the oldest event of a stream came, where that is longer ago than `max_age` keeps it.
+pub fn older_than_kept<'a>(config: &Value, state: &'a Value) -> Option<&'a str> {
+    let kept = config["max_age"].as_i64().filter(|age| *age > 0)?;
+    let first = state["first_ts"].as_str()?;
+    let came = DateTime::parse_from_rfc3339(first).ok()?;
+    (Utc::now() - TimeDelta::nanoseconds(kept) > came).then_some(first)
+}
+
+/// Waits until a stream or consumer has so many copies, and each has all that the others have.
+async fn until_current(
+    connection: &Connection,
+    name: &str,
+    what: &str,
+    replicas: u64,
+    say: &impl Fn(String),
+) -> anyhow::Result<()> {
+    let mut last = (String::new(), Instant::now());
+    let mut said = None::<Instant>;
+    loop {
+        // While a leader is elected there is no answer.
+        let state = match api::ask(connection, what, &Value::Null, api::ANSWER).await {
+            Ok(info) => copies(&info, replicas),
+            Err(error) => Err(format!("{error:#}")),
+        };
+        let Err(state) = state else {
+            if said.is_some() || replicas > 1 {
+                say(format!("{name}: {replicas} of {replicas} copies are current"));
+            }
+            return Ok(());
+        };
+        if state != last.0 {
+            last = (state.clone(), Instant::now());
+        } else if last.1.elapsed() > STALLED {
+            bail!(
+                "{name}: no progress for {} s: {state}; run the same command again to go on waiting",
+                STALLED.as_secs()
+            );
+        }
+        if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+            said = Some(Instant::now());
+            say(format!("{name}: {state}"));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Whether there are as many copies as wanted and all are current; else how far they are.
+fn copies(info: &Value, replicas: u64) -> Result<(), String> {
+    // A server that is alone says nothing of copies.
+    let Some(cluster) = info.get("cluster").filter(|cluster| cluster.is_object()) else {
+        return if replicas == 1 {
+            Ok(())
+        } else {
+            Err("no cluster".to_owned())
+        };
+    };
+    let others = cluster["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_current = |peer: &&Value| peer["current"] == json!(true) && peer["offline"] != json!(true);
+    let current = 1 + others.iter().filter(is_current).count() as u64;
+    let has_leader = cluster["leader"].as_str().is_some_and(|leader| !leader.is_empty());
+    if has_leader && current == replicas && others.len() as u64 + 1 == replicas {
+        return Ok(());
+    }
+    let mut state = format!("{current} of {replicas} copies are current");
+    if others.len() as u64 + 1 > replicas {
+        state += &format!(", {} are to go", others.len() as u64 + 1 - replicas);
+    }
+    for peer in others.iter().filter(|peer| !is_current(peer)) {
+        let (name, lag) = (peer["name"].as_str().unwrap_or("?"), peer["lag"].as_u64().unwrap_or(0));
+        state += &format!("; {name} lacks {lag} messages");
+    }
+    Err(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(name: &str, current: bool, lag: u64) -> Value {
+        json!({"name": name, "current": current, "lag": lag})
+    }
+
+    #[test]
+    fn copies_are_there_when_each_has_everything() {
+        let of = |replicas: Value| json!({"cluster": {"leader": "a", "replicas": replicas}});
+        assert_eq!(copies(&json!({}), 1), Ok(()));
+        assert!(copies(&json!({}), 3).is_err());
+        assert_eq!(copies(&json!({"cluster": {"leader": "a"}}), 1), Ok(()));
+        assert_eq!(copies(&of(json!([peer("b", true, 0), peer("c", true, 0)])), 3), Ok(()));
+        assert!(copies(&of(json!([peer("b", true, 0)])), 3).is_err());
+        let behind = copies(&of(json!([peer("b", true, 0), peer("c", false, 7)])), 3);
+        assert_eq!(behind.unwrap_err(), "2 of 3 copies are current; c lacks 7 messages");
+        assert!(
+            copies(&of(json!([peer("b", true, 0)])), 1)
+                .unwrap_err()
+                .contains("are to go")
+        );
+        assert!(
+            copies(
+                &json!({"cluster": {"replicas": [peer("b", true, 0), peer("c", true, 0)]}}),
+                3
+            )
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn nothing_is_forgotten_unasked() {
+        let info = |age: i64, bytes: i64| {
+            json!({"config": {"max_age": 0, "max_bytes": -1}, "state": {
+                "messages": 5, "bytes": bytes, "first_ts": (Utc::now() - TimeDelta::days(age)).to_rfc3339()}})
+        };
+        let day = TimeDelta::days(1).num_nanoseconds().unwrap();
+        let config = |days: i64, bytes: i64| json!({"max_age": days * day, "max_bytes": bytes});
+        assert!(forgets_nothing("EVENTS", &config(30, -1), &info(40, 10)).is_err());
+        assert!(forgets_nothing("EVENTS", &config(30, -1), &info(20, 10)).is_ok());
+        assert!(forgets_nothing("EVENTS", &config(0, 9), &info(40, 10)).is_err());
+        assert!(forgets_nothing("EVENTS", &config(0, 10), &info(40, 10)).is_ok());
+        let mut unchanged = info(40, 10);
+        unchanged["config"] = config(30, 9);
+        assert!(forgets_nothing("EVENTS", &config(30, 9), &unchanged).is_ok());
+    }
+}

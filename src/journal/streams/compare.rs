@@ -1,0 +1,89 @@
+//! A stream or consumer on the server beside what it should be: what differs, and whether something can be lost by it. Pure.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+/// Settings that only describe or size; where the server's differ, nothing can be lost.
+/// (A limit in bytes refuses new events, with `discard: new`, rather than lose old ones.)
+const HARMLESS: [&str; 8] = [
+    "description",
+    "num_replicas",
+    "max_waiting",
+    "max_msg_size",
+    "max_consumers",
+    "compression",
+    "ack_wait",
+    "max_bytes",
+];
+/// Settings in nanoseconds of which more is never worse.
+const LONGER_IS_FINE: [&str; 2] = ["max_age", "duplicate_window"];
+
+/// A setting that is not as it should be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Difference {
+    /// The stream's or consumer's name.
+    pub of: String,
+    /// The setting; empty where the whole thing is missing.
+    pub setting: String,
+    /// What the file says, or what the operator chose instead.
+    pub wanted: Value,
+    /// What the server says.
+    pub found: Value,
+    /// Whether events or their order could be lost by it.
+    pub dangerous: bool,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.setting.is_empty() {
+            return write!(f, "{} is missing", self.of);
+        }
+        write!(
+            f,
+            "{}: {} is {} but should be {}",
+            self.of, self.setting, self.found, self.wanted
+        )
+    }
+}
+
+/// Each wanted setting against the server's; what is not mentioned is the server's business. `needed`: whether events depend
+/// on it.
+pub(super) fn compare(of: &str, wanted: Map<String, Value>, found: &Value, needed: bool) -> Vec<Difference> {
+    let differs = |setting: &str, wanted: &Value| {
+        let found = found.get(setting).unwrap_or(&Value::Null);
+        match (wanted, found) {
+            // Absent and empty, or absent and false, are the same to the server.
+            (Value::String(text), Value::Null) => !text.is_empty(),
+            (Value::Bool(flag), Value::Null) => *flag,
+            // -1 and 0 both mean "no limit", and so does leaving it out.
+            (Value::Number(number), Value::Null) => number.as_i64() != Some(-1) && number.as_i64() != Some(0),
+            _ => wanted != found && !(unlimited(wanted) && unlimited(found)),
+        }
+    };
+    wanted
+        .into_iter()
+        .filter(|(setting, wanted)| differs(setting, wanted))
+        .map(|(setting, wanted)| {
+            let found = found.get(&setting).cloned().unwrap_or(Value::Null);
+            let dangerous = needed && is_dangerous(&setting, &wanted, &found);
+            Difference {
+                of: of.to_owned(),
+                setting,
+                wanted,
+                found,
+                dangerous,
+            }
+        })
+        .collect()
+}
+
+fn is_dangerous(setting: &str, wanted: &Value, found: &Value) -> bool {
+    let longer =
+        || matches!((wanted.as_i64(), found.as_i64()), (Some(wanted), Some(found)) if found == 0 || found > wanted);
+    !(HARMLESS.contains(&setting) || LONGER_IS_FINE.contains(&setting) && longer())
+}
+
+fn unlimited(value: &Value) -> bool {
+    matches!(value.as_i64(), Some(-1 | 0))
+}

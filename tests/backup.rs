@@ -1,0 +1,345 @@
+//! Backups that are restored: by the steps of `docs/backup.md`, and every order is counted. A mirror takes the log's place.
+
+use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Stdio};
+
+use async_nats::jetstream::{self, stream};
+use futures_util::StreamExt as _;
+use serde_json::Value;
+use tokio::process::Command;
+use uuid::Uuid;
+use webhook_hub::event::EventType;
+
+use crate::harness::{
+    PARTITIONS, World,
+    at_end::Ends,
+    backend::Answer,
+    hub::{Ran, Settings, run},
+    ids,
+    log::Log,
+    port::Port,
+    servers::{Nats, postgres_program},
+    wait::{PATIENCE, eventually},
+};
+
+const DOCUMENT: &str = include_str!("../docs/backup.md");
+/// More than the server sends without an acknowledgement (8 MiB).
+const LARGE: usize = 20 * 1024 * 1024;
+const MIRROR_PASSWORD: &str = "mirror-password-of-the-tests";
+
+/// The block of this language under a heading of the document.
+fn block(heading: &str, language: &str) -> &'static str {
+    let (_, section) = DOCUMENT.split_once(&format!("\n## {heading}\n")).expect("a heading");
+    let section = section.split("\n## ").next().unwrap();
+    let (_, block) = section.split_once(&format!("\n```{language}\n")).expect("a block");
+    block.split_once("\n```").unwrap().0
+}
+
+/// An operator's shell: a folder, and the variables that the document names.
+struct Shell {
+    folder: tempfile::TempDir,
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Shell {
+    fn of(world: &World, programs: &Path) -> Self {
+        let binary = Path::new(env!("CARGO_BIN_EXE_webhook-hub")).parent().unwrap();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let variables = vec![
+            ("PATH", format!("{}:{}:{path}", binary.display(), programs.display())),
+            ("NATS_URL", world.nats.url()),
+            ("NATS_BACKUP_PASSWORD", world.nats.password("backup").to_owned()),
+            ("NATS_PROVISION_PASSWORD", world.nats.password("provision").to_owned()),
+            ("DATABASE_URL", world.database.url.clone()),
+        ];
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            variables,
+        }
+    }
+
+    /// Runs the steps under a heading, as they stand there.
+    async fn does(&self, heading: &str) {
+        let script = block(heading, "sh");
+        let mut shell = Command::new("sh");
+        shell.args(["-euc", script]).current_dir(self.folder.path()).env_clear();
+        shell.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        let output = shell.stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&said));
+    }
+}
+
+async fn lose_tables(world: &World) {
+    let statements = "DROP SCHEMA hub CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public;";
+    world.database.run(statements).await.unwrap();
+}
+
+async fn lose_nats(world: &World) {
+    let server = &world.nats.server;
+    server.kill().await.unwrap();
+    std::fs::remove_dir_all(server.dir().join("jetstream")).unwrap();
+    server.restart().await.unwrap();
+}
+
+/// The orders that the backend was asked to take, each with how often.
+fn orders_at(world: &World, named: &str) -> Vec<usize> {
+    let requests = world.backend.requests();
+    let count = |id: &str| requests.iter().filter(|one| one.external_order_id() == id).count();
+    ids(named, 20)
+        .iter()
+        .map(|id| count(id))
+        .take_while(|count| *count > 0)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_drill() {
+    let Some(pg_dump) = postgres_program("pg_dump") else {
+        eprintln!("this PostgreSQL comes without pg_dump: the drill is not run");
+        return;
+    };
+    let mut world = World::new().await;
+    let shell = Shell::of(&world, pg_dump.parent().unwrap());
+    let hub = world.hub().await;
+    // One order is waiting for its retry while the backup is made: its lane is not in it, and must be found again.
+    let parked = ids("parked", 1);
+    let later = Answer::Say(503, String::new(), vec![("retry-after", "11".into())]);
+    world.backend.next_for(&parked[0], [later]);
+    world.post_orders(&hub, parked).await;
+    world.post_orders(&hub, ids("kept", 6)).await;
+    world.log.wait_for(EventType::OrderForwarded, 6).await;
+    world.has_parked(1).await;
+    shell.does("Making a backup").await;
+
+    // The tables alone are lost: nothing is.
+    world.post_orders(&hub, ids("later", 3)).await;
+    world.log.wait_for(EventType::OrderForwarded, 9).await;
+    hub.terminate().await;
+    lose_tables(&world).await;
+    shell.does("Restoring the tables").await;
+    let hub = world.hub().await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(10)).await;
+
+    // Both are lost; then what came after the backup is gone, until providers send it again.
+    hub.kill().await;
+    lose_nats(&world).await;
+    lose_tables(&world).await;
+    shell.does("Restoring the log").await;
+    shell.does("Restoring the tables").await;
+    world.log = Log::open(&world.nats).await;
+    let hub = world.hub().await;
+    world.hand_out_again().await;
+    world.log_and_tables_end(Ends::forwarded(7)).await;
+    world.post_orders(&hub, ids("later", 3)).await;
+    world.log_and_tables_end(Ends::forwarded(10)).await;
+    world.post_orders(&hub, ids("new", 2)).await;
+    world.log_and_tables_end(Ends::forwarded(12)).await;
+    assert_eq!(
+        orders_at(&world, "kept"),
+        [1; 6],
+        "no order that the log knows is asked for again"
+    );
+    assert_eq!(orders_at(&world, "later").len(), 3);
+    assert_eq!(orders_at(&world, "new"), [1; 2]);
+    assert!(!orders_at(&world, "parked").is_empty());
+}
+
+fn settings(nats: &Nats, user: &str) -> Settings {
+    nats.settings(user).set("PARTITIONS", PARTITIONS)
+}
+
+fn refused(ran: &Ran, reason: &str) {
+    assert_eq!(ran.code, Some(1), "{}", ran.said());
+    assert!(ran.stderr.contains(reason), "{reason}: {}", ran.said());
+}
+
+async fn events(nats: &Nats) -> stream::Stream {
+    nats.provision().await.get_stream("EVENTS").await.unwrap()
+}
+
+/// A log of 20 MB, of which a consumer has read some.
+async fn fill(nats: &Nats) {
+    let hub = jetstream::new(nats.connect("hub").await);
+    for _ in 0..LARGE / (512 * 1024) {
+        // What cannot be packed, so that the snapshot is as large.
+        let body: Vec<u8> = (0..32 * 1024).flat_map(|_| Uuid::new_v4().into_bytes()).collect();
+        let published = hub.publish("orders.forwarded.careem.b.p00", body.into()).await;
+        published.unwrap().await.unwrap();
+    }
+    let stream = hub.get_stream("EVENTS").await.unwrap();
+    let consumer: jetstream::consumer::PullConsumer = stream.get_consumer("projection").await.unwrap();
+    let mut messages = consumer.batch().max_messages(7).messages().await.unwrap();
+    while let Some(message) = messages.next().await {
+        message.unwrap().double_ack().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_whole_and_restores_over_nothing_but_an_empty_log() {
+    let nats = Nats::start().await;
+    let (backup, provision) = (settings(&nats, "backup"), settings(&nats, "provision"));
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("log");
+    let place = place.to_str().unwrap();
+    refused(&run(&backup, &["backup", place]).await, "EVENTS is missing");
+    std::fs::remove_dir_all(place).ok();
+    run(&provision, &["streams", "apply", "--max-age", "100d"])
+        .await
+        .expect_success();
+    fill(&nats).await;
+    let before = events(&nats).await.cached_info().clone();
+
+    let made = run(&backup, &["--json", "backup", place]).await.expect_success();
+    let made: Value = serde_json::from_str(&made.stdout).unwrap();
+    assert_eq!(
+        (&made["messages"], &made["lastSequence"]),
+        (&before.state.messages.into(), &before.state.last_sequence.into())
+    );
+    let file = Path::new(place).join("stream.tar.s2");
+    for path in [&file, &Path::new(place).join("backup.json")] {
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    refused(&run(&backup, &["backup", place]).await, "is not empty");
+    refused(
+        &run(&backup, &["restore", place, "--replace"]).await,
+        "publish to \"$JS.API.STREAM.",
+    );
+    refused(
+        &run(&settings(&nats, "hub"), &["backup", &format!("{place}2")]).await,
+        "_INBOX_backup",
+    );
+    refused(&run(&provision, &["restore", place]).await, "--replace");
+    assert_eq!(events(&nats).await.cached_info().state.messages, before.state.messages);
+    assert_eq!(
+        events(&nats).await.cached_info().config,
+        before.config,
+        "a refusal leaves it as it was"
+    );
+
+    // What is not as it was written is not restored.
+    let whole = std::fs::read(&file).unwrap();
+    let mut changed = whole.clone();
+    changed[LARGE / 2] ^= 1;
+    for (bytes, reason) in [
+        (&changed[..], "is not the file"),
+        (&whole[..LARGE / 2], "is broken"),
+        (&[][..], "is broken"),
+    ] {
+        std::fs::write(&file, bytes).unwrap();
+        refused(&run(&provision, &["restore", place, "--replace"]).await, reason);
+    }
+    std::fs::write(&file, &whole).unwrap();
+    let manifest = Path::new(place).join("backup.json");
+    std::fs::rename(&manifest, folder.path().join("away")).unwrap();
+    refused(&run(&provision, &["restore", place]).await, "no backup");
+    std::fs::rename(folder.path().join("away"), &manifest).unwrap();
+
+    // Over an empty log, and in place of another.
+    nats.provision().await.delete_stream("EVENTS").await.unwrap();
+    run(&provision, &["streams", "apply"]).await.expect_success();
+    for args in [&["restore", place][..], &["restore", place, "--replace"]] {
+        run(&provision, args).await.expect_success();
+        let stream = events(&nats).await;
+        let after = stream.cached_info();
+        assert_eq!(after.state.messages, before.state.messages);
+        assert_eq!(after.state.last_sequence, before.state.last_sequence);
+        assert_eq!(
+            (after.state.bytes, after.config.max_age),
+            (before.state.bytes, before.config.max_age)
+        );
+        let projection = stream.consumer_info("projection").await.unwrap();
+        assert_eq!(projection.ack_floor.stream_sequence, 7);
+        run(&provision, &["streams", "apply"]).await.expect_success();
+        run(&provision, &["streams", "diff"]).await.expect_success();
+    }
+}
+
+/// The server that is mirrored: the comments of `nats.conf` taken off, as the document says.
+fn mirrored(config: &str, listen: &str) -> String {
+    let mut lines = Vec::new();
+    let mut inside = false;
+    for line in config.lines() {
+        let bare = line.trim_start();
+        inside |= line == "# leafnodes {" || line == "      # {";
+        lines.push(if inside || bare == "# domain: hub" {
+            bare.trim_start_matches("# ").trim_start_matches('#')
+        } else {
+            line
+        });
+        inside &= line != "# }" && line != "      # }";
+    }
+    let config = lines.join("\n");
+    assert!(
+        config.contains("\ndomain: hub\n") && config.contains("\nleafnodes {\n"),
+        "{config}"
+    );
+    let (everywhere, password) = ("0.0.0.0:7422", "$NATS_MIRROR_PASSWORD");
+    assert!(config.contains(everywhere) && config.contains(password), "{config}");
+    config
+        .replace(everywhere, listen)
+        .replace(password, &format!("\"{MIRROR_PASSWORD}\""))
+}
+
+/// The server of the mirror.
+fn mirroring(config: &str, origin: &str) -> String {
+    let remote = block("A mirror on another machine", "");
+    let remote = remote
+        .replace("PASSWORD", MIRROR_PASSWORD)
+        .replace("FIRST-SERVER:7422", origin);
+    config
+        .replace("# domain: hub", "domain: mirror")
+        .replace("# include \"mirror.conf\"", &remote)
+}
+
+async fn mirror_has(settings: &Settings, last: u64) {
+    eventually("the mirror has it all", PATIENCE, async || {
+        let ran = run(settings, &["--json", "streams", "mirror"]).await.expect_success();
+        let said: Value = serde_json::from_str(&ran.stdout).unwrap();
+        if said["last"] == last && said["active"] == true {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_follows_and_takes_the_logs_place() {
+    let port = Port::reserve();
+    let listen = port.address().to_string();
+    let mut world = World::with_nats(Nats::start_with(|config| mirrored(config, &listen), None)).await;
+    let mirror = Nats::start_with(|config| mirroring(config, &listen), None).await;
+    let provision = settings(&mirror, "provision");
+    let hub = world.hub().await;
+    world.post_orders(&hub, ids("before", 4)).await;
+    world.at_end(Ends::forwarded(4)).await;
+    run(&provision, &["streams", "mirror"]).await.expect_success();
+    let last = events(&world.nats).await.cached_info().state.last_sequence;
+    mirror_has(&provision, last).await;
+    world.post_orders(&hub, ids("after", 3)).await;
+    world.at_end(Ends::forwarded(7)).await;
+    let last = events(&world.nats).await.cached_info().state.last_sequence;
+    mirror_has(&provision, last).await;
+    // It is no log yet, and not while the other one is there.
+    let on_mirror = world.settings().set("NATS_URL", mirror.url());
+    let on_mirror = on_mirror.set("NATS_PASSWORD", mirror.password("hub"));
+    refused(&run(&on_mirror, &["serve"]).await, "mirror is");
+    refused(&run(&provision, &["streams", "promote"]).await, "still there");
+
+    hub.kill().await;
+    world.nats.server.kill().await.unwrap();
+    let promoted = async || {
+        let ran = run(&provision, &["streams", "promote"]).await;
+        if ran.code == Some(0) { Ok(()) } else { Err(ran.said()) }
+    };
+    eventually("the mirror is promoted", PATIENCE, promoted).await;
+    world.log = Log::open(&mirror).await;
+    world.nats = mirror;
+    let hub = world.hub().await;
+    world.post_orders(&hub, ids("promoted", 3)).await;
+    world.at_end(Ends::forwarded(10)).await;
+    assert_eq!(world.backend.count(), 10, "nothing is done again");
+}
