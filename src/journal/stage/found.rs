@@ -50,6 +50,8 @@ pub(super) struct Found {
     pub(super) unreadable: Vec<u64>,
     /// Messages that were read.
     pub(super) read: usize,
+    /// The last event of the stage about which something was recorded.
+    pub(super) handled: u64,
 }
 
 impl Found {
@@ -95,6 +97,7 @@ impl Found {
         };
         if event.envelope.event_type.is_attempt() {
             if let Some(open) = self.open.get_mut(&cause) {
+                self.handled = self.handled.max(open.sequence);
                 let attempt = serde_json::from_slice::<Attempt>(&event.payload).ok();
                 open.requests = open.requests.max(attempt.as_ref().map_or(1, |attempt| attempt.attempt));
                 let until = attempt.and_then(|attempt| attempt.next_attempt_at);
@@ -103,10 +106,11 @@ impl Found {
             }
             return;
         }
-        if let Some(open) = self.open.remove(&cause)
-            && self.in_lanes.contains(&open.sequence)
-        {
-            self.ended_in_lanes.insert(open.sequence);
+        if let Some(open) = self.open.remove(&cause) {
+            self.handled = self.handled.max(open.sequence);
+            if self.in_lanes.contains(&open.sequence) {
+                self.ended_in_lanes.insert(open.sequence);
+            }
         }
         if !self.with_lanes.is_empty() {
             let key = OrderKey::of(event);
@@ -114,6 +118,15 @@ impl Found {
                 self.ended_with_lane.entry(key).or_default().insert(cause);
             }
         }
+    }
+
+    /// The consumer has handed out nothing yet: only what stands before the last event that was handled needs to be known, the
+    /// rest comes for the first time.
+    pub(super) fn leave_to_consumer(&mut self) {
+        let handled = self.handled;
+        self.delivered = handled;
+        self.open.retain(|_, open| open.sequence <= handled);
+        self.unreadable.retain(|sequence| *sequence <= handled);
     }
 
     /// A lane for each order with an event that was parked, by what the log says.

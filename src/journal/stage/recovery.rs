@@ -81,7 +81,7 @@ pub(super) async fn read<S: Stage>(
     let has_floor = left.is_some();
     let floor = left.unwrap_or_else(|| log.acknowledged(acknowledged));
     // A consumer that is new beside a log that is not, as on a mirror that was promoted, hands out once more what has its outcome.
-    // So all that is there counts as handed out, and is read.
+    // So all that is there is read as if it had been handed out, and then counts as that up to the last event that was handled.
     let is_new = !has_floor && info.delivered.stream_sequence == 0;
     let delivered = if is_new {
         log.last
@@ -109,6 +109,9 @@ pub(super) async fn read<S: Stage>(
     if let Some((check, (lanes, read))) = check.zip(parked.as_ref()) {
         found.in_lanes = read.lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect();
         reading.segment::<S>(&mut found, check.from - 1, log.last).await?;
+        if is_new {
+            found.leave_to_consumer();
+        }
         mend_lanes(lanes, read, &check, &mut found).await?;
     } else {
         if let Some((_, read)) = &parked {
@@ -117,6 +120,9 @@ pub(super) async fn read<S: Stage>(
         reading.open::<S>(&mut found, &floor).await?;
         for (after, last) in segments(&floor, found.delivered, log.last, has_floor) {
             reading.segment::<S>(&mut found, after, last).await?;
+        }
+        if is_new {
+            found.leave_to_consumer();
         }
         if let Some((_, read)) = &parked {
             for (head, id) in reading.ended_in_lanes(&found, read).await? {
