@@ -16,7 +16,7 @@ const SAY_EVERY: u32 = 30;
 /// taken, and what is on the log stays there.
 pub async fn wait_for(connection: &Connection, stream: &'static str, name: &'static str, stop: &CancellationToken) {
     metrics::gauge!("consumer_missing", "consumer" => name).set(1);
-    let (mut looks, mut may_create) = (0, true);
+    let (mut looks, mut may_create) = (0u32, true);
     while !stop.is_cancelled() {
         let found = consumer(connection, stream, name).await;
         let is_missing = match &found {
@@ -27,7 +27,7 @@ pub async fn wait_for(connection: &Connection, stream: &'static str, name: &'sta
             may_create = make_again(connection, stream, name).await;
             continue;
         }
-        if is_missing && looks % SAY_EVERY == 0 {
+        if is_missing && looks.is_multiple_of(SAY_EVERY) {
             tracing::error!(
                 consumer = name,
                 "the durable consumer was deleted, and this user may not create it: run `webhook-hub streams apply`; \
