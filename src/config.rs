@@ -29,6 +29,7 @@ mod database;
 mod limits;
 mod logs;
 mod nats;
+mod retention;
 mod retries;
 mod outbound;
 mod secrets;
@@ -44,6 +45,7 @@ pub use self::{
     logs::Logs,
     nats::Nats,
     outbound::Outbound,
+    retention::Retention,
     secrets::{Secrets, public_url, scheme},
     tls::{ClientTls, KeyPair},
     without_effect::without_effect,
@@ -149,6 +151,8 @@ pub struct Config {
     pub retries: Schedule,
     /// `ORDER_MEMORY`: how long an order's number, and a webhook, is known again.
     pub order_memory: Duration,
+    /// `RETENTION_…`: how long rows that ended are kept.
+    pub retention: Retention,
     /// Circuit breaker.
     pub breaker: Breaker,
     /// Logs.
@@ -243,6 +247,7 @@ impl Config {
         let partitions = env.whole("PARTITIONS", 64, &PARTITIONS)?;
         let http = http(env)?;
         let providers = providers(env, catalogue, http.public_url.as_deref())?;
+        let order_memory = env.duration("ORDER_MEMORY", DEFAULT_ORDER_MEMORY, &ORDER_MEMORY)?;
         Ok(Self {
             service_name: env.text_or("SERVICE_NAME", "integration-service")?,
             http,
@@ -253,7 +258,8 @@ impl Config {
             partitions,
             limits: limits::rate_limits(env, catalogue)?,
             retries: retries::schedule(env)?,
-            order_memory: env.duration("ORDER_MEMORY", DEFAULT_ORDER_MEMORY, &ORDER_MEMORY)?,
+            order_memory,
+            retention: Retention::from_environment(env, order_memory)?,
             breaker: breaker(env)?,
             logs: Logs::from_environment(env)?,
             shutdown_grace: env.duration("SHUTDOWN_GRACE", Duration::from_secs(30), &SHUTDOWN_GRACE)?,

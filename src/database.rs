@@ -89,9 +89,17 @@ pub mod query {
     pub const SKIP_EVENT: &str = include_str!("../sql/queries/skip_event.sql");
     /// It has them now.
     pub const UNSKIP_EVENT: &str = include_str!("../sql/queries/unskip_event.sql");
+    /// A step of deleting old rows of `webhook_logs`.
+    pub const RETAIN_WEBHOOK_LOGS: &str = include_str!("../sql/queries/retain_webhook_logs.sql");
+    /// The same of `delivery_error_logs`.
+    pub const RETAIN_ERROR_LOGS: &str = include_str!("../sql/queries/retain_delivery_error_logs.sql");
+    /// The same of `provider_order_logs`.
+    pub const RETAIN_ORDER_LOGS: &str = include_str!("../sql/queries/retain_provider_order_logs.sql");
+    /// Deletes old notes of events that have no rows.
+    pub const RETAIN_SKIPPED_EVENTS: &str = include_str!("../sql/queries/retain_skipped_events.sql");
 
     /// All of them.
-    pub const ALL: [&str; 24] = [
+    pub const ALL: [&str; 28] = [
         BRANCHES,
         BRANCH_OF_ORDER,
         ORDER_OF_BRANCH,
@@ -116,6 +124,10 @@ pub mod query {
         SKIPPED_EVENTS,
         SKIP_EVENT,
         UNSKIP_EVENT,
+        RETAIN_WEBHOOK_LOGS,
+        RETAIN_ERROR_LOGS,
+        RETAIN_ORDER_LOGS,
+        RETAIN_SKIPPED_EVENTS,
     ];
 }
 

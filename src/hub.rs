@@ -334,7 +334,7 @@ fn spawn_stages(
         .iter()
         .map(|enabled| (Arc::clone(&enabled.name), enabled.provider.display_name().to_owned()))
         .collect();
-    let live = Live::new(journal, database, enabled);
+    let live = Live::new(journal, database, enabled, config.retention);
     tasks.spawn("projection", Phase::Stages, move |stop| live.run(stop));
     Ok(())
 }

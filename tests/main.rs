@@ -38,6 +38,7 @@ mod database_frozen;
 mod migrations;
 mod schemas;
 mod rights;
+mod retention;
 mod pooler;
 mod skipped;
 mod branches;

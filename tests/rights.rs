@@ -42,29 +42,40 @@ const TAKEN: [Taken; 3] = [
             "public.provider_order_logs",
             "SELECT on \\\"public\\\".provider_order_logs",
         ),
+        (
+            "DELETE",
+            "public.provider_order_logs",
+            "DELETE on \\\"public\\\".provider_order_logs",
+        ),
         ("UPDATE", "hub.cursors", "UPDATE on hub.cursors"),
         ("DELETE", "hub.skipped_events", "DELETE on hub.skipped_events"),
     ],
 ];
 
 /// A role with the least rights, and the settings of a hub that goes by it.
-async fn least(world: &World) -> (String, Settings) {
+async fn least(world: &World, also: &[&str]) -> (String, Settings) {
     let role = format!("least_{}", Uuid::new_v4().simple());
     // What everybody may is not what the role is given.
     let create = format!("CREATE ROLE {role} LOGIN; REVOKE ALL ON SCHEMA public FROM PUBLIC");
     world.database.run(&create).await.unwrap();
-    let owner = Settings::empty().set("DATABASE_URL", &world.database.url);
-    let printed = run(&owner, &["migrate", "--print-grants", &role]).await;
-    world.database.run(&printed.expect_success().stdout).await.unwrap();
+    grant(world, &role, also).await;
     let url = world.database.url.replace("//admin@", &format!("//{role}@"));
     (role, world.settings_on_fixed_port().set("DATABASE_URL", url))
+}
+
+/// What the command prints, as the owner runs it.
+async fn grant(world: &World, role: &str, also: &[&str]) {
+    let owner = Settings::empty().set("DATABASE_URL", &world.database.url);
+    let arguments = [&["migrate", "--print-grants", role], also].concat();
+    let printed = run(&owner, &arguments).await.expect_success();
+    world.database.run(&printed.stdout).await.unwrap();
 }
 
 /// Rows, errors that are overcome, a provider that has no row, an event that is kept for later.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_least_role_does_all_that_a_hub_does() {
     let world = World::new().await;
-    let (_, settings) = least(&world).await;
+    let (role, settings) = least(&world, &[]).await;
     let rename = "UPDATE delivery_providers SET code = 'former'";
     world.database.run(rename).await.unwrap();
     let panics = settings.clone().set("HUB_TEST_PANIC_AT", "projection:CR-least-2");
@@ -96,6 +107,7 @@ async fn the_least_role_does_all_that_a_hub_does() {
     world.at_end(Ends::forwarded(3)).await;
     assert!(!hub.logs_contain("permission denied"), "{}", hub.log());
     assert!(hub.terminate().await.0.success());
+    grant(&world, &role, &["--retention"]).await;
     every_statement_is_allowed(&settings).await;
     // What is for the migrations' role it leaves to that one, and says so.
     let older = "DROP TABLE hub.platform; DELETE FROM hub.migrations WHERE name = '0007_platform_schema'";
@@ -134,8 +146,11 @@ async fn every_statement_is_allowed(settings: &Settings) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_that_is_taken_away_is_named() {
     let world = World::new().await;
-    let (role, settings) = least(&world).await;
-    let hub = Hub::start(&settings.set("HUB_TEST_TIMES", QUICK_TAKEOVER)).await;
+    let (role, settings) = least(&world, &["--retention"]).await;
+    let settings = settings
+        .set("HUB_TEST_TIMES", QUICK_TAKEOVER)
+        .set("RETENTION_PROVIDER_ORDER_LOGS", "365d");
+    let hub = Hub::start(&settings).await;
     world.post_orders(&hub, ids("known", 1)).await;
     world.at_end(Ends::forwarded(1)).await;
     for (number, taken) in TAKEN.iter().enumerate() {

@@ -125,6 +125,19 @@ pub async fn end(connection: &Connection) -> anyhow::Result<End> {
     })
 }
 
+/// Asks the leader where the log begins: the sequence of its oldest message, or of the next one where there is none.
+///
+/// # Errors
+/// Where NATS does not answer.
+pub async fn beginning(connection: &Connection) -> anyhow::Result<u64> {
+    let stream = connection
+        .context
+        .get_stream(EVENTS)
+        .await
+        .context("cannot look up EVENTS")?;
+    Ok(stream.cached_info().state.first_sequence)
+}
+
 /// A message of the stream and where it was published.
 #[derive(Debug)]
 pub struct Located {

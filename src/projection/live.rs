@@ -14,10 +14,12 @@ use super::{
     batch::{self, MAX_BYTES, MAX_EVENTS},
     indexes,
     providers::Providers,
+    retention::{self, Retained},
     schema,
     writer::{self, Holder, RENEW_EVERY, Replaced},
 };
 use crate::{
+    config::Retention,
     database::{self, Connection, Database, rights},
     event::Recorded,
     fault_injection,
@@ -68,6 +70,8 @@ pub struct Live {
     /// Code and name of every provider that is switched on.
     enabled: Vec<(Arc<str>, String)>,
     holder: Holder,
+    /// How long rows that ended are kept.
+    kept: Retention,
     migrated: watch::Sender<bool>,
     /// Most events of a transaction: fewer where PostgreSQL was too slow for more.
     limit: usize,
@@ -81,12 +85,13 @@ pub struct Live {
 
 impl Live {
     /// Of these parts.
-    pub fn new(journal: Journal, database: Database, enabled: Vec<(Arc<str>, String)>) -> Self {
+    pub fn new(journal: Journal, database: Database, enabled: Vec<(Arc<str>, String)>, kept: Retention) -> Self {
         Self {
             journal,
             database,
             enabled,
             holder: Holder::random(),
+            kept,
             migrated: watch::Sender::new(false),
             limit: MAX_EVENTS,
             aside: None,
@@ -164,7 +169,16 @@ impl Live {
         let position = writer::claim(&connection, &self.holder).await?;
         tracing::info!("writing the tables");
         let _role = self.journal.roles().take(CONSUMER);
-        let written = self.follow(&mut connection, position, stop).await;
+        let old = Retained {
+            journal: self.journal.clone(),
+            database: self.database.clone(),
+            holder: self.holder.clone(),
+            kept: self.kept,
+        };
+        let written = tokio::select! {
+            written = self.follow(&mut connection, position, stop) => written,
+            never = old.run() => never,
+        };
         if !connection.is_broken()
             && let Err(error) = writer::release(&connection, &self.holder).await
         {
@@ -193,7 +207,7 @@ impl Live {
             }
         }
         if !is_held {
-            rights::check(&pooled, &[]).await?;
+            rights::check(&pooled, &retention::deletes(&self.kept)).await?;
         }
         Ok(!is_held)
     }

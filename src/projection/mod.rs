@@ -6,7 +6,7 @@
 //! new database), the position counts and the gap is read from the log.
 //!
 //! [`schema`] keeps the tables' shape and [`indexes`] what they are found by; `webhook_logs`, `delivery_error_logs` and
-//! `provider_order_logs` are the tables, `rules` says what the last word is, [`batch`] applies events to all of them, [`live`]
+//! `provider_order_logs` are the tables, `retention` deletes what is old, `rules` says what the last word is, [`batch`] applies events to all of them, [`live`]
 //! follows the log.
 
 pub mod schema;
@@ -14,6 +14,7 @@ pub mod indexes;
 pub mod writer;
 mod rules;
 pub mod batch;
+mod retention;
 pub mod live;
 pub mod providers;
 mod webhook_logs;

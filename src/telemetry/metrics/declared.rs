@@ -116,6 +116,16 @@ const FLAG: Label = Label {
 const STAGE: Label = of("stage", &["transform", "forward", "push"]);
 /// Stages, and the writing of the tables.
 const ROLE: Label = of("stage", &["transform", "forward", "push", "projection"]);
+/// Tables that old rows are deleted from.
+const RETAINED: Label = of(
+    "table",
+    &[
+        "webhook_logs",
+        "delivery_error_logs",
+        "provider_order_logs",
+        "hub.skipped_events",
+    ],
+);
 /// States of a circuit breaker.
 const STATE: Label = of("state", &["closed", "open", "half_open"]);
 /// What the backend is told about a request of its own.
@@ -509,6 +519,16 @@ pub const METRICS: &[Metric] = &[
         "projection_unstorable_total",
         &[],
         "Total events whose payload PostgreSQL could not keep as jsonb",
+    ),
+    counter(
+        "retention_deleted_rows_total",
+        &[RETAINED],
+        "Total rows that were deleted because of their age (RETENTION_…), by table",
+    ),
+    gauge(
+        "retention_oldest_row_age_seconds",
+        &[RETAINED],
+        "Time since the oldest row that stays was made, as the last pass over the table saw it; 0 where rows are kept for ever, and on instances that do not write the tables",
     ),
     // The process.
     late(

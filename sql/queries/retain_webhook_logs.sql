@@ -1,0 +1,20 @@
+-- A step of deleting webhooks that ended and have no error: of the next rows ($2 at most) behind an id ($1) those that did not
+-- change for so many seconds ($3). Rows that somebody holds are left for the next time.
+WITH step AS MATERIALIZED (
+    SELECT t.id, t.created_at,
+        t.updated_at < (now() AT TIME ZONE 'UTC') - make_interval(secs => $3::double precision)
+        AND t.status IN ('completed', 'ignored', 'failed') AND NOT EXISTS (
+            SELECT FROM {platform}.delivery_error_logs e WHERE e.webhook_log_id = t.id
+        ) AS goes
+    FROM {platform}.webhook_logs t
+    WHERE t.id > $1
+    ORDER BY t.id
+    LIMIT $2
+), free AS (
+    SELECT t.id FROM step s JOIN {platform}.webhook_logs t ON t.id = s.id WHERE s.goes FOR UPDATE OF t SKIP LOCKED
+), gone AS (
+    DELETE FROM {platform}.webhook_logs t USING free f WHERE t.id = f.id RETURNING t.id
+)
+SELECT max(id), count(*), (SELECT count(*) FROM gone),
+    extract(epoch FROM (now() AT TIME ZONE 'UTC') - min(created_at) FILTER (WHERE NOT goes))::double precision
+FROM step

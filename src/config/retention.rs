@@ -1,0 +1,59 @@
+//! How long rows that ended are kept in the tables.
+
+use std::time::Duration;
+
+use super::{Bounds, ConfigError, Environment, bounds::Written};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const KEPT: Bounds<Duration> = Bounds {
+    least: Duration::from_secs(7 * 24 * 3600),
+    most: Duration::from_secs(365 * 24 * 3600),
+    why: "less deletes what somebody still asks about after a week-end, and no duration is longer; without one rows are kept for ever",
+};
+
+/// `RETENTION_…`; none where rows are kept for ever, as by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// `RETENTION_WEBHOOK_LOGS`.
+    pub webhook_logs: Option<Duration>,
+    /// `RETENTION_DELIVERY_ERROR_LOGS`.
+    pub delivery_error_logs: Option<Duration>,
+    /// `RETENTION_PROVIDER_ORDER_LOGS`.
+    pub provider_order_logs: Option<Duration>,
+    /// `RETENTION_SKIPPED_EVENTS`, of `hub.skipped_events`.
+    pub skipped_events: Option<Duration>,
+}
+
+impl Retention {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// Where one is out of bounds, or a webhook's row would go while the webhook is still known again: its repeat would get a row that
+    /// nothing ends.
+    pub(super) fn from_environment(env: &Environment, order_memory: Duration) -> Result<Self, ConfigError> {
+        const WEBHOOK_LOGS: &str = "RETENTION_WEBHOOK_LOGS";
+        let kept = |name: &str| {
+            let kept = env.duration(name, Duration::ZERO, &KEPT)?;
+            Ok((!kept.is_zero()).then_some(kept))
+        };
+        let webhook_logs = kept(WEBHOOK_LOGS)?;
+        // A day more is remembered than ORDER_MEMORY.
+        let least = order_memory + DAY;
+        if let Some(kept) = webhook_logs.filter(|kept| *kept <= least) {
+            return Err(ConfigError::new(
+                WEBHOOK_LOGS,
+                format_args!(
+                    "expected more than {}, found {}: a repeat of a webhook is known for ORDER_MEMORY and a day more, and needs its row",
+                    Written(least),
+                    Written(kept)
+                ),
+            ));
+        }
+        Ok(Self {
+            webhook_logs,
+            delivery_error_logs: kept("RETENTION_DELIVERY_ERROR_LOGS")?,
+            provider_order_logs: kept("RETENTION_PROVIDER_ORDER_LOGS")?,
+            skipped_events: kept("RETENTION_SKIPPED_EVENTS")?,
+        })
+    }
+}
