@@ -75,6 +75,17 @@ async fn what_ended_long_ago_goes_and_what_is_open_stays() {
     let hub = Hub::start(&settings).await;
     world.post_orders(&hub, ids("young", 3)).await;
     world.log.settled().await;
+    eventually("the young ones are completed", PATIENCE, async || {
+        let query =
+            "SELECT count(*) FROM webhook_logs WHERE status = 'completed' AND external_order_id LIKE 'CR-young-%'";
+        let rows = world.database.rows(query).await.map_err(|error| error.to_string())?;
+        if rows == [json!({ "count": 3 })] {
+            Ok(())
+        } else {
+            Err(format!("{rows:?}"))
+        }
+    })
+    .await;
     // The writer tries again what was noted before it began, so this comes later. It is on the log: open.
     let open =
         "INSERT INTO hub.skipped_events (sequence, event_type, reason, noted_at) VALUES (1, 'x', 'x', '2024-01-01')";
@@ -108,24 +119,14 @@ async fn what_ended_long_ago_goes_and_what_is_open_stays() {
         assert_eq!(ids_like(&world, table, "stays-%").await, stays);
     }
     assert!(hub.logs_contain("is referred to by another table and stays"));
-    // The rows of this run are there, and completed.
-    eventually("the young ones are completed", PATIENCE, async || {
-        let query =
-            "SELECT count(*) FROM webhook_logs WHERE status = 'completed' AND external_order_id LIKE 'CR-young-%'";
-        let rows = world.database.rows(query).await.map_err(|error| error.to_string())?;
-        if rows == [json!({ "count": 3 })] {
-            Ok(())
-        } else {
-            Err(format!("{rows:?}"))
-        }
-    })
-    .await;
     let noted = world
         .database
         .rows("SELECT sequence FROM hub.skipped_events")
         .await
         .unwrap();
     assert_eq!(noted, [json!({ "sequence": 1 })]);
+    let young = "SELECT id FROM webhook_logs WHERE external_order_id LIKE 'CR-young-%'";
+    assert_eq!(world.database.rows(young).await.unwrap().len(), 3);
     // The oldest that stays is of 2024.
     eventually("the age of the oldest row is shown", PATIENCE, async || {
         let metrics = world.metrics(&hub).await;
