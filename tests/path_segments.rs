@@ -120,8 +120,13 @@ async fn an_order_id_is_one_segment_or_refused() {
         expected.sort_unstable();
         assert_eq!(found, expected, "{paths:?}");
     }
+    what_was_accepted_ends(&outside).await;
+    world.at_end(Ends::forwarded(2 * TAKEN.len()).dead_lettered(4)).await;
+}
 
-    // What an earlier version accepted ends as a dead letter, at once and for good.
+/// What an earlier version accepted ends as a dead letter, at once and for good.
+async fn what_was_accepted_ends(outside: &Outside) {
+    let world = &outside.world;
     let recorded = world.log.events().await;
     let of = |event_type| {
         let found = recorded.iter().rev().find(|one| one.envelope.event_type == event_type);
@@ -147,5 +152,4 @@ async fn an_order_id_is_one_segment_or_refused() {
     );
     assert_eq!(world.backend.count(), requests, "{:?}", world.backend.requests().last());
     assert_eq!(outside.provider.calls().len(), TAKEN.len());
-    world.at_end(Ends::forwarded(2 * TAKEN.len()).dead_lettered(4)).await;
 }

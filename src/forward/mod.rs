@@ -44,7 +44,7 @@ use self::{
     breaker::Outcome,
     classify::{Accepted, Verdict},
     client::Client,
-    gate::Gate,
+    gate::{Gate, Pass},
     identity::{DUPLICATE_ORDER, Identity, Plan},
 };
 
@@ -91,6 +91,21 @@ impl Forward {
         let ttl = self.order_ttl.get(&*event.envelope.provider)?;
         let is_for_us = event.envelope.is_creation() && event.run.is_none();
         is_for_us.then(|| event.envelope.received_at + TimeDelta::from_std(*ttl).unwrap_or(TimeDelta::MAX))
+    }
+
+    /// The right to make one request now.
+    ///
+    /// # Errors
+    /// Where the stage is handed over, or the breaker is open.
+    fn pass(&self) -> Result<Pass, Failure> {
+        let held = |cause: &str| Failure::Hold {
+            cause: cause.into(),
+            pause: LEAST_PAUSE,
+        };
+        if turn::begin().is_err() {
+            return Err(held("another instance has the stage, or is about to"));
+        }
+        self.gate.enter().ok_or_else(|| held("the circuit breaker is open"))
     }
 
     /// What follows where the backend said yes.
@@ -254,18 +269,7 @@ impl Stage for Forward {
             Err(why) => return Ok(vec![dead_letter(event, request - 1, why.of_order_id())]),
         };
         let _slot = self.client.slot().await;
-        if turn::begin().is_err() {
-            return Err(Failure::Hold {
-                cause: "another instance has the stage, or is about to".into(),
-                pause: LEAST_PAUSE,
-            });
-        }
-        let Some(pass) = self.gate.enter() else {
-            return Err(Failure::Hold {
-                cause: "the circuit breaker is open".into(),
-                pause: LEAST_PAUSE,
-            });
-        };
+        let pass = self.pass()?;
         let (asked, is_trial) = (Instant::now(), pass.is_trial());
         let verdict = self.client.forward(url, &event.envelope, posting).await;
         metrics::histogram!("backend_request_duration_seconds").record(asked.elapsed());
