@@ -78,7 +78,7 @@ async fn tricks_in_the_path() {
     let metrics = siege.world.metrics(&siege.hub).await;
     let labels: Vec<_> = metrics
         .lines()
-        .filter(|line| line.starts_with("webhooks_rejected_total"))
+        .filter(|line| line.starts_with("webhooks_rejected_total") && !line.ends_with(" 0"))
         .collect();
     let is_known = |line: &str| line.contains(r#"provider="_""#) || line.contains(r#"provider="careem""#);
     assert!(labels.iter().all(|line| is_known(line)), "{labels:?}");
