@@ -316,8 +316,12 @@ impl Known {
     }
 
     fn stores_nothing(&mut self, why: Option<String>, now: Instant) {
-        self.distrust_until = Some(now + self.distrust);
-        self.distrust = (self.distrust * 2).min(MAX_DISTRUST);
+        // The server says it again for as long as it is so.
+        let distrust = if why.is_some() { DISTRUST } else { self.distrust };
+        self.distrust_until = Some(now + distrust);
+        if why.is_none() {
+            self.distrust = (distrust * 2).min(MAX_DISTRUST);
+        }
         self.set(Some(Trouble::StoresNothing(why)), now);
     }
 
