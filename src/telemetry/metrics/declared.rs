@@ -1,5 +1,9 @@
 //! Every metric of the hub: its name, its kind, what it says and its labels. The code uses none that is not here.
 
+mod labels;
+
+use self::labels::{CLASS, CODE, EVENT, FLAG, PROVIDER, REASON, RETAINED, ROLE, STAGE, STATE, WHERE, of, open};
+
 /// What kind of metric it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -86,103 +90,6 @@ const fn late(name: &'static str, labels: &'static [Label], help: &'static str) 
 const fn histogram(name: &'static str, labels: &'static [Label], help: &'static str) -> Metric {
     metric(name, Kind::Histogram, labels, help)
 }
-
-const fn of(name: &'static str, values: &'static [&'static str]) -> Label {
-    Label {
-        name,
-        values: Values::Of(values),
-    }
-}
-
-const fn open(name: &'static str) -> Label {
-    Label {
-        name,
-        values: Values::Open,
-    }
-}
-
-const PROVIDER: Label = Label {
-    name: "provider",
-    values: Values::Providers,
-};
-const EVENT: Label = Label {
-    name: "type",
-    values: Values::EventTypes,
-};
-const FLAG: Label = Label {
-    name: "flag",
-    values: Values::Flags,
-};
-const STAGE: Label = of("stage", &["transform", "forward", "push"]);
-/// Stages, and the writing of the tables.
-const ROLE: Label = of("stage", &["transform", "forward", "push", "projection"]);
-/// Tables that old rows are deleted from.
-const RETAINED: Label = of(
-    "table",
-    &[
-        "webhook_logs",
-        "delivery_error_logs",
-        "provider_order_logs",
-        "hub.skipped_events",
-    ],
-);
-/// States of a circuit breaker.
-const STATE: Label = of("state", &["closed", "open", "half_open"]);
-/// What the backend is told about a request of its own.
-const CODE: Label = of(
-    "code",
-    &[
-        "ACCEPTED",
-        "INVALID_TOKEN",
-        "PROVIDER_NOT_FOUND",
-        "OUTBOUND_NOT_CONFIGURED",
-        "INVALID_REQUEST",
-        "IDEMPOTENCY_KEY_REUSED",
-        "EVENT_LOG_UNAVAILABLE",
-        "INTERNAL_ERROR",
-    ],
-);
-/// Why a webhook is refused.
-const REASON: Label = of(
-    "reason",
-    &[
-        "INVALID_PAYLOAD",
-        "INVALID_SIGNATURE",
-        "SIGNATURE_EXPIRED",
-        "INVALID_TOKEN",
-        "IP_NOT_ALLOWED",
-        "HTTPS_REQUIRED",
-        "REQUEST_TIMEOUT",
-        "PAYLOAD_TOO_LARGE",
-        "RATE_LIMITED",
-        "OVERLOADED",
-        "EVENT_LOG_NEARLY_FULL",
-        "EVENT_LOG_UNAVAILABLE",
-        "SECRETS_UNAVAILABLE",
-        "INTERNAL_ERROR",
-    ],
-);
-
-/// Where an event of a stage waits.
-const WHERE: Label = of("where", &["queued", "breaker", "branches", "held", "parked"]);
-/// Classes of errors of PostgreSQL; see [`crate::database::trouble`].
-const CLASS: Label = of(
-    "class",
-    &[
-        "no_connection",
-        "refused_login",
-        "read_only",
-        "no_space",
-        "time_limit",
-        "lock",
-        "too_many_connections",
-        "missing_right",
-        "schema",
-        "pooler",
-        "log",
-        "other",
-    ],
-);
 
 /// All of them, in the order of the flow.
 pub const METRICS: &[Metric] = &[
