@@ -69,7 +69,7 @@ async fn run(wanted: impl Fn(&str) -> bool) -> Result<()> {
         Box::pin(bench.parked()).await?;
     }
     if wanted("memory") {
-        bench.memory().await?;
+        Box::pin(bench.memory()).await?;
     }
     let results = bench.finish();
     results.print();
