@@ -36,6 +36,9 @@ pub enum Action {
         /// The other server's JetStream domain.
         #[arg(long, default_value = "hub")]
         domain: String,
+        /// How much the mirror keeps: as much as the log.
+        #[command(flatten)]
+        chosen: Chosen,
     },
     /// Makes the mirror on this server the log, and creates what is missing.
     Promote {
@@ -54,7 +57,7 @@ pub struct Chosen {
     /// How long events are kept: 7d to 366d, unlimited, default (90d).
     #[arg(long, value_parser = age)]
     pub max_age: Option<Choice>,
-    /// Bytes that EVENTS holds before new events are refused: 256mb or more, unlimited, default (unlimited).
+    /// Bytes that EVENTS holds before new events are refused: 256mb or more, unlimited, default (56gb).
     #[arg(long, value_parser = bytes)]
     pub max_bytes: Option<Choice>,
     /// Although events would be removed at once.
@@ -67,6 +70,13 @@ impl Chosen {
     pub(super) fn choices(&self) -> Vec<Choice> {
         let replicas = self.replicas.map(Choice::replicas);
         [replicas, self.max_age, self.max_bytes].into_iter().flatten().collect()
+    }
+
+    fn order(&self) -> streams::Order {
+        streams::Order {
+            choices: self.choices(),
+            forget: self.forget,
+        }
     }
 }
 
@@ -117,8 +127,9 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
     let settings = config::Nats::from_environment(environment)?;
     let connection = Connection::open(&settings, "webhook-hub streams", PROVISION_INBOX).await?;
     connection.reach().await?;
-    if let Action::Mirror { domain } = action {
-        let followed = with_rights(&connection, &settings, mirror::follow(&connection, domain)).await?;
+    if let Action::Mirror { domain, chosen } = action {
+        let order = chosen.order();
+        let followed = with_rights(&connection, &settings, mirror::follow(&connection, domain, &order)).await?;
         return say_followed(followed, as_json);
     }
     let work = async {
@@ -157,11 +168,7 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
 }
 
 async fn apply(connection: &Connection, chosen: &Chosen) -> anyhow::Result<Vec<Difference>> {
-    let order = streams::Order {
-        choices: chosen.choices(),
-        forget: chosen.forget,
-    };
-    streams::apply(connection, &order, tell).await
+    streams::apply(connection, &chosen.order(), tell).await
 }
 
 /// What was chosen, those that hold for all streams once.

@@ -80,7 +80,7 @@ pub async fn apply(connection: &Connection, order: &Order, say: impl Fn(String))
 }
 
 /// Refuses a change by which NATS would remove events at once.
-fn forgets_nothing(name: &str, config: &Value, info: &Value) -> anyhow::Result<()> {
+pub(super) fn forgets_nothing(name: &str, config: &Value, info: &Value) -> anyhow::Result<()> {
     let (before, state) = (&info["config"], &info["state"]);
     if state["messages"].as_u64().unwrap_or_default() == 0 {
         return Ok(());

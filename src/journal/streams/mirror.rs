@@ -1,11 +1,13 @@
 //! A mirror of the log on another server, and what makes it the log when the first one is lost.
 
 use anyhow::{Context as _, bail};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
-    EVENTS, EVENTS_FILE, api,
-    choices::{Choice, with_choices},
+    EVENTS, Order, api,
+    apply::forgets_nothing,
+    choices::{chosen, with_choices},
+    events_file,
 };
 use crate::journal::connection::Connection;
 
@@ -29,31 +31,33 @@ pub struct Followed {
 /// is heard every second or so.
 const ACTIVE_NANOS: i64 = 5_000_000_000;
 
-/// Makes `EVENTS` on this server a mirror of `EVENTS` of the domain; where it is one already, says how far it is.
+/// Makes `EVENTS` on this server a mirror of `EVENTS` of the domain; where it is one already, says how far it is. `order`: how much it
+/// keeps, which nobody tells it but its operator. Where it is full the oldest events make room, so that it goes on following.
 ///
 /// # Errors
 /// Where NATS refuses, or this server has a log of its own.
-pub async fn follow(connection: &Connection, domain: &str) -> anyhow::Result<Followed> {
-    let info = match api::stream_info(connection, EVENTS).await? {
-        Some(info) => info,
-        None => {
-            let mut config: Map<String, Value> = serde_json::from_str(EVENTS_FILE)?;
-            config.retain(|setting, _| !NOT_OF_MIRRORS.contains(&setting.as_str()));
-            let origin = json!({ "name": EVENTS, "external": { "api": format!("$JS.{domain}.API") } });
-            config.insert("mirror".to_owned(), origin);
-            // What the mirror keeps is decided by it alone; so it keeps everything.
-            config.insert("max_age".to_owned(), json!(0));
-            api::ask(
-                connection,
-                &format!("STREAM.CREATE.{EVENTS}"),
-                &Value::Object(config),
-                api::ANSWER,
-            )
-            .await
-            .context("cannot create the mirror")?
-        }
+pub async fn follow(connection: &Connection, domain: &str, order: &Order) -> anyhow::Result<Followed> {
+    let file = events_file()?;
+    let Some(info) = api::stream_info(connection, EVENTS).await? else {
+        let mut config = file.clone();
+        config.retain(|setting, _| !NOT_OF_MIRRORS.contains(&setting.as_str()));
+        let origin = json!({ "name": EVENTS, "external": { "api": format!("$JS.{domain}.API") } });
+        config.insert("mirror".to_owned(), origin);
+        config.insert("discard".to_owned(), json!("old"));
+        let config = with_choices(EVENTS, &file, &Value::Object(config), &order.choices);
+        let made = api::ask(connection, &format!("STREAM.CREATE.{EVENTS}"), &config, api::ANSWER).await;
+        return followed(&made.context("cannot create the mirror")?);
     };
-    followed(&info)
+    let is_followed = followed(&info)?;
+    let config = with_choices(EVENTS, &file, &info["config"], &order.choices);
+    if config != info["config"] {
+        if !order.forget {
+            forgets_nothing(EVENTS, &config, &info)?;
+        }
+        let changed = api::ask(connection, &format!("STREAM.UPDATE.{EVENTS}"), &config, api::ANSWER).await;
+        changed.context("cannot change the mirror")?;
+    }
+    Ok(is_followed)
 }
 
 fn followed(info: &Value) -> anyhow::Result<Followed> {
@@ -95,13 +99,17 @@ pub async fn promote(connection: &Connection, anyway: bool) -> anyhow::Result<Fo
             );
         }
     }
-    let mut config: Map<String, Value> = serde_json::from_str(EVENTS_FILE)?;
+    // It keeps as much as the mirror did, so that nothing is removed by becoming the log.
+    let mut config = events_file()?;
     if let Some(copies) = info["config"].get("num_replicas") {
         config.insert("num_replicas".to_owned(), copies.clone());
     }
-    // Nothing is removed by becoming the log; `streams apply --max-age` says later how much is to be kept.
-    let forever = [Choice::max_age(None)];
-    let config = with_choices(EVENTS, &config.clone(), &Value::Object(config), &forever);
+    let config = with_choices(
+        EVENTS,
+        &config.clone(),
+        &Value::Object(config),
+        &chosen(&info["config"]),
+    );
     api::ask(connection, &format!("STREAM.UPDATE.{EVENTS}"), &config, api::ANSWER)
         .await
         .context("cannot promote the mirror")?;
