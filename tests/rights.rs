@@ -149,7 +149,7 @@ async fn a_right_that_is_taken_away_is_named() {
     let (role, settings) = least(&world, &["--retention"]).await;
     let settings = settings
         .set("HUB_TEST_TIMES", QUICK_TAKEOVER)
-        .set("RETENTION_PROVIDER_ORDER_LOGS", "365d");
+        .set("RETENTION_PROVIDER_ORDER_LOGS", "360d");
     let hub = Hub::start(&settings).await;
     world.post_orders(&hub, ids("known", 1)).await;
     world.at_end(Ends::forwarded(1)).await;
