@@ -31,8 +31,10 @@ mod logs;
 mod nats;
 mod retention;
 mod retries;
+mod stopping;
 mod outbound;
 mod secrets;
+mod misspelt;
 mod tls;
 mod without_effect;
 
@@ -43,10 +45,12 @@ pub use self::{
     environment::Environment,
     limits::{RateLimits, Rule},
     logs::Logs,
+    misspelt::{Misspelt, misspelt},
     nats::Nats,
     outbound::Outbound,
     retention::Retention,
     secrets::{Secrets, public_url, scheme},
+    stopping::Stopping,
     tls::{ClientTls, KeyPair},
     without_effect::without_effect,
 };
@@ -89,11 +93,6 @@ const RESET_TIMEOUT: Bounds<Duration> = Bounds {
     least: Duration::from_millis(100),
     most: Duration::from_secs(3600),
     why: "less asks a backend that fails without a pause, more leaves orders waiting for hours after it is back",
-};
-const SHUTDOWN_GRACE: Bounds<Duration> = Bounds {
-    least: Duration::from_secs(1),
-    most: Duration::from_secs(600),
-    why: "less cuts off requests that are being answered, more keeps a machine from going down",
 };
 const ORDER_TTL: Bounds<Duration> = Bounds {
     least: Duration::from_secs(1),
@@ -157,8 +156,8 @@ pub struct Config {
     pub breaker: Breaker,
     /// Logs.
     pub logs: Logs,
-    /// `SHUTDOWN_GRACE`: time for everything to end after SIGTERM.
-    pub shutdown_grace: Duration,
+    /// `SHUTDOWN_DELAY` and `SHUTDOWN_GRACE`.
+    pub stopping: Stopping,
 }
 
 /// Intake.
@@ -262,7 +261,7 @@ impl Config {
             retention: Retention::from_environment(env, order_memory)?,
             breaker: breaker(env)?,
             logs: Logs::from_environment(env)?,
-            shutdown_grace: env.duration("SHUTDOWN_GRACE", Duration::from_secs(30), &SHUTDOWN_GRACE)?,
+            stopping: Stopping::from_environment(env)?,
         })
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     config::ClientTls,
     event::outcome::{ErrorReport, ErrorType},
     journal::settle::MAX_ASKED_FOR,
+    process::descriptors,
     tls,
 };
 
@@ -184,7 +185,10 @@ fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
 /// Why there was no answer of the `backend`, or of a `provider`, whose address stands in the variable `url`. Where the
 /// set-up is at fault the error's type says so; everything else is temporary.
 pub fn no_answer(error: &reqwest::Error, whom: &str, url: &str) -> ErrorReport {
-    let (error_type, code, message) = if error.is_timeout() {
+    let (error_type, code, message) = if let Some(cause) = descriptors::exhausted(error) {
+        // Our own trouble, whatever it looks like.
+        (ErrorType::Temporary, "UNREACHABLE", cause)
+    } else if error.is_timeout() {
         let message = format!("the {whom} did not answer in time");
         (ErrorType::Temporary, "TIMEOUT", message)
     } else if is_tls(error) {

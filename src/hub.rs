@@ -1,8 +1,9 @@
 //! The hub: builds every task, supervises them, and drains them. The only place that spawns one.
 //!
 //! A task that ends before it was told to stops the whole hub, with its reason: half a hub that looks alive is worse
-//! than none. SIGTERM drains in the order of the flow: the intake stops taking webhooks, the stages stop pulling and
-//! finish what they hold, the log's writer ends when nobody writes any more.
+//! than none. After SIGTERM the hub goes on for `SHUTDOWN_DELAY` while it is not ready any more ([`stopping`]); then it drains in
+//! the order of the flow: the intake stops taking webhooks, the stages stop pulling and finish what they hold, the log's writer
+//! ends when nobody writes any more.
 
 use std::{
     net::TcpListener,
@@ -27,7 +28,7 @@ use crate::{
         self, Intake,
         allow_list::AllowList,
         audit::Audit,
-        body::Budget,
+        body,
         certificate::Certificate,
         heavy::Heavy,
         limit::{self, Limits},
@@ -37,14 +38,16 @@ use crate::{
     journal::{
         Journal,
         connection::{Connection, HUB_INBOX},
-        stage, streams,
+        stage, streams, unreachable,
     },
     memory::Orders,
+    process::{self, budget::Budget, notify::Manager},
     projection::live::Live,
     provider::{Enabled, KeptHeaders, Provider, Registry, declarative::Declarative},
     push::{Push, remote::Remote},
     telemetry::{
         self,
+        expiry::Expiry,
         health::{DatabaseSeen, Health},
         observer::{self, LastWebhooks, Servers},
     },
@@ -53,6 +56,9 @@ use crate::{
 };
 
 mod servers;
+mod stopping;
+
+use self::servers::{Ports, listen};
 
 /// Pause between two looks at a NATS that is not there yet.
 const VERIFY_AGAIN: Duration = Duration::from_millis(500);
@@ -73,11 +79,11 @@ impl Inputs {
     /// # Errors
     /// Where a port is taken.
     pub fn open(config: Config) -> anyhow::Result<Self> {
-        let listener = servers::listen(config.http.listen)
-            .with_context(|| format!("PORT: cannot listen on {}", config.http.listen))?;
+        let listener =
+            listen(config.http.listen).with_context(|| format!("PORT: cannot listen on {}", config.http.listen))?;
         let metrics = match config.http.metrics_listen {
             Some(address) => {
-                let listener = servers::listen(address)
+                let listener = listen(address)
                     .with_context(|| format!("METRICS_HOST, METRICS_PORT: cannot listen on {address}"))?;
                 Some((listener, telemetry::metrics::install()?))
             }
@@ -91,16 +97,19 @@ impl Inputs {
     }
 }
 
-/// Runs the hub until told to stop, or until a part of it fails.
+/// Runs the hub until told to stop, or until a part of it fails. `at_once` ends the time that it goes on for after being told.
 ///
 /// # Errors
 /// The reason of the part that failed, or what did not end within `SHUTDOWN_GRACE`.
-pub async fn run(inputs: Inputs, stop: CancellationToken) -> anyhow::Result<()> {
-    let grace = inputs.config.shutdown_grace;
+pub async fn run(inputs: Inputs, stop: CancellationToken, at_once: CancellationToken) -> anyhow::Result<()> {
+    let config::Stopping { delay, grace } = inputs.config.stopping;
     let mut tasks = Tasks::default();
     let built = build(inputs, &mut tasks, &stop).await;
     let failure = match built {
-        Ok(()) => tasks.first_failure(&stop).await,
+        Ok(()) => match tasks.first_failure(&stop).await {
+            None => tasks.go_on_for(delay, &at_once).await.err(),
+            failure => failure,
+        },
         Err(error) => Some(error),
     };
     let drained = tasks.drain(grace).await;
@@ -122,7 +131,10 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         .as_ref()
         .map(|(listener, _)| listener.local_addr())
         .transpose()?;
+    let limits_of_process = Budget::find(&config);
+    limits_of_process.tell();
     let certificate = config.http.tls.as_ref().map(Certificate::load).transpose()?;
+    let expiry = Expiry::of(&config);
     let registry = Arc::new(registry(&config)?);
     let instance_id = telemetry::instance_id();
     let providers: Vec<_> = registry.iter().map(|enabled| enabled.name.to_string()).collect();
@@ -144,11 +156,17 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         nats_servers: Servers::default(),
         last_webhooks: LastWebhooks::default(),
         instance_id: instance_id.clone(),
+        expiring: expiry.found(),
+        stopping: stop.clone(),
     });
     let (looking, observing, nats) = (Arc::clone(&health), Arc::clone(&health), config.nats.clone());
     tasks.spawn("health", Phase::Log, |stop| looking.run(stop));
     tasks.spawn("observer", Phase::Log, |stop| observer::run(observing, nats, stop));
     tasks.spawn("event log", Phase::Log, |_| writer.run());
+    let telling = Arc::clone(&connection);
+    tasks.spawn("NATS", Phase::Log, |stop| unreachable::tell(telling, stop));
+    tasks.spawn("expiry", Phase::Log, |stop| expiry.run(stop));
+    tasks.spawn("process", Phase::Log, process::watch::run);
     if limits.is_enabled() {
         let (connection, limits) = (Arc::clone(&connection), Arc::clone(&limits));
         tasks.spawn("rate limits", Phase::Log, |stop| {
@@ -163,7 +181,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     let (audit, refusals) = Audit::new();
     let on = Arc::clone(&connection);
     tasks.spawn("refusals", Phase::Log, |stop| refusals.run(on, stop));
-    let rooms = (Budget::default(), Heavy::default());
+    let rooms = (body::Budget::all(limits_of_process.body_bytes), Heavy::default());
     let for_providers = Arc::new(integration(&config, &registry, &journal, &rooms, &limits));
     let (budget, heavy) = rooms;
     let intake = Arc::new(Intake {
@@ -178,11 +196,27 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         audit,
     });
     let health = Arc::clone(&intake.health);
-    let connections = Arc::clone(&intake).connections();
-    let public = (intake::router(intake, integration::router(for_providers)), connections);
-    servers::spawn(tasks, &config, public, health, certificate, listener, metrics);
+    let ports = Ports {
+        listener,
+        metrics,
+        certificate,
+        connections: Arc::clone(&intake).connections(limits_of_process.connections),
+        router: intake::router(intake, integration::router(for_providers)),
+    };
+    servers::spawn(tasks, &config, Arc::clone(&health), ports);
     if let Some(reached) = metrics_address.filter(|address| !address.ip().is_loopback()) {
         tracing::info!(address = %reached, "METRICS_HOST: other machines reach metrics and health with its reasons");
+    }
+    match Manager::of_process() {
+        Ok(None) => {}
+        Ok(Some(manager)) => {
+            let stopping = stop.clone();
+            tasks.spawn("service manager", Phase::Log, |stop| {
+                manager.run(move || health.sentence(), stopping, stop)
+            });
+        }
+        // It may have been left in the environment by somebody else; the hub works without.
+        Err(error) => tracing::warn!(%error, "NOTIFY_SOCKET: the service manager cannot be told how the hub is"),
     }
     tracing::info!(
         %address,
@@ -206,7 +240,7 @@ fn integration(
     config: &Config,
     registry: &Arc<Registry>,
     journal: &Journal,
-    (budget, heavy): &(Budget, Heavy),
+    (budget, heavy): &(body::Budget, Heavy),
     limits: &Arc<Limits>,
 ) -> Integration {
     let told = registry.iter().filter(|enabled| enabled.outbound.is_some());
@@ -321,7 +355,7 @@ fn spawn_stages(
             .filter_map(|provider| Some((provider.name.to_string(), provider.order_ttl?)))
             .collect(),
     ));
-    let (log, other, grace) = (journal.clone(), journal.clone(), config.shutdown_grace);
+    let (log, other, grace) = (journal.clone(), journal.clone(), config.stopping.grace);
     tasks.spawn("transform", Phase::Stages, move |stop| {
         stage::run(transform, log, grace, stop)
     });

@@ -10,7 +10,7 @@
 //!    fetches orders that a webhook only points at.
 //! 6. [`projection`] writes what the log says into PostgreSQL; every table can be dropped and made again.
 //!
-//! [`hub`] builds all of this, supervises it and drains it; [`operator`] holds the commands, [`telemetry`] what is seen
+//! [`process`] is what the operating system gives. [`hub`] builds all of this, supervises it and drains it; [`operator`] holds the commands, [`telemetry`] what is seen
 //! from outside. [`fault_injection`] lets hazard tests shorten constants and end the process at a named point. [`tls`] is what it connects with, [`http`] how it asks others. [`event`] and [`config`] are the words that the others speak; neither does any I/O of its own.
 
 pub mod config;
@@ -29,6 +29,7 @@ pub mod memory;
 pub mod forward;
 pub mod push;
 pub mod projection;
+pub mod process;
 pub mod hub;
 pub mod operator;
 pub mod telemetry;

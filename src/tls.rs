@@ -80,7 +80,11 @@ fn authorities(variable: &str, file: &Path) -> anyhow::Result<RootCertStore> {
     Ok(store)
 }
 
-fn certificates(variable: &str, file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+/// Reads certificates in PEM. Blocks on the disk.
+///
+/// # Errors
+/// Where the file cannot be read or holds none, naming its variable.
+pub fn certificates(variable: &str, file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let bytes = read(variable, file)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     let found = found.map_err(|error| anyhow!("{variable}: {} is no PEM: {error}", file.display()))?;

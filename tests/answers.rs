@@ -264,10 +264,12 @@ async fn a_branch_that_is_not_found_holds_up_no_other() {
         world.backend.always_for(&id, Some(Answer::status(404)));
         world.post_for(&hub, "merchant-2", &id).await;
     }
+    world.log.wait_for(EventType::OrderForwardFailed, 4).await;
+    breaker_is_closed(&world, &hub).await;
+    // Only now is it known that the backend is there for others.
+    world.post_orders(&hub, ids("after", 1)).await;
     let dead = world.log.payloads(EventType::OrderDeadLettered, 4).await;
     assert!(dead.iter().all(|one| one["error"]["code"] == "BACKEND_404"), "{dead:?}");
-    breaker_is_closed(&world, &hub).await;
-    world.post_orders(&hub, ids("after", 1)).await;
     world.at_end(Ends::forwarded(2).dead_lettered(4)).await;
 }
 

@@ -17,7 +17,7 @@ use crate::harness::{
     World,
     at_end::Ends,
     backend::{Answer, ORDERS},
-    careem::{self, order, sign},
+    careem::{self, change, order, sign},
     hub::Hub,
     ids,
     log::payload,
@@ -262,9 +262,62 @@ async fn it_answers_404() {
     world.breaker_becomes(&hub, "open").await;
     world.backend.otherwise(Answer::Accept);
     world.log.wait_for(EventType::OrderForwarded, 2).await;
-    world.backend.next([Answer::status(404)]);
-    world.post_orders(&hub, ids("one-of-them", 1)).await;
-    world.at_end(Ends::forwarded(2).dead_lettered(1)).await;
+    world.backend.always_for("CR-one", Some(Answer::status(404)));
+    world.post_orders(&hub, ["CR-one".to_owned()]).await;
+    world.log.wait_for(EventType::OrderForwardFailed, 1).await;
+    // It has answered to others since.
+    world.post_orders(&hub, ids("other", 1)).await;
+    world.at_end(Ends::forwarded(3).dead_lettered(1)).await;
+}
+
+/// It had answered as it should, and then answers 404 to everything: the first orders that meet this, and news of orders, wait
+/// like those that come when it is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_answers_404_to_everything_from_one_moment_on() {
+    let world = World::new().await;
+    let settings = world
+        .settings()
+        .set("RETRY_DELAYS", "200ms")
+        .set("RETRY_MAX_ATTEMPTS", 100);
+    let hub = Hub::start(&settings).await;
+    world.post_orders(&hub, ids("before", 2)).await;
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    world.backend.otherwise(Answer::status(404));
+    for id in ids("first", 2) {
+        world.post_orders(&hub, [id]).await;
+    }
+    world
+        .careem
+        .post(&hub, &change("CR-before-0", "cancelled"))
+        .await
+        .event_id();
+    // Longer than news of an unknown order wait where the backend is known to be right.
+    eventually("all have been tried", PATIENCE, async || {
+        let events = world.log.events().await;
+        let tried = |id: &str| {
+            let of = events.iter().map(|event| &event.envelope).filter(|envelope| {
+                envelope.event_type == EventType::OrderForwardFailed && envelope.external_order_id == id
+            });
+            of.count()
+        };
+        let tried = ["CR-first-0", "CR-first-1", "CR-before-0"].map(tried);
+        if tried.iter().all(|tried| *tried >= 6) {
+            Ok(())
+        } else {
+            Err(tried)
+        }
+    })
+    .await;
+    let breaker = world.breaker(&hub).await;
+    assert_eq!(
+        breaker["state"], "closed",
+        "two orders say nothing of the others: {breaker}"
+    );
+    world.post_orders(&hub, ids("third", 1)).await;
+    let breaker = world.breaker_becomes(&hub, "open").await;
+    assert!(breaker["reason"].as_str().unwrap().contains("BACKEND_URL"), "{breaker}");
+    world.backend.otherwise(Answer::Accept);
+    world.at_end(Ends::forwarded(6)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

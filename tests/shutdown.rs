@@ -6,6 +6,8 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::json;
 
 use crate::harness::{
     World,
@@ -13,6 +15,7 @@ use crate::harness::{
     careem::order,
     hub::Hub,
     ids,
+    raw::{Raw, request},
     wait::{PATIENCE, eventually},
 };
 
@@ -86,6 +89,50 @@ async fn told_to_stop_while_the_backend_hangs() {
     let _hub = Hub::start(&settings).await;
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(1)).await;
+}
+
+/// For `SHUTDOWN_DELAY` it is not ready, takes what comes all the same, and each answer ends its connection; a second signal
+/// ends that time.
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_it_goes_on_until_others_have_noticed() {
+    let world = World::new().await;
+    let mut hub = Hub::start(&world.settings().set("SHUTDOWN_DELAY", "300s")).await;
+    let ready = format!("{}/health/ready", hub.url());
+    eventually("it is ready", PATIENCE, async || {
+        match world.careem.request(Method::GET, &ready).await.status {
+            200 => Ok(()),
+            status => Err(status),
+        }
+    })
+    .await;
+    let mut kept = Raw::connect(hub.address()).await;
+    kept.write(request("GET", "/health/ready", &[], "")).await;
+    let before = kept.answer().await.unwrap();
+    assert!(
+        before.status == 200 && !before.head.to_lowercase().contains("connection: close"),
+        "{before:?}"
+    );
+    hub.tell_to_stop().await;
+    eventually("it is not ready any more", PATIENCE, async || {
+        let answer = world.careem.request(Method::GET, &ready).await;
+        let said = (answer.status, answer.json()["stopping"].clone());
+        if said == (503, json!(true)) { Ok(()) } else { Err(said) }
+    })
+    .await;
+    // A connection from before, and a new one.
+    kept.write(request("GET", "/health/live", &[], "")).await;
+    let last = kept.answer().await.unwrap();
+    assert!(
+        last.status == 200 && last.head.to_lowercase().contains("connection: close"),
+        "{last:?}"
+    );
+    assert!(kept.is_closed().await);
+    let answer = world.careem.post(&hub, &order("CR-late")).await;
+    answer.event_id();
+    assert_eq!(answer.header("connection"), "close", "{answer:?}");
+    world.at_end(Ends::forwarded(1)).await;
+    hub.tell_to_stop().await;
+    assert_eq!(hub.wait_exit(PATIENCE).await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,6 +50,7 @@ const VARIABLES: &[(&str, Takes)] = &[
     ("TLS_KEY", Text),
     ("MAX_PAYLOAD_SIZE", Bytes(1024, 7 << 20)),
     ("REQUEST_TIMEOUT", Duration(SECOND, 300 * SECOND)),
+    ("SHUTDOWN_DELAY", Duration(0, 300 * SECOND)),
     ("SHUTDOWN_GRACE", Duration(SECOND, 600 * SECOND)),
     ("PARTITIONS", Whole(1, 512)),
     ("NATS_URL", Words),
@@ -338,4 +339,12 @@ fn the_table_has_every_variable() {
     let unknown: Vec<_> = table.difference(&asked).collect();
     assert!(unknown.is_empty(), "in the table, but not asked for: {unknown:?}");
     assert_eq!(table.len(), VARIABLES.len(), "a variable has two lines");
+    let mut known: BTreeSet<_> = misspelt::NAMES.iter().map(|name| (*name).to_owned()).collect();
+    known.extend(misspelt::OF_PROVIDER.iter().map(|rest| format!("P_{rest}")));
+    known.insert("RATE_LIMIT_P".to_owned());
+    let differ: Vec<_> = table.symmetric_difference(&known).collect();
+    assert!(
+        differ.is_empty(),
+        "in one of this table and src/config/misspelt.rs alone: {differ:?}"
+    );
 }

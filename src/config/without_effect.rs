@@ -3,9 +3,12 @@
 use super::{Environment, catalogue, limits};
 use crate::provider::Catalogue;
 
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 9] = [
     "ADMIN_TOKEN",
     "NOTIFY_URL",
+    "CONSOLE_PORT",
+    "CONSOLE_TOKENS",
+    "DEADLINE_WARNING",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     // Of the service that came before: orders are always retried, by the log and not by a worker, and health is always there.
     "RETRY_ENABLED",
@@ -18,14 +21,16 @@ const SUFFIXES: [&str; 1] = ["_RESPONSE_WAIT"];
 pub fn without_effect(env: &Environment) -> Vec<&str> {
     // A folder that cannot be used refuses the start elsewhere.
     let catalogue = catalogue(env).unwrap_or_else(|_| Catalogue::shipped());
-    let is_one = |name: &&str| {
-        let name = name.strip_suffix("_FILE").unwrap_or(name);
-        NAMES.contains(&name)
-            // One for a provider that this version does not know, or a misspelt one.
-            || name.starts_with("RATE_LIMIT_") && !limits::is_read(name, &catalogue)
-            || SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
-    };
+    let is_one = |name: &&str| is_without_effect(name.strip_suffix("_FILE").unwrap_or(name), &catalogue);
     env.names().filter(is_one).collect()
+}
+
+/// Whether a variable, without `_FILE`, is one that is known and has no effect.
+pub(super) fn is_without_effect(name: &str, catalogue: &Catalogue) -> bool {
+    NAMES.contains(&name)
+        // One for a provider that this version does not know, or a misspelt one.
+        || name.starts_with("RATE_LIMIT_") && !limits::is_read(name, catalogue)
+        || SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 //! |---|---|
 //! | 2xx with an order id; 409 naming the existing order | it has it |
 //! | 2xx whose body cannot be read whole and names no id before that | it has it, under an id that is not known |
-//! | 400, 404 for one order, 413, 422 | this order is at fault |
+//! | 400, 413, 422; 404 to one order, again after the backend answered to something later | this order is at fault |
 //! | 404 to a change | it does not know the order (yet) |
-//! | 404 before any other answer | the order or the URL is at fault; later it is known |
+//! | 404 before that | the order or the URL is at fault; later it is known |
 //! | 401, 403, TLS or DNS failure, 404 or a redirect to everything | the set-up is at fault |
 //! | 408, 425, 429, 5xx, time-out, connection refused or cut | later, perhaps |
 //! | anything else | not understood; later, perhaps, and counted apart |
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// What the request was about; decides what counts as an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Request {
     /// A new order: the answer must name its id.
     NewOrder,
@@ -52,7 +52,14 @@ pub enum Verdict {
     /// This order is at fault; no retry.
     Invalid(ErrorReport),
     /// A change of an order that it does not know: the one that creates it may still be on its way.
-    UnknownOrder(ErrorReport),
+    UnknownOrder {
+        /// What went wrong.
+        error: ErrorReport,
+        /// Whether the change itself may be at fault: the backend has answered to something later.
+        is_certain: bool,
+    },
+    /// The order or the set-up is at fault; what comes later tells which.
+    Doubtful(ErrorReport),
     /// Later, perhaps.
     Temporary {
         /// What went wrong.
@@ -70,8 +77,8 @@ impl Verdict {
         match self {
             Self::Accepted(_) => "success",
             Self::Invalid(_) => "validation",
-            Self::UnknownOrder(_) => "unknown_order",
-            Self::Temporary { error, .. } => error.error_type.as_str(),
+            Self::UnknownOrder { .. } => "unknown_order",
+            Self::Doubtful(error) | Self::Temporary { error, .. } => error.error_type.as_str(),
             Self::Misconfigured(_) => "configuration",
         }
     }
@@ -107,10 +114,18 @@ pub fn classify(request: Request, answer: &Answer, standing: Standing) -> Verdic
             answer,
             "the backend answers 404 to everything: is BACKEND_URL right?",
         )),
-        404 if request == Request::StatusChange => Verdict::UnknownOrder(report(
-            ErrorType::Validation,
+        404 if request == Request::StatusChange => Verdict::UnknownOrder {
+            error: report(
+                ErrorType::Validation,
+                answer,
+                "the backend does not know the order that changed",
+            ),
+            is_certain: standing == Standing::Proven,
+        },
+        404 if standing == Standing::Doubtful => Verdict::Doubtful(report(
+            ErrorType::Unknown,
             answer,
-            "the backend does not know the order that changed",
+            "the backend answers 404 and has answered to nothing else since: this order or BACKEND_URL is wrong",
         )),
         404 if standing == Standing::Unproven => Verdict::Temporary {
             error: report(
@@ -231,7 +246,9 @@ mod tests {
             (Request::StatusChange, 404, Standing::NotFound, "configuration"),
             (Request::NewOrder, 404, Standing::Unproven, "unknown"),
             (Request::StatusChange, 404, Standing::Unproven, "unknown_order"),
+            (Request::NewOrder, 404, Standing::Doubtful, "unknown"),
             (Request::StatusChange, 404, Standing::Proven, "unknown_order"),
+            (Request::StatusChange, 404, Standing::Doubtful, "unknown_order"),
             (Request::NewOrder, 301, Standing::Redirects, "configuration"),
             (Request::StatusChange, 308, Standing::Redirects, "configuration"),
             (Request::StatusChange, 302, Standing::Unproven, "unknown"),

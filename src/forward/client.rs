@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     classify::{Request, Verdict, classify},
-    evidence::{Evidence, Standing},
+    evidence::{Answered, Evidence, Standing},
     identity::Posting,
 };
 use crate::{
@@ -71,11 +71,20 @@ impl Client {
         self.slots.acquire().await.ok()
     }
 
-    fn note(&self, request: Request, envelope: &Envelope, status: u16) -> Standing {
-        let order = OrderKey::new(&envelope.provider, &envelope.external_order_id);
+    fn note(&self, request: Request, envelope: &Envelope, status: u16, asked: Instant) -> Standing {
+        let answered = Answered {
+            request,
+            order: OrderKey::new(&envelope.provider, &envelope.external_order_id),
+            branch: envelope.branch.as_deref(),
+            status,
+            asked,
+            came: Instant::now(),
+        };
         // No code panics while it holds the lock.
-        let mut evidence = self.evidence.lock().unwrap_or_else(PoisonError::into_inner);
-        evidence.note(request, order, envelope.branch.as_deref(), status)
+        self.evidence
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .note(&answered)
     }
 
     /// Where a request about an order goes.
@@ -102,11 +111,12 @@ impl Client {
         if let Some(trace) = &envelope.traceparent {
             post = post.header("traceparent", header_value(trace));
         }
+        let asked = Instant::now();
         let answer = match http::ask(post, MAX_ANSWER_BYTES).await {
             Ok(answer) => answer,
             Err(error) => return no_answer(&error),
         };
-        let standing = self.note(request, envelope, answer.status);
+        let standing = self.note(request, envelope, answer.status, asked);
         classify(request, &answer, standing)
     }
 }

@@ -4,8 +4,13 @@
 //! Only new orders tell: news of an order is answered with 404 where the order is not there yet. That everything is answered so
 //! is concluded from several different orders, with none in between that the backend took or refused for what it is. Orders of
 //! one branch that the backend never knew say nothing of the URL while it knows others.
+//!
+//! Until then nobody can tell about the first of them either, so no order is given up for a 404 before the backend was asked
+//! something later and answered to that as it should: an order that gets a 404 again after that is at fault itself.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, num::NonZeroUsize, time::Instant};
+
+use lru::LruCache;
 
 use super::classify::Request;
 use crate::journal::codec::OrderKey;
@@ -14,6 +19,25 @@ use crate::journal::codec::OrderKey;
 const DIFFERENT_ORDERS: usize = 3;
 /// Branches that are remembered as known to the backend; one of more than these counts as unknown to it.
 const MAX_BRANCHES: usize = 10_000;
+/// Orders with a 404 that are remembered; one that is forgotten is asked for once more.
+const MAX_DOUBTFUL: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
+
+/// An answer, and to what.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered<'a> {
+    /// What was asked.
+    pub request: Request,
+    /// About which order.
+    pub order: OrderKey,
+    /// Of which branch, where that is known.
+    pub branch: Option<&'a str>,
+    /// HTTP status.
+    pub status: u16,
+    /// When it was asked.
+    pub asked: Instant,
+    /// When the answer came.
+    pub came: Instant,
+}
 
 /// What is known of the URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +46,8 @@ pub enum Standing {
     Unproven,
     /// There is a backend: an answer was about what it was asked.
     Proven,
+    /// There is a backend, or was: whether this 404 is the order's fault is not known before it has answered to something later.
+    Doubtful,
     /// It answers 404 to everything.
     NotFound,
     /// It redirects everything.
@@ -29,9 +55,13 @@ pub enum Standing {
 }
 
 /// What its answers were since the last one by which the backend could be known.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Evidence {
     is_proven: bool,
+    /// When the latest request was made whose answer proved the backend.
+    proof_asked: Option<Instant>,
+    /// Orders, and news of them, with a 404, and when that came.
+    doubtful: LruCache<(OrderKey, Request), Instant>,
     not_found: Vec<OrderKey>,
     /// Whose orders were not found; no more than tell that there are several.
     not_found_of: BTreeSet<String>,
@@ -42,9 +72,31 @@ pub struct Evidence {
     known_branches: BTreeSet<String>,
 }
 
+impl Default for Evidence {
+    fn default() -> Self {
+        Self {
+            is_proven: false,
+            proof_asked: None,
+            doubtful: LruCache::new(MAX_DOUBTFUL),
+            not_found: Vec::new(),
+            not_found_of: BTreeSet::new(),
+            is_of_known_branch: false,
+            redirected: Vec::new(),
+            known_branches: BTreeSet::new(),
+        }
+    }
+}
+
 impl Evidence {
-    /// Notes an answer about an order of a branch, and what is known with it.
-    pub fn note(&mut self, request: Request, order: OrderKey, branch: Option<&str>, status: u16) -> Standing {
+    /// Notes an answer, and what is known with it.
+    pub fn note(&mut self, answered: &Answered<'_>) -> Standing {
+        let Answered {
+            request,
+            order,
+            branch,
+            status,
+            ..
+        } = *answered;
         match (status, request) {
             (404, Request::NewOrder) => {
                 note(&mut self.not_found, order);
@@ -56,20 +108,41 @@ impl Evidence {
             (300..=399, Request::NewOrder) => note(&mut self.redirected, order),
             // Whoever says so has looked at the order.
             (200..=299 | 400 | 409 | 413 | 422, _) => {
-                let mut known_branches = std::mem::take(&mut self.known_branches);
-                if let Some(branch) = branch.filter(|_| known_branches.len() < MAX_BRANCHES) {
-                    known_branches.insert(branch.to_owned());
+                if let Some(branch) = branch.filter(|_| self.known_branches.len() < MAX_BRANCHES) {
+                    self.known_branches.insert(branch.to_owned());
                 }
-                *self = Self {
-                    is_proven: true,
-                    known_branches,
-                    ..Self::default()
-                };
+                self.proven(answered.asked);
             }
             // What stands in between (a proxy, a gateway) can say the others, too.
             _ => {}
         }
-        self.standing()
+        let is_doubtful = status == 404 && self.is_doubtful(answered);
+        match self.standing() {
+            Standing::Proven if is_doubtful => Standing::Doubtful,
+            Standing::Proven if (status, request) == (404, Request::NewOrder) => {
+                // It is given up; taken up again by somebody it begins anew.
+                self.doubtful.pop(&(order, request));
+                Standing::Proven
+            }
+            standing => standing,
+        }
+    }
+
+    /// Nothing that was not found, or redirected, before says anything of the backend any more.
+    fn proven(&mut self, asked: Instant) {
+        self.is_proven = true;
+        self.proof_asked = self.proof_asked.max(Some(asked));
+        self.not_found.clear();
+        self.not_found_of.clear();
+        self.is_of_known_branch = false;
+        self.redirected.clear();
+    }
+
+    /// Whether the backend has answered to nothing yet that it was asked after the first 404 of this order.
+    fn is_doubtful(&mut self, answered: &Answered<'_>) -> bool {
+        let key = (answered.order, answered.request);
+        let since = *self.doubtful.get_or_insert(key, || answered.came);
+        self.proof_asked.is_none_or(|asked| asked <= since)
     }
 
     fn standing(&self) -> Standing {
@@ -95,7 +168,7 @@ fn note(orders: &mut Vec<OrderKey>, order: OrderKey) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::{collections::HashSet, time::Duration};
 
     use proptest::prelude::*;
 
@@ -105,45 +178,108 @@ mod tests {
         OrderKey::new("careem", &number.to_string())
     }
 
+    /// An answer that comes at once; time goes on by a second from one to the next.
+    struct Asking {
+        evidence: Evidence,
+        now: Instant,
+    }
+
+    impl Asking {
+        fn new() -> Self {
+            Self {
+                evidence: Evidence::default(),
+                now: Instant::now(),
+            }
+        }
+
+        fn at(&mut self, request: Request, number: u8, branch: Option<&str>, status: u16) -> Standing {
+            self.now += Duration::from_secs(1);
+            self.evidence.note(&Answered {
+                request,
+                order: key(number),
+                branch,
+                status,
+                asked: self.now,
+                came: self.now,
+            })
+        }
+
+        fn order(&mut self, number: u8, status: u16) -> Standing {
+            self.at(Request::NewOrder, number, None, status)
+        }
+    }
+
     #[test]
     fn one_order_proves_nothing_however_often_it_is_not_found() {
-        let mut evidence = Evidence::default();
+        let mut asking = Asking::new();
         for _ in 0..10 {
-            assert_eq!(evidence.note(Request::NewOrder, key(1), None, 404), Standing::Unproven);
+            assert_eq!(asking.order(1, 404), Standing::Unproven);
         }
         for number in 0..10 {
-            assert_eq!(
-                evidence.note(Request::StatusChange, key(number), None, 404),
-                Standing::Unproven
-            );
+            assert_eq!(asking.at(Request::StatusChange, number, None, 404), Standing::Unproven);
         }
-        assert_eq!(evidence.note(Request::NewOrder, key(2), None, 404), Standing::Unproven);
-        assert_eq!(evidence.note(Request::NewOrder, key(3), None, 404), Standing::NotFound);
+        assert_eq!(asking.order(2, 404), Standing::Unproven);
+        assert_eq!(asking.order(3, 404), Standing::NotFound);
         // News of an order is held up, too, once it is known.
+        assert_eq!(asking.at(Request::StatusChange, 4, None, 404), Standing::NotFound);
+        assert_eq!(asking.at(Request::StatusChange, 4, None, 200), Standing::Proven);
+        assert_eq!(asking.order(5, 404), Standing::Doubtful);
+    }
+
+    /// The backend was proven, and then answers 404 to everything: the first orders that meet this wait like all others.
+    #[test]
+    fn no_order_is_at_fault_before_the_backend_answered_to_something_later() {
+        let mut asking = Asking::new();
+        assert_eq!(asking.order(0, 200), Standing::Proven);
+        assert_eq!([asking.order(1, 404), asking.order(2, 404)], [Standing::Doubtful; 2]);
+        assert_eq!(asking.order(1, 404), Standing::Doubtful, "however often");
+        assert_eq!(asking.order(3, 404), Standing::NotFound);
+        // It is mended; one of them is not found all the same.
+        assert_eq!(asking.order(1, 200), Standing::Proven);
+        assert_eq!(asking.order(2, 404), Standing::Proven);
         assert_eq!(
-            evidence.note(Request::StatusChange, key(4), None, 404),
-            Standing::NotFound
+            asking.order(2, 404),
+            Standing::Doubtful,
+            "taken up again by somebody it begins anew"
         );
-        assert_eq!(
-            evidence.note(Request::StatusChange, key(4), None, 200),
-            Standing::Proven
-        );
-        assert_eq!(evidence.note(Request::NewOrder, key(5), None, 404), Standing::Proven);
+    }
+
+    /// An answer that was asked for before the 404 came says nothing about what the backend does since.
+    #[test]
+    fn an_answer_to_an_earlier_request_proves_nothing() {
+        let mut asking = Asking::new();
+        asking.order(0, 200);
+        let earlier = asking.now;
+        assert_eq!(asking.order(1, 404), Standing::Doubtful);
+        let late = Answered {
+            request: Request::NewOrder,
+            order: key(2),
+            branch: None,
+            status: 200,
+            asked: earlier,
+            came: asking.now + Duration::from_secs(1),
+        };
+        assert_eq!(asking.evidence.note(&late), Standing::Proven);
+        assert_eq!(asking.order(1, 404), Standing::Doubtful);
+        asking.order(2, 200);
+        assert_eq!(asking.order(1, 404), Standing::Proven);
     }
 
     #[test]
     fn one_branch_that_was_never_known_says_nothing_of_the_url() {
-        let mut evidence = Evidence::default();
-        let mut note = |branch, number, status| evidence.note(Request::NewOrder, key(number), Some(branch), status);
+        let mut asking = Asking::new();
+        let mut note = |branch, number, status| asking.at(Request::NewOrder, number, Some(branch), status);
         assert_eq!(note("known", 0, 200), Standing::Proven);
-        assert!((1..10).all(|number| note("new", number, 404) == Standing::Proven));
+        assert!((1..10).all(|number| note("new", number, 404) == Standing::Doubtful));
         assert_eq!(note("other", 10, 404), Standing::NotFound, "it is not one alone");
         assert_eq!(note("known", 11, 200), Standing::Proven);
-        assert!((12..14).all(|number| note("known", number, 404) == Standing::Proven));
+        assert_eq!(note("new", 1, 404), Standing::Proven, "others were taken since");
+        assert_eq!(note("known", 11, 200), Standing::Proven);
+        assert!((12..14).all(|number| note("known", number, 404) == Standing::Doubtful));
         assert_eq!(note("known", 14, 404), Standing::NotFound, "it knew this one before");
         // Before anything is known of the backend it may be the URL all the same.
-        let mut evidence = Evidence::default();
-        let mut note = |number| evidence.note(Request::NewOrder, key(number), Some("new"), 404);
+        let mut asking = Asking::new();
+        let mut note = |number| asking.at(Request::NewOrder, number, Some("new"), 404);
         assert_eq!(
             [note(1), note(2), note(3)],
             [Standing::Unproven, Standing::Unproven, Standing::NotFound]
@@ -152,21 +288,28 @@ mod tests {
 
     proptest! {
         /// That everything is answered so is never concluded from fewer than three new orders since the last answer that
-        /// proves the backend.
+        /// proves the backend; and no order is at fault for a 404 without such an answer between two of its own.
         #[test]
         fn concluded_from_different_new_orders_only(
             answers in prop::collection::vec((any::<bool>(), 0u8..5, prop::sample::select(vec![200u16, 302, 401, 404, 422, 500])), 1..60),
         ) {
-            let mut evidence = Evidence::default();
+            let mut asking = Asking::new();
             let mut since: Vec<(bool, u8, u16)> = Vec::new();
+            let mut before_proof: HashSet<(bool, u8)> = HashSet::new();
             for (is_new, number, status) in answers {
                 let request = if is_new { Request::NewOrder } else { Request::StatusChange };
-                if [200, 422].contains(&status) { since.clear(); }
+                if [200, 422].contains(&status) {
+                    before_proof.extend(since.iter().filter(|one| one.2 == 404).map(|one| (one.0, one.1)));
+                    since.clear();
+                }
                 since.push((is_new, number, status));
                 let of = |wanted: u16| since.iter().filter(|one| one.0 && one.2 == wanted).map(|one| one.1).collect::<HashSet<_>>().len();
-                let standing = evidence.note(request, key(number), None, status);
+                let standing = asking.at(request, number, None, status);
                 prop_assert_eq!(standing == Standing::NotFound, of(404) >= 3);
                 prop_assert_eq!(standing == Standing::Redirects, of(302) >= 3 && of(404) < 3);
+                if status == 404 && standing == Standing::Proven {
+                    prop_assert!(before_proof.contains(&(is_new, number)));
+                }
             }
         }
     }

@@ -207,6 +207,15 @@ impl Forward {
         })
     }
 
+    /// When a request is made again that failed for no fault of the order; a trial of the breaker is no attempt of the order.
+    fn next(&self, request: u32, after: Option<Duration>, event: &Recorded, is_trial: bool) -> Option<Next> {
+        if is_trial {
+            self.schedule.next_after_trial(request, after, event.run_id())
+        } else {
+            self.schedule.next(request, after, event.run_id())
+        }
+    }
+
     /// Not later than the order expires: then it is given up, and not hours after that.
     fn until_expiry(&self, event: &Recorded, next: Next, now: DateTime<Utc>) -> Next {
         let left = self.expires(event).map(|at| (at - now).to_std().unwrap_or_default());
@@ -277,7 +286,9 @@ impl Stage for Forward {
         pass.record(match &verdict {
             // The next instance finds out for itself, and must not inherit what the end of this one made of it.
             Verdict::Temporary { .. } | Verdict::Misconfigured(_) if turn::is_over() => Outcome::Abandoned,
-            Verdict::Accepted(_) | Verdict::Invalid(_) | Verdict::UnknownOrder(_) => Outcome::Success,
+            // It says neither that the backend is well nor that it is not.
+            Verdict::Doubtful(_) => Outcome::Abandoned,
+            Verdict::Accepted(_) | Verdict::Invalid(_) | Verdict::UnknownOrder { .. } => Outcome::Success,
             Verdict::Temporary { .. } => Outcome::Failure,
             Verdict::Misconfigured(error) => Outcome::Misconfigured(error.message.clone()),
         });
@@ -290,17 +301,18 @@ impl Stage for Forward {
                 }
                 _ => Ok(vec![dead_letter(event, request, error)]),
             },
-            Verdict::UnknownOrder(error) => {
+            Verdict::UnknownOrder { error, is_certain } => {
                 let next = self.schedule.next(request, None, event.run_id());
-                let next = next.filter(|_| Schedule::retries(request) < UNKNOWN_ORDER_RETRIES);
+                // While nobody knows whether the backend is there at all, news are not given up any sooner than their order.
+                let next = next.filter(|_| !is_certain || Schedule::retries(request) < UNKNOWN_ORDER_RETRIES);
                 self.failed(event, request, error, next, true)
             }
+            Verdict::Doubtful(error) => {
+                let next = self.next(request, None, event, is_trial);
+                self.failed(event, request, error, next, false)
+            }
             Verdict::Temporary { error, after } => {
-                let next = if is_trial {
-                    self.schedule.next_after_trial(request, after, event.run_id())
-                } else {
-                    self.schedule.next(request, after, event.run_id())
-                };
+                let next = self.next(request, after, event, is_trial);
                 self.failed(event, request, error, next, false)
             }
             Verdict::Misconfigured(error) => Err(Failure::Hold {

@@ -10,7 +10,7 @@ use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Phase, Tasks};
+use super::{Phase, Tasks, stopping};
 use crate::{
     config::Config,
     intake::{
@@ -19,6 +19,7 @@ use crate::{
         connections::Connections,
         server::{self, Serving},
     },
+    process::budget::PRIVATE_CONNECTIONS,
     telemetry::{self, health::Health},
 };
 
@@ -37,28 +38,37 @@ pub(super) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// What the servers are made of.
+pub(super) struct Ports {
+    pub(super) listener: TcpListener,
+    pub(super) metrics: Option<(TcpListener, PrometheusHandle)>,
+    pub(super) certificate: Option<Certificate>,
+    /// Of the public port.
+    pub(super) router: Router,
+    /// Which of its connections stay open.
+    pub(super) connections: Arc<Connections>,
+}
+
 /// Spawns the servers of the public and of the private port, and what belongs to them.
-pub(super) fn spawn(
-    tasks: &mut Tasks,
-    config: &Config,
-    (router, connections): (Router, Arc<Connections>),
-    health: Arc<Health>,
-    certificate: Option<Certificate>,
-    listener: TcpListener,
-    metrics: Option<(TcpListener, PrometheusHandle)>,
-) {
+pub(super) fn spawn(tasks: &mut Tasks, config: &Config, health: Arc<Health>, ports: Ports) {
+    let Ports {
+        listener,
+        metrics,
+        certificate,
+        router,
+        connections,
+    } = ports;
     let header_timeout = config.http.request_timeout;
-    let grace = config.shutdown_grace.mul_f64(INTAKE_SHARE);
-    let tls = certificate.as_ref().map(Certificate::current);
+    let serving = Serving {
+        header_timeout,
+        linger: stopping::linger(config.stopping.delay),
+        grace: config.stopping.grace.mul_f64(INTAKE_SHARE),
+        tls: certificate.as_ref().map(Certificate::current),
+        connections,
+    };
     if let Some(certificate) = certificate {
         tasks.spawn("certificate", Phase::Intake, |stop| certificate.run(stop));
     }
-    let serving = Serving {
-        header_timeout,
-        grace,
-        tls,
-        connections,
-    };
     tasks.spawn("intake", Phase::Intake, move |stop| async move {
         Ok(server::serve(listener, router, serving, stop).await?)
     });
@@ -66,7 +76,7 @@ pub(super) fn spawn(
     let rendering = handle.clone();
     tasks.spawn("metrics", Phase::Log, move |stop| async move {
         let router = intake::private_router(move || rendering.render(), health);
-        let serving = Serving::privately(header_timeout, Duration::ZERO);
+        let serving = Serving::privately(header_timeout, Duration::ZERO, PRIVATE_CONNECTIONS);
         Ok(server::serve(listener, router, serving, stop).await?)
     });
     tasks.spawn("metrics upkeep", Phase::Log, move |stop| {

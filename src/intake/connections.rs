@@ -25,14 +25,10 @@ use metrics::Gauge;
 
 use super::limit::address::Address;
 
-/// Connections at a time. Each costs about 10 KB and a file descriptor.
-const MAX_CONNECTIONS: usize = 4096;
-/// How many of them strangers may have.
-const MAX_STRANGERS: usize = 3072;
+/// How many of all connections strangers may have: three quarters.
+const OF_STRANGERS: (usize, usize) = (3, 4);
 /// Connections that every address may have while strangers have room at all.
 const LEAST_SHARE: usize = 8;
-/// Connections of the private port: a scraper, a few probes, an operator.
-const MAX_PRIVATE: usize = 256;
 /// Most connections that are looked at to find one that does nothing; with so many busy ones there is no room.
 const MAX_LOOKED_AT: usize = 1024;
 /// Least milliseconds between two warnings.
@@ -115,16 +111,17 @@ pub struct Place {
 }
 
 impl Connections {
-    /// Of the public port.
-    pub fn public(is_known: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Arc<Self> {
+    /// Of the public port, which may have so many. Each costs about 10 KB and a file descriptor.
+    pub fn public(most: usize, is_known: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Arc<Self> {
         let gauge = |class: &'static str| metrics::gauge!("connections_open", "class" => class);
         let gauges = Some([gauge("unknown"), gauge("known")]);
-        Arc::new(Self::new(MAX_CONNECTIONS, MAX_STRANGERS, Box::new(is_known), gauges))
+        let strangers = most * OF_STRANGERS.0 / OF_STRANGERS.1;
+        Arc::new(Self::new(most, strangers, Box::new(is_known), gauges))
     }
 
-    /// Of a port that strangers do not reach.
-    pub fn private() -> Arc<Self> {
-        Arc::new(Self::new(MAX_PRIVATE, 0, Box::new(|_| true), None))
+    /// Of a port that strangers do not reach: a scraper, a few probes, an operator.
+    pub fn private(most: usize) -> Arc<Self> {
+        Arc::new(Self::new(most, 0, Box::new(|_| true), None))
     }
 
     fn new(most: usize, most_strangers: usize, is_known: IsKnown, gauges: Option<[Gauge; 2]>) -> Self {
@@ -138,6 +135,11 @@ impl Connections {
             started: Instant::now(),
             gauges,
         }
+    }
+
+    /// How many there may be at a time.
+    pub fn most(&self) -> usize {
+        self.most
     }
 
     /// Takes a place for a connection of this address.

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 ///
 /// # Errors
 /// Where the process cannot listen for SIGHUP, or `look` panicked.
-pub(super) async fn look_again<T: Send + 'static>(
+pub(crate) async fn look_again<T: Send + 'static>(
     mut watched: T,
     look: fn(&mut T, bool),
     every: Duration,

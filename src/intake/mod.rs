@@ -1,6 +1,6 @@
 //! The intake: where a provider's webhook comes in, and what it is told.
 //!
-//! [`server`] listens, [`connections`] says which connections stay open, [`receive`] takes a webhook through the checks of the contract in their
+//! [`server`] serves what its listener accepts, [`connections`] says which connections stay open, [`receive`] takes a webhook through the checks of the contract in their
 //! order, [`body`] reads it within its limits, [`structure`] looks at its JSON, [`client_ip`] and [`allow_list`] say who
 //! calls, [`limit`] whether that is too much, [`refusal`] what a refused one is told, and [`audit`] takes note of it.
 //! What is no webhook goes [`astray`].
@@ -10,7 +10,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Router,
-    middleware::{from_fn_with_state, map_request},
+    body::Body,
+    extract::State,
+    http::{HeaderValue, Response, header::CONNECTION},
+    middleware::{from_fn_with_state, map_request, map_response_with_state},
     routing::{get, post},
 };
 
@@ -25,6 +28,7 @@ use crate::{
 pub mod server;
 pub mod connections;
 mod strict;
+mod listening;
 pub mod certificate;
 pub mod receive;
 pub mod reload;
@@ -37,7 +41,7 @@ pub mod limit;
 pub mod refusal;
 pub mod audit;
 mod authenticate;
-mod look_again;
+pub(crate) mod look_again;
 pub(crate) mod request_id;
 
 use self::{body::Standing, receive::astray, refusal::Reason};
@@ -69,8 +73,8 @@ pub struct Intake {
 
 impl Intake {
     /// Which connections of the public port stay open. Behind a proxy of ours stand many clients, whose bodies are told apart.
-    pub fn connections(self: Arc<Self>) -> Arc<connections::Connections> {
-        connections::Connections::public(move |peer| {
+    pub fn connections(self: Arc<Self>, most: usize) -> Arc<connections::Connections> {
+        connections::Connections::public(most, move |peer| {
             allow_list::contains(&self.settings.trusted_proxies, peer)
                 || self.registry.iter().any(|provider| provider.lists(peer))
                 || self.limits.has_room(peer)
@@ -128,12 +132,23 @@ pub fn router(intake: Arc<Intake>, beside: Router) -> Router {
     router = router.layer(from_fn_with_state(asked, audit::note_refused));
     // Health is asked by machines beside us, which have no proxy before them.
     let router = router
-        .merge(crate::telemetry::health::router(health))
-        .layer(tower_http::catch_panic::CatchPanicLayer::custom(refusal::after_panic));
+        .merge(crate::telemetry::health::router(Arc::clone(&health)))
+        .layer(tower_http::catch_panic::CatchPanicLayer::custom(refusal::after_panic))
+        .layer(map_response_with_state(health, closing));
     // Around the routes, for a layer of theirs comes after a route was found.
     Router::new()
         .fallback_service(router)
         .layer(map_request(astray::same_path))
+}
+
+/// While the hub stops, each answer ends its connection, so that none is left whose next request comes as it is closed.
+async fn closing(State(health): State<Arc<Health>>, mut answer: Response<Body>) -> Response<Body> {
+    if health.stopping.is_cancelled() {
+        answer
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
 }
 
 /// The routes of the port of metrics, which need not be reachable from outside: metrics, and health with its reasons.

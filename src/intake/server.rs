@@ -4,14 +4,14 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{Router, http::Request};
 use axum_server::{
-    Handle,
+    Handle, Server,
     accept::Accept,
     tls_rustls::{RustlsAcceptor, RustlsConfig},
 };
@@ -19,18 +19,16 @@ use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioTimer;
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::{
     connections::{Connections, Guest, Place},
+    listening::{Accepted, Listening, Peer, leave_new_ones},
     strict::StrictAcceptor,
 };
-use crate::fault_injection;
+use crate::{fault_injection, process::descriptors};
 
 /// Bytes of one request's line and headers; what comes in one piece may have twice as many.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
@@ -42,10 +40,15 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for the first request's head of a connection: it is sent at once, in one or two packets, one of which may get lost.
 const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Shortest pause between two lines in the log about connections that are not accepted.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
 /// How a port is served.
 pub struct Serving {
     /// Time for a request's head after the first, and for how long a connection may wait for its next request.
     pub header_timeout: Duration,
+    /// How long new connections are left aside before the listener closes (see [`leave_new_ones`]); zero: not at all.
+    pub linger: Duration,
     /// Time for what is under way when it is told to stop.
     pub grace: Duration,
     /// With it the port speaks TLS and nothing else.
@@ -55,13 +58,14 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Of a port that strangers do not reach.
-    pub fn privately(header_timeout: Duration, grace: Duration) -> Self {
+    /// Of a port that strangers do not reach, with so many connections at a time.
+    pub fn privately(header_timeout: Duration, grace: Duration, connections: usize) -> Self {
         Self {
             header_timeout,
+            linger: Duration::ZERO,
             grace,
             tls: None,
-            connections: Connections::private(),
+            connections: Connections::private(connections),
         }
     }
 }
@@ -73,17 +77,19 @@ impl Serving {
 pub async fn serve(listener: TcpListener, router: Router, serving: Serving, stop: CancellationToken) -> io::Result<()> {
     let Serving {
         header_timeout,
+        linger,
         grace,
         tls,
         connections,
     } = serving;
     let first_head = fault_injection::time("first_head_timeout", FIRST_HEAD_TIMEOUT).min(header_timeout);
-    let handle = Handle::<SocketAddr>::new();
-    let mut server = axum_server::from_tcp(listener)?
+    let handle = Handle::<Peer>::new();
+    let closing = listener.try_clone()?;
+    let mut server = Server::from_listener(Listening::new(listener, connections.most())?)
         .http1_only()
         .handle(handle.clone())
         .first_request_timeout(first_head)
-        .accept_error_handler(|_, error| tracing::debug!(%error, "connection not accepted"));
+        .accept_error_handler(not_accepted());
     server
         .http_builder()
         .http1()
@@ -106,9 +112,35 @@ pub async fn serve(listener: TcpListener, router: Router, serving: Serving, stop
     };
     tokio::select! {
         result = &mut serving => return result,
-        () = stop.cancelled() => handle.graceful_shutdown(Some(grace)),
+        () = stop.cancelled() => {}
     }
+    if !linger.is_zero() {
+        leave_new_ones(&closing);
+        tokio::select! {
+            result = &mut serving => return result,
+            () = tokio::time::sleep(linger) => {}
+        }
+    }
+    // The port stays open for as long as anything holds the listener.
+    drop(closing);
+    handle.graceful_shutdown(Some(grace));
     serving.await
+}
+
+/// Says why a connection is not accepted; what callers bring about themselves only where somebody looks for it.
+fn not_accepted() -> impl Fn(Option<&Peer>, &io::Error) + Send + Sync + 'static {
+    let told = Mutex::new(None::<Instant>);
+    move |_, error| {
+        let Some(cause) = descriptors::exhausted(error) else {
+            return tracing::debug!(%error, "connection not accepted");
+        };
+        metrics::counter!("accept_failures_total").increment(1);
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            *told = Some(Instant::now());
+            tracing::error!(cause, "connections cannot be accepted");
+        }
+    }
 }
 
 /// Gives each connection its place, or refuses it.
@@ -119,18 +151,18 @@ struct Bounded {
     unread: Duration,
 }
 
-impl<S> Accept<TcpStream, S> for Bounded {
+impl<S> Accept<Accepted, S> for Bounded {
     type Stream = Placed;
     type Service = OfGuest<S>;
     type Future = std::future::Ready<io::Result<(Placed, OfGuest<S>)>>;
 
-    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+    fn accept(&self, stream: Accepted, service: S) -> Self::Future {
         let accepted = || {
             let peer = stream.peer_addr()?.ip();
             let place = self.connections.open(peer).map_err(io::Error::other)?;
             stream.set_nodelay(true)?;
             #[cfg(target_os = "linux")]
-            SockRef::from(&stream).set_tcp_user_timeout(Some(self.unread))?;
+            SockRef::from(&*stream).set_tcp_user_timeout(Some(self.unread))?;
             let guest = place.guest();
             Ok((Placed { stream, place }, OfGuest { service, guest }))
         };
@@ -172,7 +204,7 @@ where
 
 /// A connection that has its place as long as it lives.
 struct Placed {
-    stream: TcpStream,
+    stream: Accepted,
     place: Place,
 }
 

@@ -5,10 +5,11 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use async_nats::{Client, ConnectOptions, Event, ServerError, jetstream};
+use async_nats::{Client, ClientError, ConnectOptions, Event, ServerError, jetstream};
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
 
+use super::unreachable::Attempts;
 use crate::{config, tls};
 
 /// Prefix of reply subjects of the running hub: each user of nats.conf may listen to its own only, so nobody can read
@@ -42,6 +43,7 @@ pub struct Connection {
     pub context: jetstream::Context,
     up: watch::Receiver<bool>,
     missing_right: watch::Receiver<Option<String>>,
+    attempts: Attempts,
     has_other_servers: bool,
 }
 
@@ -55,6 +57,8 @@ impl Connection {
         let set_up = Arc::new(set_up);
         let (set_missing_right, missing_right) = watch::channel(None);
         let set_missing_right = Arc::new(set_missing_right);
+        let attempts = Attempts::default();
+        let (before_attempts, failed_attempts) = (attempts.clone(), attempts.clone());
         let mut options = ConnectOptions::new()
             .name(name)
             .custom_inbox_prefix(inbox)
@@ -68,7 +72,15 @@ impl Connection {
                 let delay = Duration::from_millis(25).saturating_mul(u32::try_from(attempts).unwrap_or(u32::MAX));
                 delay.min(MAX_RECONNECT_DELAY)
             })
+            // It is asked before each attempt; what it is told is the only place where the client says why one failed.
+            .reconnect_to_server_callback(move |servers, _| {
+                before_attempts.note_servers(&servers);
+                std::future::ready(None)
+            })
             .event_callback(move |event| {
+                if let Event::ClientError(ClientError::Other(kind)) = &event {
+                    failed_attempts.note_kind(kind.clone());
+                }
                 let (set_up, set_missing_right) = (Arc::clone(&set_up), Arc::clone(&set_missing_right));
                 async move {
                     if let Some(right) = missing_right_of(&event) {
@@ -116,6 +128,7 @@ impl Connection {
             context,
             up,
             missing_right,
+            attempts,
             has_other_servers: settings.urls.len() > 1,
         })
     }
@@ -123,6 +136,11 @@ impl Connection {
     /// Whether the connection stands right now.
     pub fn is_up(&self) -> bool {
         *self.up.borrow()
+    }
+
+    /// Why there is no connection, server by server; none while it stands.
+    pub fn unreachable(&self) -> Option<String> {
+        (!self.is_up()).then(|| self.attempts.reasons())
     }
 
     /// Changes whenever the connection comes or goes, also where it is back before anyone has looked.
@@ -144,8 +162,9 @@ impl Connection {
     pub async fn reach(&self) -> anyhow::Result<()> {
         tokio::time::timeout(REACH_TIMEOUT, self.wait_up()).await.map_err(|_| {
             anyhow::anyhow!(
-                "NATS_URL: no connection within {} s; is NATS there, are user and password right?",
-                REACH_TIMEOUT.as_secs()
+                "NATS_URL: no connection within {} s: {}",
+                REACH_TIMEOUT.as_secs(),
+                self.attempts.reasons()
             )
         })
     }

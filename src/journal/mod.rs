@@ -7,6 +7,7 @@
 //! message and [`superseded`] whether one that is taken up again still holds. What an event means is left to the stages.
 
 pub mod connection;
+pub mod unreachable;
 pub mod streams;
 pub mod snapshot;
 pub mod codec;

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::{
     config::{self, Environment},
     journal::connection::Connection,
+    telemetry,
 };
 
 pub mod serve;
@@ -135,10 +136,12 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
             Command::Healthcheck { url } => healthcheck::run(&environment, url.as_deref(), json).await,
         }
     });
-    match result {
+    let code = match result {
         Ok(code) => code,
         Err(error) => fail(&error),
-    }
+    };
+    telemetry::logs::flush();
+    code
 }
 
 /// Asks NATS for something, and does not wait for an answer that cannot come: the server says to the connection alone which

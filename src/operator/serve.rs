@@ -7,18 +7,28 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, Environment, without_effect},
+    config::{Config, Environment, Misspelt, misspelt, without_effect},
     hub::{self, Inputs},
+    process::descriptors,
     telemetry,
 };
 
-/// Runs until SIGTERM or SIGINT, then drains.
+/// Runs until SIGTERM or SIGINT, then goes on for `SHUTDOWN_DELAY`, which a second signal ends, and drains.
 ///
 /// # Errors
 /// Where the configuration is wrong or a part of the hub fails.
 pub async fn run(environment: &Environment) -> anyhow::Result<ExitCode> {
     let config = Config::from_environment(environment)?;
     telemetry::logs::init(&config.logs)?;
+    if let Err(error) = descriptors::raise() {
+        tracing::warn!(%error, "the limit of file descriptors cannot be raised");
+    }
+    for Misspelt { variable, meant } in misspelt(environment)? {
+        tracing::warn!(variable, meant, "unknown variable: it has no effect");
+    }
+    if config.providers.is_empty() {
+        tracing::warn!("no provider is enabled: every webhook is answered with 404; set <PROVIDER>_ENABLED=true");
+    }
     for variable in without_effect(environment) {
         tracing::warn!(variable, "this version takes no notice of it");
     }
@@ -26,30 +36,28 @@ pub async fn run(environment: &Environment) -> anyhow::Result<ExitCode> {
         tracing::warn!(parameter, "DATABASE_URL: the hub takes no notice of this parameter");
     }
     let inputs = Inputs::open(config)?;
-    let stop = CancellationToken::new();
+    let (stop, at_once) = (CancellationToken::new(), CancellationToken::new());
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
         signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?,
     );
-    let running = hub::run(inputs, stop.clone());
+    let running = hub::run(inputs, stop.clone(), at_once.clone());
     tokio::pin!(running);
-    let ended = tokio::select! {
-        ended = &mut running => ended,
-        _ = terminate.recv() => drain(&stop, running, "SIGTERM").await,
-        _ = interrupt.recv() => drain(&stop, running, "SIGINT").await,
+    let ended = loop {
+        let signal = tokio::select! {
+            ended = &mut running => break ended,
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal, "stopping");
+        // The first one asks it to stop, the second one to wait for nobody.
+        if stop.is_cancelled() {
+            at_once.cancel();
+        }
+        stop.cancel();
     };
     if let Err(error) = &ended {
         tracing::error!(error = format!("{error:#}"), "the hub stops");
     }
     ended.map(|()| ExitCode::SUCCESS)
-}
-
-async fn drain(
-    stop: &CancellationToken,
-    running: impl Future<Output = anyhow::Result<()>>,
-    signal: &str,
-) -> anyhow::Result<()> {
-    tracing::info!(signal, "stopping");
-    stop.cancel();
-    running.await
 }

@@ -41,6 +41,7 @@ mod status;
 mod catalog;
 mod fetch;
 
+pub use self::rooms::MAX_REQUESTS;
 use self::{
     remote::{Origin, Remote, Reply},
     template::{Scope, Unfilled},

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::fault_injection;
 
 /// Requests to one provider that are under way at a time.
-pub(super) const MAX_REQUESTS: usize = 16;
+pub const MAX_REQUESTS: usize = 16;
 /// And those that wait for that: what is more waits elsewhere, so that a slow provider does not fill the stage.
 const MAX_WAITING: usize = 112;
 /// The share of both that one branch may have, where there are others.

@@ -1,8 +1,8 @@
 //! Health: whether the process lives, whether it can take webhooks, and how everything is that it leans on.
 //!
 //! `/health/live`: the process answers. `/health/ready`: webhooks are accepted, which is known from the acknowledgements of
-//! the event log and of nothing else. `/health`: all checks; 503 only where webhooks are not accepted, for a load balancer
-//! must not take the intake away because PostgreSQL is down.
+//! the event log and of nothing else, and the instance was not asked to stop. `/health`: all checks; 503 only where `/health/ready`
+//! says so, for a load balancer must not take the intake away because PostgreSQL is down.
 //!
 //! A question costs nothing but the answer: what it says is kept up to date by tasks. On the public port it says how things
 //! are, on the private one (that of metrics) also why, and which version this is.
@@ -31,6 +31,7 @@ use crate::{
     projection::writer,
     provider::Registry,
     telemetry::{
+        expiry::Found,
         observer::{LastWebhooks, Servers},
         tables::Who,
     },
@@ -70,6 +71,10 @@ pub struct Health {
     pub last_webhooks: LastWebhooks,
     /// The name of this instance.
     pub instance_id: String,
+    /// Certificates and tokens that come to their end.
+    pub expiring: Arc<Found>,
+    /// Ends when the hub was asked to stop: webhooks are still taken, and this instance is to get no more of them.
+    pub stopping: CancellationToken,
 }
 
 /// Why PostgreSQL did not answer when it was last looked at; none where it did.
@@ -118,9 +123,9 @@ async fn live() -> Json<Value> {
 }
 
 async fn ready(State(health): State<Arc<Health>>) -> Response {
-    let up = health.accepts();
-    let body = json!({ "status": word(up), "checks": { "eventLog": word(up) } });
-    (code(up), Json(body)).into_response()
+    let (log, ready) = (health.accepts(), health.is_ready());
+    let body = json!({ "status": word(ready), "checks": { "eventLog": word(log) }, "stopping": health.is_stopping() });
+    (code(ready), Json(body)).into_response()
 }
 
 async fn all(State(health): State<Arc<Health>>) -> Response {
@@ -134,7 +139,9 @@ async fn all_with_reasons(State(health): State<Arc<Health>>) -> Response {
     let (state, reason) = health.gate.state();
     body["circuitBreaker"] = json!({ "state": state.as_str(), "reason": reason });
     let acknowledging = health.journal.acknowledging();
+    body["credentials"] = health.expiring.report();
     body["reasons"] = json!({
+        "nats": health.journal.connection().unreachable(),
         "eventLog": acknowledging.trouble().map(|trouble| trouble.to_string()),
         "database": health.database_seen.trouble(),
     });
@@ -238,14 +245,32 @@ impl Health {
         self.journal.acknowledging().trouble().is_none()
     }
 
-    /// Whether webhooks are accepted, and all checks.
+    fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
+    }
+
+    /// Whether this instance is to get webhooks.
+    fn is_ready(&self) -> bool {
+        self.accepts() && !self.is_stopping()
+    }
+
+    /// In one sentence, for the service manager.
+    pub fn sentence(&self) -> String {
+        match self.journal.acknowledging().trouble() {
+            None => "webhooks are accepted".to_owned(),
+            Some(trouble) => format!("webhooks are not accepted: {trouble}"),
+        }
+    }
+
+    /// Whether this instance is to get webhooks, and all checks.
     fn all(&self) -> (bool, Value) {
-        let up = self.accepts();
+        let (up, ready) = (self.accepts(), self.is_ready());
+        let credentials = !self.expiring.is_close();
         let database = self.database_seen.trouble().is_none();
         let tables = self.journal.tables().follow();
         let (state, _) = self.gate.state();
         let backend = state == breaker::State::Closed;
-        let status = match (up, database && tables && backend) {
+        let status = match (ready, database && tables && backend && credentials) {
             (false, _) => "unhealthy",
             (true, false) => "degraded",
             (true, true) => "healthy",
@@ -262,10 +287,12 @@ impl Health {
                 "backendConnection": word(backend),
                 // Retries come from the log: where that is, they are.
                 "retryQueue": word(up),
+                "credentials": word(credentials),
             },
+            "stopping": self.is_stopping(),
             "circuitBreaker": { "state": state.as_str() },
         });
-        (up, body)
+        (ready, body)
     }
 }
 

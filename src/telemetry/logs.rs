@@ -2,7 +2,7 @@
 //! `context`, `message`, the request's `requestId`, `provider`, `orderId` and `processingTime` (ms) where they are
 //! known, and everything else under `metadata`.
 
-use std::{fmt, io::IsTerminal as _};
+use std::{fmt, io::IsTerminal as _, sync::OnceLock, time::Duration};
 
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Map, Value};
@@ -16,7 +16,13 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
+use super::sink::{Lost, Sink, Stdout};
 use crate::config;
+
+/// The queue of this process's log; set by [`init`].
+static SINK: OnceLock<Sink> = OnceLock::new();
+/// How long the end of the process waits for its last lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Fields that stand beside the message, by their name in the code and in the line.
 const TOP_LEVEL: [(&str, &str); 4] = [
@@ -26,14 +32,23 @@ const TOP_LEVEL: [(&str, &str); 4] = [
     ("processing_time", "processingTime"),
 ];
 
-/// Sends the process's logs to standard output from now on.
+/// Sends the process's logs to standard output from now on. Logging neither blocks nor fails; see [`Sink`].
 ///
 /// # Errors
-/// Where that was done before.
+/// Where that was done before, or no thread can be started.
 pub fn init(settings: &config::Logs) -> anyhow::Result<()> {
     // What the libraries have to say is of interest only where it is about trouble.
-    let filter = EnvFilter::try_new(format!("warn,webhook_hub={},async_nats=error", settings.level))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    // What its connector says at every attempt is told by `journal::unreachable`, in plain words and not as often.
+    let filter = format!(
+        "warn,webhook_hub={},async_nats=error,async_nats::connector=off",
+        settings.level
+    );
+    let sink = Sink::start(Stdout)?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(filter)?)
+        // Else an output that refuses a line would have it told on standard error, which panics where that refuses, too.
+        .log_internal_errors(false)
+        .with_writer(sink.clone());
     let set = if settings.json {
         builder.event_format(Json).try_init()
     } else {
@@ -43,8 +58,22 @@ pub fn init(settings: &config::Logs) -> anyhow::Result<()> {
             .try_init()
     };
     set.map_err(|error| anyhow::anyhow!("logs: {error}"))?;
+    // Set once, as the subscriber is.
+    let _ = SINK.set(sink);
     super::panics::install_hook();
     Ok(())
+}
+
+/// Waits, a second at most, until the last lines are written. Blocks; for the end of the process.
+pub fn flush() {
+    if let Some(sink) = SINK.get() {
+        sink.flush(LAST_LINES);
+    }
+}
+
+/// How many lines of this process were lost; none where it does not log.
+pub fn lost() -> Option<&'static Lost> {
+    SINK.get().map(Sink::lost)
 }
 
 struct Json;
@@ -133,6 +162,14 @@ mod tests {
 
     const SECRET: &str = "hunter2 of an order";
 
+    struct AtEnd;
+
+    impl Drop for AtEnd {
+        fn drop(&mut self) {
+            flush();
+        }
+    }
+
     /// Not a test of its own: the next one runs it in a process where the hook is set.
     #[test]
     #[ignore = "panics; run by panics_tell_where_and_not_what"]
@@ -142,6 +179,8 @@ mod tests {
             json: true,
         };
         init(&logs).unwrap();
+        // Dropped by the panic.
+        let _flush = AtEnd;
         panic!("cannot handle {SECRET}");
     }
 

@@ -1,11 +1,14 @@
-//! What is seen from outside: [`logs`], [`metrics`], [`health`] and the [`trace_context`] that is passed on; [`panics`].
+//! What is seen from outside: [`logs`] and the [`sink`] that they go through, [`metrics`], [`health`], what comes to its end
+//! ([`expiry`]), and the [`trace_context`] that is passed on; [`panics`].
 //! [`roles`] and [`tables`] are what an instance knows of itself, [`observer`] looks at the log for what no stage counts.
 
 use uuid::Uuid;
 
 pub mod logs;
+pub mod sink;
 pub mod metrics;
 pub mod health;
+pub mod expiry;
 pub mod trace_context;
 pub mod panics;
 pub mod roles;

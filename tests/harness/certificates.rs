@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use chrono::{Datelike as _, NaiveDate, TimeDelta, Utc};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tempfile::TempDir;
@@ -51,6 +52,17 @@ impl Authority {
     pub(crate) fn sign(&self, file: &str, names: &[&str]) -> Files {
         let key = KeyPair::generate().unwrap();
         let certificate = named(file, names).signed_by(&key, &self.issuer).unwrap();
+        self.write(file, &certificate.pem(), &key)
+    }
+
+    /// A certificate for the servers of the tests that holds for a year, of which so many days are left.
+    pub(crate) fn ends_in(&self, file: &str, days: i64) -> Files {
+        let day = |day: NaiveDate| rcgen::date_time_ymd(day.year(), day.month() as u8, day.day() as u8);
+        let end = Utc::now().date_naive() + TimeDelta::days(days);
+        let mut params = named(file, &NAMES);
+        (params.not_before, params.not_after) = (day(end - TimeDelta::days(365)), day(end));
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
         self.write(file, &certificate.pem(), &key)
     }
 

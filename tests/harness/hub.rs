@@ -19,12 +19,17 @@ use tokio::{
 
 use webhook_hub::config::Environment;
 
-use super::wait::{PATIENCE, eventually};
+use super::{
+    port::Port,
+    wait::{PATIENCE, eventually},
+};
 
 /// The binary that was built with the tests; another one, such as an older version's, where a variable or a setting of this
 /// name says so.
 const BINARY: &str = env!("CARGO_BIN_EXE_webhook-hub");
 const OTHER_BINARY: &str = "HUB_TEST_BINARY";
+/// A line of shell through which the binary is started, which stands in `"$@"`.
+const THROUGH: &str = "HUB_TEST_THROUGH";
 /// How much of its log a failed test shows.
 const SHOWN_LINES: usize = 300;
 
@@ -42,6 +47,11 @@ impl Settings {
         self
     }
 
+    /// Has the binary started by a line of shell, which must end with `exec "$@"` and what else it does to it.
+    pub(crate) fn through(self, shell: &str) -> Self {
+        self.set(THROUGH, shell)
+    }
+
     /// As the library reads it.
     pub(crate) fn environment(&self) -> Environment {
         self.0
@@ -56,7 +66,15 @@ impl Settings {
             .get(OTHER_BINARY)
             .cloned()
             .or_else(|| std::env::var(OTHER_BINARY).ok());
-        let mut command = Command::new(other.as_deref().unwrap_or(BINARY));
+        let binary = other.as_deref().unwrap_or(BINARY);
+        let mut command = match self.0.get(THROUGH) {
+            None => Command::new(binary),
+            Some(shell) => {
+                let mut command = Command::new("/bin/sh");
+                command.args(["-c", shell, "sh", binary]);
+                command
+            }
+        };
         command.args(args).env_clear().envs(&self.0).kill_on_drop(true);
         command
             .stdin(Stdio::null())
@@ -133,6 +151,44 @@ impl Hub {
         });
         (hub.address, hub.metrics_address) = addresses.await;
         hub
+    }
+
+    /// Starts one whose log goes elsewhere, on these ports, and waits until it takes webhooks.
+    pub(crate) async fn start_unheard(settings: &Settings, port: &Port, metrics_port: &Port) -> Self {
+        let settings = settings
+            .clone()
+            .set("PORT", port.number())
+            .set("METRICS_PORT", metrics_port.number());
+        let mut child = settings.command(&["serve"]).spawn().unwrap();
+        let pid = child.id().unwrap();
+        guard('+', pid);
+        let lines = Arc::new(Lines::default());
+        lines.collect(child.stdout.take().unwrap());
+        lines.collect(child.stderr.take().unwrap());
+        let mut hub = Self {
+            child,
+            pid,
+            lines,
+            address: port.address(),
+            metrics_address: metrics_port.address(),
+        };
+        let ready = format!("{}/health/ready", hub.url());
+        eventually("the hub takes webhooks", PATIENCE, async || {
+            if let Some(status) = hub.child.try_wait().unwrap() {
+                panic!("the hub ended with {status} instead of taking webhooks");
+            }
+            match reqwest::get(&ready).await {
+                Ok(answer) if answer.status() == 200 => Ok(()),
+                other => Err(other.map(|answer| answer.status().as_u16()).ok()),
+            }
+        })
+        .await;
+        hub
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     pub(crate) fn url(&self) -> String {

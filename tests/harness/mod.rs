@@ -136,6 +136,8 @@ impl World {
             .set("CAREEM_ENABLED", true)
             .set("CAREEM_WEBHOOK_SECRET", careem::SECRET)
             .set("CIRCUIT_BREAKER_RESET_TIMEOUT", "500ms")
+            // Nobody stands before it who would have to notice that it stops.
+            .set("SHUTDOWN_DELAY", "0s")
             // On, and out of the way of whatever is sent in crowds.
             .set("RATE_LIMIT_CAREEM", 1_000_000)
     }

@@ -18,13 +18,10 @@ use tokio::sync::Notify;
 
 use crate::intake::{limit::address::Address, refusal::Reason};
 
-/// Bytes of request bodies that may be held at a time, for all connections together: 1000 ordinary orders need one or
-/// two MiB.
-const ROOM_BYTES: usize = 32 * 1024 * 1024;
-/// What strangers may hold of it: two bodies of the largest `MAX_PAYLOAD_SIZE`, and some.
-const STRANGERS_BYTES: usize = 16 * 1024 * 1024;
+/// What strangers may hold of all, in sixteenths: of 32 MiB two bodies of the largest `MAX_PAYLOAD_SIZE`, and some.
+const OF_STRANGERS: usize = 8;
 /// What strangers and known addresses may hold together; the rest is kept for the backend.
-const KNOWN_BYTES: usize = 26 * 1024 * 1024;
+const OF_KNOWN: usize = 13;
 /// What bodies for one provider may hold of any of these: three quarters.
 const PROVIDER_PARTS: (usize, usize) = (3, 4);
 
@@ -110,13 +107,12 @@ impl std::fmt::Debug for Room {
     }
 }
 
-impl Default for Budget {
-    fn default() -> Self {
-        Self::of([STRANGERS_BYTES, KNOWN_BYTES, ROOM_BYTES])
-    }
-}
-
 impl Budget {
+    /// For all connections together, so many bytes.
+    pub fn all(bytes: usize) -> Self {
+        Self::of([bytes / 16 * OF_STRANGERS, bytes / 16 * OF_KNOWN, bytes])
+    }
+
     /// With these limits.
     pub(super) fn of(limits: [usize; 3]) -> Self {
         let shared = Shared {

@@ -4,6 +4,8 @@ use flate2::{Compression, write::GzEncoder};
 
 use super::*;
 
+/// As much as there is where memory is not short.
+const ROOMY: usize = 32 * 1024 * 1024;
 const SECOND: Duration = Duration::from_secs(1);
 const KB: usize = 1024;
 
@@ -48,7 +50,7 @@ fn gzipped() -> HeaderMap {
 
 #[tokio::test]
 async fn limits_hold_before_and_after_decompression() {
-    let budget = Budget::default();
+    let budget = Budget::all(ROOMY);
     let plain = |size: usize| read_plain(vec![b'x'; size], &budget);
     assert_eq!(plain(100).await.unwrap().bytes.len(), 100);
     assert_eq!(plain(101).await.unwrap_err(), Reason::PayloadTooLarge(100));
@@ -164,7 +166,7 @@ async fn what_is_thrown_away_has_limits() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_stops_half_way_times_out() {
     let stuck = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
-    let refused = read_of(&HeaderMap::new(), stuck, &Budget::default(), 100, SECOND)
+    let refused = read_of(&HeaderMap::new(), stuck, &Budget::all(ROOMY), 100, SECOND)
         .await
         .unwrap_err();
     assert_eq!(refused, Reason::RequestTimeout);
@@ -205,7 +207,7 @@ fn room_is_taken_for_as_long_as_the_work_lasts() {
 /// What repeats itself packs a thousand times; nobody who is not verified has more than a part of that unpacked.
 #[tokio::test]
 async fn packed_bodies_unpack_only_so_far() {
-    let (budget, headers) = (Budget::default(), gzipped());
+    let (budget, headers) = (Budget::all(ROOMY), gzipped());
     let packed = async |plain: &[u8]| read_of(&headers, Body::from(gzip(plain)), &budget, 5_000_000, SECOND).await;
     assert!(packed(&vec![b' '; RATIO_FREE_BYTES]).await.is_ok());
     let refused = packed(&vec![b' '; RATIO_FREE_BYTES + 1]).await.unwrap_err();
@@ -232,7 +234,7 @@ async fn nothing_follows_what_is_packed() {
             (b"\0\0\0\0\0\0\0\0\0\0\0\0", false),
         ] {
             let body = Body::from([packed, more].concat());
-            let read = read_of(headers, body, &Budget::default(), 100, SECOND).await;
+            let read = read_of(headers, body, &Budget::all(ROOMY), 100, SECOND).await;
             assert_eq!(read.is_ok(), is_taken, "{headers:?} {more:?}: {read:?}");
         }
     }
@@ -251,7 +253,7 @@ async fn a_body_has_to_come_at_a_least_rate() {
     let slow = read_of(
         &HeaderMap::new(),
         pieces(500, SECOND),
-        &Budget::default(),
+        &Budget::all(ROOMY),
         100_000,
         time,
     )
@@ -265,7 +267,7 @@ async fn a_body_has_to_come_at_a_least_rate() {
     let read = read_of(
         &HeaderMap::new(),
         pieces(1024, SECOND),
-        &Budget::default(),
+        &Budget::all(ROOMY),
         200_000,
         time,
     )

@@ -31,6 +31,8 @@ use crate::{
 pub const SERVICE_TOKEN: &str = "dev-service-token";
 /// Time for a request's headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections at a time; one hub opens 128 at most.
+const CONNECTIONS: usize = 256;
 /// Keys that are remembered; a developer's machine sees few.
 const MAX_KEYS: usize = 100_000;
 
@@ -65,7 +67,7 @@ pub async fn serve(listener: TcpListener, database_url: String, stop: Cancellati
     listener.set_nonblocking(true)?;
     let address: SocketAddr = listener.local_addr()?;
     tracing::debug!(%address, "sample backend");
-    let serving = Serving::privately(HEADER_TIMEOUT, Duration::from_secs(1));
+    let serving = Serving::privately(HEADER_TIMEOUT, Duration::from_secs(1), CONNECTIONS);
     Ok(server::serve(listener, router, serving, stop).await?)
 }
 

@@ -201,7 +201,7 @@ async fn serve(dev: &Dev, backend: TcpListener, stop: CancellationToken) -> anyh
     let backend_stop = CancellationToken::new();
     let backend = backend::serve(backend, dev.postgres.url(DATABASE), backend_stop.clone());
     let hub = async {
-        let ended = hub::run(inputs, stop.clone()).await;
+        let ended = hub::run(inputs, stop.clone(), stop.clone()).await;
         // The hub drains into the backend, so that goes last.
         backend_stop.cancel();
         ended

@@ -454,4 +454,24 @@ pub const METRICS: &[Metric] = &[
         &[],
         "Memory of the process that is in use",
     ),
+    counter(
+        "accept_paused_total",
+        &[],
+        "Total times that a port stopped accepting connections because all that it may have were open",
+    ),
+    counter(
+        "accept_failures_total",
+        &[],
+        "Total connections that could not be accepted for want of file descriptors",
+    ),
+    counter(
+        "log_lines_lost_total",
+        &[of("reason", &["full", "unwritable"])],
+        "Total log lines that were not written (full: standard output was too slow; unwritable: it refused them)",
+    ),
+    late(
+        "credential_days_left",
+        &[open("variable")],
+        "Days until a certificate, an authority or a token ends, by the variable that names it",
+    ),
 ];

@@ -1,0 +1,216 @@
+//! The listener of a port: it accepts no more than there are descriptors for, and it can leave new connections aside before it
+//! closes.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    ops::Deref,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use axum::extract::connect_info::Connected;
+use axum_server::{AddrListener, Address};
+#[cfg(target_os = "linux")]
+use socket2::{SockFilter, SockRef};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+
+/// Connections that are accepted beyond those that a port may have, so that they can be closed, or take the place of others.
+/// They are part of the descriptors that [`crate::process::budget`] keeps for the process itself.
+const BEYOND: usize = 16;
+/// Shortest pause between two lines in the log about a listener that waits.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Who calls.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(SocketAddr);
+
+impl Address for Peer {
+    type Stream = Accepted;
+    type Listener = Listening;
+}
+
+impl Connected<Peer> for SocketAddr {
+    fn connect_info(peer: Peer) -> Self {
+        peer.0
+    }
+}
+
+/// A listener that waits with accepting while too many connections are open; what comes meanwhile waits in the system's queue.
+pub struct Listening {
+    listener: tokio::net::TcpListener,
+    room: Arc<Semaphore>,
+    connections: usize,
+    told: Mutex<Option<Instant>>,
+}
+
+impl Listening {
+    /// Of a port that may have so many connections.
+    ///
+    /// # Errors
+    /// Where the runtime cannot take the listener.
+    pub(super) fn new(listener: TcpListener, connections: usize) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            listener: tokio::net::TcpListener::from_std(listener)?,
+            room: Arc::new(Semaphore::new(connections + BEYOND)),
+            connections,
+            told: Mutex::default(),
+        })
+    }
+
+    /// Room for one more, as soon as there is some.
+    async fn room(&self) -> io::Result<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
+            return Ok(permit);
+        }
+        metrics::counter!("accept_paused_total").increment(1);
+        self.tell();
+        // It fails only where the semaphore is closed, which nobody does.
+        Arc::clone(&self.room).acquire_owned().await.map_err(io::Error::other)
+    }
+
+    fn tell(&self) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            *told = Some(Instant::now());
+            let connections = self.connections;
+            tracing::warn!(
+                connections,
+                "all connections of a port are in use: new ones wait until others end"
+            );
+        }
+    }
+}
+
+impl AddrListener<Accepted, Peer> for Listening {
+    async fn bind_to(_: Peer) -> io::Result<Self> {
+        // The hub brings its own listener.
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    async fn accept_stream(&self) -> io::Result<(Accepted, Peer)> {
+        let permit = self.room().await?;
+        let (stream, address) = self.listener.accept().await?;
+        let accepted = Accepted {
+            stream,
+            _permit: permit,
+        };
+        Ok((accepted, Peer(address)))
+    }
+
+    fn get_local_addr(&self) -> io::Result<Peer> {
+        self.listener.local_addr().map(Peer)
+    }
+}
+
+/// Has the system drop requests for new connections and go on with those that have begun. A listener that just closes resets
+/// the connections in its queue, and with them requests that were sent already. A client whose request for a connection is
+/// dropped asks again after a second, and is refused then, before it has sent anything.
+#[cfg(target_os = "linux")]
+pub(super) fn leave_new_ones(listener: &TcpListener) {
+    // On the TCP header: where byte 13 has the flag SYN, keep nothing of the packet, else all.
+    let filter = [
+        SockFilter::new(0x30, 0, 0, 13),
+        SockFilter::new(0x45, 0, 1, 0x02),
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ];
+    if let Err(error) = SockRef::from(listener).attach_filter(&filter) {
+        tracing::debug!(%error, "new connections cannot be left aside before the listener closes");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn leave_new_ones(_: &TcpListener) {}
+
+/// An accepted connection, which counts as long as it lives.
+pub struct Accepted {
+    stream: TcpStream,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Deref for Accepted {
+    type Target = TcpStream;
+
+    fn deref(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, buffer)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    /// A connection that waits in the queue is served; one that comes later is neither taken nor refused.
+    #[test]
+    fn connections_that_have_begun_are_kept() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let _begun = TcpStream::connect(address).unwrap();
+        leave_new_ones(&listener);
+        let later = TcpStream::connect_timeout(&address, Duration::from_millis(200)).unwrap_err();
+        assert_eq!(later.kind(), io::ErrorKind::TimedOut);
+        assert!(listener.accept().is_ok());
+    }
+
+    #[tokio::test]
+    async fn it_waits_while_too_many_are_open() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let listening = Listening::new(listener, 1).unwrap();
+        let _callers: Vec<_> = (0..BEYOND + 2).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let mut open = Vec::new();
+        for _ in 0..=BEYOND {
+            open.push(listening.accept_stream().await.unwrap());
+        }
+        let one_more = tokio::time::timeout(Duration::from_millis(50), listening.accept_stream()).await;
+        assert!(one_more.is_err(), "there is no room for it");
+        drop(open.pop());
+        assert!(listening.accept_stream().await.is_ok());
+    }
+}
