@@ -151,7 +151,7 @@ async fn the_server_has_no_room_for_any_stream() {
         nats.provision().await.create_stream(config).await.unwrap();
         nats
     };
-    let world = World::with_nats(nats).await;
+    let world = Box::pin(World::with_nats(nats)).await;
     let down = async |world: &World| {
         let provision = world.nats.provision().await;
         let config = stream::Config {

@@ -236,7 +236,7 @@ fn passed_by_its_creation(arrived: &[&str], recorded: &[String], by_id: &HashMap
 }
 
 /// Every request about an order, for whoever has to find out what happened.
-fn arrivals<'a>(requests: &'a [Heard], is_of_order: impl Fn(&Heard) -> bool) -> Vec<(Instant, &'a str, &'a str)> {
+fn arrivals(requests: &[Heard], is_of_order: impl Fn(&Heard) -> bool) -> Vec<(Instant, &str, &str)> {
     let of_order = requests.iter().filter(|request| is_of_order(request));
     of_order
         .map(|request| (request.at, request.key(), request.path.as_str()))
