@@ -18,3 +18,6 @@ GRANT SELECT, INSERT, UPDATE ON {platform}.webhook_logs, {platform}.delivery_err
 GRANT SELECT ON hub.migrations, hub.platform TO {role};
 GRANT SELECT, INSERT, UPDATE ON hub.cursors TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON hub.skipped_events TO {role};
+-- What it notes where the event log went back, is another one, or forgot events.
+GRANT SELECT, INSERT ON hub.log_eras, hub.lost_skipped_events TO {role};
+GRANT SELECT, INSERT, UPDATE ON hub.log_gaps TO {role};

@@ -98,8 +98,15 @@ pub mod query {
     /// Deletes old notes of events that have no rows.
     pub const RETAIN_SKIPPED_EVENTS: &str = include_str!("../sql/queries/retain_skipped_events.sql");
 
+    /// The log is another one.
+    pub const BEGIN_ERA: &str = include_str!("../sql/queries/begin_era.sql");
+    /// How often it was.
+    pub const LAST_ERA: &str = include_str!("../sql/queries/last_era.sql");
+    /// Events that the log forgot before they had rows.
+    pub const NOTE_GAP: &str = include_str!("../sql/queries/note_gap.sql");
+
     /// All of them.
-    pub const ALL: [&str; 28] = [
+    pub const ALL: [&str; 31] = [
         BRANCHES,
         BRANCH_OF_ORDER,
         ORDER_OF_BRANCH,
@@ -128,6 +135,9 @@ pub mod query {
         RETAIN_ERROR_LOGS,
         RETAIN_ORDER_LOGS,
         RETAIN_SKIPPED_EVENTS,
+        BEGIN_ERA,
+        LAST_ERA,
+        NOTE_GAP,
     ];
 }
 

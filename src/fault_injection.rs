@@ -3,7 +3,7 @@
 //! A release build compiles [`time`] to its second argument, [`crash_at`] and [`panic_at`] to nothing, and
 //! [`is_unknown`] to false. A debug build reads these variables of the environment once:
 //!
-//! - `HUB_TEST_TIMES=lease=400ms,recent_ids=2s` replaces the constants of these names;
+//! - `HUB_TEST_TIMES=lease=400ms,ended_lane=2s` replaces the constants of these names;
 //! - `HUB_TEST_CRASH_AT=after_outcome` or `after_outcome:3` ends the process, as SIGKILL would, when that point is reached
 //!   for the first or third time;
 //! - `HUB_TEST_PANIC_AT=transform:CR-1,forward:CR-2` panics each time that the point is reached with this key;

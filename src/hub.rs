@@ -167,6 +167,9 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     tasks.spawn("NATS", Phase::Log, |stop| unreachable::tell(telling, stop));
     tasks.spawn("expiry", Phase::Log, |stop| expiry.run(stop));
     tasks.spawn("process", Phase::Log, process::watch::run);
+    tasks.spawn("identity of the log", Phase::Log, |stop| {
+        journal.clone().watch_identity(stop)
+    });
     if limits.is_enabled() {
         let (connection, limits) = (Arc::clone(&connection), Arc::clone(&limits));
         tasks.spawn("rate limits", Phase::Log, |stop| {
@@ -323,7 +326,7 @@ fn spawn_stages(
     branches: Arc<Branches>,
     gate: Arc<Gate>,
 ) -> anyhow::Result<()> {
-    let orders = Arc::new(Orders::new(Arc::clone(journal.connection()), config.order_memory));
+    let orders = Arc::new(Orders::new(&journal, config.order_memory));
     let memory = Arc::clone(&orders);
     tasks.spawn("orders", Phase::Stages, move |stop| memory.run(stop));
     // In the last phase, so that what the stage finds while it drains is still told to the others.

@@ -11,7 +11,7 @@ use webhook_hub::{
     database::Database,
     event::{Envelope, EventId, EventType, Recorded, RequestFacts},
     projection::{
-        batch,
+        batch::{self, To},
         providers::Providers,
         writer::{self, Holder},
     },
@@ -53,6 +53,19 @@ impl Tables {
     async fn fill(&self, events: &[Recorded], ends: &[usize]) {
         let empty = "TRUNCATE webhook_logs, delivery_error_logs, provider_order_logs; DELETE FROM hub.cursors";
         self.database.run(empty).await.unwrap();
+        self.apply(events, ends).await;
+    }
+
+    /// Applies events of a log that began anew.
+    async fn apply_again(&self, events: &[Recorded]) {
+        let era = "INSERT INTO hub.log_eras (era, found, log_created, position_before, common_point)
+                   VALUES (1, 'test', now(), 2, 0) ON CONFLICT DO NOTHING";
+        self.database.run(era).await.unwrap();
+        self.database.run("DELETE FROM hub.cursors").await.unwrap();
+        self.apply(events, &[]).await;
+    }
+
+    async fn apply(&self, events: &[Recorded], ends: &[usize]) {
         let mut connection = self.hub.connect().await.unwrap();
         let holder = Holder::random();
         writer::claim(&connection, &holder).await.unwrap();
@@ -60,7 +73,11 @@ impl Tables {
         for end in ends.iter().copied().chain([events.len()]) {
             let batch = &events[from..end];
             let Some(last) = batch.last() else { continue };
-            batch::apply(&mut connection, &holder, batch, last.sequence, &self.providers)
+            let to = To {
+                position: last.sequence,
+                log: None,
+            };
+            batch::apply(&mut connection, &holder, batch, to, &self.providers)
                 .await
                 .unwrap();
             from = end;
@@ -347,4 +364,39 @@ fn shown(events: &[Recorded]) -> Vec<String> {
         )
     };
     events.iter().map(one).collect()
+}
+
+/// Where the log went back, another event may have an id that an event of the lost part had: both have their rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_whose_id_was_used_on_a_lost_log_has_a_row_of_its_own() {
+    let tables = Tables::new().await;
+    let made = |seconds: i64| {
+        let time = DateTime::from_timestamp(1_759_320_000 + seconds, 0).unwrap();
+        let received = Recorded::sample("careem", "CR-1", "order_created", b"{}", time);
+        let envelope = received.follow("outcome", EventType::OrderDeadLettered, time);
+        let error = json!({ "type": "validation", "code": "BACKEND_422", "message": format!("after {seconds} s") });
+        let payload = json!({ "attempts": 1, "retries": 0, "stage": "forward", "sequence": 1, "error": error });
+        let dead = Recorded {
+            envelope,
+            payload: Bytes::from(payload.to_string()),
+            sequence: 2,
+            run: None,
+        };
+        [received, dead]
+    };
+    let (lost, new) = (made(0), made(3600));
+    assert_eq!(lost[1].envelope.id, new[1].envelope.id);
+    tables.fill(&lost, &[]).await;
+    let rows = async || {
+        let query = "SELECT error_message FROM delivery_error_logs ORDER BY occurred_at";
+        tables.database.rows(query).await.unwrap()
+    };
+    let both = [
+        json!({ "error_message": "after 0 s" }),
+        json!({ "error_message": "after 3600 s" }),
+    ];
+    for events in [&new, &lost, &new] {
+        tables.apply_again(events).await;
+        assert_eq!(rows().await, both);
+    }
 }

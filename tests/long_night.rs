@@ -26,7 +26,7 @@ use crate::harness::{
 const NIGHT: Duration = Duration::from_secs(9);
 /// Every window of the hub that is longer than a night, shortened. The lease (4 s) is not: renewed every 0.8 s it is to hold on a
 /// busy machine.
-const TIMES: &str = "recent_ids=2s,branch_refresh=1s,token_lifetime=1s,ended_lane=1s";
+const TIMES: &str = "branch_refresh=1s,token_lifetime=1s,ended_lane=1s";
 /// The log's duplicate window, the wait for an acknowledgement, the age of keys. Longer than the pause before a provider's
 /// repeat, as in production.
 const WINDOW: Duration = Duration::from_secs(4);

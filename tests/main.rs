@@ -29,6 +29,7 @@ mod log_down;
 mod log_full;
 mod disk_full;
 mod log_quotas;
+mod log_identity;
 mod door;
 mod database_down;
 mod tables_behind;

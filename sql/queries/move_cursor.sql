@@ -1,4 +1,5 @@
 -- Moves a projection ($1) to a sequence ($2), in the transaction that wrote the rows; its writer stays it for so many
--- seconds ($3).
-UPDATE hub.cursors SET position = $2, moved_at = now(), held_until = clock_timestamp() + make_interval(secs => $3::double precision)
+-- seconds ($3). $4: which log that is; NULL where no more is known of it than before.
+UPDATE hub.cursors SET position = $2, moved_at = now(), held_until = clock_timestamp() + make_interval(secs => $3::double precision),
+    log = coalesce($4, log)
 WHERE name = $1

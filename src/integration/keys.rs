@@ -9,13 +9,18 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
+use async_nats::{HeaderMap, HeaderValue, jetstream::stream::LastRawMessageErrorKind::NoMessageFound};
 use sha2::{Digest, Sha256};
 
-use crate::{event::EventId, journal::connection::Connection};
+use crate::{
+    event::EventId,
+    journal::{connection::Connection, read::decoded_at},
+};
 
 /// Name of the stream.
 pub const KEYS: &str = "KEYS";
+/// The header that says where on the log the key's event stands.
+const PLACE: &str = "Hub-Key-Place";
 /// Longest wait for one answer of NATS: the backend waits meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -57,10 +62,13 @@ pub(super) enum Known {
 }
 
 /// Whether the request of this id was accepted before, as far as can be known.
+///
+/// A key whose event is not on the log is not known: the log went back, or is another. With it the request would be swallowed.
 pub(super) async fn look_up(connection: &Connection, id: EventId, wish: &Wish) -> Known {
     let looking = async {
         let stream = connection.context.get_stream_no_info(KEYS).await?;
         match stream.get_last_raw_message_by_subject(&subject(id)).await {
+            Ok(kept) if !is_on_log(connection, id, kept.headers.get(PLACE)).await? => Ok(Known::No),
             Ok(kept) if wish.is_of(&kept.payload) => Ok(Known::Same),
             Ok(_) => Ok(Known::Other),
             Err(error) if error.kind() == NoMessageFound => Ok(Known::No),
@@ -79,9 +87,29 @@ pub(super) async fn look_up(connection: &Connection, id: EventId, wish: &Wish) -
     }
 }
 
-/// Notes that the request of this id was accepted, and for what.
-pub(super) async fn note(connection: &Connection, id: EventId, wish: Wish) {
-    let writing = async { anyhow::Ok(connection.context.publish(subject(id), wish.0.into()).await?.await?) };
+/// Whether the event that a key made is on the log, at the place that was noted; yes, where an older hub noted none.
+async fn is_on_log(connection: &Connection, id: EventId, place: Option<&HeaderValue>) -> anyhow::Result<bool> {
+    let Some(sequence) = place.and_then(|place| place.as_str().parse().ok()) else {
+        return Ok(true);
+    };
+    Ok(match decoded_at(connection, sequence).await? {
+        Some(Ok(event)) => event.envelope.id == id,
+        // A later version may have written it.
+        Some(Err(_)) => true,
+        None => false,
+    })
+}
+
+/// Notes that the request of this id was accepted, for what, and where its event stands.
+pub(super) async fn note(connection: &Connection, id: EventId, wish: Wish, sequence: u64) {
+    let mut headers = HeaderMap::new();
+    headers.insert(PLACE, sequence.to_string());
+    let writing = async {
+        let published = connection
+            .context
+            .publish_with_headers(subject(id), headers, wish.0.into());
+        anyhow::Ok(published.await?.await?)
+    };
     if let Err(error) = within_time(writing).await {
         tracing::warn!(
             error = format!("{error:#}"),

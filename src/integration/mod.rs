@@ -220,7 +220,7 @@ impl Integration {
         let appended = self.journal.accept(event).await;
         let appended = appended.map_err(Reason::EventLogUnavailable)?;
         if !appended.duplicate {
-            keys::note(connection, id, wish).await;
+            keys::note(connection, id, wish, appended.sequence).await;
             return Ok(false);
         }
         // The key was not kept, or not yet: the log has the request that it was used for.
@@ -228,7 +228,7 @@ impl Integration {
             Ok(Some(first)) if first.envelope.id == id => {
                 let kept = Wish::of(first.envelope.branch.as_deref(), &first.payload);
                 let is_same = kept == wish;
-                keys::note(connection, id, kept).await;
+                keys::note(connection, id, kept, appended.sequence).await;
                 if is_same { Ok(true) } else { Err(Reason::KeyReused) }
             }
             Ok(_) => Ok(true),

@@ -18,10 +18,11 @@ mod writer;
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 pub use self::writer::Writer;
 use self::{acknowledging::Acknowledging, writer::Pending};
-use super::{connection::Connection, read};
+use super::{connection::Connection, identity::watch::Identity, read};
 use crate::{
     event::NewEvent,
     telemetry::{roles::Roles, tables::Tables},
@@ -48,18 +49,6 @@ struct Stored {
     appended: Appended,
     /// It is there already, and was sent before without an answer: the one that is there may be the same request's.
     by_whom_is_open: bool,
-}
-
-impl Stored {
-    const fn known(sequence: u64) -> Self {
-        Self {
-            appended: Appended {
-                sequence,
-                duplicate: true,
-            },
-            by_whom_is_open: false,
-        }
-    }
 }
 
 /// Why an event could not be appended; it may be on the log all the same.
@@ -91,6 +80,7 @@ pub struct Journal {
     acknowledging: Acknowledging,
     roles: Roles,
     tables: Tables,
+    identity: Identity,
 }
 
 impl Journal {
@@ -107,6 +97,7 @@ impl Journal {
                 acknowledging,
                 roles: Roles::default(),
                 tables: Tables::default(),
+                identity: Identity::default(),
             },
             writer,
         )
@@ -176,6 +167,19 @@ impl Journal {
     /// How far the tables are that are made from the log, as this instance knows it.
     pub const fn tables(&self) -> &Tables {
         &self.tables
+    }
+
+    /// Whether the log is the one that it was.
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Looks whether it is, until told to stop.
+    ///
+    /// # Errors
+    /// Never; as a task of the hub has it.
+    pub async fn watch_identity(self, stop: CancellationToken) -> anyhow::Result<()> {
+        self.identity.run(self.connection, self.tables, stop).await
     }
 
     /// How many partitions the log has.

@@ -2,7 +2,13 @@
 //!
 //! Losing it is no error: the client comes back by itself, for ever, and what waits for it has limits of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use async_nats::{Client, ClientError, ConnectOptions, Event, ServerError, jetstream};
@@ -42,6 +48,8 @@ pub struct Connection {
     /// JetStream.
     pub context: jetstream::Context,
     up: watch::Receiver<bool>,
+    /// How often it was made.
+    times: Arc<AtomicU64>,
     missing_right: watch::Receiver<Option<String>>,
     attempts: Attempts,
     has_other_servers: bool,
@@ -55,6 +63,8 @@ impl Connection {
     pub async fn open(settings: &config::Nats, name: &str, inbox: &str) -> anyhow::Result<Self> {
         let (set_up, up) = watch::channel(false);
         let set_up = Arc::new(set_up);
+        let times = Arc::new(AtomicU64::new(0));
+        let made = Arc::clone(&times);
         let (set_missing_right, missing_right) = watch::channel(None);
         let set_missing_right = Arc::new(set_missing_right);
         let attempts = Attempts::default();
@@ -82,6 +92,9 @@ impl Connection {
                     failed_attempts.note_kind(kind.clone());
                 }
                 let (set_up, set_missing_right) = (Arc::clone(&set_up), Arc::clone(&set_missing_right));
+                if matches!(event, Event::Connected) {
+                    made.fetch_add(1, Ordering::SeqCst);
+                }
                 async move {
                     if let Some(right) = missing_right_of(&event) {
                         set_missing_right.send_replace(Some(right));
@@ -127,6 +140,7 @@ impl Connection {
             client,
             context,
             up,
+            times,
             missing_right,
             attempts,
             has_other_servers: settings.urls.len() > 1,
@@ -141,6 +155,11 @@ impl Connection {
     /// Why there is no connection, server by server; none while it stands.
     pub fn unreachable(&self) -> Option<String> {
         (!self.is_up()).then(|| self.attempts.reasons())
+    }
+
+    /// How often the connection was made: whoever sees another number than before may speak to a server with other data.
+    pub fn times(&self) -> u64 {
+        self.times.load(Ordering::SeqCst)
     }
 
     /// Changes whenever the connection comes or goes, also where it is back before anyone has looked.

@@ -23,7 +23,7 @@ use futures_util::StreamExt;
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::{EVENTS, codec, connection::Connection};
+use super::{EVENTS, codec, connection::Connection, identity::Mark};
 use crate::event::Recorded;
 
 /// Most events that one request brings: some 300 webhooks and what became of them.
@@ -172,6 +172,8 @@ pub struct Reader {
     patience: Duration,
     /// What must not be missed.
     end: Option<End>,
+    /// Of the last message that was read.
+    mark: Option<Mark>,
     /// Changes where the connection comes or goes: an answer that was under way then does not come any more.
     connection: watch::Receiver<bool>,
 }
@@ -187,6 +189,7 @@ impl Reader {
             batch: BATCH,
             patience: ANSWER_TIMEOUT,
             end: None,
+            mark: None,
             connection: connection.changes(),
         }
     }
@@ -240,9 +243,10 @@ impl Reader {
     pub async fn next_batch(&mut self) -> anyhow::Result<Vec<Entry>> {
         let began = Instant::now();
         loop {
-            let entries = self.read(entry).await?;
+            let (entries, mark): (Vec<_>, Vec<_>) = self.read(entry).await?.into_iter().unzip();
             if !entries.is_empty() || self.is_over() {
                 self.go_on_after(entries.last().map(Entry::sequence));
+                self.mark = mark.last().copied().flatten().or(self.mark);
                 return Ok(entries);
             }
             if began.elapsed() > BEHIND_TIMEOUT {
@@ -250,6 +254,11 @@ impl Reader {
             }
             tokio::time::sleep(BEHIND_PAUSE).await;
         }
+    }
+
+    /// What stands where [`Self::next_batch`] has read to; none where it has read nothing, or an older server does not tell.
+    pub const fn mark(&self) -> Option<Mark> {
+        self.mark
     }
 
     /// Whether nothing is left that must not be missed.
@@ -438,7 +447,7 @@ async fn any_copy_at(connection: &Connection, sequence: u64) -> anyhow::Result<O
 fn located(message: Message) -> anyhow::Result<Located> {
     Ok(Located {
         subject: subject(&message)?,
-        entry: entry(message)?,
+        entry: entry(message)?.0,
     })
 }
 
@@ -467,7 +476,16 @@ fn sequence(message: &Message) -> anyhow::Result<u64> {
     Ok(sequence.context("an answer without a sequence")?.as_str().parse()?)
 }
 
-fn entry(message: Message) -> anyhow::Result<Entry> {
+/// A message, and the mark of what stands there.
+fn entry(message: Message) -> anyhow::Result<(Entry, Option<Mark>)> {
     let sequence = sequence(&message)?;
-    Ok(Entry::read(message.headers.as_ref(), message.payload, sequence))
+    let mark = message.headers.as_ref().and_then(|headers| mark(headers, sequence));
+    Ok((Entry::read(message.headers.as_ref(), message.payload, sequence), mark))
+}
+
+fn mark(headers: &HeaderMap, sequence: u64) -> Option<Mark> {
+    let stored_at = headers.get_last(async_nats::header::NATS_TIME_STAMP)?;
+    let stored_at = DateTime::parse_from_rfc3339(stored_at.as_str()).ok()?;
+    let id = headers.get(codec::MESSAGE_ID).map(|id| id.as_str()).unwrap_or_default();
+    Some(Mark::new(sequence, id, stored_at.timestamp_nanos_opt()?.into()))
 }

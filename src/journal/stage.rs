@@ -56,12 +56,13 @@ use self::{
     held::{Done, Item, Task},
     recovery::Unsettled,
     shares::Shares,
-    tenure::Tenure,
+    tenure::{Kept, Tenure},
     unreadable::unreadable,
 };
 use super::{
     Appended, EVENTS, Journal,
     codec::{self, OrderKey},
+    identity::Mark,
     lanes::{Corner, Lanes, Read},
     lease::{Lease, Validity},
     pull::{self, Messages, Pull},
@@ -166,6 +167,7 @@ pub async fn run<S: Stage>(
         journal,
         grace,
         stop,
+        went_back: Kept::default(),
     };
     while !worker.stop.is_cancelled() {
         if let Err(error) = worker.work_while_it_is_ours().await {
@@ -192,6 +194,8 @@ struct Worker<S> {
     journal: Journal,
     grace: Duration,
     stop: CancellationToken,
+    /// How far the stage was on a log that is not there any more: the lease that said so may be gone with it.
+    went_back: Kept,
 }
 
 /// The time in which an instance has the stage.
@@ -210,12 +214,13 @@ impl<S: Stage> Worker<S> {
             self.stage.prepared().await;
             Lease::take(connection, S::NAME).await
         };
-        let (mut lease, inherited) = tokio::select! {
+        let (mut lease, mut inherited) = tokio::select! {
             () = self.stop.cancelled() => return Ok(()),
             lease = taking => lease?,
         };
         tracing::info!(stage = S::NAME, "working");
         let _role = self.journal.roles().take(S::NAME);
+        self.went_back.give(&mut inherited);
         crash_stage_at(S::NAME, "after_takeover");
         self.stage.begins();
         let term = Term {
@@ -229,6 +234,7 @@ impl<S: Stage> Worker<S> {
             worked = self.work(&term, inherited.words) => Some(worked),
             () = lease.keep(|| tenure.note(), &tenure.at_once) => None,
         };
+        self.went_back.keep(finished.as_ref(), tenure);
         let Some(worked) = finished else {
             anyhow::bail!("the lease is lost; another instance may have it");
         };
@@ -283,7 +289,12 @@ impl<S: Stage> Worker<S> {
     ) -> anyhow::Result<()> {
         let connection = self.journal.connection();
         let (lanes, read) = lanes.unzip();
-        let mut unsettled = Box::pin(recovery::read::<S>(connection, lanes.as_ref().zip(read), &term.tenure)).await?;
+        let mut unsettled = Box::pin(recovery::read::<S>(
+            &self.journal,
+            lanes.as_ref().zip(read),
+            &term.tenure,
+        ))
+        .await?;
         self.stage.catches_up().await?;
         tell(S::NAME, &unsettled, lanes.as_ref());
         let ground = Self::ground(term, lanes, std::mem::take(&mut unsettled.ended), halt);
@@ -380,9 +391,11 @@ impl<S: Stage> Worker<S> {
         let age_ms = Utc::now().timestamp_millis() - i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000)?;
         gauges.show(info.pending, age_ms);
         let has_come = ground.tenure.progress(|progress| progress.has_come(sequence));
-        if has_come == Some(true) && info.delivered <= 1 {
-            // The consumer went back, as it may where NATS was killed; or the log did, and this is another event.
-            floor::check(self.journal.connection(), &ground.tenure).await?;
+        let connection = self.journal.connection();
+        if has_come == Some(true) && info.delivered <= 1 || !ground.tenure.was_compared(connection.times()) {
+            // The consumer went back, as it may where NATS was killed; or the log did, and this is another event. Nothing that came over
+            // a new connection is believed to be of the same log before that was looked at.
+            floor::check(connection, &ground.tenure).await?;
         }
         let id = message
             .headers
@@ -391,6 +404,7 @@ impl<S: Stage> Worker<S> {
         let id = id.map(|id| id.as_str()).unwrap_or_default();
         let is_settled = ground.tenure.progress(|progress| {
             progress.know(sequence, id);
+            progress.mark(Mark::new(sequence, id, info.published.unix_timestamp_nanos()));
             let is_settled = progress.is_settled(sequence);
             progress.receive(sequence);
             is_settled

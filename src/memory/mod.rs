@@ -13,12 +13,12 @@ mod look;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use chrono::{TimeDelta, Utc};
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
@@ -36,8 +36,9 @@ use crate::{
     },
     forward::Forward,
     journal::{
-        EVENTS,
+        EVENTS, Journal,
         connection::Connection,
+        identity::{self, LogState, Remembered, watch::Identity},
         read::{BATCH, Entry, Reader, Start, last_of},
         stage::Stage,
     },
@@ -85,6 +86,7 @@ pub(crate) enum Announced {
 /// The memory; see the module.
 pub struct Orders {
     connection: Arc<Connection>,
+    identity: Identity,
     window: TimeDelta,
     index: Mutex<Index>,
     /// Sequence up to which the log was read; 0 where nothing was.
@@ -93,8 +95,10 @@ pub struct Orders {
     is_warm: watch::Sender<bool>,
     /// Somebody waits for the end of the log.
     wanted: Notify,
-    /// When the stream was made that the memory is of.
-    log: Mutex<Option<i128>>,
+    /// Which log the memory is of, and what was read of it last.
+    log: Mutex<Remembered>,
+    /// How often the connection had been made when it was seen last that the log is the same.
+    compared_at: AtomicU64,
     /// The log is another one; reading begins anew.
     is_lost: AtomicBool,
     told: Mutex<Option<Instant>>,
@@ -102,18 +106,20 @@ pub struct Orders {
 
 impl Orders {
     /// Nothing is known until [`Self::run`] runs.
-    pub fn new(connection: Arc<Connection>, window: Duration) -> Self {
+    pub fn new(journal: &Journal, window: Duration) -> Self {
         let window = crate::fault_injection::time("order_memory", window);
         // At most 30 days.
         let window = TimeDelta::from_std(window).unwrap_or(LONGEST_WAIT);
         Self {
-            connection,
+            connection: Arc::clone(journal.connection()),
+            identity: journal.identity().clone(),
             window,
             index: Mutex::new(Index::new(window + LONGEST_WAIT)),
             position: watch::Sender::new(0),
             is_warm: watch::Sender::new(false),
             wanted: Notify::new(),
-            log: Mutex::new(None),
+            log: Mutex::default(),
+            compared_at: AtomicU64::new(0),
             is_lost: AtomicBool::new(false),
             told: Mutex::new(None),
         }
@@ -188,6 +194,13 @@ impl Orders {
         }
         while !self.is_lost.load(Ordering::Relaxed) {
             let entries = reader.next_batch().await?;
+            if self.connection.times() != self.compared_at.load(Ordering::Relaxed) {
+                // It came over a new connection: maybe of another log.
+                self.look_at_log().await?;
+                if self.is_lost.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
             for entry in &entries {
                 if let Entry::Event(event) = entry {
                     self.note(&event.envelope, &event.payload, event.sequence);
@@ -199,6 +212,9 @@ impl Orders {
                     let is_lost = self.is_lost.load(Ordering::Relaxed);
                     if !is_lost {
                         *position = last.sequence();
+                        let mut log = lock(&self.log);
+                        log.position = *position;
+                        reader.mark().into_iter().for_each(|mark| log.trail.add(mark));
                     }
                     !is_lost
                 });
@@ -222,29 +238,28 @@ impl Orders {
         Ok(())
     }
 
-    /// Drops everything where the log is another one than it was, or ends before what was read of it.
+    /// Drops everything where the log is another one than it was, or went back.
     async fn look_at_log(&self) -> anyhow::Result<()> {
-        let stream = self
-            .connection
-            .context
-            .get_stream(EVENTS)
-            .await
-            .context("cannot look up EVENTS")?;
-        let info = stream.cached_info();
-        let made = info.created.unix_timestamp_nanos();
-        let known = lock(&self.log).replace(made);
-        let is_other = known.is_some_and(|known| known != made);
-        if is_other || info.state.last_sequence < *self.position.borrow() {
-            tracing::error!(
-                last_sequence = info.state.last_sequence,
-                "the event log is not the one that it was; what was known of orders is read again"
-            );
+        let times = self.connection.times();
+        let log = LogState::look(&self.connection).await?;
+        let remembered = lock(&self.log).clone();
+        let compared = identity::compare(&self.connection, &log, &remembered).await?;
+        if compared.holds() {
+            lock(&self.log).created = Some(log.created);
+        } else {
+            let consequence = "what was known of orders is read again";
+            self.identity.report("orders", compared, &remembered, &log, consequence);
             lock(&self.index).clear();
             self.position.send_modify(|position| {
                 *position = 0;
+                *lock(&self.log) = Remembered {
+                    created: Some(log.created),
+                    ..Remembered::default()
+                };
                 self.is_lost.store(true, Ordering::Relaxed);
             });
         }
+        self.compared_at.store(times, Ordering::Relaxed);
         Ok(())
     }
 

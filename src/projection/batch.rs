@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{
     delivery_error_logs::Errors,
+    era::Kept,
     provider_order_logs::OrderLogs,
     providers::Providers,
     rules::{self, Order},
@@ -29,7 +30,16 @@ pub const MAX_BYTES: usize = 6 * 1024 * 1024;
 /// What stands in for a payload that PostgreSQL cannot keep; the log has the real one.
 const UNSTORABLE: &[u8] = br#"{"unstorable":"PostgreSQL cannot keep this payload as jsonb; see the event log"}"#;
 
-/// Applies events that follow the position, in the log's order, and moves it to `up_to`; returns where the tables stand
+/// Where a batch moves the position.
+#[derive(Clone, Copy)]
+pub struct To<'a> {
+    /// The sequence.
+    pub position: u64,
+    /// What is known of the log there, where that is more than before.
+    pub log: Option<&'a Kept>,
+}
+
+/// Applies events that follow the position, in the log's order, and moves it to where `to` says; returns where the tables stand
 /// then. Events at or before the position are passed over, so applying a batch twice changes nothing.
 ///
 /// An event that PostgreSQL cannot take (its JSON is fine, but jsonb knows no NUL and no number of any size), or that the code
@@ -43,21 +53,24 @@ pub async fn apply(
     connection: &mut Connection,
     holder: &Holder,
     events: &[Recorded],
-    up_to: u64,
+    to: To<'_>,
     providers: &Providers,
 ) -> anyhow::Result<u64> {
-    let error = match transact(connection, holder, events, up_to, providers).await {
+    let error = match transact(connection, holder, events, to, providers).await {
         Err(error) if is_events_fault(&error) => error,
         other => return other,
     };
     match events {
         [] => Err(error),
-        [event] => apply_alone(connection, holder, event, up_to, providers, error).await,
+        [event] => apply_alone(connection, holder, event, to, providers, error).await,
         _ => {
             let (first, second) = events.split_at(events.len() / 2);
-            let middle = first.last().map_or(up_to, |event| event.sequence);
+            let middle = To {
+                position: first.last().map_or(to.position, |event| event.sequence),
+                log: None,
+            };
             Box::pin(apply(connection, holder, first, middle, providers)).await?;
-            Box::pin(apply(connection, holder, second, up_to, providers)).await
+            Box::pin(apply(connection, holder, second, to, providers)).await
         }
     }
 }
@@ -67,7 +80,7 @@ async fn apply_alone(
     connection: &mut Connection,
     holder: &Holder,
     event: &Recorded,
-    up_to: u64,
+    to: To<'_>,
     providers: &Providers,
     error: anyhow::Error,
 ) -> anyhow::Result<u64> {
@@ -78,13 +91,21 @@ async fn apply_alone(
     if event_type == EventType::WebhookReceived {
         let mut stand_in = event.clone();
         stand_in.payload = Bytes::from_static(UNSTORABLE);
-        match transact(connection, holder, &[stand_in], up_to, providers).await {
+        match transact(connection, holder, &[stand_in], to, providers).await {
             Err(error) if is_events_fault(&error) => {}
             other => return other,
         }
     }
     tracing::error!(sequence, event = %event_type, "event left out of the tables and noted in hub.skipped_events");
-    skip(connection, holder, sequence, Some(event_type.as_str()), &error, up_to).await
+    skip(
+        connection,
+        holder,
+        sequence,
+        Some(event_type.as_str()),
+        &error,
+        to.position,
+    )
+    .await
 }
 
 /// Notes an event that has no rows, and moves the position past it.
@@ -108,7 +129,7 @@ pub(super) async fn skip(
     transaction
         .execute(query::SKIP_EVENT, &[&i64::try_from(sequence)?, &event_type, &reason])
         .await?;
-    writer::move_to(&transaction, up_to).await?;
+    writer::move_to(&transaction, up_to, None).await?;
     transaction.commit().await?;
     Ok(up_to)
 }
@@ -144,20 +165,20 @@ async fn transact(
     connection: &mut Connection,
     holder: &Holder,
     events: &[Recorded],
-    up_to: u64,
+    to: To<'_>,
     providers: &Providers,
 ) -> anyhow::Result<u64> {
     let applied = panics::catch("projection", async {
         let transaction = connection.transaction().await?;
         let position = writer::lock(&transaction, holder).await?;
-        if up_to <= position {
+        if to.position <= position {
             return Ok(position);
         }
         let fresh = &events[events.partition_point(|event| event.sequence <= position)..];
         write(&transaction, fresh, providers, Order::Logs).await?;
-        writer::move_to(&transaction, up_to).await?;
+        writer::move_to(&transaction, to.position, to.log).await?;
         transaction.commit().await?;
-        Ok(up_to)
+        Ok(to.position)
     });
     applied.await.map_err(anyhow::Error::from).flatten()
 }

@@ -39,6 +39,8 @@ struct Rows<'a> {
     occurred_at: Vec<NaiveDateTime>,
     resolved_at: Vec<Option<NaiveDateTime>>,
     resolution_notes: Vec<Option<&'static str>>,
+    /// The row's id where another error has the event's.
+    other_id: Vec<String>,
 }
 
 impl<'a> Rows<'a> {
@@ -63,6 +65,8 @@ impl<'a> Rows<'a> {
             context["rootId"] = envelope.root_id.to_string().into();
         }
         self.id.push(envelope.id.to_string());
+        let other = envelope.id.derive(&format!("of {}", envelope.time.timestamp_millis()));
+        self.other_id.push(other.to_string());
         self.provider_id.push(provider_id);
         self.branch_id.push(envelope.branch.as_deref());
         self.webhook_log_id
@@ -193,7 +197,7 @@ impl<'a> Errors<'a> {
         if rows.id.is_empty() {
             return Ok(());
         }
-        let columns: [&(dyn tokio_postgres::types::ToSql + Sync); 15] = [
+        let columns: [&(dyn tokio_postgres::types::ToSql + Sync); 16] = [
             &rows.id,
             &rows.provider_id,
             &rows.branch_id,
@@ -209,6 +213,7 @@ impl<'a> Errors<'a> {
             &rows.occurred_at,
             &rows.resolved_at,
             &rows.resolution_notes,
+            &rows.other_id,
         ];
         transaction.execute(query::INSERT_ERROR_LOGS, &columns).await?;
         Ok(())

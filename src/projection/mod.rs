@@ -5,6 +5,8 @@
 //! durable consumer is only the bell that rings; where it and the position disagree (a database restored from a backup, a
 //! new database), the position counts and the gap is read from the log.
 //!
+//! Where the log went back or is another, the tables begin an [`era`].
+//!
 //! [`schema`] keeps the tables' shape and [`indexes`] what they are found by; `webhook_logs`, `delivery_error_logs` and
 //! `provider_order_logs` are the tables, `retention` deletes what is old, `rules` says what the last word is, [`batch`] applies events to all of them, [`live`]
 //! follows the log.
@@ -12,6 +14,7 @@
 pub mod schema;
 pub mod indexes;
 pub mod writer;
+pub mod era;
 mod rules;
 pub mod batch;
 mod retention;

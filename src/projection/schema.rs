@@ -40,7 +40,7 @@ const PLATFORM: [&str; 6] = [
     "provider_order_logs",
 ];
 
-const MIGRATIONS: [Migration; 5] = [
+const MIGRATIONS: [Migration; 6] = [
     Migration {
         name: "0001_platform",
         sql: include_str!("../../sql/migrations/0001_platform.sql"),
@@ -64,6 +64,12 @@ const MIGRATIONS: [Migration; 5] = [
     Migration {
         name: "0004_writer",
         sql: include_str!("../../sql/migrations/0004_writer.sql"),
+        known_as: None,
+        unless: &[],
+    },
+    Migration {
+        name: "0005_log",
+        sql: include_str!("../../sql/migrations/0005_log.sql"),
         known_as: None,
         unless: &[],
     },

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::era::Kept;
 use crate::{
     database::{Connection, Transaction, query},
     fault_injection,
@@ -61,17 +62,18 @@ pub async fn position(connection: &Connection) -> anyhow::Result<Option<u64>> {
     row.map(|row| Ok(u64::try_from(row.try_get::<_, i64>(0)?)?)).transpose()
 }
 
-/// Makes an instance the writer, or lets it stay it; how far the tables are.
+/// Makes an instance the writer, or lets it stay it; how far the tables are, and on which log.
 ///
 /// # Errors
 /// [`Replaced`] where another one is it; where PostgreSQL is away or the schema is missing.
-pub async fn claim(connection: &Connection, holder: &Holder) -> anyhow::Result<u64> {
+pub async fn claim(connection: &Connection, holder: &Holder) -> anyhow::Result<(u64, Kept)> {
     let statement = connection.prepare_cached(query::CLAIM_CURSOR).await?;
     let row = connection
         .query_opt(&statement, &[&CURSOR, &holder.0, &lease()])
         .await?;
-    let position: i64 = row.ok_or(Replaced)?.try_get(0)?;
-    Ok(position.try_into()?)
+    let row = row.ok_or(Replaced)?;
+    let (position, log): (i64, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+    Ok((position.try_into()?, Kept::parse(log.as_deref())))
 }
 
 /// Lets another instance take the tables at once.
@@ -93,14 +95,16 @@ pub(super) async fn lock(transaction: &Transaction<'_>, holder: &Holder) -> anyh
     Ok(position.try_into()?)
 }
 
-/// Moves the position in the transaction that wrote the rows, and renews the lease.
+/// Moves the position in the transaction that wrote the rows, and renews the lease. `log`: what is known of the log there, where that
+/// is more than before.
 ///
 /// # Errors
 /// Where PostgreSQL is away.
-pub(super) async fn move_to(transaction: &Transaction<'_>, sequence: u64) -> anyhow::Result<()> {
+pub(super) async fn move_to(transaction: &Transaction<'_>, sequence: u64, log: Option<&Kept>) -> anyhow::Result<()> {
     let sequence = i64::try_from(sequence)?;
+    let log = log.map(Kept::to_text).transpose()?;
     transaction
-        .execute(query::MOVE_CURSOR, &[&CURSOR, &sequence, &lease()])
+        .execute(query::MOVE_CURSOR, &[&CURSOR, &sequence, &lease(), &log])
         .await?;
     Ok(())
 }

@@ -27,7 +27,7 @@ use crate::{
     database::{self, Database},
     forward::{breaker, gate::Gate},
     intake::receive::astray,
-    journal::Journal,
+    journal::{Journal, identity::watch::Found},
     projection::writer,
     provider::Registry,
     telemetry::{
@@ -148,6 +148,13 @@ async fn all_with_reasons(State(health): State<Arc<Health>>) -> Response {
     body["eventLog"] = json!({
         "secondsSinceAcknowledgement": acknowledging.last().map(|last| last.elapsed().as_secs()),
         "servers": health.nats_servers.all(),
+        "identity": health.journal.identity().found().map(|found| json!({
+            "at": found.at.to_rfc3339_opts(SecondsFormat::Millis, true),
+            "by": found.by,
+            "found": found.what,
+            "advice": Found::ADVICE,
+        })),
+        "aboutToForget": health.journal.identity().risk(),
     });
     body["tables"] = health.tables();
     body["instance"] = json!({ "id": health.instance_id, "stages": health.journal.roles().all() });
@@ -270,7 +277,8 @@ impl Health {
         let tables = self.journal.tables().follow();
         let (state, _) = self.gate.state();
         let backend = state == breaker::State::Closed;
-        let status = match (ready, database && tables && backend && credentials) {
+        let forgets = self.journal.identity().risk().is_some();
+        let status = match (ready, database && tables && backend && credentials && !forgets) {
             (false, _) => "unhealthy",
             (true, false) => "degraded",
             (true, true) => "healthy",

@@ -24,6 +24,33 @@ impl StreamCopy {
     }
 }
 
+/// A copy of every stream and consumer of a server; made, and put back, while the server does not run.
+pub(crate) struct StoreCopy(tempfile::TempDir);
+
+impl StoreCopy {
+    /// Of a server that keeps its streams below `dir`.
+    pub(crate) fn of(dir: &Path) -> Self {
+        let copied = tempfile::tempdir().unwrap();
+        copy(&dir.join(STORE), copied.path());
+        Self(copied)
+    }
+
+    /// Of a server that has none.
+    pub(crate) fn nothing() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// The server has what it had then, and nothing else.
+    pub(crate) fn put_back(&self, dir: &Path) {
+        let store = dir.join(STORE);
+        std::fs::remove_dir_all(&store).unwrap();
+        copy(self.0.path(), &store);
+    }
+}
+
+/// Where a server keeps its streams, below its folder.
+const STORE: &str = "jetstream";
+
 /// Copies a folder with all that is in it.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();

@@ -126,6 +126,16 @@ impl Database {
         Ok(self.client().await?.batch_execute(statements).await?)
     }
 
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        self.url.rsplit_once('/').unwrap().1
+    }
+
+    /// Keeps no connection, so that it can be copied.
+    pub(crate) async fn disconnect(&self) {
+        self.client.lock().await.take();
+    }
+
     /// Its port and the rest of its URL pointed at another one: a proxy's.
     pub(crate) fn url_through(&self, address: std::net::SocketAddr) -> String {
         let (head, name) = self.url.rsplit_once('/').unwrap();

@@ -25,8 +25,6 @@ const DISTRUST: Duration = Duration::from_secs(30);
 const MAX_DISTRUST: Duration = Duration::from_secs(300);
 /// How much later than an append a question must be asked to say that NATS answers while the append waits.
 const ASKED_LATER: Duration = Duration::from_secs(2);
-/// Duplicate window of the log until it was read from the stream: that of `streams/EVENTS.json`.
-const DEFAULT_WINDOW: Duration = Duration::from_secs(300);
 /// Added to the size of a payload for the room that a message needs: its subject, headers and the record around it.
 const OVERHEAD_BYTES: u64 = 2048;
 
@@ -101,28 +99,7 @@ struct Shared {
     known: Mutex<Known>,
     /// Whether there is no trouble, for those who wait for that.
     up: watch::Sender<bool>,
-    window: Mutex<Window>,
     fill: Fill,
-}
-
-/// For how long the log knows ids.
-#[derive(Debug)]
-struct Window {
-    length: Duration,
-    /// What was sent before it may have been forgotten, also where the window was shorter for a while only.
-    known_since: Option<Instant>,
-}
-
-impl Window {
-    /// From when on the log knows what was sent; none where that is before this machine started.
-    fn known_since(&self, now: Instant) -> Option<Instant> {
-        self.known_since.max(now.checked_sub(self.length))
-    }
-
-    fn set(&mut self, length: Duration, now: Instant) {
-        self.length = length;
-        self.known_since = self.known_since(now);
-    }
 }
 
 /// What the latest appends and questions found.
@@ -153,10 +130,6 @@ impl Default for Acknowledging {
         Self(Arc::new(Shared {
             known: Mutex::new(Known::new()),
             up: watch::Sender::new(false),
-            window: Mutex::new(Window {
-                length: crate::fault_injection::time("recent_ids", DEFAULT_WINDOW),
-                known_since: None,
-            }),
             fill: Fill::default(),
         }))
     }
@@ -176,20 +149,6 @@ impl Acknowledging {
     /// When an append was acknowledged last, by any event of this instance.
     pub fn last(&self) -> Option<Instant> {
         self.known(|known, _| known.acknowledged)
-    }
-
-    /// From when on the log knows the ids of what was sent (`duplicate_window` of `EVENTS`); none: from the beginning.
-    pub(super) fn ids_known_since(&self, now: Instant) -> Option<Instant> {
-        self.window().known_since(now)
-    }
-
-    pub(super) fn set_window(&self, window: Duration) {
-        let length = window.min(crate::fault_injection::time("recent_ids", Duration::MAX));
-        self.window().set(length, Instant::now());
-    }
-
-    fn window(&self) -> MutexGuard<'_, Window> {
-        self.0.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether an append of a door may wait for the log: always while it acknowledges, else one now and then, to find out.

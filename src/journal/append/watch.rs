@@ -28,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Pause between questions while there are no appends.
 const ASK_IDLE: Duration = Duration::from_secs(2);
-/// Most time between two questions, appends or not: the duplicate window may have been changed, and the log fills.
+/// Most time between two questions, appends or not: the log fills.
 const ASK_AT_LEAST: Duration = Duration::from_secs(5);
 /// Wait for the answers.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -67,9 +67,6 @@ struct Limits {
     max_bytes: i64,
     #[serde(default)]
     max_msgs: i64,
-    /// Nanoseconds.
-    #[serde(default)]
-    duplicate_window: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -238,8 +235,6 @@ impl Watch {
         let Ok(info) = serde_json::from_slice::<Info>(&info.payload) else {
             return Found::Trouble(Trouble::NoStream);
         };
-        self.acknowledging
-            .set_window(Duration::from_nanos(info.config.duplicate_window));
         self.acknowledging.fill().set(info.state.bytes, info.config.max_bytes);
         match info.full(self.acknowledging.needs()) {
             Some(reason) => Found::NoRoom(reason),
@@ -270,7 +265,7 @@ mod tests {
     fn a_stream_is_full_where_the_next_event_would_be_refused() {
         let info = |max_bytes: i64, max_msgs: i64| -> Info {
             let info = serde_json::json!({
-                "config": { "max_bytes": max_bytes, "max_msgs": max_msgs, "duplicate_window": 300_000_000_000_u64 },
+                "config": { "max_bytes": max_bytes, "max_msgs": max_msgs },
                 "state": { "messages": 10, "bytes": 1000 },
             });
             serde_json::from_value(info).unwrap()

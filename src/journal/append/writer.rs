@@ -1,7 +1,7 @@
 //! The one task that publishes: takes what waits, sends it in rounds, tells everyone what became of it.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -86,6 +86,8 @@ pub struct Writer {
     connection: Arc<Connection>,
     queue: mpsc::Receiver<Pending>,
     waiting: VecDeque<Pending>,
+    /// What may be on the log already, and goes by itself.
+    repeats: Vec<Pending>,
     recent: Recent,
     acknowledging: Acknowledging,
     partitions: u16,
@@ -102,6 +104,7 @@ impl Writer {
             connection,
             queue,
             waiting: VecDeque::new(),
+            repeats: Vec::new(),
             recent: Recent::default(),
             acknowledging,
             partitions,
@@ -131,7 +134,7 @@ impl Writer {
                 continue;
             }
             let trouble = if self.waiting.len() < BATCH_FROM {
-                let few = self.few();
+                let few = joined(self.waiting.drain(..));
                 self.send_singly(&mut round, few).await?
             } else {
                 self.send_batches(&mut round).await?
@@ -165,28 +168,22 @@ impl Writer {
         }
     }
 
-    /// The next that waits and is not known to be on the log.
+    /// The next that waits and may join a batch. One that is likely to be on the log is put aside: with it the server would refuse
+    /// the whole.
     fn next(&mut self) -> Option<Pending> {
         loop {
             let pending = self.waiting.pop_front()?;
-            let since = self.acknowledging.ids_known_since(Instant::now());
-            match self.recent.sequence(pending.id(), since) {
-                Some(sequence) => pending.answer(&Ok(Stored::known(sequence))),
-                None => return Some(pending),
+            if !self.recent.holds(pending.id()) {
+                return Some(pending);
             }
+            self.repeats.push(pending);
         }
     }
 
-    /// All that wait, no event twice.
-    fn few(&mut self) -> Vec<Pending> {
-        let mut few: Vec<Pending> = Vec::with_capacity(self.waiting.len());
-        while let Some(pending) = self.next() {
-            match few.iter_mut().find(|one| one.id() == pending.id()) {
-                Some(same) => same.join(pending),
-                None => few.push(pending),
-            }
-        }
-        few
+    /// Sends what was put aside. True where there was trouble.
+    async fn send_repeats(&mut self, round: &mut Round) -> anyhow::Result<bool> {
+        let repeats = joined(self.repeats.drain(..));
+        self.send_singly(round, repeats).await
     }
 
     async fn send_singly(&mut self, round: &mut Round, mut few: Vec<Pending>) -> anyhow::Result<bool> {
@@ -238,7 +235,7 @@ impl Writer {
                     self.send_singly(round, batch.messages).await?
                 }
             };
-            if trouble {
+            if trouble || self.send_repeats(round).await? {
                 // What was on its way is never committed, so it is not stored; it begins anew.
                 for mut pending in following.messages.into_iter().rev() {
                     pending.note_not_stored();
@@ -252,7 +249,7 @@ impl Writer {
                 self.fill(round, &mut batch, None).await;
             }
         }
-        Ok(false)
+        self.send_repeats(round).await
     }
 
     /// Adds what waits, as long as there is room; what the batch before it holds has to wait for that one's answer.
@@ -305,10 +302,7 @@ impl Writer {
     fn stored(&mut self, pending: Pending, sequence: u64, duplicate: bool) {
         self.acknowledging.acknowledged();
         if !duplicate {
-            // Of one that was there before it is not known since when.
-            if let Some(sent) = pending.sent {
-                self.recent.insert(pending.id(), sequence, sent);
-            }
+            self.recent.insert(pending.id());
             metrics::counter!("events_appended_total", "type" => pending.event.envelope.event_type.as_str())
                 .increment(1);
         }
@@ -318,4 +312,19 @@ impl Writer {
             by_whom_is_open,
         }));
     }
+}
+
+/// No event twice, with all who wait for it.
+fn joined(all: impl Iterator<Item = Pending>) -> Vec<Pending> {
+    let (mut each, mut places): (Vec<Pending>, HashMap<EventId, usize>) = (Vec::new(), HashMap::new());
+    for pending in all {
+        match places.entry(pending.id()) {
+            Entry::Occupied(place) => each[*place.get()].join(pending),
+            Entry::Vacant(new) => {
+                new.insert(each.len());
+                each.push(pending);
+            }
+        }
+    }
+    each
 }

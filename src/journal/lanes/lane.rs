@@ -1,7 +1,5 @@
 //! What a lane's message says. Pure: no clock, no I/O.
 
-use std::collections::HashSet;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -48,10 +46,10 @@ impl Lane {
 
     /// Without events that have ended, and with those of the same order that it lacks, each with the requests that were made;
     /// none where nothing is left.
-    pub fn mended(mut self, ended: &HashSet<u64>, missing: Option<Self>, now: DateTime<Utc>) -> Option<Self> {
+    pub fn mended(mut self, ended: impl Fn(u64) -> bool, missing: Option<Self>, now: DateTime<Utc>) -> Option<Self> {
         let head = self.head;
         let events = std::iter::once((head, self.requests)).chain(std::mem::take(&mut self.waiting));
-        let mut events: Vec<_> = events.filter(|(event, _)| !ended.contains(event)).collect();
+        let mut events: Vec<_> = events.filter(|(event, _)| !ended(*event)).collect();
         let Some(missing) = missing else {
             let (first, requests) = *events.first()?;
             self.waiting = events.split_off(1);
@@ -159,8 +157,7 @@ mod tests {
     #[test]
     fn what_has_ended_leaves_a_lane_and_what_is_missing_joins_it() {
         let now = Utc::now();
-        let ended = |events: &[u64]| events.iter().copied().collect::<HashSet<u64>>();
-        let mended = |events, missing| lane(now).mended(&ended(events), missing, now);
+        let mended = |ended: &[u64], missing| lane(now).mended(|event| ended.contains(&event), missing, now);
         assert_eq!(mended(&[], None), Some(lane(now)));
         assert_eq!(mended(&[7, 9, 12], None), None);
         let rest = mended(&[7, 9], None).unwrap();

@@ -8,7 +8,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::journal::lanes::told::Told;
+use crate::journal::{identity::Trail, lanes::told::Told};
 
 /// The header that holds the note, as JSON.
 pub(super) const HEADER: &str = "Hub-Lease-Note";
@@ -39,6 +39,9 @@ pub struct Floor {
     pub known: u64,
     /// Its `Nats-Msg-Id`. Where another stands there, the log is not the one that this was written about.
     pub known_id: String,
+    /// What stood at earlier places; empty where an older hub wrote this.
+    #[serde(default, skip_serializing_if = "Trail::is_empty")]
+    pub trail: Trail,
     /// Outcomes and attempts up to here are accounted for in `open` and in the lanes; later ones are to be read from the log.
     pub recorded: u64,
     /// Every event of the stage up to here is settled, but for those that are `open`.
@@ -116,6 +119,7 @@ mod tests {
             created: 1_764_345_600_123_456_789,
             known: 4711,
             known_id: "id".into(),
+            trail: Trail::default(),
             recorded: 4700,
             settled: 4690,
             open,

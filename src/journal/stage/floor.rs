@@ -1,78 +1,65 @@
-//! Whether a floor is about the log that is there.
-//!
-//! A log may go back under its readers: NATS is restored from an older copy, or set up anew. Then other events stand, or will
-//! stand, at the sequences that a floor calls settled. So each floor names when the stream was created and which message
-//! stood at the last place that it knew.
+//! Whether a floor is about the log that is there (see [`crate::journal::identity`]).
 
-use anyhow::Context as _;
-use async_nats::jetstream::{consumer, message::StreamMessage, stream::RawMessageErrorKind};
+use async_nats::jetstream::consumer;
 
 use super::tenure::Tenure;
-use crate::journal::{EVENTS, codec::MESSAGE_ID, connection::Connection, lease::note::Floor};
+use crate::journal::{
+    connection::Connection,
+    identity::{self, Compared, LogState, Remembered, Trail, id_of, message_at, watch::Identity},
+    lease::note::Floor,
+};
 
-/// The log, as its leader describes it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LogState {
-    /// When it was created, in nanoseconds since 1970.
-    pub(super) created: i64,
-    /// Sequences of the first message that is left, and of the last one; 0 where there was none ever.
-    pub(super) first: u64,
-    pub(super) last: u64,
-}
-
-impl LogState {
-    /// Asks the leader.
-    ///
-    /// # Errors
-    /// Where NATS does not answer.
-    pub(super) async fn look(connection: &Connection) -> anyhow::Result<Self> {
-        let stream = connection.context.get_stream(EVENTS).await;
-        let stream = stream.context("cannot look up EVENTS")?;
-        let info = stream.cached_info();
-        Ok(Self {
-            created: i64::try_from(info.created.unix_timestamp_nanos())?,
-            first: info.state.first_sequence,
-            last: info.state.last_sequence,
-        })
-    }
-
-    /// A floor that knows nothing but that the server counts as acknowledged what stands up to here.
-    pub(super) fn acknowledged(self, up_to: u64) -> Floor {
-        Floor {
-            created: self.created,
-            known: 0,
-            known_id: String::new(),
-            recorded: up_to,
-            settled: up_to,
-            open: Vec::new(),
-            lanes: None,
-        }
+/// A floor that knows nothing but that the server counts as acknowledged what stands up to here.
+pub(super) const fn acknowledged(log: LogState, up_to: u64) -> Floor {
+    Floor {
+        created: log.created,
+        known: 0,
+        known_id: String::new(),
+        trail: Trail::EMPTY,
+        recorded: up_to,
+        settled: up_to,
+        open: Vec::new(),
+        lanes: None,
     }
 }
 
-/// The floor of the instance before, where it is about this log; else none, and that is said.
+/// What the instance before, or this one before it began anew, left about the stage.
+pub(super) enum Left {
+    /// How far the stage is on this log.
+    Floor(Floor),
+    /// Nothing.
+    Nothing,
+    /// How far it was on a log that went back, or was another.
+    OfOther(Compared),
+}
+
+/// What was left, compared with the log; that it is about another is said.
 ///
 /// # Errors
 /// Where NATS does not answer.
-pub(super) async fn of_this_log(
+pub(super) async fn left(
     connection: &Connection,
+    identity: &Identity,
     log: LogState,
-    floor: Option<Floor>,
-    stage: &str,
-) -> anyhow::Result<Option<Floor>> {
-    let Some(floor) = floor else { return Ok(None) };
-    if !is_of(connection, log, floor.created, floor.known, &floor.known_id).await? {
-        tracing::error!(
-            stage,
-            floor = floor.settled,
-            known = floor.known,
-            last = log.last,
-            "the event log is not the one that this stage worked on: it went back or is another; what the stage had settled is \
-             forgotten, and read from the log anew"
-        );
-        return Ok(None);
+    tenure: &Tenure,
+    stage: &'static str,
+) -> anyhow::Result<Left> {
+    let Some(mut floor) = tenure.inherited() else {
+        return Ok(Left::Nothing);
+    };
+    let remembered = Remembered {
+        created: Some(floor.created),
+        position: floor.known,
+        trail: floor.trail.clone(),
+    };
+    let compared = compare(connection, log, &remembered, &floor.known_id).await?;
+    if compared.holds() {
+        floor.created = log.created;
+        return Ok(Left::Floor(floor));
     }
-    Ok(Some(floor))
+    let consequence = "what the stage had settled is forgotten, and what is open is read from the log anew";
+    identity.report(stage, compared, &remembered, &log, consequence);
+    Ok(Left::OfOther(compared))
 }
 
 /// Where the log is not the one that the stage works on any more, forgets what is known of it.
@@ -80,19 +67,23 @@ pub(super) async fn of_this_log(
 /// # Errors
 /// Where that is so, or NATS does not answer.
 pub(super) async fn check(connection: &Connection, tenure: &Tenure) -> anyhow::Result<()> {
+    let times = connection.times();
     let log = LogState::look(connection).await?;
-    let identity = tenure.progress(|progress| {
-        let (known, id) = progress.known();
-        (progress.created(), known, id.to_owned())
-    });
-    let Some((created, known, id)) = identity else {
+    let Some((remembered, id)) = tenure.progress(|progress| progress.remembered()) else {
         return Ok(());
     };
-    if is_of(connection, log, created, known, &id).await? {
+    let compared = compare(connection, log, &remembered, &id).await?;
+    if compared.holds() {
+        tenure.progress(|progress| progress.set_created(log.created));
+        tenure.is_compared(times);
         return Ok(());
     }
     tenure.forget();
-    Err(WentBack { known, last: log.last }.into())
+    Err(WentBack {
+        known: remembered.position,
+        last: log.last,
+    }
+    .into())
 }
 
 /// The log is not the one that the stage worked on any more.
@@ -114,7 +105,10 @@ pub(super) async fn look(connection: &Connection, tenure: &Tenure) -> anyhow::Re
         check(connection, tenure).await?;
         let log = LogState::look(connection).await?;
         if let Some(last) = message_at(connection, log.last).await? {
-            tenure.progress(|progress| progress.know(log.last, &id_of(&last)));
+            tenure.progress(|progress| {
+                progress.know(log.last, &id_of(&last));
+                progress.mark(identity::Mark::of(&last));
+            });
         }
         anyhow::Ok(())
     };
@@ -127,38 +121,25 @@ pub(super) async fn look(connection: &Connection, tenure: &Tenure) -> anyhow::Re
     }
 }
 
-async fn is_of(connection: &Connection, log: LogState, created: i64, known: u64, id: &str) -> anyhow::Result<bool> {
-    if created != log.created || known > log.last {
-        return Ok(false);
-    }
-    // Nothing was known, or what was known is too old to be on the log still.
-    if known == 0 || known < log.first {
-        return Ok(true);
+/// Compares the marks, and the id of the last message that is known: of one that this instance appended itself it is not known when it
+/// was stored, so it has no mark.
+async fn compare(
+    connection: &Connection,
+    log: LogState,
+    remembered: &Remembered,
+    id: &str,
+) -> anyhow::Result<Compared> {
+    let compared = identity::compare(connection, &log, remembered).await?;
+    let known = remembered.position;
+    if !compared.holds() || known == 0 || known < log.first {
+        return Ok(compared);
     }
     let found = message_at(connection, known).await?;
-    Ok(found.is_some_and(|message| id_of(&message) == id))
-}
-
-/// A message of the log as its leader has it.
-///
-/// # Errors
-/// Where NATS does not answer.
-pub(super) async fn message_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<StreamMessage>> {
-    if sequence == 0 {
-        // The log is empty; the server calls such a question a bad request.
-        return Ok(None);
+    if found.is_some_and(|message| id_of(&message) == id) {
+        return Ok(compared);
     }
-    let stream = connection.context.get_stream_no_info(EVENTS).await?;
-    match stream.get_raw_message(sequence).await {
-        Ok(message) => Ok(Some(message)),
-        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(error) => Err(error).context("cannot read the event log"),
-    }
-}
-
-pub(super) fn id_of(message: &StreamMessage) -> String {
-    let id = message.headers.get(MESSAGE_ID);
-    id.map(|id| id.as_str().to_owned()).unwrap_or_default()
+    let common = remembered.trail.newest().map(|mark| mark.sequence);
+    Ok(Compared::WentBack(common.filter(|common| *common < known)))
 }
 
 /// Whether a consumer takes messages of a subject.

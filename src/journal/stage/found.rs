@@ -41,6 +41,8 @@ pub(super) struct Found {
     /// Events in the lanes that are checked, and which of them have an outcome.
     pub(super) in_lanes: HashSet<u64>,
     pub(super) ended_in_lanes: HashSet<u64>,
+    /// Whose events stand at the places that the lanes name; none where it is none that this version can read.
+    pub(super) at_places_of_lanes: HashMap<u64, Option<OrderKey>>,
     pub(super) open: HashMap<EventId, Open>,
     pub(super) acceptances: Acceptances,
     /// Orders that have a lane, and which of their events ended.
@@ -60,6 +62,9 @@ impl Found {
         let event = match entry {
             Entry::Event(event) => event,
             Entry::Unreadable { sequence, .. } => {
+                if self.in_lanes.contains(&sequence) {
+                    self.at_places_of_lanes.insert(sequence, None);
+                }
                 if sequence > self.settled && sequence <= self.delivered {
                     self.unreadable.push(sequence);
                 }
@@ -69,6 +74,10 @@ impl Found {
         self.note_cause::<S>(&event);
         let is_new = event.sequence > self.settled;
         let may_be_open = is_new || self.checks_lanes && !S::only_wakes(event.envelope.event_type);
+        if self.in_lanes.contains(&event.sequence) && is_ours::<S>(&event) {
+            self.at_places_of_lanes
+                .insert(event.sequence, Some(OrderKey::of(&event)));
+        }
         let has_come = event.sequence <= self.delivered || self.in_lanes.contains(&event.sequence);
         if may_be_open && has_come && is_ours::<S>(&event) {
             self.note_open(*event, 0);
@@ -127,6 +136,25 @@ impl Found {
         self.delivered = handled;
         self.open.retain(|_, open| open.sequence <= handled);
         self.unreadable.retain(|sequence| *sequence <= handled);
+    }
+
+    /// What lanes name and is not on this log: nothing stands there, or an event of another order. What stands there is in no lane.
+    pub(super) fn strange(&mut self, lanes: &[(OrderKey, Lane)]) -> HashSet<(OrderKey, u64)> {
+        let named = lanes
+            .iter()
+            .flat_map(|(key, lane)| lane.sequences().map(|event| (*key, event)));
+        let is_there = |(key, event): &(OrderKey, u64)| match self.at_places_of_lanes.get(event) {
+            Some(Some(of)) => of == key,
+            Some(None) => true,
+            None => false,
+        };
+        let (true_ones, strange): (HashSet<_>, HashSet<_>) = named.partition(is_there);
+        self.in_lanes = true_ones.into_iter().map(|(_, event)| event).collect();
+        // Taken for one that had come because a lane named its place: it comes yet.
+        let (delivered, in_lanes) = (self.delivered, &self.in_lanes);
+        self.open
+            .retain(|_, open| open.sequence <= delivered || in_lanes.contains(&open.sequence));
+        strange
     }
 
     /// A lane for each order with an event that was parked, by what the log says.

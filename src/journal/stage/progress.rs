@@ -6,7 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::journal::lease::note::Floor;
+use crate::journal::{
+    identity::{Mark, Remembered, Trail},
+    lease::note::Floor,
+};
 
 /// Open events that a [`Floor`] lists. What is open beyond that lowers the floor, so that a note stays small; the next
 /// instance then reads as many more events from the log.
@@ -18,6 +21,7 @@ pub(super) struct Progress {
     created: i64,
     known: u64,
     known_id: String,
+    trail: Trail,
     settled: u64,
     /// Events up to `settled` that are not settled, each with the requests that were made.
     open: BTreeMap<u64, u32>,
@@ -33,6 +37,7 @@ impl Progress {
             created: floor.created,
             known: floor.known,
             known_id: floor.known_id,
+            trail: floor.trail,
             settled: floor.settled,
             open: floor.open.into_iter().collect(),
             unaccounted: BTreeMap::new(),
@@ -47,14 +52,24 @@ impl Progress {
         }
     }
 
-    /// The last message of the log that is known, and its id.
-    pub(super) fn known(&self) -> (u64, &str) {
-        (self.known, &self.known_id)
+    /// The same, of one of which it is known when it was stored.
+    pub(super) fn mark(&mut self, mark: Mark) {
+        self.trail.add(mark);
     }
 
-    /// When the log was created that this is about.
-    pub(super) const fn created(&self) -> i64 {
-        self.created
+    /// Which log this is about, and the id of the last message that is known.
+    pub(super) fn remembered(&self) -> (Remembered, String) {
+        let remembered = Remembered {
+            created: Some(self.created),
+            position: self.known,
+            trail: self.trail.clone(),
+        };
+        (remembered, self.known_id.clone())
+    }
+
+    /// The same log was created at another time.
+    pub(super) const fn set_created(&mut self, created: i64) {
+        self.created = created;
     }
 
     /// An event of the stage has come from the consumer, or was found on the log.
@@ -116,6 +131,7 @@ impl Progress {
             created: self.created,
             known: self.known,
             known_id: self.known_id.clone(),
+            trail: self.trail.clone(),
             // What is beyond a floor that was lowered is read again, and so its outcomes are, which stand behind it.
             recorded: beyond.map_or(recorded, |_| recorded.min(settled)),
             settled,
@@ -142,6 +158,7 @@ mod tests {
             created: 1,
             known: 0,
             known_id: String::new(),
+            trail: Trail::default(),
             recorded: 0,
             settled: 0,
             open: Vec::new(),

@@ -9,6 +9,9 @@
 //! What is parked is in the lanes. Where `LANES` does not hold what was left there (it was lost or emptied, it is an older copy,
 //! lanes came back that had ended: see [`crate::journal::lanes::told`]), the log is read from the oldest event on that was
 //! parked, lanes of what has its outcome are ended, and those that are missing are made.
+//!
+//! Where the log itself went back or is another, other events may stand at the sequences that the lanes name and that were acknowledged,
+//! so neither is believed: what the lanes name must be an event of their order, and the log is read from before the common point.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -20,7 +23,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{
     Stage,
     attempt::is_ours,
-    floor::{self, LogState, id_of, is_taken, message_at},
+    floor::{self, Left, is_taken},
     found::Found,
     held::Item,
     names::outcome_of,
@@ -30,8 +33,10 @@ use super::{
 use crate::{
     event::EventId,
     journal::{
+        Journal,
         codec::{self, CodecError, Newer, OrderKey},
         connection::Connection,
+        identity::{LogState, Mark, Trail, id_of, message_at},
         lanes::{Lane, Lanes, Read},
         lease::note::Floor,
         read::{End, Entry, Reader, event_at},
@@ -41,6 +46,9 @@ use crate::{
 
 /// Lanes that are mended at a time.
 const LANES_AT_ONCE: usize = 400;
+/// Messages before the end of what is believed to be settled that are read, too, where the log went back: what was acknowledged there
+/// may be another event, acknowledged when the log went back, or one whose outcome is lost.
+const READ_AGAIN: u64 = 5000;
 /// Single events that are read at a time.
 const READS_AT_ONCE: usize = 64;
 
@@ -65,21 +73,25 @@ pub(super) struct Unsettled {
 
 /// Reads it from the log, and mends lanes where they are not as they were left. From then on the stage's progress is told.
 pub(super) async fn read<S: Stage>(
-    connection: &Connection,
+    journal: &Journal,
     parked: Option<(&Lanes, Read)>,
     tenure: &Tenure,
 ) -> anyhow::Result<Unsettled> {
+    let (connection, times) = (journal.connection(), journal.connection().times());
     let mut consumer = streams::consumer(connection, super::EVENTS, S::NAME).await?;
     let info = consumer.info().await.context("cannot look up the consumer")?.clone();
     let log = LogState::look(connection).await?;
-    let left = floor::of_this_log(connection, log, tenure.inherited(), S::NAME).await?;
-    let acknowledged = info.ack_floor.stream_sequence;
+    let left = floor::left(connection, journal.identity(), log, tenure, S::NAME).await?;
+    let acknowledged = believed(info.ack_floor.stream_sequence, &left);
     let check = parked
         .as_ref()
-        .and_then(|(_, read)| Check::of::<S>(read, left.as_ref(), acknowledged));
-    let left = left.filter(|_| check.is_none());
+        .and_then(|(_, read)| Check::of::<S>(read, &left, acknowledged));
+    let left = match left {
+        Left::Floor(floor) if check.is_none() => Some(floor),
+        _ => None,
+    };
     let has_floor = left.is_some();
-    let floor = left.unwrap_or_else(|| log.acknowledged(acknowledged));
+    let floor = left.unwrap_or_else(|| floor::acknowledged(log, acknowledged));
     // A consumer that is new beside a log that is not, as on a mirror that was promoted, hands out once more what has its outcome.
     // So all that is there is read as if it had been handed out, and then counts as that up to the last event that was handled.
     let is_new = !has_floor && info.delivered.stream_sequence == 0;
@@ -94,7 +106,11 @@ pub(super) async fn read<S: Stage>(
         checks_lanes: check.is_some(),
         ..Found::default()
     };
-    let reading = Reading { connection, log };
+    let reading = Reading {
+        connection,
+        log,
+        trail: floor.trail.clone(),
+    };
     let busy: HashSet<u64> = tenure.at_work().into_iter().flat_map(|busy| busy.events).collect();
     let mut unsettled = Unsettled {
         handed_out: info.delivered.consumer_sequence,
@@ -143,8 +159,19 @@ pub(super) async fn read<S: Stage>(
     busy.iter()
         .filter(|event| !unsettled.elsewhere.contains_key(event))
         .for_each(|event| tenure.has_ended(*event));
-    tenure.begin(progress, parked.map(|(lanes, _)| lanes.told()));
+    tenure.begin(progress, parked.map(|(lanes, _)| lanes.told()), times);
     Ok(unsettled)
+}
+
+/// Up to where what the server counts as acknowledged is believed.
+fn believed(acknowledged: u64, left: &Left) -> u64 {
+    match left {
+        Left::OfOther(compared) => {
+            let common = compared.common().unwrap_or(acknowledged);
+            acknowledged.min(common).saturating_sub(READ_AGAIN)
+        }
+        _ => acknowledged,
+    }
 }
 
 /// Sorts what is open into what is to be handled. `behind`: what was recorded about some of it is accounted for later.
@@ -180,15 +207,26 @@ struct Check {
     /// There may be lanes that are missing.
     makes_lost: bool,
     is_whole: bool,
+    /// What they name may be other events than when they were written.
+    is_of_other_log: bool,
 }
 
 impl Check {
     /// None where the lanes are as they were left.
-    fn of<S: Stage>(read: &Read, left: Option<&Floor>, acknowledged: u64) -> Option<Self> {
-        let told = left.and_then(|floor| floor.lanes.map(|told| (floor, told)));
+    fn of<S: Stage>(read: &Read, left: &Left, acknowledged: u64) -> Option<Self> {
+        let told = match left {
+            Left::Floor(floor) => floor.lanes.map(|told| (floor, told)),
+            _ => None,
+        };
         let oldest = read.oldest();
         let beyond = acknowledged + 1;
         let check = match told {
+            _ if matches!(left, Left::OfOther(_)) => Self {
+                from: oldest.unwrap_or(beyond).min(beyond),
+                makes_lost: true,
+                is_whole: read.is_whole,
+                is_of_other_log: true,
+            },
             Some((_, told)) if read.is_whole && read.is_as_told(told) => return None,
             // What has come into a lane since then was not settled before.
             Some((floor, told)) => {
@@ -198,18 +236,21 @@ impl Check {
                     from: first.into_iter().flatten().fold(beyond, u64::min),
                     makes_lost: true,
                     is_whole: read.is_whole,
+                    is_of_other_log: false,
                 }
             }
             None if !read.is_whole => Self {
                 from: 1,
                 makes_lost: true,
                 is_whole: false,
+                is_of_other_log: false,
             },
             // As an older hub leaves them: what is there may have ended.
             None => Self {
                 from: oldest?.min(beyond),
                 makes_lost: false,
                 is_whole: true,
+                is_of_other_log: false,
             },
         };
         if check.makes_lost {
@@ -241,6 +282,8 @@ fn segments(floor: &Floor, delivered: u64, last: u64, has_floor: bool) -> Vec<(u
 struct Reading<'a> {
     connection: &'a Connection,
     log: LogState,
+    /// What was known to stand on it.
+    trail: Trail,
 }
 
 impl Reading<'_> {
@@ -317,6 +360,13 @@ impl Reading<'_> {
         Ok(ended)
     }
 
+    /// What is known to stand on the log, with its end.
+    fn trail(&self, newest: Option<Mark>) -> Trail {
+        let mut trail = self.trail.clone();
+        newest.into_iter().for_each(|newest| trail.add(newest));
+        trail
+    }
+
     /// How far the stage is after all that was found; what is of a newer version is noted in `left`.
     async fn progress(
         &self,
@@ -346,6 +396,7 @@ impl Reading<'_> {
             created: self.log.created,
             known: newest.as_ref().map_or(0, |newest| newest.sequence),
             known_id: newest.as_ref().map(id_of).unwrap_or_default(),
+            trail: self.trail(newest.as_ref().map(Mark::of)),
             recorded: self.log.last,
             settled: found.settled.max(found.delivered),
             open,
@@ -357,6 +408,17 @@ impl Reading<'_> {
 /// Ends lanes, or what is in them, where it has an outcome, and makes those that are missing.
 async fn mend_lanes(lanes: &Lanes, read: &Read, check: &Check, found: &mut Found) -> anyhow::Result<()> {
     let now = Utc::now();
+    let strange = if check.is_of_other_log {
+        found.strange(&read.lanes)
+    } else {
+        HashSet::new()
+    };
+    if !strange.is_empty() {
+        tracing::error!(
+            events = strange.len(),
+            "lanes name events that are not on this log; their orders go on without them, and are to be sent again"
+        );
+    }
     let in_lanes = std::mem::take(&mut found.in_lanes);
     found.open.retain(|_, open| !in_lanes.contains(&open.sequence));
     let mut lost = if check.makes_lost {
@@ -369,13 +431,14 @@ async fn mend_lanes(lanes: &Lanes, read: &Read, check: &Check, found: &mut Found
     }
     let mut mended: Vec<(OrderKey, Option<Lane>)> = Vec::new();
     for (key, lane) in &read.lanes {
-        let rest = lane.clone().mended(&found.ended_in_lanes, lost.remove(key), now);
+        let is_over = |event: u64| found.ended_in_lanes.contains(&event) || strange.contains(&(*key, event));
+        let rest = lane.clone().mended(is_over, lost.remove(key), now);
         if rest.as_ref() != Some(lane) {
             mended.push((*key, rest));
         }
     }
     let ended = mended.iter().filter(|(_, lane)| lane.is_none()).count();
-    if ended > 0 {
+    if ended > 0 && !check.is_of_other_log {
         tracing::warn!(
             orders = ended,
             "lanes had come back that had ended; they are ended again"
@@ -403,6 +466,7 @@ mod tests {
             created: 0,
             known: recorded,
             known_id: String::new(),
+            trail: Trail::EMPTY,
             recorded,
             settled,
             open: Vec::new(),

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::progress::Progress;
+use super::{floor::WentBack, progress::Progress};
 use crate::journal::{
     lanes::told,
     lease::{
@@ -27,6 +27,8 @@ struct Told {
     /// Until the stage was taken over in full: what the one before had told.
     inherited: Option<Floor>,
     progress: Option<Progress>,
+    /// How often the connection had been made when it was seen last that the log is the same.
+    compared_at: u64,
     lanes: Option<Arc<Mutex<told::Told>>>,
     at_work: Vec<Busy>,
     handed_over: bool,
@@ -41,6 +43,28 @@ pub(super) struct Busy {
     pub(super) until: Instant,
 }
 
+/// How far the stage was on a log that is not there any more, from one time in which this instance has the stage to the next: the lease that
+/// told it may be gone with that log.
+#[derive(Default)]
+pub(super) struct Kept(Mutex<Option<Floor>>);
+
+impl Kept {
+    /// Keeps it, where that is why the work ended.
+    pub(super) fn keep(&self, worked: Option<&anyhow::Result<()>>, tenure: &Tenure) {
+        if let Some(Err(error)) = worked
+            && error.is::<WentBack>()
+        {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = tenure.note().floor;
+        }
+    }
+
+    /// Gives it to the next time, where the lease tells nothing.
+    pub(super) fn give(&self, inherited: &mut Inherited) {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        inherited.note.floor = inherited.note.floor.take().or(kept);
+    }
+}
+
 impl Tenure {
     /// Of an instance that has just taken the lease.
     pub(super) fn new(inherited: &Inherited) -> Self {
@@ -53,6 +77,7 @@ impl Tenure {
             told: Mutex::new(Told {
                 inherited: inherited.note.floor.clone(),
                 progress: None,
+                compared_at: 0,
                 lanes: None,
                 at_work: at_work.collect(),
                 handed_over: false,
@@ -71,10 +96,21 @@ impl Tenure {
         self.told().inherited.clone()
     }
 
-    /// From now on this is what is told.
-    pub(super) fn begin(&self, progress: Progress, lanes: Option<Arc<Mutex<told::Told>>>) {
+    /// From now on this is what is told. `compared_at`: how often the connection had been made when the log was looked at.
+    pub(super) fn begin(&self, progress: Progress, lanes: Option<Arc<Mutex<told::Told>>>, compared_at: u64) {
         let mut told = self.told();
         (told.progress, told.lanes) = (Some(progress), lanes);
+        told.compared_at = compared_at;
+    }
+
+    /// The log was the same when the connection had been made so often.
+    pub(super) fn is_compared(&self, times: u64) {
+        self.told().compared_at = times;
+    }
+
+    /// Whether the log was compared since the connection was made the last time.
+    pub(super) fn was_compared(&self, times: u64) -> bool {
+        self.told().compared_at == times
     }
 
     /// Looks at the progress, or changes it; none before [`Self::begin`].
@@ -82,10 +118,11 @@ impl Tenure {
         self.told().progress.as_mut().map(act)
     }
 
-    /// The log is not the one that the progress is about: nothing is known of it any more.
+    /// The log is not the one that the progress is about: it is told as it is now, for whoever takes the stage up next to compare it, and
+    /// changes no more.
     pub(super) fn forget(&self) {
         let mut told = self.told();
-        (told.inherited, told.progress) = (None, None);
+        told.inherited = told.progress.take().map(|progress| progress.floor());
     }
 
     /// What is under way elsewhere.

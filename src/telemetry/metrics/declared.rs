@@ -381,6 +381,21 @@ pub const METRICS: &[Metric] = &[
         &[of("consumer", &["transform", "forward", "push", "projection"])],
         "1 while a durable consumer was deleted and this instance waits for it, by consumer",
     ),
+    counter(
+        "log_identity_changes_total",
+        &[of("by", &["hub", "tables", "orders", "transform", "forward", "push"])],
+        "Total times that the log was found to have gone back or to be another, by whose memory did not match",
+    ),
+    late(
+        "log_left_seconds",
+        &[of("reader", &["transform", "forward", "push", "projection"])],
+        "Seconds until the log forgets (max_age) the first event that a reader has not read; max_age where it has read all",
+    ),
+    late(
+        "log_left_bytes",
+        &[],
+        "Bytes until EVENTS is full, where it has max_bytes; then it refuses events, or forgets its oldest ones (discard)",
+    ),
     // PostgreSQL.
     gauge(
         "database_up",
@@ -421,6 +436,11 @@ pub const METRICS: &[Metric] = &[
         "projection_skipped_total",
         &[],
         "Total events left out of the tables and noted in hub.skipped_events",
+    ),
+    counter(
+        "projection_gap_events_total",
+        &[],
+        "Total events that the log had forgotten before the tables came to them; noted in hub.log_gaps",
     ),
     counter(
         "projection_unstorable_total",

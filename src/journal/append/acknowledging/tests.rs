@@ -128,21 +128,6 @@ fn a_server_that_stood_still_is_believed_when_it_answers() {
 }
 
 #[test]
-fn what_a_shorter_window_forgot_is_not_known_again() {
-    let began = Instant::now();
-    let mut window = Window {
-        length: 300 * SECOND,
-        known_since: None,
-    };
-    window.set(300 * SECOND, began + 300 * SECOND);
-    assert_eq!(window.known_since(began + 300 * SECOND), Some(began));
-    window.set(SECOND, began + 310 * SECOND);
-    window.set(300 * SECOND, began + 311 * SECOND);
-    assert_eq!(window.known_since(began + 311 * SECOND), Some(began + 309 * SECOND));
-    assert_eq!(window.known_since(began + 700 * SECOND), Some(began + 400 * SECOND));
-}
-
-#[test]
 fn before_the_first_answer_it_is_not_up_and_nobody_is_refused() {
     let began = Instant::now();
     let mut known = Known::new();

@@ -1,0 +1,315 @@
+//! Looks at the log for the hub as a whole: whether it is still the one that it was, and whether somebody is about to lose a part
+//! of it because it ages out unread.
+//!
+//! The running hub may neither change the stream nor keep the server from forgetting. So what is close to that is said: by a metric from
+//! the beginning, as a warning when a quarter of the time is left, as an error and in health when it is a twentieth. What the tables
+//! lose all the same they note, and go on (`hub.log_gaps`).
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use async_nats::jetstream::stream;
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+
+use super::{Compared, LogState, Remembered, compare, mark_at, message_at};
+use crate::{
+    fault_injection,
+    journal::{EVENTS, connection::Connection, streams},
+    telemetry::tables::Tables,
+};
+
+/// How often it is looked whether the log is the same, beside once after each connection. It costs two requests.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked who is about to lose something. It costs two requests for each consumer.
+const LOSS_EVERY: Duration = Duration::from_secs(30);
+/// Pause between two lines about the same.
+const TELL_EVERY: Duration = Duration::from_secs(600);
+/// Part of `max_age`, or of `max_bytes`, that is left when it is said first, and when it is an error.
+const SOON: f64 = 0.25;
+const NEXT: f64 = 0.05;
+/// Who reads the log: durable consumers of `EVENTS`.
+const READERS: [&str; 4] = ["transform", "forward", "push", TABLES];
+/// The consumer of the tables, whose position is in the database.
+const TABLES: &str = "projection";
+
+/// What was found about the log's identity.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Whose memory did not match: `hub`, `tables`, `orders` or a stage.
+    pub by: &'static str,
+    /// What, for people.
+    pub what: String,
+}
+
+impl Found {
+    /// What whoever reads it should do.
+    pub const ADVICE: &str = "find out who restored or replaced the data of NATS; ask the providers to send again what they sent after \
+                              the common point, for that is on no log";
+}
+
+/// What is known about the log's identity. Cheap to clone.
+#[derive(Clone)]
+pub struct Identity(Arc<Shared>);
+
+struct Shared {
+    found: Mutex<Option<Found>>,
+    /// Who is about to lose something, for health.
+    risk: Mutex<Option<String>>,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self(Arc::new(Shared {
+            found: Mutex::default(),
+            risk: Mutex::default(),
+        }))
+    }
+}
+
+impl Identity {
+    /// What was found last; none where the log was always the same.
+    pub fn found(&self) -> Option<Found> {
+        lock(&self.0.found).clone()
+    }
+
+    /// Who is about to lose a part of the log; none where nobody is.
+    pub fn risk(&self) -> Option<String> {
+        lock(&self.0.risk).clone()
+    }
+
+    /// Says that what somebody remembers is about another log than the one that is there, and what they do about it.
+    pub fn report(
+        &self,
+        by: &'static str,
+        compared: Compared,
+        remembered: &Remembered,
+        log: &LogState,
+        consequence: &str,
+    ) {
+        metrics::counter!("log_identity_changes_total", "by" => by).increment(1);
+        let found = compared.found();
+        tracing::error!(
+            by,
+            found,
+            position = remembered.position,
+            common = compared.common(),
+            first = log.first,
+            last = log.last,
+            created = %DateTime::from_timestamp_nanos(log.created),
+            advice = Found::ADVICE,
+            "{consequence}"
+        );
+        let common = compared.common().map_or_else(
+            || "there is no common point that is known".to_owned(),
+            |common| format!("common up to {common}"),
+        );
+        *lock(&self.0.found) = Some(Found {
+            at: Utc::now(),
+            by,
+            what: format!(
+                "{found} ({common}, {} was known, {} is the last); {consequence}",
+                remembered.position, log.last
+            ),
+        });
+    }
+
+    /// Looks until told to stop. A NATS that is away is waited for. `tables`: how far these are, by their own cursor.
+    ///
+    /// # Errors
+    /// Never; as a task of the hub has it.
+    pub async fn run(self, connection: Arc<Connection>, tables: Tables, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut changes = connection.changes();
+        let (mut remembered, mut losses, mut looked_for_losses) = (Remembered::default(), Losses::default(), None);
+        loop {
+            let look = async {
+                connection.wait_up().await;
+                if let Err(error) = self.look(&connection, &mut remembered).await {
+                    tracing::debug!(error = format!("{error:#}"), "cannot look at the event log");
+                }
+                let every = fault_injection::time("loss_every", LOSS_EVERY);
+                if looked_for_losses.is_none_or(|at: Instant| at.elapsed() >= every) {
+                    looked_for_losses = Some(Instant::now());
+                    if let Err(error) = self.look_for_losses(&connection, &tables, &mut losses).await {
+                        tracing::debug!(error = format!("{error:#}"), "cannot look how far the log is read");
+                    }
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = look => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = changes.changed() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    async fn look(&self, connection: &Connection, remembered: &mut Remembered) -> anyhow::Result<()> {
+        let log = LogState::look(connection).await?;
+        let compared = compare(connection, &log, remembered).await?;
+        if !compared.holds() {
+            let consequence = "the intake goes on; stages, tables and the memory of orders find the common point";
+            self.report("hub", compared, remembered, &log, consequence);
+            remembered.trail = compared
+                .common()
+                .map(|common| remembered.trail.up_to(common))
+                .unwrap_or_default();
+        } else if compared == Compared::Copy {
+            tracing::warn!("{}", compared.found());
+        }
+        remembered.created = Some(log.created);
+        remembered.position = log.last;
+        if let Some(mark) = mark_at(connection, log.last).await? {
+            remembered.trail.add(mark);
+        }
+        Ok(())
+    }
+
+    async fn look_for_losses(
+        &self,
+        connection: &Connection,
+        tables: &Tables,
+        losses: &mut Losses,
+    ) -> anyhow::Result<()> {
+        let stream = connection.context.get_stream(EVENTS).await;
+        let stream = stream.context("cannot look up EVENTS")?;
+        let info = stream.cached_info();
+        let mut worst: Option<(f64, String)> = None;
+        for reader in READERS {
+            let consumer = streams::consumer(connection, EVENTS, reader).await?;
+            let mut read = consumer.cached_info().ack_floor.stream_sequence;
+            if reader == TABLES {
+                // Of a database that was restored the consumer knows nothing.
+                read = tables.position().map_or(read, |position| position.min(read));
+            }
+            let next = (read + 1).max(info.state.first_sequence);
+            let waits_since = if next > info.state.last_sequence {
+                None
+            } else {
+                message_at(connection, next)
+                    .await?
+                    .map(|message| message.time.unix_timestamp())
+            };
+            let left = seconds_left(info.config.max_age, waits_since, Utc::now().timestamp());
+            metrics::gauge!("log_left_seconds", "reader" => reader).set(left);
+            let part = left / info.config.max_age.as_secs_f64();
+            if part < SOON && worst.as_ref().is_none_or(|(least, _)| part < *least) {
+                let what = format!(
+                    "{reader} has not read event {next} yet, and the log forgets it in {left:.0} s (max_age); mend what {reader} waits for, or \
+                     lengthen max_age of EVENTS"
+                );
+                worst = Some((part, what));
+            }
+        }
+        if let Some((left, part, what)) = bytes_left(info) {
+            metrics::gauge!("log_left_bytes").set(left);
+            if part < SOON && worst.as_ref().is_none_or(|(least, _)| part < *least) {
+                worst = Some((part, what));
+            }
+        }
+        let is_next = worst.as_ref().is_some_and(|(part, _)| *part < NEXT);
+        *lock(&self.0.risk) = worst.as_ref().filter(|_| is_next).map(|(_, what)| what.clone());
+        losses.tell(worst, is_next);
+        Ok(())
+    }
+}
+
+/// Which warnings were said when.
+#[derive(Default)]
+struct Losses {
+    told: Option<(Instant, bool)>,
+}
+
+impl Losses {
+    fn tell(&mut self, worst: Option<(f64, String)>, is_next: bool) {
+        let Some((part, what)) = worst else {
+            self.told = None;
+            return;
+        };
+        let is_known = self
+            .told
+            .is_some_and(|(at, was_next)| at.elapsed() < TELL_EVERY && (was_next || !is_next));
+        if is_known {
+            return;
+        }
+        self.told = Some((Instant::now(), is_next));
+        let percent_left = (part * 100.0).max(0.0) as u64;
+        if is_next {
+            tracing::error!(
+                percent_left,
+                what,
+                "the event log is about to forget what is not read, or to be full"
+            );
+        } else {
+            tracing::warn!(
+                percent_left,
+                what,
+                "the event log will forget what is not read, or be full"
+            );
+        }
+    }
+}
+
+/// Seconds until the server forgets what waits since then; all of `max_age` where nothing waits, for ever where there is none.
+fn seconds_left(max_age: Duration, waits_since: Option<i64>, now: i64) -> f64 {
+    if max_age.is_zero() {
+        return f64::INFINITY;
+    }
+    let waits = waits_since.map_or(0, |since| (now - since).max(0));
+    max_age.as_secs_f64() - waits as f64
+}
+
+/// Bytes until the stream is full, which part of its limit that is, and what happens then; none where it has no limit.
+fn bytes_left(info: &stream::Info) -> Option<(f64, f64, String)> {
+    let limit = u64::try_from(info.config.max_bytes).ok().filter(|limit| *limit > 0)?;
+    let left = limit.saturating_sub(info.state.bytes);
+    let then = match info.config.discard {
+        stream::DiscardPolicy::New => "refuses every event",
+        stream::DiscardPolicy::Old => "forgets its oldest events, read or not",
+    };
+    let what =
+        format!("EVENTS has {left} bytes left of max_bytes, and then {then}; raise max_bytes, or shorten max_age");
+    Some((left as f64, left as f64 / limit as f64, what))
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code panics while it holds one of these.
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_left_is_that_of_the_first_unread_event() {
+        let day = Duration::from_secs(86_400);
+        assert_eq!(seconds_left(Duration::ZERO, Some(0), 1_000_000), f64::INFINITY);
+        assert_eq!(seconds_left(day, None, 1_000_000), 86_400.0);
+        assert_eq!(seconds_left(day, Some(1_000_000 - 86_000), 1_000_000), 400.0);
+        assert_eq!(seconds_left(day, Some(1_000_000 - 90_000), 1_000_000), -3600.0);
+        assert_eq!(seconds_left(day, Some(1_000_005), 1_000_000), 86_400.0, "another clock");
+    }
+
+    #[test]
+    fn an_error_follows_a_warning_at_once_and_the_same_is_not_repeated() {
+        let mut losses = Losses::default();
+        let worst = |part: f64| Some((part, String::new()));
+        losses.tell(worst(0.2), false);
+        let first = losses.told.unwrap();
+        losses.tell(worst(0.1), false);
+        assert_eq!(losses.told.unwrap().0, first.0);
+        losses.tell(worst(0.01), true);
+        assert!(losses.told.unwrap().1);
+        losses.tell(None, false);
+        assert!(losses.told.is_none());
+    }
+}

@@ -1,0 +1,161 @@
+//! Which log the tables are made of, and what is done where it is another one.
+//!
+//! The cursor keeps when the log was created and some marks of what stood on it (see [`crate::journal::identity`]). Where they do not match,
+//! the tables go back to the common point, or to the beginning, and are written from there on: an *era* begins. Rows of before stay. What
+//! is read again changes nothing that is not on the log, for every row has its event's id; an error whose id was used before, by an
+//! event of a log that is lost, gets another one.
+
+use serde::{Deserialize, Serialize};
+
+use super::writer::{self, Holder};
+use crate::{
+    database::{Connection, query},
+    journal::{
+        connection::Connection as Nats,
+        identity::{self, Compared, LogState, Mark, Remembered, Trail, watch::Identity},
+    },
+};
+
+/// What the cursor keeps of its log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// When the log was created, in nanoseconds since 1970; none where a version before this one wrote the cursor.
+    created: Option<i64>,
+    /// How often the log was another one before.
+    era: i32,
+    trail: Trail,
+}
+
+impl Kept {
+    /// As it stands in the cursor; nothing is known where that cannot be read.
+    pub(super) fn parse(text: Option<&str>) -> Self {
+        let Some(text) = text else {
+            return Self::default();
+        };
+        serde_json::from_str(text).unwrap_or_else(|error| {
+            tracing::error!(%error, "hub.cursors.log cannot be read; it is not known which event log the tables are of");
+            Self::default()
+        })
+    }
+
+    pub(super) fn to_text(&self) -> anyhow::Result<String> {
+        Ok(serde_json::to_string(self)?)
+    }
+
+    /// With what stands at the position.
+    pub(super) fn with(&self, mark: Mark) -> Self {
+        let mut kept = self.clone();
+        kept.trail.add(mark);
+        kept
+    }
+
+    fn remembered(&self, position: u64) -> Remembered {
+        Remembered {
+            created: self.created,
+            position,
+            trail: self.trail.clone(),
+        }
+    }
+}
+
+/// Compares the tables' position with the log. Where the log is the same, none; else an era has begun, and this is where the tables go on.
+///
+/// # Errors
+/// Where NATS or PostgreSQL is away, or another instance has become the writer.
+pub(super) async fn compare(
+    connection: &mut Connection,
+    (nats, identity): (&Nats, &Identity),
+    holder: &Holder,
+    position: u64,
+    kept: &mut Kept,
+) -> anyhow::Result<Option<u64>> {
+    let log = LogState::look(nats).await?;
+    let remembered = kept.remembered(position);
+    let compared = identity::compare(nats, &log, &remembered).await?;
+    if compared.holds() {
+        kept.created = Some(log.created);
+        return Ok(None);
+    }
+    let common = compared.common().unwrap_or(0);
+    *kept = begin(connection, holder, position, kept, compared, &log).await?;
+    let consequence = "the tables go on from the common point, or from the beginning; rows of before stay beside";
+    identity.report("tables", compared, &remembered, &log, consequence);
+    Ok(Some(common))
+}
+
+async fn begin(
+    connection: &mut Connection,
+    holder: &Holder,
+    position: u64,
+    kept: &Kept,
+    compared: Compared,
+    log: &LogState,
+) -> anyhow::Result<Kept> {
+    let common = compared.common().unwrap_or(0);
+    let transaction = connection.transaction().await?;
+    writer::lock(&transaction, holder).await?;
+    let rows = transaction.query(query::LAST_ERA, &[]).await?;
+    let last: i32 = rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(0);
+    let next = Kept {
+        created: Some(log.created),
+        era: kept.era.max(last) + 1,
+        trail: kept.trail.up_to(common),
+    };
+    let created = chrono::DateTime::from_timestamp_nanos(log.created);
+    let (before, at) = (i64::try_from(position)?, i64::try_from(common)?);
+    transaction
+        .execute(
+            query::BEGIN_ERA,
+            &[&next.era, &compared.found(), &created, &before, &at],
+        )
+        .await?;
+    writer::move_to(&transaction, common, Some(&next)).await?;
+    transaction.commit().await?;
+    Ok(next)
+}
+
+/// Notes events that the log has forgotten, and moves the position past them.
+///
+/// # Errors
+/// Where PostgreSQL is away, or another instance has become the writer.
+pub(super) async fn note_gap(
+    connection: &mut Connection,
+    holder: &Holder,
+    kept: &Kept,
+    position: u64,
+    before: u64,
+) -> anyhow::Result<()> {
+    let (first, last) = (position + 1, before - 1);
+    let transaction = connection.transaction().await?;
+    writer::lock(&transaction, holder).await?;
+    let (from, to) = (i64::try_from(first)?, i64::try_from(last)?);
+    transaction.execute(query::NOTE_GAP, &[&kept.era, &from, &to]).await?;
+    writer::move_to(&transaction, last, None).await?;
+    transaction.commit().await?;
+    metrics::counter!("projection_gap_events_total").increment(before - first);
+    tracing::error!(
+        first,
+        last,
+        "the log had forgotten events before the tables came to them (max_age or max_bytes of EVENTS); they have no rows, which is \
+         noted in hub.log_gaps, and the tables go on behind them"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_reads_back() {
+        let kept = Kept {
+            created: Some(7),
+            era: 2,
+            trail: Trail::EMPTY,
+        };
+        let kept = kept.with(Mark::new(9, "id", 3));
+        assert_eq!(Kept::parse(Some(&kept.to_text().unwrap())), kept);
+        assert_eq!(Kept::parse(None), Kept::default());
+        assert_eq!(Kept::parse(Some("7")), Kept::default());
+    }
+}

@@ -1,0 +1,318 @@
+//! Writing the tables, while this instance is the one that does.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_nats::jetstream::Message;
+use tokio_util::sync::CancellationToken;
+
+use super::Newer;
+use crate::{
+    database::{self, Connection},
+    event::Recorded,
+    journal::{
+        Journal,
+        codec::MESSAGE_ID,
+        identity::Mark,
+        pull,
+        read::{BATCH, Entry, Reader, end, event_at},
+    },
+    projection::{
+        batch::{self, MAX_BYTES, MAX_EVENTS, To},
+        era::{self, Kept},
+        providers::Providers,
+        writer::Holder,
+    },
+    telemetry::tables::Who,
+};
+
+/// Most events that were skipped once and are tried again by a new writer; more are left to the next one.
+const MAX_SKIPPED: i64 = 1000;
+/// How often it is looked, before a batch is written, whether the log is still the one that the tables are of; and after each connection.
+const COMPARE_EVERY: Duration = Duration::from_secs(1);
+
+/// Who writes, and how far it is.
+pub(super) struct Writer<'a> {
+    pub(super) journal: &'a Journal,
+    pub(super) enabled: &'a [(Arc<str>, String)],
+    pub(super) holder: &'a Holder,
+    pub(super) providers: Providers,
+    pub(super) position: u64,
+    /// Which log that is on.
+    pub(super) kept: Kept,
+    /// When that was compared last, and how often the connection had been made then.
+    pub(super) compared: Option<(Instant, u64)>,
+    /// Most events of a transaction.
+    pub(super) limit: &'a mut usize,
+    /// Until when events of a later version are noted, for nobody else takes them.
+    pub(super) alone_until: Option<Instant>,
+}
+
+impl Writer<'_> {
+    pub(super) async fn write(
+        &mut self,
+        connection: &mut Connection,
+        batch: &[(u64, Message)],
+        up_to: u64,
+    ) -> anyhow::Result<()> {
+        let mut entries = Vec::with_capacity(batch.len());
+        let mut next = self.position + 1;
+        for (sequence, message) in batch {
+            if *sequence != next {
+                // Redelivered, or not what follows.
+                continue;
+            }
+            next += 1;
+            entries.push(Entry::read(
+                message.headers.as_ref(),
+                message.payload.clone(),
+                *sequence,
+            ));
+        }
+        let mark = batch
+            .last()
+            .map(|(sequence, last)| mark_of(*sequence, last))
+            .transpose()?;
+        self.apply_entries(connection, entries, mark).await?;
+        if self.position < up_to {
+            self.close_gap(connection, up_to).await?;
+        }
+        Ok(())
+    }
+
+    /// Nothing came for a while. What is on the log all the same was handed to an instance that is frozen or gone: the server
+    /// hands it out again after `ack_wait`, a minute, and nothing later need come that shows the gap.
+    pub(super) async fn reach_end(&mut self, connection: &mut Connection) -> anyhow::Result<()> {
+        match end(self.journal.connection()).await {
+            Ok(end) if end.sequence > self.position => self.close_gap(connection, end.sequence).await?,
+            Ok(_) => {}
+            // The consumer's messages say whether the log is there.
+            Err(error) => tracing::debug!(error = format!("{error:#}"), "cannot see the end of the log"),
+        }
+        self.journal.tables().works(Who::Writer);
+        Ok(())
+    }
+
+    /// Reads the log from the position to its end: a new or restored database is behind a consumer that has seen it all.
+    /// While one batch is written the next is read.
+    pub(super) async fn catch_up(
+        &mut self,
+        connection: &mut Connection,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let log = self.journal.connection();
+        let mut reader = Reader::from(log, self.position + 1).up_to(end(log).await?);
+        let mut entries = read(&mut reader).await?;
+        while !entries.is_empty() && !stop.is_cancelled() {
+            let mark = reader.mark();
+            let (written, following) = tokio::join!(self.apply_entries(connection, entries, mark), read(&mut reader));
+            written?;
+            entries = following?;
+        }
+        Ok(())
+    }
+
+    /// Reads from the log what the consumer did not bring: it is ahead of the position, or handed some of it to an instance
+    /// that is gone.
+    async fn close_gap(&mut self, connection: &mut Connection, to: u64) -> anyhow::Result<()> {
+        tracing::info!(
+            from = self.position + 1,
+            to,
+            "the consumer left something out, reading the log"
+        );
+        let log = self.journal.connection();
+        let mut reader = Reader::from(log, self.position + 1).up_to(end(log).await?);
+        while self.position < to {
+            let mut entries = reader.next_batch().await?;
+            entries.retain(|entry| entry.sequence() <= to);
+            if !self.apply_entries(connection, entries, reader.mark()).await? {
+                anyhow::bail!("the log does not reach what the consumer brought");
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the position is on this log. Where it is not, an era has begun, and the position is where the tables go on.
+    pub(super) async fn is_of_this_log(&mut self, connection: &mut Connection) -> anyhow::Result<bool> {
+        let (log, identity) = (self.journal.connection(), self.journal.identity());
+        let times = log.times();
+        if self
+            .compared
+            .is_some_and(|(at, of)| of == times && at.elapsed() < COMPARE_EVERY)
+        {
+            return Ok(true);
+        }
+        let began = era::compare(connection, (log, identity), self.holder, self.position, &mut self.kept).await?;
+        self.compared = Some((Instant::now(), times));
+        self.position = began.unwrap_or(self.position);
+        self.journal.tables().at(self.position);
+        Ok(began.is_none())
+    }
+
+    /// False where there was nothing: the end of the log. `mark`: of the last of them. Where the log begins behind the position, what is
+    /// older than its retention is gone.
+    async fn apply_entries(
+        &mut self,
+        connection: &mut Connection,
+        entries: Vec<Entry>,
+        mark: Option<Mark>,
+    ) -> anyhow::Result<bool> {
+        let (Some(first), Some(up_to)) = (entries.first(), entries.last().map(Entry::sequence)) else {
+            return Ok(false);
+        };
+        if first.sequence() > self.position + 1 {
+            era::note_gap(connection, self.holder, &self.kept, self.position, first.sequence()).await?;
+            self.position = first.sequence() - 1;
+        }
+        let mut events = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match entry {
+                Entry::Event(event) => events.push(*event),
+                Entry::Unreadable {
+                    sequence,
+                    newer: Some(what),
+                } => {
+                    self.apply(connection, &events, sequence - 1, None).await?;
+                    events.clear();
+                    self.meet(connection, Newer { sequence, what }).await?;
+                }
+                // The stage that it is for records an event about it; that one is in the tables.
+                Entry::Unreadable { sequence, newer: None } => {
+                    tracing::warn!(sequence, "a message on the log is no event; it has no row");
+                }
+            }
+        }
+        self.apply(connection, &events, up_to, mark.filter(|mark| mark.sequence == up_to))
+            .await?;
+        Ok(true)
+    }
+
+    /// An event of a later version: an instance of that is to write it. Where there is none it is noted, so that one that comes
+    /// later can.
+    async fn meet(&mut self, connection: &mut Connection, newer: Newer) -> anyhow::Result<()> {
+        let sequence = newer.sequence;
+        if sequence <= self.position {
+            return Ok(());
+        }
+        if self.alone_until.is_none_or(|until| until < Instant::now()) {
+            return Err(newer.into());
+        }
+        tracing::error!(
+            sequence,
+            newer.what,
+            "no later version writes the tables; the event is noted in hub.skipped_events"
+        );
+        let reason = format!("version {} does not know {}", env!("CARGO_PKG_VERSION"), newer.what);
+        let event_type = newer.what.strip_prefix("type ");
+        self.position = batch::skip(connection, self.holder, sequence, event_type, &reason, sequence).await?;
+        Ok(())
+    }
+
+    /// Tries again what this version may know how to apply.
+    pub(super) async fn retry_skipped(&mut self, connection: &mut Connection) -> anyhow::Result<()> {
+        let rows = connection
+            .query(database::query::SKIPPED_EVENTS, &[&MAX_SKIPPED])
+            .await?;
+        let (all, mut applied) = (rows.len(), 0);
+        for row in rows {
+            let sequence = u64::try_from(row.try_get::<_, i64>(0)?)?;
+            if let Some(event) = event_at(self.journal.connection(), sequence).await?
+                && batch::apply_skipped(connection, self.holder, &event, &self.providers).await?
+            {
+                applied += 1;
+            }
+        }
+        if all > 0 {
+            tracing::info!(all, applied, "tried events again that had no rows");
+        }
+        Ok(())
+    }
+
+    async fn apply(
+        &mut self,
+        connection: &mut Connection,
+        events: &[Recorded],
+        up_to: u64,
+        mark: Option<Mark>,
+    ) -> anyhow::Result<()> {
+        let marked = mark.map(|mark| self.kept.with(mark));
+        if events
+            .iter()
+            .any(|event| self.providers.lacks(&event.envelope.provider))
+        {
+            self.providers = Providers::load(connection, self.enabled).await?;
+        }
+        let mut rest = events;
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(*self.limit));
+            let end = match now.last() {
+                Some(last) if !later.is_empty() => last.sequence,
+                _ => up_to,
+            };
+            let log = marked.as_ref().filter(|_| later.is_empty());
+            let to = To { position: end, log };
+            let applied = batch::apply(connection, self.holder, now, to, &self.providers).await;
+            match applied {
+                Ok(position) => self.position = position,
+                Err(error) if is_time_limit(&error) && now.len() > 1 => {
+                    *self.limit = now.len() / 2;
+                    tracing::warn!(
+                        events = now.len(),
+                        error = format!("{error:#}"),
+                        "PostgreSQL is too slow for a batch, the next ones are smaller"
+                    );
+                    // After a deadline of ours the connection is gone, and with it this round.
+                    if connection.is_broken() {
+                        return Err(error);
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            if now.len() == *self.limit {
+                *self.limit = (*self.limit * 2).min(MAX_EVENTS);
+            }
+            self.journal.tables().at(self.position);
+            self.journal.tables().works(Who::Writer);
+            rest = later;
+            if rest.is_empty() {
+                self.kept = marked.unwrap_or_else(|| self.kept.clone());
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Whether a time limit ended a statement.
+fn is_time_limit(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<database::Error>()
+        .is_some_and(database::Error::is_time_limit)
+}
+
+/// What stands where a message of the consumer does.
+fn mark_of(sequence: u64, message: &Message) -> anyhow::Result<Mark> {
+    let id = message.headers.as_ref().and_then(|headers| headers.get(MESSAGE_ID));
+    let id = id.map(|id| id.as_str()).unwrap_or_default();
+    Ok(Mark::new(
+        sequence,
+        id,
+        pull::info(message)?.published.unix_timestamp_nanos(),
+    ))
+}
+
+/// As much of the log as one transaction takes; empty at its end.
+async fn read(reader: &mut Reader) -> anyhow::Result<Vec<Entry>> {
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    while entries.len() + BATCH <= MAX_EVENTS && bytes < MAX_BYTES {
+        let more = reader.next_batch().await?;
+        if more.is_empty() {
+            break;
+        }
+        bytes += more.iter().map(Entry::payload_bytes).sum::<usize>();
+        entries.extend(more);
+    }
+    Ok(entries)
+}
