@@ -167,9 +167,8 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     tasks.spawn("NATS", Phase::Log, |stop| unreachable::tell(telling, stop));
     tasks.spawn("expiry", Phase::Log, |stop| expiry.run(stop));
     tasks.spawn("process", Phase::Log, process::watch::run);
-    tasks.spawn("identity of the log", Phase::Log, |stop| {
-        journal.clone().watch_identity(stop)
-    });
+    let log = journal.clone();
+    tasks.spawn("identity of the log", Phase::Log, |stop| log.watch_identity(stop));
     if limits.is_enabled() {
         let (connection, limits) = (Arc::clone(&connection), Arc::clone(&limits));
         tasks.spawn("rate limits", Phase::Log, |stop| {

@@ -27,7 +27,7 @@ use crate::{
     database::{self, Database},
     forward::{breaker, gate::Gate},
     intake::receive::astray,
-    journal::{Journal, identity::watch::Found},
+    journal::{Journal, identity::watch},
     projection::writer,
     provider::Registry,
     telemetry::{
@@ -152,7 +152,7 @@ async fn all_with_reasons(State(health): State<Arc<Health>>) -> Response {
             "at": found.at.to_rfc3339_opts(SecondsFormat::Millis, true),
             "by": found.by,
             "found": found.what,
-            "advice": Found::ADVICE,
+            "advice": watch::Found::ADVICE,
         })),
         "aboutToForget": health.journal.identity().risk(),
     });
