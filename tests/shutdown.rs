@@ -1,4 +1,4 @@
-//! The hub ends: when it is told to, it finishes what it holds; when a part of it ends, the whole does, and says why.
+//! The hub ends when it is told to, and finishes what it holds.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -143,35 +143,4 @@ async fn told_to_stop_before_nats_is_there() {
     let (status, took) = hub.terminate().await;
     assert_eq!(status.code(), Some(0));
     assert!(took < Duration::from_secs(5), "{took:?}");
-}
-
-/// Half a hub that looks alive is worse than none.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_part_of_it_ends() {
-    for consumer in ["forward", "transform", "projection"] {
-        let world = World::new().await;
-        let mut hub = world.hub().await;
-        world.post_orders(&hub, ids("before", 1)).await;
-        world.at_end(Ends::forwarded(1)).await;
-        world
-            .nats
-            .provision()
-            .await
-            .get_stream("EVENTS")
-            .await
-            .unwrap()
-            .delete_consumer(consumer)
-            .await
-            .unwrap();
-        let status = hub.wait_exit(PATIENCE).await;
-        assert_eq!(status.code(), Some(1), "{consumer}");
-        eventually("the log says why", PATIENCE, async || {
-            if hub.logs_contain(&format!("consumer {consumer} is missing")) {
-                Ok(())
-            } else {
-                Err(hub.log())
-            }
-        })
-        .await;
-    }
 }
