@@ -57,6 +57,7 @@ mod handover;
 mod crash_points;
 mod takeover;
 mod frozen;
+mod power_cut;
 mod deploy;
 mod retries;
 mod parked;

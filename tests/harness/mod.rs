@@ -33,6 +33,7 @@ pub(crate) mod load;
 pub(crate) mod at_end;
 pub(crate) mod tables;
 pub(crate) mod copies;
+pub(crate) mod disk;
 
 use self::{
     backend::Backend,
