@@ -15,6 +15,9 @@ SANITIZER ?= none
 # How long the backend is away: make outage OUTAGE=20m
 OUTAGE ?= 15m
 
+# How often the power fails under NATS: make power-cuts CUTS=200
+CUTS ?= 50
+
 # The older version that `make upgrade` runs beside this one: the last one whose instances were woken by schedules.
 FROM ?= bb23b31~1
 
@@ -22,7 +25,7 @@ FROM ?= bb23b31~1
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test sdks fuzz random outage upgrade bench check check-deploy supply-chain dist dist-check tools clean-dev
+.PHONY: help run test sdks fuzz random outage power-cuts upgrade bench check check-deploy supply-chain dist dist-check tools clean-dev
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -64,6 +67,9 @@ random: tools ## the long random run, with one seed after the other; SEEDS='…'
 
 outage: tools ## the backend away for OUTAGE (15m), with the real constants; takes up to twice that
 	HUB_OUTAGE=$(OUTAGE) cargo test --locked --test hub long_night::an_outage -- --nocapture
+
+power-cuts: tools ## the power fails CUTS (50) times under a single NATS server; needs root and loop devices
+	HUB_POWER_CUTS=$(CUTS) cargo test --locked --test hub power_cut:: -- --nocapture
 
 # The older version is built from a work tree of its own, in a folder of its own, so that nothing of this one changes.
 upgrade: tools ## an older version (FROM=<commit>) and this one on one log, in both orders of upgrade

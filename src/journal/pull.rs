@@ -76,3 +76,15 @@ pub fn info(message: &Message) -> anyhow::Result<Info<'_>> {
         .info()
         .map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))
 }
+
+/// Tells the server that a message is settled; one that was read from the log has nothing to tell.
+///
+/// # Errors
+/// Where the connection is closed.
+pub async fn acknowledge(message: Option<&Message>) -> anyhow::Result<()> {
+    let Some(message) = message else { return Ok(()) };
+    message
+        .ack()
+        .await
+        .map_err(|error| anyhow::anyhow!("cannot acknowledge: {error}"))
+}

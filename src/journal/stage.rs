@@ -15,12 +15,12 @@ mod due;
 mod floor;
 mod found;
 pub(crate) mod gauges;
-mod ended;
 mod given_up;
 mod hand;
 mod handover;
 mod held;
 mod left;
+mod log_lines;
 mod progress;
 mod names;
 mod recovery;
@@ -49,12 +49,11 @@ use tokio_util::sync::CancellationToken;
 pub use given_up::{give_up, not_yours, reject};
 
 use self::{
-    attempt::{Ground, acknowledge},
+    attempt::Ground,
     gauges::Gauges,
     hand::{Hand, Sources},
     handover::Freed,
     held::{Done, Item, Task},
-    recovery::Unsettled,
     shares::Shares,
     tenure::{Kept, Tenure},
     unreadable::unreadable,
@@ -65,7 +64,7 @@ use super::{
     identity::Mark,
     lanes::{Corner, Lanes, Read},
     lease::{Lease, Validity},
-    pull::{self, Messages, Pull},
+    pull::{self, Messages, Pull, acknowledge},
     settle::Failure,
     streams,
 };
@@ -258,7 +257,7 @@ impl<S: Stage> Worker<S> {
             // It never ends well.
             Err(error) = writer.run() => error,
         };
-        tell_trouble(S::NAME, &failed);
+        log_lines::trouble(S::NAME, &failed);
         halt.cancel();
         work.await?;
         Err(failed)
@@ -296,7 +295,7 @@ impl<S: Stage> Worker<S> {
         ))
         .await?;
         self.stage.catches_up().await?;
-        tell(S::NAME, &unsettled, lanes.as_ref());
+        log_lines::takeover(S::NAME, &unsettled, lanes.as_ref());
         let ground = Self::ground(term, lanes, std::mem::take(&mut unsettled.ended), halt);
         let sources = Sources {
             consumer: streams::consumer(connection, EVENTS, S::NAME).await?,
@@ -310,7 +309,7 @@ impl<S: Stage> Worker<S> {
         // On the heap, as what it waits for is large.
         let worked = Box::pin(self.serve(&ground, &mut hand, sources, &mut freed, &mut at_work, begin)).await;
         if let Err(error) = &worked {
-            tell_trouble(S::NAME, error);
+            log_lines::trouble(S::NAME, error);
             halt.cancel();
         }
         self.drain(at_work, &ground, term).await;
@@ -479,25 +478,6 @@ impl<S: Stage> Worker<S> {
             }
         }
     }
-}
-
-fn tell(stage: &str, unsettled: &Unsettled, lanes: Option<&Lanes>) {
-    tracing::info!(
-        stage,
-        read = unsettled.read,
-        events = unsettled.open.len(),
-        lanes = lanes.map_or(0, |lanes| lanes.due(Utc::now(), usize::MAX)),
-        elsewhere = unsettled.elsewhere.len(),
-        "taken over, taking up what was left open"
-    );
-}
-
-fn tell_trouble(stage: &str, error: &anyhow::Error) {
-    tracing::warn!(
-        stage,
-        error = format!("{error:#}"),
-        "trouble; nothing is begun any more, what is at work ends"
-    );
 }
 
 /// The next message, once the stage is ready for one; none where there was only a sign of life. One is taken before the stage

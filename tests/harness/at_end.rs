@@ -269,6 +269,17 @@ fn in_order_of_acceptance(events: &[Arc<Recorded>]) {
 fn ends(events: &[Arc<Recorded>]) -> Ends {
     let acceptances = Acceptances::of(events);
     let mut by_acceptance: HashMap<(EventId, u64), EventType> = HashMap::new();
+    // For whoever has to find out what happened.
+    let story = |root: EventId| {
+        let of_it = events.iter().filter(|event| event.envelope.root_id == root);
+        of_it
+            .map(|event| {
+                let (envelope, sequence) = (&event.envelope, event.sequence);
+                let (id, cause) = (envelope.id, envelope.cause_sequence);
+                format!("{sequence} {} {id} after {cause:?}", envelope.event_type)
+            })
+            .collect::<Vec<_>>()
+    };
     for event in events {
         let event_type = event.envelope.event_type;
         let acceptance = acceptances.of_event(event);
@@ -295,7 +306,8 @@ fn ends(events: &[Arc<Recorded>]) -> Ends {
         } else {
             None
         };
-        assert_eq!(earlier, may, "webhook {} ended twice", event.envelope.root_id);
+        let root = event.envelope.root_id;
+        assert_eq!(earlier, may, "webhook {root} ended twice: {:#?}", story(root));
     }
     let count = |one: EventType| by_acceptance.values().filter(|end| **end == one).count();
     Ends {

@@ -11,14 +11,14 @@ use std::{
 };
 
 use anyhow::Context as _;
-use async_nats::jetstream::Message;
 use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    PAUSE_AFTER_TROUBLE, Stage, Worker, ended,
+    PAUSE_AFTER_TROUBLE, Stage, Worker,
     given_up::{panicked, superseded_end, without_room},
     held::{Done, Item, Task, Work},
+    log_lines,
     names::outcome_of,
     shares::{Kind, Shares},
     tenure::Tenure,
@@ -33,6 +33,7 @@ use crate::{
         codec::{CodecError, OrderKey},
         lanes::{self, Lane, Lanes},
         lease::Validity,
+        pull::acknowledge,
         read::{decoded_at, event_at},
         settle::{Parking, Settlement, settle},
         superseded::{self, Newer},
@@ -420,7 +421,7 @@ impl<S: Stage> Worker<S> {
                         tenure.progress(|progress| progress.know(appended.sequence, &id));
                         self.stage.recorded(&event, appended);
                         if !appended.duplicate {
-                            ended::tell::<S>(&event);
+                            log_lines::order_ended::<S>(&event);
                         }
                         break;
                     }
@@ -488,13 +489,4 @@ pub(super) fn is_ours<S: Stage>(event: &Recorded) -> bool {
         EventType::OrderRetryRequested => retry_request(event).is_some_and(|request| request.stage == S::NAME),
         event_type => S::TAKES.contains(&event_type),
     }
-}
-
-/// Tells the server that a message is settled; one that was read from the log has nothing to tell.
-pub(super) async fn acknowledge(message: Option<&Message>) -> anyhow::Result<()> {
-    let Some(message) = message else { return Ok(()) };
-    message
-        .ack()
-        .await
-        .map_err(|error| anyhow::anyhow!("cannot acknowledge: {error}"))
 }

@@ -1,0 +1,51 @@
+//! What a stage says in the hub's log: each takeover, each trouble, and one line for each order, or news about one, when it ends.
+
+use chrono::Utc;
+
+use super::{Stage, recovery::Unsettled};
+use crate::{event::NewEvent, journal::lanes::Lanes, telemetry::trace_context};
+
+/// The stage was taken over.
+pub(super) fn takeover(stage: &str, unsettled: &Unsettled, lanes: Option<&Lanes>) {
+    tracing::info!(
+        stage,
+        read = unsettled.read,
+        events = unsettled.open.len(),
+        lanes = lanes.map_or(0, |lanes| lanes.due(Utc::now(), usize::MAX)),
+        elsewhere = unsettled.elsewhere.len(),
+        "taken over, taking up what was left open"
+    );
+}
+
+/// The work begins anew after this.
+pub(super) fn trouble(stage: &str, error: &anyhow::Error) {
+    tracing::warn!(
+        stage,
+        error = format!("{error:#}"),
+        "trouble; nothing is begun any more, what is at work ends"
+    );
+}
+
+/// Says how a webhook ended, where this event is its end. Numbers and names of its order only: what its customer typed stays on the
+/// log.
+pub(super) fn order_ended<S: Stage>(event: &NewEvent) {
+    let envelope = &event.envelope;
+    let kind = envelope.event_type;
+    if !kind.ends() || kind.is_for_provider() {
+        return;
+    }
+    let took = (Utc::now() - envelope.received_at).num_milliseconds().max(0);
+    tracing::info!(
+        provider = &*envelope.provider,
+        order_id = envelope.external_order_id,
+        request_id = envelope.request_id,
+        branch = envelope.branch.as_deref(),
+        trace_id = envelope.traceparent.as_deref().and_then(trace_context::trace_id),
+        webhook_type = envelope.webhook_type,
+        event_id = %envelope.root_id,
+        outcome = kind.as_str(),
+        stage = S::NAME,
+        processing_time = took,
+        "order ended"
+    );
+}

@@ -1,0 +1,183 @@
+//! Numbers that two branches use, a branch's part of the quota, and branches with several rows.
+
+use super::*;
+
+/// The same number and the same bytes at two branches; the store stands only in the header, which nobody signs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_of_another_branch_is_not_taken_over() {
+    let tenants = Tenants::new(|settings| settings).await;
+    let world = &tenants.outside.world;
+    let announced = order("CR-7");
+    let of_b = tenants.send("careem", B, Some(B), &announced).await.event_id();
+    let of_a = tenants.send("careem", A, Some(A), &announced).await;
+    assert_eq!(
+        of_a.json()["data"]["duplicate"],
+        json!(false),
+        "two branches, two webhooks"
+    );
+    assert_ne!(of_a.event_id(), of_b);
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    world.log.settled().await;
+    // Whose order is meant says only the backend.
+    tenants.ask("CR-7", json!({})).await;
+    let dead = &world.log.payloads(EventType::OrderDeadLettered, 1).await[0];
+    assert_eq!(
+        (&dead["error"]["code"], &dead["stage"]),
+        (&json!("ORDER_AMBIGUOUS"), &json!("push"))
+    );
+    assert_eq!(tenants.told("CR-7"), [""; 0]);
+    tenants.ask("CR-7", json!({ "branchId": "branch-b" })).await;
+    world.log.wait_for(EventType::OrderStatusPushed, 1).await;
+    let row = "SELECT order_id FROM provider_order_logs WHERE external_order_id = 'CR-7' AND branch_id = 'branch-a'";
+    let rows = eventually("the order of A has its row", PATIENCE, async || {
+        let rows = world.database.rows(row).await.unwrap();
+        if rows.len() == 1 { Ok(rows) } else { Err(rows) }
+    })
+    .await;
+    tenants.ask("CR-7", json!({ "orderId": rows[0]["order_id"] })).await;
+    world.log.wait_for(EventType::OrderStatusPushed, 2).await;
+    assert_eq!(tenants.told("CR-7"), ["store-2", "store-1"]);
+    // What A says is of A's order.
+    tenants
+        .send("careem", A, Some(A), &change("CR-7", "cancelled"))
+        .await
+        .event_id();
+    world.log.wait_for(EventType::OrderForwarded, 3).await;
+    eventually("A's order is cancelled, and B's is not", PATIENCE, async || {
+        let is = tenants.status_of("CR-7").await;
+        let mut rows: Vec<_> = is.split(", ").collect();
+        rows.sort_unstable();
+        if rows == ["branch-a cancelled", "branch-b pending"] {
+            Ok(())
+        } else {
+            Err(is)
+        }
+    })
+    .await;
+    world.at_end(Ends::forwarded(3).dead_lettered(1)).await;
+}
+
+/// A cancels a number that nobody has yet, and waits for the branch that will have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_that_waits_for_its_order_is_not_woken_by_another_branch() {
+    let tenants = Tenants::new(|settings| settings.set("RETRY_MAX_ATTEMPTS", 10).set("RETRY_DELAYS", "1s")).await;
+    let world = &tenants.outside.world;
+    world.backend.always_for("CR-8", Some(Said::status(404)));
+    tenants
+        .send("careem", A, Some(A), &change("CR-8", "cancelled"))
+        .await
+        .event_id();
+    world.has_parked(1).await;
+    world.backend.always_for("CR-8", None);
+    let before = world.backend.count();
+    // Not behind what waits in A's line, and it wakes nothing there.
+    tenants.order_of(B, "CR-8").await;
+    let dead = &world.log.payloads(EventType::OrderDeadLettered, 1).await[0];
+    assert_eq!(
+        (&dead["error"]["code"], &dead["stage"]),
+        (&json!("NOT_YOURS"), &json!("forward"))
+    );
+    let requests = world.backend.requests();
+    let paths: Vec<_> = requests[before..].iter().map(|request| request.path.as_str()).collect();
+    assert_eq!(paths, ["/api/integration/orders"]);
+    world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
+    assert_eq!(tenants.status_of("CR-8").await, "branch-b pending");
+}
+
+/// The backend takes two branches' orders of one number for one order. Its row stays what the branch said that was first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_takes_two_orders_for_one_changes_no_row_of_the_other() {
+    let tenants = Tenants::new(|settings| settings).await;
+    let world = &tenants.outside.world;
+    tenants.order_of(B, "CR-9").await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    let internal = world.log.payloads(EventType::OrderForwarded, 1).await[0]["internalOrderId"].clone();
+    let exists = json!({ "success": false, "error": { "code": "DUPLICATE" }, "orderId": internal }).to_string();
+    world.backend.next_for("CR-9", [Said::Say(409, exists, vec![])]);
+    let further = order("CR-9").replacen("\"pending\"", "\"confirmed\"", 1);
+    tenants.send("careem", A, Some(A), &further).await.event_id();
+    world.log.settled().await;
+    tenants
+        .send("careem", A, Some(A), &change("CR-9", "cancelled"))
+        .await
+        .event_id();
+    world.log.settled().await;
+    world.at_end(Ends::forwarded(1).dead_lettered(2)).await;
+    assert_eq!(tenants.status_of("CR-9").await, "branch-b pending");
+    assert_eq!(
+        world.backend.count(),
+        2,
+        "nothing is said of an order that is another branch's"
+    );
+}
+
+/// One branch's webhooks spend a part of the provider's quota, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_branch_does_not_spend_the_providers_quota() {
+    let tenants = Tenants::new(|settings| {
+        settings
+            .set("RATE_LIMIT_CAREEM", "12/1h")
+            .set("CAREEM_BRANCH_RATE_LIMIT", 4)
+    })
+    .await;
+    let mut taken = 0;
+    for number in 0..20 {
+        let answer = tenants
+            .send("careem", A, Some(A), &order(&format!("CR-flood-{number}")))
+            .await;
+        match answer.status {
+            200 => taken += 1,
+            status => assert_eq!((status, answer.code().as_str()), (429, "RATE_LIMITED")),
+        }
+    }
+    assert_eq!(taken, 4);
+    for (by, id) in [(B, "CR-of-b"), (Platform, "CR-of-all")] {
+        tenants.send("careem", by, Some(B), &order(id)).await.event_id();
+    }
+    let world = &tenants.outside.world;
+    world
+        .metrics_say(
+            &tenants.hub,
+            "rate_limited_total{provider=\"careem\",scope=\"branch\"} 16",
+        )
+        .await;
+    world.at_end(Ends::forwarded(6)).await;
+}
+
+/// A branch that has several rows has the secrets of all that are active, newest first; the inactive take nothing away.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_active_row_of_a_branch_counts() {
+    let tenants = Tenants::new(|settings| settings).await;
+    let world = &tenants.outside.world;
+    let rows = "
+        ALTER TABLE branch_delivery_configs DROP CONSTRAINT IF EXISTS branch_delivery_configs_branch_id_provider_id_key;
+        DELETE FROM branch_delivery_configs WHERE branch_id = 'branch-b' AND provider_id = 'provider-careem';
+        INSERT INTO branch_delivery_configs
+            (id, branch_id, provider_id, company_id, merchant_id, store_id, webhook_secret, is_active)
+        VALUES ('config-0', 'branch-a', 'provider-careem', 'company-uuid', 'merchant-0', 'store-0', 'secret-of-row-0', false),
+            ('config-z', 'branch-a', 'provider-careem', 'company-uuid', 'merchant-1', 'store-1', 'secret-of-row-z', true),
+            ('config-zz', 'branch-c', 'provider-careem', 'company-uuid', 'merchant-1', 'store-1', 'secret-of-c', false)";
+    world.database.run(rows).await.unwrap();
+    let settings = tenants.outside.settings().set("CAREEM_BRANCH_SECRETS", true);
+    let hub = Hub::start(&settings).await;
+    let post = async |secret: &str, header: Option<&str>, id: &str| {
+        let body = order(id);
+        let post = http().post(format!("{}/api/webhooks/careem", hub.url()));
+        let post = post.header("x-careem-signature", sign(secret, body.as_bytes()));
+        let post = header
+            .into_iter()
+            .fold(post, |post, merchant| post.header("x-merchant-id", merchant));
+        answer(post.body(body)).await.unwrap().status
+    };
+    let posted = [
+        post("secret-of-a", Some("merchant-1"), "CR-row-1").await,
+        post("secret-of-row-z", Some("merchant-1"), "CR-row-2").await,
+        // Two rows of one branch are one branch.
+        post("secret-of-row-z", None, "CR-row-3").await,
+        post("secret-of-row-0", Some("merchant-1"), "CR-row-4").await,
+        post("secret-of-row-0", Some("merchant-0"), "CR-row-5").await,
+        post("secret-of-c", Some("merchant-1"), "CR-row-6").await,
+    ];
+    assert_eq!(posted, [200, 200, 200, 401, 401, 401]);
+    world.at_end(Ends::forwarded(3)).await;
+}
