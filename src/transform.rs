@@ -14,7 +14,7 @@ use crate::{
     database::Database,
     event::{
         EventType, NewEvent, Recorded,
-        outcome::{ErrorReport, ErrorType, Ignored},
+        outcome::{ErrorReport, ErrorType, Ignored, ORDER_AMBIGUOUS},
         push::Word,
     },
     journal::{
@@ -157,6 +157,7 @@ impl Transform {
                 return Ok(dead_letter(received, error));
             }
             Resolved::NotYours(why) => return Ok(not_yours(received, &why)),
+            Resolved::Several => return Ok(dead_letter(received, ambiguous())),
         };
         let can_accept = |remote: &Arc<Remote>| remote.spec.status.contains_key(&Word::Accepted);
         // Nobody is to cook a test order, whoever lets it through.
@@ -321,6 +322,12 @@ fn branch_not_found(provider: &str, store: Option<&str>) -> ErrorReport {
         None => format!("the webhook names no merchant and {provider} has not exactly one active branch"),
     };
     ErrorReport::new(ErrorType::Configuration, "BRANCH_NOT_FOUND", message).with(json!({ "merchant": store }))
+}
+
+fn ambiguous() -> ErrorReport {
+    let message = "several branches have an order of that number and the webhook does not show which one it means; ask the provider, \
+         and tell the backend";
+    ErrorReport::new(ErrorType::Validation, ORDER_AMBIGUOUS, message)
 }
 
 fn not_enabled(provider: &str) -> ErrorReport {

@@ -15,6 +15,8 @@ pub const ORDER_EXPIRED: &str = "ORDER_EXPIRED";
 
 /// Code of what a branch's secret tried to do to another branch.
 pub const NOT_YOURS: &str = "NOT_YOURS";
+/// Code of what is about an order whose number several branches have, without saying which one it means.
+pub const ORDER_AMBIGUOUS: &str = "ORDER_AMBIGUOUS";
 
 /// What kind of trouble it is; decides what follows (see [`crate::forward::classify`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     event::{
         EventType, NewEvent, Recorded,
-        outcome::{ErrorReport, ErrorType, OUTCOME},
+        outcome::{ErrorReport, ErrorType, ORDER_AMBIGUOUS, OUTCOME},
         push::{StatusPushed, StatusRequested},
     },
     journal::settle::Failure,
@@ -44,7 +44,7 @@ impl Push {
                 Owner::Several => {
                     let error = ErrorReport::new(
                         ErrorType::Validation,
-                        "ORDER_AMBIGUOUS",
+                        ORDER_AMBIGUOUS,
                         "several branches have an order of that number; ask again with branchId, or with the orderId of a forwarded order",
                     );
                     return Ok(self.given_up(event, request - 1, error));

@@ -51,7 +51,10 @@ impl Transform {
         let claimed = self.branches.find(provider, store).await;
         let branch = match allow(&received.envelope.principal, claimed)? {
             Resolved::Allowed(branch) => branch,
-            Resolved::NotFound => return Ok(dead_letter(received, branch_not_found(provider, store))),
+            // A menu has no number: its store alone says which branch it is.
+            Resolved::NotFound | Resolved::Several => {
+                return Ok(dead_letter(received, branch_not_found(provider, store)));
+            }
             Resolved::NotYours(why) => return Ok(not_yours(received, &why)),
         };
         Ok(match word.said {

@@ -1,5 +1,7 @@
 //! Which branch news are for: the one that their order went to, whatever became of that branch's row meanwhile.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 
 use super::{NotYet, Transform};
@@ -23,39 +25,98 @@ struct Went {
     store_ref: Option<String>,
 }
 
+/// An announcement, as far as the branch of its news depends on it.
+struct Order {
+    store: Option<String>,
+    /// The provider proved it, and not a branch.
+    is_by_provider: bool,
+    place: Place,
+}
+
+/// What the announcements on the log say of the branch of an order.
+enum OnLog {
+    /// The provider announced it, for this branch.
+    ByProvider(Place),
+    /// The provider announced it for several branches.
+    Several,
+    /// Only branches announced it, each for itself; empty where nobody did.
+    ByBranches(Vec<Place>),
+}
+
+/// For which branch news are.
+pub(super) enum OfNews {
+    /// One at most.
+    One(Lookup),
+    /// Several branches have an order of that number, and the news do not say which one they mean.
+    Several,
+}
+
 impl Transform {
-    /// The branch of news. In this order: the active row of the store, where the order went there or nothing is known of the
-    /// order; the order's announcement on the log; its row of the hub's own; an inactive row of the store.
-    pub(super) async fn place_of_news(&self, received: &Recorded, store: Option<&str>) -> Result<Lookup, NotYet> {
+    /// The branch of news that the provider proved. In this order: the active row of the store that they name, where the order
+    /// went there or nothing is known of the order; the order's announcements on the log; its rows of the hub's own; an inactive
+    /// row of the store. Without a store, what only a branch's secret announced never takes news from another branch.
+    pub(super) async fn place_of_news(&self, received: &Recorded, store: Option<&str>) -> Result<OfNews, NotYet> {
         let envelope = &received.envelope;
         let row = self.branches.known(&envelope.provider, store);
-        if let Some(row) = &row {
+        if let Some(row) = row.as_ref().filter(|_| store.is_some()) {
             let is_there = self
                 .orders
                 .is_of_branch(&envelope.provider, &envelope.external_order_id, &row.branch_id);
             if is_there != Some(false) {
-                return Ok(Lookup::Found(row.clone()));
+                return Ok(OfNews::found(row.clone()));
             }
         }
         let announced = self.orders.announcements(received).await?;
-        let of_store = announced.iter().find_map(|one| went_there(one, store));
-        if let Some(place) = of_store.or(row) {
-            return Ok(Lookup::Found(place));
+        let announced: Vec<Order> = announced.iter().filter_map(Order::of).collect();
+        let named = |order: &&Order| store.is_some() && order.store.as_deref() == store;
+        if let Some(order) = announced.iter().find(named) {
+            return Ok(OfNews::found(order.place.clone()));
         }
-        // In the table only where it is older than what is remembered.
-        let by_table = self.place_by_table(received).await;
-        if let Ok(Some(place)) = by_table {
-            return Ok(Lookup::Found(place));
+        let by_branches = match OnLog::of(announced.into_iter().filter(|order| !order.is_elsewhere(store))) {
+            OnLog::ByProvider(place) => return Ok(OfNews::found(place)),
+            OnLog::Several => return Ok(OfNews::Several),
+            OnLog::ByBranches(places) => places,
+        };
+        // The only active row is no word of the provider's: it says nothing against an order of another branch.
+        if let Some(row) = row
+            && (store.is_some() || by_branches.is_empty())
+        {
+            return Ok(OfNews::found(row));
+        }
+        // In the tables only where it is older than what is remembered.
+        let in_tables = match self.places_by_table(received).await {
+            Ok(places) => Some(places),
+            Err(error) if by_branches.is_empty() => {
+                tracing::debug!(error = format!("{error:#}"), "cannot look up the branch of an order");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "cannot look up which branches have an order; its news wait"
+                );
+                return Err(NotYet::Branches);
+            }
+        };
+        let is_read = in_tables.is_some();
+        let known = distinct(by_branches.into_iter().chain(in_tables.into_iter().flatten()));
+        if let [place] = known.as_slice() {
+            return Ok(OfNews::found(place.clone()));
+        }
+        if !known.is_empty() {
+            let inactive = self.branches.inactive(&envelope.provider, store);
+            let meant = inactive.filter(|place| known.iter().any(|one| one.branch_id == place.branch_id));
+            return Ok(meant.map_or(OfNews::Several, OfNews::found));
         }
         let found = self.branches.find(&envelope.provider, store).await;
-        Ok(match found {
+        Ok(OfNews::One(match found {
             Lookup::NotFound => match self.branches.inactive(&envelope.provider, store) {
                 Some(place) => Lookup::Found(place),
-                None if by_table.is_err() => Lookup::Unknown,
-                None => Lookup::NotFound,
+                None if is_read => Lookup::NotFound,
+                None => Lookup::Unknown,
             },
             found => found,
-        })
+        }))
     }
 
     /// The branch of news that were proven by a branch's own secret: that branch, where it has the order, and where nobody is
@@ -69,9 +130,9 @@ impl Transform {
         let envelope = &received.envelope;
         let announced = self.orders.announced(received, own, 0).await?;
         if let Announced::Own(order) = &announced
-            && let Some(place) = went_there(order, None)
+            && let Some(order) = Order::of(order)
         {
-            return Ok(Ok(Lookup::Found(place)));
+            return Ok(Ok(Lookup::Found(order.place)));
         }
         // Only the table knows what is older than what is remembered.
         let known = self.known_by_table(received, own).await.map_err(|error| {
@@ -120,41 +181,118 @@ impl Transform {
         .transpose()
     }
 
-    async fn place_by_table(&self, received: &Recorded) -> anyhow::Result<Option<Place>> {
+    /// Where the tables have an order: the last two branches, the latest first.
+    async fn places_by_table(&self, received: &Recorded) -> anyhow::Result<Vec<Place>> {
         let connection = self.database.connect().await?;
         let statement = connection.prepare_cached(query::BRANCH_OF_ORDER).await?;
         let envelope = &received.envelope;
-        let row = connection
+        let rows = connection
             .query(
                 &statement,
                 &[&&*envelope.provider, &envelope.external_order_id, &None::<&str>],
             )
             .await?;
-        row.first()
-            .map(|row| {
-                Ok(Place {
-                    branch_id: row.try_get(0)?,
-                    company_id: row.try_get(1)?,
-                    auto_accept: false,
-                })
+        let place = |row: &tokio_postgres::Row| {
+            Ok(Place {
+                branch_id: row.try_get(0)?,
+                company_id: row.try_get(1)?,
+                auto_accept: false,
             })
-            .transpose()
+        };
+        rows.iter().map(place).collect()
     }
 }
 
-/// Where an order went, unless it was for another store than the news.
-fn went_there(announced: &Recorded, store: Option<&str>) -> Option<Place> {
-    let went = serde_json::from_slice::<Body>(&announced.payload)
-        .ok()?
-        .transformed_order;
-    let is_other = went
-        .store_ref
-        .as_deref()
-        .zip(store)
-        .is_some_and(|(one, other)| one != other);
-    (!is_other).then_some(Place {
-        branch_id: went.branch_id,
-        company_id: went.company_id,
-        auto_accept: false,
-    })
+impl OfNews {
+    const fn found(place: Place) -> Self {
+        Self::One(Lookup::Found(place))
+    }
+}
+
+impl Order {
+    /// None where an announcement does not say where it went.
+    fn of(announced: &Recorded) -> Option<Self> {
+        let went = serde_json::from_slice::<Body>(&announced.payload)
+            .ok()?
+            .transformed_order;
+        Some(Self {
+            store: went.store_ref,
+            is_by_provider: announced.envelope.principal.branch().is_none(),
+            place: Place {
+                branch_id: went.branch_id,
+                company_id: went.company_id,
+                auto_accept: false,
+            },
+        })
+    }
+
+    /// It was for another store than the news.
+    fn is_elsewhere(&self, store: Option<&str>) -> bool {
+        self.store
+            .as_deref()
+            .zip(store)
+            .is_some_and(|(one, other)| one != other)
+    }
+}
+
+impl OnLog {
+    /// Of the announcements that the news may be about. Whoever has a branch's secret may announce any number, so that counts
+    /// only where the provider announced none.
+    fn of(announced: impl Iterator<Item = Order>) -> Self {
+        let (by_provider, by_branches): (Vec<_>, Vec<_>) = announced.partition(|order| order.is_by_provider);
+        let mut by_provider = distinct(by_provider.into_iter().map(|order| order.place)).into_iter();
+        match (by_provider.next(), by_provider.next()) {
+            (Some(place), None) => Self::ByProvider(place),
+            (Some(_), Some(_)) => Self::Several,
+            (None, _) => Self::ByBranches(distinct(by_branches.into_iter().map(|order| order.place))),
+        }
+    }
+}
+
+/// One place of each branch, the first.
+fn distinct(places: impl Iterator<Item = Place>) -> Vec<Place> {
+    let mut branches = BTreeSet::new();
+    places
+        .filter(|place| branches.insert(place.branch_id.clone()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(branch: &str, is_by_provider: bool) -> Order {
+        Order {
+            store: None,
+            is_by_provider,
+            place: Place {
+                branch_id: branch.into(),
+                company_id: "company".into(),
+                auto_accept: false,
+            },
+        }
+    }
+
+    #[test]
+    fn what_the_provider_announced_counts_before_what_branches_did() {
+        let on_log = |orders: &[(&str, bool)]| {
+            let orders = orders
+                .iter()
+                .map(|(branch, is_by_provider)| order(branch, *is_by_provider));
+            match OnLog::of(orders) {
+                OnLog::ByProvider(place) => format!("the provider's {}", place.branch_id),
+                OnLog::Several => "several".into(),
+                OnLog::ByBranches(places) => {
+                    let branches: Vec<_> = places.iter().map(|place| place.branch_id.as_str()).collect();
+                    format!("branches' {}", branches.join(" "))
+                }
+            }
+        };
+        assert_eq!(on_log(&[]), "branches' ");
+        assert_eq!(on_log(&[("a", false), ("b", true)]), "the provider's b");
+        assert_eq!(on_log(&[("b", true), ("a", false), ("b", true)]), "the provider's b");
+        assert_eq!(on_log(&[("a", true), ("b", true)]), "several");
+        assert_eq!(on_log(&[("a", false), ("a", false)]), "branches' a");
+        assert_eq!(on_log(&[("a", false), ("b", false)]), "branches' a b");
+    }
 }

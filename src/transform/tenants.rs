@@ -3,7 +3,7 @@
 //! A webhook names stores in its header, its body and its document, and orders by their number. All of that is the sender's word.
 //! [`allow`] is the only way from a claimed branch to an [`Allowed`] one, and only with that anything is made of a webhook.
 
-use super::{NotYet, Transform, branches::Lookup};
+use super::{NotYet, Transform, branches::Lookup, places::OfNews};
 use crate::{
     event::Recorded,
     order::body::Place,
@@ -31,6 +31,8 @@ pub(super) enum Resolved {
     NotFound,
     /// The claimed branch is another one's.
     NotYours(NotYours),
+    /// News whose order several branches may have.
+    Several,
 }
 
 /// Holds a claimed branch against the principal.
@@ -57,7 +59,10 @@ impl Transform {
         let (envelope, store) = (&received.envelope, fact.store_ref.as_deref());
         let claimed = match (&fact.content, envelope.principal.branch()) {
             (Content::NewOrder(_), _) => self.branches.find(&envelope.provider, store).await,
-            (_, None) => self.place_of_news(received, store).await?,
+            (_, None) => match self.place_of_news(received, store).await? {
+                OfNews::One(claimed) => claimed,
+                OfNews::Several => return Ok(Resolved::Several),
+            },
             (_, Some(own)) => match self.place_of_own_news(received, store, own).await? {
                 Ok(claimed) => claimed,
                 Err(not_yours) => return Ok(Resolved::NotYours(not_yours)),

@@ -111,6 +111,111 @@ async fn a_backend_that_takes_two_orders_for_one_changes_no_row_of_the_other() {
     );
 }
 
+impl Tenants {
+    async fn has_rows(&self, order: &str, expected: &[&str]) {
+        eventually(&format!("{order} has the rows {expected:?}"), PATIENCE, async || {
+            let is = self.status_of(order).await;
+            let mut rows: Vec<_> = is.split(", ").collect();
+            rows.sort_unstable();
+            if rows == expected { Ok(()) } else { Err(is) }
+        })
+        .await;
+    }
+
+    /// The platform cancels an order and names no store.
+    async fn cancel(&self, order: &str) {
+        let answer = self.send("careem", Platform, None, &change(order, "cancelled")).await;
+        answer.event_id();
+        self.outside.world.log.settled().await;
+    }
+
+    /// The tables know orders by another number than the log: as if the log had forgotten them.
+    async fn renumber(&self, from: &str, branch: Who, to: &str) {
+        let rows = format!(
+            "UPDATE provider_order_logs SET external_order_id = '{to}' WHERE external_order_id = '{from}' AND branch_id = '{}'",
+            branch.branch()
+        );
+        self.outside.world.database.run(&rows).await.unwrap();
+    }
+}
+
+/// A announces numbers of B's with its own secret. The platform's cancellations, which name no store, do not go to A for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announcement_by_a_branchs_secret_takes_no_news_from_another_branch() {
+    let tenants = Tenants::new(|settings| settings).await;
+    let world = &tenants.outside.world;
+    // The platform said for which branch CR-10 and CR-18 are; CR-11 only the branches announced.
+    for (id, by) in [("CR-10", Platform), ("CR-11", B), ("CR-18", Platform)] {
+        tenants.send("careem", by, Some(B), &order(id)).await.event_id();
+        world.log.settled().await;
+        tenants.order_of(A, id).await;
+    }
+    for (id, owner) in [("CR-13", B), ("CR-15", B), ("CR-16", A)] {
+        tenants.order_of(owner, id).await;
+        tenants.has_rows(id, &[&format!("{} pending", owner.branch())]).await;
+    }
+    world.log.settled().await;
+    tenants.cancel("CR-10").await;
+    tenants
+        .has_rows("CR-10", &["branch-a pending", "branch-b cancelled"])
+        .await;
+    tenants.cancel("CR-11").await;
+    // Only the tables know B's order of CR-14, and both orders of CR-17.
+    tenants.renumber("CR-13", B, "CR-14").await;
+    tenants.order_of(A, "CR-14").await;
+    world.log.settled().await;
+    tenants.cancel("CR-14").await;
+    tenants.renumber("CR-15", B, "CR-17").await;
+    tenants.renumber("CR-16", A, "CR-17").await;
+    tenants.cancel("CR-17").await;
+    for (from, branch, to) in [("CR-14", B, "CR-13"), ("CR-17", B, "CR-15"), ("CR-17", A, "CR-16")] {
+        tenants.renumber(from, branch, to).await;
+    }
+    // A is the only active branch now. That an unknown store is looked up has the table read again.
+    let off = "UPDATE branch_delivery_configs SET is_active = false WHERE branch_id = 'branch-b'";
+    world.database.run(off).await.unwrap();
+    world.post_for(&tenants.hub, "nobody", "CR-19").await;
+    world.log.settled().await;
+    tenants.cancel("CR-18").await;
+    tenants
+        .has_rows("CR-18", &["branch-a pending", "branch-b cancelled"])
+        .await;
+    tenants
+        .has_rows("CR-11", &["branch-a pending", "branch-b pending"])
+        .await;
+    let told = world.backend.requests().into_iter().map(|request| request.json());
+    let told = told.filter(|body| !body["statusChange"].is_null());
+    let told: Vec<_> = told
+        .map(|body| {
+            let change = &body["statusChange"];
+            (change["externalOrderId"].clone(), change["branchId"].clone())
+        })
+        .collect();
+    let cancelled = |id: &str| (json!(id), json!("branch-b"));
+    assert_eq!(told, [cancelled("CR-10"), cancelled("CR-18")]);
+    let operator = world.nats.settings("hub");
+    let listed = run(
+        &operator,
+        &["dead-letters", "list", "--code", "ORDER_AMBIGUOUS", "--json"],
+    )
+    .await;
+    let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
+    assert_eq!(listed.as_array().map_or(0, Vec::len), 3, "{listed:#}");
+    let dead = world.log.payloads(EventType::OrderDeadLettered, 4).await;
+    let dead: Vec<_> = dead
+        .iter()
+        .map(|dead| (&dead["error"]["code"], &dead["stage"]))
+        .collect();
+    let code = |code: &'static str| json!(code);
+    let (ambiguous, unknown, stage) = (code("ORDER_AMBIGUOUS"), code("BRANCH_NOT_FOUND"), code("transform"));
+    let expected = [&ambiguous, &ambiguous, &ambiguous, &unknown].map(|code| (code, &stage));
+    assert_eq!(dead, expected);
+    world
+        .metrics_say(&tenants.hub, "dead_letters_total{provider=\"careem\"} 4")
+        .await;
+    world.at_end(Ends::forwarded(12).dead_lettered(4)).await;
+}
+
 /// One branch's webhooks spend a part of the provider's quota, and no more.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_branch_does_not_spend_the_providers_quota() {
