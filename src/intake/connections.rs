@@ -1,11 +1,13 @@
 //! Which connections of the public port stay open when there are more than it can hold.
 //!
-//! Strangers share a room of their own; more is kept for known addresses: those that lately sent a verified webhook or showed
-//! the service token, those on a provider's list, and trusted proxies. An address of a stranger may have as many connections
-//! as are left for all strangers, so one that comes alone gets half of the room, and each of many gets less. Who asks for more
+//! Connections have three classes: of strangers; of known addresses, which lately sent a verified webhook; and of trusted ones, which
+//! showed the service token, are on a provider's list, or are trusted proxies. Strangers may have three quarters of the places,
+//! strangers and known addresses together all but a reserve, trusted ones all. To be known proves little: one old webhook that somebody
+//! caught, or the secret of one branch, is enough. So every address but a trusted proxy has a share: as many connections as are left
+//! for its class, so one that comes alone gets half of the room, and each of many gets less. Who asks for more
 //! than that, or finds no room, gets the place of an older connection that does nothing: one that has sent no whole request
 //! head yet, or waits for its next request. So whoever sends a request at once is served, also from the address of an
-//! attacker. A connection that a verified request came over keeps its place.
+//! attacker. A connection that a verified request came over keeps its place while its address is within its share.
 //!
 //! The table is locked when a connection opens, ends, or is verified for the first time, and never for a request.
 
@@ -27,7 +29,9 @@ use super::limit::address::Address;
 
 /// How many of all connections strangers may have: three quarters.
 const OF_STRANGERS: (usize, usize) = (3, 4);
-/// Connections that every address may have while strangers have room at all.
+/// How many of all connections only trusted addresses may have: one in 32, which are 128 of 4,096.
+const RESERVED: usize = 32;
+/// Connections that every address may have while its class has room at all.
 const LEAST_SHARE: usize = 8;
 /// Most connections that are looked at to find one that does nothing; with so many busy ones there is no room.
 const MAX_LOOKED_AT: usize = 1024;
@@ -69,15 +73,43 @@ impl Refused {
     }
 }
 
-/// Whether an address is a known one, asked once for each connection.
-type IsKnown = Box<dyn Fn(IpAddr) -> bool + Send + Sync>;
+/// What is known of the address that a connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// Nothing.
+    Stranger,
+    /// It lately sent a verified webhook.
+    Known,
+    /// It lately showed the service token, or is on a provider's list.
+    Trusted,
+    /// A trusted proxy, with many clients behind it: it has no share, but all that is there.
+    Proxy,
+}
+
+impl Peer {
+    /// Index of its class; classes with a higher one have more room.
+    const fn class(self) -> usize {
+        match self {
+            Self::Stranger => STRANGERS,
+            Self::Known => KNOWN,
+            Self::Trusted | Self::Proxy => TRUSTED,
+        }
+    }
+}
+
+const STRANGERS: usize = 0;
+const KNOWN: usize = 1;
+const TRUSTED: usize = 2;
+
+/// What is known of an address, asked once for each connection.
+type WhoIs = Box<dyn Fn(IpAddr) -> Peer + Send + Sync>;
 
 /// All connections of a port.
 pub struct Connections {
     table: Mutex<Table>,
-    is_known: IsKnown,
-    most: usize,
-    most_strangers: usize,
+    who_is: WhoIs,
+    /// How many each class may have, together with those below it.
+    most: [usize; 3],
     /// The warning says how many were refused since the last one.
     warned_ms: AtomicU64,
     unsaid: AtomicU64,
@@ -88,9 +120,13 @@ pub struct Connections {
 #[derive(Default)]
 struct Table {
     next: u64,
-    strangers: BTreeMap<u64, Arc<Connection>>,
-    known: BTreeMap<u64, Arc<Connection>>,
-    /// Of strangers.
+    classes: [Class; 3],
+}
+
+/// Connections of a class.
+#[derive(Default)]
+struct Class {
+    all: BTreeMap<u64, Arc<Connection>>,
     by_address: HashMap<Address, BTreeMap<u64, Arc<Connection>>>,
 }
 
@@ -100,6 +136,7 @@ pub struct Connection {
     address: Address,
     state: AtomicU8,
     is_verified: AtomicBool,
+    is_of_proxy: bool,
     /// Who reads from it, to be told that it ended.
     reader: AtomicWaker,
 }
@@ -112,24 +149,24 @@ pub struct Place {
 
 impl Connections {
     /// Of the public port, which may have so many. Each costs about 10 KB and a file descriptor.
-    pub fn public(most: usize, is_known: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Arc<Self> {
+    pub fn public(most: usize, who_is: impl Fn(IpAddr) -> Peer + Send + Sync + 'static) -> Arc<Self> {
         let gauge = |class: &'static str| metrics::gauge!("connections_open", "class" => class);
         let gauges = Some([gauge("unknown"), gauge("known")]);
         let strangers = most * OF_STRANGERS.0 / OF_STRANGERS.1;
-        Arc::new(Self::new(most, strangers, Box::new(is_known), gauges))
+        let most = [strangers, most - most / RESERVED, most];
+        Arc::new(Self::new(most, Box::new(who_is), gauges))
     }
 
     /// Of a port that strangers do not reach: a scraper, a few probes, an operator.
     pub fn private(most: usize) -> Arc<Self> {
-        Arc::new(Self::new(most, 0, Box::new(|_| true), None))
+        Arc::new(Self::new([0, 0, most], Box::new(|_| Peer::Proxy), None))
     }
 
-    fn new(most: usize, most_strangers: usize, is_known: IsKnown, gauges: Option<[Gauge; 2]>) -> Self {
+    fn new(most: [usize; 3], who_is: WhoIs, gauges: Option<[Gauge; 2]>) -> Self {
         Self {
             table: Mutex::default(),
-            is_known,
+            who_is,
             most,
-            most_strangers,
             warned_ms: AtomicU64::new(0),
             unsaid: AtomicU64::new(0),
             started: Instant::now(),
@@ -139,7 +176,7 @@ impl Connections {
 
     /// How many there may be at a time.
     pub fn most(&self) -> usize {
-        self.most
+        self.most[TRUSTED]
     }
 
     /// Takes a place for a connection of this address.
@@ -147,15 +184,15 @@ impl Connections {
     /// # Errors
     /// Why there is none.
     pub fn open(self: &Arc<Self>, peer: IpAddr) -> Result<Place, Refused> {
-        let (address, is_known) = (Address::of(peer), (self.is_known)(peer));
+        let (address, peer) = (Address::of(peer), (self.who_is)(peer));
         let mut table = self.lock();
-        let room = self.room(&mut table, address, is_known);
+        let room = self.room(&mut table, address, peer);
         if let Ok(None) = room {
-            return Ok(self.place(table, address, is_known));
+            return Ok(self.place(table, address, peer));
         }
         match room {
             Ok(Some(replaced)) => {
-                let place = self.place(table, address, is_known);
+                let place = self.place(table, address, peer);
                 // Woken outside of the lock: its task gives the place back, which takes it.
                 replaced.reader.wake();
                 self.note(Refused::Replaced, replaced.address);
@@ -171,40 +208,62 @@ impl Connections {
     }
 
     /// Finds room; the connection that had to end for it, where one had to.
-    fn room(&self, table: &mut Table, address: Address, is_known: bool) -> Result<Option<Arc<Connection>>, Refused> {
-        if !is_known {
-            let own = table.by_address.get(&address);
-            let free = self.most_strangers.saturating_sub(table.strangers.len());
-            if let Some(own) = own.filter(|own| own.len() >= free.max(LEAST_SHARE)) {
-                let oldest = idle(own).ok_or(Refused::Share)?;
-                table.remove(&oldest);
-                return Ok(Some(oldest));
-            }
-            if free == 0 {
-                let oldest = idle(&table.strangers).ok_or(Refused::Strangers)?;
-                table.remove(&oldest);
-                return Ok(Some(oldest));
-            }
+    fn room(&self, table: &mut Table, address: Address, peer: Peer) -> Result<Option<Arc<Connection>>, Refused> {
+        let class = peer.class();
+        let free = self.free(table, class);
+        if peer != Peer::Proxy && table.has_share(class, address, free) {
+            let own = table.classes[class].by_address.get(&address);
+            let oldest = own.and_then(|own| idle(own, |_| true));
+            // A gateway that is busy with all of its share may have more while strangers do nothing with theirs.
+            let others = || {
+                let left = self.most[class].saturating_sub(table.classes[class].all.len());
+                let may = class > STRANGERS && own.is_some_and(|own| own.len() < left);
+                may.then(|| table.idle(STRANGERS)).flatten()
+            };
+            let oldest = oldest.or_else(others).ok_or(Refused::Share)?;
+            table.remove(&oldest);
+            return Ok(Some(oldest));
         }
-        if table.strangers.len() + table.known.len() < self.most {
+        if free > 0 {
             return Ok(None);
         }
-        let oldest = idle(&table.strangers).or_else(|| idle(&table.known));
-        let oldest = oldest.ok_or(Refused::Full)?;
+        // Those who are trusted less have to end first; those who are trusted more do not have to.
+        let oldest = (STRANGERS..=class).find_map(|class| table.idle(class));
+        let oldest = oldest.ok_or(
+            if class == STRANGERS && table.classes[class].all.len() >= self.most[class] {
+                Refused::Strangers
+            } else {
+                Refused::Full
+            },
+        )?;
         table.remove(&oldest);
         Ok(Some(oldest))
     }
 
-    fn place(self: &Arc<Self>, mut table: MutexGuard<'_, Table>, address: Address, is_known: bool) -> Place {
+    /// Places that are left for a class.
+    fn free(&self, table: &Table, class: usize) -> usize {
+        let mut used = 0;
+        let mut free = usize::MAX;
+        for (at, one) in table.classes.iter().enumerate() {
+            used += one.all.len();
+            if at >= class {
+                free = free.min(self.most[at].saturating_sub(used));
+            }
+        }
+        free
+    }
+
+    fn place(self: &Arc<Self>, mut table: MutexGuard<'_, Table>, address: Address, peer: Peer) -> Place {
         table.next += 1;
         let connection = Arc::new(Connection {
             id: table.next,
             address,
             state: AtomicU8::new(IDLE),
             is_verified: AtomicBool::new(false),
+            is_of_proxy: peer == Peer::Proxy,
             reader: AtomicWaker::new(),
         });
-        table.insert(&connection, is_known);
+        table.classes[peer.class()].insert(&connection);
         self.show(&table);
         Place {
             connections: Arc::clone(self),
@@ -214,8 +273,9 @@ impl Connections {
 
     fn show(&self, table: &Table) {
         if let Some([unknown, known]) = &self.gauges {
-            unknown.set(table.strangers.len() as f64);
-            known.set(table.known.len() as f64);
+            let [strangers, others @ ..] = &table.classes;
+            unknown.set(strangers.all.len() as f64);
+            known.set(others.iter().map(|class| class.all.len()).sum::<usize>() as f64);
         }
     }
 
@@ -247,10 +307,10 @@ impl Connections {
     }
 }
 
-/// The oldest that does nothing, which from now on has ended.
-fn idle(among: &BTreeMap<u64, Arc<Connection>>) -> Option<Arc<Connection>> {
+/// The oldest that does nothing and may have to end, which from now on has ended.
+fn idle(among: &BTreeMap<u64, Arc<Connection>>, may_end: impl Fn(&Connection) -> bool) -> Option<Arc<Connection>> {
     let found = among.values().take(MAX_LOOKED_AT).find(|one| {
-        !one.is_verified.load(Ordering::Relaxed)
+        may_end(one)
             && one
                 .state
                 .compare_exchange(IDLE, ENDED, Ordering::AcqRel, Ordering::Relaxed)
@@ -260,21 +320,42 @@ fn idle(among: &BTreeMap<u64, Arc<Connection>>) -> Option<Arc<Connection>> {
 }
 
 impl Table {
-    fn insert(&mut self, connection: &Arc<Connection>, is_known: bool) {
-        let id = connection.id;
-        if is_known {
-            self.known.insert(id, Arc::clone(connection));
-            return;
-        }
-        self.strangers.insert(id, Arc::clone(connection));
-        let own = self.by_address.entry(connection.address).or_default();
-        own.insert(id, Arc::clone(connection));
+    /// Whether an address has its share already, of a class for which so many places are left.
+    fn has_share(&self, class: usize, address: Address, free: usize) -> bool {
+        let own = self.classes[class].by_address.get(&address);
+        own.is_some_and(|own| own.len() >= free.max(LEAST_SHARE))
+    }
+
+    /// The oldest of a class that does nothing. One that was verified is left where its address has no more than others have.
+    fn idle(&self, class: usize) -> Option<Arc<Connection>> {
+        let Class { all, by_address } = &self.classes[class];
+        let average = all.len() / by_address.len().max(1);
+        let has_more = |address: &Address| {
+            by_address
+                .get(address)
+                .is_some_and(|own| own.len() > average.max(LEAST_SHARE))
+        };
+        idle(all, |one| {
+            !one.is_verified.load(Ordering::Relaxed) || class == STRANGERS || !one.is_of_proxy && has_more(&one.address)
+        })
     }
 
     /// Also where it is not there any more.
     fn remove(&mut self, connection: &Connection) {
-        if self.known.remove(&connection.id).is_some() || self.strangers.remove(&connection.id).is_none() {
-            return;
+        let _ = self.classes.iter_mut().any(|class| class.remove(connection));
+    }
+}
+
+impl Class {
+    fn insert(&mut self, connection: &Arc<Connection>) {
+        self.all.insert(connection.id, Arc::clone(connection));
+        let own = self.by_address.entry(connection.address).or_default();
+        own.insert(connection.id, Arc::clone(connection));
+    }
+
+    fn remove(&mut self, connection: &Connection) -> bool {
+        if self.all.remove(&connection.id).is_none() {
+            return false;
         }
         if let Some(own) = self.by_address.get_mut(&connection.address) {
             own.remove(&connection.id);
@@ -282,6 +363,15 @@ impl Table {
                 self.by_address.remove(&connection.address);
             }
         }
+        true
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut table = self.connections.lock();
+        table.remove(&self.connection);
+        self.connections.show(&table);
     }
 }
 
@@ -297,20 +387,8 @@ impl Place {
     /// Whether it has to end because a newer one took its place; if not, whoever asks is woken when it has to.
     pub fn has_ended(&self, context: &Context<'_>) -> bool {
         let connection = &self.connection;
-        // It keeps its place; nobody has to be woken.
-        if connection.is_verified.load(Ordering::Relaxed) {
-            return false;
-        }
         connection.reader.register(context.waker());
         connection.state.load(Ordering::Acquire) == ENDED
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut table = self.connections.lock();
-        table.remove(&self.connection);
-        self.connections.show(&table);
     }
 }
 
@@ -330,15 +408,21 @@ impl Guest {
         Busy(Arc::clone(&self.connection))
     }
 
-    /// A verified request came over it: it keeps its place, among those that are known.
+    /// A verified request came over it: it keeps its place, among those of known addresses, while its address has no more than its
+    /// share of them.
     pub fn note_verified(&self) {
         if self.connection.is_verified.swap(true, Ordering::Relaxed) {
             return;
         }
         let mut table = self.connections.lock();
-        if table.strangers.contains_key(&self.connection.id) {
+        let (id, address) = (self.connection.id, self.connection.address);
+        if !table.classes[STRANGERS].all.contains_key(&id) {
+            return;
+        }
+        let free = self.connections.free(&table, KNOWN);
+        if !table.has_share(KNOWN, address, free) {
             table.remove(&self.connection);
-            table.insert(&self.connection, true);
+            table.classes[KNOWN].insert(&self.connection);
             self.connections.show(&table);
         }
     }

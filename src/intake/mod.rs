@@ -44,7 +44,12 @@ mod authenticate;
 pub(crate) mod look_again;
 pub(crate) mod request_id;
 
-use self::{body::Standing, receive::astray, refusal::Reason};
+use self::{
+    body::Standing,
+    connections::{Connections, Peer},
+    receive::astray,
+    refusal::Reason,
+};
 
 /// The description of all routes, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -73,11 +78,17 @@ pub struct Intake {
 
 impl Intake {
     /// Which connections of the public port stay open. Behind a proxy of ours stand many clients, whose bodies are told apart.
-    pub fn connections(self: Arc<Self>, most: usize) -> Arc<connections::Connections> {
-        connections::Connections::public(most, move |peer| {
-            allow_list::contains(&self.settings.trusted_proxies, peer)
-                || self.registry.iter().any(|provider| provider.lists(peer))
-                || self.limits.has_room(peer)
+    pub fn connections(self: Arc<Self>, most: usize) -> Arc<Connections> {
+        Connections::public(most, move |peer| {
+            if allow_list::contains(&self.settings.trusted_proxies, peer) {
+                Peer::Proxy
+            } else if self.limits.holds_token(peer) || self.registry.iter().any(|provider| provider.lists(peer)) {
+                Peer::Trusted
+            } else if self.limits.has_room(peer) {
+                Peer::Known
+            } else {
+                Peer::Stranger
+            }
         })
     }
 

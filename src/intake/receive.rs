@@ -107,13 +107,16 @@ async fn accept(
         Err(error) => {
             // It comes again, and is not to be over its limit for our fault.
             intake.limits.give_back(enabled, point);
+            intake.limits.forget_sent(admission.event_id, asked.client);
             return Err(Reason::EventLogUnavailable(error));
         }
     };
     metrics::histogram!("webhook_accept_duration_seconds", "provider" => Arc::clone(&enabled.name))
         .record(asked.began.elapsed());
-    // A webhook that was there before may be one that somebody caught and sends again.
-    if !appended.duplicate {
+    // A webhook that was there before may be one that somebody caught and sends again: it costs the provider nothing.
+    if appended.duplicate {
+        intake.limits.give_back(enabled, point);
+    } else {
         intake.limits.note_accepted(enabled, asked.client);
         intake.health.last_webhooks.note(&enabled.name, Utc::now().timestamp());
     }
@@ -146,9 +149,16 @@ async fn admit(
         guest.note_verified();
     }
     intake.check_room_on_the_log(enabled, body.len())?;
-    let point = intake.limits.take(enabled, verified.principal(), body.len())?;
-    structure::check(body)?;
-    let admission = enabled.provider.read(&verified)?;
+    let read = structure::check(body).and_then(|()| enabled.provider.read(&verified));
+    if let Ok(admission) = &read {
+        intake.limits.note_sent(enabled, admission.event_id, asked.client)?;
+    }
+    // What cannot be read takes a point as well.
+    let taken = intake.limits.take(enabled, verified.principal(), body.len());
+    if let (Err(_), Ok(admission)) = (&taken, &read) {
+        intake.limits.forget_sent(admission.event_id, asked.client);
+    }
+    let (point, admission) = (taken?, read?);
     metrics::counter!("webhooks_received_total", "provider" => Arc::clone(&enabled.name)).increment(1);
     let event = NewEvent {
         envelope: envelope(enabled, &verified, &admission, asked, parts.uri.path(), now),

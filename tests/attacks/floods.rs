@@ -24,16 +24,16 @@ use crate::harness::{
 };
 
 /// Connections of a flood: more than the hub holds.
-const FLOOD: usize = 4200;
+pub(super) const FLOOD: usize = 4200;
 /// Honest webhooks of a measurement.
 const HONEST: usize = 60;
 /// How many times slower than without an attack honest webhooks may be answered. Two cores run the attack, the hub, NATS and
 /// PostgreSQL; a webhook that waits for an attacker's time-out takes a thousand times as long.
 const SLOWER: u32 = 40;
 
-const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-const PROVIDER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
-const NEWCOMER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 4));
+pub(super) const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+pub(super) const PROVIDER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
+pub(super) const NEWCOMER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 4));
 
 /// The addresses of a crowd.
 fn crowd(count: u16) -> impl Iterator<Item = IpAddr> {
@@ -46,7 +46,7 @@ fn crowd(count: u16) -> impl Iterator<Item = IpAddr> {
 impl Siege {
     /// Sends honest webhooks from this address, one after another, each on a new connection; returns the slowest but for one
     /// in ten. All of them must be accepted.
-    async fn honest(&self, from: IpAddr, meanwhile: &str) -> Duration {
+    pub(super) async fn honest(&self, from: IpAddr, meanwhile: &str) -> Duration {
         let mut times = Vec::new();
         for _ in 0..HONEST {
             let began = Instant::now();
@@ -71,13 +71,13 @@ impl Siege {
 }
 
 /// Connections that are opened anew as they end, each with one byte, until they are told to stop.
-struct Flood {
+pub(super) struct Flood {
     tasks: JoinSet<()>,
     stop: Arc<AtomicBool>,
 }
 
 impl Flood {
-    async fn of(siege: &Siege, addresses: impl Iterator<Item = IpAddr>) -> Self {
+    pub(super) async fn of(siege: &Siege, addresses: impl Iterator<Item = IpAddr>) -> Self {
         let (hub, stop) = (siege.hub.address(), Arc::new(AtomicBool::new(false)));
         let opened = join_all(addresses.map(async |from| {
             let stream = Raw::<TcpStream>::try_connect_from(from, hub).await;
@@ -108,7 +108,7 @@ impl Flood {
         Self { tasks, stop }
     }
 
-    fn end(mut self) {
+    pub(super) fn end(mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.tasks.abort_all();
     }

@@ -39,6 +39,7 @@ mod requests;
 mod bodies;
 mod strangers;
 mod floods;
+mod replays;
 
 /// Where webhooks go.
 const PATH: &str = "/api/webhooks/careem";

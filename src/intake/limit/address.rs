@@ -244,10 +244,15 @@ impl Addresses {
         self.holders.put(address, now_ms);
     }
 
+    /// Whether this address lately showed the service token.
+    pub fn holds_token(&self, address: Address, now_ms: u64) -> bool {
+        let shown = self.holders.peek(&address);
+        shown.is_some_and(|shown| now_ms < shown + KNOWN_FOR_MS)
+    }
+
     /// Whether room is kept for this address: it is known, or lately showed the service token.
     pub fn has_room(&self, address: Address, now_ms: u64) -> bool {
-        let shown = self.holders.peek(&address);
-        shown.is_some_and(|shown| now_ms < shown + KNOWN_FOR_MS) || self.is_known(address, now_ms)
+        self.holds_token(address, now_ms) || self.is_known(address, now_ms)
     }
 
     /// Forgets how often it was refused.

@@ -24,6 +24,7 @@ use self::{
     blocks::{Block, Blocks, Who},
     branches::BranchShares,
     bytes::Bytes,
+    repeats::Repeats,
     stored::Word,
     window::{Quota, Wait},
 };
@@ -37,6 +38,7 @@ use crate::{
 pub mod window;
 pub mod branches;
 pub mod bytes;
+pub mod repeats;
 pub mod address;
 pub mod blocks;
 pub mod stored;
@@ -66,6 +68,8 @@ pub enum Scope {
     Branch,
     /// It has sent more bytes than it may.
     Bytes,
+    /// The client's address sent the same webhook too often.
+    Repeat,
 }
 
 impl Scope {
@@ -75,6 +79,7 @@ impl Scope {
             Self::Provider => "provider",
             Self::Branch => "branch",
             Self::Bytes => "bytes",
+            Self::Repeat => "repeat",
         }
     }
 }
@@ -104,6 +109,7 @@ pub struct Limits {
     /// `RATE_LIMIT_BYTES`.
     bytes_a_point: u64,
     quotas: Vec<ProviderQuota>,
+    repeats: Mutex<Repeats>,
     addresses: Mutex<Addresses>,
     blocks: Mutex<Blocks>,
     /// How many blocks there are; most of the time none, and nothing has to be looked up.
@@ -136,6 +142,7 @@ impl Limits {
             enabled: settings.enabled,
             bytes_a_point: settings.bytes_a_point,
             quotas: quotas.collect(),
+            repeats: Mutex::default(),
             addresses: Mutex::new(Addresses::new(settings.address)),
             blocks: Mutex::default(),
             blocked: AtomicUsize::new(0),
@@ -214,6 +221,11 @@ impl Limits {
         lock(&self.addresses).has_room(Address::of(client), now_ms())
     }
 
+    /// Whether this address lately showed the service token.
+    pub fn holds_token(&self, client: IpAddr) -> bool {
+        lock(&self.addresses).holds_token(Address::of(client), now_ms())
+    }
+
     /// Takes a point of the provider's quota, and so many bytes, for a request that was verified; first of its branch's part, where
     /// the branch's own secret was used. There a webhook that is larger than the average counts for more than one.
     ///
@@ -271,10 +283,12 @@ impl Limits {
         }
     }
 
-    /// Gives a point back: what it was taken for could not be stored, which is no fault of the provider's.
+    /// Gives a point back: what it was taken for could not be stored, or was on the log before.
     pub fn give_back(&self, provider: &Enabled, point: Point) {
-        if let (Some(own), Some(window)) = (self.of(&provider.name), point.window) {
-            lock(&own.quota).give_back(window);
+        if let Some(own) = self.of(&provider.name) {
+            if let Some(window) = point.window {
+                lock(&own.quota).give_back(window);
+            }
             own.give_back_of_branch(point.of_branch);
             own.return_bytes(point.bytes);
         }

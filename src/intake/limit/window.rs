@@ -29,6 +29,8 @@ pub struct Quota {
     asking: u64,
     /// … and that it was told of without an answer.
     unsure: u64,
+    /// Points that were given back after the counter was told of them; they are taken again first.
+    credit: u64,
     /// The counter did not answer when it was last asked.
     is_cut_off: bool,
 }
@@ -82,6 +84,7 @@ impl Quota {
             waiting: 0,
             asking: 0,
             unsure: 0,
+            credit: 0,
             is_cut_off: false,
         }
     }
@@ -97,7 +100,7 @@ impl Quota {
     /// How long to wait for one.
     pub fn check(&mut self, now_ms: u64, instances: u64) -> Result<(), Wait> {
         self.roll(now_ms);
-        if self.own() < self.share(instances) {
+        if self.credit > 0 || self.own() < self.share(instances) {
             return Ok(());
         }
         let until_end = (self.number + 1) * self.length_ms - now_ms;
@@ -118,10 +121,16 @@ impl Quota {
     /// How long to wait for one.
     pub fn take(&mut self, now_ms: u64, instances: u64) -> Result<Taken, Wait> {
         self.check(now_ms, instances)?;
-        self.waiting += 1;
+        let is_urgent = if self.credit > 0 {
+            self.credit -= 1;
+            false
+        } else {
+            self.waiting += 1;
+            self.is_urgent(instances)
+        };
         Ok(Taken {
             window: self.number,
-            is_urgent: self.is_urgent(instances),
+            is_urgent,
         })
     }
 
@@ -130,10 +139,14 @@ impl Quota {
         instances > 1 && self.waiting >= self.share(instances).div_ceil(PARTS_OF_SHARE).max(1)
     }
 
-    /// Gives a point back that was taken for nothing; where the counter knows of it already, it stays taken.
+    /// Gives a point back that was taken for nothing; where the counter knows of it already, this instance keeps it for itself.
     pub fn give_back(&mut self, window: u64) {
-        if self.number == window {
-            self.waiting = self.waiting.saturating_sub(1);
+        if self.number != window {
+            return;
+        }
+        match self.waiting.checked_sub(1) {
+            Some(waiting) => self.waiting = waiting,
+            None => self.credit += 1,
         }
     }
 
@@ -193,6 +206,7 @@ impl Quota {
                 waiting: 0,
                 asking: 0,
                 unsure: 0,
+                credit: 0,
                 is_cut_off,
                 ..*self
             };

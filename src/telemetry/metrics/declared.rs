@@ -141,8 +141,11 @@ pub const METRICS: &[Metric] = &[
     ),
     counter(
         "rate_limited_total",
-        &[PROVIDER, of("scope", &["address", "provider", "branch", "bytes"])],
-        "Total requests refused by a rate limit, by provider and scope (address: it is blocked; provider: over its quota; branch: over its part of that; bytes: over its quota of bytes)",
+        &[
+            PROVIDER,
+            of("scope", &["address", "provider", "branch", "bytes", "repeat"]),
+        ],
+        "Total requests refused by a rate limit, by provider and scope (address: it is blocked; provider: over its quota; branch: over its part of that; bytes: over its quota of bytes; repeat: an address sent one webhook too often)",
     ),
     gauge(
         "connections_open",

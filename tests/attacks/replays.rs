@@ -1,0 +1,74 @@
+//! Webhooks that somebody caught, or signed with the secret of one branch, and what an address may do that is known by them.
+
+use futures_util::future::join_all;
+use reqwest::Method;
+
+use super::{
+    Siege,
+    floods::{FLOOD, Flood, NEWCOMER, PROVIDER, STRANGER},
+    good,
+};
+use crate::harness::{outside::send, raw::Raw};
+
+/// More repeats than the quota of the provider has points.
+const REPEATS: usize = 1300;
+/// Connections that repeat at a time.
+const AT_ONCE: usize = 10;
+
+/// An address that one verified webhook made known opens more connections than the hub holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_a_known_address() {
+    let outside = crate::harness::outside::Outside::new(crate::harness::outside::CAREEM_POS).await;
+    let siege = Siege {
+        hub: crate::harness::hub::Hub::start(&outside.settings()).await,
+        world: outside.world,
+        good: 0.into(),
+    };
+    for from in [STRANGER, PROVIDER] {
+        siege.honest(from, "before").await;
+    }
+    let flood = Flood::of(&siege, std::iter::repeat_n(STRANGER, FLOOD)).await;
+    for from in [PROVIDER, NEWCOMER, STRANGER] {
+        siege.honest(from, "4,200 connections of a known address").await;
+    }
+    let body = r#"{"status":"accepted","branchId":"branch-uuid"}"#;
+    for number in 0..10 {
+        let path = format!("orders/careem/CR-good-{number}/status");
+        let answer = send(&siege.hub, Method::POST, &path, body, &[]).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+    flood.end();
+    siege.stands("a flood of connections").await;
+}
+
+/// The same bytes again and again, from elsewhere: neither the quota nor the bytes of the provider are spent.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_webhook_again_and_again() {
+    let siege = Siege::with(&[("RATE_LIMIT_CAREEM", "150/1h"), ("RATE_LIMIT_ADDRESS", "100/1h/1h")]).await;
+    let caught = good(&siege.next());
+    let post = async |from, bytes: &str| {
+        let mut client = Raw::connect_from(from, siege.hub.address()).await;
+        client.write(bytes).await;
+        client.answer().await.map_or(0, |answer| answer.status)
+    };
+    assert_eq!(post(PROVIDER, &caught).await, 200);
+    let repeat = async || {
+        let mut told = Vec::new();
+        for _ in 0..REPEATS / AT_ONCE {
+            told.push(post(STRANGER, &caught).await);
+        }
+        told
+    };
+    let told = join_all((0..AT_ONCE).map(|_| repeat())).await.concat();
+    assert!(told.iter().all(|status| matches!(status, 200 | 429)), "{told:?}");
+    let taken = told.iter().filter(|status| **status == 200).count();
+    assert_eq!(taken, 50, "an address may repeat one so often");
+    // Its repeats count against it, and not against the provider, which has all of its quota but for one point.
+    assert!(siege.hub.logs_contain("address blocked"), "it goes on");
+    assert_eq!(post(PROVIDER, &caught).await, 200);
+    for number in 1..150 {
+        assert_eq!(post(PROVIDER, &good(&siege.next())).await, 200, "order {number}");
+    }
+    assert_eq!(post(PROVIDER, &good("CR-over")).await, 429);
+    siege.ends().await;
+}
