@@ -71,13 +71,13 @@ impl Siege {
 }
 
 /// Connections that are opened anew as they end, each with one byte, until they are told to stop.
-pub(super) struct Flood {
+struct Flood {
     tasks: JoinSet<()>,
     stop: Arc<AtomicBool>,
 }
 
 impl Flood {
-    pub(super) async fn of(siege: &Siege, addresses: impl Iterator<Item = IpAddr>) -> Self {
+    async fn of(siege: &Siege, addresses: impl Iterator<Item = IpAddr>) -> Self {
         let (hub, stop) = (siege.hub.address(), Arc::new(AtomicBool::new(false)));
         let opened = join_all(addresses.map(async |from| {
             let stream = Raw::<TcpStream>::try_connect_from(from, hub).await;
@@ -108,7 +108,7 @@ impl Flood {
         Self { tasks, stop }
     }
 
-    pub(super) fn end(mut self) {
+    fn end(mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.tasks.abort_all();
     }
