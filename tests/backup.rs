@@ -2,7 +2,11 @@
 
 use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Stdio};
 
-use async_nats::jetstream::{self, stream};
+use async_nats::{
+    HeaderMap,
+    jetstream::{self, stream},
+};
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::Value;
 use tokio::process::Command;
@@ -13,7 +17,8 @@ use crate::harness::{
     PARTITIONS, World,
     at_end::Ends,
     backend::Answer,
-    hub::{Ran, Settings, run},
+    careem,
+    hub::{Ran, Settings, begin, run},
     ids,
     log::Log,
     port::Port,
@@ -24,6 +29,11 @@ use crate::harness::{
 const DOCUMENT: &str = include_str!("../docs/backup.md");
 /// More than the server sends without an acknowledgement (8 MiB).
 const LARGE: usize = 20 * 1024 * 1024;
+/// Enough for a server to be at it for a while.
+const MANY: usize = 3000;
+/// As many as the server takes at once.
+const BATCH: usize = 1000;
+const INTERRUPTED: &str = "a restore of this stream was interrupted: run `webhook-hub restore FOLDER` again";
 const MIRROR_PASSWORD: &str = "mirror-password-of-the-tests";
 
 /// The block of this language under a heading of the document.
@@ -254,6 +264,114 @@ async fn a_backup_is_whole_and_restores_over_nothing_but_an_empty_log() {
         run(&provision, &["streams", "apply"]).await.expect_success();
         run(&provision, &["streams", "diff"]).await.expect_success();
     }
+}
+
+/// Many small events, in batches that are stored together.
+async fn fill_with_many(nats: &Nats) {
+    let client = nats.connect("hub").await;
+    for _ in 0..MANY / BATCH {
+        let id = Uuid::new_v4().to_string();
+        let mut answer = None;
+        for number in 1..=BATCH {
+            // What cannot be packed, so that it goes in several chunks.
+            let body: Vec<u8> = (0..64).flat_map(|_| Uuid::new_v4().into_bytes()).collect();
+            let body = Bytes::from(body);
+            let mut headers = HeaderMap::new();
+            headers.insert("Nats-Batch-Id", id.as_str());
+            headers.insert("Nats-Batch-Sequence", number.to_string());
+            let subject = "orders.forwarded.careem.b.p00";
+            if number < BATCH {
+                let published = client.publish_with_headers(subject, headers, body);
+                published.await.unwrap();
+            } else {
+                headers.insert("Nats-Batch-Commit", "1");
+                let committed = client.request_with_headers(subject, headers, body);
+                answer = Some(committed.await.unwrap());
+            }
+        }
+        let answer: Value = serde_json::from_slice(&answer.unwrap().payload).unwrap();
+        assert_eq!(answer["count"], BATCH, "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_is_killed_leaves_no_log_that_passes_for_whole() {
+    let world = World::new().await;
+    let nats = &world.nats;
+    fill_with_many(nats).await;
+    let (backup, provision) = (settings(nats, "backup"), settings(nats, "provision"));
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("log");
+    let place = place.to_str().unwrap();
+    run(&backup, &["backup", place]).await.expect_success();
+    let all = events(nats).await.cached_info().state.messages;
+    let context = nats.provision().await;
+    context.delete_stream("EVENTS").await.unwrap();
+    run(&provision, &["streams", "apply"]).await.expect_success();
+    let hub = world.hub().await;
+
+    // Killed as soon as the server has a part of it.
+    let was = events(nats).await.cached_info().created;
+    let restored = async || {
+        let mut restore = begin(&provision, &["restore", place]);
+        eventually("the server has a part", PATIENCE, async || {
+            match context.get_stream("EVENTS").await {
+                Ok(stream) if stream.cached_info().created != was => Ok(()),
+                other => Err(format!("{:?}", other.map(|stream| stream.cached_info().created))),
+            }
+        })
+        .await;
+        restore.kill().await.unwrap();
+    };
+    let mut tries = 0..5;
+    restored().await;
+    let diff = loop {
+        let diff = run(&provision, &["streams", "diff"]).await;
+        if diff.code == Some(1) {
+            break diff;
+        }
+        let messages = events(nats).await.cached_info().state.messages;
+        assert_eq!(messages, all, "a part passes for whole: {}", diff.said());
+        tries.next().expect("a restore that is interrupted");
+        context.delete_stream("EVENTS").await.unwrap();
+        restored().await;
+    };
+    for said in [INTERRUPTED, "could lose events"] {
+        assert!(diff.stdout.contains(said), "{}", diff.said());
+    }
+    refused(&run(&provision, &["streams", "apply"]).await, INTERRUPTED);
+    refused(&run(&backup, &["backup", &format!("{place}2")]).await, INTERRUPTED);
+    refused(&run(&world.settings(), &["serve"]).await, INTERRUPTED);
+    // The hub that runs takes nothing, and says so.
+    let line = "event_log_trouble{reason=\"restoring\"} 1";
+    world.metrics_say(&hub, line).await;
+    let [order] = &ids("refused", 1)[..] else {
+        unreachable!()
+    };
+    let answer = world.careem.post(&hub, &careem::order(order)).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    let ready = reqwest::get(format!("{}/health/ready", hub.url())).await.unwrap();
+    assert_eq!(ready.status(), 503);
+    hub.kill().await;
+
+    // What would not hold it is found before anything is deleted.
+    let left = events(nats).await.cached_info().created;
+    let manifest = Path::new(place).join("backup.json");
+    let whole = std::fs::read(&manifest).unwrap();
+    let mut smaller: Value = serde_json::from_slice(&whole).unwrap();
+    smaller["config"]["max_bytes"] = 1000.into();
+    std::fs::write(&manifest, smaller.to_string()).unwrap();
+    refused(&run(&provision, &["restore", place, "--replace"]).await, "--max-bytes");
+    assert_eq!(events(nats).await.cached_info().created, left);
+    std::fs::write(&manifest, whole).unwrap();
+
+    // Again, and it is whole.
+    run(&provision, &["restore", place]).await.expect_success();
+    let after = events(nats).await.cached_info().clone();
+    assert_eq!((after.state.messages, after.config.subjects.len()), (all, 3));
+    run(&provision, &["streams", "apply"]).await.expect_success();
+    run(&provision, &["streams", "diff"]).await.expect_success();
+    refused(&run(&provision, &["restore", place]).await, "--replace");
 }
 
 /// The server that is mirrored: the comments of `nats.conf` taken off, as the document says.

@@ -2,7 +2,7 @@
 //!
 //! The hub that serves may only look; `webhook-hub streams apply`, run with the rights for it, creates what is missing and
 //! changes what an operator chose ([`choices`]). `compare` tells danger from taste, `absent` is about a consumer
-//! that is deleted under the hub, [`mirror`] about the log on another server.
+//! that is deleted under the hub, [`mirror`] about the log on another server, [`restoring`] about one that is not whole yet.
 
 mod absent;
 pub mod api;
@@ -10,6 +10,7 @@ mod apply;
 pub mod choices;
 mod compare;
 pub mod mirror;
+pub mod restoring;
 
 use anyhow::Context as _;
 use async_nats::jetstream::{
@@ -21,7 +22,7 @@ use serde_json::{Map, Value};
 use self::compare::compare;
 pub use self::{
     absent::wait_for,
-    apply::{Order, apply, older_than_kept},
+    apply::{Order, apply, more_than_kept, older_than_kept},
     choices::{Choice, Setting},
     compare::Difference,
 };
@@ -141,6 +142,10 @@ pub async fn differences(connection: &Connection) -> anyhow::Result<Vec<Differen
 }
 
 fn stream_differences(name: &str, file: &str, config: &Value) -> anyhow::Result<Vec<Difference>> {
+    if let Some(mark) = restoring::difference(name, config) {
+        // What else differs follows from it.
+        return Ok(vec![mark]);
+    }
     let wanted = choices::wanted(&serde_json::from_str(file)?, &choices::chosen(config));
     let mut differences = Vec::new();
     if config["mirror"].is_object() {
@@ -205,6 +210,9 @@ pub async fn verify(connection: &Connection) -> anyhow::Result<()> {
     }
     if dangerous.is_empty() {
         return Ok(());
+    }
+    if let Some(mark) = dangerous.iter().find(|one| restoring::is_mark(one)) {
+        return Err(Verdict(format!("NATS is not set up as it must be: {mark}")).into());
     }
     let shown: Vec<_> = dangerous.iter().take(3).map(ToString::to_string).collect();
     let more = if dangerous.len() > 3 {

@@ -30,7 +30,7 @@ use crate::{
         EVENTS,
         connection::{BACKUP_INBOX, Connection, PROVISION_INBOX},
         snapshot::{self, Taken, frames::Frames},
-        streams::api,
+        streams::{api, restoring},
     },
 };
 
@@ -140,6 +140,7 @@ async fn back_up(connection: &Connection, folder: &Path) -> anyhow::Result<Manif
     let info = api::stream_info(connection, EVENTS)
         .await?
         .context("EVENTS is missing on the NATS server: there is nothing to back up")?;
+    restoring::refuse(EVENTS, &info["config"])?;
     let about = info["state"]["bytes"].as_u64().unwrap_or_default();
     let (unfinished, snapshot) = (folder.join(UNFINISHED), folder.join(SNAPSHOT));
     let mut out = Hashing::new(create(&unfinished).await?);

@@ -1,4 +1,7 @@
 //! `restore`: makes the log again of a backup.
+//!
+//! Until all of it was seen on the server the log carries a mark ([`restoring`]) and takes no event, so that an interruption at any
+//! moment leaves either no log or one that everybody knows to be a part.
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
@@ -16,7 +19,7 @@ use crate::{
         EVENTS,
         connection::Connection,
         snapshot::{self, Taken},
-        streams::{self, api, choices::with_choices},
+        streams::{self, api, choices::with_choices, restoring},
     },
     operator::streams::Chosen,
 };
@@ -27,8 +30,6 @@ const ANSWER: Duration = Duration::from_secs(10);
 const SETTLED: Duration = Duration::from_secs(60);
 /// Pause between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// Refuses every event, and removes none.
-const TAKES_NOTHING: u64 = 1;
 
 /// How to restore.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -43,20 +44,26 @@ pub struct How {
 /// Restores the log.
 ///
 /// # Errors
-/// Where the backup is not whole, there is a log with events already, events would be removed at once for their age, or NATS
-/// refuses.
+/// Where the backup is not whole, there is a log with events already, events would be removed at once for their age or their
+/// size, or NATS refuses.
 pub async fn run(environment: &Environment, folder: &Path, how: &How, as_json: bool) -> anyhow::Result<ExitCode> {
     let settings = config::Nats::from_environment(environment)?;
     tell(format!("checking {}", folder.display()));
     let (manifest, snapshot) = read_checked(folder).await?;
-    let taken = configured(&manifest, how)?;
+    let config = configured(&manifest, how)?;
+    let taken = Taken {
+        config: restoring::marked(&config, manifest.backup.last_sequence),
+        state: manifest.state.clone(),
+    };
     let connection = connect(&settings, "webhook-hub restore").await?;
     let work = async {
         make_room(&connection, how.replace).await?;
         let mut file = File::open(&snapshot).await?;
         let sent = progress("sent", manifest.backup.bytes);
         snapshot::give(&connection, EVENTS, &taken, &mut file, sent).await?;
-        until_there(&connection, &manifest, how.chosen.forget).await
+        until_there(&connection, &manifest, how.chosen.forget).await?;
+        // Now it is the log: the mark is taken off, and it takes events.
+        change(&connection, &config).await
     };
     with_rights(&connection, &settings, work).await?;
     let text = format!(
@@ -68,38 +75,46 @@ pub async fn run(environment: &Environment, folder: &Path, how: &How, as_json: b
 }
 
 /// What the server is to make of it: as it was, but for what is chosen now; of a mirror's backup a log.
-fn configured(manifest: &Manifest, how: &How) -> anyhow::Result<Taken> {
+fn configured(manifest: &Manifest, how: &How) -> anyhow::Result<Value> {
+    ensure!(
+        restoring::mark(&manifest.config).is_none(),
+        "the backup was made of a log whose restore was interrupted: it is a part of another backup"
+    );
     let file = streams::events_file()?;
     let before = match manifest.config["mirror"].is_object() {
         true => Value::Object(file.clone()),
         false => manifest.config.clone(),
     };
     let config = with_choices(EVENTS, &file, &before, &how.chosen.choices());
-    if !how.chosen.forget
-        && let Some(first) = streams::older_than_kept(&config, &manifest.state)
-    {
+    if how.chosen.forget {
+        return Ok(config);
+    }
+    if let Some(first) = streams::older_than_kept(&config, &manifest.state) {
         bail!(
             "the backup holds events since {first}, which are older than its max_age: NATS would remove them at once; \
              --max-age keeps them, --forget does not"
         );
     }
-    Ok(Taken {
-        config,
-        state: manifest.state.clone(),
-    })
+    if let Some((bytes, most)) = streams::more_than_kept(&config, &manifest.state) {
+        bail!(
+            "the backup holds {bytes} bytes of events, more than max_bytes {most}: NATS would remove the oldest at once, or refuse \
+             new ones; a larger --max-bytes keeps them, --forget does not"
+        );
+    }
+    Ok(config)
 }
 
-/// Takes an empty log away, as `streams apply` makes one, and any other only where that is asked for.
+/// Takes away an empty log, as `streams apply` makes one, or what an interrupted restore left; any other log only where that is
+/// asked for.
 async fn make_room(connection: &Connection, replace: bool) -> anyhow::Result<()> {
     let Some(info) = api::stream_info(connection, EVENTS).await? else {
         return Ok(());
     };
-    if !replace {
+    if !replace && !restoring::holds_only_a_part(&info) {
         ensure_empty(&info)?;
-        // Nothing may come in between the look and the deletion.
-        let mut closed = info["config"].clone();
-        closed["max_msg_size"] = TAKES_NOTHING.into();
-        change(connection, &closed).await?;
+        // Nothing may come in between the look and the deletion. The mark says that it is empty, so that a log that took events
+        // just before it is not deleted by the next restore, should this one end here.
+        change(connection, &restoring::marked(&info["config"], 0)).await?;
         let again = api::stream_info(connection, EVENTS).await?;
         if let Err(error) = again.as_ref().map_or(Ok(()), ensure_empty) {
             change(connection, &info["config"]).await?;

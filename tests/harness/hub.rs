@@ -117,6 +117,11 @@ pub(crate) async fn run(settings: &Settings, args: &[&str]) -> Ran {
     }
 }
 
+/// Begins a command of the binary. Dropped, it is killed.
+pub(crate) fn begin(settings: &Settings, args: &[&str]) -> Child {
+    settings.command(args).spawn().unwrap()
+}
+
 /// A hub that serves. Dropped, it is killed; its log is shown where the test failed.
 pub(crate) struct Hub {
     child: Child,

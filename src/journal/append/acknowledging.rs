@@ -13,6 +13,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::fill::Fill;
+use crate::journal::streams::restoring;
 
 /// For how long appends may be without an acknowledgement before the log counts as not acknowledging. Elections in a
 /// cluster and restarts of a server take less, and webhooks wait for those.
@@ -39,6 +40,8 @@ pub enum Trouble {
     NoAnswer,
     /// No stream takes events: JetStream starts or is off, has no leader, or `EVENTS` is missing.
     NoStream,
+    /// `EVENTS` is being restored, or that was interrupted: it takes nothing until it is whole.
+    Restoring,
     /// The server has no room for an event, in its words.
     NoRoom(String),
     /// NATS answers, but what is sent to it is neither stored nor refused; why, where its health check says it. A stream that could
@@ -54,6 +57,7 @@ impl Trouble {
             Self::NoConnection => Some("no_connection"),
             Self::NoAnswer => Some("no_answer"),
             Self::NoStream => Some("no_stream"),
+            Self::Restoring => Some("restoring"),
             Self::NoRoom(_) => Some("no_room"),
             Self::StoresNothing(_) => Some("stores_nothing"),
         }
@@ -66,7 +70,14 @@ impl Trouble {
 }
 
 /// Every label.
-const LABELS: [&str; 5] = ["no_connection", "no_answer", "no_stream", "no_room", "stores_nothing"];
+pub const LABELS: [&str; 6] = [
+    "no_connection",
+    "no_answer",
+    "no_stream",
+    "restoring",
+    "no_room",
+    "stores_nothing",
+];
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -75,6 +86,11 @@ impl fmt::Display for Trouble {
             Self::NoConnection => f.write_str("there is no connection to NATS"),
             Self::NoAnswer => f.write_str("NATS does not answer"),
             Self::NoStream => f.write_str("JetStream is starting or off, has no leader, or EVENTS is missing"),
+            Self::Restoring => write!(
+                f,
+                "EVENTS is not whole: a restore is under way, or {}",
+                restoring::ADVICE
+            ),
             Self::NoRoom(reason) => write!(f, "the log refuses: no space: {reason}"),
             Self::StoresNothing(why) => {
                 if let Some(why) = why {
@@ -207,6 +223,14 @@ impl Acknowledging {
     /// A question found no room.
     pub(super) fn question_refused(&self, reason: &str) {
         self.known(|known, now| known.set(Some(Trouble::NoRoom(reason.to_owned())), now));
+    }
+
+    /// A question found that the log is being restored.
+    pub(super) fn question_found_restoring(&self) {
+        self.known(|known, now| {
+            known.unanswered = None;
+            known.set(Some(Trouble::Restoring), now);
+        });
     }
 
     /// For how long something was sent and nothing answered.

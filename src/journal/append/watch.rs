@@ -14,13 +14,14 @@ use std::{
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use futures_util::StreamExt;
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::{
     Connection,
     acknowledging::{Acknowledging, Trouble},
     round::PubAck,
 };
-use crate::journal::EVENTS;
+use crate::journal::{EVENTS, streams::restoring};
 
 /// How often it is looked whether there is something to ask.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -51,6 +52,8 @@ enum Found {
     /// Nothing wrong.
     Room,
     NoRoom(String),
+    /// A part of a backup, which takes nothing.
+    Restoring,
     Trouble(Trouble),
 }
 
@@ -67,6 +70,8 @@ struct Limits {
     max_bytes: i64,
     #[serde(default)]
     max_msgs: i64,
+    #[serde(default)]
+    metadata: Value,
 }
 
 #[derive(Debug, Deserialize)]
@@ -76,6 +81,11 @@ struct State {
 }
 
 impl Info {
+    /// Whether a restore of the stream is under way, or was interrupted.
+    fn is_restored(&self) -> bool {
+        restoring::mark(&json!({ "metadata": self.config.metadata })).is_some()
+    }
+
     /// Why an event of so many bytes has no room; none where it has.
     fn full(&self, needs: u64) -> Option<String> {
         let Limits {
@@ -162,6 +172,7 @@ impl Watch {
         let asked = Instant::now();
         match self.find().await? {
             Found::Room => self.acknowledging.question_passed(asked),
+            Found::Restoring => self.acknowledging.question_found_restoring(),
             Found::NoRoom(reason) => self.acknowledging.question_refused(&reason),
             Found::Trouble(trouble) => self.acknowledging.asked(&trouble),
         }
@@ -215,7 +226,12 @@ impl Watch {
     }
 
     fn judge(&self, append: &Message, info: &Message, write: &Message) -> Found {
-        if [append, info, write]
+        let info = serde_json::from_slice::<Info>(&info.payload).ok();
+        if info.as_ref().is_some_and(Info::is_restored) {
+            // It has no subject of events then, so nobody answers to an append.
+            return Found::Restoring;
+        }
+        if [append, write]
             .iter()
             .any(|one| one.status == Some(StatusCode::NO_RESPONDERS))
         {
@@ -232,7 +248,7 @@ impl Watch {
             Some(error) if error.says_no_room() => return Found::NoRoom(error.description),
             Some(_) => return Found::Trouble(Trouble::NoStream),
         }
-        let Ok(info) = serde_json::from_slice::<Info>(&info.payload) else {
+        let Some(info) = info else {
             return Found::Trouble(Trouble::NoStream);
         };
         self.acknowledging.fill().set(info.state.bytes, info.config.max_bytes);

@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::{
-    CONSUMER_FILES, Difference, STREAMS, api,
+    CONSUMER_FILES, Difference, EVENTS, STREAMS, api,
     choices::{Choice, with_choices},
-    consumer_differences, create_consumer, differences, durable_name,
+    consumer_differences, create_consumer, differences, durable_name, restoring,
 };
 use crate::journal::connection::Connection;
 
@@ -36,8 +36,12 @@ pub struct Order {
 ///
 /// # Errors
 /// Where NATS refuses or does not answer; where copies make no progress; where something would be lost that the operator
-/// did not ask for.
+/// did not ask for; where a restore of the log was interrupted.
 pub async fn apply(connection: &Connection, order: &Order, say: impl Fn(String)) -> anyhow::Result<Vec<Difference>> {
+    // Before anything is changed.
+    if let Some(info) = api::stream_info(connection, EVENTS).await? {
+        restoring::refuse(EVENTS, &info["config"])?;
+    }
     let mut changed = Vec::new();
     for (name, file) in STREAMS {
         let file: Map<String, Value> = serde_json::from_str(file)?;
@@ -92,12 +96,8 @@ pub(super) fn forgets_nothing(name: &str, config: &Value, info: &Value) -> anyho
             "{name} holds events since {first}, which are older than --max-age: NATS would remove them at once; --forget does that"
         );
     }
-    let (bytes, most) = (
-        state["bytes"].as_i64().unwrap_or_default(),
-        config["max_bytes"].as_i64(),
-    );
     if config["max_bytes"] != before["max_bytes"]
-        && let Some(most) = most.filter(|most| (1..bytes).contains(most))
+        && let Some((bytes, most)) = more_than_kept(config, state)
     {
         bail!(
             "{name} holds {bytes} bytes, more than --max-bytes {most}: NATS would remove the oldest events at once; --forget does that"
@@ -112,6 +112,13 @@ pub fn older_than_kept<'a>(config: &Value, state: &'a Value) -> Option<&'a str> 
     let first = state["first_ts"].as_str()?;
     let came = DateTime::parse_from_rfc3339(first).ok()?;
     (Utc::now() - TimeDelta::nanoseconds(kept) > came).then_some(first)
+}
+
+/// How many bytes a stream holds and its `max_bytes`, where that is less.
+pub fn more_than_kept(config: &Value, state: &Value) -> Option<(i64, i64)> {
+    let bytes = state["bytes"].as_i64()?;
+    let most = config["max_bytes"].as_i64()?;
+    (1..bytes).contains(&most).then_some((bytes, most))
 }
 
 /// Waits until a stream or consumer has so many copies, and each has all that the others have.

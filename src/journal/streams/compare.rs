@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::restoring;
+
 /// Settings that only describe or size; where the server's differ, nothing can be lost.
 /// (A limit in bytes refuses new events, with `discard: new`, rather than lose old ones.)
 const HARMLESS: [&str; 8] = [
@@ -38,6 +40,9 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.setting.is_empty() {
             return write!(f, "{} is missing", self.of);
+        }
+        if restoring::is_mark(self) {
+            return write!(f, "{}: {}", self.of, restoring::ADVICE);
         }
         write!(
             f,

@@ -3,6 +3,7 @@
 mod labels;
 
 use self::labels::{CLASS, CODE, EVENT, FLAG, PROVIDER, REASON, RETAINED, ROLE, STAGE, STATE, WHERE, of, open};
+use crate::journal::append::acknowledging;
 
 /// What kind of metric it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -325,11 +326,8 @@ pub const METRICS: &[Metric] = &[
     gauge("event_log_up", &[], "1 while the event log acknowledges appends"),
     gauge(
         "event_log_trouble",
-        &[of(
-            "reason",
-            &["no_connection", "no_answer", "no_stream", "no_room", "stores_nothing"],
-        )],
-        "1 for the reason why the event log does not acknowledge appends, 0 for the others. stores_nothing: NATS answers, but what is sent to it is neither stored nor refused, as after its disk was full; it must be restarted",
+        &[of("reason", &acknowledging::LABELS)],
+        "1 for the reason why the event log does not acknowledge appends, 0 for the others. stores_nothing: NATS answers, but what is sent to it is neither stored nor refused, as after its disk was full; it must be restarted. restoring: EVENTS is being restored, or that was interrupted",
     ),
     gauge("event_log_bytes", &[], "Bytes that the stream EVENTS holds"),
     gauge(
