@@ -74,7 +74,8 @@ fn a_known_address_has_a_share_and_trusted_ones_a_reserve() {
         .flat_map(|number| open(&connections, &format!("10.1.{number}.1"), 1))
         .collect();
     assert_eq!((standing(&crowd), standing(&other), standing(&more)), (84, 8, 8));
-    let backend = open(&connections, "172.16.0.1", 10);
+    let mut backend = open(&connections, "172.16.0.1", LEAST_SHARE);
+    backend.extend(open(&connections, "172.16.0.2", 2));
     assert_eq!(standing(&backend), 10);
     // A proxy has no share, and those who are trusted less make room for it.
     let proxy = open(&connections, "192.0.2.1", 84);
