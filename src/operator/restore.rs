@@ -111,7 +111,14 @@ async fn make_room(connection: &Connection, replace: bool) -> anyhow::Result<()>
         return Ok(());
     };
     if !replace && !restoring::holds_only_a_part(&info) {
-        ensure_empty(&info)?;
+        if let Err(error) = ensure_empty(&info) {
+            if restoring::mark(&info["config"]) == Some(0) {
+                // A restore ended between the mark and the second look below: the events are the log's own.
+                let open = restoring::unmarked(&info["config"], &streams::events_file()?);
+                change(connection, &open).await?;
+            }
+            return Err(error);
+        }
         // Nothing may come in between the look and the deletion. The mark says that it is empty, so that a log that took events
         // just before it is not deleted by the next restore, should this one end here.
         change(connection, &restoring::marked(&info["config"], 0)).await?;

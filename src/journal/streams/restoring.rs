@@ -1,7 +1,7 @@
 //! The mark of a log that is being restored: it stands in the stream's metadata from the first byte until all events were seen on
 //! the server. With it the stream takes no event, so what was restored in part can neither pass for the log nor grow.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Difference;
 
@@ -19,6 +19,16 @@ pub fn marked(config: &Value, last: u64) -> Value {
     marked["subjects"] = json!([NO_EVENTS]);
     marked["metadata"][KEY] = last.to_string().into();
     marked
+}
+
+/// The configuration without the mark, with the subjects of the stream's file.
+pub fn unmarked(config: &Value, file: &Map<String, Value>) -> Value {
+    let mut unmarked = config.clone();
+    unmarked["subjects"] = file.get("subjects").cloned().unwrap_or(Value::Null);
+    if let Some(metadata) = unmarked["metadata"].as_object_mut() {
+        metadata.remove(KEY);
+    }
+    unmarked
 }
 
 /// The last sequence that a marked stream can have; none without the mark.
@@ -78,6 +88,8 @@ mod tests {
         assert!(shown.dangerous && is_mark(&shown));
         assert_eq!(shown.to_string(), format!("EVENTS: {ADVICE}"));
         assert!(refuse("EVENTS", &marked).is_err() && refuse("EVENTS", &config).is_ok());
+        let file = config.as_object().unwrap();
+        assert_eq!(unmarked(&marked, file), config);
         // A log without metadata.
         assert_eq!(mark(&super::marked(&json!({}), 3)), Some(3));
         assert_eq!(mark(&json!({"metadata": null})), None);
