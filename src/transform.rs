@@ -17,6 +17,7 @@ use crate::{
         outcome::{ErrorReport, ErrorType, Ignored, ORDER_AMBIGUOUS},
         push::Word,
     },
+    fault_injection,
     journal::{
         Appended,
         connection::Connection,
@@ -53,6 +54,9 @@ pub(crate) const TABLE_AWAY: Duration = Duration::from_secs(15);
 const UNKNOWN_EVENT: &str = "unknown_event";
 /// Most characters of a provider's word that are quoted.
 const MAX_WORD_CHARS: usize = 64;
+
+/// How long an instance keeps the stage without having read the branches.
+const UNFIT_AFTER: Duration = Duration::from_secs(20);
 
 /// The stage.
 pub struct Transform {
@@ -211,6 +215,15 @@ impl Stage for Transform {
 
     async fn prepared(&self) {
         self.orders.warm().await;
+    }
+
+    /// Where it cannot read the branches, another instance perhaps can: its database may be another, or its rights.
+    async fn unfit(&self) -> String {
+        tokio::time::sleep(fault_injection::time("unfit_after", UNFIT_AFTER)).await;
+        if self.branches.is_loaded() {
+            std::future::pending::<()>().await;
+        }
+        "the branches were never read from PostgreSQL".into()
     }
 
     async fn catches_up(&self) -> anyhow::Result<()> {

@@ -133,3 +133,25 @@ async fn a_menu_of_a_branch_that_was_just_added() {
     };
     outside.world.at_end(ends).await;
 }
+
+/// An instance that cannot read the branches, for its database or its rights are others, has the stage. It leaves the stage to
+/// one that can.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_without_branches_leaves_the_stage_to_others() {
+    let world = World::new().await;
+    let short = world.settings().set("HUB_TEST_TIMES", "unfit_after=500ms");
+    let unfit = Hub::start(&short.clone().set("DATABASE_SCHEMA", "nope")).await;
+    eventually("it has the stage", PATIENCE, async || {
+        let metrics = world.metrics(&unfit).await;
+        let has_it = metrics
+            .lines()
+            .any(|line| line == "stage_active{stage=\"transform\"} 1");
+        if has_it { Ok(()) } else { Err(unfit.log()) }
+    })
+    .await;
+    let fit = Hub::start(&short).await;
+    world.post_orders(&unfit, ids("unfit", 2)).await;
+    world.at_end(Ends::forwarded(2)).await;
+    world.metrics_say(&fit, "stage_active{stage=\"transform\"} 1").await;
+    world.metrics_say(&unfit, "stage_active{stage=\"transform\"} 0").await;
+}

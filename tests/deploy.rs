@@ -56,7 +56,7 @@ async fn every_command_of_the_guide() {
         .env("DATABASE", cluster.server.url("platform"))
         .env("DATABASE_PORT", cluster.server.port().to_string())
         .env("BACKEND_URL", backend.url())
-        .env("NATS_PORT", ports[0].number().to_string())
+        .env("PORT_OF_NATS", ports[0].number().to_string())
         .env("HUB_PORT", ports[1].number().to_string())
         .env("HUB_METRICS_PORT", ports[2].number().to_string())
         .stdin(Stdio::null())

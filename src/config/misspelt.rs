@@ -93,7 +93,13 @@ pub(super) const OF_PROVIDER: &[&str] = &[
     "CLIENT_SECRET",
 ];
 /// Set beside the hub's by what the project ships, or for its tests.
-const BESIDE: [&str; 6] = [
+const BESIDE: [&str; 11] = [
+    // Of the TLS library: SSL_CERT_FILE.
+    "SSL_CERT",
+    "SSL_CERT_DIR",
+    "NATS_BACKUP_PASSWORD",
+    "NATS_MIRROR_PASSWORD",
+    "NATS_ROUTE_PASSWORD",
     "NATS_PROVISION_PASSWORD",
     "NATS_HUB_PASSWORD",
     "NATS_SUBSCRIBER_PASSWORD",
@@ -231,6 +237,17 @@ mod tests {
         // With the right one beside it the other one may be anything.
         let both = told(&[("RETRY_DELAY", "x"), ("RETRY_DELAYS", "1m")]).unwrap();
         assert_eq!(both, [("RETRY_DELAY".to_owned(), Some("RETRY_DELAYS".to_owned()))]);
+    }
+
+    #[test]
+    fn variables_of_other_programs_are_left_alone() {
+        let others = [
+            ("SSL_CERT_FILE", "/etc/ssl/ca.pem"),
+            ("SSL_CERT_DIR", "/etc/ssl"),
+            ("NATS_BACKUP_PASSWORD", "x"),
+            ("NATS_MIRROR_PASSWORD_FILE", "x"),
+        ];
+        assert_eq!(told(&others).unwrap(), []);
     }
 
     #[test]

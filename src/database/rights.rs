@@ -78,7 +78,8 @@ pub async fn check(connection: &Connection, deletes: &[&str]) -> anyhow::Result<
             });
         }
         anyhow::bail!(
-            "PostgreSQL: the role {role} lacks {}; the owner of the tables can grant it: webhook-hub migrate --print-grants {role}",
+            "PostgreSQL: the role {role} lacks {}; the owner of the tables can grant it: webhook-hub migrate --print-grants {role} (with --retention \
+             where RETENTION_… is set)",
             missing.join(", ")
         );
     }

@@ -55,7 +55,7 @@ use self::{
     handover::Freed,
     held::{Done, Item, Task},
     shares::Shares,
-    tenure::{Kept, Tenure},
+    tenure::{Kept, Tenure, Term, Unfit},
     unreadable::unreadable,
 };
 use super::{
@@ -63,7 +63,7 @@ use super::{
     codec::{self, OrderKey},
     identity::Mark,
     lanes::{Corner, Lanes, Read},
-    lease::{Lease, Validity},
+    lease::Lease,
     pull::{self, Messages, Pull, acknowledge},
     settle::Failure,
     streams,
@@ -82,6 +82,8 @@ const PULL: Pull = Pull {
 };
 /// How often it is looked whether the consumer handed messages to somebody else.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long a stage is left to others by an instance that could not work on it.
+const STAND_ASIDE: Duration = Duration::from_secs(3);
 /// Pause after trouble: before the lease is asked for again, before an outcome is appended again.
 const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(250);
 
@@ -128,6 +130,12 @@ pub trait Stage: Send + Sync + 'static {
     /// How long a request may be under way that [`Self::handle`] makes; nothing, where it makes none. See [`turn`].
     fn longest_request(&self) -> Duration {
         Duration::ZERO
+    }
+
+    /// Ends, with the reason, where this instance has never been able to work on the stage for long, and another one may be.
+    /// Nothing is under way then.
+    fn unfit(&self) -> impl Future<Output = String> + Send {
+        std::future::pending()
     }
 
     /// Whether it is the event that an earlier one of its order may wait for ([`Failure::Retry`], `for_creation`).
@@ -197,14 +205,6 @@ struct Worker<S> {
     went_back: Kept,
 }
 
-/// The time in which an instance has the stage.
-struct Term {
-    lease: Validity,
-    /// This instance, as the lease names it.
-    holder: String,
-    tenure: Arc<Tenure>,
-}
-
 impl<S: Stage> Worker<S> {
     async fn work_while_it_is_ours(&self) -> anyhow::Result<()> {
         let connection = self.journal.connection();
@@ -218,7 +218,7 @@ impl<S: Stage> Worker<S> {
             lease = taking => lease?,
         };
         tracing::info!(stage = S::NAME, "working");
-        let _role = self.journal.roles().take(S::NAME);
+        let role = self.journal.roles().take(S::NAME);
         self.went_back.give(&mut inherited);
         crash_stage_at(S::NAME, "after_takeover");
         self.stage.begins();
@@ -232,6 +232,7 @@ impl<S: Stage> Worker<S> {
             biased;
             worked = self.work(&term, inherited.words) => Some(worked),
             () = lease.keep(|| tenure.note(), &tenure.at_once) => None,
+            why = self.stage.unfit() => Some(Err(Unfit(why).into())),
         };
         self.went_back.keep(finished.as_ref(), tenure);
         let Some(worked) = finished else {
@@ -241,6 +242,11 @@ impl<S: Stage> Worker<S> {
         if !lease.give_back(&tenure.note()).await {
             // Another instance has taken the stage over, and may wait for the last word.
             handover::say(connection, S::NAME, &term.holder, Vec::new()).await;
+        }
+        if worked.as_ref().is_err_and(|error| error.is::<Unfit>()) {
+            drop(role);
+            // An instance that can work takes it meanwhile.
+            let _ = tokio::time::timeout(STAND_ASIDE, self.stop.cancelled()).await;
         }
         worked
     }
@@ -342,13 +348,14 @@ impl<S: Stage> Worker<S> {
                     self.stage.catches_up().await?;
                     hand.release(free?, ground);
                 }
+                // Before the messages: while many come the gauges must not stand still.
+                _ = look.tick() => self.look(ground, hand, &mut sources).await?,
                 message = take(&*self.stage, &mut sources.messages, hand.held.has_events()), if hand.held.has_room() => {
                     let Some(message) = message? else { continue };
                     hand.stray.received(&message)?;
                     self.hold(message, hand, ground, &sources.gauges).await?;
                 }
                 () = due::wait(lanes), if hand.held.has_room_for_lanes() => {}
-                _ = look.tick() => self.look(ground, hand, &mut sources).await?,
             }
         }
         Ok(())
@@ -391,7 +398,8 @@ impl<S: Stage> Worker<S> {
         gauges.show(info.pending, age_ms);
         let has_come = ground.tenure.progress(|progress| progress.has_come(sequence));
         let connection = self.journal.connection();
-        if has_come == Some(true) && info.delivered <= 1 || !ground.tenure.was_compared(connection.times()) {
+        let goes_back = has_come == Some(true) && info.delivered <= 1 && !ground.tenure.trusts(age_ms);
+        if goes_back || !ground.tenure.was_compared(connection.times()) {
             // The consumer went back, as it may where NATS was killed; or the log did, and this is another event. Nothing that came over
             // a new connection is believed to be of the same log before that was looked at.
             floor::check(connection, &ground.tenure).await?;

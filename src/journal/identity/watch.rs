@@ -184,14 +184,21 @@ impl Identity {
         let info = stream.cached_info();
         let mut worst: Option<(f64, String)> = None;
         for reader in READERS {
-            let consumer = streams::consumer(connection, EVENTS, reader).await?;
-            let mut read = consumer.cached_info().ack_floor.stream_sequence;
+            // One that was deleted is said elsewhere, and must not hide what the others lose.
+            let Ok(consumer) = streams::consumer(connection, EVENTS, reader).await else {
+                continue;
+            };
+            let handed_out = consumer.cached_info();
+            let mut read = handed_out.ack_floor.stream_sequence;
+            // The floor stays where the last event of the reader's own stands, so it ages though nothing waits.
+            let mut nothing_waits = handed_out.num_pending == 0 && handed_out.num_ack_pending == 0;
             if reader == TABLES {
                 // Of a database that was restored the consumer knows nothing.
                 read = tables.position().map_or(read, |position| position.min(read));
+                nothing_waits = false;
             }
             let next = (read + 1).max(info.state.first_sequence);
-            let waits_since = if next > info.state.last_sequence {
+            let waits_since = if nothing_waits || next > info.state.last_sequence {
                 None
             } else {
                 message_at(connection, next)

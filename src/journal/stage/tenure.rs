@@ -11,10 +11,14 @@ use super::{floor::WentBack, progress::Progress};
 use crate::journal::{
     lanes::told,
     lease::{
-        Inherited,
+        Inherited, Validity,
         note::{AtWork, Floor, Note},
     },
 };
+
+/// For so long a comparison of the log holds for what is older than [`OLD`].
+const COMPARED: Duration = Duration::from_secs(1);
+const OLD: Duration = Duration::from_secs(60);
 
 /// Shared by the work, which changes it, and the lease, which is renewed with it.
 pub(super) struct Tenure {
@@ -29,10 +33,25 @@ struct Told {
     progress: Option<Progress>,
     /// How often the connection had been made when it was seen last that the log is the same.
     compared_at: u64,
+    /// When that was.
+    compared_last: Instant,
     lanes: Option<Arc<Mutex<told::Told>>>,
     at_work: Vec<Busy>,
     handed_over: bool,
 }
+
+/// The time in which an instance has the stage.
+pub(super) struct Term {
+    pub(super) lease: Validity,
+    /// This instance, as the lease names it.
+    pub(super) holder: String,
+    pub(super) tenure: Arc<Tenure>,
+}
+
+/// The instance cannot work on the stage.
+#[derive(Debug, thiserror::Error)]
+#[error("the stage is left to other instances: {0}")]
+pub(super) struct Unfit(pub(super) String);
 
 /// Requests under way on another instance, or on this one after it handed the stage over.
 #[derive(Debug, Clone)]
@@ -78,6 +97,7 @@ impl Tenure {
                 inherited: inherited.note.floor.clone(),
                 progress: None,
                 compared_at: 0,
+                compared_last: Instant::now(),
                 lanes: None,
                 at_work: at_work.collect(),
                 handed_over: false,
@@ -101,11 +121,20 @@ impl Tenure {
         let mut told = self.told();
         (told.progress, told.lanes) = (Some(progress), lanes);
         told.compared_at = compared_at;
+        told.compared_last = Instant::now();
     }
 
     /// The log was the same when the connection had been made so often.
     pub(super) fn is_compared(&self, times: u64) {
-        self.told().compared_at = times;
+        let mut told = self.told();
+        (told.compared_at, told.compared_last) = (times, Instant::now());
+    }
+
+    /// Whether an event of this age that has come before needs no comparison of the log. A consumer that was made anew hands out
+    /// everything again, and one comparison for each event would hold up new ones for long. A log that goes back while the
+    /// connection stands is found by the next look.
+    pub(super) fn trusts(&self, age_ms: i64) -> bool {
+        i128::from(age_ms) > OLD.as_millis() as i128 && self.told().compared_last.elapsed() < COMPARED
     }
 
     /// Whether the log was compared since the connection was made the last time.
