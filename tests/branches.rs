@@ -151,6 +151,9 @@ async fn an_instance_without_branches_leaves_the_stage_to_others() {
     .await;
     let fit = Hub::start(&short).await;
     world.post_orders(&unfit, ids("unfit", 2)).await;
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    // What was handed to the first one and not acknowledged.
+    world.hand_out_again().await;
     world.at_end(Ends::forwarded(2)).await;
     world.metrics_say(&fit, "stage_active{stage=\"transform\"} 1").await;
     world.metrics_say(&unfit, "stage_active{stage=\"transform\"} 0").await;
