@@ -37,6 +37,7 @@ async fn post_packed(world: &World, hub: &Hub, plain: &str) -> (u16, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_packed_webhooks_at_once_are_taken_like_plain_ones() {
+    let _turn = crate::harness::wait::heavy().await;
     let world = World::new().await;
     let hub = world.hub().await;
     let bodies: Vec<_> = ids("packed", 1000).iter().map(|id| order(id)).collect();

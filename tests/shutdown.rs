@@ -98,9 +98,10 @@ async fn told_to_stop_it_goes_on_until_others_have_noticed() {
     let world = World::new().await;
     let mut hub = Hub::start(&world.settings().set("SHUTDOWN_DELAY", "300s")).await;
     let ready = format!("{}/health/ready", hub.url());
-    eventually("it is ready", PATIENCE, async || {
+    // One that is told to stop while it starts begins no stage any more.
+    eventually("it is ready, and has begun", PATIENCE, async || {
         match world.careem.request(Method::GET, &ready).await.status {
-            200 => Ok(()),
+            200 if hub.logs_contain("\"serving\"") => Ok(()),
             status => Err(status),
         }
     })

@@ -47,7 +47,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 pub struct Serving {
     /// Time for a request's head after the first, and for how long a connection may wait for its next request.
     pub header_timeout: Duration,
-    /// How long new connections are left aside before the listener closes (see [`leave_new_ones`]); zero: not at all.
+    /// How long new connections are left aside before the listener closes (see `leave_new_ones`); zero: not at all.
     pub linger: Duration,
     /// Time for what is under way when it is told to stop.
     pub grace: Duration,

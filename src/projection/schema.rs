@@ -5,7 +5,7 @@
 //! are there; indexes on them are made by [`super::indexes`].
 //!
 //! **Versions side by side.** A migration that only adds something leaves older versions at work. One that older versions
-//! cannot work with stands in [`BREAKING`], and its row and all later ones say so (`compatible_from`): a version that does not
+//! cannot work with stands in `BREAKING`, and its row and all later ones say so (`compatible_from`): a version that does not
 //! know that migration refuses, and leaves the tables to newer ones.
 //!
 //! **Whose tables.** They are made only where the database has none of these names in any schema, so that nobody writes empty tables

@@ -107,6 +107,7 @@ async fn larger_than_it_may_be() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn small_ones_that_unpack_to_large_ones() {
+    let _turn = crate::harness::wait::heavy().await;
     let siege = Siege::new().await;
     let (fits, over) = (|id: &str| dense(id, MAX_BODY), dense("CR-over", MAX_BODY + 1));
     let refused = (413, "PAYLOAD_TOO_LARGE".to_owned());

@@ -20,7 +20,7 @@ use super::{PATH, Siege, good, signed};
 use crate::harness::{
     outside::{CAREEM_POS, Outside, send},
     raw::{Raw, request},
-    wait::{PATIENCE, POLL, eventually},
+    wait::{PATIENCE, POLL, eventually, heavy},
 };
 
 /// Connections of a flood: more than the hub holds.
@@ -116,6 +116,7 @@ impl Flood {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_of_one_address() {
+    let _turn = heavy().await;
     let siege = Siege::new().await;
     let before = siege.honest(PROVIDER, "before").await;
     let flood = Flood::of(&siege, std::iter::repeat_n(STRANGER, FLOOD)).await;
@@ -138,6 +139,7 @@ async fn connections_of_one_address() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_of_a_thousand_addresses() {
+    let _turn = heavy().await;
     let siege = Siege::new().await;
     let before = siege.honest(PROVIDER, "before").await;
     let addresses: Vec<IpAddr> = crowd(1050).collect();
@@ -167,6 +169,7 @@ fn sum(metrics: &str, name: &str) -> f64 {
 /// Bodies that are all there but for their end fill the room for bodies; who holds most of it loses it first, and is blocked.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_do_not_end() {
+    let _turn = heavy().await;
     const BODY: usize = 1024 * 1024;
     let outside = Outside::new(CAREEM_POS).await;
     let settings = outside.settings().set("RATE_LIMIT_ADDRESS", "30/60s/600s");
@@ -218,6 +221,7 @@ async fn bodies_that_do_not_end() {
 /// A body has to come at a least rate once a grace is over; that is long before the time for a whole body.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_trickle() {
+    let _turn = heavy().await;
     let siege = Siege::with(&[("HUB_TEST_TIMES", "body_grace=500ms")]).await;
     let began = Instant::now();
     let mut client = Raw::connect(siege.hub.address()).await;
@@ -247,6 +251,7 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
 /// Five KB of gzip that unpack to five MB, which eight secrets would be tried with; and as much without any packing.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_are_dear_to_verify() {
+    let _turn = heavy().await;
     let secrets = format!("{},a,b,c,d,e,f,g", crate::harness::careem::SECRET);
     let siege = Siege::with(&[("CAREEM_WEBHOOK_SECRET", &secrets), ("RATE_LIMIT_ENABLED", "false")]).await;
     let before = siege.honest(PROVIDER, "before").await;

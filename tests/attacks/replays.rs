@@ -23,6 +23,7 @@ const AT_ONCE: usize = 10;
 /// An address that one verified webhook made known opens more connections than the hub holds, and sends that webhook over each.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_of_a_known_address() {
+    let _turn = crate::harness::wait::heavy().await;
     let outside = Outside::new(CAREEM_POS).await;
     let siege = Siege {
         hub: Hub::start(&outside.settings().set("RATE_LIMIT_CAREEM", "100000/60s")).await,
@@ -63,6 +64,7 @@ async fn connections_of_a_known_address() {
 /// The same bytes again and again, from elsewhere: neither the quota nor the bytes of the provider are spent.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_webhook_again_and_again() {
+    let _turn = crate::harness::wait::heavy().await;
     let siege = Siege::with(&[("RATE_LIMIT_CAREEM", "150/1h"), ("RATE_LIMIT_ADDRESS", "100/1h/1h")]).await;
     let caught = good(&siege.next());
     let post = async |from, bytes: &str| {

@@ -2,7 +2,10 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, sleep},
+};
 
 /// Long enough for anything that happens by itself, on a slow and busy machine too, and shorter than the half minute after
 /// which NATS hands out a message again: an order that only came through because of that was stuck.
@@ -11,6 +14,14 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(28);
 pub(crate) const POLL: Duration = Duration::from_millis(10);
 /// How often it is looked after a while: what takes seconds is not found out much later, and tests run beside each other.
 const POLL_LATER: Duration = Duration::from_millis(50);
+
+/// Tests that take all of a machine, such as floods: so many at a time, or one is an attack on the other.
+static HEAVY: Semaphore = Semaphore::const_new(2);
+
+/// Waits for its turn among those; it lasts for as long as this is kept.
+pub(crate) async fn heavy() -> SemaphorePermit<'static> {
+    HEAVY.acquire().await.expect("it is never closed")
+}
 
 /// Looks until `look` returns what was waited for; fails with what it saw last.
 pub(crate) async fn eventually<T, S: Debug>(
