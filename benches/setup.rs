@@ -37,8 +37,10 @@ const NO_BACKEND: &str = "http://127.0.0.1:1";
 const NATS_CONFIG: &str = include_str!("../nats.conf");
 /// The line that makes the server fsync before it acknowledges.
 const FSYNC: &str = "sync_interval: always";
-/// The bare handler makes its own stream, which no user of the real configuration may.
-const USERS: &str = "users: [";
+/// The bare handler makes its own stream, which no user of the real configuration may: it gets one, the first of the account that has
+/// JetStream.
+const ACCOUNT: &str = "\n  HUB {\n    jetstream: enabled\n";
+const USERS: &str = "    users: [\n";
 const BARE_USER: &str = "{ user: bare, password: $NATS_HUB_PASSWORD }";
 const BRANCH: &str = "
     INSERT INTO delivery_providers (id, code, name) VALUES ('bench-provider', 'careem', 'Careem');
@@ -70,10 +72,7 @@ impl Servers {
             "nats.conf does not fsync before the acknowledgement"
         );
         let synced = config("synced.conf", NATS_CONFIG)?;
-        let plain = NATS_CONFIG
-            .replace(FSYNC, "")
-            .replacen(USERS, &format!("{USERS} {BARE_USER}"), 1);
-        let plain = config("unsynced.conf", &plain)?;
+        let plain = config("unsynced.conf", &without_fsync(NATS_CONFIG)?)?;
         let passwords = NatsPasswords::random();
         let durable = PostgresOptions {
             durable: true,
@@ -196,6 +195,19 @@ impl Servers {
         ]);
         command
     }
+}
+
+/// The configuration of the server for the bare handler.
+fn without_fsync(text: &str) -> Result<String> {
+    let (before, account) = text
+        .split_once(ACCOUNT)
+        .context("nats.conf has no account HUB with JetStream")?;
+    let (settings, users) = account
+        .split_once(USERS)
+        .context("the account HUB of nats.conf has no users")?;
+    Ok([before, ACCOUNT, settings, USERS, BARE_USER, "\n", users]
+        .concat()
+        .replace(FSYNC, ""))
 }
 
 /// The port of the hub's log line that says where it listens.

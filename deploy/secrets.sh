@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the secrets that docker-compose.yml mounts, each a file of random letters and digits in deploy/secrets/. Leaves
 # those alone that are there: to replace one, remove its file, run this again and restart what uses it (PostgreSQL keeps
-# the password of its first start, so change it there too).
+# postgres_password of its first start, so change that one there too).
 set -eu
 cd "$(dirname "$0")/secrets"
 
@@ -12,7 +12,7 @@ umask 022
 
 for name in \
     nats_provision_password nats_backup_password nats_hub_password nats_subscriber_password nats_route_password \
-    postgres_password database_password \
+    postgres_password database_password database_run_password \
     service_token careem_webhook_secret; do
     if [ -s "$name" ]; then
         echo "kept    deploy/secrets/$name"

@@ -270,6 +270,71 @@ async fn it_answers_404() {
     world.at_end(Ends::forwarded(3).dead_lettered(1)).await;
 }
 
+/// From the first request on: nobody can tell whose fault the first orders' 404s are, so none is given up, and each stays the same request.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_answers_404_to_everything_from_the_start() {
+    const ORDERS: usize = 6;
+    let world = World::new().await;
+    // As few attempts as there can be.
+    let settings = world
+        .settings()
+        .set("RETRY_DELAYS", "100ms")
+        .set("RETRY_MAX_ATTEMPTS", 1)
+        .set("CIRCUIT_BREAKER_RESET_TIMEOUT", "200ms");
+    let hub = Hub::start(&settings).await;
+    world.backend.otherwise(Answer::status(404));
+    let orders = ids("from-the-start", ORDERS);
+    // The first two wait alone for a while.
+    world.post_orders(&hub, orders[..2].to_vec()).await;
+    world.backend.wait_for(8).await;
+    let breaker = world.breaker(&hub).await;
+    assert!(
+        !breaker["reason"].to_string().contains("BACKEND_URL"),
+        "two orders say nothing of the others: {breaker}"
+    );
+    world.post_orders(&hub, orders[2..].to_vec()).await;
+    eventually("the breaker names BACKEND_URL", PATIENCE, async || {
+        let breaker = world.breaker(&hub).await;
+        if breaker["reason"].to_string().contains("BACKEND_URL") {
+            Ok(())
+        } else {
+            Err(breaker)
+        }
+    })
+    .await;
+    // And for some trials more.
+    world.backend.wait_for(world.backend.count() + 5).await;
+    let ends = world.log.events().await;
+    assert!(
+        ends.iter()
+            .all(|event| event.envelope.event_type != EventType::OrderDeadLettered)
+    );
+    world.backend.otherwise(Answer::Accept);
+    world.at_end(Ends::forwarded(ORDERS)).await;
+
+    let (requests, events) = (world.backend.requests(), world.log.events().await);
+    for order in &orders {
+        let mut of_order = requests.iter().filter(|one| one.external_order_id() == *order);
+        let first = of_order.next().unwrap();
+        assert!(
+            of_order.all(|one| (one.key(), &one.body) == (first.key(), &first.body)),
+            "{order}"
+        );
+        let of_order = events.iter().filter(|event| event.envelope.external_order_id == *order);
+        let attempts = of_order.filter_map(|event| match event.envelope.event_type {
+            EventType::OrderForwardFailed => payload(event)["attempt"].as_u64(),
+            EventType::OrderForwarded => payload(event)["attempts"].as_u64(),
+            _ => None,
+        });
+        let attempts: Vec<_> = attempts.collect();
+        // A trial of the breaker has the number of the last attempt that counted.
+        assert!(
+            attempts.windows(2).all(|two| two[1] == two[0] || two[1] == two[0] + 1),
+            "{order}: {attempts:?}"
+        );
+    }
+}
+
 /// It had answered as it should, and then answers 404 to everything: the first orders that meet this, and news of orders, wait
 /// like those that come when it is known.
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,7 @@
 //! Backups that are restored: by the steps of `docs/backup.md`, and every order is counted. A mirror takes the log's place.
 
+mod interrupted;
+
 use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Stdio};
 
 use async_nats::{

@@ -6,10 +6,16 @@ use std::{
     process::{Command, Stdio},
 };
 
+use webhook_hub::{
+    config,
+    database::{Database, rights},
+};
+
 use crate::harness::{
     backend::Backend,
+    hub::{Settings, run},
     port::Port,
-    servers::{Cluster, PROGRAMS},
+    servers::{Cluster, PROGRAMS, postgres_program},
     wait::{PATIENCE, eventually},
 };
 
@@ -81,6 +87,70 @@ async fn every_command_of_the_guide() {
     assert!(killed.success(), "the servers ran until the end");
     assert_eq!(requests.len(), 1, "{said}");
     assert_eq!(requests[0].path, crate::harness::backend::ORDERS);
+}
+
+/// The roles of docker-compose.yml: made twice, with passwords that changed meanwhile, and the running hub's has the least rights.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_roles_of_the_compose_file() {
+    let Some(psql) = postgres_program("psql") else {
+        eprintln!("this PostgreSQL comes without psql: the script is not run");
+        return;
+    };
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let cluster = Cluster::start().await;
+    let secrets = tempfile::tempdir().unwrap();
+    let path = format!("{}:{}", folder_of(&psql).display(), std::env::var("PATH").unwrap());
+    for round in ["first'", "second"] {
+        for name in ["database_password", "database_run_password"] {
+            std::fs::write(secrets.path().join(name), format!("{name} {round}")).unwrap();
+        }
+        let ran = Command::new("sh")
+            .arg(project.join("deploy/postgres-roles.sh"))
+            .env_clear()
+            .env("PATH", &path)
+            .env("SECRETS", secrets.path())
+            .env("PGHOST", "127.0.0.1")
+            .env("PGPORT", cluster.server.port().to_string())
+            .env("PGUSER", "admin")
+            .output()
+            .unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    }
+    let url = |role: &str| {
+        cluster
+            .server
+            .url("webhook_hub")
+            .replace("//admin@", &format!("//{role}@"))
+    };
+    let owner = Settings::empty().set("DATABASE_URL", url("webhook_hub"));
+    let ran = run(&owner, &["migrate", "--grant", "nobody"]).await;
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains("cannot grant the role nobody"),
+        "{}",
+        ran.said()
+    );
+    for _ in 0..2 {
+        run(&owner, &["migrate", "--grant", "webhook_hub_run", "--retention"])
+            .await
+            .expect_success();
+    }
+    let settings = Settings::empty().set("DATABASE_URL", url("webhook_hub_run"));
+    let settings = config::Database::from_environment(&settings.environment()).unwrap();
+    let database = Database::new(&settings).unwrap();
+    let connection = database.connect().await.unwrap();
+    rights::check(&connection).await.unwrap();
+    assert_eq!(
+        rights::lacking_to_delete(&connection, "webhook_logs").await.unwrap(),
+        None
+    );
+    for refused in [
+        "CREATE TABLE public.x ()",
+        "SELECT api_key FROM branch_delivery_configs",
+        "DROP TABLE webhook_logs",
+    ] {
+        let error = connection.batch_execute(refused).await.unwrap_err();
+        assert_eq!(error.code(), Some("42501"), "{refused}: {error}");
+    }
 }
 
 /// What the commands and the servers printed.

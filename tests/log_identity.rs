@@ -2,6 +2,8 @@
 //! answered 200 is on the log, what is on the log is handled and has its row, and no row of before is lost.
 
 mod forgotten;
+mod shown;
+mod upgraded;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -146,15 +148,28 @@ impl Disaster {
             .collect())
     }
 
+    /// Bytes until the log is full: a hub that knows this has looked at the log since.
+    async fn bytes_left(&self) -> i64 {
+        let provision = self.world.nats.provision().await;
+        let stream = provision.get_stream("EVENTS").await.unwrap();
+        let info = stream.cached_info();
+        info.config.max_bytes - i64::try_from(info.state.bytes).unwrap()
+    }
+
     /// One combination, with a hub that runs meanwhile or one that starts afterwards.
     async fn survives(&mut self, events: Events, tables: Tables, is_running: bool) {
         let name = format!("{events:?}-{tables:?}-{is_running}-{}", self.is_without_marks);
         let hub = if is_running {
             self.put_back(Events::Newer, Some(Tables::Newer)).await;
-            let hub = self.world.hub().await;
+            let quick = "look_at_identity=50ms,loss_every=50ms";
+            let hub = Hub::start(&self.world.settings().set("HUB_TEST_TIMES", quick)).await;
             // It works on all stages, and has something to remember.
             self.world.post_orders(&hub, ids(&format!("warm-{name}"), 1)).await;
             let events_now = self.world.log.settled().await;
+            let left = self.bytes_left().await;
+            self.world
+                .metrics_has(&hub, &format!("log_left_bytes {left}"), &name)
+                .await;
             self.world.tables_agree(&events_now, PATIENCE).await;
             self.put_back(events, Some(tables)).await;
             hub

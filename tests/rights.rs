@@ -1,5 +1,7 @@
 //! The running hub works with the least rights, those of `migrate --print-grants`, and names one that is taken away.
 
+use reqwest::Method;
+use serde_json::Value;
 use uuid::Uuid;
 use webhook_hub::{
     config,
@@ -41,11 +43,6 @@ const TAKEN: [Taken; 3] = [
             "SELECT",
             "public.provider_order_logs",
             "SELECT on \\\"public\\\".provider_order_logs",
-        ),
-        (
-            "DELETE",
-            "public.provider_order_logs",
-            "DELETE on \\\"public\\\".provider_order_logs",
         ),
         ("UPDATE", "hub.cursors", "UPDATE on hub.cursors"),
         ("DELETE", "hub.skipped_events", "DELETE on hub.skipped_events"),
@@ -146,10 +143,8 @@ async fn every_statement_is_allowed(settings: &Settings) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_that_is_taken_away_is_named() {
     let world = World::new().await;
-    let (role, settings) = least(&world, &["--retention"]).await;
-    let settings = settings
-        .set("HUB_TEST_TIMES", QUICK_TAKEOVER)
-        .set("RETENTION_PROVIDER_ORDER_LOGS", "360d");
+    let (role, settings) = least(&world, &[]).await;
+    let settings = settings.set("HUB_TEST_TIMES", QUICK_TAKEOVER);
     let hub = Hub::start(&settings).await;
     world.post_orders(&hub, ids("known", 1)).await;
     world.at_end(Ends::forwarded(1)).await;
@@ -173,6 +168,11 @@ async fn a_right_that_is_taken_away_is_named() {
             })
             .await;
         }
+        // As what it is, and no trouble with the log.
+        for (class, is_met) in [("missing_right", 1), ("log", 0)] {
+            let line = format!("database_trouble{{class=\"{class}\"}} {is_met}");
+            world.metrics_say(&hub, &line).await;
+        }
         // Orders depend on none of this.
         world.post_orders(&hub, ids(&format!("without-{number}"), 1)).await;
         world.backend.wait_for(number + 2).await;
@@ -183,4 +183,91 @@ async fn a_right_that_is_taken_away_is_named() {
     }
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(TAKEN.len() + 1)).await;
+}
+
+/// A row of each table that is old and has ended.
+const OLD: &str = "
+    INSERT INTO delivery_error_logs (id, provider_id, error_type, error_message, is_resolved, created_at, updated_at)
+    VALUES ('old-error', 'provider-careem', 'temporary', 'x', true, '2024-01-01', '2024-01-01');
+    INSERT INTO provider_order_logs (id, order_id, provider_id, branch_id, company_id, external_order_id, provider_status,
+        mapped_status, created_at, updated_at)
+    VALUES ('old-order', 'o', 'provider-careem', 'b', 'c', 'x', 'x', 'delivered', '2024-01-01', '2024-01-01')";
+
+/// RETENTION_… is set and the role may not delete: the tables are written, what is refused is shown with what grants it, and it ends
+/// with the grant, table by table.
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_without_the_right_to_delete_is_refused_alone() {
+    let world = World::new().await;
+    world.database.run(OLD).await.unwrap();
+    let (role, settings) = least(&world, &[]).await;
+    let settings = settings
+        .set("RETENTION_DELIVERY_ERROR_LOGS", "360d")
+        .set("RETENTION_PROVIDER_ORDER_LOGS", "360d")
+        .set("HUB_TEST_TIMES", "look_for_rights=100ms");
+    let hub = Hub::start(&settings).await;
+    let is_refused = async |table: &str, refused: u8| {
+        let line = format!("retention_refused{{table=\"{table}\"}} {refused}");
+        world.metrics_say(&hub, &line).await;
+    };
+    let deleted = async |table: &str| {
+        let line = format!("retention_deleted_rows_total{{table=\"{table}\"}} 1");
+        world.metrics_say(&hub, &line).await;
+    };
+    let health = async || {
+        let url = format!("{}/health", hub.private_url());
+        world.careem.request(Method::GET, &url).await.json()
+    };
+    for table in ["delivery_error_logs", "provider_order_logs"] {
+        is_refused(table, 1).await;
+    }
+    let shown = health().await;
+    assert_eq!(
+        (
+            &shown["status"],
+            &shown["checks"]["retention"],
+            &shown["checks"]["tables"]
+        ),
+        (&"degraded".into(), &"unhealthy".into(), &"healthy".into()),
+        "{shown}"
+    );
+    assert_eq!(shown["tables"]["trouble"], Value::Null, "{shown}");
+    let why = shown["tables"]["retentionRefused"]["provider_order_logs"]
+        .as_str()
+        .unwrap();
+    for said in [
+        "DELETE on \"public\".provider_order_logs",
+        &format!("webhook-hub migrate --print-grants {role} --retention"),
+    ] {
+        assert!(why.contains(said), "{why}");
+    }
+    assert!(
+        hub.logs_contain("old rows stay: the role may not delete them"),
+        "{}",
+        hub.log()
+    );
+    world.post_orders(&hub, ids("kept", 2)).await;
+    let events = world.log.settled().await;
+    eventually("the tables are written", PATIENCE, async || {
+        let rows = world
+            .database
+            .rows("SELECT id FROM webhook_logs WHERE status = 'completed'")
+            .await;
+        let rows = rows.map_err(|error| error.to_string())?;
+        if rows.len() == 2 {
+            Ok(())
+        } else {
+            Err(format!("{rows:?} of {} events", events.len()))
+        }
+    })
+    .await;
+    let delete = format!("GRANT DELETE ON delivery_error_logs TO {role}");
+    world.database.run(&delete).await.unwrap();
+    deleted("delivery_error_logs").await;
+    is_refused("delivery_error_logs", 0).await;
+    is_refused("provider_order_logs", 1).await;
+    grant(&world, &role, &["--retention"]).await;
+    deleted("provider_order_logs").await;
+    is_refused("provider_order_logs", 0).await;
+    assert_eq!(health().await["status"], "healthy");
+    world.at_end(Ends::forwarded(2)).await;
 }

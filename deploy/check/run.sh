@@ -83,12 +83,20 @@ else
     not_run "deploy/kubernetes (schemas)" "python3 with pip"
 fi
 
+# The compose files, as far as they can be judged without docker.
+if command -v python3 >/dev/null && PYTHONPATH="$tools/kubernetes" python3 -c 'import yaml' 2>/dev/null; then
+    (cd "$root" && PYTHONPATH="$tools/kubernetes" python3 "$here/compose.py" docker-compose.yml deploy/node/docker-compose.yml)
+    checked "the compose files (names, images, hardening)"
+else
+    not_run "the compose files (names, images, hardening)" "python3 with PyYAML"
+fi
 if docker compose version >/dev/null 2>&1; then
     (cd "$root" && docker compose -f docker-compose.yml config --quiet)
     checked docker-compose.yml
     NODE=nats-1 NODE_ADDRESS=10.0.0.1 NODES=10.0.0.1,10.0.0.2,10.0.0.3 BACKEND_URL=https://backend.example \
+        HUB_DATABASE_ROLE=hub_run \
         docker compose -f "$root/deploy/node/docker-compose.yml" config --quiet
     checked deploy/node/docker-compose.yml
 else
-    not_run "the compose files" "docker compose"
+    not_run "the compose files (docker compose config)" "docker compose"
 fi

@@ -21,7 +21,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     names::{Names, Run, Runs},
-    pooler, statement_timeout,
+    pooler,
+    rights::{self, Lacking},
+    statement_timeout,
 };
 
 /// How much longer than the server the hub waits for a statement: the server's own word is better, for the session lives on.
@@ -50,6 +52,10 @@ pub enum Error {
     },
     /// A pooler hands its sessions to several clients.
     Pooled,
+    /// The role lacks rights.
+    Lacking(Lacking),
+    /// The tables are not what this version can work with; why.
+    Schema(String),
 }
 
 impl Error {
@@ -58,7 +64,8 @@ impl Error {
         match self {
             Self::Postgres(error) => error.code().map(tokio_postgres::error::SqlState::code),
             Self::Unreachable { code, .. } => code.as_deref(),
-            Self::Deadline(_) | Self::Pooled => None,
+            Self::Lacking(_) => Some(rights::MISSING),
+            Self::Deadline(_) | Self::Pooled | Self::Schema(_) => None,
         }
     }
 
@@ -83,6 +90,8 @@ impl fmt::Display for Error {
             Self::Deadline(limit) => write!(f, "PostgreSQL did not answer within {} s", limit.as_secs_f64()),
             Self::Unreachable { reason, .. } => write!(f, "PostgreSQL: {reason}"),
             Self::Pooled => f.write_str(pooler::REFUSED),
+            Self::Lacking(lacking) => lacking.fmt(f),
+            Self::Schema(why) => f.write_str(why),
         }
     }
 }

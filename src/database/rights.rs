@@ -3,8 +3,10 @@
 //! PostgreSQL's own word is "permission denied for table x", without the right that is missing, and one table at a time. So
 //! the texts of the grants are read as the list of what is needed, and PostgreSQL is asked for each of them.
 
+use std::fmt;
+
 use super::{
-    Connection,
+    Connection, Error,
     names::{Names, identifier},
 };
 
@@ -41,13 +43,48 @@ pub fn script(names: &Names, database: &str, role: &str, with_retention: bool) -
         .replace("{role}", &identifier(role))
 }
 
-/// Fails where the role of a connection lacks a right, naming all that it lacks; `deletes` are the tables that it deletes old
-/// rows of.
+/// Rights that a role does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lacking {
+    role: String,
+    /// `DELETE on public.webhook_logs`.
+    rights: Vec<String>,
+    /// Whether they are among those that `RETENTION_…` needs.
+    of_retention: bool,
+}
+
+impl fmt::Display for Lacking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (role, rights) = (&self.role, self.rights.join(", "));
+        let option = if self.of_retention { " --retention" } else { "" };
+        write!(
+            f,
+            "PostgreSQL: the role {role} lacks {rights}; the owner of the tables grants it with: \
+             webhook-hub migrate --print-grants {role}{option} | psql"
+        )
+    }
+}
+
+/// Fails where the role of a connection lacks a right that every hub needs; the error names all that it lacks.
 ///
 /// # Errors
-/// The missing rights, or why PostgreSQL could not be asked.
-pub async fn check(connection: &Connection, deletes: &[&str]) -> anyhow::Result<()> {
-    let all = needed(connection.names(), deletes);
+/// [`Error::Lacking`], or why PostgreSQL did not answer.
+pub async fn check(connection: &Connection) -> anyhow::Result<()> {
+    match lacking(connection, always(connection.names()), false).await? {
+        None => Ok(()),
+        Some(lacking) => Err(Error::Lacking(lacking).into()),
+    }
+}
+
+/// The right to delete rows of a table of the platform, where the role of a connection lacks it.
+///
+/// # Errors
+/// Where PostgreSQL does not answer.
+pub async fn lacking_to_delete(connection: &Connection, table: &str) -> anyhow::Result<Option<Lacking>> {
+    lacking(connection, of_retention(connection.names(), table), true).await
+}
+
+async fn lacking(connection: &Connection, all: Vec<Right>, of_retention: bool) -> anyhow::Result<Option<Lacking>> {
     let (schemas, tables): (Vec<_>, Vec<_>) = all.into_iter().partition(|right| right.privilege == "USAGE");
     // What is in a schema cannot be asked about without the right to use it.
     let of_schemas = "SELECT privilege, name, NULL, current_user::text FROM unnest($1::text[], $2::text[], $3::text[]) AS n (privilege, name, col)
@@ -69,7 +106,7 @@ pub async fn check(connection: &Connection, deletes: &[&str]) -> anyhow::Result<
         let rows = connection.query(sql, &[&privileges, &names, &columns]).await?;
         let Some(first) = rows.first() else { continue };
         let role: String = first.try_get(3)?;
-        let mut missing = Vec::new();
+        let mut missing = Vec::with_capacity(rows.len());
         for row in &rows {
             let (privilege, on): (String, String) = (row.try_get(0)?, row.try_get(1)?);
             missing.push(match row.try_get::<_, Option<String>>(2)? {
@@ -77,23 +114,30 @@ pub async fn check(connection: &Connection, deletes: &[&str]) -> anyhow::Result<
                 None => format!("{privilege} on {on}"),
             });
         }
-        anyhow::bail!(
-            "PostgreSQL: the role {role} lacks {}; the owner of the tables can grant it: webhook-hub migrate --print-grants {role} (with --retention \
-             where RETENTION_… is set)",
-            missing.join(", ")
-        );
+        return Ok(Some(Lacking {
+            role,
+            rights: missing,
+            of_retention,
+        }));
     }
-    Ok(())
+    Ok(None)
 }
 
-/// All rights of the texts, those to delete only for these tables.
-fn needed(names: &Names, deletes: &[&str]) -> Vec<Right> {
-    let (always, retention) = (names.fill(GRANTS), names.fill(RETENTION));
-    let is_deleted_from = |right: &Right| deletes.iter().any(|table| right.on.ends_with(&format!(".{table}")));
-    let of_retention = retention.lines().flat_map(rights).filter(is_deleted_from);
+/// The rights that every hub needs.
+fn always(names: &Names) -> Vec<Right> {
     let is_seldom = |right: &Right| right.privilege == SELDOM.0 && right.on.ends_with(SELDOM.1);
-    let always = always.lines().flat_map(rights).filter(|right| !is_seldom(right));
-    always.chain(of_retention).collect()
+    let text = names.fill(GRANTS);
+    text.lines()
+        .flat_map(rights)
+        .filter(|right| !is_seldom(right))
+        .collect()
+}
+
+/// Those that deleting old rows of a table needs besides.
+fn of_retention(names: &Names, table: &str) -> Vec<Right> {
+    let text = names.fill(RETENTION);
+    let is_of_table = |right: &Right| right.on.ends_with(&format!(".{table}"));
+    text.lines().flat_map(rights).filter(is_of_table).collect()
 }
 
 /// The rights that a line grants; none where it grants nothing, or something of the database as a whole, which who is connected has.
@@ -136,7 +180,15 @@ mod tests {
 
     #[test]
     fn the_texts_are_read_as_the_list_of_what_is_needed() {
-        let all = needed(&Names::new("shop"), &["webhook_logs"]);
+        let names = Names::new("shop");
+        let mut all = always(&names);
+        assert!(
+            all.iter()
+                .all(|right| right.privilege != "DELETE" || right.on.starts_with("hub."))
+        );
+        let deletes = of_retention(&names, "webhook_logs");
+        assert_eq!(deletes.len(), 1);
+        all.extend(deletes);
         let has = |privilege: &str, on: &str, column: Option<&str>| {
             let wanted = Right {
                 privilege: privilege.to_owned(),
@@ -151,10 +203,6 @@ mod tests {
         has("SELECT", "\"shop\".branch_delivery_configs", Some("settings"));
         has("SELECT", "hub.migrations", None);
         has("DELETE", "\"shop\".webhook_logs", None);
-        let deletes = all
-            .iter()
-            .filter(|right| right.privilege == "DELETE" && !right.on.starts_with("hub."));
-        assert_eq!(deletes.count(), 1);
         // Every line that grants is understood.
         for line in GRANTS
             .lines()

@@ -72,6 +72,7 @@ impl Class {
             None => Self::Log,
             Some(Error::Pooled) => Self::Pooler,
             Some(Error::Deadline(_)) => Self::TimeLimit,
+            Some(Error::Schema(_)) => Self::Schema,
             Some(known) => known.code().map_or(Self::NoConnection, Self::of_code),
         }
     }
@@ -134,6 +135,7 @@ mod tests {
             of(Error::unreachable("no room", Some("53300")).into()),
             Class::TooManyConnections
         );
+        assert_eq!(of(Error::Schema("no tables".to_owned()).into()), Class::Schema);
         assert_eq!(of(anyhow::anyhow!("cannot look up EVENTS")), Class::Log);
     }
 

@@ -1,17 +1,18 @@
-//! The log's identity: whether the log that is there is the one that a position was about.
+//! The log's identity: whether the current log is the one that a position refers to.
 //!
-//! A log may go back under its readers (NATS is restored from an older copy), or be another one (it was set up anew). Then other
-//! events stand, or will stand, at the sequences that somebody remembers. Nothing in the protocol says so. So whoever remembers a
-//! position keeps with it when the stream was created and some [`Mark`]s: a fingerprint of what stood at a sequence. They are compared
-//! before the position is used, after each reconnect, and every few seconds.
+//! A log can go back while it is in use (NATS is restored from an older copy), or be replaced (it was set up anew). Then the sequences that a
+//! reader remembers belong, or will belong, to other events. Nothing in the protocol says so. So every reader stores with its position when
+//! the stream was created and some [`Mark`]s: fingerprints of the messages at earlier sequences. They are compared before the position is
+//! used, after each reconnect, and every few seconds.
 //!
-//! The marks decide, not the creation: a mirror that was made the log, or a stream that was restored under a new name, has another
-//! creation and the same messages at the same sequences, and every position on it holds. Where the last mark does not match, the last
-//! one that does is the common point: up to there both logs are the same.
+//! The marks decide, not the creation: a promoted mirror, or a stream that was restored under a new name, has another creation and the same
+//! messages at the same sequences, so every position on it stays valid. If the last mark does not match, the last one that does is the
+//! common point: up to there both logs are the same.
 //!
-//! [`watch`] looks at the log for the hub as a whole; the lease of a stage, the tables' cursor and the memory of orders keep a
-//! [`Trail`] each.
+//! [`watch`] checks the log for the hub as a whole, [`finding`] keeps what was found last. The lease of a stage, the tables' cursor and the
+//! memory of orders store a [`Trail`] each.
 
+pub mod finding;
 pub mod watch;
 
 use std::fmt::Write as _;
@@ -146,6 +147,9 @@ impl<'de> Deserialize<'de> for Trail {
 pub struct Remembered {
     /// When that log was created, in nanoseconds since 1970 by its server's clock; none where an older version did not keep it.
     pub created: Option<i64>,
+    /// When the position was stored, in nanoseconds since 1970, if `created` is not known: a log that was created later is another one. The
+    /// time is that of the reader's clock, so a difference between the clocks matters if the log was created just before.
+    pub as_of: Option<i64>,
     /// The last sequence that is remembered; 0 where there is none.
     pub position: u64,
     /// What stood there.
@@ -213,11 +217,11 @@ impl Compared {
     pub const fn found(self) -> &'static str {
         match self {
             Self::Same => "the event log is the same",
-            Self::Copy => "the event log is a copy of the one before, with all of its events",
+            Self::Copy => "the event log is a copy of the previous one, with all of its events",
             Self::WentBack(_) => {
-                "the event log went back: it lacks events that it had, and others stand at their sequences"
+                "the event log went back: events that it had are missing, and others have their sequences"
             }
-            Self::Another => "the event log is another one than before",
+            Self::Another => "the event log was replaced by another one",
         }
     }
 }
@@ -249,6 +253,7 @@ pub async fn compare(connection: &Connection, log: &LogState, remembered: &Remem
 fn judge(log: &LogState, remembered: &Remembered, common: Option<u64>) -> Compared {
     let Remembered {
         created,
+        as_of,
         position,
         trail,
     } = remembered;
@@ -256,7 +261,10 @@ fn judge(log: &LogState, remembered: &Remembered, common: Option<u64>) -> Compar
     if *position == 0 && newest == 0 {
         return Compared::Same;
     }
-    let is_other = created.is_some_and(|created| created != log.created);
+    let is_other = match created {
+        Some(created) => *created != log.created,
+        None => as_of.is_some_and(|as_of| as_of < log.created),
+    };
     let ends_before = *position > log.last || newest > log.last;
     // Nothing was marked, or what was is too old to be on the log still.
     let is_unmarked = newest == 0 || newest < log.first;
@@ -320,6 +328,7 @@ mod tests {
     fn remembered(created: Option<i64>, position: u64, sequences: &[u64]) -> Remembered {
         Remembered {
             created,
+            as_of: None,
             position,
             trail: trail(sequences.iter().copied()),
         }
@@ -356,6 +365,29 @@ mod tests {
         ] {
             let found = judge(&log, &remembered(created, position, marks), common);
             assert_eq!(found, expected, "{created:?} {position} {marks:?} {common:?}");
+        }
+        // Without marks: when the position was remembered, and when the log was created.
+        for (as_of, position, expected) in [
+            (None, 90, Compared::Same),
+            (Some(1), 90, Compared::Same),
+            (Some(0), 90, Compared::Another),
+            (Some(0), 120, Compared::Another),
+            (Some(0), 0, Compared::Same),
+        ] {
+            let old = Remembered {
+                as_of,
+                ..remembered(None, position, &[])
+            };
+            assert_eq!(judge(&log, &old, None), expected, "{as_of:?} {position}");
+            let known = Remembered {
+                created: Some(1),
+                ..old
+            };
+            assert_ne!(
+                judge(&log, &known, None),
+                Compared::Another,
+                "what is known counts more"
+            );
         }
         let empty = LogState {
             created: 1,

@@ -55,7 +55,7 @@ use self::{
     handover::Freed,
     held::{Done, Item, Task},
     shares::Shares,
-    tenure::{Kept, Tenure, Term, Unfit},
+    tenure::{Handed, Kept, Tenure, Term, Unfit},
     unreadable::unreadable,
 };
 use super::{
@@ -396,12 +396,13 @@ impl<S: Stage> Worker<S> {
         let sequence = info.stream_sequence;
         let age_ms = Utc::now().timestamp_millis() - i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000)?;
         gauges.show(info.pending, age_ms);
-        let has_come = ground.tenure.progress(|progress| progress.has_come(sequence));
         let connection = self.journal.connection();
-        let goes_back = has_come == Some(true) && info.delivered <= 1 && !ground.tenure.trusts(age_ms);
-        if goes_back || !ground.tenure.was_compared(connection.times()) {
-            // The consumer went back, as it may where NATS was killed; or the log did, and this is another event. Nothing that came over
-            // a new connection is believed to be of the same log before that was looked at.
+        let handed = Handed {
+            sequence,
+            delivered: info.delivered,
+            age_ms,
+        };
+        if ground.tenure.must_compare(&handed, connection.times()) {
             floor::check(connection, &ground.tenure).await?;
         }
         let id = message

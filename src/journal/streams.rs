@@ -121,20 +121,21 @@ pub fn events_file() -> anyhow::Result<Map<String, Value>> {
 /// # Errors
 /// Where NATS does not answer.
 pub async fn differences(connection: &Connection) -> anyhow::Result<Vec<Difference>> {
-    let mut all = Vec::new();
+    let (mut all, mut missing_streams) = (Vec::new(), Vec::new());
     for (name, file) in STREAMS {
-        match api::stream_info(connection, name).await? {
-            Some(info) => all.extend(stream_differences(name, file, &info["config"])?),
-            None => all.push(missing(name)),
-        }
+        let Some(info) = api::stream_info(connection, name).await? else {
+            missing_streams.push(name);
+            let of_restore = match name {
+                EVENTS => restoring::missing_log(connection).await?,
+                _ => None,
+            };
+            all.push(of_restore.unwrap_or_else(|| missing(name)));
+            continue;
+        };
+        all.extend(stream_differences(name, file, &info["config"])?);
     }
-    let missing_streams: Vec<_> = all
-        .iter()
-        .filter(|one| one.setting.is_empty())
-        .map(|one| one.of.clone())
-        .collect();
     for (stream, file) in CONSUMER_FILES {
-        if !missing_streams.iter().any(|one| one == stream) {
+        if !missing_streams.contains(&stream) {
             all.extend(consumer_differences(connection, stream, file).await?);
         }
     }
@@ -142,7 +143,9 @@ pub async fn differences(connection: &Connection) -> anyhow::Result<Vec<Differen
 }
 
 fn stream_differences(name: &str, file: &str, config: &Value) -> anyhow::Result<Vec<Difference>> {
-    if let Some(mark) = restoring::difference(name, config) {
+    if name == EVENTS
+        && let Some(mark) = restoring::difference(name, config)
+    {
         // What else differs follows from it.
         return Ok(vec![mark]);
     }

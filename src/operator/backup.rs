@@ -131,7 +131,7 @@ async fn prepare(folder: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot read {shown}"))?;
     ensure!(
         entries.next_entry().await?.is_none(),
-        "{shown} is not empty: each backup needs a folder of its own"
+        "{shown} is not empty: every backup needs its own folder"
     );
     Ok(())
 }
@@ -139,7 +139,7 @@ async fn prepare(folder: &Path) -> anyhow::Result<()> {
 async fn back_up(connection: &Connection, folder: &Path) -> anyhow::Result<Manifest> {
     let info = api::stream_info(connection, EVENTS)
         .await?
-        .context("EVENTS is missing on the NATS server: there is nothing to back up")?;
+        .context("EVENTS is missing on the NATS server, so there is nothing to back up")?;
     restoring::refuse(EVENTS, &info["config"])?;
     let about = info["state"]["bytes"].as_u64().unwrap_or_default();
     let (unfinished, snapshot) = (folder.join(UNFINISHED), folder.join(SNAPSHOT));
@@ -152,7 +152,7 @@ async fn back_up(connection: &Connection, folder: &Path) -> anyhow::Result<Manif
     let checked = check(&unfinished).await?;
     ensure!(
         checked == (bytes, sha256.clone()),
-        "{} does not hold what was written to it",
+        "{} differs from what was written to it",
         unfinished.display()
     );
     fs::rename(&unfinished, &snapshot)
@@ -207,19 +207,19 @@ pub(super) async fn read_checked(folder: &Path) -> anyhow::Result<(Manifest, Pat
     let (path, snapshot) = (folder.join(MANIFEST), folder.join(SNAPSHOT));
     let manifest = fs::read(&path).await.with_context(|| {
         format!(
-            "cannot read {}: a folder without it is no backup, or one that was not finished",
+            "cannot read {}: a folder without this file is no backup, or an unfinished one",
             path.display()
         )
     })?;
     let manifest: Manifest = serde_json::from_slice(&manifest)
-        .with_context(|| format!("{} is no manifest of `webhook-hub backup`", path.display()))?;
+        .with_context(|| format!("{} is not a manifest of `webhook-hub backup`", path.display()))?;
     if manifest.backup.stream != EVENTS {
         bail!("{} is a backup of {}", path.display(), manifest.backup.stream);
     }
     let (bytes, sha256) = check(&snapshot).await?;
     ensure!(
         bytes == manifest.backup.bytes && sha256 == manifest.backup.sha256,
-        "{} is not the file that the backup wrote: {bytes} bytes, SHA-256 {sha256}",
+        "{} is not the file that the backup wrote: it has {bytes} bytes and the SHA-256 {sha256}",
         snapshot.display()
     );
     Ok((manifest, snapshot))

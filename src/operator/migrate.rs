@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use serde_json::json;
 
 use super::print;
@@ -11,24 +12,41 @@ use crate::{
     projection::{indexes, schema},
 };
 
-/// Applies what is not applied yet and makes the indexes that are missing; says what it does on the error output.
+/// Applies what is not applied yet and makes the indexes that are missing, then gives a role the rights of the running hub where one is
+/// named; says what it does on the error output.
 ///
 /// # Errors
 /// Where PostgreSQL is away or refuses.
-pub async fn run(environment: &Environment, as_json: bool) -> anyhow::Result<ExitCode> {
-    let database = Database::new(&config::Database::from_environment(environment)?)?;
+pub async fn run(
+    environment: &Environment,
+    grant: Option<&str>,
+    with_retention: bool,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
+    let settings = config::Database::from_environment(environment)?;
+    let database = Database::new(&settings)?;
     let applied = schema::migrate(&database).await?;
     if !applied.is_empty() {
         eprintln!("applied {}", applied.join(", "));
     }
     let made = indexes::make(&database, &|progress| eprintln!("{progress}")).await?;
     let done = [&applied[..], &made].concat();
-    let text = if done.is_empty() {
+    let mut text = if done.is_empty() {
         "the schema is up to date".to_owned()
     } else {
         format!("the schema is up to date: applied {}", done.join(", "))
     };
-    print(as_json, &json!({ "applied": applied, "indexes": made }), text)?;
+    if let Some(role) = grant {
+        let granted = database.own().await?;
+        let granted = granted.batch_execute(&grants(&settings, role, with_retention)).await;
+        granted.with_context(|| format!("cannot grant the role {role} the rights of the running hub"))?;
+        text += &format!("; the role {role} has the rights of the running hub");
+    }
+    print(
+        as_json,
+        &json!({ "applied": applied, "indexes": made, "granted": grant }),
+        text,
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -43,9 +61,13 @@ pub fn print_grants(
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
     let settings = config::Database::from_environment(environment)?;
-    let database = settings.postgres.get_dbname().or(settings.postgres.get_user());
-    let database = database.unwrap_or("postgres");
-    let script = rights::script(&Names::new(&settings.schema), database, role, with_retention);
+    let script = grants(&settings, role, with_retention);
     print(as_json, &json!({ "grants": script }), script.trim_end())?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn grants(settings: &config::Database, role: &str, with_retention: bool) -> String {
+    let database = settings.postgres.get_dbname().or(settings.postgres.get_user());
+    let database = database.unwrap_or("postgres");
+    rights::script(&Names::new(&settings.schema), database, role, with_retention)
 }

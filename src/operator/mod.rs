@@ -44,10 +44,13 @@ pub enum Command {
     /// Brings the database schema up to date.
     Migrate {
         /// Changes nothing and prints the statements that give this role the rights of the running hub.
-        #[arg(long, value_name = "ROLE")]
+        #[arg(long, value_name = "ROLE", group = "role")]
         print_grants: Option<String>,
-        /// Together with --print-grants: also the rights to delete old rows (RETENTION_…).
-        #[arg(long, requires = "print_grants")]
+        /// Gives this role, which must exist, the rights of the running hub afterwards.
+        #[arg(long, value_name = "ROLE", group = "role")]
+        grant: Option<String>,
+        /// Together with --print-grants or --grant: also the rights to delete old rows (RETENTION_…).
+        #[arg(long, requires = "role")]
         retention: bool,
     },
     /// The streams and consumers on the NATS server.
@@ -118,8 +121,11 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
             Command::Migrate {
                 print_grants: Some(role),
                 retention,
+                ..
             } => migrate::print_grants(&environment, &role, retention, json),
-            Command::Migrate { .. } => migrate::run(&environment, json).await,
+            Command::Migrate { grant, retention, .. } => {
+                migrate::run(&environment, grant.as_deref(), retention, json).await
+            }
             Command::Streams(action) => streams::run(&environment, &action, json).await,
             Command::Backup { folder } => backup::run(&environment, &folder, json).await,
             Command::Restore { folder, how } => restore::run(&environment, &folder, &how, json).await,

@@ -1,7 +1,8 @@
 //! `restore`: makes the log again of a backup.
 //!
-//! Until all of it was seen on the server the log carries a mark ([`restoring`]) and takes no event, so that an interruption at any
-//! moment leaves either no log or one that everybody knows to be a part.
+//! Until all of it was seen on the server the log carries a mark ([`restoring`]) and takes no event, and before the old log is deleted
+//! `LEASES` carries one. So an interruption at any moment leaves the old log, a marked part of the new one, or no log and that mark;
+//! hubs and `streams apply` refuse the last two.
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::{
     config::{self, Environment},
+    fault_injection::crash_at,
     journal::{
         EVENTS,
         connection::Connection,
@@ -36,7 +38,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 pub struct How {
     #[command(flatten)]
     chosen: Chosen,
-    /// Deletes a log that is there and holds events.
+    /// Replaces a log that holds events: it is deleted.
     #[arg(long)]
     replace: bool,
 }
@@ -57,13 +59,21 @@ pub async fn run(environment: &Environment, folder: &Path, how: &How, as_json: b
     };
     let connection = connect(&settings, "webhook-hub restore").await?;
     let work = async {
-        make_room(&connection, how.replace).await?;
+        if let Some(left) = may_replace(&connection, how.replace).await? {
+            tell(format!("deleting the existing log, last sequence {left}"));
+        }
+        restoring::begin(&connection, &config, manifest.backup.last_sequence).await?;
+        crash_at("restore_begun");
+        remove(&connection).await?;
+        crash_at("restore_removed");
         let mut file = File::open(&snapshot).await?;
         let sent = progress("sent", manifest.backup.bytes);
         snapshot::give(&connection, EVENTS, &taken, &mut file, sent).await?;
         until_there(&connection, &manifest, how.chosen.forget).await?;
         // Now it is the log: the mark is taken off, and it takes events.
-        change(&connection, &config).await
+        change(&connection, &config).await?;
+        crash_at("restore_opened");
+        restoring::end(&connection).await
     };
     with_rights(&connection, &settings, work).await?;
     let text = format!(
@@ -78,7 +88,7 @@ pub async fn run(environment: &Environment, folder: &Path, how: &How, as_json: b
 fn configured(manifest: &Manifest, how: &How) -> anyhow::Result<Value> {
     ensure!(
         restoring::mark(&manifest.config).is_none(),
-        "the backup was made of a log whose restore was interrupted: it is a part of another backup"
+        "this backup is incomplete: when it was made, a restore of that log had been interrupted"
     );
     let file = streams::events_file()?;
     let before = match manifest.config["mirror"].is_object() {
@@ -91,24 +101,24 @@ fn configured(manifest: &Manifest, how: &How) -> anyhow::Result<Value> {
     }
     if let Some(first) = streams::older_than_kept(&config, &manifest.state) {
         bail!(
-            "the backup holds events since {first}, which are older than its max_age: NATS would remove them at once; \
-             --max-age keeps them, --forget does not"
+            "the backup holds events since {first}, which are older than its max_age, so NATS would delete them immediately: choose a \
+             longer --max-age to keep them, or --forget to let them go"
         );
     }
     if let Some((bytes, most)) = streams::more_than_kept(&config, &manifest.state) {
         bail!(
-            "the backup holds {bytes} bytes of events, more than max_bytes {most}: NATS would remove the oldest at once, or refuse \
-             new ones; a larger --max-bytes keeps them, --forget does not"
+            "the backup holds {bytes} bytes of events, more than max_bytes {most}, so NATS would delete the oldest immediately, or refuse \
+             new ones: choose a larger --max-bytes to keep them, or --forget to let them go"
         );
     }
     Ok(config)
 }
 
-/// Takes away an empty log, as `streams apply` makes one, or what an interrupted restore left; any other log only where that is
-/// asked for.
-async fn make_room(connection: &Connection, replace: bool) -> anyhow::Result<()> {
+/// Whether the log that is there may be deleted: an empty one, as `streams apply` makes it, or what an interrupted restore left; any other
+/// one only with `replace`. Its last sequence; none where there is no log. An empty one takes no event any more when this returns.
+async fn may_replace(connection: &Connection, replace: bool) -> anyhow::Result<Option<u64>> {
     let Some(info) = api::stream_info(connection, EVENTS).await? else {
-        return Ok(());
+        return Ok(None);
     };
     if !replace && !restoring::holds_only_a_part(&info) {
         if let Err(error) = ensure_empty(&info) {
@@ -116,22 +126,28 @@ async fn make_room(connection: &Connection, replace: bool) -> anyhow::Result<()>
                 // A restore ended between the mark and the second look below: the events are the log's own.
                 let open = restoring::unmarked(&info["config"], &streams::events_file()?);
                 change(connection, &open).await?;
+                tell("an earlier restore closed a log that had just taken an event; it is open again".to_owned());
             }
             return Err(error);
         }
         // Nothing may come in between the look and the deletion. The mark says that it is empty, so that a log that took events
         // just before it is not deleted by the next restore, should this one end here.
         change(connection, &restoring::marked(&info["config"], 0)).await?;
+        crash_at("restore_closed");
         let again = api::stream_info(connection, EVENTS).await?;
         if let Err(error) = again.as_ref().map_or(Ok(()), ensure_empty) {
             change(connection, &info["config"]).await?;
             return Err(error);
         }
     }
-    tell(format!(
-        "removing the log that is there, last sequence {}",
-        info["state"]["last_seq"]
-    ));
+    Ok(Some(info["state"]["last_seq"].as_u64().unwrap_or_default()))
+}
+
+/// Deletes the log, where there is one.
+async fn remove(connection: &Connection) -> anyhow::Result<()> {
+    if api::stream_info(connection, EVENTS).await?.is_none() {
+        return Ok(());
+    }
     let what = format!("STREAM.DELETE.{EVENTS}");
     api::ask(connection, &what, &Value::Null, ANSWER)
         .await
@@ -143,8 +159,8 @@ fn ensure_empty(info: &Value) -> anyhow::Result<()> {
     let last = info["state"]["last_seq"].as_u64().unwrap_or(u64::MAX);
     ensure!(
         last == 0,
-        "EVENTS is there already and holds events up to sequence {last}. If they are of no use: stop the hubs, make a backup of it \
-         (`webhook-hub backup`), and run this again with --replace, which deletes it"
+        "EVENTS exists and holds events up to sequence {last}. To replace it: stop the hubs, back it up (`webhook-hub backup`), and run \
+         this again with --replace, which deletes it"
     );
     Ok(())
 }

@@ -60,7 +60,7 @@ pub struct Chosen {
     /// Bytes that EVENTS holds before new events are refused: 256mb or more, unlimited, default (56gb).
     #[arg(long, value_parser = bytes)]
     pub max_bytes: Option<Choice>,
-    /// Although events would be removed at once.
+    /// Although events would be removed at once, or although a restore was interrupted after it deleted the log.
     #[arg(long)]
     pub forget: bool,
 }

@@ -24,18 +24,22 @@ pub struct Kept {
     /// How often the log was another one before.
     era: i32,
     trail: Trail,
+    /// When the cursor was moved last, in nanoseconds since 1970 by PostgreSQL's clock; not a part of the text.
+    #[serde(skip)]
+    moved: Option<i64>,
 }
 
 impl Kept {
-    /// As it stands in the cursor; nothing is known where that cannot be read.
-    pub(super) fn parse(text: Option<&str>) -> Self {
-        let Some(text) = text else {
-            return Self::default();
-        };
-        serde_json::from_str(text).unwrap_or_else(|error| {
+    /// As it stands in the cursor; nothing is known where that cannot be read. `moved`: when the cursor was moved last.
+    pub(super) fn parse(text: Option<&str>, moved: Option<i64>) -> Self {
+        let read = text.map(serde_json::from_str).transpose().unwrap_or_else(|error| {
             tracing::error!(%error, "hub.cursors.log cannot be read; it is not known which event log the tables are of");
-            Self::default()
-        })
+            None
+        });
+        Self {
+            moved,
+            ..read.unwrap_or_default()
+        }
     }
 
     pub(super) fn to_text(&self) -> anyhow::Result<String> {
@@ -52,6 +56,7 @@ impl Kept {
     fn remembered(&self, position: u64) -> Remembered {
         Remembered {
             created: self.created,
+            as_of: self.moved,
             position,
             trail: self.trail.clone(),
         }
@@ -74,6 +79,12 @@ pub(super) async fn compare(
     let compared = identity::compare(nats, &log, &remembered).await?;
     if compared.holds() {
         kept.created = Some(log.created);
+        if remembered.trail.is_empty()
+            && let Some(mark) = identity::mark_at(nats, position).await?
+        {
+            // As an older version left it: from the next transaction on it can be compared.
+            kept.trail.add(mark);
+        }
         return Ok(None);
     }
     let common = compared.common().unwrap_or(0);
@@ -100,6 +111,7 @@ async fn begin(
         created: Some(log.created),
         era: kept.era.max(last) + 1,
         trail: kept.trail.up_to(common),
+        moved: None,
     };
     let created = chrono::DateTime::from_timestamp_nanos(log.created);
     let (before, at) = (i64::try_from(position)?, i64::try_from(common)?);
@@ -152,10 +164,12 @@ mod tests {
             created: Some(7),
             era: 2,
             trail: Trail::EMPTY,
+            moved: None,
         };
         let kept = kept.with(Mark::new(9, "id", 3));
-        assert_eq!(Kept::parse(Some(&kept.to_text().unwrap())), kept);
-        assert_eq!(Kept::parse(None), Kept::default());
-        assert_eq!(Kept::parse(Some("7")), Kept::default());
+        assert_eq!(Kept::parse(Some(&kept.to_text().unwrap()), None), kept);
+        assert_eq!(Kept::parse(None, None), Kept::default());
+        assert_eq!(Kept::parse(Some("7"), None), Kept::default());
+        assert_eq!(Kept::parse(None, Some(5)).remembered(9).as_of, Some(5));
     }
 }

@@ -8,6 +8,9 @@
 //! What is open stays, however old it is: webhooks without an end, errors that are not resolved, and webhooks that have such an
 //! error. The rows are made again where the tables are filled from the log once more, as far back as that reaches, and go again
 //! at the next pass.
+//!
+//! Where the role lacks the right to delete rows of a table, that table alone is left out: each pass logs it, and metric and health
+//! show it until the right is granted.
 
 use std::{
     future::pending,
@@ -17,13 +20,15 @@ use std::{
 use super::writer::{self, Holder};
 use crate::{
     config::Retention,
-    database::{self, Connection, Database, Transaction, query},
+    database::{self, Connection, Database, Transaction, query, rights},
     fault_injection,
     journal::{Journal, read::beginning},
 };
 
 /// From the end of one pass to the beginning of the next.
 const EVERY: Duration = Duration::from_secs(3600);
+/// How often it is looked, between two passes, whether a right that the last one lacked was granted.
+const LOOK_FOR_RIGHTS: Duration = Duration::from_secs(60);
 /// Rows of one step: some ten milliseconds, for which a batch of the tables may have to wait.
 const STEP: i64 = 500;
 /// So much longer than a step takes is the pause after it, so that at most a tenth of one connection's time goes into this.
@@ -50,12 +55,6 @@ fn tables(kept: &Retention) -> [(&'static str, &'static str, Option<Duration>); 
             kept.provider_order_logs,
         ),
     ]
-}
-
-/// The tables of the platform that rows are deleted from.
-pub(super) fn deletes(kept: &Retention) -> Vec<&'static str> {
-    let tables = tables(kept).into_iter();
-    tables.filter_map(|(name, _, kept)| kept.map(|_| name)).collect()
 }
 
 /// What deletes.
@@ -89,8 +88,49 @@ impl Retained {
                     "old rows were not all deleted; the next pass goes on"
                 );
             }
-            tokio::time::sleep(fault_injection::time("retention", EVERY)).await;
+            self.pause().await;
         }
+    }
+
+    /// Returns when the next pass is due, or earlier where a right that the last one lacked was granted.
+    async fn pause(&self) {
+        let due = tokio::time::Instant::now() + fault_injection::time("retention", EVERY);
+        let refused = self.journal.tables().retention_refused();
+        while !refused.is_empty() {
+            let look = tokio::time::Instant::now() + fault_injection::time("look_for_rights", LOOK_FOR_RIGHTS);
+            if look >= due {
+                break;
+            }
+            tokio::time::sleep_until(look).await;
+            for table in refused.keys() {
+                match self.lacking_to_delete(table).await {
+                    Ok(None) => return,
+                    Ok(Some(_)) => {}
+                    Err(error) => tracing::debug!(error = format!("{error:#}"), "cannot look for rights"),
+                }
+            }
+        }
+        tokio::time::sleep_until(due).await;
+    }
+
+    async fn lacking_to_delete(&self, table: &str) -> anyhow::Result<Option<rights::Lacking>> {
+        let connection = self.database.connect().await?;
+        rights::lacking_to_delete(&connection, table).await
+    }
+
+    /// Whether the role may delete rows of a table; where it may not, that is logged and shown.
+    async fn may_delete(&self, table: &'static str) -> anyhow::Result<bool> {
+        let lacking = self.lacking_to_delete(table).await?.map(|lacking| lacking.to_string());
+        if let Some(lacking) = &lacking {
+            tracing::error!(
+                table,
+                lacking,
+                "old rows stay: the role may not delete them (RETENTION_… is set); the tables are written all the same"
+            );
+        }
+        let may = lacking.is_none();
+        self.journal.tables().set_retention_refused(table, lacking);
+        Ok(may)
     }
 
     async fn pass(&self) -> anyhow::Result<()> {
@@ -98,6 +138,9 @@ impl Retained {
         let mut all = 0;
         for (table, sql, kept) in tables(&self.kept) {
             let Some(kept) = kept else { continue };
+            if !self.may_delete(table).await? {
+                continue;
+            }
             if table == "webhook_logs" && !self.errors_are_found_by_webhook().await? {
                 tracing::warn!(
                     table,

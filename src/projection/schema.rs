@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use sha2::{Digest, Sha256};
 
 use crate::database::{Connection, Database, Error, rights};
@@ -129,22 +129,30 @@ pub async fn migrate(database: &Database) -> anyhow::Result<Vec<&'static str>> {
 pub async fn check(connection: &Connection) -> anyhow::Result<()> {
     let pending = pending(connection).await?;
     if let Some(first) = pending.first() {
-        bail!("migration {} is not applied; run webhook-hub migrate", first.name);
+        return Err(unfit(format!(
+            "migration {} is not applied; run webhook-hub migrate",
+            first.name
+        )));
     }
     let missing = missing_tables(connection).await?;
     if !missing.is_empty() {
-        bail!(elsewhere(connection.names().schema(), &missing));
+        return Err(unfit(elsewhere(connection.names().schema(), &missing)));
     }
     let sql = "SELECT schema_name FROM hub.platform WHERE schema_name <> $1";
     let schema = connection.names().schema();
     if let Some(row) = connection.query_opt(sql, &[&schema]).await? {
         let of: String = row.try_get(0)?;
-        bail!(
+        return Err(unfit(format!(
             "the schema hub of this database keeps the books of the schema {of}, and DATABASE_SCHEMA is {schema}: a second hub needs a \
              database of its own; where the tables were moved: UPDATE hub.platform SET schema_name = '{schema}'"
-        );
+        )));
     }
     Ok(())
+}
+
+/// The tables are not what this version can work with.
+fn unfit(why: String) -> anyhow::Error {
+    Error::Schema(why).into()
 }
 
 /// A row of `hub.migrations`.
@@ -185,22 +193,24 @@ fn judge(applied: &[Applied]) -> anyhow::Result<Vec<&'static Migration>> {
     let is_known = |name: &str| MIGRATIONS.iter().any(|migration| migration.name == name);
     for one in applied.iter().filter(|one| !is_known(&one.name)) {
         if let Some(needed) = one.compatible_from.as_deref().filter(|needed| !is_known(needed)) {
-            bail!(
+            return Err(unfit(format!(
                 "the database was migrated by a newer version{}, and this version ({}) cannot work with that: migration {needed} is \
                  not known to it; start the newer version",
                 one.applied_by.as_ref().map(|by| format!(" ({by})")).unwrap_or_default(),
                 env!("CARGO_PKG_VERSION"),
-            );
+            )));
         }
     }
     let mut pending = Vec::new();
     for migration in &MIGRATIONS {
         match applied.iter().find(|one| one.name == migration.name) {
             Some(one) if one.checksum == migration.checksum() => {}
-            Some(_) => bail!(
-                "migration {} was changed after it was applied; add a new one instead",
-                migration.name
-            ),
+            Some(_) => {
+                return Err(unfit(format!(
+                    "migration {} was changed after it was applied; add a new one instead",
+                    migration.name
+                )));
+            }
             None => pending.push(migration),
         }
     }
@@ -255,7 +265,10 @@ async fn lock(connection: &Connection) -> anyhow::Result<()> {
         .try_get::<_, bool>(0)?
     {
         if tokio::time::Instant::now() > deadline {
-            bail!("another process has been migrating for {} s", LOCK_WAIT.as_secs());
+            return Err(unfit(format!(
+                "another process has been migrating for {} s",
+                LOCK_WAIT.as_secs()
+            )));
         }
         tokio::time::sleep(LOCK_POLL).await;
     }
@@ -279,7 +292,7 @@ async fn apply_pending(connection: &mut Connection) -> anyhow::Result<Vec<&'stat
     let mut missing = missing_tables(connection).await?;
     if missing.iter().any(|table| table.others.is_some()) {
         missing.retain(|table| table.others.is_some());
-        bail!(elsewhere(connection.names().schema(), &missing));
+        return Err(unfit(elsewhere(connection.names().schema(), &missing)));
     }
     // Asked before, for "IF NOT EXISTS" needs the right to create schemas also where it does nothing.
     if !exists.try_get::<_, bool>(0)? {

@@ -73,7 +73,7 @@ pub async fn claim(connection: &Connection, holder: &Holder) -> anyhow::Result<(
         .await?;
     let row = row.ok_or(Replaced)?;
     let (position, log): (i64, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
-    Ok((position.try_into()?, Kept::parse(log.as_deref())))
+    Ok((position.try_into()?, Kept::parse(log.as_deref(), row.try_get(2)?)))
 }
 
 /// Lets another instance take the tables at once.

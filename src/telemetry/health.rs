@@ -27,7 +27,7 @@ use crate::{
     database::{self, Database},
     forward::{breaker, gate::Gate},
     intake::receive::astray,
-    journal::{Journal, identity::watch},
+    journal::{Journal, identity::finding},
     projection::writer,
     provider::Registry,
     telemetry::{
@@ -152,7 +152,8 @@ async fn all_with_reasons(State(health): State<Arc<Health>>) -> Response {
             "at": found.at.to_rfc3339_opts(SecondsFormat::Millis, true),
             "by": found.by,
             "found": found.what,
-            "advice": watch::Found::ADVICE,
+            "advice": finding::Found::ADVICE,
+            "shownUntil": (found.at + finding::SHOWN_FOR).to_rfc3339_opts(SecondsFormat::Secs, true),
         })),
         "aboutToForget": health.journal.identity().risk(),
     });
@@ -244,6 +245,7 @@ impl Health {
             "lagEvents": lag.map(|lag| lag.events),
             "lagSeconds": lag.map(|lag| lag.age.as_secs()),
             "trouble": trouble,
+            "retentionRefused": tables.retention_refused(),
         })
     }
 
@@ -278,7 +280,11 @@ impl Health {
         let (state, _) = self.gate.state();
         let backend = state == breaker::State::Closed;
         let forgets = self.journal.identity().risk().is_some();
-        let status = match (ready, database && tables && backend && credentials && !forgets) {
+        let retention = self.journal.tables().retention_refused().is_empty();
+        let status = match (
+            ready,
+            database && tables && backend && credentials && retention && !forgets,
+        ) {
             (false, _) => "unhealthy",
             (true, false) => "degraded",
             (true, true) => "healthy",
@@ -296,6 +302,8 @@ impl Health {
                 // Retries come from the log: where that is, they are.
                 "retryQueue": word(up),
                 "credentials": word(credentials),
+                // Old rows are deleted where RETENTION_… asks for it.
+                "retention": word(retention),
             },
             "stopping": self.is_stopping(),
             "circuitBreaker": { "state": state.as_str() },

@@ -1,6 +1,7 @@
 //! How far the tables are and what keeps them from going on, as this instance knows it; for health and metrics.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -50,6 +51,8 @@ struct State {
     lag: Option<Lag>,
     writer: Option<Trouble>,
     question: Option<Trouble>,
+    /// Tables with old rows that may not be deleted, and why.
+    retention_refused: BTreeMap<&'static str, String>,
 }
 
 impl State {
@@ -125,6 +128,28 @@ impl Tables {
         self.lock().lag
     }
 
+    /// Old rows of a table may not be deleted, for this reason; none: they may.
+    pub fn set_retention_refused(&self, table: &'static str, why: Option<String>) {
+        metrics::gauge!("retention_refused", "table" => table).set(if why.is_some() { 1.0 } else { 0.0 });
+        let mut state = self.lock();
+        match why {
+            Some(why) => state.retention_refused.insert(table, why),
+            None => state.retention_refused.remove(table),
+        };
+    }
+
+    /// This instance does not delete old rows any more.
+    pub fn retention_ended(&self) {
+        for table in self.retention_refused().into_keys() {
+            self.set_retention_refused(table, None);
+        }
+    }
+
+    /// Tables with old rows that this instance should delete and may not, each with the reason.
+    pub fn retention_refused(&self) -> BTreeMap<&'static str, String> {
+        self.lock().retention_refused.clone()
+    }
+
     /// Whether they follow the log: nothing is wrong, and nothing is late.
     pub fn follow(&self) -> bool {
         self.trouble().is_none() && self.lag().is_none_or(|lag| lag.age < LATE_AFTER)
@@ -160,6 +185,21 @@ mod tests {
             &anyhow::Error::from(database::Error::unreachable("refused", None)),
         );
         assert_eq!(tables.trouble().unwrap().class, Class::NoConnection);
+    }
+
+    #[test]
+    fn retention_that_is_refused_is_shown_until_it_is_not() {
+        let tables = Tables::default();
+        tables.set_retention_refused("webhook_logs", Some("no right".to_owned()));
+        tables.set_retention_refused("delivery_error_logs", Some("no right".to_owned()));
+        tables.set_retention_refused("webhook_logs", None);
+        assert_eq!(
+            tables.retention_refused().into_keys().collect::<Vec<_>>(),
+            ["delivery_error_logs"]
+        );
+        assert!(tables.follow(), "the tables are written all the same");
+        tables.retention_ended();
+        assert!(tables.retention_refused().is_empty());
     }
 
     #[test]

@@ -1,9 +1,8 @@
-//! Looks at the log for the hub as a whole: whether it is still the one that it was, and whether somebody is about to lose a part
-//! of it because it ages out unread.
+//! Checks the log for the hub as a whole: whether it is still the same log, and whether a reader is about to lose events that age out unread.
 //!
-//! The running hub may neither change the stream nor keep the server from forgetting. So what is close to that is said: by a metric from
-//! the beginning, as a warning when a quarter of the time is left, as an error and in health when it is a twentieth. What the tables
-//! lose all the same they note, and go on (`hub.log_gaps`).
+//! The running hub may not change the stream, so it cannot stop the server from deleting old events. It reports what is left: always as a
+//! metric, as a warning when a quarter of the time is left, as an error and in health when it is a twentieth. Events that the tables lose
+//! all the same are noted in `hub.log_gaps`.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -13,45 +12,34 @@ use std::{
 use anyhow::Context as _;
 use async_nats::jetstream::stream;
 use chrono::{DateTime, Utc};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Compared, LogState, Remembered, compare, mark_at, message_at};
+use super::{
+    Compared, LogState, Remembered, compare,
+    finding::{self, Found},
+    mark_at, message_at,
+};
 use crate::{
     fault_injection,
     journal::{EVENTS, connection::Connection, streams},
     telemetry::tables::Tables,
 };
 
-/// How often it is looked whether the log is the same, beside once after each connection. It costs two requests.
+/// How often it is looked whether the log is the same, beside once after each connection, and what other instances found. It costs three
+/// requests.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How often it is looked who is about to lose something. It costs two requests for each consumer.
 const LOSS_EVERY: Duration = Duration::from_secs(30);
 /// Pause between two lines about the same.
 const TELL_EVERY: Duration = Duration::from_secs(600);
-/// Part of `max_age`, or of `max_bytes`, that is left when it is said first, and when it is an error.
+/// The part of `max_age`, or of `max_bytes`, that is left when a warning is logged, and when it is an error.
 const SOON: f64 = 0.25;
 const NEXT: f64 = 0.05;
 /// Who reads the log: durable consumers of `EVENTS`.
 const READERS: [&str; 4] = ["transform", "forward", "push", TABLES];
 /// The consumer of the tables, whose position is in the database.
 const TABLES: &str = "projection";
-
-/// What was found about the log's identity.
-#[derive(Debug, Clone)]
-pub struct Found {
-    /// When.
-    pub at: DateTime<Utc>,
-    /// Whose memory did not match: `hub`, `tables`, `orders` or a stage.
-    pub by: &'static str,
-    /// What, for people.
-    pub what: String,
-}
-
-impl Found {
-    /// What whoever reads it should do.
-    pub const ADVICE: &str = "find out who restored or replaced the data of NATS; ask the providers to send again what they sent after \
-                              the common point, for that is on no log";
-}
 
 /// What is known about the log's identity. Cheap to clone.
 #[derive(Clone)]
@@ -61,6 +49,8 @@ struct Shared {
     found: Mutex<Option<Found>>,
     /// Who is about to lose something, for health.
     risk: Mutex<Option<String>>,
+    /// Something was found that the server does not have yet.
+    is_new: Notify,
 }
 
 impl Default for Identity {
@@ -68,22 +58,24 @@ impl Default for Identity {
         Self(Arc::new(Shared {
             found: Mutex::default(),
             risk: Mutex::default(),
+            is_new: Notify::new(),
         }))
     }
 }
 
 impl Identity {
-    /// What was found last; none where the log was always the same.
+    /// What was found last, by any instance; none where that is too long ago to be shown, or nothing was.
     pub fn found(&self) -> Option<Found> {
-        lock(&self.0.found).clone()
+        let found = lock(&self.0.found).clone();
+        found.filter(|found| found.is_shown(Utc::now()))
     }
 
-    /// Who is about to lose a part of the log; none where nobody is.
+    /// The reader that is about to lose events of the log; none if there is none.
     pub fn risk(&self) -> Option<String> {
         lock(&self.0.risk).clone()
     }
 
-    /// Says that what somebody remembers is about another log than the one that is there, and what they do about it.
+    /// Reports that the position of a reader refers to another log than the current one, and what the reader does about it.
     pub fn report(
         &self,
         by: &'static str,
@@ -106,20 +98,33 @@ impl Identity {
             "{consequence}"
         );
         let common = compared.common().map_or_else(
-            || "there is no common point that is known".to_owned(),
+            || "no common point is known".to_owned(),
             |common| format!("common up to {common}"),
         );
         *lock(&self.0.found) = Some(Found {
             at: Utc::now(),
-            by,
+            by: by.to_owned(),
             what: format!(
-                "{found} ({common}, {} was known, {} is the last); {consequence}",
+                "{found} ({common}; the position was {}, the log ends at {}); {consequence}",
                 remembered.position, log.last
             ),
         });
+        self.0.is_new.notify_one();
     }
 
-    /// Looks until told to stop. A NATS that is away is waited for. `tables`: how far these are, by their own cursor.
+    /// Takes the finding of another instance, or of this one before it was restarted; gives the server its own where that is newer.
+    async fn agree(&self, connection: &Connection) -> anyhow::Result<()> {
+        let own = lock(&self.0.found).clone();
+        let agreed = finding::agree(connection, own).await?;
+        let mut found = lock(&self.0.found);
+        // One may have been found meanwhile.
+        if agreed.as_ref().map(|one| one.at) > found.as_ref().map(|one| one.at) {
+            *found = agreed;
+        }
+        Ok(())
+    }
+
+    /// Checks the log until `stop` is cancelled; waits while NATS is away. `tables`: their position, by their own cursor.
     ///
     /// # Errors
     /// Never; as a task of the hub has it.
@@ -131,6 +136,12 @@ impl Identity {
                 connection.wait_up().await;
                 if let Err(error) = self.look(&connection, &mut remembered).await {
                     tracing::debug!(error = format!("{error:#}"), "cannot look at the event log");
+                }
+                if let Err(error) = self.agree(&connection).await {
+                    tracing::debug!(
+                        error = format!("{error:#}"),
+                        "cannot read or keep what was found about the event log"
+                    );
                 }
                 let every = fault_injection::time("loss_every", LOSS_EVERY);
                 if looked_for_losses.is_none_or(|at: Instant| at.elapsed() >= every) {
@@ -147,7 +158,8 @@ impl Identity {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 _ = changes.changed() => {}
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = self.0.is_new.notified() => {}
+                () = tokio::time::sleep(fault_injection::time("look_at_identity", LOOK_EVERY)) => {}
             }
         }
     }
@@ -156,7 +168,8 @@ impl Identity {
         let log = LogState::look(connection).await?;
         let compared = compare(connection, &log, remembered).await?;
         if !compared.holds() {
-            let consequence = "the intake goes on; stages, tables and the memory of orders find the common point";
+            let consequence =
+                "webhooks are still accepted; stages, tables and the memory of orders look for the common point";
             self.report("hub", compared, remembered, &log, consequence);
             remembered.trail = compared
                 .common()
@@ -184,7 +197,7 @@ impl Identity {
         let info = stream.cached_info();
         let mut worst: Option<(f64, String)> = None;
         for reader in READERS {
-            // One that was deleted is said elsewhere, and must not hide what the others lose.
+            // A deleted consumer is reported elsewhere, and must not hide what the others lose.
             let Ok(consumer) = streams::consumer(connection, EVENTS, reader).await else {
                 continue;
             };
@@ -210,8 +223,8 @@ impl Identity {
             let part = left / info.config.max_age.as_secs_f64();
             if part < SOON && worst.as_ref().is_none_or(|(least, _)| part < *least) {
                 let what = format!(
-                    "{reader} has not read event {next} yet, and the log forgets it in {left:.0} s (max_age); mend what {reader} waits for, or \
-                     lengthen max_age of EVENTS"
+                    "{reader} has not read event {next}, which the log deletes in {left:.0} s (max_age): fix what {reader} waits for, or \
+                     raise max_age of EVENTS"
                 );
                 worst = Some((part, what));
             }
@@ -253,13 +266,13 @@ impl Losses {
             tracing::error!(
                 percent_left,
                 what,
-                "the event log is about to forget what is not read, or to be full"
+                "the event log is about to delete what is not read, or to be full"
             );
         } else {
             tracing::warn!(
                 percent_left,
                 what,
-                "the event log will forget what is not read, or be full"
+                "the event log will delete what is not read, or be full"
             );
         }
     }
@@ -280,10 +293,10 @@ fn bytes_left(info: &stream::Info) -> Option<(f64, f64, String)> {
     let left = limit.saturating_sub(info.state.bytes);
     let then = match info.config.discard {
         stream::DiscardPolicy::New => "refuses every event",
-        stream::DiscardPolicy::Old => "forgets its oldest events, read or not",
+        stream::DiscardPolicy::Old => "deletes its oldest events, read or not",
     };
     let what =
-        format!("EVENTS has {left} bytes left of max_bytes, and then {then}; raise max_bytes, or shorten max_age");
+        format!("EVENTS has {left} bytes of max_bytes left; after that it {then}: raise max_bytes, or shorten max_age");
     Some((left as f64, left as f64 / limit as f64, what))
 }
 

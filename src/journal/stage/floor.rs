@@ -49,6 +49,7 @@ pub(super) async fn left(
     };
     let remembered = Remembered {
         created: Some(floor.created),
+        as_of: None,
         position: floor.known,
         trail: floor.trail.clone(),
     };

@@ -61,6 +61,7 @@ impl Progress {
     pub(super) fn remembered(&self) -> (Remembered, String) {
         let remembered = Remembered {
             created: Some(self.created),
+            as_of: None,
             position: self.known,
             trail: self.trail.clone(),
         };

@@ -20,6 +20,17 @@ use crate::journal::{
 const COMPARED: Duration = Duration::from_secs(1);
 const OLD: Duration = Duration::from_secs(60);
 
+/// A message as the consumer hands it out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Handed {
+    /// Its place on the log.
+    pub(super) sequence: u64,
+    /// How often it was handed out, this time included.
+    pub(super) delivered: i64,
+    /// How long ago it was stored, in milliseconds; negative where its server's clock is ahead.
+    pub(super) age_ms: i64,
+}
+
 /// Shared by the work, which changes it, and the lease, which is renewed with it.
 pub(super) struct Tenure {
     told: Mutex<Told>,
@@ -130,16 +141,23 @@ impl Tenure {
         (told.compared_at, told.compared_last) = (times, Instant::now());
     }
 
-    /// Whether an event of this age that has come before needs no comparison of the log. A consumer that was made anew hands out
-    /// everything again, and one comparison for each event would hold up new ones for long. A log that goes back while the
-    /// connection stands is found by the next look.
-    pub(super) fn trusts(&self, age_ms: i64) -> bool {
-        i128::from(age_ms) > OLD.as_millis() as i128 && self.told().compared_last.elapsed() < COMPARED
-    }
-
-    /// Whether the log was compared since the connection was made the last time.
-    pub(super) fn was_compared(&self, times: u64) -> bool {
-        self.told().compared_at == times
+    /// Whether the log must be compared before a message is believed to be of it; `times`: how often the connection was made.
+    ///
+    /// Nothing that came over a new connection is believed before. A message that comes for the first time at a place that had come before
+    /// says that the consumer went back, as it may where NATS was killed, or that the log did, and this is another event. A consumer that
+    /// was made anew hands out everything again, and one comparison for each event would hold up new ones for long: old events need none
+    /// within a second of the last one. A log that goes back while the connection stands is found by the next look.
+    pub(super) fn must_compare(&self, message: &Handed, times: u64) -> bool {
+        let told = self.told();
+        if told.compared_at != times {
+            return true;
+        }
+        let has_come = told
+            .progress
+            .as_ref()
+            .is_some_and(|progress| progress.has_come(message.sequence));
+        let is_old = i128::from(message.age_ms) > OLD.as_millis() as i128;
+        has_come && message.delivered <= 1 && !(is_old && told.compared_last.elapsed() < COMPARED)
     }
 
     /// Looks at the progress, or changes it; none before [`Self::begin`].
@@ -212,5 +230,83 @@ impl Tenure {
             at_work: at_work.filter(|one| one.within_ms > 0).collect(),
             handed_over: told.handed_over,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::identity::Trail;
+
+    /// An instance that has settled everything up to here, and compared the log when the connection was made the first time.
+    fn settled_up_to(settled: u64) -> Tenure {
+        let tenure = Tenure::new(&Inherited {
+            note: Note::default(),
+            read_at: Instant::now(),
+            words: None,
+        });
+        let floor = Floor {
+            created: 1,
+            known: settled,
+            known_id: String::new(),
+            trail: Trail::EMPTY,
+            recorded: settled,
+            settled,
+            open: Vec::new(),
+            lanes: None,
+        };
+        tenure.begin(Progress::of(floor), None, 1);
+        tenure
+    }
+
+    const HOUR_MS: i64 = 3_600_000;
+
+    /// A consumer that was made anew hands out everything again: comparisons are counted by time, not by events.
+    #[test]
+    fn old_events_that_are_handed_out_again_need_few_comparisons() {
+        const EVENTS: u64 = 20_000;
+        let (tenure, began) = (settled_up_to(EVENTS), Instant::now());
+        let mut comparisons = 0;
+        for sequence in 1..=EVENTS {
+            let message = Handed {
+                sequence,
+                delivered: 1,
+                age_ms: HOUR_MS,
+            };
+            if tenure.must_compare(&message, 1) {
+                comparisons += 1;
+                tenure.is_compared(1);
+            }
+        }
+        let most = began.elapsed().as_secs() + 1;
+        assert!(
+            comparisons <= most,
+            "{comparisons} comparisons for {EVENTS} events, at most {most} are needed"
+        );
+    }
+
+    #[test]
+    fn what_may_be_of_another_log_is_compared() {
+        let tenure = settled_up_to(100);
+        let must = |sequence, delivered, age_ms, times| {
+            let message = Handed {
+                sequence,
+                delivered,
+                age_ms,
+            };
+            tenure.must_compare(&message, times)
+        };
+        assert!(!must(101, 1, 0, 1), "a new event");
+        assert!(!must(7, 2, 0, 1), "the consumer hands it out again");
+        assert!(
+            must(7, 1, 0, 1),
+            "young, and for the first time where something had come"
+        );
+        assert!(must(7, 1, OLD.as_millis() as i64, 1));
+        assert!(must(7, 1, -5, 1), "the server's clock is ahead");
+        assert!(!must(7, 1, HOUR_MS, 1));
+        assert!(must(7, 1, HOUR_MS, 2) && must(101, 1, 0, 2), "over a new connection");
+        tenure.told().compared_last = Instant::now().checked_sub(COMPARED).unwrap();
+        assert!(must(7, 1, HOUR_MS, 1), "the last comparison is too long ago");
     }
 }

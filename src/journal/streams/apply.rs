@@ -27,7 +27,7 @@ const SAY_EVERY: Duration = Duration::from_secs(2);
 pub struct Order {
     /// What the operator chose just now; what was chosen before stays.
     pub choices: Vec<Choice>,
-    /// A shorter age may remove events at once.
+    /// A shorter age may remove events at once, and an empty log may take the place of one whose restore was interrupted.
     pub forget: bool,
 }
 
@@ -39,8 +39,14 @@ pub struct Order {
 /// did not ask for; where a restore of the log was interrupted.
 pub async fn apply(connection: &Connection, order: &Order, say: impl Fn(String)) -> anyhow::Result<Vec<Difference>> {
     // Before anything is changed.
-    if let Some(info) = api::stream_info(connection, EVENTS).await? {
-        restoring::refuse(EVENTS, &info["config"])?;
+    match api::stream_info(connection, EVENTS).await? {
+        Some(info) => restoring::refuse(EVENTS, &info["config"])?,
+        None if order.forget => {}
+        None => {
+            if let Some(interrupted) = restoring::missing_log(connection).await? {
+                bail!("{interrupted}");
+            }
+        }
     }
     let mut changed = Vec::new();
     for (name, file) in STREAMS {
@@ -66,6 +72,8 @@ pub async fn apply(connection: &Connection, order: &Order, say: impl Fn(String))
             }
         }
     }
+    // There is a whole log now, whatever became of a restore.
+    restoring::end(connection).await?;
     for (stream, file) in CONSUMER_FILES {
         let differences = consumer_differences(connection, stream, file).await?;
         if differences.iter().any(|one| one.dangerous) {
@@ -106,8 +114,12 @@ pub(super) fn forgets_nothing(name: &str, config: &Value, info: &Value) -> anyho
     Ok(())
 }
 
-/// When the oldest event of a stream came, where that is longer ago than `max_age` keeps it.
+/// When the oldest event of a stream came, where that is longer ago than `max_age` keeps it; none where there is no event.
 pub fn older_than_kept<'a>(config: &Value, state: &'a Value) -> Option<&'a str> {
+    if state["messages"].as_u64() == Some(0) {
+        // The server shows the year 1.
+        return None;
+    }
     let kept = config["max_age"].as_i64().filter(|age| *age > 0)?;
     let first = state["first_ts"].as_str()?;
     let came = DateTime::parse_from_rfc3339(first).ok()?;

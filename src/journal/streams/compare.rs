@@ -42,7 +42,7 @@ impl fmt::Display for Difference {
             return write!(f, "{} is missing", self.of);
         }
         if restoring::is_mark(self) {
-            return write!(f, "{}: {}", self.of, restoring::ADVICE);
+            return write!(f, "{}: {}", self.of, restoring::advice(&self.found));
         }
         write!(
             f,

@@ -1,17 +1,30 @@
-//! The mark of a log that is being restored: it stands in the stream's metadata from the first byte until all events were seen on
-//! the server. With it the stream takes no event, so what was restored in part can neither pass for the log nor grow.
+//! The mark of a log that is being restored. It stands in two places.
+//!
+//! In the metadata of `EVENTS`, from the first byte until all events were seen on the server. With it the stream takes no event, so what was
+//! restored in part can neither pass for the log nor grow.
+//!
+//! In the metadata of `LEASES`, from before the old `EVENTS` is deleted until the restore has ended. It counts only where `EVENTS` is
+//! missing: between the deletion and the first byte there is no `EVENTS` that could carry a mark, and `streams apply` would make an empty one.
 
+use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 
-use super::Difference;
+use super::{
+    Difference, EVENTS, LEASES, LEASES_FILE, Setting, api,
+    choices::{chosen, with_choices},
+};
+use crate::journal::connection::Connection;
 
-/// Key in the stream's metadata; its value is the last sequence of the backup.
+/// Key in the metadata of both streams; its value is the last sequence of the backup.
 const KEY: &str = "webhook-hub.restoring";
 /// The only subject of a marked stream: no event has it. (A `max_msg_size` that refuses all events would do, too, but the server
 /// refuses to restore what is above it.)
 const NO_EVENTS: &str = "hub.restoring";
 /// What an operator is to do about it.
 pub const ADVICE: &str = "a restore of this stream was interrupted: run `webhook-hub restore FOLDER` again";
+/// The same where the stream is missing.
+const ADVICE_WITHOUT_LOG: &str = "a restore of this stream was interrupted: run `webhook-hub restore FOLDER` again (to begin with an empty \
+                                  log instead: `webhook-hub streams apply --forget`)";
 
 /// The configuration with the mark. `last`: the last sequence of the backup; 0 where nothing was restored yet.
 pub fn marked(config: &Value, last: u64) -> Value {
@@ -59,6 +72,77 @@ pub(super) fn difference(of: &str, config: &Value) -> Option<Difference> {
 /// Whether a difference is the mark.
 pub(super) fn is_mark(difference: &Difference) -> bool {
     difference.setting == KEY
+}
+
+/// What the mark tells an operator. `found`: as the difference has it, null where the stream is missing.
+pub(super) const fn advice(found: &Value) -> &'static str {
+    match found {
+        Value::Null => ADVICE_WITHOUT_LOG,
+        _ => ADVICE,
+    }
+}
+
+/// A missing `EVENTS`, where `LEASES` says that a restore deleted it, or was about to make it.
+///
+/// # Errors
+/// Where NATS does not answer.
+pub(super) async fn missing_log(connection: &Connection) -> anyhow::Result<Option<Difference>> {
+    let leases = api::stream_info(connection, LEASES).await?;
+    let is_marked = leases.is_some_and(|info| mark(&info["config"]).is_some());
+    Ok(is_marked.then(|| Difference {
+        of: EVENTS.to_owned(),
+        setting: KEY.to_owned(),
+        wanted: Value::Null,
+        found: Value::Null,
+        dangerous: true,
+    }))
+}
+
+/// Notes that `EVENTS` is about to be deleted, or to be made from a backup; makes `LEASES` for that where it is missing. `config`: the log's,
+/// by which a new `LEASES` has as many copies. `last`: the last sequence of the backup.
+///
+/// # Errors
+/// Where NATS refuses or does not answer.
+pub async fn begin(connection: &Connection, config: &Value, last: u64) -> anyhow::Result<()> {
+    let noted = async {
+        let (what, mut changed) = match api::stream_info(connection, LEASES).await? {
+            Some(mut info) => ("UPDATE", info["config"].take()),
+            None => {
+                let file: Map<String, Value> = serde_json::from_str(LEASES_FILE)?;
+                let copies = chosen(config)
+                    .into_iter()
+                    .filter(|choice| choice.setting == Setting::Replicas);
+                let copies: Vec<_> = copies.collect();
+                (
+                    "CREATE",
+                    with_choices(LEASES, &file, &Value::Object(file.clone()), &copies),
+                )
+            }
+        };
+        changed["metadata"][KEY] = last.to_string().into();
+        api::ask(connection, &format!("STREAM.{what}.{LEASES}"), &changed, api::ANSWER).await
+    };
+    noted.await.context("cannot note in LEASES that a restore begins")?;
+    Ok(())
+}
+
+/// Takes that note away, where there is one: there is a log.
+///
+/// # Errors
+/// Where NATS refuses or does not answer.
+pub async fn end(connection: &Connection) -> anyhow::Result<()> {
+    let Some(mut info) = api::stream_info(connection, LEASES).await? else {
+        return Ok(());
+    };
+    let mut config = info["config"].take();
+    let metadata = config["metadata"].as_object_mut();
+    if metadata.and_then(|metadata| metadata.remove(KEY)).is_none() {
+        return Ok(());
+    }
+    api::ask(connection, &format!("STREAM.UPDATE.{LEASES}"), &config, api::ANSWER)
+        .await
+        .context("cannot note in LEASES that the restore has ended")?;
+    Ok(())
 }
 
 /// Refuses to do anything else with a marked stream.

@@ -1,96 +1,14 @@
 //! Every metric of the hub: its name, its kind, what it says and its labels. The code uses none that is not here.
 
 mod labels;
+mod metric;
 
-use self::labels::{CLASS, CODE, EVENT, FLAG, PROVIDER, REASON, RETAINED, ROLE, STAGE, STATE, WHERE, of, open};
+pub use self::metric::{Kind, Label, Metric, Values};
+use self::{
+    labels::{CLASS, CODE, EVENT, FLAG, PROVIDER, REASON, RETAINED, ROLE, STAGE, STATE, WHERE, of, open},
+    metric::{counter, gauge, histogram, late},
+};
 use crate::journal::append::acknowledging;
-
-/// What kind of metric it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Grows.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Counts what was measured by size; seconds where the name says so.
-    Histogram,
-}
-
-/// Values that a label can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Values {
-    /// These.
-    Of(&'static [&'static str]),
-    /// The providers that are switched on.
-    Providers,
-    /// The types of events.
-    EventTypes,
-    /// The flags of orders.
-    Flags,
-    /// Not known before they come.
-    Open,
-}
-
-/// A label.
-#[derive(Debug, Clone, Copy)]
-pub struct Label {
-    /// Its name.
-    pub name: &'static str,
-    /// What it can be.
-    pub values: Values,
-}
-
-/// A metric.
-#[derive(Debug, Clone, Copy)]
-pub struct Metric {
-    /// Its name; the unit is its last word but for `_total`.
-    pub name: &'static str,
-    /// What kind it is.
-    pub kind: Kind,
-    /// Its labels.
-    pub labels: &'static [Label],
-    /// What it says, and on which instance it counts where that is not each.
-    pub help: &'static str,
-    /// Shown only when its value is known: a 0 from the start would be wrong.
-    is_late: bool,
-}
-
-impl Metric {
-    /// Whether it is there from the start, at 0: all of its labels' values are known then.
-    pub fn is_from_start(&self) -> bool {
-        !self.is_late && self.labels.iter().all(|label| label.values != Values::Open)
-    }
-}
-
-const fn metric(name: &'static str, kind: Kind, labels: &'static [Label], help: &'static str) -> Metric {
-    Metric {
-        name,
-        kind,
-        labels,
-        help,
-        is_late: false,
-    }
-}
-
-const fn counter(name: &'static str, labels: &'static [Label], help: &'static str) -> Metric {
-    metric(name, Kind::Counter, labels, help)
-}
-
-const fn gauge(name: &'static str, labels: &'static [Label], help: &'static str) -> Metric {
-    metric(name, Kind::Gauge, labels, help)
-}
-
-/// A gauge that is shown when its value is known.
-const fn late(name: &'static str, labels: &'static [Label], help: &'static str) -> Metric {
-    Metric {
-        is_late: true,
-        ..gauge(name, labels, help)
-    }
-}
-
-const fn histogram(name: &'static str, labels: &'static [Label], help: &'static str) -> Metric {
-    metric(name, Kind::Histogram, labels, help)
-}
 
 /// All of them, in the order of the flow.
 pub const METRICS: &[Metric] = &[
@@ -457,6 +375,11 @@ pub const METRICS: &[Metric] = &[
         "retention_oldest_row_age_seconds",
         &[RETAINED],
         "Time since the oldest row that stays was made, as the last pass over the table saw it; 0 where rows are kept for ever, and on instances that do not write the tables",
+    ),
+    gauge(
+        "retention_refused",
+        &[RETAINED],
+        "1 while old rows of a table stay because the role may not delete them (RETENTION_… is set); 0 else, and on instances that do not write the tables",
     ),
     // The process.
     late(
