@@ -26,7 +26,7 @@ use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
-use crate::load::SIGNATURE_HEADER;
+use crate::load::wire::SIGNATURE_HEADER;
 use crate::process::READY;
 
 /// First argument with which the benchmark starts itself again as the bare handler.

@@ -7,31 +7,24 @@
 //! others.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::Sha256;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use anyhow::{Context as _, Result, ensure};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
+pub(crate) mod wire;
+
+use self::wire::{ANSWER_ROOM, Request, connect, read_answer};
 use crate::process::thread_cpu;
 use crate::report::{Micros, Times};
 
-/// The header that carries the hex HMAC-SHA256 of the raw body.
-pub(crate) const SIGNATURE_HEADER: &str = "x-careem-signature";
-/// Digits of an order number after `CR`: fixed, so that the number can be patched into a finished request.
-const ORDER_DIGITS: usize = 9;
-/// Hex digits of an HMAC-SHA256.
-const SIGNATURE_DIGITS: usize = 64;
-/// Room for one answer. The hub's and the bare handler's take some hundred bytes; a longer one is an error.
-const ANSWER_ROOM: usize = 4096;
 /// How long answers may still come after the measured time, before they count as never answered.
 const DRAIN: Duration = Duration::from_secs(15);
 /// Connections opened at once, and the pause after them. A connect that finds the server's queue full (128 by default)
@@ -43,18 +36,6 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(10);
 /// Shortest sleep of the open loop's clock. Tokio's timer steps by 1 ms, which would be as long as the latencies to be
 /// measured; waking more often than this would cost more CPU than it adds in precision.
 const PACE_STEP: Duration = Duration::from_micros(200);
-
-/// A careem order; the number takes the place of `#########`.
-const BODY: &str = concat!(
-    r##"{"id":"CR#########","status":"created","order_number":"ORD-001","created_at":"2025-10-01T12:00:00Z","##,
-    r#""customer":{"name":"Ahmed Ali","phone_number":"+962791234567","email":"ahmed@example.com","#,
-    r#""address":{"street":"King Abdullah Street","area":"Abdoun","city":"Amman","#,
-    r#""latitude":31.9539,"longitude":35.9106}},"items":[{"id":"item-001","name":"Chicken Burger","#,
-    r#""name_ar":"برجر دجاج","quantity":2,"item_price":5.5,"total_price":11.0,"groups":[{"name":"Add-ons","#,
-    r#""options":[{"id":"opt-001","name":"Extra Cheese","price":0.5,"quantity":1}]}]}],"#,
-    r#""price":{"subtotal":11.0,"delivery_fee":2.0,"service_fee":1.0,"tax_amount":2.24,"total_taxable_price":16.24},"#,
-    r#""delivery_type":"careem","merchant_pay_type":"cash"}"#,
-);
 
 /// When requests are sent.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +50,9 @@ pub(crate) enum Pace {
     },
 }
 
+/// Says from which address of this machine the next connection comes.
+pub(crate) type Origin = Arc<dyn Fn() -> IpAddr + Send + Sync>;
+
 /// One run of the generator.
 #[derive(Clone)]
 pub(crate) struct Load {
@@ -82,6 +66,10 @@ pub(crate) struct Load {
     pub(crate) secret: String,
     /// Connections, all opened before the first request.
     pub(crate) connections: usize,
+    /// From where they come; as the system likes, where nothing is said.
+    pub(crate) from: Option<Origin>,
+    /// Each request has a connection of its own, which counts as part of it.
+    pub(crate) one_each: bool,
     /// Time before the measured time, under the same load.
     pub(crate) warm_up: Duration,
     /// Measured time.
@@ -136,12 +124,31 @@ impl Load {
         result.await.context("the load generator's thread died")?
     }
 
+    async fn connect(&self) -> Result<TcpStream> {
+        connect(self.address, self.from.as_ref().map(|from| from())).await
+    }
+
+    /// One order on a connection of its own; its status.
+    pub(crate) async fn post_one(self) -> Result<u16> {
+        let order = self.next_order.fetch_add(1, Ordering::Relaxed);
+        let mut stream = self.connect().await?;
+        let mut request = Request::new(&self)?;
+        stream.write_all(request.for_order(order)).await?;
+        Ok(read_answer(&mut stream, &mut [0; ANSWER_ROOM]).await?.status)
+    }
+
     async fn generate(self) -> Result<Report> {
         let request = Request::new(&self)?;
         let mut streams = Vec::with_capacity(self.connections);
         for number in 0..self.connections {
-            let stream = connect(self.address).await;
-            streams.push(stream.with_context(|| format!("connection {number} (is `ulimit -n` large enough?)"))?);
+            if self.one_each {
+                streams.push(None);
+                continue;
+            }
+            let stream = self.connect().await;
+            streams.push(Some(stream.with_context(|| {
+                format!("connection {number} (is `ulimit -n` large enough?)")
+            })?));
             if number % CONNECT_BURST == CONNECT_BURST - 1 {
                 tokio::time::sleep(CONNECT_PAUSE).await;
             }
@@ -324,11 +331,11 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(shared: Arc<Shared>, request: Request, stream: TcpStream) -> Self {
+    fn new(shared: Arc<Shared>, request: Request, stream: Option<TcpStream>) -> Self {
         Self {
             shared,
             request,
-            stream: Some(stream),
+            stream,
             answer: vec![0; ANSWER_ROOM],
             in_flight: None,
         }
@@ -373,7 +380,7 @@ impl Worker {
     async fn exchange(&mut self, order: u64, due: Instant) -> Result<u16> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
-            closed => closed.insert(connect(self.shared.load.address).await?),
+            closed => closed.insert(self.shared.load.connect().await?),
         };
         let bytes = self.request.for_order(order);
         if let Some(times) = &self.shared.load.times {
@@ -381,117 +388,9 @@ impl Worker {
         }
         stream.write_all(bytes).await.context("sending")?;
         let head = read_answer(stream, &mut self.answer).await?;
-        if head.closes {
+        if head.closes || self.shared.load.one_each {
             self.stream = None;
         }
         Ok(head.status)
     }
-}
-
-/// A finished request with places to patch.
-#[derive(Clone)]
-struct Request {
-    bytes: Vec<u8>,
-    body: usize,
-    digits: Range<usize>,
-    signature: Range<usize>,
-    /// Keyed once: cloning it saves two of the compressions of every signature.
-    mac: Hmac<Sha256>,
-}
-
-impl Request {
-    fn new(load: &Load) -> Result<Self> {
-        let mac = Hmac::<Sha256>::new_from_slice(load.secret.as_bytes()).context("the signature's key")?;
-        let (path, address, merchant) = (&load.path, load.address, &load.merchant);
-        let start = format!(
-            "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\nuser-agent: load\r\n\
-             x-merchant-id: {merchant}\r\ncontent-length: {}\r\n{SIGNATURE_HEADER}: ",
-            BODY.len()
-        );
-        let head = format!("{start}{}\r\n\r\n", "0".repeat(SIGNATURE_DIGITS));
-        let digits = head.len() + BODY.find('#').context("the body has no place for the order's number")?;
-        Ok(Self {
-            body: head.len(),
-            digits: digits..digits + ORDER_DIGITS,
-            signature: start.len()..start.len() + SIGNATURE_DIGITS,
-            bytes: (head + BODY).into_bytes(),
-            mac,
-        })
-    }
-
-    fn for_order(&mut self, order: u64) -> &[u8] {
-        let mut rest = order;
-        for digit in self.bytes[self.digits.clone()].iter_mut().rev() {
-            *digit = b'0' + (rest % 10) as u8;
-            rest /= 10;
-        }
-        let mut mac = self.mac.clone();
-        mac.update(&self.bytes[self.body..]);
-        hex::encode_to_slice(mac.finalize().into_bytes(), &mut self.bytes[self.signature.clone()])
-            .expect("the place for the signature is twice as long as an HMAC-SHA256");
-        &self.bytes
-    }
-}
-
-/// What the generator reads of an answer's head.
-struct Head {
-    status: u16,
-    whole_length: usize,
-    closes: bool,
-}
-
-async fn connect(address: SocketAddr) -> Result<TcpStream> {
-    let stream = TcpStream::connect(address)
-        .await
-        .with_context(|| format!("connecting to {address}"))?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-async fn read_answer(stream: &mut TcpStream, answer: &mut [u8]) -> Result<Head> {
-    let mut filled = 0;
-    let mut head = None;
-    loop {
-        let read = stream.read(&mut answer[filled..]).await.context("reading the answer")?;
-        ensure!(read > 0, "the server closed the connection before its answer was whole");
-        filled += read;
-        if head.is_none() {
-            head = parse_head(&answer[..filled])?;
-        }
-        match head {
-            Some(head) if head.whole_length == filled => return Ok(head),
-            Some(head) if head.whole_length < filled => bail!("more bytes came than the answer's content-length"),
-            _ => ensure!(filled < answer.len(), "an answer of more than {ANSWER_ROOM} bytes"),
-        }
-    }
-}
-
-/// Reads status, `content-length` and `connection`; `None` while the head is not whole.
-fn parse_head(bytes: &[u8]) -> Result<Option<Head>> {
-    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
-        return Ok(None);
-    };
-    let text = std::str::from_utf8(&bytes[..end]).context("the answer's head is not text")?;
-    let mut lines = text.split("\r\n");
-    let status = lines
-        .next()
-        .and_then(|line| line.strip_prefix("HTTP/1.1 "))
-        .and_then(|line| line.get(..3));
-    let status = status
-        .and_then(|status| status.parse().ok())
-        .context("the answer has no HTTP/1.1 status line")?;
-    let (mut length, mut closes) = (None, false);
-    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
-        if name.eq_ignore_ascii_case("content-length") {
-            length = Some(value.trim().parse::<usize>().context("the answer's content-length")?);
-        } else if name.eq_ignore_ascii_case("connection") {
-            closes = value.trim().eq_ignore_ascii_case("close");
-        }
-    }
-    let length = length.context("an answer without content-length: this reader understands no other")?;
-    Ok(Some(Head {
-        status,
-        whole_length: end + 4 + length,
-        closes,
-    }))
 }

@@ -19,9 +19,10 @@ use anyhow::{Result, ensure};
 use report::{LATEST, Results};
 use sections::Bench;
 
-const SECTIONS: [&str; 7] = [
+const SECTIONS: [&str; 8] = [
     "accept",
     "limits",
+    "floods",
     "transform",
     "end-to-end",
     "projection",
@@ -58,6 +59,9 @@ async fn run(wanted: impl Fn(&str) -> bool) -> Result<()> {
     }
     if wanted("limits") {
         bench.limits().await?;
+    }
+    if wanted("floods") {
+        bench.floods().await?;
     }
     if wanted("end-to-end") || wanted("projection") {
         Box::pin(bench.end_to_end()).await?;

@@ -1,5 +1,6 @@
 //! What is measured, section by section.
 
+mod floods;
 mod limits;
 mod parked;
 mod transform;
@@ -96,6 +97,8 @@ impl Bench {
             merchant: MERCHANT.into(),
             secret: SECRET.into(),
             connections,
+            from: None,
+            one_each: false,
             warm_up: WARM_UP,
             duration: RUN,
             pace,

@@ -26,7 +26,6 @@ use crate::{
     },
     intake::{
         self, Intake,
-        allow_list::AllowList,
         audit::Audit,
         body,
         certificate::Certificate,
@@ -43,8 +42,8 @@ use crate::{
     memory::Orders,
     process::{self, budget::Budget, notify::Manager},
     projection::live::Live,
-    provider::{Enabled, KeptHeaders, Provider, Registry, declarative::Declarative},
-    push::{Push, remote::Remote},
+    provider::Registry,
+    push::Push,
     telemetry::{
         self,
         expiry::Expiry,
@@ -52,13 +51,16 @@ use crate::{
         observer::{self, LastWebhooks, Servers},
     },
     transform::{Transform, branches::Branches},
-    verification::Keyring,
 };
 
+mod registry;
 mod servers;
 mod stopping;
 
-use self::servers::{Ports, listen};
+use self::{
+    registry::registry,
+    servers::{Ports, listen},
+};
 
 /// Pause between two looks at a NATS that is not there yet.
 const VERIFY_AGAIN: Duration = Duration::from_millis(500);
@@ -186,9 +188,11 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     let rooms = (body::Budget::all(limits_of_process.body_bytes), Heavy::default());
     let for_providers = Arc::new(integration(&config, &registry, &journal, &rooms, &limits));
     let (budget, heavy) = rooms;
+    let orders = Arc::new(Orders::new(&journal, config.order_memory));
     let intake = Arc::new(Intake {
         registry: Arc::clone(&registry),
         journal: journal.clone(),
+        orders: Arc::clone(&orders),
         settings: config.http.clone(),
         branches: Arc::clone(&branches),
         budget,
@@ -231,7 +235,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     // Webhooks are taken from here on; what follows on the log begins when NATS was seen to be as it must be.
     let found = tasks.while_all_run(stop, verified(&connection, stop)).await?;
     if found.transpose()? == Some(true) {
-        spawn_stages(tasks, &config, registry, journal, database, branches, gate)?;
+        spawn_stages(tasks, &config, registry, journal, database, branches, (gate, orders))?;
         tracing::info!(partitions = config.partitions, "serving");
     }
     Ok(())
@@ -256,45 +260,6 @@ fn integration(
         heavy: heavy.clone(),
         limits: Arc::clone(limits),
     }
-}
-
-fn registry(config: &Config) -> anyhow::Result<Registry> {
-    let enable = |settings: &config::ProviderConfig| {
-        if settings.scheme.is_none() {
-            tracing::warn!(
-                provider = &*settings.name,
-                "nothing is verified: anybody can send webhooks as this provider"
-            );
-        }
-        let provider: Box<dyn Provider> = Box::new(Declarative::new(Arc::clone(&settings.file), settings.currency));
-        let name: Arc<str> = Arc::from(&*settings.name);
-        Ok(Enabled {
-            outbound: remote(&name, settings, config.breaker)?,
-            name,
-            scheme: settings.scheme.clone(),
-            kept_headers: KeptHeaders::new(settings.file.headers.iter().map(String::as_str), &settings.scheme),
-            keep_signature: settings.file.webhook.keep_signature,
-            provider,
-            keys: Keyring::new(settings.secrets.keys()),
-            branch_secrets: settings.branch_secrets,
-            allow_list: AllowList::new(settings.allow_list.clone()),
-            forward_test_orders: settings.forward_test_orders,
-        })
-    };
-    let enabled: anyhow::Result<_> = config.providers.iter().map(enable).collect();
-    Ok(Registry::new(enabled?))
-}
-
-/// A provider's interface, where the hub can speak to it.
-fn remote(
-    name: &Arc<str>,
-    settings: &config::ProviderConfig,
-    breaker: config::Breaker,
-) -> anyhow::Result<Option<Arc<Remote>>> {
-    let Some(outbound) = settings.outbound.clone() else {
-        return Ok(None);
-    };
-    Ok(Some(Arc::new(Remote::new(Arc::clone(name), outbound, breaker)?)))
 }
 
 /// Waits for NATS and looks whether it is set up as it must be; false where the hub is told to stop before.
@@ -323,9 +288,8 @@ fn spawn_stages(
     journal: Journal,
     database: Database,
     branches: Arc<Branches>,
-    gate: Arc<Gate>,
+    (gate, orders): (Arc<Gate>, Arc<Orders>),
 ) -> anyhow::Result<()> {
-    let orders = Arc::new(Orders::new(&journal, config.order_memory));
     let memory = Arc::clone(&orders);
     tasks.spawn("orders", Phase::Stages, move |stop| memory.run(stop));
     // In the last phase, so that what the stage finds while it drains is still told to the others.

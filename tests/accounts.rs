@@ -16,14 +16,14 @@ use crate::harness::{World, at_end::Ends, ids, servers::Nats, wait::PATIENCE};
 const ONE_ACCOUNT: &str = include_str!("fixtures/nats.one-account.conf");
 /// The connections that kept a hub out of a server of 1,024.
 const MANY: usize = 1021;
-/// `max_connections` of the account SUBSCRIBERS.
-const OF_SUBSCRIBERS: usize = 64;
+/// Users of accounts of their own, with their `max_connections`.
+const OTHERS: [(&str, usize); 2] = [("subscriber", 64), ("backup", 8)];
 /// The password of the example's user.
 const BRANCH_PASSWORD: &str = "password-of-a-branch";
 
-/// A subscriber's connections, as many as it is let have, of so many that it tries to open.
-fn connections(server: SocketAddr, password: &str, tries: usize) -> Vec<TcpStream> {
-    let connect = format!("CONNECT {{\"user\":\"subscriber\",\"pass\":\"{password}\",\"verbose\":false}}\r\nPING\r\n");
+/// A user's connections, as many as it is let have, of so many that it tries to open.
+fn connections(server: SocketAddr, user: &str, password: &str, tries: usize) -> Vec<TcpStream> {
+    let connect = format!("CONNECT {{\"user\":\"{user}\",\"pass\":\"{password}\",\"verbose\":false}}\r\nPING\r\n");
     let one = |_| {
         let mut wire = TcpStream::connect(server).unwrap();
         wire.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -47,14 +47,13 @@ fn connections(server: SocketAddr, password: &str, tries: usize) -> Vec<TcpStrea
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subscriber_with_all_the_connections_it_can_get_keeps_no_hub_out() {
+async fn whoever_has_another_password_keeps_no_hub_out() {
     let world = World::new().await;
     let server = SocketAddr::from(([127, 0, 0, 1], world.nats.server.port()));
-    let password = world.nats.password("subscriber").to_owned();
-    let held = tokio::task::spawn_blocking(move || connections(server, &password, MANY))
-        .await
-        .unwrap();
-    assert_eq!(held.len(), OF_SUBSCRIBERS);
+    let users = OTHERS.map(|(user, _)| (user, world.nats.password(user).to_owned()));
+    let open = move || users.map(|(user, password)| connections(server, user, &password, MANY));
+    let held = tokio::task::spawn_blocking(open).await.unwrap();
+    assert_eq!(held.each_ref().map(Vec::len), OTHERS.map(|(_, most)| most));
     let hub = world.hub().await;
     world.post_orders(&hub, ids("crowd", 2)).await;
     world.at_end(Ends::forwarded(2)).await;

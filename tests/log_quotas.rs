@@ -6,7 +6,7 @@ use webhook_hub::provider::Catalogue;
 use crate::harness::{
     World,
     at_end::Ends,
-    careem::order,
+    careem::{Answer, MERCHANT, order, sign},
     hub::Hub,
     ids,
     provider::{Provider, Webhook},
@@ -45,6 +45,26 @@ async fn a_provider_may_send_so_many_bytes() {
     world.at_end(Ends::forwarded(4)).await;
 }
 
+/// Leaves little of the log, and waits until the hub knows.
+async fn nearly_fill(world: &World, hub: &Hub) {
+    world.log.settled().await;
+    let bytes = world.log_bytes().await;
+    world.limit_log(bytes + bytes / 20).await;
+    eventually("the hub knows how full the log is", PATIENCE, async || {
+        let found = ratio(world, hub).await;
+        if found >= 0.9 { Ok(()) } else { Err(found) }
+    })
+    .await;
+}
+
+async fn ratio(world: &World, hub: &Hub) -> f64 {
+    let metrics = world.metrics(hub).await;
+    let ratio = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("event_log_fill_ratio "));
+    ratio.unwrap().parse().unwrap()
+}
+
 /// One provider fills the log; while it is nearly full that one is refused, and the others go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_fills_the_log_is_refused_first() {
@@ -60,21 +80,7 @@ async fn who_fills_the_log_is_refused_first() {
         assert_eq!(world.careem.post(&hub, &padded(&id, 100_000)).await.status, 200);
         accepted += 1;
     }
-    world.log.settled().await;
-    let bytes = world.log_bytes().await;
-    world.limit_log(bytes + bytes / 20).await;
-    let ratio = async || {
-        let metrics = world.metrics(&hub).await;
-        let ratio = metrics
-            .lines()
-            .find_map(|line| line.strip_prefix("event_log_fill_ratio "));
-        ratio.unwrap().parse::<f64>().unwrap()
-    };
-    eventually("the hub knows how full the log is", PATIENCE, async || {
-        let found = ratio().await;
-        if found >= 0.9 { Ok(()) } else { Err(found) }
-    })
-    .await;
+    nearly_fill(&world, &hub).await;
     let answer = world.careem.post(&hub, &order("CR-probe")).await;
     assert_eq!(
         (answer.status, answer.code().as_str(), answer.header("retry-after")),
@@ -93,7 +99,7 @@ async fn who_fills_the_log_is_refused_first() {
     let metrics = world.metrics(&hub).await;
     let refused = r#"event_log_nearly_full_refused_total{provider="careem"} 1"#;
     assert!(metrics.lines().any(|line| line == refused), "{metrics}");
-    let full = ratio().await;
+    let full = ratio(&world, &hub).await;
     assert!((0.9..=1.0).contains(&full), "{full}");
     assert!(hub.logs_contain("the event log is nearly full"), "no alarm");
     world.limit_log(-1).await;
@@ -103,4 +109,43 @@ async fn who_fills_the_log_is_refused_first() {
     })
     .await;
     world.at_end(Ends::forwarded(accepted + 1)).await;
+}
+
+/// Posts an order of a merchant, signed by this secret.
+async fn post_of(world: &World, hub: &Hub, merchant: &str, secret: &str, body: &str) -> Answer {
+    let signature = sign(secret, body.as_bytes());
+    let headers = [("x-careem-signature", signature.as_str()), ("x-merchant-id", merchant)];
+    world.careem.post_raw(hub, body, &headers).await
+}
+
+/// One branch fills the log by its own secret; while it is nearly full that branch is refused, and neither the provider nor another
+/// branch.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_fills_the_log_is_refused_alone() {
+    let world = World::new().await;
+    let branches = format!(
+        "UPDATE branch_delivery_configs SET webhook_secret = 'key-of-a' WHERE merchant_id = '{MERCHANT}';
+        INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, merchant_id, webhook_secret)
+        VALUES ('config-2', 'branch-2', 'provider-careem', 'company-uuid', 'merchant-2', 'key-of-b')"
+    );
+    world.database.run(&branches).await.unwrap();
+    let hub = Hub::start(&world.settings().set("CAREEM_BRANCH_SECRETS", true)).await;
+    for id in ids("filling", 20) {
+        let answer = post_of(&world, &hub, MERCHANT, "key-of-a", &padded(&id, 100_000)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    nearly_fill(&world, &hub).await;
+    let answer = post_of(&world, &hub, MERCHANT, "key-of-a", &order("CR-probe")).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (503, "EVENT_LOG_NEARLY_FULL"),
+        "{answer:?}"
+    );
+    let answer = post_of(&world, &hub, "merchant-2", "key-of-b", &order("CR-of-b")).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    // The provider's word for the branch counts as the provider's.
+    let answer = world.careem.post(&hub, &order("CR-provider")).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    world.limit_log(-1).await;
+    world.at_end(Ends::forwarded(22)).await;
 }

@@ -1,10 +1,14 @@
 //! Text from outside as one segment of a URL's path.
 //!
 //! Encoding alone is not enough. URL parsers take `%2E%2E` for `..` and remove the segment before it; servers that decode a
-//! path before they split it see two segments in `a%2Fb`; and some decode twice. So text that is more than one segment, or
-//! none, in any of these readings is refused, and everything else is encoded here and nowhere else.
+//! path before they split it see two segments in `a%2Fb`; and some decode twice. Servers of Java cut off what follows a `;`, also
+//! behind a proxy that decoded it, so `..;x` is `..` and `A-1;x` is `A-1`. Others normalise Unicode first, and take a full-width
+//! `．` for a dot, or decode bytes that are no UTF-8. So text that is more than one segment, none, or another one in any of these
+//! readings is refused, and everything else is encoded here and nowhere else.
 
 use std::borrow::Cow;
+
+use unicode_normalization::UnicodeNormalization as _;
 
 use crate::event::outcome::{ErrorReport, ErrorType};
 
@@ -23,6 +27,12 @@ pub enum NotASegment {
     /// `/` or `\`: it would be several segments.
     #[error("holds / or \\, which separates segments of a path")]
     Separator,
+    /// `;`: servers take what follows for a parameter and cut it off.
+    #[error("holds ;, behind which servers see a parameter of the path")]
+    Parameter,
+    /// An ASCII character in more bytes than it has; old decoders take it for what it stands for.
+    #[error("holds a character of ASCII in a longer form")]
+    Overlong,
     /// Line ends, null bytes and the like.
     #[error("holds control characters")]
     Control,
@@ -39,13 +49,16 @@ impl NotASegment {
     }
 }
 
-/// Looks whether a text is one segment, as it is and after each percent-decoding.
+/// Looks whether a text is one segment, as it is and after each percent-decoding, with Unicode normalised.
 ///
 /// # Errors
 /// Why it is not.
 pub fn check(text: &str) -> Result<(), NotASegment> {
     let mut text = Cow::Borrowed(text.as_bytes());
     for _ in 0..=MAX_DECODINGS {
+        if let Some(narrow) = folded(&text) {
+            text = Cow::Owned(narrow);
+        }
         check_once(&text)?;
         match decoded(&text) {
             Some(again) => text = Cow::Owned(again),
@@ -68,10 +81,42 @@ fn check_once(text: &[u8]) -> Result<(), NotASegment> {
     if text.iter().any(is_control) || text.windows(2).any(is_c1) {
         return Err(NotASegment::Control);
     }
-    match text.iter().any(|byte| matches!(byte, b'/' | b'\\')) {
-        true => Err(NotASegment::Separator),
-        false => Ok(()),
+    if text.iter().any(|byte| matches!(byte, b'/' | b'\\')) {
+        return Err(NotASegment::Separator);
     }
+    if text.contains(&b';') {
+        return Err(NotASegment::Parameter);
+    }
+    // No character begins with C0 or C1; with E0 or F0 only where what follows is no shorter one.
+    let is_overlong = |two: &[u8]| {
+        matches!(two[0], 0xc0 | 0xc1)
+            || two[0] == 0xe0 && (0x80..0xa0).contains(&two[1])
+            || two[0] == 0xf0 && (0x80..0x90).contains(&two[1])
+    };
+    if text.windows(2).any(is_overlong) {
+        return Err(NotASegment::Overlong);
+    }
+    Ok(())
+}
+
+/// The text as a server sees it that normalises Unicode: what stands for ASCII replaced by it (by NFKD, which takes no ASCII away,
+/// while NFKC joins letters with accents), and so slashes that old code pages map to ASCII. What is no text stays as it is.
+fn folded(text: &[u8]) -> Option<Vec<u8>> {
+    if text.is_ascii() {
+        return None;
+    }
+    let slashes = |wide: char| match wide {
+        '\u{2044}' | '\u{2215}' => '/',
+        '\u{2216}' => '\\',
+        other => other,
+    };
+    let mut folded = Vec::with_capacity(text.len());
+    for chunk in text.utf8_chunks() {
+        let narrow: String = chunk.valid().nfkd().map(slashes).collect();
+        folded.extend_from_slice(narrow.as_bytes());
+        folded.extend_from_slice(chunk.invalid());
+    }
+    Some(folded)
 }
 
 /// The text with its `%XX` as bytes; none where there are none.
@@ -139,6 +184,34 @@ mod tests {
             ("a%00", NotASegment::Control),
             ("a\u{85}", NotASegment::Control),
             ("%2525252525252e", NotASegment::Nested),
+            // A server of Java, behind a proxy that decodes.
+            ("..;", NotASegment::Parameter),
+            ("..;x=1", NotASegment::Parameter),
+            ("%2e%2e;", NotASegment::Parameter),
+            (".%3b", NotASegment::Parameter),
+            ("A-1;x", NotASegment::Parameter),
+            (";", NotASegment::Parameter),
+            // A server that normalises Unicode.
+            ("\u{ff0e}\u{ff0e}", NotASegment::Dots),
+            (".\u{2024}", NotASegment::Dots),
+            ("\u{2025}", NotASegment::Dots),
+            ("\u{fe30}\u{a0}", NotASegment::Dots),
+            ("%ef%bc%8e.", NotASegment::Dots),
+            ("\u{ff05}\u{ff12}\u{ff45}.", NotASegment::Dots),
+            ("\u{3000}", NotASegment::Empty),
+            ("a\u{ff0f}b", NotASegment::Separator),
+            ("a\u{ff3c}b", NotASegment::Separator),
+            ("a\u{2215}b", NotASegment::Separator),
+            ("\u{2105}", NotASegment::Separator),
+            ("%2f\u{307}", NotASegment::Separator),
+            ("..\u{37e}", NotASegment::Parameter),
+            ("a\u{ff1b}b", NotASegment::Parameter),
+            // An old decoder.
+            ("%c0%ae%c0%ae", NotASegment::Overlong),
+            ("a%C0%AFb", NotASegment::Overlong),
+            ("a%c1%9cb", NotASegment::Overlong),
+            ("%e0%80%ae.", NotASegment::Overlong),
+            ("a%f0%80%80%afb", NotASegment::Overlong),
         ] {
             assert_eq!(encode(text), Err(why), "{text:?}");
         }
@@ -147,6 +220,8 @@ mod tests {
             ("...", "..."),
             ("50% off", "50%25%20off"),
             ("x?y#z", "x%3Fy%23z"),
+            ("100%ff", "100%25ff"),
+            ("A\u{ff0e}1", "A%EF%BC%8E1"),
             ("%41", "%2541"),
             ("طلب", "%D8%B7%D9%84%D8%A8"),
         ] {
@@ -155,15 +230,26 @@ mod tests {
     }
 
     proptest! {
+        /// Where a server that normalises Unicode sees no segment, none is taken.
+        #[test]
+        fn normalised_text_is_no_way_round(
+            text in r"([.;/\\%25ef]|[\u{ff01}-\u{ff5e}\u{2024}-\u{2026}\u{fe30}\u{fe52}\u{fe54}\u{37e}\u{2100}-\u{2106}]|\PC){1,4}",
+        ) {
+            let normalised: String = text.nfkc().collect();
+            prop_assert!(check(&normalised).is_err() <= check(&text).is_err(), "{:?} is {:?}", text, normalised);
+        }
+
         /// Whatever is taken stays where it was put, for the client's URL parser and for a server that decodes first.
         #[test]
-        fn a_segment_stays_one_segment(text in "\\PC{0,12}|[.%/\\\\a25eEfFcC]{0,12}") {
+        fn a_segment_stays_one_segment(text in "\\PC{0,12}|[.;%/\\\\a23bB5eEfFcC]{0,12}") {
             if let Ok(encoded) = encode(&text) {
                 let url: Url = format!("http://h/a/b/{encoded}/status").parse().unwrap();
                 prop_assert_eq!(url.path(), format!("/a/b/{encoded}/status"));
                 let once = String::from_utf8(decoded(encoded.as_bytes()).unwrap_or_else(|| encoded.clone().into_bytes()));
                 prop_assert_eq!(once.as_deref(), Ok(&*text));
                 let again: Url = format!("http://h/a/b/{text}/status").parse().unwrap();
+                // As a server of Java sees it that was handed the decoded path.
+                prop_assert!(!matches!(text.split(';').next(), Some("" | "." | "..")) && !text.contains(';'), "{:?}", text);
                 prop_assert!(text.contains(['?', '#']) || again.path_segments().unwrap().count() == 4, "{}", again);
             }
         }

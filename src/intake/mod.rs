@@ -20,9 +20,11 @@ use axum::{
 use crate::{
     config,
     journal::Journal,
+    memory::Orders,
     provider::{Enabled, Registry},
     telemetry::health::Health,
     transform::branches::Branches,
+    verification::Principal,
 };
 
 pub mod server;
@@ -60,6 +62,8 @@ pub struct Intake {
     pub registry: Arc<Registry>,
     /// The log.
     pub journal: Journal,
+    /// Which webhooks were there before.
+    pub orders: Arc<Orders>,
     /// Limits and trusted proxies.
     pub settings: config::Http,
     /// Secrets of branches.
@@ -101,14 +105,14 @@ impl Intake {
         }
     }
 
-    /// While the log is nearly full: whether this provider is not the one that fills it. A log that is known to refuse everybody
+    /// While the log is nearly full: whether it is not this principal that fills it. A log that is known to refuse everybody
     /// says so itself.
-    fn check_room_on_the_log(&self, provider: &Enabled, bytes: usize) -> Result<(), Reason> {
+    fn check_room_on_the_log(&self, provider: &Enabled, principal: &Principal, bytes: usize) -> Result<(), Reason> {
         let log = self.journal.acknowledging();
         let Some(left) = log.fill().nearly_full() else {
             return Ok(());
         };
-        if !self.limits.fills_more_than(provider, left, bytes) || log.trouble().is_some() {
+        if !self.limits.fills_more_than(provider, principal, left, bytes) || log.trouble().is_some() {
             return Ok(());
         }
         metrics::counter!("event_log_nearly_full_refused_total", "provider" => Arc::clone(&provider.name)).increment(1);

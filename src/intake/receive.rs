@@ -102,6 +102,10 @@ async fn accept(
         point,
         event,
     } = admit(intake, enabled, asked, parts, (&held.bytes, sender.standing)).await?;
+    // The log knows ids for five minutes, the memory for days.
+    let was_there = intake
+        .orders
+        .has_webhook(&enabled.name, &admission.external_order_id, admission.event_id);
     let appended = match intake.journal.accept(event).await {
         Ok(appended) => appended,
         Err(error) => {
@@ -113,8 +117,9 @@ async fn accept(
     };
     metrics::histogram!("webhook_accept_duration_seconds", "provider" => Arc::clone(&enabled.name))
         .record(asked.began.elapsed());
-    // A webhook that was there before may be one that somebody caught and sends again: it costs the provider nothing.
-    if appended.duplicate {
+    // A webhook that was there before may be one that somebody caught and sends again: it costs the provider nothing, and makes no
+    // address known.
+    if appended.duplicate || was_there {
         intake.limits.give_back(enabled, point);
     } else {
         intake.limits.note_accepted(enabled, asked.client);
@@ -148,7 +153,7 @@ async fn admit(
     if let Some(guest) = parts.extensions.get::<Guest>().filter(|_| !enabled.scheme.is_none()) {
         guest.note_verified();
     }
-    intake.check_room_on_the_log(enabled, body.len())?;
+    intake.check_room_on_the_log(enabled, verified.principal(), body.len())?;
     let read = structure::check(body).and_then(|()| enabled.provider.read(&verified));
     if let Ok(admission) = &read {
         intake.limits.note_sent(enabled, admission.event_id, asked.client)?;

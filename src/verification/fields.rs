@@ -1,12 +1,13 @@
 //! The fields of a JSON object as they are signed one by one: `a=1&b=x`, sorted, without escaping.
 //!
-//! Joined so, `{"a": "1&b=2"}` and `{"a": "1", "b": "2"}` give the same text. One text is one object only where
+//! Joined so, `{"a": "1&b=2"}` and `{"a": "1", "b": "2"}` give the same text. What is read of an object follows from the text
+//! where the text can be read from left to right in one way only. So
 //!
-//! - every field that is read is there once, of its type, and
-//! - no value holds a `&`, but for texts of JSON, which hold what customers write; those hold no `&name=` of a field that is read.
-//!
-//! Then each place in the text where such a field begins is known: at another place the name would stand inside of a value. A
-//! text of JSON that is cut short at some other `&` is no JSON any more.
+//! - every field that is read is there once, of its type; names hold neither `&` nor `=`;
+//! - a text or a number that is read holds no `&`: it ends at the next one;
+//! - an object in a text may hold any `&`, as the remarks of customers do: it ends with its last bracket, wherever it is cut before
+//!   that is no JSON, and nothing but white space may follow it;
+//! - what is not read holds no `&name=` of a field that is read: it ends before the next one.
 
 use std::collections::BTreeMap;
 
@@ -106,8 +107,12 @@ impl Fields {
             }
             required -= usize::from(field.is_some_and(|field| field.is_required));
             let value = json::text(value).ok()?;
-            let is_json = field.is_some_and(|field| field.holds == Type::Json);
-            if is_json && (!json::is_object(&value) || self.holds_another(&value)) || !is_json && value.contains('&') {
+            let is_one = match field {
+                Some(field) if field.holds == Type::Json => json::is_object(&value),
+                Some(_) => !value.contains('&'),
+                None => !self.holds_another(&value),
+            };
+            if !is_one {
                 return None;
             }
             if !text.is_empty() {
@@ -120,7 +125,7 @@ impl Fields {
         (required == 0).then_some(text)
     }
 
-    /// Whether a text could be read as several fields.
+    /// Whether a field that is read could begin in a text.
     fn holds_another(&self, text: &str) -> bool {
         text.split('&')
             .skip(1)
@@ -153,6 +158,11 @@ mod tests {
         fields().sorted(body.to_string().as_bytes(), &Source::Pointer("/sig".into()))
     }
 
+    /// What is read of an object, by name.
+    fn read(body: &Value) -> Vec<Value> {
+        fields().0.keys().map(|name| body[name].clone()).collect()
+    }
+
     #[test]
     fn what_is_ambiguous_or_missing_is_refused() {
         let good = json!({ "sig": "x", "event": 1, "id": "m", "message": "{\"note\":\"salt & pepper & a=b\"}", "more": true, "no": null });
@@ -169,9 +179,11 @@ mod tests {
             ("id", json!(true)),
             ("message", json!({ "note": 1 })),
             ("message", json!("{\"note\":\"1")),
-            ("message", json!("{\"note\":\"a&id=2&shop=3\"}")),
+            ("message", json!("{\"note\":\"1\"}&shop=3")),
+            ("message", json!("[]")),
             ("shop", json!("2")),
-            ("more", json!("a&b")),
+            ("more", json!("a&shop=2")),
+            ("more", json!(["a&b=1&message={}"])),
             ("mo=re", json!(1)),
             ("mo&re", json!(1)),
         ] {
@@ -186,37 +198,84 @@ mod tests {
         }
     }
 
-    proptest! {
-        /// What is read of an object follows from the text that is signed: no two objects with different ones give the same.
-        #[test]
-        fn one_text_is_one_object(
-            note in "[a-c&=\"{}:,?]{0,8}(&(id|shop|event|message|zz)=[0-9]{0,2}){0,3}",
-            id in "[a-c&=]{0,3}(&shop=1)?",
-            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
-        ) {
-            let body = json!({ "event": 1, "id": id, "message": json!({ "note": note }).to_string() });
-            if let Some(text) = sorted(&body) {
-                // Every other way to cut the same text into fields.
-                let joints: Vec<_> = text.match_indices('&').map(|(at, _)| at).collect();
-                let mut at: Vec<_> = cuts.iter().filter(|_| !joints.is_empty()).map(|cut| *cut.get(&joints)).collect();
-                at.sort_unstable();
-                at.dedup();
-                let mut forged = serde_json::Map::new();
-                let mut from = 0;
-                for to in at.into_iter().chain([text.len()]) {
-                    if let Some((name, value)) = text[from..to].trim_start_matches('&').split_once('=') {
-                        let value = if name == "event" || name == "shop" { value.parse().unwrap_or(json!(value)) } else { json!(value) };
-                        forged.insert(name.to_owned(), value);
-                    }
-                    from = to;
-                }
-                let forged = Value::Object(forged);
-                if sorted(&forged).as_ref() == Some(&text) {
-                    for read in ["event", "id", "message", "shop"] {
-                        prop_assert_eq!(&forged[read], &body[read], "{} {}", forged, body);
-                    }
+    #[test]
+    fn what_customers_write_is_taken() {
+        for note in [
+            "no onions&timestamp=1",
+            "https://maps.example/?id=1&shop=2&message={}&event=3",
+            "&id=",
+            "a & b\"&id=2}",
+            "\\\"}&shop=1",
+        ] {
+            let body = json!({ "event": 1, "id": "m", "message": json!({ "note": note }).to_string(), "more": "see a&b & c=1&d" });
+            assert!(sorted(&body).is_some(), "{body}");
+        }
+    }
+
+    /// Every message that is taken and has this signed text, by every way to cut the text at its `&`.
+    fn of_text(text: &str) -> Vec<Value> {
+        let pieces: Vec<&str> = text.split('&').collect();
+        let mut found = Vec::new();
+        for cuts in 0_u32..1 << (pieces.len() - 1) {
+            let (mut forged, mut field) = (serde_json::Map::new(), pieces[0].to_owned());
+            let mut cut = |field: &str| {
+                let Some((name, value)) = field.split_once('=') else {
+                    return;
+                };
+                let is_number = name == "event" || name == "shop";
+                let value = value.parse().ok().filter(|_| is_number).unwrap_or(json!(value));
+                forged.insert(name.to_owned(), value);
+            };
+            for (at, piece) in pieces[1..].iter().enumerate() {
+                if cuts & 1 << at == 0 {
+                    field = format!("{field}&{piece}");
+                } else {
+                    cut(&field);
+                    field = (*piece).to_owned();
                 }
             }
+            cut(&field);
+            let forged = Value::Object(forged);
+            if sorted(&forged).as_deref() == Some(text) {
+                found.push(forged);
+            }
+        }
+        found
+    }
+
+    proptest! {
+        /// What is read of an object follows from the text that is signed: no two objects that are taken and differ in what is read
+        /// give the same.
+        #[test]
+        fn one_text_is_one_object(
+            note in "[a-c&=\"{}:,?]{0,4}(&(id|shop|event|message|zz)=[0-9{}\"]{0,2}){0,3}",
+            id in "[a-c=]{0,3}(&shop=1)?",
+            more in prop::option::of("[a-c{}\"=]{0,3}(&(id|shop|message|a|zz)?=?[{}0-9]{0,2}){0,2}"),
+            shop in prop::option::of(0..9),
+            name in "more|z|a|messagf",
+        ) {
+            let mut body = json!({ "event": 1, "id": id, "message": json!({ "note": note }).to_string() });
+            if let Some(shop) = shop {
+                body["shop"] = json!(shop);
+            }
+            if let Some(more) = more {
+                body[name] = json!(more);
+            }
+            if let Some(text) = sorted(&body) {
+                prop_assume!(text.matches('&').count() < 10);
+                let all = of_text(&text);
+                prop_assert!(!all.is_empty(), "{} is not found again", text);
+                for one in &all {
+                    prop_assert_eq!(read(one), read(&body), "{} {}", one, body);
+                }
+            }
+        }
+
+        /// Whatever a customer writes, the order goes.
+        #[test]
+        fn a_remark_is_never_refused(note in "\\PC{0,40}|([a-c&={}\"\\\\]|&(id|shop|event|message)=){0,12}") {
+            let body = json!({ "event": 1, "id": "m", "message": json!({ "note": note }).to_string() });
+            prop_assert!(sorted(&body).is_some(), "{}", body);
         }
     }
 }

@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 use reqwest::Method;
 use tokio::net::TcpStream;
+use webhook_hub::event::EventType;
 
 use super::{
     Siege,
@@ -10,6 +11,7 @@ use super::{
     good,
 };
 use crate::harness::{
+    at_end::Ends,
     hub::Hub,
     outside::{CAREEM_POS, Outside, send},
     raw::Raw,
@@ -92,4 +94,36 @@ async fn one_webhook_again_and_again() {
     }
     assert_eq!(post(PROVIDER, &good("CR-over")).await, 429);
     siege.ends().await;
+}
+
+/// A caught webhook without a signed time, after the log forgot its id: it is taken again, for the first may have been given up, but it
+/// costs the provider nothing, and the address that sends it is a stranger's.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_webhook_after_the_log_forgot_it() {
+    let siege = Siege::with(&[("RATE_LIMIT_CAREEM", "3/1h"), ("RATE_LIMIT_ADDRESS", "3/1h/1h")]).await;
+    let caught = good(&siege.next());
+    let post = async |from, bytes: &str| {
+        let mut client = Raw::connect_from(from, siege.hub.address()).await;
+        client.write(bytes).await;
+        client.answer().await.map_or(0, |answer| answer.status)
+    };
+    assert_eq!(post(PROVIDER, &caught).await, 200);
+    siege.world.at_end(Ends::forwarded(1)).await;
+    siege.world.log_forgets(&siege.hub).await;
+    assert_eq!(post(STRANGER, &caught).await, 200);
+    siege.world.log.wait_for(EventType::OrderIgnored, 1).await;
+    // A known address would never be blocked.
+    let forged = good("CR-forged").replace("x-careem-signature: ", "x-careem-signature: 0");
+    let told = [
+        post(STRANGER, &forged).await,
+        post(STRANGER, &forged).await,
+        post(STRANGER, &forged).await,
+    ];
+    assert_eq!(told, [401; 3]);
+    assert_eq!(post(STRANGER, &caught).await, 429);
+    for number in 1..3 {
+        assert_eq!(post(PROVIDER, &good(&siege.next())).await, 200, "order {number}");
+    }
+    assert_eq!(post(PROVIDER, &good("CR-over")).await, 429);
+    siege.world.at_end(Ends::forwarded(3).ignored(1)).await;
 }

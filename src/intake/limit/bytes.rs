@@ -1,27 +1,72 @@
-//! Bytes of a provider's verified webhooks: how many it may send in a window, and how many it put on the log lately. Pure; the
-//! time is passed in.
+//! Bytes of a provider's verified webhooks: how many it may send in a window, and how many each of its principals put on the log
+//! lately. Pure; the time is passed in.
+
+use std::{num::NonZeroUsize, sync::Arc};
+
+use lru::LruCache;
 
 use super::window::Wait;
 
-/// After this many milliseconds, half of what a provider put on the log counts: an hour of a flood is seen for a day.
+/// After this many milliseconds, half of what a principal put on the log counts: an hour of a flood is seen for a day.
 const HALF_LIFE_MS: f64 = 6.0 * 3600.0 * 1000.0;
+/// Branches of one provider whose own bytes are remembered, some 100 bytes each; of more, those that sent nothing for longest are
+/// forgotten.
+const MAX_BRANCHES: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 
 /// Of one provider.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub struct Bytes {
     /// Which window: time since 1970 by its length.
     window: u64,
     used: u64,
-    recent: f64,
+    /// Put on the log by the provider's own secret.
+    of_provider: Recent,
+    /// By a branch's.
+    of_branches: LruCache<Arc<str>, Recent>,
+}
+
+impl Default for Bytes {
+    fn default() -> Self {
+        Self {
+            window: 0,
+            used: 0,
+            of_provider: Recent::default(),
+            of_branches: LruCache::new(MAX_BRANCHES),
+        }
+    }
+}
+
+/// What was put on the log lately; what is older counts less.
+#[derive(Debug, Clone, Copy, Default)]
+struct Recent {
+    bytes: f64,
     at_ms: u64,
 }
 
+impl Recent {
+    fn now(self, now_ms: u64) -> f64 {
+        let age = now_ms.saturating_sub(self.at_ms) as f64;
+        self.bytes * 0.5_f64.powf(age / HALF_LIFE_MS)
+    }
+
+    fn add(&mut self, bytes: u64, now_ms: u64) {
+        self.bytes = self.now(now_ms) + bytes as f64;
+        self.at_ms = now_ms;
+    }
+}
+
 impl Bytes {
-    /// Takes so many of what is left in a window.
+    /// Takes so many of what is left in a window, for a branch by its own secret, or for the provider.
     ///
     /// # Errors
     /// How long to wait for the next window. One that is larger than a whole window is let in at its beginning.
-    pub fn take(&mut self, bytes: u64, most: u64, window_ms: u64, now_ms: u64) -> Result<(), Wait> {
+    pub fn take(
+        &mut self,
+        branch: Option<&Arc<str>>,
+        bytes: u64,
+        (most, window_ms): (u64, u64),
+        now_ms: u64,
+    ) -> Result<(), Wait> {
         let window = now_ms / window_ms;
         if window != self.window {
             (self.window, self.used) = (window, 0);
@@ -33,23 +78,35 @@ impl Bytes {
             });
         }
         self.used = self.used.saturating_add(bytes);
-        self.recent = self.recent(now_ms) + bytes as f64;
-        self.at_ms = now_ms;
+        let recent = match branch {
+            None => &mut self.of_provider,
+            Some(branch) => self.of_branches.get_or_insert_mut(Arc::clone(branch), Recent::default),
+        };
+        recent.add(bytes, now_ms);
         Ok(())
     }
 
     /// Gives them back: they were not stored.
-    pub fn give_back(&mut self, bytes: u64, window: u64) {
+    pub fn give_back(&mut self, branch: Option<&Arc<str>>, bytes: u64, window: u64) {
         if window == self.window {
             self.used = self.used.saturating_sub(bytes);
         }
-        self.recent = (self.recent - bytes as f64).max(0.0);
+        let recent = match branch {
+            None => Some(&mut self.of_provider),
+            Some(branch) => self.of_branches.peek_mut(branch),
+        };
+        if let Some(recent) = recent {
+            recent.bytes = (recent.bytes - bytes as f64).max(0.0);
+        }
     }
 
-    /// How many were taken lately; older ones count less.
-    pub fn recent(&self, now_ms: u64) -> f64 {
-        let age = now_ms.saturating_sub(self.at_ms) as f64;
-        self.recent * 0.5_f64.powf(age / HALF_LIFE_MS)
+    /// How many a branch, by its own secret, or the provider put on the log lately; older ones count less.
+    pub fn recent(&self, branch: Option<&Arc<str>>, now_ms: u64) -> f64 {
+        let recent = match branch {
+            None => Some(&self.of_provider),
+            Some(branch) => self.of_branches.peek(branch),
+        };
+        recent.map_or(0.0, |recent| recent.now(now_ms))
     }
 
     /// The window that the last ones were taken of.
@@ -67,26 +124,54 @@ mod tests {
     #[test]
     fn a_window_has_so_many_bytes() {
         let (mut bytes, now) = (Bytes::default(), 100 * WINDOW + 15_000);
-        assert!(bytes.take(600, 1000, WINDOW, now).is_ok());
-        assert!(bytes.take(400, 1000, WINDOW, now + 1).is_ok());
-        let wait = bytes.take(1, 1000, WINDOW, now + 5000).unwrap_err();
+        let (branch, most) = (Arc::from("a"), (1000, WINDOW));
+        assert!(bytes.take(None, 600, most, now).is_ok());
+        assert!(bytes.take(Some(&branch), 400, most, now + 1).is_ok());
+        let wait = bytes.take(None, 1, most, now + 5000).unwrap_err();
         assert_eq!((wait.ms, wait.is_spent), (40_000, true));
-        bytes.give_back(400, bytes.window());
-        assert!(bytes.take(400, 1000, WINDOW, now + 5000).is_ok());
+        bytes.give_back(Some(&branch), 400, bytes.window());
+        assert!(bytes.take(None, 400, most, now + 5000).is_ok());
         // The next window is its own; one that is larger than a window has one for itself.
-        assert!(bytes.take(5000, 1000, WINDOW, now + WINDOW).is_ok());
-        assert!(bytes.take(1, 1000, WINDOW, now + WINDOW).is_err());
+        assert!(bytes.take(None, 5000, most, now + WINDOW).is_ok());
+        assert!(bytes.take(None, 1, most, now + WINDOW).is_err());
     }
 
     #[test]
     fn what_was_long_ago_counts_less() {
         let (mut bytes, half) = (Bytes::default(), HALF_LIFE_MS as u64);
-        bytes.take(1000, u64::MAX, WINDOW, half).unwrap();
-        assert_eq!(bytes.recent(half), 1000.0);
-        assert_eq!(bytes.recent(2 * half), 500.0);
-        bytes.take(100, u64::MAX, WINDOW, 2 * half).unwrap();
-        assert_eq!(bytes.recent(3 * half), 300.0);
-        bytes.give_back(100, 0);
-        assert!(bytes.recent(3 * half) < 300.0);
+        let most = (u64::MAX, WINDOW);
+        bytes.take(None, 1000, most, half).unwrap();
+        assert_eq!(bytes.recent(None, half), 1000.0);
+        assert_eq!(bytes.recent(None, 2 * half), 500.0);
+        bytes.take(None, 100, most, 2 * half).unwrap();
+        assert_eq!(bytes.recent(None, 3 * half), 300.0);
+        bytes.give_back(None, 100, 0);
+        assert!(bytes.recent(None, 3 * half) < 300.0);
+    }
+
+    #[test]
+    fn what_one_principal_puts_on_the_log_is_not_anothers() {
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let (mut bytes, most) = (Bytes::default(), (u64::MAX, WINDOW));
+        for _ in 0..3 {
+            bytes.take(Some(&a), 1000, most, WINDOW).unwrap();
+        }
+        bytes.take(None, 10, most, WINDOW).unwrap();
+        let recent = |bytes: &Bytes| [None, Some(&a), Some(&b)].map(|one| bytes.recent(one, WINDOW));
+        assert_eq!(recent(&bytes), [10.0, 3000.0, 0.0]);
+        bytes.give_back(Some(&b), 5, 1);
+        bytes.give_back(Some(&a), 1000, 1);
+        assert_eq!(recent(&bytes), [10.0, 2000.0, 0.0]);
+    }
+
+    #[test]
+    fn so_many_branches_are_remembered() {
+        let (mut bytes, most) = (Bytes::default(), (u64::MAX, WINDOW));
+        for number in 0..=MAX_BRANCHES.get() {
+            let branch = Arc::from(number.to_string());
+            bytes.take(Some(&branch), 1, most, WINDOW).unwrap();
+        }
+        assert_eq!(bytes.of_branches.len(), MAX_BRANCHES.get());
+        assert_eq!(bytes.recent(Some(&Arc::from("0")), WINDOW), 0.0);
     }
 }

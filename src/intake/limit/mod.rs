@@ -90,6 +90,7 @@ impl Scope {
 pub struct Point {
     window: Option<u64>,
     of_branch: Option<(Arc<str>, u64, u64)>,
+    principal: Principal,
     bytes: u64,
 }
 
@@ -236,6 +237,7 @@ impl Limits {
         let mut point = Point {
             window: None,
             of_branch: None,
+            principal: principal.clone(),
             bytes,
         };
         let Some(own) = self.of(&provider.name) else {
@@ -243,7 +245,7 @@ impl Limits {
         };
         if !self.enabled {
             // Without a limit; what it puts on the log counts all the same.
-            let _ = lock(&own.bytes).take(bytes, u64::MAX, length_ms(&own.rule), now);
+            let _ = lock(&own.bytes).take(principal.branch(), bytes, (u64::MAX, length_ms(&own.rule)), now);
             return Ok(point);
         }
         if let Some(branch) = principal.branch() {
@@ -254,7 +256,7 @@ impl Limits {
         }
         // Nobody counts bytes for all instances: each has its part.
         let most = own.rule.points.saturating_mul(self.bytes_a_point) / self.instances();
-        let taken = lock(&own.bytes).take(bytes, most, length_ms(&own.rule), now);
+        let taken = lock(&own.bytes).take(principal.branch(), bytes, (most, length_ms(&own.rule)), now);
         if let Err(wait) = taken {
             own.give_back_of_branch(point.of_branch);
             own.say_spent(now);
@@ -271,7 +273,7 @@ impl Limits {
             }
             Err(Wait { ms, is_spent }) => {
                 own.give_back_of_branch(point.of_branch);
-                own.return_bytes(bytes);
+                own.return_bytes(principal, bytes);
                 own.say_spent(now);
                 let ms = if is_spent && !own.rule.block.is_zero() {
                     self.block_provider(own, now)
@@ -290,14 +292,14 @@ impl Limits {
                 lock(&own.quota).give_back(window);
             }
             own.give_back_of_branch(point.of_branch);
-            own.return_bytes(point.bytes);
+            own.return_bytes(&point.principal, point.bytes);
         }
     }
 
-    /// Whether a provider put more on the log lately, with so many more bytes, than so many.
-    pub fn fills_more_than(&self, provider: &Enabled, left: u64, more: usize) -> bool {
+    /// Whether a principal of a provider put more on the log lately, with so many more bytes, than so many.
+    pub fn fills_more_than(&self, provider: &Enabled, principal: &Principal, left: u64, more: usize) -> bool {
         let own = self.of(&provider.name);
-        let recent = own.map_or(0.0, |own| lock(&own.bytes).recent(now_ms()));
+        let recent = own.map_or(0.0, |own| lock(&own.bytes).recent(principal.branch(), now_ms()));
         recent > 0.0 && recent + more as f64 > left as f64
     }
 
@@ -443,10 +445,10 @@ impl ProviderQuota {
         }
     }
 
-    fn return_bytes(&self, bytes: u64) {
+    fn return_bytes(&self, principal: &Principal, bytes: u64) {
         let mut own = lock(&self.bytes);
         let window = own.window();
-        own.give_back(bytes, window);
+        own.give_back(principal.branch(), bytes, window);
     }
 
     /// Once in a window; what is refused then is counted by a metric.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-/// From this part on the log counts as nearly full: those who fill it are then refused before the others.
+/// From this part on the log counts as nearly full: the principals that fill it are then refused before the others.
 const NEARLY_FULL: f64 = 0.9;
 /// Parts at which the log of the hub says so: once, until it falls below.
 const SAID_AT: [(f64, &str); 3] = [(0.7, "filling"), (NEARLY_FULL, "nearly full"), (0.97, "almost full")];

@@ -184,8 +184,20 @@ fn a_capture_of_keeta_is_one_message() {
     };
     let honest = note("salt & pepper, a=b & 1 + 1 = 2").unwrap();
     assert!(check(&keeta, &honest, &keys, now()).is_ok());
-    // Its own tail could be moved into a field that nobody reads.
-    assert!(note("x&messageId=m-2&shopId=2&timestamp=2&zz=").is_err());
+    // A remark that looks like fields is a remark, and nothing that is cut out of it is another message.
+    let tail = note("x&messageId=m-2&shopId=2&timestamp=2&zz=").unwrap();
+    assert!(check(&keeta, &tail, &keys, now()).is_ok());
+    let taken_for_fields = json!({
+        "sig": serde_json::from_slice::<serde_json::Value>(&tail.body).unwrap()["sig"], "eventId": 1001,
+        "message": r#"{"orderViewId":"1","remark":"x"#, "messageId": "m-2", "shopId": 2, "timestamp": 2,
+        "zz": "\"}&messageId=m-1&shopId=1&timestamp=1",
+    });
+    let taken_for_fields = Outgoing {
+        body: taken_for_fields.to_string().into_bytes(),
+        ..tail
+    };
+    let outcome = check(&keeta, &taken_for_fields, &keys, now());
+    assert_eq!(outcome.unwrap_err(), Refusal::InvalidSignature);
     let sent: serde_json::Value = serde_json::from_slice(&honest.body).unwrap();
     let forged = |change: &dyn Fn(&mut serde_json::Value)| {
         let mut body = sent.clone();

@@ -1,0 +1,261 @@
+//! Honest webhooks while strangers hold connections: how many are lost, and how long they take, beside the same without an attack.
+//!
+//! An attack is as many connections as it is let have, with one byte each, opened anew half a second after they were ended. Its
+//! thread gives way to all others, for an attacker does not take the hub's processors. Honest webhooks come on a connection each: some
+//! from one address, some from addresses that were never seen.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use tokio::task::JoinSet;
+
+use super::{Bench, ROUNDS, middle};
+use crate::{
+    load::{Load, Origin, Pace, Report, wire::connect},
+    process::cpu_seconds,
+    report::{Goal, Row},
+    setup::PATIENCE,
+};
+
+const SECTION: &str = "floods";
+/// Connections of an attack: more than the hub holds.
+const FLOOD: usize = 4200;
+/// Pause before a connection is opened anew.
+const REOPEN: Duration = Duration::from_millis(500);
+/// Time for an attack to take what it is let have.
+const SETTLE: Duration = Duration::from_secs(2);
+/// Measured time of one attack.
+const RUN: Duration = Duration::from_secs(10);
+/// Honest webhooks a second, from one address; and from addresses that are new, each from another one.
+const HONEST_PER_SECOND: f64 = 100.0;
+const NEW_PER_SECOND: f64 = 20.0;
+/// Honest webhooks on their way at a time.
+const HONEST_CONNECTIONS: usize = 32;
+/// Addresses of a crowd, and how many of them are known.
+const CROWD: u16 = 1000;
+const KNOWN: u16 = 100;
+/// How many times slower than without an attack honest webhooks may be.
+const SLOWER: f64 = 2.0;
+
+const ATTACKER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+const PROVIDER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
+
+/// Who attacks.
+#[derive(Clone, Copy)]
+enum Attack {
+    None,
+    OneAddress,
+    Crowd,
+    /// Of the crowd some sent a verified webhook before, and so did the honest address.
+    CrowdWithKnown,
+}
+
+impl Attack {
+    const ALL: [Self; 4] = [Self::None, Self::OneAddress, Self::Crowd, Self::CrowdWithKnown];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::None => "no attack",
+            Self::OneAddress => "4,200 connections of one address",
+            Self::Crowd => "4,200 connections of 1,000 addresses",
+            Self::CrowdWithKnown => "4,200 connections of 1,000 addresses, 100 of them known",
+        }
+    }
+
+    /// The address of each of its connections.
+    fn addresses(self) -> Vec<IpAddr> {
+        match self {
+            Self::None => Vec::new(),
+            Self::OneAddress => vec![ATTACKER; FLOOD],
+            Self::Crowd | Self::CrowdWithKnown => (0..CROWD).map(of_crowd).cycle().take(FLOOD).collect(),
+        }
+    }
+}
+
+fn of_crowd(number: u16) -> IpAddr {
+    let [high, low] = number.to_be_bytes();
+    IpAddr::V4(Ipv4Addr::new(127, 1, high, low))
+}
+
+/// What came of honest webhooks under one attack.
+struct Fared {
+    lost: u64,
+    p50: f64,
+    p99: f64,
+    new_lost: u64,
+    new_p99: f64,
+    /// Connections that the attack opened in a second.
+    opened_per_s: f64,
+    /// Of the hub, in the whole run.
+    cores: f64,
+}
+
+impl Bench {
+    /// The intake under attacks, each in a process of its own, in turns.
+    pub(crate) async fn floods(&mut self) -> Result<()> {
+        let mut all: Vec<Vec<Fared>> = Attack::ALL.iter().map(|_| Vec::new()).collect();
+        for _ in 0..ROUNDS {
+            for (attack, fared) in Attack::ALL.into_iter().zip(&mut all) {
+                fared.push(self.flood(attack).await?);
+            }
+        }
+        let middle_of = |fared: &[Fared], of: fn(&Fared) -> f64| middle(fared.iter().map(of).collect());
+        let [alone_p99, alone_new_p99] =
+            [|one: &Fared| one.p99, |one: &Fared| one.new_p99].map(|of| middle_of(&all[0], of));
+        for (attack, fared) in Attack::ALL.into_iter().zip(&all) {
+            let at = |what: &str| format!("{what}, {}", attack.name());
+            let number =
+                |what: &str, of: fn(&Fared) -> f64, unit| Row::number(SECTION, at(what), middle_of(fared, of), unit);
+            let lost = fared.iter().map(|one| one.lost).sum::<u64>();
+            let new_lost = fared.iter().map(|one| one.new_lost).sum::<u64>();
+            let mut rows = vec![
+                Row::number(SECTION, at("honest webhooks lost"), lost as f64, "").goal(Goal::AtMost(0.0)),
+                Row::number(SECTION, at("lost from new addresses"), new_lost as f64, "").goal(Goal::AtMost(0.0)),
+                number("honest p50", |one| one.p50, "ms"),
+                number("honest p99", |one| one.p99, "ms"),
+                number("p99 from new addresses", |one| one.new_p99, "ms"),
+                number("connections of the attack", |one| one.opened_per_s, "/s"),
+                number("CPU of the hub", |one| one.cores, "cores"),
+            ];
+            if !matches!(attack, Attack::None) {
+                let ratio = |what: &str, of: fn(&Fared) -> f64, alone: f64| {
+                    Row::number(SECTION, at(what), middle_of(fared, of) / alone, "").goal(Goal::AtMost(SLOWER))
+                };
+                rows.push(ratio("honest p99 to that without", |one| one.p99, alone_p99));
+                rows.push(ratio(
+                    "p99 from new addresses to that without",
+                    |one| one.new_p99,
+                    alone_new_p99,
+                ));
+            }
+            rows.into_iter().for_each(|row| self.push(row));
+        }
+        Ok(())
+    }
+
+    async fn flood(&self, attack: Attack) -> Result<Fared> {
+        let child = self.servers.intake()?;
+        let honest = |from: Origin, per_second: f64| Load {
+            duration: RUN,
+            from: Some(from),
+            one_each: true,
+            ..self.apart(child.port(), HONEST_CONNECTIONS, Pace::Open { per_second })
+        };
+        if matches!(attack, Attack::CrowdWithKnown) {
+            let known = (0..KNOWN).map(of_crowd).chain([PROVIDER]);
+            for from in known {
+                let status = honest(Arc::new(move || from), 1.0).post_one().await?;
+                ensure!(status == 200, "{from} cannot make itself known: {status}");
+            }
+        }
+        let flood = Flood::of(child.port(), attack.addresses())?;
+        tokio::time::sleep(SETTLE).await;
+        let (before, opened) = (cpu_seconds(child.pid())?, flood.opened());
+        let next = AtomicU32::new(0);
+        let new = move || {
+            let [_, high, middle, low] = next.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+            IpAddr::V4(Ipv4Addr::new(127, 64 + high, middle, low))
+        };
+        let (of_provider, of_new) = tokio::join!(
+            honest(Arc::new(|| PROVIDER), HONEST_PER_SECOND).run(),
+            honest(Arc::new(new), NEW_PER_SECOND).run()
+        );
+        let (of_provider, of_new) = (of_provider?, of_new?);
+        let seconds = (super::WARM_UP + RUN).as_secs_f64();
+        let cores = (cpu_seconds(child.pid())? - before) / seconds;
+        let opened_per_s = (flood.opened() - opened) as f64 / seconds;
+        flood.end()?;
+        child.stop(PATIENCE)?;
+        Ok(Fared {
+            lost: lost(&of_provider),
+            p50: of_provider.latency.milliseconds(0.50),
+            p99: of_provider.latency.milliseconds(0.99),
+            new_lost: lost(&of_new),
+            new_p99: of_new.latency.milliseconds(0.99),
+            opened_per_s,
+            cores,
+        })
+    }
+}
+
+/// Webhooks that were not accepted; shows why.
+#[expect(clippy::print_stderr, reason = "for whoever waits")]
+fn lost(report: &Report) -> u64 {
+    let lost = report.errors + report.other_status.values().sum::<u64>();
+    if lost > 0 {
+        eprintln!(
+            "{lost} of {} lost: {:?} {:?}",
+            report.sent, report.other_status, report.first_error
+        );
+    }
+    lost
+}
+
+/// An attack, on a thread of its own.
+struct Flood {
+    stop: Arc<AtomicBool>,
+    opened: Arc<AtomicU64>,
+    thread: std::thread::JoinHandle<Result<()>>,
+}
+
+impl Flood {
+    fn of(port: u16, addresses: Vec<IpAddr>) -> Result<Self> {
+        let (stop, opened) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (told, counted) = (Arc::clone(&stop), Arc::clone(&opened));
+        let hub = SocketAddr::from(([127, 0, 0, 1], port));
+        let thread = std::thread::Builder::new()
+            .name("flood".to_owned())
+            .spawn(move || -> Result<()> {
+                // Of this thread alone. Where it is not allowed, the attack takes more of the processors.
+                let _ = rustix::process::nice(19);
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(async {
+                    let mut tasks = JoinSet::new();
+                    for from in addresses {
+                        tasks.spawn(hold(hub, from, Arc::clone(&counted)));
+                    }
+                    while !told.load(Ordering::Relaxed) {
+                        tokio::time::sleep(REOPEN / 10).await;
+                    }
+                    tasks.shutdown().await;
+                });
+                Ok(())
+            });
+        Ok(Self {
+            stop,
+            opened,
+            thread: thread.context("starting the attack")?,
+        })
+    }
+
+    fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    fn end(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread
+            .join()
+            .map_err(|_| anyhow::anyhow!("the attack's thread died"))?
+    }
+}
+
+/// Holds a connection for as long as the hub lets it, and opens the next one.
+async fn hold(hub: SocketAddr, from: IpAddr, opened: Arc<AtomicU64>) {
+    loop {
+        if let Ok(stream) = connect(hub, Some(from)).await {
+            opened.fetch_add(1, Ordering::Relaxed);
+            let _ = stream.try_write(b"P");
+            // Nothing is ever answered, so it is readable when the hub has ended it.
+            let _ = stream.readable().await;
+        }
+        tokio::time::sleep(REOPEN).await;
+    }
+}
