@@ -25,7 +25,7 @@ FROM ?= bb23b31~1
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test sdks fuzz random outage power-cuts upgrade bench check check-deploy supply-chain dist dist-check tools clean-dev
+.PHONY: help run test test-long sdks fuzz random outage power-cuts upgrade bench check check-deploy supply-chain dist dist-check tools clean-dev
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -36,8 +36,11 @@ run: tools ## NATS, PostgreSQL, a sample backend and the hub on this machine, wi
 	@exec "$(TARGET)/release/webhook-hub" dev
 
 # The tests mostly wait for servers, so more of them run at a time than there are cores.
-test: tools ## all tests, against real servers
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} cargo test --locked --lib --test hub
+test: tools ## all tests but the long ones, against real servers
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-8} cargo test --locked --lib --test hub -- --skip long::
+
+test-long: tools ## the long tests: floods, clusters, outages longer than every window, random runs
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} cargo test --locked --test hub long::
 
 sdks: tools ## what the official SDKs sign, against a running hub (needs python3 with pip, and Node.js with npm)
 	@tests/sdks/install.sh
@@ -62,14 +65,14 @@ random: tools ## the long random run, with one seed after the other; SEEDS='…'
 	@for seed in $(SEEDS); do \
 		echo "seed $$seed"; \
 		HUB_RANDOM_SEED=$$seed HUB_RANDOM_ORDERS=$(ORDERS) \
-			cargo test --locked --test hub random_run || exit 1; \
+			cargo test --locked --test hub long::random_run || exit 1; \
 	done
 
 outage: tools ## the backend away for OUTAGE (15m), with the real constants; takes up to twice that
-	HUB_OUTAGE=$(OUTAGE) cargo test --locked --test hub long_night::an_outage -- --nocapture
+	HUB_OUTAGE=$(OUTAGE) cargo test --locked --test hub long::long_night::an_outage -- --nocapture
 
 power-cuts: tools ## the power fails CUTS (50) times under a single NATS server; needs root and loop devices
-	HUB_POWER_CUTS=$(CUTS) cargo test --locked --test hub power_cut:: -- --nocapture
+	HUB_POWER_CUTS=$(CUTS) cargo test --locked --test hub long::power_cut:: -- --nocapture
 
 # The older version is built from a work tree of its own, in a folder of its own, so that nothing of this one changes.
 upgrade: tools ## an older version (FROM=<commit>) and this one on one log, in both orders of upgrade

@@ -119,62 +119,66 @@ async fn trouble_with_one_order_while_another_is_asked_about() {
     assert_eq!(world.times_of("CR-trouble-1").len(), 1, "it was asked about twice");
 }
 
-/// More events of one order than its line takes: the last ones are given up at once and can be taken up again.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_line_is_full() {
-    const MORE: usize = 10;
-    let world = World::new().await;
-    let hub = Hub::start(&world.parking().set("RETRY_MAX_ATTEMPTS", 100)).await;
-    let is_away = Arc::new(AtomicBool::new(true));
-    let rule = Arc::clone(&is_away);
-    world.backend.by_rule(Some(Box::new(move |_, _| {
-        if rule.load(Ordering::Relaxed) {
-            away(11)
-        } else {
-            Answer::Accept
+mod long {
+    use super::*;
+
+    /// More events of one order than its line takes: the last ones are given up at once and can be taken up again.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_line_is_full() {
+        const MORE: usize = 10;
+        let world = World::new().await;
+        let hub = Hub::start(&world.parking().set("RETRY_MAX_ATTEMPTS", 100)).await;
+        let is_away = Arc::new(AtomicBool::new(true));
+        let rule = Arc::clone(&is_away);
+        world.backend.by_rule(Some(Box::new(move |_, _| {
+            if rule.load(Ordering::Relaxed) {
+                away(11)
+            } else {
+                Answer::Accept
+            }
+        })));
+        world.post_orders(&hub, ["CR-line".into()]).await;
+        world.has_parked(1).await;
+        let words = (0..MAX_WAITING + MORE).map(|number| {
+            json!({ "id": "CR-line", "status": "ready", "updated_at": "2025-10-01T12:30:00Z", "number": number })
+                .to_string()
+        });
+        // Of one order, so they come in any order; what counts is that all are accepted.
+        let posting = stream::iter(words).for_each_concurrent(16, async |word| {
+            world.careem.post(&hub, &word).await.event_id();
+        });
+        posting.await;
+        let dead = world.log.wait_for(EventType::OrderDeadLettered, MORE).await;
+        world
+            .metrics_say(
+                &hub,
+                &format!("lane_full_total{{stage=\"forward\",provider=\"careem\"}} {MORE}"),
+            )
+            .await;
+        // A retry while the line is full ends in the same way.
+        world.retry_dead_letters().await;
+        world.log.wait_for(EventType::OrderDeadLettered, 2 * MORE).await;
+        is_away.store(false, Ordering::Relaxed);
+        world
+            .at_end_within(4 * PATIENCE, Ends::forwarded(1 + MAX_WAITING).dead_lettered(MORE))
+            .await;
+        for one in &dead {
+            let payload = crate::harness::log::payload(one);
+            assert_eq!(
+                (&payload["stage"], &payload["error"]["code"]),
+                (&json!("forward"), &json!("LANE_FULL"))
+            );
         }
-    })));
-    world.post_orders(&hub, ["CR-line".into()]).await;
-    world.has_parked(1).await;
-    let words = (0..MAX_WAITING + MORE).map(|number| {
-        json!({ "id": "CR-line", "status": "ready", "updated_at": "2025-10-01T12:30:00Z", "number": number })
-            .to_string()
-    });
-    // Of one order, so they come in any order; what counts is that all are accepted.
-    let posting = stream::iter(words).for_each_concurrent(16, async |word| {
-        world.careem.post(&hub, &word).await.event_id();
-    });
-    posting.await;
-    let dead = world.log.wait_for(EventType::OrderDeadLettered, MORE).await;
-    world
-        .metrics_say(
-            &hub,
-            &format!("lane_full_total{{stage=\"forward\",provider=\"careem\"}} {MORE}"),
-        )
-        .await;
-    // A retry while the line is full ends in the same way.
-    world.retry_dead_letters().await;
-    world.log.wait_for(EventType::OrderDeadLettered, 2 * MORE).await;
-    is_away.store(false, Ordering::Relaxed);
-    world
-        .at_end_within(4 * PATIENCE, Ends::forwarded(1 + MAX_WAITING).dead_lettered(MORE))
-        .await;
-    for one in &dead {
-        let payload = crate::harness::log::payload(one);
-        assert_eq!(
-            (&payload["stage"], &payload["error"]["code"]),
-            (&json!("forward"), &json!("LANE_FULL"))
-        );
+        world.retry_dead_letters().await;
+        // One that found no room before the line moved on may be older than news that the backend has by now.
+        let events = world.log.settled_within(4 * PATIENCE).await;
+        let superseded = events
+            .iter()
+            .filter(|event| event.envelope.event_type == EventType::OrderIgnored)
+            .inspect(|event| assert_eq!(crate::harness::log::payload(event)["reason"], "SUPERSEDED"))
+            .count();
+        assert!(superseded < MORE, "{superseded} of {MORE} were superseded");
+        let ends = Ends::forwarded(1 + MAX_WAITING + MORE - superseded).ignored(superseded);
+        world.at_end_within(4 * PATIENCE, ends).await;
     }
-    world.retry_dead_letters().await;
-    // One that found no room before the line moved on may be older than news that the backend has by now.
-    let events = world.log.settled_within(4 * PATIENCE).await;
-    let superseded = events
-        .iter()
-        .filter(|event| event.envelope.event_type == EventType::OrderIgnored)
-        .inspect(|event| assert_eq!(crate::harness::log::payload(event)["reason"], "SUPERSEDED"))
-        .count();
-    assert!(superseded < MORE, "{superseded} of {MORE} were superseded");
-    let ends = Ends::forwarded(1 + MAX_WAITING + MORE - superseded).ignored(superseded);
-    world.at_end_within(4 * PATIENCE, ends).await;
 }

@@ -202,67 +202,6 @@ fn hangs(under_way: &Arc<UnderWay>) -> (Handle<SocketAddr>, String) {
     (handle, url)
 }
 
-/// More for a provider that hangs than the stage holds at a time: another provider is told at once.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_for_one_provider_is_in_no_others_way() {
-    const CROWD: usize = 1200;
-    // No request gives up before the others are counted.
-    let file = CAREEM_POS.replace("requests_per_second = 10\n", "");
-    let outside = Outside::new(&file.replace("timeout = \"10s\"", "timeout = \"60s\"")).await;
-    let under_way = Arc::new(UnderWay::default());
-    let (silent, hanging) = hangs(&under_way);
-    let settings = outside.settings().set("RETRY_MAX_ATTEMPTS", 50);
-    let settings = settings
-        .set("DELIVERY_HERO_ENABLED", true)
-        .set("DELIVERY_HERO_JWT_SECRET", "jwt-secret-of-the-tests")
-        .set("DELIVERY_HERO_CURRENCY", "EGP")
-        .set("DELIVERY_HERO_API_URL", outside.provider.url())
-        .set("DELIVERY_HERO_CLIENT_ID", CLIENT_ID)
-        .set("DELIVERY_HERO_CLIENT_SECRET", CLIENT_SECRET);
-    let hub = Hub::start(&settings.clone().set("CAREEM_API_URL", hanging)).await;
-    futures_util::stream::iter(0..CROWD)
-        .for_each_concurrent(32, async |number| {
-            outside.ask(&hub, &format!("CR-crowd-{number}"), "accepted").await;
-        })
-        .await;
-    let ready = json!({ "status": "ready", "branchId": "branch-uuid" }).to_string();
-    let answer = send(&hub, Method::POST, "orders/delivery-hero/5f37/status", &ready, &[]).await;
-    assert_eq!(answer.status, 202, "{answer:?}");
-    let call = &outside.provider.wait_for(1).await[0];
-    assert_eq!(call.path, "/v2/orders/5f37/preparation-completed");
-    // It was told while the crowd waits: none of that was answered. A request that the hub has given up (its minute is over,
-    // or the stage was begun anew on a slow machine) is not under way any more, as soon as its connection is seen to be closed.
-    eventually("requests at a time", PATIENCE, async || {
-        let (now, came) = (
-            under_way.now.load(Ordering::SeqCst),
-            under_way.came.load(Ordering::SeqCst),
-        );
-        if now == 16 { Ok(()) } else { Err((now, came)) }
-    })
-    .await;
-    assert!(
-        outside
-            .world
-            .log
-            .events()
-            .await
-            .iter()
-            .all(|event| event.envelope.event_type != EventType::OrderStatusPushed
-                || &*event.envelope.provider == "delivery-hero")
-    );
-
-    // It speaks again, and all of them are told.
-    hub.kill().await;
-    silent.shutdown();
-    let _hub = Hub::start(&settings).await;
-    // A part of them after the other: how long all of them take is the machine's matter.
-    for told in (CROWD / 8..CROWD).step_by(CROWD / 8).chain([CROWD + 1]) {
-        outside.world.log.wait_for(EventType::OrderStatusPushed, told).await;
-    }
-    outside.world.hand_out_again().await;
-    outside.world.at_end(Ends::default()).await;
-}
-
 /// The provider hangs: orders go to the backend as fast as ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_hangs_slows_no_order() {
@@ -351,4 +290,69 @@ async fn a_status_without_a_branch_does_not_wait_for_the_tables() {
     let dead = &outside.payloads(EventType::OrderDeadLettered, 1).await[0];
     assert_eq!(dead["error"]["code"], "ORDER_NOT_KNOWN");
     outside.world.at_end(Ends::forwarded(2).dead_lettered(1)).await;
+}
+
+mod long {
+    use super::*;
+
+    /// More for a provider that hangs than the stage holds at a time: another provider is told at once.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_crowd_for_one_provider_is_in_no_others_way() {
+        const CROWD: usize = 1200;
+        // No request gives up before the others are counted.
+        let file = CAREEM_POS.replace("requests_per_second = 10\n", "");
+        let outside = Outside::new(&file.replace("timeout = \"10s\"", "timeout = \"60s\"")).await;
+        let under_way = Arc::new(UnderWay::default());
+        let (silent, hanging) = hangs(&under_way);
+        let settings = outside.settings().set("RETRY_MAX_ATTEMPTS", 50);
+        let settings = settings
+            .set("DELIVERY_HERO_ENABLED", true)
+            .set("DELIVERY_HERO_JWT_SECRET", "jwt-secret-of-the-tests")
+            .set("DELIVERY_HERO_CURRENCY", "EGP")
+            .set("DELIVERY_HERO_API_URL", outside.provider.url())
+            .set("DELIVERY_HERO_CLIENT_ID", CLIENT_ID)
+            .set("DELIVERY_HERO_CLIENT_SECRET", CLIENT_SECRET);
+        let hub = Hub::start(&settings.clone().set("CAREEM_API_URL", hanging)).await;
+        futures_util::stream::iter(0..CROWD)
+            .for_each_concurrent(32, async |number| {
+                outside.ask(&hub, &format!("CR-crowd-{number}"), "accepted").await;
+            })
+            .await;
+        let ready = json!({ "status": "ready", "branchId": "branch-uuid" }).to_string();
+        let answer = send(&hub, Method::POST, "orders/delivery-hero/5f37/status", &ready, &[]).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+        let call = &outside.provider.wait_for(1).await[0];
+        assert_eq!(call.path, "/v2/orders/5f37/preparation-completed");
+        // It was told while the crowd waits: none of that was answered. A request that the hub has given up (its minute is over,
+        // or the stage was begun anew on a slow machine) is not under way any more, as soon as its connection is seen to be closed.
+        eventually("requests at a time", PATIENCE, async || {
+            let (now, came) = (
+                under_way.now.load(Ordering::SeqCst),
+                under_way.came.load(Ordering::SeqCst),
+            );
+            if now == 16 { Ok(()) } else { Err((now, came)) }
+        })
+        .await;
+        assert!(
+            outside
+                .world
+                .log
+                .events()
+                .await
+                .iter()
+                .all(|event| event.envelope.event_type != EventType::OrderStatusPushed
+                    || &*event.envelope.provider == "delivery-hero")
+        );
+
+        // It speaks again, and all of them are told.
+        hub.kill().await;
+        silent.shutdown();
+        let _hub = Hub::start(&settings).await;
+        // A part of them after the other: how long all of them take is the machine's matter.
+        for told in (CROWD / 8..CROWD).step_by(CROWD / 8).chain([CROWD + 1]) {
+            outside.world.log.wait_for(EventType::OrderStatusPushed, told).await;
+        }
+        outside.world.hand_out_again().await;
+        outside.world.at_end(Ends::default()).await;
+    }
 }

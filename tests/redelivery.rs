@@ -167,30 +167,34 @@ async fn frozen_with_a_request_under_way() {
     assert_eq!(row[0]["status"], "completed");
 }
 
-/// Much more was handed out to instances that died than one instance may hold: new orders go on all the same.
-#[tokio::test(flavor = "multi_thread")]
-async fn much_was_held_by_those_that_died() {
-    let world = World::new().await;
-    let orders = ids("heap", 3600);
-    let mut hub = Hub::start(&world.settings_on_fixed_port()).await;
-    world.backend.hold();
-    let url = world.fixed_url();
-    let posting = orders.chunks(100).map(async |some| {
-        for id in some {
-            world.careem.deliver(&url, &order(id)).await;
-        }
-    });
-    join_all(posting).await;
-    world.log.wait_for(EventType::OrderTransformed, orders.len()).await;
-    for forwarded in [1500, orders.len()] {
-        hub.kill().await;
-        hub = Hub::start(&world.settings_on_fixed_port()).await;
-        // The last time within less than the two minutes after which the server hands out again what they held.
-        world.backend.release();
-        world.log.wait_for(EventType::OrderForwarded, forwarded).await;
+mod long {
+    use super::*;
+
+    /// Much more was handed out to instances that died than one instance may hold: new orders go on all the same.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn much_was_held_by_those_that_died() {
+        let world = World::new().await;
+        let orders = ids("heap", 3600);
+        let mut hub = Hub::start(&world.settings_on_fixed_port()).await;
         world.backend.hold();
+        let url = world.fixed_url();
+        let posting = orders.chunks(100).map(async |some| {
+            for id in some {
+                world.careem.deliver(&url, &order(id)).await;
+            }
+        });
+        join_all(posting).await;
+        world.log.wait_for(EventType::OrderTransformed, orders.len()).await;
+        for forwarded in [1500, orders.len()] {
+            hub.kill().await;
+            hub = Hub::start(&world.settings_on_fixed_port()).await;
+            // The last time within less than the two minutes after which the server hands out again what they held.
+            world.backend.release();
+            world.log.wait_for(EventType::OrderForwarded, forwarded).await;
+            world.backend.hold();
+        }
+        world.backend.release();
+        world.hand_out_again().await;
+        world.at_end_within(4 * PATIENCE, Ends::forwarded(orders.len())).await;
     }
-    world.backend.release();
-    world.hand_out_again().await;
-    world.at_end_within(4 * PATIENCE, Ends::forwarded(orders.len())).await;
 }

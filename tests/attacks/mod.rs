@@ -38,8 +38,7 @@ use crate::harness::{
 mod requests;
 mod bodies;
 mod strangers;
-mod floods;
-mod replays;
+mod long;
 
 /// Where webhooks go.
 const PATH: &str = "/api/webhooks/careem";

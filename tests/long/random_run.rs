@@ -179,7 +179,7 @@ impl Drop for Again {
         if std::thread::panicking() {
             let Self { seed, orders } = self;
             eprintln!(
-                "to run it again: HUB_RANDOM_SEED={seed} HUB_RANDOM_ORDERS={orders} cargo test --test hub random_run"
+                "to run it again: HUB_RANDOM_SEED={seed} HUB_RANDOM_ORDERS={orders} cargo test --test hub long::random_run"
             );
         }
     }
