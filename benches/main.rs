@@ -25,6 +25,7 @@ const SECTIONS: [&str; 8] = [
     "floods",
     "transform",
     "end-to-end",
+    "storage",
     "projection",
     "parked",
     "memory",
@@ -64,7 +65,10 @@ async fn run(wanted: impl Fn(&str) -> bool) -> Result<()> {
         bench.floods().await?;
     }
     if wanted("end-to-end") || wanted("projection") {
+        // With what it leaves on the disks.
         Box::pin(bench.end_to_end()).await?;
+    } else if wanted("storage") {
+        Box::pin(bench.storage_alone()).await?;
     }
     if wanted("projection") {
         Box::pin(bench.projection()).await?;

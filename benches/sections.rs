@@ -40,6 +40,8 @@ const ROUNDS: usize = 3;
 const STEADY_PER_SECOND: f64 = 500.0;
 /// Connections of the open loops; more than are ever busy at a time.
 const STEADY_CONNECTIONS: usize = 64;
+/// Connections that any machine keeps up with.
+const FEW_CONNECTIONS: usize = 8;
 /// Connections that leave nothing idle.
 const SATURATING_CONNECTIONS: usize = 256;
 /// Orders whose times are kept.
@@ -278,6 +280,16 @@ impl Bench {
         Ok(())
     }
 
+    /// The same figures without those of speed, at whatever rate this machine has.
+    pub(crate) async fn storage_alone(&mut self) -> Result<()> {
+        let url = self.servers.new_database("storage").await?;
+        let child = self.servers.hub(&url, &format!("http://{}", self.backend))?;
+        good(self.load(child.port(), FEW_CONNECTIONS, Pace::Closed).run().await?)?;
+        self.wait_completed(&url).await?;
+        self.storage(&url).await?;
+        child.stop(PATIENCE)
+    }
+
     /// What an order leaves on the disks, after all of (b): the event log on one replica, and the tables with their indexes.
     async fn storage(&mut self, url: &str) -> Result<()> {
         const SECTION: &str = "storage";
@@ -286,6 +298,7 @@ impl Bench {
             WHERE c.relkind = 'r' AND n.nspname IN ('public', 'hub')";
         let client = postgres(url).await?;
         let orders = completed(url).await? as f64;
+        self.push(Row::number(SECTION, "orders", orders, ""));
         let tables: i64 = client.query_one(TABLES, &[]).await?.try_get(0)?;
         let log = self.servers.log_bytes()? as f64;
         self.push(Row::number(

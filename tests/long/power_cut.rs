@@ -46,7 +46,10 @@ async fn world_on(disk: &Disk, sync: &str) -> World {
     .await
 }
 
+/// The server stops at the moment when the disk does. One that ran on would answer for what it could not write: as a duplicate, by the
+/// ids that it has in memory.
 async fn power_fails(world: &World, disk: &Disk) {
+    world.nats.server.pause().await.unwrap();
     disk.cut().await;
     world.nats.server.kill().await.unwrap();
     disk.back().await;
