@@ -18,6 +18,7 @@ use anyhow::{Result, ensure};
 use bytes::Bytes;
 use chrono::Utc;
 use webhook_hub::{
+    config::EventLog,
     event::{Envelope, EventType, NewEvent, Recorded},
     journal::{Journal, append::MAX_WAITING, streams},
 };
@@ -28,7 +29,7 @@ use crate::{
     plain_insert::plain_insert,
     process::{Child, after_ready, cpu_seconds, resident_bytes},
     report::{Goal, Results, Row, Times},
-    setup::{MERCHANT, PARTITIONS, PATIENCE, SECRET, Servers, postgres},
+    setup::{MERCHANT, PATIENCE, SECRET, Servers, postgres},
 };
 
 /// Measured time of one run and the time before it.
@@ -365,7 +366,7 @@ impl Bench {
         const SECTION: &str = "memory";
         let connection = Arc::new(self.servers.hub_connection().await?);
         let mut last = streams::last_sequence(&connection).await?;
-        let (journal, writer) = Journal::open(connection, PARTITIONS);
+        let (journal, writer) = Journal::open(connection, EventLog::default());
         let writing = tokio::spawn(writer.run());
         while last < LARGE_LOG {
             let appends = (0..(MAX_WAITING / 2).min((LARGE_LOG - last) as usize)).map(|_| journal.append(filler()));

@@ -26,8 +26,6 @@ use crate::process::Child;
 pub(crate) const SECRET: &str = "bench-careem-secret";
 /// Merchant of the only branch.
 pub(crate) const MERCHANT: &str = "bench-merchant";
-/// As many partitions as the hub has by default.
-pub(crate) const PARTITIONS: u16 = 64;
 /// Time for a process to be ready, or to end.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 

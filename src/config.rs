@@ -26,6 +26,7 @@ mod bounds;
 mod environment;
 mod duration;
 mod database;
+mod event_log;
 mod limits;
 mod logs;
 mod nats;
@@ -43,6 +44,7 @@ pub use self::{
     database::Database,
     duration::parse_duration,
     environment::Environment,
+    event_log::{EventFormat, EventLog},
     limits::{RateLimits, Rule},
     logs::Logs,
     misspelt::{Misspelt, misspelt},
@@ -63,11 +65,6 @@ const PAYLOAD: Bounds<usize> = Bounds {
     least: 1024,
     most: 7 * 1024 * 1024,
     why: "no order fits into less, and NATS takes messages of up to 8 MB, headers included",
-};
-const PARTITIONS: Bounds<u16> = Bounds {
-    least: 1,
-    most: 512,
-    why: "each is a subject that subscribers share work by, and the log keeps state for each",
 };
 const REQUEST_TIMEOUT: Bounds<Duration> = Bounds {
     least: Duration::from_secs(1),
@@ -142,8 +139,8 @@ pub struct Config {
     pub backend: Backend,
     /// Providers that are switched on.
     pub providers: Vec<ProviderConfig>,
-    /// `PARTITIONS`: how many orders at most are handled at a time; may change only when nothing is pending.
-    pub partitions: u16,
+    /// How events are written.
+    pub event_log: EventLog,
     /// Rate limits.
     pub limits: RateLimits,
     /// `RETRY_DELAYS` and `RETRY_MAX_ATTEMPTS`.
@@ -243,7 +240,6 @@ impl Config {
 
     /// Reads and checks everything, where the providers of this installation are known already.
     fn with_providers(env: &Environment, catalogue: &Catalogue) -> Result<Self, ConfigError> {
-        let partitions = env.whole("PARTITIONS", 64, &PARTITIONS)?;
         let http = http(env)?;
         let providers = providers(env, catalogue, http.public_url.as_deref())?;
         let order_memory = env.duration("ORDER_MEMORY", DEFAULT_ORDER_MEMORY, &ORDER_MEMORY)?;
@@ -254,7 +250,7 @@ impl Config {
             database: Database::from_environment(env)?,
             backend: backend(env)?,
             providers,
-            partitions,
+            event_log: EventLog::from_environment(env)?,
             limits: limits::rate_limits(env, catalogue)?,
             retries: retries::schedule(env)?,
             order_memory,

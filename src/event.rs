@@ -18,7 +18,7 @@ pub mod push;
 /// Namespace of every id that the hub derives (a random UUID, fixed for ever: changing it changes every id).
 const NAMESPACE: Uuid = Uuid::from_u128(0x6f0b_54f8_3c1e_4c0e_9d6b_8f2a_52e1_7a40);
 
-/// `ce-webhooktype` of what creates an order.
+/// `webhookType` of what creates an order.
 pub const ORDER_CREATED: &str = "order_created";
 
 /// Identity of an event: the `ce-id`, and the `Nats-Msg-Id` by which JetStream recognises a repeat.
@@ -140,6 +140,11 @@ impl EventType {
         Self::MenuSynced,
     ];
 
+    /// Its place in [`Self::ALL`].
+    pub const fn place(self) -> usize {
+        self as usize
+    }
+
     /// The `ce-type`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -254,7 +259,7 @@ impl FromStr for EventType {
 #[error("unknown event type {0:?}")]
 pub struct UnknownEventType(pub String);
 
-/// What is said about an event beside its payload; on the wire, the CloudEvents headers.
+/// What is said about an event beside its payload; on the wire, the headers of the message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {
     /// This event.
@@ -425,8 +430,9 @@ mod tests {
 
     #[test]
     fn types_read_back() {
-        for one in EventType::ALL {
+        for (place, one) in EventType::ALL.into_iter().enumerate() {
             assert_eq!(one.as_str().parse::<EventType>().unwrap(), one);
+            assert_eq!(one.place(), place);
         }
         assert!("order.eaten".parse::<EventType>().is_err());
     }

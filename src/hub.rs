@@ -142,7 +142,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     let providers: Vec<_> = registry.iter().map(|enabled| enabled.name.to_string()).collect();
     telemetry::metrics::from_start(&config.service_name, &instance_id, &providers);
     let connection = Arc::new(Connection::open(&config.nats, &config.service_name, HUB_INBOX).await?);
-    let (journal, writer) = Journal::open(Arc::clone(&connection), config.partitions);
+    let (journal, writer) = Journal::open(Arc::clone(&connection), config.event_log);
     let database = Database::new(&config.database)?;
     let gate = Arc::new(Gate::new(config.breaker));
     let limits = Arc::new(Limits::new(&config.limits));
@@ -236,7 +236,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     let found = tasks.while_all_run(stop, verified(&connection, stop)).await?;
     if found.transpose()? == Some(true) {
         spawn_stages(tasks, &config, registry, journal, database, branches, (gate, orders))?;
-        tracing::info!(partitions = config.partitions, "serving");
+        tracing::info!(partitions = config.event_log.partitions, "serving");
     }
     Ok(())
 }

@@ -261,13 +261,15 @@ async fn a_subscriber_sees_what_was_forwarded() {
         ("ce-type", "order.forwarded"),
         ("ce-source", "/providers/careem"),
         ("ce-subject", ORDER_ID),
-        ("ce-rootid", root.as_str()),
         ("content-type", "application/json"),
     ] {
         assert_eq!(header(name), value, "{name}");
     }
     assert!(chrono::DateTime::parse_from_rfc3339(header("ce-time")).is_ok());
-    assert_eq!(header("ce-causeid"), world.backend.requests()[0].key());
+    let hub: Value = serde_json::from_str(header("hub")).unwrap();
+    assert_eq!((&hub["v"], hub["rootId"].as_str()), (&json!(1), Some(root.as_str())));
+    assert_eq!(hub["causeId"].as_str(), Some(world.backend.requests()[0].key()));
+    assert_eq!(hub["branch"], "branch-uuid");
     let told: Value = serde_json::from_slice(&message.payload).unwrap();
     assert_eq!(
         (&told["internalOrderId"], &told["backendStatus"], &told["attempts"]),

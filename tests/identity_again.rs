@@ -351,7 +351,8 @@ impl World {
         let envelope = ended.follow("retry", EventType::OrderRetryRequested, chrono::Utc::now());
         let request = serde_json::json!({ "stage": "forward", "sequence": sequence, "by": "test" });
         let subject = webhook_hub::journal::codec::subject(&envelope, crate::harness::PARTITIONS);
-        let headers = webhook_hub::journal::codec::headers(&envelope).unwrap();
+        let headers =
+            webhook_hub::journal::codec::headers(&envelope, webhook_hub::journal::codec::Form::Compact).unwrap();
         let publisher = async_nats::jetstream::new(self.nats.connect("hub").await);
         let sent = publisher
             .publish_with_headers(subject, headers, request.to_string().into())

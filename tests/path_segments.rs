@@ -2,7 +2,7 @@
 
 use webhook_hub::{
     event::{Envelope, EventId, EventType},
-    journal::codec,
+    journal::codec::{self, Form},
 };
 
 use crate::harness::{
@@ -54,7 +54,7 @@ impl World {
         envelope.root_id = envelope.id;
         let subject = codec::subject(&envelope, PARTITIONS);
         let publisher = async_nats::jetstream::new(self.nats.connect("hub").await);
-        let headers = codec::headers(&envelope).unwrap();
+        let headers = codec::headers(&envelope, Form::Headers).unwrap();
         let sent = publisher.publish_with_headers(subject, headers, payload.into()).await;
         sent.unwrap().await.unwrap();
     }

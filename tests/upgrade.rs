@@ -3,12 +3,17 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use webhook_hub::event::EventType;
+use async_nats::jetstream;
+use webhook_hub::{
+    event::{EventType, Recorded},
+    journal::codec::{self, Form},
+};
 
 use crate::harness::{
     PARTITIONS, World,
     at_end::Ends,
     backend::Answer,
+    careem::{MERCHANT, order},
     hub::{Hub, Settings, run},
     ids,
     load::Load,
@@ -36,10 +41,11 @@ fn old_binary() -> Option<PathBuf> {
     Some(path)
 }
 
+/// The newer version writes what the older one can read, as long as the older one is to be able to come back.
 fn of_version(settings: Settings, version: Version) -> Settings {
     match (version, old_binary()) {
         (Version::Old, Some(path)) => settings.set("HUB_TEST_BINARY", path.display()),
-        _ => settings,
+        _ => settings.set("EVENT_FORMAT", "headers"),
     }
 }
 
@@ -96,10 +102,20 @@ async fn replaced(from: Version, to: Version) {
             fleet.insert(at, Hub::start(&settings(at, to)).await);
         }
     }
+    let mut expected = load.accepted() + 2 * PARKED;
+    if let Version::New = to {
+        // The last step of the upgrade: no older instance comes back.
+        for at in 0..2 {
+            assert!(fleet.remove(at).terminate().await.0.success());
+            fleet.insert(at, Hub::start(&settings(at, to).set("EVENT_FORMAT", "compact")).await);
+            world
+                .post_orders(&fleet[at], ids(&format!("compact-{at}"), PARKED))
+                .await;
+            expected += PARKED;
+        }
+    }
     world.hand_out_again_within(PATIENCE).await;
-    world
-        .at_end_within(PATIENCE, Ends::forwarded(load.accepted() + 2 * PARKED))
-        .await;
+    world.at_end_within(PATIENCE, Ends::forwarded(expected)).await;
 }
 
 impl World {
@@ -113,6 +129,40 @@ impl World {
         })
         .await;
     }
+}
+
+/// The older version takes an event in the compact form for garbage. It is a dead letter then, from which the newer version
+/// takes it up again: what an operator does who let both run although `EVENT_FORMAT=compact` was set.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_version_gave_up_is_taken_up_again() {
+    if old_binary().is_none() {
+        return;
+    }
+    let world = World::new().await;
+    let body = order("CR-too-early");
+    let sample = Recorded::sample(
+        "careem",
+        "CR-too-early",
+        "order_created",
+        body.as_bytes(),
+        chrono::Utc::now(),
+    );
+    let mut envelope = sample.envelope;
+    if let Some(request) = &mut envelope.request {
+        request.headers.insert("x-merchant-id".into(), MERCHANT.into());
+    }
+    let headers = codec::headers(&envelope, Form::Compact).unwrap();
+    let publisher = jetstream::new(world.nats.connect("hub").await);
+    let sent = publisher.publish_with_headers(codec::subject(&envelope, PARTITIONS), headers, body.into());
+    sent.await.unwrap().await.unwrap();
+    let older = Hub::start(&of_version(world.settings(), Version::Old)).await;
+    let rejected = world.log.payloads(EventType::OrderRejected, 1).await;
+    assert_eq!(rejected[0]["error"]["code"], "UNREADABLE_EVENT");
+    assert!(older.terminate().await.0.success());
+    world.retry_dead_letters().await;
+    let _newer = world.hub().await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    assert_eq!(world.backend.requests()[0].external_order_id(), "CR-too-early");
 }
 
 #[tokio::test(flavor = "multi_thread")]

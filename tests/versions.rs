@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use async_nats::{HeaderMap, jetstream};
-use webhook_hub::{event::EventType, journal::codec};
+use webhook_hub::{
+    event::{Envelope, EventType, Recorded},
+    journal::codec::{self, Form},
+};
 
 use crate::harness::{
     PARTITIONS, World,
@@ -21,9 +24,64 @@ impl World {
         let stream = self.nats.provision().await.get_stream("EVENTS").await.unwrap();
         stream.consumer_info(stage).await.unwrap().num_ack_pending
     }
+
+    /// In which form the events after this place of the log are, and where it ends.
+    async fn forms_after(&self, sequence: u64) -> (Vec<Form>, u64) {
+        let stream = self.nats.provision().await.get_stream("EVENTS").await.unwrap();
+        let last = stream.cached_info().state.last_sequence;
+        let mut forms = Vec::new();
+        for sequence in sequence + 1..=last {
+            forms.push(Form::of(&stream.get_raw_message(sequence).await.unwrap().headers));
+        }
+        (forms, last)
+    }
 }
 
-/// A type that no version knows, on subjects that two stages consume. Nothing is recorded about it, it is not acknowledged,
+/// Each instance writes as it is told, else as the log's last event is; each reads what the others wrote, and what is begun in
+/// one form ends in the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_forms_on_one_log() {
+    let world = World::new().await;
+    world.backend.next_for("CR-forms-0", [Answer::status(422)]);
+    let forms = [Form::Headers, Form::Headers, Form::Compact, Form::Compact];
+    let (orders, mut end) = (ids("forms", 4), 0);
+    for (at, (format, expected)) in ["headers", "auto", "compact", "auto"]
+        .into_iter()
+        .zip(forms)
+        .enumerate()
+    {
+        let hub = Hub::start(&world.settings().set("EVENT_FORMAT", format)).await;
+        world.post_orders(&hub, [orders[at].clone()]).await;
+        if at > 0 {
+            // News of an order of the instance before, and a webhook that it accepted already.
+            let before = &orders[at - 1];
+            world.careem.post(&hub, &change(before, "ready")).await.event_id();
+            let repeat = world.careem.post(&hub, &order(before)).await;
+            assert_eq!(repeat.json()["data"]["duplicate"], true, "{format}");
+        }
+        world.log.settled().await;
+        let written;
+        (written, end) = world.forms_after(end).await;
+        assert!(
+            written.len() >= 3 && written.iter().all(|form| *form == expected),
+            "{format}: {written:?}"
+        );
+        assert!(hub.terminate().await.0.success());
+    }
+    world.retry_dead_letters().await;
+    let (written, _) = world.forms_after(end).await;
+    assert_eq!(written, [Form::Compact], "the request to take it up again");
+    let _hub = world.hub().await;
+    world.log.settled().await;
+    assert_eq!(world.log.unreadable().await, [0_u64; 0]);
+}
+
+/// A webhook as it stands on the log.
+fn received(order: &str) -> Envelope {
+    Recorded::sample("careem", order, "order_created", order.as_bytes(), chrono::Utc::now()).envelope
+}
+
+/// A type that no version knows, on subjects that two stages consume, and a later form of the envelope. Nothing is recorded about it, it is not acknowledged,
 /// and only its own order waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_of_an_unknown_type() {
@@ -48,23 +106,28 @@ async fn an_event_of_an_unknown_type() {
         let sent = nats.publish_with_headers(format!("{subject}.{partition}"), headers, "{}".into());
         sent.await.unwrap().await.unwrap();
     }
-    // The order of what was left, and two others.
-    world.post_orders(&hub, ids("foreign", 3)).await;
+    let mut later = codec::headers(&received("CR-foreign-1"), Form::Compact).unwrap();
+    later.insert("hub", r#"{"v":2}"#);
+    let subject = codec::subject(&received("CR-foreign-1"), PARTITIONS);
+    let sent = nats.publish_with_headers(subject, later, "{}".into());
+    sent.await.unwrap().await.unwrap();
+    // The orders of what was left, and two others.
+    world.post_orders(&hub, ids("foreign", 4)).await;
     let forwarded = world.log.wait_for(EventType::OrderForwarded, 2).await;
     world
-        .metrics_say(&hub, "events_left_total{stage=\"transform\"} 2")
+        .metrics_say(&hub, "events_left_total{stage=\"transform\"} 4")
         .await;
     world.metrics_say(&hub, "events_left_total{stage=\"forward\"} 1").await;
     assert!(hub.logs_contain("left to an instance of that version"));
     assert!(
         forwarded
             .iter()
-            .all(|event| event.envelope.external_order_id != "CR-foreign-0")
+            .all(|event| !["CR-foreign-0", "CR-foreign-1"].contains(&&*event.envelope.external_order_id))
     );
     let events = world.log.events().await;
     let ends: Vec<_> = events.iter().filter(|event| event.envelope.event_type.ends()).collect();
     assert_eq!(ends.len(), 2, "{ends:?}");
-    for (stage, left) in [("transform", 2), ("forward", 1)] {
+    for (stage, left) in [("transform", 4), ("forward", 1)] {
         eventually("what is left is not acknowledged", PATIENCE, async || {
             let found = world.unacknowledged(stage).await;
             if found == left { Ok(()) } else { Err((stage, found)) }

@@ -53,6 +53,8 @@ const VARIABLES: &[(&str, Takes)] = &[
     ("SHUTDOWN_DELAY", Duration(0, 300 * SECOND)),
     ("SHUTDOWN_GRACE", Duration(SECOND, 600 * SECOND)),
     ("PARTITIONS", Whole(1, 512)),
+    ("EVENT_FORMAT", Words),
+    ("EVENT_BATCH_FROM", Whole(2, 1000)),
     ("NATS_URL", Words),
     ("NATS_USER", Text),
     ("NATS_PASSWORD", Text),

@@ -25,6 +25,8 @@ pub(super) const NAMES: &[&str] = &[
     "SHUTDOWN_DELAY",
     "SHUTDOWN_GRACE",
     "PARTITIONS",
+    "EVENT_FORMAT",
+    "EVENT_BATCH_FROM",
     "NATS_URL",
     "NATS_USER",
     "NATS_PASSWORD",

@@ -21,7 +21,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(config.http.max_payload_bytes, 5 * 1024 * 1024);
     assert_eq!(config.nats.urls, ["nats://localhost:4222"]);
     assert_eq!(config.backend.url, "http://localhost:3001");
-    assert_eq!((config.partitions, config.retries.max_retries), (64, 10));
+    assert_eq!((config.event_log.partitions, config.retries.max_retries), (64, 10));
     assert_eq!(
         config.breaker,
         Breaker {

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Envelope, outcome::ErrorReport};
 
-/// `ce-webhooktype` of what the backend wants a provider to be told about an order.
+/// `webhookType` of what the backend wants a provider to be told about an order.
 pub const STATUS_REQUEST: &str = "status_request";
-/// `ce-webhooktype` of a menu for a provider.
+/// `webhookType` of a menu for a provider.
 pub const MENU_SYNC: &str = "menu_sync";
 
 /// Whether an event belongs to a request of the backend, not to a webhook.

@@ -39,6 +39,7 @@ pub mod evidence;
 pub mod breaker;
 pub mod gate;
 pub mod identity;
+mod measured;
 
 use self::{
     breaker::Outcome,
@@ -46,6 +47,7 @@ use self::{
     client::Client,
     gate::{Gate, Pass},
     identity::{DUPLICATE_ORDER, Identity, Plan},
+    measured::Measured,
 };
 
 /// Label of the request to tell the provider that it is accepted (see [`crate::event::EventId::derive`]).
@@ -65,6 +67,7 @@ pub struct Forward {
     schedule: Schedule,
     /// How old a new order of a provider may be when it is forwarded; where none is given, of any age.
     order_ttl: HashMap<String, Duration>,
+    measured: Measured,
 }
 
 impl Forward {
@@ -82,6 +85,7 @@ impl Forward {
             identity: Identity { orders, log },
             schedule,
             order_ttl,
+            measured: Measured::default(),
         }
     }
 
@@ -122,14 +126,18 @@ impl Forward {
             Plan::News(_, Some(end)) | Plan::End(end) => Ok(vec![ignore(event, &end)]),
             Plan::News(_, None) => {
                 let facts = facts(event, request, &accepted, summary);
-                Ok(vec![forwarded(event, OUTCOME, &Forwarded { as_news: true, ..facts })])
+                Ok(vec![self.forwarded(
+                    event,
+                    OUTCOME,
+                    &Forwarded { as_news: true, ..facts },
+                )])
             }
             Plan::Send(_) => {
                 if let Some(why) = self.taken_for_another(event, &accepted).await? {
                     return Ok(vec![not_yours(event, request, &why)]);
                 }
                 let facts = facts(event, request, &accepted, summary);
-                Ok(created(event, OUTCOME, accepted, facts))
+                Ok(self.created(event, OUTCOME, accepted, facts))
             }
             Plan::Confirm(first, _) => {
                 let summary = body::summary(&first.payload).unwrap_or_default();
@@ -139,7 +147,7 @@ impl Forward {
                 };
                 let end = self.identity.end_after(event, &facts, &first).await;
                 let label = format!("confirmed/{}", event.run_id());
-                let mut record = created(&first, &label, accepted, facts);
+                let mut record = self.created(&first, &label, accepted, facts);
                 if let Some(end) = end {
                     record.push(ignore(event, &end));
                     return Ok(record);
@@ -225,6 +233,22 @@ impl Forward {
             (next, _) => next,
         }
     }
+
+    /// The outcome, after the request to accept the order at its provider: with the outcome on the log nobody would come back to
+    /// that.
+    fn created(&self, event: &Recorded, label: &str, accepted: Accepted, facts: Forwarded) -> Vec<NewEvent> {
+        let forwarded = self.forwarded(event, label, &facts);
+        let accept = facts.order.auto_accept;
+        let accept = accept.then(|| acceptance(event, &forwarded, accepted.order_id));
+        accept.into_iter().chain([forwarded]).collect()
+    }
+
+    fn forwarded(&self, event: &Recorded, label: &str, facts: &Forwarded) -> NewEvent {
+        let (now, received_at) = (facts.forwarded_at, facts.received_at);
+        let took = (now - received_at).to_std().unwrap_or_default();
+        self.measured.forwarded(&event.envelope.provider, took);
+        NewEvent::new(event.follow(label, EventType::OrderForwarded, now), facts)
+    }
 }
 
 impl Stage for Forward {
@@ -281,8 +305,7 @@ impl Stage for Forward {
         let pass = self.pass()?;
         let (asked, is_trial) = (Instant::now(), pass.is_trial());
         let verdict = self.client.forward(url, &event.envelope, posting).await;
-        metrics::histogram!("backend_request_duration_seconds").record(asked.elapsed());
-        metrics::counter!("backend_requests_total", "outcome" => verdict.label()).increment(1);
+        self.measured.request(verdict.label(), asked.elapsed());
         pass.record(match &verdict {
             // The next instance finds out for itself, and must not inherit what the end of this one made of it.
             Verdict::Temporary { .. } | Verdict::Misconfigured(_) if turn::is_over() => Outcome::Abandoned,
@@ -329,15 +352,6 @@ impl Stage for Forward {
     fn waits_for_creation(attempt: &Recorded) -> bool {
         serde_json::from_slice::<ForwardFailed>(&attempt.payload).is_ok_and(|failed| failed.waits_for_order)
     }
-}
-
-/// The outcome, after the request to accept the order at its provider: with the outcome on the log nobody would come back to
-/// that.
-fn created(event: &Recorded, label: &str, accepted: Accepted, facts: Forwarded) -> Vec<NewEvent> {
-    let forwarded = forwarded(event, label, &facts);
-    let accept = facts.order.auto_accept;
-    let accept = accept.then(|| acceptance(event, &forwarded, accepted.order_id));
-    accept.into_iter().chain([forwarded]).collect()
 }
 
 fn facts(event: &Recorded, attempts: u32, accepted: &Accepted, order: OrderSummary) -> Forwarded {
@@ -404,15 +418,6 @@ fn ignore(event: &Recorded, ignored: &Ignored) -> NewEvent {
         );
     }
     NewEvent::new(event.follow(OUTCOME, EventType::OrderIgnored, Utc::now()), ignored)
-}
-
-fn forwarded(event: &Recorded, label: &str, facts: &Forwarded) -> NewEvent {
-    let (now, received_at) = (facts.forwarded_at, facts.received_at);
-    let provider = event.envelope.provider.to_string();
-    let took = (now - received_at).to_std().unwrap_or_default();
-    metrics::counter!("webhooks_processed_total", "provider" => provider.clone(), "status" => "success").increment(1);
-    metrics::histogram!("webhook_processing_duration_seconds", "provider" => provider).record(took);
-    NewEvent::new(event.follow(label, EventType::OrderForwarded, now), facts)
 }
 
 /// The request to tell the provider that the order is accepted. It begins something of its own: what becomes of it is not

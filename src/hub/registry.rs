@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     config::{self, Config},
     intake::allow_list::AllowList,
-    provider::{Enabled, KeptHeaders, Provider, Registry, declarative::Declarative},
+    provider::{Enabled, KeptHeaders, Measured, Provider, Registry, declarative::Declarative},
     push::remote::Remote,
     verification::Keyring,
 };
@@ -26,6 +26,7 @@ pub(super) fn registry(config: &Config) -> anyhow::Result<Registry> {
         let name: Arc<str> = Arc::from(&*settings.name);
         Ok(Enabled {
             outbound: remote(&name, settings, config.breaker)?,
+            measured: Measured::of(&name),
             name,
             scheme: settings.scheme.clone(),
             kept_headers: KeptHeaders::new(settings.file.headers.iter().map(String::as_str), &settings.scheme),

@@ -1,8 +1,6 @@
 //! Whether a request is the provider's: by its own secrets, and where branches have theirs, by those of the branch that
 //! it names.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Utc};
 
 use super::{
@@ -74,14 +72,7 @@ async fn verify_in_turn<'a>(
 /// Counts the secrets that matched: an old one that nobody uses any more can be removed.
 fn count<'a>(enabled: &Enabled, verified: Verified<'a>) -> Verified<'a> {
     for used in verified.proof().secrets() {
-        metrics::counter!(
-            "webhook_secret_used_total",
-            "provider" => Arc::clone(&enabled.name),
-            "secret" => used.name.clone(),
-            "origin" => used.origin.as_str(),
-            "index" => used.index.to_string(),
-        )
-        .increment(1);
+        enabled.measured.used(used);
     }
     verified
 }

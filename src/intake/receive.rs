@@ -115,8 +115,7 @@ async fn accept(
             return Err(Reason::EventLogUnavailable(error));
         }
     };
-    metrics::histogram!("webhook_accept_duration_seconds", "provider" => Arc::clone(&enabled.name))
-        .record(asked.began.elapsed());
+    enabled.measured.accept_duration.record(asked.began.elapsed());
     // A webhook that was there before may be one that somebody caught and sends again: it costs the provider nothing, and makes no
     // address known.
     if appended.duplicate || was_there {
@@ -164,7 +163,7 @@ async fn admit(
         intake.limits.forget_sent(admission.event_id, asked.client);
     }
     let (point, admission) = (taken?, read?);
-    metrics::counter!("webhooks_received_total", "provider" => Arc::clone(&enabled.name)).increment(1);
+    enabled.measured.received.increment(1);
     let event = NewEvent {
         envelope: envelope(enabled, &verified, &admission, asked, parts.uri.path(), now),
         payload: body.clone(),

@@ -1,8 +1,8 @@
 //! The way into the log: adaptive group commit.
 //!
 //! Every append waits in one queue; one writer takes all that waits and sends it in one round, the next round when that
-//! one is acknowledged. A few messages go one by one; many go as one atomic batch (JetStream, since NATS 2.12), which
-//! costs the server one fsync for all of them. So the log is as quick as the disk when it is quiet and nearly as quick
+//! one is acknowledged. A few messages go one by one; from `EVENT_BATCH_FROM` on they go as one atomic batch (JetStream, since
+//! NATS 2.12), which costs the server one fsync for all of them. So the log is as quick as the disk when it is quiet and nearly as quick
 //! as without any fsync when it is busy. Several rounds in flight were measured to be slower than one.
 //!
 //! An append is answered only after JetStream's acknowledgement. One that is not acknowledged may be on the log all the
@@ -10,6 +10,7 @@
 
 pub mod acknowledging;
 pub mod fill;
+mod measured;
 mod recent;
 mod round;
 mod watch;
@@ -24,6 +25,7 @@ pub use self::writer::Writer;
 use self::{acknowledging::Acknowledging, writer::Pending};
 use super::{connection::Connection, identity::watch::Identity, read};
 use crate::{
+    config::EventLog,
     event::NewEvent,
     telemetry::{roles::Roles, tables::Tables},
 };
@@ -85,14 +87,14 @@ pub struct Journal {
 
 impl Journal {
     /// Opens the log on a connection. Nothing is written until the [`Writer`] runs.
-    pub fn open(connection: Arc<Connection>, partitions: u16) -> (Self, Writer) {
+    pub fn open(connection: Arc<Connection>, log: EventLog) -> (Self, Writer) {
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
         let acknowledging = Acknowledging::default();
-        let writer = Writer::new(Arc::clone(&connection), waiting, acknowledging.clone(), partitions);
+        let writer = Writer::new(Arc::clone(&connection), waiting, acknowledging.clone(), log);
         (
             Self {
                 queue,
-                partitions,
+                partitions: log.partitions,
                 connection,
                 acknowledging,
                 roles: Roles::default(),

@@ -18,12 +18,14 @@ pub mod admission;
 pub mod fact;
 pub mod declarative;
 pub mod catalogue;
+mod measured;
 
 pub use admission::{Admission, Refusal};
 pub use catalogue::Catalogue;
 pub use declarative::response::{Said, Told};
 pub use fact::{Content, Fact, Posted, StoreOfDocument, Stores, TransformError};
 pub use headers::{KeptHeaders, is_credential, kept_header};
+pub use measured::Measured;
 
 /// One delivery platform.
 pub trait Provider: Send + Sync {
@@ -94,6 +96,8 @@ pub struct Enabled {
     pub outbound: Option<Arc<Remote>>,
     /// Whether test orders go to the backend like any other.
     pub forward_test_orders: bool,
+    /// What is counted for each of its webhooks.
+    pub measured: Measured,
 }
 
 impl Enabled {

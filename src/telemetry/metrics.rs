@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 pub mod declared;
 mod from_start;
+pub mod kept;
 mod process;
 
 use self::declared::{Kind, METRICS};

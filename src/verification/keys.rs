@@ -55,7 +55,7 @@ impl From<Own> for Origin {
 }
 
 /// Which secret matched: never its value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SecretUse {
     /// Its name, `webhook_secret`.
     pub name: String,

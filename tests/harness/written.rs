@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use webhook_hub::{
     event::{Envelope, EventId, EventType, Recorded},
-    journal::codec,
+    journal::codec::{self, Form},
 };
 
 use super::{
@@ -65,7 +65,12 @@ impl Written {
     }
 
     pub(crate) async fn publish(&self, envelope: &Envelope, body: impl Into<Vec<u8>>) -> u64 {
-        let (subject, headers) = (codec::subject(envelope, PARTITIONS), codec::headers(envelope).unwrap());
+        // Both forms stand beside each other, as on a log that older versions wrote to.
+        let form = [Form::Headers, Form::Compact][usize::from(envelope.id.0.as_bytes()[0] & 1)];
+        let (subject, headers) = (
+            codec::subject(envelope, PARTITIONS),
+            codec::headers(envelope, form).unwrap(),
+        );
         let sent = self
             .publisher
             .publish_with_headers(subject, headers, body.into().into());

@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     config::{Config, Environment},
     intake::allow_list::AllowList,
-    provider::{Catalogue, Provider as _, declarative::Declarative},
+    provider::{Catalogue, Measured, Provider as _, declarative::Declarative},
     verification::{Keyring, Keys, Scheme},
 };
 
@@ -34,6 +34,7 @@ pub(super) fn careem(networks: &[&str]) -> Enabled {
         keep_signature: false,
         allow_list: AllowList::new(networks),
         forward_test_orders: false,
+        measured: Measured::of(&"careem".into()),
     }
 }
 

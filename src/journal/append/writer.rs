@@ -11,11 +11,16 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     AppendError, Appended, Connection, MAX_WAITING, Stored,
     acknowledging::Acknowledging,
+    measured::Measured,
     recent::Recent,
-    round::{BATCH_FROM, Batch, Fate, Round},
+    round::{Batch, Fate, Round},
     watch::Watch,
 };
-use crate::event::{EventId, NewEvent};
+use crate::{
+    config::EventLog,
+    event::{EventId, NewEvent},
+    journal::{codec::Form, form},
+};
 
 /// Pause after a round that the server refused or did not answer, so that trouble is not met with a busy loop.
 const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(50);
@@ -90,7 +95,10 @@ pub struct Writer {
     repeats: Vec<Pending>,
     recent: Recent,
     acknowledging: Acknowledging,
-    partitions: u16,
+    log: EventLog,
+    /// In which form events are written, once that is known.
+    form: Option<Form>,
+    measured: Measured,
 }
 
 impl Writer {
@@ -98,7 +106,7 @@ impl Writer {
         connection: Arc<Connection>,
         queue: mpsc::Receiver<Pending>,
         acknowledging: Acknowledging,
-        partitions: u16,
+        log: EventLog,
     ) -> Self {
         Self {
             connection,
@@ -107,7 +115,9 @@ impl Writer {
             repeats: Vec::new(),
             recent: Recent::default(),
             acknowledging,
-            partitions,
+            log,
+            form: None,
+            measured: Measured::default(),
         }
     }
 
@@ -126,14 +136,15 @@ impl Writer {
     }
 
     async fn write(mut self) -> anyhow::Result<()> {
-        let mut round = Round::open(&self.connection.client, self.partitions).await?;
+        let mut round = Round::open(&self.connection.client, self.log.partitions).await?;
         while self.collect().await {
             if !self.connection.is_up() {
                 // Those who wait have a time limit of their own; look again soon whether they still do.
                 let _ = tokio::time::timeout(PAUSE_AFTER_TROUBLE, self.connection.wait_up()).await;
                 continue;
             }
-            let trouble = if self.waiting.len() < BATCH_FROM {
+            round.form = self.form().await;
+            let trouble = if self.waiting.len() < self.log.batch_from {
                 let few = joined(self.waiting.drain(..));
                 self.send_singly(&mut round, few).await?
             } else {
@@ -144,6 +155,26 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// The form of what is written. Where the log cannot be asked, the one that all versions read.
+    async fn form(&mut self) -> Form {
+        if let Some(form) = self.form {
+            return form;
+        }
+        match form::chosen(&self.connection, self.log.format).await {
+            Ok(form) => {
+                tracing::info!(?form, "the form in which events are written");
+                *self.form.insert(form)
+            }
+            Err(error) => {
+                tracing::debug!(
+                    error = format!("{error:#}"),
+                    "cannot see in which form events are written"
+                );
+                Form::Headers
+            }
+        }
     }
 
     /// Takes all that waits; false when nothing will come any more.
@@ -193,10 +224,9 @@ impl Writer {
         self.acknowledging.append_sent();
         let now = Instant::now();
         few.iter_mut().for_each(|pending| pending.note_sent(now));
-        metrics::histogram!("append_round_size").record(few.len() as f64);
         let began = Instant::now();
         let fates = round.send_singly(&self.connection, &few).await?;
-        metrics::histogram!("append_round_duration_seconds").record(began.elapsed());
+        self.measured.round(few.len(), began.elapsed());
         Ok(self.settle(few, fates))
     }
 
@@ -207,14 +237,13 @@ impl Writer {
         let mut batch = Batch::new();
         self.fill(round, &mut batch, None).await;
         while !batch.messages.is_empty() {
-            metrics::histogram!("append_round_size").record(batch.messages.len() as f64);
             let began = Instant::now();
             self.acknowledging.append_sent();
             let committed = round.commit(&connection.client, &batch).await;
             let mut following = Batch::new();
             let answer = loop {
                 // A few are left to wait: alone they would go singly, and quicker.
-                if self.waiting.len() >= BATCH_FROM || !following.messages.is_empty() {
+                if self.waiting.len() >= self.log.batch_from || !following.messages.is_empty() {
                     self.fill(round, &mut following, Some(&batch)).await;
                 }
                 tokio::select! {
@@ -226,7 +255,7 @@ impl Writer {
                     }
                 }
             };
-            metrics::histogram!("append_round_duration_seconds").record(began.elapsed());
+            self.measured.round(batch.messages.len(), began.elapsed());
             let fates = Round::fates(&batch, answer);
             let trouble = match fates {
                 Some(fates) => self.settle(batch.messages, fates),
@@ -303,8 +332,7 @@ impl Writer {
         self.acknowledging.acknowledged();
         if !duplicate {
             self.recent.insert(pending.id());
-            metrics::counter!("events_appended_total", "type" => pending.event.envelope.event_type.as_str())
-                .increment(1);
+            self.measured.appended(pending.event.envelope.event_type);
         }
         let by_whom_is_open = duplicate && pending.sent_again;
         pending.answer(&Ok(Stored {

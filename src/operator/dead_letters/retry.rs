@@ -20,9 +20,12 @@ use super::{
     printable,
 };
 use crate::{
-    config::Environment,
+    config::{Environment, EventLog},
     event::{EventId, EventType, outcome::RetryRequested},
-    journal::{codec, superseded},
+    journal::{
+        codec::{self, Form},
+        form, superseded,
+    },
     operator::print,
 };
 
@@ -90,8 +93,10 @@ pub(super) async fn run(
         Some(by) => by.clone(),
         None => whoever_runs_this(environment)?,
     };
+    let format = EventLog::from_environment(environment)?.format;
     let mut asking = Asking {
         log,
+        form: form::chosen(&log.connection, format).await?,
         by,
         reason: options.reason.clone(),
         as_json,
@@ -115,6 +120,8 @@ pub(super) async fn run(
 
 struct Asking<'a> {
     log: &'a Log,
+    /// In which form requests are written.
+    form: Form,
     by: String,
     reason: Option<String>,
     as_json: bool,
@@ -237,7 +244,7 @@ impl Asking<'_> {
         };
         Ok(Request {
             subject,
-            headers: codec::headers(&envelope)?,
+            headers: codec::headers(&envelope, self.form)?,
             payload: serde_json::to_vec(&payload)?.into(),
         })
     }

@@ -1,0 +1,44 @@
+//! What is counted of a provider's webhooks, for each of them: handles that are kept.
+
+use std::sync::Arc;
+
+use metrics::{Counter, Histogram};
+
+use crate::{telemetry::metrics::kept::Kept, verification::SecretUse};
+
+/// Handles of the metrics of one provider's webhooks.
+#[derive(Debug)]
+pub struct Measured {
+    provider: Arc<str>,
+    /// Verified and within the limits.
+    pub received: Counter,
+    /// From the request's head until the event log acknowledged.
+    pub accept_duration: Histogram,
+    secrets: Kept<SecretUse, Counter>,
+}
+
+impl Measured {
+    /// Of this provider.
+    pub fn of(provider: &Arc<str>) -> Self {
+        Self {
+            provider: Arc::clone(provider),
+            received: metrics::counter!("webhooks_received_total", "provider" => Arc::clone(provider)),
+            accept_duration: metrics::histogram!("webhook_accept_duration_seconds", "provider" => Arc::clone(provider)),
+            secrets: Kept::default(),
+        }
+    }
+
+    /// A secret matched.
+    pub fn used(&self, secret: &SecretUse) {
+        let make = |used: &SecretUse| {
+            metrics::counter!(
+                "webhook_secret_used_total",
+                "provider" => Arc::clone(&self.provider),
+                "secret" => used.name.clone(),
+                "origin" => used.origin.as_str(),
+                "index" => used.index.to_string(),
+            )
+        };
+        self.secrets.of(secret, make).increment(1);
+    }
+}
