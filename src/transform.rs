@@ -230,6 +230,12 @@ impl Stage for Transform {
         self.orders.catch_up().await
     }
 
+    /// Of a new order. Another announcement of it that waits may come after this one; it is found to be the same order by
+    /// `forward`. News wait for what waits of their order.
+    fn is_first(&self, event: &Recorded) -> bool {
+        event.envelope.is_creation() && Self::TAKES.contains(&event.envelope.event_type)
+    }
+
     fn recorded(&self, event: &NewEvent, appended: Appended) {
         self.orders.note(&event.envelope, &event.payload, appended.sequence);
     }

@@ -3,7 +3,7 @@
 //!
 //! Handing over and taking over with requests under way: `handover::the_one_that_hands_over_dies` and
 //! `handover::the_one_that_takes_over_dies`. `LANES` lost or emptied: `retries::the_lanes_are_lost`,
-//! `push_waits::the_lanes_are_lost`.
+//! `push_waits::the_lanes_are_lost`; making lanes again: `lanes_made_again::it_dies_while_it_reads` and `…_writes`.
 
 use webhook_hub::event::EventType;
 

@@ -59,6 +59,7 @@ mod deploy;
 mod retries;
 mod parked;
 mod lanes_come_back;
+mod lanes_made_again;
 mod poison;
 mod versions;
 mod upgrade;

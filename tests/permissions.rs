@@ -242,7 +242,11 @@ async fn the_hub_administers_nothing() {
     let provision = world.nats.provision().await;
     let before = everything(&provision).await;
     let mut hub = Tried::by(&world.nats, "hub").await;
-    hub.cannot_publish(&administration()).await;
+    // The consumers by which it reads lanes it sets back each time, which changes nothing else.
+    let others = administration()
+        .into_iter()
+        .filter(|subject| !subject.starts_with("$JS.API.CONSUMER.RESET.LANES."));
+    hub.cannot_publish(&others.collect::<Vec<_>>()).await;
     hub.cannot_hear(&LISTENING).await;
     hub.can_hear(&["_INBOX_hub.x", "_INBOX_hub.>", "hub.breaker"]).await;
     // What it may write it may not write so that something else goes.

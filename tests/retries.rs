@@ -343,14 +343,8 @@ async fn a_lane_whose_head_has_its_outcome() {
     assert!(hub.terminate().await.0.success());
     let transformed = world.log.wait_for(EventType::OrderTransformed, 1).await;
     let key = OrderKey::of(&transformed[0]);
-    let lane = Lane {
-        provider: "careem".into(),
-        head: transformed[0].sequence,
-        requests: 4,
-        due_at: transformed[0].envelope.time,
-        waiting: Vec::new(),
-        for_creation: false,
-    };
+    let (head, due_at) = (transformed[0].sequence, transformed[0].envelope.time);
+    let lane = Lane::new("careem".into(), head, 4, due_at, false);
     let lanes = jetstream::new(world.nats.connect("hub").await);
     let subject = format!("lane.{}.{key}", partition_token(key.partition(PARTITIONS)));
     let lane = serde_json::to_vec(&lane).unwrap();

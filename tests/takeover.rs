@@ -42,7 +42,7 @@ pub(crate) async fn floor_is_at_the_end(world: &World) {
 }
 
 /// Waits until a place that the floor of the stage `forward` names is as far as this.
-async fn lease_says(world: &World, name: &str, last: u64) {
+pub(crate) async fn lease_says(world: &World, name: &str, last: u64) {
     let provision = world.nats.provision().await;
     eventually("the lease says how far the stage is", PATIENCE, async || {
         let stream = provision

@@ -59,8 +59,36 @@ impl Bench {
         let with = self.completed_per_second(&child, &url).await?;
         self.push(Row::number(SECTION, "completed without them", before, "orders/s"));
         self.push(Row::number(SECTION, "completed beside them", with, "orders/s"));
-        self.push(Row::number(SECTION, "share that is kept", with / before, "").goal(Goal::AtLeast(0.9)));
-        child.stop(PATIENCE)
+        self.push(Row::number(SECTION, "share that is kept", with / before, "").goal(Goal::AtLeast(0.95)));
+        self.taken_over(child, &url, nats).await
+    }
+
+    /// Another instance takes over, with all that waits, while orders come in as fast as they can.
+    async fn taken_over(&mut self, first: Child, url: &str, nats: u32) -> Result<()> {
+        let next = self.servers.hub_that_parks(url, &format!("http://{}", self.backend))?;
+        // It reads the log for known orders first.
+        tokio::time::sleep(IDLE).await;
+        let (known, before) = (completed(url).await?, cpu_seconds(nats)?);
+        first.stop(PATIENCE)?;
+        let began = Instant::now();
+        let first_completed = async {
+            wait(DRAIN, async || Ok(completed(url).await? > known)).await?;
+            anyhow::Ok((began.elapsed().as_secs_f64(), cpu_seconds(nats)? - before))
+        };
+        let load = self.load(next.port(), SATURATING_CONNECTIONS, Pace::Closed);
+        let (run, taken) = tokio::join!(load.run(), first_completed);
+        let (seconds, cpu) = taken?;
+        let what = "from the end of the first instance to the first order by the next";
+        self.push(Row::number(SECTION, what, seconds, "s").goal(Goal::AtMost(2.0)));
+        self.push(Row::number(SECTION, "CPU of NATS in that time", cpu, "s"));
+        let accepted = good(run)?.accepted_in_all as f64 / RUN.as_secs_f64();
+        self.push(Row::number(
+            SECTION,
+            "accepted beside the takeover",
+            accepted,
+            "orders/s",
+        ));
+        next.stop(PATIENCE)
     }
 
     /// As many as go in, and the time until the last of them is completed.

@@ -349,6 +349,10 @@ impl Stage for Forward {
         event.envelope.is_creation()
     }
 
+    fn is_first(&self, event: &Recorded) -> bool {
+        event.envelope.event_type == EventType::OrderTransformed && self.identity.orders.has_all_before(event)
+    }
+
     fn waits_for_creation(attempt: &Recorded) -> bool {
         serde_json::from_slice::<ForwardFailed>(&attempt.payload).is_ok_and(|failed| failed.waits_for_order)
     }

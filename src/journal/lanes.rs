@@ -16,6 +16,7 @@
 //! (see [`super::stage`]). Whether `LANES` is the one that was written says a marker in it.
 
 mod lane;
+mod scan;
 mod table;
 pub mod told;
 mod writer;
@@ -23,7 +24,7 @@ mod writer;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
@@ -32,6 +33,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::{
     lane::EARLY,
+    scan::All,
     table::{Open, Table},
     told::{Found, Past, Told},
     writer::Change,
@@ -40,7 +42,7 @@ pub use self::{lane::Lane, writer::LaneWriter};
 use super::{
     codec::{OrderKey, partition_token},
     connection::Connection,
-    read::{Raw, Reader, Start, last_of},
+    read::last_of,
 };
 
 /// Name of the stream.
@@ -52,9 +54,6 @@ pub const MAX_WAITING: usize = 1000;
 const MAX_CHANGES: usize = 2048;
 /// Wait for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a copy of the stream that is behind is waited for, and how often it is asked meanwhile.
-const BEHIND_TIMEOUT: Duration = Duration::from_secs(30);
-const BEHIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// A stage's part of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +66,8 @@ pub struct Corner {
     fence: &'static str,
     /// All of its lanes, and its fence; what else it lets through has no order's key at its end.
     lanes: &'static str,
+    /// The durable consumer by which they are read (`streams/LANES.*.json`).
+    reader: &'static str,
 }
 
 impl Corner {
@@ -76,6 +77,7 @@ impl Corner {
         marker: "lane.marker",
         fence: "lane.forward.fence",
         lanes: "lane.*.*",
+        reader: "read-forward",
     };
     /// Of the stage `transform`.
     pub const TRANSFORM: Self = Self {
@@ -83,6 +85,7 @@ impl Corner {
         marker: "lane.transform.marker",
         fence: "lane.transform.fence",
         lanes: "lane.transform.>",
+        reader: "read-transform",
     };
     /// Of the stage `push`.
     pub const PUSH: Self = Self {
@@ -90,6 +93,7 @@ impl Corner {
         marker: "lane.push.marker",
         fence: "lane.push.fence",
         lanes: "lane.push.>",
+        reader: "read-push",
     };
 }
 
@@ -110,6 +114,8 @@ pub struct Read {
     pub lanes: Vec<(OrderKey, Lane)>,
     /// The stream is the one that was written before, not a new or an emptied one.
     pub is_whole: bool,
+    /// Requests to NATS that reading them took.
+    pub requests: u32,
     messages: HashMap<OrderKey, Found>,
 }
 
@@ -136,40 +142,20 @@ impl Lanes {
         corner: Corner,
     ) -> anyhow::Result<(Self, LaneWriter, Read)> {
         let is_whole = last(connection, corner.marker).await?.is_some();
-        let (mut lanes, mut found) = (HashMap::new(), HashMap::new());
-        // Any copy of the stream may answer, also one that is behind. One that has the fence has all before it; what an
-        // older copy said before is replaced by what a newer one says.
-        let (fence, mut seen, began) = (publish(connection, corner.fence).await?, 0, Instant::now());
-        let reader = Reader::of_subjects(connection, corner.lanes, Start::Sequence(1)).of_stream(LANES);
-        let mut reader = reader.within(ANSWER_TIMEOUT);
-        while seen < fence {
-            let messages = reader.next_raw().await?;
-            for message in &messages {
-                let Some((key, lane)) = written(message)? else {
-                    continue;
-                };
-                let past = message.headers.get(told::HEADER).map(|past| Past::parse(past.as_str()));
-                found.insert(
-                    key,
-                    Found {
-                        revision: message.sequence,
-                        is_open: lane.is_some(),
-                        past: past.unwrap_or_default(),
-                    },
-                );
-                match lane {
-                    Some(lane) => drop(lanes.insert(key, lane)),
-                    None => drop(lanes.remove(&key)),
-                }
-            }
-            if began.elapsed() > BEHIND_TIMEOUT {
-                bail!("the copy of LANES that answers is behind its leader");
-            }
-            match messages.last() {
-                Some(last) => seen = last.sequence,
-                None => tokio::time::sleep(BEHIND_PAUSE).await,
-            }
-        }
+        // What was written before the fence is there when the fence is.
+        let fence = publish(connection, corner.fence).await?;
+        let All {
+            lanes,
+            found,
+            seen,
+            requests,
+        } = scan::read(connection, corner, fence).await?;
+        tracing::debug!(
+            consumer = corner.reader,
+            lanes = lanes.len(),
+            requests,
+            "lanes were read"
+        );
         let mut table = Table::default();
         for (key, lane) in &lanes {
             parked(&lane.provider).increment(1.0);
@@ -179,6 +165,7 @@ impl Lanes {
         let read = Read {
             lanes: lanes.into_iter().collect(),
             is_whole,
+            requests,
             messages: found,
         };
         let (changes, waiting) = mpsc::channel(MAX_CHANGES);
@@ -366,19 +353,4 @@ async fn publish(connection: &Connection, subject: &'static str) -> anyhow::Resu
 async fn last(connection: &Connection, subject: &str) -> anyhow::Result<Option<(u64, bytes::Bytes)>> {
     let last = last_of(connection, LANES, subject, ANSWER_TIMEOUT).await?;
     Ok(last.map(|message| (message.sequence, message.payload)))
-}
-
-/// Whose lane a message is, and its state, none where it ended; none where it is no lane.
-fn written(message: &Raw) -> anyhow::Result<Option<(OrderKey, Option<Lane>)>> {
-    let Some(key) = key_of(&message.subject) else {
-        return Ok(None);
-    };
-    if message.payload.is_empty() {
-        return Ok(Some((key, None)));
-    }
-    let lane = serde_json::from_slice(&message.payload).with_context(|| {
-        let sequence = message.sequence;
-        format!("message {sequence} of LANES is no lane; purge LANES to have it made again from the event log")
-    })?;
-    Ok(Some((key, Some(lane))))
 }

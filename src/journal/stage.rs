@@ -11,6 +11,7 @@
 //! acknowledgement. One that only a newer version can read is left to an instance of that version (`left`).
 
 mod attempt;
+mod doubt;
 mod due;
 mod floor;
 mod found;
@@ -19,10 +20,12 @@ mod given_up;
 mod hand;
 mod handover;
 mod held;
+mod join;
 mod left;
 mod log_lines;
 mod progress;
 mod names;
+mod rebuild;
 mod recovery;
 mod shares;
 mod stray;
@@ -31,7 +34,6 @@ pub mod turn;
 mod unreadable;
 
 use std::{
-    collections::HashSet,
     future::Future,
     pin::pin,
     sync::{
@@ -43,17 +45,19 @@ use std::{
 
 use async_nats::{Subscriber, jetstream::Message};
 use chrono::Utc;
-use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, Stream, StreamExt, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
 
 pub use given_up::{give_up, not_yours, reject};
 
 use self::{
     attempt::Ground,
+    doubt::Doubt,
     gauges::Gauges,
     hand::{Hand, Sources},
     handover::Freed,
     held::{Done, Item, Task},
+    recovery::Unsettled,
     shares::Shares,
     tenure::{Handed, Kept, Tenure, Term, Unfit},
     unreadable::unreadable,
@@ -69,7 +73,7 @@ use super::{
     streams,
 };
 use crate::{
-    event::{EventId, EventType, NewEvent, Recorded, outcome::OUTCOME},
+    event::{EventType, NewEvent, Recorded, outcome::OUTCOME},
     fault_injection::{crash_stage_at, time},
 };
 
@@ -145,6 +149,12 @@ pub trait Stage: Send + Sync + 'static {
 
     /// Whether an attempt, as it was recorded, says that its event waits for such a one.
     fn waits_for_creation(_: &Recorded) -> bool {
+        false
+    }
+
+    /// Whether nothing older of its order can be open, by what this stage knows without the lanes: asked while lanes that were lost
+    /// are made again from the log, so that such an event need not wait for that.
+    fn is_first(&self, _: &Recorded) -> bool {
         false
     }
 
@@ -269,7 +279,10 @@ impl<S: Stage> Worker<S> {
         Err(failed)
     }
 
-    fn ground(term: &Term, lanes: Option<Lanes>, ended: HashSet<EventId>, halt: &CancellationToken) -> Ground {
+    fn ground(term: &Term, lanes: Option<Lanes>, unsettled: &mut Unsettled, halt: &CancellationToken) -> Ground {
+        let rebuild = unsettled.rebuild.as_ref();
+        let doubt = rebuild.map(|rebuild| Doubt::of(rebuild.orders(), rebuild.check.makes_lost));
+        let ended = std::mem::take(&mut unsettled.ended);
         Ground {
             lanes,
             lease: term.lease.clone(),
@@ -280,6 +293,7 @@ impl<S: Stage> Worker<S> {
             halt: halt.clone(),
             shares: Shares::default(),
             crowded: AtomicBool::new(false),
+            doubt: doubt.unwrap_or_default(),
         }
     }
 
@@ -302,11 +316,15 @@ impl<S: Stage> Worker<S> {
         .await?;
         self.stage.catches_up().await?;
         log_lines::takeover(S::NAME, &unsettled, lanes.as_ref());
-        let ground = Self::ground(term, lanes, std::mem::take(&mut unsettled.ended), halt);
+        let ground = Self::ground(term, lanes, &mut unsettled, halt);
         let sources = Sources {
             consumer: streams::consumer(connection, EVENTS, S::NAME).await?,
             messages: Messages::of(connection, EVENTS, S::NAME, PULL).await?,
             gauges: Gauges::of(S::NAME),
+            rebuild: match unsettled.rebuild.take() {
+                Some(rebuild) => rebuild.read::<S>().boxed(),
+                None => std::future::pending().boxed(),
+            },
         };
         let mut freed = pin!(handover::freed(connection, term.tenure.at_work(), words, unsettled.end));
         let mut hand = Hand::of::<S>(unsettled);
@@ -335,7 +353,8 @@ impl<S: Stage> Worker<S> {
         let lanes = ground.lanes.as_ref();
         let mut look = tokio::time::interval(time("look_at_consumer", LOOK_EVERY));
         while !ground.halt.is_cancelled() {
-            due::take_up(lanes, &mut hand.held);
+            due::take_up(ground, hand);
+            due::end_mending(S::NAME, ground, hand).await?;
             while let Some(task) = hand.held.next() {
                 at_work.push(begin(task));
             }
@@ -343,10 +362,14 @@ impl<S: Stage> Worker<S> {
             tokio::select! {
                 biased;
                 () = ground.halt.cancelled() => break,
-                Some(done) = at_work.next() => due::finish(done?, lanes, &mut hand.held),
+                Some(done) = at_work.next() => due::finish(done?, ground, &mut hand.held),
                 Some(free) = freed.next() => {
                     self.stage.catches_up().await?;
                     hand.release(free?, ground);
+                }
+                mends = &mut sources.rebuild => {
+                    due::begin_mending(mends?, ground, hand);
+                    sources.rebuild = std::future::pending().boxed();
                 }
                 // Before the messages: while many come the gauges must not stand still.
                 _ = look.tick() => self.look(ground, hand, &mut sources).await?,
@@ -442,50 +465,6 @@ impl<S: Stage> Worker<S> {
             }
         }
         Ok(())
-    }
-
-    /// Lets what is at work end. What waits for its turn, or for its next attempt, is on the log and not acknowledged. As soon
-    /// as nothing but requests is at work, the stage is handed over.
-    async fn drain<F>(&self, mut at_work: FuturesUnordered<F>, ground: &Ground, term: &Term)
-    where
-        F: Future<Output = anyhow::Result<Done>>,
-    {
-        let connection = self.journal.connection();
-        let mut repeat = tokio::time::interval(handover::REPEAT_EVERY);
-        loop {
-            let (asking, handed_over) = (ground.asking.events(), ground.handed_over.load(Ordering::Relaxed));
-            let only_requests = !asking.is_empty() && asking.len() == at_work.len();
-            if !handed_over && only_requests && asking.len() <= handover::MAX_AT_WORK {
-                tracing::info!(
-                    stage = S::NAME,
-                    requests = asking.len(),
-                    "handing over, with requests under way"
-                );
-                ground.lease.end();
-                ground.handed_over.store(true, Ordering::Relaxed);
-                let within = self.stage.longest_request().min(self.grace) + handover::MARGIN;
-                term.tenure.hand_over(&term.holder, asking, within);
-                continue;
-            }
-            tokio::select! {
-                biased;
-                done = at_work.next() => match done {
-                    None => return,
-                    Some(Err(error)) => tracing::info!(
-                        stage = S::NAME,
-                        error = format!("{error:#}"),
-                        "something at work did not end; it is taken up again"
-                    ),
-                    Some(Ok(_)) => {}
-                },
-                _ = repeat.tick(), if handed_over => {}
-            }
-            if handed_over {
-                let events = ground.asking.events();
-                term.tenure.still_at_work(&term.holder, events.clone());
-                handover::say(connection, S::NAME, &term.holder, events).await;
-            }
-        }
     }
 }
 

@@ -43,11 +43,14 @@ const BLOCKS_FILE: &str = include_str!("../../streams/BLOCKS.json");
 const REFUSALS_FILE: &str = include_str!("../../streams/REFUSALS.json");
 const KEYS_FILE: &str = include_str!("../../streams/KEYS.json");
 /// Durable consumers, each with its stream.
-const CONSUMER_FILES: [(&str, &str); 4] = [
+const CONSUMER_FILES: [(&str, &str); 7] = [
     (EVENTS, include_str!("../../streams/EVENTS.transform.json")),
     (EVENTS, include_str!("../../streams/EVENTS.forward.json")),
     (EVENTS, include_str!("../../streams/EVENTS.push.json")),
     (EVENTS, include_str!("../../streams/EVENTS.projection.json")),
+    (LANES, include_str!("../../streams/LANES.read-transform.json")),
+    (LANES, include_str!("../../streams/LANES.read-forward.json")),
+    (LANES, include_str!("../../streams/LANES.read-push.json")),
 ];
 /// Streams by name.
 const STREAMS: [(&str, &str); 7] = [
@@ -61,6 +64,9 @@ const STREAMS: [(&str, &str); 7] = [
 ];
 /// Streams that no order needs: without them the hub serves all the same.
 const DISPENSABLE: [&str; 4] = [LIMITS, BLOCKS, REFUSALS, KEYS];
+
+/// Streams whose consumers no order needs: without them it is read in another way.
+const WITH_DISPENSABLE_CONSUMERS: [&str; 1] = [LANES];
 
 /// JetStream's error code for a consumer that is not there.
 const CONSUMER_NOT_FOUND: u64 = 10014;
@@ -185,6 +191,7 @@ pub async fn chosen(connection: &Connection) -> anyhow::Result<Vec<(&'static str
 
 async fn consumer_differences(connection: &Connection, stream: &str, file: &str) -> anyhow::Result<Vec<Difference>> {
     let name = durable_name(file)?;
+    let needed = !WITH_DISPENSABLE_CONSUMERS.contains(&stream);
     match consumer(connection, stream, &name).await {
         Ok(consumer) => {
             let mut found = serde_json::to_value(&consumer.cached_info().config)?;
@@ -192,9 +199,12 @@ async fn consumer_differences(connection: &Connection, stream: &str, file: &str)
             if let Some(filter) = found.get("filter_subject").filter(|filter| filter.is_string()).cloned() {
                 found["filter_subjects"] = Value::Array(vec![filter]);
             }
-            Ok(compare(&name, serde_json::from_str(file)?, &found, true))
+            Ok(compare(&name, serde_json::from_str(file)?, &found, needed))
         }
-        Err(error) if error.downcast_ref::<Missing>().is_some() => Ok(vec![missing(&name)]),
+        Err(error) if error.downcast_ref::<Missing>().is_some() => Ok(vec![Difference {
+            dangerous: needed,
+            ..missing(&name)
+        }]),
         Err(error) => Err(error),
     }
 }

@@ -92,6 +92,11 @@ impl State {
         matches!(self, Self::NewsOpen | Self::Creation)
     }
 
+    /// Whether it needs nothing more, and nobody can have asked for it once more.
+    pub(crate) const fn is_certain(self) -> bool {
+        self.is_final() || matches!(self, Self::Created | Self::Ended)
+    }
+
     /// What the backend has it keeps; no later word takes that back.
     const fn is_final(self) -> bool {
         matches!(

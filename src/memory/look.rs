@@ -52,6 +52,20 @@ impl Orders {
         found.iter().any(|found| found.webhook == prints.webhook)
     }
 
+    /// Whether the backend has all that came before an event of its order, back to the order's announcement. What was given up or
+    /// ignored may have been asked for once more, and that may wait.
+    pub(crate) fn has_all_before(&self, event: &Recorded) -> bool {
+        let known = self.known(event);
+        let is_before = |found: &Found| found.sequence < event.sequence;
+        let is_announced = |found: Found| is_before(&found) && found.state.is_creation();
+        (event.envelope.is_creation() || known.of_branch().any(is_announced))
+            && known
+                .found
+                .iter()
+                .filter(|found| is_before(found))
+                .all(|found| found.state.is_certain())
+    }
+
     /// The event that an entry points at; none where it has left the log, is about another order after all, or began longer
     /// before than the window.
     ///

@@ -258,6 +258,11 @@ impl Stage for Push {
         }
     }
 
+    /// To fetch a new order: statuses and menus wait for what waits of theirs.
+    fn is_first(&self, event: &Recorded) -> bool {
+        event.envelope.is_creation() && event.envelope.event_type == EventType::OrderFetchRequested
+    }
+
     /// A provider's word about a menu, which the menu waits for.
     fn creates(event: &Recorded) -> bool {
         event.envelope.event_type == EventType::MenuSyncReported

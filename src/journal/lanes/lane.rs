@@ -25,9 +25,44 @@ pub struct Lane {
     /// It waits for another event of its order, such as the one that creates it, and lets that one pass.
     #[serde(default)]
     pub for_creation: bool,
+    /// Which of those that wait create the order. None where that is not known, as where an earlier version wrote the lane: then
+    /// they are read from the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creations: Option<Vec<u64>>,
 }
 
 impl Lane {
+    /// Of an event that nothing waits behind.
+    pub fn new(provider: String, head: u64, requests: u32, due_at: DateTime<Utc>, for_creation: bool) -> Self {
+        Self {
+            provider,
+            head,
+            requests,
+            due_at,
+            waiting: Vec::new(),
+            for_creation,
+            creations: Some(Vec::new()),
+        }
+    }
+
+    /// Lets an event wait behind all others. `creates`: whether it creates the order.
+    pub fn join(&mut self, sequence: u64, requests: u32, creates: bool) {
+        self.waiting.push((sequence, requests));
+        if let Some(creations) = self.creations.as_mut().filter(|_| creates) {
+            creations.push(sequence);
+        }
+    }
+
+    /// Where the first of those that wait stands that creates the order, if one does; an outer none where that is not known.
+    pub fn creation(&self) -> Option<Option<usize>> {
+        let creations = self.creations.as_ref()?;
+        Some(
+            self.waiting
+                .iter()
+                .position(|(sequence, _)| creations.contains(sequence)),
+        )
+    }
+
     /// Whether it is to be worked on. Its time was written by the clock of a hub and is compared with the clock of one: where
     /// another instance takes over, a lane is late or early by as much as the two clocks differ.
     pub fn is_due(&self, now: DateTime<Utc>) -> bool {
@@ -48,6 +83,9 @@ impl Lane {
     /// none where nothing is left.
     pub fn mended(mut self, ended: impl Fn(u64) -> bool, missing: Option<Self>, now: DateTime<Utc>) -> Option<Self> {
         let head = self.head;
+        if let Some(creations) = &mut self.creations {
+            creations.retain(|event| !ended(*event));
+        }
         let events = std::iter::once((head, self.requests)).chain(std::mem::take(&mut self.waiting));
         let mut events: Vec<_> = events.filter(|(event, _)| !ended(*event)).collect();
         let Some(missing) = missing else {
@@ -79,6 +117,7 @@ impl Lane {
             waiting: events,
             // The one that the head waits for may be behind it, which is looked for when that is tried.
             for_creation: false,
+            creations: None,
             ..self
         })
     }
@@ -130,6 +169,7 @@ mod tests {
             due_at,
             waiting: vec![(9, 0), (12, 0)],
             for_creation: true,
+            creations: None,
         }
     }
 
@@ -152,6 +192,50 @@ mod tests {
         assert_eq!((next.head, next.requests), (7, 4));
         let rest = next.advance(now).unwrap().advance(now).unwrap();
         assert_eq!((rest.head, rest.advance(now)), (12, None));
+    }
+
+    #[test]
+    fn a_lane_knows_which_of_those_that_wait_creates_the_order() {
+        let now = Utc::now();
+        assert_eq!(lane(now).creation(), None, "an earlier version did not say");
+        let mut lane = Lane::new("careem".into(), 7, 0, now, false);
+        assert_eq!(lane.creation(), Some(None));
+        for (sequence, creates) in [(9, false), (12, true), (15, false), (20, true)] {
+            lane.join(sequence, 0, creates);
+        }
+        let written = serde_json::to_vec(&lane).unwrap();
+        let lane: Lane = serde_json::from_slice(&written).unwrap();
+        assert_eq!(lane.creation(), Some(Some(1)));
+        let led = lane.clone().led_by_waiting(1, now);
+        assert_eq!(
+            (led.head, led.creation()),
+            (12, Some(Some(3))),
+            "the other one is behind 7, 9 and 15"
+        );
+        let rest = lane.clone().mended(|event| event == 12, None, now).unwrap();
+        assert_eq!(rest.creation(), Some(Some(2)));
+        let rest = lane.mended(|event| event >= 12, None, now).unwrap();
+        assert_eq!(rest.creation(), Some(None));
+        // An earlier version that writes the lane leaves it out.
+        let mut older: serde_json::Value = serde_json::to_value(&rest).unwrap();
+        older.as_object_mut().unwrap().remove("creations");
+        assert_eq!(serde_json::from_value::<Lane>(older).unwrap().creation(), None);
+    }
+
+    /// Each event that joins writes the lane anew. That grows with what waits, which has a limit.
+    #[test]
+    fn what_joins_writes_no_more_than_the_limit_allows() {
+        let mut lane = Lane::new("careem".into(), 1_000_000_000, 0, Utc::now(), false);
+        let (mut largest, mut all) = (0, 0);
+        for number in 1..=super::super::MAX_WAITING as u64 {
+            lane.join(1_000_000_000 + number, 0, false);
+            largest = serde_json::to_vec(&lane).unwrap().len();
+            all += largest;
+            if number == 5 {
+                assert!(all < 1250, "an honest order: {all} bytes for five");
+            }
+        }
+        assert!(largest < 16_000 && all < 8_000_000, "{largest}, {all}");
     }
 
     #[test]

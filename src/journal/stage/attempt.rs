@@ -16,10 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     PAUSE_AFTER_TROUBLE, Stage, Worker,
+    doubt::Doubt,
     given_up::{panicked, superseded_end, without_room},
     held::{Done, Item, Task, Work},
+    join::{Joined, join, wait_in_doubt},
     log_lines,
     names::outcome_of,
+    rebuild::mend,
     shares::{Kind, Shares},
     tenure::Tenure,
     turn::{Asking, Turn},
@@ -31,7 +34,7 @@ use crate::{
     journal::{
         Appended,
         codec::{CodecError, OrderKey},
-        lanes::{self, Lane, Lanes},
+        lanes::{Lane, Lanes},
         lease::Validity,
         pull::acknowledge,
         read::{decoded_at, event_at},
@@ -60,6 +63,8 @@ pub(super) struct Ground {
     pub(super) shares: Shares,
     /// Too much is held for an event to wait in memory.
     pub(super) crowded: AtomicBool,
+    /// Orders whose lanes may not be as they should be.
+    pub(super) doubt: Doubt,
 }
 
 impl Ground {
@@ -119,37 +124,38 @@ impl<S: Stage> Worker<S> {
                 crash_stage_at(S::NAME, "lane_due");
                 Box::pin(self.settle_lane(task.key, ground, &mut done)).await?;
             }
+            Work::Mend(one) => {
+                mend(self.lanes(ground)?, task.key, *one).await?;
+                crash_stage_at(S::NAME, "after_mend");
+            }
         }
         Ok(done)
     }
 
     /// False where the hub goes down before it is settled.
     async fn settle_event(&self, key: OrderKey, item: Item, ground: &Ground, done: &mut Done) -> anyhow::Result<bool> {
+        if !is_ours::<S>(&item.event) {
+            acknowledge(item.message.as_ref()).await?;
+            return Ok(true);
+        }
+        if let Some(lanes) = &ground.lanes {
+            let joined = if ground.doubt.holds(key, || self.stage.is_first(&item.event)) {
+                Some(wait_in_doubt::<S>(lanes, key, &item).await?)
+            } else if lanes.is_open(key) {
+                Some(join::<S>(lanes, key, &item.event).await?)
+            } else {
+                None
+            };
+            if let Some(joined) = joined {
+                return self.joined(key, &item, joined, ground, done).await;
+            }
+        }
         let Item {
             event: recorded,
             requests,
             parked,
             message,
         } = item;
-        if !is_ours::<S>(&recorded) {
-            acknowledge(message.as_ref()).await?;
-            return Ok(true);
-        }
-        if let Some(lanes) = &ground.lanes
-            && lanes.is_open(key)
-        {
-            let joined = join::<S>(lanes, key, &recorded).await?;
-            if let Joined::Full(waiting) = joined
-                && !self.record_without_room(&recorded, requests, waiting, ground).await?
-            {
-                return Ok(false);
-            }
-            acknowledge(message.as_ref()).await?;
-            if let Joined::Leads = joined {
-                Box::pin(self.settle_lane(key, ground, done)).await?;
-            }
-            return Ok(true);
-        }
         let sequence = recorded.sequence;
         let provider = recorded.envelope.provider.to_string();
         let attempted = match (parked, &ground.lanes) {
@@ -160,19 +166,36 @@ impl<S: Stage> Worker<S> {
             Attempted::Stopped | Attempted::Left => return Ok(false),
             Attempted::Ended => {}
             Attempted::Parked(requests, parking) => {
-                let lane = Lane {
-                    provider,
-                    head: sequence,
-                    requests,
-                    due_at: parking.until,
-                    waiting: Vec::new(),
-                    for_creation: parking.for_creation,
-                };
+                let lane = Lane::new(provider, sequence, requests, parking.until, parking.for_creation);
                 self.lanes(ground)?.put(key, &lane).await?;
                 crash_stage_at(S::NAME, "after_lane");
             }
         }
         acknowledge(message.as_ref()).await?;
+        Ok(true)
+    }
+
+    /// Acknowledges an event that joined its order's lane, or found no room there. False where the hub goes down before that is
+    /// recorded.
+    async fn joined(
+        &self,
+        key: OrderKey,
+        item: &Item,
+        joined: Joined,
+        ground: &Ground,
+        done: &mut Done,
+    ) -> anyhow::Result<bool> {
+        if let Joined::Full(waiting) = joined
+            && !self
+                .record_without_room(&item.event, item.requests, waiting, ground)
+                .await?
+        {
+            return Ok(false);
+        }
+        acknowledge(item.message.as_ref()).await?;
+        if let Joined::Leads = joined {
+            Box::pin(self.settle_lane(key, ground, done)).await?;
+        }
         Ok(true)
     }
 
@@ -247,8 +270,11 @@ impl<S: Stage> Worker<S> {
     }
 
     /// Which event that waits in a lane is the one that its head waits for: it came while the head waited for something else,
-    /// and so did not pass.
+    /// and so did not pass. Where the lane does not say it, as an earlier version leaves it, they are read.
     async fn creation_in(&self, lane: &Lane) -> anyhow::Result<Option<usize>> {
+        if let Some(creation) = lane.creation() {
+            return Ok(creation);
+        }
         for (at, (sequence, _)) in lane.waiting.iter().enumerate() {
             let event = event_at(self.journal.connection(), *sequence).await?;
             if event.is_some_and(|event| S::creates(&event)) {
@@ -452,34 +478,6 @@ fn own_id(event: &NewEvent, appended: Appended) -> Option<EventId> {
 
 fn retry_request(event: &Recorded) -> Option<RetryRequested> {
     serde_json::from_slice(&event.payload).ok()
-}
-
-/// How an event joined the lane of its order.
-enum Joined {
-    /// It waits there.
-    Waits,
-    /// What waited for it follows it, and the lane is to be worked on at once.
-    Leads,
-    /// It did not: so many wait already.
-    Full(usize),
-}
-
-/// Lets an event wait in its order's lane.
-async fn join<S: Stage>(lanes: &Lanes, key: OrderKey, event: &Recorded) -> anyhow::Result<Joined> {
-    let mut lane = lanes.get(key).await?.context("a lane ended while an event joined it")?;
-    if lane.holds(event.sequence) {
-        return Ok(Joined::Waits);
-    }
-    if lane.for_creation && S::creates(event) {
-        lanes.put(key, &lane.led_by(event.sequence, Utc::now())).await?;
-        return Ok(Joined::Leads);
-    }
-    if lane.waiting.len() >= lanes::MAX_WAITING {
-        return Ok(Joined::Full(lane.waiting.len()));
-    }
-    lane.waiting.push((event.sequence, 0));
-    lanes.put(key, &lane).await?;
-    Ok(Joined::Waits)
 }
 
 /// Whether an event is for this stage: what it takes, or a request to take such a one up again. A request that cannot be

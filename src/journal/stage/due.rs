@@ -1,34 +1,74 @@
-//! Lanes whose time has come: taken up from what the instance knows, whatever else happens.
+//! Lanes whose time has come, and those that are to be mended: taken up from what the instance knows, whatever else happens.
 
 use std::time::Duration;
 
 use chrono::Utc;
 
-use super::held::{Done, Held};
+use super::{
+    attempt::Ground,
+    hand::Hand,
+    held::{Done, Held},
+    rebuild::Mends,
+};
 use crate::journal::lanes::Lanes;
 
 /// How often the clock is looked at, at least: it may be set, and the machine may have slept. Much less than the five
 /// seconds within which a lane is to be taken up.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Takes up as many lanes as are due and as there is room for.
-pub(super) fn take_up(lanes: Option<&Lanes>, held: &mut Held) {
-    let Some(lanes) = lanes else { return };
-    while held.has_room_for_lanes()
+/// Takes up as many lanes as are due and as there is room for, and as many as are to be mended.
+pub(super) fn take_up(ground: &Ground, hand: &mut Hand) {
+    let Some(lanes) = &ground.lanes else { return };
+    while hand.held.has_room_for_lanes()
         && let Some(key) = lanes.take_due(Utc::now())
     {
-        held.push_due(key);
+        if !ground.doubt.puts_off(key) {
+            hand.held.push_due(key);
+        }
+    }
+    if let Some(mends) = &mut hand.mends {
+        while hand.held.has_room_for_mends()
+            && let Some((key, mend)) = mends.next()
+        {
+            hand.held.push_mend(key, mend);
+        }
     }
 }
 
 /// A task has ended: a lane is taken up again when it is due the next time.
-pub(super) fn finish(done: Done, lanes: Option<&Lanes>, held: &mut Held) {
-    if done.is_released()
-        && let Some(lanes) = lanes
+pub(super) fn finish(done: Done, ground: &Ground, held: &mut Held) {
+    if let Some(lanes) = &ground.lanes
+        && (done.is_released() || done.is_mended() && ground.doubt.mended(done.key))
     {
         lanes.release(done.key);
     }
     held.finish(done);
+}
+
+/// The log was read: only these lanes are to be mended, all others may be taken up.
+pub(super) fn begin_mending(mends: Mends, ground: &Ground, hand: &mut Hand) {
+    let free = ground.doubt.read(mends.orders().collect());
+    if let Some(lanes) = &ground.lanes {
+        free.into_iter().for_each(|key| lanes.release(key));
+    }
+    hand.mends = Some(mends);
+}
+
+/// Where all lanes are mended, says so, in `LANES` and with the lease.
+///
+/// # Errors
+/// Where NATS does not acknowledge.
+pub(super) async fn end_mending(stage: &'static str, ground: &Ground, hand: &mut Hand) -> anyhow::Result<()> {
+    let is_over = |mends: &mut Mends| mends.is_empty() && ground.doubt.is_over();
+    if let Some(mends) = hand.mends.take_if(is_over)
+        && let Some(lanes) = &ground.lanes
+    {
+        mends.mark(lanes).await?;
+        ground.tenure.lanes_are_whole();
+        ground.tenure.at_once.notify_one();
+        tracing::info!(stage, "LANES holds every order that waits");
+    }
+    Ok(())
 }
 
 /// Waits until a lane may be due; for ever where a stage has no lanes.

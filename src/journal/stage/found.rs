@@ -38,6 +38,8 @@ pub(super) struct Found {
     pub(super) delivered: u64,
     /// Lanes are checked, so what was settled is of interest, too, where it is read.
     pub(super) checks_lanes: bool,
+    /// The consumer has handed out nothing yet, though the log is not new.
+    pub(super) is_of_new_consumer: bool,
     /// Events in the lanes that are checked, and which of them have an outcome.
     pub(super) in_lanes: HashSet<u64>,
     pub(super) ended_in_lanes: HashSet<u64>,
@@ -57,6 +59,17 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// For lanes alone: what is open up to this place and in none of them was in one that is missing.
+    pub(super) fn of_lanes(settled: u64, lanes: &[(OrderKey, Lane)]) -> Self {
+        Self {
+            settled,
+            delivered: settled,
+            checks_lanes: true,
+            in_lanes: lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect(),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn note<S: Stage>(&mut self, entry: Entry) {
         self.read += 1;
         let event = match entry {
@@ -180,13 +193,11 @@ impl Found {
                     lane.for_creation = false;
                 }
                 btree_map::Entry::Vacant(new) => {
+                    let for_creation = open.parked.is_some_and(|parked| parked.for_creation);
+                    let due_at = open.parked.map_or(now, |parked| parked.until);
                     new.insert(Lane {
-                        provider: open.provider,
-                        head: open.sequence,
-                        requests: open.requests,
-                        due_at: open.parked.map_or(now, |parked| parked.until),
-                        waiting: Vec::new(),
-                        for_creation: open.parked.is_some_and(|parked| parked.for_creation),
+                        creations: None,
+                        ..Lane::new(open.provider, open.sequence, open.requests, due_at, for_creation)
                     });
                 }
             }

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 
 use async_nats::jetstream::consumer::PullConsumer;
+use futures_util::future::BoxFuture;
 
 use super::{
-    Stage, attempt::Ground, gauges::Gauges, handover::Freed, held::Held, left::Left, recovery::Unsettled, stray::Stray,
+    Stage, attempt::Ground, gauges::Gauges, handover::Freed, held::Held, left::Left, rebuild::Mends,
+    recovery::Unsettled, stray::Stray,
 };
 use crate::journal::{codec::OrderKey, pull::Messages};
 
@@ -14,6 +16,8 @@ pub(super) struct Sources {
     pub(super) consumer: PullConsumer,
     pub(super) messages: Messages,
     pub(super) gauges: Gauges,
+    /// Says which lanes are to be mended, when the log was read for that; once, or never where it need not be.
+    pub(super) rebuild: BoxFuture<'static, anyhow::Result<Mends>>,
 }
 
 /// What an instance has in hand.
@@ -21,6 +25,8 @@ pub(super) struct Hand {
     pub(super) held: Held,
     pub(super) left: Left,
     pub(super) stray: Stray,
+    /// Lanes that are to be mended yet.
+    pub(super) mends: Option<Mends>,
     /// Events that another instance is still asking about, and their orders, which are held back.
     elsewhere: HashMap<u64, OrderKey>,
 }
@@ -46,6 +52,7 @@ impl Hand {
             held,
             left,
             stray,
+            mends: None,
             elsewhere: unsettled.elsewhere,
         }
     }

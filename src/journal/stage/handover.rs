@@ -8,14 +8,24 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
 use async_nats::Subscriber;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{
+    Stream, StreamExt,
+    stream::{self, FuturesUnordered},
+};
 use serde::{Deserialize, Serialize};
 
-use super::{names::named, tenure::Busy};
+use super::{
+    Stage, Worker,
+    attempt::Ground,
+    held::Done,
+    names::named,
+    tenure::{Busy, Term},
+};
 use crate::{
     event::EventId,
     journal::{
@@ -31,6 +41,52 @@ pub(super) const MARGIN: Duration = Duration::from_secs(2);
 pub(super) const MAX_AT_WORK: usize = 1024;
 /// How often an instance repeats which requests are left.
 pub(super) const REPEAT_EVERY: Duration = Duration::from_millis(500);
+
+impl<S: Stage> Worker<S> {
+    /// Lets what is at work end. What waits for its turn, or for its next attempt, is on the log and not acknowledged. As soon
+    /// as nothing but requests is at work, the stage is handed over.
+    pub(super) async fn drain<F>(&self, mut at_work: FuturesUnordered<F>, ground: &Ground, term: &Term)
+    where
+        F: Future<Output = anyhow::Result<Done>>,
+    {
+        let connection = self.journal.connection();
+        let mut repeat = tokio::time::interval(REPEAT_EVERY);
+        loop {
+            let (asking, handed_over) = (ground.asking.events(), ground.handed_over.load(Ordering::Relaxed));
+            let only_requests = !asking.is_empty() && asking.len() == at_work.len();
+            if !handed_over && only_requests && asking.len() <= MAX_AT_WORK {
+                tracing::info!(
+                    stage = S::NAME,
+                    requests = asking.len(),
+                    "handing over, with requests under way"
+                );
+                ground.lease.end();
+                ground.handed_over.store(true, Ordering::Relaxed);
+                let within = self.stage.longest_request().min(self.grace) + MARGIN;
+                term.tenure.hand_over(&term.holder, asking, within);
+                continue;
+            }
+            tokio::select! {
+                biased;
+                done = at_work.next() => match done {
+                    None => return,
+                    Some(Err(error)) => tracing::info!(
+                        stage = S::NAME,
+                        error = format!("{error:#}"),
+                        "something at work did not end; it is taken up again"
+                    ),
+                    Some(Ok(_)) => {}
+                },
+                _ = repeat.tick(), if handed_over => {}
+            }
+            if handed_over {
+                let events = ground.asking.events();
+                term.tenure.still_at_work(&term.holder, events.clone());
+                say(connection, S::NAME, &term.holder, events).await;
+            }
+        }
+    }
+}
 
 /// Which requests an instance that handed the stage over still has under way.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]

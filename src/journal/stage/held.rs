@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use async_nats::jetstream::Message;
 
+use super::rebuild::Mend;
 use crate::{
     event::Recorded,
     journal::{codec::OrderKey, settle::Parking},
@@ -14,6 +15,8 @@ use crate::{
 pub(super) const MAX_HELD: usize = 1024;
 /// Lanes among them: when a backend is back after hours, new orders must not wait for all that was parked meanwhile.
 const MAX_DUE: usize = MAX_HELD / 2;
+/// Lanes that are mended at a time, beside those.
+pub(super) const MAX_MENDS: usize = 400;
 /// From so many on an event that would wait in memory for its next attempt is parked instead.
 const CROWDED: usize = MAX_HELD / 2;
 /// Bytes of their payloads; one event more is always taken.
@@ -36,13 +39,15 @@ pub(super) enum Work {
     Event(Box<Item>),
     /// Its lane is due.
     Due,
+    /// Its lane is not as it should be.
+    Mend(Box<Mend>),
 }
 
 impl Work {
     fn bytes(&self) -> usize {
         match self {
             Self::Event(item) => item.event.payload.len(),
-            Self::Due => 0,
+            Self::Due | Self::Mend(_) => 0,
         }
     }
 }
@@ -53,11 +58,21 @@ pub(super) struct Task {
     pub(super) work: Work,
 }
 
+/// What a task was about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// The event at this sequence.
+    Event(u64),
+    /// A lane that was due.
+    Lane,
+    /// A lane that was not as it should be.
+    Mend,
+}
+
 /// How a task ended.
 pub(super) struct Done {
     pub(super) key: OrderKey,
-    /// The event's sequence; none for a lane.
-    sequence: Option<u64>,
+    about: About,
     bytes: usize,
     /// At the head of the lane is an event of a newer version: it is not taken up again by this instance.
     pub(super) left: bool,
@@ -67,9 +82,10 @@ impl Done {
     pub(super) fn of(task: &Task) -> Self {
         Self {
             key: task.key,
-            sequence: match &task.work {
-                Work::Event(item) => Some(item.event.sequence),
-                Work::Due => None,
+            about: match &task.work {
+                Work::Event(item) => About::Event(item.event.sequence),
+                Work::Due => About::Lane,
+                Work::Mend(_) => About::Mend,
             },
             bytes: task.work.bytes(),
             left: false,
@@ -78,7 +94,12 @@ impl Done {
 
     /// Whether it was a lane's, which may be taken up again.
     pub(super) fn is_released(&self) -> bool {
-        self.sequence.is_none() && !self.left
+        self.about == About::Lane && !self.left
+    }
+
+    /// Whether a lane is as it should be by it.
+    pub(super) fn is_mended(&self) -> bool {
+        self.about == About::Mend
     }
 }
 
@@ -90,6 +111,8 @@ pub(super) struct Held {
     sequences: HashSet<u64>,
     /// Lanes that are at work or have their turn to come.
     due: HashSet<OrderKey>,
+    /// Lanes that are mended, or have their turn to be.
+    mends: usize,
     bytes: usize,
 }
 
@@ -100,6 +123,7 @@ impl Held {
             ready: VecDeque::new(),
             sequences: HashSet::new(),
             due: HashSet::new(),
+            mends: 0,
             bytes: 0,
         }
     }
@@ -124,6 +148,10 @@ impl Held {
 
     pub(super) fn has_room_for_lanes(&self) -> bool {
         self.has_room() && self.due.len() < MAX_DUE
+    }
+
+    pub(super) fn has_room_for_mends(&self) -> bool {
+        self.mends < MAX_MENDS
     }
 
     pub(super) fn is_crowded(&self) -> bool {
@@ -163,6 +191,12 @@ impl Held {
         }
     }
 
+    /// A lane is to be mended.
+    pub(super) fn push_mend(&mut self, key: OrderKey, mend: Mend) {
+        self.mends += 1;
+        self.enqueue(key, Work::Mend(Box::new(mend)));
+    }
+
     fn enqueue(&mut self, key: OrderKey, work: Work) {
         match self.orders.get_mut(&key) {
             Some(waiting) => waiting.push_back(work),
@@ -179,10 +213,11 @@ impl Held {
 
     /// Lets the next of the order have its turn.
     pub(super) fn finish(&mut self, done: Done) {
-        match done.sequence {
-            Some(sequence) => self.sequences.remove(&sequence),
-            None => self.due.remove(&done.key),
-        };
+        match done.about {
+            About::Event(sequence) => drop(self.sequences.remove(&sequence)),
+            About::Lane => drop(self.due.remove(&done.key)),
+            About::Mend => self.mends -= 1,
+        }
         self.bytes -= done.bytes;
         self.release(done.key);
     }

@@ -11,6 +11,8 @@ pub(super) fn takeover(stage: &str, unsettled: &Unsettled, lanes: Option<&Lanes>
         stage,
         read = unsettled.read,
         events = unsettled.open.len(),
+        parked = unsettled.parked.0,
+        lane_requests = unsettled.parked.1,
         lanes = lanes.map_or(0, |lanes| lanes.due(Utc::now(), usize::MAX)),
         elsewhere = unsettled.elsewhere.len(),
         "taken over, taking up what was left open"

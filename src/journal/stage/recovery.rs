@@ -8,12 +8,18 @@
 //!
 //! What is parked is in the lanes. Where `LANES` does not hold what was left there (it was lost or emptied, it is an older copy,
 //! lanes came back that had ended: see [`crate::journal::lanes::told`]), the log is read from the oldest event on that was
-//! parked, lanes of what has its outcome are ended, and those that are missing are made.
+//! parked, lanes of what has its outcome are ended, and those that are missing are made. The stage works meanwhile on orders
+//! that cannot have any ([`super::rebuild`]).
 //!
 //! Where the log itself went back or is another, other events may stand at the sequences that the lanes name and that were acknowledged,
-//! so neither is believed: what the lanes name must be an event of their order, and the log is read from before the common point.
+//! so neither is believed: what the lanes name must be an event of their order, and the log is read from before the common point, before
+//! anything is handled.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer;
@@ -28,6 +34,7 @@ use super::{
     held::Item,
     names::outcome_of,
     progress::Progress,
+    rebuild::{Check, Mends, Rebuild, segment},
     tenure::Tenure,
 };
 use crate::{
@@ -37,15 +44,13 @@ use crate::{
         codec::{self, CodecError, Newer, OrderKey},
         connection::Connection,
         identity::{LogState, Mark, Trail, id_of, message_at},
-        lanes::{Lane, Lanes, Read},
+        lanes::{Lanes, Read},
         lease::note::Floor,
-        read::{End, Entry, Reader, event_at},
+        read::event_at,
         streams,
     },
 };
 
-/// Lanes that are mended at a time.
-const LANES_AT_ONCE: usize = 400;
 /// Messages before the end of what is believed to be settled that are read, too, where the log went back: what was acknowledged there
 /// may be another event, acknowledged when the log went back, or one whose outcome is lost.
 const READ_AGAIN: u64 = 5000;
@@ -69,6 +74,10 @@ pub(super) struct Unsettled {
     pub(super) end: u64,
     /// Messages of the log that were read to find it.
     pub(super) read: usize,
+    /// Lanes that were read, and by how many requests.
+    pub(super) parked: (usize, u32),
+    /// Lanes are made again from the log while the stage works.
+    pub(super) rebuild: Option<Rebuild>,
 }
 
 /// Reads it from the log, and mends lanes where they are not as they were left. From then on the stage's progress is told.
@@ -86,8 +95,10 @@ pub(super) async fn read<S: Stage>(
     let check = parked
         .as_ref()
         .and_then(|(_, read)| Check::of::<S>(read, &left, acknowledged));
+    // Where the log is the one that the floor is about, what is open but for lanes is known without them.
+    let is_of_other_log = check.as_ref().is_some_and(|check| check.is_of_other_log);
     let left = match left {
-        Left::Floor(floor) if check.is_none() => Some(floor),
+        Left::Floor(floor) if !is_of_other_log => Some(floor),
         _ => None,
     };
     let has_floor = left.is_some();
@@ -100,10 +111,12 @@ pub(super) async fn read<S: Stage>(
     } else {
         info.delivered.stream_sequence
     };
+    let at_once = check.as_ref().filter(|_| is_of_other_log || is_new);
     let mut found = Found {
         settled: floor.settled,
         delivered,
-        checks_lanes: check.is_some(),
+        checks_lanes: at_once.is_some(),
+        is_of_new_consumer: is_new,
         ..Found::default()
     };
     let reading = Reading {
@@ -115,6 +128,9 @@ pub(super) async fn read<S: Stage>(
     let mut unsettled = Unsettled {
         handed_out: info.delivered.consumer_sequence,
         end: log.last,
+        parked: parked
+            .as_ref()
+            .map_or((0, 0), |(_, read)| (read.lanes.len(), read.requests)),
         ..Unsettled::default()
     };
     let mut behind = Vec::new();
@@ -122,31 +138,18 @@ pub(super) async fn read<S: Stage>(
         let heads = read.lanes.iter().filter(|(_, lane)| busy.contains(&lane.head));
         unsettled.elsewhere.extend(heads.map(|(key, lane)| (lane.head, *key)));
     }
-    if let Some((check, (lanes, read))) = check.zip(parked.as_ref()) {
+    if let Some((check, (lanes, read))) = at_once.zip(parked.as_ref()) {
         found.in_lanes = read.lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect();
         reading.segment::<S>(&mut found, check.from - 1, log.last).await?;
-        if is_new {
+        if found.is_of_new_consumer {
             found.leave_to_consumer();
         }
-        mend_lanes(lanes, read, &check, &mut found).await?;
+        mend_at_once(lanes, read, check, &mut found).await?;
     } else {
-        if let Some((_, read)) = &parked {
-            found.with_lanes = read.lanes.iter().map(|(key, _)| *key).collect();
-        }
-        reading.open::<S>(&mut found, &floor).await?;
-        for (after, last) in segments(&floor, found.delivered, log.last, has_floor) {
-            reading.segment::<S>(&mut found, after, last).await?;
-        }
-        if is_new {
-            found.leave_to_consumer();
-        }
-        if let Some((_, read)) = &parked {
-            for (head, id) in reading.ended_in_lanes(&found, read).await? {
-                unsettled.ended.insert(id);
-                behind.push((head, floor.recorded));
-            }
-            let parked: HashSet<u64> = read.lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect();
-            found.open.retain(|_, open| !parked.contains(&open.sequence));
+        let lanes = parked.as_ref().map(|(_, read)| (read, check.is_none()));
+        for (head, id) in reading.open_ones::<S>(&mut found, &floor, has_floor, lanes).await? {
+            unsettled.ended.insert(id);
+            behind.push((head, floor.recorded));
         }
     }
     unsettled.read = found.read;
@@ -159,8 +162,37 @@ pub(super) async fn read<S: Stage>(
     busy.iter()
         .filter(|event| !unsettled.elsewhere.contains_key(event))
         .for_each(|event| tenure.has_ended(*event));
-    tenure.begin(progress, parked.map(|(lanes, _)| lanes.told()), times);
+    let (lanes, read) = parked.unzip();
+    let later = check.filter(|check| !(check.is_of_other_log || is_new)).zip(read);
+    let before = later.as_ref().map(|(check, _)| check.told);
+    tenure.begin(progress, (lanes.map(Lanes::told), before), times);
+    unsettled.rebuild = later.map(|(check, read)| Rebuild {
+        connection: Arc::clone(connection),
+        found: Found::of_lanes(floor.settled, &read.lanes),
+        check,
+        lanes: read.lanes,
+        open: floor.open.iter().map(|(sequence, _)| *sequence).collect(),
+        end: log.last,
+    });
     Ok(unsettled)
+}
+
+/// Mends lanes before anything else is done with them: the log is another one, or the consumer is new.
+async fn mend_at_once(lanes: &Lanes, read: &Read, check: &Check, found: &mut Found) -> anyhow::Result<()> {
+    let strange = if check.is_of_other_log {
+        found.strange(&read.lanes)
+    } else {
+        HashSet::new()
+    };
+    if !strange.is_empty() {
+        tracing::error!(
+            events = strange.len(),
+            "lanes name events that are not on this log; their orders go on without them, and are to be sent again"
+        );
+    }
+    Mends::of(found, check, &read.lanes, &strange, Utc::now())
+        .apply(lanes)
+        .await
 }
 
 /// Up to where what the server counts as acknowledged is believed.
@@ -200,71 +232,6 @@ fn take_open(
     unsettled.open.sort_unstable_by_key(|item| item.event.sequence);
 }
 
-/// Lanes that are not known to be as they were left are compared with the log.
-struct Check {
-    /// From this place of the log on: no older event is in a lane, or was.
-    from: u64,
-    /// There may be lanes that are missing.
-    makes_lost: bool,
-    is_whole: bool,
-    /// What they name may be other events than when they were written.
-    is_of_other_log: bool,
-}
-
-impl Check {
-    /// None where the lanes are as they were left.
-    fn of<S: Stage>(read: &Read, left: &Left, acknowledged: u64) -> Option<Self> {
-        let told = match left {
-            Left::Floor(floor) => floor.lanes.map(|told| (floor, told)),
-            _ => None,
-        };
-        let oldest = read.oldest();
-        let beyond = acknowledged + 1;
-        let check = match told {
-            _ if matches!(left, Left::OfOther(_)) => Self {
-                from: oldest.unwrap_or(beyond).min(beyond),
-                makes_lost: true,
-                is_whole: read.is_whole,
-                is_of_other_log: true,
-            },
-            Some((_, told)) if read.is_whole && read.is_as_told(told) => return None,
-            // What has come into a lane since then was not settled before.
-            Some((floor, told)) => {
-                let open = floor.open.iter().map(|(sequence, _)| *sequence).min();
-                let first = [told.oldest, open, oldest, Some(floor.settled + 1)];
-                Self {
-                    from: first.into_iter().flatten().fold(beyond, u64::min),
-                    makes_lost: true,
-                    is_whole: read.is_whole,
-                    is_of_other_log: false,
-                }
-            }
-            None if !read.is_whole => Self {
-                from: 1,
-                makes_lost: true,
-                is_whole: false,
-                is_of_other_log: false,
-            },
-            // As an older hub leaves them: what is there may have ended.
-            None => Self {
-                from: oldest?.min(beyond),
-                makes_lost: false,
-                is_whole: true,
-                is_of_other_log: false,
-            },
-        };
-        if check.makes_lost {
-            tracing::warn!(
-                stage = S::NAME,
-                from = check.from,
-                lanes = read.lanes.len(),
-                "LANES is new or was emptied, or does not hold what was left there; what is open is read from the log"
-            );
-        }
-        Some(check)
-    }
-}
-
 /// Which parts of the log are to be read, each from behind one place up to another: what the consumer handed out beyond the
 /// floor, and what was recorded since. They may overlap; between them nothing is of interest, however much it is.
 fn segments(floor: &Floor, delivered: u64, last: u64, has_floor: bool) -> Vec<(u64, u64)> {
@@ -287,6 +254,32 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
+    /// What is open and in no lane. `lanes`: what was read of them, and whether they are as they were left. Returns what has ended
+    /// and is in a lane that does not say so.
+    async fn open_ones<S: Stage>(
+        &self,
+        found: &mut Found,
+        floor: &Floor,
+        has_floor: bool,
+        lanes: Option<(&Read, bool)>,
+    ) -> anyhow::Result<Vec<(u64, EventId)>> {
+        if let Some((read, true)) = lanes {
+            found.with_lanes = read.lanes.iter().map(|(key, _)| *key).collect();
+        }
+        self.open::<S>(found, floor).await?;
+        for (after, last) in segments(floor, found.delivered, self.log.last, has_floor) {
+            self.segment::<S>(found, after, last).await?;
+        }
+        if found.is_of_new_consumer {
+            found.leave_to_consumer();
+        }
+        let Some((read, _)) = lanes else { return Ok(Vec::new()) };
+        let ended = self.ended_in_lanes(found, read).await?;
+        let parked: HashSet<u64> = read.lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect();
+        found.open.retain(|_, open| !parked.contains(&open.sequence));
+        Ok(ended)
+    }
+
     /// Events that the floor lists.
     async fn open<S: Stage>(&self, found: &mut Found, floor: &Floor) -> anyhow::Result<()> {
         let (connection, first) = (self.connection, self.log.first);
@@ -313,28 +306,7 @@ impl Reading<'_> {
     }
 
     async fn segment<S: Stage>(&self, found: &mut Found, after: u64, last: u64) -> anyhow::Result<()> {
-        if last <= after {
-            return Ok(());
-        }
-        let end = End {
-            sequence: last,
-            time: Utc::now(),
-        };
-        let mut reader = Reader::from(self.connection, after + 1).up_to(end);
-        loop {
-            let entries = reader.next_batch().await?;
-            let Some(newest) = entries.last().map(Entry::sequence) else {
-                return Ok(());
-            };
-            for entry in entries {
-                if entry.sequence() <= last {
-                    found.note::<S>(entry);
-                }
-            }
-            if newest >= last {
-                return Ok(());
-            }
-        }
+        segment::<S>(self.connection, found, (after, last), Duration::ZERO).await
     }
 
     /// Events in lanes that have ended, which their lanes do not say yet.
@@ -403,58 +375,6 @@ impl Reading<'_> {
             lanes: None,
         }))
     }
-}
-
-/// Ends lanes, or what is in them, where it has an outcome, and makes those that are missing.
-async fn mend_lanes(lanes: &Lanes, read: &Read, check: &Check, found: &mut Found) -> anyhow::Result<()> {
-    let now = Utc::now();
-    let strange = if check.is_of_other_log {
-        found.strange(&read.lanes)
-    } else {
-        HashSet::new()
-    };
-    if !strange.is_empty() {
-        tracing::error!(
-            events = strange.len(),
-            "lanes name events that are not on this log; their orders go on without them, and are to be sent again"
-        );
-    }
-    let in_lanes = std::mem::take(&mut found.in_lanes);
-    found.open.retain(|_, open| !in_lanes.contains(&open.sequence));
-    let mut lost = if check.makes_lost {
-        found.lost_lanes(now)
-    } else {
-        BTreeMap::new()
-    };
-    if !lost.is_empty() {
-        tracing::warn!(orders = lost.len(), "lanes made again from the log");
-    }
-    let mut mended: Vec<(OrderKey, Option<Lane>)> = Vec::new();
-    for (key, lane) in &read.lanes {
-        let is_over = |event: u64| found.ended_in_lanes.contains(&event) || strange.contains(&(*key, event));
-        let rest = lane.clone().mended(is_over, lost.remove(key), now);
-        if rest.as_ref() != Some(lane) {
-            mended.push((*key, rest));
-        }
-    }
-    let ended = mended.iter().filter(|(_, lane)| lane.is_none()).count();
-    if ended > 0 && !check.is_of_other_log {
-        tracing::warn!(
-            orders = ended,
-            "lanes had come back that had ended; they are ended again"
-        );
-    }
-    mended.extend(lost.into_iter().map(|(key, lane)| (key, Some(lane))));
-    stream::iter(mended.iter().map(Ok))
-        .try_for_each_concurrent(LANES_AT_ONCE, async |(key, lane)| match lane {
-            Some(lane) => lanes.put(*key, lane).await,
-            None => lanes.end(*key).await,
-        })
-        .await?;
-    if !check.is_whole {
-        lanes.mark_whole().await?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -31,6 +31,10 @@ pub(super) struct Handed {
     pub(super) age_ms: i64,
 }
 
+/// What the lease tells of the lanes as they change; and what it tells instead, where they are not as they should be: what the
+/// instance before had told, if anything.
+pub(super) type ToldOfLanes = (Option<Arc<Mutex<told::Told>>>, Option<Option<told::Told>>);
+
 /// Shared by the work, which changes it, and the lease, which is renewed with it.
 pub(super) struct Tenure {
     told: Mutex<Told>,
@@ -47,6 +51,8 @@ struct Told {
     /// When that was.
     compared_last: Instant,
     lanes: Option<Arc<Mutex<told::Told>>>,
+    /// While lanes are made again from the log: what is told of them instead.
+    before: Option<Option<told::Told>>,
     at_work: Vec<Busy>,
     handed_over: bool,
 }
@@ -110,6 +116,7 @@ impl Tenure {
                 compared_at: 0,
                 compared_last: Instant::now(),
                 lanes: None,
+                before: None,
                 at_work: at_work.collect(),
                 handed_over: false,
             }),
@@ -127,12 +134,18 @@ impl Tenure {
         self.told().inherited.clone()
     }
 
-    /// From now on this is what is told. `compared_at`: how often the connection had been made when the log was looked at.
-    pub(super) fn begin(&self, progress: Progress, lanes: Option<Arc<Mutex<told::Told>>>, compared_at: u64) {
+    /// From now on this is what is told. `lanes`: of the lanes, and what is told of them instead until [`Self::lanes_are_whole`],
+    /// by which another instance finds that they are not. `compared_at`: how often the connection had been made when the log was looked at.
+    pub(super) fn begin(&self, progress: Progress, (lanes, before): ToldOfLanes, compared_at: u64) {
         let mut told = self.told();
-        (told.progress, told.lanes) = (Some(progress), lanes);
+        (told.progress, told.lanes, told.before) = (Some(progress), lanes, before);
         told.compared_at = compared_at;
         told.compared_last = Instant::now();
+    }
+
+    /// The lanes are as they should be.
+    pub(super) fn lanes_are_whole(&self) {
+        self.told().before = None;
     }
 
     /// The log was the same when the connection had been made so often.
@@ -223,6 +236,7 @@ impl Tenure {
                     // After the floor: an event that this calls settled is in a lane by then, or has ended.
                     let lanes = told.lanes.as_ref();
                     let lanes = lanes.map(|lanes| *lanes.lock().unwrap_or_else(PoisonError::into_inner));
+                    let lanes = told.before.unwrap_or(lanes);
                     Some(Floor { lanes, ..floor })
                 }
                 None => told.inherited.clone(),

@@ -76,7 +76,7 @@ pub async fn apply(connection: &Connection, order: &Order, say: impl Fn(String))
     restoring::end(connection).await?;
     for (stream, file) in CONSUMER_FILES {
         let differences = consumer_differences(connection, stream, file).await?;
-        if differences.iter().any(|one| one.dangerous) {
+        if differences.iter().any(|one| one.dangerous || one.setting.is_empty()) {
             create_consumer(connection, stream, file).await?;
         }
     }

@@ -1,0 +1,230 @@
+//! Reading all lanes of a stage, when an instance takes it over.
+//!
+//! They are read by a durable consumer of the stage's lanes, which is set back to the beginning each time
+//! (`$JS.API.CONSUMER.RESET`): the server then sends message after message, some 5 µs of its CPU each. A direct get by a
+//! subject filter counts what is left of all subjects in every request, while the connection of the hub waits: for 100,000
+//! lanes ten times as much. So direct gets are only what is fallen back to: where the consumer is not there, as before
+//! `streams apply` of this version; where the user has no right to set it back; and where the server is too old to know that
+//! request.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use async_nats::{
+    HeaderMap, Message,
+    jetstream::{self, response::Response},
+};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+
+use super::{
+    ANSWER_TIMEOUT, Corner, LANES, Lane, key_of,
+    told::{self, Found, Past},
+};
+use crate::journal::{
+    codec::OrderKey,
+    connection::Connection,
+    read::{Reader, Start},
+};
+
+/// Lanes that one pull request brings: fewer than a subscription of the client holds.
+const BATCH: usize = 4000;
+/// Bytes that one pull request brings; the largest lane has some 15 kB.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+/// How often it is begun anew where another instance takes messages of the consumer: one that stood still, woke up and does
+/// not know yet that it was replaced.
+const ATTEMPTS: u32 = 3;
+/// How long a copy of the stream that is behind is waited for, and how often it is asked meanwhile.
+const BEHIND_TIMEOUT: Duration = Duration::from_secs(30);
+const BEHIND_PAUSE: Duration = Duration::from_millis(50);
+
+/// What stands in the stream for a stage.
+#[derive(Debug, Default)]
+pub(super) struct All {
+    /// The lanes that are open.
+    pub(super) lanes: HashMap<OrderKey, Lane>,
+    /// Their messages, and the marks of lanes that ended.
+    pub(super) found: HashMap<OrderKey, Found>,
+    /// The stream's sequence up to which all was read.
+    pub(super) seen: u64,
+    /// Requests that it took.
+    pub(super) requests: u32,
+}
+
+impl All {
+    fn note(
+        &mut self,
+        subject: &str,
+        sequence: u64,
+        headers: Option<&HeaderMap>,
+        payload: &Bytes,
+    ) -> anyhow::Result<()> {
+        self.seen = self.seen.max(sequence);
+        let Some(key) = key_of(subject) else {
+            return Ok(());
+        };
+        let past = headers.and_then(|headers| headers.get(told::HEADER));
+        let found = Found {
+            revision: sequence,
+            is_open: !payload.is_empty(),
+            past: past.map(|past| Past::parse(past.as_str())).unwrap_or_default(),
+        };
+        if found.is_open {
+            let lane = serde_json::from_slice(payload).with_context(|| {
+                format!("message {sequence} of LANES is no lane; purge LANES to have it made again from the event log")
+            })?;
+            self.lanes.insert(key, lane);
+        } else {
+            self.lanes.remove(&key);
+        }
+        self.found.insert(key, found);
+        Ok(())
+    }
+}
+
+/// All lanes of a corner, read until the message at this sequence was there: any copy of the stream may answer, also one that
+/// is behind.
+///
+/// # Errors
+/// Where NATS does not answer, or a message is no lane.
+pub(super) async fn read(connection: &Connection, corner: Corner, fence: u64) -> anyhow::Result<All> {
+    let (mut attempt, mut requests) = (1, 0);
+    let error = loop {
+        match by_consumer(connection, corner, fence, &mut requests).await {
+            Ok(all) => return Ok(All { requests, ..all }),
+            Err(error) if error.is::<SomebodyElse>() && attempt < ATTEMPTS => attempt += 1,
+            Err(error) => break error,
+        }
+    };
+    tracing::warn!(
+        consumer = corner.reader,
+        error = format!("{error:#}"),
+        "lanes are read by direct gets, which takes NATS ten times as long; `webhook-hub streams apply` and the rights in \
+         nats.conf of this version bring the consumer"
+    );
+    let all = by_gets(connection, corner, fence).await?;
+    let requests = all.requests + requests;
+    Ok(All { requests, ..all })
+}
+
+/// The consumer's messages did not all come here.
+#[derive(Debug, thiserror::Error)]
+#[error("somebody else reads the lanes at the same time")]
+struct SomebodyElse;
+
+async fn by_consumer(connection: &Connection, corner: Corner, fence: u64, requests: &mut u32) -> anyhow::Result<All> {
+    *requests += 1;
+    reset(connection, corner.reader).await?;
+    let mut all = All::default();
+    let (mut number, mut began) = (0, Instant::now());
+    while all.seen < fence {
+        let before = number;
+        *requests += 1;
+        pull(connection, corner.reader, fence, &mut all, &mut number).await?;
+        if number > before {
+            began = Instant::now();
+        } else if began.elapsed() > BEHIND_TIMEOUT {
+            bail!("the copy of LANES that answers is behind its leader");
+        } else if all.seen < fence {
+            tokio::time::sleep(BEHIND_PAUSE).await;
+        }
+    }
+    Ok(all)
+}
+
+/// Sets the consumer back to the beginning of the stream.
+async fn reset(connection: &Connection, consumer: &str) -> anyhow::Result<()> {
+    let request = format!("CONSUMER.RESET.{LANES}.{consumer}");
+    let beginning = json!({ "seq": 1 });
+    let answer = tokio::select! {
+        biased;
+        right = connection.next_right_missing() => bail!("the user lacks a right: {right}"),
+        answer = connection.context.request(request, &beginning) => answer,
+    };
+    let answer: Response<Value> = answer.context("there is no such consumer, or NATS does not know the request")?;
+    match answer {
+        Response::Ok(_) => Ok(()),
+        Response::Err { error } => Err(error).context("cannot set the consumer back"),
+    }
+}
+
+/// Takes one batch. `number`: the consumer's of the last message.
+async fn pull(
+    connection: &Connection,
+    consumer: &str,
+    fence: u64,
+    all: &mut All,
+    number: &mut u64,
+) -> anyhow::Result<()> {
+    let client = &connection.client;
+    let mut changes = connection.changes();
+    changes.mark_unchanged();
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await?;
+    let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{LANES}.{consumer}");
+    let request = json!({ "batch": BATCH, "max_bytes": BATCH_BYTES, "no_wait": true }).to_string();
+    client.publish_with_reply(subject, inbox, request.into()).await?;
+    for _ in 0..BATCH {
+        let answer = tokio::select! {
+            biased;
+            answer = tokio::time::timeout(ANSWER_TIMEOUT, answers.next()) => answer,
+            _ = changes.changed() => bail!("the connection to NATS was lost while lanes were read"),
+        };
+        let message = answer
+            .context("NATS does not answer about lanes")?
+            .context("the connection was closed")?;
+        match message.status.map(|status| status.as_u16()) {
+            None => note(connection, message, all, number)?,
+            // Nothing more now, or the batch has as many bytes as were asked for.
+            Some(404 | 408 | 409) => return Ok(()),
+            Some(status) => bail!("a pull of lanes was answered with {status}"),
+        }
+        if all.seen >= fence {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn note(connection: &Connection, message: Message, all: &mut All, number: &mut u64) -> anyhow::Result<()> {
+    let message = jetstream::Message {
+        message,
+        context: connection.context.clone(),
+    };
+    let info = crate::journal::pull::info(&message)?;
+    if info.consumer_sequence != *number + 1 {
+        return Err(SomebodyElse.into());
+    }
+    *number += 1;
+    let (sequence, subject) = (info.stream_sequence, message.subject.as_str());
+    all.note(subject, sequence, message.headers.as_ref(), &message.payload)
+}
+
+async fn by_gets(connection: &Connection, corner: Corner, fence: u64) -> anyhow::Result<All> {
+    let (mut all, began) = (All::default(), Instant::now());
+    let reader = Reader::of_subjects(connection, corner.lanes, Start::Sequence(1)).of_stream(LANES);
+    let mut reader = reader.within(ANSWER_TIMEOUT);
+    while all.seen < fence {
+        let messages = reader.next_raw().await?;
+        all.requests += 1;
+        for message in &messages {
+            all.note(
+                &message.subject,
+                message.sequence,
+                Some(&message.headers),
+                &message.payload,
+            )?;
+        }
+        if began.elapsed() > BEHIND_TIMEOUT && messages.is_empty() {
+            bail!("the copy of LANES that answers is behind its leader");
+        }
+        if messages.is_empty() {
+            tokio::time::sleep(BEHIND_PAUSE).await;
+        }
+    }
+    Ok(all)
+}

@@ -1,0 +1,125 @@
+//! Orders of which it is not known what waits for them, while lanes are made again from the log (see [`super::rebuild`]).
+//!
+//! An event of such an order joins its order's lane, which is worked on when the lane is as it should be: so no event
+//! overtakes an older one of its order, and none is acknowledged that is not in a lane. All other orders go on. In memory,
+//! no I/O.
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::journal::codec::OrderKey;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Doubt(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// The log is being read, so any order may have a lane that is missing.
+    is_reading: bool,
+    /// Orders in doubt: those that have a lane that may not be as it should be, and those whose events joined one meanwhile.
+    orders: HashSet<OrderKey>,
+    /// Orders of which it was seen that nothing older can be open.
+    sure: HashSet<OrderKey>,
+    /// Orders in doubt whose lane was due meanwhile.
+    due: HashSet<OrderKey>,
+}
+
+impl Doubt {
+    /// These orders have lanes that may not be as they should be. `any`: and any order may lack one.
+    pub(super) fn of(orders: HashSet<OrderKey>, any: bool) -> Self {
+        Self(Mutex::new(State {
+            is_reading: any,
+            orders,
+            ..State::default()
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an event of this order has to wait. `is_first`: whether nothing older of its order can be open.
+    pub(super) fn holds(&self, order: OrderKey, is_first: impl FnOnce() -> bool) -> bool {
+        let mut state = self.state();
+        if state.orders.contains(&order) {
+            return true;
+        }
+        if !state.is_reading || state.sure.contains(&order) {
+            return false;
+        }
+        let is_sure = is_first();
+        let orders = if is_sure { &mut state.sure } else { &mut state.orders };
+        orders.insert(order);
+        !is_sure
+    }
+
+    /// Whether the lane of an order, which is due, is not to be taken up now; it is given back by [`Self::read`] or
+    /// [`Self::mended`].
+    pub(super) fn puts_off(&self, order: OrderKey) -> bool {
+        let mut state = self.state();
+        let is_in_doubt = state.orders.contains(&order);
+        if is_in_doubt {
+            state.due.insert(order);
+        }
+        is_in_doubt
+    }
+
+    /// The log was read: only these orders are in doubt still. Returns those whose lanes may be taken up.
+    pub(super) fn read(&self, orders: HashSet<OrderKey>) -> Vec<OrderKey> {
+        let mut state = self.state();
+        (state.is_reading, state.sure) = (false, HashSet::new());
+        state.orders = orders;
+        let due = std::mem::take(&mut state.due);
+        let (due, free): (HashSet<_>, HashSet<_>) = due.into_iter().partition(|order| state.orders.contains(order));
+        state.due = due;
+        free.into_iter().collect()
+    }
+
+    /// The lane of an order is as it should be. Returns whether it may be taken up at once.
+    pub(super) fn mended(&self, order: OrderKey) -> bool {
+        let mut state = self.state();
+        state.orders.remove(&order);
+        state.due.remove(&order)
+    }
+
+    /// Whether nothing is in doubt.
+    pub(super) fn is_over(&self) -> bool {
+        let state = self.state();
+        !state.is_reading && state.orders.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(order: &str) -> OrderKey {
+        OrderKey::new("careem", order)
+    }
+
+    #[test]
+    fn only_what_may_have_something_older_waits() {
+        let doubt = Doubt::of(HashSet::from([key("lane")]), true);
+        assert!(doubt.holds(key("lane"), || true), "its lane may be an old one");
+        assert!(doubt.holds(key("old"), || false) && !doubt.holds(key("new"), || true));
+        assert!(!doubt.holds(key("new"), || false), "what follows in its order");
+        assert!(doubt.holds(key("old"), || true), "what follows what waits");
+        assert!(doubt.puts_off(key("old")) && doubt.puts_off(key("lane")) && !doubt.puts_off(key("new")));
+        assert_eq!(doubt.read(HashSet::from([key("lane"), key("lost")])), [key("old")]);
+        assert!(!doubt.holds(key("old"), || false) && !doubt.holds(key("other"), || false));
+        assert!(doubt.holds(key("lost"), || true) && !doubt.is_over());
+        assert!(doubt.mended(key("lane")) && !doubt.mended(key("lost")));
+        assert!(doubt.is_over() && !doubt.holds(key("lost"), || false) && !doubt.puts_off(key("lane")));
+    }
+
+    #[test]
+    fn where_no_lane_can_be_missing_the_others_go_on() {
+        let doubt = Doubt::of(HashSet::from([key("lane")]), false);
+        assert!(doubt.holds(key("lane"), || true) && !doubt.holds(key("other"), || false));
+        assert!(!doubt.is_over() && Doubt::default().is_over());
+    }
+}

@@ -1,0 +1,80 @@
+//! An event joins the lane of its order.
+//!
+//! Each that joins writes the whole lane anew, so what is written for an order grows with the square of what waits in it. A lane
+//! is one message, as earlier versions read it; [`lanes::MAX_WAITING`] bounds it: some 13 kB the largest, 7 MB for the thousand
+//! that can join.
+
+use chrono::Utc;
+
+use super::{Stage, held::Item};
+use crate::{
+    event::Recorded,
+    journal::{
+        codec::OrderKey,
+        lanes::{self, Lane, Lanes},
+    },
+};
+
+/// How an event joined the lane of its order.
+pub(super) enum Joined {
+    /// It waits there.
+    Waits,
+    /// What waited for it follows it, and the lane is to be worked on at once.
+    Leads,
+    /// It did not: so many wait already.
+    Full(usize),
+}
+
+/// Lets an event wait in its order's lane.
+///
+/// # Errors
+/// Where NATS does not answer, or somebody else writes the lane.
+pub(super) async fn join<S: Stage>(lanes: &Lanes, key: OrderKey, event: &Recorded) -> anyhow::Result<Joined> {
+    let Some(lane) = lanes.get(key).await? else {
+        anyhow::bail!("a lane ended while an event joined it");
+    };
+    if lane.holds(event.sequence) {
+        return Ok(Joined::Waits);
+    }
+    if lane.for_creation && S::creates(event) {
+        lanes.put(key, &lane.led_by(event.sequence, Utc::now())).await?;
+        return Ok(Joined::Leads);
+    }
+    wait_in::<S>(lanes, key, lane, event, 0).await
+}
+
+/// Lets an event wait in its order's lane, or in a new one, while it is not known what should be in it. What it may lead or wake
+/// is seen when the lane is worked on.
+///
+/// # Errors
+/// As [`join`].
+pub(super) async fn wait_in_doubt<S: Stage>(lanes: &Lanes, key: OrderKey, item: &Item) -> anyhow::Result<Joined> {
+    let event = &item.event;
+    match lanes.get(key).await? {
+        Some(lane) if lane.holds(event.sequence) => Ok(Joined::Waits),
+        Some(lane) => wait_in::<S>(lanes, key, lane, event, item.requests).await,
+        None => {
+            let (provider, parked) = (event.envelope.provider.to_string(), item.parked.as_ref());
+            let due_at = parked.map_or_else(Utc::now, |parked| parked.until);
+            let for_creation = parked.is_some_and(|parked| parked.for_creation);
+            let lane = Lane::new(provider, event.sequence, item.requests, due_at, for_creation);
+            lanes.put(key, &lane).await?;
+            Ok(Joined::Waits)
+        }
+    }
+}
+
+async fn wait_in<S: Stage>(
+    lanes: &Lanes,
+    key: OrderKey,
+    mut lane: Lane,
+    event: &Recorded,
+    requests: u32,
+) -> anyhow::Result<Joined> {
+    if lane.waiting.len() >= lanes::MAX_WAITING {
+        return Ok(Joined::Full(lane.waiting.len()));
+    }
+    lane.join(event.sequence, requests, S::creates(event));
+    lanes.put(key, &lane).await?;
+    Ok(Joined::Waits)
+}

@@ -1,0 +1,296 @@
+//! Lanes that are not as they were left are compared with the log, and made again from it.
+//!
+//! That takes as long as the part of the log is that must be read, which may be all of it. Meanwhile the stage works on the
+//! orders of which nothing can be there (see [`super::doubt`]). Until the end the lease tells of the lanes what it told
+//! before, so an instance that takes over in between compares them anew.
+
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use futures_util::{TryStreamExt, stream};
+
+use super::{Stage, floor::Left, found::Found, held::MAX_MENDS};
+use crate::{
+    fault_injection::time,
+    journal::{
+        codec::OrderKey,
+        connection::Connection,
+        lanes::{Lane, Lanes, Read, told::Told},
+        read::{End, Entry, Reader},
+    },
+};
+
+/// How lanes are compared with the log.
+pub(super) struct Check {
+    /// From this place of the log on: no older event is in a lane, or was.
+    pub(super) from: u64,
+    /// There may be lanes that are missing.
+    pub(super) makes_lost: bool,
+    pub(super) is_whole: bool,
+    /// What they name may be other events than when they were written.
+    pub(super) is_of_other_log: bool,
+    /// What the lease tells of the lanes until they are as they should be.
+    pub(super) told: Option<Told>,
+}
+
+impl Check {
+    /// None where the lanes are as they were left.
+    pub(super) fn of<S: Stage>(read: &Read, left: &Left, acknowledged: u64) -> Option<Self> {
+        let told = match left {
+            Left::Floor(floor) => floor.lanes.map(|told| (floor, told)),
+            _ => None,
+        };
+        let oldest = read.oldest();
+        let beyond = acknowledged + 1;
+        let check = Self {
+            from: 1,
+            makes_lost: true,
+            is_whole: read.is_whole,
+            is_of_other_log: false,
+            told: None,
+        };
+        let check = match told {
+            _ if matches!(left, Left::OfOther(_)) => Self {
+                from: oldest.unwrap_or(beyond).min(beyond),
+                is_of_other_log: true,
+                ..check
+            },
+            Some((_, told)) if read.is_whole && read.is_as_told(told) => return None,
+            // What has come into a lane since then was not settled before.
+            Some((floor, told)) => {
+                let open = floor.open.iter().map(|(sequence, _)| *sequence).min();
+                let first = [told.oldest, open, oldest, Some(floor.settled + 1)];
+                let from = first.into_iter().flatten().fold(beyond, u64::min);
+                let oldest = Some(from);
+                Self {
+                    from,
+                    told: Some(Told { oldest, ..told }),
+                    ..check
+                }
+            }
+            None if !read.is_whole => check,
+            // As an older hub leaves them: what is there may have ended.
+            None => Self {
+                from: oldest?.min(beyond),
+                makes_lost: false,
+                ..check
+            },
+        };
+        if check.makes_lost {
+            tracing::warn!(
+                stage = S::NAME,
+                from = check.from,
+                lanes = read.lanes.len(),
+                "LANES is new or was emptied, or does not hold what was left there; what is open is read from the log"
+            );
+        }
+        Some(check)
+    }
+}
+
+/// What a lane lacks, and what is in it that has ended.
+pub(super) struct Mend {
+    over: HashSet<u64>,
+    missing: Option<Lane>,
+}
+
+/// All of them.
+pub(super) struct Mends {
+    queue: VecDeque<(OrderKey, Mend)>,
+    /// `LANES` does not say yet that it holds every lane.
+    marks: bool,
+}
+
+impl Mends {
+    /// By what was found on the log. `strange`: what lanes name that is not on it.
+    pub(super) fn of(
+        found: &mut Found,
+        check: &Check,
+        lanes: &[(OrderKey, Lane)],
+        strange: &HashSet<(OrderKey, u64)>,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let in_lanes = std::mem::take(&mut found.in_lanes);
+        found.open.retain(|_, open| !in_lanes.contains(&open.sequence));
+        let mut lost = if check.makes_lost {
+            found.lost_lanes(now)
+        } else {
+            BTreeMap::new()
+        };
+        if !lost.is_empty() {
+            tracing::warn!(orders = lost.len(), "lanes made again from the log");
+        }
+        let mut queue = VecDeque::new();
+        let mut ended = 0;
+        for (key, lane) in lanes {
+            let is_over = |event: &u64| found.ended_in_lanes.contains(event) || strange.contains(&(*key, *event));
+            let over: HashSet<u64> = lane.sequences().filter(is_over).collect();
+            let missing = lost.remove(key);
+            if missing.is_none() && lane.sequences().all(|event| over.contains(&event)) {
+                ended += 1;
+            }
+            if missing.is_some() || !over.is_empty() {
+                queue.push_back((*key, Mend { over, missing }));
+            }
+        }
+        if ended > 0 && !check.is_of_other_log {
+            tracing::warn!(
+                orders = ended,
+                "lanes had come back that had ended; they are ended again"
+            );
+        }
+        let missing = lost.into_iter().map(|(key, lane)| {
+            let (over, missing) = (HashSet::new(), Some(lane));
+            (key, Mend { over, missing })
+        });
+        queue.extend(missing);
+        Self {
+            queue,
+            marks: !check.is_whole,
+        }
+    }
+
+    /// The orders whose lanes are to be mended.
+    pub(super) fn orders(&self) -> impl Iterator<Item = OrderKey> {
+        self.queue.iter().map(|(key, _)| *key)
+    }
+
+    /// The next one.
+    pub(super) fn next(&mut self) -> Option<(OrderKey, Mend)> {
+        self.queue.pop_front()
+    }
+
+    /// Whether none is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Says in `LANES` that it holds every lane, where it does not.
+    ///
+    /// # Errors
+    /// Where NATS does not acknowledge.
+    pub(super) async fn mark(&self, lanes: &Lanes) -> anyhow::Result<()> {
+        if self.marks {
+            lanes.mark_whole().await?;
+        }
+        Ok(())
+    }
+
+    /// Mends all of them at once, where nothing else is done with the lanes.
+    ///
+    /// # Errors
+    /// As [`mend`], and as [`Self::mark`].
+    pub(super) async fn apply(mut self, lanes: &Lanes) -> anyhow::Result<()> {
+        let queue = std::mem::take(&mut self.queue);
+        stream::iter(queue.into_iter().map(Ok))
+            .try_for_each_concurrent(MAX_MENDS, async |(key, one)| mend(lanes, key, one).await)
+            .await?;
+        self.mark(lanes).await
+    }
+}
+
+/// Mends an order's lane as it is now: events may have joined it since it was read.
+///
+/// # Errors
+/// Where NATS does not answer, or somebody else writes the lane.
+pub(super) async fn mend(lanes: &Lanes, key: OrderKey, mend: Mend) -> anyhow::Result<()> {
+    let lane = lanes.get(key).await?;
+    let is_over = |event: u64| mend.over.contains(&event);
+    let mended = match lane.clone() {
+        Some(lane) => lane.mended(is_over, mend.missing, Utc::now()),
+        None => mend.missing,
+    };
+    match mended {
+        Some(mended) if lane.as_ref() == Some(&mended) => Ok(()),
+        Some(mended) => lanes.put(key, &mended).await,
+        None => lanes.end(key).await,
+    }
+}
+
+/// What is to be read while the stage works.
+pub(super) struct Rebuild {
+    pub(super) connection: Arc<Connection>,
+    pub(super) found: Found,
+    pub(super) check: Check,
+    pub(super) lanes: Vec<(OrderKey, Lane)>,
+    /// Events below the floor that are open and in no lane: they are handled by themselves.
+    pub(super) open: HashSet<u64>,
+    /// The end of the log, up to which it is read.
+    pub(super) end: u64,
+}
+
+impl Rebuild {
+    /// Orders that have a lane which may not be as it should be.
+    pub(super) fn orders(&self) -> HashSet<OrderKey> {
+        self.lanes.iter().map(|(key, _)| *key).collect()
+    }
+
+    /// Reads the log, and says how the lanes are to be mended.
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    pub(super) async fn read<S: Stage>(self) -> anyhow::Result<Mends> {
+        let began = Instant::now();
+        let Self {
+            connection,
+            mut found,
+            check,
+            lanes,
+            open,
+            end,
+        } = self;
+        let pause = time(&format!("{}_rebuild_pause", S::NAME), Duration::ZERO);
+        segment::<S>(&connection, &mut found, (check.from - 1, end), pause).await?;
+        found.open.retain(|_, one| !open.contains(&one.sequence));
+        let mends = Mends::of(&mut found, &check, &lanes, &HashSet::new(), Utc::now());
+        tracing::info!(
+            stage = S::NAME,
+            read = found.read,
+            orders = mends.queue.len(),
+            took_ms = began.elapsed().as_millis() as u64,
+            "the log was read for lanes; the stage worked meanwhile on orders that have none"
+        );
+        Ok(mends)
+    }
+}
+
+/// Reads a part of the log: from behind the first place up to the second. `pause`: between two batches.
+///
+/// # Errors
+/// Where NATS does not answer.
+pub(super) async fn segment<S: Stage>(
+    connection: &Connection,
+    found: &mut Found,
+    (after, last): (u64, u64),
+    pause: Duration,
+) -> anyhow::Result<()> {
+    if last <= after {
+        return Ok(());
+    }
+    let end = End {
+        sequence: last,
+        time: Utc::now(),
+    };
+    let mut reader = Reader::from(connection, after + 1).up_to(end);
+    loop {
+        let entries = reader.next_batch().await?;
+        let Some(newest) = entries.last().map(Entry::sequence) else {
+            return Ok(());
+        };
+        for entry in entries {
+            if entry.sequence() <= last {
+                found.note::<S>(entry);
+            }
+        }
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+        if newest >= last {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! `LANES` is lost, and the log that must be read to make the lanes again is long: orders that have none go on meanwhile, and
+//! what waits comes back in its order.
+
+use futures_util::StreamExt as _;
+
+use crate::{
+    harness::{
+        World,
+        at_end::Ends,
+        backend::{Answer, ORDERS},
+        careem::change,
+        hub::{Hub, Settings},
+        ids,
+        wait::{PATIENCE, eventually},
+    },
+    takeover::lease_says,
+};
+
+/// What a hub says when the log was read, and when every lane is there.
+const READ: &str = "the log was read for lanes";
+const WHOLE: &str = "LANES holds every order that waits";
+
+impl World {
+    /// With a pause after each batch of the log that `forward` reads for its lanes: as if the log were so much longer.
+    fn reads_slowly(&self, pause: &str) -> Settings {
+        let settings = self.settings().set("CIRCUIT_BREAKER_ENABLED", false);
+        settings.set("HUB_TEST_TIMES", format!("forward_rebuild_pause={pause}"))
+    }
+
+    async fn lanes_are_lost(&self) {
+        let provision = self.nats.provision().await;
+        let lanes = provision.get_stream("LANES").await.unwrap();
+        lanes.purge().await.unwrap();
+    }
+
+    fn paths_of(&self, order: &str) -> Vec<String> {
+        let requests = self.backend.requests().into_iter();
+        let of_order = requests.filter(|request| request.external_order_id() == order);
+        of_order.map(|request| request.path).collect()
+    }
+
+    async fn says(&self, hub: &Hub, text: &str) {
+        eventually(text, PATIENCE, async || {
+            if hub.logs_contain(text) { Ok(()) } else { Err(hub.log()) }
+        })
+        .await;
+    }
+}
+
+fn is_by_forward(hub: &Hub, text: &str) -> bool {
+    hub.log()
+        .lines()
+        .any(|line| line.contains(text) && line.contains("\"forward\""))
+}
+
+/// Orders wait, each with news behind it, and `LANES` is lost while no hub runs.
+async fn lost_with_parked(world: &World, orders: &[String]) {
+    let hub = Hub::start(&world.reads_slowly("0s")).await;
+    world.post_orders(&hub, ["CR-before".to_owned()]).await;
+    world.parks(&[hub.url()], orders).await;
+    assert!(hub.terminate().await.0.success());
+    world.lanes_are_lost().await;
+}
+
+/// What is new goes to the backend while the log is read; news of what waits wait as well, and none is acknowledged unread.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_orders_go_on_while_the_log_is_read() {
+    let world = World::new().await;
+    let orders = ids("again", 3);
+    lost_with_parked(&world, &orders).await;
+    let asked = world.backend.count();
+    let hub = Hub::start(&world.reads_slowly("4s")).await;
+    world.post_orders(&hub, ids("new", 5)).await;
+    // Of an order that the backend has, of a new one, and of one that waits.
+    for id in ["CR-before", "CR-new-0", "CR-again-0"] {
+        world.careem.post(&hub, &change(id, "preparing")).await.event_id();
+    }
+    world.backend.wait_for(asked + 7).await;
+    assert!(
+        !is_by_forward(&hub, READ),
+        "seven went while the log was read: {}",
+        hub.log()
+    );
+    assert_eq!(world.paths_of("CR-again-0"), [ORDERS], "it waits");
+    world.says(&hub, WHOLE).await;
+    world.at_end(Ends::forwarded(1 + 6 + 5 + 3)).await;
+    world.has_parked(0).await;
+    let status = |order: &str| format!("{ORDERS}/{order}/status");
+    for id in &orders {
+        let mut expected = vec![ORDERS.to_owned(), ORDERS.to_owned(), status(id)];
+        if id == "CR-again-0" {
+            expected.push(status(id));
+        }
+        assert_eq!(world.paths_of(id), expected, "{id}");
+    }
+    assert_eq!(world.backend.count(), asked + 7 + 7, "nothing is asked about twice");
+    world.metrics_say(&hub, "retries_parked{provider=\"careem\"} 0").await;
+}
+
+/// The instance that makes the lanes again dies in the middle of it, while it reads or while it writes: the next one finds that
+/// they are not as they were left, and nothing is lost.
+async fn it_dies(settings: Settings, by_itself: bool, world: &World, orders: &[String]) {
+    let asked = world.backend.count();
+    let mut hub = Hub::start(&settings).await;
+    world
+        .careem
+        .post(&hub, &change(&orders[0], "preparing"))
+        .await
+        .event_id();
+    if by_itself {
+        hub.wait_exit(PATIENCE).await;
+    } else {
+        eventually("its news wait", PATIENCE, async || {
+            let lanes = world.lanes().await;
+            if lanes.is_empty() { Err(lanes) } else { Ok(()) }
+        })
+        .await;
+        let last = world.log.events().await.last().unwrap().sequence;
+        lease_says(world, "known", last).await;
+        hub.kill().await;
+    }
+    let hub = Hub::start(&world.reads_slowly("0s")).await;
+    world.says(&hub, WHOLE).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(1 + 2 * orders.len() + 1)).await;
+    for id in orders {
+        let paths = world.paths_of(id);
+        let status = format!("{ORDERS}/{id}/status");
+        assert_eq!(&paths[..3], [ORDERS, ORDERS, &status], "{id}");
+    }
+    assert_eq!(world.backend.count(), asked + 2 * orders.len() + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_dies_while_it_reads() {
+    let world = World::new().await;
+    let orders = ids("again", 2);
+    lost_with_parked(&world, &orders).await;
+    it_dies(world.reads_slowly("20s"), false, &world, &orders).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_dies_while_it_writes() {
+    let world = World::new().await;
+    let orders = ids("again", 3);
+    lost_with_parked(&world, &orders).await;
+    let crashes = world
+        .reads_slowly("1s")
+        .set("HUB_TEST_CRASH_AT", "forward/after_mend:2");
+    it_dies(crashes, true, &world, &orders).await;
+}
+
+/// What an instance says that it read when it took the stage `forward` over, of the lanes: how many, and by how many requests.
+async fn lanes_read(hub: &Hub) -> (u64, u64) {
+    let line = eventually("it read the lanes", PATIENCE, async || {
+        let log = hub.log();
+        let line = log
+            .lines()
+            .find(|line| line.contains("\"taken over") && line.contains("\"stage\":\"forward\""));
+        line.map(str::to_owned).ok_or(log)
+    })
+    .await;
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let number = |name: &str| line["metadata"][name].as_u64().unwrap();
+    (number("parked"), number("lane_requests"))
+}
+
+/// One consumer reads them, whoever else has a request waiting there; without it, direct gets do.
+#[tokio::test(flavor = "multi_thread")]
+async fn lanes_are_read_by_a_consumer_that_begins_anew() {
+    let world = World::new().await;
+    let settings = world.settings().set("CIRCUIT_BREAKER_ENABLED", false);
+    let wait = Answer::Say(503, String::new(), vec![("retry-after", "60".into())]);
+    let orders = ids("waits", 12);
+    for id in &orders {
+        world.backend.next_for(id, [wait.clone()]);
+    }
+    let hub = Hub::start(&settings).await;
+    world.post_orders(&hub, orders.clone()).await;
+    world.has_parked(12).await;
+    assert!(hub.terminate().await.0.success());
+
+    // An instance that was replaced and does not know it has read all lanes, and waits for more.
+    let other = world.nats.connect("hub").await;
+    let next = "$JS.API.CONSUMER.MSG.NEXT.LANES.read-forward";
+    let inbox = other.new_inbox();
+    let mut read = other.subscribe(inbox.clone()).await.unwrap();
+    let pull = r#"{"batch":100,"no_wait":true}"#;
+    other
+        .publish_with_reply(next, inbox.clone(), pull.into())
+        .await
+        .unwrap();
+    while read.next().await.unwrap().status.is_none() {}
+    let pull = r#"{"batch":5,"expires":60000000000}"#;
+    other.publish_with_reply(next, inbox, pull.into()).await.unwrap();
+    other.flush().await.unwrap();
+    let hub = Hub::start(&settings).await;
+    let (parked, requests) = lanes_read(&hub).await;
+    assert!(parked == 12 && (3..=6).contains(&requests), "{parked} by {requests}");
+    assert!(hub.terminate().await.0.success());
+    let hub = Hub::start(&settings).await;
+    assert_eq!(lanes_read(&hub).await, (12, 2), "it sets back, and pulls once");
+    assert!(hub.terminate().await.0.success());
+
+    let provision = world.nats.provision().await;
+    let lanes = provision.get_stream("LANES").await.unwrap();
+    lanes.delete_consumer("read-forward").await.unwrap();
+    let hub = Hub::start(&settings).await;
+    assert_eq!(lanes_read(&hub).await, (12, 2), "it cannot set back, and gets");
+    assert!(hub.logs_contain("lanes are read by direct gets"));
+}
