@@ -21,3 +21,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON hub.skipped_events TO {role};
 -- What it notes where the event log went back, is another one, or forgot events.
 GRANT SELECT, INSERT ON hub.log_eras, hub.lost_skipped_events TO {role};
 GRANT SELECT, INSERT, UPDATE ON hub.log_gaps TO {role};
+-- The orders as an operator sees them, and which version made those rows.
+GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON hub.orders TO {role};
+GRANT SELECT, INSERT, UPDATE ON hub.projections TO {role};

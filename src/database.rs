@@ -65,6 +65,20 @@ pub mod query {
     pub const LOCK_CURSOR: &str = include_str!("../sql/queries/lock_cursor.sql");
     /// Moves the position.
     pub const MOVE_CURSOR: &str = include_str!("../sql/queries/move_cursor.sql");
+    /// How far the projections of the hub's own are.
+    pub const OWN_PROJECTIONS: &str = include_str!("../sql/queries/own_projections.sql");
+    /// Which version made one, up to where.
+    pub const READ_PROJECTION: &str = include_str!("../sql/queries/read_projection.sql");
+    /// One is made from the beginning.
+    pub const BEGIN_PROJECTION: &str = include_str!("../sql/queries/begin_projection.sql");
+    /// Moves one that is behind.
+    pub const MOVE_PROJECTION: &str = include_str!("../sql/queries/move_projection.sql");
+    /// All go back to where an era begins.
+    pub const ERA_OF_PROJECTIONS: &str = include_str!("../sql/queries/era_of_projections.sql");
+    /// What `hub.orders` knows of orders.
+    pub const KNOWN_ORDERS: &str = include_str!("../sql/queries/known_orders.sql");
+    /// Rows of `hub.orders`.
+    pub const PUT_ORDERS: &str = include_str!("../sql/queries/put_orders.sql");
     /// What the tables know of webhooks.
     pub const KNOWN_WEBHOOK_LOGS: &str = include_str!("../sql/queries/known_webhook_logs.sql");
     /// New rows of `webhook_logs`.
@@ -95,6 +109,8 @@ pub mod query {
     pub const RETAIN_ERROR_LOGS: &str = include_str!("../sql/queries/retain_delivery_error_logs.sql");
     /// The same of `provider_order_logs`.
     pub const RETAIN_ORDER_LOGS: &str = include_str!("../sql/queries/retain_provider_order_logs.sql");
+    /// The same of `hub.orders`.
+    pub const RETAIN_ORDERS: &str = include_str!("../sql/queries/retain_orders.sql");
     /// Deletes old notes of events that have no rows.
     pub const RETAIN_SKIPPED_EVENTS: &str = include_str!("../sql/queries/retain_skipped_events.sql");
 
@@ -106,7 +122,7 @@ pub mod query {
     pub const NOTE_GAP: &str = include_str!("../sql/queries/note_gap.sql");
 
     /// All of them.
-    pub const ALL: [&str; 31] = [
+    pub const ALL: [&str; 39] = [
         BRANCHES,
         BRANCH_OF_ORDER,
         ORDER_OF_BRANCH,
@@ -119,6 +135,13 @@ pub mod query {
         RELEASE_CURSOR,
         LOCK_CURSOR,
         MOVE_CURSOR,
+        OWN_PROJECTIONS,
+        READ_PROJECTION,
+        BEGIN_PROJECTION,
+        MOVE_PROJECTION,
+        ERA_OF_PROJECTIONS,
+        KNOWN_ORDERS,
+        PUT_ORDERS,
         KNOWN_WEBHOOK_LOGS,
         INSERT_WEBHOOK_LOGS,
         UPDATE_WEBHOOK_LOGS,
@@ -134,6 +157,7 @@ pub mod query {
         RETAIN_WEBHOOK_LOGS,
         RETAIN_ERROR_LOGS,
         RETAIN_ORDER_LOGS,
+        RETAIN_ORDERS,
         RETAIN_SKIPPED_EVENTS,
         BEGIN_ERA,
         LAST_ERA,

@@ -12,6 +12,7 @@ use webhook_hub::{
     event::{Envelope, EventId, EventType, Recorded, RequestFacts},
     projection::{
         batch::{self, To},
+        fill,
         providers::Providers,
         writer::{self, Holder},
     },
@@ -28,14 +29,14 @@ const LOGS: usize = 40;
 const EVENTS: usize = 36;
 
 /// A database and who writes its tables.
-struct Tables {
-    database: servers::Database,
+pub(crate) struct Tables {
+    pub(crate) database: servers::Database,
     hub: Database,
     providers: Providers,
 }
 
 impl Tables {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let database = Cluster::shared().await.database().await;
         let environment = Environment::from_iter([("DATABASE_URL", database.url.clone())]);
         let hub = Database::new(&config::Database::from_environment(&environment).unwrap()).unwrap();
@@ -50,10 +51,23 @@ impl Tables {
     }
 
     /// Empties the tables and applies the events, in batches that end after these numbers of events.
-    async fn fill(&self, events: &[Recorded], ends: &[usize]) {
-        let empty = "TRUNCATE webhook_logs, delivery_error_logs, provider_order_logs; DELETE FROM hub.cursors";
+    pub(crate) async fn fill(&self, events: &[Recorded], ends: &[usize]) {
+        let empty =
+            "TRUNCATE webhook_logs, delivery_error_logs, provider_order_logs, hub.orders; DELETE FROM hub.cursors;
+                     DELETE FROM hub.projections";
         self.database.run(empty).await.unwrap();
         self.apply(events, ends).await;
+    }
+
+    /// How PostgreSQL answers a question.
+    pub(crate) async fn plan(&self, question: &str) -> String {
+        let (client, connection) = tokio_postgres::connect(&self.database.url, tokio_postgres::NoTls)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let rows = client.query(&format!("EXPLAIN {question}"), &[]).await.unwrap();
+        let lines: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        lines.join("\n")
     }
 
     /// Applies events of a log that began anew.
@@ -69,6 +83,7 @@ impl Tables {
         let mut connection = self.hub.connect().await.unwrap();
         let holder = Holder::random();
         writer::claim(&connection, &holder).await.unwrap();
+        fill::prepare(&mut connection, &holder, 0).await.unwrap();
         let mut from = 0;
         for end in ends.iter().copied().chain([events.len()]) {
             let batch = &events[from..end];
@@ -206,7 +221,7 @@ async fn one_event_that_cannot_be_stored_costs_few_transactions() {
     assert!(commits < Some(25), "{commits:?} transactions");
 }
 
-fn noon() -> DateTime<Utc> {
+pub(crate) fn noon() -> DateTime<Utc> {
     "2025-10-01T12:00:00Z".parse().unwrap()
 }
 
@@ -286,7 +301,8 @@ fn made_up_log(random: &mut Random) -> Vec<Recorded> {
                     cause_id: (!received).then_some(root.id),
                     branch: (!received && random.percent(70)).then(|| branch.to_owned()),
                     time,
-                    received_at: time,
+                    // Now and then one that is days older than the others.
+                    received_at: time - TimeDelta::hours(if random.percent(10) { 60 } else { 0 }),
                     request: received.then(|| RequestFacts {
                         client_address: format!("10.0.0.{sequence}"),
                         ..root.request.clone().unwrap()
@@ -306,10 +322,39 @@ fn transformed(random: &mut Random, branch: &str) -> Value {
         // Nothing that could be read.
         return json!({});
     }
-    let status = json!({
-        "branchId": branch, "companyId": format!("company-{}", random.below(3)), "status": "confirmed", "providerStatus": "x",
+    let mut maybe = |value: Value| if random.percent(50) { value } else { Value::Null };
+    let (accept, deliver) = (
+        maybe(json!("2025-10-01T12:05:00.000Z")),
+        maybe(json!("2025-10-01T13:00:00.5Z")),
+    );
+    let (number, display) = (maybe(json!("CAREEM-1")), maybe(json!("#7")));
+    let statuses = [
+        "pending",
+        "confirmed",
+        "preparing",
+        "delivered",
+        "refunded",
+        "unheard of",
+    ];
+    let words = ["x", "y", ""];
+    let flags = ["total_mismatch", "time_zero", "test_order"];
+    let mut content = json!({
+        "branchId": branch, "companyId": format!("company-{}", random.below(3)),
+        "status": statuses[random.below(statuses.len())], "providerStatus": words[random.below(3)],
+        "flags": flags[..random.below(4)],
     });
-    json!({ "statusChange": status, "metadata": {} })
+    if random.percent(50) {
+        return json!({ "statusChange": content, "metadata": {} });
+    }
+    for (name, value) in [
+        ("acceptBy", accept),
+        ("deliverBy", deliver),
+        ("orderNumber", number),
+        ("displayId", display),
+    ] {
+        content[name] = value;
+    }
+    json!({ "transformedOrder": content, "metadata": {} })
 }
 
 fn forwarded(random: &mut Random, branch: &str, time: DateTime<Utc>) -> Value {

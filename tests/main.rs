@@ -63,6 +63,7 @@ mod lanes_made_again;
 mod poison;
 mod versions;
 mod upgrade;
+mod orders_table;
 mod panics;
 mod dead_letters;
 mod way_back;

@@ -55,6 +55,25 @@ fn rows() -> String {
     rows
 }
 
+/// The same of the hub's own table, which it empties when it makes it.
+fn own_rows() -> String {
+    let own = |ids: &str, days: u32, undelivered: &str, count: usize| {
+        format!(
+            "INSERT INTO hub.orders (external_order_id, provider, id, state, first_at, last_at, undelivered_since, attempts, is_test,
+                 flags, last_sequence)
+             SELECT '{ids}' || n, 'careem', gen_random_uuid(), 'forwarded', '2024-01-01', now() - interval '{days} days', {undelivered},
+                 1, false, '{{}}', 1
+             FROM generate_series(1, {count}) AS n;"
+        )
+    };
+    [
+        own("old-", 20, "NULL", OLD),
+        own("stays-new-", 3, "NULL", 1),
+        own("stays-given-up-", 20, "'2024-01-01'", 1),
+    ]
+    .concat()
+}
+
 async fn ids_like(world: &World, table: &str, like: &str) -> Vec<String> {
     let query = format!("SELECT id FROM {table} WHERE id LIKE '{like}' ORDER BY id");
     let rows = world.database.rows(&query).await.unwrap();
@@ -70,6 +89,7 @@ async fn what_ended_long_ago_goes_and_what_is_open_stays() {
         .set("RETENTION_WEBHOOK_LOGS", "30d")
         .set("RETENTION_DELIVERY_ERROR_LOGS", "30d")
         .set("RETENTION_PROVIDER_ORDER_LOGS", "10d")
+        .set("RETENTION_ORDERS", "10d")
         .set("RETENTION_SKIPPED_EVENTS", "7d")
         .set("HUB_TEST_TIMES", "retention=300ms");
     let hub = Hub::start(&settings).await;
@@ -91,10 +111,12 @@ async fn what_ended_long_ago_goes_and_what_is_open_stays() {
     let noted = "INSERT INTO hub.skipped_events (sequence, event_type, reason, noted_at)
                  VALUES (0, 'x', 'x', '2024-01-01'), (1, 'x', 'x', '2024-01-01')";
     world.database.run(noted).await.unwrap();
+    world.database.run(&own_rows()).await.unwrap();
     for (table, count) in [
         ("webhook_logs", OLD + 1),
         ("delivery_error_logs", 1),
         ("provider_order_logs", 2),
+        ("hub.orders", OLD),
         ("hub.skipped_events", 1),
     ] {
         let line = format!("retention_deleted_rows_total{{table=\"{table}\"}} {count}");
@@ -119,6 +141,14 @@ async fn what_ended_long_ago_goes_and_what_is_open_stays() {
         let stays: Vec<_> = stays.into_iter().map(|id| format!("stays-{id}")).collect();
         assert_eq!(ids_like(&world, table, "stays-%").await, stays);
     }
+    let own =
+        "SELECT external_order_id AS id FROM hub.orders WHERE provider = 'careem' AND external_order_id NOT LIKE 'CR-%'
+               ORDER BY 1";
+    let own = world.database.rows(own).await.unwrap();
+    assert_eq!(
+        own,
+        [json!({ "id": "stays-given-up-1" }), json!({ "id": "stays-new-1" })]
+    );
     assert!(hub.logs_contain("is referred to by another table and stays"));
     let noted = world
         .database

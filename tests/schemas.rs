@@ -20,10 +20,11 @@ async fn says(hub: &Hub, text: &str) {
     .await;
 }
 
-/// How many tables of these names a schema has.
+/// The tables of these names that a schema has, but for the hub's own.
 async fn tables_in(database: &Database, schema: &str) -> Vec<Value> {
     let query = format!(
         "SELECT table_name FROM information_schema.tables WHERE table_schema = '{schema}'
+         AND (table_schema, table_name) <> ('hub', 'orders')
          AND table_name IN ('webhook_logs', 'orders', 'delivery_error_logs', 'provider_order_logs', 'delivery_providers')"
     );
     database.rows(&query).await.unwrap()

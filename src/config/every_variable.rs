@@ -90,6 +90,7 @@ const VARIABLES: &[(&str, Takes)] = &[
     ("ORDER_MEMORY", Duration(HOUR, 30 * DAY)),
     ("RETENTION_WEBHOOK_LOGS", Duration(7 * DAY, 360 * DAY)),
     ("RETENTION_DELIVERY_ERROR_LOGS", Duration(7 * DAY, 360 * DAY)),
+    ("RETENTION_ORDERS", Duration(7 * DAY, 360 * DAY)),
     ("RETENTION_PROVIDER_ORDER_LOGS", Duration(7 * DAY, 360 * DAY)),
     ("RETENTION_SKIPPED_EVENTS", Duration(7 * DAY, 360 * DAY)),
     ("RATE_LIMIT_ENABLED", Flag),

@@ -20,6 +20,8 @@ pub struct Retention {
     pub delivery_error_logs: Option<Duration>,
     /// `RETENTION_PROVIDER_ORDER_LOGS`.
     pub provider_order_logs: Option<Duration>,
+    /// `RETENTION_ORDERS`, of `hub.orders`.
+    pub orders: Option<Duration>,
     /// `RETENTION_SKIPPED_EVENTS`, of `hub.skipped_events`.
     pub skipped_events: Option<Duration>,
 }
@@ -53,6 +55,7 @@ impl Retention {
             webhook_logs,
             delivery_error_logs: kept("RETENTION_DELIVERY_ERROR_LOGS")?,
             provider_order_logs: kept("RETENTION_PROVIDER_ORDER_LOGS")?,
+            orders: kept("RETENTION_ORDERS")?,
             skipped_events: kept("RETENTION_SKIPPED_EVENTS")?,
         })
     }

@@ -8,11 +8,13 @@ use chrono::{DateTime, Utc};
 
 use super::model::{Order, StatusChange};
 
+mod facts;
 mod news;
 mod shape;
 mod summary;
 
 pub use self::{
+    facts::{Facts, facts},
     news::{Announced, announced, as_news},
     summary::summary,
 };

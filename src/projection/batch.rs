@@ -1,16 +1,16 @@
-//! Applying events: all tables and the position in one transaction.
+//! Applying events: all projections and the position in one transaction.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 use super::{
-    delivery_error_logs::Errors,
+    ALL, Projection,
+    decoded::Event,
     era::Kept,
-    provider_order_logs::OrderLogs,
     providers::Providers,
-    rules::{self, Order},
-    webhook_logs::Webhooks,
+    rules::{self, Order, Standing},
     writer::{self, Holder},
 };
 use crate::{
@@ -39,8 +39,54 @@ pub struct To<'a> {
     pub log: Option<&'a Kept>,
 }
 
-/// Applies events that follow the position, in the log's order, and moves it to where `to` says; returns where the tables stand
-/// then. Events at or before the position are passed over, so applying a batch twice changes nothing.
+/// Events that are applied together, as projections get them.
+pub(crate) struct Batch<'a> {
+    all: Vec<Event<'a>>,
+    /// How many of them are in the rows of the projection whose turn it is.
+    known: usize,
+    /// What was known of each event's webhook before it; empty until the webhooks had their turn.
+    pub(super) standings: Vec<Standing>,
+    /// The rows of `delivery_providers`.
+    pub(super) providers: &'a Providers,
+    /// How the events come.
+    pub(super) order: Order,
+}
+
+impl<'a> Batch<'a> {
+    fn of(events: &'a [Recorded], providers: &'a Providers, order: Order) -> Self {
+        Self {
+            all: events.iter().map(Event::of).collect(),
+            known: 0,
+            standings: Vec::new(),
+            providers,
+            order,
+        }
+    }
+
+    /// The events, in the log's order.
+    pub(super) fn events(&self) -> &[Event<'a>] {
+        &self.all[self.known..]
+    }
+
+    /// The events with what was known of their webhooks.
+    pub(super) fn with_standings(&self) -> impl Iterator<Item = (&Event<'a>, Standing)> {
+        self.events().iter().zip(self.standings[self.known..].iter().copied())
+    }
+}
+
+/// What a batch is applied to.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    /// Who writes.
+    pub(super) holder: &'a Holder,
+    /// The rows of `delivery_providers`.
+    pub(super) providers: &'a Providers,
+    /// One projection of the hub's own, up to where the tables are; none: the tables, and all that are as far as these.
+    pub(super) only: Option<&'static dyn Projection>,
+}
+
+/// Applies events that follow the tables' position, in the log's order, and moves it to where `to` says; returns where the tables
+/// stand then. Events at or before the position are passed over, so applying a batch twice changes nothing.
 ///
 /// An event that PostgreSQL cannot take (its JSON is fine, but jsonb knows no NUL and no number of any size), or that the code
 /// panics over, is found by halving the batch. It is applied with a stand-in for its payload, else noted in
@@ -56,47 +102,72 @@ pub async fn apply(
     to: To<'_>,
     providers: &Providers,
 ) -> anyhow::Result<u64> {
-    let error = match transact(connection, holder, events, to, providers).await {
-        Err(error) if is_events_fault(&error) => error,
-        other => return other,
+    let target = Target {
+        holder,
+        providers,
+        only: None,
     };
-    match events {
-        [] => Err(error),
-        [event] => apply_alone(connection, holder, event, to, providers, error).await,
-        _ => {
-            let (first, second) = events.split_at(events.len() / 2);
-            let middle = To {
-                position: first.last().map_or(to.position, |event| event.sequence),
-                log: None,
-            };
-            Box::pin(apply(connection, holder, first, middle, providers)).await?;
-            Box::pin(apply(connection, holder, second, to, providers)).await
+    apply_to(connection, target, events, to).await
+}
+
+/// The same for any target; the position is the target's.
+///
+/// # Errors
+/// As [`apply`].
+pub(super) fn apply_to<'a>(
+    connection: &'a mut Connection,
+    target: Target<'a>,
+    events: &'a [Recorded],
+    to: To<'a>,
+) -> BoxFuture<'a, anyhow::Result<u64>> {
+    Box::pin(async move {
+        let error = match transact(connection, target, events, to).await {
+            Err(error) if is_events_fault(&error) => error,
+            other => return other,
+        };
+        match events {
+            [] => Err(error),
+            [event] => apply_alone(connection, target, event, to, error).await,
+            _ => {
+                let (first, second) = events.split_at(events.len() / 2);
+                let middle = To {
+                    position: first.last().map_or(to.position, |event| event.sequence),
+                    log: None,
+                };
+                apply_to(connection, target, first, middle).await?;
+                apply_to(connection, target, second, to).await
+            }
         }
-    }
+    })
 }
 
 /// Applies the event that a batch failed by.
 async fn apply_alone(
     connection: &mut Connection,
-    holder: &Holder,
+    target: Target<'_>,
     event: &Recorded,
     to: To<'_>,
-    providers: &Providers,
     error: anyhow::Error,
 ) -> anyhow::Result<u64> {
     let (sequence, event_type) = (event.sequence, event.envelope.event_type);
     let error = format!("{error:#}");
+    if let Some(only) = target.only {
+        let projection = only.name();
+        tracing::error!(sequence, event = %event_type, projection, error, "event left out of this projection");
+        return transact(connection, target, &[], to).await;
+    }
     tracing::error!(sequence, event = %event_type, error, "the tables cannot keep this event as it is");
     metrics::counter!("projection_unstorable_total").increment(1);
     if event_type == EventType::WebhookReceived {
         let mut stand_in = event.clone();
         stand_in.payload = Bytes::from_static(UNSTORABLE);
-        match transact(connection, holder, &[stand_in], to, providers).await {
+        match transact(connection, target, &[stand_in], to).await {
             Err(error) if is_events_fault(&error) => {}
             other => return other,
         }
     }
     tracing::error!(sequence, event = %event_type, "event left out of the tables and noted in hub.skipped_events");
+    let holder = target.holder;
     skip(
         connection,
         holder,
@@ -122,14 +193,14 @@ pub(super) async fn skip(
 ) -> anyhow::Result<u64> {
     metrics::counter!("projection_skipped_total").increment(1);
     let transaction = connection.transaction().await?;
-    let position = writer::lock(&transaction, holder).await?;
-    if up_to <= position {
-        return Ok(position);
+    let locked = writer::lock(&transaction, holder).await?;
+    if up_to <= locked.position {
+        return Ok(locked.position);
     }
     transaction
         .execute(query::SKIP_EVENT, &[&i64::try_from(sequence)?, &event_type, &reason])
         .await?;
-    writer::move_to(&transaction, up_to, None).await?;
+    writer::move_to(&transaction, &locked, up_to, None).await?;
     transaction.commit().await?;
     Ok(up_to)
 }
@@ -147,8 +218,16 @@ pub(super) async fn apply_skipped(
     let events = std::slice::from_ref(event);
     let applied = panics::catch("projection", async {
         let transaction = connection.transaction().await?;
-        writer::lock(&transaction, holder).await?;
-        write(&transaction, events, providers, Order::Late).await?;
+        let locked = writer::lock(&transaction, holder).await?;
+        // A projection that is behind comes to it in the log's order.
+        let mut due = Vec::with_capacity(ALL.len());
+        for projection in ALL {
+            let is_as_far = |position: u64| position >= event.sequence;
+            if projection.reset().is_none() || locked.of(projection).is_some_and(is_as_far) {
+                due.push((projection, 0));
+            }
+        }
+        write(&transaction, events, (providers, Order::Late), &due).await?;
         let sequence = i64::try_from(event.sequence)?;
         transaction.execute(query::UNSKIP_EVENT, &[&sequence]).await?;
         transaction.commit().await?;
@@ -163,48 +242,63 @@ pub(super) async fn apply_skipped(
 
 async fn transact(
     connection: &mut Connection,
-    holder: &Holder,
+    target: Target<'_>,
     events: &[Recorded],
     to: To<'_>,
-    providers: &Providers,
 ) -> anyhow::Result<u64> {
+    let Target {
+        holder,
+        providers,
+        only,
+    } = target;
     let applied = panics::catch("projection", async {
         let transaction = connection.transaction().await?;
-        let position = writer::lock(&transaction, holder).await?;
-        if to.position <= position {
+        let locked = writer::lock(&transaction, holder).await?;
+        let (position, end) = match only {
+            // Of another version by now: nothing is left to do.
+            Some(only) => (locked.of(only).unwrap_or(u64::MAX), to.position.min(locked.position)),
+            None => (locked.position, to.position),
+        };
+        if end <= position {
             return Ok(position);
         }
-        let fresh = &events[events.partition_point(|event| event.sequence <= position)..];
-        write(&transaction, fresh, providers, Order::Logs).await?;
-        writer::move_to(&transaction, to.position, to.log).await?;
+        let after = |sequence: u64| events.partition_point(|event| event.sequence <= sequence);
+        let fresh = &events[after(position)..after(end)];
+        let sources = (providers, Order::Logs);
+        if let Some(only) = only {
+            write(&transaction, fresh, sources, &[(only, position)]).await?;
+            writer::move_own(&transaction, only, end).await?;
+        } else {
+            write(&transaction, fresh, sources, &locked.current()).await?;
+            writer::move_to(&transaction, &locked, end, to.log).await?;
+        }
         transaction.commit().await?;
-        Ok(to.position)
+        Ok(end)
     });
     applied.await.map_err(anyhow::Error::from).flatten()
 }
 
-/// Reads what the tables know, applies the events to it, and writes the result: webhooks first, the others refer to them.
+/// Applies the events to projections, to each those behind its position: it reads what it knows, and writes the result.
 async fn write(
     transaction: &Transaction<'_>,
     events: &[Recorded],
-    providers: &Providers,
-    order: Order,
+    (providers, order): (&Providers, Order),
+    projections: &[(&'static dyn Projection, u64)],
 ) -> anyhow::Result<()> {
     if events.is_empty() {
         return Ok(());
     }
-    let mut webhooks = Webhooks::load(transaction, events, order).await?;
-    let mut orders = OrderLogs::load(transaction, events, providers, order).await?;
-    let mut errors = Errors::default();
     for event in events {
         fault_injection::panic_at("projection", &event.envelope.external_order_id);
-        let standing = webhooks.apply(event, providers);
-        errors.apply(event, standing, providers);
-        orders.apply(event, standing, providers);
     }
-    webhooks.store(transaction).await?;
-    errors.store(transaction).await?;
-    orders.store(transaction).await
+    let mut batch = Batch::of(events, providers, order);
+    for (projection, position) in projections {
+        batch.known = batch.all.partition_point(|event| event.sequence <= *position);
+        if !batch.events().is_empty() {
+            projection.apply(transaction, &mut batch).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether an event is at fault: PostgreSQL, or a trigger of the platform, refused what it says, or the code panicked; as opposed

@@ -4,22 +4,52 @@
 use std::collections::{HashMap, hash_map::Entry};
 
 use chrono::NaiveDateTime;
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::{
-    payload,
+    Projection,
+    batch::Batch,
+    decoded::{Event, Said},
     providers::Providers,
     rules::{self, Standing},
     timestamp,
 };
 use crate::{
     database::{Transaction, query},
-    event::{
-        EventId, EventType, Recorded,
-        outcome::{DeadLettered, ErrorReport, ForwardFailed, Rejected},
-        push::{self, PushFailed},
-    },
+    event::{EventId, EventType, outcome::ErrorReport, push},
 };
+
+/// The projection.
+pub(super) struct DeliveryErrorLogs;
+
+impl Projection for DeliveryErrorLogs {
+    fn name(&self) -> &'static str {
+        "delivery_error_logs"
+    }
+
+    fn version(&self) -> i32 {
+        1
+    }
+
+    fn reset(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn apply<'a>(
+        &'a self,
+        transaction: &'a Transaction<'_>,
+        batch: &'a mut Batch<'_>,
+    ) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(async move {
+            let mut errors = Errors::default();
+            for (event, standing) in batch.with_standings() {
+                errors.apply(event, standing, batch.providers);
+            }
+            errors.store(transaction).await
+        })
+    }
+}
 
 /// The columns, as arrays.
 #[derive(Default)]
@@ -46,10 +76,10 @@ struct Rows<'a> {
 impl<'a> Rows<'a> {
     fn push(
         &mut self,
-        event: &'a Recorded,
+        event: &'a Event<'_>,
         provider_id: &'a str,
         standing: Standing,
-        (error, attempts, next): Failure,
+        (error, attempts, next): Failure<'_>,
     ) {
         let envelope = &event.envelope;
         let at = timestamp(envelope.time);
@@ -72,12 +102,12 @@ impl<'a> Rows<'a> {
         self.webhook_log_id
             .push(standing.is_known.then(|| envelope.root_id.to_string()));
         self.error_type.push(error.error_type.as_str());
-        self.error_code.push(error.code);
-        self.error_message.push(error.message);
+        self.error_code.push(error.code.clone());
+        self.error_message.push(error.message.clone());
         self.error_details.push(
-            Some(error.details)
+            Some(&error.details)
                 .filter(|details| !Value::is_null(details))
-                .map(|details| details.to_string()),
+                .map(ToString::to_string),
         );
         self.context.push(context.to_string());
         self.retry_count.push(i32::try_from(attempts).unwrap_or(i32::MAX));
@@ -97,20 +127,17 @@ impl<'a> Rows<'a> {
 const SETTLED: &str = "the backend has it by another attempt";
 
 /// An error, how many attempts it counts, and when the next one is due.
-type Failure = (ErrorReport, u32, Option<NaiveDateTime>);
+type Failure<'e> = (&'e ErrorReport, u32, Option<NaiveDateTime>);
 
 /// The failure that an event tells of; none where it tells of none.
-fn failure(event: &Recorded) -> Option<Failure> {
-    match event.envelope.event_type {
-        EventType::OrderRejected => payload::<Rejected>(event).map(|rejected| (rejected.error, 0, None)),
-        EventType::OrderDeadLettered => payload::<DeadLettered>(event).map(|dead| (dead.error, dead.retries, None)),
-        EventType::OrderForwardFailed => payload::<ForwardFailed>(event)
-            .map(|failed| (failed.error, failed.retries, Some(timestamp(failed.next_attempt_at)))),
+fn failure<'e>(event: &'e Event<'_>) -> Option<Failure<'e>> {
+    match &event.said {
+        Said::Rejected(rejected) => Some((&rejected.error, 0, None)),
+        Said::DeadLettered(dead) => Some((&dead.error, dead.retries, None)),
+        Said::ForwardFailed(failed) => Some((&failed.error, failed.retries, Some(timestamp(failed.next_attempt_at)))),
         // Where it was given up, the dead letter says the same.
-        EventType::OrderFetchFailed | EventType::OrderStatusPushFailed | EventType::MenuSyncFailed => {
-            payload::<PushFailed>(event)
-                .filter(|failed| !failed.given_up)
-                .map(|failed| (failed.error, failed.retries, failed.next_attempt_at.map(timestamp)))
+        Said::PushFailed(failed) if !failed.given_up => {
+            Some((&failed.error, failed.retries, failed.next_attempt_at.map(timestamp)))
         }
         _ => None,
     }
@@ -148,7 +175,7 @@ impl Overcome {
 
 /// The errors of a batch.
 #[derive(Default)]
-pub(super) struct Errors<'a> {
+struct Errors<'a> {
     rows: Rows<'a>,
     /// Places among the rows of those that are open.
     open: HashMap<EventId, Vec<usize>>,
@@ -158,7 +185,7 @@ pub(super) struct Errors<'a> {
 
 impl<'a> Errors<'a> {
     /// Applies an event, of whose webhook so much was known before.
-    pub(super) fn apply(&mut self, event: &'a Recorded, standing: Standing, providers: &'a Providers) {
+    fn apply(&mut self, event: &'a Event<'_>, standing: Standing, providers: &'a Providers) {
         let envelope = &event.envelope;
         let root = envelope.root_id;
         if let Some(note) = rules::overcomes(event) {
@@ -189,7 +216,7 @@ impl<'a> Errors<'a> {
     }
 
     /// Writes what the batch made of them.
-    pub(super) async fn store(self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
+    async fn store(self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
         // Before the rows of this batch are there, among which are errors that came later.
         self.webhooks.store(transaction, query::RESOLVE_ERROR_LOGS).await?;
         self.requests.store(transaction, query::RESOLVE_PUSH_ERRORS).await?;

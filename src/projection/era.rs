@@ -53,6 +53,11 @@ impl Kept {
         kept
     }
 
+    /// How often the log was another one before.
+    pub(super) const fn era(&self) -> i32 {
+        self.era
+    }
+
     fn remembered(&self, position: u64) -> Remembered {
         Remembered {
             created: self.created,
@@ -104,7 +109,7 @@ async fn begin(
 ) -> anyhow::Result<Kept> {
     let common = compared.common().unwrap_or(0);
     let transaction = connection.transaction().await?;
-    writer::lock(&transaction, holder).await?;
+    let locked = writer::lock(&transaction, holder).await?;
     let rows = transaction.query(query::LAST_ERA, &[]).await?;
     let last: i32 = rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(0);
     let next = Kept {
@@ -121,7 +126,10 @@ async fn begin(
             &[&next.era, &compared.found(), &created, &before, &at],
         )
         .await?;
-    writer::move_to(&transaction, common, Some(&next)).await?;
+    writer::move_to(&transaction, &locked, common, Some(&next)).await?;
+    transaction
+        .execute(query::ERA_OF_PROJECTIONS, &[&at, &next.era])
+        .await?;
     transaction.commit().await?;
     Ok(next)
 }
@@ -139,10 +147,10 @@ pub(super) async fn note_gap(
 ) -> anyhow::Result<()> {
     let (first, last) = (position + 1, before - 1);
     let transaction = connection.transaction().await?;
-    writer::lock(&transaction, holder).await?;
+    let locked = writer::lock(&transaction, holder).await?;
     let (from, to) = (i64::try_from(first)?, i64::try_from(last)?);
     transaction.execute(query::NOTE_GAP, &[&kept.era, &from, &to]).await?;
-    writer::move_to(&transaction, last, None).await?;
+    writer::move_to(&transaction, &locked, last, None).await?;
     transaction.commit().await?;
     metrics::counter!("projection_gap_events_total").increment(before - first);
     tracing::error!(

@@ -1,5 +1,6 @@
 //! Following the log: one instance writes, the others stand by.
 
+mod gather;
 mod writing;
 
 use std::{
@@ -7,15 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::jetstream::Message;
-use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::writing::Writer;
+use self::{gather::Gather, writing::Writer};
 use super::{
-    batch::{MAX_BYTES, MAX_EVENTS},
+    batch::MAX_EVENTS,
     era::Kept,
+    fill::{self, Filler},
     indexes,
     providers::Providers,
     retention::Retained,
@@ -28,7 +28,7 @@ use crate::{
     fault_injection,
     journal::{
         EVENTS, Journal,
-        pull::{self, Messages, Pull},
+        pull::{Messages, Pull},
         streams,
     },
     telemetry::tables::Who,
@@ -49,11 +49,6 @@ const PULL: Pull = Pull {
     expires: Duration::from_secs(30),
     heartbeat: Duration::from_secs(5),
 };
-/// From so many events in one transaction on the log counts as busy; then the next transaction waits a moment, so that it
-/// holds more of each order's events and writes each row fewer times.
-const BUSY_EVENTS: usize = 250;
-const GATHER: Duration = Duration::from_millis(100);
-
 /// An event on the log that only a later version can read.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("event {sequence} is of a later version: {what}")]
@@ -175,9 +170,16 @@ impl Live {
             holder: self.holder.clone(),
             kept: self.kept,
         };
+        let filler = Filler {
+            journal: self.journal.clone(),
+            database: self.database.clone(),
+            holder: self.holder.clone(),
+        };
+        fill::prepare(&mut connection, &self.holder, kept.era()).await?;
         let written = tokio::select! {
             written = Box::pin(self.follow(&mut connection, position, kept, stop)) => written,
             never = old.run() => never,
+            never = filler.run() => never,
         };
         self.journal.tables().retention_ended();
         if !connection.is_broken()
@@ -240,14 +242,8 @@ impl Live {
         }
         writer.catch_up(connection, stop).await?;
         let mut messages = Messages::of(self.journal.connection(), EVENTS, CONSUMER, PULL).await?;
-        let mut busy = false;
+        let mut gather = Gather::default();
         loop {
-            if busy {
-                tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(GATHER) => {}
-                }
-            }
             let first = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
@@ -261,9 +257,11 @@ impl Live {
                     continue;
                 }
             };
-            let batch = collect(first, &mut messages)?;
+            let batch = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                batch = gather.batch(first, &mut messages) => batch?,
+            };
             let Some((up_to, latest)) = batch.last() else { continue };
-            busy = batch.len() >= BUSY_EVENTS;
             if !writer.is_of_this_log(connection).await? {
                 // What was taken from the consumer is read again, as far as it is on this log.
                 writer.catch_up(connection, stop).await?;
@@ -276,22 +274,4 @@ impl Live {
                 .map_err(|error| anyhow::anyhow!("cannot acknowledge: {error}"))?;
         }
     }
-}
-
-/// What is there, without waiting for more, in the log's order: a busy log makes full batches, a quiet one quick ones.
-fn collect(first: Option<Message>, messages: &mut Messages) -> anyhow::Result<Vec<(u64, Message)>> {
-    let (mut batch, mut bytes, mut next) = (Vec::new(), 0, Some(first));
-    while let Some(message) = next {
-        if let Some(message) = message {
-            bytes += message.payload.len();
-            batch.push((pull::info(&message)?.stream_sequence, message));
-        }
-        next = if batch.len() < MAX_EVENTS && bytes < MAX_BYTES {
-            messages.next().now_or_never().transpose()?
-        } else {
-            None
-        };
-    }
-    batch.sort_unstable_by_key(|(sequence, _)| *sequence);
-    Ok(batch)
 }

@@ -7,38 +7,70 @@
 //!
 //! Where the log went back or is another, the tables begin an [`era`].
 //!
-//! [`schema`] keeps the tables' shape and [`indexes`] what they are found by; `webhook_logs`, `delivery_error_logs` and
-//! `provider_order_logs` are the tables, `retention` deletes what is old, `rules` says what the last word is, [`batch`] applies events to all of them, [`live`]
-//! follows the log.
+//! [`schema`] keeps the tables' shape and [`indexes`] what they are found by. Each table is a [`Projection`] and stands in [`ALL`]:
+//! `webhook_logs`, `delivery_error_logs` and `provider_order_logs` are the platform's, `orders` is the hub's own. `retention` deletes
+//! what is old, `rules` says what the last word is, `decoded` reads payloads, [`batch`] applies events to all of them, [`live`] follows
+//! the log and gathers what belongs together, [`fill`] makes a projection of the hub's own that is new, or another version, from the log.
 
 pub mod schema;
 pub mod indexes;
 pub mod writer;
 pub mod era;
 mod rules;
+mod decoded;
 pub mod batch;
 mod retention;
 pub mod live;
+pub mod fill;
 pub mod providers;
 mod webhook_logs;
 mod delivery_error_logs;
 mod provider_order_logs;
+mod orders;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use serde::de::DeserializeOwned;
+use futures_util::future::BoxFuture;
 
-use crate::event::Recorded;
+use self::batch::Batch;
+use crate::database::Transaction;
 
-/// A time as the tables keep it: UTC without a zone, milliseconds.
-fn timestamp(time: DateTime<Utc>) -> NaiveDateTime {
-    time.naive_utc()
+/// A table that follows from the events of the log, and from nothing else.
+pub(crate) trait Projection: Sync {
+    /// Its name in `hub.projections`.
+    fn name(&self) -> &'static str;
+
+    /// Which events make which rows. A table of the hub's own is emptied and filled from the log where this is larger than what made
+    /// its rows.
+    fn version(&self) -> i32;
+
+    /// The statement that empties it. None for tables of the platform, which may hold rows of others: their rows are never taken away,
+    /// and their position is that of the tables.
+    fn reset(&self) -> Option<&'static str>;
+
+    /// Reads what the table knows of the events' orders, applies the events to that in memory, and writes each row once.
+    fn apply<'a>(
+        &'a self,
+        transaction: &'a Transaction<'_>,
+        batch: &'a mut Batch<'_>,
+    ) -> BoxFuture<'a, anyhow::Result<()>>;
 }
 
-/// An outcome's payload; none, and a line in the log, where a later version wrote something that this one cannot read.
-fn payload<T: DeserializeOwned>(event: &Recorded) -> Option<T> {
-    let read = serde_json::from_slice(&event.payload);
-    if let Err(error) = &read {
-        tracing::error!(sequence = event.sequence, event = %event.envelope.event_type, %error, "an outcome's payload cannot be read");
-    }
-    read.ok()
+/// Every projection, in the order in which a batch is applied to them: webhooks first, for errors refer to their rows.
+const ALL: [&dyn Projection; 4] = [
+    &webhook_logs::WebhookLogs,
+    &delivery_error_logs::DeliveryErrorLogs,
+    &provider_order_logs::ProviderOrderLogs,
+    &orders::Orders,
+];
+
+/// Those that are the hub's own.
+fn own() -> Vec<&'static dyn Projection> {
+    let mut own = ALL.to_vec();
+    own.retain(|projection| projection.reset().is_some());
+    own
+}
+
+/// A time as the platform's tables keep it: UTC without a zone, milliseconds.
+fn timestamp(time: DateTime<Utc>) -> NaiveDateTime {
+    time.naive_utc()
 }

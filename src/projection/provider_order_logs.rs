@@ -4,11 +4,13 @@
 use std::collections::HashMap;
 
 use chrono::NaiveDateTime;
-use serde::Deserialize;
+use futures_util::future::BoxFuture;
 use tokio_postgres::types::ToSql;
 
 use super::{
-    payload,
+    Projection,
+    batch::Batch,
+    decoded::{Event, Said},
     providers::Providers,
     rules::{self, Order, Standing},
     timestamp,
@@ -16,11 +18,42 @@ use super::{
 use crate::{
     database::{Transaction, query},
     event::{
-        Envelope, EventType, Recorded,
+        Envelope,
         outcome::{Forwarded, OrderSummary},
     },
     order::status::OrderStatus,
 };
+
+/// The projection.
+pub(super) struct ProviderOrderLogs;
+
+impl Projection for ProviderOrderLogs {
+    fn name(&self) -> &'static str {
+        "provider_order_logs"
+    }
+
+    fn version(&self) -> i32 {
+        1
+    }
+
+    fn reset(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn apply<'a>(
+        &'a self,
+        transaction: &'a Transaction<'_>,
+        batch: &'a mut Batch<'_>,
+    ) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(async move {
+            let mut orders = OrderLogs::load(transaction, batch.events(), batch.providers, batch.order).await?;
+            for (event, standing) in batch.with_standings() {
+                orders.apply(event, standing, batch.providers);
+            }
+            orders.store(transaction).await
+        })
+    }
+}
 
 /// What news change. None leaves a column as it is.
 #[derive(Debug, Default)]
@@ -52,16 +85,16 @@ struct OrderLog<'a> {
 }
 
 impl OrderLog<'_> {
-    fn change(&mut self, comes: Order, at: NaiveDateTime, order: OrderSummary) {
+    fn change(&mut self, comes: Order, at: NaiveDateTime, order: &OrderSummary) {
         if !comes.may_change(self.changed_at, at) {
             return;
         }
-        let next = mapped(&order);
+        let next = mapped(order);
         let news = self.news.get_or_insert_default();
         if rules::may_become(self.status, next) {
             // News about the courier alone has no status.
             if !order.provider_status.is_empty() {
-                news.provider_status = Some(order.provider_status);
+                news.provider_status = Some(order.provider_status.clone());
             }
             if next.is_some() {
                 (news.mapped_status, self.status) = (next, next);
@@ -70,26 +103,19 @@ impl OrderLog<'_> {
                 news.actual_delivery = Some(at);
             }
         }
-        news.captain_name = order.captain_name.or(news.captain_name.take());
-        news.captain_phone = order.captain_phone.or(news.captain_phone.take());
-        news.captain_id = order.captain_id.or(news.captain_id.take());
+        news.captain_name = order.captain_name.clone().or(news.captain_name.take());
+        news.captain_phone = order.captain_phone.clone().or(news.captain_phone.take());
+        news.captain_id = order.captain_id.clone().or(news.captain_id.take());
         news.updated_at = at;
     }
 }
 
-/// As much of `order.forwarded` as says which order the backend made of it.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Answered {
-    internal_order_id: Option<String>,
-}
-
 /// What only the event that creates an order says.
 struct New<'a> {
-    event: &'a Recorded,
+    event: &'a Event<'a>,
     /// Whether the webhook has a row.
     has_webhook: bool,
-    order: OrderSummary,
+    order: &'a OrderSummary,
 }
 
 /// A word of the enum only: another would refuse the whole batch.
@@ -98,7 +124,7 @@ fn mapped(order: &OrderSummary) -> Option<OrderStatus> {
 }
 
 /// The orders of a batch.
-pub(super) struct OrderLogs<'a> {
+struct OrderLogs<'a> {
     order: Order,
     rows: Vec<OrderLog<'a>>,
     /// Places among the rows by provider's id and the provider's order id.
@@ -109,9 +135,9 @@ pub(super) struct OrderLogs<'a> {
 
 impl<'a> OrderLogs<'a> {
     /// What the tables know of the orders of these events.
-    pub(super) async fn load(
+    async fn load(
         transaction: &Transaction<'_>,
-        events: &[Recorded],
+        events: &[Event<'_>],
         providers: &Providers,
         order: Order,
     ) -> anyhow::Result<OrderLogs<'a>> {
@@ -123,18 +149,16 @@ impl<'a> OrderLogs<'a> {
         };
         let (mut provider_ids, mut external_ids) = (Vec::new(), Vec::new());
         let (mut providers_of_orders, mut order_ids) = (Vec::new(), Vec::new());
-        for event in events
-            .iter()
-            .filter(|event| event.envelope.event_type == EventType::OrderForwarded)
-        {
+        for event in events {
+            let Said::Forwarded(forwarded) = &event.said else {
+                continue;
+            };
             if let Some(provider_id) = providers.id(&event.envelope.provider) {
                 provider_ids.push(provider_id);
                 external_ids.push(event.envelope.external_order_id.as_str());
-                let is_creation = event.envelope.is_creation();
-                let answered = is_creation.then(|| payload::<Answered>(event)).flatten();
-                if let Some(order_id) = answered.and_then(|answered| answered.internal_order_id) {
+                if let (true, Some(order_id)) = (event.envelope.is_creation(), &forwarded.internal_order_id) {
                     providers_of_orders.push(provider_id);
-                    order_ids.push(order_id);
+                    order_ids.push(order_id.as_str());
                 }
             }
         }
@@ -174,27 +198,29 @@ impl<'a> OrderLogs<'a> {
     }
 
     /// Applies an event, of whose webhook so much was known before.
-    pub(super) fn apply(&mut self, event: &'a Recorded, standing: Standing, providers: &Providers) {
+    fn apply(&mut self, event: &'a Event<'a>, standing: Standing, providers: &Providers) {
         let envelope = &event.envelope;
-        if envelope.event_type != EventType::OrderForwarded {
-            return;
-        }
-        let (Some(provider_id), Some(forwarded)) = (providers.id(&envelope.provider), payload::<Forwarded>(event))
-        else {
+        let (Some(provider_id), Said::Forwarded(forwarded)) = (providers.id(&envelope.provider), &event.said) else {
             return;
         };
-        match forwarded.internal_order_id {
+        let Forwarded {
+            internal_order_id,
+            as_news,
+            order,
+            ..
+        } = &**forwarded;
+        match internal_order_id {
             Some(order_id) if envelope.is_creation() => {
                 match self.by_order_id.get(&(provider_id.to_owned(), order_id.clone())) {
-                    Some(place) => self.announced_again(*place, event, standing, forwarded.order),
-                    None => self.create(provider_id, order_id, event, standing, forwarded.order),
+                    Some(place) => self.announced_again(*place, event, standing, order),
+                    None => self.create(provider_id, order_id.clone(), event, standing, order),
                 }
             }
             // An order of its own, and the backend's id of it is not known: no row can be made, and another order's that had this
             // number before is none of its business. What an announcement was sent as news for has its row.
-            None if envelope.is_creation() && !forwarded.as_news => {}
+            None if envelope.is_creation() && !as_news => {}
             _ if standing.is_settled => {}
-            _ => self.change(provider_id, event, forwarded.order),
+            _ => self.change(provider_id, event, order),
         }
     }
 
@@ -202,9 +228,9 @@ impl<'a> OrderLogs<'a> {
         &mut self,
         provider_id: &str,
         order_id: String,
-        event: &'a Recorded,
+        event: &'a Event<'a>,
         standing: Standing,
-        order: OrderSummary,
+        order: &'a OrderSummary,
     ) {
         let new = New {
             event,
@@ -220,7 +246,7 @@ impl<'a> OrderLogs<'a> {
             provider_id: provider_id.to_owned(),
             branch_id: new.order.branch_id.clone(),
             external_order_id: envelope.external_order_id.clone(),
-            status: mapped(&new.order),
+            status: mapped(new.order),
             created_at: at,
             changed_at: at,
             new: Some(new),
@@ -244,18 +270,18 @@ impl<'a> OrderLogs<'a> {
 
     /// The same order once more; also where the backend says so of another number, or of another branch's order, which are left
     /// alone.
-    fn announced_again(&mut self, place: usize, event: &Recorded, standing: Standing, order: OrderSummary) {
+    fn announced_again(&mut self, place: usize, event: &Event<'_>, standing: Standing, order: &OrderSummary) {
         let (comes, row) = (self.order, &mut self.rows[place]);
         let envelope = &event.envelope;
         let is_same = row.external_order_id == envelope.external_order_id
             && envelope.principal.may_act_for(&row.branch_id).is_ok();
         let is_news = is_same && !standing.is_settled;
-        if is_news && rules::may_be_announced(row.status, mapped(&order)) {
+        if is_news && rules::may_be_announced(row.status, mapped(order)) {
             row.change(comes, timestamp(event.envelope.time), order);
         }
     }
 
-    fn change(&mut self, provider_id: &str, event: &Recorded, order: OrderSummary) {
+    fn change(&mut self, provider_id: &str, event: &Event<'_>, order: &OrderSummary) {
         let comes = self.order;
         if let Some(row) = self.find(provider_id, &event.envelope, &order.branch_id) {
             row.change(comes, timestamp(event.envelope.time), order);
@@ -263,7 +289,7 @@ impl<'a> OrderLogs<'a> {
     }
 
     /// Writes what the batch made of them.
-    pub(super) async fn store(self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
+    async fn store(self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
         let (mut new, mut changed) = (NewRows::default(), Changes::default());
         for row in self.rows {
             match (row.new, row.news) {
@@ -344,30 +370,30 @@ impl NewRows {
     fn push(&mut self, id: String, order_id: String, provider_id: String, new: New<'_>, news: Option<News>) {
         let (order, envelope) = (new.order, &new.event.envelope);
         let at = timestamp(envelope.time);
-        let mapped_status = mapped(&order);
+        let mapped_status = mapped(order);
         let news = news.unwrap_or(News {
             updated_at: at,
             ..News::default()
         });
         let state = News {
-            provider_status: Some(news.provider_status.unwrap_or(order.provider_status)),
+            provider_status: Some(news.provider_status.unwrap_or_else(|| order.provider_status.clone())),
             mapped_status: news.mapped_status.or(mapped_status),
-            captain_name: news.captain_name.or(order.captain_name),
-            captain_phone: news.captain_phone.or(order.captain_phone),
-            captain_id: news.captain_id.or(order.captain_id),
+            captain_name: news.captain_name.or_else(|| order.captain_name.clone()),
+            captain_phone: news.captain_phone.or_else(|| order.captain_phone.clone()),
+            captain_id: news.captain_id.or_else(|| order.captain_id.clone()),
             ..news
         };
         self.state.push(id, state);
         self.order_id.push(order_id);
         self.provider_id.push(provider_id);
-        self.branch_id.push(order.branch_id);
-        self.company_id.push(order.company_id);
+        self.branch_id.push(order.branch_id.clone());
+        self.company_id.push(order.company_id.clone());
         self.external_order_id.push(envelope.external_order_id.clone());
-        self.delivery_type.push(order.delivery_type);
-        self.delivery_fee.push(order.delivery_fee);
-        self.service_fee.push(order.service_fee);
-        self.total_amount.push(order.total);
-        self.payment_method.push(order.payment_method);
+        self.delivery_type.push(order.delivery_type.clone());
+        self.delivery_fee.push(order.delivery_fee.clone());
+        self.service_fee.push(order.service_fee.clone());
+        self.total_amount.push(order.total.clone());
+        self.payment_method.push(order.payment_method.clone());
         self.is_prepaid.push(order.is_prepaid);
         self.root_id.push(new.has_webhook.then(|| envelope.root_id.to_string()));
         self.created_at.push(at);

@@ -39,8 +39,11 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '1s'";
 /// A row that a table of the platform's own still refers to.
 const REFERRED_TO: &str = "23503";
 
-/// Tables of the platform: name, how one step is done, how long rows are kept.
-fn tables(kept: &Retention) -> [(&'static str, &'static str, Option<Duration>); 3] {
+/// The hub's own table. The right to delete its rows is among those that every hub needs.
+const OWN: &str = "hub.orders";
+
+/// Tables: name, how one step is done, how long rows are kept.
+fn tables(kept: &Retention) -> [(&'static str, &'static str, Option<Duration>); 4] {
     [
         // First: webhooks wait until their errors are gone.
         (
@@ -54,6 +57,7 @@ fn tables(kept: &Retention) -> [(&'static str, &'static str, Option<Duration>); 
             query::RETAIN_ORDER_LOGS,
             kept.provider_order_logs,
         ),
+        (OWN, query::RETAIN_ORDERS, kept.orders),
     ]
 }
 

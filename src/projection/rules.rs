@@ -14,11 +14,8 @@
 
 use chrono::NaiveDateTime;
 
-use super::payload;
-use crate::{
-    event::{EventType, Recorded, outcome::Ignored},
-    order::status::OrderStatus,
-};
+use super::decoded::{Event, Said};
+use crate::{event::EventType, order::status::OrderStatus};
 
 /// The reason of an `order.ignored` that says: this very webhook was there before.
 const REPEATED: &str = "DUPLICATE_WEBHOOK";
@@ -50,13 +47,12 @@ impl Order {
 }
 
 /// Whether an event only says that its webhook was there before.
-pub(super) fn is_repeat(event: &Recorded) -> bool {
-    event.envelope.event_type == EventType::OrderIgnored
-        && payload::<Ignored>(event).is_some_and(|ignored| ignored.reason == REPEATED)
+pub(super) fn is_repeat(event: &Event<'_>) -> bool {
+    matches!(&event.said, Said::Ignored(ignored) if ignored.reason == REPEATED)
 }
 
 /// What the errors of the same webhook or request say when an event shows that they were overcome.
-pub(super) fn overcomes(event: &Recorded) -> Option<&'static str> {
+pub(super) fn overcomes(event: &Event<'_>) -> Option<&'static str> {
     match event.envelope.event_type {
         EventType::OrderForwarded | EventType::MenuSyncReported => Some("forwarded by a later attempt"),
         EventType::OrderIgnored if !is_repeat(event) => Some("nothing was left to do"),

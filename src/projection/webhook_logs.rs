@@ -6,24 +6,58 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
+use futures_util::future::BoxFuture;
 use serde_json::json;
 use tokio_postgres::types::ToSql;
 
 use super::{
-    batch::storable_json,
-    payload,
+    Projection,
+    batch::{Batch, storable_json},
+    decoded::{Event, Said},
     providers::Providers,
     rules::{self, Order, Standing},
     timestamp,
 };
 use crate::{
     database::{Transaction, query},
-    event::{
-        EventId, EventType, Recorded,
-        outcome::{DeadLettered, ForwardFailed, Forwarded, Ignored, Rejected},
-        push::PushFailed,
-    },
+    event::{EventId, EventType},
 };
+
+/// The projection.
+pub(super) struct WebhookLogs;
+
+impl Projection for WebhookLogs {
+    fn name(&self) -> &'static str {
+        "webhook_logs"
+    }
+
+    fn version(&self) -> i32 {
+        1
+    }
+
+    fn reset(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Also tells the batch what was known of each event's webhook before it.
+    fn apply<'a>(
+        &'a self,
+        transaction: &'a Transaction<'_>,
+        batch: &'a mut Batch<'_>,
+    ) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(async move {
+            let mut webhooks = Webhooks::load(transaction, batch.events(), batch.order).await?;
+            let standings = batch
+                .events()
+                .iter()
+                .map(|event| webhooks.apply(event, batch.providers))
+                .collect();
+            webhooks.store(transaction).await?;
+            batch.standings = standings;
+            Ok(())
+        })
+    }
+}
 
 /// An array of a statement, one value a row.
 type Column<'a> = &'a (dyn ToSql + Sync);
@@ -47,7 +81,7 @@ struct Fate {
 }
 
 impl Fate {
-    fn note(&mut self, event: &Recorded) {
+    fn note(&mut self, event: &Event<'_>) {
         let envelope = &event.envelope;
         self.updated_at = timestamp(envelope.time);
         if let Some(branch) = &envelope.branch {
@@ -58,46 +92,43 @@ impl Fate {
             EventType::WebhookReceived => self.status = Some("received"),
             EventType::OrderTransformed => {
                 self.status = Some("processing");
-                if let Ok(summary) = crate::order::body::summary(&event.payload) {
-                    self.company_id = Some(summary.company_id);
+                if let Said::Transformed(facts) = &event.said
+                    && let Some(company_id) = &facts.company_id
+                {
+                    self.company_id = Some(company_id.clone());
                 }
             }
-            EventType::OrderForwardFailed => {
-                let failed = payload::<ForwardFailed>(event);
-                self.retry(failed.map(|failed| (failed.retries, Some(failed.next_attempt_at), failed.error.message)));
-            }
             EventType::OrderFetchRequested | EventType::OrderFetched => self.status = Some("processing"),
-            EventType::OrderFetchFailed => {
-                let failed = payload::<PushFailed>(event);
-                self.retry(failed.map(|failed| (failed.retries, failed.next_attempt_at, failed.error.message)));
-            }
+            EventType::OrderForwardFailed | EventType::OrderFetchFailed => self.retry(event),
             // A menu's result, which is all that the webhook was about.
             EventType::MenuSyncReported => self.end(COMPLETED),
             EventType::OrderForwarded => {
                 self.end(COMPLETED);
-                if let Some(forwarded) = payload::<Forwarded>(event) {
+                if let Said::Forwarded(forwarded) = &event.said {
                     self.response = Some(json!({ "success": true, "orderId": &forwarded.internal_order_id, "status": forwarded.order_status }).to_string());
-                    self.internal_order_id = forwarded.internal_order_id.or(self.internal_order_id.take());
+                    self.take_order_id(forwarded.internal_order_id.as_ref());
                 }
             }
             EventType::OrderIgnored => {
                 self.end("ignored");
-                if let Some(ignored) = payload::<Ignored>(event) {
-                    self.internal_order_id = ignored.internal_order_id.or(self.internal_order_id.take());
+                if let Said::Ignored(ignored) = &event.said {
                     self.response = Some(json!({ "ignored": ignored.reason, "message": ignored.message }).to_string());
+                    self.take_order_id(ignored.internal_order_id.as_ref());
                 }
             }
             // Somebody asked for it to be taken up again.
             EventType::OrderRetryRequested => self.status = Some("retrying"),
             EventType::OrderRejected => {
                 self.end("failed");
-                self.error_message = payload::<Rejected>(event).map(|rejected| rejected.error.message);
+                if let Said::Rejected(rejected) = &event.said {
+                    self.error_message = Some(rejected.error.message.clone());
+                }
             }
             EventType::OrderDeadLettered => {
                 self.end("failed");
-                if let Some(dead) = payload::<DeadLettered>(event) {
+                if let Said::DeadLettered(dead) = &event.said {
                     self.retry_count = i32::try_from(dead.retries).ok();
-                    self.error_message = Some(dead.error.message);
+                    self.error_message = Some(dead.error.message.clone());
                 }
             }
             // No webhook has these.
@@ -111,14 +142,23 @@ impl Fate {
         }
     }
 
-    /// It is tried again: how often it was, when next, and why; none where the event does not say.
-    fn retry(&mut self, failed: Option<(u32, Option<DateTime<Utc>>, String)>) {
-        self.status = Some("retrying");
-        if let Some((retries, next_attempt_at, message)) = failed {
-            self.retry_count = i32::try_from(retries).ok();
-            self.next_retry_at = next_attempt_at.map(timestamp);
-            self.error_message = Some(message);
+    fn take_order_id(&mut self, order_id: Option<&String>) {
+        if let Some(order_id) = order_id {
+            self.internal_order_id = Some(order_id.clone());
         }
+    }
+
+    /// It is tried again: how often it was, when next, and why, where the event says so.
+    fn retry(&mut self, event: &Event<'_>) {
+        self.status = Some("retrying");
+        let (retries, next_attempt_at, error): (u32, Option<DateTime<Utc>>, _) = match &event.said {
+            Said::ForwardFailed(failed) => (failed.retries, Some(failed.next_attempt_at), &failed.error),
+            Said::PushFailed(failed) => (failed.retries, failed.next_attempt_at, &failed.error),
+            _ => return,
+        };
+        self.retry_count = i32::try_from(retries).ok();
+        self.next_retry_at = next_attempt_at.map(timestamp);
+        self.error_message = Some(error.message.clone());
     }
 
     fn end(&mut self, status: &'static str) {
@@ -190,7 +230,7 @@ struct Requests<'a> {
 }
 
 impl<'a> Requests<'a> {
-    fn push(&mut self, event: &'a Recorded, provider_id: &'a str) {
+    fn push(&mut self, event: &'a Event<'a>, provider_id: &'a str) {
         let envelope = &event.envelope;
         let request = envelope.request.as_ref();
         self.id.push(envelope.id.to_string());
@@ -235,13 +275,13 @@ struct Webhook<'a> {
     /// When its row was last changed by an earlier batch.
     changed_at: Option<NaiveDateTime>,
     /// Its request and the provider's id, where the row is new.
-    request: Option<(&'a Recorded, &'a str)>,
+    request: Option<(&'a Event<'a>, &'a str)>,
     /// What the batch makes of it; none where it changes nothing.
     fate: Option<Fate>,
 }
 
 /// The webhooks of a batch.
-pub(super) struct Webhooks<'a> {
+struct Webhooks<'a> {
     order: Order,
     by_id: HashMap<EventId, Webhook<'a>>,
     /// In the order in which the batch comes to them.
@@ -250,9 +290,9 @@ pub(super) struct Webhooks<'a> {
 
 impl<'a> Webhooks<'a> {
     /// What the tables know of the webhooks of these events.
-    pub(super) async fn load(
+    async fn load(
         transaction: &Transaction<'_>,
-        events: &'a [Recorded],
+        events: &'a [Event<'a>],
         order: Order,
     ) -> anyhow::Result<Webhooks<'a>> {
         let mut by_id: HashMap<EventId, Webhook<'a>> = HashMap::new();
@@ -284,7 +324,7 @@ impl<'a> Webhooks<'a> {
     }
 
     /// Applies an event; what was known of its webhook before.
-    pub(super) fn apply(&mut self, event: &'a Recorded, providers: &'a Providers) -> Standing {
+    fn apply(&mut self, event: &'a Event<'a>, providers: &'a Providers) -> Standing {
         let envelope = &event.envelope;
         let Some(webhook) = self.by_id.get_mut(&envelope.root_id) else {
             return Standing::default();
@@ -325,7 +365,7 @@ impl<'a> Webhooks<'a> {
     }
 
     /// Writes what the batch made of them.
-    pub(super) async fn store(mut self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
+    async fn store(mut self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
         let (mut new, mut new_fates) = (Requests::default(), Fates::default());
         let (mut changed, mut changed_fates) = (Vec::new(), Fates::default());
         for id in self.touched {

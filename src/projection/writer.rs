@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::era::Kept;
+use super::{ALL, Projection, era::Kept};
 use crate::{
     database::{Connection, Transaction, query},
     fault_injection,
@@ -85,26 +85,97 @@ pub async fn release(connection: &Connection, holder: &Holder) -> anyhow::Result
     Ok(())
 }
 
-/// The position, locked until the transaction ends.
+/// How far the tables are, and the projections of the hub's own.
+pub(super) struct Locked {
+    /// The tables' position.
+    pub(super) position: u64,
+    /// Those whose rows this version made.
+    own: Vec<(&'static dyn Projection, u64)>,
+}
+
+impl Locked {
+    /// The position of a projection of the hub's own; none where its rows are another version's.
+    pub(super) fn of(&self, projection: &dyn Projection) -> Option<u64> {
+        let found = self.own.iter().find(|(own, _)| own.name() == projection.name());
+        found.map(|(_, position)| *position)
+    }
+
+    /// Those that a batch behind the tables' position is applied to, with the position of each. One of the hub's own is as far as the
+    /// tables, or further: where these were told to begin anew.
+    pub(super) fn current(&self) -> Vec<(&'static dyn Projection, u64)> {
+        let mut current = Vec::with_capacity(ALL.len());
+        for projection in ALL {
+            match projection.reset() {
+                None => current.push((projection, self.position)),
+                Some(_) => {
+                    let position = self.of(projection).filter(|position| *position >= self.position);
+                    current.extend(position.map(|position| (projection, position)));
+                }
+            }
+        }
+        current
+    }
+
+    fn current_own(&self) -> Vec<&'static str> {
+        let current = self.current().into_iter();
+        let own = current.filter(|(projection, _)| projection.reset().is_some());
+        own.map(|(projection, _)| projection.name()).collect()
+    }
+}
+
+/// The positions, locked until the transaction ends.
 ///
 /// # Errors
 /// [`Replaced`] where another instance is the writer.
-pub(super) async fn lock(transaction: &Transaction<'_>, holder: &Holder) -> anyhow::Result<u64> {
+pub(super) async fn lock(transaction: &Transaction<'_>, holder: &Holder) -> anyhow::Result<Locked> {
     let rows = transaction.query(query::LOCK_CURSOR, &[&CURSOR, &holder.0]).await?;
     let position: i64 = rows.first().ok_or(Replaced)?.try_get(0)?;
-    Ok(position.try_into()?)
+    let mut own = Vec::new();
+    for row in &transaction.query(query::OWN_PROJECTIONS, &[]).await? {
+        let (name, version): (&str, i32) = (row.try_get(0)?, row.try_get(1)?);
+        let is_it = |projection: &&dyn Projection| projection.name() == name && projection.version() == version;
+        if let Some(projection) = super::own().into_iter().find(is_it) {
+            own.push((projection, u64::try_from(row.try_get::<_, i64>(2)?)?));
+        }
+    }
+    Ok(Locked {
+        position: position.try_into()?,
+        own,
+    })
 }
 
-/// Moves the position in the transaction that wrote the rows, and renews the lease. `log`: what is known of the log there, where that
-/// is more than before.
+/// Moves the position in the transaction that wrote the rows, with the projections that are as far, and renews the lease. `log`: what
+/// is known of the log there, where that is more than before.
 ///
 /// # Errors
 /// Where PostgreSQL is away.
-pub(super) async fn move_to(transaction: &Transaction<'_>, sequence: u64, log: Option<&Kept>) -> anyhow::Result<()> {
+pub(super) async fn move_to(
+    transaction: &Transaction<'_>,
+    locked: &Locked,
+    sequence: u64,
+    log: Option<&Kept>,
+) -> anyhow::Result<()> {
     let sequence = i64::try_from(sequence)?;
     let log = log.map(Kept::to_text).transpose()?;
+    let own = locked.current_own();
     transaction
-        .execute(query::MOVE_CURSOR, &[&CURSOR, &sequence, &lease(), &log])
+        .execute(query::MOVE_CURSOR, &[&CURSOR, &sequence, &lease(), &log, &own])
+        .await?;
+    Ok(())
+}
+
+/// Moves the position of one projection of the hub's own, which is behind the tables.
+///
+/// # Errors
+/// Where PostgreSQL is away.
+pub(super) async fn move_own(
+    transaction: &Transaction<'_>,
+    projection: &dyn Projection,
+    sequence: u64,
+) -> anyhow::Result<()> {
+    let sequence = i64::try_from(sequence)?;
+    transaction
+        .execute(query::MOVE_PROJECTION, &[&projection.name(), &sequence])
         .await?;
     Ok(())
 }

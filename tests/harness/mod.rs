@@ -32,6 +32,7 @@ pub(crate) mod written;
 pub(crate) mod load;
 pub(crate) mod at_end;
 pub(crate) mod tables;
+pub(crate) mod order_rows;
 pub(crate) mod copies;
 pub(crate) mod disk;
 

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use webhook_hub::event::{EventType, Recorded};
 
-use super::{World, servers::Database, wait::eventually};
+use super::{World, order_rows::OrderRows, servers::Database, wait::eventually};
 
 /// Rows by table and key.
 pub(crate) type Tables = BTreeMap<(&'static str, String), Value>;
@@ -19,6 +19,7 @@ pub(crate) type Tables = BTreeMap<(&'static str, String), Value>;
 const WEBHOOKS: &str = "webhook_logs";
 const ERRORS: &str = "delivery_error_logs";
 const ORDERS: &str = "provider_order_logs";
+const OWN_ORDERS: &str = "hub.orders";
 
 impl World {
     /// The tables say what the log says.
@@ -49,7 +50,17 @@ pub(crate) async fn disagreement(database: &Database, events: &[Arc<Recorded>]) 
             found.insert((table, key), row);
         }
     }
+    for row in database.rows(&format!("SELECT * FROM {OWN_ORDERS}")).await? {
+        found.insert((OWN_ORDERS, own_key(&row)), row);
+    }
+    for row in expected.orders.into_rows() {
+        expected.tables.insert((OWN_ORDERS, own_key(&row)), row);
+    }
     Ok(differences(found, expected.tables))
+}
+
+fn own_key(row: &Value) -> String {
+    format!("{} {} {}", row["provider"], row["external_order_id"], row["id"])
 }
 
 /// The tables that follow from the log, and where the rows are that a later event changes.
@@ -60,6 +71,7 @@ struct Expected {
     providers: HashMap<String, String>,
     /// Ids of the error rows of each webhook or request of the backend.
     errors: HashMap<String, Vec<String>>,
+    orders: OrderRows,
 }
 
 impl Expected {
@@ -68,6 +80,7 @@ impl Expected {
         let event_type = envelope.event_type;
         let root = envelope.root_id.to_string();
         if event_type == EventType::WebhookReceived {
+            self.orders.apply(event, &Value::Null);
             if let Some(row) = self.received(event) {
                 self.tables.entry((WEBHOOKS, root)).or_insert(row);
             }
@@ -79,6 +92,7 @@ impl Expected {
         } else {
             serde_json::from_slice(&event.payload).unwrap_or_default()
         };
+        self.orders.apply(event, &payload);
         let webhook = (WEBHOOKS, root.clone());
         let known = self.tables.get(&webhook).cloned();
         // What the backend has is the last word, whatever is said about it later.

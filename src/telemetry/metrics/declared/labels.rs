@@ -38,6 +38,7 @@ pub(super) const RETAINED: Label = of(
         "webhook_logs",
         "delivery_error_logs",
         "provider_order_logs",
+        "hub.orders",
         "hub.skipped_events",
     ],
 );

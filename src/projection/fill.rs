@@ -1,0 +1,196 @@
+//! Makes a projection of the hub's own from the log, beside the live writing: one that is new, or whose rows another version made.
+//!
+//! `hub.projections` says which version made the rows, and up to where. Where that is behind the tables, the instance that writes these
+//! reads the log from there, and applies it to this projection alone, until it is as far. From then on each batch of the tables moves
+//! both. Every step locks the tables' position, so it never runs beside a batch, and ends where another instance is the writer. A hub
+//! that ends meanwhile goes on from the position.
+//!
+//! An older version that writes the tables does not move the position; rows of a newer version are left to that.
+
+use std::{
+    future::pending,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+
+use super::{
+    Projection,
+    batch::{self, MAX_BYTES, MAX_EVENTS, Target, To},
+    own,
+    providers::Providers,
+    writer::{self, Holder},
+};
+use crate::{
+    database::{Connection, Database, query},
+    event::Recorded,
+    fault_injection,
+    journal::{
+        Journal,
+        read::{BATCH, Entry, Reader, end},
+    },
+};
+
+/// Pause after trouble.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// How often is said how far it is.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// Empties the projections whose rows an older version made, and begins those that are new; `era`: the tables'. To be called by the
+/// writer before it applies anything.
+///
+/// # Errors
+/// Where PostgreSQL is away or refuses, or another instance is the writer.
+pub async fn prepare(connection: &mut Connection, holder: &Holder, era: i32) -> anyhow::Result<()> {
+    for projection in own() {
+        let (name, version) = (projection.name(), projection.version());
+        let transaction = connection.transaction().await?;
+        writer::lock(&transaction, holder).await?;
+        let rows = transaction.query(query::READ_PROJECTION, &[&name]).await?;
+        let found: Option<(i32, i32)> = rows
+            .first()
+            .map(|row| anyhow::Ok((row.try_get(0)?, row.try_get(2)?)))
+            .transpose()?;
+        match found {
+            Some((made_by, _)) if made_by > version => {
+                tracing::warn!(
+                    projection = name,
+                    made_by,
+                    version,
+                    "a later version made this projection; it is left to that"
+                );
+                continue;
+            }
+            Some((made_by, of)) if made_by == version && of == era => continue,
+            // The log is another one since an older version wrote the tables. What is read again changes nothing, and rows stay.
+            Some((made_by, _)) if made_by == version => {}
+            _ => {
+                if let Some(reset) = projection.reset() {
+                    transaction.batch_execute(reset).await?;
+                }
+            }
+        }
+        transaction
+            .execute(query::BEGIN_PROJECTION, &[&name, &version, &era])
+            .await?;
+        transaction.commit().await?;
+    }
+    Ok(())
+}
+
+/// What fills.
+pub(super) struct Filler {
+    pub(super) journal: Journal,
+    pub(super) database: Database,
+    pub(super) holder: Holder,
+}
+
+impl Filler {
+    /// Fills what is behind, while this instance writes the tables; never ends.
+    pub(super) async fn run<T>(self) -> T {
+        for projection in own() {
+            while let Err(error) = self.fill(projection).await {
+                tracing::warn!(
+                    projection = projection.name(),
+                    error = format!("{error:#}"),
+                    "the projection is behind the tables; filling it goes on"
+                );
+                tokio::time::sleep(fault_injection::time("fill_retry", RETRY_AFTER)).await;
+            }
+        }
+        pending().await
+    }
+
+    fn fill(&self, projection: &'static dyn Projection) -> BoxFuture<'_, anyhow::Result<()>> {
+        Box::pin(self.fill_one(projection))
+    }
+
+    async fn fill_one(&self, projection: &'static dyn Projection) -> anyhow::Result<()> {
+        // Nearly always.
+        if self
+            .behind(&mut self.database.connect().await?, projection)
+            .await?
+            .is_none()
+        {
+            return Ok(());
+        }
+        let mut connection = self.database.own().await?;
+        connection.batch_execute("SET synchronous_commit = off").await?;
+        // No projection of the hub's own names rows of delivery_providers.
+        let providers = Providers::default();
+        let target = Target {
+            holder: &self.holder,
+            providers: &providers,
+            only: Some(projection),
+        };
+        let (began, mut said, mut first) = (Instant::now(), Instant::now(), None);
+        while let Some((from, tables)) = self.behind(&mut connection, projection).await? {
+            let first = *first.get_or_insert_with(|| {
+                let projection = projection.name();
+                tracing::info!(projection, from, to = tables, "filling the projection from the log");
+                from
+            });
+            let log = self.journal.connection();
+            let end = end(log).await?;
+            anyhow::ensure!(
+                end.sequence >= tables,
+                "the log does not reach what the tables have applied"
+            );
+            let mut reader = Reader::from(log, from + 1).up_to(end);
+            let mut position = from;
+            while position < tables {
+                let (events, read_to) = read(&mut reader, tables).await?;
+                let to = To {
+                    position: read_to,
+                    log: None,
+                };
+                position = batch::apply_to(&mut connection, target, &events, to).await?;
+                if said.elapsed() >= SAY_EVERY {
+                    tracing::info!(
+                        projection = projection.name(),
+                        position,
+                        tables,
+                        "filling the projection"
+                    );
+                    said = Instant::now();
+                }
+            }
+            tracing::info!(
+                projection = projection.name(),
+                events = position.saturating_sub(first),
+                seconds = began.elapsed().as_secs_f64(),
+                "the projection is as far as the tables were"
+            );
+        }
+        Ok(())
+    }
+
+    /// How far the projection and the tables are, where it is behind.
+    async fn behind(
+        &self,
+        connection: &mut Connection,
+        projection: &dyn Projection,
+    ) -> anyhow::Result<Option<(u64, u64)>> {
+        let transaction = connection.transaction().await?;
+        let locked = writer::lock(&transaction, &self.holder).await?;
+        let position = locked.of(projection).filter(|position| *position < locked.position);
+        Ok(position.map(|position| (position, locked.position)))
+    }
+}
+
+/// Events of one transaction, and up to where the log was read for them: at most to this sequence.
+async fn read(reader: &mut Reader, up_to: u64) -> anyhow::Result<(Vec<Recorded>, u64)> {
+    let (mut events, mut bytes, mut last) = (Vec::new(), 0, 0);
+    while last < up_to && events.len() + BATCH <= MAX_EVENTS && bytes < MAX_BYTES {
+        let entries = reader.next_batch().await?;
+        // At the end of the log.
+        last = entries.last().map_or(up_to, Entry::sequence);
+        bytes += entries.iter().map(Entry::payload_bytes).sum::<usize>();
+        // What this version cannot read is noted in hub.skipped_events and tried again by one that can.
+        events.extend(entries.into_iter().filter_map(|entry| match entry {
+            Entry::Event(event) if event.sequence <= up_to => Some(*event),
+            _ => None,
+        }));
+    }
+    Ok((events, last.min(up_to)))
+}

@@ -1,0 +1,388 @@
+//! A row of `hub.orders`, and what an event makes of it. No I/O.
+//!
+//! Several webhooks may be about one order. Each that has not reached the backend is kept in the row ([`Unsettled`]): it is under way
+//! or given up. The order's state is that of the one that matters most: an announcement before news, what is under way before what was
+//! given up, the oldest first. Where there is none, the order was forwarded, or all that came of it was ignored.
+//!
+//! Applying an order's events once more gives the same row, so the log can be read again from anywhere.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    event::{EventId, EventType, outcome::ErrorReport, push},
+    order::status::OrderStatus,
+    projection::{
+        decoded::{Event, Said},
+        rules::{self, Order},
+        timestamp,
+    },
+};
+
+/// Announcements of one number that come so much apart are two orders. It is the default of `ORDER_MEMORY`, whatever that is set to:
+/// the rows follow from the log alone.
+const SAME_ORDER_FOR: TimeDelta = TimeDelta::hours(48);
+/// Type of webhooks that are about no order, or tell nothing of one.
+const NOT_WANTED: &str = "ignored";
+/// The flag, and the reason of an `order.ignored`, of a test order.
+const TEST_FLAG: &str = "test_order";
+const TEST_REASON: &str = "TEST_ORDER";
+/// The stage of an `order.rejected` of earlier versions, which do not say it.
+const FIRST_STAGE: &str = "transform";
+
+/// Where a webhook stands in the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum State {
+    /// Accepted.
+    Received,
+    /// The body for the backend is made.
+    Transformed,
+    /// An attempt failed, or a person asked for one; another one follows.
+    Waiting,
+    /// No attempt follows.
+    GivenUp,
+}
+
+impl State {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Transformed => "transformed",
+            Self::Waiting => "waiting",
+            Self::GivenUp => "given_up",
+        }
+    }
+}
+
+/// A webhook that has not reached the backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Unsettled {
+    webhook: EventId,
+    state: State,
+    /// It announces the order.
+    is_creation: bool,
+    /// When it was accepted.
+    since: DateTime<Utc>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_attempt_at: Option<DateTime<Utc>>,
+}
+
+/// An order.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    /// The first webhook of it.
+    pub(super) id: EventId,
+    pub(super) provider: Arc<str>,
+    pub(super) external_order_id: String,
+    pub(super) branch_id: Option<String>,
+    pub(super) company_id: Option<String>,
+    pub(super) order_number: Option<String>,
+    pub(super) display_id: Option<String>,
+    pub(super) order_id: Option<String>,
+    /// The provider's last word in the platform's words, in its own, and when the webhook with it was accepted.
+    pub(super) status: Option<OrderStatus>,
+    pub(super) provider_status: Option<String>,
+    pub(super) said_at: Option<DateTime<Utc>>,
+    pub(super) first_at: DateTime<Utc>,
+    pub(super) last_at: DateTime<Utc>,
+    pub(super) forwarded_at: Option<DateTime<Utc>>,
+    pub(super) given_up_at: Option<DateTime<Utc>>,
+    pub(super) attempts: i32,
+    pub(super) cause_stage: Option<String>,
+    pub(super) cause_code: Option<String>,
+    pub(super) deadline: Option<DateTime<Utc>>,
+    pub(super) is_test: bool,
+    pub(super) flags: BTreeSet<String>,
+    pub(super) last_sequence: i64,
+    pub(super) unsettled: Vec<Unsettled>,
+    /// It is not as the table has it.
+    pub(super) is_changed: bool,
+}
+
+/// Whether an event is about an order of a customer: not about what the backend wants a provider to be told, a menu, or nothing.
+pub(super) fn is_about_an_order(event: &Event<'_>) -> bool {
+    let envelope = &event.envelope;
+    let of_others = envelope.event_type.is_for_provider() || envelope.event_type == EventType::MenuSyncReported;
+    let is_named = !envelope.external_order_id.is_empty() && envelope.webhook_type != NOT_WANTED;
+    is_named && !of_others && !push::is_of_backend(envelope)
+}
+
+/// The branch that an event is about, as far as it says so.
+fn branch_of<'e>(event: &'e Event<'_>) -> Option<&'e str> {
+    let envelope = &event.envelope;
+    let own = envelope.principal.branch().map(|branch| &**branch);
+    envelope.branch.as_deref().filter(|branch| !branch.is_empty()).or(own)
+}
+
+/// A time as the table keeps it.
+fn millis(time: DateTime<Utc>) -> DateTime<Utc> {
+    let rounded = time.timestamp_micros().saturating_add(500).div_euclid(1000);
+    DateTime::from_timestamp_millis(rounded).unwrap_or(time)
+}
+
+/// The order that an event is about, among those of its number, which is moved from one branch to another where the event says so;
+/// none where it is a new one.
+pub(super) fn find(rows: &mut [Row], event: &Event<'_>) -> Option<usize> {
+    let envelope = &event.envelope;
+    let (root, branch) = (envelope.root_id, branch_of(event));
+    if let Some(at) = rows.iter().position(|row| row.id == root || row.has(root)) {
+        let row = &mut rows[at];
+        let is_elsewhere = branch.is_some() && row.branch_id.is_some() && row.branch_id.as_deref() != branch;
+        if !is_elsewhere || row.id == root {
+            return Some(at);
+        }
+        // Its branch was not known when it came, and it was taken for news of another branch's order.
+        row.unsettled.retain(|one| one.webhook != root);
+        row.settle();
+    }
+    let accepted = millis(envelope.received_at);
+    let fits = |row: &&Row| {
+        let is_same = match (row.branch_id.as_deref(), branch) {
+            (Some(of), Some(branch)) => of == branch,
+            (None, Some(_)) => envelope.principal.branch().is_none(),
+            (_, None) => true,
+        };
+        is_same && (!envelope.is_creation() || accepted - row.first_at <= SAME_ORDER_FOR)
+    };
+    let latest = rows.iter().filter(fits).max_by_key(|row| (row.first_at, row.id))?.id;
+    rows.iter().position(|row| row.id == latest)
+}
+
+impl Row {
+    /// Of an event that is about no order that is known.
+    pub(super) fn of(event: &Event<'_>) -> Self {
+        let envelope = &event.envelope;
+        Self {
+            id: envelope.root_id,
+            provider: Arc::clone(&envelope.provider),
+            external_order_id: envelope.external_order_id.clone(),
+            branch_id: None,
+            company_id: None,
+            order_number: None,
+            display_id: None,
+            order_id: None,
+            status: None,
+            provider_status: None,
+            said_at: None,
+            first_at: millis(envelope.received_at),
+            last_at: millis(envelope.time),
+            forwarded_at: None,
+            given_up_at: None,
+            attempts: 0,
+            cause_stage: None,
+            cause_code: None,
+            deadline: None,
+            is_test: false,
+            flags: BTreeSet::new(),
+            last_sequence: 0,
+            unsettled: Vec::new(),
+            is_changed: false,
+        }
+    }
+
+    fn has(&self, webhook: EventId) -> bool {
+        self.unsettled.iter().any(|one| one.webhook == webhook)
+    }
+
+    /// Whether an event may change it that comes like this.
+    pub(super) fn may_change(&self, comes: Order, event: &Event<'_>) -> bool {
+        comes.may_change(timestamp(self.last_at), timestamp(event.envelope.time))
+    }
+
+    /// What an event makes of it.
+    pub(super) fn apply(&mut self, event: &Event<'_>) {
+        let envelope = &event.envelope;
+        self.last_at = millis(envelope.time);
+        self.last_sequence = i64::try_from(event.sequence).unwrap_or(i64::MAX);
+        self.first_at = self.first_at.min(millis(envelope.received_at));
+        if let Some(branch) = branch_of(event) {
+            self.branch_id = Some(branch.to_owned());
+        }
+        match envelope.event_type {
+            EventType::WebhookReceived | EventType::OrderFetchRequested | EventType::OrderFetched => {
+                self.put(event, State::Received);
+            }
+            EventType::OrderTransformed => {
+                self.put(event, State::Transformed);
+                self.note_body(event);
+            }
+            EventType::OrderRetryRequested => self.put(event, State::Waiting),
+            EventType::OrderForwardFailed | EventType::OrderFetchFailed => self.failed(event),
+            EventType::OrderRejected | EventType::OrderDeadLettered => self.given_up(event),
+            EventType::OrderForwarded => self.forwarded(event),
+            EventType::OrderIgnored => self.ignored(event),
+            EventType::OrderStatusRequested
+            | EventType::OrderStatusPushFailed
+            | EventType::OrderStatusPushed
+            | EventType::MenuSyncRequested
+            | EventType::MenuSyncAccepted
+            | EventType::MenuSyncReported
+            | EventType::MenuSyncFailed
+            | EventType::MenuSynced => {}
+        }
+        self.settle();
+    }
+
+    /// What follows from the webhooks that are left.
+    fn settle(&mut self) {
+        self.is_changed = true;
+        if !self.unsettled.iter().any(|one| one.state == State::GivenUp) {
+            self.given_up_at = None;
+        }
+    }
+
+    /// The event's webhook is in this state.
+    fn put(&mut self, event: &Event<'_>, state: State) {
+        let envelope = &event.envelope;
+        let webhook = envelope.root_id;
+        self.unsettled.retain(|one| one.webhook != webhook);
+        self.unsettled.push(Unsettled {
+            webhook,
+            state,
+            is_creation: envelope.is_creation(),
+            since: millis(envelope.received_at),
+            next_attempt_at: None,
+        });
+    }
+
+    /// What the body for the backend says.
+    fn note_body(&mut self, event: &Event<'_>) {
+        let Said::Transformed(facts) = &event.said else { return };
+        for (column, found) in [
+            (&mut self.company_id, &facts.company_id),
+            (&mut self.order_number, &facts.order_number),
+            (&mut self.display_id, &facts.display_id),
+        ] {
+            if found.is_some() {
+                column.clone_from(found);
+            }
+        }
+        self.deadline = facts.deadline.map(millis).or(self.deadline);
+        self.flags.extend(facts.flags.iter().cloned());
+        self.is_test |= self.flags.contains(TEST_FLAG);
+        let said_at = millis(event.envelope.received_at);
+        let next = facts.status.as_deref().and_then(OrderStatus::from_word);
+        let may = if event.envelope.is_creation() {
+            rules::may_be_announced
+        } else {
+            rules::may_become
+        };
+        // What is transformed once more may be older than the provider's last word.
+        if self.said_at.is_none_or(|last| last <= said_at) && may(self.status, next) {
+            self.said_at = Some(said_at);
+            if let Some(word) = facts.provider_status.as_ref().filter(|word| !word.is_empty()) {
+                self.provider_status = Some(word.clone());
+            }
+            self.status = next.or(self.status);
+        }
+    }
+
+    /// Whether a failure is about what is under way. An instance that was replaced may tell of one after the backend had the order.
+    fn is_open(&self, webhook: EventId) -> bool {
+        self.forwarded_at.is_none() || self.has(webhook)
+    }
+
+    fn failed(&mut self, event: &Event<'_>) {
+        let webhook = event.envelope.root_id;
+        let (attempts, next, error, stage) = match &event.said {
+            Said::ForwardFailed(failed) => (failed.attempt, Some(failed.next_attempt_at), &failed.error, "forward"),
+            // A dead letter follows, which says the same.
+            Said::PushFailed(failed) if failed.given_up => return,
+            Said::PushFailed(failed) => (failed.attempt, failed.next_attempt_at, &failed.error, "push"),
+            _ => return,
+        };
+        if self.is_open(webhook) {
+            self.put(event, State::Waiting);
+            if let Some(waiting) = self.unsettled.last_mut() {
+                waiting.next_attempt_at = next.map(millis);
+            }
+            self.because(attempts, stage, error);
+        }
+    }
+
+    fn given_up(&mut self, event: &Event<'_>) {
+        if !self.is_open(event.envelope.root_id) {
+            return;
+        }
+        self.put(event, State::GivenUp);
+        // One is enough to say so.
+        let is_creation = event.envelope.is_creation();
+        let webhook = event.envelope.root_id;
+        self.unsettled
+            .retain(|one| one.state != State::GivenUp || one.is_creation != is_creation || one.webhook == webhook);
+        self.given_up_at = Some(millis(event.envelope.time));
+        match &event.said {
+            Said::DeadLettered(dead) => self.because(dead.attempts, &dead.stage, &dead.error),
+            Said::Rejected(rejected) => {
+                let stage = rejected.stage.as_deref().unwrap_or(FIRST_STAGE);
+                self.because(0, stage, &rejected.error);
+            }
+            _ => {}
+        }
+    }
+
+    fn because(&mut self, attempts: u32, stage: &str, error: &ErrorReport) {
+        self.attempts = i32::try_from(attempts).unwrap_or(i32::MAX);
+        self.cause_stage = Some(stage.to_owned());
+        self.cause_code = Some(error.code.clone());
+    }
+
+    fn forwarded(&mut self, event: &Event<'_>) {
+        let (webhook, is_creation) = (event.envelope.root_id, event.envelope.is_creation());
+        // News that arrive make up for news that did not; an announcement that arrives, for all.
+        self.unsettled
+            .retain(|one| one.webhook != webhook && (one.state != State::GivenUp || (one.is_creation && !is_creation)));
+        self.forwarded_at = self.forwarded_at.or_else(|| Some(millis(event.envelope.time)));
+        if let Said::Forwarded(forwarded) = &event.said {
+            self.attempts = i32::try_from(forwarded.attempts).unwrap_or(i32::MAX);
+            if let Some(order_id) = &forwarded.internal_order_id {
+                self.order_id = Some(order_id.clone());
+            }
+        }
+        self.forget_cause();
+    }
+
+    fn ignored(&mut self, event: &Event<'_>) {
+        let webhook = event.envelope.root_id;
+        self.unsettled.retain(|one| one.webhook != webhook);
+        self.forget_cause();
+        let Said::Ignored(ignored) = &event.said else { return };
+        self.is_test |= ignored.reason == TEST_REASON;
+        if self.order_id.is_none() {
+            self.order_id.clone_from(&ignored.internal_order_id);
+        }
+        if self.unsettled.is_empty() && self.forwarded_at.is_none() {
+            self.cause_code = Some(ignored.reason.clone());
+        }
+    }
+
+    fn forget_cause(&mut self) {
+        if self.unsettled.is_empty() {
+            (self.cause_stage, self.cause_code) = (None, None);
+        }
+    }
+
+    /// Where the order stands.
+    pub(super) fn state(&self) -> &'static str {
+        let rank = |one: &&Unsettled| (!one.is_creation, one.state == State::GivenUp, one.since, one.webhook);
+        match self.unsettled.iter().min_by_key(rank) {
+            Some(first) => first.state.as_str(),
+            None if self.forwarded_at.is_some() => "forwarded",
+            None => "ignored",
+        }
+    }
+
+    /// Since when something about it has not reached the backend.
+    pub(super) fn undelivered_since(&self) -> Option<DateTime<Utc>> {
+        self.unsettled.iter().map(|one| one.since).min()
+    }
+
+    /// When the next attempt is due.
+    pub(super) fn next_attempt_at(&self) -> Option<DateTime<Utc>> {
+        self.unsettled.iter().filter_map(|one| one.next_attempt_at).min()
+    }
+}
