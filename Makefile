@@ -32,8 +32,8 @@ help: ## this list
 
 # The program replaces the recipe's shell, so that Ctrl-C reaches it directly and it can drain.
 run: tools ## NATS, PostgreSQL, a sample backend and the hub on this machine, with a sample order
-	@cargo build --release --locked
-	@exec "$(TARGET)/release/webhook-hub" dev
+	@cargo build --profile quick --locked --no-default-features --bin webhook-hub
+	@exec "$(TARGET)/quick/webhook-hub" dev
 
 # The tests mostly wait for servers, so more of them run at a time than there are cores.
 test: tools ## all tests but the long ones, against real servers

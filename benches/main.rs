@@ -28,6 +28,7 @@ const SECTIONS: [&str; 9] = [
     "storage",
     "projection",
     "parked",
+    "branches",
     "memory",
 ];
 
@@ -75,6 +76,9 @@ async fn run(wanted: impl Fn(&str) -> bool) -> Result<()> {
     }
     if wanted("parked") {
         Box::pin(bench.parked()).await?;
+    }
+    if wanted("branches") {
+        Box::pin(bench.branches()).await?;
     }
     if wanted("memory") {
         Box::pin(bench.memory()).await?;

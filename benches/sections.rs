@@ -1,5 +1,6 @@
 //! What is measured, section by section.
 
+mod branches;
 mod floods;
 mod limits;
 mod parked;

@@ -295,7 +295,7 @@ fn http(env: &Environment) -> Result<Http, ConfigError> {
 fn backend(env: &Environment) -> Result<Backend, ConfigError> {
     let url = env.text_or("BACKEND_URL", "http://localhost:3001")?;
     let url = url.trim_end_matches('/').to_owned();
-    let parsed = reqwest::Url::parse(&url)
+    let parsed = url::Url::parse(&url)
         .map_err(|_| ConfigError::new("BACKEND_URL", "expected a URL such as http://localhost:3001"))?;
     if !matches!(parsed.scheme(), "http" | "https") || !parsed.username().is_empty() {
         return Err(ConfigError::new(

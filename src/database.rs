@@ -43,6 +43,8 @@ const NO_COMPILATION: &str = "SET jit = off";
 pub mod query {
     /// Branches by provider, merchant and store.
     pub const BRANCHES: &str = include_str!("../sql/queries/branches.sql");
+    /// Whether those have changed.
+    pub const BRANCHES_VERSION: &str = include_str!("../sql/queries/branches_version.sql");
     /// The branches and companies that have an order of a number.
     pub const BRANCH_OF_ORDER: &str = include_str!("../sql/queries/branch_of_order.sql");
     /// Whether a branch has an order of a number.
@@ -122,8 +124,9 @@ pub mod query {
     pub const NOTE_GAP: &str = include_str!("../sql/queries/note_gap.sql");
 
     /// All of them.
-    pub const ALL: [&str; 39] = [
+    pub const ALL: [&str; 40] = [
         BRANCHES,
+        BRANCHES_VERSION,
         BRANCH_OF_ORDER,
         ORDER_OF_BRANCH,
         BRANCH_OF_PUSH,

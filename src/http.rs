@@ -1,15 +1,10 @@
 //! Asking others by HTTP, the backend and the providers: how a client is set up, an answer within its limit, and why there
 //! was none. What an answer means is left to who asks.
 
-use std::{error::Error, io, time::Duration};
+use std::time::Duration;
 
-use anyhow::Context as _;
+use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};
-use reqwest::{
-    Client, RequestBuilder, Response,
-    header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER},
-    redirect,
-};
 use serde_json::{Value, json};
 
 use crate::{
@@ -22,43 +17,28 @@ use crate::{
 
 pub mod segment;
 mod body;
+mod client;
+mod connection;
+mod pool;
+mod target;
 
-use self::body::Coding;
+pub use self::{
+    client::{Client, Failure, Request},
+    target::{NotATarget, Target},
+};
 
 /// Most bytes of an answer that are read, as they come and unpacked, where it is no document; an honest one has a few hundred.
 pub const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Most characters of somebody's own code for an error that are kept.
 const MAX_CODE_CHARS: usize = 100;
-/// Time for the TCP and TLS handshakes, within the whole request's limit.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A client for requests that take at most `timeout` each and of which `max_requests` are under way at a time; all of
 /// them carry `headers`.
 ///
 /// # Errors
 /// Where TLS cannot be set up, naming the variable.
-pub fn client(
-    timeout: Duration,
-    max_requests: usize,
-    mut headers: HeaderMap,
-    tls: &ClientTls,
-) -> anyhow::Result<Client> {
-    // Said so that nobody packs an answer in a way that is not understood.
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(body::ACCEPTED));
-    Client::builder()
-        .default_headers(headers)
-        .user_agent(concat!("webhook-hub/", env!("CARGO_PKG_VERSION")))
-        .timeout(timeout)
-        .connect_timeout(CONNECT_TIMEOUT.min(timeout))
-        // As many as can be busy: fewer, and under load each request would open one and close it again.
-        .pool_max_idle_per_host(max_requests)
-        // A redirect would carry the token to whoever the answer names, or lose the body; it is a set-up to be mended.
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .tcp_nodelay(true)
-        .tls_backend_preconfigured(tls::client(tls)?)
-        .build()
-        .context("cannot set up the HTTP client")
+pub fn client(timeout: Duration, max_requests: usize, headers: HeaderMap, tls: &ClientTls) -> anyhow::Result<Client> {
+    Ok(Client::new(timeout, max_requests, headers, tls::client(tls)?))
 }
 
 /// Why an answer's body is not whole.
@@ -69,7 +49,7 @@ pub enum Incomplete {
     /// It is packed in a way that was not offered, or not as its header says.
     Undecodable,
     /// The connection broke off, or the time was over.
-    BrokeOff(reqwest::Error),
+    BrokeOff(Failure),
 }
 
 /// An answer as it came.
@@ -92,7 +72,7 @@ impl Answer {
     ///
     /// # Errors
     /// Why it did (see [`no_answer`]).
-    pub fn unbroken(self) -> reqwest::Result<Self> {
+    pub fn unbroken(self) -> Result<Self, Failure> {
         match self.incomplete {
             Some(Incomplete::BrokeOff(error)) => Err(error),
             incomplete => Ok(Self { incomplete, ..self }),
@@ -120,56 +100,6 @@ impl Answer {
     }
 }
 
-/// Asks, and reads at most so many bytes of the answer's body, as they come and unpacked.
-///
-/// # Errors
-/// There was no answer (see [`no_answer`]). One whose body breaks off is an answer all the same: its status counts.
-pub async fn ask(request: RequestBuilder, max_bytes: usize) -> reqwest::Result<Answer> {
-    let mut response = request.send().await?;
-    let header = response.headers().get(RETRY_AFTER);
-    let retry_after = header.and_then(|value| retry_after(value.to_str().ok()?, Utc::now()));
-    let (status, coding) = (response.status().as_u16(), Coding::of(response.headers()));
-    let location = location(&response);
-    let mut packed = Vec::new();
-    let mut incomplete = None;
-    loop {
-        match response.chunk().await {
-            Ok(None) => break,
-            Ok(Some(chunk)) => {
-                let room = max_bytes - packed.len();
-                packed.extend_from_slice(&chunk[..chunk.len().min(room)]);
-                if chunk.len() > room {
-                    incomplete = Some(Incomplete::TooLarge);
-                    break;
-                }
-            }
-            Err(error) => {
-                incomplete = Some(Incomplete::BrokeOff(error));
-                break;
-            }
-        }
-    }
-    let unpacked = body::unpack(coding, packed, max_bytes).await;
-    if unpacked.is_too_large {
-        incomplete.get_or_insert(Incomplete::TooLarge);
-    } else if unpacked.is_broken {
-        incomplete.get_or_insert(Incomplete::Undecodable);
-    }
-    Ok(Answer {
-        status,
-        retry_after,
-        body: unpacked.bytes,
-        incomplete,
-        location,
-    })
-}
-
-fn location(response: &Response) -> Option<String> {
-    let location = response.headers().get(LOCATION)?.to_str().ok()?;
-    let url = response.url().join(location).ok()?;
-    Some(url.origin().ascii_serialization())
-}
-
 /// Seconds or an HTTP date (RFC 9110, 10.2.3).
 fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     let value = value.trim();
@@ -184,17 +114,17 @@ fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
 
 /// Why there was no answer of the `backend`, or of a `provider`, whose address stands in the variable `url`. Where the
 /// set-up is at fault the error's type says so; everything else is temporary.
-pub fn no_answer(error: &reqwest::Error, whom: &str, url: &str) -> ErrorReport {
+pub fn no_answer(error: &Failure, whom: &str, url: &str) -> ErrorReport {
     let (error_type, code, message) = if let Some(cause) = descriptors::exhausted(error) {
         // Our own trouble, whatever it looks like.
         (ErrorType::Temporary, "UNREACHABLE", cause)
     } else if error.is_timeout() {
         let message = format!("the {whom} did not answer in time");
         (ErrorType::Temporary, "TIMEOUT", message)
-    } else if is_tls(error) {
+    } else if error.is_tls() {
         let message = format!("the {whom}'s certificate is not accepted, or it does not speak TLS");
         (ErrorType::Configuration, "TLS", message)
-    } else if is_dns(error) {
+    } else if error.is_dns() {
         let message = format!("the {whom}'s name cannot be resolved: is {url} right?");
         (ErrorType::Configuration, "DNS", message)
     } else if error.is_connect() {
@@ -205,34 +135,6 @@ pub fn no_answer(error: &reqwest::Error, whom: &str, url: &str) -> ErrorReport {
         (ErrorType::Temporary, "CONNECTION_LOST", message)
     };
     ErrorReport::new(error_type, format!("{}_{code}", whom.to_ascii_uppercase()), message)
-}
-
-/// An error and what caused it, down to the first cause.
-fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
-    std::iter::successors(Some(error as &(dyn Error + 'static)), |error| (*error).source())
-}
-
-/// Either side refuses the other's TLS. While connecting that is all that can be invalid data: rustls tells every failed
-/// handshake so. Later it is an alert, which a server sends that misses a certificate of ours.
-fn is_tls(error: &reqwest::Error) -> bool {
-    causes(error).any(|cause| {
-        (error.is_connect() && cause.downcast_ref().is_some_and(is_invalid_data))
-            || cause.to_string().contains("fatal alert")
-    })
-}
-
-/// An I/O error may hold another one, which is none of its sources.
-fn is_invalid_data(error: &io::Error) -> bool {
-    let held = error.get_ref().and_then(|held| held.downcast_ref());
-    error.kind() == io::ErrorKind::InvalidData || held.is_some_and(is_invalid_data)
-}
-
-/// The name cannot be resolved.
-fn is_dns(error: &reqwest::Error) -> bool {
-    causes(error).any(|cause| {
-        let text = cause.to_string();
-        text == "dns error" || text.starts_with("failed to lookup address")
-    })
 }
 
 #[cfg(test)]

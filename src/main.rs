@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use webhook_hub::operator::{self, Command};
 
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

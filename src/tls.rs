@@ -1,15 +1,17 @@
 //! TLS of whatever the hub connects to, and reading PEM files.
 //!
-//! A server's certificate is always verified, its name included; there is no switch that turns this off. Who signed it is
-//! asked of the authority that the settings name and, where they name none, of the machine's own.
+//! A server's certificate is always verified, its name included; there is no switch that turns this off, and only the health check
+//! of the hub on this machine does without. Who signed it is asked of the authority that the settings name and, where they name none,
+//! of the machine's own.
 
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, anyhow, bail};
 use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{self, CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 use rustls_platform_verifier::Verifier;
 
@@ -49,6 +51,58 @@ pub fn client(settings: &ClientTls) -> anyhow::Result<ClientConfig> {
             let config = builder.with_client_auth_cert(chain, key);
             config.with_context(|| format!("{variable}: {} and its key cannot be used", files.certificate.display()))
         }
+    }
+}
+
+/// What a connection to this machine's own hub is made with, by an address that its certificate does not name: any certificate
+/// will do.
+///
+/// # Errors
+/// Where TLS cannot be set up.
+pub fn unverified() -> anyhow::Result<ClientConfig> {
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .context("TLS cannot be set up")?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Unverified(provider())))
+        .with_no_client_auth())
+}
+
+#[derive(Debug)]
+struct Unverified(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _chain: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        crypto::verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        crypto::verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -1,9 +1,11 @@
 //! Whose order it is: rows that were added a moment ago, and merchants of whom nobody can say anything while PostgreSQL is
 //! away.
 
+use std::sync::Arc;
+
 use reqwest::Method;
 use serde_json::json;
-use webhook_hub::event::EventType;
+use webhook_hub::event::{EventType, Recorded};
 
 use crate::harness::{
     World,
@@ -157,4 +159,57 @@ async fn an_instance_without_branches_leaves_the_stage_to_others() {
     world.at_end(Ends::forwarded(2)).await;
     world.metrics_say(&fit, "stage_active{stage=\"transform\"} 1").await;
     world.metrics_say(&unfit, "stage_active{stage=\"transform\"} 0").await;
+}
+
+/// The rows are read only where one of them has changed; every kind of change is noticed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_is_read_again_only_where_it_has_changed() {
+    let world = World::new().await;
+    let hub = Hub::start(&world.settings().set("HUB_TEST_TIMES", "branch_refresh=100ms")).await;
+    world.post_orders(&hub, ids("known", 1)).await;
+    world.log.settled().await;
+    // Without this column no row can be read, and no row is another one.
+    let rename = |from, to| format!("ALTER TABLE branch_delivery_configs RENAME COLUMN {from} TO {to}");
+    world.database.run(&rename("settings", "hidden")).await.unwrap();
+    world.post_for(&hub, "nobody", "CR-homeless").await;
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    assert!(!hub.logs_contain("cannot read the branches"));
+    world.database.run(&rename("hidden", "settings")).await.unwrap();
+
+    // Until it is read again an order may go the old way.
+    let noticed = async |what: &str, merchant: &str, expected: EventType| {
+        for sent in 0.. {
+            assert!(sent < 50, "{what} is not noticed");
+            let id = format!("CR-{what}-{sent}");
+            world.post_for(&hub, merchant, &id).await;
+            let events = world.log.settled().await;
+            let ended = |event: &&Arc<Recorded>| event.envelope.event_type == expected;
+            if events
+                .iter()
+                .filter(ended)
+                .any(|event| event.envelope.external_order_id == id)
+            {
+                break;
+            }
+        }
+    };
+    world.add_branch(2, "{}").await;
+    noticed("added", "merchant-2", EventType::OrderForwarded).await;
+    let change = "UPDATE branch_delivery_configs SET merchant_id = 'merchant-3' WHERE branch_id = 'branch-2'";
+    world.database.run(change).await.unwrap();
+    noticed("changed", "merchant-3", EventType::OrderForwarded).await;
+    let switch = "UPDATE delivery_providers SET is_active = NOT is_active";
+    world.database.run(switch).await.unwrap();
+    noticed("off", "merchant-3", EventType::OrderDeadLettered).await;
+    world.database.run(switch).await.unwrap();
+    noticed("on", "merchant-3", EventType::OrderForwarded).await;
+    let delete = "DELETE FROM branch_delivery_configs WHERE branch_id = 'branch-2'";
+    world.database.run(delete).await.unwrap();
+    noticed("deleted", "merchant-3", EventType::OrderDeadLettered).await;
+    // A view has no versions of rows.
+    let view = "ALTER TABLE branch_delivery_configs RENAME TO configs;
+        CREATE VIEW branch_delivery_configs AS SELECT * FROM configs";
+    world.database.run(view).await.unwrap();
+    world.add_branch(2, "{}").await;
+    noticed("view", "merchant-2", EventType::OrderForwarded).await;
 }

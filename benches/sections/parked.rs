@@ -92,7 +92,7 @@ impl Bench {
     }
 
     /// As many as go in, and the time until the last of them is completed.
-    async fn completed_per_second(&self, child: &Child, url: &str) -> Result<f64> {
+    pub(super) async fn completed_per_second(&self, child: &Child, url: &str) -> Result<f64> {
         let before = completed(url).await?;
         let began = Instant::now();
         let run = good(

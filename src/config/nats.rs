@@ -71,7 +71,7 @@ const MONITORING: &str = "NATS_MONITORING_URL";
 fn monitoring_urls(text: &str) -> Result<Vec<String>, ConfigError> {
     let url = |part: &str| {
         let part = part.trim();
-        let fits = reqwest::Url::parse(part).is_ok_and(|url| {
+        let fits = url::Url::parse(part).is_ok_and(|url| {
             matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.query().is_none()
         });
         if fits {

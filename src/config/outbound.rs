@@ -1,7 +1,7 @@
 //! How a provider is spoken to: the tables of its file, and the credentials.
 
 use super::{ClientTls, ConfigError, Environment};
-use reqwest::Url;
+use url::Url;
 
 use crate::push::{
     origins::{MAX_HOSTS, Origins},
@@ -104,7 +104,7 @@ fn api_url(env: &Environment, variable: &str) -> Result<Option<String>, ConfigEr
     let Some(text) = env.text(variable)? else {
         return Ok(None);
     };
-    let fits = reqwest::Url::parse(&text).is_ok_and(|url| {
+    let fits = Url::parse(&text).is_ok_and(|url| {
         matches!(url.scheme(), "http" | "https")
             && url.username().is_empty()
             && url.query().is_none()

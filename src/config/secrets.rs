@@ -210,7 +210,7 @@ pub fn public_url(env: &Environment) -> Result<Option<String>, ConfigError> {
         return Ok(None);
     };
     let url = url.trim_end_matches('/');
-    let fits = reqwest::Url::parse(url).is_ok_and(|parsed| {
+    let fits = url::Url::parse(url).is_ok_and(|parsed| {
         let is_web = matches!(parsed.scheme(), "http" | "https");
         is_web && parsed.username().is_empty() && parsed.query().is_none() && parsed.fragment().is_none()
     });

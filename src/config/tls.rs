@@ -27,6 +27,15 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
+    /// Nothing said: the authorities of the machine, and no certificate of our own.
+    pub fn of_machine(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            ca: None,
+            client: None,
+        }
+    }
+
     /// Reads the variables of this prefix.
     ///
     /// # Errors

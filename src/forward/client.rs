@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header::CONTENT_TYPE};
 use secrecy::ExposeSecret;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -19,16 +19,24 @@ use crate::{
     config,
     event::{Envelope, outcome::ErrorType},
     http::{
-        self, MAX_ANSWER_BYTES,
+        self, MAX_ANSWER_BYTES, Target,
         segment::{self, NotASegment},
     },
     journal::codec::OrderKey,
 };
 
+/// Where the backend takes orders, below its base URL.
+const ORDERS: &str = "/api/integration/orders";
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 /// The backend's address and how to speak to it.
 pub struct Client {
-    http: reqwest::Client,
+    http: http::Client,
     base: String,
+    /// Where new orders go.
+    orders: Target,
     timeout: Duration,
     slots: Semaphore,
     /// What its answers say together.
@@ -53,6 +61,7 @@ impl Client {
         let http = http::client(settings.timeout, settings.max_requests, headers, &settings.tls)?;
         Ok(Self {
             http,
+            orders: Target::parse(&format!("{}{ORDERS}", settings.url)).context("BACKEND_URL")?,
             base: settings.url.clone(),
             timeout: settings.timeout,
             slots: Semaphore::new(settings.max_requests),
@@ -87,32 +96,33 @@ impl Client {
             .note(&answered)
     }
 
-    /// Where a request about an order goes.
+    /// A request about an order, without its body, to where it goes.
     ///
     /// # Errors
     /// Where the order's id would change the path; the intake takes no such id, earlier versions did.
-    pub fn url(&self, request: Request, envelope: &Envelope) -> Result<String, NotASegment> {
-        let orders = format!("{}/api/integration/orders", self.base);
-        Ok(match request {
-            Request::NewOrder => orders,
-            Request::StatusChange => format!("{orders}/{}/status", segment::encode(&envelope.external_order_id)?),
-        })
+    pub fn post(&self, request: Request, envelope: &Envelope) -> Result<http::Request, NotASegment> {
+        let target = match request {
+            Request::NewOrder => Ok(self.orders.clone()),
+            Request::StatusChange => {
+                let order = segment::encode(&envelope.external_order_id)?;
+                Target::parse(&format!("{}{ORDERS}/{order}/status", self.base))
+            }
+        };
+        Ok(http::Request::new(Method::POST, target))
     }
 
     /// Posts an order, or a change of one, and reads the answer.
-    pub async fn forward(&self, url: String, envelope: &Envelope, posting: &Posting) -> Verdict {
+    pub async fn forward(&self, mut post: http::Request, envelope: &Envelope, posting: &Posting) -> Verdict {
         let request = posting.request;
-        let mut post = self
-            .http
-            .post(url)
-            .header("idempotency-key", posting.key.to_string())
-            .header("x-request-id", header_value(&envelope.request_id))
+        post = post
+            .header(IDEMPOTENCY_KEY, header_value(&posting.key.to_string()))
+            .header(X_REQUEST_ID, header_value(&envelope.request_id))
             .body(posting.body.clone());
         if let Some(trace) = &envelope.traceparent {
-            post = post.header("traceparent", header_value(trace));
+            post = post.header(TRACEPARENT, header_value(trace));
         }
         let asked = Instant::now();
-        let answer = match http::ask(post, MAX_ANSWER_BYTES).await {
+        let answer = match self.http.ask(post, MAX_ANSWER_BYTES).await {
             Ok(answer) => answer,
             Err(error) => return no_answer(&error),
         };
@@ -122,7 +132,7 @@ impl Client {
 }
 
 /// There was no answer: what that means.
-fn no_answer(error: &reqwest::Error) -> Verdict {
+fn no_answer(error: &http::Failure) -> Verdict {
     let error = http::no_answer(error, "backend", "BACKEND_URL");
     match error.error_type {
         ErrorType::Configuration => Verdict::Misconfigured(error),

@@ -297,14 +297,14 @@ impl Stage for Forward {
         if !is_news && self.expires(event).is_some_and(|at| at <= Utc::now()) {
             return Ok(vec![dead_letter(event, request - 1, expired(event))]);
         }
-        let url = match self.client.url(posting.request, &event.envelope) {
-            Ok(url) => url,
+        let post = match self.client.post(posting.request, &event.envelope) {
+            Ok(post) => post,
             Err(why) => return Ok(vec![dead_letter(event, request - 1, why.of_order_id())]),
         };
         let _slot = self.client.slot().await;
         let pass = self.pass()?;
         let (asked, is_trial) = (Instant::now(), pass.is_trial());
-        let verdict = self.client.forward(url, &event.envelope, posting).await;
+        let verdict = self.client.forward(post, &event.envelope, posting).await;
         self.measured.request(verdict.label(), asked.elapsed());
         pass.record(match &verdict {
             // The next instance finds out for itself, and must not inherit what the end of this one made of it.

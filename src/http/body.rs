@@ -2,8 +2,8 @@
 
 use std::io::{self, Read};
 
+use axum::http::{HeaderMap, header::CONTENT_ENCODING};
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
-use reqwest::header::{CONTENT_ENCODING, HeaderMap};
 
 /// What the hub says that it can undo.
 pub(super) const ACCEPTED: &str = "gzip, deflate";

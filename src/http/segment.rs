@@ -162,7 +162,7 @@ pub fn encode(text: &str) -> Result<String, NotASegment> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use reqwest::Url;
+    use url::Url;
 
     use super::*;
 

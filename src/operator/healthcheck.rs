@@ -6,10 +6,15 @@ use std::{
     time::Duration,
 };
 
+use axum::http::{HeaderMap, Method};
 use serde_json::json;
 
 use super::print;
-use crate::config::{ConfigError, Environment};
+use crate::{
+    config::{ClientTls, ConfigError, Environment},
+    http::{Client, MAX_ANSWER_BYTES, Request, Target},
+    tls,
+};
 
 /// A hub that takes longer is not healthy.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,18 +25,17 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// Where a port or an address is none.
 pub async fn run(environment: &Environment, url: Option<&str>, as_json: bool) -> anyhow::Result<ExitCode> {
-    let client = reqwest::Client::builder()
-        .timeout(TIMEOUT)
-        .no_proxy()
-        // Ourselves, on this machine, by an address that no certificate names.
-        .tls_danger_accept_invalid_certs(url.is_none())
-        .build()?;
+    // Ourselves, on this machine, by an address that no certificate names.
+    let tls = if url.is_none() {
+        tls::unverified()?
+    } else {
+        tls::client(&ClientTls::of_machine("HUB"))?
+    };
+    let client = Client::new(TIMEOUT, 1, HeaderMap::new(), tls);
     let url = url.map_or_else(|| own_url(environment), |url| Ok(url.to_owned()))?;
-    let asked = client
-        .get(format!("{}/health/ready", url.trim_end_matches('/')))
-        .send()
-        .await;
-    let healthy = asked.is_ok_and(|answer| answer.status().is_success());
+    let target = Target::parse(&format!("{}/health/ready", url.trim_end_matches('/')));
+    let asked = client.ask(Request::new(Method::GET, target), MAX_ANSWER_BYTES).await;
+    let healthy = asked.is_ok_and(|answer| (200..300).contains(&answer.status));
     let word = if healthy { "healthy" } else { "unhealthy" };
     print(as_json, &json!({ "status": word }), word)?;
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })

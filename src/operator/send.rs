@@ -3,12 +3,14 @@
 use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
 use chrono::Utc;
 use serde_json::Value;
 
 use super::{print, providers, read};
 use crate::{
-    config::{self, Environment, Secrets},
+    config::{self, ClientTls, Environment, Secrets},
+    http::{self, Answer, MAX_ANSWER_BYTES, Request, Target},
     provider::MERCHANT_HEADER,
     verification::sign::{self, Outgoing},
 };
@@ -42,22 +44,20 @@ pub async fn run(
     let request = Outgoing::post(format!("{public_url}/api/webhooks/{provider}"), read(file)?);
     let request = sign::sign(&scheme, &secrets.keys(), request, Utc::now())?;
     let path = request.url.strip_prefix(public_url).unwrap_or_default();
-    let mut post = reqwest::Client::builder()
-        .timeout(TIMEOUT)
-        .no_proxy()
-        .build()?
-        .post(format!("{url}{path}"))
-        .headers(request.headers);
+    let mut post = Request::new(Method::POST, Target::parse(&format!("{url}{path}")))
+        .headers(request.headers)
+        .body(request.body);
     if let Some(merchant) = merchant {
-        post = post.header(MERCHANT_HEADER, merchant);
+        let merchant = merchant
+            .parse()
+            .context("the merchant cannot stand in an HTTP header")?;
+        post = post.header(HeaderName::from_static(MERCHANT_HEADER), merchant);
     }
-    let response = post
-        .body(request.body)
-        .send()
-        .await
-        .with_context(|| format!("cannot reach {url}"))?;
-    let status = response.status();
-    let answer: Value = serde_json::from_slice(&response.bytes().await?).unwrap_or(Value::Null);
+    let client = http::client(TIMEOUT, 1, HeaderMap::new(), &ClientTls::of_machine("HUB"))?;
+    let asked = client.ask(post, MAX_ANSWER_BYTES).await.and_then(Answer::unbroken);
+    let response = asked.with_context(|| format!("cannot reach {url}"))?;
+    let status = StatusCode::from_u16(response.status)?;
+    let answer: Value = serde_json::from_slice(&response.body).unwrap_or(Value::Null);
     print(
         as_json,
         &serde_json::json!({ "status": status.as_u16(), "answer": &answer }),

@@ -5,7 +5,7 @@
 //! that this installation knows. Which branch an order belongs to is left to
 //! [`crate::transform`].
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     event::{Envelope, Recorded},
@@ -109,22 +109,28 @@ impl Enabled {
 
 /// The providers that are switched on.
 #[derive(Default)]
-pub struct Registry(Vec<Enabled>);
+pub struct Registry {
+    enabled: Vec<Enabled>,
+    /// Places in `enabled`, by name.
+    by_name: HashMap<Arc<str>, usize>,
+}
 
 impl Registry {
     /// Of these.
     pub fn new(enabled: Vec<Enabled>) -> Self {
-        Self(enabled)
+        let names = enabled.iter().map(|one| Arc::clone(&one.name));
+        let by_name = names.enumerate().map(|(at, name)| (name, at)).collect();
+        Self { enabled, by_name }
     }
 
     /// By name as it stands in the URL.
     pub fn get(&self, name: &str) -> Option<&Enabled> {
-        self.0.iter().find(|one| &*one.name == name)
+        self.enabled.get(*self.by_name.get(name)?)
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Enabled> {
-        self.0.iter()
+        self.enabled.iter()
     }
 }
 

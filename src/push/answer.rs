@@ -1,11 +1,9 @@
 //! Answers of providers, as far as they mean the same for every call.
 
-use reqwest::RequestBuilder;
-
 use super::{remote::Reply, template::Unfilled};
 use crate::{
     event::outcome::{ErrorReport, ErrorType},
-    http::{self, Answer},
+    http::{self, Answer, Client, Failure, Request},
 };
 
 /// Why there is no answer.
@@ -51,13 +49,13 @@ pub(super) fn without_token(answer: &Answer) -> Trouble {
 }
 
 /// Asks, and reads an answer within its limit.
-pub(super) async fn ask(request: RequestBuilder, max_bytes: usize) -> Result<Answer, Trouble> {
-    let answer = http::ask(request, max_bytes).await.and_then(Answer::unbroken);
+pub(super) async fn ask(http: &Client, request: Request, max_bytes: usize) -> Result<Answer, Trouble> {
+    let answer = http.ask(request, max_bytes).await.and_then(Answer::unbroken);
     answer.map_err(|error| no_answer(&error))
 }
 
 /// There was no answer: what that means.
-fn no_answer(error: &reqwest::Error) -> Trouble {
+fn no_answer(error: &Failure) -> Trouble {
     let error = http::no_answer(error, "provider", "its API_URL");
     match error.error_type {
         ErrorType::Configuration => Trouble::Misconfigured(error),

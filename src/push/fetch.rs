@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use chrono::Utc;
-use reqwest::Url;
 use serde::de::IgnoredAny;
 use serde_json::Value;
+use url::Url;
 
 use super::{
     EXTERNAL_ID, Push,

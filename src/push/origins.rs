@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use reqwest::Url;
+use url::Url;
 
 /// Most entries of `<PROVIDER>_API_HOSTS`: a provider has a host a region and a test system.
 pub const MAX_HOSTS: usize = 32;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{Method, header::HeaderName};
+use axum::http::{HeaderName, Method};
 use serde::{Deserialize, Deserializer, de};
 
 use self::check::Check;

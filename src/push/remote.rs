@@ -5,12 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::{
-    Method, Url,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
+use axum::http::{
+    HeaderMap, HeaderValue, Method,
+    header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use url::Url;
 
 use super::{
     answer::{Trouble, ask, done, report, temporary},
@@ -30,7 +31,7 @@ use crate::{
         outcome::{ErrorReport, ErrorType},
     },
     forward::{breaker::Outcome, gate::Gate},
-    http::{self, Answer, Incomplete, MAX_ANSWER_BYTES},
+    http::{self, Answer, Incomplete, MAX_ANSWER_BYTES, Target},
     journal::stage::turn,
 };
 
@@ -133,7 +134,7 @@ pub struct Remote {
     pub spec: Spec,
     /// How often.
     pub limits: Limits,
-    http: reqwest::Client,
+    http: http::Client,
     /// `<PROVIDER>_API_URL`.
     url: Option<String>,
     /// Where requests may go whose URL is from a table or a webhook.
@@ -396,45 +397,46 @@ impl Remote {
         token: &Token,
     ) -> Result<Answer, Trouble> {
         let text = token.text.expose_secret();
-        let url = match &request.url {
+        let target = match &request.url {
             Place::Path(path) => {
                 if path.uses(ACCESS_TOKEN) {
                     scope.0.insert(ACCESS_TOKEN.into(), text.into());
                 }
                 let path = path.fill_path(scope);
                 scope.0.remove(ACCESS_TOKEN);
-                format!("{base}{}", path.map_err(Trouble::Unfilled)?)
+                Target::parse(&format!("{base}{}", path.map_err(Trouble::Unfilled)?))
             }
-            Place::Whole(url) => url.to_string(),
+            Place::Whole(url) => url.clone().try_into(),
         };
-        let mut builder = self.http.request(request.method.clone(), url);
+        let mut asked = http::Request::new(request.method.clone(), target);
         for (name, value) in &self.spec.headers {
             let value = value.fill(scope).map_err(Trouble::Unfilled)?;
             // What could not stand in a header is a fault of the row that it is from.
             let no_value = |_| Trouble::Unfilled(Unfilled::NoValue(name.to_string()));
             let value = HeaderValue::from_str(&value).map_err(no_value)?;
-            builder = builder.header(name, value);
+            asked = asked.header(name.clone(), value);
         }
         let secret = match &self.spec.auth {
             Auth::None => None,
-            Auth::Header { name, prefix } => Some((name.as_str(), format!("{prefix}{}", self.tokens.secret()))),
-            Auth::Oauth2 { .. } | Auth::Login { .. } => Some((AUTHORIZATION.as_str(), format!("Bearer {text}"))),
+            Auth::Header { name, prefix } => Some((name.parse().ok(), format!("{prefix}{}", self.tokens.secret()))),
+            Auth::Oauth2 { .. } | Auth::Login { .. } => Some((Some(AUTHORIZATION), format!("Bearer {text}"))),
         };
-        if let Some((name, secret)) = secret
+        if let Some((Some(name), secret)) = secret
             && let Ok(mut secret) = HeaderValue::from_str(&secret)
         {
             secret.set_sensitive(true);
-            builder = builder.header(name, secret);
+            asked = asked.header(name, secret);
         }
         if let Some(name) = &self.spec.idempotency_header {
-            builder = builder.header(name, &origin.key);
+            let no_value = |_| Trouble::Unfilled(Unfilled::NoValue(name.to_string()));
+            asked = asked.header(name.clone(), HeaderValue::from_str(&origin.key).map_err(no_value)?);
         }
         if let Some(body) = &request.body {
-            builder = builder
+            asked = asked
                 .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
                 .body(body.to_string());
         }
-        ask(builder, request.max_bytes).await
+        ask(&self.http, asked, request.max_bytes).await
     }
 
     /// What an answer means that the call itself has no word about.

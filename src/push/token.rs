@@ -6,13 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::{
-    Url,
-    header::{CONTENT_TYPE, HeaderValue},
-};
+use axum::http::{HeaderValue, Method, header::CONTENT_TYPE};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::sync::Mutex;
+use url::Url;
 
 use super::{
     answer::{self, Trouble},
@@ -21,7 +19,7 @@ use super::{
 use crate::{
     event::outcome::{ErrorReport, ErrorType},
     fault_injection,
-    http::MAX_ANSWER_BYTES,
+    http::{self, MAX_ANSWER_BYTES, Request, Target},
 };
 
 /// How much before its end a token is replaced; of a short-lived one, a tenth of its life.
@@ -114,7 +112,7 @@ impl Tokens {
     /// Why there is none.
     pub(super) async fn get(
         &self,
-        http: &reqwest::Client,
+        http: &http::Client,
         base: &str,
         auth: &Auth,
         refused: Option<u64>,
@@ -149,7 +147,7 @@ impl Tokens {
         Ok(token)
     }
 
-    async fn ask(&self, http: &reqwest::Client, base: &str, auth: &Auth) -> Result<(SecretString, Duration), Trouble> {
+    async fn ask(&self, http: &http::Client, base: &str, auth: &Auth) -> Result<(SecretString, Duration), Trouble> {
         let id = self.client.id.as_deref().unwrap_or_default();
         let (post, pointer) = match auth {
             Auth::Oauth2 {
@@ -168,21 +166,22 @@ impl Tokens {
                     form.insert("client_id", id);
                     form.insert("client_secret", self.secret());
                 }
-                let mut post = http.post(absolute(base, token_url)).body(encode(&form));
+                let mut post =
+                    Request::new(Method::POST, Target::parse(&absolute(base, token_url))).body(encode(&form));
                 if *credentials == Credentials::Basic {
-                    post = post.basic_auth(id, Some(self.secret()));
+                    post = post.basic_auth(id, self.secret());
                 }
                 (post, "/access_token")
             }
             Auth::Login { path, token, .. } => {
                 let form = BTreeMap::from([("username", id), ("password", self.secret())]);
-                let post = http.post(format!("{base}{path}")).body(encode(&form));
+                let post = Request::new(Method::POST, Target::parse(&format!("{base}{path}"))).body(encode(&form));
                 (post, token.as_deref().unwrap_or("/access_token"))
             }
             Auth::None | Auth::Header { .. } => return Ok((SecretString::default(), MAX_LIFETIME)),
         };
         let form = HeaderValue::from_static("application/x-www-form-urlencoded");
-        let answer = answer::ask(post.header(CONTENT_TYPE, form), MAX_ANSWER_BYTES).await?;
+        let answer = answer::ask(http, post.header(CONTENT_TYPE, form), MAX_ANSWER_BYTES).await?;
         if !(200..300).contains(&answer.status) {
             return Err(answer::without_token(&answer));
         }
@@ -232,7 +231,10 @@ fn encode(fields: &BTreeMap<&str, &str>) -> String {
 mod tests {
     use std::pin::pin;
 
+    use axum::http::HeaderMap;
+
     use super::{super::remote::Reply, *};
+    use crate::config::ClientTls;
 
     /// Who waits for another's token, which does not come, does not begin to wait anew after that one has given up.
     #[tokio::test]
@@ -241,7 +243,7 @@ mod tests {
         let base = format!("http://{}", silent.local_addr().unwrap());
         let patience = Duration::from_millis(200);
         let tokens = Tokens::new(Client::default(), MAX_LIFETIME, patience);
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = http::client(10 * patience, 20, HeaderMap::new(), &ClientTls::of_machine("X_API")).unwrap();
         let auth = Auth::Login {
             path: "/login".into(),
             token: None,

@@ -5,13 +5,11 @@
 //! row, and where there was none nobody knows.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
-use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -19,8 +17,12 @@ use crate::{
     database::{Database, query},
     fault_injection,
     order::body::Place,
-    verification::keys::MAX_SECRETS,
 };
+
+mod table;
+
+pub use self::table::{Branch, BranchSecrets};
+use self::table::{Snapshot, Version};
 
 /// How often the table is read again.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
@@ -59,83 +61,11 @@ pub enum Secrets {
     Unknown,
 }
 
-/// A branch's own secrets.
-#[derive(Debug)]
-pub struct BranchSecrets {
-    /// `branch_delivery_configs.branch_id`.
-    pub branch_id: String,
-    /// `webhook_secret` of its active rows, newest first, at most [`MAX_SECRETS`].
-    pub secrets: Vec<SecretString>,
-}
-
-/// Where the orders of one provider go.
-#[derive(Default)]
-struct OfProvider {
-    by_merchant: HashMap<String, Arc<Place>>,
-    by_store: HashMap<String, Arc<Place>>,
-    /// Where there is one active branch, however many rows it has.
-    only: Option<Arc<Place>>,
-    /// There are several.
-    is_several: bool,
-    /// Stores that are switched off, by merchant or store: for news of orders that they have.
-    inactive: HashMap<String, Arc<Place>>,
-    /// The secrets of its active rows, by branch.
-    secrets: HashMap<String, Arc<BranchSecrets>>,
-    /// What the provider must be told about a branch, by its id.
-    by_branch: HashMap<String, Arc<Branch>>,
-    /// `delivery_providers.api_base_url`.
-    api_base_url: Option<String>,
-}
-
-/// A branch, as far as the provider's interface is concerned.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Branch {
-    /// `branch_delivery_configs.branch_id`.
-    pub branch_id: String,
-    /// `merchant_id`.
-    pub merchant_id: Option<String>,
-    /// `store_id`.
-    pub store_id: Option<String>,
-    /// `settings`, JSON text as it stands.
-    pub settings: Option<String>,
-    /// Whether it sells: new orders and menus are for active branches only.
-    pub is_active: bool,
-}
-
-struct Snapshot {
-    providers: HashMap<String, OfProvider>,
-}
-
 /// A read of the table that has ended.
 #[derive(Debug, Clone, Copy)]
 struct Look {
     began: Instant,
     succeeded: bool,
-}
-
-impl OfProvider {
-    /// There is an active row of this branch.
-    fn note_active(&mut self, place: &Arc<Place>) {
-        match &self.only {
-            Some(only) if only.branch_id == place.branch_id => {}
-            None if !self.is_several => self.only = Some(Arc::clone(place)),
-            _ => (self.only, self.is_several) = (None, true),
-        }
-    }
-}
-
-impl Snapshot {
-    fn find(&self, provider: &str, store: Option<&str>) -> Option<&Place> {
-        let of_provider = self.providers.get(provider)?;
-        match store {
-            Some(store) => of_provider
-                .by_merchant
-                .get(store)
-                .or_else(|| of_provider.by_store.get(store))
-                .map(|place| &**place),
-            None => of_provider.only.as_deref(),
-        }
-    }
 }
 
 /// The branches.
@@ -168,11 +98,12 @@ impl Branches {
     /// # Errors
     /// Never; a database that is away is waited for.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut version = None;
         loop {
             let began = Instant::now();
             let read = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                read = self.read() => read,
+                read = self.read(&mut version) => read,
             };
             let succeeded = read.is_ok();
             let pause = match read {
@@ -297,72 +228,35 @@ impl Branches {
         Some(snapshot.providers.get(provider)?.secrets.get(branch).cloned())
     }
 
-    async fn read(&self) -> anyhow::Result<()> {
+    /// Reads the table, where it is not as it was when it was read last. Writes its version to `last`.
+    async fn read(&self, last: &mut Option<Version>) -> anyhow::Result<()> {
         let connection = self.database.connect().await?;
+        // Before the rows: what changes in between is read again next time.
+        let version = match Version::read(&connection).await {
+            Ok(version) => Some(version),
+            Err(error) => {
+                // A view has no versions.
+                tracing::debug!(%error, "cannot tell whether the branches have changed, so all of them are read");
+                None
+            }
+        };
+        if version.is_some() && version == *last {
+            return Ok(());
+        }
         let statement = connection.prepare_cached(query::BRANCHES).await?;
-        let limit = i64::try_from(MAX_ROWS)?;
-        let rows = connection.query(&statement, &[&limit]).await?;
+        let rows = connection.query(&statement, &[&i64::try_from(MAX_ROWS)?]).await?;
+        drop(connection);
         if rows.len() == MAX_ROWS {
             tracing::error!(
                 MAX_ROWS,
                 "branch_delivery_configs has more rows than are read; active ones go first"
             );
         }
-        let mut providers: HashMap<String, OfProvider> = HashMap::new();
-        let mut secrets: HashMap<(String, String), Vec<Vec<SecretString>>> = HashMap::new();
-        for row in rows {
-            let place = Arc::new(Place {
-                branch_id: row.try_get(1)?,
-                company_id: row.try_get(2)?,
-                auto_accept: row.try_get("auto_accept_orders")?,
-            });
-            let provider: String = row.try_get(0)?;
-            let is_active: bool = row.try_get("is_active")?;
-            if is_active && let Some(of_row) = row.try_get::<_, Option<String>>("webhook_secret")? {
-                let of_branch = secrets.entry((provider.clone(), place.branch_id.clone()));
-                of_branch.or_default().push(split(&of_row));
-            }
-            let of_provider = providers.entry(provider).or_default();
-            let branch = Branch {
-                branch_id: place.branch_id.clone(),
-                merchant_id: row.try_get(3)?,
-                store_id: row.try_get(4)?,
-                settings: row.try_get("settings")?,
-                is_active,
-            };
-            of_provider
-                .by_branch
-                .entry(place.branch_id.clone())
-                .or_insert_with(|| Arc::new(branch));
-            of_provider.api_base_url = row.try_get("api_base_url")?;
-            let stores = [row.try_get::<_, Option<String>>(3)?, row.try_get(4)?];
-            if !is_active {
-                for store in stores.into_iter().flatten() {
-                    of_provider.inactive.entry(store).or_insert_with(|| Arc::clone(&place));
-                }
-                continue;
-            }
-            of_provider.note_active(&place);
-            let [merchant, store] = stores;
-            if let Some(merchant) = merchant {
-                of_provider
-                    .by_merchant
-                    .entry(merchant)
-                    .or_insert_with(|| Arc::clone(&place));
-            }
-            if let Some(store) = store {
-                of_provider.by_store.entry(store).or_insert(place);
-            }
-        }
-        for ((provider, branch_id), of_rows) in secrets {
-            let secrets = newest_first(of_rows);
-            let of_branch = BranchSecrets { branch_id, secrets };
-            let of_provider = providers.entry(provider).or_default();
-            of_provider
-                .secrets
-                .insert(of_branch.branch_id.clone(), Arc::new(of_branch));
-        }
-        self.snapshot.store(Some(Arc::new(Snapshot { providers })));
+        let snapshot = Snapshot::of(&rows).await?;
+        let before = self.snapshot.swap(Some(Arc::new(snapshot)));
+        // Freeing a large one takes as long as some requests.
+        tokio::task::spawn_blocking(move || drop((before, rows))).await?;
+        *last = version;
         self.loaded.send_replace(true);
         Ok(())
     }
@@ -372,50 +266,4 @@ impl Branches {
 async fn called(by: &Notify, not_before: Instant) {
     by.notified().await;
     tokio::time::sleep_until(not_before.into()).await;
-}
-
-/// Several secrets between commas, newest first, as in the environment.
-fn split(secrets: &str) -> Vec<SecretString> {
-    let secrets = secrets.split(',').map(str::trim).filter(|one| !one.is_empty());
-    secrets.map(SecretString::from).collect()
-}
-
-/// The secrets of all rows of a branch: the newest of each row, then the next of each. A row with many crowds out no other row's
-/// newest.
-fn newest_first(of_rows: Vec<Vec<SecretString>>) -> Vec<SecretString> {
-    let mut rows: Vec<_> = of_rows.into_iter().map(Vec::into_iter).collect();
-    let mut secrets: Vec<SecretString> = Vec::new();
-    while secrets.len() < MAX_SECRETS {
-        let before = secrets.len();
-        for secret in rows.iter_mut().filter_map(Iterator::next) {
-            let is_known = |known: &SecretString| known.expose_secret() == secret.expose_secret();
-            if !secrets.iter().any(is_known) {
-                secrets.push(secret);
-            }
-        }
-        if secrets.len() == before && rows.iter().all(|row| row.len() == 0) {
-            break;
-        }
-    }
-    secrets.truncate(MAX_SECRETS);
-    secrets
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_rows_newest_secret_counts_first() {
-        let rows = |rows: &[&str]| {
-            let secrets = newest_first(rows.iter().map(|row| split(row)).collect());
-            let secrets: Vec<_> = secrets.iter().map(|one| one.expose_secret().to_owned()).collect();
-            secrets.join(" ")
-        };
-        assert_eq!(rows(&[]), "");
-        assert_eq!(rows(&["a1, a2", "b1"]), "a1 b1 a2");
-        assert_eq!(rows(&["a,a,,a", "a, b"]), "a b");
-        let many = "1,2,3,4,5,6,7,8,9";
-        assert_eq!(rows(&[many, "x"]), "1 x 2 3 4 5 6 7");
-    }
 }

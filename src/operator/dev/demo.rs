@@ -9,15 +9,20 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use async_nats::{ConnectOptions, Subscriber};
+use axum::http::{HeaderMap, Method, StatusCode};
 use chrono::Utc;
 use futures_util::StreamExt;
 use serde_json::Value;
 use tokio_postgres::NoTls;
 
 use super::{DATABASE, Dev, WEBHOOK_SECRET, backend::SERVICE_TOKEN};
-use crate::verification::{
-    Keys, Scheme,
-    sign::{self, Outgoing},
+use crate::{
+    config::ClientTls,
+    http::{self, Answer, MAX_ANSWER_BYTES, Request, Target},
+    verification::{
+        Keys, Scheme,
+        sign::{self, Outgoing},
+    },
 };
 
 const SAMPLE: &str = include_str!("sample_order.json");
@@ -58,7 +63,7 @@ pub(super) async fn run(dev: &Dev, hub: SocketAddr, metrics: SocketAddr, provide
     let order_id = format!("CR{number}");
     let body = SAMPLE.replace("ORDER_ID", &order_id);
     let mut events = subscribe(dev).await?;
-    let client = reqwest::Client::builder().timeout(WAIT).no_proxy().build()?;
+    let client = http::client(WAIT, 1, HeaderMap::new(), &ClientTls::of_machine("HUB"))?;
     wait_ready(&client, hub).await?;
     say(format_args!("sending a signed Careem order, {order_id}:"))?;
     let began = Instant::now();
@@ -136,11 +141,12 @@ async fn subscribe(dev: &Dev) -> anyhow::Result<Subscriber> {
     Ok(subscriber)
 }
 
-async fn wait_ready(client: &reqwest::Client, hub: SocketAddr) -> anyhow::Result<()> {
+async fn wait_ready(client: &http::Client, hub: SocketAddr) -> anyhow::Result<()> {
     let deadline = Instant::now() + WAIT;
     while Instant::now() < deadline {
-        let asked = client.get(format!("http://{hub}/health/ready")).send().await;
-        if asked.is_ok_and(|answer| answer.status().is_success()) {
+        let target = Target::parse(&format!("http://{hub}/health/ready"));
+        let asked = client.ask(Request::new(Method::GET, target), MAX_ANSWER_BYTES).await;
+        if asked.is_ok_and(|answer| (200..300).contains(&answer.status)) {
             return Ok(());
         }
         tokio::time::sleep(POLL).await;
@@ -148,15 +154,16 @@ async fn wait_ready(client: &reqwest::Client, hub: SocketAddr) -> anyhow::Result
     bail!("the hub was not ready within {} s", WAIT.as_secs())
 }
 
-async fn post(client: &reqwest::Client, hub: SocketAddr, body: &str) -> anyhow::Result<String> {
+async fn post(client: &http::Client, hub: SocketAddr, body: &str) -> anyhow::Result<String> {
     let request = signed(hub, body)?;
-    let answer = client
-        .post(request.url)
+    let post = Request::new(Method::POST, Target::parse(&request.url))
         .headers(request.headers)
-        .body(request.body)
-        .send()
-        .await?;
-    let (status, text) = (answer.status(), answer.text().await?);
+        .body(request.body);
+    let answer = client.ask(post, MAX_ANSWER_BYTES).await.and_then(Answer::unbroken)?;
+    let (status, text) = (
+        StatusCode::from_u16(answer.status)?,
+        String::from_utf8_lossy(&answer.body).into_owned(),
+    );
     if !status.is_success() {
         bail!("the hub answered the sample order with {status}: {text}");
     }

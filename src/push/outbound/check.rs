@@ -5,7 +5,8 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{Method, Url, header::HeaderName};
+use axum::http::{HeaderName, Method};
+use url::Url;
 
 use super::{Auth, Call, Fetch, FetchPlace, FetchSpec, Href, MenuCall, MenuResult, MenuSpec, ResultSpec, StatusCall};
 use crate::{

@@ -10,13 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::http::{HeaderMap, Method};
 use futures_util::future::join_all;
-use reqwest::{Client, header::HeaderMap};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use url::Url;
 
 use crate::{
-    config, http,
+    config,
+    http::{self, Client, Request, Target},
     journal::{EVENTS, Journal},
 };
 
@@ -216,8 +218,10 @@ async fn look(client: &Client, url: &str) -> Server {
 
 /// An answer, whatever its status is: `/healthz` says 503 with its reason.
 async fn get<T: for<'a> Deserialize<'a>>(client: &Client, url: &str) -> Result<T, String> {
-    let answer = http::ask(client.get(url), MAX_ANSWER_BYTES).await;
-    let answer = answer.map_err(|error| format!("no answer of its monitoring port: {}", error.without_url()))?;
+    let answer = client
+        .ask(Request::new(Method::GET, Target::parse(url)), MAX_ANSWER_BYTES)
+        .await;
+    let answer = answer.map_err(|error| format!("no answer of its monitoring port: {error}"))?;
     serde_json::from_slice(&answer.body).map_err(|_| format!("its monitoring port answered with {}", answer.status))
 }
 
@@ -234,8 +238,8 @@ fn name(url: &str) -> String {
 
 /// Whether a URL leads to this machine.
 fn is_here(url: &str) -> bool {
-    let url = reqwest::Url::parse(url).ok();
-    url.as_ref().and_then(reqwest::Url::host_str).is_some_and(|host| {
+    let url = Url::parse(url).ok();
+    url.as_ref().and_then(Url::host_str).is_some_and(|host| {
         let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
         host == "localhost" || address.is_ok_and(|address| address.is_loopback())
     })

@@ -1,0 +1,238 @@
+//! The table as it is held in memory, and how it is read.
+
+use std::{collections::HashMap, sync::Arc};
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::Row;
+
+use crate::{
+    database::{Connection, Error, query},
+    order::body::Place,
+    verification::keys::MAX_SECRETS,
+};
+
+/// After so many rows others have a turn: a large table takes tenths of a second.
+const ROWS_AT_A_TIME: usize = 500;
+
+/// What is another one whenever the tables are.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Version {
+    branches: (i64, Option<i64>),
+    providers: (i64, Option<i64>),
+}
+
+impl Version {
+    /// The server looks at every row and sends one.
+    ///
+    /// # Errors
+    /// Where PostgreSQL cannot say, as of a view.
+    pub(super) async fn read(connection: &Connection) -> Result<Self, Error> {
+        let statement = connection.prepare_cached(query::BRANCHES_VERSION).await?;
+        let row = connection.query_one(&statement, &[]).await?;
+        Ok(Self {
+            branches: (row.try_get(0)?, row.try_get(1)?),
+            providers: (row.try_get(2)?, row.try_get(3)?),
+        })
+    }
+}
+
+/// A branch's own secrets.
+#[derive(Debug)]
+pub struct BranchSecrets {
+    /// `branch_delivery_configs.branch_id`.
+    pub branch_id: String,
+    /// `webhook_secret` of its active rows, newest first, at most [`MAX_SECRETS`].
+    pub secrets: Vec<SecretString>,
+}
+
+/// Where the orders of one provider go.
+#[derive(Default)]
+pub(super) struct OfProvider {
+    by_merchant: HashMap<String, Arc<Place>>,
+    by_store: HashMap<String, Arc<Place>>,
+    /// Where there is one active branch, however many rows it has.
+    only: Option<Arc<Place>>,
+    /// There are several.
+    is_several: bool,
+    /// Stores that are switched off, by merchant or store: for news of orders that they have.
+    pub(super) inactive: HashMap<String, Arc<Place>>,
+    /// The secrets of its active rows, by branch.
+    pub(super) secrets: HashMap<String, Arc<BranchSecrets>>,
+    /// What the provider must be told about a branch, by its id.
+    pub(super) by_branch: HashMap<String, Arc<Branch>>,
+    /// `delivery_providers.api_base_url`.
+    pub(super) api_base_url: Option<String>,
+}
+
+/// A branch, as far as the provider's interface is concerned.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Branch {
+    /// `branch_delivery_configs.branch_id`.
+    pub branch_id: String,
+    /// `merchant_id`.
+    pub merchant_id: Option<String>,
+    /// `store_id`.
+    pub store_id: Option<String>,
+    /// `settings`, JSON text as it stands.
+    pub settings: Option<String>,
+    /// Whether it sells: new orders and menus are for active branches only.
+    pub is_active: bool,
+}
+
+/// All rows.
+#[derive(Default)]
+pub(super) struct Snapshot {
+    pub(super) providers: HashMap<String, OfProvider>,
+}
+
+impl OfProvider {
+    /// There is an active row of this branch.
+    fn note_active(&mut self, place: &Arc<Place>) {
+        match &self.only {
+            Some(only) if only.branch_id == place.branch_id => {}
+            None if !self.is_several => self.only = Some(Arc::clone(place)),
+            _ => (self.only, self.is_several) = (None, true),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Reads these rows.
+    ///
+    /// # Errors
+    /// Where a column has another type.
+    pub(super) async fn of(rows: &[Row]) -> Result<Self, tokio_postgres::Error> {
+        let mut reading = Reading::default();
+        for rows in rows.chunks(ROWS_AT_A_TIME) {
+            rows.iter().try_for_each(|row| reading.add(row))?;
+            tokio::task::yield_now().await;
+        }
+        Ok(reading.end())
+    }
+
+    /// The branch of a store; of the only active one where none is named.
+    pub(super) fn find(&self, provider: &str, store: Option<&str>) -> Option<&Place> {
+        let of_provider = self.providers.get(provider)?;
+        match store {
+            Some(store) => of_provider
+                .by_merchant
+                .get(store)
+                .or_else(|| of_provider.by_store.get(store))
+                .map(|place| &**place),
+            None => of_provider.only.as_deref(),
+        }
+    }
+}
+
+/// Rows, as far as they were read.
+#[derive(Default)]
+struct Reading {
+    snapshot: Snapshot,
+    /// By provider and branch, those of each row.
+    secrets: HashMap<(String, String), Vec<Vec<SecretString>>>,
+}
+
+impl Reading {
+    fn add(&mut self, row: &Row) -> Result<(), tokio_postgres::Error> {
+        let place = Arc::new(Place {
+            branch_id: row.try_get(1)?,
+            company_id: row.try_get(2)?,
+            auto_accept: row.try_get("auto_accept_orders")?,
+        });
+        let provider: String = row.try_get(0)?;
+        let is_active: bool = row.try_get("is_active")?;
+        if is_active && let Some(of_row) = row.try_get::<_, Option<String>>("webhook_secret")? {
+            let of_branch = self.secrets.entry((provider.clone(), place.branch_id.clone()));
+            of_branch.or_default().push(split(&of_row));
+        }
+        let of_provider = self.snapshot.providers.entry(provider).or_default();
+        let branch = Branch {
+            branch_id: place.branch_id.clone(),
+            merchant_id: row.try_get(3)?,
+            store_id: row.try_get(4)?,
+            settings: row.try_get("settings")?,
+            is_active,
+        };
+        of_provider
+            .by_branch
+            .entry(place.branch_id.clone())
+            .or_insert_with(|| Arc::new(branch));
+        of_provider.api_base_url = row.try_get("api_base_url")?;
+        let [merchant, store] = [row.try_get::<_, Option<String>>(3)?, row.try_get(4)?];
+        if !is_active {
+            for store in [merchant, store].into_iter().flatten() {
+                of_provider.inactive.entry(store).or_insert_with(|| Arc::clone(&place));
+            }
+            return Ok(());
+        }
+        of_provider.note_active(&place);
+        if let Some(merchant) = merchant {
+            of_provider
+                .by_merchant
+                .entry(merchant)
+                .or_insert_with(|| Arc::clone(&place));
+        }
+        if let Some(store) = store {
+            of_provider.by_store.entry(store).or_insert(place);
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Snapshot {
+        for ((provider, branch_id), of_rows) in self.secrets {
+            let secrets = newest_first(of_rows);
+            let of_branch = BranchSecrets { branch_id, secrets };
+            let of_provider = self.snapshot.providers.entry(provider).or_default();
+            of_provider
+                .secrets
+                .insert(of_branch.branch_id.clone(), Arc::new(of_branch));
+        }
+        self.snapshot
+    }
+}
+
+/// Several secrets between commas, newest first, as in the environment.
+fn split(secrets: &str) -> Vec<SecretString> {
+    let secrets = secrets.split(',').map(str::trim).filter(|one| !one.is_empty());
+    secrets.map(SecretString::from).collect()
+}
+
+/// The secrets of all rows of a branch: the newest of each row, then the next of each. A row with many crowds out no other row's
+/// newest.
+fn newest_first(of_rows: Vec<Vec<SecretString>>) -> Vec<SecretString> {
+    let mut rows: Vec<_> = of_rows.into_iter().map(Vec::into_iter).collect();
+    let mut secrets: Vec<SecretString> = Vec::new();
+    while secrets.len() < MAX_SECRETS {
+        let before = secrets.len();
+        for secret in rows.iter_mut().filter_map(Iterator::next) {
+            let is_known = |known: &SecretString| known.expose_secret() == secret.expose_secret();
+            if !secrets.iter().any(is_known) {
+                secrets.push(secret);
+            }
+        }
+        if secrets.len() == before && rows.iter().all(|row| row.len() == 0) {
+            break;
+        }
+    }
+    secrets.truncate(MAX_SECRETS);
+    secrets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rows_newest_secret_counts_first() {
+        let rows = |rows: &[&str]| {
+            let secrets = newest_first(rows.iter().map(|row| split(row)).collect());
+            let secrets: Vec<_> = secrets.iter().map(|one| one.expose_secret().to_owned()).collect();
+            secrets.join(" ")
+        };
+        assert_eq!(rows(&[]), "");
+        assert_eq!(rows(&["a1, a2", "b1"]), "a1 b1 a2");
+        assert_eq!(rows(&["a,a,,a", "a, b"]), "a b");
+        let many = "1,2,3,4,5,6,7,8,9";
+        assert_eq!(rows(&[many, "x"]), "1 x 2 3 4 5 6 7");
+    }
+}
