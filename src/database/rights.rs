@@ -16,6 +16,8 @@ const GRANTS: &str = include_str!("../../sql/grants.sql");
 const RETENTION: &str = include_str!("../../sql/grants_retention.sql");
 /// What a hub needs only where something is not there yet; where it is needed and missing PostgreSQL says so.
 const SELDOM: (&str, &str) = ("INSERT", ".delivery_providers");
+/// Columns that tell versions of rows apart. A hub whose role may not read them works, and reads all rows instead.
+const VERSIONS: [&str; 2] = ["xmin", "ctid"];
 /// PostgreSQL's code where a right is missing.
 pub const MISSING: &str = "42501";
 
@@ -126,11 +128,10 @@ async fn lacking(connection: &Connection, all: Vec<Right>, of_retention: bool) -
 /// The rights that every hub needs.
 fn always(names: &Names) -> Vec<Right> {
     let is_seldom = |right: &Right| right.privilege == SELDOM.0 && right.on.ends_with(SELDOM.1);
+    let is_of_versions = |right: &Right| right.column.as_deref().is_some_and(|column| VERSIONS.contains(&column));
+    let is_needed = |right: &Right| !is_seldom(right) && !is_of_versions(right);
     let text = names.fill(GRANTS);
-    text.lines()
-        .flat_map(rights)
-        .filter(|right| !is_seldom(right))
-        .collect()
+    text.lines().flat_map(rights).filter(is_needed).collect()
 }
 
 /// Those that deleting old rows of a table needs besides.

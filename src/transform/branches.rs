@@ -22,7 +22,7 @@ use crate::{
 mod table;
 
 pub use self::table::{Branch, BranchSecrets};
-use self::table::{Snapshot, Version};
+use self::table::{Snapshot, Versions};
 
 /// How often the table is read again.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
@@ -98,12 +98,12 @@ impl Branches {
     /// # Errors
     /// Never; a database that is away is waited for.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut version = None;
+        let mut versions = Versions::default();
         loop {
             let began = Instant::now();
             let read = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                read = self.read(&mut version) => read,
+                read = self.read(&mut versions) => read,
             };
             let succeeded = read.is_ok();
             let pause = match read {
@@ -228,19 +228,12 @@ impl Branches {
         Some(snapshot.providers.get(provider)?.secrets.get(branch).cloned())
     }
 
-    /// Reads the table, where it is not as it was when it was read last. Writes its version to `last`.
-    async fn read(&self, last: &mut Option<Version>) -> anyhow::Result<()> {
+    /// Reads the table, where it is not as it was when it was read last.
+    async fn read(&self, versions: &mut Versions) -> anyhow::Result<()> {
         let connection = self.database.connect().await?;
         // Before the rows: what changes in between is read again next time.
-        let version = match Version::read(&connection).await {
-            Ok(version) => Some(version),
-            Err(error) => {
-                // A view has no versions.
-                tracing::debug!(%error, "cannot tell whether the branches have changed, so all of them are read");
-                None
-            }
-        };
-        if version.is_some() && version == *last {
+        let version = versions.read(&connection).await;
+        if version.is_some() && version == versions.last {
             return Ok(());
         }
         let statement = connection.prepare_cached(query::BRANCHES).await?;
@@ -256,7 +249,7 @@ impl Branches {
         let before = self.snapshot.swap(Some(Arc::new(snapshot)));
         // Freeing a large one takes as long as some requests.
         tokio::task::spawn_blocking(move || drop((before, rows))).await?;
-        *last = version;
+        versions.last = version;
         self.loaded.send_replace(true);
         Ok(())
     }

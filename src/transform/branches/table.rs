@@ -21,12 +21,35 @@ pub(super) struct Version {
     providers: (i64, Option<i64>),
 }
 
+/// The version that was read last, and whether there are any.
+#[derive(Debug, Default)]
+pub(super) struct Versions {
+    pub(super) last: Option<Version>,
+    cannot_be_read: bool,
+}
+
+impl Versions {
+    /// The version now; none where PostgreSQL does not tell.
+    pub(super) async fn read(&mut self, connection: &Connection) -> Option<Version> {
+        if self.cannot_be_read {
+            return None;
+        }
+        let version = Version::read(connection).await;
+        if let Err(error) = &version {
+            // A view has none, and the role may not be allowed to read them (class 42): the same the next time.
+            self.cannot_be_read = error.code().is_some_and(|code| code.starts_with("42"));
+            tracing::info!(%error, "it is not known whether the branches have changed, so all of them are read every time");
+        }
+        version.ok()
+    }
+}
+
 impl Version {
     /// The server looks at every row and sends one.
     ///
     /// # Errors
     /// Where PostgreSQL cannot say, as of a view.
-    pub(super) async fn read(connection: &Connection) -> Result<Self, Error> {
+    async fn read(connection: &Connection) -> Result<Self, Error> {
         let statement = connection.prepare_cached(query::BRANCHES_VERSION).await?;
         let row = connection.query_one(&statement, &[]).await?;
         Ok(Self {
