@@ -19,7 +19,7 @@ use anyhow::{Result, ensure};
 use report::{LATEST, Results};
 use sections::Bench;
 
-const SECTIONS: [&str; 9] = [
+const SECTIONS: [&str; 10] = [
     "accept",
     "limits",
     "floods",
