@@ -210,6 +210,11 @@ impl Acknowledging {
         self.known(Known::acknowledged);
     }
 
+    /// All appends of a round were answered, and each with the word that its event was there before.
+    pub(super) fn recognised(&self) {
+        self.known(Known::recognised);
+    }
+
     /// An append of so many bytes was refused, because there is no room or for another reason that is not the event's.
     pub(super) fn refused(&self, reason: &str, payload_bytes: usize) {
         self.known(|known, now| known.refused(reason, payload_bytes, now));
@@ -326,6 +331,16 @@ impl Known {
         self.acknowledged = Some(now);
         self.needs = OVERHEAD_BYTES;
         self.set(None, now);
+    }
+
+    /// A server recognises an id also when it is full or cannot write. So such an answer ends silence and no other trouble.
+    fn recognised(&mut self, now: Instant) {
+        use Trouble::{NoAnswer, NoConnection, NoStream, NotAsked};
+        self.unanswered = None;
+        if matches!(self.trouble, None | Some(NotAsked | NoConnection | NoAnswer | NoStream)) {
+            self.forget_appends();
+            self.set(None, now);
+        }
     }
 
     fn refused(&mut self, reason: &str, payload_bytes: usize, now: Instant) {

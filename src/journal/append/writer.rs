@@ -304,6 +304,14 @@ impl Writer {
         let mut again = Vec::new();
         let mut no_room = None;
         let mut trouble = false;
+        if fates
+            .iter()
+            .any(|fate| matches!(fate, Fate::Stored { duplicate: false, .. }))
+        {
+            self.acknowledging.acknowledged();
+        } else if !fates.is_empty() && fates.iter().all(|fate| matches!(fate, Fate::Stored { .. })) {
+            self.acknowledging.recognised();
+        }
         for (pending, fate) in batch.into_iter().zip(fates) {
             trouble |= !matches!(fate, Fate::Stored { .. });
             match fate {
@@ -329,7 +337,6 @@ impl Writer {
     }
 
     fn stored(&mut self, pending: Pending, sequence: u64, duplicate: bool) {
-        self.acknowledging.acknowledged();
         if !duplicate {
             self.recent.insert(pending.id());
             self.measured.appended(pending.event.envelope.event_type);

@@ -139,3 +139,22 @@ fn before_the_first_answer_it_is_not_up_and_nobody_is_refused() {
     known.look(began + KNOWN_AFTER);
     assert_eq!(known.lets_in(began + KNOWN_AFTER), Err(Trouble::NoConnection));
 }
+
+#[test]
+fn an_id_that_is_recognised_does_not_show_that_anything_is_stored() {
+    let began = Instant::now();
+    let mut known = up(began);
+    known.refused("maximum bytes exceeded", 10, began);
+    known.recognised(began + SECOND);
+    assert_eq!(known.trouble, full());
+    known.stores_nothing(None, began + SECOND);
+    known.recognised(began + 2 * SECOND);
+    assert_eq!(known.trouble, Some(Trouble::StoresNothing(None)));
+
+    let mut known = up(began);
+    known.asked(&Trouble::NoAnswer, began);
+    known.look(began + KNOWN_AFTER);
+    assert_eq!(known.trouble, Some(Trouble::NoAnswer));
+    known.recognised(began + KNOWN_AFTER);
+    assert_eq!(known.trouble, None, "it answers again");
+}
