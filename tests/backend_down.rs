@@ -99,9 +99,16 @@ async fn the_breaker_opens_and_lets_it_recover() {
     world.backend.otherwise(Answer::status(503));
     world.post_orders(&hub, ids("storm", 20)).await;
     world.breaker_becomes(&hub, "open").await;
-    assert!(hub.logs_contain("circuit breaker open"));
     let at_opening = world.backend.count();
     assert!((5..=20).contains(&at_opening), "{at_opening} requests before it opened");
+    eventually("the log says so", PATIENCE, async || {
+        if hub.logs_contain("circuit breaker open") {
+            Ok(())
+        } else {
+            Err(hub.log())
+        }
+    })
+    .await;
     let requests = world.backend.wait_for(at_opening + 2).await;
     // Whoever is ill is left alone: a few trials each time that the breaker closes half.
     for (at, request) in requests.iter().enumerate().skip(at_opening) {

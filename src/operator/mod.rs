@@ -124,7 +124,7 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
                 ..
             } => migrate::print_grants(&environment, &role, retention, json),
             Command::Migrate { grant, retention, .. } => {
-                migrate::run(&environment, grant.as_deref(), retention, json).await
+                Box::pin(migrate::run(&environment, grant.as_deref(), retention, json)).await
             }
             Command::Streams(action) => streams::run(&environment, &action, json).await,
             Command::Backup { folder } => backup::run(&environment, &folder, json).await,

@@ -172,6 +172,7 @@ mod tests {
             due_at,
             waiting: Vec::new(),
             for_creation: false,
+            creations: None,
         };
         Open::new(revision, Past::default(), &lane)
     }
@@ -226,6 +227,7 @@ mod tests {
             due_at: at(5),
             waiting: waiting.iter().map(|event| (*event, 0)).collect(),
             for_creation: false,
+            creations: None,
         };
         assert_eq!(table.parked(), (0, None));
         table.put(key(1), Open::new(1, Past::default(), &lane(&[9, 12])));

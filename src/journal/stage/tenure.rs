@@ -269,7 +269,7 @@ mod tests {
             open: Vec::new(),
             lanes: None,
         };
-        tenure.begin(Progress::of(floor), None, 1);
+        tenure.begin(Progress::of(floor), (None, None), 1);
         tenure
     }
 
