@@ -9,12 +9,19 @@ use crate::setup::postgres;
 /// Rows of one insert, as the projection's batches have.
 const ROWS: i64 = 500;
 
-/// Copies both tables by the plainest batched insert there is: each column an array, no conflict clause, one transaction
+/// The tables, and the column of each that tells one row of the benchmark from another.
+const TABLES: [(&str, &str); 3] = [
+    ("webhook_logs", "id"),
+    ("provider_order_logs", "id"),
+    ("hub.orders", "external_order_id"),
+];
+
+/// Copies all tables by the plainest batched insert there is: each column an array, no conflict clause, one transaction
 /// a batch. Only the inserts are timed. Returns seconds.
 pub(crate) async fn plain_insert(source: &str, target: &str) -> Result<f64> {
     let (source, target) = (postgres(source).await?, postgres(target).await?);
     let mut took = Duration::ZERO;
-    for table in ["webhook_logs", "provider_order_logs"] {
+    for (table, key) in TABLES {
         let columns = columns(&source, table).await?;
         let (names, types): (Vec<_>, Vec<_>) = columns
             .iter()
@@ -36,7 +43,7 @@ pub(crate) async fn plain_insert(source: &str, target: &str) -> Result<f64> {
         );
         let insert = target.prepare(&insert).await?;
         let read = format!(
-            "SELECT {} FROM {table} WHERE id > $1 ORDER BY id LIMIT {ROWS}",
+            "SELECT {} FROM {table} WHERE {key} > $1 ORDER BY {key} LIMIT {ROWS}",
             read.join(", ")
         );
         let read = source.prepare(&read).await?;
@@ -44,7 +51,7 @@ pub(crate) async fn plain_insert(source: &str, target: &str) -> Result<f64> {
         loop {
             let rows = source.query(&read, &[&after]).await?;
             let Some(last) = rows.last() else { break };
-            let at = columns.iter().position(|(name, _)| name == "id").unwrap_or(0);
+            let at = columns.iter().position(|(name, _)| name == key).unwrap_or(0);
             after = last.try_get(at)?;
             let arrays = (0..columns.len())
                 .map(|column| {

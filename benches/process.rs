@@ -109,18 +109,58 @@ pub(crate) fn resident_bytes(pid: u32) -> Result<u64> {
 
 /// CPU time, user and system, that a process has taken since its start, to a hundredth of a second.
 pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
+    let ticks = stat(pid)?;
+    Ok((ticks.user + ticks.system) as f64 / TICKS_PER_SECOND)
+}
+
+/// The same with what its children took that have ended.
+pub(crate) fn cpu_seconds_with_children(pid: u32) -> Result<f64> {
+    let ticks = stat(pid)?;
+    Ok((ticks.user + ticks.system + ticks.of_children) as f64 / TICKS_PER_SECOND)
+}
+
+/// CPU time that the running children of a process have taken.
+pub(crate) fn cpu_seconds_of_all(parent: u32) -> Result<f64> {
+    let mut ticks = 0;
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // One that ended meanwhile is counted with its parent the next time.
+        if let Ok(stat) = stat(pid)
+            && stat.parent == u64::from(parent)
+        {
+            ticks += stat.user + stat.system;
+        }
+    }
+    Ok(ticks as f64 / TICKS_PER_SECOND)
+}
+
+/// Of `/proc/PID/stat`, in clock ticks.
+struct Stat {
+    parent: u64,
+    user: u64,
+    system: u64,
+    of_children: u64,
+}
+
+fn stat(pid: u32) -> Result<Stat> {
     let path = format!("/proc/{pid}/stat");
     let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-    // The name before it, in brackets, may hold blanks and brackets. After it come state, 10 numbers, utime, stime.
+    // The name before it, in brackets, may hold blanks and brackets. After it come state, parent, 9 numbers, utime, stime, cutime, cstime.
     let (_, fields) = text.rsplit_once(')').with_context(|| format!("the format of {path}"))?;
-    let ticks = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(str::parse::<u64>)
-        .collect::<Result<Vec<_>, _>>()?;
-    ensure!(ticks.len() == 2, "the format of {path}");
-    Ok(ticks.iter().sum::<u64>() as f64 / TICKS_PER_SECOND)
+    let fields: Vec<_> = fields.split_whitespace().collect();
+    let number = |at: usize| {
+        let field = fields.get(at).with_context(|| format!("the format of {path}"))?;
+        field.parse::<u64>().with_context(|| format!("the format of {path}"))
+    };
+    Ok(Stat {
+        parent: number(1)?,
+        user: number(11)?,
+        system: number(12)?,
+        of_children: number(13)? + number(14)?,
+    })
 }
 
 /// CPU time of the calling thread so far; `None` where the kernel does not tell.

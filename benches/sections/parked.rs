@@ -81,7 +81,7 @@ impl Bench {
         let what = "from the end of the first instance to the first order by the next";
         self.push(Row::number(SECTION, what, seconds, "s").goal(Goal::AtMost(2.0)));
         self.push(Row::number(SECTION, "CPU of NATS in that time", cpu, "s"));
-        let accepted = good(run)?.accepted_in_all as f64 / RUN.as_secs_f64();
+        let accepted = good(run?)?.accepted_in_all as f64 / RUN.as_secs_f64();
         self.push(Row::number(
             SECTION,
             "accepted beside the takeover",
