@@ -1,7 +1,7 @@
 //! An event as a NATS message: CloudEvents 1.0 in binary mode, the envelope in headers, the payload untouched.
 //!
 //! CloudEvents' own attributes are headers in both forms ([`Form`]); `ce-source` is `/providers/{provider}`. The rest of the
-//! envelope is one header, [`hub`]; in the older form each part of it is a header of its own: `ce-rootid`, `ce-causeid`,
+//! envelope is one header, `hub`; in the older form each part of it is a header of its own: `ce-rootid`, `ce-causeid`,
 //! `ce-causesequence`, `ce-webhooktype`, `ce-branch`, `ce-principal` (without it, it is the provider's), `ce-requestid`,
 //! `ce-receivedtime`, and `hub-request` with the HTTP request's facts as JSON. Both are read for ever.
 

@@ -7,7 +7,7 @@
 //!
 //! Where the log went back or is another, the tables begin an [`era`].
 //!
-//! [`schema`] keeps the tables' shape and [`indexes`] what they are found by. Each table is a [`Projection`] and stands in [`ALL`]:
+//! [`schema`] keeps the tables' shape and [`indexes`] what they are found by. Each table is a `Projection` and stands in `ALL`:
 //! `webhook_logs`, `delivery_error_logs` and `provider_order_logs` are the platform's, `orders` is the hub's own. `retention` deletes
 //! what is old, `rules` says what the last word is, `decoded` reads payloads, [`batch`] applies events to all of them, [`live`] follows
 //! the log and gathers what belongs together, [`fill`] makes a projection of the hub's own that is new, or another version, from the log.
