@@ -160,112 +160,6 @@ fn ends_of<'a>(
         .collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_acceptance_ends_whatever_became_of_the_first() {
-    let world = World::new().await;
-    let settings = world
-        .settings()
-        .set("RETRY_DELAYS", "100ms")
-        .set("RETRY_MAX_ATTEMPTS", 1)
-        .set("CIRCUIT_BREAKER_ENABLED", false);
-    let first = Hub::start(&settings).await;
-    futures_util::future::join_all(CASES.iter().map(async |case| {
-        for hub in 0..2 {
-            world.first_time(&first, case, &case.id(hub)).await;
-        }
-    }))
-    .await;
-    let events = world.log.settled().await;
-    let acceptances = Acceptances::of(&events);
-    for (case, at) in CASES.iter().flat_map(|case| [(case, 0), (case, 1)]) {
-        let (id, body) = (case.id(at), (case.body)(&case.id(at)));
-        let accepted = events.iter().find(|event| event.payload == body.as_bytes()).unwrap();
-        let end = ends_of(&acceptances, &events, &id)[&accepted.sequence]
-            .envelope
-            .event_type;
-        assert_eq!(end, case.first, "{id}");
-    }
-    // Inside of the log's window: nothing new, on the same instance and on another one.
-    let other = Hub::start(&settings).await;
-    let before = world.log.settled().await.len();
-    for (at, hub) in [&first, &other].into_iter().enumerate() {
-        for case in &CASES {
-            let answer = world.post_again(hub, case, &case.id(at)).await;
-            assert!(answer, "{}: known", case.name);
-        }
-    }
-    assert_eq!(world.log.settled().await.len(), before, "nothing came of what is known");
-    // Outside of it: the one that works, and the other one; both without the ids that they remember themselves.
-    assert!(first.terminate().await.0.success());
-    assert!(other.terminate().await.0.success());
-    world.database.run(ADD_BRANCH).await.unwrap();
-    let hubs = [Hub::start(&settings).await, Hub::start(&settings).await];
-    world.log_forgets(&hubs[1]).await;
-    for (at, hub) in hubs.iter().enumerate() {
-        for case in &CASES {
-            let known = world.post_again(hub, case, &case.id(at)).await;
-            assert!(!known, "{}: accepted anew", case.name);
-        }
-    }
-    let events = world.log.settled().await;
-    let acceptances = Acceptances::of(&events);
-    for (case, at) in CASES.iter().flat_map(|case| [(case, 0), (case, 1)]) {
-        let id = case.id(at);
-        let body = (case.body)(&id);
-        let twice: Vec<u64> = events
-            .iter()
-            .filter(|event| event.envelope.event_type == EventType::WebhookReceived && event.payload == body.as_bytes())
-            .map(|event| event.sequence)
-            .collect();
-        let ends = ends_of(&acceptances, &events, &id);
-        let [one, two] = twice[..] else {
-            panic!("{id}: accepted {} times", twice.len())
-        };
-        let (one, two) = (ends[&one], ends[&two]);
-        assert_eq!(
-            one.envelope.event_type,
-            case.first_then,
-            "{id}, the first: {}",
-            payload(one)
-        );
-        assert_eq!(two.envelope.event_type, case.again, "{id}, again: {}", payload(two));
-        if let Some(reason) = case.reason {
-            assert_eq!(payload(two)["reason"], reason, "{id}");
-        }
-        // Created once, and told what is newest last.
-        let created = world.backend.requests();
-        let created: Vec<_> = created
-            .iter()
-            .filter(|one| one.external_order_id() == id && one.path == ORDERS)
-            .collect();
-        let keys: std::collections::BTreeSet<_> = created.iter().map(|one| one.key()).collect();
-        let most = if case.name == "refused" { 2 } else { 1 };
-        assert!(keys.len() <= most, "{id}: {keys:?}");
-        if case.name.starts_with("old") {
-            let requests = world.backend.requests();
-            let last = requests.iter().rfind(|one| one.external_order_id() == id).unwrap();
-            assert_eq!(last.json()["statusChange"]["canonicalStatus"], "picked_up", "{id}");
-        }
-    }
-    world.hand_out_again().await;
-    let count = |one: EventType| {
-        2 * CASES
-            .iter()
-            .map(|case| usize::from(case.first_then == one) + usize::from(case.again == one))
-            .sum::<usize>()
-    };
-    let others = 2 * 5;
-    let newer = 2 * 2;
-    world
-        .at_end(Ends {
-            forwarded: count(Forwarded) + others + newer,
-            ignored: count(Ignored),
-            rejected: count(Rejected),
-            dead_lettered: count(Dead),
-        })
-        .await;
-}
-
 impl World {
     /// Whether the hub says that it knew it.
     async fn post_again(&self, hub: &Hub, case: &Case, id: &str) -> bool {
@@ -407,4 +301,116 @@ async fn what_was_asked_before_a_crash_is_not_taken_for_never_asked() {
     assert_eq!(world.creations().len(), 1, "{:?}", world.creations());
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(1).ignored(1)).await;
+}
+
+mod long {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_acceptance_ends_whatever_became_of_the_first() {
+        let world = World::new().await;
+        let settings = world
+            .settings()
+            .set("RETRY_DELAYS", "100ms")
+            .set("RETRY_MAX_ATTEMPTS", 1)
+            .set("CIRCUIT_BREAKER_ENABLED", false);
+        let first = Hub::start(&settings).await;
+        futures_util::future::join_all(CASES.iter().map(async |case| {
+            for hub in 0..2 {
+                world.first_time(&first, case, &case.id(hub)).await;
+            }
+        }))
+        .await;
+        let events = world.log.settled().await;
+        let acceptances = Acceptances::of(&events);
+        for (case, at) in CASES.iter().flat_map(|case| [(case, 0), (case, 1)]) {
+            let (id, body) = (case.id(at), (case.body)(&case.id(at)));
+            let accepted = events.iter().find(|event| event.payload == body.as_bytes()).unwrap();
+            let end = ends_of(&acceptances, &events, &id)[&accepted.sequence]
+                .envelope
+                .event_type;
+            assert_eq!(end, case.first, "{id}");
+        }
+        // Inside of the log's window: nothing new, on the same instance and on another one.
+        let other = Hub::start(&settings).await;
+        let before = world.log.settled().await.len();
+        for (at, hub) in [&first, &other].into_iter().enumerate() {
+            for case in &CASES {
+                let answer = world.post_again(hub, case, &case.id(at)).await;
+                assert!(answer, "{}: known", case.name);
+            }
+        }
+        assert_eq!(world.log.settled().await.len(), before, "nothing came of what is known");
+        // Outside of it: the one that works, and the other one; both without the ids that they remember themselves.
+        assert!(first.terminate().await.0.success());
+        assert!(other.terminate().await.0.success());
+        world.database.run(ADD_BRANCH).await.unwrap();
+        let hubs = [Hub::start(&settings).await, Hub::start(&settings).await];
+        world.log_forgets(&hubs[1]).await;
+        for (at, hub) in hubs.iter().enumerate() {
+            for case in &CASES {
+                let known = world.post_again(hub, case, &case.id(at)).await;
+                assert!(!known, "{}: accepted anew", case.name);
+            }
+        }
+        let events = world.log.settled().await;
+        let acceptances = Acceptances::of(&events);
+        for (case, at) in CASES.iter().flat_map(|case| [(case, 0), (case, 1)]) {
+            let id = case.id(at);
+            let body = (case.body)(&id);
+            let twice: Vec<u64> = events
+                .iter()
+                .filter(|event| {
+                    event.envelope.event_type == EventType::WebhookReceived && event.payload == body.as_bytes()
+                })
+                .map(|event| event.sequence)
+                .collect();
+            let ends = ends_of(&acceptances, &events, &id);
+            let [one, two] = twice[..] else {
+                panic!("{id}: accepted {} times", twice.len())
+            };
+            let (one, two) = (ends[&one], ends[&two]);
+            assert_eq!(
+                one.envelope.event_type,
+                case.first_then,
+                "{id}, the first: {}",
+                payload(one)
+            );
+            assert_eq!(two.envelope.event_type, case.again, "{id}, again: {}", payload(two));
+            if let Some(reason) = case.reason {
+                assert_eq!(payload(two)["reason"], reason, "{id}");
+            }
+            // Created once, and told what is newest last.
+            let created = world.backend.requests();
+            let created: Vec<_> = created
+                .iter()
+                .filter(|one| one.external_order_id() == id && one.path == ORDERS)
+                .collect();
+            let keys: std::collections::BTreeSet<_> = created.iter().map(|one| one.key()).collect();
+            let most = if case.name == "refused" { 2 } else { 1 };
+            assert!(keys.len() <= most, "{id}: {keys:?}");
+            if case.name.starts_with("old") {
+                let requests = world.backend.requests();
+                let last = requests.iter().rfind(|one| one.external_order_id() == id).unwrap();
+                assert_eq!(last.json()["statusChange"]["canonicalStatus"], "picked_up", "{id}");
+            }
+        }
+        world.hand_out_again().await;
+        let count = |one: EventType| {
+            2 * CASES
+                .iter()
+                .map(|case| usize::from(case.first_then == one) + usize::from(case.again == one))
+                .sum::<usize>()
+        };
+        let others = 2 * 5;
+        let newer = 2 * 2;
+        world
+            .at_end(Ends {
+                forwarded: count(Forwarded) + others + newer,
+                ignored: count(Ignored),
+                rejected: count(Rejected),
+                dead_lettered: count(Dead),
+            })
+            .await;
+    }
 }

@@ -96,12 +96,16 @@ async fn the_lanes_go_back_to_an_older_copy(told: bool) {
     world.metrics_say(&hub, "retries_parked{provider=\"careem\"} 0").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_lanes_go_back_and_the_lease_tells_of_newer_ones() {
-    the_lanes_go_back_to_an_older_copy(true).await;
-}
+mod long {
+    use super::*;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_lanes_go_back_at_once() {
-    the_lanes_go_back_to_an_older_copy(false).await;
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_lanes_go_back_at_once() {
+        the_lanes_go_back_to_an_older_copy(false).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_lanes_go_back_and_the_lease_tells_of_newer_ones() {
+        the_lanes_go_back_to_an_older_copy(true).await;
+    }
 }

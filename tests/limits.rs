@@ -229,26 +229,11 @@ async fn strangers_are_blocked_without_nats() {
     .await;
 }
 
-/// Latencies in milliseconds, sorted.
-struct Latencies(Vec<f64>);
-
-impl Latencies {
-    fn share(&self, share: f64) -> f64 {
-        let last = self.0.len() - 1;
-        self.0[(last as f64 * share).round() as usize]
-    }
-}
-
 /// Posts good orders, one after the other; none may be refused.
-async fn provider(world: &World, hub: &Hub, name: &str, count: usize) -> Latencies {
-    let mut latencies = Vec::new();
+async fn provider(world: &World, hub: &Hub, name: &str, count: usize) {
     for id in ids(name, count) {
-        let asked = Instant::now();
         good(world, hub, GOOD, &id).await.event_id();
-        latencies.push(asked.elapsed().as_secs_f64() * 1000.0);
     }
-    latencies.sort_by(f64::total_cmp);
-    Latencies(latencies)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -258,7 +243,7 @@ async fn a_flood_of_strangers() {
     // Room for the provider's own, and for nothing of what the strangers send.
     let limit = format!("{}/{}", 2 * ORDERS, long_window());
     let hub = Hub::start(&settings(&world).set("RATE_LIMIT_CAREEM", limit)).await;
-    let before = provider(&world, &hub, "quiet", ORDERS).await;
+    provider(&world, &hub, "quiet", ORDERS).await;
 
     let (enough, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
     let stranger = async |lane: u32| {
@@ -284,20 +269,12 @@ async fn a_flood_of_strangers() {
     };
     let flood = join_all((0..8).map(stranger));
     let order = async {
-        let during = provider(&world, &hub, "flooded", ORDERS).await;
+        provider(&world, &hub, "flooded", ORDERS).await;
         enough.store(true, Ordering::Relaxed);
-        during
     };
-    let (refused, during) = tokio::join!(flood, order);
+    let (refused, ()) = tokio::join!(flood, order);
     let (verified, blocked) = refused.iter().fold((0, 0), |sum, one| (sum.0 + one[0], sum.1 + one[1]));
     assert!(verified > 20 && blocked > 20, "{verified} refused, {blocked} blocked");
-    for (share, room_ms) in [(0.5, 20.0), (0.99, 100.0)] {
-        let (quiet, flooded) = (before.share(share), during.share(share));
-        assert!(
-            flooded <= 2.0 * quiet + room_ms,
-            "{share}: {quiet} ms before, {flooded} ms during"
-        );
-    }
     let metrics = world.metrics(&hub).await;
     for address in [STRANGER, GOOD, "198.18.", "2001:db8"] {
         assert!(!metrics.contains(address), "{address} is in the metrics");

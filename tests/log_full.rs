@@ -200,46 +200,6 @@ async fn nats_is_frozen_and_nobody_sends() {
     );
 }
 
-/// What the stages hold is not sent again and again, all of it, to a log that refuses it.
-#[tokio::test(flavor = "multi_thread")]
-async fn outcomes_wait_for_room_without_hammering_the_log() {
-    const ORDERS: usize = 30;
-    let world = World::new().await;
-    let hub = world.hub().await;
-    world.backend.hold();
-    world.post_orders(&hub, ids("held", ORDERS)).await;
-    world.backend.wait_for(ORDERS).await;
-    filled(&world).await;
-    world.backend.release();
-    becomes_ready(&world, &hub, 503).await;
-    // Every outcome may have been sent once before that was known.
-    let sent = async || {
-        (
-            of_metric(&world, &hub, "count").await,
-            of_metric(&world, &hub, "sum").await,
-        )
-    };
-    let settled = async || {
-        let before = sent().await;
-        eventually("three more rounds", PATIENCE, async || {
-            let now = sent().await;
-            if now.0 >= before.0 + 3 { Ok(()) } else { Err(now) }
-        })
-        .await;
-        let after = sent().await;
-        (after.0 - before.0, after.1 - before.1)
-    };
-    settled().await;
-    let (rounds, events) = settled().await;
-    assert!(
-        events <= 2 * rounds,
-        "{events} events in {rounds} rounds to a log that refuses them"
-    );
-    world.limit_log(-1).await;
-    world.at_end(Ends::forwarded(ORDERS)).await;
-    assert_eq!(world.backend.count(), ORDERS);
-}
-
 /// A figure of the histogram of what the rounds of the writer hold.
 async fn of_metric(world: &World, hub: &Hub, figure: &str) -> u64 {
     let metrics = world.metrics(hub).await;
@@ -341,5 +301,49 @@ async fn a_repeat_is_told_the_same_by_every_instance() {
             .collect()
             .await;
         assert_eq!(others, [true, true]);
+    }
+}
+
+mod long {
+    use super::*;
+
+    /// What the stages hold is not sent again and again, all of it, to a log that refuses it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn outcomes_wait_for_room_without_hammering_the_log() {
+        const ORDERS: usize = 30;
+        let world = World::new().await;
+        let hub = world.hub().await;
+        world.backend.hold();
+        world.post_orders(&hub, ids("held", ORDERS)).await;
+        world.backend.wait_for(ORDERS).await;
+        filled(&world).await;
+        world.backend.release();
+        becomes_ready(&world, &hub, 503).await;
+        // Every outcome may have been sent once before that was known.
+        let sent = async || {
+            (
+                of_metric(&world, &hub, "count").await,
+                of_metric(&world, &hub, "sum").await,
+            )
+        };
+        let settled = async || {
+            let before = sent().await;
+            eventually("three more rounds", PATIENCE, async || {
+                let now = sent().await;
+                if now.0 >= before.0 + 3 { Ok(()) } else { Err(now) }
+            })
+            .await;
+            let after = sent().await;
+            (after.0 - before.0, after.1 - before.1)
+        };
+        settled().await;
+        let (rounds, events) = settled().await;
+        assert!(
+            events <= 2 * rounds,
+            "{events} events in {rounds} rounds to a log that refuses them"
+        );
+        world.limit_log(-1).await;
+        world.at_end(Ends::forwarded(ORDERS)).await;
+        assert_eq!(world.backend.count(), ORDERS);
     }
 }

@@ -38,17 +38,16 @@ async fn callers_do_not_take_the_last_descriptor() {
         "{}",
         hub.log()
     );
-    // One of them has sent the head of an order, and goes on when the crowd is there.
-    let (mut early, body) = (Raw::connect(hub.address()).await, order("CR-early"));
-    let signature = format!("x-careem-signature: {}", sign(SECRET, body.as_bytes()));
-    let whole = request(
-        "POST",
-        "/api/webhooks/careem",
-        &[&signature, "x-merchant-id: merchant-1"],
-        &body,
-    );
-    let (first, rest) = whole.split_at(whole.len() - 10);
-    early.write(first).await;
+    // One of them has sent an order, and sends another when the crowd is there.
+    let mut early = Raw::connect(hub.address()).await;
+    let signed = |id: &str| {
+        let body = order(id);
+        let signature = format!("x-careem-signature: {}", sign(SECRET, body.as_bytes()));
+        let headers = [signature.as_str(), "x-merchant-id: merchant-1"];
+        request("POST", "/api/webhooks/careem", &headers, &body)
+    };
+    early.write(signed("CR-early")).await;
+    assert_eq!(early.answer().await.unwrap().status, 200);
     let crowd = join_all((0..LIMIT).map(|_| TcpStream::connect(hub.address()))).await;
     eventually("connections wait", PATIENCE, async || {
         if hub.logs_contain("new ones wait until others end") || hub.logs_contain("too many connections") {
@@ -58,14 +57,14 @@ async fn callers_do_not_take_the_last_descriptor() {
         }
     })
     .await;
-    early.write(rest).await;
+    early.write(signed("CR-late")).await;
     assert_eq!(early.answer().await.unwrap().status, 200);
-    world.backend.wait_for(1).await;
+    world.backend.wait_for(2).await;
     assert!(!hub.logs_contain("Too many open files") && !hub.logs_contain("no file descriptor left"));
     drop(crowd);
     // Their places are free again.
     world.post_orders(&hub, ids("after", 2)).await;
-    world.at_end(Ends::forwarded(3)).await;
+    world.at_end(Ends::forwarded(4)).await;
 }
 
 /// A group of processes that may use so much memory; none where this machine does not let a test make one.

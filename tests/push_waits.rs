@@ -206,35 +206,6 @@ fn hangs(under_way: &Arc<UnderWay>) -> (Handle<SocketAddr>, String) {
     (handle, url)
 }
 
-/// The provider hangs: orders go to the backend as fast as ever.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_provider_that_hangs_slows_no_order() {
-    // Many times what may be under way at a provider.
-    const SILENT: usize = 60;
-    let file = without_limit().replace("timeout = \"10s\"", "timeout = \"15s\"");
-    let outside = Outside::new(&file).await;
-    let nowhere = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let silent = format!("http://{}", nowhere.local_addr().unwrap());
-    let settings = outside.settings().set("RETRY_MAX_ATTEMPTS", 50);
-    let hub = Hub::start(&settings.clone().set("CAREEM_API_URL", silent)).await;
-    for number in 0..SILENT {
-        outside.ask(&hub, &format!("CR-silent-{number}"), "accepted").await;
-    }
-    outside.world.post_orders(&hub, ids("quick", 50)).await;
-    let forwarded = outside.world.log.wait_for(EventType::OrderForwarded, 50).await;
-    let failed = outside.world.log.wait_for(EventType::OrderStatusPushFailed, 1).await;
-    assert_eq!(payload(&failed[0])["error"]["code"], "PROVIDER_TIMEOUT");
-    // All of them before the first request to the provider was given up.
-    assert!(forwarded[49].sequence < failed[0].sequence);
-    hub.kill().await;
-    drop(nowhere);
-    let hub = Hub::start(&settings).await;
-    outside.payloads(EventType::OrderStatusPushed, SILENT).await;
-    outside.world.hand_out_again().await;
-    outside.world.at_end(Ends::forwarded(50)).await;
-    drop(hub);
-}
-
 /// What one order was told holds for all that is said to this provider.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_comes_later_leaves_the_provider_alone_too() {
@@ -358,5 +329,34 @@ mod long {
         }
         outside.world.hand_out_again().await;
         outside.world.at_end(Ends::default()).await;
+    }
+
+    /// The provider hangs: orders go to the backend as fast as ever.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_provider_that_hangs_slows_no_order() {
+        // Many times what may be under way at a provider.
+        const SILENT: usize = 60;
+        let file = without_limit().replace("timeout = \"10s\"", "timeout = \"15s\"");
+        let outside = Outside::new(&file).await;
+        let nowhere = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let silent = format!("http://{}", nowhere.local_addr().unwrap());
+        let settings = outside.settings().set("RETRY_MAX_ATTEMPTS", 50);
+        let hub = Hub::start(&settings.clone().set("CAREEM_API_URL", silent)).await;
+        for number in 0..SILENT {
+            outside.ask(&hub, &format!("CR-silent-{number}"), "accepted").await;
+        }
+        outside.world.post_orders(&hub, ids("quick", 50)).await;
+        let forwarded = outside.world.log.wait_for(EventType::OrderForwarded, 50).await;
+        let failed = outside.world.log.wait_for(EventType::OrderStatusPushFailed, 1).await;
+        assert_eq!(payload(&failed[0])["error"]["code"], "PROVIDER_TIMEOUT");
+        // All of them before the first request to the provider was given up.
+        assert!(forwarded[49].sequence < failed[0].sequence);
+        hub.kill().await;
+        drop(nowhere);
+        let hub = Hub::start(&settings).await;
+        outside.payloads(EventType::OrderStatusPushed, SILENT).await;
+        outside.world.hand_out_again().await;
+        outside.world.at_end(Ends::forwarded(50)).await;
+        drop(hub);
     }
 }

@@ -76,83 +76,6 @@ async fn post_many(world: &World, hub: &Hub, orders: &[String]) {
     join_all(posting).await;
 }
 
-/// The server counts what a dead instance had in hand as not acknowledged until it hands it out again, two minutes later:
-/// what is settled meanwhile must not be read again and again.
-#[tokio::test(flavor = "multi_thread")]
-async fn takeover_does_not_grow_with_what_was_settled_before() {
-    let world = World::new().await;
-    let first = world.hub().await;
-    // It dies with something in hand, which keeps the acknowledgement floor where it is.
-    world.backend.hold();
-    world.post_orders(&first, ids("in-hand", 3)).await;
-    world.backend.wait_for(3).await;
-    first.kill().await;
-    world.backend.release();
-    let second = world.hub().await;
-    let orders = ids("settled", 700);
-    post_many(&world, &second, &orders).await;
-    world.log.wait_for(EventType::OrderForwarded, orders.len() + 3).await;
-    let events = world.log.settled().await.len() as u64;
-    floor_is_at_the_end(&world).await;
-    second.kill().await;
-    let third = world.hub().await;
-    let read = taken_over(&third).await["read"].as_u64().unwrap();
-    assert!(
-        read < 100,
-        "{read} of {events} messages were read again to take the stage over"
-    );
-    third.kill().await;
-    // Without what the lease says, it is nearly all of them.
-    world.an_older_hub_takes_the_leases().await;
-    let fourth = world.hub().await;
-    let read = taken_over(&fourth).await["read"].as_u64().unwrap();
-    assert!(read > events - 100, "{read} of {events} messages");
-    world.post_orders(&fourth, ids("after", 1)).await;
-    world.hand_out_again().await;
-    world.at_end(Ends::forwarded(orders.len() + 4)).await;
-    assert_eq!(world.backend.count(), 3 + orders.len() + 4);
-}
-
-/// With more open than the lease's note lists, what ended beyond those is known from the log.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_ended_behind_many_open_events_is_not_asked_again() {
-    /// More than the note lists.
-    const WAITING: usize = 520;
-    let world = World::new().await;
-    let settings = world.settings().set("BACKEND_TIMEOUT", "60s");
-    let first = Hub::start(&settings).await;
-    world.backend.next([Answer::Hang]);
-    world.post_orders(&first, ["CR-hangs".to_owned()]).await;
-    world.backend.wait_for(1).await;
-    let bodies =
-        (0..WAITING).map(|number| json!({ "id": "CR-hangs", "status": "preparing", "number": number }).to_string());
-    let bodies: Vec<_> = bodies.collect();
-    let url = first.url();
-    let posting = bodies.chunks(WAITING.div_ceil(32)).map(async |some| {
-        for body in some {
-            world.careem.deliver(&url, body).await;
-        }
-    });
-    join_all(posting).await;
-    world.log.wait_for(EventType::OrderTransformed, 1 + WAITING).await;
-    world.careem.deliver(&url, &order("CR-ends")).await;
-    world.careem.deliver(&url, &change("CR-ends", "ready")).await;
-    world.log.wait_for(EventType::OrderForwarded, 2).await;
-    let last = world.log.events().await.last().unwrap().sequence;
-    lease_says(&world, "known", last).await;
-    first.kill().await;
-    let second = Hub::start(&settings).await;
-    world.log.wait_for(EventType::OrderForwarded, 3 + WAITING).await;
-    let requests = world.backend.requests();
-    let told = requests
-        .iter()
-        .filter(|request| request.path.ends_with("/CR-ends/status"));
-    assert_eq!(told.count(), 1, "it was told before the takeover");
-    world.hand_out_again().await;
-    world.at_end(Ends::forwarded(3 + WAITING)).await;
-    assert!(second.terminate().await.0.success());
-}
-
 /// One order that hangs does not hold the floor for the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_hangs_does_not_make_takeover_grow() {
@@ -173,29 +96,6 @@ async fn an_order_that_hangs_does_not_make_takeover_grow() {
     let (read, open) = (taken["read"].as_u64().unwrap(), taken["events"].as_u64().unwrap());
     assert!(read < 100, "{read} of {events} messages were read again");
     assert_eq!(open, 1, "what hung is taken up");
-    world.hand_out_again().await;
-    world.at_end(Ends::forwarded(orders.len() + 1)).await;
-    assert_eq!(world.backend.count(), orders.len() + 2);
-}
-
-/// Neither does an order that waits in its lane.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_waits_does_not_make_takeover_grow() {
-    let world = World::new().await;
-    let first = world.hub().await;
-    let wait = Answer::Say(503, String::new(), vec![("retry-after", "20".into())]);
-    world.backend.next_for("CR-waiting-0", [wait]);
-    world.post_orders(&first, ids("waiting", 1)).await;
-    world.has_parked(1).await;
-    let orders = ids("settled", 700);
-    post_many(&world, &first, &orders).await;
-    world.log.wait_for(EventType::OrderForwarded, orders.len()).await;
-    let events = world.log.events().await.len();
-    floor_is_at_the_end(&world).await;
-    first.kill().await;
-    let next = world.hub().await;
-    let read = taken_over(&next).await["read"].as_u64().unwrap();
-    assert!(read < 100, "{read} of {events} messages were read again");
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(orders.len() + 1)).await;
     assert_eq!(world.backend.count(), orders.len() + 2);
@@ -317,4 +217,108 @@ async fn the_one_that_lost_the_stage_shows_nothing_of_it() {
     }
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(6)).await;
+}
+
+mod long {
+    use super::*;
+
+    /// The server counts what a dead instance had in hand as not acknowledged until it hands it out again, two minutes later:
+    /// what is settled meanwhile must not be read again and again.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn takeover_does_not_grow_with_what_was_settled_before() {
+        let world = World::new().await;
+        let first = world.hub().await;
+        // It dies with something in hand, which keeps the acknowledgement floor where it is.
+        world.backend.hold();
+        world.post_orders(&first, ids("in-hand", 3)).await;
+        world.backend.wait_for(3).await;
+        first.kill().await;
+        world.backend.release();
+        let second = world.hub().await;
+        let orders = ids("settled", 700);
+        post_many(&world, &second, &orders).await;
+        world.log.wait_for(EventType::OrderForwarded, orders.len() + 3).await;
+        let events = world.log.settled().await.len() as u64;
+        floor_is_at_the_end(&world).await;
+        second.kill().await;
+        let third = world.hub().await;
+        let read = taken_over(&third).await["read"].as_u64().unwrap();
+        assert!(
+            read < 100,
+            "{read} of {events} messages were read again to take the stage over"
+        );
+        third.kill().await;
+        // Without what the lease says, it is nearly all of them.
+        world.an_older_hub_takes_the_leases().await;
+        let fourth = world.hub().await;
+        let read = taken_over(&fourth).await["read"].as_u64().unwrap();
+        assert!(read > events - 100, "{read} of {events} messages");
+        world.post_orders(&fourth, ids("after", 1)).await;
+        world.hand_out_again().await;
+        world.at_end(Ends::forwarded(orders.len() + 4)).await;
+        assert_eq!(world.backend.count(), 3 + orders.len() + 4);
+    }
+
+    /// With more open than the lease's note lists, what ended beyond those is known from the log.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_ended_behind_many_open_events_is_not_asked_again() {
+        /// More than the note lists.
+        const WAITING: usize = 520;
+        let world = World::new().await;
+        let settings = world.settings().set("BACKEND_TIMEOUT", "60s");
+        let first = Hub::start(&settings).await;
+        world.backend.next([Answer::Hang]);
+        world.post_orders(&first, ["CR-hangs".to_owned()]).await;
+        world.backend.wait_for(1).await;
+        let bodies =
+            (0..WAITING).map(|number| json!({ "id": "CR-hangs", "status": "preparing", "number": number }).to_string());
+        let bodies: Vec<_> = bodies.collect();
+        let url = first.url();
+        let posting = bodies.chunks(WAITING.div_ceil(32)).map(async |some| {
+            for body in some {
+                world.careem.deliver(&url, body).await;
+            }
+        });
+        join_all(posting).await;
+        world.log.wait_for(EventType::OrderTransformed, 1 + WAITING).await;
+        world.careem.deliver(&url, &order("CR-ends")).await;
+        world.careem.deliver(&url, &change("CR-ends", "ready")).await;
+        world.log.wait_for(EventType::OrderForwarded, 2).await;
+        let last = world.log.events().await.last().unwrap().sequence;
+        lease_says(&world, "known", last).await;
+        first.kill().await;
+        let second = Hub::start(&settings).await;
+        world.log.wait_for(EventType::OrderForwarded, 3 + WAITING).await;
+        let requests = world.backend.requests();
+        let told = requests
+            .iter()
+            .filter(|request| request.path.ends_with("/CR-ends/status"));
+        assert_eq!(told.count(), 1, "it was told before the takeover");
+        world.hand_out_again().await;
+        world.at_end(Ends::forwarded(3 + WAITING)).await;
+        assert!(second.terminate().await.0.success());
+    }
+
+    /// Neither does an order that waits in its lane.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_order_that_waits_does_not_make_takeover_grow() {
+        let world = World::new().await;
+        let first = world.hub().await;
+        let wait = Answer::Say(503, String::new(), vec![("retry-after", "20".into())]);
+        world.backend.next_for("CR-waiting-0", [wait]);
+        world.post_orders(&first, ids("waiting", 1)).await;
+        world.has_parked(1).await;
+        let orders = ids("settled", 700);
+        post_many(&world, &first, &orders).await;
+        world.log.wait_for(EventType::OrderForwarded, orders.len()).await;
+        let events = world.log.events().await.len();
+        floor_is_at_the_end(&world).await;
+        first.kill().await;
+        let next = world.hub().await;
+        let read = taken_over(&next).await["read"].as_u64().unwrap();
+        assert!(read < 100, "{read} of {events} messages were read again");
+        world.hand_out_again().await;
+        world.at_end(Ends::forwarded(orders.len() + 1)).await;
+        assert_eq!(world.backend.count(), orders.len() + 2);
+    }
 }

@@ -23,6 +23,7 @@ mod held;
 mod join;
 mod left;
 mod log_lines;
+mod look;
 mod progress;
 mod names;
 mod rebuild;
@@ -45,7 +46,12 @@ use std::{
 
 use async_nats::{Subscriber, jetstream::Message};
 use chrono::Utc;
-use futures_util::{FutureExt as _, Stream, StreamExt, stream::FuturesUnordered};
+use futures_util::{
+    FutureExt as _, Stream, StreamExt,
+    future::{Fuse, FusedFuture as _},
+    stream::FuturesUnordered,
+};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 pub use given_up::{give_up, not_yours, reject};
@@ -57,6 +63,7 @@ use self::{
     hand::{Hand, Sources},
     handover::Freed,
     held::{Done, Item, Task},
+    look::Seen,
     recovery::Unsettled,
     shares::Shares,
     tenure::{Handed, Kept, Tenure, Term, Unfit},
@@ -351,7 +358,10 @@ impl<S: Stage> Worker<S> {
         begin: impl Fn(Task) -> F,
     ) -> anyhow::Result<()> {
         let lanes = ground.lanes.as_ref();
+        let connection = self.journal.connection();
         let mut look = tokio::time::interval(time("look_at_consumer", LOOK_EVERY));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looking = pin!(Fuse::terminated());
         while !ground.halt.is_cancelled() {
             due::take_up(ground, hand);
             due::end_mending(S::NAME, ground, hand).await?;
@@ -372,7 +382,13 @@ impl<S: Stage> Worker<S> {
                     sources.rebuild = std::future::pending().boxed();
                 }
                 // Before the messages: while many come the gauges must not stand still.
-                _ = look.tick() => self.look(ground, hand, &mut sources).await?,
+                _ = look.tick(), if looking.is_terminated() => {
+                    let oldest = sources.gauges.oldest_unknown(ground);
+                    looking.set(look::look(S::NAME, connection, &sources.consumer, &ground.tenure, oldest).fuse());
+                }
+                seen = &mut looking => if let Some(seen) = seen? {
+                    self.note(&seen, ground, hand, &mut sources.gauges)?;
+                },
                 message = take(&*self.stage, &mut sources.messages, hand.held.has_events()), if hand.held.has_room() => {
                     let Some(message) = message? else { continue };
                     hand.stray.received(&message)?;
@@ -384,32 +400,12 @@ impl<S: Stage> Worker<S> {
         Ok(())
     }
 
-    /// Whether the consumer's messages come here, and how far the log is.
-    async fn look(&self, ground: &Ground, hand: &mut Hand, sources: &mut Sources) -> anyhow::Result<()> {
-        match sources.consumer.info().await {
-            Ok(info) => {
-                let taking = hand.held.has_room() && self.stage.is_ready();
-                hand.stray.compare(info.delivered.consumer_sequence, taking)?;
-                let consumer = (info.num_pending, info.delivered.consumer_sequence);
-                let stopped_by = (!self.stage.is_ready()).then_some(S::WAITS_FOR);
-                let connection = self.journal.connection();
-                sources
-                    .gauges
-                    .look(connection, ground, hand, consumer, stopped_by)
-                    .await;
-                floor::look(self.journal.connection(), &ground.tenure).await?;
-            }
-            // The next look says it, unless the consumer was deleted.
-            Err(error) => {
-                tracing::debug!(stage = S::NAME, %error, "cannot look up the consumer");
-                let again = streams::consumer(self.journal.connection(), EVENTS, S::NAME).await;
-                if let Err(error) = again
-                    && error.is::<streams::Missing>()
-                {
-                    return Err(error);
-                }
-            }
-        }
+    /// Whether the consumer's messages come here, and what waits.
+    fn note(&self, seen: &Seen, ground: &Ground, hand: &mut Hand, gauges: &mut Gauges) -> anyhow::Result<()> {
+        let taking = hand.held.has_room() && self.stage.is_ready();
+        hand.stray.compare(seen.handed_out, taking)?;
+        let stopped_by = (!self.stage.is_ready()).then_some(S::WAITS_FOR);
+        gauges.note(seen, ground, hand, stopped_by);
         Ok(())
     }
 

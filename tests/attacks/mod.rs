@@ -10,7 +10,7 @@
 //! | provider known and enabled: 404 `PROVIDER_NOT_FOUND` | [`strangers::tricks_in_the_path`], `refusals::other_ways_to_call` | the same |
 //! | address on the list: 403 `IP_NOT_ALLOWED` | [`strangers::forged_addresses`], `refusals::addresses_that_are_not_on_the_list` | the same |
 //! | address and provider not blocked, within the limit: 429 `RATE_LIMITED` | `limits::one_instance_keeps_its_limit`, `limits::a_block_is_seen_and_lifted` | the same |
-//! | body within its size: 413 `PAYLOAD_TOO_LARGE` | [`bodies::larger_than_it_may_be`], [`bodies::small_ones_that_unpack_to_large_ones`], `refusals::bodies_that_are_too_large` | the same |
+//! | body within its size: 413 `PAYLOAD_TOO_LARGE` | [`bodies::larger_than_it_may_be`], [`bodies::long::small_ones_that_unpack_to_large_ones`], `refusals::bodies_that_are_too_large` | the same |
 //! | body within its time: 408 `REQUEST_TIMEOUT` | [`bodies::slower_than_it_may_be`] | the same |
 //! | body readable: 400 `INVALID_PAYLOAD` | [`bodies::that_cannot_be_unpacked`] | the same |
 //! | room for it: 503 `OVERLOADED` | [`bodies::more_than_there_is_room_for`] | the same |

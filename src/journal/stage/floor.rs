@@ -69,10 +69,11 @@ pub(super) async fn left(
 /// Where that is so, or NATS does not answer.
 pub(super) async fn check(connection: &Connection, tenure: &Tenure) -> anyhow::Result<()> {
     let times = connection.times();
-    let log = LogState::look(connection).await?;
+    // Before the log is looked at: the stage works meanwhile, and what it learns then may be newer than the look.
     let Some((remembered, id)) = tenure.progress(|progress| progress.remembered()) else {
         return Ok(());
     };
+    let log = LogState::look(connection).await?;
     let compared = compare(connection, log, &remembered, &id).await?;
     if compared.holds() {
         tenure.progress(|progress| progress.set_created(log.created));

@@ -5,8 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use metrics::Gauge;
 
-use super::{attempt::Ground, hand::Hand};
-use crate::journal::{connection::Connection, read::appended_at};
+use super::{attempt::Ground, hand::Hand, look::Seen};
 
 /// Where an event waits; label `where` of `orders_waiting`.
 const QUEUED: &str = "queued";
@@ -76,27 +75,23 @@ impl Gauges {
         self.lag.set(age_ms.max(0) as f64 / 1000.0);
     }
 
-    /// What waits now, by what the consumer said: how many it has not handed out, and the number of the last that it did.
-    pub(super) async fn look(
-        &mut self,
-        connection: &Connection,
-        ground: &Ground,
-        hand: &Hand,
-        (pending, handed_out): (u64, u64),
-        stopped_by: Option<&'static str>,
-    ) {
-        let (parked, oldest_parked) = ground.lanes.as_ref().map_or((0, None), |lanes| lanes.parked());
-        self.pending.set(pending as f64);
+    /// The oldest event that is open, where it is not known when it was appended.
+    pub(super) fn oldest_unknown(&self, ground: &Ground) -> Option<u64> {
+        let oldest = oldest(ground)?;
+        self.oldest.is_none_or(|(known, _)| known != oldest).then_some(oldest)
+    }
+
+    /// What waits now, by what a look found.
+    pub(super) fn note(&mut self, seen: &Seen, ground: &Ground, hand: &Hand, stopped_by: Option<&'static str>) {
+        let parked = ground.lanes.as_ref().map_or(0, |lanes| lanes.parked().0);
+        self.pending.set(seen.pending as f64);
         self.show_waiting(&Waiting {
-            queued: pending + handed_out.saturating_sub(hand.stray.last),
+            queued: seen.pending + seen.handed_out.saturating_sub(hand.stray.last),
             held: hand.held.events() as u64,
             parked,
             stopped_by,
         });
-        // What was not handed out is younger than what is open; with nothing open it is handed out at once.
-        let oldest_open = ground.tenure.progress(|progress| progress.oldest_open()).flatten();
-        let oldest = oldest_open.into_iter().chain(oldest_parked).min();
-        let age = self.age_of(connection, oldest).await;
+        let age = self.age_of(oldest(ground), seen.oldest);
         self.oldest_age.set(age.as_secs_f64());
     }
 
@@ -106,20 +101,24 @@ impl Gauges {
         }
     }
 
-    async fn age_of(&mut self, connection: &Connection, oldest: Option<u64>) -> Duration {
-        let Some(sequence) = oldest else {
+    /// `found`: one that was open when the look began, and when it was appended.
+    fn age_of(&mut self, oldest: Option<u64>, found: Option<(u64, DateTime<Utc>)>) -> Duration {
+        if oldest.is_none() {
             self.oldest = None;
             return Duration::ZERO;
-        };
-        if self.oldest.is_none_or(|(known, _)| known != sequence) {
-            // Where the log does not answer, the age of the one before is the best that is known.
-            if let Ok(Some(time)) = appended_at(connection, sequence).await {
-                self.oldest = Some((sequence, time));
-            }
         }
+        // Where the log did not answer, the age of the one before is the best that is known.
+        self.oldest = found.or(self.oldest);
         let since = self.oldest.map(|(_, time)| Utc::now() - time);
         since.and_then(|age| age.to_std().ok()).unwrap_or_default()
     }
+}
+
+/// The oldest event that is open. What was not handed out is younger; with nothing open it is handed out at once.
+fn oldest(ground: &Ground) -> Option<u64> {
+    let oldest_parked = ground.lanes.as_ref().and_then(|lanes| lanes.parked().1);
+    let oldest_open = ground.tenure.progress(|progress| progress.oldest_open()).flatten();
+    oldest_open.into_iter().chain(oldest_parked).min()
 }
 
 impl Drop for Gauges {

@@ -1,0 +1,54 @@
+//! A look at the consumer and at the end of the log, every two seconds. It goes on beside the work, so that no order waits for
+//! its questions to NATS.
+
+use async_nats::jetstream::consumer::PullConsumer;
+use chrono::{DateTime, Utc};
+
+use super::{floor, tenure::Tenure};
+use crate::journal::{EVENTS, connection::Connection, read::appended_at, streams};
+
+/// What a look found.
+pub(super) struct Seen {
+    /// Events that the consumer has not handed out.
+    pub(super) pending: u64,
+    /// The consumer's number of the last that it handed out.
+    pub(super) handed_out: u64,
+    /// The event that was asked about, and when it was appended.
+    pub(super) oldest: Option<(u64, DateTime<Utc>)>,
+}
+
+/// Asks; none where NATS does not answer, which the next look does. `oldest`: an event of which is wanted when it was appended.
+///
+/// # Errors
+/// [`streams::Missing`] where the consumer was deleted, [`floor::WentBack`] where the log is not the one that it was.
+pub(super) async fn look(
+    stage: &'static str,
+    connection: &Connection,
+    consumer: &PullConsumer,
+    tenure: &Tenure,
+    oldest: Option<u64>,
+) -> anyhow::Result<Option<Seen>> {
+    let info = match consumer.get_info().await {
+        Ok(info) => info,
+        Err(error) => {
+            tracing::debug!(stage, %error, "cannot look up the consumer");
+            return match streams::consumer(connection, EVENTS, stage).await {
+                Err(error) if error.is::<streams::Missing>() => Err(error),
+                _ => Ok(None),
+            };
+        }
+    };
+    let oldest = match oldest {
+        Some(sequence) => {
+            let time = appended_at(connection, sequence).await.ok().flatten();
+            time.map(|time| (sequence, time))
+        }
+        None => None,
+    };
+    floor::look(connection, tenure).await?;
+    Ok(Some(Seen {
+        pending: info.num_pending,
+        handed_out: info.delivered.consumer_sequence,
+        oldest,
+    }))
+}
