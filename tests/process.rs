@@ -25,6 +25,9 @@ use crate::harness::{
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_do_not_take_the_last_descriptor() {
     const LIMIT: usize = 330;
+    /// Blanks before an order, and how many bytes of it are sent at a time.
+    const PADDING: usize = 200_000;
+    const PIECE: usize = 200;
     let world = World::new().await;
     // The limit that it starts with is lower, and raised by the hub itself.
     let settings = world
@@ -38,18 +41,20 @@ async fn callers_do_not_take_the_last_descriptor() {
         "{}",
         hub.log()
     );
-    // One of them has sent an order, and sends another when the crowd is there.
-    let mut early = Raw::connect(hub.address()).await;
-    let signed = |id: &str| {
-        let body = order(id);
-        let signature = format!("x-careem-signature: {}", sign(SECRET, body.as_bytes()));
-        let headers = [signature.as_str(), "x-merchant-id: merchant-1"];
-        request("POST", "/api/webhooks/careem", &headers, &body)
-    };
-    early.write(signed("CR-early")).await;
-    assert_eq!(early.answer().await.unwrap().status, 200);
+    // One of them is sending an order, and goes on when the crowd is there.
+    let (mut early, body) = (Raw::connect(hub.address()).await, order("CR-early"));
+    let body = format!("{}{}", " ".repeat(PADDING), body);
+    let signature = format!("x-careem-signature: {}", sign(SECRET, body.as_bytes()));
+    let headers = [signature.as_str(), "x-merchant-id: merchant-1"];
+    let whole = request("POST", "/api/webhooks/careem", &headers, &body);
+    let (first, mut rest) = whole.split_at(whole.len() - PADDING);
+    early.write(first).await;
     let crowd = join_all((0..LIMIT).map(|_| TcpStream::connect(hub.address()))).await;
     eventually("connections wait", PATIENCE, async || {
+        // More than the least rate of a body.
+        let (piece, later) = rest.split_at(PIECE.min(rest.len() - 1));
+        early.write(piece).await;
+        rest = later;
         if hub.logs_contain("new ones wait until others end") || hub.logs_contain("too many connections") {
             Ok(())
         } else {
@@ -57,14 +62,14 @@ async fn callers_do_not_take_the_last_descriptor() {
         }
     })
     .await;
-    early.write(signed("CR-late")).await;
+    early.write(rest).await;
     assert_eq!(early.answer().await.unwrap().status, 200);
-    world.backend.wait_for(2).await;
+    world.backend.wait_for(1).await;
     assert!(!hub.logs_contain("Too many open files") && !hub.logs_contain("no file descriptor left"));
     drop(crowd);
     // Their places are free again.
     world.post_orders(&hub, ids("after", 2)).await;
-    world.at_end(Ends::forwarded(4)).await;
+    world.at_end(Ends::forwarded(3)).await;
 }
 
 /// A group of processes that may use so much memory; none where this machine does not let a test make one.
