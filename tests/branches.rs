@@ -213,3 +213,25 @@ async fn the_table_is_read_again_only_where_it_has_changed() {
     world.add_branch(2, "{}").await;
     noticed("view", "merchant-2", EventType::OrderForwarded).await;
 }
+
+/// A change of the table's definition changes no row's version, and is noticed all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_rows_are_read_once_in_a_while() {
+    let world = World::new().await;
+    let times = "branch_refresh=100ms,branch_whole=1s";
+    let hub = Hub::start(&world.settings().set("HUB_TEST_TIMES", times)).await;
+    world.post_orders(&hub, ids("known", 1)).await;
+    world.log.settled().await;
+    let rename = |from, to| format!("ALTER TABLE branch_delivery_configs RENAME COLUMN {from} TO {to}");
+    world.database.run(&rename("settings", "hidden")).await.unwrap();
+    eventually("all rows are read again", PATIENCE, async || {
+        if hub.logs_contain("cannot read the branches") {
+            Ok(())
+        } else {
+            Err(())
+        }
+    })
+    .await;
+    world.database.run(&rename("hidden", "settings")).await.unwrap();
+    world.at_end(Ends::forwarded(1)).await;
+}

@@ -131,6 +131,8 @@ impl Client {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
+        // Divided among the addresses of a name: one that takes no connection leaves time for the next.
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT.min(timeout)));
         tcp.set_keepalive(Some(KEEP_ALIVE));
         tcp.set_keepalive_interval(Some(KEEP_ALIVE));
         tcp.set_keepalive_retries(Some(KEEP_ALIVE_QUESTIONS));

@@ -233,7 +233,7 @@ impl Branches {
         let connection = self.database.connect().await?;
         // Before the rows: what changes in between is read again next time.
         let version = versions.read(&connection).await;
-        if version.is_some() && version == versions.last {
+        if version.is_some() && version == versions.last && !versions.whole_is_due() {
             return Ok(());
         }
         let statement = connection.prepare_cached(query::BRANCHES).await?;
@@ -249,7 +249,7 @@ impl Branches {
         let before = self.snapshot.swap(Some(Arc::new(snapshot)));
         // Freeing a large one takes as long as some requests.
         tokio::task::spawn_blocking(move || drop((before, rows))).await?;
-        versions.last = version;
+        versions.was_read(version);
         self.loaded.send_replace(true);
         Ok(())
     }

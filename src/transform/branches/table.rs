@@ -1,16 +1,21 @@
 //! The table as it is held in memory, and how it is read.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use crate::{
     database::{Connection, Error, query},
+    fault_injection,
     order::body::Place,
     verification::keys::MAX_SECRETS,
 };
 
+/// Longest time between two readings of all rows. A change of the table's definition, or a server that fell back to an older state,
+/// may leave the versions of rows as they were.
+const WHOLE_EVERY: Duration = Duration::from_secs(300);
 /// After so many rows others have a turn: a large table takes tenths of a second.
 const ROWS_AT_A_TIME: usize = 500;
 
@@ -25,10 +30,22 @@ pub(super) struct Version {
 #[derive(Debug, Default)]
 pub(super) struct Versions {
     pub(super) last: Option<Version>,
+    read_at: Option<Instant>,
     cannot_be_read: bool,
 }
 
 impl Versions {
+    /// All rows were read, of this version.
+    pub(super) fn was_read(&mut self, version: Option<Version>) {
+        (self.last, self.read_at) = (version, Some(Instant::now()));
+    }
+
+    /// Whether all rows are to be read, changed or not.
+    pub(super) fn whole_is_due(&self) -> bool {
+        let every = fault_injection::time("branch_whole", WHOLE_EVERY);
+        self.read_at.is_none_or(|at| at.elapsed() >= every)
+    }
+
     /// The version now; none where PostgreSQL does not tell.
     pub(super) async fn read(&mut self, connection: &Connection) -> Option<Version> {
         if self.cannot_be_read {
