@@ -79,6 +79,13 @@ impl Tables {
         self.apply(events, &[]).await;
     }
 
+    /// Applies the events as if the tables had none of them; rows stay.
+    pub(crate) async fn apply_once_more(&self, events: &[Recorded]) {
+        let behind = "DELETE FROM hub.cursors; UPDATE hub.projections SET position = 0";
+        self.database.run(behind).await.unwrap();
+        self.apply(events, &[]).await;
+    }
+
     async fn apply(&self, events: &[Recorded], ends: &[usize]) {
         let mut connection = self.hub.connect().await.unwrap();
         let holder = Holder::random();

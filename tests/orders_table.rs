@@ -8,7 +8,13 @@ use webhook_hub::event::{Envelope, EventType, Recorded};
 
 use crate::{
     batches::{Tables, noon},
-    harness::{World, at_end::Ends, hub::Hub, ids},
+    harness::{
+        World,
+        at_end::Ends,
+        hub::Hub,
+        ids,
+        wait::{PATIENCE, eventually},
+    },
 };
 
 /// A log about one number, written event by event; each comes a second after the one before it.
@@ -173,6 +179,45 @@ async fn an_order_that_was_given_up_stays_so_until_it_arrives() {
     assert_eq!(story.rows(&tables, what).await, arrived);
 }
 
+/// What arrives after it but was accepted before it does not make up for a cancellation.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_later_news_make_up_for_news() {
+    let tables = Tables::new().await;
+    let what = "state, status, given_up_at IS NULL AS overcome, undelivered_since IS NULL AS arrived";
+    let hidden = |state: &str| [json!({ "state": state, "status": "cancelled", "overcome": false, "arrived": false })];
+    // The announcement was given up, too, and is asked for once more.
+    let mut story = Story::default();
+    let order = story.receive("announced", "order_created", 0);
+    story.give_up(&order);
+    let cancelled = story.receive("cancelled", "order_cancelled", 0);
+    story.transform(&cancelled, "cancelled");
+    story.give_up(&cancelled);
+    story.tell(&order, EventType::OrderRetryRequested, json!({}));
+    story.forward(&order);
+    assert_eq!(story.rows(&tables, what).await, hidden("given_up"));
+    // Earlier news wait meanwhile, or are given up after it.
+    for is_given_up in [false, true] {
+        let mut story = Story::default();
+        let order = story.receive("announced", "order_created", 0);
+        story.forward(&order);
+        let ready = story.receive("ready", "order_status_updated", 0);
+        story.transform(&ready, "ready_for_pickup");
+        story.fail(&ready);
+        let cancelled = story.receive("cancelled", "order_cancelled", 0);
+        story.transform(&cancelled, "cancelled");
+        story.give_up(&cancelled);
+        if is_given_up {
+            story.give_up(&ready);
+        }
+        story.forward(&ready);
+        assert_eq!(story.rows(&tables, what).await, hidden("given_up"));
+        let later = story.receive("refunded", "order_status_updated", 1);
+        story.forward(&later);
+        let arrived = [json!({ "state": "forwarded", "status": "cancelled", "overcome": true, "arrived": true })];
+        assert_eq!(story.rows(&tables, what).await, arrived);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_arrived_stays_so() {
     let tables = Tables::new().await;
@@ -215,6 +260,28 @@ async fn the_same_number_of_another_week_is_another_order() {
     assert_eq!(story.rows(&tables, "state, status").await, rows);
 }
 
+/// Also where a number was used again meanwhile: what is about the first order stays with that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn applying_a_log_once_more_gives_the_same_rows() {
+    let tables = Tables::new().await;
+    let mut story = Story::default();
+    let order = story.receive("announced", "order_created", 0);
+    story.forward(&order);
+    let news = story.receive("ready", "order_status_updated", 1);
+    story.transform(&news, "ready_for_pickup");
+    story.forward(&news);
+    let again = story.receive("announced within the time", "order_created", 47);
+    story.ignore(&again, "DUPLICATE_ORDER");
+    let other = story.receive("announced in another week", "order_created", 168);
+    story.transform(&other, "pending");
+    story.forward(&other);
+    let rows = story.rows(&tables, "*").await;
+    assert_eq!(rows.len(), 2);
+    tables.apply_once_more(&story.0).await;
+    let query = "SELECT * FROM hub.orders ORDER BY first_at";
+    assert_eq!(tables.database.rows(query).await.unwrap(), rows);
+}
+
 /// A database of an earlier version: its tables are filled, and it has neither this one nor its position.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_filled_beside_the_live_tables() {
@@ -250,6 +317,36 @@ async fn it_is_filled_beside_the_live_tables() {
     assert!(hub.terminate().await.0.success());
     let rows = world.database.rows("SELECT count(*) FROM hub.orders").await.unwrap();
     assert_eq!(rows, [json!({ "count": 0 })]);
+}
+
+/// Emptying the table waits for who reads it, such as a backup; the other tables do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_reads_it_while_it_is_to_be_made_again() {
+    let world = World::new().await;
+    let settings = world.settings_on_fixed_port();
+    let hub = Hub::start(&settings).await;
+    world.post_orders(&hub, ids("before", 1)).await;
+    world.at_end(Ends::forwarded(1)).await;
+    assert!(hub.terminate().await.0.success());
+    let older = "UPDATE hub.projections SET version = 0; UPDATE hub.orders SET state = 'received'";
+    world.database.run(older).await.unwrap();
+    let reading = "BEGIN; LOCK TABLE hub.orders IN ACCESS SHARE MODE";
+    world.database.run(reading).await.unwrap();
+    let hub = Hub::start(&settings.set("HUB_TEST_TIMES", "fill_retry=200ms")).await;
+    world.post_orders(&hub, ids("meanwhile", 1)).await;
+    eventually("the platform's rows are written", PATIENCE, async || {
+        let query = "SELECT status::text FROM webhook_logs WHERE external_order_id = 'CR-meanwhile-0'";
+        let rows = world.database.rows(query).await.map_err(|error| error.to_string())?;
+        if rows == [json!({ "status": "completed" })] {
+            Ok(())
+        } else {
+            Err(format!("{rows:?}"))
+        }
+    })
+    .await;
+    world.database.run("COMMIT").await.unwrap();
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(2)).await;
 }
 
 /// The questions of docs/orders-table.md read indexes.

@@ -200,3 +200,67 @@ async fn a_trigger_of_the_platform_refuses_a_row() {
     let rows = world.database.rows("SELECT id FROM webhook_logs").await.unwrap();
     assert_eq!(rows.len(), 4);
 }
+
+/// What the platform's tables refuse is in `hub.orders` all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_of_the_platform_does_not_refuse_rows_of_the_hub() {
+    let world = World::new().await;
+    let trigger = "
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'none'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON provider_order_logs FOR EACH ROW EXECUTE FUNCTION refuse();";
+    world.database.run(trigger).await.unwrap();
+    let settings = world.settings_on_fixed_port();
+    let hub = Hub::start(&settings).await;
+    world.post_orders(&hub, ids("arrived", 2)).await;
+    world.log.settled().await;
+    for noted in world.skipped(2).await {
+        assert_eq!(noted["event_type"], "order.forwarded");
+    }
+    let query = "SELECT state FROM hub.orders WHERE undelivered_since IS NULL";
+    let rows = world.database.rows(query).await.unwrap();
+    assert_eq!(rows, [json!({ "state": "forwarded" }), json!({ "state": "forwarded" })]);
+    assert!(hub.terminate().await.0.success());
+    world
+        .database
+        .run("DROP TRIGGER refuse ON provider_order_logs")
+        .await
+        .unwrap();
+    let _hub = Hub::start(&settings).await;
+    world.skipped(0).await;
+    world.at_end(Ends::forwarded(2)).await;
+}
+
+/// The same where only `hub.orders` is made, from the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_code_panics_while_a_table_is_made_again() {
+    let world = World::new().await;
+    let settings = world.settings_on_fixed_port();
+    let hub = Hub::start(&settings).await;
+    world.post_orders(&hub, ids("panic", 3)).await;
+    world.at_end(Ends::forwarded(3)).await;
+    assert!(hub.terminate().await.0.success());
+    let older = "UPDATE hub.projections SET version = 0";
+    world.database.run(older).await.unwrap();
+    let hub = Hub::start(&settings.clone().set("HUB_TEST_PANIC_AT", "projection:CR-panic-1")).await;
+    for noted in world.skipped(3).await {
+        let reason = noted["reason"].as_str().unwrap();
+        assert!(
+            reason.starts_with("orders: ") && reason.contains("panicked at src/"),
+            "{reason}"
+        );
+    }
+    eventually("the others have their rows", PATIENCE, async || {
+        let query = "SELECT count(*) FROM hub.orders WHERE state = 'forwarded'";
+        let rows = world.database.rows(query).await.map_err(|error| error.to_string())?;
+        if rows == [json!({ "count": 2 })] {
+            Ok(())
+        } else {
+            Err(format!("{rows:?}"))
+        }
+    })
+    .await;
+    assert!(hub.terminate().await.0.success());
+    let _hub = Hub::start(&settings).await;
+    world.skipped(0).await;
+    world.at_end(Ends::forwarded(3)).await;
+}

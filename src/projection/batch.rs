@@ -153,8 +153,20 @@ async fn apply_alone(
     let error = format!("{error:#}");
     if let Some(only) = target.only {
         let projection = only.name();
-        tracing::error!(sequence, event = %event_type, projection, error, "event left out of this projection");
-        return transact(connection, target, &[], to).await;
+        tracing::error!(
+            sequence, event = %event_type, projection, error,
+            "event left out of this projection and noted in hub.skipped_events"
+        );
+        let reason = format!("{projection}: {error}");
+        return leave_out(
+            connection,
+            target.holder,
+            only,
+            (sequence, event_type),
+            &reason,
+            to.position,
+        )
+        .await;
     }
     tracing::error!(sequence, event = %event_type, error, "the tables cannot keep this event as it is");
     metrics::counter!("projection_unstorable_total").increment(1);
@@ -167,28 +179,62 @@ async fn apply_alone(
         }
     }
     tracing::error!(sequence, event = %event_type, "event left out of the tables and noted in hub.skipped_events");
-    let holder = target.holder;
-    skip(
-        connection,
-        holder,
+    let skipped = Skipped {
         sequence,
-        Some(event_type.as_str()),
-        &error,
-        to.position,
-    )
-    .await
+        event_type: Some(event_type.as_str()),
+        reason: &error,
+        event: Some((event, target.providers)),
+    };
+    skip(connection, target.holder, skipped, to.position).await
 }
 
-/// Notes an event that has no rows, and moves the position past it.
+/// Notes an event that a projection of the hub's own does not take while it is behind the tables, and moves its position past it.
+async fn leave_out(
+    connection: &mut Connection,
+    holder: &Holder,
+    projection: &dyn Projection,
+    (sequence, event_type): (u64, EventType),
+    reason: &str,
+    up_to: u64,
+) -> anyhow::Result<u64> {
+    let transaction = connection.transaction().await?;
+    let locked = writer::lock(&transaction, holder).await?;
+    let (position, end) = (locked.of(projection).unwrap_or(u64::MAX), up_to.min(locked.position));
+    if end <= position {
+        return Ok(position);
+    }
+    metrics::counter!("projection_skipped_total").increment(1);
+    transaction
+        .execute(
+            query::SKIP_EVENT,
+            &[&i64::try_from(sequence)?, &event_type.as_str(), &reason],
+        )
+        .await?;
+    writer::move_own(&transaction, projection, end).await?;
+    transaction.commit().await?;
+    Ok(end)
+}
+
+/// An event that has no rows in the platform's tables.
+pub(super) struct Skipped<'a> {
+    /// Its place on the log.
+    pub(super) sequence: u64,
+    /// Its type, where that is known.
+    pub(super) event_type: Option<&'a str>,
+    /// Why it has none.
+    pub(super) reason: &'a str,
+    /// The event for the hub's own projections, where this version can read it.
+    pub(super) event: Option<(&'a Recorded, &'a Providers)>,
+}
+
+/// Notes an event that the platform's tables do not take, applies it to the hub's own projections, and moves the position past it.
 ///
 /// # Errors
 /// As [`apply`].
 pub(super) async fn skip(
     connection: &mut Connection,
     holder: &Holder,
-    sequence: u64,
-    event_type: Option<&str>,
-    reason: &str,
+    skipped: Skipped<'_>,
     up_to: u64,
 ) -> anyhow::Result<u64> {
     metrics::counter!("projection_skipped_total").increment(1);
@@ -197,12 +243,46 @@ pub(super) async fn skip(
     if up_to <= locked.position {
         return Ok(locked.position);
     }
+    let sequence = i64::try_from(skipped.sequence)?;
     transaction
-        .execute(query::SKIP_EVENT, &[&i64::try_from(sequence)?, &event_type, &reason])
+        .execute(query::SKIP_EVENT, &[&sequence, &skipped.event_type, &skipped.reason])
         .await?;
+    if let Some((event, providers)) = skipped.event {
+        for own in locked.current() {
+            if own.0.reset().is_some() {
+                write_if_it_can(&transaction, event, providers, own).await?;
+            }
+        }
+    }
     writer::move_to(&transaction, &locked, up_to, None).await?;
     transaction.commit().await?;
     Ok(up_to)
+}
+
+/// Applies an event to a projection; where that cannot take it either, the transaction goes on without.
+async fn write_if_it_can(
+    transaction: &Transaction<'_>,
+    event: &Recorded,
+    providers: &Providers,
+    projection: (&'static dyn Projection, u64),
+) -> anyhow::Result<()> {
+    transaction.batch_execute("SAVEPOINT own").await?;
+    let (events, sources) = (std::slice::from_ref(event), (providers, Order::Logs));
+    let written = panics::catch("projection", write(transaction, events, sources, &[projection])).await;
+    match written.map_err(anyhow::Error::from).flatten() {
+        Ok(()) => {}
+        Err(error) if is_events_fault(&error) => {
+            transaction.batch_execute("ROLLBACK TO SAVEPOINT own").await?;
+            tracing::error!(
+                sequence = event.sequence,
+                projection = projection.0.name(),
+                error = format!("{error:#}"),
+                "event left out of this projection, too"
+            );
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(transaction.batch_execute("RELEASE SAVEPOINT own").await?)
 }
 
 /// Applies an event that was skipped before; false where it still cannot be applied.
@@ -306,6 +386,13 @@ async fn write(
 fn is_events_fault(error: &anyhow::Error) -> bool {
     let code = error.downcast_ref::<database::Error>().and_then(database::Error::code);
     error.is::<Panicked>() || code.is_some_and(rules::refuses_the_row)
+}
+
+/// Whether a time limit ended a statement.
+pub(super) fn is_time_limit(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<database::Error>()
+        .is_some_and(database::Error::is_time_limit)
 }
 
 /// JSON text that jsonb takes: what it does not know, the escape `\u0000` and half of a surrogate pair, becomes U+FFFD, the

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use futures_util::future::BoxFuture;
 
 use super::{
@@ -22,7 +23,7 @@ use super::{
     writer::{self, Holder},
 };
 use crate::{
-    database::{Connection, Database, query},
+    database::{self, Connection, Database, query},
     event::Recorded,
     fault_injection,
     journal::{
@@ -33,48 +34,81 @@ use crate::{
 
 /// Pause after trouble.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// How long emptying a table waits for who uses it. For so long the tables' position stays locked, and who comes to that table waits, too.
+const RESET_LOCK: &str = "SET LOCAL lock_timeout = '200ms'";
+/// PostgreSQL's code where that was not enough.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// How often is said how far it is.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Empties the projections whose rows an older version made, and begins those that are new; `era`: the tables'. To be called by the
-/// writer before it applies anything.
+/// writer before it applies anything. One whose table somebody reads, such as a backup, stays as it is: batches pass it over, and
+/// [`Filler`] tries again.
 ///
 /// # Errors
 /// Where PostgreSQL is away or refuses, or another instance is the writer.
 pub async fn prepare(connection: &mut Connection, holder: &Holder, era: i32) -> anyhow::Result<()> {
     for projection in own() {
-        let (name, version) = (projection.name(), projection.version());
-        let transaction = connection.transaction().await?;
-        writer::lock(&transaction, holder).await?;
-        let rows = transaction.query(query::READ_PROJECTION, &[&name]).await?;
-        let found: Option<(i32, i32)> = rows
-            .first()
-            .map(|row| anyhow::Ok((row.try_get(0)?, row.try_get(2)?)))
-            .transpose()?;
-        match found {
-            Some((made_by, _)) if made_by > version => {
+        match begin(connection, holder, era, projection).await {
+            Err(error) if is_in_use(&error) => {
                 tracing::warn!(
-                    projection = name,
-                    made_by,
-                    version,
-                    "a later version made this projection; it is left to that"
+                    projection = projection.name(),
+                    "an older version made the rows of this projection, and somebody uses its table; it is emptied later"
                 );
-                continue;
             }
-            Some((made_by, of)) if made_by == version && of == era => continue,
-            // The log is another one since an older version wrote the tables. What is read again changes nothing, and rows stay.
-            Some((made_by, _)) if made_by == version => {}
-            _ => {
-                if let Some(reset) = projection.reset() {
-                    transaction.batch_execute(reset).await?;
-                }
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether somebody else's lock was in the way.
+fn is_in_use(error: &anyhow::Error) -> bool {
+    let code = error.downcast_ref::<database::Error>().and_then(database::Error::code);
+    code == Some(LOCK_NOT_AVAILABLE)
+}
+
+/// Does it for one.
+async fn begin(
+    connection: &mut Connection,
+    holder: &Holder,
+    era: i32,
+    projection: &dyn Projection,
+) -> anyhow::Result<()> {
+    let (name, version) = (projection.name(), projection.version());
+    let transaction = connection.transaction().await?;
+    writer::lock(&transaction, holder).await?;
+    let rows = transaction.query(query::READ_PROJECTION, &[&name]).await?;
+    let found: Option<(i32, i32)> = rows
+        .first()
+        .map(|row| anyhow::Ok((row.try_get(0)?, row.try_get(2)?)))
+        .transpose()?;
+    // An era that began since `era` was read has been noted with the projection.
+    let era = found.map_or(era, |(_, of)| of.max(era));
+    match found {
+        Some((made_by, _)) if made_by > version => {
+            tracing::warn!(
+                projection = name,
+                made_by,
+                version,
+                "a later version made this projection; it is left to that"
+            );
+            return Ok(());
+        }
+        Some((made_by, of)) if made_by == version && of == era => return Ok(()),
+        // The log is another one since an older version wrote the tables. What is read again changes nothing, and rows stay.
+        Some((made_by, _)) if made_by == version => {}
+        _ => {
+            if let Some(reset) = projection.reset() {
+                transaction.batch_execute(RESET_LOCK).await?;
+                transaction.batch_execute(reset).await?;
             }
         }
-        transaction
-            .execute(query::BEGIN_PROJECTION, &[&name, &version, &era])
-            .await?;
-        transaction.commit().await?;
     }
+    transaction
+        .execute(query::BEGIN_PROJECTION, &[&name, &version, &era])
+        .await?;
+    transaction.commit().await?;
     Ok(())
 }
 
@@ -83,13 +117,16 @@ pub(super) struct Filler {
     pub(super) journal: Journal,
     pub(super) database: Database,
     pub(super) holder: Holder,
+    /// The tables', when this instance became the writer.
+    pub(super) era: i32,
 }
 
 impl Filler {
     /// Fills what is behind, while this instance writes the tables; never ends.
     pub(super) async fn run<T>(self) -> T {
         for projection in own() {
-            while let Err(error) = self.fill(projection).await {
+            let mut limit = MAX_EVENTS;
+            while let Err(error) = self.fill(projection, &mut limit).await {
                 tracing::warn!(
                     projection = projection.name(),
                     error = format!("{error:#}"),
@@ -101,18 +138,25 @@ impl Filler {
         pending().await
     }
 
-    fn fill(&self, projection: &'static dyn Projection) -> BoxFuture<'_, anyhow::Result<()>> {
-        Box::pin(self.fill_one(projection))
+    fn fill<'a>(
+        &'a self,
+        projection: &'static dyn Projection,
+        limit: &'a mut usize,
+    ) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(self.fill_one(projection, limit))
     }
 
-    async fn fill_one(&self, projection: &'static dyn Projection) -> anyhow::Result<()> {
-        // Nearly always.
-        if self
-            .behind(&mut self.database.connect().await?, projection)
-            .await?
-            .is_none()
+    /// `limit`: most events of a transaction, which are fewer after PostgreSQL was too slow for more.
+    async fn fill_one(&self, projection: &'static dyn Projection, limit: &mut usize) -> anyhow::Result<()> {
         {
-            return Ok(());
+            let mut pooled = self.database.connect().await?;
+            begin(&mut pooled, &self.holder, self.era, projection)
+                .await
+                .context("cannot begin it")?;
+            // Nearly always.
+            if self.behind(&mut pooled, projection).await?.is_none() {
+                return Ok(());
+            }
         }
         let mut connection = self.database.own().await?;
         connection.batch_execute("SET synchronous_commit = off").await?;
@@ -144,7 +188,7 @@ impl Filler {
                     position: read_to,
                     log: None,
                 };
-                position = batch::apply_to(&mut connection, target, &events, to).await?;
+                position = apply(&mut connection, target, &events, to, limit).await?;
                 if said.elapsed() >= SAY_EVERY {
                     tracing::info!(
                         projection = projection.name(),
@@ -175,6 +219,48 @@ impl Filler {
         let locked = writer::lock(&transaction, &self.holder).await?;
         let position = locked.of(projection).filter(|position| *position < locked.position);
         Ok(position.map(|position| (position, locked.position)))
+    }
+}
+
+/// Applies events in transactions of at most `limit` events; where PostgreSQL is too slow for one, the next ones are smaller.
+async fn apply(
+    connection: &mut Connection,
+    target: Target<'_>,
+    events: &[Recorded],
+    to: To<'_>,
+    limit: &mut usize,
+) -> anyhow::Result<u64> {
+    let mut rest = events;
+    loop {
+        let (now, later) = rest.split_at(rest.len().min(*limit));
+        let position = match now.last() {
+            Some(last) if !later.is_empty() => last.sequence,
+            _ => to.position,
+        };
+        match batch::apply_to(connection, target, now, To { position, log: None }).await {
+            Ok(position) => {
+                if now.len() == *limit {
+                    *limit = (*limit * 2).min(MAX_EVENTS);
+                }
+                rest = later;
+                if rest.is_empty() {
+                    return Ok(position);
+                }
+            }
+            Err(error) if batch::is_time_limit(&error) && now.len() > 1 => {
+                *limit = now.len() / 2;
+                tracing::warn!(
+                    events = now.len(),
+                    error = format!("{error:#}"),
+                    "PostgreSQL is too slow for a batch of the projection, the next ones are smaller"
+                );
+                // After a deadline of ours the connection is gone.
+                if connection.is_broken() {
+                    return Err(error);
+                }
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 

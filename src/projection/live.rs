@@ -174,6 +174,7 @@ impl Live {
             journal: self.journal.clone(),
             database: self.database.clone(),
             holder: self.holder.clone(),
+            era: kept.era(),
         };
         fill::prepare(&mut connection, &self.holder, kept.era()).await?;
         let written = tokio::select! {

@@ -73,14 +73,23 @@ impl OrderRows {
         let mut best: Option<usize> = None;
         for (at, row) in self.0.iter().enumerate() {
             let first = moment(&row["first_at"]).unwrap();
-            let too_old = envelope.is_creation() && accepted - first > TimeDelta::hours(48);
+            let other_time = envelope.is_creation() && (accepted - first).abs() > TimeDelta::hours(48);
             let same_branch = match (&row["branch_id"], &branch) {
                 (_, None) => true,
                 (Value::Null, Some(_)) => !bound,
                 (of, Some(branch)) => of == branch.as_str(),
             };
-            let age = |row: &Value| (moment(&row["first_at"]), row["id"].as_str().unwrap().to_owned());
-            if of_number(row) && same_branch && !too_old && best.is_none_or(|best| age(&self.0[best]) < age(row)) {
+            // The latest before the webhook, else the first after it.
+            let rank = |row: &Value| {
+                let first = moment(&row["first_at"]).unwrap();
+                let distance = if first > accepted {
+                    accepted - first
+                } else {
+                    TimeDelta::zero()
+                };
+                (distance, first, row["id"].as_str().unwrap().to_owned())
+            };
+            if of_number(row) && same_branch && !other_time && best.is_none_or(|best| rank(&self.0[best]) < rank(row)) {
                 best = Some(at);
             }
         }
@@ -136,9 +145,12 @@ fn note(row: &mut Value, event: &Recorded, payload: &Value) {
         EventType::OrderRejected | EventType::OrderDeadLettered if is_open => {
             put(row, "given_up", None);
             let is_creation = envelope.is_creation();
-            remove(row, |one| {
-                one["state"] == "given_up" && one["isCreation"] == is_creation && one["webhook"] != root
-            });
+            let is_one = |one: &Value| one["state"] == "given_up" && one["isCreation"] == is_creation;
+            let mut all = open(row);
+            all.retain(is_one);
+            all.sort_by_key(|one| (moment(&one["since"]), one["webhook"].as_str().unwrap().to_owned()));
+            let latest = all.pop().unwrap();
+            remove(row, |one| is_one(one) && *one != latest);
             row["given_up_at"] = shown(envelope.time).into();
             row["cause_code"] = payload["error"]["code"].clone();
             row["cause_stage"] = payload["stage"].clone();
@@ -152,8 +164,9 @@ fn note(row: &mut Value, event: &Recorded, payload: &Value) {
         EventType::OrderForwarded => {
             let is_creation = envelope.is_creation();
             remove(row, |one| {
-                let given_up = one["state"] == "given_up";
-                one["webhook"] == root || (given_up && (is_creation || one["isCreation"] == false))
+                let before = moment(&one["since"]) <= Some(rounded(envelope.received_at));
+                let news = one["isCreation"] == false;
+                one["webhook"] == root || (one["state"] == "given_up" && ((news && before) || (!news && is_creation)))
             });
             row["attempts"] = payload["attempts"].clone();
             if row["forwarded_at"].is_null() {

@@ -20,7 +20,7 @@ use crate::{
         read::{BATCH, Entry, Reader, end, event_at},
     },
     projection::{
-        batch::{self, MAX_BYTES, MAX_EVENTS, To},
+        batch::{self, MAX_BYTES, MAX_EVENTS, Skipped, To},
         era::{self, Kept},
         providers::Providers,
         writer::Holder,
@@ -206,7 +206,13 @@ impl Writer<'_> {
         );
         let reason = format!("version {} does not know {}", env!("CARGO_PKG_VERSION"), newer.what);
         let event_type = newer.what.strip_prefix("type ");
-        self.position = batch::skip(connection, self.holder, sequence, event_type, &reason, sequence).await?;
+        let skipped = Skipped {
+            sequence,
+            event_type,
+            reason: &reason,
+            event: None,
+        };
+        self.position = batch::skip(connection, self.holder, skipped, sequence).await?;
         Ok(())
     }
 
@@ -256,7 +262,7 @@ impl Writer<'_> {
             let applied = batch::apply(connection, self.holder, now, to, &self.providers).await;
             match applied {
                 Ok(position) => self.position = position,
-                Err(error) if is_time_limit(&error) && now.len() > 1 => {
+                Err(error) if batch::is_time_limit(&error) && now.len() > 1 => {
                     *self.limit = now.len() / 2;
                     tracing::warn!(
                         events = now.len(),
@@ -283,13 +289,6 @@ impl Writer<'_> {
             }
         }
     }
-}
-
-/// Whether a time limit ended a statement.
-fn is_time_limit(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<database::Error>()
-        .is_some_and(database::Error::is_time_limit)
 }
 
 /// What stands where a message of the consumer does.

@@ -6,7 +6,7 @@
 //!
 //! Applying an order's events once more gives the same row, so the log can be read again from anywhere.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -140,16 +140,22 @@ pub(super) fn find(rows: &mut [Row], event: &Event<'_>) -> Option<usize> {
         row.settle();
     }
     let accepted = millis(envelope.received_at);
+    let near = |row: &Row| (accepted - row.first_at).abs() <= SAME_ORDER_FOR;
     let fits = |row: &&Row| {
         let is_same = match (row.branch_id.as_deref(), branch) {
             (Some(of), Some(branch)) => of == branch,
             (None, Some(_)) => envelope.principal.branch().is_none(),
             (_, None) => true,
         };
-        is_same && (!envelope.is_creation() || accepted - row.first_at <= SAME_ORDER_FOR)
+        is_same && (!envelope.is_creation() || near(row))
     };
-    let latest = rows.iter().filter(fits).max_by_key(|row| (row.first_at, row.id))?.id;
-    rows.iter().position(|row| row.id == latest)
+    // The latest that was there when the webhook came; else the one after it, where its clock was behind.
+    let rank = |row: &&Row| {
+        let after = (row.first_at - accepted).max(TimeDelta::zero());
+        (Reverse(after), row.first_at, row.id)
+    };
+    let best = rows.iter().filter(fits).max_by_key(rank)?.id;
+    rows.iter().position(|row| row.id == best)
 }
 
 impl Row {
@@ -309,11 +315,14 @@ impl Row {
             return;
         }
         self.put(event, State::GivenUp);
-        // One is enough to say so.
+        // One of each kind is enough to say so: the latest, for what makes up for that makes up for those before it.
         let is_creation = event.envelope.is_creation();
-        let webhook = event.envelope.root_id;
-        self.unsettled
-            .retain(|one| one.state != State::GivenUp || one.is_creation != is_creation || one.webhook == webhook);
+        let is_one = |one: &Unsettled| one.state == State::GivenUp && one.is_creation == is_creation;
+        let given_up = self.unsettled.iter().filter(|one| is_one(one));
+        let latest = given_up
+            .max_by_key(|one| (one.since, one.webhook))
+            .map(|one| one.webhook);
+        self.unsettled.retain(|one| !is_one(one) || Some(one.webhook) == latest);
         self.given_up_at = Some(millis(event.envelope.time));
         match &event.said {
             Said::DeadLettered(dead) => self.because(dead.attempts, &dead.stage, &dead.error),
@@ -333,9 +342,17 @@ impl Row {
 
     fn forwarded(&mut self, event: &Event<'_>) {
         let (webhook, is_creation) = (event.envelope.root_id, event.envelope.is_creation());
-        // News that arrive make up for news that did not; an announcement that arrives, for all.
-        self.unsettled
-            .retain(|one| one.webhook != webhook && (one.state != State::GivenUp || (one.is_creation && !is_creation)));
+        let accepted = millis(event.envelope.received_at);
+        // What arrives makes up for news that came before it and did not; an announcement that arrives, for every announcement.
+        let is_overcome = |one: &Unsettled| {
+            let makes_up = if one.is_creation {
+                is_creation
+            } else {
+                one.since <= accepted
+            };
+            one.state == State::GivenUp && makes_up
+        };
+        self.unsettled.retain(|one| one.webhook != webhook && !is_overcome(one));
         self.forwarded_at = self.forwarded_at.or_else(|| Some(millis(event.envelope.time)));
         if let Said::Forwarded(forwarded) = &event.said {
             self.attempts = i32::try_from(forwarded.attempts).unwrap_or(i32::MAX);
