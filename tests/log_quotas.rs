@@ -1,7 +1,7 @@
 //! Bytes: how many of them a provider may send in a window, and who is refused first while the log is nearly full.
 
 use reqwest::Method;
-use webhook_hub::provider::Catalogue;
+use webhook_hub::{event::EventType, provider::Catalogue};
 
 use crate::harness::{
     World,
@@ -148,4 +148,53 @@ async fn a_branch_that_fills_the_log_is_refused_alone() {
     assert_eq!(answer.status, 200, "{answer:?}");
     world.limit_log(-1).await;
     world.at_end(Ends::forwarded(22)).await;
+}
+
+/// One branch fills the log with repeats that the log no longer knows. They cost its provider nothing, but count as its own: on a log
+/// that is nearly full it is refused, and no one else; and it sends no more of them than its part of the quota.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_fills_the_log_with_repeats_is_refused_alone() {
+    let world = World::new().await;
+    let branches = format!(
+        "UPDATE branch_delivery_configs SET webhook_secret = 'key-of-a' WHERE merchant_id = '{MERCHANT}';
+        INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, merchant_id, webhook_secret)
+        VALUES ('config-2', 'branch-2', 'provider-careem', 'company-uuid', 'merchant-2', 'key-of-b')"
+    );
+    world.database.run(&branches).await.unwrap();
+    let settings = world
+        .settings()
+        .set("CAREEM_BRANCH_SECRETS", true)
+        .set("RATE_LIMIT_CAREEM", "30/1h")
+        .set("CAREEM_BRANCH_RATE_LIMIT", 25)
+        .set("RATE_LIMIT_BYTES", "100kb");
+    let hub = Hub::start(&settings).await;
+    let caught: Vec<_> = ids("filling", 11).into_iter().map(|id| padded(&id, 100_000)).collect();
+    for body in &caught {
+        let answer = post_of(&world, &hub, MERCHANT, "key-of-a", body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    world.at_end(Ends::forwarded(11)).await;
+    world.log_forgets(&hub).await;
+    assert!(hub.terminate().await.0.success());
+    // It counts what it took itself: of these orders nothing. It knows them before it forwards another one.
+    let hub = Hub::start(&settings).await;
+    assert_eq!(world.careem.post(&hub, &order("CR-first")).await.status, 200);
+    world.at_end(Ends::forwarded(12)).await;
+    for body in &caught {
+        let answer = post_of(&world, &hub, MERCHANT, "key-of-a", body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.json()["data"]["duplicate"], false, "{answer:?}");
+    }
+    world.log.wait_for(EventType::OrderIgnored, 11).await;
+    nearly_fill(&world, &hub).await;
+    let answer = post_of(&world, &hub, MERCHANT, "key-of-a", &order("CR-probe")).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (503, "EVENT_LOG_NEARLY_FULL"),
+        "{answer:?}"
+    );
+    let answer = post_of(&world, &hub, "merchant-2", "key-of-b", &order("CR-of-b")).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    world.limit_log(-1).await;
+    world.at_end(Ends::forwarded(13).ignored(11)).await;
 }

@@ -76,6 +76,32 @@ async fn both_forms_on_one_log() {
     assert_eq!(world.log.unreadable().await, [0_u64; 0]);
 }
 
+/// A log without events may be one on which an older version runs: it is written in the form that that version reads, unless it was
+/// made by a version that knows the compact form.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_form_on_a_log_without_events() {
+    let mut mark = None;
+    for expected in [Form::Compact, Form::Headers] {
+        let world = World::new().await;
+        if expected == Form::Headers {
+            let provision = world.nats.provision().await;
+            let stream = provision.get_stream("EVENTS").await.unwrap();
+            let mut config = stream.cached_info().config.clone();
+            mark = config.metadata.remove("webhook-hub.event_format");
+            provision.update_stream(config).await.unwrap();
+        }
+        let hub = world.hub().await;
+        world.post_orders(&hub, ids("first", 1)).await;
+        world.at_end(Ends::forwarded(1)).await;
+        let written = world.forms_after(0).await.0;
+        assert!(
+            written.len() >= 3 && written.iter().all(|form| *form == expected),
+            "{written:?}"
+        );
+    }
+    assert_eq!(mark.as_deref(), Some("compact"));
+}
+
 /// A webhook as it stands on the log.
 fn received(order: &str) -> Envelope {
     Recorded::sample("careem", order, "order_created", order.as_bytes(), chrono::Utc::now()).envelope

@@ -24,7 +24,6 @@ use crate::{
     provider::{Enabled, Registry},
     telemetry::health::Health,
     transform::branches::Branches,
-    verification::Principal,
 };
 
 pub mod server;
@@ -107,12 +106,12 @@ impl Intake {
 
     /// While the log is nearly full: whether it is not this principal that fills it. A log that is known to refuse everybody
     /// says so itself.
-    fn check_room_on_the_log(&self, provider: &Enabled, principal: &Principal, bytes: usize) -> Result<(), Reason> {
+    fn check_room_on_the_log(&self, provider: &Enabled, load: limit::taken::Load<'_>) -> Result<(), Reason> {
         let log = self.journal.acknowledging();
         let Some(left) = log.fill().nearly_full() else {
             return Ok(());
         };
-        if !self.limits.fills_more_than(provider, principal, left, bytes) || log.trouble().is_some() {
+        if !self.limits.fills_more_than(provider, load, left) || log.trouble().is_some() {
             return Ok(());
         }
         metrics::counter!("event_log_nearly_full_refused_total", "provider" => Arc::clone(&provider.name)).increment(1);

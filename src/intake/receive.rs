@@ -20,7 +20,10 @@ use super::{
     body::{self, Reading, Sender, Standing},
     client_ip::client_ip,
     connections::Guest,
-    limit::{Point, address::Address},
+    limit::{
+        address::Address,
+        taken::{Load, Point},
+    },
     refusal::Reason,
     request_id, structure,
 };
@@ -99,13 +102,10 @@ async fn accept(
     let held = body::read(&parts.headers, body, &reading).await?;
     let Admitted {
         admission,
+        was_there,
         point,
         event,
     } = admit(intake, enabled, asked, parts, (&held.bytes, sender.standing)).await?;
-    // The log knows ids for five minutes, the memory for days.
-    let was_there = intake
-        .orders
-        .has_webhook(&enabled.name, &admission.external_order_id, admission.event_id);
     let appended = match intake.journal.accept(event).await {
         Ok(appended) => appended,
         Err(error) => {
@@ -117,9 +117,11 @@ async fn accept(
     };
     enabled.measured.accept_duration.record(asked.began.elapsed());
     // A webhook that was there before may be one that somebody caught and sends again: it costs the provider nothing, and makes no
-    // address known.
-    if appended.duplicate || was_there {
+    // address known. What it puts on the log is counted all the same.
+    if appended.duplicate {
         intake.limits.give_back(enabled, point);
+    } else if was_there {
+        intake.limits.give_back_of_repeat(enabled, point);
     } else {
         intake.limits.note_accepted(enabled, asked.client);
         intake.health.last_webhooks.note(&enabled.name, Utc::now().timestamp());
@@ -131,6 +133,8 @@ async fn accept(
 /// A webhook that may go onto the log.
 struct Admitted {
     admission: Admission,
+    /// Whether it is known from before. The log knows ids for five minutes, the memory for days.
+    was_there: bool,
     /// What it took of its provider's quota.
     point: Point,
     event: NewEvent,
@@ -152,13 +156,22 @@ async fn admit(
     if let Some(guest) = parts.extensions.get::<Guest>().filter(|_| !enabled.scheme.is_none()) {
         guest.note_verified();
     }
-    intake.check_room_on_the_log(enabled, verified.principal(), body.len())?;
     let read = structure::check(body).and_then(|()| enabled.provider.read(&verified));
+    let was_there = read.as_ref().is_ok_and(|admission| {
+        let order = &admission.external_order_id;
+        intake.orders.has_webhook(&enabled.name, order, admission.event_id)
+    });
+    let load = Load {
+        principal: verified.principal(),
+        bytes: body.len(),
+        is_repeat: was_there,
+    };
+    intake.check_room_on_the_log(enabled, load)?;
     if let Ok(admission) = &read {
         intake.limits.note_sent(enabled, admission.event_id, asked.client)?;
     }
     // What cannot be read takes a point as well.
-    let taken = intake.limits.take(enabled, verified.principal(), body.len());
+    let taken = intake.limits.take(enabled, load);
     if let (Err(_), Ok(admission)) = (&taken, &read) {
         intake.limits.forget_sent(admission.event_id, asked.client);
     }
@@ -170,6 +183,7 @@ async fn admit(
     };
     Ok(Admitted {
         admission,
+        was_there,
         point,
         event,
     })

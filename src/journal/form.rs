@@ -1,14 +1,17 @@
 //! In which form new events are written (`EVENT_FORMAT`).
 //!
-//! Versions from before the compact form cannot read it: they would give such an event up. So it is written on a log that never
-//! had another form, and on an older log only from when an operator says that no such version works on it any more
-//! (`EVENT_FORMAT=compact`). From then on the log's last event says so to whoever starts.
+//! Versions from before the compact form cannot read it: they would give such an event up. So it is written on a log that a version
+//! with the compact form made on a new server, which a mark in the metadata of `EVENTS` says. On any other log it is written only from
+//! when an operator says that no such version works on it any more (`EVENT_FORMAT=compact`). From the first event on, the log's last
+//! event says which form it is. A log without events and without the mark may belong to an older version that runs on it now.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
+use serde_json::Value;
 
 use super::{
+    EVENTS,
     codec::Form,
     connection::Connection,
     read::{self, Reader},
@@ -17,6 +20,15 @@ use crate::config::EventFormat;
 
 /// Longest time that the look at the log may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Key of the mark in the metadata of `EVENTS`, and its value.
+const MARK: (&str, &str) = ("webhook-hub.event_format", "compact");
+
+/// The configuration of a new `EVENTS` with the mark.
+pub(super) fn marked(mut config: Value) -> Value {
+    config["metadata"][MARK.0] = MARK.1.into();
+    config
+}
 
 /// The form of what is to be written on this log.
 ///
@@ -35,9 +47,19 @@ pub async fn chosen(connection: &Connection, format: EventFormat) -> anyhow::Res
 async fn of_log(connection: &Connection) -> anyhow::Result<Form> {
     let end = read::end(connection).await?;
     if end.sequence == 0 {
-        return Ok(Form::Compact);
+        return of_empty(connection).await;
     }
     let last = Reader::from(connection, end.sequence).at_most(1).next_raw().await?;
     // Where the copy that answers does not have it, or it is gone, the form that all versions read is the safe one.
     Ok(last.first().map_or(Form::Headers, |last| Form::of(&last.headers)))
+}
+
+async fn of_empty(connection: &Connection) -> anyhow::Result<Form> {
+    let stream = connection.context.get_stream(EVENTS).await;
+    let stream = stream.context("cannot look up EVENTS")?;
+    let mark = stream.cached_info().config.metadata.get(MARK.0);
+    Ok(match mark {
+        Some(mark) if mark == MARK.1 => Form::Compact,
+        _ => Form::Headers,
+    })
 }

@@ -36,8 +36,13 @@ const CREDENTIAL_PARTS: [&str; 8] = [
     "credential",
     "session",
 ];
-/// Longest header value that is kept.
+/// Longest header that is kept, in characters; several of one name are one.
 const MAX_HEADER_CHARS: usize = 1024;
+/// Most bytes of headers that are kept of a webhook, as the log writes them: what is outside of ASCII is escaped there, and takes up to
+/// 12 bytes a character. NATS takes 64 KB of headers a message, in which the path, of a head of 32 KB, has to find room, too.
+const MAX_KEPT_BYTES: usize = 24 * 1024;
+/// Around a name and its value: quotes, colon and comma.
+const AROUND_BYTES: usize = 6;
 
 /// Whether a header, by its name in small letters, holds a credential; a scheme may make another one hold one, too.
 pub fn is_credential(header: &str) -> bool {
@@ -52,16 +57,27 @@ pub fn kept_header(headers: &HeaderMap, name: impl AsHeaderName) -> Option<Strin
         let printable = |c: char| if c.is_control() { ' ' } else { c };
         text.chars().take(MAX_HEADER_CHARS).map(printable).collect()
     };
-    headers
-        .get_all(name)
-        .iter()
-        .map(text)
-        .reduce(|all, next| format!("{all}, {next}"))
+    let all = headers.get_all(name).iter().map(text);
+    let mut kept = all.reduce(|all, next| format!("{all}, {next}"))?;
+    if let Some((end, _)) = kept.char_indices().nth(MAX_HEADER_CHARS) {
+        kept.truncate(end);
+    }
+    Some(kept)
 }
 
-/// The headers of a provider's webhooks that are kept.
+/// How many bytes the log takes for a text in JSON.
+fn written_bytes(text: &str) -> usize {
+    let of = |c: char| match c {
+        '"' | '\\' => 2,
+        c if c.is_ascii() => 1,
+        c => 6 * c.len_utf16(),
+    };
+    text.chars().map(of).sum()
+}
+
+/// The headers of a provider's webhooks that are kept; first those that are read, then those that only tell how a request came.
 #[derive(Debug, Clone, Default)]
-pub struct KeptHeaders(BTreeSet<String>);
+pub struct KeptHeaders(Vec<String>);
 
 impl KeptHeaders {
     /// Those of every webhook, those that a provider's file reads (`header:NAME`), and those that its scheme reads and that hold
@@ -70,18 +86,33 @@ impl KeptHeaders {
         let credentials: Vec<HeaderName> = scheme.credential_headers();
         let of_scheme = scheme.read_headers().into_iter().map(|name| name.as_str().to_owned());
         let of_file = of_file.into_iter().map(str::to_owned);
-        let all = ALWAYS.map(str::to_owned).into_iter().chain(of_file).chain(of_scheme);
+        let read: BTreeSet<String> = of_file.chain(of_scheme).collect();
+        let mut all = vec![MERCHANT_HEADER.to_owned()];
+        for name in read.into_iter().chain(ALWAYS.map(str::to_owned)) {
+            if !all.contains(&name) {
+                all.push(name);
+            }
+        }
         let may_be_kept = |name: &String| !is_credential(name) && !credentials.iter().any(|own| *own == **name);
-        Self(all.filter(may_be_kept).collect())
+        all.retain(may_be_kept);
+        Self(all)
     }
 
-    /// What is kept of a request, by name.
+    /// What is kept of a request, by name. A header for which there is no room beside those before it is left out.
     pub fn of(&self, headers: &HeaderMap) -> Map<String, Value> {
-        let kept = self
-            .0
-            .iter()
-            .filter_map(|name| Some((name.clone(), kept_header(headers, name.as_str())?.into())));
-        kept.collect()
+        let mut left = MAX_KEPT_BYTES;
+        let mut kept = Map::new();
+        for name in &self.0 {
+            let Some(value) = kept_header(headers, name.as_str()) else {
+                continue;
+            };
+            let bytes = written_bytes(name) + written_bytes(&value) + AROUND_BYTES;
+            if let Some(rest) = left.checked_sub(bytes) {
+                left = rest;
+                kept.insert(name.clone(), value.into());
+            }
+        }
+        kept
     }
 }
 
@@ -90,6 +121,30 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn all_that_is_kept_has_a_limit() {
+        let mut headers = HeaderMap::new();
+        let wild = HeaderValue::from_bytes(&[0xff; 1500]).unwrap();
+        let read = ["x-a", "x-b", "x-environment"];
+        for name in ALWAYS.into_iter().chain(read) {
+            for _ in 0..3 {
+                headers.append(name, wild.clone());
+            }
+        }
+        headers.insert("x-environment", HeaderValue::from_static("live"));
+        headers.insert("x-request-id", HeaderValue::from_static("\"r\\1\""));
+        let kept = KeptHeaders::new(read, &Scheme::preset("github").unwrap()).of(&headers);
+        assert_eq!(kept["x-merchant-id"], "\u{fffd}".repeat(1024), "several are one");
+        // What is read has room first; a small one finds room where a large one does not.
+        for name in ["x-a", "x-b", "x-environment", "x-request-id"] {
+            assert!(kept.contains_key(name), "{name}: {:?}", kept.keys());
+        }
+        assert!(!kept.contains_key("user-agent"));
+        let text = Value::Object(kept).to_string();
+        let written: usize = text.chars().map(|c| if c.is_ascii() { 1 } else { 6 }).sum();
+        assert!(written <= MAX_KEPT_BYTES, "{written}");
+    }
 
     #[test]
     fn only_what_is_known_is_kept() {

@@ -13,15 +13,29 @@ const HALF_LIFE_MS: f64 = 6.0 * 3600.0 * 1000.0;
 /// forgotten.
 const MAX_BRANCHES: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 
+/// Whose bytes they are.
+#[derive(Debug, Clone, Copy)]
+pub struct Of<'a> {
+    /// A branch by its own secret; else the provider.
+    pub branch: Option<&'a Arc<str>>,
+    /// Whether the webhook was there before. Who caught one can send it again, so the provider's repeats are counted apart from what it
+    /// sends itself. A branch's are the branch's.
+    pub is_repeat: bool,
+}
+
 /// Of one provider.
 #[derive(Debug)]
 pub struct Bytes {
     /// Which window: time since 1970 by its length.
     window: u64,
     used: u64,
+    /// The same by repeats, which have as many.
+    used_by_repeats: u64,
     /// Put on the log by the provider's own secret.
     of_provider: Recent,
-    /// By a branch's.
+    /// By its repeats.
+    of_repeats: Recent,
+    /// By a branch's, with its repeats.
     of_branches: LruCache<Arc<str>, Recent>,
 }
 
@@ -30,7 +44,9 @@ impl Default for Bytes {
         Self {
             window: 0,
             used: 0,
+            used_by_repeats: 0,
             of_provider: Recent::default(),
+            of_repeats: Recent::default(),
             of_branches: LruCache::new(MAX_BRANCHES),
         }
     }
@@ -56,42 +72,40 @@ impl Recent {
 }
 
 impl Bytes {
-    /// Takes so many of what is left in a window, for a branch by its own secret, or for the provider.
+    /// Takes so many of what is left in a window; of which window.
     ///
     /// # Errors
     /// How long to wait for the next window. One that is larger than a whole window is let in at its beginning.
-    pub fn take(
-        &mut self,
-        branch: Option<&Arc<str>>,
-        bytes: u64,
-        (most, window_ms): (u64, u64),
-        now_ms: u64,
-    ) -> Result<(), Wait> {
+    pub fn take(&mut self, of: Of<'_>, bytes: u64, (most, window_ms): (u64, u64), now_ms: u64) -> Result<u64, Wait> {
         let window = now_ms / window_ms;
         if window != self.window {
-            (self.window, self.used) = (window, 0);
+            (self.window, self.used, self.used_by_repeats) = (window, 0, 0);
         }
-        if self.used > 0 && self.used.saturating_add(bytes) > most {
+        let used = self.used(of);
+        if *used > 0 && used.saturating_add(bytes) > most {
             return Err(Wait {
                 ms: (window + 1) * window_ms - now_ms,
                 is_spent: true,
             });
         }
-        self.used = self.used.saturating_add(bytes);
-        let recent = match branch {
+        *used = used.saturating_add(bytes);
+        let recent = match of.branch {
+            None if of.is_repeat => &mut self.of_repeats,
             None => &mut self.of_provider,
             Some(branch) => self.of_branches.get_or_insert_mut(Arc::clone(branch), Recent::default),
         };
         recent.add(bytes, now_ms);
-        Ok(())
+        Ok(window)
     }
 
-    /// Gives them back: they were not stored.
-    pub fn give_back(&mut self, branch: Option<&Arc<str>>, bytes: u64, window: u64) {
+    /// Gives bytes of this window back: they were not stored. A later window has nothing of them.
+    pub fn give_back(&mut self, of: Of<'_>, bytes: u64, window: u64) {
         if window == self.window {
-            self.used = self.used.saturating_sub(bytes);
+            let used = self.used(of);
+            *used = used.saturating_sub(bytes);
         }
-        let recent = match branch {
+        let recent = match of.branch {
+            None if of.is_repeat => Some(&mut self.of_repeats),
             None => Some(&mut self.of_provider),
             Some(branch) => self.of_branches.peek_mut(branch),
         };
@@ -100,18 +114,22 @@ impl Bytes {
         }
     }
 
-    /// How many a branch, by its own secret, or the provider put on the log lately; older ones count less.
-    pub fn recent(&self, branch: Option<&Arc<str>>, now_ms: u64) -> f64 {
-        let recent = match branch {
+    /// How many were put on the log lately; older ones count less.
+    pub fn recent(&self, of: Of<'_>, now_ms: u64) -> f64 {
+        let recent = match of.branch {
+            None if of.is_repeat => Some(&self.of_repeats),
             None => Some(&self.of_provider),
             Some(branch) => self.of_branches.peek(branch),
         };
         recent.map_or(0.0, |recent| recent.now(now_ms))
     }
 
-    /// The window that the last ones were taken of.
-    pub const fn window(&self) -> u64 {
-        self.window
+    const fn used(&mut self, of: Of<'_>) -> &mut u64 {
+        if of.is_repeat {
+            &mut self.used_by_repeats
+        } else {
+            &mut self.used
+        }
     }
 }
 
@@ -121,32 +139,78 @@ mod tests {
 
     const WINDOW: u64 = 60_000;
 
+    fn new(branch: Option<&Arc<str>>) -> Of<'_> {
+        Of {
+            branch,
+            is_repeat: false,
+        }
+    }
+
+    fn repeat(branch: Option<&Arc<str>>) -> Of<'_> {
+        Of {
+            branch,
+            is_repeat: true,
+        }
+    }
+
     #[test]
     fn a_window_has_so_many_bytes() {
         let (mut bytes, now) = (Bytes::default(), 100 * WINDOW + 15_000);
         let (branch, most) = (Arc::from("a"), (1000, WINDOW));
-        assert!(bytes.take(None, 600, most, now).is_ok());
-        assert!(bytes.take(Some(&branch), 400, most, now + 1).is_ok());
-        let wait = bytes.take(None, 1, most, now + 5000).unwrap_err();
+        assert!(bytes.take(new(None), 600, most, now).is_ok());
+        assert!(bytes.take(new(Some(&branch)), 400, most, now + 1).is_ok());
+        let wait = bytes.take(new(None), 1, most, now + 5000).unwrap_err();
         assert_eq!((wait.ms, wait.is_spent), (40_000, true));
-        bytes.give_back(Some(&branch), 400, bytes.window());
-        assert!(bytes.take(None, 400, most, now + 5000).is_ok());
+        bytes.give_back(new(Some(&branch)), 400, 100);
+        assert!(bytes.take(new(None), 400, most, now + 5000).is_ok());
         // The next window is its own; one that is larger than a window has one for itself.
-        assert!(bytes.take(None, 5000, most, now + WINDOW).is_ok());
-        assert!(bytes.take(None, 1, most, now + WINDOW).is_err());
+        assert!(bytes.take(new(None), 5000, most, now + WINDOW).is_ok());
+        assert!(bytes.take(new(None), 1, most, now + WINDOW).is_err());
+    }
+
+    #[test]
+    fn what_comes_back_late_is_none_of_the_next_window() {
+        let (mut bytes, most) = (Bytes::default(), (1000, WINDOW));
+        let first = bytes.take(new(None), 600, most, 2 * WINDOW - 1).unwrap();
+        let second = bytes.take(new(None), 700, most, 2 * WINDOW).unwrap();
+        assert_eq!((first, second), (1, 2));
+        bytes.give_back(new(None), 600, first);
+        assert!(bytes.take(new(None), 400, most, 2 * WINDOW).is_err());
+        assert!(bytes.take(new(None), 300, most, 2 * WINDOW).is_ok());
+    }
+
+    #[test]
+    fn repeats_spend_bytes_of_their_own() {
+        let branch = Arc::from("a");
+        let (mut bytes, most) = (Bytes::default(), (1000, WINDOW));
+        bytes.take(repeat(None), 600, most, WINDOW).unwrap();
+        bytes.take(repeat(Some(&branch)), 400, most, WINDOW).unwrap();
+        assert!(bytes.take(repeat(None), 1, most, WINDOW).is_err());
+        assert!(bytes.take(new(None), 1000, most, WINDOW).is_ok());
+        // On the log they are the branch's own, but not the provider's.
+        let recent = |of| bytes.recent(of, WINDOW);
+        assert_eq!([recent(repeat(None)), recent(new(None))], [600.0, 1000.0]);
+        assert_eq!(
+            [recent(repeat(Some(&branch))), recent(new(Some(&branch)))],
+            [400.0, 400.0]
+        );
+        bytes.give_back(repeat(None), 600, 1);
+        assert_eq!(bytes.recent(repeat(None), WINDOW), 0.0);
+        assert!(bytes.take(repeat(None), 600, most, WINDOW).is_ok());
+        assert!(bytes.take(repeat(None), 600, most, 2 * WINDOW).is_ok());
     }
 
     #[test]
     fn what_was_long_ago_counts_less() {
         let (mut bytes, half) = (Bytes::default(), HALF_LIFE_MS as u64);
         let most = (u64::MAX, WINDOW);
-        bytes.take(None, 1000, most, half).unwrap();
-        assert_eq!(bytes.recent(None, half), 1000.0);
-        assert_eq!(bytes.recent(None, 2 * half), 500.0);
-        bytes.take(None, 100, most, 2 * half).unwrap();
-        assert_eq!(bytes.recent(None, 3 * half), 300.0);
-        bytes.give_back(None, 100, 0);
-        assert!(bytes.recent(None, 3 * half) < 300.0);
+        bytes.take(new(None), 1000, most, half).unwrap();
+        assert_eq!(bytes.recent(new(None), half), 1000.0);
+        assert_eq!(bytes.recent(new(None), 2 * half), 500.0);
+        bytes.take(new(None), 100, most, 2 * half).unwrap();
+        assert_eq!(bytes.recent(new(None), 3 * half), 300.0);
+        bytes.give_back(new(None), 100, 0);
+        assert!(bytes.recent(new(None), 3 * half) < 300.0);
     }
 
     #[test]
@@ -154,13 +218,13 @@ mod tests {
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let (mut bytes, most) = (Bytes::default(), (u64::MAX, WINDOW));
         for _ in 0..3 {
-            bytes.take(Some(&a), 1000, most, WINDOW).unwrap();
+            bytes.take(new(Some(&a)), 1000, most, WINDOW).unwrap();
         }
-        bytes.take(None, 10, most, WINDOW).unwrap();
-        let recent = |bytes: &Bytes| [None, Some(&a), Some(&b)].map(|one| bytes.recent(one, WINDOW));
+        bytes.take(new(None), 10, most, WINDOW).unwrap();
+        let recent = |bytes: &Bytes| [None, Some(&a), Some(&b)].map(|one| bytes.recent(new(one), WINDOW));
         assert_eq!(recent(&bytes), [10.0, 3000.0, 0.0]);
-        bytes.give_back(Some(&b), 5, 1);
-        bytes.give_back(Some(&a), 1000, 1);
+        bytes.give_back(new(Some(&b)), 5, 1);
+        bytes.give_back(new(Some(&a)), 1000, 1);
         assert_eq!(recent(&bytes), [10.0, 2000.0, 0.0]);
     }
 
@@ -169,9 +233,9 @@ mod tests {
         let (mut bytes, most) = (Bytes::default(), (u64::MAX, WINDOW));
         for number in 0..=MAX_BRANCHES.get() {
             let branch = Arc::from(number.to_string());
-            bytes.take(Some(&branch), 1, most, WINDOW).unwrap();
+            bytes.take(new(Some(&branch)), 1, most, WINDOW).unwrap();
         }
         assert_eq!(bytes.of_branches.len(), MAX_BRANCHES.get());
-        assert_eq!(bytes.recent(Some(&Arc::from("0")), WINDOW), 0.0);
+        assert_eq!(bytes.recent(new(Some(&Arc::from("0"))), WINDOW), 0.0);
     }
 }

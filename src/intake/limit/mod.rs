@@ -26,19 +26,19 @@ use self::{
     bytes::Bytes,
     repeats::Repeats,
     stored::Word,
-    window::{Quota, Wait},
+    window::Quota,
 };
 use super::audit::NO_PROVIDER;
 use crate::{
     config::{RateLimits, Rule},
     provider::Enabled,
-    verification::Principal,
 };
 
 pub mod window;
 pub mod branches;
 pub mod bytes;
 pub mod repeats;
+pub mod taken;
 pub mod address;
 pub mod blocks;
 pub mod stored;
@@ -82,16 +82,6 @@ impl Scope {
             Self::Repeat => "repeat",
         }
     }
-}
-
-/// A point of a provider's quota that was taken, and bytes; and of its branch's part, where the branch's own secret was used.
-#[derive(Debug)]
-#[must_use = "a request that could not be stored gives it back"]
-pub struct Point {
-    window: Option<u64>,
-    of_branch: Option<(Arc<str>, u64, u64)>,
-    principal: Principal,
-    bytes: u64,
 }
 
 struct ProviderQuota {
@@ -225,82 +215,6 @@ impl Limits {
     /// Whether this address lately showed the service token.
     pub fn holds_token(&self, client: IpAddr) -> bool {
         lock(&self.addresses).holds_token(Address::of(client), now_ms())
-    }
-
-    /// Takes a point of the provider's quota, and so many bytes, for a request that was verified; first of its branch's part, where
-    /// the branch's own secret was used. There a webhook that is larger than the average counts for more than one.
-    ///
-    /// # Errors
-    /// When to come back.
-    pub fn take(&self, provider: &Enabled, principal: &Principal, bytes: usize) -> Result<Point, Limited> {
-        let (bytes, now) = (bytes as u64, now_ms());
-        let mut point = Point {
-            window: None,
-            of_branch: None,
-            principal: principal.clone(),
-            bytes,
-        };
-        let Some(own) = self.of(&provider.name) else {
-            return Ok(point);
-        };
-        if !self.enabled {
-            // Without a limit; what it puts on the log counts all the same.
-            let _ = lock(&own.bytes).take(principal.branch(), bytes, (u64::MAX, length_ms(&own.rule)), now);
-            return Ok(point);
-        }
-        if let Some(branch) = principal.branch() {
-            let points = bytes.div_ceil(self.bytes_a_point).max(1);
-            let taken = lock(&own.branches).take(branch, points, now, self.instances());
-            let window = taken.map_err(|ms| limited(&provider.name, Scope::Branch, ms))?;
-            point.of_branch = Some((Arc::clone(branch), window, points));
-        }
-        // Nobody counts bytes for all instances: each has its part.
-        let most = own.rule.points.saturating_mul(self.bytes_a_point) / self.instances();
-        let taken = lock(&own.bytes).take(principal.branch(), bytes, (most, length_ms(&own.rule)), now);
-        if let Err(wait) = taken {
-            own.give_back_of_branch(point.of_branch);
-            own.say_spent(now);
-            return Err(limited(&provider.name, Scope::Bytes, wait.ms));
-        }
-        let taken = lock(&own.quota).take(now, self.instances());
-        match taken {
-            Ok(taken) => {
-                if taken.is_urgent {
-                    self.soon.notify_one();
-                }
-                point.window = Some(taken.window);
-                Ok(point)
-            }
-            Err(Wait { ms, is_spent }) => {
-                own.give_back_of_branch(point.of_branch);
-                own.return_bytes(principal, bytes);
-                own.say_spent(now);
-                let ms = if is_spent && !own.rule.block.is_zero() {
-                    self.block_provider(own, now)
-                } else {
-                    ms
-                };
-                Err(limited(&provider.name, Scope::Provider, ms))
-            }
-        }
-    }
-
-    /// Gives a point back: what it was taken for could not be stored, or was on the log before.
-    pub fn give_back(&self, provider: &Enabled, point: Point) {
-        if let Some(own) = self.of(&provider.name) {
-            if let Some(window) = point.window {
-                lock(&own.quota).give_back(window);
-            }
-            own.give_back_of_branch(point.of_branch);
-            own.return_bytes(&point.principal, point.bytes);
-        }
-    }
-
-    /// Whether a principal of a provider put more on the log lately, with so many more bytes, than so many.
-    pub fn fills_more_than(&self, provider: &Enabled, principal: &Principal, left: u64, more: usize) -> bool {
-        let own = self.of(&provider.name);
-        let recent = own.map_or(0.0, |own| lock(&own.bytes).recent(principal.branch(), now_ms()));
-        recent > 0.0 && recent + more as f64 > left as f64
     }
 
     /// Counts a refused request against its address. `provider`: where it went, where there is such a provider.
@@ -439,18 +353,6 @@ impl Limits {
 }
 
 impl ProviderQuota {
-    fn give_back_of_branch(&self, point: Option<(Arc<str>, u64, u64)>) {
-        if let Some((branch, window, points)) = point {
-            lock(&self.branches).give_back(&branch, window, points);
-        }
-    }
-
-    fn return_bytes(&self, principal: &Principal, bytes: u64) {
-        let mut own = lock(&self.bytes);
-        let window = own.window();
-        own.give_back(principal.branch(), bytes, window);
-    }
-
     /// Once in a window; what is refused then is counted by a metric.
     fn say_spent(&self, now: u64) {
         let window = now / lock(&self.quota).length_ms();

@@ -1,9 +1,16 @@
-use super::*;
+use super::{taken::Load, *};
 use crate::{
     config::{Config, Environment},
     intake::allow_list::AllowList,
     provider::{Catalogue, Measured, Provider as _, declarative::Declarative},
-    verification::{Keyring, Keys, Scheme},
+    verification::{Keyring, Keys, Principal, Scheme},
+};
+
+/// A new webhook of the provider.
+const ONE: Load<'_> = Load {
+    principal: &Principal::of_backend(),
+    bytes: 1,
+    is_repeat: false,
 };
 
 pub(super) fn limits(provider: &str, address: &str) -> Limits {
@@ -50,9 +57,7 @@ fn refuse(limits: &Limits, provider: &Enabled, client: IpAddr, times: usize) {
 }
 
 fn take_all(limits: &Limits, provider: &Enabled) -> usize {
-    (0..100)
-        .filter(|_| limits.take(provider, &Principal::of_backend(), 1).is_ok())
-        .count()
+    (0..100).filter(|_| limits.take(provider, ONE).is_ok()).count()
 }
 
 #[test]
@@ -96,13 +101,10 @@ fn a_network_of_ipv6_is_one_address() {
 fn a_provider_is_blocked_only_by_what_was_verified() {
     let (limits, careem) = (limits("2/1h/300s", "100/60s/300s"), careem(&[]));
     let address = client("203.0.113.9");
-    assert!(
-        limits.take(&careem, &Principal::of_backend(), 1).is_ok()
-            && limits.take(&careem, &Principal::of_backend(), 1).is_ok()
-    );
+    assert!(limits.take(&careem, ONE).is_ok() && limits.take(&careem, ONE).is_ok());
     // Its points are spent, but what is not verified brings no block about.
     assert_eq!(limits.check(&careem, address), Ok(()));
-    let over = limits.take(&careem, &Principal::of_backend(), 1).unwrap_err();
+    let over = limits.take(&careem, ONE).unwrap_err();
     assert_eq!((over.scope, over.retry_after_seconds), (Scope::Provider, 300));
     assert_eq!(limits.check(&careem, address).unwrap_err().scope, Scope::Provider);
 }
@@ -111,11 +113,9 @@ fn a_provider_is_blocked_only_by_what_was_verified() {
 fn a_share_that_is_spent_is_no_block() {
     let (limits, careem) = (limits("10/1h/300s", "100/60s/300s"), careem(&[]));
     limits.instances.store(2, Ordering::Relaxed);
-    let taken: Vec<_> = (0..5)
-        .filter_map(|_| limits.take(&careem, &Principal::of_backend(), 1).ok())
-        .collect();
+    let taken: Vec<_> = (0..5).filter_map(|_| limits.take(&careem, ONE).ok()).collect();
     assert_eq!(taken.len(), 5);
-    let over = limits.take(&careem, &Principal::of_backend(), 1).unwrap_err();
+    let over = limits.take(&careem, ONE).unwrap_err();
     assert!(over.retry_after_seconds <= 1, "{over:?}");
     assert_eq!(limits.check(&careem, client("203.0.113.9")), Ok(()));
 }
@@ -123,10 +123,55 @@ fn a_share_that_is_spent_is_no_block() {
 #[test]
 fn a_point_comes_back() {
     let (limits, careem) = (limits("1/1h", "3/60s/300s"), careem(&[]));
-    let point = limits.take(&careem, &Principal::of_backend(), 1).unwrap();
-    assert!(limits.take(&careem, &Principal::of_backend(), 1).is_err());
+    let point = limits.take(&careem, ONE).unwrap();
+    assert!(limits.take(&careem, ONE).is_err());
     limits.give_back(&careem, point);
-    assert!(limits.take(&careem, &Principal::of_backend(), 1).is_ok());
+    assert!(limits.take(&careem, ONE).is_ok());
+}
+
+#[test]
+fn a_stored_repeat_costs_the_branch_and_not_the_provider() {
+    let (limits, careem) = (limits("4/1h", "3/60s/300s"), careem(&[]));
+    // The branch's part is a quarter: one point.
+    let branch = Principal::recorded(Some("branch:branch-1")).unwrap();
+    let repeat = |principal| Load {
+        principal,
+        bytes: 1000,
+        is_repeat: true,
+    };
+    let point = limits.take(&careem, repeat(&branch)).unwrap();
+    limits.give_back_of_repeat(&careem, point);
+    assert!(limits.fills_more_than(
+        &careem,
+        Load {
+            is_repeat: false,
+            ..repeat(&branch)
+        },
+        1500
+    ));
+    let over = limits.take(&careem, repeat(&branch)).unwrap_err();
+    assert_eq!(over.scope, Scope::Branch);
+    // By the provider's secret it may be somebody who caught it.
+    for _ in 0..10 {
+        let point = limits.take(&careem, repeat(ONE.principal)).unwrap();
+        limits.give_back_of_repeat(&careem, point);
+    }
+    assert!(limits.fills_more_than(&careem, repeat(ONE.principal), 10_500));
+    assert!(!limits.fills_more_than(&careem, ONE, 1));
+    assert_eq!(take_all(&limits, &careem), 4);
+}
+
+#[test]
+fn bytes_that_come_back_late_are_none_of_the_next_window() {
+    let (limits, careem) = (limits("5/1h", "3/60s/300s"), careem(&[]));
+    let point = limits.take(&careem, Load { bytes: 600, ..ONE }).unwrap();
+    let own = limits.of("careem").unwrap();
+    let length = length_ms(&own.rule);
+    let next = |bytes| lock(&own.bytes).take(ONE.of(), bytes, (1000, length), now_ms() + length);
+    assert!(next(700).is_ok());
+    limits.give_back(&careem, point);
+    assert!(next(400).is_err());
+    assert!(next(300).is_ok());
 }
 
 #[test]

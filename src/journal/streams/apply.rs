@@ -8,11 +8,11 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::{
-    CONSUMER_FILES, Difference, EVENTS, STREAMS, api,
+    CONSUMER_FILES, Difference, EVENTS, LEASES, STREAMS, api,
     choices::{Choice, with_choices},
     consumer_differences, create_consumer, differences, durable_name, restoring,
 };
-use crate::journal::connection::Connection;
+use crate::journal::{connection::Connection, form};
 
 /// How long copies may make no progress before the command gives up: an election takes up to ten seconds, a large message
 /// and a slow disk less.
@@ -48,12 +48,17 @@ pub async fn apply(connection: &Connection, order: &Order, say: impl Fn(String))
             }
         }
     }
+    // Whoever holds the stages of a log before this one may be a version that cannot read the compact form.
+    let is_new_server = api::stream_info(connection, LEASES).await?.is_none();
     let mut changed = Vec::new();
     for (name, file) in STREAMS {
         let file: Map<String, Value> = serde_json::from_str(file)?;
         match api::stream_info(connection, name).await? {
             None => {
-                let config = with_choices(name, &file, &Value::Object(file.clone()), &order.choices);
+                let mut config = with_choices(name, &file, &Value::Object(file.clone()), &order.choices);
+                if name == EVENTS && is_new_server {
+                    config = form::marked(config);
+                }
                 api::ask(connection, &format!("STREAM.CREATE.{name}"), &config, api::ANSWER)
                     .await
                     .with_context(|| format!("cannot create stream {name}"))?;
