@@ -23,7 +23,7 @@ use crate::{
         connection::Connection,
         lanes::Corner,
         settle::Failure,
-        stage::{self, Stage, give_up},
+        stage::{self, Before, Stage, give_up},
     },
     memory::Orders,
     order::body::Origin,
@@ -232,8 +232,12 @@ impl Stage for Transform {
 
     /// Of a new order. Another announcement of it that waits may come after this one; it is found to be the same order by
     /// `forward`. News wait for what waits of their order.
-    fn is_first(&self, event: &Recorded) -> bool {
-        event.envelope.is_creation() && Self::TAKES.contains(&event.envelope.event_type)
+    fn before(&self, event: &Recorded) -> Before {
+        if event.envelope.is_creation() && Self::TAKES.contains(&event.envelope.event_type) {
+            Before::Passes
+        } else {
+            Before::Unknown
+        }
     }
 
     fn recorded(&self, event: &NewEvent, appended: Appended) {

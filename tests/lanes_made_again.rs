@@ -2,6 +2,8 @@
 //! what waits comes back in its order.
 
 use futures_util::StreamExt as _;
+use serde_json::Value;
+use webhook_hub::{event::EventType, journal::codec::OrderKey};
 
 use crate::{
     harness::{
@@ -19,6 +21,8 @@ use crate::{
 /// What a hub says when the log was read, and when every lane is there.
 const READ: &str = "the log was read for lanes";
 const WHOLE: &str = "LANES holds every order that waits";
+/// What an older version says instead.
+const MAY_LACK: &str = "LANES may lack orders that wait";
 
 impl World {
     /// With a pause after each batch of the log that `forward` reads for its lanes: as if the log were so much longer.
@@ -95,6 +99,88 @@ async fn new_orders_go_on_while_the_log_is_read() {
     }
     assert_eq!(world.backend.count(), asked + 7 + 7, "nothing is asked about twice");
     world.metrics_say(&hub, "retries_parked{provider=\"careem\"} 0").await;
+}
+
+/// News came before their orders, which come while the lanes are made again. One lane of news is there, and one is lost. Each lets
+/// its order pass as soon as it is found that the news wait for it still.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_comes_meanwhile_passes_its_news() {
+    let world = World::new().await;
+    let settings = world.reads_slowly("4s");
+    let hub = Hub::start(&settings).await;
+    world.post_orders(&hub, ["CR-before".to_owned()]).await;
+    let orders = ["CR-kept", "CR-lost"];
+    for id in orders {
+        world.backend.always_for(id, Some(Answer::status(404)));
+        world.careem.post(&hub, &change(id, "cancelled")).await.event_id();
+    }
+    world.has_parked(2).await;
+    assert!(hub.terminate().await.0.success());
+    let lanes = world.nats.provision().await.get_stream("LANES").await.unwrap();
+    let lost = format!("lane.*.{}", OrderKey::new("careem", "CR-lost"));
+    lanes.purge().filter(lost).await.unwrap();
+    let asked = orders.map(|id| world.paths_of(id).len());
+    for id in orders {
+        world.backend.always_for(id, None);
+        world.backend.next_for(id, [Answer::status(404)]);
+    }
+
+    let hub = Hub::start(&settings).await;
+    world.post_orders(&hub, orders.map(str::to_owned)).await;
+    eventually("both orders joined lanes", PATIENCE, async || {
+        let lanes = world.lanes().await;
+        let waiting = |lane: &Value| lane["waiting"].as_array().map_or(0, Vec::len);
+        let joined: usize = lanes.iter().map(waiting).sum();
+        if (lanes.len(), joined) == (2, 1) {
+            Ok(())
+        } else {
+            Err(lanes)
+        }
+    })
+    .await;
+    assert!(!is_by_forward(&hub, READ), "the log is still read: {}", hub.log());
+    world.at_end(Ends::forwarded(1 + 2 + 2)).await;
+    for (id, asked) in orders.into_iter().zip(asked) {
+        let news = &*format!("{ORDERS}/{id}/status");
+        assert_eq!(world.paths_of(id)[asked..], [news, ORDERS, news], "{id}");
+    }
+    world.has_parked(0).await;
+}
+
+/// An older version takes over when `LANES` is lost, and cannot read what waits. It does not say that the lanes are whole, so the
+/// next instance that can read it makes the lanes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_version_does_not_say_that_they_are_whole() {
+    let world = World::new().await;
+    let settings = world.reads_slowly("0s");
+    let hub = Hub::start(&settings).await;
+    world.post_orders(&hub, ["CR-before".to_owned()]).await;
+    let orders = ids("unread", 2);
+    for id in &orders {
+        world.backend.always_for(id, Some(Answer::status(404)));
+        world.careem.post(&hub, &change(id, "cancelled")).await.event_id();
+    }
+    world.has_parked(2).await;
+    assert!(hub.terminate().await.0.success());
+    world.lanes_are_lost().await;
+
+    let unknown = EventType::OrderTransformed;
+    let older = Hub::start(&settings.clone().set("HUB_TEST_UNKNOWN_TYPES", unknown)).await;
+    eventually("it has read the log", PATIENCE, async || {
+        let has_read = is_by_forward(&older, WHOLE) || is_by_forward(&older, MAY_LACK);
+        if has_read { Ok(()) } else { Err(older.log()) }
+    })
+    .await;
+    let (says_whole, log) = (is_by_forward(&older, WHOLE), older.log());
+    assert!(older.terminate().await.0.success());
+    orders.iter().for_each(|id| world.backend.always_for(id, None));
+    let asked = world.backend.count();
+
+    let hub = Hub::start(&settings).await;
+    world.at_end(Ends::forwarded(1 + 2)).await;
+    assert!(is_by_forward(&hub, WHOLE), "{}", hub.log());
+    assert!(!says_whole, "{log}");
+    assert_eq!(world.backend.count(), asked + 2);
 }
 
 /// The instance that makes the lanes again dies in the middle of it, while it reads or while it writes: the next one finds that

@@ -52,6 +52,21 @@ async fn apply_makes_what_diff_misses() {
     assert_eq!((diff.code, differences), (Some(1), expected));
     run(&provision(&nats), &["streams", "apply"]).await.expect_success();
     run(&provision(&nats), &["streams", "diff"]).await.expect_success();
+
+    // A consumer that only reads lanes keeps no position, and is made anew where any setting differs.
+    let lanes = nats.provision().await.get_stream("LANES").await.unwrap();
+    lanes.delete_consumer("read-forward").await.unwrap();
+    let other = jetstream::consumer::pull::Config {
+        durable_name: Some("read-forward".to_owned()),
+        filter_subject: "lane.push.>".to_owned(),
+        ..jetstream::consumer::pull::Config::default()
+    };
+    lanes.create_consumer(other).await.unwrap();
+    let diff = run(&provision(&nats), &["streams", "diff"]).await;
+    assert!(diff.stdout.contains("read-forward: ack_policy"), "{}", diff.said());
+    run(&provision(&nats), &["streams", "apply"]).await.expect_success();
+    let diff = run(&provision(&nats), &["streams", "diff"]).await.expect_success();
+    assert!(!diff.stdout.contains("read-forward"), "{}", diff.said());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,7 +25,7 @@ use crate::{
         connection::Connection,
         lanes::Corner,
         settle::{Failure, LEAST_PAUSE, Next, Schedule},
-        stage::{self, Stage, give_up, turn},
+        stage::{self, Before, Stage, give_up, turn},
     },
     memory::Orders,
     order::body,
@@ -349,8 +349,12 @@ impl Stage for Forward {
         event.envelope.is_creation()
     }
 
-    fn is_first(&self, event: &Recorded) -> bool {
-        event.envelope.event_type == EventType::OrderTransformed && self.identity.orders.has_all_before(event)
+    fn before(&self, event: &Recorded) -> Before {
+        if event.envelope.event_type == EventType::OrderTransformed && self.identity.orders.has_all_before(event) {
+            Before::Nothing
+        } else {
+            Before::Unknown
+        }
     }
 
     fn waits_for_creation(attempt: &Recorded) -> bool {

@@ -54,6 +54,7 @@ use futures_util::{
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+pub use doubt::Before;
 pub use given_up::{give_up, not_yours, reject};
 
 use self::{
@@ -159,10 +160,10 @@ pub trait Stage: Send + Sync + 'static {
         false
     }
 
-    /// Whether nothing older of its order can be open, by what this stage knows without the lanes: asked while lanes that were lost
-    /// are made again from the log, so that such an event need not wait for that.
-    fn is_first(&self, _: &Recorded) -> bool {
-        false
+    /// What of its order may be open before an event, by what this stage knows without the lanes: asked while lanes that were lost
+    /// are made again from the log, so that not every event need wait for that.
+    fn before(&self, _: &Recorded) -> Before {
+        Before::Unknown
     }
 
     /// Whether nothing follows from events of this type: they only wake one that waits. Then none of them is ever open.

@@ -19,7 +19,7 @@ use crate::{
         Journal,
         lanes::Corner,
         settle::{Failure, Schedule},
-        stage::Stage,
+        stage::{Before, Stage},
     },
     transform::branches::{Branch, Branches},
 };
@@ -259,8 +259,12 @@ impl Stage for Push {
     }
 
     /// To fetch a new order: statuses and menus wait for what waits of theirs.
-    fn is_first(&self, event: &Recorded) -> bool {
-        event.envelope.is_creation() && event.envelope.event_type == EventType::OrderFetchRequested
+    fn before(&self, event: &Recorded) -> Before {
+        if event.envelope.is_creation() && event.envelope.event_type == EventType::OrderFetchRequested {
+            Before::Passes
+        } else {
+            Before::Unknown
+        }
     }
 
     /// A provider's word about a menu, which the menu waits for.

@@ -110,8 +110,9 @@ impl Lane {
             head: first,
             requests,
             due_at: match first {
-                first if first == head => self.due_at,
-                first if first == missing.head => missing.due_at,
+                // What it waits for may be in the other lane.
+                first if first == head && !self.for_creation => self.due_at,
+                first if first == missing.head && !missing.for_creation => missing.due_at,
                 _ => now,
             },
             waiting: events,
@@ -261,8 +262,29 @@ mod tests {
         let all = mended(&[9], Some(missing.clone())).unwrap();
         assert_eq!((all.head, all.due_at), (7, now));
         assert_eq!(all.waiting, [(8, 2), (12, 0), (20, 0)]);
+        let missing = Lane {
+            for_creation: false,
+            ..missing
+        };
         let all = mended(&[7], Some(missing)).unwrap();
         assert_eq!((all.head, all.requests, all.due_at), (8, 2, later));
         assert_eq!(all.waiting, [(9, 0), (12, 0), (20, 0)]);
+    }
+
+    /// A head that waits for the event that creates its order is tried at once where that event may be in the other lane. Any
+    /// other keeps its time.
+    #[test]
+    fn a_head_that_waits_for_its_order_is_tried_when_lanes_are_put_together() {
+        let now = Utc::now();
+        let later = now + TimeDelta::minutes(1);
+        let of = |head, for_creation| Lane::new("careem".into(), head, 3, later, for_creation);
+        for (is_lost, for_creation) in [(true, true), (true, false), (false, true), (false, false)] {
+            let (news, order) = (of(7, for_creation), of(20, false));
+            let (found, missing) = if is_lost { (order, news) } else { (news, order) };
+            let all = found.mended(|_| false, Some(missing), now).unwrap();
+            assert_eq!((all.head, &*all.waiting), (7, &[(20, 3)][..]));
+            assert_eq!(all.due_at, if for_creation { now } else { later }, "lost: {is_lost}");
+            assert!(!all.for_creation);
+        }
     }
 }

@@ -139,7 +139,7 @@ impl<S: Stage> Worker<S> {
             return Ok(true);
         }
         if let Some(lanes) = &ground.lanes {
-            let joined = if ground.doubt.holds(key, || self.stage.is_first(&item.event)) {
+            let joined = if ground.doubt.holds(key, || self.stage.before(&item.event)) {
                 Some(wait_in_doubt::<S>(lanes, key, &item).await?)
             } else if lanes.is_open(key) {
                 Some(join::<S>(lanes, key, &item.event).await?)
@@ -238,17 +238,19 @@ impl<S: Stage> Worker<S> {
                 // The lane belongs to the next instance, which finds on the log what ended.
                 _ if ground.handed_over.load(Ordering::Relaxed) => return Ok(()),
                 Attempted::Parked(requests, parking) => {
-                    let begins_to_wait = parking.for_creation && !lane.for_creation;
+                    let begins_to_wait = !lane.for_creation;
                     lane = Lane {
                         requests,
                         due_at: parking.until,
                         for_creation: parking.for_creation,
                         ..lane
                     };
-                    let passed = if begins_to_wait {
-                        self.creation_in(&lane).await?
-                    } else {
-                        None
+                    let passed = match lane.creation() {
+                        _ if !parking.for_creation => None,
+                        // Also where it waited for it before: an earlier version let the creation join such a lane.
+                        Some(known) => known,
+                        None if begins_to_wait => self.creation_in(&lane).await?,
+                        None => None,
                     };
                     match passed {
                         Some(at) => lanes.put(key, &lane.led_by_waiting(at, Utc::now())).await?,
@@ -270,11 +272,8 @@ impl<S: Stage> Worker<S> {
     }
 
     /// Which event that waits in a lane is the one that its head waits for: it came while the head waited for something else,
-    /// and so did not pass. Where the lane does not say it, as an earlier version leaves it, they are read.
+    /// and so did not pass. The lane does not say it, as an earlier version leaves it, so they are read.
     async fn creation_in(&self, lane: &Lane) -> anyhow::Result<Option<usize>> {
-        if let Some(creation) = lane.creation() {
-            return Ok(creation);
-        }
         for (at, (sequence, _)) in lane.waiting.iter().enumerate() {
             let event = event_at(self.journal.connection(), *sequence).await?;
             if event.is_some_and(|event| S::creates(&event)) {

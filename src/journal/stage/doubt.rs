@@ -11,6 +11,17 @@ use std::{
 
 use crate::journal::codec::OrderKey;
 
+/// What a stage knows of an event without the lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// Something older of its order may be open.
+    Unknown,
+    /// This event need not wait for what is older. What comes after it may have to.
+    Passes,
+    /// Nothing older of its order is open, so what comes after it follows it.
+    Nothing,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Doubt(Mutex<State>);
@@ -42,8 +53,8 @@ impl Doubt {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an event of this order has to wait. `is_first`: whether nothing older of its order can be open.
-    pub(super) fn holds(&self, order: OrderKey, is_first: impl FnOnce() -> bool) -> bool {
+    /// Whether an event of this order has to wait. `before`: what the stage knows of it.
+    pub(super) fn holds(&self, order: OrderKey, before: impl FnOnce() -> Before) -> bool {
         let mut state = self.state();
         if state.orders.contains(&order) {
             return true;
@@ -51,10 +62,11 @@ impl Doubt {
         if !state.is_reading || state.sure.contains(&order) {
             return false;
         }
-        let is_sure = is_first();
-        let orders = if is_sure { &mut state.sure } else { &mut state.orders };
-        orders.insert(order);
-        !is_sure
+        match before() {
+            Before::Unknown => state.orders.insert(order),
+            Before::Passes => false,
+            Before::Nothing => !state.sure.insert(order),
+        }
     }
 
     /// Whether the lane of an order, which is due, is not to be taken up now; it is given back by [`Self::read`] or
@@ -95,7 +107,7 @@ impl Doubt {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Before::*, *};
 
     fn key(order: &str) -> OrderKey {
         OrderKey::new("careem", order)
@@ -104,22 +116,31 @@ mod tests {
     #[test]
     fn only_what_may_have_something_older_waits() {
         let doubt = Doubt::of(HashSet::from([key("lane")]), true);
-        assert!(doubt.holds(key("lane"), || true), "its lane may be an old one");
-        assert!(doubt.holds(key("old"), || false) && !doubt.holds(key("new"), || true));
-        assert!(!doubt.holds(key("new"), || false), "what follows in its order");
-        assert!(doubt.holds(key("old"), || true), "what follows what waits");
+        assert!(doubt.holds(key("lane"), || Nothing), "its lane may be an old one");
+        assert!(doubt.holds(key("old"), || Unknown) && !doubt.holds(key("new"), || Nothing));
+        assert!(!doubt.holds(key("new"), || Unknown), "what follows in its order");
+        assert!(doubt.holds(key("old"), || Nothing), "what follows what waits");
         assert!(doubt.puts_off(key("old")) && doubt.puts_off(key("lane")) && !doubt.puts_off(key("new")));
         assert_eq!(doubt.read(HashSet::from([key("lane"), key("lost")])), [key("old")]);
-        assert!(!doubt.holds(key("old"), || false) && !doubt.holds(key("other"), || false));
-        assert!(doubt.holds(key("lost"), || true) && !doubt.is_over());
+        assert!(!doubt.holds(key("old"), || Unknown) && !doubt.holds(key("other"), || Unknown));
+        assert!(doubt.holds(key("lost"), || Nothing) && !doubt.is_over());
         assert!(doubt.mended(key("lane")) && !doubt.mended(key("lost")));
-        assert!(doubt.is_over() && !doubt.holds(key("lost"), || false) && !doubt.puts_off(key("lane")));
+        assert!(doubt.is_over() && !doubt.holds(key("lost"), || Unknown) && !doubt.puts_off(key("lane")));
+    }
+
+    /// An announcement of an order that may have been announced before: news of it wait, and so does what follows them.
+    #[test]
+    fn what_passes_says_nothing_of_what_follows() {
+        let doubt = Doubt::of(HashSet::new(), true);
+        assert!(!doubt.holds(key("again"), || Passes) && !doubt.holds(key("again"), || Passes));
+        assert!(!doubt.puts_off(key("again")));
+        assert!(doubt.holds(key("again"), || Unknown) && doubt.holds(key("again"), || Passes));
     }
 
     #[test]
     fn where_no_lane_can_be_missing_the_others_go_on() {
         let doubt = Doubt::of(HashSet::from([key("lane")]), false);
-        assert!(doubt.holds(key("lane"), || true) && !doubt.holds(key("other"), || false));
+        assert!(doubt.holds(key("lane"), || Nothing) && !doubt.holds(key("other"), || Unknown));
         assert!(!doubt.is_over() && Doubt::default().is_over());
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn begin_mending(mends: Mends, ground: &Ground, hand: &mut Hand) {
     hand.mends = Some(mends);
 }
 
-/// Where all lanes are mended, says so, in `LANES` and with the lease.
+/// Where all lanes are mended, says so, in `LANES` and with the lease; not where some may be missing still.
 ///
 /// # Errors
 /// Where NATS does not acknowledge.
@@ -62,6 +62,7 @@ pub(super) async fn end_mending(stage: &'static str, ground: &Ground, hand: &mut
     let is_over = |mends: &mut Mends| mends.is_empty() && ground.doubt.is_over();
     if let Some(mends) = hand.mends.take_if(is_over)
         && let Some(lanes) = &ground.lanes
+        && mends.are_all(stage)
     {
         mends.mark(lanes).await?;
         ground.tenure.lanes_are_whole();

@@ -52,6 +52,8 @@ pub(super) struct Found {
     pub(super) ended_with_lane: HashMap<OrderKey, HashSet<EventId>>,
     /// Handed out, and no events that this version can read.
     pub(super) unreadable: Vec<u64>,
+    /// Settled, in no lane, and of a newer version: each may be one that was parked.
+    pub(super) newer: u64,
     /// Messages that were read.
     pub(super) read: usize,
     /// The last event of the stage about which something was recorded.
@@ -74,9 +76,11 @@ impl Found {
         self.read += 1;
         let event = match entry {
             Entry::Event(event) => event,
-            Entry::Unreadable { sequence, .. } => {
+            Entry::Unreadable { sequence, newer } => {
                 if self.in_lanes.contains(&sequence) {
                     self.at_places_of_lanes.insert(sequence, None);
+                } else if self.checks_lanes && newer.is_some() && sequence <= self.settled {
+                    self.newer += 1;
                 }
                 if sequence > self.settled && sequence <= self.delivered {
                     self.unreadable.push(sequence);
@@ -189,8 +193,10 @@ impl Found {
                 btree_map::Entry::Occupied(lane) => {
                     let lane = lane.into_mut();
                     lane.waiting.push((open.sequence, open.requests));
-                    // It may be the one that the head waits for, which is looked for when that is tried.
-                    lane.for_creation = false;
+                    // It may be the one that the head waits for, which is looked for when that is tried: at once.
+                    if std::mem::take(&mut lane.for_creation) {
+                        lane.due_at = now;
+                    }
                 }
                 btree_map::Entry::Vacant(new) => {
                     let for_creation = open.parked.is_some_and(|parked| parked.for_creation);

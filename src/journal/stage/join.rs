@@ -71,7 +71,12 @@ async fn wait_in<S: Stage>(
     event: &Recorded,
     requests: u32,
 ) -> anyhow::Result<Joined> {
-    if lane.waiting.len() >= lanes::MAX_WAITING {
+    // The head waits for this event. It is tried once more, finds that, and lets it pass: also where a lane that is lost is
+    // put before this one meanwhile. One event more than the limit is written, as where it leads.
+    let is_awaited = lane.for_creation && S::creates(event);
+    if is_awaited {
+        (lane.for_creation, lane.due_at) = (false, Utc::now());
+    } else if lane.waiting.len() >= lanes::MAX_WAITING {
         return Ok(Joined::Full(lane.waiting.len()));
     }
     lane.join(event.sequence, requests, S::creates(event));

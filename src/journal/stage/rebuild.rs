@@ -103,6 +103,8 @@ pub(super) struct Mends {
     queue: VecDeque<(OrderKey, Mend)>,
     /// `LANES` does not say yet that it holds every lane.
     marks: bool,
+    /// Events of a newer version that may have been parked: for those no lane could be made.
+    newer: u64,
 }
 
 impl Mends {
@@ -151,7 +153,21 @@ impl Mends {
         Self {
             queue,
             marks: !check.is_whole,
+            newer: if check.makes_lost { found.newer } else { 0 },
         }
+    }
+
+    /// Whether every lane is there when all are mended. Where events of a newer version may be missing, says so.
+    pub(super) fn are_all(&self, stage: &'static str) -> bool {
+        if self.newer > 0 {
+            tracing::warn!(
+                stage,
+                events = self.newer,
+                "LANES may lack orders that wait: events of a newer version cannot be read; an instance of that version reads \
+                 the log again when it takes the stage over"
+            );
+        }
+        self.newer == 0
     }
 
     /// The orders whose lanes are to be mended.
@@ -169,12 +185,12 @@ impl Mends {
         self.queue.is_empty()
     }
 
-    /// Says in `LANES` that it holds every lane, where it does not.
+    /// Says in `LANES` that it holds every lane, where it does not and that is known.
     ///
     /// # Errors
     /// Where NATS does not acknowledge.
     pub(super) async fn mark(&self, lanes: &Lanes) -> anyhow::Result<()> {
-        if self.marks {
+        if self.marks && self.newer == 0 {
             lanes.mark_whole().await?;
         }
         Ok(())

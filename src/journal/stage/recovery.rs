@@ -44,7 +44,7 @@ use crate::{
         codec::{self, CodecError, Newer, OrderKey},
         connection::Connection,
         identity::{LogState, Mark, Trail, id_of, message_at},
-        lanes::{Lanes, Read},
+        lanes::{Lanes, Read, told::Told},
         lease::note::Floor,
         read::event_at,
         streams,
@@ -133,7 +133,7 @@ pub(super) async fn read<S: Stage>(
             .map_or((0, 0), |(_, read)| (read.lanes.len(), read.requests)),
         ..Unsettled::default()
     };
-    let mut behind = Vec::new();
+    let (mut behind, mut before) = (Vec::new(), None);
     if let Some((_, read)) = &parked {
         let heads = read.lanes.iter().filter(|(_, lane)| busy.contains(&lane.head));
         unsettled.elsewhere.extend(heads.map(|(key, lane)| (lane.head, *key)));
@@ -144,7 +144,9 @@ pub(super) async fn read<S: Stage>(
         if found.is_of_new_consumer {
             found.leave_to_consumer();
         }
-        mend_at_once(lanes, read, check, &mut found).await?;
+        if !mend_at_once::<S>(lanes, read, check, &mut found).await? {
+            before = Some(Some(Told::of_others(check.from)));
+        }
     } else {
         let lanes = parked.as_ref().map(|(_, read)| (read, check.is_none()));
         for (head, id) in reading.open_ones::<S>(&mut found, &floor, has_floor, lanes).await? {
@@ -164,7 +166,7 @@ pub(super) async fn read<S: Stage>(
         .for_each(|event| tenure.has_ended(*event));
     let (lanes, read) = parked.unzip();
     let later = check.filter(|check| !(check.is_of_other_log || is_new)).zip(read);
-    let before = later.as_ref().map(|(check, _)| check.told);
+    let before = later.as_ref().map_or(before, |(check, _)| Some(check.told));
     tenure.begin(progress, (lanes.map(Lanes::told), before), times);
     unsettled.rebuild = later.map(|(check, read)| Rebuild {
         connection: Arc::clone(connection),
@@ -177,8 +179,9 @@ pub(super) async fn read<S: Stage>(
     Ok(unsettled)
 }
 
-/// Mends lanes before anything else is done with them: the log is another one, or the consumer is new.
-async fn mend_at_once(lanes: &Lanes, read: &Read, check: &Check, found: &mut Found) -> anyhow::Result<()> {
+/// Mends lanes before anything else is done with them: the log is another one, or the consumer is new. False where some may be
+/// missing still.
+async fn mend_at_once<S: Stage>(lanes: &Lanes, read: &Read, check: &Check, found: &mut Found) -> anyhow::Result<bool> {
     let strange = if check.is_of_other_log {
         found.strange(&read.lanes)
     } else {
@@ -190,9 +193,10 @@ async fn mend_at_once(lanes: &Lanes, read: &Read, check: &Check, found: &mut Fou
             "lanes name events that are not on this log; their orders go on without them, and are to be sent again"
         );
     }
-    Mends::of(found, check, &read.lanes, &strange, Utc::now())
-        .apply(lanes)
-        .await
+    let mends = Mends::of(found, check, &read.lanes, &strange, Utc::now());
+    let are_all = mends.are_all(S::NAME);
+    mends.apply(lanes).await?;
+    Ok(are_all)
 }
 
 /// Up to where what the server counts as acknowledged is believed.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::{
-    CONSUMER_FILES, Difference, EVENTS, LEASES, STREAMS, api,
+    CONSUMER_FILES, Difference, EVENTS, LEASES, STREAMS, WITH_DISPENSABLE_CONSUMERS, api,
     choices::{Choice, with_choices},
     consumer_differences, create_consumer, differences, durable_name, restoring,
 };
@@ -81,7 +81,14 @@ pub async fn apply(connection: &Connection, order: &Order, say: impl Fn(String))
     restoring::end(connection).await?;
     for (stream, file) in CONSUMER_FILES {
         let differences = consumer_differences(connection, stream, file).await?;
-        if differences.iter().any(|one| one.dangerous || one.setting.is_empty()) {
+        let is_missing = differences.iter().any(|one| one.setting.is_empty());
+        let differs_and_has_no_position = WITH_DISPENSABLE_CONSUMERS.contains(&stream) && !differences.is_empty();
+        if differs_and_has_no_position && !is_missing {
+            // It begins anew each time that it is used. Some settings, such as the policy of acknowledgements, cannot be changed.
+            let what = format!("CONSUMER.DELETE.{stream}.{}", durable_name(file)?);
+            api::ask(connection, &what, &Value::Null, api::ANSWER).await?;
+        }
+        if is_missing || differs_and_has_no_position || differences.iter().any(|one| one.dangerous) {
             create_consumer(connection, stream, file).await?;
         }
     }
