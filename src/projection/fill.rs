@@ -43,7 +43,7 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Empties the projections whose rows an older version made, and begins those that are new; `era`: the tables'. To be called by the
 /// writer before it applies anything. One whose table somebody reads, such as a backup, stays as it is: batches pass it over, and
-/// [`Filler`] tries again.
+/// it is tried again beside the live writing.
 ///
 /// # Errors
 /// Where PostgreSQL is away or refuses, or another instance is the writer.
