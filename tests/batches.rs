@@ -107,33 +107,6 @@ impl Tables {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_tables_are_the_same_wherever_the_log_is_cut() {
-    let tables = Tables::new().await;
-    let mut random = Random::new();
-    for log in 0..LOGS {
-        let events = made_up_log(&mut random);
-        let shared: Vec<_> = events.iter().cloned().map(Arc::new).collect();
-        let one_by_one: Vec<usize> = (1..events.len()).collect();
-        let anywhere = |random: &mut Random| one_by_one.iter().copied().filter(|_| random.percent(25)).collect();
-        let cuts: [Vec<usize>; 4] = [
-            one_by_one.clone(),
-            Vec::new(),
-            anywhere(&mut random),
-            anywhere(&mut random),
-        ];
-        for ends in cuts {
-            tables.fill(&events, &ends).await;
-            let differ = disagreement(&tables.database, &shared).await.unwrap();
-            assert!(
-                differ.is_empty(),
-                "log {log}, cut after {ends:?}: {differ:#?}\nof the log {:#?}",
-                shown(&events)
-            );
-        }
-    }
-}
-
 /// The backend answers an announcement with the order of another number, which an earlier batch has stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_backend_answers_with_the_order_of_another_number() {
@@ -450,5 +423,36 @@ async fn an_error_whose_id_was_used_on_a_lost_log_has_a_row_of_its_own() {
     for events in [&new, &lost, &new] {
         tables.apply_again(events).await;
         assert_eq!(rows().await, both);
+    }
+}
+
+mod long {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_tables_are_the_same_wherever_the_log_is_cut() {
+        let tables = Tables::new().await;
+        let mut random = Random::new();
+        for log in 0..LOGS {
+            let events = made_up_log(&mut random);
+            let shared: Vec<_> = events.iter().cloned().map(Arc::new).collect();
+            let one_by_one: Vec<usize> = (1..events.len()).collect();
+            let anywhere = |random: &mut Random| one_by_one.iter().copied().filter(|_| random.percent(25)).collect();
+            let cuts: [Vec<usize>; 4] = [
+                one_by_one.clone(),
+                Vec::new(),
+                anywhere(&mut random),
+                anywhere(&mut random),
+            ];
+            for ends in cuts {
+                tables.fill(&events, &ends).await;
+                let differ = disagreement(&tables.database, &shared).await.unwrap();
+                assert!(
+                    differ.is_empty(),
+                    "log {log}, cut after {ends:?}: {differ:#?}\nof the log {:#?}",
+                    shown(&events)
+                );
+            }
+        }
     }
 }

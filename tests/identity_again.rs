@@ -255,54 +255,6 @@ impl World {
     }
 }
 
-/// Not before the instance that comes has read what was there.
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_takes_over_knows_what_was_there() {
-    let world = World::new().await;
-    let mut hub = world.hub().await;
-    for round in 0..3 {
-        let id = format!("CR-taken-{round}");
-        world.careem.post(&hub, &announced(&id, "pending")).await.event_id();
-        world.log.settled().await;
-        hub.kill().await;
-        hub = world.hub().await;
-        world.careem.post(&hub, &announced(&id, "created")).await.event_id();
-        world.log.settled_within(Duration::from_secs(60)).await;
-        assert_eq!(world.creations().len(), round + 1, "{:?}", world.creations());
-    }
-    world.hand_out_again().await;
-    world.at_end(Ends::forwarded(3).ignored(3)).await;
-}
-
-/// The backend took it, and the hub died before it recorded that; at the restart it was too old. The backend may have it, so the
-/// next announcement asks by the first one's key.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_asked_before_a_crash_is_not_taken_for_never_asked() {
-    const TTL: Duration = Duration::from_secs(8);
-    let world = World::new().await;
-    let settings = world.settings_on_fixed_port().set("CAREEM_ORDER_TTL", "8s");
-    let dying = settings.clone().set("HUB_TEST_CRASH_AT", "forward/after_request");
-    let mut hub = Hub::start(&dying).await;
-    let (url, first) = (world.fixed_url(), announced("CR-old", "pending"));
-    let restarting = async {
-        hub.wait_exit(PATIENCE).await;
-        tokio::time::sleep(TTL).await;
-        Hub::start(&settings).await
-    };
-    let (_, hub) = tokio::join!(world.careem.deliver(&url, &first), restarting);
-    let dead = &world.log.payloads(Dead, 1).await[0];
-    assert_eq!(dead["error"]["code"], "ORDER_EXPIRED", "{dead}");
-    world
-        .careem
-        .post(&hub, &announced("CR-old", "created"))
-        .await
-        .event_id();
-    world.log.settled().await;
-    assert_eq!(world.creations().len(), 1, "{:?}", world.creations());
-    world.hand_out_again().await;
-    world.at_end(Ends::forwarded(1).ignored(1)).await;
-}
-
 mod long {
     use super::*;
 
@@ -412,5 +364,53 @@ mod long {
                 dead_lettered: count(Dead),
             })
             .await;
+    }
+
+    /// Not before the instance that comes has read what was there.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whoever_takes_over_knows_what_was_there() {
+        let world = World::new().await;
+        let mut hub = world.hub().await;
+        for round in 0..3 {
+            let id = format!("CR-taken-{round}");
+            world.careem.post(&hub, &announced(&id, "pending")).await.event_id();
+            world.log.settled().await;
+            hub.kill().await;
+            hub = world.hub().await;
+            world.careem.post(&hub, &announced(&id, "created")).await.event_id();
+            world.log.settled_within(Duration::from_secs(60)).await;
+            assert_eq!(world.creations().len(), round + 1, "{:?}", world.creations());
+        }
+        world.hand_out_again().await;
+        world.at_end(Ends::forwarded(3).ignored(3)).await;
+    }
+
+    /// The backend took it, and the hub died before it recorded that; at the restart it was too old. The backend may have it, so the
+    /// next announcement asks by the first one's key.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_asked_before_a_crash_is_not_taken_for_never_asked() {
+        const TTL: Duration = Duration::from_secs(8);
+        let world = World::new().await;
+        let settings = world.settings_on_fixed_port().set("CAREEM_ORDER_TTL", "8s");
+        let dying = settings.clone().set("HUB_TEST_CRASH_AT", "forward/after_request");
+        let mut hub = Hub::start(&dying).await;
+        let (url, first) = (world.fixed_url(), announced("CR-old", "pending"));
+        let restarting = async {
+            hub.wait_exit(PATIENCE).await;
+            tokio::time::sleep(TTL).await;
+            Hub::start(&settings).await
+        };
+        let (_, hub) = tokio::join!(world.careem.deliver(&url, &first), restarting);
+        let dead = &world.log.payloads(Dead, 1).await[0];
+        assert_eq!(dead["error"]["code"], "ORDER_EXPIRED", "{dead}");
+        world
+            .careem
+            .post(&hub, &announced("CR-old", "created"))
+            .await
+            .event_id();
+        world.log.settled().await;
+        assert_eq!(world.creations().len(), 1, "{:?}", world.creations());
+        world.hand_out_again().await;
+        world.at_end(Ends::forwarded(1).ignored(1)).await;
     }
 }

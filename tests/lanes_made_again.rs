@@ -217,25 +217,6 @@ async fn it_dies(settings: Settings, by_itself: bool, world: &World, orders: &[S
     assert_eq!(world.backend.count(), asked + 2 * orders.len() + 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn it_dies_while_it_reads() {
-    let world = World::new().await;
-    let orders = ids("again", 2);
-    lost_with_parked(&world, &orders).await;
-    it_dies(world.reads_slowly("20s"), false, &world, &orders).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn it_dies_while_it_writes() {
-    let world = World::new().await;
-    let orders = ids("again", 3);
-    lost_with_parked(&world, &orders).await;
-    let crashes = world
-        .reads_slowly("1s")
-        .set("HUB_TEST_CRASH_AT", "forward/after_mend:2");
-    it_dies(crashes, true, &world, &orders).await;
-}
-
 /// What an instance says that it read when it took the stage `forward` over, of the lanes: how many, and by how many requests.
 async fn lanes_read(hub: &Hub) -> (u64, u64) {
     let line = eventually("it read the lanes", PATIENCE, async || {
@@ -294,4 +275,27 @@ async fn lanes_are_read_by_a_consumer_that_begins_anew() {
     let hub = Hub::start(&settings).await;
     assert_eq!(lanes_read(&hub).await, (12, 2), "it cannot set back, and gets");
     assert!(hub.logs_contain("lanes are read by direct gets"));
+}
+
+mod long {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn it_dies_while_it_reads() {
+        let world = World::new().await;
+        let orders = ids("again", 2);
+        lost_with_parked(&world, &orders).await;
+        it_dies(world.reads_slowly("20s"), false, &world, &orders).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn it_dies_while_it_writes() {
+        let world = World::new().await;
+        let orders = ids("again", 3);
+        lost_with_parked(&world, &orders).await;
+        let crashes = world
+            .reads_slowly("1s")
+            .set("HUB_TEST_CRASH_AT", "forward/after_mend:2");
+        it_dies(crashes, true, &world, &orders).await;
+    }
 }

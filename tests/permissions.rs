@@ -212,7 +212,9 @@ async fn everything(context: &jetstream::Context) -> Vec<String> {
     let mut all = Vec::new();
     let mut infos = context.streams();
     while let Some(info) = infos.try_next().await.unwrap() {
-        all.push(format!("{:?} {:?}", info.config, info.state));
+        // As JSON, which has its maps in order.
+        let config = serde_json::to_value(&info.config).unwrap();
+        all.push(format!("{config} {:?}", info.state));
         let stream = context.get_stream(&info.config.name).await.unwrap();
         let consumers: Vec<_> = stream.consumers().try_collect().await.unwrap();
         for consumer in consumers {

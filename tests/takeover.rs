@@ -76,31 +76,6 @@ async fn post_many(world: &World, hub: &Hub, orders: &[String]) {
     join_all(posting).await;
 }
 
-/// One order that hangs does not hold the floor for the others.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_hangs_does_not_make_takeover_grow() {
-    let world = World::new().await;
-    let settings = world.settings().set("BACKEND_TIMEOUT", "60s");
-    let first = Hub::start(&settings).await;
-    world.backend.next([Answer::Hang]);
-    world.post_orders(&first, ids("hanging", 1)).await;
-    world.backend.wait_for(1).await;
-    let orders = ids("settled", 700);
-    post_many(&world, &first, &orders).await;
-    world.log.wait_for(EventType::OrderForwarded, orders.len()).await;
-    let events = world.log.events().await.len();
-    floor_is_at_the_end(&world).await;
-    first.kill().await;
-    let next = Hub::start(&settings).await;
-    let taken = taken_over(&next).await;
-    let (read, open) = (taken["read"].as_u64().unwrap(), taken["events"].as_u64().unwrap());
-    assert!(read < 100, "{read} of {events} messages were read again");
-    assert_eq!(open, 1, "what hung is taken up");
-    world.hand_out_again().await;
-    world.at_end(Ends::forwarded(orders.len() + 1)).await;
-    assert_eq!(world.backend.count(), orders.len() + 2);
-}
-
 /// The log goes back to an older copy while the leases stay: other events stand at the sequences that were settled.
 async fn the_log_goes_back(while_it_runs: bool) {
     let world = World::new().await;
@@ -177,46 +152,6 @@ async fn an_older_hub_had_the_stage() {
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(9)).await;
     assert_eq!(world.backend.count(), 12, "three were asked about twice");
-}
-
-/// What an instance shows of a stage goes with the stage.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_one_that_lost_the_stage_shows_nothing_of_it() {
-    let world = World::new().await;
-    let first = world.hub().await;
-    world.post_orders(&first, ids("before", 5)).await;
-    world.log.settled().await;
-    let lag = async |hub: &Hub| {
-        let metrics = world.metrics(hub).await;
-        let lines = metrics
-            .lines()
-            .filter(|line| line.starts_with("stage_lag_seconds{stage=\"forward\"}"));
-        lines.map(str::to_owned).collect::<String>()
-    };
-    let parked = "retries_parked{provider=\"careem\"}";
-    let wait = Answer::Say(429, String::new(), vec![("retry-after", "15".into())]);
-    world.backend.next_for("CR-parked", [wait]);
-    world.post_orders(&first, ["CR-parked".to_owned()]).await;
-    world.metrics_say(&first, &format!("{parked} 1")).await;
-    assert_ne!(
-        lag(&first).await,
-        "stage_lag_seconds{stage=\"forward\"} 0",
-        "it had the stage"
-    );
-    let next = world.hub().await;
-    first.pause().await;
-    taken_over(&next).await;
-    first.resume().await;
-    world.metrics_say(&first, &format!("{parked} 0")).await;
-    for gauge in ["stage_lag_seconds", "stage_pending"] {
-        for stage in ["transform", "forward"] {
-            world
-                .metrics_say(&first, &format!("{gauge}{{stage=\"{stage}\"}} 0"))
-                .await;
-        }
-    }
-    world.hand_out_again().await;
-    world.at_end(Ends::forwarded(6)).await;
 }
 
 mod long {
@@ -317,6 +252,71 @@ mod long {
         let next = world.hub().await;
         let read = taken_over(&next).await["read"].as_u64().unwrap();
         assert!(read < 100, "{read} of {events} messages were read again");
+        world.hand_out_again().await;
+        world.at_end(Ends::forwarded(orders.len() + 1)).await;
+        assert_eq!(world.backend.count(), orders.len() + 2);
+    }
+
+    /// What an instance shows of a stage goes with the stage.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_one_that_lost_the_stage_shows_nothing_of_it() {
+        let world = World::new().await;
+        let first = world.hub().await;
+        world.post_orders(&first, ids("before", 5)).await;
+        world.log.settled().await;
+        let lag = async |hub: &Hub| {
+            let metrics = world.metrics(hub).await;
+            let lines = metrics
+                .lines()
+                .filter(|line| line.starts_with("stage_lag_seconds{stage=\"forward\"}"));
+            lines.map(str::to_owned).collect::<String>()
+        };
+        let parked = "retries_parked{provider=\"careem\"}";
+        let wait = Answer::Say(429, String::new(), vec![("retry-after", "15".into())]);
+        world.backend.next_for("CR-parked", [wait]);
+        world.post_orders(&first, ["CR-parked".to_owned()]).await;
+        world.metrics_say(&first, &format!("{parked} 1")).await;
+        assert_ne!(
+            lag(&first).await,
+            "stage_lag_seconds{stage=\"forward\"} 0",
+            "it had the stage"
+        );
+        let next = world.hub().await;
+        first.pause().await;
+        taken_over(&next).await;
+        first.resume().await;
+        world.metrics_say(&first, &format!("{parked} 0")).await;
+        for gauge in ["stage_lag_seconds", "stage_pending"] {
+            for stage in ["transform", "forward"] {
+                world
+                    .metrics_say(&first, &format!("{gauge}{{stage=\"{stage}\"}} 0"))
+                    .await;
+            }
+        }
+        world.hand_out_again().await;
+        world.at_end(Ends::forwarded(6)).await;
+    }
+
+    /// One order that hangs does not hold the floor for the others.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_order_that_hangs_does_not_make_takeover_grow() {
+        let world = World::new().await;
+        let settings = world.settings().set("BACKEND_TIMEOUT", "60s");
+        let first = Hub::start(&settings).await;
+        world.backend.next([Answer::Hang]);
+        world.post_orders(&first, ids("hanging", 1)).await;
+        world.backend.wait_for(1).await;
+        let orders = ids("settled", 700);
+        post_many(&world, &first, &orders).await;
+        world.log.wait_for(EventType::OrderForwarded, orders.len()).await;
+        let events = world.log.events().await.len();
+        floor_is_at_the_end(&world).await;
+        first.kill().await;
+        let next = Hub::start(&settings).await;
+        let taken = taken_over(&next).await;
+        let (read, open) = (taken["read"].as_u64().unwrap(), taken["events"].as_u64().unwrap());
+        assert!(read < 100, "{read} of {events} messages were read again");
+        assert_eq!(open, 1, "what hung is taken up");
         world.hand_out_again().await;
         world.at_end(Ends::forwarded(orders.len() + 1)).await;
         assert_eq!(world.backend.count(), orders.len() + 2);
