@@ -1,7 +1,7 @@
 //! Tests that take long by their nature: servers that are away for minutes, thousands of orders, a crowd of connections.
 //!
 //! `make test` leaves out every test with `long::` in its path, here and in the files of other hazards; `make test-long` runs
-//! these alone. CI runs both.
+//! these alone.
 
 mod cluster;
 mod identity_random;
