@@ -287,6 +287,16 @@ impl<S: Stage> Worker<S> {
         Err(failed)
     }
 
+    /// Waits until the stage knows what is on the log; false where it is halted before. The memory of orders ends with the hub, so it
+    /// may never know it then.
+    async fn catches_up(&self, halt: &CancellationToken) -> anyhow::Result<bool> {
+        tokio::select! {
+            biased;
+            () = halt.cancelled() => Ok(false),
+            known = self.stage.catches_up() => known.map(|()| true),
+        }
+    }
+
     fn ground(term: &Term, lanes: Option<Lanes>, unsettled: &mut Unsettled, halt: &CancellationToken) -> Ground {
         let rebuild = unsettled.rebuild.as_ref();
         let doubt = rebuild.map(|rebuild| Doubt::of(rebuild.orders(), rebuild.check.makes_lost));
@@ -322,7 +332,9 @@ impl<S: Stage> Worker<S> {
             &term.tenure,
         ))
         .await?;
-        self.stage.catches_up().await?;
+        if !self.catches_up(halt).await? {
+            return Ok(());
+        }
         log_lines::takeover(S::NAME, &unsettled, lanes.as_ref());
         let ground = Self::ground(term, lanes, &mut unsettled, halt);
         let sources = Sources {
@@ -375,7 +387,9 @@ impl<S: Stage> Worker<S> {
                 () = ground.halt.cancelled() => break,
                 Some(done) = at_work.next() => due::finish(done?, ground, &mut hand.held),
                 Some(free) = freed.next() => {
-                    self.stage.catches_up().await?;
+                    if !self.catches_up(&ground.halt).await? {
+                        break;
+                    }
                     hand.release(free?, ground);
                 }
                 mends = &mut sources.rebuild => {
