@@ -101,14 +101,7 @@ async fn the_breaker_opens_and_lets_it_recover() {
     world.breaker_becomes(&hub, "open").await;
     let at_opening = world.backend.count();
     assert!((5..=20).contains(&at_opening), "{at_opening} requests before it opened");
-    eventually("the log says so", PATIENCE, async || {
-        if hub.logs_contain("circuit breaker open") {
-            Ok(())
-        } else {
-            Err(hub.log())
-        }
-    })
-    .await;
+    hub.says("circuit breaker open").await;
     let requests = world.backend.wait_for(at_opening + 2).await;
     // Whoever is ill is left alone: a few trials each time that the breaker closes half.
     for (at, request) in requests.iter().enumerate().skip(at_opening) {
@@ -191,7 +184,7 @@ async fn the_service_token_is_refused() {
     world.backend.otherwise(Answer::status(401));
     world.post_orders(&hub, ids("unauthorised", 1)).await;
     world.breaker_becomes(&hub, "open").await;
-    assert!(hub.logs_contain("SERVICE_TOKEN"), "the log names what is wrong");
+    hub.says("SERVICE_TOKEN").await;
     // More refusals than an order has attempts.
     world.backend.wait_for(15).await;
     world.backend.next([Answer::status(500)]);
@@ -467,7 +460,7 @@ async fn nobody_knows_the_merchant() {
         dead["error"]["message"].as_str().unwrap().contains("merchant-unknown"),
         "{dead}"
     );
-    assert!(hub.logs_contain("somebody must act"));
+    hub.says("somebody must act").await;
     assert_eq!(world.backend.count(), 0);
 
     // Without a name, the only branch that there is is meant.

@@ -2,26 +2,12 @@
 
 use std::time::Duration;
 
-use crate::harness::{
-    World,
-    at_end::Ends,
-    careem::change,
-    hub::Hub,
-    ids,
-    wait::{PATIENCE, eventually},
-};
+use crate::harness::{World, at_end::Ends, careem::change, hub::Hub, ids};
 
 /// How often the backend was asked about an order.
 fn requests_about(world: &World, id: &str) -> usize {
     let requests = world.backend.requests();
     requests.iter().filter(|one| one.external_order_id() == id).count()
-}
-
-async fn says(hub: &Hub, text: &str) {
-    eventually(&format!("it says {text}"), PATIENCE, async || {
-        if hub.logs_contain(text) { Ok(()) } else { Err(hub.log()) }
-    })
-    .await;
 }
 
 /// Orders that wait for a slot when their instance is frozen, and are forwarded by another, are not sent once more when the
@@ -48,7 +34,7 @@ async fn the_hub_with_orders_that_wait_for_a_slot() {
     world.backend.release();
     world.log.settled().await;
     first.resume().await;
-    says(&first, "beginning again after trouble").await;
+    first.says("beginning again after trouble").await;
     world.post_orders_to(&next.url(), ids("after", 1)).await;
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(6)).await;
@@ -69,7 +55,7 @@ async fn nats_during_a_handover() {
     world.backend.wait_for(2).await;
     world.nats.server.pause().await.unwrap();
     let going_on = async {
-        says(&first, "handing over").await;
+        first.says("handing over").await;
         tokio::time::sleep(Duration::from_millis(500)).await;
         world.nats.server.resume().await.unwrap();
         world.post_orders_to(&next.url(), ids("other", 1)).await;
@@ -103,7 +89,7 @@ async fn nats_during_a_takeover() {
     first.kill().await;
     world.backend.release();
     let next = world.hub().await;
-    says(&next, "\"working\"").await;
+    next.says("\"working\"").await;
     world.nats.server.pause().await.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
     world.nats.server.resume().await.unwrap();

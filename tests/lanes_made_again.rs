@@ -42,13 +42,6 @@ impl World {
         let of_order = requests.filter(|request| request.external_order_id() == order);
         of_order.map(|request| request.path).collect()
     }
-
-    async fn says(&self, hub: &Hub, text: &str) {
-        eventually(text, PATIENCE, async || {
-            if hub.logs_contain(text) { Ok(()) } else { Err(hub.log()) }
-        })
-        .await;
-    }
 }
 
 fn is_by_forward(hub: &Hub, text: &str) -> bool {
@@ -86,7 +79,7 @@ async fn new_orders_go_on_while_the_log_is_read() {
         hub.log()
     );
     assert_eq!(world.paths_of("CR-again-0"), [ORDERS], "it waits");
-    world.says(&hub, WHOLE).await;
+    hub.says(WHOLE).await;
     world.at_end(Ends::forwarded(1 + 6 + 5 + 3)).await;
     world.has_parked(0).await;
     let status = |order: &str| format!("{ORDERS}/{order}/status");
@@ -206,7 +199,7 @@ async fn it_dies(settings: Settings, by_itself: bool, world: &World, orders: &[S
         hub.kill().await;
     }
     let hub = Hub::start(&world.reads_slowly("0s")).await;
-    world.says(&hub, WHOLE).await;
+    hub.says(WHOLE).await;
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(1 + 2 * orders.len() + 1)).await;
     for id in orders {
@@ -274,7 +267,7 @@ async fn lanes_are_read_by_a_consumer_that_begins_anew() {
     lanes.delete_consumer("read-forward").await.unwrap();
     let hub = Hub::start(&settings).await;
     assert_eq!(lanes_read(&hub).await, (12, 2), "it cannot set back, and gets");
-    assert!(hub.logs_contain("lanes are read by direct gets"));
+    hub.says("lanes are read by direct gets").await;
 }
 
 mod long {

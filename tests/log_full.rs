@@ -264,14 +264,7 @@ async fn a_repeat_is_told_the_same_by_every_instance() {
     let settings = world.settings().set("RATE_LIMIT_ENABLED", false);
     let (first, second) = (Hub::start(&settings).await, Hub::start(&settings).await);
     for hub in [&first, &second] {
-        eventually("the hub has looked at the streams", PATIENCE, async || {
-            if hub.logs_contain("\"serving\"") {
-                Ok(())
-            } else {
-                Err(hub.log())
-            }
-        })
-        .await;
+        hub.says("\"serving\"").await;
     }
     let provision = world.nats.provision().await;
     let config = provision

@@ -26,7 +26,7 @@ use crate::harness::{
     careem::change,
     hub::{Hub, Settings},
     ids,
-    wait::{PATIENCE, eventually},
+    wait::PATIENCE,
 };
 
 /// What parks an order at once: longer than an event is held in memory.
@@ -104,14 +104,7 @@ async fn trouble_with_one_order_while_another_is_asked_about() {
         .post(&hub, &change("CR-trouble-0", "ready"))
         .await
         .event_id();
-    eventually("the trouble is noticed", PATIENCE, async || {
-        if hub.logs_contain("somebody else writes LANES") {
-            Ok(())
-        } else {
-            Err(hub.log())
-        }
-    })
-    .await;
+    hub.says("somebody else writes LANES").await;
     world.backend.release();
     world.log.settled().await;
     world.hand_out_again().await;

@@ -110,14 +110,7 @@ async fn a_pool_of_transactions() {
     // Webhooks are accepted all the same, and wait for a database.
     let hub = Hub::start(&settings).await;
     world.careem.post(&hub, &order("CR-pooled")).await.event_id();
-    eventually("the hub says why", PATIENCE, async || {
-        if hub.logs_contain("pool_mode = session") {
-            Ok(())
-        } else {
-            Err(hub.log())
-        }
-    })
-    .await;
+    hub.says("pool_mode = session").await;
     assert!(hub.terminate().await.0.success());
     let _hub = world.hub().await;
     world.hand_out_again().await;

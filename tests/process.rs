@@ -36,11 +36,7 @@ async fn callers_do_not_take_the_last_descriptor() {
         .set("REQUEST_TIMEOUT", "300s")
         .through(&format!("ulimit -S -n 64; ulimit -H -n {LIMIT}; exec \"$@\""));
     let hub = Hub::start(&settings).await;
-    assert!(
-        hub.logs_contain("the limit of file descriptors is low"),
-        "{}",
-        hub.log()
-    );
+    hub.says("the limit of file descriptors is low").await;
     // One of them is sending an order, and goes on when the crowd is there.
     let (mut early, body) = (Raw::connect(hub.address()).await, order("CR-early"));
     let body = format!("{}{}", " ".repeat(PADDING), body);
@@ -141,8 +137,8 @@ async fn a_burst_does_not_go_beyond_the_memory_limit() {
     }))
     .await;
     assert!(hub.runs(), "it was killed for their bodies");
-    assert!(hub.logs_contain("\"memory_limit_bytes\":100663296"), "{}", hub.log());
-    assert!(hub.logs_contain("the memory limit is low"));
+    hub.says("\"memory_limit_bytes\":100663296").await;
+    hub.says("the memory limit is low").await;
     drop(held);
     eventually("it takes orders again", PATIENCE, async || {
         let answer = world.careem.post(&hub, &order("CR-after")).await;

@@ -15,7 +15,7 @@ use crate::harness::{
     load::{Load, PROVIDERS},
     port::Port,
     random::Random,
-    wait::{PATIENCE, eventually},
+    wait::PATIENCE,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,14 +148,7 @@ async fn frozen_with_a_request_under_way() {
     world.log.settled().await;
     frozen.resume().await;
     // It has heard that it is replaced when it is ready to stand by; then whatever it had to say is said.
-    eventually("it noticed", PATIENCE, async || {
-        if frozen.logs_contain("beginning again after trouble") {
-            Ok(())
-        } else {
-            Err(frozen.log())
-        }
-    })
-    .await;
+    frozen.says("beginning again after trouble").await;
     world.post_orders(&steady, ids("after", 1)).await;
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(3)).await;

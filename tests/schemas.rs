@@ -9,16 +9,7 @@ use crate::harness::{
     hub::{Hub, Settings, run},
     ids,
     servers::Database,
-    wait::{PATIENCE, eventually},
 };
-
-/// Waits until a hub's log has this.
-async fn says(hub: &Hub, text: &str) {
-    eventually(&format!("the hub says {text}"), PATIENCE, async || {
-        if hub.logs_contain(text) { Ok(()) } else { Err(hub.log()) }
-    })
-    .await;
-}
 
 /// The tables of these names that a schema has, but for the hub's own.
 async fn tables_in(database: &Database, schema: &str) -> Vec<Value> {
@@ -138,7 +129,7 @@ async fn a_newer_version_migrates_beside_an_older_one() {
     let before = world.database.rows(position).await.unwrap();
     world.post_orders(&hub, ids("breaking", 2)).await;
     world.backend.wait_for(6).await;
-    says(&hub, "9002_breaking is not known").await;
+    hub.says("9002_breaking is not known").await;
     let ran = run(&command, &["migrate"]).await;
     assert_eq!(ran.code, Some(1), "{}", ran.said());
     assert!(ran.said().contains("newer version (9.1.0)"), "{}", ran.said());

@@ -92,7 +92,7 @@ async fn postgres_is_too_slow_for_a_batch() {
     world
         .at_end_within(Duration::from_secs(60), Ends::forwarded(ORDERS))
         .await;
-    assert!(hub.logs_contain("PostgreSQL is too slow for a batch"));
+    hub.says("PostgreSQL is too slow for a batch").await;
 }
 
 /// Beside an instance of a later version: that one writes it.
@@ -104,18 +104,11 @@ async fn an_event_of_a_later_version_is_left_to_that_version() {
         .set("HUB_TEST_UNKNOWN_TYPES", EventType::OrderForwarded)
         .set("HUB_TEST_TIMES", "stand_aside=60s");
     let older = Hub::start(&older).await;
-    eventually("the older one writes the tables", PATIENCE, async || {
-        if older.logs_contain("writing the tables") {
-            Ok(())
-        } else {
-            Err(older.log())
-        }
-    })
-    .await;
+    older.says("writing the tables").await;
     let _newer = world.hub().await;
     world.post_orders(&older, ids("beside", 3)).await;
     world.completed(3).await;
-    assert!(older.logs_contain("left to a later version"));
+    older.says("left to a later version").await;
     assert_eq!(world.skipped(0).await, Vec::<Value>::new());
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(3)).await;

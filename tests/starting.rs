@@ -12,13 +12,6 @@ use crate::harness::{
     wait::{PATIENCE, eventually},
 };
 
-async fn says(hub: &Hub, text: &str) {
-    eventually(&format!("the log says {text:?}"), PATIENCE, async || {
-        if hub.logs_contain(text) { Ok(()) } else { Err(hub.log()) }
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn misspelt_variables() {
     let world = World::new().await;
@@ -31,8 +24,8 @@ async fn misspelt_variables() {
     );
     let settings = world.settings().set("BACKEND_RETRIES", 3).set("CAREEM_ENABLED", false);
     let hub = Hub::start(&settings).await;
-    says(&hub, "BACKEND_RETRIES").await;
-    says(&hub, "no provider is enabled").await;
+    hub.says("BACKEND_RETRIES").await;
+    hub.says("no provider is enabled").await;
 }
 
 /// For each way in which NATS is not there, the log and health say which server and why; the log not at every attempt.
@@ -65,8 +58,8 @@ async fn nats_cannot_be_reached() {
     ];
     let seen = wrong.iter().map(async |(url, settings, why)| {
         let hub = Hub::start(settings).await;
-        says(&hub, &format!("{url}: ")).await;
-        says(&hub, why).await;
+        hub.says(&format!("{url}: ")).await;
+        hub.says(why).await;
         let health = world
             .careem
             .request(Method::GET, &format!("{}/health", hub.private_url()))
@@ -107,7 +100,7 @@ async fn a_certificate_comes_to_its_end() {
         .set("BACKEND_TLS_CERT", text(&files.certificate))
         .set("BACKEND_TLS_KEY", text(&files.key));
     let hub = Hub::start(&settings).await;
-    says(&hub, "it comes to its end: renew it").await;
+    hub.says("it comes to its end: renew it").await;
     let said = eventually("nothing else is wrong", PATIENCE, async || {
         let said = health(&world, &hub).await;
         if said["status"] == "degraded" && said["checks"]["database"] == "healthy" {

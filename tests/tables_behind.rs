@@ -19,7 +19,7 @@ const END_SESSIONS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activi
 fn quick(settings: Settings) -> Settings {
     settings.set(
         "HUB_TEST_TIMES",
-        "look_at_log=200ms,statement_timeout=500ms,tables_lease=1s",
+        "look_at_log=200ms,statement_timeout=500ms,tables_lease=1s,tables_renew=200ms",
     )
 }
 

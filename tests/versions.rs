@@ -144,7 +144,7 @@ async fn an_event_of_an_unknown_type() {
         .metrics_say(&hub, "events_left_total{stage=\"transform\"} 4")
         .await;
     world.metrics_say(&hub, "events_left_total{stage=\"forward\"} 1").await;
-    assert!(hub.logs_contain("left to an instance of that version"));
+    hub.says("left to an instance of that version").await;
     assert!(
         forwarded
             .iter()
@@ -233,14 +233,7 @@ async fn a_lane_of_a_newer_instance() {
             .set("HUB_TEST_UNKNOWN_TYPES", EventType::OrderRetryRequested),
     )
     .await;
-    eventually("the older instance met it", 2 * PATIENCE, async || {
-        if older.logs_contain("waits for an instance of a newer version") {
-            Ok(())
-        } else {
-            Err(older.log())
-        }
-    })
-    .await;
+    older.says("waits for an instance of a newer version").await;
     assert_eq!((world.lanes().await.len(), world.backend.count()), (1, 2));
     assert!(older.terminate().await.0.success());
     let _newer = Hub::start(&settings).await;

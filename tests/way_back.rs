@@ -26,10 +26,7 @@ async fn a_rejected_order_is_taken_up_after_the_file_is_mended() {
     let hub = outside.hub().await;
     world.careem.post(&hub, &new_format("CR-new")).await.event_id();
     world.at_end(Ends::default().rejected(1)).await;
-    assert!(
-        hub.logs_contain("dead-lettered: somebody must act"),
-        "who is on call hears of it"
-    );
+    hub.says("dead-lettered: somebody must act").await;
     world
         .metrics_say(&hub, "dead_letters_total{provider=\"careem\"} 1")
         .await;

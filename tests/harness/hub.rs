@@ -262,6 +262,18 @@ impl Hub {
         self.lines.all().iter().any(|line| line.contains(text))
     }
 
+    /// Waits until a line of its log has this text: a line may be read later than what it tells is seen elsewhere.
+    pub(crate) async fn says(&self, text: &str) {
+        eventually(&format!("the hub says {text}"), PATIENCE, async || {
+            if self.logs_contain(text) {
+                Ok(())
+            } else {
+                Err(self.log())
+            }
+        })
+        .await;
+    }
+
     /// All that it has said and will say.
     pub(crate) fn transcript(&self) -> Transcript {
         Transcript(Arc::clone(&self.lines))

@@ -267,14 +267,7 @@ impl World {
     /// it starts, so it must have done that: it would not go on with another window than its own.
     pub(crate) async fn log_forgets(&self, hub: &Hub) {
         const WINDOW: Duration = Duration::from_secs(1);
-        eventually("the hub has looked at the streams", PATIENCE, async || {
-            if hub.logs_contain("\"serving\"") {
-                Ok(())
-            } else {
-                Err(hub.log())
-            }
-        })
-        .await;
+        hub.says("\"serving\"").await;
         let provision = self.nats.provision().await;
         let stream = provision.get_stream("EVENTS").await.unwrap();
         let config = stream.cached_info().config.clone();

@@ -190,14 +190,7 @@ impl Disaster {
             let hub = self.world.hub().await;
             if self.is_without_marks {
                 // Such a cursor is known to be of another log only as long as the log ends before it.
-                eventually("the tables have seen it", PATIENCE, async || {
-                    if hub.logs_contain("the tables go on from the common point") {
-                        Ok(())
-                    } else {
-                        Err(hub.log())
-                    }
-                })
-                .await;
+                hub.says("the tables go on from the common point").await;
             }
             hub
         };
@@ -282,11 +275,7 @@ impl Disaster {
             self.world
                 .metrics_has(hub, "log_identity_changes_total{by=\"tables\"} 1", name)
                 .await;
-            assert!(
-                hub.logs_contain("the tables go on from the common point"),
-                "{name}: {}",
-                hub.log()
-            );
+            hub.says("the tables go on from the common point").await;
             let eras = self
                 .world
                 .database
@@ -395,7 +384,7 @@ async fn a_lane_whose_event_is_lost_is_about_no_other_order() {
         let of_it = requests.iter().filter(|one| one.external_order_id() == id).count();
         assert_eq!(of_it, 1, "requests for {id}");
     }
-    assert!(hub.logs_contain("lanes name events that are not on this log"));
+    hub.says("lanes name events that are not on this log").await;
 }
 
 /// The backend's idempotency keys are in a stream of their own: one whose event is lost swallows no request.

@@ -48,14 +48,7 @@ impl World {
     /// The streams' and consumers' windows become short. The hubs have looked at them before.
     async fn short_windows(&self, hubs: &[Hub]) {
         for hub in hubs {
-            eventually("the hub has looked at the streams", PATIENCE, async || {
-                if hub.logs_contain("\"serving\"") {
-                    Ok(())
-                } else {
-                    Err(hub.log())
-                }
-            })
-            .await;
+            hub.says("\"serving\"").await;
         }
         let provision = self.nats.provision().await;
         for (stream, is_log) in [("EVENTS", true), ("KEYS", false)] {
