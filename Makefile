@@ -83,7 +83,7 @@ upgrade: tools ## an older version (FROM=<commit>) and this one on one log, in b
 	HUB_OLD_BINARY="$(abspath $(TARGET))/upgrade/build/debug/webhook-hub" \
 		cargo test --locked --test hub upgrade:: -- --nocapture
 
-bench: tools ## the bench, against real servers; ARGS='…' are its arguments
+bench: tools ## the bench, against real servers; ARGS='…' are its arguments, ARGS=--help lists them
 	cargo bench --bench hub --locked -- $(ARGS)
 
 check: ## formatting, lints, documentation

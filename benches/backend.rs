@@ -21,7 +21,7 @@ use axum::{
     routing::post,
 };
 
-use crate::report::{Times, order_number};
+use crate::times::{Times, order_number};
 
 /// What it asks for where it is away: longer than any measurement takes.
 const LATER_SECONDS: &str = "43200";

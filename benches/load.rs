@@ -23,7 +23,7 @@ pub(crate) mod wire;
 
 use self::wire::{ANSWER_ROOM, Request, connect, read_answer};
 use crate::process::thread_cpu;
-use crate::report::{Micros, Times};
+use crate::times::{Micros, Times};
 
 /// How long answers may still come after the measured time, before they count as never answered.
 const DRAIN: Duration = Duration::from_secs(15);
@@ -107,6 +107,17 @@ pub(crate) struct Report {
     /// CPU that the generator itself took in the measured time, as a share of one core; `None` where the kernel does
     /// not tell.
     pub(crate) generator_cores: Option<f64>,
+}
+
+impl Report {
+    /// A run in which something failed measures nothing.
+    pub(crate) fn good(self) -> Result<Self> {
+        ensure!(
+            self.errors == 0 && self.other_status.is_empty(),
+            "a run failed: {self:?}"
+        );
+        Ok(self)
+    }
 }
 
 impl Load {

@@ -4,7 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -20,7 +20,7 @@ use webhook_hub::{
     projection::{indexes, schema},
 };
 
-use crate::process::Child;
+use crate::process::{Child, cpu_seconds, cpu_seconds_of_all};
 
 /// Key of the load generator's signatures.
 pub(crate) const SECRET: &str = "bench-careem-secret";
@@ -29,18 +29,25 @@ pub(crate) const MERCHANT: &str = "bench-merchant";
 /// Time for a process to be ready, or to end.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
+/// Where the programs of NATS and PostgreSQL are, from the project's root.
+pub(crate) const TOOLS: &str = ".dev/tools";
+/// How long to wait at most for servers that still work, how often to look, and what they may take while they count as quiet.
+const SETTLE: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(300);
+const QUIET_CORES: f64 = 0.05;
+
 /// Where nobody answers, for a hub whose stages wait.
-const NO_DATABASE: &str = "postgres://nobody@127.0.0.1:1/none";
-const NO_BACKEND: &str = "http://127.0.0.1:1";
+pub(crate) const NO_DATABASE: &str = "postgres://nobody@127.0.0.1:1/none";
+pub(crate) const NO_BACKEND: &str = "http://127.0.0.1:1";
 const NATS_CONFIG: &str = include_str!("../nats.conf");
 /// The line that makes the server fsync before it acknowledges.
-const FSYNC: &str = "sync_interval: always";
+pub(crate) const FSYNC: &str = "sync_interval: always";
 /// The bare handler makes its own stream, which no user of the real configuration may: it gets one, the first of the account that has
 /// JetStream.
 const ACCOUNT: &str = "\n  HUB {\n    jetstream: enabled\n";
 const USERS: &str = "    users: [\n";
 const BARE_USER: &str = "{ user: bare, password: $NATS_HUB_PASSWORD }";
-const BRANCH: &str = "
+pub(crate) const BRANCH: &str = "
     INSERT INTO delivery_providers (id, code, name) VALUES ('bench-provider', 'careem', 'Careem');
     INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, merchant_id)
     VALUES ('bench-config', 'bench-branch', 'bench-provider', 'bench-company', 'bench-merchant');";
@@ -53,13 +60,13 @@ pub(crate) struct Servers {
     unsynced: NatsServer,
     pub(crate) postgres: Postgres,
     passwords: NatsPasswords,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Servers {
     pub(crate) async fn start() -> Result<Self> {
-        let programs = Programs::find(Path::new(".dev/tools"))?;
-        let folder = tempfile::Builder::new().prefix("webhook-hub-bench").tempdir()?;
+        let programs = Programs::find(Path::new(TOOLS))?;
+        let folder = folder()?;
         let path = |name: &str| folder.path().join(name);
         let config = |name: &str, text: &str| -> Result<PathBuf> {
             std::fs::write(path(name), text)?;
@@ -72,26 +79,24 @@ impl Servers {
         let synced = config("synced.conf", NATS_CONFIG)?;
         let plain = config("unsynced.conf", &without_fsync(NATS_CONFIG)?)?;
         let passwords = NatsPasswords::random();
-        let durable = PostgresOptions {
-            durable: true,
-            ..PostgresOptions::default()
-        };
-        // PostgreSQL runs as another user where this is root, and must be able to reach its folder.
-        #[cfg(unix)]
-        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let servers = Self {
             intake: NatsServer::start(&programs, &synced, &path("intake"), &passwords).await?,
             nats: NatsServer::start(&programs, &synced, &path("nats"), &passwords).await?,
             unsynced: NatsServer::start(&programs, &plain, &path("unsynced"), &passwords).await?,
-            postgres: Postgres::start(&programs, &path("postgres"), durable).await?,
+            postgres: Postgres::start(&programs, &path("postgres"), durable()).await?,
             passwords,
-            _folder: folder,
+            folder,
         };
         for nats in [&servers.intake, &servers.nats] {
             let provision = servers.connection(nats, "provision", PROVISION_INBOX).await?;
             streams::apply(&provision, &streams::Order::default(), |_| {}).await?;
         }
         Ok(servers)
+    }
+
+    /// Where they keep their data.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// An empty database with the schema and one branch.
@@ -174,25 +179,77 @@ impl Servers {
         bytes_of_stream(self.nats.dir(), "EVENTS", false)
     }
 
-    /// How a hub is started: with everything on, and a rate limit that it never comes to.
-    fn command(&self, nats: &NatsServer, database_url: &str, backend: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_webhook-hub"));
-        command.arg("serve").env_clear().envs([
-            ("NATS_URL", nats.url().as_str()),
-            ("NATS_USER", "hub"),
-            ("NATS_PASSWORD", &self.passwords.hub),
-            ("DATABASE_URL", database_url),
-            ("BACKEND_URL", backend),
-            ("SERVICE_TOKEN", "bench-token"),
-            ("CAREEM_ENABLED", "true"),
-            ("CAREEM_WEBHOOK_SECRET", SECRET),
-            ("LISTEN_ADDRESS", "127.0.0.1"),
-            ("PORT", "0"),
-            ("METRICS_PORT", "0"),
-            ("RATE_LIMIT_CAREEM", "1000000000/60s"),
-        ]);
-        command
+    /// Waits until no server works on anything that is left of the load, so that the yardstick measures the machine and not them.
+    /// It goes on after [`SETTLE`] all the same; the yardstick then says that the machine was busy.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        let deadline = Instant::now() + SETTLE;
+        let mut before = self.cpu()?;
+        while Instant::now() < deadline {
+            tokio::time::sleep(LOOK).await;
+            let now = self.cpu()?;
+            if now - before < QUIET_CORES * LOOK.as_secs_f64() {
+                return Ok(());
+            }
+            before = now;
+        }
+        Ok(())
     }
+
+    /// CPU time that all servers have taken.
+    fn cpu(&self) -> Result<f64> {
+        let mut seconds = 0.0;
+        for pid in [&self.intake, &self.nats, &self.unsynced]
+            .into_iter()
+            .filter_map(NatsServer::pid)
+        {
+            seconds += cpu_seconds(pid)?;
+        }
+        match self.postgres.pid() {
+            Some(pid) => Ok(seconds + cpu_seconds_of_all(pid)?),
+            None => Ok(seconds),
+        }
+    }
+
+    fn command(&self, nats: &NatsServer, database_url: &str, backend: &str) -> Command {
+        let binary = Path::new(env!("CARGO_BIN_EXE_webhook-hub"));
+        hub_command(binary, &nats.url(), &self.passwords.hub, database_url, backend)
+    }
+}
+
+/// How a hub is started: with everything on, and a rate limit that it never comes to.
+pub(crate) fn hub_command(binary: &Path, nats: &str, password: &str, database_url: &str, backend: &str) -> Command {
+    let mut command = Command::new(binary);
+    command.arg("serve").env_clear().envs([
+        ("NATS_URL", nats),
+        ("NATS_USER", "hub"),
+        ("NATS_PASSWORD", password),
+        ("DATABASE_URL", database_url),
+        ("BACKEND_URL", backend),
+        ("SERVICE_TOKEN", "bench-token"),
+        ("CAREEM_ENABLED", "true"),
+        ("CAREEM_WEBHOOK_SECRET", SECRET),
+        ("LISTEN_ADDRESS", "127.0.0.1"),
+        ("PORT", "0"),
+        ("METRICS_PORT", "0"),
+        ("RATE_LIMIT_CAREEM", "1000000000/60s"),
+    ]);
+    command
+}
+
+/// As [`Servers`] and every [`crate::world::World`] have it: fsync and all else as in production.
+pub(crate) fn durable() -> PostgresOptions {
+    PostgresOptions {
+        durable: true,
+        ..PostgresOptions::default()
+    }
+}
+
+/// A folder for servers, which PostgreSQL can reach: where this is root, it runs as another user.
+pub(crate) fn folder() -> Result<tempfile::TempDir> {
+    let folder = tempfile::Builder::new().prefix("webhook-hub-bench").tempdir()?;
+    #[cfg(unix)]
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    Ok(folder)
 }
 
 /// The configuration of the server for the bare handler.
@@ -209,7 +266,7 @@ fn without_fsync(text: &str) -> Result<String> {
 }
 
 /// The port of the hub's log line that says where it listens.
-fn listening_port(line: &str) -> Option<u16> {
+pub(crate) fn listening_port(line: &str) -> Option<u16> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
     if line["message"] != "listening" {
         return None;

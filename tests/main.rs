@@ -87,4 +87,5 @@ mod backup;
 mod statements;
 mod fuzzing;
 mod sdks;
+mod bench_results;
 mod long;

@@ -2,42 +2,41 @@
 
 use anyhow::Result;
 
-use super::{Bench, ROUNDS, middle};
+use super::Bench;
 use crate::{
-    report::{Goal, Row},
+    results::row::{Goal, Samples},
     setup::{PATIENCE, postgres},
 };
 
-const SECTION: &str = "branches";
 /// Rows of `branch_delivery_configs` and `delivery_providers`, beside those of the bench's own branch.
 const FEW: (usize, usize) = (10, 10);
 const MANY: (usize, usize) = (50_000, 1_000);
 
 impl Bench {
     pub(crate) async fn branches(&mut self) -> Result<()> {
+        let mut samples = Samples::new("branches");
         let url = self.servers.new_database("branches").await?;
-        let (mut with_few, mut with_many) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            for (rows, rates) in [(FEW, &mut with_few), (MANY, &mut with_many)] {
-                fill(&url, rows).await?;
-                let child = self.servers.hub(&url, &format!("http://{}", self.backend))?;
-                // What an earlier run left on the log is worked off first, and the table is read.
-                self.completed_per_second(&child, &url).await?;
-                rates.push(self.completed_per_second(&child, &url).await?);
-                child.stop(PATIENCE)?;
-            }
+        for _ in 0..self.rounds {
+            let few = self.completed_with(&url, FEW, &mut samples).await?;
+            let many = self.completed_with(&url, MANY, &mut samples).await?;
+            let share = samples.add("share that is kept", many / few, "");
+            share.wants(Goal::AtLeast(0.97));
         }
-        let (few, many) = (middle(with_few), middle(with_many));
-        let of = |(branches, providers): (usize, usize)| format!("{branches} branches of {providers} providers");
-        self.push(Row::number(SECTION, format!("completed, {}", of(FEW)), few, "orders/s"));
-        self.push(Row::number(
-            SECTION,
-            format!("completed, {}", of(MANY)),
-            many,
-            "orders/s",
-        ));
-        self.push(Row::number(SECTION, "share that is kept", many / few, "").goal(Goal::AtLeast(0.97)));
+        self.push(samples);
         Ok(())
+    }
+
+    async fn completed_with(&self, url: &str, rows: (usize, usize), samples: &mut Samples) -> Result<f64> {
+        fill(url, rows).await?;
+        let child = self.servers.hub(url, &self.traffic.backend())?;
+        // What an earlier run left on the log is worked off first, and the table is read.
+        self.completed_per_second(&child, url).await?;
+        let rate = self.completed_per_second(&child, url).await?;
+        child.stop(PATIENCE)?;
+        let (branches, providers) = rows;
+        let what = format!("completed, {branches} branches of {providers} providers");
+        samples.add(what, rate, "orders/s");
+        Ok(rate)
     }
 }
 

@@ -16,15 +16,15 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use tokio::task::JoinSet;
 
-use super::{Bench, ROUNDS, middle};
+use super::Bench;
 use crate::{
     load::{Load, Origin, Pace, Report, wire::connect},
     process::cpu_seconds,
-    report::{Goal, Row},
+    results::row::{Goal, Samples},
     setup::PATIENCE,
+    traffic::WARM_UP,
 };
 
-const SECTION: &str = "floods";
 /// Connections of an attack: more than the hub holds.
 const FLOOD: usize = 4200;
 /// Pause before a connection is opened anew.
@@ -97,46 +97,49 @@ struct Fared {
     cores: f64,
 }
 
+impl Fared {
+    /// Adds the figures of one attack, and how they are to those without one in the same round.
+    fn add(&self, attack: Attack, (alone_p99, alone_new_p99): &(f64, f64), samples: &mut Samples) {
+        let at = |what: &str| format!("{what}, {}", attack.name());
+        samples.add(at("honest p50"), self.p50, "ms");
+        samples.add(at("honest p99"), self.p99, "ms");
+        samples.add(at("p99 from new addresses"), self.new_p99, "ms");
+        samples.add(at("connections of the attack"), self.opened_per_s, "/s");
+        samples.add(at("CPU of the hub"), self.cores, "cores");
+        if matches!(attack, Attack::None) {
+            return;
+        }
+        let slower = samples.add(at("honest p99 to that without"), self.p99 / alone_p99, "");
+        slower.wants(Goal::AtMost(SLOWER));
+        let what = at("p99 from new addresses to that without");
+        let slower = samples.add(what, self.new_p99 / alone_new_p99, "");
+        slower.wants(Goal::AtMost(SLOWER));
+    }
+}
+
 impl Bench {
     /// The intake under attacks, each in a process of its own, in turns.
     pub(crate) async fn floods(&mut self) -> Result<()> {
-        let mut all: Vec<Vec<Fared>> = Attack::ALL.iter().map(|_| Vec::new()).collect();
-        for _ in 0..ROUNDS {
-            for (attack, fared) in Attack::ALL.into_iter().zip(&mut all) {
-                fared.push(self.flood(attack).await?);
+        let mut samples = Samples::new("floods");
+        let mut lost = [(0, 0); Attack::ALL.len()];
+        for _ in 0..self.rounds {
+            let mut alone = None;
+            for (attack, lost) in Attack::ALL.into_iter().zip(&mut lost) {
+                let fared = self.flood(attack).await?;
+                lost.0 += fared.lost;
+                lost.1 += fared.new_lost;
+                fared.add(attack, alone.get_or_insert((fared.p99, fared.new_p99)), &mut samples);
             }
         }
-        let middle_of = |fared: &[Fared], of: fn(&Fared) -> f64| middle(fared.iter().map(of).collect());
-        let [alone_p99, alone_new_p99] =
-            [|one: &Fared| one.p99, |one: &Fared| one.new_p99].map(|of| middle_of(&all[0], of));
-        for (attack, fared) in Attack::ALL.into_iter().zip(&all) {
+        // Of all rounds together: the median would hide what one of them lost.
+        for (attack, (lost, new_lost)) in Attack::ALL.into_iter().zip(lost) {
             let at = |what: &str| format!("{what}, {}", attack.name());
-            let number =
-                |what: &str, of: fn(&Fared) -> f64, unit| Row::number(SECTION, at(what), middle_of(fared, of), unit);
-            let lost = fared.iter().map(|one| one.lost).sum::<u64>();
-            let new_lost = fared.iter().map(|one| one.new_lost).sum::<u64>();
-            let mut rows = vec![
-                Row::number(SECTION, at("honest webhooks lost"), lost as f64, "").goal(Goal::AtMost(0.0)),
-                Row::number(SECTION, at("lost from new addresses"), new_lost as f64, "").goal(Goal::AtMost(0.0)),
-                number("honest p50", |one| one.p50, "ms"),
-                number("honest p99", |one| one.p99, "ms"),
-                number("p99 from new addresses", |one| one.new_p99, "ms"),
-                number("connections of the attack", |one| one.opened_per_s, "/s"),
-                number("CPU of the hub", |one| one.cores, "cores"),
-            ];
-            if !matches!(attack, Attack::None) {
-                let ratio = |what: &str, of: fn(&Fared) -> f64, alone: f64| {
-                    Row::number(SECTION, at(what), middle_of(fared, of) / alone, "").goal(Goal::AtMost(SLOWER))
-                };
-                rows.push(ratio("honest p99 to that without", |one| one.p99, alone_p99));
-                rows.push(ratio(
-                    "p99 from new addresses to that without",
-                    |one| one.new_p99,
-                    alone_new_p99,
-                ));
-            }
-            rows.into_iter().for_each(|row| self.push(row));
+            let lost = samples.add(at("honest webhooks lost, in all rounds"), lost as f64, "");
+            lost.wants(Goal::AtMost(0.0));
+            let lost = samples.add(at("lost from new addresses, in all rounds"), new_lost as f64, "");
+            lost.wants(Goal::AtMost(0.0));
         }
+        self.push(samples);
         Ok(())
     }
 
@@ -146,7 +149,9 @@ impl Bench {
             duration: RUN,
             from: Some(from),
             one_each: true,
-            ..self.apart(child.port(), HONEST_CONNECTIONS, Pace::Open { per_second })
+            ..self
+                .traffic
+                .apart(child.port(), HONEST_CONNECTIONS, Pace::Open { per_second })
         };
         if matches!(attack, Attack::CrowdWithKnown) {
             let known = (0..KNOWN).map(of_crowd).chain([PROVIDER]);
@@ -168,7 +173,7 @@ impl Bench {
             honest(Arc::new(new), NEW_PER_SECOND).run()
         );
         let (of_provider, of_new) = (of_provider?, of_new?);
-        let seconds = (super::WARM_UP + RUN).as_secs_f64();
+        let seconds = (WARM_UP + RUN).as_secs_f64();
         let cores = (cpu_seconds(child.pid())? - before) / seconds;
         let opened_per_s = (flood.opened() - opened) as f64 / seconds;
         flood.end()?;

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 
-use super::{Bench, ROUNDS, SATURATING_CONNECTIONS, good, median};
+use super::{Bench, SATURATING_CONNECTIONS};
 use crate::{
     load::Pace,
-    report::{Goal, Row},
+    results::row::{Goal, Samples},
     setup::PATIENCE,
 };
 
@@ -15,26 +15,29 @@ const SHARE_LEFT: f64 = 0.95;
 impl Bench {
     /// The intake with rate limits and without, in turns.
     pub(crate) async fn limits(&mut self) -> Result<()> {
-        const SECTION: &str = "limits";
-        let (mut with, mut without) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            for (runs, is_limited) in [(&mut with, true), (&mut without, false)] {
-                let child = if is_limited {
-                    self.servers.intake()?
-                } else {
-                    self.servers.intake_without_limits()?
-                };
-                let load = self.apart(child.port(), SATURATING_CONNECTIONS, Pace::Closed);
-                runs.push(good(load.run().await?)?);
-                child.stop(PATIENCE)?;
-            }
-        }
-        let (with, without) = (median(with).rate_per_s, median(without).rate_per_s);
+        let mut samples = Samples::new("limits");
         let at = |what: &str| format!("{what}, {SATURATING_CONNECTIONS} connections");
-        self.push(Row::number(SECTION, at("hub with rate limits"), with, "accepts/s"));
-        self.push(Row::number(SECTION, at("hub without"), without, "accepts/s"));
-        let share = Row::number(SECTION, at("share that is left with them"), with / without, "");
-        self.push(share.goal(Goal::AtLeast(SHARE_LEFT)));
+        for _ in 0..self.rounds {
+            let with = self.accepts_per_second(true).await?;
+            let without = self.accepts_per_second(false).await?;
+            samples.add(at("hub with rate limits"), with, "accepts/s");
+            samples.add(at("hub without"), without, "accepts/s");
+            let share = samples.add(at("share that is left with them"), with / without, "");
+            share.wants(Goal::AtLeast(SHARE_LEFT));
+        }
+        self.push(samples);
         Ok(())
+    }
+
+    async fn accepts_per_second(&self, is_limited: bool) -> Result<f64> {
+        let child = if is_limited {
+            self.servers.intake()?
+        } else {
+            self.servers.intake_without_limits()?
+        };
+        let load = self.traffic.apart(child.port(), SATURATING_CONNECTIONS, Pace::Closed);
+        let rate = load.run().await?.good()?.rate_per_s;
+        child.stop(PATIENCE)?;
+        Ok(rate)
     }
 }

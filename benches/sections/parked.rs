@@ -7,65 +7,84 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Bench, DRAIN, MB, PATIENCE, RUN, SATURATING_CONNECTIONS, completed, good, wait};
+use super::{Bench, SATURATING_CONNECTIONS, completed};
 use crate::{
     load::Pace,
     process::{Child, cpu_seconds, resident_bytes},
-    report::{Goal, Row},
-    setup::postgres,
+    results::row::{Goal, Samples},
+    saturate::{COMPLETED, DRAIN, MB, Target, wait},
+    setup::{PATIENCE, postgres},
 };
 
-const SECTION: &str = "parked";
 /// Orders that wait.
 const PARKED: i64 = 100_000;
+/// Time for what is left of the load to end.
+const CALM: Duration = Duration::from_secs(6);
 /// How long CPU time is counted where nothing happens.
 const IDLE: Duration = Duration::from_secs(10);
 
 impl Bench {
     pub(crate) async fn parked(&mut self) -> Result<()> {
+        let mut samples = Samples::new("parked");
         let url = self.servers.new_database("parked").await?;
-        let child = self.servers.hub_that_parks(&url, &format!("http://{}", self.backend))?;
+        let child = self.servers.hub_that_parks(&url, &self.traffic.backend())?;
         // As many go through first as will wait: a log and tables of that size cost the others something by themselves.
         while completed(&url).await? < PARKED {
             self.completed_per_second(&child, &url).await?;
         }
-        let before = self.completed_per_second(&child, &url).await?;
+        let mut before = Vec::new();
+        for _ in 0..self.rounds {
+            let rate = self.completed_per_second(&child, &url).await?;
+            samples.add("completed without them", rate, "orders/s");
+            before.push(rate);
+        }
+        self.park(&child, &url, &mut samples).await?;
+        let nats = self.servers.nats_pid().context("NATS has no process id")?;
+        for _ in 0..self.rounds {
+            let (of_hub, of_nats) = tokio::join!(cores_while_idle(child.pid()), cores_while_idle(nats));
+            for (what, cores) in [("CPU of the hub, idle", of_hub?), ("CPU of NATS, idle", of_nats?)] {
+                let row = samples.add(what, cores * 100.0, "% of a core");
+                row.wants(Goal::AtMost(5.0));
+            }
+            let memory = resident_bytes(child.pid())? as f64 / MB;
+            let memory = samples.add("resident memory of the hub", memory, "MB");
+            memory.wants(Goal::AtMost(80.0));
+        }
+        for before in before {
+            let with = self.completed_per_second(&child, &url).await?;
+            samples.add("completed beside them", with, "orders/s");
+            let kept = samples.add("share that is kept", with / before, "");
+            kept.wants(Goal::AtLeast(0.95));
+        }
+        let mut first = child;
+        for _ in 0..self.rounds {
+            first = self.taken_over(first, &url, nats, &mut samples).await?;
+        }
+        first.stop(PATIENCE)?;
+        self.push(samples);
+        Ok(())
+    }
 
-        self.backend_is_away.store(true, Ordering::Relaxed);
+    /// Lets orders come in that the backend asks to come back much later. Once, for they stay.
+    async fn park(&self, child: &Child, url: &str, samples: &mut Samples) -> Result<()> {
+        self.traffic.backend_is_away.store(true, Ordering::Relaxed);
         let began = Instant::now();
         let mut accepted = 0;
         while accepted < PARKED {
-            let run = self
-                .load(child.port(), SATURATING_CONNECTIONS, Pace::Closed)
-                .run()
-                .await?;
-            accepted += i64::try_from(good(run)?.accepted_in_all)?;
+            let load = self.traffic.load(child.port(), SATURATING_CONNECTIONS, Pace::Closed);
+            accepted += i64::try_from(load.run().await?.good()?.accepted_in_all)?;
         }
-        wait(DRAIN, async || Ok(waiting(&url).await? >= accepted)).await?;
+        wait(DRAIN, async || Ok(waiting(url).await? >= accepted)).await?;
         let parked_per_s = accepted as f64 / began.elapsed().as_secs_f64();
-        self.backend_is_away.store(false, Ordering::Relaxed);
-        self.push(Row::number(SECTION, "orders that wait", accepted as f64, ""));
-        self.push(Row::number(SECTION, "accepted and parked", parked_per_s, "orders/s"));
-
-        let nats = self.servers.nats_pid().context("NATS has no process id")?;
-        let of_hub = cores_while_idle(child.pid());
-        let (of_hub, of_nats) = tokio::join!(of_hub, cores_while_idle(nats));
-        let percent = |what: &str, cores: f64| Row::number(SECTION, what, cores * 100.0, "% of a core");
-        self.push(percent("CPU of the hub, idle", of_hub?).goal(Goal::AtMost(5.0)));
-        self.push(percent("CPU of NATS, idle", of_nats?).goal(Goal::AtMost(5.0)));
-        let memory = resident_bytes(child.pid())? as f64 / MB;
-        self.push(Row::number(SECTION, "resident memory of the hub", memory, "MB").goal(Goal::AtMost(80.0)));
-
-        let with = self.completed_per_second(&child, &url).await?;
-        self.push(Row::number(SECTION, "completed without them", before, "orders/s"));
-        self.push(Row::number(SECTION, "completed beside them", with, "orders/s"));
-        self.push(Row::number(SECTION, "share that is kept", with / before, "").goal(Goal::AtLeast(0.95)));
-        self.taken_over(child, &url, nats).await
+        self.traffic.backend_is_away.store(false, Ordering::Relaxed);
+        samples.add("orders that wait", accepted as f64, "");
+        samples.add("accepted and parked", parked_per_s, "orders/s");
+        Ok(())
     }
 
-    /// Another instance takes over, with all that waits, while orders come in as fast as they can.
-    async fn taken_over(&mut self, first: Child, url: &str, nats: u32) -> Result<()> {
-        let next = self.servers.hub_that_parks(url, &format!("http://{}", self.backend))?;
+    /// Another instance takes over, with all that waits, while orders come in as fast as they can. Returns that instance.
+    async fn taken_over(&self, first: Child, url: &str, nats: u32, samples: &mut Samples) -> Result<Child> {
+        let next = self.servers.hub_that_parks(url, &self.traffic.backend())?;
         // It reads the log for known orders first.
         tokio::time::sleep(IDLE).await;
         let (known, before) = (completed(url).await?, cpu_seconds(nats)?);
@@ -75,34 +94,31 @@ impl Bench {
             wait(DRAIN, async || Ok(completed(url).await? > known)).await?;
             anyhow::Ok((began.elapsed().as_secs_f64(), cpu_seconds(nats)? - before))
         };
-        let load = self.load(next.port(), SATURATING_CONNECTIONS, Pace::Closed);
+        let load = self.traffic.load(next.port(), SATURATING_CONNECTIONS, Pace::Closed);
         let (run, taken) = tokio::join!(load.run(), first_completed);
         let (seconds, cpu) = taken?;
         let what = "from the end of the first instance to the first order by the next";
-        self.push(Row::number(SECTION, what, seconds, "s").goal(Goal::AtMost(2.0)));
-        self.push(Row::number(SECTION, "CPU of NATS in that time", cpu, "s"));
-        let accepted = good(run?)?.accepted_in_all as f64 / RUN.as_secs_f64();
-        self.push(Row::number(
-            SECTION,
-            "accepted beside the takeover",
-            accepted,
-            "orders/s",
-        ));
-        next.stop(PATIENCE)
+        samples.add(what, seconds, "s").wants(Goal::AtMost(2.0));
+        samples.add("CPU of NATS in that time", cpu, "s");
+        let run = run?.good()?;
+        samples.add("accepted beside the takeover", run.rate_per_s, "accepts/s");
+        // What came in is completed before the next takeover is measured.
+        let accepted = known + i64::try_from(run.accepted_in_all)?;
+        wait(DRAIN, async || Ok(completed(url).await? >= accepted)).await?;
+        Ok(next)
     }
 
     /// As many as go in, and the time until the last of them is completed.
     pub(super) async fn completed_per_second(&self, child: &Child, url: &str) -> Result<f64> {
-        let before = completed(url).await?;
-        let began = Instant::now();
-        let run = good(
-            self.load(child.port(), SATURATING_CONNECTIONS, Pace::Closed)
-                .run()
-                .await?,
-        )?;
-        let expected = before + i64::try_from(run.accepted_in_all)?;
-        wait(DRAIN, async || Ok(completed(url).await? >= expected)).await?;
-        Ok((expected - before) as f64 / began.elapsed().as_secs_f64())
+        let target = Target {
+            child,
+            nats: self.servers.nats_pid(),
+            postgres: self.servers.postgres.pid(),
+            database_url: url,
+            completed: COMPLETED,
+        };
+        let load = self.traffic.load(child.port(), SATURATING_CONNECTIONS, Pace::Closed);
+        Ok(target.saturate(load).await?.completed_per_s)
     }
 }
 
@@ -114,7 +130,7 @@ async fn waiting(url: &str) -> Result<i64> {
 
 async fn cores_while_idle(pid: u32) -> Result<f64> {
     // What is left of the load ends first.
-    tokio::time::sleep(RUN).await;
+    tokio::time::sleep(CALM).await;
     let before = cpu_seconds(pid)?;
     tokio::time::sleep(IDLE).await;
     Ok((cpu_seconds(pid)? - before) / IDLE.as_secs_f64())

@@ -1,18 +1,14 @@
-//! What PostgreSQL takes for an order: CPU, WAL, and how many versions of its rows are written.
+//! What PostgreSQL takes for an order: WAL, and how many versions of its rows are written.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use crate::{
-    process::{cpu_seconds_of_all, cpu_seconds_with_children},
-    report::Row,
-    setup::{Servers, postgres},
-};
+use crate::{results::row::Samples, setup::postgres};
 
-const SECTION: &str = "PostgreSQL";
+/// Its part of the table.
+pub(super) const SECTION: &str = "PostgreSQL";
 
 /// What was taken so far.
 pub(super) struct Taken {
-    cpu: f64,
     wal: i64,
     /// Rows that were inserted into the table of webhooks, updated there, and updated without touching an index.
     inserted: i64,
@@ -21,16 +17,14 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// Looks at a server and a database on it.
-    pub(super) async fn so_far(servers: &Servers, url: &str) -> Result<Self> {
+    /// Looks at a database and its server.
+    pub(super) async fn so_far(url: &str) -> Result<Self> {
         const WAL: &str = "SELECT (pg_current_wal_lsn() - '0/0')::bigint";
         const ROWS: &str =
             "SELECT n_tup_ins, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'webhook_logs'";
         let client = postgres(url).await?;
         let rows = client.query_one(ROWS, &[]).await?;
-        let pid = servers.postgres.pid().context("PostgreSQL runs")?;
         Ok(Self {
-            cpu: cpu_seconds_with_children(pid)? + cpu_seconds_of_all(pid)?,
             wal: client.query_one(WAL, &[]).await?.try_get(0)?,
             inserted: rows.try_get(0)?,
             updated: rows.try_get(1)?,
@@ -38,21 +32,13 @@ impl Taken {
         })
     }
 
-    /// What was taken since, an order.
-    pub(super) fn rows_since(&self, before: &Self, orders: f64) -> [Row; 4] {
+    /// Adds what was taken since, an order. CPU is left to [`crate::saturate`], which counts that of all programs.
+    pub(super) fn add_since(&self, before: &Self, orders: f64, samples: &mut Samples) {
         let (inserted, updated) = (self.inserted - before.inserted, self.updated - before.updated);
         let in_place = (self.in_place - before.in_place) as f64 / (updated as f64).max(1.0);
         let versions = (inserted + updated) as f64 / (inserted as f64).max(1.0);
-        [
-            Row::number(SECTION, "CPU an order", (self.cpu - before.cpu) / orders * 1e6, "µs"),
-            Row::number(
-                SECTION,
-                "WAL an order",
-                (self.wal - before.wal) as f64 / orders,
-                "bytes",
-            ),
-            Row::number(SECTION, "versions of a webhook's row", versions, ""),
-            Row::number(SECTION, "share of the updates that touch no index", in_place, ""),
-        ]
+        samples.add("WAL an order", (self.wal - before.wal) as f64 / orders, "bytes");
+        samples.add("versions of a webhook's row", versions, "");
+        samples.add("share of the updates that touch no index", in_place, "");
     }
 }
