@@ -46,6 +46,8 @@ pub(crate) const FSYNC: &str = "sync_interval: always";
 /// JetStream.
 const ACCOUNT: &str = "\n  HUB {\n    jetstream: enabled\n";
 const USERS: &str = "    users: [\n";
+/// What keeps the users of that account from making one.
+const NO_API: &str = "{ service: { account: \"$SYS\", subject: \"no-api.>\" }, to: \"$JS.API.>\" }\n";
 const BARE_USER: &str = "{ user: bare, password: $NATS_HUB_PASSWORD }";
 pub(crate) const BRANCH: &str = "
     INSERT INTO delivery_providers (id, code, name) VALUES ('bench-provider', 'careem', 'Careem');
@@ -260,7 +262,12 @@ fn without_fsync(text: &str) -> Result<String> {
     let (settings, users) = account
         .split_once(USERS)
         .context("the account HUB of nats.conf has no users")?;
-    Ok([before, ACCOUNT, settings, USERS, BARE_USER, "\n", users]
+    anyhow::ensure!(
+        settings.contains(NO_API),
+        "HUB of nats.conf has JetStream's whole interface"
+    );
+    let settings = settings.replace(NO_API, "");
+    Ok([before, ACCOUNT, &settings, USERS, BARE_USER, "\n", users]
         .concat()
         .replace(FSYNC, ""))
 }

@@ -383,7 +383,8 @@ fn mirrored(config: &str, listen: &str) -> String {
     for line in config.lines() {
         let bare = line.trim_start();
         inside |= line == "# leafnodes {" || line == "      # {";
-        lines.push(if inside || bare == "# domain: hub" {
+        let is_import = bare.starts_with("# { service:") && bare.contains("CONSUMER.CREATE.EVENTS");
+        lines.push(if inside || is_import || bare == "# domain: hub" {
             bare.trim_start_matches("# ").trim_start_matches('#')
         } else {
             line

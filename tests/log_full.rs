@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::stream;
+use async_nats::jetstream::{self, stream};
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use reqwest::Method;
 
@@ -136,7 +136,7 @@ async fn the_server_has_no_room_for_any_stream() {
     // More than what LEASES, LIMITS and REFUSALS reserve.
     let small = |config: &str| {
         let limited = config.replace("max_file_store: 64GB", "max_file_store: 36MB");
-        let filling = limited.replace(r#"publish: ["$JS.API.>","#, r#"publish: ["filler", "$JS.API.>","#);
+        let filling = limited.replace(r#""webhooks.>", "orders.>","#, r#""filler", "webhooks.>", "orders.>","#);
         assert!(limited != config && filling != limited);
         filling
     };
@@ -160,9 +160,10 @@ async fn the_server_has_no_room_for_any_stream() {
             ..stream::Config::default()
         };
         provision.create_stream(config).await.unwrap();
+        let hub = jetstream::new(world.nats.connect("hub").await);
         let room = vec![b'x'; 100_000];
         for _ in 0..500 {
-            let sent = provision.publish("filler", room.clone().into()).await;
+            let sent = hub.publish("filler", room.clone().into()).await;
             if sent.unwrap().await.is_err() {
                 return;
             }

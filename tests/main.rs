@@ -17,6 +17,7 @@ mod limits;
 mod attacks;
 mod secrets;
 mod permissions;
+mod reply_subjects;
 mod accounts;
 mod at_rest;
 mod tls;

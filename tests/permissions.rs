@@ -395,7 +395,7 @@ fn table_of_rights() -> Vec<Right> {
 }
 
 /// What `nats.conf` allows these users: the user, whether it is to listen, the subject.
-fn rights_of_the_server() -> Vec<(String, bool, String)> {
+pub(crate) fn rights_of_the_server() -> Vec<(String, bool, String)> {
     let config = include_str!("../nats.conf");
     let (mut user, mut listens, mut rights) = (String::new(), false, Vec::new());
     for line in config.lines().filter(|line| !line.trim_start().starts_with('#')) {

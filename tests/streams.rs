@@ -274,7 +274,12 @@ async fn a_consumer_that_is_deleted_is_made_again_where_the_hub_may() {
     let may = |config: &str| {
         let right = "\"$JS.API.CONSUMER.INFO.EVENTS.*\"";
         assert!(config.contains(right), "{config}");
-        config.replace(right, &format!("{right}, \"$JS.API.CONSUMER.CREATE.EVENTS.>\""))
+        let create = "\"$JS.API.CONSUMER.CREATE.EVENTS.>\"";
+        let import = |subject: &str| format!("{{ service: {{ account: \"$SYS\", subject: {subject} }} }}\n");
+        let look = import("\"$JS.API.STREAM.INFO.*\"");
+        assert!(config.contains(&look), "{config}");
+        let config = config.replace(&look, &format!("{look}{}", import(create)));
+        config.replace(right, &format!("{right}, {create}"))
     };
     let world = World::with_nats(Nats::start_with(may, None)).await;
     let hub = world.hub().await;
