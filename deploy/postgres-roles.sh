@@ -12,6 +12,10 @@ OWNER_PASSWORD=$(cat "$secrets/database_password")
 RUN_PASSWORD=$(cat "$secrets/database_run_password")
 export OWNER_PASSWORD RUN_PASSWORD
 psql --no-psqlrc --quiet -v ON_ERROR_STOP=1 --dbname postgres <<'SQL'
+-- A statement that fails is written into the server's log, and with it the password; so is any statement where log_statement is set.
+SET log_min_error_statement = panic;
+SET log_statement = 'none';
+SET log_min_duration_statement = -1;
 \set owner_password `printf %s "$OWNER_PASSWORD"`
 \set run_password `printf %s "$RUN_PASSWORD"`
 SELECT format('CREATE ROLE %I', name) FROM unnest(ARRAY['webhook_hub', 'webhook_hub_run']) AS name

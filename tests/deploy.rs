@@ -100,6 +100,27 @@ async fn the_roles_of_the_compose_file() {
     let cluster = Cluster::start().await;
     let secrets = tempfile::tempdir().unwrap();
     let path = format!("{}:{}", folder_of(&psql).display(), std::env::var("PATH").unwrap());
+    let log_all = Command::new(&psql)
+        .args([
+            "-q",
+            "-c",
+            "ALTER SYSTEM SET log_statement = 'all'",
+            "-c",
+            "SELECT pg_reload_conf()",
+        ])
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &cluster.server.port().to_string(),
+            "-U",
+            "admin",
+            "postgres",
+        ])
+        .env_clear()
+        .status()
+        .unwrap();
+    assert!(log_all.success());
     for round in ["first'", "second"] {
         for name in ["database_password", "database_run_password"] {
             std::fs::write(secrets.path().join(name), format!("{name} {round}")).unwrap();
@@ -115,6 +136,11 @@ async fn the_roles_of_the_compose_file() {
             .output()
             .unwrap();
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        let log = std::fs::read_to_string(cluster.server.dir().join("postgres.log")).unwrap();
+        assert!(log.contains("statement: "), "no statement is logged: {log}");
+        for name in ["database_password", "database_run_password"] {
+            assert!(!log.contains(&format!("{name} ")), "a password is in the log: {log}");
+        }
     }
     let url = |role: &str| {
         cluster

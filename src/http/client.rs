@@ -5,7 +5,7 @@
 
 use std::{
     error::Error,
-    io,
+    fmt, io,
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -59,13 +59,22 @@ pub enum Failure {
     Lost(#[source] hyper::Error),
 }
 
-/// A request that is to be made.
-#[derive(Debug, Clone)]
+/// A request that is to be made. `Debug` shows neither headers nor body, which hold credentials and orders.
+#[derive(Clone)]
 pub struct Request {
     method: Method,
     target: Result<Target, NotATarget>,
     headers: HeaderMap,
     body: Bytes,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("target", &self.target)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Request {

@@ -1,17 +1,20 @@
 //! Where a request goes: a URL, read once.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+};
 
 use axum::http::{HeaderValue, Uri, uri::PathAndQuery};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::pki_types::ServerName;
 use url::Url;
 
-/// A URL by which a server is asked: parsed, and cheap to clone.
-#[derive(Debug, Clone)]
+/// A URL by which a server is asked: parsed, and cheap to clone. `Debug` shows scheme, host and port alone: a path or a query may hold a
+/// secret.
+#[derive(Clone)]
 pub struct Target(Arc<Parts>);
 
-#[derive(Debug)]
 struct Parts {
     url: Url,
     origin: Arc<Origin>,
@@ -65,6 +68,14 @@ impl Target {
     /// Scheme, host and port of a URL that is relative to this one.
     pub(super) fn origin_of(&self, location: &str) -> Option<String> {
         Some(self.0.url.join(location).ok()?.origin().ascii_serialization())
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Target")
+            .field(&self.0.url.origin().ascii_serialization())
+            .finish()
     }
 }
 
@@ -130,7 +141,10 @@ pub(super) fn basic(name: &str, password: &str) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::{Method, header::HOST};
+
     use super::*;
+    use crate::http::Request;
 
     #[test]
     fn host_path_and_origin_are_as_the_url_says() {
@@ -167,6 +181,20 @@ mod tests {
         assert!(value.is_sensitive());
         assert_eq!(value, format!("Basic {}", STANDARD.encode("user:p@ss+")));
         assert_eq!(target.host(), "host");
+    }
+
+    #[test]
+    fn no_path_query_or_credential_is_shown() {
+        let target = Target::parse("https://user:pass@host:8443/hook/secret-1?key=secret-2").unwrap();
+        let header = HeaderValue::from_static("secret-3");
+        let request = Request::new(Method::POST, Ok(target.clone())).body("secret-4");
+        let request = request.header(HOST, header);
+        for shown in [format!("{target:?}"), format!("{target:#?}"), format!("{request:?}")] {
+            assert!(shown.contains("https://host:8443"), "{shown}");
+            for hidden in ["user", "pass", "secret", "hook", "key"] {
+                assert!(!shown.contains(hidden), "{hidden}: {shown}");
+            }
+        }
     }
 
     #[test]
