@@ -10,10 +10,15 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::verification::{Principal, SecretUse};
-
 pub mod outcome;
+pub mod principal;
 pub mod push;
+mod secret_use;
+
+pub use self::{
+    principal::{NotYours, Principal},
+    secret_use::{Origin, SecretUse},
+};
 
 /// Namespace of every id that the hub derives (a random UUID, fixed for ever: changing it changes every id).
 const NAMESPACE: Uuid = Uuid::from_u128(0x6f0b_54f8_3c1e_4c0e_9d6b_8f2a_52e1_7a40);

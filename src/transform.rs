@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     database::Database,
     event::{
-        EventType, NewEvent, Recorded,
+        EventType, NewEvent, NotYours, Recorded,
         outcome::{ErrorReport, ErrorType, Ignored, ORDER_AMBIGUOUS},
         push::Word,
     },
@@ -29,7 +29,6 @@ use crate::{
     order::body::Origin,
     provider::{Content, Fact, Posted, Registry, TransformError},
     push::remote::Remote,
-    verification::NotYours,
 };
 
 pub mod branches;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::classify::Request;
 use crate::{
     event::{
-        EventId, EventType, Recorded,
+        EventId, EventType, NotYours, Recorded,
         outcome::{Forwarded, Ignored},
     },
     journal::{
@@ -19,7 +19,6 @@ use crate::{
     },
     memory::{Announced, Found, Known, Orders, State},
     order::{body, status::Status},
-    verification::NotYours,
 };
 
 /// The order exists already.

@@ -16,7 +16,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::{
     config,
     event::{
-        Envelope, EventType, NewEvent, Recorded,
+        Envelope, EventType, NewEvent, NotYours, Recorded,
         outcome::{ErrorReport, ErrorType, ForwardFailed, Forwarded, Ignored, ORDER_EXPIRED, OUTCOME, OrderSummary},
         push::{self, StatusRequested, Word},
     },
@@ -29,7 +29,6 @@ use crate::{
     },
     memory::Orders,
     order::body,
-    verification::NotYours,
 };
 
 pub mod client;

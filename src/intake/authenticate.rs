@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Verifies a request. What it names is believed no further than that it says whose secret to try: for whom it may act is said by
-/// the secret that matched ([`crate::verification::Principal`]).
+/// the secret that matched ([`crate::event::Principal`]).
 ///
 /// # Errors
 /// Why it is refused; [`Reason::SecretsUnavailable`] where its branch's secrets cannot be known for now.

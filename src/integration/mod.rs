@@ -28,7 +28,7 @@ use self::{
 };
 use crate::{
     config,
-    event::{Envelope, EventId, EventType, NewEvent},
+    event::{Envelope, EventId, EventType, NewEvent, Principal},
     http::segment,
     intake::{
         audit::NO_PROVIDER,
@@ -43,7 +43,6 @@ use crate::{
     journal::{AppendError, Journal, read::event_at},
     provider::{Registry, admission::MAX_ORDER_ID_BYTES},
     telemetry::trace_context,
-    verification::Principal,
 };
 
 pub mod token;

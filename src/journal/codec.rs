@@ -12,9 +12,8 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    event::{Envelope, EventId, EventType, Recorded, RequestFacts},
+    event::{Envelope, EventId, EventType, Principal, Recorded, RequestFacts},
     fault_injection,
-    verification::Principal,
 };
 
 mod hub;

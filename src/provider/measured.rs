@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use metrics::{Counter, Histogram};
 
-use crate::{telemetry::metrics::kept::Kept, verification::SecretUse};
+use crate::{event::SecretUse, telemetry::metrics::kept::Kept};
 
 /// Handles of the metrics of one provider's webhooks.
 #[derive(Debug)]

@@ -5,10 +5,9 @@
 
 use super::{NotYet, Transform, branches::Lookup, places::OfNews};
 use crate::{
-    event::Recorded,
+    event::{NotYours, Principal, Recorded},
     order::body::Place,
     provider::{Content, Fact, StoreOfDocument},
-    verification::{NotYours, Principal},
 };
 
 /// A branch that the webhook's principal may act for.

@@ -4,37 +4,13 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
 
-use super::principal::Principal;
+use crate::event::{Origin, Principal};
 
 /// Most secrets that one name may have at a time; a rotation needs two.
 pub const MAX_SECRETS: usize = 8;
 /// The name of the secret that a step takes where it names none: `<PROVIDER>_WEBHOOK_SECRET`.
 pub const WEBHOOK_SECRET: &str = "webhook_secret";
-
-/// Where a secret came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Origin {
-    /// An environment variable.
-    Env,
-    /// The file that a variable names.
-    File,
-    /// `branch_delivery_configs.webhook_secret`.
-    Branch,
-}
-
-impl Origin {
-    /// As it stands on events and in metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Env => "env",
-            Self::File => "file",
-            Self::Branch => "branch",
-        }
-    }
-}
 
 /// Where a secret of the provider's own came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,17 +28,6 @@ impl From<Own> for Origin {
             Own::File => Self::File,
         }
     }
-}
-
-/// Which secret matched: never its value.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct SecretUse {
-    /// Its name, `webhook_secret`.
-    pub name: String,
-    /// Where it came from.
-    pub origin: Origin,
-    /// Which of those of the same name and origin, newest = 0.
-    pub index: usize,
 }
 
 /// One secret.

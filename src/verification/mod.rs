@@ -20,14 +20,12 @@ pub mod time;
 pub mod digest;
 pub mod jwt;
 pub mod keys;
-pub mod principal;
 pub mod sign;
 mod json;
 mod prove;
 
 pub use self::{
-    keys::{Keyring, Keys, SecretUse},
-    principal::{NotYours, Principal},
+    keys::{Keyring, Keys},
     request::{Proof, Unverified, Verified},
     scheme::Scheme,
     sign::sign,

@@ -13,12 +13,12 @@ use super::{
     digest::Encoding,
     json,
     jwt::Jwt,
-    keys::{Keys, Secret, SecretUse},
+    keys::{Keys, Secret},
     place::{self, MAX_CHARS, Place},
-    principal::Principal,
     request::{Covers, Proof, Unverified},
     scheme::{BodyHash, Scheme, Signed, Static},
 };
+use crate::event::{SecretUse, principal::Principal};
 
 /// Longest id of a message that is taken as its replay key, in bytes; real ones have 20 to 64.
 const MAX_REPLAY_KEY_BYTES: usize = 256;

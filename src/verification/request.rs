@@ -3,8 +3,7 @@
 use axum::http::{HeaderMap, Method, Uri};
 use chrono::{DateTime, Utc};
 
-use super::{keys::SecretUse, principal::Principal};
-use crate::event::EventId;
+use crate::event::{EventId, SecretUse, principal::Principal};
 
 /// A request that nobody has vouched for yet.
 #[derive(Debug, Clone, Copy)]

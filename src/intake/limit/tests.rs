@@ -1,9 +1,10 @@
 use super::{taken::Load, *};
 use crate::{
     config::{Config, Environment},
+    event::Principal,
     intake::allow_list::AllowList,
     provider::{Catalogue, Measured, Provider as _, declarative::Declarative},
-    verification::{Keyring, Keys, Principal, Scheme},
+    verification::{Keyring, Keys, Scheme},
 };
 
 /// A new webhook of the provider.

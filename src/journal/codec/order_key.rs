@@ -4,10 +4,7 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-use crate::{
-    event::{EventType, Recorded, push::is_of_backend},
-    verification::Principal,
-};
+use crate::event::{EventType, Principal, Recorded, push::is_of_backend};
 
 /// Which line an event stands in: the head of a hash of provider and order id, so that an order has a short name of one length
 /// that is safe in a subject. What was proven by a branch's secret has lines of its own, with the branch in the hash: it neither

@@ -5,7 +5,7 @@ use chrono::Utc;
 use super::Stage;
 use crate::{
     event::{
-        Envelope, EventType, NewEvent, Recorded,
+        Envelope, EventType, NewEvent, NotYours, Recorded,
         outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, NOT_YOURS, Rejected},
     },
     journal::{
@@ -13,7 +13,6 @@ use crate::{
         superseded::{Newer, SUPERSEDED},
     },
     telemetry::panics::Panicked,
-    verification::NotYours,
 };
 
 /// Gives an event up after so many requests: counts it, says so, and returns what is to be recorded. `label` makes the

@@ -229,10 +229,7 @@ mod tests {
     use chrono::Utc;
 
     use super::*;
-    use crate::{
-        event::{Envelope, EventId, EventType},
-        verification::Principal,
-    };
+    use crate::event::{Envelope, EventId, EventType, Principal};
 
     fn item(sequence: u64, order: &str, bytes: usize) -> Item {
         let id = EventId::of_webhook("careem", &[&sequence.to_be_bytes()]);

@@ -9,11 +9,10 @@ use serde_json::json;
 use super::given_up::alarm;
 use crate::{
     event::{
-        Envelope, EventId, EventType, NewEvent, Recorded,
+        Envelope, EventId, EventType, NewEvent, Principal, Recorded,
         outcome::{DeadLettered, ErrorReport, ErrorType, OUTCOME, Rejected},
     },
     journal::codec,
-    verification::Principal,
 };
 
 /// The message is on the log, and this version cannot read it.

@@ -208,10 +208,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{
-        event::{Envelope, ORDER_CREATED},
-        verification::Principal,
-    };
+    use crate::event::{Envelope, ORDER_CREATED, Principal};
 
     fn event(sequence: u64, event_type: EventType, cause: Option<EventId>, code: &str) -> Recorded {
         let id = EventId::of_webhook("careem", &[&sequence.to_be_bytes()]);

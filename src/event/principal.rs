@@ -1,7 +1,7 @@
 //! The principal: on whose behalf a webhook was proven, and for which branch it may act.
 //!
 //! A principal comes out of verification, with the secret that matched, and goes with the webhook from there: it is part of
-//! [`Verified`](super::Verified), of the envelope and of every event that follows. Whatever resolves a branch later asks
+//! [`Verified`](crate::verification::Verified), of the envelope and of every event that follows. Whatever resolves a branch later asks
 //! [`Principal::may_act_for`]; a claim in a header, a body or a fetched document gives nobody more than the secret did.
 
 use std::{fmt, sync::Arc};
@@ -27,12 +27,12 @@ pub struct NotYours {
 
 impl Principal {
     /// Of a secret that is the provider's, for all branches. Only verification makes it.
-    pub(super) const fn provider() -> Self {
+    pub(crate) const fn provider() -> Self {
         Self(None)
     }
 
     /// Of a secret that is one branch's. Only verification makes it.
-    pub(super) fn branch_alone(branch: &str) -> Self {
+    pub(crate) fn branch_alone(branch: &str) -> Self {
         Self(Some(Arc::from(branch)))
     }
 
@@ -64,7 +64,7 @@ impl Principal {
     }
 
     /// The narrower of two that proved one request together; none where they are two branches.
-    pub(super) fn and(self, other: Self) -> Option<Self> {
+    pub(crate) fn and(self, other: Self) -> Option<Self> {
         match (self.0, other.0) {
             (Some(one), Some(other)) => (one == other).then_some(Self(Some(one))),
             (one, other) => Some(Self(one.or(other))),

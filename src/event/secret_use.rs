@@ -1,0 +1,37 @@
+//! Which of a provider's secrets verified a webhook, as it stands on the event: never its value.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a secret came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// An environment variable.
+    Env,
+    /// The file that a variable names.
+    File,
+    /// `branch_delivery_configs.webhook_secret`.
+    Branch,
+}
+
+impl Origin {
+    /// As it stands on events and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Env => "env",
+            Self::File => "file",
+            Self::Branch => "branch",
+        }
+    }
+}
+
+/// Which secret matched: never its value.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SecretUse {
+    /// Its name, `webhook_secret`.
+    pub name: String,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Which of those of the same name and origin, newest = 0.
+    pub index: usize,
+}
