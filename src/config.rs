@@ -24,7 +24,6 @@ use crate::{
 
 mod bounds;
 mod environment;
-mod duration;
 mod database;
 mod event_log;
 mod limits;
@@ -42,7 +41,6 @@ mod without_effect;
 pub use self::{
     bounds::Bounds,
     database::Database,
-    duration::parse_duration,
     environment::Environment,
     event_log::{EventFormat, EventLog},
     limits::{RateLimits, Rule},

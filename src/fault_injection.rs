@@ -22,7 +22,7 @@ mod active {
         time::Duration,
     };
 
-    use crate::config::parse_duration;
+    use crate::text::parse_duration;
 
     static TIMES: LazyLock<HashMap<String, Duration>> = LazyLock::new(|| {
         let text = std::env::var("HUB_TEST_TIMES").unwrap_or_default();

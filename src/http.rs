@@ -15,7 +15,6 @@ use crate::{
     tls,
 };
 
-pub mod segment;
 mod body;
 mod client;
 mod connection;

@@ -14,6 +14,8 @@
 //! from outside. [`fault_injection`] lets hazard tests shorten constants and end the process at a named point. [`tls`] is what it connects with, [`http`] how it asks others. [`event`] and [`config`] are the words that the others speak; neither does any I/O of its own.
 
 pub mod config;
+pub mod text;
+pub mod json;
 pub mod event;
 pub mod intake;
 pub mod integration;

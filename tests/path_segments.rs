@@ -119,7 +119,7 @@ async fn an_order_id_is_one_segment_or_refused() {
             assert_eq!(answer.status, 200, "{id}: {answer:?}");
         }
         outside
-            .ask(&hub, &webhook_hub::http::segment::encode(id).unwrap(), "accepted")
+            .ask(&hub, &webhook_hub::text::segment::encode(id).unwrap(), "accepted")
             .await;
     }
     world.log.wait_for(EventType::OrderForwarded, 2 * TAKEN.len()).await;

@@ -59,7 +59,7 @@ impl fmt::Display for Size {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::parse_duration;
+    use crate::text::parse_duration;
 
     #[test]
     fn what_is_shown_can_be_written() {

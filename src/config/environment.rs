@@ -14,8 +14,8 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{
     ConfigError,
     bounds::{Bounds, Size, Written},
-    duration::parse_duration,
 };
+use crate::text::duration::parse_duration;
 
 /// Largest file that is read for a value; a certificate chain has a few KiB.
 const MAX_FILE_BYTES: u64 = 64 * 1024;

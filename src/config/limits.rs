@@ -6,8 +6,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Bounds, ConfigError, Environment, parse_duration, prefix};
-use crate::provider::Catalogue;
+use super::{Bounds, ConfigError, Environment, prefix};
+use crate::{provider::Catalogue, text::parse_duration};
 
 /// Figures of the seed design: a provider's own, then everybody else's; all in 60 s.
 const PROVIDER_POINTS: [(&str, u64); 2] = [("careem", 1000), ("talabat", 500)];

@@ -18,11 +18,9 @@ use super::{
 use crate::{
     config,
     event::{Envelope, outcome::ErrorType},
-    http::{
-        self, MAX_ANSWER_BYTES, Target,
-        segment::{self, NotASegment},
-    },
+    http::{self, MAX_ANSWER_BYTES, Target},
     journal::codec::OrderKey,
+    text::segment::{self, NotASegment},
 };
 
 /// Where the backend takes orders, below its base URL.

@@ -35,7 +35,6 @@ pub mod receive;
 pub mod reload;
 pub mod body;
 pub mod heavy;
-pub mod structure;
 pub mod client_ip;
 pub mod allow_list;
 pub mod limit;

@@ -25,12 +25,13 @@ use super::{
         taken::{Load, Point},
     },
     refusal::Reason,
-    request_id, structure,
+    request_id,
 };
 use crate::{
     event::NewEvent,
     journal::Appended,
-    provider::{Admission, Enabled},
+    json::structure,
+    provider::{self, Admission, Enabled},
     verification::Unverified,
 };
 
@@ -156,7 +157,9 @@ async fn admit(
     if let Some(guest) = parts.extensions.get::<Guest>().filter(|_| !enabled.scheme.is_none()) {
         guest.note_verified();
     }
-    let read = structure::check(body).and_then(|()| enabled.provider.read(&verified));
+    let read = structure::check(body)
+        .map_err(provider::Refusal::from)
+        .and_then(|()| enabled.provider.read(&verified));
     let was_there = read.as_ref().is_ok_and(|admission| {
         let order = &admission.external_order_id;
         intake.orders.has_webhook(&enabled.name, order, admission.event_id)

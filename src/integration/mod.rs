@@ -29,7 +29,6 @@ use self::{
 use crate::{
     config,
     event::{Envelope, EventId, EventType, NewEvent, Principal},
-    http::segment,
     intake::{
         audit::NO_PROVIDER,
         body::{self, Budget, Held, Reading, Sender, Standing},
@@ -43,6 +42,7 @@ use crate::{
     journal::{AppendError, Journal, read::event_at},
     provider::{Registry, admission::MAX_ORDER_ID_BYTES},
     telemetry::trace_context,
+    text::segment,
 };
 
 pub mod token;

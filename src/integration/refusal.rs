@@ -16,7 +16,7 @@ use super::Integration;
 use crate::{
     intake::{self, audit::Refused, refusal::json_response, request_id},
     journal::AppendError,
-    order::fault::{Fault, counted},
+    json::fault::{Fault, counted},
 };
 
 /// Why a request is not taken.

@@ -15,10 +15,8 @@ use crate::{
         EventType,
         push::{STATUS_REQUEST, StatusRequested, Word},
     },
-    order::{
-        fault::{Fault, Faults},
-        node::Node,
-    },
+    json::fault::{Fault, Faults},
+    order::node::Node,
     provider::admission::MAX_ORDER_ID_BYTES,
 };
 

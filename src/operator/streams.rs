@@ -7,11 +7,12 @@ use serde_json::json;
 
 use super::{print, tell, with_rights};
 use crate::{
-    config::{self, Environment, parse_duration},
+    config::{self, Environment},
     journal::{
         connection::{Connection, PROVISION_INBOX},
         streams::{self, Choice, Difference, Setting, mirror},
     },
+    text::parse_duration,
 };
 
 /// Shortest age that events may be kept for: the default schedule of retries ends after three days, and a cause that is mended

@@ -1,16 +1,16 @@
 //! Reading JSON whose fields are known here, such as what the backend sends: each value is kept as its text and the place
 //! where it stands, so that no number passes through a float and every fault is named with its JSON pointer.
 //!
-//! Providers' webhooks, whose fields stand in files, are read by [`super::tree`]. Both walk over the text with
-//! [`super::scan`]; what they make of it differs. There places are asked for again and again by pointers of any length,
+//! Providers' webhooks, whose fields stand in files, are read by [`crate::json::tree`]. Both walk over the text with
+//! [`crate::json::scan`]; what they make of it differs. There places are asked for again and again by pointers of any length,
 //! and what nobody took is kept, so all values stand in one list, whose size is limited. Here the code goes down once,
 //! field by field, needs the place of what is absent too, and is done with an object when it has read it.
 
 use std::borrow::Cow;
 
-use super::{
+use super::money::{Currency, Money};
+use crate::json::{
     fault::Faults,
-    money::{Currency, Money},
     pointer::escape,
     scan::{self, Document, unescape},
 };

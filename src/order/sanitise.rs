@@ -234,41 +234,6 @@ fn handler(bytes: &[u8]) -> Option<usize> {
     (on.eq_ignore_ascii_case(b"on") && EVENTS.binary_search(&event.as_str()).is_ok()).then_some(begin)
 }
 
-/// JSON text of a string in which each half of a surrogate pair that stands alone is U+FFFD. Platforms that shorten notes
-/// by UTF-16 units cut an emoji in two; the order is not lost for that.
-pub fn with_whole_surrogates(json: &str) -> Cow<'_, str> {
-    let (mut kept, mut rest) = (String::new(), json);
-    let mut changed = false;
-    while let Some(at) = rest.find('\\') {
-        let (before, escape) = rest.split_at(at);
-        let (length, whole) = match surrogate(escape) {
-            Some(0xd800..=0xdbff) if matches!(escape.get(6..).and_then(surrogate), Some(0xdc00..=0xdfff)) => (12, true),
-            Some(_) => (6, false),
-            None => (2, true),
-        };
-        // An escape has at least two bytes; text that ends before is no JSON, and is left to whoever reads it.
-        let Some((escape, after)) = escape.split_at_checked(length) else {
-            break;
-        };
-        kept.push_str(before);
-        kept.push_str(if whole { escape } else { "\\ufffd" });
-        changed |= !whole;
-        rest = after;
-    }
-    if !changed {
-        return Cow::Borrowed(json);
-    }
-    kept.push_str(rest);
-    Cow::Owned(kept)
-}
-
-/// The surrogate that an escape at the beginning of this means.
-fn surrogate(escape: &str) -> Option<u16> {
-    let digits = escape.strip_prefix("\\u")?.get(..4)?;
-    let unit = u16::from_str_radix(digits, 16).ok()?;
-    (0xd800..=0xdfff).contains(&unit).then_some(unit)
-}
-
 mod json;
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ use crate::{
     database::{self, Connection, Transaction, query},
     event::{EventType, Recorded},
     fault_injection,
-    order::sanitise::with_whole_surrogates,
+    json::surrogates::with_whole_surrogates,
     telemetry::panics::{self, Panicked},
 };
 

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use crate::{event::EventId, http::segment, order::sanitise::sanitise, verification::Verified};
+use crate::{
+    event::EventId, json::structure::Malformed, order::sanitise::sanitise, text::segment, verification::Verified,
+};
 
 /// Longest order id that is taken, in bytes; the longest real one has 36.
 pub const MAX_ORDER_ID_BYTES: usize = 128;
@@ -13,6 +15,12 @@ pub enum Refusal {
     /// Not what the provider sends; says what was expected, never what was sent.
     #[error("invalid webhook payload: {0}")]
     InvalidPayload(String),
+}
+
+impl From<Malformed> for Refusal {
+    fn from(Malformed(why): Malformed) -> Self {
+        Self::InvalidPayload(why)
+    }
 }
 
 /// A request that was let in.

@@ -2,12 +2,14 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::order::{
-    body::{self, Origin, Place},
-    fault::{Fault, counted},
-    flag::Flag,
-    model::{Order, StatusChange},
-    sanitise::clean_json,
+use crate::{
+    json::fault::{Fault, counted},
+    order::{
+        body::{self, Origin, Place},
+        flag::Flag,
+        model::{Order, StatusChange},
+        sanitise::clean_json,
+    },
 };
 
 /// What a webhook tells, in nobody's format but ours.

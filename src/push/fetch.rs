@@ -17,10 +17,9 @@ use crate::{
         EventType, NewEvent, Recorded,
         outcome::{ErrorReport, ErrorType, OUTCOME},
     },
-    http::segment,
-    intake::structure,
     journal::settle::Failure,
-    provider::Refusal,
+    json::structure,
+    text::segment,
 };
 
 impl Push {
@@ -74,7 +73,7 @@ impl Push {
 
 /// Why a document cannot be an order: it must be what a webhook's body must be, or two readers could make two orders of it.
 fn unfit(document: &[u8]) -> Option<ErrorReport> {
-    let Refusal::InvalidPayload(why) = structure::check(document).err()?;
+    let why = structure::check(document).err()?;
     let message = format!("the order that the provider gave cannot be read: {why}");
     Some(ErrorReport::new(
         ErrorType::Validation,

@@ -6,10 +6,12 @@ use std::collections::{HashMap, HashSet, hash_map::Entry};
 
 use serde_json::{Value, json};
 
-use crate::order::{
-    fault::{Fault, Faults},
-    money::{Currency, Money},
-    node::{Node, Object},
+use crate::{
+    json::fault::{Fault, Faults},
+    order::{
+        money::{Currency, Money},
+        node::{Node, Object},
+    },
 };
 
 /// Most categories, items and so on of one menu, all together.

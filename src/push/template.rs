@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::http::segment::{self, NotASegment};
+use crate::text::segment::{self, NotASegment};
 
 /// Largest template, in bytes.
 const MAX_BYTES: usize = 64 * 1024;

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::{json, place::Source};
-use crate::order::scan::Document;
+use crate::json::scan::Document;
 
 /// What a field holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

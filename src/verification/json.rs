@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::order::scan::{Document, verbatim};
+use crate::json::scan::{Document, verbatim};
 
 /// Deepest pointer that a scheme may hold; the deepest real one has five steps.
 pub(super) const MAX_POINTER_STEPS: usize = 16;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value};
 
 use super::{digest::SecretEncoding, place::Place};
-use crate::config::parse_duration;
+use crate::text::parse_duration;
 
 /// How long a token is good that `send` makes.
 const OWN_LIFETIME: Duration = Duration::from_secs(300);

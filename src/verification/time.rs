@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, de};
 
 use super::place::{Parse, Place, Source, Table};
-use crate::config::parse_duration;
+use crate::text::parse_duration;
 
 /// How a time is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -230,7 +230,7 @@ async fn nights(kinds: &[Away]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_with_the_real_constants() {
     let Ok(away) = std::env::var("HUB_OUTAGE") else { return };
-    let away = webhook_hub::config::parse_duration(&away).expect("HUB_OUTAGE: a duration");
+    let away = webhook_hub::text::parse_duration(&away).expect("HUB_OUTAGE: a duration");
     // The longest pause that an attempt of a half-open breaker may have asked for, and what lengthens it.
     const LONGEST_PAUSE: Duration = Duration::from_secs(20 * 60);
     let world = World::new().await;

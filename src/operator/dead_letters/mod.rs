@@ -12,7 +12,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Subcommand;
 
 use crate::{
-    config::{self, Environment, parse_duration},
+    config::{self, Environment},
     event::EventId,
     forward::Forward,
     journal::{
@@ -20,6 +20,7 @@ use crate::{
         stage::Stage as _,
     },
     push::Push,
+    text::parse_duration,
     transform::Transform,
 };
 

@@ -11,11 +11,11 @@ use serde_json::{json, value::RawValue};
 use super::{Try, file_or_name, print};
 use crate::{
     config::{self, Environment},
-    operator::read,
-    order::{
+    json::{
         fault::Fault,
         tree::{Kind, Place, Tree},
     },
+    operator::read,
     provider::declarative::{
         Declarative,
         menu_word::MenuWord,

@@ -428,7 +428,7 @@ fn item(line: &model::Line) -> Item<'_> {
     }
 }
 
-/// As deep as the document that it was read from, which is read to [`super::super::tree::MAX_DEPTH`].
+/// As deep as the document that it was read from, which is read to [`crate::json::tree::MAX_DEPTH`].
 fn modifier(modifier: &model::Modifier) -> ItemModifier<'_> {
     ItemModifier {
         group: modifier.group.as_deref(),

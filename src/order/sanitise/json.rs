@@ -5,7 +5,8 @@
 
 use std::borrow::Cow;
 
-use super::{is_plain, sanitise, with_whole_surrogates};
+use super::{is_plain, sanitise};
+use crate::json::surrogates::with_whole_surrogates;
 
 /// Most places that are named; who reads the log line looks at the order anyway.
 const MAX_CHANGED: usize = 50;

@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{
     event::ORDER_CREATED,
+    json::pointer::Pointer,
     order::{
         model::{CourierState, Fulfillment, TaxMode},
         money::Currency,
-        pointer::Pointer,
         status::Status,
     },
     push::outbound::Spec,

@@ -13,12 +13,12 @@ use super::{
     reader::is_text,
 };
 use crate::{
-    intake::structure,
-    order::{
+    json::{
         pointer::Pointer,
         scan::{Document, unescape, verbatim},
+        structure,
     },
-    provider::{Refusal, kept_header},
+    provider::kept_header,
 };
 
 /// What an ignored webhook is about, where it names no order.
@@ -182,7 +182,7 @@ fn with_reader<T>(file: &File, arriving: &Arriving<'_>, then: impl FnOnce(&Reade
                 )
             })?;
             // It is a body of its own: with a key twice, two readers could make two orders of it.
-            structure::check(inner.as_bytes()).map_err(|Refusal::InvalidPayload(why)| format!("{pointer}: {why}"))?;
+            structure::check(inner.as_bytes()).map_err(|why| format!("{pointer}: {why}"))?;
             let reader = Reader {
                 webhook: &file.webhook,
                 body,

@@ -9,11 +9,13 @@ use super::{
     pick::{Amount, Pick},
     reader::{Need, Reader},
 };
-use crate::order::{
-    flag::Flag,
-    model::{Line, Modifier, Translation},
-    money::{Currency, Money},
-    tree::Place,
+use crate::{
+    json::tree::Place,
+    order::{
+        flag::Flag,
+        model::{Line, Modifier, Translation},
+        money::{Currency, Money},
+    },
 };
 
 /// How deep choices within choices are read; what lies deeper is kept with what has no field. The deepest that a provider

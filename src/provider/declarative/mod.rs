@@ -3,7 +3,7 @@
 //! [`load`] reads a file and tells all that is wrong with it, [`mod@file`], [`pick`], [`lists`], [`words`], [`clock`] and
 //! [`path`] are its shape, [`response`] its answers;
 //! `head` is what the intake reads by it, `reader`, `values`, `order` and `lines` what the transformation does. Evaluating
-//! ends: nothing in a file repeats, and a document is read within the limits of [`crate::order::tree`].
+//! ends: nothing in a file repeats, and a document is read within the limits of [`crate::json::tree`].
 //! `docs/providers.md` explains the format to whoever writes one.
 
 use std::{borrow::Cow, sync::Arc};
@@ -40,11 +40,11 @@ use super::{
 };
 use crate::{
     event::Recorded,
-    order::{
+    json::{
         fault::Fault,
-        money::Currency,
         tree::{Place, Tree, TreeError},
     },
+    order::money::Currency,
     verification::{Scheme, Unverified, Verified},
 };
 

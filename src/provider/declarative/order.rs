@@ -8,13 +8,17 @@ use super::{
     reader::{Accepts, Need, Reader},
     values::Chosen,
 };
-use crate::order::{
-    flag::Flag,
-    model::{Address, Courier, Customer, Discount, Extra, Fulfillment, Order, Payment, Pricing, StatusChange, TaxMode},
-    money::{Currency, Money},
-    phone::e164,
-    status::Status,
-    tree::Tree,
+use crate::{
+    json::tree::Tree,
+    order::{
+        flag::Flag,
+        model::{
+            Address, Courier, Customer, Discount, Extra, Fulfillment, Order, Payment, Pricing, StatusChange, TaxMode,
+        },
+        money::{Currency, Money},
+        phone::e164,
+        status::Status,
+    },
 };
 
 /// Most bytes of what has no field that are kept beside an order; the log has all of it.

@@ -11,7 +11,7 @@ use serde::{
 };
 
 use super::words::Words;
-use crate::{order::pointer::Pointer, provider::is_credential};
+use crate::{json::pointer::Pointer, provider::is_credential};
 
 /// Most places that are tried for one value.
 const MAX_SOURCES: usize = 16;

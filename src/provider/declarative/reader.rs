@@ -22,11 +22,13 @@ use super::{
     path::PathTemplate,
     pick::{Clock, Lookup, Pick, Source, Sources, Unit},
 };
-use crate::order::{
-    fault::{Fault, Faults},
-    flag::Flag,
-    pointer::Pointer,
-    tree::{Kind, Place, Tree},
+use crate::{
+    json::{
+        fault::{Fault, Faults},
+        pointer::Pointer,
+        tree::{Kind, Place, Tree},
+    },
+    order::flag::Flag,
 };
 
 /// Most elements of one list that are read: no basket has so many lines.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, de};
 
-use crate::order::{
+use crate::json::{
     pointer::Pointer,
     scan::{Document, unescape},
 };

@@ -11,10 +11,8 @@ use super::{
 };
 use crate::{
     event::Recorded,
-    order::{
-        body::{Origin, Place},
-        fault::Fault,
-    },
+    json::fault::Fault,
+    order::body::{Origin, Place},
     provider::{Content, Fact, Posted, Provider, TransformError},
 };
 

@@ -11,10 +11,12 @@ use super::{
     pick::{Amount, Choice, Clock, Lookup, Pick, Test, Time, Unit},
     reader::{Accepts, At, MAX_ELEMENTS, Need, Reader, Sought, Text, is_nothing},
 };
-use crate::order::{
-    flag::Flag,
-    money::{AmountError, Currency, Money, Reading},
-    tree::Place,
+use crate::{
+    json::tree::Place,
+    order::{
+        flag::Flag,
+        money::{AmountError, Currency, Money, Reading},
+    },
 };
 
 /// Largest quantity or coordinate, either way: a million kilograms in grams. Beyond it a backend's integers end.

@@ -10,12 +10,12 @@ use url::Url;
 
 use super::{Auth, Call, Fetch, FetchPlace, FetchSpec, Href, MenuCall, MenuResult, MenuSpec, ResultSpec, StatusCall};
 use crate::{
-    config::parse_duration,
     event::push::Word,
     push::{
         template::{Json, Text, Vocabulary},
         words,
     },
+    text::parse_duration,
 };
 
 /// How long a provider's word about a menu is waited for, where the file says nothing.

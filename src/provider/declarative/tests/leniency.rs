@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::{super::sample, *};
-use crate::order::fault::Fault;
+use crate::json::fault::Fault;
 
 mod cases;
 mod words;

@@ -9,7 +9,7 @@ const SAMPLE: &str = include_str!("../../operator/dev/sample_order.json");
 
 fn refused(body: &str) -> String {
     match check(body.as_bytes()) {
-        Err(Refusal::InvalidPayload(message)) => message,
+        Err(Malformed(message)) => message,
         other => panic!("{other:?}: {}", &body[..body.len().min(200)]),
     }
 }
@@ -160,7 +160,7 @@ fn json_pieces() -> impl Strategy<Value = String> {
 fn agrees(body: &str) -> Result<(), TestCaseError> {
     match check(body.as_bytes()) {
         Ok(()) => prop_assert!(is_json_object(body), "let through: {:?}", body),
-        Err(Refusal::InvalidPayload(message)) => {
+        Err(Malformed(message)) => {
             let ours = ["same key twice", "no text", "out of range"]
                 .iter()
                 .any(|own| message.contains(own));

@@ -2,7 +2,7 @@
 //!
 //! Keeping the text means that no number passes through a float and that ids beyond 2^53 stay what they were. Each value
 //! also knows whether somebody took it, so that what nobody took can be kept beside the order. Why formats of our own are
-//! read another way is said in [`super::node`].
+//! read another way is said in [`crate::order::node`].
 
 use std::{borrow::Cow, cell::Cell};
 

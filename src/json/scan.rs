@@ -1,6 +1,6 @@
 //! Walking over JSON text that is known to be well-formed, without building anything.
 //!
-//! The intake reads three or four fields of a body this way before it is on the log; [`super::tree`] and [`super::node`]
+//! The intake reads three or four fields of a body this way before it is on the log; [`super::tree`] and [`crate::order::node`]
 //! are built with it, and so is what a signature is found by.
 //! Whether the text is JSON is for serde_json to say: a [`Document`] exists only of text that it took.
 
@@ -8,10 +8,8 @@ use std::{borrow::Cow, ops::Range};
 
 use serde_json::value::RawValue;
 
-use super::{
-    pointer::{Pointer, Segment},
-    sanitise::with_whole_surrogates,
-};
+use super::pointer::{Pointer, Segment};
+use crate::json::surrogates::with_whole_surrogates;
 
 /// Text that is one well-formed JSON value.
 #[derive(Debug, Clone, Copy)]

@@ -11,8 +11,6 @@
 
 use std::{borrow::Cow, fmt::Write as _};
 
-use crate::provider::Refusal;
-
 /// Objects and arrays in one another; the deepest real order has eight.
 const MAX_DEPTH: usize = 64;
 /// Keys of one object; the largest real one has sixty.
@@ -33,16 +31,21 @@ const MAX_SHOWN_KEY_CHARS: usize = 32;
 /// Keys of an object up to which each is compared with each other; of more they are sorted.
 const FEW_KEYS: usize = 12;
 
+/// Why a body is refused: what is wrong and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub String);
+
 /// Looks at a whole body. Takes time in proportion to its length.
 ///
 /// # Errors
-/// [`Refusal::InvalidPayload`], saying what is wrong and where, never what stands there.
-pub fn check(body: &[u8]) -> Result<(), Refusal> {
+/// What is wrong and where, never what stands there.
+pub fn check(body: &[u8]) -> Result<(), Malformed> {
     let outcome = match std::str::from_utf8(body) {
         Ok(text) => Scan::of(text).run(),
         Err(error) => Err(format!("not UTF-8 from byte {} on", error.valid_up_to())),
     };
-    outcome.map_err(Refusal::InvalidPayload)
+    outcome.map_err(Malformed)
 }
 
 /// What is wrong.
