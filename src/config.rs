@@ -16,9 +16,9 @@ use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
-    journal::settle::Schedule,
     order::money::Currency,
     provider::{Catalogue, declarative::file::File},
+    retry::Schedule,
     verification::Scheme,
 };
 

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::{
     config::ClientTls,
     event::outcome::{ErrorReport, ErrorType},
-    journal::settle::MAX_ASKED_FOR,
     process::descriptors,
+    retry::MAX_ASKED_FOR,
     tls,
 };
 

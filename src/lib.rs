@@ -17,6 +17,7 @@ pub mod config;
 pub mod text;
 pub mod json;
 pub mod event;
+pub mod retry;
 pub mod intake;
 pub mod integration;
 pub mod verification;

@@ -22,13 +22,13 @@ use crate::{
         Appended,
         connection::Connection,
         lanes::Corner,
-        settle::Failure,
         stage::{self, Before, Stage, give_up},
     },
     memory::Orders,
     order::body::Origin,
     provider::{Content, Fact, Posted, Registry, TransformError},
     push::remote::Remote,
+    retry::Failure,
 };
 
 pub mod branches;

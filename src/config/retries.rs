@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Bounds, ConfigError, Environment, bounds::Written};
-use crate::{journal::settle::Schedule, text::parse_duration};
+use crate::{retry::Schedule, text::parse_duration};
 
 /// The contract's schedule.
 const DEFAULT_DELAYS: &str = "1m,5m,15m,30m,1h,2h,6h,12h,24h";

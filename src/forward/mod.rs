@@ -24,11 +24,11 @@ use crate::{
         Appended,
         connection::Connection,
         lanes::Corner,
-        settle::{Failure, LEAST_PAUSE, Next, Schedule},
         stage::{self, Before, Stage, give_up, turn},
     },
     memory::Orders,
     order::body,
+    retry::{Failure, LEAST_PAUSE, Next, Schedule},
 };
 
 pub mod client;

@@ -33,8 +33,6 @@ use self::{
     writer::Writer,
 };
 
-/// Name of the stream.
-pub const REFUSALS: &str = "REFUSALS";
 /// First token of its subjects: `refusals.{provider}.{code}`.
 pub const SUBJECT_ROOT: &str = "refusals";
 /// What most requests are.

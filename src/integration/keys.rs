@@ -14,11 +14,9 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     event::EventId,
-    journal::{connection::Connection, read::decoded_at},
+    journal::{connection::Connection, read::decoded_at, streams::KEYS},
 };
 
-/// Name of the stream.
-pub const KEYS: &str = "KEYS";
 /// The header that says where on the log the key's event stands.
 const PLACE: &str = "Hub-Key-Place";
 /// Longest wait for one answer of NATS: the backend waits meanwhile.

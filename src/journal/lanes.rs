@@ -44,9 +44,8 @@ use super::{
     connection::Connection,
     read::last_of,
 };
+use crate::journal::streams::LANES;
 
-/// Name of the stream.
-pub const LANES: &str = "LANES";
 /// Events that may wait behind the first one of a lane; one more is given up at once (`LANE_FULL`). An honest order has a
 /// handful, and each that joins writes the whole lane anew.
 pub const MAX_WAITING: usize = 1000;

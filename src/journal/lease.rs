@@ -26,10 +26,11 @@ use uuid::Uuid;
 
 use self::note::Note;
 use super::{connection::Connection, read::last_of};
-use crate::fault_injection::{crash_at, time};
+use crate::{
+    fault_injection::{crash_at, time},
+    journal::streams::LEASES,
+};
 
-/// Name of the stream.
-pub const LEASES: &str = "LEASES";
 /// How long a lease holds. A holder that is stopped or cut off is replaced after this and a bit; one that stalls for
 /// less keeps its work.
 const TTL: Duration = Duration::from_secs(4);

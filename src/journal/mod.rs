@@ -16,7 +16,6 @@ pub mod identity;
 pub mod append;
 pub mod read;
 pub mod pull;
-pub mod settle;
 pub mod superseded;
 pub mod lease;
 pub mod lanes;

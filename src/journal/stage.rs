@@ -77,12 +77,12 @@ use super::{
     lanes::{Corner, Lanes, Read},
     lease::Lease,
     pull::{self, Messages, Pull, acknowledge},
-    settle::Failure,
     streams,
 };
 use crate::{
     event::{EventType, NewEvent, Recorded, outcome::OUTCOME},
     fault_injection::{crash_stage_at, time},
+    retry::Failure,
 };
 
 /// A request stands for less than a lease, so that the one of an instance that stands still is over before another takes

@@ -26,14 +26,20 @@ pub use self::{
     choices::{Choice, Setting},
     compare::Difference,
 };
-use super::{EVENTS, connection::Connection, lanes::LANES, lease::LEASES};
-use crate::{
-    intake::{
-        audit::REFUSALS,
-        limit::{shared::LIMITS, stored::BLOCKS},
-    },
-    integration::keys::KEYS,
-};
+use super::{EVENTS, connection::Connection};
+
+/// Which instance works on a stage.
+pub const LEASES: &str = "LEASES";
+/// Orders that wait for long.
+pub const LANES: &str = "LANES";
+/// Counters of rate limits.
+pub const LIMITS: &str = "LIMITS";
+/// Blocked addresses and providers, and addresses that are known.
+pub const BLOCKS: &str = "BLOCKS";
+/// Refused webhooks.
+pub const REFUSALS: &str = "REFUSALS";
+/// Idempotency keys of the backend.
+pub const KEYS: &str = "KEYS";
 
 const EVENTS_FILE: &str = include_str!("../../streams/EVENTS.json");
 const LEASES_FILE: &str = include_str!("../../streams/LEASES.json");

@@ -14,11 +14,12 @@ use super::{
 };
 use crate::{
     config::{self, Environment},
-    intake::audit::{REFUSALS, Refusal, SUBJECT_ROOT},
+    intake::audit::{Refusal, SUBJECT_ROOT},
     journal::{
         codec,
         connection::{Connection, HUB_INBOX},
         read::{Reader, Start},
+        streams::REFUSALS,
     },
 };
 

@@ -11,9 +11,9 @@ use crate::{
     journal::{
         codec,
         read::{Entry, Reader, Start},
-        settle::Failure,
     },
     projection::writer::CURSOR,
+    retry::Failure,
     transform::{TABLE_AWAY, branches::Branch},
 };
 

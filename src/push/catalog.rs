@@ -26,8 +26,8 @@ use crate::{
     journal::{
         EVENTS, codec,
         read::{Entry, Reader, Start, last_of},
-        settle::{Failure, Next},
     },
+    retry::{Failure, Next},
 };
 
 /// Longest wait for one answer of NATS.

@@ -17,8 +17,8 @@ use crate::{
         EventType, NewEvent, Recorded,
         outcome::{ErrorReport, ErrorType, OUTCOME},
     },
-    journal::settle::Failure,
     json::structure,
+    retry::Failure,
     text::segment,
 };
 

@@ -18,9 +18,9 @@ use crate::{
     journal::{
         Journal,
         lanes::Corner,
-        settle::{Failure, Schedule},
         stage::{Before, Stage},
     },
+    retry::{Failure, Schedule},
     transform::branches::{Branch, Branches},
 };
 

@@ -11,7 +11,8 @@ use crate::{
         outcome::{ErrorReport, OUTCOME},
         push::PushFailed,
     },
-    journal::{settle::Schedule, stage::give_up},
+    journal::stage::give_up,
+    retry::Schedule,
 };
 
 /// Which event tells of an attempt at this one.

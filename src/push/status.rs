@@ -14,7 +14,7 @@ use crate::{
         outcome::{ErrorReport, ErrorType, ORDER_AMBIGUOUS, OUTCOME},
         push::{StatusPushed, StatusRequested},
     },
-    journal::settle::Failure,
+    retry::Failure,
 };
 
 impl Push {

@@ -26,8 +26,6 @@ use super::{
 };
 use crate::journal::connection::Connection;
 
-/// Name of the stream of counters.
-pub const LIMITS: &str = "LIMITS";
 /// Where instances say that they are there, and what the counters are.
 const SUBJECT: &str = "hub.quota";
 /// How often counters are told what was taken, where there are other instances and nothing is urgent. Each time costs the

@@ -15,10 +15,9 @@ use super::{
 use crate::journal::{
     connection::Connection,
     read::{Raw, Reader, Start},
+    streams::BLOCKS,
 };
 
-/// Name of the stream.
-pub const BLOCKS: &str = "BLOCKS";
 /// Blocks, on `hub.block.address.{address}` and `hub.block.provider.{provider}`; an empty message lifts one.
 pub const BLOCK_SUBJECTS: &str = "hub.block.>";
 /// Addresses that lately sent a verified webhook, on `hub.known.{address}`; the payload says when.

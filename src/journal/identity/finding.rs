@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{connection::Connection, lease::LEASES, read::last_of};
+use crate::journal::{connection::Connection, read::last_of, streams::LEASES};
 
 /// How long a finding is shown: longer than a weekend with a public holiday on each side.
 pub const SHOWN_FOR: Duration = Duration::from_secs(7 * 24 * 3600);

@@ -22,13 +22,14 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::{
-    ANSWER_TIMEOUT, Corner, LANES, Lane, key_of,
+    ANSWER_TIMEOUT, Corner, Lane, key_of,
     told::{self, Found, Past},
 };
 use crate::journal::{
     codec::OrderKey,
     connection::Connection,
     read::{Reader, Start},
+    streams::LANES,
 };
 
 /// Lanes that one pull request brings: fewer than a subscription of the client holds.

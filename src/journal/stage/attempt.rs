@@ -38,9 +38,9 @@ use crate::{
         lease::Validity,
         pull::acknowledge,
         read::{decoded_at, event_at},
-        settle::{Parking, Settlement, settle},
         superseded::{self, Newer},
     },
+    retry::{Parking, Settlement, settle},
     telemetry::panics,
 };
 

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use super::{Stage, attempt::is_ours, names::Acceptances};
 use crate::{
     event::{EventId, Recorded},
-    journal::{codec::OrderKey, lanes::Lane, read::Entry, settle::Parking},
+    journal::{codec::OrderKey, lanes::Lane, read::Entry},
+    retry::Parking,
 };
 
 /// What every event that tells of an attempt says.

@@ -8,10 +8,8 @@ use crate::{
         Envelope, EventType, NewEvent, NotYours, Recorded,
         outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, NOT_YOURS, Rejected},
     },
-    journal::{
-        settle::Schedule,
-        superseded::{Newer, SUPERSEDED},
-    },
+    journal::superseded::{Newer, SUPERSEDED},
+    retry::Schedule,
     telemetry::panics::Panicked,
 };
 

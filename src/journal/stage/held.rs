@@ -5,10 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use async_nats::jetstream::Message;
 
 use super::rebuild::Mend;
-use crate::{
-    event::Recorded,
-    journal::{codec::OrderKey, settle::Parking},
-};
+use crate::{event::Recorded, journal::codec::OrderKey, retry::Parking};
 
 /// Events and lanes that are held at a time, waiting or at work. The consumers' `max_ack_pending` is many times that: what
 /// an instance held when it died is taken up from the log, but the server counts it until it has handed it out again.
