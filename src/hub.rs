@@ -19,11 +19,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{self, Config},
     database::Database,
-    forward::{
-        Forward,
-        client::Client,
+    delivery::{
         gate::{Gate, shared},
+        stage,
     },
+    forward::{Forward, client::Client},
     intake::{
         self, Intake,
         audit::Audit,
@@ -37,7 +37,7 @@ use crate::{
     journal::{
         Journal,
         connection::{Connection, HUB_INBOX},
-        stage, streams, unreachable,
+        streams, unreachable,
     },
     memory::Orders,
     process::{self, budget::Budget, notify::Manager},

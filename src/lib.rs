@@ -24,6 +24,7 @@ pub mod verification;
 pub mod provider;
 pub mod order;
 pub mod journal;
+pub mod delivery;
 pub mod database;
 pub mod tls;
 pub mod http;

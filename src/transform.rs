@@ -12,18 +12,17 @@ use serde_json::{Value, json};
 
 use crate::{
     database::Database,
+    delivery::{
+        lanes::Corner,
+        stage::{self, Before, Stage, give_up},
+    },
     event::{
         EventType, NewEvent, NotYours, Recorded,
         outcome::{ErrorReport, ErrorType, Ignored, ORDER_AMBIGUOUS},
         push::Word,
     },
     fault_injection,
-    journal::{
-        Appended,
-        connection::Connection,
-        lanes::Corner,
-        stage::{self, Before, Stage, give_up},
-    },
+    journal::{Appended, connection::Connection},
     memory::Orders,
     order::body::Origin,
     provider::{Content, Fact, Posted, Registry, TransformError},

@@ -12,11 +12,9 @@ use async_nats::jetstream;
 use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 use webhook_hub::{
+    delivery::lanes::MAX_WAITING,
     event::EventType,
-    journal::{
-        codec::{OrderKey, partition_token},
-        lanes::MAX_WAITING,
-    },
+    journal::codec::{OrderKey, partition_token},
 };
 
 use crate::harness::{

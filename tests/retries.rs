@@ -5,11 +5,9 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use serde_json::json;
 use webhook_hub::{
+    delivery::lanes::Lane,
     event::EventType,
-    journal::{
-        codec::{OrderKey, partition_token},
-        lanes::Lane,
-    },
+    journal::codec::{OrderKey, partition_token},
 };
 
 use crate::harness::{

@@ -15,17 +15,18 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     config,
+    delivery::{
+        breaker::Outcome,
+        gate::{Gate, Pass},
+        lanes::Corner,
+        stage::{self, Before, Stage, give_up, turn},
+    },
     event::{
         Envelope, EventType, NewEvent, NotYours, Recorded,
         outcome::{ErrorReport, ErrorType, ForwardFailed, Forwarded, Ignored, ORDER_EXPIRED, OUTCOME, OrderSummary},
         push::{self, StatusRequested, Word},
     },
-    journal::{
-        Appended,
-        connection::Connection,
-        lanes::Corner,
-        stage::{self, Before, Stage, give_up, turn},
-    },
+    journal::{Appended, connection::Connection},
     memory::Orders,
     order::body,
     retry::{Failure, LEAST_PAUSE, Next, Schedule},
@@ -35,16 +36,12 @@ pub mod client;
 pub mod classify;
 mod answer;
 pub mod evidence;
-pub mod breaker;
-pub mod gate;
 pub mod identity;
 mod measured;
 
 use self::{
-    breaker::Outcome,
     classify::{Accepted, Verdict},
     client::Client,
-    gate::{Gate, Pass},
     identity::{DUPLICATE_ORDER, Identity, Plan},
     measured::Measured,
 };

@@ -345,7 +345,7 @@ fn time(name: &'static str, text: &str) -> Result<DateTime<Utc>, CodecError> {
 /// Reads an event back, in either form.
 ///
 /// # Errors
-/// Where it is none of ours; whoever reads it must record that (see [`super::stage`]).
+/// Where it is none of ours; whoever reads it must record that (see [`crate::delivery::stage`]).
 pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Result<Recorded, CodecError> {
     let found = headers.map(Found::of).unwrap_or_default();
     let own_id = need(name::ID, found.id).and_then(|text| id(name::ID, text));

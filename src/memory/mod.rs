@@ -30,6 +30,7 @@ pub(crate) use self::{
     look::Known,
 };
 use crate::{
+    delivery::stage::Stage,
     event::{
         Envelope, EventType, Recorded,
         outcome::{DeadLettered, ErrorType, ORDER_EXPIRED},
@@ -40,7 +41,6 @@ use crate::{
         connection::Connection,
         identity::{self, LogState, Remembered, watch::Identity},
         read::{BATCH, Entry, Reader, Start, last_of},
-        stage::Stage,
     },
 };
 

@@ -2,7 +2,7 @@
 //!
 //! How a provider is spoken to is data ([`outbound`], with the templates of [`template`]); [`remote`] is its interface
 //! with token, limits and breaker, each provider's own, so that the trouble of one holds up nothing of another. Orders
-//! keep their order here as everywhere: the runner is the one of [`crate::journal::stage`], with lanes of its own.
+//! keep their order here as everywhere: the runner is the one of [`crate::delivery::stage`], with lanes of its own.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -11,15 +11,15 @@ use serde_json::Value;
 
 use crate::{
     database::Database,
+    delivery::{
+        lanes::Corner,
+        stage::{Before, Stage},
+    },
     event::{
         EventType, NewEvent, Recorded,
         outcome::{ErrorReport, ErrorType},
     },
-    journal::{
-        Journal,
-        lanes::Corner,
-        stage::{Before, Stage},
-    },
+    journal::Journal,
     retry::{Failure, Schedule},
     transform::branches::{Branch, Branches},
 };

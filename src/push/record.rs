@@ -6,12 +6,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Push;
 use crate::{
+    delivery::stage::give_up,
     event::{
         EventType, NewEvent, Recorded,
         outcome::{ErrorReport, OUTCOME},
         push::PushFailed,
     },
-    journal::stage::give_up,
     retry::Schedule,
 };
 

@@ -26,13 +26,12 @@ use super::{
 };
 use crate::{
     config,
+    delivery::{breaker::Outcome, gate::Gate, stage::turn},
     event::{
         EventId,
         outcome::{ErrorReport, ErrorType},
     },
-    forward::{breaker::Outcome, gate::Gate},
     http::{self, Answer, Incomplete, MAX_ANSWER_BYTES, Target},
-    journal::stage::turn,
 };
 
 /// Most bytes of an order that is fetched: as many as a webhook may have by default.

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     database::{self, Database},
-    forward::{breaker, gate::Gate},
+    delivery::{breaker, gate::Gate},
     intake::receive::astray,
     journal::{Journal, identity::finding},
     projection::writer,

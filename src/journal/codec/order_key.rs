@@ -53,7 +53,7 @@ impl OrderKey {
     }
 
     /// Its first 64 bits.
-    pub(in crate::journal) fn head(self) -> u64 {
+    pub(crate) fn head(self) -> u64 {
         self.0.iter().take(8).fold(0, |head, byte| head << 8 | u64::from(*byte))
     }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Filter;
 use crate::{
+    delivery::stage::Stage,
     event::{
         EventId, EventType, Recorded,
         outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, OUTCOME, Rejected, RetryRequested},
@@ -17,7 +18,6 @@ use crate::{
         EVENTS, codec,
         connection::Connection,
         read::{Entry, Located, Reader, Start, event_at},
-        stage::Stage,
     },
     transform::Transform,
 };

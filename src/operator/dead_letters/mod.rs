@@ -13,12 +13,10 @@ use clap::Subcommand;
 
 use crate::{
     config::{self, Environment},
+    delivery::stage::Stage as _,
     event::EventId,
     forward::Forward,
-    journal::{
-        connection::{Connection, HUB_INBOX},
-        stage::Stage as _,
-    },
+    journal::connection::{Connection, HUB_INBOX},
     push::Push,
     text::parse_duration,
     transform::Transform,

@@ -21,10 +21,11 @@ use super::{
 };
 use crate::{
     config::{Environment, EventLog},
+    delivery::superseded,
     event::{EventId, EventType, outcome::RetryRequested},
     journal::{
         codec::{self, Form},
-        form, superseded,
+        form,
     },
     operator::print,
 };

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use anyhow::Context as _;
 
 use crate::{
+    delivery::stage::Stage,
     event::{
         EventId, EventType, Recorded,
         outcome::{DeadLettered, Rejected},
@@ -15,7 +16,6 @@ use crate::{
         EVENTS,
         connection::Connection,
         read::{Entry, Reader, Start},
-        stage::Stage,
     },
     transform::Transform,
 };

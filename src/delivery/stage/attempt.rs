@@ -29,16 +29,18 @@ use super::{
     unreadable::gone,
 };
 use crate::{
+    delivery::{
+        lanes::{Lane, Lanes},
+        lease::Validity,
+        superseded::{self, Newer},
+    },
     event::{EventId, EventType, NewEvent, Recorded, outcome::RetryRequested},
     fault_injection::{self, crash_stage_at},
     journal::{
         Appended,
         codec::{CodecError, OrderKey},
-        lanes::{Lane, Lanes},
-        lease::Validity,
         pull::acknowledge,
         read::{decoded_at, event_at},
-        superseded::{self, Newer},
     },
     retry::{Parking, Settlement, settle},
     telemetry::panics,

@@ -7,7 +7,7 @@
 //! none, or where it is not about this log, the consumer's acknowledgement floor stands in for it.
 //!
 //! What is parked is in the lanes. Where `LANES` does not hold what was left there (it was lost or emptied, it is an older copy,
-//! lanes came back that had ended: see [`crate::journal::lanes::told`]), the log is read from the oldest event on that was
+//! lanes came back that had ended: see [`crate::delivery::lanes::told`]), the log is read from the oldest event on that was
 //! parked, lanes of what has its outcome are ended, and those that are missing are made. The stage works meanwhile on orders
 //! that cannot have any ([`super::rebuild`]).
 //!
@@ -38,14 +38,16 @@ use super::{
     tenure::Tenure,
 };
 use crate::{
+    delivery::{
+        lanes::{Lanes, Read, told::Told},
+        lease::note::Floor,
+    },
     event::EventId,
     journal::{
         Journal,
         codec::{self, CodecError, Newer, OrderKey},
         connection::Connection,
         identity::{LogState, Mark, Trail, id_of, message_at},
-        lanes::{Lanes, Read, told::Told},
-        lease::note::Floor,
         read::event_at,
         streams,
     },

@@ -71,17 +71,19 @@ use self::{
     unreadable::unreadable,
 };
 use super::{
-    Appended, EVENTS, Journal,
-    codec::{self, OrderKey},
-    identity::Mark,
     lanes::{Corner, Lanes, Read},
     lease::Lease,
-    pull::{self, Messages, Pull, acknowledge},
-    streams,
 };
 use crate::{
     event::{EventType, NewEvent, Recorded, outcome::OUTCOME},
     fault_injection::{crash_stage_at, time},
+    journal::{
+        Appended, EVENTS, Journal,
+        codec::{self, OrderKey},
+        identity::Mark,
+        pull::{self, Messages, Pull, acknowledge},
+        streams,
+    },
     retry::Failure,
 };
 

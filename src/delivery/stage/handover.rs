@@ -27,10 +27,10 @@ use super::{
     tenure::{Busy, Term},
 };
 use crate::{
+    delivery::lease::words_subject,
     event::EventId,
     journal::{
         connection::Connection,
-        lease::words_subject,
         read::{Entry, Reader, end},
     },
 };

@@ -10,7 +10,7 @@ use super::{
     held::{Done, Held},
     rebuild::Mends,
 };
-use crate::journal::lanes::Lanes;
+use crate::delivery::lanes::Lanes;
 
 /// How often the clock is looked at, at least: it may be set, and the machine may have slept. Much less than the five
 /// seconds within which a lane is to be taken up.

@@ -3,7 +3,7 @@
 use chrono::Utc;
 
 use super::{Stage, recovery::Unsettled};
-use crate::{event::NewEvent, journal::lanes::Lanes, telemetry::trace_context};
+use crate::{delivery::lanes::Lanes, event::NewEvent, telemetry::trace_context};
 
 /// The stage was taken over.
 pub(super) fn takeover(stage: &str, unsettled: &Unsettled, lanes: Option<&Lanes>) {

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{floor::WentBack, progress::Progress};
-use crate::journal::{
+use crate::delivery::{
     lanes::told,
     lease::{
         Inherited, Validity,

@@ -25,10 +25,9 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use self::note::Note;
-use super::{connection::Connection, read::last_of};
 use crate::{
     fault_injection::{crash_at, time},
-    journal::streams::LEASES,
+    journal::{connection::Connection, read::last_of, streams::LEASES},
 };
 
 /// How long a lease holds. A holder that is stopped or cut off is replaced after this and a bit; one that stalls for

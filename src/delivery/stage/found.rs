@@ -7,8 +7,9 @@ use serde::Deserialize;
 
 use super::{Stage, attempt::is_ours, names::Acceptances};
 use crate::{
+    delivery::lanes::Lane,
     event::{EventId, Recorded},
-    journal::{codec::OrderKey, lanes::Lane, read::Entry},
+    journal::{codec::OrderKey, read::Entry},
     retry::Parking,
 };
 

@@ -8,11 +8,9 @@ use chrono::Utc;
 
 use super::{Stage, held::Item};
 use crate::{
+    delivery::lanes::{self, Lane, Lanes},
     event::Recorded,
-    journal::{
-        codec::OrderKey,
-        lanes::{self, Lane, Lanes},
-    },
+    journal::codec::OrderKey,
 };
 
 /// How an event joined the lane of its order.

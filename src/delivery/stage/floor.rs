@@ -3,10 +3,12 @@
 use async_nats::jetstream::consumer;
 
 use super::tenure::Tenure;
-use crate::journal::{
-    connection::Connection,
-    identity::{self, Compared, LogState, Remembered, Trail, id_of, message_at, watch::Identity},
-    lease::note::Floor,
+use crate::{
+    delivery::lease::note::Floor,
+    journal::{
+        connection::Connection,
+        identity::{self, Compared, LogState, Remembered, Trail, id_of, message_at, watch::Identity},
+    },
 };
 
 /// A floor that knows nothing but that the server counts as acknowledged what stands up to here.

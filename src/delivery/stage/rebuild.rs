@@ -15,11 +15,11 @@ use futures_util::{TryStreamExt, stream};
 
 use super::{Stage, floor::Left, found::Found, held::MAX_MENDS};
 use crate::{
+    delivery::lanes::{Lane, Lanes, Read, told::Told},
     fault_injection::time,
     journal::{
         codec::OrderKey,
         connection::Connection,
-        lanes::{Lane, Lanes, Read, told::Told},
         read::{End, Entry, Reader},
     },
 };

@@ -16,7 +16,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::journal::lease::Validity;
+use crate::delivery::lease::Validity;
 
 tokio::task_local! {
     static TURN: Arc<Turn>;

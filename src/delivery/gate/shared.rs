@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use super::Gate;
 use crate::{
-    forward::breaker::{Report, State},
+    delivery::breaker::{Report, State},
     journal::connection::Connection,
 };
 

@@ -17,13 +17,13 @@ use std::fmt;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::de::DeserializeOwned;
 
-use super::{
-    codec::{self, partition_token},
-    connection::Connection,
-    read::{Entry, Reader, Start},
-};
 use crate::{
     event::{EventId, EventType, Recorded, outcome::Forwarded, push::StatusPushed},
+    journal::{
+        codec::{self, partition_token},
+        connection::Connection,
+        read::{Entry, Reader, Start},
+    },
     order::body,
 };
 

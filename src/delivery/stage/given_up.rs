@@ -4,11 +4,11 @@ use chrono::Utc;
 
 use super::Stage;
 use crate::{
+    delivery::superseded::{Newer, SUPERSEDED},
     event::{
         Envelope, EventType, NewEvent, NotYours, Recorded,
         outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, NOT_YOURS, Rejected},
     },
-    journal::superseded::{Newer, SUPERSEDED},
     retry::Schedule,
     telemetry::panics::Panicked,
 };

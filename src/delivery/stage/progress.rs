@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::journal::{
-    identity::{Mark, Remembered, Trail},
-    lease::note::Floor,
+use crate::{
+    delivery::lease::note::Floor,
+    journal::identity::{Mark, Remembered, Trail},
 };
 
 /// Open events that a [`Floor`] lists. What is open beyond that lowers the floor, so that a note stays small; the next

@@ -39,12 +39,12 @@ use self::{
     writer::Change,
 };
 pub use self::{lane::Lane, writer::LaneWriter};
-use super::{
+use crate::journal::{
     codec::{OrderKey, partition_token},
     connection::Connection,
     read::last_of,
+    streams::LANES,
 };
-use crate::journal::streams::LANES;
 
 /// Events that may wait behind the first one of a lane; one more is given up at once (`LANE_FULL`). An honest order has a
 /// handful, and each that joins writes the whole lane anew.

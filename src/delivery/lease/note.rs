@@ -8,7 +8,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::journal::{identity::Trail, lanes::told::Told};
+use crate::{delivery::lanes::told::Told, journal::identity::Trail};
 
 /// The header that holds the note, as JSON.
 pub(super) const HEADER: &str = "Hub-Lease-Note";
