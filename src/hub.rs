@@ -16,7 +16,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use self::budget::Budget;
 use crate::{
+    branches::Branches,
     config::{self, Config},
     database::Database,
     delivery::{
@@ -40,22 +42,24 @@ use crate::{
         streams, unreachable,
     },
     memory::Orders,
-    process::{self, budget::Budget, notify::Manager},
-    projection::live::Live,
-    provider::Registry,
-    push::Push,
-    telemetry::{
-        self,
+    observer::{
+        self, Servers,
         expiry::Expiry,
-        health::{DatabaseSeen, Health},
-        observer::{self, LastWebhooks, Servers},
+        health::{self, DatabaseSeen, Health},
     },
-    transform::{Transform, branches::Branches},
+    process::notify::Manager,
+    projection::live::Live,
+    push::Push,
+    registry::Registry,
+    telemetry::{self, LastWebhooks},
+    transform::Transform,
 };
 
+mod budget;
 mod registry;
 mod servers;
 mod stopping;
+mod watch;
 
 use self::{
     registry::registry,
@@ -146,6 +150,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     let database = Database::new(&config.database)?;
     let gate = Arc::new(Gate::new(config.breaker));
     let limits = Arc::new(Limits::new(&config.limits));
+    let last_webhooks = Arc::new(LastWebhooks::default());
     let health = Arc::new(Health {
         service_name: config.service_name.clone(),
         started: Instant::now(),
@@ -156,7 +161,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         gate: Arc::clone(&gate),
         rate_limiting: limits.is_enabled(),
         nats_servers: Servers::default(),
-        last_webhooks: LastWebhooks::default(),
+        last_webhooks: Arc::clone(&last_webhooks),
         instance_id: instance_id.clone(),
         expiring: expiry.found(),
         stopping: stop.clone(),
@@ -168,7 +173,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     let telling = Arc::clone(&connection);
     tasks.spawn("NATS", Phase::Log, |stop| unreachable::tell(telling, stop));
     tasks.spawn("expiry", Phase::Log, |stop| expiry.run(stop));
-    tasks.spawn("process", Phase::Log, process::watch::run);
+    tasks.spawn("process", Phase::Log, watch::run);
     let log = journal.clone();
     tasks.spawn("identity of the log", Phase::Log, |stop| log.watch_identity(stop));
     if limits.is_enabled() {
@@ -198,16 +203,20 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         budget,
         heavy,
         limits,
-        health,
+        last_webhooks,
+        stopping: stop.clone(),
         audit,
     });
-    let health = Arc::clone(&intake.health);
     let ports = Ports {
         listener,
         metrics,
         certificate,
         connections: Arc::clone(&intake).connections(limits_of_process.connections),
-        router: intake::router(intake, integration::router(for_providers)),
+        router: intake::router(
+            intake,
+            integration::router(for_providers),
+            health::router(Arc::clone(&health)),
+        ),
     };
     servers::spawn(tasks, &config, Arc::clone(&health), ports);
     if let Some(reached) = metrics_address.filter(|address| !address.ip().is_loopback()) {

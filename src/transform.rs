@@ -11,8 +11,10 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use crate::{
+    branches::{Branches, TABLE_AWAY},
     database::Database,
     delivery::{
+        TRANSFORM,
         lanes::Corner,
         stage::{self, Before, Stage, give_up},
     },
@@ -25,29 +27,23 @@ use crate::{
     journal::{Appended, connection::Connection},
     memory::Orders,
     order::body::Origin,
-    provider::{Content, Fact, Posted, Registry, TransformError},
-    push::remote::Remote,
+    provider::{Content, Fact, Posted, TransformError},
+    registry::Registry,
+    remote::Remote,
     retry::Failure,
 };
 
-pub mod branches;
 mod tenants;
 mod menus;
 mod places;
 mod thin;
 
-use self::{
-    branches::Branches,
-    tenants::{Allowed, Resolved},
-};
+use self::tenants::{Allowed, Resolved};
 
 /// Label of this stage's outcome (see [`crate::event::EventId::derive`]).
 const LABEL: &str = "transform";
 /// How long a webhook waits where the log does not answer.
 const LOG_AWAY: Duration = Duration::from_secs(1);
-/// How long one of a merchant that nobody knows waits where the table of branches cannot be read. Longer than an event is
-/// held in memory, so that it is parked: a crowd of them must not bar the way of those whose branch is known.
-pub(crate) const TABLE_AWAY: Duration = Duration::from_secs(15);
 /// As a flag: a webhook that is ignored because the provider's file does not know the word that says what it is.
 const UNKNOWN_EVENT: &str = "unknown_event";
 /// Most characters of a provider's word that are quoted.
@@ -196,7 +192,7 @@ fn note_flags<'f>(received: &Recorded, flags: impl IntoIterator<Item = &'f str>)
 }
 
 impl Stage for Transform {
-    const NAME: &'static str = "transform";
+    const NAME: &'static str = TRANSFORM;
     const TAKES: &'static [EventType] = &[EventType::WebhookReceived, EventType::OrderFetched];
     const LABEL: &'static str = LABEL;
     const LANES: Option<Corner> = Some(Corner::TRANSFORM);

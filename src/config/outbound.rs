@@ -3,10 +3,9 @@
 use super::{ClientTls, ConfigError, Environment};
 use url::Url;
 
-use crate::push::{
+use crate::provider::outbound::{
+    ClientCredentials, Spec,
     origins::{MAX_HOSTS, Origins},
-    outbound::Spec,
-    token::Client,
 };
 
 /// How a provider is spoken to.
@@ -19,7 +18,7 @@ pub struct Outbound {
     /// Where requests may go whose URL is from a table or a webhook: `<PROVIDER>_API_HOSTS`, and the hosts of the URLs above.
     pub origins: Origins,
     /// `<PROVIDER>_CLIENT_ID` and `<PROVIDER>_CLIENT_SECRET`.
-    pub client: Client,
+    pub client: ClientCredentials,
     /// `<PROVIDER>_API_TLS_CA`, `_CERT` and `_KEY`.
     pub tls: ClientTls,
 }
@@ -31,7 +30,7 @@ pub(super) fn of_provider(
     prefix: &str,
     spec: Option<&Spec>,
 ) -> Result<Option<Outbound>, ConfigError> {
-    let client = Client {
+    let client = ClientCredentials {
         id: env.text(&format!("{prefix}_CLIENT_ID"))?,
         secret: env.secret(&format!("{prefix}_CLIENT_SECRET"))?,
     };

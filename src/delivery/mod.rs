@@ -10,3 +10,10 @@ pub mod superseded;
 pub mod breaker;
 pub mod gate;
 pub mod stage;
+
+/// The stage that reads webhooks: its name as a consumer, in leases, in metrics and on dead letters.
+pub const TRANSFORM: &str = "transform";
+/// The stage that asks the backend.
+pub const FORWARD: &str = "forward";
+/// The stage that asks providers.
+pub const PUSH: &str = "push";

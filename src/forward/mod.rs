@@ -16,6 +16,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::{
     config,
     delivery::{
+        FORWARD,
         breaker::Outcome,
         gate::{Gate, Pass},
         lanes::Corner,
@@ -248,7 +249,7 @@ impl Forward {
 }
 
 impl Stage for Forward {
-    const NAME: &'static str = "forward";
+    const NAME: &'static str = FORWARD;
     const TAKES: &'static [EventType] = &[EventType::OrderTransformed];
     const LANES: Option<Corner> = Some(Corner::FORWARD);
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::{
     config::{self, Config},
-    intake::allow_list::AllowList,
-    provider::{Enabled, KeptHeaders, Measured, Provider, Registry, declarative::Declarative},
-    push::remote::Remote,
+    provider::{KeptHeaders, Provider, declarative::Declarative},
+    registry::{Enabled, Measured, Registry, allow_list::AllowList},
+    remote::Remote,
     verification::Keyring,
 };
 

@@ -10,7 +10,7 @@ use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Phase, Tasks, stopping};
+use super::{Phase, Tasks, budget::PRIVATE_CONNECTIONS, stopping};
 use crate::{
     config::Config,
     intake::{
@@ -19,8 +19,8 @@ use crate::{
         connections::Connections,
         server::{self, Serving},
     },
-    process::budget::PRIVATE_CONNECTIONS,
-    telemetry::{self, health::Health},
+    observer::health::{self, Health},
+    telemetry,
 };
 
 /// Connections that may wait to be accepted: a crowd of providers that come back at once after an outage must not run
@@ -75,7 +75,7 @@ pub(super) fn spawn(tasks: &mut Tasks, config: &Config, health: Arc<Health>, por
     let Some((listener, handle)) = metrics else { return };
     let rendering = handle.clone();
     tasks.spawn("metrics", Phase::Log, move |stop| async move {
-        let router = intake::private_router(move || rendering.render(), health);
+        let router = intake::private_router(move || rendering.render(), health::private_router(health));
         let serving = Serving::privately(header_timeout, Duration::ZERO, PRIVATE_CONNECTIONS);
         Ok(server::serve(listener, router, serving, stop).await?)
     });

@@ -10,8 +10,8 @@ use super::{
     refusal::Reason,
 };
 use crate::{
-    provider::Enabled,
-    transform::branches::Secrets,
+    branches::Secrets,
+    registry::Enabled,
     verification::{Keys, Refusal, Unverified, Verified, keys::WEBHOOK_SECRET, verify},
 };
 

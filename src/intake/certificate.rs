@@ -11,8 +11,7 @@ use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::look_again::look_again;
-use crate::{config::KeyPair, tls};
+use crate::{config::KeyPair, process::look_again::look_again, tls};
 
 /// How often the files are looked at: what renews a certificate does so weeks before the old one ends.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use axum::http::HeaderMap;
 use ipnet::IpNet;
 
-use super::allow_list::contains;
+use crate::registry::allow_list::contains;
 
 const HEADER: &str = "x-forwarded-for";
 const PROTOCOL_HEADER: &str = "x-forwarded-proto";

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 /// Connections that are accepted beyond those that a port may have, so that they can be closed, or take the place of others.
-/// They are part of the descriptors that [`crate::process::budget`] keeps for the process itself.
+/// They are part of the descriptors that [`crate::hub::budget`] keeps for the process itself.
 const BEYOND: usize = 16;
 /// Shortest pause between two lines in the log about a listener that waits.
 const TELL_EVERY: Duration = Duration::from_secs(10);

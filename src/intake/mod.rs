@@ -16,14 +16,15 @@ use axum::{
     middleware::{from_fn_with_state, map_request, map_response_with_state},
     routing::{get, post},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    branches::Branches,
     config,
     journal::Journal,
     memory::Orders,
-    provider::{Enabled, Registry},
-    telemetry::health::Health,
-    transform::branches::Branches,
+    registry::{Enabled, Registry, allow_list},
+    telemetry::LastWebhooks,
 };
 
 pub mod server;
@@ -36,12 +37,10 @@ pub mod reload;
 pub mod body;
 pub mod heavy;
 pub mod client_ip;
-pub mod allow_list;
 pub mod limit;
 pub mod refusal;
 pub mod audit;
 mod authenticate;
-pub(crate) mod look_again;
 pub(crate) mod request_id;
 
 use self::{
@@ -72,8 +71,10 @@ pub struct Intake {
     pub heavy: heavy::Heavy,
     /// Rate limits.
     pub limits: Arc<limit::Limits>,
-    /// What health says.
-    pub health: Arc<Health>,
+    /// When each provider's last webhook came.
+    pub last_webhooks: Arc<LastWebhooks>,
+    /// Ends when the hub was asked to stop.
+    pub stopping: CancellationToken,
     /// Takes note of what is refused.
     pub audit: Arc<audit::Audit>,
 }
@@ -119,9 +120,9 @@ impl Intake {
 }
 
 /// All routes of the public port; `beside` are those that others answer, by the same rules: https where it is required, and
-/// note is taken of who is refused.
-pub fn router(intake: Arc<Intake>, beside: Router) -> Router {
-    let health = Arc::clone(&intake.health);
+/// note is taken of who is refused. `health` is asked by machines beside the hub, without any of these.
+pub fn router(intake: Arc<Intake>, beside: Router, health: Router) -> Router {
+    let stopping = intake.stopping.clone();
     let asked = Arc::clone(&intake);
     let mut router = Router::new()
         .route(
@@ -145,9 +146,9 @@ pub fn router(intake: Arc<Intake>, beside: Router) -> Router {
     router = router.layer(from_fn_with_state(asked, audit::note_refused));
     // Health is asked by machines beside us, which have no proxy before them.
     let router = router
-        .merge(crate::telemetry::health::router(Arc::clone(&health)))
+        .merge(health)
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(refusal::after_panic))
-        .layer(map_response_with_state(health, closing));
+        .layer(map_response_with_state(stopping, closing));
     // Around the routes, for a layer of theirs comes after a route was found.
     Router::new()
         .fallback_service(router)
@@ -155,8 +156,8 @@ pub fn router(intake: Arc<Intake>, beside: Router) -> Router {
 }
 
 /// While the hub stops, each answer ends its connection, so that none is left whose next request comes as it is closed.
-async fn closing(State(health): State<Arc<Health>>, mut answer: Response<Body>) -> Response<Body> {
-    if health.stopping.is_cancelled() {
+async fn closing(State(stopping): State<CancellationToken>, mut answer: Response<Body>) -> Response<Body> {
+    if stopping.is_cancelled() {
         answer
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -165,14 +166,14 @@ async fn closing(State(health): State<Arc<Health>>, mut answer: Response<Body>) 
 }
 
 /// The routes of the port of metrics, which need not be reachable from outside: metrics, and health with its reasons.
-pub fn private_router(render: impl Fn() -> String + Clone + Send + Sync + 'static, health: Arc<Health>) -> Router {
+pub fn private_router(render: impl Fn() -> String + Clone + Send + Sync + 'static, health: Router) -> Router {
     let render = move || {
         let text = render();
         async move { ([("content-type", "text/plain; version=0.0.4")], text) }
     };
     let router = Router::new()
         .route("/metrics", get(render).fallback(astray::only_read))
-        .merge(crate::telemetry::health::private_router(health))
+        .merge(health)
         .fallback(astray::not_found_inside);
     Router::new()
         .fallback_service(router)

@@ -31,7 +31,8 @@ use crate::{
     event::NewEvent,
     journal::Appended,
     json::structure,
-    provider::{self, Admission, Enabled},
+    provider::{self, Admission},
+    registry::Enabled,
     verification::Unverified,
 };
 
@@ -125,7 +126,7 @@ async fn accept(
         intake.limits.give_back_of_repeat(enabled, point);
     } else {
         intake.limits.note_accepted(enabled, asked.client);
-        intake.health.last_webhooks.note(&enabled.name, Utc::now().timestamp());
+        intake.last_webhooks.note(&enabled.name, Utc::now().timestamp());
     }
     log_accepted(enabled, &admission, asked, appended);
     Ok(accepted(enabled, &admission, &asked.request_id, appended, &held.bytes))

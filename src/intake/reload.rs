@@ -7,10 +7,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::look_again::look_again;
 use crate::{
     config::{ConfigError, ProviderConfig, Secrets},
-    provider::Registry,
+    process::look_again::look_again,
+    registry::Registry,
 };
 
 /// How often the files are looked at. Whoever rotates leaves both secrets in place for longer than that.

@@ -40,7 +40,8 @@ use crate::{
         request_id,
     },
     journal::{AppendError, Journal, read::event_at},
-    provider::{Registry, admission::MAX_ORDER_ID_BYTES},
+    provider::admission::MAX_ORDER_ID_BYTES,
+    registry::Registry,
     telemetry::trace_context,
     text::segment,
 };

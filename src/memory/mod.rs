@@ -30,12 +30,11 @@ pub(crate) use self::{
     look::Known,
 };
 use crate::{
-    delivery::stage::Stage,
+    delivery::FORWARD,
     event::{
         Envelope, EventType, Recorded,
         outcome::{DeadLettered, ErrorType, ORDER_EXPIRED},
     },
-    forward::Forward,
     journal::{
         EVENTS, Journal,
         connection::Connection,
@@ -44,8 +43,6 @@ use crate::{
     },
 };
 
-/// The stage whose dead letters are bodies that the backend was to get.
-const FORWARD: &str = <Forward as Stage>::NAME;
 /// What is read of the log.
 const SUBJECTS: &str = "orders.>";
 /// How often it is looked whether the log has grown. Nothing waits for it: who needs to know asks.

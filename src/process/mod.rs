@@ -1,8 +1,7 @@
-//! What the operating system gives the process: [`descriptors`], [`memory`], the [`budget`] that follows from both, and
-//! the service manager that is told how the hub is ([`notify`]).
+//! What the operating system gives the process: [`descriptors`], [`memory`], the service manager that is told how the hub is ([`notify`]), and the signal by
+//! which files are looked at again ([`look_again`]).
 
 pub mod descriptors;
 pub mod memory;
-pub mod budget;
 pub mod notify;
-pub mod watch;
+pub mod look_again;

@@ -5,27 +5,23 @@
 //! that this installation knows. Which branch an order belongs to is left to
 //! [`crate::transform`].
 
-use std::{collections::HashMap, sync::Arc};
-
 use crate::{
     event::{Envelope, Recorded},
-    push::remote::Remote,
-    verification::{Keyring, Scheme, Unverified, Verified},
+    verification::{Scheme, Unverified, Verified},
 };
 
 pub mod headers;
+pub mod outbound;
 pub mod admission;
 pub mod fact;
 pub mod declarative;
 pub mod catalogue;
-mod measured;
 
 pub use admission::{Admission, Refusal};
 pub use catalogue::Catalogue;
 pub use declarative::response::{Said, Told};
 pub use fact::{Content, Fact, Posted, StoreOfDocument, Stores, TransformError};
 pub use headers::{KeptHeaders, is_credential, kept_header};
-pub use measured::Measured;
 
 /// One delivery platform.
 pub trait Provider: Send + Sync {
@@ -71,66 +67,6 @@ pub trait Provider: Send + Sync {
     /// was read.
     fn answer(&self, _said: Said<'_>, _request_id: &str, _body: &[u8]) -> Option<Told> {
         None
-    }
-}
-
-/// A provider that is switched on, with what this installation knows about it.
-pub struct Enabled {
-    /// The provider.
-    pub provider: Box<dyn Provider>,
-    /// Its name, cheap to clone.
-    pub name: Arc<str>,
-    /// How its webhooks are verified.
-    pub scheme: Scheme,
-    /// The headers that are kept.
-    pub kept_headers: KeptHeaders,
-    /// Whether the signature is kept.
-    pub keep_signature: bool,
-    /// Its secrets.
-    pub keys: Keyring,
-    /// Whether branches have secrets of their own.
-    pub branch_secrets: bool,
-    /// Addresses that may call; empty = all.
-    pub allow_list: crate::intake::allow_list::AllowList,
-    /// How it is spoken to; none where it is told nothing.
-    pub outbound: Option<Arc<Remote>>,
-    /// Whether test orders go to the backend like any other.
-    pub forward_test_orders: bool,
-    /// What is counted for each of its webhooks.
-    pub measured: Measured,
-}
-
-impl Enabled {
-    /// Whether the operator named the address as one of the provider's.
-    pub fn lists(&self, client: std::net::IpAddr) -> bool {
-        !self.allow_list.is_open() && self.allow_list.allows(client)
-    }
-}
-
-/// The providers that are switched on.
-#[derive(Default)]
-pub struct Registry {
-    enabled: Vec<Enabled>,
-    /// Places in `enabled`, by name.
-    by_name: HashMap<Arc<str>, usize>,
-}
-
-impl Registry {
-    /// Of these.
-    pub fn new(enabled: Vec<Enabled>) -> Self {
-        let names = enabled.iter().map(|one| Arc::clone(&one.name));
-        let by_name = names.enumerate().map(|(at, name)| (name, at)).collect();
-        Self { enabled, by_name }
-    }
-
-    /// By name as it stands in the URL.
-    pub fn get(&self, name: &str) -> Option<&Enabled> {
-        self.enabled.get(*self.by_name.get(name)?)
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Enabled> {
-        self.enabled.iter()
     }
 }
 

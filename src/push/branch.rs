@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use chrono::{NaiveDateTime, TimeDelta};
 
-use super::{Push, remote::Remote};
+use super::Push;
 use crate::{
+    branches::{Branch, TABLE_AWAY},
     database::query,
     event::{EventType, Recorded},
     journal::{
@@ -13,8 +14,8 @@ use crate::{
         read::{Entry, Reader, Start},
     },
     projection::writer::CURSOR,
+    remote::Remote,
     retry::Failure,
-    transform::{TABLE_AWAY, branches::Branch},
 };
 
 /// How long a status waits for tables that are behind, where the log does not say whose order it is either.

@@ -9,13 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{
-    Push, Subject, menu,
-    outbound::{MenuResult, MenuSpec, ResultSpec},
-    remote::{Place, Remote, Reply},
-    template::Unfilled,
-    until,
-};
+use super::{Push, Subject, menu, until};
 use crate::{
     event::{
         Envelope, EventType, NewEvent, Recorded,
@@ -27,6 +21,8 @@ use crate::{
         EVENTS, codec,
         read::{Entry, Reader, Start, last_of},
     },
+    provider::outbound::{MenuResult, MenuSpec, ResultSpec, template::Unfilled},
+    remote::{Place, Remote, Reply},
     retry::{Failure, Next},
 };
 

@@ -6,18 +6,18 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 use url::Url;
 
-use super::{
-    EXTERNAL_ID, Push,
-    origins::{NotAllowed, Origins},
-    outbound::{FetchPlace, Href},
-    remote::{MAX_DOCUMENT_BYTES, Place, Remote, Reply},
-};
+use super::{EXTERNAL_ID, Push};
 use crate::{
     event::{
         EventType, NewEvent, Recorded,
         outcome::{ErrorReport, ErrorType, OUTCOME},
     },
     json::structure,
+    provider::outbound::{
+        FetchPlace, Href,
+        origins::{NotAllowed, Origins},
+    },
+    remote::{MAX_DOCUMENT_BYTES, Place, Remote, Reply},
     retry::Failure,
     text::segment,
 };

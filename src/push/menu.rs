@@ -104,7 +104,7 @@ impl Menu {
         self.categories.iter().map(|category| category.items.len()).sum()
     }
 
-    /// As the slots and lists of templates (see [`super::words::MENU`]).
+    /// As the slots and lists of templates (see [`crate::provider::outbound::words::MENU`]).
     pub fn as_slots(&self) -> Value {
         let mut groups = Vec::new();
         let mut known = HashSet::new();

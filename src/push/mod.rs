@@ -10,8 +10,10 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::{
+    branches::{Branch, Branches},
     database::Database,
     delivery::{
+        PUSH,
         lanes::Corner,
         stage::{Before, Stage},
     },
@@ -20,32 +22,17 @@ use crate::{
         outcome::{ErrorReport, ErrorType},
     },
     journal::Journal,
+    provider::outbound::template::{Scope, Unfilled},
+    remote::{Origin, Remote, Reply},
     retry::{Failure, Schedule},
-    transform::branches::{Branch, Branches},
 };
 
-pub mod outbound;
-pub mod template;
-pub mod words;
-pub mod origins;
-pub mod limits;
-pub mod refusals;
-mod rooms;
-pub mod token;
-pub mod remote;
-mod answer;
 pub mod menu;
 mod record;
 mod branch;
 mod status;
 mod catalog;
 mod fetch;
-
-pub use self::rooms::MAX_REQUESTS;
-use self::{
-    remote::{Origin, Remote, Reply},
-    template::{Scope, Unfilled},
-};
 
 /// Retries that count after which a status of an order that is not known is given up, where the tables have all that was
 /// there before it was asked for.
@@ -213,7 +200,7 @@ impl Push {
 }
 
 impl Stage for Push {
-    const NAME: &'static str = "push";
+    const NAME: &'static str = PUSH;
     const TAKES: &'static [EventType] = &[
         EventType::OrderFetchRequested,
         EventType::OrderStatusRequested,

@@ -2,18 +2,15 @@
 
 use chrono::{SecondsFormat, TimeDelta, Utc};
 
-use super::{
-    Push, UNKNOWN_ORDER_RETRIES,
-    branch::Owner,
-    remote::{Remote, Reply},
-    template::Scope,
-};
+use super::{Push, UNKNOWN_ORDER_RETRIES, branch::Owner};
 use crate::{
     event::{
         EventType, NewEvent, Recorded,
         outcome::{ErrorReport, ErrorType, ORDER_AMBIGUOUS, OUTCOME},
         push::{StatusPushed, StatusRequested},
     },
+    provider::outbound::template::Scope,
+    remote::{Remote, Reply},
     retry::Failure,
 };
 

@@ -7,13 +7,13 @@ use uuid::Uuid;
 pub mod logs;
 pub mod sink;
 pub mod metrics;
-pub mod health;
-pub mod expiry;
 pub mod trace_context;
 pub mod panics;
 pub mod roles;
 pub mod tables;
-pub mod observer;
+mod last_webhooks;
+
+pub use self::last_webhooks::LastWebhooks;
 
 /// Most characters of the machine's name in [`instance_id`].
 const MAX_HOST_CHARS: usize = 63;

@@ -16,7 +16,7 @@ use crate::{
         declarative::menu_word::{self, MenuWord},
         merchant_header,
     },
-    push::remote::Remote,
+    remote::Remote,
 };
 
 /// None where the webhook is about something else, as nearly all are.

@@ -6,11 +6,11 @@ use serde::Deserialize;
 
 use super::{NotYet, Transform};
 use crate::{
+    branches::Lookup,
     database::query,
     event::{NotYours, Recorded},
     memory::Announced,
     order::body::Place,
-    transform::branches::Lookup,
 };
 
 /// What a body of a new order says of where it went.

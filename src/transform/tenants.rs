@@ -3,8 +3,9 @@
 //! A webhook names stores in its header, its body and its document, and orders by their number. All of that is the sender's word.
 //! [`allow`] is the only way from a claimed branch to an [`Allowed`] one, and only with that anything is made of a webhook.
 
-use super::{NotYet, Transform, branches::Lookup, places::OfNews};
+use super::{NotYet, Transform, places::OfNews};
 use crate::{
+    branches::Lookup,
     event::{NotYours, Principal, Recorded},
     order::body::Place,
     provider::{Content, Fact, StoreOfDocument},

@@ -6,7 +6,8 @@ use super::LABEL;
 use crate::{
     event::{EventType, NewEvent, Recorded},
     journal::{connection::Connection, read::event_at},
-    provider::{Enabled, Fact, TransformError},
+    provider::{Fact, TransformError},
+    registry::Enabled,
 };
 
 /// The order is elsewhere: the webhook goes to the push stage, with all that is known of it, and comes back with the

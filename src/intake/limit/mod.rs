@@ -31,7 +31,7 @@ use self::{
 use super::audit::NO_PROVIDER;
 use crate::{
     config::{RateLimits, Rule},
-    provider::Enabled,
+    registry::Enabled,
 };
 
 pub mod window;

@@ -6,7 +6,7 @@ use std::{net::IpAddr, num::NonZeroUsize};
 use lru::LruCache;
 
 use super::{Limited, Limits, Scope, address::Address, limited, lock, now_ms};
-use crate::{event::EventId, provider::Enabled};
+use crate::{event::EventId, registry::Enabled};
 
 /// How often an address may send a webhook in a window. Providers repeat after seconds, and more slowly each time; a gateway that
 /// does not wait sends it some ten times.

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use super::{Limited, Limits, ProviderQuota, Scope, bytes::Of, length_ms, limited, lock, now_ms, window::Wait};
-use crate::{event::Principal, provider::Enabled};
+use crate::{event::Principal, registry::Enabled};
 
 /// A point of a provider's quota that was taken, and bytes; and of its branch's part, where the branch's own secret was used.
 #[derive(Debug)]

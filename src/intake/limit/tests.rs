@@ -2,8 +2,8 @@ use super::{taken::Load, *};
 use crate::{
     config::{Config, Environment},
     event::Principal,
-    intake::allow_list::AllowList,
-    provider::{Catalogue, Measured, Provider as _, declarative::Declarative},
+    provider::{Catalogue, Provider as _, declarative::Declarative},
+    registry::{Measured, allow_list::AllowList},
     verification::{Keyring, Keys, Scheme},
 };
 

@@ -17,7 +17,8 @@ use crate::{
         refusal::{Reason, json_response},
     },
     journal::Appended,
-    provider::{Admission, Enabled, Said, Told},
+    provider::{Admission, Said, Told},
+    registry::Enabled,
 };
 
 /// The answer of the contract; its fields in its order.

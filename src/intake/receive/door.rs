@@ -7,7 +7,7 @@ use axum::{body::Body, http::Response};
 use super::answer::{refuse, refuse_to};
 use crate::{
     intake::{Intake, audit::NO_PROVIDER, body, limit::Scope, refusal::Reason},
-    provider::Enabled,
+    registry::Enabled,
 };
 
 /// The checks that need nothing of the body, in their order.

@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use super::Asked;
 use crate::{
     event::{Envelope, EventType, RequestFacts},
-    provider::{Admission, Enabled},
+    provider::Admission,
+    registry::Enabled,
     telemetry::trace_context,
     verification::Verified,
 };

@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::fill::Fill;
-use crate::journal::streams::restoring;
+use crate::{journal::streams::restoring, telemetry::metrics::declared::labels::LOG_TROUBLE};
 
 /// For how long appends may be without an acknowledgement before the log counts as not acknowledging. Elections in a
 /// cluster and restarts of a server take less, and webhooks wait for those.
@@ -68,16 +68,6 @@ impl Trouble {
         !matches!(self, Self::NoRoom(_))
     }
 }
-
-/// Every label.
-pub const LABELS: [&str; 6] = [
-    "no_connection",
-    "no_answer",
-    "no_stream",
-    "restoring",
-    "no_room",
-    "stores_nothing",
-];
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -383,7 +373,7 @@ impl Known {
     fn set(&mut self, trouble: Option<Trouble>, now: Instant) {
         metrics::gauge!("event_log_up").set(if trouble.is_none() { 1.0 } else { 0.0 });
         let label = trouble.as_ref().and_then(Trouble::label);
-        for one in LABELS {
+        for one in LOG_TROUBLE {
             metrics::gauge!("event_log_trouble", "reason" => one).set(if label == Some(one) { 1.0 } else { 0.0 });
         }
         match (&self.trouble, &trouble) {

@@ -20,7 +20,7 @@ use crate::{
         money::Currency,
         status::Status,
     },
-    push::outbound::Spec,
+    provider::outbound::Spec,
     verification::Scheme,
 };
 

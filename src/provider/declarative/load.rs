@@ -13,7 +13,7 @@ use super::{
     pick::{Source, Sources},
 };
 use crate::{
-    push::outbound::{Fetch, Outbound, Spec},
+    provider::outbound::{Fetch, Outbound, Spec},
     verification::Scheme,
 };
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::{
     event::push::SyncReported,
-    push::outbound::{MenuResult, Spec},
+    provider::outbound::{MenuResult, Spec},
 };
 
 /// What such a webhook says.

@@ -1,6 +1,6 @@
 //! Every metric of the hub: its name, its kind, what it says and its labels. The code uses none that is not here.
 
-mod labels;
+pub mod labels;
 mod metric;
 
 pub use self::metric::{Kind, Label, Metric, Values};
@@ -8,7 +8,6 @@ use self::{
     labels::{CLASS, CODE, EVENT, FLAG, PROVIDER, REASON, RETAINED, ROLE, STAGE, STATE, WHERE, of, open},
     metric::{counter, gauge, histogram, late},
 };
-use crate::journal::append::acknowledging;
 
 /// All of them, in the order of the flow.
 pub const METRICS: &[Metric] = &[
@@ -244,7 +243,7 @@ pub const METRICS: &[Metric] = &[
     gauge("event_log_up", &[], "1 while the event log acknowledges appends"),
     gauge(
         "event_log_trouble",
-        &[of("reason", &acknowledging::LABELS)],
+        &[of("reason", &labels::LOG_TROUBLE)],
         "1 for the reason why the event log does not acknowledge appends, 0 for the others. stores_nothing: NATS answers, but what is sent to it is neither stored nor refused, as after its disk was full; it must be restarted. restoring: EVENTS is being restored, or that was interrupted",
     ),
     gauge("event_log_bytes", &[], "Bytes that the stream EVENTS holds"),

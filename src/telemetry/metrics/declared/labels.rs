@@ -99,3 +99,13 @@ pub(super) const CLASS: Label = of(
         "other",
     ],
 );
+
+/// Reasons of `event_log_trouble`: why the log does not acknowledge.
+pub const LOG_TROUBLE: [&str; 6] = [
+    "no_connection",
+    "no_answer",
+    "no_stream",
+    "restoring",
+    "no_room",
+    "stores_nothing",
+];

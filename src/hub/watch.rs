@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::descriptors;
-use crate::telemetry::logs;
+use crate::{process::descriptors, telemetry::logs};
 
 /// How often it is looked.
 const EVERY: Duration = Duration::from_secs(5);
@@ -18,7 +17,7 @@ const SHARE_OPEN: f64 = 0.9;
 ///
 /// # Errors
 /// None; as a task of the hub has it.
-pub async fn run(stop: CancellationToken) -> anyhow::Result<()> {
+pub(super) async fn run(stop: CancellationToken) -> anyhow::Result<()> {
     let mut quiet = 0_u32;
     loop {
         if let Some(lost) = logs::lost() {

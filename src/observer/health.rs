@@ -23,18 +23,15 @@ use chrono::{SecondsFormat, Utc};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::{Servers, expiry::Found};
 use crate::{
     database::{self, Database},
     delivery::{breaker, gate::Gate},
     intake::receive::astray,
     journal::{Journal, identity::finding},
     projection::writer,
-    provider::Registry,
-    telemetry::{
-        expiry::Found,
-        observer::{LastWebhooks, Servers},
-        tables::Who,
-    },
+    registry::Registry,
+    telemetry::{LastWebhooks, tables::Who},
 };
 
 /// The stage that writes the tables, by its name among the roles.
@@ -68,7 +65,7 @@ pub struct Health {
     /// What was seen of the NATS servers' own health.
     pub nats_servers: Servers,
     /// When each provider's last webhook came.
-    pub last_webhooks: LastWebhooks,
+    pub last_webhooks: Arc<LastWebhooks>,
     /// The name of this instance.
     pub instance_id: String,
     /// Certificates and tokens that come to their end.

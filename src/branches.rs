@@ -24,6 +24,9 @@ mod table;
 pub use self::table::{Branch, BranchSecrets};
 use self::table::{Snapshot, Versions};
 
+/// How long one of a merchant that nobody knows waits where the table of branches cannot be read. Longer than an event is
+/// held in memory, so that it is parked: a crowd of them must not bar the way of those whose branch is known.
+pub(crate) const TABLE_AWAY: Duration = Duration::from_secs(15);
 /// How often the table is read again.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
 /// How often it is tried where PostgreSQL is not there.

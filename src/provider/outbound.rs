@@ -9,12 +9,12 @@ use std::{
 };
 
 use axum::http::{HeaderName, Method};
+use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de};
 
-use self::check::Check;
-use super::{
+use self::{
+    check::Check,
     template::{Json, Text},
-    words,
 };
 use crate::{event::push::Word, provider::declarative::path::PathTemplate};
 
@@ -119,6 +119,15 @@ pub enum Credentials {
     Body,
     /// HTTP Basic.
     Basic,
+}
+
+/// Name and secret of the hub at a provider.
+#[derive(Debug, Clone, Default)]
+pub struct ClientCredentials {
+    /// `<PROVIDER>_CLIENT_ID`.
+    pub id: Option<String>,
+    /// `<PROVIDER>_CLIENT_SECRET`.
+    pub secret: Option<SecretString>,
 }
 
 /// An entry of `[[outbound.status]]`.
@@ -402,5 +411,8 @@ fn needs_branch(outbound: &Outbound) -> bool {
 }
 
 mod check;
+pub mod origins;
+pub mod template;
+pub mod words;
 #[cfg(test)]
 mod tests;

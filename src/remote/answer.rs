@@ -1,9 +1,10 @@
 //! Answers of providers, as far as they mean the same for every call.
 
-use super::{remote::Reply, template::Unfilled};
+use super::Reply;
 use crate::{
     event::outcome::{ErrorReport, ErrorType},
     http::{self, Answer, Client, Failure, Request},
+    provider::outbound::template::Unfilled,
 };
 
 /// Why there is no answer.

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::remote::Reply;
+use super::Reply;
 use crate::event::EventId;
 
 /// Branches whose last menu is remembered; of more than these the oldest are forgotten, and the provider's own 429 holds.

@@ -12,14 +12,12 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::{
-    answer::{self, Trouble},
-    outbound::{Auth, Credentials},
-};
+use super::answer::{self, Trouble};
 use crate::{
     event::outcome::{ErrorReport, ErrorType},
     fault_injection,
     http::{self, MAX_ANSWER_BYTES, Request, Target},
+    provider::outbound::{Auth, ClientCredentials, Credentials},
 };
 
 /// How much before its end a token is replaced; of a short-lived one, a tenth of its life.
@@ -34,15 +32,6 @@ const MAX_TOKEN_BYTES: usize = 16 * 1024;
 /// Most base URLs whose tokens are kept. A provider has one at a time; a row may change while requests are under way.
 const MAX_BASES: usize = 8;
 
-/// Name and secret of the hub at a provider.
-#[derive(Debug, Clone, Default)]
-pub struct Client {
-    /// `<PROVIDER>_CLIENT_ID`.
-    pub id: Option<String>,
-    /// `<PROVIDER>_CLIENT_SECRET`.
-    pub secret: Option<SecretString>,
-}
-
 /// A token in use.
 #[derive(Clone)]
 pub struct Token {
@@ -55,7 +44,7 @@ pub struct Token {
 
 /// A provider's token.
 pub struct Tokens {
-    client: Client,
+    client: ClientCredentials,
     default_lifetime: Duration,
     /// How long is waited for somebody else who asks for a token: with so many requests one after the other that get no
     /// answer, the last would wait for minutes.
@@ -76,7 +65,7 @@ struct Held {
 
 impl Tokens {
     /// None yet. `patience`: how long is waited for somebody else who asks for one.
-    pub fn new(client: Client, default_lifetime: Duration, patience: Duration) -> Self {
+    pub fn new(client: ClientCredentials, default_lifetime: Duration, patience: Duration) -> Self {
         Self {
             client,
             default_lifetime,
@@ -233,8 +222,9 @@ mod tests {
 
     use axum::http::HeaderMap;
 
-    use super::{super::remote::Reply, *};
+    use super::*;
     use crate::config::ClientTls;
+    use crate::remote::Reply;
 
     /// Who waits for another's token, which does not come, does not begin to wait anew after that one has given up.
     #[tokio::test]
@@ -242,7 +232,7 @@ mod tests {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", silent.local_addr().unwrap());
         let patience = Duration::from_millis(200);
-        let tokens = Tokens::new(Client::default(), MAX_LIFETIME, patience);
+        let tokens = Tokens::new(ClientCredentials::default(), MAX_LIFETIME, patience);
         let http = http::client(10 * patience, 20, HeaderMap::new(), &ClientTls::of_machine("X_API")).unwrap();
         let auth = Auth::Login {
             path: "/login".into(),

@@ -3,13 +3,16 @@
 //! The intake takes what is left when everything behind it has what it needs: a crowd of callers must not take the
 //! descriptor that the backend's connection or the event log needs, nor the memory that an order needs to be handled.
 
-use super::{descriptors, memory};
-use crate::{config::Config, push::MAX_REQUESTS};
+use crate::{
+    config::Config,
+    process::{descriptors, memory},
+    remote::MAX_REQUESTS,
+};
 
 /// Connections of the intake at a time, however much there is.
 const MAX_CONNECTIONS: u64 = 4096;
 /// The same of the port of metrics, which serves a few machines.
-pub const PRIVATE_CONNECTIONS: usize = 64;
+pub(super) const PRIVATE_CONNECTIONS: usize = 64;
 /// Fewest connections of the intake. With fewer descriptors than that takes, the hub serves, and says that it is too few.
 const LEAST_CONNECTIONS: u64 = 16;
 /// Descriptors of the process itself: the runtime, listeners, logs, files that are read again, look-ups of names.
@@ -32,7 +35,7 @@ const TLS_CONNECTION_BYTES: u64 = 80 * 1024;
 
 /// What the hub reckons with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
+pub(super) struct Budget {
     /// Connections of the public port at a time.
     pub connections: usize,
     /// Bytes of request bodies at a time.
@@ -47,7 +50,7 @@ pub struct Budget {
 
 impl Budget {
     /// For this process with these settings.
-    pub fn find(config: &Config) -> Self {
+    pub(super) fn find(config: &Config) -> Self {
         Self::of(config, descriptors::limit(), memory::limit())
     }
 
@@ -77,7 +80,7 @@ impl Budget {
     }
 
     /// Says in the log what was found, and what is too little.
-    pub fn tell(&self) {
+    pub(super) fn tell(&self) {
         tracing::info!(
             descriptors = self.descriptors,
             descriptors_reserved = self.reserved,

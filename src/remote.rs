@@ -13,16 +13,12 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::{
+use self::{
     answer::{Trouble, ask, done, report, temporary},
     limits::Limits,
-    origins::{NotAllowed, Origins},
-    outbound::{Auth, Call, Spec},
     refusals::{Refusals, Troubles},
-    rooms::{MAX_REQUESTS, Rooms},
-    template::{Scope, Text, Unfilled},
+    rooms::Rooms,
     token::{Token, Tokens},
-    words::ACCESS_TOKEN,
 };
 use crate::{
     config,
@@ -32,10 +28,24 @@ use crate::{
         outcome::{ErrorReport, ErrorType},
     },
     http::{self, Answer, Incomplete, MAX_ANSWER_BYTES, Target},
+    provider::outbound::{
+        Auth, Call, Spec,
+        origins::{NotAllowed, Origins},
+        template::{Scope, Text, Unfilled},
+        words::ACCESS_TOKEN,
+    },
 };
 
+pub mod limits;
+pub mod refusals;
+pub mod token;
+mod answer;
+mod rooms;
+
+pub use self::rooms::MAX_REQUESTS;
+
 /// Most bytes of an order that is fetched: as many as a webhook may have by default.
-pub(super) const MAX_DOCUMENT_BYTES: usize = 5 * 1024 * 1024;
+pub(crate) const MAX_DOCUMENT_BYTES: usize = 5 * 1024 * 1024;
 /// Requests that one call may take, one after another: for a token, the call itself, and both again where the token is
 /// refused.
 const REQUESTS_OF_A_CALL: u32 = 4;

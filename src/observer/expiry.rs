@@ -18,7 +18,7 @@ use x509_cert::{Certificate, der::Decode as _};
 
 use crate::{
     config::{self, ClientTls, Config},
-    intake::look_again::look_again,
+    process::look_again::look_again,
     tls,
 };
 

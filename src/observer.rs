@@ -4,6 +4,8 @@
 //! Every instance looks for itself and reads from the log, so all of them say the same whichever works on a stage, and nothing is
 //! scanned when metrics are asked for: dead letters are read once from the beginning, and from then on as they come.
 
+pub mod expiry;
+pub mod health;
 mod lag;
 mod letters;
 mod nats_server;
@@ -13,9 +15,9 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
+use self::health::Health;
+pub use self::nats_server::Servers;
 use self::{lag::Behind, letters::Letters};
-pub use self::{nats_server::Servers, webhooks::LastWebhooks};
-use super::health::Health;
 use crate::config;
 
 /// How often it is looked. An alert that waits for minutes needs no more.
@@ -45,7 +47,7 @@ async fn look(health: &Health) {
         connection.wait_up().await;
         note("the tables' lag", behind.look(connection, journal.tables()).await);
         if !has_webhooks {
-            let found = health.last_webhooks.read(connection, &health.registry).await;
+            let found = webhooks::read(connection, &health.registry, &health.last_webhooks).await;
             has_webhooks = found.is_ok();
             note("the last webhooks", found);
         }

@@ -8,15 +8,12 @@ use std::{
 use axum::http::{HeaderName, Method};
 use url::Url;
 
-use super::{Auth, Call, Fetch, FetchPlace, FetchSpec, Href, MenuCall, MenuResult, MenuSpec, ResultSpec, StatusCall};
-use crate::{
-    event::push::Word,
-    push::{
-        template::{Json, Text, Vocabulary},
-        words,
-    },
-    text::parse_duration,
+use super::{
+    Auth, Call, Fetch, FetchPlace, FetchSpec, Href, MenuCall, MenuResult, MenuSpec, ResultSpec, StatusCall,
+    template::{Json, Text, Vocabulary},
+    words,
 };
+use crate::{event::push::Word, text::parse_duration};
 
 /// How long a provider's word about a menu is waited for, where the file says nothing.
 const DEFAULT_RESULT_WAIT: Duration = Duration::from_secs(15 * 60);

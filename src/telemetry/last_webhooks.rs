@@ -3,16 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
-
-use crate::{
-    journal::{EVENTS, codec, connection::Connection, read::last_of},
-    provider::Registry,
-};
-
-/// Wait for one answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Seconds since 1970 by provider. Read from the log once, so that a restart is no silence; then those that this instance accepts.
 #[derive(Debug, Default)]
@@ -27,15 +18,5 @@ impl LastWebhooks {
         *last = seconds.max(*last);
         metrics::gauge!("webhook_last_received_timestamp_seconds", "provider" => Arc::clone(provider))
             .set(*last as f64);
-    }
-
-    pub(super) async fn read(&self, connection: &Connection, registry: &Registry) -> anyhow::Result<()> {
-        for enabled in registry.iter() {
-            let subject = format!("webhooks.received.{}.>", codec::token(&enabled.name));
-            if let Some(last) = last_of(connection, EVENTS, &subject, ANSWER_TIMEOUT).await? {
-                self.note(&enabled.name, last.time.unix_timestamp());
-            }
-        }
-        Ok(())
     }
 }

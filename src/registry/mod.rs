@@ -1,0 +1,75 @@
+//! The providers that are switched on: what a file says, with what this installation knows beside it: secrets, addresses, and the connection to the
+//! provider's own interface ([`remote`](crate::remote)).
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    provider::{KeptHeaders, Provider},
+    remote::Remote,
+    verification::{Keyring, Scheme},
+};
+
+pub mod allow_list;
+mod measured;
+
+pub use self::{allow_list::AllowList, measured::Measured};
+
+/// A provider that is switched on, with what this installation knows about it.
+pub struct Enabled {
+    /// The provider.
+    pub provider: Box<dyn Provider>,
+    /// Its name, cheap to clone.
+    pub name: Arc<str>,
+    /// How its webhooks are verified.
+    pub scheme: Scheme,
+    /// The headers that are kept.
+    pub kept_headers: KeptHeaders,
+    /// Whether the signature is kept.
+    pub keep_signature: bool,
+    /// Its secrets.
+    pub keys: Keyring,
+    /// Whether branches have secrets of their own.
+    pub branch_secrets: bool,
+    /// Addresses that may call; empty = all.
+    pub allow_list: AllowList,
+    /// How it is spoken to; none where it is told nothing.
+    pub outbound: Option<Arc<Remote>>,
+    /// Whether test orders go to the backend like any other.
+    pub forward_test_orders: bool,
+    /// What is counted for each of its webhooks.
+    pub measured: Measured,
+}
+
+impl Enabled {
+    /// Whether the operator named the address as one of the provider's.
+    pub fn lists(&self, client: std::net::IpAddr) -> bool {
+        !self.allow_list.is_open() && self.allow_list.allows(client)
+    }
+}
+
+/// The providers that are switched on.
+#[derive(Default)]
+pub struct Registry {
+    enabled: Vec<Enabled>,
+    /// Places in `enabled`, by name.
+    by_name: HashMap<Arc<str>, usize>,
+}
+
+impl Registry {
+    /// Of these.
+    pub fn new(enabled: Vec<Enabled>) -> Self {
+        let names = enabled.iter().map(|one| Arc::clone(&one.name));
+        let by_name = names.enumerate().map(|(at, name)| (name, at)).collect();
+        Self { enabled, by_name }
+    }
+
+    /// By name as it stands in the URL.
+    pub fn get(&self, name: &str) -> Option<&Enabled> {
+        self.enabled.get(*self.by_name.get(name)?)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Enabled> {
+        self.enabled.iter()
+    }
+}
