@@ -26,15 +26,7 @@ use crate::{
         stage,
     },
     forward::{Forward, client::Client},
-    intake::{
-        self, Intake,
-        audit::Audit,
-        body,
-        certificate::Certificate,
-        heavy::Heavy,
-        limit::{self, Limits},
-        reload::Reload,
-    },
+    intake::{self, Intake, reload::Reload},
     integration::{self, Integration, token::Tokens},
     journal::{
         Journal,
@@ -51,6 +43,7 @@ use crate::{
     projection::live::Live,
     push::Push,
     registry::Registry,
+    serving::{audit::Audit, body, certificate::Certificate, heavy::Heavy, limit, limit::Limits},
     telemetry::{self, LastWebhooks},
     transform::Transform,
 };

@@ -1,6 +1,6 @@
-//! webhook-hub: every order of the delivery platforms, to the restaurant's backend: once, in order, whatever breaks.
+//! webhook-hub: every order of the delivery platforms, to the restaurant's backend: in order, whatever breaks, exactly once where the backend honours the key.
 //!
-//! The modules stand in the order in which an event passes through them:
+//! The way of an event:
 //!
 //! 1. [`intake`] takes a webhook, lets [`verification`] say whether it is the [`provider`]'s, and
 //! 2. [`journal`] appends it to the stream `EVENTS`; only then is it answered with 200.
@@ -10,35 +10,48 @@
 //!    fetches orders that a webhook only points at.
 //! 6. [`projection`] writes what the log says into PostgreSQL; every table can be dropped and made again.
 //!
-//! [`process`] is what the operating system gives. [`hub`] builds all of this, supervises it and drains it; [`operator`] holds the commands, [`telemetry`] what is seen
-//! from outside. [`fault_injection`] lets hazard tests shorten constants and end the process at a named point. [`tls`] is what it connects with, [`http`] how it asks others. [`event`] and [`config`] are the words that the others speak; neither does any I/O of its own.
+//! Below, a module knows only those that stand before it (`tests/layers.rs` checks that).
 
-pub mod config;
+// Formats and words. No I/O.
 pub mod text;
 pub mod json;
 pub mod event;
-pub mod retry;
-pub mod intake;
-pub mod integration;
+pub mod order;
 pub mod verification;
 pub mod provider;
-pub mod order;
+pub mod retry;
+pub mod config;
+
+// What the hub runs on: the operating system, PostgreSQL, HTTP to others, metrics and logs.
+pub mod fault_injection;
+pub mod process;
+pub mod tls;
+pub mod database;
+pub mod http;
+pub mod telemetry;
+
+// The log, and the engine that runs what consumes it.
 pub mod journal;
 pub mod delivery;
-pub mod database;
-pub mod tls;
-pub mod http;
+
+// What more than one stage knows: branches, orders that were there before, providers that are switched on.
 pub mod branches;
+pub mod memory;
 pub mod remote;
 pub mod registry;
+
+// Where requests come in.
+pub mod serving;
+pub mod intake;
+
+// The stages, the tables, and where the backend comes in.
 pub mod transform;
-pub mod memory;
 pub mod forward;
-pub mod push;
 pub mod projection;
-pub mod process;
+pub mod push;
+pub mod integration;
+
+// The whole: what is seen of it, what runs it, what its operators use.
+pub mod observer;
 pub mod hub;
 pub mod operator;
-pub mod telemetry;
-pub mod observer;
-pub mod fault_injection;

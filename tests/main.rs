@@ -9,6 +9,7 @@
 
 mod harness;
 
+mod layers;
 mod flow;
 mod providers;
 mod conformance;

@@ -3,6 +3,8 @@
 //! They are part of the contract with whoever subscribes to `orders.>`: fields are added, never renamed or removed.
 //! The payload of `order.transformed` is made by [`crate::order::body`].
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -61,6 +63,12 @@ pub struct ErrorReport {
 }
 
 impl ErrorReport {
+    /// Of an order whose id an earlier version accepted and that cannot stand in a path, and why: no request about it can be made.
+    pub fn of_order_id(why: impl fmt::Display) -> Self {
+        let message = format!("the order id {why}; no request about this order can be made");
+        Self::new(ErrorType::Validation, "ORDER_ID_NO_PATH_SEGMENT", message)
+    }
+
     /// Without details.
     pub fn new(error_type: ErrorType, code: impl Into<String>, message: impl Into<String>) -> Self {
         Self {

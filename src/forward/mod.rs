@@ -296,7 +296,7 @@ impl Stage for Forward {
         }
         let post = match self.client.post(posting.request, &event.envelope) {
             Ok(post) => post,
-            Err(why) => return Ok(vec![dead_letter(event, request - 1, why.of_order_id())]),
+            Err(why) => return Ok(vec![dead_letter(event, request - 1, ErrorReport::of_order_id(why))]),
         };
         let _slot = self.client.slot().await;
         let pass = self.pass()?;

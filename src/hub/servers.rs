@@ -13,13 +13,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{Phase, Tasks, budget::PRIVATE_CONNECTIONS, stopping};
 use crate::{
     config::Config,
-    intake::{
-        self,
-        certificate::Certificate,
-        connections::Connections,
-        server::{self, Serving},
-    },
+    intake,
     observer::health::{self, Health},
+    serving::{certificate::Certificate, connections::Connections, server, server::Serving},
     telemetry,
 };
 

@@ -3,15 +3,15 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{
-    Intake,
-    body::Standing,
-    heavy::{AT_ONCE_BYTES, aside},
-    refusal::Reason,
-};
+use super::Intake;
 use crate::{
     branches::Secrets,
     registry::Enabled,
+    serving::{
+        body::Standing,
+        heavy::{AT_ONCE_BYTES, aside},
+        refusal::Reason,
+    },
     verification::{Keys, Refusal, Unverified, Verified, keys::WEBHOOK_SECRET, verify},
 };
 

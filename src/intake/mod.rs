@@ -1,8 +1,7 @@
 //! The intake: where a provider's webhook comes in, and what it is told.
 //!
-//! [`server`] serves what its listener accepts, [`connections`] says which connections stay open, [`receive`] takes a webhook through the checks of the contract in their
-//! order, [`body`] reads it within its limits, [`structure`] looks at its JSON, [`client_ip`] and [`allow_list`] say who
-//! calls, [`limit`] whether that is too much, [`refusal`] what a refused one is told, and [`audit`] takes note of it.
+//! [`receive`] takes a webhook through the checks of the contract in their order, by what [`crate::serving`] has for all routes: its body within the limits, its
+//! JSON, who calls and whether that is too much. [`reload`] reads secrets again.
 //! What is no webhook goes [`astray`].
 //! Answers depend on the event log and on nothing else.
 
@@ -24,31 +23,21 @@ use crate::{
     journal::Journal,
     memory::Orders,
     registry::{Enabled, Registry, allow_list},
+    serving::{
+        audit,
+        body::{self, Standing},
+        connections::{Connections, Peer},
+        heavy, limit, paths,
+        refusal::{self, Reason},
+    },
     telemetry::LastWebhooks,
 };
 
-pub mod server;
-pub mod connections;
-mod strict;
-mod listening;
-pub mod certificate;
 pub mod receive;
 pub mod reload;
-pub mod body;
-pub mod heavy;
-pub mod client_ip;
-pub mod limit;
-pub mod refusal;
-pub mod audit;
 mod authenticate;
-pub(crate) mod request_id;
 
-use self::{
-    body::Standing,
-    connections::{Connections, Peer},
-    receive::astray,
-    refusal::Reason,
-};
+use self::receive::astray;
 
 /// The description of all routes, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -124,6 +113,10 @@ impl Intake {
 pub fn router(intake: Arc<Intake>, beside: Router, health: Router) -> Router {
     let stopping = intake.stopping.clone();
     let asked = Arc::clone(&intake);
+    let notes = audit::Notes {
+        audit: Arc::clone(&intake.audit),
+        registry: Arc::clone(&intake.registry),
+    };
     let mut router = Router::new()
         .route(
             "/api/webhooks/{provider}",
@@ -135,15 +128,15 @@ pub fn router(intake: Arc<Intake>, beside: Router, health: Router) -> Router {
         )
         .route(
             "/openapi.json",
-            get(async || ([("content-type", "application/json")], OPENAPI)).fallback(astray::only_read),
+            get(async || ([("content-type", "application/json")], OPENAPI)).fallback(paths::only_read),
         )
         .fallback(astray::not_found)
         .with_state(intake)
         .merge(beside);
     if asked.settings.require_https {
-        router = router.layer(from_fn_with_state(Arc::clone(&asked), astray::require_https));
+        router = router.layer(from_fn_with_state(asked, astray::require_https));
     }
-    router = router.layer(from_fn_with_state(asked, audit::note_refused));
+    router = router.layer(from_fn_with_state(notes, audit::note_refused));
     // Health is asked by machines beside us, which have no proxy before them.
     let router = router
         .merge(health)
@@ -152,7 +145,7 @@ pub fn router(intake: Arc<Intake>, beside: Router, health: Router) -> Router {
     // Around the routes, for a layer of theirs comes after a route was found.
     Router::new()
         .fallback_service(router)
-        .layer(map_request(astray::same_path))
+        .layer(map_request(paths::same_path))
 }
 
 /// While the hub stops, each answer ends its connection, so that none is left whose next request comes as it is closed.
@@ -172,10 +165,10 @@ pub fn private_router(render: impl Fn() -> String + Clone + Send + Sync + 'stati
         async move { ([("content-type", "text/plain; version=0.0.4")], text) }
     };
     let router = Router::new()
-        .route("/metrics", get(render).fallback(astray::only_read))
+        .route("/metrics", get(render).fallback(paths::only_read))
         .merge(health)
-        .fallback(astray::not_found_inside);
+        .fallback(paths::not_found_inside);
     Router::new()
         .fallback_service(router)
-        .layer(map_request(astray::same_path))
+        .layer(map_request(paths::same_path))
 }

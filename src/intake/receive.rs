@@ -15,24 +15,25 @@ use axum::{
 use bytes::Bytes;
 use chrono::Utc;
 
-use super::{
-    Intake, authenticate,
-    body::{self, Reading, Sender, Standing},
-    client_ip::client_ip,
-    connections::Guest,
-    limit::{
-        address::Address,
-        taken::{Load, Point},
-    },
-    refusal::Reason,
-    request_id,
-};
+use super::{Intake, authenticate};
 use crate::{
     event::NewEvent,
     journal::Appended,
     json::structure,
     provider::{self, Admission},
     registry::Enabled,
+    serving::{
+        body,
+        body::{Reading, Sender, Standing},
+        client_ip::client_ip,
+        connections::Guest,
+        limit::{
+            address::Address,
+            taken::{Load, Point},
+        },
+        refusal::Reason,
+        request_id,
+    },
     verification::Unverified,
 };
 

@@ -29,9 +29,13 @@ use self::{
 use crate::{
     config,
     event::{Envelope, EventId, EventType, NewEvent, Principal},
-    intake::{
+    journal::{AppendError, Journal, read::event_at},
+    provider::admission::MAX_ORDER_ID_BYTES,
+    registry::Registry,
+    serving::{
         audit::NO_PROVIDER,
-        body::{self, Budget, Held, Reading, Sender, Standing},
+        body,
+        body::{Budget, Held, Reading, Sender, Standing},
         client_ip::client_ip,
         connections::Guest,
         heavy::Heavy,
@@ -39,9 +43,6 @@ use crate::{
         refusal::{after_panic, json_response},
         request_id,
     },
-    journal::{AppendError, Journal, read::event_at},
-    provider::admission::MAX_ORDER_ID_BYTES,
-    registry::Registry,
     telemetry::trace_context,
     text::segment,
 };

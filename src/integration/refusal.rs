@@ -14,9 +14,13 @@ use serde_json::json;
 
 use super::Integration;
 use crate::{
-    intake::{self, audit::Refused, refusal::json_response, request_id},
     journal::AppendError,
     json::fault::{Fault, counted},
+    serving::{
+        audit::Refused,
+        refusal::{self, json_response},
+        request_id,
+    },
 };
 
 /// Why a request is not taken.
@@ -36,7 +40,7 @@ pub enum Reason {
     NotConfigured(String),
     /// The body could not be read.
     #[error(transparent)]
-    Body(intake::refusal::Reason),
+    Body(refusal::Reason),
     /// What is wrong with it, each with its place.
     #[error("the request has {}, the first at {:?}: {}", counted(.0), .0[0].pointer, .0[0].message)]
     Faults(Vec<Fault>),
@@ -111,7 +115,7 @@ impl Reason {
         let retry_after = match self {
             Self::RateLimited(seconds) => Some((*seconds).into()),
             _ if status == StatusCode::SERVICE_UNAVAILABLE => {
-                Some(HeaderValue::from_static(intake::refusal::RETRY_AFTER_SECONDS))
+                Some(HeaderValue::from_static(refusal::RETRY_AFTER_SECONDS))
             }
             _ => None,
         };
@@ -138,7 +142,7 @@ pub async fn method_not_allowed(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let mut response = intake::refusal::Reason::MethodNotAllowed("POST").response(&request_id::of(&headers));
+    let mut response = refusal::Reason::MethodNotAllowed("POST").response(&request_id::of(&headers));
     response.headers_mut().remove(header::ALLOW);
     if let Some(refused) = response.extensions_mut().get_mut::<Refused>() {
         refused.client = Some(integration.client(peer, &headers));
@@ -152,7 +156,7 @@ mod tests {
 
     #[test]
     fn every_answer_stands_in_the_description() {
-        let document: serde_json::Value = serde_json::from_str(intake::OPENAPI).unwrap();
+        let document: serde_json::Value = serde_json::from_str(crate::intake::OPENAPI).unwrap();
         let schema = &document["components"]["schemas"]["IntegrationRefused"]["properties"]["error"];
         let codes = schema["properties"]["code"]["enum"].as_array().unwrap();
         let all = [
@@ -160,10 +164,10 @@ mod tests {
             Reason::RateLimited(7),
             Reason::ProviderNotFound,
             Reason::NotConfigured("x".into()),
-            Reason::Body(intake::refusal::Reason::RequestTimeout),
-            Reason::Body(intake::refusal::Reason::PayloadTooLarge(1)),
-            Reason::Body(intake::refusal::Reason::UnreadableBody("x")),
-            Reason::Body(intake::refusal::Reason::Overloaded),
+            Reason::Body(refusal::Reason::RequestTimeout),
+            Reason::Body(refusal::Reason::PayloadTooLarge(1)),
+            Reason::Body(refusal::Reason::UnreadableBody("x")),
+            Reason::Body(refusal::Reason::Overloaded),
             Reason::invalid("x".into()),
             Reason::KeyReused,
             Reason::EventLogUnavailable(AppendError::Timeout),
@@ -185,7 +189,7 @@ mod tests {
                 Reason::NotConfigured(_)
                     | Reason::EventLogUnavailable(_)
                     | Reason::Internal
-                    | Reason::Body(intake::refusal::Reason::Overloaded)
+                    | Reason::Body(refusal::Reason::Overloaded)
             );
             assert_eq!(status.is_server_error(), ours, "{reason:?}");
             let waits = reason.own_answer("").headers().contains_key(header::RETRY_AFTER);

@@ -27,10 +27,10 @@ use super::{Servers, expiry::Found};
 use crate::{
     database::{self, Database},
     delivery::{breaker, gate::Gate},
-    intake::receive::astray,
     journal::{Journal, identity::finding},
     projection::writer,
     registry::Registry,
+    serving::paths,
     telemetry::{LastWebhooks, tables::Who},
 };
 
@@ -106,12 +106,12 @@ pub fn private_router(health: Arc<Health>) -> Router {
 
 fn routes(all: MethodRouter<Arc<Health>>) -> Router<Arc<Health>> {
     Router::new()
-        .route("/health", all.fallback(astray::only_read))
-        .route("/health/live", get(live).fallback(astray::only_read))
-        .route("/health/ready", get(ready).fallback(astray::only_read))
+        .route("/health", all.fallback(paths::only_read))
+        .route("/health/live", get(live).fallback(paths::only_read))
+        .route("/health/ready", get(ready).fallback(paths::only_read))
         .route(
             "/api/webhooks/health/{provider}",
-            get(provider).fallback(astray::only_read),
+            get(provider).fallback(paths::only_read),
         )
 }
 
@@ -166,7 +166,7 @@ async fn provider(
 ) -> Response {
     let known = name.ok().and_then(|Path(name)| health.registry.get(&name));
     let Some(enabled) = known else {
-        return astray::unknown_provider(&headers);
+        return paths::unknown_provider(&headers);
     };
     let up = health.accepts();
     let body = json!({

@@ -12,12 +12,13 @@ use serde::Serialize;
 use super::{print, with_rights};
 use crate::{
     config::{self, Environment},
-    intake::limit::{
+    journal::connection::{Connection, HUB_INBOX},
+    serving::limit::{
         address::Address,
         blocks::{Block, Who},
-        stored::{self, BLOCK_SUBJECTS, Word},
+        stored,
+        stored::{BLOCK_SUBJECTS, Word},
     },
-    journal::connection::{Connection, HUB_INBOX},
 };
 
 /// Wait for one acknowledgement.

@@ -14,13 +14,13 @@ use super::{
 };
 use crate::{
     config::{self, Environment},
-    intake::audit::{Refusal, SUBJECT_ROOT},
     journal::{
         codec,
         connection::{Connection, HUB_INBOX},
         read::{Reader, Start},
         streams::REFUSALS,
     },
+    serving::audit::{Refusal, SUBJECT_ROOT},
 };
 
 /// How far the clock of NATS may be behind a hub's: what happened at a time is looked for from so much earlier on.

@@ -170,7 +170,7 @@ impl Push {
         if let Unfilled::NotASegment { slot, why } = unfilled
             && slot == EXTERNAL_ID
         {
-            return Ok(self.given_up(event, request - 1, why.of_order_id()));
+            return Ok(self.given_up(event, request - 1, ErrorReport::of_order_id(why)));
         }
         self.look_again().await?;
         let row = match &subject.origin.branch {

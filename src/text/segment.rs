@@ -10,8 +10,6 @@ use std::borrow::Cow;
 
 use unicode_normalization::UnicodeNormalization as _;
 
-use crate::event::outcome::{ErrorReport, ErrorType};
-
 /// Most times that a text is decoded while it is checked. Two are seen in practice (a proxy, then a server).
 const MAX_DECODINGS: usize = 4;
 
@@ -39,14 +37,6 @@ pub enum NotASegment {
     /// It is percent-encoded again and again.
     #[error("is percent-encoded more than {MAX_DECODINGS} times")]
     Nested,
-}
-
-impl NotASegment {
-    /// For an order whose id an earlier version accepted: nothing can be said about it in a path.
-    pub fn of_order_id(self) -> ErrorReport {
-        let message = format!("the order id {self}; no request about this order can be made");
-        ErrorReport::new(ErrorType::Validation, "ORDER_ID_NO_PATH_SEGMENT", message)
-    }
 }
 
 /// Looks whether a text is one segment, as it is and after each percent-decoding, with Unicode normalised.

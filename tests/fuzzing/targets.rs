@@ -16,20 +16,14 @@ use serde_json::Value;
 use uuid::Uuid;
 use webhook_hub::{
     event::Recorded,
-    intake::client_ip,
-    json::structure,
+    json::{structure, surrogates::with_whole_surrogates},
     order::{
         body::{self, Origin, Place},
-        sanitise::{MAX_TEXT_BYTES, clean_json, sanitise, with_whole_surrogates},
+        sanitise::{MAX_TEXT_BYTES, clean_json, sanitise},
     },
     provider::{Admission, Catalogue, Content, Provider, TransformError, declarative::Declarative},
-    verification::{
-        Keys, Scheme, Unverified,
-        keys::Own as KeyOwn,
-        preset,
-        sign::{self, Outgoing},
-        verify,
-    },
+    serving::client_ip,
+    verification::{Keys, Scheme, Unverified, keys::Own as KeyOwn, preset, sign, sign::Outgoing, verify},
 };
 
 /// A name, and what is done with an input.

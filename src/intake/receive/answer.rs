@@ -10,15 +10,15 @@ use serde::Serialize;
 
 use crate::{
     event::EventId,
-    intake::{
-        Intake,
+    intake::Intake,
+    journal::Appended,
+    provider::{Admission, Said, Told},
+    registry::Enabled,
+    serving::{
         audit::{NO_PROVIDER, Refused},
         limit::Limited,
         refusal::{Reason, json_response},
     },
-    journal::Appended,
-    provider::{Admission, Said, Told},
-    registry::Enabled,
 };
 
 /// The answer of the contract; its fields in its order.

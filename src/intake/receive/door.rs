@@ -6,8 +6,9 @@ use axum::{body::Body, http::Response};
 
 use super::answer::{refuse, refuse_to};
 use crate::{
-    intake::{Intake, audit::NO_PROVIDER, body, limit::Scope, refusal::Reason},
+    intake::Intake,
     registry::Enabled,
+    serving::{audit::NO_PROVIDER, body, limit::Scope, refusal::Reason},
 };
 
 /// The checks that need nothing of the body, in their order.

@@ -24,7 +24,7 @@ use crate::{
     config,
     config::Environment,
     database::Database,
-    intake::server::{self, Serving},
+    serving::{server, server::Serving},
 };
 
 /// What the hub must bring to be let in.

@@ -21,7 +21,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::{Intake, request_id};
+use super::request_id;
+use crate::registry::Registry;
 
 pub mod sampler;
 pub mod lines;
@@ -171,9 +172,18 @@ impl Facts {
     }
 }
 
+/// What is needed to take note of a refusal.
+#[derive(Clone)]
+pub struct Notes {
+    /// Where it is noted.
+    pub audit: Arc<Audit>,
+    /// How the provider signs that a refused webhook claims to be from.
+    pub registry: Arc<Registry>,
+}
+
 /// Around every route, the backend's among them: takes note of what was refused.
 pub async fn note_refused(
-    State(intake): State<Arc<Intake>>,
+    State(notes): State<Notes>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
     next: Next,
@@ -181,12 +191,12 @@ pub async fn note_refused(
     let facts = Facts::of(&request, peer.ip());
     let mut response = next.run(request).await;
     if let Some(refused) = response.extensions_mut().remove::<Refused>() {
-        intake.note(&refused, &response, &facts);
+        notes.note(&refused, &response, &facts);
     }
     response
 }
 
-impl Intake {
+impl Notes {
     fn note(&self, refused: &Refused, response: &Response<Body>, facts: &Facts) {
         let client = refused.client.unwrap_or(facts.peer).to_canonical();
         let provider = refused.provider.as_deref().unwrap_or(NO_PROVIDER);

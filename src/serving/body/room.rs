@@ -16,7 +16,7 @@ use std::{
 use metrics::Gauge;
 use tokio::sync::Notify;
 
-use crate::intake::{limit::address::Address, refusal::Reason};
+use crate::serving::{limit::address::Address, refusal::Reason};
 
 /// What strangers may hold of all, in sixteenths: of 32 MiB two bodies of the largest `MAX_PAYLOAD_SIZE`, and some.
 const OF_STRANGERS: usize = 8;

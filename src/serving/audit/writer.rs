@@ -86,7 +86,7 @@ mod tests {
     use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
-    use crate::intake::audit::QUEUE;
+    use crate::serving::audit::QUEUE;
 
     /// Nobody publishes, as while NATS is away.
     #[test]
