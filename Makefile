@@ -32,7 +32,7 @@ help: ## this list
 
 # The program replaces the recipe's shell, so that Ctrl-C reaches it directly and it can drain.
 run: tools ## NATS, PostgreSQL, a sample backend and the hub on this machine, with a sample order
-	@cargo build --profile quick --locked --no-default-features --bin webhook-hub
+	@cargo build --profile quick --locked --no-default-features --features dev --bin webhook-hub
 	@exec "$(TARGET)/quick/webhook-hub" dev
 
 # The tests mostly wait for servers, so more of them run at a time than there are cores.
@@ -89,6 +89,7 @@ bench: tools ## the bench, against real servers; ARGS='…' are its arguments, A
 check: ## formatting, lints, documentation
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --locked -- -D warnings # as it is shipped
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked
 
 check-deploy: tools ## the files of deploy/, by the programs that read them, as far as this machine has those

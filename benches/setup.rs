@@ -12,11 +12,11 @@ use tokio_postgres::{Client, NoTls};
 use webhook_hub::{
     config::{self, Environment},
     database::Database,
+    dev::servers::{NatsPasswords, NatsServer, Postgres, PostgresOptions, Programs},
     journal::{
         connection::{Connection, HUB_INBOX, PROVISION_INBOX},
         streams,
     },
-    operator::dev::servers::{NatsPasswords, NatsServer, Postgres, PostgresOptions, Programs},
     projection::{indexes, schema},
 };
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use webhook_hub::operator::dev::servers::{NatsPasswords, NatsServer, Postgres, Programs};
+use webhook_hub::dev::servers::{NatsPasswords, NatsServer, Postgres, Programs};
 
 use crate::{
     load::Pace,

@@ -54,4 +54,7 @@ pub mod integration;
 // The whole: what is seen of it, what runs it, what its operators use.
 pub mod observer;
 pub mod hub;
+// Everything on a developer's machine; no part of what is shipped.
+#[cfg(feature = "dev")]
+pub mod dev;
 pub mod operator;

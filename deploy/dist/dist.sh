@@ -19,6 +19,11 @@ triple=$(rustc -vV | sed -n 's/^host: //p')
 version=$(cargo metadata --format-version 1 --no-deps --locked | python3 -c 'import json, sys; print(json.load(sys.stdin)["packages"][0]["version"])')
 name=webhook-hub-$version-$triple
 program=$(deploy/dist/build.sh)
+# It starts and deletes servers of its own, and has nothing to do in production.
+if "$program" dev --help >/dev/null 2>&1; then
+    echo "make dist: the program has the command dev, so it was built with the feature of that name" >&2
+    exit 1
+fi
 
 rm -rf dist
 mkdir -p "dist/$name"

@@ -2,7 +2,7 @@
 # Makes sure that the two servers which `webhook-hub dev`, the tests and the bench start are on this machine:
 # nats-server 2.12 or newer, and PostgreSQL 15 or newer. Does nothing, quickly, when they are.
 #
-# Looked for in this order, which is that of src/operator/dev/servers/mod.rs too:
+# Looked for in this order, which is that of src/dev/servers/mod.rs too:
 #   NATS_SERVER_BIN (a program), POSTGRES_BIN_DIR (a folder)   an error if what they name won't do
 #   PATH                                                       what is too old is passed over
 #   /usr/lib/postgresql/*/bin                                  highest version first

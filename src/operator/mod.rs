@@ -28,7 +28,6 @@ pub mod providers;
 pub mod blocks;
 pub mod refusals;
 pub mod healthcheck;
-pub mod dev;
 
 /// A command.
 #[derive(Debug, Subcommand)]
@@ -36,6 +35,7 @@ pub enum Command {
     /// Runs the hub (the default).
     Serve,
     /// Runs everything on this machine: NATS, PostgreSQL, a sample backend and the hub, and sends a sample order through.
+    #[cfg(feature = "dev")]
     Dev {
         /// Where its data is kept.
         #[arg(long, default_value = ".dev")]
@@ -117,7 +117,8 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
     let result = runtime.block_on(async {
         match command {
             Command::Serve => serve::run(&environment).await,
-            Command::Dev { dir } => Box::pin(dev::run(&environment, &dir)).await,
+            #[cfg(feature = "dev")]
+            Command::Dev { dir } => Box::pin(crate::dev::run(&environment, &dir)).await,
             Command::Migrate {
                 print_grants: Some(role),
                 retention,

@@ -10,7 +10,7 @@ use std::{
 
 use async_nats::jetstream::{self, stream};
 use futures_util::future::try_join_all;
-use webhook_hub::operator::dev::servers::{NatsOptions, NatsPasswords, NatsServer, Programs};
+use webhook_hub::dev::servers::{NatsOptions, NatsPasswords, NatsServer, Programs};
 
 use super::{
     port::Port,

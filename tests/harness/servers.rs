@@ -13,9 +13,7 @@ use serde_json::Value;
 use tokio::sync::{Mutex, OnceCell};
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
-use webhook_hub::operator::dev::servers::{
-    NatsOptions, NatsPasswords, NatsServer, Postgres, PostgresOptions, Programs,
-};
+use webhook_hub::dev::servers::{NatsOptions, NatsPasswords, NatsServer, Postgres, PostgresOptions, Programs};
 
 use super::{
     certificates::Files,

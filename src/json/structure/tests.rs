@@ -5,7 +5,7 @@ use serde::de::IgnoredAny;
 
 use super::*;
 
-const SAMPLE: &str = include_str!("../../operator/dev/sample_order.json");
+const SAMPLE: &str = include_str!("../../dev/sample_order.json");
 
 fn refused(body: &str) -> String {
     match check(body.as_bytes()) {

@@ -12,7 +12,7 @@ use crate::{
     verification::{Keys, Unverified, sign, sign::Outgoing, verify},
 };
 
-const SAMPLE: &str = include_str!("../../operator/dev/sample_order.json");
+const SAMPLE: &str = include_str!("../../dev/sample_order.json");
 
 const NAME: &str = "careem";
 

@@ -35,7 +35,7 @@ mod demo;
 use servers::{NatsPasswords, NatsServer, Postgres, PostgresOptions, Programs};
 
 /// The configuration that production uses, too.
-const NATS_CONFIG: &str = include_str!("../../../nats.conf");
+const NATS_CONFIG: &str = include_str!("../../nats.conf");
 const DATABASE: &str = "webhook_hub";
 /// The webhook secret of the sample provider; there is nothing to keep secret on a developer's machine.
 const WEBHOOK_SECRET: &str = "dev-careem-secret";
