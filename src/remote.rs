@@ -22,7 +22,7 @@ use self::{
 };
 use crate::{
     config,
-    delivery::{breaker::Outcome, gate::Gate, stage::turn},
+    delivery::{breaker::Outcome, gate::Gate, stage::permission},
     event::{
         EventId,
         outcome::{ErrorReport, ErrorType},
@@ -298,7 +298,7 @@ impl Remote {
         if let Err(wait) = self.limits.take(Instant::now(), origin.event) {
             return Ok(Sent::Reply(wait.into()));
         }
-        if turn::begin().is_err() {
+        if permission::begin().is_err() {
             return waits(TRIALS_UNDER_WAY);
         }
         let asked = Instant::now();
@@ -314,7 +314,7 @@ impl Remote {
             Err(Trouble::Reply(reply)) => (self.no_answer(origin, &reply), Sent::Reply(reply)),
         };
         // The next instance finds out for itself.
-        let says_nothing = turn::is_over() && !matches!(outcome, Outcome::Success);
+        let says_nothing = permission::is_over() && !matches!(outcome, Outcome::Success);
         pass.record(if says_nothing { Outcome::Abandoned } else { outcome });
         let label = sent.label();
         metrics::histogram!("provider_request_duration_seconds", "provider" => Arc::clone(&self.name))

@@ -15,7 +15,7 @@ use crate::{
     database::Database,
     delivery::{
         TRANSFORM,
-        lanes::Corner,
+        lanes::LaneNamespace,
         stage::{self, Before, Stage, give_up},
     },
     event::{
@@ -195,7 +195,7 @@ impl Stage for Transform {
     const NAME: &'static str = TRANSFORM;
     const TAKES: &'static [EventType] = &[EventType::WebhookReceived, EventType::OrderFetched];
     const LABEL: &'static str = LABEL;
-    const LANES: Option<Corner> = Some(Corner::TRANSFORM);
+    const LANES: Option<LaneNamespace> = Some(LaneNamespace::TRANSFORM);
     const WAITS_FOR: &'static str = stage::gauges::BRANCHES;
 
     /// A cold start without PostgreSQL knows no branch yet: webhooks are accepted, transformation waits.

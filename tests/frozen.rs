@@ -34,7 +34,7 @@ async fn the_hub_with_orders_that_wait_for_a_slot() {
     world.backend.release();
     world.log.settled().await;
     first.resume().await;
-    first.says("beginning again after trouble").await;
+    first.says("the stage starts again after an error").await;
     world.post_orders_to(&next.url(), ids("after", 1)).await;
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(6)).await;

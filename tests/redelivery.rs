@@ -148,7 +148,7 @@ async fn frozen_with_a_request_under_way() {
     world.log.settled().await;
     frozen.resume().await;
     // It has heard that it is replaced when it is ready to stand by; then whatever it had to say is said.
-    frozen.says("beginning again after trouble").await;
+    frozen.says("the stage starts again after an error").await;
     world.post_orders(&steady, ids("after", 1)).await;
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(3)).await;

@@ -9,7 +9,7 @@
 //! that could get lost. Versions before this one also wrote schedules (`sch.…`), for which the server put a message on
 //! `due.…`; what is left of those means nothing.
 //!
-//! Each stage that parks has a [`Corner`] of the stream, so one order may wait in two stages, and neither sees the
+//! Each stage that parks has a [`LaneNamespace`] of the stream, so one order may wait in two stages, and neither sees the
 //! other's lanes.
 //!
 //! Nothing is only here: an event in a lane is on `EVENTS`, and if `LANES` is lost the lanes are made again from there
@@ -18,7 +18,7 @@
 mod lane;
 mod scan;
 mod table;
-pub mod told;
+pub mod checksum;
 mod writer;
 
 use std::{
@@ -32,11 +32,11 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot};
 
 use self::{
+    checksum::{LaneMessage, LanePast, LanesChecksum},
     lane::EARLY,
-    scan::All,
-    table::{Open, Table},
-    told::{Found, Past, Told},
-    writer::Change,
+    scan::LaneScan,
+    table::{LaneTable, OpenLane},
+    writer::LaneWrite,
 };
 pub use self::{lane::Lane, writer::LaneWriter};
 use crate::journal::{
@@ -56,7 +56,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A stage's part of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Corner {
+pub struct LaneNamespace {
     /// What stands before the partition in its subjects: nothing, or a token and a dot.
     token: &'static str,
     /// Where its marker is.
@@ -69,7 +69,7 @@ pub struct Corner {
     reader: &'static str,
 }
 
-impl Corner {
+impl LaneNamespace {
     /// Of the stage `forward`.
     pub const FORWARD: Self = Self {
         token: "",
@@ -101,27 +101,27 @@ impl Corner {
 pub struct Lanes {
     connection: Arc<Connection>,
     partitions: u16,
-    corner: Corner,
-    table: Arc<Mutex<Table>>,
-    told: Arc<Mutex<Told>>,
-    changes: mpsc::Sender<Change>,
+    namespace: LaneNamespace,
+    table: Arc<Mutex<LaneTable>>,
+    checksum: Arc<Mutex<LanesChecksum>>,
+    changes: mpsc::Sender<LaneWrite>,
 }
 
 /// What was read at the start.
-pub struct Read {
+pub struct LanesRead {
     /// The lanes that are open.
     pub lanes: Vec<(OrderKey, Lane)>,
     /// The stream is the one that was written before, not a new or an emptied one.
     pub is_whole: bool,
     /// Requests to NATS that reading them took.
     pub requests: u32,
-    messages: HashMap<OrderKey, Found>,
+    messages: HashMap<OrderKey, LaneMessage>,
 }
 
-impl Read {
+impl LanesRead {
     /// Whether this is what an instance left that told this last.
-    pub fn is_as_told(&self, told: Told) -> bool {
-        told.explains(self.messages.iter().map(|(key, found)| (*key, found)))
+    pub fn matches_checksum(&self, checksum: LanesChecksum) -> bool {
+        checksum.explains(self.messages.iter().map(|(key, found)| (*key, found)))
     }
 
     /// The oldest event in a lane.
@@ -138,30 +138,30 @@ impl Lanes {
     pub async fn read(
         connection: &Arc<Connection>,
         partitions: u16,
-        corner: Corner,
-    ) -> anyhow::Result<(Self, LaneWriter, Read)> {
-        let is_whole = last(connection, corner.marker).await?.is_some();
+        namespace: LaneNamespace,
+    ) -> anyhow::Result<(Self, LaneWriter, LanesRead)> {
+        let is_whole = last(connection, namespace.marker).await?.is_some();
         // What was written before the fence is there when the fence is.
-        let fence = publish(connection, corner.fence).await?;
-        let All {
+        let fence = publish(connection, namespace.fence).await?;
+        let LaneScan {
             lanes,
             found,
             seen,
             requests,
-        } = scan::read(connection, corner, fence).await?;
+        } = scan::read(connection, namespace, fence).await?;
         tracing::debug!(
-            consumer = corner.reader,
+            consumer = namespace.reader,
             lanes = lanes.len(),
             requests,
             "lanes were read"
         );
-        let mut table = Table::default();
+        let mut table = LaneTable::default();
         for (key, lane) in &lanes {
             parked(&lane.provider).increment(1.0);
-            table.put(*key, Open::new(found[key].revision, found[key].past.clone(), lane));
+            table.put(*key, OpenLane::new(found[key].revision, found[key].past.clone(), lane));
         }
         table.seen(seen);
-        let read = Read {
+        let read = LanesRead {
             lanes: lanes.into_iter().collect(),
             is_whole,
             requests,
@@ -172,8 +172,8 @@ impl Lanes {
         let lanes = Self {
             connection: Arc::clone(connection),
             partitions,
-            corner,
-            told: Arc::new(Mutex::new(table.told())),
+            namespace,
+            checksum: Arc::new(Mutex::new(table.checksum())),
             table: Arc::new(Mutex::new(table)),
             changes,
         };
@@ -181,15 +181,15 @@ impl Lanes {
     }
 
     /// What is to be told with the lease, now and after every change.
-    pub fn told(&self) -> Arc<Mutex<Told>> {
-        Arc::clone(&self.told)
+    pub fn checksum(&self) -> Arc<Mutex<LanesChecksum>> {
+        Arc::clone(&self.checksum)
     }
 
     /// Notes a change, and what is to be told of it.
-    fn note(&self, change: impl FnOnce(&mut Table)) {
+    fn note(&self, change: impl FnOnce(&mut LaneTable)) {
         let mut table = self.table();
         change(&mut table);
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = table.told();
+        *self.checksum.lock().unwrap_or_else(PoisonError::into_inner) = table.checksum();
     }
 
     /// Notes that the stream holds every lane that there is.
@@ -197,10 +197,10 @@ impl Lanes {
     /// # Errors
     /// Where NATS does not acknowledge.
     pub async fn mark_whole(&self) -> anyhow::Result<()> {
-        publish(&self.connection, self.corner.marker).await.map(drop)
+        publish(&self.connection, self.namespace.marker).await.map(drop)
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, LaneTable> {
         // No code panics while it holds the lock.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -268,12 +268,12 @@ impl Lanes {
         };
         let past = known
             .as_ref()
-            .map_or_else(|| Past::none_since(replaces), |open| open.past.then(replaces));
+            .map_or_else(|| LanePast::none_since(replaces), |open| open.past.then(replaces));
         let revision = self.change(key, replaces, past.clone(), Some(lane)).await?;
         if known.is_none() {
             parked(&lane.provider).increment(1.0);
         }
-        self.note(|table| table.put(key, Open::new(revision, past, lane)));
+        self.note(|table| table.put(key, OpenLane::new(revision, past, lane)));
         Ok(())
     }
 
@@ -295,9 +295,9 @@ impl Lanes {
         Ok(())
     }
 
-    async fn change(&self, key: OrderKey, replaces: u64, past: Past, lane: Option<&Lane>) -> anyhow::Result<u64> {
+    async fn change(&self, key: OrderKey, replaces: u64, past: LanePast, lane: Option<&Lane>) -> anyhow::Result<u64> {
         let (done, written) = oneshot::channel();
-        let change = Change {
+        let change = LaneWrite {
             subject: self.subject(key),
             payload: match lane {
                 Some(lane) => serde_json::to_vec(lane)?.into(),
@@ -314,7 +314,7 @@ impl Lanes {
 
     fn subject(&self, key: OrderKey) -> String {
         let partition = partition_token(key.partition(self.partitions));
-        format!("lane.{}{partition}.{key}", self.corner.token)
+        format!("lane.{}{partition}.{key}", self.namespace.token)
     }
 }
 

@@ -203,7 +203,7 @@ fn ttl() -> Duration {
 
 /// The last message of a lease's subject.
 #[derive(Default)]
-struct Found {
+struct LeaseRecord {
     /// 0 where there is none.
     sequence: u64,
     /// Empty: nobody.
@@ -211,9 +211,9 @@ struct Found {
     note: Note,
 }
 
-async fn read(connection: &Connection, subject: &str) -> anyhow::Result<Found> {
+async fn read(connection: &Connection, subject: &str) -> anyhow::Result<LeaseRecord> {
     let last = last_of(connection, LEASES, subject, ANSWER_TIMEOUT).await?;
-    let said = |message: StreamMessage| Found {
+    let said = |message: StreamMessage| LeaseRecord {
         sequence: message.sequence,
         holder: String::from_utf8_lossy(&message.payload).into_owned(),
         note: note_of(&message.headers, subject),

@@ -1,8 +1,8 @@
-//! The delivery engine: what runs the stages that consume the log, keeps each order's order, and tries again.
+//! The delivery engine: it runs the stages that consume the log, keeps the events of each order in sequence, and retries.
 //!
-//! [`stage`] is the runner, [`lease`] says on which instance it works, [`lanes`] hold what waits for long, [`superseded`] says whether an event that is taken up
-//! again still holds. [`breaker`] decides whether whoever is asked is left alone, [`gate`] waits for it and shares its state. What an event means is left to the
-//! stages.
+//! [`stage`] is the runner. A [`lease`] decides on which instance a stage runs. [`lanes`] hold events that wait for long. [`superseded`] decides whether an event
+//! that is retried is still current. The circuit [`breaker`] decides whether requests may be made; [`gate`] waits for it and shares its state between instances.
+//! The stages decide what an event means.
 
 pub mod lease;
 pub mod lanes;
@@ -11,9 +11,9 @@ pub mod breaker;
 pub mod gate;
 pub mod stage;
 
-/// The stage that reads webhooks: its name as a consumer, in leases, in metrics and on dead letters.
+/// The stage that transforms webhooks: its name as a consumer, in leases, in metrics and on dead letters.
 pub const TRANSFORM: &str = "transform";
-/// The stage that asks the backend.
+/// The stage that sends requests to the backend.
 pub const FORWARD: &str = "forward";
-/// The stage that asks providers.
+/// The stage that sends requests to providers.
 pub const PUSH: &str = "push";

@@ -1,37 +1,37 @@
-//! Stages: what consumes the log, each on a durable consumer.
+//! The stage runner: each stage consumes the log through a durable consumer.
 //!
-//! One instance works on a stage at a time, by a [lease](super::lease); the others stand by. It handles many orders at
-//! once and the events of each order one after another: an event waits for the one before it of the same order, and for
-//! nothing else. A stage says what follows from an event; only the runner here acknowledges, and only after that is on
-//! the log. An instance that takes over reads from the log what was left open (`recovery`) and begins with that, so no
-//! newer event of an order overtakes an older one. What has to wait for long is parked in its order's lane
+//! One instance holds the [lease](super::lease) of a stage and works on it; the others stand by. It handles many orders
+//! concurrently and the events of one order in sequence: an event waits for the previous event of its order, and for nothing
+//! else. A stage returns the events that follow from an event; only the runner acknowledges, and only after those are on the
+//! log. An instance that takes over first reads the open events from the log (`recovery`) and begins with them, so no newer
+//! event of an order overtakes an older one. An event that has to wait for long is parked in its order's lane
 //! ([`super::lanes`]) and acknowledged; later events of that order join it there.
 //!
-//! A message that cannot be read becomes an `order.rejected` of its own, which is a dead letter: never a loop, never a silent
-//! acknowledgement. One that only a newer version can read is left to an instance of that version (`left`).
+//! An unreadable message becomes an `order.rejected` of its own, which is a dead letter: it neither loops nor is acknowledged
+//! silently. An event of a newer version is left to an instance of that version (`newer_version`).
 
 mod attempt;
 mod doubt;
 mod due;
 mod floor;
-mod found;
+mod recovery_scan;
 pub(crate) mod gauges;
 mod given_up;
-mod hand;
+mod in_flight;
 mod handover;
-mod held;
+mod work_queue;
 mod join;
-mod left;
+mod newer_version;
 mod log_lines;
-mod look;
+mod consumer_check;
 mod progress;
-mod names;
+mod cause_names;
 mod rebuild;
 mod recovery;
-mod shares;
-mod stray;
+mod fair_share;
+mod delivery_gap;
 mod tenure;
-pub mod turn;
+pub mod permission;
 mod unreadable;
 
 use std::{
@@ -58,20 +58,20 @@ pub use doubt::Before;
 pub use given_up::{give_up, not_yours, reject};
 
 use self::{
-    attempt::Ground,
+    attempt::TaskContext,
+    consumer_check::ConsumerState,
     doubt::Doubt,
+    fair_share::FairShare,
     gauges::Gauges,
-    hand::{Hand, Sources},
     handover::Freed,
-    held::{Done, Item, Task},
-    look::Seen,
+    in_flight::{InFlight, WorkSources},
     recovery::Unsettled,
-    shares::Shares,
-    tenure::{Handed, Kept, Tenure, Term, Unfit},
+    tenure::{Handed, LostFloor, StageUnavailable, Tenure, Term},
     unreadable::unreadable,
+    work_queue::{Done, QueuedEvent, Task},
 };
 use super::{
-    lanes::{Corner, Lanes, Read},
+    lanes::{LaneNamespace, Lanes, LanesRead},
     lease::Lease,
 };
 use crate::{
@@ -87,102 +87,97 @@ use crate::{
     retry::Failure,
 };
 
-/// A request stands for less than a lease, so that the one of an instance that stands still is over before another takes
-/// its place.
+/// A pull request expires before a lease does, so the request of a frozen instance has ended before another takes over.
 const PULL: Pull = Pull {
     messages: 500,
     expires: Duration::from_secs(3),
     heartbeat: Duration::from_secs(1),
 };
-/// How often it is looked whether the consumer handed messages to somebody else.
+/// Interval of the checks whether the consumer delivered messages to another instance.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How long a stage is left to others by an instance that could not work on it.
+/// How long an instance that could not work on a stage leaves it to others.
 const STAND_ASIDE: Duration = Duration::from_secs(3);
-/// Pause after trouble: before the lease is asked for again, before an outcome is appended again.
+/// Pause after an error, before the lease is requested or an outcome is appended again.
 const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(250);
 
-/// Something that turns events into events.
+/// A consumer that turns events into events.
 pub trait Stage: Send + Sync + 'static {
     /// Its name, its durable consumer's and its lease's.
     const NAME: &'static str;
-    /// The types of events that it takes, beside requests to take such a one up again.
+    /// The event types that it handles; it also handles requests to retry one of those.
     const TAKES: &'static [EventType];
-    /// Label of the event that ends what it was given (see [`crate::event::EventId::derive`]): the same whoever records it.
+    /// Label of the outcome event (see [`crate::event::EventId::derive`]): the same on every instance.
     const LABEL: &'static str = OUTCOME;
-    /// Where its events wait, if they may have to wait for long.
-    const LANES: Option<Corner>;
-    /// What it waits for where it is not ready, as a label of `orders_waiting`.
+    /// The namespace in which its events are parked; none for a stage that parks none.
+    const LANES: Option<LaneNamespace>;
+    /// The label in `orders_waiting` of what it waits for while it is not ready.
     const WAITS_FOR: &'static str = gauges::BREAKER;
 
-    /// Waits until there is a point in handling an event (breaker open: here).
+    /// Waits until events can be handled; an open breaker makes it wait.
     fn ready(&self) -> impl Future<Output = ()> + Send;
 
     /// Whether [`Self::ready`] would return at once.
     fn is_ready(&self) -> bool;
 
-    /// Waits until the stage may be taken over: an instance that does not know enough yet leaves it to others.
+    /// Waits until this instance knows enough to take the stage over; until then others may.
     fn prepared(&self) -> impl Future<Output = ()> + Send {
         async {}
     }
 
-    /// Learns all that is on the log by now: after the stage was taken over and before anything is handled, and before an order
-    /// goes on that another instance was at work on.
+    /// Reads the log to its present end: after a takeover, before any event is handled, and before an order continues that
+    /// another instance was working on.
     fn catches_up(&self) -> impl Future<Output = anyhow::Result<()>> + Send {
         async { Ok(()) }
     }
 
-    /// An event of this stage is on the log.
+    /// Called when an event of this stage is on the log.
     fn recorded(&self, _: &NewEvent, _: Appended) {}
 
-    /// What follows from an event. `request` counts from 1.
+    /// Handles an event and returns the events that follow from it. `request` counts from 1.
     fn handle(&self, event: &Recorded, request: u32) -> impl Future<Output = Result<Vec<NewEvent>, Failure>> + Send;
 
-    /// This instance has taken the stage over: what it remembers of an earlier time may be about events that another one has had
-    /// since.
+    /// Called at a takeover: state from an earlier term may be about events that another instance has handled since.
     fn begins(&self) {}
 
-    /// How long a request may be under way that [`Self::handle`] makes; nothing, where it makes none. See [`turn`].
+    /// The time limit of a request that [`Self::handle`] makes; zero where it makes none. See [`permission`].
     fn longest_request(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// Ends, with the reason, where this instance has never been able to work on the stage for long, and another one may be.
-    /// Nothing is under way then.
+    /// Returns the reason when this instance has been unable to work on the stage for long and another one may be able to.
+    /// No request is under way then.
     fn unfit(&self) -> impl Future<Output = String> + Send {
         std::future::pending()
     }
 
-    /// Whether it is the event that an earlier one of its order may wait for ([`Failure::Retry`], `for_creation`).
+    /// Whether the event creates the order, for which an earlier event may wait ([`Failure::Retry`], `for_creation`).
     fn creates(_: &Recorded) -> bool {
         false
     }
 
-    /// Whether an attempt, as it was recorded, says that its event waits for such a one.
+    /// Whether a recorded attempt says that its event waits for the creation of the order.
     fn waits_for_creation(_: &Recorded) -> bool {
         false
     }
 
-    /// What of its order may be open before an event, by what this stage knows without the lanes: asked while lanes that were lost
-    /// are made again from the log, so that not every event need wait for that.
+    /// Which earlier events of the order may be open, as far as this stage knows without the lanes: asked while lost lanes are
+    /// rebuilt from the log, so that not every event has to wait for the rebuild.
     fn before(&self, _: &Recorded) -> Before {
         Before::Unknown
     }
 
-    /// Whether nothing follows from events of this type: they only wake one that waits. Then none of them is ever open.
+    /// Whether events of this type only wake a waiting event. They have no outcome, so they are never open.
     fn only_wakes(_: EventType) -> bool {
         false
     }
 }
 
-/// Runs a stage until told to stop; then it is handed over at once, what is at work is finished, and what waits is left to
-/// the log.
+/// Runs a stage until `stop`; then hands it over at once and finishes the tasks under way. Waiting events stay on the log.
 ///
-/// `grace`: how long what is at work gets for that, before the process ends.
-///
-/// A consumer that is deleted meanwhile is made again, or waited for.
+/// `grace`: how long those tasks may take before the process ends. A deleted consumer is created again, or waited for.
 ///
 /// # Errors
-/// None that this version knows of.
+/// None in this version.
 pub async fn run<S: Stage>(
     stage: Arc<S>,
     journal: Journal,
@@ -194,10 +189,10 @@ pub async fn run<S: Stage>(
         journal,
         grace,
         stop,
-        went_back: Kept::default(),
+        went_back: LostFloor::default(),
     };
     while !worker.stop.is_cancelled() {
-        if let Err(error) = worker.work_while_it_is_ours().await {
+        if let Err(error) = worker.work_under_lease().await {
             if error.downcast_ref::<streams::Missing>().is_some() {
                 streams::wait_for(worker.journal.connection(), EVENTS, S::NAME, &worker.stop).await;
                 continue;
@@ -205,7 +200,7 @@ pub async fn run<S: Stage>(
             tracing::warn!(
                 stage = S::NAME,
                 error = format!("{error:#}"),
-                "beginning again after trouble"
+                "the stage starts again after an error"
             );
         }
         tokio::select! {
@@ -221,12 +216,12 @@ struct Worker<S> {
     journal: Journal,
     grace: Duration,
     stop: CancellationToken,
-    /// How far the stage was on a log that is not there any more: the lease that said so may be gone with it.
-    went_back: Kept,
+    /// The floor on a log that was replaced: the lease that held it may be lost with that log.
+    went_back: LostFloor,
 }
 
 impl<S: Stage> Worker<S> {
-    async fn work_while_it_is_ours(&self) -> anyhow::Result<()> {
+    async fn work_under_lease(&self) -> anyhow::Result<()> {
         let connection = self.journal.connection();
         let taking = async {
             connection.wait_up().await;
@@ -252,7 +247,7 @@ impl<S: Stage> Worker<S> {
             biased;
             worked = self.work(&term, inherited.words) => Some(worked),
             () = lease.keep(|| tenure.note(), &tenure.at_once) => None,
-            why = self.stage.unfit() => Some(Err(Unfit(why).into())),
+            why = self.stage.unfit() => Some(Err(StageUnavailable(why).into())),
         };
         self.went_back.keep(finished.as_ref(), tenure);
         let Some(worked) = finished else {
@@ -260,10 +255,10 @@ impl<S: Stage> Worker<S> {
         };
         tenure.still_at_work(&term.holder, Vec::new());
         if !lease.give_back(&tenure.note()).await {
-            // Another instance has taken the stage over, and may wait for the last word.
+            // Another instance has taken the stage over, and may wait for the last message.
             handover::say(connection, S::NAME, &term.holder, Vec::new()).await;
         }
-        if worked.as_ref().is_err_and(|error| error.is::<Unfit>()) {
+        if worked.as_ref().is_err_and(|error| error.is::<StageUnavailable>()) {
             drop(role);
             // An instance that can work takes it meanwhile.
             let _ = tokio::time::timeout(STAND_ASIDE, self.stop.cancelled()).await;
@@ -273,10 +268,11 @@ impl<S: Stage> Worker<S> {
 
     async fn work(&self, term: &Term, words: Option<Subscriber>) -> anyhow::Result<()> {
         let halt = self.stop.child_token();
-        let Some(corner) = S::LANES else {
+        let Some(namespace) = S::LANES else {
             return self.work_on(term, words, None, &halt).await;
         };
-        let (lanes, writer, read) = Lanes::read(self.journal.connection(), self.journal.partitions(), corner).await?;
+        let (lanes, writer, read) =
+            Lanes::read(self.journal.connection(), self.journal.partitions(), namespace).await?;
         let mut work = pin!(self.work_on(term, words, Some((lanes, read)), &halt));
         let failed = tokio::select! {
             worked = &mut work => return worked,
@@ -289,8 +285,8 @@ impl<S: Stage> Worker<S> {
         Err(failed)
     }
 
-    /// Waits until the stage knows what is on the log; false where it is halted before. The memory of orders ends with the hub, so it
-    /// may never know it then.
+    /// Waits until the stage has read the log; false when halted before. The memory of orders stops with the hub, so the read may
+    /// never finish then.
     async fn catches_up(&self, halt: &CancellationToken) -> anyhow::Result<bool> {
         tokio::select! {
             biased;
@@ -299,31 +295,31 @@ impl<S: Stage> Worker<S> {
         }
     }
 
-    fn ground(term: &Term, lanes: Option<Lanes>, unsettled: &mut Unsettled, halt: &CancellationToken) -> Ground {
+    fn context(term: &Term, lanes: Option<Lanes>, unsettled: &mut Unsettled, halt: &CancellationToken) -> TaskContext {
         let rebuild = unsettled.rebuild.as_ref();
         let doubt = rebuild.map(|rebuild| Doubt::of(rebuild.orders(), rebuild.check.makes_lost));
         let ended = std::mem::take(&mut unsettled.ended);
-        Ground {
+        TaskContext {
             lanes,
             lease: term.lease.clone(),
             tenure: Arc::clone(&term.tenure),
-            asking: Arc::default(),
+            requests: Arc::default(),
             ended: Mutex::new(ended),
             handed_over: AtomicBool::new(false),
             halt: halt.clone(),
-            shares: Shares::default(),
+            shares: FairShare::default(),
             crowded: AtomicBool::new(false),
             doubt: doubt.unwrap_or_default(),
         }
     }
 
-    /// Works until halted. After trouble, what was begun is recorded before the work begins anew: a request that was dropped
+    /// Works until halted. After an error, requests that were begun are recorded before the work starts again: a dropped request
     /// would be made a second time.
     async fn work_on(
         &self,
         term: &Term,
         words: Option<Subscriber>,
-        lanes: Option<(Lanes, Read)>,
+        lanes: Option<(Lanes, LanesRead)>,
         halt: &CancellationToken,
     ) -> anyhow::Result<()> {
         let connection = self.journal.connection();
@@ -338,8 +334,8 @@ impl<S: Stage> Worker<S> {
             return Ok(());
         }
         log_lines::takeover(S::NAME, &unsettled, lanes.as_ref());
-        let ground = Self::ground(term, lanes, &mut unsettled, halt);
-        let sources = Sources {
+        let context = Self::context(term, lanes, &mut unsettled, halt);
+        let sources = WorkSources {
             consumer: streams::consumer(connection, EVENTS, S::NAME).await?,
             messages: Messages::of(connection, EVENTS, S::NAME, PULL).await?,
             gauges: Gauges::of(S::NAME),
@@ -349,85 +345,98 @@ impl<S: Stage> Worker<S> {
             },
         };
         let mut freed = pin!(handover::freed(connection, term.tenure.at_work(), words, unsettled.end));
-        let mut hand = Hand::of::<S>(unsettled);
+        let mut in_flight = InFlight::of::<S>(unsettled);
         let mut at_work = FuturesUnordered::new();
-        let begin = |task| self.settle(task, &ground);
-        // On the heap, as what it waits for is large.
-        let worked = Box::pin(self.serve(&ground, &mut hand, sources, &mut freed, &mut at_work, begin)).await;
+        let begin = |task| self.settle(task, &context);
+        // Boxed: the future is large.
+        let worked = Box::pin(self.serve(&context, &mut in_flight, sources, &mut freed, &mut at_work, begin)).await;
         if let Err(error) = &worked {
             log_lines::trouble(S::NAME, error);
             halt.cancel();
         }
-        self.drain(at_work, &ground, term).await;
+        self.drain(at_work, &context, term).await;
         worked
     }
 
-    /// Takes up what comes, and begins it in its turn, until halted.
+    /// Receives messages, due lanes and results, and starts tasks, until halted.
     async fn serve<F: Future<Output = anyhow::Result<Done>>>(
         &self,
-        ground: &Ground,
-        hand: &mut Hand,
-        mut sources: Sources,
+        context: &TaskContext,
+        in_flight: &mut InFlight,
+        mut sources: WorkSources,
         freed: &mut (impl Stream<Item = anyhow::Result<Freed>> + Unpin),
         at_work: &mut FuturesUnordered<F>,
         begin: impl Fn(Task) -> F,
     ) -> anyhow::Result<()> {
-        let lanes = ground.lanes.as_ref();
+        let lanes = context.lanes.as_ref();
         let connection = self.journal.connection();
         let mut look = tokio::time::interval(time("look_at_consumer", LOOK_EVERY));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looking = pin!(Fuse::terminated());
-        while !ground.halt.is_cancelled() {
-            due::take_up(ground, hand);
-            due::end_mending(S::NAME, ground, hand).await?;
-            while let Some(task) = hand.held.next() {
+        while !context.halt.is_cancelled() {
+            due::take_up(context, in_flight);
+            due::end_mending(S::NAME, context, in_flight).await?;
+            while let Some(task) = in_flight.queue.next() {
                 at_work.push(begin(task));
             }
-            ground.crowded.store(hand.held.is_crowded(), Ordering::Relaxed);
+            context.crowded.store(in_flight.queue.is_crowded(), Ordering::Relaxed);
             tokio::select! {
                 biased;
-                () = ground.halt.cancelled() => break,
-                Some(done) = at_work.next() => due::finish(done?, ground, &mut hand.held),
+                () = context.halt.cancelled() => break,
+                Some(done) = at_work.next() => due::finish(done?, context, &mut in_flight.queue),
                 Some(free) = freed.next() => {
-                    if !self.catches_up(&ground.halt).await? {
+                    if !self.catches_up(&context.halt).await? {
                         break;
                     }
-                    hand.release(free?, ground);
+                    in_flight.release(free?, context);
                 }
                 mends = &mut sources.rebuild => {
-                    due::begin_mending(mends?, ground, hand);
+                    due::begin_mending(mends?, context, in_flight);
                     sources.rebuild = std::future::pending().boxed();
                 }
-                // Before the messages: while many come the gauges must not stand still.
+                // Before the messages: a stream of messages must not stop the gauges.
                 _ = look.tick(), if looking.is_terminated() => {
-                    let oldest = sources.gauges.oldest_unknown(ground);
-                    looking.set(look::look(S::NAME, connection, &sources.consumer, &ground.tenure, oldest).fuse());
+                    let oldest = sources.gauges.oldest_unknown(context);
+                    let consumer = &sources.consumer;
+                    looking.set(consumer_check::look(S::NAME, connection, consumer, &context.tenure, oldest).fuse());
                 }
                 seen = &mut looking => if let Some(seen) = seen? {
-                    self.note(&seen, ground, hand, &mut sources.gauges)?;
+                    self.note(&seen, context, in_flight, &mut sources.gauges)?;
                 },
-                message = take(&*self.stage, &mut sources.messages, hand.held.has_events()), if hand.held.has_room() => {
+                message = take(&*self.stage, &mut sources.messages, in_flight.queue.has_events()), if in_flight.queue.has_room() => {
                     let Some(message) = message? else { continue };
-                    hand.stray.received(&message)?;
-                    self.hold(message, hand, ground, &sources.gauges).await?;
+                    in_flight.gaps.received(&message)?;
+                    self.hold(message, in_flight, context, &sources.gauges).await?;
                 }
-                () = due::wait(lanes), if hand.held.has_room_for_lanes() => {}
+                () = due::wait(lanes), if in_flight.queue.has_room_for_lanes() => {}
             }
         }
         Ok(())
     }
 
-    /// Whether the consumer's messages come here, and what waits.
-    fn note(&self, seen: &Seen, ground: &Ground, hand: &mut Hand, gauges: &mut Gauges) -> anyhow::Result<()> {
-        let taking = hand.held.has_room() && self.stage.is_ready();
-        hand.stray.compare(seen.handed_out, taking)?;
+    /// Checks that all messages of the consumer arrive here, and updates the gauges.
+    fn note(
+        &self,
+        seen: &ConsumerState,
+        context: &TaskContext,
+        in_flight: &mut InFlight,
+        gauges: &mut Gauges,
+    ) -> anyhow::Result<()> {
+        let taking = in_flight.queue.has_room() && self.stage.is_ready();
+        in_flight.gaps.compare(seen.handed_out, taking)?;
         let stopped_by = (!self.stage.is_ready()).then_some(S::WAITS_FOR);
-        gauges.note(seen, ground, hand, stopped_by);
+        gauges.note(seen, context, in_flight, stopped_by);
         Ok(())
     }
 
-    /// Sorts a message in: to be handled, or known already.
-    async fn hold(&self, message: Message, hand: &mut Hand, ground: &Ground, gauges: &Gauges) -> anyhow::Result<()> {
+    /// Queues a message, or acknowledges one that is settled.
+    async fn hold(
+        &self,
+        message: Message,
+        in_flight: &mut InFlight,
+        context: &TaskContext,
+        gauges: &Gauges,
+    ) -> anyhow::Result<()> {
         let info = pull::info(&message)?;
         let sequence = info.stream_sequence;
         let age_ms = Utc::now().timestamp_millis() - i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000)?;
@@ -438,15 +447,15 @@ impl<S: Stage> Worker<S> {
             delivered: info.delivered,
             age_ms,
         };
-        if ground.tenure.must_compare(&handed, connection.times()) {
-            floor::check(connection, &ground.tenure).await?;
+        if context.tenure.must_compare(&handed, connection.times()) {
+            floor::check(connection, &context.tenure).await?;
         }
         let id = message
             .headers
             .as_ref()
             .and_then(|headers| headers.get(codec::MESSAGE_ID));
         let id = id.map(|id| id.as_str()).unwrap_or_default();
-        let is_settled = ground.tenure.progress(|progress| {
+        let is_settled = context.tenure.progress(|progress| {
             progress.know(sequence, id);
             progress.mark(Mark::new(sequence, id, info.published.unix_timestamp_nanos()));
             let is_settled = progress.is_settled(sequence);
@@ -456,14 +465,14 @@ impl<S: Stage> Worker<S> {
         if is_settled == Some(true) {
             return acknowledge(Some(&message)).await;
         }
-        let Hand { held, left, .. } = hand;
-        if held.is_held(sequence) {
+        let InFlight { queue, newer, .. } = in_flight;
+        if queue.is_queued(sequence) {
             return Ok(());
         }
         match codec::decode(message.headers.as_ref(), message.payload.clone(), sequence) {
-            Err(codec::CodecError::Newer(newer)) => left.leave(S::NAME, sequence, newer),
-            Ok(event) if left.holds_up(S::NAME, sequence, OrderKey::of(&event)) => {}
-            Ok(event) => held.push(Item {
+            Err(codec::CodecError::Newer(event)) => newer.leave(S::NAME, sequence, event),
+            Ok(event) if newer.holds_up(S::NAME, sequence, OrderKey::of(&event)) => {}
+            Ok(event) => queue.push(QueuedEvent {
                 event,
                 requests: 0,
                 parked: None,
@@ -471,9 +480,9 @@ impl<S: Stage> Worker<S> {
             }),
             Err(error) => {
                 let rejected = vec![unreadable(S::NAME, &message, sequence, &error)];
-                if self.record(&ground.tenure, sequence, rejected).await {
+                if self.record(&context.tenure, sequence, rejected).await {
                     acknowledge(Some(&message)).await?;
-                    ground.tenure.progress(|progress| progress.settle(sequence));
+                    context.tenure.progress(|progress| progress.settle(sequence));
                 }
             }
         }
@@ -481,8 +490,8 @@ impl<S: Stage> Worker<S> {
     }
 }
 
-/// The next message, once the stage is ready for one; none where there was only a sign of life. One is taken before the stage
-/// is ready: where it lets few through, a new event is to have its turn beside those that are parked.
+/// The next message, once the stage is ready for one; none after a heartbeat. With an empty queue one is taken before the stage
+/// is ready: a half-open breaker lets few requests through, and new events get a share of them beside parked ones.
 async fn take<S: Stage>(stage: &S, messages: &mut Messages, has_events: bool) -> anyhow::Result<Option<Message>> {
     if has_events {
         stage.ready().await;

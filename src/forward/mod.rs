@@ -19,8 +19,8 @@ use crate::{
         FORWARD,
         breaker::Outcome,
         gate::{Gate, Pass},
-        lanes::Corner,
-        stage::{self, Before, Stage, give_up, turn},
+        lanes::LaneNamespace,
+        stage::{self, Before, Stage, give_up, permission},
     },
     event::{
         Envelope, EventType, NewEvent, NotYours, Recorded,
@@ -103,7 +103,7 @@ impl Forward {
             cause: cause.into(),
             pause: LEAST_PAUSE,
         };
-        if turn::begin().is_err() {
+        if permission::begin().is_err() {
             return Err(held("another instance has the stage, or is about to"));
         }
         self.gate.enter().ok_or_else(|| held("the circuit breaker is open"))
@@ -251,7 +251,7 @@ impl Forward {
 impl Stage for Forward {
     const NAME: &'static str = FORWARD;
     const TAKES: &'static [EventType] = &[EventType::OrderTransformed];
-    const LANES: Option<Corner> = Some(Corner::FORWARD);
+    const LANES: Option<LaneNamespace> = Some(LaneNamespace::FORWARD);
 
     async fn ready(&self) {
         self.gate.passable().await;
@@ -305,7 +305,7 @@ impl Stage for Forward {
         self.measured.request(verdict.label(), asked.elapsed());
         pass.record(match &verdict {
             // The next instance finds out for itself, and must not inherit what the end of this one made of it.
-            Verdict::Temporary { .. } | Verdict::Misconfigured(_) if turn::is_over() => Outcome::Abandoned,
+            Verdict::Temporary { .. } | Verdict::Misconfigured(_) if permission::is_over() => Outcome::Abandoned,
             // It says neither that the backend is well nor that it is not.
             Verdict::Doubtful(_) => Outcome::Abandoned,
             Verdict::Accepted(_) | Verdict::Invalid(_) | Verdict::UnknownOrder { .. } => Outcome::Success,

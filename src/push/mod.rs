@@ -14,7 +14,7 @@ use crate::{
     database::Database,
     delivery::{
         PUSH,
-        lanes::Corner,
+        lanes::LaneNamespace,
         stage::{Before, Stage},
     },
     event::{
@@ -207,7 +207,7 @@ impl Stage for Push {
         EventType::MenuSyncRequested,
         EventType::MenuSyncReported,
     ];
-    const LANES: Option<Corner> = Some(Corner::PUSH);
+    const LANES: Option<LaneNamespace> = Some(LaneNamespace::PUSH);
 
     /// A cold start without PostgreSQL knows no branch yet.
     async fn ready(&self) {

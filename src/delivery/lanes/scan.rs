@@ -22,8 +22,9 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::{
-    ANSWER_TIMEOUT, Corner, Lane, key_of,
-    told::{self, Found, Past},
+    ANSWER_TIMEOUT, Lane, LaneNamespace,
+    checksum::{self, LaneMessage, LanePast},
+    key_of,
 };
 use crate::journal::{
     codec::OrderKey,
@@ -45,18 +46,18 @@ const BEHIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// What stands in the stream for a stage.
 #[derive(Debug, Default)]
-pub(super) struct All {
+pub(super) struct LaneScan {
     /// The lanes that are open.
     pub(super) lanes: HashMap<OrderKey, Lane>,
     /// Their messages, and the marks of lanes that ended.
-    pub(super) found: HashMap<OrderKey, Found>,
+    pub(super) found: HashMap<OrderKey, LaneMessage>,
     /// The stream's sequence up to which all was read.
     pub(super) seen: u64,
     /// Requests that it took.
     pub(super) requests: u32,
 }
 
-impl All {
+impl LaneScan {
     fn note(
         &mut self,
         subject: &str,
@@ -68,11 +69,11 @@ impl All {
         let Some(key) = key_of(subject) else {
             return Ok(());
         };
-        let past = headers.and_then(|headers| headers.get(told::HEADER));
-        let found = Found {
+        let past = headers.and_then(|headers| headers.get(checksum::HEADER));
+        let found = LaneMessage {
             revision: sequence,
             is_open: !payload.is_empty(),
-            past: past.map(|past| Past::parse(past.as_str())).unwrap_or_default(),
+            past: past.map(|past| LanePast::parse(past.as_str())).unwrap_or_default(),
         };
         if found.is_open {
             let lane = serde_json::from_slice(payload).with_context(|| {
@@ -92,24 +93,24 @@ impl All {
 ///
 /// # Errors
 /// Where NATS does not answer, or a message is no lane.
-pub(super) async fn read(connection: &Connection, corner: Corner, fence: u64) -> anyhow::Result<All> {
+pub(super) async fn read(connection: &Connection, namespace: LaneNamespace, fence: u64) -> anyhow::Result<LaneScan> {
     let (mut attempt, mut requests) = (1, 0);
     let error = loop {
-        match by_consumer(connection, corner, fence, &mut requests).await {
-            Ok(all) => return Ok(All { requests, ..all }),
+        match by_consumer(connection, namespace, fence, &mut requests).await {
+            Ok(all) => return Ok(LaneScan { requests, ..all }),
             Err(error) if error.is::<SomebodyElse>() && attempt < ATTEMPTS => attempt += 1,
             Err(error) => break error,
         }
     };
     tracing::warn!(
-        consumer = corner.reader,
+        consumer = namespace.reader,
         error = format!("{error:#}"),
         "lanes are read by direct gets, which takes NATS ten times as long; `webhook-hub streams apply` and the rights in \
          nats.conf of this version bring the consumer"
     );
-    let all = by_gets(connection, corner, fence).await?;
+    let all = by_gets(connection, namespace, fence).await?;
     let requests = all.requests + requests;
-    Ok(All { requests, ..all })
+    Ok(LaneScan { requests, ..all })
 }
 
 /// The consumer's messages did not all come here.
@@ -117,15 +118,20 @@ pub(super) async fn read(connection: &Connection, corner: Corner, fence: u64) ->
 #[error("somebody else reads the lanes at the same time")]
 struct SomebodyElse;
 
-async fn by_consumer(connection: &Connection, corner: Corner, fence: u64, requests: &mut u32) -> anyhow::Result<All> {
+async fn by_consumer(
+    connection: &Connection,
+    namespace: LaneNamespace,
+    fence: u64,
+    requests: &mut u32,
+) -> anyhow::Result<LaneScan> {
     *requests += 1;
-    reset(connection, corner.reader).await?;
-    let mut all = All::default();
+    reset(connection, namespace.reader).await?;
+    let mut all = LaneScan::default();
     let (mut number, mut began) = (0, Instant::now());
     while all.seen < fence {
         let before = number;
         *requests += 1;
-        pull(connection, corner.reader, fence, &mut all, &mut number).await?;
+        pull(connection, namespace.reader, fence, &mut all, &mut number).await?;
         if number > before {
             began = Instant::now();
         } else if began.elapsed() > BEHIND_TIMEOUT {
@@ -158,7 +164,7 @@ async fn pull(
     connection: &Connection,
     consumer: &str,
     fence: u64,
-    all: &mut All,
+    all: &mut LaneScan,
     number: &mut u64,
 ) -> anyhow::Result<()> {
     let client = &connection.client;
@@ -191,7 +197,7 @@ async fn pull(
     Ok(())
 }
 
-fn note(connection: &Connection, message: Message, all: &mut All, number: &mut u64) -> anyhow::Result<()> {
+fn note(connection: &Connection, message: Message, all: &mut LaneScan, number: &mut u64) -> anyhow::Result<()> {
     let message = jetstream::Message {
         message,
         context: connection.context.clone(),
@@ -205,9 +211,9 @@ fn note(connection: &Connection, message: Message, all: &mut All, number: &mut u
     all.note(subject, sequence, message.headers.as_ref(), &message.payload)
 }
 
-async fn by_gets(connection: &Connection, corner: Corner, fence: u64) -> anyhow::Result<All> {
-    let (mut all, began) = (All::default(), Instant::now());
-    let reader = Reader::of_subjects(connection, corner.lanes, Start::Sequence(1)).of_stream(LANES);
+async fn by_gets(connection: &Connection, namespace: LaneNamespace, fence: u64) -> anyhow::Result<LaneScan> {
+    let (mut all, began) = (LaneScan::default(), Instant::now());
+    let reader = Reader::of_subjects(connection, namespace.lanes, Start::Sequence(1)).of_stream(LANES);
     let mut reader = reader.within(ANSWER_TIMEOUT);
     while all.seen < fence {
         let messages = reader.next_raw().await?;

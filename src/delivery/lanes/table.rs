@@ -6,18 +6,18 @@ use chrono::{DateTime, Utc};
 
 use super::{
     Lane,
-    told::{Past, Told},
+    checksum::{LanePast, LanesChecksum},
 };
 use crate::journal::codec::OrderKey;
 
 /// A lane that is open.
 #[derive(Debug, Clone)]
-pub(super) struct Open {
+pub(super) struct OpenLane {
     /// The sequence of its message, which the next write names.
     pub(super) revision: u64,
     pub(super) provider: String,
     /// The revisions before.
-    pub(super) past: Past,
+    pub(super) past: LanePast,
     /// The oldest event in it.
     oldest: u64,
     /// How many are in it; at most [`super::MAX_WAITING`] and one.
@@ -28,8 +28,8 @@ pub(super) struct Open {
     taken: bool,
 }
 
-impl Open {
-    pub(super) fn new(revision: u64, past: Past, lane: &Lane) -> Self {
+impl OpenLane {
+    pub(super) fn new(revision: u64, past: LanePast, lane: &Lane) -> Self {
         Self {
             revision,
             provider: lane.provider.clone(),
@@ -44,38 +44,38 @@ impl Open {
 
 /// The open lanes of a stage: some 250 bytes each, so 100,000 parked orders take 25 MB.
 #[derive(Debug, Default)]
-pub(super) struct Table {
-    open: HashMap<OrderKey, Open>,
+pub(super) struct LaneTable {
+    open: HashMap<OrderKey, OpenLane>,
     /// Those that nobody works on, the earliest first.
     queue: BTreeSet<(i64, OrderKey)>,
     /// All of them, that with the oldest event first.
     oldest: BTreeSet<(u64, OrderKey)>,
     /// Events in all of them.
     events: u64,
-    told: Told,
+    checksum: LanesChecksum,
 }
 
-impl Table {
-    pub(super) fn get(&self, key: OrderKey) -> Option<&Open> {
+impl LaneTable {
+    pub(super) fn get(&self, key: OrderKey) -> Option<&OpenLane> {
         self.open.get(&key)
     }
 
-    pub(super) fn lanes(&self) -> impl Iterator<Item = &Open> {
+    pub(super) fn lanes(&self) -> impl Iterator<Item = &OpenLane> {
         self.open.values()
     }
 
     /// Notes how a lane was written. One that somebody works on is queued when that one is done ([`Self::release`]).
-    pub(super) fn put(&mut self, key: OrderKey, mut lane: Open) {
+    pub(super) fn put(&mut self, key: OrderKey, mut lane: OpenLane) {
         if let Some(before) = self.open.get(&key) {
             lane.taken = before.taken;
             self.queue.remove(&(before.due_at, key));
             self.oldest.remove(&(before.oldest, key));
             self.events -= u64::from(before.events);
-            self.told.remove(key, before.revision);
+            self.checksum.remove(key, before.revision);
         }
         self.oldest.insert((lane.oldest, key));
         self.events += u64::from(lane.events);
-        self.told.add(key, lane.revision);
+        self.checksum.add(key, lane.revision);
         self.seen(lane.revision);
         if !lane.taken {
             self.queue.insert((lane.due_at, key));
@@ -88,7 +88,7 @@ impl Table {
             self.queue.remove(&(lane.due_at, key));
             self.oldest.remove(&(lane.oldest, key));
             self.events -= u64::from(lane.events);
-            self.told.remove(key, lane.revision);
+            self.checksum.remove(key, lane.revision);
         }
     }
 
@@ -99,13 +99,16 @@ impl Table {
 
     /// The stream is so far.
     pub(super) fn seen(&mut self, revision: u64) {
-        self.told.newest = self.told.newest.max(revision);
+        self.checksum.newest = self.checksum.newest.max(revision);
     }
 
     /// What is to be told of all of them.
-    pub(super) fn told(&self) -> Told {
+    pub(super) fn checksum(&self) -> LanesChecksum {
         let oldest = self.oldest.first().map(|(sequence, _)| *sequence);
-        Told { oldest, ..self.told }
+        LanesChecksum {
+            oldest,
+            ..self.checksum
+        }
     }
 
     /// The lane that is due first, where one is due by then; whoever takes it gives it back by [`Self::release`].
@@ -164,7 +167,7 @@ mod tests {
         OrderKey::new("careem", &number.to_string())
     }
 
-    fn open(revision: u64, due_at: DateTime<Utc>) -> Open {
+    fn open(revision: u64, due_at: DateTime<Utc>) -> OpenLane {
         let lane = Lane {
             provider: "careem".into(),
             head: 10 + revision,
@@ -174,34 +177,34 @@ mod tests {
             for_creation: false,
             creations: None,
         };
-        Open::new(revision, Past::default(), &lane)
+        OpenLane::new(revision, LanePast::default(), &lane)
     }
 
     #[test]
     fn what_is_told_is_of_those_that_are_open() {
-        let mut table = Table::default();
+        let mut table = LaneTable::default();
         table.put(key(1), open(1, at(5)));
-        let first = table.told();
+        let first = table.checksum();
         assert_eq!((first.newest, first.open, first.oldest), (1, 1, Some(11)));
         table.put(key(2), open(2, at(5)));
         table.put(key(1), open(3, at(6)));
-        let both = table.told();
+        let both = table.checksum();
         assert_eq!((both.newest, both.open, both.oldest), (3, 2, Some(12)));
         table.remove(key(2));
         table.seen(4);
         table.remove(key(1));
         assert_eq!(
-            table.told(),
-            Told {
+            table.checksum(),
+            LanesChecksum {
                 newest: 4,
-                ..Told::default()
+                ..LanesChecksum::default()
             }
         );
     }
 
     #[test]
     fn a_lane_that_is_worked_on_is_not_due_until_it_is_released() {
-        let mut table = Table::default();
+        let mut table = LaneTable::default();
         table.put(key(1), open(1, at(5)));
         table.put(key(2), open(2, at(3)));
         assert_eq!((table.take_due(at(2)), table.first_due()), (None, Some(at(3))));
@@ -219,7 +222,7 @@ mod tests {
 
     #[test]
     fn events_in_lanes_are_counted() {
-        let mut table = Table::default();
+        let mut table = LaneTable::default();
         let lane = |waiting: &[u64]| Lane {
             provider: "careem".into(),
             head: 7,
@@ -230,10 +233,10 @@ mod tests {
             creations: None,
         };
         assert_eq!(table.parked(), (0, None));
-        table.put(key(1), Open::new(1, Past::default(), &lane(&[9, 12])));
-        table.put(key(2), Open::new(2, Past::default(), &lane(&[])));
+        table.put(key(1), OpenLane::new(1, LanePast::default(), &lane(&[9, 12])));
+        table.put(key(2), OpenLane::new(2, LanePast::default(), &lane(&[])));
         assert_eq!(table.parked(), (4, Some(7)));
-        table.put(key(1), Open::new(3, Past::default(), &lane(&[9])));
+        table.put(key(1), OpenLane::new(3, LanePast::default(), &lane(&[9])));
         table.remove(key(2));
         table.remove(key(2));
         assert_eq!(table.parked(), (2, Some(7)));
@@ -260,7 +263,7 @@ mod tests {
         /// Whatever happens to lanes, each that is open and not worked on is taken up when it is due, the earliest first.
         #[test]
         fn no_lane_is_forgotten(steps in prop::collection::vec(step(), 0..60)) {
-            let mut table = Table::default();
+            let mut table = LaneTable::default();
             // Due time, and whether somebody works on it.
             let mut model: HashMap<u8, (i64, bool)> = HashMap::new();
             for step in steps {

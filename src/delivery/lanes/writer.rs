@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
-use super::told::{self, Past};
+use super::checksum::{self, LanePast};
 use crate::{fault_injection, journal::connection::Connection};
 
 /// Changes of one batch, a message each; the server takes 1000.
@@ -20,14 +20,14 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 const ENDED_TTL: Duration = Duration::from_secs(60);
 
 /// A lane that is to be written.
-pub(super) struct Change {
+pub(super) struct LaneWrite {
     pub(super) subject: String,
     /// Empty: the lane ends.
     pub(super) payload: Bytes,
     /// Revision that it replaces; 0: there is none.
     pub(super) replaces: u64,
     /// What was there before.
-    pub(super) past: Past,
+    pub(super) past: LanePast,
     /// Gets the new revision.
     pub(super) done: oneshot::Sender<u64>,
 }
@@ -35,7 +35,7 @@ pub(super) struct Change {
 /// See the module.
 pub struct LaneWriter {
     connection: Arc<Connection>,
-    waiting: mpsc::Receiver<Change>,
+    waiting: mpsc::Receiver<LaneWrite>,
 }
 
 /// JetStream's answer.
@@ -47,7 +47,7 @@ struct Ack {
 }
 
 impl LaneWriter {
-    pub(super) fn new(connection: Arc<Connection>, waiting: mpsc::Receiver<Change>) -> Self {
+    pub(super) fn new(connection: Arc<Connection>, waiting: mpsc::Receiver<LaneWrite>) -> Self {
         Self { connection, waiting }
     }
 
@@ -69,7 +69,7 @@ impl LaneWriter {
     }
 }
 
-async fn write(client: &Client, inbox: &str, answers: &mut Subscriber, batch: Vec<Change>) -> anyhow::Result<()> {
+async fn write(client: &Client, inbox: &str, answers: &mut Subscriber, batch: Vec<LaneWrite>) -> anyhow::Result<()> {
     let (count, id) = (batch.len(), uuid::Uuid::new_v4().simple().to_string());
     for (at, change) in batch.iter().enumerate() {
         let (subject, mut headers, payload) = message(change);
@@ -105,10 +105,10 @@ async fn write(client: &Client, inbox: &str, answers: &mut Subscriber, batch: Ve
     Ok(())
 }
 
-fn message(change: &Change) -> (String, HeaderMap, Bytes) {
+fn message(change: &LaneWrite) -> (String, HeaderMap, Bytes) {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Expected-Last-Subject-Sequence", change.replaces.to_string());
-    headers.insert(told::HEADER, change.past.to_text());
+    headers.insert(checksum::HEADER, change.past.to_text());
     if change.payload.is_empty() {
         let ttl = fault_injection::time("ended_lane", ENDED_TTL);
         headers.insert("Nats-TTL", format!("{}s", ttl.as_secs()));

@@ -8,7 +8,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::{delivery::lanes::told::Told, journal::identity::Trail};
+use crate::{delivery::lanes::checksum::LanesChecksum, journal::identity::Trail};
 
 /// The header that holds the note, as JSON.
 pub(super) const HEADER: &str = "Hub-Lease-Note";
@@ -56,7 +56,7 @@ pub struct Floor {
     pub open: Vec<(u64, u32)>,
     /// The stage's lanes; none where an older hub wrote this, or the stage has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lanes: Option<Told>,
+    pub lanes: Option<LanesChecksum>,
 }
 
 /// Events that an instance was asking about when it gave the lease back. It records what became of them.

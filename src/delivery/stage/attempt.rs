@@ -16,17 +16,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     PAUSE_AFTER_TROUBLE, Stage, Worker,
+    cause_names::outcome_of,
     doubt::Doubt,
+    fair_share::{FairShare, WorkKind},
     given_up::{panicked, superseded_end, without_room},
-    held::{Done, Item, Task, Work},
     join::{Joined, join, wait_in_doubt},
     log_lines,
-    names::outcome_of,
+    permission::{RequestPermission, RequestsInFlight},
     rebuild::mend,
-    shares::{Kind, Shares},
     tenure::Tenure,
-    turn::{Asking, Turn},
     unreadable::gone,
+    work_queue::{Done, QueuedEvent, Task, Work},
 };
 use crate::{
     delivery::{
@@ -47,13 +47,13 @@ use crate::{
 };
 
 /// What all tasks stand on.
-pub(super) struct Ground {
+pub(super) struct TaskContext {
     /// Where events are parked; none for a stage that parks none.
     pub(super) lanes: Option<Lanes>,
     pub(super) lease: Validity,
     pub(super) tenure: Arc<Tenure>,
     /// Events that a request is under way for.
-    pub(super) asking: Arc<Asking>,
+    pub(super) requests: Arc<RequestsInFlight>,
     /// Events that are known to have an outcome, though this instance did not record it: heads of lanes when the stage was
     /// taken over, and what another instance was still asking about then.
     pub(super) ended: Mutex<HashSet<EventId>>,
@@ -62,14 +62,14 @@ pub(super) struct Ground {
     /// The hub goes down, or the work begins anew after trouble: nothing is begun any more, and what was begun is recorded.
     pub(super) halt: CancellationToken,
     /// Whose turn it is where the stage lets few through.
-    pub(super) shares: Shares,
+    pub(super) shares: FairShare,
     /// Too much is held for an event to wait in memory.
     pub(super) crowded: AtomicBool,
     /// Orders whose lanes may not be as they should be.
     pub(super) doubt: Doubt,
 }
 
-impl Ground {
+impl TaskContext {
     fn has_ended(&self, event: &Recorded) -> bool {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         outcome_of(event).iter().any(|name| ended.contains(name))
@@ -99,7 +99,7 @@ enum Attempted {
 }
 
 /// What is to be done for an event of the log.
-enum Order {
+enum EventAction {
     /// Handle this.
     Handle(Box<Recorded>),
     /// It asks another stage to take something up again.
@@ -113,21 +113,21 @@ enum Order {
 }
 
 impl<S: Stage> Worker<S> {
-    pub(super) async fn settle(&self, task: Task, ground: &Ground) -> anyhow::Result<Done> {
+    pub(super) async fn settle(&self, task: Task, context: &TaskContext) -> anyhow::Result<Done> {
         let mut done = Done::of(&task);
         match task.work {
             Work::Event(item) => {
                 let sequence = item.event.sequence;
-                if self.settle_event(task.key, *item, ground, &mut done).await? {
-                    ground.settle(sequence);
+                if self.settle_event(task.key, *item, context, &mut done).await? {
+                    context.settle(sequence);
                 }
             }
             Work::Due => {
                 crash_stage_at(S::NAME, "lane_due");
-                Box::pin(self.settle_lane(task.key, ground, &mut done)).await?;
+                Box::pin(self.settle_lane(task.key, context, &mut done)).await?;
             }
             Work::Mend(one) => {
-                mend(self.lanes(ground)?, task.key, *one).await?;
+                mend(self.lanes(context)?, task.key, *one).await?;
                 crash_stage_at(S::NAME, "after_mend");
             }
         }
@@ -135,13 +135,19 @@ impl<S: Stage> Worker<S> {
     }
 
     /// False where the hub goes down before it is settled.
-    async fn settle_event(&self, key: OrderKey, item: Item, ground: &Ground, done: &mut Done) -> anyhow::Result<bool> {
+    async fn settle_event(
+        &self,
+        key: OrderKey,
+        item: QueuedEvent,
+        context: &TaskContext,
+        done: &mut Done,
+    ) -> anyhow::Result<bool> {
         if !is_ours::<S>(&item.event) {
             acknowledge(item.message.as_ref()).await?;
             return Ok(true);
         }
-        if let Some(lanes) = &ground.lanes {
-            let joined = if ground.doubt.holds(key, || self.stage.before(&item.event)) {
+        if let Some(lanes) = &context.lanes {
+            let joined = if context.doubt.holds(key, || self.stage.before(&item.event)) {
                 Some(wait_in_doubt::<S>(lanes, key, &item).await?)
             } else if lanes.is_open(key) {
                 Some(join::<S>(lanes, key, &item.event).await?)
@@ -149,10 +155,10 @@ impl<S: Stage> Worker<S> {
                 None
             };
             if let Some(joined) = joined {
-                return self.joined(key, &item, joined, ground, done).await;
+                return self.joined(key, &item, joined, context, done).await;
             }
         }
-        let Item {
+        let QueuedEvent {
             event: recorded,
             requests,
             parked,
@@ -160,16 +166,16 @@ impl<S: Stage> Worker<S> {
         } = item;
         let sequence = recorded.sequence;
         let provider = recorded.envelope.provider.to_string();
-        let attempted = match (parked, &ground.lanes) {
+        let attempted = match (parked, &context.lanes) {
             (Some(parking), Some(_)) if parking.until > Utc::now() => Attempted::Parked(requests, parking),
-            _ => self.attempt(recorded, requests, Kind::Event, ground).await?,
+            _ => self.attempt(recorded, requests, WorkKind::Event, context).await?,
         };
         match attempted {
             Attempted::Stopped | Attempted::Left => return Ok(false),
             Attempted::Ended => {}
             Attempted::Parked(requests, parking) => {
                 let lane = Lane::new(provider, sequence, requests, parking.until, parking.for_creation);
-                self.lanes(ground)?.put(key, &lane).await?;
+                self.lanes(context)?.put(key, &lane).await?;
                 crash_stage_at(S::NAME, "after_lane");
             }
         }
@@ -182,21 +188,21 @@ impl<S: Stage> Worker<S> {
     async fn joined(
         &self,
         key: OrderKey,
-        item: &Item,
+        item: &QueuedEvent,
         joined: Joined,
-        ground: &Ground,
+        context: &TaskContext,
         done: &mut Done,
     ) -> anyhow::Result<bool> {
         if let Joined::Full(waiting) = joined
             && !self
-                .record_without_room(&item.event, item.requests, waiting, ground)
+                .record_without_room(&item.event, item.requests, waiting, context)
                 .await?
         {
             return Ok(false);
         }
         acknowledge(item.message.as_ref()).await?;
         if let Joined::Leads = joined {
-            Box::pin(self.settle_lane(key, ground, done)).await?;
+            Box::pin(self.settle_lane(key, context, done)).await?;
         }
         Ok(true)
     }
@@ -207,38 +213,38 @@ impl<S: Stage> Worker<S> {
         recorded: &Recorded,
         requests: u32,
         waiting: usize,
-        ground: &Ground,
+        context: &TaskContext,
     ) -> anyhow::Result<bool> {
         if S::only_wakes(recorded.envelope.event_type) {
             return Ok(true);
         }
         let end = match self.order(recorded.clone(), 0).await? {
-            Order::Handle(event) => without_room::<S>(&event, requests, waiting),
-            Order::NotOurs => return Ok(true),
-            Order::Left => return Ok(false),
-            Order::Gone(sequence, is_there) => gone(recorded, S::NAME, sequence, is_there),
-            Order::Superseded(event, newer) => superseded_end::<S>(&event, &newer),
+            EventAction::Handle(event) => without_room::<S>(&event, requests, waiting),
+            EventAction::NotOurs => return Ok(true),
+            EventAction::Left => return Ok(false),
+            EventAction::Gone(sequence, is_there) => gone(recorded, S::NAME, sequence, is_there),
+            EventAction::Superseded(event, newer) => superseded_end::<S>(&event, &newer),
         };
-        Ok(self.record(&ground.tenure, recorded.sequence, vec![end]).await)
+        Ok(self.record(&context.tenure, recorded.sequence, vec![end]).await)
     }
 
     /// Works on a lane for as long as what is in it is due.
-    async fn settle_lane(&self, key: OrderKey, ground: &Ground, done: &mut Done) -> anyhow::Result<()> {
-        let lanes = self.lanes(ground)?;
+    async fn settle_lane(&self, key: OrderKey, context: &TaskContext, done: &mut Done) -> anyhow::Result<()> {
+        let lanes = self.lanes(context)?;
         // None: it has ended since it was found to be due.
         while let Some(mut lane) = lanes.get(key).await? {
             if !lane.is_due(Utc::now()) {
                 return Ok(());
             }
             let head = lane.head;
-            match self.attempt_head(&lane, ground).await? {
+            match self.attempt_head(&lane, context).await? {
                 Attempted::Stopped => return Ok(()),
                 Attempted::Left => {
                     done.left = true;
                     return Ok(());
                 }
                 // The lane belongs to the next instance, which finds on the log what ended.
-                _ if ground.handed_over.load(Ordering::Relaxed) => return Ok(()),
+                _ if context.handed_over.load(Ordering::Relaxed) => return Ok(()),
                 Attempted::Parked(requests, parking) => {
                     let begins_to_wait = !lane.for_creation;
                     lane = Lane {
@@ -258,7 +264,7 @@ impl<S: Stage> Worker<S> {
                         Some(at) => lanes.put(key, &lane.led_by_waiting(at, Utc::now())).await?,
                         None => {
                             lanes.put(key, &lane).await?;
-                            ground.settle(head);
+                            context.settle(head);
                             return Ok(());
                         }
                     }
@@ -268,7 +274,7 @@ impl<S: Stage> Worker<S> {
                     None => lanes.end(key).await?,
                 },
             }
-            ground.settle(head);
+            context.settle(head);
         }
         Ok(())
     }
@@ -285,7 +291,7 @@ impl<S: Stage> Worker<S> {
         Ok(None)
     }
 
-    async fn attempt_head(&self, lane: &Lane, ground: &Ground) -> anyhow::Result<Attempted> {
+    async fn attempt_head(&self, lane: &Lane, context: &TaskContext) -> anyhow::Result<Attempted> {
         let recorded = match decoded_at(self.journal.connection(), lane.head).await? {
             Some(Ok(recorded)) => recorded,
             Some(Err(CodecError::Newer(newer))) => {
@@ -306,7 +312,7 @@ impl<S: Stage> Worker<S> {
                 return Ok(Attempted::Ended);
             }
         };
-        self.attempt(recorded, lane.requests, Kind::Lane, ground).await
+        self.attempt(recorded, lane.requests, WorkKind::Lane, context).await
     }
 
     /// Handles an event until it ended, or is to be parked; what follows is recorded.
@@ -314,38 +320,38 @@ impl<S: Stage> Worker<S> {
         &self,
         recorded: Recorded,
         mut requests: u32,
-        kind: Kind,
-        ground: &Ground,
+        kind: WorkKind,
+        context: &TaskContext,
     ) -> anyhow::Result<Attempted> {
-        if ground.has_ended(&recorded) {
+        if context.has_ended(&recorded) {
             return Ok(Attempted::Ended);
         }
         let about = recorded.sequence;
         let event = match self.order(recorded.clone(), requests).await? {
-            Order::Handle(event) => event,
-            Order::NotOurs => return Ok(Attempted::Ended),
-            Order::Left => return Ok(Attempted::Left),
-            Order::Gone(sequence, is_there) => {
+            EventAction::Handle(event) => event,
+            EventAction::NotOurs => return Ok(Attempted::Ended),
+            EventAction::Left => return Ok(Attempted::Left),
+            EventAction::Gone(sequence, is_there) => {
                 let gone = vec![gone(&recorded, S::NAME, sequence, is_there)];
-                return self.record_end(ground, about, gone).await;
+                return self.record_end(context, about, gone).await;
             }
-            Order::Superseded(event, newer) => {
+            EventAction::Superseded(event, newer) => {
                 let superseded = vec![superseded_end::<S>(&event, &newer)];
-                return self.record_end(ground, about, superseded).await;
+                return self.record_end(context, about, superseded).await;
             }
         };
         loop {
             tokio::select! {
                 biased;
-                () = ground.halt.cancelled() => return Ok(Attempted::Stopped),
-                () = ground.shares.wait(kind, self.stage.ready()) => {}
+                () = context.halt.cancelled() => return Ok(Attempted::Stopped),
+                () = context.shares.wait(kind, self.stage.ready()) => {}
             }
             // Whoever stood still for longer than its lease must not act as if nothing had happened.
-            if !ground.lease.holds() {
+            if !context.lease.holds() {
                 anyhow::bail!("the lease ran out");
             }
-            let turn = Turn::of(about, &ground.lease, &ground.halt, &ground.asking);
-            let handled = turn.run(panics::catch(S::NAME, async {
+            let permission = RequestPermission::of(about, &context.lease, &context.halt, &context.requests);
+            let handled = permission.run(panics::catch(S::NAME, async {
                 fault_injection::panic_at(S::NAME, &event.envelope.external_order_id);
                 // Boxed: a stage may go deep, and what polls it is deep already.
                 Box::pin(self.stage.handle(&event, requests + 1)).await
@@ -353,37 +359,37 @@ impl<S: Stage> Worker<S> {
             let Some(handled) = handled.await else {
                 return Ok(Attempted::Stopped);
             };
-            if turn.was_refused() && ground.halt.is_cancelled() {
+            if permission.was_refused() && context.halt.is_cancelled() {
                 return Ok(Attempted::Stopped);
             }
             // An outcome is one, whoever finds it; that it failed is for the instance to say whose turn it is.
-            if turn.was_refused() || !matches!(handled, Ok(Ok(_))) && !ground.lease.holds() {
+            if permission.was_refused() || !matches!(handled, Ok(Ok(_))) && !context.lease.holds() {
                 anyhow::bail!("the lease ran out before a request, or during it");
             }
             let handled = handled.unwrap_or_else(|panic| Ok(vec![panicked::<S>(&event, requests + 1, &panic)]));
-            match settle(handled, Utc::now(), ground.crowded.load(Ordering::Relaxed)) {
-                Settlement::Done(events) => return self.record_end(ground, about, events).await,
+            match settle(handled, Utc::now(), context.crowded.load(Ordering::Relaxed)) {
+                Settlement::Done(events) => return self.record_end(context, about, events).await,
                 Settlement::Again(events, pause) => {
-                    if !self.record(&ground.tenure, about, events).await {
+                    if !self.record(&context.tenure, about, events).await {
                         return Ok(Attempted::Stopped);
                     }
                     requests += 1;
-                    ground.tenure.progress(|progress| progress.attempted(about, requests));
-                    drop(turn);
+                    context.tenure.progress(|progress| progress.attempted(about, requests));
+                    drop(permission);
                     tokio::select! {
-                        () = ground.halt.cancelled() => return Ok(Attempted::Stopped),
+                        () = context.halt.cancelled() => return Ok(Attempted::Stopped),
                         () = tokio::time::sleep(pause) => {}
                     }
                 }
                 Settlement::Park(events, parking, attempts) => {
-                    if !self.record(&ground.tenure, about, events).await {
+                    if !self.record(&context.tenure, about, events).await {
                         return Ok(Attempted::Stopped);
                     }
                     crash_stage_at(S::NAME, "after_attempt");
                     return Ok(Attempted::Parked(requests + attempts, parking));
                 }
                 Settlement::Pause(pause) | Settlement::Hold(pause) => tokio::select! {
-                    () = ground.halt.cancelled() => return Ok(Attempted::Stopped),
+                    () = context.halt.cancelled() => return Ok(Attempted::Stopped),
                     () = tokio::time::sleep(pause) => {}
                 },
                 Settlement::Defer(parking) => return Ok(Attempted::Parked(requests, parking)),
@@ -392,17 +398,17 @@ impl<S: Stage> Worker<S> {
     }
 
     /// What is to be handled: the event itself, or the one that it asks to take up again.
-    async fn order(&self, recorded: Recorded, requests: u32) -> anyhow::Result<Order> {
+    async fn order(&self, recorded: Recorded, requests: u32) -> anyhow::Result<EventAction> {
         if recorded.envelope.event_type != EventType::OrderRetryRequested {
             return self.unless_superseded(recorded, requests).await;
         }
         let Some(request) = retry_request(&recorded).filter(|request| request.stage == S::NAME) else {
-            return Ok(Order::NotOurs);
+            return Ok(EventAction::NotOurs);
         };
         let original = match decoded_at(self.journal.connection(), request.sequence).await? {
-            Some(Err(CodecError::Newer(_))) => return Ok(Order::Left),
+            Some(Err(CodecError::Newer(_))) => return Ok(EventAction::Left),
             Some(Ok(event)) if S::TAKES.contains(&event.envelope.event_type) => event,
-            found => return Ok(Order::Gone(request.sequence, found.is_some())),
+            found => return Ok(EventAction::Gone(request.sequence, found.is_some())),
         };
         let run = Some(recorded.envelope.id);
         self.unless_superseded(Recorded { run, ..original }, requests).await
@@ -410,21 +416,21 @@ impl<S: Stage> Worker<S> {
 
     /// What was taken up again must not be put over what came after it. What was sent once since then goes on: later events
     /// of its order wait behind it.
-    async fn unless_superseded(&self, event: Recorded, requests: u32) -> anyhow::Result<Order> {
+    async fn unless_superseded(&self, event: Recorded, requests: u32) -> anyhow::Result<EventAction> {
         let newer = if requests == 0 && superseded::may_be(&event) {
             superseded::by(self.journal.connection(), &event, self.journal.partitions()).await?
         } else {
             None
         };
         Ok(match newer {
-            Some(newer) => Order::Superseded(Box::new(event), newer),
-            None => Order::Handle(Box::new(event)),
+            Some(newer) => EventAction::Superseded(Box::new(event), newer),
+            None => EventAction::Handle(Box::new(event)),
         })
     }
 
-    async fn record_end(&self, ground: &Ground, about: u64, events: Vec<NewEvent>) -> anyhow::Result<Attempted> {
+    async fn record_end(&self, context: &TaskContext, about: u64, events: Vec<NewEvent>) -> anyhow::Result<Attempted> {
         crash_stage_at(S::NAME, "after_request");
-        let recorded = self.record(&ground.tenure, about, events).await;
+        let recorded = self.record(&context.tenure, about, events).await;
         crash_stage_at(S::NAME, "after_outcome");
         Ok(if recorded { Attempted::Ended } else { Attempted::Stopped })
     }
@@ -465,8 +471,8 @@ impl<S: Stage> Worker<S> {
         true
     }
 
-    fn lanes<'a>(&self, ground: &'a Ground) -> anyhow::Result<&'a Lanes> {
-        ground.lanes.as_ref().context("a stage that has no lanes parks events")
+    fn lanes<'a>(&self, context: &'a TaskContext) -> anyhow::Result<&'a Lanes> {
+        context.lanes.as_ref().context("a stage that has no lanes parks events")
     }
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 use chrono::Utc;
 
 use super::{
-    attempt::Ground,
-    hand::Hand,
-    held::{Done, Held},
+    attempt::TaskContext,
+    in_flight::InFlight,
     rebuild::Mends,
+    work_queue::{Done, WorkQueue},
 };
 use crate::delivery::lanes::Lanes;
 
@@ -17,56 +17,60 @@ use crate::delivery::lanes::Lanes;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Takes up as many lanes as are due and as there is room for, and as many as are to be mended.
-pub(super) fn take_up(ground: &Ground, hand: &mut Hand) {
-    let Some(lanes) = &ground.lanes else { return };
-    while hand.held.has_room_for_lanes()
+pub(super) fn take_up(context: &TaskContext, in_flight: &mut InFlight) {
+    let Some(lanes) = &context.lanes else { return };
+    while in_flight.queue.has_room_for_lanes()
         && let Some(key) = lanes.take_due(Utc::now())
     {
-        if !ground.doubt.puts_off(key) {
-            hand.held.push_due(key);
+        if !context.doubt.puts_off(key) {
+            in_flight.queue.push_due(key);
         }
     }
-    if let Some(mends) = &mut hand.mends {
-        while hand.held.has_room_for_mends()
+    if let Some(mends) = &mut in_flight.mends {
+        while in_flight.queue.has_room_for_mends()
             && let Some((key, mend)) = mends.next()
         {
-            hand.held.push_mend(key, mend);
+            in_flight.queue.push_mend(key, mend);
         }
     }
 }
 
 /// A task has ended: a lane is taken up again when it is due the next time.
-pub(super) fn finish(done: Done, ground: &Ground, held: &mut Held) {
-    if let Some(lanes) = &ground.lanes
-        && (done.is_released() || done.is_mended() && ground.doubt.mended(done.key))
+pub(super) fn finish(done: Done, context: &TaskContext, queue: &mut WorkQueue) {
+    if let Some(lanes) = &context.lanes
+        && (done.is_released() || done.is_mended() && context.doubt.mended(done.key))
     {
         lanes.release(done.key);
     }
-    held.finish(done);
+    queue.finish(done);
 }
 
 /// The log was read: only these lanes are to be mended, all others may be taken up.
-pub(super) fn begin_mending(mends: Mends, ground: &Ground, hand: &mut Hand) {
-    let free = ground.doubt.read(mends.orders().collect());
-    if let Some(lanes) = &ground.lanes {
+pub(super) fn begin_mending(mends: Mends, context: &TaskContext, in_flight: &mut InFlight) {
+    let free = context.doubt.read(mends.orders().collect());
+    if let Some(lanes) = &context.lanes {
         free.into_iter().for_each(|key| lanes.release(key));
     }
-    hand.mends = Some(mends);
+    in_flight.mends = Some(mends);
 }
 
 /// Where all lanes are mended, says so, in `LANES` and with the lease; not where some may be missing still.
 ///
 /// # Errors
 /// Where NATS does not acknowledge.
-pub(super) async fn end_mending(stage: &'static str, ground: &Ground, hand: &mut Hand) -> anyhow::Result<()> {
-    let is_over = |mends: &mut Mends| mends.is_empty() && ground.doubt.is_over();
-    if let Some(mends) = hand.mends.take_if(is_over)
-        && let Some(lanes) = &ground.lanes
+pub(super) async fn end_mending(
+    stage: &'static str,
+    context: &TaskContext,
+    in_flight: &mut InFlight,
+) -> anyhow::Result<()> {
+    let is_over = |mends: &mut Mends| mends.is_empty() && context.doubt.is_over();
+    if let Some(mends) = in_flight.mends.take_if(is_over)
+        && let Some(lanes) = &context.lanes
         && mends.are_all(stage)
     {
         mends.mark(lanes).await?;
-        ground.tenure.lanes_are_whole();
-        ground.tenure.at_once.notify_one();
+        context.tenure.lanes_are_whole();
+        context.tenure.at_once.notify_one();
         tracing::info!(stage, "LANES holds every order that waits");
     }
     Ok(())

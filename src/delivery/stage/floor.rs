@@ -26,7 +26,7 @@ pub(super) const fn acknowledged(log: LogState, up_to: u64) -> Floor {
 }
 
 /// What the instance before, or this one before it began anew, left about the stage.
-pub(super) enum Left {
+pub(super) enum InheritedFloor {
     /// How far the stage is on this log.
     Floor(Floor),
     /// Nothing.
@@ -39,15 +39,15 @@ pub(super) enum Left {
 ///
 /// # Errors
 /// Where NATS does not answer.
-pub(super) async fn left(
+pub(super) async fn inherited_floor(
     connection: &Connection,
     identity: &Identity,
     log: LogState,
     tenure: &Tenure,
     stage: &'static str,
-) -> anyhow::Result<Left> {
+) -> anyhow::Result<InheritedFloor> {
     let Some(mut floor) = tenure.inherited() else {
-        return Ok(Left::Nothing);
+        return Ok(InheritedFloor::Nothing);
     };
     let remembered = Remembered {
         created: Some(floor.created),
@@ -58,11 +58,11 @@ pub(super) async fn left(
     let compared = compare(connection, log, &remembered, &floor.known_id).await?;
     if compared.holds() {
         floor.created = log.created;
-        return Ok(Left::Floor(floor));
+        return Ok(InheritedFloor::Floor(floor));
     }
     let consequence = "what the stage had settled is forgotten, and what is open is read from the log anew";
     identity.report(stage, compared, &remembered, &log, consequence);
-    Ok(Left::OfOther(compared))
+    Ok(InheritedFloor::OfOther(compared))
 }
 
 /// Where the log is not the one that the stage works on any more, forgets what is known of it.

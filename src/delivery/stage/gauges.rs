@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use metrics::Gauge;
 
-use super::{attempt::Ground, hand::Hand, look::Seen};
+use super::{attempt::TaskContext, consumer_check::ConsumerState, in_flight::InFlight};
 
 /// Where an event waits; label `where` of `orders_waiting`.
 const QUEUED: &str = "queued";
@@ -20,7 +20,7 @@ pub(crate) const BRANCHES: &str = "branches";
 
 /// How many events wait where.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Waiting {
+pub(super) struct Backlog {
     /// On the log, not handed out or on its way to this instance.
     pub(super) queued: u64,
     /// In memory: at work, behind another of the same order, or between quick attempts.
@@ -31,7 +31,7 @@ pub(super) struct Waiting {
     pub(super) stopped_by: Option<&'static str>,
 }
 
-impl Waiting {
+impl Backlog {
     fn at(&self, place: &str) -> u64 {
         match (place, self.stopped_by) {
             (PARKED, _) => self.parked,
@@ -76,26 +76,32 @@ impl Gauges {
     }
 
     /// The oldest event that is open, where it is not known when it was appended.
-    pub(super) fn oldest_unknown(&self, ground: &Ground) -> Option<u64> {
-        let oldest = oldest(ground)?;
+    pub(super) fn oldest_unknown(&self, context: &TaskContext) -> Option<u64> {
+        let oldest = oldest(context)?;
         self.oldest.is_none_or(|(known, _)| known != oldest).then_some(oldest)
     }
 
     /// What waits now, by what a look found.
-    pub(super) fn note(&mut self, seen: &Seen, ground: &Ground, hand: &Hand, stopped_by: Option<&'static str>) {
-        let parked = ground.lanes.as_ref().map_or(0, |lanes| lanes.parked().0);
+    pub(super) fn note(
+        &mut self,
+        seen: &ConsumerState,
+        context: &TaskContext,
+        in_flight: &InFlight,
+        stopped_by: Option<&'static str>,
+    ) {
+        let parked = context.lanes.as_ref().map_or(0, |lanes| lanes.parked().0);
         self.pending.set(seen.pending as f64);
-        self.show_waiting(&Waiting {
-            queued: seen.pending + seen.handed_out.saturating_sub(hand.stray.last),
-            held: hand.held.events() as u64,
+        self.show_waiting(&Backlog {
+            queued: seen.pending + seen.handed_out.saturating_sub(in_flight.gaps.last),
+            held: in_flight.queue.events() as u64,
             parked,
             stopped_by,
         });
-        let age = self.age_of(oldest(ground), seen.oldest);
+        let age = self.age_of(oldest(context), seen.oldest);
         self.oldest_age.set(age.as_secs_f64());
     }
 
-    fn show_waiting(&self, waiting: &Waiting) {
+    fn show_waiting(&self, waiting: &Backlog) {
         for (place, gauge) in &self.waiting {
             gauge.set(waiting.at(place) as f64);
         }
@@ -115,9 +121,9 @@ impl Gauges {
 }
 
 /// The oldest event that is open. What was not handed out is younger; with nothing open it is handed out at once.
-fn oldest(ground: &Ground) -> Option<u64> {
-    let oldest_parked = ground.lanes.as_ref().and_then(|lanes| lanes.parked().1);
-    let oldest_open = ground.tenure.progress(|progress| progress.oldest_open()).flatten();
+fn oldest(context: &TaskContext) -> Option<u64> {
+    let oldest_parked = context.lanes.as_ref().and_then(|lanes| lanes.parked().1);
+    let oldest_open = context.tenure.progress(|progress| progress.oldest_open()).flatten();
     oldest_open.into_iter().chain(oldest_parked).min()
 }
 
@@ -126,7 +132,7 @@ impl Drop for Gauges {
         self.pending.set(0.0);
         self.lag.set(0.0);
         self.oldest_age.set(0.0);
-        self.show_waiting(&Waiting::default());
+        self.show_waiting(&Backlog::default());
     }
 }
 
@@ -136,13 +142,13 @@ mod tests {
 
     #[test]
     fn what_a_stopped_stage_has_waits_for_what_stops_it() {
-        let waiting = |stopped_by| Waiting {
+        let waiting = |stopped_by| Backlog {
             queued: 5,
             held: 2,
             parked: 3,
             stopped_by,
         };
-        let at = |waiting: Waiting| PLACES.map(|place| waiting.at(place));
+        let at = |waiting: Backlog| PLACES.map(|place| waiting.at(place));
         assert_eq!(at(waiting(None)), [5, 0, 0, 2, 3]);
         assert_eq!(at(waiting(Some(BREAKER))), [0, 7, 0, 0, 3]);
         assert_eq!(at(waiting(Some(BRANCHES))), [0, 0, 7, 0, 3]);

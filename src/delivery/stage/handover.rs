@@ -21,10 +21,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Stage, Worker,
-    attempt::Ground,
-    held::Done,
-    names::named,
-    tenure::{Busy, Term},
+    attempt::TaskContext,
+    cause_names::named,
+    tenure::{BusyInstance, Term},
+    work_queue::Done,
 };
 use crate::{
     delivery::lease::words_subject,
@@ -45,14 +45,14 @@ pub(super) const REPEAT_EVERY: Duration = Duration::from_millis(500);
 impl<S: Stage> Worker<S> {
     /// Lets what is at work end. What waits for its turn, or for its next attempt, is on the log and not acknowledged. As soon
     /// as nothing but requests is at work, the stage is handed over.
-    pub(super) async fn drain<F>(&self, mut at_work: FuturesUnordered<F>, ground: &Ground, term: &Term)
+    pub(super) async fn drain<F>(&self, mut at_work: FuturesUnordered<F>, context: &TaskContext, term: &Term)
     where
         F: Future<Output = anyhow::Result<Done>>,
     {
         let connection = self.journal.connection();
         let mut repeat = tokio::time::interval(REPEAT_EVERY);
         loop {
-            let (asking, handed_over) = (ground.asking.events(), ground.handed_over.load(Ordering::Relaxed));
+            let (asking, handed_over) = (context.requests.events(), context.handed_over.load(Ordering::Relaxed));
             let only_requests = !asking.is_empty() && asking.len() == at_work.len();
             if !handed_over && only_requests && asking.len() <= MAX_AT_WORK {
                 tracing::info!(
@@ -60,8 +60,8 @@ impl<S: Stage> Worker<S> {
                     requests = asking.len(),
                     "handing over, with requests under way"
                 );
-                ground.lease.end();
-                ground.handed_over.store(true, Ordering::Relaxed);
+                context.lease.end();
+                context.handed_over.store(true, Ordering::Relaxed);
                 let within = self.stage.longest_request().min(self.grace) + MARGIN;
                 term.tenure.hand_over(&term.holder, asking, within);
                 continue;
@@ -80,7 +80,7 @@ impl<S: Stage> Worker<S> {
                 _ = repeat.tick(), if handed_over => {}
             }
             if handed_over {
-                let events = ground.asking.events();
+                let events = context.requests.events();
                 term.tenure.still_at_work(&term.holder, events.clone());
                 say(connection, S::NAME, &term.holder, events).await;
             }
@@ -90,14 +90,14 @@ impl<S: Stage> Worker<S> {
 
 /// Which requests an instance that handed the stage over still has under way.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Left {
+struct StillUnderWay {
     by: String,
     events: Vec<u64>,
 }
 
 /// Says it. Where it gets lost it is repeated, and at last the time limit counts.
 pub(super) async fn say(connection: &Connection, stage: &str, by: &str, events: Vec<u64>) {
-    let left = Left {
+    let left = StillUnderWay {
         by: by.to_owned(),
         events,
     };
@@ -116,10 +116,10 @@ pub(super) struct Freed {
 }
 
 /// Waits for requests of other instances.
-struct Waiting<'a> {
+struct RequestsElsewhere<'a> {
     connection: &'a Connection,
     words: Option<Subscriber>,
-    busy: Vec<Busy>,
+    busy: Vec<BusyInstance>,
     /// Up to where the log was read.
     read: u64,
     freed: VecDeque<u64>,
@@ -128,11 +128,11 @@ struct Waiting<'a> {
 /// Events as they are freed. `read`: up to where the log was read when the stage was taken over.
 pub(super) fn freed(
     connection: &Connection,
-    busy: Vec<Busy>,
+    busy: Vec<BusyInstance>,
     words: Option<Subscriber>,
     read: u64,
 ) -> impl Stream<Item = anyhow::Result<Freed>> {
-    let waiting = Waiting {
+    let waiting = RequestsElsewhere {
         connection,
         words,
         busy,
@@ -145,7 +145,7 @@ pub(super) fn freed(
     })
 }
 
-impl Waiting<'_> {
+impl RequestsElsewhere<'_> {
     async fn next(&mut self) -> anyhow::Result<Option<Freed>> {
         while self.freed.is_empty() {
             let Some(first) = self.busy.iter().map(|busy| busy.until).min() else {
@@ -161,7 +161,7 @@ impl Waiting<'_> {
         Ok(Some(Freed { events, ended }))
     }
 
-    fn left(&mut self, left: &Left) {
+    fn left(&mut self, left: &StillUnderWay) {
         for busy in self.busy.iter_mut().filter(|busy| busy.by == left.by) {
             let (still, gone) = std::mem::take(&mut busy.events)
                 .into_iter()
@@ -203,7 +203,7 @@ impl Waiting<'_> {
 }
 
 /// The next word; never, where there is nothing to listen to.
-async fn heard(words: &mut Option<Subscriber>) -> Left {
+async fn heard(words: &mut Option<Subscriber>) -> StillUnderWay {
     while let Some(subscriber) = words {
         match subscriber.next().await {
             Some(message) => match serde_json::from_slice(&message.payload) {

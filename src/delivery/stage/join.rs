@@ -6,7 +6,7 @@
 
 use chrono::Utc;
 
-use super::{Stage, held::Item};
+use super::{Stage, work_queue::QueuedEvent};
 use crate::{
     delivery::lanes::{self, Lane, Lanes},
     event::Recorded,
@@ -46,7 +46,11 @@ pub(super) async fn join<S: Stage>(lanes: &Lanes, key: OrderKey, event: &Recorde
 ///
 /// # Errors
 /// As [`join`].
-pub(super) async fn wait_in_doubt<S: Stage>(lanes: &Lanes, key: OrderKey, item: &Item) -> anyhow::Result<Joined> {
+pub(super) async fn wait_in_doubt<S: Stage>(
+    lanes: &Lanes,
+    key: OrderKey,
+    item: &QueuedEvent,
+) -> anyhow::Result<Joined> {
     let event = &item.event;
     match lanes.get(key).await? {
         Some(lane) if lane.holds(event.sequence) => Ok(Joined::Waits),

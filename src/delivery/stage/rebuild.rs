@@ -13,9 +13,9 @@ use std::{
 use chrono::{DateTime, Utc};
 use futures_util::{TryStreamExt, stream};
 
-use super::{Stage, floor::Left, found::Found, held::MAX_MENDS};
+use super::{Stage, floor::InheritedFloor, recovery_scan::RecoveryScan, work_queue::MAX_MENDS};
 use crate::{
-    delivery::lanes::{Lane, Lanes, Read, told::Told},
+    delivery::lanes::{Lane, Lanes, LanesRead, checksum::LanesChecksum},
     fault_injection::time,
     journal::{
         codec::OrderKey,
@@ -34,14 +34,14 @@ pub(super) struct Check {
     /// What they name may be other events than when they were written.
     pub(super) is_of_other_log: bool,
     /// What the lease tells of the lanes until they are as they should be.
-    pub(super) told: Option<Told>,
+    pub(super) checksum: Option<LanesChecksum>,
 }
 
 impl Check {
     /// None where the lanes are as they were left.
-    pub(super) fn of<S: Stage>(read: &Read, left: &Left, acknowledged: u64) -> Option<Self> {
-        let told = match left {
-            Left::Floor(floor) => floor.lanes.map(|told| (floor, told)),
+    pub(super) fn of<S: Stage>(read: &LanesRead, left: &InheritedFloor, acknowledged: u64) -> Option<Self> {
+        let checksum = match left {
+            InheritedFloor::Floor(floor) => floor.lanes.map(|checksum| (floor, checksum)),
             _ => None,
         };
         let oldest = read.oldest();
@@ -51,24 +51,24 @@ impl Check {
             makes_lost: true,
             is_whole: read.is_whole,
             is_of_other_log: false,
-            told: None,
+            checksum: None,
         };
-        let check = match told {
-            _ if matches!(left, Left::OfOther(_)) => Self {
+        let check = match checksum {
+            _ if matches!(left, InheritedFloor::OfOther(_)) => Self {
                 from: oldest.unwrap_or(beyond).min(beyond),
                 is_of_other_log: true,
                 ..check
             },
-            Some((_, told)) if read.is_whole && read.is_as_told(told) => return None,
+            Some((_, checksum)) if read.is_whole && read.matches_checksum(checksum) => return None,
             // What has come into a lane since then was not settled before.
-            Some((floor, told)) => {
+            Some((floor, checksum)) => {
                 let open = floor.open.iter().map(|(sequence, _)| *sequence).min();
-                let first = [told.oldest, open, oldest, Some(floor.settled + 1)];
+                let first = [checksum.oldest, open, oldest, Some(floor.settled + 1)];
                 let from = first.into_iter().flatten().fold(beyond, u64::min);
                 let oldest = Some(from);
                 Self {
                     from,
-                    told: Some(Told { oldest, ..told }),
+                    checksum: Some(LanesChecksum { oldest, ..checksum }),
                     ..check
                 }
             }
@@ -110,7 +110,7 @@ pub(super) struct Mends {
 impl Mends {
     /// By what was found on the log. `strange`: what lanes name that is not on it.
     pub(super) fn of(
-        found: &mut Found,
+        found: &mut RecoveryScan,
         check: &Check,
         lanes: &[(OrderKey, Lane)],
         strange: &HashSet<(OrderKey, u64)>,
@@ -230,7 +230,7 @@ pub(super) async fn mend(lanes: &Lanes, key: OrderKey, mend: Mend) -> anyhow::Re
 /// What is to be read while the stage works.
 pub(super) struct Rebuild {
     pub(super) connection: Arc<Connection>,
-    pub(super) found: Found,
+    pub(super) found: RecoveryScan,
     pub(super) check: Check,
     pub(super) lanes: Vec<(OrderKey, Lane)>,
     /// Events below the floor that are open and in no lane: they are handled by themselves.
@@ -280,7 +280,7 @@ impl Rebuild {
 /// Where NATS does not answer.
 pub(super) async fn segment<S: Stage>(
     connection: &Connection,
-    found: &mut Found,
+    found: &mut RecoveryScan,
     (after, last): (u64, u64),
     pause: Duration,
 ) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@
 //! none, or where it is not about this log, the consumer's acknowledgement floor stands in for it.
 //!
 //! What is parked is in the lanes. Where `LANES` does not hold what was left there (it was lost or emptied, it is an older copy,
-//! lanes came back that had ended: see [`crate::delivery::lanes::told`]), the log is read from the oldest event on that was
+//! lanes came back that had ended: see [`crate::delivery::lanes::checksum`]), the log is read from the oldest event on that was
 //! parked, lanes of what has its outcome are ended, and those that are missing are made. The stage works meanwhile on orders
 //! that cannot have any ([`super::rebuild`]).
 //!
@@ -29,17 +29,17 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{
     Stage,
     attempt::is_ours,
-    floor::{self, Left, is_taken},
-    found::Found,
-    held::Item,
-    names::outcome_of,
+    cause_names::outcome_of,
+    floor::{self, InheritedFloor, is_taken},
     progress::Progress,
     rebuild::{Check, Mends, Rebuild, segment},
+    recovery_scan::RecoveryScan,
     tenure::Tenure,
+    work_queue::QueuedEvent,
 };
 use crate::{
     delivery::{
-        lanes::{Lanes, Read, told::Told},
+        lanes::{Lanes, LanesRead, checksum::LanesChecksum},
         lease::note::Floor,
     },
     event::EventId,
@@ -63,7 +63,7 @@ const READS_AT_ONCE: usize = 64;
 #[derive(Default)]
 pub(super) struct Unsettled {
     /// Without an outcome and not parked, in the log's order.
-    pub(super) open: Vec<Item>,
+    pub(super) open: Vec<QueuedEvent>,
     /// The consumer's number of the last message that it handed to anybody.
     pub(super) handed_out: u64,
     /// Events of a newer version that were handed out.
@@ -85,14 +85,14 @@ pub(super) struct Unsettled {
 /// Reads it from the log, and mends lanes where they are not as they were left. From then on the stage's progress is told.
 pub(super) async fn read<S: Stage>(
     journal: &Journal,
-    parked: Option<(&Lanes, Read)>,
+    parked: Option<(&Lanes, LanesRead)>,
     tenure: &Tenure,
 ) -> anyhow::Result<Unsettled> {
     let (connection, times) = (journal.connection(), journal.connection().times());
     let mut consumer = streams::consumer(connection, super::EVENTS, S::NAME).await?;
     let info = consumer.info().await.context("cannot look up the consumer")?.clone();
     let log = LogState::look(connection).await?;
-    let left = floor::left(connection, journal.identity(), log, tenure, S::NAME).await?;
+    let left = floor::inherited_floor(connection, journal.identity(), log, tenure, S::NAME).await?;
     let acknowledged = believed(info.ack_floor.stream_sequence, &left);
     let check = parked
         .as_ref()
@@ -100,7 +100,7 @@ pub(super) async fn read<S: Stage>(
     // Where the log is the one that the floor is about, what is open but for lanes is known without them.
     let is_of_other_log = check.as_ref().is_some_and(|check| check.is_of_other_log);
     let left = match left {
-        Left::Floor(floor) if !is_of_other_log => Some(floor),
+        InheritedFloor::Floor(floor) if !is_of_other_log => Some(floor),
         _ => None,
     };
     let has_floor = left.is_some();
@@ -114,12 +114,12 @@ pub(super) async fn read<S: Stage>(
         info.delivered.stream_sequence
     };
     let at_once = check.as_ref().filter(|_| is_of_other_log || is_new);
-    let mut found = Found {
+    let mut found = RecoveryScan {
         settled: floor.settled,
         delivered,
         checks_lanes: at_once.is_some(),
         is_of_new_consumer: is_new,
-        ..Found::default()
+        ..RecoveryScan::default()
     };
     let reading = Reading {
         connection,
@@ -147,7 +147,7 @@ pub(super) async fn read<S: Stage>(
             found.leave_to_consumer();
         }
         if !mend_at_once::<S>(lanes, read, check, &mut found).await? {
-            before = Some(Some(Told::of_others(check.from)));
+            before = Some(Some(LanesChecksum::of_others(check.from)));
         }
     } else {
         let lanes = parked.as_ref().map(|(_, read)| (read, check.is_none()));
@@ -168,11 +168,11 @@ pub(super) async fn read<S: Stage>(
         .for_each(|event| tenure.has_ended(*event));
     let (lanes, read) = parked.unzip();
     let later = check.filter(|check| !(check.is_of_other_log || is_new)).zip(read);
-    let before = later.as_ref().map_or(before, |(check, _)| Some(check.told));
-    tenure.begin(progress, (lanes.map(Lanes::told), before), times);
+    let before = later.as_ref().map_or(before, |(check, _)| Some(check.checksum));
+    tenure.begin(progress, (lanes.map(Lanes::checksum), before), times);
     unsettled.rebuild = later.map(|(check, read)| Rebuild {
         connection: Arc::clone(connection),
-        found: Found::of_lanes(floor.settled, &read.lanes),
+        found: RecoveryScan::of_lanes(floor.settled, &read.lanes),
         check,
         lanes: read.lanes,
         open: floor.open.iter().map(|(sequence, _)| *sequence).collect(),
@@ -183,7 +183,12 @@ pub(super) async fn read<S: Stage>(
 
 /// Mends lanes before anything else is done with them: the log is another one, or the consumer is new. False where some may be
 /// missing still.
-async fn mend_at_once<S: Stage>(lanes: &Lanes, read: &Read, check: &Check, found: &mut Found) -> anyhow::Result<bool> {
+async fn mend_at_once<S: Stage>(
+    lanes: &Lanes,
+    read: &LanesRead,
+    check: &Check,
+    found: &mut RecoveryScan,
+) -> anyhow::Result<bool> {
     let strange = if check.is_of_other_log {
         found.strange(&read.lanes)
     } else {
@@ -202,9 +207,9 @@ async fn mend_at_once<S: Stage>(lanes: &Lanes, read: &Read, check: &Check, found
 }
 
 /// Up to where what the server counts as acknowledged is believed.
-fn believed(acknowledged: u64, left: &Left) -> u64 {
+fn believed(acknowledged: u64, left: &InheritedFloor) -> u64 {
     match left {
-        Left::OfOther(compared) => {
+        InheritedFloor::OfOther(compared) => {
             let common = compared.common().unwrap_or(acknowledged);
             acknowledged.min(common).saturating_sub(READ_AGAIN)
         }
@@ -214,7 +219,7 @@ fn believed(acknowledged: u64, left: &Left) -> u64 {
 
 /// Sorts what is open into what is to be handled. `behind`: what was recorded about some of it is accounted for later.
 fn take_open(
-    found: Found,
+    found: RecoveryScan,
     busy: &HashSet<u64>,
     recorded: u64,
     behind: &mut Vec<(u64, u64)>,
@@ -228,7 +233,7 @@ fn take_open(
         if open.parked.is_some() {
             behind.push((event.sequence, recorded));
         }
-        unsettled.open.push(Item {
+        unsettled.open.push(QueuedEvent {
             event,
             requests: open.requests,
             parked: open.parked,
@@ -264,10 +269,10 @@ impl Reading<'_> {
     /// and is in a lane that does not say so.
     async fn open_ones<S: Stage>(
         &self,
-        found: &mut Found,
+        found: &mut RecoveryScan,
         floor: &Floor,
         has_floor: bool,
-        lanes: Option<(&Read, bool)>,
+        lanes: Option<(&LanesRead, bool)>,
     ) -> anyhow::Result<Vec<(u64, EventId)>> {
         if let Some((read, true)) = lanes {
             found.with_lanes = read.lanes.iter().map(|(key, _)| *key).collect();
@@ -287,7 +292,7 @@ impl Reading<'_> {
     }
 
     /// Events that the floor lists.
-    async fn open<S: Stage>(&self, found: &mut Found, floor: &Floor) -> anyhow::Result<()> {
+    async fn open<S: Stage>(&self, found: &mut RecoveryScan, floor: &Floor) -> anyhow::Result<()> {
         let (connection, first) = (self.connection, self.log.first);
         let left: Vec<_> = floor
             .open
@@ -311,12 +316,12 @@ impl Reading<'_> {
         Ok(())
     }
 
-    async fn segment<S: Stage>(&self, found: &mut Found, after: u64, last: u64) -> anyhow::Result<()> {
+    async fn segment<S: Stage>(&self, found: &mut RecoveryScan, after: u64, last: u64) -> anyhow::Result<()> {
         segment::<S>(self.connection, found, (after, last), Duration::ZERO).await
     }
 
     /// Events in lanes that have ended, which their lanes do not say yet.
-    async fn ended_in_lanes(&self, found: &Found, read: &Read) -> anyhow::Result<Vec<(u64, EventId)>> {
+    async fn ended_in_lanes(&self, found: &RecoveryScan, read: &LanesRead) -> anyhow::Result<Vec<(u64, EventId)>> {
         let mut ended = Vec::new();
         for (key, lane) in &read.lanes {
             let Some(names) = found.ended_with_lane.get(key) else {
@@ -348,7 +353,7 @@ impl Reading<'_> {
     /// How far the stage is after all that was found; what is of a newer version is noted in `left`.
     async fn progress(
         &self,
-        found: &Found,
+        found: &RecoveryScan,
         consumer: &consumer::Config,
         left: &mut Vec<(u64, Newer)>,
     ) -> anyhow::Result<Progress> {

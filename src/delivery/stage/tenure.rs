@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::{floor::WentBack, progress::Progress};
 use crate::delivery::{
-    lanes::told,
+    lanes::checksum::LanesChecksum,
     lease::{
         Inherited, Validity,
         note::{AtWork, Floor, Note},
@@ -33,16 +33,16 @@ pub(super) struct Handed {
 
 /// What the lease tells of the lanes as they change; and what it tells instead, where they are not as they should be: what the
 /// instance before had told, if anything.
-pub(super) type ToldOfLanes = (Option<Arc<Mutex<told::Told>>>, Option<Option<told::Told>>);
+pub(super) type LanesAnnounced = (Option<Arc<Mutex<LanesChecksum>>>, Option<Option<LanesChecksum>>);
 
 /// Shared by the work, which changes it, and the lease, which is renewed with it.
 pub(super) struct Tenure {
-    told: Mutex<Told>,
+    state: Mutex<TenureState>,
     /// The lease is to be written at once.
     pub(super) at_once: Notify,
 }
 
-struct Told {
+struct TenureState {
     /// Until the stage was taken over in full: what the one before had told.
     inherited: Option<Floor>,
     progress: Option<Progress>,
@@ -50,10 +50,10 @@ struct Told {
     compared_at: u64,
     /// When that was.
     compared_last: Instant,
-    lanes: Option<Arc<Mutex<told::Told>>>,
+    lanes: Option<Arc<Mutex<LanesChecksum>>>,
     /// While lanes are made again from the log: what is told of them instead.
-    before: Option<Option<told::Told>>,
-    at_work: Vec<Busy>,
+    before: Option<Option<LanesChecksum>>,
+    at_work: Vec<BusyInstance>,
     handed_over: bool,
 }
 
@@ -68,11 +68,11 @@ pub(super) struct Term {
 /// The instance cannot work on the stage.
 #[derive(Debug, thiserror::Error)]
 #[error("the stage is left to other instances: {0}")]
-pub(super) struct Unfit(pub(super) String);
+pub(super) struct StageUnavailable(pub(super) String);
 
 /// Requests under way on another instance, or on this one after it handed the stage over.
 #[derive(Debug, Clone)]
-pub(super) struct Busy {
+pub(super) struct BusyInstance {
     pub(super) by: String,
     pub(super) events: Vec<u64>,
     /// When none of them can be under way any more.
@@ -82,9 +82,9 @@ pub(super) struct Busy {
 /// How far the stage was on a log that is not there any more, from one time in which this instance has the stage to the next: the lease that
 /// told it may be gone with that log.
 #[derive(Default)]
-pub(super) struct Kept(Mutex<Option<Floor>>);
+pub(super) struct LostFloor(Mutex<Option<Floor>>);
 
-impl Kept {
+impl LostFloor {
     /// Keeps it, where that is why the work ended.
     pub(super) fn keep(&self, worked: Option<&anyhow::Result<()>>, tenure: &Tenure) {
         if let Some(Err(error)) = worked
@@ -104,13 +104,13 @@ impl Kept {
 impl Tenure {
     /// Of an instance that has just taken the lease.
     pub(super) fn new(inherited: &Inherited) -> Self {
-        let at_work = inherited.note.at_work.iter().map(|one| Busy {
+        let at_work = inherited.note.at_work.iter().map(|one| BusyInstance {
             by: one.by.clone(),
             events: one.events.clone(),
             until: inherited.read_at + one.within(),
         });
         Self {
-            told: Mutex::new(Told {
+            state: Mutex::new(TenureState {
                 inherited: inherited.note.floor.clone(),
                 progress: None,
                 compared_at: 0,
@@ -124,34 +124,34 @@ impl Tenure {
         }
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
+    fn state(&self) -> MutexGuard<'_, TenureState> {
         // No code panics while it holds the lock.
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The floor of the instance before, where it told one.
     pub(super) fn inherited(&self) -> Option<Floor> {
-        self.told().inherited.clone()
+        self.state().inherited.clone()
     }
 
     /// From now on this is what is told. `lanes`: of the lanes, and what is told of them instead until [`Self::lanes_are_whole`],
     /// by which another instance finds that they are not. `compared_at`: how often the connection had been made when the log was looked at.
-    pub(super) fn begin(&self, progress: Progress, (lanes, before): ToldOfLanes, compared_at: u64) {
-        let mut told = self.told();
-        (told.progress, told.lanes, told.before) = (Some(progress), lanes, before);
-        told.compared_at = compared_at;
-        told.compared_last = Instant::now();
+    pub(super) fn begin(&self, progress: Progress, (lanes, before): LanesAnnounced, compared_at: u64) {
+        let mut state = self.state();
+        (state.progress, state.lanes, state.before) = (Some(progress), lanes, before);
+        state.compared_at = compared_at;
+        state.compared_last = Instant::now();
     }
 
     /// The lanes are as they should be.
     pub(super) fn lanes_are_whole(&self) {
-        self.told().before = None;
+        self.state().before = None;
     }
 
     /// The log was the same when the connection had been made so often.
     pub(super) fn is_compared(&self, times: u64) {
-        let mut told = self.told();
-        (told.compared_at, told.compared_last) = (times, Instant::now());
+        let mut state = self.state();
+        (state.compared_at, state.compared_last) = (times, Instant::now());
     }
 
     /// Whether the log must be compared before a message is believed to be of it; `times`: how often the connection was made.
@@ -161,88 +161,88 @@ impl Tenure {
     /// was made anew hands out everything again, and one comparison for each event would hold up new ones for long: old events need none
     /// within a second of the last one. A log that goes back while the connection stands is found by the next look.
     pub(super) fn must_compare(&self, message: &Handed, times: u64) -> bool {
-        let told = self.told();
-        if told.compared_at != times {
+        let state = self.state();
+        if state.compared_at != times {
             return true;
         }
-        let has_come = told
+        let has_come = state
             .progress
             .as_ref()
             .is_some_and(|progress| progress.has_come(message.sequence));
         let is_old = i128::from(message.age_ms) > OLD.as_millis() as i128;
-        has_come && message.delivered <= 1 && !(is_old && told.compared_last.elapsed() < COMPARED)
+        has_come && message.delivered <= 1 && !(is_old && state.compared_last.elapsed() < COMPARED)
     }
 
     /// Looks at the progress, or changes it; none before [`Self::begin`].
     pub(super) fn progress<T>(&self, act: impl FnOnce(&mut Progress) -> T) -> Option<T> {
-        self.told().progress.as_mut().map(act)
+        self.state().progress.as_mut().map(act)
     }
 
     /// The log is not the one that the progress is about: it is told as it is now, for whoever takes the stage up next to compare it, and
     /// changes no more.
     pub(super) fn forget(&self) {
-        let mut told = self.told();
-        told.inherited = told.progress.take().map(|progress| progress.floor());
+        let mut state = self.state();
+        state.inherited = state.progress.take().map(|progress| progress.floor());
     }
 
     /// What is under way elsewhere.
-    pub(super) fn at_work(&self) -> Vec<Busy> {
-        self.told().at_work.clone()
+    pub(super) fn at_work(&self) -> Vec<BusyInstance> {
+        self.state().at_work.clone()
     }
 
     /// A request of another instance is not under way any more.
     pub(super) fn has_ended(&self, event: u64) {
-        let mut told = self.told();
-        for busy in &mut told.at_work {
+        let mut state = self.state();
+        for busy in &mut state.at_work {
             busy.events.retain(|one| *one != event);
         }
-        told.at_work.retain(|busy| !busy.events.is_empty());
+        state.at_work.retain(|busy| !busy.events.is_empty());
     }
 
     /// Hands the stage over while these requests of this instance are under way, for so long at most.
     pub(super) fn hand_over(&self, by: &str, events: Vec<u64>, within: Duration) {
-        let mut told = self.told();
-        told.at_work.push(Busy {
+        let mut state = self.state();
+        state.at_work.push(BusyInstance {
             by: by.to_owned(),
             events,
             until: Instant::now() + within,
         });
-        told.handed_over = true;
-        drop(told);
+        state.handed_over = true;
+        drop(state);
         self.at_once.notify_one();
     }
 
     /// Requests of this instance that are still under way after it handed the stage over.
     pub(super) fn still_at_work(&self, by: &str, events: Vec<u64>) {
-        let mut told = self.told();
-        if let Some(busy) = told.at_work.iter_mut().find(|busy| busy.by == by) {
+        let mut state = self.state();
+        if let Some(busy) = state.at_work.iter_mut().find(|busy| busy.by == by) {
             busy.events = events;
         }
-        told.at_work.retain(|busy| !busy.events.is_empty());
+        state.at_work.retain(|busy| !busy.events.is_empty());
     }
 
     /// What goes with the lease now.
     pub(super) fn note(&self) -> Note {
-        let (told, now) = (self.told(), Instant::now());
-        let at_work = told.at_work.iter().map(|busy| AtWork {
+        let (state, now) = (self.state(), Instant::now());
+        let at_work = state.at_work.iter().map(|busy| AtWork {
             by: busy.by.clone(),
             events: busy.events.clone(),
             within_ms: u64::try_from(busy.until.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX),
         });
         Note {
-            floor: match &told.progress {
+            floor: match &state.progress {
                 Some(progress) => {
                     let floor = progress.floor();
                     // After the floor: an event that this calls settled is in a lane by then, or has ended.
-                    let lanes = told.lanes.as_ref();
+                    let lanes = state.lanes.as_ref();
                     let lanes = lanes.map(|lanes| *lanes.lock().unwrap_or_else(PoisonError::into_inner));
-                    let lanes = told.before.unwrap_or(lanes);
+                    let lanes = state.before.unwrap_or(lanes);
                     Some(Floor { lanes, ..floor })
                 }
-                None => told.inherited.clone(),
+                None => state.inherited.clone(),
             },
             at_work: at_work.filter(|one| one.within_ms > 0).collect(),
-            handed_over: told.handed_over,
+            handed_over: state.handed_over,
         }
     }
 }
@@ -320,7 +320,7 @@ mod tests {
         assert!(must(7, 1, -5, 1), "the server's clock is ahead");
         assert!(!must(7, 1, HOUR_MS, 1));
         assert!(must(7, 1, HOUR_MS, 2) && must(101, 1, 0, 2), "over a new connection");
-        tenure.told().compared_last = Instant::now().checked_sub(COMPARED).unwrap();
+        tenure.state().compared_last = Instant::now().checked_sub(COMPARED).unwrap();
         assert!(must(7, 1, HOUR_MS, 1), "the last comparison is too long ago");
     }
 }

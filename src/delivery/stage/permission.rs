@@ -19,33 +19,33 @@ use tokio_util::sync::CancellationToken;
 use crate::delivery::lease::Validity;
 
 tokio::task_local! {
-    static TURN: Arc<Turn>;
+    static PERMISSION: Arc<RequestPermission>;
 }
 
 /// The instance may not make a request any more: its lease ran out, or it is told to stop. What the stage returns then is
 /// not looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotOurTurn;
+pub struct NotPermitted;
 
 /// Asks for the permission to make a request. Outside of a stage it is always given.
 ///
 /// # Errors
-/// [`NotOurTurn`], where the request must not be made.
-pub fn begin() -> Result<(), NotOurTurn> {
-    TURN.try_with(|turn| turn.begin()).unwrap_or(Ok(()))
+/// [`NotPermitted`], where the request must not be made.
+pub fn begin() -> Result<(), NotPermitted> {
+    PERMISSION.try_with(|permission| permission.begin()).unwrap_or(Ok(()))
 }
 
 /// Whether the instance stops, or has lost the stage, so that a failed request says nothing to the one that goes on: the next
 /// instance makes it again. False outside of a stage.
 pub fn is_over() -> bool {
-    TURN.try_with(|turn| turn.is_over()).unwrap_or(false)
+    PERMISSION.try_with(|permission| permission.is_over()).unwrap_or(false)
 }
 
 /// Events that a request was begun for which is not recorded yet.
 #[derive(Debug, Default)]
-pub(super) struct Asking(Mutex<BTreeSet<u64>>);
+pub(super) struct RequestsInFlight(Mutex<BTreeSet<u64>>);
 
-impl Asking {
+impl RequestsInFlight {
     pub(super) fn events(&self) -> Vec<u64> {
         self.set(|events| events.iter().copied().collect())
     }
@@ -57,17 +57,22 @@ impl Asking {
 }
 
 /// One event's turn, until what became of its request is recorded.
-pub(super) struct Turn {
+pub(super) struct RequestPermission {
     event: u64,
     lease: Validity,
     stop: CancellationToken,
-    asking: Arc<Asking>,
+    asking: Arc<RequestsInFlight>,
     begun: AtomicBool,
     refused: AtomicBool,
 }
 
-impl Turn {
-    pub(super) fn of(event: u64, lease: &Validity, stop: &CancellationToken, asking: &Arc<Asking>) -> Arc<Self> {
+impl RequestPermission {
+    pub(super) fn of(
+        event: u64,
+        lease: &Validity,
+        stop: &CancellationToken,
+        asking: &Arc<RequestsInFlight>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             event,
             lease: lease.clone(),
@@ -82,10 +87,10 @@ impl Turn {
         self.stop.is_cancelled() || !self.lease.holds()
     }
 
-    fn begin(&self) -> Result<(), NotOurTurn> {
+    fn begin(&self) -> Result<(), NotPermitted> {
         if self.is_over() {
             self.refused.store(true, Ordering::Relaxed);
-            return Err(NotOurTurn);
+            return Err(NotPermitted);
         }
         self.begun.store(true, Ordering::Relaxed);
         self.asking.set(|events| events.insert(self.event));
@@ -101,7 +106,7 @@ impl Turn {
     pub(super) async fn run<T>(self: &Arc<Self>, handling: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
-            handled = TURN.scope(Arc::clone(self), handling) => Some(handled),
+            handled = PERMISSION.scope(Arc::clone(self), handling) => Some(handled),
             () = self.stopped_before_a_request() => None,
         }
     }
@@ -114,7 +119,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for RequestPermission {
     fn drop(&mut self) {
         self.asking.set(|events| events.remove(&self.event));
     }
@@ -131,23 +136,23 @@ mod tests {
         assert_eq!(begin(), Ok(()), "outside of a stage");
         let (stop, asking) = (CancellationToken::new(), Arc::default());
         let lease = Validity::since(Instant::now());
-        let turn = Turn::of(7, &lease, &stop, &asking);
-        let begun = turn.run(async { begin() }).await;
+        let permission = RequestPermission::of(7, &lease, &stop, &asking);
+        let begun = permission.run(async { begin() }).await;
         assert_eq!((begun, asking.events()), (Some(Ok(())), vec![7]));
-        drop(turn);
+        drop(permission);
         assert!(asking.events().is_empty());
-        let turn = Turn::of(8, &lease, &stop, &asking);
+        let permission = RequestPermission::of(8, &lease, &stop, &asking);
         lease.end();
-        assert_eq!(turn.run(async { begin() }).await, Some(Err(NotOurTurn)));
-        assert!(turn.was_refused() && asking.events().is_empty());
+        assert_eq!(permission.run(async { begin() }).await, Some(Err(NotPermitted)));
+        assert!(permission.was_refused() && asking.events().is_empty());
     }
 
     #[tokio::test]
     async fn a_request_under_way_outlives_the_order_to_stop_and_a_wait_does_not() {
         let (stop, asking) = (CancellationToken::new(), Arc::default());
         let lease = Validity::since(Instant::now());
-        let waits = Turn::of(1, &lease, &stop, &asking);
-        let asks = Turn::of(2, &lease, &stop, &asking);
+        let waits = RequestPermission::of(1, &lease, &stop, &asking);
+        let asks = RequestPermission::of(2, &lease, &stop, &asking);
         let (answer, answered) = tokio::sync::oneshot::channel::<u32>();
         let waiting = waits.run(std::future::pending::<u32>());
         let asking_it = asks.run(async {

@@ -2,8 +2,8 @@
 //!
 //! A lane that ended can come back: its message is replaced by a mark that expires, and where NATS is killed after that, it
 //! shows the replaced message again (2.15.1; it writes down that the mark went, and not that the message did). An older copy
-//! of the stream brings back more, and lacks lanes. So the writer tells with its lease which lanes there were ([`Told`]), as
-//! a checksum, and each message says which revisions of its lane came before it (`Past`). From both the next instance knows
+//! of the stream brings back more, and lacks lanes. So the writer tells with its lease which lanes there were ([`LanesChecksum`]), as
+//! a checksum, and each message says which revisions of its lane came before it (`LanePast`). From both the next instance knows
 //! whether what it found follows from what was told.
 
 use std::fmt::Write as _;
@@ -12,14 +12,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::codec::OrderKey;
 
-/// The header of a lane's message, and of the mark of one that ended, that holds its [`Past`].
+/// The header of a lane's message, and of the mark of one that ended, that holds its [`LanePast`].
 pub(super) const HEADER: &str = "Hub-Lane-Past";
 /// Revisions that a lane's past goes back. The lease is written every 0.8 s, in which a lane is seldom written twice.
 const MAX_PAST: usize = 16;
 
 /// The lanes of a stage, as the instance that writes them knew them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
+pub struct LanesChecksum {
     /// The newest revision among those that it had written or read.
     pub newest: u64,
     /// How many were open.
@@ -31,7 +31,7 @@ pub struct Told {
     pub oldest: Option<u64>,
 }
 
-impl Told {
+impl LanesChecksum {
     /// Of lanes that are other ones than those there are: whatever is found does not follow from this, so it is compared with the
     /// log, from this event on.
     pub const fn of_others(oldest: u64) -> Self {
@@ -55,7 +55,7 @@ impl Told {
 
     /// Whether these are the messages that there are to be: every one on a lane's subject, the marks of ended lanes among
     /// them. False also where that cannot be known: a lane ended since and began anew, or was written too often.
-    pub(super) fn explains<'a>(self, found: impl IntoIterator<Item = (OrderKey, &'a Found)>) -> bool {
+    pub(super) fn explains<'a>(self, found: impl IntoIterator<Item = (OrderKey, &'a LaneMessage)>) -> bool {
         let mut then = Self::default();
         for (key, found) in found {
             let revision = if found.revision <= self.newest {
@@ -76,23 +76,23 @@ impl Told {
 
 /// A message that was found on a lane's subject.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct LaneMessage {
     pub(super) revision: u64,
     /// False: the mark of a lane that ended.
     pub(super) is_open: bool,
-    pub(super) past: Past,
+    pub(super) past: LanePast,
 }
 
 /// The revisions of a lane before one of its messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Past {
+pub(super) struct LanePast {
     /// There was no lane from this revision on, until the first of `revisions`; none where it was open before those, or that is
     /// not known.
     none_from: Option<u64>,
     revisions: Vec<u64>,
 }
 
-impl Past {
+impl LanePast {
     /// Of a lane that begins: the revision of the mark that it replaces; 0 where there is none.
     pub(super) const fn none_since(revision: u64) -> Self {
         Self {
@@ -177,9 +177,9 @@ mod tests {
     #[derive(Default)]
     struct Played {
         last: u64,
-        messages: BTreeMap<u8, Found>,
-        open: HashMap<u8, (u64, Past)>,
-        told: Told,
+        messages: BTreeMap<u8, LaneMessage>,
+        open: HashMap<u8, (u64, LanePast)>,
+        checksum: LanesChecksum,
     }
 
     impl Played {
@@ -187,21 +187,21 @@ mod tests {
         fn write(&mut self, lane: u8, is_open: bool) {
             let past = match (self.open.remove(&lane), self.messages.get(&lane)) {
                 (Some((revision, past)), _) => {
-                    self.told.remove(key(lane), revision);
+                    self.checksum.remove(key(lane), revision);
                     past.then(revision)
                 }
                 (None, _) if !is_open => return,
-                (None, mark) => Past::none_since(mark.map_or(0, |mark| mark.revision)),
+                (None, mark) => LanePast::none_since(mark.map_or(0, |mark| mark.revision)),
             };
             self.last += 1;
             let revision = self.last;
-            self.told.newest = revision;
+            self.checksum.newest = revision;
             if is_open {
-                self.told.add(key(lane), revision);
+                self.checksum.add(key(lane), revision);
                 self.open.insert(lane, (revision, past.clone()));
             }
-            let past = Past::parse(&past.to_text());
-            let found = Found {
+            let past = LanePast::parse(&past.to_text());
+            let found = LaneMessage {
                 revision,
                 is_open,
                 past,
@@ -209,17 +209,17 @@ mod tests {
             self.messages.insert(lane, found);
         }
 
-        fn is_explained_by(&self, told: Told) -> bool {
-            told.explains(self.messages.iter().map(|(lane, found)| (key(*lane), found)))
+        fn is_explained_by(&self, checksum: LanesChecksum) -> bool {
+            checksum.explains(self.messages.iter().map(|(lane, found)| (key(*lane), found)))
         }
     }
 
     #[test]
     fn nothing_follows_from_other_lanes() {
         let mut played = Played::default();
-        assert!(!played.is_explained_by(Told::of_others(7)));
+        assert!(!played.is_explained_by(LanesChecksum::of_others(7)));
         played.write(1, true);
-        assert!(!played.is_explained_by(Told::of_others(7)));
+        assert!(!played.is_explained_by(LanesChecksum::of_others(7)));
     }
 
     #[test]
@@ -231,21 +231,21 @@ mod tests {
         played.write(2, false);
         // The mark went.
         played.messages.remove(&2);
-        let told = played.told;
-        assert!(played.is_explained_by(told));
+        let checksum = played.checksum;
+        assert!(played.is_explained_by(checksum));
         played.write(1, true);
         played.write(3, true);
         assert!(
-            played.is_explained_by(told),
+            played.is_explained_by(checksum),
             "what came later says what was there before"
         );
-        let back = Found {
+        let back = LaneMessage {
             revision,
             is_open: true,
-            past: Past::default(),
+            past: LanePast::default(),
         };
         played.messages.insert(2, back);
-        assert!(!played.is_explained_by(told) && !played.is_explained_by(played.told));
+        assert!(!played.is_explained_by(checksum) && !played.is_explained_by(played.checksum));
     }
 
     proptest! {
@@ -259,25 +259,25 @@ mod tests {
         ) {
             let mut played = Played::default();
             before.iter().for_each(|(lane, is_open)| played.write(*lane, *is_open));
-            let told = played.told;
+            let checksum = played.checksum;
             for (lane, is_open) in since {
                 // One that ended since and begins anew is not known to have been there before.
-                let ended_since = played.messages.get(&lane).is_some_and(|last| !last.is_open && last.revision > told.newest);
+                let ended_since = played.messages.get(&lane).is_some_and(|last| !last.is_open && last.revision > checksum.newest);
                 if !ended_since {
                     played.write(lane, is_open);
                 }
             }
-            prop_assert!(played.is_explained_by(told));
+            prop_assert!(played.is_explained_by(checksum));
             let old: Vec<u8> = played.messages.iter()
-                .filter(|(_, found)| found.is_open && found.revision <= told.newest)
+                .filter(|(_, found)| found.is_open && found.revision <= checksum.newest)
                 .map(|(lane, _)| *lane).collect();
             if !old.is_empty() {
                 let lane = old[which.index(old.len())];
                 let found = played.messages.get_mut(&lane).unwrap();
                 found.revision -= 1;
-                prop_assert!(!played.is_explained_by(told), "an older revision");
+                prop_assert!(!played.is_explained_by(checksum), "an older revision");
                 played.messages.remove(&lane);
-                prop_assert!(!played.is_explained_by(told), "none");
+                prop_assert!(!played.is_explained_by(checksum), "none");
             }
         }
     }

@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 
 /// What wants to be handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum WorkKind {
     /// An event that came from the consumer, or was left open.
     Event,
     /// The head of a lane.
@@ -16,20 +16,20 @@ pub(super) enum Kind {
 
 /// Lets both kinds through in turns, each in the order of its coming.
 #[derive(Debug, Default)]
-pub(super) struct Shares {
+pub(super) struct FairShare {
     events: Mutex<()>,
     lanes: Mutex<()>,
     /// At most one of each kind waits for it. It is fair, so neither gets it twice while the other one waits.
     next: Mutex<()>,
 }
 
-impl Shares {
+impl FairShare {
     /// Waits for its turn, then for the stage. The next one has its turn when this one goes on, which it does without a
     /// pause until it asks for its request.
-    pub(super) async fn wait(&self, kind: Kind, ready: impl Future<Output = ()>) {
+    pub(super) async fn wait(&self, kind: WorkKind, ready: impl Future<Output = ()>) {
         let line = match kind {
-            Kind::Event => &self.events,
-            Kind::Lane => &self.lanes,
+            WorkKind::Event => &self.events,
+            WorkKind::Lane => &self.lanes,
         };
         let _first_of_its_kind = line.lock().await;
         let _next = self.next.lock().await;
@@ -49,9 +49,9 @@ mod tests {
     /// A window lets three through, whatever waits.
     #[tokio::test]
     async fn both_kinds_have_a_share_of_a_narrow_window() {
-        let (shares, opened) = (Shares::default(), Notify::new());
+        let (shares, opened) = (FairShare::default(), Notify::new());
         let (permits, passed) = (Cell::new(0), RefCell::new(Vec::new()));
-        let kinds = std::iter::repeat_n(Kind::Event, 50).chain(std::iter::repeat_n(Kind::Lane, 50));
+        let kinds = std::iter::repeat_n(WorkKind::Event, 50).chain(std::iter::repeat_n(WorkKind::Lane, 50));
         let tasks: FuturesUnordered<_> = kinds
             .enumerate()
             .map(async |(number, kind)| {
@@ -80,7 +80,7 @@ mod tests {
         for pair in passed.chunks(2) {
             assert_ne!(pair[0].0, pair[1].0, "{passed:?}");
         }
-        for kind in [Kind::Event, Kind::Lane] {
+        for kind in [WorkKind::Event, WorkKind::Lane] {
             let order: Vec<_> = passed.iter().filter(|one| one.0 == kind).map(|one| one.1).collect();
             assert!(order.is_sorted(), "{order:?}");
         }

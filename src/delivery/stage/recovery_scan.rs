@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, btree_map, hash_map};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-use super::{Stage, attempt::is_ours, names::Acceptances};
+use super::{Stage, attempt::is_ours, cause_names::Acceptances};
 use crate::{
     delivery::lanes::Lane,
     event::{EventId, Recorded},
@@ -22,7 +22,7 @@ struct Attempt {
 }
 
 /// An event without an outcome, so far.
-pub(super) struct Open {
+pub(super) struct OpenEvent {
     pub(super) sequence: u64,
     pub(super) key: OrderKey,
     provider: String,
@@ -34,7 +34,7 @@ pub(super) struct Open {
 
 /// What was read so far. An outcome stands behind its cause, so an event is let go as soon as its outcome is met.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct RecoveryScan {
     /// What is settled up to here but for what is listed, and what the consumer has handed out up to there.
     pub(super) settled: u64,
     pub(super) delivered: u64,
@@ -47,7 +47,7 @@ pub(super) struct Found {
     pub(super) ended_in_lanes: HashSet<u64>,
     /// Whose events stand at the places that the lanes name; none where it is none that this version can read.
     pub(super) at_places_of_lanes: HashMap<u64, Option<OrderKey>>,
-    pub(super) open: HashMap<EventId, Open>,
+    pub(super) open: HashMap<EventId, OpenEvent>,
     pub(super) acceptances: Acceptances,
     /// Orders that have a lane, and which of their events ended.
     pub(super) with_lanes: HashSet<OrderKey>,
@@ -62,7 +62,7 @@ pub(super) struct Found {
     pub(super) handled: u64,
 }
 
-impl Found {
+impl RecoveryScan {
     /// For lanes alone: what is open up to this place and in none of them was in one that is missing.
     pub(super) fn of_lanes(settled: u64, lanes: &[(OrderKey, Lane)]) -> Self {
         Self {
@@ -108,7 +108,7 @@ impl Found {
         let needs_lane = self.checks_lanes && event.sequence <= self.settled;
         let name = self.acceptances.note(&event);
         if let hash_map::Entry::Vacant(new) = self.open.entry(name) {
-            new.insert(Open {
+            new.insert(OpenEvent {
                 sequence: event.sequence,
                 key: OrderKey::of(&event),
                 provider: event.envelope.provider.to_string(),
@@ -184,7 +184,7 @@ impl Found {
             .filter(|(_, open)| open.event.is_none())
             .map(|(id, _)| *id)
             .collect();
-        let by_place: BTreeMap<u64, Open> = lost
+        let by_place: BTreeMap<u64, OpenEvent> = lost
             .iter()
             .filter_map(|id| self.open.remove(id))
             .map(|open| (open.sequence, open))

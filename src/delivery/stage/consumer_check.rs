@@ -8,7 +8,7 @@ use super::{floor, tenure::Tenure};
 use crate::journal::{EVENTS, connection::Connection, read::appended_at, streams};
 
 /// What a look found.
-pub(super) struct Seen {
+pub(super) struct ConsumerState {
     /// Events that the consumer has not handed out.
     pub(super) pending: u64,
     /// The consumer's number of the last that it handed out.
@@ -27,7 +27,7 @@ pub(super) async fn look(
     consumer: &PullConsumer,
     tenure: &Tenure,
     oldest: Option<u64>,
-) -> anyhow::Result<Option<Seen>> {
+) -> anyhow::Result<Option<ConsumerState>> {
     let info = match consumer.get_info().await {
         Ok(info) => info,
         Err(error) => {
@@ -46,7 +46,7 @@ pub(super) async fn look(
         None => None,
     };
     floor::look(connection, tenure).await?;
-    Ok(Some(Seen {
+    Ok(Some(ConsumerState {
         pending: info.num_pending,
         handed_out: info.delivered.consumer_sequence,
         oldest,

@@ -9,18 +9,18 @@ use crate::{event::Recorded, journal::codec::OrderKey, retry::Parking};
 
 /// Events and lanes that are held at a time, waiting or at work. The consumers' `max_ack_pending` is many times that: what
 /// an instance held when it died is taken up from the log, but the server counts it until it has handed it out again.
-pub(super) const MAX_HELD: usize = 1024;
+pub(super) const MAX_QUEUED: usize = 1024;
 /// Lanes among them: when a backend is back after hours, new orders must not wait for all that was parked meanwhile.
-const MAX_DUE: usize = MAX_HELD / 2;
+const MAX_DUE: usize = MAX_QUEUED / 2;
 /// Lanes that are mended at a time, beside those.
 pub(super) const MAX_MENDS: usize = 400;
 /// From so many on an event that would wait in memory for its next attempt is parked instead.
-const CROWDED: usize = MAX_HELD / 2;
+const CROWDED: usize = MAX_QUEUED / 2;
 /// Bytes of their payloads; one event more is always taken.
-const MAX_HELD_BYTES: usize = 16 * 1024 * 1024;
+const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
 
 /// One event of the stage, and how to acknowledge it.
-pub(super) struct Item {
+pub(super) struct QueuedEvent {
     pub(super) event: Recorded,
     /// Requests that were made before.
     pub(super) requests: u32,
@@ -33,7 +33,7 @@ pub(super) struct Item {
 /// What there is to do for an order.
 pub(super) enum Work {
     /// An event that came from the consumer, or was left open.
-    Event(Box<Item>),
+    Event(Box<QueuedEvent>),
     /// Its lane is due.
     Due,
     /// Its lane is not as it should be.
@@ -101,7 +101,7 @@ impl Done {
 }
 
 /// See the module.
-pub(super) struct Held {
+pub(super) struct WorkQueue {
     /// Orders with something at work, and what waits behind it.
     orders: HashMap<OrderKey, VecDeque<Work>>,
     ready: VecDeque<Task>,
@@ -113,7 +113,7 @@ pub(super) struct Held {
     bytes: usize,
 }
 
-impl Held {
+impl WorkQueue {
     pub(super) fn new() -> Self {
         Self {
             orders: HashMap::new(),
@@ -130,7 +130,7 @@ impl Held {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.count() < MAX_HELD && self.bytes < MAX_HELD_BYTES
+        self.count() < MAX_QUEUED && self.bytes < MAX_QUEUED_BYTES
     }
 
     /// How many events are held, at work or waiting; what is parked is not among them.
@@ -155,7 +155,7 @@ impl Held {
         self.count() > CROWDED
     }
 
-    pub(super) fn is_held(&self, sequence: u64) -> bool {
+    pub(super) fn is_queued(&self, sequence: u64) -> bool {
         self.sequences.contains(&sequence)
     }
 
@@ -174,7 +174,7 @@ impl Held {
         }
     }
 
-    pub(super) fn push(&mut self, item: Item) {
+    pub(super) fn push(&mut self, item: QueuedEvent) {
         self.sequences.insert(item.event.sequence);
         self.bytes += item.event.payload.len();
         let key = OrderKey::of(&item.event);
@@ -228,7 +228,7 @@ mod tests {
     use super::*;
     use crate::event::{Envelope, EventId, EventType, Principal};
 
-    fn item(sequence: u64, order: &str, bytes: usize) -> Item {
+    fn item(sequence: u64, order: &str, bytes: usize) -> QueuedEvent {
         let id = EventId::of_webhook("careem", &[&sequence.to_be_bytes()]);
         let envelope = Envelope {
             id,
@@ -247,7 +247,7 @@ mod tests {
             traceparent: None,
             request: None,
         };
-        Item {
+        QueuedEvent {
             event: Recorded {
                 envelope,
                 payload: Bytes::from(vec![0; bytes]),
@@ -260,70 +260,70 @@ mod tests {
         }
     }
 
-    fn none() -> Held {
-        Held::new()
+    fn none() -> WorkQueue {
+        WorkQueue::new()
     }
 
     #[test]
     fn so_many_events_and_bytes_are_held() {
-        let mut held = none();
-        (1..=512).for_each(|sequence| held.push(item(sequence, "CR-1", 1)));
-        assert!(!held.is_crowded());
-        (513..=1023).for_each(|sequence| held.push(item(sequence, "CR-1", 1)));
-        assert!(held.is_crowded() && held.has_room());
-        held.push(item(1024, "CR-1", 1));
-        assert!(!held.has_room() && held.is_held(1024));
+        let mut queue = none();
+        (1..=512).for_each(|sequence| queue.push(item(sequence, "CR-1", 1)));
+        assert!(!queue.is_crowded());
+        (513..=1023).for_each(|sequence| queue.push(item(sequence, "CR-1", 1)));
+        assert!(queue.is_crowded() && queue.has_room());
+        queue.push(item(1024, "CR-1", 1));
+        assert!(!queue.has_room() && queue.is_queued(1024));
         // The first one's end makes room, and lets the next of its order have its turn.
-        let first = held.next().unwrap();
-        assert!(held.next().is_none());
-        held.finish(Done::of(&first));
-        assert!(held.has_room() && !held.is_held(1));
-        assert!(held.next().is_some());
+        let first = queue.next().unwrap();
+        assert!(queue.next().is_none());
+        queue.finish(Done::of(&first));
+        assert!(queue.has_room() && !queue.is_queued(1));
+        assert!(queue.next().is_some());
 
-        let mut held = none();
-        held.push(item(1, "CR-1", 16 * 1024 * 1024 - 1));
-        assert!(held.has_room());
-        held.push(item(2, "CR-2", 1));
-        assert!(!held.has_room());
-        let large = held.next().unwrap();
-        held.finish(Done::of(&large));
-        assert!(held.has_room());
+        let mut queue = none();
+        queue.push(item(1, "CR-1", 16 * 1024 * 1024 - 1));
+        assert!(queue.has_room());
+        queue.push(item(2, "CR-2", 1));
+        assert!(!queue.has_room());
+        let large = queue.next().unwrap();
+        queue.finish(Done::of(&large));
+        assert!(queue.has_room());
     }
 
     #[test]
     fn lanes_that_are_due_leave_room_for_new_orders() {
         let mut keys = (0..600).map(|number| OrderKey::new("careem", &format!("CR-{number}")));
-        let mut held = none();
-        while held.has_room_for_lanes() {
-            held.push_due(keys.next().unwrap());
+        let mut queue = none();
+        while queue.has_room_for_lanes() {
+            queue.push_due(keys.next().unwrap());
         }
-        let mut at_work: Vec<_> = std::iter::from_fn(|| held.next()).collect();
+        let mut at_work: Vec<_> = std::iter::from_fn(|| queue.next()).collect();
         assert_eq!(at_work.len(), 512);
-        assert!(held.has_room() && !held.has_events());
+        assert!(queue.has_room() && !queue.has_events());
         let done = Done::of(&at_work.remove(0));
         assert!(done.is_released());
-        held.finish(done);
-        assert!(held.has_room_for_lanes(), "the next one takes its place");
+        queue.finish(done);
+        assert!(queue.has_room_for_lanes(), "the next one takes its place");
     }
 
     #[test]
     fn an_order_that_is_held_back_waits_and_no_other_does() {
-        let mut held = none();
+        let mut queue = none();
         let key = OrderKey::new("careem", "CR-1");
-        held.hold_back(key);
-        held.push(item(1, "CR-1", 1));
-        held.push_due(key);
-        held.push(item(2, "CR-2", 1));
-        let other = held.next().unwrap();
-        assert!(other.key == OrderKey::new("careem", "CR-2") && held.next().is_none());
-        held.release(key);
-        let first = held.next().unwrap();
-        assert!(first.key == key && held.next().is_none());
-        held.finish(Done::of(&first));
-        assert!(matches!(held.next().unwrap().work, Work::Due));
-        held.hold_back(OrderKey::new("careem", "CR-3"));
-        held.release(OrderKey::new("careem", "CR-3"));
-        held.push(item(3, "CR-3", 1));
-        assert!(held.next().is_some(), "an order with nothing to do is forgotten");
+        queue.hold_back(key);
+        queue.push(item(1, "CR-1", 1));
+        queue.push_due(key);
+        queue.push(item(2, "CR-2", 1));
+        let other = queue.next().unwrap();
+        assert!(other.key == OrderKey::new("careem", "CR-2") && queue.next().is_none());
+        queue.release(key);
+        let first = queue.next().unwrap();
+        assert!(first.key == key && queue.next().is_none());
+        queue.finish(Done::of(&first));
+        assert!(matches!(queue.next().unwrap().work, Work::Due));
+        queue.hold_back(OrderKey::new("careem", "CR-3"));
+        queue.release(OrderKey::new("careem", "CR-3"));
+        queue.push(item(3, "CR-3", 1));
+        assert!(queue.next().is_some(), "an order with nothing to do is forgotten");
     }
 }

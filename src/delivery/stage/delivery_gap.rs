@@ -7,14 +7,14 @@ use crate::journal::pull;
 /// Notices messages that the consumer handed to somebody else: an instance that stood still, woke up and asked for more
 /// before it found its lease gone. Newer events of the same orders must not overtake those, so the work begins anew, with
 /// what is open on the log.
-pub(super) struct Stray {
+pub(super) struct GapDetector {
     /// The consumer's number of the last message that came here.
     pub(super) last: u64,
     /// A later number that the consumer named, which may still be on its way here.
     pub(super) suspect: Option<u64>,
 }
 
-impl Stray {
+impl GapDetector {
     pub(super) fn received(&mut self, message: &Message) -> anyhow::Result<()> {
         let number = pull::info(message)?.consumer_sequence;
         if number > self.last + 1 {

@@ -6,13 +6,13 @@ use async_nats::jetstream::consumer::PullConsumer;
 use futures_util::future::BoxFuture;
 
 use super::{
-    Stage, attempt::Ground, gauges::Gauges, handover::Freed, held::Held, left::Left, rebuild::Mends,
-    recovery::Unsettled, stray::Stray,
+    Stage, attempt::TaskContext, delivery_gap::GapDetector, gauges::Gauges, handover::Freed,
+    newer_version::NewerEvents, rebuild::Mends, recovery::Unsettled, work_queue::WorkQueue,
 };
 use crate::journal::{codec::OrderKey, pull::Messages};
 
 /// Where work comes from.
-pub(super) struct Sources {
+pub(super) struct WorkSources {
     pub(super) consumer: PullConsumer,
     pub(super) messages: Messages,
     pub(super) gauges: Gauges,
@@ -21,52 +21,52 @@ pub(super) struct Sources {
 }
 
 /// What an instance has in hand.
-pub(super) struct Hand {
-    pub(super) held: Held,
-    pub(super) left: Left,
-    pub(super) stray: Stray,
+pub(super) struct InFlight {
+    pub(super) queue: WorkQueue,
+    pub(super) newer: NewerEvents,
+    pub(super) gaps: GapDetector,
     /// Lanes that are to be mended yet.
     pub(super) mends: Option<Mends>,
     /// Events that another instance is still asking about, and their orders, which are held back.
     elsewhere: HashMap<u64, OrderKey>,
 }
 
-impl Hand {
+impl InFlight {
     /// What was found when the stage was taken over.
     pub(super) fn of<S: Stage>(unsettled: Unsettled) -> Self {
-        let (mut held, mut left) = (Held::new(), Left::default());
-        unsettled.elsewhere.values().for_each(|key| held.hold_back(*key));
-        for (sequence, newer) in unsettled.left {
-            left.leave(S::NAME, sequence, newer);
+        let (mut queue, mut newer) = (WorkQueue::new(), NewerEvents::default());
+        unsettled.elsewhere.values().for_each(|key| queue.hold_back(*key));
+        for (sequence, event) in unsettled.left {
+            newer.leave(S::NAME, sequence, event);
         }
         for item in unsettled.open {
-            if !left.holds_up(S::NAME, item.event.sequence, OrderKey::of(&item.event)) {
-                held.push(item);
+            if !newer.holds_up(S::NAME, item.event.sequence, OrderKey::of(&item.event)) {
+                queue.push(item);
             }
         }
-        let stray = Stray {
+        let gaps = GapDetector {
             last: unsettled.handed_out,
             suspect: None,
         };
         Self {
-            held,
-            left,
-            stray,
+            queue,
+            newer,
+            gaps,
             mends: None,
             elsewhere: unsettled.elsewhere,
         }
     }
 
     /// Lets orders go on whose events another instance does not ask about any more.
-    pub(super) fn release(&mut self, freed: Freed, ground: &Ground) {
-        ground.note_ended(freed.ended);
+    pub(super) fn release(&mut self, freed: Freed, context: &TaskContext) {
+        context.note_ended(freed.ended);
         for event in freed.events {
-            ground.tenure.has_ended(event);
+            context.tenure.has_ended(event);
             let Some(key) = self.elsewhere.remove(&event) else {
                 continue;
             };
             if !self.elsewhere.values().any(|other| *other == key) {
-                self.held.release(key);
+                self.queue.release(key);
             }
         }
     }

@@ -13,14 +13,14 @@ const MAX_REASONS: usize = 16;
 
 /// What an instance leaves.
 #[derive(Debug, Default)]
-pub(super) struct Left {
+pub(super) struct NewerEvents {
     sequences: HashSet<u64>,
     /// Their orders, each with the first of them, which later events must not overtake.
     orders: HashMap<OrderKey, u64>,
     reasons: HashSet<String>,
 }
 
-impl Left {
+impl NewerEvents {
     /// Leaves an event of a newer version; says so where that is news.
     pub(super) fn leave(&mut self, stage: &'static str, sequence: u64, newer: Newer) {
         if !self.sequences.insert(sequence) {
