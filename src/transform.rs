@@ -1,6 +1,6 @@
 //! The first stage: `webhook.received` becomes `order.transformed`, or why it does not.
 //!
-//! The provider says what the webhook means, [`branches`] which branch it is for, `tenants` whether it may act for that. Whether its order exists already is no
+//! The provider says what the webhook means, [`crate::branches`] which branch it is for, `tenants` whether it may act for that. Whether its order exists already is no
 //! question here: it is asked when the order's turn has come to be forwarded. Each acceptance of a webhook has exactly one
 //! outcome here, under one id whatever it is, so a redelivery cannot add another.
 

@@ -1,6 +1,6 @@
 //! The second stage: `order.transformed` is posted to the backend, and what became of it is recorded.
 //!
-//! [`client`] speaks HTTP, [`classify`] reads the answer and [`evidence`] what the answers say together, [`breaker`] decides whether to ask at all and [`gate`] holds
+//! [`client`] speaks HTTP, [`classify`] reads the answer and [`evidence`] what the answers say together, [`crate::delivery::breaker`] decides whether to ask at all and [`crate::delivery::gate`] holds
 //! it for all partitions. The body is the event's payload, byte for byte, and its key is the event's id: every repeat,
 //! by a redelivery, a restart or a broken wire, is the same request. Whether an event is to be posted at all, and whether an
 //! earlier announcement of its order comes first, [`identity`] decides in the event's turn.

@@ -1,6 +1,6 @@
 //! The stage that speaks to providers: statuses and menus go to them, orders that a webhook only points at are fetched.
 //!
-//! How a provider is spoken to is data ([`outbound`], with the templates of [`template`]); [`remote`] is its interface
+//! How a provider is spoken to is data ([`crate::provider::outbound`], with the templates of [`template`](crate::provider::outbound::template)); [`crate::remote`] is its interface
 //! with token, limits and breaker, each provider's own, so that the trouble of one holds up nothing of another. Orders
 //! keep their order here as everywhere: the runner is the one of [`crate::delivery::stage`], with lanes of its own.
 

@@ -2,7 +2,7 @@
 //!
 //! [`server`] serves what its listener accepts (no more than there are descriptors for), [`connections`] says which connections stay open, [`certificate`] is
 //! the listener's own. [`client_ip`] says who calls, [`limit`] whether that is too much, [`body`] reads a body within its limits, [`heavy`] hands out turns for
-//! what takes long. [`refusal`] is what a refused request is answered, [`audit`] takes note of it, [`mod@request_id`] names a request, [`paths`] is for what no route takes.
+//! what takes long. [`refusal`] is what a refused request is answered, [`audit`] takes note of it, `request_id` names a request, `paths` is for what no route takes.
 
 pub mod server;
 mod listening;

@@ -1,6 +1,5 @@
-//! What is seen from outside: [`logs`] and the [`sink`] that they go through, [`metrics`], [`health`], what comes to its end
-//! ([`expiry`]), and the [`trace_context`] that is passed on; [`panics`].
-//! [`roles`] and [`tables`] are what an instance knows of itself, [`observer`] looks at the log for what no stage counts.
+//! What is seen from outside: [`logs`] and the [`sink`] that they go through, [`metrics`], [`panics`], and the [`trace_context`] that is passed on.
+//! [`roles`], [`tables`] and [`LastWebhooks`] are what an instance knows of itself; [`crate::observer`] looks at the log for what no stage counts.
 
 use uuid::Uuid;
 
