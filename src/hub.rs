@@ -183,7 +183,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     let (audit, refusals) = Audit::new();
     let on = Arc::clone(&connection);
     tasks.spawn("refusals", Phase::Log, |stop| refusals.run(on, stop));
-    let rooms = (body::Budget::all(limits_of_process.body_bytes), Heavy::default());
+    let rooms = (body::BodyBudget::all(limits_of_process.body_bytes), Heavy::default());
     let for_providers = Arc::new(integration(&config, &registry, &journal, &rooms, &limits));
     let (budget, heavy) = rooms;
     let orders = Arc::new(Orders::new(&journal, config.order_memory));
@@ -248,7 +248,7 @@ fn integration(
     config: &Config,
     registry: &Arc<Registry>,
     journal: &Journal,
-    (budget, heavy): &(body::Budget, Heavy),
+    (budget, heavy): &(body::BodyBudget, Heavy),
     limits: &Arc<Limits>,
 ) -> Integration {
     let told = registry.iter().filter(|enabled| enabled.outbound.is_some());

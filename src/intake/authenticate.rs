@@ -8,7 +8,7 @@ use crate::{
     branches::Secrets,
     registry::Enabled,
     serving::{
-        body::Standing,
+        body::SenderClass,
         heavy::{AT_ONCE_BYTES, aside},
         refusal::Reason,
     },
@@ -24,11 +24,11 @@ pub(super) async fn verified<'a>(
     intake: &Intake,
     enabled: &Enabled,
     request: Unverified<'a>,
-    standing: Standing,
+    class: SenderClass,
     now: DateTime<Utc>,
 ) -> Result<Verified<'a>, Reason> {
     let keys = enabled.keys.current();
-    let outcome = verify_in_turn(intake, enabled, request, &keys, standing, now).await?;
+    let outcome = verify_in_turn(intake, enabled, request, &keys, class, now).await?;
     let refusal = match outcome {
         Ok(verified) => return Ok(count(enabled, verified)),
         // Its signature is right; no other secret makes it younger.
@@ -44,7 +44,7 @@ pub(super) async fn verified<'a>(
         Secrets::Known(Some(of_branch)) => {
             let keys = keys.as_ref().clone();
             let keys = keys.with_branch(WEBHOOK_SECRET, &of_branch.branch_id, &of_branch.secrets);
-            let outcome = verify_in_turn(intake, enabled, request, &keys, standing, now).await?;
+            let outcome = verify_in_turn(intake, enabled, request, &keys, class, now).await?;
             Ok(count(enabled, outcome?))
         }
         Secrets::Unknown => Err(Reason::SecretsUnavailable),
@@ -58,14 +58,14 @@ async fn verify_in_turn<'a>(
     enabled: &Enabled,
     request: Unverified<'a>,
     keys: &Keys,
-    standing: Standing,
+    class: SenderClass,
     now: DateTime<Utc>,
 ) -> Result<Result<Verified<'a>, Refusal>, Reason> {
     let work = request.body().len().saturating_mul(keys.count().max(1));
     if work <= AT_ONCE_BYTES {
         return Ok(verify(&enabled.scheme, request, keys, now));
     }
-    let _turn = intake.heavy.turn(standing).await?;
+    let _turn = intake.heavy.permit(class).await?;
     Ok(aside(|| verify(&enabled.scheme, request, keys, now)))
 }
 

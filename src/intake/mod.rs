@@ -2,7 +2,7 @@
 //!
 //! [`receive`] takes a webhook through the checks of the contract in their order, by what [`crate::serving`] has for all routes: its body within the limits, its
 //! JSON, who calls and whether that is too much. [`reload`] reads secrets again.
-//! What is no webhook goes [`astray`].
+//! What is no webhook goes [`unmatched_route`].
 //! Answers depend on the event log and on nothing else.
 
 use std::{net::IpAddr, sync::Arc};
@@ -25,7 +25,7 @@ use crate::{
     registry::{Enabled, Registry, allow_list},
     serving::{
         audit,
-        body::{self, Standing},
+        body::{self, SenderClass},
         connections::{Connections, Peer},
         heavy, limit, paths,
         refusal::{self, Reason},
@@ -37,7 +37,7 @@ pub mod receive;
 pub mod reload;
 mod authenticate;
 
-use self::receive::astray;
+use self::receive::unmatched_route;
 
 /// The description of all routes, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -55,7 +55,7 @@ pub struct Intake {
     /// Secrets of branches.
     pub branches: Arc<Branches>,
     /// Bytes of bodies that may be held at a time.
-    pub budget: body::Budget,
+    pub budget: body::BodyBudget,
     /// Turns for work that takes long.
     pub heavy: heavy::Heavy,
     /// Rate limits.
@@ -85,17 +85,17 @@ impl Intake {
     }
 
     /// Whose room a body of this address takes.
-    fn standing(&self, provider: &Enabled, client: IpAddr) -> Standing {
+    fn sender_class(&self, provider: &Enabled, client: IpAddr) -> SenderClass {
         if provider.lists(client) || self.limits.has_room(client) {
-            Standing::Known
+            SenderClass::Known
         } else {
-            Standing::Stranger
+            SenderClass::Stranger
         }
     }
 
     /// While the log is nearly full: whether it is not this principal that fills it. A log that is known to refuse everybody
     /// says so itself.
-    fn check_room_on_the_log(&self, provider: &Enabled, load: limit::taken::Load<'_>) -> Result<(), Reason> {
+    fn check_room_on_the_log(&self, provider: &Enabled, load: limit::taken::QuotaLoad<'_>) -> Result<(), Reason> {
         let log = self.journal.acknowledging();
         let Some(left) = log.fill().nearly_full() else {
             return Ok(());
@@ -120,21 +120,23 @@ pub fn router(intake: Arc<Intake>, beside: Router, health: Router) -> Router {
     let mut router = Router::new()
         .route(
             "/api/webhooks/{provider}",
-            post(receive::receive).fallback(astray::method_not_allowed),
+            post(receive::receive).fallback(unmatched_route::method_not_allowed),
         )
         .route(
             "/api/webhooks/{provider}/{*below}",
-            post(receive::receive).put(receive::receive).fallback(astray::not_found),
+            post(receive::receive)
+                .put(receive::receive)
+                .fallback(unmatched_route::not_found),
         )
         .route(
             "/openapi.json",
             get(async || ([("content-type", "application/json")], OPENAPI)).fallback(paths::only_read),
         )
-        .fallback(astray::not_found)
+        .fallback(unmatched_route::not_found)
         .with_state(intake)
         .merge(beside);
     if asked.settings.require_https {
-        router = router.layer(from_fn_with_state(asked, astray::require_https));
+        router = router.layer(from_fn_with_state(asked, unmatched_route::require_https));
     }
     router = router.layer(from_fn_with_state(notes, audit::note_refused));
     // Health is asked by machines beside us, which have no proxy before them.

@@ -24,12 +24,12 @@ use crate::{
     registry::Enabled,
     serving::{
         body,
-        body::{Reading, Sender, Standing},
+        body::{BodyLimits, Sender, SenderClass},
         client_ip::client_ip,
         connections::Guest,
         limit::{
             address::Address,
-            taken::{Load, Point},
+            taken::{Point, QuotaLoad},
         },
         refusal::Reason,
         request_id,
@@ -37,15 +37,15 @@ use crate::{
     verification::Unverified,
 };
 
-pub mod astray;
-mod door;
+pub mod unmatched_route;
+mod precheck;
 mod envelope;
 mod answer;
 
-use self::{answer::accepted, door::at_the_door, envelope::envelope};
+use self::{answer::accepted, envelope::envelope, precheck::precheck};
 
 /// What the answer to a request needs to know of it.
-struct Asked {
+struct RequestInfo {
     request_id: String,
     /// Who calls, as far as our proxies can be believed.
     client: IpAddr,
@@ -64,20 +64,20 @@ pub async fn receive(
     let (mut parts, body) = request.into_parts();
     // Signed and kept is the path as it was sent, not the one that it is taken for.
     parts.uri = sent;
-    let asked = Asked {
+    let info = RequestInfo {
         request_id: request_id::of(&parts.headers),
         client: client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies),
         began,
     };
     // A name that is no UTF-8 is nobody's.
     let names = name.map(|Path(names)| names).unwrap_or_default();
-    let enabled = match at_the_door(&intake, &names, asked.client) {
+    let enabled = match precheck(&intake, &names, info.client) {
         Ok(enabled) => enabled,
-        Err(turned) => return turned.away(body, &asked.request_id, asked.client).await,
+        Err(rejection) => return rejection.respond(body, &info.request_id, info.client).await,
     };
-    match accept(&intake, enabled, &asked, parts, body).await {
+    match accept(&intake, enabled, &info, parts, body).await {
         Ok(answer) => answer,
-        Err(reason) => intake.refuse_counted(enabled, &reason, &asked.request_id, asked.client),
+        Err(reason) => intake.refuse_counted(enabled, &reason, &info.request_id, info.client),
     }
 }
 
@@ -85,17 +85,17 @@ pub async fn receive(
 async fn accept(
     intake: &Intake,
     enabled: &Enabled,
-    asked: &Asked,
+    info: &RequestInfo,
     parts: Parts,
     body: Body,
 ) -> Result<Response<Body>, Reason> {
     let settings = &intake.settings;
     let sender = Sender {
-        address: Address::of(asked.client),
-        standing: intake.standing(enabled, asked.client),
+        address: Address::of(info.client),
+        class: intake.sender_class(enabled, info.client),
         provider: Arc::clone(&enabled.name),
     };
-    let reading = Reading {
+    let reading = BodyLimits {
         budget: &intake.budget,
         heavy: &intake.heavy,
         sender: &sender,
@@ -108,17 +108,17 @@ async fn accept(
         was_there,
         point,
         event,
-    } = admit(intake, enabled, asked, parts, (&held.bytes, sender.standing)).await?;
+    } = admit(intake, enabled, info, parts, (&held.bytes, sender.class)).await?;
     let appended = match intake.journal.accept(event).await {
         Ok(appended) => appended,
         Err(error) => {
             // It comes again, and is not to be over its limit for our fault.
             intake.limits.give_back(enabled, point);
-            intake.limits.forget_sent(admission.event_id, asked.client);
+            intake.limits.forget_sent(admission.event_id, info.client);
             return Err(Reason::EventLogUnavailable(error));
         }
     };
-    enabled.measured.accept_duration.record(asked.began.elapsed());
+    enabled.measured.accept_duration.record(info.began.elapsed());
     // A webhook that was there before may be one that somebody caught and sends again: it costs the provider nothing, and makes no
     // address known. What it puts on the log is counted all the same.
     if appended.duplicate {
@@ -126,11 +126,11 @@ async fn accept(
     } else if was_there {
         intake.limits.give_back_of_repeat(enabled, point);
     } else {
-        intake.limits.note_accepted(enabled, asked.client);
+        intake.limits.note_accepted(enabled, info.client);
         intake.last_webhooks.note(&enabled.name, Utc::now().timestamp());
     }
-    log_accepted(enabled, &admission, asked, appended);
-    Ok(accepted(enabled, &admission, &asked.request_id, appended, &held.bytes))
+    log_accepted(enabled, &admission, info, appended);
+    Ok(accepted(enabled, &admission, &info.request_id, appended, &held.bytes))
 }
 
 /// A webhook that may go onto the log.
@@ -148,14 +148,14 @@ struct Admitted {
 async fn admit(
     intake: &Intake,
     enabled: &Enabled,
-    asked: &Asked,
+    info: &RequestInfo,
     parts: Parts,
-    (body, standing): (&Bytes, Standing),
+    (body, class): (&Bytes, SenderClass),
 ) -> Result<Admitted, Reason> {
     let now = Utc::now();
     let public_url = intake.settings.public_url.as_deref();
     let unverified = Unverified::new(&parts.method, public_url, &parts.uri, &parts.headers, body);
-    let verified = authenticate::verified(intake, enabled, unverified, standing, now).await?;
+    let verified = authenticate::verified(intake, enabled, unverified, class, now).await?;
     if let Some(guest) = parts.extensions.get::<Guest>().filter(|_| !enabled.scheme.is_none()) {
         guest.note_verified();
     }
@@ -166,24 +166,24 @@ async fn admit(
         let order = &admission.external_order_id;
         intake.orders.has_webhook(&enabled.name, order, admission.event_id)
     });
-    let load = Load {
+    let load = QuotaLoad {
         principal: verified.principal(),
         bytes: body.len(),
         is_repeat: was_there,
     };
     intake.check_room_on_the_log(enabled, load)?;
     if let Ok(admission) = &read {
-        intake.limits.note_sent(enabled, admission.event_id, asked.client)?;
+        intake.limits.note_sent(enabled, admission.event_id, info.client)?;
     }
     // What cannot be read takes a point as well.
     let taken = intake.limits.take(enabled, load);
     if let (Err(_), Ok(admission)) = (&taken, &read) {
-        intake.limits.forget_sent(admission.event_id, asked.client);
+        intake.limits.forget_sent(admission.event_id, info.client);
     }
     let (point, admission) = (taken?, read?);
     enabled.measured.received.increment(1);
     let event = NewEvent {
-        envelope: envelope(enabled, &verified, &admission, asked, parts.uri.path(), now),
+        envelope: envelope(enabled, &verified, &admission, info, parts.uri.path(), now),
         payload: body.clone(),
     };
     Ok(Admitted {
@@ -194,15 +194,15 @@ async fn admit(
     })
 }
 
-fn log_accepted(enabled: &Enabled, admission: &Admission, asked: &Asked, appended: Appended) {
+fn log_accepted(enabled: &Enabled, admission: &Admission, info: &RequestInfo, appended: Appended) {
     tracing::debug!(
         provider = &*enabled.name,
-        request_id = asked.request_id,
+        request_id = info.request_id,
         order_id = admission.external_order_id,
         event_id = %admission.event_id,
         sequence = appended.sequence,
         duplicate = appended.duplicate,
-        processing_time = asked.began.elapsed().as_millis() as u64,
+        processing_time = info.began.elapsed().as_millis() as u64,
         "webhook accepted"
     );
 }

@@ -117,8 +117,8 @@ pub(super) async fn note(connection: &Connection, id: EventId, wish: Wish, seque
 }
 
 async fn within_time<T>(asking: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let asked = tokio::time::timeout(ANSWER_TIMEOUT, asking).await;
-    asked
+    let request_info = tokio::time::timeout(ANSWER_TIMEOUT, asking).await;
+    request_info
         .context("NATS does not answer about a key")?
         .context("is the stream KEYS there? `webhook-hub streams apply` makes it")
 }

@@ -25,12 +25,12 @@ pub async fn request(
     request: Request,
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    let asked = integration.asked(MENU_SYNC, &provider, peer, &parts.headers);
+    let request_info = integration.request_info(MENU_SYNC, &provider, peer, &parts.headers);
     let taken = async {
-        integration.check(&parts, &provider, asked.client)?;
+        integration.check(&parts, &provider, request_info.client)?;
         let branch = checked_id("branchId", branch)?;
         let max_bytes = integration.settings.max_payload_bytes;
-        let held = integration.read(&asked, &parts.headers, body, max_bytes).await?;
+        let held = integration.read(&request_info, &parts.headers, body, max_bytes).await?;
         Menu::parse(&held.bytes).map_err(Reason::Faults)?;
         let about = Wanted {
             kind: MENU_SYNC,
@@ -43,5 +43,5 @@ pub async fn request(
         integration.append(about, held.bytes.clone(), &parts.headers).await
     };
     let taken = taken.await;
-    taken.unwrap_or_else(|reason| reason.answer(&asked, &parts.headers))
+    taken.unwrap_or_else(|reason| reason.answer(&request_info, &parts.headers))
 }

@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use self::{
     keys::{Known, Wish},
-    refusal::{Asked, Reason},
+    refusal::{Reason, RefusedRequest},
     token::Tokens,
 };
 use crate::{
@@ -35,7 +35,7 @@ use crate::{
     serving::{
         audit::NO_PROVIDER,
         body,
-        body::{Budget, Held, Reading, Sender, Standing},
+        body::{BodyBudget, BodyLimits, BufferedBody, Sender, SenderClass},
         client_ip::client_ip,
         connections::Guest,
         heavy::Heavy,
@@ -71,7 +71,7 @@ pub struct Integration {
     /// Limits.
     pub settings: config::Http,
     /// Bytes of bodies that may be held at a time, webhooks' included.
-    pub budget: Budget,
+    pub budget: BodyBudget,
     /// Turns for work that takes long, shared with webhooks.
     pub heavy: Heavy,
     /// Who is blocked, and what counts towards it.
@@ -108,8 +108,14 @@ impl Integration {
     }
 
     /// Who asks for what, for whoever notes that it was refused.
-    fn asked(&self, kind: &'static str, provider: &str, peer: SocketAddr, headers: &HeaderMap) -> Asked {
-        Asked {
+    fn request_info(
+        &self,
+        kind: &'static str,
+        provider: &str,
+        peer: SocketAddr,
+        headers: &HeaderMap,
+    ) -> RefusedRequest {
+        RefusedRequest {
             kind,
             provider: self.registry.get(provider).map(|enabled| enabled.name.to_string()),
             client: self.client(peer, headers),
@@ -145,13 +151,19 @@ impl Integration {
         Reason::InvalidToken
     }
 
-    async fn read(&self, asked: &Asked, headers: &HeaderMap, body: Body, max_bytes: usize) -> Result<Held, Reason> {
+    async fn read(
+        &self,
+        request_info: &RefusedRequest,
+        headers: &HeaderMap,
+        body: Body,
+        max_bytes: usize,
+    ) -> Result<BufferedBody, Reason> {
         let sender = Sender {
-            address: Address::of(asked.client),
-            standing: Standing::Backend,
-            provider: asked.provider.as_deref().unwrap_or(NO_PROVIDER).into(),
+            address: Address::of(request_info.client),
+            class: SenderClass::Backend,
+            provider: request_info.provider.as_deref().unwrap_or(NO_PROVIDER).into(),
         };
-        let reading = Reading {
+        let reading = BodyLimits {
             budget: &self.budget,
             heavy: &self.heavy,
             sender: &sender,

@@ -82,10 +82,10 @@ impl Reason {
     }
 
     /// The answer; also counted, with what the audit is to know of it.
-    pub(super) fn answer(&self, asked: &Asked, headers: &HeaderMap) -> Response<Body> {
+    pub(super) fn answer(&self, request_info: &RefusedRequest, headers: &HeaderMap) -> Response<Body> {
         let request_id = request_id::of(headers);
         let (_, code) = self.status();
-        metrics::counter!("integration_requests_total", "kind" => asked.kind, "code" => code).increment(1);
+        metrics::counter!("integration_requests_total", "kind" => request_info.kind, "code" => code).increment(1);
         let mut response = match self {
             Self::Body(reason) => reason.response(&request_id),
             other => other.own_answer(&request_id),
@@ -95,9 +95,9 @@ impl Reason {
             other => other.to_string(),
         };
         response.extensions_mut().insert(Refused {
-            kind: asked.kind,
-            provider: asked.provider.clone(),
-            client: Some(asked.client),
+            kind: request_info.kind,
+            provider: request_info.provider.clone(),
+            client: Some(request_info.client),
             code,
             cause,
         });
@@ -127,7 +127,7 @@ impl Reason {
 }
 
 /// What is known of a request when it is refused.
-pub(super) struct Asked {
+pub(super) struct RefusedRequest {
     /// Which request.
     pub(super) kind: &'static str,
     /// The provider that it is about; none where there is no such: the name is the caller's.

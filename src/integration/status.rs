@@ -35,11 +35,13 @@ pub async fn request(
     request: Request,
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    let asked = integration.asked(STATUS_REQUEST, &provider, peer, &parts.headers);
+    let request_info = integration.request_info(STATUS_REQUEST, &provider, peer, &parts.headers);
     let taken = async {
-        integration.check(&parts, &provider, asked.client)?;
+        integration.check(&parts, &provider, request_info.client)?;
         let order = checked_id("externalOrderId", order)?;
-        let held = integration.read(&asked, &parts.headers, body, MAX_BODY_BYTES).await?;
+        let held = integration
+            .read(&request_info, &parts.headers, body, MAX_BODY_BYTES)
+            .await?;
         let (wanted, branch) = read(&held.bytes).map_err(Reason::Faults)?;
         let payload = serde_json::to_vec(&wanted).map_err(|_| Reason::Internal)?;
         let about = Wanted {
@@ -52,7 +54,7 @@ pub async fn request(
         integration.append(about, Bytes::from(payload), &parts.headers).await
     };
     let taken = taken.await;
-    taken.unwrap_or_else(|reason| reason.answer(&asked, &parts.headers))
+    taken.unwrap_or_else(|reason| reason.answer(&request_info, &parts.headers))
 }
 
 /// What is wanted, and of which branch the order is, where the backend says so.

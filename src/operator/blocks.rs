@@ -17,7 +17,7 @@ use crate::{
         address::Address,
         blocks::{Block, Who},
         stored,
-        stored::{BLOCK_SUBJECTS, Word},
+        stored::{BLOCK_SUBJECTS, LimitRecord},
     },
 };
 
@@ -92,7 +92,7 @@ async fn read(connection: &Connection) -> anyhow::Result<Vec<(Who, Block)>> {
     let mut blocks: Vec<_> = words
         .into_iter()
         .filter_map(|word| match word {
-            Word::Blocked(who, block) if block.until_ms > now => Some((who, block)),
+            LimitRecord::Blocked(who, block) if block.until_ms > now => Some((who, block)),
             _ => None,
         })
         .collect();
@@ -119,7 +119,7 @@ async fn lift(
     }
     let mut lifted = Vec::new();
     for (who, _) in blocks.iter().filter(|(who, _)| is_named(who)) {
-        let (subject, headers, payload) = Word::Lifted(who.clone()).message(0);
+        let (subject, headers, payload) = LimitRecord::Lifted(who.clone()).message(0);
         let written = async {
             let acknowledged = connection.context.publish_with_headers(subject, headers, payload);
             anyhow::Ok(acknowledged.await?.await?)

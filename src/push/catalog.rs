@@ -165,10 +165,10 @@ impl Push {
         if word.is_none() && result.poll.is_some() {
             let mut subject = self.subject(remote, event, event.envelope.branch.as_deref()).await?;
             match self.ask(remote, event, result, &accepted, &mut subject).await {
-                Ok(Asked::Word(said)) => word = Some(said),
-                Ok(Asked::StillAtIt) => {}
-                Ok(Asked::Unknown) => due += TimeDelta::from_std(result.wait).unwrap_or_default(),
-                Ok(Asked::Turn(after)) => {
+                Ok(SyncPoll::Reported(said)) => word = Some(said),
+                Ok(SyncPoll::Running) => {}
+                Ok(SyncPoll::Unknown) => due += TimeDelta::from_std(result.wait).unwrap_or_default(),
+                Ok(SyncPoll::Later(after)) => {
                     return Err(Failure::Later {
                         after,
                         for_creation: true,
@@ -217,9 +217,9 @@ impl Push {
         result: &ResultSpec,
         accepted: &SyncAccepted,
         subject: &mut Subject,
-    ) -> Result<Asked, Unfilled> {
+    ) -> Result<SyncPoll, Unfilled> {
         let Some((poll, _)) = &result.poll else {
-            return Ok(Asked::StillAtIt);
+            return Ok(SyncPoll::Running);
         };
         let slots = &mut subject.scope.0;
         if let Some(reference) = &accepted.reference {
@@ -229,18 +229,18 @@ impl Push {
         let (place, max) = (Place::Path(poll), MAX_ANSWER_BYTES);
         let asked = remote.read(&subject.origin, place, &mut subject.scope, max).await?;
         Ok(match asked {
-            Reply::Done { body, .. } => result.table.read(&body).map_or(Asked::StillAtIt, Asked::Word),
-            Reply::Turn(wait) => Asked::Turn(wait),
+            Reply::Done { body, .. } => result.table.read(&body).map_or(SyncPoll::Running, SyncPoll::Reported),
+            Reply::Turn(wait) => SyncPoll::Later(wait),
             // It is not there (yet).
             Reply::Refused(error) => {
                 note_no_result(event, &error);
-                Asked::StillAtIt
+                SyncPoll::Running
             }
             Reply::Temporary { error, .. } => {
                 note_no_result(event, &error);
-                Asked::Unknown
+                SyncPoll::Unknown
             }
-            Reply::Wait(_) => Asked::Unknown,
+            Reply::Wait(_) => SyncPoll::Unknown,
         })
     }
 
@@ -323,14 +323,14 @@ impl Push {
 }
 
 /// What came of asking for the provider's word.
-enum Asked {
-    Word(SyncReported),
+enum SyncPoll {
+    Reported(SyncReported),
     /// It has none yet.
-    StillAtIt,
+    Running,
     /// It could not be asked, or did not answer as it should.
     Unknown,
     /// It is asked in this long, when its turn comes.
-    Turn(Duration),
+    Later(Duration),
 }
 
 fn note_no_result(event: &Recorded, error: &ErrorReport) {

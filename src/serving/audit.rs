@@ -151,7 +151,7 @@ fn count_lost() {
 }
 
 /// What is known of a request before it is handled.
-struct Facts {
+struct RequestLogFacts {
     peer: IpAddr,
     method: Method,
     uri: Uri,
@@ -159,7 +159,7 @@ struct Facts {
     content_length: Option<HeaderValue>,
 }
 
-impl Facts {
+impl RequestLogFacts {
     fn of(request: &Request, peer: IpAddr) -> Self {
         let headers = request.headers();
         Self {
@@ -188,7 +188,7 @@ pub async fn note_refused(
     request: Request,
     next: Next,
 ) -> Response<Body> {
-    let facts = Facts::of(&request, peer.ip());
+    let facts = RequestLogFacts::of(&request, peer.ip());
     let mut response = next.run(request).await;
     if let Some(refused) = response.extensions_mut().remove::<Refused>() {
         notes.note(&refused, &response, &facts);
@@ -197,7 +197,7 @@ pub async fn note_refused(
 }
 
 impl Notes {
-    fn note(&self, refused: &Refused, response: &Response<Body>, facts: &Facts) {
+    fn note(&self, refused: &Refused, response: &Response<Body>, facts: &RequestLogFacts) {
         let client = refused.client.unwrap_or(facts.peer).to_canonical();
         let provider = refused.provider.as_deref().unwrap_or(NO_PROVIDER);
         let request_id = response.headers().get(request_id::HEADER);

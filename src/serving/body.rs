@@ -14,12 +14,12 @@ use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
-use self::room::Room;
-pub use self::room::{Budget, Sender, Standing};
+use self::reservation::MemoryReservation;
+pub use self::reservation::{BodyBudget, Sender, SenderClass};
 use super::{heavy::Heavy, refusal::Reason};
 use crate::fault_injection;
 
-mod room;
+mod reservation;
 
 /// How long a body may come as slowly as it likes.
 const GRACE: Duration = Duration::from_secs(5);
@@ -46,10 +46,10 @@ const MAX_DISCARD_TIME: Duration = Duration::from_secs(1);
 
 /// A body and the room that it takes up.
 #[derive(Debug)]
-pub struct Held {
+pub struct BufferedBody {
     /// Decompressed, otherwise byte for byte.
     pub bytes: Bytes,
-    _room: Room,
+    _room: MemoryReservation,
 }
 
 /// How the body is compressed.
@@ -91,9 +91,9 @@ pub async fn discard(mut body: Body) {
 }
 
 /// What a body is read with.
-pub struct Reading<'a> {
+pub struct BodyLimits<'a> {
     /// Room for bodies.
-    pub budget: &'a Budget,
+    pub budget: &'a BodyBudget,
     /// Where a large one is decompressed.
     pub heavy: &'a Heavy,
     /// Who sends it.
@@ -109,7 +109,7 @@ pub struct Reading<'a> {
 /// # Errors
 /// [`Reason::PayloadTooLarge`], [`Reason::UnpacksTooFar`], [`Reason::RequestTimeout`], [`Reason::UnreadableBody`],
 /// [`Reason::HoldsMost`] or [`Reason::Overloaded`].
-pub async fn read(headers: &HeaderMap, body: Body, reading: &Reading<'_>) -> Result<Held, Reason> {
+pub async fn read(headers: &HeaderMap, body: Body, reading: &BodyLimits<'_>) -> Result<BufferedBody, Reason> {
     let (encoding, max_bytes) = (encoding(headers)?, reading.max_bytes);
     let announced = headers
         .get(header::CONTENT_LENGTH)
@@ -128,7 +128,7 @@ pub async fn read(headers: &HeaderMap, body: Body, reading: &Reading<'_>) -> Res
         return inflating.finish();
     }
     inflating.count_the_decoder()?;
-    let turn = reading.heavy.turn(reading.sender.standing).await?;
+    let turn = reading.heavy.permit(reading.sender.class).await?;
     // The work has the room of both: a client that hangs up meanwhile does not end it, and must not make room for more.
     let rest = move || {
         let _turn = turn;
@@ -143,8 +143,8 @@ fn due(began: Instant, length: usize, grace: Duration, time: Duration) -> Instan
     began + (grace + Duration::from_secs_f64(length as f64 / LEAST_RATE)).min(time)
 }
 
-async fn on_the_wire(mut body: Body, announced: usize, reading: &Reading<'_>) -> Result<Held, Reason> {
-    let mut room = reading.budget.room(reading.sender);
+async fn on_the_wire(mut body: Body, announced: usize, reading: &BodyLimits<'_>) -> Result<BufferedBody, Reason> {
+    let mut reservation = reading.budget.reservation(reading.sender);
     let mut whole = BytesMut::new();
     let mut first: Option<Bytes> = None;
     let mut length = 0;
@@ -153,7 +153,7 @@ async fn on_the_wire(mut body: Body, announced: usize, reading: &Reading<'_>) ->
         let frame = tokio::select! {
             biased;
             frame = tokio::time::timeout_at(due(began, length, grace, reading.time), body.frame()) => frame,
-            () = room.lost() => return Err(Reason::HoldsMost),
+            () = reservation.lost() => return Err(Reason::HoldsMost),
         };
         let Some(frame) = frame.map_err(|_| Reason::RequestTimeout)? else {
             break;
@@ -165,7 +165,7 @@ async fn on_the_wire(mut body: Body, announced: usize, reading: &Reading<'_>) ->
             return Err(Reason::PayloadTooLarge(reading.max_bytes));
         }
         length += data.len();
-        room.resize(length)?;
+        reservation.resize(length)?;
         // Most bodies come in one piece, which is then kept as it is.
         match first.take() {
             None if whole.is_empty() => first = Some(data),
@@ -177,10 +177,10 @@ async fn on_the_wire(mut body: Body, announced: usize, reading: &Reading<'_>) ->
             }
         }
     }
-    room.is_whole();
-    Ok(Held {
+    reservation.is_whole();
+    Ok(BufferedBody {
         bytes: first.unwrap_or_else(|| whole.freeze()),
-        _room: room,
+        _room: reservation,
     })
 }
 
@@ -215,11 +215,11 @@ struct Inflating {
     max_bytes: usize,
     /// What it may unpack to, by its packed size.
     most: usize,
-    room: Room,
+    reservation: MemoryReservation,
     /// Bytes that take up room beside what has come out.
     beside: usize,
     /// Of the compressed body, which the decoder reads.
-    _compressed: Room,
+    _compressed: MemoryReservation,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -229,22 +229,22 @@ enum Progress {
 }
 
 impl Inflating {
-    fn new(encoding: Encoding, compressed: Held, reading: &Reading<'_>) -> Self {
-        let Held { bytes, _room } = compressed;
+    fn new(encoding: Encoding, compressed: BufferedBody, reading: &BodyLimits<'_>) -> Self {
+        let BufferedBody { bytes, _room } = compressed;
         let most = bytes.len().saturating_mul(MAX_RATIO).max(RATIO_FREE_BYTES);
         let source = io::Cursor::new(bytes);
         let decoder = match encoding {
             Encoding::Deflate => Decoder::Deflate(ZlibDecoder::new(source)),
             Encoding::Gzip | Encoding::Identity => Decoder::Gzip(Box::new(MultiGzDecoder::new(source))),
         };
-        let room = reading.budget.room(reading.sender);
-        room.is_whole();
+        let reservation = reading.budget.reservation(reading.sender);
+        reservation.is_whole();
         Self {
             decoder,
             whole: Vec::new(),
             max_bytes: reading.max_bytes,
             most,
-            room,
+            reservation,
             beside: 0,
             _compressed: _room,
         }
@@ -253,7 +253,7 @@ impl Inflating {
     /// Decompresses until all is out, or until this much is.
     ///
     /// # Errors
-    /// [`Reason::PayloadTooLarge`], [`Reason::UnpacksTooFar`], [`Reason::UnreadableBody`], or as [`Room::resize`] where there is no room for more.
+    /// [`Reason::PayloadTooLarge`], [`Reason::UnpacksTooFar`], [`Reason::UnreadableBody`], or as [`MemoryReservation::resize`] where there is no room for more.
     fn go_on(&mut self, until: usize) -> Result<Progress, Reason> {
         let mut piece = [0; PIECE_BYTES];
         while self.whole.len() < until {
@@ -273,7 +273,7 @@ impl Inflating {
             }
             if length > self.whole.capacity() {
                 let capacity = length.max(2 * self.whole.capacity()).min(self.max_bytes);
-                self.room.resize(capacity + self.beside)?;
+                self.reservation.resize(capacity + self.beside)?;
                 self.whole.reserve_exact(capacity - self.whole.len());
             }
             self.whole.extend_from_slice(&piece[..read]);
@@ -284,15 +284,20 @@ impl Inflating {
     /// Takes room for the decoder itself: as many may be at work as there are threads for it.
     fn count_the_decoder(&mut self) -> Result<(), Reason> {
         self.beside = DECODER_BYTES;
-        self.room.resize(self.whole.capacity() + self.beside)
+        self.reservation.resize(self.whole.capacity() + self.beside)
     }
 
     /// What came out, with the room that it needs and no more.
-    fn finish(self) -> Result<Held, Reason> {
-        let Self { whole, mut room, .. } = self;
+    fn finish(self) -> Result<BufferedBody, Reason> {
+        let Self {
+            whole, mut reservation, ..
+        } = self;
         let bytes = Bytes::from(whole.into_boxed_slice());
-        room.resize(bytes.len())?;
-        Ok(Held { bytes, _room: room })
+        reservation.resize(bytes.len())?;
+        Ok(BufferedBody {
+            bytes,
+            _room: reservation,
+        })
     }
 }
 

@@ -47,7 +47,7 @@ const ENDED: u8 = 2;
 
 /// Why a connection is not accepted, or ends before its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum ConnectionRefused {
     /// Its address has its share.
     #[error("the address has its share of connections")]
     Share,
@@ -62,7 +62,7 @@ pub enum Refused {
     Replaced,
 }
 
-impl Refused {
+impl ConnectionRefused {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Share => "share",
@@ -106,7 +106,7 @@ type WhoIs = Box<dyn Fn(IpAddr) -> Peer + Send + Sync>;
 
 /// All connections of a port.
 pub struct Connections {
-    table: Mutex<Table>,
+    table: Mutex<ConnectionTable>,
     who_is: WhoIs,
     /// How many each class may have, together with those below it.
     most: [usize; 3],
@@ -118,14 +118,14 @@ pub struct Connections {
 }
 
 #[derive(Default)]
-struct Table {
+struct ConnectionTable {
     next: u64,
-    classes: [Class; 3],
+    classes: [PeerClass; 3],
 }
 
 /// Connections of a class.
 #[derive(Default)]
-struct Class {
+struct PeerClass {
     all: BTreeMap<u64, Arc<Connection>>,
     by_address: HashMap<Address, BTreeMap<u64, Arc<Connection>>>,
 }
@@ -142,7 +142,7 @@ pub struct Connection {
 }
 
 /// Its place, given back when dropped.
-pub struct Place {
+pub struct ConnectionSlot {
     connections: Arc<Connections>,
     connection: Arc<Connection>,
 }
@@ -183,7 +183,7 @@ impl Connections {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn open(self: &Arc<Self>, peer: IpAddr) -> Result<Place, Refused> {
+    pub fn open(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionSlot, ConnectionRefused> {
         let (address, peer) = (Address::of(peer), (self.who_is)(peer));
         let mut table = self.lock();
         let room = self.room(&mut table, address, peer);
@@ -195,10 +195,10 @@ impl Connections {
                 let place = self.place(table, address, peer);
                 // Woken outside of the lock: its task gives the place back, which takes it.
                 replaced.reader.wake();
-                self.note(Refused::Replaced, replaced.address);
+                self.note(ConnectionRefused::Replaced, replaced.address);
                 Ok(place)
             }
-            Ok(None) => Err(Refused::Full),
+            Ok(None) => Err(ConnectionRefused::Full),
             Err(refused) => {
                 drop(table);
                 self.note(refused, address);
@@ -208,7 +208,12 @@ impl Connections {
     }
 
     /// Finds room; the connection that had to end for it, where one had to.
-    fn room(&self, table: &mut Table, address: Address, peer: Peer) -> Result<Option<Arc<Connection>>, Refused> {
+    fn room(
+        &self,
+        table: &mut ConnectionTable,
+        address: Address,
+        peer: Peer,
+    ) -> Result<Option<Arc<Connection>>, ConnectionRefused> {
         let class = peer.class();
         let free = self.free(table, class);
         if peer != Peer::Proxy && table.has_share(class, address, free) {
@@ -220,7 +225,7 @@ impl Connections {
                 let may = class > STRANGERS && own.is_some_and(|own| own.len() < left);
                 may.then(|| table.idle(STRANGERS)).flatten()
             };
-            let oldest = oldest.or_else(others).ok_or(Refused::Share)?;
+            let oldest = oldest.or_else(others).ok_or(ConnectionRefused::Share)?;
             table.remove(&oldest);
             return Ok(Some(oldest));
         }
@@ -231,9 +236,9 @@ impl Connections {
         let oldest = (STRANGERS..=class).find_map(|class| table.idle(class));
         let oldest = oldest.ok_or(
             if class == STRANGERS && table.classes[class].all.len() >= self.most[class] {
-                Refused::Strangers
+                ConnectionRefused::Strangers
             } else {
-                Refused::Full
+                ConnectionRefused::Full
             },
         )?;
         table.remove(&oldest);
@@ -241,7 +246,7 @@ impl Connections {
     }
 
     /// Places that are left for a class.
-    fn free(&self, table: &Table, class: usize) -> usize {
+    fn free(&self, table: &ConnectionTable, class: usize) -> usize {
         let mut used = 0;
         let mut free = usize::MAX;
         for (at, one) in table.classes.iter().enumerate() {
@@ -253,7 +258,12 @@ impl Connections {
         free
     }
 
-    fn place(self: &Arc<Self>, mut table: MutexGuard<'_, Table>, address: Address, peer: Peer) -> Place {
+    fn place(
+        self: &Arc<Self>,
+        mut table: MutexGuard<'_, ConnectionTable>,
+        address: Address,
+        peer: Peer,
+    ) -> ConnectionSlot {
         table.next += 1;
         let connection = Arc::new(Connection {
             id: table.next,
@@ -265,13 +275,13 @@ impl Connections {
         });
         table.classes[peer.class()].insert(&connection);
         self.show(&table);
-        Place {
+        ConnectionSlot {
             connections: Arc::clone(self),
             connection,
         }
     }
 
-    fn show(&self, table: &Table) {
+    fn show(&self, table: &ConnectionTable) {
         if let Some([unknown, known]) = &self.gauges {
             let [strangers, others @ ..] = &table.classes;
             unknown.set(strangers.all.len() as f64);
@@ -280,7 +290,7 @@ impl Connections {
     }
 
     /// Counts it, and warns now and then.
-    fn note(&self, refused: Refused, address: Address) {
+    fn note(&self, refused: ConnectionRefused, address: Address) {
         metrics::counter!("connections_refused_total", "reason" => refused.as_str()).increment(1);
         self.unsaid.fetch_add(1, Ordering::Relaxed);
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -301,7 +311,7 @@ impl Connections {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, ConnectionTable> {
         // No code panics while it holds it.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -319,7 +329,7 @@ fn idle(among: &BTreeMap<u64, Arc<Connection>>, may_end: impl Fn(&Connection) ->
     found.cloned()
 }
 
-impl Table {
+impl ConnectionTable {
     /// Whether an address has its share already, of a class for which so many places are left.
     fn has_share(&self, class: usize, address: Address, free: usize) -> bool {
         let own = self.classes[class].by_address.get(&address);
@@ -328,7 +338,7 @@ impl Table {
 
     /// The oldest of a class that does nothing. One that was verified is left where its address has no more than others have.
     fn idle(&self, class: usize) -> Option<Arc<Connection>> {
-        let Class { all, by_address } = &self.classes[class];
+        let PeerClass { all, by_address } = &self.classes[class];
         let average = all.len() / by_address.len().max(1);
         let has_more = |address: &Address| {
             by_address
@@ -346,7 +356,7 @@ impl Table {
     }
 }
 
-impl Class {
+impl PeerClass {
     fn insert(&mut self, connection: &Arc<Connection>) {
         self.all.insert(connection.id, Arc::clone(connection));
         let own = self.by_address.entry(connection.address).or_default();
@@ -367,7 +377,7 @@ impl Class {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut table = self.connections.lock();
         table.remove(&self.connection);
@@ -375,7 +385,7 @@ impl Drop for Place {
     }
 }
 
-impl Place {
+impl ConnectionSlot {
     /// A handle on the connection, for its requests.
     pub fn guest(&self) -> Guest {
         Guest {
@@ -401,11 +411,11 @@ pub struct Guest {
 
 impl Guest {
     /// A request of it came and is being answered until the result is dropped.
-    pub fn busy(&self) -> Busy {
+    pub fn busy(&self) -> BusyGuard {
         let state = &self.connection.state;
         // One that has just ended stays so; its answer is lost with it.
         let _ = state.compare_exchange(IDLE, BUSY, Ordering::AcqRel, Ordering::Relaxed);
-        Busy(Arc::clone(&self.connection))
+        BusyGuard(Arc::clone(&self.connection))
     }
 
     /// A verified request came over it: it keeps its place, among those of known addresses, while its address has no more than its
@@ -429,9 +439,9 @@ impl Guest {
 }
 
 /// While it is there, the connection is not taken for one that does nothing.
-pub struct Busy(Arc<Connection>);
+pub struct BusyGuard(Arc<Connection>);
 
-impl Drop for Busy {
+impl Drop for BusyGuard {
     fn drop(&mut self) {
         let state = &self.0.state;
         let _ = state.compare_exchange(BUSY, IDLE, Ordering::AcqRel, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use super::{body::Standing, refusal::Reason};
+use super::{body::SenderClass, refusal::Reason};
 
 /// Longest wait for a turn; who waits for longer keeps the room of its body from others.
 const MAX_WAIT: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ pub struct Heavy {
 
 /// A turn; the next one begins when it is dropped.
 #[derive(Debug)]
-pub struct Turn {
+pub struct HeavyPermit {
     _of_all: OwnedSemaphorePermit,
     _of_strangers: Option<OwnedSemaphorePermit>,
 }
@@ -47,21 +47,21 @@ impl Heavy {
     ///
     /// # Errors
     /// [`Reason::Overloaded`] where it does not come in time.
-    pub async fn turn(&self, standing: Standing) -> Result<Turn, Reason> {
-        let turn = async {
-            let of_strangers = match standing {
-                Standing::Stranger => Some(Arc::clone(&self.strangers).acquire_owned().await.ok()?),
-                Standing::Known | Standing::Backend => None,
+    pub async fn permit(&self, class: SenderClass) -> Result<HeavyPermit, Reason> {
+        let permit = async {
+            let of_strangers = match class {
+                SenderClass::Stranger => Some(Arc::clone(&self.strangers).acquire_owned().await.ok()?),
+                SenderClass::Known | SenderClass::Backend => None,
             };
-            Some(Turn {
+            Some(HeavyPermit {
                 _of_all: Arc::clone(&self.all).acquire_owned().await.ok()?,
                 _of_strangers: of_strangers,
             })
         };
-        let turn = tokio::time::timeout(MAX_WAIT, turn).await.ok().flatten();
-        let outcome = if turn.is_some() { "done" } else { "refused" };
+        let permit = tokio::time::timeout(MAX_WAIT, permit).await.ok().flatten();
+        let outcome = if permit.is_some() { "done" } else { "refused" };
         metrics::counter!("heavy_work_total", "outcome" => outcome).increment(1);
-        turn.ok_or(Reason::Overloaded)
+        permit.ok_or(Reason::Overloaded)
     }
 }
 
@@ -84,12 +84,15 @@ mod tests {
             all: Arc::new(Semaphore::new(2)),
             strangers: Arc::new(Semaphore::new(1)),
         };
-        let first = heavy.turn(Standing::Stranger).await.unwrap();
-        assert_eq!(heavy.turn(Standing::Stranger).await.unwrap_err(), Reason::Overloaded);
-        let known = heavy.turn(Standing::Known).await.unwrap();
-        assert_eq!(heavy.turn(Standing::Known).await.unwrap_err(), Reason::Overloaded);
+        let first = heavy.permit(SenderClass::Stranger).await.unwrap();
+        assert_eq!(
+            heavy.permit(SenderClass::Stranger).await.unwrap_err(),
+            Reason::Overloaded
+        );
+        let known = heavy.permit(SenderClass::Known).await.unwrap();
+        assert_eq!(heavy.permit(SenderClass::Known).await.unwrap_err(), Reason::Overloaded);
         drop(first);
-        assert!(heavy.turn(Standing::Stranger).await.is_ok());
+        assert!(heavy.permit(SenderClass::Stranger).await.is_ok());
         drop(known);
         assert_eq!(heavy.all.available_permits(), 2);
     }

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::{
-    connections::{Connections, Guest, Place},
+    connections::{ConnectionSlot, Connections, Guest},
     listening::{Accepted, Listening, Peer, leave_new_ones},
     strict::StrictAcceptor,
 };
@@ -205,7 +205,7 @@ where
 /// A connection that has its place as long as it lives.
 struct Placed {
     stream: Accepted,
-    place: Place,
+    place: ConnectionSlot,
 }
 
 impl AsyncRead for Placed {

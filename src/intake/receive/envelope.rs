@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::Asked;
+use super::RequestInfo;
 use crate::{
     event::{Envelope, EventType, RequestFacts},
     provider::Admission,
@@ -18,7 +18,7 @@ pub(super) fn envelope(
     enabled: &Enabled,
     verified: &Verified<'_>,
     admission: &Admission,
-    asked: &Asked,
+    info: &RequestInfo,
     path: &str,
     now: DateTime<Utc>,
 ) -> Envelope {
@@ -36,14 +36,14 @@ pub(super) fn envelope(
         principal: verified.principal().clone(),
         time: now,
         received_at: now,
-        request_id: asked.request_id.clone(),
+        request_id: info.request_id.clone(),
         traceparent: Some(trace_context::of(headers)),
         request: Some(RequestFacts {
             webhook_sequence: None,
             method: verified.method().to_string(),
             // A query could hold a key; the path alone says what was called.
             path: path.to_owned(),
-            client_address: asked.client.to_string(),
+            client_address: info.client.to_string(),
             scheme: proof.scheme().to_owned(),
             secrets: proof.secrets().to_vec(),
             signed_at: proof.signed_at(),

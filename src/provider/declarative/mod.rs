@@ -56,7 +56,7 @@ pub struct Declarative {
     currency: Option<Currency>,
 }
 
-/// What follows in a path below the provider's own, as it was sent: slashes may be doubled (see `intake::receive::astray`).
+/// What follows in a path below the provider's own, as it was sent: slashes may be doubled (see `intake::receive::unmatched_route`).
 fn below<'p>(path: &'p str, name: &str) -> &'p str {
     let without = |path: &'p str, part: &str| path.trim_start_matches('/').strip_prefix(part);
     let parts = ["api", "webhooks", name];

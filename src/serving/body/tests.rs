@@ -10,25 +10,25 @@ const SECOND: Duration = Duration::from_secs(1);
 const KB: usize = 1024;
 
 /// So many bytes of room for strangers, and a quarter more, which their provider may not have.
-fn room(bytes: usize) -> Budget {
-    Budget::of([bytes / 3 * 4; 3])
+fn room(bytes: usize) -> BodyBudget {
+    BodyBudget::of([bytes / 3 * 4; 3])
 }
 
 /// Reads a stranger's body.
 async fn read_of(
     headers: &HeaderMap,
     body: Body,
-    budget: &Budget,
+    budget: &BodyBudget,
     max_bytes: usize,
     time: Duration,
-) -> Result<Held, Reason> {
+) -> Result<BufferedBody, Reason> {
     let sender = Sender {
         address: "203.0.113.9".parse().unwrap(),
-        standing: Standing::Stranger,
+        class: SenderClass::Stranger,
         provider: "careem".into(),
     };
     let (budget, heavy, sender) = (budget, &Heavy::default(), &sender);
-    let reading = Reading {
+    let reading = BodyLimits {
         budget,
         heavy,
         sender,
@@ -50,7 +50,7 @@ fn gzipped() -> HeaderMap {
 
 #[tokio::test]
 async fn limits_hold_before_and_after_decompression() {
-    let budget = Budget::all(ROOMY);
+    let budget = BodyBudget::all(ROOMY);
     let plain = |size: usize| read_plain(vec![b'x'; size], &budget);
     assert_eq!(plain(100).await.unwrap().bytes.len(), 100);
     assert_eq!(plain(101).await.unwrap_err(), Reason::PayloadTooLarge(100));
@@ -77,14 +77,14 @@ async fn limits_hold_before_and_after_decompression() {
     assert!(matches!(broken, Reason::UnreadableBody(_)));
 }
 
-async fn read_plain(bytes: Vec<u8>, budget: &Budget) -> Result<Held, Reason> {
+async fn read_plain(bytes: Vec<u8>, budget: &BodyBudget) -> Result<BufferedBody, Reason> {
     read_of(&HeaderMap::new(), Body::from(bytes), budget, 100, SECOND).await
 }
 
 #[tokio::test]
 async fn room_is_bounded_and_given_back() {
     let budget = room(3 * 1500);
-    let big = |budget: Budget| async move {
+    let big = |budget: BodyBudget| async move {
         read_of(&HeaderMap::new(), Body::from(vec![b'x'; 3000]), &budget, 5000, SECOND).await
     };
     let first = big(budget.clone()).await.unwrap();
@@ -166,7 +166,7 @@ async fn what_is_thrown_away_has_limits() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_stops_half_way_times_out() {
     let stuck = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
-    let refused = read_of(&HeaderMap::new(), stuck, &Budget::all(ROOMY), 100, SECOND)
+    let refused = read_of(&HeaderMap::new(), stuck, &BodyBudget::all(ROOMY), 100, SECOND)
         .await
         .unwrap_err();
     assert_eq!(refused, Reason::RequestTimeout);
@@ -207,7 +207,7 @@ fn room_is_taken_for_as_long_as_the_work_lasts() {
 /// What repeats itself packs a thousand times; nobody who is not verified has more than a part of that unpacked.
 #[tokio::test]
 async fn packed_bodies_unpack_only_so_far() {
-    let (budget, headers) = (Budget::all(ROOMY), gzipped());
+    let (budget, headers) = (BodyBudget::all(ROOMY), gzipped());
     let packed = async |plain: &[u8]| read_of(&headers, Body::from(gzip(plain)), &budget, 5_000_000, SECOND).await;
     assert!(packed(&vec![b' '; RATIO_FREE_BYTES]).await.is_ok());
     let refused = packed(&vec![b' '; RATIO_FREE_BYTES + 1]).await.unwrap_err();
@@ -234,7 +234,7 @@ async fn nothing_follows_what_is_packed() {
             (b"\0\0\0\0\0\0\0\0\0\0\0\0", false),
         ] {
             let body = Body::from([packed, more].concat());
-            let read = read_of(headers, body, &Budget::all(ROOMY), 100, SECOND).await;
+            let read = read_of(headers, body, &BodyBudget::all(ROOMY), 100, SECOND).await;
             assert_eq!(read.is_ok(), is_taken, "{headers:?} {more:?}: {read:?}");
         }
     }
@@ -253,7 +253,7 @@ async fn a_body_has_to_come_at_a_least_rate() {
     let slow = read_of(
         &HeaderMap::new(),
         pieces(500, SECOND),
-        &Budget::all(ROOMY),
+        &BodyBudget::all(ROOMY),
         100_000,
         time,
     )
@@ -267,7 +267,7 @@ async fn a_body_has_to_come_at_a_least_rate() {
     let read = read_of(
         &HeaderMap::new(),
         pieces(1024, SECOND),
-        &Budget::all(ROOMY),
+        &BodyBudget::all(ROOMY),
         200_000,
         time,
     )

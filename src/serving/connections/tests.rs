@@ -17,11 +17,11 @@ fn of(most: [usize; 3]) -> Arc<Connections> {
     Arc::new(Connections::new(most, Box::new(who_is), None))
 }
 
-fn open(connections: &Arc<Connections>, peer: &str, times: usize) -> Vec<Place> {
+fn open(connections: &Arc<Connections>, peer: &str, times: usize) -> Vec<ConnectionSlot> {
     (0..times).map(|_| connections.open(ip(peer)).unwrap()).collect()
 }
 
-fn standing(places: &[Place]) -> usize {
+fn standing(places: &[ConnectionSlot]) -> usize {
     places.iter().filter(|place| !ended(place)).count()
 }
 
@@ -29,7 +29,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn ended(place: &Place) -> bool {
+fn ended(place: &ConnectionSlot) -> bool {
     place.connection.state.load(Ordering::Relaxed) == ENDED
 }
 
@@ -118,9 +118,12 @@ fn verified_connections_beyond_the_share_stay_strangers() {
 fn who_is_busy_or_verified_keeps_its_place() {
     let connections = connections(40, 20);
     let all: Vec<_> = (0..10).map(|_| connections.open(ip("203.0.113.9")).unwrap()).collect();
-    let guests: Vec<_> = all.iter().map(Place::guest).collect();
+    let guests: Vec<_> = all.iter().map(ConnectionSlot::guest).collect();
     let busy: Vec<_> = guests.iter().map(Guest::busy).collect();
-    assert_eq!(connections.open(ip("203.0.113.9")).err(), Some(Refused::Share));
+    assert_eq!(
+        connections.open(ip("203.0.113.9")).err(),
+        Some(ConnectionRefused::Share)
+    );
     drop(busy);
     guests[0].note_verified();
     // It counts no longer among the strangers, and what waits for a request makes room.
@@ -144,12 +147,12 @@ fn a_full_table_of_busy_ones_refuses() {
     let open = |peer: &str| {
         let place = connections.open(ip(peer))?;
         let busy = place.guest().busy();
-        Ok::<_, Refused>((place, busy))
+        Ok::<_, ConnectionRefused>((place, busy))
     };
     let strangers = [open("203.0.113.1").unwrap(), open("203.0.113.2").unwrap()];
-    assert_eq!(open("203.0.113.3").err(), Some(Refused::Strangers));
+    assert_eq!(open("203.0.113.3").err(), Some(ConnectionRefused::Strangers));
     let known = [open("10.0.0.1").unwrap(), open("10.0.0.2").unwrap()];
-    assert_eq!(open("10.0.0.3").err(), Some(Refused::Full));
+    assert_eq!(open("10.0.0.3").err(), Some(ConnectionRefused::Full));
     drop(strangers);
     assert!(open("10.0.0.3").is_ok());
     drop(known);
@@ -160,7 +163,7 @@ proptest! {
     #[test]
     fn the_table_is_what_is_open(steps in prop::collection::vec((0u8..12, 0u8..6), 1..300)) {
         let connections = of([20, 28, 30]);
-        let mut open: Vec<(Place, Option<Busy>)> = Vec::new();
+        let mut open: Vec<(ConnectionSlot, Option<BusyGuard>)> = Vec::new();
         for (address, what) in steps {
             let network = [10, 172, 192, 203, 203, 203][usize::from(address) / 2];
             match what {

@@ -128,13 +128,13 @@ impl FromStr for Address {
 
 /// Refusals of one address in its window.
 #[derive(Debug, Clone, Copy)]
-struct Count {
+struct FailureCount {
     window_ends_ms: u64,
     refused: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Known {
+struct KnownAddress {
     verified_ms: u64,
     told_ms: u64,
 }
@@ -151,8 +151,8 @@ pub struct TooMany {
 /// See the module.
 pub struct Addresses {
     rule: Rule,
-    counts: LruCache<Address, Count>,
-    known: LruCache<Address, Known>,
+    counts: LruCache<Address, FailureCount>,
+    known: LruCache<Address, KnownAddress>,
     /// Addresses that showed the service token, and when; their refused requests count all the same.
     holders: LruCache<Address, u64>,
 }
@@ -183,7 +183,7 @@ impl Addresses {
 
     fn count(&mut self, address: Address, points: u64, now_ms: u64) -> Option<TooMany> {
         let window_ends_ms = now_ms + ms(self.rule.window);
-        let fresh = Count {
+        let fresh = FailureCount {
             window_ends_ms,
             refused: 0,
         };
@@ -225,7 +225,7 @@ impl Addresses {
     /// Another instance knows this address.
     pub fn learn(&mut self, address: Address, verified_ms: u64) {
         self.counts.pop(&address);
-        let known = self.known.get_or_insert_mut(address, || Known {
+        let known = self.known.get_or_insert_mut(address, || KnownAddress {
             verified_ms,
             told_ms: verified_ms,
         });

@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, sync::Arc};
 
 use lru::LruCache;
 
-use super::window::Wait;
+use super::window::QuotaWait;
 
 /// After this many milliseconds, half of what a principal put on the log counts: an hour of a flood is seen for a day.
 const HALF_LIFE_MS: f64 = 6.0 * 3600.0 * 1000.0;
@@ -76,14 +76,20 @@ impl Bytes {
     ///
     /// # Errors
     /// How long to wait for the next window. One that is larger than a whole window is let in at its beginning.
-    pub fn take(&mut self, of: Of<'_>, bytes: u64, (most, window_ms): (u64, u64), now_ms: u64) -> Result<u64, Wait> {
+    pub fn take(
+        &mut self,
+        of: Of<'_>,
+        bytes: u64,
+        (most, window_ms): (u64, u64),
+        now_ms: u64,
+    ) -> Result<u64, QuotaWait> {
         let window = now_ms / window_ms;
         if window != self.window {
             (self.window, self.used, self.used_by_repeats) = (window, 0, 0);
         }
         let used = self.used(of);
         if *used > 0 && used.saturating_add(bytes) > most {
-            return Err(Wait {
+            return Err(QuotaWait {
                 ms: (window + 1) * window_ms - now_ms,
                 is_spent: true,
             });

@@ -2,23 +2,23 @@
 
 use std::{collections::HashSet, sync::atomic::Ordering};
 
-use super::{Limits, blocks::Who, lock, now_ms, stored::Word};
+use super::{Limits, blocks::Who, lock, now_ms, stored::LimitRecord};
 
 impl Limits {
     /// A word of another instance, of an operator, or our own come back.
-    pub(super) fn hear(&self, word: Word) {
+    pub(super) fn hear(&self, record: LimitRecord) {
         let now = now_ms();
-        match word {
-            Word::Blocked(Who::Address(address), _) if lock(&self.addresses).is_known(address, now) => {
+        match record {
+            LimitRecord::Blocked(Who::Address(address), _) if lock(&self.addresses).is_known(address, now) => {
                 // Whoever blocked it has not seen what this instance has.
                 self.vouch(address, now);
-                self.tell(Word::Lifted(Who::Address(address)));
+                self.tell(LimitRecord::Lifted(Who::Address(address)));
             }
-            Word::Blocked(_, block) if block.until_ms <= now => {}
-            Word::Blocked(who, block) => {
+            LimitRecord::Blocked(_, block) if block.until_ms <= now => {}
+            LimitRecord::Blocked(who, block) => {
                 self.put(who, block, true);
             }
-            Word::Lifted(who) => {
+            LimitRecord::Lifted(who) => {
                 if self.lift(&who) {
                     tracing::info!(?who, "block lifted");
                 }
@@ -26,7 +26,7 @@ impl Limits {
                     lock(&self.addresses).pardon(address);
                 }
             }
-            Word::Known(address, verified_ms) => {
+            LimitRecord::Known(address, verified_ms) => {
                 lock(&self.addresses).learn(address, verified_ms);
                 self.lift(&Who::Address(address));
             }
@@ -34,15 +34,15 @@ impl Limits {
     }
 
     /// All that the stream has.
-    pub(super) fn hear_all(&self, known: Vec<Word>, blocks: Vec<Word>) {
+    pub(super) fn hear_all(&self, known: Vec<LimitRecord>, blocks: Vec<LimitRecord>) {
         let stored: HashSet<Who> = blocks
             .iter()
-            .filter_map(|word| match word {
-                Word::Blocked(who, _) => Some(who.clone()),
+            .filter_map(|record| match record {
+                LimitRecord::Blocked(who, _) => Some(who.clone()),
                 _ => None,
             })
             .collect();
-        known.into_iter().chain(blocks).for_each(|word| self.hear(word));
+        known.into_iter().chain(blocks).for_each(|record| self.hear(record));
         self.is_informed.store(true, Ordering::Relaxed);
         let mut own = lock(&self.blocks);
         let lifted = own.lift_missing(|who| stored.contains(who), now_ms());
@@ -96,23 +96,23 @@ mod tests {
         lock(&limits.blocks).until(&who(), now_ms()).is_some()
     }
 
-    fn told(limits: &Limits) -> Vec<Word> {
-        lock(&limits.words).drain(..).collect()
+    fn told(limits: &Limits) -> Vec<LimitRecord> {
+        lock(&limits.records).drain(..).collect()
     }
 
     #[test]
     fn a_block_of_another_holds_here_until_it_is_lifted() {
         let limits = limits("5/60s", "5/60s/300s");
-        limits.hear(Word::Blocked(who(), block()));
+        limits.hear(LimitRecord::Blocked(who(), block()));
         assert!(is_blocked(&limits));
-        limits.hear(Word::Lifted(who()));
+        limits.hear(LimitRecord::Lifted(who()));
         assert!(!is_blocked(&limits));
         assert_eq!(told(&limits), [], "it was told already");
         let over = Block {
             until_ms: now_ms(),
             ..block()
         };
-        limits.hear(Word::Blocked(who(), over));
+        limits.hear(LimitRecord::Blocked(who(), over));
         assert!(!is_blocked(&limits));
     }
 
@@ -120,17 +120,20 @@ mod tests {
     fn who_is_known_here_is_vouched_for() {
         let limits = limits("5/60s", "5/60s/300s");
         limits.note_accepted(&careem(&[]), "203.0.113.9".parse().unwrap());
-        assert!(matches!(told(&limits)[..], [Word::Known(..)]));
-        limits.hear(Word::Blocked(who(), block()));
+        assert!(matches!(told(&limits)[..], [LimitRecord::Known(..)]));
+        limits.hear(LimitRecord::Blocked(who(), block()));
         assert!(!is_blocked(&limits));
-        assert!(matches!(told(&limits)[..], [Word::Known(..), Word::Lifted(_)]));
+        assert!(matches!(
+            told(&limits)[..],
+            [LimitRecord::Known(..), LimitRecord::Lifted(_)]
+        ));
     }
 
     #[test]
     fn who_is_known_elsewhere_is_let_in_again() {
         let limits = limits("5/60s", "1/60s/300s");
-        limits.hear(Word::Blocked(who(), block()));
-        limits.hear(Word::Known(address(), now_ms()));
+        limits.hear(LimitRecord::Blocked(who(), block()));
+        limits.hear(LimitRecord::Known(address(), now_ms()));
         assert!(!is_blocked(&limits));
         limits.note_refused(None, "203.0.113.9".parse().unwrap());
         assert!(!is_blocked(&limits), "and is not blocked again");
@@ -139,9 +142,9 @@ mod tests {
     #[test]
     fn what_the_stream_has_no_more_was_lifted() {
         let limits = limits("5/60s", "5/60s/300s");
-        limits.hear_all(vec![], vec![Word::Blocked(who(), block())]);
+        limits.hear_all(vec![], vec![LimitRecord::Blocked(who(), block())]);
         assert!(is_blocked(&limits));
-        limits.hear_all(vec![], vec![Word::Blocked(who(), block())]);
+        limits.hear_all(vec![], vec![LimitRecord::Blocked(who(), block())]);
         assert!(is_blocked(&limits));
         limits.hear_all(vec![], vec![]);
         assert!(!is_blocked(&limits));

@@ -25,7 +25,7 @@ use self::{
     branches::BranchShares,
     bytes::Bytes,
     repeats::Repeats,
-    stored::Word,
+    stored::LimitRecord,
     window::Quota,
 };
 use super::audit::NO_PROVIDER;
@@ -109,7 +109,7 @@ pub struct Limits {
     instances: AtomicU64,
     /// It was read which addresses are known, or waited for long enough; before, nobody is blocked by this instance.
     is_informed: AtomicBool,
-    words: Mutex<VecDeque<Word>>,
+    records: Mutex<VecDeque<LimitRecord>>,
     /// There is something to tell at once.
     soon: Notify,
 }
@@ -139,7 +139,7 @@ impl Limits {
             blocked: AtomicUsize::new(0),
             instances: AtomicU64::new(1),
             is_informed: AtomicBool::new(false),
-            words: Mutex::default(),
+            records: Mutex::default(),
             soon: Notify::new(),
         }
     }
@@ -272,11 +272,11 @@ impl Limits {
 
     /// Tells the others that an address is known, and ends its block.
     fn vouch(&self, address: Address, now: u64) {
-        self.tell(Word::Known(address, now));
+        self.tell(LimitRecord::Known(address, now));
         let who = Who::Address(address);
         if self.lift(&who) {
             tracing::info!(client = %address, "block lifted: the address sends verified webhooks");
-            self.tell(Word::Lifted(who));
+            self.tell(LimitRecord::Lifted(who));
         }
     }
 
@@ -300,7 +300,7 @@ impl Limits {
 
     fn block(&self, who: Who, block: Block) {
         if self.put(who.clone(), block.clone(), false) {
-            self.tell(Word::Blocked(who, block));
+            self.tell(LimitRecord::Blocked(who, block));
         }
     }
 
@@ -323,22 +323,22 @@ impl Limits {
         metrics::gauge!("blocks_active").set(count as f64);
     }
 
-    fn tell(&self, word: Word) {
-        let mut words = lock(&self.words);
-        if words.len() == MAX_WORDS {
-            words.pop_front();
+    fn tell(&self, record: LimitRecord) {
+        let mut records = lock(&self.records);
+        if records.len() == MAX_WORDS {
+            records.pop_front();
         }
-        words.push_back(word);
+        records.push_back(record);
         self.soon.notify_one();
     }
 
     /// The next word to tell; a block that was lifted meanwhile is none.
-    fn next_word(&self) -> Option<Word> {
+    fn next_record(&self) -> Option<LimitRecord> {
         loop {
-            let word = lock(&self.words).pop_front()?;
-            match &word {
-                Word::Blocked(who, _) if lock(&self.blocks).until(who, now_ms()).is_none() => {}
-                _ => return Some(word),
+            let record = lock(&self.records).pop_front()?;
+            match &record {
+                LimitRecord::Blocked(who, _) if lock(&self.blocks).until(who, now_ms()).is_none() => {}
+                _ => return Some(record),
             }
         }
     }

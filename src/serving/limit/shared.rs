@@ -21,8 +21,8 @@ use uuid::Uuid;
 
 use super::{
     Limits, lock, now_ms,
-    stored::{self, BLOCK_SUBJECTS, KNOWN_SUBJECTS, Word},
-    window::{Outcome, Report},
+    stored::{self, BLOCK_SUBJECTS, KNOWN_SUBJECTS, LimitRecord},
+    window::{QuotaReport, ReportOutcome},
 };
 use crate::journal::connection::Connection;
 
@@ -55,7 +55,7 @@ const MAX_NAME_BYTES: usize = 64;
 /// A message: an instance is there, and knows these counters. Fields may be added.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Said {
+struct QuotaMessage {
     /// A new name each time that an instance starts.
     instance: String,
     /// It is about to end.
@@ -106,7 +106,7 @@ pub async fn run(connection: Arc<Connection>, limits: Arc<Limits>, stop: Cancell
 }
 
 /// A message whose answer is waited for.
-struct Asked<T> {
+struct AwaitedAnswer<T> {
     what: T,
     id: u64,
     until: Instant,
@@ -119,8 +119,8 @@ struct Sharing {
     /// When each of the others was last heard.
     others: HashMap<String, Instant>,
     /// For each provider the window that its counter is being told of.
-    counting: Vec<Option<Asked<u64>>>,
-    writing: Option<Asked<Word>>,
+    counting: Vec<Option<AwaitedAnswer<u64>>>,
+    writing: Option<AwaitedAnswer<LimitRecord>>,
     /// Not before then, where a word was refused.
     write_at: Instant,
     next_id: u64,
@@ -160,7 +160,7 @@ impl Sharing {
             let answers = client.subscribe(format!("{inbox}.*")).await?;
             Ok::<_, async_nats::SubscribeError>((others, stream::select(blocks, known), answers))
         };
-        let (mut others, mut words, mut answers) = match subscribed.await {
+        let (mut others, mut records, mut answers) = match subscribed.await {
             Ok(subscribed) => subscribed,
             Err(error) => return error.into(),
         };
@@ -178,7 +178,7 @@ impl Sharing {
                     Some(message) => self.hear(&message.payload).await,
                     None => return ended(),
                 },
-                message = words.next() => match message {
+                message = records.next() => match message {
                     Some(message) => self.hear_word(&message),
                     None => return ended(),
                 },
@@ -195,7 +195,7 @@ impl Sharing {
         let now = Instant::now();
         for at in 0..self.counting.len() {
             if let Some(asked) = self.counting[at].take_if(|asked| asked.until <= now) {
-                lock(&self.limits.quotas[at].quota).reported(asked.what, Outcome::Unanswered);
+                lock(&self.limits.quotas[at].quota).reported(asked.what, ReportOutcome::Unanswered);
             }
         }
         if let Some(asked) = self.writing.take_if(|asked| asked.until <= now) {
@@ -241,7 +241,7 @@ impl Sharing {
             let mut quota = lock(&own.quota);
             (quota.report(now_ms()), quota.length_ms())
         };
-        let Some(Report { window, points }) = report else {
+        let Some(QuotaReport { window, points }) = report else {
             return;
         };
         let subject = format!("hub.limit.{}.{window_ms}.{window}", own.name);
@@ -250,13 +250,13 @@ impl Sharing {
         match self.ask(inbox, subject, headers, Bytes::new()).await {
             Some(id) => {
                 let until = Instant::now() + ANSWER_TIMEOUT;
-                self.counting[at] = Some(Asked {
+                self.counting[at] = Some(AwaitedAnswer {
                     what: window,
                     id,
                     until,
                 });
             }
-            None => lock(&own.quota).reported(window, Outcome::NotSent),
+            None => lock(&own.quota).reported(window, ReportOutcome::NotSent),
         }
     }
 
@@ -265,23 +265,27 @@ impl Sharing {
         if self.writing.is_some() || Instant::now() < self.write_at || !self.connection.is_up() {
             return;
         }
-        let Some(word) = self.limits.next_word() else {
+        let Some(record) = self.limits.next_record() else {
             return;
         };
-        let (subject, headers, payload) = word.message(now_ms());
+        let (subject, headers, payload) = record.message(now_ms());
         match self.ask(inbox, subject, headers, payload).await {
             Some(id) => {
                 let until = Instant::now() + ANSWER_TIMEOUT;
-                self.writing = Some(Asked { what: word, id, until });
+                self.writing = Some(AwaitedAnswer {
+                    what: record,
+                    id,
+                    until,
+                });
             }
-            None => self.write_again(word),
+            None => self.write_again(record),
         }
     }
 
     /// A word that the stream may not have is told again, in a while.
-    fn write_again(&mut self, word: Word) {
+    fn write_again(&mut self, record: LimitRecord) {
         self.write_at = Instant::now() + READ_AGAIN;
-        lock(&self.limits.words).push_front(word);
+        lock(&self.limits.records).push_front(record);
     }
 
     /// Publishes for an answer; its id, none where it could not be sent.
@@ -324,7 +328,7 @@ impl Sharing {
             }
             return;
         }
-        let is_it = |asked: &Option<Asked<u64>>| asked.as_ref().is_some_and(|asked| asked.id == id);
+        let is_it = |asked: &Option<AwaitedAnswer<u64>>| asked.as_ref().is_some_and(|asked| asked.id == id);
         let Some(at) = self.counting.iter().position(is_it) else {
             return;
         };
@@ -337,7 +341,7 @@ impl Sharing {
         let Some(asked) = self.counting[at].take() else {
             return;
         };
-        let outcome = total.map_or(Outcome::NotSent, Outcome::Counted);
+        let outcome = total.map_or(ReportOutcome::NotSent, ReportOutcome::Counted);
         let instances = self.limits.instances();
         let is_urgent = {
             let mut quota = lock(&self.limits.quotas[at].quota);
@@ -375,7 +379,7 @@ impl Sharing {
             return;
         }
         let instance = self.instance.clone();
-        let Ok(payload) = serde_json::to_vec(&Said {
+        let Ok(payload) = serde_json::to_vec(&QuotaMessage {
             instance,
             leaving,
             counted,
@@ -443,8 +447,8 @@ impl Sharing {
     }
 
     fn hear_word(&self, message: &Message) {
-        match Word::read(&message.subject, &message.payload, now_ms()) {
-            Some(word) => self.limits.hear(word),
+        match LimitRecord::read(&message.subject, &message.payload, now_ms()) {
+            Some(record) => self.limits.hear(record),
             None => tracing::debug!(subject = %message.subject, "not a word about blocks"),
         }
     }
@@ -452,11 +456,11 @@ impl Sharing {
     /// Reads what the stream has: at the start, and where words may have been lost.
     async fn read(&mut self) {
         let now = now_ms();
-        let words = async {
+        let records = async {
             let known = stored::read(&self.connection, KNOWN_SUBJECTS, now).await?;
             anyhow::Ok((known, stored::read(&self.connection, BLOCK_SUBJECTS, now).await?))
         };
-        match words.await {
+        match records.await {
             Ok((known, blocks)) => {
                 self.read_at = Instant::now() + READ_EVERY;
                 self.limits.hear_all(known, blocks);
@@ -470,11 +474,11 @@ impl Sharing {
 }
 
 /// What another instance says; none where it is our own word, or not readable.
-fn read(payload: &[u8], own_name: &str) -> Option<Said> {
+fn read(payload: &[u8], own_name: &str) -> Option<QuotaMessage> {
     if payload.len() > MAX_MESSAGE_BYTES {
         return None;
     }
-    let said: Said = serde_json::from_slice(payload)
+    let said: QuotaMessage = serde_json::from_slice(payload)
         .inspect_err(|error| tracing::debug!(%error, "not a word about counters"))
         .ok()?;
     (said.instance != own_name && said.instance.len() <= MAX_NAME_BYTES).then_some(said)

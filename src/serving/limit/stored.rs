@@ -33,7 +33,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A word.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Word {
+pub enum LimitRecord {
     /// Somebody is blocked.
     Blocked(Who, Block),
     /// Somebody is not any more.
@@ -42,7 +42,7 @@ pub enum Word {
     Known(Address, u64),
 }
 
-impl Word {
+impl LimitRecord {
     /// As a message: subject, headers, payload.
     pub fn message(&self, now_ms: u64) -> (String, HeaderMap, Bytes) {
         let (subject, payload, seconds) = match self {
@@ -101,16 +101,16 @@ fn subject(who: &Who) -> String {
 ///
 /// # Errors
 /// Where NATS does not answer, or the stream is not there.
-pub async fn read(connection: &Connection, subjects: &str, now_ms: u64) -> anyhow::Result<Vec<Word>> {
+pub async fn read(connection: &Connection, subjects: &str, now_ms: u64) -> anyhow::Result<Vec<LimitRecord>> {
     let reader = Reader::of_subjects(connection, subjects, Start::Sequence(1)).of_stream(BLOCKS);
-    let (mut reader, mut words) = (reader.within(ANSWER_TIMEOUT), Vec::new());
+    let (mut reader, mut records) = (reader.within(ANSWER_TIMEOUT), Vec::new());
     loop {
         let messages = reader.next_raw().await?;
         if messages.is_empty() {
-            return Ok(words);
+            return Ok(records);
         }
-        let read = |message: &Raw| Word::read(&message.subject, &message.payload, now_ms);
-        words.extend(messages.iter().filter_map(read));
+        let read = |message: &Raw| LimitRecord::read(&message.subject, &message.payload, now_ms);
+        records.extend(messages.iter().filter_map(read));
     }
 }
 
@@ -120,13 +120,13 @@ mod tests {
 
     const NOW: u64 = 1_700_000_000_000;
 
-    fn back(word: &Word) -> Option<Word> {
-        let (subject, _, payload) = word.message(NOW);
-        Word::read(&subject, &payload, NOW)
+    fn back(record: &LimitRecord) -> Option<LimitRecord> {
+        let (subject, _, payload) = record.message(NOW);
+        LimitRecord::read(&subject, &payload, NOW)
     }
 
-    fn ttl(word: &Word) -> String {
-        word.message(NOW).1.get("Nats-TTL").unwrap().to_string()
+    fn ttl(record: &LimitRecord) -> String {
+        record.message(NOW).1.get("Nats-TTL").unwrap().to_string()
     }
 
     #[test]
@@ -139,17 +139,17 @@ mod tests {
             requests: 100,
         };
         for who in [Who::Address(address), Who::Provider("uber-eats".into())] {
-            let blocked = Word::Blocked(who.clone(), block.clone());
+            let blocked = LimitRecord::Blocked(who.clone(), block.clone());
             assert_eq!(back(&blocked), Some(blocked.clone()));
             assert_eq!(ttl(&blocked), "2s");
-            let lifted = Word::Lifted(who);
+            let lifted = LimitRecord::Lifted(who);
             assert_eq!(back(&lifted), Some(lifted.clone()));
             assert_eq!(ttl(&lifted), "60s");
         }
-        let known = Word::Known(address, NOW - 1000);
+        let known = LimitRecord::Known(address, NOW - 1000);
         assert_eq!(back(&known), Some(known.clone()));
         assert_eq!(ttl(&known), "86399s");
-        assert_eq!(ttl(&Word::Known(address, 0)), "1s");
+        assert_eq!(ttl(&LimitRecord::Known(address, 0)), "1s");
     }
 
     #[test]
@@ -164,20 +164,20 @@ mod tests {
             ("hub.breaker", b"{}"),
             ("", b""),
         ] {
-            assert_eq!(Word::read(subject, payload, NOW), None, "{subject}");
+            assert_eq!(LimitRecord::read(subject, payload, NOW), None, "{subject}");
         }
         let until = |until_ms: u64| {
             let payload =
                 format!(r#"{{"sinceMs":{NOW},"untilMs":{until_ms},"provider":"careem","requests":1,"later":"more"}}"#);
-            Word::read("hub.block.address.cb007109", payload.as_bytes(), NOW).is_some()
+            LimitRecord::read("hub.block.address.cb007109", payload.as_bytes(), NOW).is_some()
         };
         assert!(until(NOW + LONGEST_MS) && !until(NOW + LONGEST_MS + 1));
         assert_eq!(
-            Word::read("hub.known.cb007109", (NOW * 2).to_string().as_bytes(), NOW),
-            Some(Word::Known("203.0.113.9".parse().unwrap(), NOW))
+            LimitRecord::read("hub.known.cb007109", (NOW * 2).to_string().as_bytes(), NOW),
+            Some(LimitRecord::Known("203.0.113.9".parse().unwrap(), NOW))
         );
         assert_eq!(
-            Word::read("hub.block.address.cb007109", &[b' '; MAX_MESSAGE_BYTES + 1], NOW),
+            LimitRecord::read("hub.block.address.cb007109", &[b' '; MAX_MESSAGE_BYTES + 1], NOW),
             None
         );
     }

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::{Limited, Limits, ProviderQuota, Scope, bytes::Of, length_ms, limited, lock, now_ms, window::Wait};
+use super::{Limited, Limits, ProviderQuota, Scope, bytes::Of, length_ms, limited, lock, now_ms, window::QuotaWait};
 use crate::{event::Principal, registry::Enabled};
 
 /// A point of a provider's quota that was taken, and bytes; and of its branch's part, where the branch's own secret was used.
@@ -31,7 +31,7 @@ struct TakenBytes {
 
 /// What of a verified webhook is counted.
 #[derive(Debug, Clone, Copy)]
-pub struct Load<'a> {
+pub struct QuotaLoad<'a> {
     /// Whose secret proved it.
     pub principal: &'a Principal,
     /// Length of its body.
@@ -40,7 +40,7 @@ pub struct Load<'a> {
     pub is_repeat: bool,
 }
 
-impl<'a> Load<'a> {
+impl<'a> QuotaLoad<'a> {
     pub(super) fn of(&self) -> Of<'a> {
         Of {
             branch: self.principal.branch(),
@@ -55,7 +55,7 @@ impl Limits {
     ///
     /// # Errors
     /// When to come back.
-    pub fn take(&self, provider: &Enabled, load: Load<'_>) -> Result<Point, Limited> {
+    pub fn take(&self, provider: &Enabled, load: QuotaLoad<'_>) -> Result<Point, Limited> {
         let (bytes, now) = (load.bytes as u64, now_ms());
         let mut point = Point {
             window: None,
@@ -95,7 +95,7 @@ impl Limits {
                 point.window = Some(taken.window);
                 Ok(point)
             }
-            Err(Wait { ms, is_spent }) => {
+            Err(QuotaWait { ms, is_spent }) => {
                 own.give_back(point);
                 own.say_spent(now);
                 let ms = if is_spent && !own.rule.block.is_zero() {
@@ -124,7 +124,7 @@ impl Limits {
     }
 
     /// Whether more was put on the log lately by whom this is of, and this with it, than so many bytes.
-    pub fn fills_more_than(&self, provider: &Enabled, load: Load<'_>, left: u64) -> bool {
+    pub fn fills_more_than(&self, provider: &Enabled, load: QuotaLoad<'_>, left: u64) -> bool {
         let own = self.of(&provider.name);
         let recent = own.map_or(0.0, |own| lock(&own.bytes).recent(load.of(), now_ms()));
         recent > 0.0 && recent + load.bytes as f64 > left as f64
@@ -132,7 +132,7 @@ impl Limits {
 }
 
 impl ProviderQuota {
-    fn take_bytes(&self, load: Load<'_>, most: u64, now: u64) -> Result<TakenBytes, Wait> {
+    fn take_bytes(&self, load: QuotaLoad<'_>, most: u64, now: u64) -> Result<TakenBytes, QuotaWait> {
         let bytes = load.bytes as u64;
         let window = lock(&self.bytes).take(load.of(), bytes, (most, length_ms(&self.rule)), now)?;
         Ok(TakenBytes {

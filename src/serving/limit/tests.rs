@@ -1,4 +1,4 @@
-use super::{taken::Load, *};
+use super::{taken::QuotaLoad, *};
 use crate::{
     config::{Config, Environment},
     event::Principal,
@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// A new webhook of the provider.
-const ONE: Load<'_> = Load {
+const ONE: QuotaLoad<'_> = QuotaLoad {
     principal: &Principal::of_backend(),
     bytes: 1,
     is_repeat: false,
@@ -135,7 +135,7 @@ fn a_stored_repeat_costs_the_branch_and_not_the_provider() {
     let (limits, careem) = (limits("4/1h", "3/60s/300s"), careem(&[]));
     // The branch's part is a quarter: one point.
     let branch = Principal::recorded(Some("branch:branch-1")).unwrap();
-    let repeat = |principal| Load {
+    let repeat = |principal| QuotaLoad {
         principal,
         bytes: 1000,
         is_repeat: true,
@@ -144,7 +144,7 @@ fn a_stored_repeat_costs_the_branch_and_not_the_provider() {
     limits.give_back_of_repeat(&careem, point);
     assert!(limits.fills_more_than(
         &careem,
-        Load {
+        QuotaLoad {
             is_repeat: false,
             ..repeat(&branch)
         },
@@ -165,7 +165,7 @@ fn a_stored_repeat_costs_the_branch_and_not_the_provider() {
 #[test]
 fn bytes_that_come_back_late_are_none_of_the_next_window() {
     let (limits, careem) = (limits("5/1h", "3/60s/300s"), careem(&[]));
-    let point = limits.take(&careem, Load { bytes: 600, ..ONE }).unwrap();
+    let point = limits.take(&careem, QuotaLoad { bytes: 600, ..ONE }).unwrap();
     let own = limits.of("careem").unwrap();
     let length = length_ms(&own.rule);
     let next = |bytes| lock(&own.bytes).take(ONE.of(), bytes, (1000, length), now_ms() + length);
@@ -205,10 +205,10 @@ fn a_block_that_was_lifted_is_not_told() {
     let (limits, careem) = (limits("5/1h", "1/60s/300s"), careem(&[]));
     refuse(&limits, &careem, client("203.0.113.9"), 1);
     refuse(&limits, &careem, client("203.0.113.10"), 1);
-    limits.hear(Word::Lifted(Who::Address(Address::of(client("203.0.113.9")))));
-    let told = limits.next_word().unwrap();
-    assert!(matches!(told, Word::Blocked(Who::Address(one), _) if one.to_string() == "203.0.113.10"));
-    assert_eq!(limits.next_word(), None);
+    limits.hear(LimitRecord::Lifted(Who::Address(Address::of(client("203.0.113.9")))));
+    let told = limits.next_record().unwrap();
+    assert!(matches!(told, LimitRecord::Blocked(Who::Address(one), _) if one.to_string() == "203.0.113.10"));
+    assert_eq!(limits.next_record(), None);
 }
 
 #[test]
@@ -217,5 +217,5 @@ fn words_that_nobody_takes_are_bounded() {
     for number in 0..u32::try_from(MAX_WORDS).unwrap() + 10 {
         limits.note_refused(None, IpAddr::V4(number.into()));
     }
-    assert_eq!(lock(&limits.words).len(), MAX_WORDS);
+    assert_eq!(lock(&limits.records).len(), MAX_WORDS);
 }

@@ -37,16 +37,16 @@ pub struct Quota {
 
 /// What the counter is to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Report {
+pub struct QuotaReport {
     /// Of which window.
     pub window: u64,
     /// By how many points it grows.
     pub points: u64,
 }
 
-/// What became of a [`Report`].
+/// What became of a [`QuotaReport`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ReportOutcome {
     /// The counter's value now.
     Counted(u64),
     /// It did not reach the counter.
@@ -66,7 +66,7 @@ pub struct Taken {
 
 /// No point is left for this instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wait {
+pub struct QuotaWait {
     /// Milliseconds until there may be one, at least 1.
     pub ms: u64,
     /// The window's points are spent, not just this instance's share of them.
@@ -98,14 +98,14 @@ impl Quota {
     ///
     /// # Errors
     /// How long to wait for one.
-    pub fn check(&mut self, now_ms: u64, instances: u64) -> Result<(), Wait> {
+    pub fn check(&mut self, now_ms: u64, instances: u64) -> Result<(), QuotaWait> {
         self.roll(now_ms);
         if self.credit > 0 || self.own() < self.share(instances) {
             return Ok(());
         }
         let until_end = (self.number + 1) * self.length_ms - now_ms;
         let is_spent = self.counted + self.own() >= self.points;
-        Err(Wait {
+        Err(QuotaWait {
             ms: if is_spent || self.is_cut_off {
                 until_end
             } else {
@@ -119,7 +119,7 @@ impl Quota {
     ///
     /// # Errors
     /// How long to wait for one.
-    pub fn take(&mut self, now_ms: u64, instances: u64) -> Result<Taken, Wait> {
+    pub fn take(&mut self, now_ms: u64, instances: u64) -> Result<Taken, QuotaWait> {
         self.check(now_ms, instances)?;
         let is_urgent = if self.credit > 0 {
             self.credit -= 1;
@@ -151,34 +151,34 @@ impl Quota {
     }
 
     /// What the counter does not know yet; none where it is being told.
-    pub fn report(&mut self, now_ms: u64) -> Option<Report> {
+    pub fn report(&mut self, now_ms: u64) -> Option<QuotaReport> {
         self.roll(now_ms);
         if self.asking > 0 || self.waiting == 0 {
             return None;
         }
         self.asking = std::mem::take(&mut self.waiting);
-        Some(Report {
+        Some(QuotaReport {
             window: self.number,
             points: self.asking,
         })
     }
 
     /// What became of the last [`Self::report`].
-    pub fn reported(&mut self, window: u64, outcome: Outcome) {
-        self.is_cut_off = !matches!(outcome, Outcome::Counted(_));
+    pub fn reported(&mut self, window: u64, outcome: ReportOutcome) {
+        self.is_cut_off = !matches!(outcome, ReportOutcome::Counted(_));
         if self.number != window {
             return;
         }
         let asked = std::mem::take(&mut self.asking);
         match outcome {
-            Outcome::Counted(total) => {
+            ReportOutcome::Counted(total) => {
                 self.counted = self.counted.max(total);
                 // A counter that answers has most likely counted what it did not answer before.
                 self.unsure = 0;
             }
-            Outcome::NotSent => self.waiting += asked,
+            ReportOutcome::NotSent => self.waiting += asked,
             // Told again, it might be counted twice, and orders refused that have room.
-            Outcome::Unanswered => self.unsure += asked,
+            ReportOutcome::Unanswered => self.unsure += asked,
         }
     }
 

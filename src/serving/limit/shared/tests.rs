@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 
-fn read_json(said: &serde_json::Value) -> Option<Said> {
+fn read_json(said: &serde_json::Value) -> Option<QuotaMessage> {
     read(said.to_string().as_bytes(), "me")
 }
 

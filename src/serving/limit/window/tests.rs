@@ -27,7 +27,7 @@ fn one_instance_takes_exactly_its_points() {
         assert!(quota.take(NOW + number, 1).is_ok(), "{number}");
     }
     assert_eq!(wait(&mut quota, NOW + 1000, 1), Some(59_000));
-    let expected = Wait { ms: 1, is_spent: true };
+    let expected = QuotaWait { ms: 1, is_spent: true };
     assert_eq!(quota.take(NOW + 59_999, 1).unwrap_err(), expected);
     // The wait was the truth.
     assert!(quota.take(NOW + 60_000, 1).is_ok());
@@ -43,7 +43,7 @@ fn a_point_that_was_taken_for_nothing_comes_back() {
     // What the counter knows of comes back once; what belongs to another window does not.
     quota.report(NOW).unwrap();
     quota.give_back(again.window);
-    quota.reported(again.window, Outcome::Counted(1));
+    quota.reported(again.window, ReportOutcome::Counted(1));
     assert!(quota.take(NOW, 1).is_ok());
     assert!(quota.take(NOW, 1).is_err());
     quota.give_back(again.window);
@@ -62,7 +62,7 @@ fn without_the_counter_an_instance_has_its_share() {
     assert_eq!(wait(&mut quota, NOW, 3), Some(1000));
     let report = quota.report(NOW).unwrap();
     assert_eq!(report.points, 30);
-    quota.reported(report.window, Outcome::Unanswered);
+    quota.reported(report.window, ReportOutcome::Unanswered);
     // It does not, so there will be none in this window; and what it was told of is not told again.
     assert_eq!(wait(&mut quota, NOW, 3), Some(60_000));
     assert_eq!(quota.report(NOW), None);
@@ -74,7 +74,7 @@ fn what_did_not_reach_the_counter_is_told_again() {
     quota.take(NOW, 3).unwrap();
     let report = quota.report(NOW).unwrap();
     assert_eq!(quota.report(NOW), None, "one at a time");
-    quota.reported(report.window, Outcome::NotSent);
+    quota.reported(report.window, ReportOutcome::NotSent);
     assert_eq!(quota.report(NOW), Some(report));
 }
 
@@ -89,9 +89,9 @@ fn news_of_another_window_says_nothing() {
     quota.hear(NOW, window, 10);
     assert_eq!(wait(&mut quota, NOW + 500, 1), Some(1500));
     // Nor does a late answer.
-    let report = Report { window, points: 1 };
+    let report = QuotaReport { window, points: 1 };
     assert!(quota.take(NOW + 2000, 1).is_ok());
-    quota.reported(report.window, Outcome::Counted(10));
+    quota.reported(report.window, ReportOutcome::Counted(10));
     assert!(quota.take(NOW + 2000, 1).is_ok());
 }
 
@@ -145,7 +145,7 @@ impl Fleet {
             self.news.push((to, now + self.delay, report.window, *total));
         }
         // Its own answer takes as long.
-        self.quotas[at].reported(report.window, Outcome::Counted(*total));
+        self.quotas[at].reported(report.window, ReportOutcome::Counted(*total));
     }
 
     fn deliver(&mut self, now: u64) {

@@ -12,11 +12,11 @@ use crate::{
 };
 
 /// The checks that need nothing of the body, in their order.
-pub(super) fn at_the_door<'a>(
+pub(super) fn precheck<'a>(
     intake: &'a Intake,
     names: &HashMap<String, String>,
     client: IpAddr,
-) -> Result<&'a Enabled, Turned<'a>> {
+) -> Result<&'a Enabled, Rejection<'a>> {
     let below = names.get("below").map_or("", String::as_str);
     let known = names.get("provider").and_then(|name| intake.registry.get(name));
     let Some(enabled) = known.filter(|enabled| enabled.provider.knows_path(below)) else {
@@ -26,14 +26,14 @@ pub(super) fn at_the_door<'a>(
         } else {
             Reason::NotFound
         };
-        return Err(Turned::new(None, reason));
+        return Err(Rejection::new(None, reason));
     };
     if !enabled.allow_list.allows(client) {
-        return Err(Turned::new(Some(enabled), Reason::IpNotAllowed));
+        return Err(Rejection::new(Some(enabled), Reason::IpNotAllowed));
     }
     match intake.limits.check(enabled, client) {
         Ok(()) => Ok(enabled),
-        Err(limited) => Err(Turned {
+        Err(limited) => Err(Rejection {
             provider: Some(enabled),
             // A provider is to see its answer; what a blocked address sends is not read at all.
             is_read: limited.scope == Scope::Provider,
@@ -43,7 +43,7 @@ pub(super) fn at_the_door<'a>(
 }
 
 /// A request that is turned away at the door.
-pub(super) struct Turned<'a> {
+pub(super) struct Rejection<'a> {
     /// None where it is not known: the name is the caller's; as a label it would let anyone make metrics without end.
     provider: Option<&'a Enabled>,
     reason: Reason,
@@ -51,7 +51,7 @@ pub(super) struct Turned<'a> {
     is_read: bool,
 }
 
-impl<'a> Turned<'a> {
+impl<'a> Rejection<'a> {
     const fn new(provider: Option<&'a Enabled>, reason: Reason) -> Self {
         Self {
             provider,
@@ -60,7 +60,7 @@ impl<'a> Turned<'a> {
         }
     }
 
-    pub(super) async fn away(self, body: Body, request_id: &str, client: IpAddr) -> Response<Body> {
+    pub(super) async fn respond(self, body: Body, request_id: &str, client: IpAddr) -> Response<Body> {
         if self.is_read {
             body::discard(body).await;
         }

@@ -46,7 +46,7 @@ pub async fn method_not_allowed(
     request: Request,
 ) -> Response<Body> {
     intake
-        .turned_away(&Reason::MethodNotAllowed("POST"), peer, request)
+        .refuse_unmatched(&Reason::MethodNotAllowed("POST"), peer, request)
         .await
 }
 
@@ -56,11 +56,11 @@ pub async fn not_found(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response<Body> {
-    intake.turned_away(&Reason::NotFound, peer, request).await
+    intake.refuse_unmatched(&Reason::NotFound, peer, request).await
 }
 
 impl Intake {
-    async fn turned_away(&self, reason: &Reason, peer: SocketAddr, request: Request) -> Response<Body> {
+    async fn refuse_unmatched(&self, reason: &Reason, peer: SocketAddr, request: Request) -> Response<Body> {
         let request_id = request_id::of(request.headers());
         let client = client_ip(peer.ip(), request.headers(), &self.settings.trusted_proxies);
         body::discard(request.into_body()).await;

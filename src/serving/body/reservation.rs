@@ -27,7 +27,7 @@ const PROVIDER_PARTS: (usize, usize) = (3, 4);
 
 /// Whose room a body takes, from the least to the best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
+pub enum SenderClass {
     /// Anybody.
     Stranger,
     /// An address that lately sent a verified webhook, or is on the provider's list.
@@ -37,7 +37,7 @@ pub enum Standing {
 }
 
 /// All standings, from the least.
-const STANDINGS: [Standing; 3] = [Standing::Stranger, Standing::Known, Standing::Backend];
+const SENDER_CLASSES: [SenderClass; 3] = [SenderClass::Stranger, SenderClass::Known, SenderClass::Backend];
 
 /// Who sends a body.
 #[derive(Debug, Clone)]
@@ -45,47 +45,47 @@ pub struct Sender {
     /// The client's address.
     pub address: Address,
     /// Whose room it takes.
-    pub standing: Standing,
+    pub class: SenderClass,
     /// Where it goes.
     pub provider: Arc<str>,
 }
 
 /// Room for bodies. Cheap to clone.
 #[derive(Clone)]
-pub struct Budget(Arc<Shared>);
+pub struct BodyBudget(Arc<SharedBudget>);
 
-struct Shared {
-    table: Mutex<Table>,
+struct SharedBudget {
+    table: Mutex<BudgetTable>,
     /// Bytes that a standing and those below it may hold together.
     limits: [usize; 3],
     gauge: Gauge,
 }
 
 #[derive(Default)]
-struct Table {
+struct BudgetTable {
     next: u64,
     used: [usize; 3],
-    holders: HashMap<Address, Holder>,
+    holders: HashMap<Address, SenderBodies>,
     providers: HashMap<Arc<str>, [usize; 3]>,
 }
 
 /// What an address holds.
 #[derive(Default)]
-struct Holder {
+struct SenderBodies {
     bytes: usize,
-    bodies: HashMap<u64, Load>,
+    bodies: HashMap<u64, BodyInTransit>,
 }
 
 /// A body that holds room.
-struct Load {
+struct BodyInTransit {
     bytes: usize,
-    standing: Standing,
+    class: SenderClass,
     provider: Arc<str>,
-    state: Arc<State>,
+    state: Arc<ReservationState>,
 }
 
 #[derive(Default)]
-struct State {
+struct ReservationState {
     /// It came to its end; what follows takes a moment, so it keeps its place.
     is_whole: AtomicBool,
     has_lost: AtomicBool,
@@ -93,21 +93,21 @@ struct State {
 }
 
 /// What a body has taken so far; given back when dropped.
-pub(super) struct Room {
-    budget: Budget,
+pub(super) struct MemoryReservation {
+    budget: BodyBudget,
     sender: Sender,
     id: Option<u64>,
     bytes: usize,
-    state: Arc<State>,
+    state: Arc<ReservationState>,
 }
 
-impl std::fmt::Debug for Room {
+impl std::fmt::Debug for MemoryReservation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Room({} bytes)", self.bytes)
+        write!(f, "MemoryReservation({} bytes)", self.bytes)
     }
 }
 
-impl Budget {
+impl BodyBudget {
     /// For all connections together, so many bytes.
     pub fn all(bytes: usize) -> Self {
         Self::of([bytes / 16 * OF_STRANGERS, bytes / 16 * OF_KNOWN, bytes])
@@ -115,7 +115,7 @@ impl Budget {
 
     /// With these limits.
     pub(super) fn of(limits: [usize; 3]) -> Self {
-        let shared = Shared {
+        let shared = SharedBudget {
             table: Mutex::default(),
             limits,
             gauge: metrics::gauge!("body_bytes_held"),
@@ -124,8 +124,8 @@ impl Budget {
     }
 
     /// Room of one body, of which nothing is taken.
-    pub(super) fn room(&self, sender: &Sender) -> Room {
-        Room {
+    pub(super) fn reservation(&self, sender: &Sender) -> MemoryReservation {
+        MemoryReservation {
             budget: self.clone(),
             sender: sender.clone(),
             id: None,
@@ -145,7 +145,7 @@ impl Budget {
         by_address
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, BudgetTable> {
         // No code panics while it holds it.
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -154,22 +154,22 @@ impl Budget {
 /// What stands in the way of more room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lack {
-    Room,
+    Memory,
     OfProvider,
 }
 
-impl Table {
+impl BudgetTable {
     fn lack(&self, limits: &[usize; 3], sender: &Sender, more: usize) -> Option<Lack> {
         let own = self.providers.get(&sender.provider).copied().unwrap_or_default();
         let (mut all, mut of_provider) = (0, 0);
-        for (at, standing) in STANDINGS.into_iter().enumerate() {
+        for (at, class) in SENDER_CLASSES.into_iter().enumerate() {
             all += self.used[at];
             of_provider += own[at];
-            if standing < sender.standing {
+            if class < sender.class {
                 continue;
             }
             if all + more > limits[at] {
-                return Some(Lack::Room);
+                return Some(Lack::Memory);
             }
             let (part, of) = PROVIDER_PARTS;
             if of_provider + more > limits[at] / of * part {
@@ -181,9 +181,9 @@ impl Table {
 
     /// Who loses its place for somebody with this much: none, where that is who asks.
     fn loser(&self, lack: Lack, sender: &Sender, id: Option<u64>, wanted: usize) -> Option<(Address, u64)> {
-        let counts = |load: &Load| {
-            load.standing <= sender.standing
-                && (lack == Lack::Room || load.provider == sender.provider)
+        let counts = |load: &BodyInTransit| {
+            load.class <= sender.class
+                && (lack == Lack::Memory || load.provider == sender.provider)
                 && !load.state.is_whole.load(Ordering::Relaxed)
         };
         let has = |address: &Address| self.holders.get(address).map_or(0, |holder| holder.bytes);
@@ -194,7 +194,7 @@ impl Table {
                 .filter(|(other, load)| Some(**other) != id && counts(load));
             loads.map(|(other, load)| {
                 (
-                    std::cmp::Reverse(load.standing),
+                    std::cmp::Reverse(load.class),
                     holder.bytes,
                     load.bytes,
                     *address,
@@ -202,13 +202,13 @@ impl Table {
                 )
             })
         });
-        let most = candidates.max_by_key(|(standing, of_address, bytes, ..)| (*standing, *of_address, *bytes))?;
-        let (standing, of_address, bytes, address, other) = most;
+        let most = candidates.max_by_key(|(class, of_address, bytes, ..)| (*class, *of_address, *bytes))?;
+        let (class, of_address, bytes, address, other) = most;
         let held = self.bytes(&sender.address, id);
         let own = (has(&sender.address) + wanted - held, wanted);
         // Where both are of one address its bytes are the same, and the body counts.
         let of_address = if address == sender.address { own.0 } else { of_address };
-        (standing.0 < sender.standing || (of_address, bytes) > own).then_some((address, other))
+        (class.0 < sender.class || (of_address, bytes) > own).then_some((address, other))
     }
 
     fn bytes(&self, address: &Address, id: Option<u64>) -> usize {
@@ -222,7 +222,7 @@ impl Table {
             return;
         };
         let Some(load) = holder.bodies.get_mut(&id) else { return };
-        let (before, at) = (std::mem::replace(&mut load.bytes, bytes), load.standing as usize);
+        let (before, at) = (std::mem::replace(&mut load.bytes, bytes), load.class as usize);
         holder.bytes = holder.bytes - before + bytes;
         self.used[at] = self.used[at] - before + bytes;
         if let Some(own) = self.providers.get_mut(&load.provider) {
@@ -230,11 +230,11 @@ impl Table {
         }
     }
 
-    fn insert(&mut self, sender: &Sender, state: &Arc<State>) -> u64 {
+    fn insert(&mut self, sender: &Sender, state: &Arc<ReservationState>) -> u64 {
         self.next += 1;
-        let load = Load {
+        let load = BodyInTransit {
             bytes: 0,
-            standing: sender.standing,
+            class: sender.class,
             provider: Arc::clone(&sender.provider),
             state: Arc::clone(state),
         };
@@ -245,7 +245,7 @@ impl Table {
         self.next
     }
 
-    fn remove(&mut self, address: Address, id: u64) -> Option<Arc<State>> {
+    fn remove(&mut self, address: Address, id: u64) -> Option<Arc<ReservationState>> {
         self.set(address, id, 0);
         let holder = self.holders.get_mut(&address)?;
         let load = holder.bodies.remove(&id)?;
@@ -260,7 +260,7 @@ impl Table {
     }
 }
 
-impl Room {
+impl MemoryReservation {
     /// Takes or gives back room, so that it is as much as so many bytes need.
     ///
     /// # Errors
@@ -283,7 +283,7 @@ impl Room {
                 let others = holder.map_or(0, |holder| holder.bodies.len()) - usize::from(self.id.is_some());
                 let is_most = others > 0 || bytes > shared.limits[2] / 16;
                 drop(table);
-                count(if lack == Lack::Room { "room" } else { "provider" });
+                count(if lack == Lack::Memory { "room" } else { "provider" });
                 return Err(if is_most { Reason::HoldsMost } else { Reason::Overloaded });
             };
             if let Some(state) = table.remove(address, loser) {
@@ -310,7 +310,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for MemoryReservation {
     fn drop(&mut self) {
         let Some(id) = self.id else { return };
         let mut table = self.budget.lock();
@@ -333,25 +333,25 @@ mod tests {
 
     const KB: usize = 1024;
 
-    fn sender(address: &str, standing: Standing, provider: &str) -> Sender {
+    fn sender(address: &str, class: SenderClass, provider: &str) -> Sender {
         Sender {
             address: address.parse().unwrap(),
-            standing,
+            class,
             provider: provider.into(),
         }
     }
 
     fn stranger(address: &str) -> Sender {
-        sender(address, Standing::Stranger, "careem")
+        sender(address, SenderClass::Stranger, "careem")
     }
 
     /// Strangers 64 KB, of which one provider's may have 48; known ones 128; all 160.
-    fn budget() -> Budget {
-        Budget::of([64 * KB, 128 * KB, 160 * KB])
+    fn budget() -> BodyBudget {
+        BodyBudget::of([64 * KB, 128 * KB, 160 * KB])
     }
 
-    fn taken(budget: &Budget, sender: &Sender, bytes: usize) -> Room {
-        let mut room = budget.room(sender);
+    fn taken(budget: &BodyBudget, sender: &Sender, bytes: usize) -> MemoryReservation {
+        let mut room = budget.reservation(sender);
         room.resize(bytes).unwrap();
         room
     }
@@ -383,18 +383,29 @@ mod tests {
         let whole: Vec<_> = (0..4)
             .map(|_| taken(&budget, &stranger("203.0.113.9"), 12 * KB))
             .collect();
-        whole.iter().for_each(Room::is_whole);
+        whole.iter().for_each(MemoryReservation::is_whole);
         assert_eq!(
-            budget.room(&stranger("203.0.113.10")).resize(KB),
+            budget.reservation(&stranger("203.0.113.10")).resize(KB),
             Err(Reason::Overloaded)
         );
-        assert_eq!(budget.room(&stranger("203.0.113.9")).resize(KB), Err(Reason::HoldsMost));
+        assert_eq!(
+            budget.reservation(&stranger("203.0.113.9")).resize(KB),
+            Err(Reason::HoldsMost)
+        );
         // Another provider, a known address and the backend still have room.
         let rooms = [
-            taken(&budget, &sender("203.0.113.10", Standing::Stranger, "talabat"), 16 * KB),
-            taken(&budget, &sender("203.0.113.11", Standing::Known, "careem"), 48 * KB),
-            taken(&budget, &sender("203.0.113.12", Standing::Known, "talabat"), 16 * KB),
-            taken(&budget, &sender("203.0.113.13", Standing::Backend, "talabat"), 32 * KB),
+            taken(
+                &budget,
+                &sender("203.0.113.10", SenderClass::Stranger, "talabat"),
+                16 * KB,
+            ),
+            taken(&budget, &sender("203.0.113.11", SenderClass::Known, "careem"), 48 * KB),
+            taken(&budget, &sender("203.0.113.12", SenderClass::Known, "talabat"), 16 * KB),
+            taken(
+                &budget,
+                &sender("203.0.113.13", SenderClass::Backend, "talabat"),
+                32 * KB,
+            ),
         ];
         assert_eq!(budget.held(), 160 * KB);
         drop((whole, rooms));
@@ -408,11 +419,11 @@ mod tests {
             .map(|number| {
                 let provider = if number % 2 == 0 { "careem" } else { "talabat" };
                 let address = format!("203.0.113.{number}");
-                taken(&budget, &sender(&address, Standing::Stranger, provider), KB)
+                taken(&budget, &sender(&address, SenderClass::Stranger, provider), KB)
             })
             .collect();
-        let known = taken(&budget, &sender("10.0.0.1", Standing::Known, "careem"), 64 * KB);
-        let more = taken(&budget, &sender("10.0.0.1", Standing::Known, "talabat"), 32 * KB);
+        let known = taken(&budget, &sender("10.0.0.1", SenderClass::Known, "careem"), 64 * KB);
+        let more = taken(&budget, &sender("10.0.0.1", SenderClass::Known, "talabat"), 32 * KB);
         assert_eq!(budget.held(), 128 * KB, "strangers lost what they had too much");
         drop((strangers, known, more));
         assert_eq!(budget.held(), 0);
@@ -423,17 +434,17 @@ mod tests {
         #[test]
         fn the_limits_hold(steps in prop::collection::vec((0u8..6, 0usize..3, 0usize..80, 0u8..5), 1..200)) {
             let budget = budget();
-            let mut open: Vec<Room> = Vec::new();
-            for (address, standing, kilobytes, what) in steps {
+            let mut open: Vec<MemoryReservation> = Vec::new();
+            for (address, class, kilobytes, what) in steps {
                 let provider = if address % 2 == 0 { "careem" } else { "talabat" };
-                let sender = sender(&format!("203.0.113.{address}"), STANDINGS[standing], provider);
+                let sender = sender(&format!("203.0.113.{address}"), SENDER_CLASSES[class], provider);
                 let at = usize::from(address);
                 match what {
                     0 if at < open.len() => drop(open.remove(at)),
                     1 => if let Some(room) = open.get_mut(at) { let _ = room.resize(kilobytes * KB); },
                     2 => if let Some(room) = open.get(at) { room.is_whole() },
                     _ => {
-                        let mut room = budget.room(&sender);
+                        let mut room = budget.reservation(&sender);
                         if room.resize(kilobytes * KB).is_ok() {
                             open.push(room);
                         }
