@@ -91,7 +91,7 @@ impl Servers {
         };
         for nats in [&servers.intake, &servers.nats] {
             let provision = servers.connection(nats, "provision", PROVISION_INBOX).await?;
-            streams::apply(&provision, &streams::Order::default(), |_| {}).await?;
+            streams::apply(&provision, &streams::ApplyOptions::default(), |_| {}).await?;
         }
         Ok(servers)
     }

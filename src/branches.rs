@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     database::{Database, query},
     fault_injection,
-    order::body::Place,
+    order::body::BranchRef,
 };
 
 mod table;
@@ -46,9 +46,9 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a look-up found.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Lookup {
+pub enum BranchLookup {
     /// The branch.
-    Found(Place),
+    Found(BranchRef),
     /// No active row fits.
     NotFound,
     /// None that is known fits, and the table could not be read since it was asked for.
@@ -57,7 +57,7 @@ pub enum Lookup {
 
 /// What is known of a branch's own secrets.
 #[derive(Debug)]
-pub enum Secrets {
+pub enum SecretsLookup {
     /// These are all; none where no active row fits, or where its branch has none.
     Known(Option<Arc<BranchSecrets>>),
     /// The table could not be read since somebody asked for a branch that is not in it.
@@ -144,15 +144,15 @@ impl Branches {
 
     /// The branch of a provider's store: by `merchant_id`, else by `store_id`; where none is named and the provider has
     /// exactly one active branch, that one.
-    pub async fn find(&self, provider: &str, store: Option<&str>) -> Lookup {
+    pub async fn find(&self, provider: &str, store: Option<&str>) -> BranchLookup {
         if let Some(place) = self.known(provider, store) {
-            return Lookup::Found(place);
+            return BranchLookup::Found(place);
         }
         let is_fresh = self.look_again().await;
         match self.known(provider, store) {
-            Some(place) => Lookup::Found(place),
-            None if is_fresh => Lookup::NotFound,
-            None => Lookup::Unknown,
+            Some(place) => BranchLookup::Found(place),
+            None if is_fresh => BranchLookup::NotFound,
+            None => BranchLookup::Unknown,
         }
     }
 
@@ -183,10 +183,10 @@ impl Branches {
     }
 
     /// The branch of a store that is switched off. No new order goes there.
-    pub fn inactive(&self, provider: &str, store: Option<&str>) -> Option<Place> {
+    pub fn inactive(&self, provider: &str, store: Option<&str>) -> Option<BranchRef> {
         let snapshot = self.snapshot.load();
         let of_provider = snapshot.as_ref()?.providers.get(provider)?;
-        Some(Place::clone(of_provider.inactive.get(store?)?))
+        Some(BranchRef::clone(of_provider.inactive.get(store?)?))
     }
 
     /// The only active branch of a provider.
@@ -201,15 +201,15 @@ impl Branches {
     }
 
     /// As [`Self::find`], without looking again.
-    pub fn known(&self, provider: &str, store: Option<&str>) -> Option<Place> {
+    pub fn known(&self, provider: &str, store: Option<&str>) -> Option<BranchRef> {
         self.snapshot.load().as_ref()?.find(provider, store).cloned()
     }
 
     /// The webhook secrets of a provider's store, found as [`Self::find`] finds its branch. Asked before anybody knows
     /// who calls, so it waits two seconds at most.
-    pub async fn secrets(&self, provider: &str, store: Option<&str>) -> Secrets {
+    pub async fn secrets(&self, provider: &str, store: Option<&str>) -> SecretsLookup {
         if let Some(secrets) = self.known_secrets(provider, store) {
-            return Secrets::Known(secrets);
+            return SecretsLookup::Known(secrets);
         }
         let last = *self.looks.borrow();
         let is_fresh = match last {
@@ -217,9 +217,9 @@ impl Branches {
             _ => self.look(&self.wanted_by_strangers, SECRETS_TIMEOUT).await,
         };
         match self.known_secrets(provider, store) {
-            Some(secrets) => Secrets::Known(secrets),
-            None if is_fresh => Secrets::Known(None),
-            None => Secrets::Unknown,
+            Some(secrets) => SecretsLookup::Known(secrets),
+            None if is_fresh => SecretsLookup::Known(None),
+            None => SecretsLookup::Unknown,
         }
     }
 

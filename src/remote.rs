@@ -1,4 +1,4 @@
-//! One provider's interface: its address, token, limits and breaker, and what its answers mean.
+//! The interface of one provider: its address, token, limits and breaker, and what its answers mean.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,15 +14,15 @@ use serde_json::{Value, json};
 use url::Url;
 
 use self::{
-    answer::{Trouble, ask, done, report, temporary},
+    answer::{RequestFailure, ask, done, report, temporary},
     limits::Limits,
     refusals::{Refusals, Troubles},
-    rooms::Rooms,
+    request_slots::RequestSlots,
     token::{Token, Tokens},
 };
 use crate::{
     config,
-    delivery::{breaker::Outcome, gate::Gate, stage::permission},
+    delivery::{breaker::RequestOutcome, gate::Gate, stage::permission},
     event::{
         EventId,
         outcome::{ErrorReport, ErrorType},
@@ -40,14 +40,13 @@ pub mod limits;
 pub mod refusals;
 pub mod token;
 mod answer;
-mod rooms;
+mod request_slots;
 
-pub use self::rooms::MAX_REQUESTS;
+pub use self::request_slots::MAX_REQUESTS;
 
-/// Most bytes of an order that is fetched: as many as a webhook may have by default.
+/// Largest order document that is fetched, in bytes: the default limit of a webhook.
 pub(crate) const MAX_DOCUMENT_BYTES: usize = 5 * 1024 * 1024;
-/// Requests that one call may take, one after another: for a token, the call itself, and both again where the token is
-/// refused.
+/// Most requests of one call, in sequence: a token, the call itself, and both again when the token is refused.
 const REQUESTS_OF_A_CALL: u32 = 4;
 /// Longest wait before a breaker whose trials are all under way is looked at again.
 const TRIALS_UNDER_WAY: Duration = Duration::from_secs(1);
@@ -71,14 +70,14 @@ pub enum Reply {
         /// Not before this long from now.
         after: Option<Duration>,
     },
-    /// Nothing was asked, or nobody is to blame but the set-up: not before this long from now.
+    /// No request was made, or the set-up is at fault: not before this long from now.
     Wait(Duration),
-    /// Nothing was asked; its turn comes in this long.
+    /// No request was made; its turn comes in this long.
     Turn(Duration),
 }
 
 impl Reply {
-    /// With the branch that it is about, for whoever reads the dead letter.
+    /// Adds the branch to the error, for the readers of the dead letter.
     fn of(mut self, origin: &Origin) -> Self {
         if let (Self::Refused(error) | Self::Temporary { error, .. }, Some(branch)) = (&mut self, &origin.branch) {
             if error.details.is_null() {
@@ -112,8 +111,7 @@ impl Origin {
         self.branch.as_deref().filter(|_| !self.is_only)
     }
 
-    /// Whose refusal it is when the provider refuses the credentials: the branch's, and the order's own where no branch is
-    /// known.
+    /// The owner of the credentials that the provider refuses: the branch, or the order itself where no branch is known.
     fn refused(&self) -> &str {
         self.branch.as_deref().unwrap_or(&self.key)
     }
@@ -122,16 +120,16 @@ impl Origin {
 /// A request that is to be made.
 pub(super) struct Request<'a> {
     pub(super) method: Method,
-    pub(super) url: Place<'a>,
+    pub(super) url: RequestTarget<'a>,
     pub(super) body: Option<Value>,
     pub(super) max_bytes: usize,
 }
 
 /// Where a request goes.
-pub(super) enum Place<'a> {
+pub(super) enum RequestTarget<'a> {
     /// On the base URL.
     Path(&'a Text),
-    /// Anywhere; whoever names it has looked at the host.
+    /// Anywhere; the caller has checked the host.
     Whole(Url),
 }
 
@@ -153,7 +151,7 @@ pub struct Remote {
     troubles: Mutex<Troubles>,
     gate: Arc<Gate>,
     reset: Duration,
-    rooms: Rooms,
+    request_slots: RequestSlots,
 }
 
 impl Remote {
@@ -180,7 +178,7 @@ impl Remote {
             gate: Arc::new(Gate::of_provider(breaker, Arc::clone(&name))),
             reset: breaker.reset_timeout,
             limits: Limits::new(spec.requests_per_second),
-            rooms: Rooms::default(),
+            request_slots: RequestSlots::default(),
             name,
             spec,
         })
@@ -228,7 +226,7 @@ impl Remote {
     pub(super) async fn call(&self, origin: &Origin, call: &Call, scope: &mut Scope) -> Result<Reply, Unfilled> {
         let request = Request {
             method: call.method.clone(),
-            url: Place::Path(&call.path),
+            url: RequestTarget::Path(&call.path),
             body: call.body.as_ref().map(|body| body.fill(scope)),
             max_bytes: MAX_ANSWER_BYTES,
         };
@@ -247,7 +245,7 @@ impl Remote {
     pub(super) async fn read(
         &self,
         origin: &Origin,
-        url: Place<'_>,
+        url: RequestTarget<'_>,
         scope: &mut Scope,
         max_bytes: usize,
     ) -> Result<Reply, Unfilled> {
@@ -280,11 +278,11 @@ impl Remote {
         if let Some(wait) = self.gate.wait() {
             return waits(wait.unwrap_or(TRIALS_UNDER_WAY));
         }
-        // Before a place is taken: what has its turn later waits in the order in which it came.
+        // Before a slot is taken: later requests wait in the order of their arrival.
         if let Err(wait) = self.limits.turn(Instant::now(), origin.event) {
             return Ok(Sent::Reply(wait.into()));
         }
-        let place = match self.rooms.enter(Instant::now(), origin.one_of_several()) {
+        let place = match self.request_slots.enter(Instant::now(), origin.one_of_several()) {
             Ok(place) => place,
             Err(wait) => return waits(wait),
         };
@@ -306,16 +304,17 @@ impl Remote {
         let (outcome, sent) = match sent {
             Ok(answer) => (self.outcome(origin, answer.status), Sent::Answer(answer)),
             // It was not made.
-            Err(Trouble::Unfilled(unfilled)) => return Err(unfilled),
-            Err(Trouble::Misconfigured(error)) => {
-                let reason = error.message.clone();
-                (Outcome::Misconfigured(reason), Sent::Reply(Reply::Wait(self.reset)))
+            Err(RequestFailure::Unfilled(unfilled)) => return Err(unfilled),
+            Err(RequestFailure::Misconfigured(error)) => {
+                let outcome = RequestOutcome::Misconfigured(error.message);
+                (outcome, Sent::Reply(Reply::Wait(self.reset)))
             }
-            Err(Trouble::Reply(reply)) => (self.no_answer(origin, &reply), Sent::Reply(reply)),
+            Err(RequestFailure::Reply(reply)) => (self.no_answer(origin, &reply), Sent::Reply(reply)),
         };
         // The next instance finds out for itself.
-        let says_nothing = permission::is_over() && !matches!(outcome, Outcome::Success);
-        pass.record(if says_nothing { Outcome::Abandoned } else { outcome });
+        let is_abandoned = permission::is_over() && !matches!(outcome, RequestOutcome::Success);
+        let abandoned = is_abandoned.then_some(RequestOutcome::Abandoned);
+        pass.record(abandoned.unwrap_or(outcome));
         let label = sent.label();
         metrics::histogram!("provider_request_duration_seconds", "provider" => Arc::clone(&self.name))
             .record(asked.elapsed());
@@ -325,47 +324,47 @@ impl Remote {
     }
 
     /// What an answer says about the provider.
-    fn outcome(&self, origin: &Origin, status: u16) -> Outcome {
+    fn outcome(&self, origin: &Origin, status: u16) -> RequestOutcome {
         match status {
             401 => {
                 let several = self.refusals().refused(Instant::now(), origin.refused());
                 if several {
                     let reason = format!("{} refuses the hub's credentials for several branches", self.name);
-                    return Outcome::Misconfigured(reason);
+                    return RequestOutcome::Misconfigured(reason);
                 }
                 // One branch's own: it says nothing about the provider.
-                Outcome::Abandoned
+                RequestOutcome::Abandoned
             }
             408 | 425 | 500.. => self.failure(origin),
-            403 | 429 => Outcome::Success,
+            403 | 429 => RequestOutcome::Success,
             _ => {
                 self.refusals().taken(origin.refused());
                 self.troubles().over();
-                Outcome::Success
+                RequestOutcome::Success
             }
         }
     }
 
     /// What it says that there was no answer, or no token.
-    fn no_answer(&self, origin: &Origin, reply: &Reply) -> Outcome {
+    fn no_answer(&self, origin: &Origin, reply: &Reply) -> RequestOutcome {
         match reply {
-            Reply::Refused(_) => Outcome::Success,
+            Reply::Refused(_) => RequestOutcome::Success,
             // It may be the branch that hangs.
             Reply::Temporary { error, .. } if error.code == "PROVIDER_TIMEOUT" => self.failure(origin),
-            _ => Outcome::Failure,
+            _ => RequestOutcome::Failure,
         }
     }
 
     /// A failure that may be one branch's own.
-    fn failure(&self, origin: &Origin) -> Outcome {
+    fn failure(&self, origin: &Origin) -> RequestOutcome {
         let is_providers = match origin.one_of_several() {
             Some(branch) => self.troubles().failed(branch),
             None => true,
         };
         if is_providers {
-            Outcome::Failure
+            RequestOutcome::Failure
         } else {
-            Outcome::Abandoned
+            RequestOutcome::Abandoned
         }
     }
 
@@ -380,13 +379,13 @@ impl Remote {
         origin: &Origin,
         request: &Request<'_>,
         scope: &mut Scope,
-    ) -> Result<Answer, Trouble> {
+    ) -> Result<Answer, RequestFailure> {
         let is_token = matches!(self.spec.auth, Auth::Oauth2 { .. } | Auth::Login { .. });
         let auth = &self.spec.auth;
         let base = origin
             .base
             .as_ref()
-            .map_err(|why| Trouble::Misconfigured(why.clone()))?;
+            .map_err(|why| RequestFailure::Misconfigured(why.clone()))?;
         let token = self.tokens.get(&self.http, base, auth, None).await?;
         let answer = self.send_once((origin, base), request, scope, &token).await?;
         let now = Instant::now();
@@ -404,24 +403,24 @@ impl Remote {
         request: &Request<'_>,
         scope: &mut Scope,
         token: &Token,
-    ) -> Result<Answer, Trouble> {
+    ) -> Result<Answer, RequestFailure> {
         let text = token.text.expose_secret();
         let target = match &request.url {
-            Place::Path(path) => {
+            RequestTarget::Path(path) => {
                 if path.uses(ACCESS_TOKEN) {
                     scope.0.insert(ACCESS_TOKEN.into(), text.into());
                 }
                 let path = path.fill_path(scope);
                 scope.0.remove(ACCESS_TOKEN);
-                Target::parse(&format!("{base}{}", path.map_err(Trouble::Unfilled)?))
+                Target::parse(&format!("{base}{}", path.map_err(RequestFailure::Unfilled)?))
             }
-            Place::Whole(url) => url.clone().try_into(),
+            RequestTarget::Whole(url) => url.clone().try_into(),
         };
         let mut asked = http::Request::new(request.method.clone(), target);
         for (name, value) in &self.spec.headers {
-            let value = value.fill(scope).map_err(Trouble::Unfilled)?;
+            let value = value.fill(scope).map_err(RequestFailure::Unfilled)?;
             // What could not stand in a header is a fault of the row that it is from.
-            let no_value = |_| Trouble::Unfilled(Unfilled::NoValue(name.to_string()));
+            let no_value = |_| RequestFailure::Unfilled(Unfilled::NoValue(name.to_string()));
             let value = HeaderValue::from_str(&value).map_err(no_value)?;
             asked = asked.header(name.clone(), value);
         }
@@ -437,7 +436,7 @@ impl Remote {
             asked = asked.header(name, secret);
         }
         if let Some(name) = &self.spec.idempotency_header {
-            let no_value = |_| Trouble::Unfilled(Unfilled::NoValue(name.to_string()));
+            let no_value = |_| RequestFailure::Unfilled(Unfilled::NoValue(name.to_string()));
             asked = asked.header(name.clone(), HeaderValue::from_str(&origin.key).map_err(no_value)?);
         }
         if let Some(body) = &request.body {

@@ -35,7 +35,7 @@ use crate::{
 
 mod tenants;
 mod menus;
-mod places;
+mod news_branch;
 mod thin;
 
 use self::tenants::{Allowed, Resolved};
@@ -255,7 +255,7 @@ impl Stage for Transform {
 }
 
 fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, branch: Allowed, can_accept: bool) -> NewEvent {
-    let place = branch.into_place();
+    let place = branch.into_branch();
     let origin = Origin {
         provider: &received.envelope.provider,
         webhook_type: &received.envelope.webhook_type,

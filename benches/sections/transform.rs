@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use webhook_hub::{
     event::Recorded,
     order::{
-        body::{self, Origin, Place},
+        body::{self, BranchRef, Origin},
         sanitise::clean_json,
     },
     provider::{Catalogue, Content, Provider, declarative::Declarative},
@@ -86,7 +86,7 @@ fn micros(provider: &str, webhook: &Value) -> Result<f64> {
     let known = catalogue.get(provider).context("a provider that is shipped")?;
     let declarative = Declarative::new(Arc::clone(&known.file), None);
     let received = received(provider, webhook)?;
-    let place = Place {
+    let place = BranchRef {
         auto_accept: false,
         branch_id: "branch-uuid".into(),
         company_id: "company-uuid".into(),

@@ -9,7 +9,7 @@ use tokio_postgres::Row;
 use crate::{
     database::{Connection, Error, query},
     fault_injection,
-    order::body::Place,
+    order::body::BranchRef,
     verification::keys::MAX_SECRETS,
 };
 
@@ -21,7 +21,7 @@ const ROWS_AT_A_TIME: usize = 500;
 
 /// What is another one whenever the tables are.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Version {
+pub(super) struct TableVersion {
     branches: (i64, Option<i64>),
     providers: (i64, Option<i64>),
 }
@@ -29,14 +29,14 @@ pub(super) struct Version {
 /// The version that was read last, and whether there are any.
 #[derive(Debug, Default)]
 pub(super) struct Versions {
-    pub(super) last: Option<Version>,
+    pub(super) last: Option<TableVersion>,
     read_at: Option<Instant>,
     cannot_be_read: bool,
 }
 
 impl Versions {
     /// All rows were read, of this version.
-    pub(super) fn was_read(&mut self, version: Option<Version>) {
+    pub(super) fn was_read(&mut self, version: Option<TableVersion>) {
         (self.last, self.read_at) = (version, Some(Instant::now()));
     }
 
@@ -47,11 +47,11 @@ impl Versions {
     }
 
     /// The version now; none where PostgreSQL does not tell.
-    pub(super) async fn read(&mut self, connection: &Connection) -> Option<Version> {
+    pub(super) async fn read(&mut self, connection: &Connection) -> Option<TableVersion> {
         if self.cannot_be_read {
             return None;
         }
-        let version = Version::read(connection).await;
+        let version = TableVersion::read(connection).await;
         if let Err(error) = &version {
             // A view has none, and the role may not be allowed to read them (class 42): the same the next time.
             self.cannot_be_read = error.code().is_some_and(|code| code.starts_with("42"));
@@ -61,7 +61,7 @@ impl Versions {
     }
 }
 
-impl Version {
+impl TableVersion {
     /// The server looks at every row and sends one.
     ///
     /// # Errors
@@ -87,15 +87,15 @@ pub struct BranchSecrets {
 
 /// Where the orders of one provider go.
 #[derive(Default)]
-pub(super) struct OfProvider {
-    by_merchant: HashMap<String, Arc<Place>>,
-    by_store: HashMap<String, Arc<Place>>,
+pub(super) struct ProviderBranches {
+    by_merchant: HashMap<String, Arc<BranchRef>>,
+    by_store: HashMap<String, Arc<BranchRef>>,
     /// Where there is one active branch, however many rows it has.
-    only: Option<Arc<Place>>,
+    only: Option<Arc<BranchRef>>,
     /// There are several.
     is_several: bool,
     /// Stores that are switched off, by merchant or store: for news of orders that they have.
-    pub(super) inactive: HashMap<String, Arc<Place>>,
+    pub(super) inactive: HashMap<String, Arc<BranchRef>>,
     /// The secrets of its active rows, by branch.
     pub(super) secrets: HashMap<String, Arc<BranchSecrets>>,
     /// What the provider must be told about a branch, by its id.
@@ -122,12 +122,12 @@ pub struct Branch {
 /// All rows.
 #[derive(Default)]
 pub(super) struct Snapshot {
-    pub(super) providers: HashMap<String, OfProvider>,
+    pub(super) providers: HashMap<String, ProviderBranches>,
 }
 
-impl OfProvider {
+impl ProviderBranches {
     /// There is an active row of this branch.
-    fn note_active(&mut self, place: &Arc<Place>) {
+    fn note_active(&mut self, place: &Arc<BranchRef>) {
         match &self.only {
             Some(only) if only.branch_id == place.branch_id => {}
             None if !self.is_several => self.only = Some(Arc::clone(place)),
@@ -142,7 +142,7 @@ impl Snapshot {
     /// # Errors
     /// Where a column has another type.
     pub(super) async fn of(rows: &[Row]) -> Result<Self, tokio_postgres::Error> {
-        let mut reading = Reading::default();
+        let mut reading = RowReader::default();
         for rows in rows.chunks(ROWS_AT_A_TIME) {
             rows.iter().try_for_each(|row| reading.add(row))?;
             tokio::task::yield_now().await;
@@ -151,7 +151,7 @@ impl Snapshot {
     }
 
     /// The branch of a store; of the only active one where none is named.
-    pub(super) fn find(&self, provider: &str, store: Option<&str>) -> Option<&Place> {
+    pub(super) fn find(&self, provider: &str, store: Option<&str>) -> Option<&BranchRef> {
         let of_provider = self.providers.get(provider)?;
         match store {
             Some(store) => of_provider
@@ -166,15 +166,15 @@ impl Snapshot {
 
 /// Rows, as far as they were read.
 #[derive(Default)]
-struct Reading {
+struct RowReader {
     snapshot: Snapshot,
     /// By provider and branch, those of each row.
     secrets: HashMap<(String, String), Vec<Vec<SecretString>>>,
 }
 
-impl Reading {
+impl RowReader {
     fn add(&mut self, row: &Row) -> Result<(), tokio_postgres::Error> {
-        let place = Arc::new(Place {
+        let place = Arc::new(BranchRef {
             branch_id: row.try_get(1)?,
             company_id: row.try_get(2)?,
             auto_accept: row.try_get("auto_accept_orders")?,

@@ -106,18 +106,18 @@ impl From<tokio_postgres::Error> for Error {
 
 /// A connection of the pool, or one of the caller's own.
 pub struct Connection {
-    client: Held,
+    client: PooledOrOwn,
     watch: Watch,
     names: Arc<Names>,
 }
 
-enum Held {
+enum PooledOrOwn {
     /// Empty only while it is dropped.
     Pooled(Option<Object>),
     Own(ClientWrapper),
 }
 
-impl Deref for Held {
+impl Deref for PooledOrOwn {
     type Target = ClientWrapper;
 
     fn deref(&self) -> &ClientWrapper {
@@ -131,13 +131,13 @@ impl Deref for Held {
 impl Connection {
     pub(super) fn pooled(object: Object, tls: MakeRustlsConnect, names: Arc<Names>) -> Self {
         let watch = Watch::of(&object, tls);
-        let client = Held::Pooled(Some(object));
+        let client = PooledOrOwn::Pooled(Some(object));
         Self { client, watch, names }
     }
 
     pub(super) fn own(client: ClientWrapper, tls: MakeRustlsConnect, names: Arc<Names>) -> Self {
         let watch = Watch::of(&client, tls);
-        let client = Held::Own(client);
+        let client = PooledOrOwn::Own(client);
         Self { client, watch, names }
     }
 
@@ -245,8 +245,8 @@ impl Connection {
     /// Where PostgreSQL refuses or does not answer.
     pub async fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
         let client: &mut ClientWrapper = match &mut self.client {
-            Held::Pooled(object) => object.as_mut().expect("it is taken out by Drop alone"),
-            Held::Own(client) => client,
+            PooledOrOwn::Pooled(object) => object.as_mut().expect("it is taken out by Drop alone"),
+            PooledOrOwn::Own(client) => client,
         };
         let inner = self.watch.within(limit(), client.transaction()).await?;
         Ok(Transaction {
@@ -260,7 +260,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.watch.is_broken.load(Ordering::Relaxed)
-            && let Held::Pooled(object) = &mut self.client
+            && let PooledOrOwn::Pooled(object) = &mut self.client
             && let Some(object) = object.take()
         {
             // Not back into the pool: this closes it.

@@ -9,7 +9,7 @@
 //! open it by ending together. A request counts only in the state in which it began: what was sent before the breaker opened
 //! is no trial.
 //!
-//! Instances tell each other what state theirs is in, as a [`Report`]; [`Breaker::hear`] says when one is believed.
+//! Instances tell each other what state theirs is in, as a [`BreakerReport`]; [`Breaker::hear`] says when one is believed.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ const LINGER: Duration = Duration::from_secs(4);
 /// What the breaker lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum BreakerState {
     /// Everything.
     Closed,
     /// Nothing.
@@ -46,7 +46,7 @@ pub enum State {
     HalfOpen,
 }
 
-impl State {
+impl BreakerState {
     /// In metrics and health.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -59,7 +59,7 @@ impl State {
 
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RequestOutcome {
     /// The backend answered as it should; also where it refused that one order.
     Success,
     /// Temporary: 5xx, time-out, connection cut.
@@ -89,9 +89,9 @@ impl Permit {
 /// The state as one instance tells it to another. It holds the time that is left, not a time of day, so that no two
 /// clocks are compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct BreakerReport {
     /// The state.
-    pub state: State,
+    pub state: BreakerState,
     /// Why it is not closed.
     pub reason: Option<String>,
     /// How long it stays open; zero in the other states.
@@ -246,11 +246,11 @@ impl Breaker {
     }
 
     /// The state at this time.
-    pub fn state(&self, now: Instant) -> State {
+    pub fn state(&self, now: Instant) -> BreakerState {
         match self.inner {
-            Inner::Closed(_) => State::Closed,
-            Inner::Open { until } if now < until => State::Open,
-            Inner::Open { .. } | Inner::HalfOpen { .. } => State::HalfOpen,
+            Inner::Closed(_) => BreakerState::Closed,
+            Inner::Open { until } if now < until => BreakerState::Open,
+            Inner::Open { .. } | Inner::HalfOpen { .. } => BreakerState::HalfOpen,
         }
     }
 
@@ -295,29 +295,29 @@ impl Breaker {
     }
 
     /// Notes how a permitted request ended.
-    pub fn record(&mut self, now: Instant, permit: Permit, outcome: Outcome) {
+    pub fn record(&mut self, now: Instant, permit: Permit, outcome: RequestOutcome) {
         // It tells of the backend as it was before the state changed.
         if permit.turn != self.turn {
             return;
         }
         match (&mut self.inner, outcome) {
-            (_, Outcome::Misconfigured(reason)) => self.open(now, reason),
-            (Inner::Closed(counts), Outcome::Success) => counts.succeeded(permit.begun),
-            (Inner::Closed(counts), Outcome::Failure) => {
+            (_, RequestOutcome::Misconfigured(reason)) => self.open(now, reason),
+            (Inner::Closed(counts), RequestOutcome::Success) => counts.succeeded(permit.begun),
+            (Inner::Closed(counts), RequestOutcome::Failure) => {
                 if let Some(reason) = counts.failed(now, permit.begun, self.settings.failure_threshold) {
                     self.open(now, reason);
                 }
             }
-            (Inner::HalfOpen { succeeded, .. }, Outcome::Success) => {
+            (Inner::HalfOpen { succeeded, .. }, RequestOutcome::Success) => {
                 *succeeded += 1;
                 if *succeeded >= TRIALS {
                     self.turn_to(Inner::Closed(Counts::default()));
                     self.reason = None;
                 }
             }
-            (Inner::HalfOpen { .. }, Outcome::Failure) => self.open(now, "a trial request failed".into()),
-            (Inner::HalfOpen { begun, .. }, Outcome::Abandoned) => *begun = begun.saturating_sub(1),
-            (Inner::Open { .. }, _) | (Inner::Closed(_), Outcome::Abandoned) => {}
+            (Inner::HalfOpen { .. }, RequestOutcome::Failure) => self.open(now, "a trial request failed".into()),
+            (Inner::HalfOpen { begun, .. }, RequestOutcome::Abandoned) => *begun = begun.saturating_sub(1),
+            (Inner::Open { .. }, _) | (Inner::Closed(_), RequestOutcome::Abandoned) => {}
         }
     }
 
@@ -332,8 +332,8 @@ impl Breaker {
     }
 
     /// What is told to the other instances.
-    pub fn report(&self, now: Instant) -> Report {
-        Report {
+    pub fn report(&self, now: Instant) -> BreakerReport {
+        BreakerReport {
             state: self.state(now),
             reason: self.reason.clone(),
             remaining: self.wait(now).flatten().unwrap_or_default(),
@@ -346,19 +346,19 @@ impl Breaker {
     /// of an instance that stood still and finds its lease gone. Who stands by believes the last word, since it has no
     /// knowledge of its own that could be newer. A word that got lost or came late is made good by the next, and none
     /// keeps the breaker open for longer than this instance's own setting.
-    pub fn hear(&mut self, now: Instant, attendance: &Attendance, report: Report) -> bool {
+    pub fn hear(&mut self, now: Instant, attendance: &Attendance, report: BreakerReport) -> bool {
         if !self.settings.enabled || attendance.works(now) {
             return false;
         }
         let remaining = match report.state {
-            State::Closed => {
+            BreakerState::Closed => {
                 self.turn_to(Inner::Closed(Counts::default()));
                 self.reason = None;
                 return true;
             }
-            State::Open => report.remaining.min(self.settings.reset_timeout),
+            BreakerState::Open => report.remaining.min(self.settings.reset_timeout),
             // Open with no time left: whoever takes over begins with trials of its own.
-            State::HalfOpen => Duration::ZERO,
+            BreakerState::HalfOpen => Duration::ZERO,
         };
         self.turn_to(Inner::Open { until: now + remaining });
         self.reason = report.reason;

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::{broadcast, watch};
 
-use super::breaker::{Attendance, Breaker, Outcome, Permit, Report, State};
+use super::breaker::{Attendance, Breaker, BreakerReport, BreakerState, Permit, RequestOutcome};
 use crate::config;
 
 pub mod shared;
@@ -20,11 +20,11 @@ const MAX_UNTOLD: usize = 64;
 
 /// The breaker, shared.
 pub struct Gate {
-    held: Mutex<Held>,
+    held: Mutex<GateState>,
     /// Counts every change that somebody could be waiting for.
     changes: watch::Sender<u64>,
     /// Every change of state that this instance made itself.
-    turns: broadcast::Sender<Report>,
+    turns: broadcast::Sender<BreakerReport>,
     whose: Whose,
 }
 
@@ -37,11 +37,11 @@ enum Whose {
     Provider(Arc<str>),
 }
 
-struct Held {
+struct GateState {
     breaker: Breaker,
     attendance: Attendance,
     /// The state that metrics and log were told last.
-    shown: State,
+    shown: BreakerState,
 }
 
 /// Who found that the state is another one.
@@ -65,26 +65,26 @@ impl Gate {
     }
 
     fn before(settings: config::Breaker, whose: Whose) -> Self {
-        whose.show(State::Closed);
+        whose.show(BreakerState::Closed);
         Self {
             whose,
-            held: Mutex::new(Held {
+            held: Mutex::new(GateState {
                 breaker: Breaker::new(settings),
                 attendance: Attendance::default(),
-                shown: State::Closed,
+                shown: BreakerState::Closed,
             }),
             changes: watch::Sender::new(0),
             turns: broadcast::Sender::new(MAX_UNTOLD),
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, GateState> {
         // No code panics while it holds the lock; if one did, the breaker's numbers would still be whole.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// State and reason, for health.
-    pub fn state(&self) -> (State, Option<String>) {
+    pub fn state(&self) -> (BreakerState, Option<String>) {
         let held = self.held();
         (
             held.breaker.state(Instant::now()),
@@ -112,7 +112,7 @@ impl Gate {
         if self.is_passable() {
             return;
         }
-        let _waiting = Waiting::before(self);
+        let _waiting = WaitingGuard::before(self);
         let mut changes = self.changes.subscribe();
         loop {
             changes.mark_unchanged();
@@ -143,7 +143,7 @@ impl Gate {
         permit.map(|permit| Pass {
             gate: Arc::clone(self),
             permit,
-            outcome: Outcome::Abandoned,
+            outcome: RequestOutcome::Abandoned,
         })
     }
 
@@ -153,7 +153,7 @@ impl Gate {
     }
 
     /// What another instance tells; whether it is believed, which is where this one does not work on the stage.
-    pub fn hear(&self, report: Report) -> bool {
+    pub fn hear(&self, report: BreakerReport) -> bool {
         self.change(Finder::Another, |held, now| {
             held.breaker.hear(now, &held.attendance, report)
         })
@@ -161,7 +161,7 @@ impl Gate {
 
     /// What this instance has to tell to the others; none where another one works on the stage. Also brings metrics and
     /// log up to what time alone has changed: an open breaker whose time is over.
-    pub fn report(&self) -> Option<Report> {
+    pub fn report(&self) -> Option<BreakerReport> {
         let now = Instant::now();
         let (report, turn, finder) = {
             let mut held = self.held();
@@ -177,11 +177,11 @@ impl Gate {
     }
 
     /// Every change of state that this instance makes from now on.
-    pub fn turns(&self) -> broadcast::Receiver<Report> {
+    pub fn turns(&self) -> broadcast::Receiver<BreakerReport> {
         self.turns.subscribe()
     }
 
-    fn change<T>(&self, finder: Finder, act: impl FnOnce(&mut Held, Instant) -> T) -> T {
+    fn change<T>(&self, finder: Finder, act: impl FnOnce(&mut GateState, Instant) -> T) -> T {
         let now = Instant::now();
         let (result, turn) = {
             let mut held = self.held();
@@ -196,7 +196,7 @@ impl Gate {
     }
 
     /// Shows the state where it is another one than before. Under the lock, so that what is shown last is what came last.
-    fn turn(&self, held: &mut Held, now: Instant, finder: Finder) -> Option<Report> {
+    fn turn(&self, held: &mut GateState, now: Instant, finder: Finder) -> Option<BreakerReport> {
         let state = held.breaker.state(now);
         if state == held.shown {
             return None;
@@ -214,10 +214,10 @@ impl Gate {
 
 impl Whose {
     /// In the log.
-    fn tell(&self, finder: Finder, turn: &Report) {
+    fn tell(&self, finder: Finder, turn: &BreakerReport) {
         let reason = turn.reason.as_deref();
         match (self, finder, turn.state) {
-            (Self::Provider(provider), _, State::Open) => tracing::error!(
+            (Self::Provider(provider), _, BreakerState::Open) => tracing::error!(
                 provider = &**provider,
                 reason,
                 "circuit breaker open: the provider is told nothing, what is for it waits"
@@ -232,22 +232,22 @@ impl Whose {
                 reason,
                 "circuit breaker of the instance that forwards"
             ),
-            (Self::Backend, Finder::Ourselves, State::Open) => tracing::error!(
+            (Self::Backend, Finder::Ourselves, BreakerState::Open) => tracing::error!(
                 reason,
                 "circuit breaker open: the backend gets no orders, they wait on the log"
             ),
-            (Self::Backend, Finder::Ourselves, State::HalfOpen) => {
+            (Self::Backend, Finder::Ourselves, BreakerState::HalfOpen) => {
                 tracing::info!("circuit breaker half-open: trying the backend");
             }
-            (Self::Backend, Finder::Ourselves, State::Closed) => {
+            (Self::Backend, Finder::Ourselves, BreakerState::Closed) => {
                 tracing::info!("circuit breaker closed: the backend gets orders again");
             }
         }
     }
 
     /// In the metrics.
-    fn show(&self, state: State) {
-        for one in [State::Closed, State::Open, State::HalfOpen] {
+    fn show(&self, state: BreakerState) {
+        for one in [BreakerState::Closed, BreakerState::Open, BreakerState::HalfOpen] {
             let value = if one == state { 1.0 } else { 0.0 };
             match self {
                 Self::Backend => metrics::gauge!("circuit_breaker_state", "state" => one.as_str()).set(value),
@@ -259,22 +259,22 @@ impl Whose {
             }
         }
         if matches!(self, Self::Backend) {
-            metrics::gauge!("backend_up").set(if state == State::Closed { 1.0 } else { 0.0 });
+            metrics::gauge!("backend_up").set(if state == BreakerState::Closed { 1.0 } else { 0.0 });
         }
     }
 }
 
 /// Somebody who waits, for as long as this lives: a stage that lost its lease is dropped in the middle of it.
-struct Waiting<'a>(&'a Gate);
+struct WaitingGuard<'a>(&'a Gate);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingGuard<'a> {
     fn before(gate: &'a Gate) -> Self {
         gate.held().attendance.wait_begins(Instant::now());
         Self(gate)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         self.0.held().attendance.wait_ends(Instant::now());
     }
@@ -284,7 +284,7 @@ impl Drop for Waiting<'_> {
 pub struct Pass {
     gate: Arc<Gate>,
     permit: Permit,
-    outcome: Outcome,
+    outcome: RequestOutcome,
 }
 
 impl Pass {
@@ -294,14 +294,14 @@ impl Pass {
     }
 
     /// Notes how the request ended.
-    pub fn record(mut self, outcome: Outcome) {
+    pub fn record(mut self, outcome: RequestOutcome) {
         self.outcome = outcome;
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        let outcome = std::mem::replace(&mut self.outcome, Outcome::Abandoned);
+        let outcome = std::mem::replace(&mut self.outcome, RequestOutcome::Abandoned);
         let permit = self.permit;
         self.gate.change(Finder::Ourselves, |held, now| {
             held.attendance.request_ends(now);

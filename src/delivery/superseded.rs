@@ -22,7 +22,7 @@ use crate::{
     journal::{
         codec::{self, partition_token},
         connection::Connection,
-        read::{Entry, Reader, Start},
+        read::{Entry, LogReader, Start},
     },
     order::body,
 };
@@ -35,14 +35,14 @@ const LATE: TimeDelta = TimeDelta::minutes(1);
 
 /// What took an event's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Newer {
+pub struct NewerEvent {
     what: &'static str,
     /// The event on the log that says so.
     pub id: EventId,
     time: DateTime<Utc>,
 }
 
-impl Newer {
+impl NewerEvent {
     fn new(what: &'static str, event: &Recorded) -> Self {
         Self {
             what,
@@ -52,7 +52,7 @@ impl Newer {
     }
 }
 
-impl fmt::Display for Newer {
+impl fmt::Display for NewerEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = self.time.to_rfc3339_opts(SecondsFormat::Secs, true);
         write!(f, "{} of {time}, event {}", self.what, self.id)
@@ -77,7 +77,7 @@ pub fn may_be(event: &Recorded) -> bool {
 ///
 /// # Errors
 /// Where NATS does not answer.
-pub async fn by(connection: &Connection, event: &Recorded, partitions: u16) -> anyhow::Result<Option<Newer>> {
+pub async fn by(connection: &Connection, event: &Recorded, partitions: u16) -> anyhow::Result<Option<NewerEvent>> {
     let envelope = &event.envelope;
     let partition = partition_token(codec::partition(
         &envelope.provider,
@@ -91,7 +91,11 @@ pub async fn by(connection: &Connection, event: &Recorded, partitions: u16) -> a
 ///
 /// # Errors
 /// As [`by`].
-pub async fn in_partition(connection: &Connection, event: &Recorded, partition: &str) -> anyhow::Result<Option<Newer>> {
+pub async fn in_partition(
+    connection: &Connection,
+    event: &Recorded,
+    partition: &str,
+) -> anyhow::Result<Option<NewerEvent>> {
     match event.envelope.event_type {
         EventType::MenuSyncRequested => {
             let is_newer = |_: &Recorded| true;
@@ -153,12 +157,12 @@ async fn find(
     event_type: EventType,
     is_newer: impl Fn(&Recorded) -> bool,
     what: &'static str,
-) -> anyhow::Result<Option<Newer>> {
+) -> anyhow::Result<Option<NewerEvent>> {
     let envelope = &event.envelope;
     let (root, provider) = (event_type.subject_root(), codec::token(&envelope.provider));
     // Of any branch: one that was not known when the one was published may be known now.
     let subjects = format!("{root}.{provider}.*.{partition}");
-    let mut reader = Reader::of_subjects(connection, subjects, Start::Sequence(event.sequence + 1));
+    let mut reader = LogReader::of_subjects(connection, subjects, Start::Sequence(event.sequence + 1));
     let mut newest = None;
     loop {
         let entries = reader.next_batch().await?;
@@ -172,7 +176,7 @@ async fn find(
                 && later.envelope.external_order_id == envelope.external_order_id
                 && branches.is_none_or(|(one, other)| one == other);
             if is_same && is_newer(&later) {
-                newest = Some(Newer::new(what, &later));
+                newest = Some(NewerEvent::new(what, &later));
             }
         }
     }

@@ -179,7 +179,7 @@ impl Dev {
         let nats = config::Nats::from_environment(&self.environment("provision", &self.passwords.provision))?;
         let connection = Connection::open(&nats, "webhook-hub dev", PROVISION_INBOX).await?;
         connection.reach().await?;
-        streams::apply(&connection, &streams::Order::default(), |_| {}).await?;
+        streams::apply(&connection, &streams::ApplyOptions::default(), |_| {}).await?;
         Ok(())
     }
 }

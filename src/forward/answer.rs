@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Said {
+pub(super) struct BackendAnswer {
     /// The backend's id of the order: a text that is not blank, or a number as it stands there.
     pub(super) order_id: Option<String>,
     /// The order's status in the backend's words.
@@ -16,8 +16,8 @@ pub(super) struct Said {
 }
 
 /// Reads as far as the body goes, and as far as it is JSON.
-pub(super) fn read(body: &[u8]) -> Said {
-    let mut found = Found::default();
+pub(super) fn read(body: &[u8]) -> BackendAnswer {
+    let mut found = AnswerFields::default();
     // An error only means that there is no more: what was found before it counts.
     let _ = Object {
         found: &mut found,
@@ -27,7 +27,7 @@ pub(super) fn read(body: &[u8]) -> Said {
     let [top, data] = found.order_id;
     let [existing, existing_data] = found.existing;
     let [status, status_data] = found.status;
-    Said {
+    BackendAnswer {
         order_id: top.or(data).or(existing).or(existing_data),
         status: status.or(status_data),
     }
@@ -35,13 +35,13 @@ pub(super) fn read(body: &[u8]) -> Said {
 
 /// Each field at the top, and within `data`.
 #[derive(Default)]
-struct Found {
+struct AnswerFields {
     order_id: [Option<String>; 2],
     existing: [Option<String>; 2],
     status: [Option<String>; 2],
 }
 
-impl Found {
+impl AnswerFields {
     fn field(&mut self, name: &str, is_data: bool) -> Option<&mut Option<String>> {
         let places = match name {
             "orderId" => &mut self.order_id,
@@ -55,7 +55,7 @@ impl Found {
 
 /// An object whose fields are looked at; the one in `data`, or the body itself.
 struct Object<'f> {
-    found: &'f mut Found,
+    found: &'f mut AnswerFields,
     is_data: bool,
 }
 

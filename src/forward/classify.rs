@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use super::{
-    answer::{self, Said},
+    answer::{self, BackendAnswer},
     evidence::Standing,
 };
 use crate::{
@@ -91,7 +91,7 @@ pub fn classify(request: Request, answer: &Answer, standing: Standing) -> Verdic
         200..=299 => said_yes(request, answer),
         300..=399 => redirected(answer, standing),
         409 => match answer::read(&answer.body) {
-            Said {
+            BackendAnswer {
                 order_id: Some(order_id),
                 status,
             } => Verdict::Accepted(Accepted {

@@ -15,9 +15,9 @@ use crate::{
     journal::{
         codec::token,
         connection::Connection,
-        read::{Entry, Reader, Start, event_at},
+        read::{Entry, LogReader, Start, event_at},
     },
-    memory::{Announced, Found, Known, Orders, State},
+    memory::{Announced, IndexEntry, OrderEvents, Orders, State},
     order::{body, status::Status},
 };
 
@@ -178,7 +178,13 @@ impl Identity {
     }
 
     /// Whether a status that was accepted after the first acceptance of this webhook was forwarded.
-    async fn is_superseded(&self, event: &Recorded, status: Status, known: &Known, first: u64) -> anyhow::Result<bool> {
+    async fn is_superseded(
+        &self,
+        event: &Recorded,
+        status: Status,
+        known: &OrderEvents,
+        first: u64,
+    ) -> anyhow::Result<bool> {
         let between = known.of_branch().rev();
         for found in between.filter(|found| found.sequence > first && found.sequence < event.sequence) {
             let Some(newer) = self.status_told(event, found).await? else {
@@ -194,7 +200,7 @@ impl Identity {
 
     /// The status that the backend was, or may have been, told by what an entry points at; none where that says nothing of
     /// this order.
-    async fn status_told(&self, event: &Recorded, found: Found) -> anyhow::Result<Option<Status>> {
+    async fn status_told(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<Option<Status>> {
         let may_be_told = [State::NewsForwarded, State::CreationAsNews, State::CreationIgnored];
         if !may_be_told.contains(&found.state) {
             return Ok(None);
@@ -245,7 +251,7 @@ impl Identity {
     }
 
     /// Whether the webhook itself was forwarded before.
-    async fn is_repeat(&self, event: &Recorded, known: &Known) -> anyhow::Result<bool> {
+    async fn is_repeat(&self, event: &Recorded, known: &OrderEvents) -> anyhow::Result<bool> {
         let forwarded = [State::CreationForwarded, State::CreationAsNews];
         let before = known
             .of_webhook()
@@ -260,7 +266,11 @@ impl Identity {
     }
 
     /// How the order was created, and by which body, where that is still on the log.
-    async fn created(&self, event: &Recorded, known: &Known) -> anyhow::Result<Option<(Forwarded, Option<Recorded>)>> {
+    async fn created(
+        &self,
+        event: &Recorded,
+        known: &OrderEvents,
+    ) -> anyhow::Result<Option<(Forwarded, Option<Recorded>)>> {
         for found in known.of_branch().filter(|found| found.state == State::Created) {
             let Some(end) = self
                 .orders
@@ -290,7 +300,7 @@ impl Identity {
     async fn again(
         &self,
         event: &Recorded,
-        known: &Known,
+        known: &OrderEvents,
         forwarded: Forwarded,
         first: Option<Recorded>,
     ) -> anyhow::Result<Plan> {
@@ -325,7 +335,7 @@ impl Identity {
     async fn last_status(
         &self,
         event: &Recorded,
-        known: &Known,
+        known: &OrderEvents,
         first: u64,
         announced: Option<Status>,
     ) -> anyhow::Result<Option<Status>> {
@@ -354,7 +364,7 @@ impl Identity {
         let branch = token(event.envelope.branch.as_deref().unwrap_or_default());
         let (root, provider) = (EventType::OrderIgnored.subject_root(), token(&event.envelope.provider));
         let subjects = format!("{root}.{provider}.{branch}.>");
-        let mut reader = Reader::of_subjects(&self.log, subjects, Start::Sequence(event.sequence + 1));
+        let mut reader = LogReader::of_subjects(&self.log, subjects, Start::Sequence(event.sequence + 1));
         loop {
             let entries = reader.next_batch().await?;
             if entries.is_empty() {

@@ -17,7 +17,7 @@ use crate::{
     config,
     delivery::{
         FORWARD,
-        breaker::Outcome,
+        breaker::RequestOutcome,
         gate::{Gate, Pass},
         lanes::LaneNamespace,
         stage::{self, Before, Stage, give_up, permission},
@@ -305,12 +305,12 @@ impl Stage for Forward {
         self.measured.request(verdict.label(), asked.elapsed());
         pass.record(match &verdict {
             // The next instance finds out for itself, and must not inherit what the end of this one made of it.
-            Verdict::Temporary { .. } | Verdict::Misconfigured(_) if permission::is_over() => Outcome::Abandoned,
+            Verdict::Temporary { .. } | Verdict::Misconfigured(_) if permission::is_over() => RequestOutcome::Abandoned,
             // It says neither that the backend is well nor that it is not.
-            Verdict::Doubtful(_) => Outcome::Abandoned,
-            Verdict::Accepted(_) | Verdict::Invalid(_) | Verdict::UnknownOrder { .. } => Outcome::Success,
-            Verdict::Temporary { .. } => Outcome::Failure,
-            Verdict::Misconfigured(error) => Outcome::Misconfigured(error.message.clone()),
+            Verdict::Doubtful(_) => RequestOutcome::Abandoned,
+            Verdict::Accepted(_) | Verdict::Invalid(_) | Verdict::UnknownOrder { .. } => RequestOutcome::Success,
+            Verdict::Temporary { .. } => RequestOutcome::Failure,
+            Verdict::Misconfigured(error) => RequestOutcome::Misconfigured(error.message.clone()),
         });
         match verdict {
             Verdict::Accepted(accepted) => self.accepted(event, request, accepted, summary, plan).await,

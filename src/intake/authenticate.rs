@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 
 use super::Intake;
 use crate::{
-    branches::Secrets,
+    branches::SecretsLookup,
     registry::Enabled,
     serving::{
         body::SenderClass,
@@ -40,14 +40,14 @@ pub(super) async fn verified<'a>(
     }
     let store = enabled.provider.store_ref(&request);
     match intake.branches.secrets(&enabled.name, store.as_deref()).await {
-        Secrets::Known(None) => Err(refusal.into()),
-        Secrets::Known(Some(of_branch)) => {
+        SecretsLookup::Known(None) => Err(refusal.into()),
+        SecretsLookup::Known(Some(of_branch)) => {
             let keys = keys.as_ref().clone();
             let keys = keys.with_branch(WEBHOOK_SECRET, &of_branch.branch_id, &of_branch.secrets);
             let outcome = verify_in_turn(intake, enabled, request, &keys, class, now).await?;
             Ok(count(enabled, outcome?))
         }
-        Secrets::Unknown => Err(Reason::SecretsUnavailable),
+        SecretsLookup::Unknown => Err(Reason::SecretsUnavailable),
     }
 }
 

@@ -203,7 +203,7 @@ fn set_each(envelope: &Envelope, set: &mut impl FnMut(&'static str, String)) -> 
 /// The headers that an event may have. They are looked at once each: a look-up by name costs a hash and, for most of them, an
 /// allocation.
 #[derive(Default)]
-struct Found<'a> {
+struct EventHeaders<'a> {
     spec_version: Option<&'a str>,
     id: Option<&'a str>,
     source: Option<&'a str>,
@@ -223,7 +223,7 @@ struct Found<'a> {
     request: Option<&'a str>,
 }
 
-impl<'a> Found<'a> {
+impl<'a> EventHeaders<'a> {
     fn of(headers: &'a HeaderMap) -> Self {
         let mut found = Self::default();
         for (header, values) in headers.iter() {
@@ -347,7 +347,7 @@ fn time(name: &'static str, text: &str) -> Result<DateTime<Utc>, CodecError> {
 /// # Errors
 /// Where it is none of ours; whoever reads it must record that (see [`crate::delivery::stage`]).
 pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Result<Recorded, CodecError> {
-    let found = headers.map(Found::of).unwrap_or_default();
+    let found = headers.map(EventHeaders::of).unwrap_or_default();
     let own_id = need(name::ID, found.id).and_then(|text| id(name::ID, text));
     let rest = found.rest(own_id.as_ref().ok().copied());
     let principal = Principal::recorded(found.principal(&rest).as_deref());

@@ -14,7 +14,7 @@ use super::{
     EVENTS,
     codec::Form,
     connection::Connection,
-    read::{self, Reader},
+    read::{self, LogReader},
 };
 use crate::config::EventFormat;
 
@@ -49,7 +49,7 @@ async fn of_log(connection: &Connection) -> anyhow::Result<Form> {
     if end.sequence == 0 {
         return of_empty(connection).await;
     }
-    let last = Reader::from(connection, end.sequence).at_most(1).next_raw().await?;
+    let last = LogReader::from(connection, end.sequence).at_most(1).next_raw().await?;
     // Where the copy that answers does not have it, or it is gone, the form that all versions read is the safe one.
     Ok(last.first().map_or(Form::Headers, |last| Form::of(&last.headers)))
 }

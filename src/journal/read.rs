@@ -5,7 +5,7 @@
 //!
 //! In a cluster any copy of the stream may answer, also one that is behind. What it has is the beginning of the log, so
 //! nothing is left out in the middle; whoever must not miss the end asks the leader where that is ([`end`]) and reads
-//! [`Reader::up_to`] there.
+//! [`LogReader::up_to`] there.
 
 use std::time::{Duration, Instant};
 
@@ -161,7 +161,7 @@ pub struct Raw {
 }
 
 /// Reads the log, or another stream, from a place on.
-pub struct Reader {
+pub struct LogReader {
     client: Client,
     stream: &'static str,
     start: Start,
@@ -178,7 +178,7 @@ pub struct Reader {
     connection: watch::Receiver<bool>,
 }
 
-impl Reader {
+impl LogReader {
     /// From this sequence on (the first is 1).
     pub fn from(connection: &Connection, sequence: u64) -> Self {
         Self {

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use self::compare::compare;
 pub use self::{
     absent::wait_for,
-    apply::{Order, apply, more_than_kept, older_than_kept},
+    apply::{ApplyOptions, apply, more_than_kept, older_than_kept},
     choices::{Choice, Setting},
     compare::Difference,
 };

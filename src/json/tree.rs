@@ -34,7 +34,7 @@ pub enum TreeError {
 
 /// What kind of value it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ValueKind {
     /// `{…}`
     Object,
     /// `[…]`
@@ -59,7 +59,7 @@ struct Entry {
     first: u32,
     last: u32,
     next: u32,
-    kind: Kind,
+    kind: ValueKind,
     taken: Cell<bool>,
 }
 
@@ -72,7 +72,7 @@ pub struct Tree<'a> {
 
 /// A value of a [`Tree`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place(u32);
+pub struct ValueId(u32);
 
 impl<'a> Tree<'a> {
     /// Reads a document.
@@ -103,7 +103,7 @@ impl<'a> Tree<'a> {
                 (parent, depth) = (ended.parent, depth - 1);
             } else {
                 let index = self.add(&mut cursor, parent)?;
-                if matches!(self.entries[index as usize].kind, Kind::Object | Kind::Array) {
+                if matches!(self.entries[index as usize].kind, ValueKind::Object | ValueKind::Array) {
                     (parent, depth) = (index, depth + 1);
                     if depth > MAX_DEPTH {
                         return Err(TreeError::TooDeep);
@@ -128,7 +128,7 @@ impl<'a> Tree<'a> {
         let mut key = (0, NONE);
         if parent != NONE {
             let before = self.entries[parent as usize].last;
-            if self.entries[parent as usize].kind == Kind::Object {
+            if self.entries[parent as usize].kind == ValueKind::Object {
                 let name = cursor.key();
                 key = (name.start as u32, name.end as u32);
             } else if before != NONE {
@@ -141,16 +141,16 @@ impl<'a> Tree<'a> {
             self.entries[parent as usize].last = index;
         }
         let kind = match cursor.peek() {
-            Some(b'{') => Kind::Object,
-            Some(b'[') => Kind::Array,
-            Some(b'"') => Kind::Text,
-            Some(b't' | b'f') => Kind::Flag,
-            Some(b'n') => Kind::Null,
-            _ => Kind::Number,
+            Some(b'{') => ValueKind::Object,
+            Some(b'[') => ValueKind::Array,
+            Some(b'"') => ValueKind::Text,
+            Some(b't' | b'f') => ValueKind::Flag,
+            Some(b'n') => ValueKind::Null,
+            _ => ValueKind::Number,
         };
         let start = cursor.position() as u32;
         match kind {
-            Kind::Object | Kind::Array => cursor.enter(),
+            ValueKind::Object | ValueKind::Array => cursor.enter(),
             _ => cursor.scalar(),
         }
         self.entries.push(Entry {
@@ -167,27 +167,27 @@ impl<'a> Tree<'a> {
     }
 
     /// The whole of it.
-    pub const fn root(&self) -> Place {
-        Place(0)
+    pub const fn root(&self) -> ValueId {
+        ValueId(0)
     }
 
-    fn entry(&self, place: Place) -> &Entry {
+    fn entry(&self, place: ValueId) -> &Entry {
         &self.entries[place.0 as usize]
     }
 
     /// What kind of value it is.
-    pub fn kind(&self, place: Place) -> Kind {
+    pub fn kind(&self, place: ValueId) -> ValueKind {
         self.entry(place).kind
     }
 
     /// Its JSON text.
-    pub fn raw(&self, place: Place) -> &'a str {
+    pub fn raw(&self, place: ValueId) -> &'a str {
         let (start, end) = self.entry(place).text;
         &self.text[start as usize..end as usize]
     }
 
     /// The same, without white space between its tokens.
-    pub fn compact(&self, place: Place) -> String {
+    pub fn compact(&self, place: ValueId) -> String {
         let (mut kept, mut in_text, mut escaped) = (String::new(), false, false);
         for c in self.raw(place).chars() {
             if in_text || !c.is_ascii_whitespace() {
@@ -200,15 +200,15 @@ impl<'a> Tree<'a> {
     }
 
     /// Its members or elements.
-    pub fn children(&self, place: Place) -> impl Iterator<Item = Place> + '_ {
-        let some = |index: u32| (index != NONE).then_some(Place(index));
+    pub fn children(&self, place: ValueId) -> impl Iterator<Item = ValueId> + '_ {
+        let some = |index: u32| (index != NONE).then_some(ValueId(index));
         std::iter::successors(some(self.entry(place).first), move |before| {
             some(self.entry(*before).next)
         })
     }
 
     /// The value that a pointer leads to from here; of two members with one name the last counts.
-    pub fn find(&self, from: Place, pointer: &Pointer) -> Option<Place> {
+    pub fn find(&self, from: ValueId, pointer: &Pointer) -> Option<ValueId> {
         pointer
             .segments()
             .iter()
@@ -220,7 +220,7 @@ impl<'a> Tree<'a> {
     }
 
     /// All values that a pointer leads to from here, at most `limit`.
-    pub fn find_each(&self, from: Place, pointer: &Pointer, limit: usize) -> Vec<Place> {
+    pub fn find_each(&self, from: ValueId, pointer: &Pointer, limit: usize) -> Vec<ValueId> {
         let mut places = vec![from];
         for segment in pointer.segments() {
             places = match segment {
@@ -238,63 +238,63 @@ impl<'a> Tree<'a> {
 
     /// The first value on the way from here to what a pointer leads to that cannot hold the next step: a text where an object
     /// should be, a list where a member is named. What is absent, `null` or an empty text is in nobody's way.
-    pub fn obstacle(&self, from: Place, pointer: &Pointer) -> Option<Place> {
+    pub fn obstacle(&self, from: ValueId, pointer: &Pointer) -> Option<ValueId> {
         self.obstacle_to(from, pointer.segments())
     }
 
-    fn obstacle_to(&self, place: Place, segments: &[Segment]) -> Option<Place> {
+    fn obstacle_to(&self, place: ValueId, segments: &[Segment]) -> Option<ValueId> {
         let (segment, rest) = segments.split_first()?;
         let next = match (segment, self.kind(place)) {
-            (_, Kind::Null) => return None,
-            (_, Kind::Text) if self.raw(place).trim_matches('"').trim().is_empty() => return None,
-            (Segment::Each, Kind::Object | Kind::Array) => {
+            (_, ValueKind::Null) => return None,
+            (_, ValueKind::Text) if self.raw(place).trim_matches('"').trim().is_empty() => return None,
+            (Segment::Each, ValueKind::Object | ValueKind::Array) => {
                 return self.children(place).find_map(|child| self.obstacle_to(child, rest));
             }
-            (Segment::Name(name), Kind::Object) => match self.child(place, name) {
+            (Segment::Name(name), ValueKind::Object) => match self.child(place, name) {
                 None if name.parse::<usize>().is_ok() => return Some(place),
                 child => child,
             },
-            (Segment::Name(name), Kind::Array) => match name.parse() {
+            (Segment::Name(name), ValueKind::Array) => match name.parse() {
                 Ok(at) => self.children(place).nth(at),
                 // No element has a name.
                 Err(_) => return Some(place),
             },
-            (Segment::Last, Kind::Array) => self.last(place),
+            (Segment::Last, ValueKind::Array) => self.last(place),
             _ => return Some(place),
         };
         self.obstacle_to(next?, rest)
     }
 
-    fn last(&self, place: Place) -> Option<Place> {
+    fn last(&self, place: ValueId) -> Option<ValueId> {
         let entry = self.entry(place);
-        (entry.kind == Kind::Array && entry.last != NONE).then_some(Place(entry.last))
+        (entry.kind == ValueKind::Array && entry.last != NONE).then_some(ValueId(entry.last))
     }
 
-    fn child(&self, place: Place, name: &str) -> Option<Place> {
+    fn child(&self, place: ValueId, name: &str) -> Option<ValueId> {
         match self.kind(place) {
-            Kind::Object => {
-                let is_it = |child: &Place| {
+            ValueKind::Object => {
+                let is_it = |child: &ValueId| {
                     let (start, end) = self.entry(*child).key;
                     unescape(&self.text[start as usize..end as usize]) == name
                 };
                 self.children(place).filter(is_it).last()
             }
-            Kind::Array => self.children(place).nth(name.parse().ok()?),
+            ValueKind::Array => self.children(place).nth(name.parse().ok()?),
             _ => None,
         }
     }
 
     /// What a string says, or the digits of a number, or `true` and `false`; nothing for other values.
-    pub fn text(&self, place: Place) -> Option<Cow<'a, str>> {
+    pub fn text(&self, place: ValueId) -> Option<Cow<'a, str>> {
         match self.kind(place) {
-            Kind::Text => Some(unescape(self.raw(place))),
-            Kind::Number | Kind::Flag => Some(Cow::Borrowed(self.raw(place))),
-            Kind::Object | Kind::Array | Kind::Null => None,
+            ValueKind::Text => Some(unescape(self.raw(place))),
+            ValueKind::Number | ValueKind::Flag => Some(Cow::Borrowed(self.raw(place))),
+            ValueKind::Object | ValueKind::Array | ValueKind::Null => None,
         }
     }
 
     /// Where it stands, as a JSON pointer.
-    pub fn pointer(&self, place: Place) -> String {
+    pub fn pointer(&self, place: ValueId) -> String {
         let mut parts = Vec::new();
         let mut at = place.0;
         while self.entries[at as usize].parent != NONE {
@@ -309,22 +309,22 @@ impl<'a> Tree<'a> {
     }
 
     /// Notes that it has a place in the order.
-    pub fn take(&self, place: Place) {
+    pub fn take(&self, place: ValueId) {
         self.entry(place).taken.set(true);
     }
 
     /// Whether it was taken.
-    pub fn is_taken(&self, place: Place) -> bool {
+    pub fn is_taken(&self, place: ValueId) -> bool {
         self.entry(place).taken.get()
     }
 
     /// Whether it, or anything in it, was taken.
-    pub fn is_touched(&self, place: Place) -> bool {
+    pub fn is_touched(&self, place: ValueId) -> bool {
         self.is_taken(place) || self.children(place).any(|child| self.is_touched(child))
     }
 
     /// The topmost values of which nothing was taken, in the document's order.
-    pub fn not_taken(&self) -> Vec<Place> {
+    pub fn not_taken(&self) -> Vec<ValueId> {
         let mut touched = vec![false; self.entries.len()];
         // Parents stand before what they hold.
         for (index, entry) in self.entries.iter().enumerate().rev() {
@@ -344,7 +344,7 @@ impl<'a> Tree<'a> {
             let parent = entry.parent as usize;
             covered[index] = covered[parent] || self.entries[parent].taken.get();
             if !covered[index] && !touched[index] {
-                left.push(Place(index as u32));
+                left.push(ValueId(index as u32));
                 covered[index] = true;
             }
         }
@@ -358,7 +358,7 @@ mod tests {
 
     const JSON: &str = r#"{"id": 9007199254740993, "a/b": {"x": [1, {"price": "1.5"}, []]}, "n": null, "\u0061": "s\u0020t", "e": {}}"#;
 
-    fn at(tree: &Tree<'_>, pointer: &str) -> Option<Place> {
+    fn at(tree: &Tree<'_>, pointer: &str) -> Option<ValueId> {
         tree.find(tree.root(), &pointer.parse().unwrap())
     }
 
@@ -366,12 +366,12 @@ mod tests {
     fn values_keep_their_text_and_place() {
         let tree = Tree::parse(JSON.as_bytes()).unwrap();
         for (pointer, raw, kind) in [
-            ("/id", "9007199254740993", Kind::Number),
-            ("/a~1b", r#"{"x": [1, {"price": "1.5"}, []]}"#, Kind::Object),
-            ("/a~1b/x/1/price", "\"1.5\"", Kind::Text),
-            ("/a~1b/x/2", "[]", Kind::Array),
-            ("/n", "null", Kind::Null),
-            ("/a", r#""s\u0020t""#, Kind::Text),
+            ("/id", "9007199254740993", ValueKind::Number),
+            ("/a~1b", r#"{"x": [1, {"price": "1.5"}, []]}"#, ValueKind::Object),
+            ("/a~1b/x/1/price", "\"1.5\"", ValueKind::Text),
+            ("/a~1b/x/2", "[]", ValueKind::Array),
+            ("/n", "null", ValueKind::Null),
+            ("/a", r#""s\u0020t""#, ValueKind::Text),
         ] {
             let place = at(&tree, pointer).unwrap();
             assert_eq!((tree.raw(place), tree.kind(place)), (raw, kind), "{pointer}");
@@ -437,6 +437,6 @@ mod tests {
         let many = format!("[{}1]", "1,".repeat(MAX_VALUES));
         assert_eq!(Tree::parse(many.as_bytes()).unwrap_err(), TreeError::TooMany);
         assert_eq!(Tree::parse(b"{").unwrap_err(), TreeError::NotJson);
-        assert_eq!(Tree::parse(b" 7 ").unwrap().raw(Place(0)), "7");
+        assert_eq!(Tree::parse(b" 7 ").unwrap().raw(ValueId(0)), "7");
     }
 }

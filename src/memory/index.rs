@@ -116,7 +116,7 @@ pub(super) struct Prints {
 
 /// An entry, as it is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct IndexEntry {
     /// Place on the log of the event.
     pub(crate) sequence: u64,
     pub(crate) state: State,
@@ -133,11 +133,11 @@ impl Packed {
         Self((state as u32) << (2 * PRINT_BITS) | (prints.webhook as u32) << PRINT_BITS | prints.branch as u32)
     }
 
-    fn found(self, sequence: u64) -> Found {
+    fn found(self, sequence: u64) -> IndexEntry {
         let print = |shift: u32| (self.0 >> shift & ((1 << PRINT_BITS) - 1)) as u16;
         let state = State::ALL[(self.0 >> (2 * PRINT_BITS)) as usize];
         let (webhook, branch) = (print(PRINT_BITS), print(0));
-        Found {
+        IndexEntry {
             sequence,
             state,
             webhook,
@@ -311,7 +311,7 @@ impl Index {
     }
 
     /// All entries of an order, in the log's order.
-    pub(super) fn of(&mut self, order: u32) -> Vec<Found> {
+    pub(super) fn of(&mut self, order: u32) -> Vec<IndexEntry> {
         let mut found = Vec::new();
         for segment in &mut self.segments {
             let base = segment.base;

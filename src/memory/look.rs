@@ -1,34 +1,34 @@
 //! Look-ups: what the index points at, read from the log.
 
-use super::{Announced, Found, Orders, State, lock};
+use super::{Announced, IndexEntry, Orders, State, lock};
 use crate::{
     event::{EventId, Recorded},
     journal::read::event_at,
 };
 
 /// What is known of an order, and what of it is the asking event's.
-pub(crate) struct Known {
+pub(crate) struct OrderEvents {
     /// Every entry of the order, in the log's order.
-    pub(crate) found: Vec<Found>,
+    pub(crate) found: Vec<IndexEntry>,
     webhook: u16,
     branch: u16,
 }
 
-impl Known {
+impl OrderEvents {
     /// Entries of the same webhook.
-    pub(crate) fn of_webhook(&self) -> impl DoubleEndedIterator<Item = Found> {
+    pub(crate) fn of_webhook(&self) -> impl DoubleEndedIterator<Item = IndexEntry> {
         self.found.iter().copied().filter(|found| found.webhook == self.webhook)
     }
 
     /// Entries of the same branch.
-    pub(crate) fn of_branch(&self) -> impl DoubleEndedIterator<Item = Found> {
+    pub(crate) fn of_branch(&self) -> impl DoubleEndedIterator<Item = IndexEntry> {
         self.found.iter().copied().filter(|found| found.branch == self.branch)
     }
 }
 
 impl Orders {
     /// What is known of the order of an event.
-    pub(crate) fn known(&self, event: &Recorded) -> Known {
+    pub(crate) fn known(&self, event: &Recorded) -> OrderEvents {
         let envelope = &event.envelope;
         let mut index = lock(&self.index);
         let branch = envelope.branch.as_deref();
@@ -40,7 +40,7 @@ impl Orders {
         );
         let found = index.of(prints.order);
         let (webhook, branch) = (prints.webhook, prints.branch);
-        Known { found, webhook, branch }
+        OrderEvents { found, webhook, branch }
     }
 
     /// Whether something came of this webhook before, as far back as the memory reaches. Only hashes are compared: a new webhook
@@ -56,8 +56,8 @@ impl Orders {
     /// ignored may have been asked for once more, and that may wait.
     pub(crate) fn has_all_before(&self, event: &Recorded) -> bool {
         let known = self.known(event);
-        let is_before = |found: &Found| found.sequence < event.sequence;
-        let is_announced = |found: Found| is_before(&found) && found.state.is_creation();
+        let is_before = |found: &IndexEntry| found.sequence < event.sequence;
+        let is_announced = |found: IndexEntry| is_before(&found) && found.state.is_creation();
         (event.envelope.is_creation() || known.of_branch().any(is_announced))
             && known
                 .found
@@ -71,7 +71,7 @@ impl Orders {
     ///
     /// # Errors
     /// Where NATS does not answer.
-    pub(crate) async fn read(&self, about: &Recorded, found: Found) -> anyhow::Result<Option<Recorded>> {
+    pub(crate) async fn read(&self, about: &Recorded, found: IndexEntry) -> anyhow::Result<Option<Recorded>> {
         let event = event_at(&self.connection, found.sequence).await?;
         Ok(event.filter(|event| {
             let (one, other) = (&event.envelope, &about.envelope);
@@ -102,7 +102,8 @@ impl Orders {
         let known = self.known(about).found;
         let print = lock(&self.index).branch_print(Some(branch));
         let creations = known.iter().rev().filter(|found| found.state.is_creation());
-        let (of_branch, of_others): (Vec<Found>, Vec<Found>) = creations.partition(|found| found.branch == print);
+        let (of_branch, of_others): (Vec<IndexEntry>, Vec<IndexEntry>) =
+            creations.partition(|found| found.branch == print);
         let (mut is_anothers, mut since) = (false, since);
         for found in of_branch {
             let Some(order) = self.read(about, found).await? else {

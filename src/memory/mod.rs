@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::index::{Index, Prints};
 pub(crate) use self::{
-    index::{Found, State},
-    look::Known,
+    index::{IndexEntry, State},
+    look::OrderEvents,
 };
 use crate::{
     delivery::FORWARD,
@@ -39,7 +39,7 @@ use crate::{
         EVENTS, Journal,
         connection::Connection,
         identity::{self, LogState, Remembered, watch::Identity},
-        read::{BATCH, Entry, Reader, Start, last_of},
+        read::{BATCH, Entry, LogReader, Start, last_of},
     },
 };
 
@@ -180,7 +180,7 @@ impl Orders {
             0 => Start::Time(Utc::now() - self.window - LONGEST_WAIT),
             position => Start::Sequence(position + 1),
         };
-        let mut reader = Reader::of_subjects(&self.connection, SUBJECTS, start);
+        let mut reader = LogReader::of_subjects(&self.connection, SUBJECTS, start);
         let (mut looked, began) = (Instant::now(), Instant::now());
         if !*self.is_warm.borrow() {
             metrics::gauge!("order_memory_warm").set(0.0);

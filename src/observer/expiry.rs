@@ -38,11 +38,11 @@ const MAX_CREDENTIALS_BYTES: u64 = 64 * 1024;
 #[derive(Debug)]
 struct Watched {
     variable: String,
-    place: Place,
+    place: ExpirySource,
 }
 
 #[derive(Debug)]
-enum Place {
+enum ExpirySource {
     /// A certificate with what leads to its authority: the first that ends counts.
     Chain(PathBuf),
     /// Authorities of which any will do: the last that ends counts.
@@ -78,9 +78,9 @@ impl Period {
 
 /// What was found when it was last looked; shared with health.
 #[derive(Debug, Default)]
-pub struct Found(Mutex<Vec<(String, Period)>>);
+pub struct Expiries(Mutex<Vec<(String, Period)>>);
 
-impl Found {
+impl Expiries {
     fn lock(&self) -> MutexGuard<'_, Vec<(String, Period)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,7 +111,7 @@ impl Found {
 #[derive(Debug)]
 pub struct Expiry {
     watched: Vec<Watched>,
-    found: Arc<Found>,
+    found: Arc<Expiries>,
     /// When the log last said so, by variable.
     warned: HashMap<String, Instant>,
 }
@@ -122,7 +122,7 @@ impl Expiry {
         let mut watched = Vec::new();
         let mut watch = |variable: String, place| watched.push(Watched { variable, place });
         if let Some(files) = &config.http.tls {
-            watch("TLS_CERT".to_owned(), Place::Chain(files.certificate.clone()));
+            watch("TLS_CERT".to_owned(), ExpirySource::Chain(files.certificate.clone()));
         }
         let outbound = config
             .providers
@@ -132,18 +132,21 @@ impl Expiry {
         for tls in clients.into_iter().chain(outbound.map(|outbound| &outbound.tls)) {
             let ClientTls { prefix, ca, client } = tls;
             if let Some(file) = ca {
-                watch(format!("{prefix}_TLS_CA"), Place::Authorities(file.clone()));
+                watch(format!("{prefix}_TLS_CA"), ExpirySource::Authorities(file.clone()));
             }
             if let Some(files) = client {
-                watch(format!("{prefix}_TLS_CERT"), Place::Chain(files.certificate.clone()));
+                watch(
+                    format!("{prefix}_TLS_CERT"),
+                    ExpirySource::Chain(files.certificate.clone()),
+                );
             }
         }
         if let Some(file) = &config.nats.credentials_file {
-            watch("NATS_CREDS_FILE".to_owned(), Place::Credentials(file.clone()));
+            watch("NATS_CREDS_FILE".to_owned(), ExpirySource::Credentials(file.clone()));
         }
         // The newest one is the one that the backend is shown.
         if let Some(token) = config.backend.service_tokens.first() {
-            watch("SERVICE_TOKEN".to_owned(), Place::Value(token.clone()));
+            watch("SERVICE_TOKEN".to_owned(), ExpirySource::Value(token.clone()));
         }
         for provider in &config.providers {
             let secret = provider
@@ -152,7 +155,7 @@ impl Expiry {
                 .and_then(|outbound| outbound.client.secret.clone());
             if let Some(secret) = secret {
                 let variable = format!("{}_CLIENT_SECRET", config::prefix(&provider.name));
-                watch(variable, Place::Value(secret));
+                watch(variable, ExpirySource::Value(secret));
             }
         }
         Self {
@@ -163,7 +166,7 @@ impl Expiry {
     }
 
     /// What is found, kept up to date while this runs.
-    pub fn found(&self) -> Arc<Found> {
+    pub fn found(&self) -> Arc<Expiries> {
         Arc::clone(&self.found)
     }
 
@@ -221,7 +224,7 @@ fn tell(variable: &str, period: &Period, now: DateTime<Utc>) {
     }
 }
 
-impl Place {
+impl ExpirySource {
     /// From when to when it holds; none where it has no end. Blocks on the disk.
     fn period(&self, variable: &str) -> anyhow::Result<Option<Period>> {
         match self {
@@ -321,13 +324,13 @@ mod tests {
             NATS_TOKEN.1
         );
         std::fs::write(&file, text).unwrap();
-        let period = Place::Credentials(file.clone())
+        let period = ExpirySource::Credentials(file.clone())
             .period("NATS_CREDS_FILE")
             .unwrap()
             .unwrap();
         assert_eq!(period.ends.timestamp(), 4_000_000_000);
         std::fs::remove_file(&file).unwrap();
-        let error = Place::Credentials(file).period("NATS_CREDS_FILE").unwrap_err();
+        let error = ExpirySource::Credentials(file).period("NATS_CREDS_FILE").unwrap_err();
         assert!(error.to_string().starts_with("NATS_CREDS_FILE: cannot read"), "{error}");
     }
 

@@ -23,7 +23,7 @@ use chrono::{SecondsFormat, Utc};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{Servers, expiry::Found};
+use super::{Servers, expiry::Expiries};
 use crate::{
     database::{self, Database},
     delivery::{breaker, gate::Gate},
@@ -69,7 +69,7 @@ pub struct Health {
     /// The name of this instance.
     pub instance_id: String,
     /// Certificates and tokens that come to their end.
-    pub expiring: Arc<Found>,
+    pub expiring: Arc<Expiries>,
     /// Ends when the hub was asked to stop: webhooks are still taken, and this instance is to get no more of them.
     pub stopping: CancellationToken,
 }
@@ -145,11 +145,11 @@ async fn all_with_reasons(State(health): State<Arc<Health>>) -> Response {
     body["eventLog"] = json!({
         "secondsSinceAcknowledgement": acknowledging.last().map(|last| last.elapsed().as_secs()),
         "servers": health.nats_servers.all(),
-        "identity": health.journal.identity().found().map(|found| json!({
+        "identity": health.journal.identity().finding().map(|found| json!({
             "at": found.at.to_rfc3339_opts(SecondsFormat::Millis, true),
             "by": found.by,
             "found": found.what,
-            "advice": finding::Found::ADVICE,
+            "advice": finding::Finding::ADVICE,
             "shownUntil": (found.at + finding::SHOWN_FOR).to_rfc3339_opts(SecondsFormat::Secs, true),
         })),
         "aboutToForget": health.journal.identity().risk(),
@@ -275,7 +275,7 @@ impl Health {
         let database = self.database_seen.trouble().is_none();
         let tables = self.journal.tables().follow();
         let (state, _) = self.gate.state();
-        let backend = state == breaker::State::Closed;
+        let backend = state == breaker::BreakerState::Closed;
         let forgets = self.journal.identity().risk().is_some();
         let retention = self.journal.tables().retention_refused().is_empty();
         let status = match (

@@ -15,7 +15,7 @@ use crate::{
     journal::{
         EVENTS,
         connection::Connection,
-        read::{Entry, Reader, Start},
+        read::{Entry, LogReader, Start},
     },
     transform::Transform,
 };
@@ -78,7 +78,7 @@ impl Letters {
 
     async fn read(&mut self, connection: &Connection, event_type: EventType, end: u64) -> anyhow::Result<()> {
         let subjects = format!("{}.>", event_type.subject_root());
-        let mut reader = Reader::of_subjects(connection, subjects, Start::Sequence(self.position + 1));
+        let mut reader = LogReader::of_subjects(connection, subjects, Start::Sequence(self.position + 1));
         loop {
             let entries = reader.next_batch().await?;
             let Some(last) = entries.last().map(Entry::sequence) else {

@@ -17,7 +17,7 @@ use crate::{
     journal::{
         codec,
         connection::{Connection, HUB_INBOX},
-        read::{Reader, Start},
+        read::{LogReader, Start},
         streams::REFUSALS,
     },
     serving::audit::{Refusal, SUBJECT_ROOT},
@@ -79,7 +79,7 @@ async fn read(connection: &Connection, list: &List) -> anyhow::Result<(VecDeque<
     let filter = format!("{SUBJECT_ROOT}.{}.{}", token(&list.provider), token(&list.code));
     let since = list.since.map(|since| since.0);
     let start = since.map_or(Start::Sequence(1), |since| Start::Time(since - CLOCK_SKEW));
-    let mut reader = Reader::of_subjects(connection, filter, start).of_stream(REFUSALS);
+    let mut reader = LogReader::of_subjects(connection, filter, start).of_stream(REFUSALS);
     let (mut newest, mut more) = (VecDeque::new(), 0);
     loop {
         let messages = reader.next_raw().await?;

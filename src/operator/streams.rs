@@ -73,8 +73,8 @@ impl Chosen {
         [replicas, self.max_age, self.max_bytes].into_iter().flatten().collect()
     }
 
-    fn order(&self) -> streams::Order {
-        streams::Order {
+    fn order(&self) -> streams::ApplyOptions {
+        streams::ApplyOptions {
             choices: self.choices(),
             forget: self.forget,
         }

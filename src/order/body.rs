@@ -26,7 +26,7 @@ pub const SCHEMA: &str = include_str!("../../docs/backend-body.schema.json");
 
 /// Branch and company that an order belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct BranchRef {
     /// `branch_delivery_configs.branch_id`.
     pub branch_id: String,
     /// `branch_delivery_configs.company_id`.
@@ -57,7 +57,7 @@ pub struct Origin<'a> {
 ///
 /// # Errors
 /// Only what serde reports for a value that has no JSON; none of ours is such.
-pub fn new_order(order: &Order, place: &Place, origin: Origin<'_>) -> serde_json::Result<Vec<u8>> {
+pub fn new_order(order: &Order, place: &BranchRef, origin: Origin<'_>) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&shape::Body::of_order(order, place, origin))
 }
 
@@ -65,6 +65,6 @@ pub fn new_order(order: &Order, place: &Place, origin: Origin<'_>) -> serde_json
 ///
 /// # Errors
 /// As [`new_order`].
-pub fn status_change(change: &StatusChange, place: &Place, origin: Origin<'_>) -> serde_json::Result<Vec<u8>> {
+pub fn status_change(change: &StatusChange, place: &BranchRef, origin: Origin<'_>) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&shape::Body::of_change(change, place, origin))
 }

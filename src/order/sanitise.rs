@@ -157,7 +157,7 @@ fn split_at_tag<'a>(text: &'a str, tag: &str) -> Option<(&'a str, &'a str)> {
 }
 
 /// What keeps the end of a text from staying.
-enum Found {
+enum CutFrom {
     /// A `<` here that has to go; what follows it stays.
     Bracket(usize),
     /// Everything from here on has to go.
@@ -174,27 +174,27 @@ fn without_markup(text: &str) -> String {
         kept.push(c);
         match found(&kept, c) {
             None => {}
-            Some(Found::Bracket(at)) => {
+            Some(CutFrom::Bracket(at)) => {
                 again.extend(kept[at + 1..].chars().rev());
                 kept.truncate(at);
             }
-            Some(Found::From(at)) => kept.truncate(at),
+            Some(CutFrom::From(at)) => kept.truncate(at),
         }
     }
     kept
 }
 
-fn found(kept: &str, last: char) -> Option<Found> {
+fn found(kept: &str, last: char) -> Option<CutFrom> {
     let bytes = kept.as_bytes();
     if last == '=' {
-        return handler(bytes).map(Found::From);
+        return handler(bytes).map(CutFrom::From);
     }
     let scheme = || SCHEMES.iter().find_map(|scheme| begin_of_scheme(bytes, scheme));
     if let Some(at) = matches!(last, ':' | 'l' | 'L').then(scheme).flatten() {
-        return Some(Found::From(at));
+        return Some(CutFrom::From(at));
     }
     let is_of_markup = last.is_ascii_alphabetic() || matches!(last, '-' | '[' | '?');
-    is_of_markup.then(|| markup(bytes)).flatten().map(Found::Bracket)
+    is_of_markup.then(|| markup(bytes)).flatten().map(CutFrom::Bracket)
 }
 
 /// Where the markup that this ends with begins.

@@ -10,7 +10,7 @@ use super::{
     decoded::Event,
     era::Kept,
     providers::Providers,
-    rules::{self, Order, Standing},
+    rules::{self, EventOrder, Standing},
     writer::{self, Holder},
 };
 use crate::{
@@ -49,11 +49,11 @@ pub(crate) struct Batch<'a> {
     /// The rows of `delivery_providers`.
     pub(super) providers: &'a Providers,
     /// How the events come.
-    pub(super) order: Order,
+    pub(super) order: EventOrder,
 }
 
 impl<'a> Batch<'a> {
-    fn of(events: &'a [Recorded], providers: &'a Providers, order: Order) -> Self {
+    fn of(events: &'a [Recorded], providers: &'a Providers, order: EventOrder) -> Self {
         Self {
             all: events.iter().map(Event::of).collect(),
             known: 0,
@@ -267,7 +267,7 @@ async fn write_if_it_can(
     projection: (&'static dyn Projection, u64),
 ) -> anyhow::Result<()> {
     transaction.batch_execute("SAVEPOINT own").await?;
-    let (events, sources) = (std::slice::from_ref(event), (providers, Order::Logs));
+    let (events, sources) = (std::slice::from_ref(event), (providers, EventOrder::Logs));
     let written = panics::catch("projection", write(transaction, events, sources, &[projection])).await;
     match written.map_err(anyhow::Error::from).flatten() {
         Ok(()) => {}
@@ -307,7 +307,7 @@ pub(super) async fn apply_skipped(
                 due.push((projection, 0));
             }
         }
-        write(&transaction, events, (providers, Order::Late), &due).await?;
+        write(&transaction, events, (providers, EventOrder::Late), &due).await?;
         let sequence = i64::try_from(event.sequence)?;
         transaction.execute(query::UNSKIP_EVENT, &[&sequence]).await?;
         transaction.commit().await?;
@@ -344,7 +344,7 @@ async fn transact(
         }
         let after = |sequence: u64| events.partition_point(|event| event.sequence <= sequence);
         let fresh = &events[after(position)..after(end)];
-        let sources = (providers, Order::Logs);
+        let sources = (providers, EventOrder::Logs);
         if let Some(only) = only {
             write(&transaction, fresh, sources, &[(only, position)]).await?;
             writer::move_own(&transaction, only, end).await?;
@@ -362,7 +362,7 @@ async fn transact(
 async fn write(
     transaction: &Transaction<'_>,
     events: &[Recorded],
-    (providers, order): (&Providers, Order),
+    (providers, order): (&Providers, EventOrder),
     projections: &[(&'static dyn Projection, u64)],
 ) -> anyhow::Result<()> {
     if events.is_empty() {

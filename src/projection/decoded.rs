@@ -18,11 +18,11 @@ pub(super) struct Event<'a> {
     /// As it stands on the log.
     pub(super) recorded: &'a Recorded,
     /// Its payload.
-    pub(super) said: Said,
+    pub(super) said: DecodedPayload,
 }
 
 /// A payload, as far as a projection reads it.
-pub(super) enum Said {
+pub(super) enum DecodedPayload {
     /// Of a type whose payload no projection reads, or one that this version cannot read.
     Nothing,
     /// `order.transformed`.
@@ -46,7 +46,7 @@ impl<'a> Event<'a> {
     pub(super) fn of(recorded: &'a Recorded) -> Self {
         Self {
             recorded,
-            said: Said::of(recorded),
+            said: DecodedPayload::of(recorded),
         }
     }
 }
@@ -59,7 +59,7 @@ impl Deref for Event<'_> {
     }
 }
 
-impl Said {
+impl DecodedPayload {
     fn of(event: &Recorded) -> Self {
         let said = match event.envelope.event_type {
             // A body that a stage cannot read either ends as a dead letter, which says why.

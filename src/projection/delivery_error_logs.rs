@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     Projection,
     batch::Batch,
-    decoded::{Event, Said},
+    decoded::{DecodedPayload, Event},
     providers::Providers,
     rules::{self, Standing},
     timestamp,
@@ -132,11 +132,13 @@ type Failure<'e> = (&'e ErrorReport, u32, Option<NaiveDateTime>);
 /// The failure that an event tells of; none where it tells of none.
 fn failure<'e>(event: &'e Event<'_>) -> Option<Failure<'e>> {
     match &event.said {
-        Said::Rejected(rejected) => Some((&rejected.error, 0, None)),
-        Said::DeadLettered(dead) => Some((&dead.error, dead.retries, None)),
-        Said::ForwardFailed(failed) => Some((&failed.error, failed.retries, Some(timestamp(failed.next_attempt_at)))),
+        DecodedPayload::Rejected(rejected) => Some((&rejected.error, 0, None)),
+        DecodedPayload::DeadLettered(dead) => Some((&dead.error, dead.retries, None)),
+        DecodedPayload::ForwardFailed(failed) => {
+            Some((&failed.error, failed.retries, Some(timestamp(failed.next_attempt_at))))
+        }
         // Where it was given up, the dead letter says the same.
-        Said::PushFailed(failed) if !failed.given_up => {
+        DecodedPayload::PushFailed(failed) if !failed.given_up => {
             Some((&failed.error, failed.retries, failed.next_attempt_at.map(timestamp)))
         }
         _ => None,

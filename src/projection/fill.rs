@@ -28,7 +28,7 @@ use crate::{
     fault_injection,
     journal::{
         Journal,
-        read::{BATCH, Entry, Reader, end},
+        read::{BATCH, Entry, LogReader, end},
     },
 };
 
@@ -180,7 +180,7 @@ impl Filler {
                 end.sequence >= tables,
                 "the log does not reach what the tables have applied"
             );
-            let mut reader = Reader::from(log, from + 1).up_to(end);
+            let mut reader = LogReader::from(log, from + 1).up_to(end);
             let mut position = from;
             while position < tables {
                 let (events, read_to) = read(&mut reader, tables).await?;
@@ -265,7 +265,7 @@ async fn apply(
 }
 
 /// Events of one transaction, and up to where the log was read for them: at most to this sequence.
-async fn read(reader: &mut Reader, up_to: u64) -> anyhow::Result<(Vec<Recorded>, u64)> {
+async fn read(reader: &mut LogReader, up_to: u64) -> anyhow::Result<(Vec<Recorded>, u64)> {
     let (mut events, mut bytes, mut last) = (Vec::new(), 0, 0);
     while last < up_to && events.len() + BATCH <= MAX_EVENTS && bytes < MAX_BYTES {
         let entries = reader.next_batch().await?;

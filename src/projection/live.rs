@@ -52,7 +52,7 @@ const PULL: Pull = Pull {
 /// An event on the log that only a later version can read.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("event {sequence} is of a later version: {what}")]
-struct Newer {
+struct LaterVersion {
     sequence: u64,
     /// What this version does not know: `type order.eaten`.
     what: String,
@@ -71,7 +71,7 @@ pub struct Live {
     /// Most events of a transaction: fewer where PostgreSQL was too slow for more.
     limit: usize,
     /// The event of a later version for which this instance stands aside, and since when.
-    aside: Option<(Newer, Instant)>,
+    aside: Option<(LaterVersion, Instant)>,
     /// Until when no other instance is expected to take such an event.
     alone_until: Option<Instant>,
     /// What was skipped has been tried again.
@@ -117,7 +117,7 @@ impl Live {
                 }
                 Err(error) => {
                     self.note(&error);
-                    if !error.is::<Replaced>() && !error.is::<Newer>() {
+                    if !error.is::<Replaced>() && !error.is::<LaterVersion>() {
                         self.journal.tables().failed(Who::Writer, &error);
                     }
                 }
@@ -134,7 +134,7 @@ impl Live {
     fn note(&mut self, error: &anyhow::Error) {
         if error.is::<Replaced>() {
             tracing::info!("another instance writes the tables");
-        } else if let Some(newer) = error.downcast_ref::<Newer>() {
+        } else if let Some(newer) = error.downcast_ref::<LaterVersion>() {
             tracing::warn!(
                 sequence = newer.sequence,
                 newer.what,

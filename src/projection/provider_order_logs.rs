@@ -10,9 +10,9 @@ use tokio_postgres::types::ToSql;
 use super::{
     Projection,
     batch::Batch,
-    decoded::{Event, Said},
+    decoded::{DecodedPayload, Event},
     providers::Providers,
-    rules::{self, Order, Standing},
+    rules::{self, EventOrder, Standing},
     timestamp,
 };
 use crate::{
@@ -85,7 +85,7 @@ struct OrderLog<'a> {
 }
 
 impl OrderLog<'_> {
-    fn change(&mut self, comes: Order, at: NaiveDateTime, order: &OrderSummary) {
+    fn change(&mut self, comes: EventOrder, at: NaiveDateTime, order: &OrderSummary) {
         if !comes.may_change(self.changed_at, at) {
             return;
         }
@@ -125,7 +125,7 @@ fn mapped(order: &OrderSummary) -> Option<OrderStatus> {
 
 /// The orders of a batch.
 struct OrderLogs<'a> {
-    order: Order,
+    order: EventOrder,
     rows: Vec<OrderLog<'a>>,
     /// Places among the rows by provider's id and the provider's order id.
     by_external_id: HashMap<(String, String), Vec<usize>>,
@@ -139,7 +139,7 @@ impl<'a> OrderLogs<'a> {
         transaction: &Transaction<'_>,
         events: &[Event<'_>],
         providers: &Providers,
-        order: Order,
+        order: EventOrder,
     ) -> anyhow::Result<OrderLogs<'a>> {
         let mut orders = Self {
             order,
@@ -150,7 +150,7 @@ impl<'a> OrderLogs<'a> {
         let (mut provider_ids, mut external_ids) = (Vec::new(), Vec::new());
         let (mut providers_of_orders, mut order_ids) = (Vec::new(), Vec::new());
         for event in events {
-            let Said::Forwarded(forwarded) = &event.said else {
+            let DecodedPayload::Forwarded(forwarded) = &event.said else {
                 continue;
             };
             if let Some(provider_id) = providers.id(&event.envelope.provider) {
@@ -200,7 +200,8 @@ impl<'a> OrderLogs<'a> {
     /// Applies an event, of whose webhook so much was known before.
     fn apply(&mut self, event: &'a Event<'a>, standing: Standing, providers: &Providers) {
         let envelope = &event.envelope;
-        let (Some(provider_id), Said::Forwarded(forwarded)) = (providers.id(&envelope.provider), &event.said) else {
+        let (Some(provider_id), DecodedPayload::Forwarded(forwarded)) = (providers.id(&envelope.provider), &event.said)
+        else {
             return;
         };
         let Forwarded {

@@ -14,7 +14,7 @@
 
 use chrono::NaiveDateTime;
 
-use super::decoded::{Event, Said};
+use super::decoded::{DecodedPayload, Event};
 use crate::{event::EventType, order::status::OrderStatus};
 
 /// The reason of an `order.ignored` that says: this very webhook was there before.
@@ -31,14 +31,14 @@ pub(super) struct Standing {
 
 /// How the events of a batch come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum EventOrder {
     /// In the log's.
     Logs,
     /// Late, after events that stand behind them: what was skipped before.
     Late,
 }
 
-impl Order {
+impl EventOrder {
     /// Whether an event may change a row that was changed at a time. One that comes late and is older only adds rows that are
     /// missing.
     pub(super) fn may_change(self, changed_at: NaiveDateTime, event_at: NaiveDateTime) -> bool {
@@ -48,7 +48,7 @@ impl Order {
 
 /// Whether an event only says that its webhook was there before.
 pub(super) fn is_repeat(event: &Event<'_>) -> bool {
-    matches!(&event.said, Said::Ignored(ignored) if ignored.reason == REPEATED)
+    matches!(&event.said, DecodedPayload::Ignored(ignored) if ignored.reason == REPEATED)
 }
 
 /// What the errors of the same webhook or request say when an event shows that they were overcome.

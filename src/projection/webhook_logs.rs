@@ -13,9 +13,9 @@ use tokio_postgres::types::ToSql;
 use super::{
     Projection,
     batch::{Batch, storable_json},
-    decoded::{Event, Said},
+    decoded::{DecodedPayload, Event},
     providers::Providers,
-    rules::{self, Order, Standing},
+    rules::{self, EventOrder, Standing},
     timestamp,
 };
 use crate::{
@@ -92,7 +92,7 @@ impl Fate {
             EventType::WebhookReceived => self.status = Some("received"),
             EventType::OrderTransformed => {
                 self.status = Some("processing");
-                if let Said::Transformed(facts) = &event.said
+                if let DecodedPayload::Transformed(facts) = &event.said
                     && let Some(company_id) = &facts.company_id
                 {
                     self.company_id = Some(company_id.clone());
@@ -104,14 +104,14 @@ impl Fate {
             EventType::MenuSyncReported => self.end(COMPLETED),
             EventType::OrderForwarded => {
                 self.end(COMPLETED);
-                if let Said::Forwarded(forwarded) = &event.said {
+                if let DecodedPayload::Forwarded(forwarded) = &event.said {
                     self.response = Some(json!({ "success": true, "orderId": &forwarded.internal_order_id, "status": forwarded.order_status }).to_string());
                     self.take_order_id(forwarded.internal_order_id.as_ref());
                 }
             }
             EventType::OrderIgnored => {
                 self.end("ignored");
-                if let Said::Ignored(ignored) = &event.said {
+                if let DecodedPayload::Ignored(ignored) = &event.said {
                     self.response = Some(json!({ "ignored": ignored.reason, "message": ignored.message }).to_string());
                     self.take_order_id(ignored.internal_order_id.as_ref());
                 }
@@ -120,13 +120,13 @@ impl Fate {
             EventType::OrderRetryRequested => self.status = Some("retrying"),
             EventType::OrderRejected => {
                 self.end("failed");
-                if let Said::Rejected(rejected) = &event.said {
+                if let DecodedPayload::Rejected(rejected) = &event.said {
                     self.error_message = Some(rejected.error.message.clone());
                 }
             }
             EventType::OrderDeadLettered => {
                 self.end("failed");
-                if let Said::DeadLettered(dead) = &event.said {
+                if let DecodedPayload::DeadLettered(dead) = &event.said {
                     self.retry_count = i32::try_from(dead.retries).ok();
                     self.error_message = Some(dead.error.message.clone());
                 }
@@ -152,8 +152,8 @@ impl Fate {
     fn retry(&mut self, event: &Event<'_>) {
         self.status = Some("retrying");
         let (retries, next_attempt_at, error): (u32, Option<DateTime<Utc>>, _) = match &event.said {
-            Said::ForwardFailed(failed) => (failed.retries, Some(failed.next_attempt_at), &failed.error),
-            Said::PushFailed(failed) => (failed.retries, failed.next_attempt_at, &failed.error),
+            DecodedPayload::ForwardFailed(failed) => (failed.retries, Some(failed.next_attempt_at), &failed.error),
+            DecodedPayload::PushFailed(failed) => (failed.retries, failed.next_attempt_at, &failed.error),
             _ => return,
         };
         self.retry_count = i32::try_from(retries).ok();
@@ -282,7 +282,7 @@ struct Webhook<'a> {
 
 /// The webhooks of a batch.
 struct Webhooks<'a> {
-    order: Order,
+    order: EventOrder,
     by_id: HashMap<EventId, Webhook<'a>>,
     /// In the order in which the batch comes to them.
     touched: Vec<EventId>,
@@ -293,7 +293,7 @@ impl<'a> Webhooks<'a> {
     async fn load(
         transaction: &Transaction<'_>,
         events: &'a [Event<'a>],
-        order: Order,
+        order: EventOrder,
     ) -> anyhow::Result<Webhooks<'a>> {
         let mut by_id: HashMap<EventId, Webhook<'a>> = HashMap::new();
         let mut ids = Vec::new();

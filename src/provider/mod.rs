@@ -19,7 +19,7 @@ pub mod catalogue;
 
 pub use admission::{Admission, Refusal};
 pub use catalogue::Catalogue;
-pub use declarative::response::{Said, Told};
+pub use declarative::response::{FormattedAnswer, WebhookAnswer};
 pub use fact::{Content, Fact, Posted, StoreOfDocument, Stores, TransformError};
 pub use headers::{KeptHeaders, is_credential, kept_header};
 
@@ -65,7 +65,7 @@ pub trait Provider: Send + Sync {
 
     /// What it is answered, in its own format; none where the hub's own is as good. `body` is the webhook's, as far as it
     /// was read.
-    fn answer(&self, _said: Said<'_>, _request_id: &str, _body: &[u8]) -> Option<Told> {
+    fn answer(&self, _said: WebhookAnswer<'_>, _request_id: &str, _body: &[u8]) -> Option<FormattedAnswer> {
         None
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     event::{EventType, Recorded},
     journal::{
         codec,
-        read::{Entry, Reader, Start},
+        read::{Entry, LogReader, Start},
     },
     projection::writer::CURSOR,
     remote::Remote,
@@ -53,7 +53,7 @@ struct InTables {
 
 /// What the log says of it, from a place on.
 #[derive(Default)]
-struct OnLog {
+struct AnnouncementOnLog {
     branches: BTreeSet<String>,
     /// One of them announced it by its own secret: whoever has one may use a number of another's.
     is_by_branch: bool,
@@ -93,7 +93,7 @@ impl Push {
         let on_log = if from < event.sequence {
             self.on_log(event, from + 1).await.map_err(|error| away(&error))?
         } else {
-            OnLog::default()
+            AnnouncementOnLog::default()
         };
         let known = match in_tables {
             // Who may have had the number before only the tables know.
@@ -155,15 +155,15 @@ impl Push {
     }
 
     /// The branches of the order's announcements on the log, from a place on up to the event itself.
-    async fn on_log(&self, event: &Recorded, from: u64) -> anyhow::Result<OnLog> {
+    async fn on_log(&self, event: &Recorded, from: u64) -> anyhow::Result<AnnouncementOnLog> {
         let envelope = &event.envelope;
         let key = codec::OrderKey::of(event);
         let root = EventType::OrderTransformed.subject_root();
         let partition = codec::partition_token(key.partition(self.journal.partitions()));
         let filter = format!("{root}.{}.*.{partition}", codec::token(&envelope.provider));
         let connection = self.journal.connection();
-        let mut reader = Reader::of_subjects(connection, filter, Start::Sequence(from)).at_most(BATCH);
-        let (mut found, mut read) = (OnLog::default(), 0);
+        let mut reader = LogReader::of_subjects(connection, filter, Start::Sequence(from)).at_most(BATCH);
+        let (mut found, mut read) = (AnnouncementOnLog::default(), 0);
         while read < MAX_READ {
             let entries = reader.next_batch().await?;
             let is_over = entries.last().is_none_or(|last| last.sequence() > event.sequence);

@@ -19,10 +19,10 @@ use crate::{
     http::MAX_ANSWER_BYTES,
     journal::{
         EVENTS, codec,
-        read::{Entry, Reader, Start, last_of},
+        read::{Entry, LogReader, Start, last_of},
     },
     provider::outbound::{MenuResult, MenuSpec, ResultSpec, template::Unfilled},
-    remote::{Place, Remote, Reply},
+    remote::{Remote, Reply, RequestTarget},
     retry::{Failure, Next},
 };
 
@@ -226,7 +226,7 @@ impl Push {
             slots.insert("ref".into(), reference.clone().into());
         }
         slots.insert("request_id".into(), event.run_id().to_string().into());
-        let (place, max) = (Place::Path(poll), MAX_ANSWER_BYTES);
+        let (place, max) = (RequestTarget::Path(poll), MAX_ANSWER_BYTES);
         let asked = remote.read(&subject.origin, place, &mut subject.scope, max).await?;
         Ok(match asked {
             Reply::Done { body, .. } => result.table.read(&body).map_or(SyncPoll::Running, SyncPoll::Reported),
@@ -289,7 +289,7 @@ impl Push {
         // The last one is about another: one before it may be meant.
         let subject = self.subject_of(&event.envelope, EventType::MenuSyncReported);
         let connection = self.journal.connection();
-        let mut reader = Reader::of_subjects(connection, subject, Start::Sequence(after + 1)).at_most(MAX_REPORTS);
+        let mut reader = LogReader::of_subjects(connection, subject, Start::Sequence(after + 1)).at_most(MAX_REPORTS);
         let (mut found, mut read) = (None, 0);
         while read < MAX_REPORTS {
             let entries = reader.next_batch().await?;

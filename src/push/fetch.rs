@@ -17,7 +17,7 @@ use crate::{
         FetchPlace, Href,
         origins::{NotAllowed, Origins},
     },
-    remote::{MAX_DOCUMENT_BYTES, Place, Remote, Reply},
+    remote::{MAX_DOCUMENT_BYTES, Remote, Reply, RequestTarget},
     retry::Failure,
     text::segment,
 };
@@ -45,10 +45,10 @@ impl Push {
         let branch = event.envelope.branch.as_deref().or(principal.map(|own| &**own));
         let mut subject = self.subject(remote, event, branch).await?;
         let place = match &fetch.place {
-            FetchPlace::Path(path) => Place::Path(path),
+            FetchPlace::Path(path) => RequestTarget::Path(path),
             FetchPlace::Href(href) => {
                 match url(&event.payload, href, &remote.origins, &event.envelope.external_order_id) {
-                    Ok(url) => Place::Whole(url),
+                    Ok(url) => RequestTarget::Whole(url),
                     Err(why) => {
                         let message = format!("the URL of the order in the webhook {why}");
                         let error = ErrorReport::new(ErrorType::Validation, "FETCH_HREF_REFUSED", message);

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Why there is no answer.
-pub(super) enum Trouble {
+pub(super) enum RequestFailure {
     Unfilled(Unfilled),
     Misconfigured(ErrorReport),
     Reply(Reply),
@@ -34,14 +34,14 @@ pub(super) fn report(answer: &Answer, error_type: ErrorType, message: &str) -> E
 }
 
 /// The answer to a request for a token that is none.
-pub(super) fn without_token(answer: &Answer) -> Trouble {
+pub(super) fn without_token(answer: &Answer) -> RequestFailure {
     match answer.status {
-        400..=407 | 409..=424 | 426..=428 | 430..=499 => Trouble::Misconfigured(report(
+        400..=407 | 409..=424 | 426..=428 | 430..=499 => RequestFailure::Misconfigured(report(
             answer,
             ErrorType::Configuration,
             "the provider gives the hub no token: are CLIENT_ID and CLIENT_SECRET right?",
         )),
-        _ => Trouble::Reply(temporary(
+        _ => RequestFailure::Reply(temporary(
             answer,
             "the provider gives no token now",
             ErrorType::Temporary,
@@ -50,23 +50,23 @@ pub(super) fn without_token(answer: &Answer) -> Trouble {
 }
 
 /// Asks, and reads an answer within its limit.
-pub(super) async fn ask(http: &Client, request: Request, max_bytes: usize) -> Result<Answer, Trouble> {
+pub(super) async fn ask(http: &Client, request: Request, max_bytes: usize) -> Result<Answer, RequestFailure> {
     let answer = http.ask(request, max_bytes).await.and_then(Answer::unbroken);
     answer.map_err(|error| no_answer(&error))
 }
 
 /// There was no answer: what that means.
-fn no_answer(error: &Failure) -> Trouble {
+fn no_answer(error: &Failure) -> RequestFailure {
     let error = http::no_answer(error, "provider", "its API_URL");
     match error.error_type {
-        ErrorType::Configuration => Trouble::Misconfigured(error),
-        _ => Trouble::Reply(Reply::Temporary { error, after: None }),
+        ErrorType::Configuration => RequestFailure::Misconfigured(error),
+        _ => RequestFailure::Reply(Reply::Temporary { error, after: None }),
     }
 }
 
-pub(super) fn no_token_in_time() -> Trouble {
+pub(super) fn no_token_in_time() -> RequestFailure {
     let message = "the provider did not give a token in time";
-    Trouble::Reply(Reply::Temporary {
+    RequestFailure::Reply(Reply::Temporary {
         error: ErrorReport::new(ErrorType::Temporary, "PROVIDER_TIMEOUT", message),
         after: None,
     })

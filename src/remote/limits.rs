@@ -29,7 +29,7 @@ const BURST: Duration = Duration::from_secs(1);
 pub struct Limits {
     /// Time between two requests; zero: any number.
     spacing: Duration,
-    held: Mutex<Held>,
+    state: Mutex<LimitsState>,
 }
 
 /// Why a request is not made now.
@@ -51,7 +51,7 @@ impl From<Wait> for Reply {
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct LimitsState {
     /// When the next request would be made if all that were made had come evenly.
     made: Option<Instant>,
     /// The same of all that were made or have a time.
@@ -65,7 +65,7 @@ struct Held {
     menus: HashMap<String, Instant>,
 }
 
-impl Held {
+impl LimitsState {
     /// When a request may be made, from now on.
     fn room(&self, now: Instant, burst: Duration) -> Instant {
         let made = self.made.map_or(now, |made| made - burst);
@@ -88,13 +88,13 @@ impl Limits {
     pub fn new(per_second: Option<u32>) -> Self {
         Self {
             spacing: per_second.map_or(Duration::ZERO, |count| BURST / count.max(1)),
-            held: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn state(&self) -> MutexGuard<'_, LimitsState> {
         // No code panics while it holds the lock; if one did, its times would still be whole.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn burst(&self) -> Duration {
@@ -106,19 +106,19 @@ impl Limits {
     /// # Errors
     /// How long to wait before asking again.
     pub fn turn(&self, now: Instant, event: EventId) -> Result<(), Wait> {
-        let mut held = self.held();
+        let mut state = self.state();
         if self.spacing.is_zero() {
-            return left(held.paused, now).map_or(Ok(()), |left| Err(Wait::LeftAlone(left)));
+            return left(state.paused, now).map_or(Ok(()), |left| Err(Wait::LeftAlone(left)));
         }
-        let at = match held.reserved.get(&event) {
+        let at = match state.reserved.get(&event) {
             Some(at) => *at,
             None => {
-                let last = [held.given, held.made, held.paused].into_iter().flatten().max();
+                let last = [state.given, state.made, state.paused].into_iter().flatten().max();
                 let base = last.map_or(now, |last| last.max(now));
-                let at = (base - self.burst()).max(held.room(now, self.burst()));
-                let at = held.again.map_or(at, |again| at.max(again));
-                held.given = Some(base.max(at) + self.spacing);
-                held.reserve(now, event, at);
+                let at = (base - self.burst()).max(state.room(now, self.burst()));
+                let at = state.again.map_or(at, |again| at.max(again));
+                state.given = Some(base.max(at) + self.spacing);
+                state.reserve(now, event, at);
                 at
             }
         };
@@ -134,62 +134,62 @@ impl Limits {
     /// # Errors
     /// How long to wait before asking again: others came back late and were before it.
     pub fn take(&self, now: Instant, event: EventId) -> Result<(), Wait> {
-        let mut held = self.held();
+        let mut state = self.state();
         if self.spacing.is_zero() {
-            return left(held.paused, now).map_or(Ok(()), |left| Err(Wait::LeftAlone(left)));
+            return left(state.paused, now).map_or(Ok(()), |left| Err(Wait::LeftAlone(left)));
         }
-        let room = held.room(now, self.burst());
+        let room = state.room(now, self.burst());
         if room <= now + EARLY {
-            held.reserved.remove(&event);
-            held.made = Some(held.made.map_or(now, |made| made.max(now)) + self.spacing);
+            state.reserved.remove(&event);
+            state.made = Some(state.made.map_or(now, |made| made.max(now)) + self.spacing);
             return Ok(());
         }
-        let at = held.again.map_or(room, |again| room.max(again));
-        held.again = Some(at + self.spacing);
-        held.reserve(now, event, at);
+        let at = state.again.map_or(room, |again| room.max(again));
+        state.again = Some(at + self.spacing);
+        state.reserve(now, event, at);
         Err(Wait::Turn(at - now))
     }
 
     /// A request was made that had no time of its own: a second one with another token.
     pub fn took_another(&self, now: Instant) {
-        let mut held = self.held();
-        held.made = Some(held.made.map_or(now, |made| made.max(now)) + self.spacing);
+        let mut state = self.state();
+        state.made = Some(state.made.map_or(now, |made| made.max(now)) + self.spacing);
     }
 
     /// This instance begins to work on the stage: the times that it gave before are of events that another one has had
     /// meanwhile, and new ones need not queue behind them.
     pub fn begin(&self) {
-        let mut held = self.held();
-        held.reserved.clear();
-        (held.given, held.again) = (None, None);
+        let mut state = self.state();
+        state.reserved.clear();
+        (state.given, state.again) = (None, None);
     }
 
     /// The provider wants to be left alone for so long.
     pub fn pause(&self, now: Instant, pause: Duration) {
-        let mut held = self.held();
+        let mut state = self.state();
         let until = now + pause;
-        held.paused = Some(held.paused.map_or(until, |known| known.max(until)));
+        state.paused = Some(state.paused.map_or(until, |known| known.max(until)));
     }
 
     /// How long a branch's next menu has to wait, where one may be sent every so often.
     pub fn menu_wait(&self, now: Instant, branch: &str, every: Duration) -> Option<Duration> {
-        let last = self.held().menus.get(branch).copied()?;
+        let last = self.state().menus.get(branch).copied()?;
         left(Some(last + every), now)
     }
 
     /// A branch's menu was sent.
     pub fn menu_sent(&self, now: Instant, branch: &str) {
-        let mut held = self.held();
-        if held.menus.len() >= MAX_BRANCHES
-            && let Some(oldest) = held
+        let mut state = self.state();
+        if state.menus.len() >= MAX_BRANCHES
+            && let Some(oldest) = state
                 .menus
                 .iter()
                 .min_by_key(|(_, at)| **at)
                 .map(|(branch, _)| branch.clone())
         {
-            held.menus.remove(&oldest);
+            state.menus.remove(&oldest);
         }
-        held.menus.insert(branch.to_owned(), now);
+        state.menus.insert(branch.to_owned(), now);
     }
 }
 

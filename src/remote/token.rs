@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::answer::{self, Trouble};
+use super::answer::{self, RequestFailure};
 use crate::{
     event::outcome::{ErrorReport, ErrorType},
     fault_injection,
@@ -51,12 +51,12 @@ pub struct Tokens {
     patience: Duration,
     /// By base URL, the one that was used last at the end: what one address gave is never shown to another. The credentials
     /// are the same for all.
-    by_base: std::sync::Mutex<Vec<(String, Arc<Mutex<Held>>)>>,
+    by_base: std::sync::Mutex<Vec<(String, Arc<Mutex<CachedToken>>)>>,
 }
 
 /// The token of one base URL. Locked while a token is asked for: the others wait for that one.
 #[derive(Default)]
-struct Held {
+struct CachedToken {
     count: u64,
     token: Option<Token>,
     /// When none was given for these credentials, and why.
@@ -74,7 +74,7 @@ impl Tokens {
         }
     }
 
-    fn of_base(&self, base: &str) -> Arc<Mutex<Held>> {
+    fn of_base(&self, base: &str) -> Arc<Mutex<CachedToken>> {
         // No code panics while it holds the lock.
         let mut all = self.by_base.lock().unwrap_or_else(PoisonError::into_inner);
         let known = all.iter().position(|(known, _)| known == base);
@@ -105,7 +105,7 @@ impl Tokens {
         base: &str,
         auth: &Auth,
         refused: Option<u64>,
-    ) -> Result<Token, Trouble> {
+    ) -> Result<Token, RequestFailure> {
         let of_base = self.of_base(base);
         let Ok(mut held) = tokio::time::timeout(self.patience, of_base.lock()).await else {
             return Err(answer::no_token_in_time());
@@ -117,12 +117,12 @@ impl Tokens {
         if let Some((at, error)) = &held.refusal
             && at.elapsed() < REFUSAL_HOLDS
         {
-            return Err(Trouble::Misconfigured(error.clone()));
+            return Err(RequestFailure::Misconfigured(error.clone()));
         }
         let began = Instant::now();
         let asked = self.ask(http, base, auth).await;
         held.refusal = match &asked {
-            Err(Trouble::Misconfigured(error)) => Some((began, error.clone())),
+            Err(RequestFailure::Misconfigured(error)) => Some((began, error.clone())),
             _ => None,
         };
         let (text, lifetime) = asked?;
@@ -136,7 +136,12 @@ impl Tokens {
         Ok(token)
     }
 
-    async fn ask(&self, http: &http::Client, base: &str, auth: &Auth) -> Result<(SecretString, Duration), Trouble> {
+    async fn ask(
+        &self,
+        http: &http::Client,
+        base: &str,
+        auth: &Auth,
+    ) -> Result<(SecretString, Duration), RequestFailure> {
         let id = self.client.id.as_deref().unwrap_or_default();
         let (post, pointer) = match auth {
             Auth::Oauth2 {
@@ -178,12 +183,12 @@ impl Tokens {
     }
 
     /// The token in an answer, and how long it holds.
-    fn read(&self, body: &[u8], pointer: &str) -> Result<(SecretString, Duration), Trouble> {
+    fn read(&self, body: &[u8], pointer: &str) -> Result<(SecretString, Duration), RequestFailure> {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let token = body.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let fits = (1..=MAX_TOKEN_BYTES).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
         if !fits {
-            return Err(Trouble::Misconfigured(ErrorReport::new(
+            return Err(RequestFailure::Misconfigured(ErrorReport::new(
                 ErrorType::Configuration,
                 "PROVIDER_TOKEN",
                 "the answer to the request for a token holds none where one was expected",
@@ -244,7 +249,7 @@ mod tests {
         let began = Instant::now();
         let others = futures_util::future::join_all((0..16).map(|_| tokens.get(&http, &base, &auth, None)));
         for other in tokio::time::timeout(10 * patience, others).await.unwrap() {
-            let Err(Trouble::Reply(Reply::Temporary { error, .. })) = other else {
+            let Err(RequestFailure::Reply(Reply::Temporary { error, .. })) = other else {
                 panic!("there is no token")
             };
             assert_eq!(error.code, "PROVIDER_TIMEOUT");

@@ -30,7 +30,7 @@ pub(super) fn word(remote: &Remote, received: &Recorded) -> Option<MenuWord> {
 
 /// The push stage, where the menu waits, has it next.
 fn reported(received: &Recorded, now: DateTime<Utc>, word: &SyncReported, branch: Allowed) -> NewEvent {
-    let place = branch.into_place();
+    let place = branch.into_branch();
     let mut envelope = received.follow(LABEL, EventType::MenuSyncReported, now);
     envelope.external_order_id = menu_subject(&place.branch_id);
     envelope.branch = Some(place.branch_id);
@@ -61,7 +61,7 @@ impl Transform {
             Some(said) => reported(received, now, &said, branch),
             None => {
                 let mut envelope = received.follow(LABEL, EventType::OrderIgnored, now);
-                envelope.branch = Some(branch.into_place().branch_id);
+                envelope.branch = Some(branch.into_branch().branch_id);
                 let payload = Ignored {
                     sequence: None,
                     differs: false,

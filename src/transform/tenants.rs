@@ -3,21 +3,21 @@
 //! A webhook names stores in its header, its body and its document, and orders by their number. All of that is the sender's word.
 //! [`allow`] is the only way from a claimed branch to an [`Allowed`] one, and only with that anything is made of a webhook.
 
-use super::{NotYet, Transform, places::OfNews};
+use super::{NotYet, Transform, news_branch::OfNews};
 use crate::{
-    branches::Lookup,
+    branches::BranchLookup,
     event::{NotYours, Principal, Recorded},
-    order::body::Place,
+    order::body::BranchRef,
     provider::{Content, Fact, StoreOfDocument},
 };
 
 /// A branch that the webhook's principal may act for.
 #[derive(Debug)]
-pub(super) struct Allowed(Place);
+pub(super) struct Allowed(BranchRef);
 
 impl Allowed {
     /// The branch.
-    pub(super) fn into_place(self) -> Place {
+    pub(super) fn into_branch(self) -> BranchRef {
         self.0
     }
 }
@@ -39,14 +39,14 @@ pub(super) enum Resolved {
 ///
 /// # Errors
 /// Where the table of branches cannot be read.
-pub(super) fn allow(principal: &Principal, claimed: Lookup) -> Result<Resolved, NotYet> {
+pub(super) fn allow(principal: &Principal, claimed: BranchLookup) -> Result<Resolved, NotYet> {
     Ok(match claimed {
-        Lookup::Found(place) => match principal.may_act_for(&place.branch_id) {
+        BranchLookup::Found(place) => match principal.may_act_for(&place.branch_id) {
             Ok(()) => Resolved::Allowed(Allowed(place)),
             Err(not_yours) => Resolved::NotYours(not_yours),
         },
-        Lookup::NotFound => Resolved::NotFound,
-        Lookup::Unknown => return Err(NotYet::Branches),
+        BranchLookup::NotFound => Resolved::NotFound,
+        BranchLookup::Unknown => return Err(NotYet::Branches),
     })
 }
 
@@ -102,12 +102,12 @@ impl Transform {
         let place = match known(store) {
             Some(place) => place,
             None => match self.branches.find(provider, Some(store)).await {
-                Lookup::Found(place) => place,
-                Lookup::NotFound => {
+                BranchLookup::Found(place) => place,
+                BranchLookup::NotFound => {
                     let claimed = format!("an order of store {store}, which is no known branch's");
                     return Ok(Err(principal.refused(claimed)));
                 }
-                Lookup::Unknown => return Err(NotYet::Branches),
+                BranchLookup::Unknown => return Err(NotYet::Branches),
             },
         };
         Ok(principal.may_act_for(&place.branch_id))

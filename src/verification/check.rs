@@ -5,7 +5,7 @@ use super::{
     content::{Content, Part},
     json,
     jwt::Jwt,
-    place::{Parse, Place, Source},
+    location::{Parse, Source, ValueLocation},
     scheme::{Scheme, Signed},
 };
 
@@ -133,7 +133,7 @@ impl Signed {
     }
 
     /// Whether what stands there is signed.
-    fn covers(&self, place: &Place) -> bool {
+    fn covers(&self, place: &ValueLocation) -> bool {
         match &place.source {
             Source::Header(name) => self.signed.has(&Part::Header(name.clone())),
             Source::Pointer(pointer) => self.covers_pointer(pointer),
@@ -141,7 +141,7 @@ impl Signed {
     }
 }
 
-impl Place {
+impl ValueLocation {
     /// Bodies are kept as they came.
     fn stored(&self) -> Option<String> {
         let in_body = matches!(self.source, Source::Pointer(_));

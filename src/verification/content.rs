@@ -14,7 +14,7 @@ use super::{
     ambiguity,
     fields::Fields,
     json,
-    place::{self, Source},
+    location::{self, Source},
     request::Unverified,
 };
 
@@ -103,7 +103,7 @@ fn part(name: &str) -> Result<Part, String> {
         Some(fault) => Err(fault),
     };
     match name.split_once(':') {
-        Some(("header", name)) => place::header_name(name).map(Part::Header),
+        Some(("header", name)) => location::header_name(name).map(Part::Header),
         Some(("pointer", path)) => pointer(path, false),
         Some(("pointer?", path)) => pointer(path, true),
         None if name == "body" => Ok(Part::Body),
@@ -158,7 +158,7 @@ impl Content {
                 Part::Timestamp => Cow::Borrowed(timestamp?),
                 Part::Url => Cow::Owned(request.url()?),
                 Part::Method => Cow::Borrowed(request.method().as_str()),
-                Part::Header(name) => Cow::Borrowed(place::single(request.headers(), name)?),
+                Part::Header(name) => Cow::Borrowed(location::single(request.headers(), name)?),
                 Part::Pointer { pointer, optional } => match json::find(body, pointer).ok()? {
                     Some(value) => Cow::Owned(json::scalar(value).ok()?.into_owned()),
                     None if *optional => Cow::Borrowed(""),

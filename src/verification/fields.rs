@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{json, place::Source};
+use super::{json, location::Source};
 use crate::json::scan::Document;
 
 /// What a field holds.

@@ -10,7 +10,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, EncodingKey, Header,
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value};
 
-use super::{digest::SecretEncoding, place::Place};
+use super::{digest::SecretEncoding, location::ValueLocation};
 use crate::text::parse_duration;
 
 /// How long a token is good that `send` makes.
@@ -37,7 +37,7 @@ pub struct Jwt {
     #[serde(default)]
     pub secret_encoding: SecretEncoding,
     /// Where the token stands.
-    pub token: Place,
+    pub token: ValueLocation,
     /// The algorithms that count.
     pub algorithms: Vec<Algorithm>,
     /// Claims that it must have, with these values.

@@ -2,7 +2,7 @@
 //!
 //! There is no default and no way round: a provider reads only a [`Verified`] request, and only [`verify`] makes one of
 //! an [`Unverified`]. How a provider signs is data, a [`Scheme`]: written out or a [`preset`], looked over by [`check`]
-//! where it is loaded. A scheme takes text out of a [`place`] in the request, compares it with what a [`digest`] makes of
+//! where it is loaded. A scheme takes text out of a [`location`] in the request, compares it with what a [`digest`] makes of
 //! the [`content`], of which one text is one message ([`ambiguity`], [`fields`]), and looks at the [`time`] of signing; a [`jwt`] says who calls. [`sign`](mod@sign) is the inverse. What
 //! a webhook means is left to [`crate::provider`].
 
@@ -12,7 +12,7 @@ pub mod request;
 pub mod scheme;
 pub mod preset;
 pub mod check;
-pub mod place;
+pub mod location;
 pub mod content;
 pub mod fields;
 pub mod ambiguity;

@@ -14,7 +14,7 @@ use super::{
     json,
     jwt::Jwt,
     keys::{Keys, Secret},
-    place::{self, MAX_CHARS, Place},
+    location::{self, MAX_CHARS, ValueLocation},
     request::{Covers, Proof, Unverified},
     scheme::{BodyHash, Scheme, Signed, Static},
 };
@@ -28,7 +28,7 @@ impl Scheme {
         match self {
             Self::Static(one) => one.prove(self, request, keys),
             Self::Basic(one) => {
-                let place = Place::basic();
+                let place = ValueLocation::basic();
                 let given = place.one(request.headers(), request.body());
                 let given = given.and_then(|text| Encoding::Base64.decode(&text));
                 same(self, &one.secret, given.as_deref(), keys)
@@ -246,13 +246,13 @@ impl BodyHash {
     }
 }
 
-impl Place {
+impl ValueLocation {
     /// Where HTTP Basic stands.
     pub(super) fn basic() -> Self {
         Self {
-            source: place::Source::Header(axum::http::header::AUTHORIZATION),
+            source: location::Source::Header(axum::http::header::AUTHORIZATION),
             prefix: "Basic ".into(),
-            parse: place::Parse::Whole,
+            parse: location::Parse::Whole,
         }
     }
 }

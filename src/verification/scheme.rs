@@ -13,7 +13,7 @@ use super::{
     fields::Fields,
     jwt::Jwt,
     keys::WEBHOOK_SECRET,
-    place::{Place, Source},
+    location::{Source, ValueLocation},
     preset,
     time::Timestamp,
 };
@@ -49,7 +49,7 @@ pub struct Static {
     #[serde(default = "webhook_secret")]
     pub secret: String,
     /// Where it stands.
-    pub token: Place,
+    pub token: ValueLocation,
 }
 
 /// HTTP Basic.
@@ -79,7 +79,7 @@ pub struct Signed {
     /// How the signature is written.
     pub encoding: Encoding,
     /// Where it stands.
-    pub signature: Place,
+    pub signature: ValueLocation,
     /// What is signed.
     pub signed: Content,
     /// When it was signed. Only a time under the signature can be named here; another one protects nothing.
@@ -87,7 +87,7 @@ pub struct Signed {
     pub timestamp: Option<Timestamp>,
     /// What the provider itself knows the message by, under the signature.
     #[serde(default)]
-    pub replay_key: Option<Place>,
+    pub replay_key: Option<ValueLocation>,
     /// The body's hash, in a parameter of the signed URL.
     #[serde(default)]
     pub body_hash: Option<BodyHash>,

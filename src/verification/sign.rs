@@ -10,7 +10,7 @@ use super::{
     digest::Encoding,
     json,
     keys::Keys,
-    place::{Place, Source},
+    location::{Source, ValueLocation},
     prove::filled,
     request::Unverified,
     scheme::{Scheme, Signed},
@@ -57,7 +57,7 @@ impl Outgoing {
     }
 
     /// Puts a text where a scheme looks for it.
-    fn put(&mut self, place: &Place, value: &str, pairs_before: &[(String, String)]) -> Result<(), CannotSign> {
+    fn put(&mut self, place: &ValueLocation, value: &str, pairs_before: &[(String, String)]) -> Result<(), CannotSign> {
         let text = place.write(value, pairs_before);
         match &place.source {
             Source::Header(name) => self.put_header(name, &text),
@@ -92,7 +92,7 @@ pub fn sign(scheme: &Scheme, keys: &Keys, mut request: Outgoing, now: DateTime<U
         Scheme::Static(one) => request.put(&one.token, &required(&one.secret)?, &[])?,
         Scheme::Basic(one) => {
             let text = Encoding::Base64.encode(required(&one.secret)?.as_bytes());
-            request.put(&Place::basic(), &text, &[])?;
+            request.put(&ValueLocation::basic(), &text, &[])?;
         }
         Scheme::Jwt(one) => {
             let token = one.make(&required(&one.secret)?, now).ok_or(CannotSign::ForeignKey)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, de};
 
-use super::place::{Parse, Place, Source, Table};
+use super::location::{LocationTable, Parse, Source, ValueLocation};
 use crate::text::parse_duration;
 
 /// How a time is written.
@@ -26,7 +26,7 @@ pub enum Unit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timestamp {
     /// Where.
-    pub place: Place,
+    pub place: ValueLocation,
     /// How it is written.
     pub unit: Unit,
     /// How old it may be, and how far in the future.
@@ -50,7 +50,7 @@ impl<'de> Deserialize<'de> for Timestamp {
             tolerance: String,
         }
         let written = Written::deserialize(deserializer)?;
-        let table = Table {
+        let table = LocationTable {
             header: written.header,
             pointer: written.pointer,
             prefix: written.prefix,
@@ -60,7 +60,7 @@ impl<'de> Deserialize<'de> for Timestamp {
         let tolerance = parse_duration(&written.tolerance)
             .map_err(|expected| de::Error::custom(format_args!("tolerance: {expected}")))?;
         Ok(Self {
-            place: Place::try_from(table).map_err(de::Error::custom)?,
+            place: ValueLocation::try_from(table).map_err(de::Error::custom)?,
             unit: written.unit,
             tolerance,
         })
@@ -99,7 +99,7 @@ impl Timestamp {
     }
 
     /// Where it stands in the same header as the signature, the name that it has there.
-    pub(super) fn pair_in(&self, signature: &Place) -> Option<&str> {
+    pub(super) fn pair_in(&self, signature: &ValueLocation) -> Option<&str> {
         match &self.place.parse {
             Parse::Pair(name) if self.place.source == signature.source => Some(name),
             _ => None,

@@ -18,7 +18,7 @@ use webhook_hub::{
     event::Recorded,
     json::{structure, surrogates::with_whole_surrogates},
     order::{
-        body::{self, Origin, Place},
+        body::{self, BranchRef, Origin},
         sanitise::{MAX_TEXT_BYTES, clean_json, sanitise},
     },
     provider::{Admission, Catalogue, Content, Provider, TransformError, declarative::Declarative},
@@ -180,7 +180,7 @@ fn received(payload: &[u8], webhook_type: &str) -> Recorded {
 
 /// Whatever is on the log ends as an order or as what is wrong with it, and no text that acts leaves the hub.
 pub(crate) fn transform(data: &[u8]) {
-    let place = Place {
+    let place = BranchRef {
         auto_accept: false,
         branch_id: "branch".into(),
         company_id: "company".into(),

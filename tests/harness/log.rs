@@ -9,7 +9,7 @@ use webhook_hub::{
     event::{EventId, EventType, Recorded},
     journal::{
         connection::{Connection, HUB_INBOX},
-        read::{Entry, Reader},
+        read::{Entry, LogReader},
     },
 };
 
@@ -22,7 +22,7 @@ use super::{
 pub(crate) struct Log(Mutex<Read>);
 
 struct Read {
-    reader: Reader,
+    reader: LogReader,
     events: Vec<Arc<Recorded>>,
     unreadable: Vec<u64>,
 }
@@ -33,7 +33,7 @@ impl Log {
         let settings = config::Nats::from_environment(&nats.settings("hub").environment()).unwrap();
         let connection = Connection::open(&settings, "test", HUB_INBOX).await.unwrap();
         connection.wait_up().await;
-        let reader = Reader::from(&connection, 1);
+        let reader = LogReader::from(&connection, 1);
         Self(Mutex::new(Read {
             reader,
             events: Vec::new(),

@@ -17,14 +17,14 @@ fn breaker() -> Breaker {
 }
 
 /// One request that begins and ends now.
-fn ends(breaker: &mut Breaker, now: Instant, outcome: Outcome) {
+fn ends(breaker: &mut Breaker, now: Instant, outcome: RequestOutcome) {
     let permit = breaker.permit(now).expect("it is let through");
     breaker.record(now, permit, outcome);
 }
 
 fn fail(breaker: &mut Breaker, now: Instant, times: u32) {
     for _ in 0..times {
-        ends(breaker, now, Outcome::Failure);
+        ends(breaker, now, RequestOutcome::Failure);
     }
 }
 
@@ -37,11 +37,11 @@ fn trials(breaker: &mut Breaker, now: Instant, count: usize) -> Vec<Permit> {
 fn opens_after_five_failures_in_a_row_only() {
     let (mut breaker, now) = (breaker(), Instant::now());
     fail(&mut breaker, now, 4);
-    ends(&mut breaker, now, Outcome::Success);
+    ends(&mut breaker, now, RequestOutcome::Success);
     fail(&mut breaker, now, 4);
-    assert_eq!(breaker.state(now), State::Closed);
+    assert_eq!(breaker.state(now), BreakerState::Closed);
     fail(&mut breaker, now, 1);
-    assert_eq!(breaker.state(now), State::Open);
+    assert_eq!(breaker.state(now), BreakerState::Open);
     assert!(breaker.permit(now + RESET - Duration::from_millis(1)).is_none());
 }
 
@@ -50,17 +50,17 @@ fn three_trials_close_it_and_one_failure_opens_it_again() {
     let (mut breaker, now) = (breaker(), Instant::now());
     fail(&mut breaker, now, 5);
     let later = now + RESET;
-    assert_eq!(breaker.state(later), State::HalfOpen);
+    assert_eq!(breaker.state(later), BreakerState::HalfOpen);
     let permits = trials(&mut breaker, later, 3);
     assert!(breaker.permit(later).is_none(), "a fourth trial");
-    breaker.record(later, permits[0], Outcome::Success);
-    breaker.record(later, permits[1], Outcome::Failure);
-    assert_eq!(breaker.state(later), State::Open);
+    breaker.record(later, permits[0], RequestOutcome::Success);
+    breaker.record(later, permits[1], RequestOutcome::Failure);
+    assert_eq!(breaker.state(later), BreakerState::Open);
     let again = later + RESET;
     for _ in 0..3 {
-        ends(&mut breaker, again, Outcome::Success);
+        ends(&mut breaker, again, RequestOutcome::Success);
     }
-    assert_eq!(breaker.state(again), State::Closed);
+    assert_eq!(breaker.state(again), BreakerState::Closed);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn an_abandoned_trial_makes_room_for_another() {
     let later = now + RESET;
     let permits = trials(&mut breaker, later, 3);
     assert_eq!(breaker.wait(later), Some(None));
-    breaker.record(later, permits[0], Outcome::Abandoned);
+    breaker.record(later, permits[0], RequestOutcome::Abandoned);
     assert_eq!(breaker.wait(later), None);
     assert!(breaker.permit(later).is_some());
 }
@@ -78,8 +78,11 @@ fn an_abandoned_trial_makes_room_for_another() {
 #[test]
 fn a_wrong_set_up_opens_it_at_once_with_its_reason() {
     let (mut breaker, now) = (breaker(), Instant::now());
-    ends(&mut breaker, now, Outcome::Misconfigured("401".into()));
-    assert_eq!((breaker.state(now), breaker.reason()), (State::Open, Some("401")));
+    ends(&mut breaker, now, RequestOutcome::Misconfigured("401".into()));
+    assert_eq!(
+        (breaker.state(now), breaker.reason()),
+        (BreakerState::Open, Some("401"))
+    );
 }
 
 #[test]
@@ -104,12 +107,12 @@ fn switched_off_it_never_opens() {
         reset_timeout: RESET,
     });
     fail(&mut breaker, Instant::now(), 100);
-    assert_eq!(breaker.state(Instant::now()), State::Closed);
+    assert_eq!(breaker.state(Instant::now()), BreakerState::Closed);
 }
 
-fn told(state: State, remaining: Duration) -> Report {
-    let reason = (state != State::Closed).then(|| "401".to_owned());
-    Report {
+fn told(state: BreakerState, remaining: Duration) -> BreakerReport {
+    let reason = (state != BreakerState::Closed).then(|| "401".to_owned());
+    BreakerReport {
         state,
         reason,
         remaining,
@@ -119,7 +122,7 @@ fn told(state: State, remaining: Duration) -> Report {
 #[test]
 fn who_stands_by_takes_over_state_reason_and_time_left() {
     let (mut works, mut stands_by, now) = (breaker(), breaker(), Instant::now());
-    ends(&mut works, now, Outcome::Misconfigured("401".into()));
+    ends(&mut works, now, RequestOutcome::Misconfigured("401".into()));
     // Each has a clock of its own: only the ten seconds that are left count.
     let (later, elsewhere) = (now + RESET - Duration::from_secs(10), now + Duration::from_secs(3600));
     assert!(stands_by.hear(elsewhere, &Attendance::default(), works.report(later)));
@@ -127,10 +130,10 @@ fn who_stands_by_takes_over_state_reason_and_time_left() {
     let end = elsewhere + Duration::from_secs(10);
     assert!(stands_by.permit(end - Duration::from_millis(1)).is_none());
     assert!(stands_by.permit(end).is_some(), "the first of its trials");
-    assert_eq!(stands_by.state(end), State::HalfOpen);
+    assert_eq!(stands_by.state(end), BreakerState::HalfOpen);
     // Closed elsewhere, closed here.
-    assert!(stands_by.hear(end, &Attendance::default(), told(State::Closed, Duration::ZERO)));
-    assert_eq!((stands_by.state(end), stands_by.reason()), (State::Closed, None));
+    assert!(stands_by.hear(end, &Attendance::default(), told(BreakerState::Closed, Duration::ZERO)));
+    assert_eq!((stands_by.state(end), stands_by.reason()), (BreakerState::Closed, None));
 }
 
 #[test]
@@ -142,7 +145,7 @@ fn who_works_believes_nobody() {
     asking.request_begins(now);
     let mut looked = Attendance::default();
     looked.looked(now);
-    let open = || told(State::Open, RESET);
+    let open = || told(BreakerState::Open, RESET);
     let just_before = now + LINGER - Duration::from_millis(1);
     for attendance in [&waiting, &asking, &looked] {
         assert!(!breaker().hear(just_before, attendance, open()));
@@ -166,11 +169,11 @@ fn switched_off_it_believes_nobody() {
         failure_threshold: 5,
         reset_timeout: RESET,
     });
-    assert!(!breaker.hear(Instant::now(), &Attendance::default(), told(State::Open, RESET)));
+    assert!(!breaker.hear(Instant::now(), &Attendance::default(), told(BreakerState::Open, RESET)));
 }
 
-fn any_report() -> impl Strategy<Value = Report> {
-    let states = prop::sample::select(vec![State::Closed, State::Open, State::HalfOpen]);
+fn any_report() -> impl Strategy<Value = BreakerReport> {
+    let states = prop::sample::select(vec![BreakerState::Closed, BreakerState::Open, BreakerState::HalfOpen]);
     (states, prop_oneof![0u64..60_000, any::<u64>()])
         .prop_map(|(state, remaining)| told(state, Duration::from_millis(remaining)))
 }
@@ -189,7 +192,7 @@ proptest! {
         for (step, millis, arrives, late) in steps {
             now += Duration::from_millis(millis);
             if let Some(permit) = works.permit(now) {
-                works.record(now, permit, match step { 0 => Outcome::Success, 1 => Outcome::Failure, _ => Outcome::Misconfigured("401".into()) });
+                works.record(now, permit, match step { 0 => RequestOutcome::Success, 1 => RequestOutcome::Failure, _ => RequestOutcome::Misconfigured("401".into()) });
                 heard_after_change = false;
             }
             if arrives {
@@ -202,10 +205,10 @@ proptest! {
         }
         if heard_after_change {
             let then = now + Duration::from_millis(takeover);
-            prop_assert!(works.state(then) != State::Open || stands_by.permit(then).is_none());
+            prop_assert!(works.state(then) != BreakerState::Open || stands_by.permit(then).is_none());
             // And it begins at most as much later as the word was late.
             let later = then + Duration::from_secs(1);
-            prop_assert!(works.state(then) == State::Open || stands_by.state(later) != State::Open);
+            prop_assert!(works.state(then) == BreakerState::Open || stands_by.state(later) != BreakerState::Open);
         }
     }
 
@@ -239,31 +242,31 @@ proptest! {
         let mut under_way = Vec::new();
         for (step, seconds) in steps {
             now += Duration::from_secs(seconds);
-            let half_open = breaker.state(now) == State::HalfOpen;
+            let half_open = breaker.state(now) == BreakerState::HalfOpen;
             let outcome = match step {
                 0 => {
                     under_way.extend(breaker.permit(now));
                     None
                 }
-                1 => Some(Outcome::Success),
-                2 => Some(Outcome::Failure),
-                _ => Some(Outcome::Abandoned),
+                1 => Some(RequestOutcome::Success),
+                2 => Some(RequestOutcome::Failure),
+                _ => Some(RequestOutcome::Abandoned),
             };
             if let Some(outcome) = outcome && let Some(permit) = under_way.pop() {
                 breaker.record(now, permit, outcome);
             }
             if half_open && step == 0 {
                 let mut passed = 0;
-                while breaker.state(now) == State::HalfOpen && let Some(permit) = breaker.permit(now) {
+                while breaker.state(now) == BreakerState::HalfOpen && let Some(permit) = breaker.permit(now) {
                     passed += 1;
                     under_way.push(permit);
                     prop_assert!(passed <= TRIALS);
                 }
             }
         }
-        for permit in under_way { breaker.record(now, permit, Outcome::Success); }
+        for permit in under_way { breaker.record(now, permit, RequestOutcome::Success); }
         let much_later = now + RESET * 2;
-        prop_assert!(breaker.wait(much_later).is_none() || matches!(breaker.state(much_later), State::HalfOpen));
+        prop_assert!(breaker.wait(much_later).is_none() || matches!(breaker.state(much_later), BreakerState::HalfOpen));
     }
 
     /// Requests of any length, side by side: it opens exactly when a list of all that ended says so. By the list, five in
@@ -284,7 +287,7 @@ proptest! {
         ends.sort_by_key(|(at, ..)| *at);
         let first = ends[0].1.begun;
         for (count, (now, permit, succeeds)) in ends.iter().enumerate() {
-            breaker.record(*now, *permit, if *succeeds { Outcome::Success } else { Outcome::Failure });
+            breaker.record(*now, *permit, if *succeeds { RequestOutcome::Success } else { RequestOutcome::Failure });
             let ended = &ends[..=count];
             let answered = ended.iter().filter(|end| end.2).map(|end| end.1.begun).max();
             let row = ended.iter().rev().take_while(|end| !end.2);
@@ -293,7 +296,7 @@ proptest! {
             let recent = ended.iter().filter(|end| slice(end.1.begun) + 10 > slice(*now));
             let (all, failed) = recent.fold((0, 0), |sum, end| (sum.0 + 1, sum.1 + usize::from(!end.2)));
             let opens = !succeeds && (row >= 5 || all >= 20 && failed * 2 >= all);
-            prop_assert_eq!(breaker.state(*now) != State::Closed, opens, "row {}, {} of {}", row, failed, all);
+            prop_assert_eq!(breaker.state(*now) != BreakerState::Closed, opens, "row {}, {} of {}", row, failed, all);
             if opens { break }
         }
     }
@@ -311,11 +314,11 @@ proptest! {
             now += Duration::from_millis(after);
             while let Some((ends, permit)) = hanging.front().copied() && ends <= now {
                 hanging.pop_front();
-                breaker.record(ends, permit, Outcome::Failure);
+                breaker.record(ends, permit, RequestOutcome::Failure);
             }
             if hangs { hanging.push_back((now + Duration::from_millis(hang), breaker.permit(now).unwrap())); }
-            for _ in 0..2 { ends(&mut breaker, now, Outcome::Success); }
-            prop_assert_eq!(breaker.state(now), State::Closed);
+            for _ in 0..2 { ends(&mut breaker, now, RequestOutcome::Success); }
+            prop_assert_eq!(breaker.state(now), BreakerState::Closed);
         }
     }
 
@@ -330,10 +333,10 @@ proptest! {
         let before = format!("{breaker:?}");
         for (permit, outcome) in early.into_iter().zip(outcomes) {
             breaker.record(later, permit, match outcome {
-                0 => Outcome::Success,
-                1 => Outcome::Failure,
-                2 => Outcome::Abandoned,
-                _ => Outcome::Misconfigured("401".into()),
+                0 => RequestOutcome::Success,
+                1 => RequestOutcome::Failure,
+                2 => RequestOutcome::Abandoned,
+                _ => RequestOutcome::Misconfigured("401".into()),
             });
         }
         prop_assert_eq!(before, format!("{breaker:?}"));

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use super::Gate;
 use crate::{
-    delivery::breaker::{Report, State},
+    delivery::breaker::{BreakerReport, BreakerState},
     journal::connection::Connection,
 };
 
@@ -47,10 +47,10 @@ const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(250);
 /// A message: what an instance says of its breaker. Fields may be added.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Said {
+struct BreakerMessage {
     /// Who says it; a new name each time that an instance starts.
     instance: String,
-    state: State,
+    state: BreakerState,
     reason: Option<String>,
     /// How long it stays open.
     remaining_ms: u64,
@@ -89,7 +89,7 @@ struct Sharing {
     instance: String,
     connection: Arc<Connection>,
     gate: Arc<Gate>,
-    turns: broadcast::Receiver<Report>,
+    turns: broadcast::Receiver<BreakerReport>,
     last_said: Option<Instant>,
     /// Another instance said something though this one works: it does not know better, and is told.
     is_asked: bool,
@@ -133,7 +133,7 @@ impl Sharing {
 
     async fn repeat(&mut self) {
         let Some(report) = self.gate.report() else { return };
-        let is_due = report.state != State::Closed
+        let is_due = report.state != BreakerState::Closed
             || self.is_asked
             || self.last_said.is_none_or(|last| last.elapsed() >= REPEAT_CLOSED_EVERY);
         if is_due {
@@ -141,12 +141,12 @@ impl Sharing {
         }
     }
 
-    async fn say(&mut self, report: Report, repeat: bool) {
+    async fn say(&mut self, report: BreakerReport, repeat: bool) {
         // The client would keep it and say it when NATS is back, long after it was true.
         if !self.connection.is_up() {
             return;
         }
-        let said = Said {
+        let said = BreakerMessage {
             instance: self.instance.clone(),
             state: report.state,
             reason: report.reason,
@@ -168,12 +168,12 @@ impl Sharing {
 }
 
 /// What another instance says; none where it is our own word, or not readable.
-fn read(payload: &[u8], own_name: &str) -> Option<Report> {
+fn read(payload: &[u8], own_name: &str) -> Option<BreakerReport> {
     if payload.len() > MAX_MESSAGE_BYTES {
         tracing::debug!(bytes = payload.len(), "too large for a breaker's state");
         return None;
     }
-    let said: Said = serde_json::from_slice(payload)
+    let said: BreakerMessage = serde_json::from_slice(payload)
         .inspect_err(|error| tracing::debug!(%error, "not a breaker's state"))
         .ok()?;
     // What is read here stands in our health and log.
@@ -181,7 +181,7 @@ fn read(payload: &[u8], own_name: &str) -> Option<Report> {
         let printable = reason.chars().filter(|one| !one.is_control());
         printable.take(MAX_REASON_CHARS).collect()
     };
-    (said.instance != own_name).then(|| Report {
+    (said.instance != own_name).then(|| BreakerReport {
         state: said.state,
         reason: said.reason.map(tidy),
         remaining: Duration::from_millis(said.remaining_ms),
@@ -194,7 +194,7 @@ mod tests {
 
     use super::*;
 
-    fn read_json(said: &serde_json::Value) -> Option<Report> {
+    fn read_json(said: &serde_json::Value) -> Option<BreakerReport> {
         read(said.to_string().as_bytes(), "me")
     }
 
@@ -203,8 +203,8 @@ mod tests {
         let said = json!({
             "instance": "you", "state": "open", "reason": "why", "remainingMs": 1500, "repeat": true, "later": "more",
         });
-        let expected = Report {
-            state: State::Open,
+        let expected = BreakerReport {
+            state: BreakerState::Open,
             reason: Some("why".into()),
             remaining: Duration::from_millis(1500),
         };

@@ -29,7 +29,7 @@ use super::{
 use crate::journal::{
     codec::OrderKey,
     connection::Connection,
-    read::{Reader, Start},
+    read::{LogReader, Start},
     streams::LANES,
 };
 
@@ -213,7 +213,7 @@ fn note(connection: &Connection, message: Message, all: &mut LaneScan, number: &
 
 async fn by_gets(connection: &Connection, namespace: LaneNamespace, fence: u64) -> anyhow::Result<LaneScan> {
     let (mut all, began) = (LaneScan::default(), Instant::now());
-    let reader = Reader::of_subjects(connection, namespace.lanes, Start::Sequence(1)).of_stream(LANES);
+    let reader = LogReader::of_subjects(connection, namespace.lanes, Start::Sequence(1)).of_stream(LANES);
     let mut reader = reader.within(ANSWER_TIMEOUT);
     while all.seen < fence {
         let messages = reader.next_raw().await?;

@@ -32,7 +32,7 @@ use crate::{
     delivery::{
         lanes::{Lane, Lanes},
         lease::Validity,
-        superseded::{self, Newer},
+        superseded::{self, NewerEvent},
     },
     event::{EventId, EventType, NewEvent, Recorded, outcome::RetryRequested},
     fault_injection::{self, crash_stage_at},
@@ -109,7 +109,7 @@ enum EventAction {
     /// It asks for an event of a newer version.
     Left,
     /// Something newer took its place meanwhile.
-    Superseded(Box<Recorded>, Newer),
+    Superseded(Box<Recorded>, NewerEvent),
 }
 
 impl<S: Stage> Worker<S> {

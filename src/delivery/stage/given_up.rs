@@ -4,7 +4,7 @@ use chrono::Utc;
 
 use super::Stage;
 use crate::{
-    delivery::superseded::{Newer, SUPERSEDED},
+    delivery::superseded::{NewerEvent, SUPERSEDED},
     event::{
         Envelope, EventType, NewEvent, NotYours, Recorded,
         outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, NOT_YOURS, Rejected},
@@ -85,7 +85,7 @@ pub fn reject<S: Stage>(event: &Recorded, label: &str, error: ErrorReport) -> Ne
 }
 
 /// The end of an event that something newer took the place of: nothing is left to do, so it is no dead letter.
-pub(super) fn superseded_end<S: Stage>(event: &Recorded, newer: &Newer) -> NewEvent {
+pub(super) fn superseded_end<S: Stage>(event: &Recorded, newer: &NewerEvent) -> NewEvent {
     let message = newer.to_string();
     tracing::info!(
         provider = &*event.envelope.provider,

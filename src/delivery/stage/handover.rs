@@ -31,7 +31,7 @@ use crate::{
     event::EventId,
     journal::{
         connection::Connection,
-        read::{Entry, Reader, end},
+        read::{Entry, LogReader, end},
     },
 };
 
@@ -185,7 +185,7 @@ impl RequestsElsewhere<'_> {
 
     /// What ended since the log was last read.
     async fn ended(&mut self) -> anyhow::Result<HashSet<EventId>> {
-        let mut reader = Reader::from(self.connection, self.read + 1).up_to(end(self.connection).await?);
+        let mut reader = LogReader::from(self.connection, self.read + 1).up_to(end(self.connection).await?);
         let mut ended = HashSet::new();
         loop {
             let entries = reader.next_batch().await?;

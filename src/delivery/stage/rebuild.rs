@@ -20,7 +20,7 @@ use crate::{
     journal::{
         codec::OrderKey,
         connection::Connection,
-        read::{End, Entry, Reader},
+        read::{End, Entry, LogReader},
     },
 };
 
@@ -291,7 +291,7 @@ pub(super) async fn segment<S: Stage>(
         sequence: last,
         time: Utc::now(),
     };
-    let mut reader = Reader::from(connection, after + 1).up_to(end);
+    let mut reader = LogReader::from(connection, after + 1).up_to(end);
     loop {
         let entries = reader.next_batch().await?;
         let Some(newest) = entries.last().map(Entry::sequence) else {

@@ -12,7 +12,7 @@ use crate::{
     event::EventId,
     intake::Intake,
     journal::Appended,
-    provider::{Admission, Said, Told},
+    provider::{Admission, FormattedAnswer, WebhookAnswer},
     registry::Enabled,
     serving::{
         audit::{NO_PROVIDER, Refused},
@@ -47,7 +47,7 @@ pub(super) fn accepted(
     body: &[u8],
 ) -> Response<Body> {
     let event_id = admission.event_id;
-    let said = Said::Accepted {
+    let said = WebhookAnswer::Accepted {
         order_id: &admission.external_order_id,
         event_id: &event_id.to_string(),
         duplicate: appended.duplicate,
@@ -73,7 +73,7 @@ pub(super) fn accepted(
     }
 }
 
-fn in_own_words(mut response: Response<Body>, told: Told) -> Response<Body> {
+fn in_own_words(mut response: Response<Body>, told: FormattedAnswer) -> Response<Body> {
     if told.body.is_empty() {
         response.headers_mut().remove(CONTENT_TYPE);
     }
@@ -84,7 +84,7 @@ fn in_own_words(mut response: Response<Body>, told: Told) -> Response<Body> {
 /// A refusal in the provider's own format, where it has one; the HTTP status says the same in both.
 pub(super) fn refuse_to(enabled: &Enabled, reason: &Reason, request_id: &str, client: IpAddr) -> Response<Body> {
     let response = refuse(&enabled.name, reason, request_id, client);
-    let said = Said::Refused {
+    let said = WebhookAnswer::Refused {
         code: reason.status().1,
         message: &reason.to_string(),
     };

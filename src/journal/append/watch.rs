@@ -48,7 +48,7 @@ const QUESTIONS: usize = 3;
 
 /// What the questions found.
 #[derive(Debug, PartialEq, Eq)]
-enum Found {
+enum LogVerdict {
     /// Nothing wrong.
     Room,
     NoRoom(String),
@@ -171,15 +171,15 @@ impl Watch {
         self.acknowledging.asked(&Trouble::NoAnswer);
         let asked = Instant::now();
         match self.find().await? {
-            Found::Room => self.acknowledging.question_passed(asked),
-            Found::Restoring => self.acknowledging.question_found_restoring(),
-            Found::NoRoom(reason) => self.acknowledging.question_refused(&reason),
-            Found::Trouble(trouble) => self.acknowledging.asked(&trouble),
+            LogVerdict::Room => self.acknowledging.question_passed(asked),
+            LogVerdict::Restoring => self.acknowledging.question_found_restoring(),
+            LogVerdict::NoRoom(reason) => self.acknowledging.question_refused(&reason),
+            LogVerdict::Trouble(trouble) => self.acknowledging.asked(&trouble),
         }
         Ok(())
     }
 
-    async fn find(&mut self) -> anyhow::Result<Found> {
+    async fn find(&mut self) -> anyhow::Result<LogVerdict> {
         let first = self.next;
         self.next += QUESTIONS;
         self.send(first).await;
@@ -189,8 +189,8 @@ impl Watch {
             let message = tokio::select! {
                 biased;
                 message = self.answers.next() => message,
-                () = tokio::time::sleep_until(deadline) => return Ok(Found::Trouble(silence(&answers))),
-                () = self.connection.wait_down() => return Ok(Found::Trouble(Trouble::NoConnection)),
+                () = tokio::time::sleep_until(deadline) => return Ok(LogVerdict::Trouble(silence(&answers))),
+                () = self.connection.wait_down() => return Ok(LogVerdict::Trouble(Trouble::NoConnection)),
             };
             let Some(message) = message else {
                 anyhow::bail!("the subscription for answers about the log ended")
@@ -225,36 +225,36 @@ impl Watch {
         }
     }
 
-    fn judge(&self, append: &Message, info: &Message, write: &Message) -> Found {
+    fn judge(&self, append: &Message, info: &Message, write: &Message) -> LogVerdict {
         let info = serde_json::from_slice::<Info>(&info.payload).ok();
         if info.as_ref().is_some_and(Info::is_restored) {
             // It has no subject of events then, so nobody answers to an append.
-            return Found::Restoring;
+            return LogVerdict::Restoring;
         }
         if [append, write]
             .iter()
             .any(|one| one.status == Some(StatusCode::NO_RESPONDERS))
         {
-            return Found::Trouble(Trouble::NoStream);
+            return LogVerdict::Trouble(Trouble::NoStream);
         }
         let said = |message: &Message| serde_json::from_slice::<PubAck>(&message.payload).ok()?.error;
         match said(append) {
             Some(error) if error.err_code == WRONG_STREAM => {}
-            Some(error) if error.says_no_room() => return Found::NoRoom(error.description),
-            _ => return Found::Trouble(Trouble::NoStream),
+            Some(error) if error.says_no_room() => return LogVerdict::NoRoom(error.description),
+            _ => return LogVerdict::Trouble(Trouble::NoStream),
         }
         match said(write) {
             None => {}
-            Some(error) if error.says_no_room() => return Found::NoRoom(error.description),
-            Some(_) => return Found::Trouble(Trouble::NoStream),
+            Some(error) if error.says_no_room() => return LogVerdict::NoRoom(error.description),
+            Some(_) => return LogVerdict::Trouble(Trouble::NoStream),
         }
         let Some(info) = info else {
-            return Found::Trouble(Trouble::NoStream);
+            return LogVerdict::Trouble(Trouble::NoStream);
         };
         self.acknowledging.fill().set(info.state.bytes, info.config.max_bytes);
         match info.full(self.acknowledging.needs()) {
-            Some(reason) => Found::NoRoom(reason),
-            None => Found::Room,
+            Some(reason) => LogVerdict::NoRoom(reason),
+            None => LogVerdict::Room,
         }
     }
 }

@@ -20,7 +20,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What was found about the log's identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Found {
+pub struct Finding {
     /// When.
     pub at: DateTime<Utc>,
     /// Whose memory did not match: `hub`, `tables`, `orders` or a stage.
@@ -29,7 +29,7 @@ pub struct Found {
     pub what: String,
 }
 
-impl Found {
+impl Finding {
     /// What an operator should do.
     pub const ADVICE: &str = "find out who restored or replaced the data of NATS; ask the providers to send again everything since the \
                               common point, because those webhooks are on no log";
@@ -44,10 +44,10 @@ impl Found {
 ///
 /// # Errors
 /// Where NATS does not answer.
-pub(super) async fn agree(connection: &Connection, own: Option<Found>) -> anyhow::Result<Option<Found>> {
+pub(super) async fn agree(connection: &Connection, own: Option<Finding>) -> anyhow::Result<Option<Finding>> {
     let last = last_of(connection, LEASES, SUBJECT, ANSWER_TIMEOUT).await?;
     // What another version wrote and this one cannot read counts as nothing.
-    let kept: Option<Found> = last.and_then(|last| serde_json::from_slice(&last.payload).ok());
+    let kept: Option<Finding> = last.and_then(|last| serde_json::from_slice(&last.payload).ok());
     match (own, kept) {
         (Some(own), kept) if kept.as_ref().is_none_or(|kept| kept.at < own.at) => {
             let payload = serde_json::to_vec(&own)?.into();
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn it_is_shown_for_a_week() {
         let now = Utc::now();
-        let found = |age: TimeDelta| Found {
+        let found = |age: TimeDelta| Finding {
             at: now - age,
             by: "hub".to_owned(),
             what: String::new(),

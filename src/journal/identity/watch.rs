@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Compared, LogState, Remembered, compare,
-    finding::{self, Found},
+    finding::{self, Finding},
     mark_at, message_at,
 };
 use crate::{
@@ -46,7 +46,7 @@ const TABLES: &str = "projection";
 pub struct Identity(Arc<Shared>);
 
 struct Shared {
-    found: Mutex<Option<Found>>,
+    finding: Mutex<Option<Finding>>,
     /// Who is about to lose something, for health.
     risk: Mutex<Option<String>>,
     /// Something was found that the server does not have yet.
@@ -56,7 +56,7 @@ struct Shared {
 impl Default for Identity {
     fn default() -> Self {
         Self(Arc::new(Shared {
-            found: Mutex::default(),
+            finding: Mutex::default(),
             risk: Mutex::default(),
             is_new: Notify::new(),
         }))
@@ -65,9 +65,9 @@ impl Default for Identity {
 
 impl Identity {
     /// What was found last, by any instance; none where that is too long ago to be shown, or nothing was.
-    pub fn found(&self) -> Option<Found> {
-        let found = lock(&self.0.found).clone();
-        found.filter(|found| found.is_shown(Utc::now()))
+    pub fn finding(&self) -> Option<Finding> {
+        let finding = lock(&self.0.finding).clone();
+        finding.filter(|finding| finding.is_shown(Utc::now()))
     }
 
     /// The reader that is about to lose events of the log; none if there is none.
@@ -85,27 +85,27 @@ impl Identity {
         consequence: &str,
     ) {
         metrics::counter!("log_identity_changes_total", "by" => by).increment(1);
-        let found = compared.found();
+        let finding = compared.found();
         tracing::error!(
             by,
-            found,
+            finding,
             position = remembered.position,
             common = compared.common(),
             first = log.first,
             last = log.last,
             created = %DateTime::from_timestamp_nanos(log.created),
-            advice = Found::ADVICE,
+            advice = Finding::ADVICE,
             "{consequence}"
         );
         let common = compared.common().map_or_else(
             || "no common point is known".to_owned(),
             |common| format!("common up to {common}"),
         );
-        *lock(&self.0.found) = Some(Found {
+        *lock(&self.0.finding) = Some(Finding {
             at: Utc::now(),
             by: by.to_owned(),
             what: format!(
-                "{found} ({common}; the position was {}, the log ends at {}); {consequence}",
+                "{finding} ({common}; the position was {}, the log ends at {}); {consequence}",
                 remembered.position, log.last
             ),
         });
@@ -114,12 +114,12 @@ impl Identity {
 
     /// Takes the finding of another instance, or of this one before it was restarted; gives the server its own where that is newer.
     async fn agree(&self, connection: &Connection) -> anyhow::Result<()> {
-        let own = lock(&self.0.found).clone();
+        let own = lock(&self.0.finding).clone();
         let agreed = finding::agree(connection, own).await?;
-        let mut found = lock(&self.0.found);
+        let mut finding = lock(&self.0.finding);
         // One may have been found meanwhile.
-        if agreed.as_ref().map(|one| one.at) > found.as_ref().map(|one| one.at) {
-            *found = agreed;
+        if agreed.as_ref().map(|one| one.at) > finding.as_ref().map(|one| one.at) {
+            *finding = agreed;
         }
         Ok(())
     }

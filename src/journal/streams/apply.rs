@@ -24,7 +24,7 @@ const SAY_EVERY: Duration = Duration::from_secs(2);
 
 /// What is to be applied.
 #[derive(Debug, Default)]
-pub struct Order {
+pub struct ApplyOptions {
     /// What the operator chose just now; what was chosen before stays.
     pub choices: Vec<Choice>,
     /// A shorter age may remove events at once, and an empty log may take the place of one whose restore was interrupted.
@@ -37,7 +37,11 @@ pub struct Order {
 /// # Errors
 /// Where NATS refuses or does not answer; where copies make no progress; where something would be lost that the operator
 /// did not ask for; where a restore of the log was interrupted.
-pub async fn apply(connection: &Connection, order: &Order, say: impl Fn(String)) -> anyhow::Result<Vec<Difference>> {
+pub async fn apply(
+    connection: &Connection,
+    order: &ApplyOptions,
+    say: impl Fn(String),
+) -> anyhow::Result<Vec<Difference>> {
     // Before anything is changed.
     match api::stream_info(connection, EVENTS).await? {
         Some(info) => restoring::refuse(EVENTS, &info["config"])?,

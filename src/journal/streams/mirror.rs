@@ -4,7 +4,7 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
 use super::{
-    EVENTS, Order, api,
+    ApplyOptions, EVENTS, api,
     apply::forgets_nothing,
     choices::{chosen, with_choices},
     events_file,
@@ -36,7 +36,7 @@ const ACTIVE_NANOS: i64 = 5_000_000_000;
 ///
 /// # Errors
 /// Where NATS refuses, or this server has a log of its own.
-pub async fn follow(connection: &Connection, domain: &str, order: &Order) -> anyhow::Result<Followed> {
+pub async fn follow(connection: &Connection, domain: &str, order: &ApplyOptions) -> anyhow::Result<Followed> {
     let file = events_file()?;
     let Some(info) = api::stream_info(connection, EVENTS).await? else {
         let mut config = file.clone();

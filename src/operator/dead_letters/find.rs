@@ -17,7 +17,7 @@ use crate::{
     journal::{
         EVENTS, codec,
         connection::Connection,
-        read::{Entry, Located, Reader, Start, event_at},
+        read::{Entry, Located, LogReader, Start, event_at},
     },
     transform::Transform,
 };
@@ -123,11 +123,11 @@ impl Log {
     }
 
     /// Reads subjects from shortly before a time on.
-    pub(super) fn since(&self, subjects: impl Into<String>, time: DateTime<Utc>) -> Reader {
-        Reader::of_subjects(&self.connection, subjects, Start::Time(time - CLOCK_SKEW))
+    pub(super) fn since(&self, subjects: impl Into<String>, time: DateTime<Utc>) -> LogReader {
+        LogReader::of_subjects(&self.connection, subjects, Start::Time(time - CLOCK_SKEW))
     }
 
-    fn reader(&self, event_type: EventType, filter: &Filter) -> Reader {
+    fn reader(&self, event_type: EventType, filter: &Filter) -> LogReader {
         let root = event_type.subject_root();
         let subjects = match &filter.provider {
             Some(provider) => format!("{root}.{}.>", codec::token(provider)),
@@ -135,7 +135,7 @@ impl Log {
         };
         match filter.since {
             Some(since) => self.since(subjects, since.0),
-            None => Reader::of_subjects(&self.connection, subjects, Start::Sequence(1)),
+            None => LogReader::of_subjects(&self.connection, subjects, Start::Sequence(1)),
         }
     }
 
@@ -197,7 +197,7 @@ impl GivenUp {
 }
 
 /// The events of a reader's next page; none at the end of the log.
-pub(super) async fn next(reader: &mut Reader) -> anyhow::Result<Option<Vec<Recorded>>> {
+pub(super) async fn next(reader: &mut LogReader) -> anyhow::Result<Option<Vec<Recorded>>> {
     let entries = reader.next_batch().await?;
     if entries.is_empty() {
         return Ok(None);
@@ -211,7 +211,7 @@ pub(super) async fn next(reader: &mut Reader) -> anyhow::Result<Option<Vec<Recor
 
 /// What is read of one type of event.
 struct Source {
-    reader: Reader,
+    reader: LogReader,
     read: VecDeque<Located>,
     is_over: bool,
 }

@@ -13,7 +13,7 @@ use crate::{
     config::{self, Environment},
     json::{
         fault::Fault,
-        tree::{Kind, Place, Tree},
+        tree::{Tree, ValueId, ValueKind},
     },
     operator::read,
     provider::declarative::{
@@ -252,12 +252,12 @@ fn visible(text: &str) -> String {
 }
 
 /// Every value of a body that holds no others, by its pointer.
-fn leaves(tree: &Tree<'_>, place: Place, rows: &mut Vec<(String, String)>) {
+fn leaves(tree: &Tree<'_>, place: ValueId, rows: &mut Vec<(String, String)>) {
     let pointer = tree.pointer(place);
     let is_verbatim = ["/transformedOrder/extra/", "/statusChange/extra/"]
         .iter()
         .any(|extra| pointer.starts_with(extra));
-    if matches!(tree.kind(place), Kind::Object | Kind::Array) && !is_verbatim {
+    if matches!(tree.kind(place), ValueKind::Object | ValueKind::Array) && !is_verbatim {
         for child in tree.children(place) {
             leaves(tree, child, rows);
         }

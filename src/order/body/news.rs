@@ -43,7 +43,7 @@ pub fn announced(body: &[u8]) -> serde_json::Result<Announced> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Order<'a> {
+struct NewOrderBody<'a> {
     #[serde(borrow)]
     original_webhook: &'a RawValue,
     #[serde(borrow)]
@@ -108,7 +108,7 @@ struct Change<'a> {
 /// # Errors
 /// Where the bytes are no body of a new order.
 pub fn as_news(body: &[u8]) -> serde_json::Result<Vec<u8>> {
-    let order: Order<'_> = serde_json::from_slice(body)?;
+    let order: NewOrderBody<'_> = serde_json::from_slice(body)?;
     let fields = order.transformed_order;
     serde_json::to_vec(&News {
         original_webhook: order.original_webhook,

@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::value::RawValue;
 
-use super::{Origin, Place, VERSION};
+use super::{BranchRef, Origin, VERSION};
 use crate::order::{
     flag::Flag,
     model::{self, Extra, Order, StatusChange, Translation},
@@ -286,13 +286,13 @@ impl Serialize for Flags<'_> {
 }
 
 impl<'a> Body<'a> {
-    pub(super) fn of_order(order: &'a Order, place: &'a Place, origin: Origin<'a>) -> Self {
+    pub(super) fn of_order(order: &'a Order, place: &'a BranchRef, origin: Origin<'a>) -> Self {
         let mut body = Self::without_content(origin, order.provider_event_id.as_deref(), &order.flags);
         body.transformed_order = Some(Box::new(new_order(order, place)));
         body
     }
 
-    pub(super) fn of_change(change: &'a StatusChange, place: &'a Place, origin: Origin<'a>) -> Self {
+    pub(super) fn of_change(change: &'a StatusChange, place: &'a BranchRef, origin: Origin<'a>) -> Self {
         let mut body = Self::without_content(origin, change.provider_event_id.as_deref(), &change.flags);
         body.status_change = Some(Change {
             external_order_id: &change.external_id,
@@ -332,7 +332,7 @@ impl<'a> Body<'a> {
     }
 }
 
-fn new_order<'a>(order: &'a Order, place: &'a Place) -> NewOrder<'a> {
+fn new_order<'a>(order: &'a Order, place: &'a BranchRef) -> NewOrder<'a> {
     NewOrder {
         order_number: &order.order_number,
         external_order_id: &order.external_id,

@@ -8,7 +8,7 @@ use std::{
 use async_nats::jetstream::Message;
 use tokio_util::sync::CancellationToken;
 
-use super::Newer;
+use super::LaterVersion;
 use crate::{
     database::{self, Connection},
     event::Recorded,
@@ -17,7 +17,7 @@ use crate::{
         codec::MESSAGE_ID,
         identity::Mark,
         pull,
-        read::{BATCH, Entry, Reader, end, event_at},
+        read::{BATCH, Entry, LogReader, end, event_at},
     },
     projection::{
         batch::{self, MAX_BYTES, MAX_EVENTS, Skipped, To},
@@ -103,7 +103,7 @@ impl Writer<'_> {
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let log = self.journal.connection();
-        let mut reader = Reader::from(log, self.position + 1).up_to(end(log).await?);
+        let mut reader = LogReader::from(log, self.position + 1).up_to(end(log).await?);
         let mut entries = read(&mut reader).await?;
         while !entries.is_empty() && !stop.is_cancelled() {
             let mark = reader.mark();
@@ -123,7 +123,7 @@ impl Writer<'_> {
             "the consumer left something out, reading the log"
         );
         let log = self.journal.connection();
-        let mut reader = Reader::from(log, self.position + 1).up_to(end(log).await?);
+        let mut reader = LogReader::from(log, self.position + 1).up_to(end(log).await?);
         while self.position < to {
             let mut entries = reader.next_batch().await?;
             entries.retain(|entry| entry.sequence() <= to);
@@ -176,7 +176,7 @@ impl Writer<'_> {
                 } => {
                     self.apply(connection, &events, sequence - 1, None).await?;
                     events.clear();
-                    self.meet(connection, Newer { sequence, what }).await?;
+                    self.meet(connection, LaterVersion { sequence, what }).await?;
                 }
                 // The stage that it is for records an event about it; that one is in the tables.
                 Entry::Unreadable { sequence, newer: None } => {
@@ -191,7 +191,7 @@ impl Writer<'_> {
 
     /// An event of a later version: an instance of that is to write it. Where there is none it is noted, so that one that comes
     /// later can.
-    async fn meet(&mut self, connection: &mut Connection, newer: Newer) -> anyhow::Result<()> {
+    async fn meet(&mut self, connection: &mut Connection, newer: LaterVersion) -> anyhow::Result<()> {
         let sequence = newer.sequence;
         if sequence <= self.position {
             return Ok(());
@@ -303,7 +303,7 @@ fn mark_of(sequence: u64, message: &Message) -> anyhow::Result<Mark> {
 }
 
 /// As much of the log as one transaction takes; empty at its end.
-async fn read(reader: &mut Reader) -> anyhow::Result<Vec<Entry>> {
+async fn read(reader: &mut LogReader) -> anyhow::Result<Vec<Entry>> {
     let (mut entries, mut bytes) = (Vec::new(), 0);
     while entries.len() + BATCH <= MAX_EVENTS && bytes < MAX_BYTES {
         let more = reader.next_batch().await?;

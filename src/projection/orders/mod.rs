@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use tokio_postgres::types::ToSql;
 
 use self::row::Row;
-use super::{Projection, batch::Batch, decoded::Event, rules::Order};
+use super::{Projection, batch::Batch, decoded::Event, rules::EventOrder};
 use crate::{
     database::{Transaction, query},
     order::status::OrderStatus,
@@ -83,7 +83,7 @@ impl<'a> Rows<'a> {
         Ok(Self { places, rows })
     }
 
-    fn apply(&mut self, event: &Event<'_>, comes: Order) {
+    fn apply(&mut self, event: &Event<'_>, comes: EventOrder) {
         if !row::is_about_an_order(event) {
             return;
         }

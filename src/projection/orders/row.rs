@@ -15,8 +15,8 @@ use crate::{
     event::{EventId, EventType, outcome::ErrorReport, push},
     order::status::OrderStatus,
     projection::{
-        decoded::{Event, Said},
-        rules::{self, Order},
+        decoded::{DecodedPayload, Event},
+        rules::{self, EventOrder},
         timestamp,
     },
 };
@@ -195,7 +195,7 @@ impl Row {
     }
 
     /// Whether an event may change it that comes like this.
-    pub(super) fn may_change(&self, comes: Order, event: &Event<'_>) -> bool {
+    pub(super) fn may_change(&self, comes: EventOrder, event: &Event<'_>) -> bool {
         comes.may_change(timestamp(self.last_at), timestamp(event.envelope.time))
     }
 
@@ -257,7 +257,9 @@ impl Row {
 
     /// What the body for the backend says.
     fn note_body(&mut self, event: &Event<'_>) {
-        let Said::Transformed(facts) = &event.said else { return };
+        let DecodedPayload::Transformed(facts) = &event.said else {
+            return;
+        };
         for (column, found) in [
             (&mut self.company_id, &facts.company_id),
             (&mut self.order_number, &facts.order_number),
@@ -295,10 +297,12 @@ impl Row {
     fn failed(&mut self, event: &Event<'_>) {
         let webhook = event.envelope.root_id;
         let (attempts, next, error, stage) = match &event.said {
-            Said::ForwardFailed(failed) => (failed.attempt, Some(failed.next_attempt_at), &failed.error, "forward"),
+            DecodedPayload::ForwardFailed(failed) => {
+                (failed.attempt, Some(failed.next_attempt_at), &failed.error, "forward")
+            }
             // A dead letter follows, which says the same.
-            Said::PushFailed(failed) if failed.given_up => return,
-            Said::PushFailed(failed) => (failed.attempt, failed.next_attempt_at, &failed.error, "push"),
+            DecodedPayload::PushFailed(failed) if failed.given_up => return,
+            DecodedPayload::PushFailed(failed) => (failed.attempt, failed.next_attempt_at, &failed.error, "push"),
             _ => return,
         };
         if self.is_open(webhook) {
@@ -325,8 +329,8 @@ impl Row {
         self.unsettled.retain(|one| !is_one(one) || Some(one.webhook) == latest);
         self.given_up_at = Some(millis(event.envelope.time));
         match &event.said {
-            Said::DeadLettered(dead) => self.because(dead.attempts, &dead.stage, &dead.error),
-            Said::Rejected(rejected) => {
+            DecodedPayload::DeadLettered(dead) => self.because(dead.attempts, &dead.stage, &dead.error),
+            DecodedPayload::Rejected(rejected) => {
                 let stage = rejected.stage.as_deref().unwrap_or(FIRST_STAGE);
                 self.because(0, stage, &rejected.error);
             }
@@ -354,7 +358,7 @@ impl Row {
         };
         self.unsettled.retain(|one| one.webhook != webhook && !is_overcome(one));
         self.forwarded_at = self.forwarded_at.or_else(|| Some(millis(event.envelope.time)));
-        if let Said::Forwarded(forwarded) = &event.said {
+        if let DecodedPayload::Forwarded(forwarded) = &event.said {
             self.attempts = i32::try_from(forwarded.attempts).unwrap_or(i32::MAX);
             if let Some(order_id) = &forwarded.internal_order_id {
                 self.order_id = Some(order_id.clone());
@@ -367,7 +371,9 @@ impl Row {
         let webhook = event.envelope.root_id;
         self.unsettled.retain(|one| one.webhook != webhook);
         self.forget_cause();
-        let Said::Ignored(ignored) = &event.said else { return };
+        let DecodedPayload::Ignored(ignored) = &event.said else {
+            return;
+        };
         self.is_test |= ignored.reason == TEST_REASON;
         if self.order_id.is_none() {
             self.order_id.clone_from(&ignored.internal_order_id);

@@ -66,7 +66,7 @@ pub(super) fn offset(minutes: &str) -> Option<FixedOffset> {
 
 /// What a provider's text says about a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum ParsedTime {
     /// This time.
     Time(DateTime<Utc>),
     /// A zero date: that there is none.
@@ -86,33 +86,33 @@ const NEVER: i32 = 9999;
 /// A time by ISO 8601, in any of its common forms: extended (`2025-10-01T12:00:00Z`) or basic (`20251001T120000Z`), with a blank
 /// for the `T`, without seconds, with a fraction behind `.` or `,`, with a zone of `Z`, `+03:00`, `+0300` or `+03`. `zone` is
 /// asked where it names none. Dates without a time of day say too little, and dates by week or day of the year are not read.
-pub(super) fn iso(text: &str, zone: impl FnOnce() -> Option<FixedOffset>) -> Said {
+pub(super) fn iso(text: &str, zone: impl FnOnce() -> Option<FixedOffset>) -> ParsedTime {
     let text = text.trim();
     if text == "0" || text.starts_with("0000-00-00") || text.starts_with("00000000") {
-        return Said::Nothing;
+        return ParsedTime::Nothing;
     }
     let Some((naive, offset)) = parts(text) else {
-        return Said::Unreadable;
+        return ParsedTime::Unreadable;
     };
     if is_zero(&naive) {
-        return Said::Nothing;
+        return ParsedTime::Nothing;
     }
     let Some(offset) = offset.or_else(zone) else {
-        return Said::Unreadable;
+        return ParsedTime::Unreadable;
     };
     // With an offset that does not change with the seasons there is one such time.
     let time = naive.and_local_timezone(offset).single();
-    time.map_or(Said::Unreadable, |time| plausible(time.to_utc()))
+    time.map_or(ParsedTime::Unreadable, |time| plausible(time.to_utc()))
 }
 
 fn is_zero(naive: &NaiveDateTime) -> bool {
     naive.year() <= LAST_ZERO_YEAR || naive.year() == NEVER || naive.and_utc() == DateTime::UNIX_EPOCH
 }
 
-fn plausible(time: DateTime<Utc>) -> Said {
+fn plausible(time: DateTime<Utc>) -> ParsedTime {
     match YEARS.contains(&time.year()) {
-        true => Said::Time(time),
-        false => Said::Unreadable,
+        true => ParsedTime::Time(time),
+        false => ParsedTime::Unreadable,
     }
 }
 
@@ -208,16 +208,16 @@ fn named_zone(zone: &str) -> Option<FixedOffset> {
 
 /// A number of units since 1970, of which so many make a second, also with a fraction, as languages without whole numbers write
 /// it. Zero, and what is before 1970, says that there is no time.
-pub(super) fn unix(text: &str, a_second: i64) -> Said {
+pub(super) fn unix(text: &str, a_second: i64) -> ParsedTime {
     let Some(units) = decimal(text.trim()) else {
-        return Said::Unreadable;
+        return ParsedTime::Unreadable;
     };
     if units <= Decimal::ZERO {
-        return Said::Nothing;
+        return ParsedTime::Nothing;
     }
     let millis = units.checked_mul(Decimal::from(1000 / a_second));
     let time = millis.and_then(|millis| DateTime::from_timestamp_millis(millis.trunc().to_i64()?));
-    time.map_or(Said::Unreadable, plausible)
+    time.map_or(ParsedTime::Unreadable, plausible)
 }
 
 /// A decimal number, also with an exponent.
@@ -244,7 +244,7 @@ mod tests {
 
     fn read(text: &str) -> String {
         match iso(text, zone) {
-            Said::Time(time) => time.to_rfc3339(),
+            ParsedTime::Time(time) => time.to_rfc3339(),
             other => format!("{other:?}"),
         }
     }
@@ -275,7 +275,7 @@ mod tests {
         }
         assert_eq!(
             iso("2025-10-01T12:00:00", || None),
-            Said::Unreadable,
+            ParsedTime::Unreadable,
             "which zone is not known"
         );
     }
@@ -294,11 +294,11 @@ mod tests {
             "9999-12-31T23:59:59.9999999",
             "0",
         ] {
-            assert_eq!(iso(text, zone), Said::Nothing, "{text}");
-            assert_eq!(iso(text, || None), Said::Nothing, "{text} without a zone");
+            assert_eq!(iso(text, zone), ParsedTime::Nothing, "{text}");
+            assert_eq!(iso(text, || None), ParsedTime::Nothing, "{text} without a zone");
         }
         for text in ["0", "0.0", "-62135596800"] {
-            assert_eq!(unix(text, 1), Said::Nothing, "{text}");
+            assert_eq!(unix(text, 1), ParsedTime::Nothing, "{text}");
         }
     }
 
@@ -330,14 +330,14 @@ mod tests {
             "false",
             "",
         ] {
-            assert_eq!(iso(text, zone), Said::Unreadable, "{text}");
+            assert_eq!(iso(text, zone), ParsedTime::Unreadable, "{text}");
         }
     }
 
     #[test]
     fn seconds_and_milliseconds() {
         let read = |text, a_second| match unix(text, a_second) {
-            Said::Time(time) => time.to_rfc3339(),
+            ParsedTime::Time(time) => time.to_rfc3339(),
             other => format!("{other:?}"),
         };
         for (text, a_second) in [
@@ -358,7 +358,7 @@ mod tests {
             ("1606780145", 1000),
             ("2020-11-30T23:49:05Z", 1),
         ] {
-            assert_eq!(unix(text, a_second), Said::Unreadable, "{text}");
+            assert_eq!(unix(text, a_second), ParsedTime::Unreadable, "{text}");
         }
     }
 
@@ -372,7 +372,7 @@ mod tests {
             let local = time.with_timezone(&zone);
             let format = ["%Y-%m-%dT%H:%M:%S%:z", "%Y-%m-%d %H:%M:%S%z", "%Y%m%dT%H%M%S%z", "%Y-%m-%dT%H:%M:%S.000%:z",
                 "%Y-%m-%dT%H:%M:%S", "%Y%m%d %H%M%S"][form];
-            prop_assert_eq!(iso(&local.format(format).to_string(), || Some(zone)), Said::Time(time));
+            prop_assert_eq!(iso(&local.format(format).to_string(), || Some(zone)), ParsedTime::Time(time));
         }
 
         #[test]

@@ -36,7 +36,7 @@ pub struct File {
     /// `[events]`: what a webhook is.
     pub events: Events,
     /// `[order]`: a new order.
-    pub order: Order,
+    pub order: OrderTable,
     /// `[status]`: a change of one.
     pub status: StatusTable,
     /// `[courier]`: who drives, on new orders and on changes.
@@ -208,7 +208,7 @@ pub struct When {
 
 /// `[order]`.
 #[derive(Debug)]
-pub struct Order {
+pub struct OrderTable {
     /// The keys of the table itself.
     pub head: OrderHead,
     /// `[order.customer]`.

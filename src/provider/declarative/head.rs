@@ -40,7 +40,7 @@ pub(super) struct Arriving<'a> {
     pub(super) path: &'a str,
 }
 
-struct Reader<'a> {
+struct HeadReader<'a> {
     webhook: &'a Webhook,
     body: Document<'a>,
     document: Document<'a>,
@@ -48,7 +48,7 @@ struct Reader<'a> {
     path: &'a str,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> HeadReader<'a> {
     fn raw(&self, source: &Source) -> Option<&'a str> {
         match source {
             Source::Here(pointer) | Source::Document(pointer) => self.document.find(pointer),
@@ -110,7 +110,7 @@ pub(super) fn why_ignored(file: &File, arriving: &Arriving<'_>) -> Option<String
     with_reader(file, arriving, |reader| why(file, reader)).ok().flatten()
 }
 
-fn why(file: &File, reader: &Reader<'_>) -> Option<String> {
+fn why(file: &File, reader: &HeadReader<'_>) -> Option<String> {
     let events = &file.events;
     let (kind, word) = kind(events, reader);
     if kind != Kind::Ignored {
@@ -144,7 +144,7 @@ fn why(file: &File, reader: &Reader<'_>) -> Option<String> {
 /// The store that it names, as the transformation will read it.
 pub(super) fn store(file: &File, arriving: &Arriving<'_>) -> Option<String> {
     let pick = file.webhook.store.as_ref()?;
-    let store = |reader: &Reader<'_>| {
+    let store = |reader: &HeadReader<'_>| {
         let texts = pick.from.iter().filter_map(|source| reader.text(source));
         let mut texts = texts.filter(|text| is_text(text) && !pick.skip.iter().any(|skipped| skipped == text.trim()));
         texts.next().map(Cow::into_owned)
@@ -153,7 +153,7 @@ pub(super) fn store(file: &File, arriving: &Arriving<'_>) -> Option<String> {
     found.or_else(|| pick.fallback.clone())
 }
 
-fn with_reader<T>(file: &File, arriving: &Arriving<'_>, then: impl FnOnce(&Reader<'_>) -> T) -> Result<T, String> {
+fn with_reader<T>(file: &File, arriving: &Arriving<'_>, then: impl FnOnce(&HeadReader<'_>) -> T) -> Result<T, String> {
     let body = Document::new(arriving.body).map_err(|error| {
         format!(
             "not the JSON that was expected, at line {} column {}",
@@ -164,7 +164,7 @@ fn with_reader<T>(file: &File, arriving: &Arriving<'_>, then: impl FnOnce(&Reade
     if !body.is_object() {
         return Err("expected a JSON object".into());
     }
-    let reader = |document| Reader {
+    let reader = |document| HeadReader {
         webhook: &file.webhook,
         body,
         document,
@@ -183,7 +183,7 @@ fn with_reader<T>(file: &File, arriving: &Arriving<'_>, then: impl FnOnce(&Reade
             })?;
             // It is a body of its own: with a key twice, two readers could make two orders of it.
             structure::check(inner.as_bytes()).map_err(|why| format!("{pointer}: {why}"))?;
-            let reader = Reader {
+            let reader = HeadReader {
                 webhook: &file.webhook,
                 body,
                 document,
@@ -206,12 +206,12 @@ fn inner<'a>(body: Document<'a>, pointer: &Pointer) -> Option<Cow<'a, str>> {
 }
 
 /// The first shape that it has.
-fn shape<'f>(events: &'f Events, reader: &Reader<'_>) -> Option<&'f When> {
+fn shape<'f>(events: &'f Events, reader: &HeadReader<'_>) -> Option<&'f When> {
     events.when.iter().find(|when| reader.is_there(&when.has, &when.is))
 }
 
 /// What it is, and the word that says so, where that was asked for.
-fn kind<'a>(events: &Events, reader: &Reader<'a>) -> (Kind, Option<Cow<'a, str>>) {
+fn kind<'a>(events: &Events, reader: &HeadReader<'a>) -> (Kind, Option<Cow<'a, str>>) {
     if let Some(when) = shape(events, reader) {
         return (when.becomes, None);
     }
@@ -223,7 +223,7 @@ fn kind<'a>(events: &Events, reader: &Reader<'a>) -> (Kind, Option<Cow<'a, str>>
     (kind, word)
 }
 
-fn head(file: &File, reader: &Reader<'_>, is_menu_word: bool) -> Result<Head, String> {
+fn head(file: &File, reader: &HeadReader<'_>, is_menu_word: bool) -> Result<Head, String> {
     let kind = if is_menu_word {
         Kind::Ignored
     } else {

@@ -7,10 +7,10 @@ use super::{
     clock::decimal,
     file::{File, Modifiers, Names},
     pick::{Amount, Pick},
-    reader::{Need, Reader},
+    reader::{Need, OrderReader},
 };
 use crate::{
-    json::tree::Place,
+    json::tree::ValueId,
     order::{
         flag::Flag,
         model::{Line, Modifier, Translation},
@@ -31,12 +31,12 @@ pub(super) struct Basket {
 }
 
 struct Walk<'w, 't> {
-    reader: &'w Reader<'t>,
+    reader: &'w OrderReader<'t>,
     modifiers: Option<&'w Modifiers>,
     currency: Currency,
 }
 
-pub(super) fn basket(reader: &Reader<'_>, file: &File, currency: Currency) -> Basket {
+pub(super) fn basket(reader: &OrderReader<'_>, file: &File, currency: Currency) -> Basket {
     let table = &file.order.lines;
     let walk = Walk {
         reader,
@@ -86,7 +86,7 @@ pub(super) fn basket(reader: &Reader<'_>, file: &File, currency: Currency) -> Ba
 }
 
 impl Walk<'_, '_> {
-    fn names(&self, names: &Names, place: Place) -> Vec<Translation> {
+    fn names(&self, names: &Names, place: ValueId) -> Vec<Translation> {
         let name = |(language, pick): (&String, &Pick)| {
             let text = self.reader.text(pick, place)?;
             Some(Translation {
@@ -98,7 +98,7 @@ impl Walk<'_, '_> {
     }
 
     /// A line without a name is still something to cook: its name in another language, or its code, stands in for it.
-    fn name(&self, pick: &Pick, place: Place, names: &[Translation], codes: [&Option<String>; 2]) -> String {
+    fn name(&self, pick: &Pick, place: ValueId, names: &[Translation], codes: [&Option<String>; 2]) -> String {
         if let Some(name) = self.reader.text(pick, place) {
             return name;
         }
@@ -118,7 +118,7 @@ impl Walk<'_, '_> {
     }
 
     /// One, where nothing is said.
-    fn quantity(&self, pick: &Option<Pick>, place: Place) -> Box<RawValue> {
+    fn quantity(&self, pick: &Option<Pick>, place: ValueId) -> Box<RawValue> {
         self.reader
             .decimal(pick, place, Need::Essential)
             .unwrap_or_else(|| RawValue::from_string("1".into()).expect("1 is JSON"))
@@ -132,7 +132,7 @@ impl Walk<'_, '_> {
         total: Option<Money>,
         quantity: &RawValue,
         modifiers: &[Modifier],
-        place: Place,
+        place: ValueId,
         (unit_source, total_source): (&Option<Amount>, &Option<Amount>),
     ) -> (Money, Money) {
         let count = count(quantity);
@@ -160,7 +160,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    fn missing(&self, amount: &Option<Amount>, place: Place, flag: Flag) {
+    fn missing(&self, amount: &Option<Amount>, place: ValueId, flag: Flag) {
         match amount {
             Some(amount) if amount.required => {
                 self.reader
@@ -170,7 +170,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    fn modifiers(&self, place: Place, depth: usize) -> Vec<Modifier> {
+    fn modifiers(&self, place: ValueId, depth: usize) -> Vec<Modifier> {
         let Some(table) = self.modifiers.filter(|_| depth < MAX_MODIFIER_DEPTH) else {
             return Vec::new();
         };
@@ -191,7 +191,7 @@ impl Walk<'_, '_> {
         modifiers
     }
 
-    fn modifier(&self, table: &Modifiers, place: Place, group: Option<String>, depth: usize) -> Modifier {
+    fn modifier(&self, table: &Modifiers, place: ValueId, group: Option<String>, depth: usize) -> Modifier {
         let id = self.reader.optional(&table.id, place);
         let merchant_ref = self.reader.optional(&table.merchant_ref, place);
         let names = self.names(&table.names, place);

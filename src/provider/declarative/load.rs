@@ -9,7 +9,7 @@ use toml::{
 };
 
 use super::{
-    file::{Document, File, Order, Webhook},
+    file::{Document, File, OrderTable, Webhook},
     pick::{Source, Sources},
 };
 use crate::{
@@ -189,7 +189,7 @@ impl<'t> Loader<'t> {
         }
     }
 
-    fn order(&mut self, root: &mut Table<'t>) -> Option<Order> {
+    fn order(&mut self, root: &mut Table<'t>) -> Option<OrderTable> {
         let mut table = self.take(root, "order", true)?;
         let customer = self.section_or_default(&mut table, "customer");
         let address = self.section_or_default(&mut table, "address");
@@ -200,7 +200,7 @@ impl<'t> Loader<'t> {
         };
         let pricing = self.section_or_default(&mut table, "pricing");
         let payment = self.section_or_default(&mut table, "payment");
-        Some(Order {
+        Some(OrderTable {
             head: self.read(table)?,
             customer: customer?,
             address: address?,

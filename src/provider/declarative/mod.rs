@@ -31,8 +31,8 @@ use self::{
     head::Arriving,
     order::Common,
     pick::Source,
-    reader::{Habits, Reader, Request},
-    response::{Said, Told},
+    reader::{Habits, OrderReader, Request},
+    response::{FormattedAnswer, WebhookAnswer},
 };
 use super::{
     Admission, Content, Fact, Provider, Refusal, StoreOfDocument, Stores, TransformError, merchant_header,
@@ -42,7 +42,7 @@ use crate::{
     event::Recorded,
     json::{
         fault::Fault,
-        tree::{Place, Tree, TreeError},
+        tree::{Tree, TreeError, ValueId},
     },
     order::money::Currency,
     verification::{Scheme, Unverified, Verified},
@@ -73,10 +73,10 @@ impl Declarative {
     fn reader<'t>(
         &'t self,
         received: &'t Recorded,
-        document: (&'t Tree<'t>, Place),
+        document: (&'t Tree<'t>, ValueId),
         body: &'t Tree<'t>,
         nothing: &'t Map<String, Value>,
-    ) -> Reader<'t> {
+    ) -> OrderReader<'t> {
         let file = &*self.file;
         let facts = received.envelope.request.as_ref();
         let path = facts.map_or("", |facts| facts.path.as_str());
@@ -91,11 +91,11 @@ impl Declarative {
             path: below(path, &file.identity.name),
             paths: &file.webhook.paths,
         };
-        Reader::new(document, body, request, habits)
+        OrderReader::new(document, body, request, habits)
     }
 
     /// The stores that a webhook names, and that its document does where it was fetched.
-    fn stores(&self, reader: &Reader<'_>, is_fetched: bool) -> Stores {
+    fn stores(&self, reader: &OrderReader<'_>, is_fetched: bool) -> Stores {
         let named = |counts: &dyn Fn(&Source) -> bool| reader.glimpse(self.file.webhook.store.as_ref()?, counts);
         if !is_fetched {
             return Stores {
@@ -113,7 +113,7 @@ impl Declarative {
     fn fact<'t>(
         &'t self,
         received: &'t Recorded,
-        document: (&'t Tree<'t>, Place),
+        document: (&'t Tree<'t>, ValueId),
         body: &'t Tree<'t>,
         is_fetched: bool,
     ) -> Result<Fact, TransformError> {
@@ -238,7 +238,7 @@ impl Provider for Declarative {
             Some(Document::Fetched(_)) => self.fact(received, (&body, body.root()), &body, false),
             Some(Document::Text(pointer)) => {
                 let found = body.find(body.root(), pointer);
-                let text: Option<(Place, Cow<'_, str>)> = found.and_then(|place| Some((place, body.text(place)?)));
+                let text: Option<(ValueId, Cow<'_, str>)> = found.and_then(|place| Some((place, body.text(place)?)));
                 let Some((place, text)) = text else {
                     return Err(fault(&pointer.to_string(), "expected JSON in a text"));
                 };
@@ -265,7 +265,7 @@ impl Provider for Declarative {
                 .any(|template| template.has_shape_of(below))
     }
 
-    fn answer(&self, said: Said<'_>, request_id: &str, body: &[u8]) -> Option<Told> {
+    fn answer(&self, said: WebhookAnswer<'_>, request_id: &str, body: &[u8]) -> Option<FormattedAnswer> {
         self.file.response.answer(said, request_id, body)
     }
 }

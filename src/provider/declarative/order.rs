@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use super::{
     file::{self, File, Kind},
     lines::{self, Basket},
-    reader::{Accepts, Need, Reader},
+    reader::{Accepts, Need, OrderReader},
     values::Chosen,
 };
 use crate::{
@@ -37,7 +37,12 @@ pub(super) struct Common<'a> {
 }
 
 /// Reads a new order. `currency` is the configured one.
-pub(super) fn new_order(reader: &Reader<'_>, file: &File, common: Common<'_>, currency: Option<Currency>) -> Order {
+pub(super) fn new_order(
+    reader: &OrderReader<'_>,
+    file: &File,
+    common: Common<'_>,
+    currency: Option<Currency>,
+) -> Order {
     let root = reader.root();
     let head = &file.order.head;
     let currency = the_currency(reader, file, currency);
@@ -88,7 +93,7 @@ pub(super) fn new_order(reader: &Reader<'_>, file: &File, common: Common<'_>, cu
 
 /// Who brings the order. An order that waits for a courier who never comes is lost; so where the provider's word is not known,
 /// it is the restaurant that has to see to it: it brings what has an address, and hands out what has none.
-fn fulfillment(reader: &Reader<'_>, file: &File, has_address: bool) -> Fulfillment {
+fn fulfillment(reader: &OrderReader<'_>, file: &File, has_address: bool) -> Fulfillment {
     let unknown = if has_address {
         Fulfillment::MerchantCourier
     } else {
@@ -105,7 +110,7 @@ fn fulfillment(reader: &Reader<'_>, file: &File, has_address: bool) -> Fulfillme
 }
 
 /// Reads a change.
-pub(super) fn change(reader: &Reader<'_>, file: &File, common: Common<'_>, kind: Kind) -> StatusChange {
+pub(super) fn change(reader: &OrderReader<'_>, file: &File, common: Common<'_>, kind: Kind) -> StatusChange {
     let root = reader.root();
     let (status, provider_status) = match kind {
         Kind::CourierUpdated => (None, None),
@@ -132,7 +137,7 @@ pub(super) fn change(reader: &Reader<'_>, file: &File, common: Common<'_>, kind:
 
 /// The currency of all amounts. One that cannot be read is the configured one, where there is any; without one nothing can be
 /// charged.
-fn the_currency(reader: &Reader<'_>, file: &File, configured: Option<Currency>) -> Currency {
+fn the_currency(reader: &OrderReader<'_>, file: &File, configured: Option<Currency>) -> Currency {
     let head = &file.order.head;
     let known = configured.or(head.default_currency);
     if let Some(sources) = &head.currency {
@@ -191,7 +196,7 @@ fn order_number(file: &File, external_id: &str) -> String {
 }
 
 /// An order that just came is received, whatever else its provider calls it.
-fn status_of_new(reader: &Reader<'_>, file: &File, type_word: Option<String>) -> (Status, String) {
+fn status_of_new(reader: &OrderReader<'_>, file: &File, type_word: Option<String>) -> (Status, String) {
     match reader.optional(&file.status.status, reader.root()) {
         Some(word) => {
             let status = file.status.words.get(&word).copied();
@@ -205,7 +210,7 @@ fn status_of_new(reader: &Reader<'_>, file: &File, type_word: Option<String>) ->
 }
 
 fn status_of_change(
-    reader: &Reader<'_>,
+    reader: &OrderReader<'_>,
     file: &File,
     type_word: Option<String>,
     kind: Kind,
@@ -224,7 +229,7 @@ fn status_of_change(
     (status, Some(word))
 }
 
-fn customer(reader: &Reader<'_>, table: &file::Customer) -> Customer {
+fn customer(reader: &OrderReader<'_>, table: &file::Customer) -> Customer {
     let mut redacted = false;
     let mut read = |pick| {
         let text = reader.optional(pick, reader.root());
@@ -271,7 +276,7 @@ fn redact(mut address: Address, withheld: &[String], customer: &mut Customer) ->
     address
 }
 
-fn address(reader: &Reader<'_>, table: &file::Address) -> Option<Address> {
+fn address(reader: &OrderReader<'_>, table: &file::Address) -> Option<Address> {
     let root = reader.root();
     let text = |pick| reader.optional(pick, root);
     let address = Address {
@@ -291,7 +296,7 @@ fn address(reader: &Reader<'_>, table: &file::Address) -> Option<Address> {
     (!address.is_empty()).then_some(address)
 }
 
-fn payment(reader: &Reader<'_>, table: &file::Payment) -> Payment {
+fn payment(reader: &OrderReader<'_>, table: &file::Payment) -> Payment {
     Payment {
         method: reader.optional(&table.method, reader.root()),
         is_prepaid: table
@@ -303,7 +308,7 @@ fn payment(reader: &Reader<'_>, table: &file::Payment) -> Payment {
 
 /// Who drives. `status` is the provider's word for the order's status: where the same word is looked at for the courier's state
 /// and means none, it said something about the order.
-fn courier(reader: &Reader<'_>, file: &File, status: Option<&str>) -> Option<Courier> {
+fn courier(reader: &OrderReader<'_>, file: &File, status: Option<&str>) -> Option<Courier> {
     let table = file.courier.as_ref()?;
     let root = reader.root();
     let word = reader.optional(&table.state, root);
@@ -324,7 +329,7 @@ fn courier(reader: &Reader<'_>, file: &File, status: Option<&str>) -> Option<Cou
 }
 
 /// What it costs. Beside a total every other amount informs; without one the total is their sum, and they are what is charged.
-fn pricing(reader: &Reader<'_>, table: &file::Pricing, basket: &Basket, currency: Currency) -> Pricing {
+fn pricing(reader: &OrderReader<'_>, table: &file::Pricing, basket: &Basket, currency: Currency) -> Pricing {
     let root = reader.root();
     let charged = |amount| reader.amount(amount, root, currency, Need::Essential);
     let total = charged(&table.total);
@@ -397,14 +402,14 @@ const fn differs(one: Money, other: Money, slack: i64) -> bool {
 }
 
 /// Where a file says that an amount is always there, its absence is a fault; else the sum stands in for it, and says so.
-fn missing_amount(reader: &Reader<'_>, amount: Option<&super::pick::Amount>, flag: Flag) {
+fn missing_amount(reader: &OrderReader<'_>, amount: Option<&super::pick::Amount>, flag: Flag) {
     match amount {
         Some(amount) if amount.required => reader.missing(&reader.place_of_amount(amount, reader.root()), "missing"),
         _ => reader.flag(flag),
     }
 }
 
-fn discounts(reader: &Reader<'_>, tables: &[file::Discount], currency: Currency, need: Need) -> Vec<Discount> {
+fn discounts(reader: &OrderReader<'_>, tables: &[file::Discount], currency: Currency, need: Need) -> Vec<Discount> {
     let mut discounts = Vec::new();
     for table in tables {
         let places = match &table.each {
@@ -447,7 +452,7 @@ fn is_in_range(value: &RawValue) -> bool {
 }
 
 /// What nobody took, of the document and, where that is another, of the body.
-fn extra(reader: &Reader<'_>) -> Extra {
+fn extra(reader: &OrderReader<'_>) -> Extra {
     let mut kept = Vec::new();
     let mut room = MAX_EXTRA_BYTES;
     let mut keep = |tree: &Tree<'_>, prefix: &str| {

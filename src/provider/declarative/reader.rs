@@ -26,7 +26,7 @@ use crate::{
     json::{
         fault::{Fault, Faults},
         pointer::Pointer,
-        tree::{Kind, Place, Tree},
+        tree::{Tree, ValueId, ValueKind},
     },
     order::flag::Flag,
 };
@@ -76,8 +76,8 @@ pub(super) enum Accepts {
     Word,
 }
 
-pub(super) struct Reader<'t> {
-    root: Place,
+pub(super) struct OrderReader<'t> {
+    root: ValueId,
     pub(super) document: &'t Tree<'t>,
     pub(super) body: &'t Tree<'t>,
     pub(super) request: Request<'t>,
@@ -90,15 +90,15 @@ pub(super) struct Reader<'t> {
     /// How many values could not be read by now.
     pub(super) unread: Cell<u32>,
     /// Lists that rows are looked up in, each indexed once.
-    pub(super) rows: RefCell<HashMap<*const Lookup, HashMap<String, Place>>>,
+    pub(super) rows: RefCell<HashMap<*const Lookup, HashMap<String, ValueId>>>,
 }
 
 /// A value, and the document that it is of.
-pub(super) type At<'t> = (&'t Tree<'t>, Place);
+pub(super) type At<'t> = (&'t Tree<'t>, ValueId);
 
 /// A value that a source leads to.
-enum Found<'t> {
-    Value(&'t Tree<'t>, Place),
+enum SourceValue<'t> {
+    Value(&'t Tree<'t>, ValueId),
     Text(&'t str),
 }
 
@@ -129,10 +129,10 @@ impl<'t> Sought<'t> {
     }
 }
 
-impl<'t> Reader<'t> {
+impl<'t> OrderReader<'t> {
     /// `part` is where pointers begin in the document.
     pub(super) fn new(
-        (document, part): (&'t Tree<'t>, Place),
+        (document, part): (&'t Tree<'t>, ValueId),
         body: &'t Tree<'t>,
         request: Request<'t>,
         habits: Habits<'t>,
@@ -152,7 +152,7 @@ impl<'t> Reader<'t> {
     }
 
     /// Where pointers begin.
-    pub(super) const fn root(&self) -> Place {
+    pub(super) const fn root(&self) -> ValueId {
         self.root
     }
 
@@ -206,7 +206,7 @@ impl<'t> Reader<'t> {
     }
 
     /// Where a source leads to, for faults.
-    pub(super) fn place_of(&self, source: &Source, at: Place) -> String {
+    pub(super) fn place_of(&self, source: &Source, at: ValueId) -> String {
         match source {
             Source::Here(pointer) => format!("{}{pointer}", self.document.pointer(at)),
             Source::Document(pointer) => format!("{}{pointer}", self.document.pointer(self.root)),
@@ -222,7 +222,7 @@ impl<'t> Reader<'t> {
     }
 
     /// The document that a source leads into, from where in it, and how.
-    pub(super) fn way<'s>(&self, source: &'s Source, at: Place) -> Option<(&'t Tree<'t>, Place, &'s Pointer)> {
+    pub(super) fn way<'s>(&self, source: &'s Source, at: ValueId) -> Option<(&'t Tree<'t>, ValueId, &'s Pointer)> {
         match source {
             Source::Here(pointer) => Some((self.document, at, pointer)),
             Source::Document(pointer) => Some((self.document, self.root, pointer)),
@@ -231,19 +231,19 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn find(&self, source: &Source, at: Place) -> Option<Found<'t>> {
+    fn find(&self, source: &Source, at: ValueId) -> Option<SourceValue<'t>> {
         match source {
-            Source::Header(name) => Some(Found::Text(self.request.headers.get(name)?.as_str()?)),
+            Source::Header(name) => Some(SourceValue::Text(self.request.headers.get(name)?.as_str()?)),
             Source::Path(name) => {
                 let path = self.request.path;
                 let mut templates = self.request.paths.iter();
                 templates
                     .find_map(|template| template.part(path, name))
-                    .map(Found::Text)
+                    .map(SourceValue::Text)
             }
             source => {
                 let (tree, from, pointer) = self.way(source, at)?;
-                Some(Found::Value(tree, tree.find(from, pointer)?))
+                Some(SourceValue::Value(tree, tree.find(from, pointer)?))
             }
         }
     }
@@ -255,10 +255,10 @@ impl<'t> Reader<'t> {
         accepts: Accepts,
     ) -> Result<Option<Cow<'t, str>>, &'static str> {
         let is_fit = match tree.kind(place) {
-            Kind::Null => return Ok(None),
-            Kind::Text | Kind::Number => true,
-            Kind::Flag => accepts == Accepts::Word,
-            Kind::Object | Kind::Array => false,
+            ValueKind::Null => return Ok(None),
+            ValueKind::Text | ValueKind::Number => true,
+            ValueKind::Flag => accepts == Accepts::Word,
+            ValueKind::Object | ValueKind::Array => false,
         };
         let text = tree.text(place).filter(|_| is_fit).ok_or("expected text or a number")?;
         match text.trim() {
@@ -272,16 +272,16 @@ impl<'t> Reader<'t> {
     fn peek(
         &self,
         source: &Source,
-        at: Place,
+        at: ValueId,
         accepts: Accepts,
         unfit: &mut Vec<(At<'t>, &'static str)>,
     ) -> Option<Text<'t>> {
         let (text, at_place) = match self.find(source, at) {
-            Some(Found::Text(text)) => (
+            Some(SourceValue::Text(text)) => (
                 Some(text).filter(|text| !text.trim().is_empty()).map(Cow::Borrowed),
                 None,
             ),
-            Some(Found::Value(tree, place)) => match self.text_of((tree, place), accepts) {
+            Some(SourceValue::Value(tree, place)) => match self.text_of((tree, place), accepts) {
                 Ok(text) => (text, Some((tree, place))),
                 Err(expected) => {
                     unfit.push(((tree, place), expected));
@@ -308,7 +308,7 @@ impl<'t> Reader<'t> {
     pub(super) fn first(
         &self,
         (sources, skip): (&[Source], &[String]),
-        at: Place,
+        at: ValueId,
         accepts: Accepts,
         (need, flag): (Need, Flag),
     ) -> Sought<'t> {
@@ -337,7 +337,7 @@ impl<'t> Reader<'t> {
     }
 
     /// The first text for people.
-    fn first_text(&self, sources: &[Source], skip: &[String], at: Place) -> Option<String> {
+    fn first_text(&self, sources: &[Source], skip: &[String], at: ValueId) -> Option<String> {
         let found = self.first(
             (sources, skip),
             at,
@@ -353,8 +353,8 @@ impl<'t> Reader<'t> {
     /// know what is claimed.
     pub(super) fn glimpse(&self, pick: &Pick, counts: impl Fn(&Source) -> bool) -> Option<String> {
         let text = |source: &Source| match self.find(source, self.root())? {
-            Found::Text(text) => Some(Cow::Borrowed(text)),
-            Found::Value(tree, place) => self.text_of((tree, place), Accepts::Text).ok().flatten(),
+            SourceValue::Text(text) => Some(Cow::Borrowed(text)),
+            SourceValue::Value(tree, place) => self.text_of((tree, place), Accepts::Text).ok().flatten(),
         };
         let is_one = |text: &Cow<'_, str>| {
             let text = text.trim();
@@ -367,14 +367,14 @@ impl<'t> Reader<'t> {
     /// Takes what is of no use to anybody.
     pub(super) fn leave_out(&self, sources: &[Source]) {
         for source in sources {
-            if let Some(Found::Value(tree, place)) = self.find(source, self.root()) {
+            if let Some(SourceValue::Value(tree, place)) = self.find(source, self.root()) {
                 tree.take(place);
             }
         }
     }
 
     /// A text.
-    pub(super) fn text(&self, pick: &Pick, at: Place) -> Option<String> {
+    pub(super) fn text(&self, pick: &Pick, at: ValueId) -> Option<String> {
         let found = if pick.join.is_empty() {
             self.first_text(&pick.from, &pick.skip, at)
         } else {
@@ -389,17 +389,17 @@ impl<'t> Reader<'t> {
     }
 
     /// The same, where the file says where it is at all.
-    pub(super) fn optional(&self, pick: &Option<Pick>, at: Place) -> Option<String> {
+    pub(super) fn optional(&self, pick: &Option<Pick>, at: ValueId) -> Option<String> {
         self.text(pick.as_ref()?, at)
     }
 
     /// The first text that is at one of these places.
-    pub(super) fn text_at(&self, sources: &Sources, at: Place) -> Option<String> {
+    pub(super) fn text_at(&self, sources: &Sources, at: ValueId) -> Option<String> {
         self.first_text(&sources.0, &[], at)
     }
 
     /// A text that must be there.
-    pub(super) fn required(&self, pick: &Pick, at: Place) -> String {
+    pub(super) fn required(&self, pick: &Pick, at: ValueId) -> String {
         self.text(pick, at).unwrap_or_else(|| {
             let source = pick.from.first().or(pick.join.first().map(|part| &part.from));
             let place = source.map_or_else(|| self.document.pointer(at), |source| self.place_of(source, at));
@@ -409,7 +409,7 @@ impl<'t> Reader<'t> {
     }
 
     /// The elements of the first of these lists that has some; of all of them, where the file says so.
-    pub(super) fn each(&self, lists: &Lists, at: Place, need: Need) -> Vec<Place> {
+    pub(super) fn each(&self, lists: &Lists, at: ValueId, need: Need) -> Vec<ValueId> {
         let mut places = Vec::new();
         for source in &lists.from {
             self.list(source, at, need, &mut places);
@@ -431,7 +431,7 @@ impl<'t> Reader<'t> {
         places
     }
 
-    fn list(&self, source: &Source, at: Place, need: Need, places: &mut Vec<Place>) {
+    fn list(&self, source: &Source, at: ValueId, need: Need, places: &mut Vec<ValueId>) {
         let (Source::Here(_) | Source::Document(_), Some((tree, from, pointer))) = (source, self.way(source, at))
         else {
             return;
@@ -441,7 +441,7 @@ impl<'t> Reader<'t> {
         }
         for list in tree.find_each(from, pointer, MAX_ELEMENTS) {
             match tree.kind(list) {
-                Kind::Array => {
+                ValueKind::Array => {
                     let elements: Vec<_> = tree.children(list).collect();
                     if elements.is_empty() {
                         // An empty list says that there is nothing: it has its place.
@@ -453,7 +453,7 @@ impl<'t> Reader<'t> {
                     let flagged = nothing.into_iter().map(|at| (Flag::ListUnreadable, Some((tree, at))));
                     self.flags.borrow_mut().extend(flagged);
                 }
-                Kind::Null => {}
+                ValueKind::Null => {}
                 _ => self.no_list((tree, list), need, "expected an array"),
             }
         }
@@ -463,7 +463,7 @@ impl<'t> Reader<'t> {
     /// holds something may be what is to be cooked.
     fn no_list(&self, (tree, place): At<'t>, need: Need, expected: &str) {
         let is_nothing = is_nothing(tree, place);
-        if is_nothing && tree.kind(place) == Kind::Text {
+        if is_nothing && tree.kind(place) == ValueKind::Text {
             return;
         }
         let need = if is_nothing { Need::Optional } else { need };
@@ -472,12 +472,12 @@ impl<'t> Reader<'t> {
 }
 
 /// Whether a value says that there is nothing: `null`, `{}`, `[]`, `false`, an empty text.
-pub(super) fn is_nothing(tree: &Tree<'_>, place: Place) -> bool {
+pub(super) fn is_nothing(tree: &Tree<'_>, place: ValueId) -> bool {
     match tree.kind(place) {
-        Kind::Null => true,
-        Kind::Object | Kind::Array => tree.children(place).next().is_none(),
-        Kind::Flag => tree.raw(place) == "false",
-        Kind::Text => tree.text(place).is_some_and(|text| text.trim().is_empty()),
-        Kind::Number => false,
+        ValueKind::Null => true,
+        ValueKind::Object | ValueKind::Array => tree.children(place).next().is_none(),
+        ValueKind::Flag => tree.raw(place) == "false",
+        ValueKind::Text => tree.text(place).is_some_and(|text| text.trim().is_empty()),
+        ValueKind::Number => false,
     }
 }

@@ -9,7 +9,7 @@ use crate::json::{
 
 /// What a provider is told, before it is put into its format.
 #[derive(Debug, Clone, Copy)]
-pub enum Said<'a> {
+pub enum WebhookAnswer<'a> {
     /// The webhook is on the log.
     Accepted {
         /// The order.
@@ -30,7 +30,7 @@ pub enum Said<'a> {
 
 /// An answer in the provider's format.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct FormattedAnswer {
     /// HTTP status, where it is not the hub's own.
     pub status: Option<u16>,
     /// Body; JSON, or empty.
@@ -116,7 +116,7 @@ impl Template {
         })
     }
 
-    fn write(&self, to: &mut String, facts: &Facts<'_>) {
+    fn write(&self, to: &mut String, facts: &AnswerSlots<'_>) {
         match self {
             Self::Nothing => {}
             Self::Plain(json) => to.push_str(json),
@@ -184,21 +184,21 @@ fn pieces(text: &str) -> Result<Vec<Piece>, String> {
     Ok(pieces)
 }
 
-struct Facts<'a> {
-    said: Said<'a>,
+struct AnswerSlots<'a> {
+    said: WebhookAnswer<'a>,
     request_id: &'a str,
     body: Option<Document<'a>>,
 }
 
-impl<'a> Facts<'a> {
+impl<'a> AnswerSlots<'a> {
     fn raw(&self, pointer: &Pointer) -> Option<&'a str> {
         self.body?.find(pointer)
     }
 
     fn text(&self, piece: &Piece) -> String {
         let (order_id, event_id, code, message) = match self.said {
-            Said::Accepted { order_id, event_id, .. } => (order_id, event_id, "", ""),
-            Said::Refused { code, message } => ("", "", code, message),
+            WebhookAnswer::Accepted { order_id, event_id, .. } => (order_id, event_id, "", ""),
+            WebhookAnswer::Refused { code, message } => ("", "", code, message),
         };
         match piece {
             Piece::Literal(text) => text.clone(),
@@ -218,21 +218,23 @@ impl<'a> Facts<'a> {
 impl Responses {
     /// The answer in the provider's format; none where the hub's own is meant. `body` is the webhook's, as far as it was
     /// read.
-    pub fn answer(&self, said: Said<'_>, request_id: &str, body: &[u8]) -> Option<Told> {
+    pub fn answer(&self, said: WebhookAnswer<'_>, request_id: &str, body: &[u8]) -> Option<FormattedAnswer> {
         let response = match said {
-            Said::Accepted { duplicate: true, .. } => self.duplicate.as_ref().or(self.success.as_ref())?,
-            Said::Accepted { .. } => self.success.as_ref()?,
-            Said::Refused { .. } => self.error.as_ref()?,
+            WebhookAnswer::Accepted { duplicate: true, .. } => self.duplicate.as_ref().or(self.success.as_ref())?,
+            WebhookAnswer::Accepted { .. } => self.success.as_ref()?,
+            WebhookAnswer::Refused { .. } => self.error.as_ref()?,
         };
-        let facts = Facts {
+        let facts = AnswerSlots {
             said,
             request_id,
             body: Document::new(body).ok(),
         };
         let mut text = String::new();
         response.body.write(&mut text, &facts);
-        Some(Told {
-            status: response.status.filter(|_| matches!(said, Said::Accepted { .. })),
+        Some(FormattedAnswer {
+            status: response
+                .status
+                .filter(|_| matches!(said, WebhookAnswer::Accepted { .. })),
             body: text,
         })
     }
@@ -242,13 +244,13 @@ impl Responses {
 mod tests {
     use super::*;
 
-    const ACCEPTED: Said<'_> = Said::Accepted {
+    const ACCEPTED: WebhookAnswer<'_> = WebhookAnswer::Accepted {
         order_id: "o\"1",
         event_id: "e",
         duplicate: false,
     };
 
-    fn told(toml: &str, said: Said<'_>) -> Option<Told> {
+    fn told(toml: &str, said: WebhookAnswer<'_>) -> Option<FormattedAnswer> {
         let responses: Responses = toml::from_str(toml).unwrap();
         responses.answer(said, "req-1", br#"{"id": 90071992547409931234, "code": "n0s1"}"#)
     }
@@ -265,18 +267,18 @@ mod tests {
     #[test]
     fn what_is_absent_is_the_hubs_own() {
         let toml = "[success]\nstatus = 202\nbody = \"\"\n";
-        let empty = Told {
+        let empty = FormattedAnswer {
             status: Some(202),
             body: String::new(),
         };
         assert_eq!(told(toml, ACCEPTED), Some(empty.clone()));
-        let again = Said::Accepted {
+        let again = WebhookAnswer::Accepted {
             order_id: "1",
             event_id: "e",
             duplicate: true,
         };
         assert_eq!(told(toml, again), Some(empty));
-        let refused = Said::Refused {
+        let refused = WebhookAnswer::Refused {
             code: "INVALID_SIGNATURE",
             message: "no",
         };

@@ -7,12 +7,12 @@ use super::{
     Declarative,
     head::{self, Arriving},
     menu_word::{self, MenuWord},
-    response::{Said, Told},
+    response::{FormattedAnswer, WebhookAnswer},
 };
 use crate::{
     event::Recorded,
     json::fault::Fault,
-    order::body::{Origin, Place},
+    order::body::{BranchRef, Origin},
     provider::{Content, Fact, Posted, Provider, TransformError},
 };
 
@@ -47,7 +47,7 @@ pub struct Tried {
     /// What follows.
     pub outcome: Outcome,
     /// What it is answered, where not in the hub's own format.
-    pub answer: Option<Told>,
+    pub answer: Option<FormattedAnswer>,
 }
 
 /// What follows from a sample.
@@ -98,7 +98,7 @@ impl Declarative {
             Some(document) => self.transform_fetched(&received, document),
             None => self.transform(&received),
         };
-        let said = Said::Accepted {
+        let said = WebhookAnswer::Accepted {
             order_id: &head.order_id,
             event_id: "EVENT",
             duplicate: false,
@@ -143,7 +143,7 @@ impl Declarative {
 
 /// What follows; none where that is nothing.
 fn outcome(received: &Recorded, fact: &Fact) -> Option<Outcome> {
-    let place = Place {
+    let place = BranchRef {
         branch_id: "BRANCH".into(),
         company_id: "COMPANY".into(),
         auto_accept: false,

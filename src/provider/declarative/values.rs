@@ -7,12 +7,12 @@ use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 
 use super::{
-    clock::{self, Said, Zone, decimal, iso, unix},
+    clock::{self, ParsedTime, Zone, decimal, iso, unix},
     pick::{Amount, Choice, Clock, Lookup, Pick, Test, Time, Unit},
-    reader::{Accepts, At, MAX_ELEMENTS, Need, Reader, Sought, Text, is_nothing},
+    reader::{Accepts, At, MAX_ELEMENTS, Need, OrderReader, Sought, Text, is_nothing},
 };
 use crate::{
-    json::tree::Place,
+    json::tree::ValueId,
     order::{
         flag::Flag,
         money::{AmountError, Currency, Money, Reading},
@@ -33,9 +33,9 @@ pub(super) enum Chosen<T> {
     Absent(Option<T>),
 }
 
-impl<'t> Reader<'t> {
+impl<'t> OrderReader<'t> {
     /// A decimal that is no money, as its JSON text.
-    pub(super) fn decimal(&self, pick: &Option<Pick>, at: Place, need: Need) -> Option<Box<RawValue>> {
+    pub(super) fn decimal(&self, pick: &Option<Pick>, at: ValueId, need: Need) -> Option<Box<RawValue>> {
         let pick = pick.as_ref()?;
         let told = (need, Flag::NumberUnreadable);
         let found = self.first((&pick.from, &pick.skip), at, Accepts::Text, told).found()?;
@@ -61,7 +61,7 @@ impl<'t> Reader<'t> {
     }
 
     /// An amount. Without one that is [`Need::Essential`] the order is not charged as it should be; every other one informs.
-    pub(super) fn amount(&self, amount: &Option<Amount>, at: Place, currency: Currency, need: Need) -> Option<Money> {
+    pub(super) fn amount(&self, amount: &Option<Amount>, at: ValueId, currency: Currency, need: Need) -> Option<Money> {
         let amount = amount.as_ref()?;
         let need = if amount.required { Need::Essential } else { need };
         if !amount.sum.is_empty() {
@@ -80,7 +80,7 @@ impl<'t> Reader<'t> {
     }
 
     /// Where an amount should be, for faults.
-    pub(super) fn place_of_amount(&self, amount: &Amount, at: Place) -> String {
+    pub(super) fn place_of_amount(&self, amount: &Amount, at: ValueId) -> String {
         match (amount.from.first().or(amount.sum.first()), &amount.lookup) {
             (Some(source), _) => self.place_of(source, at),
             (None, Some(lookup)) => format!("{}{}", self.document.pointer(self.root()), lookup.list),
@@ -117,7 +117,7 @@ impl<'t> Reader<'t> {
     }
 
     /// The sum of all that is there; none where nothing is, or where a part cannot be read: a part of a sum is no sum.
-    fn sum(&self, amount: &Amount, at: Place, currency: Currency, need: Need) -> Option<Money> {
+    fn sum(&self, amount: &Amount, at: ValueId, currency: Currency, need: Need) -> Option<Money> {
         let (mut parts, mut is_whole) = (Vec::new(), true);
         for source in &amount.sum {
             let Some((tree, from, pointer)) = self.way(source, at) else {
@@ -157,7 +157,7 @@ impl<'t> Reader<'t> {
         parts.into_iter().map(|(_, reading)| reading.money).reduce(Money::plus)
     }
 
-    fn look_up(&self, lookup: &Lookup, at: Place, need: Need) -> Option<Text<'t>> {
+    fn look_up(&self, lookup: &Lookup, at: ValueId, need: Need) -> Option<Text<'t>> {
         let wanted = match (&lookup.equals, &lookup.is) {
             (Some(text), _) => text.as_str().into(),
             (None, Some(pointer)) => self.key((self.document, self.document.find(at, pointer)?), need)?,
@@ -199,7 +199,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn index(&self, lookup: &Lookup, need: Need) -> HashMap<String, Place> {
+    fn index(&self, lookup: &Lookup, need: Need) -> HashMap<String, ValueId> {
         let (list, root) = (self.document.find(self.root(), &lookup.list), self.root());
         if let Some(place) = self.document.obstacle(root, &lookup.list) {
             self.unfit(
@@ -237,7 +237,7 @@ impl<'t> Reader<'t> {
     }
 
     /// A time; none where it cannot be read, for no order hangs on one.
-    pub(super) fn time(&self, time: &Option<Time>, at: Place) -> Option<DateTime<Utc>> {
+    pub(super) fn time(&self, time: &Option<Time>, at: ValueId) -> Option<DateTime<Utc>> {
         let time = time.as_ref()?;
         let told = (Need::Optional, Flag::TimeUnreadable);
         let found = self.first((&time.from, &[]), at, Accepts::Text, told).found()?;
@@ -247,12 +247,12 @@ impl<'t> Reader<'t> {
             Clock::UnixMs => unix(&found.text, 1000),
         };
         match said {
-            Said::Time(time) => {
+            ParsedTime::Time(time) => {
                 self.take(&found);
                 return Some(time);
             }
-            Said::Nothing => self.unread(&found, (Need::Optional, Flag::TimeZero), ""),
-            Said::Unreadable => self.unread(&found, told, "expected a time"),
+            ParsedTime::Nothing => self.unread(&found, (Need::Optional, Flag::TimeZero), ""),
+            ParsedTime::Unreadable => self.unread(&found, told, "expected a time"),
         }
         None
     }
@@ -277,7 +277,7 @@ impl<'t> Reader<'t> {
     }
 
     /// A yes or no; none where it is not said, by the document or for its absence by the file.
-    pub(super) fn answer(&self, test: &Test, at: Place) -> Option<bool> {
+    pub(super) fn answer(&self, test: &Test, at: ValueId) -> Option<bool> {
         // Where the file says what true and false mean they are answers; elsewhere they are what nobody can read.
         let is_flag = |word: &String| word.eq_ignore_ascii_case("true") || word.eq_ignore_ascii_case("false");
         let has_flags = test.is.iter().chain(&test.is_not).any(is_flag);
@@ -293,12 +293,12 @@ impl<'t> Reader<'t> {
     }
 
     /// The same, where what is not said is no.
-    pub(super) fn is_so(&self, test: &Test, at: Place) -> bool {
+    pub(super) fn is_so(&self, test: &Test, at: ValueId) -> bool {
         self.answer(test, at).unwrap_or(false)
     }
 
     /// One of our words. What the file does not know is flagged.
-    pub(super) fn choice<T: Copy>(&self, choice: &Choice<T>, at: Place, unknown: Flag) -> Chosen<T> {
+    pub(super) fn choice<T: Copy>(&self, choice: &Choice<T>, at: ValueId, unknown: Flag) -> Chosen<T> {
         let mut is_unknown = false;
         for source in &choice.from.0 {
             let sources = (std::slice::from_ref(source), [].as_slice());

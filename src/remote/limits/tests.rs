@@ -72,7 +72,7 @@ fn one_menu_of_a_branch_in_a_while() {
     for number in 0..MAX_BRANCHES {
         limits.menu_sent(now + Duration::from_secs(1), &number.to_string());
     }
-    assert_eq!(limits.held().menus.len(), MAX_BRANCHES);
+    assert_eq!(limits.state().menus.len(), MAX_BRANCHES);
     assert_eq!(limits.menu_wait(now, "b-1", every), None, "the oldest is forgotten");
 }
 
@@ -82,13 +82,13 @@ fn so_many_times_are_remembered() {
     for number in 0..MAX_RESERVED + 20 {
         let _ = ask(&limits, now, number);
     }
-    assert_eq!(limits.held().reserved.len(), MAX_RESERVED);
+    assert_eq!(limits.state().reserved.len(), MAX_RESERVED);
     // What could not be remembered still waits, and events that never came back make room.
     assert!(ask(&limits, now, MAX_RESERVED + 15).is_err());
     let much_later = now + Duration::from_secs(100_000);
     limits.pause(much_later, BURST * 10);
     assert!(ask(&limits, much_later, MAX_RESERVED + 99).is_err());
-    assert!(limits.held().reserved.len() < 10);
+    assert!(limits.state().reserved.len() < 10);
 }
 
 proptest! {

@@ -50,7 +50,7 @@ fn one_address_gets_half_of_what_strangers_may_have() {
     assert!(other.iter().chain(&known).all(|place| !ended(place)));
     drop((flood, other, known));
     let table = connections.lock();
-    let is_empty = |class: &Class| class.all.is_empty() && class.by_address.is_empty();
+    let is_empty = |class: &PeerClass| class.all.is_empty() && class.by_address.is_empty();
     assert!(table.classes.iter().all(is_empty));
 }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::journal::{
     connection::Connection,
-    read::{Raw, Reader, Start},
+    read::{LogReader, Raw, Start},
     streams::BLOCKS,
 };
 
@@ -102,7 +102,7 @@ fn subject(who: &Who) -> String {
 /// # Errors
 /// Where NATS does not answer, or the stream is not there.
 pub async fn read(connection: &Connection, subjects: &str, now_ms: u64) -> anyhow::Result<Vec<LimitRecord>> {
-    let reader = Reader::of_subjects(connection, subjects, Start::Sequence(1)).of_stream(BLOCKS);
+    let reader = LogReader::of_subjects(connection, subjects, Start::Sequence(1)).of_stream(BLOCKS);
     let (mut reader, mut records) = (reader.within(ANSWER_TIMEOUT), Vec::new());
     loop {
         let messages = reader.next_raw().await?;

@@ -22,7 +22,7 @@ pub(super) const MAX_SIGNATURES: usize = 16;
     deny_unknown_fields,
     expecting = "{ header = \"x-name\" } or { pointer = \"/place\" }, where a token or signature stands"
 )]
-pub(super) struct Table {
+pub(super) struct LocationTable {
     pub(super) header: Option<String>,
     pub(super) pointer: Option<String>,
     #[serde(default)]
@@ -53,8 +53,8 @@ pub enum Parse {
 
 /// Where something stands.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Table")]
-pub struct Place {
+#[serde(try_from = "LocationTable")]
+pub struct ValueLocation {
     /// Header or field.
     pub source: Source,
     /// What stands before it.
@@ -63,10 +63,10 @@ pub struct Place {
     pub parse: Parse,
 }
 
-impl TryFrom<Table> for Place {
+impl TryFrom<LocationTable> for ValueLocation {
     type Error = String;
 
-    fn try_from(table: Table) -> Result<Self, String> {
+    fn try_from(table: LocationTable) -> Result<Self, String> {
         let source = match (table.header, table.pointer) {
             (Some(header), None) => Source::Header(header_name(&header)?),
             (None, Some(pointer)) => match json::pointer_fault(&pointer) {
@@ -130,7 +130,7 @@ impl Source {
     }
 }
 
-impl Place {
+impl ValueLocation {
     /// All that stand there, at most [`MAX_SIGNATURES`]; none where there are more, or nothing at all.
     pub(super) fn all(&self, headers: &HeaderMap, body: &[u8]) -> Option<Vec<String>> {
         let text = self.source.text(headers, body)?;

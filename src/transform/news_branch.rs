@@ -6,17 +6,17 @@ use serde::Deserialize;
 
 use super::{NotYet, Transform};
 use crate::{
-    branches::Lookup,
+    branches::BranchLookup,
     database::query,
     event::{NotYours, Recorded},
     memory::Announced,
-    order::body::Place,
+    order::body::BranchRef,
 };
 
 /// What a body of a new order says of where it went.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Body {
+struct AnnouncementBody {
     transformed_order: Went,
 }
 
@@ -29,27 +29,27 @@ struct Went {
 }
 
 /// An announcement, as far as the branch of its news depends on it.
-struct Order {
+struct Announcement {
     store: Option<String>,
     /// The provider proved it, and not a branch.
     is_by_provider: bool,
-    place: Place,
+    place: BranchRef,
 }
 
 /// What the announcements on the log say of the branch of an order.
-enum OnLog {
+enum BranchOnLog {
     /// The provider announced it, for this branch.
-    ByProvider(Place),
+    ByProvider(BranchRef),
     /// The provider announced it for several branches.
     Several,
     /// Only branches announced it, each for itself; empty where nobody did.
-    ByBranches(Vec<Place>),
+    ByBranches(Vec<BranchRef>),
 }
 
 /// For which branch news are.
 pub(super) enum OfNews {
     /// One at most.
-    One(Lookup),
+    One(BranchLookup),
     /// Several branches have an order of that number, and the news do not say which one they mean.
     Several,
 }
@@ -70,15 +70,15 @@ impl Transform {
             }
         }
         let announced = self.orders.announcements(received).await?;
-        let announced: Vec<Order> = announced.iter().filter_map(Order::of).collect();
-        let named = |order: &&Order| store.is_some() && order.store.as_deref() == store;
+        let announced: Vec<Announcement> = announced.iter().filter_map(Announcement::of).collect();
+        let named = |order: &&Announcement| store.is_some() && order.store.as_deref() == store;
         if let Some(order) = announced.iter().find(named) {
             return Ok(OfNews::found(order.place.clone()));
         }
-        let by_branches = match OnLog::of(announced.into_iter().filter(|order| !order.is_elsewhere(store))) {
-            OnLog::ByProvider(place) => return Ok(OfNews::found(place)),
-            OnLog::Several => return Ok(OfNews::Several),
-            OnLog::ByBranches(places) => places,
+        let by_branches = match BranchOnLog::of(announced.into_iter().filter(|order| !order.is_elsewhere(store))) {
+            BranchOnLog::ByProvider(place) => return Ok(OfNews::found(place)),
+            BranchOnLog::Several => return Ok(OfNews::Several),
+            BranchOnLog::ByBranches(places) => places,
         };
         // The only active row is no word of the provider's: it says nothing against an order of another branch.
         if let Some(row) = row
@@ -87,7 +87,7 @@ impl Transform {
             return Ok(OfNews::found(row));
         }
         // In the tables only where it is older than what is remembered.
-        let in_tables = match self.places_by_table(received).await {
+        let in_tables = match self.branches_by_table(received).await {
             Ok(places) => Some(places),
             Err(error) if by_branches.is_empty() => {
                 tracing::debug!(error = format!("{error:#}"), "cannot look up the branch of an order");
@@ -113,10 +113,10 @@ impl Transform {
         }
         let found = self.branches.find(&envelope.provider, store).await;
         Ok(OfNews::One(match found {
-            Lookup::NotFound => match self.branches.inactive(&envelope.provider, store) {
-                Some(place) => Lookup::Found(place),
-                None if is_read => Lookup::NotFound,
-                None => Lookup::Unknown,
+            BranchLookup::NotFound => match self.branches.inactive(&envelope.provider, store) {
+                Some(place) => BranchLookup::Found(place),
+                None if is_read => BranchLookup::NotFound,
+                None => BranchLookup::Unknown,
             },
             found => found,
         }))
@@ -129,13 +129,13 @@ impl Transform {
         received: &Recorded,
         store: Option<&str>,
         own: &str,
-    ) -> Result<Result<Lookup, NotYours>, NotYet> {
+    ) -> Result<Result<BranchLookup, NotYours>, NotYet> {
         let envelope = &received.envelope;
         let announced = self.orders.announced(received, own, 0).await?;
         if let Announced::Own(order) = &announced
-            && let Some(order) = Order::of(order)
+            && let Some(order) = Announcement::of(order)
         {
-            return Ok(Ok(Lookup::Found(order.place)));
+            return Ok(Ok(BranchLookup::Found(order.place)));
         }
         // Only the table knows what is older than what is remembered.
         let known = self.known_by_table(received, own).await.map_err(|error| {
@@ -146,7 +146,7 @@ impl Transform {
             NotYet::Branches
         })?;
         match (known, announced) {
-            (Some((true, place)), _) => return Ok(Ok(Lookup::Found(place))),
+            (Some((true, place)), _) => return Ok(Ok(BranchLookup::Found(place))),
             (None, Announced::Nobodys | Announced::Own(_)) => {}
             (Some((false, _)), _) | (None, Announced::Others) => {
                 let number = &envelope.external_order_id;
@@ -156,9 +156,9 @@ impl Transform {
         }
         let found = self.branches.find(&envelope.provider, store).await;
         Ok(Ok(match found {
-            Lookup::NotFound => match self.branches.inactive(&envelope.provider, store) {
-                Some(place) => Lookup::Found(place),
-                None => Lookup::NotFound,
+            BranchLookup::NotFound => match self.branches.inactive(&envelope.provider, store) {
+                Some(place) => BranchLookup::Found(place),
+                None => BranchLookup::NotFound,
             },
             found => found,
         }))
@@ -166,7 +166,7 @@ impl Transform {
 
     /// Whether the tables know an order as a branch's own, and where it went; as another one's where not; none where they do
     /// not know the number.
-    async fn known_by_table(&self, received: &Recorded, own: &str) -> anyhow::Result<Option<(bool, Place)>> {
+    async fn known_by_table(&self, received: &Recorded, own: &str) -> anyhow::Result<Option<(bool, BranchRef)>> {
         let connection = self.database.connect().await?;
         let statement = connection.prepare_cached(query::ORDER_OF_BRANCH).await?;
         let envelope = &received.envelope;
@@ -174,7 +174,7 @@ impl Transform {
             .query_opt(&statement, &[&&*envelope.provider, &envelope.external_order_id, &own])
             .await?;
         row.map(|row| {
-            let place = Place {
+            let place = BranchRef {
                 branch_id: row.try_get(1)?,
                 company_id: row.try_get(2)?,
                 auto_accept: false,
@@ -185,7 +185,7 @@ impl Transform {
     }
 
     /// Where the tables have an order: the last two branches, the latest first.
-    async fn places_by_table(&self, received: &Recorded) -> anyhow::Result<Vec<Place>> {
+    async fn branches_by_table(&self, received: &Recorded) -> anyhow::Result<Vec<BranchRef>> {
         let connection = self.database.connect().await?;
         let statement = connection.prepare_cached(query::BRANCH_OF_ORDER).await?;
         let envelope = &received.envelope;
@@ -196,7 +196,7 @@ impl Transform {
             )
             .await?;
         let place = |row: &tokio_postgres::Row| {
-            Ok(Place {
+            Ok(BranchRef {
                 branch_id: row.try_get(0)?,
                 company_id: row.try_get(1)?,
                 auto_accept: false,
@@ -207,21 +207,21 @@ impl Transform {
 }
 
 impl OfNews {
-    const fn found(place: Place) -> Self {
-        Self::One(Lookup::Found(place))
+    const fn found(place: BranchRef) -> Self {
+        Self::One(BranchLookup::Found(place))
     }
 }
 
-impl Order {
+impl Announcement {
     /// None where an announcement does not say where it went.
     fn of(announced: &Recorded) -> Option<Self> {
-        let went = serde_json::from_slice::<Body>(&announced.payload)
+        let went = serde_json::from_slice::<AnnouncementBody>(&announced.payload)
             .ok()?
             .transformed_order;
         Some(Self {
             store: went.store_ref,
             is_by_provider: announced.envelope.principal.branch().is_none(),
-            place: Place {
+            place: BranchRef {
                 branch_id: went.branch_id,
                 company_id: went.company_id,
                 auto_accept: false,
@@ -238,10 +238,10 @@ impl Order {
     }
 }
 
-impl OnLog {
+impl BranchOnLog {
     /// Of the announcements that the news may be about. Whoever has a branch's secret may announce any number, so that counts
     /// only where the provider announced none.
-    fn of(announced: impl Iterator<Item = Order>) -> Self {
+    fn of(announced: impl Iterator<Item = Announcement>) -> Self {
         let (by_provider, by_branches): (Vec<_>, Vec<_>) = announced.partition(|order| order.is_by_provider);
         let mut by_provider = distinct(by_provider.into_iter().map(|order| order.place)).into_iter();
         match (by_provider.next(), by_provider.next()) {
@@ -253,7 +253,7 @@ impl OnLog {
 }
 
 /// One place of each branch, the first.
-fn distinct(places: impl Iterator<Item = Place>) -> Vec<Place> {
+fn distinct(places: impl Iterator<Item = BranchRef>) -> Vec<BranchRef> {
     let mut branches = BTreeSet::new();
     places
         .filter(|place| branches.insert(place.branch_id.clone()))
@@ -264,11 +264,11 @@ fn distinct(places: impl Iterator<Item = Place>) -> Vec<Place> {
 mod tests {
     use super::*;
 
-    fn order(branch: &str, is_by_provider: bool) -> Order {
-        Order {
+    fn order(branch: &str, is_by_provider: bool) -> Announcement {
+        Announcement {
             store: None,
             is_by_provider,
-            place: Place {
+            place: BranchRef {
                 branch_id: branch.into(),
                 company_id: "company".into(),
                 auto_accept: false,
@@ -282,10 +282,10 @@ mod tests {
             let orders = orders
                 .iter()
                 .map(|(branch, is_by_provider)| order(branch, *is_by_provider));
-            match OnLog::of(orders) {
-                OnLog::ByProvider(place) => format!("the provider's {}", place.branch_id),
-                OnLog::Several => "several".into(),
-                OnLog::ByBranches(places) => {
+            match BranchOnLog::of(orders) {
+                BranchOnLog::ByProvider(place) => format!("the provider's {}", place.branch_id),
+                BranchOnLog::Several => "several".into(),
+                BranchOnLog::ByBranches(places) => {
                     let branches: Vec<_> = places.iter().map(|place| place.branch_id.as_str()).collect();
                     format!("branches' {}", branches.join(" "))
                 }

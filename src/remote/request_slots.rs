@@ -25,92 +25,92 @@ const MAX_NO_PLACE: Duration = Duration::from_secs(4);
 const NO_PLACE_SPACING: Duration = Duration::from_millis(20);
 
 /// The places of one provider.
-pub(super) struct Rooms {
+pub(super) struct RequestSlots {
     places: Arc<Semaphore>,
     slots: Arc<Semaphore>,
-    held: Arc<Mutex<Held>>,
+    state: Arc<Mutex<SlotsState>>,
 }
 
 #[derive(Default)]
-struct Held {
-    branches: HashMap<String, OfBranch>,
+struct SlotsState {
+    branches: HashMap<String, BranchSlots>,
     /// When the next that finds no place comes back.
     back: Option<Instant>,
 }
 
 /// What a branch has.
-struct OfBranch {
+struct BranchSlots {
     places: usize,
     slots: Arc<Semaphore>,
 }
 
 /// A place; a request may be made once its turn has come.
-pub(super) struct Place {
+pub(super) struct QueuedRequest {
     _place: OwnedSemaphorePermit,
     slots: Arc<Semaphore>,
-    of_branch: Option<OfBranchPlace>,
+    of_branch: Option<BranchShare>,
 }
 
-struct OfBranchPlace {
+struct BranchShare {
     branch: String,
     slots: Arc<Semaphore>,
-    held: Arc<Mutex<Held>>,
+    state: Arc<Mutex<SlotsState>>,
 }
 
 /// The right to have a request under way.
-pub(super) struct Slot {
+pub(super) struct RunningRequest {
     _slots: [Option<OwnedSemaphorePermit>; 2],
 }
 
-impl Default for Rooms {
+impl Default for RequestSlots {
     fn default() -> Self {
         Self {
             places: Arc::new(Semaphore::new(MAX_REQUESTS + MAX_WAITING)),
             slots: Arc::new(Semaphore::new(MAX_REQUESTS)),
-            held: Arc::default(),
+            state: Arc::default(),
         }
     }
 }
 
-fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+fn lock(state: &Mutex<SlotsState>) -> MutexGuard<'_, SlotsState> {
     // No code panics while it holds the lock.
-    held.lock().unwrap_or_else(PoisonError::into_inner)
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Rooms {
+impl RequestSlots {
     /// A place for a request of this branch; none: of the provider's only one, which may have all of them.
     ///
     /// # Errors
     /// How long to wait where there is none.
-    pub(super) fn enter(&self, now: Instant, branch: Option<&str>) -> Result<Place, Duration> {
+    pub(super) fn enter(&self, now: Instant, branch: Option<&str>) -> Result<QueuedRequest, Duration> {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             return Err(self.later(now));
         };
         let Some(branch) = branch else {
             return Ok(self.place(place, None));
         };
-        let mut held = lock(&self.held);
-        let of_branch = held.branches.entry(branch.to_owned()).or_insert_with(|| OfBranch {
+        let mut state = lock(&self.state);
+        let of_branch = state.branches.entry(branch.to_owned()).or_insert_with(|| BranchSlots {
             places: 0,
             slots: Arc::new(Semaphore::new(MAX_REQUESTS / OF_A_BRANCH)),
         });
         if of_branch.places >= (MAX_REQUESTS + MAX_WAITING) / OF_A_BRANCH {
-            drop(held);
+            drop(state);
             return Err(self.later(now));
         }
         of_branch.places += 1;
         let slots = Arc::clone(&of_branch.slots);
-        drop(held);
-        let of_branch = OfBranchPlace {
+        drop(state);
+        let of_branch = BranchShare {
             branch: branch.to_owned(),
             slots,
-            held: Arc::clone(&self.held),
+            state: Arc::clone(&self.state),
         };
         Ok(self.place(place, Some(of_branch)))
     }
 
-    fn place(&self, place: OwnedSemaphorePermit, of_branch: Option<OfBranchPlace>) -> Place {
-        Place {
+    fn place(&self, place: OwnedSemaphorePermit, of_branch: Option<BranchShare>) -> QueuedRequest {
+        QueuedRequest {
             _place: place,
             slots: Arc::clone(&self.slots),
             of_branch,
@@ -119,39 +119,39 @@ impl Rooms {
 
     fn later(&self, now: Instant) -> Duration {
         let shortest = fault_injection::time("no_place", NO_PLACE);
-        let mut held = lock(&self.held);
-        let back = held.back.map_or(now, |back| back.max(now)) + NO_PLACE_SPACING;
+        let mut state = lock(&self.state);
+        let back = state.back.map_or(now, |back| back.max(now)) + NO_PLACE_SPACING;
         let wait = (shortest + (back - now)).min(MAX_NO_PLACE);
         if wait < MAX_NO_PLACE {
-            held.back = Some(back);
+            state.back = Some(back);
         }
         wait
     }
 }
 
-impl Place {
+impl QueuedRequest {
     /// Waits for the branch's turn, and then for the provider's: what hangs of one branch waits for itself.
-    pub(super) async fn turn(&self) -> Slot {
+    pub(super) async fn turn(&self) -> RunningRequest {
         let of_branch = match &self.of_branch {
             // It fails only where the semaphore is closed, which never happens.
             Some(of_branch) => Arc::clone(&of_branch.slots).acquire_owned().await.ok(),
             None => None,
         };
         let slot = Arc::clone(&self.slots).acquire_owned().await.ok();
-        Slot {
+        RunningRequest {
             _slots: [of_branch, slot],
         }
     }
 }
 
-impl Drop for OfBranchPlace {
+impl Drop for BranchShare {
     fn drop(&mut self) {
-        let mut held = lock(&self.held);
-        if let Some(of_branch) = held.branches.get_mut(&self.branch) {
+        let mut state = lock(&self.state);
+        if let Some(of_branch) = state.branches.get_mut(&self.branch) {
             of_branch.places -= 1;
             // Slots go back before the place does: none is under way.
             if of_branch.places == 0 {
-                held.branches.remove(&self.branch);
+                state.branches.remove(&self.branch);
             }
         }
     }
@@ -163,7 +163,11 @@ mod tests {
 
     use super::*;
 
-    async fn under_way(rooms: &Rooms, branch: Option<&str>, count: usize) -> Vec<(Slot, Place)> {
+    async fn under_way(
+        rooms: &RequestSlots,
+        branch: Option<&str>,
+        count: usize,
+    ) -> Vec<(RunningRequest, QueuedRequest)> {
         let enter = |_| async { rooms.enter(Instant::now(), branch).ok() };
         let places: Vec<_> = join_all((0..count).map(enter)).await.into_iter().flatten().collect();
         let with_slot = places
@@ -174,7 +178,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_branch_of_several_has_half_of_the_slots_and_the_only_one_all() {
-        let rooms = Rooms::default();
+        let rooms = RequestSlots::default();
         let hangs = under_way(&rooms, Some("b-1"), 100).await;
         assert_eq!(hangs.len(), 8);
         let other = under_way(&rooms, Some("b-2"), 100).await;
@@ -183,13 +187,13 @@ mod tests {
         drop(hangs);
         assert_eq!(under_way(&rooms, Some("b-3"), 100).await.len(), 8);
         drop(other);
-        assert!(lock(&rooms.held).branches.is_empty(), "what nobody uses is not kept");
+        assert!(lock(&rooms.state).branches.is_empty(), "what nobody uses is not kept");
         assert_eq!(under_way(&rooms, None, 100).await.len(), 16);
     }
 
     #[tokio::test]
     async fn what_finds_no_place_comes_back_one_after_the_other() {
-        let (rooms, now) = (Rooms::default(), Instant::now());
+        let (rooms, now) = (RequestSlots::default(), Instant::now());
         let of_one: Vec<_> = (0..64).map(|_| rooms.enter(now, Some("b-1")).unwrap()).collect();
         let wait = rooms.enter(now, Some("b-1")).err();
         assert_eq!(wait, Some(NO_PLACE + NO_PLACE_SPACING));
