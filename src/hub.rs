@@ -411,7 +411,7 @@ impl Tasks {
         };
         let name = self.forget(id);
         match ended {
-            Ok((_, Ok(()))) => anyhow::anyhow!("{name} ended though nobody told it to"),
+            Ok((_, Ok(()))) => anyhow::anyhow!("{name} ended before it was stopped"),
             Ok((_, Err(error))) => error.context(format!("{name} failed")),
             Err(error) if error.is_panic() => anyhow::anyhow!("{name} panicked"),
             Err(_) => anyhow::anyhow!("{name} was cancelled"),

@@ -460,7 +460,7 @@ async fn nobody_knows_the_merchant() {
         dead["error"]["message"].as_str().unwrap().contains("merchant-unknown"),
         "{dead}"
     );
-    hub.says("somebody must act").await;
+    hub.says("an operator must act").await;
     assert_eq!(world.backend.count(), 0);
 
     // Without a name, the only branch that there is is meant.

@@ -102,7 +102,7 @@ async fn trouble_with_one_order_while_another_is_asked_about() {
         .post(&hub, &change("CR-trouble-0", "ready"))
         .await
         .event_id();
-    hub.says("somebody else writes LANES").await;
+    hub.says("another program writes LANES").await;
     world.backend.release();
     world.log.settled().await;
     world.hand_out_again().await;

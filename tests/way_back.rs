@@ -26,7 +26,7 @@ async fn a_rejected_order_is_taken_up_after_the_file_is_mended() {
     let hub = outside.hub().await;
     world.careem.post(&hub, &new_format("CR-new")).await.event_id();
     world.at_end(Ends::default().rejected(1)).await;
-    hub.says("dead-lettered: somebody must act").await;
+    hub.says("dead-lettered: an operator must act").await;
     world
         .metrics_say(&hub, "dead_letters_total{provider=\"careem\"} 1")
         .await;

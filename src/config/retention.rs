@@ -8,7 +8,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const KEPT: Bounds<Duration> = Bounds {
     least: Duration::from_secs(7 * 24 * 3600),
     most: Duration::from_secs(360 * 24 * 3600),
-    why: "less deletes what somebody still asks about after a week-end, and no duration is longer; without one rows are kept for ever",
+    why: "less deletes what is still needed after a week-end, and no duration is longer; without one rows are kept for ever",
 };
 
 /// `RETENTION_…`; none where rows are kept for ever, as by default.

@@ -12,7 +12,7 @@ const MAX_DELAYS: usize = 100;
 const DELAY: Bounds<Duration> = Bounds {
     least: Duration::from_millis(100),
     most: Duration::from_secs(7 * 24 * 3600),
-    why: "less asks a failing backend as fast as it can fail, and nobody waits for food for more than a week",
+    why: "less repeats requests as fast as a failing backend can fail, and no order is worth a retry for more than a week",
 };
 const RETRIES: Bounds<u32> = Bounds {
     least: 1,

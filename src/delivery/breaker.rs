@@ -1,15 +1,16 @@
-//! The circuit breaker: whether to ask the backend at all. Pure: the time is passed in.
+//! The circuit breaker: it decides whether requests to the backend may be made. Pure: the time is passed in.
 //!
-//! Closed → open after so many temporary failures in a row, or where most requests of the last while failed, or at once
-//! where the set-up is wrong → half-open after a while, with a few trials → closed when all of them succeed, open again when
-//! one fails.
+//! Closed → open after a number of temporary failures in a row, or when most recent requests failed, or at once when the
+//! set-up is wrong → half-open after the reset time, with a few trial requests → closed when all of them succeed, open again
+//! when one fails.
 //!
-//! In a row means in the order in which they were asked: a request that began before another one that the backend has
-//! answered since says of the backend what was true before that. So five that hang beside others that are answered do not
-//! open it by ending together. A request counts only in the state in which it began: what was sent before the breaker opened
-//! is no trial.
+//! "In a row" follows the order in which requests began: when a later request has been answered, the failure of an earlier
+//! one describes the backend before that answer. So five requests that time out beside answered ones do not open the breaker
+//! by ending together. A request counts only in the state in which it began: a request that was sent before the breaker
+//! opened is no trial.
 //!
-//! Instances tell each other what state theirs is in, as a [`BreakerReport`]; [`Breaker::hear`] says when one is believed.
+//! Instances exchange the state of their breakers as a [`BreakerReport`]; [`Breaker::hear`] decides whether a report is
+//! applied.
 
 use std::time::{Duration, Instant};
 

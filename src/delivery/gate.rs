@@ -1,6 +1,7 @@
-//! The breaker of an instance: waiting before it, passing it, and telling when it changes.
+//! The breaker of an instance: waiting for it, passing it, and reporting its changes.
 //!
-//! Only the instance that works on the stage waits before it and passes it; [`shared`] tells the others what it finds.
+//! Only the instance that works on the stage waits for the breaker and passes it; [`shared`] reports its state to the other
+//! instances.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -220,7 +221,7 @@ impl Whose {
             (Self::Provider(provider), _, BreakerState::Open) => tracing::error!(
                 provider = &**provider,
                 reason,
-                "circuit breaker open: the provider is told nothing, what is for it waits"
+                "circuit breaker open: the provider gets no requests, and events for it wait"
             ),
             (Self::Provider(provider), _, state) => tracing::info!(
                 provider = &**provider,

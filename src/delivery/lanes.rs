@@ -1,19 +1,18 @@
-//! Lanes: the orders that wait for a retry longer than an event is held in memory.
+//! Lanes: the orders that wait for a retry for longer than an event is kept in memory.
 //!
-//! A lane is one message of the stream `LANES`, `lane.<partition>.<order>`: which event is tried again, how often it was,
-//! until when it waits, and which later events of the order wait behind it. Every write names the revision that it
-//! replaces, so an instance that was replaced cannot spoil it.
+//! A lane is one message of the stream `LANES`, `lane.<partition>.<order>`: which event is retried, how many requests were
+//! made, until when it waits, and which later events of the order wait behind it. Every write names the revision that it
+//! replaces, so an instance that was replaced cannot overwrite it.
 //!
-//! The instance that works on the stage reads all lanes when it begins and keeps the due time of each in memory
-//! (`table`); it takes up what is due from there, and reads the lane itself again when it does. So there is no wake-up
-//! that could get lost. Versions before this one also wrote schedules (`sch.…`), for which the server put a message on
-//! `due.…`; what is left of those means nothing.
+//! The instance that works on the stage reads all lanes when it starts and keeps the due time of each in memory (`table`). It
+//! takes up due lanes from there and reads the lane itself again then. So no wake-up message can get lost. Earlier versions
+//! also wrote schedules (`sch.…`), for which the server put a message on `due.…`; remaining ones are ignored.
 //!
 //! Each stage that parks has a [`LaneNamespace`] of the stream, so one order may wait in two stages, and neither sees the
 //! other's lanes.
 //!
-//! Nothing is only here: an event in a lane is on `EVENTS`, and if `LANES` is lost the lanes are made again from there
-//! (see [`super::stage`]). Whether `LANES` is the one that was written says a marker in it.
+//! `LANES` holds nothing that exists only there: an event in a lane is on `EVENTS`, and lost lanes are rebuilt from it (see
+//! [`super::stage`]). A marker in `LANES` shows that it is the stream that was written.
 
 mod lane;
 mod scan;
@@ -247,7 +246,7 @@ impl Lanes {
             Some((found, payload)) if found == revision => Ok(Some(
                 serde_json::from_slice(&payload).context("a lane that cannot be read")?,
             )),
-            _ => bail!("the lane of an order is not as it was left: somebody else writes LANES"),
+            _ => bail!("the lane of an order was changed: another program writes LANES"),
         }
     }
 
@@ -263,7 +262,7 @@ impl Lanes {
                 None => 0,
                 // What is left of one that ended lately.
                 Some((revision, payload)) if payload.is_empty() => revision,
-                Some(_) => bail!("an order has a lane that this instance did not make: somebody else writes LANES"),
+                Some(_) => bail!("an order has a lane that this instance did not create: another program writes LANES"),
             },
         };
         let past = known

@@ -1,13 +1,12 @@
-//! Leases: which instance works on a stage.
+//! Leases: they decide which instance works on a stage.
 //!
-//! A lease is the last message of a subject of the stream `LEASES`: who holds it. Taking, renewing and giving it back
-//! are publishes that name the sequence which they follow, so of two instances the server lets one through. Nobody's
-//! clock is compared with another's: the holder counts from before its publish, the others take over when they have not
-//! seen it renewed for longer than that.
+//! A lease is the last message of a subject of the stream `LEASES`; it names the holder. Taking, renewing and releasing it
+//! are publishes that name the sequence which they follow, so the server accepts one of two concurrent ones. No clocks are
+//! compared: the holder counts from before its publish, and the others take over when they have not seen a renewal for longer
+//! than that.
 //!
-//! With each renewal goes a [`note`]: how far the stage is, so that taking it over costs the same whatever happened before.
-//! A holder that is told to stop writes into it that the lease is free and what is still at work (see
-//! [`super::stage`]).
+//! Each renewal carries a [`note`]: how far the stage is, so that a takeover costs the same whatever happened before. A
+//! holder that stops writes into it that the lease is free and which requests are still under way (see [`super::stage`]).
 
 pub mod note;
 

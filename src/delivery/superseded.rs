@@ -1,13 +1,13 @@
-//! Whether something newer took the place of an event that is taken up again.
+//! Whether a newer event has superseded an event that is retried.
 //!
-//! An event that was given up may be retried hours later. By then a later menu may be at the provider, or a later status of
-//! the order told: to send the old one would put it over the newer one. So before a retry is handled, the log is asked for
-//! what came after its event:
+//! An event that was given up may be retried hours later. By then the provider may have a later menu, or a later status of
+//! the order: the old one would overwrite the newer one. So before a retry is handled, the log is searched for what came
+//! after its event:
 //!
 //! | event | superseded by |
 //! |---|---|
-//! | `menu.sync_requested` | a later `menu.sync_requested` of the same branch, whatever became of it: it is what the backend wants |
-//! | `order.status_requested` | a later status of the same order that the provider was told |
+//! | `menu.sync_requested` | a later `menu.sync_requested` of the same branch, whatever its outcome: it is what the backend wants |
+//! | `order.status_requested` | a later status of the same order that was pushed to the provider |
 //! | `order.transformed` with news of an order | later news of the same order that the backend has, also where an announcement was news |
 //!
 //! A new order is never superseded, and neither is news without a status (about the courier).

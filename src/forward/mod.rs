@@ -419,7 +419,7 @@ fn ignore(event: &Recorded, ignored: &Ignored) -> NewEvent {
             order_id = event.envelope.external_order_id,
             request_id = event.envelope.request_id,
             sequence = event.sequence,
-            "an order was announced again with another content; the backend has the first: somebody must look at it"
+            "an order was announced again with another content; the backend has the first: an operator must check it"
         );
     }
     NewEvent::new(event.follow(OUTCOME, EventType::OrderIgnored, Utc::now()), ignored)

@@ -1,5 +1,5 @@
-//! Whether a request is the provider's: by its own secrets, and where branches have theirs, by those of the branch that
-//! it names.
+//! Verifies that a request comes from the provider: by the provider's secrets, and by those of the branch that it names where
+//! branches have their own.
 
 use chrono::{DateTime, Utc};
 

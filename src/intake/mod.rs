@@ -1,9 +1,8 @@
-//! The intake: where a provider's webhook comes in, and what it is told.
+//! The intake: it receives the webhooks of providers and answers them.
 //!
-//! [`receive`] takes a webhook through the checks of the contract in their order, by what [`crate::serving`] has for all routes: its body within the limits, its
-//! JSON, who calls and whether that is too much. [`reload`] reads secrets again.
-//! What is no webhook goes [`unmatched_route`].
-//! Answers depend on the event log and on nothing else.
+//! [`receive`] takes a webhook through the checks of the contract in their order, with what [`crate::serving`] offers to all
+//! routes: the body within its limits, its JSON, the client and its rate limit. [`reload`] reads secrets again. Requests that
+//! are no webhook go to [`unmatched_route`]. Answers depend on the event log and on nothing else.
 
 use std::{net::IpAddr, sync::Arc};
 

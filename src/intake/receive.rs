@@ -1,4 +1,4 @@
-//! One webhook through the checks of the contract, in their order, onto the log, and its answer.
+//! Handles one webhook: the checks of the contract in their order, the append to the log, and the answer.
 
 use std::{
     collections::HashMap,

@@ -1,7 +1,7 @@
-//! Reading secrets again: where their files change, and where SIGHUP asks for it.
+//! Reads secrets again when their files change, and on SIGHUP.
 //!
-//! All files of a provider are taken over together or not at all, so that a file that is half written, or wrong, changes
-//! nothing; what is wrong with it is told in the log, once.
+//! All files of a provider are applied together or not at all, so that a half-written or invalid file changes nothing; its
+//! error is logged once.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -1,12 +1,13 @@
 //! The way into the log: adaptive group commit.
 //!
-//! Every append waits in one queue; one writer takes all that waits and sends it in one round, the next round when that
-//! one is acknowledged. A few messages go one by one; from `EVENT_BATCH_FROM` on they go as one atomic batch (JetStream, since
-//! NATS 2.12), which costs the server one fsync for all of them. So the log is as quick as the disk when it is quiet and nearly as quick
-//! as without any fsync when it is busy. Several rounds in flight were measured to be slower than one.
+//! Every append waits in one queue. One writer takes all waiting appends and sends them in one round; the next round begins
+//! when that one is acknowledged. A few messages go one by one; from `EVENT_BATCH_FROM` on they go as one atomic batch
+//! (JetStream, since NATS 2.12), which costs the server one fsync for all of them. So the log is as quick as the disk when it
+//! is quiet, and nearly as quick as without any fsync when it is busy. Several rounds in flight were measured to be slower
+//! than one.
 //!
-//! An append is answered only after JetStream's acknowledgement. One that is not acknowledged may be on the log all the
-//! same; sending it again, with the same id, is always safe.
+//! An append is answered only after JetStream's acknowledgement. An append without one may be on the log all the same;
+//! sending it again, with the same id, is always safe.
 
 pub mod acknowledging;
 pub mod fill;

@@ -1,6 +1,6 @@
-//! The wire to NATS: connecting with least privilege, and knowing whether it stands.
+//! The connection to NATS, with least privilege, and its state.
 //!
-//! Losing it is no error: the client comes back by itself, for ever, and what waits for it has limits of its own.
+//! A lost connection is no error: the client reconnects without end, and everything that waits for it has limits of its own.
 
 use std::{
     sync::{

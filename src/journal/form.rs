@@ -1,9 +1,10 @@
-//! In which form new events are written (`EVENT_FORMAT`).
+//! The form in which new events are written (`EVENT_FORMAT`).
 //!
-//! Versions from before the compact form cannot read it: they would give such an event up. So it is written on a log that a version
-//! with the compact form made on a new server, which a mark in the metadata of `EVENTS` says. On any other log it is written only from
-//! when an operator says that no such version works on it any more (`EVENT_FORMAT=compact`). From the first event on, the log's last
-//! event says which form it is. A log without events and without the mark may belong to an older version that runs on it now.
+//! Versions from before the compact form cannot read it: they would give such an event up. So it is written on a log that a
+//! version with the compact form created on a new server, which a mark in the metadata of `EVENTS` shows. On any other log it
+//! is written only once an operator states that no such version works on it any more (`EVENT_FORMAT=compact`). From the first
+//! event on, the log's last event shows its form. A log without events and without the mark may belong to a running older
+//! version.
 
 use std::time::Duration;
 

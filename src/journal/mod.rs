@@ -1,9 +1,10 @@
-//! The log: the one truth, on JetStream.
+//! The log on JetStream: the single source of truth.
 //!
-//! [`connection`] holds the wire to NATS, [`streams`] what the server must look like, [`snapshot`] reads and gives back the whole of it, [`codec`] turns an
-//! [`Envelope`](crate::event::Envelope) into headers and back, [`form`] says in which of two forms, [`append`] is the way in (group commit, then the
-//! acknowledgement), [`read`] the way back by sequence and [`pull`] by a durable consumer, [`identity`] knows whether that is still the log that a position was
-//! about. What consumes the log is run by [`crate::delivery`]; what an event means is left to the stages.
+//! [`connection`] is the connection to NATS, [`streams`] what the server must look like, [`snapshot`] reads and restores the
+//! whole log. [`codec`] turns an [`Envelope`](crate::event::Envelope) into headers and back, [`form`] decides in which of two
+//! forms. [`append`] is the way in (group commit, then the acknowledgement), [`read`] reads by sequence and [`pull`] through
+//! a durable consumer. [`identity`] decides whether the log is still the one that a position belongs to. [`crate::delivery`]
+//! runs what consumes the log; the stages decide what an event means.
 
 pub mod connection;
 pub mod unreachable;

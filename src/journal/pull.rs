@@ -1,6 +1,6 @@
-//! What a durable consumer hands out, message after message.
+//! Receives the messages of a durable consumer, one after another.
 //!
-//! How much is asked for at a time is for the one to say who takes it; what becomes of a message, too.
+//! The caller decides how much is requested at a time, and what becomes of a message.
 
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
-//! The way back: reading the log by sequence, in order, without a consumer.
+//! Reads the log by sequence, in order, without a consumer.
 //!
-//! Batched direct gets (JetStream, since NATS 2.11): one request, up to a batch of messages, no state on the server and
-//! no right to create anything. Replay, rebuild and whoever finds a gap read this way.
+//! Batched direct gets (JetStream, since NATS 2.11): one request returns up to a batch of messages, leaves no state on the
+//! server and needs no right to create anything. Replay, rebuild and gap recovery read this way.
 //!
-//! In a cluster any copy of the stream may answer, also one that is behind. What it has is the beginning of the log, so
-//! nothing is left out in the middle; whoever must not miss the end asks the leader where that is ([`end`]) and reads
+//! In a cluster any copy of the stream may answer, also one that is behind. Its content is the beginning of the log, so
+//! nothing is missing in the middle. A reader that must not miss the end asks the leader for it ([`end`]) and reads
 //! [`LogReader::up_to`] there.
 
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
-//! The log as a snapshot: read from a server chunk by chunk, and given to one.
+//! Snapshots of the log: read from a server chunk by chunk, and restored to one.
 //!
 //! The server sends a snapshot as numbered messages and waits for acknowledgements, 8 MiB ahead; it takes one back the same
-//! way, each chunk answered. What is in it is the server's business, but for its outer form ([`frames`]), by which a piece that is missing is
-//! found before the backup is needed.
+//! way and answers each chunk. The hub does not interpret the content, except for its outer form ([`frames`]), which shows a
+//! missing piece before the backup is needed.
 
 pub mod frames;
 

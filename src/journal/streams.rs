@@ -1,8 +1,9 @@
-//! What the server must look like: the files in `streams/`, embedded, compared with what is there, and applied.
+//! What the server must look like: the files in `streams/`, embedded, compared with the server, and applied.
 //!
-//! The hub that serves may only look; `webhook-hub streams apply`, run with the rights for it, creates what is missing and
-//! changes what an operator chose ([`choices`]). `compare` tells danger from taste, `absent` is about a consumer
-//! that is deleted under the hub, [`mirror`] about the log on another server, [`restoring`] about one that is not whole yet.
+//! The serving hub only compares. `webhook-hub streams apply`, with the rights for it, creates what is missing and changes
+//! what an operator chose ([`choices`]). `compare` tells dangerous differences from harmless ones, `absent` handles a
+//! consumer that is deleted under the running hub, [`mirror`] the log on another server, [`restoring`] a log that is not
+//! complete yet.
 
 mod absent;
 pub mod api;

@@ -1,4 +1,4 @@
-//! Why NATS cannot be reached, in plain words: server by server, in the log again and again, and in health.
+//! Why NATS cannot be reached, in plain words: for each server, repeatedly in the log, and in health.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

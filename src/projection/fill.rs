@@ -53,7 +53,7 @@ pub async fn prepare(connection: &mut Connection, holder: &Holder, era: i32) -> 
             Err(error) if is_in_use(&error) => {
                 tracing::warn!(
                     projection = projection.name(),
-                    "an older version made the rows of this projection, and somebody uses its table; it is emptied later"
+                    "an older version made the rows of this projection, and its table is in use; it is emptied later"
                 );
             }
             other => other?,

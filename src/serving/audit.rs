@@ -1,9 +1,9 @@
-//! Who was turned away, from where and why: a line in the log, and a sample in the stream `REFUSALS`.
+//! Records refused requests: who, from where and why, as a line in the log and a sample in the stream `REFUSALS`.
 //!
-//! A flood of refusals must fill neither. Of each kind some lines a second are written and the rest counted
-//! ([`lines`]); of all together a few a second go to the stream, of one address at most one ([`sampler`]), and the stream
-//! itself has limits. Nothing waits for any of this: what does not fit is dropped, and counted. Bodies, signatures and
-//! headers that could be credentials are never looked at.
+//! A flood of refusals must fill neither. Of each kind some lines a second are written and the rest is counted ([`lines`]).
+//! Of all kinds together a few a second go to the stream, of one address at most one ([`sampler`]), and the stream itself has
+//! limits. No request waits for this: what does not fit is dropped and counted. Bodies, signatures and headers that may hold
+//! credentials are never read.
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -1,4 +1,4 @@
-//! Reading a body within its limits: size on the wire and after decompression, time, and memory for all of them.
+//! Reads a body within its limits: size on the wire and after decompression, time, and memory of all bodies together.
 
 use std::{
     io::{self, Read},

@@ -1,7 +1,7 @@
-//! The intake's own certificate: read at the start, and again when its files change or SIGHUP comes.
+//! The server certificate of the intake: read at the start, and again when its files change or on SIGHUP.
 //!
-//! Connections that stand keep what they began with; the next handshake takes the new one. A new certificate that cannot
-//! be used changes nothing and is told in the log: whoever renews it writes two files, one after the other.
+//! Open connections keep their certificate; the next handshake uses the new one. A new certificate that cannot be used
+//! changes nothing and is logged: a renewal writes two files, one after the other.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,7 +1,7 @@
-//! Who calls: the right-most hop that is not one of our own proxies.
+//! The client address: the right-most hop that is not a trusted proxy.
 //!
-//! Every hop appends the address that it saw to `X-Forwarded-For`; so it is to be believed from the right, as far as
-//! our own proxies go, and not a hop further: the left-most entry is whatever the caller wrote.
+//! Every hop appends the address that it saw to `X-Forwarded-For`. So the header is trusted from the right, as far as trusted
+//! proxies go, and not a hop further: the left-most entry is whatever the caller wrote.
 
 use std::net::IpAddr;
 

@@ -1,13 +1,13 @@
 //! Which connections of the public port stay open when there are more than it can hold.
 //!
-//! Connections have three classes: of strangers; of known addresses, which lately sent a verified webhook; and of trusted ones, which
-//! showed the service token, are on a provider's list, or are trusted proxies. Strangers may have three quarters of the places,
-//! strangers and known addresses together all but a reserve, trusted ones all. To be known proves little: one old webhook that somebody
-//! caught, or the secret of one branch, is enough. So every address but a trusted proxy has a share: as many connections as are left
-//! for its class, so one that comes alone gets half of the room, and each of many gets less. Who asks for more
-//! than that, or finds no room, gets the place of an older connection that does nothing: one that has sent no whole request
-//! head yet, or waits for its next request. So whoever sends a request at once is served, also from the address of an
-//! attacker. A connection that a verified request came over keeps its place while its address is within its share.
+//! Connections have three classes: strangers; known addresses, which lately sent a verified webhook; and trusted ones, which
+//! showed the service token, are on a provider's list, or are trusted proxies. Strangers may have three quarters of the
+//! slots, strangers and known addresses together all but a reserve, trusted ones all. Being known proves little: one old
+//! webhook that was intercepted, or the secret of one branch, is enough. So every address but a trusted proxy has a share: as
+//! many connections as are left for its class. A single address gets half of the slots, and each of many gets less. An
+//! address that wants more than its share, or finds no free slot, replaces an older idle connection: one that has sent no
+//! whole request head yet, or waits for its next request. So a client that sends its request at once is served, also from the
+//! address of an attacker. A connection that carried a verified request keeps its slot while its address is within its share.
 //!
 //! The table is locked when a connection opens, ends, or is verified for the first time, and never for a request.
 

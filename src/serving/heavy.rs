@@ -1,6 +1,6 @@
-//! Work that takes a processor for milliseconds before anybody has shown that it may ask for it: unpacking a large body, and
-//! verifying one. It is kept from the threads that serve everybody else, and little of it is done at a time; one piece at a time
-//! for all strangers together, so that those who are known wait for one at most.
+//! Work that takes a processor for milliseconds before the caller is verified: decompressing a large body, and verifying one.
+//! It runs apart from the threads that serve other requests, and little of it at a time: one piece at a time for all
+//! strangers together, so that known addresses wait for one at most.
 
 use std::{num::NonZeroUsize, sync::Arc, thread::available_parallelism, time::Duration};
 

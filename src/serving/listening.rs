@@ -1,5 +1,5 @@
-//! The listener of a port: it accepts no more than there are descriptors for, and it can leave new connections aside before it
-//! closes.
+//! The listener of a port: it accepts no more connections than there are file descriptors for, and it can leave new
+//! connections aside before it closes.
 
 use std::{
     io,

@@ -1,8 +1,10 @@
-//! Serving HTTP: what the public port's routes share, whoever answers them.
+//! HTTP serving: what all routes of the public port share.
 //!
-//! [`server`] serves what its listener accepts (no more than there are descriptors for), [`connections`] says which connections stay open, [`certificate`] is
-//! the listener's own. [`client_ip`] says who calls, [`limit`] whether that is too much, [`body`] reads a body within its limits, [`heavy`] hands out turns for
-//! what takes long. [`refusal`] is what a refused request is answered, [`audit`] takes note of it, `request_id` names a request, `paths` is for what no route takes.
+//! [`server`] serves the connections that its listener accepts (no more than there are descriptors for), [`connections`]
+//! decides which stay open, [`certificate`] is the listener's certificate. [`client_ip`] finds the client's address,
+//! [`limit`] its rate limits, [`body`] reads a body within its limits, [`heavy`] queues work that takes long. [`refusal`] is
+//! the answer to a refused request, [`audit`] records it, `request_id` names a request, `paths` handles paths without a
+//! route.
 
 pub mod server;
 mod listening;

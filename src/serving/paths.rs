@@ -1,4 +1,4 @@
-//! Paths and methods that no route takes, and the one form in which a path is looked for.
+//! Paths and methods without a route, and the one form in which a path is matched.
 
 use axum::{
     body::Body,

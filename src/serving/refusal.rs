@@ -1,6 +1,6 @@
-//! What a refused request is told: reason → status, body, metric label, `Retry-After`.
+//! The answer to a refused request: reason → status, body, metric label, `Retry-After`.
 //!
-//! Our own faults are always 5xx: many providers drop an event for good on a 4xx.
+//! The hub's own faults are always 5xx: many providers drop an event for good on a 4xx.
 
 use std::any::Any;
 
@@ -56,7 +56,7 @@ pub enum Reason {
     #[error("too many requests at a time")]
     Overloaded,
     /// The same, and nobody holds more of the room than its address.
-    #[error("too many requests at a time, and nobody sends more of them than this address")]
+    #[error("too many requests at a time, and this address sends most of them")]
     HoldsMost,
     /// The log is nearly full, and the provider put more on it lately than is left.
     #[error("the event log is nearly full, and this provider filled more of it lately than is left; send it again")]

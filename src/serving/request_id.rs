@@ -1,4 +1,4 @@
-//! `X-Request-Id`: the one sent, where it is fit to be shown everywhere, else one of ours.
+//! `X-Request-Id`: the caller's, where it is safe to show everywhere, else a new one.
 
 use axum::http::HeaderMap;
 use uuid::Uuid;

@@ -1,4 +1,4 @@
-//! The HTTP server under the intake: connections with limits, half-sent heads cut off, draining.
+//! The HTTP server under the intake: connection limits, a deadline for request heads, draining.
 
 use std::{
     io,

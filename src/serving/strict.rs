@@ -1,10 +1,10 @@
-//! Lines of a request's head end with CR and LF. The HTTP library takes a bare LF as well, and a proxy in front may not: what
-//! one of them reads as a value is another header, or another request, for the other.
+//! Requires CR and LF at the end of each line of a request's head. The HTTP library takes a bare LF as well, and a proxy in
+//! front may not: what one of them reads as a value is another header, or another request, for the other.
 //!
 //! Every byte that is read goes through a [`Scanner`], which follows the framing of requests far enough to tell heads from
 //! bodies. A bare LF in a head becomes a NUL, which no head may hold, so the library answers 400 and ends the connection.
-//! Where the framing is not plain (two lengths, chunks and a length, no number) the library refuses the request or ends the
-//! connection after it, and nothing more is looked at.
+//! Where the framing is ambiguous (two lengths, chunks and a length, no number) the library refuses the request or ends the
+//! connection after it, and nothing more is inspected.
 
 use std::{
     io,

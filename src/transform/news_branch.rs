@@ -141,7 +141,7 @@ impl Transform {
         let known = self.known_by_table(received, own).await.map_err(|error| {
             tracing::warn!(
                 error = format!("{error:#}"),
-                "cannot look up whose an order is; its news wait"
+                "cannot look up the branch of an order; its news wait"
             );
             NotYet::Branches
         })?;

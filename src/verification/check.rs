@@ -39,10 +39,7 @@ impl Scheme {
             Self::HashConcat(one) => {
                 one.faults().into_iter().for_each(&mut add);
                 if one.signed.0.last() != Some(&Part::Secret) {
-                    add(
-                        "signed: must end with {secret}, or whoever sees a hash can make another one that is longer"
-                            .into(),
-                    );
+                    add("signed: must end with {secret}, or a hash can be extended by anyone who sees it".into());
                 }
                 if !one.algorithm.resists_collisions() {
                     add("algorithm: sha1 does not protect a hash without a key".into());

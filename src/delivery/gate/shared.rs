@@ -1,11 +1,12 @@
-//! The breaker's state, told from instance to instance on the core NATS subject `hub.breaker`.
+//! Shares the breaker's state between instances, on the core NATS subject `hub.breaker`.
 //!
-//! The instance that works on the stage says each change at once and repeats its state: every `REPEAT_EVERY` while it
-//! is not closed, so that newcomers know it within a second, and now and then while it is closed, so that nobody is left
-//! with an old one. The others show what they hear, in health and metrics, and begin with it when they take over. Nothing
-//! depends on a message: what is lost is said again, and without NATS everyone goes on with what they know.
+//! The instance that works on the stage reports each change at once and repeats its state: every `REPEAT_EVERY` while it is
+//! not closed, so that a new instance knows it within a second, and at a longer interval while it is closed, so that no
+//! instance keeps an old one. The other instances show the reported state in health and metrics, and start from it when they
+//! take over. No message is essential: a lost one is repeated, and without NATS every instance continues with its own
+//! knowledge.
 //!
-//! Operators may subscribe to the same messages; `repeat` tells those that are no change.
+//! Operators may subscribe to the same messages; `repeat` marks those that are no change.
 
 use std::{
     sync::Arc,

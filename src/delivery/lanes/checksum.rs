@@ -1,10 +1,10 @@
-//! Whether `LANES` holds what its writer left there. Pure: no clock, no I/O.
+//! Checks whether `LANES` holds what its writer left there. Pure: no clock, no I/O.
 //!
-//! A lane that ended can come back: its message is replaced by a mark that expires, and where NATS is killed after that, it
-//! shows the replaced message again (2.15.1; it writes down that the mark went, and not that the message did). An older copy
-//! of the stream brings back more, and lacks lanes. So the writer tells with its lease which lanes there were ([`LanesChecksum`]), as
-//! a checksum, and each message says which revisions of its lane came before it (`LanePast`). From both the next instance knows
-//! whether what it found follows from what was told.
+//! A lane that ended can come back: its message is replaced by a marker that expires, and when NATS is killed after that, the
+//! replaced message is visible again (2.15.1: the server persists that the marker expired, and not that the message was
+//! replaced). An older copy of the stream brings back more, and lacks lanes. So the writer stores a checksum of its lanes
+//! with its lease ([`LanesChecksum`]), and each message names the earlier revisions of its lane (`LanePast`). From both the
+//! next instance knows whether the lanes that it finds follow from those of the checksum.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! What a lane's message says. Pure: no clock, no I/O.
+//! The content of a lane's message. Pure: no clock, no I/O.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};

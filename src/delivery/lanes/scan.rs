@@ -1,11 +1,10 @@
-//! Reading all lanes of a stage, when an instance takes it over.
+//! Reads all lanes of a stage at a takeover.
 //!
-//! They are read by a durable consumer of the stage's lanes, which is set back to the beginning each time
-//! (`$JS.API.CONSUMER.RESET`): the server then sends message after message, some 5 µs of its CPU each. A direct get by a
-//! subject filter counts what is left of all subjects in every request, while the connection of the hub waits: for 100,000
-//! lanes ten times as much. So direct gets are only what is fallen back to: where the consumer is not there, as before
-//! `streams apply` of this version; where the user has no right to set it back; and where the server is too old to know that
-//! request.
+//! A durable consumer of the stage's lanes reads them; it is reset to the beginning each time (`$JS.API.CONSUMER.RESET`). The
+//! server then sends message after message, at some 5 µs of its CPU each. A direct get by a subject filter counts the rest of
+//! all subjects in every request, while the hub's connection waits: ten times as much for 100,000 lanes. So direct gets are
+//! the fallback: when the consumer does not exist, as before `streams apply` of this version; when the user may not reset it;
+//! and when the server is too old for that request.
 
 use std::{
     collections::HashMap,
@@ -115,7 +114,7 @@ pub(super) async fn read(connection: &Connection, namespace: LaneNamespace, fenc
 
 /// The consumer's messages did not all come here.
 #[derive(Debug, thiserror::Error)]
-#[error("somebody else reads the lanes at the same time")]
+#[error("another instance reads the lanes at the same time")]
 struct SomebodyElse;
 
 async fn by_consumer(

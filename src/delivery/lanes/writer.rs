@@ -1,4 +1,4 @@
-//! The one writer of lanes: all changes that wait go in one atomic batch.
+//! The only writer of lanes: it sends all waiting changes in one atomic batch.
 
 use std::{sync::Arc, time::Duration};
 
@@ -62,7 +62,7 @@ impl LaneWriter {
         let mut batch = Vec::new();
         loop {
             if self.waiting.recv_many(&mut batch, MAX_BATCH).await == 0 {
-                bail!("nobody writes lanes any more");
+                bail!("the writer of lanes has stopped");
             }
             write(&client, &inbox, &mut answers, std::mem::take(&mut batch)).await?;
         }

@@ -1,6 +1,6 @@
-//! What the holder of a lease leaves for the next one: how far the stage is, and what is still at work.
+//! What the holder of a lease leaves for the next one: how far the stage is, and which requests are under way.
 //!
-//! It stands in a header of the lease's message. The payload is the holder's id alone, as it was before there were notes: an
+//! The note is a header of the lease's message. The payload is the holder's id alone, as it was before notes existed: an
 //! older hub compares it as text, takes an empty one for a free lease, and reads no header. A lease that an older hub wrote
 //! has no note.
 

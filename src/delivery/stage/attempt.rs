@@ -1,6 +1,6 @@
-//! One task: an event, or the lane of an order, handled as often as it takes.
+//! One task: it handles an event, or the lane of an order, including its attempts.
 //!
-//! What follows from an event is on the log before it is acknowledged, and before its lane says so.
+//! The events that follow are on the log before the event is acknowledged, and before its lane says so.
 
 use std::{
     collections::HashSet,

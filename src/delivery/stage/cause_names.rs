@@ -1,4 +1,4 @@
-//! How an outcome names the event that it is about.
+//! How an outcome names the event that it belongs to.
 
 use std::collections::{HashMap, VecDeque};
 

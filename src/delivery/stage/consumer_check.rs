@@ -1,5 +1,5 @@
-//! A look at the consumer and at the end of the log, every two seconds. It goes on beside the work, so that no order waits for
-//! its questions to NATS.
+//! Checks the consumer and the end of the log every two seconds. It runs beside the work, so that no order waits for its
+//! requests to NATS.
 
 use async_nats::jetstream::consumer::PullConsumer;
 use chrono::{DateTime, Utc};

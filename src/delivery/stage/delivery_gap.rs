@@ -1,4 +1,4 @@
-//! Whether the consumer's messages come here, and to nobody else.
+//! Detects that the consumer delivered messages to another instance.
 
 use async_nats::jetstream::Message;
 
@@ -18,7 +18,7 @@ impl GapDetector {
     pub(super) fn received(&mut self, message: &Message) -> anyhow::Result<()> {
         let number = pull::info(message)?.consumer_sequence;
         if number > self.last + 1 {
-            anyhow::bail!("the consumer handed messages to somebody else");
+            anyhow::bail!("the consumer delivered messages to another instance");
         }
         self.last = self.last.max(number);
         Ok(())
@@ -27,7 +27,7 @@ impl GapDetector {
     /// `taking`: whether all that is on its way here would have been taken since the last look.
     pub(super) fn compare(&mut self, handed_out: u64, taking: bool) -> anyhow::Result<()> {
         if self.suspect.is_some_and(|suspect| taking && self.last < suspect) {
-            anyhow::bail!("the consumer handed its last messages to somebody else");
+            anyhow::bail!("the consumer delivered its last messages to another instance");
         }
         self.suspect = (taking && handed_out > self.last).then_some(handed_out);
         Ok(())

@@ -1,8 +1,7 @@
-//! Orders of which it is not known what waits for them, while lanes are made again from the log (see [`super::rebuild`]).
+//! Orders in doubt: orders with lanes that may be incomplete while lanes are rebuilt from the log (see [`super::rebuild`]).
 //!
-//! An event of such an order joins its order's lane, which is worked on when the lane is as it should be: so no event
-//! overtakes an older one of its order, and none is acknowledged that is not in a lane. All other orders go on. In memory,
-//! no I/O.
+//! An event of such an order joins its order's lane, which is taken up once it is complete: so no event overtakes an older
+//! one of its order, and no event is acknowledged that is not in a lane. All other orders go on. In memory, no I/O.
 
 use std::{
     collections::HashSet,

@@ -1,4 +1,4 @@
-//! Lanes whose time has come, and those that are to be mended: taken up from what the instance knows, whatever else happens.
+//! Takes up lanes that are due, and lanes that have to be repaired, from the instance's own memory.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! Whose turn it is where a stage lets only a few through: what is parked and what is new, one after the other.
+//! Shares a narrow stage between parked and new events, which take turns.
 //!
-//! A breaker that is half-open lets three requests through. Without turns those that come first take them all: under traffic
-//! the new orders, after an outage the parked ones.
+//! A half-open breaker lets three requests through. Without turns the first to come take all of them: under traffic the new
+//! orders, after an outage the parked ones.
 
 use tokio::sync::Mutex;
 

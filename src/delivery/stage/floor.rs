@@ -1,4 +1,4 @@
-//! Whether a floor is about the log that is there (see [`crate::journal::identity`]).
+//! Checks whether a floor belongs to the current log (see [`crate::journal::identity`]).
 
 use async_nats::jetstream::consumer;
 

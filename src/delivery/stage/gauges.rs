@@ -1,4 +1,4 @@
-//! What waits for a stage, and for how long, for as long as this instance has it.
+//! Gauges of what waits for a stage, and for how long, while this instance holds it.
 
 use std::time::Duration;
 

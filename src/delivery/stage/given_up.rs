@@ -1,4 +1,4 @@
-//! What a stage gives up or rejects. Both are dead letters: counted, logged as an error, listed and retried alike.
+//! Events that a stage gives up or rejects. Both are dead letters: counted, logged as an error, listed and retried alike.
 
 use chrono::Utc;
 
@@ -118,6 +118,6 @@ pub(super) fn alarm(stage: &str, envelope: &Envelope, requests: u32, error: &Err
         attempts = requests,
         code = error.code,
         error = error.message,
-        "dead-lettered: somebody must act"
+        "dead-lettered: an operator must act"
     );
 }

@@ -1,10 +1,10 @@
-//! A stage changes hands while requests are under way.
+//! Handover of a stage while requests are under way.
 //!
-//! The instance that stops starts nothing more and hands the stage over at once, with the list of the events that it is
-//! asking about. The next one works on all orders but theirs. The first records what becomes of its requests, where they
-//! succeed, and says after each which are left. The next one frees an order when its event is not among those any more, when
-//! the instance says nothing for longer than a request can take, or when it is gone; then it reads from the log what was
-//! recorded, and makes no second request for what has ended.
+//! The stopping instance starts nothing more and hands the stage over at once, with the list of events that it has requests
+//! for. The next instance works on all orders but theirs. The first one records its successful requests, and reports after
+//! each which requests remain. The next one releases an order when its event is no longer in that report, when no report came
+//! for longer than a request can take, or when the first instance is gone; then it reads from the log what was recorded, and
+//! makes no second request for what has ended.
 
 use std::{
     collections::{HashSet, VecDeque},

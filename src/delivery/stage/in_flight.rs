@@ -1,4 +1,4 @@
-//! What an instance has in hand while it works on a stage, and where more comes from.
+//! The work that an instance has in memory while it holds a stage, and the sources of more.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,8 @@
-//! An event joins the lane of its order.
+//! Adds an event to the lane of its order.
 //!
-//! Each that joins writes the whole lane anew, so what is written for an order grows with the square of what waits in it. A lane
-//! is one message, as earlier versions read it; [`lanes::MAX_WAITING`] bounds it: some 13 kB the largest, 7 MB for the thousand
-//! that can join.
+//! Each addition writes the whole lane again, so the bytes written for an order grow with the square of the events in it. A
+//! lane is one message, as earlier versions read it; [`lanes::MAX_WAITING`] bounds it: the largest has some 13 kB, and a
+//! thousand additions write 7 MB.
 
 use chrono::Utc;
 

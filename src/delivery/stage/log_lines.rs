@@ -1,4 +1,4 @@
-//! What a stage says in the hub's log: each takeover, each trouble, and one line for each order, or news about one, when it ends.
+//! The log lines of a stage: each takeover, each error, and one line when an order, or a change of one, ends.
 
 use chrono::Utc;
 
@@ -15,7 +15,7 @@ pub(super) fn takeover(stage: &str, unsettled: &Unsettled, lanes: Option<&Lanes>
         lane_requests = unsettled.parked.1,
         lanes = lanes.map_or(0, |lanes| lanes.due(Utc::now(), usize::MAX)),
         elsewhere = unsettled.elsewhere.len(),
-        "taken over, taking up what was left open"
+        "stage taken over; open events are handled first"
     );
 }
 
@@ -24,7 +24,7 @@ pub(super) fn trouble(stage: &str, error: &anyhow::Error) {
     tracing::warn!(
         stage,
         error = format!("{error:#}"),
-        "trouble; nothing is begun any more, what is at work ends"
+        "error: no new tasks are started, and running tasks end"
     );
 }
 

@@ -1,8 +1,8 @@
-//! Events of a newer version: left to an instance of that version, with all that follows in their orders.
+//! Events of a newer version: they are left to an instance of that version, with all later events of their orders.
 //!
-//! They are not acknowledged, so the consumer hands them out again every two minutes (`ack_wait`), and the next instance that
-//! takes the stage over finds them open. They are not counted among what is held. The consumer's `max_ack_pending` limits how
-//! many there may be; where it is reached, nothing new is handed out until an instance of the newer version works.
+//! They are not acknowledged, so the consumer delivers them again every two minutes (`ack_wait`), and the next instance that
+//! takes the stage over finds them open. They do not count against the queue's limit. The consumer's `max_ack_pending` limits
+//! their number; when it is reached, nothing new is delivered until an instance of the newer version works.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,10 +1,10 @@
-//! The permission to make a request, asked for in the last moment before it is made.
+//! The permission to make a request: checked immediately before the request.
 //!
-//! A stage may wait for a slot, a breaker or a limit between the runner's last look at the lease and its request. In that
-//! time the instance may have been frozen and replaced, or told to stop. So code that makes a request calls [`begin`] after
-//! its last wait. It is a task's own and no parameter, for it is asked for deep in the clients.
+//! A stage may wait for a slot, a breaker or a limit between the runner's last check of the lease and its request. Meanwhile
+//! the instance may have been frozen and replaced, or stopped. So code that makes a request calls [`begin`] after its last
+//! wait. The permission is task-local and no parameter, because the clients need it deep in their calls.
 //!
-//! What has begun is not dropped when the hub stops; what has not begun is.
+//! A request that has begun is completed when the hub stops; one that has not begun is dropped.
 
 use std::{
     collections::BTreeSet,

@@ -1,7 +1,7 @@
-//! How far a stage is: which of its events are settled, and from where on the log has more to say about the others.
+//! How far a stage is: which of its events are settled, and from which sequence on the log may hold outcomes of the others.
 //!
-//! The consumer's acknowledgement floor says that, too, but it stays where an instance that died left it until the server
-//! has handed out again what that one held, which takes `ack_wait`. So each instance keeps its own account, and leaves it
+//! The consumer's acknowledgement floor says that, too, but after an instance died it stays behind until the server has
+//! delivered again what that instance held, which takes `ack_wait`. So each instance keeps its own account, and stores it
 //! with its lease (see [`Floor`]). Pure: no I/O.
 
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
-//! Lanes that are not as they were left are compared with the log, and made again from it.
+//! Compares lanes that differ from what was left with the log, and rebuilds them from it.
 //!
-//! That takes as long as the part of the log is that must be read, which may be all of it. Meanwhile the stage works on the
-//! orders of which nothing can be there (see [`super::doubt`]). Until the end the lease tells of the lanes what it told
-//! before, so an instance that takes over in between compares them anew.
+//! That takes as long as reading the relevant part of the log, which may be all of it. Meanwhile the stage works on the
+//! orders that cannot have a lane (see [`super::doubt`]). Until the end the lease keeps the checksum of before, so an
+//! instance that takes over in between compares the lanes again.
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},

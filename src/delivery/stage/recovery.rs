@@ -1,19 +1,20 @@
-//! What an instance that takes over a stage must know: which events were handed to the one before it and have no outcome.
+//! What an instance must know when it takes over a stage: which events were delivered to the previous instance and have no
+//! outcome.
 //!
-//! The server would hand them out again, but only after a while, and newer events of the same orders before. So the instance
-//! before left with its lease which events were open and how far it had read (see [`super::progress`]); what came after that
-//! is read from the log: events of the stage that the consumer has delivered, and what later events name as their cause.
-//! Attempts that were made are on the log, too, and are counted on. Where there is no such floor, as an older hub leaves
-//! none, or where it is not about this log, the consumer's acknowledgement floor stands in for it.
+//! The server would deliver them again, but only after a while, and newer events of the same orders before. So the previous
+//! instance stored with its lease which events were open and how far it had read (see [`super::progress`]). What came after
+//! that is read from the log: events of the stage that the consumer has delivered, and the causes that later events name.
+//! Attempts are on the log, too, and are counted. Without such a floor, as an older hub leaves none, or with one of another
+//! log, the consumer's acknowledgement floor is used instead.
 //!
-//! What is parked is in the lanes. Where `LANES` does not hold what was left there (it was lost or emptied, it is an older copy,
-//! lanes came back that had ended: see [`crate::delivery::lanes::checksum`]), the log is read from the oldest event on that was
-//! parked, lanes of what has its outcome are ended, and those that are missing are made. The stage works meanwhile on orders
-//! that cannot have any ([`super::rebuild`]).
+//! Parked events are in the lanes. When `LANES` does not hold what was left there (it was lost or emptied, it is an older
+//! copy, or ended lanes came back: see [`crate::delivery::lanes::checksum`]), the log is read from the oldest parked event
+//! on; lanes of events with an outcome are ended, and missing lanes are created. Meanwhile the stage works on orders that
+//! cannot have a lane ([`super::rebuild`]).
 //!
-//! Where the log itself went back or is another, other events may stand at the sequences that the lanes name and that were acknowledged,
-//! so neither is believed: what the lanes name must be an event of their order, and the log is read from before the common point, before
-//! anything is handled.
+//! When the log itself went back or was replaced, other events may be at the sequences that the lanes name and that were
+//! acknowledged, so neither is trusted: what a lane names must be an event of its order, and the log is read from before the
+//! common point, before anything is handled.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,4 +1,4 @@
-//! What is open on the part of the log that an instance reads when it takes a stage over. Pure: no clock, no I/O.
+//! Collects the open events of the part of the log that is read at a takeover. Pure: no clock, no I/O.
 
 use std::collections::{BTreeMap, HashMap, HashSet, btree_map, hash_map};
 

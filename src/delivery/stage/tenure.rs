@@ -1,4 +1,5 @@
-//! What an instance tells with its lease while it has a stage: how far it is, and what is under way elsewhere.
+//! What an instance writes with its lease while it holds a stage: how far the stage is, and which requests are under way
+//! elsewhere.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

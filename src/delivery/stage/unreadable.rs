@@ -1,4 +1,4 @@
-//! What is recorded about a message that is no event, and about a retry whose event is gone or cannot be read.
+//! The events that are recorded for a message that is no event, and for a retry of an event that is gone or unreadable.
 
 use std::sync::Arc;
 

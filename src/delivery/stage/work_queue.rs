@@ -1,4 +1,4 @@
-//! The work that an instance holds: for each order what waits, and what is ready to be worked on.
+//! The work queue of an instance: for each order what waits, and which tasks are ready.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 

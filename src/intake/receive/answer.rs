@@ -1,4 +1,4 @@
-//! What a provider is told: in its own format where it has one, else in that of the contract.
+//! The answer to a provider: in the provider's own format where its file has one, else in that of the contract.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Who is turned away before the body is looked at: no provider of ours, an address that may not call, one that is blocked.
+//! The checks before the body is read: the provider exists, the address may call, and it is not blocked.
 
 use std::{collections::HashMap, net::IpAddr};
 

@@ -1,4 +1,5 @@
-//! What is no webhook: by the wrong method, to the wrong path or one that is written otherwise, not by https.
+//! Requests that are no webhook: a wrong method, an unknown path or another spelling of one, or plain HTTP where HTTPS is
+//! required.
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -1,8 +1,7 @@
 //! Whether the log acknowledges appends, as far as this instance knows.
 //!
-//! The connection says little about it: a stream that is full answers every append with a refusal, a server that stands
-//! still keeps its connections. So what counts is what became of the latest appends and, where there are none, of the
-//! questions of `super::watch`.
+//! The connection says little about it: a full stream refuses every append, and a frozen server keeps its connections. So the
+//! results of the latest appends count and, where there are none, those of the probes of `super::watch`.
 
 use std::{
     fmt,

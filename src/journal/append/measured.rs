@@ -1,4 +1,4 @@
-//! The writer's metrics, whose handles are kept: a look-up in the registry costs more than the count.
+//! The writer's metrics. Their handles are kept: a look-up in the registry costs more than the count.
 
 use std::{array, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Ids that were appended lately, and so would spoil a batch.
+//! Recently appended ids: one of them in a batch would make the server refuse the batch.
 
 use std::collections::{HashSet, VecDeque};
 

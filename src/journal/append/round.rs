@@ -1,7 +1,7 @@
-//! One round of publishing: a few messages one by one, many as one atomic batch, and their acknowledgements.
+//! One round of publishing: a few messages one by one, or many as one atomic batch, and their acknowledgements.
 //!
-//! Acknowledgements come to one subscription of our own, each under a number: the client's request map would keep an
-//! entry for every request that is never answered, and during an outage there are many of those.
+//! Acknowledgements come to one subscription of the writer, each under a number: the client's request map would keep an entry
+//! for every request that is never answered, and an outage makes many of those.
 
 use std::{collections::HashMap, time::Duration};
 

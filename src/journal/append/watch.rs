@@ -1,10 +1,10 @@
-//! Asks the log, where no append does, whether it would acknowledge one; and leaves nothing on it.
+//! Probes the log while no append does: would it acknowledge one? A probe leaves nothing on the log.
 //!
-//! Three questions go together. An append that names another stream in `Nats-Expected-Stream` is refused by `EVENTS` where
-//! it would be stored: the answer says that the stream takes messages at all. The server refuses it before it looks for
-//! room, so the stream's own limits are compared with what it holds, and a message of the stream `LEASES`, of which only
-//! the last is kept, shows whether the server has room for any stream. None of them is proof: the next append is, and what
-//! it finds counts more (see [`Acknowledging`]).
+//! Three requests go together. An append that names another stream in `Nats-Expected-Stream` is refused by `EVENTS` where it
+//! would be stored: the answer shows that the stream takes messages at all. The server refuses it before it checks for space,
+//! so the stream's own limits are compared with its content, and a message of the stream `LEASES`, which keeps only the last
+//! one, shows whether the server has space for any stream. None of them is proof: the next append is, and its result counts
+//! more (see [`Acknowledging`]).
 
 use std::{
     sync::Arc,

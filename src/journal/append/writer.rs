@@ -1,4 +1,4 @@
-//! The one task that publishes: takes what waits, sends it in rounds, tells everyone what became of it.
+//! The only task that publishes events: it takes the waiting appends, sends them in rounds, and answers each.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},

@@ -1,4 +1,4 @@
-//! Which order an event is about, as one short key.
+//! The order that an event is about, as one short key.
 
 use std::fmt;
 

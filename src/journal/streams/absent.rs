@@ -1,4 +1,5 @@
-//! A durable consumer that is deleted while the hub runs: it is made again where the hub's user may, else waited for.
+//! A durable consumer that is deleted while the hub runs: it is created again where the hub's user may do so, else waited
+//! for.
 
 use std::time::Duration;
 

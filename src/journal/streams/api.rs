@@ -1,4 +1,5 @@
-//! JetStream's interface as raw JSON: what is read and written back keeps every setting, also those that the client does not know.
+//! JetStream's API as raw JSON: reading and writing back keeps every setting, also those that the client library does not
+//! know.
 
 use std::time::Duration;
 

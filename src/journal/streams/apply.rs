@@ -1,4 +1,4 @@
-//! `streams apply`: creates what is missing, and changes of what is there what the operator chose, and no more.
+//! `streams apply`: creates what is missing, changes what the operator chose, and nothing else.
 
 use std::time::Duration;
 

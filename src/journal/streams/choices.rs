@@ -1,5 +1,5 @@
-//! What an operator chose for a stream instead of what its file says: copies, age, bytes. Each choice stands in the stream's
-//! metadata on the server, so that every later look judges by it, whoever looks and whatever version.
+//! What an operator chose for a stream instead of the values of its file: copies, age, bytes. Each choice is stored in the
+//! stream's metadata on the server, so that every later comparison uses it, on every instance and version.
 
 use std::{fmt, time::Duration};
 

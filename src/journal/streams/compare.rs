@@ -1,4 +1,4 @@
-//! A stream or consumer on the server beside what it should be: what differs, and whether something can be lost by it. Pure.
+//! Compares a stream or consumer on the server with its file: what differs, and whether events can be lost by it. Pure.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! A mirror of the log on another server, and what makes it the log when the first one is lost.
+//! A mirror of the log on another server, and its promotion to the log when the first one is lost.
 
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};

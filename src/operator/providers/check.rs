@@ -40,7 +40,7 @@ pub(super) fn run(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
             let mut notes = notes(&file);
             if !is_fetched && !credentials.is_empty() {
                 notes.push(format!(
-                    "[outbound]: it is told nothing without {}",
+                    "[outbound]: no request is sent without {}",
                     credentials.join(" and ")
                 ));
             }

@@ -1,4 +1,4 @@
-//! How many log lines refusals may make: of each kind some, the rest is counted. Pure; time is passed in.
+//! Limits the log lines of refusals: some of each kind are written, the rest is counted. Pure; time is passed in.
 
 use std::time::Instant;
 

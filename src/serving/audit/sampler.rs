@@ -1,4 +1,4 @@
-//! Which refusals go to the stream: few in all, and of one address hardly any. Pure; time is passed in.
+//! Selects the refusals that go to the stream: few in all, and fewer of one address. Pure; time is passed in.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! Takes samples of refusals to the stream, and says how many lines the log did not get.
+//! Writes samples of refusals to the stream, and logs how many lines were left out.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,9 +1,9 @@
-//! Room for bodies: how many bytes of them are held at a time, and by whom.
+//! Memory for bodies: how many bytes are held at a time, and for which addresses.
 //!
-//! Strangers may hold half of it, known addresses more, and the rest is for the backend. Nothing waits for room: where there is
-//! none, the body loses its place that holds most of the address that holds most, among those that have not come to their end;
-//! a newcomer is only refused where that would be itself. So a webhook of a few KB, which comes in one piece, finds room
-//! however many large bodies are kept open. Whoever loses its place for holding most is told so, and it counts against it.
+//! Strangers may hold half of it, known addresses more, and the rest is for the backend. No request waits for memory. When it
+//! is used up, the address that holds most loses its largest unfinished body; a new body is refused only where it would be
+//! that one itself. So a webhook of a few KB, which comes in one piece, finds memory however many large bodies are kept open.
+//! The answer to a body that was ended for holding most says so, and it counts against the address.
 
 use std::{
     collections::HashMap,

@@ -1,9 +1,9 @@
-//! Client addresses: which one counts as one, how often each was refused, and which are known to send good webhooks.
+//! Client addresses: which count as one, how often each was refused, and which are known to send good webhooks.
 //!
-//! Only refused requests count against an address: a provider sends all its orders from a few. One that lately sent a
-//! webhook which was verified and new is known, and is never blocked: behind it (a provider's gateway, a load balancer of
-//! ours that `TRUSTED_PROXIES` does not name) stand others than whoever made it be refused, and their orders count for
-//! more than the cost of checking signatures. Pure; the time is passed in.
+//! Only refused requests count against an address: a provider sends all its orders from a few. An address that lately sent a
+//! verified, new webhook is known and never blocked: behind it (a provider's gateway, a load balancer that `TRUSTED_PROXIES`
+//! does not name) are other senders than the one that caused the refusals, and their orders count for more than the cost of
+//! checking signatures. Pure; the time is passed in.
 
 use std::{
     fmt,

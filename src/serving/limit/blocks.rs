@@ -1,4 +1,4 @@
-//! Who is blocked, until when, and why. Pure; the time is passed in.
+//! Which addresses and providers are blocked, until when, and why. Pure; the time is passed in.
 
 use std::{num::NonZeroUsize, sync::Arc};
 

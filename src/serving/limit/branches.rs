@@ -1,9 +1,9 @@
-//! What one branch may take of its provider's quota: so many points in a window, by webhooks that its own secret proved. Pure; the
-//! time is passed in.
+//! What one branch may take of its provider's quota: a number of points in a window, by webhooks that its own secret proved.
+//! Pure; the time is passed in.
 //!
-//! Counted are the windows of the provider's quota. Each instance counts for itself, and lets a branch take one part in as many as
-//! there are instances. So no branch spends the quota of the others, and the counter that all instances share has one number a
-//! provider.
+//! The windows are those of the provider's quota. Each instance counts for itself, and grants a branch its part divided by
+//! the number of instances. So no branch spends the quota of the others, and the counter that all instances share has one
+//! number a provider.
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! What the limits make of words from outside: from other instances, from operators, and from the stream.
+//! Applies records from other instances, from operators, and from the stream to the limits.
 
 use std::{collections::HashSet, sync::atomic::Ordering};
 

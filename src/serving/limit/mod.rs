@@ -1,11 +1,11 @@
-//! Rate limits: who may go on, decided in memory, without asking anybody.
+//! Rate limits: decided in memory, without a request to any server.
 //!
-//! Two things are counted, and they never mix. A provider's quota ([`window`]) is spent by requests whose verification
-//! succeeded, so that no stranger can use it up; more than that is told to come back when the window is over. Of that quota one
-//! branch, by its own secret, may take a part ([`branches`]). Requests
-//! that were refused count against the client's address ([`address`]), and too many of them block it ([`blocks`]): what
-//! it sends is then refused before its body is read. [`shared`] keeps the instances of the hub together: quotas by a
-//! counter in the stream `LIMITS`, blocks by words in the stream `BLOCKS` ([`stored`]).
+//! Two things are counted separately. A provider's quota ([`window`]) is spent by requests with a successful verification, so
+//! that no stranger can use it up; more requests are answered 429 until the window is over. One branch, by its own secret,
+//! may take a part of that quota ([`branches`]). Refused requests count against the client's address ([`address`]), and too
+//! many of them block it ([`blocks`]): its requests are then refused before their body is read. [`shared`] keeps the
+//! instances of the hub together: quotas by a counter in the stream `LIMITS`, blocks by records in the stream `BLOCKS`
+//! ([`stored`]).
 
 use std::{
     collections::VecDeque,
@@ -361,7 +361,7 @@ impl ProviderQuota {
                 provider = &*self.name,
                 points = self.rule.points,
                 seconds = self.rule.window.as_secs_f64(),
-                "provider over its rate limit, by webhooks or by bytes; it is told when to come back"
+                "provider over its rate limit, by webhooks or by bytes; it is answered 429 until the window ends"
             );
         }
     }

@@ -1,5 +1,5 @@
-//! How often an address sent one and the same webhook. A repeat costs the provider's quota nothing, so that who caught a webhook
-//! cannot spend the quota with it; so the repeats have a limit of their own.
+//! How often an address sent one and the same webhook. A repeat costs the provider's quota nothing, so that an intercepted
+//! webhook cannot be used to spend the quota; so repeats have a limit of their own.
 
 use std::{net::IpAddr, num::NonZeroUsize};
 

@@ -1,9 +1,9 @@
-//! Keeps the limits of all instances together. Nothing waits for it: a webhook is decided on by what is known here.
+//! Keeps the limits of all instances together. No request waits for it: each instance decides by what it knows.
 //!
-//! What was taken of a quota is added to a counter of the stream `LIMITS`, one for each provider and window; its new
-//! value is the answer, and is told to the others on the core NATS subject `hub.quota`, where they also say that they
-//! are there. Blocks and known addresses are words in the stream `BLOCKS`, heard by all as they are written, and read
-//! from it at the start and after a time without NATS.
+//! What was taken of a quota is added to a counter of the stream `LIMITS`, one for each provider and window. The answer is
+//! the new value, which is sent to the other instances on the core NATS subject `hub.quota`; there they also announce
+//! themselves. Blocks and known addresses are records in the stream `BLOCKS`: all instances receive them as they are written,
+//! and read the stream at the start and after an outage of NATS.
 
 use std::{
     collections::HashMap,

@@ -1,7 +1,7 @@
-//! What instances tell each other of addresses and blocks, and the stream `BLOCKS` that keeps it for those who come later.
+//! The records of addresses and blocks that instances exchange, and the stream `BLOCKS` that keeps them for later instances.
 //!
-//! Each word is one message: everyone who listens hears it, and the stream keeps the last one of each subject. A block
-//! leaves the stream when it ends, by a time to live of its own.
+//! Each record is one message: every subscriber receives it, and the stream keeps the last one of each subject. A block
+//! leaves the stream when it ends, by its own time to live.
 
 use std::{sync::Arc, time::Duration};
 

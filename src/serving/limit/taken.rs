@@ -1,10 +1,10 @@
-//! What a verified webhook takes of its provider's limits, and what of that comes back.
+//! What a verified webhook takes of its provider's limits, and what of that is given back.
 //!
-//! A new webhook takes a point of the provider's quota, its bytes, and points of its branch's part where a branch's own secret proved
-//! it. All of that comes back where it was not stored. A repeat that is stored once more, since the log forgot its id, gives the
-//! provider's point back: anybody may have caught it. The rest stays taken: the branch's part, and the bytes, of which repeats have as
-//! many in a window as new webhooks have. While the log is nearly full a branch that filled it is refused, with or without
-//! repeats; of the provider's own, its repeats are, where they filled it.
+//! A new webhook takes a point of the provider's quota, its bytes, and points of its branch's part where a branch's own
+//! secret proved it. All of that is given back when it was not stored. A repeat that is stored again, because the log forgot
+//! its id, gives the provider's point back: it may have been intercepted. The rest stays taken: the branch's part, and the
+//! bytes, of which repeats have as many in a window as new webhooks have. While the log is nearly full, a branch that filled
+//! it is refused, with or without repeats; of the provider's own webhooks, repeats are refused where they filled it.
 
 use std::sync::Arc;
 

@@ -1,11 +1,11 @@
-//! A provider's quota: so many points in a window of time, shared by all instances. Pure; the time is passed in.
+//! A provider's quota: a number of points in a window of time, shared by all instances. Pure; the time is passed in.
 //!
-//! Windows follow each other by the clock, so every instance means the same one by its number. A common counter says how
-//! many points all instances have taken. Of what it leaves, an instance may take its share, one part in as many as there
-//! are instances, before it has to hear again: that is what it spends without asking anybody. Each report of its own and
-//! each word of another brings the count, and with it a new share of what is left; so one that gets all the traffic takes
-//! nearly all, and nobody sits on points that it does not need. Without the counter the share of the window is what an
-//! instance has.
+//! Windows follow each other by the clock, so every instance identifies one by the same number. A common counter says how
+//! many points all instances have taken. Of the rest an instance may take its share, one part in as many as there are
+//! instances, before it needs the counter again: so much it spends without a request. Each report of its own and each message
+//! of another instance brings the count, and with it a new share of the rest; so an instance that gets all the traffic takes
+//! nearly all, and no instance keeps points that it does not need. Without the counter an instance has its share of the whole
+//! window.
 
 use crate::config::Rule;
 

@@ -182,7 +182,7 @@ pub const METRICS: &[Metric] = &[
     gauge(
         "dead_letters_open",
         &[open("stage"), open("code"), open("provider")],
-        "Dead letters that nobody has taken up again yet, by stage, cause and provider; read from the log, so it is the same on every instance: take the largest",
+        "Dead letters that were not retried yet, by stage, cause and provider; read from the log, so it is the same on every instance: take the largest",
     ),
     gauge(
         "dead_letters_known",
@@ -302,7 +302,7 @@ pub const METRICS: &[Metric] = &[
     counter(
         "log_identity_changes_total",
         &[of("by", &["hub", "tables", "orders", "transform", "forward", "push"])],
-        "Total times that the log was found to have gone back or to be another, by whose memory did not match",
+        "Total times that the log was found to have gone back or to be another, by the reader that noticed it",
     ),
     late(
         "log_left_seconds",
@@ -405,7 +405,7 @@ pub const METRICS: &[Metric] = &[
     counter(
         "accept_failures_total",
         &[],
-        "Total connections that could not be accepted for want of file descriptors",
+        "Total connections that could not be accepted because no file descriptor was left",
     ),
     counter(
         "log_lines_lost_total",
