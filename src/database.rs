@@ -81,6 +81,24 @@ pub mod query {
     pub const KNOWN_ORDERS: &str = include_str!("../sql/queries/known_orders.sql");
     /// Rows of `hub.orders`.
     pub const PUT_ORDERS: &str = include_str!("../sql/queries/put_orders.sql");
+    /// Orders for people, the newest first (`$1` to `$10`: which; `$11` and `$12`: the last one of the page before; `$13`: how many).
+    pub const ORDERS_NEWEST: &str = concat!(
+        include_str!("../sql/queries/orders_columns.sql"),
+        include_str!("../sql/queries/orders_filter.sql"),
+        include_str!("../sql/queries/orders_newest.sql")
+    );
+    /// Orders that have not arrived, those that wait longest first; with the same parameters.
+    pub const ORDERS_WAITING_LONGEST: &str = concat!(
+        include_str!("../sql/queries/orders_columns.sql"),
+        include_str!("../sql/queries/orders_filter.sql"),
+        include_str!("../sql/queries/orders_waiting_longest.sql")
+    );
+    /// How many there are (`$1` to `$10`: which; `$11`: how many are counted at most).
+    pub const ORDERS_COUNTED: &str = concat!(
+        include_str!("../sql/queries/orders_counted.sql"),
+        include_str!("../sql/queries/orders_filter.sql"),
+        include_str!("../sql/queries/orders_counted_up_to.sql")
+    );
     /// What the tables know of webhooks.
     pub const KNOWN_WEBHOOK_LOGS: &str = include_str!("../sql/queries/known_webhook_logs.sql");
     /// New rows of `webhook_logs`.
@@ -124,7 +142,7 @@ pub mod query {
     pub const NOTE_GAP: &str = include_str!("../sql/queries/note_gap.sql");
 
     /// All of them.
-    pub const ALL: [&str; 40] = [
+    pub const ALL: [&str; 43] = [
         BRANCHES,
         BRANCHES_VERSION,
         BRANCH_OF_ORDER,
@@ -145,6 +163,9 @@ pub mod query {
         ERA_OF_PROJECTIONS,
         KNOWN_ORDERS,
         PUT_ORDERS,
+        ORDERS_NEWEST,
+        ORDERS_WAITING_LONGEST,
+        ORDERS_COUNTED,
         KNOWN_WEBHOOK_LOGS,
         INSERT_WEBHOOK_LOGS,
         UPDATE_WEBHOOK_LOGS,

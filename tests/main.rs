@@ -66,6 +66,7 @@ mod poison;
 mod versions;
 mod upgrade;
 mod orders_table;
+mod operators;
 mod panics;
 mod dead_letters;
 mod way_back;

@@ -28,6 +28,11 @@ pub mod providers;
 pub mod blocks;
 pub mod refusals;
 pub mod healthcheck;
+mod output;
+mod step_text;
+pub mod queries;
+pub mod orders;
+pub mod events;
 
 /// A command.
 #[derive(Debug, Subcommand)]
@@ -81,6 +86,12 @@ pub enum Command {
     /// Who was turned away, from where and why.
     #[command(subcommand)]
     Refusals(refusals::Action),
+    /// Orders: which there are, what has not arrived, the story of one.
+    #[command(subcommand)]
+    Orders(orders::Action),
+    /// The events of the log, past and as they come.
+    #[command(subcommand)]
+    Events(events::Action),
     /// Signs a payload as a provider would and posts it to a hub.
     Send {
         /// The provider, e.g. careem.
@@ -134,6 +145,8 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
             Command::Providers(action) => providers::run(&environment, &action, json),
             Command::Blocks(action) => blocks::run(&environment, &action, json).await,
             Command::Refusals(action) => refusals::run(&environment, &action, json).await,
+            Command::Orders(action) => Ok(orders::run(&environment, &action, json).await),
+            Command::Events(action) => Ok(events::run(&environment, &action, json).await),
             Command::Send {
                 provider,
                 file,

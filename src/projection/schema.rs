@@ -40,7 +40,7 @@ const PLATFORM: [&str; 6] = [
     "provider_order_logs",
 ];
 
-const MIGRATIONS: [Migration; 7] = [
+const MIGRATIONS: [Migration; 8] = [
     Migration {
         name: "0001_platform",
         sql: include_str!("../../sql/migrations/0001_platform.sql"),
@@ -82,6 +82,12 @@ const MIGRATIONS: [Migration; 7] = [
     Migration {
         name: "0008_orders",
         sql: include_str!("../../sql/migrations/0008_orders.sql"),
+        known_as: None,
+        unless: &[],
+    },
+    Migration {
+        name: "0009_orders_indexes",
+        sql: include_str!("../../sql/migrations/0009_orders_indexes.sql"),
         known_as: None,
         unless: &[],
     },

@@ -1,0 +1,3 @@
+    -- No more than so many are counted.
+    LIMIT $11
+) AS matching

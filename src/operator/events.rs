@@ -1,0 +1,176 @@
+//! `events`: what stands on the log, past and as it comes.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use clap::Subcommand;
+
+use super::{
+    dead_letters::{Since, printable},
+    output::{self, Verdict, line, show},
+    queries::{
+        events::{self, CloudEvent, Events, Selection},
+        steps::Step,
+    },
+    step_text, with_rights,
+};
+use crate::{
+    config::{self, Environment},
+    event::{EventType, Recorded},
+    journal::connection::{Connection, HUB_INBOX},
+};
+
+/// How often the log is looked at for what came, with --follow.
+const LOOK: Duration = Duration::from_millis(500);
+/// How many of the last events are shown where no beginning is named.
+const LAST: usize = 20;
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Action {
+    /// The last events, or those from a beginning on, one a line; with --json as CloudEvents.
+    Tail(Box<Tail>),
+    /// One event, whole; personal data is masked.
+    Show {
+        /// Its place on the log, as `tail` shows it.
+        sequence: u64,
+    },
+}
+
+/// What `tail` is told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Tail {
+    /// Only of these types, with commas between them: order.forwarded,order.dead_lettered …
+    #[arg(long = "type", value_delimiter = ',', value_name = "TYPE", value_parser = event_type)]
+    types: Vec<EventType>,
+    /// Only of this provider.
+    #[arg(long, value_parser = config::known_provider)]
+    provider: Option<String>,
+    /// Only of this branch.
+    #[arg(long, value_name = "BRANCH_ID")]
+    branch: Option<String>,
+    /// Only of the order with this id of its provider.
+    #[arg(long, value_name = "ID")]
+    order: Option<String>,
+    /// Only since then: a duration back from now (30m, 2h, 7d) or a time (2026-11-23T18:00:00Z).
+    #[arg(long, value_name = "DURATION_OR_TIME")]
+    since: Option<Since>,
+    /// Only until then, in the same words.
+    #[arg(long, value_name = "DURATION_OR_TIME", conflicts_with = "follow")]
+    until: Option<Since>,
+    /// Only from this place on the log on.
+    #[arg(long, value_name = "SEQUENCE")]
+    from: Option<u64>,
+    /// Only up to this place on the log.
+    #[arg(long, value_name = "SEQUENCE", conflicts_with = "follow")]
+    to: Option<u64>,
+    /// How many are shown: the first ones from --since or --from on, else the last ones (20, of the newest 10,000 events).
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Goes on with what comes, until it is stopped.
+    #[arg(long, conflicts_with = "limit")]
+    follow: bool,
+}
+
+fn event_type(text: &str) -> Result<EventType, String> {
+    text.parse().map_err(|_| {
+        let names: Vec<_> = EventType::ALL.into_iter().map(EventType::as_str).collect();
+        format!("expected one of {}", names.join(", "))
+    })
+}
+
+impl Tail {
+    fn selection(&self) -> Selection {
+        Selection {
+            types: self.types.clone(),
+            provider: self.provider.clone(),
+            branch: self.branch.clone(),
+            order: self.order.clone(),
+            since: self.since.map(|since| since.0),
+            until: self.until.map(|until| until.0),
+            from: self.from,
+            to: self.to,
+        }
+    }
+}
+
+/// Runs the command, as the user `hub`: it needs NATS and nothing else.
+pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> ExitCode {
+    output::ended(answer(environment, action, as_json).await)
+}
+
+async fn answer(environment: &Environment, action: &Action, as_json: bool) -> anyhow::Result<Verdict> {
+    let settings = config::Nats::from_environment(environment)?;
+    let connection = Connection::open(&settings, "webhook-hub events", HUB_INBOX).await?;
+    connection.reach().await?;
+    let work = async {
+        match action {
+            Action::Tail(tail) => follow(&connection, tail, as_json).await,
+            Action::Show { sequence } => {
+                let event = events::at(&connection, *sequence).await?;
+                let whole = CloudEvent::of(&event);
+                show(as_json, &whole, printable_lines(&serde_json::to_string_pretty(&whole)?))
+            }
+        }
+    };
+    with_rights(&connection, &settings, work)
+        .await
+        .context("cannot read the stream EVENTS; NATS_USER must be the user hub")?;
+    Ok(Verdict::Fine)
+}
+
+async fn follow(connection: &Connection, tail: &Tail, as_json: bool) -> anyhow::Result<()> {
+    let selection = tail.selection();
+    let has_beginning = selection.has_beginning();
+    let mut events = Events::open(connection, selection).await?;
+    if !has_beginning {
+        for event in events.last(tail.limit.unwrap_or(LAST)).await? {
+            if !tell(&event, as_json)? {
+                return Ok(());
+            }
+        }
+        if !tail.follow {
+            return Ok(());
+        }
+    }
+    let mut left = tail.limit.unwrap_or(usize::MAX);
+    while left > 0 {
+        match events.next().await {
+            Ok(Some(page)) => {
+                for event in page.iter().take(left) {
+                    if !tell(event, as_json)? {
+                        return Ok(());
+                    }
+                }
+                left = left.saturating_sub(page.len());
+            }
+            Ok(None) if !tail.follow || events.has_ended() => return Ok(()),
+            Ok(None) => tokio::time::sleep(LOOK).await,
+            // The server was restarted: it goes on where it was.
+            Err(_) if tail.follow && !connection.is_up() => connection.wait_up().await,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Prints one; says whether there is still a reader.
+fn tell(event: &Recorded, as_json: bool) -> anyhow::Result<bool> {
+    if as_json {
+        return line(serde_json::to_string(&CloudEvent::of(event))?);
+    }
+    let step = Step::of(event);
+    let (head, text) = step_text::words(&step);
+    line(format!(
+        "{:>8}  {}  {:<24}  {} {}  {head}: {text}",
+        step.sequence,
+        step.time.format("%Y-%m-%dT%H:%M:%S%.3fZ"),
+        step.event_type,
+        printable(&step.provider),
+        printable(&step.external_order_id),
+    ))
+}
+
+fn printable_lines(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,123 @@
+//! How the commands that ask (`orders`, `events`, …) show what they found, and how they end: the only place that prints for them.
+
+use std::{
+    fmt,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use serde::Serialize;
+
+use super::{dead_letters::printable, fail};
+
+/// Exit status where a command cannot do what was asked; clap uses the same for wrong use.
+const CANNOT_BE_DONE: u8 = 2;
+
+/// What a command found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing that a person must look at: exit status 0.
+    Fine,
+    /// A person must look at it: exit status 1.
+    NeedsAPerson,
+}
+
+impl Verdict {
+    /// That a person must look at it, or not.
+    pub(super) const fn needs_a_person(needed: bool) -> Self {
+        if needed { Self::NeedsAPerson } else { Self::Fine }
+    }
+}
+
+/// The exit status: 0 fine, 1 a person must look at it, 2 it could not be done. The reason of the latter goes to standard error.
+pub(super) fn ended(result: anyhow::Result<Verdict>) -> ExitCode {
+    match result {
+        Ok(Verdict::Fine) => ExitCode::SUCCESS,
+        Ok(Verdict::NeedsAPerson) => ExitCode::FAILURE,
+        Err(error) => {
+            fail(&error);
+            ExitCode::from(CANNOT_BE_DONE)
+        }
+    }
+}
+
+/// Prints one JSON value, or the same as text for people.
+///
+/// # Errors
+/// Where it cannot be written.
+pub(super) fn show(as_json: bool, value: &impl Serialize, text: impl fmt::Display) -> anyhow::Result<()> {
+    super::print(as_json, value, text)
+}
+
+/// Prints lines as they come, and says whether there is still a reader.
+///
+/// # Errors
+/// Where they cannot be written, for another reason than that the reader has seen enough.
+pub(super) fn line(text: impl fmt::Display) -> anyhow::Result<bool> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Columns under their heads. What would move a terminal's cursor is replaced; the last column is not filled up.
+pub(super) struct Table<const N: usize> {
+    rows: Vec<[String; N]>,
+}
+
+impl<const N: usize> Table<N> {
+    /// With these heads.
+    pub(super) fn new(head: [&str; N]) -> Self {
+        Self {
+            rows: vec![head.map(str::to_owned)],
+        }
+    }
+
+    /// One more row.
+    pub(super) fn push(&mut self, cells: [String; N]) {
+        self.rows.push(cells.map(|cell| printable(&cell)));
+    }
+}
+
+impl<const N: usize> fmt::Display for Table<N> {
+    /// Nothing where there is no row.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.rows.len() < 2 {
+            return Ok(());
+        }
+        let mut widths = [0; N];
+        for row in &self.rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(widths) {
+                line += &format!("{cell:width$}  ");
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// "1 order", "2 orders".
+pub(super) fn counted(count: i64, one: &str, several: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { several })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_under_their_heads() {
+        let mut table = Table::new(["A", "LONG", "END"]);
+        assert_eq!(table.to_string(), "");
+        table.push(["wider\u{1b}".into(), "é".into(), String::new()]);
+        assert_eq!(table.to_string(), "A       LONG  END\nwider\u{fffd}  é\n");
+    }
+}

@@ -1,0 +1,100 @@
+//! What differs between two JSON documents, place by place.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::mask;
+
+/// A place at which two documents differ.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Change {
+    /// Its JSON pointer.
+    pub pointer: String,
+    /// What stood there; none where there was nothing.
+    pub before: Option<Value>,
+    /// What stands there now; none where there is nothing.
+    pub after: Option<Value>,
+}
+
+/// Whether values may be personal data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Values {
+    /// They may: only what [`mask`] shows is shown. Hidden values that differ are told by their place.
+    Masked,
+    /// They are the hub's own and hold none.
+    Plain,
+}
+
+/// All places at which they differ, in the order of their pointers.
+pub fn between(before: &Value, after: &Value, values: Values) -> Vec<Change> {
+    let (before, after) = (leaves(before, values), leaves(after, values));
+    let places: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let differs = |place: &&&String| before.get(**place).map(|leaf| leaf.0) != after.get(**place).map(|leaf| leaf.0);
+    let change = |place: &String| Change {
+        pointer: place.clone(),
+        before: before.get(place).map(|leaf| leaf.1.clone()),
+        after: after.get(place).map(|leaf| leaf.1.clone()),
+    };
+    places.iter().filter(differs).map(|place| change(place)).collect()
+}
+
+/// Each value that holds no others, with what may be shown of it.
+fn leaves(value: &Value, values: Values) -> BTreeMap<String, (&Value, Value)> {
+    let shown = match values {
+        Values::Masked => mask::masked(value),
+        Values::Plain => value.clone(),
+    };
+    let mut leaves = BTreeMap::new();
+    collect(value, &shown, String::new(), &mut leaves);
+    leaves
+}
+
+fn collect<'a>(value: &'a Value, shown: &Value, pointer: String, leaves: &mut BTreeMap<String, (&'a Value, Value)>) {
+    match (value, shown) {
+        (Value::Object(members), Value::Object(shown)) if !members.is_empty() => {
+            for (name, value) in members {
+                let token = name.replace('~', "~0").replace('/', "~1");
+                collect(value, &shown[name], format!("{pointer}/{token}"), leaves);
+            }
+        }
+        (Value::Array(values), Value::Array(shown)) if !values.is_empty() => {
+            for (at, (value, shown)) in values.iter().zip(shown).enumerate() {
+                collect(value, shown, format!("{pointer}/{at}"), leaves);
+            }
+        }
+        _ => {
+            leaves.insert(pointer, (value, shown.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn places_that_differ() {
+        let before =
+            json!({ "status": "created", "customer": { "name": "Anna" }, "items": [{ "quantity": 1 }], "a/b": 1 });
+        let after = json!({ "status": "ready", "customer": { "name": "Eva" }, "items": [{ "quantity": 1 }, {}] });
+        let change = |pointer: &str, before: Option<Value>, after: Option<Value>| Change {
+            pointer: pointer.into(),
+            before,
+            after,
+        };
+        let expected = [
+            change("/a~1b", Some(json!("***")), None),
+            change("/customer/name", Some(json!("***")), Some(json!("***"))),
+            change("/items/1", None, Some(json!({}))),
+            change("/status", Some(json!("created")), Some(json!("ready"))),
+        ];
+        assert_eq!(between(&before, &after, Values::Masked), expected);
+        assert_eq!(between(&before, &before, Values::Masked), []);
+        let plain = between(&json!({ "code": "A" }), &json!({ "code": "B" }), Values::Plain);
+        assert_eq!(plain, [change("/code", Some(json!("A")), Some(json!("B")))]);
+    }
+}

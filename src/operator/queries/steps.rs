@@ -1,0 +1,450 @@
+//! What one event of the log says, typed and without personal data.
+
+use chrono::{DateTime, Utc};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{difference::Change, mask};
+use crate::{
+    event::{
+        EventId, EventType, Recorded, SecretUse,
+        outcome::{DeadLettered, ErrorReport, ForwardFailed, Forwarded, Ignored, Rejected, RetryRequested},
+        push::{PushFailed, StatusPushed, StatusRequested, SyncAccepted, SyncReported, Synced},
+    },
+    order::body,
+};
+
+/// The stage of an `order.rejected` of earlier versions, which do not say it.
+const FIRST_STAGE: &str = "transform";
+
+/// An event.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// Its place in the stream `EVENTS`.
+    pub sequence: u64,
+    /// When it happened.
+    pub time: DateTime<Utc>,
+    /// Its id.
+    pub id: EventId,
+    /// Its type, as `ce-type` has it.
+    #[serde(rename = "type")]
+    pub event_type: &'static str,
+    /// The provider's name.
+    pub provider: String,
+    /// The provider's id of the order.
+    pub external_order_id: String,
+    /// The webhook, or the request of the backend, that it belongs to.
+    pub webhook_id: EventId,
+    /// What that tells: `order_created`, `status_request` …
+    pub webhook_type: String,
+    /// `X-Request-Id` of that webhook.
+    pub request_id: String,
+    /// The branch, once it is known.
+    pub branch: Option<String>,
+    /// What it says.
+    #[serde(flatten)]
+    pub said: Said,
+    /// The request as it came, where that was asked for: personal data is masked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raw: Option<Value>,
+    /// The body for the backend, where that was asked for: personal data is masked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<Value>,
+    /// What differs from the attempt, or the body, before it, where that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
+}
+
+/// An error in short.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fault {
+    /// For machines.
+    pub code: String,
+    /// `validation`, `configuration`, `temporary` or `unknown`.
+    pub kind: &'static str,
+    /// For people.
+    pub message: String,
+    /// What else is known.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub details: Value,
+}
+
+impl From<ErrorReport> for Fault {
+    fn from(report: ErrorReport) -> Self {
+        Self {
+            code: report.code,
+            kind: report.error_type.as_str(),
+            message: report.message,
+            details: report.details,
+        }
+    }
+}
+
+/// What follows a failed attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Waits {
+    /// When the next attempt is due; none where none follows.
+    pub until: Option<DateTime<Utc>>,
+    /// It also waits for the webhook that creates the order.
+    pub for_order: bool,
+}
+
+/// What an event says.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "step", rename_all = "snake_case", rename_all_fields = "camelCase")]
+pub enum Said {
+    /// A webhook was accepted.
+    Received {
+        /// The signature scheme that proved it.
+        scheme: String,
+        /// The client's address, as far as trusted proxies vouch for it.
+        address: String,
+        /// Which secrets matched, never their values.
+        secrets: Vec<SecretUse>,
+        /// Size of its body.
+        bytes: usize,
+    },
+    /// The provider is to be asked for the order's document.
+    FetchRequested,
+    /// The document came.
+    Fetched {
+        /// Its size.
+        bytes: usize,
+    },
+    /// It was read as this, and the body for the backend was made.
+    ReadAs {
+        /// The order's status in the platform's words.
+        status: Option<String>,
+        /// In the provider's.
+        provider_status: Option<String>,
+        /// The number that people see.
+        order_number: Option<String>,
+        /// Until when it must be accepted, ready or delivered.
+        deadline: Option<DateTime<Utc>>,
+        /// What is to be known about it.
+        flags: Vec<String>,
+        /// Size of the body for the backend.
+        bytes: usize,
+    },
+    /// Nothing was to do.
+    Ignored {
+        /// For machines.
+        reason: String,
+        /// For people.
+        message: String,
+        /// It announced the order again with other lines or another total.
+        differs: bool,
+    },
+    /// An attempt failed.
+    Failed {
+        /// In this stage.
+        stage: &'static str,
+        /// Which one, from 1.
+        attempt: u32,
+        /// After how many retries that count it is given up.
+        max_attempts: u32,
+        /// Why.
+        error: Fault,
+        /// What it waits for now.
+        waits: Waits,
+    },
+    /// It is a dead letter: no attempt follows until a person asks for one.
+    GivenUp {
+        /// In this stage.
+        stage: String,
+        /// Requests that were made.
+        attempts: u32,
+        /// Why.
+        error: Fault,
+    },
+    /// A person asked for it to be taken up again.
+    RetryRequested {
+        /// Who.
+        by: String,
+        /// Why.
+        reason: Option<String>,
+        /// In this stage.
+        stage: String,
+    },
+    /// The backend has it.
+    Forwarded {
+        /// By which attempt.
+        attempts: u32,
+        /// What the backend answered.
+        backend_status: u16,
+        /// The backend's id of the order.
+        order_id: Option<String>,
+        /// It announced an order that the backend had, and was sent as a change of its status.
+        as_news: bool,
+    },
+    /// The backend wants the provider to be told a status.
+    StatusRequested {
+        /// Which.
+        status: &'static str,
+        /// Without anybody's asking, as the branch accepts automatically.
+        automatic: bool,
+    },
+    /// The provider was told.
+    StatusPushed {
+        /// Which status.
+        status: &'static str,
+        /// By which attempt.
+        attempts: u32,
+        /// What the provider answered; none where there was nothing to tell.
+        provider_status: Option<u16>,
+    },
+    /// The provider is to get a menu.
+    MenuRequested,
+    /// It took the menu and will say later what it makes of it.
+    MenuAccepted {
+        /// What it answered.
+        provider_status: u16,
+        /// Until when it may take.
+        result_due_at: DateTime<Utc>,
+    },
+    /// It said so.
+    MenuReported {
+        /// It has the menu; else it refuses it.
+        ok: bool,
+    },
+    /// It has the menu.
+    MenuSynced {
+        /// By which attempt.
+        attempts: u32,
+    },
+    /// The payload is not one that this version can read.
+    Unreadable {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Step {
+    /// Of an event.
+    pub fn of(event: &Recorded) -> Self {
+        let envelope = &event.envelope;
+        let said = Said::of(event).unwrap_or_else(|error| Said::Unreadable {
+            // The position alone: the text of the error may quote the payload.
+            reason: format!("line {} column {} of the payload", error.line(), error.column()),
+        });
+        Self {
+            sequence: event.sequence,
+            time: envelope.time,
+            id: envelope.id,
+            event_type: envelope.event_type.as_str(),
+            provider: envelope.provider.to_string(),
+            external_order_id: envelope.external_order_id.clone(),
+            webhook_id: envelope.root_id,
+            webhook_type: envelope.webhook_type.clone(),
+            request_id: envelope.request_id.clone(),
+            branch: envelope.branch.clone(),
+            said,
+            raw: None,
+            body: None,
+            changes: Vec::new(),
+        }
+    }
+
+    /// With the request as it came, where it is a webhook.
+    #[must_use]
+    pub fn with_raw(mut self, event: &Recorded) -> Self {
+        let body = || mask::masked_body(&event.payload);
+        self.raw = match (event.envelope.event_type, &event.envelope.request) {
+            (EventType::WebhookReceived, Some(request)) => Some(json!({
+                "method": request.method, "path": request.path, "signedAt": request.signed_at, "body": body(),
+            })),
+            (EventType::WebhookReceived | EventType::OrderFetched, _) => Some(json!({ "body": body() })),
+            _ => None,
+        };
+        self
+    }
+
+    /// With the body for the backend, where it makes one.
+    #[must_use]
+    pub fn with_body(mut self, event: &Recorded) -> Self {
+        if event.envelope.event_type == EventType::OrderTransformed {
+            self.body = Some(mask::masked_body(&event.payload));
+        }
+        self
+    }
+}
+
+impl Said {
+    fn of(event: &Recorded) -> serde_json::Result<Self> {
+        Ok(match event.envelope.event_type {
+            EventType::WebhookReceived => Self::received(event),
+            EventType::OrderFetchRequested => Self::FetchRequested,
+            EventType::OrderFetched => Self::Fetched {
+                bytes: event.payload.len(),
+            },
+            EventType::OrderTransformed => Self::read_as(event)?,
+            EventType::OrderIgnored => {
+                let Ignored {
+                    reason,
+                    message,
+                    differs,
+                    ..
+                } = read(event)?;
+                Self::Ignored {
+                    reason,
+                    message,
+                    differs,
+                }
+            }
+            EventType::OrderForwardFailed => Self::forward_failed(read(event)?),
+            EventType::OrderFetchFailed | EventType::OrderStatusPushFailed | EventType::MenuSyncFailed => {
+                Self::push_failed(read(event)?)
+            }
+            EventType::OrderRejected => Self::rejected(read(event)?),
+            EventType::OrderDeadLettered => Self::given_up(read(event)?),
+            EventType::OrderRetryRequested => Self::retry(read(event)?),
+            EventType::OrderForwarded => Self::forwarded(read(event)?),
+            EventType::OrderStatusRequested => {
+                let asked: StatusRequested = read(event)?;
+                Self::StatusRequested {
+                    status: asked.status.as_str(),
+                    automatic: asked.automatic,
+                }
+            }
+            EventType::OrderStatusPushed => {
+                let told: StatusPushed = read(event)?;
+                Self::StatusPushed {
+                    status: told.status.as_str(),
+                    attempts: told.attempts,
+                    provider_status: told.provider_status,
+                }
+            }
+            _ => Self::of_menu(event)?,
+        })
+    }
+
+    fn of_menu(event: &Recorded) -> serde_json::Result<Self> {
+        Ok(match event.envelope.event_type {
+            EventType::MenuSyncAccepted => {
+                let accepted: SyncAccepted = read(event)?;
+                Self::MenuAccepted {
+                    provider_status: accepted.provider_status,
+                    result_due_at: accepted.result_due_at,
+                }
+            }
+            EventType::MenuSyncReported => Self::MenuReported {
+                ok: read::<SyncReported>(event)?.ok,
+            },
+            EventType::MenuSynced => Self::MenuSynced {
+                attempts: read::<Synced>(event)?.attempts,
+            },
+            _ => Self::MenuRequested,
+        })
+    }
+
+    fn received(event: &Recorded) -> Self {
+        let request = event.envelope.request.clone().unwrap_or_default();
+        Self::Received {
+            scheme: request.scheme,
+            address: request.client_address,
+            secrets: request.secrets,
+            bytes: event.payload.len(),
+        }
+    }
+
+    fn read_as(event: &Recorded) -> serde_json::Result<Self> {
+        let facts = body::facts(&event.payload)?;
+        Ok(Self::ReadAs {
+            status: facts.status,
+            provider_status: facts.provider_status,
+            order_number: facts.order_number,
+            deadline: facts.deadline,
+            flags: facts.flags,
+            bytes: event.payload.len(),
+        })
+    }
+
+    fn forward_failed(failed: ForwardFailed) -> Self {
+        Self::Failed {
+            stage: "forward",
+            attempt: failed.attempt,
+            max_attempts: failed.max_attempts,
+            error: failed.error.into(),
+            waits: Waits {
+                until: Some(failed.next_attempt_at),
+                for_order: failed.waits_for_order,
+            },
+        }
+    }
+
+    fn push_failed(failed: PushFailed) -> Self {
+        Self::Failed {
+            stage: "push",
+            attempt: failed.attempt,
+            max_attempts: failed.max_attempts,
+            error: failed.error.into(),
+            waits: Waits {
+                until: failed.next_attempt_at,
+                for_order: false,
+            },
+        }
+    }
+
+    fn rejected(rejected: Rejected) -> Self {
+        Self::GivenUp {
+            stage: rejected.stage.unwrap_or_else(|| FIRST_STAGE.to_owned()),
+            attempts: 0,
+            error: rejected.error.into(),
+        }
+    }
+
+    fn given_up(dead: DeadLettered) -> Self {
+        Self::GivenUp {
+            stage: dead.stage,
+            attempts: dead.attempts,
+            error: dead.error.into(),
+        }
+    }
+
+    fn retry(asked: RetryRequested) -> Self {
+        Self::RetryRequested {
+            by: asked.by,
+            reason: asked.reason,
+            stage: asked.stage,
+        }
+    }
+
+    fn forwarded(forwarded: Forwarded) -> Self {
+        Self::Forwarded {
+            attempts: forwarded.attempts,
+            backend_status: forwarded.backend_status,
+            order_id: forwarded.internal_order_id,
+            as_news: forwarded.as_news,
+        }
+    }
+
+    /// What an attempt said, to be compared with the one before it; none where it is no attempt.
+    pub(super) fn answer(&self) -> Option<Value> {
+        match self {
+            Self::Failed { stage, error, .. } => Some(json!({ "stage": stage, "ended": "failed", "error": error })),
+            Self::GivenUp { stage, error, .. } => Some(json!({ "stage": stage, "ended": "given up", "error": error })),
+            Self::Forwarded {
+                backend_status,
+                order_id,
+                ..
+            } => Some(json!({
+                "stage": "forward", "ended": "forwarded", "backendStatus": backend_status, "orderId": order_id,
+            })),
+            Self::StatusPushed {
+                status,
+                provider_status,
+                ..
+            } => Some(json!({
+                "stage": "push", "ended": "told", "status": status, "providerStatus": provider_status,
+            })),
+            _ => None,
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(event: &Recorded) -> serde_json::Result<T> {
+    serde_json::from_slice(&event.payload)
+}

@@ -1,0 +1,262 @@
+//! The story of one order: every event about it, in both directions, in the order of the log.
+//!
+//! It reads the log and needs nothing else. Where `hub.orders` can be read as well, any id of the order does, and only the time of the
+//! order is looked through.
+
+use std::collections::{HashMap, VecDeque};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    difference::{self, Values},
+    orders::Order,
+    steps::Step,
+};
+use crate::{
+    event::{EventId, EventType, Recorded},
+    journal::{
+        codec,
+        connection::Connection,
+        read::{self, Entry, Located, Reader, Start},
+    },
+};
+
+/// How far the clock of NATS may be behind a hub's: what happened at a time is looked for from so much earlier on.
+const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
+/// How long after the last event that `hub.orders` knows of an order what is told to its provider is looked for.
+pub const LATER: TimeDelta = TimeDelta::hours(48);
+/// Most events of a story; an order has some ten.
+pub const MOST_STEPS: usize = 10_000;
+
+/// Which order.
+#[derive(Debug, Clone)]
+pub struct Which {
+    /// The provider's name.
+    pub provider: String,
+    /// The provider's id of the order.
+    pub external_order_id: String,
+    /// What `hub.orders` knows of it; without that, all that is about the id is told.
+    pub order: Option<Order>,
+    /// When the next order of that id begins.
+    pub next_order_at: Option<DateTime<Utc>>,
+}
+
+impl Which {
+    /// One of several orders that share the provider's id.
+    pub fn among(order: &Order, all: &[Order]) -> Self {
+        let is_next = |other: &&Order| {
+            other.external_order_id == order.external_order_id
+                && other.first_at > order.first_at
+                && (other.branch_id.is_none() || other.branch_id == order.branch_id)
+        };
+        Self {
+            provider: order.provider.clone(),
+            external_order_id: order.external_order_id.clone(),
+            order: Some(order.clone()),
+            next_order_at: all.iter().filter(is_next).map(|other| other.first_at).min(),
+        }
+    }
+
+    fn includes(&self, event: &Recorded) -> bool {
+        let envelope = &event.envelope;
+        let is_named = *envelope.provider == *self.provider && envelope.external_order_id == self.external_order_id;
+        let Some(order) = &self.order else { return is_named };
+        let own = envelope.principal.branch().map(|branch| &**branch);
+        let branch = envelope.branch.as_deref().filter(|branch| !branch.is_empty()).or(own);
+        let is_here = match (branch, order.branch_id.as_deref()) {
+            (Some(branch), Some(of_order)) => branch == of_order,
+            _ => true,
+        };
+        // The table keeps milliseconds.
+        let accepted = envelope.received_at + TimeDelta::milliseconds(1);
+        let is_after = self.next_order_at.is_some_and(|next| envelope.received_at >= next);
+        is_named && is_here && accepted >= order.first_at && !is_after
+    }
+}
+
+/// What else is wanted than what each event says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct With {
+    /// Each webhook as it came.
+    pub raw: bool,
+    /// Each body for the backend.
+    pub body: bool,
+    /// What differs between attempts, and between bodies.
+    pub differences: bool,
+    /// What came long after the order, too: the log is read to its end.
+    pub all: bool,
+}
+
+/// The story.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Story {
+    /// The provider's name.
+    pub provider: String,
+    /// The provider's id of the order.
+    pub external_order_id: String,
+    /// What `hub.orders` knows of it.
+    pub order: Option<Order>,
+    /// Ids, in `hub.orders`, of other orders with that id.
+    pub others: Vec<String>,
+    /// The events.
+    pub steps: Vec<Step>,
+    /// Until when the log was looked through; none where that is its end.
+    pub until: Option<DateTime<Utc>>,
+    /// There are more events than [`MOST_STEPS`].
+    pub is_cut: bool,
+}
+
+/// Reads it. The events that have left the log are not among them.
+///
+/// # Errors
+/// Where NATS does not answer.
+pub async fn read(connection: &Connection, which: &Which, with: With) -> anyhow::Result<Story> {
+    let end = read::end(connection).await?.sequence;
+    let until = which
+        .order
+        .as_ref()
+        .map(|order| order.last_at + LATER)
+        .filter(|_| !with.all);
+    let range = Range { end, until };
+    let start = match &which.order {
+        Some(order) => Start::Time(order.first_at - CLOCK_SKEW),
+        None => Start::Sequence(1),
+    };
+    let provider = codec::token(&which.provider);
+    let of_subjects = |subjects: String, start| {
+        let reader = Reader::of_subjects(connection, subjects, start);
+        Found::new(reader, range, which)
+    };
+    let mut events = Vec::new();
+    // Which partition it is in stands in the subject of its first webhook: their number may have been another one then.
+    let first = of_subjects(format!("webhooks.received.{provider}.*"), start)
+        .next()
+        .await?;
+    let (partition, start) = match first {
+        Some((subject, event)) => {
+            let partition = subject.rsplit('.').next().unwrap_or("*").to_owned();
+            let after = Start::Sequence(event.sequence + 1);
+            events.push(event);
+            (partition, after)
+        }
+        None => ("*".to_owned(), start),
+    };
+    for subjects in [
+        format!("webhooks.received.{provider}.{partition}"),
+        // What followed from them, and what the backend asked for.
+        format!("*.*.{provider}.*.{partition}"),
+    ] {
+        let mut found = of_subjects(subjects, start);
+        let most = events.len() + MOST_STEPS;
+        while events.len() <= most
+            && let Some((_, event)) = found.next().await?
+        {
+            events.push(event);
+        }
+    }
+    events.sort_unstable_by_key(|event| event.sequence);
+    let is_cut = events.len() > MOST_STEPS;
+    events.truncate(MOST_STEPS);
+    Ok(Story {
+        provider: which.provider.clone(),
+        external_order_id: which.external_order_id.clone(),
+        order: which.order.clone(),
+        others: Vec::new(),
+        steps: steps(&events, with),
+        until,
+        is_cut,
+    })
+}
+
+/// Where a story ends.
+#[derive(Clone, Copy)]
+struct Range {
+    /// The last event of the log when the reading began.
+    end: u64,
+    until: Option<DateTime<Utc>>,
+}
+
+impl Range {
+    fn is_over(self, located: &Located) -> bool {
+        let is_late = match (&located.entry, self.until) {
+            (Entry::Event(event), Some(until)) => event.envelope.time > until + CLOCK_SKEW,
+            _ => false,
+        };
+        is_late || located.entry.sequence() > self.end
+    }
+}
+
+/// Events of an order on some subjects, a page at a time.
+struct Found<'a> {
+    reader: Reader,
+    page: VecDeque<Located>,
+    range: Range,
+    which: &'a Which,
+}
+
+impl<'a> Found<'a> {
+    fn new(reader: Reader, range: Range, which: &'a Which) -> Self {
+        Self {
+            reader,
+            page: VecDeque::new(),
+            range,
+            which,
+        }
+    }
+
+    /// The next one, with its subject; none at the end.
+    async fn next(&mut self) -> anyhow::Result<Option<(String, Recorded)>> {
+        loop {
+            if self.page.is_empty() {
+                self.page = self.reader.next_located().await?.into();
+            }
+            let Some(located) = self.page.pop_front() else {
+                return Ok(None);
+            };
+            if self.range.is_over(&located) {
+                return Ok(None);
+            }
+            if let Entry::Event(event) = located.entry
+                && self.which.includes(&event)
+            {
+                return Ok(Some((located.subject, *event)));
+            }
+        }
+    }
+}
+
+fn steps(events: &[Recorded], with: With) -> Vec<Step> {
+    let mut answers: HashMap<EventId, Value> = HashMap::new();
+    let mut last_body: Option<Value> = None;
+    let mut steps = Vec::with_capacity(events.len());
+    for event in events {
+        let mut step = Step::of(event);
+        if with.raw {
+            step = step.with_raw(event);
+        }
+        if with.body {
+            step = step.with_body(event);
+        }
+        if with.differences {
+            if let Some(answer) = step.said.answer() {
+                if let Some(before) = answers.get(&step.webhook_id) {
+                    step.changes = difference::between(before, &answer, Values::Plain);
+                }
+                answers.insert(step.webhook_id, answer);
+            }
+            if event.envelope.event_type == EventType::OrderTransformed
+                && let Ok(body) = serde_json::from_slice::<Value>(&event.payload)
+            {
+                if let Some(before) = &last_body {
+                    step.changes = difference::between(before, &body, Values::Masked);
+                }
+                last_body = Some(body);
+            }
+        }
+        steps.push(step);
+    }
+    steps
+}

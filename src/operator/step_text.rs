@@ -1,0 +1,235 @@
+//! What an event says, in words for people.
+
+use std::fmt;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{
+    dead_letters::{printable, time_text},
+    queries::steps::{Fault, Said, Step, Waits},
+};
+use crate::event::SecretUse;
+
+/// A short heading, and what is to be said.
+pub(super) fn words(step: &Step) -> (String, String) {
+    let (head, text) = match &step.said {
+        Said::Received {
+            scheme,
+            address,
+            secrets,
+            bytes,
+        } => ("received".into(), received(scheme, address, secrets, *bytes)),
+        Said::FetchRequested => (
+            "fetch".into(),
+            "the webhook only names the order: waits for the provider's document".into(),
+        ),
+        Said::Fetched { bytes } => ("fetched".into(), format!("the provider's document, {bytes} bytes")),
+        Said::ReadAs { .. } => ("read as".into(), read_as(step)),
+        Said::Ignored {
+            reason,
+            message,
+            differs,
+        } => {
+            let differs = if *differs { "; its lines or total differ" } else { "" };
+            ("ignored".into(), format!("{reason}: {message}{differs}"))
+        }
+        Said::Failed {
+            attempt, error, waits, ..
+        } => (
+            format!("attempt {attempt}"),
+            format!("{}; {}", fault(error), waiting(waits, step.time)),
+        ),
+        Said::GivenUp { stage, attempts, error } => {
+            let attempts = counted(*attempts);
+            (
+                "given up".into(),
+                format!("in {stage} after {attempts}: {}; waits for a person", fault(error)),
+            )
+        }
+        Said::RetryRequested { by, reason, stage } => {
+            let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            ("retry".into(), format!("asked for by {by}, in {stage}{reason}"))
+        }
+        Said::Forwarded { .. } => ("forwarded".into(), forwarded(&step.said)),
+        other => to_provider(other),
+    };
+    (printable(&head), printable(&text))
+}
+
+fn received(scheme: &str, address: &str, secrets: &[SecretUse], bytes: usize) -> String {
+    let mut text = format!("{bytes} bytes");
+    if !address.is_empty() {
+        text += &format!(" from {address}");
+    }
+    if !scheme.is_empty() {
+        text += &format!(", proven by {scheme}");
+    }
+    let names: Vec<_> = secrets
+        .iter()
+        .map(|one| {
+            let age = if one.index == 0 { "" } else { ", an older one" };
+            format!("{} ({}{age})", one.name, one.origin.as_str())
+        })
+        .collect();
+    if !names.is_empty() {
+        text += &format!(" with {}", names.join(" and "));
+    }
+    text
+}
+
+fn read_as(step: &Step) -> String {
+    let Said::ReadAs {
+        status,
+        provider_status,
+        order_number,
+        deadline,
+        flags,
+        bytes,
+    } = &step.said
+    else {
+        return String::new();
+    };
+    let mut parts = vec![status.clone().unwrap_or_else(|| "no status".into())];
+    if let Some(word) = provider_status {
+        parts.push(format!("the provider said {word}"));
+    }
+    parts.extend(order_number.clone());
+    parts.extend(step.branch.as_ref().map(|branch| format!("branch {branch}")));
+    parts.extend(deadline.map(|deadline| format!("deadline {}", time_text(deadline))));
+    if !flags.is_empty() {
+        parts.push(format!("flags {}", flags.join(" ")));
+    }
+    parts.push(format!("{bytes} bytes for the backend"));
+    parts.join(", ")
+}
+
+fn fault(error: &Fault) -> String {
+    format!("{} ({}): {}", error.code, error.kind, error.message)
+}
+
+fn waiting(waits: &Waits, since: DateTime<Utc>) -> String {
+    let Some(until) = waits.until else {
+        return "no attempt follows".to_owned();
+    };
+    let (span, until) = (Span(until - since), time_text(until));
+    if waits.for_order {
+        format!("waits for the webhook that creates the order, {span} at most, until {until}")
+    } else {
+        format!("waits {span} for the next attempt, until {until}")
+    }
+}
+
+fn forwarded(said: &Said) -> String {
+    let Said::Forwarded {
+        attempts,
+        backend_status,
+        order_id,
+        as_news,
+    } = said
+    else {
+        return String::new();
+    };
+    let order = order_id
+        .as_ref()
+        .map(|id| format!(", its order is {id}"))
+        .unwrap_or_default();
+    let as_news = if *as_news {
+        ", sent as a change of its status"
+    } else {
+        ""
+    };
+    format!("by attempt {attempts}: the backend answered {backend_status}{order}{as_news}")
+}
+
+/// What is about the way back.
+fn to_provider(said: &Said) -> (String, String) {
+    let (head, text) = match said {
+        Said::StatusRequested { status, automatic } => {
+            let who = if *automatic {
+                "the branch accepts automatically"
+            } else {
+                "the backend asks"
+            };
+            ("push", format!("{who} to tell the provider {status}"))
+        }
+        Said::StatusPushed {
+            status,
+            attempts,
+            provider_status: Some(answer),
+        } => (
+            "pushed",
+            format!("{status}, by attempt {attempts}: the provider answered {answer}"),
+        ),
+        Said::StatusPushed { status, .. } => (
+            "pushed",
+            format!("{status}: nothing that the provider wants to be told"),
+        ),
+        Said::MenuRequested => ("push", "the backend asks to send a menu".to_owned()),
+        Said::MenuAccepted {
+            provider_status,
+            result_due_at,
+        } => (
+            "accepted",
+            format!(
+                "the provider answered {provider_status}; waits for its word on the menu, until {}",
+                time_text(*result_due_at)
+            ),
+        ),
+        Said::MenuReported { ok } => {
+            let text = if *ok {
+                "the provider has the menu"
+            } else {
+                "the provider refuses the menu"
+            };
+            ("reported", text.to_owned())
+        }
+        Said::MenuSynced { attempts } => ("pushed", format!("the menu, by attempt {attempts}")),
+        Said::Unreadable { reason } => ("unreadable", format!("this version cannot read it: {reason}")),
+        _ => ("", String::new()),
+    };
+    (head.to_owned(), text)
+}
+
+fn counted(attempts: u32) -> String {
+    match attempts {
+        1 => "1 attempt".to_owned(),
+        several => format!("{several} attempts"),
+    }
+}
+
+/// A time span in the largest units that tell it: `1.5 s`, `5 min`, `2 h`.
+struct Span(TimeDelta);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.0.num_milliseconds().max(0);
+        // One decimal; whole numbers without it.
+        let (count, unit) = match ms {
+            0..=999 => return write!(f, "{ms} ms"),
+            1_000..=59_999 => (ms / 100, "s"),
+            60_000..=3_599_999 => (ms / 6_000, "min"),
+            _ => (ms / 360_000, "h"),
+        };
+        match (count / 10, count % 10) {
+            (whole, 0) => write!(f, "{whole} {unit}"),
+            (whole, tenth) => write!(f, "{whole}.{tenth} {unit}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans() {
+        let text = |ms| Span(TimeDelta::milliseconds(ms)).to_string();
+        let texts = [-5, 200, 1_000, 1_540, 59_999, 60_000, 330_000, 3_600_000, 86_400_000].map(text);
+        assert_eq!(
+            texts,
+            [
+                "0 ms", "200 ms", "1 s", "1.5 s", "59.9 s", "1 min", "5.5 min", "1 h", "24 h"
+            ]
+        );
+    }
+}

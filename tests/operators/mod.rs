@@ -1,0 +1,6 @@
+//! What operators see: orders, their stories, and the events of the log.
+
+mod events;
+mod orders_list;
+mod orders_indexes;
+mod story;
