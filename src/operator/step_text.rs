@@ -6,26 +6,26 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     dead_letters::{printable, time_text},
-    queries::steps::{Fault, Said, Step, Waits},
+    queries::steps::{ErrorSummary, RetryWait, Step, StepDetail},
 };
 use crate::event::SecretUse;
 
 /// A short heading, and what is to be said.
 pub(super) fn words(step: &Step) -> (String, String) {
-    let (head, text) = match &step.said {
-        Said::Received {
+    let (head, text) = match &step.detail {
+        StepDetail::Received {
             scheme,
             address,
             secrets,
             bytes,
         } => ("received".into(), received(scheme, address, secrets, *bytes)),
-        Said::FetchRequested => (
+        StepDetail::FetchRequested => (
             "fetch".into(),
             "the webhook only names the order: waits for the provider's document".into(),
         ),
-        Said::Fetched { bytes } => ("fetched".into(), format!("the provider's document, {bytes} bytes")),
-        Said::ReadAs { .. } => ("read as".into(), read_as(step)),
-        Said::Ignored {
+        StepDetail::Fetched { bytes } => ("fetched".into(), format!("the provider's document, {bytes} bytes")),
+        StepDetail::ReadAs { .. } => ("read as".into(), read_as(step)),
+        StepDetail::Ignored {
             reason,
             message,
             differs,
@@ -33,24 +33,24 @@ pub(super) fn words(step: &Step) -> (String, String) {
             let differs = if *differs { "; its lines or total differ" } else { "" };
             ("ignored".into(), format!("{reason}: {message}{differs}"))
         }
-        Said::Failed {
+        StepDetail::Failed {
             attempt, error, waits, ..
         } => (
             format!("attempt {attempt}"),
             format!("{}; {}", fault(error), waiting(waits, step.time)),
         ),
-        Said::GivenUp { stage, attempts, error } => {
+        StepDetail::GivenUp { stage, attempts, error } => {
             let attempts = counted(*attempts);
             (
                 "given up".into(),
                 format!("in {stage} after {attempts}: {}; waits for a person", fault(error)),
             )
         }
-        Said::RetryRequested { by, reason, stage } => {
+        StepDetail::RetryRequested { by, reason, stage } => {
             let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
             ("retry".into(), format!("asked for by {by}, in {stage}{reason}"))
         }
-        Said::Forwarded { .. } => ("forwarded".into(), forwarded(&step.said)),
+        StepDetail::Forwarded { .. } => ("forwarded".into(), forwarded(&step.detail)),
         other => to_provider(other),
     };
     (printable(&head), printable(&text))
@@ -78,14 +78,14 @@ fn received(scheme: &str, address: &str, secrets: &[SecretUse], bytes: usize) ->
 }
 
 fn read_as(step: &Step) -> String {
-    let Said::ReadAs {
+    let StepDetail::ReadAs {
         status,
         provider_status,
         order_number,
         deadline,
         flags,
         bytes,
-    } = &step.said
+    } = &step.detail
     else {
         return String::new();
     };
@@ -103,11 +103,11 @@ fn read_as(step: &Step) -> String {
     parts.join(", ")
 }
 
-fn fault(error: &Fault) -> String {
+fn fault(error: &ErrorSummary) -> String {
     format!("{} ({}): {}", error.code, error.kind, error.message)
 }
 
-fn waiting(waits: &Waits, since: DateTime<Utc>) -> String {
+fn waiting(waits: &RetryWait, since: DateTime<Utc>) -> String {
     let Some(until) = waits.until else {
         return "no attempt follows".to_owned();
     };
@@ -119,13 +119,13 @@ fn waiting(waits: &Waits, since: DateTime<Utc>) -> String {
     }
 }
 
-fn forwarded(said: &Said) -> String {
-    let Said::Forwarded {
+fn forwarded(detail: &StepDetail) -> String {
+    let StepDetail::Forwarded {
         attempts,
         backend_status,
         order_id,
         as_news,
-    } = said
+    } = detail
     else {
         return String::new();
     };
@@ -142,9 +142,9 @@ fn forwarded(said: &Said) -> String {
 }
 
 /// What is about the way back.
-fn to_provider(said: &Said) -> (String, String) {
-    let (head, text) = match said {
-        Said::StatusRequested { status, automatic } => {
+fn to_provider(detail: &StepDetail) -> (String, String) {
+    let (head, text) = match detail {
+        StepDetail::StatusRequested { status, automatic } => {
             let who = if *automatic {
                 "the branch accepts automatically"
             } else {
@@ -152,7 +152,7 @@ fn to_provider(said: &Said) -> (String, String) {
             };
             ("push", format!("{who} to tell the provider {status}"))
         }
-        Said::StatusPushed {
+        StepDetail::StatusPushed {
             status,
             attempts,
             provider_status: Some(answer),
@@ -160,12 +160,12 @@ fn to_provider(said: &Said) -> (String, String) {
             "pushed",
             format!("{status}, by attempt {attempts}: the provider answered {answer}"),
         ),
-        Said::StatusPushed { status, .. } => (
+        StepDetail::StatusPushed { status, .. } => (
             "pushed",
             format!("{status}: nothing that the provider wants to be told"),
         ),
-        Said::MenuRequested => ("push", "the backend asks to send a menu".to_owned()),
-        Said::MenuAccepted {
+        StepDetail::MenuRequested => ("push", "the backend asks to send a menu".to_owned()),
+        StepDetail::MenuAccepted {
             provider_status,
             result_due_at,
         } => (
@@ -175,7 +175,7 @@ fn to_provider(said: &Said) -> (String, String) {
                 time_text(*result_due_at)
             ),
         ),
-        Said::MenuReported { ok } => {
+        StepDetail::MenuReported { ok } => {
             let text = if *ok {
                 "the provider has the menu"
             } else {
@@ -183,8 +183,8 @@ fn to_provider(said: &Said) -> (String, String) {
             };
             ("reported", text.to_owned())
         }
-        Said::MenuSynced { attempts } => ("pushed", format!("the menu, by attempt {attempts}")),
-        Said::Unreadable { reason } => ("unreadable", format!("this version cannot read it: {reason}")),
+        StepDetail::MenuSynced { attempts } => ("pushed", format!("the menu, by attempt {attempts}")),
+        StepDetail::Unreadable { reason } => ("unreadable", format!("this version cannot read it: {reason}")),
         _ => ("", String::new()),
     };
     (head.to_owned(), text)

@@ -41,7 +41,7 @@ pub(super) async fn run(environment: &Environment, list: &List, as_json: bool) -
     show(
         as_json,
         &page,
-        Shown {
+        PageText {
             page: &page,
             is_undelivered,
         },
@@ -50,12 +50,12 @@ pub(super) async fn run(environment: &Environment, list: &List, as_json: bool) -
 }
 
 /// The page for people.
-struct Shown<'a> {
+struct PageText<'a> {
     page: &'a Page,
     is_undelivered: bool,
 }
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for PageText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new(HEAD);
         for order in &self.page.orders {
@@ -75,7 +75,7 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-impl Shown<'_> {
+impl PageText<'_> {
     fn summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = &self.page.count;
         let has_not = if self.is_undelivered {

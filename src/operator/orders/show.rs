@@ -15,7 +15,7 @@ use crate::{
         queries::{
             orders::{self, Order},
             steps::Step,
-            story::{self, Story, Which, With},
+            story::{self, OrderSelection, Story, StoryOptions},
         },
         step_text, tell, with_rights,
     },
@@ -27,7 +27,7 @@ pub(super) async fn run(environment: &Environment, what: &Show, as_json: bool) -
     let (which, others) = which(environment, what).await?;
     let connection = Connection::open(&settings, "webhook-hub orders", HUB_INBOX).await?;
     connection.reach().await?;
-    let with = With {
+    let with = StoryOptions {
         raw: what.raw,
         body: what.body,
         differences: what.diff,
@@ -45,16 +45,16 @@ pub(super) async fn run(environment: &Environment, what: &Show, as_json: bool) -
             printable(&which.external_order_id)
         );
     }
-    show(as_json, &story, Shown(&story))?;
+    show(as_json, &story, StoryText(&story))?;
     let needs_a_person = |order: &Order| order.given_up_at.is_some() || order.is_overdue;
     Ok(Verdict::needs_a_person(
         story.order.as_ref().is_some_and(needs_a_person),
     ))
 }
 
-/// Which order is meant, and the other orders that it could have been. Without `hub.orders` the id is the provider's.
-async fn which(environment: &Environment, what: &Show) -> anyhow::Result<(Which, Vec<String>)> {
-    let by_log_alone = || Which {
+/// OrderSelection order is meant, and the other orders that it could have been. Without `hub.orders` the id is the provider's.
+async fn which(environment: &Environment, what: &Show) -> anyhow::Result<(OrderSelection, Vec<String>)> {
+    let by_log_alone = || OrderSelection {
         provider: what.provider.clone(),
         external_order_id: what.id.clone(),
         order: None,
@@ -91,13 +91,13 @@ async fn which(environment: &Environment, what: &Show) -> anyhow::Result<(Which,
     };
     let others = found.iter().filter(|one| one.id != chosen.id).map(|one| one.id.clone());
     let namesakes = orders::with_id(&connection, &what.provider, &chosen.external_order_id).await?;
-    Ok((Which::among(chosen, &namesakes), others.collect()))
+    Ok((OrderSelection::among(chosen, &namesakes), others.collect()))
 }
 
 /// The story for people.
-struct Shown<'a>(&'a Story);
+struct StoryText<'a>(&'a Story);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for StoryText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.head(f)?;
         let mut day = None;
@@ -123,7 +123,7 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-impl Shown<'_> {
+impl StoryText<'_> {
     fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let story = self.0;
         write!(

@@ -20,16 +20,16 @@ pub struct Change {
 
 /// Whether values may be personal data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Values {
+pub enum Masking {
     /// They may: only what [`mask`] shows is shown. Hidden values that differ are told by their place.
-    Masked,
+    On,
     /// They are the hub's own and hold none.
-    Plain,
+    Off,
 }
 
 /// All places at which they differ, in the order of their pointers.
-pub fn between(before: &Value, after: &Value, values: Values) -> Vec<Change> {
-    let (before, after) = (leaves(before, values), leaves(after, values));
+pub fn between(before: &Value, after: &Value, masking: Masking) -> Vec<Change> {
+    let (before, after) = (leaves(before, masking), leaves(after, masking));
     let places: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     let differs = |place: &&&String| before.get(**place).map(|leaf| leaf.0) != after.get(**place).map(|leaf| leaf.0);
     let change = |place: &String| Change {
@@ -41,10 +41,10 @@ pub fn between(before: &Value, after: &Value, values: Values) -> Vec<Change> {
 }
 
 /// Each value that holds no others, with what may be shown of it.
-fn leaves(value: &Value, values: Values) -> BTreeMap<String, (&Value, Value)> {
-    let shown = match values {
-        Values::Masked => mask::masked(value),
-        Values::Plain => value.clone(),
+fn leaves(value: &Value, masking: Masking) -> BTreeMap<String, (&Value, Value)> {
+    let shown = match masking {
+        Masking::On => mask::masked(value),
+        Masking::Off => value.clone(),
     };
     let mut leaves = BTreeMap::new();
     collect(value, &shown, String::new(), &mut leaves);
@@ -92,9 +92,9 @@ mod tests {
             change("/items/1", None, Some(json!({}))),
             change("/status", Some(json!("created")), Some(json!("ready"))),
         ];
-        assert_eq!(between(&before, &after, Values::Masked), expected);
-        assert_eq!(between(&before, &before, Values::Masked), []);
-        let plain = between(&json!({ "code": "A" }), &json!({ "code": "B" }), Values::Plain);
+        assert_eq!(between(&before, &after, Masking::On), expected);
+        assert_eq!(between(&before, &before, Masking::On), []);
+        let plain = between(&json!({ "code": "A" }), &json!({ "code": "B" }), Masking::Off);
         assert_eq!(plain, [change("/code", Some(json!("A")), Some(json!("B")))]);
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     journal::{
         codec,
         connection::Connection,
-        read::{self, Entry, Located, Reader, Start},
+        read::{self, Entry, Located, LogReader, Start},
     },
 };
 
@@ -89,7 +89,7 @@ impl Selection {
 
 /// Reads them, page by page.
 pub struct Events {
-    reader: Reader,
+    reader: LogReader,
     selection: Selection,
     is_over: bool,
 }
@@ -109,7 +109,7 @@ impl Events {
             }
         };
         Ok(Self {
-            reader: Reader::of_subjects(connection, selection.subjects(), start),
+            reader: LogReader::of_subjects(connection, selection.subjects(), start),
             selection,
             is_over: false,
         })

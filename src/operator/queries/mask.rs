@@ -116,13 +116,13 @@ const NAMES: [&str; 3] = ["name", "namear", "names"];
 
 /// Where a value stands.
 #[derive(Clone, Copy, Default)]
-struct Place {
+struct FieldContext {
     is_personal: bool,
     is_sold: bool,
     is_shown: bool,
 }
 
-impl Place {
+impl FieldContext {
     fn below(self, name: &str) -> Self {
         let name: String = name
             .chars()
@@ -149,10 +149,10 @@ impl Place {
 
 /// A document of the same shape in which nothing personal stands.
 pub fn masked(value: &Value) -> Value {
-    at(value, Place::default())
+    at(value, FieldContext::default())
 }
 
-fn at(value: &Value, place: Place) -> Value {
+fn at(value: &Value, place: FieldContext) -> Value {
     match value {
         Value::Object(members) => {
             let members = members

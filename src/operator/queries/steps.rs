@@ -44,7 +44,7 @@ pub struct Step {
     pub branch: Option<String>,
     /// What it says.
     #[serde(flatten)]
-    pub said: Said,
+    pub detail: StepDetail,
     /// The request as it came, where that was asked for: personal data is masked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub raw: Option<Value>,
@@ -59,7 +59,7 @@ pub struct Step {
 /// An error in short.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Fault {
+pub struct ErrorSummary {
     /// For machines.
     pub code: String,
     /// `validation`, `configuration`, `temporary` or `unknown`.
@@ -71,7 +71,7 @@ pub struct Fault {
     pub details: Value,
 }
 
-impl From<ErrorReport> for Fault {
+impl From<ErrorReport> for ErrorSummary {
     fn from(report: ErrorReport) -> Self {
         Self {
             code: report.code,
@@ -85,7 +85,7 @@ impl From<ErrorReport> for Fault {
 /// What follows a failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Waits {
+pub struct RetryWait {
     /// When the next attempt is due; none where none follows.
     pub until: Option<DateTime<Utc>>,
     /// It also waits for the webhook that creates the order.
@@ -95,7 +95,7 @@ pub struct Waits {
 /// What an event says.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "step", rename_all = "snake_case", rename_all_fields = "camelCase")]
-pub enum Said {
+pub enum StepDetail {
     /// A webhook was accepted.
     Received {
         /// The signature scheme that proved it.
@@ -147,9 +147,9 @@ pub enum Said {
         /// After how many retries that count it is given up.
         max_attempts: u32,
         /// Why.
-        error: Fault,
+        error: ErrorSummary,
         /// What it waits for now.
-        waits: Waits,
+        waits: RetryWait,
     },
     /// It is a dead letter: no attempt follows until a person asks for one.
     GivenUp {
@@ -158,7 +158,7 @@ pub enum Said {
         /// Requests that were made.
         attempts: u32,
         /// Why.
-        error: Fault,
+        error: ErrorSummary,
     },
     /// A person asked for it to be taken up again.
     RetryRequested {
@@ -226,7 +226,7 @@ impl Step {
     /// Of an event.
     pub fn of(event: &Recorded) -> Self {
         let envelope = &event.envelope;
-        let said = Said::of(event).unwrap_or_else(|error| Said::Unreadable {
+        let detail = StepDetail::of(event).unwrap_or_else(|error| StepDetail::Unreadable {
             // The position alone: the text of the error may quote the payload.
             reason: format!("line {} column {} of the payload", error.line(), error.column()),
         });
@@ -241,7 +241,7 @@ impl Step {
             webhook_type: envelope.webhook_type.clone(),
             request_id: envelope.request_id.clone(),
             branch: envelope.branch.clone(),
-            said,
+            detail,
             raw: None,
             body: None,
             changes: Vec::new(),
@@ -272,7 +272,7 @@ impl Step {
     }
 }
 
-impl Said {
+impl StepDetail {
     fn of(event: &Recorded) -> serde_json::Result<Self> {
         Ok(match event.envelope.event_type {
             EventType::WebhookReceived => Self::received(event),
@@ -368,7 +368,7 @@ impl Said {
             attempt: failed.attempt,
             max_attempts: failed.max_attempts,
             error: failed.error.into(),
-            waits: Waits {
+            waits: RetryWait {
                 until: Some(failed.next_attempt_at),
                 for_order: failed.waits_for_order,
             },
@@ -381,7 +381,7 @@ impl Said {
             attempt: failed.attempt,
             max_attempts: failed.max_attempts,
             error: failed.error.into(),
-            waits: Waits {
+            waits: RetryWait {
                 until: failed.next_attempt_at,
                 for_order: false,
             },

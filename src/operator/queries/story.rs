@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    difference::{self, Values},
+    difference::{self, Masking},
     orders::Order,
     steps::Step,
 };
@@ -19,7 +19,7 @@ use crate::{
     journal::{
         codec,
         connection::Connection,
-        read::{self, Entry, Located, Reader, Start},
+        read::{self, Entry, Located, LogReader, Start},
     },
 };
 
@@ -30,9 +30,9 @@ pub const LATER: TimeDelta = TimeDelta::hours(48);
 /// Most events of a story; an order has some ten.
 pub const MOST_STEPS: usize = 10_000;
 
-/// Which order.
+/// OrderSelection order.
 #[derive(Debug, Clone)]
-pub struct Which {
+pub struct OrderSelection {
     /// The provider's name.
     pub provider: String,
     /// The provider's id of the order.
@@ -43,7 +43,7 @@ pub struct Which {
     pub next_order_at: Option<DateTime<Utc>>,
 }
 
-impl Which {
+impl OrderSelection {
     /// One of several orders that share the provider's id.
     pub fn among(order: &Order, all: &[Order]) -> Self {
         let is_next = |other: &&Order| {
@@ -78,7 +78,7 @@ impl Which {
 
 /// What else is wanted than what each event says.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct With {
+pub struct StoryOptions {
     /// Each webhook as it came.
     pub raw: bool,
     /// Each body for the backend.
@@ -113,25 +113,25 @@ pub struct Story {
 ///
 /// # Errors
 /// Where NATS does not answer.
-pub async fn read(connection: &Connection, which: &Which, with: With) -> anyhow::Result<Story> {
+pub async fn read(connection: &Connection, which: &OrderSelection, with: StoryOptions) -> anyhow::Result<Story> {
     let end = read::end(connection).await?.sequence;
     let until = which
         .order
         .as_ref()
         .map(|order| order.last_at + LATER)
         .filter(|_| !with.all);
-    let range = Range { end, until };
+    let range = ReadRange { end, until };
     let start = match &which.order {
         Some(order) => Start::Time(order.first_at - CLOCK_SKEW),
         None => Start::Sequence(1),
     };
     let provider = codec::token(&which.provider);
     let of_subjects = |subjects: String, start| {
-        let reader = Reader::of_subjects(connection, subjects, start);
-        Found::new(reader, range, which)
+        let reader = LogReader::of_subjects(connection, subjects, start);
+        OrderEvents::new(reader, range, which)
     };
     let mut events = Vec::new();
-    // Which partition it is in stands in the subject of its first webhook: their number may have been another one then.
+    // OrderSelection partition it is in stands in the subject of its first webhook: their number may have been another one then.
     let first = of_subjects(format!("webhooks.received.{provider}.*"), start)
         .next()
         .await?;
@@ -173,13 +173,13 @@ pub async fn read(connection: &Connection, which: &Which, with: With) -> anyhow:
 
 /// Where a story ends.
 #[derive(Clone, Copy)]
-struct Range {
+struct ReadRange {
     /// The last event of the log when the reading began.
     end: u64,
     until: Option<DateTime<Utc>>,
 }
 
-impl Range {
+impl ReadRange {
     fn is_over(self, located: &Located) -> bool {
         let is_late = match (&located.entry, self.until) {
             (Entry::Event(event), Some(until)) => event.envelope.time > until + CLOCK_SKEW,
@@ -190,15 +190,15 @@ impl Range {
 }
 
 /// Events of an order on some subjects, a page at a time.
-struct Found<'a> {
-    reader: Reader,
+struct OrderEvents<'a> {
+    reader: LogReader,
     page: VecDeque<Located>,
-    range: Range,
-    which: &'a Which,
+    range: ReadRange,
+    which: &'a OrderSelection,
 }
 
-impl<'a> Found<'a> {
-    fn new(reader: Reader, range: Range, which: &'a Which) -> Self {
+impl<'a> OrderEvents<'a> {
+    fn new(reader: LogReader, range: ReadRange, which: &'a OrderSelection) -> Self {
         Self {
             reader,
             page: VecDeque::new(),
@@ -228,7 +228,7 @@ impl<'a> Found<'a> {
     }
 }
 
-fn steps(events: &[Recorded], with: With) -> Vec<Step> {
+fn steps(events: &[Recorded], with: StoryOptions) -> Vec<Step> {
     let mut answers: HashMap<EventId, Value> = HashMap::new();
     let mut last_body: Option<Value> = None;
     let mut steps = Vec::with_capacity(events.len());
@@ -241,9 +241,9 @@ fn steps(events: &[Recorded], with: With) -> Vec<Step> {
             step = step.with_body(event);
         }
         if with.differences {
-            if let Some(answer) = step.said.answer() {
+            if let Some(answer) = step.detail.answer() {
                 if let Some(before) = answers.get(&step.webhook_id) {
-                    step.changes = difference::between(before, &answer, Values::Plain);
+                    step.changes = difference::between(before, &answer, Masking::Off);
                 }
                 answers.insert(step.webhook_id, answer);
             }
@@ -251,7 +251,7 @@ fn steps(events: &[Recorded], with: With) -> Vec<Step> {
                 && let Ok(body) = serde_json::from_slice::<Value>(&event.payload)
             {
                 if let Some(before) = &last_body {
-                    step.changes = difference::between(before, &body, Values::Masked);
+                    step.changes = difference::between(before, &body, Masking::On);
                 }
                 last_body = Some(body);
             }
