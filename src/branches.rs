@@ -1,8 +1,8 @@
 //! Which branch and company an order belongs to: `branch_delivery_configs`, held in memory.
 //!
-//! The table is read as a whole and kept however old it gets while PostgreSQL is away. One task reads it. A merchant that is
-//! not in it is looked for once more, in a read that began after it was asked for: only that can say that there is no such
-//! row, and where there was none nobody knows.
+//! One task reads the whole table. While PostgreSQL is away the rows are kept, however old they get. A merchant without a row
+//! is looked up once more, in a read that began after the request: only such a read can prove that there is no row. Where
+//! none succeeded the answer is unknown.
 
 use std::{
     sync::Arc,

@@ -1,7 +1,7 @@
-//! The wire to PostgreSQL: one pool, the statements of `sql/queries`, and whether the database answers.
+//! The connection to PostgreSQL: one pool, the statements of `sql/queries`, and whether the database answers.
 //!
-//! What the statements mean is left to whoever runs them. Every statement has a deadline (see [`connection`]); behind a
-//! pooler that hands a session to several clients nothing is run at all (see [`pooler`]). The intake never comes here.
+//! The callers know what the statements mean. Every statement has a deadline (see [`connection`]). Behind a pooler that gives
+//! one session to several clients no statement runs at all (see [`pooler`]). The intake does not use the database.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 

@@ -1,7 +1,7 @@
-//! The events of the log: their types, their ids and their envelope. No I/O.
+//! The events of the log: their types, ids and envelope. No I/O.
 //!
-//! How an [`Envelope`] becomes NATS headers is [`crate::journal::codec`]'s business; what a payload means to a stage is
-//! that stage's. The payloads that more than one module reads are in [`outcome`].
+//! [`crate::journal::codec`] turns an [`Envelope`] into NATS headers; each stage defines what a payload means to it. The
+//! payloads that more than one module reads are in [`outcome`].
 
 use std::{fmt, str::FromStr, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! Asking others by HTTP, the backend and the providers: how a client is set up, an answer within its limit, and why there
-//! was none. What an answer means is left to who asks.
+//! HTTP requests to the backend and the providers: the set-up of a client, an answer within its limit, and why there was
+//! none. The callers know what an answer means.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! The hub: builds every task, supervises them, and drains them. The only place that spawns one.
+//! The hub: it builds every task, supervises and drains them. The only place that spawns one.
 //!
-//! A task that ends before it was told to stops the whole hub, with its reason: half a hub that looks alive is worse
-//! than none. After SIGTERM the hub goes on for `SHUTDOWN_DELAY` while it is not ready any more (`stopping`); then it drains in
-//! the order of the flow: the intake stops taking webhooks, the stages stop pulling and finish what they hold, the log's writer
-//! ends when nobody writes any more.
+//! A task that ends before it was stopped stops the whole hub, with its reason: half a hub that looks alive is worse than
+//! none. After SIGTERM the hub goes on for `SHUTDOWN_DELAY` while it is not ready any more (`stopping`); then it drains in
+//! the order of the flow: the intake stops accepting webhooks, the stages stop pulling and finish their tasks, and the log's
+//! writer ends when nothing writes any more.
 
 use std::{
     net::TcpListener,

@@ -1,8 +1,9 @@
-//! Looks at the log, and at NATS, for what no stage of this instance counts: how far the tables are behind, which dead letters are
-//! open, when each provider's last webhook came, how much room the log has.
+//! Observes the log and NATS for what no stage of this instance counts: how far the tables are behind, which dead letters are
+//! open, when each provider's last webhook came, how much space the log has.
 //!
-//! Every instance looks for itself and reads from the log, so all of them say the same whichever works on a stage, and nothing is
-//! scanned when metrics are asked for: dead letters are read once from the beginning, and from then on as they come.
+//! Every instance observes for itself and reads from the log, so all instances report the same whichever works on a stage,
+//! and nothing is scanned when metrics are requested: dead letters are read once from the beginning, and from then on as they
+//! come.
 
 pub mod expiry;
 pub mod health;

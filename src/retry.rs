@@ -1,4 +1,4 @@
-//! What becomes of an event after a stage has handled it, and when it is tried again. Pure: no clock, no I/O.
+//! What becomes of an event after a stage has handled it, and when it is retried. Pure: no clock, no I/O.
 
 use std::time::Duration;
 

@@ -1,8 +1,7 @@
-//! TLS of whatever the hub connects to, and reading PEM files.
+//! TLS of the hub's outgoing connections, and reading PEM files.
 //!
-//! A server's certificate is always verified, its name included; there is no switch that turns this off, and only the health check
-//! of the hub on this machine does without. Who signed it is asked of the authority that the settings name and, where they name none,
-//! of the machine's own.
+//! A server's certificate is always verified, its name included; no switch turns this off, and only the health check of the
+//! hub on this machine does without. The authority is the one that the settings name, or else those of the machine.
 
 use std::{path::Path, sync::Arc};
 

@@ -1,8 +1,9 @@
-//! The first stage: `webhook.received` becomes `order.transformed`, or why it does not.
+//! The stage `transform`: `webhook.received` becomes `order.transformed`, or the reason why not.
 //!
-//! The provider says what the webhook means, [`crate::branches`] which branch it is for, `tenants` whether it may act for that. Whether its order exists already is no
-//! question here: it is asked when the order's turn has come to be forwarded. Each acceptance of a webhook has exactly one
-//! outcome here, under one id whatever it is, so a redelivery cannot add another.
+//! The provider says what the webhook means, [`crate::branches`] which branch it is for, `tenants` whether it may act for
+//! that branch. Whether the order exists already is not decided here, but when the event's turn has come to be forwarded.
+//! Each acceptance of a webhook has exactly one outcome here, under one id whatever it is, so a redelivery cannot add
+//! another.
 
 use std::{sync::Arc, time::Duration};
 

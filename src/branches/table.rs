@@ -1,4 +1,4 @@
-//! The table as it is held in memory, and how it is read.
+//! The table in memory, and how it is read.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

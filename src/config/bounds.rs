@@ -1,7 +1,7 @@
-//! What a number or a duration may be, and why.
+//! The bounds of a number or a duration, and their reasons.
 //!
-//! A value that is read without bounds is a way to disaster: a pause of nothing asks a failing backend as fast as it can
-//! fail, a time limit of nothing fails every request. So [`super::Environment`] has no way to read one without.
+//! A value without bounds is dangerous: a pause of zero repeats requests as fast as a failing backend can fail, a time limit
+//! of zero fails every request. So [`super::Environment`] has no way to read one without bounds.
 
 use std::{fmt, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Where PostgreSQL is, how a dead connection to it is noticed, and whether it is spoken to by TLS.
+//! The address of PostgreSQL, the detection of dead connections to it, and TLS.
 
 use std::{fmt, time::Duration};
 

@@ -1,7 +1,7 @@
-//! Every variable with what people write by mistake: 0, 1, huge, negative, without a unit, garbage.
+//! Every variable with common mistakes: 0, 1, huge, negative, without a unit, garbage.
 //!
-//! The list of variables is what the code asks the environment for: one that is not in the table fails the test, so
-//! that nobody adds a number without bounds, or a text that is a number in disguise.
+//! The list of variables is what the code reads from the environment: a variable that is not in the table fails the test, so
+//! no number is added without bounds, and no text that is really a number.
 
 use std::{collections::BTreeSet, sync::LazyLock};
 

@@ -1,8 +1,8 @@
-//! Variables that look as if they were meant for the hub and that it does not know.
+//! Variables that look like the hub's and are unknown to it.
 //!
-//! One that is nearly the name of a variable is a mistake with silent effects, and refuses the start with the name that was
-//! probably meant. One that only begins like ours may be another program's (Kubernetes makes `NATS_SERVICE_HOST` for a service
-//! `nats`), or a later version's: that is a warning.
+//! A variable that is nearly the name of a known one is a mistake with silent effects: it refuses the start, with the name
+//! that was probably meant. One that only begins like a known one may be another program's (Kubernetes makes
+//! `NATS_SERVICE_HOST` for a service `nats`), or a later version's: that is a warning.
 
 use super::{ConfigError, Environment, catalogue, limits, prefix, without_effect::is_without_effect};
 use crate::provider::Catalogue;

@@ -1,4 +1,4 @@
-//! Where NATS is, and who we are there.
+//! The address of NATS, and the hub's credentials there.
 
 use std::{fmt, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! How a provider is spoken to: the tables of its file, and the credentials.
+//! Requests to a provider: the tables of its file, and the credentials.
 
 use super::{ClientTls, ConfigError, Environment};
 use url::Url;

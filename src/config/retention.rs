@@ -1,4 +1,4 @@
-//! How long rows that ended are kept in the tables.
+//! How long ended rows are kept in the tables.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A provider's secrets and where they come from, so that those of files can be read again.
+//! A provider's secrets and their sources, so that secret files can be read again.
 
 use std::{collections::BTreeSet, path::PathBuf};
 

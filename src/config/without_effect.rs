@@ -1,4 +1,4 @@
-//! Variables of the contract that this version takes no notice of: said at the start, rather than silently ignored.
+//! Variables of the contract that this version ignores: logged at the start, rather than ignored silently.
 
 use super::{Environment, catalogue, limits};
 use crate::provider::Catalogue;

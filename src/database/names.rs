@@ -1,9 +1,9 @@
-//! Where the platform's tables are: every statement names their schema.
+//! The schema of the platform's tables: every statement names it.
 //!
-//! A name without a schema means what the session's `search_path` makes of it: for a role named `hub` that is the schema `hub`
-//! first. So texts of statements write `{platform}.webhook_logs`, and each [`Connection`](super::Connection) puts the schema of
-//! `DATABASE_SCHEMA` there. Sessions have that schema as their `search_path` all the same, for triggers of the platform, whose
-//! code may name its tables without a schema.
+//! A name without a schema depends on the session's `search_path`: for a role named `hub` the schema `hub` comes first. So
+//! statements are written as `{platform}.webhook_logs`, and each [`Connection`](super::Connection) inserts the schema of
+//! `DATABASE_SCHEMA`. Sessions have that schema as their `search_path` as well, for triggers of the platform that name its
+//! tables without a schema.
 
 use std::borrow::Cow;
 

@@ -1,8 +1,8 @@
-//! Whether there is a pooler between the hub and PostgreSQL that gives one backend to several clients in turn (PgBouncer in
+//! Detects a pooler between the hub and PostgreSQL that gives one backend to several clients in turn (PgBouncer in
 //! transaction or statement mode).
 //!
-//! Behind such a one the settings of a session are another client's a moment later, and prepared statements are gone. So the
-//! hub does nothing there but say so. In session mode a pooler is like PostgreSQL itself.
+//! Behind such a pooler the settings of a session belong to another client a moment later, and prepared statements are gone.
+//! So the hub runs no statement there and reports it. In session mode a pooler is like PostgreSQL itself.
 
 use tokio_postgres::{Client, Error, SimpleQueryMessage};
 

@@ -1,7 +1,7 @@
-//! The rights of the running hub's role: `sql/grants.sql` for whoever grants them, and which of them are missing.
+//! The rights of the running hub's role: `sql/grants.sql` for the administrator, and the check which of them are missing.
 //!
-//! PostgreSQL's own word is "permission denied for table x", without the right that is missing, and one table at a time. So
-//! the texts of the grants are read as the list of what is needed, and PostgreSQL is asked for each of them.
+//! PostgreSQL itself says "permission denied for table x", without the missing right, and one table at a time. So the texts
+//! of the grants are read as the list of required rights, and PostgreSQL is asked for each of them.
 
 use std::fmt;
 

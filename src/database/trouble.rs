@@ -1,4 +1,4 @@
-//! What kind of trouble there is with PostgreSQL: few classes, each with something else to do about it. Pure.
+//! Classes of PostgreSQL errors: few, each with a different remedy. Pure.
 
 use super::Error;
 

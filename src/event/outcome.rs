@@ -1,7 +1,7 @@
-//! Payloads of the outcome events: what subscribers and the projections read.
+//! Payloads of the outcome events, which subscribers and the projections read.
 //!
-//! They are part of the contract with whoever subscribes to `orders.>`: fields are added, never renamed or removed.
-//! The payload of `order.transformed` is made by [`crate::order::body`].
+//! They are part of the contract with the subscribers of `orders.>`: fields are added, never renamed or removed.
+//! [`crate::order::body`] makes the payload of `order.transformed`.
 
 use std::fmt;
 

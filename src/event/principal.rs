@@ -1,8 +1,9 @@
-//! The principal: on whose behalf a webhook was proven, and for which branch it may act.
+//! The principal: on behalf of which provider or branch a webhook was proven, and for which branch it may act.
 //!
-//! A principal comes out of verification, with the secret that matched, and goes with the webhook from there: it is part of
-//! [`Verified`](crate::verification::Verified), of the envelope and of every event that follows. Whatever resolves a branch later asks
-//! [`Principal::may_act_for`]; a claim in a header, a body or a fetched document gives nobody more than the secret did.
+//! Verification determines the principal by the secret that matched. It is part of
+//! [`Verified`](crate::verification::Verified), of the envelope and of every event that follows. Code that resolves a branch
+//! later asks [`Principal::may_act_for`]; a claim in a header, a body or a fetched document grants no more than the secret
+//! did.
 
 use std::{fmt, sync::Arc};
 

@@ -1,6 +1,7 @@
-//! Payloads of what goes back to the provider: statuses, menus, and orders that are fetched.
+//! Payloads of requests to a provider: statuses, menus, and fetched orders.
 //!
-//! As [`super::outcome`], they are part of the contract with subscribers: fields are added, never renamed or removed.
+//! As those of [`super::outcome`], they are part of the contract with subscribers: fields are added, never renamed or
+//! removed.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

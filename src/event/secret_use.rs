@@ -1,4 +1,4 @@
-//! Which of a provider's secrets verified a webhook, as it stands on the event: never its value.
+//! Which of a provider's secrets verified a webhook, as the event records it: never its value.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
-//! What the body of the backend's answer says. It is read from the front, so that an id counts although the body is larger
-//! than the limit, or broke off behind it.
+//! The content of the backend's answer. It is read from the front, so an id counts even if the body is larger than the limit,
+//! or breaks off after it.
 
 use std::fmt;
 

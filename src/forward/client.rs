@@ -1,4 +1,4 @@
-//! HTTP to the backend: the contract's requests, so many at a time.
+//! HTTP client of the backend: the requests of the contract, with a limit on how many run at a time.
 
 use std::{
     sync::{Mutex, PoisonError},

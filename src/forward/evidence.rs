@@ -1,12 +1,12 @@
-//! What the backend's answers say together, which one of them cannot say alone. Pure.
+//! What the backend's answers prove together that one of them cannot prove alone. Pure.
 //!
-//! A 404 may mean that the backend does not find this one order, or that `BACKEND_URL` is wrong; a redirect may be an accident.
-//! Only new orders tell: news of an order is answered with 404 where the order is not there yet. That everything is answered so
-//! is concluded from several different orders, with none in between that the backend took or refused for what it is. Orders of
-//! one branch that the backend never knew say nothing of the URL while it knows others.
+//! A 404 may mean that the backend does not find this one order, or that `BACKEND_URL` is wrong; a redirect may be an
+//! accident. Only new orders are evidence: news of an order is answered 404 when the order is not there yet. The URL is
+//! judged wrong after several different orders with such an answer, with none in between that the backend accepted or refused
+//! for its content. Orders of one branch that the backend never knew are no evidence about the URL while it knows others.
 //!
-//! Until then nobody can tell about the first of them either, so no order is given up for a 404 before the backend was asked
-//! something later and answered to that as it should: an order that gets a 404 again after that is at fault itself.
+//! Until then the first of them cannot be judged either. So no order is given up for a 404 before the backend has answered a
+//! later request as it should: an order that gets a 404 again after that is at fault itself.
 
 use std::{collections::BTreeSet, num::NonZeroUsize, time::Instant};
 

@@ -1,5 +1,5 @@
-//! Which order a body is about, and whether the backend is to get it: decided when its turn has come, so that everything
-//! before it in its order's line has ended. ARCHITECTURE.md, "Which order is which".
+//! Which order a body is about, and whether it is sent to the backend: decided when the event's turn has come, after
+//! everything before it in its order has ended. ARCHITECTURE.md, "Which order is which".
 
 use std::sync::Arc;
 

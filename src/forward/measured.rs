@@ -1,4 +1,4 @@
-//! What is counted for each request to the backend and each order that it has: handles that are kept.
+//! Metrics of each request to the backend and of each order that it has; their handles are kept.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,9 +1,10 @@
-//! The second stage: `order.transformed` is posted to the backend, and what became of it is recorded.
+//! The stage `forward`: it posts `order.transformed` to the backend and records the outcome.
 //!
-//! [`client`] speaks HTTP, [`classify`] reads the answer and [`evidence`] what the answers say together, [`crate::delivery::breaker`] decides whether to ask at all and [`crate::delivery::gate`] holds
-//! it for all partitions. The body is the event's payload, byte for byte, and its key is the event's id: every repeat,
-//! by a redelivery, a restart or a broken wire, is the same request. Whether an event is to be posted at all, and whether an
-//! earlier announcement of its order comes first, [`identity`] decides in the event's turn.
+//! [`client`] makes the requests, [`classify`] reads one answer and [`evidence`] what the answers prove together.
+//! [`crate::delivery::breaker`] decides whether requests may be made, and [`crate::delivery::gate`] makes all orders wait for
+//! it. The body is the event's payload, byte for byte, and its key is the event's id: every repeat, after a redelivery, a
+//! restart or a broken connection, is the same request. [`identity`] decides whether an event is posted at all, and whether
+//! an earlier announcement of its order comes first.
 
 use std::{
     collections::HashMap,

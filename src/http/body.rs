@@ -1,4 +1,4 @@
-//! The body of an answer: its content coding undone, within its limit before and after that, and its byte order mark taken away.
+//! The body of an answer: decompressed, within its limit before and after that, and without its byte order mark.
 
 use std::io::{self, Read};
 

@@ -1,7 +1,7 @@
-//! The client: HTTP/1.1 on hyper's connections, which it keeps for the next request.
+//! The client: HTTP/1.1 on hyper's connections, which are kept for the next request.
 //!
-//! It follows no redirect, uses no proxy and speaks no HTTP/2. A request is made a second time only where nothing of it was
-//! written: the connection that was kept for it turned out to be closed.
+//! It follows no redirect, uses no proxy and speaks no HTTP/2. A request is repeated only when nothing of it was written
+//! because its kept connection turned out to be closed.
 
 use std::{
     error::Error,

@@ -1,7 +1,7 @@
-//! One HTTP/1.1 connection, worked on by whoever uses it.
+//! One HTTP/1.1 connection, driven by the task that uses it.
 //!
-//! No task of its own works on the connection: the request's task does, so that a request and its answer need no hand-over
-//! between tasks, which costs more than the rest of the client. An idle connection is looked at by the pool.
+//! The connection has no task of its own: the request's task drives it, so that a request and its answer need no hand-over
+//! between tasks, which costs more than the rest of the client. The pool checks idle connections.
 
 use std::{
     io,

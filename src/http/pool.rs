@@ -1,4 +1,4 @@
-//! Connections that are kept for the next request.
+//! Idle connections, kept for the next request.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

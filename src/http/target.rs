@@ -1,4 +1,4 @@
-//! Where a request goes: a URL, read once.
+//! The target of a request: a URL, parsed once.
 
 use std::{
     fmt::{self, Write as _},

@@ -1,7 +1,7 @@
-//! How much of what the operating system gives is for whom.
+//! Divides memory and file descriptors between the intake and the rest.
 //!
-//! The intake takes what is left when everything behind it has what it needs: a crowd of callers must not take the
-//! descriptor that the backend's connection or the event log needs, nor the memory that an order needs to be handled.
+//! The intake gets what is left when everything behind it has what it needs: a crowd of callers must not take the descriptor
+//! that the backend's connection or the event log needs, nor the memory that an order needs to be handled.
 
 use crate::{
     config::Config,

@@ -1,7 +1,7 @@
-//! The time between being asked to stop and stopping: the instance is not ready any more, and still takes what comes.
+//! The time between the request to stop and stopping: the instance is not ready any more, and still accepts requests.
 //!
-//! Whoever stands before it (a load balancer, a proxy, Kubernetes) needs time to notice. Meanwhile each answer ends its
-//! connection; after that nobody has a connection left that the hub would have to cut off.
+//! A load balancer, a proxy or Kubernetes in front of it needs time to notice. Meanwhile each answer ends its connection;
+//! after that no client has a connection left that the hub would have to cut off.
 
 use std::time::Duration;
 

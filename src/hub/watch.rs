@@ -1,4 +1,4 @@
-//! Looking after what the process uses up: descriptors that run out, log lines that were lost.
+//! Watches what the process uses up: file descriptors that run out, log lines that were lost.
 
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
 //! Idempotency keys of the backend, kept for longer than the log recognises ids.
 //!
-//! The log knows an id for five minutes. A backend whose own queue was held up asks again after hours, and a provider is not
-//! to be told twice. So each key is kept as a message of the stream `KEYS`, by the id of the event that it made, and ends by
-//! itself after a day. Its message is the digest of what was asked for, so that another request under the same key is known to be
-//! none of its repeats. It is written after the event is on the log: a key without its event would swallow a request. Nothing
-//! depends on it; without it a key holds as long as the log's own memory.
+//! The log knows an id for five minutes. A backend with a delayed queue asks again after hours, and a provider must not get
+//! the same status twice. So each key is stored as a message of the stream `KEYS`, with the id of the event that it made, and
+//! expires after a day. Its message is the digest of the request, so that another request under the same key is recognised as
+//! no repeat. It is written after the event is on the log: a key without its event would swallow a request. The keys are not
+//! essential; without them a key is valid as long as the log's own memory.
 
 use std::time::Duration;
 

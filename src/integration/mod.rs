@@ -1,8 +1,8 @@
-//! Where the backend comes in: statuses and menus for providers.
+//! The requests of the backend: statuses and menus for providers.
 //!
 //! As with webhooks the answer depends on the event log and on nothing else: 202 means that the request is on it, fsynced.
-//! [`token`] says who may, [`keys`] what is a repeat, [`status`] and [`menu`] take the two requests, [`refusal`] says what a refused one is told. What
-//! becomes of a request is left to [`crate::push`].
+//! [`token`] checks the caller, [`keys`] finds repeats, [`status`] and [`menu`] handle the two requests, [`refusal`] answers
+//! a refused one. [`crate::push`] carries a request out.
 
 use std::{
     collections::HashSet,

@@ -1,4 +1,4 @@
-//! What a refused request of the backend is told. Our own faults are 5xx: send it again.
+//! The answer to a refused request of the backend. The hub's own faults are 5xx: the backend should send the request again.
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -1,4 +1,4 @@
-//! `POST /api/integration/orders/{provider}/{externalOrderId}/status`: what a provider is to be told about an order.
+//! `POST /api/integration/orders/{provider}/{externalOrderId}/status`: a status of an order for its provider.
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Who may come in: the backend shows `X-Service-Token`, the same that the hub shows there.
+//! Authenticates the backend: it sends `X-Service-Token`, the same token that the hub sends to it.
 
 use axum::http::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};

@@ -1,4 +1,4 @@
-//! What is wrong with a payload: every fault with its JSON pointer, all of them in one go.
+//! The faults of a payload: each with its JSON pointer, all of them at once.
 
 use std::fmt;
 

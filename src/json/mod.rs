@@ -1,7 +1,8 @@
-//! JSON as text: what was sent, byte for byte, and where in it something stands.
+//! JSON as text: the received bytes, and the position of each value in them.
 //!
-//! [`structure`] looks at a whole body before anything reads it. [`scan`] is the cursor by which all that read JSON text walk over it, [`tree`] a body
-//! that is read in many places, [`mod@pointer`] a place in either. [`surrogates`] mends what JSON may hold and text may not; [`fault`] says what is wrong, and where.
+//! [`structure`] checks a whole body before anything reads it. [`scan`] is the cursor that all readers of JSON text use,
+//! [`tree`] a body that is read in many places, [`mod@pointer`] a position in either. [`surrogates`] replaces what JSON may
+//! hold and text may not; [`fault`] says what is wrong, and where.
 
 pub mod structure;
 pub mod scan;

@@ -1,8 +1,8 @@
-//! Walking over JSON text that is known to be well-formed, without building anything.
+//! A cursor over well-formed JSON text that builds nothing.
 //!
-//! The intake reads three or four fields of a body this way before it is on the log; [`super::tree`] and [`crate::order::node`]
-//! are built with it, and so is what a signature is found by.
-//! Whether the text is JSON is for serde_json to say: a [`Document`] exists only of text that it took.
+//! The intake reads three or four fields of a body this way before the append; [`super::tree`] and [`crate::order::node`] are
+//! built with it, and so is the look-up of signatures. serde_json decides whether the text is JSON: a [`Document`] exists
+//! only of text that it accepted.
 
 use std::{borrow::Cow, ops::Range};
 

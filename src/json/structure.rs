@@ -1,12 +1,11 @@
-//! What a body must look like before anybody reads it: JSON in UTF-8, one object, within limits, every key once.
+//! The checks of a body before anything reads it: JSON in UTF-8, one object, within limits, every key once.
 //!
-//! A signed body can still be hostile, or come from a broken sender. Two readers of JSON may make two orders of one body
-//! with a key twice, and what is nested a million deep ends a reader that follows it. So this looks at every byte once,
-//! without recursion, and keeps nothing but the keys of the objects that are open. What a value means is left to the
-//! provider.
+//! A signed body can still be hostile, or come from a broken sender. Two readers of JSON may make two orders of one body with
+//! a key twice, and a value that is nested a million deep crashes a recursive reader. So this reads every byte once, without
+//! recursion, and keeps nothing but the keys of the open objects. The provider decides what a value means.
 //!
-//! Refused: what is no JSON of RFC 8259 (a byte order mark, too: a sender adds it to all of its bodies or to none, so it
-//! is found when the provider is set up, not when an order comes). Let through: half a surrogate pair in a text, which a
+//! Refused: text that is no JSON of RFC 8259 (a byte order mark, too: a sender adds it to all of its bodies or to none, so it
+//! is found when the provider is set up, not when an order comes). Accepted: half a surrogate pair in a text, which a
 //! platform makes by cutting a note in the middle of an emoji; it becomes U+FFFD on the way to the backend.
 
 use std::{borrow::Cow, fmt::Write as _};

@@ -1,8 +1,8 @@
-//! A provider's JSON, read once into a flat list of values: each keeps its text, and where it stands.
+//! A provider's JSON, read once into a flat list of values: each keeps its text and its position.
 //!
-//! Keeping the text means that no number passes through a float and that ids beyond 2^53 stay what they were. Each value
-//! also knows whether somebody took it, so that what nobody took can be kept beside the order. Why formats of our own are
-//! read another way is said in [`crate::order::node`].
+//! Keeping the text means that no number passes through a float and that ids beyond 2^53 stay exact. Each value also knows
+//! whether it was taken, so that values that the file does not name can be kept beside the order. [`crate::order::node`]
+//! explains why formats of our own are read another way.
 
 use std::{borrow::Cow, cell::Cell};
 

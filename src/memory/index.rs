@@ -1,8 +1,8 @@
-//! The index: where the events of an order stand on the log. Pure, and small: twelve bytes for each webhook.
+//! The index: where the events of an order are on the log. Pure, and small: twelve bytes for each webhook.
 //!
-//! An entry holds 32 bits of a hash of the order, and 14 bits each of hashes of the webhook and of the branch. Those only say
-//! where to look: whoever acts on an entry reads the event that it points at. Entries are kept in segments in the log's
-//! order; the newest one grows, the others are sorted lists. The oldest segment goes as a whole.
+//! An entry holds 32 bits of a hash of the order, and 14 bits each of hashes of the webhook and of the branch. Hashes only
+//! say where to look: before code acts on an entry, it reads the event. Entries are kept in segments in the log's order; the
+//! newest one grows, the others are sorted lists. The oldest segment is dropped as a whole.
 
 use std::{
     collections::{BTreeMap, VecDeque},

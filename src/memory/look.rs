@@ -1,4 +1,4 @@
-//! Look-ups: what the index points at, read from the log.
+//! Look-ups: the events that the index points at, read from the log.
 
 use super::{Announced, IndexEntry, Orders, State, lock};
 use crate::{

@@ -1,11 +1,11 @@
-//! What the hub knows of orders and webhooks that were there before: a memory of the log.
+//! The memory of orders: earlier orders and webhooks, as the log has them.
 //!
-//! Every instance reads the log's `orders.>` as it grows and keeps for each webhook where its events stand (`index`), for as
-//! long as `ORDER_MEMORY` says. What an entry points at is read from the log before anything is done about it. So the answer
-//! is the same on every instance, and no table is asked. Who works on a stage adds what it appends itself at once; who takes a
-//! stage over first waits until the log is read to its end ([`Orders::catch_up`]).
+//! Every instance reads the log's `orders.>` as it grows and keeps for each webhook where its events are (`index`), for as
+//! long as `ORDER_MEMORY` says. Before anything is decided, the event of an entry is read from the log. So the answer is the
+//! same on every instance, and no table is used. An instance that works on a stage adds its own appends at once; one that
+//! takes a stage over first waits until it has read the log to its end ([`Orders::catch_up`]).
 //!
-//! What an order's identity is, and what follows from it, stands in ARCHITECTURE.md, "Which order is which".
+//! ARCHITECTURE.md, "Which order is which", defines an order's identity and its consequences.
 
 mod index;
 mod look;

@@ -1,5 +1,5 @@
-//! What comes to its end by itself: certificates, their authorities, tokens. Days left are a metric, part of health, and a
-//! warning in the log while there is still time.
+//! What expires: certificates, their authorities, tokens. The days left are a metric, part of health, and a warning in the
+//! log while there is still time.
 
 use std::{
     collections::HashMap,

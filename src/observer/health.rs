@@ -1,11 +1,11 @@
-//! Health: whether the process lives, whether it can take webhooks, and how everything is that it leans on.
+//! Health: whether the process lives, whether it can accept webhooks, and the state of everything that it depends on.
 //!
 //! `/health/live`: the process answers. `/health/ready`: webhooks are accepted, which is known from the acknowledgements of
-//! the event log and of nothing else, and the instance was not asked to stop. `/health`: all checks; 503 only where `/health/ready`
-//! says so, for a load balancer must not take the intake away because PostgreSQL is down.
+//! the event log and of nothing else, and the instance was not asked to stop. `/health`: all checks; 503 only where
+//! `/health/ready` says so, because a load balancer must not take the intake away when PostgreSQL is down.
 //!
-//! A question costs nothing but the answer: what it says is kept up to date by tasks. On the public port it says how things
-//! are, on the private one (that of metrics) also why, and which version this is.
+//! A request costs nothing but the answer: tasks keep its content up to date. On the public port it shows the state, on the
+//! private one (that of metrics) also the reasons and the version.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

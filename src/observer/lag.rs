@@ -1,4 +1,4 @@
-//! What the log has beyond the tables.
+//! How many events of the log the tables do not have yet.
 
 use std::time::Duration;
 

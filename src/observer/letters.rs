@@ -1,6 +1,6 @@
-//! Which dead letters are open: given up or rejected, and not taken up again.
+//! The open dead letters: given up or rejected, and not retried.
 //!
-//! Read from the log's beginning once, and from there on as the log grows. An open one is some 100 bytes in memory.
+//! Read from the log's beginning once, and from there on as the log grows. An open one takes some 100 bytes in memory.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

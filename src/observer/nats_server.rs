@@ -1,7 +1,8 @@
-//! NATS by its own monitoring port (`NATS_MONITORING_URL`): whether it is well, and how much room its store has.
+//! NATS by its own monitoring port (`NATS_MONITORING_URL`): whether it is healthy, and how much space its store has.
 //!
-//! `/healthz` names a stream that cannot write, which nothing else does; `/jsz` says what is stored and what may be. How full the disk
-//! is NATS does not say. Where it runs on this machine, which a loopback address shows, the hub looks at the disk itself.
+//! `/healthz` names a stream that cannot write, which nothing else does; `/jsz` says what is stored and what may be. NATS
+//! does not say how full the disk is. When it runs on this machine, which a loopback address shows, the hub checks the disk
+//! itself.
 
 use std::{
     collections::BTreeMap,

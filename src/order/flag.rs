@@ -1,4 +1,4 @@
-//! What whoever relies on an order should know about it. `docs/backend-body.md` has the same list for who reads bodies.
+//! Notes for those who rely on an order. `docs/backend-body.md` has the same list for readers of bodies.
 
 /// Something about an order, or about news of one, that is not as it should be or was worked out here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

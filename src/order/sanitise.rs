@@ -1,12 +1,12 @@
-//! Text of strangers on its way to kitchen tickets and web pages: what acts instead of being read is taken out.
+//! Cleans text from outside on its way to kitchen tickets and web pages: control characters and active markup are stripped.
 //!
-//! Only the copy for the backend is cleaned; the log keeps what came, byte for byte. Three things go: characters that
-//! nobody sees but a printer, a terminal or a page obeys; script elements with their content; and of other markup just
-//! as much as keeps it from acting (the angle bracket of an element that loads or runs something, `javascript:`, the
-//! name of an event handler with its `=`). So `Tom & Jerry's <3`, `5 < 6 > 4`, `onion=extra` and Arabic stay what they
-//! are, and of a guest's wish in angle brackets no word is lost.
+//! Only the copy for the backend is cleaned; the log keeps the received bytes. Three things are removed: invisible characters
+//! that a printer, a terminal or a page obeys; script elements with their content; and of other markup just as much as keeps
+//! it from acting (the angle bracket of an element that loads or runs something, `javascript:`, the name of an event handler
+//! with its `=`). So `Tom & Jerry's <3`, `5 < 6 > 4`, `onion=extra` and Arabic stay unchanged, and no word of a guest's note
+//! in angle brackets is lost.
 //!
-//! This is a second wall, not the first: whoever shows text in HTML must escape it all the same.
+//! This is a second line of defence: code that shows text in HTML must escape it all the same.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! Looking again at files that somebody else writes: every so often, and where SIGHUP asks for it.
+//! Re-reads files that other programs write: at intervals, and on SIGHUP.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What the operating system gives the process: [`descriptors`], [`memory`], the service manager that is told how the hub is ([`notify`]), and the signal by
-//! which files are looked at again ([`look_again`]).
+//! The operating system's side of the process: [`descriptors`], [`memory`], the service manager ([`notify`]), and the signal
+//! on which files are read again ([`look_again`]).
 
 pub mod descriptors;
 pub mod memory;

@@ -1,4 +1,4 @@
-//! Applying events: all projections and the position in one transaction.
+//! Applies events: all projections and the position in one transaction.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! The events of a batch with their payloads, each read once for all projections.
+//! The events of a batch with their payloads, each decoded once for all projections.
 
 use std::ops::Deref;
 

@@ -1,4 +1,4 @@
-//! `delivery_error_logs`: one row an error event; resolved where the order reached the backend after all (see
+//! `delivery_error_logs`: one row an error event; resolved when the order reached the backend after all (see
 //! [`super::rules`]).
 
 use std::collections::{HashMap, hash_map::Entry};

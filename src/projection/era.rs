@@ -1,9 +1,9 @@
-//! Which log the tables are made of, and what is done where it is another one.
+//! Which log the tables are made of, and what happens when it is another one.
 //!
-//! The cursor keeps when the log was created and some marks of what stood on it (see [`crate::journal::identity`]). Where they do not match,
-//! the tables go back to the common point, or to the beginning, and are written from there on: an *era* begins. Rows of before stay. What
-//! is read again changes nothing that is not on the log, for every row has its event's id; an error whose id was used before, by an
-//! event of a log that is lost, gets another one.
+//! The cursor keeps when the log was created and some marks of its messages (see [`crate::journal::identity`]). When they do
+//! not match, the position goes back to the common point, or to the beginning, and the tables are written from there on: an
+//! *era* begins. Earlier rows stay. Events that are read again change nothing, because every row has its event's id; an error
+//! with an id that was used before, by an event of a lost log, gets another one.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,9 +1,9 @@
-//! Makes a projection of the hub's own from the log, beside the live writing: one that is new, or whose rows another version made.
+//! Fills a projection of the hub's own from the log, beside the live writing: a new one, or one with rows of another version.
 //!
-//! `hub.projections` says which version made the rows, and up to where. Where that is behind the tables, the instance that writes these
-//! reads the log from there, and applies it to this projection alone, until it is as far. From then on each batch of the tables moves
-//! both. Every step locks the tables' position, so it never runs beside a batch, and ends where another instance is the writer. A hub
-//! that ends meanwhile goes on from the position.
+//! `hub.projections` says which version made the rows, and up to where. When that is behind the tables, the instance that
+//! writes the tables reads the log from there, and applies it to this projection alone, until both positions are equal. From
+//! then on each batch of the tables moves both. Every step locks the tables' position, so it never runs beside a batch, and
+//! ends when another instance is the writer. After a restart filling continues at the position.
 //!
 //! An older version that writes the tables does not move the position; rows of a newer version are left to that.
 

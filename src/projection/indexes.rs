@@ -1,10 +1,10 @@
-//! The indexes that the hub needs on tables of the platform, made while those are written to.
+//! The indexes that the hub needs on tables of the platform, created while those are written to.
 //!
-//! `CREATE INDEX CONCURRENTLY` lets everybody read and write meanwhile. It takes as long as the table is large, waits for
-//! transactions that are open, and leaves an index that is no use where it was broken off; such a one is dropped and made anew. The
-//! tables are written all the same, with or without them: without, a batch of the tables reads more.
+//! `CREATE INDEX CONCURRENTLY` blocks neither readers nor writers. It takes as long as the table is large, waits for open
+//! transactions, and leaves an invalid index when it is interrupted, which is dropped and created again. The tables are
+//! written with or without the indexes: without, a batch reads more.
 //!
-//! Only a table's owner may index it. Where the hub's role is not that, the statement is said, for the owner to run.
+//! Only a table's owner may index it. When the hub's role is not the owner, the statement is logged, for the owner to run.
 
 use std::{future::pending, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Following the log: one instance writes, the others stand by.
+//! Follows the log: one instance writes, the others stand by.
 
 mod gather;
 mod writing;

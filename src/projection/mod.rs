@@ -1,16 +1,17 @@
-//! The projections: what the log says, as rows in PostgreSQL.
+//! The projections: the events of the log, as rows in PostgreSQL.
 //!
-//! One instance writes at a time, by a lease ([`writer`]); the others stand by. Events are applied in batches, in the log's order,
-//! and the position moves in the same transaction as the rows: after any crash the tables are what the log says up to there. The
-//! durable consumer is only the bell that rings; where it and the position disagree (a database restored from a backup, a
-//! new database), the position counts and the gap is read from the log.
+//! One instance writes at a time, by a lease ([`writer`]); the others stand by. Events are applied in batches, in the log's
+//! order, and the position moves in the same transaction as the rows: after any crash the tables hold the log up to the
+//! position. The durable consumer only signals new events; when it and the position disagree (a database restored from a
+//! backup, a new database), the position counts and the gap is read from the log.
 //!
-//! Where the log went back or is another, the tables begin an [`era`].
+//! When the log went back or was replaced, the tables begin an [`era`].
 //!
-//! [`schema`] keeps the tables' shape and [`indexes`] what they are found by. Each table is a `Projection` and stands in `ALL`:
-//! `webhook_logs`, `delivery_error_logs` and `provider_order_logs` are the platform's, `orders` is the hub's own. `retention` deletes
-//! what is old, `rules` says what the last word is, `decoded` reads payloads, [`batch`] applies events to all of them, [`live`] follows
-//! the log and gathers what belongs together, [`fill`] makes a projection of the hub's own that is new, or another version, from the log.
+//! [`schema`] keeps the tables' shape and [`indexes`] their indexes. Each table is a `Projection` in the list `ALL`:
+//! `webhook_logs`, `delivery_error_logs` and `provider_order_logs` are the platform's, `orders` is the hub's own. `retention`
+//! deletes old rows, `rules` says which event decides a row, `decoded` reads payloads, [`batch`] applies events to all of
+//! them, [`live`] follows the log and gathers batches, [`fill`] fills a projection of the hub's own that is new, or of
+//! another version, from the log.
 
 pub mod schema;
 pub mod indexes;

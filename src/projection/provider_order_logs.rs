@@ -1,4 +1,4 @@
-//! `provider_order_logs`: one row an order that the backend has, with the provider's latest word about it (see
+//! `provider_order_logs`: one row an order that the backend has, with the provider's latest status of it (see
 //! [`super::rules`]).
 
 use std::collections::HashMap;

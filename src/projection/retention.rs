@@ -1,16 +1,16 @@
-//! Deletes rows that ended long ago, where `RETENTION_…` says so.
+//! Deletes rows that ended long ago, as `RETENTION_…` says.
 //!
-//! The instance that writes the tables does it, beside that: a pass over each table every hour, in steps of some hundred rows by the
-//! primary key, so that it needs no index of the platform's, with a pause of ten times what the step took. Each step is a
-//! transaction that locks the position first, as every batch does: so it never runs beside a batch, which may have read a
-//! row that the step would delete, and ends where another instance has become the writer.
+//! The instance that writes the tables does it beside the writing: a pass over each table every hour, in steps of some
+//! hundred rows by the primary key, so that it needs no index of the platform's, with a pause of ten times the duration of
+//! the step. Each step is a transaction that locks the position first, as every batch does: so it never runs beside a batch,
+//! which may have read a row that the step would delete, and ends when another instance has become the writer.
 //!
-//! What is open stays, however old it is: webhooks without an end, errors that are not resolved, and webhooks that have such an
-//! error. The rows are made again where the tables are filled from the log once more, as far back as that reaches, and go again
-//! at the next pass.
+//! Open rows stay, however old they are: webhooks without an end, errors that are not resolved, and webhooks with such an
+//! error. Deleted rows come back when the tables are filled from the log again, as far back as that reaches, and go again at
+//! the next pass.
 //!
-//! Where the role lacks the right to delete rows of a table, that table alone is left out: each pass logs it, and metric and health
-//! show it until the right is granted.
+//! When the role may not delete rows of a table, that table alone is left out: each pass logs it, and metric and health show
+//! it until the right is granted.
 
 use std::{
     future::pending,

@@ -1,16 +1,15 @@
-//! What counts as the last word: the rules by which an event changes a row that is there, in one place.
+//! Which event decides a row: the rules by which an event changes an existing row, in one place.
 //!
-//! A batch reads what the tables know of the webhooks and orders that it is about, applies its events to that in memory, in
-//! the log's order, and writes the result. So there is no second form of these rules in SQL, and the tables do not depend on
-//! where a batch ends.
+//! A batch reads what the tables know of its webhooks and orders, applies its events to that in memory, in the log's order,
+//! and writes the result. So there is no second form of these rules in SQL, and the tables do not depend on where a batch
+//! ends.
 //!
-//! - A webhook's row says what its last event says, until the backend has it (`completed`). After that nothing changes it: what
-//!   follows comes from an instance that was replaced, or from the webhook's being accepted once more after the log had forgotten
-//!   its id.
-//! - Such late words change no order's row either, and an error among them is there as one that was overcome.
+//! - A webhook's row shows its last event, until the backend has it (`completed`). After that nothing changes it: later events
+//!   come from an instance that was replaced, or from accepting the webhook again after the log had forgotten its id.
+//! - Such late events change no order's row either, and an error among them is stored as resolved.
 //! - A webhook that is received again has its row already. An outcome that says no more than that changes nothing.
-//! - An order's row is made by its first creation. Its status is the provider's last word, until it has ended: then only a
-//!   refund is news. A further creation is news, too, but takes no order back to where it was before.
+//! - An order's row is made by its first creation. Its status is the provider's latest, until it has ended: then only a refund
+//!   is news. A further creation is news, too, but takes no order back to an earlier status.
 
 use chrono::NaiveDateTime;
 

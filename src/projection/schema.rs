@@ -1,15 +1,16 @@
 //! The tables' shape: `sql/migrations`, applied once each, in order, by one process at a time.
 //!
-//! What was applied is kept with its checksum in `hub.migrations`; a file that changed afterwards refuses to go on. Where
-//! everything is applied nothing is locked and no right is needed but to read. The platform's tables are not touched where they
-//! are there; indexes on them are made by [`super::indexes`].
+//! `hub.migrations` keeps what was applied, with its checksum; the hub refuses a file that changed afterwards. When
+//! everything is applied, nothing is locked and only the right to read is needed. Existing tables of the platform are not
+//! changed; [`super::indexes`] creates indexes on them.
 //!
 //! **Versions side by side.** A migration that only adds something leaves older versions at work. One that older versions
-//! cannot work with stands in `BREAKING`, and its row and all later ones say so (`compatible_from`): a version that does not
-//! know that migration refuses, and leaves the tables to newer ones.
+//! cannot work with is listed in `BREAKING`, and its row and all later ones say so (`compatible_from`): a version that does
+//! not know that migration refuses, and leaves the tables to newer ones.
 //!
-//! **Whose tables.** They are made only where the database has none of these names in any schema, so that nobody writes empty tables
-//! beside the platform's. `hub.platform` holds the schema that the bookkeeping is about.
+//! **Which tables are created.** The platform's tables are created only where the database has none of these names in any
+//! schema, so that no empty tables are written beside the platform's. `hub.platform` holds the schema that the bookkeeping is
+//! about.
 
 use std::time::Duration;
 

@@ -1,11 +1,12 @@
-//! Who writes the tables: one instance at a time, by a lease in the row that holds the position.
+//! Which instance writes the tables: one at a time, by a lease in the row that holds the position.
 //!
-//! The writer renews it with every transaction, and while there is nothing to write. Who takes the tables over waits until it has
-//! run out by the server's clock, so no two machines' clocks are compared. Every transaction of the writer begins by locking the
-//! row under its own name: an instance that was replaced while it stood still finds another name there and writes nothing.
+//! The writer renews it with every transaction, and while there is nothing to write. An instance that takes the tables over
+//! waits until the lease has run out by the server's clock, so no two machines' clocks are compared. Every transaction of the
+//! writer begins by locking the row under its own name: an instance that was replaced while it was frozen finds another name
+//! there and writes nothing.
 //!
-//! It is no lock of a session. Such a lock stays for as long as the server believes that the session is alive, which for a
-//! backend or a hub that is frozen is for ever. A transaction that is frozen holds the row; the server ends it after
+//! It is no session lock. Such a lock stays for as long as the server believes that the session is alive, which for a frozen
+//! backend or hub is for ever. A frozen transaction holds the row; the server ends it after
 //! `idle_in_transaction_session_timeout`.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a provider reads of a request before it is taken.
+//! What a provider reads of a request before it is accepted.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! What a provider's webhook means.
+//! The meaning of a provider's webhook.
 
 use chrono::{DateTime, Utc};
 

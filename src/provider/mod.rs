@@ -1,9 +1,9 @@
-//! Providers: how each one signs, what its fields mean, and how it wants to be answered.
+//! Providers: how each one signs, what its fields mean, and how it is answered.
 //!
-//! A [`Provider`] is pure: no I/O, no clock. It says how it signs, [`crate::verification`] verifies; [`headers`] says what is kept of a request beside its body, [`admission`] is
-//! what the intake gets, [`fact`] what the transformation gets. A provider is a file ([`declarative`]); [`catalogue`] has all
-//! that this installation knows. Which branch an order belongs to is left to
-//! [`crate::transform`].
+//! A [`Provider`] is pure: no I/O, no clock. It says how it signs, and [`crate::verification`] verifies. [`headers`] says
+//! which headers are kept, [`admission`] is what the intake gets, [`fact`] what the transformation gets. A provider is a file
+//! ([`declarative`]); [`catalogue`] has all that this installation knows. [`crate::transform`] decides which branch an order
+//! belongs to.
 
 use crate::{
     event::{Envelope, Recorded},

@@ -1,7 +1,7 @@
-//! How a provider is spoken to, as data: the tables `[outbound]` and `[fetch]` of a provider's file.
+//! Requests to a provider, as data: the tables `[outbound]` and `[fetch]` of its file.
 //!
-//! [`Outbound`] and [`Fetch`] are the tables as they stand; [`Spec::check`] makes of them what the stage works with, and
-//! names every fault with its place. Nothing here is a secret: those come from the environment.
+//! [`Outbound`] and [`Fetch`] are the tables as written; [`Spec::check`] turns them into what the stage works with, and
+//! reports every fault with its location. Nothing here is a secret: those come from the environment.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

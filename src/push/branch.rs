@@ -1,4 +1,4 @@
-//! Of which branch an order is, and what its provider is told about that branch.
+//! The branch of an order, and how its provider knows that branch.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

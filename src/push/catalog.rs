@@ -1,7 +1,7 @@
-//! A menu for a provider, and its later word about it.
+//! Sends a menu to a provider, and waits for its result.
 //!
-//! What was sent is on the log (`menu.sync_accepted`), and so is the provider's word (`menu.sync_reported`); the menu
-//! itself waits in its lane, which that word wakes. So both are found again by whoever takes over, on any instance.
+//! The log records that the menu was sent (`menu.sync_accepted`), and the provider's result (`menu.sync_reported`); the menu
+//! itself waits in its lane, which the result wakes. So an instance that takes over finds both.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! An order that a webhook only points at.
+//! Fetches an order that a webhook only refers to.
 
 use bytes::Bytes;
 use chrono::Utc;

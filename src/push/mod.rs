@@ -1,8 +1,9 @@
-//! The stage that speaks to providers: statuses and menus go to them, orders that a webhook only points at are fetched.
+//! The stage `push`: it sends statuses and menus to providers, and fetches orders that a webhook only refers to.
 //!
-//! How a provider is spoken to is data ([`crate::provider::outbound`], with the templates of [`template`](crate::provider::outbound::template)); [`crate::remote`] is its interface
-//! with token, limits and breaker, each provider's own, so that the trouble of one holds up nothing of another. Orders
-//! keep their order here as everywhere: the runner is the one of [`crate::delivery::stage`], with lanes of its own.
+//! Requests to a provider are data ([`crate::provider::outbound`], with the templates of
+//! [`template`](crate::provider::outbound::template)). [`crate::remote`] is the provider's interface with token, limits and
+//! breaker, each provider's own, so that the failure of one delays no other. The events of each order stay in sequence: the
+//! runner is [`crate::delivery::stage`], with lanes of its own.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! A status for a provider.
+//! Sends a status to a provider.
 
 use chrono::{SecondsFormat, TimeDelta, Utc};
 

@@ -1,4 +1,4 @@
-//! What is counted of a provider's webhooks, for each of them: handles that are kept.
+//! Metrics of each webhook of a provider; their handles are kept.
 
 use std::sync::Arc;
 

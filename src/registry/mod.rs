@@ -1,5 +1,5 @@
-//! The providers that are switched on: what a file says, with what this installation knows beside it: secrets, addresses, and the connection to the
-//! provider's own interface ([`remote`](crate::remote)).
+//! The enabled providers: each with its file, secrets, allowed addresses, and the connection to its interface
+//! ([`remote`](crate::remote)).
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -1,10 +1,10 @@
-//! How often a provider may be asked: so many requests a second, one menu of a branch in a while, and not at all while it
-//! has asked to be left alone (429). The time is passed in.
+//! How often a provider may be called: a number of requests a second, one menu of a branch in a period, and not at all while
+//! it has asked for a pause (429). The time is passed in.
 //!
 //! A request that has to wait for the rate gets a time of its own ([`Limits::turn`]): its event is parked until then and
-//! comes back once. Times are given in the order in which they are asked for, which is the log's. What is reserved says
-//! when to come back; whether a request may be made then is counted when it is made ([`Limits::take`]), so that events
-//! that come back late, after a breaker was open, never exceed the rate together.
+//! comes back once. Times are given in the order of the requests, which is the log's. A reservation says when to come back;
+//! whether a request may be made then is counted when it is made ([`Limits::take`]), so that events that come back late,
+//! after a breaker was open, never exceed the rate together.
 
 use std::{
     collections::HashMap,

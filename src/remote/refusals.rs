@@ -1,8 +1,8 @@
-//! Whose fault it is that a provider refuses the hub's credentials (401), or fails: one branch's, or the hub's own and the
-//! provider's. Pure: the time is passed in.
+//! The cause when a provider refuses the hub's credentials (401), or fails: one branch, or the hub's credentials and the
+//! provider. Pure: the time is passed in.
 //!
-//! A branch whose row names a store that is not the hub's is refused whatever the token is, and that is the failure of its
-//! own requests. Where several branches are refused, and none is taken meanwhile, it is the credentials.
+//! A branch with a row that names a foreign store is refused whatever the token is, and only its own requests fail. When
+//! several branches are refused, and none is accepted meanwhile, the credentials are the cause.
 
 use std::{
     collections::{BTreeSet, HashMap},

@@ -1,5 +1,5 @@
-//! How many requests of a provider, and of each of its branches, are under way or wait for their place, so that neither a
-//! slow provider fills the stage nor a branch that hangs keeps the others from their provider.
+//! How many requests of a provider, and of each of its branches, run or wait for a slot, so that neither a slow provider
+//! fills the stage nor a hanging branch keeps the others from their provider.
 
 use std::{
     collections::HashMap,

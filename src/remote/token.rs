@@ -1,4 +1,4 @@
-//! Tokens: had once, used until shortly before they end, by all requests of a provider.
+//! Tokens: requested once, and used by all requests of a provider until shortly before they end.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,6 @@
-//! What is seen from outside: [`logs`] and the [`sink`] that they go through, [`metrics`], [`panics`], and the [`trace_context`] that is passed on.
-//! [`roles`], [`tables`] and [`LastWebhooks`] are what an instance knows of itself; [`crate::observer`] looks at the log for what no stage counts.
+//! Telemetry: [`logs`] and their [`sink`], [`metrics`], [`panics`], and the [`trace_context`] that is passed on. [`roles`],
+//! [`tables`] and [`LastWebhooks`] are what an instance knows of itself; [`crate::observer`] reads the log for what no stage
+//! counts.
 
 use uuid::Uuid;
 

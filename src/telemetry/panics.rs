@@ -1,7 +1,7 @@
-//! Panics: where each one began, and a guard for code that handles one event at a time.
+//! Panics: where each one began, and a guard for code that handles one event.
 //!
-//! A panic's message may quote what was being handled, so it is neither logged nor recorded; the place, a line of source
-//! code, is enough to find it.
+//! A panic's message may quote the event, so it is neither logged nor recorded; the location, a line of source code, is
+//! enough to find it.
 
 use std::{cell::RefCell, panic::AssertUnwindSafe};
 

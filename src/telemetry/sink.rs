@@ -1,7 +1,7 @@
-//! Where log lines go: a bounded queue and a thread that writes it to standard output.
+//! The sink of log lines: a bounded queue and a thread that writes it to standard output.
 //!
-//! Logging never blocks and never fails: a reader that is slow, a pipe that is closed and a disk that is full cost lines,
-//! not requests. Lost lines are counted, and the log says how many were lost as soon as it can be written again.
+//! Logging never blocks and never fails: a slow reader, a closed pipe and a full disk cost lines, not requests. Lost lines
+//! are counted, and the log says how many were lost as soon as it can be written again.
 
 use std::{
     io::{self, Write},

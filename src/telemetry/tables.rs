@@ -1,4 +1,4 @@
-//! How far the tables are and what keeps them from going on, as this instance knows it; for health and metrics.
+//! The position of the tables and what keeps them from advancing, as this instance knows it; for health and metrics.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
-//! W3C trace context: the caller's is passed on, where it sent one; else a trace begins here, marked as not sampled,
-//! for the hub records no spans. (NATS takes a message apart for its own tracing wherever the mark is set.)
+//! W3C trace context: the caller's is passed on, if it sent one; else a trace begins here, marked as not sampled, because the
+//! hub records no spans. (NATS traces a message itself wherever the mark is set.)
 
 use axum::http::HeaderMap;
 use uuid::Uuid;

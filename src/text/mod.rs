@@ -1,4 +1,4 @@
-//! Formats of short texts, whoever wrote them: a [`duration`], one [`segment`] of a path.
+//! Formats of short texts: a [`duration`], and one [`segment`] of a path.
 
 pub mod duration;
 pub mod segment;

@@ -1,4 +1,4 @@
-//! Webhooks in which a provider says what it made of a menu: no orders, but words that the push stage waits for.
+//! Webhooks that report the result of a menu: no orders, but results that the push stage waits for.
 
 use chrono::{DateTime, Utc};
 

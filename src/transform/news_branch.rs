@@ -1,4 +1,4 @@
-//! Which branch news are for: the one that their order went to, whatever became of that branch's row meanwhile.
+//! The branch that news are for: the one that their order went to, even if that branch's row has changed since.
 
 use std::collections::BTreeSet;
 

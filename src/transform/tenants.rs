@@ -1,7 +1,7 @@
-//! For which branch a webhook may act: what it claims, held against the principal that verification found.
+//! For which branch a webhook may act: its claim, compared with the principal that verification found.
 //!
-//! A webhook names stores in its header, its body and its document, and orders by their number. All of that is the sender's word.
-//! [`allow`] is the only way from a claimed branch to an [`Allowed`] one, and only with that anything is made of a webhook.
+//! A webhook names stores in its header, its body and its document, and orders by their number. All of that is unproven.
+//! [`allow`] is the only way from a claimed branch to an [`Allowed`] one, and nothing is made of a webhook without it.
 
 use super::{NotYet, Transform, news_branch::OfNews};
 use crate::{

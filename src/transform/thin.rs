@@ -1,4 +1,4 @@
-//! Thin webhooks: the order is at the provider, and the push stage fetches it.
+//! Thin webhooks: the provider keeps the order, and the push stage fetches it.
 
 use chrono::{DateTime, Utc};
 

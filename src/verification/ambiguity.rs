@@ -1,7 +1,7 @@
-//! That one signature is of one message: what a template must look like, and what its parts may hold.
+//! Ensures that one signature covers one message only: the form of a template, and what its parts may hold.
 //!
-//! A signature covers one text. Where two different requests give the same text, a signature of one is a signature of the
-//! other, and a captured webhook becomes messages that its sender never sent. So a template has at most one part of any length
+//! A signature covers one text. If two different requests give the same text, a signature of one is a signature of the other,
+//! and an intercepted webhook becomes messages that its sender never sent. So a template has at most one part of any length
 //! (the body, or the fields of an object); every other part is separated from it by a text that the part does not hold.
 
 use axum::http::HeaderName;

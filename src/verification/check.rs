@@ -1,4 +1,4 @@
-//! What is wrong with a scheme, said where it is loaded: a rule that protects nothing must not look as if it did.
+//! Finds faults of a scheme when it is loaded: a rule that protects nothing must not look as if it did.
 
 use super::{
     ambiguity,

@@ -1,7 +1,7 @@
-//! Single fields of a body that is not trusted yet, found by JSON pointer in its raw text.
+//! Single fields of an untrusted body, found by JSON pointer in its raw text.
 //!
-//! A key that stands twice in an object on the way is refused: two readers may take a different one of them, and a
-//! signature must not be checked over a field that another part of the hub does not see.
+//! A key that occurs twice in an object on the path is refused: two readers may take a different one of them, and a signature
+//! must not be checked over a field that another part of the hub does not see.
 
 use std::borrow::Cow;
 

@@ -1,7 +1,7 @@
-//! JSON Web Tokens: who calls.
+//! JSON Web Tokens: they identify the caller.
 //!
-//! The scheme names the algorithms, all of one family, and with that the kind of key: a token's own word is only
-//! compared with them. There is no `none`, and no public key that is taken for a shared secret.
+//! The scheme names the algorithms, all of one family, and with that the kind of key: the token's own header is only compared
+//! with them. There is no `none`, and no public key is taken for a shared secret.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Secrets: by name, several at a time, newest first, and never seen in a log.
+//! Secrets: by name, several at a time, newest first, and never in a log.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 

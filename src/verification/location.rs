@@ -1,4 +1,4 @@
-//! Where in a request a signature, a token or a time stands, and how it is taken out.
+//! Where a signature, a token or a time is in a request, and how it is extracted.
 
 use std::borrow::Cow;
 

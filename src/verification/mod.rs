@@ -1,10 +1,10 @@
-//! Who may come in: whether a request was sent by the provider that it says it is from.
+//! Verification: whether a request was sent by the provider that it names.
 //!
-//! There is no default and no way round: a provider reads only a [`Verified`] request, and only [`verify`] makes one of
-//! an [`Unverified`]. How a provider signs is data, a [`Scheme`]: written out or a [`preset`], looked over by [`check`]
-//! where it is loaded. A scheme takes text out of a [`location`] in the request, compares it with what a [`digest`] makes of
-//! the [`content`], of which one text is one message ([`ambiguity`], [`fields`]), and looks at the [`time`] of signing; a [`jwt`] says who calls. [`sign`](mod@sign) is the inverse. What
-//! a webhook means is left to [`crate::provider`].
+//! There is no default and no bypass: a provider reads only a [`Verified`] request, and only [`verify`] makes one of an
+//! [`Unverified`]. How a provider signs is data, a [`Scheme`]: written out or a [`preset`], checked by [`check`] when it is
+//! loaded. A scheme takes text from a [`location`] in the request and compares it with the [`digest`] of the [`content`], in
+//! which one text is one message ([`ambiguity`], [`fields`]). It checks the [`time`] of signing; a [`jwt`] identifies the
+//! caller. [`sign`](mod@sign) is the inverse. [`crate::provider`] knows what a webhook means.
 
 use chrono::{DateTime, Utc};
 

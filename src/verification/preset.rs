@@ -1,4 +1,4 @@
-//! Schemes by name, and how a table takes one over.
+//! Schemes by name, and how a table adopts one.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 

@@ -1,4 +1,4 @@
-//! The inverse of verifying: what `send`, `dev` and tests do to be let in.
+//! The inverse of verifying: how `send`, `dev` and tests sign their requests.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use chrono::{DateTime, Utc};

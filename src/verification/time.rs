@@ -1,4 +1,4 @@
-//! When a webhook was signed.
+//! The time of signing of a webhook.
 
 use std::time::Duration;
 

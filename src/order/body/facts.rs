@@ -1,4 +1,4 @@
-//! Reading a body of ours back: what an operator asks about an order. Nothing of the customer is read.
+//! Reads a body of ours back, for an operator's questions about an order. Nothing of the customer is read.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;

@@ -1,4 +1,4 @@
-//! Reading a body of ours back: what the outcome events and the tables say about an order.
+//! Reads a body of ours back, for what the outcome events and the tables say about an order.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;

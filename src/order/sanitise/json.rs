@@ -1,7 +1,7 @@
-//! Every text of a JSON document, cleaned: the last thing that happens to a body before it is on the log and goes out.
+//! Cleans every text of a JSON document: the last step before a body is appended to the log and sent.
 //!
-//! It is the bytes that are cleaned, not the order that they were made of, so that no field of any provider, known today
-//! or not, can go round it. Numbers stay the digits that they are.
+//! The bytes are cleaned, and not the order that they were made of, so that no field of any provider, known or unknown, can
+//! bypass it. Numbers keep their digits.
 
 use std::borrow::Cow;
 

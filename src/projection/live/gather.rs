@@ -1,8 +1,8 @@
-//! How many events one transaction gets: a quiet log makes quick ones, a busy one large ones.
+//! How many events one transaction gets: a quiet log makes small ones, a busy one large ones.
 //!
-//! An order has three events or more, and each batch that holds one of them writes the order's rows once. So while the log is busy a batch
-//! waits for what follows, and most orders get their rows by one insert instead of an insert and two updates. The wait is for at most
-//! [`FRESHNESS`], counted from the batch's first event; a row is late by no more than that and the transaction.
+//! An order has three events or more, and each batch with one of them writes the order's rows once. So while the log is busy
+//! a batch waits for more events, and most orders get their rows by one insert instead of an insert and two updates. The wait
+//! is at most [`FRESHNESS`], counted from the batch's first event; a row is late by no more than that and the transaction.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Writing the tables, while this instance is the one that does.
+//! Writes the tables, while this instance is the writer.
 
 use std::{
     sync::Arc,

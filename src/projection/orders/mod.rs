@@ -1,5 +1,5 @@
-//! `hub.orders`: one row an order, for who operates the hub. It says where the order stands in the hub, what the provider last said, and
-//! why it has not arrived; nothing of the customer. See [`row`] for what makes a row.
+//! `hub.orders`: one row an order, for operators of the hub. It shows the order's state in the hub, the provider's last
+//! status, and why it has not arrived; nothing of the customer. See [`row`] for the content of a row.
 
 mod row;
 

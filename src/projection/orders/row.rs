@@ -1,10 +1,10 @@
-//! A row of `hub.orders`, and what an event makes of it. No I/O.
+//! A row of `hub.orders`, and how an event changes it. No I/O.
 //!
-//! Several webhooks may be about one order. Each that has not reached the backend is kept in the row ([`Unsettled`]): it is under way
-//! or given up. The order's state is that of the one that matters most: an announcement before news, what is under way before what was
-//! given up, the oldest first. Where there is none, the order was forwarded, or all that came of it was ignored.
+//! Several webhooks may be about one order. The row keeps each that has not reached the backend ([`Unsettled`]): it is under
+//! way or given up. The order's state is that of the most important one: an announcement before news, one under way before
+//! one that was given up, the oldest first. Without any, the order was forwarded, or all its webhooks were ignored.
 //!
-//! Applying an order's events once more gives the same row, so the log can be read again from anywhere.
+//! Applying an order's events again gives the same row, so the log can be read again from anywhere.
 
 use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Times as providers write them, and the zone of those that name none.
+//! Times in the providers' formats, and the time zone of those that name none.
 
 use std::fmt;
 

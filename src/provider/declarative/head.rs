@@ -1,6 +1,6 @@
-//! What the intake reads of a webhook before it is on the log: what it is, and which order it is about.
+//! What the intake reads of a webhook before the append: its type, and the order that it is about.
 //!
-//! Nothing is built for it; the body is walked over once for each field.
+//! Nothing is built for it; each field is one pass over the body.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! Reading a provider's file: all that is wrong with it, each fault with its line and what was expected there.
+//! Loads a provider's file and reports all its faults, each with its line and what was expected there.
 
 use std::{fmt, ops::Range};
 

@@ -1,5 +1,5 @@
-//! Webhooks in which a provider says what it made of a menu, by `[outbound.menu.result]` of its file. They are about no order, so
-//! the intake asks them for no order's id.
+//! Webhooks that report the result of a menu, by `[outbound.menu.result]` of the provider's file. They are about no order, so
+//! the intake requires no order id.
 
 use serde_json::Value;
 

@@ -1,10 +1,9 @@
-//! Providers that are one file: where things are in their webhooks, and what they mean.
+//! Providers that are one file: where values are in their webhooks, and what they mean.
 //!
-//! [`load`] reads a file and tells all that is wrong with it, [`mod@file`], [`pick`], [`lists`], [`words`], [`clock`] and
-//! [`path`] are its shape, [`response`] its answers;
-//! `head` is what the intake reads by it, `reader`, `values`, `order` and `lines` what the transformation does. Evaluating
-//! ends: nothing in a file repeats, and a document is read within the limits of [`crate::json::tree`].
-//! `docs/providers.md` explains the format to whoever writes one.
+//! [`load`] reads a file and reports all its faults. [`mod@file`], [`pick`], [`lists`], [`words`], [`clock`] and [`path`] are
+//! its shape, [`response`] its answers. `head` is what the intake reads by it; `reader`, `values`, `order` and `lines` what
+//! the transformation reads. Evaluation always ends: nothing in a file repeats, and a document is read within the limits of
+//! [`crate::json::tree`]. `docs/providers.md` explains the format to authors of files.
 
 use std::{borrow::Cow, sync::Arc};
 

@@ -1,7 +1,7 @@
-//! What stands on the right of a field in a provider's file: where a value is, and how it is read.
+//! The right side of a field in a provider's file: where a value is, and how it is read.
 //!
-//! The list of what can be said is closed, so that evaluating a file always ends and costs no more than the document is
-//! large: pointers, the first of several, texts joined, a row looked up in a list, amounts summed up, words translated.
+//! The list of forms is closed, so that evaluating a file always ends and costs no more than the document is large: pointers,
+//! the first of several, texts joined, a row looked up in a list, amounts summed up, words translated.
 
 use std::{fmt, marker::PhantomData, str::FromStr};
 

@@ -1,11 +1,11 @@
-//! Reading a document by what a provider's file says: places, texts and lists. [`super::values`] makes amounts, times and words
-//! of texts.
+//! Reads a document as a provider's file says: locations, texts and lists. [`super::values`] turns texts into amounts, times
+//! and words.
 //!
-//! Each value that is read is taken (see [`Tree::take`]), so that what the file does not know is kept beside the order. A
-//! value that is missing, `null` or empty counts as absent and is not taken, so that the three stay distinct there.
+//! Each value that is read is marked (see [`Tree::take`]), so that values that the file does not name are kept beside the
+//! order. A value that is missing, `null` or empty counts as absent and is not marked, so that the three stay distinct there.
 //!
-//! What cannot be read is a fault only where it is [`Need::Essential`]: what identifies, prices or makes up the order. All else is
-//! left out, flagged, and, because it was not taken, kept beside the order as it came.
+//! An unreadable value is a fault only where it is [`Need::Essential`]: what identifies, prices or makes up the order. Any
+//! other is left out, flagged, and, because it was not marked, kept beside the order as it came.
 
 use std::{
     borrow::Cow,

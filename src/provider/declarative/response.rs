@@ -1,4 +1,4 @@
-//! `[response]`: what a provider is answered, in its own format.
+//! `[response]`: answers to a provider, in its own format.
 
 use serde::{Deserialize, Deserializer, de};
 

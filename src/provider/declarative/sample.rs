@@ -1,4 +1,4 @@
-//! Trying a file on a sample, without signature, log or branch: what `webhook-hub providers try` shows.
+//! Tries a file on a sample, without signature, log or branch, for `webhook-hub providers try`.
 
 use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};

@@ -1,4 +1,4 @@
-//! What texts of a document say: amounts, numbers, times, answers, words.
+//! Values of the texts of a document: amounts, numbers, times, answers, words.
 
 use std::{borrow::Cow, collections::HashMap, ptr};
 

@@ -1,9 +1,9 @@
-//! What is sent to a provider, as data: text with slots, and JSON with slots and repetition.
+//! The content of a request to a provider, as data: text with slots, and JSON with slots and repetition.
 //!
 //! `{external_id}` in a text is a slot; `{reason|none given}` has a default. In JSON a text that is nothing but a slot
 //! becomes the value itself (a number stays a number) and is left out with its member where there is none. An object
-//! `{"$each": "menu.categories", "do": …}` becomes an array. Which slots and lists there are is closed and checked when
-//! a template is read, so nothing is left to go wrong when an order waits. Pure.
+//! `{"$each": "menu.categories", "do": …}` becomes an array. The slots and lists are a closed set and checked when a template
+//! is read, so none of these errors can occur while an order waits. Pure.
 
 use serde_json::{Map, Value};
 

@@ -1,4 +1,4 @@
-//! Every metric of the hub: its name, its kind, what it says and its labels. The code uses none that is not here.
+//! Every metric of the hub: its name, kind, help text and labels. The code uses none that is not here.
 
 pub mod labels;
 mod metric;

@@ -1,4 +1,5 @@
-//! What is shown before anything happens: `increase` over a counter sees its first event only where it was there at 0 before.
+//! Metrics that are shown from the start: `increase` over a counter sees its first event only if the counter was there at 0
+//! before.
 
 use super::declared::{Kind, METRICS, Metric, Values};
 use crate::{event::EventType, order::flag::Flag};

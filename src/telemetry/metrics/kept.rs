@@ -1,5 +1,5 @@
-//! Handles of metrics that are counted for each webhook or event: kept, since a look-up in the recorder's registry costs more
-//! than the count itself.
+//! Handles of metrics that are counted for each webhook or event. They are kept, because a look-up in the recorder's registry
+//! costs more than the count itself.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,5 @@
-//! What of a file's places is proven: nothing is read of credentials, and what identifies a webhook is under the signature.
+//! Which locations of a file are proven: nothing is read of credentials, and what identifies a webhook is under the
+//! signature.
 
 use toml::{
     Spanned,

@@ -1,4 +1,4 @@
-//! Labels of metrics, and the values that are known before they come.
+//! Labels of metrics, and their values that are known in advance.
 
 use super::{Label, Values};
 

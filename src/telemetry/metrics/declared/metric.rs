@@ -1,4 +1,4 @@
-//! What is said of each metric.
+//! The declaration of a metric.
 
 /// What kind of metric it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
