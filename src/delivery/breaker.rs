@@ -29,7 +29,7 @@ const SLICES: u64 = 10;
 const SHARE_OF_REQUESTS: u32 = 4;
 /// It opens the breaker where one request in so many failed.
 const FAILED_ONE_IN: u32 = 2;
-/// Least time for which whoever found the set-up wrong leaves the backend alone where the breaker is switched off.
+/// Least pause after a wrong set-up was found, when the breaker is switched off.
 const LEAST_ALONE: Duration = Duration::from_secs(1);
 /// How long after its last look at the breaker an instance still counts as the one that works on the stage. The stage
 /// looks every two seconds even where there is nothing to do, so this is that and room for a slow machine.
@@ -109,12 +109,12 @@ pub struct Attendance {
 }
 
 impl Attendance {
-    /// Somebody looked whether it lets requests through.
+    /// A caller checked whether requests are let through.
     pub fn looked(&mut self, now: Instant) {
         self.last = Some(now);
     }
 
-    /// Somebody begins to wait before it.
+    /// A caller begins to wait for the breaker.
     pub fn wait_begins(&mut self, now: Instant) {
         self.waiting += 1;
         self.last = Some(now);
@@ -332,7 +332,7 @@ impl Breaker {
         }
     }
 
-    /// What is told to the other instances.
+    /// The report for the other instances.
     pub fn report(&self, now: Instant) -> BreakerReport {
         BreakerReport {
             state: self.state(now),
@@ -341,12 +341,12 @@ impl Breaker {
         }
     }
 
-    /// Takes over what another instance tells; whether it did.
+    /// Applies the report of another instance; returns whether it did.
     ///
-    /// Who works on the stage believes nobody: it sees the backend, and what others know of it is older, such as the word
-    /// of an instance that stood still and finds its lease gone. Who stands by believes the last word, since it has no
-    /// knowledge of its own that could be newer. A word that got lost or came late is made good by the next, and none
-    /// keeps the breaker open for longer than this instance's own setting.
+    /// The instance that works on the stage applies no report: it sees the backend, and what others know is older, such as the report
+    /// of an instance that was frozen and lost its lease. A standby instance applies the last report, since it has no newer
+    /// knowledge of its own. The next report corrects a lost or late one, and none keeps the breaker open for longer than this
+    /// instance's own setting.
     pub fn hear(&mut self, now: Instant, attendance: &Attendance, report: BreakerReport) -> bool {
         if !self.settings.enabled || attendance.works(now) {
             return false;
@@ -358,7 +358,7 @@ impl Breaker {
                 return true;
             }
             BreakerState::Open => report.remaining.min(self.settings.reset_timeout),
-            // Open with no time left: whoever takes over begins with trials of its own.
+            // Open with no time left: an instance that takes over begins with trials of its own.
             BreakerState::HalfOpen => Duration::ZERO,
         };
         self.turn_to(Inner::Open { until: now + remaining });

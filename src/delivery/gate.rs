@@ -16,13 +16,13 @@ use crate::config;
 pub mod shared;
 
 /// Changes of state that may wait to be told to others; of more than these the oldest are not told. The state that it is
-/// in is told again and again, so nobody is left with an old one.
+/// in is told again and again, so no instance keeps an old one.
 const MAX_UNTOLD: usize = 64;
 
 /// The breaker, shared.
 pub struct Gate {
     held: Mutex<GateState>,
-    /// Counts every change that somebody could be waiting for.
+    /// Counts every change that a caller may wait for.
     changes: watch::Sender<u64>,
     /// Every change of state that this instance made itself.
     turns: broadcast::Sender<BreakerReport>,
@@ -41,7 +41,7 @@ enum Whose {
 struct GateState {
     breaker: Breaker,
     attendance: Attendance,
-    /// The state that metrics and log were told last.
+    /// The state that metrics and log show.
     shown: BreakerState,
 }
 
@@ -100,8 +100,8 @@ impl Gate {
         held.breaker.wait(now).is_none()
     }
 
-    /// How long until a request could be made; none where it could be now. Where it depends on the end of others, nobody
-    /// knows (some none).
+    /// How long until a request can be made; `None` when it can be made now, `Some(None)` when that depends on the end of
+    /// other requests.
     pub fn wait(&self) -> Option<Option<Duration>> {
         let (mut held, now) = (self.held(), Instant::now());
         held.attendance.looked(now);
@@ -160,8 +160,8 @@ impl Gate {
         })
     }
 
-    /// What this instance has to tell to the others; none where another one works on the stage. Also brings metrics and
-    /// log up to what time alone has changed: an open breaker whose time is over.
+    /// The report for the other instances; none when another one works on the stage. Also updates metrics and log for what
+    /// time alone has changed: the end of an open breaker's time.
     pub fn report(&self) -> Option<BreakerReport> {
         let now = Instant::now();
         let (report, turn, finder) = {
@@ -206,7 +206,7 @@ impl Gate {
         self.whose.show(state);
         let report = held.breaker.report(now);
         if finder == Finder::Ourselves {
-            // Fails where nobody listens.
+            // Fails without a listener.
             let _ = self.turns.send(report.clone());
         }
         Some(report)
@@ -265,7 +265,7 @@ impl Whose {
     }
 }
 
-/// Somebody who waits, for as long as this lives: a stage that lost its lease is dropped in the middle of it.
+/// Counts a waiting stage while it lives: a stage that lost its lease is dropped while it waits.
 struct WaitingGuard<'a>(&'a Gate);
 
 impl<'a> WaitingGuard<'a> {

@@ -106,7 +106,7 @@ pub struct Lanes {
     changes: mpsc::Sender<LaneWrite>,
 }
 
-/// What was read at the start.
+/// The lanes as they were read at the takeover.
 pub struct LanesRead {
     /// The lanes that are open.
     pub lanes: Vec<(OrderKey, Lane)>,
@@ -118,7 +118,7 @@ pub struct LanesRead {
 }
 
 impl LanesRead {
-    /// Whether this is what an instance left that told this last.
+    /// Whether these lanes follow from the checksum that an instance left.
     pub fn matches_checksum(&self, checksum: LanesChecksum) -> bool {
         checksum.explains(self.messages.iter().map(|(key, found)| (*key, found)))
     }
@@ -179,19 +179,19 @@ impl Lanes {
         Ok((lanes, writer, read))
     }
 
-    /// What is to be told with the lease, now and after every change.
+    /// The checksum for the lease's note, now and after every change.
     pub fn checksum(&self) -> Arc<Mutex<LanesChecksum>> {
         Arc::clone(&self.checksum)
     }
 
-    /// Notes a change, and what is to be told of it.
+    /// Notes a change, and updates the checksum.
     fn note(&self, change: impl FnOnce(&mut LaneTable)) {
         let mut table = self.table();
         change(&mut table);
         *self.checksum.lock().unwrap_or_else(PoisonError::into_inner) = table.checksum();
     }
 
-    /// Notes that the stream holds every lane that there is.
+    /// Writes the marker that the stream holds every lane.
     ///
     /// # Errors
     /// Where NATS does not acknowledge.
@@ -209,17 +209,17 @@ impl Lanes {
         self.table().get(key).is_some()
     }
 
-    /// The lane that is due first, where one is due; whoever takes it gives it back by [`Self::release`].
+    /// The lane that is due first, if any; the caller gives it back by [`Self::release`].
     pub fn take_due(&self, now: DateTime<Utc>) -> Option<OrderKey> {
         self.table().take_due(now + EARLY)
     }
 
-    /// Nobody works on a lane any more: where it is still open it is taken up again when it is due.
+    /// The lane's task has ended: an open lane is taken up again when it is due.
     pub fn release(&self, key: OrderKey) {
         self.table().release(key);
     }
 
-    /// When the first lane is due of those that nobody works on.
+    /// When the first lane without a task is due.
     pub fn first_due(&self) -> Option<DateTime<Utc>> {
         self.table().first_due()
     }
@@ -229,7 +229,7 @@ impl Lanes {
         self.table().parked()
     }
 
-    /// How many lanes are due that nobody works on, counted up to `most`.
+    /// How many lanes without a task are due, counted up to `most`.
     pub fn due(&self, now: DateTime<Utc>, most: usize) -> usize {
         self.table().due_by(now + EARLY, most)
     }
@@ -253,7 +253,7 @@ impl Lanes {
     /// Makes a lane, or writes it anew.
     ///
     /// # Errors
-    /// Where NATS does not acknowledge, or somebody else wrote the lane meanwhile.
+    /// Where NATS does not acknowledge, or another writer wrote the lane meanwhile.
     pub async fn put(&self, key: OrderKey, lane: &Lane) -> anyhow::Result<()> {
         let known = self.table().get(key).cloned();
         let replaces = match &known {

@@ -95,7 +95,7 @@ pub fn words_subject(name: &str) -> String {
 }
 
 impl Lease {
-    /// Waits until nobody else holds it, and takes it.
+    /// Waits until no other instance holds it, and takes it.
     ///
     /// # Errors
     /// Where NATS does not answer; ask again.
@@ -205,7 +205,7 @@ fn ttl() -> Duration {
 struct LeaseRecord {
     /// 0 where there is none.
     sequence: u64,
-    /// Empty: nobody.
+    /// Empty: no holder.
     holder: String,
     note: Note,
 }

@@ -15,8 +15,8 @@ use crate::{
     verification::{Keys, Refusal, Unverified, Verified, keys::WEBHOOK_SECRET, verify},
 };
 
-/// Verifies a request. What it names is believed no further than that it says whose secret to try: for whom it may act is said by
-/// the secret that matched ([`crate::event::Principal`]).
+/// Verifies a request. The names in it only select the secrets to try; the branch that it may act for follows from the
+/// secret that matched ([`crate::event::Principal`]).
 ///
 /// # Errors
 /// Why it is refused; [`Reason::SecretsUnavailable`] where its branch's secrets cannot be known for now.
@@ -69,7 +69,7 @@ async fn verify_in_turn<'a>(
     Ok(aside(|| verify(&enabled.scheme, request, keys, now)))
 }
 
-/// Counts the secrets that matched: an old one that nobody uses any more can be removed.
+/// Counts the secrets that matched: an old one that is not used any more can be removed.
 fn count<'a>(enabled: &Enabled, verified: Verified<'a>) -> Verified<'a> {
     for used in verified.proof().secrets() {
         enabled.measured.used(used);

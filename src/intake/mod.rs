@@ -68,7 +68,7 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Which connections of the public port stay open. Behind a proxy of ours stand many clients, whose bodies are told apart.
+    /// Which connections of the public port stay open. Behind a trusted proxy are many clients; their bodies are distinguished.
     pub fn connections(self: Arc<Self>, most: usize) -> Arc<Connections> {
         Connections::public(most, move |peer| {
             if allow_list::contains(&self.settings.trusted_proxies, peer) {
@@ -83,7 +83,7 @@ impl Intake {
         })
     }
 
-    /// Whose room a body of this address takes.
+    /// The class of the body budget for this address.
     fn sender_class(&self, provider: &Enabled, client: IpAddr) -> SenderClass {
         if provider.lists(client) || self.limits.has_room(client) {
             SenderClass::Known
@@ -149,7 +149,7 @@ pub fn router(intake: Arc<Intake>, beside: Router, health: Router) -> Router {
         .layer(map_request(paths::same_path))
 }
 
-/// While the hub stops, each answer ends its connection, so that none is left whose next request comes as it is closed.
+/// While the hub stops, each answer ends its connection, so that no client sends its next request on a connection that is being closed.
 async fn closing(State(stopping): State<CancellationToken>, mut answer: Response<Body>) -> Response<Body> {
     if stopping.is_cancelled() {
         answer

@@ -44,10 +44,10 @@ mod answer;
 
 use self::{answer::accepted, envelope::envelope, precheck::precheck};
 
-/// What the answer to a request needs to know of it.
+/// The facts of a request that its answer needs.
 struct RequestInfo {
     request_id: String,
-    /// Who calls, as far as our proxies can be believed.
+    /// The client address, as far as trusted proxies name it.
     client: IpAddr,
     began: Instant,
 }
@@ -62,14 +62,14 @@ pub async fn receive(
 ) -> Response<Body> {
     let began = Instant::now();
     let (mut parts, body) = request.into_parts();
-    // Signed and kept is the path as it was sent, not the one that it is taken for.
+    // The path as it was sent is signed and kept, not the normalised one.
     parts.uri = sent;
     let info = RequestInfo {
         request_id: request_id::of(&parts.headers),
         client: client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies),
         began,
     };
-    // A name that is no UTF-8 is nobody's.
+    // A name that is no UTF-8 matches no provider.
     let names = name.map(|Path(names)| names).unwrap_or_default();
     let enabled = match precheck(&intake, &names, info.client) {
         Ok(enabled) => enabled,
@@ -81,7 +81,7 @@ pub async fn receive(
     }
 }
 
-/// What was let in at the door: read, looked at, put on the log, and answered.
+/// Reads, checks, appends and answers a request that passed the precheck.
 async fn accept(
     intake: &Intake,
     enabled: &Enabled,
@@ -112,15 +112,15 @@ async fn accept(
     let appended = match intake.journal.accept(event).await {
         Ok(appended) => appended,
         Err(error) => {
-            // It comes again, and is not to be over its limit for our fault.
+            // The provider sends it again, and must not exceed its limit by the hub's fault.
             intake.limits.give_back(enabled, point);
             intake.limits.forget_sent(admission.event_id, info.client);
             return Err(Reason::EventLogUnavailable(error));
         }
     };
     enabled.measured.accept_duration.record(info.began.elapsed());
-    // A webhook that was there before may be one that somebody caught and sends again: it costs the provider nothing, and makes no
-    // address known. What it puts on the log is counted all the same.
+    // A known webhook may have been intercepted and sent again by a third party: it costs the provider nothing, and makes no
+    // address known. The bytes that it adds to the log are counted all the same.
     if appended.duplicate {
         intake.limits.give_back(enabled, point);
     } else if was_there {

@@ -13,10 +13,10 @@ use crate::{
     registry::Registry,
 };
 
-/// How often the files are looked at. Whoever rotates leaves both secrets in place for longer than that.
+/// Interval of the checks. A rotation leaves both secrets in place for longer than that.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
-/// Whoever reads them again.
+/// Reads the secrets again.
 pub struct Reload {
     registry: Arc<Registry>,
     providers: Vec<ProviderConfig>,
@@ -25,7 +25,7 @@ pub struct Reload {
 }
 
 impl Reload {
-    /// Of these providers, whose secrets are those of the registry.
+    /// The providers, with the secrets of the registry.
     pub fn new(registry: Arc<Registry>, providers: Vec<ProviderConfig>) -> Self {
         Self {
             registry,

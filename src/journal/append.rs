@@ -74,7 +74,7 @@ pub enum AppendError {
     Closed,
 }
 
-/// The log, for whoever appends. Cheap to clone.
+/// The log, for appending. Cheap to clone.
 #[derive(Clone)]
 pub struct Journal {
     queue: mpsc::Sender<Pending>,
@@ -106,8 +106,8 @@ impl Journal {
         )
     }
 
-    /// Appends what comes in at a door: as [`Self::append`], but not while the log is known not to acknowledge. Then whoever
-    /// sends it need not wait to learn that it must come again; now and then one is let through, to find out.
+    /// Appends an incoming request: as [`Self::append`], but not while the log is known not to acknowledge. Then the sender
+    /// gets its refusal at once; now and then one append is let through, to find out.
     ///
     /// # Errors
     /// See [`AppendError`].

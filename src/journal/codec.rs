@@ -200,7 +200,7 @@ fn set_each(envelope: &Envelope, set: &mut impl FnMut(&'static str, String)) -> 
     Ok(())
 }
 
-/// The headers that an event may have. They are looked at once each: a look-up by name costs a hash and, for most of them, an
+/// The headers that an event may have. Each is read once: a look-up by name costs a hash and, for most of them, an
 /// allocation.
 #[derive(Default)]
 struct EventHeaders<'a> {
@@ -252,7 +252,7 @@ impl<'a> EventHeaders<'a> {
         found
     }
 
-    /// On whose behalf the webhook was proven, as it is recorded.
+    /// The recorded principal of the webhook.
     fn principal(&self, rest: &Result<Rest, Unfit>) -> Option<String> {
         match rest {
             Ok(rest) => rest.principal.clone(),
@@ -345,7 +345,7 @@ fn time(name: &'static str, text: &str) -> Result<DateTime<Utc>, CodecError> {
 /// Reads an event back, in either form.
 ///
 /// # Errors
-/// Where it is none of ours; whoever reads it must record that (see [`crate::delivery::stage`]).
+/// Where it is no event of the hub; the reader must record that (see [`crate::delivery::stage`]).
 pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Result<Recorded, CodecError> {
     let found = headers.map(EventHeaders::of).unwrap_or_default();
     let own_id = need(name::ID, found.id).and_then(|text| id(name::ID, text));

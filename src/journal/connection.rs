@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::unreachable::Attempts;
 use crate::{config, tls};
 
-/// Prefix of reply subjects of the running hub: each user of nats.conf may listen to its own only, so nobody can read
+/// Prefix of reply subjects of the running hub: each user of nats.conf may listen to its own only, so no other user can read
 /// another's replies.
 pub const HUB_INBOX: &str = "_INBOX_hub";
 /// Prefix of reply subjects of the user that provisions.
@@ -82,7 +82,7 @@ impl Connection {
                 let delay = Duration::from_millis(25).saturating_mul(u32::try_from(attempts).unwrap_or(u32::MAX));
                 delay.min(MAX_RECONNECT_DELAY)
             })
-            // It is asked before each attempt; what it is told is the only place where the client says why one failed.
+            // Called before each attempt; its argument is the only place where the client says why one failed.
             .reconnect_to_server_callback(move |servers, _| {
                 before_attempts.note_servers(&servers);
                 std::future::ready(None)
@@ -157,7 +157,7 @@ impl Connection {
         (!self.is_up()).then(|| self.attempts.reasons())
     }
 
-    /// How often the connection was made: whoever sees another number than before may speak to a server with other data.
+    /// How often the connection was made: after a change of this number the server may have other data.
     pub fn times(&self) -> u64 {
         self.times.load(Ordering::SeqCst)
     }
@@ -198,7 +198,7 @@ impl Connection {
     }
 
     /// Waits until the server refuses something because the user has no right to it, and says what: `publish to "…"`.
-    /// To whoever made the request it looks like a server that does not answer.
+    /// To the caller it looks like a server that does not answer.
     pub async fn wait_right_missing(&self) -> String {
         let mut missing = self.missing_right.clone();
         let right = missing
@@ -208,7 +208,7 @@ impl Connection {
             .and_then(|right| right.clone());
         match right {
             Some(right) => right,
-            // The client is gone, and with it whoever waits for an answer.
+            // The client is gone, and with it all that wait for an answer.
             None => std::future::pending().await,
         }
     }
@@ -255,9 +255,9 @@ fn note(event: &Event, up: &watch::Sender<bool>) {
                 tracing::warn!("lost the connection to NATS, connecting again");
             }
         }
-        // By whoever held the client: nothing was lost.
+        // By the owner of the client: nothing was lost.
         Event::Closed => drop(up.send_replace(false)),
-        // A refused permission looks like a time-out to whoever waits; only here it can be told apart.
+        // A refused permission looks like a time-out to the caller; only here it can be distinguished.
         Event::ServerError(error) => tracing::error!(%error, "NATS refused something"),
         Event::SlowConsumer(subscription) => tracing::warn!(subscription, "a subscription fell behind"),
         Event::ClientError(error) => tracing::debug!(%error, "NATS client"),

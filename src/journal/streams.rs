@@ -72,7 +72,7 @@ const STREAMS: [(&str, &str); 7] = [
 /// Streams that no order needs: without them the hub serves all the same.
 const DISPENSABLE: [&str; 4] = [LIMITS, BLOCKS, REFUSALS, KEYS];
 
-/// Streams whose consumers no order needs: without them it is read in another way.
+/// Streams with optional consumers: without them the stream is read in another way.
 const WITH_DISPENSABLE_CONSUMERS: [&str; 1] = [LANES];
 
 /// JetStream's error code for a consumer that is not there.
@@ -252,7 +252,7 @@ pub async fn verify(connection: &Connection) -> anyhow::Result<()> {
 #[error("{0}")]
 struct Verdict(String);
 
-/// Whether an error of [`verify`] will stay until somebody mends the server.
+/// Whether an error of [`verify`] will stay until the server is repaired.
 pub fn is_verdict(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Verdict>().is_some()
 }

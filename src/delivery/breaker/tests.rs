@@ -212,7 +212,7 @@ proptest! {
         }
     }
 
-    /// Whatever is told, in whatever order, however much time it claims: nothing of it changes what the one that
+    /// Reports in any order and with any remaining time do not change the breaker of the instance that
     /// works knows, and nothing keeps another from asking once its own time is over.
     #[test]
     fn hearsay_never_overrules_and_never_sticks(

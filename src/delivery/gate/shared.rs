@@ -30,7 +30,7 @@ use crate::{
     journal::connection::Connection,
 };
 
-/// Where it is told.
+/// The subject of the messages.
 pub const SUBJECT: &str = "hub.breaker";
 /// How often the state is repeated while it is not closed: twice in the second within which everyone must know it.
 const REPEAT_EVERY: Duration = Duration::from_millis(500);
@@ -92,7 +92,7 @@ struct Sharing {
     gate: Arc<Gate>,
     turns: broadcast::Receiver<BreakerReport>,
     last_said: Option<Instant>,
-    /// Another instance said something though this one works: it does not know better, and is told.
+    /// Another instance reported a state although this one works on the stage: it gets the current state.
     is_asked: bool,
 }
 
@@ -151,7 +151,7 @@ impl Sharing {
             instance: self.instance.clone(),
             state: report.state,
             reason: report.reason,
-            // Rounded up: nobody may ask sooner than this instance would.
+            // Rounded up: no instance may send a request sooner than this one would.
             remaining_ms: u64::try_from(report.remaining.as_micros().div_ceil(1000)).unwrap_or(u64::MAX),
             repeat,
         };

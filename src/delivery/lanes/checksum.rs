@@ -249,7 +249,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was written since: it follows from what was told. Where one is missing or is an older one, it does not.
+        /// Any later writes follow from the checksum. A missing or an older message does not.
         #[test]
         fn what_was_written_since_is_explained(
             before in prop::collection::vec((0u8..6, any::<bool>()), 0..40),

@@ -10,7 +10,7 @@ pub(super) const EARLY: TimeDelta = TimeDelta::milliseconds(20);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lane {
-    /// The provider, for the metric and for whoever reads the stream.
+    /// The provider, for the metric and for readers of the stream.
     pub provider: String,
     /// Sequence on `EVENTS` of the event that is tried again.
     pub head: u64,

@@ -24,7 +24,7 @@ pub(super) struct OpenLane {
     events: u32,
     /// When it is due, in milliseconds since 1970, by the clock of the hub that wrote it.
     due_at: i64,
-    /// Somebody works on it, so it is not in the queue.
+    /// A task works on it, so it is not in the queue.
     taken: bool,
 }
 
@@ -46,7 +46,7 @@ impl OpenLane {
 #[derive(Debug, Default)]
 pub(super) struct LaneTable {
     open: HashMap<OrderKey, OpenLane>,
-    /// Those that nobody works on, the earliest first.
+    /// Those without a task, the earliest first.
     queue: BTreeSet<(i64, OrderKey)>,
     /// All of them, that with the oldest event first.
     oldest: BTreeSet<(u64, OrderKey)>,
@@ -64,7 +64,7 @@ impl LaneTable {
         self.open.values()
     }
 
-    /// Notes how a lane was written. One that somebody works on is queued when that one is done ([`Self::release`]).
+    /// Notes how a lane was written. One with a task is queued when the task is done ([`Self::release`]).
     pub(super) fn put(&mut self, key: OrderKey, mut lane: OpenLane) {
         if let Some(before) = self.open.get(&key) {
             lane.taken = before.taken;
@@ -111,7 +111,7 @@ impl LaneTable {
         }
     }
 
-    /// The lane that is due first, where one is due by then; whoever takes it gives it back by [`Self::release`].
+    /// The lane that is due first, where one is due by then; the caller gives it back by [`Self::release`].
     pub(super) fn take_due(&mut self, by: DateTime<Utc>) -> Option<OrderKey> {
         let (due_at, key) = *self.queue.first()?;
         if due_at > by.timestamp_millis() {
@@ -124,7 +124,7 @@ impl LaneTable {
         Some(key)
     }
 
-    /// Nobody works on it any more: where it is still open it is queued again, by the time at which it is due now.
+    /// The lane's task has ended: an open lane is queued again, by its present due time.
     pub(super) fn release(&mut self, key: OrderKey) {
         if let Some(lane) = self.open.get_mut(&key)
             && std::mem::take(&mut lane.taken)
@@ -133,7 +133,7 @@ impl LaneTable {
         }
     }
 
-    /// When the first of those that nobody works on is due.
+    /// When the first lane without a task is due.
     pub(super) fn first_due(&self) -> Option<DateTime<Utc>> {
         let (due_at, _) = self.queue.first()?;
         DateTime::from_timestamp_millis(*due_at)
@@ -264,7 +264,7 @@ mod tests {
         #[test]
         fn no_lane_is_forgotten(steps in prop::collection::vec(step(), 0..60)) {
             let mut table = LaneTable::default();
-            // Due time, and whether somebody works on it.
+            // Due time, and whether a task works on it.
             let mut model: HashMap<u8, (i64, bool)> = HashMap::new();
             for step in steps {
                 match step {

@@ -46,7 +46,7 @@ use crate::{
     telemetry::panics,
 };
 
-/// What all tasks stand on.
+/// What all tasks of a stage share.
 pub(super) struct TaskContext {
     /// Where events are parked; none for a stage that parks none.
     pub(super) lanes: Option<Lanes>,
@@ -59,13 +59,13 @@ pub(super) struct TaskContext {
     pub(super) ended: Mutex<HashSet<EventId>>,
     /// The stage was handed over: what is under way is recorded, and nothing else is done.
     pub(super) handed_over: AtomicBool,
-    /// The hub goes down, or the work begins anew after trouble: nothing is begun any more, and what was begun is recorded.
+    /// The hub stops, or the stage starts again after an error: no request is started any more, and those under way are recorded.
     pub(super) halt: CancellationToken,
-    /// Whose turn it is where the stage lets few through.
+    /// Turns of events and lanes while the stage lets few through.
     pub(super) shares: FairShare,
-    /// Too much is held for an event to wait in memory.
+    /// The queue is too full for an event to wait in memory.
     pub(super) crowded: AtomicBool,
-    /// Orders whose lanes may not be as they should be.
+    /// Orders with lanes that may be incomplete.
     pub(super) doubt: Doubt,
 }
 
@@ -86,29 +86,29 @@ impl TaskContext {
     }
 }
 
-/// What became of an event.
+/// The result of handling an event.
 enum Attempted {
     /// Its outcome is on the log.
     Ended,
     /// It is tried again later; so many requests were made.
     Parked(u32, Parking),
-    /// The hub goes down; whoever comes next takes it up.
+    /// The hub stops; the next instance handles it.
     Stopped,
     /// It is about an event of a newer version, and an instance of that version takes it up.
     Left,
 }
 
-/// What is to be done for an event of the log.
+/// What to do for an event of the log.
 enum EventAction {
     /// Handle this.
     Handle(Box<Recorded>),
-    /// It asks another stage to take something up again.
+    /// It requests a retry by another stage.
     NotOurs,
-    /// It asks for something that is not on the log any more, or is there (true) and is nothing that this stage can take.
+    /// It requests a retry of an event that is not on the log any more, or is there (true) and none that this stage can handle.
     Gone(u64, bool),
-    /// It asks for an event of a newer version.
+    /// It requests a retry of an event of a newer version.
     Left,
-    /// Something newer took its place meanwhile.
+    /// A newer event has superseded it.
     Superseded(Box<Recorded>, NewerEvent),
 }
 
@@ -134,7 +134,7 @@ impl<S: Stage> Worker<S> {
         Ok(done)
     }
 
-    /// False where the hub goes down before it is settled.
+    /// False when the hub stops before it is settled.
     async fn settle_event(
         &self,
         key: OrderKey,
@@ -346,7 +346,7 @@ impl<S: Stage> Worker<S> {
                 () = context.halt.cancelled() => return Ok(Attempted::Stopped),
                 () = context.shares.wait(kind, self.stage.ready()) => {}
             }
-            // Whoever stood still for longer than its lease must not act as if nothing had happened.
+            // An instance that was frozen for longer than its lease must not go on.
             if !context.lease.holds() {
                 anyhow::bail!("the lease ran out");
             }
@@ -362,7 +362,7 @@ impl<S: Stage> Worker<S> {
             if permission.was_refused() && context.halt.is_cancelled() {
                 return Ok(Attempted::Stopped);
             }
-            // An outcome is one, whoever finds it; that it failed is for the instance to say whose turn it is.
+            // Success may be recorded after losing the lease; a failure may not.
             if permission.was_refused() || !matches!(handled, Ok(Ok(_))) && !context.lease.holds() {
                 anyhow::bail!("the lease ran out before a request, or during it");
             }
@@ -487,8 +487,8 @@ fn retry_request(event: &Recorded) -> Option<RetryRequested> {
     serde_json::from_slice(&event.payload).ok()
 }
 
-/// Whether an event is for this stage: what it takes, or a request to take such a one up again. A request that cannot be
-/// read is nobody's.
+/// Whether an event is for this stage: one of its types, or a request to retry one of them. A request that cannot be
+/// read belongs to no stage.
 pub(super) fn is_ours<S: Stage>(event: &Recorded) -> bool {
     match event.envelope.event_type {
         EventType::OrderRetryRequested => retry_request(event).is_some_and(|request| request.stage == S::NAME),

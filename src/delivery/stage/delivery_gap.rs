@@ -4,7 +4,7 @@ use async_nats::jetstream::Message;
 
 use crate::journal::pull;
 
-/// Notices messages that the consumer handed to somebody else: an instance that stood still, woke up and asked for more
+/// Detects messages that the consumer delivered to another instance: one that was frozen, woke up and pulled more
 /// before it found its lease gone. Newer events of the same orders must not overtake those, so the work begins anew, with
 /// what is open on the log.
 pub(super) struct GapDetector {

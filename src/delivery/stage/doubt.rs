@@ -29,11 +29,11 @@ pub(super) struct Doubt(Mutex<State>);
 struct State {
     /// The log is being read, so any order may have a lane that is missing.
     is_reading: bool,
-    /// Orders in doubt: those that have a lane that may not be as it should be, and those whose events joined one meanwhile.
+    /// Orders in doubt: those with a lane that may be incomplete, and those with events that joined one meanwhile.
     orders: HashSet<OrderKey>,
     /// Orders of which it was seen that nothing older can be open.
     sure: HashSet<OrderKey>,
-    /// Orders in doubt whose lane was due meanwhile.
+    /// Orders in doubt with a lane that became due meanwhile.
     due: HashSet<OrderKey>,
 }
 
@@ -79,7 +79,7 @@ impl Doubt {
         is_in_doubt
     }
 
-    /// The log was read: only these orders are in doubt still. Returns those whose lanes may be taken up.
+    /// The log was read: only these orders are in doubt still. Returns those with lanes that may be taken up.
     pub(super) fn read(&self, orders: HashSet<OrderKey>) -> Vec<OrderKey> {
         let mut state = self.state();
         (state.is_reading, state.sure) = (false, HashSet::new());

@@ -27,7 +27,7 @@ pub fn give_up<S: Stage>(event: &Recorded, label: &str, requests: u32, error: Er
     NewEvent::new(event.follow(label, EventType::OrderDeadLettered, Utc::now()), &dead)
 }
 
-/// Ends an event by which a branch's secret tried to act for another branch: a dead letter of the branch whose secret it was.
+/// Ends an event by which a branch's secret tried to act for another branch: a dead letter of the secret's branch.
 pub fn not_yours<S: Stage>(event: &Recorded, label: &str, requests: u32, why: &NotYours) -> NewEvent {
     let provider = event.envelope.provider.to_string();
     metrics::counter!("not_yours_total", "provider" => provider, "stage" => S::NAME).increment(1);
@@ -37,7 +37,7 @@ pub fn not_yours<S: Stage>(event: &Recorded, label: &str, requests: u32, why: &N
     dead
 }
 
-/// Gives up an event whose handler panicked: it would panic on every instance in turn. It can be taken up again once the
+/// Gives up an event with a handler that panicked: it would panic on every instance in turn. It can be taken up again once the
 /// code is mended.
 pub(super) fn panicked<S: Stage>(event: &Recorded, requests: u32, panicked: &Panicked) -> NewEvent {
     let message = format!("{panicked} while this event was handled; mend the code and retry the dead letter");

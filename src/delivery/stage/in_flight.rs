@@ -11,28 +11,28 @@ use super::{
 };
 use crate::journal::{codec::OrderKey, pull::Messages};
 
-/// Where work comes from.
+/// The sources of work.
 pub(super) struct WorkSources {
     pub(super) consumer: PullConsumer,
     pub(super) messages: Messages,
     pub(super) gauges: Gauges,
-    /// Says which lanes are to be mended, when the log was read for that; once, or never where it need not be.
+    /// Returns the lanes to repair once the log was read for that; never returns where no rebuild is needed.
     pub(super) rebuild: BoxFuture<'static, anyhow::Result<Mends>>,
 }
 
-/// What an instance has in hand.
+/// The work in memory.
 pub(super) struct InFlight {
     pub(super) queue: WorkQueue,
     pub(super) newer: NewerEvents,
     pub(super) gaps: GapDetector,
-    /// Lanes that are to be mended yet.
+    /// Lanes that still have to be repaired.
     pub(super) mends: Option<Mends>,
-    /// Events that another instance is still asking about, and their orders, which are held back.
+    /// Events with requests under way on another instance, and their orders, which are held back.
     elsewhere: HashMap<u64, OrderKey>,
 }
 
 impl InFlight {
-    /// What was found when the stage was taken over.
+    /// The open work that was found at the takeover.
     pub(super) fn of<S: Stage>(unsettled: Unsettled) -> Self {
         let (mut queue, mut newer) = (WorkQueue::new(), NewerEvents::default());
         unsettled.elsewhere.values().for_each(|key| queue.hold_back(*key));
@@ -57,7 +57,7 @@ impl InFlight {
         }
     }
 
-    /// Lets orders go on whose events another instance does not ask about any more.
+    /// Releases orders when another instance has no request for their events any more.
     pub(super) fn release(&mut self, freed: Freed, context: &TaskContext) {
         context.note_ended(freed.ended);
         for event in freed.events {

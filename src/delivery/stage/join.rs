@@ -26,7 +26,7 @@ pub(super) enum Joined {
 /// Lets an event wait in its order's lane.
 ///
 /// # Errors
-/// Where NATS does not answer, or somebody else writes the lane.
+/// Where NATS does not answer, or another writer writes the lane.
 pub(super) async fn join<S: Stage>(lanes: &Lanes, key: OrderKey, event: &Recorded) -> anyhow::Result<Joined> {
     let Some(lane) = lanes.get(key).await? else {
         anyhow::bail!("a lane ended while an event joined it");

@@ -22,12 +22,12 @@ tokio::task_local! {
     static PERMISSION: Arc<RequestPermission>;
 }
 
-/// The instance may not make a request any more: its lease ran out, or it is told to stop. What the stage returns then is
+/// The instance may not make a request any more: its lease ran out, or it stops. What the stage returns then is
 /// not looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotPermitted;
 
-/// Asks for the permission to make a request. Outside of a stage it is always given.
+/// Checks the permission to make a request. Outside of a stage it is always given.
 ///
 /// # Errors
 /// [`NotPermitted`], where the request must not be made.
@@ -41,7 +41,7 @@ pub fn is_over() -> bool {
     PERMISSION.try_with(|permission| permission.is_over()).unwrap_or(false)
 }
 
-/// Events that a request was begun for which is not recorded yet.
+/// Events with a request that has begun and is not recorded yet.
 #[derive(Debug, Default)]
 pub(super) struct RequestsInFlight(Mutex<BTreeSet<u64>>);
 
@@ -56,7 +56,7 @@ impl RequestsInFlight {
     }
 }
 
-/// One event's turn, until what became of its request is recorded.
+/// The permission of one event, until the result of its request is recorded.
 pub(super) struct RequestPermission {
     event: u64,
     lease: Validity,
@@ -97,12 +97,12 @@ impl RequestPermission {
         Ok(())
     }
 
-    /// Whether a request was not made because it was not this instance's turn any more.
+    /// Whether a request was not made because the instance lost the permission.
     pub(super) fn was_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Runs what handles the event; none where the hub is told to stop before a request has begun.
+    /// Runs the handler of the event; none when the hub stops before a request has begun.
     pub(super) async fn run<T>(self: &Arc<Self>, handling: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;

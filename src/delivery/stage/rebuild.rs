@@ -170,7 +170,7 @@ impl Mends {
         self.newer == 0
     }
 
-    /// The orders whose lanes are to be mended.
+    /// The orders with lanes that have to be repaired.
     pub(super) fn orders(&self) -> impl Iterator<Item = OrderKey> {
         self.queue.iter().map(|(key, _)| *key)
     }
@@ -212,7 +212,7 @@ impl Mends {
 /// Mends an order's lane as it is now: events may have joined it since it was read.
 ///
 /// # Errors
-/// Where NATS does not answer, or somebody else writes the lane.
+/// Where NATS does not answer, or another writer writes the lane.
 pub(super) async fn mend(lanes: &Lanes, key: OrderKey, mend: Mend) -> anyhow::Result<()> {
     let lane = lanes.get(key).await?;
     let is_over = |event: u64| mend.over.contains(&event);

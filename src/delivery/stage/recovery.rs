@@ -55,7 +55,7 @@ use crate::{
 };
 
 /// Messages before the end of what is believed to be settled that are read, too, where the log went back: what was acknowledged there
-/// may be another event, acknowledged when the log went back, or one whose outcome is lost.
+/// may be another event, acknowledged when the log went back, or one with a lost outcome.
 const READ_AGAIN: u64 = 5000;
 /// Single events that are read at a time.
 const READS_AT_ONCE: usize = 64;
@@ -83,7 +83,7 @@ pub(super) struct Unsettled {
     pub(super) rebuild: Option<Rebuild>,
 }
 
-/// Reads it from the log, and mends lanes where they are not as they were left. From then on the stage's progress is told.
+/// Reads it from the log, and repairs lanes that differ from what was left. From then on the note has the stage's progress.
 pub(super) async fn read<S: Stage>(
     journal: &Journal,
     parked: Option<(&Lanes, LanesRead)>,

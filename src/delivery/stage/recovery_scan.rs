@@ -45,7 +45,7 @@ pub(super) struct RecoveryScan {
     /// Events in the lanes that are checked, and which of them have an outcome.
     pub(super) in_lanes: HashSet<u64>,
     pub(super) ended_in_lanes: HashSet<u64>,
-    /// Whose events stand at the places that the lanes name; none where it is none that this version can read.
+    /// The order of the event at each sequence that the lanes name; none where this version cannot read the event.
     pub(super) at_places_of_lanes: HashMap<u64, Option<OrderKey>>,
     pub(super) open: HashMap<EventId, OpenEvent>,
     pub(super) acceptances: Acceptances,

@@ -52,7 +52,7 @@ struct TenureState {
     /// When that was.
     compared_last: Instant,
     lanes: Option<Arc<Mutex<LanesChecksum>>>,
-    /// While lanes are made again from the log: what is told of them instead.
+    /// While lanes are rebuilt from the log: the checksum that the note has instead.
     before: Option<Option<LanesChecksum>>,
     at_work: Vec<BusyInstance>,
     handed_over: bool,
@@ -135,7 +135,7 @@ impl Tenure {
         self.state().inherited.clone()
     }
 
-    /// From now on this is what is told. `lanes`: of the lanes, and what is told of them instead until [`Self::lanes_are_whole`],
+    /// From now on the note has this. `lanes`: the checksum of the lanes, and the one used instead until [`Self::lanes_are_whole`],
     /// by which another instance finds that they are not. `compared_at`: how often the connection had been made when the log was looked at.
     pub(super) fn begin(&self, progress: Progress, (lanes, before): LanesAnnounced, compared_at: u64) {
         let mut state = self.state();
@@ -179,8 +179,8 @@ impl Tenure {
         self.state().progress.as_mut().map(act)
     }
 
-    /// The log is not the one that the progress is about: it is told as it is now, for whoever takes the stage up next to compare it, and
-    /// changes no more.
+    /// The progress is about another log: the note keeps it as it is now, for the next takeover to compare, and it changes no
+    /// more.
     pub(super) fn forget(&self) {
         let mut state = self.state();
         state.inherited = state.progress.take().map(|progress| progress.floor());

@@ -56,7 +56,7 @@ pub(super) fn unreadable(stage: &str, message: &Message, sequence: u64, error: &
     NewEvent::new(envelope, &rejected)
 }
 
-/// What is recorded about a retry whose event is not on the log any more, or is there and cannot be read.
+/// The event for a retry of one that is not on the log any more, or is unreadable.
 pub(super) fn gone(request: &Recorded, stage: &str, sequence: u64, is_there: bool) -> NewEvent {
     let (code, message) = if is_there {
         let message =

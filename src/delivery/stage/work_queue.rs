@@ -7,19 +7,19 @@ use async_nats::jetstream::Message;
 use super::rebuild::Mend;
 use crate::{event::Recorded, journal::codec::OrderKey, retry::Parking};
 
-/// Events and lanes that are held at a time, waiting or at work. The consumers' `max_ack_pending` is many times that: what
+/// Most events and lanes in the queue, waiting or at work. The consumers' `max_ack_pending` is many times that: what
 /// an instance held when it died is taken up from the log, but the server counts it until it has handed it out again.
 pub(super) const MAX_QUEUED: usize = 1024;
 /// Lanes among them: when a backend is back after hours, new orders must not wait for all that was parked meanwhile.
 const MAX_DUE: usize = MAX_QUEUED / 2;
-/// Lanes that are mended at a time, beside those.
+/// Most lanes that are repaired at a time, beside those.
 pub(super) const MAX_MENDS: usize = 400;
 /// From so many on an event that would wait in memory for its next attempt is parked instead.
 const CROWDED: usize = MAX_QUEUED / 2;
 /// Bytes of their payloads; one event more is always taken.
 const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
 
-/// One event of the stage, and how to acknowledge it.
+/// An event in the queue, with the message to acknowledge.
 pub(super) struct QueuedEvent {
     pub(super) event: Recorded,
     /// Requests that were made before.
@@ -164,7 +164,7 @@ impl WorkQueue {
         self.orders.entry(key).or_default();
     }
 
-    /// Lets the first of an order that was held back have its turn.
+    /// Makes the first task of an order that was held back ready.
     pub(super) fn release(&mut self, key: OrderKey) {
         if let Some(waiting) = self.orders.get_mut(&key) {
             match waiting.pop_front() {
@@ -208,7 +208,7 @@ impl WorkQueue {
         self.ready.pop_front()
     }
 
-    /// Lets the next of the order have its turn.
+    /// Makes the next task of the order ready.
     pub(super) fn finish(&mut self, done: Done) {
         match done.about {
             About::Event(sequence) => drop(self.sequences.remove(&sequence)),

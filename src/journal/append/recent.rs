@@ -7,7 +7,7 @@ use crate::event::EventId;
 /// Ids of the latest events that this instance appended: one known id in a batch and the server refuses the whole. About 3 MB.
 const MAX_RECENT: usize = 32_768;
 
-/// Ids that this instance appended; the oldest goes first. It answers nobody: the log may have gone back or be another one since,
+/// Ids that this instance appended; the oldest goes first. It is no answer to a caller: the log may have gone back or be another one since,
 /// so only the server says whether an event is there. It says which events go by themselves instead of in a batch.
 #[derive(Debug, Default)]
 pub(super) struct Recent {

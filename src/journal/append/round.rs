@@ -67,7 +67,7 @@ pub(super) struct ApiError {
 }
 
 impl ApiError {
-    /// Whether it is not about this message, and stays until somebody makes room.
+    /// Whether it is not about this message, and stays until space is freed.
     pub(super) fn says_no_room(&self) -> bool {
         NO_ROOM.contains(&self.err_code)
     }
@@ -75,7 +75,7 @@ impl ApiError {
 
 pub(super) enum Answer {
     Ack(PubAck),
-    /// Nobody listens on that subject: JetStream is off or the stream is gone.
+    /// No responder on that subject: JetStream is off or the stream is gone.
     NoResponders,
     Unreadable,
 }
@@ -148,7 +148,7 @@ pub(super) struct Round {
     pub(super) form: Form,
 }
 
-/// A batch whose answer is awaited.
+/// A batch that waits for its answer.
 pub(super) struct Committed {
     number: u64,
     deadline: tokio::time::Instant,

@@ -35,7 +35,7 @@ const ASK_AT_LEAST: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a server that acknowledges nothing is kept to; elections in a cluster take less.
 const MAX_SILENCE: Duration = Duration::from_secs(6);
-/// A subject of `EVENTS` that no event has, and that nobody but the stream listens to.
+/// A subject of `EVENTS` that no event has, and that only the stream listens to.
 const APPEND: &str = "webhooks.received._.question";
 /// A stream that there is not.
 const OTHER_STREAM: &str = "none";
@@ -228,7 +228,7 @@ impl Watch {
     fn judge(&self, append: &Message, info: &Message, write: &Message) -> LogVerdict {
         let info = serde_json::from_slice::<Info>(&info.payload).ok();
         if info.as_ref().is_some_and(Info::is_restored) {
-            // It has no subject of events then, so nobody answers to an append.
+            // It has no subject of events then, so an append gets no answer.
             return LogVerdict::Restoring;
         }
         if [append, write]

@@ -54,7 +54,7 @@ impl Pending {
         self.done.extend(other.done);
     }
 
-    /// Nobody waits for it any more.
+    /// The caller does not wait any more.
     fn is_abandoned(&self) -> bool {
         self.done.iter().all(oneshot::Sender::is_closed)
     }
@@ -76,7 +76,7 @@ impl Pending {
     fn answer(self, result: &Result<Stored, AppendError>) {
         let mut result = result.clone();
         for done in self.done {
-            // Whoever gave up waiting gets nothing; its repeat will be answered as a duplicate.
+            // A caller that stopped waiting gets no answer; its repeat will be answered as a duplicate.
             if done.send(result.clone()).is_ok()
                 && let Ok(stored) = &mut result
             {

@@ -75,7 +75,7 @@ pub(super) enum Unreadable {
     /// It has a later version.
     Newer {
         version: u32,
-        /// On whose behalf the webhook was proven, as it is recorded.
+        /// The recorded principal of the webhook.
         principal: Option<String>,
     },
     /// It is no such header.

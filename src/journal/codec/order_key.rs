@@ -26,7 +26,7 @@ impl OrderKey {
     /// Of the order that an event is about, as far as its principal reaches.
     pub fn of(event: &Recorded) -> Self {
         let envelope = &event.envelope;
-        // What the provider is told, and what it says of it, is the backend's business: one line, whoever proved the order.
+        // Requests to the provider, and its results, come from the backend: one order key, whichever principal proved the order.
         let is_of_backend = is_of_backend(envelope) || envelope.event_type == EventType::MenuSyncReported;
         let principal = Some(&envelope.principal).filter(|_| !is_of_backend);
         Self::of_principal(&envelope.provider, &envelope.external_order_id, principal)

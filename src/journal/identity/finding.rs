@@ -23,7 +23,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Finding {
     /// When.
     pub at: DateTime<Utc>,
-    /// Whose memory did not match: `hub`, `tables`, `orders` or a stage.
+    /// The reader with the position that did not match: `hub`, `tables`, `orders` or a stage.
     pub by: String,
     /// What, for people.
     pub what: String,

@@ -38,7 +38,7 @@ const SOON: f64 = 0.25;
 const NEXT: f64 = 0.05;
 /// Who reads the log: durable consumers of `EVENTS`.
 const READERS: [&str; 4] = ["transform", "forward", "push", TABLES];
-/// The consumer of the tables, whose position is in the database.
+/// The consumer of the tables; their position is in the database.
 const TABLES: &str = "projection";
 
 /// What is known about the log's identity. Cheap to clone.

@@ -27,7 +27,7 @@ const SAY_EVERY: Duration = Duration::from_secs(2);
 pub struct ApplyOptions {
     /// What the operator chose just now; what was chosen before stays.
     pub choices: Vec<Choice>,
-    /// A shorter age may remove events at once, and an empty log may take the place of one whose restore was interrupted.
+    /// A shorter age may remove events at once, and an empty log may take the place of one with an interrupted restore.
     pub forget: bool,
 }
 
@@ -52,7 +52,7 @@ pub async fn apply(
             }
         }
     }
-    // Whoever holds the stages of a log before this one may be a version that cannot read the compact form.
+    // The instance that holds the stages of an earlier log may be a version that cannot read the compact form.
     let is_new_server = api::stream_info(connection, LEASES).await?.is_none();
     let mut changed = Vec::new();
     for (name, file) in STREAMS {
