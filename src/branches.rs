@@ -24,8 +24,8 @@ mod table;
 pub use self::table::{Branch, BranchSecrets};
 use self::table::{Snapshot, Versions};
 
-/// How long one of a merchant that nobody knows waits where the table of branches cannot be read. Longer than an event is
-/// held in memory, so that it is parked: a crowd of them must not bar the way of those whose branch is known.
+/// How long an event of an unknown merchant waits while the table of branches cannot be read. Longer than an event is
+/// held in memory, so that it is parked: many of them must not delay events of known branches.
 pub(crate) const TABLE_AWAY: Duration = Duration::from_secs(15);
 /// How often the table is read again.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
@@ -36,7 +36,7 @@ const MISS_REFRESH_EVERY: Duration = Duration::from_secs(2);
 /// Most rows that are kept, about 200 MB of them where they have no settings; a platform with more needs a look-up for each order instead.
 const MAX_ROWS: usize = 500_000;
 
-/// The same, where nobody knows yet who names the merchant.
+/// The same, before the sender is verified.
 const STRANGERS_REFRESH_EVERY: Duration = Duration::from_secs(10);
 /// Longest time that a request waits for the secrets of a branch that is not known.
 const SECRETS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -60,7 +60,7 @@ pub enum BranchLookup {
 pub enum SecretsLookup {
     /// These are all; none where no active row fits, or where its branch has none.
     Known(Option<Arc<BranchSecrets>>),
-    /// The table could not be read since somebody asked for a branch that is not in it.
+    /// The table could not be read since a branch was requested that is not in it.
     Unknown,
 }
 
@@ -78,7 +78,7 @@ pub struct Branches {
     loaded: watch::Sender<bool>,
     /// The last read.
     looks: watch::Sender<Option<Look>>,
-    /// Somebody wants another one, for an order or for a webhook of which nobody knows yet who sent it.
+    /// Another read is requested, for an order or for an unverified webhook.
     wanted: Notify,
     wanted_by_strangers: Notify,
 }
@@ -258,7 +258,7 @@ impl Branches {
     }
 }
 
-/// Until somebody calls, and not before a time.
+/// Until a request, and not before a time.
 async fn called(by: &Notify, not_before: Instant) {
     by.notified().await;
     tokio::time::sleep_until(not_before.into()).await;

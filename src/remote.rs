@@ -48,7 +48,7 @@ pub use self::request_slots::MAX_REQUESTS;
 pub(crate) const MAX_DOCUMENT_BYTES: usize = 5 * 1024 * 1024;
 /// Most requests of one call, in sequence: a token, the call itself, and both again when the token is refused.
 const REQUESTS_OF_A_CALL: u32 = 4;
-/// Longest wait before a breaker whose trials are all under way is looked at again.
+/// Longest wait before a breaker with all its trials under way is checked again.
 const TRIALS_UNDER_WAY: Duration = Duration::from_secs(1);
 
 /// What became of a request.
@@ -144,7 +144,7 @@ pub struct Remote {
     http: http::Client,
     /// `<PROVIDER>_API_URL`.
     url: Option<String>,
-    /// Where requests may go whose URL is from a table or a webhook.
+    /// The allowed origins of requests with a URL from a table or a webhook.
     pub(super) origins: Origins,
     tokens: Tokens,
     refusals: Mutex<Refusals>,

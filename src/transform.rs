@@ -159,7 +159,7 @@ impl Transform {
             Resolved::Several => return Ok(dead_letter(received, ambiguous())),
         };
         let can_accept = |remote: &Arc<Remote>| remote.spec.status.contains_key(&Word::Accepted);
-        // Nobody is to cook a test order, whoever lets it through.
+        // A test order must never reach a kitchen.
         let can_accept = !fact.is_test && remote.is_some_and(can_accept);
         Ok(transformed(received, now, &fact, branch, can_accept))
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// What was found.
+/// The fields of the answer that count.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct BackendAnswer {
     /// The backend's id of the order: a text that is not blank, or a number as it stands there.
@@ -53,7 +53,7 @@ impl AnswerFields {
     }
 }
 
-/// An object whose fields are looked at; the one in `data`, or the body itself.
+/// An object with fields to read: the one in `data`, or the body itself.
 struct Object<'f> {
     found: &'f mut AnswerFields,
     is_data: bool,

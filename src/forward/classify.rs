@@ -3,7 +3,7 @@
 //! | answer | meaning |
 //! |---|---|
 //! | 2xx with an order id; 409 naming the existing order | it has it |
-//! | 2xx whose body cannot be read whole and names no id before that | it has it, under an id that is not known |
+//! | 2xx with an incomplete body and no id in the part that was read | it has it, under an id that is not known |
 //! | 400, 413, 422; 404 to one order, again after the backend answered to something later | this order is at fault |
 //! | 404 to a change | it does not know the order (yet) |
 //! | 404 before that | the order or the URL is at fault; later it is known |
@@ -154,7 +154,7 @@ pub fn classify(request: Request, answer: &Answer, standing: Standing) -> Verdic
     }
 }
 
-/// A yes is one in whatever it is wrapped. Only where the whole body is there and names no id has somebody else said it.
+/// A 2xx counts whatever its body. Only a complete body without an id shows that another server answered.
 fn said_yes(request: Request, answer: &Answer) -> Verdict {
     let said = answer::read(&answer.body);
     let is_unnamed = request == Request::NewOrder && said.order_id.is_none();
@@ -178,7 +178,7 @@ fn said_yes(request: Request, answer: &Answer) -> Verdict {
     })
 }
 
-/// The hub follows no redirect: the token would go to whoever the answer names.
+/// The hub follows no redirect: the token would go to any host that the answer names.
 fn redirected(answer: &Answer, standing: Standing) -> Verdict {
     let place = answer.location.as_deref().unwrap_or("a place that it does not name");
     if standing == Standing::Redirects {

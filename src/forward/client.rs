@@ -74,7 +74,7 @@ impl Client {
 
     /// Waits for the right to make one request: only so many are under way at a time.
     pub async fn slot(&self) -> Option<SemaphorePermit<'_>> {
-        // It fails only where the semaphore is closed, which nobody does.
+        // It fails only with a closed semaphore, and this one is never closed.
         self.slots.acquire().await.ok()
     }
 

@@ -58,12 +58,12 @@ pub enum Standing {
 #[derive(Debug)]
 pub struct Evidence {
     is_proven: bool,
-    /// When the latest request was made whose answer proved the backend.
+    /// When the latest request was made with an answer that proved the backend.
     proof_asked: Option<Instant>,
     /// Orders, and news of them, with a 404, and when that came.
     doubtful: LruCache<(OrderKey, Request), Instant>,
     not_found: Vec<OrderKey>,
-    /// Whose orders were not found; no more than tell that there are several.
+    /// The branches of orders that were not found; no more than needed to see several.
     not_found_of: BTreeSet<String>,
     /// One of them is of a branch that the backend knew before, or of which no branch is known.
     is_of_known_branch: bool,
@@ -106,7 +106,7 @@ impl Evidence {
                 }
             }
             (300..=399, Request::NewOrder) => note(&mut self.redirected, order),
-            // Whoever says so has looked at the order.
+            // Such an answer shows that the backend has checked the order.
             (200..=299 | 400 | 409 | 413 | 422, _) => {
                 if let Some(branch) = branch.filter(|_| self.known_branches.len() < MAX_BRANCHES) {
                     self.known_branches.insert(branch.to_owned());
@@ -120,7 +120,7 @@ impl Evidence {
         match self.standing() {
             Standing::Proven if is_doubtful => Standing::Doubtful,
             Standing::Proven if (status, request) == (404, Request::NewOrder) => {
-                // It is given up; taken up again by somebody it begins anew.
+                // It is given up; a retry begins anew.
                 self.doubtful.pop(&(order, request));
                 Standing::Proven
             }

@@ -27,7 +27,7 @@ pub const DUPLICATE_ORDER: &str = "DUPLICATE_ORDER";
 const DUPLICATE_WEBHOOK: &str = "DUPLICATE_WEBHOOK";
 /// Something newer was forwarded meanwhile.
 const SUPERSEDED: &str = "SUPERSEDED";
-/// Label of the key of an order that somebody declared to be one of its own (see [`EventId::derive`]).
+/// Label of the key of an order that a person declared to be one of its own (see [`EventId::derive`]).
 const OF_ITS_OWN: &str = "order_of_its_own";
 
 /// A request to the backend.
@@ -72,7 +72,7 @@ pub(super) enum Plan {
     NotYours(NotYours),
 }
 
-/// Who decides.
+/// Decides which order an event is about.
 pub(super) struct Identity {
     pub(super) orders: Arc<Orders>,
     pub(super) log: Arc<Connection>,
@@ -190,7 +190,7 @@ impl Identity {
             let Some(newer) = self.status_told(event, found).await? else {
                 continue;
             };
-            // What was ended as a duplicate was told where it was further than what had been told before.
+            // An event that ended as a duplicate was sent as a change when its status was further than the last.
             if found.state != State::CreationIgnored || newer.follows(status) {
                 return Ok(true);
             }
@@ -331,7 +331,7 @@ impl Identity {
         }
     }
 
-    /// The status that the backend knows of an order: the first announcement's, or what was told since.
+    /// The status that the backend knows of an order: the first announcement's, or a later one that was sent.
     async fn last_status(
         &self,
         event: &Recorded,
@@ -350,7 +350,7 @@ impl Identity {
             }
             duplicates.push(told);
         }
-        // One that was ended as a duplicate was told where it was further.
+        // One that ended as a duplicate was sent as a change when its status was further.
         for told in duplicates.into_iter().rev() {
             if status.is_none_or(|status| told.follows(status)) {
                 status = Some(told);
@@ -359,7 +359,7 @@ impl Identity {
         Ok(status)
     }
 
-    /// Whether somebody takes up again what was ended as a duplicate: then it is an order of its own.
+    /// Whether a person retries an event that ended as a duplicate: then it is an order of its own.
     async fn was_duplicate(&self, event: &Recorded) -> anyhow::Result<bool> {
         let branch = token(event.envelope.branch.as_deref().unwrap_or_default());
         let (root, provider) = (EventType::OrderIgnored.subject_root(), token(&event.envelope.provider));

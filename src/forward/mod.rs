@@ -87,7 +87,7 @@ impl Forward {
         }
     }
 
-    /// When a new order is too old to go into the kitchen. One that somebody asked to take up again is for that person to
+    /// When a new order is too old to go into the kitchen. A retry that a person requested is for that person to
     /// judge.
     fn expires(&self, event: &Recorded) -> Option<DateTime<Utc>> {
         let ttl = self.order_ttl.get(&*event.envelope.provider)?;
@@ -232,7 +232,7 @@ impl Forward {
         }
     }
 
-    /// The outcome, after the request to accept the order at its provider: with the outcome on the log nobody would come back to
+    /// The outcome, after the request to accept the order at its provider: with the outcome on the log no instance would come back to
     /// that.
     fn created(&self, event: &Recorded, label: &str, accepted: Accepted, facts: Forwarded) -> Vec<NewEvent> {
         let forwarded = self.forwarded(event, label, &facts);
@@ -324,7 +324,7 @@ impl Stage for Forward {
             },
             Verdict::UnknownOrder { error, is_certain } => {
                 let next = self.schedule.next(request, None, event.run_id());
-                // While nobody knows whether the backend is there at all, news are not given up any sooner than their order.
+                // While it is unknown whether the backend is there at all, news are not given up sooner than their order.
                 let next = next.filter(|_| !is_certain || Schedule::retries(request) < UNKNOWN_ORDER_RETRIES);
                 self.failed(event, request, error, next, true)
             }

@@ -61,7 +61,7 @@ pub(super) enum Known {
 
 /// Whether the request of this id was accepted before, as far as can be known.
 ///
-/// A key whose event is not on the log is not known: the log went back, or is another. With it the request would be swallowed.
+/// A key without its event on the log is unknown: the log went back, or is another. Otherwise the request would be swallowed.
 pub(super) async fn look_up(connection: &Connection, id: EventId, wish: &Wish) -> Known {
     let looking = async {
         let stream = connection.context.get_stream_no_info(KEYS).await?;

@@ -78,7 +78,7 @@ pub struct Integration {
     pub limits: Arc<Limits>,
 }
 
-/// The routes; whoever serves them takes note of what is refused.
+/// The routes; the server records what is refused.
 pub fn router(integration: Arc<Integration>) -> Router {
     Router::new()
         .route(
@@ -107,7 +107,7 @@ impl Integration {
         client_ip(peer.ip(), headers, &self.settings.trusted_proxies)
     }
 
-    /// Who asks for what, for whoever notes that it was refused.
+    /// The caller and its request, for the record of a refusal.
     fn request_info(
         &self,
         kind: &'static str,

@@ -126,13 +126,13 @@ impl Reason {
     }
 }
 
-/// What is known of a request when it is refused.
+/// The facts of a request for the record of its refusal.
 pub(super) struct RefusedRequest {
     /// Which request.
     pub(super) kind: &'static str,
     /// The provider that it is about; none where there is no such: the name is the caller's.
     pub(super) provider: Option<String>,
-    /// Who calls, as far as our proxies can be believed.
+    /// The client address, as far as trusted proxies name it.
     pub(super) client: IpAddr,
 }
 

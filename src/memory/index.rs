@@ -92,7 +92,7 @@ impl State {
         matches!(self, Self::NewsOpen | Self::Creation)
     }
 
-    /// Whether it needs nothing more, and nobody can have asked for it once more.
+    /// Whether it needs nothing more, and no retry of it can have been requested.
     pub(crate) const fn is_certain(self) -> bool {
         self.is_final() || matches!(self, Self::Created | Self::Ended)
     }

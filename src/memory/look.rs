@@ -92,7 +92,7 @@ impl Orders {
         Some(creations.any(|creation| creation.branch == branch))
     }
 
-    /// Who announced an order of this number within the window: the branch, only others, or nobody. What the backend refused is no
+    /// Who announced an order of this number within the window: the branch, only others, or none. What the backend refused is no
     /// order of the branch's, but one of another's all the same, who may have it taken up again. Of others only what stands behind
     /// `since` on the log counts; all of it where the backend refused the branch's own, which it may have done for theirs.
     ///

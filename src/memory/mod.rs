@@ -69,7 +69,7 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often it is said that the window is shorter than it should be.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-/// Whose an order is, by its announcements.
+/// The branch of an order, by its announcements.
 #[derive(Debug)]
 pub(crate) enum Announced {
     /// The branch's that was asked about; its last announcement that the backend did not refuse.
@@ -90,7 +90,7 @@ pub struct Orders {
     position: watch::Sender<u64>,
     /// The log was read to its end once.
     is_warm: watch::Sender<bool>,
-    /// Somebody waits for the end of the log.
+    /// A caller waits for the end of the log.
     wanted: Notify,
     /// Which log the memory is of, and what was read of it last.
     log: Mutex<Remembered>,

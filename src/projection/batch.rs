@@ -42,7 +42,7 @@ pub struct To<'a> {
 /// Events that are applied together, as projections get them.
 pub(crate) struct Batch<'a> {
     all: Vec<Event<'a>>,
-    /// How many of them are in the rows of the projection whose turn it is.
+    /// How many of them are in the rows of the current projection.
     known: usize,
     /// What was known of each event's webhook before it; empty until the webhooks had their turn.
     pub(super) standings: Vec<Standing>,

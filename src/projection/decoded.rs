@@ -23,7 +23,7 @@ pub(super) struct Event<'a> {
 
 /// A payload, as far as a projection reads it.
 pub(super) enum DecodedPayload {
-    /// Of a type whose payload no projection reads, or one that this version cannot read.
+    /// No projection reads the payload of its type, or this version cannot read it.
     Nothing,
     /// `order.transformed`.
     Transformed(Box<Facts>),

@@ -186,7 +186,7 @@ struct Errors<'a> {
 }
 
 impl<'a> Errors<'a> {
-    /// Applies an event, of whose webhook so much was known before.
+    /// Applies an event, with what was known of its webhook before.
     fn apply(&mut self, event: &'a Event<'_>, standing: Standing, providers: &'a Providers) {
         let envelope = &event.envelope;
         let root = envelope.root_id;
@@ -210,7 +210,7 @@ impl<'a> Errors<'a> {
             );
             return;
         };
-        // Of others nobody could tell later what they belong to.
+        // Other events could not be assigned to a webhook later.
         if !standing.is_settled && (standing.is_known || push::is_of_backend(envelope)) {
             self.open.entry(root).or_default().push(self.rows.id.len());
         }

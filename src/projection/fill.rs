@@ -41,8 +41,8 @@ const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// How often is said how far it is.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
-/// Empties the projections whose rows an older version made, and begins those that are new; `era`: the tables'. To be called by the
-/// writer before it applies anything. One whose table somebody reads, such as a backup, stays as it is: batches pass it over, and
+/// Empties the projections with rows of an older version, and begins those that are new; `era`: the tables'. To be called by the
+/// writer before it applies anything. One with a table that is being read, for example by a backup, stays as it is: batches pass it over, and
 /// it is tried again beside the live writing.
 ///
 /// # Errors
@@ -62,7 +62,7 @@ pub async fn prepare(connection: &mut Connection, holder: &Holder, era: i32) -> 
     Ok(())
 }
 
-/// Whether somebody else's lock was in the way.
+/// Whether another lock was in the way.
 fn is_in_use(error: &anyhow::Error) -> bool {
     let code = error.downcast_ref::<database::Error>().and_then(database::Error::code);
     code == Some(LOCK_NOT_AVAILABLE)

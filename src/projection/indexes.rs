@@ -39,7 +39,7 @@ const INDEXES: [(&str, &str, &str); 3] = [
 ];
 /// An index that earlier versions made and this one does not use.
 const FORMER: &str = "hub_orders_provider_order_id";
-/// Advisory lock of whoever makes them; another one than the migrations', which nobody must wait for so long.
+/// Advisory lock for creating them; not that of the migrations, which must not be held for so long.
 const LOCK: i64 = 0x7768_5f69_6e64_6578;
 /// Longest time that one index takes: that of a table with some billion rows.
 const INDEX_TIMEOUT: Duration = Duration::from_secs(6 * 3600);

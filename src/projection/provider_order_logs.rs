@@ -197,7 +197,7 @@ impl<'a> OrderLogs<'a> {
         self.rows.push(row);
     }
 
-    /// Applies an event, of whose webhook so much was known before.
+    /// Applies an event, with what was known of its webhook before.
     fn apply(&mut self, event: &'a Event<'a>, standing: Standing, providers: &Providers) {
         let envelope = &event.envelope;
         let (Some(provider_id), DecodedPayload::Forwarded(forwarded)) = (providers.id(&envelope.provider), &event.said)

@@ -34,7 +34,7 @@ const STEP: i64 = 500;
 /// So much longer than a step takes is the pause after it, so that at most a tenth of one connection's time goes into this.
 const PAUSE_FACTOR: u32 = 10;
 const LEAST_PAUSE: Duration = Duration::from_millis(20);
-/// A table that somebody has locked is left for the next pass.
+/// A locked table is left for the next pass.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '1s'";
 /// A row that a table of the platform's own still refers to.
 const REFERRED_TO: &str = "23503";

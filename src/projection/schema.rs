@@ -107,7 +107,7 @@ const LOCK: i64 = 0x7768_5f6d_6967_7261;
 const LOCK_WAIT: Duration = Duration::from_secs(60);
 /// Pause between two looks at the lock.
 const LOCK_POLL: Duration = Duration::from_millis(100);
-/// How long a migration waits for a lock on a table. Whoever writes to that table waits behind it meanwhile, so it gives up soon
+/// How long a migration waits for a lock on a table. Writers of that table wait behind it meanwhile, so it gives up soon
 /// and is tried again.
 const TABLE_LOCK: Duration = Duration::from_secs(1);
 

@@ -116,7 +116,7 @@ impl Fate {
                     self.take_order_id(ignored.internal_order_id.as_ref());
                 }
             }
-            // Somebody asked for it to be taken up again.
+            // A retry was requested.
             EventType::OrderRetryRequested => self.status = Some("retrying"),
             EventType::OrderRejected => {
                 self.end("failed");

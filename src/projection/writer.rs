@@ -90,7 +90,7 @@ pub async fn release(connection: &Connection, holder: &Holder) -> anyhow::Result
 pub(super) struct Locked {
     /// The tables' position.
     pub(super) position: u64,
-    /// Those whose rows this version made.
+    /// Those with rows of this version.
     own: Vec<(&'static dyn Projection, u64)>,
 }
 

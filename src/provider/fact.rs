@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// What a webhook tells, in nobody's format but ours.
+/// The meaning of a webhook, in the hub's own format.
 #[derive(Debug)]
 pub struct Fact {
     /// The provider's own time of it, where it sent one.
@@ -38,7 +38,7 @@ pub struct Stores {
     pub of_document: StoreOfDocument,
 }
 
-/// Whose order a document says that it is.
+/// The branch that a document names for its order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum StoreOfDocument {
     /// None was fetched; the webhook says it all.

@@ -182,7 +182,7 @@ mod tests {
                 "x-correlation-id": "a, b",
             })
         );
-        // A credential stays out, whoever reads it.
+        // A credential stays out, even if a file reads it.
         let pos = Scheme::preset("careem-pos").unwrap();
         let kept = KeptHeaders::new(["x-careem-api-key", "authorization"], &pos).of(&headers);
         assert_eq!(

@@ -52,7 +52,7 @@ pub trait Provider: Send + Sync {
     /// Where it can never be understood; it will not be tried again.
     fn transform(&self, received: &Recorded) -> Result<Fact, TransformError>;
 
-    /// What a webhook means whose order was fetched; `document` is what the provider gave.
+    /// What a webhook with a fetched order means; `document` is the provider's answer.
     ///
     /// # Errors
     /// As [`Self::transform`].

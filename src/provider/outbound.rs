@@ -49,7 +49,7 @@ pub struct Outbound {
     /// HTTP statuses from 400 to 499 that may be tried again, beside 408, 425 and 429.
     #[serde(default)]
     pub retry: Vec<u16>,
-    /// What it is told, one call a word; a word without one is passed over.
+    /// The status calls, one for each status; a status without a call is skipped.
     #[serde(default)]
     pub status: Vec<StatusCall>,
     /// How it takes menus; where absent it takes none.
@@ -216,7 +216,7 @@ pub struct MenuResult {
     /// JSON pointer of the store, in a webhook.
     #[serde(default)]
     pub store: Option<String>,
-    /// Which webhooks are such results: JSON pointer and value. For providers whose adapter does not know.
+    /// Which webhooks are such results: JSON pointer and value. For providers with an adapter that does not know.
     #[serde(default)]
     pub when: Option<When>,
 }
@@ -289,7 +289,7 @@ pub struct ResultSpec {
 /// How orders are fetched.
 #[derive(Debug, Clone)]
 pub struct FetchSpec {
-    /// Types of webhooks whose order is fetched.
+    /// Types of webhooks that require fetching the order.
     pub webhooks: BTreeSet<String>,
     /// Where the order is.
     pub place: FetchPlace,
@@ -345,7 +345,7 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// Checks everything; `fetched` are the types of webhooks whose order is fetched.
+    /// Checks everything; `fetched` are the types of webhooks that require fetching the order.
     ///
     /// # Errors
     /// Every fault, each with its place.

@@ -18,7 +18,7 @@ use crate::{
     retry::Failure,
 };
 
-/// How long a status waits for tables that are behind, where the log does not say whose order it is either.
+/// How long a status waits for tables that are behind, where the log does not name the order's branch either.
 const TABLES_BEHIND: Duration = Duration::from_secs(5);
 /// Events before the request that are looked through where the tables have them already: the backend may ask for a status
 /// before it is recorded that it has the order.
@@ -31,7 +31,7 @@ const SAME_TIME: TimeDelta = TimeDelta::hours(48);
 /// Orders that one request brings.
 const BATCH: usize = 500;
 
-/// Whose order it is.
+/// The branch of the order.
 pub(super) enum Owner {
     /// This branch's.
     Branch(String),
@@ -55,7 +55,7 @@ struct InTables {
 #[derive(Default)]
 struct AnnouncementOnLog {
     branches: BTreeSet<String>,
-    /// One of them announced it by its own secret: whoever has one may use a number of another's.
+    /// One of them announced it by its own secret: the owner of a branch's secret may use a number of another branch.
     is_by_branch: bool,
 }
 

@@ -40,7 +40,7 @@ impl Push {
         if !fetch.webhooks.contains(&event.envelope.webhook_type) {
             return Ok(vec![fetched(event, event.payload.clone())]);
         }
-        // Whoever proved it with a branch's secret asks as that branch, in its row's words and within its limits.
+        // A webhook that a branch's secret proved is fetched as that branch, with its row's reference and within its limits.
         let principal = event.envelope.principal.branch();
         let branch = event.envelope.branch.as_deref().or(principal.map(|own| &**own));
         let mut subject = self.subject(remote, event, branch).await?;
@@ -86,7 +86,7 @@ fn is_json(document: &[u8]) -> bool {
     serde_json::from_slice::<IgnoredAny>(document).is_ok()
 }
 
-/// The webhook's facts stay with it: the merchant's header may say whose order it is.
+/// The webhook's facts stay with it: the merchant's header may name the order's branch.
 fn fetched(event: &Recorded, payload: Bytes) -> NewEvent {
     let mut envelope = event.follow(OUTCOME, EventType::OrderFetched, Utc::now());
     envelope.request.clone_from(&event.envelope.request);
@@ -106,7 +106,7 @@ enum Refused {
     Order,
 }
 
-/// Where a webhook says that its order is: never anywhere but at the provider, nor at any other place there, whoever made
+/// Where a webhook says that its order is: only at the provider, and only at the configured paths there, whoever made
 /// the hub believe the webhook.
 fn url(payload: &[u8], href: &Href, origins: &Origins, order_id: &str) -> Result<Url, Refused> {
     let body: Value = serde_json::from_slice(payload).unwrap_or_default();

@@ -15,9 +15,9 @@ use std::{
 use super::Reply;
 use crate::event::EventId;
 
-/// Branches whose last menu is remembered; of more than these the oldest are forgotten, and the provider's own 429 holds.
+/// Most branches with a remembered last menu; of more the oldest are forgotten, and the provider's own 429 holds.
 const MAX_BRANCHES: usize = 10_000;
-/// Events whose time is remembered, some 6 MB of them. What is more gets a time too, and queues anew when it comes back.
+/// Most events with a reserved time, some 6 MB of them. Any more gets a time too, and queues anew when it comes back.
 const MAX_RESERVED: usize = 100_000;
 /// How much before its time an event may come back: as much as a lane may be taken up early.
 const EARLY: Duration = Duration::from_millis(20);
@@ -129,7 +129,7 @@ impl Limits {
         }
     }
 
-    /// Makes one request of an event, whose time has come.
+    /// Makes one request of an event; its time has come.
     ///
     /// # Errors
     /// How long to wait before asking again: others came back late and were before it.

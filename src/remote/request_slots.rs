@@ -24,7 +24,7 @@ const MAX_NO_PLACE: Duration = Duration::from_secs(4);
 /// By how much each that finds no place waits longer than the one before, so that a crowd does not come back together.
 const NO_PLACE_SPACING: Duration = Duration::from_millis(20);
 
-/// The places of one provider.
+/// The request slots of one provider.
 pub(super) struct RequestSlots {
     places: Arc<Semaphore>,
     slots: Arc<Semaphore>,
@@ -38,13 +38,13 @@ struct SlotsState {
     back: Option<Instant>,
 }
 
-/// What a branch has.
+/// The slots of a branch.
 struct BranchSlots {
     places: usize,
     slots: Arc<Semaphore>,
 }
 
-/// A place; a request may be made once its turn has come.
+/// A queued request: it runs once a slot is free.
 pub(super) struct QueuedRequest {
     _place: OwnedSemaphorePermit,
     slots: Arc<Semaphore>,

@@ -29,7 +29,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const REFUSAL_HOLDS: Duration = Duration::from_secs(5);
 /// Longest token that is taken: it goes in a header.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
-/// Most base URLs whose tokens are kept. A provider has one at a time; a row may change while requests are under way.
+/// Most base URLs with kept tokens. A provider has one at a time; a row may change while requests are under way.
 const MAX_BASES: usize = 8;
 
 /// A token in use.
@@ -64,7 +64,7 @@ struct CachedToken {
 }
 
 impl Tokens {
-    /// None yet. `patience`: how long is waited for somebody else who asks for one.
+    /// No token yet. `patience`: how long to wait for another request for one.
     pub fn new(client: ClientCredentials, default_lifetime: Duration, patience: Duration) -> Self {
         Self {
             client,

@@ -28,7 +28,7 @@ const LEAST_RATE: f64 = 1024.0;
 /// Room that is made at once for a body that says how long it is; what it says is not believed further than this.
 const MAX_PREALLOCATED_BYTES: usize = 64 * 1024;
 
-/// How many times its packed size a body may have: more is made to cost us work, and nobody has shown yet that it may.
+/// How many times its packed size a body may have: more is made to cost CPU, and the sender is not verified yet.
 const MAX_RATIO: usize = 32;
 /// Up to here the ratio does not count: a short text that repeats itself packs well.
 const RATIO_FREE_BYTES: usize = 256 * 1024;
@@ -44,7 +44,7 @@ const DECODER_BYTES: usize = 48 * 1024;
 const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
 const MAX_DISCARD_TIME: Duration = Duration::from_secs(1);
 
-/// A body and the room that it takes up.
+/// A body and its memory reservation.
 #[derive(Debug)]
 pub struct BufferedBody {
     /// Decompressed, otherwise byte for byte.
@@ -90,13 +90,13 @@ pub async fn discard(mut body: Body) {
     let _ = tokio::time::timeout(MAX_DISCARD_TIME, reading).await;
 }
 
-/// What a body is read with.
+/// The limits and the budget for reading a body.
 pub struct BodyLimits<'a> {
-    /// Room for bodies.
+    /// The memory for bodies.
     pub budget: &'a BodyBudget,
     /// Where a large one is decompressed.
     pub heavy: &'a Heavy,
-    /// Who sends it.
+    /// The sender.
     pub sender: &'a Sender,
     /// Limit before and after decompression.
     pub max_bytes: usize,

@@ -56,7 +56,7 @@ impl Certificate {
         look_again(self, Self::look, LOOK_AGAIN, stop).await
     }
 
-    /// Takes the files anew where they changed, or where somebody asked for it.
+    /// Reads the files again when they changed, or on request.
     fn look(&mut self, asked: bool) {
         let seen = fingerprint(&self.files);
         if seen == self.seen && !asked {

@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(seen("10.0.0.1", &["[2001:db8::1]:443"]), "2001:db8::1");
         assert_eq!(seen("10.0.0.1", &["1.1.1.1, nonsense"]), "10.0.0.1");
         assert_eq!(seen("10.0.0.1", &["1.1.1.1, nonsense, 10.0.0.3"]), "10.0.0.3");
-        // Whoever makes a chain longer than any is not looked for at its end.
+        // A chain longer than any real one is not searched to its end.
         let chain = |hops: usize| format!("198.51.100.7{}", ", 10.0.0.2".repeat(hops));
         assert_eq!(seen("10.0.0.1", &[&chain(31)]), "198.51.100.7");
         assert_eq!(seen("10.0.0.1", &[&chain(32)]), "10.0.0.2");

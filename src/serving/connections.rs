@@ -141,7 +141,7 @@ pub struct Connection {
     reader: AtomicWaker,
 }
 
-/// Its place, given back when dropped.
+/// The slot of a connection, released when dropped.
 pub struct ConnectionSlot {
     connections: Arc<Connections>,
     connection: Arc<Connection>,
@@ -394,7 +394,7 @@ impl ConnectionSlot {
         }
     }
 
-    /// Whether it has to end because a newer one took its place; if not, whoever asks is woken when it has to.
+    /// Whether it has to end because a newer one took its place; if not, the caller is woken when it has to.
     pub fn has_ended(&self, context: &Context<'_>) -> bool {
         let connection = &self.connection;
         connection.reader.register(context.waker());

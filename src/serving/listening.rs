@@ -72,7 +72,7 @@ impl Listening {
         }
         metrics::counter!("accept_paused_total").increment(1);
         self.tell();
-        // It fails only where the semaphore is closed, which nobody does.
+        // It fails only with a closed semaphore, and this one is never closed.
         Arc::clone(&self.room).acquire_owned().await.map_err(io::Error::other)
     }
 

@@ -55,7 +55,7 @@ pub enum Reason {
     /// More bodies at a time than there is room for.
     #[error("too many requests at a time")]
     Overloaded,
-    /// The same, and nobody holds more of the room than its address.
+    /// The same, and its address holds most of the memory.
     #[error("too many requests at a time, and this address sends most of them")]
     HoldsMost,
     /// The log is nearly full, and the provider put more on it lately than is left.

@@ -49,7 +49,7 @@ pub struct Serving {
     pub header_timeout: Duration,
     /// How long new connections are left aside before the listener closes (see `leave_new_ones`); zero: not at all.
     pub linger: Duration,
-    /// Time for what is under way when it is told to stop.
+    /// Time for requests under way when the server stops.
     pub grace: Duration,
     /// With it the port speaks TLS and nothing else.
     pub tls: Option<RustlsConfig>,
@@ -127,7 +127,7 @@ pub async fn serve(listener: TcpListener, router: Router, serving: Serving, stop
     serving.await
 }
 
-/// Says why a connection is not accepted; what callers bring about themselves only where somebody looks for it.
+/// Says why a connection is not accepted; causes on the callers' side only at the level debug.
 fn not_accepted() -> impl Fn(Option<&Peer>, &io::Error) + Send + Sync + 'static {
     let told = Mutex::new(None::<Instant>);
     move |_, error| {

@@ -44,7 +44,7 @@ where
     }
 }
 
-/// A connection whose heads are looked at.
+/// A connection with checked request heads.
 pub(super) struct Strict<S> {
     stream: S,
     scanner: Scanner,

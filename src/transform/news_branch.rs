@@ -42,7 +42,7 @@ enum BranchOnLog {
     ByProvider(BranchRef),
     /// The provider announced it for several branches.
     Several,
-    /// Only branches announced it, each for itself; empty where nobody did.
+    /// Only branches announced it, each for itself; empty without any announcement.
     ByBranches(Vec<BranchRef>),
 }
 
@@ -239,7 +239,7 @@ impl Announcement {
 }
 
 impl BranchOnLog {
-    /// Of the announcements that the news may be about. Whoever has a branch's secret may announce any number, so that counts
+    /// Of the announcements that the news may be about. The owner of a branch's secret may announce any number, so that counts
     /// only where the provider announced none.
     fn of(announced: impl Iterator<Item = Announcement>) -> Self {
         let (by_provider, by_branches): (Vec<_>, Vec<_>) = announced.partition(|order| order.is_by_provider);

@@ -31,7 +31,7 @@ pub(super) enum Resolved {
     NotFound,
     /// The claimed branch is another one's.
     NotYours(NotYours),
-    /// News whose order several branches may have.
+    /// News of an order that several branches may have.
     Several,
 }
 
@@ -72,7 +72,7 @@ impl Transform {
     }
 
     /// Whether all stores that a webhook names are its principal's. That one of them is decides nothing: the header is not
-    /// signed, and a document was fetched with the platform's token. A document must show whose order it is.
+    /// signed, and a document was fetched with the platform's token. A document must name the order's branch.
     ///
     /// # Errors
     /// Where that cannot be known yet.

@@ -123,7 +123,7 @@ pub enum Read<'a> {
 }
 
 impl Scheme {
-    /// Whether what is read is signed; none where this scheme signs nothing, so that whoever has the token may say anything.
+    /// Whether what is read is signed; none where this scheme signs nothing, so that the owner of the token may send anything.
     pub fn signs(&self, read: Read<'_>) -> Option<bool> {
         match self {
             Self::Static(_) | Self::Basic(_) | Self::Jwt(_) | Self::None => None,

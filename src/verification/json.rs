@@ -11,7 +11,7 @@ use crate::json::scan::{Document, verbatim};
 pub(super) const MAX_POINTER_STEPS: usize = 16;
 /// Most members of an object that are looked at; Keeta's envelope has seven.
 const MAX_MEMBERS: usize = 1_000;
-/// Most elements of an array: nobody is known yet, and a list of places is four times as large as a body of commas. Of a body
+/// Most elements of an array: the sender is not verified yet, and a list of places is four times as large as a body of commas. Of a body
 /// that is let in there may be no more either.
 const MAX_ELEMENTS: usize = 10_000;
 
@@ -171,7 +171,7 @@ mod tests {
         assert!(find(br#"{"a":{"b":1,"\u0062":2}}"#, "/a/b").is_err());
         assert!(members(br#"{"a":1,"b":1,"a":2}"#).is_err());
         assert!(find(b"{", "/a").is_err() && find(b"{} {}", "/a").is_err() && members(b"[]").is_err());
-        // Beside the way it is somebody else's business.
+        // A key beside the path does not matter here.
         assert!(find(br#"{"a":1,"b":{"c":1,"c":2}}"#, "/a").is_ok());
     }
 

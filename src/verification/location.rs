@@ -15,7 +15,7 @@ pub(super) const MAX_SIGNATURES: usize = 16;
 /// Header or field, as it is written in a scheme.
 ///
 /// One of `header` and `pointer` says where. `prefix` must stand before it and is taken off; where it ends in a space it
-/// is the name of an authentication scheme, whose case does not matter. `pair` takes the values of that name out of
+/// is the name of an authentication scheme, in any case. `pair` takes the values of that name out of
 /// `name=value` pairs between commas; `list` takes those words between spaces that begin with it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(

@@ -90,7 +90,7 @@ impl Proof {
         }
     }
 
-    /// With what a step has proved as well. Together they speak for the narrower principal; for two branches nobody speaks.
+    /// With what a step has proved as well. Together they prove the narrower principal; two branches prove none.
     fn and(mut self, step: Self) -> Result<Self, Refusal> {
         self.secrets.extend(step.secrets);
         self.signature = self.signature.or(step.signature);

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 
 use crate::event::{EventId, SecretUse, principal::Principal};
 
-/// A request that nobody has vouched for yet.
+/// A request that is not verified yet.
 #[derive(Debug, Clone, Copy)]
 pub struct Unverified<'a> {
     method: &'a Method,
@@ -145,7 +145,7 @@ impl<'a> Verified<'a> {
         Self { request, proof }
     }
 
-    /// Request headers. Those that are not signed are the caller's word and nobody else's.
+    /// Request headers. Unsigned ones are claims of the caller.
     pub const fn headers(&self) -> &'a HeaderMap {
         self.request.headers
     }
@@ -170,7 +170,7 @@ impl<'a> Verified<'a> {
         &self.proof
     }
 
-    /// On whose behalf it was proven.
+    /// The principal that it was proven for.
     pub const fn principal(&self) -> &Principal {
         &self.proof.principal
     }

@@ -46,7 +46,7 @@ pub(super) struct Writer<'a> {
     pub(super) compared: Option<(Instant, u64)>,
     /// Most events of a transaction.
     pub(super) limit: &'a mut usize,
-    /// Until when events of a later version are noted, for nobody else takes them.
+    /// Until when events of a later version are noted, because no other instance handles them.
     pub(super) alone_until: Option<Instant>,
 }
 

@@ -160,7 +160,7 @@ fn time_of_day(clock: &str) -> Option<TimeDelta> {
     let two = |digits: &&str| (digits.len() == 2).then(|| number(digits)).flatten();
     let (hour, minute) = (two(parts.first()?)?, two(parts.get(1)?)?);
     let second = match parts.get(2) {
-        // A fraction is one of seconds; of minutes nobody writes it.
+        // A fraction is one of seconds; no provider writes fractions of minutes.
         None | Some(&"") if fraction.is_none() => 0,
         digits => two(digits?)?,
     };

@@ -105,7 +105,7 @@ pub(super) fn read(file: &File, arriving: &Arriving<'_>) -> Result<Head, String>
     with_reader(file, arriving, |reader| head(file, reader, is_menu_word))?
 }
 
-/// Why it is ignored, for whoever tries a file; none where it is not.
+/// Why it is ignored, for trying a file; none when it is not.
 pub(super) fn why_ignored(file: &File, arriving: &Arriving<'_>) -> Option<String> {
     with_reader(file, arriving, |reader| why(file, reader)).ok().flatten()
 }

@@ -1,4 +1,4 @@
-//! Lists whose elements are read: lines, groups, choices.
+//! Lists and their elements: lines, groups, choices.
 
 use std::marker::PhantomData;
 

@@ -21,7 +21,7 @@ pub mod signed;
 
 /// Largest file that is read, in bytes; the largest that is shipped has six thousand.
 pub const MAX_FILE_BYTES: usize = 256 * 1024;
-/// Most faults that are told of one file; after that the picture is clear.
+/// Most faults that are reported of one file; after that the picture is clear.
 const MAX_FAULTS: usize = 50;
 /// Longest name of a provider: it is a token of every subject.
 const MAX_NAME_BYTES: usize = 32;
@@ -91,7 +91,7 @@ struct Loader<'t> {
     faults: Vec<FileFault>,
 }
 
-/// A table that is taken apart, and where it stands.
+/// A table that is parsed, and its position.
 struct Table<'t> {
     members: DeTable<'t>,
     span: Range<usize>,

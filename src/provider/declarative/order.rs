@@ -451,7 +451,7 @@ fn is_in_range(value: &RawValue) -> bool {
     serde_json::from_str::<serde_json::Value>(value.get()).is_ok()
 }
 
-/// What nobody took, of the document and, where that is another, of the body.
+/// The values that the file did not read, of the document and, where that is another, of the body.
 fn extra(reader: &OrderReader<'_>) -> Extra {
     let mut kept = Vec::new();
     let mut room = MAX_EXTRA_BYTES;

@@ -96,7 +96,7 @@ pub(super) struct OrderReader<'t> {
 /// A value, and the document that it is of.
 pub(super) type At<'t> = (&'t Tree<'t>, ValueId);
 
-/// A value that a source leads to.
+/// The value that a source leads to.
 enum SourceValue<'t> {
     Value(&'t Tree<'t>, ValueId),
     Text(&'t str),
@@ -114,7 +114,7 @@ pub(super) struct Text<'t> {
 pub(super) enum Sought<'t> {
     /// A text, which is not taken yet.
     Found(Text<'t>),
-    /// Something that is none: it was told, as a fault or a flag.
+    /// Something else than a text: it was reported as a fault or a flag.
     Unfit,
     /// Nothing.
     Absent,
@@ -160,7 +160,7 @@ impl<'t> OrderReader<'t> {
         self.faults.borrow_mut().add(pointer, message);
     }
 
-    /// Something that must be there is not. Where what is wrong was told already, above or below it, it is not missing as well.
+    /// Something that must be there is not. When its error was reported already, above or below it, it is not reported as missing as well.
     pub(super) fn missing(&self, pointer: &str, message: impl fmt::Display) {
         let mut faults = self.faults.borrow_mut();
         if !faults.is_on_the_way(pointer) {

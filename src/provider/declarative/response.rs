@@ -7,7 +7,7 @@ use crate::json::{
     scan::{Document, unescape},
 };
 
-/// What a provider is told, before it is put into its format.
+/// The content of an answer to a provider, before it is put into the provider's format.
 #[derive(Debug, Clone, Copy)]
 pub enum WebhookAnswer<'a> {
     /// The webhook is on the log.

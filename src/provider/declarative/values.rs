@@ -278,7 +278,7 @@ impl<'t> OrderReader<'t> {
 
     /// A yes or no; none where it is not said, by the document or for its absence by the file.
     pub(super) fn answer(&self, test: &Test, at: ValueId) -> Option<bool> {
-        // Where the file says what true and false mean they are answers; elsewhere they are what nobody can read.
+        // Where the file says what true and false mean they are answers; elsewhere they are unreadable.
         let is_flag = |word: &String| word.eq_ignore_ascii_case("true") || word.eq_ignore_ascii_case("false");
         let has_flags = test.is.iter().chain(&test.is_not).any(is_flag);
         let accepts = if has_flags { Accepts::Word } else { Accepts::Text };
@@ -322,7 +322,7 @@ impl<'t> OrderReader<'t> {
     }
 }
 
-/// A number as JSON writes it; one that is written otherwise (`02`, `1e2`) in plain digits, so that whoever reads it reads the same.
+/// A number as JSON writes it; one that is written otherwise (`02`, `1e2`) in plain digits, so that every reader gets the same number.
 fn number(text: &str) -> Result<Box<RawValue>, &'static str> {
     let number = decimal(text).ok_or("expected a number")?;
     if number.abs() > MAX_DECIMAL {

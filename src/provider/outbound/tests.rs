@@ -108,7 +108,7 @@ fn every_fault_is_named() {
     }
 }
 
-/// Whoever reads a file says where in it that is.
+/// The reader of a file adds the location.
 #[test]
 fn what_is_not_known_is_refused() {
     for (text, said) in [

@@ -56,7 +56,7 @@ impl Sampler {
     }
 }
 
-/// Whose address it is: of IPv6 everyone has a network of 2^64.
+/// The owner of an address: with IPv6 each site has a network of 2^64.
 fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) => {

@@ -42,7 +42,7 @@ impl Writer {
             publish(&connection, &refusal).await;
         }
         self.audit.say_left_out();
-        // Where even that takes long there is nobody to tell.
+        // If even that takes long the message is dropped.
         let _ = tokio::time::timeout(PUBLISH_TIMEOUT, connection.client.flush()).await;
         Ok(())
     }
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
     use crate::serving::audit::QUEUE;
 
-    /// Nobody publishes, as while NATS is away.
+    /// Nothing is published, as while NATS is away.
     #[test]
     fn what_finds_the_queue_full_is_lost_and_counted() {
         let refusal = Refusal {

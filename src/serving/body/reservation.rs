@@ -25,7 +25,7 @@ const OF_KNOWN: usize = 13;
 /// What bodies for one provider may hold of any of these: three quarters.
 const PROVIDER_PARTS: (usize, usize) = (3, 4);
 
-/// Whose room a body takes, from the least to the best.
+/// The classes of senders, in ascending order of trust.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SenderClass {
     /// Anybody.
@@ -39,12 +39,12 @@ pub enum SenderClass {
 /// All standings, from the least.
 const SENDER_CLASSES: [SenderClass; 3] = [SenderClass::Stranger, SenderClass::Known, SenderClass::Backend];
 
-/// Who sends a body.
+/// The sender of a body.
 #[derive(Debug, Clone)]
 pub struct Sender {
     /// The client's address.
     pub address: Address,
-    /// Whose room it takes.
+    /// The class of the sender.
     pub class: SenderClass,
     /// Where it goes.
     pub provider: Arc<str>,
@@ -179,7 +179,7 @@ impl BudgetTable {
         None
     }
 
-    /// Who loses its place for somebody with this much: none, where that is who asks.
+    /// The body that is ended to free so much memory; none where it would be the requesting one.
     fn loser(&self, lack: Lack, sender: &Sender, id: Option<u64>, wanted: usize) -> Option<(Address, u64)> {
         let counts = |load: &BodyInTransit| {
             load.class <= sender.class
@@ -363,7 +363,7 @@ mod tests {
             .map(|_| taken(&budget, &stranger("203.0.113.9"), 12 * KB))
             .collect();
         assert_eq!(budget.held(), 48 * KB);
-        // The provider's share is taken; an ordinary webhook of somebody else, and one of the same address, find room.
+        // The provider's share is taken; an ordinary webhook of another address, and one of the same, find room.
         let other = taken(&budget, &stranger("203.0.113.10"), 2 * KB);
         let same = taken(&budget, &stranger("203.0.113.9"), 2 * KB);
         let lost = large

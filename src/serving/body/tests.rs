@@ -187,7 +187,7 @@ fn room_is_taken_for_as_long_as_the_work_lasts() {
         let headers = gzipped();
         let body = Body::from(gzip(&[b'x'; 100_000]));
         let reading = read_of(&headers, body, &budget, 200_000, SECOND);
-        // The work waits behind the other, and nobody waits for it any more.
+        // The work waits behind the other, and its caller has gone.
         assert!(futures_util::FutureExt::now_or_never(reading).is_none());
         let taken = budget.held().div_ceil(KB);
         // The compressed body, what has come out of it so far, and the decoder.
@@ -204,7 +204,7 @@ fn room_is_taken_for_as_long_as_the_work_lasts() {
     });
 }
 
-/// What repeats itself packs a thousand times; nobody who is not verified has more than a part of that unpacked.
+/// Repetitive content compresses a thousandfold; for an unverified sender only a part of it is decompressed.
 #[tokio::test]
 async fn packed_bodies_unpack_only_so_far() {
     let (budget, headers) = (BodyBudget::all(ROOMY), gzipped());

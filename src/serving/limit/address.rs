@@ -16,7 +16,7 @@ use lru::LruCache;
 
 use crate::config::Rule;
 
-/// Addresses whose refusals are counted at a time, some 100 bytes each; of more, those that were refused longest ago are
+/// Most addresses with counted refusals, some 100 bytes each; of more, those that were refused longest ago are
 /// forgotten. A crowd that is larger than this never comes to its limit, but costs no more either.
 const MAX_COUNTED: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 /// Known addresses that are kept; all providers together have some dozens.
@@ -25,13 +25,13 @@ const MAX_KNOWN: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 const MAX_HOLDERS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// How long an address is known after its last verified webhook, in milliseconds: over a quiet night.
 pub const KNOWN_FOR_MS: u64 = 24 * 3600 * 1000;
-/// How often the others are told that it still is: rarely, for it is written.
+/// Interval of reports that it is still known: long, because each is written.
 const TELL_AGAIN_MS: u64 = 3600 * 1000;
 /// Bits of an IPv6 address that one customer's network has; the rest it may choose as it likes.
 const NETWORK_BITS: u8 = 64;
 /// Bits of the IPv6 prefix that one customer may be given as a whole: 65,536 networks of [`NETWORK_BITS`].
 const SITE_BITS: u8 = 48;
-/// How many times as many refused requests a site may make as one of its networks: at most a few of them are somebody else's.
+/// How many times as many refused requests a site may make as one of its networks: at most a few of them belong to other sites.
 const SITE_TIMES: u64 = 8;
 
 /// What counts as one address: an IPv4 address, or the /64 of an IPv6 one; and the /48 around it, which is counted as well.

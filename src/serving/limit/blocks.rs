@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Address;
 
-/// Blocks that are kept at a time, some 200 bytes each; of more, those that nobody ran into for longest are forgotten
+/// Blocks that are kept at a time, some 200 bytes each; of more, those not met for longest are forgotten
 /// here. The stream has room for them and all that is known (`max_msgs`).
 const MAX_BLOCKS: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 /// Age in milliseconds after which a block that the stream does not have was lifted, and not just on its way there.
 const SETTLED_MS: u64 = 5000;
 
-/// Who is blocked.
+/// The subject of a block.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Who {
     /// A client address, for all providers.
@@ -22,7 +22,7 @@ pub enum Who {
     Provider(Arc<str>),
 }
 
-/// A block, as it is told, stored and shown.
+/// A block, as it is sent, stored and shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Block {
@@ -52,7 +52,7 @@ impl Default for Blocks {
 }
 
 impl Blocks {
-    /// Until when somebody is blocked.
+    /// The end of a block.
     pub fn until(&mut self, who: &Who, now_ms: u64) -> Option<u64> {
         let until = self.0.get(who)?.block.until_ms;
         if until > now_ms {
@@ -62,7 +62,7 @@ impl Blocks {
         None
     }
 
-    /// Blocks somebody. False where that is no news.
+    /// Adds a block. False when it is known already.
     pub fn put(&mut self, who: Who, block: Block, is_stored: bool) -> bool {
         if let Some(known) = self.0.get_mut(&who)
             && known.block == block
@@ -79,7 +79,7 @@ impl Blocks {
         self.0.pop(who).is_some()
     }
 
-    /// Ends those that the stream had and has no more: somebody lifted them while this instance did not hear. Returns them.
+    /// Ends those that the stream had and has no more: they were lifted while this instance was disconnected. Returns them.
     pub fn lift_missing(&mut self, stored: impl Fn(&Who) -> bool, now_ms: u64) -> Vec<Who> {
         let is_missing = |(who, entry): &(&Who, &Entry)| {
             entry.is_stored && entry.block.since_ms + SETTLED_MS < now_ms && !stored(who)
@@ -105,7 +105,7 @@ impl Blocks {
         self.0.len()
     }
 
-    /// How many are kept, ended ones that nobody has looked at since among them.
+    /// How many are kept, ended ones that were not looked up since included.
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -9,11 +9,11 @@ use super::window::QuotaWait;
 
 /// After this many milliseconds, half of what a principal put on the log counts: an hour of a flood is seen for a day.
 const HALF_LIFE_MS: f64 = 6.0 * 3600.0 * 1000.0;
-/// Branches of one provider whose own bytes are remembered, some 100 bytes each; of more, those that sent nothing for longest are
+/// Most branches of one provider with remembered bytes, some 100 bytes each; of more, those that sent nothing for longest are
 /// forgotten.
 const MAX_BRANCHES: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 
-/// Whose bytes they are.
+/// The principal that the bytes count for.
 #[derive(Debug, Clone, Copy)]
 pub struct Of<'a> {
     /// A branch by its own secret; else the provider.

@@ -10,7 +10,7 @@ impl Limits {
         let now = now_ms();
         match record {
             LimitRecord::Blocked(Who::Address(address), _) if lock(&self.addresses).is_known(address, now) => {
-                // Whoever blocked it has not seen what this instance has.
+                // The blocking instance has not seen the verified webhook that this one has.
                 self.vouch(address, now);
                 self.tell(LimitRecord::Lifted(Who::Address(address)));
             }

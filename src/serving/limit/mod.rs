@@ -51,13 +51,13 @@ const MAX_WORDS: usize = 4096;
 /// Why a request is refused: what came to its limit, and when it is worth trying again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limited {
-    /// Whose limit it is.
+    /// The scope of the limit.
     pub scope: Scope,
     /// Whole seconds, rounded up, at least 1.
     pub retry_after_seconds: u64,
 }
 
-/// Whose limit.
+/// What a limit applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// The client's address is blocked.
@@ -107,7 +107,7 @@ pub struct Limits {
     blocked: AtomicUsize,
     /// Instances that share the quotas, with this one.
     instances: AtomicU64,
-    /// It was read which addresses are known, or waited for long enough; before, nobody is blocked by this instance.
+    /// It was read which addresses are known, or waited for long enough; before, this instance blocks no address.
     is_informed: AtomicBool,
     records: Mutex<VecDeque<LimitRecord>>,
     /// There is something to tell at once.
@@ -259,7 +259,7 @@ impl Limits {
             return;
         }
         let (now, address) = (now_ms(), Address::of(client));
-        // Without rate limits nobody tells the others; room is kept for it here all the same.
+        // Without rate limits no record is sent; the queue is bounded all the same.
         if lock(&self.addresses).verified(address, now) && self.enabled {
             self.vouch(address, now);
         }

@@ -26,9 +26,9 @@ use super::{
 };
 use crate::journal::connection::Connection;
 
-/// Where instances say that they are there, and what the counters are.
+/// The subject on which instances announce themselves and report the counters.
 const SUBJECT: &str = "hub.quota";
-/// How often counters are told what was taken, where there are other instances and nothing is urgent. Each time costs the
+/// Interval of reports to the counters, where there are other instances and nothing is urgent. Each time costs the
 /// server an fsync.
 const TICK: Duration = Duration::from_millis(100);
 /// How often an instance says that it is there, an instance that is alone tells the counters, and ended blocks are
@@ -38,7 +38,7 @@ const GONE_AFTER: Duration = Duration::from_secs(5);
 /// How often the stream of blocks is read, should a word have been lost; and how soon again where that failed.
 const READ_EVERY: Duration = Duration::from_secs(30);
 const READ_AGAIN: Duration = Duration::from_secs(1);
-/// How long nobody is blocked while it cannot be read who is known.
+/// How long no address is blocked while the known addresses cannot be read.
 const INFORMED_AFTER: Duration = Duration::from_secs(5);
 /// Wait for the answer to a message; a counter that does not answer by then is left alone until the next tick.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -85,10 +85,10 @@ struct Ack {
     val: Option<String>,
 }
 
-/// Tells and listens until told to stop.
+/// Sends and receives until `stop`.
 ///
 /// # Errors
-/// Never; trouble with NATS is waited out.
+/// Never; errors of NATS are waited out.
 pub async fn run(connection: Arc<Connection>, limits: Arc<Limits>, stop: CancellationToken) -> anyhow::Result<()> {
     let mut sharing = Sharing::new(connection, limits);
     loop {
@@ -105,7 +105,7 @@ pub async fn run(connection: Arc<Connection>, limits: Arc<Limits>, stop: Cancell
     Ok(())
 }
 
-/// A message whose answer is waited for.
+/// A message that waits for its answer.
 struct AwaitedAnswer<T> {
     what: T,
     id: u64,
@@ -282,7 +282,7 @@ impl Sharing {
         }
     }
 
-    /// A word that the stream may not have is told again, in a while.
+    /// A record that the stream may not have is sent again, after a pause.
     fn write_again(&mut self, record: LimitRecord) {
         self.write_at = Instant::now() + READ_AGAIN;
         lock(&self.limits.records).push_front(record);
@@ -310,7 +310,7 @@ impl Sharing {
         let Some(id) = id.and_then(|id| id.parse::<u64>().ok()) else {
             return;
         };
-        // Nobody takes it where the status says so.
+        // The status says when there is no responder.
         let ack = answer
             .status
             .is_none()
@@ -390,7 +390,7 @@ impl Sharing {
         let said = async {
             client.publish(SUBJECT, payload.into()).await?;
             if leaving {
-                // Nobody is left to send it later.
+                // No later task would send it.
                 client.flush().await?;
             }
             anyhow::Ok(())

@@ -28,15 +28,15 @@ const LIFTED_FOR_SECONDS: u64 = 60;
 const MAX_MESSAGE_BYTES: usize = 1024;
 /// Longest block that is believed, twice the longest that can be set, in milliseconds.
 const LONGEST_MS: u64 = 2 * 24 * 3600 * 1000;
-/// Wait for the next message of an answer: nothing else is told or heard meanwhile.
+/// Wait for the next message of an answer: nothing else is sent or received meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A word.
+/// A record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LimitRecord {
-    /// Somebody is blocked.
+    /// A block begins.
     Blocked(Who, Block),
-    /// Somebody is not any more.
+    /// A block is lifted.
     Lifted(Who),
     /// An address sent a verified webhook, at this time in milliseconds since 1970.
     Known(Address, u64),

@@ -32,7 +32,7 @@ struct TakenBytes {
 /// What of a verified webhook is counted.
 #[derive(Debug, Clone, Copy)]
 pub struct QuotaLoad<'a> {
-    /// Whose secret proved it.
+    /// The principal of the secret that proved it.
     pub principal: &'a Principal,
     /// Length of its body.
     pub bytes: usize,
@@ -76,7 +76,7 @@ impl Limits {
             let window = taken.map_err(|ms| limited(&provider.name, Scope::Branch, ms))?;
             point.of_branch = Some((Arc::clone(branch), window, points));
         }
-        // Nobody counts bytes for all instances: each has its part.
+        // No common counter has bytes: each instance has its part.
         let most = own.rule.points.saturating_mul(self.bytes_a_point) / self.instances();
         match own.take_bytes(load, most, now) {
             Ok(taken) => point.of_bytes = Some(taken),
@@ -115,8 +115,8 @@ impl Limits {
         }
     }
 
-    /// Gives the provider's point back: a repeat is on the log once more. It costs the provider nothing, for whoever caught a webhook
-    /// can send it again. Its bytes fill the log and stay counted, and so does the part of a branch whose secret proved it.
+    /// Gives the provider's point back: a repeat is on the log once more. It costs the provider nothing, because anyone who intercepted a webhook
+    /// can send it again. Its bytes fill the log and stay counted, and so does the part of the branch that proved it.
     pub fn give_back_of_repeat(&self, provider: &Enabled, point: Point) {
         if let (Some(own), Some(window)) = (self.of(&provider.name), point.window) {
             lock(&own.quota).give_back(window);

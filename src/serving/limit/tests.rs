@@ -152,7 +152,7 @@ fn a_stored_repeat_costs_the_branch_and_not_the_provider() {
     ));
     let over = limits.take(&careem, repeat(&branch)).unwrap_err();
     assert_eq!(over.scope, Scope::Branch);
-    // By the provider's secret it may be somebody who caught it.
+    // By the provider's secret it may be a third party that intercepted it.
     for _ in 0..10 {
         let point = limits.take(&careem, repeat(ONE.principal)).unwrap();
         limits.give_back_of_repeat(&careem, point);

@@ -27,9 +27,9 @@ pub struct Quota {
     waiting: u64,
     /// … that it is being told of …
     asking: u64,
-    /// … and that it was told of without an answer.
+    /// … and that were reported to it without an answer.
     unsure: u64,
-    /// Points that were given back after the counter was told of them; they are taken again first.
+    /// Points that were given back after they were reported to the counter; they are taken again first.
     credit: u64,
     /// The counter did not answer when it was last asked.
     is_cut_off: bool,
@@ -51,7 +51,7 @@ pub enum ReportOutcome {
     Counted(u64),
     /// It did not reach the counter.
     NotSent,
-    /// Nobody knows.
+    /// Unknown.
     Unanswered,
 }
 

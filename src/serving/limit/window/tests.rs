@@ -63,7 +63,7 @@ fn without_the_counter_an_instance_has_its_share() {
     let report = quota.report(NOW).unwrap();
     assert_eq!(report.points, 30);
     quota.reported(report.window, ReportOutcome::Unanswered);
-    // It does not, so there will be none in this window; and what it was told of is not told again.
+    // It does not, so there will be none in this window; and reported points are not reported again.
     assert_eq!(wait(&mut quota, NOW, 3), Some(60_000));
     assert_eq!(quota.report(NOW), None);
 }
