@@ -146,16 +146,17 @@ impl Schedule {
         let last = self.delays.len().saturating_sub(1);
         let delay = self.delays.get((retries as usize).min(last)).copied();
         let delay = delay.unwrap_or_default().max(asked_for);
-        delay + jitter(delay, requests, event)
+        delay + spread(delay / JITTER, requests, event)
     }
 }
 
-/// Spread over a tenth of the pause, by the event and the attempt: the same for whoever asks again.
-fn jitter(pause: Duration, requests: u32, event: EventId) -> Duration {
-    let spread = (event.0.as_u128() as u32)
+/// Part of a span, by the event and the attempt: the same for whoever asks again, and another for each event, so that what failed
+/// together, or waits for the same thing, does not come back together.
+pub fn spread(span: Duration, requests: u32, event: EventId) -> Duration {
+    let part = (event.0.as_u128() as u32)
         .wrapping_mul(0x9e37_79b9)
         .rotate_left(requests % 32);
-    (pause / JITTER).mul_f64(f64::from(spread) / f64::from(u32::MAX))
+    span.mul_f64(f64::from(part) / f64::from(u32::MAX))
 }
 
 /// Decides. `crowded`: too many events are held in memory for one more to wait there.

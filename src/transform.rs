@@ -21,7 +21,7 @@ use crate::{
     },
     event::{
         EventType, NewEvent, NotYours, Recorded,
-        outcome::{ErrorReport, ErrorType, Ignored, ORDER_AMBIGUOUS},
+        outcome::{ErrorReport, ErrorType, Ignored, ORDER_AMBIGUOUS, TEST_ORDER},
         push::Word,
     },
     fault_injection,
@@ -146,7 +146,7 @@ impl Transform {
         }
         if fact.is_test && !enabled.forward_test_orders {
             let message = "a test order; it goes no further unless the provider's _FORWARD_TEST_ORDERS is true";
-            return Ok(ignore(received, now, "TEST_ORDER", message.into()));
+            return Ok(ignore(received, now, TEST_ORDER, message.into()));
         }
         let store = fact.store_ref.as_deref();
         let branch = match self.resolve(received, &fact).await? {

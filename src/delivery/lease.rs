@@ -7,6 +7,9 @@
 //!
 //! Each renewal carries a [`note`]: how far the stage is, so that a takeover costs the same whatever happened before. A
 //! holder that stops writes into it that the lease is free and which requests are still under way (see [`super::stage`]).
+//!
+//! The tables have another lease, in PostgreSQL (`projection::writer`), because the transaction that writes them must itself
+//! detect that its instance was replaced. The stages cannot use that one: they continue while PostgreSQL is away.
 
 pub mod note;
 

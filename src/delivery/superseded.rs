@@ -27,8 +27,6 @@ use crate::{
     order::body,
 };
 
-/// Reason of the `order.ignored` with which a superseded event ends.
-pub const SUPERSEDED: &str = "SUPERSEDED";
 /// How long after its webhook news of an order are made where a person had the webhook taken up again; a provider's order is
 /// fetched in less.
 const LATE: TimeDelta = TimeDelta::minutes(1);

@@ -86,6 +86,13 @@ impl ErrorReport {
     }
 }
 
+/// Reason of an `order.ignored`: this very webhook was there before.
+pub const DUPLICATE_WEBHOOK: &str = "DUPLICATE_WEBHOOK";
+/// Reason of an `order.ignored`: something newer took its place.
+pub const SUPERSEDED: &str = "SUPERSEDED";
+/// Reason of an `order.ignored`: a test order, which the backend is not to have.
+pub const TEST_ORDER: &str = "TEST_ORDER";
+
 /// Payload of `order.ignored`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

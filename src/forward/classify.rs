@@ -10,6 +10,9 @@
 //! | 401, 403, TLS or DNS failure, 404 or a redirect to everything | the set-up is at fault |
 //! | 408, 425, 429, 5xx, time-out, connection refused or cut | later, perhaps |
 //! | anything else | not understood; later, perhaps, and counted apart |
+//!
+//! Providers' answers are read by `remote`: their files say which status means that it is done, a refusal may be about one branch's
+//! credentials, and no answer names an order of the backend's.
 
 use std::time::Duration;
 

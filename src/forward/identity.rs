@@ -10,7 +10,7 @@ use super::classify::Request;
 use crate::{
     event::{
         EventId, EventType, NotYours, Recorded,
-        outcome::{Forwarded, Ignored},
+        outcome::{DUPLICATE_WEBHOOK, Forwarded, Ignored, SUPERSEDED},
     },
     journal::{
         codec::token,
@@ -23,10 +23,6 @@ use crate::{
 
 /// The order exists already.
 pub const DUPLICATE_ORDER: &str = "DUPLICATE_ORDER";
-/// The webhook was forwarded before.
-const DUPLICATE_WEBHOOK: &str = "DUPLICATE_WEBHOOK";
-/// Something newer was forwarded meanwhile.
-const SUPERSEDED: &str = "SUPERSEDED";
 /// Label of the key of an order that a person declared to be one of its own (see [`EventId::derive`]).
 const OF_ITS_OWN: &str = "order_of_its_own";
 

@@ -7,6 +7,7 @@ use std::{
 
 use axum::http::{HeaderValue, Uri, uri::PathAndQuery};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use percent_encoding::percent_decode_str;
 use rustls::pki_types::ServerName;
 use url::Url;
 
@@ -123,11 +124,7 @@ fn credentials(url: &Url) -> Option<HeaderValue> {
     if url.username().is_empty() && url.password().is_none() {
         return None;
     }
-    let decode = |text: &str| {
-        let form = format!("={}", text.replace('+', "%2B").replace('&', "%26"));
-        let value = form_urlencoded::parse(form.as_bytes()).next();
-        value.map(|(_, value)| value.into_owned()).unwrap_or_default()
-    };
+    let decode = |text| percent_decode_str(text).decode_utf8_lossy();
     basic(&decode(url.username()), &decode(url.password().unwrap_or_default()))
 }
 

@@ -107,6 +107,32 @@ pub fn unescape(quoted: &str) -> Cow<'_, str> {
     Cow::Owned(serde_json::from_str(&with_whole_surrogates(quoted)).unwrap_or_default())
 }
 
+/// JSON text in pieces: texts in their quotes, and what stands between them. Joined they are the whole, also of what is no JSON.
+pub fn pieces(mut rest: &str) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        let end = match rest.strip_prefix('"') {
+            Some(text) => 1 + end_of_text(text.as_bytes()),
+            None => rest.find('"').unwrap_or(rest.len()),
+        };
+        let (piece, after) = rest.split_at(end);
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// How long a text is behind its opening quote, with the closing one.
+fn end_of_text(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        at += match byte {
+            b'"' => return at + 1,
+            b'\\' => 2,
+            _ => 1,
+        };
+    }
+    bytes.len()
+}
+
 /// A place in well-formed JSON text.
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
@@ -195,13 +221,7 @@ impl<'a> Cursor<'a> {
 
     fn string(&mut self) {
         self.step();
-        while let Some(byte) = self.bytes.get(self.at) {
-            match byte {
-                b'"' => return self.step(),
-                b'\\' => self.at = (self.at + 2).min(self.bytes.len()),
-                _ => self.at += 1,
-            }
-        }
+        self.at += end_of_text(self.bytes.get(self.at..).unwrap_or_default());
     }
 
     fn container(&mut self) {
@@ -280,6 +300,7 @@ mod tests {
                 }
                 let _ = unescape(&serde_json::to_string(&text).unwrap());
                 let _ = super::super::tree::Tree::parse(text.as_bytes());
+                prop_assert_eq!(pieces(&text).collect::<String>(), text);
             }
         }
     }

@@ -8,7 +8,7 @@ use std::{borrow::Cow, cell::Cell};
 
 use super::{
     pointer::{Pointer, Segment, escape},
-    scan::{Cursor, Document, unescape},
+    scan::{Cursor, Document, pieces, unescape},
 };
 
 /// Most values of one document, 48 bytes each; the largest basket that was seen has three thousand.
@@ -188,13 +188,14 @@ impl<'a> Tree<'a> {
 
     /// The same, without white space between its tokens.
     pub fn compact(&self, place: ValueId) -> String {
-        let (mut kept, mut in_text, mut escaped) = (String::new(), false, false);
-        for c in self.raw(place).chars() {
-            if in_text || !c.is_ascii_whitespace() {
-                kept.push(c);
+        let raw = self.raw(place);
+        let mut kept = String::with_capacity(raw.len());
+        for piece in pieces(raw) {
+            if piece.starts_with('"') {
+                kept.push_str(piece);
+            } else {
+                kept.extend(piece.split_ascii_whitespace());
             }
-            in_text ^= c == '"' && !escaped;
-            escaped = in_text && c == '\\' && !escaped;
         }
         kept
     }
@@ -387,6 +388,9 @@ mod tests {
         assert_eq!(at(&tree, "/a~1b/x/-"), at(&tree, "/a~1b/x/2"));
         let each = tree.find_each(tree.root(), &"/a~1b/x/*".parse().unwrap(), 10);
         assert_eq!(each.len(), 3);
+        let spaced = "{ \"a b\" :\t[ \"\\\" c\" ,\r\n1 , \"\\\\\" ] }";
+        let tree = Tree::parse(spaced.as_bytes()).unwrap();
+        assert_eq!(tree.compact(tree.root()), r#"{"a b":["\" c",1,"\\"]}"#);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The projections: the events of the log, as rows in PostgreSQL.
 //!
-//! One instance writes at a time, by a lease ([`writer`]); the others stand by. Events are applied in batches, in the log's
+//! One instance writes at a time, by a lease ([`writer`]). Events are applied in batches, in the log's
 //! order, and the position moves in the same transaction as the rows: after any crash the tables hold the log up to the
 //! position. The durable consumer only signals new events; when it and the position disagree (a database restored from a
 //! backup, a new database), the position counts and the gap is read from the log.

@@ -2,8 +2,7 @@
 //!
 //! The instance that writes the tables does it beside the writing: a pass over each table every hour, in steps of some
 //! hundred rows by the primary key, so that it needs no index of the platform's, with a pause of ten times the duration of
-//! the step. Each step is a transaction that locks the position first, as every batch does: so it never runs beside a batch,
-//! which may have read a row that the step would delete, and ends when another instance has become the writer.
+//! the step. Each step is a transaction of the [`writer`]: a batch beside it may have read a row that the step would delete.
 //!
 //! Open rows stay, however old they are: webhooks without an end, errors that are not resolved, and webhooks with such an
 //! error. Deleted rows come back when the tables are filled from the log again, as far back as that reaches, and go again at

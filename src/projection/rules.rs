@@ -14,10 +14,10 @@
 use chrono::NaiveDateTime;
 
 use super::decoded::{DecodedPayload, Event};
-use crate::{event::EventType, order::status::OrderStatus};
-
-/// The reason of an `order.ignored` that says: this very webhook was there before.
-const REPEATED: &str = "DUPLICATE_WEBHOOK";
+use crate::{
+    event::{EventType, outcome::DUPLICATE_WEBHOOK},
+    order::status::OrderStatus,
+};
 
 /// What the tables know of a webhook before one of its events is applied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl EventOrder {
 
 /// Whether an event only says that its webhook was there before.
 pub(super) fn is_repeat(event: &Event<'_>) -> bool {
-    matches!(&event.said, DecodedPayload::Ignored(ignored) if ignored.reason == REPEATED)
+    matches!(&event.said, DecodedPayload::Ignored(ignored) if ignored.reason == DUPLICATE_WEBHOOK)
 }
 
 /// What the errors of the same webhook or request say when an event shows that they were overcome.

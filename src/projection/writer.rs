@@ -2,12 +2,14 @@
 //!
 //! The writer renews it with every transaction, and while there is nothing to write. An instance that takes the tables over
 //! waits until the lease has run out by the server's clock, so no two machines' clocks are compared. Every transaction of the
-//! writer begins by locking the row under its own name: an instance that was replaced while it was frozen finds another name
+//! writer, whether a batch, a step of `fill` or of `retention`, begins by locking the row under its own name. So two never run at
+//! the same time, and an instance that was replaced while it was frozen finds another name
 //! there and writes nothing.
 //!
 //! It is no session lock. Such a lock stays for as long as the server believes that the session is alive, which for a frozen
 //! backend or hub is for ever. A frozen transaction holds the row; the server ends it after
-//! `idle_in_transaction_session_timeout`.
+//! `idle_in_transaction_session_timeout`. It is no lease of a stage either ([`crate::delivery::lease`]): NATS would give that to the
+//! next instance while a transaction of the one before is still open.
 
 use std::time::Duration;
 

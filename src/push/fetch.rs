@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use chrono::Utc;
+use percent_encoding::percent_decode_str;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use url::Url;
@@ -122,17 +123,9 @@ fn url(payload: &[u8], href: &Href, origins: &Origins, order_id: &str) -> Result
     let template = template.ok_or(Refused::Path)?;
     match template.part(path, EXTERNAL_ID) {
         // Whatever is encoded beyond need, it is the same order.
-        Some(part) if percent_decode(part) != order_id => Err(Refused::Order),
+        Some(part) if percent_decode_str(part).decode_utf8_lossy() != order_id => Err(Refused::Order),
         _ => Ok(url),
     }
-}
-
-/// A segment of a path as text.
-fn percent_decode(segment: &str) -> String {
-    // A form is decoded likewise, but for its `+`.
-    let form = format!("={}", segment.replace('+', "%2B").replace('&', "%26"));
-    let value = form_urlencoded::parse(form.as_bytes()).next();
-    value.map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use crate::{
     journal::Journal,
     provider::outbound::template::{Scope, Unfilled},
     remote::{Origin, Remote, Reply},
-    retry::{Failure, Schedule},
+    retry::{self, Failure, Schedule},
 };
 
 pub mod menu;
@@ -121,7 +121,7 @@ impl Push {
     fn not_done(&self, event: &Recorded, request: u32, reply: Reply) -> Result<Vec<NewEvent>, Failure> {
         match reply {
             Reply::Wait(wait) => Err(Failure::Later {
-                after: wait.max(MIN_WAIT) + spread(event, wait),
+                after: wait.max(MIN_WAIT) + retry::spread(SPREAD.min(wait), request, event.run_id()),
                 for_creation: false,
             }),
             Reply::Turn(wait) => Err(Failure::Later {
@@ -283,12 +283,6 @@ fn say(scope: &mut Scope, branch: &Branch) {
     if let Some(Ok(settings)) = settings {
         scope.0.insert("setting".into(), settings);
     }
-}
-
-/// By the event's id, so that what waits for the same thing does not come back together.
-fn spread(event: &Recorded, wait: Duration) -> Duration {
-    let share = f64::from(event.run_id().0.as_u128() as u32) / f64::from(u32::MAX);
-    SPREAD.min(wait).mul_f64(share)
 }
 
 /// Until then from now, at least nothing.

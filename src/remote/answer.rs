@@ -1,4 +1,4 @@
-//! Answers of providers, as far as they mean the same for every call.
+//! Answers of providers, as far as they mean the same for every call. The backend's are read by `forward::classify`, which knows its contract.
 
 use super::Reply;
 use crate::{

@@ -4,10 +4,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    ops::Deref,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -16,10 +13,11 @@ use axum_server::{AddrListener, Address};
 #[cfg(target_os = "linux")]
 use socket2::{SockFilter, SockRef};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+
+use super::layer::{Layer, Layered};
 
 /// Connections that are accepted beyond those that a port may have, so that they can be closed, or take the place of others.
 /// They are part of the descriptors that [`crate::hub::budget`] keeps for the process itself.
@@ -98,11 +96,7 @@ impl AddrListener<Accepted, Peer> for Listening {
     async fn accept_stream(&self) -> io::Result<(Accepted, Peer)> {
         let permit = self.room().await?;
         let (stream, address) = self.listener.accept().await?;
-        let accepted = Accepted {
-            stream,
-            _permit: permit,
-        };
-        Ok((accepted, Peer(address)))
+        Ok((Layered::new(stream, permit), Peer(address)))
     }
 
     fn get_local_addr(&self) -> io::Result<Peer> {
@@ -131,54 +125,9 @@ pub(super) fn leave_new_ones(listener: &TcpListener) {
 pub(super) fn leave_new_ones(_: &TcpListener) {}
 
 /// An accepted connection, which counts as long as it lives.
-pub struct Accepted {
-    stream: TcpStream,
-    _permit: OwnedSemaphorePermit,
-}
+pub(super) type Accepted = Layered<TcpStream, OwnedSemaphorePermit>;
 
-impl Deref for Accepted {
-    type Target = TcpStream;
-
-    fn deref(&self) -> &TcpStream {
-        &self.stream
-    }
-}
-
-impl AsyncRead for Accepted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Accepted {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, buffer)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
+impl Layer for OwnedSemaphorePermit {}
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {

@@ -8,6 +8,7 @@
 
 pub mod server;
 mod listening;
+mod layer;
 mod strict;
 pub mod connections;
 pub mod certificate;

@@ -19,12 +19,12 @@ use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioTimer;
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::{
     connections::{ConnectionSlot, Connections, Guest},
+    layer::{Layer, Layered},
     listening::{Accepted, Listening, Peer, leave_new_ones},
     strict::StrictAcceptor,
 };
@@ -164,7 +164,7 @@ impl<S> Accept<Accepted, S> for Bounded {
             #[cfg(target_os = "linux")]
             SockRef::from(&*stream).set_tcp_user_timeout(Some(self.unread))?;
             let guest = place.guest();
-            Ok((Placed { stream, place }, OfGuest { service, guest }))
+            Ok((Layered::new(stream, place), OfGuest { service, guest }))
         };
         std::future::ready(accepted())
     }
@@ -203,46 +203,13 @@ where
 }
 
 /// A connection that has its place as long as it lives.
-struct Placed {
-    stream: Accepted,
-    place: ConnectionSlot,
-}
+type Placed = Layered<Accepted, ConnectionSlot>;
 
-impl AsyncRead for Placed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.place.has_ended(context) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+impl Layer for ConnectionSlot {
+    fn before_read(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.has_ended(context) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Placed {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, buffer)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        Ok(())
     }
 }

@@ -6,15 +6,12 @@
 //! Where the framing is ambiguous (two lengths, chunks and a length, no number) the library refuses the request or ends the
 //! connection after it, and nothing more is inspected.
 
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::io;
 
 use axum_server::accept::Accept;
 use futures_util::future::BoxFuture;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::layer::{Layer, Layered};
 
 /// Bytes that are kept of a line: names and values of the two headers that say where a body ends are shorter.
 const MAX_KEPT: usize = 96;
@@ -38,54 +35,17 @@ where
         let accepting = self.0.accept(stream, service);
         Box::pin(async move {
             let (stream, service) = accepting.await?;
-            let scanner = Scanner::default();
-            Ok((Strict { stream, scanner }, service))
+            Ok((Layered::new(stream, Scanner::default()), service))
         })
     }
 }
 
 /// A connection with checked request heads.
-pub(super) struct Strict<S> {
-    stream: S,
-    scanner: Scanner,
-}
+type Strict<S> = Layered<S, Scanner>;
 
-impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.scanner.scan(&mut buffer.filled_mut()[before..]);
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, buffer)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+impl Layer for Scanner {
+    fn read(&mut self, bytes: &mut [u8]) {
+        self.scan(bytes);
     }
 }
 
@@ -108,7 +68,7 @@ enum At {
 
 /// See the module.
 #[derive(Debug)]
-struct Scanner {
+pub(super) struct Scanner {
     at: At,
     /// The beginning of the line.
     line: Vec<u8>,

@@ -8,10 +8,13 @@
 
 use std::borrow::Cow;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
 use unicode_normalization::UnicodeNormalization as _;
 
 /// Most times that a text is decoded while it is checked. Two are seen in practice (a proxy, then a server).
 const MAX_DECODINGS: usize = 4;
+/// What is encoded: all but letters, digits and these.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~').remove(b'.');
 
 /// Why a text cannot be a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,9 +53,10 @@ pub fn check(text: &str) -> Result<(), NotASegment> {
             text = Cow::Owned(narrow);
         }
         check_once(&text)?;
-        match decoded(&text) {
-            Some(again) => text = Cow::Owned(again),
-            None => return Ok(()),
+        match Cow::from(percent_decode(&text)) {
+            Cow::Owned(again) => text = Cow::Owned(again),
+            // Nothing was encoded.
+            Cow::Borrowed(_) => return Ok(()),
         }
     }
     Err(NotASegment::Nested)
@@ -109,44 +113,13 @@ fn folded(text: &[u8]) -> Option<Vec<u8>> {
     Some(folded)
 }
 
-/// The text with its `%XX` as bytes; none where there are none.
-fn decoded(text: &[u8]) -> Option<Vec<u8>> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let (mut rest, mut changed) = (text, false);
-    while let Some((&first, after)) = rest.split_first() {
-        let mut byte = [0];
-        let escaped = (first == b'%').then(|| after.get(..2)).flatten();
-        match escaped.map(|digits| hex::decode_to_slice(digits, &mut byte)) {
-            Some(Ok(())) => {
-                decoded.push(byte[0]);
-                rest = &after[2..];
-                changed = true;
-            }
-            _ => {
-                decoded.push(first);
-                rest = after;
-            }
-        }
-    }
-    changed.then_some(decoded)
-}
-
 /// The text percent-encoded as one segment of a path: all but letters, digits and `-`, `_`, `~`, `.` of ASCII.
 ///
 /// # Errors
 /// Where it cannot be one segment (see [`check`]).
 pub fn encode(text: &str) -> Result<String, NotASegment> {
     check(text)?;
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~' | b'.') {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push('%');
-            encoded.push_str(&hex::encode_upper([byte]));
-        }
-    }
-    Ok(encoded)
+    Ok(utf8_percent_encode(text, ENCODED).to_string())
 }
 
 #[cfg(test)]
@@ -235,7 +208,7 @@ mod tests {
             if let Ok(encoded) = encode(&text) {
                 let url: Url = format!("http://h/a/b/{encoded}/status").parse().unwrap();
                 prop_assert_eq!(url.path(), format!("/a/b/{encoded}/status"));
-                let once = String::from_utf8(decoded(encoded.as_bytes()).unwrap_or_else(|| encoded.clone().into_bytes()));
+                let once = percent_decode(encoded.as_bytes()).decode_utf8();
                 prop_assert_eq!(once.as_deref(), Ok(&*text));
                 let again: Url = format!("http://h/a/b/{text}/status").parse().unwrap();
                 // As a server of Java sees it that was handed the decoded path.

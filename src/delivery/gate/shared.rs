@@ -6,6 +6,9 @@
 //! take over. No message is essential: a lost one is repeated, and without NATS every instance continues with its own
 //! knowledge.
 //!
+//! Rate limits have a protocol of their own (`serving::limit::shared`): there every instance counts, a stream keeps the sum, and
+//! a lost message would let too many requests in. Here one instance knows the state and repeats it.
+//!
 //! Operators may subscribe to the same messages; `repeat` marks those that are no change.
 
 use std::{

@@ -1,4 +1,8 @@
 //! The only writer of lanes: it sends all waiting changes in one atomic batch.
+//!
+//! It is separate from [`crate::journal::append`], which writes events. There a message without an acknowledgement is sent again by
+//! itself, and the next batch is sent while the server writes the one before. A change of a lane names the revision that it
+//! replaces: after a failure all later changes are wrong, and the lanes are read again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,11 +10,16 @@ use anyhow::{Context as _, bail};
 use async_nats::{Client, HeaderMap, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::checksum::{self, LanePast};
-use crate::{fault_injection, journal::connection::Connection};
+use crate::{
+    fault_injection,
+    journal::{
+        connection::Connection,
+        publish::{self, PubAck},
+    },
+};
 
 /// Changes of one batch, a message each; the server takes 1000.
 const MAX_BATCH: usize = 800;
@@ -36,14 +45,6 @@ pub(super) struct LaneWrite {
 pub struct LaneWriter {
     connection: Arc<Connection>,
     waiting: mpsc::Receiver<LaneWrite>,
-}
-
-/// JetStream's answer.
-#[derive(Deserialize)]
-struct Ack {
-    #[serde(default)]
-    seq: u64,
-    error: Option<serde_json::Value>,
 }
 
 impl LaneWriter {
@@ -75,11 +76,7 @@ async fn write(client: &Client, inbox: &str, answers: &mut Subscriber, batch: Ve
         let (subject, mut headers, payload) = message(change);
         let is_last = at + 1 == count;
         if count > 1 {
-            headers.insert("Nats-Batch-Id", id.as_str());
-            headers.insert("Nats-Batch-Sequence", (at + 1).to_string());
-            if is_last {
-                headers.insert("Nats-Batch-Commit", "1");
-            }
+            publish::mark(&mut headers, &id, at + 1, is_last);
         }
         if is_last {
             client
@@ -93,7 +90,7 @@ async fn write(client: &Client, inbox: &str, answers: &mut Subscriber, batch: Ve
         .await
         .context("NATS does not acknowledge a write of lanes")?
         .context("the connection was closed")?;
-    let ack: Ack = serde_json::from_slice(&answer.payload).context("no stream takes lanes: is LANES missing?")?;
+    let ack: PubAck = serde_json::from_slice(&answer.payload).context("no stream takes lanes: is LANES missing?")?;
     if let Some(error) = ack.error {
         bail!("lanes not written: {error}");
     }

@@ -4,10 +4,10 @@ use chrono::Utc;
 
 use super::Stage;
 use crate::{
-    delivery::superseded::{NewerEvent, SUPERSEDED},
+    delivery::superseded::NewerEvent,
     event::{
         Envelope, EventType, NewEvent, NotYours, Recorded,
-        outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, NOT_YOURS, Rejected},
+        outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, NOT_YOURS, Rejected, SUPERSEDED},
     },
     retry::Schedule,
     telemetry::panics::Panicked,

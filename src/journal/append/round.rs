@@ -5,14 +5,16 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use async_nats::{Client, HeaderMap, StatusCode, Subscriber, header::HeaderName};
+use async_nats::{Client, StatusCode, Subscriber};
 use futures_util::StreamExt;
-use serde::Deserialize;
 
 use super::{Connection, writer::Pending};
 use crate::{
     event::EventId,
-    journal::codec::{self, Form},
+    journal::{
+        codec::{self, Form},
+        publish::{self, PubAck},
+    },
 };
 
 /// Most messages of one atomic batch: the server's limit.
@@ -25,9 +27,6 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 const TIME_EACH: Duration = Duration::from_millis(4);
 /// JetStream's error for a batch that holds an id of the duplicate window.
 const DUPLICATE_IN_BATCH: u64 = 10201;
-
-/// JetStream's errors where there is no room: of the server, of the account, of the stream (or its disk).
-const NO_ROOM: [u64; 4] = [10023, 10002, 10047, 10077];
 
 fn ack_timeout() -> Duration {
     crate::fault_injection::time("ack_timeout", ACK_TIMEOUT)
@@ -44,33 +43,6 @@ pub(super) enum Fate {
     NoRoom(String),
     /// No answer, or one that leaves it open.
     Unknown,
-}
-
-/// JetStream's answer to a publish.
-#[derive(Deserialize)]
-pub(super) struct PubAck {
-    #[serde(default)]
-    seq: u64,
-    #[serde(default)]
-    duplicate: bool,
-    pub(super) error: Option<ApiError>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct ApiError {
-    #[serde(default)]
-    code: u16,
-    #[serde(default)]
-    pub(super) err_code: u64,
-    #[serde(default)]
-    pub(super) description: String,
-}
-
-impl ApiError {
-    /// Whether it is not about this message, and stays until space is freed.
-    pub(super) fn says_no_room(&self) -> bool {
-        NO_ROOM.contains(&self.err_code)
-    }
 }
 
 pub(super) enum Answer {
@@ -122,18 +94,6 @@ impl Batch {
         self.bytes += pending.event.payload.len();
         self.places.insert(pending.id(), self.messages.len());
         self.messages.push(pending);
-    }
-
-    /// Makes a message the last one of the batch so far.
-    fn mark(&self, headers: &mut HeaderMap, commit: bool) {
-        headers.insert(HeaderName::from_static("Nats-Batch-Id"), self.id.as_str());
-        headers.insert(
-            HeaderName::from_static("Nats-Batch-Sequence"),
-            self.messages.len().to_string(),
-        );
-        if commit {
-            headers.insert(HeaderName::from_static("Nats-Batch-Commit"), "1");
-        }
     }
 }
 
@@ -271,6 +231,7 @@ impl Round {
                     error: None,
                     seq,
                     duplicate,
+                    ..
                 }) => Fate::Stored {
                     sequence: seq,
                     duplicate,
@@ -326,7 +287,7 @@ impl Round {
             Err(error) => return tracing::error!(%error, "an event without headers cannot be published"),
         };
         if let Some((batch, commit)) = batch {
-            batch.mark(&mut headers, commit);
+            publish::mark(&mut headers, &batch.id, batch.messages.len(), commit);
         }
         let (subject, payload) = (codec::subject(&event.envelope, self.partitions), event.payload.clone());
         let handed_over = match reply {

@@ -19,9 +19,8 @@ use serde_json::{Value, json};
 use super::{
     Connection,
     acknowledging::{Acknowledging, Trouble},
-    round::PubAck,
 };
-use crate::journal::{EVENTS, streams::restoring};
+use crate::journal::{EVENTS, publish::PubAck, streams::restoring};
 
 /// How often it is looked whether there is something to ask.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

@@ -6,7 +6,11 @@
 use std::borrow::Cow;
 
 use super::{is_plain, sanitise};
-use crate::json::surrogates::with_whole_surrogates;
+use crate::json::{
+    pointer::escape,
+    scan::{pieces, unescape},
+    surrogates::with_whole_surrogates,
+};
 
 /// Most places that are named; who reads the log line looks at the order anyway.
 const MAX_CHANGED: usize = 50;
@@ -27,38 +31,27 @@ pub fn clean_json(json: Vec<u8>) -> (Vec<u8>, Vec<String>) {
     let mut changed = Vec::new();
     let mut open: Vec<Open> = Vec::new();
     let (mut at, mut copied) = (0, 0);
-    while let Some(byte) = text.as_bytes().get(at) {
-        at += 1;
-        match (byte, open.last_mut()) {
-            (b'"', innermost) => {
-                let from = at - 1;
-                at = end_of_text(text, at);
-                let quoted = &text[from..at];
-                let kept = clean_text(quoted);
-                if let Some(kept) = &kept {
-                    clean.push_str(&text[copied..from]);
-                    clean.push_str(kept);
-                    copied = at;
-                }
-                if let Some(Open::Object { key, is_at_key }) = innermost
-                    && *is_at_key
-                {
-                    *is_at_key = false;
-                    *key = unquoted(kept.as_deref().unwrap_or(quoted));
-                }
-                if kept.is_some() && changed.len() < MAX_CHANGED {
-                    changed.push(pointer(&open));
-                }
-            }
-            (b'{', _) => open.push(Open::Object {
-                key: String::new(),
-                is_at_key: true,
-            }),
-            (b'[', _) => open.push(Open::Array(0)),
-            (b'}' | b']', _) => drop(open.pop()),
-            (b',', Some(Open::Object { is_at_key, .. })) => *is_at_key = true,
-            (b',', Some(Open::Array(index))) => *index += 1,
-            _ => {}
+    for piece in pieces(text) {
+        let from = at;
+        at += piece.len();
+        if !piece.starts_with('"') {
+            piece.bytes().for_each(|byte| step(&mut open, byte));
+            continue;
+        }
+        let kept = clean_text(piece);
+        if let Some(kept) = &kept {
+            clean.push_str(&text[copied..from]);
+            clean.push_str(kept);
+            copied = at;
+        }
+        if let Some(Open::Object { key, is_at_key }) = open.last_mut()
+            && *is_at_key
+        {
+            *is_at_key = false;
+            *key = unescape(kept.as_deref().unwrap_or(piece)).into_owned();
+        }
+        if kept.is_some() && changed.len() < MAX_CHANGED {
+            changed.push(pointer(&open));
         }
     }
     if copied == 0 {
@@ -68,16 +61,19 @@ pub fn clean_json(json: Vec<u8>) -> (Vec<u8>, Vec<String>) {
     (clean.into_bytes(), changed)
 }
 
-/// Where a text ends that begins before `at`: behind its closing quote.
-fn end_of_text(text: &str, mut at: usize) -> usize {
-    while let Some(byte) = text.as_bytes().get(at) {
-        at += match byte {
-            b'"' => return at + 1,
-            b'\\' => 2,
-            _ => 1,
-        };
+/// Goes on by a byte that stands between texts.
+fn step(open: &mut Vec<Open>, byte: u8) {
+    match (byte, open.last_mut()) {
+        (b'{', _) => open.push(Open::Object {
+            key: String::new(),
+            is_at_key: true,
+        }),
+        (b'[', _) => open.push(Open::Array(0)),
+        (b'}' | b']', _) => drop(open.pop()),
+        (b',', Some(Open::Object { is_at_key, .. })) => *is_at_key = true,
+        (b',', Some(Open::Array(index))) => *index += 1,
+        _ => {}
     }
-    text.len()
 }
 
 /// What takes the place of a text in quotes; none where it stays.
@@ -94,16 +90,12 @@ fn clean_text(quoted: &str) -> Option<String> {
     }
 }
 
-fn unquoted(text: &str) -> String {
-    serde_json::from_str(text).unwrap_or_default()
-}
-
 fn pointer(open: &[Open]) -> String {
     let mut pointer = String::new();
     for one in open {
         pointer.push('/');
         match one {
-            Open::Object { key, .. } => pointer.push_str(&key.replace('~', "~0").replace('/', "~1")),
+            Open::Object { key, .. } => pointer.push_str(&escape(key)),
             Open::Array(index) => pointer.push_str(&index.to_string()),
         }
     }

@@ -12,8 +12,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    event::{EventId, EventType, outcome::ErrorReport, push},
-    order::status::OrderStatus,
+    event::{
+        EventId, EventType,
+        outcome::{ErrorReport, TEST_ORDER},
+        push,
+    },
+    order::{flag::Flag, status::OrderStatus},
     projection::{
         decoded::{DecodedPayload, Event},
         rules::{self, EventOrder},
@@ -26,9 +30,6 @@ use crate::{
 const SAME_ORDER_FOR: TimeDelta = TimeDelta::hours(48);
 /// Type of webhooks that are about no order, or tell nothing of one.
 const NOT_WANTED: &str = "ignored";
-/// The flag, and the reason of an `order.ignored`, of a test order.
-const TEST_FLAG: &str = "test_order";
-const TEST_REASON: &str = "TEST_ORDER";
 /// The stage of an `order.rejected` of earlier versions, which do not say it.
 const FIRST_STAGE: &str = "transform";
 
@@ -271,7 +272,7 @@ impl Row {
         }
         self.deadline = facts.deadline.map(millis).or(self.deadline);
         self.flags.extend(facts.flags.iter().cloned());
-        self.is_test |= self.flags.contains(TEST_FLAG);
+        self.is_test |= self.flags.contains(Flag::TestOrder.as_str());
         let said_at = millis(event.envelope.received_at);
         let next = facts.status.as_deref().and_then(OrderStatus::from_word);
         let may = if event.envelope.is_creation() {
@@ -374,7 +375,7 @@ impl Row {
         let DecodedPayload::Ignored(ignored) = &event.said else {
             return;
         };
-        self.is_test |= ignored.reason == TEST_REASON;
+        self.is_test |= ignored.reason == TEST_ORDER;
         if self.order_id.is_none() {
             self.order_id.clone_from(&ignored.internal_order_id);
         }

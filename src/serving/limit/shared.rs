@@ -3,7 +3,7 @@
 //! What was taken of a quota is added to a counter of the stream `LIMITS`, one for each provider and window. The answer is
 //! the new value, which is sent to the other instances on the core NATS subject `hub.quota`; there they also announce
 //! themselves. Blocks and known addresses are records in the stream `BLOCKS`: all instances receive them as they are written,
-//! and read the stream at the start and after an outage of NATS.
+//! and read the stream at the start and after an outage of NATS. The breaker's protocol ([`crate::delivery::gate::shared`]) is simpler, because one instance knows its state.
 
 use std::{
     collections::HashMap,
@@ -24,7 +24,7 @@ use super::{
     stored::{self, BLOCK_SUBJECTS, KNOWN_SUBJECTS, LimitRecord},
     window::{QuotaReport, ReportOutcome},
 };
-use crate::journal::connection::Connection;
+use crate::journal::{connection::Connection, publish::PubAck};
 
 /// The subject on which instances announce themselves and report the counters.
 const SUBJECT: &str = "hub.quota";
@@ -75,14 +75,6 @@ struct Counted {
     /// Which window: time since 1970 by its length.
     window: u64,
     total: u64,
-}
-
-/// JetStream's answer to a write.
-#[derive(Debug, Deserialize)]
-struct Ack {
-    error: Option<serde_json::Value>,
-    /// The counter's value, where it is one.
-    val: Option<String>,
 }
 
 /// Sends and receives until `stop`.
@@ -314,7 +306,7 @@ impl Sharing {
         let ack = answer
             .status
             .is_none()
-            .then(|| serde_json::from_slice::<Ack>(&answer.payload));
+            .then(|| serde_json::from_slice::<PubAck>(&answer.payload));
         let ack = ack.and_then(Result::ok).filter(|ack| {
             if let Some(error) = &ack.error {
                 tracing::debug!(%error, "not written for rate limits");
