@@ -11,8 +11,8 @@
 //! | 408, 425, 429, 5xx, time-out, connection refused or cut | later, perhaps |
 //! | anything else | not understood; later, perhaps, and counted apart |
 //!
-//! Providers' answers are read by `remote`: their files say which status means that it is done, a refusal may be about one branch's
-//! credentials, and no answer names an order of the backend's.
+//! `remote` reads the answers of providers, by other rules: the provider's file lists the statuses of success, a refusal may concern
+//! the credentials of one branch, and no answer has to name an order.
 
 use std::time::Duration;
 

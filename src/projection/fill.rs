@@ -2,7 +2,8 @@
 //!
 //! `hub.projections` says which version made the rows, and up to where. When that is behind the tables, the instance that
 //! writes the tables reads the log from there, and applies it to this projection alone, until both positions are equal. From
-//! then on each batch of the tables moves both. Every step is a transaction of the [`writer`]. After a restart filling continues at the position.
+//! then on each batch of the tables moves both. Every step is a transaction of the [`writer`]. After a restart filling
+//! continues at the position.
 //!
 //! An older version that writes the tables does not move the position; rows of a newer version are left to that.
 

@@ -1,4 +1,5 @@
-//! Answers of providers, as far as they mean the same for every call. The backend's are read by `forward::classify`, which knows its contract.
+//! Answers of providers, as far as they mean the same for every call. `forward::classify` reads the backend's,
+//! by its contract.
 
 use super::Reply;
 use crate::{
