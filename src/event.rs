@@ -17,7 +17,7 @@ mod secret_use;
 
 pub use self::{
     principal::{NotYours, Principal},
-    secret_use::{Origin, SecretUse},
+    secret_use::{SecretOrigin, SecretUse},
 };
 
 /// Namespace of every id that the hub derives (a random UUID, fixed for ever: changing it changes every id).

@@ -25,7 +25,7 @@ use crate::{
         gate::{Gate, shared},
         stage,
     },
-    forward::{Forward, client::Client},
+    forward::{Forward, client::BackendClient},
     intake::{self, Intake, reload::Reload},
     integration::{self, Integration, token::Tokens},
     journal::{
@@ -313,7 +313,7 @@ fn spawn_stages(
         Arc::clone(journal.connection()),
     ));
     let forward = Arc::new(Forward::new(
-        Client::new(&config.backend)?,
+        BackendClient::new(&config.backend)?,
         gate,
         (orders, Arc::clone(journal.connection())),
         config.retries.clone(),

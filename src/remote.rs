@@ -78,7 +78,7 @@ pub enum Reply {
 
 impl Reply {
     /// Adds the branch to the error, for the readers of the dead letter.
-    fn of(mut self, origin: &Origin) -> Self {
+    fn of(mut self, origin: &Caller) -> Self {
         if let (Self::Refused(error) | Self::Temporary { error, .. }, Some(branch)) = (&mut self, &origin.branch) {
             if error.details.is_null() {
                 error.details = json!({});
@@ -90,7 +90,7 @@ impl Reply {
 }
 
 /// For whom a request is made.
-pub(super) struct Origin {
+pub(super) struct Caller {
     /// The provider's base URL, or why it has none that may be used.
     pub(super) base: Result<String, ErrorReport>,
     /// The branch, where it is known.
@@ -105,7 +105,7 @@ pub(super) struct Origin {
     pub(super) has_own_limit: bool,
 }
 
-impl Origin {
+impl Caller {
     /// Its branch, where the provider has others.
     fn one_of_several(&self) -> Option<&str> {
         self.branch.as_deref().filter(|_| !self.is_only)
@@ -223,7 +223,7 @@ impl Remote {
     ///
     /// # Errors
     /// Why a text of the file cannot be filled.
-    pub(super) async fn call(&self, origin: &Origin, call: &Call, scope: &mut Scope) -> Result<Reply, Unfilled> {
+    pub(super) async fn call(&self, origin: &Caller, call: &Call, scope: &mut Scope) -> Result<Reply, Unfilled> {
         let request = Request {
             method: call.method.clone(),
             url: RequestTarget::Path(&call.path),
@@ -231,9 +231,9 @@ impl Remote {
             max_bytes: MAX_ANSWER_BYTES,
         };
         let reply = match self.send(origin, request, scope).await? {
-            Sent::Reply(reply) => reply,
-            Sent::Answer(answer) if call.done.contains(&answer.status) => done(answer),
-            Sent::Answer(answer) => self.meaning(answer, origin),
+            SendResult::Reply(reply) => reply,
+            SendResult::Answer(answer) if call.done.contains(&answer.status) => done(answer),
+            SendResult::Answer(answer) => self.meaning(answer, origin),
         };
         Ok(reply.of(origin))
     }
@@ -244,7 +244,7 @@ impl Remote {
     /// Why a text of the file cannot be filled.
     pub(super) async fn read(
         &self,
-        origin: &Origin,
+        origin: &Caller,
         url: RequestTarget<'_>,
         scope: &mut Scope,
         max_bytes: usize,
@@ -256,8 +256,8 @@ impl Remote {
             max_bytes,
         };
         let reply = match self.send(origin, request, scope).await? {
-            Sent::Reply(reply) => reply,
-            Sent::Answer(answer) if answer.incomplete.is_some() && (200..300).contains(&answer.status) => {
+            SendResult::Reply(reply) => reply,
+            SendResult::Answer(answer) if answer.incomplete.is_some() && (200..300).contains(&answer.status) => {
                 if matches!(answer.incomplete, Some(Incomplete::TooLarge)) {
                     let message = format!("the provider's document is larger than {max_bytes} bytes");
                     let error = ErrorReport::new(ErrorType::Validation, "PROVIDER_DOCUMENT_TOO_LARGE", message);
@@ -268,19 +268,19 @@ impl Remote {
                     Reply::Temporary { error, after: None }
                 }
             }
-            Sent::Answer(answer) => self.meaning(answer, origin),
+            SendResult::Answer(answer) => self.meaning(answer, origin),
         };
         Ok(reply.of(origin))
     }
 
-    async fn send(&self, origin: &Origin, request: Request<'_>, scope: &mut Scope) -> Result<Sent, Unfilled> {
-        let waits = |wait| Ok(Sent::Reply(Reply::Wait(wait)));
+    async fn send(&self, origin: &Caller, request: Request<'_>, scope: &mut Scope) -> Result<SendResult, Unfilled> {
+        let waits = |wait| Ok(SendResult::Reply(Reply::Wait(wait)));
         if let Some(wait) = self.gate.wait() {
             return waits(wait.unwrap_or(TRIALS_UNDER_WAY));
         }
         // Before a slot is taken: later requests wait in the order of their arrival.
         if let Err(wait) = self.limits.turn(Instant::now(), origin.event) {
-            return Ok(Sent::Reply(wait.into()));
+            return Ok(SendResult::Reply(wait.into()));
         }
         let place = match self.request_slots.enter(Instant::now(), origin.one_of_several()) {
             Ok(place) => place,
@@ -294,7 +294,7 @@ impl Remote {
             return waits(TRIALS_UNDER_WAY);
         };
         if let Err(wait) = self.limits.take(Instant::now(), origin.event) {
-            return Ok(Sent::Reply(wait.into()));
+            return Ok(SendResult::Reply(wait.into()));
         }
         if permission::begin().is_err() {
             return waits(TRIALS_UNDER_WAY);
@@ -302,14 +302,14 @@ impl Remote {
         let asked = Instant::now();
         let sent = self.send_with_token(origin, &request, scope).await;
         let (outcome, sent) = match sent {
-            Ok(answer) => (self.outcome(origin, answer.status), Sent::Answer(answer)),
+            Ok(answer) => (self.outcome(origin, answer.status), SendResult::Answer(answer)),
             // It was not made.
             Err(RequestFailure::Unfilled(unfilled)) => return Err(unfilled),
             Err(RequestFailure::Misconfigured(error)) => {
                 let outcome = RequestOutcome::Misconfigured(error.message);
-                (outcome, Sent::Reply(Reply::Wait(self.reset)))
+                (outcome, SendResult::Reply(Reply::Wait(self.reset)))
             }
-            Err(RequestFailure::Reply(reply)) => (self.no_answer(origin, &reply), Sent::Reply(reply)),
+            Err(RequestFailure::Reply(reply)) => (self.no_answer(origin, &reply), SendResult::Reply(reply)),
         };
         // The next instance finds out for itself.
         let is_abandoned = permission::is_over() && !matches!(outcome, RequestOutcome::Success);
@@ -324,7 +324,7 @@ impl Remote {
     }
 
     /// What an answer says about the provider.
-    fn outcome(&self, origin: &Origin, status: u16) -> RequestOutcome {
+    fn outcome(&self, origin: &Caller, status: u16) -> RequestOutcome {
         match status {
             401 => {
                 let several = self.refusals().refused(Instant::now(), origin.refused());
@@ -346,7 +346,7 @@ impl Remote {
     }
 
     /// What it says that there was no answer, or no token.
-    fn no_answer(&self, origin: &Origin, reply: &Reply) -> RequestOutcome {
+    fn no_answer(&self, origin: &Caller, reply: &Reply) -> RequestOutcome {
         match reply {
             Reply::Refused(_) => RequestOutcome::Success,
             // It may be the branch that hangs.
@@ -356,7 +356,7 @@ impl Remote {
     }
 
     /// A failure that may be one branch's own.
-    fn failure(&self, origin: &Origin) -> RequestOutcome {
+    fn failure(&self, origin: &Caller) -> RequestOutcome {
         let is_providers = match origin.one_of_several() {
             Some(branch) => self.troubles().failed(branch),
             None => true,
@@ -376,7 +376,7 @@ impl Remote {
     /// A token that the provider refuses is replaced once, unless the one before could not help this branch either.
     async fn send_with_token(
         &self,
-        origin: &Origin,
+        origin: &Caller,
         request: &Request<'_>,
         scope: &mut Scope,
     ) -> Result<Answer, RequestFailure> {
@@ -399,7 +399,7 @@ impl Remote {
 
     async fn send_once(
         &self,
-        (origin, base): (&Origin, &str),
+        (origin, base): (&Caller, &str),
         request: &Request<'_>,
         scope: &mut Scope,
         token: &Token,
@@ -448,7 +448,7 @@ impl Remote {
     }
 
     /// What an answer means that the call itself has no word about.
-    fn meaning(&self, answer: Answer, origin: &Origin) -> Reply {
+    fn meaning(&self, answer: Answer, origin: &Caller) -> Reply {
         let after = answer.retry_after;
         match answer.status {
             200..=299 => done(answer),
@@ -477,12 +477,12 @@ impl Remote {
 }
 
 /// What came of sending: an answer that is still to be understood, or that there was none.
-enum Sent {
+enum SendResult {
     Answer(Answer),
     Reply(Reply),
 }
 
-impl Sent {
+impl SendResult {
     const fn label(&self) -> &'static str {
         match self {
             Self::Answer(answer) => match answer.status {

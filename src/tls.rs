@@ -63,14 +63,14 @@ pub fn unverified() -> anyhow::Result<ClientConfig> {
         .with_safe_default_protocol_versions()
         .context("TLS cannot be set up")?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Unverified(provider())))
+        .with_custom_certificate_verifier(Arc::new(UnverifiedServer(provider())))
         .with_no_client_auth())
 }
 
 #[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
+struct UnverifiedServer(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Unverified {
+impl ServerCertVerifier for UnverifiedServer {
     fn verify_server_cert(
         &self,
         _certificate: &CertificateDer<'_>,

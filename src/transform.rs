@@ -27,7 +27,7 @@ use crate::{
     fault_injection,
     journal::{Appended, connection::Connection},
     memory::Orders,
-    order::body::Origin,
+    order::body::BodySource,
     provider::{Content, Fact, Posted, TransformError},
     registry::Registry,
     remote::Remote,
@@ -257,7 +257,7 @@ impl Stage for Transform {
 
 fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, branch: Allowed, can_accept: bool) -> NewEvent {
     let place = branch.into_branch();
-    let origin = Origin {
+    let origin = BodySource {
         provider: &received.envelope.provider,
         webhook_type: &received.envelope.webhook_type,
         external_order_id: &received.envelope.external_order_id,

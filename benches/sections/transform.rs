@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use webhook_hub::{
     event::Recorded,
     order::{
-        body::{self, BranchRef, Origin},
+        body::{self, BodySource, BranchRef},
         sanitise::clean_json,
     },
     provider::{Catalogue, Content, Provider, declarative::Declarative},
@@ -100,7 +100,7 @@ fn micros(provider: &str, webhook: &Value) -> Result<f64> {
                 bail!("{provider}: the sample is no new order");
             };
             let envelope = &received.envelope;
-            let origin = Origin {
+            let origin = BodySource {
                 auto_accept: false,
                 provider: &envelope.provider,
                 webhook_type: &envelope.webhook_type,

@@ -24,9 +24,9 @@ impl<T: PartialOrd> Bounds<T> {
 }
 
 /// A duration as it is written in a variable: `100ms`, `30s`, `1h`.
-pub(super) struct Written(pub(super) Duration);
+pub(super) struct DurationText(pub(super) Duration);
 
-impl fmt::Display for Written {
+impl fmt::Display for DurationText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0.as_millis();
         let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
@@ -65,7 +65,7 @@ mod tests {
     fn what_is_shown_can_be_written() {
         for text in ["0ms", "1ms", "1500ms", "1s", "90s", "2m", "1h", "7d"] {
             let duration = parse_duration(text).unwrap();
-            assert_eq!(Written(duration).to_string(), text);
+            assert_eq!(DurationText(duration).to_string(), text);
         }
         assert_eq!(Size(1024).to_string(), "1kb");
         assert_eq!(Size(7 * 1024 * 1024).to_string(), "7mb");

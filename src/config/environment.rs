@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     ConfigError,
-    bounds::{Bounds, Size, Written},
+    bounds::{Bounds, DurationText, Size},
 };
 use crate::text::duration::parse_duration;
 
@@ -333,8 +333,8 @@ fn within(
         name,
         format_args!(
             "expected from {} to {}, found {text:?}{hint}: {}",
-            Written(bounds.least),
-            Written(bounds.most),
+            DurationText(bounds.least),
+            DurationText(bounds.most),
             bounds.why
         ),
     ))

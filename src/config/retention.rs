@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Bounds, ConfigError, Environment, bounds::Written};
+use super::{Bounds, ConfigError, Environment, bounds::DurationText};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const KEPT: Bounds<Duration> = Bounds {
@@ -46,8 +46,8 @@ impl Retention {
                 WEBHOOK_LOGS,
                 format_args!(
                     "expected more than {}, found {}: a repeat of a webhook is known for ORDER_MEMORY and a day more, and needs its row",
-                    Written(least),
-                    Written(kept)
+                    DurationText(least),
+                    DurationText(kept)
                 ),
             ));
         }

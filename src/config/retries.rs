@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Bounds, ConfigError, Environment, bounds::Written};
+use super::{Bounds, ConfigError, Environment, bounds::DurationText};
 use crate::{retry::Schedule, text::parse_duration};
 
 /// The contract's schedule.
@@ -31,8 +31,8 @@ pub(super) fn schedule(env: &Environment) -> Result<Schedule, ConfigError> {
     let delays = text.split(',').map(|part| match parse_duration(part) {
         Ok(delay) if !DELAY.hold(&delay) => Err(refuse(format!(
             "expected delays from {} to {}, found {:?}: {}",
-            Written(DELAY.least),
-            Written(DELAY.most),
+            DurationText(DELAY.least),
+            DurationText(DELAY.most),
             part.trim(),
             DELAY.why
         ))),

@@ -107,7 +107,7 @@ impl From<tokio_postgres::Error> for Error {
 /// A connection of the pool, or one of the caller's own.
 pub struct Connection {
     client: PooledOrOwn,
-    watch: Watch,
+    watch: DeadlineGuard,
     names: Arc<Names>,
 }
 
@@ -130,13 +130,13 @@ impl Deref for PooledOrOwn {
 
 impl Connection {
     pub(super) fn pooled(object: Object, tls: MakeRustlsConnect, names: Arc<Names>) -> Self {
-        let watch = Watch::of(&object, tls);
+        let watch = DeadlineGuard::of(&object, tls);
         let client = PooledOrOwn::Pooled(Some(object));
         Self { client, watch, names }
     }
 
     pub(super) fn own(client: ClientWrapper, tls: MakeRustlsConnect, names: Arc<Names>) -> Self {
-        let watch = Watch::of(&client, tls);
+        let watch = DeadlineGuard::of(&client, tls);
         let client = PooledOrOwn::Own(client);
         Self { client, watch, names }
     }
@@ -272,7 +272,7 @@ impl Drop for Connection {
 /// A transaction of a [`Connection`].
 pub struct Transaction<'a> {
     inner: deadpool_postgres::Transaction<'a>,
-    watch: &'a Watch,
+    watch: &'a DeadlineGuard,
     names: &'a Names,
 }
 
@@ -321,13 +321,13 @@ fn limit() -> Duration {
 }
 
 /// Looks after the statements of one connection.
-struct Watch {
+struct DeadlineGuard {
     tls: MakeRustlsConnect,
     cancel: CancelToken,
     is_broken: AtomicBool,
 }
 
-impl Watch {
+impl DeadlineGuard {
     fn of(client: &ClientWrapper, tls: MakeRustlsConnect) -> Self {
         Self {
             tls,
@@ -353,7 +353,7 @@ impl Watch {
 }
 
 /// A statement that has no answer yet.
-struct Unfinished<'a>(Option<&'a Watch>);
+struct Unfinished<'a>(Option<&'a DeadlineGuard>);
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {

@@ -65,7 +65,7 @@ use self::{
     gauges::Gauges,
     handover::Freed,
     in_flight::{InFlight, WorkSources},
-    recovery::Unsettled,
+    recovery::OpenWork,
     tenure::{Handed, LostFloor, StageUnavailable, Tenure, Term},
     unreadable::unreadable,
     work_queue::{Done, QueuedEvent, Task},
@@ -295,10 +295,10 @@ impl<S: Stage> Worker<S> {
         }
     }
 
-    fn context(term: &Term, lanes: Option<Lanes>, unsettled: &mut Unsettled, halt: &CancellationToken) -> TaskContext {
-        let rebuild = unsettled.rebuild.as_ref();
+    fn context(term: &Term, lanes: Option<Lanes>, open_work: &mut OpenWork, halt: &CancellationToken) -> TaskContext {
+        let rebuild = open_work.rebuild.as_ref();
         let doubt = rebuild.map(|rebuild| Doubt::of(rebuild.orders(), rebuild.check.makes_lost));
-        let ended = std::mem::take(&mut unsettled.ended);
+        let ended = std::mem::take(&mut open_work.ended);
         TaskContext {
             lanes,
             lease: term.lease.clone(),
@@ -324,7 +324,7 @@ impl<S: Stage> Worker<S> {
     ) -> anyhow::Result<()> {
         let connection = self.journal.connection();
         let (lanes, read) = lanes.unzip();
-        let mut unsettled = Box::pin(recovery::read::<S>(
+        let mut open_work = Box::pin(recovery::read::<S>(
             &self.journal,
             lanes.as_ref().zip(read),
             &term.tenure,
@@ -333,19 +333,19 @@ impl<S: Stage> Worker<S> {
         if !self.catches_up(halt).await? {
             return Ok(());
         }
-        log_lines::takeover(S::NAME, &unsettled, lanes.as_ref());
-        let context = Self::context(term, lanes, &mut unsettled, halt);
+        log_lines::takeover(S::NAME, &open_work, lanes.as_ref());
+        let context = Self::context(term, lanes, &mut open_work, halt);
         let sources = WorkSources {
             consumer: streams::consumer(connection, EVENTS, S::NAME).await?,
             messages: Messages::of(connection, EVENTS, S::NAME, PULL).await?,
             gauges: Gauges::of(S::NAME),
-            rebuild: match unsettled.rebuild.take() {
+            rebuild: match open_work.rebuild.take() {
                 Some(rebuild) => rebuild.read::<S>().boxed(),
                 None => std::future::pending().boxed(),
             },
         };
-        let mut freed = pin!(handover::freed(connection, term.tenure.at_work(), words, unsettled.end));
-        let mut in_flight = InFlight::of::<S>(unsettled);
+        let mut freed = pin!(handover::freed(connection, term.tenure.at_work(), words, open_work.end));
+        let mut in_flight = InFlight::of::<S>(open_work);
         let mut at_work = FuturesUnordered::new();
         let begin = |task| self.settle(task, &context);
         // Boxed: the future is large.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Where a secret came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Origin {
+pub enum SecretOrigin {
     /// An environment variable.
     Env,
     /// The file that a variable names.
@@ -14,7 +14,7 @@ pub enum Origin {
     Branch,
 }
 
-impl Origin {
+impl SecretOrigin {
     /// As it stands on events and in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -31,7 +31,7 @@ pub struct SecretUse {
     /// Its name, `webhook_secret`.
     pub name: String,
     /// Where it came from.
-    pub origin: Origin,
+    pub origin: SecretOrigin,
     /// Which of those of the same name and origin, newest = 0.
     pub index: usize,
 }

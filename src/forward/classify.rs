@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::{
     answer::{self, BackendAnswer},
-    evidence::Standing,
+    evidence::BackendEvidence,
 };
 use crate::{
     event::outcome::{ErrorReport, ErrorType},
@@ -27,7 +27,7 @@ use crate::{
 
 /// What the request was about; decides what counts as an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Request {
+pub enum RequestKind {
     /// A new order: the answer must name its id.
     NewOrder,
     /// A change of one that exists.
@@ -49,7 +49,7 @@ pub struct Accepted {
 
 /// What follows from an answer, or from there being none.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Verdict {
+pub enum AnswerVerdict {
     /// The backend has it.
     Accepted(Accepted),
     /// This order is at fault; no retry.
@@ -74,7 +74,7 @@ pub enum Verdict {
     Misconfigured(ErrorReport),
 }
 
-impl Verdict {
+impl AnswerVerdict {
     /// Metric label.
     pub const fn label(&self) -> &'static str {
         match self {
@@ -88,7 +88,7 @@ impl Verdict {
 }
 
 /// Reads an answer; `standing` is what is known of the backend with it.
-pub fn classify(request: Request, answer: &Answer, standing: Standing) -> Verdict {
+pub fn classify(request: RequestKind, answer: &Answer, standing: BackendEvidence) -> AnswerVerdict {
     let after = answer.retry_after;
     match answer.status {
         200..=299 => said_yes(request, answer),
@@ -97,13 +97,13 @@ pub fn classify(request: Request, answer: &Answer, standing: Standing) -> Verdic
             BackendAnswer {
                 order_id: Some(order_id),
                 status,
-            } => Verdict::Accepted(Accepted {
+            } => AnswerVerdict::Accepted(Accepted {
                 order_id: Some(order_id),
                 status: 409,
                 order_status: status,
                 unread: None,
             }),
-            _ => Verdict::Temporary {
+            _ => AnswerVerdict::Temporary {
                 error: report(
                     ErrorType::Unknown,
                     answer,
@@ -112,25 +112,25 @@ pub fn classify(request: Request, answer: &Answer, standing: Standing) -> Verdic
                 after,
             },
         },
-        404 if standing == Standing::NotFound => Verdict::Misconfigured(report(
+        404 if standing == BackendEvidence::NotFound => AnswerVerdict::Misconfigured(report(
             ErrorType::Configuration,
             answer,
             "the backend answers 404 to everything: is BACKEND_URL right?",
         )),
-        404 if request == Request::StatusChange => Verdict::UnknownOrder {
+        404 if request == RequestKind::StatusChange => AnswerVerdict::UnknownOrder {
             error: report(
                 ErrorType::Validation,
                 answer,
                 "the backend does not know the order that changed",
             ),
-            is_certain: standing == Standing::Proven,
+            is_certain: standing == BackendEvidence::Proven,
         },
-        404 if standing == Standing::Doubtful => Verdict::Doubtful(report(
+        404 if standing == BackendEvidence::Doubtful => AnswerVerdict::Doubtful(report(
             ErrorType::Unknown,
             answer,
             "the backend answers 404 and has answered to nothing else since: this order or BACKEND_URL is wrong",
         )),
-        404 if standing == Standing::Unproven => Verdict::Temporary {
+        404 if standing == BackendEvidence::Unproven => AnswerVerdict::Temporary {
             error: report(
                 ErrorType::Unknown,
                 answer,
@@ -139,18 +139,18 @@ pub fn classify(request: Request, answer: &Answer, standing: Standing) -> Verdic
             after,
         },
         400 | 404 | 413 | 422 => {
-            Verdict::Invalid(report(ErrorType::Validation, answer, "the backend refuses this order"))
+            AnswerVerdict::Invalid(report(ErrorType::Validation, answer, "the backend refuses this order"))
         }
-        401 | 403 => Verdict::Misconfigured(report(
+        401 | 403 => AnswerVerdict::Misconfigured(report(
             ErrorType::Configuration,
             answer,
             "the backend refuses the hub: is SERVICE_TOKEN the one that it expects?",
         )),
-        408 | 425 | 429 | 500..=599 => Verdict::Temporary {
+        408 | 425 | 429 | 500..=599 => AnswerVerdict::Temporary {
             error: report(ErrorType::Temporary, answer, "the backend cannot take the order now"),
             after,
         },
-        _ => Verdict::Temporary {
+        _ => AnswerVerdict::Temporary {
             error: report(ErrorType::Unknown, answer, "an answer that means nothing here"),
             after,
         },
@@ -158,13 +158,13 @@ pub fn classify(request: Request, answer: &Answer, standing: Standing) -> Verdic
 }
 
 /// A 2xx counts whatever its body. Only a complete body without an id shows that another server answered.
-fn said_yes(request: Request, answer: &Answer) -> Verdict {
+fn said_yes(request: RequestKind, answer: &Answer) -> AnswerVerdict {
     let said = answer::read(&answer.body);
-    let is_unnamed = request == Request::NewOrder && said.order_id.is_none();
+    let is_unnamed = request == RequestKind::NewOrder && said.order_id.is_none();
     let unread = match &answer.incomplete {
         _ if !is_unnamed => None,
         None => {
-            return Verdict::Temporary {
+            return AnswerVerdict::Temporary {
                 error: report(ErrorType::Unknown, answer, "the backend said yes but named no orderId"),
                 after: None,
             };
@@ -173,7 +173,7 @@ fn said_yes(request: Request, answer: &Answer) -> Verdict {
         Some(Incomplete::Undecodable) => Some("it is not packed as its Content-Encoding says".to_owned()),
         Some(Incomplete::BrokeOff(_)) => Some("it broke off".to_owned()),
     };
-    Verdict::Accepted(Accepted {
+    AnswerVerdict::Accepted(Accepted {
         order_id: said.order_id,
         status: answer.status,
         order_status: said.status,
@@ -182,14 +182,14 @@ fn said_yes(request: Request, answer: &Answer) -> Verdict {
 }
 
 /// The hub follows no redirect: the token would go to any host that the answer names.
-fn redirected(answer: &Answer, standing: Standing) -> Verdict {
+fn redirected(answer: &Answer, standing: BackendEvidence) -> AnswerVerdict {
     let place = answer.location.as_deref().unwrap_or("a place that it does not name");
-    if standing == Standing::Redirects {
+    if standing == BackendEvidence::Redirects {
         let message = format!("the backend redirects everything to {place}: is BACKEND_URL right?");
-        return Verdict::Misconfigured(report(ErrorType::Configuration, answer, &message));
+        return AnswerVerdict::Misconfigured(report(ErrorType::Configuration, answer, &message));
     }
     let message = format!("the backend redirects to {place}, where the hub does not follow: is BACKEND_URL right?");
-    Verdict::Temporary {
+    AnswerVerdict::Temporary {
         error: report(ErrorType::Unknown, answer, &message),
         after: answer.retry_after,
     }
@@ -215,8 +215,8 @@ mod tests {
         }
     }
 
-    fn verdict(status: u16, body: &str) -> Verdict {
-        classify(Request::NewOrder, &answer(status, body), Standing::Proven)
+    fn verdict(status: u16, body: &str) -> AnswerVerdict {
+        classify(RequestKind::NewOrder, &answer(status, body), BackendEvidence::Proven)
     }
 
     #[test]
@@ -245,17 +245,37 @@ mod tests {
             assert_eq!(verdict(status, body).label(), label, "{status} {body}");
         }
         for (request, status, standing, label) in [
-            (Request::NewOrder, 404, Standing::NotFound, "configuration"),
-            (Request::StatusChange, 404, Standing::NotFound, "configuration"),
-            (Request::NewOrder, 404, Standing::Unproven, "unknown"),
-            (Request::StatusChange, 404, Standing::Unproven, "unknown_order"),
-            (Request::NewOrder, 404, Standing::Doubtful, "unknown"),
-            (Request::StatusChange, 404, Standing::Proven, "unknown_order"),
-            (Request::StatusChange, 404, Standing::Doubtful, "unknown_order"),
-            (Request::NewOrder, 301, Standing::Redirects, "configuration"),
-            (Request::StatusChange, 308, Standing::Redirects, "configuration"),
-            (Request::StatusChange, 302, Standing::Unproven, "unknown"),
-            (Request::StatusChange, 204, Standing::Proven, "success"),
+            (RequestKind::NewOrder, 404, BackendEvidence::NotFound, "configuration"),
+            (
+                RequestKind::StatusChange,
+                404,
+                BackendEvidence::NotFound,
+                "configuration",
+            ),
+            (RequestKind::NewOrder, 404, BackendEvidence::Unproven, "unknown"),
+            (
+                RequestKind::StatusChange,
+                404,
+                BackendEvidence::Unproven,
+                "unknown_order",
+            ),
+            (RequestKind::NewOrder, 404, BackendEvidence::Doubtful, "unknown"),
+            (RequestKind::StatusChange, 404, BackendEvidence::Proven, "unknown_order"),
+            (
+                RequestKind::StatusChange,
+                404,
+                BackendEvidence::Doubtful,
+                "unknown_order",
+            ),
+            (RequestKind::NewOrder, 301, BackendEvidence::Redirects, "configuration"),
+            (
+                RequestKind::StatusChange,
+                308,
+                BackendEvidence::Redirects,
+                "configuration",
+            ),
+            (RequestKind::StatusChange, 302, BackendEvidence::Unproven, "unknown"),
+            (RequestKind::StatusChange, 204, BackendEvidence::Proven, "success"),
         ] {
             assert_eq!(
                 classify(request, &answer(status, ""), standing).label(),
@@ -272,8 +292,8 @@ mod tests {
                 incomplete: Some(incomplete),
                 ..answer(200, body)
             };
-            match classify(Request::NewOrder, &answer, Standing::Unproven) {
-                Verdict::Accepted(accepted) => (accepted.order_id, accepted.unread),
+            match classify(RequestKind::NewOrder, &answer, BackendEvidence::Unproven) {
+                AnswerVerdict::Accepted(accepted) => (accepted.order_id, accepted.unread),
                 other => panic!("{other:?}"),
             }
         };
@@ -287,7 +307,7 @@ mod tests {
     #[test]
     fn what_the_backend_says_about_the_customer_is_not_kept() {
         let body = r#"{"error":{"code":"BAD_PHONE","message":"+962791234567 is no phone"}}"#;
-        let Verdict::Invalid(error) = verdict(422, body) else {
+        let AnswerVerdict::Invalid(error) = verdict(422, body) else {
             panic!("422 is a validation error")
         };
         let shown = serde_json::to_string(&error).unwrap();

@@ -11,8 +11,8 @@ use secrecy::ExposeSecret;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
-    classify::{Request, Verdict, classify},
-    evidence::{Answered, Evidence, Standing},
+    classify::{AnswerVerdict, RequestKind, classify},
+    evidence::{Answered, BackendEvidence, Evidence},
     identity::Posting,
 };
 use crate::{
@@ -30,7 +30,7 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The backend's address and how to speak to it.
-pub struct Client {
+pub struct BackendClient {
     http: http::Client,
     base: String,
     /// Where new orders go.
@@ -41,7 +41,7 @@ pub struct Client {
     evidence: Mutex<Evidence>,
 }
 
-impl Client {
+impl BackendClient {
     /// For this backend.
     ///
     /// # Errors
@@ -78,7 +78,7 @@ impl Client {
         self.slots.acquire().await.ok()
     }
 
-    fn note(&self, request: Request, envelope: &Envelope, status: u16, asked: Instant) -> Standing {
+    fn note(&self, request: RequestKind, envelope: &Envelope, status: u16, asked: Instant) -> BackendEvidence {
         let answered = Answered {
             request,
             order: OrderKey::new(&envelope.provider, &envelope.external_order_id),
@@ -98,10 +98,10 @@ impl Client {
     ///
     /// # Errors
     /// Where the order's id would change the path; the intake takes no such id, earlier versions did.
-    pub fn post(&self, request: Request, envelope: &Envelope) -> Result<http::Request, NotASegment> {
+    pub fn post(&self, request: RequestKind, envelope: &Envelope) -> Result<http::Request, NotASegment> {
         let target = match request {
-            Request::NewOrder => Ok(self.orders.clone()),
-            Request::StatusChange => {
+            RequestKind::NewOrder => Ok(self.orders.clone()),
+            RequestKind::StatusChange => {
                 let order = segment::encode(&envelope.external_order_id)?;
                 Target::parse(&format!("{}{ORDERS}/{order}/status", self.base))
             }
@@ -110,7 +110,7 @@ impl Client {
     }
 
     /// Posts an order, or a change of one, and reads the answer.
-    pub async fn forward(&self, mut post: http::Request, envelope: &Envelope, posting: &Posting) -> Verdict {
+    pub async fn forward(&self, mut post: http::Request, envelope: &Envelope, posting: &Posting) -> AnswerVerdict {
         let request = posting.request;
         post = post
             .header(IDEMPOTENCY_KEY, header_value(&posting.key.to_string()))
@@ -130,11 +130,11 @@ impl Client {
 }
 
 /// There was no answer: what that means.
-fn no_answer(error: &http::Failure) -> Verdict {
+fn no_answer(error: &http::Failure) -> AnswerVerdict {
     let error = http::no_answer(error, "backend", "BACKEND_URL");
     match error.error_type {
-        ErrorType::Configuration => Verdict::Misconfigured(error),
-        _ => Verdict::Temporary { error, after: None },
+        ErrorType::Configuration => AnswerVerdict::Misconfigured(error),
+        _ => AnswerVerdict::Temporary { error, after: None },
     }
 }
 

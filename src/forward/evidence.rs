@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, num::NonZeroUsize, time::Instant};
 
 use lru::LruCache;
 
-use super::classify::Request;
+use super::classify::RequestKind;
 use crate::journal::codec::OrderKey;
 
 /// So many different orders that were answered in the same way mean that everything is.
@@ -26,7 +26,7 @@ const MAX_DOUBTFUL: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 #[derive(Debug, Clone, Copy)]
 pub struct Answered<'a> {
     /// What was asked.
-    pub request: Request,
+    pub request: RequestKind,
     /// About which order.
     pub order: OrderKey,
     /// Of which branch, where that is known.
@@ -41,7 +41,7 @@ pub struct Answered<'a> {
 
 /// What is known of the URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum BackendEvidence {
     /// No answer yet by which the backend could be known; a 404 may be the order's fault or the URL's.
     Unproven,
     /// There is a backend: an answer was about what it was asked.
@@ -61,7 +61,7 @@ pub struct Evidence {
     /// When the latest request was made with an answer that proved the backend.
     proof_asked: Option<Instant>,
     /// Orders, and news of them, with a 404, and when that came.
-    doubtful: LruCache<(OrderKey, Request), Instant>,
+    doubtful: LruCache<(OrderKey, RequestKind), Instant>,
     not_found: Vec<OrderKey>,
     /// The branches of orders that were not found; no more than needed to see several.
     not_found_of: BTreeSet<String>,
@@ -89,7 +89,7 @@ impl Default for Evidence {
 
 impl Evidence {
     /// Notes an answer, and what is known with it.
-    pub fn note(&mut self, answered: &Answered<'_>) -> Standing {
+    pub fn note(&mut self, answered: &Answered<'_>) -> BackendEvidence {
         let Answered {
             request,
             order,
@@ -98,14 +98,14 @@ impl Evidence {
             ..
         } = *answered;
         match (status, request) {
-            (404, Request::NewOrder) => {
+            (404, RequestKind::NewOrder) => {
                 note(&mut self.not_found, order);
                 self.is_of_known_branch |= branch.is_none_or(|branch| self.known_branches.contains(branch));
                 if let Some(branch) = branch.filter(|_| self.not_found_of.len() < 2) {
                     self.not_found_of.insert(branch.to_owned());
                 }
             }
-            (300..=399, Request::NewOrder) => note(&mut self.redirected, order),
+            (300..=399, RequestKind::NewOrder) => note(&mut self.redirected, order),
             // Such an answer shows that the backend has checked the order.
             (200..=299 | 400 | 409 | 413 | 422, _) => {
                 if let Some(branch) = branch.filter(|_| self.known_branches.len() < MAX_BRANCHES) {
@@ -118,11 +118,11 @@ impl Evidence {
         }
         let is_doubtful = status == 404 && self.is_doubtful(answered);
         match self.standing() {
-            Standing::Proven if is_doubtful => Standing::Doubtful,
-            Standing::Proven if (status, request) == (404, Request::NewOrder) => {
+            BackendEvidence::Proven if is_doubtful => BackendEvidence::Doubtful,
+            BackendEvidence::Proven if (status, request) == (404, RequestKind::NewOrder) => {
                 // It is given up; a retry begins anew.
                 self.doubtful.pop(&(order, request));
-                Standing::Proven
+                BackendEvidence::Proven
             }
             standing => standing,
         }
@@ -145,17 +145,17 @@ impl Evidence {
         self.proof_asked.is_none_or(|asked| asked <= since)
     }
 
-    fn standing(&self) -> Standing {
+    fn standing(&self) -> BackendEvidence {
         // While it answers others as it should, one branch that it never knew is that branch's trouble.
         let is_of_one_branch = self.is_proven && !self.is_of_known_branch && self.not_found_of.len() < 2;
         if self.not_found.len() >= DIFFERENT_ORDERS && !is_of_one_branch {
-            Standing::NotFound
+            BackendEvidence::NotFound
         } else if self.redirected.len() >= DIFFERENT_ORDERS {
-            Standing::Redirects
+            BackendEvidence::Redirects
         } else if self.is_proven {
-            Standing::Proven
+            BackendEvidence::Proven
         } else {
-            Standing::Unproven
+            BackendEvidence::Unproven
         }
     }
 }
@@ -192,7 +192,7 @@ mod tests {
             }
         }
 
-        fn at(&mut self, request: Request, number: u8, branch: Option<&str>, status: u16) -> Standing {
+        fn at(&mut self, request: RequestKind, number: u8, branch: Option<&str>, status: u16) -> BackendEvidence {
             self.now += Duration::from_secs(1);
             self.evidence.note(&Answered {
                 request,
@@ -204,8 +204,8 @@ mod tests {
             })
         }
 
-        fn order(&mut self, number: u8, status: u16) -> Standing {
-            self.at(Request::NewOrder, number, None, status)
+        fn order(&mut self, number: u8, status: u16) -> BackendEvidence {
+            self.at(RequestKind::NewOrder, number, None, status)
         }
     }
 
@@ -213,33 +213,45 @@ mod tests {
     fn one_order_proves_nothing_however_often_it_is_not_found() {
         let mut asking = Asking::new();
         for _ in 0..10 {
-            assert_eq!(asking.order(1, 404), Standing::Unproven);
+            assert_eq!(asking.order(1, 404), BackendEvidence::Unproven);
         }
         for number in 0..10 {
-            assert_eq!(asking.at(Request::StatusChange, number, None, 404), Standing::Unproven);
+            assert_eq!(
+                asking.at(RequestKind::StatusChange, number, None, 404),
+                BackendEvidence::Unproven
+            );
         }
-        assert_eq!(asking.order(2, 404), Standing::Unproven);
-        assert_eq!(asking.order(3, 404), Standing::NotFound);
+        assert_eq!(asking.order(2, 404), BackendEvidence::Unproven);
+        assert_eq!(asking.order(3, 404), BackendEvidence::NotFound);
         // News of an order is held up, too, once it is known.
-        assert_eq!(asking.at(Request::StatusChange, 4, None, 404), Standing::NotFound);
-        assert_eq!(asking.at(Request::StatusChange, 4, None, 200), Standing::Proven);
-        assert_eq!(asking.order(5, 404), Standing::Doubtful);
+        assert_eq!(
+            asking.at(RequestKind::StatusChange, 4, None, 404),
+            BackendEvidence::NotFound
+        );
+        assert_eq!(
+            asking.at(RequestKind::StatusChange, 4, None, 200),
+            BackendEvidence::Proven
+        );
+        assert_eq!(asking.order(5, 404), BackendEvidence::Doubtful);
     }
 
     /// The backend was proven, and then answers 404 to everything: the first orders that meet this wait like all others.
     #[test]
     fn no_order_is_at_fault_before_the_backend_answered_to_something_later() {
         let mut asking = Asking::new();
-        assert_eq!(asking.order(0, 200), Standing::Proven);
-        assert_eq!([asking.order(1, 404), asking.order(2, 404)], [Standing::Doubtful; 2]);
-        assert_eq!(asking.order(1, 404), Standing::Doubtful, "however often");
-        assert_eq!(asking.order(3, 404), Standing::NotFound);
+        assert_eq!(asking.order(0, 200), BackendEvidence::Proven);
+        assert_eq!(
+            [asking.order(1, 404), asking.order(2, 404)],
+            [BackendEvidence::Doubtful; 2]
+        );
+        assert_eq!(asking.order(1, 404), BackendEvidence::Doubtful, "however often");
+        assert_eq!(asking.order(3, 404), BackendEvidence::NotFound);
         // It is mended; one of them is not found all the same.
-        assert_eq!(asking.order(1, 200), Standing::Proven);
-        assert_eq!(asking.order(2, 404), Standing::Proven);
+        assert_eq!(asking.order(1, 200), BackendEvidence::Proven);
+        assert_eq!(asking.order(2, 404), BackendEvidence::Proven);
         assert_eq!(
             asking.order(2, 404),
-            Standing::Doubtful,
+            BackendEvidence::Doubtful,
             "taken up again by somebody it begins anew"
         );
     }
@@ -250,39 +262,47 @@ mod tests {
         let mut asking = Asking::new();
         asking.order(0, 200);
         let earlier = asking.now;
-        assert_eq!(asking.order(1, 404), Standing::Doubtful);
+        assert_eq!(asking.order(1, 404), BackendEvidence::Doubtful);
         let late = Answered {
-            request: Request::NewOrder,
+            request: RequestKind::NewOrder,
             order: key(2),
             branch: None,
             status: 200,
             asked: earlier,
             came: asking.now + Duration::from_secs(1),
         };
-        assert_eq!(asking.evidence.note(&late), Standing::Proven);
-        assert_eq!(asking.order(1, 404), Standing::Doubtful);
+        assert_eq!(asking.evidence.note(&late), BackendEvidence::Proven);
+        assert_eq!(asking.order(1, 404), BackendEvidence::Doubtful);
         asking.order(2, 200);
-        assert_eq!(asking.order(1, 404), Standing::Proven);
+        assert_eq!(asking.order(1, 404), BackendEvidence::Proven);
     }
 
     #[test]
     fn one_branch_that_was_never_known_says_nothing_of_the_url() {
         let mut asking = Asking::new();
-        let mut note = |branch, number, status| asking.at(Request::NewOrder, number, Some(branch), status);
-        assert_eq!(note("known", 0, 200), Standing::Proven);
-        assert!((1..10).all(|number| note("new", number, 404) == Standing::Doubtful));
-        assert_eq!(note("other", 10, 404), Standing::NotFound, "it is not one alone");
-        assert_eq!(note("known", 11, 200), Standing::Proven);
-        assert_eq!(note("new", 1, 404), Standing::Proven, "others were taken since");
-        assert_eq!(note("known", 11, 200), Standing::Proven);
-        assert!((12..14).all(|number| note("known", number, 404) == Standing::Doubtful));
-        assert_eq!(note("known", 14, 404), Standing::NotFound, "it knew this one before");
+        let mut note = |branch, number, status| asking.at(RequestKind::NewOrder, number, Some(branch), status);
+        assert_eq!(note("known", 0, 200), BackendEvidence::Proven);
+        assert!((1..10).all(|number| note("new", number, 404) == BackendEvidence::Doubtful));
+        assert_eq!(note("other", 10, 404), BackendEvidence::NotFound, "it is not one alone");
+        assert_eq!(note("known", 11, 200), BackendEvidence::Proven);
+        assert_eq!(note("new", 1, 404), BackendEvidence::Proven, "others were taken since");
+        assert_eq!(note("known", 11, 200), BackendEvidence::Proven);
+        assert!((12..14).all(|number| note("known", number, 404) == BackendEvidence::Doubtful));
+        assert_eq!(
+            note("known", 14, 404),
+            BackendEvidence::NotFound,
+            "it knew this one before"
+        );
         // Before anything is known of the backend it may be the URL all the same.
         let mut asking = Asking::new();
-        let mut note = |number| asking.at(Request::NewOrder, number, Some("new"), 404);
+        let mut note = |number| asking.at(RequestKind::NewOrder, number, Some("new"), 404);
         assert_eq!(
             [note(1), note(2), note(3)],
-            [Standing::Unproven, Standing::Unproven, Standing::NotFound]
+            [
+                BackendEvidence::Unproven,
+                BackendEvidence::Unproven,
+                BackendEvidence::NotFound
+            ]
         );
     }
 
@@ -297,7 +317,7 @@ mod tests {
             let mut since: Vec<(bool, u8, u16)> = Vec::new();
             let mut before_proof: HashSet<(bool, u8)> = HashSet::new();
             for (is_new, number, status) in answers {
-                let request = if is_new { Request::NewOrder } else { Request::StatusChange };
+                let request = if is_new { RequestKind::NewOrder } else { RequestKind::StatusChange };
                 if [200, 422].contains(&status) {
                     before_proof.extend(since.iter().filter(|one| one.2 == 404).map(|one| (one.0, one.1)));
                     since.clear();
@@ -305,9 +325,9 @@ mod tests {
                 since.push((is_new, number, status));
                 let of = |wanted: u16| since.iter().filter(|one| one.0 && one.2 == wanted).map(|one| one.1).collect::<HashSet<_>>().len();
                 let standing = asking.at(request, number, None, status);
-                prop_assert_eq!(standing == Standing::NotFound, of(404) >= 3);
-                prop_assert_eq!(standing == Standing::Redirects, of(302) >= 3 && of(404) < 3);
-                if status == 404 && standing == Standing::Proven {
+                prop_assert_eq!(standing == BackendEvidence::NotFound, of(404) >= 3);
+                prop_assert_eq!(standing == BackendEvidence::Redirects, of(302) >= 3 && of(404) < 3);
+                if status == 404 && standing == BackendEvidence::Proven {
                     prop_assert!(before_proof.contains(&(is_new, number)));
                 }
             }

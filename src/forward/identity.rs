@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use bytes::Bytes;
 
-use super::classify::Request;
+use super::classify::RequestKind;
 use crate::{
     event::{
         EventId, EventType, NotYours, Recorded,
@@ -17,7 +17,7 @@ use crate::{
         connection::Connection,
         read::{Entry, LogReader, Start, event_at},
     },
-    memory::{Announced, IndexEntry, OrderEvents, Orders, State},
+    memory::{AnnouncedBy, EntryState, IndexEntry, OrderEvents, Orders},
     order::{body, status::Status},
 };
 
@@ -30,7 +30,7 @@ const OF_ITS_OWN: &str = "order_of_its_own";
 #[derive(Debug, Clone)]
 pub struct Posting {
     /// What it is about.
-    pub request: Request,
+    pub request: RequestKind,
     /// Its `Idempotency-Key`; one key has one body.
     pub key: EventId,
     /// Its body.
@@ -40,9 +40,9 @@ pub struct Posting {
 impl Posting {
     fn own(event: &Recorded) -> Self {
         let request = if event.envelope.is_creation() {
-            Request::NewOrder
+            RequestKind::NewOrder
         } else {
-            Request::StatusChange
+            RequestKind::StatusChange
         };
         Self {
             request,
@@ -69,12 +69,12 @@ pub(super) enum Plan {
 }
 
 /// Decides which order an event is about.
-pub(super) struct Identity {
+pub(super) struct OrderIdentity {
     pub(super) orders: Arc<Orders>,
     pub(super) log: Arc<Connection>,
 }
 
-impl Identity {
+impl OrderIdentity {
     /// Decides. The same log gives the same answer, on every instance.
     ///
     /// # Errors
@@ -109,7 +109,7 @@ impl Identity {
             return Ok(None);
         };
         let since = envelope.cause_sequence.unwrap_or_default();
-        let is_others = matches!(self.orders.announced(event, own, since).await?, Announced::Others);
+        let is_others = matches!(self.orders.announced(event, own, since).await?, AnnouncedBy::Others);
         let claimed = || format!("order {}, which is another branch's", envelope.external_order_id);
         Ok(is_others.then(|| envelope.principal.refused(claimed())))
     }
@@ -129,7 +129,7 @@ impl Identity {
             return Ok(None);
         }
         let known = self.orders.known(event);
-        for found in known.found.iter().filter(|found| found.state == State::Created) {
+        for found in known.found.iter().filter(|found| found.state == EntryState::Created) {
             let Some(end) = self.orders.read(event, *found).await? else {
                 continue;
             };
@@ -155,7 +155,7 @@ impl Identity {
         for found in before {
             let earlier = self.orders.read(event, found).await?;
             if earlier.is_some_and(|earlier| earlier.envelope.root_id == event.envelope.root_id) {
-                if found.state == State::NewsForwarded {
+                if found.state == EntryState::NewsForwarded {
                     return Ok(Plan::End(repeat(event, None)));
                 }
                 first.get_or_insert(found.sequence);
@@ -187,7 +187,7 @@ impl Identity {
                 continue;
             };
             // An event that ended as a duplicate was sent as a change when its status was further than the last.
-            if found.state != State::CreationIgnored || newer.follows(status) {
+            if found.state != EntryState::CreationIgnored || newer.follows(status) {
                 return Ok(true);
             }
         }
@@ -197,7 +197,11 @@ impl Identity {
     /// The status that the backend was, or may have been, told by what an entry points at; none where that says nothing of
     /// this order.
     async fn status_told(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<Option<Status>> {
-        let may_be_told = [State::NewsForwarded, State::CreationAsNews, State::CreationIgnored];
+        let may_be_told = [
+            EntryState::NewsForwarded,
+            EntryState::CreationAsNews,
+            EntryState::CreationIgnored,
+        ];
         if !may_be_told.contains(&found.state) {
             return Ok(None);
         }
@@ -228,7 +232,7 @@ impl Identity {
         }
         let uncertain = known
             .of_branch()
-            .filter(|found| found.state == State::CreationUncertain);
+            .filter(|found| found.state == EntryState::CreationUncertain);
         for found in uncertain {
             if found.sequence == event.sequence {
                 break;
@@ -248,7 +252,7 @@ impl Identity {
 
     /// Whether the webhook itself was forwarded before.
     async fn is_repeat(&self, event: &Recorded, known: &OrderEvents) -> anyhow::Result<bool> {
-        let forwarded = [State::CreationForwarded, State::CreationAsNews];
+        let forwarded = [EntryState::CreationForwarded, EntryState::CreationAsNews];
         let before = known
             .of_webhook()
             .filter(|found| found.sequence < event.sequence && forwarded.contains(&found.state));
@@ -267,7 +271,7 @@ impl Identity {
         event: &Recorded,
         known: &OrderEvents,
     ) -> anyhow::Result<Option<(Forwarded, Option<Recorded>)>> {
-        for found in known.of_branch().filter(|found| found.state == State::Created) {
+        for found in known.of_branch().filter(|found| found.state == EntryState::Created) {
             let Some(end) = self
                 .orders
                 .read(event, found)
@@ -279,7 +283,10 @@ impl Identity {
             let forwarded = serde_json::from_slice(&end.payload).context("an order.forwarded that cannot be read")?;
             // An older version does not say which body it was: the latest of its webhook before.
             let of_older = || {
-                let mut creations = known.found.iter().filter(|one| one.state == State::CreationForwarded);
+                let mut creations = known
+                    .found
+                    .iter()
+                    .filter(|one| one.state == EntryState::CreationForwarded);
                 creations.rfind(|one| one.webhook == found.webhook && one.sequence < found.sequence)
             };
             let sequence = end.envelope.cause_sequence.or_else(|| Some(of_older()?.sequence));
@@ -317,7 +324,7 @@ impl Identity {
         match body::as_news(&event.payload) {
             Ok(body) if is_news => {
                 let posting = Posting {
-                    request: Request::StatusChange,
+                    request: RequestKind::StatusChange,
                     key: event.envelope.id,
                     body: body.into(),
                 };
@@ -340,7 +347,7 @@ impl Identity {
             let Some(told) = self.status_told(event, found).await? else {
                 continue;
             };
-            if found.state != State::CreationIgnored {
+            if found.state != EntryState::CreationIgnored {
                 status = Some(told);
                 break;
             }

@@ -42,10 +42,10 @@ pub mod identity;
 mod measured;
 
 use self::{
-    classify::{Accepted, Verdict},
-    client::Client,
-    identity::{DUPLICATE_ORDER, Identity, Plan},
-    measured::Measured,
+    classify::{Accepted, AnswerVerdict},
+    client::BackendClient,
+    identity::{DUPLICATE_ORDER, OrderIdentity, Plan},
+    measured::ForwardMetrics,
 };
 
 /// Label of the request to tell the provider that it is accepted (see [`crate::event::EventId::derive`]).
@@ -59,19 +59,19 @@ const LOG_AWAY: Duration = Duration::from_secs(1);
 
 /// The stage.
 pub struct Forward {
-    client: Client,
+    client: BackendClient,
     gate: Arc<Gate>,
-    identity: Identity,
+    identity: OrderIdentity,
     schedule: Schedule,
     /// How old a new order of a provider may be when it is forwarded; where none is given, of any age.
     order_ttl: HashMap<String, Duration>,
-    measured: Measured,
+    measured: ForwardMetrics,
 }
 
 impl Forward {
     /// Of these parts.
     pub fn new(
-        client: Client,
+        client: BackendClient,
         gate: Arc<Gate>,
         (orders, log): (Arc<Orders>, Arc<Connection>),
         schedule: Schedule,
@@ -80,10 +80,10 @@ impl Forward {
         Self {
             client,
             gate,
-            identity: Identity { orders, log },
+            identity: OrderIdentity { orders, log },
             schedule,
             order_ttl,
-            measured: Measured::default(),
+            measured: ForwardMetrics::default(),
         }
     }
 
@@ -306,37 +306,41 @@ impl Stage for Forward {
         self.measured.request(verdict.label(), asked.elapsed());
         pass.record(match &verdict {
             // The next instance finds out for itself, and must not inherit what the end of this one made of it.
-            Verdict::Temporary { .. } | Verdict::Misconfigured(_) if permission::is_over() => RequestOutcome::Abandoned,
+            AnswerVerdict::Temporary { .. } | AnswerVerdict::Misconfigured(_) if permission::is_over() => {
+                RequestOutcome::Abandoned
+            }
             // It says neither that the backend is well nor that it is not.
-            Verdict::Doubtful(_) => RequestOutcome::Abandoned,
-            Verdict::Accepted(_) | Verdict::Invalid(_) | Verdict::UnknownOrder { .. } => RequestOutcome::Success,
-            Verdict::Temporary { .. } => RequestOutcome::Failure,
-            Verdict::Misconfigured(error) => RequestOutcome::Misconfigured(error.message.clone()),
+            AnswerVerdict::Doubtful(_) => RequestOutcome::Abandoned,
+            AnswerVerdict::Accepted(_) | AnswerVerdict::Invalid(_) | AnswerVerdict::UnknownOrder { .. } => {
+                RequestOutcome::Success
+            }
+            AnswerVerdict::Temporary { .. } => RequestOutcome::Failure,
+            AnswerVerdict::Misconfigured(error) => RequestOutcome::Misconfigured(error.message.clone()),
         });
         match verdict {
-            Verdict::Accepted(accepted) => self.accepted(event, request, accepted, summary, plan).await,
-            Verdict::Invalid(error) => match plan {
+            AnswerVerdict::Accepted(accepted) => self.accepted(event, request, accepted, summary, plan).await,
+            AnswerVerdict::Invalid(error) => match plan {
                 Plan::Confirm(first, _) => {
                     self.identity.orders.refuse(&first);
                     Err(later(Duration::ZERO))
                 }
                 _ => Ok(vec![dead_letter(event, request, error)]),
             },
-            Verdict::UnknownOrder { error, is_certain } => {
+            AnswerVerdict::UnknownOrder { error, is_certain } => {
                 let next = self.schedule.next(request, None, event.run_id());
                 // While it is unknown whether the backend is there at all, news are not given up sooner than their order.
                 let next = next.filter(|_| !is_certain || Schedule::retries(request) < UNKNOWN_ORDER_RETRIES);
                 self.failed(event, request, error, next, true)
             }
-            Verdict::Doubtful(error) => {
+            AnswerVerdict::Doubtful(error) => {
                 let next = self.next(request, None, event, is_trial);
                 self.failed(event, request, error, next, false)
             }
-            Verdict::Temporary { error, after } => {
+            AnswerVerdict::Temporary { error, after } => {
                 let next = self.next(request, after, event, is_trial);
                 self.failed(event, request, error, next, false)
             }
-            Verdict::Misconfigured(error) => Err(Failure::Hold {
+            AnswerVerdict::Misconfigured(error) => Err(Failure::Hold {
                 cause: error.message,
                 pause: self.gate.alone(),
             }),

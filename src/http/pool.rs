@@ -15,11 +15,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Idle connections, those that were used last at the end.
 pub(super) struct Pool {
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
 }
 
 #[derive(Default)]
-struct State {
+struct PoolState {
     idle: Vec<Idle>,
     /// A task looks at them.
     is_watched: bool,
@@ -102,7 +102,7 @@ impl Pool {
         !state.is_watched
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

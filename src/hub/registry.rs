@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     config::{self, Config},
     provider::{KeptHeaders, Provider, declarative::Declarative},
-    registry::{Enabled, Measured, Registry, allow_list::AllowList},
+    registry::{Enabled, ProviderMetrics, Registry, allow_list::AllowList},
     remote::Remote,
     verification::Keyring,
 };
@@ -26,7 +26,7 @@ pub(super) fn registry(config: &Config) -> anyhow::Result<Registry> {
         let name: Arc<str> = Arc::from(&*settings.name);
         Ok(Enabled {
             outbound: remote(&name, settings, config.breaker)?,
-            measured: Measured::of(&name),
+            measured: ProviderMetrics::of(&name),
             name,
             scheme: settings.scheme.clone(),
             kept_headers: KeptHeaders::new(settings.file.headers.iter().map(String::as_str), &settings.scheme),

@@ -160,7 +160,7 @@ async fn admit(
         guest.note_verified();
     }
     let read = structure::check(body)
-        .map_err(provider::Refusal::from)
+        .map_err(provider::AdmissionRefusal::from)
         .and_then(|()| enabled.provider.read(&verified));
     let was_there = read.as_ref().is_ok_and(|admission| {
         let order = &admission.external_order_id;

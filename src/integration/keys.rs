@@ -50,7 +50,7 @@ impl Wish {
 
 /// What is known of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Known {
+pub(super) enum KeyUse {
     /// Nothing, as far as can be known.
     No,
     /// It was used for the same wish.
@@ -62,14 +62,14 @@ pub(super) enum Known {
 /// Whether the request of this id was accepted before, as far as can be known.
 ///
 /// A key without its event on the log is unknown: the log went back, or is another. Otherwise the request would be swallowed.
-pub(super) async fn look_up(connection: &Connection, id: EventId, wish: &Wish) -> Known {
+pub(super) async fn look_up(connection: &Connection, id: EventId, wish: &Wish) -> KeyUse {
     let looking = async {
         let stream = connection.context.get_stream_no_info(KEYS).await?;
         match stream.get_last_raw_message_by_subject(&subject(id)).await {
-            Ok(kept) if !is_on_log(connection, id, kept.headers.get(PLACE)).await? => Ok(Known::No),
-            Ok(kept) if wish.is_of(&kept.payload) => Ok(Known::Same),
-            Ok(_) => Ok(Known::Other),
-            Err(error) if error.kind() == NoMessageFound => Ok(Known::No),
+            Ok(kept) if !is_on_log(connection, id, kept.headers.get(PLACE)).await? => Ok(KeyUse::No),
+            Ok(kept) if wish.is_of(&kept.payload) => Ok(KeyUse::Same),
+            Ok(_) => Ok(KeyUse::Other),
+            Err(error) if error.kind() == NoMessageFound => Ok(KeyUse::No),
             Err(error) => Err(anyhow::Error::from(error)),
         }
     };
@@ -80,7 +80,7 @@ pub(super) async fn look_up(connection: &Connection, id: EventId, wish: &Wish) -
                 error = format!("{error:#}"),
                 "cannot look up an idempotency key; it holds for five minutes"
             );
-            Known::No
+            KeyUse::No
         }
     }
 }

@@ -22,7 +22,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use self::{
-    keys::{Known, Wish},
+    keys::{KeyUse, Wish},
     refusal::{Reason, RefusedRequest},
     token::Tokens,
 };
@@ -226,9 +226,9 @@ impl Integration {
         let (branch, payload) = (event.envelope.branch.clone(), event.payload.clone());
         let wish = Wish::of(branch.as_deref(), &payload);
         match keys::look_up(connection, id, &wish).await {
-            Known::No => {}
-            Known::Same => return Ok(true),
-            Known::Other => return Err(Reason::KeyReused),
+            KeyUse::No => {}
+            KeyUse::Same => return Ok(true),
+            KeyUse::Other => return Err(Reason::KeyReused),
         }
         let appended = self.journal.accept(event).await;
         let appended = appended.map_err(Reason::EventLogUnavailable)?;

@@ -17,7 +17,7 @@ use crate::{
     journal::AppendError,
     json::fault::{Fault, counted},
     serving::{
-        audit::Refused,
+        audit::RefusalNote,
         refusal::{self, json_response},
         request_id,
     },
@@ -94,7 +94,7 @@ impl Reason {
             Self::EventLogUnavailable(error) => error.to_string(),
             other => other.to_string(),
         };
-        response.extensions_mut().insert(Refused {
+        response.extensions_mut().insert(RefusalNote {
             kind: request_info.kind,
             provider: request_info.provider.clone(),
             client: Some(request_info.client),
@@ -144,7 +144,7 @@ pub async fn method_not_allowed(
 ) -> Response<Body> {
     let mut response = refusal::Reason::MethodNotAllowed("POST").response(&request_id::of(&headers));
     response.headers_mut().remove(header::ALLOW);
-    if let Some(refused) = response.extensions_mut().get_mut::<Refused>() {
+    if let Some(refused) = response.extensions_mut().get_mut::<RefusalNote>() {
         refused.client = Some(integration.client(peer, &headers));
     }
     response

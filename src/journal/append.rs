@@ -22,9 +22,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-pub use self::writer::Writer;
+pub use self::writer::AppendWriter;
 use self::{acknowledging::Acknowledging, writer::Pending};
-use super::{connection::Connection, identity::watch::Identity, read};
+use super::{connection::Connection, identity::watch::LogIdentity, read};
 use crate::{
     config::EventLog,
     event::NewEvent,
@@ -65,7 +65,7 @@ pub enum AppendError {
     Overloaded,
     /// The log does not acknowledge at the moment; nothing was sent.
     #[error("the event log does not acknowledge: {0}")]
-    NotAcknowledging(acknowledging::Trouble),
+    NotAcknowledging(acknowledging::LogTrouble),
     /// JetStream refused it: no room, too large …
     #[error("the event log refused the event: {0}")]
     Refused(String),
@@ -83,15 +83,15 @@ pub struct Journal {
     acknowledging: Acknowledging,
     roles: Roles,
     tables: Tables,
-    identity: Identity,
+    identity: LogIdentity,
 }
 
 impl Journal {
-    /// Opens the log on a connection. Nothing is written until the [`Writer`] runs.
-    pub fn open(connection: Arc<Connection>, log: EventLog) -> (Self, Writer) {
+    /// Opens the log on a connection. Nothing is written until the [`AppendWriter`] runs.
+    pub fn open(connection: Arc<Connection>, log: EventLog) -> (Self, AppendWriter) {
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
         let acknowledging = Acknowledging::default();
-        let writer = Writer::new(Arc::clone(&connection), waiting, acknowledging.clone(), log);
+        let writer = AppendWriter::new(Arc::clone(&connection), waiting, acknowledging.clone(), log);
         (
             Self {
                 queue,
@@ -100,7 +100,7 @@ impl Journal {
                 acknowledging,
                 roles: Roles::default(),
                 tables: Tables::default(),
-                identity: Identity::default(),
+                identity: LogIdentity::default(),
             },
             writer,
         )
@@ -173,7 +173,7 @@ impl Journal {
     }
 
     /// Whether the log is the one that it was.
-    pub const fn identity(&self) -> &Identity {
+    pub const fn identity(&self) -> &LogIdentity {
         &self.identity
     }
 

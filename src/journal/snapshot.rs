@@ -30,7 +30,7 @@ const END: u16 = 204;
 
 /// A stream as the server says it was when the snapshot began.
 #[derive(Debug)]
-pub struct Taken {
+pub struct StreamSnapshot {
     /// Its configuration.
     pub config: Value,
     /// Its state: messages, bytes, first and last sequence.
@@ -46,7 +46,7 @@ pub async fn take(
     stream: &str,
     out: &mut (impl AsyncWrite + Unpin),
     mut so_far: impl FnMut(u64),
-) -> anyhow::Result<Taken> {
+) -> anyhow::Result<StreamSnapshot> {
     let inbox = connection.client.new_inbox();
     let mut chunks = connection.client.subscribe(inbox.clone()).await?;
     let request = json!({ "deliver_subject": inbox, "chunk_size": CHUNK });
@@ -77,7 +77,7 @@ pub async fn take(
             .cloned()
             .with_context(|| format!("NATS gives no {name}"))
     };
-    Ok(Taken {
+    Ok(StreamSnapshot {
         config: part("config")?,
         state: part("state")?,
     })
@@ -118,7 +118,7 @@ fn number_of(reply: &str) -> Option<u64> {
 pub async fn give(
     connection: &Connection,
     stream: &str,
-    taken: &Taken,
+    taken: &StreamSnapshot,
     input: &mut (impl AsyncRead + Unpin),
     mut so_far: impl FnMut(u64),
 ) -> anyhow::Result<Value> {

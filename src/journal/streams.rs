@@ -232,7 +232,7 @@ pub async fn verify(connection: &Connection) -> anyhow::Result<()> {
         return Ok(());
     }
     if let Some(mark) = dangerous.iter().find(|one| restoring::is_mark(one)) {
-        return Err(Verdict(format!("NATS is not set up as it must be: {mark}")).into());
+        return Err(StreamsVerdict(format!("NATS is not set up as it must be: {mark}")).into());
     }
     let shown: Vec<_> = dangerous.iter().take(3).map(ToString::to_string).collect();
     let more = if dangerous.len() > 3 {
@@ -240,7 +240,7 @@ pub async fn verify(connection: &Connection) -> anyhow::Result<()> {
     } else {
         String::new()
     };
-    Err(Verdict(format!(
+    Err(StreamsVerdict(format!(
         "NATS is not set up as it must be: {}{more}; see `webhook-hub streams diff`, and run `webhook-hub streams apply` with a user that may create streams",
         shown.join("; "),
     ))
@@ -250,11 +250,11 @@ pub async fn verify(connection: &Connection) -> anyhow::Result<()> {
 /// What [`verify`] found wrong for good.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Verdict(String);
+struct StreamsVerdict(String);
 
 /// Whether an error of [`verify`] will stay until the server is repaired.
 pub fn is_verdict(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Verdict>().is_some()
+    error.downcast_ref::<StreamsVerdict>().is_some()
 }
 
 async fn create_consumer(connection: &Connection, stream: &str, file: &str) -> anyhow::Result<()> {

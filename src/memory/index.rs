@@ -31,7 +31,7 @@ const BELOW_FIRST: u64 = 1 << 31;
 /// What an entry says of the event that it points at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum State {
+pub(crate) enum EntryState {
     /// `order.transformed` with a change, no outcome yet.
     NewsOpen,
     /// The backend has it.
@@ -58,7 +58,7 @@ pub(crate) enum State {
     Ended,
 }
 
-impl State {
+impl EntryState {
     const ALL: [Self; 12] = [
         Self::NewsOpen,
         Self::NewsForwarded,
@@ -119,7 +119,7 @@ pub(super) struct Prints {
 pub(crate) struct IndexEntry {
     /// Place on the log of the event.
     pub(crate) sequence: u64,
-    pub(crate) state: State,
+    pub(crate) state: EntryState,
     pub(crate) webhook: u16,
     pub(crate) branch: u16,
 }
@@ -129,13 +129,13 @@ pub(crate) struct IndexEntry {
 struct Packed(u32);
 
 impl Packed {
-    const fn new(state: State, prints: Prints) -> Self {
+    const fn new(state: EntryState, prints: Prints) -> Self {
         Self((state as u32) << (2 * PRINT_BITS) | (prints.webhook as u32) << PRINT_BITS | prints.branch as u32)
     }
 
     fn found(self, sequence: u64) -> IndexEntry {
         let print = |shift: u32| (self.0 >> shift & ((1 << PRINT_BITS) - 1)) as u16;
-        let state = State::ALL[(self.0 >> (2 * PRINT_BITS)) as usize];
+        let state = EntryState::ALL[(self.0 >> (2 * PRINT_BITS)) as usize];
         let (webhook, branch) = (print(PRINT_BITS), print(0));
         IndexEntry {
             sequence,
@@ -145,7 +145,7 @@ impl Packed {
         }
     }
 
-    fn set(&mut self, state: State) {
+    fn set(&mut self, state: EntryState) {
         self.0 = self.0 & ((1 << (2 * PRINT_BITS)) - 1) | (state as u32) << (2 * PRINT_BITS);
     }
 }
@@ -253,7 +253,7 @@ impl Index {
     }
 
     /// Adds an entry, unless there is one for this event. False where older ones had to go before their time.
-    pub(super) fn put(&mut self, prints: Prints, sequence: u64, state: State, time: DateTime<Utc>) -> bool {
+    pub(super) fn put(&mut self, prints: Prints, sequence: u64, state: EntryState, time: DateTime<Utc>) -> bool {
         if self.find(prints.order, sequence).is_some() {
             return true;
         }
@@ -285,7 +285,7 @@ impl Index {
     }
 
     /// Says what became of an event; false where it is not known.
-    pub(super) fn settle(&mut self, order: u32, sequence: u64, state: State) -> bool {
+    pub(super) fn settle(&mut self, order: u32, sequence: u64, state: EntryState) -> bool {
         let Some(packed) = self.find(order, sequence) else {
             return false;
         };
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn states_read_back() {
-        for state in State::ALL {
+        for state in EntryState::ALL {
             let prints = Prints {
                 order: 1,
                 webhook: 0x3fff,
@@ -386,7 +386,7 @@ mod tests {
             };
             let found = Packed::new(state, prints).found(7);
             assert_eq!((found.state, found.webhook, found.branch), (state, 0x3fff, 0x1234));
-            let mut other = Packed::new(State::Ended, prints);
+            let mut other = Packed::new(EntryState::Ended, prints);
             other.set(state);
             assert_eq!(other.found(7), found);
         }
@@ -396,17 +396,17 @@ mod tests {
     fn what_the_backend_has_it_keeps() {
         let mut index = index(1000);
         let one = prints(&index, "CR-1", 1);
-        index.put(one, 5, State::Creation, now());
-        assert!(index.settle(one.order, 5, State::CreationUncertain));
-        assert!(index.settle(one.order, 5, State::CreationForwarded));
-        assert!(index.settle(one.order, 5, State::CreationRefused));
-        assert_eq!(index.of(one.order)[0].state, State::CreationForwarded);
-        assert!(!index.settle(one.order, 6, State::CreationForwarded));
+        index.put(one, 5, EntryState::Creation, now());
+        assert!(index.settle(one.order, 5, EntryState::CreationUncertain));
+        assert!(index.settle(one.order, 5, EntryState::CreationForwarded));
+        assert!(index.settle(one.order, 5, EntryState::CreationRefused));
+        assert_eq!(index.of(one.order)[0].state, EntryState::CreationForwarded);
+        assert!(!index.settle(one.order, 6, EntryState::CreationForwarded));
         // The reader of the log finds it again.
-        index.put(one, 5, State::Creation, now());
+        index.put(one, 5, EntryState::Creation, now());
         assert_eq!(
             (index.count(), index.of(one.order)[0].state),
-            (1, State::CreationForwarded)
+            (1, EntryState::CreationForwarded)
         );
     }
 
@@ -415,7 +415,7 @@ mod tests {
         let mut index = index(80);
         let whole = (1..=200u64).filter(|at| {
             let prints = prints(&index, &format!("CR-{at}"), 0);
-            !index.put(prints, *at, State::Creation, now())
+            !index.put(prints, *at, EntryState::Creation, now())
         });
         assert!(whole.count() > 5, "it says when they go before their time");
         assert!(index.count() <= 80 && index.count() >= 60, "{}", index.count());
@@ -427,7 +427,7 @@ mod tests {
         index.forget(now() + TimeDelta::hours(47));
         assert!(known(&mut index, 200));
         let last = prints(&index, "CR-201", 0);
-        index.put(last, 201, State::Creation, now() + TimeDelta::hours(47));
+        index.put(last, 201, EntryState::Creation, now() + TimeDelta::hours(47));
         index.forget(now() + TimeDelta::hours(49));
         assert!(!known(&mut index, 200) && known(&mut index, 201));
     }
@@ -441,8 +441,8 @@ mod tests {
                 // The reader of the log is behind what was added at once.
                 let sequence = 10_000 + (at as u64 ^ 1);
                 let prints = prints(&index, &order.to_string(), *order);
-                index.put(prints, sequence, State::NewsOpen, now());
-                index.put(prints, sequence, State::NewsOpen, now());
+                index.put(prints, sequence, EntryState::NewsOpen, now());
+                index.put(prints, sequence, EntryState::NewsOpen, now());
             }
             prop_assert_eq!(index.count(), orders.len());
             for order in 0u8..40 {

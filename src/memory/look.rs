@@ -1,6 +1,6 @@
 //! Look-ups: the events that the index points at, read from the log.
 
-use super::{Announced, IndexEntry, Orders, State, lock};
+use super::{AnnouncedBy, EntryState, IndexEntry, Orders, lock};
 use crate::{
     event::{EventId, Recorded},
     journal::read::event_at,
@@ -98,7 +98,7 @@ impl Orders {
     ///
     /// # Errors
     /// Where NATS does not answer.
-    pub(crate) async fn announced(&self, about: &Recorded, branch: &str, since: u64) -> anyhow::Result<Announced> {
+    pub(crate) async fn announced(&self, about: &Recorded, branch: &str, since: u64) -> anyhow::Result<AnnouncedBy> {
         let known = self.known(about).found;
         let print = lock(&self.index).branch_print(Some(branch));
         let creations = known.iter().rev().filter(|found| found.state.is_creation());
@@ -111,22 +111,22 @@ impl Orders {
             };
             if order.envelope.branch.as_deref() != Some(branch) {
                 is_anothers |= found.sequence > since;
-            } else if found.state != State::CreationRefused {
-                return Ok(Announced::Own(Box::new(order)));
+            } else if found.state != EntryState::CreationRefused {
+                return Ok(AnnouncedBy::Own(Box::new(order)));
             } else {
                 since = 0;
             }
         }
         if is_anothers {
-            return Ok(Announced::Others);
+            return Ok(AnnouncedBy::Others);
         }
         // The print may be another order's: only what is on the log counts.
         for found in of_others.into_iter().filter(|found| found.sequence > since) {
             if self.read(about, found).await?.is_some() {
-                return Ok(Announced::Others);
+                return Ok(AnnouncedBy::Others);
             }
         }
-        Ok(Announced::Nobodys)
+        Ok(AnnouncedBy::NotAnnounced)
     }
 
     /// The `order.transformed` of every announcement of an order within the window, the latest first.
@@ -154,6 +154,6 @@ impl Orders {
             envelope.root_id,
             branch,
         );
-        index.settle(prints.order, first.sequence, State::CreationRefused);
+        index.settle(prints.order, first.sequence, EntryState::CreationRefused);
     }
 }

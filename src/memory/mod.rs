@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::index::{Index, Prints};
 pub(crate) use self::{
-    index::{IndexEntry, State},
+    index::{EntryState, IndexEntry},
     look::OrderEvents,
 };
 use crate::{
@@ -38,7 +38,7 @@ use crate::{
     journal::{
         EVENTS, Journal,
         connection::Connection,
-        identity::{self, LogState, Remembered, watch::Identity},
+        identity::{self, LogState, Remembered, watch::LogIdentity},
         read::{BATCH, Entry, LogReader, Start, last_of},
     },
 };
@@ -71,19 +71,19 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// The branch of an order, by its announcements.
 #[derive(Debug)]
-pub(crate) enum Announced {
+pub(crate) enum AnnouncedBy {
     /// The branch's that was asked about; its last announcement that the backend did not refuse.
     Own(Box<Recorded>),
     /// Only other branches have one of that number.
     Others,
     /// None is known.
-    Nobodys,
+    NotAnnounced,
 }
 
 /// The memory; see the module.
 pub struct Orders {
     connection: Arc<Connection>,
-    identity: Identity,
+    identity: LogIdentity,
     window: TimeDelta,
     index: Mutex<Index>,
     /// Sequence up to which the log was read; 0 where nothing was.
@@ -286,12 +286,12 @@ impl Orders {
             Noted::Ignored(cause, state) => {
                 let is_body = cause.is_some_and(|cause| index.settle(prints.order, cause, state));
                 if !is_body {
-                    is_whole = index.put(prints, sequence, State::Ended, envelope.time);
+                    is_whole = index.put(prints, sequence, EntryState::Ended, envelope.time);
                 }
             }
             Noted::Outcome(cause, state) => {
-                if state == State::CreationForwarded {
-                    is_whole = index.put(prints, sequence, State::Created, envelope.time);
+                if state == EntryState::CreationForwarded {
+                    is_whole = index.put(prints, sequence, EntryState::Created, envelope.time);
                 }
                 let cause = cause.or_else(|| cause_of(&mut index, prints, sequence));
                 if let Some(cause) = cause
@@ -331,7 +331,7 @@ fn is_full(entries: &[Entry]) -> bool {
 /// As much of `order.forwarded` as counts here.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Sent {
+struct ForwardedNote {
     #[serde(default)]
     as_news: bool,
 }
@@ -340,42 +340,43 @@ struct Sent {
 enum Noted {
     Nothing,
     /// There is such an event at this place.
-    Place(State),
+    Place(EntryState),
     /// What it is about, if it is a body, has this state.
-    Ignored(Option<u64>, State),
+    Ignored(Option<u64>, EntryState),
     /// What it is about has this state; none where an older version did not say what that is.
-    Outcome(Option<u64>, State),
+    Outcome(Option<u64>, EntryState),
 }
 
 fn noted(envelope: &Envelope, payload: &[u8], sequence: u64) -> Noted {
     let (is_creation, cause) = (envelope.is_creation(), envelope.cause_sequence);
     let of = |creation, news| if is_creation { creation } else { news };
     match envelope.event_type {
-        EventType::OrderTransformed => Noted::Place(of(State::Creation, State::NewsOpen)),
-        EventType::OrderRejected | EventType::OrderFetchRequested => Noted::Place(State::Ended),
-        EventType::OrderIgnored => Noted::Ignored(cause, of(State::CreationIgnored, State::NewsIgnored)),
+        EventType::OrderTransformed => Noted::Place(of(EntryState::Creation, EntryState::NewsOpen)),
+        EventType::OrderRejected | EventType::OrderFetchRequested => Noted::Place(EntryState::Ended),
+        EventType::OrderIgnored => Noted::Ignored(cause, of(EntryState::CreationIgnored, EntryState::NewsIgnored)),
         EventType::OrderForwarded => {
-            let as_news = is_creation && serde_json::from_slice::<Sent>(payload).is_ok_and(|sent| sent.as_news);
+            let as_news =
+                is_creation && serde_json::from_slice::<ForwardedNote>(payload).is_ok_and(|sent| sent.as_news);
             let created = if as_news {
-                State::CreationAsNews
+                EntryState::CreationAsNews
             } else {
-                State::CreationForwarded
+                EntryState::CreationForwarded
             };
-            Noted::Outcome(cause, of(created, State::NewsForwarded))
+            Noted::Outcome(cause, of(created, EntryState::NewsForwarded))
         }
         EventType::OrderDeadLettered => match serde_json::from_slice::<DeadLettered>(payload) {
             Ok(dead) if dead.stage == FORWARD => {
                 let given_up = if is_refused(&dead) {
-                    State::CreationRefused
+                    EntryState::CreationRefused
                 } else {
-                    State::CreationUncertain
+                    EntryState::CreationUncertain
                 };
                 Noted::Outcome(
                     Some(dead.sequence).filter(|cause| *cause < sequence),
-                    of(given_up, State::NewsGivenUp),
+                    of(given_up, EntryState::NewsGivenUp),
                 )
             }
-            _ => Noted::Place(State::Ended),
+            _ => Noted::Place(EntryState::Ended),
         },
         _ => Noted::Nothing,
     }
@@ -388,7 +389,7 @@ fn cause_of(index: &mut Index, prints: Prints, outcome: u64) -> Option<u64> {
         .iter()
         .filter(|found| found.webhook == prints.webhook && found.sequence < outcome);
     let open = of_webhook.clone().find(|found| found.state.is_open());
-    open.or_else(|| of_webhook.rfind(|found| !matches!(found.state, State::Created | State::Ended)))
+    open.or_else(|| of_webhook.rfind(|found| !matches!(found.state, EntryState::Created | EntryState::Ended)))
         .map(|found| found.sequence)
 }
 

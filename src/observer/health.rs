@@ -31,7 +31,7 @@ use crate::{
     projection::writer,
     registry::Registry,
     serving::paths,
-    telemetry::{LastWebhooks, tables::Who},
+    telemetry::{LastWebhooks, tables::TroubleSource},
 };
 
 /// The stage that writes the tables, by its name among the roles.
@@ -194,8 +194,8 @@ impl Health {
             let trouble = self.database_trouble().await;
             let tables = self.journal.tables();
             match &trouble {
-                Some(error) => tables.failed(Who::Question, error),
-                None => tables.works(Who::Question),
+                Some(error) => tables.failed(TroubleSource::Question, error),
+                None => tables.works(TroubleSource::Question),
             }
             let trouble = trouble.map(|error| format!("{error:#}"));
             metrics::gauge!("database_up").set(if trouble.is_none() { 1.0 } else { 0.0 });

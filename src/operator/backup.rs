@@ -29,7 +29,7 @@ use crate::{
     journal::{
         EVENTS,
         connection::{BACKUP_INBOX, Connection, PROVISION_INBOX},
-        snapshot::{self, Taken, frames::Frames},
+        snapshot::{self, StreamSnapshot, frames::Frames},
         streams::{api, restoring},
     },
 };
@@ -170,7 +170,7 @@ async fn back_up(connection: &Connection, folder: &Path) -> anyhow::Result<Manif
     Ok(manifest)
 }
 
-fn manifest(taken: Taken, info: &Value, bytes: u64, sha256: String) -> anyhow::Result<Manifest> {
+fn manifest(taken: StreamSnapshot, info: &Value, bytes: u64, sha256: String) -> anyhow::Result<Manifest> {
     let number = |name: &str| {
         let number = taken.state[name].as_u64();
         number.with_context(|| format!("NATS gives no {name}"))

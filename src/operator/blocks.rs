@@ -15,7 +15,7 @@ use crate::{
     journal::connection::{Connection, HUB_INBOX},
     serving::limit::{
         address::Address,
-        blocks::{Block, Who},
+        blocks::{Block, BlockTarget},
         stored,
         stored::{BLOCK_SUBJECTS, LimitRecord},
     },
@@ -43,18 +43,18 @@ pub enum Action {
 
 /// Whom somebody names: an address, or a provider.
 #[derive(Debug, Clone)]
-pub struct Named(Who);
+pub struct Named(BlockTarget);
 
 impl FromStr for Named {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Ok(address) = text.parse::<Address>() {
-            return Ok(Self(Who::Address(address)));
+            return Ok(Self(BlockTarget::Address(address)));
         }
         let provider = config::known_provider(text);
         provider
-            .map(|name| Self(Who::Provider(Arc::from(name))))
+            .map(|name| Self(BlockTarget::Provider(Arc::from(name))))
             .map_err(|known| {
                 format!("expected an address such as 203.0.113.9 or 2001:db8::/64, or a provider; {known}")
             })
@@ -86,7 +86,7 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
 }
 
 /// The blocks that hold now, those that end last first.
-async fn read(connection: &Connection) -> anyhow::Result<Vec<(Who, Block)>> {
+async fn read(connection: &Connection) -> anyhow::Result<Vec<(BlockTarget, Block)>> {
     let now = u64::try_from(Utc::now().timestamp_millis())?;
     let words = stored::read(connection, BLOCK_SUBJECTS, now).await?;
     let mut blocks: Vec<_> = words
@@ -102,12 +102,12 @@ async fn read(connection: &Connection) -> anyhow::Result<Vec<(Who, Block)>> {
 
 async fn lift(
     connection: &Connection,
-    blocks: &[(Who, Block)],
+    blocks: &[(BlockTarget, Block)],
     named: &[Named],
     all: bool,
     as_json: bool,
 ) -> anyhow::Result<()> {
-    let is_named = |who: &Who| all || named.iter().any(|one| one.0 == *who);
+    let is_named = |who: &BlockTarget| all || named.iter().any(|one| one.0 == *who);
     let unknown = named
         .iter()
         .find(|one| !blocks.iter().any(|(blocked, _)| *blocked == one.0));
@@ -157,12 +157,12 @@ struct Row {
 }
 
 impl Row {
-    fn new((who, block): &(Who, Block)) -> Self {
+    fn new((who, block): &(BlockTarget, Block)) -> Self {
         let time = |ms: u64| DateTime::from_timestamp_millis(i64::try_from(ms).unwrap_or(i64::MAX)).unwrap_or_default();
         Self {
             scope: match who {
-                Who::Address(_) => "address",
-                Who::Provider(_) => "provider",
+                BlockTarget::Address(_) => "address",
+                BlockTarget::Provider(_) => "provider",
             },
             who: Self::name(who),
             since: time(block.since_ms),
@@ -172,10 +172,10 @@ impl Row {
         }
     }
 
-    fn name(who: &Who) -> String {
+    fn name(who: &BlockTarget) -> String {
         match who {
-            Who::Address(address) => address.to_string(),
-            Who::Provider(name) => printable(name),
+            BlockTarget::Address(address) => address.to_string(),
+            BlockTarget::Provider(name) => printable(name),
         }
     }
 
@@ -254,8 +254,8 @@ mod tests {
             requests: 100,
         };
         let blocks = [
-            (Who::Address("203.0.113.9".parse().unwrap()), block("careem")),
-            (Who::Provider("careem".into()), block("\u{1b}[31m")),
+            (BlockTarget::Address("203.0.113.9".parse().unwrap()), block("careem")),
+            (BlockTarget::Provider("careem".into()), block("\u{1b}[31m")),
         ];
         let rows: Vec<_> = blocks.iter().map(Row::new).collect();
         let expected = "\

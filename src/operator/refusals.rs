@@ -20,7 +20,7 @@ use crate::{
         read::{LogReader, Start},
         streams::REFUSALS,
     },
-    serving::audit::{Refusal, SUBJECT_ROOT},
+    serving::audit::{RefusalSample, SUBJECT_ROOT},
 };
 
 /// How far the clock of NATS may be behind a hub's: what happened at a time is looked for from so much earlier on.
@@ -74,7 +74,7 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
 }
 
 /// The newest that are wanted, and how many more there are.
-async fn read(connection: &Connection, list: &List) -> anyhow::Result<(VecDeque<Refusal>, usize)> {
+async fn read(connection: &Connection, list: &List) -> anyhow::Result<(VecDeque<RefusalSample>, usize)> {
     let token = |wanted: &Option<String>| wanted.as_deref().map_or_else(|| "*".into(), codec::token);
     let filter = format!("{SUBJECT_ROOT}.{}.{}", token(&list.provider), token(&list.code));
     let since = list.since.map(|since| since.0);
@@ -89,7 +89,7 @@ async fn read(connection: &Connection, list: &List) -> anyhow::Result<(VecDeque<
         // What no version of ours wrote is nothing that one could act upon.
         let refusals = messages
             .iter()
-            .filter_map(|one| serde_json::from_slice::<Refusal>(&one.payload).ok());
+            .filter_map(|one| serde_json::from_slice::<RefusalSample>(&one.payload).ok());
         for refusal in refusals.filter(|one| since.is_none_or(|since| one.time >= since)) {
             newest.push_back(refusal);
             if newest.len() > list.limit {
@@ -106,13 +106,13 @@ fn not_shown(more: usize) -> String {
 
 /// The list for people.
 struct Table<'a> {
-    items: &'a VecDeque<Refusal>,
+    items: &'a VecDeque<RefusalSample>,
     more: usize,
 }
 
 const HEAD: [&str; 7] = ["TIME", "PROVIDER", "STATUS", "CODE", "ADDRESS", "REQUEST", "USER AGENT"];
 
-fn cells(refusal: &Refusal) -> [String; 7] {
+fn cells(refusal: &RefusalSample) -> [String; 7] {
     [
         time_text(refusal.time),
         printable(&refusal.provider),

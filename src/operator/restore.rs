@@ -20,7 +20,7 @@ use crate::{
     journal::{
         EVENTS,
         connection::Connection,
-        snapshot::{self, Taken},
+        snapshot::{self, StreamSnapshot},
         streams::{self, api, choices::with_choices, restoring},
     },
     operator::streams::Chosen,
@@ -53,7 +53,7 @@ pub async fn run(environment: &Environment, folder: &Path, how: &How, as_json: b
     tell(format!("checking {}", folder.display()));
     let (manifest, snapshot) = read_checked(folder).await?;
     let config = configured(&manifest, how)?;
-    let taken = Taken {
+    let taken = StreamSnapshot {
         config: restoring::marked(&config, manifest.backup.last_sequence),
         state: manifest.state.clone(),
     };

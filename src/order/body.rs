@@ -15,7 +15,7 @@ mod summary;
 
 pub use self::{
     facts::{Facts, facts},
-    news::{Announced, announced, as_news},
+    news::{AnnouncedContent, announced, as_news},
     summary::summary,
 };
 
@@ -38,7 +38,7 @@ pub struct BranchRef {
 
 /// Where a body comes from.
 #[derive(Debug, Clone, Copy)]
-pub struct Origin<'a> {
+pub struct BodySource<'a> {
     /// The provider's name.
     pub provider: &'a str,
     /// What the provider wanted to tell, `order_created`.
@@ -57,7 +57,7 @@ pub struct Origin<'a> {
 ///
 /// # Errors
 /// Only what serde reports for a value that has no JSON; none of ours is such.
-pub fn new_order(order: &Order, place: &BranchRef, origin: Origin<'_>) -> serde_json::Result<Vec<u8>> {
+pub fn new_order(order: &Order, place: &BranchRef, origin: BodySource<'_>) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&shape::Body::of_order(order, place, origin))
 }
 
@@ -65,6 +65,6 @@ pub fn new_order(order: &Order, place: &BranchRef, origin: Origin<'_>) -> serde_
 ///
 /// # Errors
 /// As [`new_order`].
-pub fn status_change(change: &StatusChange, place: &BranchRef, origin: Origin<'_>) -> serde_json::Result<Vec<u8>> {
+pub fn status_change(change: &StatusChange, place: &BranchRef, origin: BodySource<'_>) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&shape::Body::of_change(change, place, origin))
 }

@@ -88,7 +88,7 @@ impl Money {
     ///
     /// # Errors
     /// Where it is no decimal number, or is beyond what 64 bits hold.
-    pub fn read(text: &str, currency: Currency) -> Result<Reading, AmountError> {
+    pub fn read(text: &str, currency: Currency) -> Result<ParsedAmount, AmountError> {
         let (minor, is_rounded) = Digits::of(text)?.times_ten_to(i64::from(currency.exponent))?;
         Self::reading(minor, currency, is_rounded)
     }
@@ -98,7 +98,7 @@ impl Money {
     ///
     /// # Errors
     /// As [`Self::read`]; also where it is no integer: 5.5 cents mostly mean that the unit is another one.
-    pub fn read_units(text: &str, decimals: u32, currency: Currency) -> Result<Reading, AmountError> {
+    pub fn read_units(text: &str, decimals: u32, currency: Currency) -> Result<ParsedAmount, AmountError> {
         let digits = Digits::of(text).map_err(|error| match error {
             AmountError::NotANumber => AmountError::NotAnInteger,
             error => error,
@@ -112,9 +112,9 @@ impl Money {
         Self::reading(minor, currency, is_rounded)
     }
 
-    fn reading(minor: i128, currency: Currency, is_rounded: bool) -> Result<Reading, AmountError> {
+    fn reading(minor: i128, currency: Currency, is_rounded: bool) -> Result<ParsedAmount, AmountError> {
         let minor = i64::try_from(minor).map_err(|_| AmountError::Range)?;
-        Ok(Reading {
+        Ok(ParsedAmount {
             money: Self { minor, currency },
             is_rounded,
         })
@@ -152,7 +152,7 @@ impl Money {
 
 /// An amount that was read, and whether it is what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading {
+pub struct ParsedAmount {
     /// The amount.
     pub money: Money,
     /// Whether more was written than the currency has decimals, and more than a binary float's noise.
@@ -391,7 +391,7 @@ mod tests {
             let double = minor as f64 / 1000.0;
             let shifted = double + 0.1 - 0.1;
             for text in [format!("{double}"), format!("{double:.40}"), format!("{shifted:e}")] {
-                prop_assert_eq!(Money::read(&text, jod()), Ok(Reading { money, is_rounded: false }), "{}", text);
+                prop_assert_eq!(Money::read(&text, jod()), Ok(ParsedAmount { money, is_rounded: false }), "{}", text);
             }
         }
 

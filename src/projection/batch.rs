@@ -8,9 +8,9 @@ use futures_util::future::BoxFuture;
 use super::{
     ALL, Projection,
     decoded::Event,
-    era::Kept,
+    era::CursorLog,
     providers::Providers,
-    rules::{self, EventOrder, Standing},
+    rules::{self, EventOrder, WebhookKnowledge},
     writer::{self, Holder},
 };
 use crate::{
@@ -36,7 +36,7 @@ pub struct To<'a> {
     /// The sequence.
     pub position: u64,
     /// What is known of the log there, where that is more than before.
-    pub log: Option<&'a Kept>,
+    pub log: Option<&'a CursorLog>,
 }
 
 /// Events that are applied together, as projections get them.
@@ -45,7 +45,7 @@ pub(crate) struct Batch<'a> {
     /// How many of them are in the rows of the current projection.
     known: usize,
     /// What was known of each event's webhook before it; empty until the webhooks had their turn.
-    pub(super) standings: Vec<Standing>,
+    pub(super) standings: Vec<WebhookKnowledge>,
     /// The rows of `delivery_providers`.
     pub(super) providers: &'a Providers,
     /// How the events come.
@@ -69,7 +69,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The events with what was known of their webhooks.
-    pub(super) fn with_standings(&self) -> impl Iterator<Item = (&Event<'a>, Standing)> {
+    pub(super) fn with_standings(&self) -> impl Iterator<Item = (&Event<'a>, WebhookKnowledge)> {
         self.events().iter().zip(self.standings[self.known..].iter().copied())
     }
 }

@@ -12,7 +12,7 @@ use super::{
     batch::Batch,
     decoded::{DecodedPayload, Event},
     providers::Providers,
-    rules::{self, Standing},
+    rules::{self, WebhookKnowledge},
     timestamp,
 };
 use crate::{
@@ -78,7 +78,7 @@ impl<'a> Rows<'a> {
         &mut self,
         event: &'a Event<'_>,
         provider_id: &'a str,
-        standing: Standing,
+        standing: WebhookKnowledge,
         (error, attempts, next): Failure<'_>,
     ) {
         let envelope = &event.envelope;
@@ -187,7 +187,7 @@ struct Errors<'a> {
 
 impl<'a> Errors<'a> {
     /// Applies an event, with what was known of its webhook before.
-    fn apply(&mut self, event: &'a Event<'_>, standing: Standing, providers: &'a Providers) {
+    fn apply(&mut self, event: &'a Event<'_>, standing: WebhookKnowledge, providers: &'a Providers) {
         let envelope = &event.envelope;
         let root = envelope.root_id;
         if let Some(note) = rules::overcomes(event) {

@@ -12,13 +12,13 @@ use crate::{
     database::{Connection, query},
     journal::{
         connection::Connection as Nats,
-        identity::{self, Compared, LogState, Mark, Remembered, Trail, watch::Identity},
+        identity::{self, Compared, LogState, Mark, Remembered, Trail, watch::LogIdentity},
     },
 };
 
 /// What the cursor keeps of its log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct CursorLog {
     /// When the log was created, in nanoseconds since 1970; none where a version before this one wrote the cursor.
     created: Option<i64>,
     /// How often the log was another one before.
@@ -29,7 +29,7 @@ pub struct Kept {
     moved: Option<i64>,
 }
 
-impl Kept {
+impl CursorLog {
     /// As it stands in the cursor; nothing is known where that cannot be read. `moved`: when the cursor was moved last.
     pub(super) fn parse(text: Option<&str>, moved: Option<i64>) -> Self {
         let read = text.map(serde_json::from_str).transpose().unwrap_or_else(|error| {
@@ -74,10 +74,10 @@ impl Kept {
 /// Where NATS or PostgreSQL is away, or another instance has become the writer.
 pub(super) async fn compare(
     connection: &mut Connection,
-    (nats, identity): (&Nats, &Identity),
+    (nats, identity): (&Nats, &LogIdentity),
     holder: &Holder,
     position: u64,
-    kept: &mut Kept,
+    kept: &mut CursorLog,
 ) -> anyhow::Result<Option<u64>> {
     let log = LogState::look(nats).await?;
     let remembered = kept.remembered(position);
@@ -103,16 +103,16 @@ async fn begin(
     connection: &mut Connection,
     holder: &Holder,
     position: u64,
-    kept: &Kept,
+    kept: &CursorLog,
     compared: Compared,
     log: &LogState,
-) -> anyhow::Result<Kept> {
+) -> anyhow::Result<CursorLog> {
     let common = compared.common().unwrap_or(0);
     let transaction = connection.transaction().await?;
     let locked = writer::lock(&transaction, holder).await?;
     let rows = transaction.query(query::LAST_ERA, &[]).await?;
     let last: i32 = rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(0);
-    let next = Kept {
+    let next = CursorLog {
         created: Some(log.created),
         era: kept.era.max(last) + 1,
         trail: kept.trail.up_to(common),
@@ -141,7 +141,7 @@ async fn begin(
 pub(super) async fn note_gap(
     connection: &mut Connection,
     holder: &Holder,
-    kept: &Kept,
+    kept: &CursorLog,
     position: u64,
     before: u64,
 ) -> anyhow::Result<()> {
@@ -168,16 +168,16 @@ mod tests {
 
     #[test]
     fn what_is_kept_reads_back() {
-        let kept = Kept {
+        let kept = CursorLog {
             created: Some(7),
             era: 2,
             trail: Trail::EMPTY,
             moved: None,
         };
         let kept = kept.with(Mark::new(9, "id", 3));
-        assert_eq!(Kept::parse(Some(&kept.to_text().unwrap()), None), kept);
-        assert_eq!(Kept::parse(None, None), Kept::default());
-        assert_eq!(Kept::parse(Some("7"), None), Kept::default());
-        assert_eq!(Kept::parse(None, Some(5)).remembered(9).as_of, Some(5));
+        assert_eq!(CursorLog::parse(Some(&kept.to_text().unwrap()), None), kept);
+        assert_eq!(CursorLog::parse(None, None), CursorLog::default());
+        assert_eq!(CursorLog::parse(Some("7"), None), CursorLog::default());
+        assert_eq!(CursorLog::parse(None, Some(5)).remembered(9).as_of, Some(5));
     }
 }

@@ -11,10 +11,10 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::{gather::Gather, writing::Writer};
+use self::{gather::Gather, writing::TablesWriter};
 use super::{
     batch::MAX_EVENTS,
-    era::Kept,
+    era::CursorLog,
     fill::{self, Filler},
     indexes,
     providers::Providers,
@@ -31,7 +31,7 @@ use crate::{
         pull::{Messages, Pull},
         streams,
     },
-    telemetry::tables::Who,
+    telemetry::tables::TroubleSource,
 };
 
 /// Name of the durable consumer.
@@ -118,7 +118,7 @@ impl Live {
                 Err(error) => {
                     self.note(&error);
                     if !error.is::<Replaced>() && !error.is::<LaterVersion>() {
-                        self.journal.tables().failed(Who::Writer, &error);
+                        self.journal.tables().failed(TroubleSource::Writer, &error);
                     }
                 }
             }
@@ -155,7 +155,7 @@ impl Live {
             self.migrated.send_replace(true);
         }
         if !self.may_write().await? {
-            self.journal.tables().works(Who::Writer);
+            self.journal.tables().works(TroubleSource::Writer);
             return Ok(());
         }
         let mut connection = self.database.own().await?;
@@ -221,10 +221,10 @@ impl Live {
         &mut self,
         connection: &mut Connection,
         position: u64,
-        kept: Kept,
+        kept: CursorLog,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut writer = Writer {
+        let mut writer = TablesWriter {
             journal: &self.journal,
             enabled: &self.enabled,
             holder: &self.holder,

@@ -12,7 +12,7 @@ use super::{
     batch::Batch,
     decoded::{DecodedPayload, Event},
     providers::Providers,
-    rules::{self, EventOrder, Standing},
+    rules::{self, EventOrder, WebhookKnowledge},
     timestamp,
 };
 use crate::{
@@ -57,7 +57,7 @@ impl Projection for ProviderOrderLogs {
 
 /// What news change. None leaves a column as it is.
 #[derive(Debug, Default)]
-struct News {
+struct OrderNews {
     provider_status: Option<String>,
     mapped_status: Option<OrderStatus>,
     actual_delivery: Option<NaiveDateTime>,
@@ -81,7 +81,7 @@ struct OrderLog<'a> {
     changed_at: NaiveDateTime,
     /// What else a new row needs.
     new: Option<New<'a>>,
-    news: Option<News>,
+    news: Option<OrderNews>,
 }
 
 impl OrderLog<'_> {
@@ -198,7 +198,7 @@ impl<'a> OrderLogs<'a> {
     }
 
     /// Applies an event, with what was known of its webhook before.
-    fn apply(&mut self, event: &'a Event<'a>, standing: Standing, providers: &Providers) {
+    fn apply(&mut self, event: &'a Event<'a>, standing: WebhookKnowledge, providers: &Providers) {
         let envelope = &event.envelope;
         let (Some(provider_id), DecodedPayload::Forwarded(forwarded)) = (providers.id(&envelope.provider), &event.said)
         else {
@@ -230,7 +230,7 @@ impl<'a> OrderLogs<'a> {
         provider_id: &str,
         order_id: String,
         event: &'a Event<'a>,
-        standing: Standing,
+        standing: WebhookKnowledge,
         order: &'a OrderSummary,
     ) {
         let new = New {
@@ -271,7 +271,7 @@ impl<'a> OrderLogs<'a> {
 
     /// The same order once more; also where the backend says so of another number, or of another branch's order, which are left
     /// alone.
-    fn announced_again(&mut self, place: usize, event: &Event<'_>, standing: Standing, order: &OrderSummary) {
+    fn announced_again(&mut self, place: usize, event: &Event<'_>, standing: WebhookKnowledge, order: &OrderSummary) {
         let (comes, row) = (self.order, &mut self.rows[place]);
         let envelope = &event.envelope;
         let is_same = row.external_order_id == envelope.external_order_id
@@ -318,7 +318,7 @@ struct Changes {
 }
 
 impl Changes {
-    fn push(&mut self, id: String, news: News) {
+    fn push(&mut self, id: String, news: OrderNews) {
         self.id.push(id);
         self.provider_status.push(news.provider_status);
         self.mapped_status.push(news.mapped_status.map(OrderStatus::as_str));
@@ -368,15 +368,15 @@ struct NewRows {
 }
 
 impl NewRows {
-    fn push(&mut self, id: String, order_id: String, provider_id: String, new: New<'_>, news: Option<News>) {
+    fn push(&mut self, id: String, order_id: String, provider_id: String, new: New<'_>, news: Option<OrderNews>) {
         let (order, envelope) = (new.order, &new.event.envelope);
         let at = timestamp(envelope.time);
         let mapped_status = mapped(order);
-        let news = news.unwrap_or(News {
+        let news = news.unwrap_or(OrderNews {
             updated_at: at,
-            ..News::default()
+            ..OrderNews::default()
         });
-        let state = News {
+        let state = OrderNews {
             provider_status: Some(news.provider_status.unwrap_or_else(|| order.provider_status.clone())),
             mapped_status: news.mapped_status.or(mapped_status),
             captain_name: news.captain_name.or_else(|| order.captain_name.clone()),

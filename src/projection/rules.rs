@@ -21,7 +21,7 @@ use crate::{
 
 /// What the tables know of a webhook before one of its events is applied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct WebhookKnowledge {
     /// It has a row.
     pub(super) is_known: bool,
     /// The backend has it.

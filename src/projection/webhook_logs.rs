@@ -15,7 +15,7 @@ use super::{
     batch::{Batch, storable_json},
     decoded::{DecodedPayload, Event},
     providers::Providers,
-    rules::{self, EventOrder, Standing},
+    rules::{self, EventOrder, WebhookKnowledge},
     timestamp,
 };
 use crate::{
@@ -67,7 +67,7 @@ const COMPLETED: &str = "completed";
 
 /// What became of a webhook, as far as one batch knows. None leaves a column as it is.
 #[derive(Debug, Default, Clone)]
-struct Fate {
+struct WebhookChange {
     status: Option<&'static str>,
     branch_id: Option<String>,
     company_id: Option<String>,
@@ -80,7 +80,7 @@ struct Fate {
     updated_at: NaiveDateTime,
 }
 
-impl Fate {
+impl WebhookChange {
     fn note(&mut self, event: &Event<'_>) {
         let envelope = &event.envelope;
         self.updated_at = timestamp(envelope.time);
@@ -183,7 +183,7 @@ struct Fates {
 }
 
 impl Fates {
-    fn push(&mut self, fate: Fate) {
+    fn push(&mut self, fate: WebhookChange) {
         self.status.push(fate.status);
         self.branch_id.push(fate.branch_id);
         self.company_id.push(fate.company_id);
@@ -271,13 +271,13 @@ impl<'a> Requests<'a> {
 /// A webhook of a batch.
 #[derive(Default)]
 struct Webhook<'a> {
-    standing: Standing,
+    standing: WebhookKnowledge,
     /// When its row was last changed by an earlier batch.
     changed_at: Option<NaiveDateTime>,
     /// Its request and the provider's id, where the row is new.
     request: Option<(&'a Event<'a>, &'a str)>,
     /// What the batch makes of it; none where it changes nothing.
-    fate: Option<Fate>,
+    fate: Option<WebhookChange>,
 }
 
 /// The webhooks of a batch.
@@ -309,7 +309,7 @@ impl<'a> Webhooks<'a> {
         if !ids.is_empty() {
             for row in transaction.query(query::KNOWN_WEBHOOK_LOGS, &[&ids]).await? {
                 let known = Webhook {
-                    standing: Standing {
+                    standing: WebhookKnowledge {
                         is_known: true,
                         is_settled: row.try_get(1)?,
                     },
@@ -324,10 +324,10 @@ impl<'a> Webhooks<'a> {
     }
 
     /// Applies an event; what was known of its webhook before.
-    fn apply(&mut self, event: &'a Event<'a>, providers: &'a Providers) -> Standing {
+    fn apply(&mut self, event: &'a Event<'a>, providers: &'a Providers) -> WebhookKnowledge {
         let envelope = &event.envelope;
         let Some(webhook) = self.by_id.get_mut(&envelope.root_id) else {
-            return Standing::default();
+            return WebhookKnowledge::default();
         };
         let before = webhook.standing;
         if envelope.event_type == EventType::WebhookReceived {
@@ -357,7 +357,7 @@ impl<'a> Webhooks<'a> {
         }
         let fate = webhook.fate.get_or_insert_with(|| {
             self.touched.push(envelope.root_id);
-            Fate::default()
+            WebhookChange::default()
         });
         fate.note(event);
         webhook.standing.is_settled = fate.status == Some(COMPLETED);

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{ALL, Projection, era::Kept};
+use super::{ALL, Projection, era::CursorLog};
 use crate::{
     database::{Connection, Transaction, query},
     fault_injection,
@@ -69,14 +69,14 @@ pub async fn position(connection: &Connection) -> anyhow::Result<Option<u64>> {
 ///
 /// # Errors
 /// [`Replaced`] where another one is it; where PostgreSQL is away or the schema is missing.
-pub async fn claim(connection: &Connection, holder: &Holder) -> anyhow::Result<(u64, Kept)> {
+pub async fn claim(connection: &Connection, holder: &Holder) -> anyhow::Result<(u64, CursorLog)> {
     let statement = connection.prepare_cached(query::CLAIM_CURSOR).await?;
     let row = connection
         .query_opt(&statement, &[&CURSOR, &holder.0, &lease()])
         .await?;
     let row = row.ok_or(Replaced)?;
     let (position, log): (i64, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
-    Ok((position.try_into()?, Kept::parse(log.as_deref(), row.try_get(2)?)))
+    Ok((position.try_into()?, CursorLog::parse(log.as_deref(), row.try_get(2)?)))
 }
 
 /// Lets another instance take the tables at once.
@@ -156,10 +156,10 @@ pub(super) async fn move_to(
     transaction: &Transaction<'_>,
     locked: &Locked,
     sequence: u64,
-    log: Option<&Kept>,
+    log: Option<&CursorLog>,
 ) -> anyhow::Result<()> {
     let sequence = i64::try_from(sequence)?;
-    let log = log.map(Kept::to_text).transpose()?;
+    let log = log.map(CursorLog::to_text).transpose()?;
     let own = locked.current_own();
     transaction
         .execute(query::MOVE_CURSOR, &[&CURSOR, &sequence, &lease(), &log, &own])

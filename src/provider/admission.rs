@@ -11,13 +11,13 @@ pub const MAX_ORDER_ID_BYTES: usize = 128;
 
 /// Why a provider refuses a request that was verified.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum AdmissionRefusal {
     /// Not what the provider sends; says what was expected, never what was sent.
     #[error("invalid webhook payload: {0}")]
     InvalidPayload(String),
 }
 
-impl From<Malformed> for Refusal {
+impl From<Malformed> for AdmissionRefusal {
     fn from(Malformed(why): Malformed) -> Self {
         Self::InvalidPayload(why)
     }
@@ -45,20 +45,20 @@ impl Admission {
         event_id: EventId,
         external_order_id: String,
         webhook_type: impl Into<Cow<'static, str>>,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, AdmissionRefusal> {
         if external_order_id.trim().is_empty() {
-            return Err(Refusal::InvalidPayload("the order id is empty".into()));
+            return Err(AdmissionRefusal::InvalidPayload("the order id is empty".into()));
         }
         if external_order_id.len() > MAX_ORDER_ID_BYTES {
-            return Err(Refusal::InvalidPayload(format!(
+            return Err(AdmissionRefusal::InvalidPayload(format!(
                 "the order id is longer than {MAX_ORDER_ID_BYTES} bytes"
             )));
         }
         if let Err(why) = segment::check(&external_order_id) {
-            return Err(Refusal::InvalidPayload(format!("the order id {why}")));
+            return Err(AdmissionRefusal::InvalidPayload(format!("the order id {why}")));
         }
         if matches!(sanitise(&external_order_id), Cow::Owned(_)) {
-            return Err(Refusal::InvalidPayload(
+            return Err(AdmissionRefusal::InvalidPayload(
                 "the order id holds markup or hidden characters".into(),
             ));
         }

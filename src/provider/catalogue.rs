@@ -34,7 +34,7 @@ const SHIPPED: [(&str, &str); 11] = [
 
 /// Where a provider's file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum FileOrigin {
     /// Part of this program.
     Shipped,
     /// In the folder.
@@ -43,16 +43,16 @@ pub enum Origin {
 
 /// A provider that is known.
 #[derive(Debug, Clone)]
-pub struct Known {
+pub struct KnownProvider {
     /// Its file.
     pub file: Arc<File>,
     /// Where that is.
-    pub origin: Origin,
+    pub origin: FileOrigin,
 }
 
 /// All of them, by name.
 #[derive(Debug, Clone)]
-pub struct Catalogue(BTreeMap<String, Known>);
+pub struct Catalogue(BTreeMap<String, KnownProvider>);
 
 /// Why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -100,9 +100,9 @@ impl Catalogue {
     pub fn shipped() -> Self {
         let read = |(name, text): &(&str, &str)| {
             let file = load(name, text).expect("a test loads every shipped file");
-            let known = Known {
+            let known = KnownProvider {
                 file: Arc::new(file),
-                origin: Origin::Shipped,
+                origin: FileOrigin::Shipped,
             };
             (known.file.identity.name.clone(), known)
         };
@@ -132,13 +132,13 @@ impl Catalogue {
         paths.sort();
         for path in paths {
             let file = load_file(&path)?;
-            let known = Known {
+            let known = KnownProvider {
                 file: Arc::new(file),
-                origin: Origin::Folder(path.clone()),
+                origin: FileOrigin::Folder(path.clone()),
             };
             let name = known.file.identity.name.clone();
-            if let Some(Known {
-                origin: Origin::Folder(first),
+            if let Some(KnownProvider {
+                origin: FileOrigin::Folder(first),
                 ..
             }) = self.0.insert(name.clone(), known)
             {
@@ -153,7 +153,7 @@ impl Catalogue {
     }
 
     /// By name.
-    pub fn get(&self, name: &str) -> Option<&Known> {
+    pub fn get(&self, name: &str) -> Option<&KnownProvider> {
         self.0.get(name)
     }
 
@@ -163,7 +163,7 @@ impl Catalogue {
     }
 
     /// All of them, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Known> {
+    pub fn iter(&self) -> impl Iterator<Item = &KnownProvider> {
         self.0.values()
     }
 }

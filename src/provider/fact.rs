@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use crate::{
     json::fault::{Fault, counted},
     order::{
-        body::{self, BranchRef, Origin},
+        body::{self, BodySource, BranchRef},
         flag::Flag,
         model::{Order, StatusChange},
         sanitise::clean_json,
@@ -64,7 +64,7 @@ impl Fact {
     ///
     /// # Errors
     /// As [`body::new_order`].
-    pub fn posted(&self, place: &BranchRef, origin: Origin<'_>) -> Option<serde_json::Result<Posted>> {
+    pub fn posted(&self, place: &BranchRef, origin: BodySource<'_>) -> Option<serde_json::Result<Posted>> {
         let made = match &self.content {
             Content::NewOrder(order) => body::new_order(order, place, origin),
             Content::StatusChange(change) => body::status_change(change, place, origin),

@@ -17,7 +17,7 @@ pub mod fact;
 pub mod declarative;
 pub mod catalogue;
 
-pub use admission::{Admission, Refusal};
+pub use admission::{Admission, AdmissionRefusal};
 pub use catalogue::Catalogue;
 pub use declarative::response::{FormattedAnswer, WebhookAnswer};
 pub use fact::{Content, Fact, Posted, StoreOfDocument, Stores, TransformError};
@@ -38,7 +38,7 @@ pub trait Provider: Send + Sync {
     ///
     /// # Errors
     /// Why it is refused; nothing of it may be kept then.
-    fn read(&self, request: &Verified<'_>) -> Result<Admission, Refusal>;
+    fn read(&self, request: &Verified<'_>) -> Result<Admission, AdmissionRefusal>;
 
     /// The store that a request names, as [`Self::transform`] will read it: whose secret it may be signed with. Nothing
     /// is known of the request yet.

@@ -96,7 +96,7 @@ fn fetched(event: &Recorded, payload: Bytes) -> NewEvent {
 
 /// Why a webhook's word for where its order is does not count. It never quotes the URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-enum Refused {
+enum FetchRefused {
     #[error("is missing")]
     Missing,
     #[error(transparent)]
@@ -109,21 +109,21 @@ enum Refused {
 
 /// Where a webhook says that its order is: only at the provider, and only at the configured paths there, whoever made
 /// the hub believe the webhook.
-fn url(payload: &[u8], href: &Href, origins: &Origins, order_id: &str) -> Result<Url, Refused> {
+fn url(payload: &[u8], href: &Href, origins: &Origins, order_id: &str) -> Result<Url, FetchRefused> {
     let body: Value = serde_json::from_slice(payload).unwrap_or_default();
     let text = body.pointer(&href.pointer).and_then(Value::as_str);
-    let url = origins.check_beside(text.ok_or(Refused::Missing)?, &href.hosts)?;
+    let url = origins.check_beside(text.ok_or(FetchRefused::Missing)?, &href.hosts)?;
     let path = url.path();
     let segments = path.trim_start_matches('/').split('/');
     // The URL's parser has resolved `..`; what is encoded is left, and servers may decode it.
     if segments.map(segment::check).any(|checked| checked.is_err()) {
-        return Err(Refused::Path);
+        return Err(FetchRefused::Path);
     }
     let template = href.paths.iter().find(|template| template.has_shape_of(path));
-    let template = template.ok_or(Refused::Path)?;
+    let template = template.ok_or(FetchRefused::Path)?;
     match template.part(path, EXTERNAL_ID) {
         // Whatever is encoded beyond need, it is the same order.
-        Some(part) if percent_decode_str(part).decode_utf8_lossy() != order_id => Err(Refused::Order),
+        Some(part) if percent_decode_str(part).decode_utf8_lossy() != order_id => Err(FetchRefused::Order),
         _ => Ok(url),
     }
 }
@@ -182,18 +182,21 @@ mod tests {
             ),
             ("https://169.254.169.254/v1/eats/order/o%201", NotAllowed::Host.into()),
             ("/v1/eats/order/o%201", NotAllowed::NoUrl.into()),
-            ("https://api.uber.example/v1/eats/order/o2", Refused::Order),
-            ("https://api.uber.example/v1/eats/order/o+1", Refused::Order),
-            ("https://api.uber.example/v1/eats/stores", Refused::Path),
-            ("https://api.uber.example/v1/eats/order/../admin", Refused::Path),
-            ("https://api.uber.example/v1/eats/order/o%201/refund", Refused::Path),
-            ("https://api.uber.example/v1//eats/order/o%201", Refused::Path),
-            ("https://api.uber.example/orders/%2e%2e%2fadmin", Refused::Path),
-            ("https://api.uber.example/orders/a%2fb", Refused::Path),
-            ("https://api.uber.example/", Refused::Path),
+            ("https://api.uber.example/v1/eats/order/o2", FetchRefused::Order),
+            ("https://api.uber.example/v1/eats/order/o+1", FetchRefused::Order),
+            ("https://api.uber.example/v1/eats/stores", FetchRefused::Path),
+            ("https://api.uber.example/v1/eats/order/../admin", FetchRefused::Path),
+            (
+                "https://api.uber.example/v1/eats/order/o%201/refund",
+                FetchRefused::Path,
+            ),
+            ("https://api.uber.example/v1//eats/order/o%201", FetchRefused::Path),
+            ("https://api.uber.example/orders/%2e%2e%2fadmin", FetchRefused::Path),
+            ("https://api.uber.example/orders/a%2fb", FetchRefused::Path),
+            ("https://api.uber.example/", FetchRefused::Path),
         ] {
             assert_eq!(read(bad), Err(why), "{bad}");
         }
-        assert_eq!(url(b"{}", &place, &origins, "o 1"), Err(Refused::Missing));
+        assert_eq!(url(b"{}", &place, &origins, "o 1"), Err(FetchRefused::Missing));
     }
 }

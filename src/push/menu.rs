@@ -42,11 +42,11 @@ struct Name {
 struct Category {
     id: String,
     name: Name,
-    items: Vec<Item>,
+    items: Vec<MenuItem>,
 }
 
 #[derive(Debug)]
-struct Item {
+struct MenuItem {
     id: String,
     name: Name,
     description: Name,
@@ -88,7 +88,7 @@ impl Menu {
             }]
         };
         let root = Node::root(bytes).map_err(|_| not_json())?;
-        let mut reading = Reading::default();
+        let mut reading = MenuReader::default();
         let body = root.object(&mut reading.faults);
         let currency = reading.currency(&body.get("currency"));
         let categories: Vec<_> = body.get("categories").elements(&mut reading.faults);
@@ -146,7 +146,7 @@ impl Category {
     }
 }
 
-impl Item {
+impl MenuItem {
     fn slots(&self, category: &str, position: usize) -> Value {
         let groups: Vec<_> = self
             .groups
@@ -234,7 +234,7 @@ fn say_price(slots: &mut Value, price: Money) {
 
 /// What was read so far.
 #[derive(Default)]
-struct Reading {
+struct MenuReader {
     faults: Faults,
     entries: usize,
     /// Ids that may stand only once: of categories and of items.
@@ -243,7 +243,7 @@ struct Reading {
     groups: HashMap<String, (String, Group)>,
 }
 
-impl Reading {
+impl MenuReader {
     fn currency(&mut self, node: &Node<'_>) -> Currency {
         let code = node.required_text(&mut self.faults);
         code.parse().unwrap_or_else(|_| {
@@ -354,14 +354,14 @@ impl Reading {
         }
     }
 
-    fn item(&mut self, node: &Node<'_>, currency: Currency) -> Item {
+    fn item(&mut self, node: &Node<'_>, currency: Currency) -> MenuItem {
         let item = self.entry(node);
         let nodes = item.get("modifierGroups").elements(&mut self.faults);
         let mut groups: Vec<_> = nodes.iter().map(|node| self.group(node, currency)).collect();
         // Twice at one item it is the same group.
         let mut known = HashSet::new();
         groups.retain(|group| known.insert(group.id.clone()));
-        Item {
+        MenuItem {
             id: self.id(&item.get("id"), Some("item")),
             name: self.name(&item.get("name"), true),
             description: self.name(&item.get("description"), false),

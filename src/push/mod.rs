@@ -24,7 +24,7 @@ use crate::{
     },
     journal::Journal,
     provider::outbound::template::{Scope, Unfilled},
-    remote::{Origin, Remote, Reply},
+    remote::{Caller, Remote, Reply},
     retry::{self, Failure, Schedule},
 };
 
@@ -58,7 +58,7 @@ pub struct Push {
 /// What a request to a provider is about.
 struct Subject {
     scope: Scope,
-    origin: Origin,
+    origin: Caller,
     /// What the table says of the branch.
     row: Option<Arc<Branch>>,
 }
@@ -105,7 +105,7 @@ impl Push {
         }
         Ok(Subject {
             scope,
-            origin: Origin {
+            origin: Caller {
                 base: remote.base(of_platform.as_deref()),
                 branch: branch.map(str::to_owned),
                 event: event.run_id(),

@@ -4,27 +4,27 @@ use std::sync::Arc;
 
 use metrics::{Counter, Histogram};
 
-use crate::{event::SecretUse, telemetry::metrics::kept::Kept};
+use crate::{event::SecretUse, telemetry::metrics::kept::HandleCache};
 
 /// Handles of the metrics of one provider's webhooks.
 #[derive(Debug)]
-pub struct Measured {
+pub struct ProviderMetrics {
     provider: Arc<str>,
     /// Verified and within the limits.
     pub received: Counter,
     /// From the request's head until the event log acknowledged.
     pub accept_duration: Histogram,
-    secrets: Kept<SecretUse, Counter>,
+    secrets: HandleCache<SecretUse, Counter>,
 }
 
-impl Measured {
+impl ProviderMetrics {
     /// Of this provider.
     pub fn of(provider: &Arc<str>) -> Self {
         Self {
             provider: Arc::clone(provider),
             received: metrics::counter!("webhooks_received_total", "provider" => Arc::clone(provider)),
             accept_duration: metrics::histogram!("webhook_accept_duration_seconds", "provider" => Arc::clone(provider)),
-            secrets: Kept::default(),
+            secrets: HandleCache::default(),
         }
     }
 

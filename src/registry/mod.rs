@@ -12,7 +12,7 @@ use crate::{
 pub mod allow_list;
 mod measured;
 
-pub use self::{allow_list::AllowList, measured::Measured};
+pub use self::{allow_list::AllowList, measured::ProviderMetrics};
 
 /// A provider that is switched on, with what this installation knows about it.
 pub struct Enabled {
@@ -37,7 +37,7 @@ pub struct Enabled {
     /// Whether test orders go to the backend like any other.
     pub forward_test_orders: bool,
     /// What is counted for each of its webhooks.
-    pub measured: Measured,
+    pub measured: ProviderMetrics,
 }
 
 impl Enabled {

@@ -31,7 +31,7 @@ pub mod writer;
 use self::{
     lines::{LeftOut, Lines},
     sampler::Sampler,
-    writer::Writer,
+    writer::SampleWriter,
 };
 
 /// First token of its subjects: `refusals.{provider}.{code}`.
@@ -51,7 +51,7 @@ const MAX_AGENT_CHARS: usize = 128;
 
 /// Why a request was refused; the answer carries it from where it was refused to where it is noted.
 #[derive(Debug, Clone)]
-pub(crate) struct Refused {
+pub(crate) struct RefusalNote {
     /// What was refused, for the log: [`WEBHOOK`], or which request of the backend.
     pub(crate) kind: &'static str,
     /// The enabled provider that it was for; none where there is no such.
@@ -67,7 +67,7 @@ pub(crate) struct Refused {
 /// A refused request as it stands in the stream. Fields may be added.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Refusal {
+pub struct RefusalSample {
     /// When it was refused.
     pub time: DateTime<Utc>,
     /// The request's id, as it was answered.
@@ -99,12 +99,12 @@ pub struct Refusal {
 pub struct Audit {
     sampler: Mutex<Sampler>,
     lines: Mutex<Lines>,
-    queue: mpsc::Sender<Refusal>,
+    queue: mpsc::Sender<RefusalSample>,
 }
 
 impl Audit {
     /// And what takes its samples to the stream.
-    pub fn new() -> (Arc<Self>, Writer) {
+    pub fn new() -> (Arc<Self>, SampleWriter) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let now = Instant::now();
         let audit = Arc::new(Self {
@@ -112,7 +112,7 @@ impl Audit {
             lines: Mutex::new(Lines::default()),
             queue,
         });
-        (Arc::clone(&audit), Writer::new(audit, waiting))
+        (Arc::clone(&audit), SampleWriter::new(audit, waiting))
     }
 
     fn writes_line(&self, kind: &'static str, provider: &str, code: &'static str) -> bool {
@@ -125,7 +125,7 @@ impl Audit {
         sampler.takes(client, Instant::now())
     }
 
-    fn publish(&self, refusal: Refusal) {
+    fn publish(&self, refusal: RefusalSample) {
         if self.queue.try_send(refusal).is_err() {
             count_lost();
         }
@@ -190,14 +190,14 @@ pub async fn note_refused(
 ) -> Response<Body> {
     let facts = RequestLogFacts::of(&request, peer.ip());
     let mut response = next.run(request).await;
-    if let Some(refused) = response.extensions_mut().remove::<Refused>() {
+    if let Some(refused) = response.extensions_mut().remove::<RefusalNote>() {
         notes.note(&refused, &response, &facts);
     }
     response
 }
 
 impl Notes {
-    fn note(&self, refused: &Refused, response: &Response<Body>, facts: &RequestLogFacts) {
+    fn note(&self, refused: &RefusalNote, response: &Response<Body>, facts: &RequestLogFacts) {
         let client = refused.client.unwrap_or(facts.peer).to_canonical();
         let provider = refused.provider.as_deref().unwrap_or(NO_PROVIDER);
         let request_id = response.headers().get(request_id::HEADER);
@@ -222,7 +222,7 @@ impl Notes {
         }
         let signer = refused.provider.as_deref().filter(|_| refused.kind == WEBHOOK);
         let enabled = signer.and_then(|name| self.registry.get(name));
-        self.audit.publish(Refusal {
+        self.audit.publish(RefusalSample {
             time: Utc::now(),
             request_id: request_id.to_owned(),
             provider: provider.to_owned(),

@@ -11,7 +11,7 @@ use axum::{
 use serde_json::json;
 
 use super::{
-    audit::{Refused, WEBHOOK},
+    audit::{RefusalNote, WEBHOOK},
     request_id,
 };
 use crate::{journal::AppendError, provider, verification};
@@ -69,7 +69,7 @@ pub enum Reason {
     SecretsUnavailable,
     /// It is not what the provider sends.
     #[error(transparent)]
-    Provider(#[from] provider::Refusal),
+    Provider(#[from] provider::AdmissionRefusal),
     /// JetStream did not acknowledge.
     #[error("the event could not be stored; send it again")]
     EventLogUnavailable(AppendError),
@@ -90,7 +90,7 @@ impl Reason {
             Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"),
             Self::PayloadTooLarge(_) | Self::UnpacksTooFar(_) => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT"),
-            Self::UnreadableBody(_) | Self::Provider(provider::Refusal::InvalidPayload(_)) => {
+            Self::UnreadableBody(_) | Self::Provider(provider::AdmissionRefusal::InvalidPayload(_)) => {
                 (StatusCode::BAD_REQUEST, "INVALID_PAYLOAD")
             }
             Self::Unverified(verification::Refusal::InvalidSignature) => {
@@ -165,7 +165,7 @@ impl Reason {
             Self::EventLogUnavailable(error) => error.to_string(),
             other => other.to_string(),
         };
-        response.extensions_mut().insert(Refused {
+        response.extensions_mut().insert(RefusalNote {
             kind: WEBHOOK,
             provider: None,
             client: None,
@@ -218,7 +218,7 @@ mod tests {
             Reason::Unverified(verification::Refusal::InvalidSignature),
             Reason::Unverified(verification::Refusal::SignatureExpired),
             Reason::Unverified(verification::Refusal::InvalidToken),
-            Reason::Provider(provider::Refusal::InvalidPayload("x".into())),
+            Reason::Provider(provider::AdmissionRefusal::InvalidPayload("x".into())),
             Reason::EventLogUnavailable(AppendError::Timeout),
             Reason::Internal,
         ]
@@ -268,6 +268,6 @@ mod tests {
             assert!(!(is_error && reason.counts_against_address()), "{reason:?}");
         }
         assert!(Reason::Unverified(verification::Refusal::InvalidSignature).counts_against_address());
-        assert!(!Reason::Provider(provider::Refusal::InvalidPayload("x".into())).counts_against_address());
+        assert!(!Reason::Provider(provider::AdmissionRefusal::InvalidPayload("x".into())).counts_against_address());
     }
 }

@@ -47,7 +47,7 @@ impl Lost {
     }
 }
 
-enum Item {
+enum SinkMessage {
     Line(Vec<u8>),
     /// Everything before it is to be written; the sender is dropped when it was.
     Flush(SyncSender<()>),
@@ -56,7 +56,7 @@ enum Item {
 /// The queue. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Sink {
-    items: SyncSender<Item>,
+    items: SyncSender<SinkMessage>,
     /// Bytes that wait.
     waiting: Arc<AtomicUsize>,
     lost: Arc<Lost>,
@@ -95,7 +95,7 @@ impl Sink {
     pub fn flush(&self, within: Duration) {
         let deadline = Instant::now() + within;
         let (done, written) = sync_channel(1);
-        let mut item = Item::Flush(done);
+        let mut item = SinkMessage::Flush(done);
         while let Err(TrySendError::Full(back)) = self.items.try_send(item) {
             if Instant::now() >= deadline {
                 return;
@@ -109,7 +109,7 @@ impl Sink {
 
     fn put(&self, line: &[u8]) {
         let before = self.waiting.fetch_add(line.len(), Ordering::Relaxed);
-        let fits = before + line.len() <= MAX_BYTES && self.items.try_send(Item::Line(line.to_vec())).is_ok();
+        let fits = before + line.len() <= MAX_BYTES && self.items.try_send(SinkMessage::Line(line.to_vec())).is_ok();
         if !fits {
             self.waiting.fetch_sub(line.len(), Ordering::Relaxed);
             self.lost.full.fetch_add(1, Ordering::Relaxed);
@@ -150,12 +150,12 @@ struct Writing<W> {
 }
 
 impl<W: Write> Writing<W> {
-    fn run(&mut self, from: &Receiver<Item>) {
+    fn run(&mut self, from: &Receiver<SinkMessage>) {
         let (mut reported, mut looked) = (0, Instant::now());
         loop {
             let item = match from.recv_timeout(REPORT_EVERY) {
-                Ok(Item::Flush(_done)) => continue,
-                Ok(Item::Line(line)) => Some(line),
+                Ok(SinkMessage::Flush(_done)) => continue,
+                Ok(SinkMessage::Line(line)) => Some(line),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };

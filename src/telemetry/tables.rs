@@ -14,7 +14,7 @@ pub const LATE_AFTER: Duration = Duration::from_secs(60);
 
 /// Who met the trouble. What one of them finds says nothing about what the other found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Who {
+pub enum TroubleSource {
     /// Who writes the tables, or tries to.
     Writer,
     /// The question that health asks.
@@ -23,7 +23,7 @@ pub enum Who {
 
 /// Why the tables are not written, or PostgreSQL does not answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub struct TablesTrouble {
     /// What kind.
     pub class: Class,
     /// In words, without values of rows.
@@ -43,23 +43,23 @@ pub struct Lag {
 
 /// See the module. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Tables(Arc<Mutex<State>>);
+pub struct Tables(Arc<Mutex<TablesState>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct TablesState {
     position: Option<u64>,
     lag: Option<Lag>,
-    writer: Option<Trouble>,
-    question: Option<Trouble>,
+    writer: Option<TablesTrouble>,
+    question: Option<TablesTrouble>,
     /// Tables with old rows that may not be deleted, and why.
     retention_refused: BTreeMap<&'static str, String>,
 }
 
-impl State {
-    fn slot(&mut self, who: Who) -> &mut Option<Trouble> {
+impl TablesState {
+    fn slot(&mut self, who: TroubleSource) -> &mut Option<TablesTrouble> {
         match who {
-            Who::Writer => &mut self.writer,
-            Who::Question => &mut self.question,
+            TroubleSource::Writer => &mut self.writer,
+            TroubleSource::Question => &mut self.question,
         }
     }
 
@@ -86,7 +86,7 @@ impl Tables {
     }
 
     /// Something went wrong.
-    pub fn failed(&self, who: Who, error: &anyhow::Error) {
+    pub fn failed(&self, who: TroubleSource, error: &anyhow::Error) {
         let class = Class::of(error);
         metrics::counter!("database_errors_total", "class" => class.as_str()).increment(1);
         let mut state = self.lock();
@@ -94,7 +94,7 @@ impl Tables {
             .slot(who)
             .as_ref()
             .map_or_else(Instant::now, |before| before.since);
-        *state.slot(who) = Some(Trouble {
+        *state.slot(who) = Some(TablesTrouble {
             class,
             message: format!("{error:#}"),
             since,
@@ -103,7 +103,7 @@ impl Tables {
     }
 
     /// It works.
-    pub fn works(&self, who: Who) {
+    pub fn works(&self, who: TroubleSource) {
         let mut state = self.lock();
         if state.slot(who).take().is_some() {
             state.show();
@@ -111,7 +111,7 @@ impl Tables {
     }
 
     /// What is wrong now; the writer's trouble before that of the question, for it says more.
-    pub fn trouble(&self) -> Option<Trouble> {
+    pub fn trouble(&self) -> Option<TablesTrouble> {
         let state = self.lock();
         state.writer.clone().or_else(|| state.question.clone())
     }
@@ -155,7 +155,7 @@ impl Tables {
         self.trouble().is_none() && self.lag().is_none_or(|lag| lag.age < LATE_AFTER)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, TablesState> {
         // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -171,17 +171,17 @@ mod tests {
         let tables = Tables::default();
         assert!(tables.follow());
         let deadline = anyhow::Error::from(database::Error::Deadline(Duration::from_secs(12)));
-        tables.failed(Who::Writer, &deadline);
+        tables.failed(TroubleSource::Writer, &deadline);
         let since = tables.trouble().unwrap().since;
-        tables.works(Who::Question);
-        tables.failed(Who::Writer, &deadline.context("again"));
+        tables.works(TroubleSource::Question);
+        tables.failed(TroubleSource::Writer, &deadline.context("again"));
         let trouble = tables.trouble().unwrap();
         assert_eq!((trouble.class, trouble.since), (Class::TimeLimit, since));
         assert!(!tables.follow());
-        tables.works(Who::Writer);
+        tables.works(TroubleSource::Writer);
         assert_eq!(tables.trouble(), None);
         tables.failed(
-            Who::Question,
+            TroubleSource::Question,
             &anyhow::Error::from(database::Error::unreachable("refused", None)),
         );
         assert_eq!(tables.trouble().unwrap().class, Class::NoConnection);

@@ -9,7 +9,7 @@ use crate::{
     branches::BranchLookup,
     database::query,
     event::{NotYours, Recorded},
-    memory::Announced,
+    memory::AnnouncedBy,
     order::body::BranchRef,
 };
 
@@ -132,7 +132,7 @@ impl Transform {
     ) -> Result<Result<BranchLookup, NotYours>, NotYet> {
         let envelope = &received.envelope;
         let announced = self.orders.announced(received, own, 0).await?;
-        if let Announced::Own(order) = &announced
+        if let AnnouncedBy::Own(order) = &announced
             && let Some(order) = Announcement::of(order)
         {
             return Ok(Ok(BranchLookup::Found(order.place)));
@@ -147,8 +147,8 @@ impl Transform {
         })?;
         match (known, announced) {
             (Some((true, place)), _) => return Ok(Ok(BranchLookup::Found(place))),
-            (None, Announced::Nobodys | Announced::Own(_)) => {}
-            (Some((false, _)), _) | (None, Announced::Others) => {
+            (None, AnnouncedBy::NotAnnounced | AnnouncedBy::Own(_)) => {}
+            (Some((false, _)), _) | (None, AnnouncedBy::Others) => {
                 let number = &envelope.external_order_id;
                 let claimed = format!("order {number}, which is another branch's");
                 return Ok(Err(envelope.principal.refused(claimed)));

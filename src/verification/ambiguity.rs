@@ -113,7 +113,7 @@ impl Signed {
 
 /// Something that a provider's file reads.
 #[derive(Debug, Clone, Copy)]
-pub enum Read<'a> {
+pub enum FieldRead<'a> {
     /// A header.
     Header(&'a str),
     /// The path.
@@ -124,13 +124,13 @@ pub enum Read<'a> {
 
 impl Scheme {
     /// Whether what is read is signed; none where this scheme signs nothing, so that the owner of the token may send anything.
-    pub fn signs(&self, read: Read<'_>) -> Option<bool> {
+    pub fn signs(&self, read: FieldRead<'_>) -> Option<bool> {
         match self {
             Self::Static(_) | Self::Basic(_) | Self::Jwt(_) | Self::None => None,
             Self::Hmac(one) | Self::HashConcat(one) => Some(match read {
-                Read::Header(name) => one.covers_header(name),
-                Read::Path => one.signed.has(&Part::Url),
-                Read::Pointer(pointer) => one.covers_pointer(pointer),
+                FieldRead::Header(name) => one.covers_header(name),
+                FieldRead::Path => one.signed.has(&Part::Url),
+                FieldRead::Pointer(pointer) => one.covers_pointer(pointer),
             }),
             // Each step must let it in: one that signs it is enough.
             Self::AllOf(steps) => steps

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use arc_swap::ArcSwap;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::event::{Origin, Principal};
+use crate::event::{Principal, SecretOrigin};
 
 /// Most secrets that one name may have at a time; a rotation needs two.
 pub const MAX_SECRETS: usize = 8;
@@ -21,7 +21,7 @@ pub enum Own {
     File,
 }
 
-impl From<Own> for Origin {
+impl From<Own> for SecretOrigin {
     fn from(own: Own) -> Self {
         match own {
             Own::Env => Self::Env,
@@ -34,7 +34,7 @@ impl From<Own> for Origin {
 #[derive(Clone)]
 pub(super) struct Secret {
     pub(super) value: SecretString,
-    pub(super) origin: Origin,
+    pub(super) origin: SecretOrigin,
     pub(super) index: usize,
     /// For whom it speaks.
     pub(super) principal: Principal,
@@ -60,10 +60,10 @@ impl Keys {
     /// The same, with those of one branch: what they prove may act for that branch alone.
     #[must_use]
     pub fn with_branch(self, name: &str, branch: &str, secrets: &[SecretString]) -> Self {
-        self.with_all(name, Origin::Branch, &Principal::branch_alone(branch), secrets)
+        self.with_all(name, SecretOrigin::Branch, &Principal::branch_alone(branch), secrets)
     }
 
-    fn with_all(mut self, name: &str, origin: Origin, principal: &Principal, secrets: &[SecretString]) -> Self {
+    fn with_all(mut self, name: &str, origin: SecretOrigin, principal: &Principal, secrets: &[SecretString]) -> Self {
         let secrets = secrets
             .iter()
             .enumerate()

@@ -121,7 +121,7 @@ fn webhook_secret() -> String {
 /// A scheme without `preset`, as it is written.
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-enum Written {
+enum WrittenScheme {
     Static(Static),
     Basic(Basic),
     Hmac(Signed),
@@ -146,15 +146,15 @@ impl<'de> Deserialize<'de> for Scheme {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let table = Value::deserialize(deserializer)?;
         let table = preset::expand(table).map_err(de::Error::custom)?;
-        Ok(match Written::deserialize(table).map_err(de::Error::custom)? {
-            Written::Static(one) => Self::Static(one),
-            Written::Basic(one) => Self::Basic(one),
-            Written::Hmac(one) => Self::Hmac(one),
-            Written::HashConcat(one) => Self::HashConcat(one),
-            Written::Jwt(one) => Self::Jwt(one),
-            Written::None(Nothing {}) => Self::None,
-            Written::AnyOf(Steps { steps }) => Self::AnyOf(steps),
-            Written::AllOf(Steps { steps }) => Self::AllOf(steps),
+        Ok(match WrittenScheme::deserialize(table).map_err(de::Error::custom)? {
+            WrittenScheme::Static(one) => Self::Static(one),
+            WrittenScheme::Basic(one) => Self::Basic(one),
+            WrittenScheme::Hmac(one) => Self::Hmac(one),
+            WrittenScheme::HashConcat(one) => Self::HashConcat(one),
+            WrittenScheme::Jwt(one) => Self::Jwt(one),
+            WrittenScheme::None(Nothing {}) => Self::None,
+            WrittenScheme::AnyOf(Steps { steps }) => Self::AnyOf(steps),
+            WrittenScheme::AllOf(Steps { steps }) => Self::AllOf(steps),
         })
     }
 }

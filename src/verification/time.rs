@@ -40,7 +40,7 @@ impl<'de> Deserialize<'de> for Timestamp {
             deny_unknown_fields,
             expecting = "timestamp = { header = \"x-name\", unit = \"s\", tolerance = \"5m\" }"
         )]
-        struct Written {
+        struct WrittenTime {
             header: Option<String>,
             pointer: Option<String>,
             #[serde(default)]
@@ -49,7 +49,7 @@ impl<'de> Deserialize<'de> for Timestamp {
             unit: Unit,
             tolerance: String,
         }
-        let written = Written::deserialize(deserializer)?;
+        let written = WrittenTime::deserialize(deserializer)?;
         let table = LocationTable {
             header: written.header,
             pointer: written.pointer,

@@ -18,7 +18,7 @@ use webhook_hub::{
     event::Recorded,
     json::{structure, surrogates::with_whole_surrogates},
     order::{
-        body::{self, BranchRef, Origin},
+        body::{self, BodySource, BranchRef},
         sanitise::{MAX_TEXT_BYTES, clean_json, sanitise},
     },
     provider::{Admission, Catalogue, Content, Provider, TransformError, declarative::Declarative},
@@ -74,7 +74,7 @@ static SCHEMES: LazyLock<Vec<(&str, Scheme, Keys)>> = LazyLock::new(|| {
 /// Every provider that is shipped.
 static PROVIDERS: LazyLock<Vec<Declarative>> = LazyLock::new(|| {
     let catalogue = Catalogue::shipped();
-    let provider = |known: &webhook_hub::provider::catalogue::Known| {
+    let provider = |known: &webhook_hub::provider::catalogue::KnownProvider| {
         Declarative::new(Arc::clone(&known.file), Some("JOD".parse().unwrap()))
     };
     catalogue.iter().map(provider).collect()
@@ -195,7 +195,7 @@ pub(crate) fn transform(data: &[u8]) {
                 continue;
             }
         };
-        let origin = Origin {
+        let origin = BodySource {
             auto_accept: false,
             provider: "careem",
             webhook_type,

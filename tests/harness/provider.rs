@@ -67,7 +67,7 @@ impl Provider {
     /// All that this version knows.
     pub(crate) fn all(catalogue: &Catalogue) -> Vec<Self> {
         let http = http();
-        let of = |known: &webhook_hub::provider::catalogue::Known| Self {
+        let of = |known: &webhook_hub::provider::catalogue::KnownProvider| Self {
             name: known.file.identity.name.clone(),
             file: Arc::clone(&known.file),
             http: http.clone(),

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
-use webhook_hub::event::{Envelope, EventType, Origin, RequestFacts, SecretUse};
+use webhook_hub::event::{Envelope, EventType, RequestFacts, SecretOrigin, SecretUse};
 
 use crate::harness::{
     World,
@@ -35,7 +35,7 @@ impl<'a> Webhook<'a> {
             scheme: "hmac-sha256".into(),
             secrets: vec![SecretUse {
                 name: "webhook_secret".into(),
-                origin: Origin::Env,
+                origin: SecretOrigin::Env,
                 index: 0,
             }],
             ..RequestFacts::default()

@@ -68,7 +68,7 @@ struct BreakerMessage {
 /// # Errors
 /// Never; trouble with NATS is waited out.
 pub async fn run(connection: Arc<Connection>, gate: Arc<Gate>, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut sharing = Sharing {
+    let mut sharing = BreakerSharing {
         instance: Uuid::new_v4().simple().to_string(),
         turns: gate.turns(),
         connection,
@@ -89,7 +89,7 @@ pub async fn run(connection: Arc<Connection>, gate: Arc<Gate>, stop: Cancellatio
     }
 }
 
-struct Sharing {
+struct BreakerSharing {
     instance: String,
     connection: Arc<Connection>,
     gate: Arc<Gate>,
@@ -99,7 +99,7 @@ struct Sharing {
     is_asked: bool,
 }
 
-impl Sharing {
+impl BreakerSharing {
     /// Returns when the subscription ends: why.
     async fn share(&mut self) -> anyhow::Error {
         let mut others: Subscriber = match self.connection.client.subscribe(SUBJECT).await {

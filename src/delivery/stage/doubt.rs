@@ -23,10 +23,10 @@ pub enum Before {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Doubt(Mutex<State>);
+pub(super) struct Doubt(Mutex<DoubtState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct DoubtState {
     /// The log is being read, so any order may have a lane that is missing.
     is_reading: bool,
     /// Orders in doubt: those with a lane that may be incomplete, and those with events that joined one meanwhile.
@@ -40,14 +40,14 @@ struct State {
 impl Doubt {
     /// These orders have lanes that may not be as they should be. `any`: and any order may lack one.
     pub(super) fn of(orders: HashSet<OrderKey>, any: bool) -> Self {
-        Self(Mutex::new(State {
+        Self(Mutex::new(DoubtState {
             is_reading: any,
             orders,
-            ..State::default()
+            ..DoubtState::default()
         }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DoubtState> {
         // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,7 +7,7 @@ use crate::{
     delivery::lease::note::Floor,
     journal::{
         connection::Connection,
-        identity::{self, Compared, LogState, Remembered, Trail, id_of, message_at, watch::Identity},
+        identity::{self, Compared, LogState, Remembered, Trail, id_of, message_at, watch::LogIdentity},
     },
 };
 
@@ -41,7 +41,7 @@ pub(super) enum InheritedFloor {
 /// Where NATS does not answer.
 pub(super) async fn inherited_floor(
     connection: &Connection,
-    identity: &Identity,
+    identity: &LogIdentity,
     log: LogState,
     tenure: &Tenure,
     stage: &'static str,

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::{
     Stage, attempt::TaskContext, delivery_gap::GapDetector, gauges::Gauges, handover::Freed,
-    newer_version::NewerEvents, rebuild::Mends, recovery::Unsettled, work_queue::WorkQueue,
+    newer_version::NewerEvents, rebuild::Mends, recovery::OpenWork, work_queue::WorkQueue,
 };
 use crate::journal::{codec::OrderKey, pull::Messages};
 
@@ -33,19 +33,19 @@ pub(super) struct InFlight {
 
 impl InFlight {
     /// The open work that was found at the takeover.
-    pub(super) fn of<S: Stage>(unsettled: Unsettled) -> Self {
+    pub(super) fn of<S: Stage>(open_work: OpenWork) -> Self {
         let (mut queue, mut newer) = (WorkQueue::new(), NewerEvents::default());
-        unsettled.elsewhere.values().for_each(|key| queue.hold_back(*key));
-        for (sequence, event) in unsettled.left {
+        open_work.elsewhere.values().for_each(|key| queue.hold_back(*key));
+        for (sequence, event) in open_work.left {
             newer.leave(S::NAME, sequence, event);
         }
-        for item in unsettled.open {
+        for item in open_work.open {
             if !newer.holds_up(S::NAME, item.event.sequence, OrderKey::of(&item.event)) {
                 queue.push(item);
             }
         }
         let gaps = GapDetector {
-            last: unsettled.handed_out,
+            last: open_work.handed_out,
             suspect: None,
         };
         Self {
@@ -53,7 +53,7 @@ impl InFlight {
             newer,
             gaps,
             mends: None,
-            elsewhere: unsettled.elsewhere,
+            elsewhere: open_work.elsewhere,
         }
     }
 

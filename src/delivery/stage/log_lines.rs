@@ -2,19 +2,19 @@
 
 use chrono::Utc;
 
-use super::{Stage, recovery::Unsettled};
+use super::{Stage, recovery::OpenWork};
 use crate::{delivery::lanes::Lanes, event::NewEvent, telemetry::trace_context};
 
 /// The stage was taken over.
-pub(super) fn takeover(stage: &str, unsettled: &Unsettled, lanes: Option<&Lanes>) {
+pub(super) fn takeover(stage: &str, open_work: &OpenWork, lanes: Option<&Lanes>) {
     tracing::info!(
         stage,
-        read = unsettled.read,
-        events = unsettled.open.len(),
-        parked = unsettled.parked.0,
-        lane_requests = unsettled.parked.1,
+        read = open_work.read,
+        events = open_work.open.len(),
+        parked = open_work.parked.0,
+        lane_requests = open_work.parked.1,
         lanes = lanes.map_or(0, |lanes| lanes.due(Utc::now(), usize::MAX)),
-        elsewhere = unsettled.elsewhere.len(),
+        elsewhere = open_work.elsewhere.len(),
         "stage taken over; open events are handled first"
     );
 }

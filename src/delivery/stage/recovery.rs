@@ -62,7 +62,7 @@ const READS_AT_ONCE: usize = 64;
 
 /// What was handed out and not acknowledged, and what is parked.
 #[derive(Default)]
-pub(super) struct Unsettled {
+pub(super) struct OpenWork {
     /// Without an outcome and not parked, in the log's order.
     pub(super) open: Vec<QueuedEvent>,
     /// The consumer's number of the last message that it handed to anybody.
@@ -88,7 +88,7 @@ pub(super) async fn read<S: Stage>(
     journal: &Journal,
     parked: Option<(&Lanes, LanesRead)>,
     tenure: &Tenure,
-) -> anyhow::Result<Unsettled> {
+) -> anyhow::Result<OpenWork> {
     let (connection, times) = (journal.connection(), journal.connection().times());
     let mut consumer = streams::consumer(connection, super::EVENTS, S::NAME).await?;
     let info = consumer.info().await.context("cannot look up the consumer")?.clone();
@@ -122,24 +122,24 @@ pub(super) async fn read<S: Stage>(
         is_of_new_consumer: is_new,
         ..RecoveryScan::default()
     };
-    let reading = Reading {
+    let reading = RecoveryReader {
         connection,
         log,
         trail: floor.trail.clone(),
     };
     let busy: HashSet<u64> = tenure.at_work().into_iter().flat_map(|busy| busy.events).collect();
-    let mut unsettled = Unsettled {
+    let mut open_work = OpenWork {
         handed_out: info.delivered.consumer_sequence,
         end: log.last,
         parked: parked
             .as_ref()
             .map_or((0, 0), |(_, read)| (read.lanes.len(), read.requests)),
-        ..Unsettled::default()
+        ..OpenWork::default()
     };
     let (mut behind, mut before) = (Vec::new(), None);
     if let Some((_, read)) = &parked {
         let heads = read.lanes.iter().filter(|(_, lane)| busy.contains(&lane.head));
-        unsettled.elsewhere.extend(heads.map(|(key, lane)| (lane.head, *key)));
+        open_work.elsewhere.extend(heads.map(|(key, lane)| (lane.head, *key)));
     }
     if let Some((check, (lanes, read))) = at_once.zip(parked.as_ref()) {
         found.in_lanes = read.lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect();
@@ -153,25 +153,25 @@ pub(super) async fn read<S: Stage>(
     } else {
         let lanes = parked.as_ref().map(|(_, read)| (read, check.is_none()));
         for (head, id) in reading.open_ones::<S>(&mut found, &floor, has_floor, lanes).await? {
-            unsettled.ended.insert(id);
+            open_work.ended.insert(id);
             behind.push((head, floor.recorded));
         }
     }
-    unsettled.read = found.read;
-    let mut progress = reading.progress(&found, &info.config, &mut unsettled.left).await?;
-    take_open(found, &busy, floor.recorded, &mut behind, &mut unsettled);
-    behind.extend(unsettled.elsewhere.keys().map(|event| (*event, log.last)));
+    open_work.read = found.read;
+    let mut progress = reading.progress(&found, &info.config, &mut open_work.left).await?;
+    take_open(found, &busy, floor.recorded, &mut behind, &mut open_work);
+    behind.extend(open_work.elsewhere.keys().map(|event| (*event, log.last)));
     behind
         .iter()
         .for_each(|(event, place)| progress.record_behind(*event, *place));
     busy.iter()
-        .filter(|event| !unsettled.elsewhere.contains_key(event))
+        .filter(|event| !open_work.elsewhere.contains_key(event))
         .for_each(|event| tenure.has_ended(*event));
     let (lanes, read) = parked.unzip();
     let later = check.filter(|check| !(check.is_of_other_log || is_new)).zip(read);
     let before = later.as_ref().map_or(before, |(check, _)| Some(check.checksum));
     tenure.begin(progress, (lanes.map(Lanes::checksum), before), times);
-    unsettled.rebuild = later.map(|(check, read)| Rebuild {
+    open_work.rebuild = later.map(|(check, read)| Rebuild {
         connection: Arc::clone(connection),
         found: RecoveryScan::of_lanes(floor.settled, &read.lanes),
         check,
@@ -179,7 +179,7 @@ pub(super) async fn read<S: Stage>(
         open: floor.open.iter().map(|(sequence, _)| *sequence).collect(),
         end: log.last,
     });
-    Ok(unsettled)
+    Ok(open_work)
 }
 
 /// Mends lanes before anything else is done with them: the log is another one, or the consumer is new. False where some may be
@@ -224,24 +224,24 @@ fn take_open(
     busy: &HashSet<u64>,
     recorded: u64,
     behind: &mut Vec<(u64, u64)>,
-    unsettled: &mut Unsettled,
+    open_work: &mut OpenWork,
 ) {
     for open in found.open.into_values() {
         let Some(event) = open.event else { continue };
         if busy.contains(&event.sequence) {
-            unsettled.elsewhere.insert(event.sequence, open.key);
+            open_work.elsewhere.insert(event.sequence, open.key);
         }
         if open.parked.is_some() {
             behind.push((event.sequence, recorded));
         }
-        unsettled.open.push(QueuedEvent {
+        open_work.open.push(QueuedEvent {
             event,
             requests: open.requests,
             parked: open.parked,
             message: None,
         });
     }
-    unsettled.open.sort_unstable_by_key(|item| item.event.sequence);
+    open_work.open.sort_unstable_by_key(|item| item.event.sequence);
 }
 
 /// Which parts of the log are to be read, each from behind one place up to another: what the consumer handed out beyond the
@@ -258,14 +258,14 @@ fn segments(floor: &Floor, delivered: u64, last: u64, has_floor: bool) -> Vec<(u
 }
 
 /// The log, read for what is open.
-struct Reading<'a> {
+struct RecoveryReader<'a> {
     connection: &'a Connection,
     log: LogState,
     /// What was known to stand on it.
     trail: Trail,
 }
 
-impl Reading<'_> {
+impl RecoveryReader<'_> {
     /// What is open and in no lane. `lanes`: what was read of them, and whether they are as they were left. Returns what has ended
     /// and is in a lane that does not say so.
     async fn open_ones<S: Stage>(

@@ -15,7 +15,7 @@ use crate::{
     provider::{Admission, FormattedAnswer, WebhookAnswer},
     registry::Enabled,
     serving::{
-        audit::{NO_PROVIDER, Refused},
+        audit::{NO_PROVIDER, RefusalNote},
         limit::Limited,
         refusal::{Reason, json_response},
     },
@@ -124,7 +124,7 @@ pub(super) fn refuse(provider: &str, reason: &Reason, request_id: &str, client: 
         metrics::counter!("signature_failures_total", "provider" => provider.to_owned()).increment(1);
     }
     let mut response = reason.response(request_id);
-    if let Some(refused) = response.extensions_mut().get_mut::<Refused>() {
+    if let Some(refused) = response.extensions_mut().get_mut::<RefusalNote>() {
         refused.client = Some(client);
         refused.provider = (provider != NO_PROVIDER).then(|| provider.to_owned());
     }

@@ -30,7 +30,7 @@ const OVERHEAD_BYTES: u64 = 2048;
 
 /// Why the log does not acknowledge.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
+pub enum LogTrouble {
     /// Nothing was asked yet.
     NotAsked,
     /// The connection to NATS does not stand.
@@ -48,7 +48,7 @@ pub enum Trouble {
     StoresNothing(Option<String>),
 }
 
-impl Trouble {
+impl LogTrouble {
     /// Label `reason` of `event_log_trouble`; none before the log was asked.
     pub const fn label(&self) -> Option<&'static str> {
         match self {
@@ -68,7 +68,7 @@ impl Trouble {
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for LogTrouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotAsked => f.write_str("it was not asked yet"),
@@ -101,7 +101,7 @@ pub struct Acknowledging(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    known: Mutex<Known>,
+    known: Mutex<AckState>,
     /// Whether there is no trouble, for those who wait for that.
     up: watch::Sender<bool>,
     fill: Fill,
@@ -109,11 +109,11 @@ struct Shared {
 
 /// What the latest appends and questions found.
 #[derive(Debug)]
-struct Known {
+struct AckState {
     /// Why the log does not acknowledge; none where it does.
-    trouble: Option<Trouble>,
+    trouble: Option<LogTrouble>,
     /// Since when something was sent and nothing acknowledged, and what is seen of it.
-    unanswered: Option<(Instant, Trouble)>,
+    unanswered: Option<(Instant, LogTrouble)>,
     /// Since when appends were sent and none was acknowledged or refused.
     appends: Option<Instant>,
     /// A question that was asked well after that found nothing wrong.
@@ -133,7 +133,7 @@ struct Known {
 impl Default for Acknowledging {
     fn default() -> Self {
         Self(Arc::new(Shared {
-            known: Mutex::new(Known::new()),
+            known: Mutex::new(AckState::new()),
             up: watch::Sender::new(false),
             fill: Fill::default(),
         }))
@@ -142,7 +142,7 @@ impl Default for Acknowledging {
 
 impl Acknowledging {
     /// Why appends are not acknowledged; none where they are.
-    pub fn trouble(&self) -> Option<Trouble> {
+    pub fn trouble(&self) -> Option<LogTrouble> {
         self.known(|known, _| known.trouble.clone())
     }
 
@@ -160,8 +160,8 @@ impl Acknowledging {
     ///
     /// # Errors
     /// Why the log does not acknowledge.
-    pub(super) fn lets_in(&self) -> Result<(), Trouble> {
-        self.known(Known::lets_in)
+    pub(super) fn lets_in(&self) -> Result<(), LogTrouble> {
+        self.known(AckState::lets_in)
     }
 
     /// Waits until the log acknowledges.
@@ -172,14 +172,14 @@ impl Acknowledging {
     }
 
     /// Something is being sent, or would be if there were a connection.
-    pub(super) fn asked(&self, seen: &Trouble) {
+    pub(super) fn asked(&self, seen: &LogTrouble) {
         self.known(|known, now| known.asked(seen, now));
     }
 
     /// Appends are being sent.
     pub(super) fn append_sent(&self) {
         self.known(|known, now| {
-            known.asked(&Trouble::NoAnswer, now);
+            known.asked(&LogTrouble::NoAnswer, now);
             known.appends.get_or_insert(now);
         });
     }
@@ -196,12 +196,12 @@ impl Acknowledging {
 
     /// An append was acknowledged.
     pub(super) fn acknowledged(&self) {
-        self.known(Known::acknowledged);
+        self.known(AckState::acknowledged);
     }
 
     /// All appends of a round were answered, and each with the word that its event was there before.
     pub(super) fn recognised(&self) {
-        self.known(Known::recognised);
+        self.known(AckState::recognised);
     }
 
     /// An append of so many bytes was refused, because there is no room or for another reason that is not the event's.
@@ -216,14 +216,14 @@ impl Acknowledging {
 
     /// A question found no room.
     pub(super) fn question_refused(&self, reason: &str) {
-        self.known(|known, now| known.set(Some(Trouble::NoRoom(reason.to_owned())), now));
+        self.known(|known, now| known.set(Some(LogTrouble::NoRoom(reason.to_owned())), now));
     }
 
     /// A question found that the log is being restored.
     pub(super) fn question_found_restoring(&self) {
         self.known(|known, now| {
             known.unanswered = None;
-            known.set(Some(Trouble::Restoring), now);
+            known.set(Some(LogTrouble::Restoring), now);
         });
     }
 
@@ -242,8 +242,8 @@ impl Acknowledging {
         self.known(|known, _| known.needs)
     }
 
-    fn known<T>(&self, what: impl FnOnce(&mut Known, Instant) -> T) -> T {
-        let mut known: MutexGuard<'_, Known> = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+    fn known<T>(&self, what: impl FnOnce(&mut AckState, Instant) -> T) -> T {
+        let mut known: MutexGuard<'_, AckState> = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         known.look(now);
         let found = what(&mut known, now);
@@ -253,10 +253,10 @@ impl Acknowledging {
     }
 }
 
-impl Known {
+impl AckState {
     fn new() -> Self {
         Self {
-            trouble: Some(Trouble::NotAsked),
+            trouble: Some(LogTrouble::NotAsked),
             unanswered: None,
             appends: None,
             passed_meanwhile: false,
@@ -274,7 +274,7 @@ impl Known {
         let known_after = crate::fault_injection::time("known_after", KNOWN_AFTER);
         if let Some((since, seen)) = &self.unanswered
             && now.duration_since(*since) >= known_after
-            && self.trouble.as_ref().is_none_or(Trouble::is_silence)
+            && self.trouble.as_ref().is_none_or(LogTrouble::is_silence)
             && self.trouble.as_ref() != Some(seen)
             // The word of the server, or of an append, is not taken back by silence.
             && self.distrust_until.is_none_or(|until| until <= now)
@@ -286,7 +286,7 @@ impl Known {
             && self
                 .appends
                 .is_some_and(|since| now.duration_since(since) >= known_after)
-            && matches!(self.trouble, None | Some(Trouble::NotAsked))
+            && matches!(self.trouble, None | Some(LogTrouble::NotAsked))
         {
             self.stores_nothing(None, now);
         }
@@ -299,14 +299,14 @@ impl Known {
         if why.is_none() {
             self.distrust = (distrust * 2).min(MAX_DISTRUST);
         }
-        self.set(Some(Trouble::StoresNothing(why)), now);
+        self.set(Some(LogTrouble::StoresNothing(why)), now);
     }
 
     fn forget_appends(&mut self) {
         (self.appends, self.passed_meanwhile, self.distrust_until) = (None, false, None);
     }
 
-    fn asked(&mut self, seen: &Trouble, now: Instant) {
+    fn asked(&mut self, seen: &LogTrouble, now: Instant) {
         match &mut self.unanswered {
             Some((_, known)) => known.clone_from(seen),
             none => *none = Some((now, seen.clone())),
@@ -324,7 +324,7 @@ impl Known {
 
     /// A server recognises an id also when it is full or cannot write. So such an answer ends silence and no other trouble.
     fn recognised(&mut self, now: Instant) {
-        use Trouble::{NoAnswer, NoConnection, NoStream, NotAsked};
+        use LogTrouble::{NoAnswer, NoConnection, NoStream, NotAsked};
         self.unanswered = None;
         if matches!(self.trouble, None | Some(NotAsked | NoConnection | NoAnswer | NoStream)) {
             self.forget_appends();
@@ -339,7 +339,7 @@ impl Known {
         if self.trouble.is_none() && self.by_question {
             self.distrust_until = Some(now + DISTRUST);
         }
-        self.set(Some(Trouble::NoRoom(reason.to_owned())), now);
+        self.set(Some(LogTrouble::NoRoom(reason.to_owned())), now);
     }
 
     /// What the questions find does not show whether `EVENTS` stores what is sent: where appends have waited since well before a
@@ -347,7 +347,7 @@ impl Known {
     fn question_passed(&mut self, asked: Instant, now: Instant) {
         self.unanswered = None;
         let is_meanwhile = self.appends.is_some_and(|since| asked >= since + ASKED_LATER);
-        if is_meanwhile && matches!(self.trouble, None | Some(Trouble::NotAsked)) {
+        if is_meanwhile && matches!(self.trouble, None | Some(LogTrouble::NotAsked)) {
             self.passed_meanwhile = true;
             self.look(now);
         } else if self.trouble.is_some() && self.distrust_until.is_none_or(|until| until <= now) {
@@ -357,10 +357,10 @@ impl Known {
         }
     }
 
-    fn lets_in(&mut self, now: Instant) -> Result<(), Trouble> {
+    fn lets_in(&mut self, now: Instant) -> Result<(), LogTrouble> {
         match &self.trouble {
             // Not known yet: it may answer in a moment.
-            None | Some(Trouble::NotAsked) => Ok(()),
+            None | Some(LogTrouble::NotAsked) => Ok(()),
             Some(trouble) if self.next_trial.is_some_and(|next| now < next) => Err(trouble.clone()),
             Some(_) => {
                 self.next_trial = Some(now + TRIAL_EVERY);
@@ -369,15 +369,15 @@ impl Known {
         }
     }
 
-    fn set(&mut self, trouble: Option<Trouble>, now: Instant) {
+    fn set(&mut self, trouble: Option<LogTrouble>, now: Instant) {
         metrics::gauge!("event_log_up").set(if trouble.is_none() { 1.0 } else { 0.0 });
-        let label = trouble.as_ref().and_then(Trouble::label);
+        let label = trouble.as_ref().and_then(LogTrouble::label);
         for one in LOG_TROUBLE {
             metrics::gauge!("event_log_trouble", "reason" => one).set(if label == Some(one) { 1.0 } else { 0.0 });
         }
         match (&self.trouble, &trouble) {
             (Some(_), None) => tracing::info!("the event log acknowledges"),
-            (None | Some(Trouble::NotAsked), Some(reason)) => {
+            (None | Some(LogTrouble::NotAsked), Some(reason)) => {
                 tracing::warn!(%reason, "the event log does not acknowledge; webhooks are refused until it does");
                 self.next_trial = Some(now + TRIAL_EVERY);
             }

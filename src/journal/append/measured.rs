@@ -7,14 +7,14 @@ use metrics::{Counter, Histogram};
 use crate::event::EventType;
 
 /// Handles of the metrics of the writer.
-pub(super) struct Measured {
+pub(super) struct AppendMetrics {
     round_size: Histogram,
     round_duration: Histogram,
     /// By the place of the type in [`EventType::ALL`].
     appended: [Counter; EventType::ALL.len()],
 }
 
-impl Default for Measured {
+impl Default for AppendMetrics {
     fn default() -> Self {
         Self {
             round_size: metrics::histogram!("append_round_size"),
@@ -26,7 +26,7 @@ impl Default for Measured {
     }
 }
 
-impl Measured {
+impl AppendMetrics {
     /// A round of so many messages was answered, or given up, after this time.
     pub(super) fn round(&self, messages: usize, took: Duration) {
         self.round_size.record(messages as f64);

@@ -34,7 +34,7 @@ fn ack_timeout() -> Duration {
 
 /// What became of a message of the round.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum Published {
     /// On the log, acknowledged.
     Stored { sequence: u64, duplicate: bool },
     /// JetStream said no to this event.
@@ -164,14 +164,14 @@ impl Round {
     }
 
     /// What an answer means for each message of a batch; none where they must be sent one by one to know.
-    pub(super) fn fates(batch: &Batch, answer: Option<Answer>) -> Option<Vec<Fate>> {
+    pub(super) fn fates(batch: &Batch, answer: Option<Answer>) -> Option<Vec<Published>> {
         let count = batch.messages.len();
         match answer {
             Some(Answer::Ack(PubAck { error: None, seq, .. })) => {
                 let first = (seq + 1).saturating_sub(count as u64);
                 Some(
                     (0..count)
-                        .map(|at| Fate::Stored {
+                        .map(|at| Published::Stored {
                             sequence: first + at as u64,
                             duplicate: false,
                         })
@@ -179,7 +179,7 @@ impl Round {
                 )
             }
             Some(Answer::Ack(PubAck { error: Some(error), .. })) if error.says_no_room() => {
-                Some(vec![Fate::NoRoom(error.description); count])
+                Some(vec![Published::NoRoom(error.description); count])
             }
             // Nothing of it was stored. One by one each gets an answer of its own, the known ones as duplicates.
             Some(Answer::Ack(PubAck { error: Some(error), .. })) => {
@@ -192,7 +192,7 @@ impl Round {
                 }
                 None
             }
-            Some(Answer::NoResponders | Answer::Unreadable) | None => Some(vec![Fate::Unknown; count]),
+            Some(Answer::NoResponders | Answer::Unreadable) | None => Some(vec![Published::Unknown; count]),
         }
     }
 
@@ -204,14 +204,14 @@ impl Round {
         &mut self,
         connection: &Connection,
         batch: &[Pending],
-    ) -> anyhow::Result<Vec<Fate>> {
+    ) -> anyhow::Result<Vec<Published>> {
         let first = self.next;
         self.next += batch.len() as u64;
         for (at, pending) in batch.iter().enumerate() {
             let reply = format!("{}.{}", self.inbox, first + at as u64);
             self.publish(&connection.client, pending, None, Some(reply)).await;
         }
-        let mut fates = vec![Fate::Unknown; batch.len()];
+        let mut fates = vec![Published::Unknown; batch.len()];
         let mut open = batch.len();
         let deadline =
             tokio::time::Instant::now() + ack_timeout() + TIME_EACH * u32::try_from(open).unwrap_or(u32::MAX);
@@ -232,17 +232,17 @@ impl Round {
                     seq,
                     duplicate,
                     ..
-                }) => Fate::Stored {
+                }) => Published::Stored {
                     sequence: seq,
                     duplicate,
                 },
                 Answer::Ack(PubAck { error: Some(error), .. }) if error.says_no_room() => {
-                    Fate::NoRoom(error.description)
+                    Published::NoRoom(error.description)
                 }
                 // 503 says "not now": no leader yet, the stream is still being recovered.
-                Answer::Ack(PubAck { error: Some(error), .. }) if error.code == 503 => Fate::Unknown,
-                Answer::Ack(PubAck { error: Some(error), .. }) => Fate::Refused(error.description),
-                Answer::NoResponders | Answer::Unreadable => Fate::Unknown,
+                Answer::Ack(PubAck { error: Some(error), .. }) if error.code == 503 => Published::Unknown,
+                Answer::Ack(PubAck { error: Some(error), .. }) => Published::Refused(error.description),
+                Answer::NoResponders | Answer::Unreadable => Published::Unknown,
             };
         }
         Ok(fates)

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::{
     Connection,
-    acknowledging::{Acknowledging, Trouble},
+    acknowledging::{Acknowledging, LogTrouble},
 };
 use crate::journal::{EVENTS, publish::PubAck, streams::restoring};
 
@@ -53,14 +53,14 @@ enum LogVerdict {
     NoRoom(String),
     /// A part of a backup, which takes nothing.
     Restoring,
-    Trouble(Trouble),
+    LogTrouble(LogTrouble),
 }
 
 /// What `STREAM.INFO` says of a stream, as far as it matters here.
 #[derive(Debug, Deserialize)]
 struct Info {
     config: Limits,
-    state: State,
+    state: StreamState,
 }
 
 #[derive(Debug, Deserialize)]
@@ -74,7 +74,7 @@ struct Limits {
 }
 
 #[derive(Debug, Deserialize)]
-struct State {
+struct StreamState {
     messages: u64,
     bytes: u64,
 }
@@ -100,7 +100,7 @@ impl Info {
 }
 
 /// Asks, for as long as the writer lives.
-pub(super) struct Watch {
+pub(super) struct LogProbe {
     connection: Arc<Connection>,
     acknowledging: Acknowledging,
     inbox: String,
@@ -109,7 +109,7 @@ pub(super) struct Watch {
     next: usize,
 }
 
-impl Watch {
+impl LogProbe {
     pub(super) async fn open(connection: Arc<Connection>, acknowledging: Acknowledging) -> anyhow::Result<Self> {
         let inbox = connection.client.new_inbox();
         let answers = connection.client.subscribe(format!("{inbox}.*")).await?;
@@ -135,7 +135,7 @@ impl Watch {
                 self.acknowledging.connection_changed();
             }
             if !self.connection.is_up() {
-                self.acknowledging.asked(&Trouble::NoConnection);
+                self.acknowledging.asked(&LogTrouble::NoConnection);
                 let _ = tokio::time::timeout(LOOK_EVERY, self.connection.wait_up()).await;
                 continue;
             }
@@ -167,13 +167,13 @@ impl Watch {
 
     /// Asks once, and notes what is found.
     async fn ask(&mut self) -> anyhow::Result<()> {
-        self.acknowledging.asked(&Trouble::NoAnswer);
+        self.acknowledging.asked(&LogTrouble::NoAnswer);
         let asked = Instant::now();
         match self.find().await? {
             LogVerdict::Room => self.acknowledging.question_passed(asked),
             LogVerdict::Restoring => self.acknowledging.question_found_restoring(),
             LogVerdict::NoRoom(reason) => self.acknowledging.question_refused(&reason),
-            LogVerdict::Trouble(trouble) => self.acknowledging.asked(&trouble),
+            LogVerdict::LogTrouble(trouble) => self.acknowledging.asked(&trouble),
         }
         Ok(())
     }
@@ -188,8 +188,8 @@ impl Watch {
             let message = tokio::select! {
                 biased;
                 message = self.answers.next() => message,
-                () = tokio::time::sleep_until(deadline) => return Ok(LogVerdict::Trouble(silence(&answers))),
-                () = self.connection.wait_down() => return Ok(LogVerdict::Trouble(Trouble::NoConnection)),
+                () = tokio::time::sleep_until(deadline) => return Ok(LogVerdict::LogTrouble(silence(&answers))),
+                () = self.connection.wait_down() => return Ok(LogVerdict::LogTrouble(LogTrouble::NoConnection)),
             };
             let Some(message) = message else {
                 anyhow::bail!("the subscription for answers about the log ended")
@@ -234,21 +234,21 @@ impl Watch {
             .iter()
             .any(|one| one.status == Some(StatusCode::NO_RESPONDERS))
         {
-            return LogVerdict::Trouble(Trouble::NoStream);
+            return LogVerdict::LogTrouble(LogTrouble::NoStream);
         }
         let said = |message: &Message| serde_json::from_slice::<PubAck>(&message.payload).ok()?.error;
         match said(append) {
             Some(error) if error.err_code == WRONG_STREAM => {}
             Some(error) if error.says_no_room() => return LogVerdict::NoRoom(error.description),
-            _ => return LogVerdict::Trouble(Trouble::NoStream),
+            _ => return LogVerdict::LogTrouble(LogTrouble::NoStream),
         }
         match said(write) {
             None => {}
             Some(error) if error.says_no_room() => return LogVerdict::NoRoom(error.description),
-            Some(_) => return LogVerdict::Trouble(Trouble::NoStream),
+            Some(_) => return LogVerdict::LogTrouble(LogTrouble::NoStream),
         }
         let Some(info) = info else {
-            return LogVerdict::Trouble(Trouble::NoStream);
+            return LogVerdict::LogTrouble(LogTrouble::NoStream);
         };
         self.acknowledging.fill().set(info.state.bytes, info.config.max_bytes);
         match info.full(self.acknowledging.needs()) {
@@ -260,15 +260,15 @@ impl Watch {
 
 /// What it means that not all questions were answered in time. A server that says how the log is, and answers nothing that it
 /// would have to store, cannot write.
-fn silence(answers: &[Option<Message>; QUESTIONS]) -> Trouble {
+fn silence(answers: &[Option<Message>; QUESTIONS]) -> LogTrouble {
     let [_, info, _] = answers;
     let says_how_it_is = info
         .as_ref()
         .is_some_and(|info| serde_json::from_slice::<Info>(&info.payload).is_ok());
     if says_how_it_is {
-        Trouble::StoresNothing(None)
+        LogTrouble::StoresNothing(None)
     } else {
-        Trouble::NoAnswer
+        LogTrouble::NoAnswer
     }
 }
 

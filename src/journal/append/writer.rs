@@ -11,10 +11,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     AppendError, Appended, Connection, MAX_WAITING, Stored,
     acknowledging::Acknowledging,
-    measured::Measured,
+    measured::AppendMetrics,
     recent::Recent,
-    round::{Batch, Fate, Round},
-    watch::Watch,
+    round::{Batch, Published, Round},
+    watch::LogProbe,
 };
 use crate::{
     config::EventLog,
@@ -87,7 +87,7 @@ impl Pending {
 }
 
 /// The writer; see the module.
-pub struct Writer {
+pub struct AppendWriter {
     connection: Arc<Connection>,
     queue: mpsc::Receiver<Pending>,
     waiting: VecDeque<Pending>,
@@ -98,10 +98,10 @@ pub struct Writer {
     log: EventLog,
     /// In which form events are written, once that is known.
     form: Option<Form>,
-    measured: Measured,
+    measured: AppendMetrics,
 }
 
-impl Writer {
+impl AppendWriter {
     pub(super) fn new(
         connection: Arc<Connection>,
         queue: mpsc::Receiver<Pending>,
@@ -117,7 +117,7 @@ impl Writer {
             acknowledging,
             log,
             form: None,
-            measured: Measured::default(),
+            measured: AppendMetrics::default(),
         }
     }
 
@@ -127,7 +127,7 @@ impl Writer {
     /// # Errors
     /// Where a subscription for acknowledgements cannot be made or ends.
     pub async fn run(self) -> anyhow::Result<()> {
-        let watch = Watch::open(Arc::clone(&self.connection), self.acknowledging.clone()).await?;
+        let watch = LogProbe::open(Arc::clone(&self.connection), self.acknowledging.clone()).await?;
         tokio::select! {
             biased;
             written = self.write() => written,
@@ -300,31 +300,31 @@ impl Writer {
     }
 
     /// Tells everyone; what has no answer yet goes back to the front. True where there was trouble.
-    fn settle(&mut self, batch: Vec<Pending>, fates: Vec<Fate>) -> bool {
+    fn settle(&mut self, batch: Vec<Pending>, fates: Vec<Published>) -> bool {
         let mut again = Vec::new();
         let mut no_room = None;
         let mut trouble = false;
         if fates
             .iter()
-            .any(|fate| matches!(fate, Fate::Stored { duplicate: false, .. }))
+            .any(|fate| matches!(fate, Published::Stored { duplicate: false, .. }))
         {
             self.acknowledging.acknowledged();
-        } else if !fates.is_empty() && fates.iter().all(|fate| matches!(fate, Fate::Stored { .. })) {
+        } else if !fates.is_empty() && fates.iter().all(|fate| matches!(fate, Published::Stored { .. })) {
             self.acknowledging.recognised();
         }
         for (pending, fate) in batch.into_iter().zip(fates) {
-            trouble |= !matches!(fate, Fate::Stored { .. });
+            trouble |= !matches!(fate, Published::Stored { .. });
             match fate {
-                Fate::Stored { sequence, duplicate } => self.stored(pending, sequence, duplicate),
-                Fate::Refused(reason) => {
+                Published::Stored { sequence, duplicate } => self.stored(pending, sequence, duplicate),
+                Published::Refused(reason) => {
                     tracing::warn!(%reason, "the event log refused an event");
                     pending.answer(&Err(AppendError::Refused(reason)));
                 }
-                Fate::NoRoom(reason) => {
+                Published::NoRoom(reason) => {
                     no_room = Some((reason.clone(), pending.event.payload.len()));
                     pending.answer(&Err(AppendError::Refused(reason)));
                 }
-                Fate::Unknown => again.push(pending),
+                Published::Unknown => again.push(pending),
             }
         }
         if let Some((reason, bytes)) = no_room {

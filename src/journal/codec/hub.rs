@@ -19,7 +19,7 @@ const VERSION: u32 = 1;
 /// As it is written; what is absent has its default.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Written<'a> {
+struct HubHeaderOut<'a> {
     v: u32,
     /// Absent where it is the event's own id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,7 +46,7 @@ struct Written<'a> {
 /// As it is read.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Read {
+pub(super) struct HubHeader {
     v: u32,
     pub(super) root_id: Option<EventId>,
     pub(super) cause_id: Option<EventId>,
@@ -87,7 +87,7 @@ pub(super) enum Unreadable {
 /// # Errors
 /// Only where the request's facts have no JSON, which cannot happen with ours.
 pub(super) fn write(envelope: &Envelope) -> serde_json::Result<String> {
-    let written = Written {
+    let written = HubHeaderOut {
         v: VERSION,
         root_id: (envelope.root_id != envelope.id).then_some(envelope.root_id),
         cause_id: envelope.cause_id,
@@ -108,8 +108,8 @@ pub(super) fn write(envelope: &Envelope) -> serde_json::Result<String> {
 ///
 /// # Errors
 /// See [`Unreadable`].
-pub(super) fn read(value: &str) -> Result<Read, Unreadable> {
-    let error = match serde_json::from_str::<Read>(value) {
+pub(super) fn read(value: &str) -> Result<HubHeader, Unreadable> {
+    let error = match serde_json::from_str::<HubHeader>(value) {
         Ok(read) if read.v == VERSION => return Ok(read),
         Ok(read) => format!("version {}", read.v),
         Err(error) => error.to_string(),

@@ -43,7 +43,7 @@ const TABLES: &str = "projection";
 
 /// What is known about the log's identity. Cheap to clone.
 #[derive(Clone)]
-pub struct Identity(Arc<Shared>);
+pub struct LogIdentity(Arc<Shared>);
 
 struct Shared {
     finding: Mutex<Option<Finding>>,
@@ -53,7 +53,7 @@ struct Shared {
     is_new: Notify,
 }
 
-impl Default for Identity {
+impl Default for LogIdentity {
     fn default() -> Self {
         Self(Arc::new(Shared {
             finding: Mutex::default(),
@@ -63,7 +63,7 @@ impl Default for Identity {
     }
 }
 
-impl Identity {
+impl LogIdentity {
     /// What was found last, by any instance; none where that is too long ago to be shown, or nothing was.
     pub fn finding(&self) -> Option<Finding> {
         let finding = lock(&self.0.finding).clone();

@@ -18,7 +18,7 @@ const STREAM_NOT_FOUND: u64 = 10059;
 /// JetStream refuses something.
 #[derive(Debug, thiserror::Error)]
 #[error("{description} ({code})")]
-pub struct Refused {
+pub struct ApiError {
     /// Its error code.
     pub code: u64,
     description: String,
@@ -27,7 +27,7 @@ pub struct Refused {
 /// Asks for something: `STREAM.INFO.EVENTS`.
 ///
 /// # Errors
-/// [`Refused`], or that NATS does not answer in time.
+/// [`ApiError`], or that NATS does not answer in time.
 pub async fn ask(connection: &Connection, what: &str, request: &Value, within: Duration) -> anyhow::Result<Value> {
     let payload = if request.is_null() {
         Vec::new()
@@ -44,12 +44,12 @@ pub async fn ask(connection: &Connection, what: &str, request: &Value, within: D
 /// An answer that is no refusal.
 ///
 /// # Errors
-/// [`Refused`], or that it is no JSON.
+/// [`ApiError`], or that it is no JSON.
 pub fn checked(answer: &[u8]) -> anyhow::Result<Value> {
     let answer: Value = serde_json::from_slice(answer).context("NATS gives an answer that is no JSON")?;
     match answer.get("error") {
         None => Ok(answer),
-        Some(error) => Err(Refused {
+        Some(error) => Err(ApiError {
             code: error["err_code"].as_u64().unwrap_or_default(),
             description: error["description"].as_str().unwrap_or("no reason is given").to_owned(),
         }
@@ -66,7 +66,7 @@ pub async fn stream_info(connection: &Connection, name: &str) -> anyhow::Result<
         Ok(info) => Ok(Some(info)),
         Err(error)
             if error
-                .downcast_ref::<Refused>()
+                .downcast_ref::<ApiError>()
                 .is_some_and(|one| one.code == STREAM_NOT_FOUND) =>
         {
             Ok(None)

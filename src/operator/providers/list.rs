@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::print;
 use crate::{
     config::{self, ConfigError, Environment},
-    provider::catalogue::{Known, Origin},
+    provider::catalogue::{FileOrigin, KnownProvider},
 };
 
 #[derive(Serialize)]
@@ -32,7 +32,7 @@ pub(super) fn run(environment: &Environment, as_json: bool) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-fn row<'a>(environment: &Environment, known: &'a Known) -> Result<Row<'a>, ConfigError> {
+fn row<'a>(environment: &Environment, known: &'a KnownProvider) -> Result<Row<'a>, ConfigError> {
     let identity = &known.file.identity;
     Ok(Row {
         name: &identity.name,
@@ -40,8 +40,8 @@ fn row<'a>(environment: &Environment, known: &'a Known) -> Result<Row<'a>, Confi
         enabled: environment.flag(&format!("{}_ENABLED", config::prefix(&identity.name)), false)?,
         sure: identity.sure.as_str(),
         file: match &known.origin {
-            Origin::Shipped => None,
-            Origin::Folder(path) => Some(path.display().to_string()),
+            FileOrigin::Shipped => None,
+            FileOrigin::Folder(path) => Some(path.display().to_string()),
         },
         about: &identity.about,
     })

@@ -27,7 +27,7 @@ pub struct Facts {
 /// # Errors
 /// Where the bytes are no body of a new order or of a change.
 pub fn facts(body: &[u8]) -> serde_json::Result<Facts> {
-    let read: Read = serde_json::from_slice(body)?;
+    let read: BodyFacts = serde_json::from_slice(body)?;
     let subject = read.transformed_order.or(read.status_change);
     let Subject {
         order_number,
@@ -53,7 +53,7 @@ pub fn facts(body: &[u8]) -> serde_json::Result<Facts> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Read {
+struct BodyFacts {
     transformed_order: Option<Subject>,
     status_change: Option<Subject>,
 }

@@ -7,14 +7,14 @@ use crate::order::status::Status;
 
 /// What two announcements of an order may differ in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Announced {
+pub struct AnnouncedContent {
     /// In canonical words; none where the body says none that is known.
     pub status: Option<Status>,
     /// What is cooked and charged: lines, currency and total.
     content: Option<(Value, Value, Value)>,
 }
 
-impl Announced {
+impl AnnouncedContent {
     /// Whether the same is cooked and charged.
     pub fn is_same_content(&self, other: &Self) -> bool {
         self.content == other.content
@@ -25,7 +25,7 @@ impl Announced {
 ///
 /// # Errors
 /// Where the bytes are no such body.
-pub fn announced(body: &[u8]) -> serde_json::Result<Announced> {
+pub fn announced(body: &[u8]) -> serde_json::Result<AnnouncedContent> {
     let mut body: Value = serde_json::from_slice(body)?;
     let order = body["transformedOrder"].take();
     let word = if order.is_null() { &body["statusChange"] } else { &order };
@@ -38,7 +38,7 @@ pub fn announced(body: &[u8]) -> serde_json::Result<Announced> {
             pricing["total"].clone(),
         )
     });
-    Ok(Announced { status, content })
+    Ok(AnnouncedContent { status, content })
 }
 
 #[derive(Deserialize)]
@@ -84,7 +84,7 @@ struct Metadata<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct News<'a> {
+struct NewsBody<'a> {
     original_webhook: &'a RawValue,
     status_change: Change<'a>,
     metadata: Metadata<'a>,
@@ -110,7 +110,7 @@ struct Change<'a> {
 pub fn as_news(body: &[u8]) -> serde_json::Result<Vec<u8>> {
     let order: NewOrderBody<'_> = serde_json::from_slice(body)?;
     let fields = order.transformed_order;
-    serde_json::to_vec(&News {
+    serde_json::to_vec(&NewsBody {
         original_webhook: order.original_webhook,
         status_change: Change {
             external_order_id: fields.external_order_id,

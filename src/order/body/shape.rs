@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::value::RawValue;
 
-use super::{BranchRef, Origin, VERSION};
+use super::{BodySource, BranchRef, VERSION};
 use crate::order::{
     flag::Flag,
     model::{self, Extra, Order, StatusChange, Translation},
@@ -91,7 +91,7 @@ struct NewOrder<'a> {
     scheduled: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     notes: Option<&'a str>,
-    items: Vec<Item<'a>>,
+    items: Vec<BodyItem<'a>>,
     pricing: Pricing<'a>,
     payment: Payment<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,7 +132,7 @@ struct DeliveryAddress<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Item<'a> {
+struct BodyItem<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     external_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -286,13 +286,13 @@ impl Serialize for Flags<'_> {
 }
 
 impl<'a> Body<'a> {
-    pub(super) fn of_order(order: &'a Order, place: &'a BranchRef, origin: Origin<'a>) -> Self {
+    pub(super) fn of_order(order: &'a Order, place: &'a BranchRef, origin: BodySource<'a>) -> Self {
         let mut body = Self::without_content(origin, order.provider_event_id.as_deref(), &order.flags);
         body.transformed_order = Some(Box::new(new_order(order, place)));
         body
     }
 
-    pub(super) fn of_change(change: &'a StatusChange, place: &'a BranchRef, origin: Origin<'a>) -> Self {
+    pub(super) fn of_change(change: &'a StatusChange, place: &'a BranchRef, origin: BodySource<'a>) -> Self {
         let mut body = Self::without_content(origin, change.provider_event_id.as_deref(), &change.flags);
         body.status_change = Some(Change {
             external_order_id: &change.external_id,
@@ -310,7 +310,7 @@ impl<'a> Body<'a> {
         body
     }
 
-    fn without_content(origin: Origin<'a>, event_id: Option<&'a str>, flags: &'a [Flag]) -> Self {
+    fn without_content(origin: BodySource<'a>, event_id: Option<&'a str>, flags: &'a [Flag]) -> Self {
         Body {
             original_webhook: OriginalWebhook {
                 provider_id: origin.provider,
@@ -413,8 +413,8 @@ fn delivery_address(address: &model::Address) -> DeliveryAddress<'_> {
     }
 }
 
-fn item(line: &model::Line) -> Item<'_> {
-    Item {
+fn item(line: &model::Line) -> BodyItem<'_> {
+    BodyItem {
         external_id: line.external_id.as_deref(),
         merchant_ref: line.merchant_ref.as_deref(),
         name: &line.name,

@@ -10,7 +10,7 @@ use crate::event::outcome::OrderSummary;
 /// # Errors
 /// Where the bytes are no such body.
 pub fn summary(body: &[u8]) -> serde_json::Result<OrderSummary> {
-    let read: Read<'_> = serde_json::from_slice(body)?;
+    let read: BodySummary<'_> = serde_json::from_slice(body)?;
     Ok(match (read.transformed_order, read.status_change) {
         (Some(order), _) => {
             let (captain, pricing) = (order.captain.unwrap_or_default(), order.pricing);
@@ -56,7 +56,7 @@ fn amount(raw: Option<&RawValue>) -> Option<String> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Read<'a> {
+struct BodySummary<'a> {
     #[serde(borrow)]
     transformed_order: Option<ReadOrder<'a>>,
     status_change: Option<ReadChange>,

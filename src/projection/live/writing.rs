@@ -21,11 +21,11 @@ use crate::{
     },
     projection::{
         batch::{self, MAX_BYTES, MAX_EVENTS, Skipped, To},
-        era::{self, Kept},
+        era::{self, CursorLog},
         providers::Providers,
         writer::Holder,
     },
-    telemetry::tables::Who,
+    telemetry::tables::TroubleSource,
 };
 
 /// Most events that were skipped once and are tried again by a new writer; more are left to the next one.
@@ -34,14 +34,14 @@ const MAX_SKIPPED: i64 = 1000;
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
 /// Who writes, and how far it is.
-pub(super) struct Writer<'a> {
+pub(super) struct TablesWriter<'a> {
     pub(super) journal: &'a Journal,
     pub(super) enabled: &'a [(Arc<str>, String)],
     pub(super) holder: &'a Holder,
     pub(super) providers: Providers,
     pub(super) position: u64,
     /// Which log that is on.
-    pub(super) kept: Kept,
+    pub(super) kept: CursorLog,
     /// When that was compared last, and how often the connection had been made then.
     pub(super) compared: Option<(Instant, u64)>,
     /// Most events of a transaction.
@@ -50,7 +50,7 @@ pub(super) struct Writer<'a> {
     pub(super) alone_until: Option<Instant>,
 }
 
-impl Writer<'_> {
+impl TablesWriter<'_> {
     pub(super) async fn write(
         &mut self,
         connection: &mut Connection,
@@ -91,7 +91,7 @@ impl Writer<'_> {
             // The consumer's messages say whether the log is there.
             Err(error) => tracing::debug!(error = format!("{error:#}"), "cannot see the end of the log"),
         }
-        self.journal.tables().works(Who::Writer);
+        self.journal.tables().works(TroubleSource::Writer);
         Ok(())
     }
 
@@ -281,7 +281,7 @@ impl Writer<'_> {
                 *self.limit = (*self.limit * 2).min(MAX_EVENTS);
             }
             self.journal.tables().at(self.position);
-            self.journal.tables().works(Who::Writer);
+            self.journal.tables().works(TroubleSource::Writer);
             rest = later;
             if rest.is_empty() {
                 self.kept = marked.unwrap_or_else(|| self.kept.clone());

@@ -1,6 +1,6 @@
 //! A row of `hub.orders`, and how an event changes it. No I/O.
 //!
-//! Several webhooks may be about one order. The row keeps each that has not reached the backend ([`Unsettled`]): it is under
+//! Several webhooks may be about one order. The row keeps each that has not reached the backend ([`UnsettledWebhook`]): it is under
 //! way or given up. The order's state is that of the most important one: an announcement before news, one under way before
 //! one that was given up, the oldest first. Without any, the order was forwarded, or all its webhooks were ignored.
 //!
@@ -36,7 +36,7 @@ const FIRST_STAGE: &str = "transform";
 /// Where a webhook stands in the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum State {
+pub(super) enum WebhookState {
     /// Accepted.
     Received,
     /// The body for the backend is made.
@@ -47,7 +47,7 @@ pub(super) enum State {
     GivenUp,
 }
 
-impl State {
+impl WebhookState {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Received => "received",
@@ -61,9 +61,9 @@ impl State {
 /// A webhook that has not reached the backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Unsettled {
+pub(super) struct UnsettledWebhook {
     webhook: EventId,
-    state: State,
+    state: WebhookState,
     /// It announces the order.
     is_creation: bool,
     /// When it was accepted.
@@ -99,7 +99,7 @@ pub(super) struct Row {
     pub(super) is_test: bool,
     pub(super) flags: BTreeSet<String>,
     pub(super) last_sequence: i64,
-    pub(super) unsettled: Vec<Unsettled>,
+    pub(super) unsettled: Vec<UnsettledWebhook>,
     /// It is not as the table has it.
     pub(super) is_changed: bool,
 }
@@ -211,13 +211,13 @@ impl Row {
         }
         match envelope.event_type {
             EventType::WebhookReceived | EventType::OrderFetchRequested | EventType::OrderFetched => {
-                self.put(event, State::Received);
+                self.put(event, WebhookState::Received);
             }
             EventType::OrderTransformed => {
-                self.put(event, State::Transformed);
+                self.put(event, WebhookState::Transformed);
                 self.note_body(event);
             }
-            EventType::OrderRetryRequested => self.put(event, State::Waiting),
+            EventType::OrderRetryRequested => self.put(event, WebhookState::Waiting),
             EventType::OrderForwardFailed | EventType::OrderFetchFailed => self.failed(event),
             EventType::OrderRejected | EventType::OrderDeadLettered => self.given_up(event),
             EventType::OrderForwarded => self.forwarded(event),
@@ -237,17 +237,17 @@ impl Row {
     /// What follows from the webhooks that are left.
     fn settle(&mut self) {
         self.is_changed = true;
-        if !self.unsettled.iter().any(|one| one.state == State::GivenUp) {
+        if !self.unsettled.iter().any(|one| one.state == WebhookState::GivenUp) {
             self.given_up_at = None;
         }
     }
 
     /// The event's webhook is in this state.
-    fn put(&mut self, event: &Event<'_>, state: State) {
+    fn put(&mut self, event: &Event<'_>, state: WebhookState) {
         let envelope = &event.envelope;
         let webhook = envelope.root_id;
         self.unsettled.retain(|one| one.webhook != webhook);
-        self.unsettled.push(Unsettled {
+        self.unsettled.push(UnsettledWebhook {
             webhook,
             state,
             is_creation: envelope.is_creation(),
@@ -307,7 +307,7 @@ impl Row {
             _ => return,
         };
         if self.is_open(webhook) {
-            self.put(event, State::Waiting);
+            self.put(event, WebhookState::Waiting);
             if let Some(waiting) = self.unsettled.last_mut() {
                 waiting.next_attempt_at = next.map(millis);
             }
@@ -319,10 +319,10 @@ impl Row {
         if !self.is_open(event.envelope.root_id) {
             return;
         }
-        self.put(event, State::GivenUp);
+        self.put(event, WebhookState::GivenUp);
         // One of each kind is enough to say so: the latest, for what makes up for that makes up for those before it.
         let is_creation = event.envelope.is_creation();
-        let is_one = |one: &Unsettled| one.state == State::GivenUp && one.is_creation == is_creation;
+        let is_one = |one: &UnsettledWebhook| one.state == WebhookState::GivenUp && one.is_creation == is_creation;
         let given_up = self.unsettled.iter().filter(|one| is_one(one));
         let latest = given_up
             .max_by_key(|one| (one.since, one.webhook))
@@ -349,13 +349,13 @@ impl Row {
         let (webhook, is_creation) = (event.envelope.root_id, event.envelope.is_creation());
         let accepted = millis(event.envelope.received_at);
         // What arrives makes up for news that came before it and did not; an announcement that arrives, for every announcement.
-        let is_overcome = |one: &Unsettled| {
+        let is_overcome = |one: &UnsettledWebhook| {
             let makes_up = if one.is_creation {
                 is_creation
             } else {
                 one.since <= accepted
             };
-            one.state == State::GivenUp && makes_up
+            one.state == WebhookState::GivenUp && makes_up
         };
         self.unsettled.retain(|one| one.webhook != webhook && !is_overcome(one));
         self.forwarded_at = self.forwarded_at.or_else(|| Some(millis(event.envelope.time)));
@@ -392,7 +392,14 @@ impl Row {
 
     /// Where the order stands.
     pub(super) fn state(&self) -> &'static str {
-        let rank = |one: &&Unsettled| (!one.is_creation, one.state == State::GivenUp, one.since, one.webhook);
+        let rank = |one: &&UnsettledWebhook| {
+            (
+                !one.is_creation,
+                one.state == WebhookState::GivenUp,
+                one.since,
+                one.webhook,
+            )
+        };
         match self.unsettled.iter().min_by_key(rank) {
             Some(first) => first.state.as_str(),
             None if self.forwarded_at.is_some() => "forwarded",

@@ -28,7 +28,7 @@ use crate::{
 #[derive(Debug)]
 pub struct File {
     /// Who it is.
-    pub identity: Identity,
+    pub identity: FileIdentity,
     /// `[verification]`: how its webhooks are verified.
     pub verification: Scheme,
     /// `[webhook]`: what the intake must know.
@@ -52,7 +52,7 @@ pub struct File {
 /// The keys before the first table.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Identity {
+pub struct FileIdentity {
     /// Name in URLs, subjects and tables.
     pub name: String,
     /// Name as people write it.

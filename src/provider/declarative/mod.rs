@@ -30,11 +30,11 @@ use self::{
     head::Arriving,
     order::Common,
     pick::Source,
-    reader::{Habits, OrderReader, Request},
+    reader::{Habits, OrderReader, WebhookRequest},
     response::{FormattedAnswer, WebhookAnswer},
 };
 use super::{
-    Admission, Content, Fact, Provider, Refusal, StoreOfDocument, Stores, TransformError, merchant_header,
+    Admission, AdmissionRefusal, Content, Fact, Provider, StoreOfDocument, Stores, TransformError, merchant_header,
     sent_merchant,
 };
 use crate::{
@@ -85,7 +85,7 @@ impl Declarative {
             times: head.times,
             zone: head.zone.as_ref(),
         };
-        let request = Request {
+        let request = WebhookRequest {
             headers: facts.map_or(nothing, |facts| &facts.headers),
             path: below(path, &file.identity.name),
             paths: &file.webhook.paths,
@@ -194,14 +194,14 @@ impl Provider for Declarative {
         &self.file.verification
     }
 
-    fn read(&self, request: &Verified<'_>) -> Result<Admission, Refusal> {
+    fn read(&self, request: &Verified<'_>) -> Result<Admission, AdmissionRefusal> {
         let path = request.path();
         let arriving = Arriving {
             body: request.body(),
             headers: request.headers(),
             path: below(path, self.name()),
         };
-        let head = head::read(&self.file, &arriving).map_err(Refusal::InvalidPayload)?;
+        let head = head::read(&self.file, &arriving).map_err(AdmissionRefusal::InvalidPayload)?;
         let kind = head.kind.as_str();
         let event_id = request.event_id(self.name(), &head.order_id, kind, head.event_id.as_deref());
         Admission::new(request, event_id, head.order_id, kind)

@@ -51,7 +51,7 @@ pub(super) struct Habits<'h> {
 
 /// What a webhook brought beside its body.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Request<'r> {
+pub(super) struct WebhookRequest<'r> {
     pub(super) headers: &'r Map<String, Value>,
     /// Below `/api/webhooks/{provider}`.
     pub(super) path: &'r str,
@@ -80,7 +80,7 @@ pub(super) struct OrderReader<'t> {
     root: ValueId,
     pub(super) document: &'t Tree<'t>,
     pub(super) body: &'t Tree<'t>,
-    pub(super) request: Request<'t>,
+    pub(super) request: WebhookRequest<'t>,
     pub(super) habits: Habits<'t>,
     faults: RefCell<Faults>,
     /// What is to be known about the order, and of what could not be read where it is.
@@ -134,7 +134,7 @@ impl<'t> OrderReader<'t> {
     pub(super) fn new(
         (document, part): (&'t Tree<'t>, ValueId),
         body: &'t Tree<'t>,
-        request: Request<'t>,
+        request: WebhookRequest<'t>,
         habits: Habits<'t>,
     ) -> Self {
         Self {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     event::Recorded,
     json::fault::Fault,
-    order::body::{BranchRef, Origin},
+    order::body::{BodySource, BranchRef},
     provider::{Content, Fact, Posted, Provider, TransformError},
 };
 
@@ -149,7 +149,7 @@ fn outcome(received: &Recorded, fact: &Fact) -> Option<Outcome> {
         auto_accept: false,
     };
     let envelope = &received.envelope;
-    let origin = Origin {
+    let origin = BodySource {
         provider: &envelope.provider,
         webhook_type: &envelope.webhook_type,
         external_order_id: &envelope.external_order_id,

@@ -21,7 +21,7 @@ fn careem() -> Declarative {
     Declarative::new(file, Some("JOD".parse().unwrap()))
 }
 
-fn admit(body: &str) -> Result<Admission, Refusal> {
+fn admit(body: &str) -> Result<Admission, AdmissionRefusal> {
     let (careem, keys, now) = (careem(), Keys::single("secret"), Utc::now());
     let signed = sign(careem.scheme(), &keys, Outgoing::post("http://hub/", body), now).unwrap();
     let uri = Uri::from_static("/");
@@ -115,7 +115,10 @@ fn admission_reads_what_it_must() {
         r#"{"id":"a\u202eb"}"#,
         r#"{"id":"<script>a</script>b"}"#,
     ] {
-        assert!(matches!(admit(body), Err(Refusal::InvalidPayload(_))), "{body}");
+        assert!(
+            matches!(admit(body), Err(AdmissionRefusal::InvalidPayload(_))),
+            "{body}"
+        );
     }
     assert!(admit(&format!(r#"{{"id":"{}"}}"#, "x".repeat(128))).is_ok());
     assert!(admit(&format!(r#"{{"id":"{}"}}"#, "x".repeat(129))).is_err());

@@ -15,7 +15,7 @@ use crate::{
     json::tree::ValueId,
     order::{
         flag::Flag,
-        money::{AmountError, Currency, Money, Reading},
+        money::{AmountError, Currency, Money, ParsedAmount},
     },
 };
 
@@ -88,7 +88,7 @@ impl<'t> OrderReader<'t> {
         }
     }
 
-    fn parse_amount(&self, found: &Text<'t>, amount: &Amount, currency: Currency, need: Need) -> Option<Reading> {
+    fn parse_amount(&self, found: &Text<'t>, amount: &Amount, currency: Currency, need: Need) -> Option<ParsedAmount> {
         let unit = amount.unit.unwrap_or(self.habits.amounts);
         let parsed = match unit {
             Unit::Decimal => Money::read(found.text.trim(), currency),
@@ -105,7 +105,7 @@ impl<'t> OrderReader<'t> {
     }
 
     /// One that was rounded is flagged, and its digits stay beside the order.
-    fn take_amount(&self, found: &Text<'t>, reading: Reading, need: Need) {
+    fn take_amount(&self, found: &Text<'t>, reading: ParsedAmount, need: Need) {
         if !reading.is_rounded {
             return self.take(found);
         }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Audit, Refusal, SUBJECT_ROOT, count_lost};
+use super::{Audit, RefusalSample, SUBJECT_ROOT, count_lost};
 use crate::journal::{codec, connection::Connection};
 
 /// How often the log says how many lines were left out.
@@ -14,13 +14,13 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 const PUBLISH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The task.
-pub struct Writer {
+pub struct SampleWriter {
     audit: Arc<Audit>,
-    waiting: mpsc::Receiver<Refusal>,
+    waiting: mpsc::Receiver<RefusalSample>,
 }
 
-impl Writer {
-    pub(super) const fn new(audit: Arc<Audit>, waiting: mpsc::Receiver<Refusal>) -> Self {
+impl SampleWriter {
+    pub(super) const fn new(audit: Arc<Audit>, waiting: mpsc::Receiver<RefusalSample>) -> Self {
         Self { audit, waiting }
     }
 
@@ -49,7 +49,7 @@ impl Writer {
 }
 
 /// The next one, when there is a connection to publish it on.
-async fn next(waiting: &mut mpsc::Receiver<Refusal>, connection: &Connection) -> Refusal {
+async fn next(waiting: &mut mpsc::Receiver<RefusalSample>, connection: &Connection) -> RefusalSample {
     connection.wait_up().await;
     match waiting.recv().await {
         Some(refusal) => refusal,
@@ -59,7 +59,7 @@ async fn next(waiting: &mut mpsc::Receiver<Refusal>, connection: &Connection) ->
 }
 
 /// Without an acknowledgement: nothing depends on it, and a sample is not worth a wait.
-async fn publish(connection: &Connection, refusal: &Refusal) {
+async fn publish(connection: &Connection, refusal: &RefusalSample) {
     // The client would keep it, and everything after it, until NATS is back.
     if !connection.is_up() {
         return count_lost();
@@ -91,7 +91,7 @@ mod tests {
     /// Nothing is published, as while NATS is away.
     #[test]
     fn what_finds_the_queue_full_is_lost_and_counted() {
-        let refusal = Refusal {
+        let refusal = RefusalSample {
             time: DateTime::UNIX_EPOCH,
             request_id: "req".into(),
             provider: "careem".into(),

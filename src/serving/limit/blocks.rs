@@ -15,7 +15,7 @@ const SETTLED_MS: u64 = 5000;
 
 /// The subject of a block.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Who {
+pub enum BlockTarget {
     /// A client address, for all providers.
     Address(Address),
     /// A provider, from all addresses.
@@ -43,7 +43,7 @@ struct Entry {
 }
 
 /// See the module.
-pub struct Blocks(LruCache<Who, Entry>);
+pub struct Blocks(LruCache<BlockTarget, Entry>);
 
 impl Default for Blocks {
     fn default() -> Self {
@@ -53,7 +53,7 @@ impl Default for Blocks {
 
 impl Blocks {
     /// The end of a block.
-    pub fn until(&mut self, who: &Who, now_ms: u64) -> Option<u64> {
+    pub fn until(&mut self, who: &BlockTarget, now_ms: u64) -> Option<u64> {
         let until = self.0.get(who)?.block.until_ms;
         if until > now_ms {
             return Some(until);
@@ -63,7 +63,7 @@ impl Blocks {
     }
 
     /// Adds a block. False when it is known already.
-    pub fn put(&mut self, who: Who, block: Block, is_stored: bool) -> bool {
+    pub fn put(&mut self, who: BlockTarget, block: Block, is_stored: bool) -> bool {
         if let Some(known) = self.0.get_mut(&who)
             && known.block == block
         {
@@ -75,13 +75,13 @@ impl Blocks {
     }
 
     /// Ends a block; false where there was none.
-    pub fn lift(&mut self, who: &Who) -> bool {
+    pub fn lift(&mut self, who: &BlockTarget) -> bool {
         self.0.pop(who).is_some()
     }
 
     /// Ends those that the stream had and has no more: they were lifted while this instance was disconnected. Returns them.
-    pub fn lift_missing(&mut self, stored: impl Fn(&Who) -> bool, now_ms: u64) -> Vec<Who> {
-        let is_missing = |(who, entry): &(&Who, &Entry)| {
+    pub fn lift_missing(&mut self, stored: impl Fn(&BlockTarget) -> bool, now_ms: u64) -> Vec<BlockTarget> {
+        let is_missing = |(who, entry): &(&BlockTarget, &Entry)| {
             entry.is_stored && entry.block.since_ms + SETTLED_MS < now_ms && !stored(who)
         };
         let missing: Vec<_> = self.0.iter().filter(is_missing).map(|(who, _)| who.clone()).collect();
@@ -122,8 +122,8 @@ mod tests {
 
     const NOW: u64 = 1_700_000_000_000;
 
-    fn who(number: u32) -> Who {
-        Who::Address(Address::of(std::net::IpAddr::V4(number.into())))
+    fn who(number: u32) -> BlockTarget {
+        BlockTarget::Address(Address::of(std::net::IpAddr::V4(number.into())))
     }
 
     fn block(until_ms: u64) -> Block {
@@ -153,9 +153,9 @@ mod tests {
     #[test]
     fn a_provider_is_another_than_an_address() {
         let mut blocks = Blocks::default();
-        blocks.put(Who::Provider("careem".into()), block(NOW + 10), false);
-        assert_eq!(blocks.until(&Who::Provider("talabat".into()), NOW), None);
-        assert!(blocks.until(&Who::Provider("careem".into()), NOW).is_some());
+        blocks.put(BlockTarget::Provider("careem".into()), block(NOW + 10), false);
+        assert_eq!(blocks.until(&BlockTarget::Provider("talabat".into()), NOW), None);
+        assert!(blocks.until(&BlockTarget::Provider("careem".into()), NOW).is_some());
     }
 
     #[test]
@@ -164,7 +164,7 @@ mod tests {
         for (number, is_stored) in [(1, true), (2, true), (3, false)] {
             blocks.put(who(number), block(NOW + 60_000), is_stored);
         }
-        let stored = |one: &Who| *one == who(2);
+        let stored = |one: &BlockTarget| *one == who(2);
         // It may be on its way.
         assert_eq!(blocks.lift_missing(stored, NOW + SETTLED_MS), []);
         // The third never got there, so its absence says nothing.

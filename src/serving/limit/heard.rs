@@ -2,17 +2,17 @@
 
 use std::{collections::HashSet, sync::atomic::Ordering};
 
-use super::{Limits, blocks::Who, lock, now_ms, stored::LimitRecord};
+use super::{Limits, blocks::BlockTarget, lock, now_ms, stored::LimitRecord};
 
 impl Limits {
     /// A word of another instance, of an operator, or our own come back.
     pub(super) fn hear(&self, record: LimitRecord) {
         let now = now_ms();
         match record {
-            LimitRecord::Blocked(Who::Address(address), _) if lock(&self.addresses).is_known(address, now) => {
+            LimitRecord::Blocked(BlockTarget::Address(address), _) if lock(&self.addresses).is_known(address, now) => {
                 // The blocking instance has not seen the verified webhook that this one has.
                 self.vouch(address, now);
-                self.tell(LimitRecord::Lifted(Who::Address(address)));
+                self.tell(LimitRecord::Lifted(BlockTarget::Address(address)));
             }
             LimitRecord::Blocked(_, block) if block.until_ms <= now => {}
             LimitRecord::Blocked(who, block) => {
@@ -22,20 +22,20 @@ impl Limits {
                 if self.lift(&who) {
                     tracing::info!(?who, "block lifted");
                 }
-                if let Who::Address(address) = who {
+                if let BlockTarget::Address(address) = who {
                     lock(&self.addresses).pardon(address);
                 }
             }
             LimitRecord::Known(address, verified_ms) => {
                 lock(&self.addresses).learn(address, verified_ms);
-                self.lift(&Who::Address(address));
+                self.lift(&BlockTarget::Address(address));
             }
         }
     }
 
     /// All that the stream has.
     pub(super) fn hear_all(&self, known: Vec<LimitRecord>, blocks: Vec<LimitRecord>) {
-        let stored: HashSet<Who> = blocks
+        let stored: HashSet<BlockTarget> = blocks
             .iter()
             .filter_map(|record| match record {
                 LimitRecord::Blocked(who, _) => Some(who.clone()),
@@ -50,7 +50,7 @@ impl Limits {
         drop(own);
         for who in lifted {
             tracing::info!(?who, "block lifted");
-            if let Who::Address(address) = who {
+            if let BlockTarget::Address(address) = who {
                 lock(&self.addresses).pardon(address);
             }
         }
@@ -78,8 +78,8 @@ mod tests {
         "203.0.113.9".parse().unwrap()
     }
 
-    fn who() -> Who {
-        Who::Address(address())
+    fn who() -> BlockTarget {
+        BlockTarget::Address(address())
     }
 
     /// A block that began a while ago.

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use self::{
     address::{Address, Addresses},
-    blocks::{Block, Blocks, Who},
+    blocks::{Block, BlockTarget, Blocks},
     branches::BranchShares,
     bytes::Bytes,
     repeats::Repeats,
@@ -165,7 +165,7 @@ impl Limits {
                 return Err(limited(&provider.name, Scope::Address, until - now));
             }
             let mut blocks = lock(&self.blocks);
-            if let Some(until) = blocks.until(&Who::Provider(Arc::clone(&provider.name)), now) {
+            if let Some(until) = blocks.until(&BlockTarget::Provider(Arc::clone(&provider.name)), now) {
                 return Err(limited(&provider.name, Scope::Provider, until - now));
             }
         }
@@ -201,8 +201,8 @@ impl Limits {
     /// Until when an address is blocked, by itself or with the /48 around it. A block of that is none for a known address.
     fn blocked_until(&self, client: IpAddr, now: u64) -> Option<u64> {
         let address = Address::of(client);
-        let own = lock(&self.blocks).until(&Who::Address(address), now);
-        let around = || lock(&self.blocks).until(&Who::Address(address.site()?), now);
+        let own = lock(&self.blocks).until(&BlockTarget::Address(address), now);
+        let around = || lock(&self.blocks).until(&BlockTarget::Address(address.site()?), now);
         own.or_else(|| around().filter(|_| !lock(&self.addresses).is_known(address, now)))
     }
 
@@ -249,7 +249,7 @@ impl Limits {
             seconds = (block.until_ms - block.since_ms).div_ceil(1000),
             "address blocked for its refused requests{hint}"
         );
-        self.block(Who::Address(address), block);
+        self.block(BlockTarget::Address(address), block);
     }
 
     /// A webhook of this address was verified and is new: it is one that is not to be blocked.
@@ -273,7 +273,7 @@ impl Limits {
     /// Tells the others that an address is known, and ends its block.
     fn vouch(&self, address: Address, now: u64) {
         self.tell(LimitRecord::Known(address, now));
-        let who = Who::Address(address);
+        let who = BlockTarget::Address(address);
         if self.lift(&who) {
             tracing::info!(client = %address, "block lifted: the address sends verified webhooks");
             self.tell(LimitRecord::Lifted(who));
@@ -294,24 +294,24 @@ impl Limits {
             seconds = own.rule.block.as_secs(),
             "provider blocked: it sent more than RATE_LIMIT_ says"
         );
-        self.block(Who::Provider(Arc::clone(&own.name)), block);
+        self.block(BlockTarget::Provider(Arc::clone(&own.name)), block);
         ms
     }
 
-    fn block(&self, who: Who, block: Block) {
+    fn block(&self, who: BlockTarget, block: Block) {
         if self.put(who.clone(), block.clone(), false) {
             self.tell(LimitRecord::Blocked(who, block));
         }
     }
 
-    fn put(&self, who: Who, block: Block, is_stored: bool) -> bool {
+    fn put(&self, who: BlockTarget, block: Block, is_stored: bool) -> bool {
         let mut blocks = lock(&self.blocks);
         let is_news = blocks.put(who, block, is_stored);
         self.note_blocks(blocks.len());
         is_news
     }
 
-    fn lift(&self, who: &Who) -> bool {
+    fn lift(&self, who: &BlockTarget) -> bool {
         let mut blocks = lock(&self.blocks);
         let was_blocked = blocks.lift(who);
         self.note_blocks(blocks.len());

@@ -82,7 +82,7 @@ struct Counted {
 /// # Errors
 /// Never; errors of NATS are waited out.
 pub async fn run(connection: Arc<Connection>, limits: Arc<Limits>, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut sharing = Sharing::new(connection, limits);
+    let mut sharing = LimitSharing::new(connection, limits);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -104,7 +104,7 @@ struct AwaitedAnswer<T> {
     until: Instant,
 }
 
-struct Sharing {
+struct LimitSharing {
     instance: String,
     connection: Arc<Connection>,
     limits: Arc<Limits>,
@@ -122,7 +122,7 @@ struct Sharing {
     started: Instant,
 }
 
-impl Sharing {
+impl LimitSharing {
     fn new(connection: Arc<Connection>, limits: Arc<Limits>) -> Self {
         let now = Instant::now();
         Self {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{
     address::{Address, KNOWN_FOR_MS},
-    blocks::{Block, Who},
+    blocks::{Block, BlockTarget},
 };
 use crate::journal::{
     connection::Connection,
@@ -35,9 +35,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LimitRecord {
     /// A block begins.
-    Blocked(Who, Block),
+    Blocked(BlockTarget, Block),
     /// A block is lifted.
-    Lifted(Who),
+    Lifted(BlockTarget),
     /// An address sent a verified webhook, at this time in milliseconds since 1970.
     Known(Address, u64),
 }
@@ -77,8 +77,8 @@ impl LimitRecord {
             return Some(Self::Known(Address::from_token(token)?, verified_ms.min(now_ms)));
         }
         let who = match rest.strip_prefix("block.")?.split_once('.')? {
-            ("address", token) => Who::Address(Address::from_token(token)?),
-            ("provider", name) => Who::Provider(Arc::from(name)),
+            ("address", token) => BlockTarget::Address(Address::from_token(token)?),
+            ("provider", name) => BlockTarget::Provider(Arc::from(name)),
             _ => return None,
         };
         if payload.is_empty() {
@@ -89,11 +89,11 @@ impl LimitRecord {
     }
 }
 
-fn subject(who: &Who) -> String {
+fn subject(who: &BlockTarget) -> String {
     match who {
-        Who::Address(address) => format!("hub.block.address.{}", address.token()),
+        BlockTarget::Address(address) => format!("hub.block.address.{}", address.token()),
         // A provider's name has the letters of a token.
-        Who::Provider(name) => format!("hub.block.provider.{name}"),
+        BlockTarget::Provider(name) => format!("hub.block.provider.{name}"),
     }
 }
 
@@ -138,7 +138,7 @@ mod tests {
             provider: "careem".into(),
             requests: 100,
         };
-        for who in [Who::Address(address), Who::Provider("uber-eats".into())] {
+        for who in [BlockTarget::Address(address), BlockTarget::Provider("uber-eats".into())] {
             let blocked = LimitRecord::Blocked(who.clone(), block.clone());
             assert_eq!(back(&blocked), Some(blocked.clone()));
             assert_eq!(ttl(&blocked), "2s");

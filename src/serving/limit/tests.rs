@@ -3,7 +3,7 @@ use crate::{
     config::{Config, Environment},
     event::Principal,
     provider::{Catalogue, Provider as _, declarative::Declarative},
-    registry::{Measured, allow_list::AllowList},
+    registry::{ProviderMetrics, allow_list::AllowList},
     verification::{Keyring, Keys, Scheme},
 };
 
@@ -42,7 +42,7 @@ pub(super) fn careem(networks: &[&str]) -> Enabled {
         keep_signature: false,
         allow_list: AllowList::new(networks),
         forward_test_orders: false,
-        measured: Measured::of(&"careem".into()),
+        measured: ProviderMetrics::of(&"careem".into()),
     }
 }
 
@@ -205,9 +205,11 @@ fn a_block_that_was_lifted_is_not_told() {
     let (limits, careem) = (limits("5/1h", "1/60s/300s"), careem(&[]));
     refuse(&limits, &careem, client("203.0.113.9"), 1);
     refuse(&limits, &careem, client("203.0.113.10"), 1);
-    limits.hear(LimitRecord::Lifted(Who::Address(Address::of(client("203.0.113.9")))));
+    limits.hear(LimitRecord::Lifted(BlockTarget::Address(Address::of(client(
+        "203.0.113.9",
+    )))));
     let told = limits.next_record().unwrap();
-    assert!(matches!(told, LimitRecord::Blocked(Who::Address(one), _) if one.to_string() == "203.0.113.10"));
+    assert!(matches!(told, LimitRecord::Blocked(BlockTarget::Address(one), _) if one.to_string() == "203.0.113.10"));
     assert_eq!(limits.next_record(), None);
 }
 

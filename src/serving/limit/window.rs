@@ -57,7 +57,7 @@ pub enum ReportOutcome {
 
 /// A point that was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Taken {
+pub struct QuotaPoint {
     /// Of which window.
     pub window: u64,
     /// As [`Quota::is_urgent`].
@@ -119,7 +119,7 @@ impl Quota {
     ///
     /// # Errors
     /// How long to wait for one.
-    pub fn take(&mut self, now_ms: u64, instances: u64) -> Result<Taken, QuotaWait> {
+    pub fn take(&mut self, now_ms: u64, instances: u64) -> Result<QuotaPoint, QuotaWait> {
         self.check(now_ms, instances)?;
         let is_urgent = if self.credit > 0 {
             self.credit -= 1;
@@ -128,7 +128,7 @@ impl Quota {
             self.waiting += 1;
             self.is_urgent(instances)
         };
-        Ok(Taken {
+        Ok(QuotaPoint {
             window: self.number,
             is_urgent,
         })

@@ -7,20 +7,20 @@ use std::{
     sync::{PoisonError, RwLock},
 };
 
-/// Most handles that are kept by one [`Kept`]; beyond that each is looked up.
+/// Most handles that are kept by one [`HandleCache`]; beyond that each is looked up.
 const MAX_KEPT: usize = 4096;
 
 /// Handles by what their labels say, made when they are first needed.
 #[derive(Debug)]
-pub struct Kept<K, H>(RwLock<HashMap<K, H>>);
+pub struct HandleCache<K, H>(RwLock<HashMap<K, H>>);
 
-impl<K, H> Default for Kept<K, H> {
+impl<K, H> Default for HandleCache<K, H> {
     fn default() -> Self {
         Self(RwLock::default())
     }
 }
 
-impl<K: Clone + Eq + Hash, H: Clone> Kept<K, H> {
+impl<K: Clone + Eq + Hash, H: Clone> HandleCache<K, H> {
     /// The handle of this key; `make` asks the recorder for it.
     pub fn of(&self, key: &K, make: impl FnOnce(&K) -> H) -> H {
         if let Some(handle) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(key) {
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn a_handle_is_made_once_and_no_more_are_kept_than_that() {
-        let (kept, made) = (Kept::default(), Cell::new(0));
+        let (kept, made) = (HandleCache::default(), Cell::new(0));
         let of = |key: usize| {
             kept.of(&key, |key| {
                 made.set(made.get() + 1);

@@ -4,13 +4,13 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn full() -> Option<Trouble> {
-    Some(Trouble::NoRoom("maximum bytes exceeded".into()))
+fn full() -> Option<LogTrouble> {
+    Some(LogTrouble::NoRoom("maximum bytes exceeded".into()))
 }
 
 /// Up by an append, at that time.
-fn up(now: Instant) -> Known {
-    let mut known = Known::new();
+fn up(now: Instant) -> AckState {
+    let mut known = AckState::new();
     known.acknowledged(now);
     known
 }
@@ -19,12 +19,12 @@ fn up(now: Instant) -> Known {
 fn silence_counts_from_the_first_that_has_no_answer() {
     let began = Instant::now();
     let mut known = up(began);
-    known.asked(&Trouble::NoAnswer, began);
-    known.asked(&Trouble::NoStream, began + 2 * SECOND);
+    known.asked(&LogTrouble::NoAnswer, began);
+    known.asked(&LogTrouble::NoStream, began + 2 * SECOND);
     known.look(began + KNOWN_AFTER - SECOND / 10);
     assert_eq!(known.trouble, None, "a restart of the server takes so long");
     known.look(began + KNOWN_AFTER);
-    assert_eq!(known.trouble, Some(Trouble::NoStream));
+    assert_eq!(known.trouble, Some(LogTrouble::NoStream));
     known.acknowledged(began + KNOWN_AFTER);
     assert_eq!(known.trouble, None);
     known.look(began + 10 * KNOWN_AFTER);
@@ -37,7 +37,7 @@ fn a_refusal_is_known_at_once_and_one_a_second_finds_out() {
     let mut known = up(began);
     known.refused("maximum bytes exceeded", 10, began);
     assert_eq!(known.trouble, full());
-    let let_in = |known: &mut Known, at| known.lets_in(at).is_ok();
+    let let_in = |known: &mut AckState, at| known.lets_in(at).is_ok();
     assert!(!let_in(&mut known, began), "it was just found out");
     assert!(let_in(&mut known, began + TRIAL_EVERY));
     assert!(!let_in(&mut known, began + TRIAL_EVERY));
@@ -69,8 +69,8 @@ fn a_question_that_was_wrong_is_not_believed_for_a_while() {
 fn appends_without_an_answer_are_not_outvoted_by_questions() {
     let began = Instant::now();
     let mut known = up(began);
-    let sent = |known: &mut Known, at| {
-        known.asked(&Trouble::NoAnswer, at);
+    let sent = |known: &mut AckState, at| {
+        known.asked(&LogTrouble::NoAnswer, at);
         known.appends.get_or_insert(at);
     };
     sent(&mut known, began);
@@ -80,7 +80,7 @@ fn appends_without_an_answer_are_not_outvoted_by_questions() {
     known.question_passed(began + ASKED_LATER, began + ASKED_LATER);
     assert_eq!(known.trouble, None, "a restart of the server takes so long");
     known.look(began + KNOWN_AFTER);
-    assert_eq!(known.trouble, Some(Trouble::StoresNothing(None)));
+    assert_eq!(known.trouble, Some(LogTrouble::StoresNothing(None)));
     let later = began + KNOWN_AFTER + DISTRUST;
     known.question_passed(later - SECOND, later - SECOND);
     assert!(known.trouble.is_some(), "questions are not believed for a while");
@@ -88,7 +88,7 @@ fn appends_without_an_answer_are_not_outvoted_by_questions() {
     assert_eq!(known.trouble, None, "somebody must be let through to find out");
     sent(&mut known, later);
     known.question_passed(later + ASKED_LATER, later + KNOWN_AFTER);
-    assert_eq!(known.trouble, Some(Trouble::StoresNothing(None)));
+    assert_eq!(known.trouble, Some(LogTrouble::StoresNothing(None)));
     let again = later + KNOWN_AFTER + DISTRUST;
     known.question_passed(again, again);
     assert!(known.trouble.is_some(), "twice as long the second time");
@@ -118,10 +118,10 @@ fn a_new_connection_and_the_servers_own_word_count() {
 fn a_server_that_stood_still_is_believed_when_it_answers() {
     let began = Instant::now();
     let mut known = up(began);
-    known.asked(&Trouble::NoAnswer, began);
+    known.asked(&LogTrouble::NoAnswer, began);
     known.appends = Some(began);
     known.look(began + KNOWN_AFTER);
-    assert_eq!(known.trouble, Some(Trouble::NoAnswer));
+    assert_eq!(known.trouble, Some(LogTrouble::NoAnswer));
     known.question_passed(began + 9 * SECOND, began + 9 * SECOND);
     known.look(began + 20 * SECOND);
     assert_eq!(known.trouble, None);
@@ -130,14 +130,14 @@ fn a_server_that_stood_still_is_believed_when_it_answers() {
 #[test]
 fn before_the_first_answer_it_is_not_up_and_nobody_is_refused() {
     let began = Instant::now();
-    let mut known = Known::new();
+    let mut known = AckState::new();
     assert_eq!(
         (known.trouble.clone(), known.lets_in(began)),
-        (Some(Trouble::NotAsked), Ok(()))
+        (Some(LogTrouble::NotAsked), Ok(()))
     );
-    known.asked(&Trouble::NoConnection, began);
+    known.asked(&LogTrouble::NoConnection, began);
     known.look(began + KNOWN_AFTER);
-    assert_eq!(known.lets_in(began + KNOWN_AFTER), Err(Trouble::NoConnection));
+    assert_eq!(known.lets_in(began + KNOWN_AFTER), Err(LogTrouble::NoConnection));
 }
 
 #[test]
@@ -149,12 +149,12 @@ fn an_id_that_is_recognised_does_not_show_that_anything_is_stored() {
     assert_eq!(known.trouble, full());
     known.stores_nothing(None, began + SECOND);
     known.recognised(began + 2 * SECOND);
-    assert_eq!(known.trouble, Some(Trouble::StoresNothing(None)));
+    assert_eq!(known.trouble, Some(LogTrouble::StoresNothing(None)));
 
     let mut known = up(began);
-    known.asked(&Trouble::NoAnswer, began);
+    known.asked(&LogTrouble::NoAnswer, began);
     known.look(began + KNOWN_AFTER);
-    assert_eq!(known.trouble, Some(Trouble::NoAnswer));
+    assert_eq!(known.trouble, Some(LogTrouble::NoAnswer));
     known.recognised(began + KNOWN_AFTER);
     assert_eq!(known.trouble, None, "it answers again");
 }

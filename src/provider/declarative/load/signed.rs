@@ -13,7 +13,7 @@ use super::{
     },
     Loader,
 };
-use crate::verification::{Scheme, ambiguity::Read};
+use crate::verification::{Scheme, ambiguity::FieldRead};
 
 /// A place that says which webhook it is and that the scheme does not sign: one capture would be several webhooks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,12 +54,12 @@ pub fn unsigned(file: &File, scheme: &Scheme) -> Vec<Unsigned> {
             Some(Document::Fetched(_)) | None => vec![pointer],
         };
         let pointers = match source {
-            Source::Header(name) => return scheme.signs(Read::Header(name)) == Some(false),
-            Source::Path(_) => return scheme.signs(Read::Path) == Some(false),
+            Source::Header(name) => return scheme.signs(FieldRead::Header(name)) == Some(false),
+            Source::Path(_) => return scheme.signs(FieldRead::Path) == Some(false),
             Source::Body(pointer) => vec![pointer.to_string()],
             Source::Here(pointer) | Source::Document(pointer) => in_document(pointer.to_string()),
         };
-        let is_free = |pointer: &String| scheme.signs(Read::Pointer(pointer)) == Some(false);
+        let is_free = |pointer: &String| scheme.signs(FieldRead::Pointer(pointer)) == Some(false);
         pointers.iter().any(is_free)
     };
     let found = read.into_iter().flatten().filter(|(_, source)| is_unsigned(source));
