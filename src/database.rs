@@ -99,6 +99,8 @@ pub mod query {
         include_str!("../sql/queries/orders_filter.sql"),
         include_str!("../sql/queries/orders_counted_up_to.sql")
     );
+    /// How far the tables are and whether an instance writes them, for people.
+    pub const TABLES_STATUS: &str = include_str!("../sql/queries/tables_status.sql");
     /// What the tables know of webhooks.
     pub const KNOWN_WEBHOOK_LOGS: &str = include_str!("../sql/queries/known_webhook_logs.sql");
     /// New rows of `webhook_logs`.
@@ -142,7 +144,7 @@ pub mod query {
     pub const NOTE_GAP: &str = include_str!("../sql/queries/note_gap.sql");
 
     /// All of them.
-    pub const ALL: [&str; 43] = [
+    pub const ALL: [&str; 44] = [
         BRANCHES,
         BRANCHES_VERSION,
         BRANCH_OF_ORDER,
@@ -166,6 +168,7 @@ pub mod query {
         ORDERS_NEWEST,
         ORDERS_WAITING_LONGEST,
         ORDERS_COUNTED,
+        TABLES_STATUS,
         KNOWN_WEBHOOK_LOGS,
         INSERT_WEBHOOK_LOGS,
         UPDATE_WEBHOOK_LOGS,

@@ -213,6 +213,38 @@ struct LeaseRecord {
     note: Note,
 }
 
+/// A lease as anybody may see it.
+#[derive(Debug, Clone)]
+pub struct LeaseState {
+    /// Changes with each renewal, of which there is one in every [`RENEWED_WITHIN`] while an instance holds it.
+    pub sequence: u64,
+    /// Who holds it, or held it last; none where it was given back.
+    pub holder: Option<String>,
+    /// The holder stops, and finishes what it began.
+    pub is_handed_over: bool,
+    /// How many orders wait for a later attempt, as the holder knew; none where it does not say.
+    pub parked: Option<u64>,
+}
+
+/// In every such time a lease that is held is renewed twice.
+pub const RENEWED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Looks at a lease without taking it.
+///
+/// # Errors
+/// Where NATS does not answer.
+pub async fn state(connection: &Connection, name: &str) -> anyhow::Result<LeaseState> {
+    let found = read(connection, &format!("hub.lease.{name}")).await?;
+    let lanes = found.note.floor.as_ref().and_then(|floor| floor.lanes);
+    Ok(LeaseState {
+        sequence: found.sequence,
+        holder: Some(found.holder).filter(|holder| !holder.is_empty()),
+        is_handed_over: found.note.handed_over,
+        // What was made again and is not known yet says the largest number.
+        parked: lanes.map(|lanes| lanes.open).filter(|open| *open != u64::MAX),
+    })
+}
+
 async fn read(connection: &Connection, subject: &str) -> anyhow::Result<LeaseRecord> {
     let last = last_of(connection, LEASES, subject, ANSWER_TIMEOUT).await?;
     let said = |message: StreamMessage| LeaseRecord {

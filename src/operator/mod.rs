@@ -33,6 +33,7 @@ mod step_text;
 pub mod queries;
 pub mod orders;
 pub mod events;
+pub mod status;
 
 /// A command.
 #[derive(Debug, Subcommand)]
@@ -86,6 +87,8 @@ pub enum Command {
     /// Who was turned away, from where and why.
     #[command(subcommand)]
     Refusals(refusals::Action),
+    /// Whether all is well, on one screen. Exits with 1 where something needs a person.
+    Status,
     /// Orders: which there are, what has not arrived, the story of one.
     #[command(subcommand)]
     Orders(orders::Action),
@@ -145,6 +148,7 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
             Command::Providers(action) => providers::run(&environment, &action, json),
             Command::Blocks(action) => blocks::run(&environment, &action, json).await,
             Command::Refusals(action) => refusals::run(&environment, &action, json).await,
+            Command::Status => Ok(status::run(&environment, json).await),
             Command::Orders(action) => Ok(orders::run(&environment, &action, json).await),
             Command::Events(action) => Ok(events::run(&environment, &action, json).await),
             Command::Send {

@@ -3,4 +3,5 @@
 mod events;
 mod orders_list;
 mod orders_indexes;
+mod status;
 mod story;

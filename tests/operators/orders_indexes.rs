@@ -163,4 +163,10 @@ async fn pages_join_and_counts_are_exact_up_to_a_thousand() {
     assert_eq!(oldest["orders"][0]["externalOrderId"], "CR-100");
     assert_eq!(code, Some(1), "what is over needs a person");
     assert_eq!(oldest["count"]["givenUp"], ORDERS / 200);
+    // The other tables are ahead: this one is still being made.
+    assert_eq!(oldest["isIncomplete"], false);
+    let ahead = format!("INSERT INTO hub.cursors (name, position, moved_at) VALUES ('tables', {ORDERS} + 1, now())");
+    database.run(&ahead).await.unwrap();
+    let (behind, _) = page(&database, &["--limit", "1"]).await;
+    assert_eq!(behind["isIncomplete"], true);
 }

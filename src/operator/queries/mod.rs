@@ -7,3 +7,5 @@ pub mod difference;
 pub mod steps;
 pub mod story;
 pub mod events;
+pub mod status;
+mod problems;

@@ -9,14 +9,15 @@ use serde::Serialize;
 use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
-use crate::database::{Connection, query};
+use crate::{
+    database::{Connection, query},
+    projection::writer::CURSOR,
+};
 
 /// Up to how many matching orders are counted; what is beyond is "more than".
 pub const MOST_COUNTED: i64 = 1000;
 /// Most orders of one page.
 pub const MOST_ON_A_PAGE: u16 = 1000;
-/// The cursor of the tables, which `hub.orders` moves with.
-const TABLES: &str = "projection";
 /// The projection that makes `hub.orders`.
 const OWN: &str = "orders";
 
@@ -315,7 +316,7 @@ pub async fn list(connection: &Connection, filter: &Filter, after: Option<Cursor
         .and_then(|last| Cursor::behind(last, is_undelivered));
     let count = count(connection, &which).await?;
     let made_up_to = own_position(connection).await?;
-    let tables = connection.query_opt(query::POSITION, &[&TABLES]).await?;
+    let tables = connection.query_opt(query::POSITION, &[&CURSOR]).await?;
     let tables: Option<i64> = tables.map(|row| row.try_get("position")).transpose()?;
     Ok(Page {
         orders,

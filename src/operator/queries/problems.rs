@@ -1,0 +1,113 @@
+//! What of a status needs a person. Pure.
+
+use chrono::{DateTime, Utc};
+
+use super::status::{DatabaseStatus, NEARLY_FULL, Problem, Status, TABLES_LAG};
+
+/// The problems, the worst first: what stops all orders, then what stops some, then what is only not seen.
+pub(super) fn of(status: &Status, trouble: Option<String>, now: DateTime<Utc>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    of_log(status, &mut problems);
+    of_stages(status, &mut problems);
+    if let Some(database) = &status.database {
+        of_orders(database, &mut problems);
+    }
+    let open: u64 = status.dead_letters.iter().map(|cause| cause.count).sum();
+    if open > 0 {
+        let first = &status.dead_letters[0];
+        problems.push(Problem {
+            code: "dead_letters",
+            message: format!(
+                "{open} dead letters are open, most of them {} in {}",
+                first.code, first.stage
+            ),
+            remedy: "`webhook-hub dead-letters list` shows them; mend the cause, then `dead-letters retry`".into(),
+        });
+    }
+    match (&status.database, trouble) {
+        (Some(database), _) => of_tables(database, now, &mut problems),
+        (None, trouble) => problems.push(Problem {
+            code: "database_unreadable",
+            message: format!("the tables cannot be read: {}", trouble.unwrap_or_default()),
+            remedy: "DATABASE_URL must name a role that has SELECT on hub.orders, hub.projections, hub.cursors and hub.skipped_events; orders \
+                     go on without PostgreSQL"
+                .into(),
+        }),
+    }
+    problems
+}
+
+fn of_log(status: &Status, problems: &mut Vec<Problem>) {
+    let log = &status.log;
+    // The loss of precision is below a kilobyte.
+    #[allow(clippy::cast_precision_loss)]
+    let ratio = log.max_bytes.map_or(0.0, |max| log.bytes as f64 / max as f64);
+    if ratio >= NEARLY_FULL {
+        problems.push(Problem {
+            code: "log_nearly_full",
+            message: format!(
+                "the stream EVENTS is full to {:.0} %; full, it accepts no webhook",
+                ratio * 100.0
+            ),
+            remedy: "`webhook-hub streams apply --max-bytes` gives it more room".into(),
+        });
+    }
+}
+
+fn of_stages(status: &Status, problems: &mut Vec<Problem>) {
+    for stage in status.stages.iter().filter(|stage| !stage.is_active) {
+        problems.push(Problem {
+            code: "stage_inactive",
+            message: format!(
+                "no instance works on the stage {}; {} events wait",
+                stage.name, stage.waiting
+            ),
+            remedy: "start a hub, or read in the log of the running ones what they wait for".into(),
+        });
+    }
+    if status.breaker.state != "closed" {
+        let reason = status.breaker.reason.as_deref().unwrap_or("no reason is known");
+        problems.push(Problem {
+            code: "breaker_not_closed",
+            message: format!("the backend's circuit breaker is {}: {reason}", status.breaker.state),
+            remedy: "mend the backend; orders wait on the log and follow by themselves".into(),
+        });
+    }
+}
+
+fn of_orders(database: &DatabaseStatus, problems: &mut Vec<Problem>) {
+    let count = &database.undelivered;
+    if count.overdue > 0 {
+        problems.push(Problem {
+            code: "orders_overdue",
+            message: format!("{} orders have not arrived and are past their deadline", count.overdue),
+            remedy: "`webhook-hub orders list --deadline-within 0s` shows them; tell the restaurants".into(),
+        });
+    }
+}
+
+fn of_tables(database: &DatabaseStatus, now: DateTime<Utc>, problems: &mut Vec<Problem>) {
+    let is_late = database
+        .written_at
+        .is_none_or(|at| (now - at).to_std().is_ok_and(|age| age > TABLES_LAG));
+    if database.lag_events > 0 && is_late {
+        problems.push(Problem {
+            code: "tables_behind",
+            message: format!(
+                "{} events have no rows, and none was written for a minute",
+                database.lag_events
+            ),
+            remedy: "the log of the hubs says what keeps the tables; orders go on meanwhile".into(),
+        });
+    }
+    if database.skipped > 0 {
+        problems.push(Problem {
+            code: "events_skipped",
+            message: format!(
+                "{} events have no rows, as they cannot be read or stored",
+                database.skipped
+            ),
+            remedy: "hub.skipped_events says why; they are tried again when a hub starts".into(),
+        });
+    }
+}
