@@ -26,7 +26,7 @@ pub use connection::{Connection, Error, Transaction, describe};
 
 /// Wait for a connection of the pool, or for a new one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time that the server gives one statement, so that a lock somebody holds cannot stop the hub for good. The longest
+/// Longest time that the server gives one statement, so that a lock of another session cannot stop the hub for good. The longest
 /// ones write a batch of the tables or read every branch, and take well below a second.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// After so much silence inside a transaction the server ends the session: the hub that has it is frozen or gone, and its
@@ -49,7 +49,7 @@ pub mod query {
     pub const BRANCH_OF_ORDER: &str = include_str!("../sql/queries/branch_of_order.sql");
     /// Whether a branch has an order of a number.
     pub const ORDER_OF_BRANCH: &str = include_str!("../sql/queries/order_of_branch.sql");
-    /// What a provider is told about a branch, active or not.
+    /// How a provider knows a branch, active or not.
     pub const BRANCH_OF_PUSH: &str = include_str!("../sql/queries/branch_of_push.sql");
     /// The position of a projection.
     pub const POSITION: &str = include_str!("../sql/queries/position.sql");
@@ -59,7 +59,7 @@ pub mod query {
     pub const PROVIDERS: &str = include_str!("../sql/queries/providers.sql");
     /// Who writes the tables, and how far they are.
     pub const READ_CURSOR: &str = include_str!("../sql/queries/read_cursor.sql");
-    /// Makes somebody the writer.
+    /// Makes an instance the writer.
     pub const CLAIM_CURSOR: &str = include_str!("../sql/queries/claim_cursor.sql");
     /// Lets another one be the writer.
     pub const RELEASE_CURSOR: &str = include_str!("../sql/queries/release_cursor.sql");

@@ -49,7 +49,7 @@ impl EventId {
         Self(Uuid::new_v5(&self.0, label.as_bytes()))
     }
 
-    /// The same id for another event at this place of the log, whose own is taken by an earlier one.
+    /// The id for an event at this place of the log when an earlier event has its own id.
     #[must_use]
     pub fn at(self, sequence: u64) -> Self {
         self.derive(&format!("@{sequence}"))
@@ -85,7 +85,7 @@ pub enum EventType {
     WebhookReceived,
     /// The body for the backend, ready to be forwarded.
     OrderTransformed,
-    /// Nothing to do: a duplicate, a test order, an event nobody wants.
+    /// Nothing to do: a duplicate, a test order, an unwanted event.
     OrderIgnored,
     /// It can never be forwarded as it is; no retry.
     OrderRejected,
@@ -95,7 +95,7 @@ pub enum EventType {
     OrderForwarded,
     /// Given up on, with the last answer; a person may send it again.
     OrderDeadLettered,
-    /// Somebody asked for a dead letter to be taken up again.
+    /// A retry of a dead letter was requested.
     OrderRetryRequested,
     /// A webhook that only says where the order is: the provider is to be asked for it.
     OrderFetchRequested,
@@ -107,7 +107,7 @@ pub enum EventType {
     OrderStatusRequested,
     /// One attempt to tell it failed; another one follows, or a dead letter.
     OrderStatusPushFailed,
-    /// The provider was told, or there is nothing that it wants to be told.
+    /// The status was sent to the provider, or the provider takes none.
     OrderStatusPushed,
     /// The provider is to get a menu.
     MenuSyncRequested,
@@ -286,7 +286,7 @@ pub struct Envelope {
     pub webhook_type: String,
     /// The restaurant's branch, once it is known.
     pub branch: Option<String>,
-    /// On whose behalf the webhook was proven that all of this began with: what follows from it has the same.
+    /// The principal of the webhook that all of this began with; every event that follows has the same.
     pub principal: Principal,
     /// When it happened, by the clock of the hub that recorded it; milliseconds count.
     pub time: DateTime<Utc>,
@@ -364,7 +364,7 @@ pub struct Recorded {
     pub payload: Bytes,
     /// Its place in the stream `EVENTS`, from 1.
     pub sequence: u64,
-    /// Where somebody asked for it to be taken up again: that request's id. What follows is recorded under it, so a retry
+    /// For a retry: the id of the retry request. What follows is recorded under it, so a retry
     /// has outcomes of its own.
     pub run: Option<EventId>,
 }

@@ -28,7 +28,7 @@ pub use self::{
 
 /// Most bytes of an answer that are read, as they come and unpacked, where it is no document; an honest one has a few hundred.
 pub const MAX_ANSWER_BYTES: usize = 64 * 1024;
-/// Most characters of somebody's own code for an error that are kept.
+/// Most characters of a server's own error code that are kept.
 const MAX_CODE_CHARS: usize = 100;
 
 /// A client for requests that take at most `timeout` each and of which `max_requests` are under way at a time; all of
@@ -62,7 +62,7 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// Why that is not all of it; none where it is.
     pub incomplete: Option<Incomplete>,
-    /// Where a redirect leads: scheme, host and port. The rest may hold what is nobody's business.
+    /// Where a redirect leads: scheme, host and port. The rest may hold confidential text.
     pub location: Option<String>,
 }
 
@@ -111,7 +111,7 @@ fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     Some(duration.min(MAX_ASKED_FOR))
 }
 
-/// Why there was no answer of the `backend`, or of a `provider`, whose address stands in the variable `url`. Where the
+/// Why there was no answer of the `backend`, or of a `provider`; the variable `url` holds its address. Where the
 /// set-up is at fault the error's type says so; everything else is temporary.
 pub fn no_answer(error: &Failure, whom: &str, url: &str) -> ErrorReport {
     let (error_type, code, message) = if let Some(cause) = descriptors::exhausted(error) {

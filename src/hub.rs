@@ -223,8 +223,8 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
                 manager.run(move || health.sentence(), stopping, stop)
             });
         }
-        // It may have been left in the environment by somebody else; the hub works without.
-        Err(error) => tracing::warn!(%error, "NOTIFY_SOCKET: the service manager cannot be told how the hub is"),
+        // Another program may have left it in the environment; the hub works without.
+        Err(error) => tracing::warn!(%error, "NOTIFY_SOCKET: cannot report the hub's state to the service manager"),
     }
     tracing::info!(
         %address,
@@ -264,7 +264,7 @@ fn integration(
     }
 }
 
-/// Waits for NATS and looks whether it is set up as it must be; false where the hub is told to stop before.
+/// Waits for NATS and looks whether it is set up as it must be; false when the hub stops before.
 async fn verified(connection: &Connection, stop: &CancellationToken) -> anyhow::Result<bool> {
     loop {
         let outcome = tokio::select! {
@@ -341,14 +341,14 @@ fn spawn_stages(
     Ok(())
 }
 
-/// When a task is told to stop.
+/// When a task is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// First.
     Intake,
     /// When no webhook comes in any more.
     Stages,
-    /// When nobody appends any more.
+    /// When no task appends any more.
     Log,
 }
 
@@ -376,7 +376,7 @@ impl Tasks {
         self.names.push((handle.id(), name, phase));
     }
 
-    /// What comes of something that takes its time; none where the hub is told to stop before.
+    /// The result of a long operation; none when the hub stops before.
     ///
     /// # Errors
     /// Why a task ended meanwhile: half a hub does not wait for anything.
@@ -443,7 +443,7 @@ impl Tasks {
                     }
                     Ok(Some(ended)) => {
                         let reason = self.reason(ended).context("while it was told to stop");
-                        tracing::error!(error = format!("{reason:#}"), "a task did not end well");
+                        tracing::error!(error = format!("{reason:#}"), "a task failed");
                         failure.get_or_insert(reason);
                     }
                     Ok(None) => break,

@@ -15,11 +15,11 @@ pub enum Failure {
         next: Next,
         /// What is to be recorded about this attempt.
         record: Vec<NewEvent>,
-        /// It waits for another event of its order, which may pass it: a change of an order that nobody knows yet for the
+        /// It waits for another event of its order, which may pass it: a change of an unknown order for the
         /// event that creates it, a menu for the provider's word about it.
         for_creation: bool,
     },
-    /// Nothing was tried, and there is no point in trying sooner than this: whoever is to be asked is away, or has been
+    /// Nothing was tried, and there is no point in trying sooner than this: the other side is away, or has been
     /// asked often enough. No attempt is counted.
     Later {
         /// How long from now.
@@ -150,7 +150,7 @@ impl Schedule {
     }
 }
 
-/// Part of a span, by the event and the attempt: the same for whoever asks again, and another for each event, so that what failed
+/// Part of a span, by the event and the attempt: the same for every caller, and another for each event, so that what failed
 /// together, or waits for the same thing, does not come back together.
 pub fn spread(span: Duration, requests: u32, event: EventId) -> Duration {
     let part = (event.0.as_u128() as u32)

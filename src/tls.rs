@@ -35,7 +35,7 @@ pub fn client(settings: &ClientTls) -> anyhow::Result<ClientConfig> {
         Some(file) => builder.with_root_certificates(authorities(&format!("{prefix}_TLS_CA"), file)?),
         None => match Verifier::new(provider()) {
             Ok(verifier) => builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)),
-            // Not everything that is reached needs TLS; what does will say that it trusts nobody.
+            // Not everything that is reached needs TLS; a TLS connection then fails because no authority is trusted.
             Err(error) => {
                 tracing::debug!(%error, "this machine has no certificate authorities; {prefix}_TLS_CA names one");
                 builder.with_root_certificates(RootCertStore::empty())

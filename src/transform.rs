@@ -82,12 +82,12 @@ impl From<NotYet> for Failure {
             NotYet::Log(error) => {
                 tracing::warn!(
                     error = format!("{error:#}"),
-                    "cannot see what a webhook was, looking again"
+                    "cannot look up an earlier webhook, trying again"
                 );
                 LOG_AWAY
             }
             NotYet::Branches => {
-                tracing::warn!("a merchant is not known and the branches cannot be read; its webhook waits");
+                tracing::warn!("a merchant is unknown and the branches cannot be read; its webhook waits");
                 TABLE_AWAY
             }
         };

@@ -231,7 +231,7 @@ mod long {
             {
                 match line["message"].as_str().unwrap_or_default() {
                     "request refused" => written += 1,
-                    "and so many more requests refused" => left_out += line["metadata"]["count"].as_u64().unwrap(),
+                    "more requests were refused than logged" => left_out += line["metadata"]["count"].as_u64().unwrap(),
                     _ => {}
                 }
             }

@@ -197,7 +197,7 @@ async fn sighup_and_files_that_cannot_be_used() {
     let hub = Hub::start(&settings).await;
     post_by(&world, &hub, OLD, &order("CR-1")).await.event_id();
     hub.reload().await;
-    said(&hub, "secrets are as they were", 2).await;
+    said(&hub, "secrets are unchanged", 2).await;
     for (text, fault) in [
         (
             "hunter2,,hunter3",
@@ -230,7 +230,7 @@ async fn sighup_and_files_that_cannot_be_used() {
     // The first time was before anything had changed; what was taken over is what the next look is held against.
     eventually("nothing is new any more", PATIENCE, async || {
         let log = hub.log();
-        let lines = log.lines().filter(|line| line.contains("secrets are as they were"));
+        let lines = log.lines().filter(|line| line.contains("secrets are unchanged"));
         let of_careem = lines.filter(|line| line.contains("careem")).count();
         if of_careem == 2 { Ok(()) } else { Err(of_careem) }
     })

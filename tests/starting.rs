@@ -100,7 +100,7 @@ async fn a_certificate_comes_to_its_end() {
         .set("BACKEND_TLS_CERT", text(&files.certificate))
         .set("BACKEND_TLS_KEY", text(&files.key));
     let hub = Hub::start(&settings).await;
-    hub.says("it comes to its end: renew it").await;
+    hub.says("it expires soon: renew it").await;
     let said = eventually("nothing else is wrong", PATIENCE, async || {
         let said = health(&world, &hub).await;
         if said["status"] == "degraded" && said["checks"]["database"] == "healthy" {

@@ -13,7 +13,7 @@ pub enum Class {
     ReadOnly,
     /// Its disk is full.
     NoSpace,
-    /// A statement took too long: it is overloaded, or somebody holds a lock.
+    /// A statement took too long: the server is overloaded, or another session holds a lock.
     TimeLimit,
     /// A lock could not be had, or two transactions waited for each other.
     Lock,

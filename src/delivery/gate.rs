@@ -16,7 +16,7 @@ use crate::config;
 pub mod shared;
 
 /// Changes of state that may wait to be told to others; of more than these the oldest are not told. The state that it is
-/// in is told again and again, so no instance keeps an old one.
+/// in is repeated, so no instance keeps an old one.
 const MAX_UNTOLD: usize = 64;
 
 /// The breaker, shared.

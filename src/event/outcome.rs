@@ -17,7 +17,7 @@ pub const ORDER_EXPIRED: &str = "ORDER_EXPIRED";
 
 /// Code of what a branch's secret tried to do to another branch.
 pub const NOT_YOURS: &str = "NOT_YOURS";
-/// Code of what is about an order whose number several branches have, without saying which one it means.
+/// Code of news about an order number that several branches have, without a branch.
 pub const ORDER_AMBIGUOUS: &str = "ORDER_AMBIGUOUS";
 
 /// What kind of trouble it is; decides what follows (see [`crate::forward::classify`]).
@@ -63,7 +63,7 @@ pub struct ErrorReport {
 }
 
 impl ErrorReport {
-    /// Of an order whose id an earlier version accepted and that cannot stand in a path, and why: no request about it can be made.
+    /// Of an order with an id that an earlier version accepted and that no path can hold, and why: no request about it can be made.
     pub fn of_order_id(why: impl fmt::Display) -> Self {
         let message = format!("the order id {why}; no request about this order can be made");
         Self::new(ErrorType::Validation, "ORDER_ID_NO_PATH_SEGMENT", message)
@@ -104,11 +104,11 @@ pub struct Ignored {
     /// The order that exists already, where that is the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub internal_order_id: Option<String>,
-    /// Place on the log of the body that went no further, where somebody may take it up again as an order of its own: by a retry
+    /// Place on the log of the body that went no further, where a person may retry it as an order of its own: by a retry
     /// in the stage `forward`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,
-    /// The order was announced again with other lines or another total. Somebody must look at it.
+    /// The order was announced again with other lines or another total. A person must check it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub differs: bool,
 }
@@ -263,7 +263,7 @@ pub struct OrderSummary {
     /// The courier's phone number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub captain_phone: Option<String>,
-    /// The provider is told that it is accepted, without anybody's asking.
+    /// The acceptance is sent to the provider automatically.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto_accept: bool,
 }

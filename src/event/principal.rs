@@ -12,7 +12,7 @@ const BRANCH: &str = "branch:";
 /// The recorded form of a principal that is bound to no branch. It is not written: events of earlier versions do not have it.
 const UNBOUND: &str = "provider";
 
-/// On whose behalf something is done. None of its constructors is public.
+/// The provider or branch that something is done for. None of its constructors is public.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Principal(Option<Arc<str>>);
 
@@ -20,7 +20,7 @@ pub struct Principal(Option<Arc<str>>);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{principal} may not act for {claimed}")]
 pub struct NotYours {
-    /// By whose secret the webhook was proven.
+    /// The owner of the secret that proved the webhook.
     pub principal: Principal,
     /// What it tried to act for: `branch branch-2`, or what cannot be shown to be its own.
     pub claimed: String,

@@ -23,7 +23,7 @@ pub fn menu_subject(branch: &str) -> String {
     format!("menu:{branch}")
 }
 
-/// What a provider is told about an order: the hub's words, whatever the provider's are.
+/// A status of an order for its provider, in the hub's own words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Word {
@@ -103,7 +103,7 @@ pub struct StatusRequested {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusPushed {
-    /// What the provider was told.
+    /// The status that was sent to the provider.
     pub status: Word,
     /// Nothing was sent: this provider has no call for that status.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

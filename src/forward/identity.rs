@@ -87,7 +87,7 @@ impl OrderIdentity {
         }
     }
 
-    /// How an announcement ends whose order was found to be there by its first announcement; none where it has something to
+    /// How an announcement ends when its order is there already by the first announcement; none where it has something to
     /// say about that order, or the log does not answer: then it is looked at again.
     pub(super) async fn end_after(&self, event: &Recorded, forwarded: &Forwarded, first: &Recorded) -> Option<Ignored> {
         if first.envelope.root_id == event.envelope.root_id {
@@ -161,7 +161,7 @@ impl OrderIdentity {
                 first.get_or_insert(found.sequence);
             }
         }
-        // A person who takes one up again is told by `dead-letters retry` what is newer.
+        // `dead-letters retry` shows a person what is newer.
         let (Some(first), None) = (first, event.run) else {
             return Ok(own);
         };

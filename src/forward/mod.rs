@@ -372,7 +372,7 @@ fn facts(event: &Recorded, attempts: u32, accepted: &Accepted, order: OrderSumma
             request_id = event.envelope.request_id,
             status = accepted.status,
             reason,
-            "accepted without an order id: the backend said yes, and its answer cannot be read whole"
+            "accepted without an order id: the backend answered 2xx, and its answer is incomplete"
         );
     }
     Forwarded {
@@ -392,7 +392,7 @@ fn facts(event: &Recorded, attempts: u32, accepted: &Accepted, order: OrderSumma
 fn cannot_see(error: &anyhow::Error) -> Failure {
     tracing::warn!(
         error = format!("{error:#}"),
-        "cannot see what was before an event, looking again"
+        "cannot read the earlier events of an order, trying again"
     );
     later(LOG_AWAY)
 }

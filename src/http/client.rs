@@ -78,7 +78,7 @@ impl fmt::Debug for Request {
 }
 
 impl Request {
-    /// With nothing but what the client adds. A URL that cannot be used is told when the request is made.
+    /// With nothing but what the client adds. An unusable URL is reported when the request is made.
     pub fn new(method: Method, target: Result<Target, NotATarget>) -> Self {
         Self {
             method,
@@ -110,7 +110,7 @@ impl Request {
         self
     }
 
-    /// With a body, whose length is told.
+    /// With a body and its length.
     #[must_use]
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
@@ -132,7 +132,7 @@ impl Client {
     /// For requests that take at most `timeout` each, the answer included, and of which `max_requests` are under way at a
     /// time: so many connections are kept. All of them carry `headers`.
     pub fn new(timeout: Duration, max_requests: usize, mut headers: HeaderMap, tls: rustls::ClientConfig) -> Self {
-        // Said so that nobody packs an answer in a way that is not understood.
+        // Sent so that no server uses a content coding that is not understood.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(body::ACCEPTED));
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         let name = HeaderValue::from_static(concat!("webhook-hub/", env!("CARGO_PKG_VERSION")));
@@ -159,7 +159,7 @@ impl Client {
     /// Asks, and reads at most so many bytes of the answer's body, as they come and unpacked.
     ///
     /// # Errors
-    /// There was no answer (see [`super::no_answer`]). One whose body breaks off is an answer all the same: its status counts.
+    /// There was no answer (see [`super::no_answer`]). One with an incomplete body is an answer all the same: its status counts.
     pub async fn ask(&self, request: Request, max_bytes: usize) -> Result<Answer, Failure> {
         let target = request.target.clone()?;
         let mut clock = pin!(tokio::time::sleep(self.timeout));

@@ -34,7 +34,7 @@ pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     /// None once it is closed.
     work: Option<http1::Connection<TokioIo<Wire>, Full<Bytes>>>,
-    /// Why it closed, where nobody else was told.
+    /// Why it closed, when no request reported it.
     error: Option<hyper::Error>,
 }
 
@@ -89,9 +89,9 @@ impl Connection {
     }
 
     /// Whether the next request can be made now: the connection is open, and the last answer was read to its end. Does not
-    /// wait. Whoever waits on the connection is no longer woken.
+    /// wait. The task that waits on the connection is no longer woken.
     pub(super) fn is_idle(&mut self) -> bool {
-        // Nobody waits for it, and whoever takes it next looks at it again.
+        // No task waits for it, and the next user checks it again.
         work(
             &mut self.work,
             &mut self.error,
@@ -110,7 +110,7 @@ fn work(
     let Some(open) = connection else { return };
     if let Poll::Ready(ended) = Pin::new(open).poll(cx) {
         *error = ended.err();
-        // Dropped, it tells whoever still waits for a response.
+        // Dropping it wakes a task that still waits for a response.
         *connection = None;
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{connection::Connection, target::Origin};
 
-/// How long a connection is kept that nobody uses.
+/// How long an idle connection is kept.
 const IDLE_FOR: Duration = Duration::from_secs(90);
 /// How often idle connections are looked at, so that those which the other side has closed are closed here.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -57,7 +57,7 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection whose last answer was read to its end; closes any other.
+    /// Keeps a connection after its last answer was read to its end; closes any other.
     pub(super) fn keep(self: &Arc<Self>, origin: &Arc<Origin>, mut connection: Connection) {
         if !connection.is_idle() {
             return;
@@ -92,7 +92,7 @@ impl Pool {
         });
     }
 
-    /// Closes what is closed on the other side or was not used for long. Whether none is left; then nobody watches.
+    /// Closes what is closed on the other side or was not used for long. Whether none is left; then the watching task ends.
     pub(super) fn look(&self) -> bool {
         let mut state = self.lock();
         state

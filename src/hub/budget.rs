@@ -114,7 +114,7 @@ impl Budget {
 /// Descriptors that the hub needs for everything but the public port, when all of it is busy.
 fn reserved(config: &Config) -> u64 {
     let told = config.providers.iter().filter(|provider| provider.outbound.is_some());
-    // The pool, and whoever writes the tables.
+    // The pool, and the writer of the tables.
     let database = config.database.pool_size + 1;
     let connections = config.backend.max_requests + told.count() * MAX_REQUESTS + database + PRIVATE_CONNECTIONS;
     connections as u64 + NATS_DESCRIPTORS + OWN_DESCRIPTORS

@@ -30,7 +30,7 @@ impl Tasks {
         }
         tracing::info!(
             delay_ms = delay.as_millis() as u64,
-            "not ready any more; webhooks are taken until those who send them have noticed (SHUTDOWN_DELAY)"
+            "not ready any more; webhooks are accepted until SHUTDOWN_DELAY is over"
         );
         let passed = async {
             tokio::select! {

@@ -58,7 +58,7 @@ impl Reload {
                     self.faults.remove(&provider.name);
                     if changed.is_empty() {
                         if asked {
-                            tracing::info!(provider = &*provider.name, "secrets are as they were");
+                            tracing::info!(provider = &*provider.name, "secrets are unchanged");
                         }
                         continue;
                     }

@@ -258,9 +258,9 @@ fn note(event: &Event, up: &watch::Sender<bool>) {
         // By the owner of the client: nothing was lost.
         Event::Closed => drop(up.send_replace(false)),
         // A refused permission looks like a time-out to the caller; only here it can be distinguished.
-        Event::ServerError(error) => tracing::error!(%error, "NATS refused something"),
+        Event::ServerError(error) => tracing::error!(%error, "NATS reported an error"),
         Event::SlowConsumer(subscription) => tracing::warn!(subscription, "a subscription fell behind"),
         Event::ClientError(error) => tracing::debug!(%error, "NATS client"),
-        Event::LameDuckMode | Event::Draining => tracing::info!(%event, "NATS is about to go away"),
+        Event::LameDuckMode | Event::Draining => tracing::info!(%event, "NATS is shutting down (lame duck mode)"),
     }
 }

@@ -238,7 +238,7 @@ impl<'a> Tree<'a> {
     }
 
     /// The first value on the way from here to what a pointer leads to that cannot hold the next step: a text where an object
-    /// should be, a list where a member is named. What is absent, `null` or an empty text is in nobody's way.
+    /// should be, a list where a member is named. An absent value, `null` or an empty text is no error.
     pub fn obstacle(&self, from: ValueId, pointer: &Pointer) -> Option<ValueId> {
         self.obstacle_to(from, pointer.segments())
     }

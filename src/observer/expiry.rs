@@ -107,7 +107,7 @@ impl Expiries {
     }
 }
 
-/// Whoever looks.
+/// The observer of expiries.
 #[derive(Debug)]
 pub struct Expiry {
     watched: Vec<Watched>,
@@ -200,7 +200,7 @@ impl Expiry {
                 }
                 Err(error) if !is_quiet => {
                     self.warned.insert(variable.clone(), Instant::now());
-                    tracing::warn!(error = format!("{error:#}"), "cannot see when it comes to its end");
+                    tracing::warn!(error = format!("{error:#}"), "cannot read when it expires");
                 }
                 Err(_) => {}
             }
@@ -213,13 +213,13 @@ fn tell(variable: &str, period: &Period, now: DateTime<Utc>) {
     let ends_at = period.ends.to_rfc3339_opts(SecondsFormat::Secs, true);
     let days_left = period.days_left(now);
     if days_left < 0.0 {
-        tracing::error!(variable, ends_at, "it has come to its end: renew it");
+        tracing::error!(variable, ends_at, "it has expired: renew it");
     } else {
         tracing::warn!(
             variable,
             ends_at,
             days_left = days_left as i64,
-            "it comes to its end: renew it"
+            "it expires soon: renew it"
         );
     }
 }
@@ -273,7 +273,7 @@ fn of_credentials(variable: &str, file: &Path) -> anyhow::Result<Option<Period>>
     Ok(token.and_then(|(token, _)| of_token(token.trim())))
 }
 
-/// Of a JSON Web Token, unverified: whoever made it says when it ends. None where it is no token, or has no end.
+/// Of a JSON Web Token, unverified: its issuer states the end. None when it is no token, or has no end.
 fn of_token(text: &str) -> Option<Period> {
     let mut parts = text.split('.');
     let claims = parts

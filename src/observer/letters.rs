@@ -20,7 +20,7 @@ use crate::{
     transform::Transform,
 };
 
-/// Most that are told apart. With more the gauges say that there are so many, and the log warns once: nobody mends that many one by one.
+/// Most that are listed one by one. With more the gauges show that number, and the log warns once.
 const MAX_OPEN: usize = 100_000;
 /// Most causes that have a series of their own; what comes with another one counts as `other`.
 const MAX_CAUSES: usize = 200;
@@ -166,7 +166,7 @@ impl Open {
                 .set(*count as f64);
             self.shown.insert(cause.clone());
         }
-        // A cause that is over stays at 0, so that whoever looks sees it end; it makes room for others.
+        // A cause that is over stays at 0, so that a graph shows its end; it makes room for others.
         self.counts.retain(|_, count| *count > 0);
         for (stage, code, provider) in self.shown.iter().filter(|cause| !self.counts.contains_key(*cause)) {
             let labels = [

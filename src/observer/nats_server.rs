@@ -82,7 +82,7 @@ struct Store {
 }
 
 impl Servers {
-    /// Asks the servers again and again; never returns. Where the only one says that it cannot write the log, the log is told.
+    /// Polls the servers; never returns. When the only one reports that it cannot write the log, the log's state is updated.
     ///
     /// # Errors
     /// Where the client cannot be set up.
@@ -136,8 +136,8 @@ impl Servers {
         seen.warned = before.warned;
         if before.trouble != seen.trouble {
             match &seen.trouble {
-                Some(reason) => tracing::warn!(server = name, reason, "NATS says that it is not well"),
-                None => tracing::info!(server = name, "NATS is well again"),
+                Some(reason) => tracing::warn!(server = name, reason, "NATS reports that it is unhealthy"),
+                None => tracing::info!(server = name, "NATS is healthy again"),
             }
         }
         if let Some(reason) = seen.short_of_room()

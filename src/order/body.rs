@@ -31,7 +31,7 @@ pub struct BranchRef {
     pub branch_id: String,
     /// `branch_delivery_configs.company_id`.
     pub company_id: String,
-    /// `branch_delivery_configs.auto_accept_orders`: the provider is told that an order is accepted as soon as the backend
+    /// `branch_delivery_configs.auto_accept_orders`: the acceptance is sent to the provider as soon as the backend
     /// has it.
     pub auto_accept: bool,
 }

@@ -9,7 +9,7 @@ use super::{
     status::Status,
 };
 
-/// An order, whoever sent it.
+/// An order of any provider.
 #[derive(Debug)]
 pub struct Order {
     /// The provider's id, verbatim (ids beyond 2^53 stay exact).
@@ -54,7 +54,7 @@ pub struct Order {
     pub courier: Option<Courier>,
     /// The customer's wishes.
     pub notes: Option<String>,
-    /// What somebody should know who relies on it.
+    /// Notes for those who rely on it.
     pub flags: Vec<Flag>,
     /// What the provider sent that has no field here.
     pub extra: Extra,
@@ -283,7 +283,7 @@ pub struct Payment {
 /// Where a courier is: an axis of its own, beside the order's status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CourierState {
-    /// Somebody will come.
+    /// A courier is assigned.
     Assigned,
     /// On the way to the restaurant.
     Coming,
@@ -293,7 +293,7 @@ pub enum CourierState {
     PickedUp,
     /// Was with the customer.
     Delivered,
-    /// Nobody will come any more; somebody else may.
+    /// The courier was removed; another one may be assigned.
     Unassigned,
 }
 
@@ -372,7 +372,7 @@ pub struct StatusChange {
     pub courier: Option<Courier>,
     /// When it changed, by the provider's clock.
     pub changed_at: Option<DateTime<Utc>>,
-    /// What somebody should know who relies on it.
+    /// Notes for those who rely on it.
     pub flags: Vec<Flag>,
     /// What the provider sent that has no field here.
     pub extra: Extra,

@@ -44,7 +44,7 @@ impl FromStr for Currency {
 
     fn from_str(code: &str) -> Result<Self, Self::Err> {
         let iso = Iso::from_code(code).ok_or_else(|| UnknownCurrency(code.to_owned()))?;
-        // Some codes (gold, special drawing rights) have no minor unit; nobody pays for a meal in them.
+        // Some codes (gold, special drawing rights) have no minor unit; no meal is paid in them.
         let exponent = iso.exponent().ok_or_else(|| UnknownCurrency(code.to_owned()))?;
         Ok(Self {
             iso,
@@ -348,7 +348,7 @@ mod tests {
         );
     }
 
-    /// What binary floats make of amounts is no reason to ask; what somebody really wrote is rounded half to even, and said.
+    /// Noise of binary floats is dropped silently; real further decimals are rounded half to even, and reported.
     #[test]
     fn noise_is_rounded_silently_and_all_else_is_said() {
         let read = |text: &str| {

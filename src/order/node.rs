@@ -1,9 +1,9 @@
-//! Reading JSON whose fields are known here, such as what the backend sends: each value is kept as its text and the place
+//! Reads JSON with known fields, such as the backend's requests: each value is kept as its text and the place
 //! where it stands, so that no number passes through a float and every fault is named with its JSON pointer.
 //!
-//! Providers' webhooks, whose fields stand in files, are read by [`crate::json::tree`]. Both walk over the text with
+//! Providers' webhooks, with fields that files name, are read by [`crate::json::tree`]. Both walk over the text with
 //! [`crate::json::scan`]; what they make of it differs. There places are asked for again and again by pointers of any length,
-//! and what nobody took is kept, so all values stand in one list, whose size is limited. Here the code goes down once,
+//! and values that were not read are kept, so all values are in one list of limited size. Here the code goes down once,
 //! field by field, needs the place of what is absent too, and is done with an object when it has read it.
 
 use std::borrow::Cow;

@@ -50,7 +50,7 @@ const EVENTS: [&str; 121] = [
     "seeking", "select", "selectionchange", "selectstart", "show", "start", "storage", "submit", "suspend",
     "timeupdate", "toggle", "transitionend", "unload",
 ];
-/// Bytes of the longest handler with its `on`, and one more, so that a longer word is told from it.
+/// Bytes of the longest handler with its `on`, and one more, so that a longer word is distinguished from it.
 const MAX_HANDLER_BYTES: usize = 35;
 
 /// The text without what acts, at most [`MAX_TEXT_BYTES`] long; borrowed where nothing had to go. Takes time in

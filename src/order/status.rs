@@ -3,10 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What became of an order, whoever says it.
+/// The status of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
-    /// Placed, nobody has looked at it yet.
+    /// Placed, not confirmed yet.
     Received,
     /// The restaurant took it.
     Accepted,
@@ -20,7 +20,7 @@ pub enum Status {
     PickedUp,
     /// With the customer.
     Delivered,
-    /// Somebody called it off.
+    /// Cancelled.
     Cancelled,
     /// It did not work out.
     Failed,
@@ -102,7 +102,7 @@ impl Status {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderStatus {
-    /// Placed, nobody has looked at it yet.
+    /// Placed, not confirmed yet.
     Pending,
     /// The restaurant took it.
     Confirmed,

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Has `look` look until told to stop; it is told whether somebody asked for it. It may block.
+/// Calls `look` until `stop`, with whether it was requested. It may block.
 ///
 /// # Errors
 /// Where the process cannot listen for SIGHUP, or `look` panicked.

@@ -22,7 +22,7 @@ const SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG: &str = "WATCHDOG_USEC";
 /// Which process that is about.
 const WATCHDOG_PID: &str = "WATCHDOG_PID";
-/// How often the status is told where nothing is asked for.
+/// Interval of status messages when the service manager requests none.
 const USUALLY_EVERY: Duration = Duration::from_secs(10);
 
 /// The service manager, where there is one.
@@ -34,7 +34,7 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// The one that started this process; none where nobody asked to be told.
+    /// The one that started this process; none without `NOTIFY_SOCKET`.
     ///
     /// # Errors
     /// Where its socket cannot be reached.
@@ -61,7 +61,7 @@ impl Manager {
         }))
     }
 
-    /// Says that the hub is ready, then again and again that it lives and what `status` says, until it is told to stop.
+    /// Reports that the hub is ready, then repeatedly that it lives, with `status`, until `stop`.
     /// `stopping` ends when the hub was asked to stop, which is before `stop`.
     ///
     /// # Errors

@@ -104,7 +104,7 @@ impl Locked {
     }
 
     /// Those that a batch behind the tables' position is applied to, with the position of each. One of the hub's own is as far as the
-    /// tables, or further: where these were told to begin anew.
+    /// tables, or further: when the tables were set to begin anew.
     pub(super) fn current(&self) -> Vec<(&'static dyn Projection, u64)> {
         let mut current = Vec::with_capacity(ALL.len());
         for projection in ALL {

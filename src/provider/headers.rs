@@ -49,7 +49,7 @@ pub fn is_credential(header: &str) -> bool {
     CREDENTIALS.contains(&header) || CREDENTIAL_PARTS.iter().any(|part| header.contains(part))
 }
 
-/// A header as the log keeps it: text, cut, several as one. Whoever reads one before it is on the log reads it so, or the
+/// A header as the log keeps it: text, cut, several as one. A reader before the append reads it in this form, or the
 /// order of one store could be proven with the secret of another.
 pub fn kept_header(headers: &HeaderMap, name: impl AsHeaderName) -> Option<String> {
     let text = |value: &HeaderValue| -> String {

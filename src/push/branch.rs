@@ -234,7 +234,7 @@ impl Push {
         if self.branches.look_again().await {
             return Ok(());
         }
-        tracing::warn!("a branch is not known and the branches cannot be read; what is for its provider waits");
+        tracing::warn!("a branch is unknown and the branches cannot be read; requests to its provider wait");
         Err(later(TABLE_AWAY))
     }
 }
@@ -242,7 +242,7 @@ impl Push {
 fn away(error: &anyhow::Error) -> Failure {
     tracing::warn!(
         error = format!("{error:#}"),
-        "cannot look up the branch of what is for a provider; it waits"
+        "cannot look up the branch of a request to a provider; it waits"
     );
     later(TABLE_AWAY)
 }

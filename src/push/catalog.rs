@@ -339,7 +339,7 @@ fn note_no_result(event: &Recorded, error: &ErrorReport) {
         branch = event.envelope.branch,
         code = error.code,
         error = error.message,
-        "the result of a menu cannot be had now, asking again"
+        "cannot fetch the result of a menu, trying again"
     );
 }
 
@@ -392,7 +392,7 @@ fn synced(event: &Recorded, attempts: u32, provider_status: Option<u16>, referen
 fn log_away(error: &anyhow::Error) -> Failure {
     tracing::warn!(
         error = format!("{error:#}"),
-        "cannot see what became of a menu, looking again"
+        "cannot read the state of a menu, trying again"
     );
     Failure::Later {
         after: LOG_AWAY,

@@ -46,7 +46,7 @@ pub struct Token {
 pub struct Tokens {
     client: ClientCredentials,
     default_lifetime: Duration,
-    /// How long is waited for somebody else who asks for a token: with so many requests one after the other that get no
+    /// How long to wait for another request for a token: with so many requests one after the other that get no
     /// answer, the last would wait for minutes.
     patience: Duration,
     /// By base URL, the one that was used last at the end: what one address gave is never shown to another. The credentials

@@ -141,7 +141,7 @@ impl Audit {
             count,
         } in left_out
         {
-            tracing::warn!(kind, provider, code, count, "and so many more requests refused");
+            tracing::warn!(kind, provider, code, count, "more requests were refused than logged");
         }
     }
 }

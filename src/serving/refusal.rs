@@ -109,7 +109,7 @@ impl Reason {
     }
 
     /// Whether it counts against the client's address: what a stranger may get by trying, before anything is verified.
-    /// A provider whose address is missing on the list or whose verified webhook cannot be read is not one.
+    /// A provider with an address that is not on the list, or with an unreadable verified webhook, is not one.
     pub const fn counts_against_address(&self) -> bool {
         match self {
             Self::ProviderNotFound

@@ -38,7 +38,7 @@ const TOP_LEVEL: [(&str, &str); 4] = [
 /// Where that was done before, or no thread can be started.
 pub fn init(settings: &config::Logs) -> anyhow::Result<()> {
     // What the libraries have to say is of interest only where it is about trouble.
-    // What its connector says at every attempt is told by `journal::unreachable`, in plain words and not as often.
+    // `journal::unreachable` logs the connector's message of every attempt, in plain words and not as often.
     let filter = format!(
         "warn,webhook_hub={},async_nats=error,async_nats::connector=off",
         settings.level

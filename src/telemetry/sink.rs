@@ -103,7 +103,7 @@ impl Sink {
             std::thread::sleep(NOT_NOW);
             item = back;
         }
-        // An error is the end of waiting, too: it was written, or nobody writes any more.
+        // An error is the end of waiting, too: it was written, or the writer has ended.
         let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 
@@ -231,7 +231,7 @@ mod tests {
         /// How many bytes of each write are taken, or why none is.
         script: Vec<Result<usize, io::ErrorKind>>,
         written: Arc<Mutex<Vec<u8>>>,
-        /// Nothing is written before somebody says so.
+        /// Nothing is written before the test allows it.
         held: Option<mpsc::Receiver<()>>,
     }
 

@@ -73,7 +73,7 @@ impl<S: Stage> Worker<S> {
                     Some(Err(error)) => tracing::info!(
                         stage = S::NAME,
                         error = format!("{error:#}"),
-                        "something at work did not end; it is taken up again"
+                        "a task did not finish; its event is handled again"
                     ),
                     Some(Ok(_)) => {}
                 },
@@ -176,7 +176,7 @@ impl RequestsElsewhere<'_> {
         for busy in self.busy.iter_mut().filter(|busy| busy.until <= now) {
             tracing::warn!(
                 events = busy.events.len(),
-                "an instance that handed its stage over did not say what became of its requests; they are made again"
+                "no report about the requests of an instance that handed its stage over; they are made again"
             );
             self.freed.extend(busy.events.drain(..));
         }
@@ -208,7 +208,7 @@ async fn heard(words: &mut Option<Subscriber>) -> StillUnderWay {
         match subscriber.next().await {
             Some(message) => match serde_json::from_slice(&message.payload) {
                 Ok(left) => return left,
-                Err(error) => tracing::warn!(%error, "a word about requests under way cannot be read"),
+                Err(error) => tracing::warn!(%error, "a report about requests under way is unreadable"),
             },
             None => *words = None,
         }

@@ -140,10 +140,7 @@ impl Mends {
             }
         }
         if ended > 0 && !check.is_of_other_log {
-            tracing::warn!(
-                orders = ended,
-                "lanes had come back that had ended; they are ended again"
-            );
+            tracing::warn!(orders = ended, "ended lanes had come back; they are ended again");
         }
         let missing = lost.into_iter().map(|(key, lane)| {
             let (over, missing) = (HashSet::new(), Some(lane));

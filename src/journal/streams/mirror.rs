@@ -32,7 +32,7 @@ pub struct Followed {
 const ACTIVE_NANOS: i64 = 5_000_000_000;
 
 /// Makes `EVENTS` on this server a mirror of `EVENTS` of the domain; where it is one already, says how far it is. `order`: how much it
-/// keeps, which nobody tells it but its operator. Where it is full the oldest events make room, so that it goes on following.
+/// keeps, which only its operator can change. Where it is full the oldest events make room, so that it goes on following.
 ///
 /// # Errors
 /// Where NATS refuses, or this server has a log of its own.

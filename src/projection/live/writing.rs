@@ -120,7 +120,7 @@ impl TablesWriter<'_> {
         tracing::info!(
             from = self.position + 1,
             to,
-            "the consumer left something out, reading the log"
+            "the consumer skipped events; reading the log"
         );
         let log = self.journal.connection();
         let mut reader = LogReader::from(log, self.position + 1).up_to(end(log).await?);

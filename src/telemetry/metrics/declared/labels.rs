@@ -44,7 +44,7 @@ pub(super) const RETAINED: Label = of(
 );
 /// States of a circuit breaker.
 pub(super) const STATE: Label = of("state", &["closed", "open", "half_open"]);
-/// What the backend is told about a request of its own.
+/// The outcomes of a request of the backend.
 pub(super) const CODE: Label = of(
     "code",
     &[
