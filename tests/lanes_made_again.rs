@@ -216,7 +216,7 @@ async fn lanes_read(hub: &Hub) -> (u64, u64) {
         let log = hub.log();
         let line = log
             .lines()
-            .find(|line| line.contains("\"taken over") && line.contains("\"stage\":\"forward\""));
+            .find(|line| line.contains("\"stage taken over") && line.contains("\"stage\":\"forward\""));
         line.map(str::to_owned).ok_or(log)
     })
     .await;
