@@ -101,6 +101,12 @@ async fn replaced(from: Version, to: Version) {
             assert!(fleet.remove(at).terminate().await.0.success());
             fleet.insert(at, Hub::start(&settings(at, to)).await);
         }
+        // The older version has handled everything. It does not know `hub.orders`: the newer one fills it when it comes back.
+        world.hand_out_again_within(PATIENCE).await;
+        for at in 0..2 {
+            assert!(fleet.remove(at).terminate().await.0.success());
+            fleet.insert(at, Hub::start(&settings(at, from)).await);
+        }
     }
     let mut expected = load.accepted() + 2 * PARKED;
     if let Version::New = to {
