@@ -159,6 +159,26 @@ async fn another_instance_takes_over_what_is_parked() {
     }
 }
 
+/// Orders are parked by an instance with another number of partitions, and have news behind them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_number_of_partitions_changes_while_orders_are_parked() {
+    let world = World::new().await;
+    let first = Hub::start(&world.impatient("4s")).await;
+    let parked = ids("repartitioned", 20);
+    for id in &parked {
+        world.backend.next_for(id, std::iter::repeat_n(Answer::status(503), 4));
+    }
+    world.post_orders(&first, parked.clone()).await;
+    world.wait_parked(20).await;
+    for id in &parked {
+        world.careem.post(&first, &change(id, "ready")).await.event_id();
+    }
+    assert!(first.terminate().await.0.success());
+    let _second = Hub::start(&world.impatient("1s").set("PARTITIONS", PARTITIONS + 3)).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(40)).await;
+}
+
 /// A word about an order comes before the order: it lets that one pass, and follows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancellation_before_its_order() {

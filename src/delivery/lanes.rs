@@ -102,6 +102,8 @@ pub struct Lanes {
     partitions: u16,
     namespace: LaneNamespace,
     table: Arc<Mutex<LaneTable>>,
+    /// Subjects of lanes that an instance with another `PARTITIONS` wrote; each lane stays on its subject until it ends.
+    elsewhere: Arc<Mutex<HashMap<OrderKey, Box<str>>>>,
     checksum: Arc<Mutex<LanesChecksum>>,
     changes: mpsc::Sender<LaneWrite>,
 }
@@ -144,6 +146,7 @@ impl Lanes {
         let fence = publish(connection, namespace.fence).await?;
         let LaneScan {
             lanes,
+            mut subjects,
             found,
             seen,
             requests,
@@ -160,6 +163,7 @@ impl Lanes {
             table.put(*key, OpenLane::new(found[key].revision, found[key].past.clone(), lane));
         }
         table.seen(seen);
+        subjects.retain(|key, subject| **subject != *subject_of(namespace, partitions, *key));
         let read = LanesRead {
             lanes: lanes.into_iter().collect(),
             is_whole,
@@ -172,6 +176,7 @@ impl Lanes {
             connection: Arc::clone(connection),
             partitions,
             namespace,
+            elsewhere: Arc::new(Mutex::new(subjects)),
             checksum: Arc::new(Mutex::new(table.checksum())),
             table: Arc::new(Mutex::new(table)),
             changes,
@@ -291,6 +296,8 @@ impl Lanes {
             table.remove(key);
             table.seen(revision);
         });
+        let mut elsewhere = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+        elsewhere.remove(&key);
         Ok(())
     }
 
@@ -312,9 +319,16 @@ impl Lanes {
     }
 
     fn subject(&self, key: OrderKey) -> String {
-        let partition = partition_token(key.partition(self.partitions));
-        format!("lane.{}{partition}.{key}", self.namespace.token)
+        let elsewhere = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = elsewhere.get(&key).map(|subject| subject.to_string());
+        known.unwrap_or_else(|| subject_of(self.namespace, self.partitions, key))
     }
+}
+
+/// The subject of a lane that an instance with so many partitions makes.
+fn subject_of(namespace: LaneNamespace, partitions: u16, key: OrderKey) -> String {
+    let partition = partition_token(key.partition(partitions));
+    format!("lane.{}{partition}.{key}", namespace.token)
 }
 
 impl Drop for Lanes {

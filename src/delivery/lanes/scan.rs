@@ -48,6 +48,8 @@ const BEHIND_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct LaneScan {
     /// The lanes that are open.
     pub(super) lanes: HashMap<OrderKey, Lane>,
+    /// Their subjects: another instance may have had another number of partitions.
+    pub(super) subjects: HashMap<OrderKey, Box<str>>,
     /// Their messages, and the marks of lanes that ended.
     pub(super) found: HashMap<OrderKey, LaneMessage>,
     /// The stream's sequence up to which all was read.
@@ -79,8 +81,10 @@ impl LaneScan {
                 format!("message {sequence} of LANES is no lane; purge LANES to have it made again from the event log")
             })?;
             self.lanes.insert(key, lane);
+            self.subjects.insert(key, subject.into());
         } else {
             self.lanes.remove(&key);
+            self.subjects.remove(&key);
         }
         self.found.insert(key, found);
         Ok(())
