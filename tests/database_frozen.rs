@@ -96,7 +96,7 @@ async fn what_was_handed_to_a_frozen_writer_is_written_in_seconds() {
     frozen.pause().await;
     eventually("the other one works and writes", PATIENCE, async || {
         let log = other.log();
-        let stages = log.matches("taken over, taking up").count();
+        let stages = log.matches("stage taken over").count();
         if stages == 3 && log.contains("writing the tables") {
             Ok(())
         } else {

@@ -34,7 +34,7 @@ fn requests_about(world: &World, id: &str) -> usize {
 /// Waits until a hub says that it has the stage.
 async fn works(hub: &Hub) {
     eventually("it has the stage", PATIENCE, async || {
-        let says = |line: &str| line.contains("\"taken over") && line.contains("\"forward\"");
+        let says = |line: &str| line.contains("\"stage taken over") && line.contains("\"forward\"");
         if hub.log().lines().any(says) {
             Ok(())
         } else {

@@ -26,7 +26,7 @@ async fn taken_over(hub: &Hub) -> Value {
         let mut taken = said.filter(|line| {
             let is_it = line["message"]
                 .as_str()
-                .is_some_and(|text| text.starts_with("taken over"));
+                .is_some_and(|text| text.starts_with("stage taken over"));
             is_it && line["metadata"]["stage"] == "forward"
         });
         taken.next_back().ok_or(lines.clone())
