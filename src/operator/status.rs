@@ -27,7 +27,7 @@ async fn answer(environment: &Environment, as_json: bool) -> anyhow::Result<Verd
     connection.reach().await?;
     let database = config::Database::from_environment(environment).map_err(anyhow::Error::from);
     let database = database.and_then(|settings| Database::new(&settings));
-    let status = with_rights(&connection, &settings, status::look(&connection, database))
+    let status = Box::pin(with_rights(&connection, &settings, status::look(&connection, database)))
         .await
         .context("cannot look at NATS; is NATS_USER the user hub, was `streams apply` run?")?;
     show(as_json, &status, StatusText(&status))?;

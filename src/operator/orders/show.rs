@@ -24,7 +24,7 @@ use crate::{
 /// Tells the story of one. It needs a person where something of it was given up or is past its deadline.
 pub(super) async fn run(environment: &Environment, what: &Show, as_json: bool) -> anyhow::Result<Verdict> {
     let settings = config::Nats::from_environment(environment)?;
-    let (which, others) = which(environment, what).await?;
+    let (which, others) = Box::pin(which(environment, what)).await?;
     let connection = Connection::open(&settings, "webhook-hub orders", HUB_INBOX).await?;
     connection.reach().await?;
     let with = StoryOptions {
@@ -52,7 +52,7 @@ pub(super) async fn run(environment: &Environment, what: &Show, as_json: bool) -
     ))
 }
 
-/// OrderSelection order is meant, and the other orders that it could have been. Without `hub.orders` the id is the provider's.
+/// Which order is meant, and the other orders that it could have been. Without `hub.orders` the id is the provider's.
 async fn which(environment: &Environment, what: &Show) -> anyhow::Result<(OrderSelection, Vec<String>)> {
     let by_log_alone = || OrderSelection {
         provider: what.provider.clone(),
@@ -66,7 +66,7 @@ async fn which(environment: &Environment, what: &Show) -> anyhow::Result<(OrderS
         let found = orders::with_id(&connection, &what.provider, &what.id).await?;
         anyhow::Ok((connection, found))
     };
-    let (connection, found) = match found.await {
+    let (connection, found) = match Box::pin(found).await {
         Ok(found) => found,
         Err(error) => {
             let error = printable(&format!("{error:#}"));

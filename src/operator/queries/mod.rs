@@ -1,5 +1,5 @@
 //! What operators ask: each answers with a typed result that serialises, and prints nothing. The command line shows the results by
-//! [`super::output`].
+//! `operator::output`.
 
 pub mod orders;
 pub mod mask;

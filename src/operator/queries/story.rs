@@ -30,7 +30,7 @@ pub const LATER: TimeDelta = TimeDelta::hours(48);
 /// Most events of a story; an order has some ten.
 pub const MOST_STEPS: usize = 10_000;
 
-/// OrderSelection order.
+/// Which order.
 #[derive(Debug, Clone)]
 pub struct OrderSelection {
     /// The provider's name.
