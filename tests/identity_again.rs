@@ -198,6 +198,29 @@ async fn a_number_that_is_used_again_after_the_window_is_another_order() {
     world.at_end(Ends::forwarded(2).ignored(1)).await;
 }
 
+/// The backend refused an order and its news, and the provider sends all of them again. None of them is older than another
+/// for that: the last word reaches the backend, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_and_comes_again_in_order_is_forwarded() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    let webhooks = [
+        order("CR-refused"),
+        change("CR-refused", "ready"),
+        change("CR-refused", "cancelled"),
+    ];
+    world.backend.next_for("CR-refused", vec![Answer::status(422); 3]);
+    for webhook in &webhooks {
+        world.careem.post(&hub, webhook).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderDeadLettered, 3).await;
+    world.log_forgets(&hub).await;
+    for webhook in &webhooks {
+        world.careem.post(&hub, webhook).await.event_id();
+    }
+    world.at_end(Ends::forwarded(3).dead_lettered(3)).await;
+}
+
 /// A duplicate that differs is taken up by a person: it is an order of its own, by a key of its own, also when it is taken up
 /// once more because the backend did not answer.
 #[tokio::test(flavor = "multi_thread")]

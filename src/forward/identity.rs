@@ -186,12 +186,31 @@ impl OrderIdentity {
             let Some(newer) = self.status_told(event, found).await? else {
                 continue;
             };
+            // A webhook that is older than this one is no newer for having been accepted again before it.
+            if self.first_accepted(event, found).await? < first {
+                continue;
+            }
             // An event that ended as a duplicate was sent as a change when its status was further than the last.
             if found.state != EntryState::CreationIgnored || newer.follows(status) {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// The place of the first acceptance that is known of the webhook of an entry.
+    async fn first_accepted(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<u64> {
+        let Some(told) = self.orders.read(event, found).await? else {
+            return Ok(found.sequence);
+        };
+        let known = self.orders.known(&told);
+        for earlier in known.of_webhook().filter(|one| one.sequence < found.sequence) {
+            let read = self.orders.read(&told, earlier).await?;
+            if read.is_some_and(|read| read.envelope.root_id == told.envelope.root_id) {
+                return Ok(earlier.sequence);
+            }
+        }
+        Ok(found.sequence)
     }
 
     /// The status that the backend was, or may have been, told by what an entry points at; none where that says nothing of
