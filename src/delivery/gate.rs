@@ -26,12 +26,12 @@ pub struct Gate {
     changes: watch::Sender<u64>,
     /// Every change of state that this instance made itself.
     turns: broadcast::Sender<BreakerReport>,
-    whose: Whose,
+    target: GateTarget,
 }
 
 /// Who stands behind it.
 #[derive(Debug, Clone)]
-enum Whose {
+enum GateTarget {
     /// The backend.
     Backend,
     /// A provider, by its name.
@@ -57,18 +57,18 @@ enum Finder {
 impl Gate {
     /// Closed.
     pub fn new(settings: config::Breaker) -> Self {
-        Self::before(settings, Whose::Backend)
+        Self::before(settings, GateTarget::Backend)
     }
 
     /// Closed, before a provider. Other instances are not told of it: what they learn by asking costs a few requests.
     pub fn of_provider(settings: config::Breaker, provider: Arc<str>) -> Self {
-        Self::before(settings, Whose::Provider(provider))
+        Self::before(settings, GateTarget::Provider(provider))
     }
 
-    fn before(settings: config::Breaker, whose: Whose) -> Self {
-        whose.show(BreakerState::Closed);
+    fn before(settings: config::Breaker, target: GateTarget) -> Self {
+        target.show(BreakerState::Closed);
         Self {
-            whose,
+            target,
             held: Mutex::new(GateState {
                 breaker: Breaker::new(settings),
                 attendance: Attendance::default(),
@@ -172,7 +172,7 @@ impl Gate {
             (works.then(|| held.breaker.report(now)), turn, finder)
         };
         if let Some(turn) = turn {
-            self.whose.tell(finder, &turn);
+            self.target.tell(finder, &turn);
         }
         report
     }
@@ -190,7 +190,7 @@ impl Gate {
             (result, self.turn(&mut held, now, finder))
         };
         if let Some(turn) = turn {
-            self.whose.tell(finder, &turn);
+            self.target.tell(finder, &turn);
         }
         self.changes.send_modify(|count| *count += 1);
         result
@@ -203,7 +203,7 @@ impl Gate {
             return None;
         }
         held.shown = state;
-        self.whose.show(state);
+        self.target.show(state);
         let report = held.breaker.report(now);
         if finder == Finder::Ourselves {
             // Fails without a listener.
@@ -213,7 +213,7 @@ impl Gate {
     }
 }
 
-impl Whose {
+impl GateTarget {
     /// In the log.
     fn tell(&self, finder: Finder, turn: &BreakerReport) {
         let reason = turn.reason.as_deref();

@@ -107,7 +107,7 @@ pub fn unescape(quoted: &str) -> Cow<'_, str> {
     Cow::Owned(serde_json::from_str(&with_whole_surrogates(quoted)).unwrap_or_default())
 }
 
-/// JSON text in pieces: texts in their quotes, and what stands between them. Joined they are the whole, also of what is no JSON.
+/// Splits JSON text into quoted strings and the text between them. The pieces joined are the input, also when it is not valid JSON.
 pub fn pieces(mut rest: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
         let end = match rest.strip_prefix('"') {

@@ -37,7 +37,7 @@ pub enum Action {
     },
 }
 
-/// What `tail` is told.
+/// Arguments of `tail`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Tail {
     /// Only of these types, with commas between them: order.forwarded,order.dead_lettered …

@@ -33,7 +33,7 @@ pub enum Action {
     List(List),
 }
 
-/// What `list` is told.
+/// Arguments of `list`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct List {
     /// Only of this provider; _ for requests that named none that is enabled.

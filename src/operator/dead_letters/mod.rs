@@ -109,7 +109,7 @@ impl Filter {
     }
 }
 
-/// What `retry` is told.
+/// Arguments of `retry`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Retry {
     /// Ids of dead letters, as `list` shows them.

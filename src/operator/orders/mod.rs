@@ -25,7 +25,7 @@ pub enum Action {
     Show(Show),
 }
 
-/// What `list` is told.
+/// Arguments of `list`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct List {
     /// Only of this provider.
@@ -89,7 +89,7 @@ fn duration(text: &str) -> Result<TimeDelta, String> {
     TimeDelta::from_std(duration).map_err(|error| error.to_string())
 }
 
-/// What `show` is told.
+/// Arguments of `show`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Show {
     /// The provider.

@@ -38,7 +38,7 @@ pub enum Action {
     Try(Try),
 }
 
-/// What `try` is told.
+/// Arguments of `try`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Try {
     /// A provider's file, or the name of a provider that is known.

@@ -37,7 +37,7 @@ pub struct OrderSelection {
     pub provider: String,
     /// The provider's id of the order.
     pub external_order_id: String,
-    /// What `hub.orders` knows of it; without that, all that is about the id is told.
+    /// What `hub.orders` knows of it. Without that, the story contains every event about the id.
     pub order: Option<Order>,
     /// When the next order of that id begins.
     pub next_order_at: Option<DateTime<Utc>>,
