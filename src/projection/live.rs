@@ -262,13 +262,13 @@ impl Live {
                 () = stop.cancelled() => return Ok(()),
                 batch = gather.batch(first, &mut messages) => batch?,
             };
-            let Some((up_to, latest)) = batch.last() else { continue };
+            let Some(batch) = batch else { continue };
             if !writer.is_of_this_log(connection).await? {
                 // What was taken from the consumer is read again, as far as it is on this log.
                 writer.catch_up(connection, stop).await?;
                 continue;
             }
-            writer.write(connection, &batch, *up_to).await?;
+            let latest = writer.write(connection, batch).await?;
             latest
                 .ack()
                 .await

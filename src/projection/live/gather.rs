@@ -4,14 +4,17 @@
 //! a batch waits for more events, and most orders get their rows by one insert instead of an insert and two updates. The wait
 //! is at most [`FRESHNESS`], counted from the batch's first event; a row is late by no more than that and the transaction.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use async_nats::jetstream::Message;
 use futures_util::FutureExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    journal::pull::{self, Messages},
+    journal::{
+        pull::{self, Messages},
+        read::Entry,
+    },
     projection::batch::{MAX_BYTES, MAX_EVENTS},
 };
 
@@ -49,8 +52,21 @@ impl Rate {
     }
 }
 
+/// Events that one transaction gets.
+pub(super) struct Gathered {
+    /// In the log's order; some may have come before.
+    pub(super) entries: Vec<Entry>,
+    /// The message of the last of them. Its acknowledgement settles all of them.
+    pub(super) latest: Message,
+    /// Where that stands on the log.
+    pub(super) up_to: u64,
+}
+
 impl Gather {
-    /// A batch that begins with a message, in the log's order; `first` is none where there was only a sign of life.
+    /// A batch that begins with a message; `first` is none where there was only a sign of life. None where there is nothing.
+    ///
+    /// A message is decoded as it comes, and of all messages only the latest is kept: parsed headers take several times the memory
+    /// of what is read from them.
     ///
     /// # Errors
     /// Where no more messages will come.
@@ -58,27 +74,32 @@ impl Gather {
         &mut self,
         first: Option<Message>,
         messages: &mut Messages,
-    ) -> anyhow::Result<Vec<(u64, Message)>> {
+    ) -> anyhow::Result<Option<Gathered>> {
         let began = Instant::now();
         let is_busy = self.rate.is_busy(began);
-        let (mut batch, mut bytes, mut next) = (Vec::new(), 0, Some(first));
+        let (mut entries, mut latest, mut bytes, mut next) = (Vec::new(), None::<(u64, Message)>, 0, Some(first));
         while let Some(message) = next {
-            if let Some(message) = message {
-                bytes += message.payload.len();
-                batch.push((pull::info(&message)?.stream_sequence, message));
+            if let Some(mut message) = message {
+                let sequence = pull::info(&message)?.stream_sequence;
+                let payload = mem::take(&mut message.message.payload);
+                bytes += payload.len();
+                entries.push(Entry::read(message.headers.as_ref(), payload, sequence));
+                if latest.as_ref().is_none_or(|(up_to, _)| *up_to < sequence) {
+                    latest = Some((sequence, message));
+                }
             }
-            let is_full = batch.len() >= MAX_EVENTS || bytes >= MAX_BYTES;
+            let is_full = entries.len() >= MAX_EVENTS || bytes >= MAX_BYTES;
             next = if is_full {
                 None
-            } else if is_busy && !batch.is_empty() {
+            } else if is_busy && !entries.is_empty() {
                 timeout_at(began + FRESHNESS, messages.next()).await.ok().transpose()?
             } else {
                 messages.next().now_or_never().transpose()?
             };
         }
-        batch.sort_unstable_by_key(|(sequence, _)| *sequence);
-        self.rate.events += batch.len();
-        Ok(batch)
+        entries.sort_unstable_by_key(Entry::sequence);
+        self.rate.events += entries.len();
+        Ok(latest.map(|(up_to, latest)| Gathered { entries, latest, up_to }))
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use async_nats::jetstream::Message;
 use tokio_util::sync::CancellationToken;
 
-use super::LaterVersion;
+use super::{LaterVersion, gather::Gathered};
 use crate::{
     database::{self, Connection},
     event::Recorded,
@@ -51,35 +51,25 @@ pub(super) struct TablesWriter<'a> {
 }
 
 impl TablesWriter<'_> {
-    pub(super) async fn write(
-        &mut self,
-        connection: &mut Connection,
-        batch: &[(u64, Message)],
-        up_to: u64,
-    ) -> anyhow::Result<()> {
-        let mut entries = Vec::with_capacity(batch.len());
+    pub(super) async fn write(&mut self, connection: &mut Connection, batch: Gathered) -> anyhow::Result<Message> {
+        let Gathered {
+            mut entries,
+            latest,
+            up_to,
+        } = batch;
+        let mark = mark_of(up_to, &latest)?;
+        // Redelivered, or not what follows.
         let mut next = self.position + 1;
-        for (sequence, message) in batch {
-            if *sequence != next {
-                // Redelivered, or not what follows.
-                continue;
-            }
-            next += 1;
-            entries.push(Entry::read(
-                message.headers.as_ref(),
-                message.payload.clone(),
-                *sequence,
-            ));
-        }
-        let mark = batch
-            .last()
-            .map(|(sequence, last)| mark_of(*sequence, last))
-            .transpose()?;
-        self.apply_entries(connection, entries, mark).await?;
+        entries.retain(|entry| {
+            let follows = entry.sequence() == next;
+            next += u64::from(follows);
+            follows
+        });
+        self.apply_entries(connection, entries, Some(mark)).await?;
         if self.position < up_to {
             self.close_gap(connection, up_to).await?;
         }
-        Ok(())
+        Ok(latest)
     }
 
     /// Nothing came for a while. What is on the log all the same was handed to an instance that is frozen or gone: the server
