@@ -81,7 +81,7 @@ impl Bench {
         came.add_cpu(samples);
         let memory = "resident memory under load, largest";
         let memory = samples.add(memory, came.largest as f64 / MB, "MB");
-        memory.wants(Goal::AtMost(80.0));
+        memory.wants(Goal::AtMost(70.0));
         Taken::so_far(url).await?.add_since(&taken, came.orders, of_postgres);
         Ok(())
     }

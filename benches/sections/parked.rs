@@ -48,7 +48,7 @@ impl Bench {
             }
             let memory = resident_bytes(child.pid())? as f64 / MB;
             let memory = samples.add("resident memory of the hub", memory, "MB");
-            memory.wants(Goal::AtMost(80.0));
+            memory.wants(Goal::AtMost(70.0));
         }
         for before in before {
             let with = self.completed_per_second(&child, &url).await?;
