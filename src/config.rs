@@ -95,13 +95,6 @@ const ORDER_TTL: Bounds<Duration> = Bounds {
     why: "with less no order is young enough, and more has no effect on food; leave it out to forward orders of any age",
 };
 
-/// Two days: longer than any provider sends an event again, shorter than any uses a number again.
-const DEFAULT_ORDER_MEMORY: Duration = Duration::from_secs(48 * 3600);
-const ORDER_MEMORY: Bounds<Duration> = Bounds {
-    least: Duration::from_secs(3600),
-    most: Duration::from_secs(30 * 24 * 3600),
-    why: "less forgets an order before its provider has stopped sending it, more takes a number that is used again for the old order",
-};
 /// A value that refuses the start; one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{variable}: {message}")]
@@ -240,7 +233,7 @@ impl Config {
     fn with_providers(env: &Environment, catalogue: &Catalogue) -> Result<Self, ConfigError> {
         let http = http(env)?;
         let providers = providers(env, catalogue, http.public_url.as_deref())?;
-        let order_memory = env.duration("ORDER_MEMORY", DEFAULT_ORDER_MEMORY, &ORDER_MEMORY)?;
+        let order_memory = retention::order_memory(env)?;
         Ok(Self {
             service_name: env.text_or("SERVICE_NAME", "integration-service")?,
             http,

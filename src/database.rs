@@ -35,6 +35,8 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(10);
 /// Every statement here looks rows up by key, many keys at a time. The planner does not know that of an array, and on a
 /// table that was filled since it was last analysed it reads the whole table instead: each batch slower than the last.
 const BY_KEY: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
+/// Takes that back, for statements about whole tables.
+const FOR_WHOLE_TABLES: &str = "RESET enable_seqscan; RESET enable_hashjoin; RESET enable_mergejoin";
 /// A disabled kind of plan is priced at 10^10, so a statement that has no other kind looks expensive enough for PostgreSQL to
 /// compile it: some 100 ms of CPU for a statement of one.
 const NO_COMPILATION: &str = "SET jit = off";
@@ -65,6 +67,10 @@ pub mod query {
     pub const RELEASE_CURSOR: &str = include_str!("../sql/queries/release_cursor.sql");
     /// The position of the tables, locked.
     pub const LOCK_CURSOR: &str = include_str!("../sql/queries/lock_cursor.sql");
+    /// How far the tables are, and on which log.
+    pub const CURSOR_AND_LOG: &str = include_str!("../sql/queries/cursor_and_log.sql");
+    /// The same, locked.
+    pub const LOCK_CURSOR_OF_ANY: &str = include_str!("../sql/queries/lock_cursor_of_any.sql");
     /// Moves the position.
     pub const MOVE_CURSOR: &str = include_str!("../sql/queries/move_cursor.sql");
     /// How far the projections of the hub's own are.
@@ -75,6 +81,8 @@ pub mod query {
     pub const BEGIN_PROJECTION: &str = include_str!("../sql/queries/begin_projection.sql");
     /// Moves one that is behind.
     pub const MOVE_PROJECTION: &str = include_str!("../sql/queries/move_projection.sql");
+    /// The rows of one were replaced.
+    pub const REPLACE_PROJECTION: &str = include_str!("../sql/queries/replace_projection.sql");
     /// All go back to where an era begins.
     pub const ERA_OF_PROJECTIONS: &str = include_str!("../sql/queries/era_of_projections.sql");
     /// What `hub.orders` knows of orders.
@@ -144,7 +152,7 @@ pub mod query {
     pub const NOTE_GAP: &str = include_str!("../sql/queries/note_gap.sql");
 
     /// All of them.
-    pub const ALL: [&str; 44] = [
+    pub const ALL: [&str; 47] = [
         BRANCHES,
         BRANCHES_VERSION,
         BRANCH_OF_ORDER,
@@ -157,11 +165,14 @@ pub mod query {
         CLAIM_CURSOR,
         RELEASE_CURSOR,
         LOCK_CURSOR,
+        CURSOR_AND_LOG,
+        LOCK_CURSOR_OF_ANY,
         MOVE_CURSOR,
         OWN_PROJECTIONS,
         READ_PROJECTION,
         BEGIN_PROJECTION,
         MOVE_PROJECTION,
+        REPLACE_PROJECTION,
         ERA_OF_PROJECTIONS,
         KNOWN_ORDERS,
         PUT_ORDERS,

@@ -5,7 +5,7 @@ INSERT INTO {platform}.provider_order_logs (
     is_prepaid, created_at, updated_at, raw_data
 )
 SELECT o.id, o.order_id, o.provider_id, o.branch_id, o.company_id, o.external_order_id, o.provider_status,
-    o.mapped_status::{platform}.order_status, o.delivery_type, o.actual_delivery, o.captain_name, o.captain_phone, o.captain_id,
+    o.mapped_status::{types}.order_status, o.delivery_type, o.actual_delivery, o.captain_name, o.captain_phone, o.captain_id,
     o.delivery_fee::numeric, o.service_fee::numeric, o.total_amount::numeric, o.payment_method, o.is_prepaid, o.created_at,
     o.updated_at, w.payload
 FROM unnest(

@@ -6,7 +6,7 @@ INSERT INTO {platform}.webhook_logs (
 )
 SELECT id, provider_id, webhook_type, external_order_id, endpoint, method, headers::jsonb, payload::jsonb, signature, ip_address,
     received_at, received_at, 10,
-    status::{platform}."WebhookStatus", branch_id, company_id, internal_order_id, processed_at, coalesce(retry_count, 0), next_retry_at,
+    status::{types}."WebhookStatus", branch_id, company_id, internal_order_id, processed_at, coalesce(retry_count, 0), next_retry_at,
     response::jsonb, error_message, updated_at
 FROM unnest(
     $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],

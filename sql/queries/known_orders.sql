@@ -5,4 +5,4 @@ SELECT
     o.cause_code, o.deadline, o.is_test, o.flags, o.last_sequence, o.unsettled::text AS unsettled
 FROM unnest($1::text[], $2::text[]) AS q (provider, external_order_id)
 -- The provider is no condition of an index: PostgreSQL might else read all orders of the provider for each number.
-JOIN hub.orders o ON o.external_order_id = q.external_order_id AND o.provider || '' = q.provider
+JOIN {own}.orders o ON o.external_order_id = q.external_order_id AND o.provider || '' = q.provider

@@ -1,5 +1,5 @@
 -- Rows of hub.orders, new or as they are now.
-INSERT INTO hub.orders (
+INSERT INTO {own}.orders (
     external_order_id, provider, id, branch_id, company_id, order_number, display_id, order_id, state, status,
     provider_status, said_at, first_at, last_at, forwarded_at, undelivered_since, given_up_at, attempts, next_attempt_at,
     cause_stage, cause_code, deadline, is_test, flags, last_sequence, unsettled

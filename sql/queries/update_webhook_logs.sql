@@ -1,7 +1,7 @@
 -- What became of webhooks, as the projection worked it out. NULL leaves a column as it is, but for those that belong to one
 -- state only.
 UPDATE {platform}.webhook_logs w SET
-    status = coalesce(u.status::{platform}."WebhookStatus", w.status),
+    status = coalesce(u.status::{types}."WebhookStatus", w.status),
     branch_id = coalesce(u.branch_id, w.branch_id),
     company_id = coalesce(u.company_id, w.company_id),
     internal_order_id = coalesce(u.internal_order_id, w.internal_order_id),

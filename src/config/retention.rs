@@ -11,6 +11,22 @@ const KEPT: Bounds<Duration> = Bounds {
     why: "less deletes what is still needed after a week-end, and no duration is longer; without one rows are kept for ever",
 };
 
+/// Two days: longer than any provider sends an event again, shorter than any uses a number again.
+const DEFAULT_ORDER_MEMORY: Duration = Duration::from_secs(48 * 3600);
+const ORDER_MEMORY: Bounds<Duration> = Bounds {
+    least: Duration::from_secs(3600),
+    most: Duration::from_secs(30 * 24 * 3600),
+    why: "less forgets an order before its provider has stopped sending it, more takes a number that is used again for the old order",
+};
+
+/// `ORDER_MEMORY`.
+///
+/// # Errors
+/// Where it is out of bounds.
+pub(super) fn order_memory(env: &Environment) -> Result<Duration, ConfigError> {
+    env.duration("ORDER_MEMORY", DEFAULT_ORDER_MEMORY, &ORDER_MEMORY)
+}
+
 /// `RETENTION_…`; none where rows are kept for ever, as by default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
@@ -27,6 +43,14 @@ pub struct Retention {
 }
 
 impl Retention {
+    /// Reads them, and `ORDER_MEMORY` with them, for a command that needs nothing else of the hub's configuration.
+    ///
+    /// # Errors
+    /// Where one of them cannot be used.
+    pub fn of_hub(env: &Environment) -> Result<Self, ConfigError> {
+        Self::from_environment(env, order_memory(env)?)
+    }
+
     /// Reads them.
     ///
     /// # Errors

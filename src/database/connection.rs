@@ -141,6 +141,28 @@ impl Connection {
         Self { client, watch, names }
     }
 
+    /// The same connection for statements about whole tables: each may take so long, and PostgreSQL plans them as it thinks best.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub async fn for_whole_tables(mut self, limit: Duration) -> Result<Self, Error> {
+        let settings = format!(
+            "SET statement_timeout = {}; {}",
+            limit.as_millis(),
+            super::FOR_WHOLE_TABLES
+        );
+        self.batch_execute(&settings).await?;
+        self.watch.limit = limit + GRACE;
+        Ok(self)
+    }
+
+    /// The same connection, with other names in the texts of its statements.
+    #[must_use]
+    pub fn with_names(mut self, names: Names) -> Self {
+        self.names = Arc::new(names);
+        self
+    }
+
     /// The names of the installation.
     pub fn names(&self) -> &Names {
         &self.names
@@ -157,7 +179,9 @@ impl Connection {
     /// Where PostgreSQL refuses or does not answer.
     pub async fn prepare_cached(&self, sql: &str) -> Result<Statement, Error> {
         let sql = self.names.fill(sql);
-        self.watch.within(limit(), self.client.prepare_cached(&sql)).await
+        self.watch
+            .within(self.watch.limit, self.client.prepare_cached(&sql))
+            .await
     }
 
     /// A statement.
@@ -166,7 +190,7 @@ impl Connection {
     /// Where PostgreSQL refuses or does not answer.
     pub async fn prepare(&self, sql: &str) -> Result<Statement, Error> {
         let sql = self.names.fill(sql);
-        self.watch.within(limit(), self.client.prepare(&sql)).await
+        self.watch.within(self.watch.limit, self.client.prepare(&sql)).await
     }
 
     /// The rows of a statement.
@@ -175,8 +199,16 @@ impl Connection {
     /// Where PostgreSQL refuses or does not answer.
     pub async fn query<T: ?Sized + Runs>(&self, sql: &T, with: Parameters<'_>) -> Result<Vec<Row>, Error> {
         match sql.with(&self.names) {
-            Run::Text(sql) => self.watch.within(limit(), self.client.query(&*sql, with)).await,
-            Run::Prepared(statement) => self.watch.within(limit(), self.client.query(statement, with)).await,
+            Run::Text(sql) => {
+                self.watch
+                    .within(self.watch.limit, self.client.query(&*sql, with))
+                    .await
+            }
+            Run::Prepared(statement) => {
+                self.watch
+                    .within(self.watch.limit, self.client.query(statement, with))
+                    .await
+            }
         }
     }
 
@@ -186,8 +218,16 @@ impl Connection {
     /// Where there is not exactly one, or PostgreSQL refuses or does not answer.
     pub async fn query_one<T: ?Sized + Runs>(&self, sql: &T, with: Parameters<'_>) -> Result<Row, Error> {
         match sql.with(&self.names) {
-            Run::Text(sql) => self.watch.within(limit(), self.client.query_one(&*sql, with)).await,
-            Run::Prepared(statement) => self.watch.within(limit(), self.client.query_one(statement, with)).await,
+            Run::Text(sql) => {
+                self.watch
+                    .within(self.watch.limit, self.client.query_one(&*sql, with))
+                    .await
+            }
+            Run::Prepared(statement) => {
+                self.watch
+                    .within(self.watch.limit, self.client.query_one(statement, with))
+                    .await
+            }
         }
     }
 
@@ -197,8 +237,16 @@ impl Connection {
     /// Where there are more, or PostgreSQL refuses or does not answer.
     pub async fn query_opt<T: ?Sized + Runs>(&self, sql: &T, with: Parameters<'_>) -> Result<Option<Row>, Error> {
         match sql.with(&self.names) {
-            Run::Text(sql) => self.watch.within(limit(), self.client.query_opt(&*sql, with)).await,
-            Run::Prepared(statement) => self.watch.within(limit(), self.client.query_opt(statement, with)).await,
+            Run::Text(sql) => {
+                self.watch
+                    .within(self.watch.limit, self.client.query_opt(&*sql, with))
+                    .await
+            }
+            Run::Prepared(statement) => {
+                self.watch
+                    .within(self.watch.limit, self.client.query_opt(statement, with))
+                    .await
+            }
         }
     }
 
@@ -208,8 +256,16 @@ impl Connection {
     /// Where PostgreSQL refuses or does not answer.
     pub async fn execute<T: ?Sized + Runs>(&self, sql: &T, with: Parameters<'_>) -> Result<u64, Error> {
         match sql.with(&self.names) {
-            Run::Text(sql) => self.watch.within(limit(), self.client.execute(&*sql, with)).await,
-            Run::Prepared(statement) => self.watch.within(limit(), self.client.execute(statement, with)).await,
+            Run::Text(sql) => {
+                self.watch
+                    .within(self.watch.limit, self.client.execute(&*sql, with))
+                    .await
+            }
+            Run::Prepared(statement) => {
+                self.watch
+                    .within(self.watch.limit, self.client.execute(statement, with))
+                    .await
+            }
         }
     }
 
@@ -218,7 +274,7 @@ impl Connection {
     /// # Errors
     /// Where PostgreSQL refuses or does not answer.
     pub async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
-        self.batch_execute_within(limit(), sql).await
+        self.batch_execute_within(self.watch.limit, sql).await
     }
 
     /// The same, with a deadline of its own. The server's must have been set before.
@@ -236,7 +292,9 @@ impl Connection {
     /// Where PostgreSQL refuses or does not answer.
     pub async fn simple_query(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
         let sql = self.names.fill(sql);
-        self.watch.within(limit(), self.client.simple_query(&sql)).await
+        self.watch
+            .within(self.watch.limit, self.client.simple_query(&sql))
+            .await
     }
 
     /// Begins a transaction; it is rolled back where it is dropped.
@@ -248,7 +306,7 @@ impl Connection {
             PooledOrOwn::Pooled(object) => object.as_mut().expect("it is taken out by Drop alone"),
             PooledOrOwn::Own(client) => client,
         };
-        let inner = self.watch.within(limit(), client.transaction()).await?;
+        let inner = self.watch.within(self.watch.limit, client.transaction()).await?;
         Ok(Transaction {
             inner,
             watch: &self.watch,
@@ -283,8 +341,13 @@ impl Transaction<'_> {
     /// Where PostgreSQL refuses or does not answer.
     pub async fn query(&self, sql: &str, with: Parameters<'_>) -> Result<Vec<Row>, Error> {
         let sql = self.names.fill(sql);
-        let statement = self.watch.within(limit(), self.inner.prepare_cached(&sql)).await?;
-        self.watch.within(limit(), self.inner.query(&statement, with)).await
+        let statement = self
+            .watch
+            .within(self.watch.limit, self.inner.prepare_cached(&sql))
+            .await?;
+        self.watch
+            .within(self.watch.limit, self.inner.query(&statement, with))
+            .await
     }
 
     /// Runs a statement, which is prepared once for each connection; how many rows it touched.
@@ -293,8 +356,13 @@ impl Transaction<'_> {
     /// Where PostgreSQL refuses or does not answer.
     pub async fn execute(&self, sql: &str, with: Parameters<'_>) -> Result<u64, Error> {
         let sql = self.names.fill(sql);
-        let statement = self.watch.within(limit(), self.inner.prepare_cached(&sql)).await?;
-        self.watch.within(limit(), self.inner.execute(&statement, with)).await
+        let statement = self
+            .watch
+            .within(self.watch.limit, self.inner.prepare_cached(&sql))
+            .await?;
+        self.watch
+            .within(self.watch.limit, self.inner.execute(&statement, with))
+            .await
     }
 
     /// Runs statements without parameters.
@@ -303,7 +371,9 @@ impl Transaction<'_> {
     /// Where PostgreSQL refuses or does not answer.
     pub async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
         let sql = self.names.fill(sql);
-        self.watch.within(limit(), self.inner.batch_execute(&sql)).await
+        self.watch
+            .within(self.watch.limit, self.inner.batch_execute(&sql))
+            .await
     }
 
     /// Ends it.
@@ -311,13 +381,8 @@ impl Transaction<'_> {
     /// # Errors
     /// Where PostgreSQL refuses or does not answer; where it does not, what was written may be there all the same.
     pub async fn commit(self) -> Result<(), Error> {
-        self.watch.within(limit(), self.inner.commit()).await
+        self.watch.within(self.watch.limit, self.inner.commit()).await
     }
-}
-
-/// See [`GRACE`].
-fn limit() -> Duration {
-    statement_timeout() + GRACE
 }
 
 /// Looks after the statements of one connection.
@@ -325,6 +390,8 @@ struct DeadlineGuard {
     tls: MakeRustlsConnect,
     cancel: CancelToken,
     is_broken: AtomicBool,
+    /// See [`GRACE`].
+    limit: Duration,
 }
 
 impl DeadlineGuard {
@@ -333,6 +400,7 @@ impl DeadlineGuard {
             tls,
             cancel: client.cancel_token(),
             is_broken: AtomicBool::new(false),
+            limit: statement_timeout() + GRACE,
         }
     }
 

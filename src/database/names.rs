@@ -4,19 +4,30 @@
 //! statements are written as `{platform}.webhook_logs`, and each [`Connection`](super::Connection) inserts the schema of
 //! `DATABASE_SCHEMA`. Sessions have that schema as their `search_path` as well, for triggers of the platform that name its
 //! tables without a schema.
+//!
+//! The statements that write rows name three schemas, because a rebuild makes the rows of all tables in another one:
+//! `{platform}` and `{own}` are where the rows go, `{types}` is where the types of the platform's columns are.
 
 use std::borrow::Cow;
 
 use tokio_postgres::Statement;
 
-/// What stands for the schema in a text.
+/// What stands for the schema of the platform's tables in a text.
 const PLATFORM: &str = "{platform}";
+/// The same for the types of their columns.
+const TYPES: &str = "{types}";
+/// The same for the tables of the hub's own that a projection writes.
+const OWN: &str = "{own}";
+/// Where those are.
+const HUB: &str = "hub";
 
 /// The names of this installation.
 #[derive(Debug, Clone)]
 pub struct Names {
     schema: String,
-    quoted: String,
+    platform: String,
+    types: String,
+    own: String,
 }
 
 impl Names {
@@ -24,7 +35,19 @@ impl Names {
     pub fn new(schema: &str) -> Self {
         Self {
             schema: schema.to_owned(),
-            quoted: identifier(schema),
+            platform: identifier(schema),
+            types: identifier(schema),
+            own: identifier(HUB),
+        }
+    }
+
+    /// With all tables that projections write in `beside`, and the types of the platform's columns where they are.
+    #[must_use]
+    pub fn beside(&self, beside: &str) -> Self {
+        Self {
+            platform: identifier(beside),
+            own: identifier(beside),
+            ..self.clone()
         }
     }
 
@@ -35,11 +58,13 @@ impl Names {
 
     /// The text of a statement with the schema's name in it.
     pub fn fill<'a>(&self, sql: &'a str) -> Cow<'a, str> {
-        if sql.contains(PLATFORM) {
-            Cow::Owned(sql.replace(PLATFORM, &self.quoted))
-        } else {
-            Cow::Borrowed(sql)
+        let mut text = Cow::Borrowed(sql);
+        for (place, schema) in [(PLATFORM, &self.platform), (TYPES, &self.types), (OWN, &self.own)] {
+            if text.contains(place) {
+                text = Cow::Owned(text.replace(place, schema));
+            }
         }
+        text
     }
 }
 
@@ -91,5 +116,14 @@ mod tests {
         assert_eq!(names.fill(sql), "SELECT 1 FROM \"Shop.1\".a JOIN \"Shop.1\".b ON true");
         assert!(matches!(names.fill("SELECT 1 FROM hub.cursors"), Cow::Borrowed(_)));
         assert_eq!(identifier("a\"b"), "\"a\"\"b\"");
+        let rows = "INSERT INTO {platform}.a SELECT 'x'::{types}.t FROM {own}.orders";
+        assert_eq!(
+            names.fill(rows),
+            "INSERT INTO \"Shop.1\".a SELECT 'x'::\"Shop.1\".t FROM \"hub\".orders"
+        );
+        assert_eq!(
+            names.beside("other").fill(rows),
+            "INSERT INTO \"other\".a SELECT 'x'::\"Shop.1\".t FROM \"other\".orders"
+        );
     }
 }

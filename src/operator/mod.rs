@@ -34,6 +34,9 @@ pub mod queries;
 pub mod orders;
 pub mod events;
 pub mod status;
+pub mod rebuild;
+pub mod verify;
+mod progress;
 
 /// A command.
 #[derive(Debug, Subcommand)]
@@ -95,6 +98,10 @@ pub enum Command {
     /// The events of the log, past and as they come.
     #[command(subcommand)]
     Events(events::Action),
+    /// Makes tables from the log again, beside the live ones, and puts them in their place. Hubs run meanwhile.
+    Rebuild(rebuild::Rebuild),
+    /// Whether the tables are what the log says. Exits with 1 where they are not. Hubs run meanwhile.
+    Verify(verify::Verify),
     /// Signs a payload as a provider would and posts it to a hub.
     Send {
         /// The provider, e.g. careem.
@@ -151,6 +158,8 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
             Command::Status => Ok(status::run(&environment, json).await),
             Command::Orders(action) => Ok(orders::run(&environment, &action, json).await),
             Command::Events(action) => Ok(events::run(&environment, &action, json).await),
+            Command::Rebuild(what) => Ok(Box::pin(rebuild::run(&environment, &what, json)).await),
+            Command::Verify(what) => Ok(Box::pin(verify::run(&environment, &what, json)).await),
             Command::Send {
                 provider,
                 file,

@@ -10,6 +10,7 @@ use super::{
     decoded::Event,
     era::CursorLog,
     providers::Providers,
+    rebuild::beside::Beside,
     rules::{self, EventOrder, WebhookKnowledge},
     writer::{self, Holder},
 };
@@ -77,12 +78,21 @@ impl<'a> Batch<'a> {
 /// What a batch is applied to.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
-    /// Who writes.
-    pub(super) holder: &'a Holder,
     /// The rows of `delivery_providers`.
     pub(super) providers: &'a Providers,
-    /// One projection of the hub's own, up to where the tables are; none: the tables, and all that are as far as these.
-    pub(super) only: Option<&'static dyn Projection>,
+    /// Which tables.
+    pub(super) tables: Written<'a>,
+}
+
+/// Tables that a batch is applied to.
+#[derive(Clone, Copy)]
+pub(super) enum Written<'a> {
+    /// The platform's, and those of the hub's own that are as far as these, by this writer.
+    All(&'a Holder),
+    /// One of the hub's own, up to where the tables are, by this writer.
+    One(&'a Holder, &'static dyn Projection),
+    /// Tables that are made beside those.
+    Beside(&'a Beside),
 }
 
 /// Applies events that follow the tables' position, in the log's order, and moves it to where `to` says; returns where the tables
@@ -102,11 +112,8 @@ pub async fn apply(
     to: To<'_>,
     providers: &Providers,
 ) -> anyhow::Result<u64> {
-    let target = Target {
-        holder,
-        providers,
-        only: None,
-    };
+    let tables = Written::All(holder);
+    let target = Target { providers, tables };
     apply_to(connection, target, events, to).await
 }
 
@@ -151,22 +158,14 @@ async fn apply_alone(
 ) -> anyhow::Result<u64> {
     let (sequence, event_type) = (event.sequence, event.envelope.event_type);
     let error = format!("{error:#}");
-    if let Some(only) = target.only {
+    if let Written::One(holder, only) = target.tables {
         let projection = only.name();
         tracing::error!(
             sequence, event = %event_type, projection, error,
             "event left out of this projection and noted in hub.skipped_events"
         );
         let reason = format!("{projection}: {error}");
-        return leave_out(
-            connection,
-            target.holder,
-            only,
-            (sequence, event_type),
-            &reason,
-            to.position,
-        )
-        .await;
+        return leave_out(connection, holder, only, (sequence, event_type), &reason, to.position).await;
     }
     tracing::error!(sequence, event = %event_type, error, "the tables cannot keep this event as it is");
     metrics::counter!("projection_unstorable_total").increment(1);
@@ -178,6 +177,10 @@ async fn apply_alone(
             other => return other,
         }
     }
+    let holder = match target.tables {
+        Written::Beside(beside) => return beside.leave_out(connection, to.position).await,
+        Written::All(holder) | Written::One(holder, _) => holder,
+    };
     tracing::error!(sequence, event = %event_type, "event left out of the tables and noted in hub.skipped_events");
     let skipped = Skipped {
         sequence,
@@ -185,7 +188,7 @@ async fn apply_alone(
         reason: &error,
         event: Some((event, target.providers)),
     };
-    skip(connection, target.holder, skipped, to.position).await
+    skip(connection, holder, skipped, to.position).await
 }
 
 /// Notes an event that a projection of the hub's own does not take while it is behind the tables, and moves its position past it.
@@ -326,36 +329,59 @@ async fn transact(
     events: &[Recorded],
     to: To<'_>,
 ) -> anyhow::Result<u64> {
-    let Target {
-        holder,
-        providers,
-        only,
-    } = target;
+    let sources = (target.providers, EventOrder::Logs);
     let applied = panics::catch("projection", async {
         let transaction = connection.transaction().await?;
-        let locked = writer::lock(&transaction, holder).await?;
-        let (position, end) = match only {
-            // Of another version by now: nothing is left to do.
-            Some(only) => (locked.of(only).unwrap_or(u64::MAX), to.position.min(locked.position)),
-            None => (locked.position, to.position),
+        let end = match target.tables {
+            Written::All(holder) => {
+                let locked = writer::lock(&transaction, holder).await?;
+                let (position, end) = (locked.position, to.position);
+                if end <= position {
+                    return Ok(position);
+                }
+                write(&transaction, between(events, position, end), sources, &locked.current()).await?;
+                writer::move_to(&transaction, &locked, end, to.log).await?;
+                end
+            }
+            Written::One(holder, only) => {
+                let locked = writer::lock(&transaction, holder).await?;
+                // Of another version by now: nothing is left to do.
+                let position = locked.of(only).unwrap_or(u64::MAX);
+                let end = to.position.min(locked.position);
+                if end <= position {
+                    return Ok(position);
+                }
+                write(
+                    &transaction,
+                    between(events, position, end),
+                    sources,
+                    &[(only, position)],
+                )
+                .await?;
+                writer::move_own(&transaction, only, end).await?;
+                end
+            }
+            Written::Beside(beside) => {
+                let (position, end) = (beside.lock(&transaction).await?, to.position);
+                if end <= position {
+                    return Ok(position);
+                }
+                let due = beside.due(position);
+                write(&transaction, between(events, position, end), sources, &due).await?;
+                beside.move_to(&transaction, end).await?;
+                end
+            }
         };
-        if end <= position {
-            return Ok(position);
-        }
-        let after = |sequence: u64| events.partition_point(|event| event.sequence <= sequence);
-        let fresh = &events[after(position)..after(end)];
-        let sources = (providers, EventOrder::Logs);
-        if let Some(only) = only {
-            write(&transaction, fresh, sources, &[(only, position)]).await?;
-            writer::move_own(&transaction, only, end).await?;
-        } else {
-            write(&transaction, fresh, sources, &locked.current()).await?;
-            writer::move_to(&transaction, &locked, end, to.log).await?;
-        }
         transaction.commit().await?;
         Ok(end)
     });
     applied.await.map_err(anyhow::Error::from).flatten()
+}
+
+/// Those of the events that stand behind a place on the log, up to another one.
+fn between(events: &[Recorded], after: u64, up_to: u64) -> &[Recorded] {
+    let count_up_to = |sequence: u64| events.partition_point(|event| event.sequence <= sequence);
+    &events[count_up_to(after)..count_up_to(up_to)]
 }
 
 /// Applies the events to projections, to each those behind its position: it reads what it knows, and writes the result.

@@ -125,6 +125,13 @@ impl<'a> Rows<'a> {
 
 /// What is said of an error that came after the backend had the order.
 const SETTLED: &str = "the backend has it by another attempt";
+/// All that the hub writes as `resolution_notes`; any other note is a person's.
+pub(super) const NOTES: [&str; 4] = [
+    SETTLED,
+    rules::FORWARDED_LATER,
+    rules::NOTHING_LEFT,
+    rules::PUSHED_LATER,
+];
 
 /// An error, how many attempts it counts, and when the next one is due.
 type Failure<'e> = (&'e ErrorReport, u32, Option<NaiveDateTime>);

@@ -68,6 +68,20 @@ impl CursorLog {
     }
 }
 
+/// Fails where the log is not the one that the tables follow.
+///
+/// # Errors
+/// That, or where NATS does not answer.
+pub(super) async fn ensure_same(nats: &Nats, position: u64, kept: &CursorLog) -> anyhow::Result<()> {
+    let compared = identity::compare(nats, &LogState::look(nats).await?, &kept.remembered(position)).await?;
+    anyhow::ensure!(
+        compared.holds(),
+        "{}; a running hub notices that by itself, and then this can be run again",
+        compared.found()
+    );
+    Ok(())
+}
+
 /// Compares the tables' position with the log. Where the log is the same, none; else an era has begun, and this is where the tables go on.
 ///
 /// # Errors

@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 
 use super::{
     Projection,
-    batch::{self, MAX_BYTES, MAX_EVENTS, Target, To},
+    batch::{self, MAX_BYTES, MAX_EVENTS, Target, To, Written},
     own,
     providers::Providers,
     writer::{self, Holder},
@@ -163,9 +163,8 @@ impl Filler {
         // No projection of the hub's own names rows of delivery_providers.
         let providers = Providers::default();
         let target = Target {
-            holder: &self.holder,
             providers: &providers,
-            only: Some(projection),
+            tables: Written::One(&self.holder, projection),
         };
         let (began, mut said, mut first) = (Instant::now(), Instant::now(), None);
         while let Some((from, tables)) = self.behind(&mut connection, projection).await? {
@@ -223,7 +222,7 @@ impl Filler {
 }
 
 /// Applies events in transactions of at most `limit` events; where PostgreSQL is too slow for one, the next ones are smaller.
-async fn apply(
+pub(super) async fn apply(
     connection: &mut Connection,
     target: Target<'_>,
     events: &[Recorded],

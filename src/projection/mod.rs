@@ -11,7 +11,7 @@
 //! `webhook_logs`, `delivery_error_logs` and `provider_order_logs` are the platform's, `orders` is the hub's own. `retention`
 //! deletes old rows, `rules` says which event decides a row, `decoded` reads payloads, [`batch`] applies events to all of
 //! them, [`live`] follows the log and gathers batches, [`fill`] fills a projection of the hub's own that is new, or of
-//! another version, from the log.
+//! another version, from the log. [`rebuild`] makes tables from the log beside the live ones, and puts them in their place.
 
 pub mod schema;
 pub mod indexes;
@@ -23,6 +23,7 @@ pub mod batch;
 mod retention;
 pub mod live;
 pub mod fill;
+pub mod rebuild;
 pub mod providers;
 mod webhook_logs;
 mod delivery_error_logs;

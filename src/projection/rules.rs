@@ -50,12 +50,17 @@ pub(super) fn is_repeat(event: &Event<'_>) -> bool {
     matches!(&event.said, DecodedPayload::Ignored(ignored) if ignored.reason == DUPLICATE_WEBHOOK)
 }
 
+/// Notes about errors that were overcome.
+pub(super) const FORWARDED_LATER: &str = "forwarded by a later attempt";
+pub(super) const NOTHING_LEFT: &str = "nothing was left to do";
+pub(super) const PUSHED_LATER: &str = "the provider has it by a later attempt";
+
 /// What the errors of the same webhook or request say when an event shows that they were overcome.
 pub(super) fn overcomes(event: &Event<'_>) -> Option<&'static str> {
     match event.envelope.event_type {
-        EventType::OrderForwarded | EventType::MenuSyncReported => Some("forwarded by a later attempt"),
-        EventType::OrderIgnored if !is_repeat(event) => Some("nothing was left to do"),
-        EventType::OrderStatusPushed | EventType::MenuSynced => Some("the provider has it by a later attempt"),
+        EventType::OrderForwarded | EventType::MenuSyncReported => Some(FORWARDED_LATER),
+        EventType::OrderIgnored if !is_repeat(event) => Some(NOTHING_LEFT),
+        EventType::OrderStatusPushed | EventType::MenuSynced => Some(PUSHED_LATER),
         _ => None,
     }
 }

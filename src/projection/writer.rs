@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use uuid::Uuid;
 
 use super::{ALL, Projection, era::CursorLog};
@@ -65,6 +66,29 @@ pub async fn position(connection: &Connection) -> anyhow::Result<Option<u64>> {
     row.map(|row| Ok(u64::try_from(row.try_get::<_, i64>(0)?)?)).transpose()
 }
 
+/// How far the tables are, and on which log, for who does not write them; none where no instance ever did.
+///
+/// # Errors
+/// Where PostgreSQL is away or the schema is missing.
+pub(super) async fn position_and_log(connection: &Connection) -> anyhow::Result<Option<(u64, CursorLog)>> {
+    let row = connection.query_opt(query::CURSOR_AND_LOG, &[&CURSOR]).await?;
+    row.as_ref().map(position_of).transpose()
+}
+
+/// The same, locked until the transaction ends: no instance writes the tables meanwhile.
+///
+/// # Errors
+/// Where PostgreSQL is away, or no instance ever wrote the tables.
+pub(super) async fn lock_from_outside(transaction: &Transaction<'_>) -> anyhow::Result<(u64, CursorLog)> {
+    let rows = transaction.query(query::LOCK_CURSOR_OF_ANY, &[&CURSOR]).await?;
+    position_of(rows.first().context("no hub has ever written the tables")?)
+}
+
+fn position_of(row: &tokio_postgres::Row) -> anyhow::Result<(u64, CursorLog)> {
+    let (position, log): (i64, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+    Ok((position.try_into()?, CursorLog::parse(log.as_deref(), row.try_get(2)?)))
+}
+
 /// Makes an instance the writer, or lets it stay it; how far the tables are, and on which log.
 ///
 /// # Errors
@@ -74,9 +98,7 @@ pub async fn claim(connection: &Connection, holder: &Holder) -> anyhow::Result<(
     let row = connection
         .query_opt(&statement, &[&CURSOR, &holder.0, &lease()])
         .await?;
-    let row = row.ok_or(Replaced)?;
-    let (position, log): (i64, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
-    Ok((position.try_into()?, CursorLog::parse(log.as_deref(), row.try_get(2)?)))
+    position_of(&row.ok_or(Replaced)?)
 }
 
 /// Lets another instance take the tables at once.

@@ -3,5 +3,7 @@
 mod events;
 mod orders_list;
 mod orders_indexes;
+mod rebuild;
 mod status;
 mod story;
+mod verify;

@@ -8,4 +8,5 @@ pub mod steps;
 pub mod story;
 pub mod events;
 pub mod status;
+pub mod log_check;
 mod problems;

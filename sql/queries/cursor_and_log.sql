@@ -1,0 +1,2 @@
+-- How far the tables ($1: their cursor) are, and on which log.
+SELECT position, log, (extract(epoch FROM moved_at) * 1000000)::bigint * 1000 FROM hub.cursors WHERE name = $1

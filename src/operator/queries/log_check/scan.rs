@@ -1,0 +1,249 @@
+//! What of the log is open, and what is wrong with it. Pure: no clock, no I/O.
+
+use std::{
+    collections::{HashMap, HashSet},
+    num::NonZeroUsize,
+};
+
+use lru::LruCache;
+use serde::Serialize;
+
+use crate::{
+    delivery::stage::Stage as _,
+    event::{EventId, EventType, Recorded, outcome::OUTCOME},
+    journal::codec::OrderKey,
+    projection::rebuild::Named,
+    transform::Transform,
+};
+
+/// Orders that are remembered to compare the order of their webhooks: some days of a busy platform, in 20 MB.
+const REMEMBERED_ORDERS: NonZeroUsize = NonZeroUsize::new(200_000).expect("it is no zero");
+/// Most causes that are noted to be looked up.
+const MOST_CAUSES: usize = 100_000;
+
+/// An event that something is wrong with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fault {
+    /// Its place on the log.
+    pub sequence: u64,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub event_type: &'static str,
+    /// Its provider.
+    pub provider: String,
+    /// The provider's id of the order.
+    pub external_order_id: String,
+}
+
+impl Fault {
+    fn of(event: &Recorded) -> Self {
+        Self {
+            sequence: event.sequence,
+            event_type: event.envelope.event_type.as_str(),
+            provider: event.envelope.provider.to_string(),
+            external_order_id: event.envelope.external_order_id.clone(),
+        }
+    }
+}
+
+/// What is wrong with the log.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Faults {
+    /// Accepted events that a stage has acknowledged, that are not parked, and that have no outcome.
+    pub lost: Named<Fault>,
+    /// Events that follow from one that is not there.
+    pub without_cause: Named<Fault>,
+    /// Webhooks that were transformed before an earlier one of their order.
+    pub out_of_order: Named<Fault>,
+    /// Events with an id that does not follow from their cause.
+    pub wrong_ids: Named<Fault>,
+}
+
+impl Faults {
+    /// Whether nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        let Self {
+            lost,
+            without_cause,
+            out_of_order,
+            wrong_ids,
+        } = self;
+        lost.count + without_cause.count + out_of_order.count + wrong_ids.count == 0
+    }
+}
+
+/// An acceptance, or a retry of it, that has not ended.
+struct Run {
+    /// Where it began, and whether that was a request to take it up again.
+    began: u64,
+    is_retry: bool,
+    /// Its events: places and ids.
+    events: Vec<(u64, EventId)>,
+    /// The one that a stage must take up, and its type.
+    next: Fault,
+    event_type: EventType,
+}
+
+/// A cause that is to be looked up.
+pub(super) struct Cause {
+    pub(super) sequence: u64,
+    /// What both begin with; none where the event begins something new.
+    pub(super) root: Option<EventId>,
+    /// The event that names it.
+    pub(super) of: Fault,
+}
+
+/// What was read so far.
+pub(super) struct Scan {
+    first: u64,
+    open: HashMap<EventId, Vec<Run>>,
+    /// The last webhook of each order that was transformed.
+    transformed: LruCache<OrderKey, u64>,
+    pub(super) causes: Vec<Cause>,
+    pub(super) causes_left_out: u64,
+    pub(super) faults: Faults,
+    pub(super) events: u64,
+    pub(super) unreadable: u64,
+}
+
+impl Scan {
+    /// Of a log that begins at this place.
+    pub(super) fn from(first: u64) -> Self {
+        Self {
+            first,
+            open: HashMap::new(),
+            transformed: LruCache::new(REMEMBERED_ORDERS),
+            causes: Vec::new(),
+            causes_left_out: 0,
+            faults: Faults::default(),
+            events: 0,
+            unreadable: 0,
+        }
+    }
+
+    /// Whether something is open.
+    pub(super) fn has_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Takes the next event.
+    pub(super) fn note(&mut self, event: &Recorded) {
+        self.events += 1;
+        let envelope = &event.envelope;
+        let (root, event_type) = (envelope.root_id, envelope.event_type);
+        if envelope.id == root || event_type == EventType::OrderRetryRequested {
+            self.note_cause(event);
+            self.open.entry(root).or_default().push(Run {
+                began: event.sequence,
+                is_retry: event_type == EventType::OrderRetryRequested,
+                events: vec![(event.sequence, envelope.id)],
+                next: Fault::of(event),
+                event_type,
+            });
+            return;
+        }
+        let runs = self.open.get_mut(&root);
+        let (Some(at), Some(runs)) = (runs.as_deref().and_then(|runs| run_of(runs, event)), runs) else {
+            self.note_cause(event);
+            return;
+        };
+        if !has_right_id(event) {
+            self.faults.wrong_ids.push(Fault::of(event));
+        }
+        let run = &mut runs[at];
+        run.events.push((event.sequence, envelope.id));
+        if event_type == EventType::OrderTransformed && envelope.cause_id == Some(root) {
+            let began = run.began;
+            let before = self.transformed.put(OrderKey::of(event), began);
+            if before.is_some_and(|before| before > began) {
+                self.faults.out_of_order.push(Fault::of(event));
+            }
+        }
+        if event_type.ends() {
+            runs.swap_remove(at);
+            if runs.is_empty() {
+                self.open.remove(&root);
+            }
+        } else if !event_type.is_attempt() {
+            run.next = Fault::of(event);
+            run.event_type = event_type;
+        }
+    }
+
+    /// Notes the cause of an event that belongs to nothing open: the webhook has ended before, or began before the part that is read.
+    fn note_cause(&mut self, event: &Recorded) {
+        let Some(sequence) = event.envelope.cause_sequence.filter(|cause| *cause >= self.first) else {
+            return;
+        };
+        if sequence >= event.sequence {
+            self.faults.without_cause.push(Fault::of(event));
+        } else if self.causes.len() < MOST_CAUSES {
+            self.causes.push(Cause {
+                sequence,
+                root: (event.envelope.id != event.envelope.root_id).then_some(event.envelope.root_id),
+                of: Fault::of(event),
+            });
+        } else {
+            self.causes_left_out += 1;
+        }
+    }
+
+    /// How many of the open ones wait for a stage, and how many are parked. The rest is lost.
+    pub(super) fn judge_open(
+        &mut self,
+        in_lanes: &HashSet<u64>,
+        is_acknowledged: impl Fn(u64, EventType) -> bool,
+    ) -> (u64, u64) {
+        let (mut waiting, mut parked) = (0, 0);
+        let mut lost = Vec::new();
+        for run in self.open.values().flatten() {
+            if run.events.iter().any(|(event, _)| in_lanes.contains(event)) {
+                parked += 1;
+            } else if is_acknowledged(run.next.sequence, run.event_type) {
+                lost.push(run.next.clone());
+            } else {
+                waiting += 1;
+            }
+        }
+        lost.sort_by_key(|fault| fault.sequence);
+        for fault in lost {
+            self.faults.lost.push(fault);
+        }
+        (waiting, parked)
+    }
+}
+
+/// The one of these runs that an event belongs to. What follows in a retry names the request as its cause, and the place of the event that
+/// was taken up again.
+fn run_of(runs: &[Run], event: &Recorded) -> Option<usize> {
+    let (cause, sequence) = (event.envelope.cause_id, event.envelope.cause_sequence);
+    let Some(sequence) = sequence else {
+        // Older versions do not say it.
+        return runs.len().checked_sub(1);
+    };
+    let by_place = runs
+        .iter()
+        .position(|run| run.events.iter().any(|(place, _)| *place == sequence));
+    by_place.or_else(|| {
+        let has = |run: &Run| run.is_retry && run.events.iter().any(|(_, id)| Some(*id) == cause);
+        runs.iter().position(has)
+    })
+}
+
+/// Whether the id of what a webhook or an order became follows from its cause; true of what has other labels.
+fn has_right_id(event: &Recorded) -> bool {
+    let envelope = &event.envelope;
+    let label = match envelope.event_type {
+        EventType::OrderTransformed => Transform::LABEL,
+        EventType::OrderForwarded => OUTCOME,
+        _ => return true,
+    };
+    // Events of older versions do not name the place of their cause, and it is not in their ids.
+    let (Some(cause), Some(sequence)) = (envelope.cause_id, envelope.cause_sequence) else {
+        return true;
+    };
+    let id = cause.derive(label);
+    [id, id.at(sequence)].contains(&envelope.id)
+}

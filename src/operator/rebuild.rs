@@ -1,0 +1,163 @@
+//! `rebuild`: tables from the log again.
+
+use std::{fmt, process::ExitCode};
+
+use clap::builder::PossibleValuesParser;
+
+use super::{
+    output::{self, Table, Verdict, show},
+    progress::Lines,
+    with_rights,
+};
+use crate::{
+    config::{self, Environment},
+    database::Database,
+    journal::connection::{Connection, HUB_INBOX},
+    projection::rebuild::{self, Parts, Plan, Rebuilt},
+};
+
+/// Arguments.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Rebuild {
+    /// Only these tables; all by default.
+    #[arg(value_parser = PossibleValuesParser::new(rebuild::table_names()))]
+    tables: Vec<String>,
+    /// Keeps live rows that the log does not make. By default only those are kept that are older than the log, or the platform's own.
+    #[arg(long, conflicts_with_all = ["undo", "forget"])]
+    keep_extra: bool,
+    /// Says what would be done, and what stands in the way; changes nothing.
+    #[arg(long, conflicts_with_all = ["undo", "forget"])]
+    dry_run: bool,
+    /// Puts the tables that the last rebuild replaced in their place again, brought up to date.
+    #[arg(long, conflicts_with_all = ["tables", "forget"])]
+    undo: bool,
+    /// Drops the tables that the last rebuild replaced.
+    #[arg(long, conflicts_with = "tables")]
+    forget: bool,
+}
+
+/// Runs the command, as the user `hub` of NATS and the owner of the tables.
+pub async fn run(environment: &Environment, what: &Rebuild, as_json: bool) -> ExitCode {
+    output::ended(Box::pin(answer(environment, what, as_json)).await)
+}
+
+async fn answer(environment: &Environment, what: &Rebuild, as_json: bool) -> anyhow::Result<Verdict> {
+    let database = Database::new(&config::Database::from_environment(environment)?)?;
+    if what.forget {
+        let had = rebuild::forget(&database).await?;
+        let text = if had {
+            "dropped the replaced tables"
+        } else {
+            "no replaced tables are kept"
+        };
+        show(as_json, &serde_json::json!({ "dropped": had }), text)?;
+        return Ok(Verdict::Fine);
+    }
+    let settings = config::Nats::from_environment(environment)?;
+    let log = Connection::open(&settings, "webhook-hub rebuild", HUB_INBOX).await?;
+    log.reach().await?;
+    let lines = Lines::new();
+    let parts = Parts {
+        log: &log,
+        database: &database,
+        tell: &|progress| lines.tell(progress),
+    };
+    if what.dry_run {
+        let plan = with_rights(&log, &settings, rebuild::plan(parts, &what.tables)).await?;
+        show(as_json, &plan, PlanText(&plan))?;
+        return Ok(Verdict::needs_a_person(!plan.obstacles.is_empty()));
+    }
+    let work = async {
+        match what.undo {
+            true => Box::pin(rebuild::undo(parts)).await,
+            false => Box::pin(rebuild::rebuild(parts, &what.tables, what.keep_extra)).await,
+        }
+    };
+    let rebuilt = with_rights(&log, &settings, Box::pin(work)).await?;
+    show(as_json, &rebuilt, RebuiltText(&rebuilt, what.undo))?;
+    Ok(Verdict::needs_a_person(!rebuilt.unchecked.is_empty()))
+}
+
+/// What would be done, for people.
+struct PlanText<'a>(&'a Plan);
+
+impl fmt::Display for PlanText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plan = self.0;
+        let mut table = Table::new(["TABLE", "ROWS, ABOUT", "MB", ""]);
+        for one in &plan.tables {
+            let note = if one.is_missing { "missing, would be made" } else { "" };
+            let rows = one.estimated_rows.max(0).to_string();
+            table.push([
+                one.name.to_owned(),
+                rows,
+                (one.bytes >> 20).to_string(),
+                note.to_owned(),
+            ]);
+        }
+        write!(f, "{table}")?;
+        write!(
+            f,
+            "would apply the log from {} to {}; about as much room as the tables take is needed beside them",
+            plan.first_sequence, plan.position
+        )?;
+        for obstacle in &plan.obstacles {
+            write!(f, "\n{obstacle}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What was done, for people, and whether it undid something.
+struct RebuiltText<'a>(&'a Rebuilt, bool);
+
+impl fmt::Display for RebuiltText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(rebuilt, is_undone) = self;
+        let mut table = Table::new([
+            "TABLE",
+            "ROWS",
+            "OLDER THAN THE LOG",
+            "OF OTHERS",
+            "WRITTEN BY PEOPLE",
+            "LEFT BEHIND",
+        ]);
+        for one in &rebuilt.tables {
+            let carried = &one.carried;
+            let counts =
+                [carried.older, carried.of_others, carried.by_people, carried.extra].map(|count| count.to_string());
+            let [older, of_others, by_people, extra] = counts;
+            table.push([
+                one.name.to_owned(),
+                one.rows.to_string(),
+                older,
+                of_others,
+                by_people,
+                extra,
+            ]);
+        }
+        write!(f, "{table}")?;
+        let done = if *is_undone { "put back" } else { "rebuilt" };
+        write!(
+            f,
+            "{done} at {}: {} events since {}; the tables stood still for {:.1} s",
+            rebuilt.position, rebuilt.events, rebuilt.first_sequence, rebuilt.locked_seconds
+        )?;
+        if rebuilt.left_out > 0 {
+            write!(f, "\n{} events could not be stored and have no rows", rebuilt.left_out)?;
+        }
+        for unchecked in &rebuilt.unchecked {
+            write!(f, "\na foreign key does not hold for all rows: {unchecked}")?;
+        }
+        if rebuilt.tables.iter().any(|table| table.was_missing) {
+            write!(
+                f,
+                "\nmissing tables were made without rights; `webhook-hub migrate --grant ROLE` gives the hub's role those that it needs"
+            )?;
+        }
+        write!(
+            f,
+            "\nthe replaced tables are kept: `webhook-hub rebuild --undo` puts them back, `--forget` drops them"
+        )
+    }
+}

@@ -1,0 +1,238 @@
+//! The schema in which tables are made beside the live ones, and its cursor.
+//!
+//! `hub_rebuild` is there only while `rebuild` or `verify` runs. What an interrupted run left is dropped by the next one. A run has an
+//! advisory lock of its session, so there is one at a time; its cursor has its number, so what a session of an earlier run still
+//! writes is refused.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use uuid::Uuid;
+
+use super::{
+    shape,
+    tables::{TABLES, Table},
+};
+use crate::{
+    database::{Connection, Transaction, names::identifier},
+    projection::Projection,
+};
+
+/// The schema of tables that are being made.
+pub(super) const SCHEMA: &str = "hub_rebuild";
+/// The schema of tables that were replaced.
+pub(super) const REPLACED: &str = "hub_replaced";
+/// Advisory lock of a run ("webhook-hub rebuild", hashed once and written down).
+const LOCK: i64 = 0x7768_5f72_6562_6c64;
+
+/// Another process makes tables.
+#[derive(Debug, thiserror::Error)]
+#[error("another `rebuild` or `verify` runs")]
+pub struct Busy;
+
+/// Tables that are being made, and up to where on the log.
+pub(crate) struct Beside {
+    schema: &'static str,
+    run: String,
+    /// All that are there, in the order in which a batch is applied to them.
+    pub(super) tables: Vec<&'static Table>,
+    /// Those of them that are for the live ones' place; the others are needed to make them.
+    pub(super) wanted: Vec<&'static Table>,
+    /// Where on the log they are now.
+    pub(super) position: u64,
+    left_out: AtomicU64,
+}
+
+impl Beside {
+    /// Makes the schema and its cursor for tables that are to be made from a place on the log, in an era of the tables.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses; the role needs `CREATE` on the database.
+    pub(super) async fn begin(
+        connection: &Connection,
+        wanted: Vec<&'static Table>,
+        position: u64,
+        era: i32,
+    ) -> anyhow::Result<Self> {
+        let run = Uuid::new_v4().to_string();
+        // One text is one transaction.
+        let begin = format!(
+            "CREATE SCHEMA {SCHEMA};
+             CREATE TABLE {SCHEMA}.cursor (
+                 run text NOT NULL, position bigint NOT NULL, era integer NOT NULL, versions text NOT NULL, wanted text[] NOT NULL,
+                 unchecked text[] NOT NULL
+             );
+             INSERT INTO {SCHEMA}.cursor VALUES ('{run}', {position}, {era}, '{}', '{{{}}}', '{{}}')",
+            versions(),
+            wanted.iter().map(|table| table.name).collect::<Vec<_>>().join(","),
+        );
+        connection.batch_execute(&begin).await?;
+        Ok(Self {
+            schema: SCHEMA,
+            run,
+            tables: with_context(&wanted),
+            wanted,
+            position,
+            left_out: AtomicU64::new(0),
+        })
+    }
+
+    /// The tables that the last rebuild replaced; none where none are kept.
+    ///
+    /// # Errors
+    /// Where they are of another era, or another version made them, so that they cannot be brought up to date.
+    pub(super) async fn replaced(connection: &Connection, era: i32) -> anyhow::Result<Option<Self>> {
+        if !exists(connection, REPLACED).await? {
+            return Ok(None);
+        }
+        let sql = format!("SELECT run, position, era, versions, wanted FROM {REPLACED}.cursor");
+        let row = connection.query_one(&sql, &[]).await?;
+        let (of_era, by_versions): (i32, String) = (row.try_get(2)?, row.try_get(3)?);
+        anyhow::ensure!(
+            of_era == era,
+            "the event log is another one since the tables were replaced; they cannot be brought up to date"
+        );
+        anyhow::ensure!(
+            by_versions == versions(),
+            "another version of the hub made the replaced tables; they cannot be brought up to date"
+        );
+        let names: Vec<String> = row.try_get(4)?;
+        let mut tables = Vec::new();
+        for table in &TABLES {
+            if shape::oid(connection, REPLACED, table.bare()).await?.is_some() {
+                tables.push(table);
+            }
+        }
+        Ok(Some(Self {
+            schema: REPLACED,
+            run: row.try_get(0)?,
+            tables,
+            wanted: names.iter().filter_map(|name| Table::of(name)).collect(),
+            position: u64::try_from(row.try_get::<_, i64>(1)?)?,
+            left_out: AtomicU64::new(0),
+        }))
+    }
+
+    /// Its schema.
+    pub(super) const fn schema(&self) -> &'static str {
+        self.schema
+    }
+
+    /// Whether a table is for a live one's place.
+    pub(super) fn is_wanted(&self, table: &Table) -> bool {
+        self.wanted.iter().any(|wanted| wanted.name == table.name)
+    }
+
+    /// How many events no table could take.
+    pub(super) fn left_out(&self) -> u64 {
+        self.left_out.load(Ordering::Relaxed)
+    }
+
+    /// The position, locked until the transaction ends.
+    ///
+    /// # Errors
+    /// Where another run began meanwhile, or PostgreSQL does not answer.
+    pub(in crate::projection) async fn lock(&self, transaction: &Transaction<'_>) -> anyhow::Result<u64> {
+        let sql = format!("SELECT position FROM {}.cursor WHERE run = $1 FOR UPDATE", self.schema);
+        let rows = transaction.query(&sql, &[&self.run]).await?;
+        let row = rows.first().ok_or(Busy)?;
+        Ok(u64::try_from(row.try_get::<_, i64>(0)?)?)
+    }
+
+    /// The projections that events behind a position are applied to.
+    pub(in crate::projection) fn due(&self, position: u64) -> Vec<(&'static dyn Projection, u64)> {
+        self.tables.iter().map(|table| (table.projection, position)).collect()
+    }
+
+    /// Moves the position, in the transaction that wrote the rows.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub(in crate::projection) async fn move_to(&self, transaction: &Transaction<'_>, to: u64) -> anyhow::Result<()> {
+        let sql = format!("UPDATE {}.cursor SET position = $1", self.schema);
+        transaction.execute(&sql, &[&i64::try_from(to)?]).await?;
+        Ok(())
+    }
+
+    /// Moves the position past an event that the tables cannot take.
+    ///
+    /// # Errors
+    /// As [`Self::lock`].
+    pub(in crate::projection) async fn leave_out(&self, connection: &mut Connection, to: u64) -> anyhow::Result<u64> {
+        let transaction = connection.transaction().await?;
+        let position = self.lock(&transaction).await?;
+        if to > position {
+            self.move_to(&transaction, to).await?;
+            transaction.commit().await?;
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(to.max(position))
+    }
+}
+
+/// Which versions of the projections make rows: `webhook_logs 1, …`.
+fn versions() -> String {
+    let versions: Vec<_> = TABLES
+        .iter()
+        .map(|table| format!("{} {}", table.bare(), table.projection.version()))
+        .collect();
+    versions.join(", ")
+}
+
+/// Tables with those that are needed to make them: what an error or an order says depends on its webhook.
+fn with_context(wanted: &[&'static Table]) -> Vec<&'static Table> {
+    let [webhooks, ..] = &TABLES;
+    let needs_webhooks = wanted.iter().any(|table| !table.is_own());
+    let is_needed = |table: &&Table| {
+        wanted.iter().any(|one| one.name == table.name) || (needs_webhooks && table.name == webhooks.name)
+    };
+    TABLES.iter().filter(is_needed).collect()
+}
+
+/// Lets no other run begin while the session lasts.
+///
+/// # Errors
+/// [`Busy`], or where PostgreSQL does not answer.
+pub(super) async fn take_turn(connection: &Connection) -> anyhow::Result<()> {
+    let row = connection
+        .query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK])
+        .await?;
+    if row.try_get::<_, bool>(0)? {
+        Ok(())
+    } else {
+        Err(Busy.into())
+    }
+}
+
+/// Whether there is a schema of this name.
+///
+/// # Errors
+/// Where PostgreSQL does not answer.
+pub(super) async fn exists(connection: &Connection, schema: &str) -> anyhow::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)";
+    Ok(connection.query_one(sql, &[&schema]).await?.try_get(0)?)
+}
+
+/// Drops a schema of ours with the tables in it, where it is there; whether it was.
+///
+/// # Errors
+/// Where PostgreSQL refuses: also where something of others refers to a table in it.
+pub(super) async fn remove(connection: &Connection, schema: &str) -> anyhow::Result<bool> {
+    if !exists(connection, schema).await? {
+        return Ok(false);
+    }
+    let sql = "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+               WHERE n.nspname = $1 AND c.relkind = 'r'";
+    let rows = connection.query(sql, &[&schema]).await?;
+    let mut tables = Vec::with_capacity(rows.len());
+    for row in rows {
+        tables.push(format!("{}.{}", identifier(schema), identifier(row.try_get(0)?)));
+    }
+    // Not CASCADE, which would take with it what others made of these tables.
+    let mut drop = String::new();
+    if !tables.is_empty() {
+        drop += &format!("DROP TABLE {};", tables.join(", "));
+    }
+    drop += &format!("DROP SCHEMA {}", identifier(schema));
+    connection.batch_execute(&drop).await?;
+    Ok(true)
+}

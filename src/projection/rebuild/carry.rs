@@ -1,0 +1,318 @@
+//! What the log cannot make again, carried over from the live tables.
+//!
+//! - Rows that began before the log does are taken as they are: earlier events of theirs are gone. They are there before the log is
+//!   applied, too, because later events may be about them.
+//! - Rows of the platform's own: of providers that the log has no event of.
+//! - Rows of an earlier log, where the log went back or was replaced (`hub.log_eras`).
+//! - What people wrote: columns that the hub does not write, and `is_resolved` and its companions of errors that a person resolved.
+//!
+//! Any other row that the log does not make is left behind. It is counted, and it stays in the replaced table.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+use tokio_postgres::types::Oid;
+
+use super::{
+    shape,
+    tables::{Table, list, literal},
+};
+use crate::{
+    database::{Connection, Transaction},
+    event::EventId,
+};
+
+/// Rows that began so shortly after the log's first event count as older than the log, where that has forgotten events: the instances'
+/// clocks differ, and events stand on the log in the order of their arrival.
+const AT_THE_EDGE: TimeDelta = TimeDelta::seconds(60);
+
+/// Where the log begins.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Beginning {
+    /// Its first sequence.
+    pub(super) sequence: u64,
+    /// Rows that began before that are not made again.
+    pub(super) time: DateTime<Utc>,
+    /// When the first event happened.
+    pub(super) first: DateTime<Utc>,
+}
+
+impl Beginning {
+    /// Of the log's first event.
+    pub(super) fn new(sequence: u64, first: DateTime<Utc>) -> Self {
+        let edge = if sequence > 1 { AT_THE_EDGE } else { TimeDelta::zero() };
+        Self {
+            sequence,
+            time: first + edge,
+            first,
+        }
+    }
+}
+
+/// What was carried over of a table, in rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Carried {
+    /// Began before the log does.
+    pub older: u64,
+    /// Of providers that the log has no event of, or of an earlier log.
+    pub of_others: u64,
+    /// With columns that people wrote.
+    pub by_people: u64,
+    /// Of the live table, that the log does not make; left behind, unless they were to be kept.
+    pub extra: u64,
+}
+
+/// A live table and the one that takes its place.
+pub(super) struct Carrier {
+    pub(super) table: &'static Table,
+    pub(super) live: String,
+    made: String,
+    /// All that can be written.
+    columns: Vec<String>,
+    /// Those that the hub does not write.
+    of_others: Vec<String>,
+    beginning: Beginning,
+    /// Which rows of the live table (`l`) began before the log does.
+    older: String,
+    keep_extra: bool,
+}
+
+impl Carrier {
+    /// Of a table, whose live form is `oid`, and its other form in a schema.
+    ///
+    /// # Errors
+    /// Where PostgreSQL does not answer.
+    pub(super) async fn new(
+        connection: &Connection,
+        (table, oid): (&'static Table, Oid),
+        schema: &str,
+        beginning: Beginning,
+        keep_extra: bool,
+    ) -> anyhow::Result<Self> {
+        let (names, made) = (connection.names(), table.made());
+        let columns = shape::columns(connection, oid).await?;
+        let of_others = columns.iter().filter(|column| !made.contains(&column.as_str()));
+        Ok(Self {
+            table,
+            live: table.live(names),
+            made: table.within(schema),
+            of_others: of_others.cloned().collect(),
+            columns,
+            beginning,
+            older: table.is_older(names, "l", beginning.time),
+            keep_extra,
+        })
+    }
+
+    /// Copies the rows that began before the log does, so that its events find them. A webhook that the log says more about is not
+    /// completed yet at that place of the log.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub(super) async fn begin(&self, connection: &Connection) -> anyhow::Result<u64> {
+        self.copy_older(connection, "true").await
+    }
+
+    async fn copy_older(&self, connection: &Connection, which: &str) -> anyhow::Result<u64> {
+        let (live, made, older) = (&self.live, &self.made, &self.older);
+        let (columns, read) = (list("", &self.columns), list("l.", &self.columns));
+        let copy = format!("INSERT INTO {made} ({columns}) SELECT {read} FROM {live} l WHERE {older} AND {which}");
+        let copied = connection.execute(&copy, &[]).await?;
+        if self.table.bare() == "webhook_logs" {
+            let first = self.beginning.first.format("%Y-%m-%d %H:%M:%S%.3f");
+            let open = format!(
+                "UPDATE {made} SET status = 'processing' WHERE status = 'completed' AND updated_at >= '{first}'::timestamp"
+            );
+            connection.execute(&open, &[]).await?;
+        }
+        Ok(copied)
+    }
+
+    /// The same for a table that is only compared: rows that later events may be about. Errors are not, because one of an older webhook
+    /// is not compared.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub(super) async fn begin_context(&self, connection: &Connection) -> anyhow::Result<()> {
+        let first = self.beginning.first.format("%Y-%m-%d %H:%M:%S%.3f");
+        let which = match self.table.bare() {
+            "delivery_error_logs" => return Ok(()),
+            "webhook_logs" => format!("l.updated_at >= '{first}'::timestamp"),
+            _ => "true".to_owned(),
+        };
+        self.copy_older(connection, &which).await?;
+        Ok(())
+    }
+
+    /// Carries over what the made table lacks, of all rows, or of those that a transaction since `since` wrote.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub(super) async fn carry(
+        &self,
+        transaction: &Transaction<'_>,
+        since: Option<&str>,
+        seen: &BTreeSet<String>,
+    ) -> anyhow::Result<Carried> {
+        let recent = since.map_or_else(
+            || "true".to_owned(),
+            |xid| format!("age(l.xmin) <= age({}::xid)", literal(xid)),
+        );
+        self.tell_apart(transaction).await?;
+        let mut carried = Carried {
+            older: self.carry_older(transaction, &recent).await?,
+            by_people: self.carry_columns(transaction, &recent).await?,
+            ..Carried::default()
+        };
+        let of_others = format!("({})", self.is_of_others(transaction, seen).await?);
+        let (all, extra) = match self.keep_extra {
+            true => ("true".to_owned(), "false".to_owned()),
+            false => (of_others.clone(), format!("NOT {of_others}")),
+        };
+        let missing = format!("{recent} AND NOT {} AND {}", self.older, self.is_not_made());
+        carried.of_others = transaction
+            .execute(&self.insert(&format!("{missing} AND {all}")), &[])
+            .await?;
+        let count = format!("SELECT count(*) FROM {} l WHERE {missing} AND {extra}", self.live);
+        let rows = transaction.query(&count, &[]).await?;
+        carried.extra = rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>(0))?.try_into()?;
+        Ok(carried)
+    }
+
+    /// How many rows the made table has.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub(super) async fn rows(&self, transaction: &Transaction<'_>) -> anyhow::Result<i64> {
+        let rows = transaction
+            .query(&format!("SELECT count(*) FROM {}", self.made), &[])
+            .await?;
+        Ok(rows.first().map_or(Ok(0), |row| row.try_get(0))?)
+    }
+
+    fn is_not_made(&self) -> String {
+        format!(
+            "NOT EXISTS (SELECT FROM {} s WHERE {})",
+            self.made,
+            self.table.same_key("s", "l")
+        )
+    }
+
+    fn insert(&self, which: &str) -> String {
+        format!(
+            "INSERT INTO {} ({}) SELECT {} FROM {} l WHERE {which} ON CONFLICT DO NOTHING",
+            self.made,
+            list("", &self.columns),
+            list("l.", &self.columns),
+            self.live,
+        )
+    }
+
+    /// As they are now, also where the log made something of their last events.
+    async fn carry_older(&self, transaction: &Transaction<'_>, recent: &str) -> anyhow::Result<u64> {
+        let differs = format!(
+            "ROW({}) IS DISTINCT FROM ROW({})",
+            list("s.", &self.columns),
+            list("l.", &self.columns)
+        );
+        let remove = format!(
+            "DELETE FROM {} s USING {} l WHERE {} AND {} AND {recent} AND {differs}",
+            self.made,
+            self.live,
+            self.table.same_key("s", "l"),
+            self.older
+        );
+        transaction.execute(&remove, &[]).await?;
+        let insert = self.insert(&format!("{} AND {recent} AND {}", self.older, self.is_not_made()));
+        Ok(transaction.execute(&insert, &[]).await?)
+    }
+
+    /// What people wrote in rows that the log makes.
+    async fn carry_columns(&self, transaction: &Transaction<'_>, recent: &str) -> anyhow::Result<u64> {
+        let mut carried = 0;
+        let others: Vec<&str> = self.of_others.iter().map(String::as_str).collect();
+        let by_people = self.table.by_people.map(|(which, columns)| (which(), columns));
+        let mut groups = vec![("true".to_owned(), &others[..])];
+        groups.extend(by_people);
+        for (which, columns) in groups.iter().filter(|(_, columns)| !columns.is_empty()) {
+            let (mine, theirs) = (list("s.", columns), list("l.", columns));
+            let update = format!(
+                "UPDATE {} s SET ({}) = ROW({theirs}) FROM {} l
+                 WHERE {} AND NOT {} AND {recent} AND {which} AND ROW({mine}) IS DISTINCT FROM ROW({theirs})",
+                self.made,
+                list("", columns),
+                self.live,
+                self.table.same_key("s", "l"),
+                self.older,
+            );
+            carried += transaction.execute(&update, &[]).await?;
+        }
+        Ok(carried)
+    }
+
+    /// Which rows of the live table (`l`) are not the log's, though they began after it did.
+    async fn is_of_others(&self, transaction: &Transaction<'_>, seen: &BTreeSet<String>) -> anyhow::Result<String> {
+        is_of_others(self.table, transaction, seen).await
+    }
+
+    /// An error with the id of one of an earlier log gets the other id that it has in the live table (see `insert_error_logs.sql`).
+    pub(super) async fn tell_apart(&self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
+        if self.table.bare() != "delivery_error_logs" || last_era(transaction).await?.is_none() {
+            return Ok(());
+        }
+        let sql = format!(
+            "SELECT s.id, (extract(epoch FROM s.occurred_at) * 1000)::bigint FROM {} s JOIN {} l ON l.id = s.id WHERE l.occurred_at <> s.occurred_at",
+            self.made, self.live
+        );
+        let (mut ids, mut others) = (Vec::new(), Vec::new());
+        for row in transaction.query(&sql, &[]).await? {
+            let (id, at): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
+            others.push(id.parse::<EventId>()?.derive(&format!("of {at}")).to_string());
+            ids.push(id);
+        }
+        let rename = format!(
+            "UPDATE {0} s SET id = o.other FROM unnest($1::text[], $2::text[]) AS o (id, other)
+             WHERE s.id = o.id AND NOT EXISTS (SELECT FROM {0} t WHERE t.id = o.other)",
+            self.made
+        );
+        transaction.execute(&rename, &[&ids, &others]).await?;
+        Ok(())
+    }
+}
+
+/// Which rows of a live table (`l`) are not the log's: those of providers that it has no event of, and those from before it was another
+/// one. All rows of the hub's own tables are the log's.
+///
+/// # Errors
+/// Where PostgreSQL does not answer.
+pub(super) async fn is_of_others(
+    table: &Table,
+    transaction: &Transaction<'_>,
+    seen: &BTreeSet<String>,
+) -> anyhow::Result<String> {
+    let mut which = match last_era(transaction).await? {
+        Some(began) => format!("NOT {}", table.began_since("l", began)),
+        None => "false".to_owned(),
+    };
+    if !table.is_own() {
+        let codes: Vec<_> = seen.iter().map(|code| literal(code)).collect();
+        let known = if codes.is_empty() {
+            "false".to_owned()
+        } else {
+            format!("p.code IN ({})", codes.join(", "))
+        };
+        which += &format!(
+            " OR NOT EXISTS (SELECT FROM {{platform}}.delivery_providers p WHERE p.id = l.{} AND {known})",
+            table.provider
+        );
+    }
+    Ok(which)
+}
+
+/// When the log became another one, the last time; none where it never did.
+async fn last_era(transaction: &Transaction<'_>) -> anyhow::Result<Option<DateTime<Utc>>> {
+    let rows = transaction.query("SELECT max(began_at) FROM hub.log_eras", &[]).await?;
+    Ok(rows.first().map(|row| row.try_get(0)).transpose()?.flatten())
+}

@@ -1,0 +1,289 @@
+//! Compares a live table with the one that the log makes, both as of one place on the log.
+//!
+//! Key range by key range: first the number of rows and a sum of their hashes, then, where these differ, row by row, then column by
+//! column. Values are not told: they may be personal data.
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tokio_postgres::Row;
+
+use super::{
+    Progress, Tell,
+    tables::{Table, list, literal},
+};
+use crate::{
+    config::Retention,
+    database::{Transaction, names::Names},
+};
+
+/// Rows of the made table in one key range.
+const RANGE: i64 = 5000;
+/// Most rows that are named of each kind, a table.
+pub const MOST_NAMED: usize = 100;
+
+/// What was found about a table.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TableDifferences {
+    /// Its name.
+    pub name: &'static str,
+    /// Rows that the log makes, and that were compared.
+    pub rows: i64,
+    /// Live rows that began before the log does, or before where it was read from: they cannot be compared.
+    pub older: i64,
+    /// Rows of the log that the live table does not have.
+    pub missing: Named<String>,
+    /// Live rows that the log does not make.
+    pub extra: Named<String>,
+    /// Rows that are not the same.
+    pub different: Named<DifferentRow>,
+}
+
+impl TableDifferences {
+    /// Whether there are none.
+    pub fn is_same(&self) -> bool {
+        self.missing.count + self.extra.count + self.different.count == 0
+    }
+}
+
+/// A row that is not the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DifferentRow {
+    /// Its key.
+    pub key: String,
+    /// Columns that are not the same.
+    pub columns: Vec<String>,
+}
+
+/// How many there are, and the first [`MOST_NAMED`] of them.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Named<T> {
+    /// How many.
+    pub count: usize,
+    /// The first ones, in the order of their keys.
+    pub first: Vec<T>,
+}
+
+impl<T> Default for Named<T> {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            first: Vec::new(),
+        }
+    }
+}
+
+impl<T> Named<T> {
+    /// Counts one more.
+    pub fn push(&mut self, one: T) {
+        self.count += 1;
+        if self.first.len() < MOST_NAMED {
+            self.first.push(one);
+        }
+    }
+}
+
+/// Which rows are compared.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Which<'a> {
+    /// Those that began at this time or later.
+    pub(super) since: DateTime<Utc>,
+    /// Those that began before this time.
+    pub(super) until: Option<DateTime<Utc>>,
+    /// Those of this provider.
+    pub(super) provider: Option<&'a str>,
+    /// How long the hub keeps rows.
+    pub(super) retention: &'a Retention,
+}
+
+/// A live table and what the log makes of it.
+pub(super) struct Comparison<'a> {
+    table: &'static Table,
+    transaction: &'a Transaction<'a>,
+    live: String,
+    made: String,
+    columns: Vec<&'static str>,
+    /// Which rows of the live table (`l`), and of the made one (`s`).
+    of_live: String,
+    of_made: String,
+    /// Which rows of the made one are old enough to be deleted.
+    is_expired: String,
+    /// Rows of the live one that began before the log does.
+    older: String,
+}
+
+impl<'a> Comparison<'a> {
+    /// Of a table with the one of its name in a schema. `of_others`: rows of the live table (`l`) that are not the log's.
+    pub(super) fn new(
+        transaction: &'a Transaction<'a>,
+        (names, table, schema): (&Names, &'static Table, &str),
+        which: Which<'_>,
+        of_others: &str,
+    ) -> Self {
+        let filter = |alias: &str| {
+            let mut filter = format!("NOT {}", table.is_older(names, alias, which.since));
+            if let Some(until) = which.until {
+                filter += &format!(" AND NOT {}", table.began_since(alias, until));
+            }
+            if let Some(provider) = which.provider {
+                filter += &match table.is_own() {
+                    true => format!(" AND {alias}.{} = {}", table.provider, literal(provider)),
+                    false => format!(
+                        " AND {alias}.{} = (SELECT p.id FROM {{platform}}.delivery_providers p WHERE p.code = {})",
+                        table.provider,
+                        literal(provider)
+                    ),
+                };
+            }
+            filter
+        };
+        Self {
+            table,
+            transaction,
+            live: table.live(names),
+            made: table.within(schema),
+            columns: table.made(),
+            of_live: format!("{} AND NOT ({of_others})", filter("l")),
+            of_made: filter("s"),
+            is_expired: table.is_expired("s", which.retention),
+            older: table.is_older(names, "l", which.since),
+        }
+    }
+
+    /// Compares all.
+    ///
+    /// # Errors
+    /// Where PostgreSQL refuses or does not answer.
+    pub(super) async fn run(&self, tell: Tell<'_>) -> anyhow::Result<TableDifferences> {
+        let mut found = TableDifferences {
+            name: self.table.name,
+            rows: self.count(&format!("{} s WHERE {}", self.made, self.of_made)).await?,
+            older: self.count(&format!("{} l WHERE {}", self.live, self.older)).await?,
+            ..TableDifferences::default()
+        };
+        let (mut after, mut done) = (None, 0);
+        loop {
+            let end = self.end_of_range(after.as_deref()).await?;
+            let range = |alias: &str| self.range(alias, after.as_deref(), end.as_deref());
+            if self.hash(&self.live, "l", &range("l"), &self.of_live).await?
+                != self.hash(&self.made, "s", &range("s"), &self.of_made).await?
+            {
+                self.rows(&range("l"), &range("s"), &mut found).await?;
+            }
+            done += RANGE.unsigned_abs();
+            tell(Progress {
+                phase: self.table.name,
+                done: done.min(found.rows.unsigned_abs()),
+                of: found.rows.unsigned_abs(),
+            });
+            if end.is_none() {
+                return Ok(found);
+            }
+            after = end;
+        }
+    }
+
+    async fn count(&self, from: &str) -> anyhow::Result<i64> {
+        let row = self.row(&format!("SELECT count(*) FROM {from}")).await?;
+        Ok(row.try_get(0)?)
+    }
+
+    async fn row(&self, sql: &str) -> anyhow::Result<Row> {
+        let rows = self.transaction.query(sql, &[]).await?;
+        rows.into_iter().next().context("PostgreSQL answered without a row")
+    }
+
+    /// The last key of the next range, as SQL takes it; none where the rest is one.
+    async fn end_of_range(&self, after: Option<&str>) -> anyhow::Result<Option<String>> {
+        let keys = list("s.", self.table.key);
+        let literals: Vec<_> = self
+            .table
+            .key
+            .iter()
+            .map(|key| format!("quote_literal(s.{key}::text)"))
+            .collect();
+        let sql = format!(
+            "SELECT concat_ws(', ', {}) FROM {} s WHERE {} ORDER BY {keys} OFFSET {} LIMIT 1",
+            literals.join(", "),
+            self.made,
+            self.range("s", after, None),
+            RANGE - 1
+        );
+        let rows = self.transaction.query(&sql, &[]).await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
+    }
+
+    fn range(&self, alias: &str, after: Option<&str>, end: Option<&str>) -> String {
+        let keys = list(&format!("{alias}."), self.table.key);
+        let after = after.map_or_else(|| "true".to_owned(), |after| format!("({keys}) > ({after})"));
+        let end = end.map_or_else(|| "true".to_owned(), |end| format!("({keys}) <= ({end})"));
+        format!("{after} AND {end}")
+    }
+
+    /// The number of rows of a range, and a sum of their hashes.
+    async fn hash(&self, table: &str, alias: &str, range: &str, filter: &str) -> anyhow::Result<(i64, String)> {
+        let columns = list(&format!("{alias}."), &self.columns);
+        let row = self
+            .row(&format!(
+                "SELECT count(*), coalesce(sum(hashtextextended(ROW({columns})::text, 0)), 0)::text FROM {table} {alias} WHERE {range} AND {filter}"
+            ))
+            .await?;
+        Ok((row.try_get(0)?, row.try_get(1)?))
+    }
+
+    /// The rows of a range that are not the same.
+    async fn rows(&self, live_range: &str, made_range: &str, found: &mut TableDifferences) -> anyhow::Result<()> {
+        let Self { columns, table, .. } = self;
+        let (first, key) = (table.key[0], table.key);
+        let name = |alias: &str| {
+            let parts: Vec<_> = key.iter().map(|column| format!("{alias}.{column}::text")).collect();
+            format!("concat_ws(' ', {})", parts.join(", "))
+        };
+        let mut differs = Vec::with_capacity(columns.len());
+        let by_people = table.by_people.map(|(which, columns)| (which(), columns));
+        for column in columns {
+            let theirs = by_people.as_ref().filter(|(_, columns)| columns.contains(column));
+            let unless = theirs.map(|(which, _)| format!(" AND NOT {which}")).unwrap_or_default();
+            differs.push(format!(
+                "CASE WHEN s.{column} IS DISTINCT FROM l.{column}{unless} THEN '{column}' END"
+            ));
+        }
+        let sql = format!(
+            "SELECT * FROM (
+                 SELECT l.{first} IS NULL AS is_missing, s.{first} IS NULL AS is_extra, coalesce({}, {}) AS key,
+                     array_remove(ARRAY[{}], NULL) AS columns, l.{first} IS NULL AND {} AS is_expired
+                 FROM (SELECT * FROM {} l WHERE {live_range} AND {}) l
+                 FULL JOIN (SELECT * FROM {} s WHERE {made_range} AND {}) s ON {}
+             ) AS r WHERE (is_missing OR is_extra OR cardinality(columns) > 0) AND NOT is_expired ORDER BY key",
+            self.nothing_as_null(&name("l"), "l"),
+            name("s"),
+            differs.join(", "),
+            self.is_expired,
+            self.live,
+            self.of_live,
+            self.made,
+            self.of_made,
+            table.same_key("s", "l"),
+        );
+        for row in self.transaction.query(&sql, &[]).await? {
+            let key: String = row.try_get("key")?;
+            if row.try_get("is_missing")? {
+                found.missing.push(key);
+            } else if row.try_get("is_extra")? {
+                found.extra.push(key);
+            } else {
+                let columns = row.try_get("columns")?;
+                found.different.push(DifferentRow { key, columns });
+            }
+        }
+        Ok(())
+    }
+
+    /// `concat_ws` makes an empty text of nothing.
+    fn nothing_as_null(&self, name: &str, alias: &str) -> String {
+        format!("CASE WHEN {alias}.{} IS NOT NULL THEN {name} END", self.table.key[0])
+    }
+}

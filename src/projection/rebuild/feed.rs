@@ -1,0 +1,186 @@
+//! Applies the log to tables that are made beside the live ones. While one batch is written the next is read.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, bail};
+use chrono::{DateTime, Utc};
+
+use super::{Progress, Tell, beside::Beside};
+use crate::{
+    database::Connection,
+    event::Recorded,
+    fault_injection::crash_at,
+    journal::{
+        connection::Connection as Log,
+        read::{BATCH, Entry, LogReader, decoded_at, end},
+    },
+    projection::{
+        batch::{MAX_BYTES, MAX_EVENTS, Target, To, Written},
+        fill,
+        providers::Providers,
+    },
+};
+
+/// Most events of the log's beginning that are looked at for one that can be read.
+const MOST_UNREADABLE: u64 = 1000;
+
+/// What applies the log.
+pub(super) struct Feeder<'a> {
+    pub(super) log: &'a Log,
+    pub(super) connection: Connection,
+    pub(super) beside: &'a Beside,
+    pub(super) providers: Providers,
+    /// Where on the log the tables are.
+    pub(super) position: u64,
+    /// Most events of a transaction: fewer where PostgreSQL was too slow for more.
+    pub(super) limit: usize,
+    /// Only events of this provider.
+    pub(super) provider: Option<String>,
+    /// How many events were applied.
+    pub(super) events: u64,
+    /// The providers that have events.
+    pub(super) seen: BTreeSet<String>,
+}
+
+impl<'a> Feeder<'a> {
+    /// At a position. `connection`: of its own, with names of the tables that are made.
+    pub(super) fn new(
+        log: &'a Log,
+        connection: Connection,
+        beside: &'a Beside,
+        providers: Providers,
+        position: u64,
+    ) -> Self {
+        Self {
+            log,
+            connection,
+            beside,
+            providers,
+            position,
+            limit: MAX_EVENTS,
+            provider: None,
+            events: 0,
+            seen: BTreeSet::new(),
+        }
+    }
+
+    /// Applies all events up to a place on the log.
+    ///
+    /// # Errors
+    /// Where NATS or PostgreSQL is away, where another run began, or where an event is of a later version.
+    pub(super) async fn up_to(&mut self, goal: u64, tell: Tell<'_>) -> anyhow::Result<()> {
+        if self.position >= goal {
+            return Ok(());
+        }
+        let end = end(self.log).await?;
+        anyhow::ensure!(
+            end.sequence >= goal,
+            "the event log ends at {}, before the tables, which are at {goal}",
+            end.sequence
+        );
+        let (began, mut reader) = (self.position, LogReader::from(self.log, self.position + 1).up_to(end));
+        let mut chunk = read(&mut reader, goal).await?;
+        loop {
+            let is_last = chunk.read_to >= goal;
+            let following = async {
+                if is_last {
+                    Ok(None)
+                } else {
+                    read(&mut reader, goal).await.map(Some)
+                }
+            };
+            let (applied, following) = tokio::join!(self.apply(&chunk), following);
+            applied?;
+            crash_at("rebuild_batch");
+            tell(Progress {
+                phase: "reading the log",
+                done: self.position - began,
+                of: goal - began,
+            });
+            match following? {
+                Some(next) => chunk = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn apply(&mut self, chunk: &Chunk) -> anyhow::Result<()> {
+        let target = Target {
+            providers: &self.providers,
+            tables: Written::Beside(self.beside),
+        };
+        let to = To {
+            position: chunk.read_to,
+            log: None,
+        };
+        let of_provider;
+        let events = match &self.provider {
+            None => &chunk.events,
+            Some(provider) => {
+                let is_wanted = |event: &&Recorded| *event.envelope.provider == **provider;
+                of_provider = chunk.events.iter().filter(is_wanted).cloned().collect();
+                &of_provider
+            }
+        };
+        for event in events {
+            if !self.seen.contains(&*event.envelope.provider) {
+                self.seen.insert(event.envelope.provider.to_string());
+            }
+        }
+        self.position = fill::apply(&mut self.connection, target, events, to, &mut self.limit).await?;
+        self.events += events.len() as u64;
+        Ok(())
+    }
+}
+
+/// A part of the log.
+struct Chunk {
+    events: Vec<Recorded>,
+    /// Up to where it was read for them.
+    read_to: u64,
+}
+
+/// As much as one transaction takes, at most to a sequence.
+async fn read(reader: &mut LogReader, goal: u64) -> anyhow::Result<Chunk> {
+    let (mut events, mut bytes, mut last) = (Vec::new(), 0, 0);
+    while last < goal && events.len() + BATCH <= MAX_EVENTS && bytes < MAX_BYTES {
+        let entries = reader.next_batch().await?;
+        // At the end of the log.
+        last = entries.last().map_or(goal, Entry::sequence);
+        bytes += entries.iter().map(Entry::payload_bytes).sum::<usize>();
+        for entry in entries {
+            match entry {
+                Entry::Event(event) if event.sequence <= goal => events.push(*event),
+                Entry::Unreadable {
+                    sequence,
+                    newer: Some(what),
+                } if sequence <= goal => {
+                    bail!("event {sequence} is of a later version: {what}; use the program of that version")
+                }
+                // What is no event has no row.
+                _ => {}
+            }
+        }
+    }
+    Ok(Chunk {
+        events,
+        read_to: last.min(goal),
+    })
+}
+
+/// When the first event at or behind a place on the log happened; none where there is none that can be read nearby.
+///
+/// # Errors
+/// Where NATS does not answer.
+pub(super) async fn time_of(log: &Log, sequence: u64) -> anyhow::Result<Option<DateTime<Utc>>> {
+    let last = end(log).await?.sequence;
+    for sequence in sequence..=last.min(sequence.saturating_add(MOST_UNREADABLE)) {
+        let found = decoded_at(log, sequence)
+            .await
+            .context("cannot read the beginning of the event log")?;
+        if let Some(Ok(event)) = found {
+            return Ok(Some(event.envelope.time));
+        }
+    }
+    Ok(None)
+}

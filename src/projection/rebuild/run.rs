@@ -1,0 +1,344 @@
+//! A run: from the making of the tables to the exchange.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use tokio_postgres::types::{Oid, ToSql};
+
+use super::{
+    Parts, Progress, Rebuilt, RebuiltTable,
+    beside::Beside,
+    carry::Carrier,
+    feed::Feeder,
+    shape::{self, Copied, Kept},
+    start::Start,
+    swap,
+    tables::Table,
+};
+use crate::{
+    database::{Connection, Error, Transaction, names::Names, query},
+    fault_injection::{crash_at, time},
+    projection::{providers::Providers, writer},
+};
+
+/// Longest time that a statement about a whole table takes: copying one, or making an index.
+pub(super) const STATEMENT: Duration = Duration::from_secs(3 * 3600);
+/// With so many events left the tables' position may be locked: they take some hundred milliseconds.
+const NEAR: u64 = 1000;
+/// How long the exchange is tried while others use the tables.
+const SWAP_PATIENCE: Duration = Duration::from_secs(120);
+/// A transaction that sees one state of all tables, from its first look on.
+const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SELECT FROM hub.cursors LIMIT 1";
+/// Pause between two attempts.
+const SWAP_PAUSE: Duration = Duration::from_millis(500);
+
+/// A run that has begun.
+pub(super) struct Run<'a> {
+    parts: Parts<'a>,
+    start: Start,
+    beside: &'a Beside,
+    carriers: Vec<Carrier>,
+    /// Of all tables that are made, as they were at the beginning.
+    shapes: Vec<(&'static Table, String)>,
+    feeder: Feeder<'a>,
+    /// How many rows of each table began before the log; empty where none were copied.
+    older: Vec<u64>,
+}
+
+impl<'a> Run<'a> {
+    /// Prepares it; makes nothing.
+    ///
+    /// # Errors
+    /// Where PostgreSQL is away.
+    pub(super) async fn new(
+        parts: Parts<'a>,
+        start: Start,
+        beside: &'a Beside,
+        keep_extra: bool,
+    ) -> anyhow::Result<Self> {
+        let (mut carriers, mut shapes) = (Vec::new(), Vec::new());
+        for table in &beside.tables {
+            let oid = live(&start.connection, table).await?;
+            shapes.push((*table, shape::fingerprint(&start.connection, oid).await?));
+            carriers.push(
+                Carrier::new(
+                    &start.connection,
+                    (*table, oid),
+                    beside.schema(),
+                    start.beginning,
+                    keep_extra,
+                )
+                .await?,
+            );
+        }
+        let names = start.connection.names().beside(beside.schema());
+        let feeding = parts.database.own().await?.with_names(names);
+        feeding.batch_execute("SET synchronous_commit = off").await?;
+        let providers = Providers::load(&start.connection, &[]).await?;
+        Ok(Self {
+            parts,
+            beside,
+            carriers,
+            shapes,
+            feeder: Feeder::new(parts.log, feeding, beside, providers, beside.position),
+            start,
+            older: Vec::new(),
+        })
+    }
+
+    /// Makes the tables to be compared, to about where the live ones are.
+    ///
+    /// # Errors
+    /// Where NATS or PostgreSQL is away or refuses.
+    pub(super) async fn make_to_compare(&mut self, provider: Option<String>) -> anyhow::Result<()> {
+        self.feeder.provider = provider;
+        for table in &self.beside.tables {
+            self.copied(table).await?.make(Kept::ForNow).await?;
+        }
+        for carrier in &self.carriers {
+            carrier.begin_context(&self.start.connection).await?;
+        }
+        self.feed().await?;
+        for table in &self.beside.tables {
+            let analyse = format!("ANALYZE {}", table.within(self.beside.schema()));
+            self.start.connection.batch_execute(&analyse).await?;
+        }
+        Ok(())
+    }
+
+    /// Begins a transaction on another connection that sees the live tables and the made ones as of one place on the log, which it
+    /// returns. The tables' position is locked until it has begun.
+    ///
+    /// # Errors
+    /// Where NATS or PostgreSQL is away.
+    pub(super) async fn at_one_place<'b>(
+        &mut self,
+        reading: &'b mut Connection,
+    ) -> anyhow::Result<(Transaction<'b>, u64)> {
+        loop {
+            self.feed().await?;
+            let Self {
+                parts,
+                start,
+                carriers,
+                feeder,
+                ..
+            } = self;
+            let transaction = start.connection.transaction().await?;
+            let (position, kept) = writer::lock_from_outside(&transaction).await?;
+            anyhow::ensure!(
+                kept.era() == start.era,
+                "the event log has become another one meanwhile"
+            );
+            if position.saturating_sub(feeder.position) > NEAR {
+                continue;
+            }
+            feeder.up_to(position, parts.tell).await?;
+            let apart = feeder.connection.transaction().await?;
+            for carrier in carriers.iter() {
+                carrier.tell_apart(&apart).await?;
+            }
+            apart.commit().await?;
+            let snapshot = reading.transaction().await?;
+            snapshot.batch_execute(SNAPSHOT).await?;
+            return Ok((snapshot, position));
+        }
+    }
+
+    /// The providers that have events, and how many events were applied.
+    pub(super) const fn read(&self) -> (&BTreeSet<String>, u64) {
+        (&self.feeder.seen, self.feeder.events)
+    }
+
+    /// Another connection for statements about whole tables.
+    ///
+    /// # Errors
+    /// Where PostgreSQL is away.
+    pub(super) async fn another_connection(&self) -> anyhow::Result<Connection> {
+        Ok(self.parts.database.own().await?.for_whole_tables(STATEMENT).await?)
+    }
+
+    /// Makes the tables from the log's beginning to about where the live ones are.
+    ///
+    /// # Errors
+    /// Where NATS or PostgreSQL is away or refuses.
+    pub(super) async fn make(&mut self) -> anyhow::Result<()> {
+        let connection = &self.start.connection;
+        for table in &self.beside.tables {
+            self.copied(table).await?.make(Kept::ForGood).await?;
+        }
+        crash_at("rebuild_made");
+        for carrier in &self.carriers {
+            self.older.push(carrier.begin(connection).await?);
+        }
+        crash_at("rebuild_carried_older");
+        self.feed().await?;
+        crash_at("rebuild_fed");
+        for (done, table) in self.beside.wanted.iter().enumerate() {
+            (self.parts.tell)(Progress {
+                phase: "indexing",
+                done: done as u64,
+                of: self.beside.wanted.len() as u64,
+            });
+            let copied = self.copied(table).await?;
+            copied.index_for_readers().await?;
+            copied.dress().await?;
+        }
+        crash_at("rebuild_indexed");
+        Ok(())
+    }
+
+    async fn copied(&self, table: &'static Table) -> anyhow::Result<Copied<'_>> {
+        let connection = &self.start.connection;
+        Ok(Copied {
+            connection,
+            table,
+            oid: live(connection, table).await?,
+            schema: self.beside.schema(),
+        })
+    }
+
+    /// Applies the log until nearly nothing is left.
+    async fn feed(&mut self) -> anyhow::Result<()> {
+        loop {
+            let position = writer::position(&self.start.connection).await?.unwrap_or_default();
+            if position.saturating_sub(self.feeder.position) <= NEAR {
+                return Ok(());
+            }
+            self.feeder.up_to(position, self.parts.tell).await?;
+        }
+    }
+
+    /// Exchanges the tables.
+    ///
+    /// # Errors
+    /// Where NATS or PostgreSQL is away or refuses, the tables changed meanwhile, or others use them for too long.
+    pub(super) async fn finish(&mut self) -> anyhow::Result<Rebuilt> {
+        self.feed().await?;
+        // What is written from now on is looked at again in the transaction that exchanges them.
+        let sql = "SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::numeric % 4294967296)::text";
+        let since: String = self.start.connection.query_one(sql, &[]).await?.try_get(0)?;
+        let transaction = self.start.connection.transaction().await?;
+        let mut tables = Vec::new();
+        for (at, carrier) in self.carriers.iter().enumerate() {
+            if !self.beside.is_wanted(carrier.table) {
+                continue;
+            }
+            let mut carried = carrier.carry(&transaction, None, &self.feeder.seen).await?;
+            carried.older = carried.older.max(self.older.get(at).copied().unwrap_or_default());
+            tables.push(RebuiltTable {
+                name: carrier.table.name,
+                was_missing: self.start.missing.contains(&carrier.table.name),
+                rows: carrier.rows(&transaction).await?,
+                carried,
+            });
+        }
+        transaction.commit().await?;
+        crash_at("rebuild_carried");
+        let locked_seconds = self.exchange(&since).await?;
+        crash_at("rebuild_exchanged");
+        let unchecked = swap::check_foreign_keys(&self.start.connection).await?;
+        crash_at("rebuild_checked");
+        Ok(Rebuilt {
+            tables,
+            first_sequence: self.start.beginning.sequence,
+            position: self.feeder.position,
+            events: self.feeder.events,
+            left_out: self.beside.left_out(),
+            locked_seconds,
+            unchecked,
+        })
+    }
+
+    /// Exchanges them, also where others use them for a while; how long the position was locked, in seconds.
+    async fn exchange(&mut self, since: &str) -> anyhow::Result<f64> {
+        let began = Instant::now();
+        loop {
+            self.feed().await?;
+            let locked = Instant::now();
+            match Box::pin(self.try_to_exchange(since)).await {
+                Ok(true) => return Ok(locked.elapsed().as_secs_f64()),
+                Ok(false) => {}
+                Err(error) if is_in_use(&error) && began.elapsed() < time("rebuild_swap", SWAP_PATIENCE) => {
+                    tokio::time::sleep(SWAP_PAUSE).await;
+                }
+                Err(error) if is_in_use(&error) => {
+                    return Err(error.context("others use the tables all the time, so they could not be exchanged"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// False where the hub has written much meanwhile.
+    async fn try_to_exchange(&mut self, since: &str) -> anyhow::Result<bool> {
+        let Self {
+            parts,
+            start,
+            beside,
+            carriers,
+            shapes,
+            feeder,
+            ..
+        } = self;
+        let names = start.connection.names().clone();
+        let transaction = start.connection.transaction().await?;
+        let (position, kept) = writer::lock_from_outside(&transaction).await?;
+        anyhow::ensure!(
+            kept.era() == start.era,
+            "the event log has become another one meanwhile"
+        );
+        if position.saturating_sub(feeder.position) > NEAR {
+            return Ok(false);
+        }
+        feeder.up_to(position, parts.tell).await?;
+        for (table, before) in shapes.iter() {
+            let now = transaction
+                .query(shape::SHAPE, &[&live_in(&transaction, table, &names).await?])
+                .await?;
+            let now: String = now.first().map(|row| row.try_get(0)).transpose()?.unwrap_or_default();
+            anyhow::ensure!(
+                *before == now,
+                "{} was changed meanwhile (a column, a constraint or an index); run this again",
+                table.name
+            );
+        }
+        for carrier in carriers.iter().filter(|carrier| beside.is_wanted(carrier.table)) {
+            carrier.carry(&transaction, Some(since), &feeder.seen).await?;
+        }
+        swap::exchange(&transaction, &names, beside, &beside.wanted).await?;
+        for table in beside.wanted.iter().filter(|table| table.is_own()) {
+            let (version, position) = (table.projection.version(), i64::try_from(position)?);
+            let parameters: [&(dyn ToSql + Sync); 4] = [&table.bare(), &version, &start.era, &position];
+            transaction.execute(query::REPLACE_PROJECTION, &parameters).await?;
+        }
+        swap::keep_replaced(&transaction).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+}
+
+/// The live table.
+async fn live(connection: &Connection, table: &Table) -> anyhow::Result<Oid> {
+    let found = shape::oid(connection, &table.schema(connection.names()), table.bare()).await?;
+    found.with_context(|| format!("{} is missing", table.name))
+}
+
+/// The same, within a transaction.
+async fn live_in(transaction: &Transaction<'_>, table: &Table, names: &Names) -> anyhow::Result<Oid> {
+    let rows = transaction
+        .query(shape::FIND, &[&table.schema(names), &table.bare()])
+        .await?;
+    let row = rows.first().with_context(|| format!("{} is missing", table.name))?;
+    Ok(row.try_get(0)?)
+}
+
+/// Whether another lock was in the way.
+fn is_in_use(error: &anyhow::Error) -> bool {
+    // Lock timeout, deadlock.
+    let code = error.downcast_ref::<Error>().and_then(Error::code);
+    matches!(code, Some("55P03" | "40P01"))
+}

@@ -1,0 +1,171 @@
+//! Puts the made tables in the place of the live ones, in one short transaction.
+//!
+//! What belongs to a table moves with it: rows, indexes, constraints, rights. What others made of the live table is tied to that one by
+//! its number: foreign keys of other tables, views, triggers. It is made again with the same text, which then means the new table. Foreign
+//! keys are made without looking at all rows (`NOT VALID`) and are checked after the transaction, without a lock that others would
+//! notice.
+
+use std::collections::BTreeSet;
+
+use super::{
+    beside::{self, Beside, REPLACED},
+    tables::{Table, literal},
+};
+use crate::{
+    database::{
+        Connection, Transaction,
+        names::{Names, identifier},
+    },
+    fault_injection::crash_at,
+};
+
+/// Where the live tables go while the names are exchanged.
+const LEAVING: &str = "hub_leaving";
+/// How long the transaction waits for who uses a table. For so long the tables' position stays locked, and others who come to that table wait, too.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'; SET LOCAL search_path = ''";
+
+/// Statements that take what is tied to a live table (`$1`: its oid) from it, and that tie it to the table which then has its name. With
+/// them the foreign keys that are to be checked, as table and name.
+const FOREIGN_KEYS: &str = "
+    SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname),
+        format('ALTER TABLE %s ADD CONSTRAINT %I %s%s', conrelid::regclass, conname, pg_get_constraintdef(oid),
+            CASE WHEN convalidated THEN ' NOT VALID' ELSE '' END),
+        CASE WHEN convalidated THEN format('ALTER TABLE %s VALIDATE CONSTRAINT %I', conrelid::regclass, conname) END
+    FROM pg_constraint WHERE contype = 'f' AND $1 IN (conrelid, confrelid) ORDER BY oid";
+const TRIGGERS: &str = "
+    SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass),
+        pg_get_triggerdef(oid) || CASE tgenabled WHEN 'O' THEN '' ELSE format('; ALTER TABLE %s %s TRIGGER %I', tgrelid::regclass,
+            CASE tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END, tgname) END,
+        NULL::text
+    FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal ORDER BY oid";
+const VIEWS: &str = "
+    SELECT DISTINCT 'SELECT 1', format('CREATE OR REPLACE VIEW %s %s AS %s', v.oid::regclass,
+            coalesce('WITH (' || array_to_string(v.reloptions, ', ') || ')', ''), pg_get_viewdef(v.oid)),
+        NULL::text
+    FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid JOIN pg_class v ON v.oid = r.ev_class
+    WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 AND d.deptype = 'n' AND v.relkind = 'v'";
+
+/// A statement that takes something from the live table, and the one that ties it to the new one.
+struct Tie {
+    take: String,
+    tie: String,
+    /// Checks a foreign key.
+    check: Option<String>,
+}
+
+/// Exchanges `tables` for those of their names in `beside`, which then keeps the live ones under the name of the schema
+/// [`REPLACED`]. The tables' position must be locked, and both must be as far.
+///
+/// # Errors
+/// Where PostgreSQL refuses, also where a table is in use for longer than the transaction waits.
+pub(super) async fn exchange(
+    transaction: &Transaction<'_>,
+    names: &Names,
+    beside: &Beside,
+    tables: &[&'static Table],
+) -> anyhow::Result<()> {
+    transaction.batch_execute(LOCK_TIMEOUT).await?;
+    let live: Vec<_> = tables.iter().map(|table| table.live(names)).collect();
+    transaction
+        .batch_execute(&format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", live.join(", ")))
+        .await?;
+    crash_at("rebuild_locked");
+    let ties = ties(transaction, &live).await?;
+    for tie in &ties {
+        transaction.batch_execute(&tie.take).await?;
+    }
+    let mut moves = format!("CREATE SCHEMA {LEAVING};");
+    for table in tables {
+        let (live, made) = (table.live(names), table.within(beside.schema()));
+        let home = identifier(&table.schema(names));
+        moves += &format!("ALTER TABLE {live} SET SCHEMA {LEAVING}; ALTER TABLE {made} SET SCHEMA {home};");
+    }
+    // What was made for the others' sake is needed again, should this be undone.
+    let exchanged: BTreeSet<_> = tables.iter().map(|table| table.name).collect();
+    for table in beside.tables.iter().filter(|table| !exchanged.contains(table.name)) {
+        moves += &format!("ALTER TABLE {} SET SCHEMA {LEAVING};", table.within(beside.schema()));
+    }
+    moves += &format!(
+        "ALTER TABLE {0}.cursor SET SCHEMA {LEAVING}; DROP SCHEMA {0};",
+        beside.schema()
+    );
+    transaction.batch_execute(&moves).await?;
+    for tie in &ties {
+        transaction.batch_execute(&tie.tie).await?;
+    }
+    let checks: Vec<_> = ties.iter().filter_map(|tie| tie.check.as_deref()).collect();
+    transaction
+        .execute(&format!("UPDATE {LEAVING}.cursor SET unchecked = $1"), &[&checks])
+        .await?;
+    crash_at("rebuild_moved");
+    Ok(())
+}
+
+/// Gives the replaced tables the name under which they are kept; those of an earlier rebuild go.
+///
+/// # Errors
+/// Where PostgreSQL refuses.
+pub(super) async fn keep_replaced(transaction: &Transaction<'_>) -> anyhow::Result<()> {
+    let sql = "SELECT format('DROP TABLE %s', string_agg(c.oid::regclass::text, ', ')) FROM pg_class c
+               JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relkind = 'r' HAVING count(*) > 0";
+    for row in transaction.query(sql, &[&REPLACED]).await? {
+        transaction.batch_execute(row.try_get(0)?).await?;
+    }
+    transaction
+        .batch_execute(&format!(
+            "DROP SCHEMA IF EXISTS {REPLACED}; ALTER SCHEMA {LEAVING} RENAME TO {REPLACED}"
+        ))
+        .await?;
+    Ok(())
+}
+
+async fn ties(transaction: &Transaction<'_>, live: &[String]) -> anyhow::Result<Vec<Tie>> {
+    let (mut ties, mut known) = (Vec::new(), BTreeSet::new());
+    for what in [FOREIGN_KEYS, TRIGGERS, VIEWS] {
+        for table in live {
+            let sql = what.replace("$1", &format!("({}::regclass)", literal(table)));
+            for row in transaction.query(&sql, &[]).await? {
+                let tie = Tie {
+                    take: row.try_get(0)?,
+                    tie: row.try_get(1)?,
+                    check: row.try_get(2)?,
+                };
+                // A foreign key between two of the tables, or a view of both.
+                if known.insert(tie.tie.clone()) {
+                    ties.push(tie);
+                }
+            }
+        }
+    }
+    Ok(ties)
+}
+
+/// Checks the foreign keys that a swap left unchecked; why some could not be.
+///
+/// # Errors
+/// Where PostgreSQL does not answer.
+pub(super) async fn check_foreign_keys(connection: &Connection) -> anyhow::Result<Vec<String>> {
+    if !beside::exists(connection, REPLACED).await? {
+        return Ok(Vec::new());
+    }
+    let sql = format!("SELECT unchecked FROM {REPLACED}.cursor");
+    let checks: Vec<String> = connection.query_one(&sql, &[]).await?.try_get(0)?;
+    let mut failed = Vec::new();
+    for check in &checks {
+        match connection.batch_execute(check).await {
+            Ok(()) => {}
+            Err(error) if error.code().is_some() => failed.push(format!("{check}: {error}")),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if failed.len() < checks.len() {
+        let left: Vec<_> = checks
+            .iter()
+            .filter(|check| failed.iter().any(|one| one.starts_with(*check)))
+            .collect();
+        connection
+            .execute(&format!("UPDATE {REPLACED}.cursor SET unchecked = $1"), &[&left])
+            .await?;
+    }
+    Ok(failed)
+}
