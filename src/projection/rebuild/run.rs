@@ -217,7 +217,9 @@ impl<'a> Run<'a> {
     /// # Errors
     /// Where NATS or PostgreSQL is away or refuses, the tables changed meanwhile, or others use them for too long.
     pub(super) async fn finish(&mut self) -> anyhow::Result<Rebuilt> {
-        self.feed().await?;
+        // All of it: what the log does not make can only be told when it was read.
+        let position = writer::position(&self.start.connection).await?.unwrap_or_default();
+        self.feeder.up_to(position, self.parts.tell).await?;
         // What is written from now on is looked at again in the transaction that exchanges them.
         let sql = "SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::numeric % 4294967296)::text";
         let since: String = self.start.connection.query_one(sql, &[]).await?.try_get(0)?;

@@ -129,7 +129,8 @@ impl Table {
 
     /// The columns that the hub writes.
     pub(super) fn made(&self) -> Vec<&'static str> {
-        let (_, list) = self.insert.split_once('(').unwrap_or_default();
+        let (_, list) = self.insert.split_once("INSERT INTO").unwrap_or_default();
+        let (_, list) = list.split_once('(').unwrap_or_default();
         let (list, _) = list.split_once(')').unwrap_or_default();
         list.split(',').map(str::trim).collect()
     }
