@@ -31,7 +31,7 @@ const NEAR: u64 = 1000;
 /// How long the exchange is tried while others use the tables.
 const SWAP_PATIENCE: Duration = Duration::from_secs(120);
 /// A transaction that sees one state of all tables, from its first look on.
-const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SELECT FROM hub.cursors LIMIT 1";
+const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT FROM hub.cursors LIMIT 1";
 /// Pause between two attempts.
 const SWAP_PAUSE: Duration = Duration::from_millis(500);
 
@@ -217,13 +217,13 @@ impl<'a> Run<'a> {
     /// # Errors
     /// Where NATS or PostgreSQL is away or refuses, the tables changed meanwhile, or others use them for too long.
     pub(super) async fn finish(&mut self) -> anyhow::Result<Rebuilt> {
-        // All of it: what the log does not make can only be told when it was read.
-        let position = writer::position(&self.start.connection).await?.unwrap_or_default();
-        self.feeder.up_to(position, self.parts.tell).await?;
+        let mut carrying = self.another_connection().await?;
+        // Both tables as of one place: what the log does not make cannot be told otherwise.
+        let (transaction, _) = self.at_one_place(&mut carrying).await?;
         // What is written from now on is looked at again in the transaction that exchanges them.
         let sql = "SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::numeric % 4294967296)::text";
-        let since: String = self.start.connection.query_one(sql, &[]).await?.try_get(0)?;
-        let transaction = self.start.connection.transaction().await?;
+        let since = transaction.query(sql, &[]).await?;
+        let since: String = since.first().context("PostgreSQL names no snapshot")?.try_get(0)?;
         let mut tables = Vec::new();
         for (at, carrier) in self.carriers.iter().enumerate() {
             if !self.beside.is_wanted(carrier.table) {
