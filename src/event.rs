@@ -298,9 +298,17 @@ pub struct Envelope {
     pub traceparent: Option<String>,
     /// The HTTP request; only on `webhook.received`.
     pub request: Option<RequestFacts>,
+    /// The `Idempotency-Key` of the new order (see [`crate::order::idempotency`]); only on `order.transformed`. None where the id is the key:
+    /// of news, of an order that names no time, and on what is written in a form that older versions read.
+    pub idempotency_key: Option<Uuid>,
 }
 
 impl Envelope {
+    /// The `Idempotency-Key` of the request that posts it as it is.
+    pub fn request_key(&self) -> Uuid {
+        self.idempotency_key.unwrap_or(self.id.0)
+    }
+
     /// Whether it is about a new order, not about a change of one.
     pub fn is_creation(&self) -> bool {
         self.webhook_type == ORDER_CREATED
@@ -394,6 +402,7 @@ impl Recorded {
                     path: format!("/api/webhooks/{provider}"),
                     ..RequestFacts::default()
                 }),
+                idempotency_key: None,
             },
             payload: Bytes::copy_from_slice(body),
             sequence: 1,
@@ -424,6 +433,7 @@ impl Recorded {
             cause_sequence: Some(self.sequence),
             time,
             request: None,
+            idempotency_key: None,
             ..self.envelope.clone()
         }
     }

@@ -34,6 +34,7 @@ use crate::{
     retry::Failure,
 };
 
+mod idempotency;
 mod tenants;
 mod menus;
 mod news_branch;
@@ -161,7 +162,12 @@ impl Transform {
         let can_accept = |remote: &Arc<Remote>| remote.spec.status.contains_key(&Word::Accepted);
         // A test order must never reach a kitchen.
         let can_accept = !fact.is_test && remote.is_some_and(can_accept);
-        Ok(transformed(received, now, &fact, branch, can_accept))
+        let key = self.key(received, &fact, branch.id()).await?;
+        let mut transformed = transformed(received, now, &fact, branch, can_accept);
+        if transformed.envelope.event_type == EventType::OrderTransformed {
+            transformed.envelope.idempotency_key = key;
+        }
+        Ok(transformed)
     }
 }
 

@@ -96,6 +96,12 @@ async fn a_thin_webhook_becomes_the_order_that_it_points_at() {
     let fetched = outside.world.log.wait_for(EventType::OrderFetched, 1).await;
     assert_eq!(fetched[0].payload, DOCUMENT, "byte for byte");
     outside.world.at_end(Ends::forwarded(1)).await;
+    let transformed = outside.world.log.wait_for(EventType::OrderTransformed, 1).await;
+    let key = transformed[0]
+        .envelope
+        .idempotency_key
+        .expect("a key made of the document");
+    assert_eq!(outside.world.backend.requests()[0].key(), key.to_string());
     let body = outside.world.backend.requests()[0].json();
     assert_eq!(
         (

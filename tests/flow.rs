@@ -270,7 +270,9 @@ async fn a_subscriber_sees_what_was_forwarded() {
     assert!(chrono::DateTime::parse_from_rfc3339(header("ce-time")).is_ok());
     let hub: Value = serde_json::from_str(header("hub")).unwrap();
     assert_eq!((&hub["v"], hub["rootId"].as_str()), (&json!(1), Some(root.as_str())));
-    assert_eq!(hub["causeId"].as_str(), Some(world.backend.requests()[0].key()));
+    let transformed = &world.log.wait_for(EventType::OrderTransformed, 1).await[0].envelope;
+    assert_eq!(hub["causeId"].as_str(), Some(&*transformed.id.to_string()));
+    assert_eq!(hub.get("idempotencyKey"), None, "only what is posted has a key");
     assert_eq!(hub["branch"], "branch-uuid");
     let told: Value = serde_json::from_slice(&message.payload).unwrap();
     assert_eq!(

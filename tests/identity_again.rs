@@ -177,25 +177,31 @@ impl World {
     }
 }
 
-/// The same number after the window is another order, by another key, though its webhook is the same to the byte.
+/// The same number after the window is another order, by another key. The same order after the window is sent once more, by its
+/// first key: the backend knows it, or forgot it as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_number_that_is_used_again_after_the_window_is_another_order() {
     let world = World::new().await;
     let settings = world.settings().set("HUB_TEST_TIMES", "order_memory=2s");
     let (first, other) = (Hub::start(&settings).await, Hub::start(&settings).await);
     world.careem.post(&first, &order("CR-1")).await.event_id();
+    world.careem.post(&first, &order("CR-same")).await.event_id();
     world.log.settled().await;
     // Longer than the window.
     world.log_forgets(&other).await;
-    world.careem.post(&other, &order("CR-1")).await.event_id();
-    world
-        .careem
-        .post(&other, &announced("CR-1", "pending"))
-        .await
-        .event_id();
+    let later = |body: String| body.replace("2025-10-01T12:00:00Z", "2025-10-04T12:00:00Z");
+    for body in [
+        order("CR-same"),
+        later(order("CR-1")),
+        later(announced("CR-1", "pending")),
+    ] {
+        world.careem.post(&other, &body).await.event_id();
+    }
     world.log.settled().await;
-    assert_eq!(world.creations().len(), 2, "{:?}", world.creations());
-    world.at_end(Ends::forwarded(2).ignored(1)).await;
+    assert_eq!(world.creations().len(), 3, "{:?}", world.creations());
+    let same = world.keys_of("CR-same");
+    assert_eq!((same.len(), &same[0]), (2, &same[1]));
+    world.at_end(Ends::forwarded(4).ignored(1)).await;
 }
 
 /// The backend refused an order and its news, and the provider sends all of them again. None of them is older than another
@@ -219,6 +225,8 @@ async fn what_was_refused_and_comes_again_in_order_is_forwarded() {
         world.careem.post(&hub, webhook).await.event_id();
     }
     world.at_end(Ends::forwarded(3).dead_lettered(3)).await;
+    // A backend may remember what it refused.
+    assert_eq!(world.creations().len(), 2, "{:?}", world.creations());
 }
 
 /// A duplicate that differs is taken up by a person: it is an order of its own, by a key of its own, also when it is taken up

@@ -64,6 +64,7 @@ mod lanes_come_back;
 mod lanes_made_again;
 mod poison;
 mod versions;
+mod idempotency;
 mod upgrade;
 mod orders_table;
 mod operators;

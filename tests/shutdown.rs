@@ -1,13 +1,18 @@
 //! The hub ends when it is told to, and finishes what it holds.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
+use webhook_hub::event::{EventType, Recorded};
 
 use crate::harness::{
     World,
@@ -50,6 +55,13 @@ async fn told_to_stop_under_load() {
             .map(|request| request.key().to_owned())
             .collect();
         let events = world.log.events().await;
+        let transformed = |event: &&Arc<Recorded>| event.envelope.event_type == EventType::OrderTransformed;
+        let ids: HashMap<_, _> = events
+            .iter()
+            .filter(transformed)
+            .map(|event| (event.envelope.request_key().to_string(), event.envelope.id.to_string()))
+            .collect();
+        let seen = seen.iter().map(|key| ids[key].clone());
         let outcomes = events.iter().filter_map(|event| {
             event
                 .envelope
@@ -58,7 +70,7 @@ async fn told_to_stop_under_load() {
                 .then_some(event.envelope.cause_id?.to_string())
         });
         let outcomes: Vec<_> = outcomes.collect();
-        let open: Vec<_> = seen.iter().filter(|key| !outcomes.contains(key)).collect();
+        let open: Vec<_> = seen.filter(|id| !outcomes.contains(id)).collect();
         assert!(
             open.is_empty(),
             "the backend got them but the log does not know: {open:?}"

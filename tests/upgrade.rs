@@ -184,3 +184,65 @@ async fn the_newer_version_is_rolled_back() {
         replaced(Version::New, Version::Old).await;
     }
 }
+
+/// An instance is killed while the backend has its request, and one of the other version takes over, forth and back: each asks by
+/// the key that the other one used, of what it transformed itself and of what the other one did.
+async fn killed_between(dying: Version, next: Version) {
+    let world = World::new().await;
+    for version in [Version::Old, Version::New] {
+        let provision = world.nats.settings("provision").set("PARTITIONS", PARTITIONS);
+        let ran = run(&of_version(provision, version), &["streams", "apply"]).await;
+        assert!(matches!(ran.code, Some(0 | 1)), "{}", ran.said());
+    }
+    let hub = async |version| {
+        let settings = world.settings().set("CIRCUIT_BREAKER_ENABLED", false);
+        Hub::start(&of_version(settings, version)).await
+    };
+    let killed_at_request = async |hub: Hub, count| {
+        world.backend.wait_for(count).await;
+        hub.kill().await;
+        world.backend.release();
+    };
+    world.backend.hold();
+    let first = hub(dying).await;
+    world.careem.post(&first, &order("CR-killed")).await.event_id();
+    killed_at_request(first, 1).await;
+    let second = hub(next).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    let away = Answer::Say(503, String::new(), vec![("retry-after", "11".into())]);
+    world.backend.next_for("CR-parked", [away]);
+    world.careem.post(&second, &order("CR-parked")).await.event_id();
+    world.has_parked(1).await;
+    second.kill().await;
+    world.backend.hold();
+    killed_at_request(hub(dying).await, 4).await;
+    let mut last = hub(next).await;
+    world.hand_out_again_within(PATIENCE).await;
+    if let Version::Old = next {
+        // Which knows nothing of `hub.orders`.
+        assert!(last.terminate().await.0.success());
+        last = hub(Version::New).await;
+    }
+    world.at_end_within(PATIENCE, Ends::forwarded(2)).await;
+    drop(last);
+    for (id, times) in [("CR-killed", 2), ("CR-parked", 3)] {
+        let mut keys = world.keys_of(id);
+        assert_eq!(keys.len(), times, "{id}: {keys:?}");
+        keys.dedup();
+        assert_eq!(keys.len(), 1, "{id}: {keys:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newer_version_takes_over_from_a_killed_older_one() {
+    if old_binary().is_some() {
+        killed_between(Version::Old, Version::New).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_older_version_takes_over_from_a_killed_newer_one() {
+    if old_binary().is_some() {
+        killed_between(Version::New, Version::Old).await;
+    }
+}

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use uuid::Uuid;
 
 use super::classify::RequestKind;
 use crate::{
     event::{
-        EventId, EventType, NotYours, Recorded,
+        EventType, NotYours, Recorded,
         outcome::{DUPLICATE_WEBHOOK, Forwarded, Ignored, SUPERSEDED},
     },
     journal::{
@@ -23,7 +24,7 @@ use crate::{
 
 /// The order exists already.
 pub const DUPLICATE_ORDER: &str = "DUPLICATE_ORDER";
-/// Label of the key of an order that a person declared to be one of its own (see [`EventId::derive`]).
+/// Label of the key of an order that a person declared to be one of its own (see [`crate::event::EventId::derive`]).
 const OF_ITS_OWN: &str = "order_of_its_own";
 
 /// A request to the backend.
@@ -31,8 +32,8 @@ const OF_ITS_OWN: &str = "order_of_its_own";
 pub struct Posting {
     /// What it is about.
     pub request: RequestKind,
-    /// Its `Idempotency-Key`; one key has one body.
-    pub key: EventId,
+    /// Its `Idempotency-Key`.
+    pub key: Uuid,
     /// Its body.
     pub body: Bytes,
 }
@@ -46,7 +47,7 @@ impl Posting {
         };
         Self {
             request,
-            key: event.envelope.id,
+            key: event.envelope.request_key(),
             body: event.payload.clone(),
         }
     }
@@ -231,7 +232,7 @@ impl OrderIdentity {
 
     async fn of_creation(&self, event: &Recorded) -> anyhow::Result<Plan> {
         if event.run.is_some() && self.was_duplicate(event).await? {
-            let key = event.envelope.id.derive(OF_ITS_OWN);
+            let key = event.envelope.id.derive(OF_ITS_OWN).0;
             return Ok(Plan::Send(Posting {
                 key,
                 ..Posting::own(event)
@@ -344,7 +345,7 @@ impl OrderIdentity {
             Ok(body) if is_news => {
                 let posting = Posting {
                     request: RequestKind::StatusChange,
-                    key: event.envelope.id,
+                    key: event.envelope.id.0,
                     body: body.into(),
                 };
                 Ok(Plan::News(posting, end))

@@ -205,6 +205,7 @@ impl Integration {
             request_id: request_id.clone(),
             traceparent: Some(trace_context::of(headers)),
             request: None,
+            idempotency_key: None,
         };
         let duplicate = self.append_once(NewEvent { envelope, payload }, key.is_some()).await?;
         metrics::counter!("integration_requests_total", "kind" => wanted.kind, "code" => "ACCEPTED").increment(1);

@@ -4,12 +4,16 @@
 //! envelope is one header, `hub`; in the older form each part of it is a header of its own: `ce-rootid`, `ce-causeid`,
 //! `ce-causesequence`, `ce-webhooktype`, `ce-branch`, `ce-principal` (without it, it is the provider's), `ce-requestid`,
 //! `ce-receivedtime`, and `hub-request` with the HTTP request's facts as JSON. Both are read for ever.
+//!
+//! The older form has no `Idempotency-Key` of an order: it is written while instances may work on the log that do not know the
+//! key, and forward each order under its event's id. Two instances that forward one order must use the same key.
 
 use std::sync::Arc;
 
 use async_nats::{HeaderMap, header::HeaderName};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 use crate::{
     event::{Envelope, EventId, EventType, Principal, Recorded, RequestFacts},
@@ -280,6 +284,7 @@ impl<'a> EventHeaders<'a> {
             received_at: read.received_time,
             request_id: read.request_id,
             request: read.request,
+            idempotency_key: read.idempotency_key,
         })
     }
 
@@ -299,6 +304,7 @@ impl<'a> EventHeaders<'a> {
                 .transpose()?,
             request_id: self.request_id.map(unescape).unwrap_or_default(),
             request: request.map_err(|error| CodecError::Malformed(name::REQUEST, error.to_string()))?,
+            idempotency_key: None,
         })
     }
 }
@@ -314,6 +320,7 @@ struct Rest {
     received_at: Option<DateTime<Utc>>,
     request_id: String,
     request: Option<RequestFacts>,
+    idempotency_key: Option<Uuid>,
 }
 
 /// Why that cannot be read.
@@ -398,6 +405,7 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Res
         request_id: rest.request_id,
         traceparent: found.trace_parent.map(unescape),
         request: rest.request,
+        idempotency_key: rest.idempotency_key,
     };
     Ok(Recorded {
         envelope,

@@ -143,6 +143,27 @@ impl Orders {
         Ok(announcements)
     }
 
+    /// The `order.transformed` of the last announcement of an order for this branch within the window; none where none is known.
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    pub(crate) async fn last_announcement(&self, about: &Recorded, branch: &str) -> anyhow::Result<Option<Recorded>> {
+        let found = self.known(about).found;
+        let print = lock(&self.index).branch_print(Some(branch));
+        let creations = found
+            .into_iter()
+            .rev()
+            .filter(|found| found.state.is_creation() && found.branch == print);
+        for found in creations {
+            let order = self.read(about, found).await?;
+            let order = order.filter(|order| order.envelope.branch.as_deref() == Some(branch));
+            if order.is_some() {
+                return Ok(order);
+            }
+        }
+        Ok(None)
+    }
+
     /// The backend says that it does not have what was given up without knowing.
     pub(crate) fn refuse(&self, first: &Recorded) {
         let envelope = &first.envelope;

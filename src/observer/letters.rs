@@ -231,6 +231,7 @@ mod tests {
                 request_id: "r".into(),
                 traceparent: None,
                 request: None,
+                idempotency_key: None,
             },
             payload: Bytes::from(payload.to_string()),
             sequence,

@@ -1,8 +1,8 @@
 //! The unified order: what every provider's format becomes before it goes to the backend.
 //!
 //! [`sanitise`] cleans texts of strangers, [`money`] parses amounts from JSON text, [`phone`] numbers of telephones. [`node`] reads formats of our own field by
-//! field. [`model`] is the order itself, [`status`] its words, [`flag`] what is to be known about it, [`body`] what is posted to the backend. Which field of a
-//! provider means what is left to [`crate::provider`].
+//! field. [`model`] is the order itself, [`status`] its words, [`flag`] what is to be known about it, [`body`] what is posted to the backend, [`idempotency`] the key
+//! under which. Which field of a provider means what is left to [`crate::provider`].
 
 pub mod sanitise;
 pub mod money;
@@ -12,3 +12,4 @@ pub mod status;
 pub mod flag;
 pub mod model;
 pub mod body;
+pub mod idempotency;

@@ -16,6 +16,11 @@ use crate::{
 pub(super) struct Allowed(BranchRef);
 
 impl Allowed {
+    /// The id of the branch.
+    pub(super) fn id(&self) -> &str {
+        &self.0.branch_id
+    }
+
     /// The branch.
     pub(super) fn into_branch(self) -> BranchRef {
         self.0

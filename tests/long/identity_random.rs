@@ -61,7 +61,10 @@ impl Plan {
         let mut random = Random::labelled(seed, &format!("{year}/{provider}/{store}/{number}"));
         let id = format!("N-{number}");
         // Orders of different years and stores differ, as real ones do.
-        let of_year = |body: String| body.replace("Ahmed Ali", &format!("Customer {year} of {store}"));
+        let of_year = |body: String| {
+            body.replace("Ahmed Ali", &format!("Customer {year} of {store}"))
+                .replace("2025-10-01", &format!("20{:02}-10-01", 25 + year))
+        };
         let announced = |status: &str| of_year(order(&id).replace("\"created\"", &format!("\"{status}\"")));
         let news = |status: &str| {
             change(&id, status)

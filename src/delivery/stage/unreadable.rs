@@ -46,6 +46,7 @@ pub(super) fn unreadable(stage: &str, message: &Message, sequence: u64, error: &
         request_id: String::new(),
         traceparent: None,
         request: None,
+        idempotency_key: None,
     };
     alarm(stage, &envelope, 0, &error);
     let rejected = Rejected {

@@ -246,6 +246,7 @@ mod tests {
             request_id: "r".into(),
             traceparent: None,
             request: None,
+            idempotency_key: None,
         };
         QueuedEvent {
             event: Recorded {

@@ -50,5 +50,6 @@ pub(super) fn envelope(
             signature: proof.signature().filter(|_| enabled.keep_signature).map(str::to_owned),
             headers: enabled.kept_headers.of(headers),
         }),
+        idempotency_key: None,
     }
 }

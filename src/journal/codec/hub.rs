@@ -9,6 +9,7 @@ use std::{borrow::Cow, io};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Serializer, ser::Formatter};
+use uuid::Uuid;
 
 use super::text::time_text;
 use crate::event::{Envelope, EventId, RequestFacts};
@@ -41,6 +42,8 @@ struct HubHeaderOut<'a> {
     received_time: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request: Option<&'a RequestFacts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<Uuid>,
 }
 
 /// As it is read.
@@ -59,6 +62,7 @@ pub(super) struct HubHeader {
     pub(super) request_id: String,
     pub(super) received_time: Option<DateTime<Utc>>,
     pub(super) request: Option<RequestFacts>,
+    pub(super) idempotency_key: Option<Uuid>,
 }
 
 /// What every version has.
@@ -98,6 +102,7 @@ pub(super) fn write(envelope: &Envelope) -> serde_json::Result<String> {
         request_id: &envelope.request_id,
         received_time: (envelope.received_at != envelope.time).then(|| time_text(envelope.received_at)),
         request: envelope.request.as_ref(),
+        idempotency_key: envelope.idempotency_key,
     };
     let mut value = Vec::with_capacity(512);
     written.serialize(&mut Serializer::with_formatter(&mut value, Ascii))?;

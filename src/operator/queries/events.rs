@@ -198,6 +198,9 @@ pub struct CloudEvent {
     branch: Option<String>,
     requestid: String,
     receivedtime: String,
+    /// The `Idempotency-Key` of a new order, where it is not the id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotencykey: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<String>,
     data: Value,
@@ -223,6 +226,7 @@ impl CloudEvent {
             branch: envelope.branch.clone(),
             requestid: envelope.request_id.clone(),
             receivedtime: time(envelope.received_at),
+            idempotencykey: envelope.idempotency_key.map(|key| key.to_string()),
             traceparent: envelope.traceparent.clone(),
             data: data(event),
         }

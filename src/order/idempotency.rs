@@ -1,0 +1,117 @@
+//! The `Idempotency-Key` of a new order: a UUID made of what the order is.
+//!
+//! A provider may send an order again after the hub's log was restored from a backup that does not contain it. Then nothing on
+//! the log says that the backend has it, and only the key can. So the key depends neither on the place on the log nor on the
+//! webhook, which may have another attempt counter or sent-at time when it comes again, but on the order alone.
+//!
+//! Providers use numbers again. A backend that remembers keys for ever must not take a new order for an old one, so an order
+//! without any time of its provider has no such key.
+
+use std::str::FromStr as _;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+use super::model::{Line, Modifier, Order};
+
+/// Namespace of the keys (a random UUID, fixed for ever: changing it changes every key).
+const NAMESPACE: Uuid = Uuid::from_u128(0x3d1c_9a0e_72b5_4f6b_8c47_d0e9_615f_2ab8);
+/// The canonical form and its version. Another form needs another version, and gives every order another key: orders that are
+/// sent again across that change are made twice.
+const FORM: &[u8] = b"order/1";
+
+/// The key of an order of this provider for this branch; none where nothing tells it from an earlier order of the same number.
+/// `told_at`: the time that the message itself names.
+///
+/// Counted in are the provider, the branch, the provider's number, a time (the first there is: when it was placed, is to be
+/// delivered, to be ready, to be accepted, was told), the currency, the total, and the lines with their additions: which item,
+/// how many, at which price. The sequence of lines does not count, nor how a number or a time is written, nor anything else:
+/// the provider may say it differently the next time.
+pub fn key(order: &Order, provider: &str, branch: &str, told_at: Option<DateTime<Utc>>) -> Option<Uuid> {
+    let times = [
+        order.placed_at,
+        order.deliver_by,
+        order.ready_by,
+        order.accept_by,
+        told_at,
+    ];
+    let (which, time) = (0_u8..).zip(times).find_map(|(which, time)| Some((which, time?)))?;
+    let mut form = Canonical::default();
+    form.part(FORM);
+    for text in [provider, branch, &order.external_id] {
+        form.part(text.as_bytes());
+    }
+    form.part(&[which]);
+    form.part(&time.timestamp_millis().to_be_bytes());
+    form.part(order.pricing.currency.code().as_bytes());
+    form.part(&order.pricing.total.minor.to_be_bytes());
+    form.set(order.lines.iter().map(line));
+    Some(Uuid::new_v5(&NAMESPACE, &form.0))
+}
+
+/// The key of an announcement of an order behind another one on the same log: one of its own, so that a refusal that the backend
+/// remembers by the first one's key does not hold for this one.
+pub fn after(key: Uuid, earlier: Uuid) -> Uuid {
+    Uuid::new_v5(&key, earlier.as_bytes())
+}
+
+fn line(line: &Line) -> Canonical {
+    let mut form = item(line.external_id.as_deref(), line.merchant_ref.as_deref(), &line.name);
+    form.part(number(line.quantity.get()).as_bytes());
+    form.part(&line.unit_price.minor.to_be_bytes());
+    form.part(&line.total_price.minor.to_be_bytes());
+    form.set(line.modifiers.iter().map(modifier));
+    form
+}
+
+/// As deep as the document that it was read from, which is read to [`crate::json::tree::MAX_DEPTH`].
+fn modifier(modifier: &Modifier) -> Canonical {
+    let (external_id, merchant_ref) = (modifier.external_id.as_deref(), modifier.merchant_ref.as_deref());
+    let mut form = item(external_id, merchant_ref, &modifier.name);
+    form.part(number(modifier.quantity.get()).as_bytes());
+    form.part(&modifier.price.minor.to_be_bytes());
+    form.set(modifier.modifiers.iter().map(self::modifier));
+    form
+}
+
+/// Which item it is: names are changed more often than ids.
+fn item(external_id: Option<&str>, merchant_ref: Option<&str>, name: &str) -> Canonical {
+    let (kind, text) = match (external_id, merchant_ref) {
+        (Some(id), _) => (b"id", id),
+        (None, Some(code)) => (b"mr", code),
+        (None, None) => (b"nm", name),
+    };
+    let mut form = Canonical::default();
+    form.part(kind);
+    form.part(text.as_bytes());
+    form
+}
+
+/// `1`, `1.0` and `1e0` are one number.
+fn number(text: &str) -> String {
+    let read = Decimal::from_str(text).or_else(|_| Decimal::from_scientific(text));
+    read.map_or_else(|_| text.to_owned(), |number| number.normalize().to_string())
+}
+
+/// Bytes from which the parts can be read back, so that different parts never give the same bytes.
+#[derive(Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Canonical(Vec<u8>);
+
+impl Canonical {
+    fn part(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// In any sequence.
+    fn set(&mut self, forms: impl Iterator<Item = Self>) {
+        let mut forms: Vec<Self> = forms.collect();
+        forms.sort_unstable();
+        self.0.extend_from_slice(&(forms.len() as u64).to_be_bytes());
+        forms.iter().for_each(|form| self.part(&form.0));
+    }
+}
+
+#[cfg(test)]
+mod tests;

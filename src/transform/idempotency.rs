@@ -1,0 +1,31 @@
+//! The `Idempotency-Key` of a new order, which is stored with its `order.transformed`.
+
+use uuid::Uuid;
+
+use super::Transform;
+use crate::{
+    event::Recorded,
+    order::idempotency,
+    provider::{Content, Fact},
+};
+
+impl Transform {
+    /// The key of what is made of a webhook for this branch; none where the event's id is the key.
+    ///
+    /// # Errors
+    /// Where the log does not say whether the order was announced before.
+    pub(super) async fn key(&self, received: &Recorded, fact: &Fact, branch: &str) -> anyhow::Result<Option<Uuid>> {
+        let Content::NewOrder(order) = &fact.content else {
+            return Ok(None);
+        };
+        let key = idempotency::key(order, &received.envelope.provider, branch, fact.timestamp);
+        let Some(earlier) = self.orders.last_announcement(received, branch).await? else {
+            return Ok(key);
+        };
+        if earlier.envelope.cause_sequence == Some(received.sequence) {
+            // This webhook was transformed before: maybe by another version of the provider's file, and maybe it was posted.
+            return Ok(earlier.envelope.idempotency_key);
+        }
+        Ok(key.map(|key| idempotency::after(key, earlier.envelope.id.0)))
+    }
+}
