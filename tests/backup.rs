@@ -1,6 +1,8 @@
 //! Backups that are restored: by the steps of `docs/backup.md`, and every order is counted. A mirror takes the log's place.
 
 mod interrupted;
+mod replaced;
+mod slow;
 
 use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Stdio};
 
@@ -256,7 +258,8 @@ async fn a_backup_is_whole_and_restores_over_nothing_but_an_empty_log() {
     let mut changed = whole.clone();
     changed[LARGE / 2] ^= 1;
     for (bytes, reason) in [
-        (&changed[..], "is not the file"),
+        (replaced::OF_NOTHING, "is not the file"),
+        (&changed[..], "does not match its checksum"),
         (&whole[..LARGE / 2], "is broken"),
         (&[][..], "is broken"),
     ] {
@@ -289,16 +292,20 @@ async fn a_backup_is_whole_and_restores_over_nothing_but_an_empty_log() {
     }
 }
 
-/// Many small events, in batches that are stored together.
+/// Many small events that cannot be packed, so that they go in several chunks.
 async fn fill_with_many(nats: &Nats) {
+    let body = || -> Vec<u8> { (0..64).flat_map(|_| Uuid::new_v4().into_bytes()).collect() };
+    fill_in_batches(nats, MANY / BATCH, || body().into()).await;
+}
+
+/// Events in batches that are stored together.
+async fn fill_in_batches(nats: &Nats, batches: usize, body: impl Fn() -> Bytes) {
     let client = nats.connect("hub").await;
-    for _ in 0..MANY / BATCH {
+    for _ in 0..batches {
         let id = Uuid::new_v4().to_string();
         let mut answer = None;
         for number in 1..=BATCH {
-            // What cannot be packed, so that it goes in several chunks.
-            let body: Vec<u8> = (0..64).flat_map(|_| Uuid::new_v4().into_bytes()).collect();
-            let body = Bytes::from(body);
+            let body = body();
             let mut headers = HeaderMap::new();
             headers.insert("Nats-Batch-Id", id.as_str());
             headers.insert("Nats-Batch-Sequence", number.to_string());
@@ -473,11 +480,29 @@ async fn a_mirror_follows_and_takes_the_logs_place() {
 
     hub.kill().await;
     world.nats.server.kill().await.unwrap();
-    let promoted = async || {
-        let ran = run(&provision, &["streams", "promote"]).await;
-        if ran.code == Some(0) { Ok(()) } else { Err(ran.said()) }
-    };
-    eventually("the mirror is promoted", PATIENCE, promoted).await;
+    let beyond = (last + 1).to_string();
+    let promote = ["streams", "promote", "--last", &beyond];
+    eventually(
+        "the log that was mirrored is not heard any more",
+        PATIENCE,
+        async || {
+            let ran = run(&provision, &promote).await;
+            refused(&ran, "--anyway");
+            match ran.stderr.contains("lacks: 1") {
+                true => Ok(()),
+                false => Err(ran.said()),
+            }
+        },
+    )
+    .await;
+    // A server that starts again knows nothing of the log.
+    mirror.server.kill().await.unwrap();
+    mirror.server.restart().await.unwrap();
+    refused(&run(&provision, &["streams", "promote"]).await, "not known");
+    refused(&run(&provision, &promote).await, "lacks: 1");
+    run(&provision, &["streams", "promote", "--last", &last.to_string()])
+        .await
+        .expect_success();
     world.log = Log::open(&mirror).await;
     world.nats = mirror;
     let hub = world.hub().await;

@@ -2,6 +2,8 @@
 
 use async_nats::jetstream;
 use futures_util::TryStreamExt as _;
+use serde_json::Value;
+use webhook_hub::event::EventType;
 
 use crate::{
     harness::{
@@ -10,6 +12,7 @@ use crate::{
         copies::StreamCopy,
         hub::Hub,
         ids,
+        log::Log,
         wait::{PATIENCE, eventually},
     },
     takeover::floor_is_at_the_end,
@@ -60,6 +63,61 @@ async fn ended_lanes_that_the_server_brings_back() {
     world.has_parked(0).await;
     assert_eq!(world.backend.count(), 10, "no order is forwarded a second time");
     world.metrics_say(&hub, "retries_parked{provider=\"careem\"} 0").await;
+}
+
+/// The log went back to an older copy, so lanes named events that it has no more, and were ended. Other events are at those places
+/// when NATS is killed and shows the lanes again.
+#[tokio::test(flavor = "multi_thread")]
+async fn lanes_of_a_log_that_went_back_that_the_server_brings_back() {
+    let mut world = World::new().await;
+    let settings = world.settings().set("HUB_TEST_TIMES", "ended_lane=1s");
+    let hub = Hub::start(&settings).await;
+    world.post_orders(&hub, ids("before", 1)).await;
+    world.at_end(Ends::forwarded(1)).await;
+    let dir = world.nats.server.dir().to_owned();
+    world.nats.server.stop().await.unwrap();
+    let copied = StreamCopy::of(&dir, "EVENTS");
+    world.nats.server.restart().await.unwrap();
+    let orders = ids("gone", 3);
+    world.parks(&[hub.url()], &orders).await;
+    floor_is_at_the_end(&world).await;
+    hub.kill().await;
+    world.nats.server.stop().await.unwrap();
+    copied.put_back();
+    world.nats.server.restart().await.unwrap();
+    world.log = Log::open(&world.nats).await;
+
+    // Three events each, at the places of those that are gone.
+    let hub = Hub::start(&settings).await;
+    hub.says("lanes name events that are not on this log; their orders go on")
+        .await;
+    world.post_orders(&hub, ids("new", 8)).await;
+    world.log.wait_for(EventType::OrderForwarded, 9).await;
+    marks_are_gone(&world).await;
+    let asked = world.backend.count();
+    hub.kill().await;
+    world.nats.server.kill().await.unwrap();
+    world.nats.server.restart().await.unwrap();
+    let lanes = world.lanes().await;
+    assert_eq!(lanes.len(), 3, "what this is about: the server shows lanes that ended");
+    let last = world.log.events().await.last().unwrap().sequence;
+    let head = |lane: &Value| lane["head"].as_u64().unwrap();
+    assert!(lanes.iter().all(|lane| head(lane) <= last), "{lanes:?} are on {last}");
+    let hub = Hub::start(&settings).await;
+    world.post_orders(&hub, ids("after", 1)).await;
+    world.has_parked(0).await;
+    world.hand_out_again().await;
+    let events = world.log.events().await;
+    let of_type = |wanted: EventType| {
+        events
+            .iter()
+            .filter(|event| event.envelope.event_type == wanted)
+            .count()
+    };
+    assert_eq!(of_type(EventType::OrderForwarded), 10);
+    let given_up = of_type(EventType::OrderDeadLettered) + of_type(EventType::OrderRejected);
+    assert_eq!(given_up, 0, "no event is given up for a lane that was not its own");
+    assert_eq!(world.backend.count(), asked + 1, "no order is forwarded a second time");
 }
 
 /// An older copy holds lanes that ended since, and none of those that were made since. `told`: the lease tells of that; else it is

@@ -3,8 +3,13 @@
 //! The server sends a snapshot as numbered messages and waits for acknowledgements, 8 MiB ahead; it takes one back the same
 //! way and answers each chunk. The hub does not interpret the content, except for its outer form ([`frames`]), which shows a
 //! missing piece before the backup is needed.
+//!
+//! A snapshot is packed in blocks of up to 1 MiB (`s2`). The server (2.15) answers a chunk when it has stored what is in it, message
+//! by message, each with an fsync where `sync_interval` is `always`; and it gives the restore up where that takes longer than 5 s. A
+//! packed chunk of 512 KiB can hold many thousand messages. So [`give`] unpacks the blocks, and sends their content in [`PIECE`]s.
 
 pub mod frames;
+mod s2;
 
 use std::time::Duration;
 
@@ -19,6 +24,10 @@ use super::{connection::Connection, streams::api};
 
 /// Bytes of a chunk: few round trips for each megabyte, and well below what one message may hold.
 const CHUNK: usize = 512 * 1024;
+/// Bytes of content that the server is to store at a time, and may take 5 s for: some 10 to 50 events.
+pub const PIECE: usize = 16 * 1024;
+/// Pieces that are sent before the first of them is stored, so that the server need not wait for the next one.
+const WINDOW: usize = 8;
 /// Wait for the server to begin a snapshot: it writes down its state first.
 const BEGIN: Duration = Duration::from_secs(60);
 /// Wait for the next chunk, or for the answer to one. The server gives up after 5 s without an acknowledgement.
@@ -61,7 +70,8 @@ pub async fn take(
                 "chunk {number} of the snapshot is missing: {said} came instead"
             );
         }
-        frames.read(&chunk.payload)?;
+        frames.feed(&chunk.payload);
+        while frames.next_block()?.is_some() {}
         out.write_all(&chunk.payload).await.context("cannot write the backup")?;
         bytes += chunk.payload.len() as u64;
         so_far(bytes);
@@ -111,10 +121,10 @@ fn number_of(reply: &str) -> Option<u64> {
     (rest.split('.').count() == 6).then(|| number.parse().ok())?
 }
 
-/// Makes a stream of what [`take`] wrote. `so_far` hears how many bytes the server has.
+/// Makes a stream of what [`take`] wrote. `so_far` hears about how many bytes of `input` are sent.
 ///
 /// # Errors
-/// Where the server refuses: the stream is there already, it has no room, the snapshot is broken.
+/// Where the server refuses: the stream is there already, it has no room, it is too slow, the snapshot is broken.
 pub async fn give(
     connection: &Connection,
     stream: &str,
@@ -126,26 +136,102 @@ pub async fn give(
     let answer = api::ask(connection, &format!("STREAM.RESTORE.{stream}"), &request, BEGIN).await?;
     let subject = answer["deliver_subject"]
         .as_str()
-        .context("NATS says nowhere to send it")?
-        .to_owned();
-    let mut bytes = 0;
+        .context("NATS says nowhere to send it")?;
+    let mut pieces = Pieces::to(connection, subject).await?;
+    let (mut frames, mut content, mut sent) = (Frames::default(), Vec::new(), 0);
+    let (mut chunk, mut piece) = (vec![0; CHUNK], Vec::with_capacity(PIECE + 32));
+    frames::begin(&mut piece);
     loop {
-        let mut chunk = Vec::with_capacity(CHUNK);
-        let read = input.take(CHUNK as u64).read_to_end(&mut chunk).await;
-        let read = read.context("cannot read the backup")?;
-        // An empty one says that this was all.
-        let within = if read == 0 { MAKE } else { NEXT };
-        let request = Request::new().payload(chunk.into()).timeout(Some(within));
-        let answer = connection.client.send_request(subject.clone(), request).await;
-        let answer = answer.context("NATS does not answer in the middle of the restore")?;
+        let read = input.read(&mut chunk).await.context("cannot read the backup")?;
         if read == 0 {
-            return api::checked(&answer.payload).context("NATS cannot make the stream");
+            break;
+        }
+        frames.feed(&chunk[..read]);
+        while let Some(block) = frames.next_block()? {
+            block.unpack(&mut content)?;
+            let of_block = content.len().div_ceil(PIECE) as u64;
+            for (part, stored) in content.chunks(PIECE).zip(1..) {
+                frames::put_plain(&mut piece, part);
+                pieces.send(std::mem::take(&mut piece)).await?;
+                so_far(sent + block.packed_len() * stored / of_block);
+            }
+            sent += block.packed_len();
+        }
+    }
+    frames.end()?;
+    pieces.end().await
+}
+
+/// The pieces of a restore that are under way to the server. It takes one after the other, and answers in that order.
+struct Pieces<'a> {
+    connection: &'a Connection,
+    subject: &'a str,
+    inbox: String,
+    answers: Subscriber,
+    under_way: usize,
+}
+
+impl<'a> Pieces<'a> {
+    async fn to(connection: &'a Connection, subject: &'a str) -> anyhow::Result<Self> {
+        let inbox = connection.client.new_inbox();
+        Ok(Self {
+            connection,
+            subject,
+            answers: connection.client.subscribe(inbox.clone()).await?,
+            inbox,
+            under_way: 0,
+        })
+    }
+
+    /// Sends the next one, when the server has stored enough of those before.
+    async fn send(&mut self, piece: Vec<u8>) -> anyhow::Result<()> {
+        while self.under_way >= WINDOW {
+            self.stored().await?;
+        }
+        let (to, answer) = (self.subject.to_owned(), self.inbox.clone());
+        let published = self.connection.client.publish_with_reply(to, answer, piece.into());
+        published.await?;
+        self.under_way += 1;
+        Ok(())
+    }
+
+    /// Waits until one more is stored.
+    async fn stored(&mut self) -> anyhow::Result<()> {
+        let answer = tokio::select! {
+            biased;
+            answer = tokio::time::timeout(NEXT, self.answers.next()) => answer,
+            () = self.connection.wait_down() => bail!("the connection to NATS was lost in the middle of the restore"),
+        };
+        let answer = answer.context("NATS does not answer in the middle of the restore")?;
+        let answer = answer.context("the connection to NATS was closed")?;
+        if let Some(status) = answer.status {
+            bail!("NATS takes no more of the restore: {status}");
         }
         if !answer.payload.is_empty() {
-            api::checked(&answer.payload).context("NATS breaks the restore off")?;
+            let kib = PIECE / 1024;
+            let why = || {
+                format!("NATS gives the restore up, as it does where storing {kib} KiB of events takes longer than 5 s")
+            };
+            api::checked(&answer.payload).with_context(why)?;
         }
-        bytes += read as u64;
-        so_far(bytes);
+        self.under_way -= 1;
+        Ok(())
+    }
+
+    /// Says that this was all. What the server says of the stream then.
+    async fn end(mut self) -> anyhow::Result<Value> {
+        while self.under_way > 0 {
+            self.stored().await?;
+        }
+        // An empty one says it.
+        let request = Request::new().payload(Vec::new().into()).timeout(Some(MAKE));
+        let answer = self
+            .connection
+            .client
+            .send_request(self.subject.to_owned(), request)
+            .await;
+        let answer = answer.context("NATS does not answer at the end of the restore")?;
+        api::checked(&answer.payload).context("NATS cannot make the stream")
     }
 }
 

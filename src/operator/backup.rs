@@ -30,7 +30,7 @@ use crate::{
         EVENTS,
         connection::{BACKUP_INBOX, Connection, PROVISION_INBOX},
         snapshot::{self, StreamSnapshot, frames::Frames},
-        streams::{api, restoring},
+        streams::{self, api, restoring},
     },
 };
 
@@ -100,7 +100,9 @@ pub(super) fn progress(verb: &'static str, about: u64) -> impl FnMut(u64) {
     move |bytes| {
         if said.elapsed() >= SAY_EVERY {
             said = Instant::now();
-            tell(format!("{verb}: {} MB of about {} MB", bytes >> 20, about >> 20));
+            let megabytes = |bytes: u64| bytes as f64 / 1e6;
+            let (now, all) = (megabytes(bytes), megabytes(about));
+            tell(format!("{verb}: {now:.1} MB of about {all:.1} MB"));
         }
     }
 }
@@ -141,6 +143,19 @@ async fn back_up(connection: &Connection, folder: &Path) -> anyhow::Result<Manif
         .await?
         .context("EVENTS is missing on the NATS server, so there is nothing to back up")?;
     restoring::refuse(EVENTS, &info["config"])?;
+    write(connection, folder, &info).await
+}
+
+/// Makes the folder and writes a backup of the log into it; `info` is what `STREAM.INFO` says of it.
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn write_into(connection: &Connection, folder: &Path, info: &Value) -> anyhow::Result<Manifest> {
+    prepare(folder).await?;
+    write(connection, folder, info).await
+}
+
+async fn write(connection: &Connection, folder: &Path, info: &Value) -> anyhow::Result<Manifest> {
     let about = info["state"]["bytes"].as_u64().unwrap_or_default();
     let (unfinished, snapshot) = (folder.join(UNFINISHED), folder.join(SNAPSHOT));
     let mut out = Hashing::new(create(&unfinished).await?);
@@ -158,7 +173,7 @@ async fn back_up(connection: &Connection, folder: &Path) -> anyhow::Result<Manif
     fs::rename(&unfinished, &snapshot)
         .await
         .context("cannot write the backup")?;
-    let manifest = manifest(taken, &info, bytes, sha256)?;
+    let manifest = manifest(taken, info, bytes, sha256)?;
     let mut file = create(&folder.join(MANIFEST)).await?;
     file.write_all(&serde_json::to_vec_pretty(&manifest)?).await?;
     file.sync_all().await.context("cannot write the backup")?;
@@ -170,7 +185,11 @@ async fn back_up(connection: &Connection, folder: &Path) -> anyhow::Result<Manif
     Ok(manifest)
 }
 
-fn manifest(taken: StreamSnapshot, info: &Value, bytes: u64, sha256: String) -> anyhow::Result<Manifest> {
+fn manifest(mut taken: StreamSnapshot, info: &Value, bytes: u64, sha256: String) -> anyhow::Result<Manifest> {
+    if restoring::mark(&taken.config) == Some(0) {
+        // A restore closed it and put nothing there: the events are the log's own, and all of them.
+        taken.config = restoring::unmarked(&taken.config, &streams::events_file()?);
+    }
     let number = |name: &str| {
         let number = taken.state[name].as_u64();
         number.with_context(|| format!("NATS gives no {name}"))
@@ -225,24 +244,29 @@ pub(super) async fn read_checked(folder: &Path) -> anyhow::Result<(Manifest, Pat
     Ok((manifest, snapshot))
 }
 
-/// Size and checksum of a snapshot, and that its form is whole.
+/// Size and checksum of a snapshot, and that it is whole and all of it can be read.
 async fn check(path: &Path) -> anyhow::Result<(u64, String)> {
     let shown = path.display();
     let mut file = File::open(path).await.with_context(|| format!("cannot read {shown}"))?;
     let (mut hash, mut frames, mut bytes) = (Sha256::new(), Frames::default(), 0);
-    let mut block = vec![0; BLOCK];
+    let (mut read_at_once, mut content) = (vec![0; BLOCK], Vec::new());
+    let mut unpack_all = |frames: &mut Frames| {
+        while let Some(block) = frames.next_block()? {
+            block.unpack(&mut content)?;
+        }
+        anyhow::Ok(())
+    };
     loop {
         let read = file
-            .read(&mut block)
+            .read(&mut read_at_once)
             .await
             .with_context(|| format!("cannot read {shown}"))?;
         if read == 0 {
             break;
         }
-        hash.update(&block[..read]);
-        frames
-            .read(&block[..read])
-            .with_context(|| format!("{shown} is broken"))?;
+        hash.update(&read_at_once[..read]);
+        frames.feed(&read_at_once[..read]);
+        unpack_all(&mut frames).with_context(|| format!("{shown} is broken"))?;
         bytes += read as u64;
     }
     frames.end().with_context(|| format!("{shown} is broken"))?;

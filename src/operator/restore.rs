@@ -3,15 +3,24 @@
 //! Until all of it was seen on the server the log carries a mark ([`restoring`]) and takes no event, and before the old log is deleted
 //! `LEASES` carries one. So an interruption at any moment leaves the old log, a marked part of the new one, or no log and that mark;
 //! hubs and `streams apply` refuse the last two.
+//!
+//! NATS cannot rename a stream, so the old log must go before the new one is there. If it holds events, a checked backup of it is on
+//! the disk by then.
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail, ensure};
+use chrono::Utc;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::fs::File;
 
 use super::{
-    backup::{Manifest, connect, progress, read_checked},
+    backup::{self, Details, Manifest, connect, progress, read_checked},
     print, tell, with_rights,
 };
 use crate::{
@@ -21,11 +30,18 @@ use crate::{
         EVENTS,
         connection::Connection,
         snapshot::{self, StreamSnapshot},
-        streams::{self, api, choices::with_choices, restoring},
+        streams::{
+            self,
+            api::{self, ApiError},
+            choices::with_choices,
+            restoring,
+        },
     },
     operator::streams::Chosen,
 };
 
+/// JetStream's error code for a configuration that cannot be.
+const INVALID_CONFIG: u64 = 10052;
 /// Wait for an answer of the server.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long a cluster may take until the restored log has a leader that knows all of it.
@@ -38,50 +54,154 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 pub struct How {
     #[command(flatten)]
     chosen: Chosen,
-    /// Replaces a log that holds events: it is deleted.
+    /// Replaces a log that holds events. A backup of that log is written first: to FOLDER.replaced-TIME.
     #[arg(long)]
     replace: bool,
+    /// Writes that backup to this folder instead.
+    #[arg(
+        long,
+        value_name = "OTHER_FOLDER",
+        requires = "replace",
+        conflicts_with = "no_backup"
+    )]
+    backup_to: Option<PathBuf>,
+    /// Deletes the log that is replaced without a backup, as where NATS cannot read it.
+    #[arg(long, requires = "replace")]
+    no_backup: bool,
+}
+
+/// What was done.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Restored {
+    #[serde(flatten)]
+    restored: Details,
+    /// Where the backup of the log is that was replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaced: Option<PathBuf>,
+}
+
+/// What is on the server before.
+enum Existing {
+    Nothing,
+    /// What an interrupted restore left, up to this sequence.
+    Part(Value, u64),
+    /// A log, up to this sequence: 0 where it never held an event.
+    Log(Value, u64),
 }
 
 /// Restores the log.
 ///
 /// # Errors
-/// Where the backup is not whole, there is a log with events already, events would be removed at once for their age or their
-/// size, or NATS refuses.
+/// Where the backup is not whole, there is a log with events already, that log cannot be backed up, events would be removed at once for
+/// their age or their size, or NATS refuses.
 pub async fn run(environment: &Environment, folder: &Path, how: &How, as_json: bool) -> anyhow::Result<ExitCode> {
     let settings = config::Nats::from_environment(environment)?;
     tell(format!("checking {}", folder.display()));
     let (manifest, snapshot) = read_checked(folder).await?;
     let config = configured(&manifest, how)?;
-    let taken = StreamSnapshot {
-        config: restoring::marked(&config, manifest.backup.last_sequence),
-        state: manifest.state.clone(),
-    };
     let connection = connect(&settings, "webhook-hub restore").await?;
     let work = async {
-        if let Some(left) = may_replace(&connection, how.replace).await? {
-            tell(format!("deleting the existing log, last sequence {left}"));
-        }
-        restoring::begin(&connection, &config, manifest.backup.last_sequence).await?;
-        crash_at("restore_begun");
-        remove(&connection).await?;
-        crash_at("restore_removed");
-        let mut file = File::open(&snapshot).await?;
-        let sent = progress("sent", manifest.backup.bytes);
-        snapshot::give(&connection, EVENTS, &taken, &mut file, sent).await?;
-        until_there(&connection, &manifest, how.chosen.forget).await?;
-        // Now it is the log: the mark is taken off, and it takes events.
-        change(&connection, &config).await?;
-        crash_at("restore_opened");
-        restoring::end(&connection).await
+        let replaced = make_way(&connection, folder, how, &config, &manifest).await?;
+        let made = make(&connection, &manifest, &snapshot, &config, how.chosen.forget).await;
+        made.with_context(|| unfinished(replaced.as_deref()))?;
+        anyhow::Ok(replaced)
     };
-    with_rights(&connection, &settings, work).await?;
-    let text = format!(
-        "restored {}; now `webhook-hub streams apply`, then start the hubs",
-        manifest.backup.text()
-    );
-    print(as_json, &manifest.backup, text)?;
+    let replaced = with_rights(&connection, &settings, work).await?;
+    let mut text = format!("restored {}", manifest.backup.text());
+    if let Some(replaced) = &replaced {
+        text = format!(
+            "{text}; a backup of the log that was replaced is in {}",
+            replaced.display()
+        );
+    }
+    text.push_str("; now `webhook-hub streams apply`, then start the hubs");
+    let restored = Restored {
+        restored: manifest.backup,
+        replaced,
+    };
+    print(as_json, &restored, text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Deletes what is there, where that may be; where it holds events, after a backup of it. Returns where that is.
+async fn make_way(
+    connection: &Connection,
+    folder: &Path,
+    how: &How,
+    config: &Value,
+    manifest: &Manifest,
+) -> anyhow::Result<Option<PathBuf>> {
+    let existing = existing(connection, how.replace).await?;
+    if let Existing::Part(info, _) | Existing::Log(info, _) = &existing {
+        can_be_made(connection, info, config, manifest).await?;
+    }
+    let mut replaced = None;
+    let mut last = 0;
+    if let Existing::Log(info, last_seen) = &existing {
+        last = *last_seen;
+        if last > 0 && !how.no_backup {
+            let kept = keep(connection, info, folder, how).await?;
+            last = kept.1;
+            replaced = Some(kept.0);
+        }
+    }
+    restoring::begin(connection, config, manifest.backup.last_sequence).await?;
+    crash_at("restore_begun");
+    match existing {
+        Existing::Nothing => {}
+        Existing::Part(_, last) => {
+            tell(format!(
+                "an earlier restore left a part of the log, up to sequence {last}: it is deleted, and this one begins again"
+            ));
+            remove(connection).await?;
+        }
+        Existing::Log(info, _) => {
+            // A mirror takes no events but those of its log. Without a backup the log may be one that cannot be changed.
+            let is_mirror = info["config"]["mirror"].is_object();
+            if !is_mirror && (last == 0 || !how.no_backup) {
+                close(connection, &info, last).await?;
+            }
+            tell(format!("deleting the existing log, last sequence {last}"));
+            remove(connection).await?;
+        }
+    }
+    crash_at("restore_removed");
+    Ok(replaced)
+}
+
+/// Makes the log, and opens it when it is whole.
+async fn make(
+    connection: &Connection,
+    manifest: &Manifest,
+    snapshot: &Path,
+    config: &Value,
+    forgets: bool,
+) -> anyhow::Result<()> {
+    let taken = StreamSnapshot {
+        config: restoring::marked(config, manifest.backup.last_sequence),
+        state: manifest.state.clone(),
+    };
+    let mut file = File::open(snapshot).await?;
+    let sent = progress("sent", manifest.backup.bytes);
+    snapshot::give(connection, EVENTS, &taken, &mut file, sent).await?;
+    until_there(connection, manifest, forgets).await?;
+    // Now it is the log: the mark is taken off, and it takes events.
+    change(connection, config).await?;
+    crash_at("restore_opened");
+    restoring::end(connection).await
+}
+
+/// What an operator has when the old log is gone and the new one is not whole.
+fn unfinished(replaced: Option<&Path>) -> String {
+    let again = "the restore is not finished, and there is no log until it is: run the same command again";
+    match replaced {
+        None => again.to_owned(),
+        Some(replaced) => format!(
+            "{again} (a backup of the log that was deleted is in {}; `restore` takes it, too)",
+            replaced.display()
+        ),
+    }
 }
 
 /// What the server is to make of it: as it was, but for what is chosen now; of a mirror's backup a log.
@@ -114,33 +234,94 @@ fn configured(manifest: &Manifest, how: &How) -> anyhow::Result<Value> {
     Ok(config)
 }
 
-/// Whether the log that is there may be deleted: an empty one, as `streams apply` makes it, or what an interrupted restore left; any other
-/// one only with `replace`. Its last sequence; none where there is no log. An empty one takes no event any more when this returns.
-async fn may_replace(connection: &Connection, replace: bool) -> anyhow::Result<Option<u64>> {
+/// What is there, where it may be deleted: an empty log, as `streams apply` makes it, or what an interrupted restore left; any other log
+/// only with `replace`.
+async fn existing(connection: &Connection, replace: bool) -> anyhow::Result<Existing> {
     let Some(info) = api::stream_info(connection, EVENTS).await? else {
-        return Ok(None);
+        return Ok(Existing::Nothing);
     };
-    if !replace && !restoring::holds_only_a_part(&info) {
-        if let Err(error) = ensure_empty(&info) {
-            if restoring::mark(&info["config"]) == Some(0) {
-                // A restore ended between the mark and the second look below: the events are the log's own.
-                let open = restoring::unmarked(&info["config"], &streams::events_file()?);
-                change(connection, &open).await?;
-                tell("an earlier restore closed a log that had just taken an event; it is open again".to_owned());
-            }
-            return Err(error);
-        }
-        // Nothing may come in between the look and the deletion. The mark says that it is empty, so that a log that took events
-        // just before it is not deleted by the next restore, should this one end here.
-        change(connection, &restoring::marked(&info["config"], 0)).await?;
-        crash_at("restore_closed");
-        let again = api::stream_info(connection, EVENTS).await?;
-        if let Err(error) = again.as_ref().map_or(Ok(()), ensure_empty) {
-            change(connection, &info["config"]).await?;
-            return Err(error);
-        }
+    let last = last_sequence(&info);
+    if restoring::holds_only_a_part(&info) {
+        return Ok(Existing::Part(info, last));
     }
-    Ok(Some(info["state"]["last_seq"].as_u64().unwrap_or_default()))
+    if last == 0 || replace {
+        return Ok(Existing::Log(info, last));
+    }
+    if restoring::mark(&info["config"]) == Some(0) {
+        // A restore ended between `close` and its deletion of the log: the events are the log's own.
+        let open = restoring::unmarked(&info["config"], &streams::events_file()?);
+        change(connection, &open).await?;
+        tell("an earlier restore closed this log and did not delete it; it is open again".to_owned());
+    }
+    bail!(
+        "EVENTS exists and holds events up to sequence {last}. To replace it: stop the hubs, and run this again with --replace, which \
+         writes a backup of it and then deletes it"
+    )
+}
+
+/// Whether the server would take the new log if the one that is there were gone, as far as that can be known before.
+///
+/// # Errors
+/// Where it would not.
+async fn can_be_made(connection: &Connection, info: &Value, config: &Value, manifest: &Manifest) -> anyhow::Result<()> {
+    let copies = config["num_replicas"].as_u64().unwrap_or(1);
+    ensure!(
+        copies == 1 || info["cluster"]["name"].is_string(),
+        "the log of the backup has {copies} copies, and this server is alone: choose --replicas 1"
+    );
+    // The server checks the configuration before it refuses for the name.
+    let marked = restoring::marked(config, manifest.backup.last_sequence);
+    let request = json!({ "config": marked, "state": manifest.state });
+    let what = format!("STREAM.RESTORE.{EVENTS}");
+    match api::ask(connection, &what, &request, ANSWER).await {
+        Err(error) => match error.downcast_ref::<ApiError>() {
+            Some(refusal) if refusal.code == INVALID_CONFIG => Err(error.context("NATS cannot make this log")),
+            Some(_) => Ok(()),
+            None => Err(error),
+        },
+        Ok(_) => bail!("EVENTS was deleted by another program: run this again"),
+    }
+}
+
+/// Writes a backup of the log that is to be deleted: where it is, and the last sequence in it.
+async fn keep(connection: &Connection, info: &Value, folder: &Path, how: &How) -> anyhow::Result<(PathBuf, u64)> {
+    let to = match &how.backup_to {
+        Some(to) => to.clone(),
+        None => {
+            let name = folder.file_name().context("name a folder by --backup-to")?;
+            let time = Utc::now().format("%Y%m%dT%H%M%S%.3fZ");
+            folder.with_file_name(format!("{}.replaced-{time}", name.display()))
+        }
+    };
+    tell(format!("writing a backup of the existing log to {}", to.display()));
+    let kept = backup::write_into(connection, &to, info).await;
+    let kept = kept.context(
+        "the existing log stays, for no backup of it can be written (--backup-to takes another folder, --no-backup deletes it without)",
+    )?;
+    Ok((to, kept.backup.last_sequence))
+}
+
+/// Lets the log take no more events, and looks once more whether it ends at `last`: nothing may come in between that look and the
+/// deletion. The mark says that the events are the log's own, so the next restore does not take them for a part, should this one end
+/// here.
+async fn close(connection: &Connection, info: &Value, last: u64) -> anyhow::Result<()> {
+    if restoring::mark(&info["config"]).is_none() {
+        change(connection, &restoring::marked(&info["config"], 0)).await?;
+    }
+    crash_at("restore_closed");
+    let again = api::stream_info(connection, EVENTS).await?;
+    let now = again.as_ref().map_or(last, last_sequence);
+    if now != last {
+        change(connection, &info["config"]).await?;
+        restoring::end(connection).await?;
+        bail!("EVENTS took events up to sequence {now} meanwhile, and stays: stop the hubs, and run this again");
+    }
+    Ok(())
+}
+
+/// By what `STREAM.INFO` says; where it says nothing, as if there were events.
+fn last_sequence(info: &Value) -> u64 {
+    info["state"]["last_seq"].as_u64().unwrap_or(u64::MAX)
 }
 
 /// Deletes the log, where there is one.
@@ -152,16 +333,6 @@ async fn remove(connection: &Connection) -> anyhow::Result<()> {
     api::ask(connection, &what, &Value::Null, ANSWER)
         .await
         .context("cannot delete EVENTS")?;
-    Ok(())
-}
-
-fn ensure_empty(info: &Value) -> anyhow::Result<()> {
-    let last = info["state"]["last_seq"].as_u64().unwrap_or(u64::MAX);
-    ensure!(
-        last == 0,
-        "EVENTS exists and holds events up to sequence {last}. To replace it: stop the hubs, back it up (`webhook-hub backup`), and run \
-         this again with --replace, which deletes it"
-    );
     Ok(())
 }
 

@@ -43,7 +43,10 @@ pub enum Action {
     },
     /// Makes the mirror on this server the log, and creates what is missing.
     Promote {
-        /// Although the log that is mirrored is still there, or the mirror is known to lack events.
+        /// The last sequence of the log that is mirrored, where it is known: refuses a mirror that ends before it.
+        #[arg(long, value_name = "SEQUENCE")]
+        last: Option<u64>,
+        /// Although the log that is mirrored is still there, or the mirror lacks events, or that is not known.
         #[arg(long)]
         anyway: bool,
     },
@@ -136,8 +139,8 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
     let work = async {
         let differences = match action {
             Action::Apply(chosen) => apply(&connection, chosen).await?,
-            Action::Promote { anyway } => {
-                let followed = mirror::promote(&connection, *anyway).await?;
+            Action::Promote { last, anyway } => {
+                let followed = mirror::promote(&connection, *last, *anyway).await?;
                 tell(format!(
                     "EVENTS is the log now; its last event has sequence {}",
                     followed.last
@@ -197,7 +200,8 @@ fn say_followed(followed: mirror::Followed, as_json: bool) -> anyhow::Result<Exi
         "the mirror {state}: its last event has sequence {}, {} are to come",
         followed.last, followed.lag
     );
-    let shown = json!({ "last": followed.last, "lag": followed.lag, "active": followed.active });
+    let shown =
+        json!({ "last": followed.last, "lag": followed.lag, "heard": followed.heard, "active": followed.active });
     print(as_json, &shown, text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -237,7 +237,7 @@ impl<S: Stage> Worker<S> {
                 return Ok(());
             }
             let head = lane.head;
-            match self.attempt_head(&lane, context).await? {
+            match self.attempt_head(key, &lane, context).await? {
                 Attempted::Stopped => return Ok(()),
                 Attempted::Left => {
                     done.left = true;
@@ -257,7 +257,7 @@ impl<S: Stage> Worker<S> {
                         _ if !parking.for_creation => None,
                         // Also where it waited for it before: an earlier version let the creation join such a lane.
                         Some(known) => known,
-                        None if begins_to_wait => self.creation_in(&lane).await?,
+                        None if begins_to_wait => self.creation_in(key, &lane).await?,
                         None => None,
                     };
                     match passed {
@@ -281,19 +281,20 @@ impl<S: Stage> Worker<S> {
 
     /// Which event that waits in a lane is the one that its head waits for: it came while the head waited for something else,
     /// and so did not pass. The lane does not say it, as an earlier version leaves it, so they are read.
-    async fn creation_in(&self, lane: &Lane) -> anyhow::Result<Option<usize>> {
+    async fn creation_in(&self, key: OrderKey, lane: &Lane) -> anyhow::Result<Option<usize>> {
         for (at, (sequence, _)) in lane.waiting.iter().enumerate() {
             let event = event_at(self.journal.connection(), *sequence).await?;
-            if event.is_some_and(|event| S::creates(&event)) {
+            if event.is_some_and(|event| S::creates(&event) && OrderKey::of(&event) == key) {
                 return Ok(Some(at));
             }
         }
         Ok(None)
     }
 
-    async fn attempt_head(&self, lane: &Lane, context: &TaskContext) -> anyhow::Result<Attempted> {
+    async fn attempt_head(&self, key: OrderKey, lane: &Lane, context: &TaskContext) -> anyhow::Result<Attempted> {
         let recorded = match decoded_at(self.journal.connection(), lane.head).await? {
-            Some(Ok(recorded)) => recorded,
+            // A lane that was written about another log can name any event of this one.
+            Some(Ok(recorded)) if is_ours::<S>(&recorded) && OrderKey::of(&recorded) == key => recorded,
             Some(Err(CodecError::Newer(newer))) => {
                 tracing::error!(
                     stage = S::NAME,
@@ -303,10 +304,11 @@ impl<S: Stage> Worker<S> {
                 );
                 return Ok(Attempted::Left);
             }
-            Some(Err(_)) | None => {
+            found => {
                 tracing::error!(
                     stage = S::NAME,
                     sequence = lane.head,
+                    another_is_there = found.is_some(),
                     "an event that waited is not on the log any more; its order goes on without it"
                 );
                 return Ok(Attempted::Ended);

@@ -20,6 +20,7 @@ use crate::{
     journal::{
         codec::OrderKey,
         connection::Connection,
+        identity::LogState,
         read::{End, Entry, LogReader},
     },
 };
@@ -206,6 +207,28 @@ impl Mends {
     }
 }
 
+/// Says that lanes name what is not on this log, or are of another order there.
+pub(super) fn report_strange(stage: &'static str, strange: &HashSet<(OrderKey, u64)>, is_of_other_log: bool) {
+    let events = strange.len();
+    if events == 0 {
+        return;
+    }
+    if is_of_other_log {
+        tracing::error!(
+            stage,
+            events,
+            "lanes name events that are not on this log; their orders go on without them, and are to be sent again"
+        );
+    } else {
+        // Reported as lost when the log became this one.
+        tracing::warn!(
+            stage,
+            events,
+            "lanes name events that are not on this log: lanes of an earlier one had come back; they are ended again"
+        );
+    }
+}
+
 /// Mends an order's lane as it is now: events may have joined it since it was read.
 ///
 /// # Errors
@@ -232,8 +255,8 @@ pub(super) struct Rebuild {
     pub(super) lanes: Vec<(OrderKey, Lane)>,
     /// Events below the floor that are open and in no lane: they are handled by themselves.
     pub(super) open: HashSet<u64>,
-    /// The end of the log, up to which it is read.
-    pub(super) end: u64,
+    /// The log, which is read up to this end.
+    pub(super) log: LogState,
 }
 
 impl Rebuild {
@@ -254,12 +277,15 @@ impl Rebuild {
             check,
             lanes,
             open,
-            end,
+            log,
         } = self;
         let pause = time(&format!("{}_rebuild_pause", S::NAME), Duration::ZERO);
-        segment::<S>(&connection, &mut found, (check.from - 1, end), pause).await?;
+        segment::<S>(&connection, &mut found, (check.from - 1, log.last), pause).await?;
         found.open.retain(|_, one| !open.contains(&one.sequence));
-        let mends = Mends::of(&mut found, &check, &lanes, &HashSet::new(), Utc::now());
+        // What has expired, and what may come meanwhile beyond the end, is looked at when the lane is due.
+        let strange = found.strange(&lanes, log.first..=log.last);
+        report_strange(S::NAME, &strange, check.is_of_other_log);
+        let mends = Mends::of(&mut found, &check, &lanes, &strange, Utc::now());
         tracing::info!(
             stage = S::NAME,
             read = found.read,

@@ -33,14 +33,14 @@ use super::{
     cause_names::outcome_of,
     floor::{self, InheritedFloor, is_taken},
     progress::Progress,
-    rebuild::{Check, Mends, Rebuild, segment},
+    rebuild::{Check, Mends, Rebuild, report_strange, segment},
     recovery_scan::RecoveryScan,
     tenure::Tenure,
     work_queue::QueuedEvent,
 };
 use crate::{
     delivery::{
-        lanes::{Lanes, LanesRead, checksum::LanesChecksum},
+        lanes::{Lane, Lanes, LanesRead, checksum::LanesChecksum},
         lease::note::Floor,
     },
     event::EventId,
@@ -147,7 +147,7 @@ pub(super) async fn read<S: Stage>(
         if found.is_of_new_consumer {
             found.leave_to_consumer();
         }
-        if !mend_at_once::<S>(lanes, read, check, &mut found).await? {
+        if !mend_at_once::<S>(lanes, read, (check, log), &mut found).await? {
             before = Some(Some(LanesChecksum::of_others(check.from)));
         }
     } else {
@@ -177,7 +177,7 @@ pub(super) async fn read<S: Stage>(
         check,
         lanes: read.lanes,
         open: floor.open.iter().map(|(sequence, _)| *sequence).collect(),
-        end: log.last,
+        log,
     });
     Ok(open_work)
 }
@@ -187,20 +187,13 @@ pub(super) async fn read<S: Stage>(
 async fn mend_at_once<S: Stage>(
     lanes: &Lanes,
     read: &LanesRead,
-    check: &Check,
+    (check, log): (&Check, LogState),
     found: &mut RecoveryScan,
 ) -> anyhow::Result<bool> {
-    let strange = if check.is_of_other_log {
-        found.strange(&read.lanes)
-    } else {
-        HashSet::new()
-    };
-    if !strange.is_empty() {
-        tracing::error!(
-            events = strange.len(),
-            "lanes name events that are not on this log; their orders go on without them, and are to be sent again"
-        );
-    }
+    // On another log nothing that a lane names is expected; on this one what is older than its first event has expired.
+    let places = if check.is_of_other_log { 0 } else { log.first }..=u64::MAX;
+    let strange = found.strange(&read.lanes, places);
+    report_strange(S::NAME, &strange, check.is_of_other_log);
     let mends = Mends::of(found, check, &read.lanes, &strange, Utc::now());
     let are_all = mends.are_all(S::NAME);
     mends.apply(lanes).await?;
@@ -287,8 +280,15 @@ impl RecoveryReader<'_> {
         }
         let Some((read, _)) = lanes else { return Ok(Vec::new()) };
         let ended = self.ended_in_lanes(found, read).await?;
-        let parked: HashSet<u64> = read.lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect();
-        found.open.retain(|_, open| !parked.contains(&open.sequence));
+        // With its order: a lane that was written about another log can name any event of this one.
+        let in_lane = |(key, lane): &(OrderKey, Lane)| {
+            let key = *key;
+            lane.sequences().map(move |event| (key, event)).collect::<Vec<_>>()
+        };
+        let parked: HashSet<(OrderKey, u64)> = read.lanes.iter().flat_map(in_lane).collect();
+        found
+            .open
+            .retain(|_, open| !parked.contains(&(open.key, open.sequence)));
         Ok(ended)
     }
 

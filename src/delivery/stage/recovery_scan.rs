@@ -1,6 +1,9 @@
 //! Collects the open events of the part of the log that is read at a takeover. Pure: no clock, no I/O.
 
-use std::collections::{BTreeMap, HashMap, HashSet, btree_map, hash_map};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, btree_map, hash_map},
+    ops::RangeInclusive,
+};
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -157,8 +160,13 @@ impl RecoveryScan {
         self.unreadable.retain(|sequence| *sequence <= handled);
     }
 
-    /// What lanes name and is not on this log: nothing stands there, or an event of another order. What stands there is in no lane.
-    pub(super) fn strange(&mut self, lanes: &[(OrderKey, Lane)]) -> HashSet<(OrderKey, u64)> {
+    /// What lanes name, at one of these places, and is not on this log: nothing stands there, or an event of another order, or one that the stage
+    /// does not take. What stands there is in no lane. All that lanes name must have been read.
+    pub(super) fn strange(
+        &mut self,
+        lanes: &[(OrderKey, Lane)],
+        places: RangeInclusive<u64>,
+    ) -> HashSet<(OrderKey, u64)> {
         let named = lanes
             .iter()
             .flat_map(|(key, lane)| lane.sequences().map(|event| (*key, event)));
@@ -167,12 +175,13 @@ impl RecoveryScan {
             Some(None) => true,
             None => false,
         };
-        let (true_ones, strange): (HashSet<_>, HashSet<_>) = named.partition(is_there);
+        let (true_ones, mut strange): (HashSet<_>, HashSet<_>) = named.partition(is_there);
         self.in_lanes = true_ones.into_iter().map(|(_, event)| event).collect();
         // Taken for one that had come because a lane named its place: it comes yet.
         let (delivered, in_lanes) = (self.delivered, &self.in_lanes);
         self.open
             .retain(|_, open| open.sequence <= delivered || in_lanes.contains(&open.sequence));
+        strange.retain(|(_, event)| places.contains(event));
         strange
     }
 

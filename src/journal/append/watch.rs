@@ -77,6 +77,7 @@ struct Limits {
 struct StreamState {
     messages: u64,
     bytes: u64,
+    last_seq: u64,
 }
 
 impl Info {
@@ -251,6 +252,7 @@ impl LogProbe {
             return LogVerdict::LogTrouble(LogTrouble::NoStream);
         };
         self.acknowledging.fill().set(info.state.bytes, info.config.max_bytes);
+        metrics::gauge!("event_log_last_sequence").set(info.state.last_seq as f64);
         match info.full(self.acknowledging.needs()) {
             Some(reason) => LogVerdict::NoRoom(reason),
             None => LogVerdict::Room,

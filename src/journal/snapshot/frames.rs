@@ -1,75 +1,77 @@
 //! The outer form of a snapshot: the framing of Snappy and S2, a mark at the beginning and then blocks, each with its kind and
-//! length. Walking over it finds bytes that are missing or too many without unpacking anything.
+//! length. Walking over it finds bytes that are missing or too many; [`Block::unpack`] reads what is in a block.
 
 use anyhow::{bail, ensure};
+use bytes::{Bytes, BytesMut};
+
+use super::s2;
 
 /// The first frame: its kind, its length, and one of two names.
 const MARK: u8 = 0xff;
 const NAMES: [&[u8]; 2] = [b"S2sTwO", b"sNaPpY"];
-/// Kinds up to this one hold data.
-const LAST_DATA: u8 = 0x01;
+/// The kinds that hold data.
+const PACKED: u8 = 0x00;
+const PLAIN: u8 = 0x01;
 /// Kinds from here on may be passed over.
 const FIRST_SKIPPED: u8 = 0x80;
-/// Kind and length.
+/// Kind and length. The length has three bytes, so no frame, and nothing that is kept of one, is longer than 16 MiB.
 const HEAD: usize = 4;
+/// Bytes of the checksum before the data of a block.
+const CHECKSUM: usize = 4;
 
 /// Where a walk over a snapshot is.
 #[derive(Debug, Default)]
 pub struct Frames {
-    /// The head of a frame, or the name in the mark, as far as it has come.
-    partial: Vec<u8>,
-    /// Bytes of the frame that are still to come.
-    rest: usize,
+    /// What has come of the frame that is not whole yet.
+    buffer: BytesMut,
     marked: bool,
-    in_mark: bool,
-    data: u64,
+    blocks: u64,
+}
+
+/// A block of data.
+#[derive(Debug)]
+pub struct Block {
+    is_packed: bool,
+    body: Bytes,
 }
 
 impl Frames {
-    /// Goes over the next bytes.
+    /// Takes the next bytes; [`Self::next_block`] says what is in them.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next block that is whole; none until more bytes are fed.
     ///
     /// # Errors
     /// Where no frame can stand there.
-    pub fn read(&mut self, mut bytes: &[u8]) -> anyhow::Result<()> {
-        while !bytes.is_empty() {
-            if self.rest > 0 {
-                let now = self.rest.min(bytes.len());
-                if self.in_mark {
-                    self.partial.extend_from_slice(&bytes[..now]);
-                }
-                self.rest -= now;
-                bytes = &bytes[now..];
-                if self.rest == 0 && self.in_mark {
-                    ensure!(NAMES.contains(&self.partial.as_slice()), "it is of an unknown kind");
-                    (self.in_mark, self.marked) = (false, true);
-                    self.partial.clear();
-                }
-                continue;
+    pub fn next_block(&mut self) -> anyhow::Result<Option<Block>> {
+        while let [kind, a, b, c, ..] = self.buffer[..] {
+            let length = usize::from(a) | usize::from(b) << 8 | usize::from(c) << 16;
+            match kind {
+                MARK => ensure!(length == NAMES[0].len(), "a mark of {length} bytes"),
+                _ if !self.marked => bail!("it does not begin with a mark"),
+                PACKED | PLAIN | FIRST_SKIPPED.. => {}
+                _ => bail!("an unknown block of kind {kind:#04x}"),
             }
-            let now = (HEAD - self.partial.len()).min(bytes.len());
-            self.partial.extend_from_slice(&bytes[..now]);
-            bytes = &bytes[now..];
-            if let [kind, a, b, c] = self.partial[..] {
-                self.partial.clear();
-                self.begin(kind, usize::from(a) | usize::from(b) << 8 | usize::from(c) << 16)?;
+            if self.buffer.len() < HEAD + length {
+                return Ok(None);
+            }
+            let body = self.buffer.split_to(HEAD + length).freeze().slice(HEAD..);
+            match kind {
+                MARK => {
+                    ensure!(NAMES.contains(&&*body), "it is of an unknown kind");
+                    self.marked = true;
+                }
+                PACKED | PLAIN => {
+                    self.blocks += 1;
+                    let is_packed = kind == PACKED;
+                    return Ok(Some(Block { is_packed, body }));
+                }
+                _ => {}
             }
         }
-        Ok(())
-    }
-
-    fn begin(&mut self, kind: u8, length: usize) -> anyhow::Result<()> {
-        match kind {
-            MARK => {
-                ensure!(length == NAMES[0].len(), "a mark of {length} bytes");
-                self.in_mark = true;
-            }
-            _ if !self.marked => bail!("it does not begin with a mark"),
-            0..=LAST_DATA => self.data += 1,
-            FIRST_SKIPPED.. => {}
-            _ => bail!("an unknown block of kind {kind:#04x}"),
-        }
-        self.rest = length;
-        Ok(())
+        Ok(None)
     }
 
     /// The walk is over.
@@ -77,13 +79,57 @@ impl Frames {
     /// # Errors
     /// Where the last frame is not whole, or there was none.
     pub fn end(&self) -> anyhow::Result<()> {
-        ensure!(
-            self.rest == 0 && self.partial.is_empty(),
-            "the snapshot ends in the middle of a block"
-        );
-        ensure!(self.data > 0, "the snapshot is empty");
+        ensure!(self.buffer.is_empty(), "the snapshot ends in the middle of a block");
+        ensure!(self.blocks > 0, "the snapshot is empty");
         Ok(())
     }
+}
+
+impl Block {
+    /// Bytes of the block as it came, without its head.
+    pub fn packed_len(&self) -> u64 {
+        self.body.len() as u64
+    }
+
+    /// What is in the block, in place of what `out` held: at most 4 MiB bytes.
+    ///
+    /// # Errors
+    /// Where it is broken.
+    pub fn unpack(&self, out: &mut Vec<u8>) -> anyhow::Result<()> {
+        ensure!(self.body.len() >= CHECKSUM, "a block without a checksum");
+        let (checksum, data) = self.body.split_at(CHECKSUM);
+        if self.is_packed {
+            s2::unpack(data, out)?;
+        } else {
+            ensure!(data.len() <= s2::MAX_BLOCK, "a block of {} bytes", data.len());
+            out.clear();
+            out.extend_from_slice(data);
+        }
+        ensure!(
+            checksum == s2::checksum(out),
+            "the content of a block does not match its checksum"
+        );
+        Ok(())
+    }
+}
+
+/// The first bytes of a snapshot.
+pub fn begin(out: &mut Vec<u8>) {
+    put_head(out, MARK, NAMES[0].len());
+    out.extend_from_slice(NAMES[0]);
+}
+
+/// Appends a block that is not packed. `data`: at most 4 MiB bytes.
+pub fn put_plain(out: &mut Vec<u8>, data: &[u8]) {
+    debug_assert!(data.len() <= s2::MAX_BLOCK);
+    put_head(out, PLAIN, CHECKSUM + data.len());
+    out.extend_from_slice(&s2::checksum(data));
+    out.extend_from_slice(data);
+}
+
+fn put_head(out: &mut Vec<u8>, kind: u8, length: usize) {
+    let [a, b, c, ..] = length.to_le_bytes();
+    out.extend_from_slice(&[kind, a, b, c]);
 }
 
 #[cfg(test)]
@@ -91,25 +137,31 @@ mod tests {
     use super::*;
 
     fn snapshot() -> Vec<u8> {
-        let mut bytes = b"\xff\x06\x00\x00S2sTwO".to_vec();
-        for (kind, length) in [(1u8, 300usize), (0x99, 5), (0, 70_000), (0xfe, 0)] {
-            let length_bytes = u32::try_from(length).unwrap().to_le_bytes();
-            bytes.extend([kind, length_bytes[0], length_bytes[1], length_bytes[2]]);
+        let mut bytes = Vec::new();
+        begin(&mut bytes);
+        for (kind, length) in [(PACKED, 300), (0x99, 5), (PLAIN, 70_000), (0xfe, 0)] {
+            put_head(&mut bytes, kind, length);
             bytes.extend(std::iter::repeat_n(7, length));
         }
         bytes
     }
 
-    fn walk(bytes: &[u8], step: usize) -> anyhow::Result<()> {
-        let mut frames = Frames::default();
-        bytes.chunks(step).try_for_each(|chunk| frames.read(chunk))?;
-        frames.end()
+    fn walk(bytes: &[u8], step: usize) -> anyhow::Result<Vec<usize>> {
+        let (mut frames, mut blocks) = (Frames::default(), Vec::new());
+        for chunk in bytes.chunks(step) {
+            frames.feed(chunk);
+            while let Some(block) = frames.next_block()? {
+                blocks.push(block.body.len());
+            }
+        }
+        frames.end()?;
+        Ok(blocks)
     }
 
     #[test]
     fn a_whole_one_is_whole_however_it_comes() {
         for step in [1, 3, 4, 7, 1000, 100_000] {
-            walk(&snapshot(), step).unwrap();
+            assert_eq!(walk(&snapshot(), step).unwrap(), [300, 70_000]);
         }
     }
 
@@ -125,5 +177,21 @@ mod tests {
         gap.extend(&whole[260..]);
         assert!(walk(&gap, 100).is_err());
         assert!(walk(&whole[10..], 100).is_err());
+    }
+
+    #[test]
+    fn what_is_in_a_block_is_checked() {
+        let mut bytes = Vec::new();
+        begin(&mut bytes);
+        put_plain(&mut bytes, b"one");
+        let read = |bytes: &[u8]| {
+            let (mut frames, mut content) = (Frames::default(), Vec::new());
+            frames.feed(bytes);
+            let unpacked = frames.next_block().unwrap().unwrap().unpack(&mut content);
+            unpacked.map(|()| content)
+        };
+        assert_eq!(read(&bytes).unwrap(), b"one");
+        *bytes.last_mut().unwrap() ^= 1;
+        assert!(read(&bytes).is_err());
     }
 }

@@ -21,7 +21,7 @@ pub struct Followed {
     pub last: u64,
     /// Events of the log that it lacks, as the server knows.
     pub lag: u64,
-    /// Whether it has ever heard from the log.
+    /// Whether it has heard from the log since its server started. If not, the server does not know the lag and calls it 0.
     pub heard: bool,
     /// Whether it heard from the log within the last few seconds.
     pub active: bool,
@@ -73,31 +73,49 @@ fn followed(info: &Value) -> anyhow::Result<Followed> {
     })
 }
 
-/// Makes the mirror on this server the log: it takes events from now on, and no longer follows.
+/// Why a mirror is not to become the log; none where it may. `expected`: the last sequence of the log, as its operator knows it.
+fn objection(followed: &Followed, expected: Option<u64>) -> Option<String> {
+    let Followed { last, lag, .. } = *followed;
+    if followed.active {
+        return Some(
+            "the log that is mirrored is still there: stop its server first, so that there are not two logs; 5 s later this is possible"
+                .to_owned(),
+        );
+    }
+    if last == 0 {
+        return Some("the mirror is empty".to_owned());
+    }
+    if let Some(expected) = expected.filter(|expected| *expected > last) {
+        return Some(format!(
+            "the mirror ends with sequence {last} and the log with {expected}: events that the mirror lacks: {}",
+            expected - last
+        ));
+    }
+    if lag > 0 {
+        return Some(format!("the mirror lacks at least {lag} events of the log"));
+    }
+    if !followed.heard && expected.is_none() {
+        return Some(format!(
+            "this server has not heard from the log since it started, so it is not known whether the mirror, which ends with sequence \
+             {last}, lacks events: name the log's last sequence by --last (the metric event_log_last_sequence of the hubs)"
+        ));
+    }
+    None
+}
+
+/// Makes the mirror on this server the log: it takes events from now on, and no longer follows. `expected`: the last sequence of the
+/// log, where it is known.
 ///
 /// # Errors
 /// Where it is no mirror; unless `anyway`, where the log that it follows is still heard, so that there would be two, or where it
-/// is known to lack events.
-pub async fn promote(connection: &Connection, anyway: bool) -> anyhow::Result<Followed> {
+/// is known to lack events, or that is not known.
+pub async fn promote(connection: &Connection, expected: Option<u64>, anyway: bool) -> anyhow::Result<Followed> {
     let info = api::stream_info(connection, EVENTS)
         .await?
         .context("EVENTS is missing: there is nothing to promote")?;
     let followed = followed(&info)?;
-    if !anyway {
-        if followed.active {
-            bail!(
-                "the log that is mirrored is still there: stop its server first, so that there are not two logs (or --anyway)"
-            );
-        }
-        if followed.last == 0 {
-            bail!("the mirror is empty (or --anyway)");
-        }
-        if followed.lag > 0 {
-            bail!(
-                "the mirror lacks at least {} events of the log; if that cannot be read any more: --anyway",
-                followed.lag
-            );
-        }
+    if !anyway && let Some(objection) = objection(&followed, expected) {
+        bail!("{objection} (--anyway promotes it all the same)");
     }
     // It keeps as much as the mirror did, so that nothing is removed by becoming the log.
     let mut config = events_file()?;
@@ -114,4 +132,35 @@ pub async fn promote(connection: &Connection, anyway: bool) -> anyhow::Result<Fo
         .await
         .context("cannot promote the mirror")?;
     Ok(followed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_speaks_against_a_promotion() {
+        let whole = Followed {
+            last: 7,
+            lag: 0,
+            heard: true,
+            active: false,
+        };
+        for expected in [None, Some(7), Some(6)] {
+            assert_eq!(objection(&whole, expected), None, "{expected:?}");
+        }
+        let unheard = Followed { heard: false, ..whole };
+        for (followed, expected, reason) in [
+            (Followed { active: true, ..whole }, None, "still there"),
+            (Followed { last: 0, ..whole }, None, "empty"),
+            (whole, Some(9), "lacks: 2"),
+            (Followed { lag: 3, ..whole }, Some(7), "lacks at least 3"),
+            (unheard, None, "not known"),
+            (unheard, Some(8), "lacks: 1"),
+        ] {
+            let said = objection(&followed, expected).unwrap_or_default();
+            assert!(said.contains(reason), "{reason}: {said}");
+        }
+        assert_eq!(objection(&unheard, Some(7)), None);
+    }
 }

@@ -246,6 +246,11 @@ pub const METRICS: &[Metric] = &[
         &[of("reason", &labels::LOG_TROUBLE)],
         "1 for the reason why the event log does not acknowledge appends, 0 for the others. stores_nothing: NATS answers, but what is sent to it is neither stored nor refused, as after its disk was full; it must be restarted. restoring: EVENTS is being restored, or that was interrupted",
     ),
+    late(
+        "event_log_last_sequence",
+        &[],
+        "Sequence of the last event on the log when last looked at; a mirror that is to take the log's place must reach it",
+    ),
     gauge("event_log_bytes", &[], "Bytes that the stream EVENTS holds"),
     gauge(
         "event_log_max_bytes",

@@ -1,0 +1,257 @@
+//! Reads a block of S2, in which NATS packs snapshots, and computes the checksum of a block. S2 is Snappy with copies that repeat the
+//! distance of the copy before. Pure.
+
+use anyhow::{Context as _, bail, ensure};
+
+/// Bytes that a block holds at most once it is unpacked: the most that S2 allows.
+pub(super) const MAX_BLOCK: usize = 4 << 20;
+
+/// The low bits of a byte say what begins there.
+const KIND: u8 = 0b11;
+const LITERAL: u8 = 0;
+const COPY_NEAR: u8 = 1;
+const COPY_FAR: u8 = 2;
+/// Lengths of a literal from here on stand in the next one to four bytes.
+const LONG_LITERAL: u8 = 60;
+/// A copy is at least so long, where its length has three bits.
+const LEAST_COPY: usize = 4;
+/// Repeats from this length code on have it in the next one to three bytes, and are at least so long.
+const LONG_REPEAT: usize = 5;
+const LONG_REPEATS: [usize; 3] = [4, 1 << 8, 1 << 16];
+
+/// What is in a packed block, in place of what `out` held.
+///
+/// # Errors
+/// Where it is broken, or holds more than [`MAX_BLOCK`] bytes.
+pub(super) fn unpack(block: &[u8], out: &mut Vec<u8>) -> anyhow::Result<()> {
+    out.clear();
+    let mut input = Input(block);
+    let length = input.length()?;
+    ensure!(length <= MAX_BLOCK, "a block of {length} bytes");
+    out.reserve(length);
+    let mut distance = 0;
+    while !input.0.is_empty() {
+        let tag = input.byte()?;
+        match tag & KIND {
+            LITERAL => {
+                let literal = input.literal(tag)?;
+                ensure!(literal.len() <= length - out.len(), "a block is longer than it says");
+                out.extend_from_slice(literal);
+                continue;
+            }
+            COPY_NEAR => {
+                let far = usize::from(tag >> 5) << 8 | usize::from(input.byte()?);
+                let mut copied = usize::from(tag >> 2 & 0b111);
+                if far != 0 {
+                    distance = far;
+                } else if let Some(longer) = copied.checked_sub(LONG_REPEAT) {
+                    copied = LONG_REPEATS[longer] + input.number(longer + 1)?;
+                }
+                copy(out, distance, copied + LEAST_COPY, length)?;
+            }
+            kind => {
+                distance = input.number(if kind == COPY_FAR { 2 } else { 4 })?;
+                copy(out, distance, 1 + usize::from(tag >> 2), length)?;
+            }
+        }
+    }
+    ensure!(out.len() == length, "a block is shorter than it says");
+    Ok(())
+}
+
+/// Appends what stands so far before the end; it may reach into what is appended.
+fn copy(out: &mut Vec<u8>, distance: usize, count: usize, length: usize) -> anyhow::Result<()> {
+    ensure!(
+        (1..=out.len()).contains(&distance) && count <= length - out.len(),
+        "a block copies from nowhere, or too much"
+    );
+    let mut left = count;
+    while left > 0 {
+        let from = out.len() - distance;
+        let now = left.min(distance);
+        out.extend_from_within(from..from + now);
+        left -= now;
+    }
+    Ok(())
+}
+
+/// What is left to read of a block.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, count: usize) -> anyhow::Result<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count).context("a block ends too early")?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn byte(&mut self) -> anyhow::Result<u8> {
+        Ok(self.take(1)?[0])
+    }
+
+    /// A number of so many bytes, at most four, the lowest first.
+    fn number(&mut self, bytes: usize) -> anyhow::Result<usize> {
+        let bytes = self.take(bytes)?.iter().rev();
+        Ok(bytes.fold(0, |number, byte| number << 8 | usize::from(*byte)))
+    }
+
+    /// The length at the beginning: seven bits a byte, the lowest first.
+    fn length(&mut self) -> anyhow::Result<usize> {
+        let mut length = 0;
+        for at in 0..4 {
+            let byte = self.byte()?;
+            length |= usize::from(byte & 0x7f) << (7 * at);
+            if byte < 0x80 {
+                return Ok(length);
+            }
+        }
+        bail!("a block is too long")
+    }
+
+    fn literal(&mut self, tag: u8) -> anyhow::Result<&'a [u8]> {
+        let code = tag >> 2;
+        let less_one = match code.checked_sub(LONG_LITERAL) {
+            None => usize::from(code),
+            Some(longer) => self.number(usize::from(longer) + 1)?,
+        };
+        self.take(less_one + 1)
+    }
+}
+
+/// The checksum of a block: CRC-32C of what is in it, rotated and shifted, as Snappy has it.
+pub(super) fn checksum(content: &[u8]) -> [u8; 4] {
+    const MASK: u32 = 0xa282_ead8;
+    crc32c(content).rotate_right(15).wrapping_add(MASK).to_le_bytes()
+}
+
+/// For the value of a byte, what it does to the sum: by itself, and with one to seven bytes behind it.
+static TABLES: [[u32; 256]; 8] = tables();
+
+const fn tables() -> [[u32; 256]; 8] {
+    const CASTAGNOLI: u32 = 0x82f6_3b78;
+    let mut tables = [[0; 256]; 8];
+    let mut value = 0;
+    while value < 256 {
+        let mut sum = value as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            sum = if sum & 1 == 1 { sum >> 1 ^ CASTAGNOLI } else { sum >> 1 };
+            bit += 1;
+        }
+        tables[0][value] = sum;
+        value += 1;
+    }
+    let mut behind = 1;
+    while behind < 8 {
+        let mut value = 0;
+        while value < 256 {
+            let before = tables[behind - 1][value];
+            tables[behind][value] = before >> 8 ^ tables[0][(before & 0xff) as usize];
+            value += 1;
+        }
+        behind += 1;
+    }
+    tables
+}
+
+fn crc32c(content: &[u8]) -> u32 {
+    let (eights, rest) = content.as_chunks::<8>();
+    let sum = eights.iter().fold(!0, |sum: u32, eight| {
+        let mut eight = *eight;
+        for (byte, of_sum) in eight.iter_mut().zip(sum.to_le_bytes()) {
+            *byte ^= of_sum;
+        }
+        let with_behind = eight.iter().zip(TABLES.iter().rev());
+        with_behind.fold(0, |sum, (byte, table)| sum ^ table[usize::from(*byte)])
+    });
+    !rest.iter().fold(sum, |sum, byte| {
+        sum >> 8 ^ TABLES[0][usize::from(sum.to_le_bytes()[0] ^ byte)]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn unpacked(block: &[u8]) -> anyhow::Result<Vec<u8>> {
+        let mut out = b"before".to_vec();
+        unpack(block, &mut out).map(|()| out)
+    }
+
+    #[test]
+    fn every_kind_of_piece() {
+        // A literal, a copy that reaches into itself, and one with two bytes of distance.
+        assert_eq!(unpacked(b"\x09\x04ab\x05\x02\x06\x03\x00").unwrap(), b"abababaab");
+        // Repeats of a distance: short, and with a length of one, two and three bytes.
+        let repeats = |code: u8, more: &[u8], count: usize| {
+            let total = 3 + 4 + count;
+            let mut block = vec![
+                (total & 0x7f) as u8 | 0x80,
+                (total >> 7 & 0x7f) as u8 | 0x80,
+                (total >> 14) as u8,
+            ];
+            block.extend(b"\x08abc\x01\x03");
+            block.extend([code << 2 | 1, 0]);
+            block.extend(more);
+            let expected: Vec<u8> = b"abc".iter().copied().cycle().take(total).collect();
+            assert_eq!(unpacked(&block).unwrap(), expected, "{code}");
+        };
+        repeats(0, &[], 4);
+        repeats(4, &[], 8);
+        repeats(5, &[1], 9);
+        repeats(6, &[2, 1], 4 + 256 + 258);
+        repeats(7, &[3, 0, 1], 4 + 65_536 + 65_539);
+        // A distance of four bytes, and literals with lengths of one to four bytes.
+        assert_eq!(unpacked(b"\x04\x08abc\x03\x03\x00\x00\x00").unwrap(), b"abca");
+        for bytes in 1u8..=4 {
+            let mut block = vec![3, (59 + bytes) << 2, 2];
+            block.extend(std::iter::repeat_n(0, usize::from(bytes) - 1));
+            block.extend(b"xyz");
+            assert_eq!(unpacked(&block).unwrap(), b"xyz");
+        }
+        assert_eq!(unpacked(b"\x00").unwrap(), b"");
+    }
+
+    #[test]
+    fn what_is_broken_is_refused() {
+        let broken: [&[u8]; 9] = [
+            b"",
+            b"\x80",
+            b"\x80\x80\x80\x04",
+            b"\xff\xff\xff\xff\x01",
+            // Shorter and longer than it says.
+            b"\x05\x04ab",
+            b"\x01\x04ab",
+            // A distance before the beginning, a repeat of none, a copy that is too long.
+            b"\x06\x04ab\x02\x03\x00",
+            b"\x06\x04ab\x01\x00",
+            b"\x04\x04ab\x05\x02",
+        ];
+        for block in broken {
+            assert!(unpacked(block).is_err(), "{block:x?}");
+        }
+    }
+
+    #[test]
+    fn the_checksum() {
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
+        assert_eq!(crc32c(b""), 0);
+        assert_eq!(
+            checksum(b"123456789"),
+            (0x2507_c60d_u32.wrapping_add(0xa282_ead8)).to_le_bytes()
+        );
+    }
+
+    proptest! {
+        /// Nothing that is read makes it panic, or yield more than the block says.
+        #[test]
+        fn anything_is_read_or_refused(block in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(content) = unpacked(&block) {
+                prop_assert!(content.len() <= MAX_BLOCK);
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! A log that is replaced is on the disk as a backup before it is deleted, and what the server would refuse is found before that.
+
+use sha2::{Digest as _, Sha256};
+
+use super::*;
+
+/// A snapshot whose form is whole, and that holds nothing that NATS can restore: "123456789" in a block that is not packed.
+pub(super) const OF_NOTHING: &[u8] = b"\xff\x06\x00\x00S2sTwO\x01\x0d\x00\x00\xe5\xb0\x8a\xc7123456789";
+
+/// The folder beside the backup that holds the log which was replaced.
+fn replaced_beside(place: &Path) -> Vec<String> {
+    let beside = std::fs::read_dir(place.parent().unwrap()).unwrap();
+    let names = beside.map(|entry| entry.unwrap().path());
+    let is_it = |path: &std::path::PathBuf| path.to_str().unwrap().contains("log.replaced-");
+    names
+        .filter(is_it)
+        .map(|path| path.to_str().unwrap().to_owned())
+        .collect()
+}
+
+async fn append(nats: &Nats, count: usize) {
+    let hub = jetstream::new(nats.connect("hub").await);
+    for _ in 0..count {
+        let published = hub.publish("orders.forwarded.careem.b.p00", "{}".into()).await;
+        published.unwrap().await.unwrap();
+    }
+}
+
+/// Changes the manifest of a backup.
+fn change_manifest(place: &Path, change: impl FnOnce(&mut Value)) {
+    let path = place.join("backup.json");
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut manifest);
+    std::fs::write(&path, manifest.to_string()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_that_is_replaced_can_be_restored() {
+    let nats = Nats::start().await;
+    let (backup, provision) = (settings(&nats, "backup"), settings(&nats, "provision"));
+    run(&provision, &["streams", "apply"]).await.expect_success();
+    append(&nats, 2).await;
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("log");
+    let to = place.to_str().unwrap();
+    run(&backup, &["backup", to]).await.expect_success();
+    append(&nats, 3).await;
+    let last = async || events(&nats).await.cached_info().state.last_sequence;
+    let was = events(&nats).await.cached_info().created;
+
+    // What NATS would not make is refused while the old log is there.
+    let manifest = std::fs::read(place.join("backup.json")).unwrap();
+    for (setting, value, reason) in [
+        ("num_replicas", Value::from(3), "--replicas 1"),
+        ("duplicate_window", Value::from(1), "NATS cannot make this log"),
+        ("max_age", Value::from(1), "--max-age"),
+    ] {
+        change_manifest(&place, |manifest| manifest["config"][setting] = value);
+        refused(&run(&provision, &["restore", to, "--replace"]).await, reason);
+        std::fs::write(place.join("backup.json"), &manifest).unwrap();
+    }
+    let in_use = folder.path().to_str().unwrap();
+    let into_it = ["restore", to, "--replace", "--backup-to", in_use];
+    refused(&run(&provision, &into_it).await, "the existing log stays");
+    let now = events(&nats).await.cached_info().clone();
+    assert_eq!((now.created, now.state.last_sequence), (was, 5));
+    assert!(replaced_beside(&place).is_empty());
+    append(&nats, 1).await;
+
+    // The backup is useless, which NATS finds when the old log is gone.
+    let whole = std::fs::read(place.join("stream.tar.s2")).unwrap();
+    std::fs::write(place.join("stream.tar.s2"), OF_NOTHING).unwrap();
+    change_manifest(&place, |manifest| {
+        manifest["backup"]["bytes"] = OF_NOTHING.len().into();
+        manifest["backup"]["sha256"] = hex::encode(Sha256::digest(OF_NOTHING)).into();
+    });
+    let ran = run(&provision, &["restore", to, "--replace"]).await;
+    let [kept] = &replaced_beside(&place)[..] else {
+        panic!("one backup of the old log: {}", ran.said())
+    };
+    refused(&ran, &format!("a backup of the log that was deleted is in {kept}"));
+    assert!(ran.stderr.contains("run the same command again"), "{}", ran.said());
+    std::fs::write(place.join("stream.tar.s2"), whole).unwrap();
+    std::fs::write(place.join("backup.json"), manifest).unwrap();
+
+    // Again, and it is whole; then the log that was replaced comes back by its backup.
+    run(&provision, &["restore", to]).await.expect_success();
+    assert_eq!(last().await, 2);
+    let ran = run(&provision, &["--json", "restore", kept, "--replace", "--no-backup"]).await;
+    let said: Value = serde_json::from_str(&ran.expect_success().stdout).unwrap();
+    assert_eq!((&said["lastSequence"], said.get("replaced")), (&6.into(), None));
+    assert_eq!(last().await, 6);
+    run(&provision, &["streams", "apply"]).await.expect_success();
+    run(&provision, &["streams", "diff"]).await.expect_success();
+    append(&nats, 1).await;
+    assert_eq!(last().await, 7, "it takes events");
+}
+
+/// Hubs that were not stopped append while the log is replaced: each event that was acknowledged is on the log, or in the backup of the
+/// log that was replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_event_comes_between_its_backup_and_its_deletion() {
+    let nats = Nats::start().await;
+    let (backup, provision) = (settings(&nats, "backup"), settings(&nats, "provision"));
+    run(&provision, &["streams", "apply"]).await.expect_success();
+    append(&nats, 2).await;
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("log");
+    let to = place.to_str().unwrap();
+    run(&backup, &["backup", to]).await.expect_success();
+
+    let hub = jetstream::new(nats.connect("hub").await);
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let appending = async {
+        let (mut acknowledged, mut stopped) = (2, stopped);
+        while stopped.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty) {
+            let published = hub.publish("orders.forwarded.careem.b.p00", "{}".into()).await;
+            acknowledged += u64::from(published.unwrap().await.is_ok());
+        }
+        acknowledged
+    };
+    let restoring = async {
+        let ran = run(&provision, &["restore", to, "--replace"]).await;
+        stop.send(()).unwrap();
+        ran
+    };
+    let (acknowledged, ran) = tokio::join!(appending, restoring);
+    assert!(acknowledged > 2, "it appended meanwhile");
+    if ran.code == Some(0) {
+        let [kept] = &replaced_beside(&place)[..] else {
+            panic!("one backup of the old log: {}", ran.said())
+        };
+        let manifest = std::fs::read(Path::new(kept).join("backup.json")).unwrap();
+        let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        let restored = events(&nats).await.cached_info().state.last_sequence - 2;
+        let kept = manifest["backup"]["lastSequence"].as_u64().unwrap();
+        assert_eq!(kept + restored, acknowledged, "{manifest}");
+    } else {
+        refused(&ran, "meanwhile, and stays: stop the hubs");
+        append(&nats, 1).await;
+        assert_eq!(events(&nats).await.cached_info().state.last_sequence, acknowledged + 1);
+    }
+    run(&provision, &["streams", "apply"]).await.expect_success();
+}
