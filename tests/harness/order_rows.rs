@@ -112,10 +112,15 @@ fn note(row: &mut Value, event: &Recorded, payload: &Value) {
     let envelope = &event.envelope;
     let root = json!(envelope.root_id);
     let is_open = row["forwarded_at"].is_null() || open(row).iter().any(|one| one["webhook"] == root);
+    let known = open(row).into_iter().find(|one| one["webhook"] == root);
+    let known = known.and_then(|one| moment(&one["since"]));
+    let since = known
+        .unwrap_or(rounded(envelope.received_at))
+        .min(rounded(envelope.received_at));
     let put = |row: &mut Value, state: &str, next: Option<&Value>| {
         remove(row, |one| one["webhook"] == root);
         let mut one = json!({
-            "webhook": root, "state": state, "isCreation": envelope.is_creation(), "since": precise(envelope.received_at),
+            "webhook": root, "state": state, "isCreation": envelope.is_creation(), "since": precise(since),
         });
         if let Some(next) = next.and_then(moment) {
             one["nextAttemptAt"] = precise(next).into();
@@ -149,8 +154,8 @@ fn note(row: &mut Value, event: &Recorded, payload: &Value) {
             let mut all = open(row);
             all.retain(is_one);
             all.sort_by_key(|one| (moment(&one["since"]), one["webhook"].as_str().unwrap().to_owned()));
-            let latest = all.pop().unwrap();
-            remove(row, |one| is_one(one) && *one != latest);
+            let kept = all.split_off(all.len().saturating_sub(if is_creation { 1 } else { 16 }));
+            remove(row, |one| is_one(one) && !kept.contains(one));
             row["given_up_at"] = shown(envelope.time).into();
             row["cause_code"] = payload["error"]["code"].clone();
             row["cause_stage"] = payload["stage"].clone();
@@ -164,7 +169,7 @@ fn note(row: &mut Value, event: &Recorded, payload: &Value) {
         EventType::OrderForwarded => {
             let is_creation = envelope.is_creation();
             remove(row, |one| {
-                let before = moment(&one["since"]) <= Some(rounded(envelope.received_at));
+                let before = moment(&one["since"]) <= Some(since);
                 let news = one["isCreation"] == false;
                 one["webhook"] == root || (one["state"] == "given_up" && ((news && before) || (!news && is_creation)))
             });

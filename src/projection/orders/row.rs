@@ -2,7 +2,8 @@
 //!
 //! Several webhooks may be about one order. The row keeps each that has not reached the backend ([`UnsettledWebhook`]): it is under
 //! way or given up. The order's state is that of the most important one: an announcement before news, one under way before
-//! one that was given up, the oldest first. Without any, the order was forwarded, or all its webhooks were ignored.
+//! one that was given up, the oldest first. Without any, the order was forwarded, or all its webhooks were ignored. `status` is
+//! what the provider said last, whether the backend has it or not.
 //!
 //! Applying an order's events again gives the same row, so the log can be read again from anywhere.
 
@@ -28,6 +29,8 @@ use crate::{
 /// Announcements of one number that come so much apart are two orders. It is the default of `ORDER_MEMORY`, whatever that is set to:
 /// the rows follow from the log alone.
 const SAME_ORDER_FOR: TimeDelta = TimeDelta::hours(48);
+/// Most news that were given up that a row keeps, the latest ones.
+const MAX_NEWS_GIVEN_UP: usize = 16;
 /// Type of webhooks that are about no order, or tell nothing of one.
 const NOT_WANTED: &str = "ignored";
 /// The stage of an `order.rejected` of earlier versions, which do not say it.
@@ -66,7 +69,7 @@ pub(super) struct UnsettledWebhook {
     state: WebhookState,
     /// It announces the order.
     is_creation: bool,
-    /// When it was accepted.
+    /// When it was accepted, for the first time since it last reached the backend.
     since: DateTime<Utc>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next_attempt_at: Option<DateTime<Utc>>,
@@ -242,16 +245,23 @@ impl Row {
         }
     }
 
+    /// Since when an event's webhook has not reached the backend. One that was given up and comes again is no newer for it.
+    fn since(&self, event: &Event<'_>) -> DateTime<Utc> {
+        let accepted = millis(event.envelope.received_at);
+        let known = self.unsettled.iter().find(|one| one.webhook == event.envelope.root_id);
+        known.map_or(accepted, |one| one.since.min(accepted))
+    }
+
     /// The event's webhook is in this state.
     fn put(&mut self, event: &Event<'_>, state: WebhookState) {
         let envelope = &event.envelope;
-        let webhook = envelope.root_id;
+        let (webhook, since) = (envelope.root_id, self.since(event));
         self.unsettled.retain(|one| one.webhook != webhook);
         self.unsettled.push(UnsettledWebhook {
             webhook,
             state,
             is_creation: envelope.is_creation(),
-            since: millis(envelope.received_at),
+            since,
             next_attempt_at: None,
         });
     }
@@ -320,14 +330,7 @@ impl Row {
             return;
         }
         self.put(event, WebhookState::GivenUp);
-        // One of each kind is enough to say so: the latest, for what makes up for that makes up for those before it.
-        let is_creation = event.envelope.is_creation();
-        let is_one = |one: &UnsettledWebhook| one.state == WebhookState::GivenUp && one.is_creation == is_creation;
-        let given_up = self.unsettled.iter().filter(|one| is_one(one));
-        let latest = given_up
-            .max_by_key(|one| (one.since, one.webhook))
-            .map(|one| one.webhook);
-        self.unsettled.retain(|one| !is_one(one) || Some(one.webhook) == latest);
+        self.keep_latest(event.envelope.is_creation());
         self.given_up_at = Some(millis(event.envelope.time));
         match &event.said {
             DecodedPayload::DeadLettered(dead) => self.because(dead.attempts, &dead.stage, &dead.error),
@@ -339,6 +342,21 @@ impl Row {
         }
     }
 
+    /// Keeps only the latest of what was given up: one announcement, for one that arrives makes up for all, and some news, for
+    /// what comes again makes up only for what is older.
+    fn keep_latest(&mut self, is_creation: bool) {
+        let most = if is_creation { 1 } else { MAX_NEWS_GIVEN_UP };
+        let is_one = |one: &UnsettledWebhook| one.state == WebhookState::GivenUp && one.is_creation == is_creation;
+        let given_up = self.unsettled.iter().filter(|one| is_one(one));
+        let mut latest: Vec<_> = given_up.map(|one| (one.since, one.webhook)).collect();
+        latest.sort_unstable();
+        let Some(oldest) = latest.len().checked_sub(most).map(|surplus| latest[surplus]) else {
+            return;
+        };
+        self.unsettled
+            .retain(|one| !is_one(one) || (one.since, one.webhook) >= oldest);
+    }
+
     fn because(&mut self, attempts: u32, stage: &str, error: &ErrorReport) {
         self.attempts = i32::try_from(attempts).unwrap_or(i32::MAX);
         self.cause_stage = Some(stage.to_owned());
@@ -347,7 +365,7 @@ impl Row {
 
     fn forwarded(&mut self, event: &Event<'_>) {
         let (webhook, is_creation) = (event.envelope.root_id, event.envelope.is_creation());
-        let accepted = millis(event.envelope.received_at);
+        let accepted = self.since(event);
         // What arrives makes up for news that came before it and did not; an announcement that arrives, for every announcement.
         let is_overcome = |one: &UnsettledWebhook| {
             let makes_up = if one.is_creation {
