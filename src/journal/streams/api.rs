@@ -24,6 +24,11 @@ pub struct ApiError {
     description: String,
 }
 
+/// Whether an error is a refusal of JetStream's with this code.
+pub fn is_refused_with(error: &anyhow::Error, code: u64) -> bool {
+    error.downcast_ref::<ApiError>().is_some_and(|one| one.code == code)
+}
+
 /// Asks for something: `STREAM.INFO.EVENTS`.
 ///
 /// # Errors
@@ -64,13 +69,7 @@ pub fn checked(answer: &[u8]) -> anyhow::Result<Value> {
 pub async fn stream_info(connection: &Connection, name: &str) -> anyhow::Result<Option<Value>> {
     match ask(connection, &format!("STREAM.INFO.{name}"), &Value::Null, ANSWER).await {
         Ok(info) => Ok(Some(info)),
-        Err(error)
-            if error
-                .downcast_ref::<ApiError>()
-                .is_some_and(|one| one.code == STREAM_NOT_FOUND) =>
-        {
-            Ok(None)
-        }
+        Err(error) if is_refused_with(&error, STREAM_NOT_FOUND) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot look up stream {name}")),
     }
 }

@@ -22,6 +22,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How often a line says how far they are.
 const SAY_EVERY: Duration = Duration::from_secs(2);
 
+/// JetStream's error code where too few servers have room for a copy.
+const NO_ROOM: u64 = 10005;
+/// How long it is asked again then: three times the ten seconds after which servers repeat what is reserved.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause before it is asked again.
+const ROOM_PAUSE: Duration = Duration::from_secs(1);
+
 /// What is to be applied.
 #[derive(Debug, Default)]
 pub struct ApplyOptions {
@@ -63,7 +70,7 @@ pub async fn apply(
                 if name == EVENTS && is_new_server {
                     config = form::marked(config);
                 }
-                api::ask(connection, &format!("STREAM.CREATE.{name}"), &config, api::ANSWER)
+                placed(connection, &format!("STREAM.CREATE.{name}"), (name, &config), &say)
                     .await
                     .with_context(|| format!("cannot create stream {name}"))?;
             }
@@ -73,7 +80,7 @@ pub async fn apply(
                     if !order.forget {
                         forgets_nothing(name, &config, &info)?;
                     }
-                    api::ask(connection, &format!("STREAM.UPDATE.{name}"), &config, api::ANSWER)
+                    placed(connection, &format!("STREAM.UPDATE.{name}"), (name, &config), &say)
                         .await
                         .with_context(|| format!("cannot change stream {name}"))?;
                     changed.push((name, config["num_replicas"].as_u64().unwrap_or(1)));
@@ -105,6 +112,41 @@ pub async fn apply(
         }
     }
     differences(connection).await
+}
+
+/// Creates or changes a stream. The servers of a cluster tell each other only every few seconds how much of their store is reserved:
+/// where none has room for a copy, that may be what a copy reserved that is gone, so it is asked again for a while.
+async fn placed(
+    connection: &Connection,
+    what: &str,
+    (name, config): (&str, &Value),
+    say: &impl Fn(String),
+) -> anyhow::Result<()> {
+    let (began, mut is_said) = (Instant::now(), false);
+    loop {
+        let Err(error) = api::ask(connection, what, config, api::ANSWER).await else {
+            return Ok(());
+        };
+        if !api::is_refused_with(&error, NO_ROOM) {
+            return Err(error);
+        }
+        if began.elapsed() > ROOM_TIMEOUT {
+            let each = match config["max_bytes"].as_i64() {
+                Some(bytes @ 1..) => format!("each copy of {name} reserves {bytes} bytes (--max-bytes)"),
+                _ => format!("too few servers can hold a copy of {name}"),
+            };
+            return Err(error.context(format!(
+                "no place for all copies: {each}; a server's room is max_file_store of its configuration, less what others reserve"
+            )));
+        }
+        if !is_said {
+            is_said = true;
+            say(format!(
+                "{name}: {error:#}; waiting, for freed room is known after some seconds"
+            ));
+        }
+        tokio::time::sleep(ROOM_PAUSE).await;
+    }
 }
 
 /// Refuses a change by which NATS would remove events at once.
