@@ -48,7 +48,7 @@ pub use self::{
     misspelt::{Misspelt, misspelt},
     nats::Nats,
     outbound::Outbound,
-    retention::Retention,
+    retention::{Retention, order_memory},
     secrets::{Secrets, public_url, scheme},
     stopping::Stopping,
     tls::{ClientTls, KeyPair},
@@ -233,7 +233,7 @@ impl Config {
     fn with_providers(env: &Environment, catalogue: &Catalogue) -> Result<Self, ConfigError> {
         let http = http(env)?;
         let providers = providers(env, catalogue, http.public_url.as_deref())?;
-        let order_memory = retention::order_memory(env)?;
+        let order_memory = order_memory(env)?;
         Ok(Self {
             service_name: env.text_or("SERVICE_NAME", "integration-service")?,
             http,

@@ -34,6 +34,13 @@ pub enum Failure {
         /// How long it is left alone at least, even where the stage is ready at once; no less than [`LEAST_PAUSE`].
         pause: Duration,
     },
+    /// Nothing was tried: this instance lacks the set-up for it, and another one may have it. The stage is left to others once.
+    Elsewhere {
+        /// What is lacking; the same text for all events that lack the same.
+        cause: String,
+        /// How long until it is looked at again where no other instance takes the stage.
+        pause: Duration,
+    },
 }
 
 /// What the runner does, after the events are on the log.
@@ -52,6 +59,8 @@ pub enum Settlement {
     Defer(Parking),
     /// Try again after this long, as soon as the stage is ready.
     Hold(Duration),
+    /// Leave the stage to another instance for a while, where this was not done for the same cause; else as [`Self::Pause`].
+    Leave(String, Duration),
 }
 
 /// Until when an event is parked.
@@ -179,6 +188,8 @@ pub fn settle(result: Result<Vec<NewEvent>, Failure>, now: DateTime<Utc>, crowde
             Settlement::Defer(parking(after, now, for_creation))
         }
         Err(Failure::Hold { pause, .. }) => Settlement::Hold(pause.max(LEAST_PAUSE)),
+        Err(Failure::Elsewhere { pause, .. }) if crowded => Settlement::Defer(parking(pause, now, false)),
+        Err(Failure::Elsewhere { cause, pause }) => Settlement::Leave(cause, pause.max(LEAST_PAUSE)),
     }
 }
 
@@ -314,7 +325,7 @@ mod tests {
         /// Each way to fail, with each pause that a stage may ask for: none is tried again at once.
         #[test]
         fn no_failure_is_tried_again_without_a_pause(
-            which in 0usize..5, millis in 0u64..20_000, for_creation: bool, crowded: bool,
+            which in 0usize..6, millis in 0u64..20_000, for_creation: bool, crowded: bool,
         ) {
             let (now, pause) = (Utc::now(), Duration::from_millis(millis));
             let retry = |next| Failure::Retry { next, record: Vec::new(), for_creation };
@@ -323,11 +334,13 @@ mod tests {
                 1 => retry(Next::Park(pause)),
                 4 => retry(Next::ParkUncounted(pause)),
                 2 => Failure::Later { after: pause, for_creation },
+                5 => Failure::Elsewhere { cause: String::new(), pause },
                 _ => Failure::Hold { cause: String::new(), pause },
             };
             let waits = match settle(Err(failure), now, crowded) {
                 Settlement::Done(_) => unreachable!("a failure"),
-                Settlement::Again(_, pause) | Settlement::Pause(pause) | Settlement::Hold(pause) => pause,
+                Settlement::Again(_, pause) | Settlement::Leave(_, pause) => pause,
+                Settlement::Pause(pause) | Settlement::Hold(pause) => pause,
                 Settlement::Park(_, parking, _) | Settlement::Defer(parking) => (parking.until - now).to_std().unwrap(),
             };
             prop_assert_eq!(waits, pause.max(LEAST_PAUSE));

@@ -29,7 +29,7 @@ use crate::{
     memory::Orders,
     order::body::BodySource,
     provider::{Content, Fact, Posted, TransformError},
-    registry::Registry,
+    registry::{NotEnabled, Registry},
     remote::Remote,
     retry::Failure,
 };
@@ -61,6 +61,7 @@ pub struct Transform {
     orders: Arc<Orders>,
     database: Database,
     log: Arc<Connection>,
+    not_enabled: NotEnabled,
 }
 
 /// Why nothing can be said of a webhook yet.
@@ -69,6 +70,8 @@ enum NotYet {
     Log(anyhow::Error),
     /// Its merchant is not known, and the table of branches cannot be read.
     Branches,
+    /// Its provider is not enabled on this instance.
+    Elsewhere(Failure),
 }
 
 impl From<anyhow::Error> for NotYet {
@@ -91,6 +94,7 @@ impl From<NotYet> for Failure {
                 tracing::warn!("a merchant is unknown and the branches cannot be read; its webhook waits");
                 TABLE_AWAY
             }
+            NotYet::Elsewhere(left) => return left,
         };
         Self::Later {
             after,
@@ -114,12 +118,16 @@ impl Transform {
             orders,
             database,
             log,
+            not_enabled: NotEnabled::default(),
         }
     }
 
     async fn outcome(&self, received: &Recorded, now: DateTime<Utc>) -> Result<NewEvent, NotYet> {
         let Some(enabled) = self.registry.get(&received.envelope.provider) else {
-            return Ok(dead_letter(received, not_enabled(&received.envelope.provider)));
+            return match self.not_enabled.leave(&received.envelope.provider) {
+                Some(left) => Err(NotYet::Elsewhere(left)),
+                None => Ok(dead_letter(received, not_enabled(&received.envelope.provider))),
+            };
         };
         let remote = enabled.outbound.as_ref();
         let is_webhook = received.envelope.event_type == EventType::WebhookReceived;

@@ -43,6 +43,7 @@ mod rights;
 mod retention;
 mod pooler;
 mod skipped;
+mod enabled_later;
 mod branches;
 mod principals;
 mod identity;

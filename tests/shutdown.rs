@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    future,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,7 +13,22 @@ use std::{
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
-use webhook_hub::event::{EventType, Recorded};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use webhook_hub::{
+    config,
+    delivery::{
+        FORWARD,
+        lanes::LaneNamespace,
+        stage::{self, Stage},
+    },
+    event::{EventType, NewEvent, Recorded},
+    journal::{
+        Journal,
+        connection::{Connection, HUB_INBOX},
+    },
+    retry::Failure,
+};
 
 use crate::harness::{
     World,
@@ -156,4 +172,52 @@ async fn told_to_stop_before_nats_is_there() {
     let (status, took) = hub.terminate().await;
     assert_eq!(status.code(), Some(0));
     assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+/// A stage that waits for the memory of orders, which has ended with the hub: it never knows what is on the log.
+#[derive(Default)]
+struct WithoutMemory {
+    waits: Notify,
+}
+
+impl Stage for WithoutMemory {
+    const NAME: &'static str = FORWARD;
+    const TAKES: &'static [EventType] = &[EventType::OrderTransformed];
+    const LANES: Option<LaneNamespace> = Some(LaneNamespace::FORWARD);
+
+    async fn ready(&self) {}
+
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    async fn catches_up(&self) -> anyhow::Result<()> {
+        self.waits.notify_one();
+        future::pending().await
+    }
+
+    async fn handle(&self, event: &Recorded, _: u32) -> Result<Vec<NewEvent>, Failure> {
+        panic!("event {} before the log was read", event.sequence)
+    }
+}
+
+/// A takeover ends when the hub stops, whatever it waits for.
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_during_a_takeover() {
+    let world = World::new().await;
+    let environment = world.settings().environment();
+    let settings = config::Nats::from_environment(&environment).unwrap();
+    let connection = Arc::new(Connection::open(&settings, "test", HUB_INBOX).await.unwrap());
+    let format = config::EventLog::from_environment(&environment).unwrap();
+    let (journal, writer) = Journal::open(connection, format);
+    let writing = tokio::spawn(writer.run());
+    let (waiting, stop) = (Arc::new(WithoutMemory::default()), CancellationToken::new());
+    let takeover = stage::run(Arc::clone(&waiting), journal, Duration::from_secs(10), stop.clone());
+    let takeover = tokio::spawn(takeover);
+    let waits = tokio::time::timeout(PATIENCE, waiting.waits.notified()).await;
+    waits.expect("the stage is taken over");
+    stop.cancel();
+    let ended = tokio::time::timeout(PATIENCE, takeover).await;
+    ended.expect("the takeover ends with the hub").unwrap().unwrap();
+    writing.abort();
 }

@@ -112,7 +112,7 @@ async fn an_event_of_a_later_version_is_left_to_that_version() {
     let _newer = world.hub().await;
     world.post_orders(&older, ids("beside", 3)).await;
     world.completed(3).await;
-    older.says("left to a later version").await;
+    older.says("the tables are left to another instance").await;
     assert_eq!(world.skipped(0).await, Vec::<Value>::new());
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(3)).await;

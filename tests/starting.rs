@@ -7,8 +7,10 @@ use serde_json::Value;
 
 use crate::harness::{
     World,
+    at_end::Ends,
     certificates::{Authority, text},
     hub::{Hub, Settings, run},
+    ids,
     wait::{PATIENCE, eventually},
 };
 
@@ -134,4 +136,15 @@ async fn a_certificate_comes_to_its_end() {
         }
     })
     .await;
+}
+
+/// On a log without events no order can have been parked: there is nothing to warn of.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_start_warns_of_no_lost_lanes() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    world.post_orders(&hub, ids("first", 1)).await;
+    world.at_end(Ends::forwarded(1)).await;
+    hub.says("\"stage taken over").await;
+    assert!(!hub.logs_contain("LANES is new"), "{}", hub.log());
 }

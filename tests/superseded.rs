@@ -8,14 +8,18 @@ use crate::harness::{
     World,
     at_end::Ends,
     backend::Answer,
-    careem::change,
+    careem::{change, order},
     hub::{Hub, Ran, run},
     log::payload,
     outside::{CAREEM_POS, Outside, send},
     platform::Say,
+    wait::{PATIENCE, eventually},
 };
 
 const MENU: &str = include_str!("fixtures/menu.json");
+/// The branch of `merchant-2`.
+const ADD_BRANCH: &str = "INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, merchant_id)
+     VALUES ('config-2', 'branch-2', 'provider-careem', 'company-uuid', 'merchant-2')";
 
 async fn retry(world: &World, args: &[&str]) -> Ran {
     let args: Vec<_> = ["dead-letters", "retry", "--all"].iter().chain(args).copied().collect();
@@ -134,4 +138,178 @@ async fn old_news_of_an_order_do_not_follow_newer_ones() {
     world.log.wait_for(EventType::OrderDeadLettered, 2).await;
     retry(&world, &[]).await;
     world.at_end(Ends::forwarded(3).ignored(1)).await;
+}
+
+impl World {
+    /// Takes up one dead letter, as `dead-letters retry ID` does.
+    async fn take_up_one(&self, dead: &Recorded) {
+        let id = dead.envelope.id.to_string();
+        let ran = run(&self.nats.settings("hub"), &["dead-letters", "retry", &id]).await;
+        ran.expect_success();
+    }
+
+    /// Takes up one dead letter, which ends without a request, and for this reason.
+    async fn ends_ignored(&self, dead: &Recorded, reason: &str) {
+        let before = self.log.events().await;
+        let is_ignored = |event: &&std::sync::Arc<Recorded>| event.envelope.event_type == EventType::OrderIgnored;
+        let count = before.iter().filter(is_ignored).count();
+        let requests = self.backend.count();
+        self.take_up_one(dead).await;
+        let ignored = self.log.wait_for(EventType::OrderIgnored, count + 1).await;
+        let end = payload(ignored.last().unwrap());
+        assert_eq!(end["reason"], reason, "{end}");
+        assert_eq!(self.backend.count(), requests, "{reason}, and yet a request");
+    }
+
+    /// Waits until an order's row has this state and this status.
+    async fn row_says(&self, id: &str, state: &str, status: &str) {
+        eventually(&format!("{id} is {state}, {status}"), PATIENCE, async || {
+            let query = format!("SELECT state, status FROM hub.orders WHERE external_order_id = '{id}'");
+            let rows = self.database.rows(&query).await.map_err(|error| error.to_string())?;
+            if rows == [json!({ "state": state, "status": status })] {
+                Ok(())
+            } else {
+                Err(format!("{rows:?}"))
+            }
+        })
+        .await;
+    }
+
+    /// What the backend was told last about an order.
+    fn last_word(&self, id: &str) -> Value {
+        let requests = self.backend.requests();
+        let last = requests.iter().rfind(|one| one.external_order_id() == id).unwrap();
+        last.json()["statusChange"]["canonicalStatus"].clone()
+    }
+}
+
+/// An order, news of it, and the last word about it.
+fn story(id: &str) -> [String; 3] {
+    [order(id), change(id, "ready"), change(id, "cancelled")]
+}
+
+/// The backend refused an order and its news. The provider sends all of it again, and the last word is refused once more: it is
+/// newer than all that the backend has, whichever of its two dead letters is taken up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_word_is_not_old_because_the_words_before_it_came_again() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    let refused = || Answer::status(422);
+    let answers = [
+        refused(),
+        refused(),
+        refused(),
+        Answer::Accept,
+        Answer::Accept,
+        refused(),
+    ];
+    world.backend.next_for("CR-again", answers);
+    for webhook in &story("CR-again") {
+        world.careem.post(&hub, webhook).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderDeadLettered, 3).await;
+    world.log_forgets(&hub).await;
+    for webhook in &story("CR-again") {
+        world.careem.post(&hub, webhook).await.event_id();
+    }
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 4).await;
+    world.take_up_one(&dead[2]).await;
+    world.log.wait_for(EventType::OrderForwarded, 3).await;
+    assert_eq!(world.last_word("CR-again"), "cancelled");
+    // The backend has each of the others.
+    for at in [3, 1, 0] {
+        world.ends_ignored(&dead[at], "DUPLICATE_WEBHOOK").await;
+    }
+    world.at_end(Ends::forwarded(3).ignored(3)).await;
+}
+
+/// Everything was refused twice, and a person takes it up from its end on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_twice_is_taken_up_backwards() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    world.backend.next_for("CR-twice", vec![Answer::status(422); 6]);
+    for times in 1..=2 {
+        for webhook in &story("CR-twice") {
+            world.careem.post(&hub, webhook).await.event_id();
+        }
+        world.log.wait_for(EventType::OrderDeadLettered, 3 * times).await;
+        if times == 1 {
+            world.log_forgets(&hub).await;
+        }
+    }
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 6).await;
+    world.take_up_one(&dead[5]).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.ends_ignored(&dead[4], "SUPERSEDED").await;
+    world.take_up_one(&dead[3]).await;
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    world.ends_ignored(&dead[2], "DUPLICATE_WEBHOOK").await;
+    world.ends_ignored(&dead[1], "SUPERSEDED").await;
+    world.ends_ignored(&dead[0], "DUPLICATE_WEBHOOK").await;
+    world.at_end(Ends::forwarded(2).ignored(4)).await;
+}
+
+/// A branch that was missing is added, and what was sent to it is taken up one by one: all of it in its order; from its end on,
+/// only what something newer has overtaken is left out.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_had_no_branch_is_taken_up_one_by_one() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    let orders = ["CR-forwards", "CR-backwards"];
+    for id in orders {
+        for webhook in [order(id), change(id, "accepted"), change(id, "cancelled")] {
+            world.post_as(&hub, "merchant-2", &webhook).await;
+        }
+    }
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 6).await;
+    assert!(
+        dead.iter()
+            .all(|dead| payload(dead)["error"]["code"] == "BRANCH_NOT_FOUND")
+    );
+    let of = |id: &str| -> Vec<_> {
+        let of_order = dead.iter().filter(|dead| dead.envelope.external_order_id == id);
+        of_order.cloned().collect()
+    };
+    world.database.run(ADD_BRANCH).await.unwrap();
+    for (at, dead) in of("CR-forwards").iter().enumerate() {
+        world.take_up_one(dead).await;
+        world.log.wait_for(EventType::OrderForwarded, at + 1).await;
+    }
+    assert_eq!(world.last_word("CR-forwards"), "cancelled");
+    // The backend knows no order of that number before its announcement.
+    world.backend.next_for("CR-backwards", [Answer::status(404)]);
+    for dead in of("CR-backwards").iter().rev() {
+        world.take_up_one(dead).await;
+    }
+    world.log.wait_for(EventType::OrderForwarded, 5).await;
+    superseded(&world, 1).await;
+    assert_eq!(world.last_word("CR-backwards"), "cancelled");
+    world.at_end(Ends::forwarded(5).ignored(1)).await;
+}
+
+/// Only the words before the last one come again and are forwarded. That does not make up for the last one, which the backend still
+/// lacks: the order's row says so, and a retry delivers it.
+#[tokio::test(flavor = "multi_thread")]
+async fn older_words_that_come_again_do_not_make_up_for_the_last_one() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    world.backend.next_for("CR-lacks", vec![Answer::status(422); 3]);
+    for webhook in &story("CR-lacks") {
+        world.careem.post(&hub, webhook).await.event_id();
+    }
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 3).await;
+    world.log_forgets(&hub).await;
+    for webhook in &story("CR-lacks")[..2] {
+        world.careem.post(&hub, webhook).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    world.row_says("CR-lacks", "given_up", "cancelled").await;
+    let dry = retry(&world, &["--dry-run"]).await;
+    assert!(dry.stdout.contains("2 would end as a repeat"), "{}", dry.stdout);
+    assert!(!dry.stdout.contains("superseded"), "{}", dry.stdout);
+    world.take_up_one(&dead[2]).await;
+    world.log.wait_for(EventType::OrderForwarded, 3).await;
+    world.row_says("CR-lacks", "forwarded", "cancelled").await;
+    world.at_end(Ends::forwarded(3).dead_lettered(2)).await;
 }

@@ -19,11 +19,11 @@ const ORDER_MEMORY: Bounds<Duration> = Bounds {
     why: "less forgets an order before its provider has stopped sending it, more takes a number that is used again for the old order",
 };
 
-/// `ORDER_MEMORY`.
+/// Reads `ORDER_MEMORY`.
 ///
 /// # Errors
 /// Where it is out of bounds.
-pub(super) fn order_memory(env: &Environment) -> Result<Duration, ConfigError> {
+pub fn order_memory(env: &Environment) -> Result<Duration, ConfigError> {
     env.duration("ORDER_MEMORY", DEFAULT_ORDER_MEMORY, &ORDER_MEMORY)
 }
 

@@ -10,6 +10,7 @@
 //! An unreadable message becomes an `order.rejected` of its own, which is a dead letter: it neither loops nor is acknowledged
 //! silently. An event of a newer version is left to an instance of that version (`newer_version`).
 
+mod action;
 mod attempt;
 mod doubt;
 mod due;
@@ -21,12 +22,14 @@ mod in_flight;
 mod handover;
 mod work_queue;
 mod join;
+mod leaving;
 mod newer_version;
 mod log_lines;
 mod consumer_check;
 mod progress;
 mod cause_names;
 mod rebuild;
+mod receive;
 mod recovery;
 mod fair_share;
 mod delivery_gap;
@@ -44,8 +47,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Subscriber, jetstream::Message};
-use chrono::Utc;
+use async_nats::Subscriber;
 use futures_util::{
     FutureExt as _, Stream, StreamExt,
     future::{Fuse, FusedFuture as _},
@@ -65,23 +67,23 @@ use self::{
     gauges::Gauges,
     handover::Freed,
     in_flight::{InFlight, WorkSources},
+    leaving::Left,
+    receive::take,
     recovery::OpenWork,
-    tenure::{Handed, LostFloor, StageUnavailable, Tenure, Term},
-    unreadable::unreadable,
-    work_queue::{Done, QueuedEvent, Task},
+    tenure::{LostFloor, StageUnavailable, Tenure, Term},
+    work_queue::{Done, Task},
 };
 use super::{
     lanes::{LaneNamespace, Lanes, LanesRead},
     lease::Lease,
+    superseded::{KnownAcceptances, NoOrders},
 };
 use crate::{
     event::{EventType, NewEvent, Recorded, outcome::OUTCOME},
     fault_injection::{crash_stage_at, time},
     journal::{
         Appended, EVENTS, Journal,
-        codec::{self, OrderKey},
-        identity::Mark,
-        pull::{self, Messages, Pull, acknowledge},
+        pull::{Messages, Pull},
         streams,
     },
     retry::Failure,
@@ -166,6 +168,11 @@ pub trait Stage: Send + Sync + 'static {
         Before::Unknown
     }
 
+    /// What is known of the acceptances of webhooks, to tell which of two events about an order is the newer one.
+    fn acceptances(&self) -> impl KnownAcceptances {
+        NoOrders
+    }
+
     /// Whether events of this type only wake a waiting event. They have no outcome, so they are never open.
     fn only_wakes(_: EventType) -> bool {
         false
@@ -190,6 +197,7 @@ pub async fn run<S: Stage>(
         grace,
         stop,
         went_back: LostFloor::default(),
+        left: Left::default(),
     };
     while !worker.stop.is_cancelled() {
         if let Err(error) = worker.work_under_lease().await {
@@ -218,6 +226,8 @@ struct Worker<S> {
     stop: CancellationToken,
     /// The floor on a log that was replaced: the lease that held it may be lost with that log.
     went_back: LostFloor,
+    /// For what the stage was left to other instances.
+    left: Left,
 }
 
 impl<S: Stage> Worker<S> {
@@ -271,8 +281,12 @@ impl<S: Stage> Worker<S> {
         let Some(namespace) = S::LANES else {
             return self.work_on(term, words, None, &halt).await;
         };
-        let (lanes, writer, read) =
-            Lanes::read(self.journal.connection(), self.journal.partitions(), namespace).await?;
+        let (connection, partitions) = (self.journal.connection(), self.journal.partitions());
+        let (lanes, writer, read) = tokio::select! {
+            biased;
+            () = halt.cancelled() => return Ok(()),
+            read = Lanes::read(connection, partitions, namespace) => read?,
+        };
         let mut work = pin!(self.work_on(term, words, Some((lanes, read)), &halt));
         let failed = tokio::select! {
             worked = &mut work => return worked,
@@ -324,12 +338,17 @@ impl<S: Stage> Worker<S> {
     ) -> anyhow::Result<()> {
         let connection = self.journal.connection();
         let (lanes, read) = lanes.unzip();
-        let mut open_work = Box::pin(recovery::read::<S>(
+        // Until it is read, the note stays that of the instance before.
+        let reading = Box::pin(recovery::read::<S>(
             &self.journal,
             lanes.as_ref().zip(read),
             &term.tenure,
-        ))
-        .await?;
+        ));
+        let mut open_work = tokio::select! {
+            biased;
+            () = halt.cancelled() => return Ok(()),
+            read = reading => read?,
+        };
         if !self.catches_up(halt).await? {
             return Ok(());
         }
@@ -428,73 +447,4 @@ impl<S: Stage> Worker<S> {
         gauges.note(seen, context, in_flight, stopped_by);
         Ok(())
     }
-
-    /// Queues a message, or acknowledges one that is settled.
-    async fn hold(
-        &self,
-        message: Message,
-        in_flight: &mut InFlight,
-        context: &TaskContext,
-        gauges: &Gauges,
-    ) -> anyhow::Result<()> {
-        let info = pull::info(&message)?;
-        let sequence = info.stream_sequence;
-        let age_ms = Utc::now().timestamp_millis() - i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000)?;
-        gauges.show(info.pending, age_ms);
-        let connection = self.journal.connection();
-        let handed = Handed {
-            sequence,
-            delivered: info.delivered,
-            age_ms,
-        };
-        if context.tenure.must_compare(&handed, connection.times()) {
-            floor::check(connection, &context.tenure).await?;
-        }
-        let id = message
-            .headers
-            .as_ref()
-            .and_then(|headers| headers.get(codec::MESSAGE_ID));
-        let id = id.map(|id| id.as_str()).unwrap_or_default();
-        let is_settled = context.tenure.progress(|progress| {
-            progress.know(sequence, id);
-            progress.mark(Mark::new(sequence, id, info.published.unix_timestamp_nanos()));
-            let is_settled = progress.is_settled(sequence);
-            progress.receive(sequence);
-            is_settled
-        });
-        if is_settled == Some(true) {
-            return acknowledge(Some(&message)).await;
-        }
-        let InFlight { queue, newer, .. } = in_flight;
-        if queue.is_queued(sequence) {
-            return Ok(());
-        }
-        match codec::decode(message.headers.as_ref(), message.payload.clone(), sequence) {
-            Err(codec::CodecError::Newer(event)) => newer.leave(S::NAME, sequence, event),
-            Ok(event) if newer.holds_up(S::NAME, sequence, OrderKey::of(&event)) => {}
-            Ok(event) => queue.push(QueuedEvent {
-                event,
-                requests: 0,
-                parked: None,
-                message: Some(message),
-            }),
-            Err(error) => {
-                let rejected = vec![unreadable(S::NAME, &message, sequence, &error)];
-                if self.record(&context.tenure, sequence, rejected).await {
-                    acknowledge(Some(&message)).await?;
-                    context.tenure.progress(|progress| progress.settle(sequence));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The next message, once the stage is ready for one; none after a heartbeat. With an empty queue one is taken before the stage
-/// is ready: a half-open breaker lets few requests through, and new events get a share of them beside parked ones.
-async fn take<S: Stage>(stage: &S, messages: &mut Messages, has_events: bool) -> anyhow::Result<Option<Message>> {
-    if has_events {
-        stage.ready().await;
-    }
-    messages.next().await
 }

@@ -8,28 +8,104 @@
 //! |---|---|
 //! | `menu.sync_requested` | a later `menu.sync_requested` of the same branch, whatever its outcome: it is what the backend wants |
 //! | `order.status_requested` | a later status of the same order that was pushed to the provider |
-//! | `order.transformed` with news of an order | later news of the same order that the backend has, also where an announcement was news |
+//! | `order.transformed` with news of an order | newer news of the same order that the backend has, also where an announcement was news. A webhook that was accepted again is as old as its first acceptance ([`news`]) |
 //!
-//! A new order is never superseded, and neither is news without a status (about the courier).
+//! An `order.transformed` of a webhook that was forwarded after all, because the provider sent it again, is a repeat. Otherwise
+//! a new order is never superseded, and neither is news without a status (about the courier).
 
-use std::fmt;
+use std::{collections::HashMap, fmt, future::Future};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::de::DeserializeOwned;
 
+use self::news::{Accepted, ToldAs, Verdict, Word};
 use crate::{
-    event::{EventId, EventType, Recorded, outcome::Forwarded, push::StatusPushed},
+    event::{
+        EventId, EventType, Recorded,
+        outcome::{DUPLICATE_WEBHOOK, Forwarded, Ignored, SUPERSEDED},
+        push::StatusPushed,
+    },
     journal::{
         codec::{self, partition_token},
         connection::Connection,
-        read::{Entry, LogReader, Start},
+        read::{Entry, LogReader, Start, event_at},
     },
     order::body,
 };
 
+pub mod news;
+
 /// How long after its webhook news of an order are made where a person had the webhook taken up again; a provider's order is
 /// fetched in less.
 const LATE: TimeDelta = TimeDelta::minutes(1);
+/// How far the clock of NATS may be behind a hub's.
+const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
+/// Most events of one order that are compared, the latest ones: far more than a provider sends about an order.
+const MAX_FOUND: usize = 1000;
+
+/// What is known of the acceptances of an order's webhooks, beside what the events about them say.
+pub trait KnownAcceptances: Send + Sync {
+    /// Where reading begins for what the backend was told after the first acceptance of an event's webhook.
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    fn begin(&self, event: &Recorded) -> impl Future<Output = anyhow::Result<Start>> + Send;
+
+    /// The place on the log of the first acceptance of each of these webhooks of the event's order, or of what first came of it;
+    /// without those of which it is not known.
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    fn first(
+        &self,
+        event: &Recorded,
+        webhooks: Vec<EventId>,
+    ) -> impl Future<Output = anyhow::Result<HashMap<EventId, u64>>> + Send;
+
+    /// How far apart the acceptances of two webhooks of one order can be; the same number is another order's after that.
+    fn window(&self) -> TimeDelta;
+}
+
+impl<T: KnownAcceptances> KnownAcceptances for &T {
+    fn begin(&self, event: &Recorded) -> impl Future<Output = anyhow::Result<Start>> + Send {
+        (*self).begin(event)
+    }
+
+    fn first(
+        &self,
+        event: &Recorded,
+        webhooks: Vec<EventId>,
+    ) -> impl Future<Output = anyhow::Result<HashMap<EventId, u64>>> + Send {
+        (*self).first(event, webhooks)
+    }
+
+    fn window(&self) -> TimeDelta {
+        (*self).window()
+    }
+}
+
+/// Of a stage that handles no events of orders.
+#[derive(Debug, Clone, Copy)]
+pub struct NoOrders;
+
+impl KnownAcceptances for NoOrders {
+    async fn begin(&self, event: &Recorded) -> anyhow::Result<Start> {
+        Ok(since(event))
+    }
+
+    async fn first(&self, _: &Recorded, _: Vec<EventId>) -> anyhow::Result<HashMap<EventId, u64>> {
+        Ok(HashMap::new())
+    }
+
+    fn window(&self) -> TimeDelta {
+        TimeDelta::MAX
+    }
+}
+
+/// Where the log is read from for what came after the acceptance of an event's webhook, where the place of that is not known.
+pub fn since(event: &Recorded) -> Start {
+    Start::Time(event.envelope.received_at - CLOCK_SKEW)
+}
 
 /// What took an event's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +114,10 @@ pub struct NewerEvent {
     /// The event on the log that says so.
     pub id: EventId,
     time: DateTime<Utc>,
+    /// It is of the same webhook: the backend has what is retried.
+    pub is_repeat: bool,
+    /// The backend's id of the order, where the event names it.
+    pub order_id: Option<String>,
 }
 
 impl NewerEvent {
@@ -46,7 +126,14 @@ impl NewerEvent {
             what,
             id: event.envelope.id,
             time: event.envelope.time,
+            is_repeat: false,
+            order_id: None,
         }
+    }
+
+    /// The reason with which the retried event is ignored.
+    pub const fn reason(&self) -> &'static str {
+        if self.is_repeat { DUPLICATE_WEBHOOK } else { SUPERSEDED }
     }
 }
 
@@ -63,9 +150,9 @@ pub fn may_be(event: &Recorded) -> bool {
     let is_taken_up = event.run.is_some();
     match envelope.event_type {
         EventType::MenuSyncRequested | EventType::OrderStatusRequested => is_taken_up,
-        EventType::OrderTransformed if !envelope.is_creation() => {
+        EventType::OrderTransformed => {
             let is_late = envelope.time - envelope.received_at > LATE;
-            is_taken_up || (is_late && envelope.cause_id != Some(envelope.root_id))
+            is_taken_up || (!envelope.is_creation() && is_late && envelope.cause_id != Some(envelope.root_id))
         }
         _ => false,
     }
@@ -75,14 +162,19 @@ pub fn may_be(event: &Recorded) -> bool {
 ///
 /// # Errors
 /// Where NATS does not answer.
-pub async fn by(connection: &Connection, event: &Recorded, partitions: u16) -> anyhow::Result<Option<NewerEvent>> {
+pub async fn by(
+    connection: &Connection,
+    event: &Recorded,
+    partitions: u16,
+    acceptances: &impl KnownAcceptances,
+) -> anyhow::Result<Option<NewerEvent>> {
     let envelope = &event.envelope;
     let partition = partition_token(codec::partition(
         &envelope.provider,
         &envelope.external_order_id,
         partitions,
     ));
-    in_partition(connection, event, &partition).await
+    in_partition(connection, event, &partition, acceptances).await
 }
 
 /// The same, with the subject token of the partition in which the order's events are.
@@ -93,79 +185,128 @@ pub async fn in_partition(
     connection: &Connection,
     event: &Recorded,
     partition: &str,
+    acceptances: &impl KnownAcceptances,
 ) -> anyhow::Result<Option<NewerEvent>> {
+    let is_newer_status = |later: &Recorded| {
+        payload::<StatusPushed>(later).is_some_and(|told| !told.skipped && told.requested_at > event.envelope.time)
+    };
+    let newest = |found: Vec<Recorded>, what| found.last().map(|newer| NewerEvent::new(what, newer));
+    // Of any branch: one that was not known when the one was published may be known now.
+    let of_any_branch = |event_type| subjects(event, event_type, "*", partition);
+    let after = Start::Sequence(event.sequence + 1);
     match event.envelope.event_type {
         EventType::MenuSyncRequested => {
-            let is_newer = |_: &Recorded| true;
-            find(
-                connection,
-                event,
-                partition,
-                EventType::MenuSyncRequested,
-                is_newer,
-                "a later menu",
-            )
-            .await
+            let subjects = of_any_branch(EventType::MenuSyncRequested);
+            let found = find(connection, event, subjects, after, |_| true).await?;
+            Ok(newest(found, "a later menu"))
         }
         EventType::OrderStatusRequested => {
-            let is_newer = |later: &Recorded| {
-                payload::<StatusPushed>(later)
-                    .is_some_and(|told| !told.skipped && told.requested_at > event.envelope.time)
-            };
-            find(
-                connection,
-                event,
-                partition,
-                EventType::OrderStatusPushed,
-                is_newer,
-                "a later status",
-            )
-            .await
+            let subjects = of_any_branch(EventType::OrderStatusPushed);
+            let found = find(connection, event, subjects, after, is_newer_status).await?;
+            Ok(newest(found, "a later status"))
         }
-        EventType::OrderTransformed if !event.envelope.is_creation() => {
-            if !body::summary(&event.payload).is_ok_and(|summary| !summary.provider_status.is_empty()) {
-                return Ok(None);
-            }
-            let is_newer = |later: &Recorded| {
-                later.envelope.received_at > event.envelope.received_at
-                    && payload::<Forwarded>(later).is_some_and(|has| {
-                        let is_news = has.as_news || !later.envelope.is_creation();
-                        is_news && !has.order.provider_status.is_empty()
-                    })
-            };
-            find(
-                connection,
-                event,
-                partition,
-                EventType::OrderForwarded,
-                is_newer,
-                "later news",
-            )
-            .await
-        }
+        EventType::OrderTransformed => of_order(connection, event, partition, acceptances).await,
         _ => Ok(None),
     }
 }
 
-/// The last event of this type about the same order or menu behind this one that is newer by this rule.
-async fn find(
+/// What the backend was told about the order of an `order.transformed`, and is newer, or the same.
+async fn of_order(
     connection: &Connection,
     event: &Recorded,
     partition: &str,
-    event_type: EventType,
-    is_newer: impl Fn(&Recorded) -> bool,
-    what: &'static str,
+    acceptances: &impl KnownAcceptances,
 ) -> anyhow::Result<Option<NewerEvent>> {
     let envelope = &event.envelope;
-    let (root, provider) = (event_type.subject_root(), codec::token(&envelope.provider));
-    // Of any branch: one that was not known when the one was published may be known now.
-    let subjects = format!("{root}.{provider}.*.{partition}");
-    let mut reader = LogReader::of_subjects(connection, subjects, Start::Sequence(event.sequence + 1));
-    let mut newest = None;
+    let branch = envelope.branch.as_deref().map_or_else(|| "*".to_owned(), codec::token);
+    let begin = acceptances.begin(event).await?;
+    let is_other_run = |later: &Recorded| {
+        let is_of_order = later.envelope.received_at - envelope.received_at <= acceptances.window();
+        is_of_order && later.envelope.cause_id != Some(event.run_id())
+    };
+    let mut told = Vec::new();
+    for event_type in [EventType::OrderForwarded, EventType::OrderIgnored] {
+        let subjects = subjects(event, event_type, &branch, partition);
+        told.extend(find(connection, event, subjects, begin, is_other_run).await?);
+    }
+    let is_repeat = |told: &&Recorded| {
+        told.envelope.event_type == EventType::OrderForwarded && told.envelope.root_id == envelope.root_id
+    };
+    if let Some(told) = told.iter().rfind(is_repeat) {
+        return Ok(Some(NewerEvent {
+            is_repeat: true,
+            order_id: payload::<Forwarded>(told).and_then(|forwarded| forwarded.internal_order_id),
+            ..NewerEvent::new("the same webhook, forwarded", told)
+        }));
+    }
+    let said = |event: &Recorded| body::announced(&event.payload).ok().and_then(|said| said.status);
+    let status = said(event);
+    let told = told.iter().filter(|told| told.envelope.root_id != envelope.root_id);
+    let told: Vec<_> = told.filter_map(|told| Some((told, told_as(told)?))).collect();
+    if envelope.is_creation() || status.is_none() || told.is_empty() {
+        return Ok(None);
+    }
+    let webhooks = told
+        .iter()
+        .map(|(told, _)| told.envelope.root_id)
+        .chain([envelope.root_id]);
+    let first = acceptances.first(event, webhooks.collect()).await?;
+    let word = |event: &Recorded, status| Word {
+        webhook: event.envelope.root_id,
+        accepted: Accepted {
+            first: first.get(&event.envelope.root_id).copied(),
+            received_at: event.envelope.received_at,
+        },
+        status,
+    };
+    for (told, told_as) in told.into_iter().rev() {
+        // Only the body says the status of an announcement.
+        let cause = told.envelope.cause_sequence.filter(|_| told_as == ToldAs::Announcement);
+        let announced = match cause {
+            Some(sequence) => event_at(connection, sequence).await?.as_ref().and_then(said),
+            None => None,
+        };
+        if news::judge(&word(event, status), &word(told, announced), told_as) == Verdict::Superseded {
+            return Ok(Some(NewerEvent::new("later news", told)));
+        }
+    }
+    Ok(None)
+}
+
+/// How the backend was told by an outcome; none where it was told no status, or nothing.
+fn told_as(outcome: &Recorded) -> Option<ToldAs> {
+    if outcome.envelope.event_type == EventType::OrderIgnored {
+        return payload::<Ignored>(outcome)?.differs.then_some(ToldAs::Announcement);
+    }
+    let has = payload::<Forwarded>(outcome)?;
+    if has.order.provider_status.is_empty() {
+        return None;
+    }
+    let is_news = has.as_news || !outcome.envelope.is_creation();
+    Some(if is_news { ToldAs::News } else { ToldAs::Announcement })
+}
+
+/// On which subjects events of a type about the order of an event, or its menu, are.
+fn subjects(event: &Recorded, event_type: EventType, branch: &str, partition: &str) -> String {
+    let (root, provider) = (event_type.subject_root(), codec::token(&event.envelope.provider));
+    format!("{root}.{provider}.{branch}.{partition}")
+}
+
+/// The events on these subjects that are about the same order or menu and match, in the log's order.
+async fn find(
+    connection: &Connection,
+    event: &Recorded,
+    subjects: String,
+    start: Start,
+    matches: impl Fn(&Recorded) -> bool,
+) -> anyhow::Result<Vec<Recorded>> {
+    let envelope = &event.envelope;
+    let mut reader = LogReader::of_subjects(connection, subjects, start);
+    let mut found = Vec::new();
     loop {
         let entries = reader.next_batch().await?;
         if entries.is_empty() {
-            return Ok(newest);
+            return Ok(found);
         }
         for entry in entries {
             let Entry::Event(later) = entry else { continue };
@@ -173,8 +314,11 @@ async fn find(
             let is_same = later.envelope.provider == envelope.provider
                 && later.envelope.external_order_id == envelope.external_order_id
                 && branches.is_none_or(|(one, other)| one == other);
-            if is_same && is_newer(&later) {
-                newest = Some(NewerEvent::new(what, &later));
+            if is_same && matches(&later) {
+                found.push(*later);
+                if found.len() > MAX_FOUND {
+                    found.remove(0);
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::classify::RequestKind;
 use crate::{
+    delivery::superseded::news::{self, Accepted, ToldAs, Verdict, Word},
     event::{
         EventType, NotYours, Recorded,
         outcome::{DUPLICATE_WEBHOOK, Forwarded, Ignored, SUPERSEDED},
@@ -162,7 +163,7 @@ impl OrderIdentity {
                 first.get_or_insert(found.sequence);
             }
         }
-        // `dead-letters retry` shows a person what is newer.
+        // What a person takes up was compared before its turn (`delivery::superseded`).
         let (Some(first), None) = (first, event.run) else {
             return Ok(own);
         };
@@ -174,7 +175,7 @@ impl OrderIdentity {
         Ok(own)
     }
 
-    /// Whether a status that was accepted after the first acceptance of this webhook was forwarded.
+    /// Whether a newer status than that of this webhook, first accepted at the place `first`, was forwarded before it.
     async fn is_superseded(
         &self,
         event: &Recorded,
@@ -182,52 +183,46 @@ impl OrderIdentity {
         known: &OrderEvents,
         first: u64,
     ) -> anyhow::Result<bool> {
+        let word = Word {
+            webhook: event.envelope.root_id,
+            accepted: accepted(event, first),
+            status: Some(status),
+        };
         let between = known.of_branch().rev();
         for found in between.filter(|found| found.sequence > first && found.sequence < event.sequence) {
-            let Some(newer) = self.status_told(event, found).await? else {
-                continue;
-            };
-            // A webhook that is older than this one is no newer for having been accepted again before it.
-            if self.first_accepted(event, found).await? < first {
-                continue;
-            }
-            // An event that ended as a duplicate was sent as a change when its status was further than the last.
-            if found.state != EntryState::CreationIgnored || newer.follows(status) {
+            if let Some((told, told_as)) = self.told(event, found).await?
+                && news::judge(&word, &told, told_as) == Verdict::Superseded
+            {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// The place of the first acceptance that is known of the webhook of an entry.
-    async fn first_accepted(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<u64> {
-        let Some(told) = self.orders.read(event, found).await? else {
-            return Ok(found.sequence);
-        };
-        let known = self.orders.known(&told);
-        for earlier in known.of_webhook().filter(|one| one.sequence < found.sequence) {
-            let read = self.orders.read(&told, earlier).await?;
-            if read.is_some_and(|read| read.envelope.root_id == told.envelope.root_id) {
-                return Ok(earlier.sequence);
-            }
-        }
-        Ok(found.sequence)
-    }
-
     /// The status that the backend was, or may have been, told by what an entry points at; none where that says nothing of
     /// this order.
-    async fn status_told(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<Option<Status>> {
-        let may_be_told = [
-            EntryState::NewsForwarded,
-            EntryState::CreationAsNews,
-            EntryState::CreationIgnored,
-        ];
-        if !may_be_told.contains(&found.state) {
-            return Ok(None);
-        }
+    async fn told(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<Option<(Word, ToldAs)>> {
+        let told_as = match found.state {
+            EntryState::NewsForwarded | EntryState::CreationAsNews => ToldAs::News,
+            // One that ended as a duplicate was sent as a change where its status was further than the last.
+            EntryState::CreationForwarded | EntryState::CreationIgnored => ToldAs::Announcement,
+            _ => return Ok(None),
+        };
         let told = self.orders.read(event, found).await?;
-        let told = told.filter(|told| is_same_branch(told, event));
-        Ok(told.as_ref().and_then(status_of))
+        let Some(told) = told.filter(|told| is_same_branch(told, event)) else {
+            return Ok(None);
+        };
+        let Some(status) = status_of(&told) else {
+            return Ok(None);
+        };
+        let webhook = told.envelope.root_id;
+        let first = self.orders.first_acceptance(&told, webhook).await?;
+        let word = Word {
+            webhook,
+            accepted: accepted(&told, first.unwrap_or(found.sequence)),
+            status: Some(status),
+        };
+        Ok(Some((word, told_as)))
     }
 
     async fn of_creation(&self, event: &Recorded) -> anyhow::Result<Plan> {
@@ -362,21 +357,23 @@ impl OrderIdentity {
         first: u64,
         announced: Option<Status>,
     ) -> anyhow::Result<Option<Status>> {
-        let (mut status, mut duplicates) = (announced, Vec::new());
-        for found in known.of_branch().rev().filter(|found| found.sequence > first) {
-            let Some(told) = self.status_told(event, found).await? else {
-                continue;
-            };
-            if found.state != EntryState::CreationIgnored {
-                status = Some(told);
-                break;
-            }
-            duplicates.push(told);
+        let mut words = Vec::new();
+        let since = known.of_branch().filter(|found| found.sequence > first);
+        for found in since.filter(|found| found.state != EntryState::CreationForwarded) {
+            words.extend(self.told(event, found).await?);
         }
+        // A webhook that was accepted again, or taken up by a person, is as old as its first acceptance.
+        words.sort_by_key(|(word, _)| word.accepted.first);
+        let last = words.iter().rposition(|(_, told_as)| *told_as == ToldAs::News);
+        let mut status = last.map_or(announced, |last| words[last].0.status);
         // One that ended as a duplicate was sent as a change when its status was further.
-        for told in duplicates.into_iter().rev() {
-            if status.is_none_or(|status| told.follows(status)) {
-                status = Some(told);
+        for (told, _) in words.drain(last.map_or(0, |last| last + 1)..) {
+            if told
+                .status
+                .zip(status)
+                .is_none_or(|(told, status)| told.follows(status))
+            {
+                status = told.status;
             }
         }
         Ok(status)
@@ -412,6 +409,13 @@ impl OrderIdentity {
 
 fn status_of(event: &Recorded) -> Option<Status> {
     body::announced(&event.payload).ok()?.status
+}
+
+fn accepted(event: &Recorded, first: u64) -> Accepted {
+    Accepted {
+        first: Some(first),
+        received_at: event.envelope.received_at,
+    }
 }
 
 fn is_same_branch(one: &Recorded, other: &Recorded) -> bool {

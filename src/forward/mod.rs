@@ -22,6 +22,7 @@ use crate::{
         gate::{Gate, Pass},
         lanes::LaneNamespace,
         stage::{self, Before, Stage, give_up, permission},
+        superseded::KnownAcceptances,
     },
     event::{
         Envelope, EventType, NewEvent, NotYours, Recorded,
@@ -357,6 +358,10 @@ impl Stage for Forward {
         } else {
             Before::Unknown
         }
+    }
+
+    fn acceptances(&self) -> impl KnownAcceptances {
+        &*self.identity.orders
     }
 
     fn waits_for_creation(attempt: &Recorded) -> bool {

@@ -1,9 +1,14 @@
 //! Look-ups: the events that the index points at, read from the log.
 
+use std::collections::HashMap;
+
+use chrono::TimeDelta;
+
 use super::{AnnouncedBy, EntryState, IndexEntry, Orders, lock};
 use crate::{
+    delivery::superseded::{self, KnownAcceptances},
     event::{EventId, Recorded},
-    journal::read::event_at,
+    journal::read::{Start, event_at},
 };
 
 /// What is known of an order, and what of it is the asking event's.
@@ -79,6 +84,32 @@ impl Orders {
                 && one.external_order_id == other.external_order_id
                 && other.received_at - one.received_at <= self.window
         }))
+    }
+
+    /// The place on the log of the first event that is known of a webhook about the same order; none where none is known.
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    pub(crate) async fn first_acceptance(&self, about: &Recorded, webhook: EventId) -> anyhow::Result<Option<u64>> {
+        let found = {
+            let mut index = lock(&self.index);
+            let prints = index.prints(
+                &about.envelope.provider,
+                &about.envelope.external_order_id,
+                webhook,
+                None,
+            );
+            let mut found = index.of(prints.order);
+            found.retain(|found| found.webhook == prints.webhook);
+            found
+        };
+        for found in found {
+            let read = self.read(about, found).await?;
+            if read.is_some_and(|read| read.envelope.root_id == webhook) {
+                return Ok(Some(found.sequence));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether a branch is the one of an order that was announced within the window; none where no such order is known.
@@ -176,5 +207,31 @@ impl Orders {
             branch,
         );
         index.settle(prints.order, first.sequence, EntryState::CreationRefused);
+    }
+}
+
+impl KnownAcceptances for Orders {
+    async fn begin(&self, event: &Recorded) -> anyhow::Result<Start> {
+        let first = self.first_acceptance(event, event.envelope.root_id).await?;
+        Ok(match first {
+            Some(first) => Start::Sequence(first.min(event.sequence) + 1),
+            None => superseded::since(event),
+        })
+    }
+
+    async fn first(&self, event: &Recorded, webhooks: Vec<EventId>) -> anyhow::Result<HashMap<EventId, u64>> {
+        let mut first = HashMap::new();
+        for webhook in webhooks {
+            if !first.contains_key(&webhook)
+                && let Some(sequence) = self.first_acceptance(event, webhook).await?
+            {
+                first.insert(webhook, sequence);
+            }
+        }
+        Ok(first)
+    }
+
+    fn window(&self) -> TimeDelta {
+        self.window
     }
 }

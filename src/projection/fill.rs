@@ -161,7 +161,7 @@ impl Filler {
         let mut connection = self.database.own().await?;
         connection.batch_execute("SET synchronous_commit = off").await?;
         // No projection of the hub's own names rows of delivery_providers.
-        let providers = Providers::default();
+        let providers = Providers::none();
         let target = Target {
             providers: &providers,
             tables: Written::One(&self.holder, projection),

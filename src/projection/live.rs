@@ -38,8 +38,8 @@ use crate::{
 const CONSUMER: &str = "projection";
 /// How often one that stands by looks whether the writer is gone, and the pause after trouble.
 const STANDBY_POLL: Duration = Duration::from_secs(1);
-/// How long an instance that meets an event of a later version leaves the tables to others. Another instance looks every
-/// second, so one of a later version has taken them by then, if there is any.
+/// How long an instance that meets an event for another one (see [`ForAnother`]) leaves the tables to others. Another instance
+/// looks every second, so the one that can write the event has taken them by then, if there is any.
 const STAND_ASIDE: Duration = Duration::from_secs(10);
 /// After that there is none, and for so long such events are noted at once.
 const ALONE_FOR: Duration = Duration::from_secs(60);
@@ -49,13 +49,24 @@ const PULL: Pull = Pull {
     expires: Duration::from_secs(30),
     heartbeat: Duration::from_secs(5),
 };
-/// An event on the log that only a later version can read.
+/// An event on the log that only another instance can write.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("event {sequence} is of a later version: {what}")]
-struct LaterVersion {
+#[error("event {sequence} is for another instance: {why}")]
+struct ForAnother {
     sequence: u64,
-    /// What this version does not know: `type order.eaten`.
-    what: String,
+    why: Unfit,
+}
+
+/// Why this instance cannot write an event.
+#[derive(Debug, Clone, thiserror::Error)]
+enum Unfit {
+    /// Only a later version can read it. What this one does not know: `type order.eaten`.
+    #[error("version {version} does not know {0}", version = env!("CARGO_PKG_VERSION"))]
+    LaterVersion(String),
+    /// Its provider is not enabled on this instance, and has no row yet in `delivery_providers`: an instance on which it is
+    /// enabled makes that.
+    #[error("provider {0} is not enabled on this instance and has no row in delivery_providers")]
+    Provider(String),
 }
 
 /// The projection of one hub.
@@ -70,8 +81,8 @@ pub struct Live {
     migrated: watch::Sender<bool>,
     /// Most events of a transaction: fewer where PostgreSQL was too slow for more.
     limit: usize,
-    /// The event of a later version for which this instance stands aside, and since when.
-    aside: Option<(LaterVersion, Instant)>,
+    /// The event for which this instance stands aside, and since when.
+    aside: Option<(ForAnother, Instant)>,
     /// Until when no other instance is expected to take such an event.
     alone_until: Option<Instant>,
     /// What was skipped has been tried again.
@@ -117,7 +128,7 @@ impl Live {
                 }
                 Err(error) => {
                     self.note(&error);
-                    if !error.is::<Replaced>() && !error.is::<LaterVersion>() {
+                    if !error.is::<Replaced>() && !error.is::<ForAnother>() {
                         self.journal.tables().failed(TroubleSource::Writer, &error);
                     }
                 }
@@ -134,13 +145,13 @@ impl Live {
     fn note(&mut self, error: &anyhow::Error) {
         if error.is::<Replaced>() {
             tracing::info!("another instance writes the tables");
-        } else if let Some(newer) = error.downcast_ref::<LaterVersion>() {
+        } else if let Some(event) = error.downcast_ref::<ForAnother>() {
             tracing::warn!(
-                sequence = newer.sequence,
-                newer.what,
-                "the tables are left to a later version, for it can read this event"
+                sequence = event.sequence,
+                why = %event.why,
+                "the tables are left to another instance, which may be able to write this event"
             );
-            self.aside = Some((newer.clone(), Instant::now()));
+            self.aside = Some((event.clone(), Instant::now()));
         } else {
             tracing::warn!(error = format!("{error:#}"), "the tables wait");
         }
@@ -201,8 +212,8 @@ impl Live {
         schema::check(&pooled).await?;
         let (position, is_held) = writer::look(&pooled, &self.holder).await?.unwrap_or((0, false));
         self.journal.tables().at(position);
-        if let Some((newer, since)) = &self.aside {
-            if position >= newer.sequence {
+        if let Some((event, since)) = &self.aside {
+            if position >= event.sequence {
                 self.aside = None;
             } else if since.elapsed() < fault_injection::time("stand_aside", STAND_ASIDE) {
                 return Ok(false);

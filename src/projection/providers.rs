@@ -1,21 +1,35 @@
 //! The ids of `delivery_providers`, which every row that is written names.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::database::{Connection, query};
 
+/// How often the table is read again for a provider that has no row.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
 /// Ids by code.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Providers {
     ids: HashMap<String, String>,
-    /// Codes that must have one.
-    enabled: Vec<Arc<str>>,
+    read_at: Instant,
 }
 
 impl Providers {
+    /// Without any: the tables of the hub's own name none.
+    pub fn none() -> Self {
+        Self {
+            ids: HashMap::new(),
+            read_at: Instant::now(),
+        }
+    }
+
     /// Makes the missing rows of these providers and reads all.
     ///
     /// # Errors
@@ -40,7 +54,7 @@ impl Providers {
         }
         Ok(Self {
             ids,
-            enabled: enabled.iter().map(|(code, _)| Arc::clone(code)).collect(),
+            read_at: Instant::now(),
         })
     }
 
@@ -49,9 +63,14 @@ impl Providers {
         self.ids.get(code).map(String::as_str)
     }
 
-    /// Whether a provider of the log has no row though it should: the table must be read again.
+    /// Whether a provider of the log has no row. It is enabled on another instance then, or was once.
     pub fn lacks(&self, code: &str) -> bool {
-        !self.ids.contains_key(code) && self.enabled.iter().any(|one| &**one == code)
+        !self.ids.contains_key(code)
+    }
+
+    /// Whether it is time to read the table again for a provider that has no row.
+    pub fn may_be_outdated(&self) -> bool {
+        self.read_at.elapsed() >= READ_AGAIN
     }
 }
 

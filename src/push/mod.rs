@@ -24,6 +24,7 @@ use crate::{
     },
     journal::Journal,
     provider::outbound::template::{Scope, Unfilled},
+    registry::NotEnabled,
     remote::{Caller, Remote, Reply},
     retry::{self, Failure, Schedule},
 };
@@ -53,6 +54,7 @@ pub struct Push {
     database: Database,
     journal: Journal,
     schedule: Schedule,
+    not_enabled: NotEnabled,
 }
 
 /// What a request to a provider is about.
@@ -81,6 +83,7 @@ impl Push {
             database,
             journal,
             schedule,
+            not_enabled: NotEnabled::default(),
         }
     }
 
@@ -234,6 +237,9 @@ impl Stage for Push {
         }
         let Some(remote) = self.remotes.get(&*event.envelope.provider) else {
             let provider = &event.envelope.provider;
+            if let Some(left) = self.not_enabled.leave(provider) {
+                return Err(left);
+            }
             let message = format!(
                 "the hub that took this event up has no credentials for {provider}; set them and retry the dead letter"
             );

@@ -11,8 +11,9 @@ use crate::{
 
 pub mod allow_list;
 mod measured;
+mod not_enabled;
 
-pub use self::{allow_list::AllowList, measured::ProviderMetrics};
+pub use self::{allow_list::AllowList, measured::ProviderMetrics, not_enabled::NotEnabled};
 
 /// A provider that is switched on, with what this installation knows about it.
 pub struct Enabled {

@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     PAUSE_AFTER_TROUBLE, Stage, Worker,
+    action::{EventAction, is_ours},
     cause_names::outcome_of,
     doubt::Doubt,
     fair_share::{FairShare, WorkKind},
@@ -32,9 +34,8 @@ use crate::{
     delivery::{
         lanes::{Lane, Lanes},
         lease::Validity,
-        superseded::{self, NewerEvent},
     },
-    event::{EventId, EventType, NewEvent, Recorded, outcome::RetryRequested},
+    event::{EventId, NewEvent, Recorded},
     fault_injection::{self, crash_stage_at},
     journal::{
         Appended,
@@ -96,20 +97,6 @@ enum Attempted {
     Stopped,
     /// It is about an event of a newer version, and an instance of that version takes it up.
     Left,
-}
-
-/// What to do for an event of the log.
-enum EventAction {
-    /// Handle this.
-    Handle(Box<Recorded>),
-    /// It requests a retry by another stage.
-    NotOurs,
-    /// It requests a retry of an event that is not on the log any more, or is there (true) and none that this stage can handle.
-    Gone(u64, bool),
-    /// It requests a retry of an event of a newer version.
-    Left,
-    /// A newer event has superseded it.
-    Superseded(Box<Recorded>, NewerEvent),
 }
 
 impl<S: Stage> Worker<S> {
@@ -378,10 +365,7 @@ impl<S: Stage> Worker<S> {
                     requests += 1;
                     context.tenure.progress(|progress| progress.attempted(about, requests));
                     drop(permission);
-                    tokio::select! {
-                        () = context.halt.cancelled() => return Ok(Attempted::Stopped),
-                        () = tokio::time::sleep(pause) => {}
-                    }
+                    pause_unless(&context.halt, pause).await;
                 }
                 Settlement::Park(events, parking, attempts) => {
                     if !self.record(&context.tenure, about, events).await {
@@ -390,44 +374,14 @@ impl<S: Stage> Worker<S> {
                     crash_stage_at(S::NAME, "after_attempt");
                     return Ok(Attempted::Parked(requests + attempts, parking));
                 }
-                Settlement::Pause(pause) | Settlement::Hold(pause) => tokio::select! {
-                    () = context.halt.cancelled() => return Ok(Attempted::Stopped),
-                    () = tokio::time::sleep(pause) => {}
-                },
+                Settlement::Leave(cause, pause) => {
+                    self.leave_once(about, &cause)?;
+                    pause_unless(&context.halt, pause).await;
+                }
+                Settlement::Pause(pause) | Settlement::Hold(pause) => pause_unless(&context.halt, pause).await,
                 Settlement::Defer(parking) => return Ok(Attempted::Parked(requests, parking)),
             }
         }
-    }
-
-    /// What is to be handled: the event itself, or the one that it asks to take up again.
-    async fn order(&self, recorded: Recorded, requests: u32) -> anyhow::Result<EventAction> {
-        if recorded.envelope.event_type != EventType::OrderRetryRequested {
-            return self.unless_superseded(recorded, requests).await;
-        }
-        let Some(request) = retry_request(&recorded).filter(|request| request.stage == S::NAME) else {
-            return Ok(EventAction::NotOurs);
-        };
-        let original = match decoded_at(self.journal.connection(), request.sequence).await? {
-            Some(Err(CodecError::Newer(_))) => return Ok(EventAction::Left),
-            Some(Ok(event)) if S::TAKES.contains(&event.envelope.event_type) => event,
-            found => return Ok(EventAction::Gone(request.sequence, found.is_some())),
-        };
-        let run = Some(recorded.envelope.id);
-        self.unless_superseded(Recorded { run, ..original }, requests).await
-    }
-
-    /// What was taken up again must not be put over what came after it. What was sent once since then goes on: later events
-    /// of its order wait behind it.
-    async fn unless_superseded(&self, event: Recorded, requests: u32) -> anyhow::Result<EventAction> {
-        let newer = if requests == 0 && superseded::may_be(&event) {
-            superseded::by(self.journal.connection(), &event, self.journal.partitions()).await?
-        } else {
-            None
-        };
-        Ok(match newer {
-            Some(newer) => EventAction::Superseded(Box::new(event), newer),
-            None => EventAction::Handle(Box::new(event)),
-        })
     }
 
     async fn record_end(&self, context: &TaskContext, about: u64, events: Vec<NewEvent>) -> anyhow::Result<Attempted> {
@@ -485,15 +439,7 @@ fn own_id(event: &NewEvent, appended: Appended) -> Option<EventId> {
     (appended.duplicate && appended.sequence < cause).then(|| event.envelope.id.at(cause))
 }
 
-fn retry_request(event: &Recorded) -> Option<RetryRequested> {
-    serde_json::from_slice(&event.payload).ok()
-}
-
-/// Whether an event is for this stage: one of its types, or a request to retry one of them. A request that cannot be
-/// read belongs to no stage.
-pub(super) fn is_ours<S: Stage>(event: &Recorded) -> bool {
-    match event.envelope.event_type {
-        EventType::OrderRetryRequested => retry_request(event).is_some_and(|request| request.stage == S::NAME),
-        event_type => S::TAKES.contains(&event_type),
-    }
+/// Waits so long, or until halted, which the next turn of the loop sees.
+async fn pause_unless(halt: &CancellationToken, pause: Duration) {
+    let _ = tokio::time::timeout(pause, halt.cancelled()).await;
 }

@@ -7,7 +7,7 @@ use crate::{
     delivery::superseded::NewerEvent,
     event::{
         Envelope, EventType, NewEvent, NotYours, Recorded,
-        outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, NOT_YOURS, Rejected, SUPERSEDED},
+        outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, NOT_YOURS, Rejected},
     },
     retry::Schedule,
     telemetry::panics::Panicked,
@@ -84,7 +84,7 @@ pub fn reject<S: Stage>(event: &Recorded, label: &str, error: ErrorReport) -> Ne
     NewEvent::new(event.follow(label, EventType::OrderRejected, Utc::now()), &rejected)
 }
 
-/// The end of an event that something newer took the place of: nothing is left to do, so it is no dead letter.
+/// The end of an event that something newer took the place of, or that the other side has by another event: nothing is left to do, so it is no dead letter.
 pub(super) fn superseded_end<S: Stage>(event: &Recorded, newer: &NewerEvent) -> NewEvent {
     let message = newer.to_string();
     tracing::info!(
@@ -92,13 +92,14 @@ pub(super) fn superseded_end<S: Stage>(event: &Recorded, newer: &NewerEvent) -> 
         order_id = event.envelope.external_order_id,
         request_id = event.envelope.request_id,
         event = %event.envelope.event_type,
-        reason = message,
-        "superseded: not sent again"
+        reason = newer.reason(),
+        newer = message,
+        "not sent again: superseded, or the other side has it"
     );
     let payload = Ignored {
-        reason: SUPERSEDED.into(),
+        reason: newer.reason().into(),
         message,
-        internal_order_id: None,
+        internal_order_id: newer.order_id.clone(),
         sequence: None,
         differs: false,
     };

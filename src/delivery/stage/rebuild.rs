@@ -39,8 +39,13 @@ pub(super) struct Check {
 }
 
 impl Check {
-    /// None where the lanes are as they were left.
-    pub(super) fn of<S: Stage>(read: &LanesRead, left: &InheritedFloor, acknowledged: u64) -> Option<Self> {
+    /// None where the lanes are as they were left. `may_be_missing`: an event may have been in a lane, which is to be said then.
+    pub(super) fn of<S: Stage>(
+        read: &LanesRead,
+        left: &InheritedFloor,
+        acknowledged: u64,
+        may_be_missing: bool,
+    ) -> Option<Self> {
         let checksum = match left {
             InheritedFloor::Floor(floor) => floor.lanes.map(|checksum| (floor, checksum)),
             _ => None,
@@ -81,7 +86,7 @@ impl Check {
                 ..check
             },
         };
-        if check.makes_lost {
+        if check.makes_lost && may_be_missing {
             tracing::warn!(
                 stage = S::NAME,
                 from = check.from,

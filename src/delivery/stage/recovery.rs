@@ -29,7 +29,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
     Stage,
-    attempt::is_ours,
+    action::is_ours,
     cause_names::outcome_of,
     floor::{self, InheritedFloor, is_taken},
     progress::Progress,
@@ -49,7 +49,7 @@ use crate::{
         codec::{self, CodecError, Newer, OrderKey},
         connection::Connection,
         identity::{LogState, Mark, Trail, id_of, message_at},
-        read::event_at,
+        read::{appended_at, event_at},
         streams,
     },
 };
@@ -95,9 +95,10 @@ pub(super) async fn read<S: Stage>(
     let log = LogState::look(connection).await?;
     let left = floor::inherited_floor(connection, journal.identity(), log, tenure, S::NAME).await?;
     let acknowledged = believed(info.ack_floor.stream_sequence, &left);
+    let may_be_missing = may_have_been_parked(connection, log, &info).await?;
     let check = parked
         .as_ref()
-        .and_then(|(_, read)| Check::of::<S>(read, &left, acknowledged));
+        .and_then(|(_, read)| Check::of::<S>(read, &left, acknowledged, may_be_missing));
     // Where the log is the one that the floor is about, what is open but for lanes is known without them.
     let is_of_other_log = check.as_ref().is_some_and(|check| check.is_of_other_log);
     let left = match left {
@@ -180,6 +181,22 @@ pub(super) async fn read<S: Stage>(
         log,
     });
     Ok(open_work)
+}
+
+/// Whether an event on the log may have been parked: not at the first start, where no event was handed out, and none is older than
+/// the consumer. On a mirror that was promoted they are older.
+async fn may_have_been_parked(connection: &Connection, log: LogState, info: &consumer::Info) -> anyhow::Result<bool> {
+    if info.delivered.stream_sequence > 0 {
+        return Ok(true);
+    }
+    if log.last == 0 || log.first > log.last {
+        return Ok(false);
+    }
+    let oldest = appended_at(connection, log.first).await?;
+    let created = info.created.unix_timestamp_nanos();
+    Ok(oldest
+        .and_then(|oldest| oldest.timestamp_nanos_opt())
+        .is_some_and(|oldest| i128::from(oldest) < created))
 }
 
 /// Mends lanes before anything else is done with them: the log is another one, or the consumer is new. False where some may be

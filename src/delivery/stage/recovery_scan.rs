@@ -8,7 +8,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-use super::{Stage, attempt::is_ours, cause_names::Acceptances};
+use super::{Stage, action::is_ours, cause_names::Acceptances};
 use crate::{
     delivery::lanes::Lane,
     event::{EventId, Recorded},

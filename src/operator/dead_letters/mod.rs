@@ -22,6 +22,7 @@ use crate::{
     transform::Transform,
 };
 
+mod acceptances;
 pub(in crate::operator) mod causes;
 mod find;
 mod list;

@@ -1,7 +1,7 @@
 //! `dead-letters retry`: a request to take dead letters up again is an event too.
 //!
 //! What something newer took the place of is asked for like the others; the stage, which has the last word, ends it as
-//! superseded. A dry run looks the same up and says so.
+//! superseded, or as a repeat of what the backend has. A dry run looks the same up and says so.
 //!
 //! Its id is derived from the dead letter's, so asked for twice at the same time it is one; asked for later, it is seen on
 //! the log. Requests are published in the order of the dead letters: the events of one order keep their order.
@@ -11,17 +11,19 @@ use std::{fmt, io::Write, process::ExitCode};
 use anyhow::{Context as _, anyhow, bail};
 use async_nats::jetstream::context::PublishAckFuture;
 use bytes::Bytes;
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 
 use super::{
-    Filter, RETRY, Retry, counted,
+    Filter, RETRY, Retry,
+    acceptances::LogAcceptances,
+    counted,
     find::{self, Found, GivenUp, Kind, Letter, Log},
     printable,
 };
 use crate::{
-    config::{Environment, EventLog},
-    delivery::superseded,
+    config::{self, Environment, EventLog},
+    delivery::superseded::{self, NewerEvent},
     event::{EventId, EventType, outcome::RetryRequested},
     journal::{
         codec::{self, Form},
@@ -47,6 +49,9 @@ struct Asked {
     /// What it would end as superseded by; only a dry run knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     superseded_by: Option<String>,
+    /// By what the backend has it already; only a dry run knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repeat_of: Option<String>,
 }
 
 /// One that could not be.
@@ -76,6 +81,9 @@ struct Report {
     /// How many of them would end as superseded; only a dry run knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     superseded: Option<usize>,
+    /// How many of them the backend has already, by the same webhook; only a dry run knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repeats: Option<usize>,
     /// Menus that --all left out.
     menus_left_out: usize,
     /// Kept only for a machine, which gets it at the end; a person sees each at once.
@@ -101,10 +109,12 @@ pub(super) async fn run(
         by,
         reason: options.reason.clone(),
         as_json,
+        window: TimeDelta::from_std(config::order_memory(environment)?)?,
         report: Report {
             dry_run: options.dry_run,
             count: 0,
             superseded: options.dry_run.then_some(0),
+            repeats: options.dry_run.then_some(0),
             menus_left_out: 0,
             asked: Vec::new(),
             failed: Vec::new(),
@@ -126,6 +136,8 @@ struct Asking<'a> {
     by: String,
     reason: Option<String>,
     as_json: bool,
+    /// `ORDER_MEMORY`.
+    window: TimeDelta,
     report: Report,
 }
 
@@ -223,12 +235,17 @@ impl Asking<'_> {
     }
 
     /// What took its place; the stage looks again when it takes it up.
-    async fn superseded(&self, letter: &Letter, given_up: &GivenUp) -> anyhow::Result<Option<String>> {
+    async fn superseded(&self, letter: &Letter, given_up: &GivenUp) -> anyhow::Result<Option<NewerEvent>> {
         let Some(event) = self.log.event(given_up.sequence).await? else {
             return Ok(None);
         };
-        let newer = superseded::in_partition(&self.log.connection, &event, letter.partition()).await?;
-        Ok(newer.map(|newer| newer.to_string()))
+        let (connection, partition) = (&self.log.connection, letter.partition());
+        let acceptances = LogAcceptances {
+            connection,
+            partition,
+            window: self.window,
+        };
+        superseded::in_partition(connection, &event, partition, &acceptances).await
     }
 
     /// The event, and its subject.
@@ -263,7 +280,17 @@ impl Asking<'_> {
             .context("cannot publish")
     }
 
-    fn note(&mut self, letter: &Letter, given_up: GivenUp, superseded_by: Option<String>) -> anyhow::Result<()> {
+    fn note(&mut self, letter: &Letter, given_up: GivenUp, newer: Option<NewerEvent>) -> anyhow::Result<()> {
+        let (mut superseded_by, mut repeat_of) = (None, None);
+        if let Some(newer) = newer {
+            let (count, of) = if newer.is_repeat {
+                (&mut self.report.repeats, &mut repeat_of)
+            } else {
+                (&mut self.report.superseded, &mut superseded_by)
+            };
+            *count.get_or_insert(0) += 1;
+            *of = Some(newer.to_string());
+        }
         let envelope = &letter.event.envelope;
         let asked = Asked {
             id: envelope.id,
@@ -272,19 +299,18 @@ impl Asking<'_> {
             stage: given_up.stage,
             retry_id: envelope.id.derive(RETRY),
             superseded_by,
+            repeat_of,
         };
         self.report.count += 1;
-        if asked.superseded_by.is_some() {
-            *self.report.superseded.get_or_insert(0) += 1;
-        }
         if self.as_json {
             self.report.asked.push(asked);
             return Ok(());
         }
         let verb = if self.report.dry_run { "would retry" } else { "retry of" };
-        let end = match &asked.superseded_by {
-            Some(newer) => format!("; it would end as superseded: {newer}"),
-            None => String::new(),
+        let end = match (&asked.superseded_by, &asked.repeat_of) {
+            (Some(newer), _) => format!("; it would end as superseded: {newer}"),
+            (None, Some(same)) => format!("; it would end as a repeat: {same}"),
+            (None, None) => String::new(),
         };
         let line = format!(
             "{verb} {}: {} {}, stage {}{end}",
@@ -325,6 +351,9 @@ impl fmt::Display for Report {
         }
         if let Some(superseded @ 1..) = self.superseded {
             writeln!(f, "{superseded} would end as superseded")?;
+        }
+        if let Some(repeats @ 1..) = self.repeats {
+            writeln!(f, "{repeats} would end as a repeat of what the backend has")?;
         }
         match (self.count, self.dry_run) {
             (0, _) => write!(f, "nothing to retry"),

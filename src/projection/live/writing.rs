@@ -8,7 +8,7 @@ use std::{
 use async_nats::jetstream::Message;
 use tokio_util::sync::CancellationToken;
 
-use super::{LaterVersion, gather::Gathered};
+use super::{ForAnother, Unfit, gather::Gathered};
 use crate::{
     database::{self, Connection},
     event::Recorded,
@@ -46,7 +46,7 @@ pub(super) struct TablesWriter<'a> {
     pub(super) compared: Option<(Instant, u64)>,
     /// Most events of a transaction.
     pub(super) limit: &'a mut usize,
-    /// Until when events of a later version are noted, because no other instance handles them.
+    /// Until when events for another instance are noted, because no other instance handles them.
     pub(super) alone_until: Option<Instant>,
 }
 
@@ -159,6 +159,14 @@ impl TablesWriter<'_> {
         let mut events = Vec::with_capacity(entries.len());
         for entry in entries {
             match entry {
+                Entry::Event(event) if self.lacks_provider(connection, &event).await? => {
+                    let sequence = event.sequence;
+                    self.apply(connection, &events, sequence - 1, None).await?;
+                    events.clear();
+                    let why = Unfit::Provider(event.envelope.provider.to_string());
+                    self.meet(connection, ForAnother { sequence, why }, Some(&event))
+                        .await?;
+                }
                 Entry::Event(event) => events.push(*event),
                 Entry::Unreadable {
                     sequence,
@@ -166,7 +174,8 @@ impl TablesWriter<'_> {
                 } => {
                     self.apply(connection, &events, sequence - 1, None).await?;
                     events.clear();
-                    self.meet(connection, LaterVersion { sequence, what }).await?;
+                    let why = Unfit::LaterVersion(what);
+                    self.meet(connection, ForAnother { sequence, why }, None).await?;
                 }
                 // The stage that it is for records an event about it; that one is in the tables.
                 Entry::Unreadable { sequence, newer: None } => {
@@ -179,28 +188,45 @@ impl TablesWriter<'_> {
         Ok(true)
     }
 
-    /// An event of a later version: an instance of that is to write it. Where there is none it is noted, so that one that comes
-    /// later can.
-    async fn meet(&mut self, connection: &mut Connection, newer: LaterVersion) -> anyhow::Result<()> {
-        let sequence = newer.sequence;
+    /// Whether the provider of an event has no row, also after another look: it may have got one since.
+    async fn lacks_provider(&mut self, connection: &Connection, event: &Recorded) -> anyhow::Result<bool> {
+        let provider = &event.envelope.provider;
+        if self.providers.lacks(provider) && self.providers.may_be_outdated() {
+            self.providers = Providers::load(connection, self.enabled).await?;
+        }
+        Ok(self.providers.lacks(provider))
+    }
+
+    /// An event that this instance cannot write: another one is to write it. Where there is none it is noted, so that one that
+    /// comes later can.
+    async fn meet(
+        &mut self,
+        connection: &mut Connection,
+        met: ForAnother,
+        event: Option<&Recorded>,
+    ) -> anyhow::Result<()> {
+        let sequence = met.sequence;
         if sequence <= self.position {
             return Ok(());
         }
         if self.alone_until.is_none_or(|until| until < Instant::now()) {
-            return Err(newer.into());
+            return Err(met.into());
         }
+        let reason = met.why.to_string();
         tracing::error!(
             sequence,
-            newer.what,
-            "no later version writes the tables; the event is noted in hub.skipped_events"
+            why = reason,
+            "no other instance writes the tables; the event is noted in hub.skipped_events"
         );
-        let reason = format!("version {} does not know {}", env!("CARGO_PKG_VERSION"), newer.what);
-        let event_type = newer.what.strip_prefix("type ");
+        let event_type = match &met.why {
+            Unfit::LaterVersion(what) => what.strip_prefix("type "),
+            Unfit::Provider(_) => event.map(|event| event.envelope.event_type.as_str()),
+        };
         let skipped = Skipped {
             sequence,
             event_type,
             reason: &reason,
-            event: None,
+            event: event.map(|event| (event, &self.providers)),
         };
         self.position = batch::skip(connection, self.holder, skipped, sequence).await?;
         Ok(())
@@ -215,6 +241,7 @@ impl TablesWriter<'_> {
         for row in rows {
             let sequence = u64::try_from(row.try_get::<_, i64>(0)?)?;
             if let Some(event) = event_at(self.journal.connection(), sequence).await?
+                && !self.lacks_provider(connection, &event).await?
                 && batch::apply_skipped(connection, self.holder, &event, &self.providers).await?
             {
                 applied += 1;
@@ -234,12 +261,6 @@ impl TablesWriter<'_> {
         mark: Option<Mark>,
     ) -> anyhow::Result<()> {
         let marked = mark.map(|mark| self.kept.with(mark));
-        if events
-            .iter()
-            .any(|event| self.providers.lacks(&event.envelope.provider))
-        {
-            self.providers = Providers::load(connection, self.enabled).await?;
-        }
         let mut rest = events;
         loop {
             let (now, later) = rest.split_at(rest.len().min(*self.limit));

@@ -167,7 +167,7 @@ pub const METRICS: &[Metric] = &[
     counter(
         "events_left_total",
         &[STAGE],
-        "Total events left to an instance of a newer version, and those behind them in their orders, by stage",
+        "Total events left to another instance: of a newer version, those behind them in their orders, and one for each provider that is not enabled, by stage",
     ),
     counter(
         "panics_total",

@@ -1,0 +1,168 @@
+//! The rule for what the provider says about one order: which of two words is the newer one. Pure.
+//!
+//! A provider may send a webhook again after it was given up. A word is as old as the first acceptance of its webhook, however
+//! often it comes: the last word of an order stays the last one when only the words before it come again.
+
+use chrono::{DateTime, Utc};
+
+use crate::{event::EventId, order::status::Status};
+
+/// When a webhook was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// Place on the log of its first acceptance, or of what first came of it; none where it is not known.
+    pub first: Option<u64>,
+    /// The time of this acceptance, which need not be the first.
+    pub received_at: DateTime<Utc>,
+}
+
+impl Accepted {
+    fn is_after(self, other: Self) -> bool {
+        match (self.first, other.first) {
+            (Some(one), Some(other)) => one > other,
+            _ => self.received_at > other.received_at,
+        }
+    }
+}
+
+/// A word of the provider's about an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Word {
+    /// The webhook that it came with.
+    pub webhook: EventId,
+    /// When.
+    pub accepted: Accepted,
+    /// The status that it says; none where it says none that is known.
+    pub status: Option<Status>,
+}
+
+/// How the backend was told a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToldAs {
+    /// As a change of the order's status: later words only replace it.
+    News,
+    /// As a new order, or as a second announcement that ended as a duplicate. It is news only where its status is further than
+    /// the one that it is compared with.
+    Announcement,
+}
+
+/// What a word that the backend was told means for another word that it was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing: the other word still holds.
+    Holds,
+    /// It is the same webhook, so the backend was told.
+    Repeated,
+    /// It is newer: the other word would be put over it.
+    Superseded,
+}
+
+/// Compares a word that the backend was told with one that it was not.
+pub fn judge(word: &Word, told: &Word, told_as: ToldAs) -> Verdict {
+    if told.webhook == word.webhook {
+        return Verdict::Repeated;
+    }
+    let is_news = match told_as {
+        ToldAs::News => true,
+        ToldAs::Announcement => told
+            .status
+            .zip(word.status)
+            .is_some_and(|(told, status)| told.follows(status)),
+    };
+    if is_news && told.accepted.is_after(word.accepted) {
+        Verdict::Superseded
+    } else {
+        Verdict::Holds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn webhook(number: u8) -> EventId {
+        EventId::of_webhook("careem", &[&[number]])
+    }
+
+    fn word(number: u8, first: Option<u64>, received: i64, status: Status) -> Word {
+        Word {
+            webhook: webhook(number),
+            accepted: Accepted {
+                first,
+                received_at: DateTime::UNIX_EPOCH + TimeDelta::seconds(received),
+            },
+            status: Some(status),
+        }
+    }
+
+    /// An order (its creation C, news R and the last word X) was given up and sent again (C', R', X'). Each row: what is taken
+    /// up, what the backend was told, and what follows.
+    #[test]
+    fn originals_and_repeats_of_creation_and_news() {
+        use Status::{Cancelled, Ready, Received};
+        use ToldAs::{Announcement, News};
+        use Verdict::{Holds, Repeated, Superseded};
+        // Of a repeat the first acceptance is the original's, and the time its own.
+        let original = |number: u8, status| word(number, Some(u64::from(number)), i64::from(number), status);
+        let again = |number: u8, status| word(number, Some(u64::from(number)), 100 + i64::from(number), status);
+        let [c, c2] = [original(1, Received), again(1, Received)];
+        let [r, r2] = [original(2, Ready), again(2, Ready)];
+        let [x, x2] = [original(3, Cancelled), again(3, Cancelled)];
+        let rows = [
+            ("X after C'", x, c2, Announcement, Holds),
+            ("X after R'", x, r2, News, Holds),
+            ("X after X'", x, x2, News, Repeated),
+            ("X' after C", x2, c, Announcement, Holds),
+            ("X' after R", x2, r, News, Holds),
+            ("X' after R'", x2, r2, News, Holds),
+            ("X' after X", x2, x, News, Repeated),
+            ("R after C'", r, c2, Announcement, Holds),
+            ("R after X", r, x, News, Superseded),
+            ("R after X'", r, x2, News, Superseded),
+            ("R' after X", r2, x, News, Superseded),
+            ("R' after X'", r2, x2, News, Superseded),
+            ("R' after R", r2, r, News, Repeated),
+            ("C' after C", c2, c, Announcement, Repeated),
+            ("C after C'", c, c2, Announcement, Repeated),
+        ];
+        for (name, word, told, told_as, expected) in rows {
+            assert_eq!(judge(&word, &told, told_as), expected, "{name}");
+        }
+        // A later announcement by another webhook: its status counts where it is further.
+        let announced = |status| word(4, Some(4), 4, status);
+        assert_eq!(judge(&r, &announced(Status::PickedUp), Announcement), Superseded);
+        assert_eq!(judge(&r, &announced(Status::Accepted), Announcement), Holds);
+        assert_eq!(judge(&r, &announced(Status::Ready), Announcement), Holds);
+        let unknown = Word { status: None, ..r };
+        assert_eq!(judge(&unknown, &announced(Status::PickedUp), Announcement), Holds);
+        // Where the log has forgotten which came first, the times of acceptance decide.
+        let forgotten = |number, received| word(number, None, received, Ready);
+        assert_eq!(judge(&forgotten(1, 1), &forgotten(2, 2), News), Superseded);
+        assert_eq!(judge(&forgotten(1, 2), &x, News), Superseded);
+        assert_eq!(judge(&forgotten(1, 9), &x, News), Holds);
+    }
+
+    proptest! {
+        /// However often each of an order's words is accepted, given up and taken up, and in whatever order: the backend is told
+        /// each once at most, never an older word after a newer one, and the last word always.
+        #[test]
+        fn the_last_word_wins(turns in prop::collection::vec((0u8..5, 1i64..1000), 0..40), last in 1i64..2000) {
+            let words = |number: u8, received| word(number, Some(u64::from(number)), received, Status::Ready);
+            let mut told: Vec<Word> = Vec::new();
+            for (number, received) in turns.into_iter().chain([(5, last)]) {
+                let word = words(number, received);
+                let verdicts: Vec<_> = told.iter().map(|told| judge(&word, told, ToldAs::News)).collect();
+                let is_new = verdicts.iter().all(|verdict| *verdict == Verdict::Holds);
+                prop_assert!(is_new || number != 5, "the last word was left out: {verdicts:?}");
+                if is_new {
+                    told.push(word);
+                }
+            }
+            let order: Vec<_> = told.iter().map(|told| told.accepted.first).collect();
+            prop_assert!(order.is_sorted_by(|one, next| one < next), "{order:?}");
+        }
+    }
+}

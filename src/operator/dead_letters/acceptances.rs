@@ -1,0 +1,64 @@
+//! When the webhooks of an order were accepted, read from the log: for a dry run, which has no memory of orders.
+
+use std::collections::HashMap;
+
+use chrono::TimeDelta;
+
+use crate::{
+    delivery::superseded::{self, KnownAcceptances},
+    event::{EventId, EventType, Recorded},
+    journal::{
+        codec,
+        connection::Connection,
+        read::{Entry, LogReader, Start},
+    },
+};
+
+/// How much longer than `ORDER_MEMORY` a hub knows a webhook again.
+const LONGER: TimeDelta = TimeDelta::hours(24);
+
+/// The acceptances on the log.
+pub(super) struct LogAcceptances<'a> {
+    pub(super) connection: &'a Connection,
+    /// Subject token of the order's partition.
+    pub(super) partition: &'a str,
+    /// `ORDER_MEMORY`.
+    pub(super) window: TimeDelta,
+}
+
+impl KnownAcceptances for LogAcceptances<'_> {
+    async fn begin(&self, event: &Recorded) -> anyhow::Result<Start> {
+        Ok(superseded::since(event))
+    }
+
+    /// Of those that came before the event: a later one is newer than the event in any case.
+    async fn first(&self, event: &Recorded, webhooks: Vec<EventId>) -> anyhow::Result<HashMap<EventId, u64>> {
+        let (root, provider) = (
+            EventType::WebhookReceived.subject_root(),
+            codec::token(&event.envelope.provider),
+        );
+        let subjects = format!("{root}.{provider}.{}", self.partition);
+        let start = Start::Time(event.envelope.received_at - self.window - LONGER);
+        let mut reader = LogReader::of_subjects(self.connection, subjects, start);
+        let mut first = HashMap::new();
+        loop {
+            let entries = reader.next_batch().await?;
+            let is_over = entries.last().is_none_or(|last| last.sequence() >= event.sequence);
+            for entry in entries {
+                if let Entry::Event(accepted) = entry
+                    && accepted.sequence < event.sequence
+                    && webhooks.contains(&accepted.envelope.id)
+                {
+                    first.entry(accepted.envelope.id).or_insert(accepted.sequence);
+                }
+            }
+            if is_over {
+                return Ok(first);
+            }
+        }
+    }
+
+    fn window(&self) -> TimeDelta {
+        self.window
+    }
+}
