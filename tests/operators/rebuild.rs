@@ -224,7 +224,12 @@ async fn what_belongs_to_a_table_stays() {
     world.post_orders(&hub, ids("later", 1)).await;
     eventually("the trigger hears of the new webhook", PATIENCE, async || {
         let heard = world.database.rows("SELECT count(*) FROM heard").await.unwrap();
-        if heard[0]["count"] == 1 { Ok(()) } else { Err(heard) }
+        let before = before.1["heard"].as_u64().unwrap();
+        if heard[0]["count"] == before + 1 {
+            Ok(())
+        } else {
+            Err(heard)
+        }
     })
     .await;
     assert!(world.database.run("INSERT INTO notes VALUES ('none')").await.is_err());
