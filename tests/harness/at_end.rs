@@ -1,7 +1,7 @@
 //! What must hold at the end of every test, whatever it did meanwhile.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -107,66 +107,38 @@ impl World {
     /// the order in which the webhooks were accepted. Where an order was announced again after it was forgotten, two events have
     /// one key, and their bodies differ in the time of acceptance.
     fn backend_agrees(&self, events: &[Arc<Recorded>]) {
-        let requests = self.backend.requests();
+        let (requests, known) = (self.backend.requests(), Posted::of(events));
         let mut bodies: HashMap<&str, &[u8]> = HashMap::new();
         let mut arrived: HashMap<String, Vec<&str>> = HashMap::new();
-        // What was announced again and sent as news, and what somebody declared to be an order of its own.
+        for request in requests
+            .iter()
+            .filter(|request| !known.of_its_own.contains_key(request.key()))
+        {
+            let key = request.key();
+            match bodies.insert(key, &request.body) {
+                Some(_) if known.is_of_several(key) => {
+                    let is_one = known.by_key[key].iter().any(|event| event.payload == request.body);
+                    assert!(is_one, "a body that is no event's under the Idempotency-Key {key}");
+                }
+                Some(before) => assert_eq!(
+                    before, &request.body,
+                    "another body under the same Idempotency-Key {key}"
+                ),
+                None => arrived.entry(known.order_of(request)).or_default().push(key),
+            }
+        }
+        // What was announced again and sent as news.
         let as_news = |key: &str| {
             let mut of_key = requests.iter().filter(|request| request.key() == key);
             of_key.any(|request| request.path != ORDERS)
         };
-        let of_its_own: HashMap<String, String> = events
-            .iter()
-            .filter(|event| event.envelope.event_type == EventType::OrderTransformed)
-            .map(|event| {
-                let id = event.envelope.id;
-                (id.derive("order_of_its_own").to_string(), id.to_string())
-            })
-            .collect();
-        let by_id: HashMap<String, &Recorded> = events
-            .iter()
-            .map(|event| (event.envelope.id.to_string(), &**event))
-            .collect();
-        let mut by_key: HashMap<String, Vec<&Recorded>> = HashMap::new();
-        for event in events
-            .iter()
-            .filter(|event| event.envelope.event_type == EventType::OrderTransformed)
-        {
-            let (key, id) = (event.envelope.request_key().to_string(), event.envelope.id.to_string());
-            for name in std::collections::BTreeSet::from([key, id]) {
-                by_key.entry(name).or_default().push(event);
-            }
-        }
-        let is_of_several = |key: &str| by_key.get(key).is_some_and(|events| events.len() > 1);
-        let order_of = |request: &Heard| {
-            by_key
-                .get(request.key())
-                .map_or_else(|| order_of(request), |events| order_name(events[0]))
-        };
-        for request in &requests {
-            let key = request.key();
-            if of_its_own.contains_key(key) {
-                continue;
-            }
-            match bodies.insert(key, &request.body) {
-                Some(_) if is_of_several(key) => {
-                    let is_one = by_key[key].iter().any(|event| event.payload == request.body);
-                    assert!(is_one, "a body that is no event's under the Idempotency-Key {key}");
-                }
-                Some(known) => assert_eq!(
-                    known, &request.body,
-                    "another body under the same Idempotency-Key {key}"
-                ),
-                None => arrived.entry(order_of(request)).or_default().push(key),
-            }
-        }
+        let came = |key: &str| requests.iter().any(|request| request.key() == key);
         let mut recorded: HashMap<String, Vec<String>> = HashMap::new();
         for event in events {
-            let names = [event.envelope.request_key().to_string(), event.envelope.id.to_string()];
-            let sent = names.into_iter().find(|name| bodies.contains_key(&**name));
+            let sent = names(event).into_iter().find(|name| bodies.contains_key(&**name));
             match (event.envelope.event_type, sent) {
                 (EventType::OrderTransformed, Some(key)) => {
-                    if (!event.envelope.is_creation() || !as_news(&key)) && !is_of_several(&key) {
+                    if (!event.envelope.is_creation() || !as_news(&key)) && !known.is_of_several(&key) {
                         assert_eq!(bodies[&*key], event.payload, "the body is the event's payload");
                     }
                     let recorded = recorded.entry(order_name(event)).or_default();
@@ -175,14 +147,10 @@ impl World {
                     }
                 }
                 (EventType::OrderForwarded, _) => {
-                    let [key, id] = keys_of(&by_id, events, event);
-                    let own = of_its_own
-                        .iter()
-                        .find(|(_, event)| **event == id)
-                        .map(|(own, _)| own.as_str());
-                    let came = |key: &str| requests.iter().any(|request| request.key() == key);
+                    let [key, id] = keys_of(&known.by_id, events, event);
+                    let mut own = known.of_its_own.iter().filter(|(_, event)| **event == id);
                     assert!(
-                        bodies.contains_key(&*key) || bodies.contains_key(&*id) || own.is_some_and(came),
+                        bodies.contains_key(&*key) || bodies.contains_key(&*id) || own.any(|(own, _)| came(own)),
                         "{key} is recorded as forwarded but the backend never got it"
                     );
                 }
@@ -193,9 +161,9 @@ impl World {
         for (order, keys) in &recorded {
             let arrived = arrived.get(order).cloned().unwrap_or_default();
             assert!(
-                arrived == *keys || passed_by_its_creation(&arrived, keys, &by_key),
+                arrived == *keys || passed_by_its_creation(&arrived, keys, &known.by_key),
                 "{order}: keys as they stand on the log: {keys:#?}, as they arrived: {:#?}",
-                arrivals(&requests, |request| order_of(request) == *order)
+                arrivals(&requests, |request| known.order_of(request) == *order)
             );
         }
         assert_eq!(
@@ -204,6 +172,51 @@ impl World {
             "the backend got an order that is not on the log"
         );
     }
+}
+
+/// What is known of the events that requests are made of.
+struct Posted<'a> {
+    by_id: HashMap<String, &'a Recorded>,
+    /// By the key of a new order, and by the id, which is the key of everything else.
+    by_key: HashMap<String, Vec<&'a Recorded>>,
+    /// Keys of what somebody declared to be an order of its own, with the ids of their events.
+    of_its_own: HashMap<String, String>,
+}
+
+impl<'a> Posted<'a> {
+    fn of(events: &'a [Arc<Recorded>]) -> Self {
+        let mut posted = Self {
+            by_id: HashMap::new(),
+            by_key: HashMap::new(),
+            of_its_own: HashMap::new(),
+        };
+        for event in events {
+            let id = event.envelope.id;
+            posted.by_id.insert(id.to_string(), event);
+            if event.envelope.event_type == EventType::OrderTransformed {
+                let own = id.derive("order_of_its_own").to_string();
+                posted.of_its_own.insert(own, id.to_string());
+                for name in BTreeSet::from(names(event)) {
+                    posted.by_key.entry(name).or_default().push(event);
+                }
+            }
+        }
+        posted
+    }
+
+    fn is_of_several(&self, key: &str) -> bool {
+        self.by_key.get(key).is_some_and(|events| events.len() > 1)
+    }
+
+    fn order_of(&self, request: &Heard) -> String {
+        let events = self.by_key.get(request.key());
+        events.map_or_else(|| order_of(request), |events| order_name(events[0]))
+    }
+}
+
+/// The key of the request that an event makes as it is, and its id, which is the key of what is sent as news.
+fn names(event: &Recorded) -> [String; 2] {
+    [event.envelope.request_key().to_string(), event.envelope.id.to_string()]
 }
 
 /// Provider and number of the order that a request is about.
@@ -225,10 +238,8 @@ fn order_name(event: &Recorded) -> String {
     )
 }
 
-/// The key of what was posted, which is the cause of this, or what the request that is its cause took up again; and its id, which
-/// is the key of what was sent as news.
+/// The [`names`] of what was posted, which is the cause of this, or what the request that is its cause took up again.
 fn keys_of(by_id: &HashMap<String, &Recorded>, events: &[Arc<Recorded>], forwarded: &Recorded) -> [String; 2] {
-    let names = |event: &Recorded| [event.envelope.request_key().to_string(), event.envelope.id.to_string()];
     let cause = forwarded.envelope.cause_id.unwrap().to_string();
     match by_id.get(&cause) {
         Some(request) if request.envelope.event_type == EventType::OrderRetryRequested => {
