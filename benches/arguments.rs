@@ -61,7 +61,7 @@ impl Arguments {
     /// The builds that take turns, if two are to; A is the one of this bench where none is named.
     ///
     /// # Errors
-    /// Where a section is named that says nothing about a program from outside.
+    /// If a section is named that says nothing about a program from outside.
     pub(crate) fn pair(&self) -> Result<Option<Pair>> {
         let Some(against) = &self.against else { return Ok(None) };
         for section in &self.sections {

@@ -1,8 +1,7 @@
 //! Configuration: environment variables and files, read once into validated types.
 //!
-//! Any variable `X` may instead come from the file that `X_FILE` names. A value that cannot be used refuses the start
-//! with one line that names the variable and says what it should be. Values are taken as text, never guessed at: the
-//! secret `00123` stays `00123`.
+//! Any variable `X` may instead come from the file that `X_FILE` names. An invalid value prevents the start, with one line that
+//! names the variable and the expected value. Values stay text and no type is guessed: the secret `00123` stays `00123`.
 
 use std::{
     collections::BTreeMap,
@@ -62,51 +61,51 @@ const DEFAULT_MAX_PAYLOAD_BYTES: usize = 5 * 1024 * 1024;
 const PAYLOAD: Bounds<usize> = Bounds {
     least: 1024,
     most: 7 * 1024 * 1024,
-    why: "no order fits into less, and NATS takes messages of up to 8 MB, headers included",
+    why: "no order is smaller, and NATS takes messages of up to 8 MB, headers included",
 };
 const REQUEST_TIMEOUT: Bounds<Duration> = Bounds {
     least: Duration::from_secs(1),
     most: Duration::from_secs(300),
-    why: "less cuts off ordinary senders, more lets one that sends nothing keep its connection and room for its body",
+    why: "a shorter time cuts off ordinary senders; a longer one lets a silent sender keep its connection and memory",
 };
 const BACKEND_TIMEOUT: Bounds<Duration> = Bounds {
     least: Duration::from_millis(100),
     most: Duration::from_secs(60),
-    why: "less fails every request, more keeps an order's place for as long as the log waits for what it handed out (2m)",
+    why: "a shorter time fails every request; a longer one is beyond the time in which the log redelivers an event (2m)",
 };
 const BACKEND_REQUESTS: Bounds<usize> = Bounds {
     least: 1,
     most: 1000,
-    why: "without one nothing is forwarded, and each holds a connection and an order in memory",
+    why: "with 0 nothing is forwarded, and each request takes a connection and an order's memory",
 };
 const FAILURES: Bounds<u32> = Bounds {
     least: 1,
     most: 1000,
-    why: "the breaker opens after so many failures in a row; CIRCUIT_BREAKER_ENABLED=false is how it never does",
+    why: "the breaker opens after this many failures in a row; CIRCUIT_BREAKER_ENABLED=false switches it off",
 };
 const RESET_TIMEOUT: Bounds<Duration> = Bounds {
     least: Duration::from_millis(100),
     most: Duration::from_secs(3600),
-    why: "less asks a backend that fails without a pause, more leaves orders waiting for hours after it is back",
+    why: "a shorter time sends requests to a failing backend without a pause; a longer one delays orders for hours after it is back",
 };
 const ORDER_TTL: Bounds<Duration> = Bounds {
     least: Duration::from_secs(1),
     most: Duration::from_secs(7 * 24 * 3600),
-    why: "with less no order is young enough, and more has no effect on food; leave it out to forward orders of any age",
+    why: "with a shorter time no order is young enough, and a longer one has no use for food; unset, orders of any age are forwarded",
 };
 
-/// A value that refuses the start; one line.
+/// A value that prevents the start; its message is one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{variable}: {message}")]
 pub struct ConfigError {
-    /// The environment variable that is at fault.
+    /// The environment variable with the fault.
     pub variable: String,
-    /// What is wrong and what it should be; never a secret's value.
+    /// What is wrong and what is expected; never a secret's value.
     pub message: String,
 }
 
 impl ConfigError {
-    /// Of a variable.
+    /// An error of a variable.
     pub fn new(variable: impl Into<String>, message: impl fmt::Display) -> Self {
         Self {
             variable: variable.into(),
@@ -115,7 +114,7 @@ impl ConfigError {
     }
 }
 
-/// All that the hub can be told.
+/// All settings of the hub.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `SERVICE_NAME`, shown in health.
@@ -128,7 +127,7 @@ pub struct Config {
     pub database: Database,
     /// The restaurant's backend.
     pub backend: Backend,
-    /// Providers that are switched on.
+    /// The enabled providers.
     pub providers: Vec<ProviderConfig>,
     /// How events are written.
     pub event_log: EventLog,
@@ -136,7 +135,7 @@ pub struct Config {
     pub limits: RateLimits,
     /// `RETRY_DELAYS` and `RETRY_MAX_ATTEMPTS`.
     pub retries: Schedule,
-    /// `ORDER_MEMORY`: how long an order's number, and a webhook, is known again.
+    /// `ORDER_MEMORY`: how long repeats of an order's number, and of a webhook, are recognised.
     pub order_memory: Duration,
     /// `RETENTION_…`: how long rows that ended are kept.
     pub retention: Retention,
@@ -151,9 +150,9 @@ pub struct Config {
 /// Intake.
 #[derive(Debug, Clone)]
 pub struct Http {
-    /// `PORT`, on all addresses unless `LISTEN_ADDRESS` says otherwise; 0 lets the system choose.
+    /// `LISTEN_ADDRESS` (by default all addresses) and `PORT`; port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// `METRICS_HOST` (the loopback unless it says otherwise) and `METRICS_PORT`; none where `METRICS_ENABLED=false`.
+    /// `METRICS_HOST` (by default the loopback) and `METRICS_PORT`; none if `METRICS_ENABLED=false`.
     pub metrics_listen: Option<SocketAddr>,
     /// `MAX_PAYLOAD_SIZE` in bytes, compressed and not.
     pub max_payload_bytes: usize,
@@ -161,11 +160,11 @@ pub struct Http {
     pub request_timeout: Duration,
     /// `TRUSTED_PROXIES`.
     pub trusted_proxies: Vec<IpNet>,
-    /// `PUBLIC_URL`: how providers call the hub, up to the path; without a slash at its end.
+    /// `PUBLIC_URL`: the URL that providers call, up to the path; without a slash at its end.
     pub public_url: Option<String>,
-    /// `TLS_CERT` and `TLS_KEY`: the public port speaks TLS and nothing else.
+    /// `TLS_CERT` and `TLS_KEY`: with them the public port accepts only TLS.
     pub tls: Option<KeyPair>,
-    /// `REQUIRE_HTTPS`: what came to us or to a trusted proxy without TLS is refused.
+    /// `REQUIRE_HTTPS`: requests that reached the hub or a trusted proxy without TLS are refused.
     pub require_https: bool,
 }
 
@@ -174,38 +173,38 @@ pub struct Http {
 pub struct Backend {
     /// `BACKEND_URL`, without a slash at its end.
     pub url: String,
-    /// `SERVICE_TOKEN`, newest first: what the backend knows the hub by, and the hub the backend.
+    /// `SERVICE_TOKEN`, newest first: authenticates the hub to the backend, and the backend to the hub.
     pub service_tokens: Vec<SecretString>,
     /// `BACKEND_TIMEOUT` for one request.
     pub timeout: Duration,
-    /// `BACKEND_MAX_REQUESTS` that are under way at a time.
+    /// `BACKEND_MAX_REQUESTS`: most requests at a time.
     pub max_requests: usize,
     /// `BACKEND_TLS_*`.
     pub tls: ClientTls,
 }
 
-/// A provider that is switched on.
+/// An enabled provider.
 #[derive(Debug, Clone)]
 pub struct ProviderConfig {
     /// Its name.
     pub name: Arc<str>,
-    /// What is known of it.
+    /// Its file.
     pub file: Arc<File>,
     /// How its webhooks are verified: its own scheme, or the one of `<PROVIDER>_VERIFICATION`.
     pub scheme: Scheme,
-    /// `<PROVIDER>_WEBHOOK_SECRET` and whatever else the scheme takes.
+    /// `<PROVIDER>_WEBHOOK_SECRET` and the other secrets that the scheme takes.
     pub secrets: Secrets,
     /// `<PROVIDER>_BRANCH_SECRETS`: whether `branch_delivery_configs.webhook_secret` counts, too.
     pub branch_secrets: bool,
     /// `<PROVIDER>_IP_WHITELIST`; empty = all.
     pub allow_list: Vec<IpNet>,
-    /// `<PROVIDER>_CURRENCY`, for providers that send none; none where its file says it.
+    /// `<PROVIDER>_CURRENCY`, for providers that send none; none if its file gives the currency.
     pub currency: Option<Currency>,
     /// `<PROVIDER>_FORWARD_TEST_ORDERS`: whether test orders go to the backend like any other.
     pub forward_test_orders: bool,
-    /// `<PROVIDER>_ORDER_TTL`: how old a new order may be when it is forwarded; none: of any age.
+    /// `<PROVIDER>_ORDER_TTL`: how old a new order may be when it is forwarded; none: any age.
     pub order_ttl: Option<Duration>,
-    /// How the provider is spoken to; none where it is told nothing.
+    /// How requests are sent to the provider; none if none are sent.
     pub outbound: Option<Outbound>,
 }
 
@@ -216,7 +215,7 @@ pub struct Breaker {
     pub enabled: bool,
     /// `CIRCUIT_BREAKER_FAILURE_THRESHOLD`: temporary failures in a row that open it.
     pub failure_threshold: u32,
-    /// `CIRCUIT_BREAKER_RESET_TIMEOUT` (milliseconds where no unit is given): how long it stays open.
+    /// `CIRCUIT_BREAKER_RESET_TIMEOUT` (milliseconds without a unit): how long it stays open.
     pub reset_timeout: Duration,
 }
 
@@ -229,7 +228,7 @@ impl Config {
         Self::with_providers(env, &catalogue(env)?)
     }
 
-    /// Reads and checks everything, where the providers of this installation are known already.
+    /// Reads and checks everything, with the known providers of this installation.
     fn with_providers(env: &Environment, catalogue: &Catalogue) -> Result<Self, ConfigError> {
         let http = http(env)?;
         let providers = providers(env, catalogue, http.public_url.as_deref())?;
@@ -268,7 +267,7 @@ fn http(env: &Environment) -> Result<Http, ConfigError> {
     if require_https && tls.is_none() && trusted_proxies.is_empty() {
         return Err(ConfigError::new(
             "REQUIRE_HTTPS",
-            "nothing could come by https: set TLS_CERT and TLS_KEY, or TRUSTED_PROXIES",
+            "no request could arrive by https: set TLS_CERT and TLS_KEY, or TRUSTED_PROXIES",
         ));
     }
     Ok(Http {
@@ -298,7 +297,7 @@ fn backend(env: &Environment) -> Result<Backend, ConfigError> {
     if service_tokens.is_empty() {
         return Err(ConfigError::new(
             "SERVICE_TOKEN",
-            "missing; it is what the backend knows the hub by (X-Service-Token)",
+            "missing; it authenticates the hub to the backend (X-Service-Token)",
         ));
     }
     if service_tokens.len() > MAX_SERVICE_TOKENS {
@@ -311,7 +310,7 @@ fn backend(env: &Environment) -> Result<Backend, ConfigError> {
     if !service_tokens.iter().all(fits) {
         return Err(ConfigError::new(
             "SERVICE_TOKEN",
-            "holds characters that cannot stand in an HTTP header",
+            "contains characters that are not allowed in an HTTP header",
         ));
     }
     let max_requests = env.whole("BACKEND_MAX_REQUESTS", 128, &BACKEND_REQUESTS)?;
@@ -333,7 +332,7 @@ fn breaker(env: &Environment) -> Result<Breaker, ConfigError> {
     })
 }
 
-/// Suffixes that make a variable one of a provider's.
+/// Suffixes by which a variable belongs to a provider.
 const PROVIDER_SUFFIXES: [&str; 22] = [
     "_WEBHOOK_SECRET",
     "_WEBHOOK_SECRET_FILE",
@@ -358,7 +357,7 @@ const PROVIDER_SUFFIXES: [&str; 22] = [
     "_CLIENT_SECRET_FILE",
     "_ENABLED",
 ];
-/// What `_ENABLED` switches beside providers.
+/// Prefixes of `_ENABLED` variables that are no provider's.
 const NOT_PROVIDERS: [&str; 5] = ["RATE_LIMIT", "RETRY", "CIRCUIT_BREAKER", "METRICS", "HEALTH_CHECK"];
 
 /// The prefix of a provider's variables: `CAREEM`, `UBER_EATS`.
@@ -366,10 +365,10 @@ pub fn prefix(name: &str) -> String {
     name.to_ascii_uppercase().replace('-', "_")
 }
 
-/// The providers that this installation knows: those that are shipped, and those of `PROVIDERS_DIR`.
+/// The providers that this installation knows: the shipped ones, and those of `PROVIDERS_DIR`.
 ///
 /// # Errors
-/// Where the folder, or a file of it, cannot be used.
+/// If the folder, or a file of it, cannot be used.
 pub fn catalogue(env: &Environment) -> Result<Catalogue, ConfigError> {
     let folder = env.text("PROVIDERS_DIR")?.map(std::path::PathBuf::from);
     Catalogue::load(folder.as_deref())
@@ -379,7 +378,7 @@ pub fn catalogue(env: &Environment) -> Result<Catalogue, ConfigError> {
 /// A provider's name on the command line: one that this installation knows.
 ///
 /// # Errors
-/// Where it is none, naming those that there are.
+/// If it is unknown, with the list of known names.
 pub fn known_provider(name: &str) -> Result<String, String> {
     let catalogue = catalogue(&Environment::of_process()).map_err(|error| error.to_string())?;
     if catalogue.get(name).is_some() {
@@ -423,7 +422,7 @@ fn providers(
     Ok(providers)
 }
 
-/// `<PROVIDER>_ORDER_TTL`; none where it is not set.
+/// `<PROVIDER>_ORDER_TTL`; none if it is not set.
 fn order_ttl(env: &Environment, prefix: &str) -> Result<Option<Duration>, ConfigError> {
     let variable = format!("{prefix}_ORDER_TTL");
     let ttl = env.duration(&variable, Duration::ZERO, &ORDER_TTL)?;
@@ -433,7 +432,7 @@ fn order_ttl(env: &Environment, prefix: &str) -> Result<Option<Duration>, Config
 /// `<PROVIDER>_CURRENCY`.
 ///
 /// # Errors
-/// Where it is no currency.
+/// If it is no currency.
 pub fn currency_of(env: &Environment, name: &str) -> Result<Option<Currency>, ConfigError> {
     let variable = format!("{}_CURRENCY", prefix(name));
     let code = env.text(&variable)?;
@@ -441,21 +440,20 @@ pub fn currency_of(env: &Environment, name: &str) -> Result<Option<Currency>, Co
     code.transpose().map_err(|error| ConfigError::new(variable, error))
 }
 
-/// A wrong currency would be wrong by a factor of ten or more, so there is no default that the provider's file does not
-/// say.
+/// There is no default beside the provider's file: amounts in a wrong currency would be wrong by a factor of ten or more.
 fn currency(env: &Environment, file: &File) -> Result<Option<Currency>, ConfigError> {
     let (name, head) = (&file.identity.name, &file.order.head);
     let configured = currency_of(env, name)?;
     if configured.is_none() && head.currency.is_none() && head.default_currency.is_none() {
         return Err(ConfigError::new(
             format!("{}_CURRENCY", prefix(name)),
-            format_args!("missing; {name} sends no currency, so its ISO 4217 code must be said, such as JOD"),
+            format_args!("missing; {name} sends no currency, so set its ISO 4217 code, such as JOD"),
         ));
     }
     Ok(configured)
 }
 
-/// A misspelt provider would otherwise be one whose orders all get 404.
+/// Refuses variables of unknown providers: every order of a misspelt provider would otherwise be answered 404.
 fn refuse_unknown_providers(env: &Environment, catalogue: &Catalogue) -> Result<(), ConfigError> {
     let known: BTreeMap<String, &str> = catalogue.names().map(|name| (prefix(name), name)).collect();
     for variable in env.names() {
@@ -468,7 +466,7 @@ fn refuse_unknown_providers(env: &Environment, catalogue: &Catalogue) -> Result<
         if prefix.is_empty() || NOT_PROVIDERS.contains(&prefix) || known.contains_key(prefix) {
             continue;
         }
-        // A provider that is switched off may be unknown: the same settings serve newer and older versions.
+        // A disabled provider may be unknown, so the same settings work with newer and older versions.
         let switch = format!("{prefix}_ENABLED");
         if env.flag(&switch, false).unwrap_or(true) {
             let names: Vec<_> = known.values().copied().collect();

@@ -226,7 +226,7 @@ impl Database {
     /// Makes the pool; connects to nothing yet.
     ///
     /// # Errors
-    /// Where the settings cannot work.
+    /// If the settings cannot work.
     pub fn new(settings: &config::Database) -> anyhow::Result<Self> {
         let server = Arc::new(Server {
             postgres: settings.postgres.clone(),
@@ -256,7 +256,7 @@ impl Database {
     /// A connection of the pool, within five seconds; also notes whether the database is there.
     ///
     /// # Errors
-    /// Where it is not, or where a pooler hands its sessions to several clients.
+    /// If it is not, or if a pooler hands its sessions to several clients.
     pub async fn connect(&self) -> anyhow::Result<Connection> {
         let connection = async {
             self.server.must_give_sessions().await?;
@@ -276,7 +276,7 @@ impl Database {
     /// A connection of the caller's own, beside the pool: for who keeps it, or leaves settings behind in its session.
     ///
     /// # Errors
-    /// As [`Self::connect`].
+    /// The same as [`Self::connect`].
     pub async fn own(&self) -> anyhow::Result<Connection> {
         self.server.must_give_sessions().await?;
         let opened = tokio::time::timeout(ACQUIRE_TIMEOUT, self.server.open(&self.server.session)).await;

@@ -35,7 +35,7 @@ const MAX_CODE_CHARS: usize = 100;
 /// them carry `headers`.
 ///
 /// # Errors
-/// Where TLS cannot be set up, naming the variable.
+/// If TLS cannot be set up, naming the variable.
 pub fn client(timeout: Duration, max_requests: usize, headers: HeaderMap, tls: &ClientTls) -> anyhow::Result<Client> {
     Ok(Client::new(timeout, max_requests, headers, tls::client(tls)?))
 }

@@ -76,7 +76,7 @@ impl Inputs {
     /// Opens the ports that the configuration names and installs the metrics recorder.
     ///
     /// # Errors
-    /// Where a port is taken.
+    /// If a port is taken.
     pub fn open(config: Config) -> anyhow::Result<Self> {
         let listener =
             listen(config.http.listen).with_context(|| format!("PORT: cannot listen on {}", config.http.listen))?;

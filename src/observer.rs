@@ -29,7 +29,7 @@ const LOOK_FOR_LETTERS_EVERY: u32 = 3;
 /// Looks until told to stop.
 ///
 /// # Errors
-/// Where the client that asks NATS cannot be set up.
+/// If the client that asks NATS cannot be set up.
 pub async fn run(health: Arc<Health>, settings: config::Nats, stop: CancellationToken) -> anyhow::Result<()> {
     let servers = health.nats_servers.watch(&health.journal, &settings)?;
     tokio::select! {

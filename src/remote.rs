@@ -158,7 +158,7 @@ impl Remote {
     /// For this provider.
     ///
     /// # Errors
-    /// Where TLS cannot be set up, naming the variable.
+    /// If TLS cannot be set up, naming the variable.
     pub fn new(name: Arc<str>, outbound: config::Outbound, breaker: config::Breaker) -> anyhow::Result<Self> {
         let config::Outbound {
             spec,
@@ -192,7 +192,7 @@ impl Remote {
     /// The base URL: the environment's, else the platform's, else the file's.
     ///
     /// # Errors
-    /// Where the platform's may not be used. The file's is not taken in its place: the platform may mean a test system.
+    /// If the platform's may not be used. The file's is not taken in its place: the platform may mean a test system.
     pub(super) fn base(&self, of_platform: Option<&str>) -> Result<String, ErrorReport> {
         let url = match (&self.url, of_platform) {
             (Some(url), _) => url.clone(),

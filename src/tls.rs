@@ -25,7 +25,7 @@ pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 /// What a connection by these settings is made with.
 ///
 /// # Errors
-/// Where a file cannot be read or used, naming its variable.
+/// If a file cannot be read or used, naming its variable.
 pub fn client(settings: &ClientTls) -> anyhow::Result<ClientConfig> {
     let prefix = &settings.prefix;
     let builder = ClientConfig::builder_with_provider(provider())
@@ -57,7 +57,7 @@ pub fn client(settings: &ClientTls) -> anyhow::Result<ClientConfig> {
 /// will do.
 ///
 /// # Errors
-/// Where TLS cannot be set up.
+/// If TLS cannot be set up.
 pub fn unverified() -> anyhow::Result<ClientConfig> {
     Ok(ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -113,7 +113,7 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// Reads a certificate with its chain, and its key.
 ///
 /// # Errors
-/// Where a file cannot be read or holds none, naming its variable.
+/// If a file cannot be read or holds none, naming its variable.
 pub fn identity(certificate: &str, key: &str, files: &KeyPair) -> anyhow::Result<Identity> {
     let chain = certificates(certificate, &files.certificate)?;
     let bytes = read(key, &files.key)?;
@@ -136,7 +136,7 @@ fn authorities(variable: &str, file: &Path) -> anyhow::Result<RootCertStore> {
 /// Reads certificates in PEM. Blocks on the disk.
 ///
 /// # Errors
-/// Where the file cannot be read or holds none, naming its variable.
+/// If the file cannot be read or holds none, naming its variable.
 pub fn certificates(variable: &str, file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let bytes = read(variable, file)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();

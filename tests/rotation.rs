@@ -201,7 +201,7 @@ async fn sighup_and_files_that_cannot_be_used() {
     for (text, fault) in [
         (
             "hunter2,,hunter3",
-            "CAREEM_WEBHOOK_SECRET: holds an empty secret between commas",
+            "CAREEM_WEBHOOK_SECRET: contains an empty secret between commas",
         ),
         ("", "CAREEM_WEBHOOK_SECRET_FILE: "),
     ] {

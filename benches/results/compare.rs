@@ -51,7 +51,7 @@ pub(crate) struct Compared {
 /// Compares the figures that both runs have.
 ///
 /// # Errors
-/// Where the runs were made on two machines, or in two ways; the message names each difference.
+/// If the runs were made on two machines, or in two ways; the message names each difference.
 pub(crate) fn compare(earlier: &Results, now: &Results) -> Result<Vec<Compared>> {
     refuse(earlier, now)?;
     let usable = earlier.usable && now.usable;

@@ -65,7 +65,7 @@ impl TableVersion {
     /// The server looks at every row and sends one.
     ///
     /// # Errors
-    /// Where PostgreSQL cannot say, as of a view.
+    /// If PostgreSQL cannot say, as of a view.
     async fn read(connection: &Connection) -> Result<Self, Error> {
         let statement = connection.prepare_cached(query::BRANCHES_VERSION).await?;
         let row = connection.query_one(&statement, &[]).await?;
@@ -140,7 +140,7 @@ impl Snapshot {
     /// Reads these rows.
     ///
     /// # Errors
-    /// Where a column has another type.
+    /// If a column has another type.
     pub(super) async fn of(rows: &[Row]) -> Result<Self, tokio_postgres::Error> {
         let mut reading = RowReader::default();
         for rows in rows.chunks(ROWS_AT_A_TIME) {

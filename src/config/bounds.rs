@@ -1,7 +1,7 @@
 //! The bounds of a number or a duration, and their reasons.
 //!
-//! A value without bounds is dangerous: a pause of zero repeats requests as fast as a failing backend can fail, a time limit
-//! of zero fails every request. So [`super::Environment`] has no way to read one without bounds.
+//! A value without bounds is dangerous: a pause of zero repeats requests as fast as a backend can fail, a time limit of zero
+//! fails every request. So [`super::Environment`] offers no way to read such a value without bounds.
 
 use std::{fmt, time::Duration};
 
@@ -12,12 +12,12 @@ pub struct Bounds<T> {
     pub least: T,
     /// The largest.
     pub most: T,
-    /// What less and more would do; part of the message that refuses a value.
+    /// Why these are the bounds; part of the message that refuses a value.
     pub why: &'static str,
 }
 
 impl<T: PartialOrd> Bounds<T> {
-    /// Whether a value is one of them.
+    /// Whether a value is within the bounds.
     pub fn hold(&self, value: &T) -> bool {
         *value >= self.least && *value <= self.most
     }

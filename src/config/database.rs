@@ -11,37 +11,37 @@ mod url;
 
 use url::DatabaseUrl;
 
-/// How long sent data may stay without an acknowledgement before the connection counts as dead; the statements' own
-/// deadline is a little longer.
+/// How long sent data may stay unacknowledged before the connection counts as dead. The statements' own deadline is a little
+/// longer.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
-/// After so much silence the other side is asked whether it is there, so often, before the connection counts as dead.
+/// TCP keepalive: silence before the first probe, then the interval and the number of probes before the connection counts as dead.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const KEEPALIVE_RETRIES: u32 = 3;
 const POOL: Bounds<usize> = Bounds {
     least: 3,
     most: 200,
-    why: "the tables, the branches and the look-ups each keep one busy, and a server has some hundred for all its clients",
+    why: "the tables, the branches and the look-ups use one connection each, and a server has about a hundred for all its clients",
 };
 
-/// Where PostgreSQL, and Prisma, put tables when nothing else is said.
+/// The default schema of PostgreSQL and Prisma.
 const DEFAULT_SCHEMA: &str = "public";
-/// PostgreSQL cuts longer names.
+/// Longest name in PostgreSQL, which truncates longer ones.
 const MAX_NAME_BYTES: usize = 63;
 const SCHEMA_EXPECTED: &str = "expected the name of a schema: at most 63 letters, digits, _ - . $";
 
 /// PostgreSQL.
 #[derive(Clone)]
 pub struct Database {
-    /// What to connect to; holds the password.
+    /// The parameters of the connection, with the password.
     pub postgres: tokio_postgres::Config,
-    /// `DATABASE_POOL_SIZE`, else `connection_limit` of the URL. The writer of the tables has a connection beside it.
+    /// `DATABASE_POOL_SIZE`, else `connection_limit` of the URL. The writer of the tables has one more connection.
     pub pool_size: usize,
-    /// Where the platform's tables are: `DATABASE_SCHEMA`, else `schema` of the URL, else `public`.
+    /// The schema of the platform's tables: `DATABASE_SCHEMA`, else `schema` of the URL, else `public`.
     pub schema: String,
-    /// Parameters of the URL that the hub knows and does nothing with.
+    /// Parameters of the URL that the hub knows and ignores.
     pub without_effect: Vec<String>,
-    /// `DATABASE_TLS_*`; whether at all is part of `postgres`.
+    /// `DATABASE_TLS_*`; `postgres` says whether TLS is used.
     pub tls: ClientTls,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Debug for Database {
 }
 
 impl Database {
-    /// Reads what is needed to reach PostgreSQL.
+    /// Reads the settings of the connection to PostgreSQL.
     ///
     /// # Errors
     /// The first value that cannot be used.
@@ -87,10 +87,10 @@ impl Database {
     }
 }
 
-/// `DATABASE_SCHEMA` and the URL's `schema` are two ways to say one thing.
+/// The schema of the platform's tables, from `DATABASE_SCHEMA` or from the URL's `schema`.
 ///
 /// # Errors
-/// Where it is no name, or they say different things: one of them would make the hub write beside the platform's tables.
+/// If it is no valid name, or the two differ: with one of them the hub would not write to the platform's tables.
 fn schema(env: &Environment, of_url: Option<String>) -> Result<String, ConfigError> {
     let said = env.text("DATABASE_SCHEMA")?;
     match (said, of_url) {
@@ -100,17 +100,17 @@ fn schema(env: &Environment, of_url: Option<String>) -> Result<String, ConfigErr
         )),
         (Some(said), Some(of_url)) if said != of_url => Err(ConfigError::new(
             "DATABASE_SCHEMA",
-            format_args!("expected what schema in DATABASE_URL says, {of_url}, or one of the two alone; found {said}"),
+            format_args!("expected {of_url} as in DATABASE_URL (schema), or only one of the two settings; found {said}"),
         )),
         (Some(one), _) | (None, Some(one)) => Ok(one),
         (None, None) => Ok(DEFAULT_SCHEMA.to_owned()),
     }
 }
 
-/// Whether this may be a schema's name: no quote and nothing else that a statement could end at.
+/// Whether this may be a schema's name: it has no quote and nothing else that could end a statement.
 fn is_schema(name: &str) -> bool {
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || "_-.$".contains(c);
-    // In `search_path` this one stands for the role.
+    // In `search_path`, `$user` means the role's name.
     name != "$user" && (1..=MAX_NAME_BYTES).contains(&name.len()) && name.chars().all(is_of_name)
 }
 
@@ -119,12 +119,12 @@ fn limit_refused(limit: usize) -> ConfigError {
     ConfigError::new(
         "DATABASE_URL",
         format_args!(
-            "connection_limit: expected {least} to {most}, found {limit}: {why}; DATABASE_POOL_SIZE wins over it"
+            "connection_limit: expected {least} to {most}, found {limit}: {why}; DATABASE_POOL_SIZE takes precedence"
         ),
     )
 }
 
-/// `DATABASE_HOST` and the others.
+/// The connection from `DATABASE_HOST` and the related variables.
 fn from_parts(env: &Environment) -> Result<tokio_postgres::Config, ConfigError> {
     let mut config = tokio_postgres::Config::new();
     config
@@ -138,7 +138,7 @@ fn from_parts(env: &Environment) -> Result<tokio_postgres::Config, ConfigError> 
     Ok(config)
 }
 
-/// A server that is gone says nothing; the machine's own defaults notice that after a quarter of an hour, or two hours.
+/// Detects dead connections: with the system's defaults that takes a quarter of an hour, or two hours.
 fn notice_dead_connections(postgres: &mut tokio_postgres::Config) {
     if postgres.get_tcp_user_timeout().is_none() {
         postgres.tcp_user_timeout(UNACKNOWLEDGED);
@@ -152,10 +152,10 @@ fn notice_dead_connections(postgres: &mut tokio_postgres::Config) {
     }
 }
 
-/// `DATABASE_TLS`, else `sslmode` of the URL; where a certificate is named and nothing else said, TLS is a must.
+/// `DATABASE_TLS`, else `sslmode` of the URL. If only a certificate is set, TLS is required.
 ///
 /// # Errors
-/// Where it is no mode, or contradicts what else is set.
+/// If it is no mode, or contradicts another setting.
 fn choose_tls(env: &Environment, postgres: &mut tokio_postgres::Config, tls: &ClientTls) -> Result<(), ConfigError> {
     let said = match env.text("DATABASE_TLS")?.as_deref() {
         None => None,

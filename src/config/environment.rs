@@ -1,4 +1,4 @@
-//! The environment as a map, with `X_FILE` in place of `X`.
+//! The environment as a map. A file named by `X_FILE` replaces the variable `X`.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ const MAX_FILE_BYTES: u64 = 64 * 1024;
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
-    /// The names that were asked for: tests go through them all.
+    /// The names that were read, for the tests that check all of them.
     #[cfg(test)]
     pub(super) asked: std::sync::Arc<std::sync::Mutex<std::collections::BTreeSet<String>>>,
 }
@@ -47,7 +47,7 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
 }
 
 impl Environment {
-    /// The process's own; names and values that are no UTF-8 are left out.
+    /// The process's environment, without names and values that are not UTF-8.
     pub fn of_process() -> Self {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -92,7 +92,7 @@ impl Environment {
     /// A value, or the content of the file that `<name>_FILE` names; empty counts as absent.
     ///
     /// # Errors
-    /// Where both are set, or the file cannot be read.
+    /// If both are set, or the file cannot be read.
     pub fn text(&self, name: &str) -> Result<Option<String>, ConfigError> {
         match self.set_or_file(name)? {
             (_, Some(path)) => read(&format!("{name}_FILE"), Path::new(path)).map(Some),
@@ -103,23 +103,23 @@ impl Environment {
     /// A value or its default.
     ///
     /// # Errors
-    /// As [`Self::text`].
+    /// The same as [`Self::text`].
     pub fn text_or(&self, name: &str, default: &str) -> Result<String, ConfigError> {
         Ok(self.text(name)?.unwrap_or_else(|| default.to_owned()))
     }
 
-    /// A value that is kept from every log.
+    /// A secret value, which no log shows.
     ///
     /// # Errors
-    /// As [`Self::text`].
+    /// The same as [`Self::text`].
     pub fn secret(&self, name: &str) -> Result<Option<SecretString>, ConfigError> {
         Ok(self.text(name)?.map(SecretString::from))
     }
 
-    /// The path of a file that is used as one: `<name>` and `<name>_FILE` both hold it.
+    /// The path of a file, from `<name>` or `<name>_FILE`: both hold the path.
     ///
     /// # Errors
-    /// Where both are set.
+    /// If both are set.
     pub fn path(&self, name: &str) -> Result<Option<PathBuf>, ConfigError> {
         let (path, file) = self.set_or_file(name)?;
         Ok(path.or(file).map(PathBuf::from))
@@ -128,7 +128,7 @@ impl Environment {
     /// Several secrets, comma-separated, newest first.
     ///
     /// # Errors
-    /// As [`Self::text`], and where one between commas is empty.
+    /// The same as [`Self::text`], and if one between commas is empty.
     pub fn secrets(&self, name: &str) -> Result<Vec<SecretString>, ConfigError> {
         match self.secret(name)? {
             Some(all) => split_secrets(name, all.expose_secret()),
@@ -144,17 +144,17 @@ impl Environment {
     /// An IP address to listen on.
     ///
     /// # Errors
-    /// As [`Self::text`], and where it is none.
+    /// The same as [`Self::text`], and if it is no IP address.
     pub fn address(&self, name: &str, default: IpAddr) -> Result<IpAddr, ConfigError> {
         let expected = "an IP address such as 0.0.0.0 or ::";
         self.text(name)?
             .map_or(Ok(default), |text| parse(name, &text, expected))
     }
 
-    /// A port, of which the smallest is given: 0 is one where the system may choose.
+    /// A port from `least` on. Port 0, if allowed, lets the system choose.
     ///
     /// # Errors
-    /// As [`Self::text`], and where it is none.
+    /// The same as [`Self::text`], and if it is no such port.
     pub fn port(&self, name: &str, default: u16, least: u16) -> Result<u16, ConfigError> {
         let Some(text) = self.text(name)? else {
             return Ok(default);
@@ -172,7 +172,7 @@ impl Environment {
     /// A whole number within bounds.
     ///
     /// # Errors
-    /// As [`Self::text`], and where it is none of these; the message says why they are so.
+    /// The same as [`Self::text`], and if it is not a whole number within the bounds; the message gives the reason of the bounds.
     pub fn whole<T>(&self, name: &str, default: T, bounds: &Bounds<T>) -> Result<T, ConfigError>
     where
         T: FromStr + PartialOrd + std::fmt::Display,
@@ -195,7 +195,7 @@ impl Environment {
     /// `true` or `false`.
     ///
     /// # Errors
-    /// As [`Self::whole`].
+    /// The same as [`Self::whole`].
     pub fn flag(&self, name: &str, default: bool) -> Result<bool, ConfigError> {
         match self.text(name)?.map(|text| text.to_ascii_lowercase()).as_deref() {
             None => Ok(default),
@@ -211,7 +211,7 @@ impl Environment {
     /// A duration with its unit, `30s`, within bounds.
     ///
     /// # Errors
-    /// As [`Self::text`], and where it has no unit or is none of these; the message says why they are so.
+    /// The same as [`Self::text`], and if it has no unit or is out of bounds; the message gives the reason of the bounds.
     pub fn duration(&self, name: &str, default: Duration, bounds: &Bounds<Duration>) -> Result<Duration, ConfigError> {
         let Some(text) = self.text(name)? else {
             return Ok(default);
@@ -229,10 +229,10 @@ impl Environment {
         within(name, &text, "", duration, bounds)
     }
 
-    /// The same; a bare number is in milliseconds, as the Node service that came before took it.
+    /// The same; a number without a unit is in milliseconds, as in the earlier Node service.
     ///
     /// # Errors
-    /// As [`Self::duration`].
+    /// The same as [`Self::duration`].
     pub fn duration_or_ms(
         &self,
         name: &str,
@@ -246,7 +246,7 @@ impl Environment {
             Some((ms, text)) => within(
                 name,
                 &text,
-                " (milliseconds, where there is no unit; 30s is 30 seconds)",
+                " (milliseconds if there is no unit; 30s is 30 seconds)",
                 Duration::from_millis(ms),
                 bounds,
             ),
@@ -254,10 +254,10 @@ impl Environment {
         }
     }
 
-    /// A size in bytes within bounds: `5mb`, `512kb`, `1024`. Units are powers of 1024, as the Node service took them.
+    /// A size in bytes within bounds: `5mb`, `512kb`, `1024`. Units are powers of 1024, as in the earlier Node service.
     ///
     /// # Errors
-    /// As [`Self::text`], and where it is none of these; the message says why they are so.
+    /// The same as [`Self::text`], and if it is no size within the bounds; the message gives the reason of the bounds.
     pub fn bytes(&self, name: &str, default: usize, bounds: &Bounds<usize>) -> Result<usize, ConfigError> {
         let Some(text) = self.text(name)? else {
             return Ok(default);
@@ -292,7 +292,7 @@ impl Environment {
     /// Networks in CIDR notation or single addresses, comma-separated.
     ///
     /// # Errors
-    /// As [`Self::whole`].
+    /// The same as [`Self::whole`].
     pub fn networks(&self, name: &str) -> Result<Vec<IpNet>, ConfigError> {
         let Some(text) = self.text(name)? else {
             return Ok(Vec::new());
@@ -344,12 +344,12 @@ fn within(
 pub(super) fn split_secrets(name: &str, all: &str) -> Result<Vec<SecretString>, ConfigError> {
     let secrets: Vec<_> = all.split(',').map(|one| SecretString::from(one.trim())).collect();
     if secrets.iter().any(|one| one.expose_secret().is_empty()) {
-        return Err(ConfigError::new(name, "holds an empty secret between commas"));
+        return Err(ConfigError::new(name, "contains an empty secret between commas"));
     }
     Ok(secrets)
 }
 
-/// The content of a file, without space around it. Blocks on the disk.
+/// The content of a file, without surrounding white space. Blocks on the disk.
 pub(super) fn read(variable: &str, path: &Path) -> Result<String, ConfigError> {
     let fail =
         |reason: std::io::Error| ConfigError::new(variable, format_args!("cannot read {}: {reason}", path.display()));

@@ -5,22 +5,22 @@ use super::{Bounds, ConfigError, Environment};
 const PARTITIONS: Bounds<u16> = Bounds {
     least: 1,
     most: 512,
-    why: "each is a subject that subscribers share work by, and the log keeps state for each",
+    why: "each is a subject by which subscribers share work, and the log keeps state for each",
 };
 const BATCH_FROM: Bounds<usize> = Bounds {
     least: 2,
     most: 1000,
-    why: "one event alone is no batch, and NATS takes batches of at most 1000",
+    why: "a batch has at least two events, and NATS takes at most 1000",
 };
-/// Measured on one server with a disk of 0.15 ms an fsync: with eleven events a round NATS needs as much CPU an event in
-/// batches as singly.
+/// Measured on one server with an fsync of 0.15 ms: with eleven events a round, NATS needs the same CPU per event in batches
+/// and singly.
 const DEFAULT_BATCH_FROM: usize = 10;
 const FORMAT: &str = "EVENT_FORMAT";
 
 /// How the envelope of a new event is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EventFormat {
-    /// As the last event on the log is; compact on a log that never had one.
+    /// The form of the last event on the log; compact on a log that never had an event.
     #[default]
     Auto,
     /// A header for each part of the envelope, which versions before the compact form can read.
@@ -32,11 +32,11 @@ pub enum EventFormat {
 /// How events are written to the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventLog {
-    /// `PARTITIONS`: how many subjects the log spreads orders over; may change only when nothing is pending.
+    /// `PARTITIONS`: the number of subjects over which the log spreads orders.
     pub partitions: u16,
     /// `EVENT_FORMAT`.
     pub format: EventFormat,
-    /// `EVENT_BATCH_FROM`: from how many waiting events on they are appended as one atomic batch.
+    /// `EVENT_BATCH_FROM`: the number of waiting events from which they are appended as one atomic batch.
     pub batch_from: usize,
 }
 
@@ -51,7 +51,7 @@ impl Default for EventLog {
 }
 
 impl EventLog {
-    /// Reads how events are written.
+    /// Reads these settings.
     ///
     /// # Errors
     /// The first value that cannot be used.

@@ -1,7 +1,7 @@
 //! Every variable with common mistakes: 0, 1, huge, negative, without a unit, garbage.
 //!
-//! The list of variables is what the code reads from the environment: a variable that is not in the table fails the test, so
-//! no number is added without bounds, and no text that is really a number.
+//! The table must have every variable that the code reads: a missing one fails the test. So no number is added without bounds,
+//! and no number is read as text.
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
@@ -14,17 +14,17 @@ enum Takes {
     Text,
     /// `true` and `false`, also as 1 and 0.
     Flag,
-    /// One of a few words, an address, a URL: nothing of what is tried here.
+    /// One of a few words, an address, or a URL: none of the tried values is valid.
     Words,
     /// A whole number from … to ….
     Whole(u64, u64),
     /// Milliseconds from … to …, with a unit.
     Duration(u64, u64),
-    /// The same; without a unit they are milliseconds.
+    /// The same; a number without a unit is in milliseconds.
     DurationOrMs(u64, u64),
     /// Bytes from … to ….
     Bytes(u64, u64),
-    /// A limit of rates: points from … to …, a window, a block.
+    /// A rate limit: points from … to …, a window, a block.
     Rate(u64, u64),
     /// Durations between commas, each from … to ….
     Durations(u64, u64),
@@ -122,7 +122,7 @@ const VARIABLES: &[(&str, Takes)] = &[
     ("P_CLIENT_SECRET", Text),
 ];
 
-/// What is tried: the text, its number where it is one without a unit, its milliseconds where it is a duration.
+/// The tried values: the text, its number if it has no unit, its milliseconds if it is a duration.
 const TRIED: &[(&str, Option<u64>, Option<u64>)] = &[
     ("0", Some(0), None),
     ("1", Some(1), None),
@@ -143,7 +143,7 @@ const TRIED: &[(&str, Option<u64>, Option<u64>)] = &[
     ("1fortnight", None, None),
 ];
 
-/// What must be set beside a variable, so that it is asked for and nothing else is at fault.
+/// Other variables that must be set, so that a variable is read and nothing else is at fault.
 const BESIDE: &[(&str, &[(&str, &str)])] = &[
     ("TLS_CERT", &[("TLS_KEY", "/x")]),
     ("TLS_KEY", &[("TLS_CERT", "/x")]),
@@ -165,7 +165,7 @@ const BESIDE: &[(&str, &[(&str, &str)])] = &[
     ("REQUIRE_HTTPS", &[("TRUSTED_PROXIES", "10.0.0.0/8")]),
 ];
 
-/// A working set, with this beside.
+/// A valid environment, with these variables added.
 fn environment(beside: &[(&str, &str)]) -> Environment {
     let basis = [
         ("SERVICE_TOKEN", "token"),
@@ -179,7 +179,7 @@ fn environment(beside: &[(&str, &str)]) -> Environment {
         .collect()
 }
 
-/// All settings; the files of the providers are read once for all tests.
+/// All settings. The providers' files are read once for all tests.
 fn config(env: &Environment) -> Result<Config, ConfigError> {
     static SHIPPED: LazyLock<Catalogue> = LazyLock::new(Catalogue::shipped);
     match env.text("PROVIDERS_DIR")? {
@@ -208,7 +208,7 @@ fn read(name: &str, value: &str) -> Result<Config, ConfigError> {
     config(&environment(&all))
 }
 
-/// Whether a variable that takes this takes that.
+/// Whether a value is valid for a variable.
 fn fits(takes: Takes, text: &str, number: Option<u64>, ms: Option<u64>) -> bool {
     let within = |value: Option<u64>, least: u64, most: u64| value.is_some_and(|value| (least..=most).contains(&value));
     match takes {
@@ -228,7 +228,7 @@ fn each_is_taken_or_refused_by_name() {
         for (text, number, ms) in TRIED {
             let read = read(name, text);
             let fits = fits(*takes, text, *number, *ms);
-            // NATS knows a host by any name.
+            // Any text may be the name of a NATS host.
             if *name == "NATS_URL" {
                 continue;
             }
@@ -246,7 +246,7 @@ fn each_is_taken_or_refused_by_name() {
     }
 }
 
-/// The bounds themselves, from both sides, and that the message says what they are.
+/// The values just inside and just outside the bounds; the message names the bounds.
 #[test]
 fn bounds_are_where_they_are_said_to_be() {
     for (name, takes) in VARIABLES {
@@ -259,7 +259,7 @@ fn bounds_are_where_they_are_said_to_be() {
             Text | Flag | Words => continue,
         };
         for inside in [least, most] {
-            // Ten retries of a week would go beyond what the log keeps.
+            // Ten retries of a week take longer than the log keeps events.
             let is_schedule = matches!(takes, Durations(..)) && inside == most;
             let value = if is_schedule {
                 format!("1m,{inside}{unit},1m")
@@ -292,7 +292,7 @@ fn a_duration_without_a_unit_is_told_how_to_write_it() {
             "{error}"
         );
     }
-    // The one that the older service took in milliseconds.
+    // The earlier service took this variable in milliseconds.
     let error = read("CIRCUIT_BREAKER_RESET_TIMEOUT", "30").unwrap_err().to_string();
     assert!(
         error.contains("milliseconds") && error.contains("100ms to 1h"),
@@ -302,13 +302,13 @@ fn a_duration_without_a_unit_is_told_how_to_write_it() {
     assert_eq!(config.breaker.reset_timeout.as_secs(), 30);
 }
 
-/// Every variable that is asked for, on every way through the code, is in the table.
+/// Every variable that any path of the code reads is in the table.
 #[test]
 fn the_table_has_every_variable() {
     let mut asked = BTreeSet::new();
     let mut read_with = |beside: &[(&str, &str)]| {
         let env = environment(beside);
-        // Whether it can be used is not what counts here.
+        // Whether the settings are valid does not matter here.
         let _ = Config::from_environment(&env);
         asked.extend(env.asked.lock().unwrap().iter().cloned());
     };

@@ -1,58 +1,58 @@
 //! Rate limits: `RATE_LIMIT_ENABLED`, `RATE_LIMIT_<PROVIDER>`, `RATE_LIMIT_DEFAULT`, `RATE_LIMIT_BYTES`, `RATE_LIMIT_ADDRESS`,
 //! `<PROVIDER>_BRANCH_RATE_LIMIT`.
 //!
-//! Each limit is one value, `POINTS`, `POINTS/WINDOW` or `POINTS/WINDOW/BLOCK`: `1000`, `1000/60s`, `1000/60s/300s`. What
-//! is left out is as in the default.
+//! Each limit is one value, `POINTS`, `POINTS/WINDOW` or `POINTS/WINDOW/BLOCK`: `1000`, `1000/60s`, `1000/60s/300s`. Omitted
+//! parts have their default.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{Bounds, ConfigError, Environment, prefix};
 use crate::{provider::Catalogue, text::parse_duration};
 
-/// Figures of the seed design: a provider's own, then everybody else's; all in 60 s.
+/// Defaults of the contract: the points of single providers, then those of all others, in 60 s.
 const PROVIDER_POINTS: [(&str, u64); 2] = [("careem", 1000), ("talabat", 500)];
 const DEFAULT_POINTS: u64 = 100;
 const DEFAULT_WINDOW: Duration = Duration::from_secs(60);
-/// The seed's block for who is no provider that it names.
+/// The contract's block for all others.
 const ADDRESS_BLOCK: Duration = Duration::from_secs(600);
-/// Most points of a limit; ten times what a machine could accept in the longest window.
+/// Most points of a limit: ten times what a machine could accept in the longest window.
 const MAX_POINTS: u64 = 1_000_000_000;
-/// Shortest window and longest: a counter stays in the stream `LIMITS` for two hours (`max_age`).
+/// Shortest and longest window: a counter stays in the stream `LIMITS` for two hours (`max_age`).
 const SHORTEST_WINDOW: Duration = Duration::from_secs(1);
 const LONGEST_WINDOW: Duration = Duration::from_secs(3600);
-/// Longest block: one stays in the stream `BLOCKS` for two days (`max_age`).
+/// Longest block: a record stays in the stream `BLOCKS` for two days (`max_age`).
 const LONGEST_BLOCK: Duration = Duration::from_secs(24 * 3600);
 
-/// What part of its provider's quota a branch may take, where nothing else is said: one in so many. At a peak no branch of a chain
-/// sends a quarter of all orders, and with fewer branches the quota is to be raised rather than shared.
+/// A branch may take one part in this many of its provider's quota by default. At a peak no branch of a chain sends a quarter of
+/// all orders; with fewer branches, raise the quota instead.
 const PARTS_OF_QUOTA: u64 = 4;
 const BRANCH_POINTS: Bounds<u64> = Bounds {
     least: 1,
     most: MAX_POINTS,
-    why: "with none the secrets of branches are of no use; with as many as the provider has, one branch may spend all",
+    why: "with 0 the branches' secrets have no use; with the provider's whole quota one branch may use it up",
 };
 
 const ENABLED: &str = "RATE_LIMIT_ENABLED";
 const DEFAULT: &str = "RATE_LIMIT_DEFAULT";
 const ADDRESS: &str = "RATE_LIMIT_ADDRESS";
 const BYTES: &str = "RATE_LIMIT_BYTES";
-/// Ten times and more of what an order has; with 1000 of them in a minute, the log of 56 GB lasts for more than half a day.
+/// More than ten times the size of an order. With 1000 of them in a minute, a log of 56 GB lasts for more than half a day.
 const DEFAULT_BYTES: usize = 64 * 1024;
 const BYTES_A_POINT: Bounds<usize> = Bounds {
     least: 1024,
     most: 7 * 1024 * 1024,
-    why: "no order fits into less, and no webhook is larger (MAX_PAYLOAD_SIZE)",
+    why: "no order is smaller, and no webhook is larger (MAX_PAYLOAD_SIZE)",
 };
 const EXPECTED: &str = "POINTS, POINTS/WINDOW or POINTS/WINDOW/BLOCK, such as 1000, 1000/60s or 1000/60s/300s";
 
-/// How much in how much time, and what follows on more.
+/// A limit: points in a window, and the block that follows when they are exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
     /// Requests in a window, at least 1.
     pub points: u64,
     /// Length of a window, 1 s to 1 h.
     pub window: Duration,
-    /// For how long everything is refused after more than that; zero: until the window ends.
+    /// How long everything is refused after more than that; zero: until the window ends.
     pub block: Duration,
 }
 
@@ -61,18 +61,18 @@ pub struct Rule {
 pub struct RateLimits {
     /// `RATE_LIMIT_ENABLED`.
     pub enabled: bool,
-    /// `RATE_LIMIT_BYTES`: bytes that a provider's webhooks may have on average, where it sends as many as it may.
+    /// `RATE_LIMIT_BYTES`: average size in bytes of a provider's webhooks when it uses its whole quota.
     pub bytes_a_point: u64,
-    /// `RATE_LIMIT_ADDRESS`: requests of one address that were refused.
+    /// `RATE_LIMIT_ADDRESS`: refused requests of one address.
     pub address: Rule,
-    /// `RATE_LIMIT_<PROVIDER>`, else `RATE_LIMIT_DEFAULT`: verified requests, for each provider that is known.
+    /// `RATE_LIMIT_<PROVIDER>`, else `RATE_LIMIT_DEFAULT`: verified requests, for each known provider.
     pub providers: Vec<(Arc<str>, Rule)>,
-    /// `<PROVIDER>_BRANCH_RATE_LIMIT`: of these, requests that one branch's own secret proved, in the provider's window. In the
-    /// order of the providers.
+    /// `<PROVIDER>_BRANCH_RATE_LIMIT`: the part of these that one branch's own secret proved, in the provider's window. In the order
+    /// of `providers`.
     pub branch_points: Vec<u64>,
 }
 
-/// Reads them all.
+/// Reads all rate limits.
 pub(super) fn rate_limits(env: &Environment, catalogue: &Catalogue) -> Result<RateLimits, ConfigError> {
     let of = |points, block| Rule {
         points,

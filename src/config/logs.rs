@@ -1,4 +1,4 @@
-//! How the hub logs.
+//! Log level and format: `LOG_LEVEL`, `LOG_FORMAT`.
 
 use super::{ConfigError, Environment};
 
@@ -12,7 +12,7 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Reads how to log.
+    /// Reads these settings.
     ///
     /// # Errors
     /// The first value that cannot be used.

@@ -1,13 +1,13 @@
-//! Variables that look like the hub's and are unknown to it.
+//! Detects misspelt variables: they look like the hub's and are unknown to it.
 //!
-//! A variable that is nearly the name of a known one is a mistake with silent effects: it refuses the start, with the name
-//! that was probably meant. One that only begins like a known one may be another program's (Kubernetes makes
-//! `NATS_SERVICE_HOST` for a service `nats`), or a later version's: that is a warning.
+//! A variable that nearly has the name of a known one is a mistake with silent effects. It prevents the start, with the name
+//! that was probably meant. A variable that only begins like a known one may be another program's (Kubernetes sets
+//! `NATS_SERVICE_HOST` for a service `nats`) or a later version's, so it causes a warning.
 
 use super::{ConfigError, Environment, catalogue, limits, prefix, without_effect::is_without_effect};
 use crate::provider::Catalogue;
 
-/// Every variable that is no provider's.
+/// All variables that belong to no provider.
 pub(super) const NAMES: &[&str] = &[
     "SERVICE_NAME",
     "PORT",
@@ -73,7 +73,7 @@ pub(super) const NAMES: &[&str] = &[
     "LOG_FORMAT",
     "PROVIDERS_DIR",
 ];
-/// What follows a provider's prefix.
+/// Suffixes of a provider's variables.
 pub(super) const OF_PROVIDER: &[&str] = &[
     "ENABLED",
     "WEBHOOK_SECRET",
@@ -95,9 +95,9 @@ pub(super) const OF_PROVIDER: &[&str] = &[
     "CLIENT_ID",
     "CLIENT_SECRET",
 ];
-/// Set beside the hub's by what the project ships, or for its tests.
+/// Variables that the shipped deployments or the tests set, and other programs read.
 const BESIDE: [&str; 11] = [
-    // Of the TLS library: SSL_CERT_FILE.
+    // SSL_CERT_FILE, of the TLS library.
     "SSL_CERT",
     "SSL_CERT_DIR",
     "NATS_BACKUP_PASSWORD",
@@ -110,7 +110,7 @@ const BESIDE: [&str; 11] = [
     "NATS_SERVER_NAME",
     "DATABASE_ADMIN_PASSWORD",
 ];
-/// Names that begin so are ours, but for those of Kubernetes.
+/// Prefixes of the hub's variables. Kubernetes sets variables with the same prefixes.
 const PREFIXES: [&str; 10] = [
     "NATS_",
     "DATABASE_",
@@ -123,9 +123,9 @@ const PREFIXES: [&str; 10] = [
     "METRICS_",
     "TLS_",
 ];
-/// Insertions, deletions, replacements and swaps of neighbours by which a name is nearly another one.
+/// Most insertions, deletions, replacements and swaps of neighbours between a name and the one that was probably meant.
 const NEAR: usize = 2;
-/// A shorter name that begins with none of our prefixes is near too many others: `SPORT`.
+/// A shorter name without one of the prefixes is too similar to others: `SPORT`.
 const LEAST_CHARS: usize = 8;
 
 /// A variable that has no effect.
@@ -133,16 +133,16 @@ const LEAST_CHARS: usize = 8;
 pub struct Misspelt {
     /// Its name.
     pub variable: String,
-    /// The nearest name that there is.
+    /// The most similar known name.
     pub meant: Option<String>,
 }
 
-/// Those that begin like ours and are unknown.
+/// Unknown variables that begin like the hub's.
 ///
 /// # Errors
-/// The first one that is nearly the name of a variable that is not set.
+/// The first one that nearly has the name of a variable that is not set.
 pub fn misspelt(env: &Environment) -> Result<Vec<Misspelt>, ConfigError> {
-    // A folder that cannot be used refuses the start elsewhere.
+    // A folder that cannot be used prevents the start elsewhere.
     let catalogue = catalogue(env).unwrap_or_else(|_| Catalogue::shipped());
     let known = known(&catalogue);
     let prefixes: Vec<_> = catalogue.names().map(|name| format!("{}_", prefix(name))).collect();
@@ -194,7 +194,7 @@ fn known(catalogue: &Catalogue) -> Vec<String> {
         .collect()
 }
 
-/// What Kubernetes sets in each container for each service of its namespace.
+/// Whether Kubernetes sets this variable, in each container for each service of its namespace.
 fn is_of_kubernetes(name: &str, value: &str) -> bool {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let after_port = name
@@ -237,7 +237,7 @@ mod tests {
                 Ok(found) => assert!(!near, "{name}: {found:?}"),
             }
         }
-        // With the right one beside it the other one may be anything.
+        // If the right one is set, too, the other may be another program's.
         let both = told(&[("RETRY_DELAY", "x"), ("RETRY_DELAYS", "1m")]).unwrap();
         assert_eq!(both, [("RETRY_DELAY".to_owned(), Some("RETRY_DELAYS".to_owned()))]);
     }

@@ -19,11 +19,11 @@ pub struct Nats {
     pub credentials_file: Option<PathBuf>,
     /// `NATS_TLS_*`.
     pub tls: ClientTls,
-    /// `NATS_MONITORING_URL`: the monitoring ports of the servers, without a slash at the end; empty where they are not looked at.
+    /// `NATS_MONITORING_URL`: the servers' monitoring ports, without a slash at the end; empty if they are not used.
     pub monitoring: Vec<String>,
 }
 
-/// Most servers whose monitoring ports are looked at: the largest cluster that makes sense has five.
+/// Most monitored servers. The largest cluster that makes sense has five.
 const MAX_MONITORED: usize = 9;
 
 impl fmt::Debug for Nats {
@@ -33,7 +33,7 @@ impl fmt::Debug for Nats {
 }
 
 impl Nats {
-    /// Reads what is needed to reach NATS.
+    /// Reads the settings of the connection to NATS.
     ///
     /// # Errors
     /// The first value that cannot be used.
@@ -42,14 +42,14 @@ impl Nats {
         if user.is_some() != password.is_some() {
             return Err(ConfigError::new(
                 "NATS_USER",
-                "goes together with NATS_PASSWORD: set both or none",
+                "must be set together with NATS_PASSWORD",
             ));
         }
         let url = env.text_or("NATS_URL", "nats://localhost:4222")?;
         if url.contains('@') {
             return Err(ConfigError::new(
                 "NATS_URL",
-                "must hold no credentials; use NATS_USER and NATS_PASSWORD",
+                "must not contain credentials; use NATS_USER and NATS_PASSWORD",
             ));
         }
         Ok(Self {
@@ -65,7 +65,7 @@ impl Nats {
     }
 }
 
-/// The variable.
+/// The variable's name.
 const MONITORING: &str = "NATS_MONITORING_URL";
 
 fn monitoring_urls(text: &str) -> Result<Vec<String>, ConfigError> {

@@ -8,14 +8,14 @@ use crate::provider::outbound::{
     origins::{MAX_HOSTS, Origins},
 };
 
-/// How a provider is spoken to.
+/// The settings for requests to a provider.
 #[derive(Debug, Clone)]
 pub struct Outbound {
-    /// The tables.
+    /// The tables of its file.
     pub spec: Spec,
-    /// `<PROVIDER>_API_URL`, without a slash at its end: goes before the platform's and the file's.
+    /// `<PROVIDER>_API_URL`, without a slash at its end: takes precedence over the URLs of the platform and the file.
     pub api_url: Option<String>,
-    /// Where requests may go whose URL is from a table or a webhook: `<PROVIDER>_API_HOSTS`, and the hosts of the URLs above.
+    /// Allowed origins of URLs from a table or a webhook: `<PROVIDER>_API_HOSTS`, and the hosts of the URLs above.
     pub origins: Origins,
     /// `<PROVIDER>_CLIENT_ID` and `<PROVIDER>_CLIENT_SECRET`.
     pub client: ClientCredentials,
@@ -23,7 +23,7 @@ pub struct Outbound {
     pub tls: ClientTls,
 }
 
-/// None where the hub has no credentials: then this provider is told nothing.
+/// None if the hub has no credentials: then no requests are sent to this provider.
 pub(super) fn of_provider(
     env: &Environment,
     name: &str,
@@ -43,7 +43,7 @@ pub(super) fn of_provider(
             Some(_) => Err(ConfigError::new(
                 format!("{prefix}_CLIENT_SECRET"),
                 format_args!(
-                    "the file of {name} does not say how it is spoken to: add a table [outbound], or take this away"
+                    "the file of {name} has no table [outbound], which describes the requests: add it, or unset this variable"
                 ),
             )),
         };
@@ -54,7 +54,7 @@ pub(super) fn of_provider(
         (_, true) => Some("_CLIENT_SECRET"),
         (true, false) => Some("_CLIENT_ID"),
     };
-    // Without credentials there is only one question: must there be some?
+    // Without credentials it remains to check whether they are required.
     let is_unset = client.id.is_none() && client.secret.is_none();
     match missing {
         None => Ok(Some(Outbound {
@@ -67,7 +67,7 @@ pub(super) fn of_provider(
         Some(_) if is_unset && spec.fetch.is_none() => Ok(None),
         Some(suffix) => Err(ConfigError::new(
             format!("{prefix}{suffix}"),
-            format_args!("missing; {name} is enabled, and the hub must show who it is there"),
+            format_args!("missing; {name} is enabled, and requires the hub's credentials"),
         )),
     }
 }
@@ -79,7 +79,7 @@ fn hosts(env: &Environment, variable: &str) -> Result<Vec<Url>, ConfigError> {
     let read = |entry: &str| {
         Origins::entry(entry).ok_or_else(|| {
             let expected =
-                "expected hosts between commas, each as host, host:port or, for plain HTTP, http://host:port";
+                "expected hosts separated by commas, each as host, host:port or, for plain HTTP, http://host:port";
             ConfigError::new(variable, expected)
         })
     };

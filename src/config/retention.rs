@@ -1,4 +1,4 @@
-//! How long ended rows are kept in the tables.
+//! How long rows of what has ended are kept in the tables: `RETENTION_…`.
 
 use std::time::Duration;
 
@@ -8,26 +8,26 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const KEPT: Bounds<Duration> = Bounds {
     least: Duration::from_secs(7 * 24 * 3600),
     most: Duration::from_secs(360 * 24 * 3600),
-    why: "less deletes what is still needed after a week-end, and no duration is longer; without one rows are kept for ever",
+    why: "a shorter time deletes rows that are still needed after a weekend, and no duration is longer; unset, rows are kept for ever",
 };
 
-/// Two days: longer than any provider sends an event again, shorter than any uses a number again.
+/// Two days: longer than any provider repeats an event, shorter than any provider waits before it reuses a number.
 const DEFAULT_ORDER_MEMORY: Duration = Duration::from_secs(48 * 3600);
 const ORDER_MEMORY: Bounds<Duration> = Bounds {
     least: Duration::from_secs(3600),
     most: Duration::from_secs(30 * 24 * 3600),
-    why: "less forgets an order before its provider has stopped sending it, more takes a number that is used again for the old order",
+    why: "a shorter time forgets an order while its provider still repeats it; a longer one takes a reused number for the old order",
 };
 
 /// Reads `ORDER_MEMORY`.
 ///
 /// # Errors
-/// Where it is out of bounds.
+/// If it is out of bounds.
 pub fn order_memory(env: &Environment) -> Result<Duration, ConfigError> {
     env.duration("ORDER_MEMORY", DEFAULT_ORDER_MEMORY, &ORDER_MEMORY)
 }
 
-/// `RETENTION_…`; none where rows are kept for ever, as by default.
+/// `RETENTION_…`. None keeps the rows for ever, which is the default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
     /// `RETENTION_WEBHOOK_LOGS`.
@@ -43,19 +43,19 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// Reads them, and `ORDER_MEMORY` with them, for a command that needs nothing else of the hub's configuration.
+    /// Reads these settings and `ORDER_MEMORY`, for a command that needs nothing else of the hub's configuration.
     ///
     /// # Errors
-    /// Where one of them cannot be used.
+    /// If one of them cannot be used.
     pub fn of_hub(env: &Environment) -> Result<Self, ConfigError> {
         Self::from_environment(env, order_memory(env)?)
     }
 
-    /// Reads them.
+    /// Reads these settings.
     ///
     /// # Errors
-    /// Where one is out of bounds, or a webhook's row would go while the webhook is still known again: its repeat would get a row that
-    /// nothing ends.
+    /// If one is out of bounds, or a webhook's row would be deleted while repeats of the webhook are still recognised: a repeat would
+    /// get a new row that no event ends.
     pub(super) fn from_environment(env: &Environment, order_memory: Duration) -> Result<Self, ConfigError> {
         const WEBHOOK_LOGS: &str = "RETENTION_WEBHOOK_LOGS";
         let kept = |name: &str| {
@@ -63,13 +63,13 @@ impl Retention {
             Ok((!kept.is_zero()).then_some(kept))
         };
         let webhook_logs = kept(WEBHOOK_LOGS)?;
-        // A day more is remembered than ORDER_MEMORY.
+        // Webhooks are remembered for a day longer than ORDER_MEMORY.
         let least = order_memory + DAY;
         if let Some(kept) = webhook_logs.filter(|kept| *kept <= least) {
             return Err(ConfigError::new(
                 WEBHOOK_LOGS,
                 format_args!(
-                    "expected more than {}, found {}: a repeat of a webhook is known for ORDER_MEMORY and a day more, and needs its row",
+                    "expected more than {}, found {}: repeats of a webhook are recognised for ORDER_MEMORY and one day, and need its row",
                     DurationText(least),
                     DurationText(kept)
                 ),

@@ -1,4 +1,4 @@
-//! The schedule of retries.
+//! The schedule of retries: `RETRY_DELAYS`, `RETRY_MAX_ATTEMPTS`.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ const MAX_DELAYS: usize = 100;
 const DELAY: Bounds<Duration> = Bounds {
     least: Duration::from_millis(100),
     most: Duration::from_secs(7 * 24 * 3600),
-    why: "less repeats requests as fast as a failing backend can fail, and no order is worth a retry for more than a week",
+    why: "a shorter delay repeats requests as fast as a backend can fail, and no order is worth a retry after more than a week",
 };
 const RETRIES: Bounds<u32> = Bounds {
     least: 1,
     most: 100,
-    why: "with none an order is given up at its first failure, and more only delay the dead letter",
+    why: "with 0 an order is given up at its first failure, and more attempts only delay the dead letter",
 };
-/// Longest time from the first request to the last: an event that has left the log (`max_age` of `EVENTS`, 90 days) cannot
-/// be sent any more.
+/// Longest time from the first request to the last. An event that has left the log (`max_age` of `EVENTS`, 90 days) can no longer
+/// be sent.
 const LONGEST: Duration = Duration::from_secs(60 * 24 * 3600);
 
 /// `RETRY_DELAYS` and `RETRY_MAX_ATTEMPTS`.
@@ -44,7 +44,7 @@ pub(super) fn schedule(env: &Environment) -> Result<Schedule, ConfigError> {
         return Err(refuse(format!("more than {MAX_DELAYS} delays")));
     }
     let max_retries = env.whole("RETRY_MAX_ATTEMPTS", 10, &RETRIES)?;
-    // After the last delay of the list that one is used again.
+    // After the end of the list its last delay is repeated.
     let all = (0..max_retries as usize).filter_map(|at| delays.get(at).or(delays.last()));
     let all: Duration = all.sum();
     if all > LONGEST {

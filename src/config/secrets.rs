@@ -1,4 +1,4 @@
-//! A provider's secrets and their sources, so that secret files can be read again.
+//! A provider's secrets with their sources, so that secret files can be read again.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -31,11 +31,11 @@ struct OfName {
 pub struct Secrets(Vec<OfName>);
 
 impl Secrets {
-    /// Reads those that a scheme takes. `provider` is for messages; `branches` says that the webhook secret may be
-    /// missing because branches have their own.
+    /// Reads the secrets that a scheme takes. `provider` is for messages; with `branches` the webhook secret may be missing,
+    /// because branches have their own.
     ///
     /// # Errors
-    /// Where one is missing or cannot be used, naming its variable.
+    /// If one is missing or cannot be used, naming its variable.
     pub fn from_environment(
         env: &Environment,
         prefix: &str,
@@ -58,7 +58,7 @@ impl Secrets {
             if source.values.is_empty() {
                 return Err(ConfigError::new(
                     source.variable,
-                    format_args!("missing; it proves that a webhook is from {provider}"),
+                    format_args!("missing; it proves that a webhook comes from {provider}"),
                 ));
             }
             source.check(scheme)?;
@@ -67,7 +67,7 @@ impl Secrets {
         Ok(Self(sources))
     }
 
-    /// As the verification takes them.
+    /// The secrets as keys for the verification.
     pub fn keys(&self) -> Keys {
         let with = |keys: Keys, source: &OfName| keys.with(&source.name, source.origin(), &source.values);
         self.0.iter().fold(Keys::new(), with)
@@ -84,7 +84,7 @@ impl Secrets {
         self.0.iter().any(|source| source.file.is_some())
     }
 
-    /// The same with the files of now, and the variables whose values changed. Blocks on the disk.
+    /// Reads the files again; returns the secrets and the variables with changed values. Blocks on the disk.
     ///
     /// # Errors
     /// The first file that cannot be used, naming its variable; then nothing changes.
@@ -136,8 +136,8 @@ impl OfName {
 /// `<PROVIDER>_BRANCH_SECRETS`: whether branches have secrets of their own.
 ///
 /// # Errors
-/// Where nothing is verified, so that every sender would speak for every branch; and where orders are fetched and the file does
-/// not know where a document names its store, so that none of a branch's orders could be shown to be its own.
+/// If nothing is verified, because every sender could then act for every branch. Also if orders are fetched and the file does not
+/// name the store's location in the document, because no order could be proven to be the branch's own.
 pub(super) fn branch_secrets(
     env: &Environment,
     prefix: &str,
@@ -149,7 +149,7 @@ pub(super) fn branch_secrets(
         return Ok(false);
     }
     if scheme.is_none() {
-        let message = "expected false: with the scheme none nothing is verified, so no branch is kept from another";
+        let message = "expected false: the scheme none verifies nothing, so it cannot separate branches";
         return Err(ConfigError::new(variable, message));
     }
     let is_fetched = matches!(file.webhook.document, Some(Document::Fetched(_)));
@@ -163,11 +163,11 @@ pub(super) fn branch_secrets(
     Ok(true)
 }
 
-/// How a provider's webhooks are verified: its own scheme, unless `<PROVIDER>_VERIFICATION` names another one.
+/// The scheme that verifies a provider's webhooks: its own, unless `<PROVIDER>_VERIFICATION` names another one.
 ///
 /// # Errors
-/// Where it names none that there is, it does not sign what identifies a webhook, or it signs the URL and the hub does not know
-/// its own.
+/// If the named scheme does not exist, it does not sign what identifies a webhook, or it signs the URL and `PUBLIC_URL` is not
+/// set.
 pub fn scheme(env: &Environment, prefix: &str, file: &File, public_url: Option<&str>) -> Result<Scheme, ConfigError> {
     let variable = format!("{prefix}_VERIFICATION");
     let scheme = match env.text(&variable)?.as_deref() {
@@ -188,13 +188,13 @@ pub fn scheme(env: &Environment, prefix: &str, file: &File, public_url: Option<&
     }
     if let Some(Unsigned { place, key }) = unsigned(file, &scheme).first() {
         let message = format_args!(
-            "this scheme does not sign {place:?}, where the provider's file reads {key}: one captured webhook could be sent as several"
+            "this scheme does not sign {place:?}, from which the provider's file reads {key}: one captured webhook could be sent as several"
         );
         return Err(ConfigError::new(variable, message));
     }
     if scheme.needs_url() && public_url.is_none() {
         let message = format_args!(
-            "missing; with {variable} the URL is signed, so the hub must know it as {prefix} calls it: https://HOST"
+            "missing; with {variable} the URL is signed, so set the URL that {prefix} calls: https://HOST"
         );
         return Err(ConfigError::new("PUBLIC_URL", message));
     }
@@ -204,7 +204,7 @@ pub fn scheme(env: &Environment, prefix: &str, file: &File, public_url: Option<&
 /// `PUBLIC_URL`.
 ///
 /// # Errors
-/// Where it is no such URL.
+/// If it is no http or https URL without a path.
 pub fn public_url(env: &Environment) -> Result<Option<String>, ConfigError> {
     let Some(url) = env.text("PUBLIC_URL")? else {
         return Ok(None);

@@ -54,11 +54,11 @@ fn bad_values_name_the_variable() {
     );
     assert_eq!(
         refusal(&[("CAREEM_WEBHOOK_SECRET", "")]),
-        "CAREEM_WEBHOOK_SECRET: missing; it proves that a webhook is from careem"
+        "CAREEM_WEBHOOK_SECRET: missing; it proves that a webhook comes from careem"
     );
     assert_eq!(
         refusal(&[("CAREEM_WEBHOOK_SECRET", "a,,b")]),
-        "CAREEM_WEBHOOK_SECRET: holds an empty secret between commas"
+        "CAREEM_WEBHOOK_SECRET: contains an empty secret between commas"
     );
     let unknown = refusal(&[("CARREM_ENABLED", "true")]);
     assert!(
@@ -77,9 +77,9 @@ fn bad_values_name_the_variable() {
     assert!(refusal(&[("BACKEND_URL", "localhost")]).starts_with("BACKEND_URL:"));
     assert!(refusal(&[("LOG_LEVEL", "loud")]).starts_with("LOG_LEVEL:"));
     assert!(refusal(&[("NATS_USER", "hub")]).starts_with("NATS_USER:"));
-    assert!(refusal(&[("TLS_CERT", "/x")]).starts_with("TLS_CERT: goes together with TLS_KEY"));
-    assert!(refusal(&[("BACKEND_TLS_KEY", "/x")]).starts_with("BACKEND_TLS_CERT: goes together"));
-    assert!(refusal(&[("REQUIRE_HTTPS", "true")]).starts_with("REQUIRE_HTTPS: nothing could come by https"));
+    assert!(refusal(&[("TLS_CERT", "/x")]).starts_with("TLS_CERT: must be set together with TLS_KEY"));
+    assert!(refusal(&[("BACKEND_TLS_KEY", "/x")]).starts_with("BACKEND_TLS_CERT: must be set together with BACKEND_TLS_KEY"));
+    assert!(refusal(&[("REQUIRE_HTTPS", "true")]).starts_with("REQUIRE_HTTPS: no request could arrive by https"));
     assert!(refusal(&[("DATABASE_TLS", "maybe")]).starts_with("DATABASE_TLS: expected disable, prefer or require"));
     assert!(
         refusal(&[("DATABASE_TLS", "disable"), ("DATABASE_TLS_CA", "/x")]).starts_with("DATABASE_TLS: switched off")
@@ -194,7 +194,7 @@ fn verification_is_the_provider_s_own_or_the_one_that_is_named() {
         (
             "careem-pos",
             "",
-            "CAREEM_API_KEY: missing; it proves that a webhook is from careem",
+            "CAREEM_API_KEY: missing; it proves that a webhook comes from careem",
         ),
         ("talabat", "", "CAREEM_BEARER_TOKEN: missing"),
         ("delivery-hero", "", "CAREEM_JWT_SECRET: missing"),
@@ -216,10 +216,10 @@ fn verification_is_the_provider_s_own_or_the_one_that_is_named() {
         ("CAREEM_WEBHOOK_SECRET", "!"),
     ];
     assert_eq!(refusal(&standard), "CAREEM_WEBHOOK_SECRET: expected base64");
-    // It signs fields that are not those of Careem's orders.
+    // It signs fields that Careem's orders do not have.
     let refused = refusal(&[("CAREEM_VERIFICATION", "adyen")]);
     let says =
-        "CAREEM_VERIFICATION: this scheme does not sign \"/id\", where the provider's file reads webhook.order_id";
+        "CAREEM_VERIFICATION: this scheme does not sign \"/id\", from which the provider's file reads webhook.order_id";
     assert!(refused.starts_with(says), "{refused}");
     let many = ["secret"; 9].join(",");
     assert_eq!(
@@ -238,7 +238,7 @@ fn branches_may_have_the_secrets() {
         nothing_verified.starts_with("CAREEM_BRANCH_SECRETS: expected false"),
         "{nothing_verified}"
     );
-    // Another secret is not the branches'.
+    // Branches have webhook secrets only, and this scheme takes another one.
     let refused = refusal(&[without[0], without[1], ("CAREEM_VERIFICATION", "careem-pos")]);
     assert!(refused.starts_with("CAREEM_API_KEY: missing"), "{refused}");
 }
@@ -270,7 +270,7 @@ fn secrets_of_files_are_read_again() {
     write("hunter2,,old");
     assert_eq!(
         again().unwrap_err(),
-        "CAREEM_WEBHOOK_SECRET: holds an empty secret between commas"
+        "CAREEM_WEBHOOK_SECRET: contains an empty secret between commas"
     );
     write("");
     assert!(again().unwrap_err().starts_with("CAREEM_WEBHOOK_SECRET_FILE: "));

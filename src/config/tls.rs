@@ -1,12 +1,12 @@
-//! Certificates and keys: the files that hold them.
+//! The files of certificates and keys.
 //!
-//! A file is named by its variable (`TLS_CERT`) or, as for every value, by the variable with `_FILE`: both mean the same.
+//! The variable (`TLS_CERT`) and the variable with `_FILE` both hold the file's path.
 
 use std::path::PathBuf;
 
 use super::{ConfigError, Environment};
 
-/// A certificate, with what leads from it to its authority, and its private key; both PEM.
+/// A certificate chain and its private key, both PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyPair {
     /// The chain, the own certificate first.
@@ -15,19 +15,19 @@ pub struct KeyPair {
     pub key: PathBuf,
 }
 
-/// How a server that the hub connects to is known, and what it is shown.
+/// TLS of connections to a server: the trusted authorities, and the hub's own certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientTls {
-    /// Of its variables: `DATABASE` of `DATABASE_TLS_CA`.
+    /// The prefix of its variables: `DATABASE` for `DATABASE_TLS_CA`.
     pub prefix: String,
-    /// `<PREFIX>_TLS_CA`: the authorities that may have signed its certificate, PEM, in place of the machine's own.
+    /// `<PREFIX>_TLS_CA`: the authorities that may have signed the server's certificate, PEM, instead of the machine's own.
     pub ca: Option<PathBuf>,
-    /// `<PREFIX>_TLS_CERT` and `<PREFIX>_TLS_KEY`, for a server that asks for a certificate.
+    /// `<PREFIX>_TLS_CERT` and `<PREFIX>_TLS_KEY`, for a server that requires a certificate.
     pub client: Option<KeyPair>,
 }
 
 impl ClientTls {
-    /// Nothing said: the authorities of the machine, and no certificate of our own.
+    /// Without settings: the machine's authorities, and no certificate of the hub's own.
     pub fn of_machine(prefix: &str) -> Self {
         Self {
             prefix: prefix.to_owned(),
@@ -39,7 +39,7 @@ impl ClientTls {
     /// Reads the variables of this prefix.
     ///
     /// # Errors
-    /// Where only one of certificate and key is set.
+    /// If only one of certificate and key is set.
     pub fn from_environment(env: &Environment, prefix: &str) -> Result<Self, ConfigError> {
         Ok(Self {
             prefix: prefix.to_owned(),
@@ -48,7 +48,7 @@ impl ClientTls {
         })
     }
 
-    /// Whether anything is said.
+    /// Whether any of them is set.
     pub fn is_set(&self) -> bool {
         self.ca.is_some() || self.client.is_some()
     }
@@ -57,14 +57,14 @@ impl ClientTls {
 /// Reads both or neither.
 ///
 /// # Errors
-/// Where only one is set.
+/// If only one is set.
 pub(super) fn key_pair(env: &Environment, certificate: &str, key: &str) -> Result<Option<KeyPair>, ConfigError> {
     match (env.path(certificate)?, env.path(key)?) {
         (Some(certificate), Some(key)) => Ok(Some(KeyPair { certificate, key })),
         (None, None) => Ok(None),
         _ => Err(ConfigError::new(
             certificate,
-            format_args!("goes together with {key}: set both or none"),
+            format_args!("must be set together with {key}"),
         )),
     }
 }

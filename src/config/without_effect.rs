@@ -1,4 +1,4 @@
-//! Variables of the contract that this version ignores: logged at the start, rather than ignored silently.
+//! Variables of the contract that this version ignores. The start logs them, so that they are not ignored silently.
 
 use super::{Environment, catalogue, limits};
 use crate::provider::Catalogue;
@@ -10,25 +10,25 @@ const NAMES: [&str; 9] = [
     "CONSOLE_TOKENS",
     "DEADLINE_WARNING",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
-    // Of the service that came before: orders are always retried, by the log and not by a worker, and health is always there.
+    // Variables of the earlier service: here orders are always retried, and health is always served.
     "RETRY_ENABLED",
     "RETRY_WORKER_INTERVAL",
     "HEALTH_CHECK_ENABLED",
 ];
 const SUFFIXES: [&str; 1] = ["_RESPONSE_WAIT"];
 
-/// Those that are set.
+/// The ignored variables that are set.
 pub fn without_effect(env: &Environment) -> Vec<&str> {
-    // A folder that cannot be used refuses the start elsewhere.
+    // A folder that cannot be used prevents the start elsewhere.
     let catalogue = catalogue(env).unwrap_or_else(|_| Catalogue::shipped());
     let is_one = |name: &&str| is_without_effect(name.strip_suffix("_FILE").unwrap_or(name), &catalogue);
     env.names().filter(is_one).collect()
 }
 
-/// Whether a variable, without `_FILE`, is one that is known and has no effect.
+/// Whether a variable, without `_FILE`, is known and has no effect.
 pub(super) fn is_without_effect(name: &str, catalogue: &Catalogue) -> bool {
     NAMES.contains(&name)
-        // One for a provider that this version does not know, or a misspelt one.
+        // A limit of a provider that this version does not know, or a misspelt name.
         || name.starts_with("RATE_LIMIT_") && !limits::is_read(name, catalogue)
         || SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
 }

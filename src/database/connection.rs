@@ -176,7 +176,7 @@ impl Connection {
     /// A statement, prepared once for each connection.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub async fn prepare_cached(&self, sql: &str) -> Result<Statement, Error> {
         let sql = self.names.fill(sql);
         self.watch
@@ -187,7 +187,7 @@ impl Connection {
     /// A statement.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub async fn prepare(&self, sql: &str) -> Result<Statement, Error> {
         let sql = self.names.fill(sql);
         self.watch.within(self.watch.limit, self.client.prepare(&sql)).await
@@ -196,7 +196,7 @@ impl Connection {
     /// The rows of a statement.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub async fn query<T: ?Sized + Runs>(&self, sql: &T, with: Parameters<'_>) -> Result<Vec<Row>, Error> {
         match sql.with(&self.names) {
             Run::Text(sql) => {
@@ -215,7 +215,7 @@ impl Connection {
     /// The only row of a statement.
     ///
     /// # Errors
-    /// Where there is not exactly one, or PostgreSQL refuses or does not answer.
+    /// If there is not exactly one, or PostgreSQL refuses or does not answer.
     pub async fn query_one<T: ?Sized + Runs>(&self, sql: &T, with: Parameters<'_>) -> Result<Row, Error> {
         match sql.with(&self.names) {
             Run::Text(sql) => {
@@ -234,7 +234,7 @@ impl Connection {
     /// The row of a statement that has at most one.
     ///
     /// # Errors
-    /// Where there are more, or PostgreSQL refuses or does not answer.
+    /// If there are more, or PostgreSQL refuses or does not answer.
     pub async fn query_opt<T: ?Sized + Runs>(&self, sql: &T, with: Parameters<'_>) -> Result<Option<Row>, Error> {
         match sql.with(&self.names) {
             Run::Text(sql) => {
@@ -253,7 +253,7 @@ impl Connection {
     /// Runs a statement; how many rows it touched.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub async fn execute<T: ?Sized + Runs>(&self, sql: &T, with: Parameters<'_>) -> Result<u64, Error> {
         match sql.with(&self.names) {
             Run::Text(sql) => {
@@ -272,7 +272,7 @@ impl Connection {
     /// Runs statements without parameters.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
         self.batch_execute_within(self.watch.limit, sql).await
     }
@@ -280,7 +280,7 @@ impl Connection {
     /// The same, with a deadline of its own. The server's must have been set before.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub async fn batch_execute_within(&self, limit: Duration, sql: &str) -> Result<(), Error> {
         let sql = self.names.fill(sql);
         self.watch.within(limit, self.client.batch_execute(&sql)).await
@@ -289,7 +289,7 @@ impl Connection {
     /// Runs statements without parameters by the simple protocol.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub async fn simple_query(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
         let sql = self.names.fill(sql);
         self.watch
@@ -300,7 +300,7 @@ impl Connection {
     /// Begins a transaction; it is rolled back where it is dropped.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub async fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
         let client: &mut ClientWrapper = match &mut self.client {
             PooledOrOwn::Pooled(object) => object.as_mut().expect("it is taken out by Drop alone"),
@@ -338,7 +338,7 @@ impl Transaction<'_> {
     /// The rows of a statement, which is prepared once for each connection.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub async fn query(&self, sql: &str, with: Parameters<'_>) -> Result<Vec<Row>, Error> {
         let sql = self.names.fill(sql);
         let statement = self
@@ -353,7 +353,7 @@ impl Transaction<'_> {
     /// Runs a statement, which is prepared once for each connection; how many rows it touched.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub async fn execute(&self, sql: &str, with: Parameters<'_>) -> Result<u64, Error> {
         let sql = self.names.fill(sql);
         let statement = self
@@ -368,7 +368,7 @@ impl Transaction<'_> {
     /// Runs statements without parameters.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
         let sql = self.names.fill(sql);
         self.watch
@@ -379,7 +379,7 @@ impl Transaction<'_> {
     /// Ends it.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer; where it does not, what was written may be there all the same.
+    /// If PostgreSQL refuses or does not answer; if it does not, what was written may be there all the same.
     pub async fn commit(self) -> Result<(), Error> {
         self.watch.within(self.watch.limit, self.inner.commit()).await
     }

@@ -15,7 +15,7 @@ const LOOKS: usize = 5;
 /// False where two clients, one of them inside a transaction, were served by one backend.
 ///
 /// # Errors
-/// Where PostgreSQL or the pooler refuses.
+/// If PostgreSQL or the pooler refuses.
 pub(super) async fn gives_sessions(first: &Client, second: &Client) -> Result<bool, Error> {
     for _ in 0..LOOKS {
         // A pooler in transaction mode has the backend back after this, and gives it to the next one who asks.

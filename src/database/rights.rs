@@ -81,7 +81,7 @@ pub async fn check(connection: &Connection) -> anyhow::Result<()> {
 /// The right to delete rows of a table of the platform, where the role of a connection lacks it.
 ///
 /// # Errors
-/// Where PostgreSQL does not answer.
+/// If PostgreSQL does not answer.
 pub async fn lacking_to_delete(connection: &Connection, table: &str) -> anyhow::Result<Option<Lacking>> {
     lacking(connection, of_retention(connection.names(), table), true).await
 }

@@ -135,7 +135,7 @@ impl Lanes {
     /// Reads all lanes. Nothing is written until the [`LaneWriter`] runs.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// If NATS does not answer.
     pub async fn read(
         connection: &Arc<Connection>,
         partitions: u16,
@@ -199,7 +199,7 @@ impl Lanes {
     /// Writes the marker that the stream holds every lane.
     ///
     /// # Errors
-    /// Where NATS does not acknowledge.
+    /// If NATS does not acknowledge.
     pub async fn mark_whole(&self) -> anyhow::Result<()> {
         publish(&self.connection, self.namespace.marker).await.map(drop)
     }
@@ -242,7 +242,7 @@ impl Lanes {
     /// The state of an order's lane.
     ///
     /// # Errors
-    /// Where NATS does not answer, or the lane is not the one that this instance knows.
+    /// If NATS does not answer, or the lane is not the one that this instance knows.
     pub async fn get(&self, key: OrderKey) -> anyhow::Result<Option<Lane>> {
         let Some(revision) = self.table().get(key).map(|open| open.revision) else {
             return Ok(None);
@@ -258,7 +258,7 @@ impl Lanes {
     /// Makes a lane, or writes it anew.
     ///
     /// # Errors
-    /// Where NATS does not acknowledge, or another writer wrote the lane meanwhile.
+    /// If NATS does not acknowledge, or another writer wrote the lane meanwhile.
     pub async fn put(&self, key: OrderKey, lane: &Lane) -> anyhow::Result<()> {
         let known = self.table().get(key).cloned();
         let replaces = match &known {
@@ -284,7 +284,7 @@ impl Lanes {
     /// Ends a lane.
     ///
     /// # Errors
-    /// As [`Self::put`].
+    /// The same as [`Self::put`].
     pub async fn end(&self, key: OrderKey) -> anyhow::Result<()> {
         let Some(open) = self.table().get(key).cloned() else {
             return Ok(());

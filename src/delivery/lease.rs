@@ -101,7 +101,7 @@ impl Lease {
     /// Waits until no other instance holds it, and takes it.
     ///
     /// # Errors
-    /// Where NATS does not answer; ask again.
+    /// If NATS does not answer; ask again.
     pub async fn take(connection: &Arc<Connection>, name: &str) -> anyhow::Result<(Self, Inherited)> {
         let subject = format!("hub.lease.{name}");
         let holder = Uuid::new_v4().simple().to_string();
@@ -232,7 +232,7 @@ pub const RENEWED_WITHIN: Duration = Duration::from_secs(2);
 /// Looks at a lease without taking it.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub async fn state(connection: &Connection, name: &str) -> anyhow::Result<LeaseState> {
     let found = read(connection, &format!("hub.lease.{name}")).await?;
     let lanes = found.note.floor.as_ref().and_then(|floor| floor.lanes);

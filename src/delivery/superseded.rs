@@ -161,7 +161,7 @@ pub fn may_be(event: &Recorded) -> bool {
 /// What took its place; none where it still holds.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub async fn by(
     connection: &Connection,
     event: &Recorded,
@@ -180,7 +180,7 @@ pub async fn by(
 /// The same, with the subject token of the partition in which the order's events are.
 ///
 /// # Errors
-/// As [`by`].
+/// The same as [`by`].
 pub async fn in_partition(
     connection: &Connection,
     event: &Recorded,

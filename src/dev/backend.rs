@@ -50,7 +50,7 @@ struct Backend {
 /// Serves until told to stop.
 ///
 /// # Errors
-/// Where the listener or the database's settings cannot be used.
+/// If the listener or the database's settings cannot be used.
 pub async fn serve(listener: TcpListener, database_url: String, stop: CancellationToken) -> anyhow::Result<()> {
     let environment = Environment::from_iter([("DATABASE_URL", database_url)]);
     let database = Database::new(&config::Database::from_environment(&environment)?)?;

@@ -75,7 +75,7 @@ impl Principal {
     /// Whether it may act for a branch.
     ///
     /// # Errors
-    /// Where it is bound to another one.
+    /// If it is bound to another one.
     pub fn may_act_for(&self, branch: &str) -> Result<(), NotYours> {
         match &self.0 {
             Some(own) if **own != *branch => Err(self.refused(format!("branch {branch}"))),

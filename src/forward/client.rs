@@ -45,7 +45,7 @@ impl BackendClient {
     /// For this backend.
     ///
     /// # Errors
-    /// Where TLS cannot be set up.
+    /// If TLS cannot be set up.
     pub fn new(settings: &config::Backend) -> anyhow::Result<Self> {
         let newest = settings.service_tokens.first().context("SERVICE_TOKEN: missing")?;
         let mut token = HeaderValue::from_str(newest.expose_secret())
@@ -97,7 +97,7 @@ impl BackendClient {
     /// A request about an order, without its body, to where it goes.
     ///
     /// # Errors
-    /// Where the order's id would change the path; the intake takes no such id, earlier versions did.
+    /// If the order's id would change the path; the intake takes no such id, earlier versions did.
     pub fn post(&self, request: RequestKind, envelope: &Envelope) -> Result<http::Request, NotASegment> {
         let target = match request {
             RequestKind::NewOrder => Ok(self.orders.clone()),

@@ -80,7 +80,7 @@ impl OrderIdentity {
     /// Decides. The same log gives the same answer, on every instance.
     ///
     /// # Errors
-    /// Where the log does not answer.
+    /// If the log does not answer.
     pub(super) async fn plan(&self, event: &Recorded) -> anyhow::Result<Plan> {
         if event.envelope.is_creation() {
             self.of_creation(event).await
@@ -120,7 +120,7 @@ impl OrderIdentity {
     /// the backend takes the two for one.
     ///
     /// # Errors
-    /// Where the log does not answer.
+    /// If the log does not answer.
     pub(super) async fn is_taken_for_another(
         &self,
         event: &Recorded,

@@ -99,7 +99,7 @@ impl Forward {
     /// The right to make one request now.
     ///
     /// # Errors
-    /// Where the stage is handed over, or the breaker is open.
+    /// If the stage is handed over, or the breaker is open.
     fn pass(&self) -> Result<Pass, Failure> {
         let held = |cause: &str| Failure::Hold {
             cause: cause.into(),

@@ -43,7 +43,7 @@ impl Target {
     /// Reads a URL. Credentials in it become the header `Authorization`.
     ///
     /// # Errors
-    /// Where it is no absolute http or https URL.
+    /// If it is no absolute http or https URL.
     pub fn parse(url: &str) -> Result<Self, NotATarget> {
         Url::parse(url).map_err(|_| NotATarget)?.try_into()
     }

@@ -13,7 +13,7 @@ use crate::{
 /// All of them.
 ///
 /// # Errors
-/// Where the client for a provider's interface cannot be made.
+/// If the client for a provider's interface cannot be made.
 pub(super) fn registry(config: &Config) -> anyhow::Result<Registry> {
     let enable = |settings: &config::ProviderConfig| {
         if settings.scheme.is_none() {

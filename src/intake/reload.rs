@@ -37,7 +37,7 @@ impl Reload {
     /// Looks after the secrets until told to stop.
     ///
     /// # Errors
-    /// Where the process cannot listen for SIGHUP.
+    /// If the process cannot listen for SIGHUP.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         look_again(self, Self::look, LOOK_AGAIN, stop).await
     }

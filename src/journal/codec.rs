@@ -352,7 +352,7 @@ fn time(name: &'static str, text: &str) -> Result<DateTime<Utc>, CodecError> {
 /// Reads an event back, in either form.
 ///
 /// # Errors
-/// Where it is no event of the hub; the reader must record that (see [`crate::delivery::stage`]).
+/// If it is no event of the hub; the reader must record that (see [`crate::delivery::stage`]).
 pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Result<Recorded, CodecError> {
     let found = headers.map(EventHeaders::of).unwrap_or_default();
     let own_id = need(name::ID, found.id).and_then(|text| id(name::ID, text));

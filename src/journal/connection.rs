@@ -59,7 +59,7 @@ impl Connection {
     /// Opens it. Where NATS is not there yet, this returns all the same and goes on trying.
     ///
     /// # Errors
-    /// Where the settings themselves cannot work (a credentials file that is not there).
+    /// If the settings themselves cannot work (a credentials file that is not there).
     pub async fn open(settings: &config::Nats, name: &str, inbox: &str) -> anyhow::Result<Self> {
         let (set_up, up) = watch::channel(false);
         let set_up = Arc::new(set_up);
@@ -177,7 +177,7 @@ impl Connection {
     /// Waits for a first connection, for commands that are of no use without.
     ///
     /// # Errors
-    /// Where there is none in time.
+    /// If there is none in time.
     pub async fn reach(&self) -> anyhow::Result<()> {
         tokio::time::timeout(REACH_TIMEOUT, self.wait_up()).await.map_err(|_| {
             anyhow::anyhow!(

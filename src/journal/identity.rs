@@ -171,7 +171,7 @@ impl LogState {
     /// Asks the leader.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// If NATS does not answer.
     pub async fn look(connection: &Connection) -> anyhow::Result<Self> {
         let stream = connection.context.get_stream(EVENTS).await;
         Self::of(stream.context("cannot look up EVENTS")?.cached_info())
@@ -229,7 +229,7 @@ impl Compared {
 /// Compares what is remembered with the log.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub async fn compare(connection: &Connection, log: &LogState, remembered: &Remembered) -> anyhow::Result<Compared> {
     let mut common = None;
     // The newest first: mostly it matches.
@@ -281,7 +281,7 @@ fn judge(log: &LogState, remembered: &Remembered, common: Option<u64>) -> Compar
 /// A message of the log as its leader has it.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub async fn message_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<StreamMessage>> {
     if sequence == 0 {
         // The log is empty; the server calls such a question a bad request.
@@ -298,7 +298,7 @@ pub async fn message_at(connection: &Connection, sequence: u64) -> anyhow::Resul
 /// The mark of what stands at a sequence; none where nothing does.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub async fn mark_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Mark>> {
     Ok(message_at(connection, sequence).await?.as_ref().map(Mark::of))
 }

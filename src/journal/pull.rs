@@ -53,7 +53,7 @@ impl Messages {
     /// The next message; none where there was only a sign of life. It may be dropped while it waits: nothing is lost.
     ///
     /// # Errors
-    /// Where no more will come.
+    /// If no more will come.
     pub async fn next(&mut self) -> anyhow::Result<Option<Message>> {
         match self.pulled.next().await {
             Some(Ok(message)) => Ok(Some(message)),
@@ -70,7 +70,7 @@ impl Messages {
 /// Where a message stands, on the log and in the consumer's count.
 ///
 /// # Errors
-/// Where it did not come from a consumer.
+/// If it did not come from a consumer.
 pub fn info(message: &Message) -> anyhow::Result<Info<'_>> {
     message
         .info()
@@ -80,7 +80,7 @@ pub fn info(message: &Message) -> anyhow::Result<Info<'_>> {
 /// Tells the server that a message is settled; one that was read from the log has nothing to tell.
 ///
 /// # Errors
-/// Where the connection is closed.
+/// If the connection is closed.
 pub async fn acknowledge(message: Option<&Message>) -> anyhow::Result<()> {
     let Some(message) = message else { return Ok(()) };
     message

@@ -105,7 +105,7 @@ pub struct End {
 /// Asks the leader where the log ends.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub async fn end(connection: &Connection) -> anyhow::Result<End> {
     let stream = connection
         .context
@@ -128,7 +128,7 @@ pub async fn end(connection: &Connection) -> anyhow::Result<End> {
 /// Asks the leader where the log begins: the sequence of its oldest message, or of the next one where there is none.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub async fn beginning(connection: &Connection) -> anyhow::Result<u64> {
     let stream = connection
         .context
@@ -239,7 +239,7 @@ impl LogReader {
     /// The next messages, some hundred at a time; empty at the end of the log.
     ///
     /// # Errors
-    /// Where NATS does not answer or says something that is no answer; reading can be tried again from the same place.
+    /// If NATS does not answer or says something that is no answer; reading can be tried again from the same place.
     pub async fn next_batch(&mut self) -> anyhow::Result<Vec<Entry>> {
         let began = Instant::now();
         loop {
@@ -272,7 +272,7 @@ impl LogReader {
     /// As [`Self::next_batch`], with the subjects.
     ///
     /// # Errors
-    /// As [`Self::next_batch`].
+    /// The same as [`Self::next_batch`].
     pub async fn next_located(&mut self) -> anyhow::Result<Vec<Located>> {
         let located = self.read(located).await?;
         self.go_on_after(located.last().map(|located| located.entry.sequence()));
@@ -282,7 +282,7 @@ impl LogReader {
     /// The next messages as they are, which need be no events; empty at the end.
     ///
     /// # Errors
-    /// As [`Self::next_batch`].
+    /// The same as [`Self::next_batch`].
     pub async fn next_raw(&mut self) -> anyhow::Result<Vec<Raw>> {
         let messages = self.read(raw).await?;
         self.go_on_after(messages.last().map(|last| last.sequence));
@@ -351,7 +351,7 @@ impl LogReader {
 /// The last message of a subject, as the leader of its stream has it; none where there is none.
 ///
 /// # Errors
-/// Where NATS does not answer in this time.
+/// If NATS does not answer in this time.
 pub async fn last_of(
     connection: &Connection,
     stream: &str,
@@ -370,7 +370,7 @@ pub async fn last_of(
 /// The event at a sequence; none where there is none any more, or none that can be read.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub async fn event_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Recorded>> {
     Ok(decoded_at(connection, sequence).await?.and_then(Result::ok))
 }
@@ -378,7 +378,7 @@ pub async fn event_at(connection: &Connection, sequence: u64) -> anyhow::Result<
 /// The event at a sequence, or why the message there is none that this version can read; none where there is none any more.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub async fn decoded_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Decoded>> {
     match any_copy_at(connection, sequence).await? {
         Some(decoded) => Ok(Some(decoded)),
@@ -391,7 +391,7 @@ pub async fn decoded_at(connection: &Connection, sequence: u64) -> anyhow::Resul
 /// When the first message at or after a place of the log was appended, by the server's clock; none at the end.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub async fn appended_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<DateTime<Utc>>> {
     let request = json!({ "seq": sequence.max(1), "next_by_subj": ">" }).to_string();
     let answer = connection

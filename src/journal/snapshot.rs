@@ -49,7 +49,7 @@ pub struct StreamSnapshot {
 /// Writes a snapshot of a stream and its consumers to `out`. `so_far` hears how many bytes have come.
 ///
 /// # Errors
-/// Where the server refuses or breaks off, the connection is lost, `out` cannot be written, or a piece is missing.
+/// If the server refuses or breaks off, the connection is lost, `out` cannot be written, or a piece is missing.
 pub async fn take(
     connection: &Connection,
     stream: &str,
@@ -121,10 +121,10 @@ fn number_of(reply: &str) -> Option<u64> {
     (rest.split('.').count() == 6).then(|| number.parse().ok())?
 }
 
-/// Makes a stream of what [`take`] wrote. `so_far` hears about how many bytes of `input` are sent.
+/// Makes a stream of what [`take`] wrote. `so_far` is called with the approximate number of bytes of `input` that were sent.
 ///
 /// # Errors
-/// Where the server refuses: the stream is there already, it has no room, it is too slow, the snapshot is broken.
+/// If the server refuses: the stream exists already, there is no room, the server is too slow, or the snapshot is broken.
 pub async fn give(
     connection: &Connection,
     stream: &str,

@@ -86,7 +86,7 @@ pub struct Missing(String);
 /// The subjects that `EVENTS` takes, for documents that are checked against it.
 ///
 /// # Errors
-/// Where the embedded file is broken, which a test rules out.
+/// If the embedded file is broken, which a test rules out.
 pub fn subjects() -> anyhow::Result<Vec<String>> {
     Ok(serde_json::from_str::<stream::Config>(EVENTS_FILE)?.subjects)
 }
@@ -110,7 +110,7 @@ pub async fn consumer(connection: &Connection, stream: &str, name: &str) -> anyh
 /// Sequence of the last event on the log.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub async fn last_sequence(connection: &Connection) -> anyhow::Result<u64> {
     Ok(connection
         .context
@@ -124,7 +124,7 @@ pub async fn last_sequence(connection: &Connection) -> anyhow::Result<u64> {
 /// The file of `EVENTS`, as JetStream takes it.
 ///
 /// # Errors
-/// Where the embedded file is broken, which a test rules out.
+/// If the embedded file is broken, which a test rules out.
 pub fn events_file() -> anyhow::Result<Map<String, Value>> {
     Ok(serde_json::from_str(EVENTS_FILE)?)
 }
@@ -132,7 +132,7 @@ pub fn events_file() -> anyhow::Result<Map<String, Value>> {
 /// Compares the server with the files, and with what the operator chose instead.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub async fn differences(connection: &Connection) -> anyhow::Result<Vec<Difference>> {
     let (mut all, mut missing_streams) = (Vec::new(), Vec::new());
     for (name, file) in STREAMS {
@@ -181,7 +181,7 @@ fn stream_differences(name: &str, file: &str, config: &Value) -> anyhow::Result<
 /// What operators chose on this server: of which stream.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub async fn chosen(connection: &Connection) -> anyhow::Result<Vec<(&'static str, Choice)>> {
     let mut all = Vec::new();
     for (name, _) in STREAMS {
@@ -219,7 +219,7 @@ async fn consumer_differences(connection: &Connection, stream: &str, file: &str)
 /// Makes sure that the server is as it must be for serving.
 ///
 /// # Errors
-/// Where something is missing or differs, from its file or from what the operator chose, in a way that could lose events; the
+/// If something is missing or differs, from its file or from what the operator chose, in a way that could lose events; the
 /// message says how to mend it. Trouble with the connection comes as another error and can be tried again: [`is_verdict`] tells
 /// them apart.
 pub async fn verify(connection: &Connection) -> anyhow::Result<()> {

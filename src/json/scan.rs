@@ -19,7 +19,7 @@ impl<'a> Document<'a> {
     /// Checks the whole text.
     ///
     /// # Errors
-    /// Where it is no JSON; the error names a line and a column and quotes nothing.
+    /// If it is no JSON; the error names a line and a column and quotes nothing.
     pub fn new(bytes: &'a [u8]) -> Result<Self, serde_json::Error> {
         Ok(Self(serde_json::from_slice::<&RawValue>(bytes)?.get()))
     }

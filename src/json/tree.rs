@@ -78,7 +78,7 @@ impl<'a> Tree<'a> {
     /// Reads a document.
     ///
     /// # Errors
-    /// Where it is no JSON, or beyond what is read.
+    /// If it is no JSON, or beyond what is read.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, TreeError> {
         let text = Document::new(bytes).map_err(|_| TreeError::NotJson)?.text();
         if text.len() >= NONE as usize {

@@ -75,7 +75,7 @@ impl Orders {
     /// before than the window.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// If NATS does not answer.
     pub(crate) async fn read(&self, about: &Recorded, found: IndexEntry) -> anyhow::Result<Option<Recorded>> {
         let event = event_at(&self.connection, found.sequence).await?;
         Ok(event.filter(|event| {
@@ -128,7 +128,7 @@ impl Orders {
     /// `since` on the log counts; all of it where the backend refused the branch's own, which it may have done for theirs.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// If NATS does not answer.
     pub(crate) async fn announced(&self, about: &Recorded, branch: &str, since: u64) -> anyhow::Result<AnnouncedBy> {
         let known = self.known(about).found;
         let print = lock(&self.index).branch_print(Some(branch));
@@ -163,7 +163,7 @@ impl Orders {
     /// The `order.transformed` of every announcement of an order within the window, the latest first.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// If NATS does not answer.
     pub async fn announcements(&self, about: &Recorded) -> anyhow::Result<Vec<Recorded>> {
         let mut announcements = Vec::new();
         for found in self.known(about).found.into_iter().rev() {

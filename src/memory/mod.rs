@@ -155,7 +155,7 @@ impl Orders {
     /// Waits until all is known that is on the log now.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// If NATS does not answer.
     pub async fn catch_up(&self) -> anyhow::Result<()> {
         self.look_at_log().await?;
         let last = last_of(&self.connection, EVENTS, SUBJECTS, ANSWER_TIMEOUT).await?;

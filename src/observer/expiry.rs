@@ -173,7 +173,7 @@ impl Expiry {
     /// Looks until told to stop.
     ///
     /// # Errors
-    /// Where the process cannot listen for SIGHUP.
+    /// If the process cannot listen for SIGHUP.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         look_again(self, Self::look, LOOK_AGAIN, stop).await
     }

@@ -85,7 +85,7 @@ impl Servers {
     /// Polls the servers; never returns. When the only one reports that it cannot write the log, the log's state is updated.
     ///
     /// # Errors
-    /// Where the client cannot be set up.
+    /// If the client cannot be set up.
     pub(super) fn watch(
         &self,
         journal: &Journal,

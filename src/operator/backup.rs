@@ -1,8 +1,8 @@
-//! `backup` and `restore`: the log in a folder, whole and checked.
+//! `backup`: writes the whole log into a folder, and checks what was written. [`super::restore`] reads it.
 //!
-//! A backup is two files: `stream.tar.s2`, the snapshot as the server gave it, and `backup.json`, written last, which says
-//! what is in it. A folder without the second is no backup. Only EVENTS is in it: all other streams are made from it, or hold
-//! nothing that outlives a day.
+//! A backup is two files: `stream.tar.s2`, the snapshot as the server gave it, and `backup.json`, written last, which
+//! describes it. A folder without `backup.json` is no backup. Only `EVENTS` is backed up: every other stream is made from it,
+//! or holds nothing that is needed for longer than a day.
 
 use std::{
     io,
@@ -34,16 +34,16 @@ use crate::{
     },
 };
 
-/// The two files, named as the `nats` command names them, which can read them, too.
+/// The two files. The `nats` command uses the same names and can read both.
 pub(super) const SNAPSHOT: &str = "stream.tar.s2";
 pub(super) const MANIFEST: &str = "backup.json";
-/// While it is written.
+/// Name of the snapshot's file while it is written.
 const UNFINISHED: &str = "stream.tar.s2.unfinished";
-/// How often a line says how far it is.
+/// Interval between two lines of progress.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 /// Bytes read at a time to check a file.
 const BLOCK: usize = 1 << 20;
-/// The user that has all rights has another inbox than the one that makes backups.
+/// The user with all rights. Its inbox differs from that of the user that makes backups.
 const PROVISION: &str = "provision";
 
 /// `backup.json`.
@@ -94,7 +94,7 @@ pub(super) async fn connect(settings: &config::Nats, name: &str) -> anyhow::Resu
     Ok(connection)
 }
 
-/// Says now and then how far it is.
+/// Reports progress every [`SAY_EVERY`].
 pub(super) fn progress(verb: &'static str, about: u64) -> impl FnMut(u64) {
     let mut said = Instant::now();
     move |bytes| {
@@ -110,8 +110,7 @@ pub(super) fn progress(verb: &'static str, about: u64) -> impl FnMut(u64) {
 /// Makes a backup of the log.
 ///
 /// # Errors
-/// Where the folder holds something, cannot be written, or NATS refuses or breaks off. What was begun has no `backup.json`
-/// then.
+/// If the folder is not empty or cannot be written, or NATS refuses or breaks off. An unfinished backup has no `backup.json`.
 pub async fn run(environment: &Environment, folder: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
     let settings = config::Nats::from_environment(environment)?;
     prepare(folder).await?;
@@ -122,7 +121,7 @@ pub async fn run(environment: &Environment, folder: &Path, as_json: bool) -> any
     Ok(ExitCode::SUCCESS)
 }
 
-/// The folder, empty, for its owner alone: what is in it is customers' data.
+/// Creates the folder, or checks that it is empty. Only its owner may read it, because a backup holds customers' data.
 async fn prepare(folder: &Path) -> anyhow::Result<()> {
     let shown = folder.display();
     let mut made = fs::DirBuilder::new();
@@ -163,7 +162,7 @@ async fn write(connection: &Connection, folder: &Path, info: &Value) -> anyhow::
     let (file, bytes, sha256) = out.finish();
     file.sync_all().await.context("cannot write the backup")?;
     drop(file);
-    // Read again, for what counts is what the disk has.
+    // Read back, because only what is on the disk counts.
     let checked = check(&unfinished).await?;
     ensure!(
         checked == (bytes, sha256.clone()),
@@ -218,10 +217,10 @@ async fn create(path: &Path) -> anyhow::Result<File> {
     opened.with_context(|| format!("cannot create {}", path.display()))
 }
 
-/// Reads a backup's manifest, and its snapshot whole: that it is what was written.
+/// Reads a backup's manifest, and its whole snapshot to check that it is unchanged.
 ///
 /// # Errors
-/// Where one of them is not there, or is not as it was written.
+/// If a file is missing or differs from what was written.
 pub(super) async fn read_checked(folder: &Path) -> anyhow::Result<(Manifest, PathBuf)> {
     let (path, snapshot) = (folder.join(MANIFEST), folder.join(SNAPSHOT));
     let manifest = fs::read(&path).await.with_context(|| {
@@ -244,7 +243,7 @@ pub(super) async fn read_checked(folder: &Path) -> anyhow::Result<(Manifest, Pat
     Ok((manifest, snapshot))
 }
 
-/// Size and checksum of a snapshot, and that it is whole and all of it can be read.
+/// Size and checksum of a snapshot, after a check that it is complete.
 async fn check(path: &Path) -> anyhow::Result<(u64, String)> {
     let shown = path.display();
     let mut file = File::open(path).await.with_context(|| format!("cannot read {shown}"))?;
@@ -273,7 +272,7 @@ async fn check(path: &Path) -> anyhow::Result<(u64, String)> {
     Ok((bytes, hex::encode(hash.finalize())))
 }
 
-/// Writes on, and keeps size and checksum of what went through.
+/// Passes bytes on to the file, and keeps their number and checksum.
 struct Hashing {
     file: File,
     hash: Sha256,

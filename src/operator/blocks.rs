@@ -1,6 +1,6 @@
-//! `blocks`: whom the rate limits keep out, and how that is ended before its time.
+//! `blocks`: lists the addresses and providers that rate limits block, and lifts blocks before they end.
 //!
-//! Both read and write the stream `BLOCKS`; each instance of the hub hears a lifted block at once.
+//! It reads and writes the stream `BLOCKS`. Each instance of the hub learns of a lifted block at once.
 
 use std::{fmt, process::ExitCode, str::FromStr, sync::Arc, time::Duration};
 
@@ -27,21 +27,21 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Action {
-    /// Who is blocked, those that end last first.
+    /// Lists current blocks, the ones that end last first.
     List,
-    /// Ends blocks, on every instance.
+    /// Ends blocks on every instance.
     #[command(group = clap::ArgGroup::new("which").required(true).args(["who", "all"]))]
     Lift {
         /// Addresses or providers, as `list` shows them.
         #[arg(value_name = "ADDRESS")]
         who: Vec<Named>,
-        /// All that there are.
+        /// All current blocks.
         #[arg(long)]
         all: bool,
     },
 }
 
-/// Whom somebody names: an address, or a provider.
+/// An argument: an address, or a provider.
 #[derive(Debug, Clone)]
 pub struct Named(BlockTarget);
 
@@ -64,7 +64,7 @@ impl FromStr for Named {
 /// Runs the command, as the user `hub`: it needs NATS and nothing else.
 ///
 /// # Errors
-/// Where NATS is away, or who was named is not blocked.
+/// If NATS is away, or an argument is not blocked.
 pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> anyhow::Result<ExitCode> {
     let settings = config::Nats::from_environment(environment)?;
     let connection = Connection::open(&settings, "webhook-hub blocks", HUB_INBOX).await?;
@@ -85,7 +85,7 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
     Ok(ExitCode::SUCCESS)
 }
 
-/// The blocks that hold now, those that end last first.
+/// Current blocks, the ones that end last first.
 async fn read(connection: &Connection) -> anyhow::Result<Vec<(BlockTarget, Block)>> {
     let now = u64::try_from(Utc::now().timestamp_millis())?;
     let words = stored::read(connection, BLOCK_SUBJECTS, now).await?;
@@ -150,9 +150,9 @@ struct Row {
     who: String,
     since: DateTime<Utc>,
     until: DateTime<Utc>,
-    /// Where the last request before it went.
+    /// The provider that the last request before the block was for.
     provider: String,
-    /// What was counted.
+    /// The number of requests that was counted.
     requests: u64,
 }
 
@@ -192,7 +192,7 @@ impl Row {
     }
 }
 
-/// What would move a terminal's cursor is replaced.
+/// Replaces control characters, which would move a terminal's cursor.
 fn printable(text: &str) -> String {
     let safe = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.chars().map(safe).collect()

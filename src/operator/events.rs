@@ -1,4 +1,4 @@
-//! `events`: what stands on the log, past and as it comes.
+//! `events`: shows events of the log, past ones and new ones as they come.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -20,19 +20,19 @@ use crate::{
     journal::connection::{Connection, HUB_INBOX},
 };
 
-/// How often the log is looked at for what came, with --follow.
+/// Interval between two reads of the log with `--follow`.
 const LOOK: Duration = Duration::from_millis(500);
-/// How many of the last events are shown where no beginning is named.
+/// How many of the last events are shown without `--since` or `--from`.
 const LAST: usize = 20;
 
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Action {
-    /// The last events, or those from a beginning on, one a line; with --json as CloudEvents.
+    /// Shows the last events, or those from --since or --from on, one a line; with --json as CloudEvents.
     Tail(Box<Tail>),
-    /// One event, whole; personal data is masked.
+    /// Shows one event in full; personal data is masked.
     Show {
-        /// Its place on the log, as `tail` shows it.
+        /// Its sequence on the log, as `tail` shows it.
         sequence: u64,
     },
 }
@@ -40,34 +40,34 @@ pub enum Action {
 /// Arguments of `tail`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Tail {
-    /// Only of these types, with commas between them: order.forwarded,order.dead_lettered …
+    /// Only these types, separated by commas: order.forwarded,order.dead_lettered …
     #[arg(long = "type", value_delimiter = ',', value_name = "TYPE", value_parser = event_type)]
     types: Vec<EventType>,
-    /// Only of this provider.
+    /// Only this provider.
     #[arg(long, value_parser = config::known_provider)]
     provider: Option<String>,
-    /// Only of this branch.
+    /// Only this branch.
     #[arg(long, value_name = "BRANCH_ID")]
     branch: Option<String>,
-    /// Only of the order with this id of its provider.
+    /// Only the order with this id of its provider.
     #[arg(long, value_name = "ID")]
     order: Option<String>,
-    /// Only since then: a duration back from now (30m, 2h, 7d) or a time (2026-11-23T18:00:00Z).
+    /// Only from this time on: a duration before now (30m, 2h, 7d) or a time (2026-11-23T18:00:00Z).
     #[arg(long, value_name = "DURATION_OR_TIME")]
     since: Option<Since>,
-    /// Only until then, in the same words.
+    /// Only up to this time, given in the same way.
     #[arg(long, value_name = "DURATION_OR_TIME", conflicts_with = "follow")]
     until: Option<Since>,
-    /// Only from this place on the log on.
+    /// Only from this sequence on.
     #[arg(long, value_name = "SEQUENCE")]
     from: Option<u64>,
-    /// Only up to this place on the log.
+    /// Only up to this sequence.
     #[arg(long, value_name = "SEQUENCE", conflicts_with = "follow")]
     to: Option<u64>,
-    /// How many are shown: the first ones from --since or --from on, else the last ones (20, of the newest 10,000 events).
+    /// Most events to show: the first ones from --since or --from on, else the last ones (20, of the newest 10,000 events).
     #[arg(long)]
     limit: Option<usize>,
-    /// Goes on with what comes, until it is stopped.
+    /// Continues with new events until it is stopped.
     #[arg(long, conflicts_with = "limit")]
     follow: bool,
 }
@@ -146,7 +146,7 @@ async fn follow(connection: &Connection, tail: &Tail, as_json: bool) -> anyhow::
             }
             Ok(None) if !tail.follow || events.has_ended() => return Ok(()),
             Ok(None) => tokio::time::sleep(LOOK).await,
-            // The server was restarted: it goes on where it was.
+            // The server was restarted: reading continues where it stopped.
             Err(_) if tail.follow && !connection.is_up() => connection.wait_up().await,
             Err(error) => return Err(error),
         }
@@ -154,7 +154,7 @@ async fn follow(connection: &Connection, tail: &Tail, as_json: bool) -> anyhow::
     Ok(())
 }
 
-/// Prints one; says whether there is still a reader.
+/// Prints an event; returns whether the output still has a reader.
 fn tell(event: &Recorded, as_json: bool) -> anyhow::Result<bool> {
     if as_json {
         return line(serde_json::to_string(&CloudEvent::of(event))?);

@@ -1,4 +1,4 @@
-//! `healthcheck`: for a container, which has no curl.
+//! `healthcheck`: the health check for containers, which have no curl.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -16,16 +16,16 @@ use crate::{
     tls,
 };
 
-/// A hub that takes longer is not healthy.
+/// A hub that takes longer to answer counts as unhealthy.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Exit status 0 where the hub takes webhooks. It is asked on the private port, which strangers cannot keep busy; on the public
-/// one where there is none.
+/// Exits with 0 if the hub accepts webhooks. The request goes to the private port, which strangers cannot keep busy, or to the
+/// public one if there is no private port.
 ///
 /// # Errors
-/// Where a port or an address is none.
+/// If a port or an address is invalid.
 pub async fn run(environment: &Environment, url: Option<&str>, as_json: bool) -> anyhow::Result<ExitCode> {
-    // Ourselves, on this machine, by an address that no certificate names.
+    // The hub of this machine, by a loopback address, which no certificate names.
     let tls = if url.is_none() {
         tls::unverified()?
     } else {
@@ -41,7 +41,7 @@ pub async fn run(environment: &Environment, url: Option<&str>, as_json: bool) ->
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Where this machine's hub answers.
+/// The URL at which this machine's hub answers.
 fn own_url(environment: &Environment) -> Result<String, ConfigError> {
     let loopback = IpAddr::from([127, 0, 0, 1]);
     let here = |address: IpAddr| if address.is_unspecified() { loopback } else { address };

@@ -1,4 +1,4 @@
-//! `migrate`: the database schema, and the rights of the role that works with it.
+//! `migrate`: applies the database schema, and grants the running hub's role its rights.
 
 use std::process::ExitCode;
 
@@ -12,11 +12,11 @@ use crate::{
     projection::{indexes, schema},
 };
 
-/// Applies what is not applied yet and makes the indexes that are missing, then gives a role the rights of the running hub where one is
-/// named; says what it does on the error output.
+/// Applies pending migrations and creates missing indexes, then grants a role the rights of the running hub if one is given.
+/// Progress goes to standard error.
 ///
 /// # Errors
-/// Where PostgreSQL is away or refuses.
+/// If PostgreSQL is away or refuses.
 pub async fn run(
     environment: &Environment,
     grant: Option<&str>,
@@ -50,10 +50,10 @@ pub async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints the statements that give a role what the running hub needs; asks no database.
+/// Prints the statements that grant a role the rights of the running hub. It needs no database.
 ///
 /// # Errors
-/// Where the configuration is wrong.
+/// If the configuration is wrong.
 pub fn print_grants(
     environment: &Environment,
     role: &str,

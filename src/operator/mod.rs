@@ -1,4 +1,5 @@
-//! What operators run: one command a file. Exit status: 0 done, 1 failed, 2 used wrongly.
+//! The commands of the program, one a file. Exit status: 0 done, 1 failed, 2 wrong usage. The commands that use [`output`] exit
+//! with 0 fine, 1 a person is needed, 2 wrong usage or impossible.
 
 use std::{
     fmt,
@@ -43,59 +44,59 @@ mod progress;
 pub enum Command {
     /// Runs the hub (the default).
     Serve,
-    /// Runs everything on this machine: NATS, PostgreSQL, a sample backend and the hub, and sends a sample order through.
+    /// Runs NATS, PostgreSQL, a sample backend and the hub on this machine, and sends a sample order.
     #[cfg(feature = "dev")]
     Dev {
-        /// Where its data is kept.
+        /// The folder of its data.
         #[arg(long, default_value = ".dev")]
         dir: PathBuf,
     },
     /// Brings the database schema up to date.
     Migrate {
-        /// Changes nothing and prints the statements that give this role the rights of the running hub.
+        /// Prints the statements that grant this role the rights of the running hub, and changes nothing.
         #[arg(long, value_name = "ROLE", group = "role")]
         print_grants: Option<String>,
-        /// Gives this role, which must exist, the rights of the running hub afterwards.
+        /// Grants this role, which must exist, the rights of the running hub afterwards.
         #[arg(long, value_name = "ROLE", group = "role")]
         grant: Option<String>,
-        /// Together with --print-grants or --grant: also the rights to delete old rows (RETENTION_…).
+        /// With --print-grants or --grant: also grants the rights to delete old rows (RETENTION_…).
         #[arg(long, requires = "role")]
         retention: bool,
     },
-    /// The streams and consumers on the NATS server.
+    /// Creates, changes and compares the streams and consumers on the NATS server.
     #[command(subcommand)]
     Streams(streams::Action),
     /// Writes the whole log into a folder.
     Backup {
-        /// The folder; it is made, or is empty.
+        /// The folder; it is created, or must be empty.
         folder: PathBuf,
     },
-    /// Makes the log again of a backup.
+    /// Restores the log from a backup.
     Restore {
         /// The folder of the backup.
         folder: PathBuf,
-        /// How.
+        /// Options of the restore.
         #[command(flatten)]
         how: restore::How,
     },
-    /// What was given up, and how it is taken up again.
+    /// Lists, shows and retries what was given up or rejected.
     #[command(subcommand)]
     DeadLetters(dead_letters::Action),
-    /// Providers: which are known, whether a file is right, what a sample becomes.
+    /// Lists providers, checks a provider's file, tries it on a sample.
     #[command(subcommand)]
     Providers(providers::Action),
-    /// Whom the rate limits keep out, and how that is ended.
+    /// Lists and lifts the blocks of rate limits.
     #[command(subcommand)]
     Blocks(blocks::Action),
-    /// Who was turned away, from where and why.
+    /// Lists refused requests: from where, and why.
     #[command(subcommand)]
     Refusals(refusals::Action),
-    /// Whether all is well, on one screen. Exits with 1 where something needs a person.
+    /// Shows on one screen whether all is well. Exits with 1 if a person is needed.
     Status,
-    /// Orders: which there are, what has not arrived, the story of one.
+    /// Lists orders and those that have not arrived; shows the story of one.
     #[command(subcommand)]
     Orders(orders::Action),
-    /// The events of the log, past and as they come.
+    /// Shows events of the log, past ones and new ones as they come.
     #[command(subcommand)]
     Events(events::Action),
     /// Makes tables from the log again, beside the live ones, and puts them in their place. Hubs run meanwhile.
@@ -111,20 +112,20 @@ pub enum Command {
         /// The hub.
         #[arg(long, default_value = "http://localhost:3002")]
         url: String,
-        /// The merchant to name.
+        /// The merchant that the webhook names.
         #[arg(long)]
         merchant: Option<String>,
     },
-    /// Asks a running hub whether it takes webhooks (for containers).
+    /// Checks whether a running hub accepts webhooks (for containers).
     Healthcheck {
-        /// The hub; by default the one of PORT on this machine.
+        /// The hub's URL; by default the hub on this machine.
         #[arg(long)]
         url: Option<String>,
     },
 }
 
-/// Stack of a worker thread: twice the usual. Futures of the stages go deep, and in a debug build one was too deep for 2 MiB.
-/// Pages that are never touched cost no memory.
+/// Stack of a worker thread: twice the default. The stages' futures nest deeply, and in a debug build one overflowed 2 MiB.
+/// Untouched pages cost no memory.
 const STACK_BYTES: usize = 4 * 1024 * 1024;
 
 /// Runs a command with the process's environment.
@@ -177,11 +178,11 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
     code
 }
 
-/// Asks NATS for something, and does not wait for an answer that cannot come: the server says to the connection alone which
-/// right the user does not have.
+/// Runs requests to NATS, and ends them early if the user lacks a right: the server does not answer such a request, it reports
+/// the missing right to the connection.
 ///
 /// # Errors
-/// As the work, or the missing right.
+/// The error of `work`, or the missing right.
 async fn with_rights<T>(
     connection: &Connection,
     settings: &config::Nats,
@@ -200,18 +201,18 @@ async fn with_rights<T>(
 /// One line on standard error: what is wrong and why.
 fn fail(error: &anyhow::Error) -> ExitCode {
     let line = format!("{error:#}").replace(['\n', '\r'], " ");
-    // Where even that cannot be written there is nobody to tell.
+    // If standard error cannot be written either, the message is lost.
     let _ = writeln!(std::io::stderr(), "webhook-hub: {line}");
     ExitCode::FAILURE
 }
 
-/// A line about what is going on, on standard error, so that it is in nobody's way who reads the result.
+/// Writes a line of progress to standard error: standard output carries the result alone.
 fn tell(line: String) {
-    // Where even that cannot be written there is nobody to tell.
+    // If standard error cannot be written either, the line is lost.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// What an argument names: a file, or `-` for standard input.
+/// Reads the file that an argument names, or standard input for `-`.
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     if path == Path::new("-") {
         let mut bytes = Vec::new();
@@ -232,7 +233,7 @@ fn print(json: bool, value: &impl Serialize, text: impl fmt::Display) -> anyhow:
     Ok(written?)
 }
 
-/// A reader that has seen enough (`| head`) is no failure.
+/// Writes a line. A reader that closed the pipe (`| head`) is no failure.
 fn write_line(mut out: impl Write, line: impl fmt::Display) -> io::Result<()> {
     match writeln!(out, "{line}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -1,4 +1,4 @@
-//! How the commands that ask (`orders`, `events`, …) show what they found, and how they end: the only place that prints for them.
+//! Output and exit status of the read commands (`orders`, `events`, `status`). They print only through this module.
 
 use std::{
     fmt,
@@ -10,26 +10,26 @@ use serde::Serialize;
 
 use super::{dead_letters::printable, fail};
 
-/// Exit status where a command cannot do what was asked; clap uses the same for wrong use.
+/// Exit status of a command that could not be carried out. clap uses the same for wrong usage.
 const CANNOT_BE_DONE: u8 = 2;
 
-/// What a command found.
+/// The result of a command, for its exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Nothing that a person must look at: exit status 0.
+    /// No person is needed: exit status 0.
     Fine,
-    /// A person must look at it: exit status 1.
+    /// A person is needed: exit status 1.
     NeedsAPerson,
 }
 
 impl Verdict {
-    /// That a person must look at it, or not.
+    /// [`Self::NeedsAPerson`] if `needed`.
     pub(super) const fn needs_a_person(needed: bool) -> Self {
         if needed { Self::NeedsAPerson } else { Self::Fine }
     }
 }
 
-/// The exit status: 0 fine, 1 a person must look at it, 2 it could not be done. The reason of the latter goes to standard error.
+/// The exit status: 0 fine, 1 a person is needed, 2 impossible. The reason for 2 goes to standard error.
 pub(super) fn ended(result: anyhow::Result<Verdict>) -> ExitCode {
     match result {
         Ok(Verdict::Fine) => ExitCode::SUCCESS,
@@ -41,18 +41,18 @@ pub(super) fn ended(result: anyhow::Result<Verdict>) -> ExitCode {
     }
 }
 
-/// Prints one JSON value, or the same as text for people.
+/// Prints a result as JSON, or as text for people.
 ///
 /// # Errors
-/// Where it cannot be written.
+/// If it cannot be written.
 pub(super) fn show(as_json: bool, value: &impl Serialize, text: impl fmt::Display) -> anyhow::Result<()> {
     super::print(as_json, value, text)
 }
 
-/// Prints lines as they come, and says whether there is still a reader.
+/// Prints a line at once; returns whether the output still has a reader.
 ///
 /// # Errors
-/// Where they cannot be written, for another reason than that the reader has seen enough.
+/// If it cannot be written although the output has a reader.
 pub(super) fn line(text: impl fmt::Display) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
@@ -62,27 +62,27 @@ pub(super) fn line(text: impl fmt::Display) -> anyhow::Result<bool> {
     }
 }
 
-/// Columns under their heads. What would move a terminal's cursor is replaced; the last column is not filled up.
+/// Columns under their headings. Control characters are replaced; the last column is not padded.
 pub(super) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
 }
 
 impl<const N: usize> Table<N> {
-    /// With these heads.
+    /// A table with these headings.
     pub(super) fn new(head: [&str; N]) -> Self {
         Self {
             rows: vec![head.map(str::to_owned)],
         }
     }
 
-    /// One more row.
+    /// Adds a row.
     pub(super) fn push(&mut self, cells: [String; N]) {
         self.rows.push(cells.map(|cell| printable(&cell)));
     }
 }
 
 impl<const N: usize> fmt::Display for Table<N> {
-    /// Nothing where there is no row.
+    /// Prints nothing if there is no row.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.rows.len() < 2 {
             return Ok(());

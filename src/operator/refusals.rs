@@ -1,6 +1,6 @@
-//! `refusals list`: who was turned away, from where and why, as far as it was sampled.
+//! `refusals list`: shows the sampled refused requests: from where they came, and why they were refused.
 //!
-//! It reads the stream `REFUSALS`, which every instance of the hub writes to, and needs nothing else.
+//! It needs only the stream `REFUSALS`, which every instance of the hub writes to.
 
 use std::{collections::VecDeque, fmt, io::Write as _, process::ExitCode};
 
@@ -23,29 +23,29 @@ use crate::{
     serving::audit::{RefusalSample, SUBJECT_ROOT},
 };
 
-/// How far the clock of NATS may be behind a hub's: what happened at a time is looked for from so much earlier on.
+/// How far the clock of NATS may be behind a hub's. A search by time begins that much earlier.
 const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Action {
-    /// The last ones, oldest first. It is a sample: webhooks_rejected_total counts all of them.
+    /// Lists the newest refusals, oldest first. It is a sample: webhooks_rejected_total counts all of them.
     List(List),
 }
 
 /// Arguments of `list`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct List {
-    /// Only of this provider; _ for requests that named none that is enabled.
+    /// Only this provider; _ for requests that name no enabled provider.
     #[arg(long)]
     provider: Option<String>,
-    /// Only with this code, e.g. INVALID_SIGNATURE.
+    /// Only this code, e.g. INVALID_SIGNATURE.
     #[arg(long)]
     code: Option<String>,
-    /// Only since then: a duration back from now (30m, 2h, 7d) or a time (2026-11-23T18:00:00Z).
+    /// Only from this time on: a duration before now (30m, 2h, 7d) or a time (2026-11-23T18:00:00Z).
     #[arg(long, value_name = "DURATION_OR_TIME")]
     since: Option<Since>,
-    /// How many are shown, the newest of them.
+    /// Most refusals to show: the newest ones.
     #[arg(long, default_value_t = 100)]
     limit: usize,
 }
@@ -53,7 +53,7 @@ pub struct List {
 /// Runs the command, as the user `hub`.
 ///
 /// # Errors
-/// Where NATS is away, or there is no such stream.
+/// If NATS is away, or has no such stream.
 pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> anyhow::Result<ExitCode> {
     let Action::List(list) = action;
     let settings = config::Nats::from_environment(environment)?;
@@ -67,13 +67,13 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
     let table = Table { items: &items, more };
     print(as_json, &items, &table)?;
     if as_json && more > 0 {
-        // On standard error, so that the array stays one.
+        // On standard error, so that standard output holds one JSON array.
         writeln!(std::io::stderr(), "{}", not_shown(more))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The newest that are wanted, and how many more there are.
+/// The newest refusals that match, and how many more match.
 async fn read(connection: &Connection, list: &List) -> anyhow::Result<(VecDeque<RefusalSample>, usize)> {
     let token = |wanted: &Option<String>| wanted.as_deref().map_or_else(|| "*".into(), codec::token);
     let filter = format!("{SUBJECT_ROOT}.{}.{}", token(&list.provider), token(&list.code));
@@ -86,7 +86,7 @@ async fn read(connection: &Connection, list: &List) -> anyhow::Result<(VecDeque<
         if messages.is_empty() {
             return Ok((newest, more));
         }
-        // What no version of ours wrote is nothing that one could act upon.
+        // A message that no version of the hub wrote is skipped.
         let refusals = messages
             .iter()
             .filter_map(|one| serde_json::from_slice::<RefusalSample>(&one.payload).ok());

@@ -1,4 +1,4 @@
-//! `restore`: makes the log again of a backup.
+//! `restore`: restores the log from a backup.
 //!
 //! Until all of it was seen on the server the log carries a mark ([`restoring`]) and takes no event, and before the old log is deleted
 //! `LEASES` carries one. So an interruption at any moment leaves the old log, a marked part of the new one, or no log and that mark;
@@ -40,9 +40,9 @@ use crate::{
     operator::streams::Chosen,
 };
 
-/// JetStream's error code for a configuration that cannot be.
+/// JetStream's error code for an impossible configuration.
 const INVALID_CONFIG: u64 = 10052;
-/// Wait for an answer of the server.
+/// Time limit of one request to the server.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long a cluster may take until the restored log has a leader that knows all of it.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -93,8 +93,8 @@ enum Existing {
 /// Restores the log.
 ///
 /// # Errors
-/// Where the backup is not whole, there is a log with events already, that log cannot be backed up, events would be removed at once for
-/// their age or their size, or NATS refuses.
+/// If the backup is incomplete, the server has a log with events or that log cannot be backed up, events would be removed at once for
+/// their age or size, or NATS refuses.
 pub async fn run(environment: &Environment, folder: &Path, how: &How, as_json: bool) -> anyhow::Result<ExitCode> {
     let settings = config::Nats::from_environment(environment)?;
     tell(format!("checking {}", folder.display()));
@@ -234,7 +234,7 @@ fn configured(manifest: &Manifest, how: &How) -> anyhow::Result<Value> {
     Ok(config)
 }
 
-/// What is there, where it may be deleted: an empty log, as `streams apply` makes it, or what an interrupted restore left; any other log
+/// The existing log, if it may be deleted: an empty log, as `streams apply` makes it, or what an interrupted restore left; any other log
 /// only with `replace`.
 async fn existing(connection: &Connection, replace: bool) -> anyhow::Result<Existing> {
     let Some(info) = api::stream_info(connection, EVENTS).await? else {
@@ -259,10 +259,10 @@ async fn existing(connection: &Connection, replace: bool) -> anyhow::Result<Exis
     )
 }
 
-/// Whether the server would take the new log if the one that is there were gone, as far as that can be known before.
+/// Checks, as far as possible in advance, that the server would take the new log if the existing one were gone.
 ///
 /// # Errors
-/// Where it would not.
+/// If it would not.
 async fn can_be_made(connection: &Connection, info: &Value, config: &Value, manifest: &Manifest) -> anyhow::Result<()> {
     let copies = config["num_replicas"].as_u64().unwrap_or(1);
     ensure!(
@@ -283,7 +283,7 @@ async fn can_be_made(connection: &Connection, info: &Value, config: &Value, mani
     }
 }
 
-/// Writes a backup of the log that is to be deleted: where it is, and the last sequence in it.
+/// Writes a backup of the log that is to be deleted. Returns the backup's folder and its last sequence.
 async fn keep(connection: &Connection, info: &Value, folder: &Path, how: &How) -> anyhow::Result<(PathBuf, u64)> {
     let to = match &how.backup_to {
         Some(to) => to.clone(),
@@ -301,9 +301,9 @@ async fn keep(connection: &Connection, info: &Value, folder: &Path, how: &How) -
     Ok((to, kept.backup.last_sequence))
 }
 
-/// Lets the log take no more events, and looks once more whether it ends at `last`: nothing may come in between that look and the
-/// deletion. The mark says that the events are the log's own, so the next restore does not take them for a part, should this one end
-/// here.
+/// Closes the log to new events and checks again that it ends at `last`, because nothing may come in between this check and the
+/// deletion. The mark says that the events are the log's own: if this restore ends here, the next one does not mistake them for a
+/// partly restored log.
 async fn close(connection: &Connection, info: &Value, last: u64) -> anyhow::Result<()> {
     if restoring::mark(&info["config"]).is_none() {
         change(connection, &restoring::marked(&info["config"], 0)).await?;
@@ -319,12 +319,12 @@ async fn close(connection: &Connection, info: &Value, last: u64) -> anyhow::Resu
     Ok(())
 }
 
-/// By what `STREAM.INFO` says; where it says nothing, as if there were events.
+/// The last sequence that `STREAM.INFO` names; if it names none, the result is that of a log with events.
 fn last_sequence(info: &Value) -> u64 {
     info["state"]["last_seq"].as_u64().unwrap_or(u64::MAX)
 }
 
-/// Deletes the log, where there is one.
+/// Deletes the log if there is one.
 async fn remove(connection: &Connection) -> anyhow::Result<()> {
     if api::stream_info(connection, EVENTS).await?.is_none() {
         return Ok(());
@@ -344,7 +344,7 @@ async fn change(connection: &Connection, config: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until the server has what the backup holds.
+/// Waits until the server has all events of the backup.
 async fn until_there(connection: &Connection, manifest: &Manifest, forgets: bool) -> anyhow::Result<()> {
     let expected = &manifest.backup;
     let look = async {

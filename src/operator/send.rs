@@ -1,4 +1,4 @@
-//! `send`: posts a payload as the provider would.
+//! `send`: signs a payload as the provider would, and posts it.
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
@@ -15,13 +15,13 @@ use crate::{
     verification::sign::{self, Outgoing},
 };
 
-/// Longer than the hub itself may take for an answer.
+/// Time limit of the request: longer than the hub may take for its answer.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Signs as the provider does, with the newest of its secrets, and posts; exit status 0 only for a 2xx.
+/// Signs the payload with the newest of the provider's secrets and posts it. Exit status 0 only for a 2xx.
 ///
 /// # Errors
-/// Where the payload cannot be read, the secret is missing or the hub is not there.
+/// If the payload cannot be read, the secret is missing, or the hub cannot be reached.
 pub async fn run(
     environment: &Environment,
     provider: &str,
@@ -36,7 +36,7 @@ pub async fn run(
     };
     let url = url.trim_end_matches('/');
     let known_as = config::public_url(environment)?;
-    // What is signed is the URL by which the provider knows the hub, wherever this copy of it listens.
+    // The signature covers the URL that the provider knows, which may differ from the address of this request.
     let public_url = known_as.as_deref().unwrap_or(url);
     let prefix = config::prefix(provider);
     let scheme = config::scheme(environment, &prefix, &known.file, Some(public_url))?;
@@ -50,7 +50,7 @@ pub async fn run(
     if let Some(merchant) = merchant {
         let merchant = merchant
             .parse()
-            .context("the merchant cannot stand in an HTTP header")?;
+            .context("the merchant cannot be sent in an HTTP header")?;
         post = post.header(HeaderName::from_static(MERCHANT_HEADER), merchant);
     }
     let client = http::client(TIMEOUT, 1, HeaderMap::new(), &ClientTls::of_machine("HUB"))?;

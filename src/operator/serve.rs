@@ -1,4 +1,4 @@
-//! `serve`: the hub.
+//! `serve`: runs the hub.
 
 use std::process::ExitCode;
 
@@ -16,7 +16,7 @@ use crate::{
 /// Runs until SIGTERM or SIGINT, then goes on for `SHUTDOWN_DELAY`, which a second signal ends, and drains.
 ///
 /// # Errors
-/// Where the configuration is wrong or a part of the hub fails.
+/// If the configuration is wrong or a part of the hub fails.
 pub async fn run(environment: &Environment) -> anyhow::Result<ExitCode> {
     let config = Config::from_environment(environment)?;
     telemetry::logs::init(&config.logs)?;
@@ -27,13 +27,13 @@ pub async fn run(environment: &Environment) -> anyhow::Result<ExitCode> {
         tracing::warn!(variable, meant, "unknown variable: it has no effect");
     }
     if config.providers.is_empty() {
-        tracing::warn!("no provider is enabled: every webhook is answered with 404; set <PROVIDER>_ENABLED=true");
+        tracing::warn!("no provider is enabled: every webhook is answered 404; set <PROVIDER>_ENABLED=true");
     }
     for variable in without_effect(environment) {
-        tracing::warn!(variable, "this version takes no notice of it");
+        tracing::warn!(variable, "this version ignores this variable");
     }
     for parameter in &config.database.without_effect {
-        tracing::warn!(parameter, "DATABASE_URL: the hub takes no notice of this parameter");
+        tracing::warn!(parameter, "DATABASE_URL: the hub ignores this parameter");
     }
     let inputs = Inputs::open(config)?;
     let (stop, at_once) = (CancellationToken::new(), CancellationToken::new());
@@ -50,7 +50,7 @@ pub async fn run(environment: &Environment) -> anyhow::Result<ExitCode> {
             _ = interrupt.recv() => "SIGINT",
         };
         tracing::info!(signal, "stopping");
-        // The first one asks it to stop, the second one to wait for nobody.
+        // The first signal asks it to stop, the second one ends the delay.
         if stop.is_cancelled() {
             at_once.cancel();
         }

@@ -1,4 +1,4 @@
-//! `status`: one screen that says whether all is well.
+//! `status`: shows on one screen whether all is well.
 
 use std::{fmt, process::ExitCode};
 

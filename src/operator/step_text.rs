@@ -1,4 +1,4 @@
-//! What an event says, in words for people.
+//! An event as text for people.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::event::SecretUse;
 
-/// A short heading, and what is to be said.
+/// A short heading and the text of a step.
 pub(super) fn words(step: &Step) -> (String, String) {
     let (head, text) = match &step.detail {
         StepDetail::Received {
@@ -21,7 +21,7 @@ pub(super) fn words(step: &Step) -> (String, String) {
         } => ("received".into(), received(scheme, address, secrets, *bytes)),
         StepDetail::FetchRequested => (
             "fetch".into(),
-            "the webhook only names the order: waits for the provider's document".into(),
+            "the webhook only names the order; waits for the provider's document".into(),
         ),
         StepDetail::Fetched { bytes } => ("fetched".into(), format!("the provider's document, {bytes} bytes")),
         StepDetail::ReadAs { .. } => ("read as".into(), read_as(step)),
@@ -48,7 +48,7 @@ pub(super) fn words(step: &Step) -> (String, String) {
         }
         StepDetail::RetryRequested { by, reason, stage } => {
             let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-            ("retry".into(), format!("asked for by {by}, in {stage}{reason}"))
+            ("retry".into(), format!("requested by {by}, in {stage}{reason}"))
         }
         StepDetail::Forwarded { .. } => ("forwarded".into(), forwarded(&step.detail)),
         other => to_provider(other),
@@ -141,16 +141,16 @@ fn forwarded(detail: &StepDetail) -> String {
     format!("by attempt {attempts}: the backend answered {backend_status}{order}{as_news}")
 }
 
-/// What is about the way back.
+/// The steps of requests to the provider.
 fn to_provider(detail: &StepDetail) -> (String, String) {
     let (head, text) = match detail {
         StepDetail::StatusRequested { status, automatic } => {
             let who = if *automatic {
-                "the branch accepts automatically"
+                "as the branch accepts automatically"
             } else {
-                "the backend asks"
-            };
-            ("push", format!("{who} to tell the provider {status}"))
+                "requested by the backend"
+                };
+                ("push", format!("status {status} for the provider, {who}"))
         }
         StepDetail::StatusPushed {
             status,
@@ -162,16 +162,16 @@ fn to_provider(detail: &StepDetail) -> (String, String) {
         ),
         StepDetail::StatusPushed { status, .. } => (
             "pushed",
-            format!("{status}: nothing that the provider wants to be told"),
+            format!("{status}: the provider takes no such status, nothing was sent"),
         ),
-        StepDetail::MenuRequested => ("push", "the backend asks to send a menu".to_owned()),
+        StepDetail::MenuRequested => ("push", "menu for the provider, requested by the backend".to_owned()),
         StepDetail::MenuAccepted {
             provider_status,
             result_due_at,
         } => (
             "accepted",
             format!(
-                "the provider answered {provider_status}; waits for its word on the menu, until {}",
+                "the provider answered {provider_status}; waits for its result, until {}",
                 time_text(*result_due_at)
             ),
         ),
@@ -179,7 +179,7 @@ fn to_provider(detail: &StepDetail) -> (String, String) {
             let text = if *ok {
                 "the provider has the menu"
             } else {
-                "the provider refuses the menu"
+                "the provider refused the menu"
             };
             ("reported", text.to_owned())
         }
@@ -197,7 +197,7 @@ fn counted(attempts: u32) -> String {
     }
 }
 
-/// A time span in the largest units that tell it: `1.5 s`, `5 min`, `2 h`.
+/// A time span in its largest unit: `1.5 s`, `5 min`, `2 h`.
 struct Span(TimeDelta);
 
 impl fmt::Display for Span {

@@ -1,4 +1,4 @@
-//! `streams apply`, `streams diff`, `streams mirror` and `streams promote`: what the NATS server must look like.
+//! `streams apply`, `diff`, `mirror` and `promote`: create, compare, mirror and change the streams of the NATS server.
 
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
@@ -15,24 +15,24 @@ use crate::{
     text::parse_duration,
 };
 
-/// Shortest age that events may be kept for: the default schedule of retries ends after three days, and a cause that is mended
-/// after a weekend is taken up again from the log.
+/// Shortest age for which events may be kept: the default schedule of retries ends after three days, and dead letters of a
+/// weekend must still be on the log when their cause has been fixed.
 const LEAST_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Least room of the log: some 30,000 orders.
 const LEAST_BYTES: i64 = 256 * 1024 * 1024;
-/// The file's value again.
+/// The argument that restores the file's value.
 const DEFAULT: &str = "default";
-/// No limit.
+/// The argument for no limit.
 const UNLIMITED: &str = "unlimited";
 
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Action {
-    /// Creates what is missing, and changes what is chosen here. Needs a user that may create streams.
+    /// Creates what is missing, and changes what is chosen here. The user must have the right to create streams.
     Apply(Chosen),
-    /// Shows how the server differs from the files in streams/ and from what was chosen; exits with 1 where it does.
+    /// Shows how the server differs from the files in streams/ and from what was chosen; exits with 1 if it does.
     Diff,
-    /// Makes EVENTS on this server a mirror of the log on another one, and says how far it is.
+    /// Makes EVENTS on this server a mirror of the log on another server, and shows how far it is.
     Mirror {
         /// The other server's JetStream domain.
         #[arg(long, default_value = "hub")]
@@ -41,7 +41,7 @@ pub enum Action {
         #[command(flatten)]
         chosen: Chosen,
     },
-    /// Makes the mirror on this server the log, and creates what is missing.
+    /// Turns the mirror on this server into the log, and creates what is missing.
     Promote {
         /// The last sequence of the log that is mirrored, where it is known: refuses a mirror that ends before it.
         #[arg(long, value_name = "SEQUENCE")]
@@ -52,7 +52,7 @@ pub enum Action {
     },
 }
 
-/// What an operator chooses instead of what the files say. It is kept with the streams.
+/// What an operator chooses instead of the files' values. The streams' metadata stores it.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Chosen {
     /// Copies of each stream in a cluster: 1, 3 or 5.
@@ -64,13 +64,13 @@ pub struct Chosen {
     /// Bytes that EVENTS holds before new events are refused: 256mb or more, unlimited, default (56gb).
     #[arg(long, value_parser = bytes)]
     pub max_bytes: Option<Choice>,
-    /// Although events would be removed at once, or although a restore was interrupted after it deleted the log.
+    /// Goes ahead although events would be removed at once, or a restore was interrupted after it deleted the log.
     #[arg(long)]
     pub forget: bool,
 }
 
 impl Chosen {
-    /// As the streams take it.
+    /// The choices that were given.
     pub(super) fn choices(&self) -> Vec<Choice> {
         let replicas = self.replicas.map(Choice::replicas);
         [replicas, self.max_age, self.max_bytes].into_iter().flatten().collect()
@@ -126,7 +126,7 @@ fn of_file(setting: Setting) -> Choice {
 /// Runs the command.
 ///
 /// # Errors
-/// Where NATS is away or refuses.
+/// If NATS is away or refuses.
 pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> anyhow::Result<ExitCode> {
     let settings = config::Nats::from_environment(environment)?;
     let connection = Connection::open(&settings, "webhook-hub streams", PROVISION_INBOX).await?;
@@ -184,7 +184,7 @@ fn but(chosen: &[(&str, Choice)]) -> String {
         } else {
             "; "
         };
-        // Writing to a text does not fail.
+        // Writing to a String cannot fail.
         let _ = write!(text, "{separator}{stream} {choice}");
     }
     text

@@ -64,7 +64,7 @@ pub fn new_order(order: &Order, place: &BranchRef, origin: BodySource<'_>) -> se
 /// The body for a change of an order that exists.
 ///
 /// # Errors
-/// As [`new_order`].
+/// The same as [`new_order`].
 pub fn status_change(change: &StatusChange, place: &BranchRef, origin: BodySource<'_>) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&shape::Body::of_change(change, place, origin))
 }

@@ -71,7 +71,7 @@ impl Money {
     /// Reads decimal text (`16.24`, `-0.5`, `1.1e1`) as it stands in JSON.
     ///
     /// # Errors
-    /// Where it is no decimal number, has more decimals than the currency (zeros and a binary float's noise are fine), or
+    /// If it is no decimal number, has more decimals than the currency (zeros and a binary float's noise are fine), or
     /// is beyond what 64 bits hold.
     pub fn parse(text: &str, currency: Currency) -> Result<Self, AmountError> {
         let reading = Self::read(text, currency)?;
@@ -87,7 +87,7 @@ impl Money {
     /// Reads decimal text; what has more decimals than the currency is rounded half to even.
     ///
     /// # Errors
-    /// Where it is no decimal number, or is beyond what 64 bits hold.
+    /// If it is no decimal number, or is beyond what 64 bits hold.
     pub fn read(text: &str, currency: Currency) -> Result<ParsedAmount, AmountError> {
         let (minor, is_rounded) = Digits::of(text)?.times_ten_to(i64::from(currency.exponent))?;
         Self::reading(minor, currency, is_rounded)
@@ -97,7 +97,7 @@ impl Money {
     /// than the currency's smallest unit is rounded half to even.
     ///
     /// # Errors
-    /// As [`Self::read`]; also where it is no integer: 5.5 cents mostly mean that the unit is another one.
+    /// The same as [`Self::read`]; also where it is no integer: 5.5 cents mostly mean that the unit is another one.
     pub fn read_units(text: &str, decimals: u32, currency: Currency) -> Result<ParsedAmount, AmountError> {
         let digits = Digits::of(text).map_err(|error| match error {
             AmountError::NotANumber => AmountError::NotAnInteger,

@@ -36,7 +36,7 @@ impl<'a> Node<'a> {
     /// The whole document.
     ///
     /// # Errors
-    /// Where the bytes are no JSON; the message holds no part of them.
+    /// If the bytes are no JSON; the message holds no part of them.
     pub fn root(bytes: &'a [u8]) -> Result<Self, serde_json::Error> {
         Ok(Self::at(String::new(), Some(Document::new(bytes)?)))
     }

@@ -17,7 +17,7 @@ pub fn limit() -> Option<u64> {
 /// Raises the soft limit to the hard one, which any process may do.
 ///
 /// # Errors
-/// Where the system refuses it.
+/// If the system refuses it.
 pub fn raise() -> io::Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 /// Calls `look` until `stop`, with whether it was requested. It may block.
 ///
 /// # Errors
-/// Where the process cannot listen for SIGHUP, or `look` panicked.
+/// If the process cannot listen for SIGHUP, or `look` panicked.
 pub(crate) async fn look_again<T: Send + 'static>(
     mut watched: T,
     look: fn(&mut T, bool),

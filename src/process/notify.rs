@@ -37,7 +37,7 @@ impl Manager {
     /// The one that started this process; none without `NOTIFY_SOCKET`.
     ///
     /// # Errors
-    /// Where its socket cannot be reached.
+    /// If its socket cannot be reached.
     pub fn of_process() -> io::Result<Option<Self>> {
         let Some(name) = std::env::var_os(SOCKET).filter(|name| !name.is_empty()) else {
             return Ok(None);

@@ -103,7 +103,7 @@ pub(super) enum Written<'a> {
 /// `hub.skipped_events`: one bad event stops neither the table nor those behind it, nor does it slow them down.
 ///
 /// # Errors
-/// Where PostgreSQL is away, or another instance has become the writer ([`writer::Replaced`]); the halves that were applied
+/// If PostgreSQL is away, or another instance has become the writer ([`writer::Replaced`]); the halves that were applied
 /// before stay.
 pub async fn apply(
     connection: &mut Connection,
@@ -120,7 +120,7 @@ pub async fn apply(
 /// The same for any target; the position is the target's.
 ///
 /// # Errors
-/// As [`apply`].
+/// The same as [`apply`].
 pub(super) fn apply_to<'a>(
     connection: &'a mut Connection,
     target: Target<'a>,
@@ -233,7 +233,7 @@ pub(super) struct Skipped<'a> {
 /// Notes an event that the platform's tables do not take, applies it to the hub's own projections, and moves the position past it.
 ///
 /// # Errors
-/// As [`apply`].
+/// The same as [`apply`].
 pub(super) async fn skip(
     connection: &mut Connection,
     holder: &Holder,
@@ -291,7 +291,7 @@ async fn write_if_it_can(
 /// Applies an event that was skipped before; false where it still cannot be applied.
 ///
 /// # Errors
-/// As [`apply`].
+/// The same as [`apply`].
 pub(super) async fn apply_skipped(
     connection: &mut Connection,
     holder: &Holder,

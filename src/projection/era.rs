@@ -85,7 +85,7 @@ pub(super) async fn ensure_same(nats: &Nats, position: u64, kept: &CursorLog) ->
 /// Compares the tables' position with the log. Where the log is the same, none; else an era has begun, and this is where the tables go on.
 ///
 /// # Errors
-/// Where NATS or PostgreSQL is away, or another instance has become the writer.
+/// If NATS or PostgreSQL is away, or another instance has become the writer.
 pub(super) async fn compare(
     connection: &mut Connection,
     (nats, identity): (&Nats, &LogIdentity),
@@ -151,7 +151,7 @@ async fn begin(
 /// Notes events that the log has forgotten, and moves the position past them.
 ///
 /// # Errors
-/// Where PostgreSQL is away, or another instance has become the writer.
+/// If PostgreSQL is away, or another instance has become the writer.
 pub(super) async fn note_gap(
     connection: &mut Connection,
     holder: &Holder,

@@ -46,7 +46,7 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 /// it is tried again beside the live writing.
 ///
 /// # Errors
-/// Where PostgreSQL is away or refuses, or another instance is the writer.
+/// If PostgreSQL is away or refuses, or another instance is the writer.
 pub async fn prepare(connection: &mut Connection, holder: &Holder, era: i32) -> anyhow::Result<()> {
     for projection in own() {
         match begin(connection, holder, era, projection).await {

@@ -33,7 +33,7 @@ impl Providers {
     /// Makes the missing rows of these providers and reads all.
     ///
     /// # Errors
-    /// Where PostgreSQL is away or refuses.
+    /// If PostgreSQL is away or refuses.
     pub async fn load(connection: &Connection, enabled: &[(Arc<str>, String)]) -> anyhow::Result<Self> {
         let mut ids = read(connection).await?;
         let missing = |(code, _): &&(Arc<str>, String)| !ids.contains_key(&**code);

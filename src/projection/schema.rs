@@ -121,7 +121,7 @@ impl Migration {
 /// Applies what is not applied yet; returns its names.
 ///
 /// # Errors
-/// Where PostgreSQL is away or refuses, where another process holds the lock too long, where an applied file changed, where a newer
+/// If PostgreSQL is away or refuses, where another process holds the lock too long, where an applied file changed, where a newer
 /// version's migrations leave no room for this one, or where the platform's tables are somewhere else.
 pub async fn migrate(database: &Database) -> anyhow::Result<Vec<&'static str>> {
     let mut connection = database.own().await?;
@@ -138,7 +138,7 @@ pub async fn migrate(database: &Database) -> anyhow::Result<Vec<&'static str>> {
 /// Fails where the schema is not one that this version can work with. A newer version may have changed it since the last look.
 ///
 /// # Errors
-/// As [`migrate`], or where migrations are missing.
+/// The same as [`migrate`], or if migrations are missing.
 pub async fn check(connection: &Connection) -> anyhow::Result<()> {
     let pending = pending(connection).await?;
     if let Some(first) = pending.first() {
@@ -201,7 +201,7 @@ async fn pending(connection: &Connection) -> anyhow::Result<Vec<&'static Migrati
 /// What is left to do after these.
 ///
 /// # Errors
-/// Where one was changed after it was applied, or a newer version applied one that this version cannot work with.
+/// If one was changed after it was applied, or a newer version applied one that this version cannot work with.
 fn judge(applied: &[Applied]) -> anyhow::Result<Vec<&'static Migration>> {
     let is_known = |name: &str| MIGRATIONS.iter().any(|migration| migration.name == name);
     for one in applied.iter().filter(|one| !is_known(&one.name)) {

@@ -48,7 +48,7 @@ pub struct Replaced;
 /// How far the tables are, and whether another instance writes them; none where no instance ever did.
 ///
 /// # Errors
-/// Where PostgreSQL is away or the schema is missing.
+/// If PostgreSQL is away or the schema is missing.
 pub async fn look(connection: &Connection, holder: &Holder) -> anyhow::Result<Option<(u64, bool)>> {
     let statement = connection.prepare_cached(query::READ_CURSOR).await?;
     let row = connection.query_opt(&statement, &[&CURSOR, &holder.0]).await?;
@@ -59,7 +59,7 @@ pub async fn look(connection: &Connection, holder: &Holder) -> anyhow::Result<Op
 /// How far the tables are, for who does not write them; none where no instance ever did.
 ///
 /// # Errors
-/// Where PostgreSQL is away or the schema is missing.
+/// If PostgreSQL is away or the schema is missing.
 pub async fn position(connection: &Connection) -> anyhow::Result<Option<u64>> {
     let statement = connection.prepare_cached(query::POSITION).await?;
     let row = connection.query_opt(&statement, &[&CURSOR]).await?;
@@ -92,7 +92,7 @@ fn position_of(row: &tokio_postgres::Row) -> anyhow::Result<(u64, CursorLog)> {
 /// Makes an instance the writer, or lets it stay it; how far the tables are, and on which log.
 ///
 /// # Errors
-/// [`Replaced`] where another one is it; where PostgreSQL is away or the schema is missing.
+/// [`Replaced`] where another one is it; if PostgreSQL is away or the schema is missing.
 pub async fn claim(connection: &Connection, holder: &Holder) -> anyhow::Result<(u64, CursorLog)> {
     let statement = connection.prepare_cached(query::CLAIM_CURSOR).await?;
     let row = connection
@@ -104,7 +104,7 @@ pub async fn claim(connection: &Connection, holder: &Holder) -> anyhow::Result<(
 /// Lets another instance take the tables at once.
 ///
 /// # Errors
-/// Where PostgreSQL is away; then they are free when the lease has run out.
+/// If PostgreSQL is away; then they are free when the lease has run out.
 pub async fn release(connection: &Connection, holder: &Holder) -> anyhow::Result<()> {
     connection.execute(query::RELEASE_CURSOR, &[&CURSOR, &holder.0]).await?;
     Ok(())
@@ -173,7 +173,7 @@ pub(super) async fn lock(transaction: &Transaction<'_>, holder: &Holder) -> anyh
 /// is known of the log there, where that is more than before.
 ///
 /// # Errors
-/// Where PostgreSQL is away.
+/// If PostgreSQL is away.
 pub(super) async fn move_to(
     transaction: &Transaction<'_>,
     locked: &Locked,
@@ -192,7 +192,7 @@ pub(super) async fn move_to(
 /// Moves the position of one projection of the hub's own, which is behind the tables.
 ///
 /// # Errors
-/// Where PostgreSQL is away.
+/// If PostgreSQL is away.
 pub(super) async fn move_own(
     transaction: &Transaction<'_>,
     projection: &dyn Projection,

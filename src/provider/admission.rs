@@ -38,7 +38,7 @@ impl Admission {
     /// Of a verified request; there is none of any other.
     ///
     /// # Errors
-    /// Where the order id is empty, longer than [`MAX_ORDER_ID_BYTES`], is not one segment of a path (see [`segment`]), or would
+    /// If the order id is empty, longer than [`MAX_ORDER_ID_BYTES`], is not one segment of a path (see [`segment`]), or would
     /// not reach the backend as it is: it must be the same in paths, tables and bodies.
     pub fn new(
         _verified: &Verified<'_>,

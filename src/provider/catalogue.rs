@@ -87,7 +87,7 @@ impl Catalogue {
     /// Those that are shipped, and those of a folder.
     ///
     /// # Errors
-    /// Where the folder cannot be used.
+    /// If the folder cannot be used.
     pub fn load(folder: Option<&Path>) -> Result<Self, CatalogueError> {
         let mut known = Self::shipped();
         if let Some(folder) = folder {
@@ -171,7 +171,7 @@ impl Catalogue {
 /// Reads one file.
 ///
 /// # Errors
-/// Where it cannot be read or is wrong.
+/// If it cannot be read or is wrong.
 pub fn load_file(path: &Path) -> Result<File, CatalogueError> {
     let unreadable = |error| CatalogueError::Unreadable {
         path: path.to_owned(),

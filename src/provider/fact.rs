@@ -63,7 +63,7 @@ impl Fact {
     /// What is posted of it; none where it is no news for the backend. The stage posts this, and `providers try` shows it.
     ///
     /// # Errors
-    /// As [`body::new_order`].
+    /// The same as [`body::new_order`].
     pub fn posted(&self, place: &BranchRef, origin: BodySource<'_>) -> Option<serde_json::Result<Posted>> {
         let made = match &self.content {
             Content::NewOrder(order) => body::new_order(order, place, origin),

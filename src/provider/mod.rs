@@ -49,13 +49,13 @@ pub trait Provider: Send + Sync {
     /// What a webhook on the log means.
     ///
     /// # Errors
-    /// Where it can never be understood; it will not be tried again.
+    /// If it can never be understood; it will not be tried again.
     fn transform(&self, received: &Recorded) -> Result<Fact, TransformError>;
 
     /// What a webhook with a fetched order means; `document` is the provider's answer.
     ///
     /// # Errors
-    /// As [`Self::transform`].
+    /// The same as [`Self::transform`].
     fn transform_fetched(&self, received: &Recorded, document: &[u8]) -> Result<Fact, TransformError>;
 
     /// Whether it calls this path below `/api/webhooks/{provider}`; empty where it calls that itself.

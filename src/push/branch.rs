@@ -75,7 +75,7 @@ impl Push {
     /// with a secret of its own one of them may mean to: then the backend must say which one it means.
     ///
     /// # Errors
-    /// Where that cannot be known yet: the database is away, or the tables are behind. No attempt is counted.
+    /// If that cannot be known yet: the database is away, or the tables are behind. No attempt is counted.
     pub(super) async fn owner(&self, event: &Recorded, order_id: Option<&str>) -> Result<Owner, Failure> {
         let envelope = &event.envelope;
         if let Some(branch) = &envelope.branch {
@@ -188,7 +188,7 @@ impl Push {
     /// may be in the kitchen there. With the platform's word where the interface is, where that came along.
     ///
     /// # Errors
-    /// Where the table cannot be read.
+    /// If the table cannot be read.
     pub(super) async fn row(
         &self,
         remote: &Remote,
@@ -229,7 +229,7 @@ impl Push {
     }
 
     /// # Errors
-    /// Where the table of branches cannot be read.
+    /// If the table of branches cannot be read.
     pub(super) async fn look_again(&self) -> Result<(), Failure> {
         if self.branches.look_again().await {
             return Ok(());

@@ -90,7 +90,7 @@ impl Push {
     /// What every request of a provider may say, with a branch where one is known.
     ///
     /// # Errors
-    /// Where the table of branches has to be looked at again, and cannot be read.
+    /// If the table of branches has to be looked at again, and cannot be read.
     async fn subject(&self, remote: &Remote, event: &Recorded, branch: Option<&str>) -> Result<Subject, Failure> {
         let (row, of_platform) = match branch {
             Some(branch) => self.row(remote, branch, event.envelope.event_type).await?,

@@ -33,7 +33,7 @@ impl Certificate {
     /// Reads it. Blocks on the disk, so only for the start.
     ///
     /// # Errors
-    /// Where it cannot be used, naming variable and file.
+    /// If it cannot be used, naming variable and file.
     pub fn load(files: &KeyPair) -> anyhow::Result<Self> {
         let seen = fingerprint(files);
         Ok(Self {
@@ -51,7 +51,7 @@ impl Certificate {
     /// Looks after it until told to stop.
     ///
     /// # Errors
-    /// Where the process cannot listen for SIGHUP.
+    /// If the process cannot listen for SIGHUP.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         look_again(self, Self::look, LOOK_AGAIN, stop).await
     }

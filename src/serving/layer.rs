@@ -14,7 +14,7 @@ pub trait Layer: Unpin {
     /// Before each read. An error ends the connection.
     ///
     /// # Errors
-    /// Where nothing more is to be read.
+    /// If nothing more is to be read.
     fn before_read(&mut self, _: &mut Context<'_>) -> io::Result<()> {
         Ok(())
     }

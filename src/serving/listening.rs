@@ -52,7 +52,7 @@ impl Listening {
     /// Of a port that may have so many connections.
     ///
     /// # Errors
-    /// Where the runtime cannot take the listener.
+    /// If the runtime cannot take the listener.
     pub(super) fn new(listener: TcpListener, connections: usize) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self {

@@ -73,7 +73,7 @@ impl Serving {
 /// Serves until told to stop, then lets what is under way end.
 ///
 /// # Errors
-/// Where the listener fails.
+/// If the listener fails.
 pub async fn serve(listener: TcpListener, router: Router, serving: Serving, stop: CancellationToken) -> io::Result<()> {
     let Serving {
         header_timeout,

@@ -35,7 +35,7 @@ const TOP_LEVEL: [(&str, &str); 4] = [
 /// Sends the process's logs to standard output from now on. Logging neither blocks nor fails; see [`Sink`].
 ///
 /// # Errors
-/// Where that was done before, or no thread can be started.
+/// If that was done before, or no thread can be started.
 pub fn init(settings: &config::Logs) -> anyhow::Result<()> {
     // What the libraries have to say is of interest only where it is about trouble.
     // `journal::unreachable` logs the connector's message of every attempt, in plain words and not as often.

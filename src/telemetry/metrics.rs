@@ -31,7 +31,7 @@ const MESSAGES: [f64; 8] = [1.0, 3.0, 10.0, 30.0, 100.0, 200.0, 300.0, 500.0];
 /// Installs the recorder of this process.
 ///
 /// # Errors
-/// Where one is installed already.
+/// If one is installed already.
 pub fn install() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?

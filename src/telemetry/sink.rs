@@ -66,7 +66,7 @@ impl Sink {
     /// A queue before this output, and the thread that writes.
     ///
     /// # Errors
-    /// Where no thread can be started.
+    /// If no thread can be started.
     pub fn start(output: impl Write + Send + 'static) -> io::Result<Self> {
         let (items, from) = sync_channel(MAX_LINES);
         let sink = Self {

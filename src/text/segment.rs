@@ -116,7 +116,7 @@ fn folded(text: &[u8]) -> Option<Vec<u8>> {
 /// The text percent-encoded as one segment of a path: all but letters, digits and `-`, `_`, `~`, `.` of ASCII.
 ///
 /// # Errors
-/// Where it cannot be one segment (see [`check`]).
+/// If it cannot be one segment (see [`check`]).
 pub fn encode(text: &str) -> Result<String, NotASegment> {
     check(text)?;
     Ok(utf8_percent_encode(text, ENCODED).to_string())

@@ -43,7 +43,7 @@ pub(super) enum Resolved {
 /// Holds a claimed branch against the principal.
 ///
 /// # Errors
-/// Where the table of branches cannot be read.
+/// If the table of branches cannot be read.
 pub(super) fn allow(principal: &Principal, claimed: BranchLookup) -> Result<Resolved, NotYet> {
     Ok(match claimed {
         BranchLookup::Found(place) => match principal.may_act_for(&place.branch_id) {
@@ -59,7 +59,7 @@ impl Transform {
     /// The branch of a webhook: of a new order by its store, of news by their order.
     ///
     /// # Errors
-    /// Where that cannot be known yet.
+    /// If that cannot be known yet.
     pub(super) async fn resolve(&self, received: &Recorded, fact: &Fact) -> Result<Resolved, NotYet> {
         let (envelope, store) = (&received.envelope, fact.store_ref.as_deref());
         let claimed = match (&fact.content, envelope.principal.branch()) {
@@ -80,7 +80,7 @@ impl Transform {
     /// signed, and a document was fetched with the platform's token. A document must name the order's branch.
     ///
     /// # Errors
-    /// Where that cannot be known yet.
+    /// If that cannot be known yet.
     pub(super) async fn claims(&self, received: &Recorded, fact: &Fact) -> Result<Result<(), NotYours>, NotYet> {
         let (principal, provider) = (&received.envelope.principal, &received.envelope.provider);
         if principal.branch().is_none() {

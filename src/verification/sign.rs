@@ -80,7 +80,7 @@ impl Outgoing {
 /// Adds to a request what its scheme asks for, by the newest secrets. Of `any_of` the first step that can be signed.
 ///
 /// # Errors
-/// Where a secret or a part of the request is missing.
+/// If a secret or a part of the request is missing.
 pub fn sign(scheme: &Scheme, keys: &Keys, mut request: Outgoing, now: DateTime<Utc>) -> Result<Outgoing, CannotSign> {
     let newest = |name: &str| {
         let secret = keys.of(name).first();

@@ -117,7 +117,7 @@ async fn the_least_rights_and_what_it_says_without_them() {
     // No hub has ever worked on this database.
     let empty = run(&reader, &["orders", "list"]).await.expect_success();
     assert!(
-        empty.stdout.contains("still being made") && empty.stdout.ends_with("no orders\n"),
+        empty.stdout.contains("still being filled") && empty.stdout.ends_with("no orders\n"),
         "{}",
         empty.stdout
     );

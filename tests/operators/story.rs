@@ -171,7 +171,7 @@ async fn it_reads_like_a_story() {
     };
     let story = show(&[]).await;
     assert!(story.stdout == GOLDEN, "{}", story.stdout);
-    assert!(story.stderr.contains("taken for the provider's id"), "{}", story.stderr);
+    assert!(story.stderr.contains("taken as the provider's id"), "{}", story.stderr);
     let diff = show(&["--diff"]).await;
     assert!(diff.stdout == GOLDEN_DIFF, "{}", diff.stdout);
     let with_documents = show(&["--raw", "--body", "--diff", "--json"]).await;

@@ -1,13 +1,13 @@
 //! `DATABASE_URL`: PostgreSQL's own parameters, and those that Prisma adds.
 //!
-//! The platform's tables are Prisma's, and its URL is what one copies. Each of its parameters is understood, named as
-//! without effect, or refused with what to write instead. Values are never quoted.
+//! Prisma manages the platform's tables, and operators copy its URL. Each of its parameters is applied, reported as without
+//! effect, or refused with the setting to use instead. Values are never quoted.
 
 use super::{super::ConfigError, SCHEMA_EXPECTED, is_schema};
 
-/// Ways to say "verified" that the client library does not know; it never does anything else.
+/// Values of `sslmode` that the client library does not know. The hub always verifies certificates, so they mean `require`.
 const VERIFIED: [&str; 2] = ["verify-full", "verify-ca"];
-/// What the client library understands.
+/// Parameters that the client library knows.
 const KNOWN: [&str; 19] = [
     "host",
     "port",
@@ -29,7 +29,7 @@ const KNOWN: [&str; 19] = [
     "load_balance_hosts",
     "hostaddr",
 ];
-/// What is about the pool or the driver of the one who wrote the URL.
+/// Parameters of other clients' pools and drivers; they have no effect here.
 const WITHOUT_EFFECT: [&str; 6] = [
     "pool_timeout",
     "socket_timeout",
@@ -38,7 +38,7 @@ const WITHOUT_EFFECT: [&str; 6] = [
     "max_idle_connection_lifetime",
     "single_use_connections",
 ];
-/// Certificates, which stand in variables of their own.
+/// Parameters of certificates, for which the hub has its own variables.
 const CERTIFICATES: [&str; 6] = [
     "sslcert",
     "sslkey",
@@ -48,10 +48,10 @@ const CERTIFICATES: [&str; 6] = [
     "sslcrl",
 ];
 
-/// What a URL says.
+/// The content of a URL.
 pub(super) struct DatabaseUrl {
     pub(super) postgres: tokio_postgres::Config,
-    /// `schema`: where the platform's tables are.
+    /// `schema`: the schema of the platform's tables.
     pub(super) schema: Option<String>,
     /// `connection_limit`.
     pub(super) connection_limit: Option<usize>,
@@ -59,7 +59,7 @@ pub(super) struct DatabaseUrl {
 }
 
 impl DatabaseUrl {
-    /// Settings that came without a URL.
+    /// Settings that were given without a URL.
     pub(super) fn of(postgres: tokio_postgres::Config) -> Self {
         Self {
             postgres,
@@ -69,12 +69,12 @@ impl DatabaseUrl {
         }
     }
 
-    /// Reads one.
+    /// Parses a URL.
     ///
     /// # Errors
-    /// Where it is none, or has a parameter that the hub must not pass over; without quoting it.
+    /// If it is no such URL, or has a parameter that the hub must not ignore. The message does not quote the URL.
     pub(super) fn parse(url: &str) -> Result<Self, ConfigError> {
-        // A password may hold a question mark.
+        // A password may contain a question mark.
         let from = url.find('@').unwrap_or(0);
         let end = url[from..].find('?').map_or(url.len(), |at| from + at);
         let (address, parameters) = url.split_at(end);
@@ -92,7 +92,7 @@ impl DatabaseUrl {
             }
         }
         let separator = if kept.is_empty() { "" } else { "?" };
-        // The parser's own message could quote the password.
+        // The parser's own message could quote the password, so it is dropped.
         read.postgres = format!("{address}{separator}{}", kept.join("&")).parse().map_err(|_| {
             refused(
                 "expected postgres://user:password@host:port/database, perhaps with ?sslmode=require; certificates are \
@@ -102,7 +102,7 @@ impl DatabaseUrl {
         Ok(read)
     }
 
-    /// A parameter that the client library does not know.
+    /// Handles a parameter that the client library does not know.
     fn note(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
         match name {
             "schema" => {
@@ -140,7 +140,7 @@ impl DatabaseUrl {
                     .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
                     .take(40)
                     .collect();
-                return Err(refused(format!("the parameter {name:?} is not known")));
+                return Err(refused(format!("unknown parameter {name:?}")));
             }
         }
         Ok(())
@@ -175,7 +175,7 @@ mod tests {
         assert!(parse("").unwrap().without_effect.is_empty());
     }
 
-    /// PostgreSQL's own way to name a socket, or anything else of the address.
+    /// PostgreSQL's URLs may hold parts of the address, such as a socket, as parameters.
     #[test]
     fn parts_of_the_address_may_stand_among_the_parameters() {
         let url =

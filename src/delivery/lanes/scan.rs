@@ -95,7 +95,7 @@ impl LaneScan {
 /// is behind.
 ///
 /// # Errors
-/// Where NATS does not answer, or a message is no lane.
+/// If NATS does not answer, or a message is no lane.
 pub(super) async fn read(connection: &Connection, namespace: LaneNamespace, fence: u64) -> anyhow::Result<LaneScan> {
     let (mut attempt, mut requests) = (1, 0);
     let error = loop {

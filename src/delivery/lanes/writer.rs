@@ -55,7 +55,7 @@ impl LaneWriter {
     /// Writes until it is dropped.
     ///
     /// # Errors
-    /// Where a batch is refused or not acknowledged: then it is not known what the lanes are, and they must be read anew.
+    /// If a batch is refused or not acknowledged: then it is not known what the lanes are, and they must be read anew.
     pub async fn run(mut self) -> anyhow::Result<std::convert::Infallible> {
         let client = self.connection.client.clone();
         let inbox = client.new_inbox();

@@ -57,7 +57,7 @@ pub(super) fn begin_mending(mends: Mends, context: &TaskContext, in_flight: &mut
 /// Where all lanes are mended, says so, in `LANES` and with the lease; not where some may be missing still.
 ///
 /// # Errors
-/// Where NATS does not acknowledge.
+/// If NATS does not acknowledge.
 pub(super) async fn end_mending(
     stage: &'static str,
     context: &TaskContext,

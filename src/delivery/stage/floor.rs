@@ -38,7 +38,7 @@ pub(super) enum InheritedFloor {
 /// What was left, compared with the log; that it is about another is said.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub(super) async fn inherited_floor(
     connection: &Connection,
     identity: &LogIdentity,
@@ -68,7 +68,7 @@ pub(super) async fn inherited_floor(
 /// Where the log is not the one that the stage works on any more, forgets what is known of it.
 ///
 /// # Errors
-/// Where that is so, or NATS does not answer.
+/// If that is so, or NATS does not answer.
 pub(super) async fn check(connection: &Connection, tenure: &Tenure) -> anyhow::Result<()> {
     let times = connection.times();
     // Before the log is looked at: the stage works meanwhile, and what it learns then may be newer than the look.

@@ -26,7 +26,7 @@ pub(super) enum Joined {
 /// Lets an event wait in its order's lane.
 ///
 /// # Errors
-/// Where NATS does not answer, or another writer writes the lane.
+/// If NATS does not answer, or another writer writes the lane.
 pub(super) async fn join<S: Stage>(lanes: &Lanes, key: OrderKey, event: &Recorded) -> anyhow::Result<Joined> {
     let Some(lane) = lanes.get(key).await? else {
         anyhow::bail!("a lane ended while an event joined it");
@@ -45,7 +45,7 @@ pub(super) async fn join<S: Stage>(lanes: &Lanes, key: OrderKey, event: &Recorde
 /// is seen when the lane is worked on.
 ///
 /// # Errors
-/// As [`join`].
+/// The same as [`join`].
 pub(super) async fn wait_in_doubt<S: Stage>(
     lanes: &Lanes,
     key: OrderKey,

@@ -191,7 +191,7 @@ impl Mends {
     /// Says in `LANES` that it holds every lane, where it does not and that is known.
     ///
     /// # Errors
-    /// Where NATS does not acknowledge.
+    /// If NATS does not acknowledge.
     pub(super) async fn mark(&self, lanes: &Lanes) -> anyhow::Result<()> {
         if self.marks && self.newer == 0 {
             lanes.mark_whole().await?;
@@ -202,7 +202,7 @@ impl Mends {
     /// Mends all of them at once, where nothing else is done with the lanes.
     ///
     /// # Errors
-    /// As [`mend`], and as [`Self::mark`].
+    /// The same as [`mend`], and as [`Self::mark`].
     pub(super) async fn apply(mut self, lanes: &Lanes) -> anyhow::Result<()> {
         let queue = std::mem::take(&mut self.queue);
         stream::iter(queue.into_iter().map(Ok))
@@ -237,7 +237,7 @@ pub(super) fn report_strange(stage: &'static str, strange: &HashSet<(OrderKey, u
 /// Mends an order's lane as it is now: events may have joined it since it was read.
 ///
 /// # Errors
-/// Where NATS does not answer, or another writer writes the lane.
+/// If NATS does not answer, or another writer writes the lane.
 pub(super) async fn mend(lanes: &Lanes, key: OrderKey, mend: Mend) -> anyhow::Result<()> {
     let lane = lanes.get(key).await?;
     let is_over = |event: u64| mend.over.contains(&event);
@@ -273,7 +273,7 @@ impl Rebuild {
     /// Reads the log, and says how the lanes are to be mended.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// If NATS does not answer.
     pub(super) async fn read<S: Stage>(self) -> anyhow::Result<Mends> {
         let began = Instant::now();
         let Self {
@@ -305,7 +305,7 @@ impl Rebuild {
 /// Reads a part of the log: from behind the first place up to the second. `pause`: between two batches.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub(super) async fn segment<S: Stage>(
     connection: &Connection,
     found: &mut RecoveryScan,

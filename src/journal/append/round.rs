@@ -149,7 +149,7 @@ impl Round {
     /// Waits for the answer to a batch; none where it does not come. May be dropped and called again.
     ///
     /// # Errors
-    /// Where the subscription ended: the client is closed.
+    /// If the subscription ended: the client is closed.
     pub(super) async fn committed(
         &mut self,
         connection: &Connection,
@@ -199,7 +199,7 @@ impl Round {
     /// Publishes each by itself; the fates come in their order.
     ///
     /// # Errors
-    /// Where the subscription ended: the client is closed.
+    /// If the subscription ended: the client is closed.
     pub(super) async fn send_singly(
         &mut self,
         connection: &Connection,

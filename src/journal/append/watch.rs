@@ -126,7 +126,7 @@ impl LogProbe {
     /// Does not return but where the subscription ended.
     ///
     /// # Errors
-    /// Where the subscription ended: the client is closed.
+    /// If the subscription ended: the client is closed.
     pub(super) async fn run(mut self) -> anyhow::Result<()> {
         let (mut asked, mut left): (Option<Instant>, Option<Instant>) = (None, None);
         let mut changes = self.connection.changes();

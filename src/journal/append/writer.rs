@@ -125,7 +125,7 @@ impl AppendWriter {
     /// log acknowledges.
     ///
     /// # Errors
-    /// Where a subscription for acknowledgements cannot be made or ends.
+    /// If a subscription for acknowledgements cannot be made or ends.
     pub async fn run(self) -> anyhow::Result<()> {
         let watch = LogProbe::open(Arc::clone(&self.connection), self.acknowledging.clone()).await?;
         tokio::select! {

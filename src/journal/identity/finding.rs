@@ -43,7 +43,7 @@ impl Finding {
 /// The newer one of this instance's finding and the one that the server has, which has it afterwards.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub(super) async fn agree(connection: &Connection, own: Option<Finding>) -> anyhow::Result<Option<Finding>> {
     let last = last_of(connection, LEASES, SUBJECT, ANSWER_TIMEOUT).await?;
     // What another version wrote and this one cannot read counts as nothing.

@@ -36,15 +36,15 @@ pub struct Block {
 }
 
 impl Frames {
-    /// Takes the next bytes; [`Self::next_block`] says what is in them.
+    /// Takes the next bytes; [`Self::next_block`] returns the blocks in them.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next block that is whole; none until more bytes are fed.
+    /// The next complete block; none until more bytes are fed.
     ///
     /// # Errors
-    /// Where no frame can stand there.
+    /// If the bytes are not a frame.
     pub fn next_block(&mut self) -> anyhow::Result<Option<Block>> {
         while let [kind, a, b, c, ..] = self.buffer[..] {
             let length = usize::from(a) | usize::from(b) << 8 | usize::from(c) << 16;
@@ -77,7 +77,7 @@ impl Frames {
     /// The walk is over.
     ///
     /// # Errors
-    /// Where the last frame is not whole, or there was none.
+    /// If the last frame is not whole, or there was none.
     pub fn end(&self) -> anyhow::Result<()> {
         ensure!(self.buffer.is_empty(), "the snapshot ends in the middle of a block");
         ensure!(self.blocks > 0, "the snapshot is empty");
@@ -86,15 +86,15 @@ impl Frames {
 }
 
 impl Block {
-    /// Bytes of the block as it came, without its head.
+    /// Size of the block as received, without its head.
     pub fn packed_len(&self) -> u64 {
         self.body.len() as u64
     }
 
-    /// What is in the block, in place of what `out` held: at most 4 MiB bytes.
+    /// Replaces the content of `out` by the block's content: at most 4 MiB.
     ///
     /// # Errors
-    /// Where it is broken.
+    /// If the block is broken.
     pub fn unpack(&self, out: &mut Vec<u8>) -> anyhow::Result<()> {
         ensure!(self.body.len() >= CHECKSUM, "a block without a checksum");
         let (checksum, data) = self.body.split_at(CHECKSUM);

@@ -65,7 +65,7 @@ pub fn checked(answer: &[u8]) -> anyhow::Result<Value> {
 /// What the server says of a stream (`config`, `state`, `created`, `cluster`, `mirror`); none where it is not there.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub async fn stream_info(connection: &Connection, name: &str) -> anyhow::Result<Option<Value>> {
     match ask(connection, &format!("STREAM.INFO.{name}"), &Value::Null, ANSWER).await {
         Ok(info) => Ok(Some(info)),

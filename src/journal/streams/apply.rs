@@ -42,7 +42,7 @@ pub struct ApplyOptions {
 /// the copies are current. `say` hears how far it is. Returns what still differs.
 ///
 /// # Errors
-/// Where NATS refuses or does not answer; where copies make no progress; where something would be lost that the operator
+/// If NATS refuses or does not answer; if copies make no progress; if something would be lost that the operator
 /// did not ask for; where a restore of the log was interrupted.
 pub async fn apply(
     connection: &Connection,

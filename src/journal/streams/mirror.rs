@@ -35,7 +35,7 @@ const ACTIVE_NANOS: i64 = 5_000_000_000;
 /// keeps, which only its operator can change. Where it is full the oldest events make room, so that it goes on following.
 ///
 /// # Errors
-/// Where NATS refuses, or this server has a log of its own.
+/// If NATS refuses, or this server has a log of its own.
 pub async fn follow(connection: &Connection, domain: &str, order: &ApplyOptions) -> anyhow::Result<Followed> {
     let file = events_file()?;
     let Some(info) = api::stream_info(connection, EVENTS).await? else {
@@ -73,7 +73,7 @@ fn followed(info: &Value) -> anyhow::Result<Followed> {
     })
 }
 
-/// Why a mirror is not to become the log; none where it may. `expected`: the last sequence of the log, as its operator knows it.
+/// The reason why a mirror must not become the log; none if it may. `expected` is the log's last sequence as the operator knows it.
 fn objection(followed: &Followed, expected: Option<u64>) -> Option<String> {
     let Followed { last, lag, .. } = *followed;
     if followed.active {
@@ -103,12 +103,12 @@ fn objection(followed: &Followed, expected: Option<u64>) -> Option<String> {
     None
 }
 
-/// Makes the mirror on this server the log: it takes events from now on, and no longer follows. `expected`: the last sequence of the
-/// log, where it is known.
+/// Makes the mirror on this server the log: it takes events from now on and no longer follows. `expected` is the last sequence of
+/// the log, if it is known.
 ///
 /// # Errors
-/// Where it is no mirror; unless `anyway`, where the log that it follows is still heard, so that there would be two, or where it
-/// is known to lack events, or that is not known.
+/// If it is not a mirror; unless `anyway`, also if the log that it follows is still there, so that there would be two logs, or if
+/// the mirror lacks events or may lack some.
 pub async fn promote(connection: &Connection, expected: Option<u64>, anyway: bool) -> anyhow::Result<Followed> {
     let info = api::stream_info(connection, EVENTS)
         .await?

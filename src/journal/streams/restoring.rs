@@ -85,7 +85,7 @@ pub(super) const fn advice(found: &Value) -> &'static str {
 /// A missing `EVENTS`, where `LEASES` says that a restore deleted it, or was about to make it.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub(super) async fn missing_log(connection: &Connection) -> anyhow::Result<Option<Difference>> {
     let leases = api::stream_info(connection, LEASES).await?;
     let is_marked = leases.is_some_and(|info| mark(&info["config"]).is_some());
@@ -102,7 +102,7 @@ pub(super) async fn missing_log(connection: &Connection) -> anyhow::Result<Optio
 /// by which a new `LEASES` has as many copies. `last`: the last sequence of the backup.
 ///
 /// # Errors
-/// Where NATS refuses or does not answer.
+/// If NATS refuses or does not answer.
 pub async fn begin(connection: &Connection, config: &Value, last: u64) -> anyhow::Result<()> {
     let noted = async {
         let (what, mut changed) = match api::stream_info(connection, LEASES).await? {
@@ -129,7 +129,7 @@ pub async fn begin(connection: &Connection, config: &Value, last: u64) -> anyhow
 /// Takes that note away, where there is one: there is a log.
 ///
 /// # Errors
-/// Where NATS refuses or does not answer.
+/// If NATS refuses or does not answer.
 pub async fn end(connection: &Connection) -> anyhow::Result<()> {
     let Some(mut info) = api::stream_info(connection, LEASES).await? else {
         return Ok(());
@@ -148,7 +148,7 @@ pub async fn end(connection: &Connection) -> anyhow::Result<()> {
 /// Refuses to do anything else with a marked stream.
 ///
 /// # Errors
-/// Where it is marked, with what to do.
+/// If it is marked, with what to do.
 pub fn refuse(stream: &str, config: &Value) -> anyhow::Result<()> {
     anyhow::ensure!(mark(config).is_none(), "{stream}: {ADVICE}");
     Ok(())

@@ -20,7 +20,7 @@ const UNKNOWN: &str = "unknown";
 pub struct Cause {
     /// The stage that gave up.
     pub stage: String,
-    /// Why: `BACKEND_422` …
+    /// The error's code: `BACKEND_422` …
     pub code: String,
     /// The provider's name.
     pub provider: String,
@@ -33,7 +33,7 @@ pub struct Cause {
 /// The causes of all open dead letters on the log, those with most letters first.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub(in crate::operator) async fn open_by_cause(connection: &Connection) -> anyhow::Result<Vec<Cause>> {
     let log = Log::open(connection.clone()).await?;
     let filter = Filter::default();

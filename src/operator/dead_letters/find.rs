@@ -1,4 +1,4 @@
-//! What ended without reaching its aim, as it stands on the log, and which of it was retried.
+//! Finds dead letters and ignored events on the log, and which of them were retried.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -22,21 +22,21 @@ use crate::{
     transform::Transform,
 };
 
-/// How far the clock of NATS may be behind a hub's: what happened at a time is looked for from so much earlier on.
+/// How far the clock of NATS may be behind a hub's. A search by time begins that much earlier.
 const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
-/// Most retries that are remembered while dead letters are read; some 40 bytes each.
+/// Most retries that are kept in memory while dead letters are read; some 40 bytes each.
 const MAX_RETRIES: usize = 2_000_000;
-/// Events that one request brings where one of a partition is looked for.
+/// Events that one request returns while an event of a partition is searched for.
 const BATCH: usize = 200;
 
-/// What is looked for.
+/// What to search for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// What was given up or rejected: the dead letters.
+    /// Dead letters: events that were given up or rejected.
     Dead,
-    /// What was ignored.
+    /// Ignored events.
     Ignored,
-    /// What was ignored because its order is there already.
+    /// Events that were ignored because their order existed.
     Duplicates,
 }
 
@@ -60,12 +60,12 @@ impl Kind {
     }
 }
 
-/// The log as it stood when the command began.
+/// The log as it was when the command began.
 pub(super) struct Log {
     pub(super) connection: Connection,
-    /// What is older has left it.
+    /// The oldest sequence on the log.
     pub(super) first_sequence: u64,
-    /// What comes later is not looked at: a retry may fail at once, and must not be retried again and again.
+    /// Later events are not read: a retry may fail at once, and must not be retried endlessly.
     last_sequence: u64,
 }
 
@@ -81,7 +81,7 @@ impl Log {
         })
     }
 
-    /// Those of a kind that pass the filter, page by page and in the log's order, retried or not.
+    /// The letters of a kind that pass the filter, page by page and in the log's order, retried or not.
     pub(super) fn letters(&self, kind: Kind, filter: &Filter) -> Pages {
         let of = |event_type: &EventType| Source {
             reader: self.reader(*event_type, filter),
@@ -96,7 +96,7 @@ impl Log {
         }
     }
 
-    /// Those that were retried. A retry is later than its dead letter, so the same filter finds all that matter.
+    /// The ids of retried letters. A retry is later than its dead letter, so the same filter finds all relevant ones.
     pub(super) async fn retried(&self, filter: &Filter) -> anyhow::Result<HashSet<EventId>> {
         let mut reader = self.reader(EventType::OrderRetryRequested, filter);
         let mut retried = HashSet::new();
@@ -107,22 +107,22 @@ impl Log {
             }
             let events = entries.iter().filter_map(|entry| match entry {
                 Entry::Event(event) => event.envelope.cause_id,
-                // It names no dead letter, so it has taken none up.
+                // It names no dead letter, so it retried none.
                 Entry::Unreadable { .. } => None,
             });
             retried.extend(events);
             if retried.len() > MAX_RETRIES {
-                bail!("more than {MAX_RETRIES} retries are on the log; look at fewer with --since or --provider");
+                bail!("more than {MAX_RETRIES} retries are on the log; narrow the search with --since or --provider");
             }
         }
     }
 
-    /// The event at this place; none where it has left the log or cannot be read.
+    /// The event at this sequence; none if it has left the log or cannot be read.
     pub(super) async fn event(&self, sequence: u64) -> anyhow::Result<Option<Recorded>> {
         event_at(&self.connection, sequence).await
     }
 
-    /// Reads subjects from shortly before a time on.
+    /// A reader of subjects that begins shortly before a time.
     pub(super) fn since(&self, subjects: impl Into<String>, time: DateTime<Utc>) -> LogReader {
         LogReader::of_subjects(&self.connection, subjects, Start::Time(time - CLOCK_SKEW))
     }
@@ -139,8 +139,8 @@ impl Log {
         }
     }
 
-    /// Which event ended so, and in which stage; none where it has left the log. Where the letter does not say so itself, the
-    /// event is the letter's cause, and is looked for in its partition from when the webhook was accepted on.
+    /// The event that the letter ended, and its stage; none if it has left the log. If the letter does not give its sequence, the
+    /// event is the letter's cause, and its partition is searched from the time at which the webhook was accepted.
     pub(super) async fn given_up(&self, letter: &Letter) -> anyhow::Result<Option<GivenUp>> {
         let Ok(facts) = &letter.facts else { return Ok(None) };
         if let (Some(stage), Some(sequence)) = (facts.stage.clone(), facts.sequence) {
@@ -209,14 +209,14 @@ pub(super) async fn next(reader: &mut LogReader) -> anyhow::Result<Option<Vec<Re
     Ok(Some(events.collect()))
 }
 
-/// What is read of one type of event.
+/// The reader of one type of event, and what it has read.
 struct Source {
     reader: LogReader,
     read: VecDeque<Located>,
     is_over: bool,
 }
 
-/// Letters, a page at a time: however many there are, only a page of each type is held.
+/// Letters, a page at a time. Only one page of each type is in memory.
 pub(super) struct Pages {
     sources: Vec<Source>,
     kind: Kind,
@@ -239,7 +239,7 @@ impl Pages {
             return Ok(None);
         }
         let mut page = Vec::new();
-        // Until one has to be read on: what it brings may come before what the others hold.
+        // Until a source has to read on: its next events may come before those of the others.
         while self
             .sources
             .iter()
@@ -250,7 +250,7 @@ impl Pages {
         }
         page.retain(|found| match found {
             Found::Letter(letter) => self.kind.includes(letter) && self.filter.lets_through(letter),
-            // Nobody knows what it was, so only who asks for all sees it.
+            // Its provider, stage and code are unknown, so only an unfiltered list shows it.
             Found::Garbage(_) => self.kind == Kind::Dead && self.filter.is_about_place_only(),
         });
         Ok(Some(page))
@@ -263,35 +263,35 @@ impl Pages {
     }
 }
 
-/// What stands on the subjects of letters.
+/// A message on the subjects of letters.
 pub(super) enum Found {
     Letter(Box<Letter>),
-    /// No event at all.
+    /// The message is no event.
     Garbage(Garbage),
 }
 
-/// A message that is no event of ours.
+/// A message that is no event of the hub.
 #[derive(Debug, Serialize)]
 pub(super) struct Garbage {
     pub(super) sequence: u64,
     pub(super) unreadable: String,
 }
 
-/// What a letter says, whatever event it is.
+/// The content of a letter, of any type.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Facts {
-    /// How many requests were made.
+    /// Number of requests that were made.
     pub(super) attempts: u32,
-    /// How many of the retries that count were used up.
+    /// Number of retries that counted.
     pub(super) retries: u32,
-    /// The stage that it ended in; none where neither the event nor its id says.
+    /// The stage in which it ended; none if neither the event nor its id shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) stage: Option<String>,
-    /// Place on the log of what ended; none where the event does not say.
+    /// Sequence of the event that ended; none if the letter does not give it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sequence: Option<u64>,
-    /// Why.
+    /// Why it ended.
     pub(super) error: ErrorReport,
 }
 
@@ -316,7 +316,7 @@ impl Facts {
     }
 
     fn rejected(event: &Recorded, said: Rejected) -> Self {
-        // Of an unreadable message earlier versions named the place among the details.
+        // For an unreadable message, earlier versions put the sequence into the details.
         let of_message = said.error.details.get("sequence").and_then(serde_json::Value::as_u64);
         let subject = said.error.details.get("subject").and_then(serde_json::Value::as_str);
         let by_subject = subject.and_then(|subject| match subject.split('.').next()? {
@@ -345,7 +345,7 @@ impl Facts {
     }
 }
 
-/// The stage that recorded an event, by the label from which its id is made.
+/// The stage that recorded an event, found by the label from which its id derives.
 fn stage_by_id(event: &Recorded) -> Option<String> {
     let envelope = &event.envelope;
     let cause = envelope.cause_id?;
@@ -361,11 +361,11 @@ fn stage_by_id(event: &Recorded) -> Option<String> {
     Some(stage.to_owned())
 }
 
-/// An end that may be taken up again.
+/// An event that ended and may be retried: a dead letter, or an ignored event.
 pub(super) struct Letter {
     pub(super) event: Recorded,
     pub(super) subject: String,
-    /// What it says; where it cannot be read, why.
+    /// Its content, or why it cannot be read.
     pub(super) facts: Result<Facts, String>,
 }
 
@@ -402,7 +402,7 @@ impl From<Located> for Found {
     }
 }
 
-/// These by their ids: dead letters, and what was ignored.
+/// Finds letters by their ids: dead letters and ignored events.
 pub(super) async fn named(log: &Log, ids: &[EventId]) -> anyhow::Result<Vec<Letter>> {
     let wanted: HashSet<EventId> = ids.iter().copied().collect();
     let mut found: Vec<Letter> = Vec::new();

@@ -1,4 +1,4 @@
-//! `dead-letters list`.
+//! `dead-letters list`: shows the open dead letters, or ignored events.
 
 use std::{fmt, io::Write, process::ExitCode};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{event::EventId, operator::print};
 
-/// A dead letter in a list. Holds nothing of the customer's.
+/// A dead letter in a list, without personal data.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Row {
@@ -29,7 +29,7 @@ struct Row {
     code: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
-    /// Why the rest is not there.
+    /// Why the other fields are missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     unreadable: Option<String>,
 }
@@ -76,7 +76,7 @@ impl Row {
     }
 }
 
-/// What a machine gets: one array, in the log's order.
+/// The list as JSON: one array, in the log's order.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Item {
@@ -84,7 +84,7 @@ enum Item {
     Garbage(Garbage),
 }
 
-/// Shows the open ones.
+/// Shows the open dead letters.
 pub(super) async fn run(
     log: &Log,
     kind: Kind,
@@ -116,7 +116,7 @@ pub(super) async fn run(
     };
     print(as_json, &items, table)?;
     if as_json && more > 0 {
-        // On standard error, so that the array stays one.
+        // On standard error, so that standard output holds one JSON array.
         writeln!(std::io::stderr(), "{}", not_shown(more))?;
     }
     Ok(ExitCode::SUCCESS)
@@ -128,7 +128,7 @@ fn not_shown(more: usize) -> String {
     )
 }
 
-/// The list for people.
+/// The list as text.
 struct Table<'a> {
     items: &'a [Item],
     more: usize,
@@ -190,7 +190,7 @@ impl Item {
     }
 }
 
-/// The last cell is not filled up.
+/// Writes one row. The last cell is not padded.
 fn line(f: &mut fmt::Formatter<'_>, cells: &[String; 8], widths: [usize; 8]) -> fmt::Result {
     let [filled @ .., last] = cells;
     for (cell, width) in filled.iter().zip(widths) {

@@ -1,9 +1,8 @@
-//! `dead-letters`: what was given up or rejected, why, and how it is taken up again.
+//! `dead-letters`: lists, shows and retries what was given up or rejected.
 //!
-//! A dead letter is an `order.dead_lettered` or an `order.rejected`; it is open until an `order.retry_requested` names it as its
-//! cause. The list of them is no table anywhere: it is read from the log, from the subjects that it takes, so it is right while
-//! PostgreSQL is away too. What was ignored is no dead letter, and still there is a way back: it is listed by `--duplicates` and
-//! `--ignored`, and retried by its id.
+//! A dead letter is an `order.dead_lettered` or an `order.rejected`. It is open until an `order.retry_requested` names it as its
+//! cause. The commands read them from their subjects on the log, so they also work while PostgreSQL is away. An ignored event is
+//! no dead letter, but it can be retried, too: `--duplicates` and `--ignored` list such events, and `retry` takes their ids.
 
 use std::{process::ExitCode, str::FromStr};
 
@@ -32,7 +31,7 @@ mod story;
 
 use self::find::{Kind, Letter};
 
-/// Longest text that goes into a request: it is read in lists and stored with each.
+/// Longest reason or name in a request: each request stores it, and lists show it.
 const MAX_NOTE_CHARS: usize = 500;
 
 /// Label of a retry's id (see [`EventId::derive`]).
@@ -41,50 +40,50 @@ const RETRY: &str = "retry";
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Action {
-    /// The open ones, oldest first.
+    /// Lists the open ones, oldest first.
     List {
-        /// Which of them.
+        /// The filters.
         #[command(flatten)]
         filter: Filter,
-        /// In their place what was ignored because its order was there already.
+        /// Lists events that were ignored because their order existed, instead of dead letters.
         #[arg(long, conflicts_with = "ignored")]
         duplicates: bool,
-        /// In their place everything that was ignored; --code names the reason.
+        /// Lists all ignored events instead of dead letters; --code selects the reason.
         #[arg(long)]
         ignored: bool,
-        /// How many are shown; the others are counted.
+        /// Most letters to show; the others are counted.
         #[arg(long, default_value_t = 1000)]
         limit: usize,
     },
-    /// Everything about one, also of one that was ignored: the error, what was given up, and what became of the webhook.
+    /// Shows a dead letter or an ignored event: the error, the event that ended, and the webhook's history.
     Show {
         /// Its id, as `list` shows it.
         id: EventId,
-        /// Prints the payload of what was given up, too: it holds personal data of customers.
+        /// Also prints the payload of the event that ended. It holds customers' personal data.
         #[arg(long)]
         payload: bool,
     },
-    /// Asks for dead letters to be taken up again, once what they failed at is mended.
+    /// Requests a retry of dead letters. Fix the cause first.
     #[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["ids", "all"]))]
     Retry(Retry),
 }
 
-/// Which dead letters.
+/// Filters of dead letters.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Filter {
-    /// Only of this provider.
+    /// Only this provider.
     #[arg(long, value_parser = config::known_provider)]
     provider: Option<String>,
-    /// Only since then: a duration back from now (30m, 2h, 7d) or a time (2026-11-23T18:00:00Z).
+    /// Only from this time on: a duration before now (30m, 2h, 7d) or a time (2026-11-23T18:00:00Z).
     #[arg(long, value_name = "DURATION_OR_TIME")]
     since: Option<Since>,
-    /// Only until then, in the same words.
+    /// Only up to this time, given in the same way.
     #[arg(long, value_name = "DURATION_OR_TIME")]
     until: Option<Since>,
-    /// Only of this stage.
+    /// Only this stage.
     #[arg(long, value_parser = [Transform::NAME, Forward::NAME, Push::NAME])]
     stage: Option<String>,
-    /// Only with this code, as `list` shows it: BRANCH_NOT_FOUND, BACKEND_422 …
+    /// Only this code, as `list` shows it: BRANCH_NOT_FOUND, BACKEND_422 …
     #[arg(long)]
     code: Option<String>,
 }
@@ -104,7 +103,7 @@ impl Filter {
             && is(&self.code, facts.map(|facts| &*facts.error.code))
     }
 
-    /// Whether it asks for nothing that a message that is no event cannot say.
+    /// Whether it filters by nothing that a message that is no event lacks (provider, stage, code).
     fn is_about_place_only(&self) -> bool {
         self.until.is_none() && self.stage.is_none() && self.code.is_none()
     }
@@ -116,26 +115,26 @@ pub struct Retry {
     /// Ids of dead letters, as `list` shows them.
     #[arg(value_name = "ID", conflicts_with_all = ["all", "provider", "since", "until", "stage", "code", "menus"])]
     ids: Vec<EventId>,
-    /// All that are open, as far as --provider, --since, --until, --stage and --code let them through. Menus are left out.
+    /// All open ones that match --provider, --since, --until, --stage and --code, without menus.
     #[arg(long)]
     all: bool,
-    /// Menus, too.
+    /// With --all: menus, too.
     #[arg(long)]
     menus: bool,
     #[command(flatten)]
     filter: Filter,
-    /// Only says what would be asked for.
+    /// Only shows which retries would be requested.
     #[arg(long)]
     dry_run: bool,
-    /// Why, for whoever reads the log later.
+    /// The reason, for later readers of the log.
     #[arg(long, value_parser = note)]
     reason: Option<String>,
-    /// Who asks; by default $USER and this machine's name.
+    /// Who requests the retry; by default $USER and this machine's name.
     #[arg(long, value_parser = note)]
     by: Option<String>,
 }
 
-/// A time, given as such or as a duration back from now.
+/// A time, given as a time or as a duration before now.
 #[derive(Debug, Clone, Copy)]
 pub struct Since(pub(in crate::operator) DateTime<Utc>);
 
@@ -152,7 +151,7 @@ impl FromStr for Since {
     }
 }
 
-/// Text of a person that goes into an event.
+/// Checks a person's text that goes into an event.
 fn note(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() {
@@ -167,7 +166,7 @@ fn note(text: &str) -> Result<String, String> {
 /// Runs the command, as the user `hub`: it needs NATS and nothing else.
 ///
 /// # Errors
-/// Where NATS is away, or something was asked for that is not there.
+/// If NATS is away, or an id is not on the log.
 pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> anyhow::Result<ExitCode> {
     let settings = config::Nats::from_environment(environment)?;
     let connection = Connection::open(&settings, "webhook-hub dead-letters", HUB_INBOX).await?;
@@ -203,13 +202,13 @@ fn counted(count: usize, one: &str, several: &str) -> String {
     format!("{count} {word}")
 }
 
-/// Text from outside for a terminal: what would move its cursor or change its colours is replaced.
+/// Text from outside for a terminal: control characters, which could move its cursor or change its colours, are replaced.
 pub(in crate::operator) fn printable(text: &str) -> String {
     let safe = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.chars().map(safe).collect()
 }
 
-/// Seconds are enough for people.
+/// A time as text for people, in whole seconds.
 pub(in crate::operator) fn time_text(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }

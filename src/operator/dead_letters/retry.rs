@@ -1,10 +1,11 @@
-//! `dead-letters retry`: a request to take dead letters up again is an event too.
+//! `dead-letters retry`: requests retries of dead letters. A request is an event, `order.retry_requested`.
 //!
-//! What something newer took the place of is asked for like the others; the stage, which has the last word, ends it as
-//! superseded, or as a repeat of what the backend has. A dry run looks the same up and says so.
+//! Whether something newer superseded a dead letter is decided by the stage when it handles the request; it then ends the event
+//! as superseded, or as a repeat of one that the backend has. A dry run makes the same check and shows its result.
 //!
-//! Its id is derived from the dead letter's, so asked for twice at the same time it is one; asked for later, it is seen on
-//! the log. Requests are published in the order of the dead letters: the events of one order keep their order.
+//! The id of a request derives from the dead letter's, so two concurrent requests are one event; a later request finds the
+//! earlier one on the log. Requests are published in the order of the dead letters, so the events of one order keep their
+//! sequence.
 
 use std::{fmt, io::Write, process::ExitCode};
 
@@ -32,12 +33,12 @@ use crate::{
     operator::print,
 };
 
-/// Requests that are published before the first is waited for. With an fsync for each, some 4,000 a second.
+/// Requests that are in flight before the first acknowledgement is awaited. With an fsync for each, some 4,000 a second.
 const IN_FLIGHT: usize = 256;
-/// Where Linux says what the machine is called.
+/// The file that has the machine's name on Linux.
 const HOST_FILE: &str = "/proc/sys/kernel/hostname";
 
-/// One that was asked for.
+/// A requested retry.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Asked {
@@ -46,15 +47,15 @@ struct Asked {
     order_id: String,
     stage: String,
     retry_id: EventId,
-    /// What it would end as superseded by; only a dry run knows.
+    /// What would supersede it; only in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     superseded_by: Option<String>,
-    /// By what the backend has it already; only a dry run knows.
+    /// The event that the backend has already; only in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     repeat_of: Option<String>,
 }
 
-/// One that could not be.
+/// A retry that could not be requested.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Failed {
@@ -72,26 +73,26 @@ impl Failed {
     }
 }
 
-/// What was done.
+/// The result of the command.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
     dry_run: bool,
     count: usize,
-    /// How many of them would end as superseded; only a dry run knows.
+    /// How many of them would end as superseded; only in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     superseded: Option<usize>,
-    /// How many of them the backend has already, by the same webhook; only a dry run knows.
+    /// How many of them the backend has already, from the same webhook; only in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     repeats: Option<usize>,
     /// Menus that --all left out.
     menus_left_out: usize,
-    /// Kept only for a machine, which gets it at the end; a person sees each at once.
+    /// Only for JSON, which is printed at the end; as text each is printed at once.
     asked: Vec<Asked>,
     failed: Vec<Failed>,
 }
 
-/// Asks for them.
+/// Runs the command.
 pub(super) async fn run(
     log: &Log,
     environment: &Environment,
@@ -125,13 +126,13 @@ pub(super) async fn run(
     } else {
         asking.named(&options.ids).await
     };
-    // Whatever stopped it in the middle, what was asked for is asked for, and is said.
+    // Also after an error in the middle: the retries requested before it are on the log, so they are reported.
     asking.finish(result)
 }
 
 struct Asking<'a> {
     log: &'a Log,
-    /// In which form requests are written.
+    /// The form in which requests are written.
     form: Form,
     by: String,
     reason: Option<String>,
@@ -150,7 +151,7 @@ impl Asking<'_> {
             for found in page {
                 match found {
                     Found::Letter(letter) if retried.contains(&letter.id()) => {}
-                    // Whoever takes up lost orders does not mean a menu of days ago.
+                    // A retry of all orders must not send menus of days ago.
                     Found::Letter(letter) if letter.is_menu() && !with_menus => self.report.menus_left_out += 1,
                     Found::Letter(letter) => open.push(*letter),
                     Found::Garbage(garbage) => self.report.failed.push(Failed {
@@ -164,7 +165,7 @@ impl Asking<'_> {
         Ok(())
     }
 
-    /// Nothing is asked for where one of them is not there.
+    /// Requests retries of these ids; of none if one of them is not on the log.
     async fn named(&mut self, ids: &[EventId]) -> anyhow::Result<()> {
         let letters = find::named(self.log, ids).await?;
         let retried = self.log.retried(&Filter::default()).await?;
@@ -175,14 +176,14 @@ impl Asking<'_> {
             .collect();
         if !again.is_empty() {
             bail!(
-                "dead letter {} was retried already; `webhook-hub dead-letters show ID` says what became of it",
+                "dead letter {} was retried already; `webhook-hub dead-letters show ID` shows its history",
                 again.join(", ")
             );
         }
         self.ask(&letters).await
     }
 
-    /// Asks for these, in this order, and waits until that is on the log.
+    /// Requests these retries in this order, and waits until the requests are on the log.
     async fn ask(&mut self, letters: &[Letter]) -> anyhow::Result<()> {
         for chunk in letters.chunks(IN_FLIGHT) {
             let mut sent = Vec::with_capacity(chunk.len());
@@ -207,7 +208,7 @@ impl Asking<'_> {
             for (letter, given_up, acknowledgement) in sent {
                 acknowledgement.await.with_context(|| {
                     format!(
-                        "dead letter {}: the event log did not acknowledge; run it again, nothing is asked for twice",
+                        "dead letter {}: the event log did not acknowledge; run it again, no retry is requested twice",
                         letter.id()
                     )
                 })?;
@@ -217,10 +218,10 @@ impl Asking<'_> {
         Ok(())
     }
 
-    /// What is to be taken up, or why that cannot be.
+    /// The event to retry, or why it cannot be retried.
     async fn given_up(&self, letter: &Letter) -> anyhow::Result<anyhow::Result<GivenUp>> {
         if let Err(reason) = &letter.facts {
-            return Ok(Err(anyhow!("{reason}; let the provider send the order again")));
+            return Ok(Err(anyhow!("{reason}; the provider has to send the order again")));
         }
         let given_up = self.log.given_up(letter).await?;
         let is_there = |given_up: &GivenUp| given_up.sequence >= self.log.first_sequence;
@@ -229,12 +230,12 @@ impl Asking<'_> {
             let place = facts.and_then(|facts| facts.sequence);
             let place = place.map_or_else(String::new, |sequence| format!(" (sequence {sequence})"));
             anyhow!(
-                "what was given up{place} has left the log (`max_age` of EVENTS); let the provider send the order again"
+                "the event that ended{place} has left the log (`max_age` of EVENTS); the provider has to send the order again"
             )
         }))
     }
 
-    /// What took its place; the stage looks again when it takes it up.
+    /// What superseded it; the stage checks again when it handles the request.
     async fn superseded(&self, letter: &Letter, given_up: &GivenUp) -> anyhow::Result<Option<NewerEvent>> {
         let Some(event) = self.log.event(given_up.sequence).await? else {
             return Ok(None);
@@ -248,7 +249,7 @@ impl Asking<'_> {
         superseded::in_partition(connection, &event, partition, &acceptances).await
     }
 
-    /// The event, and its subject.
+    /// The request as an event, with its subject.
     fn request(&self, letter: &Letter, given_up: &GivenUp) -> anyhow::Result<Request> {
         let subject = codec::subject_beside(&letter.subject, EventType::OrderRetryRequested)
             .with_context(|| format!("was published on {}, which no hub does", letter.subject))?;
@@ -333,7 +334,7 @@ impl Asking<'_> {
     }
 }
 
-/// An event that is to be published.
+/// A request to publish.
 struct Request {
     subject: String,
     headers: async_nats::HeaderMap,
@@ -347,7 +348,7 @@ impl fmt::Display for Report {
         }
         if self.menus_left_out > 0 {
             let menus = counted(self.menus_left_out, "menu", "menus");
-            writeln!(f, "{menus} left out; --menus takes them up, too")?;
+            writeln!(f, "{menus} left out; --menus includes them")?;
         }
         if let Some(superseded @ 1..) = self.superseded {
             writeln!(f, "{superseded} would end as superseded")?;
@@ -359,19 +360,19 @@ impl fmt::Display for Report {
             (0, _) => write!(f, "nothing to retry"),
             (count, true) => write!(
                 f,
-                "{} would be asked for; nothing was",
+                "{} would be requested; dry run, nothing was changed",
                 counted(count, "retry", "retries")
             ),
             (count, false) => write!(
                 f,
-                "{} asked for; `webhook-hub dead-letters list` shows what fails again",
+                "{} requested; `webhook-hub dead-letters list` shows what fails again",
                 counted(count, "retry", "retries")
             ),
         }
     }
 }
 
-/// `user@machine`, as far as they say who they are.
+/// `user@machine`, as far as both are known.
 fn whoever_runs_this(environment: &Environment) -> anyhow::Result<String> {
     let user = match environment.text("USER")? {
         Some(user) => user,

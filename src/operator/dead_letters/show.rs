@@ -1,4 +1,4 @@
-//! `dead-letters show`.
+//! `dead-letters show`: shows one dead letter, or one ignored event.
 
 use std::{fmt, process::ExitCode};
 
@@ -18,8 +18,7 @@ use crate::{
     operator::print,
 };
 
-/// All that is known about a dead letter; of the customer's nothing but `payload`, which is there only where it was
-/// asked for.
+/// All that is known about a dead letter. Only `payload`, which is there on request, holds personal data.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Shown<'a> {
@@ -37,10 +36,10 @@ struct Shown<'a> {
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     dead_letter: Option<&'a Facts>,
-    /// Why that is not there.
+    /// Why `dead_letter` is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     unreadable: Option<&'a str>,
-    /// None where it has left the log.
+    /// None if it has left the log.
     given_up: Option<GivenUp>,
     story: Vec<Step>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,7 +58,7 @@ struct GivenUp {
     bytes: usize,
 }
 
-/// A payload as it stands on the log.
+/// A payload as it is on the log.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Payload {
@@ -67,7 +66,7 @@ enum Payload {
     Text(String),
 }
 
-/// Shows one.
+/// Runs the command.
 pub(super) async fn run(log: &Log, id: EventId, with_payload: bool, as_json: bool) -> anyhow::Result<ExitCode> {
     let letter = find::named(log, &[id]).await?.remove(0);
     let given_up = match log.given_up(&letter).await? {
@@ -174,10 +173,10 @@ impl fmt::Display for Shown<'_> {
                     event.event_type, event.id, event.sequence, event.bytes
                 ),
             )?,
-            None if self.dead_letter.is_some() => field(f, "given up", "not on the log any more")?,
+            None if self.dead_letter.is_some() => field(f, "given up", "no longer on the log")?,
             None => field(f, "given up", "not known")?,
         }
-        writeln!(f, "\nwhat became of the webhook:")?;
+        writeln!(f, "\nhistory of the webhook:")?;
         for step in &self.story {
             let line = format!(
                 "  {:>8}  {}  {}  {:<21}  {}",
@@ -191,11 +190,11 @@ impl fmt::Display for Shown<'_> {
         }
         match &self.payload {
             Some(payload) => {
-                writeln!(f, "\npayload of what was given up:")?;
+                writeln!(f, "\npayload of the event that was given up:")?;
                 let lines: Vec<_> = payload.text().lines().map(printable).collect();
                 write!(f, "{}", lines.join("\n"))
             }
-            None => write!(f, "\n--payload prints what was given up, customers' data included"),
+            None => write!(f, "\n--payload prints the payload of the event that was given up, with customers' data"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What became of one webhook, event by event.
+//! The history of one webhook, event by event.
 
 use chrono::{DateTime, Utc};
 use serde::{Serialize, de::DeserializeOwned};
@@ -16,10 +16,10 @@ use crate::{
     journal::codec,
 };
 
-/// How many events one request brings: those of one partition, of which few are the webhook's.
+/// Events that one request returns: those of one partition, few of them the webhook's.
 const BATCH: usize = 200;
 
-/// An event of the story.
+/// An event of the history.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Step {
@@ -28,7 +28,7 @@ pub(super) struct Step {
     #[serde(rename = "type")]
     pub(super) event_type: &'static str,
     pub(super) id: EventId,
-    /// What it says, in short.
+    /// Its content in short.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) note: String,
 }
@@ -45,7 +45,7 @@ impl Step {
     }
 }
 
-/// In short what an event says, without anything of the customer's.
+/// The content of an event in short, without personal data.
 fn note(event: &Recorded) -> Option<String> {
     fn read<T: DeserializeOwned>(event: &Recorded) -> Option<T> {
         serde_json::from_slice(&event.payload).ok()
@@ -62,13 +62,13 @@ fn note(event: &Recorded) -> Option<String> {
         }
         EventType::OrderStatusRequested => read::<StatusRequested>(event)?.status.as_str().to_owned(),
         EventType::OrderStatusPushed => match read::<StatusPushed>(event)?.provider_status {
-            Some(status) => format!("provider said {status}"),
-            None => "nothing to say".into(),
+            Some(status) => format!("provider answered {status}"),
+            None => "nothing to send".into(),
         },
-        EventType::MenuSyncAccepted => format!("provider said {}", read::<SyncAccepted>(event)?.provider_status),
+        EventType::MenuSyncAccepted => format!("provider answered {}", read::<SyncAccepted>(event)?.provider_status),
         EventType::MenuSyncReported => {
             let ok = read::<SyncReported>(event)?.ok;
-            String::from(if ok { "it has it" } else { "it refuses it" })
+            String::from(if ok { "provider has the menu" } else { "provider refused the menu" })
         }
         EventType::MenuSynced => return None,
         EventType::OrderIgnored => read::<Ignored>(event)?.reason,
@@ -80,7 +80,7 @@ fn note(event: &Recorded) -> Option<String> {
         EventType::OrderForwarded => {
             let forwarded: Forwarded = read(event)?;
             let order = forwarded.internal_order_id.unwrap_or_default();
-            format!("backend said {} {order}", forwarded.backend_status)
+            format!("backend answered {} {order}", forwarded.backend_status)
                 .trim_end()
                 .to_owned()
         }
@@ -95,11 +95,10 @@ fn note(event: &Recorded) -> Option<String> {
     })
 }
 
-/// All events of a dead letter's webhook, in the log's order; those that have left the log are not among them.
+/// All events of a dead letter's webhook that are still on the log, in its order.
 ///
-/// Only the order's partition is read, from when the webhook was accepted until it ended, so it takes as long as that
-/// took the order; where the webhook is still open, until now. What came after `PARTITIONS` was changed is in another
-/// partition and is not found.
+/// Only the order's partition is read, from the time at which the webhook was accepted until it ended; for an open webhook,
+/// until now. Events after a change of `PARTITIONS` are in another partition and are not found.
 pub(super) async fn read(log: &Log, letter: &Letter) -> anyhow::Result<Vec<Step>> {
     let envelope = &letter.event.envelope;
     let provider = codec::token(&envelope.provider);
@@ -118,7 +117,7 @@ pub(super) async fn read(log: &Log, letter: &Letter) -> anyhow::Result<Vec<Step>
             }
         }
     }
-    // Of orders and of menus.
+    // Events of orders and of menus.
     let mut orders = reader(format!("*.*.{provider}.*.{partition}"));
     let since_accepted = Filter {
         provider: Some(envelope.provider.to_string()),

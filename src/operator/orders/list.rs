@@ -1,4 +1,4 @@
-//! `orders list`.
+//! `orders list`: shows orders, or those that have not arrived.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// What helps where the tables cannot be read.
+/// The remedy when the tables cannot be read.
 const MEND: &str = "cannot read hub.orders; DATABASE_URL must name a role that has SELECT on hub.orders, hub.projections and hub.cursors, and \
                     `webhook-hub migrate` must have been run";
 
@@ -31,7 +31,7 @@ const HEAD: [&str; 10] = [
     "DEADLINE",
 ];
 
-/// Shows a page. A list of what has not arrived needs a person where something was given up or is past its deadline.
+/// Shows a page. A list of what has not arrived needs a person if something was given up or is past its deadline.
 pub(super) async fn run(environment: &Environment, list: &List, as_json: bool) -> anyhow::Result<Verdict> {
     let filter = list.filter();
     let database = super::database(environment)?;
@@ -49,7 +49,7 @@ pub(super) async fn run(environment: &Environment, list: &List, as_json: bool) -
     Ok(Verdict::needs_a_person(is_undelivered && page.count.need_a_person > 0))
 }
 
-/// The page for people.
+/// The page as text.
 struct PageText<'a> {
     page: &'a Page,
     is_undelivered: bool,
@@ -65,7 +65,7 @@ impl fmt::Display for PageText<'_> {
         if self.page.is_incomplete {
             writeln!(
                 f,
-                "the table is still being made of the event log: orders may be missing"
+                "the table is still being filled from the event log: orders may be missing"
             )?;
         }
         if let Some(next) = self.page.next {

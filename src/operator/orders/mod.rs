@@ -1,4 +1,4 @@
-//! `orders`: which there are and what has not arrived; the whole story of one.
+//! `orders`: lists orders and those that have not arrived; shows the whole story of one.
 
 use std::process::ExitCode;
 
@@ -19,49 +19,49 @@ mod show;
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Action {
-    /// Orders, the newest first; with --undelivered those that have not arrived, the oldest first.
+    /// Lists orders, the newest first; with --undelivered those that have not arrived, the oldest first.
     List(List),
-    /// All that became of one, in both directions and in order.
+    /// Shows the whole story of one order, in both directions.
     Show(Show),
 }
 
 /// Arguments of `list`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct List {
-    /// Only of this provider.
+    /// Only this provider.
     #[arg(long, value_parser = config::known_provider)]
     provider: Option<String>,
-    /// Only of this branch.
+    /// Only this branch.
     #[arg(long, value_name = "BRANCH_ID")]
     branch: Option<String>,
-    /// Only in one of these states, with commas between them.
+    /// Only these states, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "STATE")]
     state: Vec<State>,
-    /// Only with this cause: BACKEND_422, DUPLICATE_ORDER …
+    /// Only this cause: BACKEND_422, DUPLICATE_ORDER …
     #[arg(long, value_name = "CODE")]
     cause: Option<String>,
-    /// Only first accepted since then: a duration back from now (30m, 2h, 7d) or a time (2026-11-23T18:00:00Z).
+    /// Only orders first accepted from this time on: a duration before now (30m, 2h, 7d) or a time (2026-11-23T18:00:00Z).
     #[arg(long, value_name = "DURATION_OR_TIME")]
     since: Option<Since>,
-    /// Only first accepted until then, in the same words.
+    /// Only orders first accepted up to this time, given in the same way.
     #[arg(long, value_name = "DURATION_OR_TIME")]
     until: Option<Since>,
-    /// Only with this id, whichever it is: the provider's, the number that people see, the short number, the backend's.
+    /// Only with this id: the provider's, the number that people see, the short number, or the backend's.
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// Only what has not arrived.
+    /// Only orders that have not arrived.
     #[arg(long)]
     undelivered: bool,
-    /// Only what has not arrived for so long.
+    /// Only orders that have not arrived for this long.
     #[arg(long, value_name = "DURATION_OR_TIME")]
     older_than: Option<Since>,
-    /// Only what has not arrived and is past its deadline, or will be in so long (0s, 10m).
+    /// Only orders that have not arrived and are past their deadline (0s), or will be after this time (10m).
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     deadline_within: Option<TimeDelta>,
-    /// How many are shown at a time.
+    /// Size of a page.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_ON_A_PAGE)))]
     limit: u16,
-    /// The next page: the cursor that the page before ended with.
+    /// Shows the next page: the cursor at the end of the previous page.
     #[arg(long, value_name = "CURSOR")]
     after: Option<Cursor>,
 }
@@ -72,7 +72,7 @@ impl List {
             provider: self.provider.clone(),
             branch: self.branch.clone(),
             states: self.state.clone(),
-            // Codes are written in capitals.
+            // Codes are upper case.
             cause: self.cause.as_ref().map(|code| code.to_ascii_uppercase()),
             since: self.since.map(|since| since.0),
             until: self.until.map(|until| until.0),
@@ -95,21 +95,21 @@ pub struct Show {
     /// The provider.
     #[arg(value_parser = config::known_provider)]
     provider: String,
-    /// An id of the order, whichever it is.
+    /// An id of the order: the provider's, the number that people see, the short number, or the backend's.
     id: String,
-    /// One of several orders with that id: its `id` in `orders list --json`. Without it, the newest.
+    /// Selects one of several orders with that id, by its `id` in `orders list --json`; by default the newest.
     #[arg(long, value_name = "ORDER")]
     order: Option<String>,
-    /// Each webhook as it came, personal data masked.
+    /// Shows each webhook as received, with personal data masked.
     #[arg(long)]
     raw: bool,
-    /// Each body for the backend, personal data masked.
+    /// Shows each body for the backend, with personal data masked.
     #[arg(long)]
     body: bool,
-    /// What differs between attempts, and from one body to the next.
+    /// Shows what differs between attempts, and from one body to the next.
     #[arg(long)]
     diff: bool,
-    /// Reads the log to its end, not only until 48 hours after the last event that `hub.orders` knows.
+    /// Reads the log to its end, instead of to 48 hours after the last event that `hub.orders` knows.
     #[arg(long)]
     all: bool,
 }
@@ -123,7 +123,7 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> E
     output::ended(result)
 }
 
-/// The database, as any role that may read the hub's tables.
+/// The database. Any role that may read the hub's tables will do.
 fn database(environment: &Environment) -> anyhow::Result<Database> {
     Database::new(&config::Database::from_environment(environment)?)
 }

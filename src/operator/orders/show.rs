@@ -1,4 +1,4 @@
-//! `orders show`.
+//! `orders show`: shows the story of one order.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Tells the story of one. It needs a person where something of it was given up or is past its deadline.
+/// Shows the story of an order. It needs a person if something of it was given up or is past its deadline.
 pub(super) async fn run(environment: &Environment, what: &Show, as_json: bool) -> anyhow::Result<Verdict> {
     let settings = config::Nats::from_environment(environment)?;
     let (which, others) = Box::pin(which(environment, what)).await?;
@@ -40,7 +40,7 @@ pub(super) async fn run(environment: &Environment, what: &Show, as_json: bool) -
     story.others = others;
     if story.steps.is_empty() {
         bail!(
-            "nothing about {} {} is on the log: it never came, or its events are older than the log keeps them",
+            "the log has nothing about {} {}: it never came, or its events have left the log",
             printable(&which.provider),
             printable(&which.external_order_id)
         );
@@ -52,7 +52,7 @@ pub(super) async fn run(environment: &Environment, what: &Show, as_json: bool) -
     ))
 }
 
-/// Which order is meant, and the other orders that it could have been. Without `hub.orders` the id is the provider's.
+/// The selected order, and the other orders with that id. Without `hub.orders` the id must be the provider's.
 async fn which(environment: &Environment, what: &Show) -> anyhow::Result<(OrderSelection, Vec<String>)> {
     let by_log_alone = || OrderSelection {
         provider: what.provider.clone(),
@@ -71,7 +71,7 @@ async fn which(environment: &Environment, what: &Show) -> anyhow::Result<(OrderS
         Err(error) => {
             let error = printable(&format!("{error:#}"));
             tell(format!(
-                "hub.orders cannot be read ({error}); {} is taken for the provider's id, and the whole log is looked through",
+                "hub.orders cannot be read ({error}); {} is taken as the provider's id, and the whole log is searched",
                 printable(&what.id)
             ));
             return Ok((by_log_alone(), Vec::new()));
@@ -94,7 +94,7 @@ async fn which(environment: &Environment, what: &Show) -> anyhow::Result<(OrderS
     Ok((OrderSelection::among(chosen, &namesakes), others.collect()))
 }
 
-/// The story for people.
+/// The story as text.
 struct StoryText<'a>(&'a Story);
 
 impl fmt::Display for StoryText<'_> {

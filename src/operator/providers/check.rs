@@ -1,4 +1,4 @@
-//! `providers check`.
+//! `providers check`: reports all faults of a provider's file.
 
 use std::{path::Path, process::ExitCode};
 
@@ -14,7 +14,7 @@ use crate::provider::{
     },
 };
 
-/// Says what is wrong; exit status 1 where anything is.
+/// Runs the command; exit status 1 if the file has a fault.
 pub(super) fn run(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
     match load_file(path) {
         Ok(file) => {
@@ -64,7 +64,7 @@ pub(super) fn run(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The variables by which the hub shows the provider who it is.
+/// The variables with the hub's credentials at the provider.
 fn credentials(file: &File, prefix: &str) -> Vec<String> {
     let (id, secret) = file.outbound.as_ref().map_or((false, false), |spec| spec.auth.needs());
     let needed = [(id, "CLIENT_ID"), (secret, "CLIENT_SECRET")].into_iter();
@@ -72,7 +72,7 @@ fn credentials(file: &File, prefix: &str) -> Vec<String> {
     needed.map(|(_, name)| format!("{prefix}_{name}")).collect()
 }
 
-/// What is right only if the samples say so.
+/// Remarks on settings that only samples can confirm.
 fn notes(file: &File) -> Vec<String> {
     let head = &file.order.head;
     let times = [

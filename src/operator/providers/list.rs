@@ -1,4 +1,4 @@
-//! `providers list`.
+//! `providers list`: shows all known providers.
 
 use std::{fmt::Write as _, process::ExitCode};
 
@@ -21,7 +21,7 @@ struct Row<'a> {
     about: &'a str,
 }
 
-/// Prints them, by name.
+/// Prints them, sorted by name.
 pub(super) fn run(environment: &Environment, as_json: bool) -> anyhow::Result<ExitCode> {
     let catalogue = config::catalogue(environment)?;
     let rows = catalogue
@@ -54,7 +54,7 @@ fn text(rows: &[Row<'_>]) -> String {
     for row in rows {
         let on = if row.enabled { "yes" } else { "no" };
         let file = row.file.as_deref().unwrap_or("shipped");
-        // Writing into a String cannot fail.
+        // Writing to a String cannot fail.
         let _ = write!(text, "\n{:name$}  {:sure$}  {on:3}  {file}", row.name, row.sure);
     }
     text

@@ -1,4 +1,4 @@
-//! `providers`: which there are, whether a file is right, and what a sample becomes by it, before anything goes live.
+//! `providers`: lists known providers, checks a provider's file, and tries it on a sample before it goes live.
 
 use std::{
     path::{Path, PathBuf},
@@ -27,34 +27,34 @@ mod try_sample;
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Action {
-    /// The providers that this installation knows, and how sure their files are.
+    /// Lists the providers that this installation knows, and how certain their files are.
     List,
-    /// Says all that is wrong with a provider's file.
+    /// Reports all faults of a provider's file.
     Check {
         /// The file.
         file: PathBuf,
     },
-    /// Shows what a sample becomes, field by field. Exits with 1 where it would be refused or rejected.
+    /// Shows what a sample becomes, field by field. Exits with 1 if it would be refused or rejected.
     Try(Try),
 }
 
 /// Arguments of `try`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Try {
-    /// A provider's file, or the name of a provider that is known.
+    /// A provider's file, or the name of a known provider.
     provider: PathBuf,
     /// The webhook's body; - for standard input.
     sample: PathBuf,
-    /// The document that the hub would fetch for it.
+    /// The document that the hub would fetch for the sample.
     #[arg(long)]
     document: Option<PathBuf>,
-    /// A header of the webhook, as `name: value`; several times.
+    /// A header of the webhook, as `name: value`; may be repeated.
     #[arg(long = "header", value_name = "HEADER")]
     headers: Vec<String>,
     /// The path below /api/webhooks/PROVIDER.
     #[arg(long, default_value = "")]
     path: String,
-    /// The currency, for providers that send none; else the one of `<PROVIDER>_CURRENCY`.
+    /// The currency, for providers that send none; by default `<PROVIDER>_CURRENCY`.
     #[arg(long)]
     currency: Option<Currency>,
 }
@@ -62,7 +62,7 @@ pub struct Try {
 /// Runs the command.
 ///
 /// # Errors
-/// Where a file cannot be read.
+/// If a file cannot be read.
 pub fn run(environment: &Environment, action: &Action, as_json: bool) -> anyhow::Result<ExitCode> {
     match action {
         Action::List => list::run(environment, as_json),
@@ -71,7 +71,7 @@ pub fn run(environment: &Environment, action: &Action, as_json: bool) -> anyhow:
     }
 }
 
-/// The file of that path, or of the known provider of that name.
+/// The file with that path, or of the known provider with that name.
 fn file_or_name(environment: &Environment, which: &Path) -> anyhow::Result<Arc<File>> {
     let is_path = which.extension().is_some() || which.components().count() > 1 || which.is_file();
     if is_path {
@@ -89,7 +89,7 @@ fn file_or_name(environment: &Environment, which: &Path) -> anyhow::Result<Arc<F
     }
 }
 
-/// That a provider is not known, and where it may be that it is.
+/// The message for an unknown provider, with the folder of an operator's own files.
 pub(super) fn unknown(environment: &Environment, catalogue: &Catalogue, name: &str) -> String {
     let names: Vec<_> = catalogue.names().collect();
     let has_folder = environment.iter().any(|(name, _)| name.starts_with("PROVIDERS_DIR"));

@@ -1,4 +1,4 @@
-//! `providers try`.
+//! `providers try`: shows what a sample becomes by a provider's file.
 
 use std::{fmt::Write as _, process::ExitCode};
 
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// Shows what becomes of the sample.
+/// Runs the command.
 pub(super) fn run(environment: &Environment, what: &Try, as_json: bool) -> anyhow::Result<ExitCode> {
     let file = file_or_name(environment, &what.provider)?;
     let currency = match what.currency {
@@ -33,7 +33,7 @@ pub(super) fn run(environment: &Environment, what: &Try, as_json: bool) -> anyho
     let head = &file.order.head;
     if currency.is_none() && head.currency.is_none() && head.default_currency.is_none() {
         anyhow::bail!(
-            "{} sends no currency; say it with --currency JOD",
+            "{} sends no currency; give it, for example --currency JOD",
             file.identity.display_name
         );
     }
@@ -85,15 +85,15 @@ struct Shown<'a> {
     why: Option<&'a str>,
     faults: &'a [Fault],
     answer: Option<Answer<'a>>,
-    /// What the provider made of a menu.
+    /// The provider's result for a menu.
     menu: Option<Menu<'a>>,
     /// Texts of the body that were cleaned or cut, by their pointer in it.
     cleaned: &'a [String],
-    /// Byte for byte what would be posted.
+    /// The body that would be posted, byte for byte.
     body: Option<&'a RawValue>,
 }
 
-/// A provider's word about a menu.
+/// A provider's result for a menu.
 #[derive(Serialize)]
 struct Menu<'a> {
     /// `synced`, `refused`, `pending`.
@@ -121,7 +121,7 @@ impl<'a> Menu<'a> {
         match self.becomes {
             "synced" => "a menu's result: the provider has the menu",
             "refused" => "a menu's result: the provider refused the menu",
-            _ => "a menu's result: the provider is still at it, the menu goes on waiting",
+            _ => "a menu's result: the provider is still working on it, the menu continues to wait",
         }
     }
 }
@@ -229,14 +229,13 @@ fn text(shown: &Shown<'_>) -> String {
     let mut text = String::new();
     for (at, (name, value)) in rows.iter().enumerate() {
         let line_end = if at == 0 { "" } else { "\n" };
-        // Writing into a String cannot fail.
+        // Writing to a String cannot fail.
         let _ = write!(text, "{line_end}{name:width$}  {}", visible(value));
     }
     text
 }
 
-/// A sample comes from anywhere: a line's end and a tab are shown as JSON writes them, what else would steer a terminal as
-/// U+FFFD.
+/// Text of a sample for a terminal: line ends and tabs are shown as JSON escapes, other control characters as U+FFFD.
 fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -251,7 +250,7 @@ fn visible(text: &str) -> String {
     shown
 }
 
-/// Every value of a body that holds no others, by its pointer.
+/// Every scalar value of a body, by its pointer.
 fn leaves(tree: &Tree<'_>, place: ValueId, rows: &mut Vec<(String, String)>) {
     let pointer = tree.pointer(place);
     let is_verbatim = ["/transformedOrder/extra/", "/statusChange/extra/"]

@@ -1,4 +1,4 @@
-//! What differs between two JSON documents, place by place.
+//! The differences between two JSON documents, value by value.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,27 +7,27 @@ use serde_json::Value;
 
 use super::mask;
 
-/// A place at which two documents differ.
+/// A pointer at which two documents differ.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Change {
     /// Its JSON pointer.
     pub pointer: String,
-    /// What stood there; none where there was nothing.
+    /// The earlier value; none if there was none.
     pub before: Option<Value>,
-    /// What stands there now; none where there is nothing.
+    /// The later value; none if there is none.
     pub after: Option<Value>,
 }
 
 /// Whether values may be personal data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Masking {
-    /// They may: only what [`mask`] shows is shown. Hidden values that differ are told by their place.
+    /// They may be: only what [`mask`] shows is shown. A difference between hidden values shows only its pointer.
     On,
-    /// They are the hub's own and hold none.
+    /// They are the hub's own and hold no personal data.
     Off,
 }
 
-/// All places at which they differ, in the order of their pointers.
+/// All differences, in the order of their pointers.
 pub fn between(before: &Value, after: &Value, masking: Masking) -> Vec<Change> {
     let (before, after) = (leaves(before, masking), leaves(after, masking));
     let places: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
@@ -40,7 +40,7 @@ pub fn between(before: &Value, after: &Value, masking: Masking) -> Vec<Change> {
     places.iter().filter(differs).map(|place| change(place)).collect()
 }
 
-/// Each value that holds no others, with what may be shown of it.
+/// Each scalar value, with what may be shown of it.
 fn leaves(value: &Value, masking: Masking) -> BTreeMap<String, (&Value, Value)> {
     let shown = match masking {
         Masking::On => mask::masked(value),

@@ -1,4 +1,4 @@
-//! The events of the log, past and as they come, as CloudEvents without personal data.
+//! Reads events of the log, past ones and new ones as they come, as CloudEvents without personal data.
 
 use std::collections::VecDeque;
 
@@ -17,15 +17,15 @@ use crate::{
     },
 };
 
-/// How far the clock of NATS may be behind a hub's: what happened at a time is looked for from so much earlier on.
+/// How far the clock of NATS may be behind a hub's. A search by time begins that much earlier.
 const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
-/// Among how many of the newest events the last ones are looked for where no beginning is named.
+/// Without a beginning, the last events are searched for among this many of the newest ones.
 pub const NEWEST: u64 = 10_000;
 
-/// Which events. All that is set must hold.
+/// Filters of events. All that are set must match.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
-    /// Of one of these types; of any where there is none.
+    /// Of one of these types; of any type if empty.
     pub types: Vec<EventType>,
     /// Of this provider (`careem`).
     pub provider: Option<String>,
@@ -37,14 +37,14 @@ pub struct Selection {
     pub since: Option<DateTime<Utc>>,
     /// Of this time or earlier.
     pub until: Option<DateTime<Utc>>,
-    /// From this place on the log on.
+    /// From this sequence on.
     pub from: Option<u64>,
-    /// Up to this place on the log.
+    /// Up to this sequence.
     pub to: Option<u64>,
 }
 
 impl Selection {
-    /// Whether it says where to begin.
+    /// Whether it names a beginning.
     pub const fn has_beginning(&self) -> bool {
         self.since.is_some() || self.from.is_some()
     }
@@ -68,7 +68,7 @@ impl Selection {
             && self.from.is_none_or(|from| event.sequence >= from)
     }
 
-    /// The subjects that the server is asked for; all of the log's where it cannot tell them apart.
+    /// The subjects to request from the server; all of the log's if the filters do not select any.
     fn subjects(&self) -> String {
         let provider = self.provider.as_deref().map_or_else(|| "*".into(), codec::token);
         match self.types.as_slice() {
@@ -77,7 +77,7 @@ impl Selection {
         }
     }
 
-    /// Whether nothing that comes after this one is wanted.
+    /// Whether the selection ends before this event.
     fn is_over(&self, located: &Located) -> bool {
         let is_late = match (&located.entry, self.until) {
             (Entry::Event(event), Some(until)) => event.envelope.time > until + CLOCK_SKEW,
@@ -87,7 +87,7 @@ impl Selection {
     }
 }
 
-/// Reads them, page by page.
+/// Reads the selected events, page by page.
 pub struct Events {
     reader: LogReader,
     selection: Selection,
@@ -95,10 +95,10 @@ pub struct Events {
 }
 
 impl Events {
-    /// From where the selection begins; where it names no beginning, among the [`NEWEST`].
+    /// Begins where the selection begins, or with the [`NEWEST`] events if it names no beginning.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// If NATS does not answer.
     pub async fn open(connection: &Connection, selection: Selection) -> anyhow::Result<Self> {
         let start = match (selection.from, selection.since) {
             (Some(from), _) => Start::Sequence(from.max(1)),
@@ -115,11 +115,11 @@ impl Events {
         })
     }
 
-    /// The next page, which may be empty; none at the end of the log, or of the selection. At the end of the log it can be asked again:
-    /// then it goes on with what came meanwhile.
+    /// The next page, which may be empty; none at the end of the log or of the selection. After the end of the log a later call
+    /// continues with new events.
     ///
     /// # Errors
-    /// Where NATS does not answer; then it can be asked again, too.
+    /// If NATS does not answer. The call may be repeated.
     pub async fn next(&mut self) -> anyhow::Result<Option<Vec<Recorded>>> {
         if self.is_over {
             return Ok(None);
@@ -148,10 +148,10 @@ impl Events {
         self.is_over
     }
 
-    /// The last ones of all that there are, at most so many.
+    /// The last `count` events of the selection.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// If NATS does not answer.
     pub async fn last(&mut self, count: usize) -> anyhow::Result<Vec<Recorded>> {
         let mut last = VecDeque::new();
         while let Some(page) = self.next().await? {
@@ -166,10 +166,10 @@ impl Events {
     }
 }
 
-/// The event at a place of the log.
+/// The event with a sequence.
 ///
 /// # Errors
-/// Where NATS does not answer, where there is none, or none that this version can read.
+/// If NATS does not answer, or there is no event that this version can read.
 pub async fn at(connection: &Connection, sequence: u64) -> anyhow::Result<Recorded> {
     let found = read::decoded_at(connection, sequence).await?;
     let decoded = found.with_context(|| format!("there is no event {sequence} on the log, or it has left it"))?;
@@ -188,7 +188,7 @@ pub struct CloudEvent {
     subject: String,
     time: String,
     datacontenttype: &'static str,
-    /// Place on the log; a text, as the CloudEvents extension of that name has it.
+    /// Sequence on the log; a string, as the CloudEvents extension of that name requires.
     sequence: String,
     rootid: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -233,7 +233,7 @@ impl CloudEvent {
     }
 }
 
-/// What the hub says of its own work holds no personal data; all else is masked.
+/// The payload. The hub's own outcomes hold no personal data; every other payload is masked.
 fn data(event: &Recorded) -> Value {
     let is_plain = matches!(
         event.envelope.event_type,

@@ -1,16 +1,16 @@
-//! Bodies without personal data: what is known to hold none is shown, all else is replaced.
+//! Masks personal data in bodies: fields that are known to hold none are shown, all others are replaced.
 //!
-//! It is a list of what may be seen, not of what may not: a field that a provider adds tomorrow is hidden until this list names it. What
-//! stands below a person or an address is hidden whatever it is called.
+//! The lists name the fields that may be shown, so a new field of a provider is hidden until a list names it. Everything below a
+//! person or an address is hidden, whatever its name is.
 
 use serde_json::{Map, Value};
 
-/// What stands in place of a hidden value.
+/// The replacement of a hidden value.
 pub const HIDDEN: &str = "***";
-/// Longest text that is shown: identifiers, words and times are shorter.
+/// Longest text that is shown. Identifiers, words and times are shorter.
 const LONGEST_SHOWN_CHARS: usize = 64;
 
-/// Names whose values are shown, in small letters and without what is neither letter nor digit.
+/// Names of the fields with values that are shown: lower case, letters and digits only.
 const SHOWN: [&str; 74] = [
     "acceptby",
     "amount",
@@ -87,7 +87,7 @@ const SHOWN: [&str; 74] = [
     "updatedat",
     "version",
 ];
-/// Parts of names below which nothing is shown.
+/// Parts of names: below a field with such a name nothing is shown.
 const PERSONAL: [&str; 17] = [
     "address",
     "captain",
@@ -107,14 +107,14 @@ const PERSONAL: [&str; 17] = [
     "rider",
     "user",
 ];
-/// The only name with such a part that is shown: whether something was withheld.
+/// The only shown name with such a part. It says whether the provider withheld personal data.
 const ABOUT_WITHHOLDING: &str = "customerredacted";
-/// Below these a `name` is that of a thing that is sold.
+/// Below these a `name` is the name of a product.
 const SOLD: [&str; 6] = ["discounts", "groups", "items", "modifiers", "options", "products"];
-/// Names of things.
+/// Fields with the name of a product.
 const NAMES: [&str; 3] = ["name", "namear", "names"];
 
-/// Where a value stands.
+/// The fields above a value.
 #[derive(Clone, Copy, Default)]
 struct FieldContext {
     is_personal: bool,
@@ -147,7 +147,7 @@ impl FieldContext {
     }
 }
 
-/// A document of the same shape in which nothing personal stands.
+/// The same document with all personal data replaced.
 pub fn masked(value: &Value) -> Value {
     at(value, FieldContext::default())
 }
@@ -167,7 +167,7 @@ fn at(value: &Value, place: FieldContext) -> Value {
     }
 }
 
-/// The bytes of a body as a masked document; only their number where they are none.
+/// A body as a masked document; only its size if it is no JSON.
 pub fn masked_body(body: &[u8]) -> Value {
     match serde_json::from_slice::<Value>(body) {
         Ok(value) => masked(&value),

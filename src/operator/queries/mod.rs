@@ -1,4 +1,4 @@
-//! What operators ask: each answers with a typed result that serialises, and prints nothing. The command line shows the results by
+//! The queries behind the read commands. Each returns a typed, serialisable result and prints nothing; the commands print it with
 //! `operator::output`.
 
 pub mod orders;

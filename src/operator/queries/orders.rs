@@ -1,6 +1,6 @@
-//! Orders as `hub.orders` has them: which there are, how many, and what has not arrived.
+//! Queries of `hub.orders`: pages of orders, their number, and which have not arrived.
 //!
-//! It needs `SELECT` on `hub.orders`, `hub.projections` and `hub.cursors`, and nothing of NATS. Each filter reads an index.
+//! They need `SELECT` on `hub.orders`, `hub.projections` and `hub.cursors`, and no NATS. Each filter reads an index.
 
 use std::{fmt, str::FromStr};
 
@@ -14,14 +14,14 @@ use crate::{
     projection::writer::CURSOR,
 };
 
-/// Up to how many matching orders are counted; what is beyond is "more than".
+/// Most matching orders that are counted; a larger number is "more than" this.
 pub const MOST_COUNTED: i64 = 1000;
 /// Most orders of one page.
 pub const MOST_ON_A_PAGE: u16 = 1000;
-/// The projection that makes `hub.orders`.
+/// The projection that writes `hub.orders`.
 const OWN: &str = "orders";
 
-/// Where an order stands in the hub; docs/orders-table.md tells what the words mean.
+/// The state of an order in the hub; docs/orders-table.md explains the words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum State {
@@ -57,14 +57,14 @@ impl State {
     }
 }
 
-/// Which orders. All that is set must hold.
+/// Filters of orders. All that are set must match.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     /// Of this provider (`careem`).
     pub provider: Option<String>,
     /// Of this branch.
     pub branch: Option<String>,
-    /// In one of these states; in any where there is none.
+    /// In one of these states; in any state if empty.
     pub states: Vec<State>,
     /// With this code as the cause (`BACKEND_422`).
     pub cause: Option<String>,
@@ -83,14 +83,14 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether only orders pass that have not arrived. Such a list begins with those that wait longest.
+    /// Whether only orders that have not arrived match. Such a list begins with those that wait longest.
     pub fn is_undelivered(&self) -> bool {
         let by_state = !self.states.is_empty() && self.states.iter().all(|state| state.is_undelivered());
         self.undelivered || by_state || self.undelivered_since.is_some() || self.deadline_until.is_some()
     }
 }
 
-/// An order. Nothing in it is personal data.
+/// A row of `hub.orders`. It holds no personal data.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Order {
@@ -110,41 +110,41 @@ pub struct Order {
     pub branch_id: Option<String>,
     /// The branch's company.
     pub company_id: Option<String>,
-    /// Where it stands in the hub.
+    /// Its state in the hub.
     pub state: String,
-    /// What the provider last said, in the platform's words.
+    /// The provider's last status, in the platform's words.
     pub status: Option<String>,
     /// The same in the provider's words.
     pub provider_status: Option<String>,
-    /// When the webhook with that was accepted.
+    /// When the webhook with that status was accepted.
     pub said_at: Option<DateTime<Utc>>,
     /// When its first webhook was accepted.
     pub first_at: DateTime<Utc>,
     /// When the last event about it was recorded.
     pub last_at: DateTime<Utc>,
-    /// When the backend first had something of it.
+    /// When the backend first accepted something of it.
     pub forwarded_at: Option<DateTime<Utc>>,
-    /// When the oldest webhook was accepted that has not reached the backend.
+    /// When the oldest webhook that has not reached the backend was accepted.
     pub undelivered_since: Option<DateTime<Utc>>,
-    /// When something of it was given up that was not made up for.
+    /// When something of it was given up that no later event made up for.
     pub given_up_at: Option<DateTime<Utc>>,
     /// Requests made for the last webhook that was attempted.
     pub attempts: i32,
-    /// When the next one is due.
+    /// When the next request is due.
     pub next_attempt_at: Option<DateTime<Utc>>,
     /// The stage in which the last attempt failed.
     pub cause_stage: Option<String>,
-    /// Why it failed, or why the order was ignored.
+    /// The code of that failure, or of the reason why the order was ignored.
     pub cause_code: Option<String>,
-    /// Until when the provider wants it accepted, ready or delivered: the first that it sent.
+    /// When the provider expects the order to be accepted, ready or delivered: the first time that it sent.
     pub deadline: Option<DateTime<Utc>>,
     /// It has not arrived, and its deadline has passed, by PostgreSQL's clock.
     pub is_overdue: bool,
     /// A test order.
     pub is_test: bool,
-    /// What is to be known about it.
+    /// Flags: remarks on the order.
     pub flags: Vec<String>,
-    /// Place of the last event about it in the stream `EVENTS`.
+    /// Sequence of the last event about it in the stream `EVENTS`.
     pub last_sequence: i64,
 }
 
@@ -181,10 +181,10 @@ impl Order {
     }
 }
 
-/// The last order of a page, behind which the next one begins. Its text form is for the command line and for URLs.
+/// The position after the last order of a page, where the next page begins. Its text form is for the command line and for URLs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
-    /// Of a list of what has not arrived, which has an order of its own.
+    /// Of a list of orders that have not arrived, which is sorted in its own way.
     is_undelivered: bool,
     time: DateTime<Utc>,
     id: Uuid,
@@ -230,7 +230,7 @@ impl FromStr for Cursor {
                 id: id.parse().ok()?,
             })
         };
-        read().ok_or_else(|| "expected the cursor that the page before ended with".to_owned())
+        read().ok_or_else(|| "expected the cursor at the end of the previous page".to_owned())
     }
 }
 
@@ -240,19 +240,19 @@ impl Serialize for Cursor {
     }
 }
 
-/// How many orders match, all pages together.
+/// The number of matching orders on all pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Count {
     /// How many; at most [`MOST_COUNTED`].
     pub orders: i64,
-    /// There are more than that. The other counts are then of those that were counted.
+    /// There are more than that. The other counts then cover only the counted orders.
     pub is_more: bool,
-    /// Of them, how many have something that was given up.
+    /// How many of them have something that was given up.
     pub given_up: i64,
-    /// How many have not arrived and are past their deadline.
+    /// How many of them have not arrived and are past their deadline.
     pub overdue: i64,
-    /// How many are one of these, or both.
+    /// How many of them are one of these, or both.
     pub need_a_person: i64,
 }
 
@@ -260,22 +260,22 @@ pub struct Count {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Page {
-    /// The newest first; of what has not arrived, those first that wait longest.
+    /// The newest first; of orders that have not arrived, the ones that wait longest first.
     pub orders: Vec<Order>,
     /// How many match.
     pub count: Count,
-    /// Where the next page begins; none where this is the last one.
+    /// Where the next page begins; none on the last page.
     pub next: Option<Cursor>,
-    /// Up to where the table was made of the log.
+    /// The sequence up to which the table was filled from the log.
     pub made_up_to: Option<i64>,
-    /// The table lacks orders: it is still being filled from the log, or was never begun.
+    /// The table lacks orders: it is still being filled from the log, or filling never began.
     pub is_incomplete: bool,
 }
 
-/// A page of the orders that match, of at most `limit` ([`MOST_ON_A_PAGE`]).
+/// A page of at most `limit` matching orders ([`MOST_ON_A_PAGE`]).
 ///
 /// # Errors
-/// Where PostgreSQL does not answer or refuses, or where the cursor is of another list.
+/// If PostgreSQL does not answer or refuses, or the cursor belongs to another list.
 pub async fn list(connection: &Connection, filter: &Filter, after: Option<Cursor>, limit: u16) -> anyhow::Result<Page> {
     let is_undelivered = filter.is_undelivered();
     if after.is_some_and(|cursor| cursor.is_undelivered != is_undelivered) {
@@ -302,10 +302,10 @@ pub async fn list(connection: &Connection, filter: &Filter, after: Option<Cursor
         query::ORDERS_NEWEST
     };
     let (time, id) = (after.map(|one| one.time), after.map(|one| one.id.to_string()));
-    // One more tells whether there is a next page.
+    // One more row shows whether there is a next page.
     let one_more = limit + 1;
     let page: [&(dyn ToSql + Sync); 3] = [&time, &id, &one_more];
-    // Not prepared for later: PostgreSQL plans it for these values, so that a filter that is not set costs nothing.
+    // Not a prepared statement: PostgreSQL plans it for these values, so a filter that is not set costs nothing.
     let rows = connection.query(statement, &[&which[..], &page].concat()).await?;
     let mut orders = rows.iter().map(Order::read).collect::<Result<Vec<_>, _>>()?;
     let has_next = orders.len() > usize::try_from(limit)?;
@@ -341,7 +341,7 @@ async fn count(connection: &Connection, which: &[&(dyn ToSql + Sync)]) -> anyhow
     })
 }
 
-/// Up to where `hub.orders` was made of the log; none where it was never begun.
+/// The sequence up to which `hub.orders` was filled from the log; none if filling never began.
 async fn own_position(connection: &Connection) -> anyhow::Result<Option<i64>> {
     for row in connection.query(query::OWN_PROJECTIONS, &[]).await? {
         if row.try_get::<_, &str>("name")? == OWN {
@@ -351,10 +351,10 @@ async fn own_position(connection: &Connection) -> anyhow::Result<Option<i64>> {
     Ok(None)
 }
 
-/// The orders of a provider that have this id, whichever of its ids it is, the newest first; at most [`MOST_ON_A_PAGE`].
+/// The orders of a provider that have this as one of their ids, the newest first; at most [`MOST_ON_A_PAGE`].
 ///
 /// # Errors
-/// As [`list`].
+/// The same as [`list`].
 pub async fn with_id(connection: &Connection, provider: &str, any_id: &str) -> anyhow::Result<Vec<Order>> {
     let filter = Filter {
         provider: Some(provider.to_owned()),

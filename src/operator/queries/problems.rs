@@ -1,10 +1,10 @@
-//! What of a status needs a person. Pure.
+//! The problems in a status: what needs a person, and the remedy. Pure.
 
 use chrono::{DateTime, Utc};
 
 use super::status::{DatabaseStatus, NEARLY_FULL, Problem, Status, TABLES_LAG};
 
-/// The problems, the worst first: what stops all orders, then what stops some, then what is only not seen.
+/// The problems, the worst first: what stops all orders, then what stops some, then what only hides information.
 pub(super) fn of(status: &Status, trouble: Option<String>, now: DateTime<Utc>) -> Vec<Problem> {
     let mut problems = Vec::new();
     of_log(status, &mut problems);
@@ -21,7 +21,7 @@ pub(super) fn of(status: &Status, trouble: Option<String>, now: DateTime<Utc>) -
                 "{open} dead letters are open, most of them {} in {}",
                 first.code, first.stage
             ),
-            remedy: "`webhook-hub dead-letters list` shows them; mend the cause, then `dead-letters retry`".into(),
+            remedy: "`webhook-hub dead-letters list` shows them; fix the cause, then `dead-letters retry`".into(),
         });
     }
     match (&status.database, trouble) {
@@ -39,14 +39,14 @@ pub(super) fn of(status: &Status, trouble: Option<String>, now: DateTime<Utc>) -
 
 fn of_log(status: &Status, problems: &mut Vec<Problem>) {
     let log = &status.log;
-    // The loss of precision is below a kilobyte.
+    // The rounding error is less than a kilobyte.
     #[allow(clippy::cast_precision_loss)]
     let ratio = log.max_bytes.map_or(0.0, |max| log.bytes as f64 / max as f64);
     if ratio >= NEARLY_FULL {
         problems.push(Problem {
             code: "log_nearly_full",
             message: format!(
-                "the stream EVENTS is full to {:.0} %; full, it accepts no webhook",
+                "the stream EVENTS is {:.0} % full; when it is full, no webhook is accepted",
                 ratio * 100.0
             ),
             remedy: "`webhook-hub streams apply --max-bytes` gives it more room".into(),
@@ -62,15 +62,15 @@ fn of_stages(status: &Status, problems: &mut Vec<Problem>) {
                 "no instance works on the stage {}; {} events wait",
                 stage.name, stage.waiting
             ),
-            remedy: "start a hub, or read in the log of the running ones what they wait for".into(),
+            remedy: "start a hub, or look in the logs of the running ones for what they wait for".into(),
         });
     }
     if status.breaker.state != "closed" {
-        let reason = status.breaker.reason.as_deref().unwrap_or("no reason is known");
+        let reason = status.breaker.reason.as_deref().unwrap_or("the reason is unknown");
         problems.push(Problem {
             code: "breaker_not_closed",
             message: format!("the backend's circuit breaker is {}: {reason}", status.breaker.state),
-            remedy: "mend the backend; orders wait on the log and follow by themselves".into(),
+            remedy: "fix the backend; orders wait on the log and are then forwarded without further action".into(),
         });
     }
 }
@@ -97,17 +97,17 @@ fn of_tables(database: &DatabaseStatus, now: DateTime<Utc>, problems: &mut Vec<P
                 "{} events have no rows, and none was written for a minute",
                 database.lag_events
             ),
-            remedy: "the log of the hubs says what keeps the tables; orders go on meanwhile".into(),
+            remedy: "the hubs' logs say what stops the tables; orders are forwarded meanwhile".into(),
         });
     }
     if database.skipped > 0 {
         problems.push(Problem {
             code: "events_skipped",
             message: format!(
-                "{} events have no rows, as they cannot be read or stored",
+                "{} events have no rows because they cannot be read or stored",
                 database.skipped
             ),
-            remedy: "hub.skipped_events says why; they are tried again when a hub starts".into(),
+            remedy: "hub.skipped_events has the reasons; a hub tries them again when it starts".into(),
         });
     }
 }

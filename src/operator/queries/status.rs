@@ -1,6 +1,6 @@
-//! Whether all is well: the log, the stages, the tables, the orders, what was given up, and the breaker, as they are now.
+//! The current status: the log, the stages, the tables, the orders, the dead letters and the breaker.
 //!
-//! It reads NATS as the user `hub`, and PostgreSQL where that answers. It takes as long as leases are watched, some two seconds.
+//! It reads NATS as the user `hub`, and PostgreSQL if that answers. It watches the leases, which takes some two seconds.
 
 use std::time::Duration;
 
@@ -25,32 +25,32 @@ use crate::{
     transform::Transform,
 };
 
-/// Share of its room in which the log is nearly full.
+/// Share of `max_bytes` from which the log counts as nearly full.
 pub(super) const NEARLY_FULL: f64 = 0.9;
-/// How long the tables may lag behind the log: a transaction gathers events for a second at most.
+/// How long the tables may lag behind the log. A transaction gathers events for a second at most.
 pub(super) const TABLES_LAG: Duration = Duration::from_secs(60);
-/// Most bytes of what an instance says of its breaker.
+/// Largest report of a breaker, in bytes.
 const MOST_SAID_BYTES: usize = 4096;
 
-/// The whole.
+/// The whole status.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
     /// Nothing needs a person.
     pub is_well: bool,
-    /// What needs one, the worst first.
+    /// What needs a person, the worst first.
     pub problems: Vec<Problem>,
-    /// What runs.
+    /// Versions of the programs.
     pub versions: Versions,
     /// The stream `EVENTS`.
     pub log: LogStatus,
-    /// What works on the log, in the order in which an order meets it.
+    /// The stages, in the sequence in which an order passes them.
     pub stages: Vec<StageStatus>,
     /// The backend's circuit breaker.
     pub breaker: BreakerStatus,
     /// Open dead letters by cause.
     pub dead_letters: Vec<Cause>,
-    /// The tables and what they say of orders; none where PostgreSQL does not answer.
+    /// The tables, and orders in them; none if PostgreSQL does not answer.
     pub database: Option<DatabaseStatus>,
 }
 
@@ -84,15 +84,15 @@ pub struct Versions {
 pub struct LogStatus {
     /// Events on it.
     pub events: u64,
-    /// What they take.
+    /// Their size.
     pub bytes: u64,
-    /// What they may take; none where that is not limited.
+    /// The limit of their size; none if there is no limit.
     pub max_bytes: Option<u64>,
-    /// Place of the oldest.
+    /// Sequence of the oldest event.
     pub first_sequence: u64,
-    /// Place of the newest.
+    /// Sequence of the newest event.
     pub last_sequence: u64,
-    /// How many servers keep it.
+    /// Number of servers that store it.
     pub replicas: usize,
 }
 
@@ -104,7 +104,7 @@ pub struct StageStatus {
     pub name: &'static str,
     /// An instance works on it: its lease was renewed while this command watched.
     pub is_active: bool,
-    /// Which instance holds its lease, or held it last.
+    /// The instance that holds its lease, or held it last.
     pub holder: Option<String>,
     /// Events on the log that it has not begun.
     pub waiting: u64,
@@ -118,7 +118,7 @@ pub struct StageStatus {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BreakerStatus {
-    /// `closed`, `open` or `half_open`. An instance says at least once a second when it is not closed.
+    /// `closed`, `open` or `half_open`. An instance reports at least once a second that it is not closed.
     pub state: String,
     /// Why it is not closed.
     pub reason: Option<String>,
@@ -127,32 +127,32 @@ pub struct BreakerStatus {
     pub remaining_ms: u64,
 }
 
-/// What PostgreSQL has.
+/// The state of the tables.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseStatus {
-    /// Up to which place of the log the tables are made; none where no instance has ever written them.
+    /// The sequence up to which the tables are written; none if no instance has ever written them.
     pub position: Option<i64>,
     /// Events on the log that have no rows yet.
     pub lag_events: u64,
     /// When the tables were last written.
     pub written_at: Option<DateTime<Utc>>,
-    /// An instance writes them.
+    /// Whether an instance writes them.
     pub is_written: bool,
-    /// Events that have no rows, as no version could read or store them.
+    /// Events without rows, because no version could read or store them.
     pub skipped: i64,
-    /// `hub.orders` is still being made of the log.
+    /// Whether `hub.orders` is still being filled from the log.
     pub orders_are_incomplete: bool,
     /// Orders that have not arrived.
     pub undelivered: Count,
-    /// Since when the oldest of them has not.
+    /// When the oldest of them was accepted.
     pub oldest_undelivered_since: Option<DateTime<Utc>>,
 }
 
-/// Looks at everything.
+/// Collects the status.
 ///
 /// # Errors
-/// Where NATS does not answer, or has no such streams.
+/// If NATS does not answer, or lacks the streams.
 pub async fn look(connection: &Connection, database: anyhow::Result<Database>) -> anyhow::Result<Status> {
     let (log, stages, breaker, dead_letters) = tokio::try_join!(
         log(connection),
@@ -191,7 +191,7 @@ async fn log(connection: &Connection) -> anyhow::Result<LogStatus> {
     Ok(LogStatus {
         events: info.state.messages,
         bytes: info.state.bytes,
-        // The server says -1 where there is no limit.
+        // -1 means no limit.
         max_bytes: u64::try_from(info.config.max_bytes).ok(),
         first_sequence: info.state.first_sequence,
         last_sequence: info.state.last_sequence,
@@ -208,7 +208,7 @@ async fn stages(connection: &Connection) -> anyhow::Result<Vec<StageStatus>> {
     Ok(vec![transform, forward, push])
 }
 
-/// No clock is compared with another's: an instance is at work where the lease changes while it is watched.
+/// Compares no clocks: an instance is active if its lease changes while this command watches.
 async fn stage(connection: &Connection, name: &'static str) -> anyhow::Result<StageStatus> {
     let before = lease::state(connection, name).await?;
     tokio::time::sleep(RENEWED_WITHIN).await;
@@ -226,7 +226,7 @@ async fn stage(connection: &Connection, name: &'static str) -> anyhow::Result<St
     })
 }
 
-/// Listens for what the instance that forwards says of the breaker; closed where none says otherwise.
+/// Listens for reports of the breaker from the forwarding instance; without a report it is closed.
 async fn breaker(connection: &Connection) -> anyhow::Result<BreakerStatus> {
     let mut said = connection.client.subscribe(BREAKER_SUBJECT).await?;
     let closed = BreakerStatus {

@@ -1,4 +1,4 @@
-//! What one event of the log says, typed and without personal data.
+//! The content of one event, typed and without personal data.
 
 use chrono::{DateTime, Utc};
 use serde::{Serialize, de::DeserializeOwned};
@@ -14,20 +14,20 @@ use crate::{
     order::body,
 };
 
-/// The stage of an `order.rejected` of earlier versions, which do not say it.
+/// The stage of an `order.rejected` of earlier versions, which did not record it.
 const FIRST_STAGE: &str = "transform";
 
 /// An event.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
-    /// Its place in the stream `EVENTS`.
+    /// Its sequence in the stream `EVENTS`.
     pub sequence: u64,
     /// When it happened.
     pub time: DateTime<Utc>,
     /// Its id.
     pub id: EventId,
-    /// Its type, as `ce-type` has it.
+    /// Its type, as in `ce-type`.
     #[serde(rename = "type")]
     pub event_type: &'static str,
     /// The provider's name.
@@ -36,22 +36,22 @@ pub struct Step {
     pub external_order_id: String,
     /// The webhook, or the request of the backend, that it belongs to.
     pub webhook_id: EventId,
-    /// What that tells: `order_created`, `status_request` …
+    /// The type of that webhook or request: `order_created`, `status_request` …
     pub webhook_type: String,
     /// `X-Request-Id` of that webhook.
     pub request_id: String,
     /// The branch, once it is known.
     pub branch: Option<String>,
-    /// What it says.
+    /// Its content.
     #[serde(flatten)]
     pub detail: StepDetail,
-    /// The request as it came, where that was asked for: personal data is masked.
+    /// The request as received, on demand; personal data is masked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub raw: Option<Value>,
-    /// The body for the backend, where that was asked for: personal data is masked.
+    /// The body for the backend, on demand; personal data is masked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<Value>,
-    /// What differs from the attempt, or the body, before it, where that was asked for.
+    /// What differs from the previous attempt or body, on demand.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,
 }
@@ -66,7 +66,7 @@ pub struct ErrorSummary {
     pub kind: &'static str,
     /// For people.
     pub message: String,
-    /// What else is known.
+    /// Details.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub details: Value,
 }
@@ -86,13 +86,13 @@ impl From<ErrorReport> for ErrorSummary {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RetryWait {
-    /// When the next attempt is due; none where none follows.
+    /// When the next attempt is due; none if none follows.
     pub until: Option<DateTime<Utc>>,
-    /// It also waits for the webhook that creates the order.
+    /// Whether it also waits for the webhook that creates the order.
     pub for_order: bool,
 }
 
-/// What an event says.
+/// The content of an event.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "step", rename_all = "snake_case", rename_all_fields = "camelCase")]
 pub enum StepDetail {
@@ -100,36 +100,36 @@ pub enum StepDetail {
     Received {
         /// The signature scheme that proved it.
         scheme: String,
-        /// The client's address, as far as trusted proxies vouch for it.
+        /// The client's address, as reported by trusted proxies.
         address: String,
         /// Which secrets matched, never their values.
         secrets: Vec<SecretUse>,
         /// Size of its body.
         bytes: usize,
     },
-    /// The provider is to be asked for the order's document.
+    /// The order's document is to be fetched from the provider.
     FetchRequested,
     /// The document came.
     Fetched {
         /// Its size.
         bytes: usize,
     },
-    /// It was read as this, and the body for the backend was made.
+    /// The webhook was transformed: its order was read and the body for the backend was made.
     ReadAs {
         /// The order's status in the platform's words.
         status: Option<String>,
-        /// In the provider's.
+        /// The order's status in the provider's words.
         provider_status: Option<String>,
         /// The number that people see.
         order_number: Option<String>,
-        /// Until when it must be accepted, ready or delivered.
+        /// When it must be accepted, ready or delivered.
         deadline: Option<DateTime<Utc>>,
-        /// What is to be known about it.
+        /// Flags: remarks on the order.
         flags: Vec<String>,
         /// Size of the body for the backend.
         bytes: usize,
     },
-    /// Nothing was to do.
+    /// The event was ignored.
     Ignored {
         /// For machines.
         reason: String,
@@ -144,14 +144,14 @@ pub enum StepDetail {
         stage: &'static str,
         /// Which one, from 1.
         attempt: u32,
-        /// After how many retries that count it is given up.
+        /// Number of counted retries after which it is given up.
         max_attempts: u32,
         /// Why.
         error: ErrorSummary,
-        /// What it waits for now.
+        /// What it waits for after this attempt.
         waits: RetryWait,
     },
-    /// It is a dead letter: no attempt follows until a person asks for one.
+    /// It is a dead letter: no attempt follows until a person requests a retry.
     GivenUp {
         /// In this stage.
         stage: String,
@@ -160,7 +160,7 @@ pub enum StepDetail {
         /// Why.
         error: ErrorSummary,
     },
-    /// A person asked for it to be taken up again.
+    /// A person requested a retry.
     RetryRequested {
         /// Who.
         by: String,
@@ -177,45 +177,45 @@ pub enum StepDetail {
         backend_status: u16,
         /// The backend's id of the order.
         order_id: Option<String>,
-        /// It announced an order that the backend had, and was sent as a change of its status.
+        /// Whether it announced an order that the backend had, and was sent as a change of its status.
         as_news: bool,
     },
-    /// The backend wants the provider to be told a status.
+    /// The backend requested that a status be sent to the provider.
     StatusRequested {
         /// Which.
         status: &'static str,
-        /// Without anybody's asking, as the branch accepts automatically.
+        /// The hub requested it because the branch accepts orders automatically.
         automatic: bool,
     },
-    /// The provider was told.
+    /// The status was sent to the provider.
     StatusPushed {
         /// Which status.
         status: &'static str,
         /// By which attempt.
         attempts: u32,
-        /// What the provider answered; none where there was nothing to tell.
+        /// The status of the provider's answer; none if nothing was to be sent.
         provider_status: Option<u16>,
     },
-    /// The provider is to get a menu.
+    /// The backend requested that a menu be sent to the provider.
     MenuRequested,
-    /// It took the menu and will say later what it makes of it.
+    /// The provider accepted the menu and will report the result later.
     MenuAccepted {
-        /// What it answered.
+        /// The status of its answer.
         provider_status: u16,
-        /// Until when it may take.
+        /// When the result is due.
         result_due_at: DateTime<Utc>,
     },
-    /// It said so.
+    /// The provider reported the result of a menu.
     MenuReported {
-        /// It has the menu; else it refuses it.
+        /// Whether it took the menu; otherwise it refused it.
         ok: bool,
     },
-    /// It has the menu.
+    /// The provider has the menu.
     MenuSynced {
         /// By which attempt.
         attempts: u32,
     },
-    /// The payload is not one that this version can read.
+    /// This version cannot read the payload.
     Unreadable {
         /// Why.
         reason: String,
@@ -227,7 +227,7 @@ impl Step {
     pub fn of(event: &Recorded) -> Self {
         let envelope = &event.envelope;
         let detail = StepDetail::of(event).unwrap_or_else(|error| StepDetail::Unreadable {
-            // The position alone: the text of the error may quote the payload.
+            // Only the position: the error's text may quote the payload.
             reason: format!("line {} column {} of the payload", error.line(), error.column()),
         });
         Self {
@@ -248,7 +248,7 @@ impl Step {
         }
     }
 
-    /// With the request as it came, where it is a webhook.
+    /// Adds the request as received, if the event is a webhook.
     #[must_use]
     pub fn with_raw(mut self, event: &Recorded) -> Self {
         let body = || mask::masked_body(&event.payload);
@@ -262,7 +262,7 @@ impl Step {
         self
     }
 
-    /// With the body for the backend, where it makes one.
+    /// Adds the body for the backend, if the event has one.
     #[must_use]
     pub fn with_body(mut self, event: &Recorded) -> Self {
         if event.envelope.event_type == EventType::OrderTransformed {
@@ -421,7 +421,7 @@ impl StepDetail {
         }
     }
 
-    /// What an attempt said, to be compared with the one before it; none where it is no attempt.
+    /// The result of an attempt, for comparison with the previous one; none if the event is no attempt.
     pub(super) fn answer(&self) -> Option<Value> {
         match self {
             Self::Failed { stage, error, .. } => Some(json!({ "stage": stage, "ended": "failed", "error": error })),

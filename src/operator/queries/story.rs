@@ -1,7 +1,7 @@
 //! The story of one order: every event about it, in both directions, in the order of the log.
 //!
-//! It reads the log and needs nothing else. Where `hub.orders` can be read as well, any id of the order does, and only the time of the
-//! order is looked through.
+//! It needs only the log. If `hub.orders` can be read as well, any id of the order will do, and only the time of the order is
+//! searched.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -23,9 +23,9 @@ use crate::{
     },
 };
 
-/// How far the clock of NATS may be behind a hub's: what happened at a time is looked for from so much earlier on.
+/// How far the clock of NATS may be behind a hub's. A search by time begins that much earlier.
 const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
-/// How long after the last event that `hub.orders` knows of an order what is told to its provider is looked for.
+/// How long after an order's last event in `hub.orders` the log is searched for requests to its provider.
 pub const LATER: TimeDelta = TimeDelta::hours(48);
 /// Most events of a story; an order has some ten.
 pub const MOST_STEPS: usize = 10_000;
@@ -37,7 +37,7 @@ pub struct OrderSelection {
     pub provider: String,
     /// The provider's id of the order.
     pub external_order_id: String,
-    /// What `hub.orders` knows of it. Without that, the story contains every event about the id.
+    /// Its row in `hub.orders`. Without it the story contains every event about the id.
     pub order: Option<Order>,
     /// When the next order of that id begins.
     pub next_order_at: Option<DateTime<Utc>>,
@@ -76,16 +76,16 @@ impl OrderSelection {
     }
 }
 
-/// What else is wanted than what each event says.
+/// What to include beside the content of each event.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StoryOptions {
-    /// Each webhook as it came.
+    /// Each webhook as received.
     pub raw: bool,
     /// Each body for the backend.
     pub body: bool,
     /// What differs between attempts, and between bodies.
     pub differences: bool,
-    /// What came long after the order, too: the log is read to its end.
+    /// Also what came long after the order: the log is read to its end.
     pub all: bool,
 }
 
@@ -97,22 +97,22 @@ pub struct Story {
     pub provider: String,
     /// The provider's id of the order.
     pub external_order_id: String,
-    /// What `hub.orders` knows of it.
+    /// Its row in `hub.orders`.
     pub order: Option<Order>,
     /// Ids, in `hub.orders`, of other orders with that id.
     pub others: Vec<String>,
     /// The events.
     pub steps: Vec<Step>,
-    /// Until when the log was looked through; none where that is its end.
+    /// The time up to which the log was searched; none if that is its end.
     pub until: Option<DateTime<Utc>>,
     /// There are more events than [`MOST_STEPS`].
     pub is_cut: bool,
 }
 
-/// Reads it. The events that have left the log are not among them.
+/// Reads the story. Events that have left the log are not in it.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub async fn read(connection: &Connection, which: &OrderSelection, with: StoryOptions) -> anyhow::Result<Story> {
     let end = read::end(connection).await?.sequence;
     let until = which
@@ -131,7 +131,7 @@ pub async fn read(connection: &Connection, which: &OrderSelection, with: StoryOp
         OrderEvents::new(reader, range, which)
     };
     let mut events = Vec::new();
-    // OrderSelection partition it is in stands in the subject of its first webhook: their number may have been another one then.
+    // The subject of its first webhook names the partition: the number of partitions may have been different then.
     let first = of_subjects(format!("webhooks.received.{provider}.*"), start)
         .next()
         .await?;
@@ -146,7 +146,7 @@ pub async fn read(connection: &Connection, which: &OrderSelection, with: StoryOp
     };
     for subjects in [
         format!("webhooks.received.{provider}.{partition}"),
-        // What followed from them, and what the backend asked for.
+        // What followed from the webhooks, and what the backend requested.
         format!("*.*.{provider}.*.{partition}"),
     ] {
         let mut found = of_subjects(subjects, start);

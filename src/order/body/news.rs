@@ -24,7 +24,7 @@ impl AnnouncedContent {
 /// Reads what counts of a body, of a new order or of a change (which has no content).
 ///
 /// # Errors
-/// Where the bytes are no such body.
+/// If the bytes are no such body.
 pub fn announced(body: &[u8]) -> serde_json::Result<AnnouncedContent> {
     let mut body: Value = serde_json::from_slice(body)?;
     let order = body["transformedOrder"].take();
@@ -106,7 +106,7 @@ struct Change<'a> {
 /// The body of a change with the status of a new order's body; the same bytes for the same body.
 ///
 /// # Errors
-/// Where the bytes are no body of a new order.
+/// If the bytes are no body of a new order.
 pub fn as_news(body: &[u8]) -> serde_json::Result<Vec<u8>> {
     let order: NewOrderBody<'_> = serde_json::from_slice(body)?;
     let fields = order.transformed_order;

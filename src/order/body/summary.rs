@@ -8,7 +8,7 @@ use crate::event::outcome::OrderSummary;
 /// Reads the order in short from a body that was made here.
 ///
 /// # Errors
-/// Where the bytes are no such body.
+/// If the bytes are no such body.
 pub fn summary(body: &[u8]) -> serde_json::Result<OrderSummary> {
     let read: BodySummary<'_> = serde_json::from_slice(body)?;
     Ok(match (read.transformed_order, read.status_change) {

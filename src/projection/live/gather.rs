@@ -69,7 +69,7 @@ impl Gather {
     /// of what is read from them.
     ///
     /// # Errors
-    /// Where no more messages will come.
+    /// If no more messages will come.
     pub(super) async fn batch(
         &mut self,
         first: Option<Message>,

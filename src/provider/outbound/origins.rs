@@ -74,7 +74,7 @@ impl Origins {
     /// The same, where these hosts are allowed as well, by https at its usual port.
     ///
     /// # Errors
-    /// As [`Self::check`].
+    /// The same as [`Self::check`].
     pub fn check_beside(&self, text: &str, hosts: &[String]) -> Result<Url, NotAllowed> {
         let url: Url = text.parse().map_err(|_| NotAllowed::NoUrl)?;
         if !url.username().is_empty() || url.password().is_some() {

@@ -187,7 +187,7 @@ impl Text {
     /// The text with its values as they are.
     ///
     /// # Errors
-    /// Where a slot has neither a value nor a default.
+    /// If a slot has neither a value nor a default.
     pub fn fill(&self, scope: &Scope) -> Result<String, Unfilled> {
         self.filled(scope, |_, value| Ok(value))
     }
@@ -195,7 +195,7 @@ impl Text {
     /// The text with its values as a path: each is one segment, or part of one.
     ///
     /// # Errors
-    /// Where a slot has neither a value nor a default, or its value would change the path.
+    /// If a slot has neither a value nor a default, or its value would change the path.
     pub fn fill_path(&self, scope: &Scope) -> Result<String, Unfilled> {
         self.filled(scope, |slot, value| {
             segment::encode(&value).map_err(|why| Unfilled::NotASegment {

@@ -100,7 +100,7 @@ fn subject(who: &BlockTarget) -> String {
 /// What the stream has on these subjects.
 ///
 /// # Errors
-/// Where NATS does not answer, or the stream is not there.
+/// If NATS does not answer, or the stream is not there.
 pub async fn read(connection: &Connection, subjects: &str, now_ms: u64) -> anyhow::Result<Vec<LimitRecord>> {
     let reader = LogReader::of_subjects(connection, subjects, Start::Sequence(1)).of_stream(BLOCKS);
     let (mut reader, mut records) = (reader.within(ANSWER_TIMEOUT), Vec::new());
