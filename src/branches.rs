@@ -133,7 +133,7 @@ impl Branches {
     /// Waits until the table was read once.
     pub async fn loaded(&self) {
         let mut loaded = self.loaded.subscribe();
-        // The sender is part of self.
+        // It cannot fail: `self` holds the sender.
         let _ = loaded.wait_for(|loaded| *loaded).await;
     }
 
@@ -234,7 +234,7 @@ impl Branches {
     /// Reads the table, where it is not as it was when it was read last.
     async fn read(&self, versions: &mut Versions) -> anyhow::Result<()> {
         let connection = self.database.connect().await?;
-        // Before the rows: what changes in between is read again next time.
+        // Read before the rows, so that a change in between is read next time.
         let version = versions.read(&connection).await;
         if version.is_some() && version == versions.last && !versions.whole_is_due() {
             return Ok(());
@@ -250,7 +250,7 @@ impl Branches {
         }
         let snapshot = Snapshot::of(&rows).await?;
         let before = self.snapshot.swap(Some(Arc::new(snapshot)));
-        // Freeing a large one takes as long as some requests.
+        // Freeing a large snapshot takes as long as some requests, so it runs apart.
         tokio::task::spawn_blocking(move || drop((before, rows))).await?;
         versions.was_read(version);
         self.loaded.send_replace(true);

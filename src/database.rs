@@ -260,7 +260,7 @@ impl Database {
     pub async fn connect(&self) -> anyhow::Result<Connection> {
         let connection = async {
             self.server.must_give_sessions().await?;
-            // The error names host and reason, never the password.
+            // The error contains host and reason, never the password.
             let pooled = self.pool.get().await.map_err(|error| match error {
                 PoolError::Backend(error) => refused(&error),
                 other => Error::unreachable(other.to_string(), None),

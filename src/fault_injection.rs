@@ -79,7 +79,7 @@ mod active {
             && wanted == point
             && left.fetch_sub(1, Ordering::SeqCst) == 1
         {
-            // No destructor runs and no buffer is flushed, as with SIGKILL.
+            // As with SIGKILL, no destructor runs and no buffer is flushed.
             std::process::abort();
         }
     }

@@ -115,7 +115,7 @@ fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
 /// set-up is at fault the error's type says so; everything else is temporary.
 pub fn no_answer(error: &Failure, whom: &str, url: &str) -> ErrorReport {
     let (error_type, code, message) = if let Some(cause) = descriptors::exhausted(error) {
-        // Our own trouble, whatever it looks like.
+        // The hub's own file descriptors are exhausted, whatever the error says.
         (ErrorType::Temporary, "UNREACHABLE", cause)
     } else if error.is_timeout() {
         let message = format!("the {whom} did not answer in time");

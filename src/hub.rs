@@ -223,7 +223,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
                 manager.run(move || health.sentence(), stopping, stop)
             });
         }
-        // Another program may have left it in the environment; the hub works without.
+        // Another program may have left the variable in the environment; the hub works without it.
         Err(error) => tracing::warn!(%error, "NOTIFY_SOCKET: cannot report the hub's state to the service manager"),
     }
     tracing::info!(
@@ -234,7 +234,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         instance_id,
         "listening"
     );
-    // Webhooks are taken from here on; what follows on the log begins when NATS was seen to be as it must be.
+    // Webhooks are accepted from here on. The stages start once the set-up of NATS has been verified.
     let found = tasks.while_all_run(stop, verified(&connection, stop)).await?;
     if found.transpose()? == Some(true) {
         spawn_stages(tasks, &config, registry, journal, database, branches, (gate, orders))?;
@@ -294,7 +294,7 @@ fn spawn_stages(
 ) -> anyhow::Result<()> {
     let memory = Arc::clone(&orders);
     tasks.spawn("orders", Phase::Stages, move |stop| memory.run(stop));
-    // In the last phase, so that what the stage finds while it drains is still told to the others.
+    // In the last phase, so that changes while the stage drains still reach the other instances.
     let (connection, breaker) = (Arc::clone(journal.connection()), Arc::clone(&gate));
     tasks.spawn("breaker", Phase::Log, |stop| shared::run(connection, breaker, stop));
     let remotes = registry.iter().filter_map(|enabled| enabled.outbound.clone());

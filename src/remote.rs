@@ -215,7 +215,7 @@ impl Remote {
     }
 
     fn refusals(&self) -> MutexGuard<'_, Refusals> {
-        // No code panics while it holds the lock.
+        // No code panics while it holds this lock.
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -278,7 +278,7 @@ impl Remote {
         if let Some(wait) = self.gate.wait() {
             return waits(wait.unwrap_or(TRIALS_UNDER_WAY));
         }
-        // Before a slot is taken: later requests wait in the order of their arrival.
+        // Checked before a slot is taken, so that later requests wait in the order of their arrival.
         if let Err(wait) = self.limits.turn(Instant::now(), origin.event) {
             return Ok(SendResult::Reply(wait.into()));
         }
@@ -303,7 +303,7 @@ impl Remote {
         let sent = self.send_with_token(origin, &request, scope).await;
         let (outcome, sent) = match sent {
             Ok(answer) => (self.outcome(origin, answer.status), SendResult::Answer(answer)),
-            // It was not made.
+            // The request was not made.
             Err(RequestFailure::Unfilled(unfilled)) => return Err(unfilled),
             Err(RequestFailure::Misconfigured(error)) => {
                 let outcome = RequestOutcome::Misconfigured(error.message);
@@ -311,7 +311,7 @@ impl Remote {
             }
             Err(RequestFailure::Reply(reply)) => (self.no_answer(origin, &reply), SendResult::Reply(reply)),
         };
-        // The next instance finds out for itself.
+        // After a handover a failure is not counted: the next instance makes its own observations.
         let is_abandoned = permission::is_over() && !matches!(outcome, RequestOutcome::Success);
         let abandoned = is_abandoned.then_some(RequestOutcome::Abandoned);
         pass.record(abandoned.unwrap_or(outcome));
@@ -332,7 +332,7 @@ impl Remote {
                     let reason = format!("{} refuses the hub's credentials for several branches", self.name);
                     return RequestOutcome::Misconfigured(reason);
                 }
-                // One branch's own: it says nothing about the provider.
+                // A failure of one branch alone says nothing about the provider.
                 RequestOutcome::Abandoned
             }
             408 | 425 | 500.. => self.failure(origin),
@@ -349,7 +349,7 @@ impl Remote {
     fn no_answer(&self, origin: &Caller, reply: &Reply) -> RequestOutcome {
         match reply {
             Reply::Refused(_) => RequestOutcome::Success,
-            // It may be the branch that hangs.
+            // Only this branch may hang.
             Reply::Temporary { error, .. } if error.code == "PROVIDER_TIMEOUT" => self.failure(origin),
             _ => RequestOutcome::Failure,
         }
@@ -369,7 +369,7 @@ impl Remote {
     }
 
     fn troubles(&self) -> MutexGuard<'_, Troubles> {
-        // No code panics while it holds the lock.
+        // No code panics while it holds this lock.
         self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -419,7 +419,7 @@ impl Remote {
         let mut asked = http::Request::new(request.method.clone(), target);
         for (name, value) in &self.spec.headers {
             let value = value.fill(scope).map_err(RequestFailure::Unfilled)?;
-            // What could not stand in a header is a fault of the row that it is from.
+            // A value that is not allowed in a header is a fault of the row that it comes from.
             let no_value = |_| RequestFailure::Unfilled(Unfilled::NoValue(name.to_string()));
             let value = HeaderValue::from_str(&value).map_err(no_value)?;
             asked = asked.header(name.clone(), value);

@@ -229,7 +229,7 @@ mod tests {
             Some(Next::Park(MINUTE)),
             Some(Next::Park(5 * MINUTE)),
             Some(Next::Park(15 * MINUTE)),
-            // The last delay holds for what follows.
+            // The last delay is used for all later retries.
             Some(Next::Park(15 * MINUTE)),
             None,
             None,
@@ -270,7 +270,7 @@ mod tests {
         assert!(
             matches!(settle(Err(quick(false)), now, true), Settlement::Park(_, parking, 1) if parking.until == in_two_seconds)
         );
-        // Held in memory it would bar the way of the event that it waits for.
+        // In memory it would block the event that it waits for.
         assert!(
             matches!(settle(Err(quick(true)), now, false), Settlement::Park(_, parking, 1) if parking.for_creation)
         );
@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(after_trial(4), Some(Next::Park(MINUTE)));
         assert_eq!(after_trial(5), Some(Next::ParkUncounted(MINUTE)));
         assert_eq!(after_trial(6), Some(Next::ParkUncounted(5 * MINUTE)));
-        // The last request that counts is not the last one where it was a trial.
+        // If the last request was a trial, the last request that counts is an earlier one.
         assert_eq!(after_trial(8), Some(Next::ParkUncounted(15 * MINUTE)));
         let asked_for = Some(20 * MINUTE);
         assert_eq!(

@@ -35,7 +35,7 @@ pub fn client(settings: &ClientTls) -> anyhow::Result<ClientConfig> {
         Some(file) => builder.with_root_certificates(authorities(&format!("{prefix}_TLS_CA"), file)?),
         None => match Verifier::new(provider()) {
             Ok(verifier) => builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)),
-            // Not everything that is reached needs TLS; a TLS connection then fails because no authority is trusted.
+            // No error yet, because TLS may not be needed. A TLS connection will fail because no authority is trusted.
             Err(error) => {
                 tracing::debug!(%error, "this machine has no certificate authorities; {prefix}_TLS_CA names one");
                 builder.with_root_certificates(RootCertStore::empty())
@@ -117,7 +117,7 @@ pub fn provider() -> Arc<CryptoProvider> {
 pub fn identity(certificate: &str, key: &str, files: &KeyPair) -> anyhow::Result<Identity> {
     let chain = certificates(certificate, &files.certificate)?;
     let bytes = read(key, &files.key)?;
-    // Without the parser's own words: they could quote the key.
+    // The parser's own message could quote the key, so it is dropped.
     let found = PrivateKeyDer::from_pem_slice(&bytes)
         .map_err(|_| anyhow!("{key}: {} holds no unencrypted private key in PEM", files.key.display()))?;
     Ok((chain, found))

@@ -281,7 +281,7 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, branch: All
     };
     let posted = match (fact.posted(&place, origin), &fact.content) {
         (Some(posted), _) => posted,
-        // Ended before its branch was looked for.
+        // An ignored webhook ends before its branch is looked up.
         (None, Content::Ignored(word)) => {
             return ignore(received, now, "EVENT_NOT_WANTED", not_wanted(word.as_deref()));
         }

@@ -156,7 +156,8 @@ async fn what_asks_for_nothing() {
     let dry = log.run(&["retry", "--all", "--dry-run"]).await.expect_success();
     assert_eq!(dry.stdout.lines().count(), 3, "{}", dry.stdout);
     assert!(
-        dry.stdout.ends_with("2 retries would be requested; dry run, nothing was changed\n"),
+        dry.stdout
+            .ends_with("2 retries would be requested; dry run, nothing was changed\n"),
         "{}",
         dry.stdout
     );

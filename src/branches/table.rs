@@ -53,9 +53,9 @@ impl Versions {
         }
         let version = TableVersion::read(connection).await;
         if let Err(error) = &version {
-            // A view has none, and the role may not be allowed to read them (class 42): the same the next time.
+            // A view has no such columns, or the role may not read them (class 42): later attempts would fail, too.
             self.cannot_be_read = error.code().is_some_and(|code| code.starts_with("42"));
-            tracing::info!(%error, "it is not known whether the branches have changed, so all of them are read every time");
+            tracing::info!(%error, "cannot detect whether the branches have changed, so all of them are read every time");
         }
         version.ok()
     }

@@ -100,7 +100,9 @@ fn schema(env: &Environment, of_url: Option<String>) -> Result<String, ConfigErr
         )),
         (Some(said), Some(of_url)) if said != of_url => Err(ConfigError::new(
             "DATABASE_SCHEMA",
-            format_args!("expected {of_url} as in DATABASE_URL (schema), or only one of the two settings; found {said}"),
+            format_args!(
+                "expected {of_url} as in DATABASE_URL (schema), or only one of the two settings; found {said}"
+            ),
         )),
         (Some(one), _) | (None, Some(one)) => Ok(one),
         (None, None) => Ok(DEFAULT_SCHEMA.to_owned()),

@@ -40,10 +40,7 @@ impl Nats {
     pub fn from_environment(env: &Environment) -> Result<Self, ConfigError> {
         let (user, password) = (env.text("NATS_USER")?, env.secret("NATS_PASSWORD")?);
         if user.is_some() != password.is_some() {
-            return Err(ConfigError::new(
-                "NATS_USER",
-                "must be set together with NATS_PASSWORD",
-            ));
+            return Err(ConfigError::new("NATS_USER", "must be set together with NATS_PASSWORD"));
         }
         let url = env.text_or("NATS_URL", "nats://localhost:4222")?;
         if url.contains('@') {

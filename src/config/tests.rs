@@ -78,7 +78,10 @@ fn bad_values_name_the_variable() {
     assert!(refusal(&[("LOG_LEVEL", "loud")]).starts_with("LOG_LEVEL:"));
     assert!(refusal(&[("NATS_USER", "hub")]).starts_with("NATS_USER:"));
     assert!(refusal(&[("TLS_CERT", "/x")]).starts_with("TLS_CERT: must be set together with TLS_KEY"));
-    assert!(refusal(&[("BACKEND_TLS_KEY", "/x")]).starts_with("BACKEND_TLS_CERT: must be set together with BACKEND_TLS_KEY"));
+    assert!(
+        refusal(&[("BACKEND_TLS_KEY", "/x")])
+            .starts_with("BACKEND_TLS_CERT: must be set together with BACKEND_TLS_KEY")
+    );
     assert!(refusal(&[("REQUIRE_HTTPS", "true")]).starts_with("REQUIRE_HTTPS: no request could arrive by https"));
     assert!(refusal(&[("DATABASE_TLS", "maybe")]).starts_with("DATABASE_TLS: expected disable, prefer or require"));
     assert!(

@@ -321,7 +321,7 @@ impl Drop for Connection {
             && let PooledOrOwn::Pooled(object) = &mut self.client
             && let Some(object) = object.take()
         {
-            // Not back into the pool: this closes it.
+            // Taken out of the pool, which closes it.
             drop(Object::take(object));
         }
     }
@@ -428,7 +428,7 @@ impl Drop for Unfinished<'_> {
         let Some(watch) = self.0 else { return };
         watch.is_broken.store(true, Ordering::Relaxed);
         metrics::counter!("database_statements_given_up_total").increment(1);
-        // Without a runtime the process is at its end, and the server sees that.
+        // Without a runtime the process is ending, and the server notices the closed connection.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (cancel, tls) = (watch.cancel.clone(), watch.tls.clone());
             runtime.spawn(async move { tokio::time::timeout(CANCEL_TIMEOUT, cancel.cancel_query(tls)).await });
@@ -439,7 +439,7 @@ impl Drop for Unfinished<'_> {
 /// A database error with its cause; tokio-postgres' own text is only "db error".
 pub fn describe(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
-        // Neither detail nor hint: they quote values of rows.
+        // Without detail and hint, which quote values of rows.
         Some(error) => format!("{} ({})", error.message(), error.code().code()),
         None => match std::error::Error::source(error) {
             Some(cause) => format!("{error}: {cause}{}", hint(&cause.to_string())),

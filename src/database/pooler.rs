@@ -18,7 +18,7 @@ const LOOKS: usize = 5;
 /// If PostgreSQL or the pooler refuses.
 pub(super) async fn gives_sessions(first: &Client, second: &Client) -> Result<bool, Error> {
     for _ in 0..LOOKS {
-        // A pooler in transaction mode has the backend back after this, and gives it to the next one who asks.
+        // A pooler in transaction mode takes the backend back after this statement, and gives it to the next client.
         let outside = backend(first).await?;
         second.batch_execute("BEGIN").await?;
         let inside = backend(second).await?;

@@ -39,7 +39,7 @@ pub fn script(names: &Names, database: &str, role: &str, with_retention: bool) -
         script.push('\n');
         script.push_str(RETENTION);
     }
-    // The comment at its head tells how this text comes about.
+    // The comment at the script's head explains these placeholders.
     let text = names.fill(&script).into_owned();
     text.replace("{database}", &identifier(database))
         .replace("{role}", &identifier(role))
@@ -88,7 +88,7 @@ pub async fn lacking_to_delete(connection: &Connection, table: &str) -> anyhow::
 
 async fn lacking(connection: &Connection, all: Vec<Right>, of_retention: bool) -> anyhow::Result<Option<Lacking>> {
     let (schemas, tables): (Vec<_>, Vec<_>) = all.into_iter().partition(|right| right.privilege == "USAGE");
-    // What is in a schema cannot be asked about without the right to use it.
+    // Rights on tables can only be checked with the right to use their schema, so schemas come first.
     let of_schemas = "SELECT privilege, name, NULL, current_user::text FROM unnest($1::text[], $2::text[], $3::text[]) AS n (privilege, name, col)
                       WHERE NOT has_schema_privilege(name, privilege)";
     let of_tables = "SELECT privilege, name, col, current_user::text FROM unnest($1::text[], $2::text[], $3::text[]) AS n (privilege, name, col)
@@ -98,7 +98,7 @@ async fn lacking(connection: &Connection, all: Vec<Right>, of_retention: bool) -
         let column = |of: fn(&Right) -> Option<String>| rights.iter().map(of).collect::<Vec<_>>();
         let (privileges, names) = (
             column(|right| Some(right.privilege.clone())),
-            // As the functions take them, a schema is a plain name.
+            // PostgreSQL's functions take a schema as a plain name, without quotes.
             column(|right| match right.privilege.as_str() {
                 "USAGE" => Some(right.on.trim_matches('"').to_owned()),
                 _ => Some(right.on.clone()),
@@ -204,7 +204,7 @@ mod tests {
         has("SELECT", "\"shop\".branch_delivery_configs", Some("settings"));
         has("SELECT", "hub.migrations", None);
         has("DELETE", "\"shop\".webhook_logs", None);
-        // Every line that grants is understood.
+        // Every line with GRANT is parsed.
         for line in GRANTS
             .lines()
             .chain(RETENTION.lines())
@@ -212,7 +212,7 @@ mod tests {
         {
             assert!(line.contains(" DATABASE ") || !rights(line).is_empty(), "{line}");
         }
-        // The credentials of the platform that are none of the hub's.
+        // The platform's API credentials, which the hub must not read.
         assert!(!GRANTS.contains("api_key") && !GRANTS.contains("api_secret"));
     }
 }

@@ -81,9 +81,9 @@ impl Class {
     fn of_code(code: &str) -> Self {
         match code {
             "25006" => Self::ReadOnly,
-            // disk_full; io_error is what a write to a failing disk gives.
+            // disk_full, and io_error, which a failing disk causes.
             "53100" | "58030" => Self::NoSpace,
-            // query_canceled is the statement's time limit; the other is that of a transaction that stood still.
+            // query_canceled: the statement's time limit; 25P03: the time limit of an idle transaction.
             "57014" | "25P03" => Self::TimeLimit,
             "55P03" | "40P01" | "40001" => Self::Lock,
             "53300" => Self::TooManyConnections,

@@ -297,7 +297,7 @@ impl Breaker {
 
     /// Notes how a permitted request ended.
     pub fn record(&mut self, now: Instant, permit: Permit, outcome: RequestOutcome) {
-        // It tells of the backend as it was before the state changed.
+        // This outcome describes the backend before the state changed.
         if permit.turn != self.turn {
             return;
         }
@@ -358,7 +358,7 @@ impl Breaker {
                 return true;
             }
             BreakerState::Open => report.remaining.min(self.settings.reset_timeout),
-            // Open with no time left: an instance that takes over begins with trials of its own.
+            // Taken as open with no time left, so an instance that takes over begins with its own trials.
             BreakerState::HalfOpen => Duration::ZERO,
         };
         self.turn_to(Inner::Open { until: now + remaining });

@@ -80,7 +80,7 @@ impl Gate {
     }
 
     fn held(&self) -> MutexGuard<'_, GateState> {
-        // No code panics while it holds the lock; if one did, the breaker's numbers would still be whole.
+        // No code panics while it holds this lock; if one did, the breaker's numbers would still be consistent.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -125,7 +125,7 @@ impl Gate {
                     _ = changes.changed() => {}
                 },
                 Some(None) => {
-                    // The sender is part of self.
+                    // It cannot fail: `self` holds the sender.
                     let _ = changes.changed().await;
                 }
             }
@@ -206,7 +206,7 @@ impl Gate {
         self.target.show(state);
         let report = held.breaker.report(now);
         if finder == Finder::Ourselves {
-            // Fails without a listener.
+            // It fails only without a listener, which does not matter.
             let _ = self.turns.send(report.clone());
         }
         Some(report)

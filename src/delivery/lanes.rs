@@ -142,7 +142,7 @@ impl Lanes {
         namespace: LaneNamespace,
     ) -> anyhow::Result<(Self, LaneWriter, LanesRead)> {
         let is_whole = last(connection, namespace.marker).await?.is_some();
-        // What was written before the fence is there when the fence is.
+        // A copy that has the fence also has everything that was written before it.
         let fence = publish(connection, namespace.fence).await?;
         let LaneScan {
             lanes,
@@ -205,7 +205,7 @@ impl Lanes {
     }
 
     fn table(&self) -> MutexGuard<'_, LaneTable> {
-        // No code panics while it holds the lock.
+        // No code panics while it holds this lock.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -265,7 +265,7 @@ impl Lanes {
             Some(open) => open.revision,
             None => match last(&self.connection, &self.subject(key)).await? {
                 None => 0,
-                // What is left of one that ended lately.
+                // An empty message is the marker of a lane that ended recently.
                 Some((revision, payload)) if payload.is_empty() => revision,
                 Some(_) => bail!("an order has a lane that this instance did not create: another program writes LANES"),
             },
@@ -333,7 +333,7 @@ fn subject_of(namespace: LaneNamespace, partitions: u16, key: OrderKey) -> Strin
 
 impl Drop for Lanes {
     fn drop(&mut self) {
-        // The last one that knows them: what is parked is no longer this instance's to tell.
+        // The last owner of the table: this instance no longer counts parked orders.
         if Arc::strong_count(&self.table) == 1 {
             for open in self.table().lanes() {
                 parked(&open.provider).decrement(1.0);

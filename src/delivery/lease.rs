@@ -167,7 +167,7 @@ impl Lease {
                     self.sequence = sequence;
                     self.until.extend(began);
                 }
-                // An answer that got lost may have been a yes.
+                // The server may have accepted the renewal, and its answer was lost.
                 Ok(None) => match read(&self.connection, &self.subject).await {
                     Ok(found) if found.holder == self.holder => self.sequence = found.sequence,
                     Ok(_) if says().handed_over => std::future::pending().await,
@@ -176,7 +176,7 @@ impl Lease {
                 },
                 Err(_) => {}
             }
-            // It may have been handed over meanwhile, which ends it, too.
+            // The lease may have been handed over meanwhile, which ends it, too.
             if !self.until.holds() && !says().handed_over {
                 return;
             }
@@ -240,7 +240,7 @@ pub async fn state(connection: &Connection, name: &str) -> anyhow::Result<LeaseS
         sequence: found.sequence,
         holder: Some(found.holder).filter(|holder| !holder.is_empty()),
         is_handed_over: found.note.handed_over,
-        // What was made again and is not known yet says the largest number.
+        // The largest number means that lanes are being rebuilt and their number is unknown.
         parked: lanes.map(|lanes| lanes.open).filter(|open| *open != u64::MAX),
     })
 }

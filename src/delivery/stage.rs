@@ -265,12 +265,12 @@ impl<S: Stage> Worker<S> {
         };
         tenure.still_at_work(&term.holder, Vec::new());
         if !lease.give_back(&tenure.note()).await {
-            // Another instance has taken the stage over, and may wait for the last message.
+            // Another instance has taken the stage over, and may wait for the last report.
             handover::say(connection, S::NAME, &term.holder, Vec::new()).await;
         }
         if worked.as_ref().is_err_and(|error| error.is::<StageUnavailable>()) {
             drop(role);
-            // An instance that can work takes it meanwhile.
+            // Meanwhile an instance that can work takes the stage.
             let _ = tokio::time::timeout(STAND_ASIDE, self.stop.cancelled()).await;
         }
         worked
@@ -290,7 +290,7 @@ impl<S: Stage> Worker<S> {
         let mut work = pin!(self.work_on(term, words, Some((lanes, read)), &halt));
         let failed = tokio::select! {
             worked = &mut work => return worked,
-            // It never ends well.
+            // The writer ends only with an error.
             Err(error) = writer.run() => error,
         };
         log_lines::trouble(S::NAME, &failed);
@@ -367,7 +367,7 @@ impl<S: Stage> Worker<S> {
         let mut in_flight = InFlight::of::<S>(open_work);
         let mut at_work = FuturesUnordered::new();
         let begin = |task| self.settle(task, &context);
-        // Boxed: the future is large.
+        // Boxed, because the future is large.
         let worked = Box::pin(self.serve(&context, &mut in_flight, sources, &mut freed, &mut at_work, begin)).await;
         if let Err(error) = &worked {
             log_lines::trouble(S::NAME, error);
@@ -413,7 +413,7 @@ impl<S: Stage> Worker<S> {
                     due::begin_mending(mends?, context, in_flight);
                     sources.rebuild = std::future::pending().boxed();
                 }
-                // Before the messages: a stream of messages must not stop the gauges.
+                // Polled before the messages, so that a stream of messages does not stop the gauges.
                 _ = look.tick(), if looking.is_terminated() => {
                     let oldest = sources.gauges.oldest_unknown(context);
                     let consumer = &sources.consumer;

@@ -260,7 +260,7 @@ async fn of_order(
         status,
     };
     for (told, told_as) in told.into_iter().rev() {
-        // Only the body says the status of an announcement.
+        // Only the body contains the status of an announcement.
         let cause = told.envelope.cause_sequence.filter(|_| told_as == ToldAs::Announcement);
         let announced = match cause {
             Some(sequence) => event_at(connection, sequence).await?.as_ref().and_then(said),
@@ -273,7 +273,7 @@ async fn of_order(
     Ok(None)
 }
 
-/// How the backend was told by an outcome; none where it was told no status, or nothing.
+/// How an outcome reported a status to the backend; none if it reported none.
 fn told_as(outcome: &Recorded) -> Option<ToldAs> {
     if outcome.envelope.event_type == EventType::OrderIgnored {
         return payload::<Ignored>(outcome)?.differs.then_some(ToldAs::Announcement);
@@ -286,7 +286,7 @@ fn told_as(outcome: &Recorded) -> Option<ToldAs> {
     Some(if is_news { ToldAs::News } else { ToldAs::Announcement })
 }
 
-/// On which subjects events of a type about the order of an event, or its menu, are.
+/// The subjects of events of a type about an event's order or menu.
 fn subjects(event: &Recorded, event_type: EventType, branch: &str, partition: &str) -> String {
     let (root, provider) = (event_type.subject_root(), codec::token(&event.envelope.provider));
     format!("{root}.{provider}.{branch}.{partition}")

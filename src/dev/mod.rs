@@ -168,7 +168,7 @@ impl Dev {
         let known = self.postgres.create_database(DATABASE, None).await;
         let settings = config::Database::from_environment(&self.environment("hub", &self.passwords.hub))?;
         let database = Database::new(&settings)?;
-        // It is there already, from an earlier run, where it can be connected to.
+        // If a connection succeeds, the database exists from an earlier run.
         let connection = match (database.connect().await, known) {
             (Ok(connection), _) => connection,
             (Err(_), Err(error)) => return Err(error),
@@ -202,7 +202,7 @@ async fn serve(dev: &Dev, backend: TcpListener, stop: CancellationToken) -> anyh
     let backend = backend::serve(backend, dev.postgres.url(DATABASE), backend_stop.clone());
     let hub = async {
         let ended = hub::run(inputs, stop.clone(), stop.clone()).await;
-        // The hub drains into the backend, so that goes last.
+        // The hub drains into the backend, so the backend stops last.
         backend_stop.cancel();
         ended
     };
@@ -241,7 +241,7 @@ fn of_providers(environment: &Environment, catalogue: &Catalogue) -> Vec<(String
         if ["PROVIDERS_DIR", "PROVIDERS_DIR_FILE", "PUBLIC_URL"].contains(&name) {
             return true;
         }
-        // CAREEM_POS_ENABLED begins like one of careem's; the longest prefix says whose it is.
+        // CAREEM_POS_ENABLED also begins with careem's prefix, so the longest prefix decides.
         let prefixes = prefixes.iter().filter(|prefix| name.starts_with(prefix.as_str()));
         prefixes
             .max_by_key(|prefix| prefix.len())

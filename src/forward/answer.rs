@@ -18,7 +18,7 @@ pub(super) struct BackendAnswer {
 /// Reads as far as the body goes, and as far as it is JSON.
 pub(super) fn read(body: &[u8]) -> BackendAnswer {
     let mut found = AnswerFields::default();
-    // An error only means that there is no more: what was found before it counts.
+    // An error ends the reading; the fields found before it count.
     let _ = Object {
         found: &mut found,
         is_data: false,
@@ -78,7 +78,7 @@ impl<'de> Visitor<'de> for Object<'_> {
         let mut last: Option<(String, &RawValue)> = None;
         loop {
             let key = map.next_key::<String>()?;
-            // Only now is it sure that the value before was whole: a number may have been cut in its middle.
+            // The next key shows that the previous value was complete: a number could have been truncated.
             if let Some((name, value)) = last.take()
                 && let Some(field) = self.found.field(&name, self.is_data)
                 && field.is_none()

@@ -87,7 +87,7 @@ impl BackendClient {
             asked,
             came: Instant::now(),
         };
-        // No code panics while it holds the lock.
+        // No code panics while it holds this lock.
         self.evidence
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -106,21 +106,21 @@ impl Evidence {
                 }
             }
             (300..=399, RequestKind::NewOrder) => note(&mut self.redirected, order),
-            // Such an answer shows that the backend has checked the order.
+            // These answers show that the backend has checked the order.
             (200..=299 | 400 | 409 | 413 | 422, _) => {
                 if let Some(branch) = branch.filter(|_| self.known_branches.len() < MAX_BRANCHES) {
                     self.known_branches.insert(branch.to_owned());
                 }
                 self.proven(answered.asked);
             }
-            // What stands in between (a proxy, a gateway) can say the others, too.
+            // Any other status may come from a proxy or gateway in between.
             _ => {}
         }
         let is_doubtful = status == 404 && self.is_doubtful(answered);
         match self.standing() {
             BackendEvidence::Proven if is_doubtful => BackendEvidence::Doubtful,
             BackendEvidence::Proven if (status, request) == (404, RequestKind::NewOrder) => {
-                // It is given up; a retry begins anew.
+                // The order is given up; a retry starts without this doubt.
                 self.doubtful.pop(&(order, request));
                 BackendEvidence::Proven
             }
@@ -146,7 +146,7 @@ impl Evidence {
     }
 
     fn standing(&self) -> BackendEvidence {
-        // While it answers others as it should, one branch that it never knew is that branch's trouble.
+        // While the backend answers other orders normally, 404s of one branch that it never knew concern that branch alone.
         let is_of_one_branch = self.is_proven && !self.is_of_known_branch && self.not_found_of.len() < 2;
         if self.not_found.len() >= DIFFERENT_ORDERS && !is_of_one_branch {
             BackendEvidence::NotFound
@@ -223,7 +223,7 @@ mod tests {
         }
         assert_eq!(asking.order(2, 404), BackendEvidence::Unproven);
         assert_eq!(asking.order(3, 404), BackendEvidence::NotFound);
-        // News of an order is held up, too, once it is known.
+        // Once that is known, news of an order wait, too.
         assert_eq!(
             asking.at(RequestKind::StatusChange, 4, None, 404),
             BackendEvidence::NotFound
@@ -246,7 +246,7 @@ mod tests {
         );
         assert_eq!(asking.order(1, 404), BackendEvidence::Doubtful, "however often");
         assert_eq!(asking.order(3, 404), BackendEvidence::NotFound);
-        // It is mended; one of them is not found all the same.
+        // The URL is fixed; one order is still not found.
         assert_eq!(asking.order(1, 200), BackendEvidence::Proven);
         assert_eq!(asking.order(2, 404), BackendEvidence::Proven);
         assert_eq!(
@@ -293,7 +293,7 @@ mod tests {
             BackendEvidence::NotFound,
             "it knew this one before"
         );
-        // Before anything is known of the backend it may be the URL all the same.
+        // Before the backend has accepted anything, the URL may be wrong.
         let mut asking = Asking::new();
         let mut note = |number| asking.at(RequestKind::NewOrder, number, Some("new"), 404);
         assert_eq!(

@@ -163,7 +163,7 @@ impl OrderIdentity {
                 first.get_or_insert(found.sequence);
             }
         }
-        // What a person takes up was compared before its turn (`delivery::superseded`).
+        // A retry that a person requested was compared before its turn (`delivery::superseded`).
         let (Some(first), None) = (first, event.run) else {
             return Ok(own);
         };
@@ -296,7 +296,7 @@ impl OrderIdentity {
                 continue;
             };
             let forwarded = serde_json::from_slice(&end.payload).context("an order.forwarded that cannot be read")?;
-            // An older version does not say which body it was: the latest of its webhook before.
+            // An older version did not record which body was forwarded, so the webhook's latest body before it is taken.
             let of_older = || {
                 let mut creations = known
                     .found
@@ -362,11 +362,11 @@ impl OrderIdentity {
         for found in since.filter(|found| found.state != EntryState::CreationForwarded) {
             words.extend(self.told(event, found).await?);
         }
-        // A webhook that was accepted again, or taken up by a person, is as old as its first acceptance.
+        // A webhook that was accepted again, or retried by a person, is as old as its first acceptance.
         words.sort_by_key(|(word, _)| word.accepted.first);
         let last = words.iter().rposition(|(_, told_as)| *told_as == ToldAs::News);
         let mut status = last.map_or(announced, |last| words[last].0.status);
-        // One that ended as a duplicate was sent as a change when its status was further.
+        // A duplicate was sent as a change if its status was further than the last one.
         for (told, _) in words.drain(last.map_or(0, |last| last + 1)..) {
             if told
                 .status

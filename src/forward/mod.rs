@@ -181,7 +181,7 @@ impl Forward {
         let Some(next) = next else {
             return Ok(vec![dead_letter(event, request, error)]);
         };
-        // One that does not count is known by its time: the next one has the same number.
+        // An attempt that does not count is identified by its time, because the next one has the same number.
         let now = Utc::now();
         let (attempt, label) = match next {
             Next::ParkUncounted(_) => (request - 1, format!("trial_failed/{}", now.timestamp_micros())),
@@ -306,11 +306,11 @@ impl Stage for Forward {
         let verdict = self.client.forward(post, &event.envelope, posting).await;
         self.measured.request(verdict.label(), asked.elapsed());
         pass.record(match &verdict {
-            // The next instance finds out for itself, and must not inherit what the end of this one made of it.
+            // The next instance makes its own observations, and must not inherit failures that this instance's stop caused.
             AnswerVerdict::Temporary { .. } | AnswerVerdict::Misconfigured(_) if permission::is_over() => {
                 RequestOutcome::Abandoned
             }
-            // It says neither that the backend is well nor that it is not.
+            // A doubtful answer shows neither a healthy nor a failing backend.
             AnswerVerdict::Doubtful(_) => RequestOutcome::Abandoned,
             AnswerVerdict::Accepted(_) | AnswerVerdict::Invalid(_) | AnswerVerdict::UnknownOrder { .. } => {
                 RequestOutcome::Success
@@ -329,7 +329,7 @@ impl Stage for Forward {
             },
             AnswerVerdict::UnknownOrder { error, is_certain } => {
                 let next = self.schedule.next(request, None, event.run_id());
-                // While it is unknown whether the backend is there at all, news are not given up sooner than their order.
+                // While it is uncertain whether the URL is right, news are not given up sooner than their order.
                 let next = next.filter(|_| !is_certain || Schedule::retries(request) < UNKNOWN_ORDER_RETRIES);
                 self.failed(event, request, error, next, true)
             }

@@ -58,7 +58,7 @@ pub(super) struct Unpacked {
 pub(super) async fn unpack(coding: Coding, packed: Vec<u8>, max_bytes: usize) -> Unpacked {
     let unpacked = if packed.len() > LARGE && coding != Coding::Plain {
         let unpacking = tokio::task::spawn_blocking(move || undo(coding, packed, max_bytes));
-        // It ends early only where the process ends.
+        // It fails only when the process ends.
         unpacking.await.unwrap_or_else(|_| Unpacked {
             bytes: Vec::new(),
             is_too_large: false,

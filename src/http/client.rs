@@ -132,7 +132,7 @@ impl Client {
     /// For requests that take at most `timeout` each, the answer included, and of which `max_requests` are under way at a
     /// time: so many connections are kept. All of them carry `headers`.
     pub fn new(timeout: Duration, max_requests: usize, mut headers: HeaderMap, tls: rustls::ClientConfig) -> Self {
-        // Sent so that no server uses a content coding that is not understood.
+        // Without this header a server could choose a content coding that the hub does not understand.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(body::ACCEPTED));
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         let name = HeaderValue::from_static(concat!("webhook-hub/", env!("CARGO_PKG_VERSION")));
@@ -140,7 +140,7 @@ impl Client {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        // Divided among the addresses of a name: one that takes no connection leaves time for the next.
+        // The addresses of a name share this time, so an unreachable one leaves time for the next.
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT.min(timeout)));
         tcp.set_keepalive(Some(KEEP_ALIVE));
         tcp.set_keepalive_interval(Some(KEEP_ALIVE));
@@ -151,7 +151,7 @@ impl Client {
             headers,
             tcp,
             tls: TlsConnector::from(Arc::new(tls)),
-            // As many as can be busy: fewer, and under load each request would open one and close it again.
+            // As many as there are concurrent requests: with fewer, requests under load would open and close connections.
             idle: Arc::new(Pool::new(max_requests)),
         }
     }
@@ -231,7 +231,7 @@ impl Client {
     }
 
     async fn open(&self, origin: &Origin) -> Result<Wire, Box<dyn Error + Send + Sync>> {
-        // It is always ready.
+        // The connector is always ready.
         let stream = self.tcp.clone().call(origin.uri.clone()).await?.into_inner();
         Ok(match &origin.tls {
             None => Wire::Plain(stream),

@@ -65,7 +65,7 @@ impl Connection {
         });
         answered.await.map_err(|mut error| NoResponse {
             unsent: error.take_message(),
-            // What the connection says is nearer to the cause than that it was closed.
+            // The connection's own error is closer to the cause than "the connection was closed".
             error: self.error.take().unwrap_or_else(|| error.into_error()),
         })
     }
@@ -78,7 +78,7 @@ impl Connection {
                 Pin::new(&mut *body).poll_frame(cx)
             });
             match frame.await? {
-                // Trailers are of no use here.
+                // Trailers are ignored.
                 Ok(frame) => match frame.into_data() {
                     Ok(data) => return Some(Ok(data)),
                     Err(_) => continue,
@@ -91,7 +91,7 @@ impl Connection {
     /// Whether the next request can be made now: the connection is open, and the last answer was read to its end. Does not
     /// wait. The task that waits on the connection is no longer woken.
     pub(super) fn is_idle(&mut self) -> bool {
-        // No task waits for it, and the next user checks it again.
+        // No task waits for it, so the waker does nothing; the next user checks it again.
         work(
             &mut self.work,
             &mut self.error,
@@ -110,7 +110,7 @@ fn work(
     let Some(open) = connection else { return };
     if let Poll::Ready(ended) = Pin::new(open).poll(cx) {
         *error = ended.err();
-        // Dropping it wakes a task that still waits for a response.
+        // Dropping the connection wakes a task that still waits for a response.
         *connection = None;
     }
 }

@@ -68,7 +68,7 @@ impl Pool {
             connection,
         };
         let mut state = self.lock();
-        // Closed after the lock is given back.
+        // Dropped, and so closed, after the lock is released.
         let _oldest = (state.idle.len() >= self.most && !state.idle.is_empty()).then(|| state.idle.remove(0));
         state.idle.push(idle);
         if !state.is_watched {
@@ -103,7 +103,7 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, PoolState> {
-        // No code panics while it holds the lock.
+        // No code panics while it holds this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -99,7 +99,7 @@ impl TryFrom<Url> for Target {
         let port = url.port_or_known_default().ok_or(NotATarget)?;
         let mut host = name.to_owned();
         if let Some(port) = url.port() {
-            // Writing to a string cannot fail.
+            // Writing to a String cannot fail.
             let _ = write!(host, ":{port}");
         }
         let origin = format!("{}://{name}:{port}", url.scheme());

@@ -65,7 +65,7 @@ impl Budget {
         };
         let by_memory = rest.map_or(MAX_CONNECTIONS, |rest| rest / 4 / each);
         let connections = by_descriptors.min(by_memory).clamp(LEAST_CONNECTIONS, MAX_CONNECTIONS);
-        // One body must fit, as it comes and unpacked, also a stranger's, who may hold half of all.
+        // One body must fit, both packed and unpacked, even a stranger's; strangers may hold half of the memory.
         let least = 4 * config.http.max_payload_bytes as u64;
         let bodies = rest
             .map_or(MAX_BODY_BYTES, |rest| (rest / 2).min(MAX_BODY_BYTES))
@@ -114,7 +114,7 @@ impl Budget {
 /// Descriptors that the hub needs for everything but the public port, when all of it is busy.
 fn reserved(config: &Config) -> u64 {
     let told = config.providers.iter().filter(|provider| provider.outbound.is_some());
-    // The pool, and the writer of the tables.
+    // The pool, and the connection of the tables' writer.
     let database = config.database.pool_size + 1;
     let connections = config.backend.max_requests + told.count() * MAX_REQUESTS + database + PRIVATE_CONNECTIONS;
     connections as u64 + NATS_DESCRIPTORS + OWN_DESCRIPTORS
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(of(Some(1024), None).0, 1024 - reserved);
         assert_eq!(of(Some(reserved + 20), None).0, 20);
         assert_eq!(of(Some(10), None).0, 16);
-        // 192 MiB beyond the base: a quarter for connections, half, and no more than there is a use for, for bodies.
+        // 192 MiB beyond the base: a quarter for connections, and for bodies half, but no more than they can use.
         assert_eq!(of(None, Some(256 * MIB)), (1024, 32 * MIB));
         assert_eq!(of(None, Some(96 * MIB)), (170, 20 * MIB));
         assert_eq!(of(Some(300), Some(96 * MIB)), (300 - reserved, 20 * MIB));

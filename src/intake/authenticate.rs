@@ -31,7 +31,7 @@ pub(super) async fn verified<'a>(
     let outcome = verify_in_turn(intake, enabled, request, &keys, class, now).await?;
     let refusal = match outcome {
         Ok(verified) => return Ok(count(enabled, verified)),
-        // Its signature is right; no other secret makes it younger.
+        // The signature is valid, so other secrets cannot change the expired time.
         Err(Refusal::SignatureExpired) => return Err(Refusal::SignatureExpired.into()),
         Err(refusal) => refusal,
     };

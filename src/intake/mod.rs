@@ -138,12 +138,12 @@ pub fn router(intake: Arc<Intake>, beside: Router, health: Router) -> Router {
         router = router.layer(from_fn_with_state(asked, unmatched_route::require_https));
     }
     router = router.layer(from_fn_with_state(notes, audit::note_refused));
-    // Health is asked by machines beside us, which have no proxy before them.
+    // Health is requested by machines nearby, without the proxy, so HTTPS is not required for it.
     let router = router
         .merge(health)
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(refusal::after_panic))
         .layer(map_response_with_state(stopping, closing));
-    // Around the routes, for a layer of theirs comes after a route was found.
+    // Wrapped around the router, because the router's own layers run only after a route was found.
     Router::new()
         .fallback_service(router)
         .layer(map_request(paths::same_path))

@@ -62,14 +62,14 @@ pub async fn receive(
 ) -> Response<Body> {
     let began = Instant::now();
     let (mut parts, body) = request.into_parts();
-    // The path as it was sent is signed and kept, not the normalised one.
+    // The signature and the log use the path as sent, not the normalised one.
     parts.uri = sent;
     let info = RequestInfo {
         request_id: request_id::of(&parts.headers),
         client: client_ip(peer.ip(), &parts.headers, &intake.settings.trusted_proxies),
         began,
     };
-    // A name that is no UTF-8 matches no provider.
+    // A name that is not UTF-8 matches no provider.
     let names = name.map(|Path(names)| names).unwrap_or_default();
     let enabled = match precheck(&intake, &names, info.client) {
         Ok(enabled) => enabled,
@@ -112,15 +112,15 @@ async fn accept(
     let appended = match intake.journal.accept(event).await {
         Ok(appended) => appended,
         Err(error) => {
-            // The provider sends it again, and must not exceed its limit by the hub's fault.
+            // The provider will repeat the webhook, and the hub's failure must not use up its quota.
             intake.limits.give_back(enabled, point);
             intake.limits.forget_sent(admission.event_id, info.client);
             return Err(Reason::EventLogUnavailable(error));
         }
     };
     enabled.measured.accept_duration.record(info.began.elapsed());
-    // A known webhook may have been intercepted and sent again by a third party: it costs the provider nothing, and makes no
-    // address known. The bytes that it adds to the log are counted all the same.
+    // A third party may have intercepted a known webhook and replayed it: it costs the provider nothing, and makes no address
+    // known. The bytes that it adds to the log still count.
     if appended.duplicate {
         intake.limits.give_back(enabled, point);
     } else if was_there {
@@ -175,7 +175,7 @@ async fn admit(
     if let Ok(admission) = &read {
         intake.limits.note_sent(enabled, admission.event_id, info.client)?;
     }
-    // What cannot be read takes a point as well.
+    // An unreadable webhook takes a point as well.
     let taken = intake.limits.take(enabled, load);
     if let (Err(_), Ok(admission)) = (&taken, &read) {
         intake.limits.forget_sent(admission.event_id, info.client);

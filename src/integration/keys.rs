@@ -33,7 +33,7 @@ pub(super) struct Wish(String);
 impl Wish {
     pub(super) fn of(branch: Option<&str>, payload: &[u8]) -> Self {
         let digest = Sha256::new()
-            // Absent is not empty.
+            // Distinguishes an absent branch from an empty one.
             .chain_update([u8::from(branch.is_some())])
             .chain_update(branch.unwrap_or_default())
             .chain_update([0])
@@ -92,7 +92,7 @@ async fn is_on_log(connection: &Connection, id: EventId, place: Option<&HeaderVa
     };
     Ok(match decoded_at(connection, sequence).await? {
         Some(Ok(event)) => event.envelope.id == id,
-        // A later version may have written it.
+        // Another version may have written the event, so the key counts.
         Some(Err(_)) => true,
         None => false,
     })

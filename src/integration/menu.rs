@@ -39,7 +39,7 @@ pub async fn request(
             subject: menu_subject(&branch),
             branch: Some(branch),
         };
-        // As it came: what the provider was sent can be made again from it.
+        // The bytes are stored as received, so the provider's request can be built from them again.
         integration.append(about, held.bytes.clone(), &parts.headers).await
     };
     let taken = taken.await;

@@ -237,7 +237,7 @@ impl Integration {
             keys::note(connection, id, wish, appended.sequence).await;
             return Ok(false);
         }
-        // The key was not kept, or not yet: the log has the request that it was used for.
+        // The key is not in KEYS, or not yet: the log has the request that used it.
         match event_at(connection, appended.sequence).await {
             Ok(Some(first)) if first.envelope.id == id => {
                 let kept = Wish::of(first.envelope.branch.as_deref(), &first.payload);

@@ -102,7 +102,7 @@ fn read(body: &[u8]) -> Result<(StatusRequested, Option<String>), Vec<Fault>> {
         count
     });
     let wanted = StatusRequested {
-        // Without one there is a fault.
+        // This default is never used: without a status there is a fault.
         status: status.unwrap_or(Word::Accepted),
         reason,
         preparation_minutes,

@@ -29,7 +29,7 @@ impl Tokens {
             return false;
         };
         let given = digest(value.as_bytes());
-        // Each is compared, whether or not an earlier one was the same.
+        // All are compared, even after a match, so that the time reveals nothing.
         let known = self
             .0
             .iter()

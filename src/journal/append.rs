@@ -147,7 +147,7 @@ impl Journal {
         let mut appended = stored.appended;
         if stored.by_whom_is_open {
             let reading = tokio::time::timeout_at(deadline, read::event_at(&self.connection, appended.sequence));
-            // Where it cannot be read it stays what the log says: it was there.
+            // If it cannot be read, the server's answer stands: the event is a duplicate.
             if let Ok(Ok(Some(there))) = reading.await {
                 let there = &there.envelope;
                 let same_time = there.time.timestamp_millis() == time.timestamp_millis();

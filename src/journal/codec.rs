@@ -128,7 +128,7 @@ pub fn subject_beside(subject: &str, event_type: EventType) -> Option<String> {
     let (Some("orders"), Some(_), Some(rest)) = (tokens.next(), tokens.next(), tokens.next()) else {
         return None;
     };
-    // Provider, branch and partition.
+    // The rest must be provider, branch and partition.
     (rest.split('.').count() == 3).then(|| format!("{}.{rest}", event_type.subject_root()))
 }
 
@@ -293,7 +293,7 @@ impl<'a> EventHeaders<'a> {
         Ok(Rest {
             root_id: id(name::ROOT_ID, need(name::ROOT_ID, self.root_id)?)?,
             cause_id: self.cause_id.map(|text| id(name::CAUSE_ID, text)).transpose()?,
-            // No event is lost over it: without it an event is matched by its cause's id, as those of older versions are.
+            // An invalid value loses no event: without it the event is matched by its cause's id, like events of older versions.
             cause_sequence: self.cause_sequence.and_then(|text| text.parse().ok()),
             webhook_type: self.webhook_type.map(unescape).unwrap_or_default(),
             branch: self.branch.map(unescape),
@@ -386,7 +386,7 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Res
         Err(Unfit::Newer { version, .. }) => return Err(newer(format!("header hub {version}"))),
         Err(Unfit::Error(error)) => return Err(error),
     };
-    // All else is as every version writes it, so it is an event.
+    // Everything that all versions write is valid, so the message is an event, of a newer version.
     let event_type = event_type.ok_or_else(|| newer(format!("type {type_name}")))?;
     let principal = principal.clone().ok_or_else(|| newer("principal".into()))?;
     let envelope = Envelope {

@@ -82,7 +82,7 @@ impl Connection {
                 let delay = Duration::from_millis(25).saturating_mul(u32::try_from(attempts).unwrap_or(u32::MAX));
                 delay.min(MAX_RECONNECT_DELAY)
             })
-            // Called before each attempt; its argument is the only place where the client says why one failed.
+            // The client calls this before each attempt. Only its argument contains the reason of a failed attempt.
             .reconnect_to_server_callback(move |servers, _| {
                 before_attempts.note_servers(&servers);
                 std::future::ready(None)
@@ -118,8 +118,8 @@ impl Connection {
                 .with_context(|| format!("NATS_CREDS_FILE: cannot read {shown}"))?;
         }
         if settings.tls.is_set() {
-            // The client reads the files at each connection, so that they may be renewed; one that cannot be used would
-            // only look like a server that is away, and is found here.
+            // The client reads the files at each connection, so they may be renewed. An unusable file would look like an
+            // unreachable server, so it is checked here.
             tls::client(&settings.tls)?;
             options = options.require_tls(true);
         }
@@ -170,7 +170,7 @@ impl Connection {
     /// Waits until it stands.
     pub async fn wait_up(&self) {
         let mut up = self.up.clone();
-        // The sender lives in the client's callback, as long as the client does.
+        // It cannot fail: the client's callback holds the sender.
         let _ = up.wait_for(|up| *up).await;
     }
 
@@ -208,7 +208,7 @@ impl Connection {
             .and_then(|right| right.clone());
         match right {
             Some(right) => right,
-            // The client is gone, and with it all that wait for an answer.
+            // The client has ended, and with it every request that waits for an answer.
             None => std::future::pending().await,
         }
     }
@@ -255,9 +255,9 @@ fn note(event: &Event, up: &watch::Sender<bool>) {
                 tracing::warn!("lost the connection to NATS, connecting again");
             }
         }
-        // By the owner of the client: nothing was lost.
+        // The owner of the client closed it, so nothing was lost.
         Event::Closed => drop(up.send_replace(false)),
-        // A refused permission looks like a time-out to the caller; only here it can be distinguished.
+        // To the caller a refused permission looks like a time-out; only here can it be distinguished.
         Event::ServerError(error) => tracing::error!(%error, "NATS reported an error"),
         Event::SlowConsumer(subscription) => tracing::warn!(subscription, "a subscription fell behind"),
         Event::ClientError(error) => tracing::debug!(%error, "NATS client"),

@@ -51,7 +51,7 @@ async fn of_log(connection: &Connection) -> anyhow::Result<Form> {
         return of_empty(connection).await;
     }
     let last = LogReader::from(connection, end.sequence).at_most(1).next_raw().await?;
-    // Where the copy that answers does not have it, or it is gone, the form that all versions read is the safe one.
+    // If the answering copy lacks the last event, or it has expired, the form that all versions read is the safe choice.
     Ok(last.first().map_or(Form::Headers, |last| Form::of(&last.headers)))
 }
 

@@ -232,7 +232,7 @@ impl Compared {
 /// If NATS does not answer.
 pub async fn compare(connection: &Connection, log: &LogState, remembered: &Remembered) -> anyhow::Result<Compared> {
     let mut common = None;
-    // The newest first: mostly it matches.
+    // The newest mark first: usually it matches.
     for mark in remembered.trail.0.iter().rev() {
         if mark.sequence > log.last {
             continue;
@@ -266,7 +266,7 @@ fn judge(log: &LogState, remembered: &Remembered, common: Option<u64>) -> Compar
         None => as_of.is_some_and(|as_of| as_of < log.created),
     };
     let ends_before = *position > log.last || newest > log.last;
-    // Nothing was marked, or what was is too old to be on the log still.
+    // There are no marks, or all of them are older than the log's first message.
     let is_unmarked = newest == 0 || newest < log.first;
     match common {
         Some(common) if ends_before || common < newest => Compared::WentBack(Some(common)),
@@ -284,7 +284,7 @@ fn judge(log: &LogState, remembered: &Remembered, common: Option<u64>) -> Compar
 /// If NATS does not answer.
 pub async fn message_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<StreamMessage>> {
     if sequence == 0 {
-        // The log is empty; the server calls such a question a bad request.
+        // The log is empty, and the server would answer a request for sequence 0 with an error.
         return Ok(None);
     }
     let stream = connection.context.get_stream_no_info(EVENTS).await?;
@@ -351,15 +351,15 @@ mod tests {
             (Some(2), 90, &[80, 90], Some(80), back(Some(80))),
             (Some(1), 90, &[80, 90], None, back(None)),
             (Some(2), 90, &[80, 90], None, Compared::Another),
-            // Beyond the end.
+            // The position is beyond the end of the log.
             (Some(1), 120, &[90, 120], Some(90), back(Some(90))),
             (Some(1), 120, &[90], Some(90), back(Some(90))),
             (None, 120, &[], None, back(None)),
-            // As an older version leaves it.
+            // Positions of older versions have no marks.
             (None, 90, &[], None, Compared::Same),
             (Some(1), 90, &[], None, Compared::Same),
             (Some(2), 90, &[], None, Compared::Another),
-            // What was marked is not on the log any more.
+            // The marked messages are no longer on the log.
             (Some(1), 40, &[30, 40], None, Compared::Same),
             (Some(2), 40, &[30, 40], None, Compared::Another),
         ] {

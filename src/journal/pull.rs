@@ -58,7 +58,7 @@ impl Messages {
         match self.pulled.next().await {
             Some(Ok(message)) => Ok(Some(message)),
             Some(Err(error)) => {
-                // A missed heartbeat is reported as an error, and the stream goes on.
+                // A missed heartbeat is an error of the client; the stream continues.
                 tracing::debug!(consumer = self.consumer, %error, "pull");
                 Ok(None)
             }

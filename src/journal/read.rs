@@ -114,7 +114,7 @@ pub async fn end(connection: &Connection) -> anyhow::Result<End> {
         .context("cannot look up EVENTS")?;
     let state = &stream.cached_info().state;
     if state.messages == 0 {
-        // The server then tells the year 1, which is before all nanoseconds that can be counted.
+        // For an empty stream the server reports the year 1, which nanoseconds in 64 bits cannot represent.
         let time = DateTime::UNIX_EPOCH;
         return Ok(End { sequence: 0, time });
     }
@@ -331,7 +331,7 @@ impl LogReader {
                 .context("the connection was closed")?;
             match message.status.map(|status| status.as_u16()) {
                 None => taken.push(take(message)?),
-                // End of batch; nothing from there on.
+                // 204: end of the batch; 404: no message from there on.
                 Some(204 | 404) => break,
                 Some(503) => bail!(
                     "the stream {0} is missing or has no leader; `webhook-hub streams diff` says which",
@@ -382,7 +382,7 @@ pub async fn event_at(connection: &Connection, sequence: u64) -> anyhow::Result<
 pub async fn decoded_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Decoded>> {
     match any_copy_at(connection, sequence).await? {
         Some(decoded) => Ok(Some(decoded)),
-        // Not in the copy that answered; whether there is none the leader knows.
+        // The answering copy lacks it; only the leader knows whether it exists.
         None if sequence <= end(connection).await?.sequence => leaders_copy_at(connection, sequence).await,
         None => Ok(None),
     }

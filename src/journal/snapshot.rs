@@ -162,7 +162,7 @@ pub async fn give(
     pieces.end().await
 }
 
-/// The pieces of a restore that are under way to the server. It takes one after the other, and answers in that order.
+/// The pieces of a restore that are on their way to the server, which stores them one by one and answers in that order.
 struct Pieces<'a> {
     connection: &'a Connection,
     subject: &'a str,
@@ -183,7 +183,7 @@ impl<'a> Pieces<'a> {
         })
     }
 
-    /// Sends the next one, when the server has stored enough of those before.
+    /// Sends the next piece once the server has stored enough of the earlier ones.
     async fn send(&mut self, piece: Vec<u8>) -> anyhow::Result<()> {
         while self.under_way >= WINDOW {
             self.stored().await?;
@@ -195,7 +195,7 @@ impl<'a> Pieces<'a> {
         Ok(())
     }
 
-    /// Waits until one more is stored.
+    /// Waits until one more piece is stored.
     async fn stored(&mut self) -> anyhow::Result<()> {
         let answer = tokio::select! {
             biased;
@@ -218,12 +218,12 @@ impl<'a> Pieces<'a> {
         Ok(())
     }
 
-    /// Says that this was all. What the server says of the stream then.
+    /// Ends the transfer. Returns the server's answer about the stream.
     async fn end(mut self) -> anyhow::Result<Value> {
         while self.under_way > 0 {
             self.stored().await?;
         }
-        // An empty one says it.
+        // An empty piece ends the transfer.
         let request = Request::new().payload(Vec::new().into()).timeout(Some(MAKE));
         let answer = self
             .connection

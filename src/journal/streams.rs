@@ -159,13 +159,13 @@ fn stream_differences(name: &str, file: &str, config: &Value) -> anyhow::Result<
     if name == EVENTS
         && let Some(mark) = restoring::difference(name, config)
     {
-        // What else differs follows from it.
+        // All other differences follow from the mark.
         return Ok(vec![mark]);
     }
     let wanted = choices::wanted(&serde_json::from_str(file)?, &choices::chosen(config));
     let mut differences = Vec::new();
     if config["mirror"].is_object() {
-        // First, for the others follow from it.
+        // Reported first, because the other differences follow from it.
         differences.push(Difference {
             of: name.to_owned(),
             setting: "mirror".to_owned(),
@@ -202,7 +202,7 @@ async fn consumer_differences(connection: &Connection, stream: &str, file: &str)
     match consumer(connection, stream, &name).await {
         Ok(consumer) => {
             let mut found = serde_json::to_value(&consumer.cached_info().config)?;
-            // The server tells a single filter in another field than several.
+            // The server returns a single filter in another field than several filters.
             if let Some(filter) = found.get("filter_subject").filter(|filter| filter.is_string()).cloned() {
                 found["filter_subjects"] = Value::Array(vec![filter]);
             }
@@ -312,7 +312,7 @@ mod tests {
         use crate::event::EventType;
         let document: Value = serde_json::from_str(include_str!("../../streams/asyncapi.json")).unwrap();
         let channels = document["channels"].as_object().unwrap();
-        // And what is no event: the sample of refusals.
+        // One channel is no event: the sample of refusals.
         assert_eq!(channels["refusal"]["address"], "refusals.{provider}.{code}");
         assert_eq!(channels.len(), EventType::ALL.len() + 1);
         for event_type in EventType::ALL {
@@ -335,7 +335,7 @@ mod tests {
             assert!(!config.max_age.is_zero(), "{name}");
             assert!(config.max_bytes > 0 || config.max_messages > 0, "{name}");
         }
-        // Strangers decide how much comes into this one: all of it is limited, and one kind does not push out the others.
+        // Strangers decide how much goes into this stream: its size is limited, and one kind of refusal does not push out the others.
         let config: stream::Config = serde_json::from_str(REFUSALS_FILE).unwrap();
         assert!(config.max_bytes > 0 && config.max_message_size > 0, "{config:?}");
         let of_one_kind = config.max_messages_per_subject;

@@ -309,7 +309,7 @@ impl<'a> Scan<'a> {
         if number.len() > MAX_NUMBER_BYTES {
             return Err(self.fault(format_args!("a number of more than {MAX_NUMBER_BYTES} characters")));
         }
-        // Without an exponent what is so short fits; with one, some read it as infinite and others not at all.
+        // A short number without an exponent is always in range. With one, some readers take it as infinite and others refuse it.
         if has_exponent && number.parse::<f64>().is_ok_and(f64::is_infinite) {
             return Err(self.fault("a number out of range"));
         }
@@ -363,7 +363,7 @@ impl<'a> Scan<'a> {
                     pointer.push('/');
                     pointer.push_str(&shown(key));
                 }
-                // Writing to a string does not fail.
+                // Writing to a String cannot fail.
                 _ => drop(write!(pointer, "/{last}")),
             }
         }

@@ -14,7 +14,7 @@ pub fn with_whole_surrogates(json: &str) -> Cow<'_, str> {
             Some(_) => (6, false),
             None => (2, true),
         };
-        // An escape has at least two bytes; text that ends before is no JSON, and is left to its reader.
+        // An escape has at least two bytes. Shorter text is no JSON, and its reader reports that.
         let Some((escape, after)) = escape.split_at_checked(length) else {
             break;
         };

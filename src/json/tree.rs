@@ -257,7 +257,7 @@ impl<'a> Tree<'a> {
             },
             (Segment::Name(name), ValueKind::Array) => match name.parse() {
                 Ok(at) => self.children(place).nth(at),
-                // No element has a name.
+                // The elements of a list have no names.
                 Err(_) => return Some(place),
             },
             (Segment::Last, ValueKind::Array) => self.last(place),
@@ -327,7 +327,7 @@ impl<'a> Tree<'a> {
     /// The topmost values of which nothing was taken, in the document's order.
     pub fn not_taken(&self) -> Vec<ValueId> {
         let mut touched = vec![false; self.entries.len()];
-        // Parents stand before what they hold.
+        // Parents come before their children.
         for (index, entry) in self.entries.iter().enumerate().rev() {
             touched[index] |= entry.taken.get();
             if touched[index] && entry.parent != NONE {

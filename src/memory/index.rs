@@ -302,7 +302,7 @@ impl Index {
         {
             return Some(packed);
         }
-        // The newest first: what is asked for is mostly young.
+        // The newest segment first: most look-ups are for recent entries.
         self.segments.iter_mut().rev().find_map(|segment| {
             let at = u32::try_from(sequence.checked_sub(segment.base)?).ok()?;
             let found = segment.bucket(order).iter_mut().find(|(_, place, _)| *place == at);
@@ -336,7 +336,7 @@ impl Index {
 
     fn drop_oldest(&mut self) {
         let gone = self.segments.pop_front().map(|segment| segment.entries.len());
-        // There is only the growing one where a segment is as large as the limit.
+        // If one segment reaches the limit, the growing one is the only one.
         let gone = gone.or_else(|| mem::take(&mut self.growing).map(|growing| growing.entries.len()));
         self.count -= gone.unwrap_or_default();
     }
@@ -402,7 +402,7 @@ mod tests {
         assert!(index.settle(one.order, 5, EntryState::CreationRefused));
         assert_eq!(index.of(one.order)[0].state, EntryState::CreationForwarded);
         assert!(!index.settle(one.order, 6, EntryState::CreationForwarded));
-        // The reader of the log finds it again.
+        // The reader of the log reads it later.
         index.put(one, 5, EntryState::Creation, now());
         assert_eq!(
             (index.count(), index.of(one.order)[0].state),
@@ -438,7 +438,7 @@ mod tests {
         fn nothing_is_missed(orders in prop::collection::vec(0u8..40, 1..400)) {
             let mut index = index(8 * 50);
             for (at, order) in orders.iter().enumerate() {
-                // The reader of the log is behind what was added at once.
+                // The reader of the log is behind the instance's own appends.
                 let sequence = 10_000 + (at as u64 ^ 1);
                 let prints = prints(&index, &order.to_string(), *order);
                 index.put(prints, sequence, EntryState::NewsOpen, now());

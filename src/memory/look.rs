@@ -151,7 +151,7 @@ impl Orders {
         if is_anothers {
             return Ok(AnnouncedBy::Others);
         }
-        // The print may be another order's: only what is on the log counts.
+        // Another order may have the same hash, so the event on the log decides.
         for found in of_others.into_iter().filter(|found| found.sequence > since) {
             if self.read(about, found).await?.is_some() {
                 return Ok(AnnouncedBy::Others);

@@ -105,7 +105,7 @@ impl Orders {
     /// Nothing is known until [`Self::run`] runs.
     pub fn new(journal: &Journal, window: Duration) -> Self {
         let window = crate::fault_injection::time("order_memory", window);
-        // At most 30 days.
+        // `order_memory` is at most 30 days, so it fits.
         let window = TimeDelta::from_std(window).unwrap_or(LONGEST_WAIT);
         Self {
             connection: Arc::clone(journal.connection()),
@@ -148,7 +148,7 @@ impl Orders {
     /// Waits until the log was read to its end once: an instance that just started must not take a stage from others that
     /// know more.
     pub async fn warm(&self) {
-        // The sender is part of self.
+        // It cannot fail: `self` holds the sender.
         let _ = self.is_warm.subscribe().wait_for(|warm| *warm).await;
     }
 
@@ -164,7 +164,7 @@ impl Orders {
         while began.elapsed() < CATCH_UP_TIMEOUT {
             self.wanted.notify_one();
             let reached = position.wait_for(|position| *position >= end);
-            // A copy of the log may be behind its leader, so it is asked again.
+            // A copy of the log may be behind its leader, so the end is requested again.
             if tokio::time::timeout(CATCH_UP_EVERY, reached).await.is_ok() {
                 return Ok(());
             }
@@ -192,7 +192,7 @@ impl Orders {
         while !self.is_lost.load(Ordering::Relaxed) {
             let entries = reader.next_batch().await?;
             if self.connection.times() != self.compared_at.load(Ordering::Relaxed) {
-                // It came over a new connection: maybe of another log.
+                // The entries came over a new connection, so they may be of another log.
                 self.look_at_log().await?;
                 if self.is_lost.load(Ordering::Relaxed) {
                     break;
@@ -204,7 +204,7 @@ impl Orders {
                 }
             }
             if let Some(last) = entries.last() {
-                // What was read of a log that is not the one any more is no position on this one.
+                // A position that was read on a lost log means nothing on the current one.
                 self.position.send_if_modified(|position| {
                     let is_lost = self.is_lost.load(Ordering::Relaxed);
                     if !is_lost {
@@ -282,7 +282,7 @@ impl Orders {
         match noted {
             Noted::Nothing => {}
             Noted::Place(state) => is_whole = index.put(prints, sequence, state, envelope.time),
-            // Ignored by the stage that forwards, where it is about a body; by the one before else.
+            // If the ignored event is a body, `forward` ignored it; otherwise `transform` did.
             Noted::Ignored(cause, state) => {
                 let is_body = cause.is_some_and(|cause| index.settle(prints.order, cause, state));
                 if !is_body {
@@ -400,6 +400,6 @@ fn is_refused(dead: &DeadLettered) -> bool {
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No code panics while it holds one of these.
+    // No code panics while it holds one of these locks.
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }

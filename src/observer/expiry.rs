@@ -144,7 +144,7 @@ impl Expiry {
         if let Some(file) = &config.nats.credentials_file {
             watch("NATS_CREDS_FILE".to_owned(), ExpirySource::Credentials(file.clone()));
         }
-        // The newest one is the one that the backend is shown.
+        // Only the newest token is sent to the backend.
         if let Some(token) = config.backend.service_tokens.first() {
             watch("SERVICE_TOKEN".to_owned(), ExpirySource::Value(token.clone()));
         }
@@ -252,7 +252,7 @@ fn of_certificates(variable: &str, file: &Path) -> anyhow::Result<Vec<Period>> {
     };
     let certificates = tls::certificates(variable, file)?;
     let periods = certificates.iter().map(|der| of_one(der));
-    // A bundle may hold one that is unusual; what is used of it is checked where it is used.
+    // A bundle may contain an unusual certificate; certificates that are used are checked there.
     Ok(periods.flatten().collect())
 }
 
@@ -281,7 +281,7 @@ fn of_token(text: &str) -> Option<Period> {
         .filter(|_| parts.next().is_some() && parts.next().is_none())?;
     let claims: Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
     let time = |name: &str| DateTime::from_timestamp(claims.get(name)?.as_f64()? as i64, 0);
-    // NATS writes 0 where there is no end.
+    // NATS writes 0 for "no end".
     let ends = time("exp").filter(|ends| ends.timestamp() > 0)?;
     Some(Period {
         begins: time("nbf").or_else(|| time("iat")),

@@ -212,7 +212,7 @@ impl Health {
         let ask = async {
             let connection = self.database.connect().await?;
             connection.simple_query("SELECT 1").await?;
-            // Who writes the tables knows better. Before they are migrated there is no position, which is no trouble.
+            // The instance that writes the tables knows its position. Before the migration there is none, which is no fault.
             if !self.journal.roles().all().contains(&PROJECTION)
                 && let Ok(Some(position)) = writer::position(&connection).await
             {
@@ -293,13 +293,13 @@ impl Health {
             "checks": {
                 "eventLog": word(up),
                 "database": word(database),
-                // Whether they follow the log; what PostgreSQL does with a question says little about that.
+                // Whether the tables follow the log, which a query of PostgreSQL does not show.
                 "tables": word(tables),
                 "backendConnection": word(backend),
-                // Retries come from the log: where that is, they are.
+                // Retries are on the log, so their state is the log's.
                 "retryQueue": word(up),
                 "credentials": word(credentials),
-                // Old rows are deleted where RETENTION_… asks for it.
+                // Whether old rows can be deleted, if RETENTION_… is set.
                 "retention": word(retention),
             },
             "stopping": self.is_stopping(),

@@ -77,7 +77,7 @@ mod tests {
             (7, 1, 10, 3),
             (10, 1, 10, 0),
             (3, 8, 10, 3),
-            // The log is another one: that is said elsewhere.
+            // The position is beyond the log, so the log is another one, which is reported elsewhere.
             (20, 1, 10, 0),
         ] {
             assert_eq!(missing(position, first, last), expected, "{position} {first} {last}");

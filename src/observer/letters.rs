@@ -50,7 +50,7 @@ impl Letters {
         let info = stream.cached_info();
         let made = info.created.unix_timestamp_nanos();
         if self.log.is_some_and(|known| known != made) || info.state.last_sequence < self.position {
-            // The log is another one, or went back: its dead letters are others.
+            // The log was replaced or went back, so its dead letters are read anew.
             self.position = 0;
             self.open.clear();
         }
@@ -85,7 +85,7 @@ impl Letters {
                 return Ok(());
             };
             for entry in entries {
-                // What came since is read at the next look, after the letters that it may be about.
+                // Later events are read next time, after the letters that they may be about.
                 if let Entry::Event(event) = entry
                     && event.sequence <= end
                 {
@@ -166,7 +166,7 @@ impl Open {
                 .set(*count as f64);
             self.shown.insert(cause.clone());
         }
-        // A cause that is over stays at 0, so that a graph shows its end; it makes room for others.
+        // A cause without letters stays at 0, so that a graph shows its end, until another cause needs its place.
         self.counts.retain(|_, count| *count > 0);
         for (stage, code, provider) in self.shown.iter().filter(|cause| !self.counts.contains_key(*cause)) {
             let labels = [
@@ -186,7 +186,7 @@ impl Open {
 fn stage_and_code(event: &Recorded) -> (String, String) {
     if event.envelope.event_type == EventType::OrderRejected {
         return match serde_json::from_slice::<Rejected>(&event.payload) {
-            // Earlier versions did not say: only the first stage rejected then.
+            // Earlier versions did not record the stage; only the first stage rejected events then.
             Ok(said) => (said.stage.unwrap_or_else(|| Transform::NAME.into()), said.error.code),
             Err(_) => (Transform::NAME.to_owned(), OTHER.to_owned()),
         };

@@ -155,7 +155,7 @@ impl Servers {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Server>> {
-        // No code panics while it holds the lock.
+        // No code panics while it holds this lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -180,7 +180,7 @@ impl Server {
     fn show(&self, name: &str) {
         let label = || name.to_owned();
         metrics::gauge!("nats_healthy", "server" => label()).set(if self.trouble.is_none() { 1.0 } else { 0.0 });
-        // Nothing is known of a store that was never seen.
+        // Without a limit the server's store was never read.
         if self.limit > 0 {
             metrics::gauge!("nats_store_bytes", "server" => label()).set(self.stored as f64);
             metrics::gauge!("nats_store_limit_bytes", "server" => label()).set(self.limit as f64);
@@ -248,7 +248,7 @@ fn is_here(url: &str) -> bool {
 
 /// The disk that a folder is on; none where there is no such folder here, as in another container.
 async fn disk_of(folder: String) -> Option<Disk> {
-    // A file system over a network may let one wait.
+    // A network file system may block.
     let looked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(folder)).await;
     let found = looked.ok()?.ok()?;
     Some(Disk {

@@ -149,8 +149,8 @@ fn to_provider(detail: &StepDetail) -> (String, String) {
                 "as the branch accepts automatically"
             } else {
                 "requested by the backend"
-                };
-                ("push", format!("status {status} for the provider, {who}"))
+            };
+            ("push", format!("status {status} for the provider, {who}"))
         }
         StepDetail::StatusPushed {
             status,

@@ -203,7 +203,7 @@ impl Digits {
         if whole_digits > MAX_WHOLE_DIGITS {
             return Err(AmountError::Range);
         }
-        // The digit at a place behind the first one that counts; zeros stand before and behind those that are written.
+        // The digit at a position relative to the decimal point; positions without a written digit are zero.
         let digit = |place: i64| match usize::try_from(place) {
             Ok(place) => self.digits.get(place).copied().unwrap_or(0),
             Err(_) => 0,
@@ -293,7 +293,7 @@ mod tests {
             assert_eq!((money.minor, money.to_string().as_str()), (minor, shown), "{text}");
         }
         assert_eq!(Money::parse("500", "JPY".parse().unwrap()).unwrap().to_string(), "500");
-        // As long as a text may be, and one more.
+        // The longest text that is allowed, and one character more.
         let zeros = |count: usize| Money::parse(&format!("1.{}", "0".repeat(count)), jod());
         assert_eq!(zeros(26).unwrap().minor, 1000);
         assert_eq!(

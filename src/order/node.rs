@@ -107,7 +107,7 @@ impl<'a> Node<'a> {
     pub fn required_text(&self, faults: &mut Faults) -> String {
         let text = self.text(faults);
         if text.is_none() {
-            // Of one place the first fault counts.
+            // Only the first fault of each location is reported.
             faults.add(&self.pointer, "missing");
         }
         text.unwrap_or_default()

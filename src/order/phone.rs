@@ -28,7 +28,7 @@ pub fn e164(phone: &str, is_international: bool) -> Option<String> {
         )
     };
     let digits: String = rest.chars().filter(|c| !is_separator(*c)).collect();
-    // Letters, extensions and second numbers are not guessed at.
+    // Letters, extensions and second numbers are not interpreted.
     if !DIGITS.contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }

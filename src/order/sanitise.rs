@@ -92,9 +92,9 @@ fn cut(text: &str) -> Cow<'_, str> {
 fn is_hidden(c: char) -> bool {
     match c {
         '\n' | '\t' => false,
-        // Beginnings and ends of directions turn a line around: "2 x" can be made to look like "x 2".
+        // Bidirectional controls can reverse a line: "2 x" looks like "x 2".
         '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{206f}' => true,
-        // Line ends that only some know; a byte order mark; annotations; no characters at all.
+        // Unusual line ends, the byte order mark, annotations, and noncharacters.
         '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' => true,
         _ => c.is_control() || is_tag_character(c),
     }
@@ -119,7 +119,7 @@ fn without_hidden(text: &str) -> String {
             other => Some(other),
         };
         if let Some(keep) = keep {
-            // The black flag, of which the letters that follow make a region's.
+            // After a black flag, tag characters spell the flag of a region.
             spells_flag = keep == '\u{1f3f4}' || is_tag_character(keep);
             kept.push(keep);
         }

@@ -30,7 +30,7 @@ pub fn raise() -> io::Result<()> {
 /// How many descriptors the process has open; none where the system does not say.
 pub fn open() -> Option<u64> {
     let entries = std::fs::read_dir("/proc/self/fd").ok()?;
-    // One of them reads the folder.
+    // One of them is open for reading this folder.
     Some(entries.count().saturating_sub(1) as u64)
 }
 

@@ -63,7 +63,7 @@ mod tests {
         let own = ("sys/fs/cgroup/system.slice/hub.service/memory.max", "134217728\n");
         assert_eq!(limit_of(&[v2, of_slice, own]), Some(128 * MIB));
         assert_eq!(limit_of(&[v2, none]), None);
-        // In a container the group is the root.
+        // In a container the control group is the root.
         let inside = [
             ("proc/self/cgroup", "0::/\n"),
             ("sys/fs/cgroup/memory.max", "134217728\n"),

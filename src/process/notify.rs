@@ -47,7 +47,7 @@ impl Manager {
             _ => SocketAddr::from_pathname(&name)?,
         };
         let socket = UnixDatagram::unbound()?;
-        // A manager that reads nothing must not stop the hub.
+        // A service manager that does not read must not block the hub.
         socket.set_nonblocking(true)?;
         socket.connect_addr(&address)?;
         let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
@@ -55,7 +55,7 @@ impl Manager {
         let within = number(WATCHDOG).filter(|within| is_ours && *within > 0);
         Ok(Some(Self {
             socket,
-            // Half of it, as the protocol advises.
+            // Half of the watchdog's time, as the protocol recommends.
             every: within.map_or(USUALLY_EVERY, |within| Duration::from_micros(within) / 2),
             is_watched: within.is_some(),
         }))

@@ -302,7 +302,7 @@ pub(super) async fn apply_skipped(
     let applied = panics::catch("projection", async {
         let transaction = connection.transaction().await?;
         let locked = writer::lock(&transaction, holder).await?;
-        // A projection that is behind comes to it in the log's order.
+        // A projection that is behind gets this batch later, in the log's order.
         let mut due = Vec::with_capacity(ALL.len());
         for projection in ALL {
             let is_as_far = |position: u64| position >= event.sequence;
@@ -345,7 +345,7 @@ async fn transact(
             }
             Written::One(holder, only) => {
                 let locked = writer::lock(&transaction, holder).await?;
-                // Of another version by now: nothing is left to do.
+                // The projection has another version by now: nothing to do.
                 let position = locked.of(only).unwrap_or(u64::MAX);
                 let end = to.position.min(locked.position);
                 if end <= position {

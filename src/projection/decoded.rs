@@ -62,7 +62,7 @@ impl Deref for Event<'_> {
 impl DecodedPayload {
     fn of(event: &Recorded) -> Self {
         let said = match event.envelope.event_type {
-            // A body that a stage cannot read either ends as a dead letter, which says why.
+            // A body that cannot be read here ends as a dead letter in its stage, with the reason.
             EventType::OrderTransformed => body::facts(&event.payload).ok().map(Box::new).map(Self::Transformed),
             EventType::OrderForwarded => payload(event).map(Box::new).map(Self::Forwarded),
             EventType::OrderIgnored => payload(event).map(Self::Ignored),

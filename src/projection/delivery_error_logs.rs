@@ -91,7 +91,7 @@ impl<'a> Rows<'a> {
             "event": envelope.event_type.as_str(),
         });
         if push::is_of_backend(envelope) {
-            // There is no webhook by which it could be found.
+            // A request of the backend has no webhook by which its errors could be found.
             context["rootId"] = envelope.root_id.to_string().into();
         }
         self.id.push(envelope.id.to_string());
@@ -144,7 +144,7 @@ fn failure<'e>(event: &'e Event<'_>) -> Option<Failure<'e>> {
         DecodedPayload::ForwardFailed(failed) => {
             Some((&failed.error, failed.retries, Some(timestamp(failed.next_attempt_at))))
         }
-        // Where it was given up, the dead letter says the same.
+        // The last attempt is left out, because its dead letter contains the same error.
         DecodedPayload::PushFailed(failed) if !failed.given_up => {
             Some((&failed.error, failed.retries, failed.next_attempt_at.map(timestamp)))
         }
@@ -163,7 +163,7 @@ struct Overcome {
 
 impl Overcome {
     fn note(&mut self, root: EventId, at: NaiveDateTime, note: &'static str) {
-        // The first word counts; what comes later finds nothing open.
+        // The first resolution counts; later ones find no open error.
         if let Entry::Vacant(new) = self.first.entry(root) {
             new.insert(());
             self.root_id.push(root.to_string());
@@ -217,7 +217,7 @@ impl<'a> Errors<'a> {
             );
             return;
         };
-        // Other events could not be assigned to a webhook later.
+        // Only these errors can be found and resolved later.
         if !standing.is_settled && (standing.is_known || push::is_of_backend(envelope)) {
             self.open.entry(root).or_default().push(self.rows.id.len());
         }
@@ -226,7 +226,7 @@ impl<'a> Errors<'a> {
 
     /// Writes what the batch made of them.
     async fn store(self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
-        // Before the rows of this batch are there, among which are errors that came later.
+        // Run before this batch's rows are inserted, because some of them are later errors.
         self.webhooks.store(transaction, query::RESOLVE_ERROR_LOGS).await?;
         self.requests.store(transaction, query::RESOLVE_PUSH_ERRORS).await?;
         let rows = self.rows;

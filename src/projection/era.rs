@@ -101,7 +101,7 @@ pub(super) async fn compare(
         if remembered.trail.is_empty()
             && let Some(mark) = identity::mark_at(nats, position).await?
         {
-            // As an older version left it: from the next transaction on it can be compared.
+            // An older version left no marks; from the next transaction on the log can be compared.
             kept.trail.add(mark);
         }
         return Ok(None);

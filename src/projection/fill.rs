@@ -83,7 +83,7 @@ async fn begin(
         .first()
         .map(|row| anyhow::Ok((row.try_get(0)?, row.try_get(2)?)))
         .transpose()?;
-    // An era that began since `era` was read has been noted with the projection.
+    // The projection's row has the era if it began after `era` was read.
     let era = found.map_or(era, |(_, of)| of.max(era));
     match found {
         Some((made_by, _)) if made_by > version => {
@@ -96,7 +96,7 @@ async fn begin(
             return Ok(());
         }
         Some((made_by, of)) if made_by == version && of == era => return Ok(()),
-        // The log is another one since an older version wrote the tables. What is read again changes nothing, and rows stay.
+        // The log was replaced while an older version wrote the tables. Rows stay, and reading events again changes nothing.
         Some((made_by, _)) if made_by == version => {}
         _ => {
             if let Some(reset) = projection.reset() {
@@ -153,14 +153,14 @@ impl Filler {
             begin(&mut pooled, &self.holder, self.era, projection)
                 .await
                 .context("cannot begin it")?;
-            // Nearly always.
+            // Nearly always the projection is up to date.
             if self.behind(&mut pooled, projection).await?.is_none() {
                 return Ok(());
             }
         }
         let mut connection = self.database.own().await?;
         connection.batch_execute("SET synchronous_commit = off").await?;
-        // No projection of the hub's own names rows of delivery_providers.
+        // The hub's own projections do not refer to delivery_providers.
         let providers = Providers::none();
         let target = Target {
             providers: &providers,
@@ -253,7 +253,7 @@ pub(super) async fn apply(
                     error = format!("{error:#}"),
                     "PostgreSQL is too slow for a batch of the projection, the next ones are smaller"
                 );
-                // After a deadline of ours the connection is gone.
+                // A missed deadline closes the connection.
                 if connection.is_broken() {
                     return Err(error);
                 }
@@ -268,10 +268,10 @@ async fn read(reader: &mut LogReader, up_to: u64) -> anyhow::Result<(Vec<Recorde
     let (mut events, mut bytes, mut last) = (Vec::new(), 0, 0);
     while last < up_to && events.len() + BATCH <= MAX_EVENTS && bytes < MAX_BYTES {
         let entries = reader.next_batch().await?;
-        // At the end of the log.
+        // An empty batch is the end of the log.
         last = entries.last().map_or(up_to, Entry::sequence);
         bytes += entries.iter().map(Entry::payload_bytes).sum::<usize>();
-        // What this version cannot read is noted in hub.skipped_events and tried again by one that can.
+        // Events that this version cannot read are in hub.skipped_events; a version that can read them tries again.
         events.extend(entries.into_iter().filter_map(|entry| match entry {
             Entry::Event(event) if event.sequence <= up_to => Some(*event),
             _ => None,

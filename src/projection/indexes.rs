@@ -18,19 +18,19 @@ use crate::{
 
 /// Name, table and what is indexed.
 const INDEXES: [(&str, &str, &str); 3] = [
-    // News of an order find its row.
+    // For finding an order's row by its news.
     (
         "hub_provider_order_logs_external",
         "provider_order_logs",
         "(external_order_id, provider_id)",
     ),
-    // What reached the backend resolves its errors.
+    // For resolving a webhook's errors.
     (
         "hub_delivery_error_logs_webhook",
         "delivery_error_logs",
         "(webhook_log_id)",
     ),
-    // The same for requests of the backend, which have no webhook.
+    // For resolving errors of the backend's requests, which have no webhook.
     (
         "hub_delivery_error_logs_root",
         "delivery_error_logs",
@@ -75,7 +75,7 @@ pub(super) async fn keep(database: &Database, mut tables: watch::Receiver<bool>)
 /// If PostgreSQL is away or refuses, where a transaction stays open for too long, or another process is at it. What was made
 /// stays; the next attempt goes on from there.
 pub async fn make(database: &Database, say: Say<'_>) -> anyhow::Result<Vec<&'static str>> {
-    // Of its own: the session keeps the lock and other time limits.
+    // A connection of its own, because its session has the lock and other time limits.
     let connection = database.own().await?;
     let (mut made, mut failed) = (Vec::new(), Vec::new());
     for (name, table, what) in INDEXES {
@@ -131,7 +131,7 @@ async fn make_one(
 ) -> anyhow::Result<()> {
     let state = state(connection, name, table).await?;
     if state == Some(true) {
-        // Another process has made it since this one looked, before it had the lock.
+        // Another process created it before this one got the lock.
         return Ok(());
     }
     if state.is_some() {

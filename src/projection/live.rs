@@ -170,7 +170,7 @@ impl Live {
             return Ok(());
         }
         let mut connection = self.database.own().await?;
-        // No commit waits for the disk: rows and position are lost together, if at all, and then read from the log again.
+        // Commits need not wait for the disk: rows and position can only be lost together, and are then read from the log again.
         connection.batch_execute("SET synchronous_commit = off").await?;
         let (position, kept) = writer::claim(&connection, &self.holder).await?;
         tracing::info!("writing the tables");
@@ -208,7 +208,7 @@ impl Live {
     /// Whether this instance may try to become the writer.
     async fn may_write(&mut self) -> anyhow::Result<bool> {
         let pooled = self.database.connect().await?;
-        // A newer version may have migrated since, and rights may have been taken away.
+        // A newer version may have migrated the schema, and rights may have been revoked.
         schema::check(&pooled).await?;
         let (position, is_held) = writer::look(&pooled, &self.holder).await?.unwrap_or((0, false));
         self.journal.tables().at(position);
@@ -222,7 +222,7 @@ impl Live {
             }
         }
         if !is_held {
-            // Those to delete old rows are looked at before each deletion: the tables do not need them.
+            // The rights to delete old rows are checked before each deletion; writing the tables does not need them.
             rights::check(&pooled).await?;
         }
         Ok(!is_held)
@@ -246,7 +246,7 @@ impl Live {
             limit: &mut self.limit,
             alone_until: self.alone_until,
         };
-        // Before anything is read by its sequence.
+        // Checked before anything is read by its sequence.
         writer.is_of_this_log(connection).await?;
         if !self.retried {
             writer.retry_skipped(connection).await?;
@@ -275,7 +275,7 @@ impl Live {
             };
             let Some(batch) = batch else { continue };
             if !writer.is_of_this_log(connection).await? {
-                // What was taken from the consumer is read again, as far as it is on this log.
+                // Messages from the consumer are dropped and read again from this log.
                 writer.catch_up(connection, stop).await?;
                 continue;
             }

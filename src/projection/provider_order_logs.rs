@@ -92,7 +92,7 @@ impl OrderLog<'_> {
         let next = mapped(order);
         let news = self.news.get_or_insert_default();
         if rules::may_become(self.status, next) {
-            // News about the courier alone has no status.
+            // News about the courier alone have no status.
             if !order.provider_status.is_empty() {
                 news.provider_status = Some(order.provider_status.clone());
             }
@@ -217,8 +217,8 @@ impl<'a> OrderLogs<'a> {
                     None => self.create(provider_id, order_id.clone(), event, standing, order),
                 }
             }
-            // An order of its own, and the backend's id of it is not known: no row can be made, and another order's that had this
-            // number before is none of its business. What an announcement was sent as news for has its row.
+            // A new order without the backend's id gets no row, and must not change the row of another order that had this number
+            // before. An announcement that was sent as news changes the row of its order.
             None if envelope.is_creation() && !as_news => {}
             _ if standing.is_settled => {}
             _ => self.change(provider_id, event, order),
@@ -241,7 +241,7 @@ impl<'a> OrderLogs<'a> {
         let envelope = &new.event.envelope;
         let at = timestamp(envelope.time);
         self.add(OrderLog {
-            // By order, not by event: should one event ever be recorded with two orders, each has its row.
+            // The id derives from the order and not from the event alone, so that each of two orders of one event has its row.
             id: envelope.root_id.derive(&format!("order/{order_id}")).to_string(),
             order_id,
             provider_id: provider_id.to_owned(),

@@ -38,7 +38,7 @@ impl Providers {
         let mut ids = read(connection).await?;
         let missing = |(code, _): &&(Arc<str>, String)| !ids.contains_key(&**code);
         let missing: Vec<_> = enabled.iter().filter(missing).collect();
-        // The right to write to the table is needed only where a row is missing.
+        // The right to insert is needed only if a row is missing.
         if !missing.is_empty() {
             let statement = connection.prepare_cached(query::ENSURE_PROVIDER).await?;
             for (code, name) in missing {

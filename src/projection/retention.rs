@@ -44,7 +44,7 @@ const OWN: &str = "hub.orders";
 /// Tables: name, how one step is done, how long rows are kept.
 fn tables(kept: &Retention) -> [(&'static str, &'static str, Option<Duration>); 4] {
     [
-        // First: webhooks wait until their errors are gone.
+        // Errors first: webhooks are deleted only after their errors.
         (
             "delivery_error_logs",
             query::RETAIN_ERROR_LOGS,

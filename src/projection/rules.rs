@@ -106,7 +106,7 @@ mod tests {
         ] {
             assert!(refuses_the_row(code), "{code}");
         }
-        // Connections, read-only, deadlocks, rights, missing tables, no space, shutdown, I/O, internal errors, foreign tables.
+        // Lost connections, read-only, deadlocks, rights, missing tables, no space, shutdown, I/O, internal errors, foreign tables.
         for code in [
             "08006", "25006", "40P01", "42501", "42P01", "53100", "55P03", "57P01", "58030", "XX000", "HV000", "28P01",
             "0A000", "",

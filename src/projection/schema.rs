@@ -45,7 +45,7 @@ const MIGRATIONS: [Migration; 8] = [
     Migration {
         name: "0001_platform",
         sql: include_str!("../../sql/migrations/0001_platform.sql"),
-        // Its indexes went to `indexes`, and a table that it makes got room for updates.
+        // Later its indexes moved to `indexes`, and a table got a fill factor.
         known_as: Some("5ce4c3c9495dd8c1e89a5fc6c85e3b1b760e7b2790005a620190a4aee4b43631"),
         unless: &PLATFORM,
     },
@@ -58,7 +58,7 @@ const MIGRATIONS: [Migration; 8] = [
     Migration {
         name: "0003_push",
         sql: include_str!("../../sql/migrations/0003_push.sql"),
-        // Its index went to `indexes`.
+        // Later its index moved to `indexes`.
         known_as: Some("c1d824d895fc3e06d4ba4d198ddf1a7ec2b25e1ee7e558e761fd4a884702b4c7"),
         unless: &[],
     },
@@ -127,7 +127,7 @@ pub async fn migrate(database: &Database) -> anyhow::Result<Vec<&'static str>> {
     let mut connection = database.own().await?;
     let mut applied = Vec::new();
     if !pending(&connection).await?.is_empty() {
-        // It is the session's, which ends here, whatever happens.
+        // The lock belongs to the session, which ends with this function.
         lock(&connection).await?;
         applied = apply(&mut connection).await?;
     }
@@ -237,7 +237,7 @@ struct MissingTable {
 }
 
 async fn missing_tables(connection: &Connection) -> anyhow::Result<Vec<MissingTable>> {
-    // The catalogue is there for everybody; to_regclass needs rights on the schema. What is in hub was made there by mistake.
+    // Every role may read the catalogue, whereas to_regclass needs rights on the schema. Tables in `hub` were created by mistake.
     let sql = "SELECT t.name, string_agg(DISTINCT n.nspname, ', ' ORDER BY n.nspname)
                    FILTER (WHERE n.nspname <> 'hub' AND n.nspname NOT LIKE 'pg\\_%')
                FROM unnest($1::text[]) AS t (name)
@@ -307,7 +307,7 @@ async fn apply_pending(connection: &mut Connection) -> anyhow::Result<Vec<&'stat
         missing.retain(|table| table.others.is_some());
         return Err(unfit(elsewhere(connection.names().schema(), &missing)));
     }
-    // Asked before, for "IF NOT EXISTS" needs the right to create schemas also where it does nothing.
+    // Checked first, because "IF NOT EXISTS" needs the right to create schemas even if the schema exists.
     if !exists.try_get::<_, bool>(0)? {
         let made = connection.batch_execute("CREATE SCHEMA IF NOT EXISTS hub").await;
         made.context("cannot make the schema hub; make it for the hub's role, or give that CREATE on the database")?;

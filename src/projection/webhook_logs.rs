@@ -100,7 +100,7 @@ impl WebhookChange {
             }
             EventType::OrderFetchRequested | EventType::OrderFetched => self.status = Some("processing"),
             EventType::OrderForwardFailed | EventType::OrderFetchFailed => self.retry(event),
-            // A menu's result, which is all that the webhook was about.
+            // The webhook was only about a menu's result, so it is complete.
             EventType::MenuSyncReported => self.end(COMPLETED),
             EventType::OrderForwarded => {
                 self.end(COMPLETED);
@@ -131,7 +131,7 @@ impl WebhookChange {
                     self.error_message = Some(dead.error.message.clone());
                 }
             }
-            // No webhook has these.
+            // These events belong to no webhook.
             EventType::OrderStatusRequested
             | EventType::OrderStatusPushFailed
             | EventType::OrderStatusPushed

@@ -177,7 +177,7 @@ pub fn load_file(path: &Path) -> Result<File, CatalogueError> {
         path: path.to_owned(),
         error,
     };
-    // A larger one is refused by its size, without being read.
+    // A file that is too large is refused without being read.
     let size = fs::metadata(path).map_err(unreadable)?.len();
     if size > MAX_FILE_BYTES as u64 {
         return Err(unreadable(io::Error::other(format!(

@@ -136,7 +136,7 @@ mod tests {
         headers.insert("x-request-id", HeaderValue::from_static("\"r\\1\""));
         let kept = KeptHeaders::new(read, &Scheme::preset("github").unwrap()).of(&headers);
         assert_eq!(kept["x-merchant-id"], "\u{fffd}".repeat(1024), "several are one");
-        // What is read has room first; a small one finds room where a large one does not.
+        // Headers that are read come first; a small header may still fit where a large one does not.
         for name in ["x-a", "x-b", "x-environment", "x-request-id"] {
             assert!(kept.contains_key(name), "{name}: {:?}", kept.keys());
         }
@@ -189,7 +189,7 @@ mod tests {
             kept.keys().collect::<Vec<_>>(),
             ["user-agent", "x-correlation-id", "x-merchant-id"]
         );
-        // The time of Stripe's stands in the header of its signature.
+        // Stripe's time is in the header of its signature.
         headers.append("stripe-signature", "t=1,v1=ab".parse().unwrap());
         let stripe = Scheme::preset("stripe").unwrap();
         assert!(

@@ -86,7 +86,7 @@ impl Push {
         let from = match &in_tables {
             Ok(known) if known.is_meant => return Ok(Owner::of(known.branches.iter().take(1))),
             Ok(known) if known.branches.is_empty() => recent.min(known.position),
-            // What was forwarded lately may not be in them yet.
+            // The tables may lack orders that were forwarded recently.
             Ok(known) => known.position,
             Err(_) => recent,
         };
@@ -96,7 +96,7 @@ impl Push {
             AnnouncementOnLog::default()
         };
         let known = match in_tables {
-            // Who may have had the number before only the tables know.
+            // Only the tables know earlier owners of the number.
             Err(error) if on_log.is_by_branch || on_log.branches.is_empty() => return Err(away(&error)),
             known => known.ok(),
         };
@@ -105,7 +105,7 @@ impl Push {
         let is_behind = known.as_ref().is_some_and(|known| known.position < event.sequence);
         match Owner::of(branches.into_iter()) {
             Owner::Nobody => {}
-            // The row of the one that is meant may be on its way.
+            // The row of the requested order may not be written yet.
             Owner::Several if is_behind && order_id.is_some() => return Err(later(TABLES_BEHIND)),
             owner => return Ok(owner),
         }
@@ -127,7 +127,7 @@ impl Push {
     async fn in_tables(&self, event: &Recorded, order_id: Option<&str>) -> anyhow::Result<InTables> {
         let envelope = &event.envelope;
         let connection = self.database.connect().await?;
-        // First: an order that is not found must be one that came after this position.
+        // Read first, so that an order that is not found came after this position.
         let statement = connection.prepare_cached(query::POSITION).await?;
         let position = connection.query_opt(&statement, &[&CURSOR]).await?;
         let position: i64 = position.map(|row| row.try_get(0)).transpose()?.unwrap_or(0);

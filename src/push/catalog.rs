@@ -40,7 +40,7 @@ impl Push {
         let Some(spec) = &remote.spec.menu else {
             return Ok(vec![synced(event, 0, None, None)]);
         };
-        // Before the first request nothing can have been taken.
+        // Before the first request the provider cannot have accepted anything.
         if let (Some(result), true) = (&spec.result, request > 1) {
             match self.accepted(event).await {
                 Ok(None) => {}
@@ -132,7 +132,7 @@ impl Push {
                     .map_err(|error| log_away(&error))?;
                 let Some(last) = last else { return Ok(()) };
                 let next = last.envelope.time + TimeDelta::from_std(spec.every).unwrap_or_default();
-                // A clock that is ahead must not hold it for longer than the file says.
+                // A clock that is ahead must not delay it for longer than the file's interval.
                 until(next).min(spec.every)
             }
         };
@@ -160,7 +160,7 @@ impl Push {
             Ok(word) => word,
             Err(error) => return Err(log_away(&error)),
         };
-        // Where the provider could not be asked it is given as much time again.
+        // If the provider could not be polled, the time limit is extended once more.
         let mut due = accepted.result_due_at;
         if word.is_none() && result.poll.is_some() {
             let mut subject = self.subject(remote, event, event.envelope.branch.as_deref()).await?;
@@ -231,7 +231,7 @@ impl Push {
         Ok(match asked {
             Reply::Done { body, .. } => result.table.read(&body).map_or(SyncPoll::Running, SyncPoll::Reported),
             Reply::Turn(wait) => SyncPoll::Later(wait),
-            // It is not there (yet).
+            // The provider has no result, or none yet.
             Reply::Refused(error) => {
                 note_no_result(event, &error);
                 SyncPoll::Running
@@ -258,7 +258,7 @@ impl Push {
     /// That the provider took this menu, where it has, and where on the log that stands.
     async fn accepted(&self, event: &Recorded) -> anyhow::Result<Option<(u64, SyncAccepted)>> {
         let last = self.last(&event.envelope, EventType::MenuSyncAccepted).await?;
-        // The same request, accepted again after a day, has the same id: what was before it is of the first one.
+        // A request that is accepted again after a day has the same id. Events before it belong to the first one.
         let is_ours =
             |last: &Recorded| last.envelope.cause_id == Some(event.run_id()) && last.sequence > event.sequence;
         let ours = last.filter(is_ours);
@@ -280,13 +280,13 @@ impl Push {
         }
         let is_about_it = |word: &SyncReported| match (&word.reference, &accepted.reference) {
             (Some(one), Some(other)) => one == other,
-            // Without names the menu that was taken last is meant.
+            // Without ids the result belongs to the menu that was accepted last.
             _ => true,
         };
         if let Some(word) = payload::<SyncReported>(&last).filter(is_about_it) {
             return Ok(Some(word));
         }
-        // The last one is about another: one before it may be meant.
+        // The last report is about another menu, so an earlier one may be about this menu.
         let subject = self.subject_of(&event.envelope, EventType::MenuSyncReported);
         let connection = self.journal.connection();
         let mut reader = LogReader::of_subjects(connection, subject, Start::Sequence(after + 1)).at_most(MAX_REPORTS);

@@ -41,7 +41,7 @@ impl Push {
         if !fetch.webhooks.contains(&event.envelope.webhook_type) {
             return Ok(vec![fetched(event, event.payload.clone())]);
         }
-        // A webhook that a branch's secret proved is fetched as that branch, with its row's reference and within its limits.
+        // For a webhook that a branch's secret proved, the document is fetched as that branch, within its limits.
         let principal = event.envelope.principal.branch();
         let branch = event.envelope.branch.as_deref().or(principal.map(|own| &**own));
         let mut subject = self.subject(remote, event, branch).await?;
@@ -63,7 +63,7 @@ impl Push {
             Err(unfilled) => self.unfilled(remote, event, request, &subject, &unfilled).await,
             Ok(Reply::Done { body, .. }) => match unfit(&body) {
                 None => Ok(vec![fetched(event, body.into())]),
-                // A page that says that the provider is being mended, or a document that was cut: it may be whole next time.
+                // A maintenance page or a truncated document: a later attempt may succeed.
                 Some(error) if !is_json(&body) => self.failed(event, request, error, None, u32::MAX),
                 Some(error) => Ok(self.given_up(event, request, error)),
             },
@@ -115,14 +115,14 @@ fn url(payload: &[u8], href: &Href, origins: &Origins, order_id: &str) -> Result
     let url = origins.check_beside(text.ok_or(FetchRefused::Missing)?, &href.hosts)?;
     let path = url.path();
     let segments = path.trim_start_matches('/').split('/');
-    // The URL's parser has resolved `..`; what is encoded is left, and servers may decode it.
+    // The URL parser has resolved plain `..`. Encoded ones remain, and servers may decode them.
     if segments.map(segment::check).any(|checked| checked.is_err()) {
         return Err(FetchRefused::Path);
     }
     let template = href.paths.iter().find(|template| template.has_shape_of(path));
     let template = template.ok_or(FetchRefused::Path)?;
     match template.part(path, EXTERNAL_ID) {
-        // Whatever is encoded beyond need, it is the same order.
+        // Unnecessary encoding does not change the order id.
         Some(part) if percent_decode_str(part).decode_utf8_lossy() != order_id => Err(FetchRefused::Order),
         _ => Ok(url),
     }

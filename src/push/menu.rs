@@ -110,7 +110,7 @@ impl Menu {
         let mut known = HashSet::new();
         let items = self.categories.iter().flat_map(|category| &category.items);
         for group in items.flat_map(|item| &item.groups) {
-            // A group that several items have is one of the catalogue.
+            // A group that several items share is listed once.
             if known.insert(group.id.as_str()) {
                 groups.push(group.slots(groups.len()));
             }
@@ -267,7 +267,7 @@ impl MenuReader {
     fn id(&mut self, node: &Node<'_>, unique: Option<&'static str>) -> String {
         let id = node.verbatim(&mut self.faults).unwrap_or_default();
         if id.is_empty() {
-            // Of one place the first fault counts.
+            // Only the first fault of each location is reported.
             self.faults.add(node.pointer(), "missing");
         }
         if id.len() > MAX_ID_BYTES {
@@ -358,7 +358,7 @@ impl MenuReader {
         let item = self.entry(node);
         let nodes = item.get("modifierGroups").elements(&mut self.faults);
         let mut groups: Vec<_> = nodes.iter().map(|node| self.group(node, currency)).collect();
-        // Twice at one item it is the same group.
+        // A group that an item names twice counts once.
         let mut known = HashSet::new();
         groups.retain(|group| known.insert(group.id.clone()));
         MenuItem {

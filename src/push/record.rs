@@ -75,7 +75,7 @@ impl Push {
         if event.envelope.event_type == EventType::OrderFetchRequested {
             return vec![dead];
         }
-        // For who listens to what becomes of statuses and menus; the dead letter last, for it is the end.
+        // Subscribers to statuses and menus get the attempt as well. The dead letter comes last, because it is the outcome.
         vec![self.attempt(event, "given_up", requests, error, None), dead]
     }
 }

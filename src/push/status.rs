@@ -73,7 +73,7 @@ fn say(scope: &mut Scope, event: &Recorded, wanted: &StatusRequested) {
     if let Some(minutes) = wanted.preparation_minutes {
         slots.insert("preparation_minutes".into(), minutes.into());
     }
-    // The same for every repeat: counted from when it was asked for.
+    // Counted from the time of the request, so that it is the same for every repeat.
     let ready = event.envelope.time + TimeDelta::minutes(wanted.preparation_minutes.unwrap_or(0).into());
     let ready = ready.to_rfc3339_opts(SecondsFormat::Secs, true);
     slots.insert("accept_time".into(), ready.into());

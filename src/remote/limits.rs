@@ -74,7 +74,7 @@ impl LimitsState {
 
     fn reserve(&mut self, now: Instant, event: EventId, at: Instant) {
         if self.reserved.len() >= MAX_RESERVED {
-            // Events that never came back: they were taken up elsewhere, or given up.
+            // Expired reservations are of events that never came back: they were handled elsewhere, or given up.
             self.reserved.retain(|_, time| *time > now);
         }
         if self.reserved.len() < MAX_RESERVED {
@@ -93,7 +93,7 @@ impl Limits {
     }
 
     fn state(&self) -> MutexGuard<'_, LimitsState> {
-        // No code panics while it holds the lock; if one did, its times would still be whole.
+        // No code panics while it holds this lock; if one did, the times would still be consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

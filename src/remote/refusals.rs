@@ -35,7 +35,7 @@ impl Refusals {
                 .retain(|_, at| now.saturating_duration_since(*at) < NO_OTHER_TOKEN);
         }
         if self.with_new_token.len() < MAX_BRANCHES || self.with_new_token.contains_key(branch) {
-            // The first time counts: a branch that is tried again and again gets another token all the same, once in a while.
+            // Only the first time is recorded, so a branch that is retried often still gets another token from time to time.
             if self.may_ask_for_another(now, branch) {
                 self.with_new_token.insert(branch.to_owned(), now);
             }

@@ -73,7 +73,7 @@ impl Default for RequestSlots {
 }
 
 fn lock(state: &Mutex<SlotsState>) -> MutexGuard<'_, SlotsState> {
-    // No code panics while it holds the lock.
+    // No code panics while it holds this lock.
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -133,7 +133,7 @@ impl QueuedRequest {
     /// Waits for the branch's turn, and then for the provider's: what hangs of one branch waits for itself.
     pub(super) async fn turn(&self) -> RunningRequest {
         let of_branch = match &self.of_branch {
-            // It fails only where the semaphore is closed, which never happens.
+            // It fails only if the semaphore is closed, which never happens.
             Some(of_branch) => Arc::clone(&of_branch.slots).acquire_owned().await.ok(),
             None => None,
         };
@@ -149,7 +149,7 @@ impl Drop for BranchShare {
         let mut state = lock(&self.state);
         if let Some(of_branch) = state.branches.get_mut(&self.branch) {
             of_branch.places -= 1;
-            // Slots go back before the place does: none is under way.
+            // Slots are released before the place, so no request is under way.
             if of_branch.places == 0 {
                 state.branches.remove(&self.branch);
             }

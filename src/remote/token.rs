@@ -75,7 +75,7 @@ impl Tokens {
     }
 
     fn of_base(&self, base: &str) -> Arc<Mutex<CachedToken>> {
-        // No code panics while it holds the lock.
+        // No code panics while it holds this lock.
         let mut all = self.by_base.lock().unwrap_or_else(PoisonError::into_inner);
         let known = all.iter().position(|(known, _)| known == base);
         let entry = match known {

@@ -86,7 +86,7 @@ pub async fn discard(mut body: Body) {
             }
         }
     };
-    // What takes longer is cut off; that is what the limits are for.
+    // A body that takes longer is cut off.
     let _ = tokio::time::timeout(MAX_DISCARD_TIME, reading).await;
 }
 
@@ -123,13 +123,13 @@ pub async fn read(headers: &HeaderMap, body: Body, reading: &BodyLimits<'_>) -> 
         return Ok(held);
     }
     let mut inflating = Inflating::new(encoding, held, reading);
-    // Most are done here and now; the rest of a large one would keep other requests waiting.
+    // Most bodies end here. The rest of a large one runs apart, because it would delay other requests.
     if inflating.go_on(INFLATED_AT_ONCE_BYTES)? == Progress::Done {
         return inflating.finish();
     }
     inflating.count_the_decoder()?;
     let turn = reading.heavy.permit(reading.sender.class).await?;
-    // The work has the room of both: a client that hangs up meanwhile does not end it, and must not make room for more.
+    // The work owns both reservations: it continues when the client hangs up, so its memory must stay reserved.
     let rest = move || {
         let _turn = turn;
         inflating.go_on(usize::MAX)?;
@@ -166,7 +166,7 @@ async fn on_the_wire(mut body: Body, announced: usize, reading: &BodyLimits<'_>)
         }
         length += data.len();
         reservation.resize(length)?;
-        // Most bodies come in one piece, which is then kept as it is.
+        // Most bodies come in one piece, which is kept without copying.
         match first.take() {
             None if whole.is_empty() => first = Some(data),
             None => whole.extend_from_slice(&data),

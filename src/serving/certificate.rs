@@ -92,7 +92,7 @@ fn server_config(files: &KeyPair) -> anyhow::Result<Arc<ServerConfig>> {
         .with_safe_default_protocol_versions()
         .context("TLS cannot be set up")?
         .with_no_client_auth()
-        // Also refuses a key that is another certificate's.
+        // This also refuses a key that belongs to another certificate.
         .with_single_cert(chain, key)
         .with_context(|| {
             let (certificate, key) = (files.certificate.display(), files.key.display());

@@ -45,14 +45,14 @@ fn chain(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> (IpAdd
         return (client, 0);
     }
     let mut proxies = 1;
-    // Several header lines are one list, in their order.
+    // Several header lines form one list, in their order.
     let lines: Vec<_> = headers
         .get_all(HEADER)
         .iter()
         .map(|value| value.to_str().unwrap_or("?"))
         .collect();
     for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')).take(MAX_HOPS) {
-        // A hop that cannot be read ends what can be believed; the last one that could is who called.
+        // An unreadable hop ends the trusted part; the last readable hop is the client.
         let Some(address) = parse(hop.trim()) else {
             return (client, proxies);
         };
@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(seen("10.0.0.1", &["[2001:db8::1]:443"]), "2001:db8::1");
         assert_eq!(seen("10.0.0.1", &["1.1.1.1, nonsense"]), "10.0.0.1");
         assert_eq!(seen("10.0.0.1", &["1.1.1.1, nonsense, 10.0.0.3"]), "10.0.0.3");
-        // A chain longer than any real one is not searched to its end.
+        // A chain that is longer than any real one is read only up to the limit.
         let chain = |hops: usize| format!("198.51.100.7{}", ", 10.0.0.2".repeat(hops));
         assert_eq!(seen("10.0.0.1", &[&chain(31)]), "198.51.100.7");
         assert_eq!(seen("10.0.0.1", &[&chain(32)]), "10.0.0.2");
@@ -120,10 +120,10 @@ mod tests {
             }
             came_by_tls(peer.parse().unwrap(), tls, &headers, &["10.0.0.0/8".parse().unwrap()])
         };
-        // A stranger's word is nothing.
+        // A stranger's header is ignored.
         assert!(!came("203.0.113.9", false, "", &["https"]));
         assert!(came("203.0.113.9", true, "", &["http"]));
-        // One proxy; what the client wrote stands to the left.
+        // One proxy; entries written by the client come first.
         assert!(came("10.0.0.1", false, "198.51.100.7", &["https"]));
         assert!(came("::ffff:10.0.0.1", false, "198.51.100.7", &["HTTPS"]));
         assert!(!came("10.0.0.1", false, "198.51.100.7", &["http"]));
@@ -131,9 +131,9 @@ mod tests {
         assert!(!came("10.0.0.1", false, "198.51.100.7", &["https", "http"]));
         assert!(!came("10.0.0.1", false, "198.51.100.7", &["https\u{9}x"]));
         assert!(!came("10.0.0.1", false, "198.51.100.7", &[]));
-        // That we and the proxy speak TLS says nothing about the client.
+        // TLS between the proxy and the hub says nothing about the client's connection.
         assert!(!came("10.0.0.1", true, "198.51.100.7", &["http"]));
-        // Two, of which the outer one was called.
+        // Two proxies; the client called the outer one.
         assert!(came("10.0.0.1", false, "198.51.100.7, 10.0.0.2", &["https, http"]));
         assert!(!came(
             "10.0.0.1",

@@ -193,7 +193,7 @@ impl Connections {
         match room {
             Ok(Some(replaced)) => {
                 let place = self.place(table, address, peer);
-                // Woken outside of the lock: its task gives the place back, which takes it.
+                // Woken without the lock, because its task takes the lock to release the slot.
                 replaced.reader.wake();
                 self.note(ConnectionRefused::Replaced, replaced.address);
                 Ok(place)
@@ -219,7 +219,7 @@ impl Connections {
         if peer != Peer::Proxy && table.has_share(class, address, free) {
             let own = table.classes[class].by_address.get(&address);
             let oldest = own.and_then(|own| idle(own, |_| true));
-            // A gateway that is busy with all of its share may have more while strangers do nothing with theirs.
+            // A gateway that uses its whole share may have more while strangers leave slots idle.
             let others = || {
                 let left = self.most[class].saturating_sub(table.classes[class].all.len());
                 let may = class > STRANGERS && own.is_some_and(|own| own.len() < left);
@@ -232,7 +232,7 @@ impl Connections {
         if free > 0 {
             return Ok(None);
         }
-        // Those who are trusted less have to end first; those who are trusted more do not have to.
+        // Less trusted connections are replaced first; more trusted ones are not replaced.
         let oldest = (STRANGERS..=class).find_map(|class| table.idle(class));
         let oldest = oldest.ok_or(
             if class == STRANGERS && table.classes[class].all.len() >= self.most[class] {
@@ -312,7 +312,7 @@ impl Connections {
     }
 
     fn lock(&self) -> MutexGuard<'_, ConnectionTable> {
-        // No code panics while it holds it.
+        // No code panics while it holds this lock.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -413,7 +413,7 @@ impl Guest {
     /// A request of it came and is being answered until the result is dropped.
     pub fn busy(&self) -> BusyGuard {
         let state = &self.connection.state;
-        // One that has just ended stays so; its answer is lost with it.
+        // A connection that was just replaced stays replaced, and its answer is lost.
         let _ = state.compare_exchange(IDLE, BUSY, Ordering::AcqRel, Ordering::Relaxed);
         BusyGuard(Arc::clone(&self.connection))
     }

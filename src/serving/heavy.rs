@@ -68,7 +68,7 @@ impl Heavy {
 /// Does work while this thread's other tasks go on elsewhere.
 pub fn aside<T>(work: impl FnOnce() -> T) -> T {
     match Handle::current().runtime_flavor() {
-        // A runtime of one thread, as unit tests have it, has no other.
+        // A runtime with one thread, as in unit tests, cannot move its other tasks.
         RuntimeFlavor::CurrentThread => work(),
         _ => tokio::task::block_in_place(work),
     }

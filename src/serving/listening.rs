@@ -70,7 +70,7 @@ impl Listening {
         }
         metrics::counter!("accept_paused_total").increment(1);
         self.tell();
-        // It fails only with a closed semaphore, and this one is never closed.
+        // It fails only if the semaphore is closed, which never happens.
         Arc::clone(&self.room).acquire_owned().await.map_err(io::Error::other)
     }
 
@@ -89,7 +89,7 @@ impl Listening {
 
 impl AddrListener<Accepted, Peer> for Listening {
     async fn bind_to(_: Peer) -> io::Result<Self> {
-        // The hub brings its own listener.
+        // Never called: the hub provides its own listener.
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -109,7 +109,7 @@ impl AddrListener<Accepted, Peer> for Listening {
 /// dropped asks again after a second, and is refused then, before it has sent anything.
 #[cfg(target_os = "linux")]
 pub(super) fn leave_new_ones(listener: &TcpListener) {
-    // On the TCP header: where byte 13 has the flag SYN, keep nothing of the packet, else all.
+    // A BPF program on the TCP header: if byte 13 has the flag SYN, drop the packet, else keep it.
     let filter = [
         SockFilter::new(0x30, 0, 0, 13),
         SockFilter::new(0x45, 0, 1, 0x02),

@@ -156,7 +156,7 @@ impl Reason {
                 .insert(header::ALLOW, HeaderValue::from_static(methods));
         }
         if matches!(self, Self::RequestTimeout | Self::HoldsMost | Self::PayloadTooLarge(_)) {
-            // What is left of the body is not read; the connection cannot be used again.
+            // The rest of the body is not read, so the connection cannot be reused.
             response
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -190,7 +190,7 @@ pub fn json_response(status: StatusCode, body: String, request_id: &str) -> Resp
 
 /// The answer where a handler panicked: 500, so that the provider sends it again.
 pub fn after_panic(_panic: Box<dyn Any + Send>) -> Response<Body> {
-    // What it said may quote the request; the panic hook has logged where it was.
+    // The panic's message may quote the request, so it is dropped; the panic hook has logged its location.
     metrics::counter!("webhooks_rejected_total", "provider" => "_", "reason" => "INTERNAL_ERROR").increment(1);
     Reason::Internal.response("")
 }
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn our_own_faults_count_against_nobody() {
         for reason in all() {
-            // Who holds most of the room is what others find none for.
+            // The sender that holds most of the memory causes the shortage, so this refusal counts against it.
             let is_error = reason.status().0.is_server_error() && reason != Reason::HoldsMost;
             assert!(!(is_error && reason.counts_against_address()), "{reason:?}");
         }

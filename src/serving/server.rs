@@ -121,7 +121,7 @@ pub async fn serve(listener: TcpListener, router: Router, serving: Serving, stop
             () = tokio::time::sleep(linger) => {}
         }
     }
-    // The port stays open for as long as anything holds the listener.
+    // The port stays open until the last owner of the listener is dropped.
     drop(closing);
     handle.graceful_shutdown(Some(grace));
     serving.await

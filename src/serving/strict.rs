@@ -135,7 +135,7 @@ impl Scanner {
             self.at = At::Unknown;
             return false;
         }
-        // Without the CR, where that was kept.
+        // Remove the CR, if it was kept.
         if !self.is_cut {
             self.line.pop();
         }
@@ -148,7 +148,7 @@ impl Scanner {
     fn end_of_line(&mut self) -> At {
         let is_empty = self.line.is_empty();
         match self.at {
-            // Empty lines before a request are left out.
+            // Empty lines before a request are skipped.
             At::Line if is_empty => At::Line,
             At::Line => {
                 self.is_doubtful = self.line.starts_with(b"CONNECT ");
@@ -208,7 +208,7 @@ impl Scanner {
         match (digits, size) {
             (0, _) => At::Unknown,
             (_, 0) => At::Trailer,
-            // Its end of line belongs to it.
+            // A chunk includes its line end.
             (_, size) => At::Body(size + 2),
         }
     }
@@ -250,7 +250,7 @@ mod tests {
             ] {
                 assert_eq!(scanned(text, piece), expected);
             }
-            // Behind other requests, too.
+            // Also after other requests on the same connection.
             let body = "{\n\"a\": 1\n}";
             let with_length = format!("{HEAD}content-length:  {} \r\n\r\n{body}", body.len());
             let chunked = format!(

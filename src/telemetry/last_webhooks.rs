@@ -12,7 +12,7 @@ pub struct LastWebhooks(Mutex<HashMap<Arc<str>, i64>>);
 impl LastWebhooks {
     /// A webhook was accepted at this time.
     pub fn note(&self, provider: &Arc<str>, seconds: i64) {
-        // No code panics while it holds the lock.
+        // No code panics while it holds this lock.
         let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let last = times.entry(Arc::clone(provider)).or_default();
         *last = seconds.max(*last);

@@ -37,8 +37,8 @@ const TOP_LEVEL: [(&str, &str); 4] = [
 /// # Errors
 /// If that was done before, or no thread can be started.
 pub fn init(settings: &config::Logs) -> anyhow::Result<()> {
-    // What the libraries have to say is of interest only where it is about trouble.
-    // `journal::unreachable` logs the connector's message of every attempt, in plain words and not as often.
+    // Only warnings and errors of libraries are of interest.
+    // `journal::unreachable` replaces the connector's message of every attempt by clearer and rarer ones.
     let filter = format!(
         "warn,webhook_hub={},async_nats=error,async_nats::connector=off",
         settings.level
@@ -46,7 +46,7 @@ pub fn init(settings: &config::Logs) -> anyhow::Result<()> {
     let sink = Sink::start(Stdout)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(filter)?)
-        // Else an output that refuses a line would have it told on standard error, which panics where that refuses, too.
+        // Otherwise a refused line would be reported on standard error, which panics if that refuses it, too.
         .log_internal_errors(false)
         .with_writer(sink.clone());
     let set = if settings.json {
@@ -58,7 +58,7 @@ pub fn init(settings: &config::Logs) -> anyhow::Result<()> {
             .try_init()
     };
     set.map_err(|error| anyhow::anyhow!("logs: {error}"))?;
-    // Set once, as the subscriber is.
+    // Set once, like the subscriber.
     let _ = SINK.set(sink);
     super::panics::install_hook();
     Ok(())
@@ -179,7 +179,7 @@ mod tests {
             json: true,
         };
         init(&logs).unwrap();
-        // Dropped by the panic.
+        // The panic drops this value.
         let _flush = AtEnd;
         panic!("cannot handle {SECRET}");
     }

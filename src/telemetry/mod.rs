@@ -21,7 +21,7 @@ const MAX_HOST_CHARS: usize = 63;
 /// A name for this run of the process: the machine's, and eight random digits, for a pod or a container may come back under
 /// the same name.
 pub fn instance_id() -> String {
-    // The kernel's own file: nothing is waited for. Elsewhere than on Linux the random part stands alone.
+    // Reading the kernel's file does not block. On systems other than Linux the random part stands alone.
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host: String = host.trim().chars().take(MAX_HOST_CHARS).collect();
     let random = Uuid::new_v4().simple().to_string();

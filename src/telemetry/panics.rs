@@ -40,7 +40,7 @@ pub async fn catch<T>(stage: &'static str, future: impl Future<Output = T>) -> R
     let caught = AssertUnwindSafe(future).catch_unwind().await;
     caught.map_err(|_message| {
         metrics::counter!("panics_total", "stage" => stage).increment(1);
-        // The future panicked in this very poll, so on this thread.
+        // The future panicked in this poll, so the place was recorded on this thread.
         Panicked {
             place: LAST_PLACE.take(),
         }

@@ -27,7 +27,7 @@ impl Roles {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
-        // No code panics while it holds the lock.
+        // No code panics while it holds this lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

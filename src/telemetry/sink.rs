@@ -103,7 +103,7 @@ impl Sink {
             std::thread::sleep(NOT_NOW);
             item = back;
         }
-        // An error is the end of waiting, too: it was written, or the writer has ended.
+        // An error also ends the wait: the lines were written, or the writer has ended.
         let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 
@@ -293,7 +293,7 @@ mod tests {
             sink.put(&line);
         }
         assert_eq!(sink.lost().full(), 100, "bytes are bounded");
-        // It gives up in time, and what waits is written later.
+        // `flush` gives up in time, and the waiting lines are written later.
         let began = Instant::now();
         sink.flush(Duration::from_millis(50));
         assert!(began.elapsed() < PATIENCE);

@@ -156,7 +156,7 @@ impl Tables {
     }
 
     fn lock(&self) -> MutexGuard<'_, TablesState> {
-        // No code panics while it holds the lock.
+        // No code panics while it holds this lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

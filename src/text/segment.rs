@@ -63,7 +63,7 @@ pub fn check(text: &str) -> Result<(), NotASegment> {
 }
 
 fn check_once(text: &[u8]) -> Result<(), NotASegment> {
-    // Servers may cut white space off.
+    // Servers may trim white space.
     match text.trim_ascii() {
         b"" => return Err(NotASegment::Empty),
         b"." | b".." => return Err(NotASegment::Dots),
@@ -81,7 +81,7 @@ fn check_once(text: &[u8]) -> Result<(), NotASegment> {
     if text.contains(&b';') {
         return Err(NotASegment::Parameter);
     }
-    // No character begins with C0 or C1; with E0 or F0 only where what follows is no shorter one.
+    // C0 and C1 never begin a character. After E0 or F0 the next byte must not make an overlong encoding.
     let is_overlong = |two: &[u8]| {
         matches!(two[0], 0xc0 | 0xc1)
             || two[0] == 0xe0 && (0x80..0xa0).contains(&two[1])
@@ -147,14 +147,14 @@ mod tests {
             ("a%00", NotASegment::Control),
             ("a\u{85}", NotASegment::Control),
             ("%2525252525252e", NotASegment::Nested),
-            // A server of Java, behind a proxy that decodes.
+            // For a Java server behind a proxy that decodes.
             ("..;", NotASegment::Parameter),
             ("..;x=1", NotASegment::Parameter),
             ("%2e%2e;", NotASegment::Parameter),
             (".%3b", NotASegment::Parameter),
             ("A-1;x", NotASegment::Parameter),
             (";", NotASegment::Parameter),
-            // A server that normalises Unicode.
+            // For a server that normalises Unicode.
             ("\u{ff0e}\u{ff0e}", NotASegment::Dots),
             (".\u{2024}", NotASegment::Dots),
             ("\u{2025}", NotASegment::Dots),
@@ -169,7 +169,7 @@ mod tests {
             ("%2f\u{307}", NotASegment::Separator),
             ("..\u{37e}", NotASegment::Parameter),
             ("a\u{ff1b}b", NotASegment::Parameter),
-            // An old decoder.
+            // For a decoder that accepts overlong encodings.
             ("%c0%ae%c0%ae", NotASegment::Overlong),
             ("a%C0%AFb", NotASegment::Overlong),
             ("a%c1%9cb", NotASegment::Overlong),
@@ -211,7 +211,7 @@ mod tests {
                 let once = percent_decode(encoded.as_bytes()).decode_utf8();
                 prop_assert_eq!(once.as_deref(), Ok(&*text));
                 let again: Url = format!("http://h/a/b/{text}/status").parse().unwrap();
-                // As a server of Java sees it that was handed the decoded path.
+                // The path as a Java server sees it after a proxy decoded it.
                 prop_assert!(!matches!(text.split(';').next(), Some("" | "." | "..")) && !text.contains(';'), "{:?}", text);
                 prop_assert!(text.contains(['?', '#']) || again.path_segments().unwrap().count() == 4, "{}", again);
             }

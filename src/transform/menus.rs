@@ -47,11 +47,11 @@ impl Transform {
     ) -> Result<NewEvent, NotYet> {
         let provider = &received.envelope.provider;
         let store = word.store.as_deref();
-        // The authentication may have read another store: the merchant header, where the word itself names one as well.
+        // The authentication may have used another store: that of the merchant header, although the webhook names one as well.
         let claimed = self.branches.find(provider, store).await;
         let branch = match allow(&received.envelope.principal, claimed)? {
             Resolved::Allowed(branch) => branch,
-            // A menu has no number: its store alone says which branch it is.
+            // A menu has no order number, so only its store identifies the branch.
             Resolved::NotFound | Resolved::Several => {
                 return Ok(dead_letter(received, branch_not_found(provider, store)));
             }

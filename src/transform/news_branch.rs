@@ -80,13 +80,13 @@ impl Transform {
             BranchOnLog::Several => return Ok(OfNews::Several),
             BranchOnLog::ByBranches(places) => places,
         };
-        // The only active row is no word of the provider's: it says nothing against an order of another branch.
+        // A branch that was assumed because it is the only active row is no statement of the provider, and does not contradict another one.
         if let Some(row) = row
             && (store.is_some() || by_branches.is_empty())
         {
             return Ok(OfNews::found(row));
         }
-        // In the tables only where it is older than what is remembered.
+        // The tables are needed only for orders that are older than the memory of orders.
         let in_tables = match self.branches_by_table(received).await {
             Ok(places) => Some(places),
             Err(error) if by_branches.is_empty() => {
@@ -137,7 +137,7 @@ impl Transform {
         {
             return Ok(Ok(BranchLookup::Found(order.place)));
         }
-        // Only the table knows what is older than what is remembered.
+        // Only the table knows orders that are older than the memory of orders.
         let known = self.known_by_table(received, own).await.map_err(|error| {
             tracing::warn!(
                 error = format!("{error:#}"),

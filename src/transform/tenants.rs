@@ -90,7 +90,7 @@ impl Transform {
             let active = self.branches.known(provider, Some(store));
             active.or_else(|| self.branches.inactive(provider, Some(store)))
         };
-        // One that no branch is known by may be the provider's own name of the store.
+        // A store that belongs to no branch may be the provider's own name for it.
         if let Some(place) = fact.stores.of_payload.as_deref().and_then(known)
             && let Err(not_yours) = principal.may_act_for(&place.branch_id)
         {

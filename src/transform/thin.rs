@@ -47,7 +47,7 @@ pub(super) async fn fact(
         None => None,
     };
     let webhook = Recorded {
-        // One that has left the log meanwhile says no more than its order.
+        // A webhook that has left the log meanwhile named nothing but its order.
         payload: webhook.map_or_else(|| fetched.payload.clone(), |webhook| webhook.payload),
         ..fetched.clone()
     };

@@ -21,7 +21,7 @@ pub(super) fn forbidden(parts: &[Part], at: usize) -> Option<char> {
     };
     match neighbour {
         Some(Part::Literal(text)) => text.chars().next(),
-        // A URL as it is called holds none, and the body is a JSON object.
+        // The URL before it contains no brace, and the body begins with one because it is a JSON object.
         Some(Part::Body) if parts.get(at) == Some(&Part::Url) => Some('{'),
         _ => None,
     }
@@ -132,12 +132,12 @@ impl Scheme {
                 FieldRead::Path => one.signed.has(&Part::Url),
                 FieldRead::Pointer(pointer) => one.covers_pointer(pointer),
             }),
-            // Each step must let it in: one that signs it is enough.
+            // All steps must accept the request, so one step that signs the location is enough.
             Self::AllOf(steps) => steps
                 .iter()
                 .filter_map(|step| step.signs(read))
                 .reduce(|one, other| one || other),
-            // Any step lets it in: each that signs must sign it.
+            // Any step may accept the request, so every step that signs must sign the location.
             Self::AnyOf(steps) => steps
                 .iter()
                 .filter_map(|step| step.signs(read))

@@ -165,7 +165,7 @@ impl Content {
                     None => return None,
                 },
             };
-            // Of the URL the part before the path is ours, and the same for every request.
+            // The URL's part before the path is PUBLIC_URL, which is the same for every request.
             let sent = if *part == Part::Url {
                 request.path_and_query()
             } else {

@@ -98,7 +98,7 @@ impl Fields {
                 continue;
             }
             let field = self.0.get(&*name);
-            // What is not read may be missing in a third way.
+            // A field that the scheme does not list counts as missing if it is `null`.
             if field.is_none() && value.text() == "null" {
                 continue;
             }

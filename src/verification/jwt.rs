@@ -86,7 +86,7 @@ impl Jwt {
     }
 
     fn shared(&self, secret: &str) -> Option<impl std::ops::Deref<Target = Vec<u8>> + use<>> {
-        // A public key is known to everybody; as a shared secret it would let everybody in.
+        // A public key is public: as a shared secret it would let anyone sign.
         let is_pem = secret.contains("-----BEGIN");
         self.secret_encoding.key(secret, "").filter(|_| !is_pem)
     }
@@ -105,7 +105,7 @@ impl Jwt {
         let Some(key) = self.key(secret) else { return false };
         let mut validation = Validation::default();
         validation.algorithms.clone_from(&self.algorithms);
-        // Times and claims are looked at below, against the time of receipt.
+        // Times and claims are checked below, against the time of receipt.
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_nbf = false;
@@ -113,7 +113,7 @@ impl Jwt {
         let Ok(token) = jsonwebtoken::decode::<Map<String, Value>>(token, &key, &validation) else {
             return false;
         };
-        // What its maker marks as critical is something that we do not know.
+        // The hub knows no critical extensions, so a token with one is refused.
         token.header.crit.is_none() && self.in_time(&token.claims, now) && self.has_claims(&token.claims)
     }
 
@@ -131,7 +131,7 @@ impl Jwt {
 
     fn has_claims(&self, claims: &Map<String, Value>) -> bool {
         self.claims.iter().all(|(name, expected)| match claims.get(name) {
-            // An audience may be one of several.
+            // The audience may be a list that contains the expected one.
             Some(Value::Array(several)) if name == "aud" && !expected.is_array() => several.contains(expected),
             found => found == Some(expected),
         })

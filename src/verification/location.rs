@@ -122,7 +122,7 @@ impl Source {
             Self::Header(name) => single(headers, name).map(Cow::Borrowed),
             Self::Pointer(pointer) => {
                 let value = json::find(body, pointer).ok()??;
-                // A longer one is not worth unescaping.
+                // A longer value would exceed the limit after unescaping.
                 let value = (value.text().len() <= 2 * MAX_CHARS).then_some(value)?;
                 json::text(value).ok().filter(|text| text.len() <= MAX_CHARS)
             }

@@ -54,7 +54,7 @@ fn expand_to(mut table: Value, depth: usize) -> Result<Value, String> {
         ));
     }
     merge(&mut whole, table);
-    // Presets are written with presets in their steps.
+    // The steps of a preset may name presets.
     expand_to(whole, depth.checked_sub(1).ok_or("preset: nested too deep")?)
 }
 

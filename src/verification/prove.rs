@@ -194,7 +194,7 @@ impl Signed {
         if !hashed || !single {
             return Err(INVALID);
         }
-        // Only now that it is known who wrote it does the time mean anything.
+        // The time counts only after the signature has proven its author.
         let signed_at = match time.zip(time_text.as_deref()) {
             Some((time, text)) => Some(time.read(text).ok_or(INVALID)?),
             None => None,

@@ -119,7 +119,7 @@ pub fn sign(scheme: &Scheme, keys: &Keys, mut request: Outgoing, now: DateTime<U
             return Err(reason);
         }
         Scheme::AllOf(steps) => {
-            // What writes into the body goes before what signs it.
+            // Steps that write into the body come before those that sign it.
             let (first, then): (Vec<_>, Vec<_>) = steps.iter().partition(|step| step.writes_body());
             for step in first.into_iter().chain(then) {
                 request = sign(step, keys, request, now)?;

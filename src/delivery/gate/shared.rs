@@ -110,7 +110,7 @@ impl BreakerSharing {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                // A change is said before it is repeated.
+                // A change is published before the next repeat.
                 biased;
                 turn = self.turns.recv() => match turn {
                     Ok(report) => self.say(report, false).await,
@@ -146,7 +146,7 @@ impl BreakerSharing {
     }
 
     async fn say(&mut self, report: BreakerReport, repeat: bool) {
-        // The client would keep it and say it when NATS is back, long after it was true.
+        // The client would keep the message and send it when NATS is back, when it is outdated.
         if !self.connection.is_up() {
             return;
         }
@@ -154,7 +154,7 @@ impl BreakerSharing {
             instance: self.instance.clone(),
             state: report.state,
             reason: report.reason,
-            // Rounded up: no instance may send a request sooner than this one would.
+            // Rounded up, so that no instance sends a request earlier than this one would.
             remaining_ms: u64::try_from(report.remaining.as_micros().div_ceil(1000)).unwrap_or(u64::MAX),
             repeat,
         };
@@ -180,7 +180,7 @@ fn read(payload: &[u8], own_name: &str) -> Option<BreakerReport> {
     let said: BreakerMessage = serde_json::from_slice(payload)
         .inspect_err(|error| tracing::debug!(%error, "not a breaker's state"))
         .ok()?;
-    // What is read here stands in our health and log.
+    // The text goes into this instance's health and log.
     let tidy = |reason: String| {
         let printable = reason.chars().filter(|one| !one.is_control());
         printable.take(MAX_REASON_CHARS).collect()

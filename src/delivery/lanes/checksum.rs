@@ -229,7 +229,7 @@ mod tests {
         played.write(2, true);
         let revision = played.messages[&2].revision;
         played.write(2, false);
-        // The mark went.
+        // The marker expired.
         played.messages.remove(&2);
         let checksum = played.checksum;
         assert!(played.is_explained_by(checksum));
@@ -253,7 +253,7 @@ mod tests {
         #[test]
         fn what_was_written_since_is_explained(
             before in prop::collection::vec((0u8..6, any::<bool>()), 0..40),
-            // Fewer of each lane than its past goes back.
+            // Fewer writes of each lane than its past can name.
             since in prop::collection::vec((0u8..6, any::<bool>()), 0..12),
             which in any::<prop::sample::Index>(),
         ) {
@@ -261,7 +261,7 @@ mod tests {
             before.iter().for_each(|(lane, is_open)| played.write(*lane, *is_open));
             let checksum = played.checksum;
             for (lane, is_open) in since {
-                // One that ended since and begins anew is not known to have been there before.
+                // A lane that ended and began again since then does not show that it existed before.
                 let ended_since = played.messages.get(&lane).is_some_and(|last| !last.is_open && last.revision > checksum.newest);
                 if !ended_since {
                     played.write(lane, is_open);

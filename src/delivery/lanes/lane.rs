@@ -110,13 +110,13 @@ impl Lane {
             head: first,
             requests,
             due_at: match first {
-                // What it waits for may be in the other lane.
+                // A head that waits for its creation is tried at once: the creation may be in the other lane.
                 first if first == head && !self.for_creation => self.due_at,
                 first if first == missing.head && !missing.for_creation => missing.due_at,
                 _ => now,
             },
             waiting: events,
-            // The one that the head waits for may be behind it, which is looked for when that is tried.
+            // The creation that the head waits for may be behind it; the next attempt looks for it.
             for_creation: false,
             creations: None,
             ..self
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(rest.creation(), Some(Some(2)));
         let rest = lane.mended(|event| event >= 12, None, now).unwrap();
         assert_eq!(rest.creation(), Some(None));
-        // An earlier version that writes the lane leaves it out.
+        // An earlier version writes the lane without this field.
         let mut older: serde_json::Value = serde_json::to_value(&rest).unwrap();
         older.as_object_mut().unwrap().remove("creations");
         assert_eq!(serde_json::from_value::<Lane>(older).unwrap().creation(), None);

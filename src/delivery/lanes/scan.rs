@@ -189,7 +189,7 @@ async fn pull(
             .context("the connection was closed")?;
         match message.status.map(|status| status.as_u16()) {
             None => note(connection, message, all, number)?,
-            // Nothing more now, or the batch has as many bytes as were asked for.
+            // No more lanes, or the batch reached the requested bytes.
             Some(404 | 408 | 409) => return Ok(()),
             Some(status) => bail!("a pull of lanes was answered with {status}"),
         }

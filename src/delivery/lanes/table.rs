@@ -209,7 +209,7 @@ mod tests {
         table.put(key(2), open(2, at(3)));
         assert_eq!((table.take_due(at(2)), table.first_due()), (None, Some(at(3))));
         assert_eq!(table.take_due(at(9)), Some(key(2)));
-        // It is written while it is worked on, as often as that takes.
+        // A lane may be written several times while a task works on it.
         table.put(key(2), open(3, at(4)));
         assert_eq!((table.take_due(at(9)), table.take_due(at(9))), (Some(key(1)), None));
         table.release(key(2));
@@ -264,7 +264,7 @@ mod tests {
         #[test]
         fn no_lane_is_forgotten(steps in prop::collection::vec(step(), 0..60)) {
             let mut table = LaneTable::default();
-            // Due time, and whether a task works on it.
+            // For each lane: its due time, and whether a task works on it.
             let mut model: HashMap<u8, (i64, bool)> = HashMap::new();
             for step in steps {
                 match step {

@@ -96,7 +96,7 @@ async fn write(client: &Client, inbox: &str, answers: &mut Subscriber, batch: Ve
     }
     let first = (ack.seq + 1).saturating_sub(count as u64);
     for (change, revision) in batch.into_iter().zip(first..) {
-        // A caller that stopped waiting has given up its lease, too.
+        // A caller that stopped waiting no longer has the lease, so the result does not matter.
         let _ = change.done.send(revision);
     }
     Ok(())

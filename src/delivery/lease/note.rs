@@ -139,7 +139,7 @@ mod tests {
             handed_over: true,
         };
         let written = serde_json::to_string(&note).unwrap();
-        // LEASES holds 64 KB for three stages, and a message and the one that it replaces for a moment.
+        // LEASES holds 64 KB for three stages; for a moment it holds a message and the one that replaces it.
         assert!(written.len() < 12_000, "{}", written.len());
     }
 

@@ -218,7 +218,7 @@ impl<S: Stage> Worker<S> {
     /// Works on a lane for as long as what is in it is due.
     async fn settle_lane(&self, key: OrderKey, context: &TaskContext, done: &mut Done) -> anyhow::Result<()> {
         let lanes = self.lanes(context)?;
-        // None: it has ended since it was found to be due.
+        // The lane may have ended since it was found to be due.
         while let Some(mut lane) = lanes.get(key).await? {
             if !lane.is_due(Utc::now()) {
                 return Ok(());
@@ -230,7 +230,7 @@ impl<S: Stage> Worker<S> {
                     done.left = true;
                     return Ok(());
                 }
-                // The lane belongs to the next instance, which finds on the log what ended.
+                // The lane belongs to the next instance, which reads the outcomes from the log.
                 _ if context.handed_over.load(Ordering::Relaxed) => return Ok(()),
                 Attempted::Parked(requests, parking) => {
                     let begins_to_wait = !lane.for_creation;
@@ -242,7 +242,7 @@ impl<S: Stage> Worker<S> {
                     };
                     let passed = match lane.creation() {
                         _ if !parking.for_creation => None,
-                        // Also where it waited for it before: an earlier version let the creation join such a lane.
+                        // The creation may be in the lane even if the head waited for it before: an earlier version let it join.
                         Some(known) => known,
                         None if begins_to_wait => self.creation_in(key, &lane).await?,
                         None => None,
@@ -342,7 +342,7 @@ impl<S: Stage> Worker<S> {
             let permission = RequestPermission::of(about, &context.lease, &context.halt, &context.requests);
             let handled = permission.run(panics::catch(S::NAME, async {
                 fault_injection::panic_at(S::NAME, &event.envelope.external_order_id);
-                // Boxed: a stage may go deep, and what polls it is deep already.
+                // Boxed, because a stage's futures nest deeply, and so does the caller's.
                 Box::pin(self.stage.handle(&event, requests + 1)).await
             }));
             let Some(handled) = handled.await else {

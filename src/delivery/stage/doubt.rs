@@ -48,7 +48,7 @@ impl Doubt {
     }
 
     fn state(&self) -> MutexGuard<'_, DoubtState> {
-        // No code panics while it holds the lock.
+        // No code panics while it holds this lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -71,7 +71,7 @@ pub(super) async fn inherited_floor(
 /// If that is so, or NATS does not answer.
 pub(super) async fn check(connection: &Connection, tenure: &Tenure) -> anyhow::Result<()> {
     let times = connection.times();
-    // Before the log is looked at: the stage works meanwhile, and what it learns then may be newer than the look.
+    // Taken before the log is read: the stage works meanwhile, and later marks may be newer than what is read.
     let Some((remembered, id)) = tenure.progress(|progress| progress.remembered()) else {
         return Ok(());
     };
@@ -104,7 +104,7 @@ pub(super) struct WentBack {
 /// # Errors
 /// [`WentBack`].
 pub(super) async fn look(connection: &Connection, tenure: &Tenure) -> anyhow::Result<()> {
-    // First: what is known is the proof that this is the same log.
+    // Checked first, because the existing marks prove that this is the same log.
     let looked = async {
         check(connection, tenure).await?;
         let log = LogState::look(connection).await?;

@@ -113,7 +113,7 @@ impl Gauges {
             self.oldest = None;
             return Duration::ZERO;
         }
-        // Where the log did not answer, the age of the one before is the best that is known.
+        // If the log did not answer, the previous oldest event is the best estimate.
         self.oldest = found.or(self.oldest);
         let since = self.oldest.map(|(_, time)| Utc::now() - time);
         since.and_then(|age| age.to_std().ok()).unwrap_or_default()

@@ -73,8 +73,8 @@ async fn wait_in<S: Stage>(
     event: &Recorded,
     requests: u32,
 ) -> anyhow::Result<Joined> {
-    // The head waits for this event. It is tried once more, finds that, and lets it pass: also where a lane that is lost is
-    // put before this one meanwhile. One event more than the limit is written, as where it leads.
+    // The head waits for this event. The head is tried once more, finds the event behind it and lets it pass, even if a lost
+    // lane is merged before this one meanwhile. This event may exceed the limit by one, like an event that leads a lane.
     let is_awaited = lane.for_creation && S::creates(event);
     if is_awaited {
         (lane.for_creation, lane.due_at) = (false, Utc::now());

@@ -51,7 +51,7 @@ impl RequestsInFlight {
     }
 
     fn set<T>(&self, act: impl FnOnce(&mut BTreeSet<u64>) -> T) -> T {
-        // No code panics while it holds the lock.
+        // No code panics while it holds this lock.
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -133,7 +133,7 @@ impl Progress {
             known: self.known,
             known_id: self.known_id.clone(),
             trail: self.trail.clone(),
-            // What is beyond a floor that was lowered is read again, and so its outcomes are, which stand behind it.
+            // Beyond a lowered floor, events are read again, and so are their outcomes, which come after them.
             recorded: beyond.map_or(recorded, |_| recorded.min(settled)),
             settled,
             open: self
@@ -190,13 +190,13 @@ mod tests {
         progress.know(3, "id");
         progress.receive(3);
         progress.record(3);
-        // Others go on, and the outcome stands somewhere behind 3.
+        // Other events continue, and the outcome of 3 comes somewhere after it.
         progress.know(900, "other");
         assert_eq!(progress.floor().recorded, 3);
         progress.attempted(3, 1);
         let floor = progress.floor();
         assert_eq!((floor.recorded, floor.open), (900, vec![(3, 1)]));
-        // The head of a lane: until the lane says so.
+        // The head of a lane stays open until the lane records its outcome.
         progress.record(2);
         progress.attempted(2, 1);
         progress.know(950, "later");
@@ -225,7 +225,7 @@ mod tests {
         ) {
             let mut progress = new();
             events.iter().for_each(|event| progress.receive(*event));
-            // Their outcomes stand anywhere behind them.
+            // Their outcomes come anywhere after them.
             progress.know(9000, "id");
             settled.iter().for_each(|event| progress.settle(*event));
             let floor = progress.floor();

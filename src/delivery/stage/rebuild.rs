@@ -66,7 +66,7 @@ impl Check {
                 ..check
             },
             Some((_, checksum)) if read.is_whole && read.matches_checksum(checksum) => return None,
-            // What has come into a lane since then was not settled before.
+            // Events that joined a lane since then were not settled at that time.
             Some((floor, checksum)) => {
                 let open = floor.open.iter().map(|(sequence, _)| *sequence).min();
                 let first = [checksum.oldest, open, oldest, Some(floor.settled + 1)];
@@ -79,7 +79,7 @@ impl Check {
                 }
             }
             None if !read.is_whole => check,
-            // As an older hub leaves them: what is there may have ended.
+            // An older hub leaves no checksum, so the events of existing lanes may have ended.
             None => Self {
                 from: oldest?.min(beyond),
                 makes_lost: false,

@@ -99,7 +99,7 @@ pub(super) async fn read<S: Stage>(
     let check = parked
         .as_ref()
         .and_then(|(_, read)| Check::of::<S>(read, &left, acknowledged, may_be_missing));
-    // Where the log is the one that the floor is about, what is open but for lanes is known without them.
+    // A floor of this log names all open events outside of lanes, so it is used even if the lanes differ.
     let is_of_other_log = check.as_ref().is_some_and(|check| check.is_of_other_log);
     let left = match left {
         InheritedFloor::Floor(floor) if !is_of_other_log => Some(floor),
@@ -107,8 +107,8 @@ pub(super) async fn read<S: Stage>(
     };
     let has_floor = left.is_some();
     let floor = left.unwrap_or_else(|| floor::acknowledged(log, acknowledged));
-    // A consumer that is new beside a log that is not, as on a mirror that was promoted, hands out once more what has its outcome.
-    // So all that is there is read as if it had been handed out, and then counts as that up to the last event that was handled.
+    // A new consumer on an old log, as on a promoted mirror, delivers events that have an outcome. So the whole log is read as if
+    // it had been delivered; then events up to the last handled one count as delivered.
     let is_new = !has_floor && info.delivered.stream_sequence == 0;
     let delivered = if is_new {
         log.last
@@ -259,7 +259,7 @@ fn take_open(
 fn segments(floor: &Floor, delivered: u64, last: u64, has_floor: bool) -> Vec<(u64, u64)> {
     let handed_out = (delivered > floor.settled).then_some((floor.settled, delivered));
     match handed_out {
-        // Without a floor nothing is known of lanes either, and their outcomes are looked for elsewhere.
+        // Without a floor nothing is known about lanes either, and their outcomes are read elsewhere.
         None if !has_floor => Vec::new(),
         None => vec![(floor.recorded, last)],
         Some((settled, delivered)) if floor.recorded <= delivered => vec![(settled.min(floor.recorded), last)],
@@ -384,7 +384,7 @@ impl RecoveryReader<'_> {
             .collect();
         for sequence in &found.unreadable {
             let message = message_at(self.connection, *sequence).await?;
-            // It comes again, and is looked at then.
+            // Such an event is delivered again, and handled then.
             let Some(message) = message.filter(|message| is_taken(consumer, &message.subject)) else {
                 continue;
             };
@@ -426,16 +426,16 @@ mod tests {
     #[test]
     fn only_what_is_new_is_read() {
         for (settled, recorded, delivered, has_floor, expected) in [
-            // A stage that keeps up.
+            // The stage keeps up.
             (990, 991, 992, true, vec![(990, 1000)]),
             (990, 995, 992, true, vec![(990, 992), (995, 1000)]),
             (990, 980, 992, true, vec![(980, 1000)]),
-            // One that is far behind: what waits in between is not read.
+            // The stage is far behind: the waiting events in between are not read.
             (100, 990, 150, true, vec![(100, 150), (990, 1000)]),
             (150, 990, 150, true, vec![(990, 1000)]),
-            // The consumer went back.
+            // The consumer went back to an earlier position.
             (150, 990, 120, true, vec![(990, 1000)]),
-            // No floor but the consumer's.
+            // Without a note only the consumer's floor is known.
             (100, 100, 150, false, vec![(100, 1000)]),
             (150, 150, 150, false, vec![]),
         ] {

@@ -107,7 +107,7 @@ impl RecoveryScan {
     }
 
     pub(super) fn note_open(&mut self, event: Recorded, requests: u32) {
-        // What is older than the floor was acknowledged: without an outcome it was in a lane.
+        // Events up to the floor were acknowledged, so an event without an outcome was in a lane.
         let needs_lane = self.checks_lanes && event.sequence <= self.settled;
         let name = self.acceptances.note(&event);
         if let hash_map::Entry::Vacant(new) = self.open.entry(name) {
@@ -177,7 +177,7 @@ impl RecoveryScan {
         };
         let (true_ones, mut strange): (HashSet<_>, HashSet<_>) = named.partition(is_there);
         self.in_lanes = true_ones.into_iter().map(|(_, event)| event).collect();
-        // Taken for one that had come because a lane named its place: it comes yet.
+        // A lane named its sequence, so it was taken as delivered, but it is still to come.
         let (delivered, in_lanes) = (self.delivered, &self.in_lanes);
         self.open
             .retain(|_, open| open.sequence <= delivered || in_lanes.contains(&open.sequence));
@@ -204,7 +204,7 @@ impl RecoveryScan {
                 btree_map::Entry::Occupied(lane) => {
                     let lane = lane.into_mut();
                     lane.waiting.push((open.sequence, open.requests));
-                    // It may be the one that the head waits for, which is looked for when that is tried: at once.
+                    // This event may be the creation that the head waits for, so the head is tried at once and looks for it.
                     if std::mem::take(&mut lane.for_creation) {
                         lane.due_at = now;
                     }

@@ -126,7 +126,7 @@ impl Tenure {
     }
 
     fn state(&self) -> MutexGuard<'_, TenureState> {
-        // No code panics while it holds the lock.
+        // No code panics while it holds this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -234,7 +234,7 @@ impl Tenure {
             floor: match &state.progress {
                 Some(progress) => {
                     let floor = progress.floor();
-                    // After the floor: an event that this calls settled is in a lane by then, or has ended.
+                    // Read after the floor: each event that the floor calls settled is in a lane by then, or has ended.
                     let lanes = state.lanes.as_ref();
                     let lanes = lanes.map(|lanes| *lanes.lock().unwrap_or_else(PoisonError::into_inner));
                     let lanes = state.before.unwrap_or(lanes);

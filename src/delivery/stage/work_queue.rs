@@ -274,7 +274,7 @@ mod tests {
         assert!(queue.is_crowded() && queue.has_room());
         queue.push(item(1024, "CR-1", 1));
         assert!(!queue.has_room() && queue.is_queued(1024));
-        // The first one's end makes room, and lets the next of its order have its turn.
+        // When the first event ends, there is room, and the next event of its order is ready.
         let first = queue.next().unwrap();
         assert!(queue.next().is_none());
         queue.finish(Done::of(&first));

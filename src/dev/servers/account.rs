@@ -100,7 +100,7 @@ pub(super) fn reachable_folder(wanted: &Path) -> PathBuf {
 
 /// A short file name made of a path: the same path gives the same name.
 pub(super) fn stable_name(path: &Path) -> String {
-    // Its keys are fixed, and a change of the algorithm costs no more than a new folder.
+    // The hasher's keys are fixed. If its algorithm changes, the only effect is a new folder.
     let mut hasher = DefaultHasher::new();
     path.hash(&mut hasher);
     format!("webhook-hub-{:016x}", hasher.finish())

@@ -99,7 +99,7 @@ fn find_postgres(tools: &Path) -> Result<PathBuf> {
             ),
         };
     }
-    // Links such as /usr/local/bin/postgres are followed, for their target tells whether all programs are there.
+    // Links such as /usr/local/bin/postgres are followed, because all programs must be in the target's folder.
     let on_path = path_folders().filter_map(|folder| {
         let program = fs::canonicalize(folder.join("postgres")).ok()?;
         Some(program.parent()?.to_path_buf())

@@ -124,7 +124,7 @@ impl NatsServer {
             dir,
         };
         match remembered_port(&server.port_file()) {
-            // Between our look and its start somebody else may have taken the port; any other will do then.
+            // Another program may have taken the port since it was checked; then any other port will do.
             Some(port) => match server.launch(Some(port)).await {
                 Ok(()) => {}
                 Err(_) if remembered_port(&server.port_file()).is_none() => server.launch(None).await?,
@@ -248,7 +248,7 @@ impl NatsServer {
                 None => sleep(POLL).await,
             }
         };
-        // The server removes it too, but not when it is killed.
+        // The server removes the file itself, but not when it is killed.
         let _ = fs::remove_file(&file);
         timeout(GREETING_TIMEOUT, greeting(port))
             .await

@@ -337,7 +337,7 @@ impl Postgres {
             .await
             .map_err(|_| anyhow!("PostgreSQL took no connection within {CONNECT_TIMEOUT:?}"))?
             .context("cannot connect to PostgreSQL")?;
-        // Polled here and not in a task, so that nothing is left behind.
+        // Polled here and not in a task of its own, so that no task is left behind.
         tokio::select! {
             answer = client.simple_query(statement) => {
                 let answer = answer.with_context(|| format!("`{statement}` failed"))?;
@@ -369,7 +369,7 @@ fn socket_dir(dir: &Path, account: Option<&Account>) -> Result<PathBuf> {
                 chown(&short, Some(account.uid), Some(account.gid))?;
             }
         }
-        // From an earlier start, or laid there by somebody else, who must not get our connections.
+        // The link is from an earlier start, or another user made it, who must not get these connections.
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             let owner = fs::symlink_metadata(&short)?;
             let expected = account.map_or_else(account::own_uid, |account| Ok(account.uid))?;

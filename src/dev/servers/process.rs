@@ -155,7 +155,7 @@ impl Process {
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot run sh to start {}", self.name))?;
-        // It holds our copy of the locked log.
+        // The command holds a copy of the locked log file's descriptor.
         drop(command);
         let pipe = child.stdin.take();
         let output = child.stdout.take().expect("the output was made a pipe above");
@@ -215,7 +215,7 @@ impl Process {
     /// SIGKILL to the server and all its children, as the machine's end would do; waits until they are gone.
     pub(super) async fn kill(&self) -> Result<()> {
         let Some(pid) = self.expect_end() else { return Ok(()) };
-        // Stopped first, so that none is born between the listing and the kill.
+        // Stopped first, so that no child starts between the listing and the kill.
         signal("STOP", &[pid]).await;
         signal("KILL", &with_children(pid).await).await;
         timeout(KILL_TIMEOUT, self.ended()).await.map_err(|_| {
@@ -259,7 +259,7 @@ impl Process {
     /// Resolves when the server doesn't run, for whatever reason.
     async fn ended(&self) {
         let mut state = self.state.subscribe();
-        // It can't fail: `self` holds a sender.
+        // It cannot fail: `self` holds the sender.
         let _ = state
             .wait_for(|state| matches!(state, State::Stopped | State::Ended(_)))
             .await;
@@ -318,7 +318,7 @@ impl Process {
     }
 
     fn lock_run(&self) -> MutexGuard<'_, Run> {
-        // Nothing that panics runs under this lock, and its content is whole at any time.
+        // No code panics while it holds this lock, and its content is always consistent.
         self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -330,7 +330,7 @@ impl Drop for Process {
             return;
         }
         for dir in &self.remove_on_exit {
-            // The watcher ended before; what can't be removed is a leftover in a temporary folder, no failure.
+            // The watcher ended before. A folder that cannot be removed is a leftover in a temporary folder, and no failure.
             let _ = fs::remove_dir_all(dir);
         }
     }
@@ -359,7 +359,7 @@ async fn signal(signal: &str, pids: &[u32]) {
 async fn with_children(pid: u32) -> Vec<u32> {
     let listed = match fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) {
         Ok(listed) => listed,
-        // Systems without that file.
+        // This system lacks that file.
         Err(_) => match tokio::process::Command::new("pgrep")
             .args(["-P", &pid.to_string()])
             .output()

@@ -41,7 +41,7 @@ pub(super) fn envelope(
         request: Some(RequestFacts {
             webhook_sequence: None,
             method: verified.method().to_string(),
-            // A query could hold a key; the path alone says what was called.
+            // Only the path: a query could contain a key.
             path: path.to_owned(),
             client_address: info.client.to_string(),
             scheme: proof.scheme().to_owned(),

@@ -35,7 +35,7 @@ pub(super) fn precheck<'a>(
         Ok(()) => Ok(enabled),
         Err(limited) => Err(Rejection {
             provider: Some(enabled),
-            // A provider is to see its answer; what a blocked address sends is not read at all.
+            // A provider over its quota must get the answer, so its body is read and discarded. That of a blocked address is not read.
             is_read: limited.scope == Scope::Provider,
             reason: limited.into(),
         }),

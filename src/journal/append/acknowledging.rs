@@ -167,7 +167,7 @@ impl Acknowledging {
     /// Waits until the log acknowledges.
     pub(super) async fn wait_up(&self) {
         let mut up = self.0.up.subscribe();
-        // The sender lives as long as this.
+        // It cannot fail: `self` holds the sender.
         let _ = up.wait_for(|up| *up).await;
     }
 
@@ -276,7 +276,7 @@ impl AckState {
             && now.duration_since(*since) >= known_after
             && self.trouble.as_ref().is_none_or(LogTrouble::is_silence)
             && self.trouble.as_ref() != Some(seen)
-            // The word of the server, or of an append, is not taken back by silence.
+            // Silence does not replace a reason that came from the server or from an append.
             && self.distrust_until.is_none_or(|until| until <= now)
         {
             let seen = seen.clone();
@@ -293,7 +293,7 @@ impl AckState {
     }
 
     fn stores_nothing(&mut self, why: Option<String>, now: Instant) {
-        // The server says it again for as long as it is so.
+        // While the reason persists, the server reports it again.
         let distrust = if why.is_some() { DISTRUST } else { self.distrust };
         self.distrust_until = Some(now + distrust);
         if why.is_none() {
@@ -359,7 +359,7 @@ impl AckState {
 
     fn lets_in(&mut self, now: Instant) -> Result<(), LogTrouble> {
         match &self.trouble {
-            // Not known yet: it may answer in a moment.
+            // Not known yet: the first answer may come in a moment.
             None | Some(LogTrouble::NotAsked) => Ok(()),
             Some(trouble) if self.next_trial.is_some_and(|next| now < next) => Err(trouble.clone()),
             Some(_) => {

@@ -181,7 +181,7 @@ impl Round {
             Some(Answer::Ack(PubAck { error: Some(error), .. })) if error.says_no_room() => {
                 Some(vec![Published::NoRoom(error.description); count])
             }
-            // Nothing of it was stored. One by one each gets an answer of its own, the known ones as duplicates.
+            // The server stored nothing of the batch. Sent singly, each message gets its own answer; known ones are duplicates.
             Some(Answer::Ack(PubAck { error: Some(error), .. })) => {
                 if error.err_code != DUPLICATE_IN_BATCH {
                     tracing::warn!(
@@ -239,7 +239,7 @@ impl Round {
                 Answer::Ack(PubAck { error: Some(error), .. }) if error.says_no_room() => {
                     Published::NoRoom(error.description)
                 }
-                // 503 says "not now": no leader yet, the stream is still being recovered.
+                // 503 is temporary: the stream has no leader yet, or is still being recovered.
                 Answer::Ack(PubAck { error: Some(error), .. }) if error.code == 503 => Published::Unknown,
                 Answer::Ack(PubAck { error: Some(error), .. }) => Published::Refused(error.description),
                 Answer::NoResponders | Answer::Unreadable => Published::Unknown,

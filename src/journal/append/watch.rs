@@ -147,7 +147,7 @@ impl LogProbe {
             if self.acknowledging.silent_for() < MAX_SILENCE {
                 left = None;
             } else if left.is_none_or(|left| left.elapsed() >= MAX_SILENCE) {
-                // This server may be cut off from those that have the log.
+                // This server may be cut off from the servers that have the log.
                 self.connection.try_another_server().await;
                 left = Some(Instant::now());
             }
@@ -228,7 +228,7 @@ impl LogProbe {
     fn judge(&self, append: &Message, info: &Message, write: &Message) -> LogVerdict {
         let info = serde_json::from_slice::<Info>(&info.payload).ok();
         if info.as_ref().is_some_and(Info::is_restored) {
-            // It has no subject of events then, so an append gets no answer.
+            // A stream that is being restored has no subject for events, so an append gets no answer.
             return LogVerdict::Restoring;
         }
         if [append, write]

@@ -76,7 +76,7 @@ impl Pending {
     fn answer(self, result: &Result<Stored, AppendError>) {
         let mut result = result.clone();
         for done in self.done {
-            // A caller that stopped waiting gets no answer; its repeat will be answered as a duplicate.
+            // A caller that stopped waiting gets no answer. If it sends the event again, that is answered as a duplicate.
             if done.send(result.clone()).is_ok()
                 && let Ok(stored) = &mut result
             {
@@ -139,7 +139,7 @@ impl AppendWriter {
         let mut round = Round::open(&self.connection.client, self.log.partitions).await?;
         while self.collect().await {
             if !self.connection.is_up() {
-                // Those who wait have a time limit of their own; look again soon whether they still do.
+                // Callers have time limits of their own, so check soon whether they still wait.
                 let _ = tokio::time::timeout(PAUSE_AFTER_TROUBLE, self.connection.wait_up()).await;
                 continue;
             }
@@ -242,7 +242,7 @@ impl AppendWriter {
             let committed = round.commit(&connection.client, &batch).await;
             let mut following = Batch::new();
             let answer = loop {
-                // A few are left to wait: alone they would go singly, and quicker.
+                // Fewer events than a batch needs stay in the queue: sent singly in the next round, they are faster.
                 if self.waiting.len() >= self.log.batch_from || !following.messages.is_empty() {
                     self.fill(round, &mut following, Some(&batch)).await;
                 }
@@ -265,7 +265,7 @@ impl AppendWriter {
                 }
             };
             if trouble || self.send_repeats(round).await? {
-                // What was on its way is never committed, so it is not stored; it begins anew.
+                // The next batch, already under way, is never committed and so not stored. It is sent again.
                 for mut pending in following.messages.into_iter().rev() {
                     pending.note_not_stored();
                     self.waiting.push_front(pending);

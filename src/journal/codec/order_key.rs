@@ -26,7 +26,7 @@ impl OrderKey {
     /// Of the order that an event is about, as far as its principal reaches.
     pub fn of(event: &Recorded) -> Self {
         let envelope = &event.envelope;
-        // Requests to the provider, and its results, come from the backend: one order key, whichever principal proved the order.
+        // Requests of the backend, and their results, have one order key, whichever principal proved the order.
         let is_of_backend = is_of_backend(envelope) || envelope.event_type == EventType::MenuSyncReported;
         let principal = Some(&envelope.principal).filter(|_| !is_of_backend);
         Self::of_principal(&envelope.provider, &envelope.external_order_id, principal)
@@ -36,7 +36,7 @@ impl OrderKey {
         let Some(branch) = principal.and_then(Principal::branch) else {
             return Self::new(provider, external_order_id);
         };
-        // No order id holds a NUL, so this is no other order's hash.
+        // No order id contains a NUL, so this hash is unambiguous.
         let digest = Sha256::new()
             .chain_update(provider)
             .chain_update([0])

@@ -46,7 +46,7 @@ impl Finding {
 /// If NATS does not answer.
 pub(super) async fn agree(connection: &Connection, own: Option<Finding>) -> anyhow::Result<Option<Finding>> {
     let last = last_of(connection, LEASES, SUBJECT, ANSWER_TIMEOUT).await?;
-    // What another version wrote and this one cannot read counts as nothing.
+    // A finding that this version cannot read counts as none.
     let kept: Option<Finding> = last.and_then(|last| serde_json::from_slice(&last.payload).ok());
     match (own, kept) {
         (Some(own), kept) if kept.as_ref().is_none_or(|kept| kept.at < own.at) => {
@@ -79,7 +79,7 @@ mod tests {
             (TimeDelta::zero(), true),
             (TimeDelta::days(7) - TimeDelta::seconds(1), true),
             (TimeDelta::days(7), false),
-            // The clock of the instance that found it is ahead.
+            // The clock of the reporting instance is ahead.
             (TimeDelta::seconds(-5), true),
         ] {
             assert_eq!(found(age).is_shown(now), is_shown, "{age}");

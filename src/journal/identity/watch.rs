@@ -117,7 +117,7 @@ impl LogIdentity {
         let own = lock(&self.0.finding).clone();
         let agreed = finding::agree(connection, own).await?;
         let mut finding = lock(&self.0.finding);
-        // One may have been found meanwhile.
+        // A newer finding may have come meanwhile.
         if agreed.as_ref().map(|one| one.at) > finding.as_ref().map(|one| one.at) {
             *finding = agreed;
         }
@@ -197,16 +197,16 @@ impl LogIdentity {
         let info = stream.cached_info();
         let mut worst: Option<(f64, String)> = None;
         for reader in READERS {
-            // A deleted consumer is reported elsewhere, and must not hide what the others lose.
+            // A deleted consumer is reported elsewhere, and must not hide what other readers are about to lose.
             let Ok(consumer) = streams::consumer(connection, EVENTS, reader).await else {
                 continue;
             };
             let handed_out = consumer.cached_info();
             let mut read = handed_out.ack_floor.stream_sequence;
-            // The floor stays where the last event of the reader's own stands, so it ages though nothing waits.
+            // The acknowledgement floor stays at the reader's last event, so it ages even if no event waits.
             let mut nothing_waits = handed_out.num_pending == 0 && handed_out.num_ack_pending == 0;
             if reader == TABLES {
-                // Of a database that was restored the consumer knows nothing.
+                // After a restore of the database, the consumer is ahead of the tables' position.
                 read = tables.position().map_or(read, |position| position.min(read));
                 nothing_waits = false;
             }
@@ -301,7 +301,7 @@ fn bytes_left(info: &stream::Info) -> Option<(f64, f64, String)> {
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No code panics while it holds one of these.
+    // No code panics while it holds one of these locks.
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

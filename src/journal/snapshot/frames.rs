@@ -172,7 +172,7 @@ mod tests {
         for cut in [1, 5, 13, 200, 70_000, whole.len() - 9] {
             assert!(walk(&whole[..cut], 100).is_err(), "cut at {cut}");
         }
-        // A piece in the middle is missing.
+        // Bytes in the middle are missing.
         let mut gap = whole[..200].to_vec();
         gap.extend(&whole[260..]);
         assert!(walk(&gap, 100).is_err());

@@ -49,7 +49,7 @@ pub async fn apply(
     order: &ApplyOptions,
     say: impl Fn(String),
 ) -> anyhow::Result<Vec<Difference>> {
-    // Before anything is changed.
+    // Checked before anything is changed.
     match api::stream_info(connection, EVENTS).await? {
         Some(info) => restoring::refuse(EVENTS, &info["config"])?,
         None if order.forget => {}
@@ -59,7 +59,7 @@ pub async fn apply(
             }
         }
     }
-    // The instance that holds the stages of an earlier log may be a version that cannot read the compact form.
+    // If LEASES exists, an instance of an older version, which cannot read the compact form, may hold the stages.
     let is_new_server = api::stream_info(connection, LEASES).await?.is_none();
     let mut changed = Vec::new();
     for (name, file) in STREAMS {
@@ -88,14 +88,15 @@ pub async fn apply(
             }
         }
     }
-    // There is a whole log now, whatever became of a restore.
+    // The log is complete now, so an interrupted restore no longer matters.
     restoring::end(connection).await?;
     for (stream, file) in CONSUMER_FILES {
         let differences = consumer_differences(connection, stream, file).await?;
         let is_missing = differences.iter().any(|one| one.setting.is_empty());
         let differs_and_has_no_position = WITH_DISPENSABLE_CONSUMERS.contains(&stream) && !differences.is_empty();
         if differs_and_has_no_position && !is_missing {
-            // It begins anew each time that it is used. Some settings, such as the policy of acknowledgements, cannot be changed.
+            // Such a consumer is reset before each use, so it may be replaced. Some of its settings, such as the acknowledgement policy,
+            // cannot be changed.
             let what = format!("CONSUMER.DELETE.{stream}.{}", durable_name(file)?);
             api::ask(connection, &what, &Value::Null, api::ANSWER).await?;
         }
@@ -175,7 +176,7 @@ pub(super) fn forgets_nothing(name: &str, config: &Value, info: &Value) -> anyho
 /// When the oldest event of a stream came, where that is longer ago than `max_age` keeps it; none where there is no event.
 pub fn older_than_kept<'a>(config: &Value, state: &'a Value) -> Option<&'a str> {
     if state["messages"].as_u64() == Some(0) {
-        // The server shows the year 1.
+        // The server reports the year 1 for an empty stream.
         return None;
     }
     let kept = config["max_age"].as_i64().filter(|age| *age > 0)?;
@@ -202,7 +203,7 @@ async fn until_current(
     let mut last = (String::new(), Instant::now());
     let mut said = None::<Instant>;
     loop {
-        // While a leader is elected there is no answer.
+        // During an election there is no answer.
         let state = match api::ask(connection, what, &Value::Null, api::ANSWER).await {
             Ok(info) => copies(&info, replicas),
             Err(error) => Err(format!("{error:#}")),
@@ -231,7 +232,7 @@ async fn until_current(
 
 /// Whether there are as many copies as wanted and all are current; else how far they are.
 fn copies(info: &Value, replicas: u64) -> Result<(), String> {
-    // A server that is alone says nothing of copies.
+    // A single server reports no copies.
     let Some(cluster) = info.get("cluster").filter(|cluster| cluster.is_object()) else {
         return if replicas == 1 {
             Ok(())

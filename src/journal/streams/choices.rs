@@ -154,13 +154,13 @@ mod tests {
         assert_eq!(changed["metadata"]["_nats.ver"], "2");
         assert_eq!(chosen(&changed), choices);
         assert_eq!(wanted(file, &chosen(&changed))["max_bytes"], 9);
-        // Age and bytes are those of the log alone.
+        // Age and bytes apply to the log alone.
         let lanes = with_choices("LANES", file, &server, &choices);
         assert_eq!((chosen(&lanes), &lanes["max_age"]), (vec![choices[0]], &json!(100)));
         let back = choices.map(|choice| Choice { value: None, ..choice });
         let back = with_choices("EVENTS", file, &changed, &back);
         assert_eq!(back, server);
-        // No limit is a choice, too.
+        // "Unlimited" is a choice, too.
         let unlimited = with_choices(
             "EVENTS",
             file,

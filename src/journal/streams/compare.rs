@@ -58,10 +58,10 @@ pub(super) fn compare(of: &str, wanted: Map<String, Value>, found: &Value, neede
     let differs = |setting: &str, wanted: &Value| {
         let found = found.get(setting).unwrap_or(&Value::Null);
         match (wanted, found) {
-            // Absent and empty, or absent and false, are the same to the server.
+            // The server treats an absent text as empty, and an absent flag as false.
             (Value::String(text), Value::Null) => !text.is_empty(),
             (Value::Bool(flag), Value::Null) => *flag,
-            // -1 and 0 both mean "no limit", and so does leaving it out.
+            // -1, 0 and an absent number all mean "no limit".
             (Value::Number(number), Value::Null) => number.as_i64() != Some(-1) && number.as_i64() != Some(0),
             _ => wanted != found && !(unlimited(wanted) && unlimited(found)),
         }

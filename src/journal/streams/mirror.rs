@@ -117,7 +117,7 @@ pub async fn promote(connection: &Connection, expected: Option<u64>, anyway: boo
     if !anyway && let Some(objection) = objection(&followed, expected) {
         bail!("{objection} (--anyway promotes it all the same)");
     }
-    // It keeps as much as the mirror did, so that nothing is removed by becoming the log.
+    // The log keeps as much as the mirror did, so the promotion removes nothing.
     let mut config = events_file()?;
     if let Some(copies) = info["config"].get("num_replicas") {
         config.insert("num_replicas".to_owned(), copies.clone());

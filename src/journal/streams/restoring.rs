@@ -47,7 +47,7 @@ pub fn unmarked(config: &Value, file: &Map<String, Value>) -> Value {
 /// The last sequence that a marked stream can have; none without the mark.
 pub fn mark(config: &Value) -> Option<u64> {
     let mark = config["metadata"].get(KEY)?;
-    // Whatever else it says, the stream is not whole; as if nothing was restored, so that nothing is deleted by it.
+    // Any other value also means an incomplete stream. It is read as "nothing restored", so that nothing is deleted because of it.
     Some(mark.as_str().and_then(|last| last.parse().ok()).unwrap_or(0))
 }
 
@@ -174,7 +174,7 @@ mod tests {
         assert!(refuse("EVENTS", &marked).is_err() && refuse("EVENTS", &config).is_ok());
         let file = config.as_object().unwrap();
         assert_eq!(unmarked(&marked, file), config);
-        // A log without metadata.
+        // Streams without metadata.
         assert_eq!(mark(&super::marked(&json!({}), 3)), Some(3));
         assert_eq!(mark(&json!({"metadata": null})), None);
     }

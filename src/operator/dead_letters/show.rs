@@ -194,7 +194,10 @@ impl fmt::Display for Shown<'_> {
                 let lines: Vec<_> = payload.text().lines().map(printable).collect();
                 write!(f, "{}", lines.join("\n"))
             }
-            None => write!(f, "\n--payload prints the payload of the event that was given up, with customers' data"),
+            None => write!(
+                f,
+                "\n--payload prints the payload of the event that was given up, with customers' data"
+            ),
         }
     }
 }

@@ -68,7 +68,11 @@ fn note(event: &Recorded) -> Option<String> {
         EventType::MenuSyncAccepted => format!("provider answered {}", read::<SyncAccepted>(event)?.provider_status),
         EventType::MenuSyncReported => {
             let ok = read::<SyncReported>(event)?.ok;
-            String::from(if ok { "provider has the menu" } else { "provider refused the menu" })
+            String::from(if ok {
+                "provider has the menu"
+            } else {
+                "provider refused the menu"
+            })
         }
         EventType::MenuSynced => return None,
         EventType::OrderIgnored => read::<Ignored>(event)?.reason,

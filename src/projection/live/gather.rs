@@ -116,7 +116,7 @@ mod tests {
             assert!(!rate.is_busy(at(tenth)));
             rate.events += 1;
         }
-        // A thousand a second; it shows when a second is over.
+        // A thousand events a second; the rate is known after one second.
         for tenth in 100..110 {
             assert!(!rate.is_busy(at(tenth)));
             rate.events += 100;
@@ -124,7 +124,7 @@ mod tests {
         assert!(rate.is_busy(at(111)));
         rate.events += 900;
         assert!(rate.is_busy(at(121)));
-        // The first event after a rest.
+        // The first event after a quiet time.
         assert!(!rate.is_busy(at(1000)));
     }
 }

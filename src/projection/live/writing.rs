@@ -58,7 +58,7 @@ impl TablesWriter<'_> {
             up_to,
         } = batch;
         let mark = mark_of(up_to, &latest)?;
-        // Redelivered, or not what follows.
+        // Drops redeliveries, and messages that are not the next one.
         let mut next = self.position + 1;
         entries.retain(|entry| {
             let follows = entry.sequence() == next;
@@ -78,7 +78,7 @@ impl TablesWriter<'_> {
         match end(self.journal.connection()).await {
             Ok(end) if end.sequence > self.position => self.close_gap(connection, end.sequence).await?,
             Ok(_) => {}
-            // The consumer's messages say whether the log is there.
+            // No error: the consumer's messages show whether the log answers.
             Err(error) => tracing::debug!(error = format!("{error:#}"), "cannot see the end of the log"),
         }
         self.journal.tables().works(TroubleSource::Writer);
@@ -177,7 +177,7 @@ impl TablesWriter<'_> {
                     let why = Unfit::LaterVersion(what);
                     self.meet(connection, ForAnother { sequence, why }, None).await?;
                 }
-                // The stage that it is for records an event about it; that one is in the tables.
+                // The stage records an event about this message, and that event is in the tables.
                 Entry::Unreadable { sequence, newer: None } => {
                     tracing::warn!(sequence, "a message on the log is no event; it has no row");
                 }
@@ -280,7 +280,7 @@ impl TablesWriter<'_> {
                         error = format!("{error:#}"),
                         "PostgreSQL is too slow for a batch, the next ones are smaller"
                     );
-                    // After a deadline of ours the connection is gone, and with it this round.
+                    // A missed deadline closes the connection and ends this round.
                     if connection.is_broken() {
                         return Err(error);
                     }

@@ -139,7 +139,7 @@ pub(super) fn find(rows: &mut [Row], event: &Event<'_>) -> Option<usize> {
         if !is_elsewhere || row.id == root {
             return Some(at);
         }
-        // Its branch was not known when it came, and it was taken for news of another branch's order.
+        // The webhook's branch was unknown at first, and it was taken as news of another branch's order.
         row.unsettled.retain(|one| one.webhook != root);
         row.settle();
     }
@@ -153,7 +153,7 @@ pub(super) fn find(rows: &mut [Row], event: &Event<'_>) -> Option<usize> {
         };
         is_same && (!envelope.is_creation() || near(row))
     };
-    // The latest that was there when the webhook came; else the one after it, where its clock was behind.
+    // The latest row from before the webhook; without one, the next row after it, in case a clock was behind.
     let rank = |row: &&Row| {
         let after = (row.first_at - accepted).max(TimeDelta::zero());
         (Reverse(after), row.first_at, row.id)
@@ -290,7 +290,7 @@ impl Row {
         } else {
             rules::may_become
         };
-        // What is transformed once more may be older than the provider's last word.
+        // An event that is transformed again may be older than the provider's last status.
         if self.said_at.is_none_or(|last| last <= said_at) && may(self.status, next) {
             self.said_at = Some(said_at);
             if let Some(word) = facts.provider_status.as_ref().filter(|word| !word.is_empty()) {
@@ -311,7 +311,7 @@ impl Row {
             DecodedPayload::ForwardFailed(failed) => {
                 (failed.attempt, Some(failed.next_attempt_at), &failed.error, "forward")
             }
-            // A dead letter follows, which says the same.
+            // The dead letter that follows has the same error.
             DecodedPayload::PushFailed(failed) if failed.given_up => return,
             DecodedPayload::PushFailed(failed) => (failed.attempt, failed.next_attempt_at, &failed.error, "push"),
             _ => return,
@@ -366,7 +366,7 @@ impl Row {
     fn forwarded(&mut self, event: &Event<'_>) {
         let (webhook, is_creation) = (event.envelope.root_id, event.envelope.is_creation());
         let accepted = self.since(event);
-        // What arrives makes up for news that came before it and did not; an announcement that arrives, for every announcement.
+        // A forwarded event makes up for earlier news that did not arrive; a forwarded announcement, for every announcement.
         let is_overcome = |one: &UnsettledWebhook| {
             let makes_up = if one.is_creation {
                 is_creation

@@ -100,7 +100,7 @@ pub(super) fn iso(text: &str, zone: impl FnOnce() -> Option<FixedOffset>) -> Par
     let Some(offset) = offset.or_else(zone) else {
         return ParsedTime::Unreadable;
     };
-    // With an offset that does not change with the seasons there is one such time.
+    // A fixed offset gives exactly one time; a zone may give none or two.
     let time = naive.and_local_timezone(offset).single();
     time.map_or(ParsedTime::Unreadable, |time| plausible(time.to_utc()))
 }
@@ -160,12 +160,12 @@ fn time_of_day(clock: &str) -> Option<TimeDelta> {
     let two = |digits: &&str| (digits.len() == 2).then(|| number(digits)).flatten();
     let (hour, minute) = (two(parts.first()?)?, two(parts.get(1)?)?);
     let second = match parts.get(2) {
-        // A fraction is one of seconds; no provider writes fractions of minutes.
+        // A fraction belongs to the seconds; no provider writes fractions of minutes.
         None | Some(&"") if fraction.is_none() => 0,
         digits => two(digits?)?,
     };
     let nanos = match fraction {
-        // Nine digits are nanoseconds; what is finer is cut.
+        // Nine digits are nanoseconds; further digits are dropped.
         Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
             number(&format!("{:0<9}", &digits[..digits.len().min(9)]))?
         }
@@ -173,7 +173,7 @@ fn time_of_day(clock: &str) -> Option<TimeDelta> {
         None => 0,
     };
     let is_end_of_day = hour == 24 && minute == 0 && second == 0 && nanos == 0;
-    // A leap second is the first of the next minute.
+    // A leap second (60) counts as the first second of the next minute.
     let is_of_a_day = hour < 24 && minute < 60 && second <= 60;
     let seconds = i64::from(hour) * 3600 + i64::from(minute) * 60 + i64::from(second);
     (parts.len() <= 3 && (is_of_a_day || is_end_of_day)).then(|| TimeDelta::new(seconds, nanos))?

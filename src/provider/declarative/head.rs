@@ -97,7 +97,7 @@ impl<'a> HeadReader<'a> {
 /// # Errors
 /// What was expected and is not there; never what was sent.
 pub(super) fn read(file: &File, arriving: &Arriving<'_>) -> Result<Head, String> {
-    // What is about a menu is about no order, whatever the file says of webhooks that have its shape.
+    // A webhook about a menu concerns no order, even if it also matches the file's description of orders.
     let is_menu_word = file
         .outbound
         .as_ref()
@@ -181,7 +181,7 @@ fn with_reader<T>(file: &File, arriving: &Arriving<'_>, then: impl FnOnce(&HeadR
                     error.column()
                 )
             })?;
-            // It is a body of its own: with a key twice, two readers could make two orders of it.
+            // The inner document is checked like a body: with a repeated key, two readers could see two different orders.
             structure::check(inner.as_bytes()).map_err(|why| format!("{pointer}: {why}"))?;
             let reader = HeadReader {
                 webhook: &file.webhook,
@@ -229,7 +229,7 @@ fn head(file: &File, reader: &HeadReader<'_>, is_menu_word: bool) -> Result<Head
     } else {
         kind(&file.events, reader).0
     };
-    // `"null"` and the like are what a program made of no id: many orders would be one.
+    // Texts such as `"null"` are a program's rendering of a missing id: many orders would share it.
     let ids = file.webhook.order_id.0.iter().filter_map(|source| reader.text(source));
     let order_id = match ids.into_iter().find(|id| is_text(id)) {
         Some(id) => id.into_owned(),
@@ -242,7 +242,7 @@ fn head(file: &File, reader: &HeadReader<'_>, is_menu_word: bool) -> Result<Head
             ));
         }
     };
-    // An id that is none would make repeats of what are several.
+    // Such an id would make different events look like repeats.
     let sources = file.webhook.event_id.iter().flat_map(|sources| &sources.0);
     let event_id = sources.filter_map(|source| reader.text(source)).find(|id| is_text(id));
     Ok(Head {

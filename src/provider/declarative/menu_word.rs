@@ -39,7 +39,7 @@ pub(super) fn is_one(spec: &Spec, payload: &[u8]) -> bool {
 fn found<'s>(spec: &'s Spec, payload: &[u8]) -> Option<(&'s MenuResult, Value)> {
     let table = &spec.menu.as_ref()?.result.as_ref()?.table;
     let is = &table.when.as_ref()?.is;
-    // A look at the text spares most webhooks being read twice.
+    // This search of the text avoids parsing most webhooks twice.
     if is.is_empty() || !str::from_utf8(payload).ok()?.contains(is.as_str()) {
         return None;
     }

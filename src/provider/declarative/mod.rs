@@ -120,7 +120,7 @@ impl Declarative {
         let nothing = Map::new();
         let reader = self.reader(received, document, body, &nothing);
         let root = reader.root();
-        // What the intake has read has its place.
+        // Mark what the intake has read as taken.
         let text = |sources| reader.text_at(sources, root);
         text(&file.webhook.order_id);
         let is_test = file.webhook.test.iter().any(|test| reader.is_so(test, root));

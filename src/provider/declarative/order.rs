@@ -173,7 +173,7 @@ fn the_currency(reader: &OrderReader<'_>, file: &File, configured: Option<Curren
     } else {
         reader.fault("", "no currency is configured for this provider");
     }
-    // There is a fault by now; what is read with this one is thrown away.
+    // A fault has been recorded, so what is read with this placeholder is discarded.
     known.unwrap_or_else(|| {
         "XTS"
             .parse()
@@ -218,7 +218,7 @@ fn status_of_change(
     let cancelled = (kind == Kind::OrderCancelled).then_some(Status::Cancelled);
     let word = reader.optional(&file.status.status, reader.root()).or(type_word);
     let Some(word) = word.or_else(|| cancelled.map(|status| status.as_str().to_owned())) else {
-        // Something happened to the order, and perhaps its courier is in it.
+        // The webhook has no status, but it may have news of the courier.
         reader.flag(Flag::StatusMissing);
         return (None, None);
     };
@@ -357,7 +357,7 @@ fn pricing(reader: &OrderReader<'_>, table: &file::Pricing, basket: &Basket, cur
     });
     match subtotal {
         None => missing_amount(reader, table.subtotal.as_ref(), Flag::SubtotalComputed),
-        // What was rounded is held against what the provider made of it.
+        // Rounded amounts are compared with the provider's own subtotal.
         Some(subtotal) if basket.slack > 0 && differs(subtotal, basket.sum, basket.slack) => {
             reader.flag(Flag::SubtotalMismatch);
         }

@@ -33,7 +33,7 @@ impl PathTemplate {
     }
 
     fn pairs<'s, 'p>(&'s self, path: &'p str) -> Option<Vec<(&'s Part, &'p str)>> {
-        // However many slashes there are between them, as for the route.
+        // Repeated slashes count as one, as in the routes.
         let given: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let pairs: Vec<_> = self.0.iter().zip(given.iter().copied()).collect();
         let fits = |(part, given): &(&Part, &str)| match part {

@@ -317,7 +317,7 @@ impl<'t> OrderReader<'t> {
             let found = self.peek(source, at, accepts, &mut unfit)?;
             (!skip.iter().any(|skipped| skipped == found.text.trim())).then_some(found)
         });
-        // With another one to take its place, nothing depends on what cannot be read.
+        // If another source has the value, an unreadable one does not matter.
         let need = if found.is_some() { Need::Optional } else { need };
         let is_unfit = !unfit.is_empty();
         for (at, expected) in unfit {
@@ -444,7 +444,7 @@ impl<'t> OrderReader<'t> {
                 ValueKind::Array => {
                     let elements: Vec<_> = tree.children(list).collect();
                     if elements.is_empty() {
-                        // An empty list says that there is nothing: it has its place.
+                        // An empty list is a known value, so it is marked as taken.
                         tree.take(list);
                     }
                     let (nothing, elements): (Vec<_>, Vec<_>) =

@@ -139,7 +139,7 @@ impl Template {
                 to.push(']');
             }
             Self::Text(pieces) => match pieces.as_slice() {
-                // A value of the webhook's keeps its type.
+                // A value of the webhook keeps its JSON type.
                 [Piece::At(pointer)] => to.push_str(facts.raw(pointer).unwrap_or("null")),
                 pieces => push_text(to, &pieces.iter().map(|piece| facts.text(piece)).collect::<String>()),
             },

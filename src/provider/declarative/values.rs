@@ -96,7 +96,7 @@ impl<'t> OrderReader<'t> {
             Unit::Exponent(decimals) => Money::read_units(found.text.trim(), decimals, currency),
         };
         let told = (need, Flag::AmountUnreadable);
-        // Where all are wrong the file is, and not the webhook: it says how they were read.
+        // If all amounts are unreadable, the file is wrong and not the webhook, so the fault says how they were read.
         let tell = |error: AmountError| match unit {
             Unit::Decimal => self.unread(found, told, error),
             unit => self.unread(found, told, format_args!("{error}; by the file amounts are {unit}")),
@@ -278,7 +278,7 @@ impl<'t> OrderReader<'t> {
 
     /// A yes or no; none where it is not said, by the document or for its absence by the file.
     pub(super) fn answer(&self, test: &Test, at: ValueId) -> Option<bool> {
-        // Where the file says what true and false mean they are answers; elsewhere they are unreadable.
+        // `true` and `false` are answers only if the file gives them a meaning; otherwise they are unreadable.
         let is_flag = |word: &String| word.eq_ignore_ascii_case("true") || word.eq_ignore_ascii_case("false");
         let has_flags = test.is.iter().chain(&test.is_not).any(is_flag);
         let accepts = if has_flags { Accepts::Word } else { Accepts::Text };

@@ -57,7 +57,7 @@ impl Origins {
         let is_bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
         let is_open = url.username().is_empty() && url.password().is_none();
         let host = url.host_str()?;
-        // `1.5` is 1.0.0.5 to a parser. A name of one label is not meant by accident where the scheme stands before it.
+        // The parser reads `1.5` as 1.0.0.5, which is refused. A name of one label is accepted only with a scheme before it.
         let is_as_written = text.to_ascii_lowercase().contains(host);
         let is_a_host = has_scheme || host.contains(['.', ':']);
         (is_bare && is_open && is_as_written && is_a_host && !text.ends_with('/')).then_some(url)

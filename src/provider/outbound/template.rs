@@ -118,7 +118,7 @@ impl Vocabulary {
     fn list(&self, list: &str, inside: &[&'static str]) -> Option<&'static str> {
         let (_, name) = self.lists.iter().find(|(of, _)| *of == list)?;
         let owner = list.split('.').next()?;
-        // A list of the whole inside of another would cost the product of both.
+        // A list of the whole menu within another list would take the product of both sizes.
         let stands = if owner == "menu" {
             inside.is_empty()
         } else {

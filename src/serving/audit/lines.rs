@@ -92,7 +92,7 @@ mod tests {
             .filter(|ms| lines.takes("webhook", "careem", "INVALID_SIGNATURE", at(*ms)))
             .count();
         assert!((38..=40).contains(&written), "{written}");
-        // Another kind has lines of its own.
+        // Each kind has its own number of lines.
         assert!(lines.takes("webhook", "_", "INVALID_SIGNATURE", at(20_000)));
         assert!(lines.takes("webhook", "careem", "IP_NOT_ALLOWED", at(20_000)));
         assert!(lines.takes("menu_sync", "careem", "INVALID_SIGNATURE", at(20_000)));
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(lines.left_out(), [left_out]);
         assert_eq!(lines.left_out(), []);
         assert_eq!(lines.0.len(), 4);
-        // A quiet night saves up no more than there was in the evening.
+        // A quiet time does not raise the number above its maximum.
         let night = began + Duration::from_secs(8 * 3600);
         let written = (0..1000).filter(|_| lines.takes("webhook", "careem", "INVALID_SIGNATURE", night));
         assert_eq!(written.count(), 20);

@@ -87,7 +87,7 @@ mod tests {
             .filter(|n| sampler.takes(address(*n), at(u64::from(*n) / 100)))
             .count();
         assert!((95..=100).contains(&taken), "{taken}");
-        // A quiet night saves up no more than there was in the evening.
+        // A quiet time does not raise the number above its maximum.
         let night = began + Duration::from_secs(8 * 3600);
         let taken = (0..1000).filter(|n| sampler.takes(address(2_000_000 + n), night));
         assert_eq!(taken.count(), 50);
@@ -115,7 +115,7 @@ mod tests {
         assert!(takes("2001:db8:0:1::1"));
         assert!(takes("192.0.2.1"));
         assert!(!takes("::ffff:192.0.2.1"));
-        // Time that goes backwards takes nothing away.
+        // A clock that goes backwards removes nothing.
         assert!(sampler.takes("192.0.2.2".parse().unwrap(), now - Duration::from_secs(5)));
     }
 
@@ -123,7 +123,7 @@ mod tests {
     fn old_addresses_are_forgotten() {
         let began = Instant::now();
         let mut sampler = Sampler::new(began);
-        // Each of another address, no quicker than samples are allowed: an hour of them.
+        // An hour of refusals, each from another address, at the rate at which samples are allowed.
         let every = Duration::from_secs(1).div_f64(PER_SECOND);
         let taken = (0..18_000)
             .filter(|n| sampler.takes(address(*n), began + every * *n))

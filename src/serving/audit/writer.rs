@@ -34,7 +34,7 @@ impl SampleWriter {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = say.tick() => self.audit.say_left_out(),
-                // While NATS is away some wait in the queue; what finds it full is lost.
+                // While NATS is away, samples wait in the queue; when it is full, further ones are lost.
                 refusal = next(&mut self.waiting, &connection) => publish(&connection, &refusal).await,
             }
         }
@@ -42,7 +42,7 @@ impl SampleWriter {
             publish(&connection, &refusal).await;
         }
         self.audit.say_left_out();
-        // If even that takes long the message is dropped.
+        // If that takes too long, the message is dropped.
         let _ = tokio::time::timeout(PUBLISH_TIMEOUT, connection.client.flush()).await;
         Ok(())
     }
@@ -53,14 +53,14 @@ async fn next(waiting: &mut mpsc::Receiver<RefusalSample>, connection: &Connecti
     connection.wait_up().await;
     match waiting.recv().await {
         Some(refusal) => refusal,
-        // The audit that this task holds has a sender.
+        // Never happens: this task's audit holds a sender.
         None => std::future::pending().await,
     }
 }
 
 /// Without an acknowledgement: nothing depends on it, and a sample is not worth a wait.
 async fn publish(connection: &Connection, refusal: &RefusalSample) {
-    // The client would keep it, and everything after it, until NATS is back.
+    // The client would keep this and all later messages until NATS is back.
     if !connection.is_up() {
         return count_lost();
     }
@@ -117,7 +117,7 @@ mod tests {
             waited == QUEUE && said.contains("refusals_lost_total 1000"),
             "{waited} {said}"
         );
-        // A sample has at most some hundred bytes, so what waits is nothing to the machine.
+        // A sample has at most some hundred bytes, so a full queue needs little memory.
         const { assert!(QUEUE <= 1024) };
     }
 }

@@ -146,7 +146,7 @@ impl BodyBudget {
     }
 
     fn lock(&self) -> MutexGuard<'_, BudgetTable> {
-        // No code panics while it holds it.
+        // No code panics while it holds this lock.
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -206,7 +206,7 @@ impl BudgetTable {
         let (class, of_address, bytes, address, other) = most;
         let held = self.bytes(&sender.address, id);
         let own = (has(&sender.address) + wanted - held, wanted);
-        // Where both are of one address its bytes are the same, and the body counts.
+        // For two bodies of one address, the address's bytes are the same and the bodies' sizes decide.
         let of_address = if address == sender.address { own.0 } else { of_address };
         (class.0 < sender.class || (of_address, bytes) > own).then_some((address, other))
     }
@@ -240,7 +240,7 @@ impl BudgetTable {
         };
         let holder = self.holders.entry(sender.address).or_default();
         holder.bodies.insert(self.next, load);
-        // There are as many as there are providers.
+        // At most one entry for each provider.
         self.providers.entry(Arc::clone(&sender.provider)).or_default();
         self.next
     }
@@ -363,7 +363,7 @@ mod tests {
             .map(|_| taken(&budget, &stranger("203.0.113.9"), 12 * KB))
             .collect();
         assert_eq!(budget.held(), 48 * KB);
-        // The provider's share is taken; an ordinary webhook of another address, and one of the same, find room.
+        // The provider's share is used up; ordinary webhooks of another address and of the same one still get memory.
         let other = taken(&budget, &stranger("203.0.113.10"), 2 * KB);
         let same = taken(&budget, &stranger("203.0.113.9"), 2 * KB);
         let lost = large
@@ -392,7 +392,7 @@ mod tests {
             budget.reservation(&stranger("203.0.113.9")).resize(KB),
             Err(Reason::HoldsMost)
         );
-        // Another provider, a known address and the backend still have room.
+        // Another provider, a known address and the backend still get memory.
         let rooms = [
             taken(
                 &budget,

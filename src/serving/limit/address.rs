@@ -70,7 +70,7 @@ impl Address {
     pub fn is_local(self) -> bool {
         match self.ip {
             IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
-            // Its /64 is all that is left of ::1.
+            // Only the /64 prefix is kept, so ::1 is :: here.
             IpAddr::V6(v6) => v6.is_unspecified() || v6.is_unique_local() || v6.is_unicast_link_local(),
         }
     }
@@ -341,7 +341,7 @@ mod tests {
             until_ms: NOW + 2 + 300_000,
         };
         assert_eq!(addresses.own(one, NOW + 2), Some(expected));
-        // It begins anew after that.
+        // After that the address is counted anew.
         assert_eq!(addresses.own(one, NOW + 300_003), None);
     }
 
@@ -361,7 +361,7 @@ mod tests {
     fn many_networks_of_one_site_are_one() {
         let mut addresses = addresses(3, 300);
         let mut blocked = Vec::new();
-        // Two of each /64, which each for itself may make.
+        // Two refused requests of each /64, which is within the limit of each.
         for number in 0..20 {
             let one = address(&format!("2001:db8:7:{number}::1"));
             blocked.extend((0..2).flat_map(|_| addresses.refused(one, NOW)));
@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(addresses.own(one, NOW), None);
         assert_eq!(addresses.own(one, NOW + 60_000), None);
         let too_many = addresses.own(one, NOW + 60_001).unwrap();
-        // Without a block it ends with the window.
+        // Without a block the refusal ends with the window.
         assert_eq!(too_many.until_ms, NOW + 120_000);
     }
 
@@ -405,7 +405,7 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(addresses.own(one, last + KNOWN_FOR_MS - 1), None);
         }
-        // A day without a good one, and it is like any other.
+        // After a day without a verified webhook the address is unknown again.
         assert_eq!(addresses.own(one, last + KNOWN_FOR_MS), None);
         assert!(addresses.own(one, last + KNOWN_FOR_MS).is_some());
     }
@@ -415,7 +415,7 @@ mod tests {
         let (mut addresses, one) = (addresses(1, 300), address("203.0.113.9"));
         addresses.learn(one, NOW);
         assert_eq!(addresses.own(one, NOW + 1), None);
-        // An older word takes nothing back.
+        // An older report changes nothing.
         addresses.learn(one, NOW - KNOWN_FOR_MS);
         assert!(addresses.is_known(one, NOW + 1));
     }

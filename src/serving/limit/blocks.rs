@@ -165,9 +165,9 @@ mod tests {
             blocks.put(who(number), block(NOW + 60_000), is_stored);
         }
         let stored = |one: &BlockTarget| *one == who(2);
-        // It may be on its way.
+        // The stream may not have it yet.
         assert_eq!(blocks.lift_missing(stored, NOW + SETTLED_MS), []);
-        // The third never got there, so its absence says nothing.
+        // The third was never stored, so its absence proves nothing.
         assert_eq!(blocks.lift_missing(stored, NOW + SETTLED_MS + 1), [who(1)]);
         assert_eq!(blocks.len(), 2);
     }
@@ -177,7 +177,7 @@ mod tests {
         let mut blocks = Blocks::default();
         for number in 0..100_000 {
             blocks.put(who(number), block(NOW + 1000), false);
-            // One that goes on is not forgotten for those that are silent.
+            // A block that is still used is not dropped in favour of idle ones.
             blocks.until(&who(0), NOW);
         }
         assert_eq!(blocks.len(), MAX_BLOCKS.get());

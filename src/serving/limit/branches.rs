@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(shares.take(&a, 1, 5_999, 1), Ok(5));
         assert_eq!(shares.take(&a, 1, 6_000, 1), Ok(6));
         assert!(!shares.taken.contains_key(&b), "an old window is forgotten");
-        // One that is large takes the points of many.
+        // A large webhook takes the points of many.
         assert_eq!(shares.take(&b, 80, 6_000, 1), Ok(6));
         assert!(shares.take(&b, 1, 6_000, 1).is_err());
     }

@@ -169,7 +169,7 @@ mod tests {
         assert_eq!((wait.ms, wait.is_spent), (40_000, true));
         bytes.give_back(new(Some(&branch)), 400, 100);
         assert!(bytes.take(new(None), 400, most, now + 5000).is_ok());
-        // The next window is its own; one that is larger than a window has one for itself.
+        // The next window starts empty; a webhook that is larger than a window may have a whole one.
         assert!(bytes.take(new(None), 5000, most, now + WINDOW).is_ok());
         assert!(bytes.take(new(None), 1, most, now + WINDOW).is_err());
     }
@@ -193,7 +193,7 @@ mod tests {
         bytes.take(repeat(Some(&branch)), 400, most, WINDOW).unwrap();
         assert!(bytes.take(repeat(None), 1, most, WINDOW).is_err());
         assert!(bytes.take(new(None), 1000, most, WINDOW).is_ok());
-        // On the log they are the branch's own, but not the provider's.
+        // Bytes of repeats on the log count for the branch, but not for the provider's quota.
         let recent = |of| bytes.recent(of, WINDOW);
         assert_eq!([recent(repeat(None)), recent(new(None))], [600.0, 1000.0]);
         assert_eq!(

@@ -148,7 +148,7 @@ mod tests {
         assert!(is_blocked(&limits));
         limits.hear_all(vec![], vec![]);
         assert!(!is_blocked(&limits));
-        // One that the stream never had is still on its way there.
+        // The stream has not had this block yet, so it is not lifted.
         limits.block(who(), block());
         limits.hear_all(vec![], vec![]);
         assert!(is_blocked(&limits));

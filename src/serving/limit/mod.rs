@@ -172,7 +172,7 @@ impl Limits {
         let Some(own) = self.of(&provider.name) else {
             return Ok(());
         };
-        // Where more than the quota means a block, only a verified request may bring it about: it has to be read first.
+        // If exceeding the quota causes a block, only a verified request may cause it, so the request has to be read first.
         if !own.rule.block.is_zero() {
             return Ok(());
         }
@@ -254,12 +254,12 @@ impl Limits {
 
     /// A webhook of this address was verified and is new: it is one that is not to be blocked.
     pub fn note_accepted(&self, provider: &Enabled, client: IpAddr) {
-        // Where nothing is verified, anybody could make itself known.
+        // If nothing is verified, any address could become known.
         if provider.scheme.is_none() {
             return;
         }
         let (now, address) = (now_ms(), Address::of(client));
-        // Without rate limits no record is sent; the queue is bounded all the same.
+        // Without rate limits nothing sends the records, and the bounded queue would fill.
         if lock(&self.addresses).verified(address, now) && self.enabled {
             self.vouch(address, now);
         }
@@ -386,7 +386,7 @@ fn now_ms() -> u64 {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No code panics while it holds one of these.
+    // No code panics while it holds one of these locks.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

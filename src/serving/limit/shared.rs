@@ -199,7 +199,7 @@ impl LimitSharing {
         }
         self.was_up = is_up;
         let says = self.say_at <= now;
-        // One that is alone needs the counter only for those that come later.
+        // A single instance needs the counter only for instances that start later.
         if says || !self.others.is_empty() {
             self.count_all(inbox).await;
         }
@@ -282,7 +282,7 @@ impl LimitSharing {
 
     /// Publishes for an answer; its id, none where it could not be sent.
     async fn ask(&mut self, inbox: &str, subject: String, headers: HeaderMap, payload: Bytes) -> Option<u64> {
-        // The client would keep it and send it when NATS is back, long after it was true.
+        // The client would keep the message and send it when NATS is back, when it is outdated.
         if !self.connection.is_up() {
             return None;
         }
@@ -302,7 +302,7 @@ impl LimitSharing {
         let Some(id) = id.and_then(|id| id.parse::<u64>().ok()) else {
             return;
         };
-        // The status says when there is no responder.
+        // A status in the answer means that there is no responder.
         let ack = answer
             .status
             .is_none()
@@ -338,7 +338,7 @@ impl LimitSharing {
         let is_urgent = {
             let mut quota = lock(&self.limits.quotas[at].quota);
             quota.reported(asked.what, outcome);
-            // Where the answer was no, it is asked again with the next tick.
+            // A refused report is repeated at the next tick.
             total.is_some() && quota.is_urgent(instances)
         };
         if total.is_some() && !self.others.is_empty() {
@@ -382,7 +382,7 @@ impl LimitSharing {
         let said = async {
             client.publish(SUBJECT, payload.into()).await?;
             if leaving {
-                // No later task would send it.
+                // This is the last task, so nothing else would flush the message.
                 client.flush().await?;
             }
             anyhow::Ok(())
@@ -425,7 +425,7 @@ impl LimitSharing {
         self.others.insert(said.instance, Instant::now());
         if is_new {
             self.note_instances();
-            // It should know at once of how many it is one.
+            // A new instance should know the number of instances at once.
             self.say(false, self.all_counted()).await;
         }
     }

@@ -47,7 +47,7 @@ impl LimitRecord {
     pub fn message(&self, now_ms: u64) -> (String, HeaderMap, Bytes) {
         let (subject, payload, seconds) = match self {
             Self::Blocked(who, block) => {
-                // It is made of numbers and a name, so it can be written.
+                // It consists of numbers and a name, so serialising cannot fail.
                 let payload = serde_json::to_vec(block).unwrap_or_default();
                 let seconds = block.until_ms.saturating_sub(now_ms).div_ceil(1000);
                 (subject(who), payload, seconds)
@@ -73,7 +73,7 @@ impl LimitRecord {
         let rest = subject.strip_prefix("hub.")?;
         if let Some(token) = rest.strip_prefix("known.") {
             let verified_ms: u64 = std::str::from_utf8(payload).ok()?.parse().ok()?;
-            // A clock that is ahead must not make an address known for ever.
+            // Another instance's clock that is ahead must not make an address known for ever.
             return Some(Self::Known(Address::from_token(token)?, verified_ms.min(now_ms)));
         }
         let who = match rest.strip_prefix("block.")?.split_once('.')? {
@@ -92,7 +92,7 @@ impl LimitRecord {
 fn subject(who: &BlockTarget) -> String {
     match who {
         BlockTarget::Address(address) => format!("hub.block.address.{}", address.token()),
-        // A provider's name has the letters of a token.
+        // A provider's name contains only characters that a token may have.
         BlockTarget::Provider(name) => format!("hub.block.provider.{name}"),
     }
 }

@@ -66,7 +66,7 @@ impl Limits {
             return Ok(point);
         };
         if !self.enabled {
-            // Without a limit; what it puts on the log counts all the same.
+            // Without a limit; the bytes on the log are still counted.
             point.of_bytes = own.take_bytes(load, u64::MAX, now).ok();
             return Ok(point);
         }
@@ -76,7 +76,7 @@ impl Limits {
             let window = taken.map_err(|ms| limited(&provider.name, Scope::Branch, ms))?;
             point.of_branch = Some((Arc::clone(branch), window, points));
         }
-        // No common counter has bytes: each instance has its part.
+        // There is no shared counter of bytes, so each instance has an equal part.
         let most = own.rule.points.saturating_mul(self.bytes_a_point) / self.instances();
         match own.take_bytes(load, most, now) {
             Ok(taken) => point.of_bytes = Some(taken),

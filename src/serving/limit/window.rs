@@ -173,11 +173,11 @@ impl Quota {
         match outcome {
             ReportOutcome::Counted(total) => {
                 self.counted = self.counted.max(total);
-                // A counter that answers has most likely counted what it did not answer before.
+                // A counter that answers has most likely counted the earlier, unanswered reports.
                 self.unsure = 0;
             }
             ReportOutcome::NotSent => self.waiting += asked,
-            // Told again, it might be counted twice, and orders refused that have room.
+            // If repeated, it might be counted twice, and orders within the quota would be refused.
             ReportOutcome::Unanswered => self.unsure += asked,
         }
     }

@@ -10,9 +10,9 @@ pub fn from_start(service: &str, instance_id: &str, providers: &[String]) {
         for labels in series(metric, providers) {
             match metric.kind {
                 Kind::Counter => metrics::counter!(metric.name, &labels).increment(0),
-                // One that was set before keeps its value.
+                // Keeps a value that was set before.
                 Kind::Gauge => metrics::gauge!(metric.name, &labels).increment(0.0),
-                // It has nothing to show before its first sample, and `increase` loses nothing by that.
+                // A histogram needs no value before its first sample: `increase` loses nothing without it.
                 Kind::Histogram => {}
             }
         }

@@ -28,7 +28,7 @@ pub(super) fn show() {
 }
 
 fn open_files() -> Option<usize> {
-    // One of them is this folder.
+    // One of them is open for reading this folder.
     Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1))
 }
 

@@ -77,7 +77,7 @@ impl<'t> Loader<'t> {
         let (table, _) = DeTable::parse_recoverable(self.text);
         let mut found = Vec::new();
         for (name, value) in table.get_ref() {
-            // Answers hold texts of any kind, and schemes have their own way to name a header.
+            // Responses contain arbitrary texts, and schemes name headers in their own way.
             if !matches!(name.get_ref().as_ref(), "response" | "verification") {
                 headers(value, &mut found);
             }
