@@ -1,8 +1,8 @@
-//! Which branch and company an order belongs to: `branch_delivery_configs`, held in memory.
+//! Finds the branch and company of an order in `branch_delivery_configs`, which is kept in memory.
 //!
 //! One task reads the whole table. While PostgreSQL is away the rows are kept, however old they get. A merchant without a row
-//! is looked up once more, in a read that began after the request: only such a read can prove that there is no row. Where
-//! none succeeded the answer is unknown.
+//! is looked up once more, in a read that began after the request: only such a read can prove that there is no row. Without a
+//! successful one the answer is "unknown".
 
 use std::{
     sync::Arc,

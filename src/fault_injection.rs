@@ -1,4 +1,4 @@
-//! What the hazard tests may change in a debug build: constants that only show after minutes, and where the process ends.
+//! What tests may change in a debug build: constants that take effect only after minutes, and points at which the process ends.
 //!
 //! A release build compiles [`time`] to its second argument, [`crash_at`] and [`panic_at`] to nothing, and
 //! [`is_unknown`] to false. A debug build reads these variables of the environment once:
@@ -7,7 +7,8 @@
 //! - `HUB_TEST_CRASH_AT=after_outcome` or `after_outcome:3` ends the process, as SIGKILL would, when that point is reached
 //!   for the first or third time;
 //! - `HUB_TEST_PANIC_AT=transform:CR-1,forward:CR-2` panics each time that the point is reached with this key;
-//! - `HUB_TEST_UNKNOWN_TYPES=order.fetched` makes an older instance of this one, which does not know these types of events.
+//! - `HUB_TEST_UNKNOWN_TYPES=order.fetched` makes this instance behave like an older version that does not know these types of
+//!   events.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! The hub: it builds every task, supervises and drains them. The only place that spawns one.
+//! The running hub: builds all tasks, supervises them and drains them. Only this module spawns tasks.
 //!
-//! A task that ends before it was stopped stops the whole hub, with its reason: half a hub that looks alive is worse than
-//! none. After SIGTERM the hub goes on for `SHUTDOWN_DELAY` while it is not ready any more (`stopping`); then it drains in
-//! the order of the flow: the intake stops accepting webhooks, the stages stop pulling and finish their tasks, and the log's
-//! writer ends when nothing writes any more.
+//! A task that ends before it was stopped stops the whole hub, with its reason: half a hub that looks alive is worse than none.
+//! After SIGTERM the hub continues for `SHUTDOWN_DELAY` although it is no longer ready (`stopping`). Then it drains in the order
+//! of the flow: the intake stops accepting webhooks, the stages stop pulling and finish their tasks, and the log's writer ends
+//! once nothing writes.
 
 use std::{
     net::TcpListener,

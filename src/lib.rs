@@ -1,18 +1,22 @@
-//! webhook-hub: every order of the delivery platforms, to the restaurant's backend: in order, whatever breaks, exactly once where the backend honours the key.
+//! webhook-hub receives the webhooks of delivery platforms and delivers every order to the restaurant's backend: in order, and exactly once where the
+//! backend honours the idempotency key.
 //!
-//! The way of an event:
+//! The path of an event:
 //!
-//! 1. [`intake`] takes a webhook, lets [`verification`] say whether it is the [`provider`]'s, and
-//! 2. [`journal`] appends it to the stream `EVENTS`; only then is it answered with 200.
-//! 3. [`transform`] is the first stage on a durable consumer: `webhook.received` becomes an [`order`] for the backend.
-//! 4. [`forward`] is the second: it posts the order and records what became of it; [`memory`] says which orders were there before.
-//! 5. [`integration`] takes from the backend what a provider is to be told, and [`push`] is the stage that tells it; it also
-//!    fetches orders that a webhook only points at.
-//! 6. [`projection`] writes what the log says into PostgreSQL; every table can be dropped and made again.
+//! 1. [`intake`] receives a webhook; [`verification`] proves that it comes from the [`provider`].
+//! 2. [`journal`] appends it to the stream `EVENTS`. Only then is it answered 200.
+//! 3. [`transform`] is the first stage, on a durable consumer: it turns `webhook.received` into an [`order`] for the backend.
+//! 4. [`forward`] is the second stage: it posts the order and records the outcome. [`memory`] knows the earlier orders.
+//! 5. [`integration`] receives the backend's requests to providers. The stage [`push`] sends them; it also fetches orders that a
+//!    webhook only refers to.
+//! 6. [`projection`] writes the events into PostgreSQL. Every table can be dropped and filled again from the log.
 //!
-//! Below, a module knows only those that stand before it (`tests/layers.rs` checks that).
+//! [`delivery`] is the engine that runs the stages, and [`hub`] builds and supervises everything. `ARCHITECTURE.md` has the
+//! glossary, and a table of where to find what.
+//!
+//! In the list below a module uses only modules before it (`tests/layers.rs` checks that).
 
-// Formats and words. No I/O.
+// Formats and types, without I/O.
 pub mod text;
 pub mod json;
 pub mod event;
@@ -22,7 +26,7 @@ pub mod provider;
 pub mod retry;
 pub mod config;
 
-// What the hub runs on: the operating system, PostgreSQL, HTTP to others, metrics and logs.
+// What the hub runs on: the operating system, PostgreSQL, outgoing HTTP, metrics and logs.
 pub mod fault_injection;
 pub mod process;
 pub mod tls;
@@ -30,11 +34,11 @@ pub mod database;
 pub mod http;
 pub mod telemetry;
 
-// The log, and the engine that runs what consumes it.
+// The log, and the engine that runs the stages.
 pub mod journal;
 pub mod delivery;
 
-// What more than one stage knows: branches, orders that were there before, providers that are switched on.
+// What several stages know: branches, earlier orders, enabled providers.
 pub mod branches;
 pub mod memory;
 pub mod remote;
@@ -44,17 +48,17 @@ pub mod registry;
 pub mod serving;
 pub mod intake;
 
-// The stages, the tables, and where the backend comes in.
+// The stages, the tables, and the backend's requests.
 pub mod transform;
 pub mod forward;
 pub mod projection;
 pub mod push;
 pub mod integration;
 
-// The whole: what is seen of it, what runs it, what its operators use.
+// The whole: monitoring, the running hub, the operators' commands.
 pub mod observer;
 pub mod hub;
-// Everything on a developer's machine; no part of what is shipped.
+// Everything on a developer's machine. The shipped program does not contain it.
 #[cfg(feature = "dev")]
 pub mod dev;
 pub mod operator;

@@ -1,5 +1,5 @@
-//! Observes the log and NATS for what no stage of this instance counts: how far the tables are behind, which dead letters are
-//! open, when each provider's last webhook came, how much space the log has.
+//! Observes the log and NATS: how far the tables are behind, which dead letters are open, when each provider's last webhook came,
+//! how much space the log has. No stage counts these.
 //!
 //! Every instance observes for itself and reads from the log, so all instances report the same whichever works on a stage,
 //! and nothing is scanned when metrics are requested: dead letters are read once from the beginning, and from then on as they

@@ -1,4 +1,4 @@
-//! The interface of one provider: its address, token, limits and breaker, and what its answers mean.
+//! The running interface of one provider: its address, token, limits and breaker, and the meaning of its answers.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -1,4 +1,5 @@
-//! What becomes of an event after a stage has handled it, and when it is retried. Pure: no clock, no I/O.
+//! Decides what follows after a stage has handled an event, and when it is retried: the schedule of delays ([`Schedule`]) and
+//! [`settle`]. Pure: no clock, no I/O.
 
 use std::time::Duration;
 

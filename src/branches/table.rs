@@ -1,4 +1,4 @@
-//! The table in memory, and how it is read.
+//! The copy of the table in memory, and the queries that read it.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

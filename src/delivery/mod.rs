@@ -2,7 +2,7 @@
 //!
 //! [`stage`] is the runner. A [`lease`] decides on which instance a stage runs. [`lanes`] hold events that wait for long. [`superseded`] decides whether an event
 //! that is retried is still current. The circuit [`breaker`] decides whether requests may be made; [`gate`] waits for it and shares its state between instances.
-//! The stages decide what an event means.
+//! The stages themselves (`transform`, `forward`, `push`) decide what an event means.
 
 pub mod lease;
 pub mod lanes;

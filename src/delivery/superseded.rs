@@ -6,9 +6,9 @@
 //!
 //! | event | superseded by |
 //! |---|---|
-//! | `menu.sync_requested` | a later `menu.sync_requested` of the same branch, whatever its outcome: it is what the backend wants |
+//! | `menu.sync_requested` | a later `menu.sync_requested` of the same branch, whatever its outcome: it is the backend's latest request |
 //! | `order.status_requested` | a later status of the same order that was pushed to the provider |
-//! | `order.transformed` with news of an order | newer news of the same order that the backend has, also where an announcement was news. A webhook that was accepted again is as old as its first acceptance ([`news`]) |
+//! | `order.transformed` with news of an order | newer news of the same order that the backend has, including an announcement that was sent as news. A webhook that was accepted again is as old as its first acceptance ([`news`]) |
 //!
 //! An `order.transformed` of a webhook that was forwarded after all, because the provider sent it again, is a repeat. Otherwise
 //! a new order is never superseded, and neither is news without a status (about the courier).
@@ -35,34 +35,34 @@ use crate::{
 
 pub mod news;
 
-/// How long after its webhook news of an order are made where a person had the webhook taken up again; a provider's order is
-/// fetched in less.
+/// News that are this much younger than their webhook come from a retry of the webhook by a person; fetching a provider's order
+/// takes less.
 const LATE: TimeDelta = TimeDelta::minutes(1);
 /// How far the clock of NATS may be behind a hub's.
 const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
-/// Most events of one order that are compared, the latest ones: far more than a provider sends about an order.
+/// At most this many events of one order are compared, the latest ones: far more than a provider sends about an order.
 const MAX_FOUND: usize = 1000;
 
-/// What is known of the acceptances of an order's webhooks, beside what the events about them say.
+/// Knows the acceptances of an order's webhooks, beyond what the events about them say.
 pub trait KnownAcceptances: Send + Sync {
-    /// Where reading begins for what the backend was told after the first acceptance of an event's webhook.
+    /// The start for reading what was reported to the backend after the first acceptance of an event's webhook.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// If NATS does not answer.
     fn begin(&self, event: &Recorded) -> impl Future<Output = anyhow::Result<Start>> + Send;
 
-    /// The place on the log of the first acceptance of each of these webhooks of the event's order, or of what first came of it;
-    /// without those of which it is not known.
+    /// The sequence of the first acceptance of each of these webhooks of the event's order, or of the first event that came of it.
+    /// Webhooks for which it is unknown are left out.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// If NATS does not answer.
     fn first(
         &self,
         event: &Recorded,
         webhooks: Vec<EventId>,
     ) -> impl Future<Output = anyhow::Result<HashMap<EventId, u64>>> + Send;
 
-    /// How far apart the acceptances of two webhooks of one order can be; the same number is another order's after that.
+    /// The longest time between the acceptances of two webhooks of one order; after it, the same number means another order.
     fn window(&self) -> TimeDelta;
 }
 
@@ -84,7 +84,7 @@ impl<T: KnownAcceptances> KnownAcceptances for &T {
     }
 }
 
-/// Of a stage that handles no events of orders.
+/// For a stage that handles no events of orders.
 #[derive(Debug, Clone, Copy)]
 pub struct NoOrders;
 
@@ -102,7 +102,7 @@ impl KnownAcceptances for NoOrders {
     }
 }
 
-/// Where the log is read from for what came after the acceptance of an event's webhook, where the place of that is not known.
+/// The start for reading what came after the acceptance of an event's webhook if the acceptance's sequence is unknown.
 pub fn since(event: &Recorded) -> Start {
     Start::Time(event.envelope.received_at - CLOCK_SKEW)
 }

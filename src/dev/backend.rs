@@ -1,5 +1,5 @@
-//! A sample backend: takes orders as the restaurant's backend would, keeps them in `orders`, recognises a repeat by its
-//! `Idempotency-Key`. For development only.
+//! A sample backend for development: it accepts orders as the restaurant's backend would, stores them in `orders`, and
+//! recognises a repeat by its `Idempotency-Key`.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,4 +1,4 @@
-//! The demonstration: a signed order through everything, and what could be seen of it at each step.
+//! The demonstration: sends a signed order through the whole hub and shows each step.
 
 use std::{
     fmt::Display,

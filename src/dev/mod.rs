@@ -1,7 +1,7 @@
-//! `dev`: everything on this machine, to see it work and to work on it.
+//! `dev`: runs everything on this machine, for a first look and for development.
 //!
-//! NATS and PostgreSQL of its own under `.dev/`, on free ports; a sample [`backend`]; the hub itself, in this process;
-//! then a demonstration sends a signed order and shows what becomes of it. Ctrl-C stops what was started here, and nothing else.
+//! It starts NATS and PostgreSQL of its own under `.dev/`, on free ports, a sample [`backend`], and the hub in this process. Then
+//! a demonstration sends a signed order and shows its path. Ctrl-C stops only what was started here.
 
 use std::{
     io::Write as _,

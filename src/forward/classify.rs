@@ -1,15 +1,15 @@
-//! What the backend's answer means. Pure.
+//! Classifies the backend's answers. Pure.
 //!
 //! | answer | meaning |
 //! |---|---|
-//! | 2xx with an order id; 409 naming the existing order | it has it |
-//! | 2xx with an incomplete body and no id in the part that was read | it has it, under an id that is not known |
-//! | 400, 413, 422; 404 to one order, again after the backend answered to something later | this order is at fault |
-//! | 404 to a change | it does not know the order (yet) |
-//! | 404 before that | the order or the URL is at fault; later it is known |
+//! | 2xx with an order id; 409 naming the existing order | the backend has the order |
+//! | 2xx with an incomplete body and no id in the part that was read | the backend has the order, under an unknown id |
+//! | 400, 413, 422; a second 404 to one order, after the backend answered a later request | this order is at fault |
+//! | 404 to a change | the backend does not know the order (yet) |
+//! | 404 before that | the order or the URL is at fault; later answers decide |
 //! | 401, 403, TLS or DNS failure, 404 or a redirect to everything | the set-up is at fault |
-//! | 408, 425, 429, 5xx, time-out, connection refused or cut | later, perhaps |
-//! | anything else | not understood; later, perhaps, and counted apart |
+//! | 408, 425, 429, 5xx, time-out, connection refused or cut | temporary: it is retried |
+//! | anything else | not understood: it is retried, and counted separately |
 //!
 //! `remote` reads the answers of providers, by other rules: the provider's file lists the statuses of success, a refusal may concern
 //! the credentials of one branch, and no answer has to name an order.

@@ -1,5 +1,6 @@
-//! Which order a body is about, and whether it is sent to the backend: decided when the event's turn has come, after
-//! everything before it in its order has ended. ARCHITECTURE.md, "Which order is which".
+//! Decides which order a body is about, and whether it is sent to the backend or is a duplicate. That is decided when the event
+//! is next for its order, after everything before it in the order has ended. ARCHITECTURE.md, "Which order is which", explains
+//! the rules.
 
 use std::sync::Arc;
 

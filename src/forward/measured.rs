@@ -1,4 +1,4 @@
-//! Metrics of each request to the backend and of each order that it has; their handles are kept.
+//! Metrics of requests to the backend and of forwarded orders. Their handles are kept.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,7 +1,7 @@
 //! Divides memory and file descriptors between the intake and the rest.
 //!
-//! The intake gets what is left when everything behind it has what it needs: a crowd of callers must not take the descriptor
-//! that the backend's connection or the event log needs, nor the memory that an order needs to be handled.
+//! Everything behind the intake gets what it needs, and the intake gets the rest. So a crowd of callers cannot take the
+//! descriptor that a connection to the backend or the event log needs, nor the memory for handling an order.
 
 use crate::{
     config::Config,

@@ -1,4 +1,4 @@
-//! The providers that are enabled, made of the configuration.
+//! Builds the enabled providers from the configuration.
 
 use std::sync::Arc;
 

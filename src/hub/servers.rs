@@ -1,4 +1,4 @@
-//! The servers: the ports that are listened on, and the tasks that serve them.
+//! The servers: the listening ports, and the tasks that serve them.
 
 use std::{
     net::{SocketAddr, TcpListener},

@@ -1,7 +1,7 @@
-//! The time between the request to stop and stopping: the instance is not ready any more, and still accepts requests.
+//! The time between SIGTERM and draining: the instance is no longer ready, and still accepts requests.
 //!
-//! A load balancer, a proxy or Kubernetes in front of it needs time to notice. Meanwhile each answer ends its connection;
-//! after that no client has a connection left that the hub would have to cut off.
+//! A load balancer, a proxy or Kubernetes needs this time to notice. Meanwhile each answer closes its connection, so that at the
+//! end no client has a connection that the hub would have to cut off.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What ends before it should, and how.
+//! Tasks that end too early, and how the hub reacts.
 
 use super::*;
 

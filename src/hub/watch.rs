@@ -1,4 +1,4 @@
-//! Watches what the process uses up: file descriptors that run out, log lines that were lost.
+//! Watches the process's resources: file descriptors that run out, log lines that were lost.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! The intake: it receives the webhooks of providers and answers them.
 //!
-//! [`receive`] takes a webhook through the checks of the contract in their order, with what [`crate::serving`] offers to all
-//! routes: the body within its limits, its JSON, the client and its rate limit. [`reload`] reads secrets again. Requests that
-//! are no webhook go to [`unmatched_route`]. Answers depend on the event log and on nothing else.
+//! [`receive`] makes the checks of the contract in their order. [`crate::serving`] provides what all routes share: the body
+//! within its limits, its JSON, the client's address and its rate limit. [`reload`] reads secrets again. [`unmatched_route`]
+//! answers requests that are no webhook. Answers depend only on the event log.
 
 use std::{net::IpAddr, sync::Arc};
 

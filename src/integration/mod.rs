@@ -1,6 +1,6 @@
 //! The requests of the backend: statuses and menus for providers.
 //!
-//! As with webhooks the answer depends on the event log and on nothing else: 202 means that the request is on it, fsynced.
+//! As with webhooks, the answer depends only on the event log: 202 means that the request is on it, fsynced.
 //! [`token`] checks the caller, [`keys`] finds repeats, [`status`] and [`menu`] handle the two requests, [`refusal`] answers
 //! a refused one. [`crate::push`] carries a request out.
 

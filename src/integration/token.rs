@@ -1,4 +1,4 @@
-//! Authenticates the backend: it sends `X-Service-Token`, the same token that the hub sends to it.
+//! Authenticates the backend by `X-Service-Token`, the same token that the hub sends to it.
 
 use axum::http::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};

@@ -1,10 +1,10 @@
 //! The log on JetStream: the single source of truth.
 //!
-//! [`connection`] is the connection to NATS, [`streams`] what the server must look like, [`snapshot`] reads and restores the
-//! whole log. [`codec`] turns an [`Envelope`](crate::event::Envelope) into headers and back, [`form`] decides in which of two
-//! forms. [`append`] is the way in (group commit, then the acknowledgement), [`publish`] the format of both, [`read`] reads by sequence and [`pull`] through
-//! a durable consumer. [`identity`] decides whether the log is still the one that a position belongs to. [`crate::delivery`]
-//! runs what consumes the log; the stages decide what an event means.
+//! [`connection`] is the connection to NATS. [`streams`] describes, compares and applies the server's set-up. [`snapshot`] reads
+//! and restores the whole log. [`codec`] turns an [`Envelope`](crate::event::Envelope) into headers and back; [`form`] decides
+//! which of the two forms is written. [`append`] writes events (group commit) in JetStream's format ([`publish`]). [`read`] reads
+//! by sequence, [`pull`] through a durable consumer. [`identity`] decides whether the log is still the one that a position
+//! belongs to. [`crate::delivery`] runs the stages, which decide what an event means.
 
 pub mod connection;
 pub mod unreachable;

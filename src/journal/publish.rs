@@ -1,4 +1,4 @@
-//! What everything shares that publishes to JetStream without its client: the headers of an atomic batch, and the answer.
+//! JetStream's format of publishing, for code that does not use its client: the headers of an atomic batch, and the answer.
 
 use async_nats::{HeaderMap, header::HeaderName};
 use serde::Deserialize;

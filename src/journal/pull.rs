@@ -1,6 +1,6 @@
 //! Receives the messages of a durable consumer, one after another.
 //!
-//! The caller decides how much is requested at a time, and what becomes of a message.
+//! The caller decides how much is requested at a time, and whether a message is acknowledged.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What the server must look like: the files in `streams/`, embedded, compared with the server, and applied.
+//! The set-up of the server: the files in `streams/`, which are embedded, compared with the server, and applied.
 //!
 //! The serving hub only compares. `webhook-hub streams apply`, with the rights for it, creates what is missing and changes
 //! what an operator chose ([`choices`]). `compare` tells dangerous differences from harmless ones, `absent` handles a

@@ -4,9 +4,9 @@
 //! a key twice, and a value that is nested a million deep crashes a recursive reader. So this reads every byte once, without
 //! recursion, and keeps nothing but the keys of the open objects. The provider decides what a value means.
 //!
-//! Refused: text that is no JSON of RFC 8259 (a byte order mark, too: a sender adds it to all of its bodies or to none, so it
-//! is found when the provider is set up, not when an order comes). Accepted: half a surrogate pair in a text, which a
-//! platform makes by cutting a note in the middle of an emoji; it becomes U+FFFD on the way to the backend.
+//! Refused: text that is no JSON of RFC 8259. That includes a byte order mark: a sender adds it to all of its bodies or to none,
+//! so it is found when the provider is set up. Accepted: half a surrogate pair in a text, which a platform creates by truncating
+//! a note in the middle of an emoji; it becomes U+FFFD in the backend's body.
 
 use std::{borrow::Cow, fmt::Write as _};
 

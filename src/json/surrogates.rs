@@ -1,4 +1,4 @@
-//! Halves of surrogate pairs in JSON text: JSON allows them as escapes, no text can hold them.
+//! Halves of surrogate pairs in JSON text: JSON allows them as escapes, but text in UTF-8 cannot contain them.
 
 use std::borrow::Cow;
 

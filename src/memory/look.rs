@@ -1,4 +1,4 @@
-//! Look-ups: the events that the index points at, read from the log.
+//! Reads the events that the index points at from the log.
 
 use std::collections::HashMap;
 

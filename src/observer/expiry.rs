@@ -1,5 +1,4 @@
-//! What expires: certificates, their authorities, tokens. The days left are a metric, part of health, and a warning in the
-//! log while there is still time.
+//! Certificates, authorities and tokens that expire. The days left are a metric and part of health; the log warns in time.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! How many events of the log the tables do not have yet.
+//! The number of events on the log that the tables do not have yet.
 
 use std::time::Duration;
 

@@ -1,8 +1,7 @@
-//! NATS by its own monitoring port (`NATS_MONITORING_URL`): whether it is healthy, and how much space its store has.
+//! Monitors NATS through its monitoring port (`NATS_MONITORING_URL`): whether it is healthy, and how much space its store has.
 //!
-//! `/healthz` names a stream that cannot write, which nothing else does; `/jsz` says what is stored and what may be. NATS
-//! does not say how full the disk is. When it runs on this machine, which a loopback address shows, the hub checks the disk
-//! itself.
+//! Only `/healthz` names a stream that cannot write; `/jsz` has the stored bytes and their limit. NATS does not report how full
+//! the disk is. If NATS runs on this machine, which a loopback address shows, the hub checks the disk itself.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! When the last webhook of each provider came: read from the log once, so that a restart does not look like silence.
+//! The time of each provider's last webhook: read from the log once, so that a restart does not look like silence.
 
 use std::time::Duration;
 

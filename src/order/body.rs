@@ -1,8 +1,8 @@
-//! What is posted to the backend, and so the payload of `order.transformed`, byte for byte.
+//! The body for the backend, which is also the payload of `order.transformed`, byte for byte.
 //!
 //! Amounts are JSON numbers with all of the currency's decimals (`16.240`). Fields that a provider did not send are
-//! left out; none is ever `null`. Every field stands in `docs/backend-body.md` and in the schema [`SCHEMA`], which the
-//! tests hold real bodies against.
+//! left out; none is ever `null`. `docs/backend-body.md` and the schema [`SCHEMA`] describe every field; tests check real bodies
+//! against the schema.
 
 use chrono::{DateTime, Utc};
 

@@ -1,4 +1,4 @@
-//! Notes for those who rely on an order. `docs/backend-body.md` has the same list for readers of bodies.
+//! Flags: remarks about an order, for the backend and for operators. `docs/backend-body.md` has the same list.
 
 /// Something about an order, or about news of one, that is not as it should be or was worked out here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

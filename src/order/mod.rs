@@ -1,8 +1,8 @@
 //! The unified order: what every provider's format becomes before it goes to the backend.
 //!
-//! [`sanitise`] cleans texts of strangers, [`money`] parses amounts from JSON text, [`phone`] numbers of telephones. [`node`] reads formats of our own field by
-//! field. [`model`] is the order itself, [`status`] its words, [`flag`] what is to be known about it, [`body`] what is posted to the backend, [`idempotency`] the key
-//! under which. Which field of a provider means what is left to [`crate::provider`].
+//! [`sanitise`] cleans text from outside, [`money`] parses amounts from JSON text, [`phone`] parses telephone numbers. [`node`] reads the hub's own formats
+//! field by field. [`model`] is the order itself, [`status`] has its statuses, [`flag`] the remarks about it, [`body`] the body for the backend
+//! and [`idempotency`] the key it is posted with. [`crate::provider`] knows the meaning of a provider's fields.
 
 pub mod sanitise;
 pub mod money;

@@ -1,4 +1,4 @@
-//! The unified order, as a provider's file or adapter builds it: no branch yet, no words of the backend's interface.
+//! The unified order as read by a provider's file: without a branch, and without the backend's field names.
 
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;

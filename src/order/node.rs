@@ -1,10 +1,10 @@
-//! Reads JSON with known fields, such as the backend's requests: each value is kept as its text and the place
-//! where it stands, so that no number passes through a float and every fault is named with its JSON pointer.
+//! Reads JSON with known fields, such as the backend's requests. Each value is kept as its text and its location, so that no
+//! number passes through a float and every fault has its JSON pointer.
 //!
 //! Providers' webhooks, with fields that files name, are read by [`crate::json::tree`]. Both walk over the text with
-//! [`crate::json::scan`]; what they make of it differs. There places are asked for again and again by pointers of any length,
-//! and values that were not read are kept, so all values are in one list of limited size. Here the code goes down once,
-//! field by field, needs the place of what is absent too, and is done with an object when it has read it.
+//! [`crate::json::scan`], for different uses. There pointers of any length are looked up repeatedly, and values that were not read
+//! are kept, so all values are in one list of limited size. Here the code descends once, field by field, also needs the location
+//! of absent fields, and is finished with an object when it has read it.
 
 use std::borrow::Cow;
 

@@ -1,9 +1,9 @@
 //! Telephone numbers as E.164 (ITU-T E.164: `+`, the country's code, the national number; 15 digits at most).
 //!
-//! Providers pass on what customers type: `+44 (0)20 7946 0958` and `+962 0795 551 234` hold the zero that is dialled only
+//! Providers pass on what customers type: `+44 (0)20 7946 0958` and `+962 0795 551 234` contain the zero that is dialled only
 //! within the country. Which countries have such a prefix, and where it belongs to the number (Italy), is metadata that changes
-//! several times a year; it comes with the library. A number that it does not take for a valid one has no E.164 here: derived
-//! data that is not sure is not made. The number as it was sent stays beside it in any case.
+//! several times a year; the library has it. A number that the library does not accept as valid gets no E.164 form, because
+//! derived data must be certain. The number as sent is kept beside it in any case.
 
 use rlibphonenumber::{PHONE_NUMBER_UTIL, PhoneNumberFormat};
 

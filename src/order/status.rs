@@ -1,5 +1,5 @@
-//! The status of an order: in canonical words, which say all that providers tell apart, and in the platform's, the enum
-//! `order_status` of its database.
+//! The status of an order: in canonical words, which keep every distinction that providers make, and in the platform's words,
+//! the enum `order_status` of its database.
 
 use serde::{Deserialize, Serialize};
 

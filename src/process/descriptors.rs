@@ -1,4 +1,4 @@
-//! File descriptors: the limit, and naming it where it is the cause of an error.
+//! File descriptors: their limit, and errors that it causes.
 
 use std::{error::Error, io};
 

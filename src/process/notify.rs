@@ -1,7 +1,7 @@
-//! Telling the service manager (systemd, `Type=notify`) how the hub is: ready, alive, stopping.
+//! Reports the hub's state to the service manager (systemd, `Type=notify`): ready, alive, stopping.
 //!
-//! The protocol is one datagram of text a message, to the socket that `NOTIFY_SOCKET` names; its name may be abstract. These
-//! variables are the service manager's and not settings of the hub.
+//! The protocol sends each message as one datagram of text to the socket that `NOTIFY_SOCKET` names; the name may be abstract.
+//! The service manager sets these variables; they are no settings of the hub.
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-//! Which log the tables are made of, and what happens when it is another one.
+//! Which log the tables are made from, and what happens when it becomes another one.
 //!
 //! The cursor keeps when the log was created and some marks of its messages (see [`crate::journal::identity`]). When they do
 //! not match, the position goes back to the common point, or to the beginning, and the tables are written from there on: an

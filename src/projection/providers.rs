@@ -1,4 +1,4 @@
-//! The ids of `delivery_providers`, which every row that is written names.
+//! The ids of `delivery_providers`, to which the rows of the platform's tables refer.
 
 use std::{
     collections::HashMap,

@@ -9,7 +9,7 @@
 //! - Such late events change no order's row either, and an error among them is stored as resolved.
 //! - A webhook that is received again has its row already. An outcome that says no more than that changes nothing.
 //! - An order's row is made by its first creation. Its status is the provider's latest, until it has ended: then only a refund
-//!   is news. A further creation is news, too, but takes no order back to an earlier status.
+//!   changes it. A further creation may change it, too, but never back to an earlier status.
 
 use chrono::NaiveDateTime;
 

@@ -1,4 +1,4 @@
-//! What a provider reads of a request before it is accepted.
+//! What a provider's file reads of a request before the hub accepts it.
 
 use std::borrow::Cow;
 

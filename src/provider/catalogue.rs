@@ -1,6 +1,6 @@
-//! The providers that this installation knows: the files that are shipped, and those of `PROVIDERS_DIR`.
+//! The providers that this installation knows: the shipped files, and those of `PROVIDERS_DIR`.
 //!
-//! A file of the folder with the name of a shipped provider takes its place. Knowing a provider does not switch it on.
+//! A file of the folder replaces the shipped file of the same name. A known provider is not enabled by that.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! The branch of an order, and how its provider knows that branch.
+//! Finds the branch of an order, and the provider's reference for that branch.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Which addresses may call a provider's endpoint.
+//! The addresses that may call a provider's endpoint.
 
 use std::net::IpAddr;
 

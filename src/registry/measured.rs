@@ -1,4 +1,4 @@
-//! Metrics of each webhook of a provider; their handles are kept.
+//! Metrics of a provider's webhooks. Their handles are kept.
 
 use std::sync::Arc;
 

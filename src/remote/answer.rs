@@ -1,5 +1,5 @@
-//! Answers of providers, as far as they mean the same for every call. `forward::classify` reads the backend's,
-//! by its contract.
+//! The part of providers' answers that means the same for every call. `forward::classify` reads the backend's answers, by its
+//! contract.
 
 use super::Reply;
 use crate::{

@@ -1,6 +1,6 @@
-//! Which account a server runs as where we are root and the server refuses that, and whether it can get to its files.
+//! The account of a server that refuses to run as root, and whether that account can reach the server's files.
 //!
-//! Left to others: switching to the account (`process`) and giving it the folder (`postgres`).
+//! Not here: switching to the account (`process`), and giving it the folder (`postgres`).
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;

@@ -1,11 +1,11 @@
 //! Finds and starts real servers: NATS and PostgreSQL, for `webhook-hub dev`, the tests and the bench.
 //!
-//! A server started here dies with the process that started it, however that one ends: a small shell process
-//! (`watcher.sh`) stands between the two. It is in a process group of its own, so that Ctrl-C reaches only us and we may
-//! drain first. The handles are not bound to a tokio runtime, so several may share one server.
+//! A server ends with the process that started it, however that process ends: a small shell process (`watcher.sh`) between the
+//! two sees to it. The server has a process group of its own, so Ctrl-C reaches only the starting process, which can drain
+//! first. The handles are not bound to a tokio runtime, so several runtimes may share one server.
 //!
-//! Left to others: getting the programs (`deploy/tools/install.sh`), streams, consumers and tables (`streams apply`,
-//! `migrate`), and deciding what a server's unexpected end means.
+//! Not here: installing the programs (`deploy/tools/install.sh`), streams, consumers and tables (`streams apply`, `migrate`),
+//! and the reaction to a server's unexpected end.
 
 mod account;
 mod nats;

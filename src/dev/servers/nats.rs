@@ -1,7 +1,7 @@
 //! A NATS server with JetStream, run with the project's own `nats.conf`.
 //!
-//! Left to others: streams, consumers, and waiting for a cluster's leader; ready here means that this server greets a
-//! client, which it does only after it has recovered its streams.
+//! Not here: streams, consumers, and waiting for a cluster's leader. Ready means that this server greets a client, which it does
+//! only after it has recovered its streams.
 
 use std::ffi::OsString;
 use std::fmt;

@@ -1,6 +1,6 @@
-//! A PostgreSQL server with a cluster of its own, open to the superuser `admin` on the loopback without a password.
+//! A PostgreSQL server with a cluster of its own. The superuser `admin` needs no password on the loopback.
 //!
-//! Left to others: tables (`migrate`), and what the databases are for.
+//! Not here: tables (`migrate`), and the use of the databases.
 
 use std::ffi::OsString;
 use std::fs;

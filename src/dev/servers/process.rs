@@ -1,10 +1,10 @@
-//! One server process and what may be done to it: start, stop, kill, pause, resume, learn of its end.
+//! One server process: start, stop, kill, pause, resume it, and wait for its end.
 //!
-//! Between us and the server stands `watcher.sh`, whose standard input is a pipe that only we hold: when it closes,
-//! because the handle was dropped or because we are gone, the watcher stops the server. The log file is the lock of the
-//! server's folder: it is passed to the server locked, so the lock lasts until the last process that writes to it ends.
+//! `watcher.sh` runs between this process and the server. Its standard input is a pipe that only this process holds: when the
+//! pipe closes, because the handle was dropped or the process ended, the watcher stops the server. The log file is the lock of
+//! the server's folder: the server inherits it locked, so the lock lasts until the last process that writes to it ends.
 //!
-//! Left to others: arguments, ports and readiness (`nats`, `postgres`).
+//! Not here: arguments, ports and readiness (`nats`, `postgres`).
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};

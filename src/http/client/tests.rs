@@ -1,4 +1,4 @@
-//! The client against servers that do what servers do.
+//! The client against servers that close, break off, redirect and compress.
 
 use std::sync::{
     Mutex,

@@ -1,4 +1,4 @@
-//! The answer to a provider: in the provider's own format where its file has one, else in that of the contract.
+//! The answer to a provider: in the provider's own format if its file has one, else in the contract's.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! What the log keeps of a request beside its body: the client, how the request was proven, and the known headers.
+//! What the log stores of a request beside its body: the client, how the request was proven, and the known headers.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! How full the log is: what `EVENTS` holds of its `max_bytes`, as the server last said.
+//! How full the log is: the share of `max_bytes` that `EVENTS` uses, as last reported by the server.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! What is let through and what is not, each with its nearest neighbour, and that JSON is what serde_json says it is.
+//! Accepted and refused bodies that differ as little as possible, and a comparison with serde_json.
 
 use proptest::prelude::*;
 use serde::de::IgnoredAny;

@@ -1,4 +1,4 @@
-//! Reads a body of ours back, for an operator's questions about an order. Nothing of the customer is read.
+//! Reads a body for the backend again, for operators' queries and `hub.orders`. No personal data is read.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;

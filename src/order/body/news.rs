@@ -1,4 +1,4 @@
-//! An order that is announced again: how it differs from the first announcement, and the same as news of the order.
+//! A second announcement of an order: how it differs from the first one, and its form as news of the order.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};

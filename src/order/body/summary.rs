@@ -1,4 +1,4 @@
-//! Reads a body of ours back, for what the outcome events and the tables say about an order.
+//! Reads a body for the backend again, for the outcome events and the platform's tables.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;

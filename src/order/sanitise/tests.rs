@@ -1,4 +1,4 @@
-//! What goes, what stays, and that nothing can be hidden from it.
+//! What is removed, what stays, and that nothing can be hidden from the cleaning.
 
 use std::time::Instant;
 

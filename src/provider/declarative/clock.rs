@@ -1,4 +1,4 @@
-//! Times in the providers' formats, and the time zone of those that name none.
+//! Parses times in the providers' formats, and applies a time zone to those that name none.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! A provider's file, as it is written. `docs/providers.md` says what each key means.
+//! A provider's file, key by key as it is written. `docs/providers.md` explains each key.
 
 use std::collections::BTreeSet;
 

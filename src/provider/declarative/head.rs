@@ -1,6 +1,6 @@
-//! What the intake reads of a webhook before the append: its type, and the order that it is about.
+//! What the intake reads of a webhook before the append: its type and its order.
 //!
-//! Nothing is built for it; each field is one pass over the body.
+//! No document is built; each field is one pass over the body.
 
 use std::borrow::Cow;
 

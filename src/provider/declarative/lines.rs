@@ -1,4 +1,4 @@
-//! The basket: lines, and the choices within them, at any depth.
+//! Reads the basket: lines, and the choices within them, at any depth.
 
 use rust_decimal::{Decimal, prelude::ToPrimitive as _};
 use serde_json::value::RawValue;

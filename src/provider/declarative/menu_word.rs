@@ -1,5 +1,5 @@
-//! Webhooks that report the result of a menu, by `[outbound.menu.result]` of the provider's file. They are about no order, so
-//! the intake requires no order id.
+//! Webhooks that report the result of a menu, as described by `[outbound.menu.result]` of the provider's file. They concern no
+//! order, so the intake requires no order id.
 
 use serde_json::Value;
 

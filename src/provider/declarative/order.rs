@@ -1,4 +1,4 @@
-//! A new order, and a change of one, of a document and what a provider's file says about it.
+//! Reads a new order, or a change of one, from a document by a provider's file.
 
 use serde_json::value::RawValue;
 

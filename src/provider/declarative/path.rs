@@ -1,4 +1,4 @@
-//! Paths that a provider calls below its own, with names for their parts.
+//! Patterns of the paths that a provider calls below its own, with names for their parts.
 
 use serde::{Deserialize, Deserializer, de};
 

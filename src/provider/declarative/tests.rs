@@ -1,4 +1,4 @@
-//! What Careem sends, good and bad, read by its file.
+//! Careem's webhooks, valid and invalid, read by its file.
 
 use axum::http::{Method, Uri};
 use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! Values of the texts of a document: amounts, numbers, times, answers, words.
+//! Turns the texts of a document into values: amounts, numbers, times, answers, words.
 
 use std::{borrow::Cow, collections::HashMap, ptr};
 

@@ -1,4 +1,4 @@
-//! Words of a provider, and what they mean here.
+//! A provider's words, and their meaning in the hub.
 
 use std::collections::BTreeMap;
 

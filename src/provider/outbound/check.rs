@@ -1,4 +1,4 @@
-//! The checks of each field, one fault after another.
+//! Checks each field and collects all faults.
 
 use std::{
     collections::{BTreeSet, HashMap},

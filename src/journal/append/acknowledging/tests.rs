@@ -1,4 +1,4 @@
-//! What is known after appends and questions came and went, at which time.
+//! The state after sequences of appends, probes and silences.
 
 use super::*;
 

@@ -1,5 +1,4 @@
-//! Which locations of a file are proven: nothing is read of credentials, and what identifies a webhook is under the
-//! signature.
+//! Checks that a file reads no credentials, and that the signature covers what identifies a webhook.
 
 use toml::{
     Spanned,

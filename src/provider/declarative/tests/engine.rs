@@ -1,4 +1,4 @@
-//! What files can say.
+//! The features of provider files.
 
 use super::*;
 

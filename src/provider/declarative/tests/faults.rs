@@ -1,4 +1,4 @@
-//! What is told of files that say it wrongly.
+//! The faults that are reported for wrong files.
 
 use super::{
     engine::{EVENTS, ORDER, WEBHOOK, minimal},

@@ -1,4 +1,4 @@
-//! What `docs/providers.md` and `docs/outbound.md` show is a file, and it works.
+//! The examples in `docs/providers.md` and `docs/outbound.md` are valid files and work.
 
 use axum::http::HeaderMap;
 

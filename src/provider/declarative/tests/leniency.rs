@@ -1,4 +1,4 @@
-//! What an order must not die of: anything that does not identify, make up or price it.
+//! No order is rejected because of a field that does not identify it, make it up or price it.
 
 use std::sync::LazyLock;
 

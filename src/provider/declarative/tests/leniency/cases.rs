@@ -1,4 +1,4 @@
-//! The samples, and what in them an order cannot be without.
+//! The samples, and the fields without which an order is rejected.
 
 /// A sample, and where in it stands what an order is made of and priced by, with `*` for one step and `**` for any number.
 pub(super) struct Case {

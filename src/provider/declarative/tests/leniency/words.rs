@@ -1,4 +1,4 @@
-//! What each flag stands for, and what becomes of the field.
+//! The cause of each flag, and the fate of its field.
 
 use super::{super::*, *};
 
