@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_wish_is_parked_at_once() {
+    fn a_long_requested_pause_is_parked_at_once() {
         let wish = Some(Duration::from_secs(30));
         assert_eq!(
             schedule().next(1, wish, id(0)),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_has_its_pause_and_a_crowd_is_parked() {
+    fn held_events_have_a_pause_and_a_crowd_is_parked() {
         let now = Utc::now();
         let hold = Failure::Hold {
             cause: String::new(),
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_tried_waits_in_memory_or_in_its_lane() {
+    fn untried_events_wait_in_memory_or_in_a_lane() {
         let now = Utc::now();
         let later = |seconds, for_creation| Failure::Later {
             after: Duration::from_secs(seconds),

@@ -47,7 +47,7 @@ fn connections(server: SocketAddr, user: &str, password: &str, tries: usize) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_has_another_password_keeps_no_hub_out() {
+async fn other_users_cannot_exhaust_the_hubs_connections() {
     let world = World::new().await;
     let server = SocketAddr::from(([127, 0, 0, 1], world.nats.server.port()));
     let users = OTHERS.map(|(user, _)| (user, world.nats.password(user).to_owned()));
@@ -106,7 +106,7 @@ fn with_a_branch(config: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_hear_one_branch_hears_no_other() {
+async fn a_subscriber_of_one_branch_receives_no_other_branch() {
     let nats = Nats::start_with(with_a_branch, None).await;
     let options = ConnectOptions::with_user_and_password("branch".into(), BRANCH_PASSWORD.into());
     let branch = options

@@ -61,7 +61,7 @@ async fn breaker_is_closed(world: &World, hub: &Hub) {
 /// Each order is answered in another wrapping. The second value is the id that the hub must have read, the third whether the
 /// event says that the answer could not be read whole.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_yes_is_believed_in_any_wrapping() {
+async fn a_success_counts_in_any_encoding() {
     let large = |early: &str, late: &str| format!("{{{early}\"echo\":\"{}\"{late}}}", "x".repeat(100_000));
     let plain = |name: &str| yes(&json!(format!("id-{name}")));
     let id = |name: &str| json!(format!("id-{name}"));
@@ -199,14 +199,14 @@ async fn one_order_is_not_known(first: &str, news: bool) -> (World, Hub) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn news_of_an_unknown_order_come_first_after_a_start() {
+async fn a_first_404_to_news_does_not_open_the_breaker() {
     let (world, hub) = one_order_is_not_known("CR-unknown", true).await;
     world.post_orders(&hub, ["CR-unknown".to_owned()]).await;
     world.at_end(Ends::forwarded(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_the_backend_does_not_find_comes_first_after_a_start() {
+async fn a_first_404_to_an_order_does_not_open_the_breaker() {
     let (world, hub) = one_order_is_not_known("CR-nowhere", false).await;
     // It is asked for once more: by then it is known that the backend answers otherwise.
     world.backend.next_for("CR-nowhere", [Answer::status(404)]);

@@ -141,7 +141,7 @@ async fn a_refusal_leaves_reason_and_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_oldest_make_room() {
+async fn the_oldest_samples_are_removed_first() {
     let world = World::new().await;
     let provision = world.nats.provision().await;
     let stream = provision.get_stream("REFUSALS").await.unwrap();

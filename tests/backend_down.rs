@@ -159,7 +159,7 @@ async fn it_refuses_one_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_has_the_order_already() {
+async fn the_backend_already_has_the_order() {
     let world = World::new().await;
     let hub = world.hub().await;
     world.backend.next([Answer::Say(
@@ -218,7 +218,7 @@ async fn wrong_set_up(backend_url: &str, reason: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn its_name_is_not_known() {
+async fn the_backends_host_name_does_not_resolve() {
     // RFC 6761: no resolver knows a name that ends so.
     wrong_set_up("http://backend.invalid:3001", "name cannot be resolved").await;
 }
@@ -440,7 +440,7 @@ async fn it_does_not_answer_or_breaks_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_knows_the_merchant() {
+async fn an_unknown_merchant_is_a_dead_letter() {
     let world = World::new().await;
     let hub = world.hub().await;
     let body = order("CR-stranger");

@@ -325,7 +325,7 @@ async fn fill_in_batches(nats: &Nats, batches: usize, body: impl Fn() -> Bytes) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restore_that_is_killed_leaves_no_log_that_passes_for_whole() {
+async fn a_killed_restore_leaves_no_log_that_looks_complete() {
     let world = World::new().await;
     let nats = &world.nats;
     fill_with_many(nats).await;

@@ -57,7 +57,7 @@ fn said(earlier: &Results, now: &Results) -> Said {
 }
 
 #[test]
-fn a_figure_is_its_median_and_says_how_far_apart_its_takes_were() {
+fn a_figure_is_a_median_with_its_spread() {
     let of_three = spread(&[30.0, 10.0, 20.0]);
     assert_eq!(
         (of_three.median, of_three.least, of_three.most, of_three.taken),
@@ -71,7 +71,7 @@ fn a_figure_is_its_median_and_says_how_far_apart_its_takes_were() {
 }
 
 #[test]
-fn nothing_that_is_no_number_looks_like_a_figure() {
+fn values_that_are_no_numbers_are_no_figures() {
     assert_eq!(Spread::of(&[]), None);
     assert_eq!(Spread::of(&[1.0, f64::NAN, 2.0]), None);
     assert_eq!(Spread::of(&[1.0, f64::INFINITY]), None);
@@ -83,7 +83,7 @@ fn nothing_that_is_no_number_looks_like_a_figure() {
 }
 
 #[test]
-fn a_difference_counts_only_where_no_take_of_one_lies_among_those_of_the_other() {
+fn a_difference_counts_only_if_the_takes_do_not_overlap() {
     let figures = spread(&[100.0, 110.0, 105.0]);
     for (other, verdict) in [
         ([111.0, 120.0, 115.0], Verdict::Beyond),
@@ -257,7 +257,7 @@ fn a_figure_of_one_run_alone_is_named() {
 }
 
 #[test]
-fn what_was_not_measured_says_why_and_reaches_no_goal() {
+fn a_missing_figure_has_a_reason_and_reaches_no_goal() {
     let mut samples = Samples::new("node");
     samples
         .not_measured("share", "no Node.js", "")
@@ -290,7 +290,7 @@ fn the_file_system_of_a_folder_is_that_of_the_nearest_mount_point() {
 }
 
 #[test]
-fn the_yardstick_takes_the_cpu_for_what_it_is() {
+fn the_yardstick_measures_the_cpus_speed() {
     let look = Yardstick::take();
     assert!(
         look.one.is_finite() && look.one > 0.0 && look.all.is_finite() && look.all > 0.0,

@@ -41,7 +41,7 @@ impl World {
 
 /// However short a time ago somebody looked for another one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_counts_as_soon_as_it_is_there() {
+async fn a_new_row_counts_at_once() {
     let world = World::new().await;
     let hub = world.hub().await;
     for number in 2..5 {

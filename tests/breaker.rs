@@ -98,7 +98,7 @@ async fn first_attempts(world: &World, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_say_so_within_a_second() {
+async fn all_instances_show_its_state_within_a_second() {
     let world = World::new().await;
     let listener = world.nats.connect("subscriber").await;
     let mut changes = listener.subscribe(SUBJECT).await.unwrap();
@@ -132,7 +132,7 @@ async fn all_say_so_within_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_takes_over_begins_with_it() {
+async fn an_instance_that_takes_over_starts_with_its_state() {
     const RESET: Duration = Duration::from_secs(10);
     let world = World::new().await;
     let settings = settings(&world, RESET);
@@ -169,7 +169,7 @@ async fn who_takes_over_begins_with_it() {
 
 /// An instance that starts late, and one that heard nothing for a while.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_missed_is_said_again() {
+async fn a_missed_report_is_repeated() {
     let world = World::new().await;
     let settings = settings(&world, Duration::from_secs(3));
     let at_work = start(&settings).await;
@@ -208,7 +208,7 @@ async fn what_was_missed_is_said_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn open_it_pulls_nothing_and_burns_no_attempt() {
+async fn while_open_nothing_is_pulled_and_no_attempt_counts() {
     let world = World::new().await;
     // Longer than this part of the test.
     let hub = start(&settings(&world, Duration::from_secs(60))).await;
@@ -246,7 +246,7 @@ async fn open_it_pulls_nothing_and_burns_no_attempt() {
 
 /// What else instances tell each other is nobody's business.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subscriber_hears_no_more_than_that() {
+async fn a_subscriber_may_receive_its_reports_and_no_more() {
     let world = World::new().await;
     let (tell, mut told) = mpsc::unbounded_channel();
     let options = world.nats.options("subscriber").event_callback(move |event| {
@@ -275,7 +275,7 @@ async fn a_subscriber_hears_no_more_than_that() {
 
 /// Five requests hang, and while they do the backend answers others: it is there, whatever their order of ending says.
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_hung_before_another_was_answered_are_no_row() {
+async fn hanging_requests_before_an_answered_one_do_not_open_it() {
     let world = World::new().await;
     let hub = start(&settings(&world, Duration::from_secs(60)).set("BACKEND_TIMEOUT", "2s")).await;
     works(&hub).await;
@@ -294,7 +294,7 @@ async fn requests_that_hung_before_another_was_answered_are_no_row() {
 
 /// Never five in a row, and yet two of three fail: their share opens it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backend_that_fails_most_requests_is_left_alone() {
+async fn it_opens_when_most_requests_fail() {
     let world = World::new().await;
     let one_at_a_time = settings(&world, Duration::from_secs(60)).set("BACKEND_MAX_REQUESTS", 1);
     let hub = start(&one_at_a_time).await;
@@ -320,7 +320,7 @@ async fn a_backend_that_fails_most_requests_is_left_alone() {
 
 /// What still hangs when an instance is told to stop fails in its drain. Whoever takes over begins with a closed breaker.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_in_a_drain_opens_nobodys_breaker() {
+async fn failures_during_a_drain_open_no_breaker() {
     let world = World::new().await;
     let settings = settings(&world, Duration::from_secs(60)).set("BACKEND_TIMEOUT", "3s");
     let at_work = start(&settings).await;

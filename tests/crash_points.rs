@@ -3,7 +3,7 @@
 //!
 //! Handing over and taking over with requests under way: `handover::the_one_that_hands_over_dies` and
 //! `handover::the_one_that_takes_over_dies`. `LANES` lost or emptied: `retries::the_lanes_are_lost`,
-//! `push_waits::the_lanes_are_lost`; making lanes again: `lanes_made_again::it_dies_while_it_reads` and `…_writes`.
+//! `push_waits::the_lanes_are_lost`; making lanes again: `lanes_made_again::the_hub_dies_while_it_reads` and `…_writes`.
 
 use webhook_hub::event::EventType;
 
@@ -111,7 +111,7 @@ async fn after_the_request_for_the_head_of_a_lane() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_outcome_before_the_lane_says_so() {
+async fn after_the_outcome_before_the_lane_was_written() {
     let asked = a_lane_through_a_crash("forward/after_outcome:2").await;
     assert_eq!(asked, ["status", "orders", "status"]);
 }

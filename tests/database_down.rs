@@ -121,7 +121,7 @@ async fn a_hub_is_killed_in_the_middle_of_a_write() {
 
 /// Whoever else pulls from the tables' consumer (an instance that stood still) gets events that never come here.
 #[tokio::test(flavor = "multi_thread")]
-async fn events_for_the_tables_go_to_somebody_else() {
+async fn another_client_takes_the_tables_messages() {
     let world = World::new().await;
     let hub = world.hub().await;
     world.post_orders(&hub, ids("before", 1)).await;

@@ -87,7 +87,7 @@ async fn the_writer_is_frozen_while_it_waits_for_work() {
 /// The server goes on handing messages to the request of an instance that is frozen, and hands them out again only after a minute.
 /// Nothing else comes that would show the one who writes that something is missing.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_handed_to_a_frozen_writer_is_written_in_seconds() {
+async fn events_delivered_to_a_frozen_writer_are_written_within_seconds() {
     let world = World::new().await;
     let frozen = world.hub().await;
     world.post_orders(&frozen, ids("before", 1)).await;
@@ -138,7 +138,7 @@ async fn every_backend_of_postgres_that_serves_the_hub_is_frozen() {
 
 /// Who comes next must not wait behind a statement that nobody waits for.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_that_was_given_up_is_cancelled_and_its_connection_not_used_again() {
+async fn a_timed_out_statement_is_cancelled_and_its_connection_closed() {
     let world = World::new().await;
     let environment = [
         ("DATABASE_URL", world.database.url.as_str()),

@@ -28,7 +28,7 @@ fn failed(ran: &Ran, code: i32, named: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_listed() {
+async fn the_list_has_every_open_letter() {
     let log = Written::new().await;
     let nothing = log.run(&["list"]).await.expect_success();
     assert_eq!(nothing.stdout, "no open dead letters\n");
@@ -87,7 +87,7 @@ async fn what_is_listed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_shown_of_one() {
+async fn show_has_the_error_and_the_history() {
     let log = Written::new().await;
     let anna = log.refused("CR-anna", noon()).await;
     let homeless = log.homeless("CR-\u{1b}[2J", noon() + TimeDelta::hours(1)).await;
@@ -135,7 +135,7 @@ async fn what_is_shown_of_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_asks_for_nothing() {
+async fn invalid_arguments_request_nothing() {
     let log = Written::new().await;
     let nothing = log.run(&["retry", "--all"]).await.expect_success();
     assert_eq!(nothing.stdout, "nothing to retry\n");
@@ -165,7 +165,7 @@ async fn what_asks_for_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_is_asked_for_once() {
+async fn a_retry_is_requested_once() {
     let log = Written::new().await;
     let (first, second) = (log.refused("CR-1", noon()).await, log.homeless("CR-2", noon()).await);
     let third = log.refused("CR-3", noon() + TimeDelta::hours(1)).await;
@@ -232,7 +232,7 @@ async fn a_retry_is_asked_for_once() {
 
 /// Twice at the same moment, it is one: the log knows the id.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_people_ask_at_once() {
+async fn concurrent_requests_are_one_retry() {
     let log = Written::new().await;
     for number in 0..300 {
         log.homeless(&format!("CR-{number}"), noon()).await;
@@ -247,7 +247,7 @@ async fn two_people_ask_at_once() {
 
 /// What cannot be taken up is said, and keeps nothing else from being taken up.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_taken_up() {
+async fn letters_that_cannot_be_retried() {
     let log = Written::new().await;
     let old = log.old("CR-old", noon()).await;
     let garbage = log.garbage().await;
@@ -275,7 +275,7 @@ async fn what_cannot_be_taken_up() {
 
 /// The acceptance: what failed is mended, everything is taken up again, and all of it arrives.
 #[tokio::test(flavor = "multi_thread")]
-async fn mended_and_retried() {
+async fn a_retry_after_the_fix_is_forwarded() {
     let world = World::new().await;
     let hub = world.hub().await;
     let operator = world.nats.settings("hub");

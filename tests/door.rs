@@ -36,7 +36,7 @@ async fn post_packed(world: &World, hub: &Hub, plain: &str) -> (u16, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_packed_webhooks_at_once_are_taken_like_plain_ones() {
+async fn a_thousand_concurrent_compressed_webhooks_are_accepted() {
     let _turn = crate::harness::wait::heavy().await;
     let world = World::new().await;
     let hub = world.hub().await;
@@ -126,7 +126,7 @@ async fn paths_with_more_slashes_are_the_same_paths() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_are_told_no_reasons() {
+async fn public_health_shows_no_reasons() {
     let world = World::new().await;
     let hub = world.hub().await;
     world.backend.otherwise(Answer::status(401));
@@ -157,7 +157,7 @@ async fn strangers_are_told_no_reasons() {
 
 /// Whoever asks for health costs the database nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn health_asks_the_database_for_nothing() {
+async fn health_requests_do_not_query_the_database() {
     let world = World::with_own_postgres().await;
     let hub = world.hub().await;
     let url = format!("{}/health", hub.url());
@@ -235,7 +235,7 @@ fn is_described(document: &Value, schema: &Value, value: &Value) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_health_answers_is_described() {
+async fn the_answers_of_health_match_the_description() {
     let world = World::new().await;
     let hub = world.hub().await;
     let get = async |path: &str| {

@@ -88,7 +88,7 @@ impl Outside {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thin_webhook_becomes_the_order_that_it_points_at() {
+async fn a_thin_webhook_becomes_the_order_it_refers_to() {
     let outside = Outside::of_uber().await;
     let hub = Hub::start(&outside.uber()).await;
     outside.has("CR-thin");
@@ -128,7 +128,7 @@ async fn a_thin_webhook_becomes_the_order_that_it_points_at() {
 
 /// Not there yet, then the provider is away, then the hub: the order is had, and what was said about it later follows.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_fetched_yet_is_tried_again_and_keeps_its_order() {
+async fn a_failed_fetch_is_retried_in_order() {
     let outside = Outside::of_uber().await;
     let settings = outside.uber().set("RETRY_MAX_ATTEMPTS", 50);
     let hub = Hub::start(&settings).await;
@@ -187,7 +187,7 @@ async fn an_order_that_is_not_there_is_given_up() {
 
 /// Whoever made the hub believe a webhook cannot make it ask anybody else, nor show anybody its token.
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_but_the_provider_is_asked() {
+async fn only_the_providers_hosts_are_called() {
     let outside = Outside::of_uber().await;
     let hub = Hub::start(&outside.uber()).await;
     let elsewhere = format!("{}/secrets", outside.world.backend.url());
@@ -269,7 +269,7 @@ async fn a_document_with_a_key_twice_is_no_order() {
 
 /// A page in place of the order, or a packed one that was cut, says that the provider is not well; nobody needs to ask again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_in_place_of_the_order_is_no_end() {
+async fn a_page_that_is_no_json_is_retried() {
     let outside = Outside::of_uber().await;
     outside.has("CR-page");
     let page = Say {

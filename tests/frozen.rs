@@ -13,7 +13,7 @@ fn requests_about(world: &World, id: &str) -> usize {
 /// Orders that wait for a slot when their instance is frozen, and are forwarded by another, are not sent once more when the
 /// first one comes back and has a slot for them.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_hub_with_orders_that_wait_for_a_slot() {
+async fn the_hub_is_frozen_while_orders_wait_for_a_slot() {
     let world = World::new().await;
     let settings = world
         .settings()
@@ -43,7 +43,7 @@ async fn the_hub_with_orders_that_wait_for_a_slot() {
 
 /// NATS is frozen when an instance is told to stop, so that it cannot say that it hands over.
 #[tokio::test(flavor = "multi_thread")]
-async fn nats_during_a_handover() {
+async fn nats_is_frozen_during_a_handover() {
     let world = World::new().await;
     let settings = world.settings().set("BACKEND_TIMEOUT", "18s");
     let first = Hub::start(&settings).await;
@@ -80,7 +80,7 @@ async fn nats_during_a_handover() {
 
 /// NATS is frozen while an instance takes over, for longer than a lease holds.
 #[tokio::test(flavor = "multi_thread")]
-async fn nats_during_a_takeover() {
+async fn nats_is_frozen_during_a_takeover() {
     let world = World::new().await;
     let first = world.hub().await;
     world.backend.hold();

@@ -103,7 +103,7 @@ async fn a_rolling_restart_with_five_hanging_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_succeeds_after_the_handover_is_not_asked_again() {
+async fn a_request_that_succeeds_after_the_handover_is_not_repeated() {
     let world = World::new().await;
     let settings = world.settings().set("BACKEND_TIMEOUT", "18s");
     let first = Hub::start(&settings).await;
@@ -137,7 +137,7 @@ async fn what_succeeds_after_the_handover_is_not_asked_again() {
 
 /// The event under way is the head of a lane: the creation that a change has waited for.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_head_of_a_lane_is_under_way() {
+async fn the_request_of_a_lanes_head_is_under_way() {
     let world = World::new().await;
     let settings = world.settings().set("BACKEND_TIMEOUT", "18s");
     let first = Hub::start(&settings).await;
@@ -173,7 +173,7 @@ async fn the_head_of_a_lane_is_under_way() {
 
 /// The stage that speaks to providers is handed over in the same way.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_provider_is_being_told_something() {
+async fn a_request_to_a_provider_is_under_way() {
     let outside = Outside::new(CAREEM_POS).await;
     let first = outside.hub().await;
     outside.ask(&first, "CR-before", "accepted").await;

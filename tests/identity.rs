@@ -70,7 +70,7 @@ fn reasons(events: &[std::sync::Arc<webhook_hub::event::Recorded>]) -> Vec<Strin
 /// The platform's table has a row of Careem that is 400 days old; a new order of another platform, and a new one of Careem, have
 /// its number. The table does not say whose row it is.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_number_that_somebody_used_before_is_no_duplicate() {
+async fn a_number_used_elsewhere_before_is_no_duplicate() {
     let world = World::new().await;
     let row = format!(
         "INSERT INTO orders (id, order_number, branch_id, provider_order_id, created_at)
@@ -178,7 +178,7 @@ async fn a_second_announcement_that_differs() {
 
 /// The kitchen cooks, and the branch is switched off, or its merchant is given to another branch.
 #[tokio::test(flavor = "multi_thread")]
-async fn news_of_an_order_go_to_its_branch_whatever_became_of_it() {
+async fn news_go_to_the_orders_branch_whatever_its_outcome() {
     let world = World::new().await;
     let hub = world.hub().await;
     for id in ["CR-off", "CR-moved"] {
@@ -229,7 +229,7 @@ async fn news_of_an_order_go_to_its_branch_whatever_became_of_it() {
 
 /// Its branch was unknown; it is sent again, after the log forgot its id, to another instance than the one that works.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_accepted_anew_ends_anew() {
+async fn each_acceptance_has_its_own_outcome() {
     let world = World::new().await;
     let (working, other) = (world.hub().await, world.hub().await);
     eventually("the first hub works", PATIENCE, async || {

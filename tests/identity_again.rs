@@ -232,7 +232,7 @@ async fn what_was_refused_and_comes_again_in_order_is_forwarded() {
 /// A duplicate that differs is taken up by a person: it is an order of its own, by a key of its own, also when it is taken up
 /// once more because the backend did not answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_duplicate_that_somebody_takes_up_is_an_order_of_its_own() {
+async fn a_retried_duplicate_is_an_order_of_its_own() {
     let world = World::new().await;
     let hub = world.hub().await;
     world
@@ -290,7 +290,7 @@ mod long {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn every_acceptance_ends_whatever_became_of_the_first() {
+    async fn every_acceptance_ends_whatever_the_firsts_outcome() {
         let world = World::new().await;
         let settings = world
             .settings()
@@ -399,7 +399,7 @@ mod long {
 
     /// Not before the instance that comes has read what was there.
     #[tokio::test(flavor = "multi_thread")]
-    async fn whoever_takes_over_knows_what_was_there() {
+    async fn an_instance_that_takes_over_knows_earlier_orders() {
         let world = World::new().await;
         let mut hub = world.hub().await;
         for round in 0..3 {
@@ -419,7 +419,7 @@ mod long {
     /// The backend took it, and the hub died before it recorded that; at the restart it was too old. The backend may have it, so the
     /// next announcement asks by the first one's key.
     #[tokio::test(flavor = "multi_thread")]
-    async fn what_was_asked_before_a_crash_is_not_taken_for_never_asked() {
+    async fn a_request_before_a_crash_counts_as_made() {
         const TTL: Duration = Duration::from_secs(8);
         let world = World::new().await;
         let settings = world.settings_on_fixed_port().set("CAREEM_ORDER_TTL", "8s");

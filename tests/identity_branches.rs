@@ -163,7 +163,7 @@ async fn an_announcement_is_not_older_than_news_of_the_same_number_elsewhere() {
 
 /// A status that was told with an announcement that differs counts like any other.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_announcement_that_differs_told_is_not_taken_back() {
+async fn a_differing_announcement_does_not_undo_a_later_status() {
     let world = World::new().await;
     let generic = Generic::at(&world, &["store-7"]).await;
     generic.announce(&world, "store-7", "received", "no onions").await;

@@ -17,7 +17,7 @@ const MENU: &str = include_str!("fixtures/menu.json");
 const STRANGER: &str = "198.51.100.7";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_backend_comes_in_and_hears_what_is_wrong() {
+async fn only_the_backend_is_admitted_and_gets_reasons() {
     let outside = Outside::new(CAREEM_POS).await;
     let hub = Hub::start(
         &outside
@@ -231,7 +231,7 @@ async fn our_own_faults_are_5xx() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_guesses_tokens_fills_no_log_and_is_blocked() {
+async fn an_address_that_guesses_tokens_is_blocked_and_floods_no_log() {
     const GUESSES: usize = 60;
     let outside = Outside::new(CAREEM_POS).await;
     let settings = outside.settings().set("TRUSTED_PROXIES", "127.0.0.1");

@@ -163,7 +163,7 @@ mod long {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn the_lanes_go_back_and_the_lease_tells_of_newer_ones() {
+    async fn the_lanes_go_back_and_the_lease_describes_newer_ones() {
         the_lanes_go_back_to_an_older_copy(true).await;
     }
 }

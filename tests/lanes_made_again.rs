@@ -143,7 +143,7 @@ async fn an_order_that_comes_meanwhile_passes_its_news() {
 /// An older version takes over when `LANES` is lost, and cannot read what waits. It does not say that the lanes are whole, so the
 /// next instance that can read it makes the lanes.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_version_does_not_say_that_they_are_whole() {
+async fn an_older_version_does_not_mark_them_complete() {
     let world = World::new().await;
     let settings = world.reads_slowly("0s");
     let hub = Hub::start(&settings).await;
@@ -227,7 +227,7 @@ async fn lanes_read(hub: &Hub) -> (u64, u64) {
 
 /// One consumer reads them, whoever else has a request waiting there; without it, direct gets do.
 #[tokio::test(flavor = "multi_thread")]
-async fn lanes_are_read_by_a_consumer_that_begins_anew() {
+async fn lanes_are_read_by_a_consumer_that_is_reset() {
     let world = World::new().await;
     let settings = world.settings().set("CIRCUIT_BREAKER_ENABLED", false);
     let wait = Answer::Say(503, String::new(), vec![("retry-after", "60".into())]);
@@ -274,7 +274,7 @@ mod long {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn it_dies_while_it_reads() {
+    async fn the_hub_dies_while_it_reads() {
         let world = World::new().await;
         let orders = ids("again", 2);
         lost_with_parked(&world, &orders).await;
@@ -282,7 +282,7 @@ mod long {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn it_dies_while_it_writes() {
+    async fn the_hub_dies_while_it_writes() {
         let world = World::new().await;
         let orders = ids("again", 3);
         lost_with_parked(&world, &orders).await;

@@ -99,7 +99,7 @@ fn used(by: &str, file: &str, text: &str) -> Vec<Use> {
 }
 
 #[test]
-fn each_room_knows_only_those_before_it() {
+fn modules_use_only_earlier_ones() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let order = order(&fs::read_to_string(source.join("lib.rs")).unwrap());
     assert!(order.len() > 20, "{order:?}");

@@ -115,7 +115,7 @@ async fn one_instance_keeps_its_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_wait_is_true() {
+async fn retry_after_is_correct() {
     let world = World::new().await;
     let hub = Hub::start(&settings(&world).set("RATE_LIMIT_CAREEM", "3/2s")).await;
     let mut accepted = 0;
@@ -358,7 +358,7 @@ async fn a_block_is_seen_and_lifted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_sends_good_ones_is_not_blocked() {
+async fn an_address_with_verified_webhooks_is_not_blocked() {
     let world = World::new().await;
     let settings = settings(&world);
     let hubs = fleet(&world, &settings, 2).await;

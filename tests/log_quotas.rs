@@ -67,7 +67,7 @@ async fn ratio(world: &World, hub: &Hub) -> f64 {
 
 /// One provider fills the log; while it is nearly full that one is refused, and the others go on.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_fills_the_log_is_refused_first() {
+async fn the_principal_that_fills_the_log_is_refused_first() {
     let world = World::new().await;
     let generic = Provider::all(&Catalogue::shipped())
         .into_iter()

@@ -72,7 +72,7 @@ fn by_answer(file: &str) -> String {
 
 /// Without an id in the answer: what the request calls it stands in the webhook, and there is one menu at a time.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_menu_is_synced_when_the_provider_says_so() {
+async fn a_menu_is_synced_when_the_provider_reports_it() {
     let outside = Outside::new(CAREEM_POS).await;
     let hub = outside.hub().await;
     outside.put_menu(&hub).await;
@@ -132,7 +132,7 @@ async fn a_menu_is_synced_when_the_provider_says_so() {
 
 /// Its word comes as a webhook, and names the menu that it took before this one: that one is not this one's.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_word_about_another_menu_is_not_taken_for_this_one() {
+async fn a_result_of_another_menu_does_not_end_this_one() {
     let outside = Outside::new(&by_answer(CAREEM_POS)).await;
     let hub = outside.hub().await;
     outside
@@ -150,7 +150,7 @@ async fn a_word_about_another_menu_is_not_taken_for_this_one() {
 
 /// The provider's word is here before its answer to the menu is: it is about this menu all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_word_that_comes_before_the_answer_counts() {
+async fn a_result_that_comes_before_the_answer_counts() {
     for file in [
         CAREEM_POS.to_owned(),
         CAREEM_POS.replace("ref = \"/details/catalog_id\"\n", ""),
@@ -210,7 +210,7 @@ async fn a_menu_that_the_provider_refuses_fails_and_the_next_one_follows() {
 
 /// Nothing is heard of it: after its time it has failed. The hub that waited was killed meanwhile.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_menu_of_which_nothing_is_heard_fails_after_its_time() {
+async fn a_menu_without_a_result_fails_after_its_time_limit() {
     let file = by_answer(CAREEM_POS).replace("wait = \"15m\"", "wait = \"4s\"");
     let outside = Outside::new(&file).await;
     let hub = outside.hub().await;
@@ -254,7 +254,7 @@ async fn another_hub_takes_up_a_menu_that_waits() {
 /// The hub dies after it has noted that the provider took the menu, and before the menu has its lane: whoever takes over
 /// still lets the provider's word wake it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_word_is_heard_although_the_lane_was_not_written() {
+async fn a_result_counts_although_the_lane_was_not_written() {
     let outside = Outside::new(CAREEM_POS).await;
     outside.longest_lane(64).await;
     let hub = outside.hub().await;
@@ -274,7 +274,7 @@ async fn a_word_is_heard_although_the_lane_was_not_written() {
 
 /// Where the result is to be asked for, it is, until it is there.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_is_asked_for() {
+async fn a_result_is_polled() {
     let outside = Outside::new(&DELIVERY_HERO.replace("poll_every = \"30s\"", "poll_every = \"300ms\"")).await;
     let hub = outside.hub().await;
     let import = "/v2/chains/chain-1/catalog/import/import-5";
@@ -347,7 +347,7 @@ async fn menus_keep_their_distance_through_a_takeover() {
 
 /// A branch's menu came too soon for the provider: that branch's menus wait, and nothing else.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_menu_that_comes_too_soon_holds_up_no_status() {
+async fn a_menu_that_comes_too_soon_delays_no_status() {
     let outside = Outside::new(CAREEM_POS).await;
     let hub = outside.hub().await;
     outside.provider.on(
@@ -367,7 +367,7 @@ async fn a_menu_that_comes_too_soon_holds_up_no_status() {
 
 /// When the time for a result is over, the provider could not be asked: it is given as much time again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_that_could_not_be_asked_for_in_time_is_asked_for_once_more() {
+async fn a_result_that_could_not_be_polled_in_time_is_polled_once_more() {
     let file = DELIVERY_HERO.replace("poll_every = \"30s\"", "poll_every = \"300ms\"");
     let outside = Outside::new(&file.replace("wait = \"30m\"", "wait = \"6s\"")).await;
     let hub = outside.hub().await;

@@ -65,7 +65,7 @@ fn sorted() -> Vec<Value> {
 
 /// A transaction of the platform is open for long, as one of a report or of a backup is.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_platform_writes_on_while_indexes_are_made() {
+async fn the_platform_can_write_while_indexes_are_created() {
     let database = platform().await;
     let open = connect(&database).await;
     open.batch_execute("BEGIN; UPDATE delivery_error_logs SET error_message = 'y' WHERE id = '1'")
@@ -106,7 +106,7 @@ async fn the_platform_writes_on_while_indexes_are_made() {
 
 /// What an attempt leaves behind that was broken off.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_that_is_no_use_is_made_anew() {
+async fn an_invalid_index_is_created_again() {
     let database = Cluster::shared().await.database().await;
     let broken =
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'hub_delivery_error_logs_webhook'::regclass";

@@ -68,13 +68,13 @@ async fn every_failure(settings: Settings, world: World) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_breaker() {
+async fn no_request_loop_with_the_breaker() {
     let world = World::new().await;
     every_failure(at_least(&world), world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_breaker() {
+async fn no_request_loop_without_the_breaker() {
     let world = World::new().await;
     every_failure(at_least(&world).set("CIRCUIT_BREAKER_ENABLED", false), world).await;
 }

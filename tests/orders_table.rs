@@ -321,7 +321,7 @@ async fn it_is_filled_beside_the_live_tables() {
 
 /// Emptying the table waits for who reads it, such as a backup; the other tables do not.
 #[tokio::test(flavor = "multi_thread")]
-async fn somebody_reads_it_while_it_is_to_be_made_again() {
+async fn a_reader_delays_filling_it_again_and_no_other_table() {
     let world = World::new().await;
     let settings = world.settings_on_fixed_port();
     let hub = Hub::start(&settings).await;

@@ -82,7 +82,7 @@ async fn wake_ups_are_lost_or_come_early() {
 /// A lane is not as it was left, which begins the work anew. A request that is under way meanwhile is not dropped, which would
 /// make it a second time: what becomes of it is recorded first.
 #[tokio::test(flavor = "multi_thread")]
-async fn trouble_with_one_order_while_another_is_asked_about() {
+async fn a_request_under_way_outlives_trouble_with_another_lane() {
     let world = World::new().await;
     let hub = Hub::start(&world.parking()).await;
     world.backend.next_for("CR-trouble-0", [away(11)]);
@@ -115,7 +115,7 @@ mod long {
 
     /// More events of one order than its line takes: the last ones are given up at once and can be taken up again.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_line_is_full() {
+    async fn a_full_lane_makes_a_dead_letter() {
         const MORE: usize = 10;
         let world = World::new().await;
         let hub = Hub::start(&world.parking().set("RETRY_MAX_ATTEMPTS", 100)).await;

@@ -275,7 +275,7 @@ async fn the_hub_administers_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_provisions_writes_no_event() {
+async fn the_user_provision_writes_no_event() {
     let world = at_rest().await;
     let provision = world.nats.provision().await;
     let before = everything(&provision).await;
@@ -290,7 +290,7 @@ async fn who_provisions_writes_no_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_backs_up_changes_nothing() {
+async fn the_user_backup_changes_nothing() {
     let world = at_rest().await;
     let provision = world.nats.provision().await;
     let before = everything(&provision).await;
@@ -307,7 +307,7 @@ async fn who_backs_up_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_subscribes_only_listens() {
+async fn a_subscriber_only_listens() {
     let world = at_rest().await;
     let provision = world.nats.provision().await;
     let before = everything(&provision).await;
@@ -337,7 +337,7 @@ async fn who_subscribes_only_listens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_comes_in_without_a_name() {
+async fn anonymous_connections_are_refused() {
     let nats = Nats::start().await;
     let wrong = async_nats::ConnectOptions::with_user_and_password("hub".into(), "wrong".into());
     let other = async_nats::ConnectOptions::with_user_and_password("admin".into(), nats.password("hub").into());
@@ -420,7 +420,7 @@ pub(crate) fn rights_of_the_server() -> Vec<(String, bool, String)> {
 
 /// SECURITY's table names every right that the server gives, and the server gives what the table says, and no more.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_table_of_rights_is_true() {
+async fn the_documented_rights_match_nats_conf() {
     let table = table_of_rights();
     assert!(table.len() > 10);
     for (user, listens, subject) in rights_of_the_server() {

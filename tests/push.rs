@@ -112,7 +112,7 @@ async fn the_same_request_again_is_the_same_event() {
 
 /// The backend's queue was held up for longer than the log remembers. The instance that took the request is gone.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_request_after_the_log_forgot() {
+async fn the_same_request_after_the_duplicate_window() {
     let outside = Outside::new(CAREEM_POS).await;
     let hub = outside.hub().await;
     let body = json!({ "status": "accepted", "branchId": "branch-uuid" }).to_string();
@@ -148,7 +148,7 @@ async fn the_same_request_after_the_log_forgot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_ends_is_replaced_and_is_asked_for_once() {
+async fn an_expiring_token_is_replaced_by_one_request() {
     let outside = Outside::new(&unlimited(CAREEM_POS)).await;
     let hub = outside.hub().await;
     for number in 0..10 {
@@ -194,7 +194,7 @@ async fn a_token_that_ends_is_replaced_and_is_asked_for_once() {
 
 /// A login, a token that the file gives a life, and every word of it.
 #[tokio::test(flavor = "multi_thread")]
-async fn delivery_hero_is_told_in_its_words() {
+async fn delivery_hero_gets_statuses_in_its_words() {
     let outside = Outside::new(DELIVERY_HERO).await;
     outside.provider.next([Say::status(503)]);
     let hub = outside.hub().await;
@@ -235,7 +235,7 @@ async fn delivery_hero_is_told_in_its_words() {
 
 /// 429 with `Retry-After`: nobody asks before that, and all is said in the end.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_provider_that_is_asked_too_often_is_left_alone() {
+async fn a_provider_that_answers_429_gets_its_pause() {
     let outside = Outside::new(&unlimited(CAREEM_POS)).await;
     outside.provider.allows(3);
     let hub = outside.hub().await;
@@ -330,7 +330,7 @@ async fn what_the_provider_refuses_is_dead_lettered_and_can_be_retried() {
 
 /// Down, the hub restarted meanwhile, up again: everything is said, in the order of each order.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_is_waited_out_in_order_through_a_restart() {
+async fn statuses_survive_an_outage_and_a_restart_in_order() {
     let outside = Outside::new(&unlimited(CAREEM_POS)).await;
     let settings = outside.settings().set("RETRY_MAX_ATTEMPTS", 50);
     let hub = Hub::start(&settings).await;
@@ -362,7 +362,7 @@ async fn an_outage_is_waited_out_in_order_through_a_restart() {
 
 /// Credentials that the provider refuses: nothing is used up, and all is said when they are right.
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_credentials_burn_no_attempts() {
+async fn wrong_credentials_use_no_attempts() {
     let outside = Outside::new(CAREEM_POS).await;
     // What the breaker holds back is parked until it may close, also across a restart.
     let wrong = outside
@@ -396,7 +396,7 @@ async fn wrong_credentials_burn_no_attempts() {
 
 /// A token endpoint that is down is an outage like any other.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_token_for_now() {
+async fn a_token_that_cannot_be_issued_for_now() {
     let outside = Outside::new(CAREEM_POS).await;
     outside.provider.next_tokens([500, 503]);
     let hub = outside.hub().await;
@@ -408,7 +408,7 @@ async fn no_token_for_now() {
 
 /// Where the branch accepts every order, the hub says so as soon as the backend has it; never sooner, and once.
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_are_accepted_by_themselves_where_the_branch_wants_it() {
+async fn orders_are_accepted_automatically_if_the_branch_wants_it() {
     let outside = Outside::new(CAREEM_POS).await;
     let auto = "UPDATE branch_delivery_configs SET auto_accept_orders = true";
     outside.world.database.run(auto).await.unwrap();
@@ -445,7 +445,7 @@ async fn orders_are_accepted_by_themselves_where_the_branch_wants_it() {
 
 /// Nobody is to cook a test order, whoever lets it through.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_test_order_is_not_accepted_by_itself() {
+async fn a_test_order_is_not_accepted_automatically() {
     let (careem, pos) = (include_str!("../providers/careem.toml"), CAREEM_POS);
     let outbound = |file: &str| file.find("\n[outbound]\n").unwrap();
     let file = format!("{}{}", &careem[..outbound(careem)], &pos[outbound(pos)..]);

@@ -19,7 +19,7 @@ mod long {
 
     /// Each gets a time of its own and waits for that: its lane is written when it begins to wait and ends when it was told.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_crowd_waits_once_for_a_limit_and_is_told_in_order() {
+    async fn a_crowd_waits_once_for_a_limit_and_is_sent_in_order() {
         let outside = Outside::new(CAREEM_POS).await;
         let hub = outside.hub().await;
         futures_util::stream::iter(0..CROWD)

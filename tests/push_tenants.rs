@@ -72,7 +72,7 @@ fn median(pushed: &[Value]) -> TimeDelta {
 
 /// The provider refuses one branch, also with a token that is new: that request has failed, and nobody else's.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_branch_that_is_refused_stops_no_other() {
+async fn a_refused_branch_stops_no_other() {
     let outside = Outside::with_branches(CAREEM_POS, 2).await;
     outside.provider.on_branch("store-2", Say::status(401));
     let hub = Hub::start(&outside.settings().set("RETRY_MAX_ATTEMPTS", 1)).await;
@@ -160,7 +160,7 @@ async fn wrong_credentials_and_a_wrong_menu_slow_no_other_branch() {
 /// Several branches are refused and none is taken meanwhile: that is the hub's own trouble, and what is for the provider
 /// waits.
 #[tokio::test(flavor = "multi_thread")]
-async fn where_several_branches_are_refused_the_provider_is_left_alone() {
+async fn refusals_of_several_branches_open_the_providers_breaker() {
     let outside = Outside::with_branches(CAREEM_POS, 4).await;
     for number in 2..=4 {
         outside.provider.on_branch(&format!("store-{number}"), Say::status(401));
@@ -188,7 +188,7 @@ async fn where_several_branches_are_refused_the_provider_is_left_alone() {
 
 /// No token is given and the breaker is switched off: the provider is asked for one now and then, not for each of a crowd.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_breaker_nobody_asks_for_tokens_in_a_loop() {
+async fn without_a_breaker_no_token_is_requested_in_a_loop() {
     let outside = Outside::with_branches(CAREEM_POS, 1).await;
     let settings = outside.settings().set("CIRCUIT_BREAKER_ENABLED", false);
     let wrong = settings.clone().set("CAREEM_CLIENT_SECRET", "wrong-word");
@@ -219,7 +219,7 @@ async fn without_a_breaker_nobody_asks_for_tokens_in_a_loop() {
 /// The branch was switched off, or its row is another one by now: its order is in the kitchen, and can still be accepted and
 /// cancelled.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_of_a_branch_that_was_switched_off_can_still_be_told() {
+async fn a_status_for_a_branch_that_was_switched_off_is_still_sent() {
     let outside = Outside::with_branches(CAREEM_POS, 2).await;
     let hub = outside.hub().await;
     outside.world.post_orders(&hub, ["CR-cooking".to_owned()]).await;

@@ -80,7 +80,7 @@ fn waiting(lane: &Value) -> usize {
 /// Another order found out that the provider is to be left alone: nothing is tried, and that is no attempt, whoever takes it
 /// up when its time has come.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_not_tried_is_parked_without_an_attempt() {
+async fn an_event_that_was_not_tried_is_parked_without_an_attempt() {
     let outside = unlimited().await;
     let hub = outside.hub().await;
     outside.provider.next([later(429)]);
@@ -208,7 +208,7 @@ fn hangs(under_way: &Arc<UnderWay>) -> (Handle<SocketAddr>, String) {
 
 /// What one order was told holds for all that is said to this provider.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_comes_later_leaves_the_provider_alone_too() {
+async fn later_events_also_respect_the_providers_pause() {
     let outside = Outside::new(CAREEM_POS).await;
     let hub = outside.hub().await;
     outside.provider.next([Say {
@@ -272,7 +272,7 @@ mod long {
 
     /// More for a provider that hangs than the stage holds at a time: another provider is told at once.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_crowd_for_one_provider_is_in_no_others_way() {
+    async fn a_crowd_for_one_provider_delays_no_other() {
         const CROWD: usize = 1200;
         // No request gives up before the others are counted.
         let file = CAREEM_POS.replace("requests_per_second = 10\n", "");

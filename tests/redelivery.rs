@@ -19,7 +19,7 @@ use crate::harness::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_again_and_again() {
+async fn the_hub_is_killed_repeatedly() {
     let world = World::new().await;
     world.backend.keeps_orders_in(&world.database);
     world.backend.takes(Duration::from_millis(5));
@@ -43,7 +43,7 @@ async fn killed_again_and_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_at_a_time_and_one_or_the_other_is_killed() {
+async fn one_of_two_hubs_is_killed_repeatedly() {
     let world = World::new().await;
     world.backend.keeps_orders_in(&world.database);
     world.backend.takes(Duration::from_millis(5));
@@ -71,7 +71,7 @@ async fn two_at_a_time_and_one_or_the_other_is_killed() {
 
 /// An instance that is frozen, not dead, comes back to a world that went on without it.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_one_that_works_is_frozen_for_a_while() {
+async fn the_working_instance_is_frozen_for_a_while() {
     let world = World::new().await;
     world.backend.takes(Duration::from_millis(5));
     let (load, mut random) = (Load::new(2 * PROVIDERS), Random::new());
@@ -103,7 +103,7 @@ async fn the_one_that_works_is_frozen_for_a_while() {
 /// Messages of a stage that were handed to a client that does nothing with them: an instance that stood still, woke up
 /// and asked for more before it found its lease gone.
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_go_to_somebody_else() {
+async fn another_client_takes_the_stages_messages() {
     let world = World::new().await;
     let hub = world.hub().await;
     world.post_orders(&hub, ids("before", 1)).await;
@@ -133,7 +133,7 @@ async fn messages_go_to_somebody_else() {
 /// An instance is frozen while the backend has not answered it; the other one takes over and is done with the order. When
 /// the first comes back its request has timed out, and it must not say so on the log any more.
 #[tokio::test(flavor = "multi_thread")]
-async fn frozen_with_a_request_under_way() {
+async fn the_hub_is_frozen_with_a_request_under_way() {
     let world = World::new().await;
     let settings = world.settings().set("BACKEND_TIMEOUT", "2s");
     let frozen = Hub::start(&settings).await;
@@ -165,7 +165,7 @@ mod long {
 
     /// Much more was handed out to instances that died than one instance may hold: new orders go on all the same.
     #[tokio::test(flavor = "multi_thread")]
-    async fn much_was_held_by_those_that_died() {
+    async fn dead_instances_leave_many_events_open() {
         let world = World::new().await;
         let orders = ids("heap", 3600);
         let mut hub = Hub::start(&world.settings_on_fixed_port()).await;

@@ -314,7 +314,7 @@ async fn an_order_expires() {
 
 /// The metric says how many wait.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_parked_can_be_seen() {
+async fn parked_orders_are_visible() {
     let world = World::new().await;
     let hub = Hub::start(&world.impatient("1s")).await;
     let wait = Answer::Say(429, String::new(), vec![("retry-after", "11".into())]);

@@ -26,7 +26,7 @@ fn hostile(id: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_acts_does_not_reach_the_backend() {
+async fn active_markup_does_not_reach_the_backend() {
     let world = World::new().await;
     let hub = world.hub().await;
     let body = hostile("CR-hostile");

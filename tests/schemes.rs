@@ -45,7 +45,7 @@ async fn send(settings: &Settings, hub: &Hub, file: &std::path::Path) -> (Option
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_send_signs_is_let_in() {
+async fn requests_signed_by_send_are_accepted() {
     const PRESETS: [&str; 9] = [
         "standard-webhooks",
         "stripe",
@@ -93,7 +93,7 @@ async fn what_send_signs_is_let_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_say_what_is_wrong() {
+async fn refusals_have_the_right_code() {
     let world = World::new().await;
     let body = order("CR-refused");
     let signature = sign(KEY, body.as_bytes());
@@ -154,7 +154,7 @@ async fn refusals_say_what_is_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_verified_only_where_that_is_written_out() {
+async fn verification_is_off_only_if_configured_explicitly() {
     let world = World::new().await;
     let hub = Hub::start(
         &world
@@ -187,7 +187,7 @@ async fn nothing_is_verified_only_where_that_is_written_out() {
 /// A webhook that somebody kept and sends again when the log has forgotten its id: without a signed time nothing but what
 /// became of the first one tells.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_after_the_log_forgot() {
+async fn a_replay_after_the_duplicate_window() {
     let world = World::new().await;
     let first = world.hub().await;
     let (new, change) = (order("CR-replayed"), change("CR-replayed", "ready"));

@@ -332,7 +332,7 @@ async fn turned_away(settings: &Settings, world: &World, found: &mut Found) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stand_nowhere() {
+async fn no_secret_leaks_anywhere() {
     let world = World::new().await;
     let mut found = Found::default();
     let url = world.database.url.replace("admin@", &format!("admin:{URL_PASSWORD}@"));

@@ -41,7 +41,7 @@ use crate::harness::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_stop_under_load() {
+async fn sigterm_under_load() {
     let world = World::new().await;
     world.backend.takes(Duration::from_millis(20));
     let settings = world.settings_on_fixed_port().set("SHUTDOWN_GRACE", "10s");
@@ -101,7 +101,7 @@ async fn told_to_stop_under_load() {
 
 /// A backend that hangs, and still SIGTERM ends the hub in time.
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_stop_while_the_backend_hangs() {
+async fn sigterm_while_the_backend_hangs() {
     let world = World::new().await;
     world.backend.hold();
     let settings = world
@@ -122,7 +122,7 @@ async fn told_to_stop_while_the_backend_hangs() {
 /// For `SHUTDOWN_DELAY` it is not ready, takes what comes all the same, and each answer ends its connection; a second signal
 /// ends that time.
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_stop_it_goes_on_until_others_have_noticed() {
+async fn after_sigterm_it_serves_for_shutdown_delay() {
     let world = World::new().await;
     let mut hub = Hub::start(&world.settings().set("SHUTDOWN_DELAY", "300s")).await;
     let ready = format!("{}/health/ready", hub.url());
@@ -165,7 +165,7 @@ async fn told_to_stop_it_goes_on_until_others_have_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_stop_before_nats_is_there() {
+async fn sigterm_before_nats_is_there() {
     let world = World::new().await;
     world.nats.server.stop().await.unwrap();
     let hub = world.hub().await;

@@ -92,7 +92,7 @@ async fn health(world: &World, hub: &Hub) -> Value {
 
 /// A certificate with little time left is in log, metric and health, and a new one takes it away.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_comes_to_its_end() {
+async fn an_expiring_certificate_is_reported() {
     let world = World::new().await;
     let authority = Authority::new();
     let files = authority.ends_in("backend", 10);

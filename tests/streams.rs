@@ -33,7 +33,7 @@ async fn delete_forward(provision: &jetstream::Context) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn apply_makes_what_diff_misses() {
+async fn apply_creates_what_diff_reports() {
     let nats = Nats::start().await;
     let diff = run(&provision(&nats), &["streams", "diff"]).await;
     assert_eq!(diff.code, Some(1));
@@ -128,7 +128,7 @@ async fn settings_that_cannot_be_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_without_the_right_is_told_which() {
+async fn a_missing_right_is_named() {
     let world = World::new().await;
     // NATS may name either of the two that are missing first.
     let rights = ["subscribe to \"_INBOX.", "publish to \"$JS.API.STREAM."];
@@ -152,7 +152,7 @@ async fn a_user_without_the_right_is_told_which() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_that_may_look_up_only_some_streams_is_told_which_it_may_not() {
+async fn streams_that_a_user_may_not_look_up_are_named() {
     const ALL: &str = r#"publish: ["$JS.API.>","#;
     let some = |config: &str| {
         let some = config.replace(
@@ -179,7 +179,7 @@ async fn a_user_that_may_look_up_only_some_streams_is_told_which_it_may_not() {
 
 /// What an operator chose is kept with the streams: `diff` and the start judge by it, whoever runs `apply` next.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_operator_chose_is_what_is_judged() {
+async fn an_operators_choices_are_compared() {
     let world = World::new().await;
     let provision = provision(&world.nats);
     let apply = async |args: &[&str]| run(&provision, &[&["streams", "apply"], args].concat()).await;

@@ -77,7 +77,7 @@ async fn yesterdays_menu_does_not_replace_todays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_status_is_not_told_over_a_newer_one() {
+async fn an_old_status_is_not_sent_over_a_newer_one() {
     let outside = Outside::new(CAREEM_POS).await;
     let hub = outside.hub().await;
     outside.provider.next([Say::status(400)]);

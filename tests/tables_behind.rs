@@ -122,7 +122,7 @@ async fn postgres_takes_no_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn somebody_holds_a_lock() {
+async fn another_session_holds_a_lock() {
     let world = World::new().await;
     let hub = Hub::start(&quick(world.settings())).await;
     world.post_orders(&hub, ids("before", 1)).await;

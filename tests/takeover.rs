@@ -196,7 +196,7 @@ mod long {
 
     /// With more open than the lease's note lists, what ended beyond those is known from the log.
     #[tokio::test(flavor = "multi_thread")]
-    async fn what_ended_behind_many_open_events_is_not_asked_again() {
+    async fn events_with_an_outcome_behind_many_open_ones_are_not_repeated() {
         /// More than the note lists.
         const WAITING: usize = 520;
         let world = World::new().await;
@@ -259,7 +259,7 @@ mod long {
 
     /// What an instance shows of a stage goes with the stage.
     #[tokio::test(flavor = "multi_thread")]
-    async fn the_one_that_lost_the_stage_shows_nothing_of_it() {
+    async fn an_instance_that_lost_the_stage_has_no_gauges_of_it() {
         let world = World::new().await;
         let first = world.hub().await;
         world.post_orders(&first, ids("before", 5)).await;

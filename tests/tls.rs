@@ -254,7 +254,7 @@ fn url_of_tls_user(database: &Database) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn postgres_that_insists_on_tls() {
+async fn postgres_requires_tls() {
     let world = World::with_own_postgres().await;
     let (authority, stranger) = (Authority::new(), Authority::new());
     speak_tls(&world, &authority.server("postgres")).await;
@@ -341,7 +341,7 @@ fn with_tls(config: &str, server: &Files, authority: &Authority) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nats_that_insists_on_certificates() {
+async fn nats_requires_client_certificates() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let (server, client) = (authority.server("nats"), authority.sign("client", &["hub"]));
     let tls = Some((authority.ca(), client));

@@ -27,7 +27,7 @@ fn order(id: &str, changes: &[(&str, Value)]) -> String {
 
 /// An order whose every informing field is something else than it should be reaches the kitchen, and says so.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_only_informs_costs_no_order() {
+async fn unreadable_informative_fields_lose_no_order() {
     let world = World::new().await;
     let hub = world.hub().await;
     let body = order(
@@ -98,7 +98,7 @@ async fn what_only_informs_costs_no_order() {
 
 /// What is charged, or says what was ordered, is read or the order is refused, each fault with its place.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_charged_is_not_guessed_at() {
+async fn unreadable_amounts_reject_the_order() {
     let world = World::new().await;
     let hub = world.hub().await;
     for (number, place) in [
@@ -132,7 +132,7 @@ async fn what_is_charged_is_not_guessed_at() {
 
 /// What a platform left of an emoji is mended in the table as it is for the backend; the rest of the webhook is in both.
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_character_is_mended_in_the_table() {
+async fn half_a_surrogate_pair_is_replaced_in_the_table() {
     let world = World::new().await;
     let hub = world.hub().await;
     let body = order("CR-half", &[("/notes", json!("HALF"))]).replace("HALF", r"no \\ud83c onions \ud83c \ud83c\udf2f");

@@ -140,7 +140,7 @@ impl World {
 /// The older version takes an event in the compact form for garbage. It is a dead letter then, from which the newer version
 /// takes it up again: what an operator does who let both run although `EVENT_FORMAT=compact` was set.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_older_version_gave_up_is_taken_up_again() {
+async fn an_older_versions_dead_letter_is_retried() {
     if old_binary().is_none() {
         return;
     }

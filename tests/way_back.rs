@@ -20,7 +20,7 @@ fn new_format(id: &str) -> String {
 
 /// The provider changes its format, orders are rejected; its file is mended, and the orders go to the kitchen.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rejected_order_is_taken_up_after_the_file_is_mended() {
+async fn a_rejected_order_is_retried_after_the_file_is_corrected() {
     let outside = Outside::with_file("careem.toml", CAREEM).await;
     let world = &outside.world;
     let hub = outside.hub().await;
@@ -204,7 +204,7 @@ async fn dead_letters_by_stage_code_and_time() {
 
 /// Lost orders are taken up without the menus that were lost with them, unless somebody says so.
 #[tokio::test(flavor = "multi_thread")]
-async fn menus_are_not_dragged_along() {
+async fn retrying_all_leaves_menus_out() {
     let log = Written::new().await;
     log.homeless("CR-lost", noon()).await;
     let menu = log.lost_menu("main", noon()).await;

@@ -62,7 +62,7 @@ mod tests {
     use crate::text::parse_duration;
 
     #[test]
-    fn what_is_shown_can_be_written() {
+    fn displayed_values_parse_again() {
         for text in ["0ms", "1ms", "1500ms", "1s", "90s", "2m", "1h", "7d"] {
             let duration = parse_duration(text).unwrap();
             assert_eq!(DurationText(duration).to_string(), text);

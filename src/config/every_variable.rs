@@ -223,7 +223,7 @@ fn fits(takes: Takes, text: &str, number: Option<u64>, ms: Option<u64>) -> bool 
 }
 
 #[test]
-fn each_is_taken_or_refused_by_name() {
+fn each_value_is_accepted_or_refused_by_name() {
     for (name, takes) in VARIABLES {
         for (text, number, ms) in TRIED {
             let read = read(name, text);
@@ -248,7 +248,7 @@ fn each_is_taken_or_refused_by_name() {
 
 /// The values just inside and just outside the bounds; the message names the bounds.
 #[test]
-fn bounds_are_where_they_are_said_to_be() {
+fn bounds_are_those_of_the_table() {
     for (name, takes) in VARIABLES {
         let (least, most, unit) = match *takes {
             Whole(least, most) => (least, most, ""),
@@ -284,7 +284,7 @@ fn bounds_are_where_they_are_said_to_be() {
 }
 
 #[test]
-fn a_duration_without_a_unit_is_told_how_to_write_it() {
+fn a_duration_without_a_unit_is_refused_with_an_example() {
     for name in ["REQUEST_TIMEOUT", "BACKEND_TIMEOUT", "SHUTDOWN_GRACE", "P_ORDER_TTL"] {
         let error = read(name, "30").expect_err(name).to_string();
         assert!(

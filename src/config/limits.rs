@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seeds_figures_are_the_default() {
+    fn defaults_are_those_of_the_contract() {
         let limits = of(&[]).unwrap();
         assert!(limits.enabled);
         let careem = limits.providers.iter().position(|(name, _)| &**name == "careem");
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_says_as_much_as_it_likes() {
+    fn parts_of_a_value_may_be_omitted() {
         for (value, expected) in [
             ("5", seconds(5, 60, 0)),
             ("5/2s", seconds(5, 2, 0)),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn invalid_values_are_named() {
         for (value, says) in [
             ("0", "from 1 to"),
             ("-1", "POINTS"),
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn misspelt_names_are_told_apart() {
+    fn only_known_limits_are_read() {
         let is_read = |name| is_read(name, &Catalogue::shipped());
         assert!(is_read("RATE_LIMIT_CAREEM_POS") && is_read("RATE_LIMIT_ADDRESS"));
         assert!(!is_read("RATE_LIMIT_CARREM") && !is_read("RATE_LIMIT_POINTS"));

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nearly_a_name_refuses_the_start() {
+    fn a_nearly_right_name_prevents_the_start() {
         for (name, meant) in [
             ("RETRY_DELAY", "RETRY_DELAYS"),
             ("BACKEND_ULR", "BACKEND_URL"),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_begins_like_ours_is_warned_of() {
+    fn a_name_with_a_known_prefix_causes_a_warning() {
         let found = told(&[
             ("BACKEND_RETRIES", "3"),
             ("CAREEM_LOCALE", "ar"),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_or_another_program_s_is_left_alone() {
+    fn known_names_and_other_programs_are_left_alone() {
         let catalogue = Catalogue::shipped();
         for name in known(&catalogue) {
             assert_eq!(told(&[(&name, "x")]), Ok(Vec::new()), "{name}");

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn without_credentials_a_provider_is_told_nothing_but_orders_must_be_fetched() {
+    fn credentials_are_required_only_for_fetching_orders() {
         assert!(read("careem", &[]).unwrap().is_none());
         let set = read(
             "careem",

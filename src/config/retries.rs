@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn invalid_values_are_named() {
         for (variable, value, says) in [
             ("RETRY_DELAYS", "1m,,5m", "\"\""),
             ("RETRY_DELAYS", "1m,soon", "\"soon\""),

@@ -91,7 +91,7 @@ fn bad_values_name_the_variable() {
 }
 
 #[test]
-fn tls_to_the_database_is_what_was_asked_for() {
+fn tls_to_the_database_follows_its_settings() {
     use tokio_postgres::config::SslMode::{Disable, Prefer, Require};
     let url = "postgres://admin@host/db";
     for (options, extra, mode) in [

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_are_named() {
+    fn ignored_variables_are_named() {
         let env: Environment = [
             ("PORT", "1"),
             ("RATE_LIMIT_POINTS", "5"),

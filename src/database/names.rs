@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_place_gets_the_schema() {
+    fn every_placeholder_gets_the_schema() {
         let names = Names::new("Shop.1");
         let sql = "SELECT 1 FROM {platform}.a JOIN {platform}.b ON true";
         assert_eq!(names.fill(sql), "SELECT 1 FROM \"Shop.1\".a JOIN \"Shop.1\".b ON true");

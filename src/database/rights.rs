@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_texts_are_read_as_the_list_of_what_is_needed() {
+    fn grants_are_parsed_as_the_list_of_rights() {
         let names = Names::new("shop");
         let mut all = always(&names);
         assert!(

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_word_of_postgresql_has_a_class_too() {
+    fn errors_outside_postgresql_have_a_class() {
         let of = |error: anyhow::Error| Class::of(&error.context("the tables"));
         assert_eq!(of(Error::Deadline(Duration::from_secs(12)).into()), Class::TimeLimit);
         assert_eq!(of(Error::Pooled.into()), Class::Pooler);

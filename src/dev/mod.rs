@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_of_providers_is_passed_on() {
+    fn provider_variables_are_passed_on() {
         let environment: Environment = [
             ("PROVIDERS_DIR", "/files"),
             ("CAREEM_ENABLED", "false"),

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_not_the_providers() {
+    fn an_unknown_principal_is_not_the_provider() {
         for unknown in ["", "branch:", "company:c-1", "Provider", "branch"] {
             assert_eq!(Principal::recorded(Some(unknown)), None, "{unknown}");
         }

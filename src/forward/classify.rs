@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_yes_that_cannot_be_read_whole_is_one() {
+    fn an_incomplete_success_is_a_success() {
         let yes = |body: &str, incomplete| {
             let answer = Answer {
                 incomplete: Some(incomplete),
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_backend_says_about_the_customer_is_not_kept() {
+    fn personal_data_in_answers_is_not_kept() {
         let body = r#"{"error":{"code":"BAD_PHONE","message":"+962791234567 is no phone"}}"#;
         let AnswerVerdict::Invalid(error) = verdict(422, body) else {
             panic!("422 is a validation error")

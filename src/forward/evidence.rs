@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn one_branch_that_was_never_known_says_nothing_of_the_url() {
+    fn an_unknown_branch_is_no_evidence_about_the_url() {
         let mut asking = Asking::new();
         let mut note = |branch, number, status| asking.at(RequestKind::NewOrder, number, Some(branch), status);
         assert_eq!(note("known", 0, 200), BackendEvidence::Proven);

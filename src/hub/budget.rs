@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_intake_gets_what_is_left() {
+    fn the_intake_gets_the_rest() {
         let config = config();
         let of = |descriptors, memory| {
             let budget = Budget::of(&config, descriptors, memory);

@@ -18,7 +18,7 @@ async fn a_task_that_ends_is_noticed_also_while_nats_is_waited_for() {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_while_it_stops_is_told() {
+async fn failures_while_stopping_are_reported() {
     let mut tasks = Tasks::default();
     let when_told = |stop: CancellationToken, end: anyhow::Result<()>| async move {
         stop.cancelled().await;

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_branch_or_body_is_another_wish() {
+    fn another_branch_or_body_is_another_request() {
         let wishes = [
             Wish::of(None, b"{}"),
             Wish::of(Some(""), b"{}"),

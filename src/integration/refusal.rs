@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_answer_stands_in_the_description() {
+    fn every_refusal_is_in_the_openapi_description() {
         let document: serde_json::Value = serde_json::from_str(crate::intake::OPENAPI).unwrap();
         let schema = &document["components"]["schemas"]["IntegrationRefused"]["properties"]["error"];
         let codes = schema["properties"]["code"]["enum"].as_array().unwrap();

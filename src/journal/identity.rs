@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_concluded() {
+    fn positions_are_compared() {
         let log = LogState {
             created: 1,
             first: 50,
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_trail() {
+    fn invalid_trails() {
         for wrong in ["7", "7:x", "9:1 7:1", "7:1 7:1"] {
             assert!(serde_json::from_value::<Trail>(wrong.into()).is_err(), "{wrong}");
         }

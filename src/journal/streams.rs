@@ -328,7 +328,7 @@ mod tests {
 
     /// What nothing depends on never fills the disk that the log needs.
     #[test]
-    fn what_is_dispensable_has_limits_and_makes_room() {
+    fn dispensable_streams_are_limited_and_discard_old_messages() {
         for (name, file) in STREAMS.iter().filter(|(name, _)| DISPENSABLE.contains(name)) {
             let config: stream::Config = serde_json::from_str(file).unwrap();
             assert_eq!(config.discard, stream::DiscardPolicy::Old, "{name}");
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_danger_from_taste() {
+    fn dangerous_differences_are_told_from_harmless_ones() {
         let server = |change: (&str, Value)| {
             let mut config: Value = serde_json::from_str(EVENTS_FILE).unwrap();
             config[change.0] = change.1;

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_one_place_the_first_counts() {
+    fn the_first_fault_of_a_location_counts() {
         let mut faults = Faults::default();
         faults.add("/a", "expected a number");
         faults.add("/a", "missing");
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn after_fifty_the_picture_is_clear() {
+    fn at_most_fifty_faults_are_listed() {
         let mut faults = Faults::default();
         (0..1000).for_each(|number| faults.add(&format!("/{number}"), "missing"));
         let kept = faults.none_or(()).unwrap_err();

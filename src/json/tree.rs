@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_way_is_found() {
+    fn find_reports_what_is_in_the_way() {
         let json = br#"{"a":"x","b":[],"c":[{"p":1},"y"],"d":null,"e":"","f":false,"g":{"h":{}}}"#;
         let tree = Tree::parse(json).unwrap();
         let obstacle = |pointer: &str| {
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_took_is_left() {
+    fn untaken_values_are_left() {
         let tree = Tree::parse(JSON.as_bytes()).unwrap();
         for pointer in ["/id", "/a~1b/x/1/price", "/e"] {
             tree.take(at(&tree, pointer).unwrap());
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_limits() {
+    fn the_limits_hold() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         assert!(Tree::parse(nested(MAX_DEPTH).as_bytes()).is_ok());
         assert_eq!(

@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_backend_has_it_keeps() {
+    fn a_forwarded_state_is_final() {
         let mut index = index(1000);
         let one = prints(&index, "CR-1", 1);
         index.put(one, 5, EntryState::Creation, now());
@@ -435,7 +435,7 @@ mod tests {
     proptest! {
         /// Whatever comes in which order, in however many segments: what was put is found, once.
         #[test]
-        fn nothing_is_missed(orders in prop::collection::vec(0u8..40, 1..400)) {
+        fn no_entry_is_missed(orders in prop::collection::vec(0u8..40, 1..400)) {
             let mut index = index(8 * 50);
             for (at, order) in orders.iter().enumerate() {
                 // The reader of the log is behind the instance's own appends.

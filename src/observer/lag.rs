@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_left_the_log_is_not_missing() {
+    fn expired_events_do_not_count_as_lag() {
         for (position, first, last, expected) in [
             (0, 0, 0, 0),
             (0, 1, 10, 10),

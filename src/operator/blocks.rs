@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_named() {
+    fn arguments_are_addresses_or_providers() {
         for (text, shown) in [
             ("203.0.113.9", "203.0.113.9"),
             ("2001:db8::1", "2001:db8::/64"),
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_for_people() {
+    fn the_list_as_text() {
         let block = |provider: &str| Block {
             since_ms: 1_759_320_000_000,
             until_ms: 1_759_320_600_000,

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_private_port_is_asked_where_there_is_one() {
+    fn the_private_port_is_preferred() {
         for (variables, expected) in [
             (&[][..], "http://127.0.0.1:9090"),
             (

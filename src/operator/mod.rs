@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_seen_enough_is_no_failure() {
+    fn a_closed_pipe_is_no_failure() {
         assert!(write_line(Refusing(io::ErrorKind::BrokenPipe), "x").is_ok());
         assert!(write_line(Refusing(io::ErrorKind::StorageFull), "x").is_err());
         let mut written = Vec::new();

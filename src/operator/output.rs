@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_stand_under_their_heads() {
+    fn columns_are_aligned_with_their_headings() {
         let mut table = Table::new(["A", "LONG", "END"]);
         assert_eq!(table.to_string(), "");
         table.push(["wider\u{1b}".into(), "é".into(), String::new()]);

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_amount() {
+    fn refuses_invalid_amounts() {
         for text in [
             "", "abc", "1,5", "0x10", "NaN", "1.2.3", "--1", "٣", "1_0", ".", "-", "1e", "1e1.5", "5 JOD", "false",
         ] {
@@ -350,7 +350,7 @@ mod tests {
 
     /// Noise of binary floats is dropped silently; real further decimals are rounded half to even, and reported.
     #[test]
-    fn noise_is_rounded_silently_and_all_else_is_said() {
+    fn float_noise_is_rounded_silently_and_other_rounding_reported() {
         let read = |text: &str| {
             let reading = Money::read(text, jod()).unwrap();
             (reading.money.minor, reading.is_rounded)

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_character_is_no_reason_to_lose_an_order() {
+    fn half_a_surrogate_pair_loses_no_order() {
         let mut faults = Faults::default();
         let root = Node::root(br#"{"a": "Pizza \ud83c", "\ud83c": 1}"#);
         let root = root.unwrap().object(&mut faults);

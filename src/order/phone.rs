@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_sure_is_not_made() {
+    fn uncertain_numbers_get_no_e164() {
         for phone in [
             "0791234567",
             "55555 113 000",

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cause_is_named_wherever_it_is_held() {
+    fn the_cause_is_found_at_any_depth() {
         let full = || io::Error::from_raw_os_error(PROCESS_FULL);
         assert!(exhausted(&full()).is_some_and(|text| text.contains("LimitNOFILE")));
         assert!(exhausted(&io::Error::other(full())).is_some());

@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_reads_back() {
+    fn the_kept_identity_reads_back() {
         let kept = CursorLog {
             created: Some(7),
             era: 2,

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_that_is_refused_and_a_database_that_is_away() {
+    fn refused_rows_are_told_from_an_unavailable_database() {
         for code in [
             "22P05", "23505", "44000", "54000", "P0001", "P0004", "09000", "2F002", "39004", "U0001", "99999", "ZZ001",
         ] {

@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_pending_and_what_changed_is_refused() {
+    fn missing_migrations_are_pending_and_changed_ones_refused() {
         let mut applied = all();
         let last = applied.pop().unwrap();
         let pending: Vec<_> = judge(&applied).unwrap().iter().map(|one| one.name).collect();

@@ -422,7 +422,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_is_yes_no_or_not_yet() {
+    fn a_result_is_synced_refused_or_pending() {
         let table: MenuResult = toml::from_str(
             "status = '/state'\nok = ['done']\nfailed = ['error']\nref = '/job'\nmessage = '/why'\nwhen = { pointer = '/type', is = 'catalog' }",
         )

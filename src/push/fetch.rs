@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_order_at_the_provider_is_asked_for() {
+    fn only_the_order_at_the_provider_is_fetched() {
         let origins = Origins::default().with(&"https://api.uber.example".parse().unwrap());
         let paths = ["/{version}/eats/order/{external_id}", "/orders/{any}"];
         let place = Href {

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_branches_are_remembered() {
+    fn remembered_branches_are_limited() {
         let (mut refusals, now) = (Refusals::default(), Instant::now());
         for number in 0..MAX_BRANCHES + 10 {
             refusals.refused(now, &number.to_string());

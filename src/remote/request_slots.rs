@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_finds_no_place_comes_back_one_after_the_other() {
+    async fn requests_without_a_place_come_back_one_after_the_other() {
         let (rooms, now) = (RequestSlots::default(), Instant::now());
         let of_one: Vec<_> = (0..64).map(|_| rooms.enter(now, Some("b-1")).unwrap()).collect();
         let wait = rooms.enter(now, Some("b-1")).err();

@@ -233,7 +233,7 @@ mod tests {
 
     /// Who waits for another's token, which does not come, does not begin to wait anew after that one has given up.
     #[tokio::test]
-    async fn nobody_waits_in_a_queue_for_a_token() {
+    async fn waiting_for_anothers_token_request_is_limited() {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", silent.local_addr().unwrap());
         let patience = Duration::from_millis(200);

@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_stranger_wrote_is_cut_and_shown_as_text() {
+    fn outside_text_is_cut_and_escaped() {
         assert_eq!(printable(b"/a\x1b[2J\xff b", 128), "/a?[2J? b");
         for (max, name) in [
             (MAX_METHOD_CHARS, "method"),

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_slashes_make_no_other_path() {
+    fn repeated_slashes_make_no_other_path() {
         for (sent, same) in [
             ("/health/", "/health"),
             ("//", "/"),

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn every_answer_stands_in_the_description() {
+    fn every_refusal_is_in_the_openapi_description() {
         let document: serde_json::Value = serde_json::from_str(crate::intake::OPENAPI).unwrap();
         let codes = document["components"]["schemas"]["Refused"]["properties"]["error"]["properties"]["code"]["enum"]
             .as_array()
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_our_fault_says_so() {
+    fn the_hubs_own_faults_are_5xx() {
         for reason in all() {
             let ours = matches!(
                 reason,
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_faults_count_against_nobody() {
+    fn the_hubs_own_faults_count_against_no_address() {
         for reason in all() {
             // The sender that holds most of the memory causes the shortage, so this refusal counts against it.
             let is_error = reason.status().0.is_server_error() && reason != Reason::HoldsMost;

@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_is_fit_to_be_shown_is_taken_over() {
+    fn a_printable_request_id_is_adopted() {
         let of_sent = |sent: &str| {
             of(&HeaderMap::from_iter([(
                 HEADER.parse().unwrap(),

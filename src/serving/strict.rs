@@ -237,7 +237,7 @@ mod tests {
     const HEAD: &str = "POST /a HTTP/1.1\r\nHost: hub\r\n";
 
     #[test]
-    fn a_bare_line_feed_in_a_head_is_spoilt() {
+    fn a_bare_line_feed_in_a_head_is_made_invalid() {
         for piece in [1, 2, 3, 7, 4096] {
             for (text, expected) in [
                 ("GET / HTTP/1.1\nHost: hub\r\n\r\n", "GET / HTTP/1.1\0Host: hub\r\n\r\n"),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_doubtful_is_left_to_the_library() {
+    fn unclear_requests_are_left_to_the_library() {
         for headers in [
             "Content-Length: 5\r\nContent-Length: 6",
             "Content-Length: +5",

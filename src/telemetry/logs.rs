@@ -172,7 +172,7 @@ mod tests {
 
     /// Not a test of its own: the next one runs it in a process where the hook is set.
     #[test]
-    #[ignore = "panics; run by panics_tell_where_and_not_what"]
+    #[ignore = "panics; run by a_panics_location_is_logged_without_its_message"]
     fn a_panic() {
         let logs = config::Logs {
             level: "trace".into(),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn panics_tell_where_and_not_what() {
+    fn a_panics_location_is_logged_without_its_message() {
         let mut child = Command::new(std::env::current_exe().unwrap());
         child.args(["--ignored", "--exact", "--nocapture", "telemetry::logs::tests::a_panic"]);
         let output = child.env("RUST_BACKTRACE", "full").output().unwrap();

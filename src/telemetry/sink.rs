@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_counted_and_the_next_line_is_whole() {
+    fn refused_lines_are_counted_and_the_next_line_is_complete() {
         let full = Err(io::ErrorKind::StorageFull);
         let script = [
             full,

@@ -167,7 +167,7 @@ mod tests {
     use crate::database;
 
     #[test]
-    fn trouble_lasts_until_the_one_who_met_it_is_through() {
+    fn trouble_lasts_until_its_reporter_succeeds() {
         let tables = Tables::default();
         assert!(tables.follow());
         let deadline = anyhow::Error::from(database::Error::Deadline(Duration::from_secs(12)));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_late_by_the_age_of_what_is_missing() {
+    fn lag_is_the_age_of_the_oldest_missing_event() {
         let tables = Tables::default();
         let lag = |seconds| Lag {
             events: 100_000,

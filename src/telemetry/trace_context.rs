@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn goes_on_or_begins() {
+    fn a_trace_is_continued_or_started() {
         let sent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let passed_on = of_text(sent);
         assert!(passed_on.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && passed_on.ends_with("-01"));

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_segment_is_refused() {
+    fn invalid_segments_are_refused() {
         for (text, why) in [
             ("", NotASegment::Empty),
             (" ", NotASegment::Empty),
@@ -195,7 +195,7 @@ mod tests {
     proptest! {
         /// Where a server that normalises Unicode sees no segment, none is taken.
         #[test]
-        fn normalised_text_is_no_way_round(
+        fn normalisation_does_not_bypass_the_check(
             text in r"([.;/\\%25ef]|[\u{ff01}-\u{ff5e}\u{2024}-\u{2026}\u{fe30}\u{fe52}\u{fe54}\u{37e}\u{2100}-\u{2106}]|\PC){1,4}",
         ) {
             let normalised: String = text.nfkc().collect();

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_provider_announced_counts_before_what_branches_did() {
+    fn announcements_by_the_provider_precede_those_by_branches() {
         let on_log = |orders: &[(&str, bool)]| {
             let orders = orders
                 .iter()

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ambiguous_or_missing_is_refused() {
+    fn ambiguous_or_missing_fields_are_refused() {
         let good = json!({ "sig": "x", "event": 1, "id": "m", "message": "{\"note\":\"salt & pepper & a=b\"}", "more": true, "no": null });
         assert_eq!(
             sorted(&good).as_deref(),
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_customers_write_is_taken() {
+    fn customers_texts_are_accepted() {
         for note in [
             "no onions&timestamp=1",
             "https://maps.example/?id=1&shop=2&message={}&event=3",

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_found_as_they_stand() {
+    fn values_are_found_as_written() {
         let body = r#" {"a":{"b/c":[1.50,{"~":"\u00e4"}]},"n":null,"big":90071992547409931234} "#;
         assert_eq!(at(body, "/a/b~1c/0").as_deref(), Some("1.50"));
         assert_eq!(at(body, "/a/b~1c/1/~0").as_deref(), Some("ä"));
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_readers_may_read_differently_is_refused() {
+    fn ambiguous_json_is_refused() {
         assert!(find(br#"{"a":1,"a":2}"#, "/a").is_err());
         assert!(find(br#"{"a":{"b":1,"\u0062":2}}"#, "/a/b").is_err());
         assert!(members(br#"{"a":1,"b":1,"a":2}"#).is_err());
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_put_in_and_nothing_else_changes() {
+    fn inserting_a_text_changes_nothing_else() {
         let put = |body: &str, pointer: &str| String::from_utf8(put(body.as_bytes(), pointer, "s\"").unwrap()).unwrap();
         assert_eq!(
             put(r#"{ "a" : 1.10, "sig":"old" }"#, "/sig"),

@@ -82,7 +82,7 @@ fn body_for(name: &str) -> &'static str {
 }
 
 #[test]
-fn every_preset_is_sound_and_lets_in_what_it_signs() {
+fn every_preset_is_sound_and_accepts_its_own_signature() {
     for name in preset::names() {
         let scheme = preset(name);
         assert_eq!(scheme.check(), Vec::<String>::new(), "{name}");
@@ -156,7 +156,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_that_comes_in_panics(
+    fn no_request_panics(
         of in prop::sample::select(preset::names().collect::<Vec<_>>()),
         values in prop::collection::vec("[ -~]{0,80}|(v1,|v0=|t=1,|sha256=|Bearer )[A-Za-z0-9+/=,. ]{0,90}", 4),
         body in prop_oneof![

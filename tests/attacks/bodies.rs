@@ -74,7 +74,7 @@ fn memory(siege: &Siege) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn larger_than_it_may_be() {
+async fn a_body_that_is_too_large_is_refused() {
     let siege = Siege::new().await;
     let (fits, over) = (|id: &str| padded(id, MAX_BODY), padded("CR-over", MAX_BODY + 1));
     let refused = (413, "PAYLOAD_TOO_LARGE".to_owned());
@@ -106,7 +106,7 @@ async fn larger_than_it_may_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn that_cannot_be_unpacked() {
+async fn a_body_that_cannot_be_decompressed_is_refused() {
     let siege = Siege::new().await;
     let plain = order("CR-packed");
     let whole = gzip(plain.as_bytes());
@@ -146,7 +146,7 @@ async fn that_cannot_be_unpacked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slower_than_it_may_be() {
+async fn a_body_that_is_too_slow_is_refused() {
     let siege = Siege::with(&[("REQUEST_TIMEOUT", "2s")]).await;
     let drip = async || {
         let mut client = Raw::connect(siege.hub.address()).await;
@@ -186,7 +186,7 @@ async fn slower_than_it_may_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_than_there_is_room_for() {
+async fn bodies_beyond_the_memory_budget_are_refused() {
     let siege = Siege::new().await;
     // Ten bodies that are all there but for their last byte; not more than six have room.
     let body = padded("CR-crowd", MAX_BODY);
@@ -230,7 +230,7 @@ async fn more_than_there_is_room_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deeper_than_anyone_writes() {
+async fn a_body_that_is_nested_too_deeply_is_refused() {
     let siege = Siege::new().await;
     const DEPTH: usize = 100_000;
     let lists = format!("{}{}", "[".repeat(DEPTH), "]".repeat(DEPTH));
@@ -274,7 +274,7 @@ mod long {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn small_ones_that_unpack_to_large_ones() {
+    async fn decompression_bombs_are_refused() {
         let _turn = crate::harness::wait::heavy().await;
         let siege = Siege::new().await;
         let (fits, over) = (|id: &str| dense(id, MAX_BODY), dense("CR-over", MAX_BODY + 1));

@@ -10,15 +10,15 @@
 //! | provider known and enabled: 404 `PROVIDER_NOT_FOUND` | [`strangers::tricks_in_the_path`], `refusals::other_ways_to_call` | the same |
 //! | address on the list: 403 `IP_NOT_ALLOWED` | [`strangers::forged_addresses`], `refusals::addresses_that_are_not_on_the_list` | the same |
 //! | address and provider not blocked, within the limit: 429 `RATE_LIMITED` | `limits::one_instance_keeps_its_limit`, `limits::a_block_is_seen_and_lifted` | the same |
-//! | body within its size: 413 `PAYLOAD_TOO_LARGE` | [`bodies::larger_than_it_may_be`], [`bodies::long::small_ones_that_unpack_to_large_ones`], `refusals::bodies_that_are_too_large` | the same |
-//! | body within its time: 408 `REQUEST_TIMEOUT` | [`bodies::slower_than_it_may_be`] | the same |
-//! | body readable: 400 `INVALID_PAYLOAD` | [`bodies::that_cannot_be_unpacked`] | the same |
-//! | room for it: 503 `OVERLOADED` | [`bodies::more_than_there_is_room_for`] | the same |
+//! | body within its size: 413 `PAYLOAD_TOO_LARGE` | [`bodies::a_body_that_is_too_large_is_refused`], [`bodies::long::decompression_bombs_are_refused`], `refusals::bodies_that_are_too_large` | the same |
+//! | body within its time: 408 `REQUEST_TIMEOUT` | [`bodies::a_body_that_is_too_slow_is_refused`] | the same |
+//! | body readable: 400 `INVALID_PAYLOAD` | [`bodies::a_body_that_cannot_be_decompressed_is_refused`] | the same |
+//! | room for it: 503 `OVERLOADED` | [`bodies::bodies_beyond_the_memory_budget_are_refused`] | the same |
 //! | signature: 401 `INVALID_SIGNATURE` | [`strangers::signatures_of_something_else`], `refusals::signatures_that_do_not_fit` | the same |
-//! | signed lately: 401 `SIGNATURE_EXPIRED` | `schemes::refusals_say_what_is_wrong`, `sdks::` | the same |
-//! | bearer token, API key: 401 `INVALID_TOKEN` | `schemes::refusals_say_what_is_wrong`, `sdks::` | the same |
+//! | signed lately: 401 `SIGNATURE_EXPIRED` | `schemes::refusals_have_the_right_code`, `sdks::` | the same |
+//! | bearer token, API key: 401 `INVALID_TOKEN` | `schemes::refusals_have_the_right_code`, `sdks::` | the same |
 //! | a branch's secret can be looked up: 503 `SECRETS_UNAVAILABLE` | `rotation::branch_secrets_without_postgres` | the same |
-//! | a JSON object with an order id: 400 `INVALID_PAYLOAD` | [`bodies::deeper_than_anyone_writes`], `refusals::payloads_that_are_no_order` | the same |
+//! | a JSON object with an order id: 400 `INVALID_PAYLOAD` | [`bodies::a_body_that_is_nested_too_deeply_is_refused`], `refusals::payloads_that_are_no_order` | the same |
 //! | appended in time: 503 `EVENT_LOG_UNAVAILABLE` | `log_down::` | the same |
 //!
 //! What is no HTTP ([`requests::lengths_that_hide_something`], [`requests::heads_that_are_too_large`]) is answered by the HTTP layer, with a status and no body.

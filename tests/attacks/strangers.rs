@@ -218,7 +218,7 @@ async fn addresses_on_a_socket_for_both_families() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_signed_request_again() {
+async fn a_signed_request_is_replayed() {
     let siege = Siege::new().await;
     let replayed = good(&siege.next());
     let told = async || {

@@ -19,7 +19,7 @@ async fn is_interrupted(provision: &Settings, hub: &Settings) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restore_that_is_killed_after_it_deleted_the_log_is_not_taken_for_a_new_installation() {
+async fn a_restore_killed_after_deleting_the_log_does_not_look_like_a_new_installation() {
     let mut world = World::new().await;
     let (backup, provision) = (settings(&world.nats, "backup"), settings(&world.nats, "provision"));
     let hub = world.hub().await;
@@ -93,7 +93,7 @@ async fn a_restore_onto_an_empty_server_that_is_killed_can_be_given_up() {
 
 /// A restore saw an empty log, closed it and was killed; before it was closed the log took an event.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_took_an_event_while_it_was_closed_is_opened_again() {
+async fn a_log_that_was_closed_just_after_an_event_is_reopened() {
     let nats = Nats::start().await;
     let (backup, provision) = (settings(&nats, "backup"), settings(&nats, "provision"));
     run(&provision, &["streams", "apply"]).await.expect_success();

@@ -334,6 +334,6 @@ async fn each_order_is_created_once_through_outages_and_restarts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_order_is_created_once_where_keys_mean_nothing() {
+async fn each_order_is_created_once_without_idempotency_keys() {
     run(false).await;
 }

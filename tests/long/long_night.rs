@@ -185,7 +185,7 @@ async fn night(world: &World, hubs: &[Hub], away: Away, with_traffic: bool) -> u
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn away_for_longer_than_every_window() {
+async fn backend_and_database_are_away_for_longer_than_every_window() {
     nights(&[Away::Backend, Away::Database]).await;
 }
 

@@ -99,7 +99,7 @@ async fn nothing_acknowledged_is_lost() {
 /// The disk of these tests does lose what was not synced: without the setting that the project insists on, accepted webhooks
 /// are gone.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_sync_it_would_be() {
+async fn without_fsync_acknowledged_events_are_lost() {
     const ORDERS: usize = 40;
     let Some(disk) = disk().await else { return };
     let world = world_on(&disk, "sync_interval: 2m").await;

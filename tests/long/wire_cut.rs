@@ -119,7 +119,7 @@ async fn breaks(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn to_nats() {
+async fn the_wire_to_nats_is_cut() {
     let world = World::new().await;
     let nats = SocketAddr::from(([127, 0, 0, 1], world.nats.server.port()));
     let points = [
@@ -130,7 +130,7 @@ async fn to_nats() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn to_postgres() {
+async fn the_wire_to_postgres_is_cut() {
     let world = World::new().await;
     let postgres = SocketAddr::from(([127, 0, 0, 1], world.cluster.server.port()));
     let points = [
@@ -142,7 +142,7 @@ async fn to_postgres() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn to_the_backend() {
+async fn the_wire_to_the_backend_is_cut() {
     let world = World::new().await;
     let points = [
         Points::new(Direction::FromHub, 1..5_000, 350),

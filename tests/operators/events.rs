@@ -36,7 +36,7 @@ async fn places(log: &Written, args: &[&str]) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was() {
+async fn tail_shows_past_events() {
     let log = Written::new().await;
     assert_eq!(lines(&log, &[]).await, Vec::<String>::new());
     log.refused("CR-1", noon()).await; // 1 to 4
@@ -111,7 +111,7 @@ async fn what_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes() {
+async fn tail_follows_new_events() {
     let log = Written::new().await;
     log.refused("CR-before", noon()).await;
     let environment = log.settings().environment();

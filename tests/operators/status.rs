@@ -32,7 +32,7 @@ async fn problems_become(settings: &Settings, expected: &[&str]) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_needs_a_person() {
+async fn status_names_what_needs_a_person() {
     let world = World::new().await;
     let operator = world.nats.settings("hub").set("DATABASE_URL", &world.database.url);
     let idle = problems_become(&operator, &["stage_inactive"; 3]).await;

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_refused_by_name_and_without_a_value() {
+    fn unsupported_parameters_are_refused_without_their_values() {
         for (parameters, named) in [
             ("?pgbouncer=true", "pool_mode = session"),
             ("?connection_limit=many", "connection_limit"),

@@ -86,7 +86,7 @@ fn a_wrong_set_up_opens_it_at_once_with_its_reason() {
 }
 
 #[test]
-fn switched_off_each_request_that_found_the_set_up_wrong_waits_alone() {
+fn switched_off_each_misconfigured_request_waits_by_itself() {
     let of = |enabled, reset_timeout| {
         Breaker::new(config::Breaker {
             enabled,
@@ -120,7 +120,7 @@ fn told(state: BreakerState, remaining: Duration) -> BreakerReport {
 }
 
 #[test]
-fn who_stands_by_takes_over_state_reason_and_time_left() {
+fn a_standby_adopts_state_reason_and_time_left() {
     let (mut works, mut stands_by, now) = (breaker(), breaker(), Instant::now());
     ends(&mut works, now, RequestOutcome::Misconfigured("401".into()));
     // Each has a clock of its own: only the ten seconds that are left count.
@@ -137,7 +137,7 @@ fn who_stands_by_takes_over_state_reason_and_time_left() {
 }
 
 #[test]
-fn who_works_believes_nobody() {
+fn the_working_instance_ignores_reports() {
     let now = Instant::now();
     let mut waiting = Attendance::default();
     waiting.wait_begins(now);
@@ -163,7 +163,7 @@ fn who_works_believes_nobody() {
 }
 
 #[test]
-fn switched_off_it_believes_nobody() {
+fn switched_off_it_ignores_reports() {
     let mut breaker = Breaker::new(config::Breaker {
         enabled: false,
         failure_threshold: 5,
@@ -182,7 +182,7 @@ proptest! {
     /// One works, the other stands by and hears some of what the first tells, late by up to a second, and takes over
     /// at any moment. If it heard of the last opening it makes no request before the first would have.
     #[test]
-    fn an_opening_that_was_heard_of_holds_after_the_takeover(
+    fn a_reported_opening_holds_after_the_takeover(
         steps in prop::collection::vec((0u8..3, 0u64..8_000, any::<bool>(), 0u64..1_000), 1..100),
         takeover in 0u64..40_000,
     ) {
@@ -215,7 +215,7 @@ proptest! {
     /// Reports in any order and with any remaining time do not change the breaker of the instance that
     /// works knows, and nothing keeps another from asking once its own time is over.
     #[test]
-    fn hearsay_never_overrules_and_never_sticks(
+    fn reports_never_overrule_own_findings_and_expire(
         reports in prop::collection::vec((any_report(), 0u64..40_000), 1..50), opened in any::<bool>(),
     ) {
         let (mut works, mut stands_by) = (breaker(), breaker());
@@ -272,7 +272,7 @@ proptest! {
     /// Requests of any length, side by side: it opens exactly when a list of all that ended says so. By the list, five in
     /// a row failed that were asked after every one that succeeded; or half of those that began in the window.
     #[test]
-    fn it_opens_by_the_row_or_by_the_share_and_by_nothing_else(
+    fn it_opens_only_by_the_row_or_by_the_share(
         requests in prop::collection::vec((0u64..2_000, 0u64..12_000, 0u8..10), 1..300), failing in 0u8..10,
     ) {
         let mut breaker = breaker();
@@ -324,7 +324,7 @@ proptest! {
 
     /// What began before the state changed changes nothing any more, whatever became of it.
     #[test]
-    fn requests_of_an_earlier_state_tell_nothing(outcomes in prop::collection::vec(0u8..4, 1..20), half_open: bool) {
+    fn requests_of_an_earlier_state_do_not_count(outcomes in prop::collection::vec(0u8..4, 1..20), half_open: bool) {
         let (mut breaker, now) = (breaker(), Instant::now());
         let early: Vec<Permit> = outcomes.iter().map(|_| breaker.permit(now).unwrap()).collect();
         fail(&mut breaker, now, 5);

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_another_says() {
+    fn reads_reports_of_other_instances() {
         let said = json!({
             "instance": "you", "state": "open", "reason": "why", "remainingMs": 1500, "repeat": true, "later": "more",
         });
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn ignores_its_own_words_and_nonsense() {
+    fn ignores_its_own_reports_and_garbage() {
         let said = |instance: &str, state: &str, remaining: serde_json::Value, reason: &str| json!({ "instance": instance, "state": state, "reason": reason, "remainingMs": remaining });
         assert!(read_json(&said("you", "open", json!(1), "x")).is_some());
         assert_eq!(read_json(&said("me", "open", json!(1), "x")), None);

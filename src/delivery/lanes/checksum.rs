@@ -251,7 +251,7 @@ mod tests {
     proptest! {
         /// Any later writes follow from the checksum. A missing or an older message does not.
         #[test]
-        fn what_was_written_since_is_explained(
+        fn later_writes_match_the_checksum(
             before in prop::collection::vec((0u8..6, any::<bool>()), 0..40),
             // Fewer writes of each lane than its past can name.
             since in prop::collection::vec((0u8..6, any::<bool>()), 0..12),

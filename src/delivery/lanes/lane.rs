@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_let_its_creation_pass_keeps_its_place_and_its_count() {
+    fn a_head_that_let_its_creation_pass_keeps_its_place_and_count() {
         let now = Utc::now();
         let led = lane(now).led_by(20, now);
         assert_eq!((led.head, led.requests, led.for_creation), (20, 0, false));
@@ -225,7 +225,7 @@ mod tests {
 
     /// Each event that joins writes the lane anew. That grows with what waits, which has a limit.
     #[test]
-    fn what_joins_writes_no_more_than_the_limit_allows() {
+    fn joining_events_write_no_more_than_the_limit() {
         let mut lane = Lane::new("careem".into(), 1_000_000_000, 0, Utc::now(), false);
         let (mut largest, mut all) = (0, 0);
         for number in 1..=super::super::MAX_WAITING as u64 {
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_leaves_a_lane_and_what_is_missing_joins_it() {
+    fn ended_events_leave_a_lane_and_missing_ones_join_it() {
         let now = Utc::now();
         let mended = |ended: &[u64], missing| lane(now).mended(|event| ended.contains(&event), missing, now);
         assert_eq!(mended(&[], None), Some(lane(now)));

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_is_of_those_that_are_open() {
+    fn counts_are_of_open_lanes() {
         let mut table = LaneTable::default();
         table.put(key(1), open(1, at(5)));
         let first = table.checksum();

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_a_note_that_says_nothing() {
+    fn an_empty_note_is_the_default_and_garbage_is_refused() {
         assert_eq!(serde_json::from_str::<Note>("{}").unwrap(), Note::default());
         assert_eq!(serde_json::to_string(&Note::default()).unwrap(), "{}");
         for wrong in ["1 x", "1 2x", "18446744073709551615 1", "-1"] {

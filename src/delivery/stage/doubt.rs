@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_have_something_older_waits() {
+    fn only_events_with_possible_predecessors_wait() {
         let doubt = Doubt::of(HashSet::from([key("lane")]), true);
         assert!(doubt.holds(key("lane"), || Nothing), "its lane may be an old one");
         assert!(doubt.holds(key("old"), || Unknown) && !doubt.holds(key("new"), || Nothing));
@@ -129,7 +129,7 @@ mod tests {
 
     /// An announcement of an order that may have been announced before: news of it wait, and so does what follows them.
     #[test]
-    fn what_passes_says_nothing_of_what_follows() {
+    fn a_passing_event_does_not_let_later_ones_pass() {
         let doubt = Doubt::of(HashSet::new(), true);
         assert!(!doubt.holds(key("again"), || Passes) && !doubt.holds(key("again"), || Passes));
         assert!(!doubt.puts_off(key("again")));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn where_no_lane_can_be_missing_the_others_go_on() {
+    fn orders_without_missing_lanes_go_on() {
         let doubt = Doubt::of(HashSet::from([key("lane")]), false);
         assert!(doubt.holds(key("lane"), || Nothing) && !doubt.holds(key("other"), || Unknown));
         assert!(!doubt.is_over() && Doubt::default().is_over());

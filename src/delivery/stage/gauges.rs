@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_stopped_stage_has_waits_for_what_stops_it() {
+    fn a_stopped_stages_orders_count_under_its_reason() {
         let waiting = |stopped_by| Backlog {
             queued: 5,
             held: 2,

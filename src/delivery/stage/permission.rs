@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_under_way_outlives_the_order_to_stop_and_a_wait_does_not() {
+    async fn a_stop_ends_waits_but_not_requests_under_way() {
         let (stop, asking) = (CancellationToken::new(), Arc::default());
         let lease = Validity::since(Instant::now());
         let waits = RequestPermission::of(1, &lease, &stop, &asking);

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_recorded_is_read_again_until_it_is_accounted_for() {
+    fn outcomes_are_read_again_until_their_events_are_settled() {
         let mut progress = new();
         progress.know(3, "id");
         progress.receive(3);
@@ -219,7 +219,7 @@ mod tests {
     proptest! {
         /// An instance that goes on from a floor knows the same of every event as the one before, or knows too little and reads it.
         #[test]
-        fn a_floor_says_the_same_as_what_it_was_made_of(
+        fn a_floor_equals_the_progress_it_was_made_from(
             events in prop::collection::btree_set(1u64..5000, 0..1500),
             settled in prop::collection::hash_set(1u64..5000, 0..1500),
         ) {

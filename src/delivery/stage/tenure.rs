@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_of_another_log_is_compared() {
+    fn positions_of_a_possibly_other_log_are_compared() {
         let tenure = settled_up_to(100);
         let must = |sequence, delivered, age_ms, times| {
             let message = Handed {

@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_events_and_bytes_are_held() {
+    fn events_and_bytes_in_memory_are_limited() {
         let mut queue = none();
         (1..=512).for_each(|sequence| queue.push(item(sequence, "CR-1", 1)));
         assert!(!queue.is_crowded());
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_that_is_held_back_waits_and_no_other_does() {
+    fn a_held_order_delays_no_other() {
         let mut queue = none();
         let key = OrderKey::new("careem", "CR-1");
         queue.hold_back(key);

@@ -27,7 +27,7 @@ fn partitions_are_stable() {
 }
 
 #[test]
-fn a_branchs_secret_has_lines_of_its_own() {
+fn a_branch_principal_has_order_keys_of_its_own() {
     let by = |principal: Option<&str>, event_type, webhook_type: &str| {
         let mut envelope = envelope("CR1", None);
         envelope.principal = Principal::recorded(principal).unwrap();

@@ -159,14 +159,14 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_one_is_whole_however_it_comes() {
+    fn a_complete_snapshot_is_recognised_in_any_chunks() {
         for step in [1, 3, 4, 7, 1000, 100_000] {
             assert_eq!(walk(&snapshot(), step).unwrap(), [300, 70_000]);
         }
     }
 
     #[test]
-    fn what_lacks_a_piece_is_not() {
+    fn an_incomplete_snapshot_is_refused() {
         let whole = snapshot();
         assert!(walk(&[], 1).is_err() && walk(&whole[..10], 1).is_err());
         for cut in [1, 5, 13, 200, 70_000, whole.len() - 9] {

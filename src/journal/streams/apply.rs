@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_forgotten_unasked() {
+    fn nothing_expires_without_forget() {
         let info = |age: i64, bytes: i64| {
             json!({"config": {"max_age": 0, "max_bytes": -1}, "state": {
                 "messages": 5, "bytes": bytes, "first_ts": (Utc::now() - TimeDelta::days(age)).to_rfc3339()}})

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_marked_stream_takes_nothing_and_says_so() {
+    fn a_marked_stream_takes_no_event() {
         let config = json!({"subjects": ["orders.>"], "metadata": {"other": "1"}});
         assert_eq!((mark(&config), difference("EVENTS", &config)), (None, None));
         let marked = marked(&config, 7);

@@ -93,7 +93,7 @@ fn keys_that_are_there_twice() {
 }
 
 #[test]
-fn what_is_no_object() {
+fn only_objects_are_accepted() {
     for (body, said) in [
         ("", "the body is empty"),
         (" \n", "the body is empty"),
@@ -132,7 +132,7 @@ fn places_are_bounded_and_clean() {
 }
 
 #[test]
-fn what_providers_send_is_let_through() {
+fn provider_samples_are_accepted() {
     for body in [
         SAMPLE,
         "{}",
@@ -174,12 +174,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
     #[test]
-    fn json_is_what_serde_json_takes(body in json_pieces()) {
+    fn it_accepts_what_serde_json_accepts(body in json_pieces()) {
         agrees(&body)?;
     }
 
     #[test]
-    fn also_where_one_byte_of_a_sample_changed(at in any::<prop::sample::Index>(), to in any::<char>()) {
+    fn samples_with_a_changed_byte_agree_with_serde_json(at in any::<prop::sample::Index>(), to in any::<char>()) {
         let at = SAMPLE.char_indices().nth(at.index(SAMPLE.chars().count())).unwrap().0;
         let (before, after) = SAMPLE.split_at(at);
         agrees(&format!("{before}{to}{}", &after[after.chars().next().unwrap().len_utf8()..]))?;

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_moves_the_cursor() {
+    fn control_characters_are_replaced() {
         assert_eq!(
             printable("CR\u{1b}[2J1\r\né\u{9b}"),
             "CR\u{fffd}[2J1\u{fffd}\u{fffd}é\u{fffd}"

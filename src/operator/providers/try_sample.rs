@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_steers_the_terminal() {
+    fn control_characters_are_escaped() {
         assert_eq!(visible("a\nb\r\tc \u{1b}[2J ليلى"), "a\\nb\\r\\tc \u{fffd}[2J ليلى");
     }
 }

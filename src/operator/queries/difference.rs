@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_that_differ() {
+    fn differences_are_listed_by_pointer() {
         let before =
             json!({ "status": "created", "customer": { "name": "Anna" }, "items": [{ "quantity": 1 }], "a/b": 1 });
         let after = json!({ "status": "ready", "customer": { "name": "Eva" }, "items": [{ "quantity": 1 }, {}] });

@@ -182,12 +182,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_can_be_looked_up() {
+    fn the_list_is_sorted() {
         assert!(SHOWN.is_sorted(), "it is searched by halves");
     }
 
     #[test]
-    fn only_what_is_known_is_shown() {
+    fn only_listed_fields_are_shown() {
         let body = json!({
             "id": "CR-1", "status": "created", "created_at": "2025-10-01T12:00:00Z", "name": "Anna", "note": "ring twice",
             "customer": { "id": "7", "status": "gold" }, "delivery_address": { "city": "Amman", "state": "x" },

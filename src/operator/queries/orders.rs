@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn which_lists_hold_only_what_has_not_arrived() {
+    fn filters_that_select_undelivered_orders() {
         let of = |states: &[State]| Filter {
             states: states.to_vec(),
             ..Filter::default()

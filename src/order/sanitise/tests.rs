@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn what_people_write_stays_and_is_borrowed() {
+fn ordinary_text_stays_and_is_borrowed() {
     for text in [
         "",
         "Tom & Jerry's <3",
@@ -40,7 +40,7 @@ fn what_people_write_stays_and_is_borrowed() {
 }
 
 #[test]
-fn what_acts_goes() {
+fn active_markup_is_removed() {
     for (text, kept) in [
         ("Anna\0", "Anna"),
         ("\u{1b}[2J\u{1b}@Ring\u{7}", "[2J@Ring"),
@@ -93,7 +93,7 @@ fn handlers_are_whole_words() {
 }
 
 #[test]
-fn what_is_too_long_is_cut_and_says_so() {
+fn long_text_is_cut_and_reported() {
     let fits = "ع".repeat(MAX_TEXT_BYTES / 2);
     assert!(matches!(sanitise(&fits), Cow::Borrowed(_)));
     let long = format!("a{fits}");
@@ -195,7 +195,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_that_acts_is_left(text in hostile()) {
+    fn no_active_markup_is_left(text in hostile()) {
         let clean = sanitise(&text).into_owned();
         prop_assert!(clean.len() <= text.len());
         let folded: String = clean.to_ascii_lowercase().chars().filter(|c| !matches!(c, '\t' | '\n')).collect();
@@ -224,7 +224,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_no_document_never_panics(text in "[\"\\\\{}\\[\\],:a<é]{0,30}") {
+    fn invalid_documents_never_panic(text in "[\"\\\\{}\\[\\],:a<é]{0,30}") {
         let _ = cleaned(&text);
     }
 }

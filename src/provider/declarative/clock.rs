@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_dates_say_that_there_is_none() {
+    fn zero_dates_count_as_absent() {
         for text in [
             "0000-00-00 00:00:00",
             "0000-00-00",
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_no_time_is_not_guessed_at() {
+    fn invalid_texts_are_no_times() {
         for text in [
             "yesterday",
             "2025-10-01",
@@ -365,7 +365,7 @@ mod tests {
     proptest! {
         /// Each way to write a time means it.
         #[test]
-        fn however_it_is_written(seconds in 946_684_800i64..4_102_444_800, minutes in -840i32..=840, form in 0..6usize) {
+        fn equal_times_in_different_formats(seconds in 946_684_800i64..4_102_444_800, minutes in -840i32..=840, form in 0..6usize) {
             let minutes = minutes - minutes % 15;
             let zone = FixedOffset::east_opt(minutes * 60).unwrap();
             let time = DateTime::from_timestamp(seconds, 0).unwrap();

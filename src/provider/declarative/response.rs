@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_is_the_hubs_own() {
+    fn missing_answers_are_the_hubs_own() {
         let toml = "[success]\nstatus = 202\nbody = \"\"\n";
         let empty = FormattedAnswer {
             status: Some(202),

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_configured_is_asked() {
+    fn only_configured_origins_are_allowed() {
         let known = origins(&["api.uber.example", "test.example:8443", "http://127.0.0.1:9000"]);
         for good in [
             "https://api.uber.example",

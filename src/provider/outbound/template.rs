@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_without_its_value_says_which() {
+    fn a_missing_value_is_named() {
         let mut faults = Vec::new();
         let text = Text::read("/orders/{external_id}/{reason}", &WORDS, "path", &mut faults);
         assert!(faults.is_empty() && text.uses("reason") && !text.uses("minutes"));

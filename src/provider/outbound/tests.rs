@@ -110,7 +110,7 @@ fn every_fault_is_named() {
 
 /// The reader of a file adds the location.
 #[test]
-fn what_is_not_known_is_refused() {
+fn unknown_keys_are_refused() {
     for (text, said) in [
         (
             "[outbound]\nbase_url = \"https://x\"\ncolour = 1",

@@ -34,7 +34,7 @@ fn a_seconds_worth_at_once_then_each_its_own_time() {
 }
 
 #[test]
-fn who_wants_to_be_left_alone_is() {
+fn a_requested_pause_is_kept() {
     let (limits, now) = (Limits::new(None), Instant::now());
     limits.pause(now, Duration::from_secs(30));
     limits.pause(now, Duration::from_secs(5));
@@ -52,7 +52,7 @@ fn who_wants_to_be_left_alone_is() {
 
 /// The stage was lost with a queue of an hour, which another instance has told meanwhile.
 #[test]
-fn a_queue_of_before_is_forgotten_when_the_stage_is_taken_over() {
+fn reservations_are_forgotten_at_a_takeover() {
     let (limits, now) = (Limits::new(Some(1)), Instant::now());
     assert_eq!((0..3600).filter(|number| ask(&limits, now, *number).is_ok()).count(), 1);
     let back = now + Duration::from_secs(60);
@@ -77,7 +77,7 @@ fn one_menu_of_a_branch_in_a_while() {
 }
 
 #[test]
-fn so_many_times_are_remembered() {
+fn reservations_are_limited() {
     let (limits, now) = (Limits::new(Some(10)), Instant::now());
     for number in 0..MAX_RESERVED + 20 {
         let _ = ask(&limits, now, number);
@@ -96,7 +96,7 @@ proptest! {
     /// while: in no second are there more requests than a second's worth at once and a second's; each is made in the end;
     /// punctual ones come back once, in their order.
     #[test]
-    fn the_rate_holds_and_nobody_comes_back_often(
+    fn the_rate_holds_and_events_come_back_once(
         rate in 1u32..20, arrivals in prop::collection::vec(0u64..400, 1..150),
         late in prop::collection::vec(0u64..30, 150), away in 0u64..20_000,
     ) {

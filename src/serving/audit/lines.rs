@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_some_lines_and_a_number() {
+    fn a_flood_becomes_a_few_lines_and_a_count() {
         let began = Instant::now();
         let mut lines = Lines::default();
         let at = |ms: u64| began + Duration::from_millis(ms);

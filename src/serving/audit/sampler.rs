@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_a_few_samples() {
+    fn a_flood_becomes_a_few_samples() {
         let began = Instant::now();
         let mut sampler = Sampler::new(began);
         let at = |ms: u64| began + Duration::from_millis(ms);

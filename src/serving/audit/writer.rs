@@ -90,7 +90,7 @@ mod tests {
 
     /// Nothing is published, as while NATS is away.
     #[test]
-    fn what_finds_the_queue_full_is_lost_and_counted() {
+    fn samples_beyond_the_queue_are_lost_and_counted() {
         let refusal = RefusalSample {
             time: DateTime::UNIX_EPOCH,
             request_id: "req".into(),

@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_most_makes_room() {
+    fn the_largest_holder_loses_its_body() {
         let budget = budget();
         let mut large: Vec<_> = (0..4)
             .map(|_| taken(&budget, &stranger("203.0.113.9"), 12 * KB))
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_one_keeps_its_place() {
+    fn a_complete_body_keeps_its_memory() {
         let budget = budget();
         let whole: Vec<_> = (0..4)
             .map(|_| taken(&budget, &stranger("203.0.113.9"), 12 * KB))
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_make_room_for_those_who_are_known() {
+    fn strangers_lose_memory_to_known_addresses() {
         let budget = budget();
         let strangers: Vec<_> = (1..=64)
             .map(|number| {

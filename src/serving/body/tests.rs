@@ -82,7 +82,7 @@ async fn read_plain(bytes: Vec<u8>, budget: &BodyBudget) -> Result<BufferedBody,
 }
 
 #[tokio::test]
-async fn room_is_bounded_and_given_back() {
+async fn memory_is_bounded_and_released() {
     let budget = room(3 * 1500);
     let big = |budget: BodyBudget| async move {
         read_of(&HeaderMap::new(), Body::from(vec![b'x'; 3000]), &budget, 5000, SECOND).await
@@ -95,7 +95,7 @@ async fn room_is_bounded_and_given_back() {
 }
 
 #[tokio::test]
-async fn a_packed_body_takes_the_room_that_it_needs() {
+async fn a_compressed_body_reserves_what_it_needs() {
     let budget = room(9 * KB);
     let packed = |plain: &[u8]| {
         let (body, budget) = (Body::from(gzip(plain)), budget.clone());
@@ -142,7 +142,7 @@ async fn a_crowd_of_bombs_neither_waits_nor_leaves_anything_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_thrown_away_has_limits() {
+async fn discarded_bodies_are_limited() {
     let began = tokio::time::Instant::now();
     let stuck = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
     discard(Body::from_stream(stuck)).await;
@@ -174,7 +174,7 @@ async fn a_body_that_stops_half_way_times_out() {
 
 /// A caller that hangs up while its body is unpacked does not make room for the next one's.
 #[test]
-fn room_is_taken_for_as_long_as_the_work_lasts() {
+fn memory_stays_reserved_while_the_work_lasts() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(1)
@@ -206,7 +206,7 @@ fn room_is_taken_for_as_long_as_the_work_lasts() {
 
 /// Repetitive content compresses a thousandfold; for an unverified sender only a part of it is decompressed.
 #[tokio::test]
-async fn packed_bodies_unpack_only_so_far() {
+async fn decompression_is_limited() {
     let (budget, headers) = (BodyBudget::all(ROOMY), gzipped());
     let packed = async |plain: &[u8]| read_of(&headers, Body::from(gzip(plain)), &budget, 5_000_000, SECOND).await;
     assert!(packed(&vec![b' '; RATIO_FREE_BYTES]).await.is_ok());
@@ -221,7 +221,7 @@ async fn packed_bodies_unpack_only_so_far() {
 }
 
 #[tokio::test]
-async fn nothing_follows_what_is_packed() {
+async fn trailing_bytes_after_compressed_data_are_refused() {
     let deflate = HeaderMap::from_iter([(header::CONTENT_ENCODING, "deflate".parse().unwrap())]);
     let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(b"hello").unwrap();
@@ -241,7 +241,7 @@ async fn nothing_follows_what_is_packed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_has_to_come_at_a_least_rate() {
+async fn a_body_has_a_minimum_rate() {
     let pieces = |size: usize, pause: Duration| {
         let piece = futures_util::stream::unfold((), move |()| async move {
             tokio::time::sleep(pause).await;

@@ -115,7 +115,7 @@ fn verified_connections_beyond_the_share_stay_strangers() {
 }
 
 #[test]
-fn who_is_busy_or_verified_keeps_its_place() {
+fn busy_and_verified_connections_are_kept() {
     let connections = connections(40, 20);
     let all: Vec<_> = (0..10).map(|_| connections.open(ip("203.0.113.9")).unwrap()).collect();
     let guests: Vec<_> = all.iter().map(ConnectionSlot::guest).collect();
@@ -142,7 +142,7 @@ fn who_is_busy_or_verified_keeps_its_place() {
 }
 
 #[test]
-fn a_full_table_of_busy_ones_refuses() {
+fn a_table_full_of_busy_connections_refuses() {
     let connections = connections(4, 2);
     let open = |peer: &str| {
         let place = connections.open(ip(peer))?;

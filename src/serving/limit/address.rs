@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_as_one() {
+    fn addresses_that_count_as_one() {
         for (text, shown, token) in [
             ("203.0.113.9", "203.0.113.9", "cb007109"),
             ("::ffff:203.0.113.9", "203.0.113.9", "cb007109"),
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn ours_are_told_from_those_outside() {
+    fn private_addresses_are_recognised() {
         for text in ["10.1.2.3", "127.0.0.1", "192.168.0.1", "::1", "fd00::1", "fe80::1"] {
             assert!(address(text).is_local(), "{text}");
         }
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_one_that_it_may_make_ends_it() {
+    fn the_last_allowed_refusal_starts_the_block() {
         let (mut addresses, one) = (addresses(3, 300), address("203.0.113.9"));
         assert_eq!(addresses.own(one, NOW), None);
         assert_eq!(addresses.own(one, NOW + 1), None);
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn who_showed_the_token_has_room_and_may_be_blocked() {
+    fn an_address_with_the_token_may_still_be_blocked() {
         let (mut addresses, one) = (addresses(2, 300), address("203.0.113.9"));
         addresses.showed_token(one, NOW);
         assert!(addresses.has_room(one, NOW + KNOWN_FOR_MS - 1) && !addresses.has_room(one, NOW + KNOWN_FOR_MS));
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sends_good_ones_is_never_blocked() {
+    fn an_address_with_verified_webhooks_is_never_blocked() {
         let (mut addresses, one) = (addresses(2, 300), address("203.0.113.9"));
         addresses.own(one, NOW);
         assert!(addresses.verified(one, NOW), "news");
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_know_counts_too() {
+    fn addresses_known_elsewhere_are_known_here() {
         let (mut addresses, one) = (addresses(1, 300), address("203.0.113.9"));
         addresses.learn(one, NOW);
         assert_eq!(addresses.own(one, NOW + 1), None);
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_takes_no_more_room() {
+    fn remembered_addresses_are_limited() {
         let mut addresses = addresses(3, 300);
         addresses.verified(address("203.0.113.9"), NOW);
         for number in 0..100_000u32 {
@@ -437,7 +437,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_token_is_its_address(bits in any::<u128>(), is_v6 in any::<bool>()) {
+        fn a_token_reads_back_as_its_address(bits in any::<u128>(), is_v6 in any::<bool>()) {
             let ip = if is_v6 {
                 IpAddr::V6(bits.into())
             } else {

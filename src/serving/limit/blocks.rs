@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_is_another_than_an_address() {
+    fn a_providers_block_is_not_an_addresss() {
         let mut blocks = Blocks::default();
         blocks.put(BlockTarget::Provider("careem".into()), block(NOW + 10), false);
         assert_eq!(blocks.until(&BlockTarget::Provider("talabat".into()), NOW), None);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lifted_unheard_is_found() {
+    fn missed_lifts_are_found_in_the_stream() {
         let mut blocks = Blocks::default();
         for (number, is_stored) in [(1, true), (2, true), (3, false)] {
             blocks.put(who(number), block(NOW + 60_000), is_stored);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_takes_no_more_room() {
+    fn remembered_blocks_are_limited() {
         let mut blocks = Blocks::default();
         for number in 0..100_000 {
             blocks.put(who(number), block(NOW + 1000), false);

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn instances_have_a_part_each_and_never_none() {
+    fn each_instance_has_at_least_one_point() {
         let a = Arc::from("a");
         let mut shares = BranchShares::new(4, 1000);
         let taken = (0..9).filter(|_| shares.take(&a, 1, 1_000, 3).is_ok()).count();

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_has_so_many_bytes() {
+    fn a_window_is_limited_in_bytes() {
         let (mut bytes, now) = (Bytes::default(), 100 * WINDOW + 15_000);
         let (branch, most) = (Arc::from("a"), (1000, WINDOW));
         assert!(bytes.take(new(None), 600, most, now).is_ok());
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_late_is_none_of_the_next_window() {
+    fn bytes_returned_late_do_not_enter_the_next_window() {
         let (mut bytes, most) = (Bytes::default(), (1000, WINDOW));
         let first = bytes.take(new(None), 600, most, 2 * WINDOW - 1).unwrap();
         let second = bytes.take(new(None), 700, most, 2 * WINDOW).unwrap();
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_long_ago_counts_less() {
+    fn older_bytes_count_less() {
         let (mut bytes, half) = (Bytes::default(), HALF_LIFE_MS as u64);
         let most = (u64::MAX, WINDOW);
         bytes.take(new(None), 1000, most, half).unwrap();
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_principal_puts_on_the_log_is_not_anothers() {
+    fn bytes_on_the_log_count_for_their_principal() {
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let (mut bytes, most) = (Bytes::default(), (u64::MAX, WINDOW));
         for _ in 0..3 {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_branches_are_remembered() {
+    fn remembered_branches_are_limited() {
         let (mut bytes, most) = (Bytes::default(), (u64::MAX, WINDOW));
         for number in 0..=MAX_BRANCHES.get() {
             let branch = Arc::from(number.to_string());

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_of_another_holds_here_until_it_is_lifted() {
+    fn another_instances_block_holds_until_it_is_lifted() {
         let limits = limits("5/60s", "5/60s/300s");
         limits.hear(LimitRecord::Blocked(who(), block()));
         assert!(is_blocked(&limits));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_known_here_is_vouched_for() {
+    fn addresses_known_here_are_vouched_for() {
         let limits = limits("5/60s", "5/60s/300s");
         limits.note_accepted(&careem(&[]), "203.0.113.9".parse().unwrap());
         assert!(matches!(told(&limits)[..], [LimitRecord::Known(..)]));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_known_elsewhere_is_let_in_again() {
+    fn addresses_known_elsewhere_are_unblocked() {
         let limits = limits("5/60s", "1/60s/300s");
         limits.hear(LimitRecord::Blocked(who(), block()));
         limits.hear(LimitRecord::Known(address(), now_ms()));
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_stream_has_no_more_was_lifted() {
+    fn blocks_missing_in_the_stream_are_lifted() {
         let limits = limits("5/60s", "5/60s/300s");
         limits.hear_all(vec![], vec![LimitRecord::Blocked(who(), block())]);
         assert!(is_blocked(&limits));

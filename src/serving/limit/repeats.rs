@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_sends_a_webhook_so_often() {
+    fn repeats_of_an_address_are_limited() {
         let (mut repeats, now) = (Repeats::default(), 1_700_000_000_000);
         let [one, other] = ["1", "2"].map(|id| EventId::of_webhook("careem", &[id.as_bytes()]));
         let [here, there] = ["203.0.113.9", "203.0.113.10"].map(|text| text.parse().unwrap());

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_is_read_as_it_was_written() {
+    fn records_read_back() {
         let address: Address = "2001:db8::/64".parse().unwrap();
         let block = Block {
             since_ms: NOW,
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_not_believed() {
+    fn garbage_is_ignored() {
         for (subject, payload) in [
             ("hub.block.address.cb007109", &b"{}"[..]),
             ("hub.block.address.203.0.113.9", b""),

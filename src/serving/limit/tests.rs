@@ -163,7 +163,7 @@ fn a_stored_repeat_costs_the_branch_and_not_the_provider() {
 }
 
 #[test]
-fn bytes_that_come_back_late_are_none_of_the_next_window() {
+fn bytes_returned_late_do_not_enter_the_next_window() {
     let (limits, careem) = (limits("5/1h", "3/60s/300s"), careem(&[]));
     let point = limits.take(&careem, QuotaLoad { bytes: 600, ..ONE }).unwrap();
     let own = limits.of("careem").unwrap();
@@ -176,7 +176,7 @@ fn bytes_that_come_back_late_are_none_of_the_next_window() {
 }
 
 #[test]
-fn who_is_not_verified_is_not_known() {
+fn unverified_addresses_are_not_known() {
     let limits = limits("5/1h", "1/60s/300s");
     let address = client("203.0.113.9");
     let open = Enabled {
@@ -189,7 +189,7 @@ fn who_is_not_verified_is_not_known() {
 }
 
 #[test]
-fn nobody_is_blocked_before_it_is_read_who_is_known() {
+fn no_block_starts_before_known_addresses_are_read() {
     let (limits, careem) = (limits("5/1h", "1/60s/300s"), careem(&[]));
     limits.is_informed.store(false, Ordering::Relaxed);
     let address = client("203.0.113.9");
@@ -201,7 +201,7 @@ fn nobody_is_blocked_before_it_is_read_who_is_known() {
 }
 
 #[test]
-fn a_block_that_was_lifted_is_not_told() {
+fn a_lifted_block_is_not_published() {
     let (limits, careem) = (limits("5/1h", "1/60s/300s"), careem(&[]));
     refuse(&limits, &careem, client("203.0.113.9"), 1);
     refuse(&limits, &careem, client("203.0.113.10"), 1);
@@ -214,7 +214,7 @@ fn a_block_that_was_lifted_is_not_told() {
 }
 
 #[test]
-fn words_that_nobody_takes_are_bounded() {
+fn unsent_records_are_limited() {
     let limits = limits("5/1h", "1/60s/300s");
     for number in 0..u32::try_from(MAX_WORDS).unwrap() + 10 {
         limits.note_refused(None, IpAddr::V4(number.into()));

@@ -71,7 +71,7 @@ impl Answer {
 }
 
 #[test]
-fn all_are_let_in() {
+fn all_known_answers_are_accepted() {
     let answers = Answer::all();
     for answer in &answers {
         let outcome = answer.check(|_| {});
@@ -212,7 +212,7 @@ fn another_secret_url_method_or_time_is_refused() {
 }
 
 #[test]
-fn case_matters_where_it_carries_something() {
+fn case_matters_where_it_is_significant() {
     for answer in Answer::all() {
         for (name, value) in answer
             .headers

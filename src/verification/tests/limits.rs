@@ -67,7 +67,7 @@ fn several_signatures_and_several_secrets() {
 }
 
 #[test]
-fn what_is_too_long_is_not_looked_at() {
+fn overlong_values_are_not_checked() {
     let scheme = preset("standard-webhooks");
     let mut request = signed(&scheme, "{}");
     let keys = fitting(&scheme);
@@ -92,7 +92,7 @@ fn what_is_too_long_is_not_looked_at() {
 }
 
 #[test]
-fn empty_secrets_let_nobody_in() {
+fn empty_secrets_admit_no_request() {
     for name in preset::names() {
         let scheme = preset(name);
         let names: Vec<String> = scheme.secrets().into_iter().map(str::to_owned).collect();
@@ -128,7 +128,7 @@ fn secrets_are_never_shown() {
 
 /// Fields beyond any that a provider sends are not sorted for a stranger.
 #[test]
-fn an_object_has_so_many_fields() {
+fn an_objects_fields_are_limited() {
     let keeta = preset("keeta");
     let object = |count: usize| {
         let fields: String = (4..count).map(|number| format!(",\"f{number}\":1")).collect();
@@ -145,7 +145,7 @@ fn an_object_has_so_many_fields() {
 
 /// An id that is too long to be kept tells no repeat; the body does.
 #[test]
-fn the_id_of_a_message_is_so_long() {
+fn a_message_ids_length_is_limited() {
     let scheme = preset("standard-webhooks");
     let key = |bytes: usize| {
         let mut request = Outgoing::post(URL, "{}");

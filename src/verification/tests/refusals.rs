@@ -52,7 +52,7 @@ fn basic_is_decoded() {
 }
 
 #[test]
-fn none_lets_everybody_in_and_says_so() {
+fn the_scheme_none_admits_every_request() {
     let scheme = scheme(json!({ "kind": "none" }));
     let proof = check(&scheme, &Outgoing::post(URL, "x"), &Keys::new(), now()).unwrap();
     assert_eq!((proof.scheme(), proof.secrets().len()), ("none", 0));
@@ -302,7 +302,7 @@ fn a_capture_of_deliveroo_is_one_message() {
 
 /// What is not signed of a body makes no other event of it.
 #[test]
-fn the_id_is_of_what_is_signed() {
+fn the_event_id_covers_what_is_signed() {
     let adyen = preset("adyen");
     let keys = fitting(&adyen);
     let request = signed(&adyen, body_for("adyen"));
@@ -321,7 +321,7 @@ fn the_id_is_of_what_is_signed() {
 }
 
 #[test]
-fn fields_that_are_signed_stand_once() {
+fn signed_fields_must_be_unique() {
     let keeta = preset("keeta");
     let keys = fitting(&keeta);
     let request = signed(
@@ -372,7 +372,7 @@ fn fields_that_are_signed_stand_once() {
 }
 
 #[test]
-fn a_url_that_is_not_known_fits_nothing() {
+fn an_unknown_public_url_matches_no_signature() {
     let square = preset("square");
     let request = signed(&square, "{}");
     let uri: Uri = "/api/webhooks/careem".parse().unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_preset_is_taken_over_and_changed() {
+fn a_preset_can_be_changed() {
     let scheme = scheme(json!({
         "preset": "stripe", "secret": "signing_key", "signature": { "header": "X-Pay-Signature" },
         "timestamp": { "header": "x-pay-signature", "tolerance": "1m" },
@@ -22,7 +22,7 @@ fn a_preset_is_taken_over_and_changed() {
 }
 
 #[test]
-fn a_table_that_says_something_else_is_refused() {
+fn invalid_tables_are_refused() {
     for (table, says) in [
         (
             json!({ "preset": "strype" }),
@@ -73,7 +73,7 @@ fn a_table_that_says_something_else_is_refused() {
 }
 
 #[test]
-fn what_protects_nothing_is_named() {
+fn schemes_that_protect_nothing_are_named() {
     let time = json!({ "header": "x-time", "unit": "ms", "tolerance": "5m" });
     for (table, says) in [
         (
@@ -197,7 +197,7 @@ fn secrets_that_cannot_be_used_are_named() {
 }
 
 #[test]
-fn labels_say_what_is_asked_for() {
+fn labels_name_the_algorithms() {
     for (name, label) in [
         ("careem", "hmac-sha256"),
         ("talabat", "hmac-sha256+static"),

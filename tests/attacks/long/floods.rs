@@ -252,7 +252,7 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
 
 /// Five KB of gzip that unpack to five MB, which eight secrets would be tried with; and as much without any packing.
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_that_are_dear_to_verify() {
+async fn bodies_that_are_expensive_to_verify() {
     let _turn = heavy().await;
     let secrets = format!("{},a,b,c,d,e,f,g", crate::harness::careem::SECRET);
     let siege = Siege::with(&[("CAREEM_WEBHOOK_SECRET", &secrets), ("RATE_LIMIT_ENABLED", "false")]).await;

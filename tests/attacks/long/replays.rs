@@ -65,7 +65,7 @@ async fn connections_of_a_known_address() {
 
 /// The same bytes again and again, from elsewhere: neither the quota nor the bytes of the provider are spent.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_webhook_again_and_again() {
+async fn one_webhook_is_replayed_many_times() {
     let _turn = crate::harness::wait::heavy().await;
     let siege = Siege::with(&[("RATE_LIMIT_CAREEM", "150/1h"), ("RATE_LIMIT_ADDRESS", "100/1h/1h")]).await;
     let caught = good(&siege.next());
@@ -99,7 +99,7 @@ async fn one_webhook_again_and_again() {
 /// A caught webhook without a signed time, after the log forgot its id: it is taken again, for the first may have been given up, but it
 /// costs the provider nothing, and the address that sends it is a stranger's.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_webhook_after_the_log_forgot_it() {
+async fn one_webhook_is_replayed_after_the_duplicate_window() {
     let siege = Siege::with(&[("RATE_LIMIT_CAREEM", "3/1h"), ("RATE_LIMIT_ADDRESS", "3/1h/1h")]).await;
     let caught = good(&siege.next());
     let post = async |from, bytes: &str| {

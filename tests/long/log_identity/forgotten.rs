@@ -4,7 +4,7 @@ use super::*;
 
 /// PostgreSQL is away for so long that the log forgets events that have no rows yet: it is said before and after, counted and noted.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_log_forgets_before_the_tables_have_it() {
+async fn events_that_expire_before_the_tables_have_them() {
     // Long enough for what comes before it is set, on a busy machine too.
     const MAX_AGE: Duration = Duration::from_secs(10);
     let world = World::new().await;

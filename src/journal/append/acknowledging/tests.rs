@@ -32,7 +32,7 @@ fn silence_counts_from_the_first_that_has_no_answer() {
 }
 
 #[test]
-fn a_refusal_is_known_at_once_and_one_a_second_finds_out() {
+fn a_refusal_counts_at_once_and_one_append_a_second_is_a_trial() {
     let began = Instant::now();
     let mut known = up(began);
     known.refused("maximum bytes exceeded", 10, began);
@@ -47,7 +47,7 @@ fn a_refusal_is_known_at_once_and_one_a_second_finds_out() {
 }
 
 #[test]
-fn a_question_that_was_wrong_is_not_believed_for_a_while() {
+fn a_wrong_probe_is_distrusted_for_a_while() {
     let began = Instant::now();
     let mut known = up(began);
     known.refused("maximum bytes exceeded", 10, began);
@@ -66,7 +66,7 @@ fn a_question_that_was_wrong_is_not_believed_for_a_while() {
 
 /// As after the disk was full: questions pass, and no append is answered.
 #[test]
-fn appends_without_an_answer_are_not_outvoted_by_questions() {
+fn silent_appends_outweigh_probes() {
     let began = Instant::now();
     let mut known = up(began);
     let sent = |known: &mut AckState, at| {
@@ -98,7 +98,7 @@ fn appends_without_an_answer_are_not_outvoted_by_questions() {
 
 /// A server that was restarted is believed at once; one that says itself that it cannot write is believed against questions.
 #[test]
-fn a_new_connection_and_the_servers_own_word_count() {
+fn a_new_connection_and_the_servers_report_count() {
     let began = Instant::now();
     let mut known = up(began);
     known.stores_nothing(Some("no space left on device".into()), began);
@@ -128,7 +128,7 @@ fn a_server_that_stood_still_is_believed_when_it_answers() {
 }
 
 #[test]
-fn before_the_first_answer_it_is_not_up_and_nobody_is_refused() {
+fn before_the_first_answer_it_is_not_up_and_refuses_nothing() {
     let began = Instant::now();
     let mut known = AckState::new();
     assert_eq!(

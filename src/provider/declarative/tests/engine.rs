@@ -201,7 +201,7 @@ fn all_of_several_lists_may_be_read() {
 
 /// An author who mistook a place learns which.
 #[test]
-fn it_is_said_why_a_sample_is_ignored() {
+fn an_ignored_sample_has_its_reason() {
     let part = WEBHOOK.replace("order_id", "document = { part = [\"/order\"] }\norder_id");
     let events = r#"[events]
 when = [{ has = "/menu", becomes = "ignored" }]
@@ -276,7 +276,7 @@ fn a_document_in_a_text_is_held_to_the_limits_of_bodies() {
 
 /// A part of a required sum that cannot be read is told once, and not as missing besides.
 #[test]
-fn what_is_wrong_is_not_missing_as_well() {
+fn an_unreadable_value_is_not_also_reported_missing() {
     let order = ORDER.replace("total = \"/total\"", "total = { sum = [\"/total\"], required = true }");
     let file = load::load("small.toml", &minimal(&format!("{WEBHOOK}{EVENTS}{order}"))).unwrap();
     let provider = Declarative::new(Arc::new(file), None);
@@ -328,7 +328,7 @@ fn choices_in_choices_are_read_to_a_depth_and_kept_below_it() {
 }
 
 #[test]
-fn what_has_no_field_is_kept_up_to_a_limit() {
+fn unread_values_are_kept_up_to_a_limit() {
     let body = format!(
         r#"{{"id":"1","total":1,"prices":[{{"sku":"a","each":1}}],"lists":[{{"lines":[{{"name":"A","sku":"a"}}]}}],
             "big":"{}","small":"{}","n":1}}"#,

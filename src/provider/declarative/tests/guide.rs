@@ -38,7 +38,7 @@ fn the_parts_of_the_guide_are_a_file_that_works() {
 
 /// `…/orders` and `…/cancelled`, and nothing in the body that tells one from the other.
 #[test]
-fn the_url_alone_may_say_what_it_is() {
+fn the_path_alone_may_give_the_event_type() {
     let guide = examples(include_str!("../../../../docs/providers.md"), "**5. ");
     let (before, rest) = guide.split_once("[events]\n").unwrap();
     let (_, after) = rest.split_once("[order]\n").unwrap();

@@ -329,7 +329,7 @@ fn check(ready: &Ready, place: &str, wrong: &Option<Value>) {
 
 /// Every value of every sample, one after the other, replaced by each wrong one.
 #[test]
-fn one_wrong_value_costs_no_order() {
+fn one_wrong_value_loses_no_order() {
     for ready in READY.iter() {
         for place in ready.places.iter().filter(|place| !is_of(ready.case.kind, place)) {
             for wrong in wrong_values() {
@@ -341,7 +341,7 @@ fn one_wrong_value_costs_no_order() {
 
 /// An element that says nothing, in any list, is passed over: a program that filters its list leaves such ones behind.
 #[test]
-fn an_element_that_is_nothing_costs_no_order() {
+fn an_empty_element_loses_no_order() {
     for ready in READY.iter() {
         let is_list = |place: &&String| {
             let list = ready.value.pointer(place).and_then(Value::as_array);
@@ -369,7 +369,7 @@ proptest! {
     /// Several at once: nothing panics, nothing is printed that is no text, and while what is essential is untouched the
     /// order goes with its amounts.
     #[test]
-    fn many_wrong_values_cost_no_order(
+    fn many_wrong_values_lose_no_order(
         which in any::<prop::sample::Index>(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 2..6),
     ) {

@@ -7,7 +7,7 @@ fn read_json(said: &serde_json::Value) -> Option<QuotaMessage> {
 }
 
 #[test]
-fn reads_what_another_says() {
+fn reads_reports_of_other_instances() {
     let counted = json!({ "provider": "careem", "windowMs": 60_000, "window": 7, "total": 12, "later": "more" });
     let said = read_json(&json!({ "instance": "you", "counted": [counted], "later": "more" })).unwrap();
     assert!(!said.leaving);
@@ -34,7 +34,7 @@ fn reads_what_another_says() {
 }
 
 #[test]
-fn ignores_its_own_words_and_nonsense() {
+fn ignores_its_own_reports_and_garbage() {
     assert!(read_json(&json!({ "instance": "me" })).is_none());
     assert!(read_json(&json!({ "instance": "x".repeat(MAX_NAME_BYTES + 1) })).is_none());
     assert!(read_json(&json!({ "counted": [] })).is_none());

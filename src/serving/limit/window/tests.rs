@@ -34,7 +34,7 @@ fn one_instance_takes_exactly_its_points() {
 }
 
 #[test]
-fn a_point_that_was_taken_for_nothing_comes_back() {
+fn an_unused_point_comes_back() {
     let mut quota = quota(1, 60);
     let taken = quota.take(NOW, 1).unwrap();
     assert!(quota.check(NOW, 1).is_err());
@@ -69,7 +69,7 @@ fn without_the_counter_an_instance_has_its_share() {
 }
 
 #[test]
-fn what_did_not_reach_the_counter_is_told_again() {
+fn unsent_reports_are_repeated() {
     let mut quota = quota(90, 60);
     quota.take(NOW, 3).unwrap();
     let report = quota.report(NOW).unwrap();
@@ -79,7 +79,7 @@ fn what_did_not_reach_the_counter_is_told_again() {
 }
 
 #[test]
-fn news_of_another_window_says_nothing() {
+fn reports_of_another_window_are_ignored() {
     let mut quota = quota(10, 2);
     quota.take(NOW, 1).unwrap();
     let window = NOW / 2000;
@@ -190,7 +190,7 @@ proptest! {
 
     /// What an instance says of the wait is true: then there is a point.
     #[test]
-    fn the_wait_is_true(points in 1u64..50, seconds in 1u64..100, at in 0u64..1_000_000) {
+    fn retry_after_is_correct(points in 1u64..50, seconds in 1u64..100, at in 0u64..1_000_000) {
         let mut quota = quota(points, seconds);
         let now = NOW + at;
         while quota.take(now, 1).is_ok() {}

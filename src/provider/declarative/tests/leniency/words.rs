@@ -3,7 +3,7 @@
 use super::{super::*, *};
 
 #[test]
-fn what_only_informs_is_left_out_and_flagged() {
+fn unreadable_informative_fields_are_flagged() {
     let ready = READY.iter().find(|ready| ready.case.provider == "careem").unwrap();
     let order = |place: &str, wrong: Value| {
         let body = ready.becomes(&ready.with(place, &Some(wrong))).unwrap();
@@ -86,7 +86,7 @@ fn an_unknown_fulfillment_without_an_address_is_handed_out() {
 }
 
 #[test]
-fn more_digits_than_the_currency_has_are_rounded_and_said() {
+fn extra_digits_are_rounded_and_flagged() {
     let ready = READY.iter().find(|ready| ready.case.provider == "careem").unwrap();
     let read = |place: &str, digits: &str| {
         let text = ready
@@ -143,7 +143,7 @@ fn a_change_without_a_status_is_news_all_the_same() {
 
 /// What is ignored because its word is unknown is told from what a file says is not wanted.
 #[test]
-fn an_unknown_event_is_known_as_that() {
+fn an_unknown_event_is_told_from_an_unwanted_one() {
     let read = |name: &str, body: &str| {
         let provider = Declarative::new(
             Catalogue::shipped().get(name).unwrap().file.clone(),
