@@ -31,7 +31,7 @@ const WAIT: Duration = Duration::from_secs(30);
 /// Pause between two looks at the row.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Sends the order, shows what became of it, and says how to go on.
+/// Sends the order, shows each step of it, and prints what to try next.
 pub(super) async fn run(dev: &Dev, hub: SocketAddr, metrics: SocketAddr, providers: &str) -> anyhow::Result<()> {
     say("")?;
     say(format_args!(
@@ -45,17 +45,17 @@ pub(super) async fn run(dev: &Dev, hub: SocketAddr, metrics: SocketAddr, provide
         dev.postgres.dir().display()
     ))?;
     say(format_args!(
-        "  backend     http://{0}   (a sample; what it got: http://{0}/orders/{{order id}}; X-Service-Token: {SERVICE_TOKEN})",
+        "  backend     http://{0}   (a sample; its orders: http://{0}/orders/{{order id}}; X-Service-Token: {SERVICE_TOKEN})",
         dev.backend
     ))?;
     say(format_args!(
         "  hub         http://{hub}   health: /health   metrics: http://{metrics}/metrics"
     ))?;
     say(format_args!(
-        "  providers   {providers}   (PROVIDERS_DIR and <PROVIDER>_… of this shell count)"
+        "  providers   {providers}   (PROVIDERS_DIR and <PROVIDER>_… are taken from this shell)"
     ))?;
     say(format_args!(
-        "  in a shell  . {}   (these addresses, and what commands need)",
+        "  in a shell  . {}   (sets these addresses and the variables of commands)",
         dev.dir.join(super::VARIABLES).display()
     ))?;
     say("")?;
@@ -90,7 +90,7 @@ fn go_on(dev: &Dev, hub: SocketAddr, number: i64) -> anyhow::Result<()> {
     let next = SAMPLE.replace("ORDER_ID", &format!("CR{number}"));
     std::fs::write(&file, &next).with_context(|| format!("cannot write {}", file.display()))?;
     say("")?;
-    say("try it yourself (twice, and the second is a duplicate):")?;
+    say("send another order (run it twice: the second one is a duplicate):")?;
     let request = signed(hub, &next)?;
     let header = |name: &str| {
         request
@@ -107,7 +107,7 @@ fn go_on(dev: &Dev, hub: SocketAddr, number: i64) -> anyhow::Result<()> {
         request.url,
     ))?;
     say("")?;
-    say("all of it stays up; Ctrl-C stops it")
+    say("everything keeps running; Ctrl-C stops it")
 }
 
 fn say(line: impl Display) -> anyhow::Result<()> {
@@ -130,7 +130,7 @@ fn signed(hub: SocketAddr, body: &str) -> anyhow::Result<Outgoing> {
     Ok(sign::sign(&scheme, &Keys::single(WEBHOOK_SECRET), request, Utc::now())?)
 }
 
-/// Listens as a subscriber of the restaurant would: with a NATS client and nothing else.
+/// Subscribes as the restaurant's subscriber would: with only a NATS client.
 async fn subscribe(dev: &Dev) -> anyhow::Result<Subscriber> {
     let client = ConnectOptions::with_user_and_password("subscriber".into(), dev.passwords.subscriber.clone())
         .custom_inbox_prefix("_INBOX_subscriber")
@@ -206,7 +206,7 @@ async fn outcome(events: &mut Subscriber, order_id: &str, began: Instant) -> any
     }
 }
 
-/// The order's row, once it says how it ended.
+/// The order's row, once it is completed.
 async fn row(dev: &Dev, order_id: &str) -> anyhow::Result<String> {
     let (client, connection) = tokio_postgres::connect(&dev.postgres.url(DATABASE), NoTls).await?;
     let look = async {

@@ -1,4 +1,4 @@
-//! The commands of the program, one a file. Exit status: 0 done, 1 failed, 2 wrong usage. The commands that use [`output`] exit
+//! The commands of the program, one a file. Exit status: 0 done, 1 failed, 2 wrong usage. The read commands (`output`) exit
 //! with 0 fine, 1 a person is needed, 2 wrong usage or impossible.
 
 use std::{
