@@ -51,7 +51,7 @@ pub enum BranchLookup {
     Found(BranchRef),
     /// No active row fits.
     NotFound,
-    /// None that is known fits, and the table could not be read since it was asked for.
+    /// No known row matches, and the table could not be read since this look-up began.
     Unknown,
 }
 
@@ -96,7 +96,7 @@ impl Branches {
         }
     }
 
-    /// Keeps the table fresh until told to stop.
+    /// Keeps the table fresh until it is stopped.
     ///
     /// # Errors
     /// Never; a database that is away is waited for.
@@ -156,7 +156,7 @@ impl Branches {
         }
     }
 
-    /// Has the table read again. Whether it was, from its beginning, after this was asked for.
+    /// Reads the table again; returns whether a read that began after this call succeeded.
     pub async fn look_again(&self) -> bool {
         self.look(&self.wanted, LOOK_TIMEOUT).await
     }
@@ -170,7 +170,7 @@ impl Branches {
         matches!(look, Ok(Ok(look)) if look.is_some_and(|look| look.succeeded))
     }
 
-    /// What the provider's interface must be told about a branch, also one that is switched off; none where no row is known.
+    /// What requests to the provider need to know about a branch, even one that is switched off; none if no row is known.
     pub fn branch(&self, provider: &str, branch: &str) -> Option<Arc<Branch>> {
         let snapshot = self.snapshot.load();
         snapshot

@@ -113,7 +113,7 @@ pub mod query {
     pub const KNOWN_WEBHOOK_LOGS: &str = include_str!("../sql/queries/known_webhook_logs.sql");
     /// New rows of `webhook_logs`.
     pub const INSERT_WEBHOOK_LOGS: &str = include_str!("../sql/queries/insert_webhook_logs.sql");
-    /// What became of them.
+    /// Their results.
     pub const UPDATE_WEBHOOK_LOGS: &str = include_str!("../sql/queries/update_webhook_logs.sql");
     /// New rows of `delivery_error_logs`.
     pub const INSERT_ERROR_LOGS: &str = include_str!("../sql/queries/insert_error_logs.sql");

@@ -97,15 +97,15 @@ pub enum EventType {
     OrderDeadLettered,
     /// A retry of a dead letter was requested.
     OrderRetryRequested,
-    /// A webhook that only says where the order is: the provider is to be asked for it.
+    /// A webhook only refers to its order: the order has to be fetched from the provider.
     OrderFetchRequested,
     /// One attempt to fetch it failed; another one follows, or a dead letter.
     OrderFetchFailed,
     /// The provider's document, byte for byte.
     OrderFetched,
-    /// The provider is to be told a status.
+    /// A status is to be sent to the provider.
     OrderStatusRequested,
-    /// One attempt to tell it failed; another one follows, or a dead letter.
+    /// One attempt to send it failed; another one follows, or a dead letter.
     OrderStatusPushFailed,
     /// The status was sent to the provider, or the provider takes none.
     OrderStatusPushed,
@@ -215,7 +215,7 @@ impl EventType {
         )
     }
 
-    /// Whether it tells of an attempt at the event that is its cause, which goes on after it.
+    /// Whether it reports an attempt at its cause, and is no outcome of it.
     pub const fn is_attempt(self) -> bool {
         matches!(
             self,
@@ -227,7 +227,7 @@ impl EventType {
         )
     }
 
-    /// Whether it is about what the backend wants to tell a provider; no webhook has such an event.
+    /// Whether it is about a request of the backend to a provider; it belongs to no webhook.
     pub const fn is_for_provider(self) -> bool {
         matches!(
             self,
@@ -282,7 +282,7 @@ pub struct Envelope {
     pub provider: Arc<str>,
     /// The provider's order id (`ce-subject`).
     pub external_order_id: String,
-    /// What the provider wanted to tell: `order_created`, `order_cancelled` …
+    /// The type of the webhook: `order_created`, `order_cancelled` …
     pub webhook_type: String,
     /// The restaurant's branch, once it is known.
     pub branch: Option<String>,
@@ -327,7 +327,7 @@ pub struct RequestFacts {
     pub client_address: String,
     /// The signature scheme that matched, e.g. `hmac-sha256`.
     pub scheme: String,
-    /// Which of the configured secrets matched: tells when an old one is no longer used.
+    /// Which of the configured secrets matched. It shows when an old one is no longer used.
     #[serde(default)]
     pub secrets: Vec<SecretUse>,
     /// When the provider signed it, where it says so under its signature.
@@ -336,7 +336,7 @@ pub struct RequestFacts {
     /// The signature, where it is bound to the body and so is no credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
-    /// Where the webhook itself stands on the log; only on what goes to be fetched, and comes back.
+    /// Sequence of the webhook itself; only on requests to fetch an order, and on fetched documents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook_sequence: Option<u64>,
     /// Request headers as a JSON object, credentials left out.
@@ -353,7 +353,7 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
-    /// With a payload of ours, as JSON.
+    /// An event with a payload of the hub, as JSON.
     pub fn new(envelope: Envelope, payload: &impl Serialize) -> Self {
         let payload = serde_json::to_vec(payload).expect("payloads of ours have only string keys and finite numbers");
         Self {
@@ -363,7 +363,7 @@ impl NewEvent {
     }
 }
 
-/// An event as it stands on the log.
+/// An event that is on the log.
 #[derive(Debug, Clone)]
 pub struct Recorded {
     /// What is said about it.

@@ -96,7 +96,7 @@ impl Inputs {
     }
 }
 
-/// Runs the hub until told to stop, or until a part of it fails. `at_once` ends the time that it goes on for after being told.
+/// Runs the hub until it is stopped, or until a part of it fails. `at_once` ends the time that it goes on for after being told.
 ///
 /// # Errors
 /// The reason of the part that failed, or what did not end within `SHUTDOWN_GRACE`.
@@ -392,7 +392,7 @@ impl Tasks {
         }
     }
 
-    /// Waits until told to stop (none) or until a task ends by itself (why).
+    /// Waits until the hub is stopped (none) or until a task ends by itself (its reason).
     async fn first_failure(&mut self, stop: &CancellationToken) -> Option<anyhow::Error> {
         tokio::select! {
             biased;

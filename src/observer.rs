@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How often what is rare is looked for: dead letters.
 const LOOK_FOR_LETTERS_EVERY: u32 = 3;
 
-/// Looks until told to stop.
+/// Looks until it is stopped.
 ///
 /// # Errors
 /// If the client that asks NATS cannot be set up.

@@ -51,7 +51,7 @@ const REQUESTS_OF_A_CALL: u32 = 4;
 /// Longest wait before a breaker with all its trials under way is checked again.
 const TRIALS_UNDER_WAY: Duration = Duration::from_secs(1);
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Debug)]
 pub enum Reply {
     /// 2xx, or a status that means that it is so already.

@@ -96,9 +96,9 @@ impl Next {
 /// Pauses before the quick attempts, which do not count.
 pub const QUICK: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 /// Least pause before an event is handled again, whatever it failed of and whatever is switched off: no failure may become a
-/// loop that asks as fast as it is answered.
+/// loop that sends requests as fast as they are answered.
 pub const LEAST_PAUSE: Duration = Duration::from_millis(250);
-/// Longest pause for which an event is held in memory; what asks for more (`Retry-After`) is parked.
+/// Longest pause for which an event is kept in memory; with a longer one (`Retry-After`) it is parked.
 const MAX_QUICK: Duration = Duration::from_secs(10);
 /// Longest `Retry-After` that is honoured: a backend that says more is not believed.
 pub const MAX_ASKED_FOR: Duration = Duration::from_secs(24 * 3600);

@@ -44,9 +44,9 @@ use self::tenants::{Allowed, Resolved};
 
 /// Label of this stage's outcome (see [`crate::event::EventId::derive`]).
 const LABEL: &str = "transform";
-/// How long a webhook waits where the log does not answer.
+/// How long a webhook waits if the log does not answer.
 const LOG_AWAY: Duration = Duration::from_secs(1);
-/// As a flag: a webhook that is ignored because the provider's file does not know the word that says what it is.
+/// The flag of a webhook that is ignored because the provider's file does not know its event word.
 const UNKNOWN_EVENT: &str = "unknown_event";
 /// Most characters of a provider's word that are quoted.
 const MAX_WORD_CHARS: usize = 64;
@@ -64,7 +64,7 @@ pub struct Transform {
     not_enabled: NotEnabled,
 }
 
-/// Why nothing can be said of a webhook yet.
+/// Why a webhook cannot be transformed yet.
 enum NotYet {
     /// The log does not answer.
     Log(anyhow::Error),
@@ -179,7 +179,7 @@ impl Transform {
     }
 }
 
-/// Says which texts are not passed on as they came; what stood there is on the log and nowhere else.
+/// Logs which texts were changed; only the log of events has the original texts.
 fn note_changed(received: &Recorded, changed: &[String]) {
     if changed.is_empty() {
         return;
@@ -226,7 +226,7 @@ impl Stage for Transform {
         self.orders.warm().await;
     }
 
-    /// Where it cannot read the branches, another instance perhaps can: its database may be another, or its rights.
+    /// If this instance cannot read the branches, another one may: its database or its rights may differ.
     async fn unfit(&self) -> String {
         tokio::time::sleep(fault_injection::time("unfit_after", UNFIT_AFTER)).await;
         if self.branches.is_loaded() {
@@ -305,7 +305,7 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, branch: All
     }
 }
 
-/// A word of the provider's, cut to what one looks at.
+/// A provider's word, cut to a length that can be shown.
 fn not_wanted(word: Option<&str>) -> String {
     match word {
         Some(word) => format!(

@@ -46,7 +46,7 @@ impl Versions {
         self.read_at.is_none_or(|at| at.elapsed() >= every)
     }
 
-    /// The version now; none where PostgreSQL does not tell.
+    /// The current version; none if PostgreSQL does not show it.
     pub(super) async fn read(&mut self, connection: &Connection) -> Option<TableVersion> {
         if self.cannot_be_read {
             return None;
@@ -98,7 +98,7 @@ pub(super) struct ProviderBranches {
     pub(super) inactive: HashMap<String, Arc<BranchRef>>,
     /// The secrets of its active rows, by branch.
     pub(super) secrets: HashMap<String, Arc<BranchSecrets>>,
-    /// What the provider must be told about a branch, by its id.
+    /// What requests to the provider need to know about a branch, by its id.
     pub(super) by_branch: HashMap<String, Arc<Branch>>,
     /// `delivery_providers.api_base_url`.
     pub(super) api_base_url: Option<String>,
@@ -113,7 +113,7 @@ pub struct Branch {
     pub merchant_id: Option<String>,
     /// `store_id`.
     pub store_id: Option<String>,
-    /// `settings`, JSON text as it stands.
+    /// `settings`, unparsed JSON text.
     pub settings: Option<String>,
     /// Whether it sells: new orders and menus are for active branches only.
     pub is_active: bool,

@@ -26,7 +26,7 @@ use super::{
     statement_timeout,
 };
 
-/// How much longer than the server the hub waits for a statement: the server's own word is better, for the session lives on.
+/// How much longer than the server's limit the hub waits for a statement: if the server ends it, the session survives.
 const GRACE: Duration = Duration::from_secs(2);
 /// Longest time that asking for a cancellation takes, which is a connection of its own.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -77,7 +77,7 @@ impl Error {
         }
     }
 
-    /// Whether a time limit ended it, the server's or ours.
+    /// Whether a time limit ended it, the server's or the hub's.
     pub fn is_time_limit(&self) -> bool {
         matches!(self, Self::Deadline(_)) || self.code() == Some("57014")
     }

@@ -12,13 +12,13 @@ use std::borrow::Cow;
 
 use tokio_postgres::Statement;
 
-/// What stands for the schema of the platform's tables in a text.
+/// The placeholder of the schema of the platform's tables in a statement.
 const PLATFORM: &str = "{platform}";
-/// The same for the types of their columns.
+/// The placeholder of the schema with the types of their columns.
 const TYPES: &str = "{types}";
-/// The same for the tables of the hub's own that a projection writes.
+/// The placeholder of the schema of the hub's own tables that a projection writes.
 const OWN: &str = "{own}";
-/// Where those are.
+/// The schema of those tables.
 const HUB: &str = "hub";
 
 /// The names of this installation.

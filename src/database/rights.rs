@@ -16,7 +16,7 @@ const GRANTS: &str = include_str!("../../sql/grants.sql");
 const RETENTION: &str = include_str!("../../sql/grants_retention.sql");
 /// What a hub needs only where something is not there yet; where it is needed and missing PostgreSQL says so.
 const SELDOM: (&str, &str) = ("INSERT", ".delivery_providers");
-/// Columns that tell versions of rows apart. Without the right to read them the hub works, and reads all rows instead.
+/// Columns that distinguish versions of rows. Without the right to read them the hub still works, and reads all rows instead.
 const VERSIONS: [&str; 2] = ["xmin", "ctid"];
 /// PostgreSQL's code where a right is missing.
 pub const MISSING: &str = "42501";

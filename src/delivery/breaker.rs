@@ -87,7 +87,7 @@ impl Permit {
     }
 }
 
-/// The state as one instance tells it to another. It holds the time that is left, not a time of day, so that no two
+/// The state as one instance reports it to another. It holds the time that is left, not a time of day, so that no two
 /// clocks are compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BreakerReport {

@@ -29,7 +29,7 @@ pub struct Gate {
     target: GateTarget,
 }
 
-/// Who stands behind it.
+/// What the breaker protects.
 #[derive(Debug, Clone)]
 enum GateTarget {
     /// The backend.
@@ -50,7 +50,7 @@ struct GateState {
 enum Finder {
     /// This instance.
     Ourselves,
-    /// Another, and told us.
+    /// Another instance, which reported it.
     Another,
 }
 
@@ -60,7 +60,7 @@ impl Gate {
         Self::before(settings, GateTarget::Backend)
     }
 
-    /// Closed, before a provider. Other instances are not told of it: what they learn by asking costs a few requests.
+    /// A closed breaker for a provider. It is not shared with other instances: finding out costs them a few requests.
     pub fn of_provider(settings: config::Breaker, provider: Arc<str>) -> Self {
         Self::before(settings, GateTarget::Provider(provider))
     }
@@ -153,7 +153,7 @@ impl Gate {
         self.held().breaker.alone()
     }
 
-    /// What another instance tells; whether it is believed, which is where this one does not work on the stage.
+    /// Handles a report of another instance; returns whether it was applied, which is the case unless this instance works on the stage.
     pub fn hear(&self, report: BreakerReport) -> bool {
         self.change(Finder::Another, |held, now| {
             held.breaker.hear(now, &held.attendance, report)

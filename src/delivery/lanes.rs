@@ -56,7 +56,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A stage's part of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LaneNamespace {
-    /// What stands before the partition in its subjects: nothing, or a token and a dot.
+    /// The part of its subjects before the partition: nothing, or a token and a dot.
     token: &'static str,
     /// Where its marker is.
     marker: &'static str,

@@ -41,7 +41,7 @@ const RENEW_EVERY: Duration = Duration::from_millis(800);
 const MARGIN: Duration = Duration::from_millis(400);
 /// How often they look.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Longest wait for one answer; after that the holder asks again while its time runs.
+/// Time limit of one answer; after that the holder tries again while its lease lasts.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A lease that was taken.
@@ -92,7 +92,7 @@ impl Validity {
     }
 }
 
-/// Where instances tell which of their requests are still under way after they gave a stage's lease back.
+/// The subject on which an instance reports its requests that are still under way after it released a stage's lease.
 pub fn words_subject(name: &str) -> String {
     format!("hub.at_work.{name}")
 }
@@ -101,7 +101,7 @@ impl Lease {
     /// Waits until no other instance holds it, and takes it.
     ///
     /// # Errors
-    /// If NATS does not answer; ask again.
+    /// If NATS does not answer; the call may be repeated.
     pub async fn take(connection: &Arc<Connection>, name: &str) -> anyhow::Result<(Self, Inherited)> {
         let subject = format!("hub.lease.{name}");
         let holder = Uuid::new_v4().simple().to_string();
@@ -213,7 +213,7 @@ struct LeaseRecord {
     note: Note,
 }
 
-/// A lease as anybody may see it.
+/// A lease as any instance or operator sees it.
 #[derive(Debug, Clone)]
 pub struct LeaseState {
     /// Changes with each renewal, of which there is one in every [`RENEWED_WITHIN`] while an instance holds it.

@@ -47,7 +47,7 @@ struct Backend {
     keys: Mutex<HashMap<String, String>>,
 }
 
-/// Serves until told to stop.
+/// Serves until it is stopped.
 ///
 /// # Errors
 /// If the listener or the database's settings cannot be used.

@@ -184,7 +184,7 @@ impl Dev {
     }
 }
 
-/// The backend, the hub and the demonstration, until told to stop or until one of them fails.
+/// The backend, the hub and the demonstration, until it is stopped or until one of them fails.
 async fn serve(dev: &Dev, backend: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let config = Config::from_environment(&dev.environment("hub", &dev.passwords.hub))?;
     let [port, metrics_port] = USUAL_PORTS.map(|port| listen(port).or_else(|_| listen(0)));

@@ -35,7 +35,7 @@ pub enum ErrorType {
 }
 
 impl ErrorType {
-    /// As it stands in `delivery_error_logs.error_type` and in metric labels.
+    /// Its text in `delivery_error_logs.error_type` and in metric labels.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Validation => "validation",
@@ -46,7 +46,7 @@ impl ErrorType {
     }
 }
 
-/// An error as it stands in events, tables and logs. Never holds a secret or customers' data.
+/// An error in events, tables and logs. It never holds a secret or customers' data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorReport {
@@ -210,7 +210,7 @@ pub struct RetryRequested {
     /// events of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_as: Option<String>,
-    /// Who asked.
+    /// Who requested it.
     pub by: String,
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Envelope, outcome::ErrorReport};
 
-/// `webhookType` of what the backend wants a provider to be told about an order.
+/// `webhookType` of the backend's requests to send an order's status to its provider.
 pub const STATUS_REQUEST: &str = "status_request";
 /// `webhookType` of a menu for a provider.
 pub const MENU_SYNC: &str = "menu_sync";
@@ -18,7 +18,7 @@ pub fn is_of_backend(envelope: &Envelope) -> bool {
     matches!(&*envelope.webhook_type, STATUS_REQUEST | MENU_SYNC)
 }
 
-/// What stands in for an order's id in the events of a branch's menu: those of one branch follow one another.
+/// Replaces an order's id in the events of a branch's menus, so that those of one branch follow one another.
 pub fn menu_subject(branch: &str) -> String {
     format!("menu:{branch}")
 }
@@ -55,7 +55,7 @@ impl Word {
         Self::Cancelled,
     ];
 
-    /// As it stands in requests, events and provider files.
+    /// Its text in requests, events and provider files.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -83,7 +83,7 @@ impl Word {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusRequested {
-    /// What the provider is to be told.
+    /// The status to send.
     pub status: Word,
     /// Why, for people; of a rejection or a cancellation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,7 +94,7 @@ pub struct StatusRequested {
     /// The backend's own id of the order, where it said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order_id: Option<String>,
-    /// The hub asked for it itself, since the branch accepts every order (`auto_accept_orders`).
+    /// Whether the hub requested it because the branch accepts every order (`auto_accept_orders`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub automatic: bool,
 }
@@ -116,7 +116,7 @@ pub struct StatusPushed {
     pub provider_status: Option<u16>,
     /// How many requests it took, the last one included.
     pub attempts: u32,
-    /// When the backend asked for it.
+    /// When the backend requested it.
     pub requested_at: DateTime<Utc>,
     /// When the provider had answered.
     pub pushed_at: DateTime<Utc>,
@@ -153,7 +153,7 @@ pub struct SyncAccepted {
     /// What the provider calls the job, where it said so.
     #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    /// When its result is asked for next, or given up.
+    /// When its result is polled next, or given up.
     pub next_attempt_at: DateTime<Utc>,
     /// Until when its result is waited for.
     pub result_due_at: DateTime<Utc>,
@@ -192,7 +192,7 @@ pub struct Synced {
     pub provider_status: Option<u16>,
     /// How many requests it took.
     pub attempts: u32,
-    /// When the backend asked for it.
+    /// When the backend requested it.
     pub requested_at: DateTime<Utc>,
     /// When the provider had said yes.
     pub synced_at: DateTime<Utc>,

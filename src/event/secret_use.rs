@@ -15,7 +15,7 @@ pub enum SecretOrigin {
 }
 
 impl SecretOrigin {
-    /// As it stands on events and in metrics.
+    /// Its text in events and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Env => "env",

@@ -61,7 +61,7 @@ pub enum AnswerVerdict {
         /// Whether the change itself may be at fault: the backend has answered to something later.
         is_certain: bool,
     },
-    /// The order or the set-up is at fault; what comes later tells which.
+    /// The order or the set-up is at fault; later answers decide which.
     Doubtful(ErrorReport),
     /// Later, perhaps.
     Temporary {

@@ -138,7 +138,7 @@ fn no_answer(error: &http::Failure) -> AnswerVerdict {
     }
 }
 
-/// A header value of ours; what could not stand in one (request ids are checked at the door) is left empty.
+/// A header value. A text that is not allowed in one becomes empty; the intake has checked request ids.
 fn header_value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

@@ -19,13 +19,13 @@ use crate::journal::codec::OrderKey;
 const DIFFERENT_ORDERS: usize = 3;
 /// Branches that are remembered as known to the backend; one of more than these counts as unknown to it.
 const MAX_BRANCHES: usize = 10_000;
-/// Orders with a 404 that are remembered; one that is forgotten is asked for once more.
+/// Most remembered orders with a 404. A forgotten one gets one more request.
 const MAX_DOUBTFUL: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 
 /// An answer, and to what.
 #[derive(Debug, Clone, Copy)]
 pub struct Answered<'a> {
-    /// What was asked.
+    /// The kind of the request.
     pub request: RequestKind,
     /// About which order.
     pub order: OrderKey,
@@ -33,7 +33,7 @@ pub struct Answered<'a> {
     pub branch: Option<&'a str>,
     /// HTTP status.
     pub status: u16,
-    /// When it was asked.
+    /// When the request began.
     pub asked: Instant,
     /// When the answer came.
     pub came: Instant,
@@ -44,7 +44,7 @@ pub struct Answered<'a> {
 pub enum BackendEvidence {
     /// No answer yet by which the backend could be known; a 404 may be the order's fault or the URL's.
     Unproven,
-    /// There is a backend: an answer was about what it was asked.
+    /// The URL is right: the backend gave an answer about an order.
     Proven,
     /// There is a backend, or was: whether this 404 is the order's fault is not known before it has answered to something later.
     Doubtful,

@@ -100,7 +100,7 @@ fn undo(coding: Coding, packed: Vec<u8>, max_bytes: usize) -> Unpacked {
     }
 }
 
-/// One byte more than the limit tells that there is more. Where it breaks off: what came before that.
+/// One byte more than the limit shows that there is more. If the data breaks off: what came before that.
 fn up_to(reader: impl Read, max_bytes: usize) -> Result<Vec<u8>, (Vec<u8>, bool)> {
     let mut bytes = Vec::new();
     let read: io::Result<usize> = reader.take(max_bytes as u64 + 1).read_to_end(&mut bytes);

@@ -35,7 +35,7 @@ use super::{
 
 /// Time for the TCP and TLS handshakes, within the whole request's limit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a connection is silent before TCP asks whether the other side is still there, and between two such questions.
+/// Interval of TCP keepalive: silence before the first probe, and between two probes.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How many such questions stay without an answer before the connection counts as broken.
 const KEEP_ALIVE_QUESTIONS: u32 = 3;

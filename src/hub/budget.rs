@@ -22,7 +22,7 @@ const NATS_DESCRIPTORS: u64 = 2;
 
 const MIB: u64 = 1 << 20;
 /// Bytes of request bodies that may be held at a time, however much memory there is: 1,000 ordinary orders need one or two
-/// MiB; a crowd of slow five-MiB bodies is turned away with 503 before it is felt.
+/// MiB; a crowd of slow five-MiB bodies is refused with 503 before it does harm.
 const MAX_BODY_BYTES: u64 = 32 * MIB;
 /// What the hub needs beside bodies and connections: 46 MB at rest with a million events in its tables, and 28 MB more
 /// under full load (measured by `make bench`); half of that load comes with what the limit leaves for bodies.

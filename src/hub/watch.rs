@@ -13,7 +13,7 @@ const WARN_EVERY: u32 = 12;
 /// Share of the descriptors that may be open before it is warned of.
 const SHARE_OPEN: f64 = 0.9;
 
-/// Looks until told to stop.
+/// Looks until it is stopped.
 ///
 /// # Errors
 /// None; as a task of the hub has it.

@@ -108,7 +108,7 @@ impl Intake {
 }
 
 /// All routes of the public port; `beside` are those that others answer, by the same rules: https where it is required, and
-/// note is taken of who is refused. `health` is asked by machines beside the hub, without any of these.
+/// refusals are recorded. `health` is requested by machines beside the hub, without any of these.
 pub fn router(intake: Arc<Intake>, beside: Router, health: Router) -> Router {
     let stopping = intake.stopping.clone();
     let asked = Arc::clone(&intake);

@@ -34,7 +34,7 @@ impl Reload {
         }
     }
 
-    /// Looks after the secrets until told to stop.
+    /// Looks after the secrets until it is stopped.
     ///
     /// # Errors
     /// If the process cannot listen for SIGHUP.

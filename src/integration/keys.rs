@@ -17,7 +17,7 @@ use crate::{
     journal::{connection::Connection, read::decoded_at, streams::KEYS},
 };
 
-/// The header that says where on the log the key's event stands.
+/// The header with the sequence of the key's event.
 const PLACE: &str = "Hub-Key-Place";
 /// Longest wait for one answer of NATS: the backend waits meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ fn subject(id: EventId) -> String {
     format!("hub.key.{id}")
 }
 
-/// The digest of what a request asks for: a branch, where it names one, and the payload of its event.
+/// The digest of a request: its branch, if it names one, and the payload of its event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wish(String);
 
@@ -98,7 +98,7 @@ async fn is_on_log(connection: &Connection, id: EventId, place: Option<&HeaderVa
     })
 }
 
-/// Notes that the request of this id was accepted, for what, and where its event stands.
+/// Stores the key of an accepted request, with the request's digest and the sequence of its event.
 pub(super) async fn note(connection: &Connection, id: EventId, wish: Wish, sequence: u64) {
     let mut headers = HeaderMap::new();
     headers.insert(PLACE, sequence.to_string());

@@ -62,7 +62,7 @@ const MAX_KEY_BYTES: usize = 255;
 pub struct Integration {
     /// Providers that are switched on.
     pub registry: Arc<Registry>,
-    /// Those of them that can be told something.
+    /// The providers to which requests can be sent.
     pub told: HashSet<String>,
     /// The log.
     pub journal: Journal,

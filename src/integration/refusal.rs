@@ -44,7 +44,7 @@ pub enum Reason {
     /// What is wrong with it, each with its place.
     #[error("the request has {}, the first at {:?}: {}", counted(.0), .0[0].pointer, .0[0].message)]
     Faults(Vec<Fault>),
-    /// The key stands for another request.
+    /// The key was used for another request.
     #[error(
         "Idempotency-Key: another request was accepted under this key within a day; use a key of its own for each request"
     )]
@@ -52,7 +52,7 @@ pub enum Reason {
     /// JetStream did not acknowledge.
     #[error("the request could not be stored; send it again")]
     EventLogUnavailable(AppendError),
-    /// A fault of ours.
+    /// A fault of the hub.
     #[error("internal error; send it again")]
     Internal,
 }

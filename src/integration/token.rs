@@ -8,7 +8,7 @@ use subtle::{Choice, ConstantTimeEq};
 /// The header.
 const HEADER: &str = "x-service-token";
 
-/// The tokens that are taken. Only their digests are kept: those have one length, so that a comparison tells nothing.
+/// The accepted tokens. Only their digests are kept: they have one length, so a comparison reveals nothing.
 pub struct Tokens(Vec<[u8; 32]>);
 
 impl Tokens {

@@ -37,7 +37,7 @@ pub const MAX_WAITING: usize = 4096;
 /// Longest time an append may take, as the contract gives the intake.
 pub const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where an event stands now.
+/// Where an event is on the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {
     /// Its place in the stream; of the first one where it is a duplicate.
@@ -177,7 +177,7 @@ impl Journal {
         &self.identity
     }
 
-    /// Looks whether it is, until told to stop.
+    /// Looks whether it is, until it is stopped.
     ///
     /// # Errors
     /// Never; as a task of the hub has it.
@@ -190,7 +190,7 @@ impl Journal {
         self.partitions
     }
 
-    /// The connection that it stands on.
+    /// The connection to NATS.
     pub fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }

@@ -64,7 +64,7 @@ mod name {
 
 const SOURCE_PREFIX: &str = "/providers/";
 
-/// Why a message is no event of ours.
+/// Why a message is no event of the hub.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
     /// A header that every event has is not there.
@@ -155,7 +155,7 @@ impl Form {
 /// The envelope as headers, `Nats-Msg-Id` included.
 ///
 /// # Errors
-/// Only where the request's facts have no JSON, which cannot happen with ours.
+/// Only if the request's facts cannot be written as JSON, which does not happen.
 pub fn headers(envelope: &Envelope, form: Form) -> serde_json::Result<HeaderMap> {
     let id = envelope.id.to_string();
     let mut headers = HeaderMap::new();

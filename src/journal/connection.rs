@@ -33,14 +33,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const REACH_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest pause between two attempts to connect: an order that waits for NATS waits no longer than this after it is back.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_millis(250);
-/// How often a silent server is asked whether it lives; two unanswered pings end the connection.
+/// Interval of pings to a silent server; two unanswered pings end the connection.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// Commands that wait for the socket; publishing blocks beyond that.
 const CLIENT_CAPACITY: usize = 4096;
 /// Messages that one subscription holds before it counts as slow.
 const SUBSCRIPTION_CAPACITY: usize = 8192;
 
-/// A connection, its JetStream context and whether it stands.
+/// A connection, its JetStream context and its state.
 #[derive(Clone)]
 pub struct Connection {
     /// Core NATS.
@@ -147,12 +147,12 @@ impl Connection {
         })
     }
 
-    /// Whether the connection stands right now.
+    /// Whether the connection is up now.
     pub fn is_up(&self) -> bool {
         *self.up.borrow()
     }
 
-    /// Why there is no connection, server by server; none while it stands.
+    /// Why there is no connection, server by server; none while it is up.
     pub fn unreachable(&self) -> Option<String> {
         (!self.is_up()).then(|| self.attempts.reasons())
     }
@@ -167,7 +167,7 @@ impl Connection {
         self.up.clone()
     }
 
-    /// Waits until it stands.
+    /// Waits until it is up.
     pub async fn wait_up(&self) {
         let mut up = self.up.clone();
         // It cannot fail: the client's callback holds the sender.

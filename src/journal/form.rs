@@ -34,7 +34,7 @@ pub(super) fn marked(mut config: Value) -> Value {
 /// The form of what is to be written on this log.
 ///
 /// # Errors
-/// If the log must be asked and does not answer.
+/// If the log's last event decides, and the log does not answer.
 pub async fn chosen(connection: &Connection, format: EventFormat) -> anyhow::Result<Form> {
     match format {
         EventFormat::Headers => Ok(Form::Headers),

@@ -152,7 +152,7 @@ pub struct Remembered {
     pub as_of: Option<i64>,
     /// The last sequence that is remembered; 0 where there is none.
     pub position: u64,
-    /// What stood there.
+    /// The fingerprint of the message there.
     pub trail: Trail,
 }
 
@@ -295,7 +295,7 @@ pub async fn message_at(connection: &Connection, sequence: u64) -> anyhow::Resul
     }
 }
 
-/// The mark of what stands at a sequence; none where nothing does.
+/// The mark of the message at a sequence; none if there is none.
 ///
 /// # Errors
 /// If NATS does not answer.

@@ -13,12 +13,12 @@ use super::{connection::Connection, streams};
 /// Bytes that one pull request brings. The largest message has 8 MB.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
-/// How a consumer is asked.
+/// The parameters of pull requests.
 #[derive(Debug, Clone, Copy)]
 pub struct Pull {
     /// Messages that one pull request brings.
     pub messages: usize,
-    /// How long a pull request stands before it is renewed.
+    /// Time after which a pull request is renewed.
     pub expires: Duration,
     /// How often the server says that it is there; two missing ones and the client asks again.
     pub heartbeat: Duration,
@@ -67,7 +67,7 @@ impl Messages {
     }
 }
 
-/// Where a message stands, on the log and in the consumer's count.
+/// The position of a message, on the log and in the consumer's count.
 ///
 /// # Errors
 /// If it did not come from a consumer.
@@ -77,7 +77,7 @@ pub fn info(message: &Message) -> anyhow::Result<Info<'_>> {
         .map_err(|error| anyhow::anyhow!("not a JetStream message: {error}"))
 }
 
-/// Tells the server that a message is settled; one that was read from the log has nothing to tell.
+/// Acknowledges a message; one that was read from the log needs no acknowledgement.
 ///
 /// # Errors
 /// If the connection is closed.

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use super::{EVENTS, codec, connection::Connection, identity::Mark};
 use crate::event::Recorded;
 
-/// Most events that one request brings: some 300 webhooks and what became of them.
+/// Most events that one request returns: some 300 webhooks with their later events.
 pub const BATCH: usize = 1000;
 /// Most bytes that one request brings (the server ends the batch early, never in the middle of a message).
 const BATCH_BYTES: u32 = 16 * 1024 * 1024;
@@ -35,7 +35,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same where only some subjects are read: the server may look through much of the log between two of theirs.
 const SPARSE_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a copy that is behind is waited for, and how often it is asked meanwhile.
+/// Time limit for a copy that is behind, and the interval between requests meanwhile.
 const BEHIND_TIMEOUT: Duration = Duration::from_secs(10);
 const BEHIND_PAUSE: Duration = Duration::from_millis(50);
 
@@ -256,7 +256,7 @@ impl LogReader {
         }
     }
 
-    /// What stands where [`Self::next_batch`] has read to; none where it has read nothing, or an older server does not tell.
+    /// The mark of the last message that [`Self::next_batch`] read; none if it has read nothing, or an older server does not send it.
     pub const fn mark(&self) -> Option<Mark> {
         self.mark
     }
@@ -476,7 +476,7 @@ fn sequence(message: &Message) -> anyhow::Result<u64> {
     Ok(sequence.context("an answer without a sequence")?.as_str().parse()?)
 }
 
-/// A message, and the mark of what stands there.
+/// A message and its mark.
 fn entry(message: Message) -> anyhow::Result<(Entry, Option<Mark>)> {
     let sequence = sequence(&message)?;
     let mark = message.headers.as_ref().and_then(|headers| mark(headers, sequence));

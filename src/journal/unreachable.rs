@@ -18,7 +18,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// Longest pause between two lines.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// What became of the latest attempts to connect. Clones share it.
+/// The results of the latest attempts to connect. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Attempts(Arc<Mutex<Latest>>);
 
@@ -43,7 +43,7 @@ impl Attempts {
         self.lock().servers = servers.collect();
     }
 
-    /// Notes what kind of error the client told last.
+    /// Notes the kind of the client's last error.
     pub(super) fn note_kind(&self, kind: String) {
         self.lock().kind = Some(kind);
     }

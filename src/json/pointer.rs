@@ -73,7 +73,7 @@ impl fmt::Display for Pointer {
     }
 }
 
-/// A member's name as it stands in a pointer.
+/// A member's name, escaped for a pointer.
 pub fn escape(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }

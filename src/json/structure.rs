@@ -38,7 +38,7 @@ pub struct Malformed(pub String);
 /// Looks at a whole body. Takes time in proportion to its length.
 ///
 /// # Errors
-/// What is wrong and where, never what stands there.
+/// What is wrong and where, never the value itself.
 pub fn check(body: &[u8]) -> Result<(), Malformed> {
     let outcome = match std::str::from_utf8(body) {
         Ok(text) => Scan::of(text).run(),
@@ -349,7 +349,7 @@ impl<'a> Scan<'a> {
         at_place(what, &self.pointer_of(self.open.len().saturating_sub(1)))
     }
 
-    /// Where the value stands that is being read, as a JSON pointer.
+    /// The location of the value that is being read, as a JSON pointer.
     fn pointer(&self) -> String {
         self.pointer_of(self.open.len())
     }

@@ -53,7 +53,7 @@ pub enum ValueKind {
 struct Entry {
     /// Where its text begins and ends.
     text: (u32, u32),
-    /// Where its name stands, quotes included; for elements of arrays their place and [`NONE`].
+    /// The position of its name, quotes included; for elements of arrays their index and [`NONE`].
     key: (u32, u32),
     parent: u32,
     first: u32,
@@ -294,7 +294,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Where it stands, as a JSON pointer.
+    /// Its location, as a JSON pointer.
     pub fn pointer(&self, place: ValueId) -> String {
         let mut parts = Vec::new();
         let mut at = place.0;

@@ -97,7 +97,7 @@ impl EntryState {
         self.is_final() || matches!(self, Self::Created | Self::Ended)
     }
 
-    /// What the backend has it keeps; no later word takes that back.
+    /// A forwarded order stays forwarded; no later event changes that.
     const fn is_final(self) -> bool {
         matches!(
             self,
@@ -284,7 +284,7 @@ impl Index {
         !is_over
     }
 
-    /// Says what became of an event; false where it is not known.
+    /// Records the outcome of an event; false if the event is not in the index.
     pub(super) fn settle(&mut self, order: u32, sequence: u64, state: EntryState) -> bool {
         let Some(packed) = self.find(order, sequence) else {
             return false;

@@ -45,7 +45,7 @@ use crate::{
 
 /// What is read of the log.
 const SUBJECTS: &str = "orders.>";
-/// How often it is looked whether the log has grown. Nothing waits for it: who needs to know asks.
+/// How often the log is checked for new events. Nothing waits for it: code that needs the current state requests it.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 /// Pause after a batch that came with less than the log could bring: under traffic there is always something new, and each
 /// reading is a request to the log server.
@@ -59,7 +59,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(250);
 /// Wait for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the end of the log is asked for while it is waited for.
+/// How often the end of the log is requested while something waits for it.
 const CATCH_UP_EVERY: Duration = Duration::from_millis(50);
 /// How much longer than the window an entry is kept: an announcement is compared when its turn comes, which may be long after
 /// it was accepted where the backend was away.
@@ -72,7 +72,7 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 /// The branch of an order, by its announcements.
 #[derive(Debug)]
 pub(crate) enum AnnouncedBy {
-    /// The branch's that was asked about; its last announcement that the backend did not refuse.
+    /// An order of the branch in question: its last announcement that the backend did not refuse.
     Own(Box<Recorded>),
     /// Only other branches have one of that number.
     Others,
@@ -122,7 +122,7 @@ impl Orders {
         }
     }
 
-    /// Follows the log until told to stop.
+    /// Follows the log until it is stopped.
     ///
     /// # Errors
     /// Never; a NATS that is away is waited for.

@@ -33,7 +33,7 @@ const NATS_TOKEN: (&str, &str) = ("-----BEGIN NATS USER JWT-----", "------END NA
 /// Largest credentials file that is read; one has some 2 KB.
 const MAX_CREDENTIALS_BYTES: u64 = 64 * 1024;
 
-/// Something that comes to its end, and where it stands.
+/// Something that expires, and its source.
 #[derive(Debug)]
 struct Watched {
     variable: String,
@@ -169,7 +169,7 @@ impl Expiry {
         Arc::clone(&self.found)
     }
 
-    /// Looks until told to stop.
+    /// Looks until it is stopped.
     ///
     /// # Errors
     /// If the process cannot listen for SIGHUP.

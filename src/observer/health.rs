@@ -70,7 +70,7 @@ pub struct Health {
     pub instance_id: String,
     /// Certificates and tokens that come to their end.
     pub expiring: Arc<Expiries>,
-    /// Ends when the hub was asked to stop: webhooks are still taken, and this instance is to get no more of them.
+    /// Cancelled at SIGTERM: webhooks are still accepted, but this instance should get no new ones.
     pub stopping: CancellationToken,
 }
 
@@ -185,7 +185,7 @@ async fn provider(
 }
 
 impl Health {
-    /// Looks at the database again and again, until told to stop.
+    /// Checks the database repeatedly, until it is stopped.
     ///
     /// # Errors
     /// None; as a task of the hub has it.

@@ -22,7 +22,7 @@ use crate::{
     journal::{EVENTS, Journal},
 };
 
-/// How often each server is asked.
+/// Interval between two requests to each server.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 /// Wait for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -230,7 +230,7 @@ fn is_about_log(trouble: &str) -> bool {
     trouble.contains("write error") && trouble.contains(&format!("> {EVENTS}'"))
 }
 
-/// Host and port: what tells servers apart.
+/// Host and port, which distinguish servers.
 fn name(url: &str) -> String {
     let host_and_port = url.split_once("://").map_or(url, |(_, rest)| rest);
     host_and_port.split('/').next().unwrap_or(host_and_port).to_owned()

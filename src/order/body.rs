@@ -41,22 +41,22 @@ pub struct BranchRef {
 pub struct BodySource<'a> {
     /// The provider's name.
     pub provider: &'a str,
-    /// What the provider wanted to tell, `order_created`.
+    /// The type of the webhook, `order_created`.
     pub webhook_type: &'a str,
     /// The provider's order id.
     pub external_order_id: &'a str,
-    /// The provider's own time of it; when the webhook was received, where it sent none.
+    /// The provider's time; if it sent none, when the webhook was received.
     pub timestamp: DateTime<Utc>,
-    /// When what it is made from was recorded on the log: the same for every time that it is made.
+    /// When the event that it is made from was recorded: the same for every repetition.
     pub transformed_at: DateTime<Utc>,
-    /// The hub tells the provider that the order is accepted, as soon as the backend has it.
+    /// Whether the hub accepts the order at the provider as soon as the backend has it.
     pub auto_accept: bool,
 }
 
 /// The body for a new order.
 ///
 /// # Errors
-/// Only what serde reports for a value that has no JSON; none of ours is such.
+/// Only if a value cannot be written as JSON, which does not happen.
 pub fn new_order(order: &Order, place: &BranchRef, origin: BodySource<'_>) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&shape::Body::of_order(order, place, origin))
 }

@@ -23,7 +23,7 @@ pub enum Flag {
     AmountUnreadable,
     /// The order's currency could not be read; the configured one is taken.
     CurrencyAssumed,
-    /// A line or an addition has no name; its id stands in for it.
+    /// A line or an addition has no name; its id replaces it.
     NameMissing,
     /// A text is none (a list, an object, `true`, `false`); it is left out.
     TextUnreadable,
@@ -44,9 +44,9 @@ pub enum Flag {
     StatusMissing,
     /// Who brings the order is not known; what is said instead leaves no order without anybody to bring it.
     UnknownFulfillment,
-    /// Whether prices hold the tax is said by a word that is not known.
+    /// The word that says whether prices include the tax is unknown.
     UnknownTaxMode,
-    /// Where the courier is is said by a word that is not known; it is passed on verbatim.
+    /// The courier's status is an unknown word; it is passed on verbatim.
     UnknownCourierState,
     /// A test order.
     TestOrder,
@@ -83,7 +83,7 @@ impl Flag {
         Self::ExtraTruncated,
     ];
 
-    /// As it stands in the body.
+    /// Its text in the body.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TotalMismatch => "total_mismatch",

@@ -115,7 +115,7 @@ pub struct Customer {
 /// Where the order goes.
 #[derive(Debug, Default)]
 pub struct Address {
-    /// Street, with what stands for a house where there are no numbers.
+    /// Street, with the landmark or name that replaces a house number.
     pub street: Option<String>,
     /// House number.
     pub number: Option<String>,
@@ -222,7 +222,7 @@ pub enum TaxMode {
 }
 
 impl TaxMode {
-    /// As it stands in the body.
+    /// Its text in the body.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Included => "included",
@@ -263,7 +263,7 @@ pub struct Pricing {
     pub tip: Option<Money>,
     /// All discounts together.
     pub discount: Option<Money>,
-    /// Each of them, where the provider tells them apart.
+    /// Each of them, if the provider distinguishes them.
     pub discounts: Vec<Discount>,
     /// What the customer pays.
     pub total: Money,
@@ -354,7 +354,7 @@ impl Courier {
 #[derive(Debug, Default)]
 pub struct Extra(pub Vec<(String, Box<RawValue>)>);
 
-/// A later word about an order that exists.
+/// A change of an existing order.
 #[derive(Debug)]
 pub struct StatusChange {
     /// The provider's id of the order.

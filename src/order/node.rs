@@ -41,7 +41,7 @@ impl<'a> Node<'a> {
         Ok(Self::at(String::new(), Some(Document::new(bytes)?)))
     }
 
-    /// Where it stands.
+    /// Its location.
     pub fn pointer(&self) -> &str {
         &self.pointer
     }
@@ -121,7 +121,7 @@ impl<'a> Node<'a> {
             .ok()
     }
 
-    /// Whether an object stands here.
+    /// Whether the value is an object.
     pub fn is_object(&self) -> bool {
         self.value.is_some_and(Document::is_object)
     }

@@ -62,7 +62,7 @@ impl Manager {
     }
 
     /// Reports that the hub is ready, then repeatedly that it lives, with `status`, until `stop`.
-    /// `stopping` ends when the hub was asked to stop, which is before `stop`.
+    /// `stopping` is cancelled at SIGTERM, which is before `stop`.
     ///
     /// # Errors
     /// None; as a task of the hub has it.

@@ -28,7 +28,7 @@ pub const MAX_EVENTS: usize = 3000;
 /// Most payload bytes of one transaction; a full batch of ordinary orders has half of it.
 pub const MAX_BYTES: usize = 6 * 1024 * 1024;
 
-/// What stands in for a payload that PostgreSQL cannot keep; the log has the real one.
+/// The replacement of a payload that PostgreSQL cannot store; the log has the real one.
 const UNSTORABLE: &[u8] = br#"{"unstorable":"PostgreSQL cannot keep this payload as jsonb; see the event log"}"#;
 
 /// Where a batch moves the position.

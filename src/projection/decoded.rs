@@ -15,7 +15,7 @@ use crate::{
 
 /// An event and what its payload says.
 pub(super) struct Event<'a> {
-    /// As it stands on the log.
+    /// The event as it is on the log.
     pub(super) recorded: &'a Recorded,
     /// Its payload.
     pub(super) said: DecodedPayload,

@@ -136,7 +136,7 @@ pub(super) const NOTES: [&str; 4] = [
 /// An error, how many attempts it counts, and when the next one is due.
 type Failure<'e> = (&'e ErrorReport, u32, Option<NaiveDateTime>);
 
-/// The failure that an event tells of; none where it tells of none.
+/// The failure that an event reports, if any.
 fn failure<'e>(event: &'e Event<'_>) -> Option<Failure<'e>> {
     match &event.said {
         DecodedPayload::Rejected(rejected) => Some((&rejected.error, 0, None)),

@@ -46,7 +46,7 @@ impl CursorLog {
         Ok(serde_json::to_string(self)?)
     }
 
-    /// With what stands at the position.
+    /// Adds the mark of the message at the position.
     pub(super) fn with(&self, mark: Mark) -> Self {
         let mut kept = self.clone();
         kept.trail.add(mark);

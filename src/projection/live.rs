@@ -36,7 +36,7 @@ use crate::{
 
 /// Name of the durable consumer.
 const CONSUMER: &str = "projection";
-/// How often one that stands by looks whether the writer is gone, and the pause after trouble.
+/// How often a standby checks whether the writer is gone, and the pause after a failure.
 const STANDBY_POLL: Duration = Duration::from_secs(1);
 /// How long an instance that meets an event for another one (see [`ForAnother`]) leaves the tables to others. Another instance
 /// looks every second, so the one that can write the event has taken them by then, if there is any.
@@ -106,7 +106,7 @@ impl Live {
         }
     }
 
-    /// Writes the tables until told to stop, and makes the indexes that they need meanwhile. A database or a log that is away
+    /// Writes the tables until it is stopped, and makes the indexes that they need meanwhile. A database or a log that is away
     /// is waited for.
     ///
     /// # Errors

@@ -74,7 +74,7 @@ struct OrderLog<'a> {
     provider_id: String,
     branch_id: String,
     external_order_id: String,
-    /// As it stands after the events so far.
+    /// The row after the events so far.
     status: Option<OrderStatus>,
     created_at: NaiveDateTime,
     /// When the row was last changed by an earlier batch.

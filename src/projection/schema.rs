@@ -415,7 +415,7 @@ mod tests {
         assert!(judge(&applied).is_err());
     }
 
-    /// A row's word about older versions depends on the order of the names.
+    /// `compatible_from` depends on the order of the names.
     #[test]
     fn migrations_are_in_the_order_of_their_names() {
         assert!(MIGRATIONS.is_sorted_by(|one, next| one.name < next.name));

@@ -39,7 +39,7 @@ impl Projection for WebhookLogs {
         None
     }
 
-    /// Also tells the batch what was known of each event's webhook before it.
+    /// Also records in the batch what was known of each event's webhook before it.
     fn apply<'a>(
         &'a self,
         transaction: &'a Transaction<'_>,
@@ -65,7 +65,7 @@ type Column<'a> = &'a (dyn ToSql + Sync);
 /// The status of what the backend has.
 const COMPLETED: &str = "completed";
 
-/// What became of a webhook, as far as one batch knows. None leaves a column as it is.
+/// The changes of one batch to a webhook's row. None leaves a column as it is.
 #[derive(Debug, Default, Clone)]
 struct WebhookChange {
     status: Option<&'static str>,
@@ -167,7 +167,7 @@ impl WebhookChange {
     }
 }
 
-/// The columns of what became of webhooks, as arrays.
+/// The columns of changes to webhooks' rows, as arrays.
 #[derive(Default)]
 struct Fates {
     status: Vec<Option<&'static str>>,

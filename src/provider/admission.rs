@@ -30,7 +30,7 @@ pub struct Admission {
     pub event_id: EventId,
     /// The provider's order id.
     pub external_order_id: String,
-    /// What the provider wanted to tell: `order_created` …
+    /// The type of the webhook: `order_created` …
     pub webhook_type: Cow<'static, str>,
 }
 

@@ -93,7 +93,7 @@ pub enum Content {
     NewOrder(Box<Order>),
     /// Something happened to one that exists.
     StatusChange(Box<StatusChange>),
-    /// Nothing that the backend wants, with the provider's word for it.
+    /// Ignored by the file, with the provider's word for it.
     Ignored(Option<String>),
     /// The webhook is thin: the order is at the provider and has to be fetched.
     Elsewhere,

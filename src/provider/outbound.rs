@@ -68,7 +68,7 @@ pub enum Auth {
     Header {
         /// The header.
         name: String,
-        /// What stands before the secret, `Bearer `.
+        /// The text before the secret, `Bearer `.
         #[serde(default)]
         prefix: String,
     },
@@ -110,7 +110,7 @@ impl Auth {
     }
 }
 
-/// Where name and secret go when a token is asked for (RFC 6749, 2.3.1).
+/// Where name and secret are sent in a token request (RFC 6749, 2.3.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Credentials {
@@ -198,7 +198,7 @@ pub struct MenuResult {
     /// Where it can be asked for, with slots (`{ref}`); where absent it comes as a webhook.
     #[serde(default)]
     pub poll: Option<String>,
-    /// How often it is asked for, `30s`.
+    /// Interval of polling, `30s`.
     #[serde(default)]
     pub poll_every: Option<String>,
     /// JSON pointer of the word that says how it went.
@@ -271,16 +271,16 @@ pub struct MenuSpec {
     pub every: Duration,
     /// JSON pointer, in the answer, of what the provider calls the job.
     pub reference: Option<String>,
-    /// Its later word, where it gives one.
+    /// Its later result, if it reports one.
     pub result: Option<ResultSpec>,
 }
 
-/// A provider's later word.
+/// A provider's later result.
 #[derive(Debug, Clone)]
 pub struct ResultSpec {
     /// How long it is waited for.
     pub wait: Duration,
-    /// Where it is asked for, and how often.
+    /// The URL that is polled, and the interval.
     pub poll: Option<(Text, Duration)>,
     /// How it is read.
     pub table: MenuResult,
@@ -334,7 +334,7 @@ pub struct Spec {
     pub requests_per_second: Option<u32>,
     /// Statuses that may be tried again.
     pub retry: BTreeSet<u16>,
-    /// Calls by word.
+    /// Calls by status.
     pub status: HashMap<Word, Call>,
     /// Whether those say anything about the branch.
     pub needs_branch: bool,

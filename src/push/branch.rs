@@ -35,7 +35,7 @@ const BATCH: usize = 500;
 pub(super) enum Owner {
     /// This branch's.
     Branch(String),
-    /// No order of that id was accepted before the status was asked for.
+    /// No order with that id was accepted before the status was requested.
     Nobody,
     /// Several branches have one of that number, and the backend does not say which one it means.
     Several,

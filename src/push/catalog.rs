@@ -28,7 +28,7 @@ use crate::{
 
 /// Longest wait for one answer of NATS.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long it waits where NATS does not say what became of a menu.
+/// Pause when NATS does not answer about the result of a menu.
 const LOG_AWAY: Duration = Duration::from_secs(2);
 /// Most words of a provider that are looked at for one menu, beside the last one; an honest provider says two or three.
 const MAX_REPORTS: usize = 1000;
@@ -209,7 +209,7 @@ impl Push {
         }
     }
 
-    /// Asks the provider for its word, where it is to be asked.
+    /// Polls the provider for its result, if the file says so.
     async fn ask(
         &self,
         remote: &Remote,
@@ -265,7 +265,7 @@ impl Push {
         Ok(ours.and_then(|last| Some((last.sequence, payload(&last)?))))
     }
 
-    /// The provider's word about it, where it has come as a webhook.
+    /// The provider's result, if it has come as a webhook.
     async fn reported(
         &self,
         event: &Recorded,
@@ -322,14 +322,14 @@ impl Push {
     }
 }
 
-/// What came of asking for the provider's word.
+/// The result of a poll.
 enum SyncPoll {
     Reported(SyncReported),
     /// It has none yet.
     Running,
-    /// It could not be asked, or did not answer as it should.
+    /// The provider could not be polled, or gave no usable answer.
     Unknown,
-    /// It is asked in this long, when its turn comes.
+    /// The limit allows a poll only after this time.
     Later(Duration),
 }
 
@@ -352,7 +352,7 @@ impl ResultSpec {
 }
 
 impl MenuResult {
-    /// A provider's word; none where it is still at it.
+    /// A provider's result; none while the provider is still working on it.
     pub fn read(&self, body: &[u8]) -> Option<SyncReported> {
         let body: Value = serde_json::from_slice(body).ok()?;
         let text = |pointer: &String| text_of(body.pointer(pointer)?);
@@ -369,7 +369,7 @@ impl MenuResult {
         })
     }
 
-    /// Whether a webhook is such a word.
+    /// Whether a webhook is such a result.
     pub fn is_one(&self, body: &Value) -> bool {
         self.when
             .as_ref()

@@ -94,7 +94,7 @@ fn fetched(event: &Recorded, payload: Bytes) -> NewEvent {
     NewEvent { envelope, payload }
 }
 
-/// Why a webhook's word for where its order is does not count. It never quotes the URL.
+/// Why the URL of a webhook is not used. It never quotes the URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 enum FetchRefused {
     #[error("is missing")]

@@ -71,7 +71,7 @@ struct Choice {
     name: Name,
     price: Money,
     available: bool,
-    /// Which field the price stands in, for faults.
+    /// The field of the price, for faults.
     price_field: &'static str,
 }
 

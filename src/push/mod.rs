@@ -39,7 +39,7 @@ mod fetch;
 /// Retries that count after which a status of an order that is not known is given up, where the tables have all that was
 /// there before it was asked for.
 const UNKNOWN_ORDER_RETRIES: u32 = 2;
-/// Shortest pause of what was not tried, whatever the settings say: nothing may ask in a loop.
+/// Shortest pause of an event that was not tried, whatever the settings are, so that nothing requests in a loop.
 const MIN_WAIT: Duration = Duration::from_millis(100);
 /// What waits for a provider's breaker comes back spread over this much longer than that is open.
 const SPREAD: Duration = Duration::from_secs(5);
@@ -261,7 +261,7 @@ impl Stage for Push {
         }
     }
 
-    /// A provider's word about a menu, which the menu waits for.
+    /// Whether the event is a provider's result, which a menu waits for.
     fn creates(event: &Recorded) -> bool {
         event.envelope.event_type == EventType::MenuSyncReported
     }

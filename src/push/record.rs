@@ -15,7 +15,7 @@ use crate::{
     retry::Schedule,
 };
 
-/// Which event tells of an attempt at this one.
+/// The type of events that report attempts at this one.
 const fn failure_of(event_type: EventType) -> EventType {
     match event_type {
         EventType::OrderFetchRequested => EventType::OrderFetchFailed,

@@ -63,7 +63,7 @@ impl Push {
     }
 }
 
-/// What the provider is to be told, as slots.
+/// The values of the request's slots.
 fn say(scope: &mut Scope, event: &Recorded, wanted: &StatusRequested) {
     let slots = &mut scope.0;
     slots.insert("status".into(), wanted.status.as_str().into());

@@ -64,7 +64,7 @@ impl Registry {
         Self { enabled, by_name }
     }
 
-    /// By name as it stands in the URL.
+    /// By the name in the URL.
     pub fn get(&self, name: &str) -> Option<&Enabled> {
         self.enabled.get(*self.by_name.get(name)?)
     }

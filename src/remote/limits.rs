@@ -35,7 +35,7 @@ pub struct Limits {
 /// Why a request is not made now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// Its time comes in this long; it need not ask before.
+    /// Time until its reservation; it need not try before.
     Turn(Duration),
     /// The provider wants to be left alone for so long, and there is no rate by which those that wait would be spread.
     LeftAlone(Duration),
@@ -58,9 +58,9 @@ struct LimitsState {
     given: Option<Instant>,
     /// When the next of those that came back and found no room may come again; they go before new ones.
     again: Option<Instant>,
-    /// Times that were given, by the event that asked.
+    /// Reserved times, by event.
     reserved: HashMap<EventId, Instant>,
-    /// Until when nothing is asked.
+    /// End of a requested pause.
     paused: Option<Instant>,
     menus: HashMap<String, Instant>,
 }

@@ -54,7 +54,7 @@ pub struct Tokens {
     by_base: std::sync::Mutex<Vec<(String, Arc<Mutex<CachedToken>>)>>,
 }
 
-/// The token of one base URL. Locked while a token is asked for: the others wait for that one.
+/// The token of one base URL. Locked while a token is requested: other requests wait for it.
 #[derive(Default)]
 struct CachedToken {
     count: u64,

@@ -42,7 +42,7 @@ pub(crate) const WEBHOOK: &str = "webhook";
 pub const NO_PROVIDER: &str = "_";
 /// Refusals that wait to be published; the sampler lets through as many at once.
 const QUEUE: usize = 64;
-/// Longest method that is kept; anybody can invent one.
+/// Longest method that is kept; a client can send any.
 const MAX_METHOD_CHARS: usize = 16;
 /// Longest path that is kept: those of the hub have forty characters.
 const MAX_PATH_CHARS: usize = 128;
@@ -64,7 +64,7 @@ pub(crate) struct RefusalNote {
     pub(crate) cause: String,
 }
 
-/// A refused request as it stands in the stream. Fields may be added.
+/// A refused request as a message of the stream. Fields may be added.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusalSample {

@@ -40,7 +40,7 @@ const INFLATED_AT_ONCE_BYTES: usize = 64 * 1024;
 /// Memory of a decoder: its window of 32 KB and its tables.
 const DECODER_BYTES: usize = 48 * 1024;
 
-/// Most bytes of a refused body that are read and thrown away, and the time for it.
+/// Most bytes of a refused body that are read and discarded, and the time for it.
 const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
 const MAX_DISCARD_TIME: Duration = Duration::from_secs(1);
 

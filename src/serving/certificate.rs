@@ -48,7 +48,7 @@ impl Certificate {
         self.current.clone()
     }
 
-    /// Looks after it until told to stop.
+    /// Keeps it up to date until it is stopped.
     ///
     /// # Errors
     /// If the process cannot listen for SIGHUP.

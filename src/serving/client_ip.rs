@@ -38,7 +38,7 @@ pub fn came_by_tls(peer: IpAddr, tls: bool, headers: &HeaderMap, trusted_proxies
     }
 }
 
-/// The client's address, and how many proxies of ours its request came through.
+/// The client's address, and the number of trusted proxies that its request passed.
 fn chain(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> (IpAddr, usize) {
     let mut client = peer.to_canonical();
     if !contains(trusted_proxies, client) {

@@ -1,4 +1,4 @@
-//! A connection with something of ours around it, which sees what is read. Bytes go through it as they are otherwise.
+//! A connection wrapped in a layer that sees what is read. Otherwise bytes pass through unchanged.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What stands around a connection.
+/// The layer around a connection.
 pub trait Layer: Unpin {
     /// Before each read. An error ends the connection.
     ///

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{journal::AppendError, provider, verification};
 
-/// What a provider is asked to wait when it is our fault, in seconds; an outage of the log is over in less, or not soon.
+/// `Retry-After` of the hub's own faults, in seconds: an outage of the log is shorter than that, or much longer.
 pub(crate) const RETRY_AFTER_SECONDS: &str = "5";
 
 /// Why a webhook is not accepted, in the order of the checks.
@@ -73,7 +73,7 @@ pub enum Reason {
     /// JetStream did not acknowledge.
     #[error("the event could not be stored; send it again")]
     EventLogUnavailable(AppendError),
-    /// A fault of ours.
+    /// A fault of the hub.
     #[error("internal error; send it again")]
     Internal,
 }

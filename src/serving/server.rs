@@ -70,7 +70,7 @@ impl Serving {
     }
 }
 
-/// Serves until told to stop, then lets what is under way end.
+/// Serves until it is stopped, then lets requests under way end.
 ///
 /// # Errors
 /// If the listener fails.

@@ -49,7 +49,7 @@ impl Layer for Scanner {
     }
 }
 
-/// Where in a request the next byte stands.
+/// The part of a request that the next byte belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
     /// In the request's line, or before it.

@@ -42,7 +42,7 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     Ok(handle)
 }
 
-/// Keeps the recorder tidy, and the figures of the process up to date, until told to stop.
+/// Runs the recorder's upkeep, and keeps the process's figures up to date, until it is stopped.
 ///
 /// # Errors
 /// Never.

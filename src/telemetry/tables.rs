@@ -17,7 +17,7 @@ pub const LATE_AFTER: Duration = Duration::from_secs(60);
 pub enum TroubleSource {
     /// Who writes the tables, or tries to.
     Writer,
-    /// The question that health asks.
+    /// The check that health makes.
     Question,
 }
 

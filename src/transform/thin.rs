@@ -27,7 +27,7 @@ pub(super) fn fetch(received: &Recorded, now: DateTime<Utc>) -> NewEvent {
 /// What a document means that was fetched, or a webhook that only took the same way.
 ///
 /// # Errors
-/// If the log does not say what the webhook was; ask again.
+/// If the log does not answer; the call may be repeated.
 pub(super) async fn fact(
     enabled: &Enabled,
     fetched: &Recorded,

@@ -11,7 +11,7 @@ use super::{
     scheme::{Scheme, Signed},
 };
 
-/// What must not stand in a part, so that its end, or its beginning, can be told.
+/// What a part must not contain, so that its end, or its beginning, is unambiguous.
 pub(super) fn forbidden(parts: &[Part], at: usize) -> Option<char> {
     let long = parts.iter().position(Part::is_long);
     let (before, after) = (at.checked_sub(1).and_then(|at| parts.get(at)), parts.get(at + 1));

@@ -112,7 +112,7 @@ impl Signed {
             _ => {}
         }
         if self.replay_key.as_ref().is_some_and(|place| !self.covers(place)) {
-            faults.push("replay_key: is not signed, so that anybody could make a repeat look new; leave it out".into());
+            faults.push("replay_key: is not signed, so anyone could make a repeat look new; leave it out".into());
         }
         let indirect = |part: &Part| matches!(part, Part::Pointer { pointer, .. } if self.is_signature(pointer));
         if self.signed.0.iter().any(indirect) || (self.in_body() && self.signed.has(&Part::Body)) {
@@ -129,7 +129,7 @@ impl Signed {
         matches!(&self.signature.source, Source::Pointer(own) if own == pointer)
     }
 
-    /// Whether what stands there is signed.
+    /// Whether the value there is signed.
     fn covers(&self, place: &ValueLocation) -> bool {
         match &place.source {
             Source::Header(name) => self.signed.has(&Part::Header(name.clone())),

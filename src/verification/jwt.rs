@@ -36,7 +36,7 @@ pub struct Jwt {
     /// How a shared secret is written.
     #[serde(default)]
     pub secret_encoding: SecretEncoding,
-    /// Where the token stands.
+    /// The location of the token.
     pub token: ValueLocation,
     /// The algorithms that count.
     pub algorithms: Vec<Algorithm>,

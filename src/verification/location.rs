@@ -51,13 +51,13 @@ pub enum Parse {
     List(String),
 }
 
-/// Where something stands.
+/// A location in the request.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "LocationTable")]
 pub struct ValueLocation {
     /// Header or field.
     pub source: Source,
-    /// What stands before it.
+    /// The text before it.
     pub prefix: String,
     /// How the rest is split.
     pub parse: Parse,
@@ -154,7 +154,7 @@ impl ValueLocation {
         (1..=MAX_SIGNATURES).contains(&found.len()).then_some(found)
     }
 
-    /// What stands there, where it does once.
+    /// The value there, if it occurs exactly once.
     pub(super) fn one(&self, headers: &HeaderMap, body: &[u8]) -> Option<String> {
         let mut all = self.all(headers, body)?;
         (all.len() == 1).then(|| all.remove(0))

@@ -247,7 +247,7 @@ impl BodyHash {
 }
 
 impl ValueLocation {
-    /// Where HTTP Basic stands.
+    /// The location of HTTP Basic credentials.
     pub(super) fn basic() -> Self {
         Self {
             source: location::Source::Header(axum::http::header::AUTHORIZATION),

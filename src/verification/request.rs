@@ -39,7 +39,7 @@ impl<'a> Unverified<'a> {
         self.method
     }
 
-    /// The URL as the provider called it; none where the hub is not told its public URL.
+    /// The URL as the provider called it; none if PUBLIC_URL is not set.
     pub fn url(&self) -> Option<String> {
         Some(format!("{}{}", self.public_url?, self.path_and_query()))
     }

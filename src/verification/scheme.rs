@@ -33,7 +33,7 @@ pub enum Scheme {
     HashConcat(Signed),
     /// A JSON Web Token. It says who calls, not what.
     Jwt(Jwt),
-    /// Everybody may come in.
+    /// Every request is accepted.
     None,
     /// One of these.
     AnyOf(Vec<Self>),
@@ -180,7 +180,7 @@ impl Scheme {
         }
     }
 
-    /// Whether it lets everybody in.
+    /// Whether it accepts every request.
     pub const fn is_none(&self) -> bool {
         matches!(self, Self::None)
     }

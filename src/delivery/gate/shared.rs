@@ -39,9 +39,9 @@ pub const SUBJECT: &str = "hub.breaker";
 const REPEAT_EVERY: Duration = Duration::from_millis(500);
 /// How often while it is closed: an instance that missed the change learns of it after this.
 const REPEAT_CLOSED_EVERY: Duration = Duration::from_secs(5);
-/// Most bytes of a message that are read; ours have two hundred.
+/// Most bytes of a message that are read. A report has about two hundred.
 const MAX_MESSAGE_BYTES: usize = 4096;
-/// Most characters of a reason that is taken from another instance; ours are sentences.
+/// Most characters of another instance's reason. The hub's reasons are sentences.
 const MAX_REASON_CHARS: usize = 256;
 /// Longest wait for the socket; what could not be said by then is said anew with the next repeat.
 const SAY_TIMEOUT: Duration = Duration::from_millis(500);
@@ -63,7 +63,7 @@ struct BreakerMessage {
     repeat: bool,
 }
 
-/// Tells and listens until told to stop.
+/// Publishes and receives reports until it is stopped.
 ///
 /// # Errors
 /// Never; trouble with NATS is waited out.
@@ -171,7 +171,7 @@ impl BreakerSharing {
     }
 }
 
-/// What another instance says; none where it is our own word, or not readable.
+/// The report of another instance; none if the message is this instance's own, or unreadable.
 fn read(payload: &[u8], own_name: &str) -> Option<BreakerReport> {
     if payload.len() > MAX_MESSAGE_BYTES {
         tracing::debug!(bytes = payload.len(), "too large for a breaker's state");

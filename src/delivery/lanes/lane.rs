@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-/// How much before its time a lane may be taken up: less than anybody would notice.
+/// How early a lane may be taken up: too little to be noticed.
 pub(super) const EARLY: TimeDelta = TimeDelta::milliseconds(20);
 
 /// The state of an order that waits.

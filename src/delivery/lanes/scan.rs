@@ -43,7 +43,7 @@ const ATTEMPTS: u32 = 3;
 const BEHIND_TIMEOUT: Duration = Duration::from_secs(30);
 const BEHIND_PAUSE: Duration = Duration::from_millis(50);
 
-/// What stands in the stream for a stage.
+/// What the stream holds for a stage.
 #[derive(Debug, Default)]
 pub(super) struct LaneScan {
     /// The lanes that are open.

@@ -102,7 +102,7 @@ impl LaneTable {
         self.checksum.newest = self.checksum.newest.max(revision);
     }
 
-    /// What is to be told of all of them.
+    /// The checksum of all open lanes.
     pub(super) fn checksum(&self) -> LanesChecksum {
         let oldest = self.oldest.first().map(|(sequence, _)| *sequence);
         LanesChecksum {

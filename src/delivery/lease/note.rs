@@ -37,9 +37,9 @@ pub struct Floor {
     pub created: i64,
     /// The last message of the log that the holder knew of.
     pub known: u64,
-    /// Its `Nats-Msg-Id`. Where another stands there, the log is not the one that this was written about.
+    /// Its `Nats-Msg-Id`. If the message there has another one, the note is about another log.
     pub known_id: String,
-    /// What stood at earlier places; empty where an older hub wrote this.
+    /// Marks of earlier sequences; empty if an older hub wrote the note.
     #[serde(default, skip_serializing_if = "Trail::is_empty")]
     pub trail: Trail,
     /// Outcomes and attempts up to here are accounted for in `open` and in the lanes; later ones are to be read from the log.
@@ -59,7 +59,7 @@ pub struct Floor {
     pub lanes: Option<LanesChecksum>,
 }
 
-/// Events that an instance was asking about when it gave the lease back. It records what became of them.
+/// Events with requests under way when an instance released the lease. That instance records their outcomes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AtWork {

@@ -13,7 +13,7 @@ pub(super) struct ConsumerState {
     pub(super) pending: u64,
     /// The consumer's number of the last that it handed out.
     pub(super) handed_out: u64,
-    /// The event that was asked about, and when it was appended.
+    /// The event that was looked up, and when it was appended.
     pub(super) oldest: Option<(u64, DateTime<Utc>)>,
 }
 

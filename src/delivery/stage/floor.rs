@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// A floor that knows nothing but that the server counts as acknowledged what stands up to here.
+/// A floor made from the server's acknowledgement floor alone.
 pub(super) const fn acknowledged(log: LogState, up_to: u64) -> Floor {
     Floor {
         created: log.created,

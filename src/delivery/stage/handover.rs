@@ -35,7 +35,7 @@ use crate::{
     },
 };
 
-/// How much longer than its longest request an instance gets to record what became of it.
+/// How much longer than its longest request an instance gets to record the outcome.
 pub(super) const MARGIN: Duration = Duration::from_secs(2);
 /// Most requests under way that a stage is handed over with; with more, the instance waits until some have ended.
 pub(super) const MAX_AT_WORK: usize = 1024;
@@ -107,7 +107,7 @@ pub(super) async fn say(connection: &Connection, stage: &str, by: &str, events: 
     }
 }
 
-/// Events that another instance does not ask about any more.
+/// Events that another instance has no request for any more.
 #[derive(Debug, Default)]
 pub(super) struct Freed {
     pub(super) events: Vec<u64>,
@@ -202,7 +202,7 @@ impl RequestsElsewhere<'_> {
     }
 }
 
-/// The next word; never, where there is nothing to listen to.
+/// The next report; never, if there is no subscription.
 async fn heard(words: &mut Option<Subscriber>) -> StillUnderWay {
     while let Some(subscriber) = words {
         match subscriber.next().await {

@@ -34,7 +34,7 @@ pub(super) struct Check {
     pub(super) is_whole: bool,
     /// What they name may be other events than when they were written.
     pub(super) is_of_other_log: bool,
-    /// What the lease tells of the lanes until they are as they should be.
+    /// The checksum of lanes that the lease keeps until they are repaired.
     pub(super) checksum: Option<LanesChecksum>,
 }
 

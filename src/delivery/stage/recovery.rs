@@ -65,7 +65,7 @@ const READS_AT_ONCE: usize = 64;
 pub(super) struct OpenWork {
     /// Without an outcome and not parked, in the log's order.
     pub(super) open: Vec<QueuedEvent>,
-    /// The consumer's number of the last message that it handed to anybody.
+    /// The consumer's number of the last message that it delivered to any client.
     pub(super) handed_out: u64,
     /// Events of a newer version that were handed out.
     pub(super) left: Vec<(u64, Newer)>,

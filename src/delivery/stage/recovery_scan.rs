@@ -16,7 +16,7 @@ use crate::{
     retry::Parking,
 };
 
-/// What every event that tells of an attempt says.
+/// The part that all events about attempts have in common.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Attempt {
@@ -35,7 +35,7 @@ pub(super) struct OpenEvent {
     pub(super) parked: Option<Parking>,
 }
 
-/// What was read so far. An outcome stands behind its cause, so an event is let go as soon as its outcome is met.
+/// What was read so far. An outcome comes after its cause, so an event is dropped as soon as its outcome is read.
 #[derive(Default)]
 pub(super) struct RecoveryScan {
     /// What is settled up to here but for what is listed, and what the consumer has handed out up to there.

@@ -44,7 +44,7 @@ pub(super) struct Tenure {
 }
 
 struct TenureState {
-    /// Until the stage was taken over in full: what the one before had told.
+    /// Until the takeover is complete: what the previous instance had stored.
     inherited: Option<Floor>,
     progress: Option<Progress>,
     /// How often the connection had been made when it was seen last that the log is the same.
@@ -95,7 +95,7 @@ impl LostFloor {
         }
     }
 
-    /// Gives it to the next time, where the lease tells nothing.
+    /// Stores it with the next renewal, if the lease has none.
     pub(super) fn give(&self, inherited: &mut Inherited) {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         inherited.note.floor = inherited.note.floor.take().or(kept);
@@ -130,7 +130,7 @@ impl Tenure {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The floor of the instance before, where it told one.
+    /// The previous instance's floor, if it left one.
     pub(super) fn inherited(&self) -> Option<Floor> {
         self.state().inherited.clone()
     }

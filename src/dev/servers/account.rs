@@ -32,7 +32,7 @@ pub(super) fn own_uid() -> Result<u32> {
     text.trim().parse().with_context(|| format!("`id -u` printed {text:?}"))
 }
 
-/// The account for a server that must not be root: `None` where we are not root anyway. An existing folder keeps the
+/// The account for a server that must not be root: `None` if this process is not root. An existing folder keeps the
 /// account that owns it.
 pub(super) fn unprivileged(data: &Path) -> Result<Option<Account>> {
     if own_uid()? != 0 {

@@ -199,7 +199,7 @@ fn remember_port(file: &Path, port: u16) -> Result<()> {
     fs::write(file, format!("{port}\n")).with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// A port that is free at this moment; somebody else may still take it before the server does.
+/// A port that is free at this moment; another program may still take it before the server does.
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }

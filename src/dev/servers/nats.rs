@@ -41,7 +41,7 @@ pub struct NatsPasswords {
 }
 
 impl NatsPasswords {
-    /// New ones, which nobody can guess.
+    /// New ones that cannot be guessed.
     pub fn random() -> Self {
         let password = || Uuid::new_v4().simple().to_string();
         Self {
@@ -62,13 +62,13 @@ impl fmt::Debug for NatsPasswords {
 /// How to run a NATS server, beyond what every one needs.
 #[derive(Debug, Clone, Default)]
 pub struct NatsOptions {
-    /// More arguments of `nats-server`, after ours and so winning over them: `-m`, `--cluster`, `--routes`, …
+    /// More arguments of `nats-server`; they come last and so take precedence: `-m`, `--cluster`, `--routes`, …
     pub extra_args: Vec<OsString>,
     /// Removes the folder when the handle is dropped or this process ends: for tests.
     pub remove_dir_on_exit: bool,
 }
 
-/// A NATS server of our own. Its methods may be called from any tokio runtime, `stop`, `kill` and `restart` by one
+/// A NATS server of this process. Its methods may be called from any tokio runtime, `stop`, `kill` and `restart` by one
 /// caller at a time. Dropping it stops the server without waiting.
 pub struct NatsServer {
     program: PathBuf,
@@ -201,7 +201,7 @@ impl NatsServer {
         self.process.resume().await
     }
 
-    /// Resolves with the reason when the server ends though nobody here told it to. It borrows nothing, and stays
+    /// Resolves with the reason when the server ends without having been stopped here. It borrows nothing, and stays
     /// valid over restarts.
     pub fn exited(&self) -> impl Future<Output = String> + Send + use<> {
         self.process.exited()

@@ -33,7 +33,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long one connection may take while waiting for the start, so that a hung one is tried again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often another port is tried when somebody takes the free one before the server does.
+/// How often another port is tried when another program takes the free one first.
 const PORT_ATTEMPTS: u32 = 5;
 
 /// Enough for the pools of all tests that run at a time; a slot costs some kilobytes.
@@ -53,7 +53,7 @@ pub struct PostgresOptions {
     pub remove_dir_on_exit: bool,
 }
 
-/// A PostgreSQL server of our own. Its methods may be called from any tokio runtime, `stop`, `kill` and `restart` by
+/// A PostgreSQL server of this process. Its methods may be called from any tokio runtime, `stop`, `kill` and `restart` by
 /// one caller at a time. Dropping it stops the server without waiting.
 pub struct Postgres {
     bin: PathBuf,
@@ -137,7 +137,7 @@ impl Postgres {
         self.process.pid()
     }
 
-    /// The folder with the cluster and `postgres.log`; not the one asked for where that could not be used.
+    /// The folder with the cluster and `postgres.log`; another one than requested if that could not be used.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -147,7 +147,7 @@ impl Postgres {
         &self.socket_dir
     }
 
-    /// Creates a database, as a copy of `template` where one is given; nobody may be connected to that meanwhile.
+    /// Creates a database, as a copy of `template` if one is given. No session may be connected to the template meanwhile.
     ///
     /// # Errors
     ///
@@ -219,7 +219,7 @@ impl Postgres {
         self.process.resume().await
     }
 
-    /// Resolves with the reason when the server ends though nobody here told it to. It borrows nothing, and stays
+    /// Resolves with the reason when the server ends without having been stopped here. It borrows nothing, and stays
     /// valid over restarts.
     pub fn exited(&self) -> impl Future<Output = String> + Send + use<> {
         self.process.exited()
@@ -382,7 +382,7 @@ fn socket_dir(dir: &Path, account: Option<&Account>) -> Result<PathBuf> {
     Ok(short)
 }
 
-/// Whether the server said that somebody else has its port. Its messages are in English, for the locale is C.
+/// Whether the server reported that its port is taken. Its messages are in English, because the locale is C.
 fn is_taken(error: &anyhow::Error) -> bool {
     error.to_string().contains("Address already in use")
 }

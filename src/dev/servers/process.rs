@@ -55,14 +55,14 @@ pub(super) struct Invocation {
     pub(super) env: Vec<(&'static str, OsString)>,
     /// Where it runs; must exist and be reachable by `account`.
     pub(super) current_dir: PathBuf,
-    /// Another account than ours, where we are root and the server must not be.
+    /// The account of the server, if this process is root and the server must not be.
     pub(super) account: Option<Account>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
     Running,
-    /// Told to end by us; the end is no surprise.
+    /// Stopped by this process; its end is expected.
     Stopping,
     Stopped,
     /// Ended by itself, with the reason.
@@ -88,7 +88,7 @@ struct Run {
 }
 
 impl Process {
-    /// `remove_on_exit`: at most two folders, removed when the handle is dropped or our process ends.
+    /// `remove_on_exit`: at most two folders, removed when the handle is dropped or this process ends.
     pub(super) fn new(
         name: &'static str,
         stop_signal: &'static str,

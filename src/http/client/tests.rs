@@ -30,7 +30,7 @@ enum Does {
     Say(&'static str),
     /// Says it and closes the connection.
     SayLast(&'static str),
-    /// Closes the connection without a word.
+    /// Closes the connection without an answer.
     Close,
     /// Says it and then nothing more, and keeps the connection.
     Hang(&'static str),

@@ -42,12 +42,12 @@ pub(super) fn precheck<'a>(
     }
 }
 
-/// A request that is turned away at the door.
+/// A request that is refused before its body.
 pub(super) struct Rejection<'a> {
     /// None where it is not known: the name is the caller's; as a label it would let anyone make metrics without end.
     provider: Option<&'a Enabled>,
     reason: Reason,
-    /// Its body is read, and thrown away.
+    /// Whether its body is read and discarded.
     is_read: bool,
 }
 

@@ -23,7 +23,7 @@ const TRIAL_EVERY: Duration = Duration::from_secs(1);
 const DISTRUST: Duration = Duration::from_secs(30);
 /// The same after the appends that found out were not answered again and again: each time it is twice as long, up to this.
 const MAX_DISTRUST: Duration = Duration::from_secs(300);
-/// How much later than an append a question must be asked to say that NATS answers while the append waits.
+/// How much later than an append a probe must be sent to show that NATS answers while the append waits.
 const ASKED_LATER: Duration = Duration::from_secs(2);
 /// Added to the size of a payload for the room that a message needs: its subject, headers and the record around it.
 const OVERHEAD_BYTES: u64 = 2048;
@@ -31,7 +31,7 @@ const OVERHEAD_BYTES: u64 = 2048;
 /// Why the log does not acknowledge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogTrouble {
-    /// Nothing was asked yet.
+    /// No probe was sent yet.
     NotAsked,
     /// The connection to NATS does not stand.
     NoConnection,
@@ -49,7 +49,7 @@ pub enum LogTrouble {
 }
 
 impl LogTrouble {
-    /// Label `reason` of `event_log_trouble`; none before the log was asked.
+    /// Label `reason` of `event_log_trouble`; none before the first probe.
     pub const fn label(&self) -> Option<&'static str> {
         match self {
             Self::NotAsked => None,
@@ -116,7 +116,7 @@ struct AckState {
     unanswered: Option<(Instant, LogTrouble)>,
     /// Since when appends were sent and none was acknowledged or refused.
     appends: Option<Instant>,
-    /// A question that was asked well after that found nothing wrong.
+    /// A probe that was sent well after that found nothing wrong.
     passed_meanwhile: bool,
     /// How long questions will not be believed the next time.
     distrust: Duration,
@@ -199,7 +199,7 @@ impl Acknowledging {
         self.known(AckState::acknowledged);
     }
 
-    /// All appends of a round were answered, and each with the word that its event was there before.
+    /// All appends of a round were answered as duplicates.
     pub(super) fn recognised(&self) {
         self.known(AckState::recognised);
     }
@@ -209,7 +209,7 @@ impl Acknowledging {
         self.known(|known, now| known.refused(reason, payload_bytes, now));
     }
 
-    /// A question that was asked then found nothing wrong.
+    /// A probe that was sent at that time found nothing wrong.
     pub(super) fn question_passed(&self, asked: Instant) {
         self.known(|known, now| known.question_passed(asked, now));
     }

@@ -7,7 +7,7 @@ const NEARLY_FULL: f64 = 0.9;
 /// Parts at which the log of the hub says so: once, until it falls below.
 const SAID_AT: [(f64, &str); 3] = [(0.7, "filling"), (NEARLY_FULL, "nearly full"), (0.97, "almost full")];
 
-/// See the module. Zero bytes of nothing, until the server was asked.
+/// How full the log is. Zero of zero bytes until the server's first answer.
 #[derive(Debug, Default)]
 pub struct Fill {
     bytes: AtomicU64,

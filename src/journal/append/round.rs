@@ -32,7 +32,7 @@ fn ack_timeout() -> Duration {
     crate::fault_injection::time("ack_timeout", ACK_TIMEOUT)
 }
 
-/// What became of a message of the round.
+/// The result of a message of the round.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Published {
     /// On the log, acknowledged.

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::journal::{EVENTS, publish::PubAck, streams::restoring};
 
-/// How often it is looked whether there is something to ask.
+/// How often the task checks whether a probe is due.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Pause between questions while the log does not acknowledge.
 const ASK_AGAIN: Duration = Duration::from_secs(1);

@@ -157,7 +157,7 @@ impl AppendWriter {
         Ok(())
     }
 
-    /// The form of what is written. Where the log cannot be asked, the one that all versions read.
+    /// The form of new events. If the log does not answer, the form that all versions read.
     async fn form(&mut self) -> Form {
         if let Some(form) = self.form {
             return form;

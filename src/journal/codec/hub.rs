@@ -89,7 +89,7 @@ pub(super) enum Unreadable {
 /// The header's value.
 ///
 /// # Errors
-/// Only where the request's facts have no JSON, which cannot happen with ours.
+/// Only if the request's facts cannot be written as JSON, which does not happen.
 pub(super) fn write(envelope: &Envelope) -> serde_json::Result<String> {
     let written = HubHeaderOut {
         v: VERSION,

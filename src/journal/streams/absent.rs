@@ -13,7 +13,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often the log repeats that it is waited for.
 const SAY_EVERY: u32 = 30;
 
-/// Returns when the consumer is there again, or the hub stops. Only what it feeds stands still meanwhile: webhooks are
+/// Returns when the consumer exists again, or the hub stops. Only the consumer's stage waits meanwhile: webhooks are
 /// taken, and what is on the log stays there.
 pub async fn wait_for(connection: &Connection, stream: &'static str, name: &'static str, stop: &CancellationToken) {
     metrics::gauge!("consumer_missing", "consumer" => name).set(1);

@@ -1,4 +1,4 @@
-//! The mark of a log that is being restored. It stands in two places.
+//! The mark of a log that is being restored. It is kept in two places.
 //!
 //! In the metadata of `EVENTS`, from the first byte until all events were seen on the server. With it the stream takes no event, so what was
 //! restored in part can neither pass for the log nor grow.
@@ -74,7 +74,7 @@ pub(super) fn is_mark(difference: &Difference) -> bool {
     difference.setting == KEY
 }
 
-/// What the mark tells an operator. `found`: as the difference has it, null where the stream is missing.
+/// The message for an operator. `found` is the difference's value; null if the stream is missing.
 pub(super) const fn advice(found: &Value) -> &'static str {
     match found {
         Value::Null => ADVICE_WITHOUT_LOG,

@@ -41,10 +41,10 @@ struct Metadata<'a> {
     #[serde(serialize_with = "time")]
     transformed_at: DateTime<Utc>,
     version: &'static str,
-    /// The hub tells the provider that it is accepted.
+    /// Whether the hub accepts it at the provider.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     auto_accept: bool,
-    /// Those of the order or the change once more: in one place, whatever the body tells.
+    /// The flags of the order or the change again, at a location that all bodies share.
     #[serde(skip_serializing_if = "Flags::is_empty")]
     flags: Flags<'a>,
 }

@@ -302,7 +302,7 @@ impl TablesWriter<'_> {
     }
 }
 
-/// What stands where a message of the consumer does.
+/// The event at the sequence of a consumer's message.
 fn mark_of(sequence: u64, message: &Message) -> anyhow::Result<Mark> {
     let id = message.headers.as_ref().and_then(|headers| headers.get(MESSAGE_ID));
     let id = id.map(|id| id.as_str()).unwrap_or_default();

@@ -29,14 +29,14 @@ use crate::{
 /// Announcements of one number that come so much apart are two orders. It is the default of `ORDER_MEMORY`, whatever that is set to:
 /// the rows follow from the log alone.
 const SAME_ORDER_FOR: TimeDelta = TimeDelta::hours(48);
-/// Most news that were given up that a row keeps, the latest ones.
+/// A row keeps at most this many given-up news, the latest ones.
 const MAX_NEWS_GIVEN_UP: usize = 16;
-/// Type of webhooks that are about no order, or tell nothing of one.
+/// Type of webhooks that are about no order, or have no news of one.
 const NOT_WANTED: &str = "ignored";
 /// The stage of an `order.rejected` of earlier versions, which do not say it.
 const FIRST_STAGE: &str = "transform";
 
-/// Where a webhook stands in the hub.
+/// The state of a webhook in the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum WebhookState {
@@ -44,7 +44,7 @@ pub(super) enum WebhookState {
     Received,
     /// The body for the backend is made.
     Transformed,
-    /// An attempt failed, or a person asked for one; another one follows.
+    /// An attempt failed, or a person requested one; another one follows.
     Waiting,
     /// No attempt follows.
     GivenUp,
@@ -107,7 +107,7 @@ pub(super) struct Row {
     pub(super) is_changed: bool,
 }
 
-/// Whether an event is about an order of a customer: not about what the backend wants a provider to be told, a menu, or nothing.
+/// Whether an event is about a customer's order, and not about a request of the backend, a menu, or nothing.
 pub(super) fn is_about_an_order(event: &Event<'_>) -> bool {
     let envelope = &event.envelope;
     let of_others = envelope.event_type.is_for_provider() || envelope.event_type == EventType::MenuSyncReported;
@@ -408,7 +408,7 @@ impl Row {
         }
     }
 
-    /// Where the order stands.
+    /// The order's state.
     pub(super) fn state(&self) -> &'static str {
         let rank = |one: &&UnsettledWebhook| {
             (

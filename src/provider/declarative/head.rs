@@ -210,7 +210,7 @@ fn shape<'f>(events: &'f Events, reader: &HeadReader<'_>) -> Option<&'f When> {
     events.when.iter().find(|when| reader.is_there(&when.has, &when.is))
 }
 
-/// What it is, and the word that says so, where that was asked for.
+/// The webhook's type, and on demand the word that gave it.
 fn kind<'a>(events: &Events, reader: &HeadReader<'a>) -> (Kind, Option<Cow<'a, str>>) {
     if let Some(when) = shape(events, reader) {
         return (when.becomes, None);

@@ -13,7 +13,7 @@ use crate::{
 pub struct MenuWord {
     /// The store that it names, where it does.
     pub store: Option<String>,
-    /// What became of the menu; none where the provider is still at it.
+    /// The result of the menu; none while the provider is still working on it.
     pub said: Option<SyncReported>,
 }
 

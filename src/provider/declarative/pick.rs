@@ -224,7 +224,7 @@ pub struct Pick {
     pub fallback: Option<String>,
     /// Texts that are put together instead.
     pub join: Vec<Joined>,
-    /// What stands between them.
+    /// The text between them.
     pub with: String,
     /// Texts that mean nothing, such as `0` for a phone.
     pub skip: Vec<String>,

@@ -215,7 +215,7 @@ impl<'t> OrderReader<'t> {
         }
     }
 
-    /// Where a value stands, for faults.
+    /// The location of a value, for faults.
     pub(super) fn pointer(&self, (tree, place): At<'t>) -> String {
         let is_around = self.has_own_document() && ptr::eq(tree, self.body);
         format!("{}{}", if is_around { "body:" } else { "" }, tree.pointer(place))
@@ -364,7 +364,7 @@ impl<'t> OrderReader<'t> {
         sources.filter_map(text).find(is_one).map(Cow::into_owned)
     }
 
-    /// Takes what is of no use to anybody.
+    /// Takes values that are of no use.
     pub(super) fn leave_out(&self, sources: &[Source]) {
         for source in sources {
             if let Some(SourceValue::Value(tree, place)) = self.find(source, self.root()) {

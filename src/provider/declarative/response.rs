@@ -73,7 +73,7 @@ enum Template {
     Nothing,
     Object(Vec<(String, Template)>),
     Array(Vec<Template>),
-    /// JSON as it stands.
+    /// Literal JSON.
     Plain(String),
     Text(Vec<Piece>),
 }

@@ -246,7 +246,7 @@ fn a_header_is_read_as_it_is_kept() {
     assert_eq!(crate::provider::kept_header(&headers, "x-other"), None);
 }
 
-/// Whose secret is tried is whose order it becomes.
+/// The store that selects the secret is the store that the order is for.
 #[test]
 fn the_store_is_the_same_before_and_after_it_is_verified() {
     let careem = careem();

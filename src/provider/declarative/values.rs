@@ -22,14 +22,14 @@ use crate::{
 /// Largest quantity or coordinate, either way: a million kilograms in grams. Beyond it a backend's integers end.
 const MAX_DECIMAL: Decimal = Decimal::from_parts(1_000_000_000, 0, 0, false, 0);
 
-/// What a word of the provider's means.
+/// The meaning of a provider's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Chosen<T> {
     /// This, by the file.
     Known(T),
-    /// The file does not know the word; what it says of all others.
+    /// The file does not list the word; its value for other words.
     Unknown(Option<T>),
-    /// There is no word; what the file says then.
+    /// There is no word; the file's value for that.
     Absent(Option<T>),
 }
 

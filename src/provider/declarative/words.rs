@@ -15,12 +15,12 @@ impl<T> Default for Words<T> {
 }
 
 impl<T> Words<T> {
-    /// What a word means.
+    /// The meaning of a word.
     pub fn get(&self, word: &str) -> Option<&T> {
         self.0.get(word).or_else(|| self.0.get(&word.trim().to_lowercase()))
     }
 
-    /// Whether the file says of no word what it means.
+    /// Whether the file gives no word a meaning.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -15,9 +15,9 @@ use super::{
 };
 use crate::{event::push::Word, text::parse_duration};
 
-/// How long a provider's word about a menu is waited for, where the file says nothing.
+/// Default time limit for a provider's result of a menu.
 const DEFAULT_RESULT_WAIT: Duration = Duration::from_secs(15 * 60);
-/// How often it is asked for, where the file says nothing.
+/// Default interval of polling for it.
 const DEFAULT_POLL_EVERY: Duration = Duration::from_secs(30);
 
 /// Collects the faults.

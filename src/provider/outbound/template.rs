@@ -41,7 +41,7 @@ pub struct Text(Vec<Part>);
 /// JSON with slots.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Json {
-    /// As it stands.
+    /// Literal text.
     Plain(Value),
     /// A text; where it is one slot, that slot's value.
     Text(Text),

@@ -50,7 +50,7 @@ fn a_requested_pause_is_kept() {
     }
 }
 
-/// The stage was lost with a queue of an hour, which another instance has told meanwhile.
+/// The stage was lost with a queue of an hour, which another instance has worked off meanwhile.
 #[test]
 fn reservations_are_forgotten_at_a_takeover() {
     let (limits, now) = (Limits::new(Some(1)), Instant::now());

@@ -64,7 +64,7 @@ impl Lines {
         true
     }
 
-    /// How many of each kind were left out since this was last asked.
+    /// How many of each kind were left out since the last call.
     pub fn left_out(&mut self) -> Vec<LeftOut> {
         let some = self.0.iter_mut().filter(|kind| kind.left_out > 0);
         let left_out = some.map(|kind| LeftOut {

@@ -24,7 +24,7 @@ impl SampleWriter {
         Self { audit, waiting }
     }
 
-    /// Publishes until told to stop, then what is left.
+    /// Publishes until it is stopped, then what is left.
     ///
     /// # Errors
     /// Never; what cannot be published is counted and gone.

@@ -28,7 +28,7 @@ const PROVIDER_PARTS: (usize, usize) = (3, 4);
 /// The classes of senders, in ascending order of trust.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SenderClass {
-    /// Anybody.
+    /// Unknown addresses.
     Stranger,
     /// An address that lately sent a verified webhook, or is on the provider's list.
     Known,
@@ -151,7 +151,7 @@ impl BodyBudget {
     }
 }
 
-/// What stands in the way of more room.
+/// What prevents a larger reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lack {
     Memory,

@@ -66,7 +66,7 @@ impl Address {
         }
     }
 
-    /// Whether it is of no network outside: then it is most likely a proxy of ours.
+    /// Whether it belongs to a private network: then it is most likely one of the operator's proxies.
     pub fn is_local(self) -> bool {
         match self.ip {
             IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),

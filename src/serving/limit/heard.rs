@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::atomic::Ordering};
 use super::{Limits, blocks::BlockTarget, lock, now_ms, stored::LimitRecord};
 
 impl Limits {
-    /// A word of another instance, of an operator, or our own come back.
+    /// Applies a record of another instance or of an operator, or this instance's own that came back.
     pub(super) fn hear(&self, record: LimitRecord) {
         let now = now_ms();
         match record {

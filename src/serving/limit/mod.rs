@@ -45,7 +45,7 @@ pub mod stored;
 pub mod shared;
 mod heard;
 
-/// Words that wait to be told, while NATS is away or busy; of more, the oldest are dropped, and hold for this instance only.
+/// Most records that wait while NATS is away or busy. Beyond that the oldest are dropped, and apply to this instance only.
 const MAX_WORDS: usize = 4096;
 
 /// Why a request is refused: what came to its limit, and when it is worth trying again.
@@ -110,7 +110,7 @@ pub struct Limits {
     /// It was read which addresses are known, or waited for long enough; before, this instance blocks no address.
     is_informed: AtomicBool,
     records: Mutex<VecDeque<LimitRecord>>,
-    /// There is something to tell at once.
+    /// A record is to be published at once.
     soon: Notify,
 }
 
@@ -332,7 +332,7 @@ impl Limits {
         self.soon.notify_one();
     }
 
-    /// The next word to tell; a block that was lifted meanwhile is none.
+    /// The next record to publish; a block that was lifted meanwhile is skipped.
     fn next_record(&self) -> Option<LimitRecord> {
         loop {
             let record = lock(&self.records).pop_front()?;

@@ -110,10 +110,10 @@ struct LimitSharing {
     limits: Arc<Limits>,
     /// When each of the others was last heard.
     others: HashMap<String, Instant>,
-    /// For each provider the window that its counter is being told of.
+    /// For each provider, the window of the report that waits for the counter's answer.
     counting: Vec<Option<AwaitedAnswer<u64>>>,
     writing: Option<AwaitedAnswer<LimitRecord>>,
-    /// Not before then, where a word was refused.
+    /// The earliest time of the next write, after a record was refused.
     write_at: Instant,
     next_id: u64,
     say_at: Instant,
@@ -252,7 +252,7 @@ impl LimitSharing {
         }
     }
 
-    /// Writes the next word that waits.
+    /// Writes the next waiting record.
     async fn write(&mut self, inbox: &str) {
         if self.writing.is_some() || Instant::now() < self.write_at || !self.connection.is_up() {
             return;
@@ -465,7 +465,7 @@ impl LimitSharing {
     }
 }
 
-/// What another instance says; none where it is our own word, or not readable.
+/// The message of another instance; none if it is this instance's own, or unreadable.
 fn read(payload: &[u8], own_name: &str) -> Option<QuotaMessage> {
     if payload.len() > MAX_MESSAGE_BYTES {
         return None;

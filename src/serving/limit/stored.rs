@@ -24,7 +24,7 @@ pub const BLOCK_SUBJECTS: &str = "hub.block.>";
 pub const KNOWN_SUBJECTS: &str = "hub.known.>";
 /// How long the end of a block is kept: an instance that is cut off for longer finds that the block is not there.
 const LIFTED_FOR_SECONDS: u64 = 60;
-/// Most bytes of a message that are read; ours have a hundred.
+/// Most bytes of a message that are read. A record has about a hundred.
 const MAX_MESSAGE_BYTES: usize = 1024;
 /// Longest block that is believed, twice the longest that can be set, in milliseconds.
 const LONGEST_MS: u64 = 2 * 24 * 3600 * 1000;
@@ -65,7 +65,7 @@ impl LimitRecord {
         (subject, headers, payload.into())
     }
 
-    /// Back from a message; none where it is not one of ours, or says what cannot be.
+    /// Reads a record from a message; none if it is no record of the hub, or has impossible values.
     pub fn read(subject: &str, payload: &[u8], now_ms: u64) -> Option<Self> {
         if payload.len() > MAX_MESSAGE_BYTES {
             return None;

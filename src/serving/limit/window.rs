@@ -25,17 +25,17 @@ pub struct Quota {
     counted: u64,
     /// Own points that the counter does not know of yet …
     waiting: u64,
-    /// … that it is being told of …
+    /// … in the report that waits for an answer …
     asking: u64,
     /// … and that were reported to it without an answer.
     unsure: u64,
     /// Points that were given back after they were reported to the counter; they are taken again first.
     credit: u64,
-    /// The counter did not answer when it was last asked.
+    /// Whether the counter did not answer the last report.
     is_cut_off: bool,
 }
 
-/// What the counter is to be told.
+/// A report to the counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuotaReport {
     /// Of which window.
@@ -44,7 +44,7 @@ pub struct QuotaReport {
     pub points: u64,
 }
 
-/// What became of a [`QuotaReport`].
+/// The result of a [`QuotaReport`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReportOutcome {
     /// The counter's value now.
@@ -150,7 +150,7 @@ impl Quota {
         }
     }
 
-    /// What the counter does not know yet; none where it is being told.
+    /// The next report to the counter; none while one waits for its answer.
     pub fn report(&mut self, now_ms: u64) -> Option<QuotaReport> {
         self.roll(now_ms);
         if self.asking > 0 || self.waiting == 0 {
@@ -163,7 +163,7 @@ impl Quota {
         })
     }
 
-    /// What became of the last [`Self::report`].
+    /// Records the result of the last [`Self::report`].
     pub fn reported(&mut self, window: u64, outcome: ReportOutcome) {
         self.is_cut_off = !matches!(outcome, ReportOutcome::Counted(_));
         if self.number != window {

@@ -113,7 +113,7 @@ fn a_new_connection_and_the_servers_report_count() {
     assert_eq!(known.trouble, None);
 }
 
-/// NATS stands still: neither is answered, and what was sent before is no evidence afterwards.
+/// NATS is frozen: neither is answered, and appends and probes from before are no evidence afterwards.
 #[test]
 fn a_server_that_stood_still_is_believed_when_it_answers() {
     let began = Instant::now();

@@ -19,7 +19,7 @@ use crate::verification::{Scheme, ambiguity::FieldRead};
 pub struct Unsigned {
     /// The place, as it is written.
     pub place: String,
-    /// The key that it stands under.
+    /// The key of the value.
     pub key: &'static str,
 }
 

@@ -171,7 +171,7 @@ fn joined_texts_have_labels_where_they_are_there() {
     }
 }
 
-/// A list that nobody reads is money that nobody asks for.
+/// A list that is not read is money that is not charged.
 #[test]
 fn all_of_several_lists_may_be_read() {
     let read = |each: &str| {
@@ -274,7 +274,7 @@ fn a_document_in_a_text_is_held_to_the_limits_of_bodies() {
     );
 }
 
-/// A part of a required sum that cannot be read is told once, and not as missing besides.
+/// An unreadable part of a required sum is reported once, and not also as missing.
 #[test]
 fn an_unreadable_value_is_not_also_reported_missing() {
     let order = ORDER.replace("total = \"/total\"", "total = { sum = [\"/total\"], required = true }");

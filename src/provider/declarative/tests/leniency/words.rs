@@ -141,7 +141,7 @@ fn a_change_without_a_status_is_news_all_the_same() {
     assert_eq!(change.courier.unwrap().name.as_deref(), Some("Sami"));
 }
 
-/// What is ignored because its word is unknown is told from what a file says is not wanted.
+/// A webhook that is ignored because its word is unknown differs from one that the file does not want.
 #[test]
 fn an_unknown_event_is_told_from_an_unwanted_one() {
     let read = |name: &str, body: &str| {
