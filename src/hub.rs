@@ -442,7 +442,7 @@ impl Tasks {
                         self.forget(id);
                     }
                     Ok(Some(ended)) => {
-                        let reason = self.reason(ended).context("while it was told to stop");
+                        let reason = self.reason(ended).context("while the hub was stopping");
                         tracing::error!(error = format!("{reason:#}"), "a task failed");
                         failure.get_or_insert(reason);
                     }

@@ -208,7 +208,7 @@ impl Remote {
     fn no_base(&self, why: NotAllowed) -> ErrorReport {
         let prefix = config::prefix(&self.name);
         let message = format!(
-            "delivery_providers.api_base_url of {} {why}; mend the row, or name its host in {prefix}_API_HOSTS",
+            "delivery_providers.api_base_url of {} {why}; correct the row, or name its host in {prefix}_API_HOSTS",
             self.name
         );
         ErrorReport::new(ErrorType::Configuration, "PROVIDER_URL_REFUSED", message)

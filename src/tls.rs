@@ -126,9 +126,12 @@ pub fn identity(certificate: &str, key: &str, files: &KeyPair) -> anyhow::Result
 fn authorities(variable: &str, file: &Path) -> anyhow::Result<RootCertStore> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(variable, file)? {
-        store
-            .add(certificate)
-            .with_context(|| format!("{variable}: {} holds what is no authority", file.display()))?;
+        store.add(certificate).with_context(|| {
+            format!(
+                "{variable}: {} contains something that is not an authority",
+                file.display()
+            )
+        })?;
     }
     Ok(store)
 }
@@ -140,7 +143,7 @@ fn authorities(variable: &str, file: &Path) -> anyhow::Result<RootCertStore> {
 pub fn certificates(variable: &str, file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let bytes = read(variable, file)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    let found = found.map_err(|error| anyhow!("{variable}: {} is no PEM: {error}", file.display()))?;
+    let found = found.map_err(|error| anyhow!("{variable}: {} is not PEM: {error}", file.display()))?;
     if found.is_empty() {
         bail!("{variable}: {} holds no certificate in PEM", file.display());
     }

@@ -300,7 +300,7 @@ async fn files_are_checked_and_tried_before_they_go_live() {
 
     let uber = said(&["--json", "providers", "try", "uber-eats", &sample], 0).await;
     let uber: Value = serde_json::from_str(&uber).unwrap();
-    assert_eq!(uber["why"], "there is no word at body:/event_type");
+    assert_eq!(uber["why"], "no word was found at body:/event_type");
     let credentials = said(
         &[
             "providers",

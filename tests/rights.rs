@@ -240,7 +240,8 @@ async fn retention_without_the_right_to_delete_is_refused_alone() {
     ] {
         assert!(why.contains(said), "{why}");
     }
-    hub.says("old rows stay: the role may not delete them").await;
+    hub.says("old rows stay: RETENTION_… is set, but the role may not delete them")
+        .await;
     world.post_orders(&hub, ids("kept", 2)).await;
     let events = world.log.settled().await;
     eventually("the tables are written", PATIENCE, async || {

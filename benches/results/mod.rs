@@ -158,12 +158,12 @@ impl Results {
         let shown = path.display();
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {shown}"))?;
         let Form { format } =
-            serde_json::from_str(&text).with_context(|| format!("{shown} is no run of this bench"))?;
+            serde_json::from_str(&text).with_context(|| format!("{shown} is not a run of this bench"))?;
         ensure!(
             format == FORMAT,
             "{shown} has form {format}, this bench reads form {FORMAT}: make the earlier run again"
         );
-        serde_json::from_str(&text).with_context(|| format!("{shown} is no run of this bench"))
+        serde_json::from_str(&text).with_context(|| format!("{shown} is not a run of this bench"))
     }
 }
 

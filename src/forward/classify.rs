@@ -183,7 +183,7 @@ fn said_yes(request: RequestKind, answer: &Answer) -> AnswerVerdict {
 
 /// The hub follows no redirect: the token would go to any host that the answer names.
 fn redirected(answer: &Answer, standing: BackendEvidence) -> AnswerVerdict {
-    let place = answer.location.as_deref().unwrap_or("a place that it does not name");
+    let place = answer.location.as_deref().unwrap_or("an unnamed location");
     if standing == BackendEvidence::Redirects {
         let message = format!("the backend redirects everything to {place}: is BACKEND_URL right?");
         return AnswerVerdict::Misconfigured(report(ErrorType::Configuration, answer, &message));

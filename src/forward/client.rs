@@ -48,8 +48,9 @@ impl BackendClient {
     /// If TLS cannot be set up.
     pub fn new(settings: &config::Backend) -> anyhow::Result<Self> {
         let newest = settings.service_tokens.first().context("SERVICE_TOKEN: missing")?;
-        let mut token = HeaderValue::from_str(newest.expose_secret())
-            .map_err(|_| anyhow::anyhow!("SERVICE_TOKEN: holds characters that cannot stand in an HTTP header"))?;
+        let mut token = HeaderValue::from_str(newest.expose_secret()).map_err(|_| {
+            anyhow::anyhow!("SERVICE_TOKEN: contains characters that are not allowed in an HTTP header")
+        })?;
         token.set_sensitive(true);
         let headers = HeaderMap::from_iter([
             (CONTENT_TYPE, HeaderValue::from_static("application/json")),

@@ -105,7 +105,7 @@ impl Budget {
                 wanted_bytes = ENOUGH_MEMORY,
                 connections = self.connections,
                 body_bytes = self.body_bytes,
-                "the memory limit is low: the hub takes fewer connections and bodies at a time, and may be killed all the same"
+                "the memory limit is low: the hub takes fewer connections and bodies at a time, and may still be killed"
             );
         }
     }

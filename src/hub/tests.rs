@@ -32,6 +32,6 @@ async fn failures_while_stopping_are_reported() {
     let failure = tasks.drain(GRACE).await.unwrap_err();
     assert_eq!(
         format!("{failure:#}"),
-        "while it was told to stop: push failed: no lanes"
+        "while the hub was stopping: push failed: no lanes"
     );
 }

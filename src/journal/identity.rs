@@ -218,9 +218,7 @@ impl Compared {
         match self {
             Self::Same => "the event log is the same",
             Self::Copy => "the event log is a copy of the previous one, with all of its events",
-            Self::WentBack(_) => {
-                "the event log went back: events that it had are missing, and others have their sequences"
-            }
+            Self::WentBack(_) => "the event log went back: events are missing, and others have their sequences",
             Self::Another => "the event log was replaced by another one",
         }
     }

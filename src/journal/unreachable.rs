@@ -82,7 +82,7 @@ fn plain(error: &str) -> String {
     } else if has("too many open files") {
         "the hub has no file descriptor left: raise LimitNOFILE or ulimit -n"
     } else if has("expected info") {
-        "what answers there is no NATS server"
+        "the program that answers there is not a NATS server"
     } else if has("route to host") || has("network is unreachable") {
         "the network does not lead there"
     } else {

@@ -42,7 +42,7 @@ impl FromStr for Pointer {
         }
         let Some(rest) = text.strip_prefix('/') else {
             return Err(BadPointer(format!(
-                "{text:?} is no JSON pointer; one begins with / such as /order/id"
+                "{text:?} is not a JSON pointer; it begins with / such as /order/id"
             )));
         };
         let segments: Vec<_> = rest

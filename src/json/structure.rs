@@ -219,7 +219,7 @@ impl<'a> Scan<'a> {
             return Err(self.fault_around(format_args!("a key of more than {MAX_KEY_BYTES} bytes")));
         }
         let key = if is_escaped {
-            let text: String = serde_json::from_str(quoted).map_err(|_| self.fault_around("a key that is no text"))?;
+            let text: String = serde_json::from_str(quoted).map_err(|_| self.fault_around("a key that is not text"))?;
             Cow::Owned(text)
         } else {
             Cow::Borrowed(&quoted[1..quoted.len() - 1])

@@ -128,7 +128,7 @@ impl Retained {
             tracing::error!(
                 table,
                 lacking,
-                "old rows stay: the role may not delete them (RETENTION_… is set); the tables are written all the same"
+                "old rows stay: RETENTION_… is set, but the role may not delete them; the tables are still written"
             );
         }
         let may = lacking.is_none();

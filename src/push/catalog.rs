@@ -200,7 +200,7 @@ impl Push {
                 event,
                 &accepted,
                 "MENU_RESULT_TIMEOUT",
-                "the provider took the menu but did not say in time what it makes of it",
+                "the provider accepted the menu but did not report its result in time",
             ),
             None => Err(Failure::Later {
                 after: result.pause(due),

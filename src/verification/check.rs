@@ -33,7 +33,7 @@ impl Scheme {
             Self::Hmac(one) => {
                 one.faults().into_iter().for_each(&mut add);
                 if one.signed.has(&Part::Secret) {
-                    add("signed: {secret} is the key of an HMAC and no part of what it signs".into());
+                    add("signed: {secret} is the key of an HMAC and cannot be a part of the signed text".into());
                 }
             }
             Self::HashConcat(one) => {
@@ -88,7 +88,7 @@ impl Signed {
         let mut faults: Vec<String> = secret_name(&self.secret).into_iter().collect();
         faults.extend(self.ambiguities());
         if !self.signed.has_of_body() && self.body_hash.is_none() {
-            faults.push("signed: holds no part of the body, so that it protects none".into());
+            faults.push("signed: holds no part of the body, so it does not protect it".into());
         }
         faults.extend(self.single.iter().filter_map(|pointer| json::pointer_fault(pointer)));
         if let Some(hash) = &self.body_hash {
@@ -116,7 +116,7 @@ impl Signed {
         }
         let indirect = |part: &Part| matches!(part, Part::Pointer { pointer, .. } if self.is_signature(pointer));
         if self.signed.0.iter().any(indirect) || (self.in_body() && self.signed.has(&Part::Body)) {
-            faults.push("signature: stands in what it signs".into());
+            faults.push("signature: is part of what it signs".into());
         }
         faults
     }

@@ -112,7 +112,7 @@ fn part(name: &str) -> Result<Part, String> {
         None if name == "method" => Ok(Part::Method),
         None if name == "sorted_fields" => Ok(Part::SortedFields),
         None if name == "secret" => Ok(Part::Secret),
-        _ => Err(format!("{{{name}}} is no part of a request")),
+        _ => Err(format!("{{{name}}} is not a part of a request")),
     }
 }
 

@@ -54,7 +54,7 @@ impl TryFrom<String> for Field {
             "json" => Type::Json,
             _ => {
                 return Err(format!(
-                    "fields: {text:?} is no type; expected text, number, text_or_number or json, with ? where it may be missing"
+                    "fields: {text:?} is not a type; expected text, number, text_or_number or json, with ? where it may be missing"
                 ));
             }
         };

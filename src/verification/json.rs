@@ -119,7 +119,7 @@ fn steps(pointer: &str) -> impl Iterator<Item = String> {
 /// What is wrong with a pointer, if anything.
 pub(super) fn pointer_fault(pointer: &str) -> Option<String> {
     if !pointer.starts_with('/') {
-        return Some(format!("{pointer:?} is no JSON pointer: it begins with /"));
+        return Some(format!("{pointer:?} is not a JSON pointer: it begins with /"));
     }
     (steps(pointer).count() > MAX_POINTER_STEPS).then(|| format!("{pointer:?} has more than {MAX_POINTER_STEPS} steps"))
 }

@@ -99,7 +99,7 @@ async fn tail_shows_past_events() {
     assert_eq!(event["data"]["error"]["message"], "the backend answered 500");
 
     for (args, named) in [
-        (&["events", "show", "7"][..], "message 7 of the log is no event"),
+        (&["events", "show", "7"][..], "message 7 of the log is not an event"),
         (&["events", "show", "10"], "there is no event 10"),
         (&["events", "tail", "--type", "order.eaten"], "order.dead_lettered"),
         (&["events", "tail", "--follow", "--until", "1h"], "--until"),

@@ -78,7 +78,9 @@ impl LaneScan {
         };
         if found.is_open {
             let lane = serde_json::from_slice(payload).with_context(|| {
-                format!("message {sequence} of LANES is no lane; purge LANES to have it made again from the event log")
+                format!(
+                    "message {sequence} of LANES is not a lane; purge LANES, and the hub rebuilds it from the event log"
+                )
             })?;
             self.lanes.insert(key, lane);
             self.subjects.insert(key, subject.into());

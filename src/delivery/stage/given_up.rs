@@ -40,7 +40,7 @@ pub fn not_yours<S: Stage>(event: &Recorded, label: &str, requests: u32, why: &N
 /// Gives up an event with a handler that panicked: it would panic on every instance in turn. It can be taken up again once the
 /// code is mended.
 pub(super) fn panicked<S: Stage>(event: &Recorded, requests: u32, panicked: &Panicked) -> NewEvent {
-    let message = format!("{panicked} while this event was handled; mend the code and retry the dead letter");
+    let message = format!("{panicked} while this event was handled; fix the code and retry the dead letter");
     given_up_by_the_runner::<S>(
         event,
         requests,

@@ -51,7 +51,7 @@ pub async fn ask(connection: &Connection, what: &str, request: &Value, within: D
 /// # Errors
 /// [`ApiError`], or that it is no JSON.
 pub fn checked(answer: &[u8]) -> anyhow::Result<Value> {
-    let answer: Value = serde_json::from_slice(answer).context("NATS gives an answer that is no JSON")?;
+    let answer: Value = serde_json::from_slice(answer).context("NATS gives an answer that is not JSON")?;
     match answer.get("error") {
         None => Ok(answer),
         Some(error) => Err(ApiError {

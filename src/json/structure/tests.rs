@@ -108,7 +108,7 @@ fn only_objects_are_accepted() {
         ("{\"a\":NaN}", "not JSON"),
         ("{\"a\":01}", "not JSON"),
         ("{\"a\":\"\n\"}", "not JSON"),
-        ("{\"\\ud800\":1}", "a key that is no text, at the top"),
+        ("{\"\\ud800\":1}", "a key that is not text, at the top"),
         ("{", "not JSON"),
         ("{\"a\":\"", "not JSON"),
         ("{\"a\":\"\\", "not JSON"),

@@ -396,7 +396,7 @@ impl From<Located> for Found {
             })),
             Entry::Unreadable { sequence, .. } => Self::Garbage(Garbage {
                 sequence,
-                unreadable: format!("message {sequence} of the event log, on {subject}, is no event"),
+                unreadable: format!("message {sequence} of the event log, on {subject}, is not an event"),
             }),
         }
     }

@@ -173,7 +173,7 @@ impl Events {
 pub async fn at(connection: &Connection, sequence: u64) -> anyhow::Result<Recorded> {
     let found = read::decoded_at(connection, sequence).await?;
     let decoded = found.with_context(|| format!("there is no event {sequence} on the log, or it has left it"))?;
-    decoded.with_context(|| format!("message {sequence} of the log is no event that this version can read"))
+    decoded.with_context(|| format!("message {sequence} of the log is not an event that this version can read"))
 }
 
 /// An event in CloudEvents' JSON format, with the rest of the envelope as extension attributes. Personal data in `data` is masked.

@@ -171,7 +171,7 @@ fn at(value: &Value, place: FieldContext) -> Value {
 pub fn masked_body(body: &[u8]) -> Value {
     match serde_json::from_slice::<Value>(body) {
         Ok(value) => masked(&value),
-        Err(_) => Value::from(format!("{HIDDEN} ({} bytes that are no JSON)", body.len())),
+        Err(_) => Value::from(format!("{HIDDEN} ({} bytes that are not JSON)", body.len())),
     }
 }
 
@@ -204,6 +204,6 @@ mod tests {
         });
         assert_eq!(masked(&body), expected);
         assert_eq!(masked(&json!("Anna")), "***");
-        assert_eq!(masked_body(b"Anna"), "*** (4 bytes that are no JSON)");
+        assert_eq!(masked_body(b"Anna"), "*** (4 bytes that are not JSON)");
     }
 }

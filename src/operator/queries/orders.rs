@@ -279,7 +279,9 @@ pub struct Page {
 pub async fn list(connection: &Connection, filter: &Filter, after: Option<Cursor>, limit: u16) -> anyhow::Result<Page> {
     let is_undelivered = filter.is_undelivered();
     if after.is_some_and(|cursor| cursor.is_undelivered != is_undelivered) {
-        anyhow::bail!("the cursor is of a list with another order; give it with the filters of the page that it ended");
+        anyhow::bail!(
+            "the cursor belongs to a list that is sorted differently; use it with the filters of its own page"
+        );
     }
     let limit = i64::from(limit.clamp(1, MOST_ON_A_PAGE));
     let states: Option<Vec<&str>> =

@@ -179,7 +179,7 @@ impl TablesWriter<'_> {
                 }
                 // The stage records an event about this message, and that event is in the tables.
                 Entry::Unreadable { sequence, newer: None } => {
-                    tracing::warn!(sequence, "a message on the log is no event; it has no row");
+                    tracing::warn!(sequence, "a message on the log is not an event; it has no row");
                 }
             }
         }

@@ -42,7 +42,7 @@ impl<'de> Visitor<'de> for ZoneVisitor {
         let offset = text.parse();
         offset
             .map(Zone::Fixed)
-            .map_err(|_| E::custom(format_args!("{text:?} is no offset from UTC such as +03:00")))
+            .map_err(|_| E::custom(format_args!("{text:?} is not an offset from UTC such as +03:00")))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Zone, A::Error> {

@@ -412,7 +412,7 @@ fn payer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D
     match text.as_str() {
         "merchant" | "provider" => Ok(Some(text)),
         _ => Err(de::Error::custom(format_args!(
-            "funded_by: {text:?} is neither merchant nor provider; it is said as it is, and no place"
+            "funded_by: {text:?} is neither merchant nor provider; expected one of these two words, not a place"
         ))),
     }
 }
@@ -468,7 +468,7 @@ macro_rules! words {
                 all.iter().find(|one| one.as_str() == text).copied().ok_or_else(|| {
                     let known: Vec<_> = all.iter().map(|one| one.as_str()).collect();
                     de::Error::custom(format_args!(
-                        concat!("{:?} is no ", $what, "; expected one of {}"),
+                        concat!("{:?} is not a ", $what, "; expected one of {}"),
                         text,
                         known.join(", ")
                     ))

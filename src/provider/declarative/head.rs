@@ -136,7 +136,7 @@ fn why(file: &File, reader: &HeadReader<'_>) -> Option<String> {
                 }
                 Some(Where::Fetched(_)) | None => "",
             };
-            Some(format!("there is no word at {places}{begin}"))
+            Some(format!("no word was found at {places}{begin}"))
         }
     }
 }

@@ -47,7 +47,7 @@ impl PathTemplate {
 impl<'de> Deserialize<'de> for PathTemplate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let wrong = || de::Error::custom(format_args!("{text:?} is no path such as /order/{{order}}/status"));
+        let wrong = || de::Error::custom(format_args!("{text:?} is not a path such as /order/{{order}}/status"));
         let parts = text.strip_prefix('/').ok_or_else(wrong)?;
         let part = |part: &str| match part.strip_prefix('{') {
             Some(name) => name

@@ -47,7 +47,7 @@ impl FromStr for Source {
             Some(("header" | "path", _)) => Err(format!("{text:?} names no header or part of the path")),
             _ => pointer(text).map(Self::Here).map_err(|_| {
                 format!(
-                    "{text:?} is no place; expected a JSON pointer (/order/id), or one after document: or body:, or header:NAME, or path:NAME"
+                    "{text:?} is not a place; expected a JSON pointer (/order/id), or one after document: or body:, or header:NAME, or path:NAME"
                 )
             }),
         }
@@ -310,7 +310,7 @@ impl<'de> Deserialize<'de> for Unit {
             other => match other.strip_prefix('e').and_then(|digits| digits.parse().ok()) {
                 Some(exponent @ 0..=9) => Ok(Self::Exponent(exponent)),
                 _ => Err(de::Error::custom(format_args!(
-                    "{other:?} is no way to write an amount; expected decimal, minor, or e0 to e9"
+                    "{other:?} is not a format of amounts; expected decimal, minor, or e0 to e9"
                 ))),
             },
         }

@@ -172,7 +172,7 @@ fn pieces(text: &str) -> Result<Vec<Piece>, String> {
             }
             other => {
                 return Err(format!(
-                    "{{{other}}} is no placeholder; there are order_id, event_id, request_id, code, message, and pointers such as /id"
+                    "{{{other}}} is not a placeholder; the placeholders are order_id, event_id, request_id, code, message, and pointers such as /id"
                 ));
             }
         });

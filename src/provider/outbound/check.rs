@@ -74,7 +74,7 @@ impl Check {
             .iter()
             .any(|status| !(400..500).contains(status) || *status == 401)
         {
-            self.note(at, "expected HTTP statuses from 400 to 499 but for 401");
+            self.note(at, "expected HTTP statuses from 400 to 499, without 401");
         }
         statuses.iter().copied().collect()
     }
@@ -85,7 +85,7 @@ impl Check {
             Auth::Header { name, prefix } => {
                 self.header("outbound.auth.name", name);
                 if !prefix.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
-                    self.note("outbound.auth.prefix", "expected text that can stand in a header");
+                    self.note("outbound.auth.prefix", "expected text that is allowed in a header");
                 }
             }
             Auth::Oauth2 { token_url, .. } => {
@@ -113,7 +113,7 @@ impl Check {
             self.note(at, "expected a path that begins with /, without // or ..");
         }
         if text.uses(words::ACCESS_TOKEN) && !self.has_token {
-            self.note(at, "{access_token} goes together with outbound.auth of kind login");
+            self.note(at, "{access_token} requires outbound.auth of kind login");
         }
         text
     }
@@ -191,7 +191,7 @@ impl Check {
         }
         let every = self.duration(&at("poll_every"), result.poll_every.as_deref(), DEFAULT_POLL_EVERY);
         if every.is_zero() {
-            self.note(&at("poll_every"), "expected more than nothing");
+            self.note(&at("poll_every"), "expected more than zero");
         }
         let poll = result.poll.as_deref();
         ResultSpec {

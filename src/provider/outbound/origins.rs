@@ -14,7 +14,7 @@ pub const MAX_HOSTS: usize = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAllowed {
     /// It cannot be read.
-    #[error("is no absolute URL")]
+    #[error("is not an absolute URL")]
     NoUrl,
     /// `user:password@`.
     #[error("holds credentials")]

@@ -297,10 +297,7 @@ impl Json {
                         Self::Plain(Value::Null)
                     }
                     _ => {
-                        note(
-                            faults,
-                            format!("{at}: $each goes together with \"do\" and nothing else"),
-                        );
+                        note(faults, format!("{at}: $each requires \"do\" and nothing else"));
                         Self::Plain(Value::Null)
                     }
                 }

@@ -238,7 +238,7 @@ impl Limits {
 
     fn block_address(&self, address: Address, block: Block) {
         let hint = if address.is_local() {
-            "; it is no address of the internet: a proxy that TRUSTED_PROXIES should name?"
+            "; it is not a public address: should TRUSTED_PROXIES name it?"
         } else {
             ""
         };

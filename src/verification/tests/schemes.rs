@@ -41,7 +41,7 @@ fn invalid_tables_are_refused() {
         (json!({ "preset": "stripe", "algorithm": "md5" }), "md5"),
         (
             json!({ "preset": "stripe", "signed": "{bdy}" }),
-            "{bdy} is no part of a request",
+            "{bdy} is not a part of a request",
         ),
         (json!({ "preset": "stripe", "signed": "{body" }), "without its }"),
         (
@@ -50,11 +50,11 @@ fn invalid_tables_are_refused() {
         ),
         (
             json!({ "preset": "adyen", "signature": { "pointer": "sig" } }),
-            "no JSON pointer",
+            "not a JSON pointer",
         ),
         (
             json!({ "preset": "keeta", "fields": { "x": "words" } }),
-            "\"words\" is no type",
+            "\"words\" is not a type",
         ),
         (json!({ "preset": "delivery-hero", "algorithms": ["none"] }), "none"),
         (json!({ "kind": "none", "secret": "x" }), "secret"),
@@ -124,7 +124,7 @@ fn schemes_that_protect_nothing_are_named() {
             json!({ "preset": "careem", "body_hash": { "query": "h", "algorithm": "sha256", "encoding": "hex" } }),
             "URL, which is not signed",
         ),
-        (json!({ "preset": "careem", "single": ["x"] }), "no JSON pointer"),
+        (json!({ "preset": "careem", "single": ["x"] }), "not a JSON pointer"),
         (
             json!({ "preset": "keeta", "signed": "{secret}{sorted_fields}" }),
             "must end with {secret}",
@@ -135,7 +135,7 @@ fn schemes_that_protect_nothing_are_named() {
         ),
         (
             json!({ "preset": "keeta", "signed": "{body}{secret}" }),
-            "stands in what it signs",
+            "is part of what it signs",
         ),
         (
             json!({ "preset": "delivery-hero", "algorithms": [] }),

@@ -239,12 +239,12 @@ other = "ignored"
             r#"{"id":"1","type":"Ping"}"#,
             "events.types says so of \"Ping\", at /type",
         ),
-        (WEBHOOK, r#"{"id":"1"}"#, "there is no word at /type"),
+        (WEBHOOK, r#"{"id":"1"}"#, "no word was found at /type"),
         (WEBHOOK, r#"{"menu":{}}"#, "events.when says so of /menu"),
         (
             &part,
             r#"{"type":"new","order":{"id":"1"}}"#,
-            "there is no word at /type; places begin at webhook.document, those after body: at the body",
+            "no word was found at /type; places begin at webhook.document, those after body: at the body",
         ),
     ] {
         assert_eq!(why(webhook, events, body), said, "{body}");

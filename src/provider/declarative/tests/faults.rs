@@ -156,7 +156,7 @@ signed = "{body}""#;
             21,
             "steps[1].steps[1].signed: holds no part of the body",
         ),
-        ("\"{body}\"", "\"{bdy}\"", 21, "{bdy} is no part of a request"),
+        ("\"{body}\"", "\"{bdy}\"", 21, "{bdy} is not a part of a request"),
         ("\"hex\"", "\"hx\"", 19, "unknown variant `hx`"),
         ("encoding", "encodng", 19, "unknown field `encodng`"),
         ("\"x-s\"", "\"x s\"", 20, "cannot be a header's name"),
