@@ -20,12 +20,12 @@ pub const METRICS: &[Metric] = &[
     gauge(
         "webhook_last_received_timestamp_seconds",
         &[PROVIDER],
-        "When the last webhook of a provider was accepted, in seconds since 1970: read from the log at the start, then of this instance; take the largest of all instances. 0 where the log has none",
+        "When the last webhook of a provider was accepted, in seconds since 1970: read from the log at the start, then counted by this instance; use the maximum over all instances. 0 if the log has none",
     ),
     histogram(
         "webhook_accept_duration_seconds",
         &[PROVIDER],
-        "From the request's headers to its place on the log",
+        "From the request's headers to the acknowledgement of the log",
     ),
     counter(
         "webhooks_processed_total",
@@ -40,7 +40,7 @@ pub const METRICS: &[Metric] = &[
     counter(
         "webhooks_rejected_total",
         &[PROVIDER, REASON],
-        "Total requests refused, by provider (_ where it is not known) and reason",
+        "Total requests refused, by provider (_ if unknown) and reason",
     ),
     counter(
         "signature_failures_total",
@@ -50,12 +50,12 @@ pub const METRICS: &[Metric] = &[
     counter(
         "webhook_secret_used_total",
         &[PROVIDER, open("secret"), open("origin"), open("index")],
-        "Total webhooks let in, by provider and the name, origin and index of the secret that matched",
+        "Total webhooks accepted, by provider and the name, origin and index of the secret that matched",
     ),
     counter(
         "refusals_lost_total",
         &[],
-        "Total samples of refused requests that did not get to the stream REFUSALS",
+        "Total samples of refused requests that did not reach the stream REFUSALS",
     ),
     counter(
         "rate_limited_total",
@@ -63,34 +63,34 @@ pub const METRICS: &[Metric] = &[
             PROVIDER,
             of("scope", &["address", "provider", "branch", "bytes", "repeat"]),
         ],
-        "Total requests refused by a rate limit, by provider and scope (address: it is blocked; provider: over its quota; branch: over its part of that; bytes: over its quota of bytes; repeat: an address sent one webhook too often)",
+        "Total requests refused by a rate limit, by provider and scope (address: it is blocked; provider: over its quota; branch: over its share of the quota; bytes: over its quota of bytes; repeat: an address sent one webhook too often)",
     ),
     gauge(
         "connections_open",
         &[of("class", &["unknown", "known"])],
-        "Connections of the public port, by class of their address",
+        "Connections of the public port, by class of their address (unknown, known)",
     ),
     counter(
         "connections_refused_total",
         &[of("reason", &["share", "strangers", "full", "replaced"])],
-        "Total connections that were not accepted or ended early, by reason (share: of its address; strangers: room of unknown addresses; full: all; replaced: idle, ended for a newer one)",
+        "Total connections that were not accepted or ended early, by exhausted limit (share: of its address; strangers: of unknown addresses; full: of all connections) or because a newer connection took their room (replaced: they were idle)",
     ),
-    gauge("body_bytes_held", &[], "Bytes of request bodies that are held"),
+    gauge("body_bytes_held", &[], "Bytes of request bodies in memory"),
     counter(
         "bodies_refused_total",
         &[of("reason", &["room", "provider", "holds_most"])],
-        "Total bodies that found no room, by reason (room: of their class; provider: its share; holds_most: unfinished, ended for others because its address holds most)",
+        "Total bodies refused for lack of memory, by exhausted limit (room: of their class; provider: the share of their provider; holds_most: unfinished, ended for others because their address uses most memory)",
     ),
     counter(
         "heavy_work_total",
         &[of("outcome", &["done", "refused"])],
-        "Total large bodies that had to wait for a turn to be unpacked or verified, by outcome",
+        "Total large bodies that waited to be decompressed or verified, by outcome",
     ),
     gauge("blocks_active", &[], "Addresses and providers that are blocked"),
     gauge(
         "rate_limit_instances",
         &[],
-        "Instances that share rate limits, as this one knows them",
+        "Instances that share rate limits, as known to this one",
     ),
     counter(
         "integration_requests_total",
@@ -101,73 +101,73 @@ pub const METRICS: &[Metric] = &[
     counter(
         "sanitised_fields_total",
         &[PROVIDER],
-        "Total texts that did not go to the backend as they came, by provider",
+        "Total texts that were changed before they were sent to the backend, by provider",
     ),
     counter(
         "order_flags_total",
         &[PROVIDER, FLAG],
-        "Total flags of orders and of news about them, by provider and flag; unknown_event: ignored for an unknown word",
+        "Total flags of orders and of news about them, by provider and flag; unknown_event: ignored because of an unknown type",
     ),
     counter(
         "duplicate_orders_total",
         &[PROVIDER, of("differs", &["true", "false"])],
-        "Total orders that were announced again and went no further, by provider and whether lines or total differ",
+        "Total orders that were announced again and not created twice, by provider and whether lines or total differ",
     ),
     gauge(
         "order_memory_entries",
         &[],
-        "Webhooks that are known again when they, or their orders, come once more",
+        "Webhooks that the hub recognises when they, or their orders, come again",
     ),
     gauge(
         "order_memory_warm",
         &[],
-        "1 where the log was read for known orders; before that the instance takes no stage over",
+        "1 once the log was read for known orders; before that the instance takes over no stage",
     ),
     gauge(
         "order_memory_reach_seconds",
         &[],
-        "How far back they are known; less than ORDER_MEMORY where the log is younger, or more came than are remembered",
+        "How far back orders are recognised; less than ORDER_MEMORY if the log is younger, or if more orders came than the memory can contain",
     ),
     // Stages.
     gauge(
         "stage_active",
         &[ROLE],
-        "1 on the instance that works on a stage now (projection: that writes the tables), 0 on the others",
+        "1 on the instance that runs the stage now (projection: that writes the tables), 0 on the others",
     ),
     gauge(
         "stage_pending",
         &[STAGE],
-        "Messages on the log that were not handed to a stage yet; of the instance that works on it, 0 on the others",
+        "Messages on the log that were not yet delivered to the stage; 0 on instances that do not run it",
     ),
     gauge(
         "stage_lag_seconds",
         &[STAGE],
-        "How long the last message had waited for the stage; of the instance that works on it, 0 on the others",
+        "How long the last message waited for the stage; 0 on instances that do not run it",
     ),
     gauge(
         "orders_waiting",
         &[STAGE, WHERE],
-        "Events that a stage has not ended, by where they wait: queued (on the log, not handed out), breaker (the same and what is held, while the circuit breaker lets nothing through), branches (the same, while the branches were never read), held (in memory, at work or between quick attempts), parked (in a lane until their next attempt). Of transform and forward: orders, and news about them, that are not at the backend yet; of push: what providers are to be told. Of the instance that works on the stage, 0 on the others: sum over all",
+        "Events that a stage has not completed, by where they wait: queued (on the log, not yet delivered to the stage), breaker (queued or held, while the circuit breaker is open), branches (queued or held, while the branches were never read), held (in memory, in progress or between quick attempts), parked (until their next attempt). For transform and forward these are orders, and news about them, that are not at the backend yet; for push, requests to providers. 0 on instances that do not run the stage",
     ),
     gauge(
         "oldest_waiting_seconds",
         &[STAGE],
-        "For how long the oldest event that a stage has not ended is on the log; of the instance that works on it, 0 on the others",
+        "Age on the log of the oldest event that a stage has not completed; 0 on instances that do not run it",
     ),
     gauge(
         "retries_parked",
         &[PROVIDER],
-        "Orders that are parked until their next attempt, by provider, of all stages that this instance works on",
+        "Orders that are parked until their next attempt, by provider, for all stages that this instance runs",
     ),
     counter(
         "lane_full_total",
         &[STAGE, PROVIDER],
-        "Total events given up because too many of their order wait already, by stage and provider",
+        "Total events given up because too many events of their order wait already, by stage and provider",
     ),
     counter(
         "events_left_total",
         &[STAGE],
-        "Total events left to another instance: of a newer version, those behind them in their orders, and one for each provider that is not enabled, by stage",
+        "Total events left to another instance: events of a newer version, later events of the same orders, and one for each provider that is not enabled, by stage",
     ),
     counter(
         "panics_total",
@@ -182,12 +182,12 @@ pub const METRICS: &[Metric] = &[
     gauge(
         "dead_letters_open",
         &[open("stage"), open("code"), open("provider")],
-        "Dead letters that were not retried yet, by stage, cause and provider; read from the log, so it is the same on every instance: take the largest",
+        "Dead letters that were not retried yet, by stage, cause and provider; read from the log, so it is the same on every instance: use the maximum",
     ),
     gauge(
         "dead_letters_known",
         &[],
-        "1 where the log was read for dead letters, so that dead_letters_open is complete",
+        "1 once the log was read for dead letters and dead_letters_open is complete",
     ),
     counter(
         "not_yours_total",
@@ -219,7 +219,7 @@ pub const METRICS: &[Metric] = &[
     gauge(
         "circuit_breaker_state",
         &[STATE],
-        "1 for the state that the breaker is in, 0 for the others",
+        "1 for the current state of the breaker, 0 for the others",
     ),
     counter(
         "provider_requests_total",
@@ -227,52 +227,52 @@ pub const METRICS: &[Metric] = &[
             PROVIDER,
             of("outcome", &["success", "configuration", "temporary", "refused"]),
         ],
-        "Total requests to providers' interfaces, by provider and outcome",
+        "Total requests to providers' APIs, by provider and outcome",
     ),
     histogram(
         "provider_request_duration_seconds",
         &[PROVIDER],
-        "Time a provider took for a request, a new token included",
+        "Time a provider took for a request, including a new token",
     ),
     gauge(
         "provider_circuit_breaker_state",
         &[open("provider"), open("state")],
-        "1 for the state that the breaker before a provider's interface is in, 0 for the others",
+        "1 for the current state of the breaker of a provider's API, 0 for the others",
     ),
     // The log.
     gauge("event_log_up", &[], "1 while the event log acknowledges appends"),
     gauge(
         "event_log_trouble",
         &[of("reason", &labels::LOG_TROUBLE)],
-        "1 for the reason why the event log does not acknowledge appends, 0 for the others. stores_nothing: NATS answers, but what is sent to it is neither stored nor refused, as after its disk was full; it must be restarted. restoring: EVENTS is being restored, or that was interrupted",
+        "1 for the reason why the event log does not acknowledge appends, 0 for the others. stores_nothing: NATS answers, but neither stores nor refuses what it receives, as after its disk was full; restart it. restoring: EVENTS is being restored, or a restore was interrupted",
     ),
     late(
         "event_log_last_sequence",
         &[],
-        "Sequence of the last event on the log when last looked at; a mirror that is to take the log's place must reach it",
+        "Sequence of the last event on the log, as last checked; a mirror that is promoted should have reached it",
     ),
-    gauge("event_log_bytes", &[], "Bytes that the stream EVENTS holds"),
+    gauge("event_log_bytes", &[], "Size of the stream EVENTS in bytes"),
     gauge(
         "event_log_max_bytes",
         &[],
-        "Bytes that it may hold (max_bytes); 0: without a limit",
+        "Maximum size of the stream (max_bytes); 0: no limit",
     ),
     gauge(
         "event_log_fill_ratio",
         &[],
-        "How much of its max_bytes the stream EVENTS holds, 0 to 1",
+        "Size of the stream EVENTS as a share of its max_bytes, 0 to 1",
     ),
     counter(
         "event_log_nearly_full_refused_total",
         &[PROVIDER],
-        "Total webhooks refused because the log is nearly full and their provider filled more of it lately than is left",
+        "Total webhooks refused because the log is nearly full and their provider recently filled more of it than is left",
     ),
     counter(
         "events_appended_total",
         &[EVENT],
         "Total events that this instance appended to the log, by type",
     ),
-    histogram("append_round_size", &[], "Events that were appended in one round"),
+    histogram("append_round_size", &[], "Events appended in one round"),
     histogram(
         "append_round_duration_seconds",
         &[],
@@ -281,79 +281,79 @@ pub const METRICS: &[Metric] = &[
     late(
         "nats_healthy",
         &[open("server")],
-        "1 where a NATS server's own health check (/healthz of NATS_MONITORING_URL) says that all is well",
+        "1 if a NATS server's own health check (/healthz of NATS_MONITORING_URL) succeeds",
     ),
     late(
         "nats_store_bytes",
         &[open("server")],
-        "Bytes that a NATS server has stored in its streams",
+        "Bytes stored in the streams of a NATS server",
     ),
     late(
         "nats_store_limit_bytes",
         &[open("server")],
-        "Bytes that it may store (max_file_store)",
+        "Maximum number of bytes in its streams (max_file_store)",
     ),
     late(
         "nats_disk_free_bytes",
         &[open("server")],
-        "Bytes free on the disk of a NATS server's store; only where NATS_MONITORING_URL names this machine by a loopback address",
+        "Bytes free on the disk of a NATS server's store; only if NATS_MONITORING_URL is a loopback address",
     ),
     late("nats_disk_size_bytes", &[open("server")], "Size of that disk"),
     gauge(
         "consumer_missing",
         &[of("consumer", &["transform", "forward", "push", "projection"])],
-        "1 while a durable consumer was deleted and this instance waits for it, by consumer",
+        "1 while this instance waits for a durable consumer that was deleted, by consumer",
     ),
     counter(
         "log_identity_changes_total",
         &[of("by", &["hub", "tables", "orders", "transform", "forward", "push"])],
-        "Total times that the log was found to have gone back or to be another, by the reader that noticed it",
+        "Total detections of a log that went back or was replaced, by the component with the position that did not match",
     ),
     late(
         "log_left_seconds",
         &[of("reader", &["transform", "forward", "push", "projection"])],
-        "Seconds until the log forgets (max_age) the first event that a reader has not read; max_age where it has read all",
+        "Seconds until the log deletes (max_age) the first event that a reader has not read; max_age if it has read all",
     ),
     late(
         "log_left_bytes",
         &[],
-        "Bytes until EVENTS is full, where it has max_bytes; then it refuses events, or forgets its oldest ones (discard)",
+        "Bytes until EVENTS is full, if it has max_bytes; then it refuses events, or deletes its oldest ones (discard)",
     ),
     // PostgreSQL.
     gauge(
         "database_up",
         &[],
-        "1 where PostgreSQL gave a connection when last asked",
+        "1 if PostgreSQL gave a connection at the last check",
     ),
     counter(
         "database_statements_given_up_total",
         &[],
-        "Total statements without an answer in time: cancelled, and their connections closed",
+        "Total statements that were cancelled because they timed out; their connections were closed",
     ),
     counter(
         "database_errors_total",
         &[CLASS],
-        "Total errors for which the tables were not written, or PostgreSQL did not answer health's question, by class",
+        "Total errors that prevented writing the tables, or failed a health check of PostgreSQL, by class",
     ),
     gauge(
         "database_trouble",
         &[CLASS],
-        "1 for the class of the error that keeps this instance from writing the tables, or from asking PostgreSQL, now; 0 for the others",
+        "1 for the class of the error that now prevents this instance from writing the tables or checking PostgreSQL; 0 for the others",
     ),
     gauge(
         "projection_position",
         &[],
-        "Sequence of the last event in the tables, as this instance knows it",
+        "Sequence of the last event in the tables, as known to this instance",
     ),
     gauge(
         "projection_lag_events",
         &[],
-        "Events on the log beyond the tables' position; on every instance, also while PostgreSQL is away",
+        "Events on the log beyond the tables' position; on every instance, also while PostgreSQL is down",
     ),
     gauge(
         "projection_lag_seconds",
         &[],
-        "For how long the oldest event that is not in the tables is on the log; on every instance, also while PostgreSQL is away",
+        "Age on the log of the oldest event that is not in the tables; on every instance, also while PostgreSQL is down",
     ),
     counter(
         "projection_skipped_total",
@@ -363,63 +363,63 @@ pub const METRICS: &[Metric] = &[
     counter(
         "projection_gap_events_total",
         &[],
-        "Total events that the log had forgotten before the tables came to them; noted in hub.log_gaps",
+        "Total events that the log deleted before the tables read them; noted in hub.log_gaps",
     ),
     counter(
         "projection_unstorable_total",
         &[],
-        "Total events whose payload PostgreSQL could not keep as jsonb",
+        "Total events with a payload that PostgreSQL could not store as jsonb",
     ),
     counter(
         "retention_deleted_rows_total",
         &[RETAINED],
-        "Total rows that were deleted because of their age (RETENTION_…), by table",
+        "Total rows deleted because of their age (RETENTION_…), by table",
     ),
     gauge(
         "retention_oldest_row_age_seconds",
         &[RETAINED],
-        "Time since the oldest row that stays was made, as the last pass over the table saw it; 0 where rows are kept for ever, and on instances that do not write the tables",
+        "Age of the oldest row that stays, at the last pass over the table; 0 if rows are kept for ever, and on instances that do not write the tables",
     ),
     gauge(
         "retention_refused",
         &[RETAINED],
-        "1 while old rows of a table stay because the role may not delete them (RETENTION_… is set); 0 else, and on instances that do not write the tables",
+        "1 while old rows of a table stay because the role may not delete them (RETENTION_… is set); otherwise 0, and 0 on instances that do not write the tables",
     ),
     // The process.
     late(
         "hub_info",
         &[open("version"), open("service"), open("instance_id")],
-        "1; its labels are the version, SERVICE_NAME and the name that this instance has in the log of all of them",
+        "1; its labels are the version, SERVICE_NAME and the instance's name in the log",
     ),
     late(
         "process_open_fds",
         &[],
         "Files and connections that the process has open",
     ),
-    late("process_max_fds", &[], "How many it may have open"),
     late(
-        "process_resident_memory_bytes",
+        "process_max_fds",
         &[],
-        "Memory of the process that is in use",
+        "Maximum number of files and connections that it may have open",
     ),
+    late("process_resident_memory_bytes", &[], "Resident memory of the process"),
     counter(
         "accept_paused_total",
         &[],
-        "Total times that a port stopped accepting connections because all that it may have were open",
+        "Total times that a port stopped accepting connections because its maximum was open",
     ),
     counter(
         "accept_failures_total",
         &[],
-        "Total connections that could not be accepted because no file descriptor was left",
+        "Total connections that could not be accepted because file descriptors ran out",
     ),
     counter(
         "log_lines_lost_total",
         &[of("reason", &["full", "unwritable"])],
-        "Total log lines that were not written (full: standard output was too slow; unwritable: it refused them)",
+        "Total log lines that were not written (full: standard output was too slow; unwritable: it failed)",
     ),
     late(
         "credential_days_left",
         &[open("variable")],
-        "Days until a certificate, an authority or a token ends, by the variable that names it",
+        "Days until a certificate, an authority or a token expires, by the variable that names it",
     ),
 ];
