@@ -123,10 +123,10 @@ fn the_message_id_that_is_signed_tells_a_repeat() {
         id("standard-webhooks", "m-1", "{}"),
         id("standard-webhooks", "m-2", "{}")
     );
-    // Where it is not signed anybody could change it.
+    // If the id is not signed, anyone could change it.
     assert_eq!(id("careem", "m-1", "{}"), id("careem", "m-2", "{}"));
     assert_ne!(id("careem", "m-1", "{}"), id("careem", "m-1", "{ }"));
-    // A field of the body; the body where that is missing.
+    // A field of the body, or the whole body if the field is missing.
     assert_eq!(
         id("stripe", "", r#"{"id":"e"}"#),
         id("stripe", "", r#"{"id":"e","x":1}"#)
@@ -173,7 +173,7 @@ proptest! {
             }
         }
         request.body = body;
-        // What signs the body lets no other body in; the rest says who calls and nothing else.
+        // A scheme that signs the body accepts no other body; the others only identify the caller.
         let outcome = check(&scheme, &request, &fitting(&scheme), now());
         let by_body = !["careem-pos", "doordash", "delivery-hero"].contains(&of);
         prop_assert!(outcome.is_err() || !by_body);

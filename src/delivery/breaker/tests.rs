@@ -123,7 +123,7 @@ fn told(state: BreakerState, remaining: Duration) -> BreakerReport {
 fn a_standby_adopts_state_reason_and_time_left() {
     let (mut works, mut stands_by, now) = (breaker(), breaker(), Instant::now());
     ends(&mut works, now, RequestOutcome::Misconfigured("401".into()));
-    // Each has a clock of its own: only the ten seconds that are left count.
+    // Each instance has its own clock, so only the ten seconds that are left count.
     let (later, elsewhere) = (now + RESET - Duration::from_secs(10), now + Duration::from_secs(3600));
     assert!(stands_by.hear(elsewhere, &Attendance::default(), works.report(later)));
     assert_eq!(stands_by.reason(), Some("401"));
@@ -131,7 +131,7 @@ fn a_standby_adopts_state_reason_and_time_left() {
     assert!(stands_by.permit(end - Duration::from_millis(1)).is_none());
     assert!(stands_by.permit(end).is_some(), "the first of its trials");
     assert_eq!(stands_by.state(end), BreakerState::HalfOpen);
-    // Closed elsewhere, closed here.
+    // Closed on the working instance, so closed here.
     assert!(stands_by.hear(end, &Attendance::default(), told(BreakerState::Closed, Duration::ZERO)));
     assert_eq!((stands_by.state(end), stands_by.reason()), (BreakerState::Closed, None));
 }
@@ -206,7 +206,7 @@ proptest! {
         if heard_after_change {
             let then = now + Duration::from_millis(takeover);
             prop_assert!(works.state(then) != BreakerState::Open || stands_by.permit(then).is_none());
-            // And it begins at most as much later as the word was late.
+            // It begins later by at most the report's delay.
             let later = then + Duration::from_secs(1);
             prop_assert!(works.state(then) == BreakerState::Open || stands_by.state(later) != BreakerState::Open);
         }

@@ -140,7 +140,7 @@ async fn one_connection_serves_requests_one_after_another() {
         assert!(answer.incomplete.is_none());
     }
     assert_eq!((server.connections(), server.requests()), (1, 12));
-    // What is busy at the same time has one of its own, and no more than two are kept.
+    // Concurrent requests have a connection each, and no more than two connections are kept.
     let asked = futures_util::future::join_all((0..4).map(|_| client.ask(server.request(), LIMIT))).await;
     assert!(asked.iter().all(Result::is_ok));
     until("two are closed", || server.closed.load(Ordering::SeqCst) == 2).await;

@@ -44,7 +44,7 @@ fn a_branch_principal_has_order_keys_of_its_own() {
     assert_eq!(plain, OrderKey::new("careem", "CR1"));
     assert!(plain != a && plain != b && a != b);
     assert_eq!(by(Some("branch:a"), EventType::OrderFetched, "order_created"), a);
-    // What goes to the provider has one line.
+    // All requests to the provider share one order key.
     let accepted = by(Some("branch:a"), EventType::OrderStatusRequested, "status_request");
     let given_up = by(Some("branch:a"), EventType::OrderDeadLettered, "status_request");
     assert_eq!((accepted, given_up), (plain, plain));

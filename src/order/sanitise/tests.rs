@@ -246,7 +246,7 @@ fn takes_time_in_proportion() {
         let text = piece.repeat(250_000 / piece.len());
         let began = Instant::now();
         sanitise(&text);
-        // A debug build on a busy machine needs a fiftieth of this; what grows with the square would need hours.
+        // A debug build on a busy machine needs a fiftieth of this; a quadratic algorithm would need hours.
         assert!(began.elapsed().as_secs() < 30, "{piece}: {:?}", began.elapsed());
     }
 }

@@ -56,7 +56,7 @@ fn a_menu_has_limits() {
         with((0..2001).map(item).collect()),
         Err("more than 2000 elements".into())
     );
-    // Not more than so many of all kinds together, however they are spread.
+    // The limit applies to all kinds together, however they are distributed.
     let options: Vec<_> = (0..2000).map(|id| json!({ "id": id, "name": "x" })).collect();
     let large = |items: usize| {
         let group = json!([{ "id": "g", "name": "x", "max": 1, "options": options }]);
@@ -94,7 +94,7 @@ fn every_fault_has_its_place() {
         "/categories/0/items/0/modifierGroups/0/options/0/priceMinor",
         "/categories/0/items/1/id",
     ] {
-        // With a currency that is not known, decimals are counted as JOD's.
+        // With an unknown currency, decimals are read as for JOD.
         assert!(pointers.contains(&pointer), "{pointer} in {faults:#?}");
     }
     assert_eq!(Menu::parse(b"[]").unwrap_err()[0].message, "expected an object");
@@ -114,7 +114,7 @@ fn groups_of_one_id_must_be_equal() {
         let menu = json!({ "currency": "JOD", "categories": [{ "id": "c", "name": "x", "items": items }] });
         Menu::parse(menu.to_string().as_bytes())
     };
-    // However it is written: the price in minor units, and what is the default anyway.
+    // The same menu in another form: prices in minor units, and defaults written out.
     let mut equal = group.clone();
     equal["options"][0] = json!({ "id": "garlic", "name": "Garlic", "priceMinor": 250, "available": true });
     assert_eq!(

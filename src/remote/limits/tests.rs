@@ -22,7 +22,7 @@ fn a_seconds_worth_at_once_then_each_its_own_time() {
     for number in 4..10 {
         let wait = quarter * (number as u32 - 3);
         assert_eq!(ask(&limits, now, number), Err(Wait::Turn(wait)), "{number}");
-        // Asked again too early, it keeps its time.
+        // An event that comes back too early keeps its reserved time.
         let early = now + quarter / 2;
         assert_eq!(ask(&limits, early, number), Err(Wait::Turn(wait - quarter / 2)));
     }
@@ -41,7 +41,7 @@ fn a_requested_pause_is_kept() {
     let later = now + Duration::from_secs(10);
     assert_eq!(ask(&limits, later, 1), Err(Wait::LeftAlone(Duration::from_secs(20))));
     assert_eq!(ask(&limits, now + Duration::from_secs(30), 1), Ok(()));
-    // With a rate, those that wait get their times behind the pause.
+    // With a rate, waiting events get their times after the pause.
     let limits = Limits::new(Some(1));
     limits.pause(now, Duration::from_secs(30));
     for number in 0..3 {
@@ -83,7 +83,7 @@ fn reservations_are_limited() {
         let _ = ask(&limits, now, number);
     }
     assert_eq!(limits.state().reserved.len(), MAX_RESERVED);
-    // What could not be remembered still waits, and events that never came back make room.
+    // Events without a reservation still wait, and expired reservations make room.
     assert!(ask(&limits, now, MAX_RESERVED + 15).is_err());
     let much_later = now + Duration::from_secs(100_000);
     limits.pause(much_later, BURST * 10);

@@ -101,16 +101,16 @@ async fn a_compressed_body_reserves_what_it_needs() {
         let (body, budget) = (Body::from(gzip(plain)), budget.clone());
         async move { read_of(&gzipped(), body, &budget, 5_000_000, SECOND).await }
     };
-    // Eight orders where there are nine KiB, though each may have five MB: the ninth is for the packed bytes of the last.
+    // Eight orders of 1 KiB fit into nine KiB, although each may have five MB; the ninth KiB is for the compressed bytes of the last.
     let held = futures_util::future::join_all((0..8).map(|_| packed(&[b'x'; 900]))).await;
     assert!(held.iter().all(Result::is_ok), "{held:?}");
     assert_eq!(budget.held(), 8 * 900);
     drop(held);
-    // What cannot grow is refused, and gives back what it has.
+    // A reservation that cannot grow is refused and released.
     assert_eq!(packed(&[b'x'; 9_300]).await.unwrap_err(), Reason::HoldsMost);
     assert_eq!(packed(&vec![b'x'; 250_000]).await.unwrap_err(), Reason::HoldsMost);
     assert_eq!(budget.held(), 0);
-    // Growing in steps does not leave more than what is needed.
+    // Growing in steps reserves no more than is needed.
     let held = packed(&[b'x'; 3_000]).await.unwrap();
     assert_eq!((held.bytes.len(), budget.held()), (3_000, 3_000));
 }
@@ -187,14 +187,14 @@ fn memory_stays_reserved_while_the_work_lasts() {
         let headers = gzipped();
         let body = Body::from(gzip(&[b'x'; 100_000]));
         let reading = read_of(&headers, body, &budget, 200_000, SECOND);
-        // The work waits behind the other, and its caller has gone.
+        // The work waits for the other one, and its caller has gone.
         assert!(futures_util::FutureExt::now_or_never(reading).is_none());
         let taken = budget.held().div_ceil(KB);
         // The compressed body, what has come out of it so far, and the decoder.
         assert!((64 + 48..=64 * 2 + 48 + 2).contains(&taken), "{taken}");
         release.send(()).unwrap();
         before.await.unwrap().unwrap();
-        // It is over when its room is there again.
+        // The work has ended when its memory is released.
         let given_back = async {
             while budget.held() > 0 {
                 tokio::task::yield_now().await;
@@ -212,7 +212,7 @@ async fn decompression_is_limited() {
     assert!(packed(&vec![b' '; RATIO_FREE_BYTES]).await.is_ok());
     let refused = packed(&vec![b' '; RATIO_FREE_BYTES + 1]).await.unwrap_err();
     assert_eq!(refused, Reason::UnpacksTooFar(MAX_RATIO));
-    // A large menu packs ten times.
+    // A large menu is compressed to a tenth.
     let menu: String = (0..60_000)
         .map(|number| format!(r#"{{"id":"{}","price":{number}}},"#, number * 7919))
         .collect();

@@ -44,7 +44,7 @@ fn one_address_gets_half_of_what_strangers_may_have() {
         "the newest have the places"
     );
     assert_eq!(connections.lock().classes[STRANGERS].all.len(), 50);
-    // Another one has room, and those that are known even more.
+    // Another address still gets slots, and known addresses even more.
     let other: Vec<_> = (0..25).map(|_| connections.open(ip("203.0.113.10")).unwrap()).collect();
     let known: Vec<_> = (0..37).map(|_| connections.open(ip("10.0.0.1")).unwrap()).collect();
     assert!(other.iter().chain(&known).all(|place| !ended(place)));
@@ -59,13 +59,13 @@ fn a_known_address_has_a_share_and_trusted_ones_a_reserve() {
     let connections = of([75, 100, 110]);
     let flood = open(&connections, "10.0.0.1", 200);
     assert_eq!(standing(&flood), 50);
-    // Also where a verified request came over each.
+    // Also if each connection carried a verified request.
     flood.iter().for_each(|place| place.guest().note_verified());
     let more = open(&connections, "10.0.0.1", 200);
     assert_eq!((standing(&flood), standing(&more)), (0, 50));
     let other = open(&connections, "10.0.0.2", 25);
     assert_eq!(standing(&other), 25);
-    // A crowd takes the rest; of what was verified, an address keeps as many as it always may have.
+    // A crowd takes the rest; of verified connections an address keeps its minimum share.
     other
         .iter()
         .chain(&more)
@@ -77,7 +77,7 @@ fn a_known_address_has_a_share_and_trusted_ones_a_reserve() {
     let mut backend = open(&connections, "172.16.0.1", LEAST_SHARE);
     backend.extend(open(&connections, "172.16.0.2", 2));
     assert_eq!(standing(&backend), 10);
-    // A proxy has no share, and those who are trusted less make room for it.
+    // A proxy has no share, and less trusted connections are replaced for it.
     let proxy = open(&connections, "192.0.2.1", 84);
     assert_eq!((standing(&proxy), standing(&backend)), (84, 10));
 }
@@ -126,7 +126,7 @@ fn busy_and_verified_connections_are_kept() {
     );
     drop(busy);
     guests[0].note_verified();
-    // It counts no longer among the strangers, and what waits for a request makes room.
+    // It no longer counts as a stranger, and a connection that waits for a request is replaced.
     let more: Vec<_> = (0..12).map(|_| connections.open(ip("203.0.113.9")).unwrap()).collect();
     assert!(!ended(&all[0]) && all[1..].iter().any(ended));
     let crowd: Vec<_> = (0..100)

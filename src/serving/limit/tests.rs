@@ -82,7 +82,7 @@ fn addresses_on_the_list_are_not_blocked() {
     let address = client("203.0.113.9");
     refuse(&limits, &listed, address, 3);
     assert_eq!(limits.check(&listed, address), Ok(()));
-    // Not for what it does elsewhere, either.
+    // Nor are its requests to other providers refused.
     limits.note_refused(None, address);
     assert_eq!(limits.check(&listed, address), Ok(()));
     assert!(limits.check(&careem(&[]), address).is_err());
@@ -103,7 +103,7 @@ fn a_provider_is_blocked_only_by_what_was_verified() {
     let (limits, careem) = (limits("2/1h/300s", "100/60s/300s"), careem(&[]));
     let address = client("203.0.113.9");
     assert!(limits.take(&careem, ONE).is_ok() && limits.take(&careem, ONE).is_ok());
-    // Its points are spent, but what is not verified brings no block about.
+    // The quota is used up, but unverified requests cause no block.
     assert_eq!(limits.check(&careem, address), Ok(()));
     let over = limits.take(&careem, ONE).unwrap_err();
     assert_eq!((over.scope, over.retry_after_seconds), (Scope::Provider, 300));
@@ -152,7 +152,7 @@ fn a_stored_repeat_costs_the_branch_and_not_the_provider() {
     ));
     let over = limits.take(&careem, repeat(&branch)).unwrap_err();
     assert_eq!(over.scope, Scope::Branch);
-    // By the provider's secret it may be a third party that intercepted it.
+    // With the provider's secret, the sender may be a third party that intercepted the webhook.
     for _ in 0..10 {
         let point = limits.take(&careem, repeat(ONE.principal)).unwrap();
         limits.give_back_of_repeat(&careem, point);

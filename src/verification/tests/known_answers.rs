@@ -84,7 +84,7 @@ fn all_known_answers_are_accepted() {
     }
     let answered: BTreeSet<_> = answers.iter().map(|answer| answer.preset.as_str()).collect();
     let unanswered: Vec<_> = preset::names().filter(|name| !answered.contains(name)).collect();
-    // It is Standard Webhooks under other headers.
+    // This is Standard Webhooks with other header names.
     assert_eq!(unanswered, ["svix"]);
 }
 
@@ -124,7 +124,7 @@ fn another_body_is_refused() {
             let expected = answer.is_of_the_body().then_some(Refusal::InvalidSignature);
             assert_eq!(outcome.err(), expected, "{}: {what}", answer.name);
         }
-        // The same JSON written anew is another body, unless fields are signed one by one.
+        // The same JSON in another form is another body, unless fields are signed one by one.
         let by_field = ["adyen", "keeta"].contains(&answer.name.as_str());
         if answer.is_of_the_body() && !by_field {
             let same: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
@@ -164,7 +164,7 @@ fn another_header_is_refused() {
                 ("more", with(format!("{value}x"))),
             ];
             for (what, outcome) in refused {
-                // Stripe's header ends with a signature of a scheme that nobody uses.
+                // Stripe's header ends with a signature of an obsolete scheme.
                 let ignored = what == "more" && answer.name == "stripe";
                 assert_eq!(outcome.is_err(), !ignored, "{}: {name} {what}", answer.name);
             }

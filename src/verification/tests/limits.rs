@@ -60,7 +60,7 @@ fn several_signatures_and_several_secrets() {
         Some(0),
         "one that is no signature spoils none"
     );
-    // Not more than sixteen.
+    // At most sixteen signatures are tried.
     let wrong = "v1,AAAA ";
     assert_eq!(index(&format!("{}{of_old}", wrong.repeat(15)), &[old]), Some(0));
     assert_eq!(index(&format!("{}{of_old}", wrong.repeat(16)), &[old]), None);
@@ -78,7 +78,7 @@ fn overlong_values_are_not_checked() {
         request.headers.insert("webhook-signature", text.parse().unwrap());
         assert_eq!(check(&scheme, &request, &keys, now()).is_ok(), fits, "{chars}");
     }
-    // Nor more than eight secrets of one origin.
+    // At most eight secrets of one origin are tried.
     let secrets: Vec<_> = (0..9)
         .map(|number| SecretString::from(format!("secret-{number}")))
         .collect();
@@ -102,7 +102,7 @@ fn empty_secrets_admit_no_request() {
         let request = signed(&scheme, body_for(name));
         assert!(check(&scheme, &request, &empty, now()).is_err(), "{name}");
     }
-    // By an empty key anybody can sign.
+    // Anyone can sign with an empty key.
     let scheme = preset("standard-webhooks");
     let mut request = Outgoing::post(URL, "{}");
     request.headers.insert("webhook-id", "m".parse().unwrap());

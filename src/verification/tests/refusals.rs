@@ -27,7 +27,7 @@ fn a_static_token_is_compared_whole() {
         check(&scheme, &request, &keys, now()).unwrap_err(),
         Refusal::InvalidToken
     );
-    // A secret of another name is none.
+    // A secret with another name does not count.
     let other = super::keys(&[("webhook_secret", &["Key-1"])]);
     assert!(check(&scheme, &with(&request, "x-auth", "Key-1"), &other, now()).is_err());
 }
@@ -88,7 +88,7 @@ fn all_of_needs_all_and_any_of_one() {
     );
     let slack = sign(&preset("slack"), &keys, request.clone(), now()).unwrap();
     assert_eq!(check(&either, &slack, &keys, now()).unwrap().scheme(), "hmac-sha256");
-    // The refusal is the one that says most.
+    // The most specific refusal is returned.
     assert_eq!(
         check(&either, &slack, &keys, later(301)).unwrap_err(),
         Refusal::SignatureExpired
@@ -112,13 +112,13 @@ fn the_time_must_be_signed_to_count() {
     ] {
         assert_eq!(check(&slack, &request, &keys, at).err(), refusal, "{at}");
     }
-    // A fresher time is another content.
+    // A fresher time changes the signed content.
     let fresher = with(&request, "x-slack-request-timestamp", "1700000301");
     assert_eq!(
         check(&slack, &fresher, &keys, later(301)).unwrap_err(),
         Refusal::InvalidSignature
     );
-    // just-eat's time is not signed: it may say what it likes, and protects nothing.
+    // just-eat's time is not signed, so it is ignored and protects nothing.
     let jet = preset("just-eat");
     let request = signed(&jet, "{}");
     let header = request.headers["x-jet-connect-hash"].to_str().unwrap();
@@ -184,7 +184,7 @@ fn a_capture_of_keeta_is_one_message() {
     };
     let honest = note("salt & pepper, a=b & 1 + 1 = 2").unwrap();
     assert!(check(&keeta, &honest, &keys, now()).is_ok());
-    // A remark that looks like fields is a remark, and nothing that is cut out of it is another message.
+    // A remark that looks like fields stays a remark: no part of it can become another message.
     let tail = note("x&messageId=m-2&shopId=2&timestamp=2&zz=").unwrap();
     assert!(check(&keeta, &tail, &keys, now()).is_ok());
     let taken_for_fields = json!({
@@ -244,7 +244,7 @@ fn a_capture_of_keeta_is_one_message() {
         let outcome = check(&keeta, &request, &keys, now());
         assert_eq!(outcome.unwrap_err(), Refusal::InvalidSignature, "{what}");
     }
-    // The same message in another hand is the same event.
+    // The same message in another JSON form is the same event.
     let id = |request: &Outgoing| {
         let uri: Uri = "/api/webhooks/careem".parse().unwrap();
         let of = Unverified::new(
@@ -283,11 +283,11 @@ fn a_capture_of_deliveroo_is_one_message() {
         body: b"\n {}".to_vec(),
         ..captured
     };
-    // With both forms it was: so no deployment may take both.
+    // A deployment that accepts both forms would accept it, so none may accept both.
     assert!(check(&both, &moved, &keys, now()).is_ok());
     assert!(both.check()[0].contains("keep the form"), "{:?}", both.check());
     assert!(check(&legacy, &moved, &keys, now()).is_err());
-    // Nor is a part of the body moved into the header.
+    // Nor can a part of the body be moved into the header.
     let mut request = Outgoing::post(URL, r#"{"a": "b"}"#);
     request
         .headers

@@ -166,7 +166,7 @@ fn schemes_that_protect_nothing_are_named() {
         let faults = scheme(table.clone()).check();
         assert!(faults.iter().any(|fault| fault.contains(says)), "{table}: {faults:?}");
     }
-    // Several at a time are all named.
+    // All faults are named, not only the first.
     let faults = scheme(json!({ "preset": "careem", "signed": "x", "secret": "", "timestamp": time })).check();
     assert_eq!(faults.len(), 3, "{faults:?}");
     assert_eq!(scheme(json!({ "kind": "none" })).check(), Vec::<String>::new());
@@ -181,7 +181,7 @@ fn secrets_that_cannot_be_used_are_named() {
         fault("standard-webhooks", WEBHOOK_SECRET, "whsec_!").as_deref(),
         Some("expected base64")
     );
-    // Nothing but the prefix is an empty key.
+    // A secret with only the prefix is an empty key.
     assert_eq!(
         fault("standard-webhooks", WEBHOOK_SECRET, "whsec_").as_deref(),
         Some("expected base64")

@@ -18,7 +18,7 @@ fn hs512(claims: serde_json::Value) -> String {
     token(Algorithm::HS512, SECRET.as_bytes(), claims)
 }
 
-/// Parts that nobody signed, or somebody did.
+/// Tokens with unsigned parts, and signed ones.
 fn by_hand(header: serde_json::Value, claims: serde_json::Value, signature: &[u8]) -> String {
     let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     format!(
@@ -146,12 +146,12 @@ fn a_public_key_is_no_shared_secret() {
     assert!(rsa.check_secret("jwt_secret", &SecretString::from(PUBLIC_KEY)).is_ok());
     assert!(rsa.check_secret("jwt_secret", &SecretString::from(SECRET)).is_err());
     assert!(lets_in(&rsa, PUBLIC_KEY, RSA_TOKEN));
-    // Everybody knows the public key; as the key of an HMAC it signs nothing.
+    // The public key is public; it must not work as the key of an HMAC.
     let claims = json!({ "service": "middleware", "exp": now().timestamp() + 300 });
     let forged = [Algorithm::HS256, Algorithm::HS512].map(|one| token(one, PUBLIC_KEY.as_bytes(), claims.clone()));
     for forged in forged {
         assert!(!lets_in(&rsa, PUBLIC_KEY, &forged));
-        // Not even where somebody configures it as one.
+        // Not even if it is configured as a shared secret.
         assert!(!lets_in(&preset("delivery-hero"), PUBLIC_KEY, &forged));
     }
     assert!(!lets_in(&preset("delivery-hero"), PUBLIC_KEY, RSA_TOKEN));

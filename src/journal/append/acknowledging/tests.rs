@@ -58,7 +58,7 @@ fn a_wrong_probe_is_distrusted_for_a_while() {
     assert_eq!(known.trouble, full());
     known.question_passed(began + 2 * SECOND + DISTRUST, began + 2 * SECOND + DISTRUST);
     assert_eq!(known.trouble, None);
-    // An append is believed at any time.
+    // An append's result counts at any time.
     known.refused("maximum bytes exceeded", 10, began + 3 * SECOND + DISTRUST);
     known.acknowledged(began + 4 * SECOND + DISTRUST);
     assert_eq!(known.trouble, None);

@@ -47,7 +47,7 @@ fn the_path_alone_may_give_the_event_type() {
          when = [{{ has = \"path:what\", is = [\"cancelled\"], becomes = \"order_cancelled\" }}]\n\
          other = \"order_created\"\n[order]\n{after}"
     );
-    // The body alone is signed: an order could be sent again as its own cancellation.
+    // Only the body is signed, so an order could be replayed as its own cancellation.
     let refused = load::load("guide.toml", &file).unwrap_err().to_string();
     assert!(
         refused.contains("events.when: \"path:what\" is not signed"),

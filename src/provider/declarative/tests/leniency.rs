@@ -282,7 +282,7 @@ fn check(ready: &Ready, place: &str, wrong: &Option<Value>) {
         {
             return;
         }
-        // The intake names places from where the document begins, and of several the first.
+        // The intake names the pointer relative to the document, and of several the first.
         let is_there = |fault: &Fault| {
             are_related(&fault.pointer, place)
                 || place.ends_with(&fault.pointer)
@@ -299,16 +299,16 @@ fn check(ready: &Ready, place: &str, wrong: &Option<Value>) {
     }
     let body = match became {
         Ok(body) => body,
-        // Without any name or code it is not known what is to be cooked.
+        // Without any name or code the kitchen cannot know what to cook.
         Err(faults) if faults.iter().all(is_unnamed) => return,
-        // Choices that are there and cannot be read.
+        // Choices that are present and unreadable.
         Err(_) if original == &json!([]) => return,
         Err(faults) => panic!("{what}: {faults:?}"),
     };
     if original != &json!([]) {
         assert_eq!(charged(&body), charged(&ready.body), "{what}");
     }
-    // Where another kind of value stands than before, that is said.
+    // A value of another type than expected is reported.
     let is_other_kind = match (original, wrong) {
         (_, None | Some(Value::Null)) => false,
         (Value::Object(_), Some(wrong)) => !wrong.is_object() && wrong != "",

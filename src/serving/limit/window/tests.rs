@@ -29,7 +29,7 @@ fn one_instance_takes_exactly_its_points() {
     assert_eq!(wait(&mut quota, NOW + 1000, 1), Some(59_000));
     let expected = QuotaWait { ms: 1, is_spent: true };
     assert_eq!(quota.take(NOW + 59_999, 1).unwrap_err(), expected);
-    // The wait was the truth.
+    // The announced wait was right.
     assert!(quota.take(NOW + 60_000, 1).is_ok());
 }
 
@@ -40,7 +40,7 @@ fn an_unused_point_comes_back() {
     assert!(quota.check(NOW, 1).is_err());
     quota.give_back(taken.window);
     let again = quota.take(NOW, 1).unwrap();
-    // What the counter knows of comes back once; what belongs to another window does not.
+    // A reported point comes back once; a point of another window does not.
     quota.report(NOW).unwrap();
     quota.give_back(again.window);
     quota.reported(again.window, ReportOutcome::Counted(1));
@@ -57,13 +57,13 @@ fn without_the_counter_an_instance_has_its_share() {
     let mut quota = quota(90, 60);
     let taken = (0..90).filter(|_| quota.take(NOW, 3).is_ok()).count();
     assert_eq!(taken, 30);
-    // Others may have left some; the counter would say so.
+    // Other instances may have left points, which the counter would show.
     assert!(!quota.check(NOW, 3).unwrap_err().is_spent);
     assert_eq!(wait(&mut quota, NOW, 3), Some(1000));
     let report = quota.report(NOW).unwrap();
     assert_eq!(report.points, 30);
     quota.reported(report.window, ReportOutcome::Unanswered);
-    // It does not, so there will be none in this window; and reported points are not reported again.
+    // The counter does not answer, so there are no more points in this window; reported points are not reported again.
     assert_eq!(wait(&mut quota, NOW, 3), Some(60_000));
     assert_eq!(quota.report(NOW), None);
 }
@@ -144,7 +144,7 @@ impl Fleet {
         for to in 0..self.quotas.len() {
             self.news.push((to, now + self.delay, report.window, *total));
         }
-        // Its own answer takes as long.
+        // The counter's answer takes the same time.
         self.quotas[at].reported(report.window, ReportOutcome::Counted(*total));
     }
 
@@ -171,7 +171,7 @@ proptest! {
         let mut fleet = Fleet::new(instances, points, delay);
         let sum: u32 = weights[..instances].iter().sum();
         let (mut state, mut admitted) = (seed | 1, 0u64);
-        // Three times as many as there is room for, one in a millisecond.
+        // Three times as many requests as the limit, one in a millisecond.
         for number in 0..points * 3 {
             let now = NOW + number;
             fleet.deliver(now);
