@@ -66,7 +66,7 @@ pub enum SecretsLookup {
 
 /// A read of the table that has ended.
 #[derive(Debug, Clone, Copy)]
-struct Look {
+struct TableRead {
     began: Instant,
     succeeded: bool,
 }
@@ -77,7 +77,7 @@ pub struct Branches {
     snapshot: ArcSwapOption<Snapshot>,
     loaded: watch::Sender<bool>,
     /// The last read.
-    looks: watch::Sender<Option<Look>>,
+    reads: watch::Sender<Option<TableRead>>,
     /// Another read is requested, for an order or for an unverified webhook.
     wanted: Notify,
     wanted_by_strangers: Notify,
@@ -90,7 +90,7 @@ impl Branches {
             database,
             snapshot: ArcSwapOption::empty(),
             loaded: watch::Sender::new(false),
-            looks: watch::Sender::new(None),
+            reads: watch::Sender::new(None),
             wanted: Notify::new(),
             wanted_by_strangers: Notify::new(),
         }
@@ -120,7 +120,7 @@ impl Branches {
                     RETRY_EVERY
                 }
             };
-            self.looks.send_replace(Some(Look { began, succeeded }));
+            self.reads.send_replace(Some(TableRead { began, succeeded }));
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
@@ -163,9 +163,9 @@ impl Branches {
 
     async fn look(&self, wanted: &Notify, patience: Duration) -> bool {
         let asked = Instant::now();
-        let mut looks = self.looks.subscribe();
+        let mut reads = self.reads.subscribe();
         wanted.notify_one();
-        let later = looks.wait_for(|look| look.is_some_and(|look| look.began > asked));
+        let later = reads.wait_for(|look| look.is_some_and(|look| look.began > asked));
         let look = tokio::time::timeout(patience, later).await;
         matches!(look, Ok(Ok(look)) if look.is_some_and(|look| look.succeeded))
     }
@@ -211,7 +211,7 @@ impl Branches {
         if let Some(secrets) = self.known_secrets(provider, store) {
             return SecretsLookup::Known(secrets);
         }
-        let last = *self.looks.borrow();
+        let last = *self.reads.borrow();
         let is_fresh = match last {
             Some(last) if last.succeeded && last.began.elapsed() < STRANGERS_REFRESH_EVERY => true,
             _ => self.look(&self.wanted_by_strangers, SECRETS_TIMEOUT).await,

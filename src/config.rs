@@ -46,7 +46,7 @@ pub use self::{
     logs::Logs,
     misspelt::{Misspelt, misspelt},
     nats::Nats,
-    outbound::Outbound,
+    outbound::OutboundSettings,
     retention::{Retention, order_memory},
     secrets::{Secrets, public_url, scheme},
     stopping::Stopping,
@@ -205,7 +205,7 @@ pub struct ProviderConfig {
     /// `<PROVIDER>_ORDER_TTL`: how old a new order may be when it is forwarded; none: any age.
     pub order_ttl: Option<Duration>,
     /// How requests are sent to the provider; none if none are sent.
-    pub outbound: Option<Outbound>,
+    pub outbound: Option<OutboundSettings>,
 }
 
 /// Circuit breaker.

@@ -27,7 +27,7 @@ use crate::{
     },
     forward::{Forward, client::BackendClient},
     intake::{self, Intake, reload::Reload},
-    integration::{self, Integration, token::Tokens},
+    integration::{self, Integration, token::ServiceTokens},
     journal::{
         Journal,
         connection::{Connection, HUB_INBOX},
@@ -251,12 +251,12 @@ fn integration(
     (budget, heavy): &(body::BodyBudget, Heavy),
     limits: &Arc<Limits>,
 ) -> Integration {
-    let told = registry.iter().filter(|enabled| enabled.outbound.is_some());
+    let with_outbound = registry.iter().filter(|enabled| enabled.outbound.is_some());
     Integration {
-        told: told.map(|enabled| enabled.name.to_string()).collect(),
+        with_outbound: with_outbound.map(|enabled| enabled.name.to_string()).collect(),
         registry: Arc::clone(registry),
         journal: journal.clone(),
-        tokens: Tokens::new(&config.backend.service_tokens),
+        tokens: ServiceTokens::new(&config.backend.service_tokens),
         settings: config.http.clone(),
         budget: budget.clone(),
         heavy: heavy.clone(),

@@ -15,10 +15,10 @@ use url::Url;
 
 use self::{
     answer::{RequestFailure, ask, done, report, temporary},
-    limits::Limits,
+    limits::ProviderLimits,
     refusals::{Refusals, Troubles},
     request_slots::RequestSlots,
-    token::{Token, Tokens},
+    token::{ProviderTokens, Token},
 };
 use crate::{
     config,
@@ -140,13 +140,13 @@ pub struct Remote {
     /// How it is spoken to.
     pub spec: Spec,
     /// How often.
-    pub limits: Limits,
+    pub limits: ProviderLimits,
     http: http::Client,
     /// `<PROVIDER>_API_URL`.
     url: Option<String>,
     /// The allowed origins of requests with a URL from a table or a webhook.
     pub(super) origins: Origins,
-    tokens: Tokens,
+    tokens: ProviderTokens,
     refusals: Mutex<Refusals>,
     troubles: Mutex<Troubles>,
     gate: Arc<Gate>,
@@ -159,8 +159,8 @@ impl Remote {
     ///
     /// # Errors
     /// If TLS cannot be set up, naming the variable.
-    pub fn new(name: Arc<str>, outbound: config::Outbound, breaker: config::Breaker) -> anyhow::Result<Self> {
-        let config::Outbound {
+    pub fn new(name: Arc<str>, outbound: config::OutboundSettings, breaker: config::Breaker) -> anyhow::Result<Self> {
+        let config::OutboundSettings {
             spec,
             api_url: url,
             origins,
@@ -172,12 +172,12 @@ impl Remote {
             http,
             url,
             origins,
-            tokens: Tokens::new(client, spec.token_lifetime, spec.timeout),
+            tokens: ProviderTokens::new(client, spec.token_lifetime, spec.timeout),
             refusals: Mutex::default(),
             troubles: Mutex::default(),
             gate: Arc::new(Gate::of_provider(breaker, Arc::clone(&name))),
             reset: breaker.reset_timeout,
-            limits: Limits::new(spec.requests_per_second),
+            limits: ProviderLimits::new(spec.requests_per_second),
             request_slots: RequestSlots::default(),
             name,
             spec,
@@ -453,9 +453,9 @@ impl Remote {
         match answer.status {
             200..=299 => done(answer),
             401 => {
-                let whose = origin.branch.as_ref().map(|branch| format!(" for branch {branch}"));
-                let whose = whose.unwrap_or_default();
-                let message = format!("the provider refuses the hub's credentials{whose}");
+                let of_branch = origin.branch.as_ref().map(|branch| format!(" for branch {branch}"));
+                let of_branch = of_branch.unwrap_or_default();
+                let message = format!("the provider refuses the hub's credentials{of_branch}");
                 temporary(&answer, &message, ErrorType::Configuration)
             }
             429 => {

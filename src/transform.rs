@@ -22,7 +22,7 @@ use crate::{
     event::{
         EventType, NewEvent, NotYours, Recorded,
         outcome::{ErrorReport, ErrorType, Ignored, ORDER_AMBIGUOUS, TEST_ORDER},
-        push::Word,
+        push::PushStatus,
     },
     fault_injection,
     journal::{Appended, connection::Connection},
@@ -167,7 +167,7 @@ impl Transform {
             Resolved::NotYours(why) => return Ok(not_yours(received, &why)),
             Resolved::Several => return Ok(dead_letter(received, ambiguous())),
         };
-        let can_accept = |remote: &Arc<Remote>| remote.spec.status.contains_key(&Word::Accepted);
+        let can_accept = |remote: &Arc<Remote>| remote.spec.status.contains_key(&PushStatus::Accepted);
         // A test order must never reach a kitchen.
         let can_accept = !fact.is_test && remote.is_some_and(can_accept);
         let key = self.key(received, &fact, branch.id()).await?;

@@ -92,16 +92,16 @@ impl Database {
 /// # Errors
 /// If it is no valid name, or the two differ: with one of them the hub would not write to the platform's tables.
 fn schema(env: &Environment, of_url: Option<String>) -> Result<String, ConfigError> {
-    let said = env.text("DATABASE_SCHEMA")?;
-    match (said, of_url) {
-        (Some(said), _) if !is_schema(&said) => Err(ConfigError::new(
+    let setting = env.text("DATABASE_SCHEMA")?;
+    match (setting, of_url) {
+        (Some(setting), _) if !is_schema(&setting) => Err(ConfigError::new(
             "DATABASE_SCHEMA",
-            format_args!("{SCHEMA_EXPECTED}, found {said:?}"),
+            format_args!("{SCHEMA_EXPECTED}, found {setting:?}"),
         )),
-        (Some(said), Some(of_url)) if said != of_url => Err(ConfigError::new(
+        (Some(setting), Some(of_url)) if setting != of_url => Err(ConfigError::new(
             "DATABASE_SCHEMA",
             format_args!(
-                "expected {of_url} as in DATABASE_URL (schema), or only one of the two settings; found {said}"
+                "expected {of_url} as in DATABASE_URL (schema), or only one of the two settings; found {setting}"
             ),
         )),
         (Some(one), _) | (None, Some(one)) => Ok(one),
@@ -159,7 +159,7 @@ fn notice_dead_connections(postgres: &mut tokio_postgres::Config) {
 /// # Errors
 /// If it is no mode, or contradicts another setting.
 fn choose_tls(env: &Environment, postgres: &mut tokio_postgres::Config, tls: &ClientTls) -> Result<(), ConfigError> {
-    let said = match env.text("DATABASE_TLS")?.as_deref() {
+    let setting = match env.text("DATABASE_TLS")?.as_deref() {
         None => None,
         Some("disable") => Some(SslMode::Disable),
         Some("prefer") => Some(SslMode::Prefer),
@@ -171,8 +171,8 @@ fn choose_tls(env: &Environment, postgres: &mut tokio_postgres::Config, tls: &Cl
             ));
         }
     };
-    let mode = match said.unwrap_or(postgres.get_ssl_mode()) {
-        SslMode::Prefer if said.is_none() && tls.is_set() => SslMode::Require,
+    let mode = match setting.unwrap_or(postgres.get_ssl_mode()) {
+        SslMode::Prefer if setting.is_none() && tls.is_set() => SslMode::Require,
         mode => mode,
     };
     if mode == SslMode::Disable && tls.is_set() {

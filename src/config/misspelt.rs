@@ -210,7 +210,7 @@ fn is_of_kubernetes(name: &str, value: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn told(pairs: &[(&str, &str)]) -> Result<Vec<(String, Option<String>)>, String> {
+    fn misspelt_in(pairs: &[(&str, &str)]) -> Result<Vec<(String, Option<String>)>, String> {
         let found = misspelt(&pairs.iter().copied().collect()).map_err(|error| error.to_string())?;
         Ok(found.into_iter().map(|one| (one.variable, one.meant)).collect())
     }
@@ -232,13 +232,13 @@ mod tests {
             ("SHUTDOWN_DELY", "SHUTDOWN_DELAY"),
         ] {
             let near = strsim::osa_distance(name, meant) <= NEAR || name.ends_with("_FILE");
-            match told(&[(name, "x")]) {
+            match misspelt_in(&[(name, "x")]) {
                 Err(error) => assert_eq!(error, format!("{name}: unknown; was {meant} meant?")),
                 Ok(found) => assert!(!near, "{name}: {found:?}"),
             }
         }
         // If the right one is set, too, the other may be another program's.
-        let both = told(&[("RETRY_DELAY", "x"), ("RETRY_DELAYS", "1m")]).unwrap();
+        let both = misspelt_in(&[("RETRY_DELAY", "x"), ("RETRY_DELAYS", "1m")]).unwrap();
         assert_eq!(both, [("RETRY_DELAY".to_owned(), Some("RETRY_DELAYS".to_owned()))]);
     }
 
@@ -250,12 +250,12 @@ mod tests {
             ("NATS_BACKUP_PASSWORD", "x"),
             ("NATS_MIRROR_PASSWORD_FILE", "x"),
         ];
-        assert_eq!(told(&others).unwrap(), []);
+        assert_eq!(misspelt_in(&others).unwrap(), []);
     }
 
     #[test]
     fn a_name_with_a_known_prefix_causes_a_warning() {
-        let found = told(&[
+        let found = misspelt_in(&[
             ("BACKEND_RETRIES", "3"),
             ("CAREEM_LOCALE", "ar"),
             ("NATS_CLUSTER_NAME", "x"),
@@ -269,8 +269,12 @@ mod tests {
     fn known_names_and_other_programs_are_left_alone() {
         let catalogue = Catalogue::shipped();
         for name in known(&catalogue) {
-            assert_eq!(told(&[(&name, "x")]), Ok(Vec::new()), "{name}");
-            assert_eq!(told(&[(&format!("{name}_FILE"), "x")]), Ok(Vec::new()), "{name}_FILE");
+            assert_eq!(misspelt_in(&[(&name, "x")]), Ok(Vec::new()), "{name}");
+            assert_eq!(
+                misspelt_in(&[(&format!("{name}_FILE"), "x")]),
+                Ok(Vec::new()),
+                "{name}_FILE"
+            );
         }
         for (name, value) in [
             ("NATS_SERVICE_HOST", "10.0.0.1"),
@@ -288,7 +292,7 @@ mod tests {
             ("JAVA_HOME", "/"),
             ("RUST_BACKTRACE", "1"),
         ] {
-            assert_eq!(told(&[(name, value)]), Ok(Vec::new()), "{name}");
+            assert_eq!(misspelt_in(&[(name, value)]), Ok(Vec::new()), "{name}");
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::provider::outbound::{
 
 /// The settings for requests to a provider.
 #[derive(Debug, Clone)]
-pub struct Outbound {
+pub struct OutboundSettings {
     /// The tables of its file.
     pub spec: Spec,
     /// `<PROVIDER>_API_URL`, without a slash at its end: takes precedence over the URLs of the platform and the file.
@@ -29,7 +29,7 @@ pub(super) fn of_provider(
     name: &str,
     prefix: &str,
     spec: Option<&Spec>,
-) -> Result<Option<Outbound>, ConfigError> {
+) -> Result<Option<OutboundSettings>, ConfigError> {
     let client = ClientCredentials {
         id: env.text(&format!("{prefix}_CLIENT_ID"))?,
         secret: env.secret(&format!("{prefix}_CLIENT_SECRET"))?,
@@ -57,7 +57,7 @@ pub(super) fn of_provider(
     // Without credentials it remains to check whether they are required.
     let is_unset = client.id.is_none() && client.secret.is_none();
     match missing {
-        None => Ok(Some(Outbound {
+        None => Ok(Some(OutboundSettings {
             origins: origins(&hosts, [Some(&*spec.base_url), api_url.as_deref()]),
             spec,
             api_url,
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::provider::Catalogue;
 
-    fn read(name: &str, variables: &[(&str, &str)]) -> Result<Option<Outbound>, ConfigError> {
+    fn read(name: &str, variables: &[(&str, &str)]) -> Result<Option<OutboundSettings>, ConfigError> {
         let env: Environment = variables.iter().copied().collect();
         let known = Catalogue::shipped();
         of_provider(&env, name, "X", known.get(name).unwrap().file.outbound.as_ref())

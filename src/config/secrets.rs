@@ -13,7 +13,7 @@ use crate::{
     },
     verification::{
         Keys, Scheme,
-        keys::{MAX_SECRETS, Own, WEBHOOK_SECRET},
+        keys::{MAX_SECRETS, OwnSecretOrigin, WEBHOOK_SECRET},
     },
 };
 
@@ -109,8 +109,12 @@ impl Secrets {
 }
 
 impl OfName {
-    const fn origin(&self) -> Own {
-        if self.file.is_some() { Own::File } else { Own::Env }
+    const fn origin(&self) -> OwnSecretOrigin {
+        if self.file.is_some() {
+            OwnSecretOrigin::File
+        } else {
+            OwnSecretOrigin::Env
+        }
     }
 
     fn file_variable(&self) -> String {

@@ -21,7 +21,7 @@ const MAX_UNTOLD: usize = 64;
 
 /// The breaker, shared.
 pub struct Gate {
-    held: Mutex<GateState>,
+    inner: Mutex<GateState>,
     /// Counts every change that a caller may wait for.
     changes: watch::Sender<u64>,
     /// Every change of state that this instance made itself.
@@ -69,7 +69,7 @@ impl Gate {
         target.show(BreakerState::Closed);
         Self {
             target,
-            held: Mutex::new(GateState {
+            inner: Mutex::new(GateState {
                 breaker: Breaker::new(settings),
                 attendance: Attendance::default(),
                 shown: BreakerState::Closed,
@@ -79,33 +79,33 @@ impl Gate {
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, GateState> {
+    fn lock(&self) -> MutexGuard<'_, GateState> {
         // No code panics while it holds this lock; if one did, the breaker's numbers would still be consistent.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// State and reason, for health.
     pub fn state(&self) -> (BreakerState, Option<String>) {
-        let held = self.held();
+        let gate = self.lock();
         (
-            held.breaker.state(Instant::now()),
-            held.breaker.reason().map(str::to_owned),
+            gate.breaker.state(Instant::now()),
+            gate.breaker.reason().map(str::to_owned),
         )
     }
 
     /// Whether a request could be made now.
     pub fn is_passable(&self) -> bool {
-        let (mut held, now) = (self.held(), Instant::now());
-        held.attendance.looked(now);
-        held.breaker.wait(now).is_none()
+        let (mut gate, now) = (self.lock(), Instant::now());
+        gate.attendance.looked(now);
+        gate.breaker.wait(now).is_none()
     }
 
     /// How long until a request can be made; `None` when it can be made now, `Some(None)` when that depends on the end of
     /// other requests.
     pub fn wait(&self) -> Option<Option<Duration>> {
-        let (mut held, now) = (self.held(), Instant::now());
-        held.attendance.looked(now);
-        held.breaker.wait(now)
+        let (mut gate, now) = (self.lock(), Instant::now());
+        gate.attendance.looked(now);
+        gate.breaker.wait(now)
     }
 
     /// Waits until one could.
@@ -117,7 +117,7 @@ impl Gate {
         let mut changes = self.changes.subscribe();
         loop {
             changes.mark_unchanged();
-            let wait = self.held().breaker.wait(Instant::now());
+            let wait = self.lock().breaker.wait(Instant::now());
             match wait {
                 None => return,
                 Some(Some(pause)) => tokio::select! {
@@ -134,10 +134,10 @@ impl Gate {
 
     /// Asks to make one request now.
     pub fn enter(self: &Arc<Self>) -> Option<Pass> {
-        let permit = self.change(Finder::Ourselves, |held, now| {
-            let permit = held.breaker.permit(now);
+        let permit = self.change(Finder::Ourselves, |gate, now| {
+            let permit = gate.breaker.permit(now);
             if permit.is_some() {
-                held.attendance.request_begins(now);
+                gate.attendance.request_begins(now);
             }
             permit
         });
@@ -150,13 +150,13 @@ impl Gate {
 
     /// How long one request that found the set-up wrong is not made again (see [`Breaker::alone`]).
     pub fn alone(&self) -> Duration {
-        self.held().breaker.alone()
+        self.lock().breaker.alone()
     }
 
     /// Handles a report of another instance; returns whether it was applied, which is the case unless this instance works on the stage.
     pub fn hear(&self, report: BreakerReport) -> bool {
-        self.change(Finder::Another, |held, now| {
-            held.breaker.hear(now, &held.attendance, report)
+        self.change(Finder::Another, |gate, now| {
+            gate.breaker.hear(now, &gate.attendance, report)
         })
     }
 
@@ -165,11 +165,11 @@ impl Gate {
     pub fn report(&self) -> Option<BreakerReport> {
         let now = Instant::now();
         let (report, turn, finder) = {
-            let mut held = self.held();
-            let works = held.attendance.works(now);
+            let mut gate = self.lock();
+            let works = gate.attendance.works(now);
             let finder = if works { Finder::Ourselves } else { Finder::Another };
-            let turn = self.turn(&mut held, now, finder);
-            (works.then(|| held.breaker.report(now)), turn, finder)
+            let turn = self.turn(&mut gate, now, finder);
+            (works.then(|| gate.breaker.report(now)), turn, finder)
         };
         if let Some(turn) = turn {
             self.target.tell(finder, &turn);
@@ -185,9 +185,9 @@ impl Gate {
     fn change<T>(&self, finder: Finder, act: impl FnOnce(&mut GateState, Instant) -> T) -> T {
         let now = Instant::now();
         let (result, turn) = {
-            let mut held = self.held();
-            let result = act(&mut held, now);
-            (result, self.turn(&mut held, now, finder))
+            let mut gate = self.lock();
+            let result = act(&mut gate, now);
+            (result, self.turn(&mut gate, now, finder))
         };
         if let Some(turn) = turn {
             self.target.tell(finder, &turn);
@@ -197,14 +197,14 @@ impl Gate {
     }
 
     /// Shows the state where it is another one than before. Under the lock, so that what is shown last is what came last.
-    fn turn(&self, held: &mut GateState, now: Instant, finder: Finder) -> Option<BreakerReport> {
-        let state = held.breaker.state(now);
-        if state == held.shown {
+    fn turn(&self, gate: &mut GateState, now: Instant, finder: Finder) -> Option<BreakerReport> {
+        let state = gate.breaker.state(now);
+        if state == gate.shown {
             return None;
         }
-        held.shown = state;
+        gate.shown = state;
         self.target.show(state);
-        let report = held.breaker.report(now);
+        let report = gate.breaker.report(now);
         if finder == Finder::Ourselves {
             // It fails only without a listener, which does not matter.
             let _ = self.turns.send(report.clone());
@@ -270,14 +270,14 @@ struct WaitingGuard<'a>(&'a Gate);
 
 impl<'a> WaitingGuard<'a> {
     fn before(gate: &'a Gate) -> Self {
-        gate.held().attendance.wait_begins(Instant::now());
+        gate.lock().attendance.wait_begins(Instant::now());
         Self(gate)
     }
 }
 
 impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
-        self.0.held().attendance.wait_ends(Instant::now());
+        self.0.lock().attendance.wait_ends(Instant::now());
     }
 }
 
@@ -304,9 +304,9 @@ impl Drop for Pass {
     fn drop(&mut self) {
         let outcome = std::mem::replace(&mut self.outcome, RequestOutcome::Abandoned);
         let permit = self.permit;
-        self.gate.change(Finder::Ourselves, |held, now| {
-            held.attendance.request_ends(now);
-            held.breaker.record(now, permit, outcome);
+        self.gate.change(Finder::Ourselves, |gate, now| {
+            gate.attendance.request_ends(now);
+            gate.breaker.record(now, permit, outcome);
         });
     }
 }

@@ -26,7 +26,7 @@ pub fn menu_subject(branch: &str) -> String {
 /// A status of an order for its provider, in the hub's own words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Word {
+pub enum PushStatus {
     /// The restaurant took it.
     Accepted,
     /// The restaurant does not take it.
@@ -43,7 +43,7 @@ pub enum Word {
     Cancelled,
 }
 
-impl Word {
+impl PushStatus {
     /// Every word, in the order in which an order meets them.
     pub const ALL: [Self; 7] = [
         Self::Accepted,
@@ -84,7 +84,7 @@ impl Word {
 #[serde(rename_all = "camelCase")]
 pub struct StatusRequested {
     /// The status to send.
-    pub status: Word,
+    pub status: PushStatus,
     /// Why, for people; of a rejection or a cancellation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -104,7 +104,7 @@ pub struct StatusRequested {
 #[serde(rename_all = "camelCase")]
 pub struct StatusPushed {
     /// The status that was sent to the provider.
-    pub status: Word,
+    pub status: PushStatus,
     /// Nothing was sent: this provider has no call for that status.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
@@ -204,11 +204,11 @@ mod tests {
 
     #[test]
     fn words_read_back_and_the_platforms_mean_the_same() {
-        for word in Word::ALL {
-            assert_eq!(Word::parse(word.as_str()), Some(word));
+        for word in PushStatus::ALL {
+            assert_eq!(PushStatus::parse(word.as_str()), Some(word));
             assert_eq!(serde_json::to_value(word).unwrap(), word.as_str());
         }
-        assert_eq!(Word::parse("ready_for_pickup"), Some(Word::Ready));
-        assert_eq!(Word::parse("refunded"), None);
+        assert_eq!(PushStatus::parse("ready_for_pickup"), Some(PushStatus::Ready));
+        assert_eq!(PushStatus::parse("refunded"), None);
     }
 }

@@ -174,8 +174,8 @@ mod tests {
         ] {
             assert_eq!(id(body).as_deref(), expected, "{body}");
         }
-        let said = read(br#"{"status":"pending","data":{"status":3}}"#);
-        assert_eq!(said.status.as_deref(), Some("pending"));
+        let fields = read(br#"{"status":"pending","data":{"status":3}}"#);
+        assert_eq!(fields.status.as_deref(), Some("pending"));
     }
 
     proptest! {

@@ -159,8 +159,8 @@ pub fn classify(request: RequestKind, answer: &Answer, standing: BackendEvidence
 
 /// A 2xx counts whatever its body. Only a complete body without an id shows that another server answered.
 fn said_yes(request: RequestKind, answer: &Answer) -> AnswerVerdict {
-    let said = answer::read(&answer.body);
-    let is_unnamed = request == RequestKind::NewOrder && said.order_id.is_none();
+    let fields = answer::read(&answer.body);
+    let is_unnamed = request == RequestKind::NewOrder && fields.order_id.is_none();
     let unread = match &answer.incomplete {
         _ if !is_unnamed => None,
         None => {
@@ -174,9 +174,9 @@ fn said_yes(request: RequestKind, answer: &Answer) -> AnswerVerdict {
         Some(Incomplete::BrokeOff(_)) => Some("it broke off".to_owned()),
     };
     AnswerVerdict::Accepted(Accepted {
-        order_id: said.order_id,
+        order_id: fields.order_id,
         status: answer.status,
-        order_status: said.status,
+        order_status: fields.status,
         unread,
     })
 }

@@ -27,7 +27,7 @@ use crate::{
     event::{
         Envelope, EventType, NewEvent, NotYours, Recorded,
         outcome::{ErrorReport, ErrorType, ForwardFailed, Forwarded, Ignored, ORDER_EXPIRED, OUTCOME, OrderSummary},
-        push::{self, StatusRequested, Word},
+        push::{self, PushStatus, StatusRequested},
     },
     journal::{Appended, connection::Connection},
     memory::Orders,
@@ -439,7 +439,7 @@ fn ignore(event: &Recorded, ignored: &Ignored) -> NewEvent {
 /// what becomes of the webhook.
 fn acceptance(event: &Recorded, forwarded: &NewEvent, order_id: Option<String>) -> NewEvent {
     let payload = StatusRequested {
-        status: Word::Accepted,
+        status: PushStatus::Accepted,
         reason: None,
         preparation_minutes: None,
         order_id,

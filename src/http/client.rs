@@ -27,7 +27,7 @@ use tower_service::Service as _;
 use super::{
     Answer, Incomplete, body,
     body::Coding,
-    connection::{Connection, NoResponse, Wire},
+    connection::{HttpConnection, NoResponse, Wire},
     pool::Pool,
     retry_after,
     target::{self, NotATarget, Origin, Target},
@@ -191,7 +191,7 @@ impl Client {
     }
 
     /// The head of the response, and the connection on which its body comes.
-    async fn send(&self, target: &Target, request: Request) -> Result<(Connection, Response<Incoming>), Failure> {
+    async fn send(&self, target: &Target, request: Request) -> Result<(HttpConnection, Response<Incoming>), Failure> {
         let origin = target.origin();
         let mut message = self.message(target, request);
         while let Some(mut connection) = self.idle.take(origin) {
@@ -224,10 +224,10 @@ impl Client {
         message
     }
 
-    async fn connect(&self, origin: &Origin) -> Result<Connection, Failure> {
+    async fn connect(&self, origin: &Origin) -> Result<HttpConnection, Failure> {
         let opened = tokio::time::timeout(CONNECT_TIMEOUT.min(self.timeout), self.open(origin)).await;
         let wire = opened.map_err(|_| Failure::Timeout)?.map_err(Failure::Connect)?;
-        Connection::new(wire).await.map_err(Failure::Lost)
+        HttpConnection::new(wire).await.map_err(Failure::Lost)
     }
 
     async fn open(&self, origin: &Origin) -> Result<Wire, Box<dyn Error + Send + Sync>> {
@@ -242,7 +242,7 @@ impl Client {
 
 /// Reads a body to its end, or until there is more than the limit.
 async fn read(
-    connection: &mut Connection,
+    connection: &mut HttpConnection,
     incoming: &mut Incoming,
     packed: &mut Vec<u8>,
     max_bytes: usize,

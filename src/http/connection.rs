@@ -30,7 +30,7 @@ pub(super) enum Wire {
 }
 
 /// An open connection, and the right to make requests on it.
-pub(super) struct Connection {
+pub(super) struct HttpConnection {
     sender: SendRequest<Full<Bytes>>,
     /// None once it is closed.
     work: Option<http1::Connection<TokioIo<Wire>, Full<Bytes>>>,
@@ -45,7 +45,7 @@ pub(super) struct NoResponse {
     pub(super) unsent: Option<Request<Full<Bytes>>>,
 }
 
-impl Connection {
+impl HttpConnection {
     /// On a wire that was just opened.
     pub(super) async fn new(wire: Wire) -> hyper::Result<Self> {
         let (sender, work) = http1::handshake(TokioIo::new(wire)).await?;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{connection::Connection, target::Origin};
+use super::{connection::HttpConnection, target::Origin};
 
 /// How long an idle connection is kept.
 const IDLE_FOR: Duration = Duration::from_secs(90);
@@ -28,7 +28,7 @@ struct PoolState {
 struct Idle {
     origin: Arc<Origin>,
     since: Instant,
-    connection: Connection,
+    connection: HttpConnection,
 }
 
 impl Pool {
@@ -41,7 +41,7 @@ impl Pool {
     }
 
     /// An open connection to there; none where none is kept.
-    pub(super) fn take(&self, origin: &Arc<Origin>) -> Option<Connection> {
+    pub(super) fn take(&self, origin: &Arc<Origin>) -> Option<HttpConnection> {
         loop {
             let mut found = {
                 let mut state = self.lock();
@@ -58,7 +58,7 @@ impl Pool {
     }
 
     /// Keeps a connection after its last answer was read to its end; closes any other.
-    pub(super) fn keep(self: &Arc<Self>, origin: &Arc<Origin>, mut connection: Connection) {
+    pub(super) fn keep(self: &Arc<Self>, origin: &Arc<Origin>, mut connection: HttpConnection) {
         if !connection.is_idle() {
             return;
         }

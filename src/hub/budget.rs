@@ -113,10 +113,11 @@ impl Budget {
 
 /// Descriptors that the hub needs for everything but the public port, when all of it is busy.
 fn reserved(config: &Config) -> u64 {
-    let told = config.providers.iter().filter(|provider| provider.outbound.is_some());
+    let with_outbound = config.providers.iter().filter(|provider| provider.outbound.is_some());
     // The pool, and the connection of the tables' writer.
     let database = config.database.pool_size + 1;
-    let connections = config.backend.max_requests + told.count() * MAX_REQUESTS + database + PRIVATE_CONNECTIONS;
+    let connections =
+        config.backend.max_requests + with_outbound.count() * MAX_REQUESTS + database + PRIVATE_CONNECTIONS;
     connections as u64 + NATS_DESCRIPTORS + OWN_DESCRIPTORS
 }
 

@@ -13,8 +13,8 @@ async fn a_task_that_ends_is_noticed_also_while_nats_is_waited_for() {
     assert_eq!(format!("{failure:#}"), "intake failed: the port is gone");
     assert_eq!(tasks.while_all_run(&stop, async { 7 }).await.ok(), None, "nothing runs");
     stop.cancel();
-    let told = tasks.while_all_run(&stop, std::future::pending::<()>()).await;
-    assert!(matches!(told, Ok(None)));
+    let result = tasks.while_all_run(&stop, std::future::pending::<()>()).await;
+    assert!(matches!(result, Ok(None)));
 }
 
 #[tokio::test]

@@ -102,13 +102,13 @@ async fn accept(
         max_bytes: settings.max_payload_bytes,
         time: settings.request_timeout,
     };
-    let held = body::read(&parts.headers, body, &reading).await?;
+    let buffered = body::read(&parts.headers, body, &reading).await?;
     let Admitted {
         admission,
         was_there,
         point,
         event,
-    } = admit(intake, enabled, info, parts, (&held.bytes, sender.class)).await?;
+    } = admit(intake, enabled, info, parts, (&buffered.bytes, sender.class)).await?;
     let appended = match intake.journal.accept(event).await {
         Ok(appended) => appended,
         Err(error) => {
@@ -130,7 +130,13 @@ async fn accept(
         intake.last_webhooks.note(&enabled.name, Utc::now().timestamp());
     }
     log_accepted(enabled, &admission, info, appended);
-    Ok(accepted(enabled, &admission, &info.request_id, appended, &held.bytes))
+    Ok(accepted(
+        enabled,
+        &admission,
+        &info.request_id,
+        appended,
+        &buffered.bytes,
+    ))
 }
 
 /// A webhook that may go onto the log.

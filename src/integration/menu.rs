@@ -8,7 +8,7 @@ use axum::{
     http::Response,
 };
 
-use super::{Integration, Wanted, checked_id, refusal::Reason};
+use super::{AcceptedRequest, Integration, checked_id, refusal::IntegrationRefusal};
 use crate::{
     event::{
         EventType,
@@ -30,9 +30,9 @@ pub async fn request(
         integration.check(&parts, &provider, request_info.client)?;
         let branch = checked_id("branchId", branch)?;
         let max_bytes = integration.settings.max_payload_bytes;
-        let held = integration.read(&request_info, &parts.headers, body, max_bytes).await?;
-        Menu::parse(&held.bytes).map_err(Reason::Faults)?;
-        let about = Wanted {
+        let buffered = integration.read(&request_info, &parts.headers, body, max_bytes).await?;
+        Menu::parse(&buffered.bytes).map_err(IntegrationRefusal::Faults)?;
+        let about = AcceptedRequest {
             kind: MENU_SYNC,
             event_type: EventType::MenuSyncRequested,
             provider,
@@ -40,7 +40,7 @@ pub async fn request(
             branch: Some(branch),
         };
         // The bytes are stored as received, so the provider's request can be built from them again.
-        integration.append(about, held.bytes.clone(), &parts.headers).await
+        integration.append(about, buffered.bytes.clone(), &parts.headers).await
     };
     let taken = taken.await;
     taken.unwrap_or_else(|reason| reason.answer(&request_info, &parts.headers))

@@ -23,8 +23,8 @@ use uuid::Uuid;
 
 use self::{
     keys::{KeyUse, Wish},
-    refusal::{Reason, RefusedRequest},
-    token::Tokens,
+    refusal::{IntegrationRefusal, RefusedRequest},
+    token::ServiceTokens,
 };
 use crate::{
     config,
@@ -63,11 +63,11 @@ pub struct Integration {
     /// Providers that are switched on.
     pub registry: Arc<Registry>,
     /// The providers to which requests can be sent.
-    pub told: HashSet<String>,
+    pub with_outbound: HashSet<String>,
     /// The log.
     pub journal: Journal,
     /// What the backend shows.
-    pub tokens: Tokens,
+    pub tokens: ServiceTokens,
     /// Limits.
     pub settings: config::Http,
     /// Bytes of bodies that may be held at a time, webhooks' included.
@@ -94,7 +94,7 @@ pub fn router(integration: Arc<Integration>) -> Router {
 }
 
 /// What a request is about.
-struct Wanted {
+struct AcceptedRequest {
     kind: &'static str,
     event_type: EventType,
     provider: String,
@@ -124,7 +124,7 @@ impl Integration {
 
     /// Whether the backend calls, about a provider that can be told something. Its address and its connection are known from then
     /// on.
-    fn check(&self, parts: &Parts, provider: &str, client: IpAddr) -> Result<(), Reason> {
+    fn check(&self, parts: &Parts, provider: &str, client: IpAddr) -> Result<(), IntegrationRefusal> {
         if !self.tokens.know(&parts.headers) {
             return Err(self.stranger(client));
         }
@@ -133,22 +133,22 @@ impl Integration {
             guest.note_verified();
         }
         if self.registry.get(provider).is_none() {
-            return Err(Reason::ProviderNotFound);
+            return Err(IntegrationRefusal::ProviderNotFound);
         }
-        if !self.told.contains(provider) {
-            return Err(Reason::NotConfigured(provider.to_owned()));
+        if !self.with_outbound.contains(provider) {
+            return Err(IntegrationRefusal::NotConfigured(provider.to_owned()));
         }
         Ok(())
     }
 
     /// Counted and blocked as at the other doors. Who shows the token is let in from a blocked address, too: somebody else
     /// may stand behind it, and a token that was wrong may have been set right.
-    fn stranger(&self, client: IpAddr) -> Reason {
+    fn stranger(&self, client: IpAddr) -> IntegrationRefusal {
         if let Err(limited) = self.limits.check_address(client) {
-            return Reason::RateLimited(limited.retry_after_seconds);
+            return IntegrationRefusal::RateLimited(limited.retry_after_seconds);
         }
         self.limits.note_refused(None, client);
-        Reason::InvalidToken
+        IntegrationRefusal::InvalidToken
     }
 
     async fn read(
@@ -157,7 +157,7 @@ impl Integration {
         headers: &HeaderMap,
         body: Body,
         max_bytes: usize,
-    ) -> Result<BufferedBody, Reason> {
+    ) -> Result<BufferedBody, IntegrationRefusal> {
         let sender = Sender {
             address: Address::of(request_info.client),
             class: SenderClass::Backend,
@@ -170,10 +170,17 @@ impl Integration {
             max_bytes,
             time: self.settings.request_timeout,
         };
-        body::read(headers, body, &reading).await.map_err(Reason::Body)
+        body::read(headers, body, &reading)
+            .await
+            .map_err(IntegrationRefusal::Body)
     }
 
-    async fn append(&self, wanted: Wanted, payload: Bytes, headers: &HeaderMap) -> Result<Response<Body>, Reason> {
+    async fn append(
+        &self,
+        wanted: AcceptedRequest,
+        payload: Bytes,
+        headers: &HeaderMap,
+    ) -> Result<Response<Body>, IntegrationRefusal> {
         let request_id = request_id::of(headers);
         let now = Utc::now();
         let key = idempotency_key(headers)?;
@@ -218,21 +225,21 @@ impl Integration {
     }
 
     /// Appends an event, unless it has a key by which it was appended before; whether it was.
-    async fn append_once(&self, event: NewEvent, has_key: bool) -> Result<bool, Reason> {
+    async fn append_once(&self, event: NewEvent, has_key: bool) -> Result<bool, IntegrationRefusal> {
         let (id, connection) = (event.envelope.id, self.journal.connection());
         if !has_key {
             let appended = self.journal.accept(event).await;
-            return Ok(appended.map_err(Reason::EventLogUnavailable)?.duplicate);
+            return Ok(appended.map_err(IntegrationRefusal::EventLogUnavailable)?.duplicate);
         }
         let (branch, payload) = (event.envelope.branch.clone(), event.payload.clone());
         let wish = Wish::of(branch.as_deref(), &payload);
         match keys::look_up(connection, id, &wish).await {
             KeyUse::No => {}
             KeyUse::Same => return Ok(true),
-            KeyUse::Other => return Err(Reason::KeyReused),
+            KeyUse::Other => return Err(IntegrationRefusal::KeyReused),
         }
         let appended = self.journal.accept(event).await;
-        let appended = appended.map_err(Reason::EventLogUnavailable)?;
+        let appended = appended.map_err(IntegrationRefusal::EventLogUnavailable)?;
         if !appended.duplicate {
             keys::note(connection, id, wish, appended.sequence).await;
             return Ok(false);
@@ -243,7 +250,11 @@ impl Integration {
                 let kept = Wish::of(first.envelope.branch.as_deref(), &first.payload);
                 let is_same = kept == wish;
                 keys::note(connection, id, kept, appended.sequence).await;
-                if is_same { Ok(true) } else { Err(Reason::KeyReused) }
+                if is_same {
+                    Ok(true)
+                } else {
+                    Err(IntegrationRefusal::KeyReused)
+                }
             }
             Ok(_) => Ok(true),
             Err(error) => {
@@ -251,34 +262,34 @@ impl Integration {
                     error = format!("{error:#}"),
                     "cannot read what an idempotency key was used for"
                 );
-                Err(Reason::EventLogUnavailable(AppendError::Timeout))
+                Err(IntegrationRefusal::EventLogUnavailable(AppendError::Timeout))
             }
         }
     }
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Reason> {
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, IntegrationRefusal> {
     let Some(key) = headers.get(IDEMPOTENCY_KEY) else {
         return Ok(None);
     };
     let fits = |key: &&str| (1..=MAX_KEY_BYTES).contains(&key.len());
     match key.to_str().ok().filter(fits) {
         Some(key) => Ok(Some(key)),
-        None => Err(Reason::invalid(format!(
+        None => Err(IntegrationRefusal::invalid(format!(
             "Idempotency-Key: expected 1 to {MAX_KEY_BYTES} printable ASCII characters"
         ))),
     }
 }
 
 /// An id of the path, as it may stand in an event and in other paths.
-fn checked_id(what: &str, id: String) -> Result<String, Reason> {
+fn checked_id(what: &str, id: String) -> Result<String, IntegrationRefusal> {
     if id.len() > MAX_ORDER_ID_BYTES {
-        return Err(Reason::invalid(format!(
+        return Err(IntegrationRefusal::invalid(format!(
             "{what}: expected 1 to {MAX_ORDER_ID_BYTES} bytes"
         )));
     }
     match segment::check(&id) {
         Ok(()) => Ok(id),
-        Err(why) => Err(Reason::invalid(format!("{what}: {why}"))),
+        Err(why) => Err(IntegrationRefusal::invalid(format!("{what}: {why}"))),
     }
 }

@@ -25,7 +25,7 @@ use crate::{
 
 /// Why a request is not taken.
 #[derive(Debug, thiserror::Error)]
-pub enum Reason {
+pub enum IntegrationRefusal {
     /// `X-Service-Token` is missing or wrong.
     #[error("X-Service-Token is missing or wrong")]
     InvalidToken,
@@ -57,7 +57,7 @@ pub enum Reason {
     Internal,
 }
 
-impl Reason {
+impl IntegrationRefusal {
     /// Something is wrong beside the body.
     pub(super) fn invalid(message: String) -> Self {
         Self::Faults(vec![Fault {
@@ -160,18 +160,18 @@ mod tests {
         let schema = &document["components"]["schemas"]["IntegrationRefused"]["properties"]["error"];
         let codes = schema["properties"]["code"]["enum"].as_array().unwrap();
         let all = [
-            Reason::InvalidToken,
-            Reason::RateLimited(7),
-            Reason::ProviderNotFound,
-            Reason::NotConfigured("x".into()),
-            Reason::Body(refusal::Reason::RequestTimeout),
-            Reason::Body(refusal::Reason::PayloadTooLarge(1)),
-            Reason::Body(refusal::Reason::UnreadableBody("x")),
-            Reason::Body(refusal::Reason::Overloaded),
-            Reason::invalid("x".into()),
-            Reason::KeyReused,
-            Reason::EventLogUnavailable(AppendError::Timeout),
-            Reason::Internal,
+            IntegrationRefusal::InvalidToken,
+            IntegrationRefusal::RateLimited(7),
+            IntegrationRefusal::ProviderNotFound,
+            IntegrationRefusal::NotConfigured("x".into()),
+            IntegrationRefusal::Body(refusal::Reason::RequestTimeout),
+            IntegrationRefusal::Body(refusal::Reason::PayloadTooLarge(1)),
+            IntegrationRefusal::Body(refusal::Reason::UnreadableBody("x")),
+            IntegrationRefusal::Body(refusal::Reason::Overloaded),
+            IntegrationRefusal::invalid("x".into()),
+            IntegrationRefusal::KeyReused,
+            IntegrationRefusal::EventLogUnavailable(AppendError::Timeout),
+            IntegrationRefusal::Internal,
         ];
         let routes = [
             ("/api/integration/orders/{provider}/{externalOrderId}/status", "post"),
@@ -186,10 +186,10 @@ mod tests {
             }
             let ours = matches!(
                 reason,
-                Reason::NotConfigured(_)
-                    | Reason::EventLogUnavailable(_)
-                    | Reason::Internal
-                    | Reason::Body(refusal::Reason::Overloaded)
+                IntegrationRefusal::NotConfigured(_)
+                    | IntegrationRefusal::EventLogUnavailable(_)
+                    | IntegrationRefusal::Internal
+                    | IntegrationRefusal::Body(refusal::Reason::Overloaded)
             );
             assert_eq!(status.is_server_error(), ours, "{reason:?}");
             let waits = reason.own_answer("").headers().contains_key(header::RETRY_AFTER);

@@ -9,11 +9,11 @@ use axum::{
 };
 use bytes::Bytes;
 
-use super::{Integration, Wanted, checked_id, refusal::Reason};
+use super::{AcceptedRequest, Integration, checked_id, refusal::IntegrationRefusal};
 use crate::{
     event::{
         EventType,
-        push::{STATUS_REQUEST, StatusRequested, Word},
+        push::{PushStatus, STATUS_REQUEST, StatusRequested},
     },
     json::fault::{Fault, Faults},
     order::node::Node,
@@ -39,12 +39,12 @@ pub async fn request(
     let taken = async {
         integration.check(&parts, &provider, request_info.client)?;
         let order = checked_id("externalOrderId", order)?;
-        let held = integration
+        let buffered = integration
             .read(&request_info, &parts.headers, body, MAX_BODY_BYTES)
             .await?;
-        let (wanted, branch) = read(&held.bytes).map_err(Reason::Faults)?;
-        let payload = serde_json::to_vec(&wanted).map_err(|_| Reason::Internal)?;
-        let about = Wanted {
+        let (wanted, branch) = read(&buffered.bytes).map_err(IntegrationRefusal::Faults)?;
+        let payload = serde_json::to_vec(&wanted).map_err(|_| IntegrationRefusal::Internal)?;
+        let about = AcceptedRequest {
             kind: STATUS_REQUEST,
             event_type: EventType::OrderStatusRequested,
             provider,
@@ -66,9 +66,9 @@ fn read(body: &[u8]) -> Result<(StatusRequested, Option<String>), Vec<Fault>> {
     };
     let object = root.object(&mut faults);
     let word = object.get("status").required_text(&mut faults);
-    let status = Word::parse(&word);
+    let status = PushStatus::parse(&word);
     if status.is_none() && !word.is_empty() {
-        let words: Vec<_> = Word::ALL.into_iter().map(Word::as_str).collect();
+        let words: Vec<_> = PushStatus::ALL.into_iter().map(PushStatus::as_str).collect();
         let expected = format_args!(
             "expected {}, or confirmed, ready_for_pickup, out_for_delivery",
             words.join(", ")
@@ -103,7 +103,7 @@ fn read(body: &[u8]) -> Result<(StatusRequested, Option<String>), Vec<Fault>> {
     });
     let wanted = StatusRequested {
         // This default is never used: without a status there is a fault.
-        status: status.unwrap_or(Word::Accepted),
+        status: status.unwrap_or(PushStatus::Accepted),
         reason,
         preparation_minutes,
         order_id,
@@ -129,7 +129,7 @@ mod tests {
                 wanted.order_id.as_deref(),
                 branch.as_deref()
             ),
-            (Word::Accepted, Some(20), None, Some("17"), Some("b-1"))
+            (PushStatus::Accepted, Some(20), None, Some("17"), Some("b-1"))
         );
         for (body, pointer) in [
             ("{}", "/status"),

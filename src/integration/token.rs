@@ -9,9 +9,9 @@ use subtle::{Choice, ConstantTimeEq};
 const HEADER: &str = "x-service-token";
 
 /// The accepted tokens. Only their digests are kept: they have one length, so a comparison reveals nothing.
-pub struct Tokens(Vec<[u8; 32]>);
+pub struct ServiceTokens(Vec<[u8; 32]>);
 
-impl Tokens {
+impl ServiceTokens {
     /// Of these; several, for a rotation.
     pub fn new(tokens: &[SecretString]) -> Self {
         Self(
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn any_of_the_tokens_and_nothing_else() {
-        let tokens = Tokens::new(&["new".into(), "old".into()]);
+        let tokens = ServiceTokens::new(&["new".into(), "old".into()]);
         let shows = |values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in values {
@@ -60,6 +60,6 @@ mod tests {
         for wrong in [&[][..], &[""], &["ne"], &["newer"], &["new,old"], &["new", "new"]] {
             assert!(!shows(wrong), "{wrong:?}");
         }
-        assert!(!Tokens::new(&[]).know(&HeaderMap::from_iter([(HEADER.parse().unwrap(), "".parse().unwrap())])));
+        assert!(!ServiceTokens::new(&[]).know(&HeaderMap::from_iter([(HEADER.parse().unwrap(), "".parse().unwrap())])));
     }
 }

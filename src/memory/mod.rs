@@ -98,7 +98,7 @@ pub struct Orders {
     compared_at: AtomicU64,
     /// The log is another one; reading begins anew.
     is_lost: AtomicBool,
-    told: Mutex<Option<Instant>>,
+    reported_at: Mutex<Option<Instant>>,
 }
 
 impl Orders {
@@ -118,7 +118,7 @@ impl Orders {
             log: Mutex::default(),
             compared_at: AtomicU64::new(0),
             is_lost: AtomicBool::new(false),
-            told: Mutex::new(None),
+            reported_at: Mutex::new(None),
         }
     }
 
@@ -312,9 +312,9 @@ impl Orders {
     }
 
     fn tell_short(&self) {
-        let mut told = lock(&self.told);
-        if told.is_none_or(|at| at.elapsed() > TELL_EVERY) {
-            *told = Some(Instant::now());
+        let mut reported_at = lock(&self.reported_at);
+        if reported_at.is_none_or(|at| at.elapsed() > TELL_EVERY) {
+            *reported_at = Some(Instant::now());
             tracing::warn!(
                 entries = index::MAX_ENTRIES,
                 "more orders than are remembered came within ORDER_MEMORY; the oldest are forgotten before their time"

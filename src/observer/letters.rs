@@ -38,7 +38,7 @@ pub(super) struct Letters {
     /// When the stream was made that was read, and how far.
     log: Option<i128>,
     position: u64,
-    open: Open,
+    open: OpenLetters,
     warned: bool,
 }
 
@@ -101,7 +101,7 @@ impl Letters {
 
 /// The open ones. Pure but for the gauges.
 #[derive(Default)]
-struct Open {
+struct OpenLetters {
     by_id: HashMap<EventId, u64>,
     by_place: BTreeMap<u64, (EventId, Cause)>,
     counts: HashMap<Cause, u64>,
@@ -109,7 +109,7 @@ struct Open {
     shown: HashSet<Cause>,
 }
 
-impl Open {
+impl OpenLetters {
     fn apply(&mut self, event: &Recorded) {
         if event.envelope.event_type == EventType::OrderRetryRequested {
             if let Some(sequence) = event.envelope.cause_id.and_then(|id| self.by_id.get(&id).copied()) {
@@ -239,14 +239,14 @@ mod tests {
         }
     }
 
-    fn counts(open: &Open) -> BTreeMap<String, u64> {
+    fn counts(open: &OpenLetters) -> BTreeMap<String, u64> {
         let of = |(cause, count): (&Cause, &u64)| (format!("{} {}", cause.0, cause.1), *count);
         open.counts.iter().map(of).filter(|(_, count)| *count > 0).collect()
     }
 
     #[test]
     fn a_letter_is_open_until_it_is_taken_up_or_leaves_the_log() {
-        let mut open = Open::default();
+        let mut open = OpenLetters::default();
         let dead = EventType::OrderDeadLettered;
         let letters = [
             event(1, dead, None, "BACKEND_422"),
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn causes_without_end_are_counted_together() {
-        let mut open = Open::default();
+        let mut open = OpenLetters::default();
         for sequence in 1..=1000 {
             open.apply(&event(
                 sequence,

@@ -37,11 +37,11 @@ const WARN_EVERY: Duration = Duration::from_secs(3600);
 
 /// What is known of the servers, by host and port of their monitoring URL. Empty where none is looked at.
 #[derive(Debug, Default)]
-pub struct Servers(Mutex<BTreeMap<String, Server>>);
+pub struct Servers(Mutex<BTreeMap<String, MonitoredServer>>);
 
 /// One server, as it was seen last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Server {
+struct MonitoredServer {
     /// Why it is not well; none where it is.
     trouble: Option<String>,
     stored: u64,
@@ -116,7 +116,7 @@ impl Servers {
 
     /// For health: all of them.
     pub fn all(&self) -> Value {
-        let of = |(name, server): (&String, &Server)| {
+        let of = |(name, server): (&String, &MonitoredServer)| {
             json!({
                 "server": name,
                 "healthy": server.trouble.is_none(),
@@ -129,7 +129,7 @@ impl Servers {
         self.lock().iter().map(of).collect()
     }
 
-    fn note(&self, name: &str, mut seen: Server) {
+    fn note(&self, name: &str, mut seen: MonitoredServer) {
         let mut servers = self.lock();
         let before = servers.entry(name.to_owned()).or_default();
         seen.warned = before.warned;
@@ -153,13 +153,13 @@ impl Servers {
         *before = seen;
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Server>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, MonitoredServer>> {
         // No code panics while it holds this lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Server {
+impl MonitoredServer {
     /// Why the disk will be full before NATS refuses to store more; none where it will not.
     fn short_of_room(&self) -> Option<String> {
         let disk = self.disk?;
@@ -191,19 +191,19 @@ impl Server {
     }
 }
 
-async fn look(client: &Client, url: &str) -> Server {
+async fn look(client: &Client, url: &str) -> MonitoredServer {
     let trouble = match get::<Healthz>(client, &format!("{url}/healthz")).await {
         Ok(health) if health.error.is_empty() => None,
         Ok(health) => Some(health.error.chars().take(MAX_REASON_CHARS).collect()),
         Err(reason) => Some(reason),
     };
     let Ok(jsz) = get::<Jsz>(client, &format!("{url}/jsz")).await else {
-        return Server {
+        return MonitoredServer {
             trouble,
-            ..Server::default()
+            ..MonitoredServer::default()
         };
     };
-    Server {
+    MonitoredServer {
         trouble,
         stored: jsz.storage,
         limit: jsz.config.max_storage,
@@ -279,11 +279,11 @@ mod tests {
 
     #[test]
     fn a_disk_that_is_full_before_the_limit_is_told() {
-        let server = |stored, limit, free, size| Server {
+        let server = |stored, limit, free, size| MonitoredServer {
             stored,
             limit,
             disk: Some(Disk { free, size }),
-            ..Server::default()
+            ..MonitoredServer::default()
         };
         assert_eq!(server(10, 100, 500, 1000).short_of_room(), None);
         assert!(
@@ -292,7 +292,7 @@ mod tests {
         );
         let reason = server(10, 700, 500, 1000).short_of_room().unwrap();
         assert!(reason.contains("max_file_store"), "{reason}");
-        assert_eq!(Server::default().short_of_room(), None);
+        assert_eq!(MonitoredServer::default().short_of_room(), None);
     }
 
     #[tokio::test]

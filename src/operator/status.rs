@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::{
     dead_letters::{printable, time_text},
     output::{self, Verdict, counted, show},
-    queries::status::{self, DatabaseStatus, Status},
+    queries::status::{self, DatabaseStatus, HubStatus},
     with_rights,
 };
 use crate::{
@@ -35,7 +35,7 @@ async fn answer(environment: &Environment, as_json: bool) -> anyhow::Result<Verd
 }
 
 /// The screen.
-struct StatusText<'a>(&'a Status);
+struct StatusText<'a>(&'a HubStatus);
 
 impl fmt::Display for StatusText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -77,7 +77,7 @@ impl<'a> Batch<'a> {
 
 /// What a batch is applied to.
 #[derive(Clone, Copy)]
-pub(super) struct Target<'a> {
+pub(super) struct BatchTarget<'a> {
     /// The rows of `delivery_providers`.
     pub(super) providers: &'a Providers,
     /// Which tables.
@@ -113,7 +113,7 @@ pub async fn apply(
     providers: &Providers,
 ) -> anyhow::Result<u64> {
     let tables = Written::All(holder);
-    let target = Target { providers, tables };
+    let target = BatchTarget { providers, tables };
     apply_to(connection, target, events, to).await
 }
 
@@ -123,7 +123,7 @@ pub async fn apply(
 /// The same as [`apply`].
 pub(super) fn apply_to<'a>(
     connection: &'a mut Connection,
-    target: Target<'a>,
+    target: BatchTarget<'a>,
     events: &'a [Recorded],
     to: To<'a>,
 ) -> BoxFuture<'a, anyhow::Result<u64>> {
@@ -151,7 +151,7 @@ pub(super) fn apply_to<'a>(
 /// Applies the event that a batch failed by.
 async fn apply_alone(
     connection: &mut Connection,
-    target: Target<'_>,
+    target: BatchTarget<'_>,
     event: &Recorded,
     to: To<'_>,
     error: anyhow::Error,
@@ -325,7 +325,7 @@ pub(super) async fn apply_skipped(
 
 async fn transact(
     connection: &mut Connection,
-    target: Target<'_>,
+    target: BatchTarget<'_>,
     events: &[Recorded],
     to: To<'_>,
 ) -> anyhow::Result<u64> {

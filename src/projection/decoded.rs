@@ -18,7 +18,7 @@ pub(super) struct Event<'a> {
     /// The event as it is on the log.
     pub(super) recorded: &'a Recorded,
     /// Its payload.
-    pub(super) said: DecodedPayload,
+    pub(super) decoded: DecodedPayload,
 }
 
 /// A payload, as far as a projection reads it.
@@ -46,7 +46,7 @@ impl<'a> Event<'a> {
     pub(super) fn of(recorded: &'a Recorded) -> Self {
         Self {
             recorded,
-            said: DecodedPayload::of(recorded),
+            decoded: DecodedPayload::of(recorded),
         }
     }
 }
@@ -61,7 +61,7 @@ impl Deref for Event<'_> {
 
 impl DecodedPayload {
     fn of(event: &Recorded) -> Self {
-        let said = match event.envelope.event_type {
+        let decoded = match event.envelope.event_type {
             // A body that cannot be read here ends as a dead letter in its stage, with the reason.
             EventType::OrderTransformed => body::facts(&event.payload).ok().map(Box::new).map(Self::Transformed),
             EventType::OrderForwarded => payload(event).map(Box::new).map(Self::Forwarded),
@@ -83,7 +83,7 @@ impl DecodedPayload {
             | EventType::MenuSyncReported
             | EventType::MenuSynced => None,
         };
-        said.unwrap_or(Self::Nothing)
+        decoded.unwrap_or(Self::Nothing)
     }
 }
 

@@ -138,7 +138,7 @@ type Failure<'e> = (&'e ErrorReport, u32, Option<NaiveDateTime>);
 
 /// The failure that an event reports, if any.
 fn failure<'e>(event: &'e Event<'_>) -> Option<Failure<'e>> {
-    match &event.said {
+    match &event.decoded {
         DecodedPayload::Rejected(rejected) => Some((&rejected.error, 0, None)),
         DecodedPayload::DeadLettered(dead) => Some((&dead.error, dead.retries, None)),
         DecodedPayload::ForwardFailed(failed) => {

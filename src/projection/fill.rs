@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 
 use super::{
     Projection,
-    batch::{self, MAX_BYTES, MAX_EVENTS, Target, To, Written},
+    batch::{self, BatchTarget, MAX_BYTES, MAX_EVENTS, To, Written},
     own,
     providers::Providers,
     writer::{self, Holder},
@@ -162,7 +162,7 @@ impl Filler {
         connection.batch_execute("SET synchronous_commit = off").await?;
         // The hub's own projections do not refer to delivery_providers.
         let providers = Providers::none();
-        let target = Target {
+        let target = BatchTarget {
             providers: &providers,
             tables: Written::One(&self.holder, projection),
         };
@@ -224,7 +224,7 @@ impl Filler {
 /// Applies events in transactions of at most `limit` events; where PostgreSQL is too slow for one, the next ones are smaller.
 pub(super) async fn apply(
     connection: &mut Connection,
-    target: Target<'_>,
+    target: BatchTarget<'_>,
     events: &[Recorded],
     to: To<'_>,
     limit: &mut usize,

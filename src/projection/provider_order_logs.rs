@@ -150,7 +150,7 @@ impl<'a> OrderLogs<'a> {
         let (mut provider_ids, mut external_ids) = (Vec::new(), Vec::new());
         let (mut providers_of_orders, mut order_ids) = (Vec::new(), Vec::new());
         for event in events {
-            let DecodedPayload::Forwarded(forwarded) = &event.said else {
+            let DecodedPayload::Forwarded(forwarded) = &event.decoded else {
                 continue;
             };
             if let Some(provider_id) = providers.id(&event.envelope.provider) {
@@ -200,7 +200,8 @@ impl<'a> OrderLogs<'a> {
     /// Applies an event, with what was known of its webhook before.
     fn apply(&mut self, event: &'a Event<'a>, standing: WebhookKnowledge, providers: &Providers) {
         let envelope = &event.envelope;
-        let (Some(provider_id), DecodedPayload::Forwarded(forwarded)) = (providers.id(&envelope.provider), &event.said)
+        let (Some(provider_id), DecodedPayload::Forwarded(forwarded)) =
+            (providers.id(&envelope.provider), &event.decoded)
         else {
             return;
         };

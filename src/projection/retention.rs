@@ -69,7 +69,7 @@ pub(super) struct Retained {
 }
 
 /// What a step found.
-struct Step {
+struct DeletionStep {
     /// The last row that was looked at; none at the end of the table.
     last: Option<String>,
     looked_at: i64,
@@ -222,13 +222,13 @@ impl Retained {
         connection: &mut Connection,
         sql: &str,
         (after, limit, kept): (&str, i64, Duration),
-    ) -> anyhow::Result<Step> {
+    ) -> anyhow::Result<DeletionStep> {
         let transaction = self.begin(connection).await?;
         let rows = transaction.query(sql, &[&after, &limit, &kept.as_secs_f64()]).await?;
         let row = rows
             .first()
             .ok_or_else(|| anyhow::anyhow!("a step without an answer"))?;
-        let step = Step {
+        let step = DeletionStep {
             last: row.try_get(0)?,
             looked_at: row.try_get(1)?,
             deleted: row.try_get(2)?,

@@ -47,7 +47,7 @@ impl EventOrder {
 
 /// Whether an event only says that its webhook was there before.
 pub(super) fn is_repeat(event: &Event<'_>) -> bool {
-    matches!(&event.said, DecodedPayload::Ignored(ignored) if ignored.reason == DUPLICATE_WEBHOOK)
+    matches!(&event.decoded, DecodedPayload::Ignored(ignored) if ignored.reason == DUPLICATE_WEBHOOK)
 }
 
 /// Notes about errors that were overcome.

@@ -92,7 +92,7 @@ impl WebhookChange {
             EventType::WebhookReceived => self.status = Some("received"),
             EventType::OrderTransformed => {
                 self.status = Some("processing");
-                if let DecodedPayload::Transformed(facts) = &event.said
+                if let DecodedPayload::Transformed(facts) = &event.decoded
                     && let Some(company_id) = &facts.company_id
                 {
                     self.company_id = Some(company_id.clone());
@@ -104,14 +104,14 @@ impl WebhookChange {
             EventType::MenuSyncReported => self.end(COMPLETED),
             EventType::OrderForwarded => {
                 self.end(COMPLETED);
-                if let DecodedPayload::Forwarded(forwarded) = &event.said {
+                if let DecodedPayload::Forwarded(forwarded) = &event.decoded {
                     self.response = Some(json!({ "success": true, "orderId": &forwarded.internal_order_id, "status": forwarded.order_status }).to_string());
                     self.take_order_id(forwarded.internal_order_id.as_ref());
                 }
             }
             EventType::OrderIgnored => {
                 self.end("ignored");
-                if let DecodedPayload::Ignored(ignored) = &event.said {
+                if let DecodedPayload::Ignored(ignored) = &event.decoded {
                     self.response = Some(json!({ "ignored": ignored.reason, "message": ignored.message }).to_string());
                     self.take_order_id(ignored.internal_order_id.as_ref());
                 }
@@ -120,13 +120,13 @@ impl WebhookChange {
             EventType::OrderRetryRequested => self.status = Some("retrying"),
             EventType::OrderRejected => {
                 self.end("failed");
-                if let DecodedPayload::Rejected(rejected) = &event.said {
+                if let DecodedPayload::Rejected(rejected) = &event.decoded {
                     self.error_message = Some(rejected.error.message.clone());
                 }
             }
             EventType::OrderDeadLettered => {
                 self.end("failed");
-                if let DecodedPayload::DeadLettered(dead) = &event.said {
+                if let DecodedPayload::DeadLettered(dead) = &event.decoded {
                     self.retry_count = i32::try_from(dead.retries).ok();
                     self.error_message = Some(dead.error.message.clone());
                 }
@@ -151,7 +151,7 @@ impl WebhookChange {
     /// It is tried again: how often it was, when next, and why, where the event says so.
     fn retry(&mut self, event: &Event<'_>) {
         self.status = Some("retrying");
-        let (retries, next_attempt_at, error): (u32, Option<DateTime<Utc>>, _) = match &event.said {
+        let (retries, next_attempt_at, error): (u32, Option<DateTime<Utc>>, _) = match &event.decoded {
             DecodedPayload::ForwardFailed(failed) => (failed.retries, Some(failed.next_attempt_at), &failed.error),
             DecodedPayload::PushFailed(failed) => (failed.retries, failed.next_attempt_at, &failed.error),
             _ => return,

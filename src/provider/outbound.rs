@@ -16,7 +16,7 @@ use self::{
     check::Check,
     template::{Json, Text},
 };
-use crate::{event::push::Word, provider::declarative::path::PathTemplate};
+use crate::{event::push::PushStatus, provider::declarative::path::PathTemplate};
 
 /// Time for one request, where the file says nothing.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -135,7 +135,7 @@ pub struct ClientCredentials {
 #[serde(deny_unknown_fields)]
 pub struct StatusCall {
     /// The words that it is for.
-    pub words: Vec<Word>,
+    pub words: Vec<PushStatus>,
     /// `POST`, `PUT` or `PATCH`.
     pub method: String,
     /// On the base URL, with slots.
@@ -335,7 +335,7 @@ pub struct Spec {
     /// Statuses that may be tried again.
     pub retry: BTreeSet<u16>,
     /// Calls by status.
-    pub status: HashMap<Word, Call>,
+    pub status: HashMap<PushStatus, Call>,
     /// Whether those say anything about the branch.
     pub needs_branch: bool,
     /// How menus are taken.

@@ -1,9 +1,9 @@
 //! How often a provider may be called: a number of requests a second, one menu of a branch in a period, and not at all while
 //! it has asked for a pause (429). The time is passed in.
 //!
-//! A request that has to wait for the rate gets a time of its own ([`Limits::turn`]): its event is parked until then and
+//! A request that has to wait for the rate gets a time of its own ([`ProviderLimits::turn`]): its event is parked until then and
 //! comes back once. Times are given in the order of the requests, which is the log's. A reservation says when to come back;
-//! whether a request may be made then is counted when it is made ([`Limits::take`]), so that events that come back late,
+//! whether a request may be made then is counted when it is made ([`ProviderLimits::take`]), so that events that come back late,
 //! after a breaker was open, never exceed the rate together.
 
 use std::{
@@ -26,7 +26,7 @@ const BURST: Duration = Duration::from_secs(1);
 
 /// The limits of one provider.
 #[derive(Debug)]
-pub struct Limits {
+pub struct ProviderLimits {
     /// Time between two requests; zero: any number.
     spacing: Duration,
     state: Mutex<LimitsState>,
@@ -83,7 +83,7 @@ impl LimitsState {
     }
 }
 
-impl Limits {
+impl ProviderLimits {
     /// So many requests a second; none: any number.
     pub fn new(per_second: Option<u32>) -> Self {
         Self {

@@ -43,7 +43,7 @@ pub struct Token {
 }
 
 /// A provider's token.
-pub struct Tokens {
+pub struct ProviderTokens {
     client: ClientCredentials,
     default_lifetime: Duration,
     /// How long to wait for another request for a token: with so many requests one after the other that get no
@@ -63,7 +63,7 @@ struct CachedToken {
     refusal: Option<(Instant, ErrorReport)>,
 }
 
-impl Tokens {
+impl ProviderTokens {
     /// No token yet. `patience`: how long to wait for another request for one.
     pub fn new(client: ClientCredentials, default_lifetime: Duration, patience: Duration) -> Self {
         Self {
@@ -82,12 +82,12 @@ impl Tokens {
             Some(at) => all.remove(at),
             None => (base.to_owned(), Arc::default()),
         };
-        let held = Arc::clone(&entry.1);
+        let cached = Arc::clone(&entry.1);
         all.push(entry);
         if all.len() > MAX_BASES {
             all.remove(0);
         }
-        held
+        cached
     }
 
     /// The secret of a static header.
@@ -107,32 +107,32 @@ impl Tokens {
         refused: Option<u64>,
     ) -> Result<Token, RequestFailure> {
         let of_base = self.of_base(base);
-        let Ok(mut held) = tokio::time::timeout(self.patience, of_base.lock()).await else {
+        let Ok(mut cached) = tokio::time::timeout(self.patience, of_base.lock()).await else {
             return Err(answer::no_token_in_time());
         };
         let is_good = |token: &&Token| Some(token.number) != refused && token.until > Instant::now();
-        if let Some(token) = held.token.as_ref().filter(is_good) {
+        if let Some(token) = cached.token.as_ref().filter(is_good) {
             return Ok(token.clone());
         }
-        if let Some((at, error)) = &held.refusal
+        if let Some((at, error)) = &cached.refusal
             && at.elapsed() < REFUSAL_HOLDS
         {
             return Err(RequestFailure::Misconfigured(error.clone()));
         }
         let began = Instant::now();
         let asked = self.ask(http, base, auth).await;
-        held.refusal = match &asked {
+        cached.refusal = match &asked {
             Err(RequestFailure::Misconfigured(error)) => Some((began, error.clone())),
             _ => None,
         };
         let (text, lifetime) = asked?;
-        held.count += 1;
+        cached.count += 1;
         let token = Token {
-            number: held.count,
+            number: cached.count,
             text,
             until: began + lifetime.saturating_sub(MARGIN.min(lifetime / 10)),
         };
-        held.token = Some(token.clone());
+        cached.token = Some(token.clone());
         Ok(token)
     }
 
@@ -237,7 +237,7 @@ mod tests {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", silent.local_addr().unwrap());
         let patience = Duration::from_millis(200);
-        let tokens = Tokens::new(ClientCredentials::default(), MAX_LIFETIME, patience);
+        let tokens = ProviderTokens::new(ClientCredentials::default(), MAX_LIFETIME, patience);
         let http = http::client(10 * patience, 20, HeaderMap::new(), &ClientTls::of_machine("X_API")).unwrap();
         let auth = Auth::Login {
             path: "/login".into(),

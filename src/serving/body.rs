@@ -124,7 +124,7 @@ pub async fn read(headers: &HeaderMap, body: Body, reading: &BodyLimits<'_>) -> 
     }
     let mut inflating = Inflating::new(encoding, held, reading);
     // Most bodies end here. The rest of a large one runs apart, because it would delay other requests.
-    if inflating.go_on(INFLATED_AT_ONCE_BYTES)? == Progress::Done {
+    if inflating.go_on(INFLATED_AT_ONCE_BYTES)? == InflateProgress::Done {
         return inflating.finish();
     }
     inflating.count_the_decoder()?;
@@ -223,7 +223,7 @@ struct Inflating {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Progress {
+enum InflateProgress {
     Done,
     More,
 }
@@ -254,11 +254,11 @@ impl Inflating {
     ///
     /// # Errors
     /// [`Reason::PayloadTooLarge`], [`Reason::UnpacksTooFar`], [`Reason::UnreadableBody`], or as [`MemoryReservation::resize`] where there is no room for more.
-    fn go_on(&mut self, until: usize) -> Result<Progress, Reason> {
+    fn go_on(&mut self, until: usize) -> Result<InflateProgress, Reason> {
         let mut piece = [0; PIECE_BYTES];
         while self.whole.len() < until {
             let read = match self.decoder.read(&mut piece) {
-                Ok(0) if self.decoder.is_at_end() => return Ok(Progress::Done),
+                Ok(0) if self.decoder.is_at_end() => return Ok(InflateProgress::Done),
                 Ok(0) => return Err(Reason::UnreadableBody("something follows its packed bytes")),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -278,7 +278,7 @@ impl Inflating {
             }
             self.whole.extend_from_slice(&piece[..read]);
         }
-        Ok(Progress::More)
+        Ok(InflateProgress::More)
     }
 
     /// Takes room for the decoder itself: as many may be at work as there are threads for it.

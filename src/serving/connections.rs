@@ -126,12 +126,12 @@ struct ConnectionTable {
 /// Connections of a class.
 #[derive(Default)]
 struct PeerClass {
-    all: BTreeMap<u64, Arc<Connection>>,
-    by_address: HashMap<Address, BTreeMap<u64, Arc<Connection>>>,
+    all: BTreeMap<u64, Arc<ClientConnection>>,
+    by_address: HashMap<Address, BTreeMap<u64, Arc<ClientConnection>>>,
 }
 
 /// A connection that has a place.
-pub struct Connection {
+pub struct ClientConnection {
     id: u64,
     address: Address,
     state: AtomicU8,
@@ -144,7 +144,7 @@ pub struct Connection {
 /// The slot of a connection, released when dropped.
 pub struct ConnectionSlot {
     connections: Arc<Connections>,
-    connection: Arc<Connection>,
+    connection: Arc<ClientConnection>,
 }
 
 impl Connections {
@@ -213,7 +213,7 @@ impl Connections {
         table: &mut ConnectionTable,
         address: Address,
         peer: Peer,
-    ) -> Result<Option<Arc<Connection>>, ConnectionRefused> {
+    ) -> Result<Option<Arc<ClientConnection>>, ConnectionRefused> {
         let class = peer.class();
         let free = self.free(table, class);
         if peer != Peer::Proxy && table.has_share(class, address, free) {
@@ -265,7 +265,7 @@ impl Connections {
         peer: Peer,
     ) -> ConnectionSlot {
         table.next += 1;
-        let connection = Arc::new(Connection {
+        let connection = Arc::new(ClientConnection {
             id: table.next,
             address,
             state: AtomicU8::new(IDLE),
@@ -318,7 +318,10 @@ impl Connections {
 }
 
 /// The oldest that does nothing and may have to end, which from now on has ended.
-fn idle(among: &BTreeMap<u64, Arc<Connection>>, may_end: impl Fn(&Connection) -> bool) -> Option<Arc<Connection>> {
+fn idle(
+    among: &BTreeMap<u64, Arc<ClientConnection>>,
+    may_end: impl Fn(&ClientConnection) -> bool,
+) -> Option<Arc<ClientConnection>> {
     let found = among.values().take(MAX_LOOKED_AT).find(|one| {
         may_end(one)
             && one
@@ -337,7 +340,7 @@ impl ConnectionTable {
     }
 
     /// The oldest of a class that does nothing. One that was verified is left where its address has no more than others have.
-    fn idle(&self, class: usize) -> Option<Arc<Connection>> {
+    fn idle(&self, class: usize) -> Option<Arc<ClientConnection>> {
         let PeerClass { all, by_address } = &self.classes[class];
         let average = all.len() / by_address.len().max(1);
         let has_more = |address: &Address| {
@@ -351,19 +354,19 @@ impl ConnectionTable {
     }
 
     /// Also where it is not there any more.
-    fn remove(&mut self, connection: &Connection) {
+    fn remove(&mut self, connection: &ClientConnection) {
         let _ = self.classes.iter_mut().any(|class| class.remove(connection));
     }
 }
 
 impl PeerClass {
-    fn insert(&mut self, connection: &Arc<Connection>) {
+    fn insert(&mut self, connection: &Arc<ClientConnection>) {
         self.all.insert(connection.id, Arc::clone(connection));
         let own = self.by_address.entry(connection.address).or_default();
         own.insert(connection.id, Arc::clone(connection));
     }
 
-    fn remove(&mut self, connection: &Connection) -> bool {
+    fn remove(&mut self, connection: &ClientConnection) -> bool {
         if self.all.remove(&connection.id).is_none() {
             return false;
         }
@@ -406,7 +409,7 @@ impl ConnectionSlot {
 #[derive(Clone)]
 pub struct Guest {
     connections: Arc<Connections>,
-    connection: Arc<Connection>,
+    connection: Arc<ClientConnection>,
 }
 
 impl Guest {
@@ -439,7 +442,7 @@ impl Guest {
 }
 
 /// While it is there, the connection is not taken for one that does nothing.
-pub struct BusyGuard(Arc<Connection>);
+pub struct BusyGuard(Arc<ClientConnection>);
 
 impl Drop for BusyGuard {
     fn drop(&mut self) {

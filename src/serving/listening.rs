@@ -45,7 +45,7 @@ pub struct Listening {
     listener: tokio::net::TcpListener,
     room: Arc<Semaphore>,
     connections: usize,
-    told: Mutex<Option<Instant>>,
+    reported_at: Mutex<Option<Instant>>,
 }
 
 impl Listening {
@@ -59,7 +59,7 @@ impl Listening {
             listener: tokio::net::TcpListener::from_std(listener)?,
             room: Arc::new(Semaphore::new(connections + BEYOND)),
             connections,
-            told: Mutex::default(),
+            reported_at: Mutex::default(),
         })
     }
 
@@ -75,9 +75,9 @@ impl Listening {
     }
 
     fn tell(&self) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-            *told = Some(Instant::now());
+        let mut reported_at = self.reported_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported_at.is_none_or(|reported_at| reported_at.elapsed() >= TELL_EVERY) {
+            *reported_at = Some(Instant::now());
             let connections = self.connections;
             tracing::warn!(
                 connections,

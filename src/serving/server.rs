@@ -129,15 +129,15 @@ pub async fn serve(listener: TcpListener, router: Router, serving: Serving, stop
 
 /// Says why a connection is not accepted; causes on the callers' side only at the level debug.
 fn not_accepted() -> impl Fn(Option<&Peer>, &io::Error) + Send + Sync + 'static {
-    let told = Mutex::new(None::<Instant>);
+    let reported_at = Mutex::new(None::<Instant>);
     move |_, error| {
         let Some(cause) = descriptors::exhausted(error) else {
             return tracing::debug!(%error, "connection not accepted");
         };
         metrics::counter!("accept_failures_total").increment(1);
-        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-            *told = Some(Instant::now());
+        let mut reported_at = reported_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported_at.is_none_or(|reported_at| reported_at.elapsed() >= TELL_EVERY) {
+            *reported_at = Some(Instant::now());
             tracing::error!(cause, "connections cannot be accepted");
         }
     }

@@ -57,8 +57,8 @@ impl Transform {
             }
             Resolved::NotYours(why) => return Ok(not_yours(received, &why)),
         };
-        Ok(match word.said {
-            Some(said) => reported(received, now, &said, branch),
+        Ok(match word.result {
+            Some(result) => reported(received, now, &result, branch),
             None => {
                 let mut envelope = received.follow(LABEL, EventType::OrderIgnored, now);
                 envelope.branch = Some(branch.into_branch().branch_id);

@@ -14,18 +14,18 @@ pub const WEBHOOK_SECRET: &str = "webhook_secret";
 
 /// Where a secret of the provider's own came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Own {
+pub enum OwnSecretOrigin {
     /// An environment variable.
     Env,
     /// The file that a variable names.
     File,
 }
 
-impl From<Own> for SecretOrigin {
-    fn from(own: Own) -> Self {
+impl From<OwnSecretOrigin> for SecretOrigin {
+    fn from(own: OwnSecretOrigin) -> Self {
         match own {
-            Own::Env => Self::Env,
-            Own::File => Self::File,
+            OwnSecretOrigin::Env => Self::Env,
+            OwnSecretOrigin::File => Self::File,
         }
     }
 }
@@ -53,7 +53,7 @@ impl Keys {
     /// With these of the provider's own of a name as well, newest first, tried after those that are there. Empty ones are
     /// left out, and what is more than [`MAX_SECRETS`] of one origin.
     #[must_use]
-    pub fn with(self, name: &str, own: Own, secrets: &[SecretString]) -> Self {
+    pub fn with(self, name: &str, own: OwnSecretOrigin, secrets: &[SecretString]) -> Self {
         self.with_all(name, own.into(), &Principal::provider(), secrets)
     }
 
@@ -83,7 +83,7 @@ impl Keys {
 
     /// The only secret of a provider that has one; for tests, `dev` and `send`.
     pub fn single(secret: &str) -> Self {
-        Self::new().with(WEBHOOK_SECRET, Own::Env, &[SecretString::from(secret)])
+        Self::new().with(WEBHOOK_SECRET, OwnSecretOrigin::Env, &[SecretString::from(secret)])
     }
 
     /// How many there are.

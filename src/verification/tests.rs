@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use super::{
-    keys::{Own, WEBHOOK_SECRET},
+    keys::{OwnSecretOrigin, WEBHOOK_SECRET},
     sign::Outgoing,
     *,
 };
@@ -40,7 +40,7 @@ fn scheme(table: serde_json::Value) -> Scheme {
 fn keys(secrets: &[(&str, &[&str])]) -> Keys {
     secrets.iter().fold(Keys::new(), |keys, (name, values)| {
         let values: Vec<_> = values.iter().map(|one| SecretString::from(*one)).collect();
-        keys.with(name, Own::Env, &values)
+        keys.with(name, OwnSecretOrigin::Env, &values)
     })
 }
 
@@ -51,7 +51,7 @@ fn fitting(scheme: &Scheme) -> Keys {
     names.into_iter().fold(Keys::new(), |keys, name| {
         let fits = |one: &&str| scheme.check_secret(name, &SecretString::from(*one)).is_ok();
         let value = candidates.iter().find(|one| fits(one)).expect("one of them fits");
-        keys.with(name, Own::Env, &[SecretString::from(*value)])
+        keys.with(name, OwnSecretOrigin::Env, &[SecretString::from(*value)])
     })
 }
 

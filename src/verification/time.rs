@@ -10,7 +10,7 @@ use crate::text::parse_duration;
 
 /// How a time is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub enum Unit {
+pub enum TimeUnit {
     /// Seconds since 1970.
     #[serde(rename = "s")]
     Seconds,
@@ -28,7 +28,7 @@ pub struct Timestamp {
     /// Where.
     pub place: ValueLocation,
     /// How it is written.
-    pub unit: Unit,
+    pub unit: TimeUnit,
     /// How old it may be, and how far in the future.
     pub tolerance: Duration,
 }
@@ -46,7 +46,7 @@ impl<'de> Deserialize<'de> for Timestamp {
             #[serde(default)]
             prefix: String,
             pair: Option<String>,
-            unit: Unit,
+            unit: TimeUnit,
             tolerance: String,
         }
         let written = WrittenTime::deserialize(deserializer)?;
@@ -75,18 +75,18 @@ impl Timestamp {
             plain.then(|| text.parse::<i64>().ok()).flatten()
         };
         match self.unit {
-            Unit::Seconds => DateTime::from_timestamp(digits()?, 0),
-            Unit::Milliseconds => DateTime::from_timestamp_millis(digits()?),
-            Unit::Iso => Some(DateTime::parse_from_rfc3339(text).ok()?.with_timezone(&Utc)),
+            TimeUnit::Seconds => DateTime::from_timestamp(digits()?, 0),
+            TimeUnit::Milliseconds => DateTime::from_timestamp_millis(digits()?),
+            TimeUnit::Iso => Some(DateTime::parse_from_rfc3339(text).ok()?.with_timezone(&Utc)),
         }
     }
 
     /// A time as it is sent.
     pub(super) fn write(&self, time: DateTime<Utc>) -> String {
         match self.unit {
-            Unit::Seconds => time.timestamp().to_string(),
-            Unit::Milliseconds => time.timestamp_millis().to_string(),
-            Unit::Iso => time.to_rfc3339_opts(SecondsFormat::Millis, true),
+            TimeUnit::Seconds => time.timestamp().to_string(),
+            TimeUnit::Milliseconds => time.timestamp_millis().to_string(),
+            TimeUnit::Iso => time.to_rfc3339_opts(SecondsFormat::Millis, true),
         }
     }
 

@@ -23,7 +23,7 @@ use webhook_hub::{
     },
     provider::{Admission, Catalogue, Content, Provider, TransformError, declarative::Declarative},
     serving::client_ip,
-    verification::{Keys, Scheme, Unverified, keys::Own as KeyOwn, preset, sign, sign::Outgoing, verify},
+    verification::{Keys, Scheme, Unverified, keys::OwnSecretOrigin, preset, sign, sign::Outgoing, verify},
 };
 
 /// A name, and what is done with an input.
@@ -64,7 +64,7 @@ static SCHEMES: LazyLock<Vec<(&str, Scheme, Keys)>> = LazyLock::new(|| {
             let candidates = [hex.clone(), format!("user:{hex}")].map(SecretString::from);
             let fits = |one: &&SecretString| scheme.check_secret(secret, one).is_ok();
             let value = candidates.iter().find(fits).expect("one of them fits").clone();
-            keys = keys.with(secret, KeyOwn::Env, &[value]);
+            keys = keys.with(secret, OwnSecretOrigin::Env, &[value]);
         }
         (name, scheme, keys)
     };

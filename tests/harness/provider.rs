@@ -10,7 +10,7 @@ use webhook_hub::{
     provider::{Catalogue, declarative::file::File},
     verification::{
         Keys,
-        keys::Own,
+        keys::OwnSecretOrigin,
         sign::{Outgoing, sign},
     },
 };
@@ -130,7 +130,7 @@ impl Provider {
         }
         let scheme = &self.file.verification;
         let keys = scheme.secrets().into_iter().fold(Keys::new(), |keys, name| {
-            keys.with(name, Own::Env, &[SecretString::from(secret)])
+            keys.with(name, OwnSecretOrigin::Env, &[SecretString::from(secret)])
         });
         sign(scheme, &keys, request, Utc::now()).unwrap()
     }

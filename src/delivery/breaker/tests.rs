@@ -110,7 +110,7 @@ fn switched_off_it_never_opens() {
     assert_eq!(breaker.state(Instant::now()), BreakerState::Closed);
 }
 
-fn told(state: BreakerState, remaining: Duration) -> BreakerReport {
+fn report_of(state: BreakerState, remaining: Duration) -> BreakerReport {
     let reason = (state != BreakerState::Closed).then(|| "401".to_owned());
     BreakerReport {
         state,
@@ -132,7 +132,11 @@ fn a_standby_adopts_state_reason_and_time_left() {
     assert!(stands_by.permit(end).is_some(), "the first of its trials");
     assert_eq!(stands_by.state(end), BreakerState::HalfOpen);
     // Closed on the working instance, so closed here.
-    assert!(stands_by.hear(end, &Attendance::default(), told(BreakerState::Closed, Duration::ZERO)));
+    assert!(stands_by.hear(
+        end,
+        &Attendance::default(),
+        report_of(BreakerState::Closed, Duration::ZERO)
+    ));
     assert_eq!((stands_by.state(end), stands_by.reason()), (BreakerState::Closed, None));
 }
 
@@ -145,7 +149,7 @@ fn the_working_instance_ignores_reports() {
     asking.request_begins(now);
     let mut looked = Attendance::default();
     looked.looked(now);
-    let open = || told(BreakerState::Open, RESET);
+    let open = || report_of(BreakerState::Open, RESET);
     let just_before = now + LINGER - Duration::from_millis(1);
     for attendance in [&waiting, &asking, &looked] {
         assert!(!breaker().hear(just_before, attendance, open()));
@@ -169,13 +173,17 @@ fn switched_off_it_ignores_reports() {
         failure_threshold: 5,
         reset_timeout: RESET,
     });
-    assert!(!breaker.hear(Instant::now(), &Attendance::default(), told(BreakerState::Open, RESET)));
+    assert!(!breaker.hear(
+        Instant::now(),
+        &Attendance::default(),
+        report_of(BreakerState::Open, RESET)
+    ));
 }
 
 fn any_report() -> impl Strategy<Value = BreakerReport> {
     let states = prop::sample::select(vec![BreakerState::Closed, BreakerState::Open, BreakerState::HalfOpen]);
     (states, prop_oneof![0u64..60_000, any::<u64>()])
-        .prop_map(|(state, remaining)| told(state, Duration::from_millis(remaining)))
+        .prop_map(|(state, remaining)| report_of(state, Duration::from_millis(remaining)))
 }
 
 proptest! {

@@ -150,7 +150,7 @@ impl BreakerSharing {
         if !self.connection.is_up() {
             return;
         }
-        let said = BreakerMessage {
+        let message = BreakerMessage {
             instance: self.instance.clone(),
             state: report.state,
             reason: report.reason,
@@ -158,7 +158,9 @@ impl BreakerSharing {
             remaining_ms: u64::try_from(report.remaining.as_micros().div_ceil(1000)).unwrap_or(u64::MAX),
             repeat,
         };
-        let Ok(payload) = serde_json::to_vec(&said) else { return };
+        let Ok(payload) = serde_json::to_vec(&message) else {
+            return;
+        };
         let publish = self.connection.client.publish(SUBJECT, Bytes::from(payload));
         match tokio::time::timeout(SAY_TIMEOUT, publish).await {
             Ok(Ok(())) => {
@@ -177,7 +179,7 @@ fn read(payload: &[u8], own_name: &str) -> Option<BreakerReport> {
         tracing::debug!(bytes = payload.len(), "too large for a breaker's state");
         return None;
     }
-    let said: BreakerMessage = serde_json::from_slice(payload)
+    let message: BreakerMessage = serde_json::from_slice(payload)
         .inspect_err(|error| tracing::debug!(%error, "not a breaker's state"))
         .ok()?;
     // The text goes into this instance's health and log.
@@ -185,10 +187,10 @@ fn read(payload: &[u8], own_name: &str) -> Option<BreakerReport> {
         let printable = reason.chars().filter(|one| !one.is_control());
         printable.take(MAX_REASON_CHARS).collect()
     };
-    (said.instance != own_name).then(|| BreakerReport {
-        state: said.state,
-        reason: said.reason.map(tidy),
-        remaining: Duration::from_millis(said.remaining_ms),
+    (message.instance != own_name).then(|| BreakerReport {
+        state: message.state,
+        reason: message.reason.map(tidy),
+        remaining: Duration::from_millis(message.remaining_ms),
     })
 }
 
@@ -198,13 +200,13 @@ mod tests {
 
     use super::*;
 
-    fn read_json(said: &serde_json::Value) -> Option<BreakerReport> {
-        read(said.to_string().as_bytes(), "me")
+    fn read_json(message: &serde_json::Value) -> Option<BreakerReport> {
+        read(message.to_string().as_bytes(), "me")
     }
 
     #[test]
     fn reads_reports_of_other_instances() {
-        let said = json!({
+        let message = json!({
             "instance": "you", "state": "open", "reason": "why", "remainingMs": 1500, "repeat": true, "later": "more",
         });
         let expected = BreakerReport {
@@ -212,22 +214,22 @@ mod tests {
             reason: Some("why".into()),
             remaining: Duration::from_millis(1500),
         };
-        assert_eq!(read_json(&said), Some(expected));
+        assert_eq!(read_json(&message), Some(expected));
         for state in ["closed", "half_open"] {
-            let said = json!({ "instance": "you", "state": state, "remainingMs": 0 });
-            assert_eq!(read_json(&said).map(|report| report.state.as_str()), Some(state));
+            let message = json!({ "instance": "you", "state": state, "remainingMs": 0 });
+            assert_eq!(read_json(&message).map(|report| report.state.as_str()), Some(state));
         }
     }
 
     #[test]
     fn ignores_its_own_reports_and_garbage() {
-        let said = |instance: &str, state: &str, remaining: serde_json::Value, reason: &str| json!({ "instance": instance, "state": state, "reason": reason, "remainingMs": remaining });
-        assert!(read_json(&said("you", "open", json!(1), "x")).is_some());
-        assert_eq!(read_json(&said("me", "open", json!(1), "x")), None);
-        assert_eq!(read_json(&said("you", "ajar", json!(1), "x")), None);
-        assert_eq!(read_json(&said("you", "open", json!(-1), "x")), None);
+        let message = |instance: &str, state: &str, remaining: serde_json::Value, reason: &str| json!({ "instance": instance, "state": state, "reason": reason, "remainingMs": remaining });
+        assert!(read_json(&message("you", "open", json!(1), "x")).is_some());
+        assert_eq!(read_json(&message("me", "open", json!(1), "x")), None);
+        assert_eq!(read_json(&message("you", "ajar", json!(1), "x")), None);
+        assert_eq!(read_json(&message("you", "open", json!(-1), "x")), None);
         assert_eq!(
-            read_json(&said("you", "open", json!(1), &"x".repeat(MAX_MESSAGE_BYTES))),
+            read_json(&message("you", "open", json!(1), &"x".repeat(MAX_MESSAGE_BYTES))),
             None
         );
         assert_eq!(read(b"", "me"), None);
@@ -237,8 +239,8 @@ mod tests {
     #[test]
     fn a_reason_is_short_and_printable() {
         let reason = format!("line\n\u{1b}[31m{}", "é".repeat(1000));
-        let said = json!({ "instance": "you", "state": "open", "reason": reason, "remainingMs": 1 });
-        let read = read_json(&said).unwrap().reason.unwrap();
+        let message = json!({ "instance": "you", "state": "open", "reason": reason, "remainingMs": 1 });
+        let read = read_json(&message).unwrap().reason.unwrap();
         assert_eq!(read.chars().count(), MAX_REASON_CHARS);
         assert!(read.starts_with("line[31mé"), "{read}");
     }

@@ -47,12 +47,12 @@ pub(super) fn accepted(
     body: &[u8],
 ) -> Response<Body> {
     let event_id = admission.event_id;
-    let said = WebhookAnswer::Accepted {
+    let answer = WebhookAnswer::Accepted {
         order_id: &admission.external_order_id,
         event_id: &event_id.to_string(),
         duplicate: appended.duplicate,
     };
-    if let Some(told) = enabled.provider.answer(said, request_id, body) {
+    if let Some(told) = enabled.provider.answer(answer, request_id, body) {
         let status = told.status.and_then(|status| StatusCode::from_u16(status).ok());
         let empty = json_response(status.unwrap_or(StatusCode::OK), String::new(), request_id);
         return in_own_words(empty, told);
@@ -84,11 +84,11 @@ fn in_own_words(mut response: Response<Body>, told: FormattedAnswer) -> Response
 /// A refusal in the provider's own format, where it has one; the HTTP status says the same in both.
 pub(super) fn refuse_to(enabled: &Enabled, reason: &Reason, request_id: &str, client: IpAddr) -> Response<Body> {
     let response = refuse(&enabled.name, reason, request_id, client);
-    let said = WebhookAnswer::Refused {
+    let answer = WebhookAnswer::Refused {
         code: reason.status().1,
         message: &reason.to_string(),
     };
-    match enabled.provider.answer(said, request_id, &[]) {
+    match enabled.provider.answer(answer, request_id, &[]) {
         Some(told) => in_own_words(response, told),
         None => response,
     }

@@ -8,7 +8,7 @@ use super::answer::{refuse, refuse_to};
 use crate::{
     intake::Intake,
     registry::Enabled,
-    serving::{audit::NO_PROVIDER, body, limit::Scope, refusal::Reason},
+    serving::{audit::NO_PROVIDER, body, limit::LimitScope, refusal::Reason},
 };
 
 /// The checks that need nothing of the body, in their order.
@@ -36,7 +36,7 @@ pub(super) fn precheck<'a>(
         Err(limited) => Err(Rejection {
             provider: Some(enabled),
             // A provider over its quota must get the answer, so its body is read and discarded. That of a blocked address is not read.
-            is_read: limited.scope == Scope::Provider,
+            is_read: limited.scope == LimitScope::Provider,
             reason: limited.into(),
         }),
     }

@@ -14,7 +14,7 @@ pub struct Fill {
     /// Zero for no limit.
     most: AtomicU64,
     /// How many of [`SAID_AT`] were said.
-    said: AtomicU8,
+    reported: AtomicU8,
 }
 
 impl Fill {
@@ -34,11 +34,11 @@ impl Fill {
         let part = if most > 0 { part(bytes, most) } else { 0.0 };
         metrics::gauge!("event_log_fill_ratio").set(part);
         let reached = SAID_AT.iter().filter(|(at, _)| part >= *at).count();
-        let said = usize::from(
-            self.said
+        let reported = usize::from(
+            self.reported
                 .swap(u8::try_from(reached).unwrap_or(u8::MAX), Ordering::Relaxed),
         );
-        if reached > said {
+        if reached > reported {
             let percent = (part * 100.0) as u64;
             let word = SAID_AT[reached - 1].1;
             if part >= NEARLY_FULL {

@@ -45,7 +45,7 @@ pub(super) enum Published {
     Unknown,
 }
 
-pub(super) enum Answer {
+pub(super) enum RoundAnswer {
     Ack(PubAck),
     /// No responder on that subject: JetStream is off or the stream is gone.
     NoResponders,
@@ -53,7 +53,7 @@ pub(super) enum Answer {
 }
 
 /// Messages that go together: published one after another under one id, stored all or none when the last is there.
-pub(super) struct Batch {
+pub(super) struct AppendBatch {
     id: String,
     /// Published, but for the last one, which goes with the commit.
     pub(super) messages: Vec<Pending>,
@@ -61,7 +61,7 @@ pub(super) struct Batch {
     bytes: usize,
 }
 
-impl Batch {
+impl AppendBatch {
     pub(super) fn new() -> Self {
         let id = uuid::Uuid::new_v4().simple().to_string();
         Self {
@@ -128,7 +128,7 @@ impl Round {
     }
 
     /// Publishes the last message of a batch and with it commits all.
-    pub(super) async fn commit(&mut self, client: &Client, batch: &Batch) -> Committed {
+    pub(super) async fn commit(&mut self, client: &Client, batch: &AppendBatch) -> Committed {
         let number = self.next;
         self.next += 1;
         if let Some(last) = batch.messages.last() {
@@ -154,7 +154,7 @@ impl Round {
         &mut self,
         connection: &Connection,
         committed: &Committed,
-    ) -> anyhow::Result<Option<Answer>> {
+    ) -> anyhow::Result<Option<RoundAnswer>> {
         while let Some((number, answer)) = self.answer(connection, committed.deadline).await? {
             if number == committed.number {
                 return Ok(Some(answer));
@@ -164,10 +164,10 @@ impl Round {
     }
 
     /// What an answer means for each message of a batch; none where they must be sent one by one to know.
-    pub(super) fn fates(batch: &Batch, answer: Option<Answer>) -> Option<Vec<Published>> {
+    pub(super) fn fates(batch: &AppendBatch, answer: Option<RoundAnswer>) -> Option<Vec<Published>> {
         let count = batch.messages.len();
         match answer {
-            Some(Answer::Ack(PubAck { error: None, seq, .. })) => {
+            Some(RoundAnswer::Ack(PubAck { error: None, seq, .. })) => {
                 let first = (seq + 1).saturating_sub(count as u64);
                 Some(
                     (0..count)
@@ -178,11 +178,11 @@ impl Round {
                         .collect(),
                 )
             }
-            Some(Answer::Ack(PubAck { error: Some(error), .. })) if error.says_no_room() => {
+            Some(RoundAnswer::Ack(PubAck { error: Some(error), .. })) if error.says_no_room() => {
                 Some(vec![Published::NoRoom(error.description); count])
             }
             // The server stored nothing of the batch. Sent singly, each message gets its own answer; known ones are duplicates.
-            Some(Answer::Ack(PubAck { error: Some(error), .. })) => {
+            Some(RoundAnswer::Ack(PubAck { error: Some(error), .. })) => {
                 if error.err_code != DUPLICATE_IN_BATCH {
                     tracing::warn!(
                         code = error.err_code,
@@ -192,7 +192,7 @@ impl Round {
                 }
                 None
             }
-            Some(Answer::NoResponders | Answer::Unreadable) | None => Some(vec![Published::Unknown; count]),
+            Some(RoundAnswer::NoResponders | RoundAnswer::Unreadable) | None => Some(vec![Published::Unknown; count]),
         }
     }
 
@@ -227,7 +227,7 @@ impl Round {
             };
             open -= 1;
             *fate = match answer {
-                Answer::Ack(PubAck {
+                RoundAnswer::Ack(PubAck {
                     error: None,
                     seq,
                     duplicate,
@@ -236,13 +236,13 @@ impl Round {
                     sequence: seq,
                     duplicate,
                 },
-                Answer::Ack(PubAck { error: Some(error), .. }) if error.says_no_room() => {
+                RoundAnswer::Ack(PubAck { error: Some(error), .. }) if error.says_no_room() => {
                     Published::NoRoom(error.description)
                 }
                 // 503 is temporary: the stream has no leader yet, or is still being recovered.
-                Answer::Ack(PubAck { error: Some(error), .. }) if error.code == 503 => Published::Unknown,
-                Answer::Ack(PubAck { error: Some(error), .. }) => Published::Refused(error.description),
-                Answer::NoResponders | Answer::Unreadable => Published::Unknown,
+                RoundAnswer::Ack(PubAck { error: Some(error), .. }) if error.code == 503 => Published::Unknown,
+                RoundAnswer::Ack(PubAck { error: Some(error), .. }) => Published::Refused(error.description),
+                RoundAnswer::NoResponders | RoundAnswer::Unreadable => Published::Unknown,
             };
         }
         Ok(fates)
@@ -253,7 +253,7 @@ impl Round {
         &mut self,
         connection: &Connection,
         deadline: tokio::time::Instant,
-    ) -> anyhow::Result<Option<(u64, Answer)>> {
+    ) -> anyhow::Result<Option<(u64, RoundAnswer)>> {
         let message = tokio::select! {
             biased;
             message = self.answers.next() => message,
@@ -271,16 +271,22 @@ impl Round {
             .unwrap_or(u64::MAX);
         let answer = if message.status == Some(StatusCode::NO_RESPONDERS) {
             tracing::debug!("no stream takes events");
-            Answer::NoResponders
+            RoundAnswer::NoResponders
         } else {
-            serde_json::from_slice(&message.payload).map_or(Answer::Unreadable, Answer::Ack)
+            serde_json::from_slice(&message.payload).map_or(RoundAnswer::Unreadable, RoundAnswer::Ack)
         };
         Ok(Some((number, answer)))
     }
 
     /// Hands a message to the client, as one of a batch (and whether it commits that) or by itself. That it may not get
     /// further shows in the missing acknowledgement.
-    async fn publish(&self, client: &Client, pending: &Pending, batch: Option<(&Batch, bool)>, reply: Option<String>) {
+    async fn publish(
+        &self,
+        client: &Client,
+        pending: &Pending,
+        batch: Option<(&AppendBatch, bool)>,
+        reply: Option<String>,
+    ) {
         let event = &pending.event;
         let mut headers = match codec::headers(&event.envelope, self.form) {
             Ok(headers) => headers,

@@ -59,12 +59,12 @@ enum LogVerdict {
 /// What `STREAM.INFO` says of a stream, as far as it matters here.
 #[derive(Debug, Deserialize)]
 struct Info {
-    config: Limits,
+    config: StreamLimits,
     state: StreamState,
 }
 
 #[derive(Debug, Deserialize)]
-struct Limits {
+struct StreamLimits {
     #[serde(default)]
     max_bytes: i64,
     #[serde(default)]
@@ -88,7 +88,7 @@ impl Info {
 
     /// Why an event of so many bytes has no room; none where it has.
     fn full(&self, needs: u64) -> Option<String> {
-        let Limits {
+        let StreamLimits {
             max_bytes, max_msgs, ..
         } = self.config;
         let is_over = |limit: i64, would_be: u64| limit > 0 && would_be > limit.unsigned_abs();
@@ -237,13 +237,13 @@ impl LogProbe {
         {
             return LogVerdict::LogTrouble(LogTrouble::NoStream);
         }
-        let said = |message: &Message| serde_json::from_slice::<PubAck>(&message.payload).ok()?.error;
-        match said(append) {
+        let refusal = |message: &Message| serde_json::from_slice::<PubAck>(&message.payload).ok()?.error;
+        match refusal(append) {
             Some(error) if error.err_code == WRONG_STREAM => {}
             Some(error) if error.says_no_room() => return LogVerdict::NoRoom(error.description),
             _ => return LogVerdict::LogTrouble(LogTrouble::NoStream),
         }
-        match said(write) {
+        match refusal(write) {
             None => {}
             Some(error) if error.says_no_room() => return LogVerdict::NoRoom(error.description),
             Some(_) => return LogVerdict::LogTrouble(LogTrouble::NoStream),

@@ -13,7 +13,7 @@ use super::{
     acknowledging::Acknowledging,
     measured::AppendMetrics,
     recent::Recent,
-    round::{Batch, Published, Round},
+    round::{AppendBatch, Published, Round},
     watch::LogProbe,
 };
 use crate::{
@@ -234,13 +234,13 @@ impl AppendWriter {
     /// to the server, all but its commit. True where there was trouble.
     async fn send_batches(&mut self, round: &mut Round) -> anyhow::Result<bool> {
         let connection = Arc::clone(&self.connection);
-        let mut batch = Batch::new();
+        let mut batch = AppendBatch::new();
         self.fill(round, &mut batch, None).await;
         while !batch.messages.is_empty() {
             let began = Instant::now();
             self.acknowledging.append_sent();
             let committed = round.commit(&connection.client, &batch).await;
-            let mut following = Batch::new();
+            let mut following = AppendBatch::new();
             let answer = loop {
                 // Fewer events than a batch needs stay in the queue: sent singly in the next round, they are faster.
                 if self.waiting.len() >= self.log.batch_from || !following.messages.is_empty() {
@@ -282,7 +282,7 @@ impl AppendWriter {
     }
 
     /// Adds what waits, as long as there is room; what the batch before it holds has to wait for that one's answer.
-    async fn fill(&mut self, round: &Round, batch: &mut Batch, before: Option<&Batch>) {
+    async fn fill(&mut self, round: &Round, batch: &mut AppendBatch, before: Option<&AppendBatch>) {
         let client = self.connection.client.clone();
         let mut later = Vec::new();
         while batch.has_room() {

@@ -245,22 +245,22 @@ impl LogIdentity {
 /// Which warnings were said when.
 #[derive(Default)]
 struct Losses {
-    told: Option<(Instant, bool)>,
+    reported: Option<(Instant, bool)>,
 }
 
 impl Losses {
     fn tell(&mut self, worst: Option<(f64, String)>, is_next: bool) {
         let Some((part, what)) = worst else {
-            self.told = None;
+            self.reported = None;
             return;
         };
         let is_known = self
-            .told
+            .reported
             .is_some_and(|(at, was_next)| at.elapsed() < TELL_EVERY && (was_next || !is_next));
         if is_known {
             return;
         }
-        self.told = Some((Instant::now(), is_next));
+        self.reported = Some((Instant::now(), is_next));
         let percent_left = (part * 100.0).max(0.0) as u64;
         if is_next {
             tracing::error!(
@@ -324,12 +324,12 @@ mod tests {
         let mut losses = Losses::default();
         let worst = |part: f64| Some((part, String::new()));
         losses.tell(worst(0.2), false);
-        let first = losses.told.unwrap();
+        let first = losses.reported.unwrap();
         losses.tell(worst(0.1), false);
-        assert_eq!(losses.told.unwrap().0, first.0);
+        assert_eq!(losses.reported.unwrap().0, first.0);
         losses.tell(worst(0.01), true);
-        assert!(losses.told.unwrap().1);
+        assert!(losses.reported.unwrap().1);
         losses.tell(None, false);
-        assert!(losses.told.is_none());
+        assert!(losses.reported.is_none());
     }
 }

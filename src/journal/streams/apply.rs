@@ -201,7 +201,7 @@ async fn until_current(
     say: &impl Fn(String),
 ) -> anyhow::Result<()> {
     let mut last = (String::new(), Instant::now());
-    let mut said = None::<Instant>;
+    let mut reported_at = None::<Instant>;
     loop {
         // During an election there is no answer.
         let state = match api::ask(connection, what, &Value::Null, api::ANSWER).await {
@@ -209,7 +209,7 @@ async fn until_current(
             Err(error) => Err(format!("{error:#}")),
         };
         let Err(state) = state else {
-            if said.is_some() || replicas > 1 {
+            if reported_at.is_some() || replicas > 1 {
                 say(format!("{name}: {replicas} of {replicas} copies are current"));
             }
             return Ok(());
@@ -222,8 +222,8 @@ async fn until_current(
                 STALLED.as_secs()
             );
         }
-        if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
-            said = Some(Instant::now());
+        if reported_at.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+            reported_at = Some(Instant::now());
             say(format!("{name}: {state}"));
         }
         tokio::time::sleep(LOOK_AGAIN).await;

@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{
-    Filter,
-    find::{Found, Kind, Log},
+    LetterFilter,
+    find::{LetterKind, ListedMessage, Log},
 };
 use crate::journal::connection::Connection;
 
@@ -36,13 +36,13 @@ pub struct Cause {
 /// If NATS does not answer.
 pub(in crate::operator) async fn open_by_cause(connection: &Connection) -> anyhow::Result<Vec<Cause>> {
     let log = Log::open(connection.clone()).await?;
-    let filter = Filter::default();
+    let filter = LetterFilter::default();
     let retried = log.retried(&filter).await?;
     let mut causes: BTreeMap<(String, String, String), Cause> = BTreeMap::new();
-    let mut pages = log.letters(Kind::Dead, &filter);
+    let mut pages = log.letters(LetterKind::Dead, &filter);
     while let Some(page) = pages.next().await? {
         for found in page {
-            let Found::Letter(letter) = found else { continue };
+            let ListedMessage::Letter(letter) = found else { continue };
             if retried.contains(&letter.id()) {
                 continue;
             }

@@ -6,7 +6,7 @@ use anyhow::bail;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-use super::Filter;
+use super::LetterFilter;
 use crate::{
     delivery::stage::Stage,
     event::{
@@ -31,7 +31,7 @@ const BATCH: usize = 200;
 
 /// What to search for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum LetterKind {
     /// Dead letters: events that were given up or rejected.
     Dead,
     /// Ignored events.
@@ -43,7 +43,7 @@ pub(super) enum Kind {
 /// Reason of an `order.ignored`.
 const DUPLICATE_ORDER: &str = "DUPLICATE_ORDER";
 
-impl Kind {
+impl LetterKind {
     const fn types(self) -> &'static [EventType] {
         match self {
             Self::Dead => &[EventType::OrderDeadLettered, EventType::OrderRejected],
@@ -82,8 +82,8 @@ impl Log {
     }
 
     /// The letters of a kind that pass the filter, page by page and in the log's order, retried or not.
-    pub(super) fn letters(&self, kind: Kind, filter: &Filter) -> Pages {
-        let of = |event_type: &EventType| Source {
+    pub(super) fn letters(&self, kind: LetterKind, filter: &LetterFilter) -> Pages {
+        let of = |event_type: &EventType| LetterSource {
             reader: self.reader(*event_type, filter),
             read: VecDeque::new(),
             is_over: false,
@@ -97,7 +97,7 @@ impl Log {
     }
 
     /// The ids of retried letters. A retry is later than its dead letter, so the same filter finds all relevant ones.
-    pub(super) async fn retried(&self, filter: &Filter) -> anyhow::Result<HashSet<EventId>> {
+    pub(super) async fn retried(&self, filter: &LetterFilter) -> anyhow::Result<HashSet<EventId>> {
         let mut reader = self.reader(EventType::OrderRetryRequested, filter);
         let mut retried = HashSet::new();
         loop {
@@ -127,7 +127,7 @@ impl Log {
         LogReader::of_subjects(&self.connection, subjects, Start::Time(time - CLOCK_SKEW))
     }
 
-    fn reader(&self, event_type: EventType, filter: &Filter) -> LogReader {
+    fn reader(&self, event_type: EventType, filter: &LetterFilter) -> LogReader {
         let root = event_type.subject_root();
         let subjects = match &filter.provider {
             Some(provider) => format!("{root}.{}.>", codec::token(provider)),
@@ -210,7 +210,7 @@ pub(super) async fn next(reader: &mut LogReader) -> anyhow::Result<Option<Vec<Re
 }
 
 /// The reader of one type of event, and what it has read.
-struct Source {
+struct LetterSource {
     reader: LogReader,
     read: VecDeque<Located>,
     is_over: bool,
@@ -218,15 +218,15 @@ struct Source {
 
 /// Letters, a page at a time. Only one page of each type is in memory.
 pub(super) struct Pages {
-    sources: Vec<Source>,
-    kind: Kind,
-    filter: Filter,
+    sources: Vec<LetterSource>,
+    kind: LetterKind,
+    filter: LetterFilter,
     last_sequence: u64,
 }
 
 impl Pages {
     /// The next page, which may be empty; none at the end.
-    pub(super) async fn next(&mut self) -> anyhow::Result<Option<Vec<Found>>> {
+    pub(super) async fn next(&mut self) -> anyhow::Result<Option<Vec<ListedMessage>>> {
         for source in &mut self.sources {
             if source.read.is_empty() && !source.is_over {
                 source.read = source.reader.next_located().await?.into();
@@ -246,25 +246,25 @@ impl Pages {
             .all(|source| source.is_over || !source.read.is_empty())
             && let Some(located) = self.first()
         {
-            page.push(Found::from(located));
+            page.push(ListedMessage::from(located));
         }
         page.retain(|found| match found {
-            Found::Letter(letter) => self.kind.includes(letter) && self.filter.lets_through(letter),
+            ListedMessage::Letter(letter) => self.kind.includes(letter) && self.filter.lets_through(letter),
             // Its provider, stage and code are unknown, so only an unfiltered list shows it.
-            Found::Garbage(_) => self.kind == Kind::Dead && self.filter.is_about_place_only(),
+            ListedMessage::Garbage(_) => self.kind == LetterKind::Dead && self.filter.is_about_place_only(),
         });
         Ok(Some(page))
     }
 
     fn first(&mut self) -> Option<Located> {
-        let of = |source: &&mut Source| source.read.front().map(|located| located.entry.sequence());
+        let of = |source: &&mut LetterSource| source.read.front().map(|located| located.entry.sequence());
         let sources = self.sources.iter_mut().filter(|source| !source.read.is_empty());
         sources.min_by_key(of)?.read.pop_front()
     }
 }
 
 /// A message on the subjects of letters.
-pub(super) enum Found {
+pub(super) enum ListedMessage {
     Letter(Box<Letter>),
     /// The message is no event.
     Garbage(Garbage),
@@ -280,7 +280,7 @@ pub(super) struct Garbage {
 /// The content of a letter, of any type.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Facts {
+pub(super) struct LetterFacts {
     /// Number of requests that were made.
     pub(super) attempts: u32,
     /// Number of retries that counted.
@@ -295,7 +295,7 @@ pub(super) struct Facts {
     pub(super) error: ErrorReport,
 }
 
-impl Facts {
+impl LetterFacts {
     fn of(event: &Recorded) -> Result<Self, String> {
         let read = match event.envelope.event_type {
             EventType::OrderRejected => serde_json::from_slice(&event.payload).map(|said| Self::rejected(event, said)),
@@ -366,7 +366,7 @@ pub(super) struct Letter {
     pub(super) event: Recorded,
     pub(super) subject: String,
     /// Its content, or why it cannot be read.
-    pub(super) facts: Result<Facts, String>,
+    pub(super) facts: Result<LetterFacts, String>,
 }
 
 impl Letter {
@@ -385,12 +385,12 @@ impl Letter {
     }
 }
 
-impl From<Located> for Found {
+impl From<Located> for ListedMessage {
     fn from(located: Located) -> Self {
         let Located { subject, entry } = located;
         match entry {
             Entry::Event(event) => Self::Letter(Box::new(Letter {
-                facts: Facts::of(&event),
+                facts: LetterFacts::of(&event),
                 event: *event,
                 subject,
             })),
@@ -406,14 +406,14 @@ impl From<Located> for Found {
 pub(super) async fn named(log: &Log, ids: &[EventId]) -> anyhow::Result<Vec<Letter>> {
     let wanted: HashSet<EventId> = ids.iter().copied().collect();
     let mut found: Vec<Letter> = Vec::new();
-    for kind in [Kind::Dead, Kind::Ignored] {
-        let mut pages = log.letters(kind, &Filter::default());
+    for kind in [LetterKind::Dead, LetterKind::Ignored] {
+        let mut pages = log.letters(kind, &LetterFilter::default());
         while found.len() < wanted.len()
             && let Some(page) = pages.next().await?
         {
             let letters = page.into_iter().filter_map(|one| match one {
-                Found::Letter(letter) => Some(*letter),
-                Found::Garbage(_) => None,
+                ListedMessage::Letter(letter) => Some(*letter),
+                ListedMessage::Garbage(_) => None,
             });
             found.extend(letters.filter(|letter| wanted.contains(&letter.id())));
         }

@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{
-    Filter, counted,
-    find::{Found, Garbage, Kind, Letter, Log},
+    LetterFilter, counted,
+    find::{Garbage, Letter, LetterKind, ListedMessage, Log},
     printable, time_text,
 };
 use crate::{event::EventId, operator::print};
@@ -87,8 +87,8 @@ enum Item {
 /// Shows the open dead letters.
 pub(super) async fn run(
     log: &Log,
-    kind: Kind,
-    filter: &Filter,
+    kind: LetterKind,
+    filter: &LetterFilter,
     limit: usize,
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
@@ -98,9 +98,9 @@ pub(super) async fn run(
     while let Some(page) = pages.next().await? {
         for found in page {
             let item = match found {
-                Found::Letter(letter) if retried.contains(&letter.id()) => continue,
-                Found::Letter(letter) => Item::Row(Box::new(Row::new(*letter))),
-                Found::Garbage(garbage) => Item::Garbage(garbage),
+                ListedMessage::Letter(letter) if retried.contains(&letter.id()) => continue,
+                ListedMessage::Letter(letter) => Item::Row(Box::new(Row::new(*letter))),
+                ListedMessage::Garbage(garbage) => Item::Garbage(garbage),
             };
             if items.len() < limit {
                 items.push(item);
@@ -132,7 +132,7 @@ fn not_shown(more: usize) -> String {
 struct Table<'a> {
     items: &'a [Item],
     more: usize,
-    kind: Kind,
+    kind: LetterKind,
 }
 
 const HEAD: [&str; 8] = [
@@ -161,9 +161,9 @@ impl fmt::Display for Table<'_> {
             write!(f, "{}", not_shown(self.more))
         } else {
             let (one, several) = match self.kind {
-                Kind::Dead => ("open dead letter", "open dead letters"),
-                Kind::Duplicates => ("duplicate", "duplicates"),
-                Kind::Ignored => ("ignored event", "ignored events"),
+                LetterKind::Dead => ("open dead letter", "open dead letters"),
+                LetterKind::Duplicates => ("duplicate", "duplicates"),
+                LetterKind::Ignored => ("ignored event", "ignored events"),
             };
             if rows.is_empty() {
                 write!(f, "no {several}")

@@ -29,7 +29,7 @@ mod retry;
 mod show;
 mod story;
 
-use self::find::{Kind, Letter};
+use self::find::{Letter, LetterKind};
 
 /// Longest reason or name in a request: each request stores it, and lists show it.
 const MAX_NOTE_CHARS: usize = 500;
@@ -44,7 +44,7 @@ pub enum Action {
     List {
         /// The filters.
         #[command(flatten)]
-        filter: Filter,
+        filter: LetterFilter,
         /// Lists events that were ignored because their order existed, instead of dead letters.
         #[arg(long, conflicts_with = "ignored")]
         duplicates: bool,
@@ -70,7 +70,7 @@ pub enum Action {
 
 /// Filters of dead letters.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct Filter {
+pub struct LetterFilter {
     /// Only this provider.
     #[arg(long, value_parser = config::known_provider)]
     provider: Option<String>,
@@ -88,7 +88,7 @@ pub struct Filter {
     code: Option<String>,
 }
 
-impl Filter {
+impl LetterFilter {
     fn lets_through(&self, letter: &Letter) -> bool {
         let time = letter.event.envelope.time;
         let facts = letter.facts.as_ref().ok();
@@ -122,7 +122,7 @@ pub struct Retry {
     #[arg(long)]
     menus: bool,
     #[command(flatten)]
-    filter: Filter,
+    filter: LetterFilter,
     /// Only shows which retries would be requested.
     #[arg(long)]
     dry_run: bool,
@@ -183,9 +183,9 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
                 limit,
             } => {
                 let kind = match (duplicates, ignored) {
-                    (true, _) => Kind::Duplicates,
-                    (false, true) => Kind::Ignored,
-                    (false, false) => Kind::Dead,
+                    (true, _) => LetterKind::Duplicates,
+                    (false, true) => LetterKind::Ignored,
+                    (false, false) => LetterKind::Dead,
                 };
                 list::run(&log, kind, filter, *limit, as_json).await
             }

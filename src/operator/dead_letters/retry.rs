@@ -16,10 +16,10 @@ use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 
 use super::{
-    Filter, RETRY, Retry,
+    LetterFilter, RETRY, Retry,
     acceptances::LogAcceptances,
     counted,
-    find::{self, Found, GivenUp, Kind, Letter, Log},
+    find::{self, GivenUp, Letter, LetterKind, ListedMessage, Log},
     printable,
 };
 use crate::{
@@ -41,7 +41,7 @@ const HOST_FILE: &str = "/proc/sys/kernel/hostname";
 /// A requested retry.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Asked {
+struct RequestedRetry {
     id: EventId,
     provider: String,
     order_id: String,
@@ -58,13 +58,13 @@ struct Asked {
 /// A retry that could not be requested.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Failed {
+struct FailedRetry {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<EventId>,
     error: String,
 }
 
-impl Failed {
+impl FailedRetry {
     fn of(letter: &Letter, error: impl fmt::Display) -> Self {
         Self {
             id: Some(letter.id()),
@@ -88,8 +88,8 @@ struct Report {
     /// Menus that --all left out.
     menus_left_out: usize,
     /// Only for JSON, which is printed at the end; as text each is printed at once.
-    asked: Vec<Asked>,
-    failed: Vec<Failed>,
+    asked: Vec<RequestedRetry>,
+    failed: Vec<FailedRetry>,
 }
 
 /// Runs the command.
@@ -143,18 +143,18 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    async fn all(&mut self, filter: &Filter, with_menus: bool) -> anyhow::Result<()> {
+    async fn all(&mut self, filter: &LetterFilter, with_menus: bool) -> anyhow::Result<()> {
         let retried = self.log.retried(filter).await?;
-        let mut pages = self.log.letters(Kind::Dead, filter);
+        let mut pages = self.log.letters(LetterKind::Dead, filter);
         while let Some(page) = pages.next().await? {
             let mut open = Vec::new();
             for found in page {
                 match found {
-                    Found::Letter(letter) if retried.contains(&letter.id()) => {}
+                    ListedMessage::Letter(letter) if retried.contains(&letter.id()) => {}
                     // A retry of all orders must not send menus of days ago.
-                    Found::Letter(letter) if letter.is_menu() && !with_menus => self.report.menus_left_out += 1,
-                    Found::Letter(letter) => open.push(*letter),
-                    Found::Garbage(garbage) => self.report.failed.push(Failed {
+                    ListedMessage::Letter(letter) if letter.is_menu() && !with_menus => self.report.menus_left_out += 1,
+                    ListedMessage::Letter(letter) => open.push(*letter),
+                    ListedMessage::Garbage(garbage) => self.report.failed.push(FailedRetry {
                         id: None,
                         error: garbage.unreadable,
                     }),
@@ -168,7 +168,7 @@ impl Asking<'_> {
     /// Requests retries of these ids; of none if one of them is not on the log.
     async fn named(&mut self, ids: &[EventId]) -> anyhow::Result<()> {
         let letters = find::named(self.log, ids).await?;
-        let retried = self.log.retried(&Filter::default()).await?;
+        let retried = self.log.retried(&LetterFilter::default()).await?;
         let again: Vec<_> = ids
             .iter()
             .filter(|id| retried.contains(id))
@@ -191,7 +191,7 @@ impl Asking<'_> {
                 let given_up = match self.given_up(letter).await? {
                     Ok(given_up) => given_up,
                     Err(error) => {
-                        self.report.failed.push(Failed::of(letter, error));
+                        self.report.failed.push(FailedRetry::of(letter, error));
                         continue;
                     }
                 };
@@ -202,7 +202,7 @@ impl Asking<'_> {
                 }
                 match self.request(letter, &given_up) {
                     Ok(request) => sent.push((letter, given_up, self.publish(request).await?)),
-                    Err(error) => self.report.failed.push(Failed::of(letter, error)),
+                    Err(error) => self.report.failed.push(FailedRetry::of(letter, error)),
                 }
             }
             for (letter, given_up, acknowledgement) in sent {
@@ -250,7 +250,7 @@ impl Asking<'_> {
     }
 
     /// The request as an event, with its subject.
-    fn request(&self, letter: &Letter, given_up: &GivenUp) -> anyhow::Result<Request> {
+    fn request(&self, letter: &Letter, given_up: &GivenUp) -> anyhow::Result<RetryMessage> {
         let subject = codec::subject_beside(&letter.subject, EventType::OrderRetryRequested)
             .with_context(|| format!("was published on {}, which no hub does", letter.subject))?;
         let envelope = letter.event.follow(RETRY, EventType::OrderRetryRequested, Utc::now());
@@ -261,15 +261,15 @@ impl Asking<'_> {
             by: self.by.clone(),
             reason: self.reason.clone(),
         };
-        Ok(Request {
+        Ok(RetryMessage {
             subject,
             headers: codec::headers(&envelope, self.form)?,
             payload: serde_json::to_vec(&payload)?.into(),
         })
     }
 
-    async fn publish(&self, request: Request) -> anyhow::Result<PublishAckFuture> {
-        let Request {
+    async fn publish(&self, request: RetryMessage) -> anyhow::Result<PublishAckFuture> {
+        let RetryMessage {
             subject,
             headers,
             payload,
@@ -293,7 +293,7 @@ impl Asking<'_> {
             *of = Some(newer.to_string());
         }
         let envelope = &letter.event.envelope;
-        let asked = Asked {
+        let asked = RequestedRetry {
             id: envelope.id,
             provider: envelope.provider.to_string(),
             order_id: envelope.external_order_id.clone(),
@@ -335,7 +335,7 @@ impl Asking<'_> {
 }
 
 /// A request to publish.
-struct Request {
+struct RetryMessage {
     subject: String,
     headers: async_nats::HeaderMap,
     payload: Bytes,

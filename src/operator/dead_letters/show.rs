@@ -8,9 +8,9 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     counted,
-    find::{self, Facts, Letter, Log},
+    find::{self, Letter, LetterFacts, Log},
     printable,
-    story::{self, Step},
+    story::{self, HistoryStep},
     time_text,
 };
 use crate::{
@@ -35,13 +35,13 @@ struct Shown<'a> {
     branch: Option<&'a str>,
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    dead_letter: Option<&'a Facts>,
+    dead_letter: Option<&'a LetterFacts>,
     /// Why `dead_letter` is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     unreadable: Option<&'a str>,
     /// None if it has left the log.
-    given_up: Option<GivenUp>,
-    story: Vec<Step>,
+    given_up: Option<ShownEvent>,
+    story: Vec<HistoryStep>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<Payload>,
 }
@@ -49,7 +49,7 @@ struct Shown<'a> {
 /// The event that was given up.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct GivenUp {
+struct ShownEvent {
     id: EventId,
     #[serde(rename = "type")]
     event_type: &'static str,
@@ -79,7 +79,12 @@ pub(super) async fn run(log: &Log, id: EventId, with_payload: bool, as_json: boo
     Ok(ExitCode::SUCCESS)
 }
 
-fn shown<'a>(letter: &'a Letter, given_up: Option<&Recorded>, story: Vec<Step>, with_payload: bool) -> Shown<'a> {
+fn shown<'a>(
+    letter: &'a Letter,
+    given_up: Option<&Recorded>,
+    story: Vec<HistoryStep>,
+    with_payload: bool,
+) -> Shown<'a> {
     let envelope = &letter.event.envelope;
     let retried = story.iter().any(|step| {
         step.id == letter.id().derive(super::RETRY) && step.event_type == EventType::OrderRetryRequested.as_str()
@@ -98,7 +103,7 @@ fn shown<'a>(letter: &'a Letter, given_up: Option<&Recorded>, story: Vec<Step>, 
         state: if retried { "retried" } else { "open" },
         dead_letter: letter.facts.as_ref().ok(),
         unreadable: letter.facts.as_ref().err().map(String::as_str),
-        given_up: given_up.map(|event| GivenUp {
+        given_up: given_up.map(|event| ShownEvent {
             id: event.envelope.id,
             event_type: event.envelope.event_type.as_str(),
             sequence: event.sequence,

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Filter, Since,
+    LetterFilter, Since,
     find::{Letter, Log, next},
 };
 use crate::{
@@ -22,7 +22,7 @@ const BATCH: usize = 200;
 /// An event of the history.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Step {
+pub(super) struct HistoryStep {
     pub(super) sequence: u64,
     pub(super) time: DateTime<Utc>,
     #[serde(rename = "type")]
@@ -33,7 +33,7 @@ pub(super) struct Step {
     pub(super) note: String,
 }
 
-impl Step {
+impl HistoryStep {
     fn new(event: &Recorded) -> Self {
         Self {
             sequence: event.sequence,
@@ -103,7 +103,7 @@ fn note(event: &Recorded) -> Option<String> {
 ///
 /// Only the order's partition is read, from the time at which the webhook was accepted until it ended; for an open webhook,
 /// until now. Events after a change of `PARTITIONS` are in another partition and are not found.
-pub(super) async fn read(log: &Log, letter: &Letter) -> anyhow::Result<Vec<Step>> {
+pub(super) async fn read(log: &Log, letter: &Letter) -> anyhow::Result<Vec<HistoryStep>> {
     let envelope = &letter.event.envelope;
     let provider = codec::token(&envelope.provider);
     let partition = letter.partition();
@@ -114,7 +114,7 @@ pub(super) async fn read(log: &Log, letter: &Letter) -> anyhow::Result<Vec<Step>
     'webhook: while let Some(events) = next(&mut webhooks).await? {
         for event in &events {
             if is_first(event) {
-                steps.push(Step::new(event));
+                steps.push(HistoryStep::new(event));
             }
             if is_first(event) || event.sequence > letter.event.sequence {
                 break 'webhook;
@@ -123,15 +123,15 @@ pub(super) async fn read(log: &Log, letter: &Letter) -> anyhow::Result<Vec<Step>
     }
     // Events of orders and of menus.
     let mut orders = reader(format!("*.*.{provider}.*.{partition}"));
-    let since_accepted = Filter {
+    let since_accepted = LetterFilter {
         provider: Some(envelope.provider.to_string()),
         since: Some(Since(envelope.received_at)),
-        ..Filter::default()
+        ..LetterFilter::default()
     };
     let retried = log.retried(&since_accepted).await?;
     while let Some(events) = next(&mut orders).await? {
         for event in events.iter().filter(|event| event.envelope.root_id == envelope.root_id) {
-            steps.push(Step::new(event));
+            steps.push(HistoryStep::new(event));
             if event.envelope.event_type.ends() && !retried.contains(&event.envelope.id) {
                 return Ok(steps);
             }

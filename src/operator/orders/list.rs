@@ -10,7 +10,7 @@ use crate::{
     operator::{
         dead_letters::time_text,
         output::{Table, Verdict, counted, show},
-        queries::orders::{self, Order, Page},
+        queries::orders::{self, ListedOrder, Page},
     },
 };
 
@@ -105,7 +105,7 @@ impl PageText<'_> {
     }
 }
 
-fn cells(order: &Order, is_undelivered: bool) -> [String; 10] {
+fn cells(order: &ListedOrder, is_undelivered: bool) -> [String; 10] {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
     let accepted = order.undelivered_since.filter(|_| is_undelivered);
     let cause = match (&order.cause_stage, &order.cause_code) {

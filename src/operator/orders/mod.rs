@@ -9,7 +9,7 @@ use super::{dead_letters::Since, output};
 use crate::{
     config::{self, Environment},
     database::Database,
-    operator::queries::orders::{Cursor, Filter, MOST_ON_A_PAGE, State},
+    operator::queries::orders::{MOST_ON_A_PAGE, OrderFilter, OrderState, PageCursor},
     text::parse_duration,
 };
 
@@ -36,7 +36,7 @@ pub struct List {
     branch: Option<String>,
     /// Only these states, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "STATE")]
-    state: Vec<State>,
+    state: Vec<OrderState>,
     /// Only this cause: BACKEND_422, DUPLICATE_ORDER …
     #[arg(long, value_name = "CODE")]
     cause: Option<String>,
@@ -63,12 +63,12 @@ pub struct List {
     limit: u16,
     /// Shows the next page: the cursor at the end of the previous page.
     #[arg(long, value_name = "CURSOR")]
-    after: Option<Cursor>,
+    after: Option<PageCursor>,
 }
 
 impl List {
-    fn filter(&self) -> Filter {
-        Filter {
+    fn filter(&self) -> OrderFilter {
+        OrderFilter {
             provider: self.provider.clone(),
             branch: self.branch.clone(),
             states: self.state.clone(),

@@ -13,7 +13,7 @@ use crate::{
         dead_letters::{printable, time_text},
         output::{Table, Verdict, show},
         queries::{
-            orders::{self, Order},
+            orders::{self, ListedOrder},
             steps::Step,
             story::{self, OrderSelection, Story, StoryOptions},
         },
@@ -46,7 +46,7 @@ pub(super) async fn run(environment: &Environment, what: &Show, as_json: bool) -
         );
     }
     show(as_json, &story, StoryText(&story))?;
-    let needs_a_person = |order: &Order| order.given_up_at.is_some() || order.is_overdue;
+    let needs_a_person = |order: &ListedOrder| order.given_up_at.is_some() || order.is_overdue;
     Ok(Verdict::needs_a_person(
         story.order.as_ref().is_some_and(needs_a_person),
     ))

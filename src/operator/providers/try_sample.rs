@@ -84,7 +84,7 @@ struct Shown<'a> {
     /// Why it is ignored.
     why: Option<&'a str>,
     faults: &'a [Fault],
-    answer: Option<Answer<'a>>,
+    answer: Option<SampleAnswer<'a>>,
     /// The provider's result for a menu.
     menu: Option<Menu<'a>>,
     /// Texts of the body that were cleaned or cut, by their pointer in it.
@@ -105,15 +105,15 @@ struct Menu<'a> {
 
 impl<'a> Menu<'a> {
     fn of(word: &'a MenuWord) -> Self {
-        let said = word.said.as_ref();
+        let result = word.result.as_ref();
         Self {
-            becomes: match said {
-                Some(said) if said.ok => "synced",
+            becomes: match result {
+                Some(result) if result.ok => "synced",
                 Some(_) => "refused",
                 None => "pending",
             },
-            reference: said.and_then(|said| said.reference.as_deref()),
-            message: said.and_then(|said| said.message.as_deref()),
+            reference: result.and_then(|result| result.reference.as_deref()),
+            message: result.and_then(|result| result.message.as_deref()),
         }
     }
 
@@ -127,7 +127,7 @@ impl<'a> Menu<'a> {
 }
 
 #[derive(Serialize)]
-struct Answer<'a> {
+struct SampleAnswer<'a> {
     status: u16,
     body: &'a str,
 }
@@ -148,7 +148,7 @@ fn show(tried: &Tried, as_json: bool) -> anyhow::Result<ExitCode> {
         Outcome::Faults(found) => faults = found,
         Outcome::Menu(_) | Outcome::Ignored(_) | Outcome::Fetched => {}
     }
-    let answer = tried.answer.as_ref().map(|told| Answer {
+    let answer = tried.answer.as_ref().map(|told| SampleAnswer {
         status: told.status.unwrap_or(200),
         body: &told.body,
     });

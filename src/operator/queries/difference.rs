@@ -9,7 +9,7 @@ use super::mask;
 
 /// A pointer at which two documents differ.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Change {
+pub struct ValueChange {
     /// Its JSON pointer.
     pub pointer: String,
     /// The earlier value; none if there was none.
@@ -28,11 +28,11 @@ pub enum Masking {
 }
 
 /// All differences, in the order of their pointers.
-pub fn between(before: &Value, after: &Value, masking: Masking) -> Vec<Change> {
+pub fn between(before: &Value, after: &Value, masking: Masking) -> Vec<ValueChange> {
     let (before, after) = (leaves(before, masking), leaves(after, masking));
     let places: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     let differs = |place: &&&String| before.get(**place).map(|leaf| leaf.0) != after.get(**place).map(|leaf| leaf.0);
-    let change = |place: &String| Change {
+    let change = |place: &String| ValueChange {
         pointer: place.clone(),
         before: before.get(place).map(|leaf| leaf.1.clone()),
         after: after.get(place).map(|leaf| leaf.1.clone()),
@@ -81,7 +81,7 @@ mod tests {
         let before =
             json!({ "status": "created", "customer": { "name": "Anna" }, "items": [{ "quantity": 1 }], "a/b": 1 });
         let after = json!({ "status": "ready", "customer": { "name": "Eva" }, "items": [{ "quantity": 1 }, {}] });
-        let change = |pointer: &str, before: Option<Value>, after: Option<Value>| Change {
+        let change = |pointer: &str, before: Option<Value>, after: Option<Value>| ValueChange {
             pointer: pointer.into(),
             before,
             after,

@@ -24,7 +24,7 @@ const OWN: &str = "orders";
 /// The state of an order in the hub; docs/orders-table.md explains the words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 #[value(rename_all = "snake_case")]
-pub enum State {
+pub enum OrderState {
     /// Accepted, not transformed yet.
     Received,
     /// Its first request to the backend is due.
@@ -39,7 +39,7 @@ pub enum State {
     Ignored,
 }
 
-impl State {
+impl OrderState {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Received => "received",
@@ -59,13 +59,13 @@ impl State {
 
 /// Filters of orders. All that are set must match.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub struct OrderFilter {
     /// Of this provider (`careem`).
     pub provider: Option<String>,
     /// Of this branch.
     pub branch: Option<String>,
     /// In one of these states; in any state if empty.
-    pub states: Vec<State>,
+    pub states: Vec<OrderState>,
     /// With this code as the cause (`BACKEND_422`).
     pub cause: Option<String>,
     /// First accepted at this time or later.
@@ -82,7 +82,7 @@ pub struct Filter {
     pub deadline_until: Option<DateTime<Utc>>,
 }
 
-impl Filter {
+impl OrderFilter {
     /// Whether only orders that have not arrived match. Such a list begins with those that wait longest.
     pub fn is_undelivered(&self) -> bool {
         let by_state = !self.states.is_empty() && self.states.iter().all(|state| state.is_undelivered());
@@ -93,7 +93,7 @@ impl Filter {
 /// A row of `hub.orders`. It holds no personal data.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Order {
+pub struct ListedOrder {
     /// The id of the order's first webhook.
     pub id: String,
     /// The provider's name.
@@ -148,7 +148,7 @@ pub struct Order {
     pub last_sequence: i64,
 }
 
-impl Order {
+impl ListedOrder {
     fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {
             id: row.try_get("id")?,
@@ -183,15 +183,15 @@ impl Order {
 
 /// The position after the last order of a page, where the next page begins. Its text form is for the command line and for URLs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cursor {
+pub struct PageCursor {
     /// Of a list of orders that have not arrived, which is sorted in its own way.
     is_undelivered: bool,
     time: DateTime<Utc>,
     id: Uuid,
 }
 
-impl Cursor {
-    fn behind(order: &Order, is_undelivered: bool) -> Option<Self> {
+impl PageCursor {
+    fn behind(order: &ListedOrder, is_undelivered: bool) -> Option<Self> {
         let time = if is_undelivered {
             order.undelivered_since?
         } else {
@@ -206,14 +206,14 @@ impl Cursor {
     }
 }
 
-impl fmt::Display for Cursor {
+impl fmt::Display for PageCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = if self.is_undelivered { 'u' } else { 'n' };
         write!(f, "{list}{}.{}", self.time.timestamp_millis(), self.id.simple())
     }
 }
 
-impl FromStr for Cursor {
+impl FromStr for PageCursor {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -234,7 +234,7 @@ impl FromStr for Cursor {
     }
 }
 
-impl Serialize for Cursor {
+impl Serialize for PageCursor {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -243,7 +243,7 @@ impl Serialize for Cursor {
 /// The number of matching orders on all pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Count {
+pub struct OrderCounts {
     /// How many; at most [`MOST_COUNTED`].
     pub orders: i64,
     /// There are more than that. The other counts then cover only the counted orders.
@@ -261,11 +261,11 @@ pub struct Count {
 #[serde(rename_all = "camelCase")]
 pub struct Page {
     /// The newest first; of orders that have not arrived, the ones that wait longest first.
-    pub orders: Vec<Order>,
+    pub orders: Vec<ListedOrder>,
     /// How many match.
-    pub count: Count,
+    pub count: OrderCounts,
     /// Where the next page begins; none on the last page.
-    pub next: Option<Cursor>,
+    pub next: Option<PageCursor>,
     /// The sequence up to which the table was filled from the log.
     pub made_up_to: Option<i64>,
     /// The table lacks orders: it is still being filled from the log, or filling never began.
@@ -276,7 +276,12 @@ pub struct Page {
 ///
 /// # Errors
 /// If PostgreSQL does not answer or refuses, or the cursor belongs to another list.
-pub async fn list(connection: &Connection, filter: &Filter, after: Option<Cursor>, limit: u16) -> anyhow::Result<Page> {
+pub async fn list(
+    connection: &Connection,
+    filter: &OrderFilter,
+    after: Option<PageCursor>,
+    limit: u16,
+) -> anyhow::Result<Page> {
     let is_undelivered = filter.is_undelivered();
     if after.is_some_and(|cursor| cursor.is_undelivered != is_undelivered) {
         anyhow::bail!(
@@ -309,13 +314,13 @@ pub async fn list(connection: &Connection, filter: &Filter, after: Option<Cursor
     let page: [&(dyn ToSql + Sync); 3] = [&time, &id, &one_more];
     // Not a prepared statement: PostgreSQL plans it for these values, so a filter that is not set costs nothing.
     let rows = connection.query(statement, &[&which[..], &page].concat()).await?;
-    let mut orders = rows.iter().map(Order::read).collect::<Result<Vec<_>, _>>()?;
+    let mut orders = rows.iter().map(ListedOrder::read).collect::<Result<Vec<_>, _>>()?;
     let has_next = orders.len() > usize::try_from(limit)?;
     orders.truncate(usize::try_from(limit)?);
     let next = orders
         .last()
         .filter(|_| has_next)
-        .and_then(|last| Cursor::behind(last, is_undelivered));
+        .and_then(|last| PageCursor::behind(last, is_undelivered));
     let count = count(connection, &which).await?;
     let made_up_to = own_position(connection).await?;
     let tables = connection.query_opt(query::POSITION, &[&CURSOR]).await?;
@@ -329,12 +334,12 @@ pub async fn list(connection: &Connection, filter: &Filter, after: Option<Cursor
     })
 }
 
-async fn count(connection: &Connection, which: &[&(dyn ToSql + Sync)]) -> anyhow::Result<Count> {
+async fn count(connection: &Connection, which: &[&(dyn ToSql + Sync)]) -> anyhow::Result<OrderCounts> {
     let one_more = MOST_COUNTED + 1;
     let parameters = [which, &[&one_more]].concat();
     let row = connection.query_one(query::ORDERS_COUNTED, &parameters).await?;
     let orders: i64 = row.try_get("orders")?;
-    Ok(Count {
+    Ok(OrderCounts {
         orders: orders.min(MOST_COUNTED),
         is_more: orders > MOST_COUNTED,
         given_up: row.try_get("given_up")?,
@@ -357,11 +362,11 @@ async fn own_position(connection: &Connection) -> anyhow::Result<Option<i64>> {
 ///
 /// # Errors
 /// The same as [`list`].
-pub async fn with_id(connection: &Connection, provider: &str, any_id: &str) -> anyhow::Result<Vec<Order>> {
-    let filter = Filter {
+pub async fn with_id(connection: &Connection, provider: &str, any_id: &str) -> anyhow::Result<Vec<ListedOrder>> {
+    let filter = OrderFilter {
         provider: Some(provider.to_owned()),
         any_id: Some(any_id.to_owned()),
-        ..Filter::default()
+        ..OrderFilter::default()
     };
     Ok(list(connection, &filter, None, MOST_ON_A_PAGE).await?.orders)
 }
@@ -372,7 +377,7 @@ mod tests {
 
     #[test]
     fn cursors_read_back() {
-        let cursor = Cursor {
+        let cursor = PageCursor {
             is_undelivered: true,
             time: DateTime::from_timestamp_millis(1_759_320_000_123).unwrap(),
             id: Uuid::from_u128(7),
@@ -389,18 +394,18 @@ mod tests {
             "n1.7",
             "n9999999999999999999.7",
         ] {
-            assert!(wrong.parse::<Cursor>().is_err(), "{wrong}");
+            assert!(wrong.parse::<PageCursor>().is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn filters_that_select_undelivered_orders() {
-        let of = |states: &[State]| Filter {
+        let of = |states: &[OrderState]| OrderFilter {
             states: states.to_vec(),
-            ..Filter::default()
+            ..OrderFilter::default()
         };
         assert!(!of(&[]).is_undelivered());
-        assert!(of(&[State::Waiting, State::GivenUp]).is_undelivered());
-        assert!(!of(&[State::Waiting, State::Ignored]).is_undelivered());
+        assert!(of(&[OrderState::Waiting, OrderState::GivenUp]).is_undelivered());
+        assert!(!of(&[OrderState::Waiting, OrderState::Ignored]).is_undelivered());
     }
 }

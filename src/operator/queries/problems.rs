@@ -2,10 +2,10 @@
 
 use chrono::{DateTime, Utc};
 
-use super::status::{DatabaseStatus, NEARLY_FULL, Problem, Status, TABLES_LAG};
+use super::status::{DatabaseStatus, HubStatus, NEARLY_FULL, Problem, TABLES_LAG};
 
 /// The problems, the worst first: what stops all orders, then what stops some, then what only hides information.
-pub(super) fn of(status: &Status, trouble: Option<String>, now: DateTime<Utc>) -> Vec<Problem> {
+pub(super) fn of(status: &HubStatus, trouble: Option<String>, now: DateTime<Utc>) -> Vec<Problem> {
     let mut problems = Vec::new();
     of_log(status, &mut problems);
     of_stages(status, &mut problems);
@@ -37,7 +37,7 @@ pub(super) fn of(status: &Status, trouble: Option<String>, now: DateTime<Utc>) -
     problems
 }
 
-fn of_log(status: &Status, problems: &mut Vec<Problem>) {
+fn of_log(status: &HubStatus, problems: &mut Vec<Problem>) {
     let log = &status.log;
     // The rounding error is less than a kilobyte.
     #[allow(clippy::cast_precision_loss)]
@@ -54,7 +54,7 @@ fn of_log(status: &Status, problems: &mut Vec<Problem>) {
     }
 }
 
-fn of_stages(status: &Status, problems: &mut Vec<Problem>) {
+fn of_stages(status: &HubStatus, problems: &mut Vec<Problem>) {
     for stage in status.stages.iter().filter(|stage| !stage.is_active) {
         problems.push(Problem {
             code: "stage_inactive",

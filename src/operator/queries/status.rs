@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 
-use super::orders::{self, Count, Filter};
+use super::orders::{self, OrderCounts, OrderFilter};
 use crate::{
     database::{Connection as Postgres, Database, query},
     delivery::{
@@ -35,7 +35,7 @@ const MOST_SAID_BYTES: usize = 4096;
 /// The whole status.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Status {
+pub struct HubStatus {
     /// Nothing needs a person.
     pub is_well: bool,
     /// What needs a person, the worst first.
@@ -144,7 +144,7 @@ pub struct DatabaseStatus {
     /// Whether `hub.orders` is still being filled from the log.
     pub orders_are_incomplete: bool,
     /// Orders that have not arrived.
-    pub undelivered: Count,
+    pub undelivered: OrderCounts,
     /// When the oldest of them was accepted.
     pub oldest_undelivered_since: Option<DateTime<Utc>>,
 }
@@ -153,7 +153,7 @@ pub struct DatabaseStatus {
 ///
 /// # Errors
 /// If NATS does not answer, or lacks the streams.
-pub async fn look(connection: &Connection, database: anyhow::Result<Database>) -> anyhow::Result<Status> {
+pub async fn look(connection: &Connection, database: anyhow::Result<Database>) -> anyhow::Result<HubStatus> {
     let (log, stages, breaker, dead_letters) = tokio::try_join!(
         log(connection),
         stages(connection),
@@ -165,7 +165,7 @@ pub async fn look(connection: &Connection, database: anyhow::Result<Database>) -
         Ok((database, version)) => (Some(database), version, None),
         Err(error) => (None, None, Some(format!("{error:#}"))),
     };
-    let mut status = Status {
+    let mut status = HubStatus {
         is_well: true,
         problems: Vec::new(),
         versions: Versions {
@@ -228,30 +228,30 @@ async fn stage(connection: &Connection, name: &'static str) -> anyhow::Result<St
 
 /// Listens for reports of the breaker from the forwarding instance; without a report it is closed.
 async fn breaker(connection: &Connection) -> anyhow::Result<BreakerStatus> {
-    let mut said = connection.client.subscribe(BREAKER_SUBJECT).await?;
+    let mut reports = connection.client.subscribe(BREAKER_SUBJECT).await?;
     let closed = BreakerStatus {
         state: "closed".into(),
         reason: None,
         remaining_ms: 0,
     };
-    let heard = tokio::time::timeout(RENEWED_WITHIN, async {
-        while let Some(message) = said.next().await {
+    let report = tokio::time::timeout(RENEWED_WITHIN, async {
+        while let Some(message) = reports.next().await {
             if message.payload.len() <= MOST_SAID_BYTES
-                && let Ok(heard) = serde_json::from_slice::<BreakerStatus>(&message.payload)
+                && let Ok(report) = serde_json::from_slice::<BreakerStatus>(&message.payload)
             {
-                return heard;
+                return report;
             }
         }
         std::future::pending().await
     });
-    Ok(heard.await.unwrap_or(closed))
+    Ok(report.await.unwrap_or(closed))
 }
 
 async fn of_database(connection: &Postgres, log: &LogStatus) -> anyhow::Result<(DatabaseStatus, Option<String>)> {
     let tables = connection.query_opt(query::TABLES_STATUS, &[&CURSOR]).await?;
-    let filter = Filter {
+    let filter = OrderFilter {
         undelivered: true,
-        ..Filter::default()
+        ..OrderFilter::default()
     };
     let page = orders::list(connection, &filter, None, 1).await?;
     let mut status = DatabaseStatus {

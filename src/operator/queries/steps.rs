@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{difference::Change, mask};
+use super::{difference::ValueChange, mask};
 use crate::{
     event::{
         EventId, EventType, Recorded, SecretUse,
@@ -53,7 +53,7 @@ pub struct Step {
     pub body: Option<Value>,
     /// What differs from the previous attempt or body, on demand.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub changes: Vec<Change>,
+    pub changes: Vec<ValueChange>,
 }
 
 /// An error in short.
@@ -310,11 +310,11 @@ impl StepDetail {
                 }
             }
             EventType::OrderStatusPushed => {
-                let told: StatusPushed = read(event)?;
+                let pushed: StatusPushed = read(event)?;
                 Self::StatusPushed {
-                    status: told.status.as_str(),
-                    attempts: told.attempts,
-                    provider_status: told.provider_status,
+                    status: pushed.status.as_str(),
+                    attempts: pushed.attempts,
+                    provider_status: pushed.provider_status,
                 }
             }
             _ => Self::of_menu(event)?,

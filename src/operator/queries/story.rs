@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     difference::{self, Masking},
-    orders::Order,
+    orders::ListedOrder,
     steps::Step,
 };
 use crate::{
@@ -38,15 +38,15 @@ pub struct OrderSelection {
     /// The provider's id of the order.
     pub external_order_id: String,
     /// Its row in `hub.orders`. Without it the story contains every event about the id.
-    pub order: Option<Order>,
+    pub order: Option<ListedOrder>,
     /// When the next order of that id begins.
     pub next_order_at: Option<DateTime<Utc>>,
 }
 
 impl OrderSelection {
     /// One of several orders that share the provider's id.
-    pub fn among(order: &Order, all: &[Order]) -> Self {
-        let is_next = |other: &&Order| {
+    pub fn among(order: &ListedOrder, all: &[ListedOrder]) -> Self {
+        let is_next = |other: &&ListedOrder| {
             other.external_order_id == order.external_order_id
                 && other.first_at > order.first_at
                 && (other.branch_id.is_none() || other.branch_id == order.branch_id)
@@ -98,7 +98,7 @@ pub struct Story {
     /// The provider's id of the order.
     pub external_order_id: String,
     /// Its row in `hub.orders`.
-    pub order: Option<Order>,
+    pub order: Option<ListedOrder>,
     /// Ids, in `hub.orders`, of other orders with that id.
     pub others: Vec<String>,
     /// The events.
@@ -128,7 +128,7 @@ pub async fn read(connection: &Connection, which: &OrderSelection, with: StoryOp
     let provider = codec::token(&which.provider);
     let of_subjects = |subjects: String, start| {
         let reader = LogReader::of_subjects(connection, subjects, start);
-        OrderEvents::new(reader, range, which)
+        OrderEventReader::new(reader, range, which)
     };
     let mut events = Vec::new();
     // The subject of its first webhook names the partition: the number of partitions may have been different then.
@@ -190,14 +190,14 @@ impl ReadRange {
 }
 
 /// Events of an order on some subjects, a page at a time.
-struct OrderEvents<'a> {
+struct OrderEventReader<'a> {
     reader: LogReader,
     page: VecDeque<Located>,
     range: ReadRange,
     which: &'a OrderSelection,
 }
 
-impl<'a> OrderEvents<'a> {
+impl<'a> OrderEventReader<'a> {
     fn new(reader: LogReader, range: ReadRange, which: &'a OrderSelection) -> Self {
         Self {
             reader,

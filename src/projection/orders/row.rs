@@ -268,7 +268,7 @@ impl Row {
 
     /// What the body for the backend says.
     fn note_body(&mut self, event: &Event<'_>) {
-        let DecodedPayload::Transformed(facts) = &event.said else {
+        let DecodedPayload::Transformed(facts) = &event.decoded else {
             return;
         };
         for (column, found) in [
@@ -307,7 +307,7 @@ impl Row {
 
     fn failed(&mut self, event: &Event<'_>) {
         let webhook = event.envelope.root_id;
-        let (attempts, next, error, stage) = match &event.said {
+        let (attempts, next, error, stage) = match &event.decoded {
             DecodedPayload::ForwardFailed(failed) => {
                 (failed.attempt, Some(failed.next_attempt_at), &failed.error, "forward")
             }
@@ -332,7 +332,7 @@ impl Row {
         self.put(event, WebhookState::GivenUp);
         self.keep_latest(event.envelope.is_creation());
         self.given_up_at = Some(millis(event.envelope.time));
-        match &event.said {
+        match &event.decoded {
             DecodedPayload::DeadLettered(dead) => self.because(dead.attempts, &dead.stage, &dead.error),
             DecodedPayload::Rejected(rejected) => {
                 let stage = rejected.stage.as_deref().unwrap_or(FIRST_STAGE);
@@ -377,7 +377,7 @@ impl Row {
         };
         self.unsettled.retain(|one| one.webhook != webhook && !is_overcome(one));
         self.forwarded_at = self.forwarded_at.or_else(|| Some(millis(event.envelope.time)));
-        if let DecodedPayload::Forwarded(forwarded) = &event.said {
+        if let DecodedPayload::Forwarded(forwarded) = &event.decoded {
             self.attempts = i32::try_from(forwarded.attempts).unwrap_or(i32::MAX);
             if let Some(order_id) = &forwarded.internal_order_id {
                 self.order_id = Some(order_id.clone());
@@ -390,7 +390,7 @@ impl Row {
         let webhook = event.envelope.root_id;
         self.unsettled.retain(|one| one.webhook != webhook);
         self.forget_cause();
-        let DecodedPayload::Ignored(ignored) = &event.said else {
+        let DecodedPayload::Ignored(ignored) = &event.decoded else {
             return;
         };
         self.is_test |= ignored.reason == TEST_ORDER;

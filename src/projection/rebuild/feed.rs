@@ -15,7 +15,7 @@ use crate::{
         read::{BATCH, Entry, LogReader, decoded_at, end},
     },
     projection::{
-        batch::{MAX_BYTES, MAX_EVENTS, Target, To, Written},
+        batch::{BatchTarget, MAX_BYTES, MAX_EVENTS, To, Written},
         fill,
         providers::Providers,
     },
@@ -105,7 +105,7 @@ impl<'a> Feeder<'a> {
     }
 
     async fn apply(&mut self, chunk: &Chunk) -> anyhow::Result<()> {
-        let target = Target {
+        let target = BatchTarget {
             providers: &self.providers,
             tables: Written::Beside(self.beside),
         };

@@ -14,7 +14,7 @@ pub struct MenuWord {
     /// The store that it names, where it does.
     pub store: Option<String>,
     /// The result of the menu; none while the provider is still working on it.
-    pub said: Option<SyncReported>,
+    pub result: Option<SyncReported>,
 }
 
 /// Reads one; none where the webhook is about something else, as nearly all are.
@@ -27,7 +27,7 @@ pub fn read(spec: &Spec, payload: &[u8]) -> Option<MenuWord> {
     });
     Some(MenuWord {
         store,
-        said: table.read(payload),
+        result: table.read(payload),
     })
 }
 

@@ -185,7 +185,7 @@ fn pieces(text: &str) -> Result<Vec<Piece>, String> {
 }
 
 struct AnswerSlots<'a> {
-    said: WebhookAnswer<'a>,
+    answer: WebhookAnswer<'a>,
     request_id: &'a str,
     body: Option<Document<'a>>,
 }
@@ -196,7 +196,7 @@ impl<'a> AnswerSlots<'a> {
     }
 
     fn text(&self, piece: &Piece) -> String {
-        let (order_id, event_id, code, message) = match self.said {
+        let (order_id, event_id, code, message) = match self.answer {
             WebhookAnswer::Accepted { order_id, event_id, .. } => (order_id, event_id, "", ""),
             WebhookAnswer::Refused { code, message } => ("", "", code, message),
         };
@@ -218,14 +218,14 @@ impl<'a> AnswerSlots<'a> {
 impl Responses {
     /// The answer in the provider's format; none where the hub's own is meant. `body` is the webhook's, as far as it was
     /// read.
-    pub fn answer(&self, said: WebhookAnswer<'_>, request_id: &str, body: &[u8]) -> Option<FormattedAnswer> {
-        let response = match said {
+    pub fn answer(&self, answer: WebhookAnswer<'_>, request_id: &str, body: &[u8]) -> Option<FormattedAnswer> {
+        let response = match answer {
             WebhookAnswer::Accepted { duplicate: true, .. } => self.duplicate.as_ref().or(self.success.as_ref())?,
             WebhookAnswer::Accepted { .. } => self.success.as_ref()?,
             WebhookAnswer::Refused { .. } => self.error.as_ref()?,
         };
         let facts = AnswerSlots {
-            said,
+            answer,
             request_id,
             body: Document::new(body).ok(),
         };
@@ -234,7 +234,7 @@ impl Responses {
         Some(FormattedAnswer {
             status: response
                 .status
-                .filter(|_| matches!(said, WebhookAnswer::Accepted { .. })),
+                .filter(|_| matches!(answer, WebhookAnswer::Accepted { .. })),
             body: text,
         })
     }
@@ -250,9 +250,9 @@ mod tests {
         duplicate: false,
     };
 
-    fn told(toml: &str, said: WebhookAnswer<'_>) -> Option<FormattedAnswer> {
+    fn told(toml: &str, answer: WebhookAnswer<'_>) -> Option<FormattedAnswer> {
         let responses: Responses = toml::from_str(toml).unwrap();
-        responses.answer(said, "req-1", br#"{"id": 90071992547409931234, "code": "n0s1"}"#)
+        responses.answer(answer, "req-1", br#"{"id": 90071992547409931234, "code": "n0s1"}"#)
     }
 
     #[test]

@@ -37,15 +37,17 @@ impl<'t> OrderReader<'t> {
     /// A decimal that is no money, as its JSON text.
     pub(super) fn decimal(&self, pick: &Option<Pick>, at: ValueId, need: Need) -> Option<Box<RawValue>> {
         let pick = pick.as_ref()?;
-        let told = (need, Flag::NumberUnreadable);
-        let found = self.first((&pick.from, &pick.skip), at, Accepts::Text, told).found()?;
+        let on_fault = (need, Flag::NumberUnreadable);
+        let found = self
+            .first((&pick.from, &pick.skip), at, Accepts::Text, on_fault)
+            .found()?;
         match number(found.text.trim()) {
             Ok(number) => {
                 self.take(&found);
                 Some(number)
             }
             Err(expected) => {
-                self.unread(&found, told, expected);
+                self.unread(&found, on_fault, expected);
                 None
             }
         }
@@ -70,8 +72,8 @@ impl<'t> OrderReader<'t> {
         let found = match &amount.lookup {
             Some(lookup) => self.look_up(lookup, at, need)?,
             None => {
-                let told = (need, Flag::AmountUnreadable);
-                self.first((&amount.from, &[]), at, Accepts::Text, told).found()?
+                let on_fault = (need, Flag::AmountUnreadable);
+                self.first((&amount.from, &[]), at, Accepts::Text, on_fault).found()?
             }
         };
         let reading = self.parse_amount(&found, amount, currency, need)?;
@@ -95,11 +97,11 @@ impl<'t> OrderReader<'t> {
             Unit::Minor => Money::read_units(found.text.trim(), currency.exponent(), currency),
             Unit::Exponent(decimals) => Money::read_units(found.text.trim(), decimals, currency),
         };
-        let told = (need, Flag::AmountUnreadable);
+        let on_fault = (need, Flag::AmountUnreadable);
         // If all amounts are unreadable, the file is wrong and not the webhook, so the fault says how they were read.
         let tell = |error: AmountError| match unit {
-            Unit::Decimal => self.unread(found, told, error),
-            unit => self.unread(found, told, format_args!("{error}; by the file amounts are {unit}")),
+            Unit::Decimal => self.unread(found, on_fault, error),
+            unit => self.unread(found, on_fault, format_args!("{error}; by the file amounts are {unit}")),
         };
         parsed.map_err(tell).ok()
     }
@@ -239,8 +241,8 @@ impl<'t> OrderReader<'t> {
     /// A time; none where it cannot be read, for no order hangs on one.
     pub(super) fn time(&self, time: &Option<Time>, at: ValueId) -> Option<DateTime<Utc>> {
         let time = time.as_ref()?;
-        let told = (Need::Optional, Flag::TimeUnreadable);
-        let found = self.first((&time.from, &[]), at, Accepts::Text, told).found()?;
+        let on_fault = (Need::Optional, Flag::TimeUnreadable);
+        let found = self.first((&time.from, &[]), at, Accepts::Text, on_fault).found()?;
         let said = match time.clock.unwrap_or(self.habits.times) {
             Clock::Iso => iso(&found.text, || self.zone()),
             Clock::UnixS => unix(&found.text, 1),
@@ -252,7 +254,7 @@ impl<'t> OrderReader<'t> {
                 return Some(time);
             }
             ParsedTime::Nothing => self.unread(&found, (Need::Optional, Flag::TimeZero), ""),
-            ParsedTime::Unreadable => self.unread(&found, told, "expected a time"),
+            ParsedTime::Unreadable => self.unread(&found, on_fault, "expected a time"),
         }
         None
     }
@@ -262,14 +264,14 @@ impl<'t> OrderReader<'t> {
         match self.habits.zone? {
             Zone::Fixed(offset) => Some(*offset),
             Zone::Minutes(sources) => {
-                let told = (Need::Optional, Flag::TimeUnreadable);
+                let on_fault = (Need::Optional, Flag::TimeUnreadable);
                 let found = self
-                    .first((&sources.0, &[]), self.root(), Accepts::Text, told)
+                    .first((&sources.0, &[]), self.root(), Accepts::Text, on_fault)
                     .found()?;
                 let offset = clock::offset(&found.text);
                 match offset {
                     Some(_) => self.take(&found),
-                    None => self.unread(&found, told, "expected minutes from UTC"),
+                    None => self.unread(&found, on_fault, "expected minutes from UTC"),
                 }
                 offset
             }

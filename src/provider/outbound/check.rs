@@ -13,7 +13,7 @@ use super::{
     template::{Json, Text, Vocabulary},
     words,
 };
-use crate::{event::push::Word, text::parse_duration};
+use crate::{event::push::PushStatus, text::parse_duration};
 
 /// Default time limit for a provider's result of a menu.
 const DEFAULT_RESULT_WAIT: Duration = Duration::from_secs(15 * 60);
@@ -130,7 +130,7 @@ impl Check {
         }
     }
 
-    pub(super) fn statuses(&mut self, entries: &[StatusCall]) -> HashMap<Word, Call> {
+    pub(super) fn statuses(&mut self, entries: &[StatusCall]) -> HashMap<PushStatus, Call> {
         let mut calls = HashMap::new();
         for (index, entry) in entries.iter().enumerate() {
             let at = |field: &str| format!("outbound.status[{index}].{field}");

@@ -63,7 +63,7 @@ fn a_body_may_be_a_table() {
         let spec = read(text).unwrap().unwrap();
         format!(
             "{:?} {:?}",
-            spec.status[&Word::Ready].body,
+            spec.status[&PushStatus::Ready].body,
             spec.menu.unwrap().call.body
         )
     };

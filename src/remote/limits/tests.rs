@@ -9,14 +9,14 @@ fn event(number: usize) -> EventId {
     EventId(Uuid::from_u128(number as u128))
 }
 
-fn ask(limits: &Limits, now: Instant, number: usize) -> Result<(), Wait> {
+fn ask(limits: &ProviderLimits, now: Instant, number: usize) -> Result<(), Wait> {
     limits.turn(now, event(number))?;
     limits.take(now, event(number))
 }
 
 #[test]
 fn a_seconds_worth_at_once_then_each_its_own_time() {
-    let (limits, now) = (Limits::new(Some(4)), Instant::now());
+    let (limits, now) = (ProviderLimits::new(Some(4)), Instant::now());
     assert_eq!((0..4).filter(|number| ask(&limits, now, *number).is_ok()).count(), 4);
     let quarter = Duration::from_millis(250);
     for number in 4..10 {
@@ -29,20 +29,20 @@ fn a_seconds_worth_at_once_then_each_its_own_time() {
     for number in 4..10 {
         assert_eq!(ask(&limits, now + quarter * (number as u32 - 3), number), Ok(()));
     }
-    let unlimited = Limits::new(None);
+    let unlimited = ProviderLimits::new(None);
     assert!((0..10_000).all(|number| ask(&unlimited, now, number).is_ok()));
 }
 
 #[test]
 fn a_requested_pause_is_kept() {
-    let (limits, now) = (Limits::new(None), Instant::now());
+    let (limits, now) = (ProviderLimits::new(None), Instant::now());
     limits.pause(now, Duration::from_secs(30));
     limits.pause(now, Duration::from_secs(5));
     let later = now + Duration::from_secs(10);
     assert_eq!(ask(&limits, later, 1), Err(Wait::LeftAlone(Duration::from_secs(20))));
     assert_eq!(ask(&limits, now + Duration::from_secs(30), 1), Ok(()));
     // With a rate, waiting events get their times after the pause.
-    let limits = Limits::new(Some(1));
+    let limits = ProviderLimits::new(Some(1));
     limits.pause(now, Duration::from_secs(30));
     for number in 0..3 {
         let wait = Duration::from_secs(30 + number as u64);
@@ -53,7 +53,7 @@ fn a_requested_pause_is_kept() {
 /// The stage was lost with a queue of an hour, which another instance has worked off meanwhile.
 #[test]
 fn reservations_are_forgotten_at_a_takeover() {
-    let (limits, now) = (Limits::new(Some(1)), Instant::now());
+    let (limits, now) = (ProviderLimits::new(Some(1)), Instant::now());
     assert_eq!((0..3600).filter(|number| ask(&limits, now, *number).is_ok()).count(), 1);
     let back = now + Duration::from_secs(60);
     limits.begin();
@@ -63,7 +63,7 @@ fn reservations_are_forgotten_at_a_takeover() {
 
 #[test]
 fn one_menu_of_a_branch_in_a_while() {
-    let (limits, now, every) = (Limits::new(None), Instant::now(), Duration::from_secs(120));
+    let (limits, now, every) = (ProviderLimits::new(None), Instant::now(), Duration::from_secs(120));
     assert_eq!(limits.menu_wait(now, "b-1", every), None);
     limits.menu_sent(now, "b-1");
     assert_eq!(limits.menu_wait(now, "b-1", every), Some(every));
@@ -78,7 +78,7 @@ fn one_menu_of_a_branch_in_a_while() {
 
 #[test]
 fn reservations_are_limited() {
-    let (limits, now) = (Limits::new(Some(10)), Instant::now());
+    let (limits, now) = (ProviderLimits::new(Some(10)), Instant::now());
     for number in 0..MAX_RESERVED + 20 {
         let _ = ask(&limits, now, number);
     }
@@ -100,7 +100,7 @@ proptest! {
         rate in 1u32..20, arrivals in prop::collection::vec(0u64..400, 1..150),
         late in prop::collection::vec(0u64..30, 150), away in 0u64..20_000,
     ) {
-        let (limits, start) = (Limits::new(Some(rate)), Instant::now());
+        let (limits, start) = (ProviderLimits::new(Some(rate)), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
         let mut queue = BinaryHeap::new();
         let mut time = 0;

@@ -15,7 +15,7 @@ const MAX_BRANCHES: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 
 /// The principal that the bytes count for.
 #[derive(Debug, Clone, Copy)]
-pub struct Of<'a> {
+pub struct BytesOwner<'a> {
     /// A branch by its own secret; else the provider.
     pub branch: Option<&'a Arc<str>>,
     /// Whether the webhook was there before. Who caught one can send it again, so the provider's repeats are counted apart from what it
@@ -78,7 +78,7 @@ impl Bytes {
     /// How long to wait for the next window. One that is larger than a whole window is let in at its beginning.
     pub fn take(
         &mut self,
-        of: Of<'_>,
+        of: BytesOwner<'_>,
         bytes: u64,
         (most, window_ms): (u64, u64),
         now_ms: u64,
@@ -105,7 +105,7 @@ impl Bytes {
     }
 
     /// Gives bytes of this window back: they were not stored. A later window has nothing of them.
-    pub fn give_back(&mut self, of: Of<'_>, bytes: u64, window: u64) {
+    pub fn give_back(&mut self, of: BytesOwner<'_>, bytes: u64, window: u64) {
         if window == self.window {
             let used = self.used(of);
             *used = used.saturating_sub(bytes);
@@ -121,7 +121,7 @@ impl Bytes {
     }
 
     /// How many were put on the log lately; older ones count less.
-    pub fn recent(&self, of: Of<'_>, now_ms: u64) -> f64 {
+    pub fn recent(&self, of: BytesOwner<'_>, now_ms: u64) -> f64 {
         let recent = match of.branch {
             None if of.is_repeat => Some(&self.of_repeats),
             None => Some(&self.of_provider),
@@ -130,7 +130,7 @@ impl Bytes {
         recent.map_or(0.0, |recent| recent.now(now_ms))
     }
 
-    const fn used(&mut self, of: Of<'_>) -> &mut u64 {
+    const fn used(&mut self, of: BytesOwner<'_>) -> &mut u64 {
         if of.is_repeat {
             &mut self.used_by_repeats
         } else {
@@ -145,15 +145,15 @@ mod tests {
 
     const WINDOW: u64 = 60_000;
 
-    fn new(branch: Option<&Arc<str>>) -> Of<'_> {
-        Of {
+    fn new(branch: Option<&Arc<str>>) -> BytesOwner<'_> {
+        BytesOwner {
             branch,
             is_repeat: false,
         }
     }
 
-    fn repeat(branch: Option<&Arc<str>>) -> Of<'_> {
-        Of {
+    fn repeat(branch: Option<&Arc<str>>) -> BytesOwner<'_> {
+        BytesOwner {
             branch,
             is_repeat: true,
         }

@@ -52,14 +52,14 @@ const MAX_WORDS: usize = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limited {
     /// The scope of the limit.
-    pub scope: Scope,
+    pub scope: LimitScope,
     /// Whole seconds, rounded up, at least 1.
     pub retry_after_seconds: u64,
 }
 
 /// What a limit applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
+pub enum LimitScope {
     /// The client's address is blocked.
     Address,
     /// The provider has sent more than it may.
@@ -72,7 +72,7 @@ pub enum Scope {
     Repeat,
 }
 
-impl Scope {
+impl LimitScope {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Address => "address",
@@ -162,11 +162,11 @@ impl Limits {
             if !provider.lists(client)
                 && let Some(until) = self.blocked_until(client, now)
             {
-                return Err(limited(&provider.name, Scope::Address, until - now));
+                return Err(limited(&provider.name, LimitScope::Address, until - now));
             }
             let mut blocks = lock(&self.blocks);
             if let Some(until) = blocks.until(&BlockTarget::Provider(Arc::clone(&provider.name)), now) {
-                return Err(limited(&provider.name, Scope::Provider, until - now));
+                return Err(limited(&provider.name, LimitScope::Provider, until - now));
             }
         }
         let Some(own) = self.of(&provider.name) else {
@@ -179,7 +179,7 @@ impl Limits {
         let checked = lock(&own.quota).check(now, self.instances());
         checked.map_err(|wait| {
             own.say_spent(now);
-            limited(&provider.name, Scope::Provider, wait.ms)
+            limited(&provider.name, LimitScope::Provider, wait.ms)
         })
     }
 
@@ -193,7 +193,7 @@ impl Limits {
         }
         let now = now_ms();
         match self.blocked_until(client, now) {
-            Some(until) => Err(limited(&Arc::from(NO_PROVIDER), Scope::Address, until - now)),
+            Some(until) => Err(limited(&Arc::from(NO_PROVIDER), LimitScope::Address, until - now)),
             None => Ok(()),
         }
     }
@@ -371,7 +371,7 @@ fn length_ms(rule: &Rule) -> u64 {
     u64::try_from(rule.window.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
-fn limited(provider: &Arc<str>, scope: Scope, ms: u64) -> Limited {
+fn limited(provider: &Arc<str>, scope: LimitScope, ms: u64) -> Limited {
     metrics::counter!("rate_limited_total", "provider" => Arc::clone(provider), "scope" => scope.as_str()).increment(1);
     Limited {
         scope,

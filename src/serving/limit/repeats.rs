@@ -5,7 +5,7 @@ use std::{net::IpAddr, num::NonZeroUsize};
 
 use lru::LruCache;
 
-use super::{Limited, Limits, Scope, address::Address, limited, lock, now_ms};
+use super::{LimitScope, Limited, Limits, address::Address, limited, lock, now_ms};
 use crate::{event::EventId, registry::Enabled};
 
 /// How often an address may send a webhook in a window. Providers repeat after seconds, and more slowly each time; a gateway that
@@ -74,7 +74,7 @@ impl Limits {
         let counted = lock(&self.repeats).count(event, Address::of(client), now_ms());
         counted.map_err(|ms| {
             self.note_refused(Some(provider), client);
-            limited(&provider.name, Scope::Repeat, ms)
+            limited(&provider.name, LimitScope::Repeat, ms)
         })
     }
 

@@ -379,7 +379,7 @@ impl LimitSharing {
             return;
         };
         let client = &self.connection.client;
-        let said = async {
+        let message = async {
             client.publish(SUBJECT, payload.into()).await?;
             if leaving {
                 // This is the last task, so nothing else would flush the message.
@@ -387,7 +387,7 @@ impl LimitSharing {
             }
             anyhow::Ok(())
         };
-        match tokio::time::timeout(SAY_TIMEOUT, said).await {
+        match tokio::time::timeout(SAY_TIMEOUT, message).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "counters not told"),
             Err(_) => tracing::debug!("counters not told in time"),
@@ -396,7 +396,7 @@ impl LimitSharing {
 
     /// Another instance says what the counters are.
     async fn hear(&mut self, payload: &[u8]) {
-        let Some(said) = read(payload, &self.instance) else {
+        let Some(message) = read(payload, &self.instance) else {
             return;
         };
         let now = now_ms();
@@ -405,7 +405,7 @@ impl LimitSharing {
             window_ms,
             window,
             total,
-        } in said.counted
+        } in message.counted
         {
             let Some(own) = self.limits.of(&provider) else { continue };
             let mut quota = lock(&own.quota);
@@ -413,16 +413,16 @@ impl LimitSharing {
                 quota.hear(now, window, total);
             }
         }
-        if said.leaving {
-            self.others.remove(&said.instance);
+        if message.leaving {
+            self.others.remove(&message.instance);
             self.note_instances();
             return;
         }
-        let is_new = !self.others.contains_key(&said.instance);
+        let is_new = !self.others.contains_key(&message.instance);
         if is_new && self.others.len() >= MAX_OTHERS {
             return;
         }
-        self.others.insert(said.instance, Instant::now());
+        self.others.insert(message.instance, Instant::now());
         if is_new {
             self.note_instances();
             // A new instance should know the number of instances at once.
@@ -470,10 +470,10 @@ fn read(payload: &[u8], own_name: &str) -> Option<QuotaMessage> {
     if payload.len() > MAX_MESSAGE_BYTES {
         return None;
     }
-    let said: QuotaMessage = serde_json::from_slice(payload)
+    let message: QuotaMessage = serde_json::from_slice(payload)
         .inspect_err(|error| tracing::debug!(%error, "not a word about counters"))
         .ok()?;
-    (said.instance != own_name && said.instance.len() <= MAX_NAME_BYTES).then_some(said)
+    (message.instance != own_name && message.instance.len() <= MAX_NAME_BYTES).then_some(message)
 }
 
 #[cfg(test)]

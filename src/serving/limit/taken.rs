@@ -8,7 +8,9 @@
 
 use std::sync::Arc;
 
-use super::{Limited, Limits, ProviderQuota, Scope, bytes::Of, length_ms, limited, lock, now_ms, window::QuotaWait};
+use super::{
+    LimitScope, Limited, Limits, ProviderQuota, bytes::BytesOwner, length_ms, limited, lock, now_ms, window::QuotaWait,
+};
 use crate::{event::Principal, registry::Enabled};
 
 /// A point of a provider's quota that was taken, and bytes; and of its branch's part, where the branch's own secret was used.
@@ -41,8 +43,8 @@ pub struct QuotaLoad<'a> {
 }
 
 impl<'a> QuotaLoad<'a> {
-    pub(super) fn of(&self) -> Of<'a> {
-        Of {
+    pub(super) fn of(&self) -> BytesOwner<'a> {
+        BytesOwner {
             branch: self.principal.branch(),
             is_repeat: self.is_repeat,
         }
@@ -73,7 +75,7 @@ impl Limits {
         if let Some(branch) = load.principal.branch() {
             let points = bytes.div_ceil(self.bytes_a_point).max(1);
             let taken = lock(&own.branches).take(branch, points, now, self.instances());
-            let window = taken.map_err(|ms| limited(&provider.name, Scope::Branch, ms))?;
+            let window = taken.map_err(|ms| limited(&provider.name, LimitScope::Branch, ms))?;
             point.of_branch = Some((Arc::clone(branch), window, points));
         }
         // There is no shared counter of bytes, so each instance has an equal part.
@@ -83,7 +85,7 @@ impl Limits {
             Err(wait) => {
                 own.give_back(point);
                 own.say_spent(now);
-                return Err(limited(&provider.name, Scope::Bytes, wait.ms));
+                return Err(limited(&provider.name, LimitScope::Bytes, wait.ms));
             }
         }
         let taken = lock(&own.quota).take(now, self.instances());
@@ -103,7 +105,7 @@ impl Limits {
                 } else {
                     ms
                 };
-                Err(limited(&provider.name, Scope::Provider, ms))
+                Err(limited(&provider.name, LimitScope::Provider, ms))
             }
         }
     }
@@ -151,7 +153,7 @@ impl ProviderQuota {
             lock(&self.branches).give_back(&branch, window, points);
         }
         if let Some(taken) = point.of_bytes {
-            let of = Of {
+            let of = BytesOwner {
                 branch: taken.principal.branch(),
                 is_repeat: taken.is_repeat,
             };

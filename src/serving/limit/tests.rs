@@ -69,11 +69,11 @@ fn refused_requests_cost_the_provider_nothing() {
     assert_eq!(limits.check(&careem, stranger), Ok(()));
     refuse(&limits, &careem, stranger, 1);
     let blocked = limits.check(&careem, stranger).unwrap_err();
-    assert_eq!((blocked.scope, blocked.retry_after_seconds), (Scope::Address, 300));
+    assert_eq!((blocked.scope, blocked.retry_after_seconds), (LimitScope::Address, 300));
     assert_eq!(limits.check(&careem, good), Ok(()));
     assert_eq!(take_all(&limits, &careem), 5);
     // Then it is refused before anything is read.
-    assert_eq!(limits.check(&careem, good).unwrap_err().scope, Scope::Provider);
+    assert_eq!(limits.check(&careem, good).unwrap_err().scope, LimitScope::Provider);
 }
 
 #[test]
@@ -106,8 +106,8 @@ fn a_provider_is_blocked_only_by_what_was_verified() {
     // The quota is used up, but unverified requests cause no block.
     assert_eq!(limits.check(&careem, address), Ok(()));
     let over = limits.take(&careem, ONE).unwrap_err();
-    assert_eq!((over.scope, over.retry_after_seconds), (Scope::Provider, 300));
-    assert_eq!(limits.check(&careem, address).unwrap_err().scope, Scope::Provider);
+    assert_eq!((over.scope, over.retry_after_seconds), (LimitScope::Provider, 300));
+    assert_eq!(limits.check(&careem, address).unwrap_err().scope, LimitScope::Provider);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_stored_repeat_costs_the_branch_and_not_the_provider() {
         1500
     ));
     let over = limits.take(&careem, repeat(&branch)).unwrap_err();
-    assert_eq!(over.scope, Scope::Branch);
+    assert_eq!(over.scope, LimitScope::Branch);
     // With the provider's secret, the sender may be a third party that intercepted the webhook.
     for _ in 0..10 {
         let point = limits.take(&careem, repeat(ONE.principal)).unwrap();

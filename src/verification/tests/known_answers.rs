@@ -43,7 +43,7 @@ impl Answer {
 
     fn keys(&self) -> Keys {
         let one = |keys: Keys, (name, value): (&String, &String)| {
-            keys.with(name, Own::Env, &[SecretString::from(value.as_str())])
+            keys.with(name, OwnSecretOrigin::Env, &[SecretString::from(value.as_str())])
         };
         self.secrets.iter().fold(Keys::new(), one)
     }

@@ -82,9 +82,9 @@ fn overlong_values_are_not_checked() {
     let secrets: Vec<_> = (0..9)
         .map(|number| SecretString::from(format!("secret-{number}")))
         .collect();
-    let ring = Keys::new().with(WEBHOOK_SECRET, Own::Env, &secrets);
+    let ring = Keys::new().with(WEBHOOK_SECRET, OwnSecretOrigin::Env, &secrets);
     for (number, fits) in [(7, true), (8, false)] {
-        let only = Keys::new().with(WEBHOOK_SECRET, Own::Env, &secrets[number..=number]);
+        let only = Keys::new().with(WEBHOOK_SECRET, OwnSecretOrigin::Env, &secrets[number..=number]);
         let careem = preset("careem");
         let request = sign(&careem, &only, Outgoing::post(URL, "{}"), now()).unwrap();
         assert_eq!(check(&careem, &request, &ring, now()).is_ok(), fits, "{number}");
@@ -97,7 +97,7 @@ fn empty_secrets_admit_no_request() {
         let scheme = preset(name);
         let names: Vec<String> = scheme.secrets().into_iter().map(str::to_owned).collect();
         let empty = names.iter().fold(Keys::new(), |keys, name| {
-            keys.with(name, Own::Env, &[SecretString::from("")])
+            keys.with(name, OwnSecretOrigin::Env, &[SecretString::from("")])
         });
         let request = signed(&scheme, body_for(name));
         assert!(check(&scheme, &request, &empty, now()).is_err(), "{name}");

@@ -2,15 +2,15 @@ use serde_json::json;
 
 use super::*;
 
-fn read_json(said: &serde_json::Value) -> Option<QuotaMessage> {
-    read(said.to_string().as_bytes(), "me")
+fn read_json(message: &serde_json::Value) -> Option<QuotaMessage> {
+    read(message.to_string().as_bytes(), "me")
 }
 
 #[test]
 fn reads_reports_of_other_instances() {
     let counted = json!({ "provider": "careem", "windowMs": 60_000, "window": 7, "total": 12, "later": "more" });
-    let said = read_json(&json!({ "instance": "you", "counted": [counted], "later": "more" })).unwrap();
-    assert!(!said.leaving);
+    let message = read_json(&json!({ "instance": "you", "counted": [counted], "later": "more" })).unwrap();
+    assert!(!message.leaving);
     let [
         Counted {
             provider,
@@ -18,9 +18,9 @@ fn reads_reports_of_other_instances() {
             window,
             total,
         },
-    ] = &said.counted[..]
+    ] = &message.counted[..]
     else {
-        panic!("{said:?}");
+        panic!("{message:?}");
     };
     assert_eq!(
         (provider.as_str(), *window_ms, *window, *total),
