@@ -1,4 +1,4 @@
-//! What the bench is told to do.
+//! The arguments of the bench.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What is measured, section by section.
+//! The sections: what is measured.
 
 mod accept;
 mod branches;

@@ -194,7 +194,7 @@ impl Branches {
         self.known(provider, None).map(|place| place.branch_id)
     }
 
-    /// Where the platform says that a provider's interface is.
+    /// The platform's URL of a provider's API.
     pub fn api_base_url(&self, provider: &str) -> Option<String> {
         let snapshot = self.snapshot.load();
         snapshot.as_ref()?.providers.get(provider)?.api_base_url.clone()

@@ -59,7 +59,7 @@ pub mod query {
     pub const ENSURE_PROVIDER: &str = include_str!("../sql/queries/ensure_provider.sql");
     /// Ids of providers by code.
     pub const PROVIDERS: &str = include_str!("../sql/queries/providers.sql");
-    /// Who writes the tables, and how far they are.
+    /// The writer of the tables, and their position.
     pub const READ_CURSOR: &str = include_str!("../sql/queries/read_cursor.sql");
     /// Makes an instance the writer.
     pub const CLAIM_CURSOR: &str = include_str!("../sql/queries/claim_cursor.sql");

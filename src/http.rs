@@ -62,7 +62,7 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// Why that is not all of it; none where it is.
     pub incomplete: Option<Incomplete>,
-    /// Where a redirect leads: scheme, host and port. The rest may hold confidential text.
+    /// The target of a redirect: scheme, host and port. The rest may contain confidential text.
     pub location: Option<String>,
 }
 

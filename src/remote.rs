@@ -125,7 +125,7 @@ pub(super) struct Request<'a> {
     pub(super) max_bytes: usize,
 }
 
-/// Where a request goes.
+/// The URL of a request.
 pub(super) enum RequestTarget<'a> {
     /// On the base URL.
     Path(&'a Text),

@@ -1,4 +1,4 @@
-//! The accounts of `nats.conf`: what one of them does leaves room for the others, and each hears what it may. A log of the time
+//! The accounts of `nats.conf`: no account can exhaust the others' limits, and each receives only what it may. A log of the time
 //! before there were accounts moves along.
 
 use std::{

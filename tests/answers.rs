@@ -1,4 +1,4 @@
-//! How the backend's answers are read: a yes counts in whatever it is wrapped, and what one answer says of one order is not
+//! How the backend's answers are read: a success counts in any encoding, and an answer about one order is not
 //! taken for what the backend says of everything.
 
 use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! PostgreSQL is away: orders go on all the same, and the tables catch up.
+//! PostgreSQL is away: orders are still forwarded, and the tables catch up.
 
 use futures_util::StreamExt;
 use webhook_hub::event::EventType;

@@ -1,4 +1,4 @@
-//! Somebody stands still and does not say so: the instance that writes the tables, or PostgreSQL behind a connection.
+//! A process is frozen and does not report it: the instance that writes the tables, or PostgreSQL behind a connection.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What was given up: seen, explained and taken up again, without a secret or a customer's name on the operator's screen.
+//! Dead letters are listed, explained and retried, without a secret or a customer's name on the operator's screen.
 
 use chrono::TimeDelta;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! docs/deploy.md, from an empty folder to the first order: its commands are run as they stand there.
+//! docs/deploy.md, from an empty folder to the first order: its commands are run as written.
 
 use std::{
     os::unix::process::CommandExt as _,

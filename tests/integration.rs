@@ -1,4 +1,4 @@
-//! The backend's door: who may come in, and what is told to whom.
+//! The backend's requests: who is admitted, and who gets which reasons.
 
 use reqwest::Method;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! Where the log goes is full, gone, or read by nobody: lines are lost, and nothing else.
+//! The log output is full, closed, or not read: only log lines are lost.
 
 use std::{fs::File, path::Path, process::Command};
 

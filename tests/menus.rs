@@ -1,4 +1,4 @@
-//! Menus for providers: sent whole, one of a branch at a time, and the provider's later word matched to what was sent.
+//! Menus for providers: sent as a whole, one of a branch at a time, and matched with the provider's later result.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What each user of `nats.conf` must not do, tried one by one: each is refused, and leaves no trace.
+//! Requests that each user of `nats.conf` must not make, tried one by one: each is refused, and leaves no trace.
 //!
 //! The streams and consumers are those of `streams/`, so a new one is covered when its file is there; the requests are all
 //! that the server knows.

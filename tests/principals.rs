@@ -1,4 +1,4 @@
-//! Who was proven is who may act: with one branch's secret nothing happens to another branch.
+//! Only the proven principal may act: a branch's secret cannot affect another branch.
 //!
 //! Branch A and branch B have secrets of their own, the platform has one for all. Each webhook of the tables below is proven by
 //! one of the three, names a store in its header, in its body or in the document that is fetched for it, and is about an order of

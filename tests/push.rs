@@ -1,4 +1,4 @@
-//! What the backend wants a provider to be told about an order: said once, in order, whatever the provider does.
+//! Statuses that the backend sends to a provider: each is sent once, in order, whatever the provider does.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! A provider's limit: what has to wait for it waits once, in order.
+//! A provider's rate limit: events that have to wait for it wait once, in order.
 
 use futures_util::StreamExt;
 use webhook_hub::event::EventType;

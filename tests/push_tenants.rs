@@ -1,4 +1,4 @@
-//! One branch's fault is that branch's: what is told for the others goes its way.
+//! A fault of one branch affects that branch only: requests for the others are still sent.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Method;

@@ -1,4 +1,4 @@
-//! Text of strangers: the backend gets it without what acts, the log keeps it byte for byte.
+//! Text from outside: the backend gets it without active markup, the log keeps it byte for byte.
 
 use serde_json::{Value, json};
 use webhook_hub::event::EventType;

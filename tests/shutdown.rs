@@ -1,4 +1,4 @@
-//! The hub ends when it is told to, and finishes what it holds.
+//! The hub stops at SIGTERM, and finishes the work in memory.
 
 use std::{
     collections::HashMap,

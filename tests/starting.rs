@@ -1,4 +1,4 @@
-//! What an operator is told when something is wrong at the start, or soon will be.
+//! The messages for an operator when something is wrong at the start, or soon will be.
 
 use std::net::TcpListener;
 

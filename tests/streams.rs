@@ -1,4 +1,4 @@
-//! A NATS that is not as it must be: the hub refuses to serve on it and says how to mend it.
+//! NATS with a wrong set-up: the hub refuses to serve on it and says how to correct it.
 
 use async_nats::jetstream;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! What is taken up again after something newer came: the newer one stays, and what it replaced ends as superseded.
+//! A dead letter is retried after something newer came: the newer one stays, and the retry ends as superseded.
 
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Values that nobody can read in webhooks that were accepted: what only informs costs no order, what is charged is not guessed at.
+//! Unreadable values in accepted webhooks: an informative field loses no order, and an amount that is charged is not guessed at.
 
 use serde_json::{Value, json};
 use webhook_hub::event::EventType;

@@ -1,4 +1,4 @@
-//! Figures as text.
+//! The table of figures as text.
 
 use std::fmt::Write as _;
 

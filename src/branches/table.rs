@@ -85,7 +85,7 @@ pub struct BranchSecrets {
     pub secrets: Vec<SecretString>,
 }
 
-/// Where the orders of one provider go.
+/// The branches of one provider.
 #[derive(Default)]
 pub(super) struct ProviderBranches {
     by_merchant: HashMap<String, Arc<BranchRef>>,

@@ -45,7 +45,7 @@ struct GateState {
     shown: BreakerState,
 }
 
-/// Who found that the state is another one.
+/// The instance that found the change of state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finder {
     /// This instance.

@@ -58,7 +58,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct LaneNamespace {
     /// The part of its subjects before the partition: nothing, or a token and a dot.
     token: &'static str,
-    /// Where its marker is.
+    /// The subject of its marker.
     marker: &'static str,
     /// What is written before the lanes are read, to know when all before it was read.
     fence: &'static str,

@@ -218,7 +218,7 @@ struct LeaseRecord {
 pub struct LeaseState {
     /// Changes with each renewal, of which there is one in every [`RENEWED_WITHIN`] while an instance holds it.
     pub sequence: u64,
-    /// Who holds it, or held it last; none where it was given back.
+    /// The instance that holds it, or held it last; none after it was released.
     pub holder: Option<String>,
     /// The holder stops, and finishes what it began.
     pub is_handed_over: bool,

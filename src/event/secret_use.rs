@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Where a secret came from.
+/// The source of a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SecretOrigin {
@@ -30,7 +30,7 @@ impl SecretOrigin {
 pub struct SecretUse {
     /// Its name, `webhook_secret`.
     pub name: String,
-    /// Where it came from.
+    /// Its source.
     pub origin: SecretOrigin,
     /// Which of those of the same name and origin, newest = 0.
     pub index: usize,

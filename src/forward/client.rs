@@ -23,7 +23,7 @@ use crate::{
     text::segment::{self, NotASegment},
 };
 
-/// Where the backend takes orders, below its base URL.
+/// The path of orders below the backend's base URL.
 const ORDERS: &str = "/api/integration/orders";
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -33,7 +33,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub struct BackendClient {
     http: http::Client,
     base: String,
-    /// Where new orders go.
+    /// The URL for new orders.
     orders: Target,
     timeout: Duration,
     slots: Semaphore,

@@ -74,7 +74,7 @@ pub struct Integration {
     pub budget: BodyBudget,
     /// Turns for work that takes long, shared with webhooks.
     pub heavy: Heavy,
-    /// Who is blocked, and what counts towards it.
+    /// Blocked addresses, and the refusals that count towards a block.
     pub limits: Arc<Limits>,
 }
 

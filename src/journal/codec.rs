@@ -106,7 +106,7 @@ pub fn token(text: &str) -> String {
     if token.is_empty() { NO_BRANCH.to_owned() } else { token }
 }
 
-/// Where an event is published.
+/// The subject of an event.
 pub fn subject(envelope: &Envelope, partitions: u16) -> String {
     let root = envelope.event_type.subject_root();
     let provider = token(&envelope.provider);
@@ -265,7 +265,7 @@ impl<'a> EventHeaders<'a> {
         }
     }
 
-    /// What is no attribute of CloudEvents', in either form. `id` is the event's own.
+    /// The parts that are no attributes of CloudEvents, in either form. `id` is the event's own.
     fn rest(&self, id: Option<EventId>) -> Result<Rest, Unfit> {
         let Some(value) = self.hub else {
             return self.rest_of_each().map_err(Unfit::Error);

@@ -93,7 +93,7 @@ pub enum Start {
     Time(DateTime<Utc>),
 }
 
-/// Where the log ends, as its leader says.
+/// The end of the log, as reported by its leader.
 #[derive(Debug, Clone, Copy)]
 pub struct End {
     /// Sequence of the last message; 0 where there is none.
@@ -150,7 +150,7 @@ pub struct Located {
 /// A message of any stream.
 #[derive(Debug)]
 pub struct Raw {
-    /// Where it was published.
+    /// Its subject.
     pub subject: String,
     /// Its place in the stream.
     pub sequence: u64,

@@ -36,7 +36,7 @@ pub struct BranchRef {
     pub auto_accept: bool,
 }
 
-/// Where a body comes from.
+/// The source of a body.
 #[derive(Debug, Clone, Copy)]
 pub struct BodySource<'a> {
     /// The provider's name.

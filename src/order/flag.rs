@@ -42,7 +42,7 @@ pub enum Flag {
     UnknownStatus,
     /// A change of the order's status without a status.
     StatusMissing,
-    /// Who brings the order is not known; what is said instead leaves no order without anybody to bring it.
+    /// It is unknown who delivers the order; the assumption is one with which every order is delivered.
     UnknownFulfillment,
     /// The word that says whether prices include the tax is unknown.
     UnknownTaxMode,

@@ -26,7 +26,7 @@ pub struct Order {
     pub status: Status,
     /// Status in the provider's words, verbatim.
     pub provider_status: String,
-    /// Who brings it to the customer.
+    /// Who delivers it.
     pub fulfillment: Fulfillment,
     /// The provider's word for that, verbatim.
     pub delivery_type: Option<String>,
@@ -42,7 +42,7 @@ pub struct Order {
     pub scheduled: Option<bool>,
     /// Who ordered.
     pub customer: Customer,
-    /// Where it goes, as a whole optional.
+    /// The delivery address; optional as a whole.
     pub address: Option<Address>,
     /// What was ordered.
     pub lines: Vec<Line>,
@@ -50,7 +50,7 @@ pub struct Order {
     pub pricing: Pricing,
     /// How it is paid.
     pub payment: Payment,
-    /// Who drives, where that is known.
+    /// The courier, if known.
     pub courier: Option<Courier>,
     /// The customer's wishes.
     pub notes: Option<String>,
@@ -60,7 +60,7 @@ pub struct Order {
     pub extra: Extra,
 }
 
-/// Who brings the order to the customer.
+/// Who delivers the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fulfillment {
     /// The provider's courier.
@@ -112,7 +112,7 @@ pub struct Customer {
     pub redacted: bool,
 }
 
-/// Where the order goes.
+/// A delivery address.
 #[derive(Debug, Default)]
 pub struct Address {
     /// Street, with the landmark or name that replaces a house number.
@@ -236,7 +236,7 @@ impl TaxMode {
 pub struct Discount {
     /// How much, positive.
     pub amount: Money,
-    /// Who pays for it, `provider` or `merchant`, where that is known.
+    /// Who pays for it, `provider` or `merchant`, if known.
     pub funded_by: Option<String>,
     /// What it is called.
     pub name: Option<String>,
@@ -321,7 +321,7 @@ impl CourierState {
     }
 }
 
-/// Who drives.
+/// A courier.
 #[derive(Debug, Default)]
 pub struct Courier {
     /// The provider's id.
@@ -332,9 +332,9 @@ pub struct Courier {
     pub phone: Option<String>,
     /// When the courier is expected, at the restaurant.
     pub eta: Option<DateTime<Utc>>,
-    /// Where the courier is, in canonical words.
+    /// The courier's state, in canonical words.
     pub state: Option<CourierState>,
-    /// Where the courier is, in the provider's words.
+    /// The courier's state, in the provider's words.
     pub provider_state: Option<String>,
 }
 
@@ -368,7 +368,7 @@ pub struct StatusChange {
     pub provider_status: Option<String>,
     /// Why, where the provider says so.
     pub reason: Option<String>,
-    /// Who drives, where that is known.
+    /// The courier, if known.
     pub courier: Option<Courier>,
     /// When it changed, by the provider's clock.
     pub changed_at: Option<DateTime<Utc>>,

@@ -31,7 +31,7 @@ pub const MAX_BYTES: usize = 6 * 1024 * 1024;
 /// The replacement of a payload that PostgreSQL cannot store; the log has the real one.
 const UNSTORABLE: &[u8] = br#"{"unstorable":"PostgreSQL cannot keep this payload as jsonb; see the event log"}"#;
 
-/// Where a batch moves the position.
+/// The position after a batch.
 #[derive(Clone, Copy)]
 pub struct To<'a> {
     /// The sequence.

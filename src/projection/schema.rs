@@ -179,7 +179,7 @@ struct Applied {
     applied_by: Option<String>,
 }
 
-/// What is not applied, of which nothing may be there at all.
+/// Migrations that are not applied; all of them if there are no tables yet.
 async fn pending(connection: &Connection) -> anyhow::Result<Vec<&'static Migration>> {
     let exists = connection.query_one(HAS_TABLE, &[&"hub", &"migrations"]).await?;
     let mut applied = Vec::new();

@@ -32,7 +32,7 @@ const SHIPPED: [(&str, &str); 11] = [
     ("uber-eats.toml", include_str!("../../providers/uber-eats.toml")),
 ];
 
-/// Where a provider's file is.
+/// The source of a provider's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileOrigin {
     /// Part of this program.
@@ -46,7 +46,7 @@ pub enum FileOrigin {
 pub struct KnownProvider {
     /// Its file.
     pub file: Arc<File>,
-    /// Where that is.
+    /// Its source.
     pub origin: FileOrigin,
 }
 

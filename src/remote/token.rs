@@ -231,7 +231,7 @@ mod tests {
     use crate::config::ClientTls;
     use crate::remote::Reply;
 
-    /// Who waits for another's token, which does not come, does not begin to wait anew after that one has given up.
+    /// A request that waited in vain for another one's token does not begin to wait anew.
     #[tokio::test]
     async fn waiting_for_anothers_token_request_is_limited() {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -56,7 +56,7 @@ pub(crate) struct RefusalNote {
     pub(crate) kind: &'static str,
     /// The enabled provider that it was for; none where there is no such.
     pub(crate) provider: Option<String>,
-    /// Who asked; none where that was not looked at, which counts as the other end of the connection.
+    /// The client; none if it was not determined, and then the peer of the connection counts.
     pub(crate) client: Option<IpAddr>,
     /// `error.code` of the answer.
     pub(crate) code: &'static str,
@@ -78,7 +78,7 @@ pub struct RefusalSample {
     pub code: String,
     /// Status of the answer.
     pub status: u16,
-    /// Who asked.
+    /// The client's address.
     pub client_address: String,
     /// The method.
     pub method: String,
@@ -175,7 +175,7 @@ impl RequestLogFacts {
 /// What is needed to take note of a refusal.
 #[derive(Clone)]
 pub struct Notes {
-    /// Where it is noted.
+    /// The audit that records it.
     pub audit: Arc<Audit>,
     /// How the provider signs that a refused webhook claims to be from.
     pub registry: Arc<Registry>,

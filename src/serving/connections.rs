@@ -137,7 +137,7 @@ pub struct ClientConnection {
     state: AtomicU8,
     is_verified: AtomicBool,
     is_of_proxy: bool,
-    /// Who reads from it, to be told that it ended.
+    /// Wakes the task that reads from it, when the connection is ended.
     reader: AtomicWaker,
 }
 

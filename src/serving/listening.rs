@@ -25,7 +25,7 @@ const BEYOND: usize = 16;
 /// Shortest pause between two lines in the log about a listener that waits.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// Who calls.
+/// The peer of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(SocketAddr);
 

@@ -12,10 +12,10 @@ use crate::database::trouble::Class;
 /// times; a failover of PostgreSQL takes less than a minute.
 pub const LATE_AFTER: Duration = Duration::from_secs(60);
 
-/// Who met the trouble. What one of them finds says nothing about what the other found.
+/// The part of the hub that met the trouble. Success of one does not end the trouble of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TroubleSource {
-    /// Who writes the tables, or tries to.
+    /// The writer of the tables, or an instance that tries to become it.
     Writer,
     /// The check that health makes.
     Question,

@@ -12,7 +12,7 @@ pub const MAX_SECRETS: usize = 8;
 /// The name of the secret that a step takes where it names none: `<PROVIDER>_WEBHOOK_SECRET`.
 pub const WEBHOOK_SECRET: &str = "webhook_secret";
 
-/// Where a secret of the provider's own came from.
+/// The source of a provider's own secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnSecretOrigin {
     /// An environment variable.

@@ -48,7 +48,7 @@ pub struct Static {
     /// Which secret.
     #[serde(default = "webhook_secret")]
     pub secret: String,
-    /// Where it stands.
+    /// Its location in the request.
     pub token: ValueLocation,
 }
 
@@ -78,7 +78,7 @@ pub struct Signed {
     pub algorithm: Algorithm,
     /// How the signature is written.
     pub encoding: Encoding,
-    /// Where it stands.
+    /// Its location in the request.
     pub signature: ValueLocation,
     /// What is signed.
     pub signed: Content,

@@ -1,4 +1,4 @@
-//! Bodies that are too large, too slow, too many, packed or nested beyond measure.
+//! Bodies that are too large, too slow, too many, compressed too much or nested too deeply.
 
 use std::{io::Write as _, time::Duration};
 

@@ -1,7 +1,7 @@
-//! Strangers on the open internet, against the real binary, mostly byte by byte over TCP. After each attack the hub takes
-//! a good order, nothing of the attack is on the log, and the answer has the code of the contract.
+//! Attacks from the internet against the real binary, mostly byte by byte over TCP. After each attack the hub accepts a valid
+//! order, nothing of the attack is on the log, and the answer has the code of the contract.
 //!
-//! The checks of a webhook, in their order, with the test of each refusal and of its nearest neighbour that is let in;
+//! The checks of a webhook, in their order, with the test of each refusal and of the most similar request that is accepted;
 //! those without a link are in files of other names:
 //!
 //! | check | refused | let in |
@@ -21,7 +21,7 @@
 //! | a JSON object with an order id: 400 `INVALID_PAYLOAD` | [`bodies::a_body_that_is_nested_too_deeply_is_refused`], `refusals::payloads_that_are_no_order` | the same |
 //! | appended in time: 503 `EVENT_LOG_UNAVAILABLE` | `log_down::` | the same |
 //!
-//! What is no HTTP ([`requests::lengths_that_hide_something`], [`requests::heads_that_are_too_large`]) is answered by the HTTP layer, with a status and no body.
+//! Malformed HTTP ([`requests::lengths_that_hide_something`], [`requests::heads_that_are_too_large`]) is answered by the HTTP layer, with a status and no body.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

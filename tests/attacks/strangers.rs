@@ -1,4 +1,4 @@
-//! Who pretends to be somebody else: by the path, the method, the address, or a signature of something else.
+//! Senders that pretend to be another one: by the path, the method, the address, or a signature of another message.
 
 use futures_util::future::join_all;
 use serde_json::Value;

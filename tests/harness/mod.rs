@@ -48,7 +48,7 @@ use self::{
 
 /// Enough for orders to go side by side, few enough for a quick start.
 pub(crate) const PARTITIONS: u16 = 8;
-/// What the backend knows the hub by.
+/// The token that authenticates the hub to the backend.
 pub(crate) const SERVICE_TOKEN: &str = "service-token-of-the-tests";
 
 /// Times (`HUB_TEST_TIMES`) by which a hub notices at once that it does not write the tables any more, and takes them back.

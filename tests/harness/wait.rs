@@ -1,4 +1,4 @@
-//! Waiting for a position instead of for time.
+//! Waits for conditions instead of for time.
 
 use std::{fmt::Debug, time::Duration};
 

@@ -1,4 +1,4 @@
-//! `events`: what stands on the log, past and as it comes, without personal data.
+//! `events`: shows events of the log, past and new ones, without personal data.
 
 use std::{process::Stdio, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What operators see: orders, their stories, and the events of the log.
+//! The operators' read commands: orders, their stories, and the events of the log.
 
 mod events;
 mod orders_list;

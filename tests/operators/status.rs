@@ -1,4 +1,4 @@
-//! `status`: it says that all is well only where it is.
+//! `status`: reports that all is well only if it is.
 
 use serde_json::{Value, json};
 

@@ -52,7 +52,7 @@ const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(250);
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct BreakerMessage {
-    /// Who says it; a new name each time that an instance starts.
+    /// The reporting instance; each start of an instance has a new name.
     instance: String,
     state: BreakerState,
     reason: Option<String>,

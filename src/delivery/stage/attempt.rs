@@ -49,7 +49,7 @@ use crate::{
 
 /// What all tasks of a stage share.
 pub(super) struct TaskContext {
-    /// Where events are parked; none for a stage that parks none.
+    /// The lanes in which events are parked; none for a stage that parks none.
     pub(super) lanes: Option<Lanes>,
     pub(super) lease: Validity,
     pub(super) tenure: Arc<Tenure>,

@@ -36,7 +36,7 @@ const TELL_EVERY: Duration = Duration::from_secs(600);
 /// The part of `max_age`, or of `max_bytes`, that is left when a warning is logged, and when it is an error.
 const SOON: f64 = 0.25;
 const NEXT: f64 = 0.05;
-/// Who reads the log: durable consumers of `EVENTS`.
+/// The readers of the log: durable consumers of `EVENTS`.
 const READERS: [&str; 4] = ["transform", "forward", "push", TABLES];
 /// The consumer of the tables; their position is in the database.
 const TABLES: &str = "projection";
@@ -47,7 +47,7 @@ pub struct LogIdentity(Arc<Shared>);
 
 struct Shared {
     finding: Mutex<Option<Finding>>,
-    /// Who is about to lose something, for health.
+    /// The readers that are about to lose events, for health.
     risk: Mutex<Option<String>>,
     /// Something was found that the server does not have yet.
     is_new: Notify,
@@ -242,7 +242,7 @@ impl LogIdentity {
     }
 }
 
-/// Which warnings were said when.
+/// When a loss was last reported, and whether as an error.
 #[derive(Default)]
 struct Losses {
     reported: Option<(Instant, bool)>,

@@ -171,7 +171,7 @@ pub async fn read(connection: &Connection, which: &OrderSelection, with: StoryOp
     })
 }
 
-/// Where a story ends.
+/// The end of a story.
 #[derive(Clone, Copy)]
 struct ReadRange {
     /// The last event of the log when the reading began.

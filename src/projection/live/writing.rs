@@ -33,7 +33,7 @@ const MAX_SKIPPED: i64 = 1000;
 /// How often it is looked, before a batch is written, whether the log is still the one that the tables are of; and after each connection.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
-/// Who writes, and how far it is.
+/// The writer, and its position.
 pub(super) struct TablesWriter<'a> {
     pub(super) journal: &'a Journal,
     pub(super) enabled: &'a [(Arc<str>, String)],

@@ -27,7 +27,7 @@ use crate::{
 /// A provider's file.
 #[derive(Debug)]
 pub struct File {
-    /// Who it is.
+    /// The provider's names.
     pub identity: FileIdentity,
     /// `[verification]`: how its webhooks are verified.
     pub verification: Scheme,

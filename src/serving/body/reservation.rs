@@ -32,7 +32,7 @@ pub enum SenderClass {
     Stranger,
     /// An address that lately sent a verified webhook, or is on the provider's list.
     Known,
-    /// Who showed the service token.
+    /// Addresses with the service token.
     Backend,
 }
 
@@ -46,7 +46,7 @@ pub struct Sender {
     pub address: Address,
     /// The class of the sender.
     pub class: SenderClass,
-    /// Where it goes.
+    /// The provider that it is for.
     pub provider: Arc<str>,
 }
 

@@ -300,7 +300,7 @@ fn a_capture_of_deliveroo_is_one_message() {
     assert!(check(&new, &moved, &keys, now()).is_err());
 }
 
-/// What is not signed of a body makes no other event of it.
+/// Unsigned parts of a body do not change the event's id.
 #[test]
 fn the_event_id_covers_what_is_signed() {
     let adyen = preset("adyen");

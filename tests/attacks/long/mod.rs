@@ -1,4 +1,4 @@
-//! Attacks that take long: see `crate::long`.
+//! Attacks with a long duration: see `crate::long`.
 
 use super::*;
 
