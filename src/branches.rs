@@ -44,7 +44,7 @@ const SECRETS_TIMEOUT: Duration = Duration::from_secs(2);
 /// way already.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a look-up found.
+/// The result of a look-up.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BranchLookup {
     /// The branch.
@@ -55,7 +55,7 @@ pub enum BranchLookup {
     Unknown,
 }
 
-/// What is known of a branch's own secrets.
+/// The result of looking up a branch's own secrets.
 #[derive(Debug)]
 pub enum SecretsLookup {
     /// These are all; none where no active row fits, or where its branch has none.

@@ -85,7 +85,7 @@ pub mod query {
     pub const REPLACE_PROJECTION: &str = include_str!("../sql/queries/replace_projection.sql");
     /// All go back to where an era begins.
     pub const ERA_OF_PROJECTIONS: &str = include_str!("../sql/queries/era_of_projections.sql");
-    /// What `hub.orders` knows of orders.
+    /// Reads the rows of orders in `hub.orders`.
     pub const KNOWN_ORDERS: &str = include_str!("../sql/queries/known_orders.sql");
     /// Rows of `hub.orders`.
     pub const PUT_ORDERS: &str = include_str!("../sql/queries/put_orders.sql");
@@ -109,7 +109,7 @@ pub mod query {
     );
     /// How far the tables are and whether an instance writes them, for people.
     pub const TABLES_STATUS: &str = include_str!("../sql/queries/tables_status.sql");
-    /// What the tables know of webhooks.
+    /// Reads the rows of webhooks.
     pub const KNOWN_WEBHOOK_LOGS: &str = include_str!("../sql/queries/known_webhook_logs.sql");
     /// New rows of `webhook_logs`.
     pub const INSERT_WEBHOOK_LOGS: &str = include_str!("../sql/queries/insert_webhook_logs.sql");
@@ -121,7 +121,7 @@ pub mod query {
     pub const RESOLVE_ERROR_LOGS: &str = include_str!("../sql/queries/resolve_error_logs.sql");
     /// The same, of what has no webhook.
     pub const RESOLVE_PUSH_ERRORS: &str = include_str!("../sql/queries/resolve_push_errors.sql");
-    /// What the tables know of orders.
+    /// Reads the rows of orders.
     pub const KNOWN_ORDER_LOGS: &str = include_str!("../sql/queries/known_order_logs.sql");
     /// Rows of `provider_order_logs`.
     pub const INSERT_ORDER_LOGS: &str = include_str!("../sql/queries/insert_order_logs.sql");
@@ -210,7 +210,7 @@ pub struct Database {
     server: Arc<Server>,
 }
 
-/// What is connected to, and how.
+/// The server, and the settings of connections to it.
 struct Server {
     postgres: tokio_postgres::Config,
     tls: MakeRustlsConnect,

@@ -78,7 +78,7 @@ impl FromStr for EventId {
     }
 }
 
-/// What happened. The text form is the `ce-type`; the first word names the subject's root.
+/// The type of an event. The text form is the `ce-type`; the first word names the subject's root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EventType {
     /// A provider's request, verified, byte for byte.
@@ -264,12 +264,12 @@ impl FromStr for EventType {
 #[error("unknown event type {0:?}")]
 pub struct UnknownEventType(pub String);
 
-/// What is said about an event beside its payload; on the wire, the headers of the message.
+/// The attributes of an event beside its payload; on the wire, the headers of the message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {
     /// This event.
     pub id: EventId,
-    /// What happened.
+    /// The type.
     pub event_type: EventType,
     /// The webhook that all of this began with; its own id for `webhook.received`.
     pub root_id: EventId,

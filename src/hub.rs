@@ -62,7 +62,7 @@ use self::{
 /// Pause between two looks at a NATS that is not there yet.
 const VERIFY_AGAIN: Duration = Duration::from_millis(500);
 
-/// What the hub needs beside its configuration; tests and `dev` bring their own.
+/// What the hub needs beside its configuration; tests and `dev` provide their own.
 pub struct Inputs {
     /// All settings.
     pub config: Config,
@@ -243,7 +243,7 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
     Ok(())
 }
 
-/// What takes the backend's requests for providers.
+/// Builds the handler of the backend's requests to providers.
 fn integration(
     config: &Config,
     registry: &Arc<Registry>,
@@ -426,7 +426,7 @@ impl Tasks {
     /// Tells the tasks to stop, phase by phase, and waits for each phase; what does not end in time is cut off.
     ///
     /// # Errors
-    /// What did not end in time, else the first task that did not end well.
+    /// The tasks that did not end in time, else the first task that failed.
     async fn drain(mut self, grace: Duration) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + grace;
         let mut failure = None;

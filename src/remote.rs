@@ -323,7 +323,7 @@ impl Remote {
         Ok(sent)
     }
 
-    /// What an answer says about the provider.
+    /// What an answer shows about the provider.
     fn outcome(&self, origin: &Caller, status: u16) -> RequestOutcome {
         match status {
             401 => {
@@ -345,7 +345,7 @@ impl Remote {
         }
     }
 
-    /// What it says that there was no answer, or no token.
+    /// What a missing answer, or a missing token, shows about the provider.
     fn no_answer(&self, origin: &Caller, reply: &Reply) -> RequestOutcome {
         match reply {
             Reply::Refused(_) => RequestOutcome::Success,
@@ -447,7 +447,7 @@ impl Remote {
         ask(&self.http, asked, request.max_bytes).await
     }
 
-    /// What an answer means that the call itself has no word about.
+    /// The meaning of an answer for which the call has no rule of its own.
     fn meaning(&self, answer: Answer, origin: &Caller) -> Reply {
         let after = answer.retry_after;
         match answer.status {
@@ -476,7 +476,7 @@ impl Remote {
     }
 }
 
-/// What came of sending: an answer that is still to be understood, or that there was none.
+/// The result of sending: an answer that is still to be classified, or none.
 enum SendResult {
     Answer(Answer),
     Reply(Reply),

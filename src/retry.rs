@@ -14,7 +14,7 @@ pub enum Failure {
     Retry {
         /// When.
         next: Next,
-        /// What is to be recorded about this attempt.
+        /// The events that record this attempt.
         record: Vec<NewEvent>,
         /// It waits for another event of its order, which may pass it: a change of an unknown order for the
         /// event that creates it, a menu for the provider's word about it.
@@ -44,7 +44,7 @@ pub enum Failure {
     },
 }
 
-/// What the runner does, after the events are on the log.
+/// What the runner does after the events are on the log.
 #[derive(Debug)]
 pub enum Settlement {
     /// Its outcome is recorded: acknowledge it.

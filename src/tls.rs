@@ -22,7 +22,7 @@ const MAX_PEM_BYTES: u64 = 1024 * 1024;
 /// A chain of certificates and the key of its first.
 pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-/// What a connection by these settings is made with.
+/// The TLS configuration of connections with these settings.
 ///
 /// # Errors
 /// If a file cannot be read or used, naming its variable.

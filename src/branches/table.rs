@@ -19,7 +19,7 @@ const WHOLE_EVERY: Duration = Duration::from_secs(300);
 /// After so many rows others have a turn: a large table takes tenths of a second.
 const ROWS_AT_A_TIME: usize = 500;
 
-/// What is another one whenever the tables are.
+/// The version of the tables: it differs whenever they differ.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TableVersion {
     branches: (i64, Option<i64>),

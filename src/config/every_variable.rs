@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, sync::LazyLock};
 
 use super::*;
 
-/// What a variable takes.
+/// The kind of values that a variable takes.
 #[derive(Debug, Clone, Copy)]
 enum Takes {
     /// Any text: a name, an identifier, a secret, the path of a file.

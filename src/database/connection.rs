@@ -448,7 +448,7 @@ pub fn describe(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// What to do about a certificate that is not accepted.
+/// The remedy for a certificate that is not accepted.
 fn hint(cause: &str) -> &'static str {
     if cause.starts_with("invalid peer certificate") {
         "; DATABASE_TLS_CA names the authority that signed it, DATABASE_TLS=disable goes without TLS"

@@ -73,7 +73,7 @@ pub fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// What a connection runs: a text, or a statement that was prepared of one.
+/// What a connection runs: a text, or a statement prepared from one.
 pub trait Runs {
     /// With the names of the installation.
     fn with<'a>(&'a self, names: &Names) -> Run<'a>;

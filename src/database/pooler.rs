@@ -6,7 +6,7 @@
 
 use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
-/// What is said then.
+/// The message about it.
 pub const REFUSED: &str = "DATABASE_URL leads to a pooler in transaction mode (PgBouncer: pool_mode), which the hub cannot \
                            work with; name PostgreSQL itself or a pool with pool_mode = session";
 /// How often it is looked: between two looks another client may have taken the backend.

@@ -10,11 +10,11 @@ use super::{
     names::{Names, identifier},
 };
 
-/// What every hub needs.
+/// The grants that every hub needs.
 const GRANTS: &str = include_str!("../../sql/grants.sql");
-/// What one needs besides that deletes old rows.
+/// The grants that a hub also needs to delete old rows.
 const RETENTION: &str = include_str!("../../sql/grants_retention.sql");
-/// What a hub needs only where something is not there yet; where it is needed and missing PostgreSQL says so.
+/// Rights that a hub needs only if something does not exist yet. If one is needed and missing, PostgreSQL reports it.
 const SELDOM: (&str, &str) = ("INSERT", ".delivery_providers");
 /// Columns that distinguish versions of rows. Without the right to read them the hub still works, and reads all rows instead.
 const VERSIONS: [&str; 2] = ["xmin", "ctid"];

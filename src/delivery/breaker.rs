@@ -35,7 +35,7 @@ const LEAST_ALONE: Duration = Duration::from_secs(1);
 /// looks every two seconds even where there is nothing to do, so this is that and room for a slow machine.
 const LINGER: Duration = Duration::from_secs(4);
 
-/// What the breaker lets through.
+/// The state of the breaker: which requests it lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BreakerState {
@@ -145,7 +145,7 @@ impl Attendance {
     }
 }
 
-/// What is known of the backend while the breaker is closed.
+/// What the closed breaker counts.
 #[derive(Debug, Default)]
 struct Counts {
     /// Failures since the last success, of requests that began after the latest one that succeeded.

@@ -60,7 +60,7 @@ pub struct LaneNamespace {
     token: &'static str,
     /// The subject of its marker.
     marker: &'static str,
-    /// What is written before the lanes are read, to know when all before it was read.
+    /// The subject of the fence: a message written before the lanes are read, which shows when everything before it was read.
     fence: &'static str,
     /// All of its lanes, and its fence; what else it lets through has no order's key at its end.
     lanes: &'static str,

@@ -53,7 +53,7 @@ pub struct Lease {
     until: Validity,
 }
 
-/// What was found with a lease that was taken.
+/// What an instance found when it took a lease.
 pub struct Inherited {
     /// The note of the one before.
     pub note: Note,

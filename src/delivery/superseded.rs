@@ -107,7 +107,7 @@ pub fn since(event: &Recorded) -> Start {
     Start::Time(event.envelope.received_at - CLOCK_SKEW)
 }
 
-/// What took an event's place.
+/// The event that superseded another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewerEvent {
     what: &'static str,
@@ -158,7 +158,7 @@ pub fn may_be(event: &Recorded) -> bool {
     }
 }
 
-/// What took its place; none where it still holds.
+/// The event that superseded it; none if it is still current.
 ///
 /// # Errors
 /// If NATS does not answer.

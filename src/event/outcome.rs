@@ -20,7 +20,7 @@ pub const NOT_YOURS: &str = "NOT_YOURS";
 /// Code of news about an order number that several branches have, without a branch.
 pub const ORDER_AMBIGUOUS: &str = "ORDER_AMBIGUOUS";
 
-/// What kind of trouble it is; decides what follows (see [`crate::forward::classify`]).
+/// The class of an error; it decides what follows (see [`crate::forward::classify`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ErrorType {
@@ -50,14 +50,14 @@ impl ErrorType {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorReport {
-    /// What kind of trouble it is.
+    /// Its class.
     #[serde(rename = "type")]
     pub error_type: ErrorType,
     /// For machines: `BRANCH_NOT_FOUND`, `BACKEND_500` …
     pub code: String,
     /// For people: what is wrong and, where it can be said, how to mend it.
     pub message: String,
-    /// What else is known, e.g. each fault of a payload with its JSON pointer.
+    /// Details, e.g. each fault of a payload with its JSON pointer.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub details: Value,
 }
@@ -140,7 +140,7 @@ pub struct ForwardFailed {
     pub retries: u32,
     /// After how many of those it is given up.
     pub max_attempts: u32,
-    /// What went wrong.
+    /// The error.
     pub error: ErrorReport,
     /// When the next attempt is due.
     pub next_attempt_at: DateTime<Utc>,

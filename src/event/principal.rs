@@ -22,7 +22,7 @@ pub struct Principal(Option<Arc<str>>);
 pub struct NotYours {
     /// The owner of the secret that proved the webhook.
     pub principal: Principal,
-    /// What it tried to act for: `branch branch-2`, or what cannot be shown to be its own.
+    /// What it tried to act for: `branch branch-2`, or something that it could not prove to be its own.
     pub claimed: String,
 }
 

@@ -132,7 +132,7 @@ pub struct PushFailed {
     pub retries: u32,
     /// After how many of those it is given up.
     pub max_attempts: u32,
-    /// What went wrong.
+    /// The error.
     pub error: ErrorReport,
     /// When the next attempt is due; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -172,7 +172,7 @@ pub struct SyncReported {
     pub reference: Option<String>,
     /// Whether it has the menu now.
     pub ok: bool,
-    /// What it says about it.
+    /// The provider's message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }

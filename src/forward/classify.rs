@@ -25,7 +25,7 @@ use crate::{
     http::{Answer, Incomplete, MAX_ANSWER_BYTES},
 };
 
-/// What the request was about; decides what counts as an answer.
+/// The kind of a request; it decides what counts as an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RequestKind {
     /// A new order: the answer must name its id.
@@ -47,7 +47,7 @@ pub struct Accepted {
     pub unread: Option<String>,
 }
 
-/// What follows from an answer, or from there being none.
+/// What follows from an answer, or from a missing one.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AnswerVerdict {
     /// The backend has it.

@@ -37,7 +37,7 @@ pub struct BackendClient {
     orders: Target,
     timeout: Duration,
     slots: Semaphore,
-    /// What its answers say together.
+    /// What its answers prove together.
     evidence: Mutex<Evidence>,
 }
 

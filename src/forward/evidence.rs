@@ -39,7 +39,7 @@ pub struct Answered<'a> {
     pub came: Instant,
 }
 
-/// What is known of the URL.
+/// What the answers show about the URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackendEvidence {
     /// No answer yet by which the backend could be known; a 404 may be the order's fault or the URL's.
@@ -54,7 +54,7 @@ pub enum BackendEvidence {
     Redirects,
 }
 
-/// What its answers were since the last one by which the backend could be known.
+/// The answers since the last one that proved the backend.
 #[derive(Debug)]
 pub struct Evidence {
     is_proven: bool,

@@ -55,7 +55,7 @@ impl Posting {
     }
 }
 
-/// What is to be done for an event.
+/// What to do with an event.
 #[derive(Debug)]
 pub(super) enum Plan {
     /// It goes to the backend.

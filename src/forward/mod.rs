@@ -111,7 +111,7 @@ impl Forward {
         self.gate.enter().ok_or_else(|| held("the circuit breaker is open"))
     }
 
-    /// What follows where the backend said yes.
+    /// What follows when the backend accepted the order.
     async fn accepted(
         &self,
         event: &Recorded,

@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use axum::http::{HeaderMap, header::CONTENT_ENCODING};
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 
-/// What the hub says that it can undo.
+/// The content codings that the hub accepts.
 pub(super) const ACCEPTED: &str = "gzip, deflate";
-/// What is larger when it comes is unpacked on a thread for such work.
+/// Larger bodies are decompressed on a separate thread.
 const LARGE: usize = 64 * 1024;
 /// U+FEFF, as UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";

@@ -121,7 +121,7 @@ impl Request {
 /// Asks servers by HTTP/1.1.
 pub struct Client {
     timeout: Duration,
-    /// What every request carries that does not say otherwise.
+    /// Default headers of every request.
     headers: HeaderMap,
     tcp: HttpConnector,
     tls: TlsConnector,
@@ -302,7 +302,7 @@ impl Failure {
         })
     }
 
-    /// What caused it, down to the first cause.
+    /// The chain of causes, down to the first one.
     fn causes(&self) -> impl Iterator<Item = &(dyn Error + 'static)> {
         std::iter::successors(self.source(), |error| (*error).source())
     }

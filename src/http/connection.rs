@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-/// What requests are written to and answers read from.
+/// The stream of a connection, plain or with TLS.
 pub(super) enum Wire {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),

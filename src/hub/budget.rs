@@ -29,11 +29,11 @@ const MAX_BODY_BYTES: u64 = 32 * MIB;
 const BASE_BYTES: u64 = 64 * MIB;
 /// A limit below which the hub says that it is too small.
 const ENOUGH_MEMORY: u64 = 128 * MIB;
-/// What a connection may cost while its headers come: the buffer of 32 KB and its task; TLS has 32 KB of its own.
+/// Memory of a connection while its headers arrive: the buffer of 32 KB and its task; TLS has 32 KB of its own.
 const PLAIN_CONNECTION_BYTES: u64 = 48 * 1024;
 const TLS_CONNECTION_BYTES: u64 = 80 * 1024;
 
-/// What the hub reckons with.
+/// The limits that follow from memory and descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Budget {
     /// Connections of the public port at a time.

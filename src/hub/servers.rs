@@ -34,7 +34,7 @@ pub(super) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// What the servers are made of.
+/// The parts of the servers.
 pub(super) struct Ports {
     pub(super) listener: TcpListener,
     pub(super) metrics: Option<(TcpListener, PrometheusHandle)>,

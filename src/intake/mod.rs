@@ -41,7 +41,7 @@ use self::receive::unmatched_route;
 /// The description of all routes, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
-/// What a request needs; shared by all of them.
+/// The state that all requests share.
 pub struct Intake {
     /// Providers that are switched on.
     pub registry: Arc<Registry>,

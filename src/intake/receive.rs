@@ -144,7 +144,7 @@ struct Admitted {
     admission: Admission,
     /// Whether it is known from before. The log knows ids for five minutes, the memory for days.
     was_there: bool,
-    /// What it took of its provider's quota.
+    /// The point that it took of its provider's quota.
     point: Point,
     event: NewEvent,
 }

@@ -20,7 +20,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 pub struct Reload {
     registry: Arc<Registry>,
     providers: Vec<ProviderConfig>,
-    /// What was wrong when it was last looked at, by provider.
+    /// The last error, by provider.
     faults: HashMap<Arc<str>, ConfigError>,
 }
 

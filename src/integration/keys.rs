@@ -48,7 +48,7 @@ impl Wish {
     }
 }
 
-/// What is known of a key.
+/// The earlier use of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyUse {
     /// Nothing, as far as can be known.

@@ -58,7 +58,7 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Longest key that is taken, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 
-/// What a request needs; shared by all of them.
+/// The state that all requests share.
 pub struct Integration {
     /// Providers that are switched on.
     pub registry: Arc<Registry>,
@@ -66,7 +66,7 @@ pub struct Integration {
     pub with_outbound: HashSet<String>,
     /// The log.
     pub journal: Journal,
-    /// What the backend shows.
+    /// The backend's tokens.
     pub tokens: ServiceTokens,
     /// Limits.
     pub settings: config::Http,
@@ -93,7 +93,7 @@ pub fn router(integration: Arc<Integration>) -> Router {
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(after_panic))
 }
 
-/// What a request is about.
+/// The event that a request becomes.
 struct AcceptedRequest {
     kind: &'static str,
     event_type: EventType,

@@ -41,7 +41,7 @@ pub enum IntegrationRefusal {
     /// The body could not be read.
     #[error(transparent)]
     Body(refusal::Reason),
-    /// What is wrong with it, each with its place.
+    /// Its faults, each with its location.
     #[error("the request has {}, the first at {:?}: {}", counted(.0), .0[0].pointer, .0[0].message)]
     Faults(Vec<Fault>),
     /// The key was used for another request.

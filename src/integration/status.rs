@@ -57,7 +57,7 @@ pub async fn request(
     taken.unwrap_or_else(|reason| reason.answer(&request_info, &parts.headers))
 }
 
-/// What is wanted, and of which branch the order is, where the backend says so.
+/// Reads the requested status, and the order's branch if the backend names it.
 fn read(body: &[u8]) -> Result<(StatusRequested, Option<String>), Vec<Fault>> {
     let mut faults = Faults::default();
     let Ok(root) = Node::root(body) else {

@@ -82,7 +82,7 @@ pub enum CodecError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("an event of a newer version: {what}")]
 pub struct Newer {
-    /// What this version does not know: a type of event, or a version of the envelope.
+    /// The part that this version does not know: a type of event, or a version of the envelope.
     pub what: String,
     /// The order that it is about, where that can be read.
     pub order: Option<OrderKey>,
@@ -309,7 +309,7 @@ impl<'a> EventHeaders<'a> {
     }
 }
 
-/// What the envelope has beside CloudEvents' own attributes.
+/// The envelope without CloudEvents' own attributes.
 struct Rest {
     root_id: EventId,
     cause_id: Option<EventId>,

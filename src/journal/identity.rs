@@ -186,7 +186,7 @@ impl LogState {
     }
 }
 
-/// What a comparison found.
+/// The result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compared {
     /// It is the same log, or nothing speaks against that.
@@ -213,7 +213,7 @@ impl Compared {
         }
     }
 
-    /// What was found, for people.
+    /// The finding as text for people.
     pub const fn found(self) -> &'static str {
         match self {
             Self::Same => "the event log is the same",

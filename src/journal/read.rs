@@ -51,7 +51,7 @@ pub enum Entry {
     Unreadable {
         /// Its place in the stream.
         sequence: u64,
-        /// What this version does not know about it, where a later version wrote it (see [`codec::Newer`]).
+        /// The part that this version does not know, if a later version wrote it (see [`codec::Newer`]).
         newer: Option<String>,
     },
 }
@@ -154,7 +154,7 @@ pub struct Raw {
     pub subject: String,
     /// Its place in the stream.
     pub sequence: u64,
-    /// What was published.
+    /// The message.
     pub payload: Bytes,
     /// With what headers.
     pub headers: HeaderMap,

@@ -178,7 +178,7 @@ fn stream_differences(name: &str, file: &str, config: &Value) -> anyhow::Result<
     Ok(differences)
 }
 
-/// What operators chose on this server: of which stream.
+/// The choices of operators on this server, each with its stream.
 ///
 /// # Errors
 /// If NATS does not answer.
@@ -247,7 +247,7 @@ pub async fn verify(connection: &Connection) -> anyhow::Result<()> {
     .into())
 }
 
-/// What [`verify`] found wrong for good.
+/// A permanent fault found by [`verify`].
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct StreamsVerdict(String);
@@ -326,7 +326,7 @@ mod tests {
         }
     }
 
-    /// What nothing depends on never fills the disk that the log needs.
+    /// Dispensable streams never fill the disk that the log needs.
     #[test]
     fn dispensable_streams_are_limited_and_discard_old_messages() {
         for (name, file) in STREAMS.iter().filter(|(name, _)| DISPENSABLE.contains(name)) {

@@ -47,7 +47,7 @@ pub fn check(body: &[u8]) -> Result<(), Malformed> {
     outcome.map_err(Malformed)
 }
 
-/// What is wrong.
+/// The fault.
 type Fault = String;
 
 /// An object or array that is open.

@@ -285,7 +285,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// What a string says, or the digits of a number, or `true` and `false`; nothing for other values.
+    /// The text of a string, the digits of a number, or `true` and `false`; none for other values.
     pub fn text(&self, place: ValueId) -> Option<Cow<'a, str>> {
         match self.kind(place) {
             ValueKind::Text => Some(unescape(self.raw(place))),

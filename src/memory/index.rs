@@ -28,7 +28,7 @@ const PRINT_BITS: u32 = 14;
 /// instance added itself.
 const BELOW_FIRST: u64 = 1 << 31;
 
-/// What an entry says of the event that it points at.
+/// The state of the event that an entry points at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum EntryState {
@@ -54,7 +54,7 @@ pub(crate) enum EntryState {
     CreationAsNews,
     /// `order.forwarded` of a new order.
     Created,
-    /// What the transformation made of a webhook, where that is no body.
+    /// The outcome of the transformation of a webhook, other than a body.
     Ended,
 }
 
@@ -106,7 +106,7 @@ impl EntryState {
     }
 }
 
-/// What is looked for, hashed.
+/// Hashes of what is searched for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Prints {
     pub(super) order: u32,

@@ -11,7 +11,7 @@ use crate::{
     journal::read::{Start, event_at},
 };
 
-/// What is known of an order, and what of it is the asking event's.
+/// The events of an order, and which of them belong to the asking event.
 pub(crate) struct OrderEvents {
     /// Every entry of the order, in the log's order.
     pub(crate) found: Vec<IndexEntry>,
@@ -32,7 +32,7 @@ impl OrderEvents {
 }
 
 impl Orders {
-    /// What is known of the order of an event.
+    /// The known events of an event's order.
     pub(crate) fn known(&self, event: &Recorded) -> OrderEvents {
         let envelope = &event.envelope;
         let mut index = lock(&self.index);

@@ -43,7 +43,7 @@ use crate::{
     },
 };
 
-/// What is read of the log.
+/// The subjects that are read.
 const SUBJECTS: &str = "orders.>";
 /// How often the log is checked for new events. Nothing waits for it: code that needs the current state requests it.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
@@ -336,12 +336,12 @@ struct ForwardedNote {
     as_news: bool,
 }
 
-/// What an event says for the index.
+/// What an event means for the index.
 enum Noted {
     Nothing,
     /// There is such an event at this place.
     Place(EntryState),
-    /// What it is about, if it is a body, has this state.
+    /// Its cause, if that is a body, has this state.
     Ignored(Option<u64>, EntryState),
     /// What it is about has this state; none where an older version did not say what that is.
     Outcome(Option<u64>, EntryState),

@@ -75,7 +75,7 @@ impl Period {
     }
 }
 
-/// What was found when it was last looked; shared with health.
+/// The result of the last check; shared with health.
 #[derive(Debug, Default)]
 pub struct Expiries(Mutex<Vec<(String, Period)>>);
 
@@ -164,7 +164,7 @@ impl Expiry {
         }
     }
 
-    /// What is found, kept up to date while this runs.
+    /// The results, kept up to date while this runs.
     pub fn found(&self) -> Arc<Expiries> {
         Arc::clone(&self.found)
     }

@@ -44,7 +44,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// The same while it does not answer.
 const CHECK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What health looks at.
+/// The inputs of health.
 pub struct Health {
     /// `SERVICE_NAME`.
     pub service_name: String,
@@ -56,13 +56,13 @@ pub struct Health {
     pub journal: Journal,
     /// PostgreSQL.
     pub database: Database,
-    /// What was seen of PostgreSQL.
+    /// The last check of PostgreSQL.
     pub database_seen: DatabaseSeen,
     /// The breaker before the backend.
     pub gate: Arc<Gate>,
     /// `RATE_LIMIT_ENABLED`.
     pub rate_limiting: bool,
-    /// What was seen of the NATS servers' own health.
+    /// The last checks of the NATS servers' own health.
     pub nats_servers: Servers,
     /// When each provider's last webhook came.
     pub last_webhooks: Arc<LastWebhooks>,

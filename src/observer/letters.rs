@@ -140,7 +140,7 @@ impl OpenLetters {
         }
     }
 
-    /// What has left the log cannot be taken up any more.
+    /// A letter that has left the log can no longer be retried.
     fn forget_before(&mut self, first: u64) {
         while let Some(sequence) = self.by_place.first_key_value().map(|(sequence, _)| *sequence)
             && sequence < first

@@ -35,7 +35,7 @@ const NEARLY_FULL: u64 = 10;
 /// How often that is said.
 const WARN_EVERY: Duration = Duration::from_secs(3600);
 
-/// What is known of the servers, by host and port of their monitoring URL. Empty where none is looked at.
+/// The state of the servers, by host and port of their monitoring URL. Empty without monitoring.
 #[derive(Debug, Default)]
 pub struct Servers(Mutex<BTreeMap<String, MonitoredServer>>);
 

@@ -44,9 +44,9 @@ pub struct Order {
     pub customer: Customer,
     /// The delivery address; optional as a whole.
     pub address: Option<Address>,
-    /// What was ordered.
+    /// The ordered lines.
     pub lines: Vec<Line>,
-    /// What it costs; the provider's figures, never recomputed.
+    /// The amounts; the provider's figures, never recomputed.
     pub pricing: Pricing,
     /// How it is paid.
     pub payment: Payment,
@@ -137,7 +137,7 @@ pub struct Address {
     pub latitude: Option<Box<RawValue>>,
     /// Degrees east, as its text.
     pub longitude: Option<Box<RawValue>>,
-    /// What the courier should know.
+    /// Instructions for the courier.
     pub notes: Option<String>,
 }
 
@@ -208,7 +208,7 @@ pub struct Modifier {
     pub quantity: Box<RawValue>,
     /// For one.
     pub price: Money,
-    /// What was chosen within it.
+    /// The choices within it.
     pub modifiers: Vec<Modifier>,
 }
 
@@ -238,11 +238,11 @@ pub struct Discount {
     pub amount: Money,
     /// Who pays for it, `provider` or `merchant`, if known.
     pub funded_by: Option<String>,
-    /// What it is called.
+    /// Its name.
     pub name: Option<String>,
 }
 
-/// What it costs.
+/// The amounts of an order.
 #[derive(Debug)]
 pub struct Pricing {
     /// Currency of every amount.
@@ -265,9 +265,9 @@ pub struct Pricing {
     pub discount: Option<Money>,
     /// Each of them, if the provider distinguishes them.
     pub discounts: Vec<Discount>,
-    /// What the customer pays.
+    /// The amount that the customer pays.
     pub total: Money,
-    /// What the courier or the restaurant still has to collect.
+    /// The amount that the courier or the restaurant still has to collect.
     pub collect_cash: Option<Money>,
 }
 
@@ -350,7 +350,7 @@ impl Courier {
     }
 }
 
-/// What a provider sent that has no field: values verbatim, by their JSON pointer in its document.
+/// Values of a provider without a field here, verbatim, by their JSON pointer in its document.
 #[derive(Debug, Default)]
 pub struct Extra(pub Vec<(String, Box<RawValue>)>);
 

@@ -156,7 +156,7 @@ fn split_at_tag<'a>(text: &'a str, tag: &str) -> Option<(&'a str, &'a str)> {
     Some(text.split_at(at))
 }
 
-/// What keeps the end of a text from staying.
+/// The part at the end of a text that must be removed or changed.
 enum CutFrom {
     /// A `<` here that has to go; what follows it stays.
     Bracket(usize),

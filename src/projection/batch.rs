@@ -75,7 +75,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// What a batch is applied to.
+/// The target of a batch.
 #[derive(Clone, Copy)]
 pub(super) struct BatchTarget<'a> {
     /// The rows of `delivery_providers`.

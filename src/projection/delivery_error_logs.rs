@@ -123,7 +123,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// What is said of an error that came after the backend had the order.
+/// The note of an error that came after the backend had the order.
 const SETTLED: &str = "the backend has it by another attempt";
 /// All that the hub writes as `resolution_notes`; any other note is a person's.
 pub(super) const NOTES: [&str; 4] = [

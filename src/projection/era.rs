@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// What the cursor keeps of its log.
+/// The identity of the log that the cursor stores.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CursorLog {
     /// When the log was created, in nanoseconds since 1970; none where a version before this one wrote the cursor.

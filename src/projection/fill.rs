@@ -112,7 +112,7 @@ async fn begin(
     Ok(())
 }
 
-/// What fills.
+/// Fills projections.
 pub(super) struct Filler {
     pub(super) journal: Journal,
     pub(super) database: Database,

@@ -60,11 +60,11 @@ struct ForAnother {
 /// Why this instance cannot write an event.
 #[derive(Debug, Clone, thiserror::Error)]
 enum Unfit {
-    /// Only a later version can read it. What this one does not know: `type order.eaten`.
+    /// Only a later version can read it. The unknown part: `type order.eaten`.
     #[error("version {version} does not know {0}", version = env!("CARGO_PKG_VERSION"))]
     LaterVersion(String),
-    /// Its provider is not enabled on this instance, and has no row yet in `delivery_providers`: an instance on which it is
-    /// enabled makes that.
+    /// Its provider is not enabled on this instance and has no row in `delivery_providers` yet: an instance on which it is
+    /// enabled adds the row.
     #[error("provider {0} is not enabled on this instance and has no row in delivery_providers")]
     Provider(String),
 }
@@ -85,7 +85,7 @@ pub struct Live {
     aside: Option<(ForAnother, Instant)>,
     /// Until when no other instance is expected to take such an event.
     alone_until: Option<Instant>,
-    /// What was skipped has been tried again.
+    /// Whether skipped events have been tried again.
     retried: bool,
 }
 

@@ -55,7 +55,7 @@ impl Projection for ProviderOrderLogs {
     }
 }
 
-/// What news change. None leaves a column as it is.
+/// The changes by news. None leaves a column as it is.
 #[derive(Debug, Default)]
 struct OrderNews {
     provider_status: Option<String>,
@@ -79,7 +79,7 @@ struct OrderLog<'a> {
     created_at: NaiveDateTime,
     /// When the row was last changed by an earlier batch.
     changed_at: NaiveDateTime,
-    /// What else a new row needs.
+    /// The other columns of a new row.
     new: Option<New<'a>>,
     news: Option<OrderNews>,
 }
@@ -110,7 +110,7 @@ impl OrderLog<'_> {
     }
 }
 
-/// What only the event that creates an order says.
+/// The columns that only the event that creates an order has.
 struct New<'a> {
     event: &'a Event<'a>,
     /// Whether the webhook has a row.
@@ -134,7 +134,7 @@ struct OrderLogs<'a> {
 }
 
 impl<'a> OrderLogs<'a> {
-    /// What the tables know of the orders of these events.
+    /// Reads the rows of these events' orders.
     async fn load(
         transaction: &Transaction<'_>,
         events: &[Event<'_>],

@@ -60,7 +60,7 @@ fn tables(kept: &Retention) -> [(&'static str, &'static str, Option<Duration>); 
     ]
 }
 
-/// What deletes.
+/// Deletes old rows.
 pub(super) struct Retained {
     pub(super) journal: Journal,
     pub(super) database: Database,
@@ -68,7 +68,7 @@ pub(super) struct Retained {
     pub(super) kept: Retention,
 }
 
-/// What a step found.
+/// The result of a step.
 struct DeletionStep {
     /// The last row that was looked at; none at the end of the table.
     last: Option<String>,

@@ -19,7 +19,7 @@ use crate::{
     order::status::OrderStatus,
 };
 
-/// What the tables know of a webhook before one of its events is applied.
+/// The state of a webhook's row before one of its events is applied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct WebhookKnowledge {
     /// It has a row.
@@ -50,12 +50,12 @@ pub(super) fn is_repeat(event: &Event<'_>) -> bool {
     matches!(&event.decoded, DecodedPayload::Ignored(ignored) if ignored.reason == DUPLICATE_WEBHOOK)
 }
 
-/// Notes about errors that were overcome.
+/// Resolution notes of errors that were overcome.
 pub(super) const FORWARDED_LATER: &str = "forwarded by a later attempt";
 pub(super) const NOTHING_LEFT: &str = "nothing was left to do";
 pub(super) const PUSHED_LATER: &str = "the provider has it by a later attempt";
 
-/// What the errors of the same webhook or request say when an event shows that they were overcome.
+/// The resolution note of a webhook's or request's errors, when an event shows that they were overcome.
 pub(super) fn overcomes(event: &Event<'_>) -> Option<&'static str> {
     match event.envelope.event_type {
         EventType::OrderForwarded | EventType::MenuSyncReported => Some(FORWARDED_LATER),

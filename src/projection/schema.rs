@@ -198,7 +198,7 @@ async fn pending(connection: &Connection) -> anyhow::Result<Vec<&'static Migrati
     judge(&applied)
 }
 
-/// What is left to do after these.
+/// The pending migrations after these.
 ///
 /// # Errors
 /// If one was changed after it was applied, or a newer version applied one that this version cannot work with.

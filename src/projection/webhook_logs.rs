@@ -276,7 +276,7 @@ struct Webhook<'a> {
     changed_at: Option<NaiveDateTime>,
     /// Its request and the provider's id, where the row is new.
     request: Option<(&'a Event<'a>, &'a str)>,
-    /// What the batch makes of it; none where it changes nothing.
+    /// The change by this batch, if any.
     fate: Option<WebhookChange>,
 }
 
@@ -289,7 +289,7 @@ struct Webhooks<'a> {
 }
 
 impl<'a> Webhooks<'a> {
-    /// What the tables know of the webhooks of these events.
+    /// Reads the rows of these events' webhooks.
     async fn load(
         transaction: &Transaction<'_>,
         events: &'a [Event<'a>],

@@ -50,7 +50,7 @@ pub enum StoreOfDocument {
     Unnamed,
 }
 
-/// What is posted to the backend.
+/// The body for the backend.
 #[derive(Debug)]
 pub struct Posted {
     /// The body, byte for byte.
@@ -76,7 +76,7 @@ impl Fact {
         }))
     }
 
-    /// What is to be known about it.
+    /// Its flags.
     pub fn flags(&self) -> &[Flag] {
         match &self.content {
             Content::NewOrder(order) => &order.flags,

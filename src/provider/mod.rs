@@ -46,13 +46,13 @@ pub trait Provider: Send + Sync {
         sent_merchant(request)
     }
 
-    /// What a webhook on the log means.
+    /// The meaning of a webhook on the log.
     ///
     /// # Errors
     /// If it can never be understood; it will not be tried again.
     fn transform(&self, received: &Recorded) -> Result<Fact, TransformError>;
 
-    /// What a webhook with a fetched order means; `document` is the provider's answer.
+    /// The meaning of a webhook with a fetched order; `document` is the provider's answer.
     ///
     /// # Errors
     /// The same as [`Self::transform`].

@@ -76,7 +76,7 @@ pub enum Auth {
     Oauth2 {
         /// Where tokens are had; a path stands on the base URL.
         token_url: String,
-        /// What they are to be good for.
+        /// The scope of the tokens.
         #[serde(default)]
         scopes: Vec<String>,
         /// Further fields of the form, such as `audience`.
@@ -315,7 +315,7 @@ pub struct Href {
     pub paths: Vec<PathTemplate>,
 }
 
-/// What the stage works with: the tables, checked.
+/// The checked tables, as the stage uses them.
 #[derive(Debug, Clone)]
 pub struct Spec {
     /// Without a slash at its end.

@@ -41,7 +41,7 @@ pub(super) enum Owner {
     Several,
 }
 
-/// What the tables say of an order's branch.
+/// The branch of an order in the tables.
 struct InTables {
     /// At most two, the latest first.
     branches: Vec<String>,
@@ -51,7 +51,7 @@ struct InTables {
     position: u64,
 }
 
-/// What the log says of it, from a place on.
+/// The branch of an order on the log, from a sequence on.
 #[derive(Default)]
 struct AnnouncementOnLog {
     branches: BTreeSet<String>,

@@ -41,7 +41,7 @@ mod fetch;
 const UNKNOWN_ORDER_RETRIES: u32 = 2;
 /// Shortest pause of an event that was not tried, whatever the settings are, so that nothing requests in a loop.
 const MIN_WAIT: Duration = Duration::from_millis(100);
-/// What waits for a provider's breaker comes back spread over this much longer than that is open.
+/// Events that wait for a provider's breaker come back spread over this time after it may close.
 const SPREAD: Duration = Duration::from_secs(5);
 
 /// Slot of the order's id.
@@ -57,11 +57,11 @@ pub struct Push {
     not_enabled: NotEnabled,
 }
 
-/// What a request to a provider is about.
+/// The subject of a request to a provider.
 struct Subject {
     scope: Scope,
     origin: Caller,
-    /// What the table says of the branch.
+    /// The branch's row.
     row: Option<Arc<Branch>>,
 }
 
@@ -87,7 +87,7 @@ impl Push {
         }
     }
 
-    /// What every request of a provider may say, with a branch where one is known.
+    /// The slots of every request to a provider, with a branch if one is known.
     ///
     /// # Errors
     /// If the table of branches has to be looked at again, and cannot be read.
@@ -120,7 +120,7 @@ impl Push {
         })
     }
 
-    /// What follows where the provider did not say yes.
+    /// What follows when the provider did not accept the request.
     fn not_done(&self, event: &Recorded, request: u32, reply: Reply) -> Result<Vec<NewEvent>, Failure> {
         match reply {
             Reply::Wait(wait) => Err(Failure::Later {
@@ -275,7 +275,7 @@ impl Stage for Push {
     }
 }
 
-/// What is known of a branch, as slots.
+/// Adds the slots of a branch.
 fn say(scope: &mut Scope, branch: &Branch) {
     for (name, value) in [
         ("branch_store_id", &branch.store_id),

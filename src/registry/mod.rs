@@ -37,7 +37,7 @@ pub struct Enabled {
     pub outbound: Option<Arc<Remote>>,
     /// Whether test orders go to the backend like any other.
     pub forward_test_orders: bool,
-    /// What is counted for each of its webhooks.
+    /// The metrics of its webhooks.
     pub measured: ProviderMetrics,
 }
 

@@ -18,7 +18,7 @@ const NO_OTHER_TOKEN: Duration = Duration::from_secs(60);
 /// Branches that are remembered; of more than these a new token may be asked for more often.
 const MAX_BRANCHES: usize = 10_000;
 
-/// What is known of one provider's refusals.
+/// The refusals of one provider.
 #[derive(Debug, Default)]
 pub struct Refusals {
     /// Branches that were refused since one was taken.

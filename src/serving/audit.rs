@@ -36,7 +36,7 @@ use self::{
 
 /// First token of its subjects: `refusals.{provider}.{code}`.
 pub const SUBJECT_ROOT: &str = "refusals";
-/// What most requests are.
+/// The kind of a provider's requests.
 pub(crate) const WEBHOOK: &str = "webhook";
 /// Provider of a request that names none that is enabled.
 pub const NO_PROVIDER: &str = "_";
@@ -52,7 +52,7 @@ const MAX_AGENT_CHARS: usize = 128;
 /// Why a request was refused; the answer carries it from where it was refused to where it is noted.
 #[derive(Debug, Clone)]
 pub(crate) struct RefusalNote {
-    /// What was refused, for the log: [`WEBHOOK`], or which request of the backend.
+    /// The kind of request, for the log: [`WEBHOOK`], or a request of the backend.
     pub(crate) kind: &'static str,
     /// The enabled provider that it was for; none where there is no such.
     pub(crate) provider: Option<String>,
@@ -60,7 +60,7 @@ pub(crate) struct RefusalNote {
     pub(crate) client: Option<IpAddr>,
     /// `error.code` of the answer.
     pub(crate) code: &'static str,
-    /// What else the log may say; nothing of the request's.
+    /// Additional text for the log; nothing from the request.
     pub(crate) cause: String,
 }
 
@@ -87,7 +87,7 @@ pub struct RefusalSample {
     /// How the provider signs, which the request did not satisfy or did not come to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheme: Option<String>,
-    /// What the client calls itself, cut and without what is not printable.
+    /// The client's own name (`User-Agent`), truncated, printable characters only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
     /// Bytes of the body as the client announced them; absent where it sent them in chunks.
@@ -150,7 +150,7 @@ fn count_lost() {
     metrics::counter!("refusals_lost_total").increment(1);
 }
 
-/// What is known of a request before it is handled.
+/// The facts about a request before it is handled.
 struct RequestLogFacts {
     peer: IpAddr,
     method: Method,
@@ -172,7 +172,7 @@ impl RequestLogFacts {
     }
 }
 
-/// What is needed to take note of a refusal.
+/// What the recording of refusals needs.
 #[derive(Clone)]
 pub struct Notes {
     /// The audit that records it.

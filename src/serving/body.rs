@@ -213,7 +213,7 @@ struct Inflating {
     decoder: Decoder,
     whole: Vec<u8>,
     max_bytes: usize,
-    /// What it may unpack to, by its packed size.
+    /// The limit of its decompressed size, by its compressed size.
     most: usize,
     reservation: MemoryReservation,
     /// Bytes that take up room beside what has come out.
@@ -287,7 +287,7 @@ impl Inflating {
         self.reservation.resize(self.whole.capacity() + self.beside)
     }
 
-    /// What came out, with the room that it needs and no more.
+    /// The decompressed body, with exactly the memory that it needs.
     fn finish(self) -> Result<BufferedBody, Reason> {
         let Self {
             whole, mut reservation, ..

@@ -43,7 +43,7 @@ impl Certificate {
         })
     }
 
-    /// What the next handshake takes.
+    /// The configuration for the next handshake.
     pub fn current(&self) -> RustlsConfig {
         self.current.clone()
     }

@@ -73,7 +73,7 @@ impl ConnectionRefused {
     }
 }
 
-/// What is known of the address that a connection comes from.
+/// The class of the address that a connection comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     /// Nothing.
@@ -101,7 +101,7 @@ const STRANGERS: usize = 0;
 const KNOWN: usize = 1;
 const TRUSTED: usize = 2;
 
-/// What is known of an address, asked once for each connection.
+/// The class of an address, looked up once for each connection.
 type WhoIs = Box<dyn Fn(IpAddr) -> Peer + Send + Sync>;
 
 /// All connections of a port.

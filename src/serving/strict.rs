@@ -192,7 +192,7 @@ impl Scanner {
         }
     }
 
-    /// What follows on the line of a chunk's size.
+    /// The part that follows the line with a chunk's size.
     fn chunk(&mut self) -> At {
         let (mut size, mut digits) = (0_u64, 0);
         for byte in &self.line {

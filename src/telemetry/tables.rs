@@ -24,7 +24,7 @@ pub enum TroubleSource {
 /// Why the tables are not written, or PostgreSQL does not answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TablesTrouble {
-    /// What kind.
+    /// Its class.
     pub class: Class,
     /// In words, without values of rows.
     pub message: String,
@@ -32,7 +32,7 @@ pub struct TablesTrouble {
     pub since: Instant,
 }
 
-/// What the log has beyond the tables.
+/// The events of the log that the tables lack.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lag {
     /// Messages.
@@ -110,13 +110,13 @@ impl Tables {
         }
     }
 
-    /// What is wrong now; the writer's trouble before that of the question, for it says more.
+    /// The current trouble; the writer's trouble precedes that of health's check, because it is more specific.
     pub fn trouble(&self) -> Option<TablesTrouble> {
         let state = self.lock();
         state.writer.clone().or_else(|| state.question.clone())
     }
 
-    /// What the log has beyond them.
+    /// The events of the log that they lack.
     pub fn set_lag(&self, lag: Lag) {
         self.lock().lag = Some(lag);
         metrics::gauge!("projection_lag_events").set(lag.events as f64);

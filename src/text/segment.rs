@@ -13,7 +13,7 @@ use unicode_normalization::UnicodeNormalization as _;
 
 /// Most times that a text is decoded while it is checked. Two are seen in practice (a proxy, then a server).
 const MAX_DECODINGS: usize = 4;
-/// What is encoded: all but letters, digits and these.
+/// The encoded characters: all but letters, digits and these.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~').remove(b'.');
 
 /// Why a text cannot be a segment.

@@ -13,7 +13,7 @@ use crate::{
     order::body::BranchRef,
 };
 
-/// What a body of a new order says of where it went.
+/// The branch in a new order's body.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct AnnouncementBody {
@@ -36,7 +36,7 @@ struct Announcement {
     place: BranchRef,
 }
 
-/// What the announcements on the log say of the branch of an order.
+/// The branches of an order's announcements on the log.
 enum BranchOnLog {
     /// The provider announced it, for this branch.
     ByProvider(BranchRef),

@@ -27,7 +27,7 @@ impl Allowed {
     }
 }
 
-/// What a claim comes to.
+/// The result of checking a claim.
 #[derive(Debug)]
 pub(super) enum Resolved {
     /// The webhook goes on, for this branch.

@@ -24,7 +24,7 @@ pub(super) fn fetch(received: &Recorded, now: DateTime<Utc>) -> NewEvent {
     }
 }
 
-/// What a document means that was fetched, or a webhook that only took the same way.
+/// The meaning of a fetched document, or of a webhook that took the same path.
 ///
 /// # Errors
 /// If the log does not answer; the call may be repeated.

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::{json, location::Source};
 use crate::json::scan::Document;
 
-/// What a field holds.
+/// The type of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {
     /// A text.
@@ -33,7 +33,7 @@ pub enum Type {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Field {
-    /// What it holds.
+    /// Its type.
     pub holds: Type,
     /// Whether it must be there.
     pub is_required: bool,
@@ -158,7 +158,7 @@ mod tests {
         fields().sorted(body.to_string().as_bytes(), &Source::Pointer("/sig".into()))
     }
 
-    /// What is read of an object, by name.
+    /// The fields that are read from an object, by name.
     fn read(body: &Value) -> Vec<Value> {
         fields().0.keys().map(|name| body[name].clone()).collect()
     }

@@ -116,7 +116,7 @@ fn steps(pointer: &str) -> impl Iterator<Item = String> {
         .map(|step| step.replace("~1", "/").replace("~0", "~"))
 }
 
-/// What is wrong with a pointer, if anything.
+/// The fault of a pointer, if any.
 pub(super) fn pointer_fault(pointer: &str) -> Option<String> {
     if !pointer.starts_with('/') {
         return Some(format!("{pointer:?} is not a JSON pointer: it begins with /"));

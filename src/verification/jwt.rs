@@ -63,7 +63,7 @@ impl Jwt {
         self.algorithms.first().map(|one| one.family())
     }
 
-    /// What is wrong with it, if anything.
+    /// Its fault, if any.
     pub(super) fn fault(&self) -> Option<&'static str> {
         let Some(family) = self.family() else {
             return Some("algorithms: name those that count");
@@ -91,7 +91,7 @@ impl Jwt {
         self.secret_encoding.key(secret, "").filter(|_| !is_pem)
     }
 
-    /// What is wrong with a key, if anything.
+    /// The fault of a key, if any.
     pub(super) fn key_fault(&self, secret: &str) -> Option<String> {
         let expected = match self.family() {
             Some(AlgorithmFamily::Hmac) => self.secret_encoding.expected(),

@@ -70,7 +70,7 @@ impl<'a> Unverified<'a> {
     }
 }
 
-/// What a signature covers of the body.
+/// The part of the body that a signature covers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum Covers {
     /// Nothing: a token says who calls, and that caller may say anything.
@@ -83,7 +83,7 @@ pub(super) enum Covers {
 }
 
 impl Covers {
-    /// What two signatures cover together.
+    /// The part that two signatures cover together.
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Body, _) | (_, Self::Body) => Self::Body,
@@ -127,7 +127,7 @@ impl Proof {
         self.signed_at
     }
 
-    /// What the provider itself knows the message by, where it signs that: a repeat has the same.
+    /// The provider's id of the message, if it is signed: a repeat has the same.
     pub fn replay_key(&self) -> Option<&str> {
         self.replay_key.as_deref()
     }

@@ -71,7 +71,7 @@ pub struct Signed {
     /// How the secret is written.
     #[serde(default)]
     pub secret_encoding: SecretEncoding,
-    /// What may stand before it and is no part of it: `whsec_`.
+    /// An optional prefix that is not a part of it: `whsec_`.
     #[serde(default)]
     pub secret_prefix: String,
     /// The hash.
@@ -80,12 +80,12 @@ pub struct Signed {
     pub encoding: Encoding,
     /// Its location in the request.
     pub signature: ValueLocation,
-    /// What is signed.
+    /// The signed text.
     pub signed: Content,
     /// When it was signed. Only a time under the signature can be named here; another one protects nothing.
     #[serde(default)]
     pub timestamp: Option<Timestamp>,
-    /// What the provider itself knows the message by, under the signature.
+    /// The provider's id of the message, covered by the signature.
     #[serde(default)]
     pub replay_key: Option<ValueLocation>,
     /// The body's hash, in a parameter of the signed URL.

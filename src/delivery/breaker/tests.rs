@@ -330,7 +330,7 @@ proptest! {
         }
     }
 
-    /// What began before the state changed changes nothing any more, whatever became of it.
+    /// A request that began before the state changed changes nothing, whatever its outcome.
     #[test]
     fn requests_of_an_earlier_state_do_not_count(outcomes in prop::collection::vec(0u8..4, 1..20), half_open: bool) {
         let (mut breaker, now) = (breaker(), Instant::now());

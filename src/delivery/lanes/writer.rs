@@ -35,7 +35,7 @@ pub(super) struct LaneWrite {
     pub(super) payload: Bytes,
     /// Revision that it replaces; 0: there is none.
     pub(super) replaces: u64,
-    /// What was there before.
+    /// The earlier revisions of the lane.
     pub(super) past: LanePast,
     /// Gets the new revision.
     pub(super) done: oneshot::Sender<u64>,

@@ -47,7 +47,7 @@ use crate::{
     telemetry::panics,
 };
 
-/// What all tasks of a stage share.
+/// The state that all tasks of a stage share.
 pub(super) struct TaskContext {
     /// The lanes in which events are parked; none for a stage that parks none.
     pub(super) lanes: Option<Lanes>,

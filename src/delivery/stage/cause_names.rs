@@ -14,7 +14,7 @@ pub(super) fn named(outcome: &Envelope) -> Option<EventId> {
     }
 }
 
-/// What an event's outcome names; the second is what one of an older version names.
+/// The name in an event's outcome; the second is the name in an outcome of an older version.
 pub(super) fn outcome_of(event: &Recorded) -> [EventId; 2] {
     let id = event.envelope.id;
     if id == event.envelope.root_id {
@@ -38,7 +38,7 @@ impl Acceptances {
         name
     }
 
-    /// What an outcome, or an attempt, names. The first acceptance ended first.
+    /// The event that an outcome, or an attempt, names. The first acceptance ended first.
     pub(super) fn named(&mut self, event: &Recorded) -> Option<EventId> {
         let cause = named(&event.envelope)?;
         let of_older = self

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::{floor, tenure::Tenure};
 use crate::journal::{EVENTS, connection::Connection, read::appended_at, streams};
 
-/// What a look found.
+/// The result of a check.
 pub(super) struct ConsumerState {
     /// Events that the consumer has not handed out.
     pub(super) pending: u64,

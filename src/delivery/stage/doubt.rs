@@ -10,7 +10,7 @@ use std::{
 
 use crate::journal::codec::OrderKey;
 
-/// What a stage knows of an event without the lanes.
+/// What a stage knows about an event without the lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Before {
     /// Something older of its order may be open.

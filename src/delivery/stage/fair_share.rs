@@ -5,7 +5,7 @@
 
 use tokio::sync::Mutex;
 
-/// What wants to be handled.
+/// The two kinds of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WorkKind {
     /// An event that came from the consumer, or was left open.

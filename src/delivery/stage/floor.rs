@@ -25,7 +25,7 @@ pub(super) const fn acknowledged(log: LogState, up_to: u64) -> Floor {
     }
 }
 
-/// What the instance before, or this one before it began anew, left about the stage.
+/// The floor that the previous instance left, or this one before it started over.
 pub(super) enum InheritedFloor {
     /// How far the stage is on this log.
     Floor(Floor),
@@ -35,7 +35,7 @@ pub(super) enum InheritedFloor {
     OfOther(Compared),
 }
 
-/// What was left, compared with the log; that it is about another is said.
+/// Compares the inherited floor with the log, and reports if it belongs to another one.
 ///
 /// # Errors
 /// If NATS does not answer.

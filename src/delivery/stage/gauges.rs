@@ -11,7 +11,7 @@ use super::{attempt::TaskContext, consumer_check::ConsumerState, in_flight::InFl
 const QUEUED: &str = "queued";
 const HELD: &str = "held";
 const PARKED: &str = "parked";
-/// What a stage that takes nothing waits for: the backend, or the first reading of the branches.
+/// What a stopped stage waits for: the backend, or the first read of the branches.
 pub(super) const BREAKER: &str = "breaker";
 /// Every place.
 const PLACES: [&str; 5] = [QUEUED, BREAKER, BRANCHES, HELD, PARKED];
@@ -27,7 +27,7 @@ pub(super) struct Backlog {
     pub(super) held: u64,
     /// In lanes.
     pub(super) parked: u64,
-    /// What the stage waits for, where it takes nothing now.
+    /// What the stage waits for, if it is stopped.
     pub(super) stopped_by: Option<&'static str>,
 }
 
@@ -81,7 +81,7 @@ impl Gauges {
         self.oldest.is_none_or(|(known, _)| known != oldest).then_some(oldest)
     }
 
-    /// What waits now, by what a look found.
+    /// The current backlog, by the result of a check.
     pub(super) fn note(
         &mut self,
         seen: &ConsumerState,

@@ -106,7 +106,7 @@ pub(super) fn superseded_end<S: Stage>(event: &Recorded, newer: &NewerEvent) -> 
     NewEvent::new(event.follow(S::LABEL, EventType::OrderIgnored, Utc::now()), &payload)
 }
 
-/// What every dead letter causes, whatever event records it.
+/// Logs and counts a dead letter, whichever event records it.
 pub(super) fn alarm(stage: &str, envelope: &Envelope, requests: u32, error: &ErrorReport) {
     let provider = envelope.provider.to_string();
     metrics::counter!("dead_letters_total", "provider" => provider).increment(1);

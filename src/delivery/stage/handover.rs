@@ -183,7 +183,7 @@ impl RequestsElsewhere<'_> {
         self.busy.retain(|busy| !busy.events.is_empty());
     }
 
-    /// What ended since the log was last read.
+    /// Reads what ended since the log was last read.
     async fn ended(&mut self) -> anyhow::Result<HashSet<EventId>> {
         let mut reader = LogReader::from(self.connection, self.read + 1).up_to(end(self.connection).await?);
         let mut ended = HashSet::new();

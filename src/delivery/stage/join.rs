@@ -17,7 +17,7 @@ use crate::{
 pub(super) enum Joined {
     /// It waits there.
     Waits,
-    /// What waited for it follows it, and the lane is to be worked on at once.
+    /// Events that waited for it follow it, and the lane has to be handled at once.
     Leads,
     /// It did not: so many wait already.
     Full(usize),

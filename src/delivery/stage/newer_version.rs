@@ -11,7 +11,7 @@ use crate::journal::codec::{Newer, OrderKey};
 /// Different reasons that are logged; of a hundred more the first says enough.
 const MAX_REASONS: usize = 16;
 
-/// What an instance leaves.
+/// The events that an instance has left to a newer version.
 #[derive(Debug, Default)]
 pub(super) struct NewerEvents {
     sequences: HashSet<u64>,

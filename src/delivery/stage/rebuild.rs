@@ -32,7 +32,7 @@ pub(super) struct Check {
     /// There may be lanes that are missing.
     pub(super) makes_lost: bool,
     pub(super) is_whole: bool,
-    /// What they name may be other events than when they were written.
+    /// Whether the lanes may name other events than when they were written.
     pub(super) is_of_other_log: bool,
     /// The checksum of lanes that the lease keeps until they are repaired.
     pub(super) checksum: Option<LanesChecksum>,
@@ -98,7 +98,7 @@ impl Check {
     }
 }
 
-/// What a lane lacks, and what is in it that has ended.
+/// The events that a lane lacks, and those in it that have ended.
 pub(super) struct Mend {
     over: HashSet<u64>,
     missing: Option<Lane>,
@@ -252,7 +252,7 @@ pub(super) async fn mend(lanes: &Lanes, key: OrderKey, mend: Mend) -> anyhow::Re
     }
 }
 
-/// What is to be read while the stage works.
+/// The reading that remains while the stage works.
 pub(super) struct Rebuild {
     pub(super) connection: Arc<Connection>,
     pub(super) found: RecoveryScan,

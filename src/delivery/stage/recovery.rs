@@ -60,7 +60,7 @@ const READ_AGAIN: u64 = 5000;
 /// Single events that are read at a time.
 const READS_AT_ONCE: usize = 64;
 
-/// What was handed out and not acknowledged, and what is parked.
+/// The delivered, unacknowledged events, and the parked ones.
 #[derive(Default)]
 pub(super) struct OpenWork {
     /// Without an outcome and not parked, in the log's order.
@@ -271,7 +271,7 @@ fn segments(floor: &Floor, delivered: u64, last: u64, has_floor: bool) -> Vec<(u
 struct RecoveryReader<'a> {
     connection: &'a Connection,
     log: LogState,
-    /// What was known to stand on it.
+    /// The known marks of the log.
     trail: Trail,
 }
 
@@ -361,7 +361,7 @@ impl RecoveryReader<'_> {
         Ok(ended)
     }
 
-    /// What is known to stand on the log, with its end.
+    /// The known marks of the log, and its end.
     fn trail(&self, newest: Option<Mark>) -> Trail {
         let mut trail = self.trail.clone();
         newest.into_iter().for_each(|newest| trail.add(newest));

@@ -186,7 +186,7 @@ impl Tenure {
         state.inherited = state.progress.take().map(|progress| progress.floor());
     }
 
-    /// What is under way elsewhere.
+    /// The requests that are under way on another instance.
     pub(super) fn at_work(&self) -> Vec<BusyInstance> {
         self.state().at_work.clone()
     }
@@ -222,7 +222,7 @@ impl Tenure {
         state.at_work.retain(|busy| !busy.events.is_empty());
     }
 
-    /// What goes with the lease now.
+    /// The note for the next renewal.
     pub(super) fn note(&self) -> Note {
         let (state, now) = (self.state(), Instant::now());
         let at_work = state.at_work.iter().map(|busy| AtWork {

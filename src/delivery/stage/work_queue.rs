@@ -30,7 +30,7 @@ pub(super) struct QueuedEvent {
     pub(super) message: Option<Message>,
 }
 
-/// What there is to do for an order.
+/// The work for an order.
 pub(super) enum Work {
     /// An event that came from the consumer, or was left open.
     Event(Box<QueuedEvent>),
@@ -55,7 +55,7 @@ pub(super) struct Task {
     pub(super) work: Work,
 }
 
-/// What a task was about.
+/// The work of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum About {
     /// The event at this sequence.

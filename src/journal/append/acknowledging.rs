@@ -95,7 +95,7 @@ impl fmt::Display for LogTrouble {
     }
 }
 
-/// What is known. Cheap to clone.
+/// Whether the log acknowledges appends. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Acknowledging(Arc<Shared>);
 
@@ -107,7 +107,7 @@ struct Shared {
     fill: Fill,
 }
 
-/// What the latest appends and questions found.
+/// The results of the latest appends and probes.
 #[derive(Debug)]
 struct AckState {
     /// Why the log does not acknowledge; none where it does.
@@ -269,7 +269,7 @@ impl AckState {
         }
     }
 
-    /// What is without an answer for long enough is trouble.
+    /// An append or probe that is unanswered for too long is trouble.
     fn look(&mut self, now: Instant) {
         let known_after = crate::fault_injection::time("known_after", KNOWN_AFTER);
         if let Some((since, seen)) = &self.unanswered

@@ -24,7 +24,7 @@ impl Fill {
         (most > 0 && part(bytes, most) >= NEARLY_FULL).then(|| most.saturating_sub(bytes))
     }
 
-    /// What the server says; `max_bytes` is negative or zero for no limit.
+    /// Sets the server's figures; `max_bytes` is negative or zero for no limit.
     pub(super) fn set(&self, bytes: u64, max_bytes: i64) {
         let most = u64::try_from(max_bytes).unwrap_or(0);
         self.bytes.store(bytes, Ordering::Relaxed);

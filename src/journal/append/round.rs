@@ -23,7 +23,7 @@ const MAX_BATCH: usize = 1000;
 pub(super) const MAX_ROUND_BYTES: usize = 4 * 1024 * 1024;
 /// How long an acknowledgement may take before the round is given up and sent again.
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
-/// What each single publish may take beyond that: an fsync on a slow disk.
+/// Additional time for each single publish: an fsync on a slow disk.
 const TIME_EACH: Duration = Duration::from_millis(4);
 /// JetStream's error for a batch that holds an id of the duplicate window.
 const DUPLICATE_IN_BATCH: u64 = 10201;

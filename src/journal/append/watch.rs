@@ -45,7 +45,7 @@ const WRITE: &str = "hub.lease.question";
 /// How many questions go together.
 const QUESTIONS: usize = 3;
 
-/// What the questions found.
+/// The result of the probes.
 #[derive(Debug, PartialEq, Eq)]
 enum LogVerdict {
     /// Nothing wrong.
@@ -56,7 +56,7 @@ enum LogVerdict {
     LogTrouble(LogTrouble),
 }
 
-/// What `STREAM.INFO` says of a stream, as far as it matters here.
+/// The relevant part of `STREAM.INFO`.
 #[derive(Debug, Deserialize)]
 struct Info {
     config: StreamLimits,

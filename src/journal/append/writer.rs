@@ -65,7 +65,7 @@ impl Pending {
         self.sent.get_or_insert(now);
     }
 
-    /// What was sent last was not stored.
+    /// The last transmission was not stored.
     fn note_not_stored(&mut self) {
         if !self.sent_again {
             self.sent = None;
@@ -91,7 +91,7 @@ pub struct AppendWriter {
     connection: Arc<Connection>,
     queue: mpsc::Receiver<Pending>,
     waiting: VecDeque<Pending>,
-    /// What may be on the log already, and goes by itself.
+    /// Events that may be on the log already; they are sent singly.
     repeats: Vec<Pending>,
     recent: Recent,
     acknowledging: Acknowledging,

@@ -65,7 +65,7 @@ pub(super) struct HubHeader {
     pub(super) idempotency_key: Option<Uuid>,
 }
 
-/// What every version has.
+/// The fields that every version has.
 #[derive(Deserialize)]
 struct Common<'a> {
     v: u32,

@@ -219,7 +219,7 @@ proptest! {
         }
     }
 
-    /// What another version writes beside what this one knows makes it neither unreadable nor newer.
+    /// Additional fields of another version make an event neither unreadable nor newer.
     #[test]
     fn only_type_and_envelope_version_are_of_a_newer_version(kind in "[a-z_]{1,12}\\.[a-z_]{1,12}", order in "\\PC{1,20}") {
         prop_assume!(kind.parse::<EventType>().is_err());

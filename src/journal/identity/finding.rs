@@ -18,7 +18,7 @@ const SUBJECT: &str = "hub.lease.identity";
 /// Wait for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What was found about the log's identity.
+/// A finding about the log's identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// When.

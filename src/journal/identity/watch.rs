@@ -41,7 +41,7 @@ const READERS: [&str; 4] = ["transform", "forward", "push", TABLES];
 /// The consumer of the tables; their position is in the database.
 const TABLES: &str = "projection";
 
-/// What is known about the log's identity. Cheap to clone.
+/// The state of the log's identity. Cheap to clone.
 #[derive(Clone)]
 pub struct LogIdentity(Arc<Shared>);
 
@@ -64,7 +64,7 @@ impl Default for LogIdentity {
 }
 
 impl LogIdentity {
-    /// What was found last, by any instance; none where that is too long ago to be shown, or nothing was.
+    /// The last finding of any instance; none if there is none, or if it is too old to be shown.
     pub fn finding(&self) -> Option<Finding> {
         let finding = lock(&self.0.finding).clone();
         finding.filter(|finding| finding.is_shown(Utc::now()))

@@ -62,7 +62,7 @@ pub fn checked(answer: &[u8]) -> anyhow::Result<Value> {
     }
 }
 
-/// What the server says of a stream (`config`, `state`, `created`, `cluster`, `mirror`); none where it is not there.
+/// The server's information about a stream (`config`, `state`, `created`, `cluster`, `mirror`); none if it does not exist.
 ///
 /// # Errors
 /// If NATS does not answer.

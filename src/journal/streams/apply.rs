@@ -22,17 +22,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How often a line says how far they are.
 const SAY_EVERY: Duration = Duration::from_secs(2);
 
-/// JetStream's error code where too few servers have room for a copy.
+/// JetStream's error code if too few servers have room for a copy.
 const NO_ROOM: u64 = 10005;
-/// How long it is asked again then: three times the ten seconds after which servers repeat what is reserved.
+/// How long the request is then repeated: three times the ten seconds after which servers report anew what is reserved.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pause before it is asked again.
+/// Pause before each repetition.
 const ROOM_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is to be applied.
+/// Options of `streams apply`.
 #[derive(Debug, Default)]
 pub struct ApplyOptions {
-    /// What the operator chose just now; what was chosen before stays.
+    /// The operator's new choices; earlier ones stay.
     pub choices: Vec<Choice>,
     /// A shorter age may remove events at once, and an empty log may take the place of one with an interrupted restore.
     pub forget: bool,

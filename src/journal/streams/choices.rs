@@ -43,7 +43,7 @@ impl Setting {
     }
 }
 
-/// What is chosen for a setting; nothing: the file's value again.
+/// The chosen value of a setting; none restores the file's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
     /// The setting.
@@ -88,7 +88,7 @@ impl fmt::Display for Choice {
     }
 }
 
-/// What was chosen for a stream, by its configuration as the server has it.
+/// The choices for a stream, read from its configuration on the server.
 pub fn chosen(config: &Value) -> Vec<Choice> {
     let of = |setting: Setting| {
         let value = config["metadata"][setting.key()].as_str()?.parse().ok()?;
@@ -100,7 +100,7 @@ pub fn chosen(config: &Value) -> Vec<Choice> {
     Setting::ALL.into_iter().filter_map(of).collect()
 }
 
-/// What a stream should be: its file, and the choices over it.
+/// The wanted configuration of a stream: its file with the choices applied.
 pub(super) fn wanted(file: &Map<String, Value>, choices: &[Choice]) -> Map<String, Value> {
     let mut wanted = file.clone();
     for choice in choices {

@@ -28,9 +28,9 @@ pub struct Difference {
     pub of: String,
     /// The setting; empty where the whole thing is missing.
     pub setting: String,
-    /// What the file says, or what the operator chose instead.
+    /// The file's value, or the operator's choice.
     pub wanted: Value,
-    /// What the server says.
+    /// The server's value.
     pub found: Value,
     /// Whether events or their order could be lost by it.
     pub dangerous: bool,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::journal::connection::Connection;
 
-/// What a mirror may not have: it takes no publishes.
+/// Settings that a mirror may not have, because it takes no publishes.
 const NOT_OF_MIRRORS: [&str; 3] = ["subjects", "allow_atomic", "duplicate_window"];
 
 /// How far a mirror is.

@@ -20,7 +20,7 @@ const KEY: &str = "webhook-hub.restoring";
 /// The only subject of a marked stream: no event has it. (A `max_msg_size` that refuses all events would do, too, but the server
 /// refuses to restore what is above it.)
 const NO_EVENTS: &str = "hub.restoring";
-/// What an operator is to do about it.
+/// What an operator should do.
 pub const ADVICE: &str = "a restore of this stream was interrupted: run `webhook-hub restore FOLDER` again";
 /// The same where the stream is missing.
 const ADVICE_WITHOUT_LOG: &str = "a restore of this stream was interrupted: run `webhook-hub restore FOLDER` again (to begin with an empty \

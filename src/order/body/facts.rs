@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-/// What a body says about its order, apart from what is cooked, charged and brought to whom.
+/// The facts of a body about its order, without its lines, amounts and customer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The number that people see, `CAREEM-123456789`; of a new order only.
@@ -18,7 +18,7 @@ pub struct Facts {
     pub status: Option<String>,
     /// The first of these that the provider sent: until when the order must be accepted, ready, with the customer.
     pub deadline: Option<DateTime<Utc>>,
-    /// What is to be known about it (see [`crate::order::flag`]).
+    /// Its flags (see [`crate::order::flag`]).
     pub flags: Vec<String>,
 }
 

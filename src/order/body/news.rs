@@ -5,7 +5,7 @@ use serde_json::{Value, value::RawValue};
 
 use crate::order::status::Status;
 
-/// What two announcements of an order may differ in.
+/// The parts in which two announcements of an order may differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnnouncedContent {
     /// In canonical words; none where the body says none that is known.

@@ -76,7 +76,7 @@ fn step(open: &mut Vec<Open>, byte: u8) {
     }
 }
 
-/// What takes the place of a text in quotes; none where it stays.
+/// The replacement of a quoted text; none if it stays.
 fn clean_text(quoted: &str) -> Option<String> {
     // Most texts have no escapes and need no cleaning.
     if !quoted.contains('\\') && quoted.len() <= super::MAX_TEXT_BYTES && is_plain(quoted) {

@@ -59,7 +59,7 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// What the table knows of the orders of these events.
+    /// Reads the rows of these events' orders.
     async fn load(transaction: &Transaction<'_>, events: &'a [Event<'_>]) -> anyhow::Result<Self> {
         let mut places = HashMap::new();
         let (mut providers, mut numbers) = (Vec::new(), Vec::new());

@@ -203,7 +203,7 @@ impl Row {
         comes.may_change(timestamp(self.last_at), timestamp(event.envelope.time))
     }
 
-    /// What an event makes of it.
+    /// Applies an event.
     pub(super) fn apply(&mut self, event: &Event<'_>) {
         let envelope = &event.envelope;
         self.last_at = millis(envelope.time);
@@ -237,7 +237,7 @@ impl Row {
         self.settle();
     }
 
-    /// What follows from the webhooks that are left.
+    /// Sets the state from the remaining webhooks.
     fn settle(&mut self) {
         self.is_changed = true;
         if !self.unsettled.iter().any(|one| one.state == WebhookState::GivenUp) {
@@ -266,7 +266,7 @@ impl Row {
         });
     }
 
-    /// What the body for the backend says.
+    /// Applies the facts of a body for the backend.
     fn note_body(&mut self, event: &Event<'_>) {
         let DecodedPayload::Transformed(facts) = &event.decoded else {
             return;

@@ -57,21 +57,21 @@ impl<'de> Deserialize<'de> for Zone {
     }
 }
 
-/// What a field says of the zone; none where that is no offset.
+/// The offset in a field; none if it is not an offset.
 pub(super) fn offset(minutes: &str) -> Option<FixedOffset> {
     let minutes: i32 = minutes.trim().parse().ok()?;
     let is_near = (-MAX_OFFSET_MINUTES..=MAX_OFFSET_MINUTES).contains(&minutes);
     is_near.then(|| FixedOffset::east_opt(minutes * 60)).flatten()
 }
 
-/// What a provider's text says about a time.
+/// A time parsed from a provider's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ParsedTime {
     /// This time.
     Time(DateTime<Utc>),
     /// A zero date: that there is none.
     Nothing,
-    /// What cannot be read.
+    /// The text is not a time.
     Unreadable,
 }
 

@@ -59,7 +59,7 @@ pub struct FileIdentity {
     pub display_name: String,
     /// How sure the file is of the provider's format.
     pub sure: Sure,
-    /// What it covers and where that was learnt, in one sentence.
+    /// Its scope and its sources, in one sentence.
     pub about: String,
 }
 
@@ -133,7 +133,7 @@ pub enum Document {
     Fetched(Vec<Kind>),
 }
 
-/// What a webhook becomes.
+/// The type of a webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -184,12 +184,12 @@ pub struct Events {
     pub when: Vec<When>,
     /// The word that says what it is.
     pub r#type: Option<Sources>,
-    /// What each word means.
+    /// The meaning of each word.
     #[serde(default)]
     pub types: Words<Kind>,
-    /// What a webhook without such a word is.
+    /// The type of a webhook without such a word.
     pub absent: Option<Kind>,
-    /// What one with another word is.
+    /// The type of a webhook with another word.
     pub other: Kind,
 }
 
@@ -241,9 +241,9 @@ pub struct OrderHead {
     pub times: Clock,
     /// The zone of times that name none.
     pub zone: Option<Zone>,
-    /// What stands before the id in the number that people see; `NAME-` where this is absent.
+    /// The prefix of the id in the number that people see; by default `NAME-`.
     pub number_prefix: Option<String>,
-    /// What is cut off the id's beginning for that.
+    /// The beginning of the id that is cut off for that.
     pub number_strip: Option<String>,
     /// The short number.
     pub display_id: Option<Pick>,
@@ -386,9 +386,9 @@ pub struct Pricing {
     pub discount: Option<Amount>,
     /// Each discount.
     pub discounts: Vec<Discount>,
-    /// What the customer pays; computed and flagged where it is not there.
+    /// The amount that the customer pays; computed and flagged if absent.
     pub total: Option<Amount>,
-    /// What is collected on delivery.
+    /// The amount that is collected on delivery.
     pub collect_cash: Option<Amount>,
 }
 
@@ -403,7 +403,7 @@ pub struct Discount {
     /// Who pays for it: `merchant` or `provider`, as it is.
     #[serde(default, deserialize_with = "payer")]
     pub funded_by: Option<String>,
-    /// What it is called.
+    /// Its name.
     pub name: Option<Pick>,
 }
 

@@ -21,10 +21,10 @@ use crate::{
     provider::kept_header,
 };
 
-/// What an ignored webhook is about, where it names no order.
+/// The order id of an ignored webhook that names no order.
 const NOTHING: &str = "none";
 
-/// What the intake must know.
+/// The facts that the intake needs.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) kind: Kind,

@@ -222,13 +222,13 @@ fn count(quantity: &RawValue) -> Decimal {
     decimal(quantity.get()).unwrap_or(Decimal::ONE)
 }
 
-/// What so many rounded prices may have changed of a line: half a unit each, for each piece.
+/// How much rounded prices may change a line: half a unit each, for each piece.
 fn slack(quantity: &RawValue, rounded: u32) -> i64 {
     let pieces = count(quantity).abs().ceil().to_i64().unwrap_or(i64::MAX);
     pieces.max(1).saturating_mul(i64::from(rounded))
 }
 
-/// What an addition adds to one of its line.
+/// The price of an addition for one piece of its line.
 fn cost(modifier: &Modifier) -> Money {
     let count = count(&modifier.quantity);
     let one = modifier.modifiers.iter().map(cost).fold(modifier.price, Money::plus);

@@ -8,7 +8,7 @@ use crate::{
     provider::outbound::{MenuResult, Spec},
 };
 
-/// What such a webhook says.
+/// The result in such a webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MenuWord {
     /// The store that it names, where it does.

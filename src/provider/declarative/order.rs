@@ -26,7 +26,7 @@ const MAX_EXTRA_BYTES: usize = 32 * 1024;
 /// Longest pointer that is kept there.
 const MAX_EXTRA_POINTER_BYTES: usize = 512;
 
-/// What both an order and a change of one say.
+/// The parts that an order and a change of one share.
 pub(super) struct Common<'a> {
     pub(super) external_id: &'a str,
     pub(super) event_id: Option<String>,

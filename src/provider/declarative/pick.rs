@@ -159,7 +159,7 @@ pub struct Lookup {
     pub equals: Option<String>,
     /// Or where, from the element at hand, that text is.
     pub is: Option<Pointer>,
-    /// What is read of the row.
+    /// The value to read from the row.
     pub take: Pointer,
 }
 
@@ -173,7 +173,7 @@ impl<'de> Deserialize<'de> for Pointer {
 /// One of the texts that are put together.
 #[derive(Debug, Clone)]
 pub struct Joined {
-    /// What is said before it, where it is there.
+    /// The label before it, if it is present.
     pub label: String,
     /// Where it is.
     pub from: Source,
@@ -220,7 +220,7 @@ impl<'de> Deserialize<'de> for Joined {
 pub struct Pick {
     /// Where it may be.
     pub from: Vec<Source>,
-    /// What is said where it is nowhere.
+    /// The text if no source has it.
     pub fallback: Option<String>,
     /// Texts that are put together instead.
     pub join: Vec<Joined>,
@@ -485,8 +485,8 @@ pub struct Choice<T> {
     /// Its words, in either case.
     #[serde(default)]
     pub words: Words<T>,
-    /// What is meant where there is no word; as `other`, where the file does not say.
+    /// The meaning of a missing word; by default that of `other`.
     pub absent: Option<T>,
-    /// What is meant where the word is none of them.
+    /// The meaning of any other word.
     pub other: Option<T>,
 }

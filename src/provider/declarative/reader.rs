@@ -49,7 +49,7 @@ pub(super) struct Habits<'h> {
     pub(super) zone: Option<&'h Zone>,
 }
 
-/// What a webhook brought beside its body.
+/// The parts of a webhook beside its body.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WebhookRequest<'r> {
     pub(super) headers: &'r Map<String, Value>,
@@ -67,7 +67,7 @@ pub(super) enum Need {
     Optional,
 }
 
-/// What is taken for a value.
+/// The JSON types that are accepted for a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Accepts {
     /// Text and numbers: what is shown to people, or parsed.
@@ -110,7 +110,7 @@ pub(super) struct Text<'t> {
     pub(super) place: String,
 }
 
-/// What is at a place.
+/// The value at a place.
 pub(super) enum Sought<'t> {
     /// A text, which is not taken yet.
     Found(Text<'t>),

@@ -31,10 +31,10 @@ pub struct Sample<'a> {
     pub now: DateTime<Utc>,
 }
 
-/// What a sample becomes.
+/// The result of trying a sample.
 #[derive(Debug)]
 pub struct Tried {
-    /// What the webhook is, `order_created`.
+    /// The type of the webhook, `order_created`.
     pub kind: &'static str,
     /// The order that it is about.
     pub order_id: String,
@@ -46,7 +46,7 @@ pub struct Tried {
     pub is_test: bool,
     /// What follows.
     pub outcome: Outcome,
-    /// What it is answered, where not in the hub's own format.
+    /// The answer, if it is not in the hub's own format.
     pub answer: Option<FormattedAnswer>,
 }
 

@@ -306,7 +306,7 @@ fn parts_of_a_path_are_read_however_many_slashes_there_are() {
     }
 }
 
-/// What a program made of no id is none: news under it would be taken for repeats of one another.
+/// A program's rendering of a missing id is no id: news with it would look like repeats of one another.
 #[test]
 fn an_events_id_that_is_none_joins_nothing() {
     let file = Catalogue::shipped().get("uber-eats").unwrap().file.clone();

@@ -16,7 +16,7 @@ const MAX_DEPTH: usize = 24;
 /// Most faults that are named of one template.
 const MAX_FAULTS: usize = 20;
 
-/// What a template may use.
+/// The slots and lists that a template may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Vocabulary {
     /// Slots by name; a name that ends in `.` lets anything follow (`setting.`).
@@ -53,9 +53,9 @@ pub enum Json {
     Each {
         /// The list.
         list: String,
-        /// What an element is called inside.
+        /// The name of an element inside.
         name: &'static str,
-        /// What each becomes.
+        /// The content of each element.
         body: Box<Self>,
     },
 }

@@ -14,7 +14,7 @@ pub struct Lines(Vec<Kind>);
 /// Lines that were not written.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LeftOut {
-    /// What was refused.
+    /// The kind of request.
     pub kind: &'static str,
     /// The provider.
     pub provider: String,

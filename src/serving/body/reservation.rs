@@ -18,11 +18,11 @@ use tokio::sync::Notify;
 
 use crate::serving::{limit::address::Address, refusal::Reason};
 
-/// What strangers may hold of all, in sixteenths: of 32 MiB two bodies of the largest `MAX_PAYLOAD_SIZE`, and some.
+/// Share of strangers in all memory, in sixteenths: of 32 MiB two bodies of the largest `MAX_PAYLOAD_SIZE`, and some.
 const OF_STRANGERS: usize = 8;
-/// What strangers and known addresses may hold together; the rest is kept for the backend.
+/// Share of strangers and known addresses together; the rest is kept for the backend.
 const OF_KNOWN: usize = 13;
-/// What bodies for one provider may hold of any of these: three quarters.
+/// Share of bodies for one provider in any of these: three quarters.
 const PROVIDER_PARTS: (usize, usize) = (3, 4);
 
 /// The classes of senders, in ascending order of trust.
@@ -69,7 +69,7 @@ struct BudgetTable {
     providers: HashMap<Arc<str>, [usize; 3]>,
 }
 
-/// What an address holds.
+/// The memory of an address.
 #[derive(Default)]
 struct SenderBodies {
     bytes: usize,
@@ -92,7 +92,7 @@ struct ReservationState {
     lost: Notify,
 }
 
-/// What a body has taken so far; given back when dropped.
+/// The memory of a body so far; released when dropped.
 pub(super) struct MemoryReservation {
     budget: BodyBudget,
     sender: Sender,

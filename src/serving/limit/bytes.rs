@@ -52,7 +52,7 @@ impl Default for Bytes {
     }
 }
 
-/// What was put on the log lately; what is older counts less.
+/// Bytes that were recently put on the log; older ones count less.
 #[derive(Debug, Clone, Copy, Default)]
 struct Recent {
     bytes: f64,

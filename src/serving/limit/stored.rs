@@ -97,7 +97,7 @@ fn subject(who: &BlockTarget) -> String {
     }
 }
 
-/// What the stream has on these subjects.
+/// Reads the records on these subjects of the stream.
 ///
 /// # Errors
 /// If NATS does not answer, or the stream is not there.

@@ -31,7 +31,7 @@ struct TakenBytes {
     window: u64,
 }
 
-/// What of a verified webhook is counted.
+/// The counted properties of a verified webhook.
 #[derive(Debug, Clone, Copy)]
 pub struct QuotaLoad<'a> {
     /// The principal of the secret that proved it.

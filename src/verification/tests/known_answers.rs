@@ -11,7 +11,7 @@ const ANSWERS: &str = include_str!("known_answers.json");
 /// Schemes that say who calls and nothing about what.
 const NOT_OF_THE_BODY: [&str; 4] = ["careem-pos", "doordash", "delivery-hero", "delivery-hero without exp"];
 
-/// What is done to a body.
+/// A change to a body.
 type Change = fn(&mut Vec<u8>);
 
 #[derive(Deserialize)]

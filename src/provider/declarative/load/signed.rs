@@ -32,7 +32,7 @@ impl Unsigned {
     }
 }
 
-/// What identifies a webhook by a file and is not signed by a scheme.
+/// Identifying locations of a file that a scheme does not sign.
 pub fn unsigned(file: &File, scheme: &Scheme) -> Vec<Unsigned> {
     let webhook = &file.webhook;
     let of = |key, sources: Option<&Sources>| -> Vec<(&'static str, Source)> {

@@ -171,7 +171,7 @@ impl Ready {
     }
 }
 
-/// What is charged, and for what.
+/// The charged amounts and their lines.
 fn charged(body: &Value) -> Value {
     fn modifiers(list: &Value) -> Value {
         let one = |one: &Value| json!([one["quantity"], one["price"], modifiers(&one["modifiers"])]);
@@ -196,7 +196,7 @@ fn charged(body: &Value) -> Value {
     ])
 }
 
-/// What people read: every text that is not kept as it came.
+/// Texts for people: all texts that are not kept verbatim.
 fn printed(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::String(text) => found.push(text.clone()),

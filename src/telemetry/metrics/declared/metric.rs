@@ -1,6 +1,6 @@
 //! The declaration of a metric.
 
-/// What kind of metric it is.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Grows.
@@ -31,7 +31,7 @@ pub enum Values {
 pub struct Label {
     /// Its name.
     pub name: &'static str,
-    /// What it can be.
+    /// Its possible values.
     pub values: Values,
 }
 
@@ -40,11 +40,11 @@ pub struct Label {
 pub struct Metric {
     /// Its name; the unit is its last word but for `_total`.
     pub name: &'static str,
-    /// What kind it is.
+    /// Its kind.
     pub kind: Kind,
     /// Its labels.
     pub labels: &'static [Label],
-    /// What it says, and on which instance it counts where that is not each.
+    /// Its help text, with the instance that reports it if not every one does.
     pub help: &'static str,
     /// Shown only when its value is known: a 0 from the start would be wrong.
     is_late: bool,
