@@ -9,7 +9,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{print, with_rights};
+use super::{dead_letters::printable, print, with_rights};
 use crate::{
     config::{self, Environment},
     journal::connection::{Connection, HUB_INBOX},
@@ -190,12 +190,6 @@ impl Row {
             self.requests.to_string(),
         ]
     }
-}
-
-/// Replaces control characters, which would move a terminal's cursor.
-fn printable(text: &str) -> String {
-    let safe = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    text.chars().map(safe).collect()
 }
 
 /// The list for people.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use chrono::TimeDelta;
 use clap::Subcommand;
 use serde::Serialize;
 
@@ -127,6 +128,8 @@ pub enum Command {
 /// Stack of a worker thread: twice the default. The stages' futures nest deeply, and in a debug build one overflowed 2 MiB.
 /// Untouched pages cost no memory.
 const STACK_BYTES: usize = 4 * 1024 * 1024;
+/// How far the clock of NATS may be behind a hub's. A search by time begins that much earlier.
+const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 
 /// Runs a command with the process's environment.
 pub fn execute(command: Command, json: bool) -> ExitCode {

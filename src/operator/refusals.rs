@@ -5,10 +5,10 @@
 use std::{collections::VecDeque, fmt, io::Write as _, process::ExitCode};
 
 use anyhow::Context as _;
-use chrono::TimeDelta;
 use clap::Subcommand;
 
 use super::{
+    CLOCK_SKEW,
     dead_letters::{Since, printable, time_text},
     print, with_rights,
 };
@@ -22,9 +22,6 @@ use crate::{
     },
     serving::audit::{RefusalSample, SUBJECT_ROOT},
 };
-
-/// How far the clock of NATS may be behind a hub's. A search by time begins that much earlier.
-const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]

@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use anyhow::bail;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::LetterFilter;
@@ -19,11 +19,10 @@ use crate::{
         connection::Connection,
         read::{Entry, Located, LogReader, Start, event_at},
     },
+    operator::CLOCK_SKEW,
     transform::Transform,
 };
 
-/// How far the clock of NATS may be behind a hub's. A search by time begins that much earlier.
-const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 /// Most retries that are kept in memory while dead letters are read; some 40 bytes each.
 const MAX_RETRIES: usize = 2_000_000;
 /// Events that one request returns while an event of a partition is searched for.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use anyhow::Context as _;
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -15,10 +15,9 @@ use crate::{
         connection::Connection,
         read::{self, Entry, Located, LogReader, Start},
     },
+    operator::CLOCK_SKEW,
 };
 
-/// How far the clock of NATS may be behind a hub's. A search by time begins that much earlier.
-const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 /// Without a beginning, the last events are searched for among this many of the newest ones.
 pub const NEWEST: u64 = 10_000;
 

@@ -21,10 +21,9 @@ use crate::{
         connection::Connection,
         read::{self, Entry, Located, LogReader, Start},
     },
+    operator::CLOCK_SKEW,
 };
 
-/// How far the clock of NATS may be behind a hub's. A search by time begins that much earlier.
-const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 /// How long after an order's last event in `hub.orders` the log is searched for requests to its provider.
 pub const LATER: TimeDelta = TimeDelta::hours(48);
 /// Most events of a story; an order has some ten.
