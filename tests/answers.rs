@@ -3,10 +3,7 @@
 
 use std::io::Write as _;
 
-use flate2::{
-    Compression,
-    write::{DeflateEncoder, GzEncoder, ZlibEncoder},
-};
+use flate2::{Compression, write::DeflateEncoder};
 use serde_json::{Value, json};
 use webhook_hub::event::EventType;
 
@@ -18,6 +15,7 @@ use crate::harness::{
     hub::{Hub, Settings},
     ids,
     log::payload,
+    packed::{gzip, zlib},
     wait::{PATIENCE, eventually},
 };
 
@@ -28,18 +26,6 @@ fn yes(id: &Value) -> String {
 
 fn coded(body: Vec<u8>, coding: &str) -> Answer {
     Answer::Bytes(200, body, vec![("content-encoding", coding.to_owned())])
-}
-
-fn gzip(plain: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(plain).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn zlib(plain: &[u8]) -> Vec<u8> {
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(plain).unwrap();
-    encoder.finish().unwrap()
 }
 
 fn deflate(plain: &[u8]) -> Vec<u8> {

@@ -6,9 +6,6 @@ use std::{
     process::Command,
 };
 
-use reqwest::Method;
-use serde_json::Value;
-
 use crate::harness::{
     World,
     at_end::Ends,
@@ -98,18 +95,13 @@ async fn until_refused(world: &World, hub: &Hub) -> (usize, String) {
     panic!("the disk is not full");
 }
 
-async fn health(world: &World, hub: &Hub) -> Value {
-    let url = format!("{}/health", hub.private_url());
-    world.careem.request(Method::GET, &url).await.json()
-}
-
 /// Waits until the log counts as one that stores nothing, and returns the reason.
 async fn stores_nothing(world: &World, hub: &Hub) -> String {
     world
         .metrics_say(hub, "event_log_trouble{reason=\"stores_nothing\"} 1")
         .await;
     world.metrics_say(hub, "event_log_up 0").await;
-    let health = health(world, hub).await;
+    let health = world.health(hub).await;
     assert_eq!(health["checks"]["eventLog"], "unhealthy", "{health}");
     health["reasons"]["eventLog"].as_str().unwrap_or_default().to_owned()
 }
@@ -187,7 +179,7 @@ async fn the_monitoring_port_says_why_and_how_much_room_there_is() {
         .metrics_say(&hub, &format!("nats_disk_free_bytes{{{server}}} 0"))
         .await;
     let said = eventually("the reason is the server's own", PATIENCE, async || {
-        let health = health(&world, &hub).await;
+        let health = world.health(&hub).await;
         let reason = health["reasons"]["eventLog"].as_str().unwrap_or_default().to_owned();
         if reason.contains("no space left") {
             Ok(reason)

@@ -1,9 +1,6 @@
 //! What reaches the hub besides a plain webhook: packed ones in a crowd, paths that are written otherwise, and strangers
 //! that ask how it is.
 
-use std::io::Write as _;
-
-use flate2::{Compression, write::GzEncoder};
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::Value;
@@ -15,14 +12,9 @@ use crate::harness::{
     careem::{MERCHANT, SECRET, order, sign},
     hub::Hub,
     ids,
+    packed::gzip,
     wait::{PATIENCE, eventually},
 };
-
-fn gzip(plain: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(plain).unwrap();
-    encoder.finish().unwrap()
-}
 
 async fn post_packed(world: &World, hub: &Hub, plain: &str) -> (u16, String) {
     let signature = sign(SECRET, plain.as_bytes());

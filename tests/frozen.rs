@@ -4,12 +4,6 @@ use std::time::Duration;
 
 use crate::harness::{World, at_end::Ends, careem::change, hub::Hub, ids};
 
-/// How often the backend was asked about an order.
-fn requests_about(world: &World, id: &str) -> usize {
-    let requests = world.backend.requests();
-    requests.iter().filter(|one| one.external_order_id() == id).count()
-}
-
 /// Orders that wait for a slot when their instance is frozen, and are forwarded by another, are not sent once more when the
 /// first one comes back and has a slot for them.
 #[tokio::test(flavor = "multi_thread")]
@@ -70,11 +64,7 @@ async fn nats_is_frozen_during_a_handover() {
     going_on.await;
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(4)).await;
-    assert_eq!(
-        requests_about(&world, "CR-under-way-0"),
-        2,
-        "its creation and its change"
-    );
+    assert_eq!(world.requests_about("CR-under-way-0"), 2, "its creation and its change");
     assert_eq!(world.backend.count(), 4);
 }
 
@@ -97,6 +87,6 @@ async fn nats_is_frozen_during_a_takeover() {
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(4)).await;
     for id in ids("in-hand", 3) {
-        assert!(requests_about(&world, &id) <= 3, "{id}");
+        assert!(world.requests_about(&id) <= 3, "{id}");
     }
 }

@@ -25,12 +25,6 @@ const HANGING: Duration = Duration::from_secs(9);
 /// machine needs less than a second, one with both cores busy was seen to need five.
 const PAUSE: Duration = Duration::from_secs(8);
 
-/// How often the backend was asked about an order's creation.
-fn requests_about(world: &World, id: &str) -> usize {
-    let requests = world.backend.requests();
-    requests.iter().filter(|one| one.external_order_id() == id).count()
-}
-
 /// Waits until a hub says that it has the stage.
 async fn works(hub: &Hub) {
     eventually("it has the stage", PATIENCE, async || {
@@ -98,7 +92,7 @@ async fn a_rolling_restart_with_five_hanging_answers() {
     eprintln!("longest time without forwarding: {pause:?}");
     assert!(pause < PAUSE, "nothing was forwarded for {pause:?}");
     for id in &hanging {
-        assert_eq!(requests_about(&world, id), 2, "{id}");
+        assert_eq!(world.requests_about(id), 2, "{id}");
     }
 }
 
@@ -127,11 +121,7 @@ async fn a_request_that_succeeds_after_the_handover_is_not_repeated() {
     assert_eq!(status.code(), Some(0));
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(4)).await;
-    assert_eq!(
-        requests_about(&world, "CR-under-way-0"),
-        2,
-        "its creation and its change"
-    );
+    assert_eq!(world.requests_about("CR-under-way-0"), 2, "its creation and its change");
     assert_eq!(world.backend.count(), 4);
 }
 
@@ -164,11 +154,7 @@ async fn the_request_of_a_lanes_head_is_under_way() {
     tokio::join!(first.terminate(), going_on);
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(4)).await;
-    assert_eq!(
-        requests_about(&world, "CR-lane"),
-        3,
-        "the 404, the creation, the change"
-    );
+    assert_eq!(world.requests_about("CR-lane"), 3, "the 404, the creation, the change");
 }
 
 /// The stage that speaks to providers is handed over in the same way.
@@ -220,7 +206,7 @@ async fn the_one_that_hands_over_dies() {
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(3)).await;
     assert_eq!(
-        requests_about(&world, "CR-under-way-0"),
+        world.requests_about("CR-under-way-0"),
         3,
         "twice its creation, once its change"
     );

@@ -9,19 +9,13 @@ use crate::harness::{
     careem::{Answer, MERCHANT, order, sign},
     hub::Hub,
     ids,
+    packed::padded,
     provider::{Provider, Webhook},
     wait::{PATIENCE, eventually},
 };
 
 /// An order of another provider.
 const GENERIC: &str = include_str!("fixtures/providers/generic/order.created.json");
-
-/// An order, made this long by space at its end.
-fn padded(id: &str, bytes: usize) -> String {
-    let order = order(id);
-    let head = order.trim_end().strip_suffix('}').unwrap();
-    format!("{head}{}}}", " ".repeat(bytes - head.len() - 1))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_may_send_so_many_bytes() {

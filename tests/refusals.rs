@@ -18,17 +18,11 @@ use crate::harness::{
     at_end::Ends,
     careem::{self, MERCHANT, SECRET, order, sign},
     hub::Hub,
+    packed::padded,
     wait::PATIENCE,
 };
 
 const MAX_BODY: usize = 5 * 1024 * 1024;
-
-/// The sample order, made exactly this long by spaces.
-fn padded(id: &str, bytes: usize) -> String {
-    let order = order(id);
-    let head = order.trim_end().strip_suffix('}').unwrap();
-    format!("{head}{}}}", " ".repeat(bytes - head.len() - 1))
-}
 
 fn gzip(plain: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());

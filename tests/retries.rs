@@ -34,15 +34,6 @@ impl World {
             .set("CIRCUIT_BREAKER_ENABLED", false)
     }
 
-    /// Waits until so many orders have a lane.
-    async fn wait_parked(&self, count: usize) {
-        eventually(&format!("{count} orders are parked"), PATIENCE, async || {
-            let lanes = self.lanes().await;
-            if lanes.len() == count { Ok(()) } else { Err(lanes) }
-        })
-        .await;
-    }
-
     /// The times of the requests about an order, on this path.
     fn times(&self, path: &str, order: &str) -> Vec<Instant> {
         let requests = self.backend.requests().into_iter();
@@ -113,7 +104,7 @@ async fn parked_time_survives_sigkill_of_hub_and_nats() {
         world.backend.next_for(&id, [wait.clone()]);
     }
     world.post_orders(&hub, ids("parked", 3)).await;
-    world.wait_parked(3).await;
+    world.has_parked(3).await;
     for id in ids("parked", 3) {
         world.careem.post(&hub, &change(&id, "cancelled")).await.event_id();
     }
@@ -169,7 +160,7 @@ async fn the_number_of_partitions_changes_while_orders_are_parked() {
         world.backend.next_for(id, std::iter::repeat_n(Answer::status(503), 4));
     }
     world.post_orders(&first, parked.clone()).await;
-    world.wait_parked(20).await;
+    world.has_parked(20).await;
     for id in &parked {
         world.careem.post(&first, &change(id, "ready")).await.event_id();
     }
@@ -193,7 +184,7 @@ async fn a_cancellation_before_its_order() {
         world.backend.next_for(id, unknown);
         world.careem.post(&hub, &change(id, "cancelled")).await.event_id();
     }
-    world.wait_parked(2).await;
+    world.has_parked(2).await;
     world.careem.post(&hub, &change(early, "ready")).await.event_id();
     world.careem.post(&hub, &order(early)).await.event_id();
     world.at_end(Ends::forwarded(4).dead_lettered(1)).await;
@@ -231,7 +222,7 @@ async fn an_order_that_waits_behind_its_own_cancellation() {
         .post(&hub, &change("CR-behind", "cancelled"))
         .await
         .event_id();
-    world.wait_parked(1).await;
+    world.has_parked(1).await;
     world.careem.post(&hub, &change("CR-behind", "ready")).await.event_id();
     world.careem.post(&hub, &order("CR-behind")).await.event_id();
     world.at_end(Ends::forwarded(3)).await;
@@ -254,7 +245,7 @@ async fn the_lanes_are_lost() {
         world.backend.next_for(&id, [wait.clone()]);
     }
     world.post_orders(&hub, ids("lost", 5)).await;
-    world.wait_parked(5).await;
+    world.has_parked(5).await;
     for id in ids("lost", 5) {
         world.careem.post(&hub, &change(&id, "cancelled")).await.event_id();
     }
@@ -278,7 +269,7 @@ async fn the_lanes_are_lost() {
         .await
         .unwrap();
     let hub = Hub::start(&world.impatient("1s")).await;
-    world.wait_parked(5).await;
+    world.has_parked(5).await;
     hub.says("lanes made again from the log").await;
     world.at_end(Ends::forwarded(10)).await;
     for id in ids("lost", 5) {

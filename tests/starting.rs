@@ -2,9 +2,6 @@
 
 use std::net::TcpListener;
 
-use reqwest::Method;
-use serde_json::Value;
-
 use crate::harness::{
     World,
     at_end::Ends,
@@ -62,11 +59,7 @@ async fn nats_cannot_be_reached() {
         let hub = Hub::start(settings).await;
         hub.says(&format!("{url}: ")).await;
         hub.says(why).await;
-        let health = world
-            .careem
-            .request(Method::GET, &format!("{}/health", hub.private_url()))
-            .await;
-        let reason = health.json()["reasons"]["nats"].clone();
+        let reason = world.health(&hub).await["reasons"]["nats"].clone();
         assert!(reason.as_str().unwrap().contains(why), "{reason}");
         let lines = hub
             .log()
@@ -85,11 +78,6 @@ async fn nats_cannot_be_reached() {
     drop(world);
 }
 
-async fn health(world: &World, hub: &Hub) -> Value {
-    let url = format!("{}/health", hub.private_url());
-    world.careem.request(Method::GET, &url).await.json()
-}
-
 /// A certificate with little time left is in log, metric and health, and a new one takes it away.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expiring_certificate_is_reported() {
@@ -104,7 +92,7 @@ async fn an_expiring_certificate_is_reported() {
     let hub = Hub::start(&settings).await;
     hub.says("it expires soon: renew it").await;
     let said = eventually("nothing else is wrong", PATIENCE, async || {
-        let said = health(&world, &hub).await;
+        let said = world.health(&hub).await;
         if said["status"] == "degraded" && said["checks"]["database"] == "healthy" {
             Ok(said)
         } else {
@@ -128,7 +116,7 @@ async fn an_expiring_certificate_is_reported() {
     assert_eq!(authority.ends_in("backend", 300).certificate, files.certificate);
     hub.reload().await;
     eventually("the new one is seen", PATIENCE, async || {
-        let said = health(&world, &hub).await;
+        let said = world.health(&hub).await;
         if said["checks"]["credentials"] == "healthy" {
             Ok(())
         } else {

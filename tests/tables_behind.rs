@@ -1,9 +1,6 @@
 //! PostgreSQL gives connections and the tables do not go on, or it is not there at all: metrics and health say how far the log is
 //! beyond them and why, on every instance, and intake and backend do without.
 
-use reqwest::Method;
-use serde_json::Value;
-
 use crate::harness::{
     World,
     at_end::Ends,
@@ -31,18 +28,13 @@ fn read_only(how: &str) -> String {
 }
 
 impl World {
-    async fn tables(&self, hub: &Hub) -> Value {
-        let url = format!("{}/health", hub.private_url());
-        self.careem.request(Method::GET, &url).await.json()
-    }
-
     /// Waits until health says that of the trouble that the tables have, and that so many events are missing in them.
     async fn tables_are_behind(&self, hub: &Hub, class: &str, events: u64) {
         eventually(
             &format!("the tables are {events} behind: {class}"),
             PATIENCE,
             async || {
-                let health = self.tables(hub).await;
+                let health = self.health(hub).await;
                 let tables = &health["tables"];
                 let is_degraded = health["status"] == "degraded" && health["checks"]["tables"] == "unhealthy";
                 if is_degraded && tables["trouble"]["class"] == class && tables["lagEvents"] == events {
@@ -75,7 +67,7 @@ impl World {
         self.metrics_say(hub, &format!("database_trouble{{class=\"{class}\"}} 0"))
             .await;
         eventually("all is well", PATIENCE, async || {
-            let health = self.tables(hub).await;
+            let health = self.health(hub).await;
             if health["status"] == "healthy" {
                 Ok(())
             } else {

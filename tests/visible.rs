@@ -1,6 +1,5 @@
 //! Trouble shows in metrics, health and the log: before anything happened, while orders wait, and when they end.
 
-use reqwest::Method;
 use serde_json::Value;
 use webhook_hub::telemetry::metrics::declared::{Kind, METRICS};
 
@@ -33,12 +32,6 @@ impl World {
             }
         })
         .await;
-    }
-
-    /// Health with its reasons.
-    async fn health(&self, hub: &Hub) -> Value {
-        let url = format!("{}/health", hub.private_url());
-        self.careem.request(Method::GET, &url).await.json()
     }
 }
 

@@ -1,16 +1,13 @@
 //! Bodies that are too large, too slow, too many, compressed too much or nested too deeply.
 
-use std::{io::Write as _, time::Duration};
+use std::time::Duration;
 
-use flate2::{
-    Compression,
-    write::{GzEncoder, ZlibEncoder},
-};
 use futures_util::future::join_all;
 
 use super::{PATH, Siege, good, signed};
 use crate::harness::{
     careem::{SECRET, order, sign},
+    packed::{gzip, padded, zlib},
     raw::{Raw, request},
     wait::{PATIENCE, eventually},
 };
@@ -18,25 +15,6 @@ use crate::harness::{
 const MAX_BODY: usize = 5 * 1024 * 1024;
 /// Most memory (kB) that a hub may ever have had, whatever is sent: bodies have 32 MiB, and the rest is the program.
 const MAX_MEMORY_KB: u64 = 160 * 1024;
-
-fn gzip(plain: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(plain).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn zlib(plain: &[u8]) -> Vec<u8> {
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(plain).unwrap();
-    encoder.finish().unwrap()
-}
-
-/// An order, made exactly this long by space at its end.
-fn padded(id: &str, bytes: usize) -> String {
-    let order = order(id);
-    let head = order.trim_end().strip_suffix('}').unwrap();
-    format!("{head}{}}}", " ".repeat(bytes - head.len() - 1))
-}
 
 /// The same of text that packs four times, as a large honest body does.
 fn dense(id: &str, bytes: usize) -> String {

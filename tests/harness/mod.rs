@@ -25,6 +25,7 @@ pub(crate) mod platform;
 pub(crate) mod outside;
 pub(crate) mod proxy;
 pub(crate) mod careem;
+pub(crate) mod packed;
 pub(crate) mod provider;
 pub(crate) mod golden;
 pub(crate) mod log;
@@ -252,6 +253,18 @@ impl World {
             }
         }
         lanes
+    }
+
+    /// The hub's health on its private port.
+    pub(crate) async fn health(&self, hub: &Hub) -> Value {
+        let url = format!("{}/health", hub.private_url());
+        self.careem.request(Method::GET, &url).await.json()
+    }
+
+    /// How many requests about an order the backend got.
+    pub(crate) fn requests_about(&self, id: &str) -> usize {
+        let requests = self.backend.requests();
+        requests.iter().filter(|one| one.external_order_id() == id).count()
     }
 
     /// Waits until so many lanes are open.

@@ -2,7 +2,6 @@
 //! meanwhile, from an address of their own and from the attacker's, and none of them is lost.
 
 use std::{
-    io::Write as _,
     net::{IpAddr, Ipv4Addr},
     sync::{
         Arc,
@@ -11,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flate2::{Compression, write::GzEncoder};
 use futures_util::future::join_all;
 use reqwest::Method;
 use tokio::{net::TcpStream, task::JoinSet};
@@ -19,6 +17,7 @@ use tokio::{net::TcpStream, task::JoinSet};
 use super::{PATH, Siege, good, signed};
 use crate::harness::{
     outside::{CAREEM_POS, Outside, send},
+    packed::gzip,
     raw::{Raw, request},
     wait::{PATIENCE, POLL, eventually, heavy},
 };
@@ -242,12 +241,6 @@ async fn bodies_that_trickle() {
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     siege.stands("a body that trickles").await;
     siege.ends().await;
-}
-
-fn gzip(plain: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(plain).unwrap();
-    encoder.finish().unwrap()
 }
 
 /// Five KB of gzip that unpack to five MB, which eight secrets would be tried with; and as much without any packing.
