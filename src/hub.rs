@@ -346,9 +346,9 @@ fn spawn_stages(
 enum Phase {
     /// First.
     Intake,
-    /// When no webhook comes in any more.
+    /// When no more webhooks come in.
     Stages,
-    /// When no task appends any more.
+    /// When no task appends events.
     Log,
 }
 

@@ -141,7 +141,7 @@ impl Schedule {
 
     /// When to try again after a request that was a trial of a half-open breaker. One that was parked before waits as long as
     /// it did then, uncounted: what the backend's absence costs must not depend on which orders found out that it lasts. It
-    /// is parked all the same, so that an order which is itself the reason for the failure does not take every trial.
+    /// is still parked, so that an order that is itself the reason for the failure does not take every trial.
     pub fn next_after_trial(&self, requests: u32, asked_for: Option<Duration>, event: EventId) -> Option<Next> {
         match Self::retries(requests) {
             0 => self.next(requests, asked_for, event),

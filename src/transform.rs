@@ -327,7 +327,7 @@ fn ignore(received: &Recorded, now: DateTime<Utc>, reason: &str, message: String
     NewEvent::new(received.follow(LABEL, EventType::OrderIgnored, now), &payload)
 }
 
-/// The webhook cannot be read as an order. It is a dead letter: after the provider's file is mended a retry reads the body
+/// The webhook cannot be read as an order. It is a dead letter: after the provider's file is corrected, a retry reads the body
 /// again, which is on the log byte for byte.
 fn reject(received: &Recorded, error: &TransformError) -> NewEvent {
     let details = match error {

@@ -379,7 +379,7 @@ impl Transaction<'_> {
     /// Ends it.
     ///
     /// # Errors
-    /// If PostgreSQL refuses or does not answer; if it does not, what was written may be there all the same.
+    /// If PostgreSQL refuses or does not answer. If it does not answer, the rows may have been written.
     pub async fn commit(self) -> Result<(), Error> {
         self.watch.within(self.watch.limit, self.inner.commit()).await
     }

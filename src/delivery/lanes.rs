@@ -214,7 +214,7 @@ impl Lanes {
         self.table().get(key).is_some()
     }
 
-    /// The lane that is due first, if any; the caller gives it back by [`Self::release`].
+    /// The lane that is due first, if any; the caller returns it with [`Self::release`].
     pub fn take_due(&self, now: DateTime<Utc>) -> Option<OrderKey> {
         self.table().take_due(now + EARLY)
     }

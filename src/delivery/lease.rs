@@ -183,7 +183,7 @@ impl Lease {
         }
     }
 
-    /// Gives it back, so that another need not wait. False where it was not this holder's any more, or NATS does not answer.
+    /// Releases it, so that another instance need not wait. False if this holder had lost it, or NATS does not answer.
     pub async fn give_back(self, note: &Note) -> bool {
         self.until.end();
         match write(&self.connection, &self.subject, self.sequence, "", note).await {

@@ -59,7 +59,7 @@ struct Dev {
 /// Starts everything, sends a sample order and stays until Ctrl-C.
 ///
 /// # Errors
-/// If a server is missing or does not start; the message says which and how to mend it.
+/// If a server is missing or does not start; the message names it and the remedy.
 pub async fn run(environment: &Environment, dir: &Path) -> anyhow::Result<ExitCode> {
     let of_providers = of_providers(environment, &config::catalogue(environment)?);
     let level = std::env::var("LOG_LEVEL").unwrap_or_else(|_| "warn".into());

@@ -55,7 +55,7 @@ pub struct ErrorReport {
     pub error_type: ErrorType,
     /// For machines: `BRANCH_NOT_FOUND`, `BACKEND_500` …
     pub code: String,
-    /// For people: what is wrong and, where it can be said, how to mend it.
+    /// For people: what is wrong and, if known, the remedy.
     pub message: String,
     /// Details, e.g. each fault of a payload with its JSON pointer.
     #[serde(default, skip_serializing_if = "Value::is_null")]
@@ -204,7 +204,7 @@ pub struct DeadLettered {
 pub struct RetryRequested {
     /// The stage that takes it up again.
     pub stage: String,
-    /// Place on the log of the event that it takes up.
+    /// Sequence of the event that is retried.
     pub sequence: u64,
     /// How that event had ended: the error's code, or the reason for which it was ignored (`DUPLICATE_ORDER`). Absent in
     /// events of earlier versions.

@@ -128,7 +128,7 @@ impl Evidence {
         }
     }
 
-    /// Nothing that was not found, or redirected, before says anything of the backend any more.
+    /// Earlier 404s and redirects no longer count as evidence.
     fn proven(&mut self, asked: Instant) {
         self.is_proven = true;
         self.proof_asked = self.proof_asked.max(Some(asked));

@@ -159,7 +159,7 @@ impl Client {
     /// Asks, and reads at most so many bytes of the answer's body, as they come and unpacked.
     ///
     /// # Errors
-    /// There was no answer (see [`super::no_answer`]). One with an incomplete body is an answer all the same: its status counts.
+    /// There was no answer (see [`super::no_answer`]). An answer with an incomplete body is still an answer: its status counts.
     pub async fn ask(&self, request: Request, max_bytes: usize) -> Result<Answer, Failure> {
         let target = request.target.clone()?;
         let mut clock = pin!(tokio::time::sleep(self.timeout));

@@ -69,7 +69,7 @@ async fn verify_in_turn<'a>(
     Ok(aside(|| verify(&enabled.scheme, request, keys, now)))
 }
 
-/// Counts the secrets that matched: an old one that is not used any more can be removed.
+/// Counts the secrets that matched, so that an unused old one can be removed.
 fn count<'a>(enabled: &Enabled, verified: Verified<'a>) -> Verified<'a> {
     for used in verified.proof().secrets() {
         enabled.measured.used(used);

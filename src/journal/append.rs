@@ -6,7 +6,7 @@
 //! is quiet, and nearly as quick as without any fsync when it is busy. Several rounds in flight were measured to be slower
 //! than one.
 //!
-//! An append is answered only after JetStream's acknowledgement. An append without one may be on the log all the same;
+//! An append is answered only after JetStream's acknowledgement. An append without one may still be on the log;
 //! sending it again, with the same id, is always safe.
 
 pub mod acknowledging;
@@ -54,7 +54,7 @@ struct Stored {
     by_whom_is_open: bool,
 }
 
-/// Why an event could not be appended; it may be on the log all the same.
+/// Why an event could not be appended. It may be on the log nevertheless.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
     /// No acknowledgement in time.

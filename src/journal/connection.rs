@@ -56,7 +56,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Opens it. Where NATS is not there yet, this returns all the same and goes on trying.
+    /// Opens it. If NATS cannot be reached yet, this returns anyway, and the client keeps trying.
     ///
     /// # Errors
     /// If the settings themselves cannot work (a credentials file that is not there).

@@ -174,7 +174,7 @@ pub struct LogReader {
     end: Option<End>,
     /// Of the last message that was read.
     mark: Option<Mark>,
-    /// Changes where the connection comes or goes: an answer that was under way then does not come any more.
+    /// Changes when the connection comes or goes: an answer that was under way then never comes.
     connection: watch::Receiver<bool>,
 }
 
@@ -367,7 +367,7 @@ pub async fn last_of(
     }
 }
 
-/// The event at a sequence; none where there is none any more, or none that can be read.
+/// The event at a sequence; none if it has left the log, or cannot be read.
 ///
 /// # Errors
 /// If NATS does not answer.
@@ -375,7 +375,7 @@ pub async fn event_at(connection: &Connection, sequence: u64) -> anyhow::Result<
     Ok(decoded_at(connection, sequence).await?.and_then(Result::ok))
 }
 
-/// The event at a sequence, or why the message there is none that this version can read; none where there is none any more.
+/// The event at a sequence, or why this version cannot read the message; none if it has left the log.
 ///
 /// # Errors
 /// If NATS does not answer.

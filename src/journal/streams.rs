@@ -69,7 +69,7 @@ const STREAMS: [(&str, &str); 7] = [
     (REFUSALS, REFUSALS_FILE),
     (KEYS, KEYS_FILE),
 ];
-/// Streams that no order needs: without them the hub serves all the same.
+/// Streams that no order needs: the hub also serves without them.
 const DISPENSABLE: [&str; 4] = [LIMITS, BLOCKS, REFUSALS, KEYS];
 
 /// Streams with optional consumers: without them the stream is read in another way.
@@ -220,7 +220,7 @@ async fn consumer_differences(connection: &Connection, stream: &str, file: &str)
 ///
 /// # Errors
 /// If something is missing or differs, from its file or from what the operator chose, in a way that could lose events; the
-/// message says how to mend it. Trouble with the connection comes as another error and can be tried again: [`is_verdict`] tells
+/// message names the remedy. Trouble with the connection comes as another error and can be tried again: [`is_verdict`] tells
 /// them apart.
 pub async fn verify(connection: &Connection) -> anyhow::Result<()> {
     let differences = differences(connection).await?;

@@ -5,7 +5,7 @@
 pub enum Flag {
     /// The provider's total is not the sum of its parts. Both stay as they were sent.
     TotalMismatch,
-    /// A price was rounded, and the lines do not come to the subtotal any more.
+    /// A price was rounded, so the lines no longer add up to the subtotal.
     SubtotalMismatch,
     /// The provider sent no total; this one is the sum of what it sent.
     TotalComputed,

@@ -19,7 +19,7 @@ use crate::event::EventId;
 const MAX_BRANCHES: usize = 10_000;
 /// Most events with a reserved time, some 6 MB of them. Any more gets a time too, and queues anew when it comes back.
 const MAX_RESERVED: usize = 100_000;
-/// How much before its time an event may come back: as much as a lane may be taken up early.
+/// How early an event may come back: as early as a lane may be taken up.
 const EARLY: Duration = Duration::from_millis(20);
 /// How many requests may come at once, in time: a second's worth.
 const BURST: Duration = Duration::from_secs(1);

@@ -353,7 +353,7 @@ impl ConnectionTable {
         })
     }
 
-    /// Also where it is not there any more.
+    /// Does nothing if it is no longer there.
     fn remove(&mut self, connection: &ClientConnection) {
         let _ = self.classes.iter_mut().any(|class| class.remove(connection));
     }

@@ -138,7 +138,7 @@ impl Tables {
         };
     }
 
-    /// This instance does not delete old rows any more.
+    /// This instance no longer deletes old rows.
     pub fn retention_ended(&self) {
         for table in self.retention_refused().into_keys() {
             self.set_retention_refused(table, None);

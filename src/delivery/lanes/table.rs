@@ -111,7 +111,7 @@ impl LaneTable {
         }
     }
 
-    /// The lane that is due first, where one is due by then; the caller gives it back by [`Self::release`].
+    /// The lane that is due first, if one is due at that time; the caller returns it with [`Self::release`].
     pub(super) fn take_due(&mut self, by: DateTime<Utc>) -> Option<OrderKey> {
         let (due_at, key) = *self.queue.first()?;
         if due_at > by.timestamp_millis() {

@@ -67,7 +67,7 @@ pub struct AtWork {
     pub by: String,
     /// Their sequences.
     pub events: Vec<u64>,
-    /// After how many milliseconds from the writing of the note none of its requests can be under way any more.
+    /// Milliseconds after the writing of the note, when none of its requests can still be under way.
     pub within_ms: u64,
 }
 

@@ -1,5 +1,5 @@
-//! What is to be done for an event of the log: a request to take another event up again is for that one, and what something newer
-//! has replaced is not handled.
+//! Decides what a stage does with an event of the log: a request for a retry leads to the event that it names, and an event that
+//! something newer has superseded is not handled.
 
 use super::{Stage, Worker};
 use crate::{
@@ -8,22 +8,22 @@ use crate::{
     journal::{codec::CodecError, read::decoded_at},
 };
 
-/// What to do for an event of the log.
+/// What a stage does with an event of the log.
 pub(super) enum EventAction {
     /// Handle this.
     Handle(Box<Recorded>),
     /// It requests a retry by another stage.
     NotOurs,
-    /// It requests a retry of an event that is not on the log any more, or is there (true) and none that this stage can handle.
+    /// It requests a retry of an event that has left the log, or is there (true) and cannot be handled by this stage.
     Gone(u64, bool),
     /// It requests a retry of an event of a newer version.
     Left,
-    /// A newer event has superseded it, or the backend has it by the same webhook.
+    /// A newer event has superseded it, or the backend has it from the same webhook.
     Superseded(Box<Recorded>, NewerEvent),
 }
 
 impl<S: Stage> Worker<S> {
-    /// What is to be handled: the event itself, or the one that it asks to take up again.
+    /// The event to handle: this one, or the dead letter's event if this is a request to retry it.
     pub(super) async fn order(&self, recorded: Recorded, requests: u32) -> anyhow::Result<EventAction> {
         if recorded.envelope.event_type != EventType::OrderRetryRequested {
             return self.unless_superseded(recorded, requests).await;
@@ -40,8 +40,8 @@ impl<S: Stage> Worker<S> {
         self.unless_superseded(Recorded { run, ..original }, requests).await
     }
 
-    /// What was taken up again must not be put over what came after it. What was sent once since then goes on: later events
-    /// of its order wait behind it.
+    /// A retried event must not overwrite something newer. After its first request this is no longer checked: later events of its
+    /// order wait behind it.
     async fn unless_superseded(&self, event: Recorded, requests: u32) -> anyhow::Result<EventAction> {
         let newer = if requests == 0 && superseded::may_be(&event) {
             let partitions = self.journal.partitions();

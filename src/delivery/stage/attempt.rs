@@ -60,7 +60,7 @@ pub(super) struct TaskContext {
     pub(super) ended: Mutex<HashSet<EventId>>,
     /// The stage was handed over: what is under way is recorded, and nothing else is done.
     pub(super) handed_over: AtomicBool,
-    /// The hub stops, or the stage starts again after an error: no request is started any more, and those under way are recorded.
+    /// The hub stops, or the stage starts again after an error: no new request is started, and those under way are recorded.
     pub(super) halt: CancellationToken,
     /// Turns of events and lanes while the stage lets few through.
     pub(super) shares: FairShare,

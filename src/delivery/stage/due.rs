@@ -16,7 +16,7 @@ use crate::delivery::lanes::Lanes;
 /// seconds within which a lane is to be taken up.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Takes up as many lanes as are due and as there is room for, and as many as are to be mended.
+/// Takes up due lanes as far as there is room, and lanes that have to be repaired.
 pub(super) fn take_up(context: &TaskContext, in_flight: &mut InFlight) {
     let Some(lanes) = &context.lanes else { return };
     while in_flight.queue.has_room_for_lanes()
@@ -45,7 +45,7 @@ pub(super) fn finish(done: Done, context: &TaskContext, queue: &mut WorkQueue) {
     queue.finish(done);
 }
 
-/// The log was read: only these lanes are to be mended, all others may be taken up.
+/// The log was read: only these lanes have to be repaired, all others may be taken up.
 pub(super) fn begin_mending(mends: Mends, context: &TaskContext, in_flight: &mut InFlight) {
     let free = context.doubt.read(mends.orders().collect());
     if let Some(lanes) = &context.lanes {
@@ -54,7 +54,7 @@ pub(super) fn begin_mending(mends: Mends, context: &TaskContext, in_flight: &mut
     in_flight.mends = Some(mends);
 }
 
-/// Where all lanes are mended, says so, in `LANES` and with the lease; not where some may be missing still.
+/// If all lanes are repaired, records that in `LANES` and with the lease; not while some may be missing.
 ///
 /// # Errors
 /// If NATS does not acknowledge.

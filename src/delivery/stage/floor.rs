@@ -65,7 +65,7 @@ pub(super) async fn inherited_floor(
     Ok(InheritedFloor::OfOther(compared))
 }
 
-/// Where the log is not the one that the stage works on any more, forgets what is known of it.
+/// Discards the progress if the log is no longer the one that the stage works on.
 ///
 /// # Errors
 /// If that is so, or NATS does not answer.
@@ -90,7 +90,7 @@ pub(super) async fn check(connection: &Connection, tenure: &Tenure) -> anyhow::R
     .into())
 }
 
-/// The log is not the one that the stage worked on any more.
+/// The log is no longer the one that the stage worked on.
 #[derive(Debug, thiserror::Error)]
 #[error("the event log went back or is another: {known} was known and {last} is the last")]
 pub(super) struct WentBack {

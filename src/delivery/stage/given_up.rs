@@ -37,8 +37,8 @@ pub fn not_yours<S: Stage>(event: &Recorded, label: &str, requests: u32, why: &N
     dead
 }
 
-/// Gives up an event with a handler that panicked: it would panic on every instance in turn. It can be taken up again once the
-/// code is mended.
+/// Gives up an event with a handler that panicked: it would panic on every instance in turn. It can be retried once the code is
+/// fixed.
 pub(super) fn panicked<S: Stage>(event: &Recorded, requests: u32, panicked: &Panicked) -> NewEvent {
     let message = format!("{panicked} while this event was handled; fix the code and retry the dead letter");
     given_up_by_the_runner::<S>(
@@ -73,7 +73,7 @@ fn given_up_by_the_runner<S: Stage>(event: &Recorded, requests: u32, error: Erro
 }
 
 /// Rejects an event that cannot be handled as it is: counts it, says so, and returns what is to be recorded. A retry reads the
-/// event again, so it helps once the cause is mended (the provider's file, a newer version of the hub).
+/// event again, so it helps once the cause is fixed (the provider's file, a newer version of the hub).
 pub fn reject<S: Stage>(event: &Recorded, label: &str, error: ErrorReport) -> NewEvent {
     alarm(S::NAME, &event.envelope, 0, &error);
     let rejected = Rejected {

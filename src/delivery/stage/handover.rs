@@ -107,7 +107,7 @@ pub(super) async fn say(connection: &Connection, stage: &str, by: &str, events: 
     }
 }
 
-/// Events that another instance has no request for any more.
+/// Events for which another instance no longer has a request.
 #[derive(Debug, Default)]
 pub(super) struct Freed {
     pub(super) events: Vec<u64>,

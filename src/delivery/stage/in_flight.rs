@@ -57,7 +57,7 @@ impl InFlight {
         }
     }
 
-    /// Releases orders when another instance has no request for their events any more.
+    /// Releases orders when another instance no longer has a request for their events.
     pub(super) fn release(&mut self, freed: Freed, context: &TaskContext) {
         context.note_ended(freed.ended);
         for event in freed.events {

@@ -22,7 +22,7 @@ tokio::task_local! {
     static PERMISSION: Arc<RequestPermission>;
 }
 
-/// The instance may not make a request any more: its lease ran out, or it stops. What the stage returns then is
+/// The instance may no longer make a request: its lease ran out, or it stops. What the stage returns then is
 /// not looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotPermitted;

@@ -160,7 +160,7 @@ impl Mends {
         }
     }
 
-    /// Whether every lane is there when all are mended. Where events of a newer version may be missing, says so.
+    /// Whether every lane exists once all are repaired. Logs if events of a newer version may be missing.
     pub(super) fn are_all(&self, stage: &'static str) -> bool {
         if self.newer > 0 {
             tracing::warn!(
@@ -270,7 +270,7 @@ impl Rebuild {
         self.lanes.iter().map(|(key, _)| *key).collect()
     }
 
-    /// Reads the log, and says how the lanes are to be mended.
+    /// Reads the log; returns how the lanes have to be repaired.
     ///
     /// # Errors
     /// If NATS does not answer.

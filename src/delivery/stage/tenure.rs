@@ -76,7 +76,7 @@ pub(super) struct StageUnavailable(pub(super) String);
 pub(super) struct BusyInstance {
     pub(super) by: String,
     pub(super) events: Vec<u64>,
-    /// When none of them can be under way any more.
+    /// When none of them can still be under way.
     pub(super) until: Instant,
 }
 
@@ -191,7 +191,7 @@ impl Tenure {
         self.state().at_work.clone()
     }
 
-    /// A request of another instance is not under way any more.
+    /// A request of another instance has ended.
     pub(super) fn has_ended(&self, event: u64) {
         let mut state = self.state();
         for busy in &mut state.at_work {

@@ -57,7 +57,7 @@ pub(super) fn unreadable(stage: &str, message: &Message, sequence: u64, error: &
     NewEvent::new(envelope, &rejected)
 }
 
-/// The event for a retry of one that is not on the log any more, or is unreadable.
+/// The event for a retry of one that has left the log, or is unreadable.
 pub(super) fn gone(request: &Recorded, stage: &str, sequence: u64, is_there: bool) -> NewEvent {
     let (code, message) = if is_there {
         let message =

@@ -108,7 +108,7 @@ pub(super) struct WorkQueue {
     sequences: HashSet<u64>,
     /// Lanes that are at work or have their turn to come.
     due: HashSet<OrderKey>,
-    /// Lanes that are mended, or have their turn to be.
+    /// Lanes that are being repaired, or are next.
     mends: usize,
     bytes: usize,
 }
@@ -188,7 +188,7 @@ impl WorkQueue {
         }
     }
 
-    /// A lane is to be mended.
+    /// A lane has to be repaired.
     pub(super) fn push_mend(&mut self, key: OrderKey, mend: Mend) {
         self.mends += 1;
         self.enqueue(key, Work::Mend(Box::new(mend)));

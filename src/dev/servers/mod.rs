@@ -55,7 +55,7 @@ impl Programs {
     ///
     /// # Errors
     ///
-    /// One line that names what is missing and how to mend it.
+    /// One line that names what is missing, and the remedy.
     pub fn find(tools: &Path) -> Result<Self> {
         let tools = variable("WEBHOOK_HUB_TOOLS").map_or_else(|| tools.to_path_buf(), PathBuf::from);
         Ok(Self {

@@ -54,7 +54,7 @@ impl Pending {
         self.done.extend(other.done);
     }
 
-    /// The caller does not wait any more.
+    /// The caller has stopped waiting.
     fn is_abandoned(&self) -> bool {
         self.done.iter().all(oneshot::Sender::is_closed)
     }
@@ -177,7 +177,7 @@ impl AppendWriter {
         }
     }
 
-    /// Takes all that waits; false when nothing will come any more.
+    /// Takes all waiting appends; false when no more will come.
     async fn collect(&mut self) -> bool {
         if self.waiting.is_empty() {
             match self.queue.recv().await {

@@ -282,7 +282,7 @@ pub struct Customer {
     pub name: Option<Pick>,
     /// Phone.
     pub phone: Option<Pick>,
-    /// Whether a phone without `+` has its country's code all the same.
+    /// Whether a phone number without `+` nevertheless has its country's code.
     pub phone_is_international: bool,
     /// E-mail.
     pub email: Option<Pick>,

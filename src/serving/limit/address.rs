@@ -153,7 +153,7 @@ pub struct Addresses {
     rule: Rule,
     counts: LruCache<Address, FailureCount>,
     known: LruCache<Address, KnownAddress>,
-    /// Addresses that showed the service token, and when; their refused requests count all the same.
+    /// Addresses that showed the service token, and when; their refused requests still count.
     holders: LruCache<Address, u64>,
 }
 

@@ -265,7 +265,7 @@ impl Limits {
         }
     }
 
-    /// This address showed the service token: room is kept for it. It may be blocked all the same, for others may stand behind it.
+    /// This address showed the service token: room is kept for it. It may still be blocked, because other senders may share it.
     pub fn note_token(&self, client: IpAddr) {
         lock(&self.addresses).showed_token(Address::of(client), now_ms());
     }
