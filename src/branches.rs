@@ -58,7 +58,7 @@ pub enum BranchLookup {
 /// The result of looking up a branch's own secrets.
 #[derive(Debug)]
 pub enum SecretsLookup {
-    /// These are all; none where no active row fits, or where its branch has none.
+    /// These are all; none if no active row fits, or if its branch has none.
     Known(Option<Arc<BranchSecrets>>),
     /// The table could not be read since a branch was requested that is not in it.
     Unknown,
@@ -223,7 +223,7 @@ impl Branches {
         }
     }
 
-    /// None where no branch is known that has this store.
+    /// None if no branch is known that has this store.
     fn known_secrets(&self, provider: &str, store: Option<&str>) -> Option<Option<Arc<BranchSecrets>>> {
         let snapshot = self.snapshot.load();
         let snapshot = snapshot.as_ref()?;

@@ -60,7 +60,7 @@ pub struct Answer {
     pub retry_after: Option<Duration>,
     /// The body, unpacked and without a byte order mark, as far as it was read.
     pub body: Vec<u8>,
-    /// Why that is not all of it; none where it is.
+    /// Why that is not all of it; none if it is.
     pub incomplete: Option<Incomplete>,
     /// The target of a redirect: scheme, host and port. The rest may contain confidential text.
     pub location: Option<String>,

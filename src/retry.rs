@@ -32,7 +32,7 @@ pub enum Failure {
     Hold {
         /// Why.
         cause: String,
-        /// How long it is left alone at least, even where the stage is ready at once; no less than [`LEAST_PAUSE`].
+        /// How long it is left alone at least, even if the stage is ready at once; no less than [`LEAST_PAUSE`].
         pause: Duration,
     },
     /// Nothing was tried: this instance lacks the set-up for it, and another one may have it. The stage is left to others once.
@@ -120,7 +120,7 @@ impl Schedule {
         requests.saturating_sub(1 + QUICK.len() as u32)
     }
 
-    /// When to try again after so many requests; none where it is given up. What the backend asked for (`Retry-After`) can
+    /// When to try again after so many requests; none if it is given up. What the backend asked for (`Retry-After`) can
     /// only lengthen the pause.
     pub fn next(&self, requests: u32, asked_for: Option<Duration>, event: EventId) -> Option<Next> {
         let asked_for = asked_for.unwrap_or_default().min(MAX_ASKED_FOR);

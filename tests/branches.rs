@@ -161,7 +161,7 @@ async fn an_instance_without_branches_leaves_the_stage_to_others() {
     world.metrics_say(&unfit, "stage_active{stage=\"transform\"} 0").await;
 }
 
-/// The rows are read only where one of them has changed; every kind of change is noticed.
+/// The rows are read only if one of them has changed; every kind of change is noticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_table_is_read_again_only_where_it_has_changed() {
     let world = World::new().await;

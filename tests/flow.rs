@@ -283,7 +283,7 @@ async fn a_subscriber_sees_what_was_forwarded() {
     world.at_end(Ends::forwarded(1)).await;
 }
 
-/// What is on the log is what the provider sent, also where it is unusual.
+/// What is on the log is what the provider sent, also if it is unusual.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_body_is_kept_byte_for_byte() {
     let world = World::new().await;

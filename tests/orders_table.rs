@@ -260,7 +260,7 @@ async fn the_same_number_of_another_week_is_another_order() {
     assert_eq!(story.rows(&tables, "state, status").await, rows);
 }
 
-/// Also where a number was used again meanwhile: what is about the first order stays with that one.
+/// Also if a number was used again meanwhile: what is about the first order stays with that one.
 #[tokio::test(flavor = "multi_thread")]
 async fn applying_a_log_once_more_gives_the_same_rows() {
     let tables = Tables::new().await;

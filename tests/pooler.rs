@@ -29,7 +29,7 @@ struct Pooler {
 }
 
 impl Pooler {
-    /// None where the program is not installed.
+    /// None if the program is not installed.
     async fn start(world: &World, mode: &str) -> Option<Self> {
         let Some(program) = PLACES.iter().map(PathBuf::from).find(|place| place.exists()) else {
             eprintln!("SKIPPED: pgbouncer is not installed, so nothing was tried with it (apt-get install pgbouncer)");

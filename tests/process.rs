@@ -68,7 +68,7 @@ async fn callers_do_not_take_the_last_descriptor() {
     world.at_end(Ends::forwarded(3)).await;
 }
 
-/// A group of processes that may use so much memory; none where this machine does not let a test make one.
+/// A group of processes that may use so much memory; none if this machine does not let a test make one.
 struct Group(PathBuf);
 
 impl Group {

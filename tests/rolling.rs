@@ -56,7 +56,7 @@ struct Nginx {
 }
 
 impl Nginx {
-    /// Checks the configuration and starts it; none where there is no nginx.
+    /// Checks the configuration and starts it; none if there is no nginx.
     fn start(config: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().to_str().unwrap();

@@ -134,7 +134,7 @@ struct Case {
     secrets: [&'static str; 2],
     /// Variable that the secret is given in.
     variable: &'static str,
-    /// Header of the signature; none where it stands in the body.
+    /// Header of the signature; none if it stands in the body.
     signature: Option<&'static str>,
     /// Header of the signed time, and of the signed id.
     time: Option<&'static str>,

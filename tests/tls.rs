@@ -105,7 +105,7 @@ async fn the_certificate_is_renewed_under_open_connections() {
     let before = told();
     std::fs::write(&third.key, key).unwrap();
     more_than(before).await;
-    // Who asks for it has it read, also where nothing is new.
+    // Who asks for it has it read, also if nothing is new.
     let before = told();
     hub.reload().await;
     more_than(before).await;

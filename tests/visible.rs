@@ -14,7 +14,7 @@ use crate::harness::{
 };
 
 impl World {
-    /// The value of a series; none where the metrics do not have it.
+    /// The value of a series; none if the metrics do not have it.
     async fn metric(&self, hub: &Hub, series: &str) -> Option<f64> {
         let metrics = self.metrics(hub).await;
         let line = metrics
@@ -44,7 +44,7 @@ fn waiting(stage: &str, place: &str) -> String {
     format!("orders_waiting{{stage=\"{stage}\",where=\"{place}\"}}")
 }
 
-/// `increase` over a counter sees its first event only where it was there at 0 before.
+/// `increase` over a counter sees its first event only if it was there at 0 before.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_is_there_before_anything_happened() {
     let world = World::new().await;

@@ -50,7 +50,7 @@ impl Fingerprint {
         }
     }
 
-    /// What differs between this run and an earlier one, a line each; empty where they may be compared.
+    /// What differs between this run and an earlier one, a line each; empty if they may be compared.
     pub(crate) fn differences(&self, earlier: &Self) -> Vec<String> {
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         let memory = self.memory_bytes.abs_diff(earlier.memory_bytes) as f64;

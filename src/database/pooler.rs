@@ -12,7 +12,7 @@ pub const REFUSED: &str = "DATABASE_URL leads to a pooler in transaction mode (P
 /// How often it is looked: between two looks another client may have taken the backend.
 const LOOKS: usize = 5;
 
-/// False where two clients, one of them inside a transaction, were served by one backend.
+/// False if two clients, one of them inside a transaction, were served by one backend.
 ///
 /// # Errors
 /// If PostgreSQL or the pooler refuses.

@@ -141,7 +141,7 @@ fn of_retention(names: &Names, table: &str) -> Vec<Right> {
     text.lines().flat_map(rights).filter(is_of_table).collect()
 }
 
-/// The rights that a line grants; none where it grants nothing, or something of the database as a whole, which who is connected has.
+/// The rights that a line grants; none if it grants nothing, or something of the database as a whole, which who is connected has.
 fn rights(line: &str) -> Vec<Right> {
     let granted = line
         .strip_prefix("GRANT ")

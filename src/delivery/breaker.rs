@@ -32,7 +32,7 @@ const FAILED_ONE_IN: u32 = 2;
 /// Least pause after a wrong set-up was found, when the breaker is switched off.
 const LEAST_ALONE: Duration = Duration::from_secs(1);
 /// How long after its last look at the breaker an instance still counts as the one that works on the stage. The stage
-/// looks every two seconds even where there is nothing to do, so this is that and room for a slow machine.
+/// looks every two seconds even if there is nothing to do, so this is that and room for a slow machine.
 const LINGER: Duration = Duration::from_secs(4);
 
 /// The state of the breaker: which requests it lets through.
@@ -61,7 +61,7 @@ impl BreakerState {
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestOutcome {
-    /// The backend answered as it should; also where it refused that one order.
+    /// The backend answered as it should; also if it refused that one order.
     Success,
     /// Temporary: 5xx, time-out, connection cut.
     Failure,
@@ -162,7 +162,7 @@ impl Counts {
         self.window.note(begun, false);
     }
 
-    /// Why the breaker is to open; none where it is not.
+    /// Why the breaker is to open; none if it is not.
     fn failed(&mut self, now: Instant, begun: Instant, threshold: u32) -> Option<String> {
         if self.answered.is_none_or(|answered| begun >= answered) {
             self.in_a_row += 1;
@@ -260,7 +260,7 @@ impl Breaker {
         self.reason.as_deref()
     }
 
-    /// How long from now until there is a point in asking again; none where one may ask now. Where every trial is under
+    /// How long from now until there is a point in asking again; none if one may ask now. Where every trial is under
     /// way, their end changes the answer, not time.
     pub fn wait(&self, now: Instant) -> Option<Option<Duration>> {
         match self.inner {

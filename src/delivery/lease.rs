@@ -59,7 +59,7 @@ pub struct Inherited {
     pub note: Note,
     /// When that was read.
     pub read_at: Instant,
-    /// What instances say of requests that the note lists as under way; none where it lists none. It listens since before
+    /// What instances say of requests that the note lists as under way; none if it lists none. It listens since before
     /// the lease was taken.
     pub words: Option<Subscriber>,
 }
@@ -222,7 +222,7 @@ pub struct LeaseState {
     pub holder: Option<String>,
     /// The holder stops, and finishes what it began.
     pub is_handed_over: bool,
-    /// How many orders wait for a later attempt, as the holder knew; none where it does not say.
+    /// How many orders wait for a later attempt, as the holder knew; none if it does not say.
     pub parked: Option<u64>,
 }
 
@@ -267,7 +267,7 @@ fn note_of(headers: &HeaderMap, subject: &str) -> Note {
     })
 }
 
-/// The new sequence, or none where the subject's last one is not the expected one.
+/// The new sequence, or none if the subject's last one is not the expected one.
 async fn write(
     connection: &Connection,
     subject: &str,

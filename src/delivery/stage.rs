@@ -141,7 +141,7 @@ pub trait Stage: Send + Sync + 'static {
     /// Called at a takeover: state from an earlier term may be about events that another instance has handled since.
     fn begins(&self) {}
 
-    /// The time limit of a request that [`Self::handle`] makes; zero where it makes none. See [`permission`].
+    /// The time limit of a request that [`Self::handle`] makes; zero if it makes none. See [`permission`].
     fn longest_request(&self) -> Duration {
         Duration::ZERO
     }

@@ -42,7 +42,7 @@ impl Principal {
         Self(None)
     }
 
-    /// As it stands on an event; `None` is what events of the provider, and those of earlier versions, have. None where it is
+    /// As it stands on an event; `None` is what events of the provider, and those of earlier versions, have. None if it is
     /// the form of a later version: that event is left to that version, for to read it as the provider's would give it more.
     pub(crate) fn recorded(text: Option<&str>) -> Option<Self> {
         match text {
@@ -54,17 +54,17 @@ impl Principal {
         }
     }
 
-    /// As it is recorded; none where it is not bound to a branch.
+    /// As it is recorded; none if it is not bound to a branch.
     pub(crate) fn to_record(&self) -> Option<String> {
         self.0.as_ref().map(|branch| format!("{BRANCH}{branch}"))
     }
 
-    /// The branch that it is bound to; none where it speaks for all of the provider's.
+    /// The branch that it is bound to; none if it speaks for all of the provider's.
     pub fn branch(&self) -> Option<&Arc<str>> {
         self.0.as_ref()
     }
 
-    /// The narrower of two that proved one request together; none where they are two branches.
+    /// The narrower of two that proved one request together; none if they are two branches.
     pub(crate) fn and(self, other: Self) -> Option<Self> {
         match (self.0, other.0) {
             (Some(one), Some(other)) => (one == other).then_some(Self(Some(one))),

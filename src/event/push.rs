@@ -158,7 +158,7 @@ pub struct SyncAccepted {
     /// Until when its result is waited for.
     pub result_due_at: DateTime<Utc>,
     /// Sequence of the last word about a menu of this branch before this one was sent, 0 where there was none: what comes
-    /// after it may be about this menu, also where it comes before this event. Absent in events of older hubs.
+    /// after it may be about this menu, also if it comes before this event. Absent in events of older hubs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reports_before: Option<u64>,
 }

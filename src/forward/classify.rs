@@ -43,7 +43,7 @@ pub struct Accepted {
     pub status: u16,
     /// The order's status in the backend's words.
     pub order_status: Option<String>,
-    /// Why a new order's answer could not be read whole, and so names no id; none where it could, or did.
+    /// Why a new order's answer could not be read whole, and so names no id; none if it could, or did.
     pub unread: Option<String>,
 }
 

@@ -90,7 +90,7 @@ impl OrderIdentity {
         }
     }
 
-    /// How an announcement ends when its order is there already by the first announcement; none where it has something to
+    /// How an announcement ends when its order is there already by the first announcement; none if it has something to
     /// say about that order, or the log does not answer: then it is looked at again.
     pub(super) async fn end_after(&self, event: &Recorded, forwarded: &Forwarded, first: &Recorded) -> Option<Ignored> {
         if first.envelope.root_id == event.envelope.root_id {
@@ -200,12 +200,12 @@ impl OrderIdentity {
         Ok(false)
     }
 
-    /// The status that the backend was, or may have been, told by what an entry points at; none where that says nothing of
+    /// The status that the backend was, or may have been, told by what an entry points at; none if that says nothing of
     /// this order.
     async fn told(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<Option<(Word, ToldAs)>> {
         let told_as = match found.state {
             EntryState::NewsForwarded | EntryState::CreationAsNews => ToldAs::News,
-            // One that ended as a duplicate was sent as a change where its status was further than the last.
+            // A duplicate was sent as a change if its status was further than the last one.
             EntryState::CreationForwarded | EntryState::CreationIgnored => ToldAs::Announcement,
             _ => return Ok(None),
         };

@@ -40,7 +40,7 @@ impl Pool {
         }
     }
 
-    /// An open connection to there; none where none is kept.
+    /// An open connection to there; none if none is kept.
     pub(super) fn take(&self, origin: &Arc<Origin>) -> Option<HttpConnection> {
         loop {
             let mut found = {

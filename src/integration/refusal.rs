@@ -130,7 +130,7 @@ impl IntegrationRefusal {
 pub(super) struct RefusedRequest {
     /// Which request.
     pub(super) kind: &'static str,
-    /// The provider that it is about; none where there is no such: the name is the caller's.
+    /// The provider that it is about; none if there is no such: the name is the caller's.
     pub(super) provider: Option<String>,
     /// The client address, as far as trusted proxies name it.
     pub(super) client: IpAddr,

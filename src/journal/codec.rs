@@ -121,7 +121,7 @@ pub fn subject(envelope: &Envelope, partitions: u16) -> String {
 }
 
 /// The subject of an event of another type about the same order, made from the subject of one of its `orders.…` events:
-/// in the same partition, whatever the number of partitions was when that one was published. None where it is no such
+/// in the same partition, whatever the number of partitions was when that one was published. None if it is no such
 /// subject.
 pub fn subject_beside(subject: &str, event_type: EventType) -> Option<String> {
     let mut tokens = subject.splitn(3, '.');
@@ -138,7 +138,7 @@ pub enum Form {
     /// A header for each part of it, as all versions can read it.
     Headers,
     /// CloudEvents' own attributes as headers, the rest in the one header `hub`. Versions from before it take such an event for
-    /// garbage and give it up as a dead letter, so it is written only where none of them works on the log.
+    /// garbage and give it up as a dead letter, so it is written only if none of them works on the log.
     Compact,
 }
 

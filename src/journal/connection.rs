@@ -162,7 +162,7 @@ impl Connection {
         self.times.load(Ordering::SeqCst)
     }
 
-    /// Changes whenever the connection comes or goes, also where it is back before anyone has looked.
+    /// Changes whenever the connection comes or goes, also if it is back before anyone has looked.
     pub fn changes(&self) -> watch::Receiver<bool> {
         self.up.clone()
     }

@@ -145,7 +145,7 @@ impl<'de> Deserialize<'de> for Trail {
 /// A position on the log, and of which log it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Remembered {
-    /// When that log was created, in nanoseconds since 1970 by its server's clock; none where an older version did not keep it.
+    /// When that log was created, in nanoseconds since 1970 by its server's clock; none if an older version did not keep it.
     pub created: Option<i64>,
     /// When the position was stored, in nanoseconds since 1970, if `created` is not known: a log that was created later is another one. The
     /// time is that of the reader's clock, so a difference between the clocks matters if the log was created just before.
@@ -205,7 +205,7 @@ impl Compared {
         matches!(self, Self::Same | Self::Copy)
     }
 
-    /// Up to where both logs are the same; none where that is not known.
+    /// Up to where both logs are the same; none if that is not known.
     pub const fn common(self) -> Option<u64> {
         match self {
             Self::WentBack(common) => common,
@@ -301,7 +301,7 @@ pub async fn mark_at(connection: &Connection, sequence: u64) -> anyhow::Result<O
     Ok(message_at(connection, sequence).await?.as_ref().map(Mark::of))
 }
 
-/// A message's `Nats-Msg-Id`; empty where it has none.
+/// A message's `Nats-Msg-Id`; empty if it has none.
 pub fn id_of(message: &StreamMessage) -> String {
     let id = message.headers.get(MESSAGE_ID);
     id.map(|id| id.as_str().to_owned()).unwrap_or_default()

@@ -50,7 +50,7 @@ impl Messages {
         })
     }
 
-    /// The next message; none where there was only a sign of life. It may be dropped while it waits: nothing is lost.
+    /// The next message; none if there was only a sign of life. It may be dropped while it waits: nothing is lost.
     ///
     /// # Errors
     /// If no more will come.

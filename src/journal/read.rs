@@ -348,7 +348,7 @@ impl LogReader {
     }
 }
 
-/// The last message of a subject, as the leader of its stream has it; none where there is none.
+/// The last message of a subject, as the leader of its stream has it; none if there is none.
 ///
 /// # Errors
 /// If NATS does not answer in this time.

@@ -93,7 +93,7 @@ pub async fn take(
     })
 }
 
-/// The next chunk; none where that was all.
+/// The next chunk; none if that was all.
 async fn next(connection: &Connection, chunks: &mut Subscriber) -> anyhow::Result<Option<Message>> {
     let chunk = tokio::select! {
         biased;

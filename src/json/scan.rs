@@ -86,7 +86,7 @@ impl<'a> Document<'a> {
     }
 }
 
-/// What a JSON string, quotes included, says; nothing where half of a surrogate pair stands alone in it. For ids: no two
+/// What a JSON string, quotes included, says; nothing if half of a surrogate pair stands alone in it. For ids: no two
 /// that differ may become one.
 pub fn verbatim(quoted: &str) -> Option<Cow<'_, str>> {
     let inner = quoted.get(1..quoted.len().saturating_sub(1))?;

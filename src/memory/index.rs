@@ -252,7 +252,7 @@ impl Index {
         self.prints("", "", EventId::of_unreadable(0), branch).branch
     }
 
-    /// Adds an entry, unless there is one for this event. False where older ones had to go before their time.
+    /// Adds an entry, unless there is one for this event. False if older ones had to go before their time.
     pub(super) fn put(&mut self, prints: Prints, sequence: u64, state: EntryState, time: DateTime<Utc>) -> bool {
         if self.find(prints.order, sequence).is_some() {
             return true;

@@ -71,7 +71,7 @@ impl Orders {
                 .all(|found| found.state.is_certain())
     }
 
-    /// The event that an entry points at; none where it has left the log, is about another order after all, or began longer
+    /// The event that an entry points at; none if it has left the log, is about another order after all, or began longer
     /// before than the window.
     ///
     /// # Errors
@@ -86,10 +86,10 @@ impl Orders {
         }))
     }
 
-    /// The place on the log of the first event that is known of a webhook about the same order; none where none is known.
+    /// The sequence of the first known event of a webhook about the same order; none if none is known.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// If NATS does not answer.
     pub(crate) async fn first_acceptance(&self, about: &Recorded, webhook: EventId) -> anyhow::Result<Option<u64>> {
         let found = {
             let mut index = lock(&self.index);
@@ -112,7 +112,7 @@ impl Orders {
         Ok(None)
     }
 
-    /// Whether a branch is the one of an order that was announced within the window; none where no such order is known.
+    /// Whether a branch is the one of an order that was announced within the window; none if no such order is known.
     pub fn is_of_branch(&self, provider: &str, order: &str, branch: &str) -> Option<bool> {
         let mut index = lock(&self.index);
         let branch = index.branch_print(Some(branch));

@@ -343,7 +343,7 @@ enum Noted {
     Place(EntryState),
     /// Its cause, if that is a body, has this state.
     Ignored(Option<u64>, EntryState),
-    /// What it is about has this state; none where an older version did not say what that is.
+    /// What it is about has this state; none if an older version did not say what that is.
     Outcome(Option<u64>, EntryState),
 }
 

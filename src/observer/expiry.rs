@@ -224,7 +224,7 @@ fn tell(variable: &str, period: &Period, now: DateTime<Utc>) {
 }
 
 impl ExpirySource {
-    /// From when to when it holds; none where it has no end. Blocks on the disk.
+    /// From when to when it holds; none if it has no end. Blocks on the disk.
     fn period(&self, variable: &str) -> anyhow::Result<Option<Period>> {
         match self {
             Self::Chain(file) => Ok(of_certificates(variable, file)?

@@ -1,7 +1,7 @@
 //! Health: whether the process lives, whether it can accept webhooks, and the state of everything that it depends on.
 //!
 //! `/health/live`: the process answers. `/health/ready`: webhooks are accepted, which is known from the acknowledgements of
-//! the event log and of nothing else, and the instance was not asked to stop. `/health`: all checks; 503 only where
+//! the event log and of nothing else, and the instance was not asked to stop. `/health`: all checks; 503 only if
 //! `/health/ready` says so, because a load balancer must not take the intake away when PostgreSQL is down.
 //!
 //! A request costs nothing but the answer: tasks keep its content up to date. On the public port it shows the state, on the
@@ -74,7 +74,7 @@ pub struct Health {
     pub stopping: CancellationToken,
 }
 
-/// Why PostgreSQL did not answer when it was last looked at; none where it did.
+/// Why PostgreSQL did not answer when it was last looked at; none if it did.
 #[derive(Debug)]
 pub struct DatabaseSeen(Mutex<Option<String>>);
 

@@ -42,7 +42,7 @@ pub struct Servers(Mutex<BTreeMap<String, MonitoredServer>>);
 /// One server, as it was seen last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct MonitoredServer {
-    /// Why it is not well; none where it is.
+    /// Why it is not well; none if it is.
     trouble: Option<String>,
     stored: u64,
     limit: u64,
@@ -160,7 +160,7 @@ impl Servers {
 }
 
 impl MonitoredServer {
-    /// Why the disk will be full before NATS refuses to store more; none where it will not.
+    /// Why the disk will be full before NATS refuses to store more; none if it will not.
     fn short_of_room(&self) -> Option<String> {
         let disk = self.disk?;
         if disk.free < disk.size / NEARLY_FULL {
@@ -245,7 +245,7 @@ fn is_here(url: &str) -> bool {
     })
 }
 
-/// The disk that a folder is on; none where there is no such folder here, as in another container.
+/// The disk that a folder is on; none if there is no such folder here, as in another container.
 async fn disk_of(folder: String) -> Option<Disk> {
     // A network file system may block.
     let looked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(folder)).await;

@@ -361,10 +361,10 @@ pub struct StatusChange {
     pub external_id: String,
     /// The provider's own id of this message, where it has one.
     pub provider_event_id: Option<String>,
-    /// Status in canonical words; none where the provider's word is not known (it is passed on verbatim), or where the
+    /// Status in canonical words; none if the provider's word is not known (it is passed on verbatim), or if the
     /// news is about the courier alone.
     pub status: Option<Status>,
-    /// Status in the provider's words, verbatim; none where the news is about the courier alone.
+    /// Status in the provider's words, verbatim; none if the news is about the courier alone.
     pub provider_status: Option<String>,
     /// Why, where the provider says so.
     pub reason: Option<String>,

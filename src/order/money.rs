@@ -97,7 +97,7 @@ impl Money {
     /// than the currency's smallest unit is rounded half to even.
     ///
     /// # Errors
-    /// The same as [`Self::read`]; also where it is no integer: 5.5 cents mostly mean that the unit is another one.
+    /// The same as [`Self::read`]; also if it is no integer: 5.5 cents mostly mean that the unit is another one.
     pub fn read_units(text: &str, decimals: u32, currency: Currency) -> Result<ParsedAmount, AmountError> {
         let digits = Digits::of(text).map_err(|error| match error {
             AmountError::NotANumber => AmountError::NotAnInteger,

@@ -10,7 +10,7 @@ use rlibphonenumber::{PHONE_NUMBER_UTIL, PhoneNumberFormat};
 /// Fewest and most digits that are looked at: a country's code and a national number, with a national prefix between them.
 const DIGITS: std::ops::RangeInclusive<usize> = 7..=18;
 
-/// The number as E.164; none where it does not say its country, or is not a valid number of it. `is_international` says that
+/// The number as E.164; none if it does not say its country, or is not a valid number of it. `is_international` says that
 /// numbers of this provider hold the country's code also without `+` or `00` before it.
 pub fn e164(phone: &str, is_international: bool) -> Option<String> {
     let phone = phone.trim();

@@ -9,7 +9,7 @@ const PROCESS_FULL: i32 = 24;
 /// `ENFILE`: the machine has none left.
 const MACHINE_FULL: i32 = 23;
 
-/// How many descriptors the process may have open; none where there is no limit.
+/// How many descriptors the process may have open; none if there is no limit.
 pub fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
@@ -27,14 +27,14 @@ pub fn raise() -> io::Result<()> {
     Ok(())
 }
 
-/// How many descriptors the process has open; none where the system does not say.
+/// How many descriptors the process has open; none if the system does not say.
 pub fn open() -> Option<u64> {
     let entries = std::fs::read_dir("/proc/self/fd").ok()?;
     // One of them is open for reading this folder.
     Some(entries.count().saturating_sub(1) as u64)
 }
 
-/// What to say where an error, or what caused it, is that there is no descriptor left; none where it is another error.
+/// What to say where an error, or what caused it, is that there is no descriptor left; none if it is another error.
 pub fn exhausted(error: &(dyn Error + 'static)) -> Option<String> {
     let mut causes = std::iter::successors(Some(error), |error| (*error).source());
     let code = causes.find_map(|cause| cause.downcast_ref().and_then(code_of))?;

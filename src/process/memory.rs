@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// A limit of at least this much is none: version 1 writes the largest number of pages where nothing was set.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// How many bytes the process's control group may use; none where there is no limit. Blocks on files that the kernel makes.
+/// How many bytes the process's control group may use; none if there is no limit. Blocks on files that the kernel makes.
 pub fn limit() -> Option<u64> {
     limit_below(Path::new("/"))
 }

@@ -288,7 +288,7 @@ async fn write_if_it_can(
     Ok(transaction.batch_execute("RELEASE SAVEPOINT own").await?)
 }
 
-/// Applies an event that was skipped before; false where it still cannot be applied.
+/// Applies an event that was skipped before; false if it still cannot be applied.
 ///
 /// # Errors
 /// The same as [`apply`].

@@ -19,7 +19,7 @@ use crate::{
 /// The identity of the log that the cursor stores.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CursorLog {
-    /// When the log was created, in nanoseconds since 1970; none where a version before this one wrote the cursor.
+    /// When the log was created, in nanoseconds since 1970; none if a version before this one wrote the cursor.
     created: Option<i64>,
     /// How often the log was another one before.
     era: i32,

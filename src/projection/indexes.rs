@@ -103,7 +103,7 @@ pub async fn make(database: &Database, say: Say<'_>) -> anyhow::Result<Vec<&'sta
     Ok(made)
 }
 
-/// Whether an index can be used; none where there is none.
+/// Whether an index can be used; none if there is none.
 async fn state(connection: &Connection, name: &str, table: &str) -> anyhow::Result<Option<bool>> {
     let sql = "SELECT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
                WHERE c.relname = $1 AND i.indrelid = to_regclass('{platform}.' || $2)";

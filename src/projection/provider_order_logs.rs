@@ -270,7 +270,7 @@ impl<'a> OrderLogs<'a> {
         Some(&mut self.rows[latest])
     }
 
-    /// The same order once more; also where the backend says so of another number, or of another branch's order, which are left
+    /// The same order once more; also if the backend says so of another number, or of another branch's order, which are left
     /// alone.
     fn announced_again(&mut self, place: usize, event: &Event<'_>, standing: WebhookKnowledge, order: &OrderSummary) {
         let (comes, row) = (self.order, &mut self.rows[place]);

@@ -8,7 +8,7 @@
 //! cannot work with is listed in `BREAKING`, and its row and all later ones say so (`compatible_from`): a version that does
 //! not know that migration refuses, and leaves the tables to newer ones.
 //!
-//! **Which tables are created.** The platform's tables are created only where the database has none of these names in any
+//! **Which tables are created.** The platform's tables are created only if the database has none of these names in any
 //! schema, so that no empty tables are written beside the platform's. `hub.platform` holds the schema that the bookkeeping is
 //! about.
 
@@ -26,7 +26,7 @@ struct Migration {
     /// The checksum of its first text, where the text was changed without changing what the tables look like. It is what is
     /// recorded and looked for, so that versions before and after the change agree.
     known_as: Option<&'static str>,
-    /// Tables that make it unnecessary where they are all there. "IF NOT EXISTS" needs the right to create tables also where it
+    /// Tables that make it unnecessary where they are all there. "IF NOT EXISTS" needs the right to create tables also if it
     /// does nothing.
     unless: &'static [&'static str],
 }

@@ -45,7 +45,7 @@ impl Holder {
 #[error("another instance writes the tables")]
 pub struct Replaced;
 
-/// How far the tables are, and whether another instance writes them; none where no instance ever did.
+/// How far the tables are, and whether another instance writes them; none if no instance ever did.
 ///
 /// # Errors
 /// If PostgreSQL is away or the schema is missing.
@@ -56,7 +56,7 @@ pub async fn look(connection: &Connection, holder: &Holder) -> anyhow::Result<Op
         .transpose()
 }
 
-/// How far the tables are, for who does not write them; none where no instance ever did.
+/// How far the tables are, for who does not write them; none if no instance ever did.
 ///
 /// # Errors
 /// If PostgreSQL is away or the schema is missing.
@@ -119,7 +119,7 @@ pub(super) struct Locked {
 }
 
 impl Locked {
-    /// The position of a projection of the hub's own; none where its rows are another version's.
+    /// The position of a projection of the hub's own; none if its rows are another version's.
     pub(super) fn of(&self, projection: &dyn Projection) -> Option<u64> {
         let found = self.own.iter().find(|(own, _)| own.name() == projection.name());
         found.map(|(_, position)| *position)

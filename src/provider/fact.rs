@@ -60,7 +60,7 @@ pub struct Posted {
 }
 
 impl Fact {
-    /// What is posted of it; none where it is no news for the backend. The stage posts this, and `providers try` shows it.
+    /// What is posted of it; none if it is no news for the backend. The stage posts this, and `providers try` shows it.
     ///
     /// # Errors
     /// The same as [`body::new_order`].

@@ -58,12 +58,12 @@ pub trait Provider: Send + Sync {
     /// The same as [`Self::transform`].
     fn transform_fetched(&self, received: &Recorded, document: &[u8]) -> Result<Fact, TransformError>;
 
-    /// Whether it calls this path below `/api/webhooks/{provider}`; empty where it calls that itself.
+    /// Whether it calls this path below `/api/webhooks/{provider}`; empty if it calls that itself.
     fn knows_path(&self, below: &str) -> bool {
         below.is_empty()
     }
 
-    /// What it is answered, in its own format; none where the hub's own is as good. `body` is the webhook's, as far as it
+    /// What it is answered, in its own format; none if the hub's own is as good. `body` is the webhook's, as far as it
     /// was read.
     fn answer(&self, _said: WebhookAnswer<'_>, _request_id: &str, _body: &[u8]) -> Option<FormattedAnswer> {
         None

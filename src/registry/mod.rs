@@ -33,7 +33,7 @@ pub struct Enabled {
     pub branch_secrets: bool,
     /// Addresses that may call; empty = all.
     pub allow_list: AllowList,
-    /// Its interface; none where it gets no requests.
+    /// Its interface; none if it gets no requests.
     pub outbound: Option<Arc<Remote>>,
     /// Whether test orders go to the backend like any other.
     pub forward_test_orders: bool,

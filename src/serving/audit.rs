@@ -54,7 +54,7 @@ const MAX_AGENT_CHARS: usize = 128;
 pub(crate) struct RefusalNote {
     /// The kind of request, for the log: [`WEBHOOK`], or a request of the backend.
     pub(crate) kind: &'static str,
-    /// The enabled provider that it was for; none where there is no such.
+    /// The enabled provider that it was for; none if there is no such.
     pub(crate) provider: Option<String>,
     /// The client; none if it was not determined, and then the peer of the connection counts.
     pub(crate) client: Option<IpAddr>,

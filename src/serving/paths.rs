@@ -46,7 +46,7 @@ pub(crate) async fn same_path(mut request: Request) -> Result<Request, Response<
     Ok(request)
 }
 
-/// None where the path has none.
+/// None if the path has none.
 fn without_more_slashes(uri: &Uri) -> Option<Uri> {
     let path = uri.path();
     let has_more = path.contains("//") || path.len() > 1 && path.ends_with('/');

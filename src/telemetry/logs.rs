@@ -71,7 +71,7 @@ pub fn flush() {
     }
 }
 
-/// How many lines of this process were lost; none where it does not log.
+/// How many lines of this process were lost; none if it does not log.
 pub fn lost() -> Option<&'static Lost> {
     SINK.get().map(Sink::lost)
 }

@@ -16,7 +16,7 @@ thread_local! {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the code panicked at {place}")]
 pub struct Panicked {
-    /// `file:line:column`; empty where [`install_hook`] was not called.
+    /// `file:line:column`; empty if [`install_hook`] was not called.
     pub place: String,
 }
 

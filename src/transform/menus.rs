@@ -19,7 +19,7 @@ use crate::{
     remote::Remote,
 };
 
-/// None where the webhook is about something else, as nearly all are.
+/// None if the webhook is about something else, as nearly all are.
 pub(super) fn word(remote: &Remote, received: &Recorded) -> Option<MenuWord> {
     let word = menu_word::read(&remote.spec, &received.payload)?;
     let store = word

@@ -164,7 +164,7 @@ impl Transform {
         }))
     }
 
-    /// Whether the tables know an order as a branch's own, and where it went; as another one's where not; none where they do
+    /// Whether the tables know an order as a branch's own, and where it went; as another one's where not; none if they do
     /// not know the number.
     async fn known_by_table(&self, received: &Recorded, own: &str) -> anyhow::Result<Option<(bool, BranchRef)>> {
         let connection = self.database.connect().await?;
@@ -213,7 +213,7 @@ impl OfNews {
 }
 
 impl Announcement {
-    /// None where an announcement does not say where it went.
+    /// None if an announcement does not say where it went.
     fn of(announced: &Recorded) -> Option<Self> {
         let went = serde_json::from_slice::<AnnouncementBody>(&announced.payload)
             .ok()?
@@ -240,7 +240,7 @@ impl Announcement {
 
 impl BranchOnLog {
     /// Of the announcements that the news may be about. The owner of a branch's secret may announce any number, so that counts
-    /// only where the provider announced none.
+    /// only if the provider announced none.
     fn of(announced: impl Iterator<Item = Announcement>) -> Self {
         let (by_provider, by_branches): (Vec<_>, Vec<_>) = announced.partition(|order| order.is_by_provider);
         let mut by_provider = distinct(by_provider.into_iter().map(|order| order.place)).into_iter();

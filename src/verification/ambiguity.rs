@@ -123,7 +123,7 @@ pub enum FieldRead<'a> {
 }
 
 impl Scheme {
-    /// Whether what is read is signed; none where this scheme signs nothing, so that the owner of the token may send anything.
+    /// Whether what is read is signed; none if this scheme signs nothing, so that the owner of the token may send anything.
     pub fn signs(&self, read: FieldRead<'_>) -> Option<bool> {
         match self {
             Self::Static(_) | Self::Basic(_) | Self::Jwt(_) | Self::None => None,

@@ -15,7 +15,7 @@ const MAX_DEPTH: usize = 4;
 const MAX_STEPS: usize = 8;
 
 impl Scheme {
-    /// Everything that is wrong with it, each with its place; empty where it can be used.
+    /// Everything that is wrong with it, each with its place; empty if it can be used.
     pub fn check(&self) -> Vec<String> {
         let mut faults = Vec::new();
         self.collect("", 0, &mut faults);

@@ -139,7 +139,7 @@ impl Content {
         self.0.contains(part)
     }
 
-    /// The pieces of a request; none where it lacks one, or where one holds what would make the whole ambiguous. `timestamp`
+    /// The pieces of a request; none if it lacks one, or if one holds what would make the whole ambiguous. `timestamp`
     /// is the time as it was sent, `signature` where the signature stands, `fields` what `{sorted_fields}` may hold.
     pub(super) fn pieces<'a>(
         &'a self,

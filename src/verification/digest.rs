@@ -116,7 +116,7 @@ pub enum SecretEncoding {
 }
 
 impl SecretEncoding {
-    /// The key; none where the text is no such encoding, or the key would be empty: an empty key is public.
+    /// The key; none if the text is no such encoding, or the key would be empty: an empty key is public.
     pub(super) fn key(self, text: &str, prefix: &str) -> Option<Zeroizing<Vec<u8>>> {
         let text = text.strip_prefix(prefix).unwrap_or(text);
         let key = match self {

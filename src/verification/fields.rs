@@ -85,7 +85,7 @@ impl Fields {
         pointer.strip_prefix('/').is_some_and(|name| self.0.contains_key(name))
     }
 
-    /// The members of the body, sorted, without the signature and what is `null`; none where they are ambiguous.
+    /// The members of the body, sorted, without the signature and what is `null`; none if they are ambiguous.
     pub(super) fn sorted(&self, body: &[u8], signature: &Source) -> Option<String> {
         let own = match signature {
             Source::Pointer(pointer) => pointer.strip_prefix('/').unwrap_or_default(),

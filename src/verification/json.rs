@@ -54,7 +54,7 @@ pub(super) fn members(body: &[u8]) -> Result<Members<'_>, Unreadable> {
     if twice { Err(Unreadable) } else { Ok(members) }
 }
 
-/// The value at a pointer; none where there is nothing, or `null`.
+/// The value at a pointer; none if there is nothing, or `null`.
 pub(super) fn find<'a>(body: &'a [u8], pointer: &str) -> Result<Option<Document<'a>>, Unreadable> {
     let mut at = document(body)?;
     for step in steps(pointer) {

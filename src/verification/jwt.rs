@@ -137,7 +137,7 @@ impl Jwt {
         })
     }
 
-    /// A token that this scheme lets in; none where its key is a public one.
+    /// A token that this scheme lets in; none if its key is a public one.
     pub(super) fn make(&self, secret: &str, now: DateTime<Utc>) -> Option<String> {
         let algorithm = *self.algorithms.first()?;
         if algorithm.family() != AlgorithmFamily::Hmac {

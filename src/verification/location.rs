@@ -116,7 +116,7 @@ impl Source {
         }
     }
 
-    /// The text there; none where it is missing, there twice, too long or no text.
+    /// The text there; none if it is missing, there twice, too long or no text.
     pub(super) fn text<'a>(&self, headers: &'a HeaderMap, body: &'a [u8]) -> Option<Cow<'a, str>> {
         match self {
             Self::Header(name) => single(headers, name).map(Cow::Borrowed),
@@ -131,7 +131,7 @@ impl Source {
 }
 
 impl ValueLocation {
-    /// All that stand there, at most [`MAX_SIGNATURES`]; none where there are more, or nothing at all.
+    /// All that stand there, at most [`MAX_SIGNATURES`]; none if there are more, or nothing at all.
     pub(super) fn all(&self, headers: &HeaderMap, body: &[u8]) -> Option<Vec<String>> {
         let text = self.source.text(headers, body)?;
         let text = self.without_prefix(&text)?;

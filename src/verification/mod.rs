@@ -51,7 +51,7 @@ pub enum Refusal {
 /// tells nothing. `now` is the time of receipt.
 ///
 /// # Errors
-/// Why it is refused; also where no secret is configured.
+/// Why it is refused; also if no secret is configured.
 pub fn verify<'a>(
     scheme: &Scheme,
     request: Unverified<'a>,

@@ -37,7 +37,7 @@ pub(crate) struct Heard {
 }
 
 impl Heard {
-    /// None where the other side broke off.
+    /// None if the other side broke off.
     pub(crate) async fn of(request: Request) -> Option<Self> {
         let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(body, MAX_BODY).await.ok()?;

@@ -97,7 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
             .is_ok()
     }
 
-    /// The next answer; none where the connection ends before one began.
+    /// The next answer; none if the connection ends before one began.
     pub(crate) async fn answer(&mut self) -> Option<RawAnswer> {
         self.answer_within(PATIENCE).await
     }

@@ -33,7 +33,7 @@ impl World {
     }
 }
 
-/// Where the tables do not say what these events say; empty where they do.
+/// Where the tables do not say what these events say; empty if they do.
 pub(crate) async fn disagreement(database: &Database, events: &[Arc<Recorded>]) -> anyhow::Result<Vec<String>> {
     let mut expected = Expected::default();
     for row in database.rows("SELECT code, id FROM delivery_providers").await? {
@@ -362,7 +362,7 @@ fn note(row: &mut Value, event: &Recorded, payload: &Value) {
     }
 }
 
-/// The attempts that an error event counts; none where it is no error.
+/// The attempts that an error event counts; none if it is no error.
 fn error_attempts(event_type: EventType, payload: &Value) -> Option<Value> {
     match event_type {
         EventType::OrderRejected => Some(json!(0)),

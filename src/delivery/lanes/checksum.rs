@@ -54,7 +54,7 @@ impl LanesChecksum {
     }
 
     /// Whether these are the messages that there are to be: every one on a lane's subject, the marks of ended lanes among
-    /// them. False also where that cannot be known: a lane ended since and began anew, or was written too often.
+    /// them. False also if that cannot be known: a lane ended since and began anew, or was written too often.
     pub(super) fn explains<'a>(self, found: impl IntoIterator<Item = (OrderKey, &'a LaneMessage)>) -> bool {
         let mut then = Self::default();
         for (key, found) in found {
@@ -86,7 +86,7 @@ pub(super) struct LaneMessage {
 /// The revisions of a lane before one of its messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct LanePast {
-    /// There was no lane from this revision on, until the first of `revisions`; none where it was open before those, or that is
+    /// There was no lane from this revision on, until the first of `revisions`; none if it was open before those, or that is
     /// not known.
     none_from: Option<u64>,
     revisions: Vec<u64>,
@@ -112,7 +112,7 @@ impl LanePast {
         next
     }
 
-    /// Which revision the lane had when the stream was so far, if it was open then; none where that is not known.
+    /// Which revision the lane had when the stream was so far, if it was open then; none if that is not known.
     fn at(&self, newest: u64) -> Option<Option<u64>> {
         let last = self.revisions.iter().rev().find(|revision| **revision <= newest);
         match (last, self.none_from) {

@@ -25,7 +25,7 @@ pub struct Lane {
     /// It waits for another event of its order, such as the one that creates it, and lets that one pass.
     #[serde(default)]
     pub for_creation: bool,
-    /// Which of those that wait create the order. None where that is not known, as where an earlier version wrote the lane: then
+    /// Which of those that wait create the order. None if that is not known, as where an earlier version wrote the lane: then
     /// they are read from the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub creations: Option<Vec<u64>>,
@@ -53,7 +53,7 @@ impl Lane {
         }
     }
 
-    /// Where the first of those that wait stands that creates the order, if one does; an outer none where that is not known.
+    /// Where the first of those that wait stands that creates the order, if one does; an outer none if that is not known.
     pub fn creation(&self) -> Option<Option<usize>> {
         let creations = self.creations.as_ref()?;
         Some(
@@ -80,7 +80,7 @@ impl Lane {
     }
 
     /// Without events that have ended, and with those of the same order that it lacks, each with the requests that were made;
-    /// none where nothing is left.
+    /// none if nothing is left.
     pub fn mended(mut self, ended: impl Fn(u64) -> bool, missing: Option<Self>, now: DateTime<Utc>) -> Option<Self> {
         let head = self.head;
         if let Some(creations) = &mut self.creations {
@@ -123,7 +123,7 @@ impl Lane {
         })
     }
 
-    /// With the next event at its head, due now; none where there is no other.
+    /// With the next event at its head, due now; none if there is no other.
     pub fn advance(mut self, now: DateTime<Utc>) -> Option<Self> {
         if self.waiting.is_empty() {
             return None;

@@ -17,7 +17,7 @@ pub(super) const HEADER: &str = "Hub-Lease-Note";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Note {
-    /// How far the stage is; none where that is not known.
+    /// How far the stage is; none if that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<Floor>,
     /// Requests under way on instances that gave the lease back.
@@ -54,7 +54,7 @@ pub struct Floor {
         skip_serializing_if = "Vec::is_empty"
     )]
     pub open: Vec<(u64, u32)>,
-    /// The stage's lanes; none where an older hub wrote this, or the stage has none.
+    /// The stage's lanes; none if an older hub wrote this, or the stage has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lanes: Option<LanesChecksum>,
 }

@@ -170,7 +170,7 @@ impl<S: Stage> Worker<S> {
         Ok(true)
     }
 
-    /// Acknowledges an event that joined its order's lane, or found no room there. False where the hub goes down before that is
+    /// Acknowledges an event that joined its order's lane, or found no room there. False if the hub goes down before that is
     /// recorded.
     async fn joined(
         &self,
@@ -194,7 +194,7 @@ impl<S: Stage> Worker<S> {
         Ok(true)
     }
 
-    /// Records that an event finds no room in its order's lane. False where the hub goes down before it is recorded.
+    /// Records that an event finds no room in its order's lane. False if the hub goes down before it is recorded.
     async fn record_without_room(
         &self,
         recorded: &Recorded,
@@ -391,7 +391,7 @@ impl<S: Stage> Worker<S> {
         Ok(if recorded { Attempted::Ended } else { Attempted::Stopped })
     }
 
-    /// Appends what follows from the event at the sequence `about`, as often as it takes. False where the hub goes down
+    /// Appends what follows from the event at the sequence `about`, as often as it takes. False if the hub goes down
     /// before it is on the log: then the message is not acknowledged and is taken up again.
     pub(super) async fn record(&self, tenure: &Tenure, about: u64, events: Vec<NewEvent>) -> bool {
         tenure.progress(|progress| progress.record(about));

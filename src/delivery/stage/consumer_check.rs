@@ -17,7 +17,7 @@ pub(super) struct ConsumerState {
     pub(super) oldest: Option<(u64, DateTime<Utc>)>,
 }
 
-/// Asks; none where NATS does not answer, which the next look does. `oldest`: an event of which is wanted when it was appended.
+/// Asks; none if NATS does not answer, which the next look does. `oldest`: an event of which is wanted when it was appended.
 ///
 /// # Errors
 /// [`streams::Missing`] where the consumer was deleted, [`floor::WentBack`] where the log is not the one that it was.

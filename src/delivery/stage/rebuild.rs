@@ -39,7 +39,7 @@ pub(super) struct Check {
 }
 
 impl Check {
-    /// None where the lanes are as they were left. `may_be_missing`: an event may have been in a lane, which is to be said then.
+    /// None if the lanes are as they were left. `may_be_missing` says that an event may have been in a lane, which is then reported.
     pub(super) fn of<S: Stage>(
         read: &LanesRead,
         left: &InheritedFloor,

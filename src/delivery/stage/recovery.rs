@@ -183,8 +183,8 @@ pub(super) async fn read<S: Stage>(
     Ok(open_work)
 }
 
-/// Whether an event on the log may have been parked: not at the first start, where no event was handed out, and none is older than
-/// the consumer. On a mirror that was promoted they are older.
+/// Whether an event on the log may have been parked. At the first start it cannot: no event was handed out, and none is older than
+/// the consumer. On a promoted mirror they are older.
 async fn may_have_been_parked(connection: &Connection, log: LogState, info: &consumer::Info) -> anyhow::Result<bool> {
     if info.delivered.stream_sequence > 0 {
         return Ok(true);
@@ -199,7 +199,7 @@ async fn may_have_been_parked(connection: &Connection, log: LogState, info: &con
         .is_some_and(|oldest| i128::from(oldest) < created))
 }
 
-/// Mends lanes before anything else is done with them: the log is another one, or the consumer is new. False where some may be
+/// Mends lanes before anything else is done with them: the log is another one, or the consumer is new. False if some may be
 /// missing still.
 async fn mend_at_once<S: Stage>(
     lanes: &Lanes,

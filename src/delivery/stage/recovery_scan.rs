@@ -29,7 +29,7 @@ pub(super) struct OpenEvent {
     pub(super) sequence: u64,
     pub(super) key: OrderKey,
     provider: String,
-    /// None where it was acknowledged: it was parked.
+    /// None if it was acknowledged: it was parked.
     pub(super) event: Option<Recorded>,
     pub(super) requests: u32,
     pub(super) parked: Option<Parking>,
@@ -48,7 +48,7 @@ pub(super) struct RecoveryScan {
     /// Events in the lanes that are checked, and which of them have an outcome.
     pub(super) in_lanes: HashSet<u64>,
     pub(super) ended_in_lanes: HashSet<u64>,
-    /// The order of the event at each sequence that the lanes name; none where this version cannot read the event.
+    /// The order of the event at each sequence that the lanes name; none if this version cannot read the event.
     pub(super) at_places_of_lanes: HashMap<u64, Option<OrderKey>>,
     pub(super) open: HashMap<EventId, OpenEvent>,
     pub(super) acceptances: Acceptances,

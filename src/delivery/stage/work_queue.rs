@@ -26,7 +26,7 @@ pub(super) struct QueuedEvent {
     pub(super) requests: u32,
     /// It was about to be parked.
     pub(super) parked: Option<Parking>,
-    /// None where it was read from the log: then the server will hand it out once more.
+    /// None if it was read from the log: then the server will hand it out once more.
     pub(super) message: Option<Message>,
 }
 

@@ -88,7 +88,7 @@ impl Server {
     }
 }
 
-/// Reads a request with four bytes of body; none where the connection is closed.
+/// Reads a request with four bytes of body; none if the connection is closed.
 async fn request_of(stream: &mut TcpStream) -> Option<String> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {

@@ -44,7 +44,7 @@ pub(super) fn precheck<'a>(
 
 /// A request that is refused before its body.
 pub(super) struct Rejection<'a> {
-    /// None where it is not known: the name is the caller's; as a label it would let anyone make metrics without end.
+    /// None if it is not known: the name is the caller's; as a label it would let anyone make metrics without end.
     provider: Option<&'a Enabled>,
     reason: Reason,
     /// Whether its body is read and discarded.

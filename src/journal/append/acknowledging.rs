@@ -110,7 +110,7 @@ struct Shared {
 /// The results of the latest appends and probes.
 #[derive(Debug)]
 struct AckState {
-    /// Why the log does not acknowledge; none where it does.
+    /// Why the log does not acknowledge; none if it does.
     trouble: Option<LogTrouble>,
     /// Since when something was sent and nothing acknowledged, and what is seen of it.
     unanswered: Option<(Instant, LogTrouble)>,
@@ -141,7 +141,7 @@ impl Default for Acknowledging {
 }
 
 impl Acknowledging {
-    /// Why appends are not acknowledged; none where they are.
+    /// Why appends are not acknowledged; none if they are.
     pub fn trouble(&self) -> Option<LogTrouble> {
         self.known(|known, _| known.trouble.clone())
     }

@@ -146,7 +146,7 @@ impl Round {
         }
     }
 
-    /// Waits for the answer to a batch; none where it does not come. May be dropped and called again.
+    /// Waits for the answer to a batch; none if it does not come. May be dropped and called again.
     ///
     /// # Errors
     /// If the subscription ended: the client is closed.
@@ -163,7 +163,7 @@ impl Round {
         Ok(None)
     }
 
-    /// What an answer means for each message of a batch; none where they must be sent one by one to know.
+    /// What an answer means for each message of a batch; none if they must be sent one by one to know.
     pub(super) fn fates(batch: &AppendBatch, answer: Option<RoundAnswer>) -> Option<Vec<Published>> {
         let count = batch.messages.len();
         match answer {
@@ -248,7 +248,7 @@ impl Round {
         Ok(fates)
     }
 
-    /// The next answer and its number; none where the time is over or the connection is lost.
+    /// The next answer and its number; none if the time is over or the connection is lost.
     async fn answer(
         &mut self,
         connection: &Connection,

@@ -86,7 +86,7 @@ impl Info {
         restoring::mark(&json!({ "metadata": self.config.metadata })).is_some()
     }
 
-    /// Why an event of so many bytes has no room; none where it has.
+    /// Why an event of so many bytes has no room; none if it has.
     fn full(&self, needs: u64) -> Option<String> {
         let StreamLimits {
             max_bytes, max_msgs, ..

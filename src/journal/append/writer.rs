@@ -211,7 +211,7 @@ impl AppendWriter {
         }
     }
 
-    /// Sends what was put aside. True where there was trouble.
+    /// Sends what was put aside. True if there was trouble.
     async fn send_repeats(&mut self, round: &mut Round) -> anyhow::Result<bool> {
         let repeats = joined(self.repeats.drain(..));
         self.send_singly(round, repeats).await
@@ -231,7 +231,7 @@ impl AppendWriter {
     }
 
     /// Sends batch after batch for as long as many wait. While one is being acknowledged the next is already on its way
-    /// to the server, all but its commit. True where there was trouble.
+    /// to the server, all but its commit. True if there was trouble.
     async fn send_batches(&mut self, round: &mut Round) -> anyhow::Result<bool> {
         let connection = Arc::clone(&self.connection);
         let mut batch = AppendBatch::new();
@@ -299,7 +299,7 @@ impl AppendWriter {
         }
     }
 
-    /// Tells everyone; what has no answer yet goes back to the front. True where there was trouble.
+    /// Tells everyone; what has no answer yet goes back to the front. True if there was trouble.
     fn settle(&mut self, batch: Vec<Pending>, fates: Vec<Published>) -> bool {
         let mut again = Vec::new();
         let mut no_room = None;

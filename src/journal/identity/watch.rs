@@ -287,7 +287,7 @@ fn seconds_left(max_age: Duration, waits_since: Option<i64>, now: i64) -> f64 {
     max_age.as_secs_f64() - waits as f64
 }
 
-/// Bytes until the stream is full, which part of its limit that is, and what happens then; none where it has no limit.
+/// Bytes until the stream is full, which part of its limit that is, and what happens then; none if it has no limit.
 fn bytes_left(info: &stream::Info) -> Option<(f64, f64, String)> {
     let limit = u64::try_from(info.config.max_bytes).ok().filter(|limit| *limit > 0)?;
     let left = limit.saturating_sub(info.state.bytes);

@@ -173,7 +173,7 @@ pub(super) fn forgets_nothing(name: &str, config: &Value, info: &Value) -> anyho
     Ok(())
 }
 
-/// When the oldest event of a stream came, where that is longer ago than `max_age` keeps it; none where there is no event.
+/// When the oldest event of a stream came, where that is longer ago than `max_age` keeps it; none if there is no event.
 pub fn older_than_kept<'a>(config: &Value, state: &'a Value) -> Option<&'a str> {
     if state["messages"].as_u64() == Some(0) {
         // The server reports the year 1 for an empty stream.

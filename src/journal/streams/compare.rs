@@ -26,7 +26,7 @@ const LONGER_IS_FINE: [&str; 2] = ["max_age", "duplicate_window"];
 pub struct Difference {
     /// The stream's or consumer's name.
     pub of: String,
-    /// The setting; empty where the whole thing is missing.
+    /// The setting; empty if the whole thing is missing.
     pub setting: String,
     /// The file's value, or the operator's choice.
     pub wanted: Value,

@@ -3,7 +3,7 @@
 //! In the metadata of `EVENTS`, from the first byte until all events were seen on the server. With it the stream takes no event, so what was
 //! restored in part can neither pass for the log nor grow.
 //!
-//! In the metadata of `LEASES`, from before the old `EVENTS` is deleted until the restore has ended. It counts only where `EVENTS` is
+//! In the metadata of `LEASES`, from before the old `EVENTS` is deleted until the restore has ended. It counts only if `EVENTS` is
 //! missing: between the deletion and the first byte there is no `EVENTS` that could carry a mark, and `streams apply` would make an empty one.
 
 use anyhow::Context as _;

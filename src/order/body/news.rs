@@ -8,7 +8,7 @@ use crate::order::status::Status;
 /// The parts in which two announcements of an order may differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnnouncedContent {
-    /// In canonical words; none where the body says none that is known.
+    /// In canonical words; none if the body says none that is known.
     pub status: Option<Status>,
     /// What is cooked and charged: lines, currency and total.
     content: Option<(Value, Value, Value)>,

@@ -63,7 +63,7 @@ pub(super) struct Gathered {
 }
 
 impl Gather {
-    /// A batch that begins with a message; `first` is none where there was only a sign of life. None where there is nothing.
+    /// A batch that begins with a message; `first` is none if there was only a sign of life. None if there is nothing.
     ///
     /// A message is decoded as it comes, and of all messages only the latest is kept: parsed headers take several times the memory
     /// of what is read from them.

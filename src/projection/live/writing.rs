@@ -141,7 +141,7 @@ impl TablesWriter<'_> {
         Ok(began.is_none())
     }
 
-    /// False where there was nothing: the end of the log. `mark`: of the last of them. Where the log begins behind the position, what is
+    /// False if there was nothing: the end of the log. `mark`: of the last of them. Where the log begins behind the position, what is
     /// older than its retention is gone.
     async fn apply_entries(
         &mut self,

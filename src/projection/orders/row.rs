@@ -129,7 +129,7 @@ fn millis(time: DateTime<Utc>) -> DateTime<Utc> {
 }
 
 /// The order that an event is about, among those of its number, which is moved from one branch to another where the event says so;
-/// none where it is a new one.
+/// none if it is a new one.
 pub(super) fn find(rows: &mut [Row], event: &Event<'_>) -> Option<usize> {
     let envelope = &event.envelope;
     let (root, branch) = (envelope.root_id, branch_of(event));

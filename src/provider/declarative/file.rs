@@ -341,7 +341,7 @@ pub struct Lines {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Modifiers {
-    /// Lists of groups, from the line or modifier; none where modifiers stand in it directly.
+    /// Lists of groups, from the line or modifier; none if modifiers stand in it directly.
     pub groups: Option<Lists>,
     /// A group's name, in the group; in the modifier, where there are no groups.
     pub group: Option<Pick>,

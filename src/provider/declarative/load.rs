@@ -249,7 +249,7 @@ impl<'t> Loader<'t> {
         }
     }
 
-    /// How the provider is spoken to; none where the file does not say.
+    /// How the provider is spoken to; none if the file does not say.
     fn outbound(
         &mut self,
         outbound: Option<&Outbound>,

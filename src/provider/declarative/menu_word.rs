@@ -17,7 +17,7 @@ pub struct MenuWord {
     pub result: Option<SyncReported>,
 }
 
-/// Reads one; none where the webhook is about something else, as nearly all are.
+/// Reads one; none if the webhook is about something else, as nearly all are.
 pub fn read(spec: &Spec, payload: &[u8]) -> Option<MenuWord> {
     let (table, body) = found(spec, payload)?;
     let store = table.store.as_ref().and_then(|pointer| match body.pointer(pointer)? {

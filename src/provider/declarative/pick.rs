@@ -425,9 +425,9 @@ impl FromPlaces for Time {
 pub struct Test {
     /// Where the value may be.
     pub from: Vec<Source>,
-    /// Yes where it is one of these; numbers are compared as numbers.
+    /// Yes if it is one of these; numbers are compared as numbers.
     pub is: Vec<String>,
-    /// Yes where it is none of these.
+    /// Yes if it is none of these.
     pub is_not: Vec<String>,
     /// The answer where there is no value; nothing is answered where the file does not say.
     pub absent: Option<bool>,

@@ -4,7 +4,7 @@
 //! Each value that is read is marked (see [`Tree::take`]), so that values that the file does not name are kept beside the
 //! order. A value that is missing, `null` or empty counts as absent and is not marked, so that the three stay distinct there.
 //!
-//! An unreadable value is a fault only where it is [`Need::Essential`]: what identifies, prices or makes up the order. Any
+//! An unreadable value is a fault only if it is [`Need::Essential`]: what identifies, prices or makes up the order. Any
 //! other is left out, flagged, and, because it was not marked, kept beside the order as it came.
 
 use std::{
@@ -459,7 +459,7 @@ impl<'t> OrderReader<'t> {
         }
     }
 
-    /// What stands where a list should be. Something empty means that there is nothing, also where the list is essential; what
+    /// What stands where a list should be. Something empty means that there is nothing, also if the list is essential; what
     /// holds something may be what is to be cooked.
     fn no_list(&self, (tree, place): At<'t>, need: Need, expected: &str) {
         let is_nothing = is_nothing(tree, place);

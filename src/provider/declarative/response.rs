@@ -53,7 +53,7 @@ pub struct Responses {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Response {
-    /// 200 to 299; only where it is accepted.
+    /// 200 to 299; only if it is accepted.
     #[serde(default, deserialize_with = "status")]
     status: Option<u16>,
     /// JSON with placeholders, or `""` for none.
@@ -216,7 +216,7 @@ impl<'a> AnswerSlots<'a> {
 }
 
 impl Responses {
-    /// The answer in the provider's format; none where the hub's own is meant. `body` is the webhook's, as far as it was
+    /// The answer in the provider's format; none if the hub's own is meant. `body` is the webhook's, as far as it was
     /// read.
     pub fn answer(&self, answer: WebhookAnswer<'_>, request_id: &str, body: &[u8]) -> Option<FormattedAnswer> {
         let response = match answer {

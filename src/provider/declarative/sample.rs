@@ -141,7 +141,7 @@ impl Declarative {
     }
 }
 
-/// What follows; none where that is nothing.
+/// What follows; none if that is nothing.
 fn outcome(received: &Recorded, fact: &Fact) -> Option<Outcome> {
     let place = BranchRef {
         branch_id: "BRANCH".into(),

@@ -118,7 +118,7 @@ impl<'t> OrderReader<'t> {
         });
     }
 
-    /// The sum of all that is there; none where nothing is, or where a part cannot be read: a part of a sum is no sum.
+    /// The sum of all that is there; none if nothing is, or if a part cannot be read: a part of a sum is no sum.
     fn sum(&self, amount: &Amount, at: ValueId, currency: Currency, need: Need) -> Option<Money> {
         let (mut parts, mut is_whole) = (Vec::new(), true);
         for source in &amount.sum {
@@ -238,7 +238,7 @@ impl<'t> OrderReader<'t> {
         })
     }
 
-    /// A time; none where it cannot be read, for no order hangs on one.
+    /// A time; none if it cannot be read, for no order hangs on one.
     pub(super) fn time(&self, time: &Option<Time>, at: ValueId) -> Option<DateTime<Utc>> {
         let time = time.as_ref()?;
         let on_fault = (Need::Optional, Flag::TimeUnreadable);
@@ -278,7 +278,7 @@ impl<'t> OrderReader<'t> {
         }
     }
 
-    /// A yes or no; none where it is not said, by the document or for its absence by the file.
+    /// A yes or no; none if it is not said, by the document or for its absence by the file.
     pub(super) fn answer(&self, test: &Test, at: ValueId) -> Option<bool> {
         // `true` and `false` are answers only if the file gives them a meaning; otherwise they are unreadable.
         let is_flag = |word: &String| word.eq_ignore_ascii_case("true") || word.eq_ignore_ascii_case("false");

@@ -1,7 +1,7 @@
 //! Allowed origins of requests to a provider: a URL of a table or of a webhook counts only if its origin is configured.
 //!
 //! Allowed are the origin of the file's `base_url`, that of `<PROVIDER>_API_URL`, and those of `<PROVIDER>_API_HOSTS`. An
-//! origin is scheme, host and port. Plain HTTP is allowed only where an entry of the environment begins with `http://`.
+//! origin is scheme, host and port. Plain HTTP is allowed only if an entry of the environment begins with `http://`.
 
 use std::collections::HashSet;
 

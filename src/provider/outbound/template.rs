@@ -81,7 +81,7 @@ pub enum Unfilled {
 pub struct Scope(pub Map<String, Value>);
 
 impl Scope {
-    /// A value by its dotted name; none where there is none, or it is null or an empty text.
+    /// A value by its dotted name; none if there is none, or it is null or an empty text.
     fn get(&self, name: &str) -> Option<&Value> {
         let mut names = name.split('.');
         let first = self.0.get(names.next()?)?;
@@ -224,7 +224,7 @@ impl Text {
         Ok(filled)
     }
 
-    /// As a JSON value; none where a slot has neither a value nor a default.
+    /// As a JSON value; none if a slot has neither a value nor a default.
     fn value(&self, scope: &Scope) -> Option<Value> {
         if let [Part::Slot { name, default }] = &*self.0 {
             return scope.get(name).cloned().or_else(|| default.clone().map(Value::String));

@@ -1,7 +1,7 @@
 //! Memory for bodies: how many bytes are held at a time, and for which addresses.
 //!
 //! Strangers may hold half of it, known addresses more, and the rest is for the backend. No request waits for memory. When it
-//! is used up, the address that holds most loses its largest unfinished body; a new body is refused only where it would be
+//! is used up, the address that holds most loses its largest unfinished body; a new body is refused only if it would be
 //! that one itself. So a webhook of a few KB, which comes in one piece, finds memory however many large bodies are kept open.
 //! The answer to a body that was ended for holding most says so, and it counts against the address.
 
@@ -179,7 +179,7 @@ impl BudgetTable {
         None
     }
 
-    /// The body that is ended to free so much memory; none where it would be the requesting one.
+    /// The body that is ended to free so much memory; none if it would be the requesting one.
     fn loser(&self, lack: Lack, sender: &Sender, id: Option<u64>, wanted: usize) -> Option<(Address, u64)> {
         let counts = |load: &BodyInTransit| {
             load.class <= sender.class

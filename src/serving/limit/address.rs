@@ -208,7 +208,7 @@ impl Addresses {
         })
     }
 
-    /// A webhook of this address was verified and new. True where the others should know.
+    /// A webhook of this address was verified and new. True if the others should know.
     pub fn verified(&mut self, address: Address, now_ms: u64) -> bool {
         if let Some(known) = self.known.get_mut(&address) {
             known.verified_ms = known.verified_ms.max(now_ms);

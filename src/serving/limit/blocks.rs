@@ -74,7 +74,7 @@ impl Blocks {
         true
     }
 
-    /// Ends a block; false where there was none.
+    /// Ends a block; false if there was none.
     pub fn lift(&mut self, who: &BlockTarget) -> bool {
         self.0.pop(who).is_some()
     }

@@ -280,7 +280,7 @@ impl LimitSharing {
         lock(&self.limits.records).push_front(record);
     }
 
-    /// Publishes for an answer; its id, none where it could not be sent.
+    /// Publishes for an answer; its id, none if it could not be sent.
     async fn ask(&mut self, inbox: &str, subject: String, headers: HeaderMap, payload: Bytes) -> Option<u64> {
         // The client would keep the message and send it when NATS is back, when it is outdated.
         if !self.connection.is_up() {

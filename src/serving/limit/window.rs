@@ -190,7 +190,7 @@ impl Quota {
         }
     }
 
-    /// The counter's last known value and of which window; none where it is zero.
+    /// The counter's last known value and of which window; none if it is zero.
     pub fn counted(&mut self, now_ms: u64) -> Option<(u64, u64)> {
         self.roll(now_ms);
         (self.counted > 0).then_some((self.number, self.counted))
