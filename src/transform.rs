@@ -270,16 +270,16 @@ impl Stage for Transform {
 }
 
 fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, branch: Allowed, can_accept: bool) -> NewEvent {
-    let place = branch.into_branch();
+    let branch = branch.into_branch();
     let origin = BodySource {
         provider: &received.envelope.provider,
         webhook_type: &received.envelope.webhook_type,
         external_order_id: &received.envelope.external_order_id,
         timestamp: fact.timestamp.unwrap_or(received.envelope.time),
         transformed_at: received.envelope.time,
-        auto_accept: can_accept && place.auto_accept && matches!(fact.content, Content::NewOrder(_)),
+        auto_accept: can_accept && branch.auto_accept && matches!(fact.content, Content::NewOrder(_)),
     };
-    let posted = match (fact.posted(&place, origin), &fact.content) {
+    let posted = match (fact.posted(&branch, origin), &fact.content) {
         (Some(posted), _) => posted,
         // An ignored webhook ends before its branch is looked up.
         (None, Content::Ignored(word)) => {
@@ -292,7 +292,7 @@ fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, branch: All
             note_changed(received, &changed);
             note_flags(received, fact.flags().iter().map(|flag| flag.as_str()));
             let mut envelope = received.follow(LABEL, EventType::OrderTransformed, now);
-            envelope.branch = Some(place.branch_id);
+            envelope.branch = Some(branch.branch_id);
             NewEvent {
                 envelope,
                 payload: Bytes::from(body),

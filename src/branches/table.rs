@@ -127,10 +127,10 @@ pub(super) struct Snapshot {
 
 impl ProviderBranches {
     /// There is an active row of this branch.
-    fn note_active(&mut self, place: &Arc<BranchRef>) {
+    fn note_active(&mut self, branch_ref: &Arc<BranchRef>) {
         match &self.only {
-            Some(only) if only.branch_id == place.branch_id => {}
-            None if !self.is_several => self.only = Some(Arc::clone(place)),
+            Some(only) if only.branch_id == branch_ref.branch_id => {}
+            None if !self.is_several => self.only = Some(Arc::clone(branch_ref)),
             _ => (self.only, self.is_several) = (None, true),
         }
     }
@@ -158,7 +158,7 @@ impl Snapshot {
                 .by_merchant
                 .get(store)
                 .or_else(|| of_provider.by_store.get(store))
-                .map(|place| &**place),
+                .map(|branch_ref| &**branch_ref),
             None => of_provider.only.as_deref(),
         }
     }
@@ -174,7 +174,7 @@ struct RowReader {
 
 impl RowReader {
     fn add(&mut self, row: &Row) -> Result<(), tokio_postgres::Error> {
-        let place = Arc::new(BranchRef {
+        let branch_ref = Arc::new(BranchRef {
             branch_id: row.try_get(1)?,
             company_id: row.try_get(2)?,
             auto_accept: row.try_get("auto_accept_orders")?,
@@ -182,12 +182,12 @@ impl RowReader {
         let provider: String = row.try_get(0)?;
         let is_active: bool = row.try_get("is_active")?;
         if is_active && let Some(of_row) = row.try_get::<_, Option<String>>("webhook_secret")? {
-            let of_branch = self.secrets.entry((provider.clone(), place.branch_id.clone()));
+            let of_branch = self.secrets.entry((provider.clone(), branch_ref.branch_id.clone()));
             of_branch.or_default().push(split(&of_row));
         }
         let of_provider = self.snapshot.providers.entry(provider).or_default();
         let branch = Branch {
-            branch_id: place.branch_id.clone(),
+            branch_id: branch_ref.branch_id.clone(),
             merchant_id: row.try_get(3)?,
             store_id: row.try_get(4)?,
             settings: row.try_get("settings")?,
@@ -195,25 +195,28 @@ impl RowReader {
         };
         of_provider
             .by_branch
-            .entry(place.branch_id.clone())
+            .entry(branch_ref.branch_id.clone())
             .or_insert_with(|| Arc::new(branch));
         of_provider.api_base_url = row.try_get("api_base_url")?;
         let [merchant, store] = [row.try_get::<_, Option<String>>(3)?, row.try_get(4)?];
         if !is_active {
             for store in [merchant, store].into_iter().flatten() {
-                of_provider.inactive.entry(store).or_insert_with(|| Arc::clone(&place));
+                of_provider
+                    .inactive
+                    .entry(store)
+                    .or_insert_with(|| Arc::clone(&branch_ref));
             }
             return Ok(());
         }
-        of_provider.note_active(&place);
+        of_provider.note_active(&branch_ref);
         if let Some(merchant) = merchant {
             of_provider
                 .by_merchant
                 .entry(merchant)
-                .or_insert_with(|| Arc::clone(&place));
+                .or_insert_with(|| Arc::clone(&branch_ref));
         }
         if let Some(store) = store {
-            of_provider.by_store.entry(store).or_insert(place);
+            of_provider.by_store.entry(store).or_insert(branch_ref);
         }
         Ok(())
     }

@@ -37,7 +37,7 @@ const MAX_CREDENTIALS_BYTES: u64 = 64 * 1024;
 #[derive(Debug)]
 struct Watched {
     variable: String,
-    place: ExpirySource,
+    source: ExpirySource,
 }
 
 #[derive(Debug)]
@@ -119,7 +119,7 @@ impl Expiry {
     /// Of everything that these settings name.
     pub fn of(config: &Config) -> Self {
         let mut watched = Vec::new();
-        let mut watch = |variable: String, place| watched.push(Watched { variable, place });
+        let mut watch = |variable: String, source| watched.push(Watched { variable, source });
         if let Some(files) = &config.http.tls {
             watch("TLS_CERT".to_owned(), ExpirySource::Chain(files.certificate.clone()));
         }
@@ -180,12 +180,12 @@ impl Expiry {
     fn look(&mut self, _asked: bool) {
         let now = Utc::now();
         let mut found = Vec::new();
-        for Watched { variable, place } in &self.watched {
+        for Watched { variable, source } in &self.watched {
             let is_quiet = self
                 .warned
                 .get(variable)
                 .is_some_and(|last| last.elapsed() < WARN_EVERY);
-            match place.period(variable) {
+            match source.period(variable) {
                 Ok(None) => {}
                 Ok(Some(period)) => {
                     metrics::gauge!("credential_days_left", "variable" => variable.clone()).set(period.days_left(now));

@@ -57,14 +57,14 @@ pub struct BodySource<'a> {
 ///
 /// # Errors
 /// Only if a value cannot be written as JSON, which does not happen.
-pub fn new_order(order: &Order, place: &BranchRef, origin: BodySource<'_>) -> serde_json::Result<Vec<u8>> {
-    serde_json::to_vec(&shape::Body::of_order(order, place, origin))
+pub fn new_order(order: &Order, branch: &BranchRef, origin: BodySource<'_>) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&shape::Body::of_order(order, branch, origin))
 }
 
 /// The body for a change of an order that exists.
 ///
 /// # Errors
 /// The same as [`new_order`].
-pub fn status_change(change: &StatusChange, place: &BranchRef, origin: BodySource<'_>) -> serde_json::Result<Vec<u8>> {
-    serde_json::to_vec(&shape::Body::of_change(change, place, origin))
+pub fn status_change(change: &StatusChange, branch: &BranchRef, origin: BodySource<'_>) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&shape::Body::of_change(change, branch, origin))
 }

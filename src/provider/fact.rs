@@ -64,10 +64,10 @@ impl Fact {
     ///
     /// # Errors
     /// The same as [`body::new_order`].
-    pub fn posted(&self, place: &BranchRef, origin: BodySource<'_>) -> Option<serde_json::Result<Posted>> {
+    pub fn posted(&self, branch: &BranchRef, origin: BodySource<'_>) -> Option<serde_json::Result<Posted>> {
         let made = match &self.content {
-            Content::NewOrder(order) => body::new_order(order, place, origin),
-            Content::StatusChange(change) => body::status_change(change, place, origin),
+            Content::NewOrder(order) => body::new_order(order, branch, origin),
+            Content::StatusChange(change) => body::status_change(change, branch, origin),
             Content::Ignored(_) | Content::Elsewhere => return None,
         };
         Some(made.map(|made| {

@@ -30,10 +30,10 @@ pub(super) fn word(remote: &Remote, received: &Recorded) -> Option<MenuWord> {
 
 /// The push stage, where the menu waits, has it next.
 fn reported(received: &Recorded, now: DateTime<Utc>, word: &SyncReported, branch: Allowed) -> NewEvent {
-    let place = branch.into_branch();
+    let branch = branch.into_branch();
     let mut envelope = received.follow(LABEL, EventType::MenuSyncReported, now);
-    envelope.external_order_id = menu_subject(&place.branch_id);
-    envelope.branch = Some(place.branch_id);
+    envelope.external_order_id = menu_subject(&branch.branch_id);
+    envelope.branch = Some(branch.branch_id);
     NewEvent::new(envelope, word)
 }
 

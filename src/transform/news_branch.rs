@@ -33,7 +33,7 @@ struct Announcement {
     store: Option<String>,
     /// The provider proved it, and not a branch.
     is_by_provider: bool,
-    place: BranchRef,
+    branch: BranchRef,
 }
 
 /// The branches of an order's announcements on the log.
@@ -73,12 +73,12 @@ impl Transform {
         let announced: Vec<Announcement> = announced.iter().filter_map(Announcement::of).collect();
         let named = |order: &&Announcement| store.is_some() && order.store.as_deref() == store;
         if let Some(order) = announced.iter().find(named) {
-            return Ok(OfNews::found(order.place.clone()));
+            return Ok(OfNews::found(order.branch.clone()));
         }
         let by_branches = match BranchOnLog::of(announced.into_iter().filter(|order| !order.is_elsewhere(store))) {
-            BranchOnLog::ByProvider(place) => return Ok(OfNews::found(place)),
+            BranchOnLog::ByProvider(branch) => return Ok(OfNews::found(branch)),
             BranchOnLog::Several => return Ok(OfNews::Several),
-            BranchOnLog::ByBranches(places) => places,
+            BranchOnLog::ByBranches(candidates) => candidates,
         };
         // A branch that was assumed because it is the only active row is no statement of the provider, and does not contradict another one.
         if let Some(row) = row
@@ -88,7 +88,7 @@ impl Transform {
         }
         // The tables are needed only for orders that are older than the memory of orders.
         let in_tables = match self.branches_by_table(received).await {
-            Ok(places) => Some(places),
+            Ok(candidates) => Some(candidates),
             Err(error) if by_branches.is_empty() => {
                 tracing::debug!(error = format!("{error:#}"), "cannot look up the branch of an order");
                 None
@@ -103,18 +103,18 @@ impl Transform {
         };
         let is_read = in_tables.is_some();
         let known = distinct(by_branches.into_iter().chain(in_tables.into_iter().flatten()));
-        if let [place] = known.as_slice() {
-            return Ok(OfNews::found(place.clone()));
+        if let [branch] = known.as_slice() {
+            return Ok(OfNews::found(branch.clone()));
         }
         if !known.is_empty() {
             let inactive = self.branches.inactive(&envelope.provider, store);
-            let meant = inactive.filter(|place| known.iter().any(|one| one.branch_id == place.branch_id));
+            let meant = inactive.filter(|branch| known.iter().any(|one| one.branch_id == branch.branch_id));
             return Ok(meant.map_or(OfNews::Several, OfNews::found));
         }
         let found = self.branches.find(&envelope.provider, store).await;
         Ok(OfNews::One(match found {
             BranchLookup::NotFound => match self.branches.inactive(&envelope.provider, store) {
-                Some(place) => BranchLookup::Found(place),
+                Some(branch) => BranchLookup::Found(branch),
                 None if is_read => BranchLookup::NotFound,
                 None => BranchLookup::Unknown,
             },
@@ -135,7 +135,7 @@ impl Transform {
         if let AnnouncedBy::Own(order) = &announced
             && let Some(order) = Announcement::of(order)
         {
-            return Ok(Ok(BranchLookup::Found(order.place)));
+            return Ok(Ok(BranchLookup::Found(order.branch)));
         }
         // Only the table knows orders that are older than the memory of orders.
         let known = self.known_by_table(received, own).await.map_err(|error| {
@@ -146,7 +146,7 @@ impl Transform {
             NotYet::Branches
         })?;
         match (known, announced) {
-            (Some((true, place)), _) => return Ok(Ok(BranchLookup::Found(place))),
+            (Some((true, branch)), _) => return Ok(Ok(BranchLookup::Found(branch))),
             (None, AnnouncedBy::NotAnnounced | AnnouncedBy::Own(_)) => {}
             (Some((false, _)), _) | (None, AnnouncedBy::Others) => {
                 let number = &envelope.external_order_id;
@@ -157,7 +157,7 @@ impl Transform {
         let found = self.branches.find(&envelope.provider, store).await;
         Ok(Ok(match found {
             BranchLookup::NotFound => match self.branches.inactive(&envelope.provider, store) {
-                Some(place) => BranchLookup::Found(place),
+                Some(branch) => BranchLookup::Found(branch),
                 None => BranchLookup::NotFound,
             },
             found => found,
@@ -174,12 +174,12 @@ impl Transform {
             .query_opt(&statement, &[&&*envelope.provider, &envelope.external_order_id, &own])
             .await?;
         row.map(|row| {
-            let place = BranchRef {
+            let branch = BranchRef {
                 branch_id: row.try_get(1)?,
                 company_id: row.try_get(2)?,
                 auto_accept: false,
             };
-            Ok((row.try_get(0)?, place))
+            Ok((row.try_get(0)?, branch))
         })
         .transpose()
     }
@@ -195,20 +195,20 @@ impl Transform {
                 &[&&*envelope.provider, &envelope.external_order_id, &None::<&str>],
             )
             .await?;
-        let place = |row: &tokio_postgres::Row| {
+        let branch = |row: &tokio_postgres::Row| {
             Ok(BranchRef {
                 branch_id: row.try_get(0)?,
                 company_id: row.try_get(1)?,
                 auto_accept: false,
             })
         };
-        rows.iter().map(place).collect()
+        rows.iter().map(branch).collect()
     }
 }
 
 impl OfNews {
-    const fn found(place: BranchRef) -> Self {
-        Self::One(BranchLookup::Found(place))
+    const fn found(branch: BranchRef) -> Self {
+        Self::One(BranchLookup::Found(branch))
     }
 }
 
@@ -221,7 +221,7 @@ impl Announcement {
         Some(Self {
             store: went.store_ref,
             is_by_provider: announced.envelope.principal.branch().is_none(),
-            place: BranchRef {
+            branch: BranchRef {
                 branch_id: went.branch_id,
                 company_id: went.company_id,
                 auto_accept: false,
@@ -243,20 +243,20 @@ impl BranchOnLog {
     /// only if the provider announced none.
     fn of(announced: impl Iterator<Item = Announcement>) -> Self {
         let (by_provider, by_branches): (Vec<_>, Vec<_>) = announced.partition(|order| order.is_by_provider);
-        let mut by_provider = distinct(by_provider.into_iter().map(|order| order.place)).into_iter();
+        let mut by_provider = distinct(by_provider.into_iter().map(|order| order.branch)).into_iter();
         match (by_provider.next(), by_provider.next()) {
-            (Some(place), None) => Self::ByProvider(place),
+            (Some(branch), None) => Self::ByProvider(branch),
             (Some(_), Some(_)) => Self::Several,
-            (None, _) => Self::ByBranches(distinct(by_branches.into_iter().map(|order| order.place))),
+            (None, _) => Self::ByBranches(distinct(by_branches.into_iter().map(|order| order.branch))),
         }
     }
 }
 
 /// One place of each branch, the first.
-fn distinct(places: impl Iterator<Item = BranchRef>) -> Vec<BranchRef> {
+fn distinct(candidates: impl Iterator<Item = BranchRef>) -> Vec<BranchRef> {
     let mut branches = BTreeSet::new();
-    places
-        .filter(|place| branches.insert(place.branch_id.clone()))
+    candidates
+        .filter(|branch| branches.insert(branch.branch_id.clone()))
         .collect()
 }
 
@@ -268,7 +268,7 @@ mod tests {
         Announcement {
             store: None,
             is_by_provider,
-            place: BranchRef {
+            branch: BranchRef {
                 branch_id: branch.into(),
                 company_id: "company".into(),
                 auto_accept: false,
@@ -283,10 +283,10 @@ mod tests {
                 .iter()
                 .map(|(branch, is_by_provider)| order(branch, *is_by_provider));
             match BranchOnLog::of(orders) {
-                BranchOnLog::ByProvider(place) => format!("the provider's {}", place.branch_id),
+                BranchOnLog::ByProvider(branch) => format!("the provider's {}", branch.branch_id),
                 BranchOnLog::Several => "several".into(),
-                BranchOnLog::ByBranches(places) => {
-                    let branches: Vec<_> = places.iter().map(|place| place.branch_id.as_str()).collect();
+                BranchOnLog::ByBranches(candidates) => {
+                    let branches: Vec<_> = candidates.iter().map(|branch| branch.branch_id.as_str()).collect();
                     format!("branches' {}", branches.join(" "))
                 }
             }

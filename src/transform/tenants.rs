@@ -46,8 +46,8 @@ pub(super) enum Resolved {
 /// If the table of branches cannot be read.
 pub(super) fn allow(principal: &Principal, claimed: BranchLookup) -> Result<Resolved, NotYet> {
     Ok(match claimed {
-        BranchLookup::Found(place) => match principal.may_act_for(&place.branch_id) {
-            Ok(()) => Resolved::Allowed(Allowed(place)),
+        BranchLookup::Found(branch) => match principal.may_act_for(&branch.branch_id) {
+            Ok(()) => Resolved::Allowed(Allowed(branch)),
             Err(not_yours) => Resolved::NotYours(not_yours),
         },
         BranchLookup::NotFound => Resolved::NotFound,
@@ -91,8 +91,8 @@ impl Transform {
             active.or_else(|| self.branches.inactive(provider, Some(store)))
         };
         // A store that belongs to no branch may be the provider's own name for it.
-        if let Some(place) = fact.stores.of_payload.as_deref().and_then(known)
-            && let Err(not_yours) = principal.may_act_for(&place.branch_id)
+        if let Some(branch) = fact.stores.of_payload.as_deref().and_then(known)
+            && let Err(not_yours) = principal.may_act_for(&branch.branch_id)
         {
             return Ok(Err(not_yours));
         }
@@ -104,10 +104,10 @@ impl Transform {
             }
             StoreOfDocument::Named(store) => store,
         };
-        let place = match known(store) {
-            Some(place) => place,
+        let branch = match known(store) {
+            Some(branch) => branch,
             None => match self.branches.find(provider, Some(store)).await {
-                BranchLookup::Found(place) => place,
+                BranchLookup::Found(branch) => branch,
                 BranchLookup::NotFound => {
                     let claimed = format!("an order of store {store}, which is no known branch's");
                     return Ok(Err(principal.refused(claimed)));
@@ -115,6 +115,6 @@ impl Transform {
                 BranchLookup::Unknown => return Err(NotYet::Branches),
             },
         };
-        Ok(principal.may_act_for(&place.branch_id))
+        Ok(principal.may_act_for(&branch.branch_id))
     }
 }

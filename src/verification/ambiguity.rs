@@ -153,8 +153,8 @@ impl Scheme {
             let (Self::Hmac(one) | Self::HashConcat(one)) = step else {
                 return;
             };
-            let places = one.timestamp.iter().map(|time| &time.place).chain(&one.replay_key);
-            read.extend(places.filter_map(|place| place.source.header()).cloned());
+            let locations = one.timestamp.iter().map(|time| &time.location).chain(&one.replay_key);
+            read.extend(locations.filter_map(|location| location.source.header()).cloned());
             read.extend(one.signed.0.iter().filter_map(|part| match part {
                 Part::Header(name) => Some(name.clone()),
                 _ => None,

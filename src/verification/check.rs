@@ -100,10 +100,10 @@ impl Signed {
             }
         }
         match &self.timestamp {
-            Some(time) if !self.signed.has(&Part::Timestamp) && !self.covers(&time.place) => {
+            Some(time) if !self.signed.has(&Part::Timestamp) && !self.covers(&time.location) => {
                 faults.push("timestamp: is not signed and protects nothing; leave it out".into());
             }
-            Some(time) if matches!(time.place.parse, Parse::List(_)) => {
+            Some(time) if matches!(time.location.parse, Parse::List(_)) => {
                 faults.push("timestamp: cannot be a list".into())
             }
             None if self.signed.has(&Part::Timestamp) => {
@@ -111,7 +111,7 @@ impl Signed {
             }
             _ => {}
         }
-        if self.replay_key.as_ref().is_some_and(|place| !self.covers(place)) {
+        if self.replay_key.as_ref().is_some_and(|location| !self.covers(location)) {
             faults.push("replay_key: is not signed, so anyone could make a repeat look new; leave it out".into());
         }
         let indirect = |part: &Part| matches!(part, Part::Pointer { pointer, .. } if self.is_signature(pointer));
@@ -130,8 +130,8 @@ impl Signed {
     }
 
     /// Whether the value there is signed.
-    fn covers(&self, place: &ValueLocation) -> bool {
-        match &place.source {
+    fn covers(&self, location: &ValueLocation) -> bool {
+        match &location.source {
             Source::Header(name) => self.signed.has(&Part::Header(name.clone())),
             Source::Pointer(pointer) => self.covers_pointer(pointer),
         }

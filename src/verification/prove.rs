@@ -28,8 +28,8 @@ impl Scheme {
         match self {
             Self::Static(one) => one.prove(self, request, keys),
             Self::Basic(one) => {
-                let place = ValueLocation::basic();
-                let given = place.one(request.headers(), request.body());
+                let location = ValueLocation::basic();
+                let given = location.one(request.headers(), request.body());
                 let given = given.and_then(|text| Encoding::Base64.decode(&text));
                 same(self, &one.secret, given.as_deref(), keys)
             }
@@ -164,7 +164,7 @@ impl Signed {
         let given: Vec<Option<Vec<u8>>> = signatures.iter().map(|text| self.encoding.decode(text)).collect();
         let time = self.timestamp.as_ref();
         let time_text = match time {
-            Some(time) => Some(time.place.one(headers, body).ok_or(INVALID)?),
+            Some(time) => Some(time.location.one(headers, body).ok_or(INVALID)?),
             None => None,
         };
         let pieces = self

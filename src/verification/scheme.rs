@@ -269,13 +269,13 @@ impl Scheme {
     pub(super) fn writes_body(&self) -> bool {
         let mut writes = false;
         self.each(&mut |step| {
-            let place = match step {
+            let location = match step {
                 Self::Static(one) => &one.token,
                 Self::Jwt(one) => &one.token,
                 Self::Hmac(one) | Self::HashConcat(one) => &one.signature,
                 _ => return,
             };
-            writes |= matches!(place.source, Source::Pointer(_));
+            writes |= matches!(location.source, Source::Pointer(_));
         });
         writes
     }

@@ -57,9 +57,14 @@ impl Outgoing {
     }
 
     /// Puts a text where a scheme looks for it.
-    fn put(&mut self, place: &ValueLocation, value: &str, pairs_before: &[(String, String)]) -> Result<(), CannotSign> {
-        let text = place.write(value, pairs_before);
-        match &place.source {
+    fn put(
+        &mut self,
+        location: &ValueLocation,
+        value: &str,
+        pairs_before: &[(String, String)],
+    ) -> Result<(), CannotSign> {
+        let text = location.write(value, pairs_before);
+        match &location.source {
             Source::Header(name) => self.put_header(name, &text),
             Source::Pointer(pointer) => {
                 let lacks = || CannotSign::Incomplete(format!("a JSON object to put {pointer} into"));

@@ -26,7 +26,7 @@ pub enum TimeUnit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timestamp {
     /// Where.
-    pub place: ValueLocation,
+    pub location: ValueLocation,
     /// How it is written.
     pub unit: TimeUnit,
     /// How old it may be, and how far in the future.
@@ -60,7 +60,7 @@ impl<'de> Deserialize<'de> for Timestamp {
         let tolerance = parse_duration(&written.tolerance)
             .map_err(|expected| de::Error::custom(format_args!("tolerance: {expected}")))?;
         Ok(Self {
-            place: ValueLocation::try_from(table).map_err(de::Error::custom)?,
+            location: ValueLocation::try_from(table).map_err(de::Error::custom)?,
             unit: written.unit,
             tolerance,
         })
@@ -100,15 +100,15 @@ impl Timestamp {
 
     /// Where it stands in the same header as the signature, the name that it has there.
     pub(super) fn pair_in(&self, signature: &ValueLocation) -> Option<&str> {
-        match &self.place.parse {
-            Parse::Pair(name) if self.place.source == signature.source => Some(name),
+        match &self.location.parse {
+            Parse::Pair(name) if self.location.source == signature.source => Some(name),
             _ => None,
         }
     }
 
     /// The header that holds nothing else.
     pub(super) const fn own_header(&self) -> Option<&axum::http::HeaderName> {
-        match (&self.place.source, &self.place.parse) {
+        match (&self.location.source, &self.location.parse) {
             (Source::Header(name), Parse::Whole) => Some(name),
             _ => None,
         }

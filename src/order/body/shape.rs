@@ -286,18 +286,18 @@ impl Serialize for Flags<'_> {
 }
 
 impl<'a> Body<'a> {
-    pub(super) fn of_order(order: &'a Order, place: &'a BranchRef, origin: BodySource<'a>) -> Self {
+    pub(super) fn of_order(order: &'a Order, branch: &'a BranchRef, origin: BodySource<'a>) -> Self {
         let mut body = Self::without_content(origin, order.provider_event_id.as_deref(), &order.flags);
-        body.transformed_order = Some(Box::new(new_order(order, place)));
+        body.transformed_order = Some(Box::new(new_order(order, branch)));
         body
     }
 
-    pub(super) fn of_change(change: &'a StatusChange, place: &'a BranchRef, origin: BodySource<'a>) -> Self {
+    pub(super) fn of_change(change: &'a StatusChange, branch: &'a BranchRef, origin: BodySource<'a>) -> Self {
         let mut body = Self::without_content(origin, change.provider_event_id.as_deref(), &change.flags);
         body.status_change = Some(Change {
             external_order_id: &change.external_id,
-            branch_id: &place.branch_id,
-            company_id: &place.company_id,
+            branch_id: &branch.branch_id,
+            company_id: &branch.company_id,
             status: change.status.map(|status| status.platform().as_str()),
             canonical_status: change.status.map(|status| status.as_str()),
             provider_status: change.provider_status.as_deref(),
@@ -332,14 +332,14 @@ impl<'a> Body<'a> {
     }
 }
 
-fn new_order<'a>(order: &'a Order, place: &'a BranchRef) -> NewOrder<'a> {
+fn new_order<'a>(order: &'a Order, branch: &'a BranchRef) -> NewOrder<'a> {
     NewOrder {
         order_number: &order.order_number,
         external_order_id: &order.external_id,
         display_id: order.display_id.as_deref(),
         store_ref: order.store_ref.as_deref(),
-        branch_id: &place.branch_id,
-        company_id: &place.company_id,
+        branch_id: &branch.branch_id,
+        company_id: &branch.company_id,
         customer_name: order.customer.name.as_deref(),
         customer_phone: order.customer.phone.as_deref(),
         customer_phone_e164: order.customer.phone_e164.as_deref(),
