@@ -20,7 +20,7 @@ pub(super) const MAX_SIGNATURES: usize = 16;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(
     deny_unknown_fields,
-    expecting = "{ header = \"x-name\" } or { pointer = \"/place\" }, where a token or signature stands"
+    expecting = "{ header = \"x-name\" } or { pointer = \"/place\" }, the location of a token or signature"
 )]
 pub(super) struct LocationTable {
     pub(super) header: Option<String>,
