@@ -36,7 +36,7 @@ const SETTLE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(300);
 const QUIET_CORES: f64 = 0.05;
 
-/// Where nobody answers, for a hub whose stages wait.
+/// An address without a server, for a hub with waiting stages.
 pub(crate) const NO_DATABASE: &str = "postgres://nobody@127.0.0.1:1/none";
 pub(crate) const NO_BACKEND: &str = "http://127.0.0.1:1";
 const NATS_CONFIG: &str = include_str!("../nats.conf");
@@ -139,7 +139,7 @@ impl Servers {
         self.connection(&self.nats, "hub", HUB_INBOX).await
     }
 
-    /// Starts a hub whose intake alone works, on a log of its own: its database is nowhere, so the stages wait.
+    /// Starts a hub with only its intake at work, on a log of its own: it has no database, so the stages wait.
     pub(crate) fn intake(&self) -> Result<Child> {
         let command = self.command(&self.intake, NO_DATABASE, NO_BACKEND);
         Child::start(command, PATIENCE, listening_port)

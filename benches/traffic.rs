@@ -22,7 +22,7 @@ use crate::{
 pub(crate) const WARM_UP: Duration = Duration::from_secs(2);
 /// The rate of the latency figures.
 const STEADY_PER_SECOND: f64 = 500.0;
-/// Orders whose times are kept.
+/// Orders with recorded times.
 const ROOM: usize = 4_000_000;
 
 /// The sender and the receiver of all orders.

@@ -86,7 +86,7 @@ impl<'a> World<'a> {
         self.serve(&self.database_url, backend)
     }
 
-    /// Starts a hub whose intake alone works.
+    /// Starts a hub with only its intake at work.
     pub(crate) fn intake(&self) -> Result<Child> {
         self.serve(NO_DATABASE, NO_BACKEND)
     }

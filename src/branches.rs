@@ -205,7 +205,7 @@ impl Branches {
         self.snapshot.load().as_ref()?.find(provider, store).cloned()
     }
 
-    /// The webhook secrets of a provider's store, found as [`Self::find`] finds its branch. Asked before anybody knows
+    /// The webhook secrets of a provider's store, found as [`Self::find`] finds its branch. Called before it is known
     /// who calls, so it waits two seconds at most.
     pub async fn secrets(&self, provider: &str, store: Option<&str>) -> SecretsLookup {
         if let Some(secrets) = self.known_secrets(provider, store) {

@@ -218,7 +218,7 @@ async fn not_found_is_concluded_from_different_new_orders() {
         [Answer::status(404), Answer::status(404), Answer::status(404)],
     );
     world.post_orders(&hub, ["CR-one".to_owned()]).await;
-    // Its quick attempts, each of them a 404: nobody knows yet whether the URL or the order is wrong.
+    // Its quick attempts, each of them a 404: it is not known yet whether the URL or the order is wrong.
     eventually("the order was asked for three times", PATIENCE, async || {
         let requests = world.backend.requests();
         let of = |id: &str| {
@@ -259,7 +259,7 @@ async fn a_branch_that_is_not_found_holds_up_no_other() {
     world.at_end(Ends::forwarded(2).dead_lettered(4)).await;
 }
 
-/// A new order whose id at the backend is not known touches no row: the number may have been another order's before.
+/// A new order without a known id at the backend changes no row: the number may have been another order's before.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_without_an_id_leaves_older_orders_of_its_number_alone() {
     let world = World::new().await;

@@ -17,7 +17,7 @@ use crate::harness::{
     wait::{PATIENCE, eventually},
 };
 
-/// What strangers bring, and nobody keeps.
+/// Content of refused requests, which is not kept.
 const SENT: &str = "hunter2-sent";
 /// How many refusals are a flood, and how many at a time.
 const FLOOD: usize = 20_000;

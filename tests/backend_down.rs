@@ -176,7 +176,7 @@ async fn the_backend_already_has_the_order() {
     );
 }
 
-/// 401: nobody's order is to blame, so none may lose an attempt, however long it takes to mend.
+/// 401: no order is at fault, so none may lose an attempt, however long the fix takes.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_token_is_refused() {
     let world = World::new().await;
@@ -270,7 +270,7 @@ async fn it_answers_404() {
     world.at_end(Ends::forwarded(3).dead_lettered(1)).await;
 }
 
-/// From the first request on: nobody can tell whose fault the first orders' 404s are, so none is given up, and each stays the same request.
+/// From the first request on: the cause of the first orders' 404s is unknown, so none is given up, and each stays the same request.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_answers_404_to_everything_from_the_start() {
     const ORDERS: usize = 6;
@@ -403,7 +403,7 @@ async fn it_asks_to_wait() {
     );
 }
 
-/// Whether it has the order nobody can tell: it is asked again, in the same words and under the same key.
+/// It is unknown whether the backend has the order, so the same request is sent again, with the same key.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_does_not_answer_or_breaks_off() {
     let world = World::new().await;

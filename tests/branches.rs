@@ -39,7 +39,7 @@ impl World {
     }
 }
 
-/// However short a time ago somebody looked for another one.
+/// However recent the last look-up of another merchant is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_row_counts_at_once() {
     let world = World::new().await;

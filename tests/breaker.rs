@@ -22,7 +22,7 @@ use crate::harness::{
 
 /// How soon every instance must know.
 const SOON: Duration = Duration::from_secs(1);
-/// Where instances, and whoever listens, are told.
+/// The subject of reports to instances and subscribers.
 const SUBJECT: &str = "hub.breaker";
 
 fn settings(world: &World, reset: Duration) -> Settings {
@@ -49,7 +49,7 @@ async fn works(hub: &Hub) {
     .await;
 }
 
-/// Starts a hub and waits until it stands by, or works where nobody else does.
+/// Starts a hub and waits until it stands by, or works if no other instance does.
 async fn start(settings: &Settings) -> Hub {
     let hub = Hub::start(settings).await;
     logs(&hub, "it serves", |line| line["message"] == "serving").await;
@@ -235,7 +235,7 @@ async fn while_open_nothing_is_pulled_and_no_attempt_counts() {
     assert_eq!(world.backend.count(), 1);
     assert_eq!(world.breaker(&hub).await["state"], "open");
 
-    // Somebody mends the set-up and starts it anew.
+    // An operator corrects the set-up and restarts it.
     hub.kill().await;
     world.backend.otherwise(Answer::Accept);
     let _hub = world.hub().await;
@@ -244,7 +244,7 @@ async fn while_open_nothing_is_pulled_and_no_attempt_counts() {
     world.at_end(Ends::forwarded(11)).await;
 }
 
-/// What else instances tell each other is nobody's business.
+/// Subscribers may not receive the instances' other messages.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscriber_may_receive_its_reports_and_no_more() {
     let world = World::new().await;
@@ -318,7 +318,7 @@ async fn it_opens_when_most_requests_fail() {
     assert!((20..=30).contains(&count), "{count} requests before it opened");
 }
 
-/// What still hangs when an instance is told to stop fails in its drain. Whoever takes over begins with a closed breaker.
+/// Requests that hang at SIGTERM fail during the drain. The next instance begins with a closed breaker.
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_during_a_drain_open_no_breaker() {
     let world = World::new().await;

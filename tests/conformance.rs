@@ -181,7 +181,7 @@ impl Suite<'_> {
         assert_eq!(change["status"] == "cancelled", known, "{}: {change}", self.case.name);
     }
 
-    /// Statuses that are known, and one that nobody knows.
+    /// Known statuses, and an unknown one.
     async fn statuses(&self) {
         let (change, id_at, status_at) = self.case.change;
         let id = self.id("status");
@@ -207,7 +207,7 @@ impl Suite<'_> {
         assert!(change["status"].is_null(), "{change}");
     }
 
-    /// What nobody has heard of is kept, as it is.
+    /// An unknown field is kept verbatim.
     async fn unknown_fields(&self) {
         let id = self.id("extra");
         let (parent, _) = self.case.id.rsplit_once('/').unwrap();

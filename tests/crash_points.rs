@@ -166,7 +166,7 @@ async fn when_a_lane_was_due_before_it_was_taken_up() {
     an_attempt_through_a_crash("forward/lane_due").await;
 }
 
-/// Two words for a provider, through a crash at a point; what the provider was told.
+/// Two statuses for a provider, through a crash at a point; returns what the provider received.
 async fn statuses_through_a_crash(point: &str, answers: Vec<Say>) -> Vec<String> {
     let outside = Outside::new(&CAREEM_POS.replace("requests_per_second = 10\n", "")).await;
     let settings = outside.settings();

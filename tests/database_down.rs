@@ -77,7 +77,7 @@ async fn postgres_hangs() {
     world.at_end(Ends::forwarded(6)).await;
 }
 
-/// The events that a killed hub had pulled for the tables come to nobody else for a minute; the tables must not wait.
+/// The events that a killed hub had pulled for the tables are not redelivered for a minute; the tables must not wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_is_killed_in_the_middle_of_a_write() {
     let world = World::new().await;

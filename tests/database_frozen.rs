@@ -17,7 +17,7 @@ use crate::harness::{
     wait::{PATIENCE, eventually},
 };
 
-/// Until a lease has run out, or a deadline has passed, and somebody has taken over, on a busy machine too.
+/// Time for a lease to run out, or a deadline to pass, and for another instance to take over, on a busy machine, too.
 const REPLACED: Duration = Duration::from_secs(30);
 
 /// For what must not wait until the server hands it out again.
@@ -136,7 +136,7 @@ async fn every_backend_of_postgres_that_serves_the_hub_is_frozen() {
     world.at_end(Ends::forwarded(2)).await;
 }
 
-/// Who comes next must not wait behind a statement that nobody waits for.
+/// The next statement must not wait behind an abandoned one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_timed_out_statement_is_cancelled_and_its_connection_closed() {
     let world = World::new().await;

@@ -141,7 +141,7 @@ async fn nats_stores_again_only_after_a_restart() {
     world.at_end(Ends::forwarded(5 + accepted)).await;
 }
 
-/// With it: why, how much room there is, and that nothing can be stored, also if nobody sends anything.
+/// With the monitoring port: the reason, the free space, and that nothing can be stored, even without traffic.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_monitoring_port_says_why_and_how_much_room_there_is() {
     let Some(disk) = Disk::mount() else { return };

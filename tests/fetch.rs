@@ -26,7 +26,7 @@ const RESTAURANT: &str = "
     VALUES ('config-uber', 'branch-uuid', 'provider-uber', 'company-uuid', 'store-1');";
 
 impl Outside {
-    /// Of Uber Eats, whose tokens come from elsewhere.
+    /// Of Uber Eats, which issues tokens on another host.
     async fn of_uber() -> Self {
         let file = UBER_EATS.replace("https://auth.uber.com/oauth/v2/token", "/token");
         let outside = Self::with_file("uber-eats.toml", &file).await;
@@ -260,14 +260,14 @@ async fn a_document_with_a_key_twice_is_no_order() {
     );
     let message = dead["error"]["message"].as_str().unwrap();
     assert!(message.ends_with("the same key twice, at /order"), "{message}");
-    // The provider has mended it, and somebody asks again.
+    // The provider has corrected it, and a person requests a retry.
     outside.has("CR-twice");
     outside.world.retry_dead_letters().await;
     outside.world.log.wait_for(EventType::OrderForwarded, 1).await;
     outside.world.at_end(Ends::forwarded(1)).await;
 }
 
-/// A page in place of the order, or a packed one that was cut, says that the provider is not well; nobody needs to ask again.
+/// A page instead of the order, or a truncated compressed document, is a fault of the provider; it is retried automatically.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_is_no_json_is_retried() {
     let outside = Outside::of_uber().await;
@@ -289,7 +289,7 @@ async fn a_page_that_is_no_json_is_retried() {
     outside.world.at_end(Ends::forwarded(1)).await;
 }
 
-/// A provider whose orders are fetched cannot be enabled without the credentials for it.
+/// A provider with fetched orders cannot be enabled without credentials.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_credentials_the_hub_does_not_start() {
     let outside = Outside::of_uber().await;

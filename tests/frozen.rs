@@ -35,7 +35,7 @@ async fn the_hub_is_frozen_while_orders_wait_for_a_slot() {
     assert_eq!(world.backend.count(), 7, "only the first order was asked about twice");
 }
 
-/// NATS is frozen when an instance is told to stop, so that it cannot say that it hands over.
+/// NATS is frozen at SIGTERM, so the instance cannot announce its handover.
 #[tokio::test(flavor = "multi_thread")]
 async fn nats_is_frozen_during_a_handover() {
     let world = World::new().await;

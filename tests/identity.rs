@@ -32,7 +32,7 @@ impl World {
         keys
     }
 
-    /// What the backend was told about orders that exist: path and canonical status.
+    /// The changes of orders that the backend received: path and canonical status.
     pub(crate) fn told(&self) -> Vec<(String, String)> {
         let requests = self.backend.requests();
         let changes = requests.iter().filter(|request| request.path != ORDERS);
@@ -68,7 +68,7 @@ fn reasons(events: &[std::sync::Arc<webhook_hub::event::Recorded>]) -> Vec<Strin
 }
 
 /// The platform's table has a row of Careem that is 400 days old; a new order of another platform, and a new one of Careem, have
-/// its number. The table does not say whose row it is.
+/// its number. The table does not show which order the row belongs to.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_number_used_elsewhere_before_is_no_duplicate() {
     let world = World::new().await;
@@ -147,7 +147,7 @@ async fn one_order_announced_twice_during_an_outage_is_created_once() {
     world.at_end(Ends::forwarded(2).ignored(1)).await;
 }
 
-/// A second announcement that says more than the first is news; one whose lines differ is a duplicate that somebody must see.
+/// A second announcement with a further status is news; one with other lines is a duplicate that a person must see.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_announcement_that_differs() {
     let world = World::new().await;

@@ -1,4 +1,4 @@
-//! Two branches of a provider that use the same number: what is said of one order is not said of the other.
+//! Two branches of a provider that use the same number: news of one order do not affect the other.
 
 use std::cell::Cell;
 
@@ -38,7 +38,7 @@ fn of_the_other(status: &str) -> String {
 }
 
 impl World {
-    /// Which branch's order the backend was told to have which status.
+    /// The statuses that the backend received, with the order's branch.
     fn told_of(&self) -> Vec<(String, String)> {
         let requests = self.backend.requests();
         let changes = requests.iter().map(|request| request.json()["statusChange"].clone());
@@ -102,7 +102,7 @@ async fn a_repeat_is_not_superseded_by_news_of_the_same_number_elsewhere() {
     world.at_end(ends).await;
 }
 
-/// A platform whose announcements may say any status.
+/// A platform with announcements of any status.
 struct Generic {
     provider: Provider,
     hub: Hub,
@@ -161,7 +161,7 @@ async fn an_announcement_is_not_older_than_news_of_the_same_number_elsewhere() {
     world.at_end(Ends::forwarded(4)).await;
 }
 
-/// A status that was told with an announcement that differs counts like any other.
+/// A status that came with a differing announcement counts like any other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_differing_announcement_does_not_undo_a_later_status() {
     let world = World::new().await;

@@ -241,7 +241,7 @@ async fn an_address_that_guesses_tokens_is_blocked_and_floods_no_log() {
         let headers = [("x-service-token", token), ("x-forwarded-for", from)];
         send_raw(&hub, Method::POST, STATUS, ready, &headers).await
     };
-    // Nobody is blocked before it is known who is not to be.
+    // No address is blocked before the known addresses have been read.
     eventually("it counts", PATIENCE, async || {
         let metrics = outside.world.careem.request(Method::GET, &hub.metrics_url()).await.text;
         if metrics.lines().any(|line| line == "rate_limit_instances 1") {

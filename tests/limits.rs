@@ -200,7 +200,7 @@ async fn without_the_counter_each_has_its_share() {
                 limited(&answer);
             }
         }
-        // Nobody waited for an answer that does not come, which is given a second.
+        // No request waited for the answer that never comes, which has a time limit of one second.
         assert!(slowest < Duration::from_millis(900), "{slowest:?}");
         assert_eq!(accepted, 50 * (at + 1));
     }
@@ -220,7 +220,7 @@ async fn strangers_are_blocked_without_nats() {
     }
     limited(&good(&world, &hub, STRANGER, "CR-blocked").await);
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
-    // It is told as soon as there is somebody to tell.
+    // It is reported as soon as there is another instance.
     world.nats.server.restart().await.unwrap();
     eventually("the block is stored", PATIENCE, async || {
         let listed = listed(&world).await;

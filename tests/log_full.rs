@@ -257,7 +257,7 @@ async fn a_repeat_while_nats_is_frozen_is_one() {
     world.at_end(Ends::forwarded(3)).await;
 }
 
-/// What a hub remembers holds no longer than what the log remembers: a repeat is told the same by every instance.
+/// A hub remembers ids no longer than the log does: every instance answers a repeat in the same way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeat_is_told_the_same_by_every_instance() {
     let world = World::new().await;

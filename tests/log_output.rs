@@ -26,7 +26,7 @@ fn pipe() -> (TempDir, String, File) {
     (folder, path.display().to_string(), reader)
 }
 
-/// For reading and writing, which waits for nobody.
+/// Opened for reading and writing, which does not block.
 fn open(path: &Path) -> File {
     File::options().read(true).write(true).open(path).unwrap()
 }

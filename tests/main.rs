@@ -1,5 +1,5 @@
 //! The hub as it runs in production, against real servers: the real binary, a real NATS with the project's `nats.conf`,
-//! a real PostgreSQL, and a backend that fails as it is told to. One file a hazard; `harness` holds what they share.
+//! a real PostgreSQL, and a backend that fails on demand. One file a hazard; `harness` holds what they share.
 //!
 //! A test waits for positions (an event on the log, a row, a request at the backend), never for time, and proves at its
 //! end with `World::at_end` that nothing is left over.

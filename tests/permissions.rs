@@ -120,7 +120,7 @@ impl Tried {
             let tell = tell.clone();
             async move {
                 if let Event::ServerError(ServerError::Other(reason)) = event {
-                    // Nobody listens where the test is over.
+                    // Sending fails only when the test is over.
                     let _ = tell.send(reason.to_lowercase());
                 }
             }

@@ -63,7 +63,7 @@ async fn messages_that_are_no_events() {
             poisoned.push(publish(&world, &subject, &unknown, ORDER).await);
         }
     }
-    // Nobody consumes these but the tables, which must not stop at them.
+    // Only the tables consume these, and must not stop at them.
     publish(&world, "orders.forwarded.careem._.p00", &[], "garbage").await;
     publish(&world, "menus.synced.careem._.p00", &[], "garbage").await;
     publish(&world, "webhooks.elsewhere", &[], "garbage").await;
@@ -81,7 +81,7 @@ async fn messages_that_are_no_events() {
     world.at_end(Ends::forwarded(10).rejected(poisoned.len())).await;
 }
 
-/// Well-formed events whose payload is nothing that a stage could have made.
+/// Well-formed events with payloads that no stage could have made.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_with_a_payload_that_makes_no_sense() {
     let world = World::new().await;

@@ -36,7 +36,7 @@ const BRANCHES: &str = "
     VALUES ('uber-a', 'branch-a', 'provider-uber', 'company-uuid', 'store-1', 'secret-of-a'),
         ('uber-b', 'branch-b', 'provider-uber', 'company-uuid', 'store-2', 'secret-of-b')";
 
-/// Whose secret, or whose order.
+/// The owner of a secret, or of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {
     Platform,
@@ -368,7 +368,7 @@ async fn a_branchs_secret_reaches_no_other_branch() {
         if is != expected || (matches!(posted.end, End::Dead(_)) && stage != "transform") {
             wrong.push(format!("{}: {is:?} {stage}, not {expected:?}", posted.what));
         }
-        // What the backend was told of it, for which branch.
+        // What the backend received about it, for which branch.
         let of_it = |body: &Value| {
             let change = &body["statusChange"];
             let told = if change.is_null() {
@@ -449,7 +449,7 @@ impl Tenants {
 }
 
 impl Tenants {
-    /// The backend asks for a status and says so much of whose order it is.
+    /// The backend requests a status, with this much information about the order's branch.
     async fn ask(&self, order: &str, more: Value) {
         let mut body = json!({ "status": "accepted" });
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -458,7 +458,7 @@ impl Tenants {
         assert_eq!(answer.status, 202, "{answer:?}");
     }
 
-    /// Stores that the provider was told about an order for, by their `branch-id`.
+    /// Stores in requests to the provider about an order, by their `branch-id`.
     fn told(&self, order: &str) -> Vec<String> {
         let calls = self.outside.provider.calls();
         let of_order = calls.iter().filter(|call| call.path == format!("/orders/{order}"));

@@ -189,7 +189,7 @@ async fn the_service_manager_is_told() {
     told(&socket, "STATUS=webhooks are accepted").await;
     world.nats.server.stop().await.unwrap();
     told(&socket, "STATUS=webhooks are not accepted: ").await;
-    // It stands still, so nothing is told, and systemd would end it.
+    // It is frozen, so nothing is reported, and systemd would end it.
     hub.pause().await;
     let mut buffer = [0; 4096];
     while socket.recv(&mut buffer).is_ok() {}

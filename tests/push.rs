@@ -39,7 +39,7 @@ async fn a_status_reaches_the_provider_with_its_branch() {
     let hub = outside.hub().await;
     outside.world.post_orders(&hub, ["CR-told".to_owned()]).await;
     outside.world.log.settled().await;
-    // Nobody says of which branch it is: the order was forwarded.
+    // Nothing names the branch, but the order was forwarded.
     let row = "SELECT 1 AS one FROM provider_order_logs";
     eventually("the order is in the tables", PATIENCE, async || {
         let rows = outside
@@ -233,7 +233,7 @@ async fn delivery_hero_gets_statuses_in_its_words() {
     outside.world.at_end(Ends::default()).await;
 }
 
-/// 429 with `Retry-After`: nobody asks before that, and all is said in the end.
+/// 429 with `Retry-After`: no request is sent before that, and all statuses arrive in the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_answers_429_gets_its_pause() {
     let outside = Outside::new(&unlimited(CAREEM_POS)).await;
@@ -443,7 +443,7 @@ async fn orders_are_accepted_automatically_if_the_branch_wants_it() {
     assert_eq!(told, [json!(true), json!(true), json!(true), Value::Null]);
 }
 
-/// Nobody is to cook a test order, whoever lets it through.
+/// No kitchen gets a test order, whichever part lets it through.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_test_order_is_not_accepted_automatically() {
     let (careem, pos) = (include_str!("../providers/careem.toml"), CAREEM_POS);

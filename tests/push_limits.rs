@@ -11,7 +11,7 @@ use crate::harness::{
 
 /// More than the stage keeps in memory while it waits, at ten a second.
 const CROWD: usize = 700;
-/// How many are told before it is counted.
+/// How many statuses are sent before counting begins.
 const TOLD: usize = 80;
 
 mod long {

@@ -70,7 +70,7 @@ fn median(pushed: &[Value]) -> TimeDelta {
     took[took.len() / 2]
 }
 
-/// The provider refuses one branch, also with a token that is new: that request has failed, and nobody else's.
+/// The provider refuses one branch, even with a new token: only that request has failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_branch_stops_no_other() {
     let outside = Outside::with_branches(CAREEM_POS, 2).await;
@@ -115,7 +115,7 @@ async fn wrong_credentials_and_a_wrong_menu_slow_no_other_branch() {
     outside.provider.on_branch("store-2", Say::status(401));
     outside.provider.on_branch("store-3", Say::status(400));
     let hub = Hub::start(&outside.settings().set("RETRY_MAX_ATTEMPTS", 1)).await;
-    // What it takes where nobody has trouble, on this machine.
+    // The time without any trouble, on this machine.
     for number in 0..100 {
         outside
             .ask_for(&hub, "branch-uuid", &format!("CR-alone-{number}"))
@@ -244,7 +244,7 @@ async fn a_status_for_a_branch_that_was_switched_off_is_still_sent() {
     outside.world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
 }
 
-/// The provider fails for one branch alone: the others are told, and the breaker stays closed.
+/// The provider fails for one branch alone: requests for the others are sent, and the breaker stays closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_branch_for_which_the_provider_fails_stops_no_other() {
     let outside = Outside::with_branches(CAREEM_POS, 2).await;

@@ -206,7 +206,7 @@ fn hangs(under_way: &Arc<UnderWay>) -> (Handle<SocketAddr>, String) {
     (handle, url)
 }
 
-/// What one order was told holds for all that is said to this provider.
+/// A pause that one order's answer requested applies to all requests to this provider.
 #[tokio::test(flavor = "multi_thread")]
 async fn later_events_also_respect_the_providers_pause() {
     let outside = Outside::new(CAREEM_POS).await;
@@ -319,7 +319,7 @@ mod long {
                     || &*event.envelope.provider == "delivery-hero")
         );
 
-        // It speaks again, and all of them are told.
+        // The provider answers again, and all statuses are sent.
         hub.kill().await;
         silent.shutdown();
         let _hub = Hub::start(&settings).await;

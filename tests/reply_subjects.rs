@@ -30,7 +30,7 @@ const VICTIM: &str = "KEYS";
 /// By what name JetStream's interface may be reached in the account of the log.
 const INTERFACES: [&[u8]; 2] = [b"$JS.API.", b"_R_.\xff."];
 const USERS: [&str; 3] = ["backup", "hub", "subscriber"];
-/// Requests whose answers can be empty, and one that makes no sense.
+/// Requests with answers that can be empty, and a meaningless one.
 const REQUESTS: [&str; 4] = [
     "",
     r#"{"seq":999999}"#,

@@ -131,7 +131,7 @@ async fn another_instance_takes_over_what_is_parked() {
     let first = Hub::start(&world.impatient("1s")).await;
     world.post_orders(&first, ["CR-known".into()]).await;
     world.log.wait_for(EventType::OrderForwarded, 1).await;
-    // News about orders that nobody knows are parked at once.
+    // News about unknown orders are parked at once.
     for id in ids("moved", 20) {
         world.backend.next_for(&id, std::iter::repeat_n(Answer::status(404), 3));
         world.careem.post(&first, &change(&id, "ready")).await.event_id();
@@ -179,7 +179,7 @@ async fn a_cancellation_before_its_order() {
     world.log.wait_for(EventType::OrderForwarded, 1).await;
     let [early, never] = ["CR-early", "CR-never"];
     for id in [early, never] {
-        // Until its order is there; for the one whose order never comes, that is for ever.
+        // Until its order comes; for the one without an order, for ever.
         let unknown = std::iter::repeat_n(Answer::status(404), if id == early { 1 } else { 6 });
         world.backend.next_for(id, unknown);
         world.careem.post(&hub, &change(id, "cancelled")).await.event_id();

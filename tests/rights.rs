@@ -52,7 +52,7 @@ const TAKEN: [Taken; 3] = [
 /// A role with the least rights, and the settings of a hub that goes by it.
 async fn least(world: &World, also: &[&str]) -> (String, Settings) {
     let role = format!("least_{}", Uuid::new_v4().simple());
-    // What everybody may is not what the role is given.
+    // Rights of PUBLIC are not the role's own.
     let create = format!("CREATE ROLE {role} LOGIN; REVOKE ALL ON SCHEMA public FROM PUBLIC");
     world.database.run(&create).await.unwrap();
     grant(world, &role, also).await;

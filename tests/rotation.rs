@@ -94,7 +94,7 @@ async fn used(world: &World, id: &str) -> serde_json::Value {
     json!(request.secrets)
 }
 
-/// Senders that go on until they are told to end; the secret that they sign with can be changed.
+/// Senders that go on until they are stopped; the secret that they sign with can be changed.
 struct Traffic {
     is_new: AtomicBool,
     ended: AtomicBool,

@@ -9,7 +9,7 @@ use crate::harness::{
     careem::{ORDER, ORDER_ID, change},
 };
 
-/// What nobody may find in a log line.
+/// Text that no log line may contain.
 const WISH: &str = "no onions";
 
 /// The sample order with texts that act.

@@ -52,7 +52,7 @@ async fn a_role_named_hub() {
     world.at_end(Ends::forwarded(3)).await;
 }
 
-/// The platform's tables are in a schema of another name. Where nobody says so the hub makes no tables of its own.
+/// The platform's tables are in a schema with another name. Without that setting the hub creates no tables beside them.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_platforms_tables_are_in_another_schema() {
     let world = World::new().await;

@@ -126,7 +126,7 @@ impl Signed {
     }
 }
 
-/// A preset, whose SDK signs for it, and what its signature covers.
+/// A preset, its SDK, and the part that its signature covers.
 struct Case {
     preset: &'static str,
     sdk: &'static str,

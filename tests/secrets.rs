@@ -33,7 +33,7 @@ const WRONG_PASSWORD: &str = "kuliSecretWrong/8Kp+nats";
 /// What callers bring along.
 const SENT: &str = "kuliSecretSent/4Hj+caller";
 
-/// Headers that hold credentials: by names that say so, and by names that nobody has on a list.
+/// Headers that hold credentials: with revealing names, and with names on no list.
 const CREDENTIALS: [&str; 20] = [
     "x-jwt",
     "x-bearer",
@@ -310,7 +310,7 @@ async fn commands(world: &World, settings: &Settings, found: &mut Found) {
     assert!(world.log.unreadable().await.is_empty());
 }
 
-/// A hub whose every neighbour turns it away.
+/// A hub that every neighbour refuses.
 async fn turned_away(settings: &Settings, world: &World, found: &mut Found) {
     let nowhere = Port::reserve();
     let settings = settings

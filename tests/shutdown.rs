@@ -126,7 +126,7 @@ async fn after_sigterm_it_serves_for_shutdown_delay() {
     let world = World::new().await;
     let mut hub = Hub::start(&world.settings().set("SHUTDOWN_DELAY", "300s")).await;
     let ready = format!("{}/health/ready", hub.url());
-    // One that is told to stop while it starts begins no stage any more.
+    // A hub that gets SIGTERM while it starts begins no stage.
     eventually("it is ready, and has begun", PATIENCE, async || {
         match world.careem.request(Method::GET, &ready).await.status {
             200 if hub.logs_contain("\"serving\"") => Ok(()),

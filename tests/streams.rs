@@ -198,7 +198,7 @@ async fn an_operators_choices_are_compared() {
         .await
         .expect_success();
     assert!(ran.stdout.contains("EVENTS max_bytes 21474836480"), "{}", ran.said());
-    // It stays, also if somebody applies without it.
+    // It stays even if `apply` runs without it.
     apply(&[]).await.expect_success();
     run(&provision, &["streams", "diff"]).await.expect_success();
     let context = world.nats.provision().await;

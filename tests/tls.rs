@@ -1,6 +1,6 @@
 //! TLS on every wire: to the intake, to NATS, to PostgreSQL, to the backend; with certificates that are made here.
 //!
-//! What has no certificate of an authority that the hub was told of is not spoken to, and nothing is lost by it.
+//! The hub connects to no server without a certificate of a trusted authority, and nothing is lost by it.
 
 use std::time::Duration;
 
@@ -187,7 +187,7 @@ async fn only_https_is_let_in_where_it_is_required() {
         // What the caller wrote itself stands to the left of what our proxy says.
         (&behind, &["X-Forwarded-Proto: https, http"], 403),
         (&behind, &["X-Forwarded-Proto: https"], 200),
-        // Our proxy is somebody else.
+        // The trusted proxy has another address.
         (&strange, &["X-Forwarded-Proto: https"], 403),
     ] {
         let mut client = Raw::connect(hub.address()).await;
@@ -272,7 +272,7 @@ async fn postgres_requires_tls() {
         .set("DATABASE_URL", format!("{url}?sslmode=verify-full"));
     run(&by_name, &["migrate"]).await.expect_success();
     for (settings, reason) in [
-        // Whoever nobody named an authority to trusts the machine's, and says what to do.
+        // Without a configured authority the hub trusts the machine's, and says what to do.
         (settings.clone(), "DATABASE_TLS_CA names the authority"),
         (settings.clone().set("DATABASE_TLS", "require"), "UnknownIssuer"),
         (
@@ -320,7 +320,7 @@ async fn postgres_requires_tls() {
 /// Shows another certificate from now on.
 async fn speak_tls_as(world: &World, files: &Files) {
     let data = world.cluster.server.dir().join("data");
-    // Into files that are there, whose owner and mode stay.
+    // Into existing files, so that their owner and mode stay.
     std::fs::write(data.join("server.crt"), std::fs::read(&files.certificate).unwrap()).unwrap();
     std::fs::write(data.join("server.key"), std::fs::read(&files.key).unwrap()).unwrap();
     world.database.run("SELECT pg_reload_conf()").await.unwrap();

@@ -25,7 +25,7 @@ fn order(id: &str, changes: &[(&str, Value)]) -> String {
     order.to_string()
 }
 
-/// An order whose every informing field is something else than it should be reaches the kitchen, and says so.
+/// An order in which every informative field has the wrong type reaches the kitchen, with flags.
 #[tokio::test(flavor = "multi_thread")]
 async fn unreadable_informative_fields_lose_no_order() {
     let world = World::new().await;

@@ -24,7 +24,7 @@ use crate::harness::{
 const BETWEEN: usize = 150;
 /// Orders that are parked when the fleet changes.
 const PARKED: usize = 5;
-/// Longer than elsewhere: what an instance held when it was told to stop is handed out again after the consumer's wait.
+/// Longer than elsewhere: events that an instance had at SIGTERM are redelivered only after the consumer's wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Which version an instance is.

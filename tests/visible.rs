@@ -35,7 +35,7 @@ impl World {
     }
 }
 
-/// Looks often, so that nobody waits for a look.
+/// Short intervals, so that tests do not wait for the next check.
 fn quick(settings: Settings) -> Settings {
     settings.set("HUB_TEST_TIMES", "look_at_log=200ms,look_at_consumer=200ms")
 }
@@ -102,7 +102,7 @@ async fn every_metric_is_there_before_anything_happened() {
     );
 }
 
-/// Orders that are not at the backend are counted where they wait; so are dead letters, until somebody takes them up.
+/// Orders that are not at the backend are counted where they wait; so are dead letters, until they are retried.
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_that_wait_are_counted_where_they_wait() {
     let world = World::new().await;

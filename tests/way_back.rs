@@ -1,4 +1,4 @@
-//! Nothing that was answered 200 ends where nobody can take it up again: each end is listed, alarmed and retried.
+//! Nothing that was answered 200 ends without a way back: each end is listed, raises an alarm, and can be retried.
 
 use chrono::TimeDelta;
 use serde_json::{Value, json};
@@ -202,7 +202,7 @@ async fn dead_letters_by_stage_code_and_time() {
     assert_eq!(log.open(&[]).await, [of(refused), of(homeless)]);
 }
 
-/// Lost orders are taken up without the menus that were lost with them, unless somebody says so.
+/// `--all` retries orders without the menus that were given up with them, unless `--menus` is given.
 #[tokio::test(flavor = "multi_thread")]
 async fn retrying_all_leaves_menus_out() {
     let log = Written::new().await;

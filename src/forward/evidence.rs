@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(
             asking.order(2, 404),
             BackendEvidence::Doubtful,
-            "taken up again by somebody it begins anew"
+            "a retry by a person begins anew"
         );
     }
 

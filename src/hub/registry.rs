@@ -19,7 +19,7 @@ pub(super) fn registry(config: &Config) -> anyhow::Result<Registry> {
         if settings.scheme.is_none() {
             tracing::warn!(
                 provider = &*settings.name,
-                "nothing is verified: anybody can send webhooks as this provider"
+                "nothing is verified: anyone can send webhooks as this provider"
             );
         }
         let provider: Box<dyn Provider> = Box::new(Declarative::new(Arc::clone(&settings.file), settings.currency));

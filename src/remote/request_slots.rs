@@ -187,7 +187,7 @@ mod tests {
         drop(hangs);
         assert_eq!(under_way(&rooms, Some("b-3"), 100).await.len(), 8);
         drop(other);
-        assert!(lock(&rooms.state).branches.is_empty(), "what nobody uses is not kept");
+        assert!(lock(&rooms.state).branches.is_empty(), "unused branches are not kept");
         assert_eq!(under_way(&rooms, None, 100).await.len(), 16);
     }
 

@@ -99,7 +99,7 @@ impl Transform {
         let store = match &fact.stores.of_document {
             StoreOfDocument::NotFetched => return Ok(Ok(())),
             StoreOfDocument::Unnamed => {
-                let claimed = "an order whose document names no store".to_owned();
+                let claimed = "an order with a document that names no store".to_owned();
                 return Ok(Err(principal.refused(claimed)));
             }
             StoreOfDocument::Named(store) => store,

@@ -107,7 +107,7 @@ async fn a_body_that_cannot_be_decompressed_is_refused() {
         assert_eq!(told, (400, "INVALID_PAYLOAD".to_owned()), "{what}");
         siege.stands(what).await;
     }
-    // Packed twice and said once it is no JSON, and signed as nobody signs.
+    // Compressed twice but declared once, the body is not JSON, and its signature fits no provider.
     let told = siege.told(packed("gzip", &plain, &gzip(&whole))).await;
     assert_eq!(told, (401, "INVALID_SIGNATURE".to_owned()));
     // The signature is that of what was packed, not of the package.

@@ -43,7 +43,7 @@ async fn heads_that_never_end() {
     siege.ends().await;
 }
 
-/// Answers that nobody reads: the connection is not kept for ever.
+/// Answers that the client does not read: the connection is not kept for ever.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_are_not_read() {

@@ -132,7 +132,7 @@ async fn forged_addresses() {
     let crowd = format!("X-Forwarded-For: {}198.51.100.1", "203.0.113.9, ".repeat(1000));
     let far = format!("X-Forwarded-For: 203.0.113.9{}", ", 10.0.0.1".repeat(1000));
     let refused = (403, "IP_NOT_ALLOWED".to_owned());
-    // Nobody's word is taken where no proxy is trusted.
+    // Without trusted proxies no header is believed.
     for header in [
         "X-Forwarded-For: 203.0.113.9",
         "X-Real-IP: 203.0.113.9",
@@ -239,7 +239,7 @@ async fn a_signed_request_is_replayed() {
         assert_eq!(told, (true, id.clone()));
     }
     siege.stands("twenty-one replays").await;
-    // Also by somebody else, from elsewhere, under other names.
+    // Also from another sender, with another address and other header names.
     let elsewhere = replayed
         .replace("x-merchant-id", "X-MERCHANT-ID")
         .replace("Host: hub", "Host: other\r\nX-Request-Id: 7");

@@ -41,7 +41,7 @@ pub(crate) const TARGETS: [Target; 5] = [
 /// Where a provider posts to, as the hub knows itself.
 const BASE: &str = "https://hooks.example.com";
 const PATH: &str = "/api/webhooks/fuzzed";
-/// Schemes whose signature is over all of the body.
+/// Schemes with a signature over the whole body.
 const OVER_BODY: [&str; 9] = [
     "standard-webhooks",
     "svix",
@@ -54,7 +54,7 @@ const OVER_BODY: [&str; 9] = [
     "uber-eats",
 ];
 
-/// Each scheme with secrets that fit it and that nobody can guess.
+/// Each scheme with matching secrets that cannot be guessed.
 static SCHEMES: LazyLock<Vec<(&str, Scheme, Keys)>> = LazyLock::new(|| {
     let fitting = |name| {
         let scheme = Scheme::preset(name).unwrap();
@@ -233,7 +233,7 @@ fn each_text(value: &Value, look: &mut impl FnMut(&str)) {
     }
 }
 
-/// Nobody chooses the address that the hub knows them by: lines of headers, the last of which a proxy of ours wrote.
+/// No client chooses the address by which the hub knows it: header lines, the last one written by a trusted proxy.
 pub(crate) fn forwarded_for(data: &[u8]) {
     let trusted: [IpNet; 2] = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
     let (ours, stranger) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([203, 0, 113, 9]));

@@ -127,7 +127,7 @@ impl World {
                 None => arrived.entry(known.order_of(request)).or_default().push(key),
             }
         }
-        // What was announced again and sent as news.
+        // Repeated announcements that were sent as news.
         let as_news = |key: &str| {
             let mut of_key = requests.iter().filter(|request| request.key() == key);
             of_key.any(|request| request.path != ORDERS)

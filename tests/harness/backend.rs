@@ -36,7 +36,7 @@ impl Heard {
     }
 }
 
-/// What a request is told.
+/// The answer to a request.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
     /// It has the order; the same key always gets the same id.
@@ -86,7 +86,7 @@ struct Script {
     takes: Duration,
 }
 
-/// What a request is told by its `Idempotency-Key` and by how many requests came under that before.
+/// The answer to a request by its `Idempotency-Key` and by the number of earlier requests with that key.
 type Rule = Box<dyn Fn(&str, usize) -> Answer + Send>;
 
 impl Script {
@@ -153,12 +153,12 @@ impl Backend {
         self.shared.script().takes = time;
     }
 
-    /// The next requests are told this, one each.
+    /// The answers to the next requests, one each.
     pub(crate) fn next(&self, answers: impl IntoIterator<Item = Answer>) {
         self.shared.script().next.extend(answers);
     }
 
-    /// The next requests about one order are told this, one each.
+    /// The answers to the next requests about one order, one each.
     pub(crate) fn next_for(&self, order: &str, answers: impl IntoIterator<Item = Answer>) {
         self.shared
             .script()
@@ -168,7 +168,7 @@ impl Backend {
             .extend(answers);
     }
 
-    /// Every request about one order is told this; none: what is said of the others.
+    /// The answer to every request about one order; none: the same as for others.
     pub(crate) fn always_for(&self, order: &str, answer: Option<Answer>) {
         let mut script = self.shared.script();
         match answer {
@@ -177,12 +177,12 @@ impl Backend {
         }
     }
 
-    /// What every request is told that nothing else was said about.
+    /// The default answer.
     pub(crate) fn otherwise(&self, answer: Answer) {
         self.shared.script().otherwise = Some(answer);
     }
 
-    /// Every request is told what this says of its key and of how often that came before; none takes the rule away.
+    /// Every request is answered by this rule of its key and of the number of earlier requests; none removes the rule.
     pub(crate) fn by_rule(&self, rule: Option<Rule>) {
         self.shared.script().rule = rule;
     }

@@ -1,4 +1,4 @@
-//! Certificates of a test's own: an authority that nobody else knows, and what it signs.
+//! Certificates of a test's own: an authority that only the test trusts, and the certificates that it signs.
 
 use std::{
     path::{Path, PathBuf},
@@ -84,7 +84,7 @@ impl Authority {
         files
     }
 
-    /// How a client that trusts this authority, and nobody else, speaks TLS.
+    /// The TLS configuration of a client that trusts only this authority.
     pub(crate) fn client(&self) -> Arc<rustls::ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();

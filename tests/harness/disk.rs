@@ -2,7 +2,7 @@
 //! system's own "going down" call without a flush of its log, as file systems' developers play a power cut: what was written and
 //! not synced is gone when it is mounted again.
 //!
-//! It needs root and loop devices; a machine that has none is told so by the test.
+//! It needs root and loop devices; without them the test says so and is skipped.
 
 use std::path::{Path, PathBuf};
 
@@ -61,7 +61,7 @@ impl Disk {
         run("perl", &["-e", CUT, text(&self.mount)]).await.unwrap();
     }
 
-    /// The power is back: what was synced is there. Nobody may use the folder at this moment.
+    /// The power is back: synced data is there. No process may use the folder at this moment.
     pub(crate) async fn back(&self) {
         eventually("the file system can be unmounted", PATIENCE, async || {
             run("umount", &[text(&self.mount)]).await

@@ -158,7 +158,7 @@ impl Hub {
         hub
     }
 
-    /// Starts one whose log goes elsewhere, on these ports, and waits until it takes webhooks.
+    /// Starts one with another log output, on these ports, and waits until it accepts webhooks.
     pub(crate) async fn start_unheard(settings: &Settings, port: &Port, metrics_port: &Port) -> Self {
         let settings = settings
             .clone()

@@ -139,7 +139,7 @@ impl World {
             .set("CAREEM_ENABLED", true)
             .set("CAREEM_WEBHOOK_SECRET", careem::SECRET)
             .set("CIRCUIT_BREAKER_RESET_TIMEOUT", "500ms")
-            // Nobody stands before it who would have to notice that it stops.
+            // There is no load balancer that would have to notice the stop.
             .set("SHUTDOWN_DELAY", "0s")
             // On, and out of the way of whatever is sent in crowds.
             .set("RATE_LIMIT_CAREEM", 1_000_000)
@@ -218,7 +218,7 @@ impl World {
         .await;
     }
 
-    /// Somebody asks for everything that was given up to be taken up again.
+    /// Requests a retry of all dead letters.
     pub(crate) async fn retry_dead_letters(&self) {
         let operator = self.nats.settings("hub");
         run(

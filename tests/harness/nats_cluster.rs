@@ -30,7 +30,7 @@ pub(crate) struct Routes {
     wires: Vec<(usize, usize, Proxy)>,
     /// Where the servers listen for each other.
     ports: Vec<Port>,
-    /// What the servers tell each other as their address: nobody listens there, so that they meet on the wires alone.
+    /// The address that the servers advertise to each other: nothing listens there, so they connect only through the wires.
     nowhere: Port,
 }
 
@@ -154,7 +154,7 @@ impl Nats {
         .await
     }
 
-    /// Waits until somebody else leads this stream.
+    /// Waits until another server leads this stream.
     pub(crate) async fn another_leader(&self, context: &jetstream::Context, name: &str, than: usize) -> usize {
         eventually(&format!("{name} has another leader"), PATIENCE * 2, async || {
             let info = info(context, name).await?;

@@ -1,4 +1,4 @@
-//! A world with a provider that is told things.
+//! A world with a provider that receives requests.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ pub(crate) const CAREEM_POS: &str = include_str!("../../providers/careem-pos.tom
 pub(crate) const DELIVERY_HERO: &str = include_str!("../../providers/delivery-hero.toml");
 /// How orders of Uber Eats are fetched.
 pub(crate) const UBER_EATS: &str = include_str!("../../providers/uber-eats.toml");
-/// The provider whose webhooks the tests play.
+/// The provider that the tests play.
 pub(crate) const CAREEM: &str = include_str!("../../providers/careem.toml");
 
 /// A world, and a platform outside of it.

@@ -32,7 +32,7 @@ pub(crate) const LOGIN: &str = "/v2/login";
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     heard: Heard,
-    /// What it was told.
+    /// The requests that it received.
     pub(crate) status: u16,
 }
 
@@ -44,7 +44,7 @@ impl Deref for Call {
     }
 }
 
-/// What a call is told.
+/// The answer to a call.
 #[derive(Debug, Clone)]
 pub(crate) struct Say {
     pub(crate) status: u16,
@@ -85,7 +85,7 @@ struct Script {
     /// Answers to requests for tokens.
     next_token: VecDeque<u16>,
     next: VecDeque<Say>,
-    /// Answers for every call whose path begins so.
+    /// Answers for every call with this beginning of its path.
     on: Vec<(String, Say)>,
     /// Answers for every call of the branch with this `branch-id`.
     of_branch: HashMap<String, Say>,
@@ -127,19 +127,19 @@ impl Provider {
         self.shared.lock().unwrap()
     }
 
-    /// The next calls are told this, one each.
+    /// The answers to the next calls, one each.
     pub(crate) fn next(&self, answers: impl IntoIterator<Item = Say>) {
         self.script().next.extend(answers);
     }
 
-    /// Every call whose path begins so is told this.
+    /// The answer to every call with this beginning of its path.
     pub(crate) fn on(&self, path: &str, answer: Say) {
         let mut script = self.script();
         script.on.retain(|(known, _)| known != path);
         script.on.push((path.to_owned(), answer));
     }
 
-    /// Every call of the branch with this `branch-id` is told this.
+    /// The answer to every call of the branch with this `branch-id`.
     pub(crate) fn on_branch(&self, branch_id: &str, answer: Say) {
         self.script().of_branch.insert(branch_id.to_owned(), answer);
     }
@@ -166,7 +166,7 @@ impl Provider {
         }
     }
 
-    /// The next requests for a token are told these statuses.
+    /// The statuses of the answers to the next requests for a token.
     pub(crate) fn next_tokens(&self, statuses: impl IntoIterator<Item = u16>) {
         self.script().next_token.extend(statuses);
     }
@@ -186,7 +186,7 @@ impl Provider {
         self.script().good.clear();
     }
 
-    /// More requests a second than this are told 429.
+    /// More requests a second than this are answered 429.
     pub(crate) fn allows(&self, per_second: usize) {
         self.script().per_second = Some(per_second);
     }

@@ -1,10 +1,10 @@
-//! A port of the loopback that stays ours while nobody listens on it, so that a server can come back to it.
+//! A reserved port of the loopback: it stays reserved while nothing listens on it, so that a server can come back to it.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use tokio::net::TcpSocket;
 
-/// A port. While this lives the system gives its number to nobody who asks for any.
+/// A port. While this lives the system assigns its number to no other program.
 pub(crate) struct Port {
     number: u16,
     /// Bound, not listening: it refuses connections, and Linux lets a listener with SO_REUSEADDR in beside it. Elsewhere

@@ -26,7 +26,7 @@ use super::{
 pub(crate) const PUBLIC_URL: &str = "https://hooks.example.com";
 /// A secret that every decoding takes, and the one before it.
 pub(crate) const SECRETS: [&str; 2] = ["00ff00ff00ff00ff", "11ee11ee11ee11ee"];
-/// A secret that nobody knows.
+/// A secret of no provider.
 pub(crate) const STRANGE: &str = "22dd22dd22dd22dd";
 
 /// A provider.

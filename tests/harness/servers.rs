@@ -90,7 +90,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// The one that all tests share; nobody stops it.
+    /// The one that all tests share; no test stops it.
     pub(crate) async fn shared() -> Arc<Self> {
         Arc::clone(SHARED.get_or_init(|| async { Arc::new(Self::start().await) }).await)
     }
@@ -245,7 +245,7 @@ impl Nats {
         servers.map(NatsServer::url).collect()
     }
 
-    /// The same, as the hub is told.
+    /// The same as a setting of the hub.
     pub(crate) fn url(&self) -> String {
         self.urls().join(",")
     }

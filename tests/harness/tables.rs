@@ -243,7 +243,7 @@ impl Expected {
             self.tables.insert((ORDERS, id), row);
             return;
         }
-        // A new order whose id is not known has no row, and changes no other order's.
+        // A new order without a known id has no row, and changes no other order's.
         if settled || is_creation && payload["asNews"] != true {
             return;
         }

@@ -102,7 +102,7 @@ impl Written {
         dead.id
     }
 
-    /// The transformation of an order of a merchant that nobody knows; the dead letter's id.
+    /// The transformation of an order of an unknown merchant; returns the dead letter's id.
     pub(crate) async fn homeless(&self, order: &str, at: DateTime<Utc>) -> EventId {
         let received = received(order, at);
         let sequence = self.publish(&received, WITH_NAMES).await;

@@ -387,7 +387,7 @@ async fn a_lane_whose_event_is_lost_is_about_no_other_order() {
     hub.says("lanes name events that are not on this log").await;
 }
 
-/// The backend's idempotency keys are in a stream of their own: one whose event is lost swallows no request.
+/// The backend's idempotency keys are in a stream of their own: a key with a lost event swallows no request.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_whose_event_is_lost_is_not_known() {
     let outside = Outside::new(CAREEM_POS).await;

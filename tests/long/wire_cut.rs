@@ -90,7 +90,7 @@ impl Series<'_> {
     }
 }
 
-/// Breaks a hub's wire at all these points; the hub is told by `(variable, value)` to use the wire.
+/// Breaks a hub's wire at all these points; `(variable, value)` makes the hub use the wire.
 async fn breaks(
     world: &World,
     to: SocketAddr,

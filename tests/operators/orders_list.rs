@@ -33,7 +33,7 @@ async fn what_has_not_arrived_and_whether_it_is_over() {
     for id in ["CR-arrives", "CR-waits"] {
         assert_eq!(world.careem.post(&hub, &order(id)).await.status, 200);
     }
-    // What waits is no reason to call anybody.
+    // Waiting orders need no person.
     let waiting = becomes(&database, &["--undelivered"], "one waits", |_, page| {
         page["orders"][0]["state"] == "waiting" && page["count"]["orders"] == 1
     })

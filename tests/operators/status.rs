@@ -97,7 +97,7 @@ async fn status_names_what_needs_a_person() {
     let open = problems_become(&operator, &["breaker_not_closed", "dead_letters"]).await;
     assert_eq!(open["breaker"]["state"], "open");
 
-    // PostgreSQL cannot be read: the rest is told all the same.
+    // PostgreSQL cannot be read: the rest is still shown.
     let without = world
         .nats
         .settings("hub")

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The same number and the same bytes at two branches; the store stands only in the header, which nobody signs.
+/// The same number and the same bytes at two branches; only the unsigned header names the store.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_number_of_another_branch_is_not_taken_over() {
     let tenants = Tenants::new(|settings| settings).await;
@@ -57,7 +57,7 @@ async fn a_number_of_another_branch_is_not_taken_over() {
     world.at_end(Ends::forwarded(3).dead_lettered(1)).await;
 }
 
-/// A cancels a number that nobody has yet, and waits for the branch that will have it.
+/// A cancels a number without an order, and waits for the branch that will have it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_status_that_waits_for_its_order_is_not_woken_by_another_branch() {
     let tenants = Tenants::new(|settings| settings.set("RETRY_MAX_ATTEMPTS", 10).set("RETRY_DELAYS", "1s")).await;

@@ -71,7 +71,7 @@ impl Siege {
     }
 }
 
-/// Connections that are opened anew as they end, each with one byte, until they are told to stop.
+/// Connections that are opened again as they end, each with one byte, until they are stopped.
 struct Flood {
     tasks: JoinSet<()>,
     stop: Arc<AtomicBool>,

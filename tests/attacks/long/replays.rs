@@ -1,4 +1,4 @@
-//! Webhooks that somebody caught, or signed with the secret of one branch, and what an address may do that is known by them.
+//! Webhooks that were intercepted, or signed with the secret of one branch, and what an address may do that became known by them.
 
 use futures_util::future::join_all;
 use reqwest::Method;
