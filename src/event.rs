@@ -298,13 +298,13 @@ pub struct Envelope {
     pub traceparent: Option<String>,
     /// The HTTP request; only on `webhook.received`.
     pub request: Option<RequestFacts>,
-    /// The `Idempotency-Key` of the new order (see [`crate::order::idempotency`]); only on `order.transformed`. None where the id is the key:
-    /// of news, of an order that names no time, and on what is written in a form that older versions read.
+    /// The `Idempotency-Key` of the new order (see [`crate::order::idempotency`]); only on `order.transformed`. None if the id is the key:
+    /// for news, for an order without a time, and for an event in the form that older versions read.
     pub idempotency_key: Option<Uuid>,
 }
 
 impl Envelope {
-    /// The `Idempotency-Key` of the request that posts it as it is.
+    /// The `Idempotency-Key` of the request that posts this event unchanged.
     pub fn request_key(&self) -> Uuid {
         self.idempotency_key.unwrap_or(self.id.0)
     }

@@ -1,5 +1,5 @@
-//! The `Idempotency-Key` of a new order: the same after a crash, under another version of the provider's file, and on a log that
-//! does not contain the order any more.
+//! Tests the `Idempotency-Key` of a new order: it stays the same after a crash, with another version of the provider's file, and on
+//! a log that no longer contains the order.
 
 use serde_json::{Value, json};
 use webhook_hub::event::EventType;
@@ -15,7 +15,7 @@ use crate::harness::{
     wait::PATIENCE,
 };
 
-/// The order, sent for this time: a provider counts its attempts in the body and says when it sends.
+/// The order as sent in this attempt: the provider puts the attempt counter and the time of sending in the body.
 fn sent(id: &str, attempt: u32) -> String {
     let mut webhook: Value = serde_json::from_str(&order(id)).unwrap();
     webhook["delivery_attempt"] = attempt.into();
@@ -24,14 +24,14 @@ fn sent(id: &str, attempt: u32) -> String {
 }
 
 impl World {
-    /// The key of each request that created this order, in their sequence.
+    /// The keys of the requests that created this order, in sequence.
     pub(crate) fn keys_of(&self, id: &str) -> Vec<String> {
         let requests = self.backend.requests().into_iter();
         let of_order = requests.filter(|request| request.path == ORDERS && request.external_order_id() == id);
         of_order.map(|request| request.key().to_owned()).collect()
     }
 
-    /// Both keys of an order that was transformed once: the one that its event names, and the event's id.
+    /// Both possible keys of an order that was transformed once: the one stored with its event, and the event's id.
     async fn names_of(&self, id: &str) -> [String; 2] {
         let events = self.log.events().await;
         let is_it = |event_type, order: &str| event_type == EventType::OrderTransformed && order == id;
@@ -43,7 +43,7 @@ impl World {
         [envelope.request_key().to_string(), envelope.id.to_string()]
     }
 
-    /// The log server loses everything, and is set up again as on the first day.
+    /// The log server loses everything and is set up again from scratch.
     async fn loses_the_log(&mut self) {
         let server = &self.nats.server;
         server.kill().await.unwrap();
@@ -84,10 +84,10 @@ async fn an_order_that_the_log_lost_has_the_same_key() {
     }
 }
 
-/// An order that names no time could be last year's of the same number, so its key is its event's id; so is that of news, and of
-/// what an older version may have to forward.
+/// An order without a time could be last year's with the same number, so its key is its event's id. The same holds for news and for
+/// orders that an older version may have to forward.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_its_events_id_for_a_key() {
+async fn news_and_orders_without_a_time_use_their_event_id() {
     let world = World::new().await;
     let mut timeless: Value = serde_json::from_str(&order("CR-timeless")).unwrap();
     timeless.as_object_mut().unwrap().remove("created_at");
@@ -119,10 +119,10 @@ async fn what_has_its_events_id_for_a_key() {
     world.at_end(Ends::forwarded(3)).await;
 }
 
-/// The backend took the order and the instance died. The one that takes over writes the other form, and transforms and forwards
-/// as that says; what is on the log keeps its key.
+/// The backend took the order and the instance died. The one that takes over writes the other form, and transforms and
+/// forwards accordingly; an order that is on the log keeps its key.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_takeover_between_the_forms_keeps_the_key() {
+async fn a_takeover_that_changes_the_form_keeps_the_key() {
     for (dying, next) in [("compact", "headers"), ("headers", "compact")] {
         let world = World::new().await;
         let settings = world.settings_on_fixed_port();
@@ -141,10 +141,10 @@ async fn a_takeover_between_the_forms_keeps_the_key() {
     }
 }
 
-/// The backend took the order and did not answer, until it was given up. Then the provider's file is mended, by which the same
-/// webhook means another total. Whoever asks again, the provider or an operator, asks by the first key.
+/// The backend took the order and did not answer, until it was given up. Then the provider's file is fixed, and the same
+/// webhook now means another total. Whoever repeats the request, the provider or an operator, it has the first key.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mended_file_does_not_change_the_key_of_what_was_asked() {
+async fn a_fixed_provider_file_does_not_change_the_key() {
     let outside = Outside::with_file("careem.toml", CAREEM).await;
     let world = &outside.world;
     let settings = outside

@@ -5,8 +5,8 @@
 //! `ce-causesequence`, `ce-webhooktype`, `ce-branch`, `ce-principal` (without it, it is the provider's), `ce-requestid`,
 //! `ce-receivedtime`, and `hub-request` with the HTTP request's facts as JSON. Both are read for ever.
 //!
-//! The older form has no `Idempotency-Key` of an order: it is written while instances may work on the log that do not know the
-//! key, and forward each order under its event's id. Two instances that forward one order must use the same key.
+//! The older form does not store the `Idempotency-Key` of an order. It is written while the log may be used by instances that do
+//! not know the key and forward each order under its event's id, and two instances that forward one order must use the same key.
 
 use std::sync::Arc;
 

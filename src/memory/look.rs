@@ -174,10 +174,10 @@ impl Orders {
         Ok(announcements)
     }
 
-    /// The `order.transformed` of the last announcement of an order for this branch within the window; none where none is known.
+    /// The `order.transformed` of the last announcement of an order for this branch within the window; none if none is known.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// If NATS does not answer.
     pub(crate) async fn last_announcement(&self, about: &Recorded, branch: &str) -> anyhow::Result<Option<Recorded>> {
         let found = self.known(about).found;
         let print = lock(&self.index).branch_print(Some(branch));

@@ -1,11 +1,11 @@
-//! The `Idempotency-Key` of a new order: a UUID made of what the order is.
+//! Computes the `Idempotency-Key` of a new order: a UUID derived from the order's content.
 //!
 //! A provider may send an order again after the hub's log was restored from a backup that does not contain it. Then nothing on
-//! the log says that the backend has it, and only the key can. So the key depends neither on the place on the log nor on the
-//! webhook, which may have another attempt counter or sent-at time when it comes again, but on the order alone.
+//! the log says that the backend has the order, and only the key can show it. So the key depends on the order alone: neither on
+//! its position on the log nor on the webhook, whose attempt counter or sent-at time may differ the next time.
 //!
-//! Providers use numbers again. A backend that remembers keys for ever must not take a new order for an old one, so an order
-//! without any time of its provider has no such key.
+//! Providers reuse numbers. A backend that remembers keys for ever must not mistake a new order for an old one, so an order for
+//! which the provider gives no time has no such key.
 
 use std::str::FromStr as _;
 
@@ -17,24 +17,24 @@ use super::model::{Line, Modifier, Order};
 
 /// Namespace of the keys (a random UUID, fixed for ever: changing it changes every key).
 const NAMESPACE: Uuid = Uuid::from_u128(0x3d1c_9a0e_72b5_4f6b_8c47_d0e9_615f_2ab8);
-/// The canonical form and its version. Another form needs another version, and gives every order another key: orders that are
-/// sent again across that change are made twice.
+/// The canonical form and its version. A changed form needs a new version and gives every order a new key: orders that
+/// are sent again across that change are created twice.
 const FORM: &[u8] = b"order/1";
 
-/// The key of an order of this provider for this branch; none where nothing tells it from an earlier order of the same number.
-/// `told_at`: the time that the message itself names.
+/// The key of an order of this provider for this branch; none if nothing distinguishes it from an earlier order with the same
+/// number. `reported_at` is the time in the message itself.
 ///
-/// Counted in are the provider, the branch, the provider's number, a time (the first there is: when it was placed, is to be
-/// delivered, to be ready, to be accepted, was told), the currency, the total, and the lines with their additions: which item,
-/// how many, at which price. The sequence of lines does not count, nor how a number or a time is written, nor anything else:
-/// the provider may say it differently the next time.
-pub fn key(order: &Order, provider: &str, branch: &str, told_at: Option<DateTime<Utc>>) -> Option<Uuid> {
+/// The key covers the provider, the branch, the provider's number, a time (the first that is present of: placed, deliver by,
+/// ready by, accept by, reported), the currency, the total, and the lines with their modifiers: item, quantity and price. The
+/// sequence of the lines, the notation of numbers and times, and everything else are left out, because the provider may send
+/// them differently the next time.
+pub fn key(order: &Order, provider: &str, branch: &str, reported_at: Option<DateTime<Utc>>) -> Option<Uuid> {
     let times = [
         order.placed_at,
         order.deliver_by,
         order.ready_by,
         order.accept_by,
-        told_at,
+        reported_at,
     ];
     let (which, time) = (0_u8..).zip(times).find_map(|(which, time)| Some((which, time?)))?;
     let mut form = Canonical::default();
@@ -50,8 +50,8 @@ pub fn key(order: &Order, provider: &str, branch: &str, told_at: Option<DateTime
     Some(Uuid::new_v5(&NAMESPACE, &form.0))
 }
 
-/// The key of an announcement of an order behind another one on the same log: one of its own, so that a refusal that the backend
-/// remembers by the first one's key does not hold for this one.
+/// The key of a later announcement of an order on the same log. It differs from the first one's, so that a refusal that the
+/// backend remembers under the first key does not apply to this announcement.
 pub fn after(key: Uuid, earlier: Uuid) -> Uuid {
     Uuid::new_v5(&key, earlier.as_bytes())
 }
@@ -65,7 +65,7 @@ fn line(line: &Line) -> Canonical {
     form
 }
 
-/// As deep as the document that it was read from, which is read to [`crate::json::tree::MAX_DEPTH`].
+/// The recursion is as deep as the document that the order was read from: at most [`crate::json::tree::MAX_DEPTH`].
 fn modifier(modifier: &Modifier) -> Canonical {
     let (external_id, merchant_ref) = (modifier.external_id.as_deref(), modifier.merchant_ref.as_deref());
     let mut form = item(external_id, merchant_ref, &modifier.name);
@@ -75,7 +75,7 @@ fn modifier(modifier: &Modifier) -> Canonical {
     form
 }
 
-/// Which item it is: names are changed more often than ids.
+/// Identifies the item, if possible by an id: names are changed more often.
 fn item(external_id: Option<&str>, merchant_ref: Option<&str>, name: &str) -> Canonical {
     let (kind, text) = match (external_id, merchant_ref) {
         (Some(id), _) => (b"id", id),
@@ -88,13 +88,13 @@ fn item(external_id: Option<&str>, merchant_ref: Option<&str>, name: &str) -> Ca
     form
 }
 
-/// `1`, `1.0` and `1e0` are one number.
+/// The same text for `1`, `1.0` and `1e0`.
 fn number(text: &str) -> String {
     let read = Decimal::from_str(text).or_else(|_| Decimal::from_scientific(text));
     read.map_or_else(|_| text.to_owned(), |number| number.normalize().to_string())
 }
 
-/// Bytes from which the parts can be read back, so that different parts never give the same bytes.
+/// Bytes that the parts can be read back from, so that different parts never give the same bytes.
 #[derive(Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Canonical(Vec<u8>);
 
@@ -104,7 +104,7 @@ impl Canonical {
         self.0.extend_from_slice(bytes);
     }
 
-    /// In any sequence.
+    /// Adds these forms; their sequence does not matter.
     fn set(&mut self, forms: impl Iterator<Item = Self>) {
         let mut forms: Vec<Self> = forms.collect();
         forms.sort_unstable();

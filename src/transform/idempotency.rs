@@ -1,4 +1,4 @@
-//! The `Idempotency-Key` of a new order, which is stored with its `order.transformed`.
+//! Chooses the `Idempotency-Key` of a new order, which is stored with its `order.transformed`.
 
 use uuid::Uuid;
 
@@ -10,10 +10,10 @@ use crate::{
 };
 
 impl Transform {
-    /// The key of what is made of a webhook for this branch; none where the event's id is the key.
+    /// The key of the event that a webhook becomes for this branch; none if the event's id is the key.
     ///
     /// # Errors
-    /// Where the log does not say whether the order was announced before.
+    /// If it cannot be read from the log whether the order was announced before.
     pub(super) async fn key(&self, received: &Recorded, fact: &Fact, branch: &str) -> anyhow::Result<Option<Uuid>> {
         let Content::NewOrder(order) = &fact.content else {
             return Ok(None);
@@ -23,7 +23,7 @@ impl Transform {
             return Ok(key);
         };
         if earlier.envelope.cause_sequence == Some(received.sequence) {
-            // This webhook was transformed before: maybe by another version of the provider's file, and maybe it was posted.
+            // This webhook was transformed before, perhaps with another version of the provider's file, and perhaps posted.
             return Ok(earlier.envelope.idempotency_key);
         }
         Ok(key.map(|key| idempotency::after(key, earlier.envelope.id.0)))

@@ -197,7 +197,7 @@ pub struct CloudEvent {
     branch: Option<String>,
     requestid: String,
     receivedtime: String,
-    /// The `Idempotency-Key` of a new order, where it is not the id.
+    /// The `Idempotency-Key` of a new order, if it is not the id.
     #[serde(skip_serializing_if = "Option::is_none")]
     idempotencykey: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

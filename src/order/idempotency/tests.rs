@@ -1,4 +1,4 @@
-//! What the key depends on, and what it does not, in webhooks as a provider sends them.
+//! Tests what the key depends on and what it does not, with webhooks as a provider sends them.
 
 use std::sync::LazyLock;
 
@@ -31,7 +31,7 @@ fn webhook() -> Value {
     })
 }
 
-/// How a provider's webhooks are read, where they name no currency but this.
+/// A provider's file for webhooks that name no currency of their own.
 fn file_of(provider: &str, currency: &str) -> Declarative {
     static SHIPPED: LazyLock<Catalogue> = LazyLock::new(Catalogue::shipped);
     Declarative::new(
@@ -57,7 +57,7 @@ fn key_of_careem(webhook: &Value) -> Uuid {
     key_of("careem", webhook, "branch-1").unwrap()
 }
 
-/// The webhook with another value in one place.
+/// The webhook with another value at the pointer.
 fn with(pointer: &str, value: Value) -> Value {
     let mut webhook = webhook();
     let (parent, name) = pointer.rsplit_once('/').unwrap();
@@ -69,7 +69,7 @@ fn with(pointer: &str, value: Value) -> Value {
     webhook
 }
 
-/// Any change of the form gives every order another key: then [`FORM`] needs another version, and CHANGELOG.md a warning.
+/// Any change of the form gives every order a new key: then [`FORM`] needs another version, and CHANGELOG.md a warning.
 #[test]
 fn the_form_stays_as_it_is() {
     let known = "38690f1d-a9a2-5092-9166-14e02921a392";
@@ -140,7 +140,7 @@ fn another_order_has_another_key() {
     assert_eq!(keys.len(), count);
 }
 
-/// An order of last year may have had the same number and the same dish.
+/// An order from last year may have had the same number and the same dish.
 #[test]
 fn an_order_that_names_no_time_has_no_key() {
     let mut timeless = webhook();
@@ -148,7 +148,7 @@ fn an_order_that_names_no_time_has_no_key() {
     assert_eq!(key_of("careem", &timeless, "branch-1"), None);
 }
 
-/// A time of another kind does: of two of the same number on one day at most one was placed.
+/// Another time is enough: of two orders with the same number on one day at most one was placed.
 #[test]
 fn the_time_of_the_message_stands_in_for_one_of_the_order() {
     let mut timeless = webhook();
@@ -180,14 +180,14 @@ fn an_announcement_behind_another_has_a_key_of_its_own() {
 }
 
 proptest! {
-    /// The sequence of lines says nothing.
+    /// The sequence of the lines does not matter.
     #[test]
     fn lines_in_any_sequence(lines in Just((0..3).collect::<Vec<usize>>()).prop_shuffle()) {
         let items: Vec<_> = lines.iter().map(|at| webhook()["items"][*at].clone()).collect();
         prop_assert_eq!(key_of_careem(&with("/items", items.into())), key_of_careem(&webhook()));
     }
 
-    /// Parts cannot flow into each other: what one list of parts and sets gives, no other gives.
+    /// Parts cannot run into each other: no two lists of parts and sets give the same bytes.
     #[test]
     fn different_parts_give_different_bytes(
         one in prop::collection::vec("[ab]{0,3}", 0..4), other in prop::collection::vec("[ab]{0,3}", 0..4),
