@@ -292,13 +292,13 @@ async fn a_backup_is_whole_and_restores_over_nothing_but_an_empty_log() {
     }
 }
 
-/// Many small events that cannot be packed, so that they go in several chunks.
+/// Many small events that cannot be compressed, so that they take several chunks.
 async fn fill_with_many(nats: &Nats) {
     let body = || -> Vec<u8> { (0..64).flat_map(|_| Uuid::new_v4().into_bytes()).collect() };
     fill_in_batches(nats, MANY / BATCH, || body().into()).await;
 }
 
-/// Events in batches that are stored together.
+/// Appends events in batches that are stored together.
 async fn fill_in_batches(nats: &Nats, batches: usize, body: impl Fn() -> Bytes) {
     let client = nats.connect("hub").await;
     for _ in 0..batches {
@@ -495,7 +495,7 @@ async fn a_mirror_follows_and_takes_the_logs_place() {
         },
     )
     .await;
-    // A server that starts again knows nothing of the log.
+    // A restarted server knows nothing about the log.
     mirror.server.kill().await.unwrap();
     mirror.server.restart().await.unwrap();
     refused(&run(&provision, &["streams", "promote"]).await, "not known");

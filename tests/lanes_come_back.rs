@@ -65,8 +65,8 @@ async fn ended_lanes_that_the_server_brings_back() {
     world.metrics_say(&hub, "retries_parked{provider=\"careem\"} 0").await;
 }
 
-/// The log went back to an older copy, so lanes named events that it has no more, and were ended. Other events are at those places
-/// when NATS is killed and shows the lanes again.
+/// The log went back to an older copy, so lanes named events that it no longer has, and were ended. Other events have those
+/// sequences when NATS is killed and shows the lanes again.
 #[tokio::test(flavor = "multi_thread")]
 async fn lanes_of_a_log_that_went_back_that_the_server_brings_back() {
     let mut world = World::new().await;
@@ -87,7 +87,7 @@ async fn lanes_of_a_log_that_went_back_that_the_server_brings_back() {
     world.nats.server.restart().await.unwrap();
     world.log = Log::open(&world.nats).await;
 
-    // Three events each, at the places of those that are gone.
+    // Three events each, with the sequences of those that are gone.
     let hub = Hub::start(&settings).await;
     hub.says("lanes name events that are not on this log; their orders go on")
         .await;

@@ -1,12 +1,12 @@
-//! Snapshots of the log: read from a server chunk by chunk, and restored to one.
+//! Reads snapshots of the log from a server, chunk by chunk, and restores them to one.
 //!
 //! The server sends a snapshot as numbered messages and waits for acknowledgements, 8 MiB ahead; it takes one back the same
 //! way and answers each chunk. The hub does not interpret the content, except for its outer form ([`frames`]), which shows a
 //! missing piece before the backup is needed.
 //!
-//! A snapshot is packed in blocks of up to 1 MiB (`s2`). The server (2.15) answers a chunk when it has stored what is in it, message
-//! by message, each with an fsync where `sync_interval` is `always`; and it gives the restore up where that takes longer than 5 s. A
-//! packed chunk of 512 KiB can hold many thousand messages. So [`give`] unpacks the blocks, and sends their content in [`PIECE`]s.
+//! A snapshot is packed in blocks of up to 1 MiB (`s2`). The server (2.15) answers a chunk once it has stored its messages one by
+//! one, each with an fsync if `sync_interval` is `always`, and gives the restore up if that takes longer than 5 s. A packed chunk of
+//! 512 KiB can hold many thousands of messages. So [`give`] unpacks the blocks and sends their content in [`PIECE`]s.
 
 pub mod frames;
 mod s2;
@@ -24,9 +24,9 @@ use super::{connection::Connection, streams::api};
 
 /// Bytes of a chunk: few round trips for each megabyte, and well below what one message may hold.
 const CHUNK: usize = 512 * 1024;
-/// Bytes of content that the server is to store at a time, and may take 5 s for: some 10 to 50 events.
+/// Bytes of content that the server stores at a time, within 5 s: some 10 to 50 events.
 pub const PIECE: usize = 16 * 1024;
-/// Pieces that are sent before the first of them is stored, so that the server need not wait for the next one.
+/// Number of pieces that are sent before the first of them is stored, so that the server does not have to wait for the next one.
 const WINDOW: usize = 8;
 /// Wait for the server to begin a snapshot: it writes down its state first.
 const BEGIN: Duration = Duration::from_secs(60);

@@ -1,6 +1,6 @@
 //! `restore`: restores the log from a backup.
 //!
-//! Until all of it was seen on the server the log carries a mark ([`restoring`]) and takes no event, and before the old log is deleted
+//! Until the log is verified to be complete on the server, it carries a mark ([`restoring`]) and takes no event, and before the old log is deleted
 //! `LEASES` carries one. So an interruption at any moment leaves the old log, a marked part of the new one, or no log and that mark;
 //! hubs and `streams apply` refuse the last two.
 //!
@@ -46,7 +46,7 @@ const INVALID_CONFIG: u64 = 10052;
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long a cluster may take until the restored log has a leader that knows all of it.
 const SETTLED: Duration = Duration::from_secs(60);
-/// Pause between two looks.
+/// Pause between two checks.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// How to restore.
@@ -65,28 +65,28 @@ pub struct How {
         conflicts_with = "no_backup"
     )]
     backup_to: Option<PathBuf>,
-    /// Deletes the log that is replaced without a backup, as where NATS cannot read it.
+    /// Deletes the log that is replaced without a backup, for example because NATS cannot read it.
     #[arg(long, requires = "replace")]
     no_backup: bool,
 }
 
-/// What was done.
+/// The result, as `--json` prints it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Restored {
     #[serde(flatten)]
     restored: Details,
-    /// Where the backup of the log is that was replaced.
+    /// The folder with the backup of the replaced log.
     #[serde(skip_serializing_if = "Option::is_none")]
     replaced: Option<PathBuf>,
 }
 
-/// What is on the server before.
+/// What is on the server before the restore.
 enum Existing {
     Nothing,
-    /// What an interrupted restore left, up to this sequence.
+    /// The part that an interrupted restore left, up to this sequence.
     Part(Value, u64),
-    /// A log, up to this sequence: 0 where it never held an event.
+    /// A log, up to this sequence: 0 if it never held an event.
     Log(Value, u64),
 }
 
@@ -124,7 +124,7 @@ pub async fn run(environment: &Environment, folder: &Path, how: &How, as_json: b
     Ok(ExitCode::SUCCESS)
 }
 
-/// Deletes what is there, where that may be; where it holds events, after a backup of it. Returns where that is.
+/// Deletes the existing log if that is allowed; if it holds events, after a backup of it. Returns the backup's folder.
 async fn make_way(
     connection: &Connection,
     folder: &Path,
@@ -157,7 +157,7 @@ async fn make_way(
             remove(connection).await?;
         }
         Existing::Log(info, _) => {
-            // A mirror takes no events but those of its log. Without a backup the log may be one that cannot be changed.
+            // A mirror takes no events except those of its log. Without a backup, the log may be one that cannot be changed.
             let is_mirror = info["config"]["mirror"].is_object();
             if !is_mirror && (last == 0 || !how.no_backup) {
                 close(connection, &info, last).await?;
@@ -170,7 +170,7 @@ async fn make_way(
     Ok(replaced)
 }
 
-/// Makes the log, and opens it when it is whole.
+/// Creates the log and opens it once it is complete.
 async fn make(
     connection: &Connection,
     manifest: &Manifest,
@@ -186,13 +186,13 @@ async fn make(
     let sent = progress("sent", manifest.backup.bytes);
     snapshot::give(connection, EVENTS, &taken, &mut file, sent).await?;
     until_there(connection, manifest, forgets).await?;
-    // Now it is the log: the mark is taken off, and it takes events.
+    // From now on it is the log: the mark is removed, and it takes events.
     change(connection, config).await?;
     crash_at("restore_opened");
     restoring::end(connection).await
 }
 
-/// What an operator has when the old log is gone and the new one is not whole.
+/// The message for an operator when the old log is gone and the new one is incomplete.
 fn unfinished(replaced: Option<&Path>) -> String {
     let again = "the restore is not finished, and there is no log until it is: run the same command again";
     match replaced {
@@ -269,7 +269,7 @@ async fn can_be_made(connection: &Connection, info: &Value, config: &Value, mani
         copies == 1 || info["cluster"]["name"].is_string(),
         "the log of the backup has {copies} copies, and this server is alone: choose --replicas 1"
     );
-    // The server checks the configuration before it refuses for the name.
+    // The server checks the configuration before it refuses because of the name.
     let marked = restoring::marked(config, manifest.backup.last_sequence);
     let request = json!({ "config": marked, "state": manifest.state });
     let what = format!("STREAM.RESTORE.{EVENTS}");
@@ -296,7 +296,7 @@ async fn keep(connection: &Connection, info: &Value, folder: &Path, how: &How) -
     tell(format!("writing a backup of the existing log to {}", to.display()));
     let kept = backup::write_into(connection, &to, info).await;
     let kept = kept.context(
-        "the existing log stays, for no backup of it can be written (--backup-to takes another folder, --no-backup deletes it without)",
+        "the existing log stays, because no backup of it can be written (--backup-to takes another folder, --no-backup deletes it without)",
     )?;
     Ok((to, kept.backup.last_sequence))
 }

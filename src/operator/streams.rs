@@ -43,10 +43,10 @@ pub enum Action {
     },
     /// Turns the mirror on this server into the log, and creates what is missing.
     Promote {
-        /// The last sequence of the log that is mirrored, where it is known: refuses a mirror that ends before it.
+        /// The last sequence of the mirrored log, if you know it: a mirror that ends before it is refused.
         #[arg(long, value_name = "SEQUENCE")]
         last: Option<u64>,
-        /// Although the log that is mirrored is still there, or the mirror lacks events, or that is not known.
+        /// Promotes the mirror even if the mirrored log is still there, or the mirror lacks events or may lack some.
         #[arg(long)]
         anyway: bool,
     },

@@ -1,13 +1,13 @@
-//! A log that is replaced is on the disk as a backup before it is deleted, and what the server would refuse is found before that.
+//! Tests that a log is backed up to the disk before it is deleted, and that what the server would refuse is found before that.
 
 use sha2::{Digest as _, Sha256};
 
 use super::*;
 
-/// A snapshot whose form is whole, and that holds nothing that NATS can restore: "123456789" in a block that is not packed.
+/// A snapshot with a valid form but nothing that NATS can restore: "123456789" in an unpacked block.
 pub(super) const OF_NOTHING: &[u8] = b"\xff\x06\x00\x00S2sTwO\x01\x0d\x00\x00\xe5\xb0\x8a\xc7123456789";
 
-/// The folder beside the backup that holds the log which was replaced.
+/// The folder beside the backup that holds the replaced log.
 fn replaced_beside(place: &Path) -> Vec<String> {
     let beside = std::fs::read_dir(place.parent().unwrap()).unwrap();
     let names = beside.map(|entry| entry.unwrap().path());
@@ -48,7 +48,7 @@ async fn the_log_that_is_replaced_can_be_restored() {
     let last = async || events(&nats).await.cached_info().state.last_sequence;
     let was = events(&nats).await.cached_info().created;
 
-    // What NATS would not make is refused while the old log is there.
+    // A log that NATS would not create is refused while the old log is still there.
     let manifest = std::fs::read(place.join("backup.json")).unwrap();
     for (setting, value, reason) in [
         ("num_replicas", Value::from(3), "--replicas 1"),
@@ -67,7 +67,7 @@ async fn the_log_that_is_replaced_can_be_restored() {
     assert!(replaced_beside(&place).is_empty());
     append(&nats, 1).await;
 
-    // The backup is useless, which NATS finds when the old log is gone.
+    // The backup is useless, which NATS notices only once the old log is gone.
     let whole = std::fs::read(place.join("stream.tar.s2")).unwrap();
     std::fs::write(place.join("stream.tar.s2"), OF_NOTHING).unwrap();
     change_manifest(&place, |manifest| {
@@ -83,7 +83,7 @@ async fn the_log_that_is_replaced_can_be_restored() {
     std::fs::write(place.join("stream.tar.s2"), whole).unwrap();
     std::fs::write(place.join("backup.json"), manifest).unwrap();
 
-    // Again, and it is whole; then the log that was replaced comes back by its backup.
+    // A second run completes; then the replaced log is restored from its backup.
     run(&provision, &["restore", to]).await.expect_success();
     assert_eq!(last().await, 2);
     let ran = run(&provision, &["--json", "restore", kept, "--replace", "--no-backup"]).await;
@@ -96,8 +96,8 @@ async fn the_log_that_is_replaced_can_be_restored() {
     assert_eq!(last().await, 7, "it takes events");
 }
 
-/// Hubs that were not stopped append while the log is replaced: each event that was acknowledged is on the log, or in the backup of the
-/// log that was replaced.
+/// Hubs that were not stopped append while the log is replaced: each acknowledged event is on the log or in the backup of the
+/// replaced log.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_event_comes_between_its_backup_and_its_deletion() {
     let nats = Nats::start().await;

@@ -1,4 +1,4 @@
-//! A server whose disk or processor is slow: it stores a restore message by message, and gives each piece of it a few seconds.
+//! Tests a restore to a server with a slow disk or processor, which stores message by message and allows each piece a few seconds.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +7,16 @@ use webhook_hub::dev::servers::NatsServer;
 
 use super::*;
 
-/// Batches of small events that can be packed well: some 512 KiB of the backup hold all of them.
+/// Number of batches of small events that compress well: about 512 KiB of the backup hold all of them.
 const BATCHES: usize = 30;
-/// Longer than NATS gives a piece of a restore.
+/// Longer than NATS allows for a piece of a restore.
 const SLOW_FOR: Duration = Duration::from_millis(7000);
-/// The server works for a few thousandths of the time, or some hundredths where the machine is busy.
+/// The server runs for a few thousandths of the time, or some hundredths if the machine is busy.
 const STOPPED: Duration = Duration::from_millis(200);
 const WORKS: Duration = Duration::from_micros(500);
 
-/// Lets the server run for a small part of the time only. In a thread, for tokio's timers and `NatsServer::pause` take longer than the
-/// server is to work.
+/// Lets the server run for a small part of the time only. In a thread, because tokio's timers and `NatsServer::pause` take longer than
+/// the server is to run.
 async fn is_slow(server: &NatsServer, within: Duration) {
     let pid = Pid::from_raw(server.pid().unwrap().cast_signed()).unwrap();
     let slow = tokio::task::spawn_blocking(move || {

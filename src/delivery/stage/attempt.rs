@@ -280,7 +280,7 @@ impl<S: Stage> Worker<S> {
 
     async fn attempt_head(&self, key: OrderKey, lane: &Lane, context: &TaskContext) -> anyhow::Result<Attempted> {
         let recorded = match decoded_at(self.journal.connection(), lane.head).await? {
-            // A lane that was written about another log can name any event of this one.
+            // A lane that was written for another log can name any event of this one.
             Some(Ok(recorded)) if is_ours::<S>(&recorded) && OrderKey::of(&recorded) == key => recorded,
             Some(Err(CodecError::Newer(newer))) => {
                 tracing::error!(

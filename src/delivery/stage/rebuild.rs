@@ -212,7 +212,7 @@ impl Mends {
     }
 }
 
-/// Says that lanes name what is not on this log, or are of another order there.
+/// Logs that lanes name events that are not on this log, or belong to another order there.
 pub(super) fn report_strange(stage: &'static str, strange: &HashSet<(OrderKey, u64)>, is_of_other_log: bool) {
     let events = strange.len();
     if events == 0 {
@@ -260,7 +260,7 @@ pub(super) struct Rebuild {
     pub(super) lanes: Vec<(OrderKey, Lane)>,
     /// Events below the floor that are open and in no lane: they are handled by themselves.
     pub(super) open: HashSet<u64>,
-    /// The log, which is read up to this end.
+    /// The log, which is read up to the end that it has here.
     pub(super) log: LogState,
 }
 
@@ -287,7 +287,7 @@ impl Rebuild {
         let pause = time(&format!("{}_rebuild_pause", S::NAME), Duration::ZERO);
         segment::<S>(&connection, &mut found, (check.from - 1, log.last), pause).await?;
         found.open.retain(|_, one| !open.contains(&one.sequence));
-        // What has expired, and what may come meanwhile beyond the end, is looked at when the lane is due.
+        // Events that have expired, or that were appended beyond the end meanwhile, are checked when the lane is due.
         let strange = found.strange(&lanes, log.first..=log.last);
         report_strange(S::NAME, &strange, check.is_of_other_log);
         let mends = Mends::of(&mut found, &check, &lanes, &strange, Utc::now());

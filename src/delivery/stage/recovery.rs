@@ -207,7 +207,7 @@ async fn mend_at_once<S: Stage>(
     (check, log): (&Check, LogState),
     found: &mut RecoveryScan,
 ) -> anyhow::Result<bool> {
-    // On another log nothing that a lane names is expected; on this one what is older than its first event has expired.
+    // On another log, none of the events that a lane names is expected; on this one, those before its first event have expired.
     let places = if check.is_of_other_log { 0 } else { log.first }..=u64::MAX;
     let strange = found.strange(&read.lanes, places);
     report_strange(S::NAME, &strange, check.is_of_other_log);
@@ -297,7 +297,7 @@ impl RecoveryReader<'_> {
         }
         let Some((read, _)) = lanes else { return Ok(Vec::new()) };
         let ended = self.ended_in_lanes(found, read).await?;
-        // With its order: a lane that was written about another log can name any event of this one.
+        // Together with its order: a lane that was written for another log can name any event of this one.
         let in_lane = |(key, lane): &(OrderKey, Lane)| {
             let key = *key;
             lane.sequences().map(move |event| (key, event)).collect::<Vec<_>>()

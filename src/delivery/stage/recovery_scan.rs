@@ -160,8 +160,8 @@ impl RecoveryScan {
         self.unreadable.retain(|sequence| *sequence <= handled);
     }
 
-    /// What lanes name, at one of these places, and is not on this log: nothing stands there, or an event of another order, or one that the stage
-    /// does not take. What stands there is in no lane. All that lanes name must have been read.
+    /// Events within these sequences that lanes name and this log does not have: nothing is stored there, or an event of another order, or one
+    /// that the stage does not take. Whatever is stored there is in no lane. All events that lanes name must have been read.
     pub(super) fn strange(
         &mut self,
         lanes: &[(OrderKey, Lane)],

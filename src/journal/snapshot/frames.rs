@@ -1,5 +1,5 @@
-//! The outer form of a snapshot: the framing of Snappy and S2, a mark at the beginning and then blocks, each with its kind and
-//! length. Walking over it finds bytes that are missing or too many; [`Block::unpack`] reads what is in a block.
+//! Reads the outer form of a snapshot: the framing of Snappy and S2, which is a mark at the beginning and then blocks, each with its
+//! kind and length. A walk over it finds missing and surplus bytes; [`Block::unpack`] unpacks a block.
 
 use anyhow::{bail, ensure};
 use bytes::{Bytes, BytesMut};
@@ -14,15 +14,15 @@ const PACKED: u8 = 0x00;
 const PLAIN: u8 = 0x01;
 /// Kinds from here on may be passed over.
 const FIRST_SKIPPED: u8 = 0x80;
-/// Kind and length. The length has three bytes, so no frame, and nothing that is kept of one, is longer than 16 MiB.
+/// Kind and length. The length has three bytes, so no frame, nor the buffered part of one, is longer than 16 MiB.
 const HEAD: usize = 4;
 /// Bytes of the checksum before the data of a block.
 const CHECKSUM: usize = 4;
 
-/// Where a walk over a snapshot is.
+/// A walk over a snapshot.
 #[derive(Debug, Default)]
 pub struct Frames {
-    /// What has come of the frame that is not whole yet.
+    /// The received part of the incomplete frame.
     buffer: BytesMut,
     marked: bool,
     blocks: u64,
@@ -74,10 +74,10 @@ impl Frames {
         Ok(None)
     }
 
-    /// The walk is over.
+    /// Ends the walk.
     ///
     /// # Errors
-    /// If the last frame is not whole, or there was none.
+    /// If the last frame is incomplete, or there was none.
     pub fn end(&self) -> anyhow::Result<()> {
         ensure!(self.buffer.is_empty(), "the snapshot ends in the middle of a block");
         ensure!(self.blocks > 0, "the snapshot is empty");
@@ -119,7 +119,7 @@ pub fn begin(out: &mut Vec<u8>) {
     out.extend_from_slice(NAMES[0]);
 }
 
-/// Appends a block that is not packed. `data`: at most 4 MiB bytes.
+/// Appends an unpacked block. `data` is at most 4 MiB.
 pub fn put_plain(out: &mut Vec<u8>, data: &[u8]) {
     debug_assert!(data.len() <= s2::MAX_BLOCK);
     put_head(out, PLAIN, CHECKSUM + data.len());

@@ -1,28 +1,28 @@
-//! Reads a block of S2, in which NATS packs snapshots, and computes the checksum of a block. S2 is Snappy with copies that repeat the
-//! distance of the copy before. Pure.
+//! Unpacks blocks of S2, the compression that NATS uses for snapshots, and computes their checksums. S2 is Snappy plus copies that
+//! repeat the previous copy's distance. Pure.
 
 use anyhow::{Context as _, bail, ensure};
 
-/// Bytes that a block holds at most once it is unpacked: the most that S2 allows.
+/// Maximal size of an unpacked block in bytes: what S2 allows.
 pub(super) const MAX_BLOCK: usize = 4 << 20;
 
-/// The low bits of a byte say what begins there.
+/// The low bits of a tag byte name the kind of element.
 const KIND: u8 = 0b11;
 const LITERAL: u8 = 0;
 const COPY_NEAR: u8 = 1;
 const COPY_FAR: u8 = 2;
-/// Lengths of a literal from here on stand in the next one to four bytes.
+/// From this value on, a literal's length is in the next one to four bytes.
 const LONG_LITERAL: u8 = 60;
-/// A copy is at least so long, where its length has three bits.
+/// Minimal length of a copy whose length has three bits.
 const LEAST_COPY: usize = 4;
-/// Repeats from this length code on have it in the next one to three bytes, and are at least so long.
+/// From this length code on, a repeat's length is in the next one to three bytes. It is also the minimal length then.
 const LONG_REPEAT: usize = 5;
 const LONG_REPEATS: [usize; 3] = [4, 1 << 8, 1 << 16];
 
-/// What is in a packed block, in place of what `out` held.
+/// Replaces the content of `out` by the content of a packed block.
 ///
 /// # Errors
-/// Where it is broken, or holds more than [`MAX_BLOCK`] bytes.
+/// If the block is broken or holds more than [`MAX_BLOCK`] bytes.
 pub(super) fn unpack(block: &[u8], out: &mut Vec<u8>) -> anyhow::Result<()> {
     out.clear();
     let mut input = Input(block);
@@ -59,7 +59,7 @@ pub(super) fn unpack(block: &[u8], out: &mut Vec<u8>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Appends what stands so far before the end; it may reach into what is appended.
+/// Appends a copy of the bytes at this distance before the end. The copy may overlap its own result.
 fn copy(out: &mut Vec<u8>, distance: usize, count: usize, length: usize) -> anyhow::Result<()> {
     ensure!(
         (1..=out.len()).contains(&distance) && count <= length - out.len(),
@@ -75,7 +75,7 @@ fn copy(out: &mut Vec<u8>, distance: usize, count: usize, length: usize) -> anyh
     Ok(())
 }
 
-/// What is left to read of a block.
+/// The unread rest of a block.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -89,13 +89,13 @@ impl<'a> Input<'a> {
         Ok(self.take(1)?[0])
     }
 
-    /// A number of so many bytes, at most four, the lowest first.
+    /// A little-endian number of this many bytes, at most four.
     fn number(&mut self, bytes: usize) -> anyhow::Result<usize> {
         let bytes = self.take(bytes)?.iter().rev();
         Ok(bytes.fold(0, |number, byte| number << 8 | usize::from(*byte)))
     }
 
-    /// The length at the beginning: seven bits a byte, the lowest first.
+    /// The length at the beginning: seven bits per byte, the lowest first.
     fn length(&mut self) -> anyhow::Result<usize> {
         let mut length = 0;
         for at in 0..4 {
@@ -118,13 +118,13 @@ impl<'a> Input<'a> {
     }
 }
 
-/// The checksum of a block: CRC-32C of what is in it, rotated and shifted, as Snappy has it.
+/// The checksum of a block: CRC-32C of its content, rotated and shifted as in Snappy.
 pub(super) fn checksum(content: &[u8]) -> [u8; 4] {
     const MASK: u32 = 0xa282_ead8;
     crc32c(content).rotate_right(15).wrapping_add(MASK).to_le_bytes()
 }
 
-/// For the value of a byte, what it does to the sum: by itself, and with one to seven bytes behind it.
+/// The effect of each byte value on the sum: alone, and followed by one to seven bytes.
 static TABLES: [[u32; 256]; 8] = tables();
 
 const fn tables() -> [[u32; 256]; 8] {
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_piece() {
-        // A literal, a copy that reaches into itself, and one with two bytes of distance.
+        // A literal, a copy that overlaps its own result, and a copy with two bytes of distance.
         assert_eq!(unpacked(b"\x09\x04ab\x05\x02\x06\x03\x00").unwrap(), b"abababaab");
         // Repeats of a distance: short, and with a length of one, two and three bytes.
         let repeats = |code: u8, more: &[u8], count: usize| {
@@ -221,10 +221,10 @@ mod tests {
             b"\x80",
             b"\x80\x80\x80\x04",
             b"\xff\xff\xff\xff\x01",
-            // Shorter and longer than it says.
+            // Shorter and longer than the stated length.
             b"\x05\x04ab",
             b"\x01\x04ab",
-            // A distance before the beginning, a repeat of none, a copy that is too long.
+            // A distance before the beginning, a repeat without a copy, a copy that is too long.
             b"\x06\x04ab\x02\x03\x00",
             b"\x06\x04ab\x01\x00",
             b"\x04\x04ab\x05\x02",
@@ -246,7 +246,7 @@ mod tests {
     }
 
     proptest! {
-        /// Nothing that is read makes it panic, or yield more than the block says.
+        /// No input makes it panic or yield more bytes than the block states.
         #[test]
         fn anything_is_read_or_refused(block in prop::collection::vec(any::<u8>(), 0..200)) {
             if let Ok(content) = unpacked(&block) {
