@@ -35,11 +35,11 @@ pub enum Failure {
         /// How long it is left alone at least, even if the stage is ready at once; no less than [`LEAST_PAUSE`].
         pause: Duration,
     },
-    /// Nothing was tried: this instance lacks the set-up for it, and another one may have it. The stage is left to others once.
+    /// Nothing was tried: this instance lacks the configuration for it, and another one may have it. The stage is left to others once.
     Elsewhere {
-        /// What is lacking; the same text for all events that lack the same.
+        /// The missing configuration; the same text for all events that miss the same.
         cause: String,
-        /// How long until it is looked at again where no other instance takes the stage.
+        /// The pause before the next check if no other instance takes the stage.
         pause: Duration,
     },
 }
@@ -60,7 +60,7 @@ pub enum Settlement {
     Defer(Parking),
     /// Try again after this long, as soon as the stage is ready.
     Hold(Duration),
-    /// Leave the stage to another instance for a while, where this was not done for the same cause; else as [`Self::Pause`].
+    /// Leave the stage to another instance for a while if this was not done for the same cause before; else as [`Self::Pause`].
     Leave(String, Duration),
 }
 

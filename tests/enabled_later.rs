@@ -1,5 +1,5 @@
-//! A provider is enabled by a rolling restart: instances with the old configuration meet its events, and leave them to one with the
-//! new configuration. Where there is none they become dead letters, which a retry takes up.
+//! Tests a provider that is enabled by a rolling restart: instances with the old configuration leave its events to one with the new
+//! configuration. If there is none, they become dead letters, which can be retried.
 
 use serde_json::json;
 use webhook_hub::event::EventType;
@@ -14,7 +14,7 @@ use crate::harness::{
     wait::{PATIENCE, eventually},
 };
 
-/// An instance on which the provider is not enabled, with these times; it works on everything.
+/// An instance on which the provider is not enabled, with these times; it works on all stages.
 async fn old_instance(settings: Settings, times: &str) -> Hub {
     let settings = settings.set("CAREEM_ENABLED", false).set("HUB_TEST_TIMES", times);
     let old = Hub::start(&settings).await;
@@ -25,7 +25,7 @@ async fn old_instance(settings: Settings, times: &str) -> Hub {
     old
 }
 
-/// Waits until a hub says that it has taken a stage over.
+/// Waits until a hub logs that it has taken over a stage.
 async fn works(hub: &Hub, stage: &str) {
     eventually(&format!("it works on {stage}"), PATIENCE, async || {
         let says = |line: &str| line.contains("\"stage taken over") && line.contains(&format!("\"{stage}\""));
@@ -79,7 +79,7 @@ async fn a_webhook_that_no_instance_can_handle_is_a_dead_letter_in_the_end() {
 }
 
 impl World {
-    /// How many webhooks have rows, and how many events are noted because they have none.
+    /// The number of webhooks with rows, and of events that are noted because they have none.
     async fn rows_and_skipped(&self, expected: (usize, usize)) {
         eventually(&format!("{expected:?} rows and noted events"), PATIENCE, async || {
             let query = "SELECT (SELECT count(*) FROM webhook_logs) AS rows,
@@ -96,7 +96,7 @@ impl World {
     }
 }
 
-/// A provider that the platform's tables do not know yet: the instance on which it is enabled makes its row.
+/// A provider that the platform's tables do not know yet: the instance on which it is enabled adds its row.
 const WITHOUT_PROVIDER: &str = "DELETE FROM branch_delivery_configs; DELETE FROM delivery_providers";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,7 +116,7 @@ async fn rows_of_a_provider_that_no_instance_knows_are_kept_for_one_that_does() 
     let world = World::new().await;
     world.database.run(WITHOUT_PROVIDER).await.unwrap();
     let old = old_instance(world.settings(), "stand_aside=1s,left_for=1s").await;
-    // It takes webhooks, and reaches no database.
+    // It accepts webhooks but reaches no database.
     let without_database = world
         .settings()
         .set("DATABASE_URL", "postgres://hub@127.0.0.1:1/none")

@@ -141,14 +141,14 @@ async fn old_news_of_an_order_do_not_follow_newer_ones() {
 }
 
 impl World {
-    /// Takes up one dead letter, as `dead-letters retry ID` does.
+    /// Retries one dead letter, as `dead-letters retry ID` does.
     async fn take_up_one(&self, dead: &Recorded) {
         let id = dead.envelope.id.to_string();
         let ran = run(&self.nats.settings("hub"), &["dead-letters", "retry", &id]).await;
         ran.expect_success();
     }
 
-    /// Takes up one dead letter, which ends without a request, and for this reason.
+    /// Retries one dead letter, which ends without a request and for this reason.
     async fn ends_ignored(&self, dead: &Recorded, reason: &str) {
         let before = self.log.events().await;
         let is_ignored = |event: &&std::sync::Arc<Recorded>| event.envelope.event_type == EventType::OrderIgnored;
@@ -175,7 +175,7 @@ impl World {
         .await;
     }
 
-    /// What the backend was told last about an order.
+    /// The last status that the backend got for an order.
     fn last_word(&self, id: &str) -> Value {
         let requests = self.backend.requests();
         let last = requests.iter().rfind(|one| one.external_order_id() == id).unwrap();
@@ -183,13 +183,13 @@ impl World {
     }
 }
 
-/// An order, news of it, and the last word about it.
+/// An order, news of it, and the last report about it.
 fn story(id: &str) -> [String; 3] {
     [order(id), change(id, "ready"), change(id, "cancelled")]
 }
 
-/// The backend refused an order and its news. The provider sends all of it again, and the last word is refused once more: it is
-/// newer than all that the backend has, whichever of its two dead letters is taken up.
+/// The backend refused an order and its news. The provider sends all of it again, and the last report is refused once more: it
+/// is newer than everything that the backend has, whichever of its two dead letters is retried.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_last_word_is_not_old_because_the_words_before_it_came_again() {
     let world = World::new().await;
@@ -223,7 +223,7 @@ async fn a_last_word_is_not_old_because_the_words_before_it_came_again() {
     world.at_end(Ends::forwarded(3).ignored(3)).await;
 }
 
-/// Everything was refused twice, and a person takes it up from its end on.
+/// Everything was refused twice, and a person retries it from the end backwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_refused_twice_is_taken_up_backwards() {
     let world = World::new().await;
@@ -250,8 +250,8 @@ async fn what_was_refused_twice_is_taken_up_backwards() {
     world.at_end(Ends::forwarded(2).ignored(4)).await;
 }
 
-/// A branch that was missing is added, and what was sent to it is taken up one by one: all of it in its order; from its end on,
-/// only what something newer has overtaken is left out.
+/// A missing branch is added, and its dead letters are retried one by one. In sequence, all of them are sent; from the end
+/// backwards, only those that something newer has superseded are left out.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_had_no_branch_is_taken_up_one_by_one() {
     let world = World::new().await;
@@ -288,7 +288,7 @@ async fn what_had_no_branch_is_taken_up_one_by_one() {
     world.at_end(Ends::forwarded(5).ignored(1)).await;
 }
 
-/// Only the words before the last one come again and are forwarded. That does not make up for the last one, which the backend still
+/// Only the reports before the last one are sent again and forwarded. That does not make up for the last one, which the backend still
 /// lacks: the order's row says so, and a retry delivers it.
 #[tokio::test(flavor = "multi_thread")]
 async fn older_words_that_come_again_do_not_make_up_for_the_last_one() {

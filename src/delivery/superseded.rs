@@ -114,9 +114,9 @@ pub struct NewerEvent {
     /// The event on the log that says so.
     pub id: EventId,
     time: DateTime<Utc>,
-    /// It is of the same webhook: the backend has what is retried.
+    /// Whether it comes from the same webhook, so that the backend has the retried event.
     pub is_repeat: bool,
-    /// The backend's id of the order, where the event names it.
+    /// The backend's id of the order, if the event names it.
     pub order_id: Option<String>,
 }
 
@@ -144,7 +144,7 @@ impl fmt::Display for NewerEvent {
     }
 }
 
-/// Whether it is worth asking [`by`]: the event is taken up again, or follows late from one that was. Without I/O.
+/// Whether a call of [`by`] is worth it: the event is retried, or follows late from a retried one. Without I/O.
 pub fn may_be(event: &Recorded) -> bool {
     let envelope = &event.envelope;
     let is_taken_up = event.run.is_some();
@@ -191,7 +191,7 @@ pub async fn in_partition(
         payload::<StatusPushed>(later).is_some_and(|told| !told.skipped && told.requested_at > event.envelope.time)
     };
     let newest = |found: Vec<Recorded>, what| found.last().map(|newer| NewerEvent::new(what, newer));
-    // Of any branch: one that was not known when the one was published may be known now.
+    // Of any branch, because the branch may have been unknown when the event was published and known later.
     let of_any_branch = |event_type| subjects(event, event_type, "*", partition);
     let after = Start::Sequence(event.sequence + 1);
     match event.envelope.event_type {
@@ -210,7 +210,7 @@ pub async fn in_partition(
     }
 }
 
-/// What the backend was told about the order of an `order.transformed`, and is newer, or the same.
+/// An event by which the backend has something newer about the order of an `order.transformed`, or the same.
 async fn of_order(
     connection: &Connection,
     event: &Recorded,

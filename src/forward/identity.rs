@@ -176,7 +176,7 @@ impl OrderIdentity {
         Ok(own)
     }
 
-    /// Whether a newer status than that of this webhook, first accepted at the place `first`, was forwarded before it.
+    /// Whether a newer status than that of this webhook, first accepted at the sequence `first`, was forwarded before it.
     async fn is_superseded(
         &self,
         event: &Recorded,

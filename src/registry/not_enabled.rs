@@ -1,5 +1,5 @@
-//! Events of providers that this instance cannot serve: while instances are restarted one after the other with a new
-//! configuration, another one may be able to.
+//! Leaves events of providers that are not enabled on this instance to other instances: while they are restarted one after the other
+//! with a new configuration, the provider may be enabled on another one.
 
 use std::{
     collections::HashMap,
@@ -12,14 +12,14 @@ use crate::{fault_injection, retry::Failure};
 /// How long an event of such a provider is left to other instances: longer than a rolling restart takes. After that it is a
 /// dead letter.
 const LEFT_FOR: Duration = Duration::from_secs(300);
-/// How often it is looked whether that time is over.
+/// Interval of the checks whether that time is over.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long such a provider is remembered at least after its latest event.
+/// Minimal time for which such a provider is remembered after its latest event.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
-/// Most providers that are remembered. The log has only providers that were enabled on some instance.
+/// At most this many providers are remembered. The log has only providers that were enabled on some instance.
 const MAX_PROVIDERS: usize = 256;
 
-/// Since when this instance has met events of providers that it cannot serve.
+/// The providers that are not enabled here, and since when their events have come.
 #[derive(Debug)]
 pub struct NotEnabled {
     left_for: Duration,
@@ -37,7 +37,7 @@ impl Default for NotEnabled {
 }
 
 impl NotEnabled {
-    /// Leaves an event of this provider to another instance; none where no other has taken it for so long.
+    /// Leaves an event of this provider to another instance; none if no other has taken it for that long.
     pub fn leave(&self, provider: &str) -> Option<Failure> {
         self.is_left(provider, Instant::now()).then(|| Failure::Elsewhere {
             cause: format!("provider {provider} is not enabled on this instance, or has no credentials here"),
@@ -46,9 +46,9 @@ impl NotEnabled {
     }
 
     fn is_left(&self, provider: &str, now: Instant) -> bool {
-        // No code panics while it holds this.
+        // No code panics while holding this lock.
         let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that was not met for so long may be about to be enabled.
+        // A provider without events for that long may be about to be enabled.
         let remembered_for = self.left_for.max(REMEMBERED_FOR);
         met.retain(|_, (_, latest)| now.duration_since(*latest) <= remembered_for);
         if !met.contains_key(provider) && met.len() >= MAX_PROVIDERS {

@@ -1,7 +1,8 @@
-//! An event for which this instance lacks the set-up, such as a provider that is not enabled on it: while instances are restarted one
-//! after the other with a new configuration, another one may have it. The stage is handed over once for each cause; requests
-//! under way end first, as in every handover. An instance that takes the stage and has the set-up handles the event at once. Where
-//! there is none, this instance takes the stage again and goes on with the other orders; the event waits until the stage gives it up.
+//! Hands the stage over if this instance lacks the configuration for an event, such as a provider that is not enabled on it. While
+//! instances are restarted one after the other with a new configuration, another one may have it. The stage is handed over once for
+//! each cause; requests under way end first, as in every handover. An instance that takes the stage and has the configuration
+//! handles the event at once. If there is none, this instance takes the stage back and continues with the other orders; the event
+//! waits until the stage gives it up.
 
 use std::{
     collections::HashMap,
@@ -11,17 +12,17 @@ use std::{
 
 use super::{Stage, Worker, tenure::StageUnavailable};
 
-/// How long the stage is not left again for the same cause: a handover costs all orders a moment.
+/// How long the stage is not left again for the same cause: a handover delays all orders for a moment.
 const NOT_AGAIN_FOR: Duration = Duration::from_secs(600);
-/// Most causes that are remembered; with more, the stage is not left.
+/// At most this many causes are remembered; with more, the stage is not left.
 const MAX_CAUSES: usize = 256;
 
-/// For what a stage was left to other instances, and when.
+/// The causes for which a stage was left to other instances, and when.
 #[derive(Debug, Default)]
 pub(super) struct Left(Mutex<HashMap<String, Instant>>);
 
 impl Left {
-    /// Whether this cause is new, and notes it.
+    /// Notes this cause. Returns whether it is new.
     fn is_new(&self, cause: &str) -> bool {
         let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         left.retain(|_, at| at.elapsed() < NOT_AGAIN_FOR);
@@ -34,10 +35,10 @@ impl Left {
 }
 
 impl<S: Stage> Worker<S> {
-    /// Leaves the stage to other instances for a moment, where it was not left for this cause.
+    /// Leaves the stage to other instances for a moment if it was not left for this cause before.
     ///
     /// # Errors
-    /// Where it is left.
+    /// If it is left.
     pub(super) fn leave_once(&self, sequence: u64, cause: &str) -> anyhow::Result<()> {
         if !self.left.is_new(cause) {
             return Ok(());

@@ -1,7 +1,7 @@
-//! The rule for what the provider says about one order: which of two words is the newer one. Pure.
+//! Decides which of two reports about an order is the newer one. Pure.
 //!
-//! A provider may send a webhook again after it was given up. A word is as old as the first acceptance of its webhook, however
-//! often it comes: the last word of an order stays the last one when only the words before it come again.
+//! A provider may send a webhook again after it was given up. A report (`Word`) is as old as the first acceptance of its webhook,
+//! however often it is sent: the last report about an order stays the last one if only earlier ones are sent again.
 
 use chrono::{DateTime, Utc};
 
@@ -10,9 +10,9 @@ use crate::{event::EventId, order::status::Status};
 /// When a webhook was accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted {
-    /// Place on the log of its first acceptance, or of what first came of it; none where it is not known.
+    /// The sequence of its first acceptance, or of the first event that came of it; none if it is unknown.
     pub first: Option<u64>,
-    /// The time of this acceptance, which need not be the first.
+    /// The time of this acceptance, which may not be the first.
     pub received_at: DateTime<Utc>,
 }
 
@@ -25,39 +25,39 @@ impl Accepted {
     }
 }
 
-/// A word of the provider's about an order.
+/// A report of the provider about an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Word {
     /// The webhook that it came with.
     pub webhook: EventId,
-    /// When.
+    /// When the webhook was accepted.
     pub accepted: Accepted,
-    /// The status that it says; none where it says none that is known.
+    /// The reported status; none if it names no known one.
     pub status: Option<Status>,
 }
 
-/// How the backend was told a word.
+/// How a report was sent to the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToldAs {
-    /// As a change of the order's status: later words only replace it.
+    /// As a change of the order's status, which only later reports replace.
     News,
-    /// As a new order, or as a second announcement that ended as a duplicate. It is news only where its status is further than
+    /// As a new order, or as a second announcement that ended as a duplicate. It is news only if its status is further than
     /// the one that it is compared with.
     Announcement,
 }
 
-/// What a word that the backend was told means for another word that it was not.
+/// The effect of a report that the backend has on one that it does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing: the other word still holds.
+    /// None: the other report still holds.
     Holds,
-    /// It is the same webhook, so the backend was told.
+    /// It is the same webhook, so the backend has the other report too.
     Repeated,
-    /// It is newer: the other word would be put over it.
+    /// It is newer: the other report would overwrite it.
     Superseded,
 }
 
-/// Compares a word that the backend was told with one that it was not.
+/// Compares a report that the backend has with one that it does not have.
 pub fn judge(word: &Word, told: &Word, told_as: ToldAs) -> Verdict {
     if told.webhook == word.webhook {
         return Verdict::Repeated;
@@ -98,14 +98,14 @@ mod tests {
         }
     }
 
-    /// An order (its creation C, news R and the last word X) was given up and sent again (C', R', X'). Each row: what is taken
-    /// up, what the backend was told, and what follows.
+    /// An order (its creation C, news R and the last report X) was given up and sent again (C', R', X'). Each row: the retried
+    /// report, the one that the backend has, and the verdict.
     #[test]
     fn originals_and_repeats_of_creation_and_news() {
         use Status::{Cancelled, Ready, Received};
         use ToldAs::{Announcement, News};
         use Verdict::{Holds, Repeated, Superseded};
-        // Of a repeat the first acceptance is the original's, and the time its own.
+        // A repeat has the original's first acceptance and a time of its own.
         let original = |number: u8, status| word(number, Some(u64::from(number)), i64::from(number), status);
         let again = |number: u8, status| word(number, Some(u64::from(number)), 100 + i64::from(number), status);
         let [c, c2] = [original(1, Received), again(1, Received)];
@@ -131,14 +131,14 @@ mod tests {
         for (name, word, told, told_as, expected) in rows {
             assert_eq!(judge(&word, &told, told_as), expected, "{name}");
         }
-        // A later announcement by another webhook: its status counts where it is further.
+        // A later announcement by another webhook: its status counts if it is further.
         let announced = |status| word(4, Some(4), 4, status);
         assert_eq!(judge(&r, &announced(Status::PickedUp), Announcement), Superseded);
         assert_eq!(judge(&r, &announced(Status::Accepted), Announcement), Holds);
         assert_eq!(judge(&r, &announced(Status::Ready), Announcement), Holds);
         let unknown = Word { status: None, ..r };
         assert_eq!(judge(&unknown, &announced(Status::PickedUp), Announcement), Holds);
-        // Where the log has forgotten which came first, the times of acceptance decide.
+        // If the log no longer shows which came first, the times of acceptance decide.
         let forgotten = |number, received| word(number, None, received, Ready);
         assert_eq!(judge(&forgotten(1, 1), &forgotten(2, 2), News), Superseded);
         assert_eq!(judge(&forgotten(1, 2), &x, News), Superseded);
@@ -146,8 +146,8 @@ mod tests {
     }
 
     proptest! {
-        /// However often each of an order's words is accepted, given up and taken up, and in whatever order: the backend is told
-        /// each once at most, never an older word after a newer one, and the last word always.
+        /// However often each of an order's reports is accepted, given up and retried, and in whatever order: the backend gets
+        /// each at most once, never an older one after a newer one, and always the last one.
         #[test]
         fn the_last_word_wins(turns in prop::collection::vec((0u8..5, 1i64..1000), 0..40), last in 1i64..2000) {
             let words = |number: u8, received| word(number, Some(u64::from(number)), received, Status::Ready);

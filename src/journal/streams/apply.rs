@@ -115,8 +115,8 @@ pub async fn apply(
     differences(connection).await
 }
 
-/// Creates or changes a stream. The servers of a cluster tell each other only every few seconds how much of their store is reserved:
-/// where none has room for a copy, that may be what a copy reserved that is gone, so it is asked again for a while.
+/// Creates or changes a stream. The servers of a cluster tell each other only every few seconds how much of their store is reserved.
+/// A server without room for a copy may still count a deleted copy, so the request is repeated for a while.
 async fn placed(
     connection: &Connection,
     what: &str,

@@ -1,4 +1,4 @@
-//! When the webhooks of an order were accepted, read from the log: for a dry run, which has no memory of orders.
+//! Reads from the log when the webhooks of an order were accepted, for a dry run, which has no memory of orders.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// How much longer than `ORDER_MEMORY` a hub knows a webhook again.
+/// How much longer than `ORDER_MEMORY` a hub recognises a webhook.
 const LONGER: TimeDelta = TimeDelta::hours(24);
 
 /// The acceptances on the log.
@@ -31,7 +31,7 @@ impl KnownAcceptances for LogAcceptances<'_> {
         Ok(superseded::since(event))
     }
 
-    /// Of those that came before the event: a later one is newer than the event in any case.
+    /// Only webhooks that came before the event: a later one is newer than the event in any case.
     async fn first(&self, event: &Recorded, webhooks: Vec<EventId>) -> anyhow::Result<HashMap<EventId, u64>> {
         let (root, provider) = (
             EventType::WebhookReceived.subject_root(),
