@@ -13,10 +13,14 @@ use webhook_hub::event::{EventId, EventType, Recorded};
 use super::{
     World,
     backend::ORDERS,
+    hub::run,
     log::{Acceptances, payload},
     played::Heard,
     wait::{PATIENCE, eventually},
 };
+
+/// Where a variable of this name is set, each test ends with `verify`, too: a second more.
+const VERIFY: &str = "HUB_TEST_VERIFY";
 
 /// How the accepted webhooks of a test ended; each one in exactly one of these ways.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +72,16 @@ impl World {
         self.nothing_pending(patience).await;
         self.backend_agrees(&events);
         self.tables_agree(&events, patience).await;
+        if std::env::var_os(VERIFY).is_some() {
+            self.verified().await;
+        }
+    }
+
+    /// `verify` finds nothing: a second opinion, and of each test's log and tables an opinion about `verify`.
+    async fn verified(&self) {
+        let owner = self.nats.settings("hub").set("DATABASE_URL", &self.database.url);
+        let ran = run(&owner, &["verify"]).await;
+        assert_eq!(ran.code, Some(0), "verify: {}", ran.said());
     }
 
     /// The same, but for the backend, which knows more than a log that was restored.

@@ -325,6 +325,53 @@ async fn the_log_has_forgotten_its_beginning() {
     assert_eq!(ran.code, Some(0), "{}", ran.said());
 }
 
+/// The owner of the tables is no superuser, and the hub runs as the least role: its rights are there afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn as_an_owner_without_more_rights() {
+    let world = World::new().await;
+    let (owner, least) = (
+        format!("owner_{}", world.database.name()),
+        format!("least_{}", world.database.name()),
+    );
+    let roles = format!(
+        "CREATE ROLE {owner} LOGIN; CREATE ROLE {least} LOGIN; GRANT CREATE ON DATABASE {0} TO {owner}; GRANT ALL ON SCHEMA public TO {owner};
+         ALTER SCHEMA hub OWNER TO {owner};
+         DO $$ DECLARE t regclass; BEGIN
+             FOR t IN SELECT oid FROM pg_class WHERE relkind = 'r' AND relnamespace IN ('public'::regnamespace, 'hub'::regnamespace) LOOP
+                 EXECUTE format('ALTER TABLE %s OWNER TO {owner}', t);
+             END LOOP;
+         END $$;",
+        world.database.name()
+    );
+    world.database.run(&roles).await.unwrap();
+    let url_of = |role: &str| world.database.url.replacen("admin@", &format!("{role}@"), 1);
+    let settings = world.nats.settings("hub").set("DATABASE_URL", url_of(&owner));
+    run(&settings, &["migrate", "--grant", &least]).await.expect_success();
+    let hub = Hub::start(&world.settings().set("DATABASE_URL", url_of(&least))).await;
+    world.post_orders(&hub, ids("before", 2)).await;
+    world.at_end(Ends::forwarded(2)).await;
+    run(&settings, &["rebuild"]).await.expect_success();
+    run(&settings, &["verify"]).await.expect_success();
+    world.post_orders(&hub, ids("after", 2)).await;
+    world.at_end(Ends::forwarded(4)).await;
+    run(&settings, &["rebuild", "--undo"]).await.expect_success();
+    run(&settings, &["rebuild", "--forget"]).await.expect_success();
+    // The role of the hub may not, and is told what is missing.
+    let ran = run(
+        &world.nats.settings("hub").set("DATABASE_URL", url_of(&least)),
+        &["rebuild"],
+    )
+    .await;
+    assert_eq!(ran.code, Some(2), "{}", ran.said());
+    assert!(
+        ran.stderr.contains(&format!("the role {least} is not its owner")),
+        "{}",
+        ran.said()
+    );
+    world.post_orders(&hub, ids("last", 1)).await;
+    world.at_end(Ends::forwarded(5)).await;
+}
+
 /// Two at once, and what cannot be replaced: it says so and changes nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused() {

@@ -16,6 +16,9 @@ const OBSTACLES: &str = "
     UNION ALL
     SELECT 'the role ' || current_user || ' is not its owner' FROM pg_class WHERE oid = $1 AND NOT pg_has_role(relowner, 'USAGE')
     UNION ALL
+    SELECT 'the role ' || current_user || ' lacks CREATE on the schema ' || n.nspname
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1 AND NOT has_schema_privilege(n.oid, 'CREATE')
+    UNION ALL
     SELECT 'it has row-level security' FROM pg_class c WHERE oid = $1
         AND (relrowsecurity OR EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid))
     UNION ALL

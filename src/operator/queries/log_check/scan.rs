@@ -247,3 +247,124 @@ fn has_right_id(event: &Recorded) -> bool {
     let id = cause.derive(label);
     [id, id.at(sequence)].contains(&envelope.id)
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, Utc};
+
+    use super::*;
+
+    /// A log that is written event by event.
+    #[derive(Default)]
+    struct Log(Vec<Recorded>);
+
+    impl Log {
+        fn accept(&mut self, body: &str, order: &str) -> Recorded {
+            let at: DateTime<Utc> = "2026-11-29T12:00:00Z".parse().unwrap();
+            let webhook = Recorded::sample("careem", order, "order_created", body.as_bytes(), at);
+            self.add(webhook)
+        }
+
+        fn add(&mut self, event: Recorded) -> Recorded {
+            let sequence = self.0.len() as u64 + 1;
+            let event = Recorded { sequence, ..event };
+            self.0.push(event.clone());
+            event
+        }
+
+        fn follow(&mut self, from: &Recorded, label: &str, event_type: EventType) -> Recorded {
+            let envelope = from.follow(label, event_type, from.envelope.time);
+            self.add(Recorded {
+                envelope,
+                run: None,
+                ..from.clone()
+            })
+        }
+
+        fn transform(&mut self, webhook: &Recorded) -> Recorded {
+            self.follow(webhook, Transform::LABEL, EventType::OrderTransformed)
+        }
+
+        fn forward(&mut self, transformed: &Recorded) -> Recorded {
+            self.follow(transformed, OUTCOME, EventType::OrderForwarded)
+        }
+
+        fn scan(&self) -> Scan {
+            let mut scan = Scan::from(1);
+            for event in &self.0 {
+                scan.note(event);
+            }
+            scan
+        }
+    }
+
+    fn places(faults: &Named<Fault>) -> Vec<u64> {
+        faults.first.iter().map(|fault| fault.sequence).collect()
+    }
+
+    #[test]
+    fn what_ended_leaves_nothing_open() {
+        let mut log = Log::default();
+        let webhook = log.accept("one", "CR-1");
+        let transformed = log.transform(&webhook);
+        log.follow(&transformed, "forward_failed/1", EventType::OrderForwardFailed);
+        let dead = log.follow(&transformed, OUTCOME, EventType::OrderDeadLettered);
+        assert!(!log.scan().has_open());
+        // It is taken up again: what follows names the request, and the place of what was taken up.
+        let request = log.follow(&transformed, "retry/1", EventType::OrderRetryRequested);
+        assert!(log.scan().has_open());
+        let again = Recorded {
+            run: Some(request.envelope.id),
+            ..transformed.clone()
+        };
+        log.forward(&again);
+        // The webhook is accepted again, after the log forgot its id.
+        let repeated = log.accept("one", "CR-1");
+        assert_eq!(repeated.envelope.id, webhook.envelope.id);
+        log.follow(&repeated, Transform::LABEL, EventType::OrderIgnored);
+        let scan = log.scan();
+        assert!(!scan.has_open() && scan.faults.is_empty());
+        // The dead letter's run had ended, so the request's cause is looked up.
+        assert_eq!(
+            scan.causes.iter().map(|cause| cause.sequence).collect::<Vec<_>>(),
+            [transformed.sequence]
+        );
+        assert_eq!(dead.envelope.cause_sequence, Some(transformed.sequence));
+    }
+
+    #[test]
+    fn open_events_wait_are_parked_or_are_lost() {
+        let mut log = Log::default();
+        for (body, order) in [("a", "CR-1"), ("b", "CR-2"), ("c", "CR-3")] {
+            let webhook = log.accept(body, order);
+            log.transform(&webhook);
+        }
+        let webhook = log.accept("d", "CR-4");
+        let mut scan = log.scan();
+        // Up to 4 all is acknowledged.
+        let (waiting, parked) = scan.judge_open(&HashSet::from([2]), |sequence, _| sequence <= 4);
+        assert_eq!((waiting, parked), (2, 1));
+        assert_eq!(places(&scan.faults.lost), [4]);
+        assert_eq!(scan.faults.lost.first[0].external_order_id, "CR-2");
+        assert_eq!(webhook.sequence, 7);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let mut log = Log::default();
+        let (first, second) = (log.accept("a", "CR-1"), log.accept("b", "CR-1"));
+        let (late, early) = (log.transform(&second), log.transform(&first));
+        let mut forwarded = log.forward(&late);
+        forwarded.envelope.id = EventId::of_webhook("careem", &[b"other"]);
+        log.0[4] = forwarded;
+        // Its cause stands behind it.
+        let mut outcome = log.forward(&early);
+        outcome.envelope.cause_sequence = Some(99);
+        outcome.envelope.cause_id = Some(second.envelope.id);
+        log.0[5] = outcome;
+        let faults = log.scan().faults;
+        assert_eq!(places(&faults.out_of_order), [early.sequence]);
+        assert_eq!(places(&faults.wrong_ids), [5]);
+        assert_eq!(places(&faults.without_cause), [6]);
+    }
+}
