@@ -1,9 +1,14 @@
-//! (c) All tables from the log, beside a plain insert of the same rows.
+//! (c) All tables from the log, beside a plain insert of the same rows: by a hub with an empty database, by `rebuild`, and by `verify`.
 
 use std::time::Instant;
 
-use anyhow::Result;
-use webhook_hub::journal::streams;
+use anyhow::{Result, ensure};
+use webhook_hub::{
+    config::{self, Environment},
+    database::Database,
+    journal::{connection::Connection, streams},
+    projection::rebuild::{self, Asked, Parts},
+};
 
 use super::{Bench, position};
 use crate::{
@@ -38,8 +43,48 @@ impl Bench {
             samples.add(what, rebuild, "s");
             let share = samples.add("share of the plain insert", insert / rebuild, "");
             share.wants(Goal::AtLeast(0.7));
+            self.made_again(&url, (&connection, events), insert, &mut samples)
+                .await?;
         }
         self.push(samples);
+        Ok(())
+    }
+
+    /// The same tables by `rebuild`, beside the live ones, and `verify`.
+    async fn made_again(
+        &self,
+        url: &str,
+        (log, events): (&Connection, u64),
+        insert: f64,
+        samples: &mut Samples,
+    ) -> Result<()> {
+        let environment = Environment::from_iter([("DATABASE_URL", url.to_owned())]);
+        let database = Database::new(&config::Database::from_environment(&environment)?)?;
+        let parts = Parts {
+            log,
+            database: &database,
+            tell: &|_| (),
+        };
+        let began = Instant::now();
+        let rebuilt = Box::pin(rebuild::rebuild(parts, &[], false)).await?;
+        let took = began.elapsed().as_secs_f64();
+        ensure!(
+            rebuilt.events == events,
+            "{} of {events} events were applied",
+            rebuilt.events
+        );
+        samples.add("rebuild of all tables", events as f64 / took, "events/s");
+        samples.add("tables locked by the exchange", rebuilt.locked_seconds * 1000.0, "ms");
+        let share = samples.add("share of the plain insert, rebuild", insert / took, "");
+        share.wants(Goal::AtLeast(0.8));
+        let began = Instant::now();
+        let verified = Box::pin(rebuild::verify(parts, &Asked::default())).await?;
+        ensure!(verified.is_same, "the rebuilt tables are not what the log says");
+        samples.add(
+            "verify of all tables",
+            events as f64 / began.elapsed().as_secs_f64(),
+            "events/s",
+        );
         Ok(())
     }
 }

@@ -149,6 +149,9 @@ fn log_text(f: &mut fmt::Formatter<'_>, log: &LogChecked) -> fmt::Result {
     if log.unreadable > 0 {
         write!(f, "\n{} messages are no events", log.unreadable)?;
     }
+    if log.newer > 0 {
+        write!(f, "\n{} events are of a later version", log.newer)?;
+    }
     if log.not_looked_up > 0 {
         write!(
             f,

@@ -5,7 +5,7 @@ mod scan;
 
 use std::collections::HashSet;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use serde::Serialize;
 
 use self::scan::Scan;
@@ -43,6 +43,8 @@ pub struct LogChecked {
     pub events: u64,
     /// Messages that are no events.
     pub unreadable: u64,
+    /// Events of a later version. With any, what has no outcome counts as waiting, because one of them may be the outcome.
+    pub newer: u64,
     /// Accepted events that a stage has not ended yet.
     pub waiting: u64,
     /// Accepted events that wait in a lane for a later attempt.
@@ -56,7 +58,7 @@ pub struct LogChecked {
 /// Reads the log from a place on, or from its beginning, to its end.
 ///
 /// # Errors
-/// Where NATS does not answer, or an event is of a later version.
+/// Where NATS does not answer.
 pub async fn check(connection: &Connection, from: Option<u64>, tell: Tell<'_>) -> anyhow::Result<LogChecked> {
     let first = beginning(connection).await?.max(1).max(from.unwrap_or(1));
     let mut scan = Scan::from(first);
@@ -90,6 +92,7 @@ pub async fn check(connection: &Connection, from: Option<u64>, tell: Tell<'_>) -
         last_sequence: next - 1,
         events: scan.events,
         unreadable: scan.unreadable,
+        newer: scan.newer,
         waiting,
         parked,
         faults: scan.faults,
@@ -106,10 +109,7 @@ async fn read(connection: &Connection, scan: &mut Scan, next: &mut u64, tell: Te
         for entry in entries {
             match entry {
                 Entry::Event(event) => scan.note(&event),
-                Entry::Unreadable {
-                    sequence,
-                    newer: Some(what),
-                } => bail!("event {sequence} is of a later version: {what}; use the program of that version"),
+                Entry::Unreadable { newer: Some(_), .. } => scan.newer += 1,
                 Entry::Unreadable { .. } => scan.unreadable += 1,
             }
         }

@@ -109,6 +109,8 @@ pub(super) struct Comparison<'a> {
     /// Which rows of the live table (`l`), and of the made one (`s`).
     of_live: String,
     of_made: String,
+    /// Live rows (`l`) that are not the log's. They are no extra ones, and may be different.
+    is_of_others: String,
     /// Which rows of the made one are old enough to be deleted.
     is_expired: String,
     /// Rows of the live one that began before the log does.
@@ -146,7 +148,8 @@ impl<'a> Comparison<'a> {
             live: table.live(names),
             made: table.within(schema),
             columns: table.made(),
-            of_live: format!("{} AND NOT ({of_others})", filter("l")),
+            of_live: filter("l"),
+            is_of_others: format!("coalesce({of_others}, false)"),
             of_made: filter("s"),
             is_expired: table.is_expired("s", which.retention),
             older: table.is_older(names, "l", which.since),
@@ -254,14 +257,16 @@ impl<'a> Comparison<'a> {
         let sql = format!(
             "SELECT * FROM (
                  SELECT l.{first} IS NULL AS is_missing, s.{first} IS NULL AS is_extra, coalesce({}, {}) AS key,
-                     array_remove(ARRAY[{}], NULL) AS columns, l.{first} IS NULL AND {} AS is_expired
+                     array_remove(ARRAY[{}], NULL) AS columns, l.{first} IS NULL AND {} AS is_expired, {} AS is_of_others
                  FROM (SELECT * FROM {} l WHERE {live_range} AND {}) l
                  FULL JOIN (SELECT * FROM {} s WHERE {made_range} AND {}) s ON {}
-             ) AS r WHERE (is_missing OR is_extra OR cardinality(columns) > 0) AND NOT is_expired ORDER BY key",
+             ) AS r WHERE is_missing AND NOT is_expired OR (is_extra OR NOT is_missing AND cardinality(columns) > 0) AND NOT is_of_others
+             ORDER BY key",
             self.nothing_as_null(&name("l"), "l"),
             name("s"),
             differs.join(", "),
             self.is_expired,
+            self.is_of_others,
             self.live,
             self.of_live,
             self.made,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 
 use super::{Progress, Tell, beside::Beside};
@@ -67,7 +67,7 @@ impl<'a> Feeder<'a> {
     /// Applies all events up to a place on the log.
     ///
     /// # Errors
-    /// Where NATS or PostgreSQL is away, where another run began, or where an event is of a later version.
+    /// Where NATS or PostgreSQL is away, where another run began, or where an event is of a later version that may have written its rows.
     pub(super) async fn up_to(&mut self, goal: u64, tell: Tell<'_>) -> anyhow::Result<()> {
         if self.position >= goal {
             return Ok(());
@@ -127,6 +127,15 @@ impl<'a> Feeder<'a> {
                 self.seen.insert(event.envelope.provider.to_string());
             }
         }
+        for (sequence, what) in &chunk.newer {
+            // The tables were written by a version that does not know it either.
+            let sql = "SELECT EXISTS (SELECT FROM hub.skipped_events WHERE sequence = $1)";
+            let row = self.connection.query_one(sql, &[&i64::try_from(*sequence)?]).await?;
+            anyhow::ensure!(
+                row.try_get::<_, bool>(0)?,
+                "event {sequence} is of a later version: {what}; use the program of that version"
+            );
+        }
         self.position = fill::apply(&mut self.connection, target, events, to, &mut self.limit).await?;
         self.events += events.len() as u64;
         Ok(())
@@ -136,13 +145,15 @@ impl<'a> Feeder<'a> {
 /// A part of the log.
 struct Chunk {
     events: Vec<Recorded>,
+    /// Events of a later version: where they are, and what this one does not know.
+    newer: Vec<(u64, String)>,
     /// Up to where it was read for them.
     read_to: u64,
 }
 
 /// As much as one transaction takes, at most to a sequence.
 async fn read(reader: &mut LogReader, goal: u64) -> anyhow::Result<Chunk> {
-    let (mut events, mut bytes, mut last) = (Vec::new(), 0, 0);
+    let (mut events, mut newer, mut bytes, mut last) = (Vec::new(), Vec::new(), 0, 0);
     while last < goal && events.len() + BATCH <= MAX_EVENTS && bytes < MAX_BYTES {
         let entries = reader.next_batch().await?;
         // At the end of the log.
@@ -154,9 +165,7 @@ async fn read(reader: &mut LogReader, goal: u64) -> anyhow::Result<Chunk> {
                 Entry::Unreadable {
                     sequence,
                     newer: Some(what),
-                } if sequence <= goal => {
-                    bail!("event {sequence} is of a later version: {what}; use the program of that version")
-                }
+                } if sequence <= goal => newer.push((sequence, what)),
                 // What is no event has no row.
                 _ => {}
             }
@@ -164,6 +173,7 @@ async fn read(reader: &mut LogReader, goal: u64) -> anyhow::Result<Chunk> {
     }
     Ok(Chunk {
         events,
+        newer,
         read_to: last.min(goal),
     })
 }

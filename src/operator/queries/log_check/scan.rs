@@ -106,6 +106,7 @@ pub(super) struct Scan {
     pub(super) faults: Faults,
     pub(super) events: u64,
     pub(super) unreadable: u64,
+    pub(super) newer: u64,
 }
 
 impl Scan {
@@ -120,6 +121,7 @@ impl Scan {
             faults: Faults::default(),
             events: 0,
             unreadable: 0,
+            newer: 0,
         }
     }
 
@@ -190,7 +192,7 @@ impl Scan {
         }
     }
 
-    /// How many of the open ones wait for a stage, and how many are parked. The rest is lost.
+    /// How many of the open ones wait for a stage, and how many are parked. The rest is lost, unless events of a later version may have ended them.
     pub(super) fn judge_open(
         &mut self,
         in_lanes: &HashSet<u64>,
@@ -201,7 +203,7 @@ impl Scan {
         for run in self.open.values().flatten() {
             if run.events.iter().any(|(event, _)| in_lanes.contains(event)) {
                 parked += 1;
-            } else if is_acknowledged(run.next.sequence, run.event_type) {
+            } else if self.newer == 0 && is_acknowledged(run.next.sequence, run.event_type) {
                 lost.push(run.next.clone());
             } else {
                 waiting += 1;
