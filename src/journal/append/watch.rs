@@ -283,7 +283,7 @@ mod tests {
         let info = |max_bytes: i64, max_msgs: i64| -> Info {
             let info = serde_json::json!({
                 "config": { "max_bytes": max_bytes, "max_msgs": max_msgs },
-                "state": { "messages": 10, "bytes": 1000 },
+                "state": { "messages": 10, "bytes": 1000, "last_seq": 10 },
             });
             serde_json::from_value(info).unwrap()
         };
