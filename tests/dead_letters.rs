@@ -183,7 +183,7 @@ async fn a_retry_is_requested_once() {
         "anna@desk",
     ];
     let asked = log.run(&args).await.expect_success();
-    assert!(asked.stdout.contains("2 retries asked for"), "{}", asked.stdout);
+    assert!(asked.stdout.contains("2 retries requested"), "{}", asked.stdout);
     let requests = log.requests().await;
     let causes: Vec<_> = requests
         .iter()
@@ -264,7 +264,7 @@ async fn letters_that_cannot_be_retried() {
     for text in [
         &format!("not retried: dead letter {old}"),
         &format!("not retried: message {garbage} "),
-        "1 retry asked for",
+        "1 retry requested",
     ] {
         assert!(all.stdout.contains(text), "{text} in {}", all.stdout);
     }
@@ -319,7 +319,7 @@ async fn a_retry_after_the_fix_is_forwarded() {
     let _hub = world.hub().await;
     let args = ["dead-letters", "retry", "--all", "--reason", "row added"];
     let asked = run(&operator, &args).await.expect_success();
-    assert!(asked.stdout.contains("4 retries asked for"), "{}", asked.said());
+    assert!(asked.stdout.contains("4 retries requested"), "{}", asked.said());
     world.at_end(Ends::forwarded(4)).await;
 
     assert_eq!(keys(&world), keys_before, "each is the same request as before");

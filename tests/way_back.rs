@@ -198,7 +198,7 @@ async fn dead_letters_by_stage_code_and_time() {
     let retried = log
         .run(&["retry", "--all", "--stage", "transform", "--code", "INVALID_ORDER"])
         .await;
-    assert!(retried.expect_success().stdout.contains("1 retry asked for"));
+    assert!(retried.expect_success().stdout.contains("1 retry requested"));
     assert_eq!(log.open(&[]).await, [of(refused), of(homeless)]);
 }
 
@@ -212,7 +212,7 @@ async fn retrying_all_leaves_menus_out() {
     assert!(dry.stdout.contains("1 menu left out"), "{}", dry.stdout);
     let asked = log.run(&["retry", "--all"]).await.expect_success();
     assert!(
-        asked.stdout.contains("1 retry asked for") && asked.stdout.contains("--menus"),
+        asked.stdout.contains("1 retry requested") && asked.stdout.contains("--menus"),
         "{}",
         asked.stdout
     );

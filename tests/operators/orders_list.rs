@@ -134,7 +134,7 @@ async fn the_least_rights_and_what_it_says_without_them() {
                 "--after",
                 "n1759320000123.00000000000000000000000000000007",
             ],
-            "another order",
+            "sorted differently",
         ),
     ] {
         let ran = run(&reader, &[&["orders", "list"], args].concat()).await;
