@@ -99,7 +99,7 @@ async fn news_and_orders_without_a_time_use_their_event_id() {
     assert_eq!((&key, world.keys_of("CR-timeless")), (&id, vec![id.clone()]));
     let [key, id] = world.names_of("CR-timed").await;
     assert_ne!(key, id);
-    assert_eq!(world.keys_of("CR-timed"), [key.clone()]);
+    assert_eq!(world.keys_of("CR-timed"), std::slice::from_ref(&key));
     assert!(hub.terminate().await.0.success());
 
     // An operator finds it in the log by the same name as in the backend's.

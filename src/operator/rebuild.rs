@@ -63,7 +63,7 @@ async fn answer(environment: &Environment, what: &Rebuild, as_json: bool) -> any
         tell: &|progress| lines.tell(progress),
     };
     if what.dry_run {
-        let plan = with_rights(&log, &settings, rebuild::plan(parts, &what.tables)).await?;
+        let plan = Box::pin(with_rights(&log, &settings, rebuild::plan(parts, &what.tables))).await?;
         show(as_json, &plan, PlanText(&plan))?;
         return Ok(Verdict::needs_a_person(!plan.obstacles.is_empty()));
     }

@@ -165,7 +165,7 @@ pub async fn plan(parts: Parts<'_>, names: &[String]) -> anyhow::Result<Plan> {
 /// they were.
 pub async fn rebuild(parts: Parts<'_>, names: &[String], keep_extra: bool) -> anyhow::Result<Rebuilt> {
     let wanted = tables_of(names)?;
-    let start = Start::exchange(parts, &wanted).await?;
+    let start = Box::pin(Start::exchange(parts, &wanted)).await?;
     let beside = start.begin_beside(wanted).await?;
     crash_at("rebuild_begun");
     let made = async {
@@ -186,7 +186,7 @@ pub async fn rebuild(parts: Parts<'_>, names: &[String], keep_extra: bool) -> an
 /// # Errors
 /// As [`rebuild`]; also where no replaced tables are kept, or they cannot be brought up to date.
 pub async fn undo(parts: Parts<'_>) -> anyhow::Result<Rebuilt> {
-    let start = Start::exchange(parts, &[]).await?;
+    let start = Box::pin(Start::exchange(parts, &[])).await?;
     let beside = start.replaced().await?;
     let mut run = Box::pin(Run::new(parts, start, &beside, false)).await?;
     Box::pin(run.finish()).await

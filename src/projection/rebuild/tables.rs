@@ -30,9 +30,12 @@ pub(super) struct Table {
     pub(super) provider: &'static str,
     /// The statement that makes its rows.
     insert: &'static str,
-    /// Which rows of the live table (`l`) a person wrote in, and which columns are theirs there.
-    pub(super) by_people: Option<(fn() -> String, &'static [&'static str])>,
+    /// What people write there, if they do.
+    pub(super) by_people: Option<ByPeople>,
 }
+
+/// The condition for rows of the live table (`l`) that a person wrote in, and the columns that are that person's.
+pub(super) type ByPeople = (fn() -> String, &'static [&'static str]);
 
 /// All of them, in the order in which a batch is applied to them.
 pub(super) static TABLES: [Table; 4] = [
