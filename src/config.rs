@@ -333,7 +333,7 @@ fn breaker(env: &Environment) -> Result<Breaker, ConfigError> {
 }
 
 /// Suffixes by which a variable belongs to a provider.
-const PROVIDER_SUFFIXES: [&str; 22] = [
+const PROVIDER_SUFFIXES: [&str; 25] = [
     "_WEBHOOK_SECRET",
     "_WEBHOOK_SECRET_FILE",
     "_API_KEY",
@@ -351,8 +351,11 @@ const PROVIDER_SUFFIXES: [&str; 22] = [
     "_RESPONSE_WAIT",
     "_FORWARD_TEST_ORDERS",
     "_API_URL",
+    "_TOKEN_URL",
     "_CLIENT_ID",
     "_CLIENT_ID_FILE",
+    "_KEY_ID",
+    "_KEY_ID_FILE",
     "_CLIENT_SECRET",
     "_CLIENT_SECRET_FILE",
     "_ENABLED",

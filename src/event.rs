@@ -25,6 +25,8 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x6f0b_54f8_3c1e_4c0e_9d6b_8f2a_52e1_7a4
 
 /// `webhookType` of what creates an order.
 pub const ORDER_CREATED: &str = "order_created";
+/// `webhookType` of what changes the lines or amounts of an order.
+pub const ORDER_AMENDED: &str = "order_amended";
 
 /// Identity of an event: the `ce-id`, and the `Nats-Msg-Id` by which JetStream recognises a repeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -312,6 +314,11 @@ impl Envelope {
     /// Whether it is about a new order, not about a change of one.
     pub fn is_creation(&self) -> bool {
         self.webhook_type == ORDER_CREATED
+    }
+
+    /// Whether it is about other lines or amounts of an order.
+    pub fn is_amendment(&self) -> bool {
+        self.webhook_type == ORDER_AMENDED
     }
 }
 

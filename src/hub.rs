@@ -19,13 +19,13 @@ use tokio_util::sync::CancellationToken;
 use self::budget::Budget;
 use crate::{
     branches::Branches,
-    config::{self, Config},
+    config::{self, Config, ProviderConfig},
     database::Database,
     delivery::{
         gate::{Gate, shared},
         stage,
     },
-    forward::{Forward, client::BackendClient},
+    forward::{Forward, ProviderRules, client::BackendClient},
     intake::{self, Intake, reload::Reload},
     integration::{self, Integration, token::ServiceTokens},
     journal::{
@@ -302,7 +302,7 @@ fn spawn_stages(
         remotes,
         Arc::clone(&branches),
         database.clone(),
-        journal.clone(),
+        (journal.clone(), Arc::clone(&orders)),
         config.retries.clone(),
     ));
     let transform = Arc::new(Transform::new(
@@ -317,11 +317,7 @@ fn spawn_stages(
         gate,
         (orders, Arc::clone(journal.connection())),
         config.retries.clone(),
-        config
-            .providers
-            .iter()
-            .filter_map(|provider| Some((provider.name.to_string(), provider.order_ttl?)))
-            .collect(),
+        rules(&config.providers),
     ));
     let (log, other, grace) = (journal.clone(), journal.clone(), config.stopping.grace);
     tasks.spawn("transform", Phase::Stages, move |stop| {
@@ -339,6 +335,25 @@ fn spawn_stages(
     let live = Live::new(journal, database, enabled, config.retention);
     tasks.spawn("projection", Phase::Stages, move |stop| live.run(stop));
     Ok(())
+}
+
+/// What the stage `forward` does differently for a provider.
+fn rules(providers: &[ProviderConfig]) -> ProviderRules {
+    let mut rules = ProviderRules::default();
+    for provider in providers {
+        let name = || provider.name.to_string();
+        let confirm = provider
+            .outbound
+            .as_ref()
+            .and_then(|outbound| outbound.spec.confirm_within);
+        // What the provider is told to be lost in time must not come to the kitchen later.
+        let ttl = [provider.order_ttl, confirm].into_iter().flatten().min();
+        rules.order_ttl.extend(ttl.map(|ttl| (name(), ttl)));
+        let again = provider.file.events.announced_again;
+        rules.announced_again.extend(again.map(|kind| (name(), kind)));
+        rules.confirms.extend(confirm.map(|_| name()));
+    }
+    rules
 }
 
 /// When a task is stopped.

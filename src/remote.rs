@@ -10,7 +10,7 @@ use axum::http::{
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use secrecy::ExposeSecret;
-use serde_json::{Value, json};
+use serde_json::Value;
 use url::Url;
 
 use self::{
@@ -40,9 +40,10 @@ pub mod limits;
 pub mod refusals;
 pub mod token;
 mod answer;
+mod reply;
 mod request_slots;
 
-pub use self::request_slots::MAX_REQUESTS;
+pub use self::{reply::Reply, request_slots::MAX_REQUESTS};
 
 /// Largest order document that is fetched, in bytes: the default limit of a webhook.
 pub(crate) const MAX_DOCUMENT_BYTES: usize = 5 * 1024 * 1024;
@@ -50,44 +51,6 @@ pub(crate) const MAX_DOCUMENT_BYTES: usize = 5 * 1024 * 1024;
 const REQUESTS_OF_A_CALL: u32 = 4;
 /// Longest wait before a breaker with all its trials under way is checked again.
 const TRIALS_UNDER_WAY: Duration = Duration::from_secs(1);
-
-/// The result of a request.
-#[derive(Debug)]
-pub enum Reply {
-    /// 2xx, or a status that means that it is so already.
-    Done {
-        /// HTTP status.
-        status: u16,
-        /// The answer.
-        body: Vec<u8>,
-    },
-    /// The provider will not have it; trying again cannot help.
-    Refused(ErrorReport),
-    /// Later, perhaps.
-    Temporary {
-        /// What went wrong.
-        error: ErrorReport,
-        /// Not before this long from now.
-        after: Option<Duration>,
-    },
-    /// No request was made, or the set-up is at fault: not before this long from now.
-    Wait(Duration),
-    /// No request was made; its turn comes in this long.
-    Turn(Duration),
-}
-
-impl Reply {
-    /// Adds the branch to the error, for the readers of the dead letter.
-    fn of(mut self, origin: &Caller) -> Self {
-        if let (Self::Refused(error) | Self::Temporary { error, .. }, Some(branch)) = (&mut self, &origin.branch) {
-            if error.details.is_null() {
-                error.details = json!({});
-            }
-            error.details["branch"] = branch.as_str().into();
-        }
-        self
-    }
-}
 
 /// For whom a request is made.
 pub(super) struct Caller {
@@ -232,8 +195,20 @@ impl Remote {
         };
         let reply = match self.send(origin, request, scope).await? {
             SendResult::Reply(reply) => reply,
-            SendResult::Answer(answer) if call.done.contains(&answer.status) => done(answer),
-            SendResult::Answer(answer) => self.meaning(answer, origin),
+            SendResult::Answer(answer) => match &call.again {
+                Some(again) if again.is_one(answer.status, &answer.body) => Reply::Again {
+                    error: report(&answer, ErrorType::Temporary, "the provider cannot take it yet"),
+                    after: again.every,
+                    within: again.within,
+                },
+                _ if call.done.contains(&answer.status) => done(answer),
+                _ if call.ended.contains(&answer.status) => Reply::Refused(report(
+                    &answer,
+                    ErrorType::Validation,
+                    "the order has ended at the provider",
+                )),
+                _ => self.meaning(answer, origin),
+            },
         };
         Ok(reply.of(origin))
     }
@@ -380,7 +355,10 @@ impl Remote {
         request: &Request<'_>,
         scope: &mut Scope,
     ) -> Result<Answer, RequestFailure> {
-        let is_token = matches!(self.spec.auth, Auth::Oauth2 { .. } | Auth::Login { .. });
+        let is_token = matches!(
+            self.spec.auth,
+            Auth::Oauth2 { .. } | Auth::Login { .. } | Auth::Jwt { .. }
+        );
         let auth = &self.spec.auth;
         let base = origin
             .base
@@ -427,7 +405,9 @@ impl Remote {
         let secret = match &self.spec.auth {
             Auth::None => None,
             Auth::Header { name, prefix } => Some((name.parse().ok(), format!("{prefix}{}", self.tokens.secret()))),
-            Auth::Oauth2 { .. } | Auth::Login { .. } => Some((Some(AUTHORIZATION), format!("Bearer {text}"))),
+            Auth::Oauth2 { .. } | Auth::Login { .. } | Auth::Jwt { .. } => {
+                Some((Some(AUTHORIZATION), format!("Bearer {text}")))
+            }
         };
         if let Some((Some(name), secret)) = secret
             && let Ok(mut secret) = HeaderValue::from_str(&secret)

@@ -22,7 +22,7 @@ use crate::{
     event::{
         EventType, NewEvent, NotYours, Recorded,
         outcome::{ErrorReport, ErrorType, Ignored, ORDER_AMBIGUOUS, TEST_ORDER},
-        push::PushStatus,
+        push::{self, PushStatus},
     },
     fault_injection,
     journal::{Appended, connection::Connection},
@@ -179,7 +179,21 @@ impl Transform {
     }
 }
 
-/// Logs which texts were changed; only the log of events has the original texts.
+impl Transform {
+    /// Whether a provider that waits for the word whether the backend has an order must be told that it will not.
+    fn is_lost(&self, received: &Recorded, outcome: &NewEvent) -> bool {
+        let is_end = matches!(
+            outcome.envelope.event_type,
+            EventType::OrderDeadLettered | EventType::OrderRejected
+        );
+        let enabled = self.registry.get(&received.envelope.provider);
+        let remote = enabled.and_then(|enabled| enabled.outbound.as_ref());
+        let waits = remote.is_some_and(|remote| remote.spec.confirm_within.is_some());
+        is_end && waits && received.run.is_none() && received.envelope.is_creation()
+    }
+}
+
+/// Says which texts are not passed on as they came; what stood there is on the log and nowhere else.
 fn note_changed(received: &Recorded, changed: &[String]) {
     if changed.is_empty() {
         return;
@@ -265,7 +279,9 @@ impl Stage for Transform {
             };
             metrics::counter!("webhooks_processed_total", "provider" => provider, "status" => status).increment(1);
         }
-        Ok(vec![outcome])
+        // Before the outcome: with that on the log no instance would come back to it.
+        let lost = self.is_lost(received, &outcome).then(|| push::lost(received));
+        Ok(lost.into_iter().chain([outcome]).collect())
     }
 }
 

@@ -28,8 +28,7 @@ const RESTAURANT: &str = "
 impl Outside {
     /// Of Uber Eats, which issues tokens on another host.
     async fn of_uber() -> Self {
-        let file = UBER_EATS.replace("https://auth.uber.com/oauth/v2/token", "/token");
-        let outside = Self::with_file("uber-eats.toml", &file).await;
+        let outside = Self::with_file("uber-eats.toml", UBER_EATS).await;
         outside.world.database.run(RESTAURANT).await.unwrap();
         outside
     }

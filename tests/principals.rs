@@ -170,8 +170,7 @@ struct Tenants {
 impl Tenants {
     async fn new(more: impl FnOnce(Settings) -> Settings) -> Self {
         let outside = Outside::with_file("careem.toml", CAREEM).await;
-        let uber = UBER_EATS.replace("https://auth.uber.com/oauth/v2/token", "/token");
-        outside.rewrite("uber-eats.toml", &uber);
+        outside.rewrite("uber-eats.toml", UBER_EATS);
         outside.world.database.run(BRANCHES).await.unwrap();
         let settings = outside.settings_for("UBER_EATS");
         let settings = ["CAREEM", "UBER_EATS"].into_iter().fold(settings, |settings, prefix| {

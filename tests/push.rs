@@ -204,8 +204,11 @@ async fn delivery_hero_gets_statuses_in_its_words() {
     for status in ["ready", "picked_up", "delivered"] {
         outside.ask(&hub, "5f37", status).await;
     }
-    let rejected = json!({ "status": "rejected", "reason": "no more chicken" }).to_string();
-    assert_eq!(send(&hub, Method::POST, path, &rejected, &[]).await.status, 202);
+    let rejected = json!({ "status": "rejected", "reason": "no more chicken", "reasonCode": "out_of_stock" });
+    assert_eq!(
+        send(&hub, Method::POST, path, &rejected.to_string(), &[]).await.status,
+        202
+    );
     outside.payloads(EventType::OrderStatusPushed, 5).await;
     let calls = outside.provider.calls();
     let said: Vec<(String, Value)> = calls.iter().map(|call| (call.path.clone(), call.json())).collect();
@@ -214,7 +217,8 @@ async fn delivery_hero_gets_statuses_in_its_words() {
         .time;
     let time = (requested + chrono::TimeDelta::minutes(15)).to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
     let status = "/v2/order/status/5f37".to_owned();
-    let accepted = json!({ "status": "order_accepted", "acceptanceTime": time, "remoteOrderId": "order-77" });
+    // The token of the order there, whatever the backend calls it: its later webhooks name it.
+    let accepted = json!({ "status": "order_accepted", "acceptanceTime": time, "remoteOrderId": "5f37" });
     assert_eq!(
         said,
         [
@@ -225,7 +229,7 @@ async fn delivery_hero_gets_statuses_in_its_words() {
             (status.clone(), json!({ "status": "order_picked_up" })),
             (
                 status,
-                json!({ "status": "order_rejected", "reason": "TECHNICAL_PROBLEM", "message": "no more chicken" })
+                json!({ "status": "order_rejected", "reason": "ITEM_UNAVAILABLE", "message": "no more chicken" })
             ),
         ]
     );

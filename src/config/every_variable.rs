@@ -114,11 +114,13 @@ const VARIABLES: &[(&str, Takes)] = &[
     ("P_ORDER_TTL", Duration(SECOND, 7 * DAY)),
     ("P_FORWARD_TEST_ORDERS", Flag),
     ("P_API_URL", Words),
+    ("P_TOKEN_URL", Words),
     ("P_API_HOSTS", Words),
     ("P_API_TLS_CA", Text),
     ("P_API_TLS_CERT", Text),
     ("P_API_TLS_KEY", Text),
     ("P_CLIENT_ID", Text),
+    ("P_KEY_ID", Text),
     ("P_CLIENT_SECRET", Text),
 ];
 

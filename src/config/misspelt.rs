@@ -94,6 +94,8 @@ pub(super) const OF_PROVIDER: &[&str] = &[
     "API_TLS_KEY",
     "CLIENT_ID",
     "CLIENT_SECRET",
+    "KEY_ID",
+    "TOKEN_URL",
 ];
 /// Variables that the shipped deployments or the tests set, and other programs read.
 const BESIDE: [&str; 11] = [

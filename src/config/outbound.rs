@@ -4,7 +4,7 @@ use super::{ClientTls, ConfigError, Environment};
 use url::Url;
 
 use crate::provider::outbound::{
-    ClientCredentials, Spec,
+    Auth, ClientCredentials, Spec,
     origins::{MAX_HOSTS, Origins},
 };
 
@@ -33,11 +33,13 @@ pub(super) fn of_provider(
     let client = ClientCredentials {
         id: env.text(&format!("{prefix}_CLIENT_ID"))?,
         secret: env.secret(&format!("{prefix}_CLIENT_SECRET"))?,
+        key_id: env.text(&format!("{prefix}_KEY_ID"))?,
     };
+    let token_url = api_url(env, &format!("{prefix}_TOKEN_URL"))?;
     let api_url = api_url(env, &format!("{prefix}_API_URL"))?;
     let hosts = hosts(env, &format!("{prefix}_API_HOSTS"))?;
     let tls = ClientTls::from_environment(env, &format!("{prefix}_API"))?;
-    let Some(spec) = spec.cloned() else {
+    let Some(mut spec) = spec.cloned() else {
         return match client.secret {
             None => Ok(None),
             Some(_) => Err(ConfigError::new(
@@ -48,8 +50,19 @@ pub(super) fn of_provider(
             )),
         };
     };
+    match (&mut spec.auth, token_url) {
+        (_, None) => {}
+        (Auth::Oauth2 { token_url, .. }, Some(other)) => *token_url = other,
+        _ => {
+            return Err(ConfigError::new(
+                format!("{prefix}_TOKEN_URL"),
+                format_args!("the file of {name} asks for no token by OAuth 2; take this away"),
+            ));
+        }
+    }
     let (needs_id, needs_secret) = spec.auth.needs();
     let missing = match (needs_id && client.id.is_none(), needs_secret && client.secret.is_none()) {
+        (false, false) if spec.auth.needs_key_id() && client.key_id.is_none() => Some("_KEY_ID"),
         (false, false) => None,
         (_, true) => Some("_CLIENT_SECRET"),
         (true, false) => Some("_CLIENT_ID"),
@@ -145,7 +158,17 @@ mod tests {
             ("careem", &[("X_CLIENT_SECRET", "s")][..], "X_CLIENT_ID"),
             ("careem", &[("X_CLIENT_ID", "hub")], "X_CLIENT_SECRET"),
             ("uber-eats", &[], "X_CLIENT_SECRET"),
-            ("jahez", &[("X_CLIENT_SECRET", "s")], "X_CLIENT_SECRET"),
+            ("keeta", &[("X_CLIENT_SECRET", "s")], "X_CLIENT_SECRET"),
+            (
+                "doordash",
+                &[("X_CLIENT_ID", "hub"), ("X_CLIENT_SECRET", "s")],
+                "X_KEY_ID",
+            ),
+            (
+                "jahez",
+                &[("X_CLIENT_SECRET", "s"), ("X_TOKEN_URL", "https://t.example")],
+                "X_TOKEN_URL",
+            ),
             ("careem", &[("X_API_URL", "careem.example")], "X_API_URL"),
             ("careem", &[("X_API_HOSTS", "a.example,b/c")], "X_API_HOSTS"),
         ] {

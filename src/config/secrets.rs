@@ -156,7 +156,7 @@ pub(super) fn branch_secrets(
         let message = "expected false: the scheme none verifies nothing, so it cannot separate branches";
         return Err(ConfigError::new(variable, message));
     }
-    let is_fetched = matches!(file.webhook.document, Some(Document::Fetched(_)));
+    let is_fetched = matches!(file.webhook.document, Some(Document::Fetched(..)));
     let is_of_document = |source: &Source| matches!(source, Source::Here(_) | Source::Document(_));
     let store = file.webhook.store.as_ref();
     if is_fetched && !store.is_some_and(|store| store.from.iter().any(is_of_document)) {
@@ -241,7 +241,7 @@ mod tests {
             branch_secrets(&env, "UBER_EATS", &file.verification, &file).map_err(|error| error.to_string())
         };
         assert_eq!(read(UBER), Ok(true));
-        let refused = read(&UBER.replace(", \"/order/store/id\"]", "]")).unwrap_err();
+        let refused = read(&UBER.replace(", \"/store/id\"]", "]")).unwrap_err();
         assert!(
             refused.starts_with("UBER_EATS_BRANCH_SECRETS: expected false: webhook.store"),
             "{refused}"

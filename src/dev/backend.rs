@@ -62,6 +62,7 @@ pub async fn serve(listener: TcpListener, database_url: String, stop: Cancellati
     let router = Router::new()
         .route("/api/integration/orders", post(create))
         .route("/api/integration/orders/{id}/status", post(change))
+        .route("/api/integration/orders/{id}/amendment", post(amend))
         .route("/orders/{id}", get(came))
         .with_state(backend);
     listener.set_nonblocking(true)?;
@@ -160,6 +161,20 @@ async fn change(State(backend): State<Arc<Backend>>, Path(external_id): Path<Str
         Ok(Some(row)) => {
             Json(json!({ "success": true, "orderId": row.get::<_, String>(0), "status": status })).into_response()
         }
+        Ok(None) => refuse(StatusCode::NOT_FOUND, "no such order"),
+        Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, &format!("{error:#}")),
+    }
+}
+
+async fn amend(State(backend): State<Arc<Backend>>, Path(external_id): Path<String>, body: Bytes) -> Response {
+    backend.keep(Some(&external_id), &body).await;
+    let found = async {
+        let connection = backend.database.connect().await?;
+        let sql = "SELECT id FROM orders WHERE provider_order_id = $1";
+        anyhow::Ok(connection.query_opt(sql, &[&external_id]).await?)
+    };
+    match found.await {
+        Ok(Some(row)) => Json(json!({ "success": true, "orderId": row.get::<_, String>(0) })).into_response(),
         Ok(None) => refuse(StatusCode::NOT_FOUND, "no such order"),
         Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, &format!("{error:#}")),
     }

@@ -6,12 +6,15 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Envelope, outcome::ErrorReport};
+use super::{Envelope, EventId, EventType, NewEvent, Recorded, outcome::ErrorReport};
 
 /// `webhookType` of the backend's requests to send an order's status to its provider.
 pub const STATUS_REQUEST: &str = "status_request";
 /// `webhookType` of a menu for a provider.
 pub const MENU_SYNC: &str = "menu_sync";
+
+/// Label of the request to tell a provider that the backend will not have an order (see [`EventId::derive`]).
+const LOSS: &str = "loss";
 
 /// Whether an event belongs to a request of the backend, not to a webhook.
 pub fn is_of_backend(envelope: &Envelope) -> bool {
@@ -41,11 +44,17 @@ pub enum PushStatus {
     Delivered,
     /// Will not happen after all.
     Cancelled,
+    /// The kitchen needs longer.
+    Delayed,
+    /// The backend has the order. The hub alone asks for it.
+    Received,
+    /// The backend will not have the order, so the provider must tell the restaurant itself. The hub alone asks for it.
+    Lost,
 }
 
 impl PushStatus {
     /// Every word, in the order in which an order meets them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Accepted,
         Self::Rejected,
         Self::Preparing,
@@ -53,9 +62,19 @@ impl PushStatus {
         Self::PickedUp,
         Self::Delivered,
         Self::Cancelled,
+        Self::Delayed,
+        Self::Received,
+        Self::Lost,
     ];
 
-    /// Its text in requests, events and provider files.
+    /// Those that the backend may ask for.
+    pub fn of_backend() -> impl Iterator<Item = Self> {
+        Self::ALL
+            .into_iter()
+            .filter(|word| !matches!(word, Self::Received | Self::Lost))
+    }
+
+    /// As it stands in requests, events and provider files.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -65,17 +84,83 @@ impl PushStatus {
             Self::PickedUp => "picked_up",
             Self::Delivered => "delivered",
             Self::Cancelled => "cancelled",
+            Self::Delayed => "delayed",
+            Self::Received => "received",
+            Self::Lost => "lost",
         }
     }
 
-    /// Reads a word, or the one of the platform's `order_status` that means the same.
+    /// Reads a word of the backend's, or the one of the platform's `order_status` that means the same.
     pub fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "confirmed" => Self::Accepted,
             "ready_for_pickup" => Self::Ready,
             "out_for_delivery" => Self::PickedUp,
-            same => return Self::ALL.into_iter().find(|one| one.as_str() == same),
+            same => return Self::of_backend().find(|one| one.as_str() == same),
         })
+    }
+}
+
+/// Why an order is not taken or not made, in the hub's own words. A provider's file says what it calls them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasonCode {
+    /// Something that was ordered is not there.
+    OutOfStock,
+    /// The restaurant is closed.
+    Closed,
+    /// The kitchen has too much to do.
+    TooBusy,
+    /// There is no courier for it.
+    NoCourier,
+    /// It cannot be brought there.
+    Address,
+    /// A price, or the menu, is wrong.
+    Menu,
+    /// What the customer asks for cannot be done.
+    Wish,
+    /// The customer asked for it.
+    Customer,
+    /// Something does not work.
+    Technical,
+    /// Anything else.
+    Other,
+}
+
+impl ReasonCode {
+    /// Every code.
+    pub const ALL: [Self; 10] = [
+        Self::OutOfStock,
+        Self::Closed,
+        Self::TooBusy,
+        Self::NoCourier,
+        Self::Address,
+        Self::Menu,
+        Self::Wish,
+        Self::Customer,
+        Self::Technical,
+        Self::Other,
+    ];
+
+    /// As it stands in requests, events and provider files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OutOfStock => "out_of_stock",
+            Self::Closed => "closed",
+            Self::TooBusy => "too_busy",
+            Self::NoCourier => "no_courier",
+            Self::Address => "address",
+            Self::Menu => "menu",
+            Self::Wish => "wish",
+            Self::Customer => "customer",
+            Self::Technical => "technical",
+            Self::Other => "other",
+        }
+    }
+
+    /// Reads one back.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.as_str() == text)
     }
 }
 
@@ -88,6 +173,9 @@ pub struct StatusRequested {
     /// Why, for people; of a rejection or a cancellation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Why, as one of the hub's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason_code: Option<ReasonCode>,
     /// How long the kitchen needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preparation_minutes: Option<u32>,
@@ -97,6 +185,52 @@ pub struct StatusRequested {
     /// Whether the hub requested it because the branch accepts every order (`auto_accept_orders`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub automatic: bool,
+}
+
+/// A status that the hub asks for itself, because of an event. It begins something of its own: what becomes of it is not what
+/// becomes of the webhook. `cause` is the event that it follows from, where that is another.
+fn automatic(event: &Recorded, label: &str, cause: Option<EventId>, wanted: &StatusRequested) -> NewEvent {
+    let follows = event.follow(label, EventType::OrderStatusRequested, Utc::now());
+    let envelope = Envelope {
+        root_id: follows.id,
+        cause_id: cause.or(follows.cause_id),
+        webhook_type: STATUS_REQUEST.into(),
+        received_at: follows.time,
+        ..follows
+    };
+    NewEvent::new(envelope, wanted)
+}
+
+/// What a provider is told of an order because the backend has it, which `forwarded` says.
+pub fn of_forwarded(
+    event: &Recorded,
+    label: &str,
+    forwarded: &NewEvent,
+    status: PushStatus,
+    order_id: Option<String>,
+) -> NewEvent {
+    let wanted = StatusRequested {
+        status,
+        reason: None,
+        reason_code: None,
+        preparation_minutes: None,
+        order_id,
+        automatic: true,
+    };
+    automatic(event, label, Some(forwarded.envelope.id), &wanted)
+}
+
+/// What a provider is told of a new order that the backend will not have, whichever stage ends it.
+pub fn lost(event: &Recorded) -> NewEvent {
+    let wanted = StatusRequested {
+        status: PushStatus::Lost,
+        reason: Some("the restaurant's system did not take the order in time".into()),
+        reason_code: Some(ReasonCode::Technical),
+        preparation_minutes: None,
+        order_id: None,
+        automatic: true,
+    };
+    automatic(event, LOSS, None, &wanted)
 }
 
 /// Payload of `order.status_pushed`.
@@ -205,8 +339,15 @@ mod tests {
     #[test]
     fn words_read_back_and_the_platforms_mean_the_same() {
         for word in PushStatus::ALL {
-            assert_eq!(PushStatus::parse(word.as_str()), Some(word));
             assert_eq!(serde_json::to_value(word).unwrap(), word.as_str());
+        }
+        for word in PushStatus::of_backend() {
+            assert_eq!(PushStatus::parse(word.as_str()), Some(word));
+        }
+        assert_eq!(PushStatus::parse("lost"), None, "only the hub says so");
+        for code in ReasonCode::ALL {
+            assert_eq!(ReasonCode::parse(code.as_str()), Some(code));
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
         assert_eq!(PushStatus::parse("ready_for_pickup"), Some(PushStatus::Ready));
         assert_eq!(PushStatus::parse("refunded"), None);

@@ -32,6 +32,8 @@ pub enum RequestKind {
     NewOrder,
     /// A change of one that exists.
     StatusChange,
+    /// Other lines or amounts of one that exists.
+    Amendment,
 }
 
 /// The backend has it.
@@ -117,7 +119,7 @@ pub fn classify(request: RequestKind, answer: &Answer, standing: BackendEvidence
             answer,
             "the backend answers 404 to everything: is BACKEND_URL right?",
         )),
-        404 if request == RequestKind::StatusChange => AnswerVerdict::UnknownOrder {
+        404 if request != RequestKind::NewOrder => AnswerVerdict::UnknownOrder {
             error: report(
                 ErrorType::Validation,
                 answer,

@@ -102,15 +102,20 @@ impl BackendClient {
     pub fn post(&self, request: RequestKind, envelope: &Envelope) -> Result<http::Request, NotASegment> {
         let target = match request {
             RequestKind::NewOrder => Ok(self.orders.clone()),
-            RequestKind::StatusChange => {
+            RequestKind::StatusChange | RequestKind::Amendment => {
                 let order = segment::encode(&envelope.external_order_id)?;
-                Target::parse(&format!("{}{ORDERS}/{order}/status", self.base))
+                let what = if request == RequestKind::Amendment {
+                    "amendment"
+                } else {
+                    "status"
+                };
+                Target::parse(&format!("{}{ORDERS}/{order}/{what}", self.base))
             }
         };
         Ok(http::Request::new(Method::POST, target))
     }
 
-    /// Posts an order, or a change of one, and reads the answer.
+    /// Posts an order, a change or an amendment of one, and reads the answer.
     pub async fn forward(&self, mut post: http::Request, envelope: &Envelope, posting: &Posting) -> AnswerVerdict {
         let request = posting.request;
         post = post

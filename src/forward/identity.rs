@@ -2,7 +2,7 @@
 //! is next for its order, after everything before it in the order has ended. ARCHITECTURE.md, "Which order is which", explains
 //! the rules.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use crate::{
         read::{Entry, LogReader, Start, event_at},
     },
     memory::{AnnouncedBy, EntryState, IndexEntry, OrderEvents, Orders},
-    order::{body, status::Status},
+    order::{body, model::AmendmentKind, status::Status},
 };
 
 /// The order exists already.
@@ -44,6 +44,8 @@ impl Posting {
     fn own(event: &Recorded) -> Self {
         let request = if event.envelope.is_creation() {
             RequestKind::NewOrder
+        } else if event.envelope.is_amendment() {
+            RequestKind::Amendment
         } else {
             RequestKind::StatusChange
         };
@@ -75,6 +77,8 @@ pub(super) enum Plan {
 pub(super) struct OrderIdentity {
     pub(super) orders: Arc<Orders>,
     pub(super) log: Arc<Connection>,
+    /// What was done to an order that a provider announces again with another content, by the provider's name.
+    pub(super) announced_again: HashMap<String, AmendmentKind>,
 }
 
 impl OrderIdentity {
@@ -315,7 +319,8 @@ impl OrderIdentity {
         Ok(None)
     }
 
-    /// The order is announced again: as news where its status is further, else it goes no further.
+    /// The order is announced again: as an amendment where the provider tells one so, as news where its status is further, else
+    /// it goes no further.
     async fn again(
         &self,
         event: &Recorded,
@@ -336,6 +341,15 @@ impl OrderIdentity {
         let is_news = new
             .status
             .is_some_and(|new| status.is_none_or(|status| new.follows(status)));
+        let amended = self.announced_again.get(&*event.envelope.provider).filter(|_| differs);
+        if let Some(body) = amended.and_then(|kind| body::as_amendment(&event.payload, *kind).ok()) {
+            let posting = Posting {
+                request: RequestKind::Amendment,
+                key: event.envelope.id.0,
+                body: body.into(),
+            };
+            return Ok(Plan::News(posting, None));
+        }
         let end = differs.then(|| duplicate(event, order_id.clone(), true));
         match body::as_news(&event.payload) {
             Ok(body) if is_news => {

@@ -7,7 +7,7 @@
 //! an earlier announcement of its order comes first.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,13 +25,13 @@ use crate::{
         superseded::KnownAcceptances,
     },
     event::{
-        Envelope, EventType, NewEvent, NotYours, Recorded,
+        EventType, NewEvent, NotYours, Recorded,
         outcome::{ErrorReport, ErrorType, ForwardFailed, Forwarded, Ignored, ORDER_EXPIRED, OUTCOME, OrderSummary},
-        push::{self, PushStatus, StatusRequested},
+        push::{self, PushStatus},
     },
     journal::{Appended, connection::Connection},
     memory::Orders,
-    order::body,
+    order::{body, model::AmendmentKind},
     retry::{Failure, LEAST_PAUSE, Next, Schedule},
 };
 
@@ -51,6 +51,8 @@ use self::{
 
 /// Label of the request to tell the provider that it is accepted (see [`crate::event::EventId::derive`]).
 const ACCEPTANCE: &str = "acceptance";
+/// Label of the request to tell the provider that the backend has the order.
+const RECEIPT: &str = "receipt";
 
 /// Retries that count after which a change of an order that the backend does not know is given up: with the contract's
 /// delays it waits six minutes for the event that creates the order.
@@ -58,14 +60,24 @@ const UNKNOWN_ORDER_RETRIES: u32 = 2;
 /// How long an event waits where the log does not say what was before it.
 const LOG_AWAY: Duration = Duration::from_secs(1);
 
+/// What differs from provider to provider.
+#[derive(Debug, Default)]
+pub struct ProviderRules {
+    /// How old a new order may be when it is forwarded; where none is given, of any age.
+    pub order_ttl: HashMap<String, Duration>,
+    /// What was done to an order that is announced again with another content.
+    pub announced_again: HashMap<String, AmendmentKind>,
+    /// Those that wait for the word whether the backend has an order.
+    pub confirms: HashSet<String>,
+}
+
 /// The stage.
 pub struct Forward {
     client: BackendClient,
     gate: Arc<Gate>,
     identity: OrderIdentity,
     schedule: Schedule,
-    /// How old a new order of a provider may be when it is forwarded; where none is given, of any age.
-    order_ttl: HashMap<String, Duration>,
+    rules: ProviderRules,
     measured: ForwardMetrics,
 }
 
@@ -76,14 +88,18 @@ impl Forward {
         gate: Arc<Gate>,
         (orders, log): (Arc<Orders>, Arc<Connection>),
         schedule: Schedule,
-        order_ttl: HashMap<String, Duration>,
+        mut rules: ProviderRules,
     ) -> Self {
         Self {
             client,
             gate,
-            identity: OrderIdentity { orders, log },
+            identity: OrderIdentity {
+                orders,
+                log,
+                announced_again: std::mem::take(&mut rules.announced_again),
+            },
             schedule,
-            order_ttl,
+            rules,
             measured: ForwardMetrics::default(),
         }
     }
@@ -91,7 +107,7 @@ impl Forward {
     /// When a new order is too old to go into the kitchen. A retry that a person requested is for that person to
     /// judge.
     fn expires(&self, event: &Recorded) -> Option<DateTime<Utc>> {
-        let ttl = self.order_ttl.get(&*event.envelope.provider)?;
+        let ttl = self.rules.order_ttl.get(&*event.envelope.provider)?;
         let is_for_us = event.envelope.is_creation() && event.run.is_none();
         is_for_us.then(|| event.envelope.received_at + TimeDelta::from_std(*ttl).unwrap_or(TimeDelta::MAX))
     }
@@ -170,6 +186,14 @@ impl Forward {
         taken.map_err(|error| cannot_see(&error))
     }
 
+    /// It will not be forwarded any more. A provider that waits for the word gets it, so that it tells the restaurant itself.
+    fn dead(&self, event: &Recorded, attempts: u32, error: ErrorReport) -> Vec<NewEvent> {
+        let is_awaited = event.envelope.is_creation() && event.run.is_none();
+        let is_awaited = is_awaited && self.rules.confirms.contains(&*event.envelope.provider);
+        let lost = is_awaited.then(|| push::lost(event));
+        lost.into_iter().chain([dead_letter(event, attempts, error)]).collect()
+    }
+
     fn failed(
         &self,
         event: &Recorded,
@@ -179,7 +203,7 @@ impl Forward {
         for_creation: bool,
     ) -> Result<Vec<NewEvent>, Failure> {
         let Some(next) = next else {
-            return Ok(vec![dead_letter(event, request, error)]);
+            return Ok(self.dead(event, request, error));
         };
         // An attempt that does not count is identified by its time, because the next one has the same number.
         let now = Utc::now();
@@ -237,9 +261,13 @@ impl Forward {
     /// that.
     fn created(&self, event: &Recorded, label: &str, accepted: Accepted, facts: Forwarded) -> Vec<NewEvent> {
         let forwarded = self.forwarded(event, label, &facts);
+        let order_id = accepted.order_id;
+        let is_awaited = event.envelope.is_creation() && self.rules.confirms.contains(&*event.envelope.provider);
+        let received =
+            is_awaited.then(|| push::of_forwarded(event, RECEIPT, &forwarded, PushStatus::Received, order_id.clone()));
         let accept = facts.order.auto_accept;
-        let accept = accept.then(|| acceptance(event, &forwarded, accepted.order_id));
-        accept.into_iter().chain([forwarded]).collect()
+        let accept = accept.then(|| push::of_forwarded(event, ACCEPTANCE, &forwarded, PushStatus::Accepted, order_id));
+        received.into_iter().chain(accept).chain([forwarded]).collect()
     }
 
     fn forwarded(&self, event: &Recorded, label: &str, facts: &Forwarded) -> NewEvent {
@@ -284,7 +312,7 @@ impl Stage for Forward {
     async fn handle(&self, event: &Recorded, request: u32) -> Result<Vec<NewEvent>, Failure> {
         let summary = match body::summary(&event.payload) {
             Ok(summary) => summary,
-            Err(error) => return Ok(vec![dead_letter(event, request - 1, unreadable(&error))]),
+            Err(error) => return Ok(self.dead(event, request - 1, unreadable(&error))),
         };
         let plan = self.identity.plan(event).await.map_err(|error| cannot_see(&error))?;
         let posting = match &plan {
@@ -294,11 +322,11 @@ impl Stage for Forward {
         };
         let is_news = matches!(plan, Plan::News(..));
         if !is_news && self.expires(event).is_some_and(|at| at <= Utc::now()) {
-            return Ok(vec![dead_letter(event, request - 1, expired(event))]);
+            return Ok(self.dead(event, request - 1, expired(event)));
         }
         let post = match self.client.post(posting.request, &event.envelope) {
             Ok(post) => post,
-            Err(why) => return Ok(vec![dead_letter(event, request - 1, ErrorReport::of_order_id(why))]),
+            Err(why) => return Ok(self.dead(event, request - 1, ErrorReport::of_order_id(why))),
         };
         let _slot = self.client.slot().await;
         let pass = self.pass()?;
@@ -325,7 +353,7 @@ impl Stage for Forward {
                     self.identity.orders.refuse(&first);
                     Err(later(Duration::ZERO))
                 }
-                _ => Ok(vec![dead_letter(event, request, error)]),
+                _ => Ok(self.dead(event, request, error)),
             },
             AnswerVerdict::UnknownOrder { error, is_certain } => {
                 let next = self.schedule.next(request, None, event.run_id());
@@ -433,27 +461,6 @@ fn ignore(event: &Recorded, ignored: &Ignored) -> NewEvent {
         );
     }
     NewEvent::new(event.follow(OUTCOME, EventType::OrderIgnored, Utc::now()), ignored)
-}
-
-/// The request to tell the provider that the order is accepted. It begins something of its own: what becomes of it is not
-/// what becomes of the webhook.
-fn acceptance(event: &Recorded, forwarded: &NewEvent, order_id: Option<String>) -> NewEvent {
-    let payload = StatusRequested {
-        status: PushStatus::Accepted,
-        reason: None,
-        preparation_minutes: None,
-        order_id,
-        automatic: true,
-    };
-    let follows = event.follow(ACCEPTANCE, EventType::OrderStatusRequested, Utc::now());
-    let envelope = Envelope {
-        root_id: follows.id,
-        cause_id: Some(forwarded.envelope.id),
-        webhook_type: push::STATUS_REQUEST.into(),
-        received_at: follows.time,
-        ..follows
-    };
-    NewEvent::new(envelope, &payload)
 }
 
 fn dead_letter(event: &Recorded, attempts: u32, error: ErrorReport) -> NewEvent {

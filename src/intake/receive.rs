@@ -42,7 +42,11 @@ mod precheck;
 mod envelope;
 mod answer;
 
-use self::{answer::accepted, envelope::envelope, precheck::precheck};
+use self::{
+    answer::{accepted, heartbeat},
+    envelope::envelope,
+    precheck::precheck,
+};
 
 /// The facts of a request that its answer needs.
 struct RequestInfo {
@@ -103,6 +107,9 @@ async fn accept(
         time: settings.request_timeout,
     };
     let buffered = body::read(&parts.headers, body, &reading).await?;
+    if let Some(answer) = heartbeat(enabled, &info.request_id, &buffered.bytes) {
+        return Ok(answer);
+    }
     let Admitted {
         admission,
         was_there,

@@ -13,7 +13,7 @@ use super::{AcceptedRequest, Integration, checked_id, refusal::IntegrationRefusa
 use crate::{
     event::{
         EventType,
-        push::{PushStatus, STATUS_REQUEST, StatusRequested},
+        push::{PushStatus, ReasonCode, STATUS_REQUEST, StatusRequested},
     },
     json::fault::{Fault, Faults},
     order::node::Node,
@@ -68,7 +68,7 @@ fn read(body: &[u8]) -> Result<(StatusRequested, Option<String>), Vec<Fault>> {
     let word = object.get("status").required_text(&mut faults);
     let status = PushStatus::parse(&word);
     if status.is_none() && !word.is_empty() {
-        let words: Vec<_> = PushStatus::ALL.into_iter().map(PushStatus::as_str).collect();
+        let words: Vec<_> = PushStatus::of_backend().map(PushStatus::as_str).collect();
         let expected = format_args!(
             "expected {}, or confirmed, ready_for_pickup, out_for_delivery",
             words.join(", ")
@@ -88,6 +88,12 @@ fn read(body: &[u8]) -> Result<(StatusRequested, Option<String>), Vec<Fault>> {
     };
     let (reason, order_id) = (text("reason", MAX_REASON_CHARS), text("orderId", MAX_ORDER_ID_BYTES));
     let branch = text("branchId", MAX_ORDER_ID_BYTES);
+    let code = text("reasonCode", MAX_REASON_CHARS);
+    let reason_code = code.as_deref().and_then(ReasonCode::parse);
+    if code.is_some() && reason_code.is_none() {
+        let codes: Vec<_> = ReasonCode::ALL.into_iter().map(ReasonCode::as_str).collect();
+        faults.add("/reasonCode", format_args!("expected {}", codes.join(", ")));
+    }
     let minutes = object.get("preparationMinutes");
     let preparation_minutes = minutes.whole(&mut faults).and_then(|count| {
         let count = u32::try_from(count)
@@ -101,10 +107,17 @@ fn read(body: &[u8]) -> Result<(StatusRequested, Option<String>), Vec<Fault>> {
         }
         count
     });
+    if status == Some(PushStatus::Delayed) && preparation_minutes.is_none() {
+        faults.add(
+            "/preparationMinutes",
+            "expected the minutes that are needed from now on",
+        );
+    }
     let wanted = StatusRequested {
         // This default is never used: without a status there is a fault.
         status: status.unwrap_or(PushStatus::Accepted),
         reason,
+        reason_code,
         preparation_minutes,
         order_id,
         automatic: false,
@@ -139,6 +152,9 @@ mod tests {
             (r#"{"status":"ready","preparationMinutes":1441}"#, "/preparationMinutes"),
             (r#"{"status":"ready","preparationMinutes":1.5}"#, "/preparationMinutes"),
             (r#"{"status":"ready","reason":"a\u0007"}"#, "/reason"),
+            (r#"{"status":"rejected","reasonCode":"hungry"}"#, "/reasonCode"),
+            (r#"{"status":"delayed"}"#, "/preparationMinutes"),
+            (r#"{"status":"received"}"#, "/status"),
             ("[]", ""),
             ("status=ready", ""),
         ] {

@@ -6,8 +6,10 @@
 
 use chrono::{DateTime, Utc};
 
-use super::model::{Order, StatusChange};
+use super::model::{Amendment, Order, StatusChange};
 
+mod amendment;
+mod content;
 mod facts;
 mod news;
 mod shape;
@@ -15,7 +17,7 @@ mod summary;
 
 pub use self::{
     facts::{Facts, facts},
-    news::{AnnouncedContent, announced, as_news},
+    news::{AnnouncedContent, announced, as_amendment, as_news},
     summary::summary,
 };
 
@@ -67,4 +69,12 @@ pub fn new_order(order: &Order, branch: &BranchRef, origin: BodySource<'_>) -> s
 /// The same as [`new_order`].
 pub fn status_change(change: &StatusChange, branch: &BranchRef, origin: BodySource<'_>) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&shape::Body::of_change(change, branch, origin))
+}
+
+/// The body for an amendment of an order that exists.
+///
+/// # Errors
+/// As [`new_order`].
+pub fn amendment(amendment: &Amendment, place: &BranchRef, origin: BodySource<'_>) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&shape::Body::of_amendment(amendment, place, origin))
 }

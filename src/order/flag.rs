@@ -48,6 +48,10 @@ pub enum Flag {
     UnknownTaxMode,
     /// The courier's status is an unknown word; it is passed on verbatim.
     UnknownCourierState,
+    /// Who pays for a discount, or hands on the tax, is said by a word that is not known.
+    UnknownParty,
+    /// What was done to an order is said by a word that is not known; it counts as adjusted.
+    UnknownAmendment,
     /// A test order.
     TestOrder,
     /// Not all of what has no field is kept beside the order; the log has it.
@@ -56,7 +60,7 @@ pub enum Flag {
 
 impl Flag {
     /// Every flag.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::TotalMismatch,
         Self::SubtotalMismatch,
         Self::TotalComputed,
@@ -79,6 +83,8 @@ impl Flag {
         Self::UnknownFulfillment,
         Self::UnknownTaxMode,
         Self::UnknownCourierState,
+        Self::UnknownParty,
+        Self::UnknownAmendment,
         Self::TestOrder,
         Self::ExtraTruncated,
     ];
@@ -108,6 +114,8 @@ impl Flag {
             Self::UnknownFulfillment => "unknown_fulfillment",
             Self::UnknownTaxMode => "unknown_tax_mode",
             Self::UnknownCourierState => "unknown_courier_state",
+            Self::UnknownParty => "unknown_party",
+            Self::UnknownAmendment => "unknown_amendment",
             Self::TestOrder => "test_order",
             Self::ExtraTruncated => "extra_truncated",
         }

@@ -1,8 +1,8 @@
 //! The unified order: what every provider's format becomes before it goes to the backend.
 //!
-//! [`sanitise`] cleans text from outside, [`money`] parses amounts from JSON text, [`phone`] parses telephone numbers. [`node`] reads the hub's own formats
-//! field by field. [`model`] is the order itself, [`status`] has its statuses, [`flag`] the remarks about it, [`body`] the body for the backend
-//! and [`idempotency`] the key it is posted with. [`crate::provider`] knows the meaning of a provider's fields.
+//! [`sanitise`] cleans texts of strangers, [`money`] parses amounts from JSON text, [`phone`] numbers of telephones. [`node`] reads formats of our own field by
+//! field. [`model`] is the order itself, [`amendment`] what later changes it, [`status`] its words, [`flag`] what is to be known about it, [`body`] what is posted to the backend. Which field of a
+//! provider means what is left to [`crate::provider`].
 
 pub mod sanitise;
 pub mod money;
@@ -11,5 +11,6 @@ pub mod node;
 pub mod status;
 pub mod flag;
 pub mod model;
+pub mod amendment;
 pub mod body;
 pub mod idempotency;

@@ -3,11 +3,13 @@
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 
+pub use super::amendment::{AmendedContent, Amendment, AmendmentKind, Refund, RefundLine};
 use super::{
     flag::Flag,
     money::{Currency, Money},
     status::Status,
 };
+use crate::event::push::PushStatus;
 
 /// An order of any provider.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct Order {
     pub placed_at: Option<DateTime<Utc>>,
     /// Until when the restaurant must have accepted it.
     pub accept_by: Option<DateTime<Utc>>,
+    /// When its preparation must be confirmed to the provider, of an order for later.
+    pub confirm_at: Option<DateTime<Utc>>,
     /// When it must be ready for the courier or the customer.
     pub ready_by: Option<DateTime<Utc>>,
     /// When it is promised to the customer.
@@ -52,6 +56,12 @@ pub struct Order {
     pub payment: Payment,
     /// The courier, if known.
     pub courier: Option<Courier>,
+    /// The table at which the customer sits.
+    pub table_number: Option<String>,
+    /// The statuses that the provider takes about this order, where the order says so.
+    pub provider_takes: Option<Vec<PushStatus>>,
+    /// The brand as the provider names it, where one kitchen cooks for several.
+    pub brand_ref: Option<String>,
     /// The customer's wishes.
     pub notes: Option<String>,
     /// Notes for those who rely on it.
@@ -106,6 +116,8 @@ pub struct Customer {
     pub phone: Option<String>,
     /// Phone as E.164 (`+962791234567`), where what was sent is a valid number that says its country.
     pub phone_e164: Option<String>,
+    /// What must be dialled or said after the number, where the provider masks calls.
+    pub phone_pin: Option<String>,
     /// E-mail.
     pub email: Option<String>,
     /// Whether the provider withheld any of it (`****`).
@@ -185,6 +197,8 @@ pub struct Line {
     pub unit_price: Money,
     /// For all of the line, as the provider says.
     pub total_price: Money,
+    /// The tax of the line, where the provider says so.
+    pub tax: Option<Money>,
     /// The customer's wishes.
     pub notes: Option<String>,
     /// Additions and choices.
@@ -231,14 +245,70 @@ impl TaxMode {
     }
 }
 
+/// Who bears a cost, or hands on a tax.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Party {
+    /// The restaurant.
+    Merchant,
+    /// The delivery platform.
+    Provider,
+    /// Someone else, such as a brand that advertises.
+    ThirdParty,
+}
+
+impl Party {
+    /// Every party.
+    pub const ALL: [Self; 3] = [Self::Merchant, Self::Provider, Self::ThirdParty];
+
+    /// As it stands in the body.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Merchant => "merchant",
+            Self::Provider => "provider",
+            Self::ThirdParty => "third_party",
+        }
+    }
+}
+
+/// Who gets a tip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TipReceiver {
+    /// The courier, whoever employs him.
+    Courier,
+    /// The restaurant.
+    Restaurant,
+}
+
+impl TipReceiver {
+    /// Every receiver.
+    pub const ALL: [Self; 2] = [Self::Courier, Self::Restaurant];
+
+    /// As it stands in the body.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Courier => "courier",
+            Self::Restaurant => "restaurant",
+        }
+    }
+}
+
+/// A tip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tip {
+    /// How much.
+    pub amount: Money,
+    /// Who gets it.
+    pub receiver: TipReceiver,
+}
+
 /// Something that is taken off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discount {
     /// How much, positive.
     pub amount: Money,
-    /// Who pays for it, `provider` or `merchant`, if known.
-    pub funded_by: Option<String>,
-    /// Its name.
+    /// Who pays for it, where that is known.
+    pub funded_by: Option<Party>,
+    /// What it is called.
     pub name: Option<String>,
 }
 
@@ -259,8 +329,12 @@ pub struct Pricing {
     pub tax: Option<Money>,
     /// Whether prices hold it, where that is known.
     pub tax_mode: Option<TaxMode>,
+    /// Who pays the tax to the authorities, where that is known.
+    pub tax_remitted_by: Option<Party>,
     /// Tips, to whomever.
     pub tip: Option<Money>,
+    /// Each of them, where its receiver is known.
+    pub tips: Vec<Tip>,
     /// All discounts together.
     pub discount: Option<Money>,
     /// Each of them, if the provider distinguishes them.

@@ -7,7 +7,7 @@ use crate::{
     order::{
         body::{self, BodySource, BranchRef},
         flag::Flag,
-        model::{Order, StatusChange},
+        model::{Amendment, Order, StatusChange},
         sanitise::clean_json,
     },
 };
@@ -68,6 +68,7 @@ impl Fact {
         let made = match &self.content {
             Content::NewOrder(order) => body::new_order(order, branch, origin),
             Content::StatusChange(change) => body::status_change(change, branch, origin),
+            Content::Amendment(amendment) => body::amendment(amendment, branch, origin),
             Content::Ignored(_) | Content::Elsewhere => return None,
         };
         Some(made.map(|made| {
@@ -81,6 +82,7 @@ impl Fact {
         match &self.content {
             Content::NewOrder(order) => &order.flags,
             Content::StatusChange(change) => &change.flags,
+            Content::Amendment(amendment) => &amendment.flags,
             Content::Ignored(_) | Content::Elsewhere => &[],
         }
     }
@@ -93,7 +95,9 @@ pub enum Content {
     NewOrder(Box<Order>),
     /// Something happened to one that exists.
     StatusChange(Box<StatusChange>),
-    /// Ignored by the file, with the provider's word for it.
+    /// Other lines or amounts of one that exists.
+    Amendment(Box<Amendment>),
+    /// Nothing that the backend wants, with the provider's word for it.
     Ignored(Option<String>),
     /// The webhook is thin: the order is at the provider and has to be fetched.
     Elsewhere,

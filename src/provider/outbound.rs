@@ -10,13 +10,16 @@ use std::{
 
 use axum::http::{HeaderName, Method};
 use secrecy::SecretString;
-use serde::{Deserialize, Deserializer, de};
 
 use self::{
     check::Check,
     template::{Json, Text},
 };
-use crate::{event::push::PushStatus, provider::declarative::path::PathTemplate};
+use crate::event::push::{PushStatus, ReasonCode};
+
+pub use self::tables::{
+    AgainTable, Auth, Credentials, Fetch, HrefPath, MenuCall, MenuResult, Offered, Outbound, StatusCall, When,
+};
 
 /// Time for one request, where the file says nothing.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,102 +28,6 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a token of a login is used where neither the answer nor the file says: Delivery Hero's hold for half an hour.
 const DEFAULT_TOKEN_LIFETIME: Duration = Duration::from_secs(20 * 60);
 
-/// The table `[outbound]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Outbound {
-    /// Where the provider's interface is; `<PROVIDER>_API_URL` and `delivery_providers.api_base_url` go before it.
-    pub base_url: String,
-    /// Time for one request, `10s`.
-    #[serde(default)]
-    pub timeout: Option<String>,
-    /// How the hub shows who it is.
-    #[serde(default)]
-    pub auth: Auth,
-    /// Headers of every request but those for tokens; values are texts with slots.
-    #[serde(default)]
-    pub headers: BTreeMap<String, String>,
-    /// The header in which the provider takes a key that is the same for every repeat, where it has one.
-    #[serde(default)]
-    pub idempotency_header: Option<String>,
-    /// Most requests a second, of all branches together.
-    #[serde(default)]
-    pub requests_per_second: Option<u32>,
-    /// HTTP statuses from 400 to 499 that may be tried again, beside 408, 425 and 429.
-    #[serde(default)]
-    pub retry: Vec<u16>,
-    /// The status calls, one for each status; a status without a call is skipped.
-    #[serde(default)]
-    pub status: Vec<StatusCall>,
-    /// How it takes menus; where absent it takes none.
-    #[serde(default)]
-    pub menu: Option<MenuCall>,
-}
-
-/// How the hub shows who it is. Names and secrets are `<PROVIDER>_CLIENT_ID` and `<PROVIDER>_CLIENT_SECRET`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Auth {
-    /// Not at all.
-    #[default]
-    None,
-    /// The secret in a header.
-    Header {
-        /// The header.
-        name: String,
-        /// The text before the secret, `Bearer `.
-        #[serde(default)]
-        prefix: String,
-    },
-    /// OAuth 2 client credentials; the token goes in `Authorization: Bearer`.
-    Oauth2 {
-        /// Where tokens are had; a path stands on the base URL.
-        token_url: String,
-        /// The scope of the tokens.
-        #[serde(default)]
-        scopes: Vec<String>,
-        /// Further fields of the form, such as `audience`.
-        #[serde(default)]
-        fields: BTreeMap<String, String>,
-        /// Where name and secret go.
-        #[serde(default)]
-        credentials: Credentials,
-    },
-    /// A form with `username` and `password`; the token goes in `Authorization: Bearer`, and may stand in paths.
-    Login {
-        /// Where the form is posted.
-        path: String,
-        /// JSON pointer of the token in the answer.
-        #[serde(default)]
-        token: Option<String>,
-        /// How long a token is used where the answer does not say (`expires_in`).
-        #[serde(default)]
-        lifetime: Option<String>,
-    },
-}
-
-impl Auth {
-    /// Whether it needs a name, and a secret.
-    pub const fn needs(&self) -> (bool, bool) {
-        match self {
-            Self::None => (false, false),
-            Self::Header { .. } => (false, true),
-            Self::Oauth2 { .. } | Self::Login { .. } => (true, true),
-        }
-    }
-}
-
-/// Where name and secret are sent in a token request (RFC 6749, 2.3.1).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Credentials {
-    /// `client_id` and `client_secret` in the form.
-    #[default]
-    Body,
-    /// HTTP Basic.
-    Basic,
-}
-
 /// Name and secret of the hub at a provider.
 #[derive(Debug, Clone, Default)]
 pub struct ClientCredentials {
@@ -128,125 +35,8 @@ pub struct ClientCredentials {
     pub id: Option<String>,
     /// `<PROVIDER>_CLIENT_SECRET`.
     pub secret: Option<SecretString>,
-}
-
-/// An entry of `[[outbound.status]]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StatusCall {
-    /// The words that it is for.
-    pub words: Vec<PushStatus>,
-    /// `POST`, `PUT` or `PATCH`.
-    pub method: String,
-    /// On the base URL, with slots.
-    pub path: String,
-    /// JSON with slots; where absent the request has no body.
-    #[serde(default, deserialize_with = "some_json")]
-    pub body: Option<String>,
-    /// HTTP statuses from 400 to 499 that mean that the order is in that state already.
-    #[serde(default)]
-    pub done: Vec<u16>,
-}
-
-/// JSON: in a text, or as the table or list that says the same.
-fn json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    match toml::Value::deserialize(deserializer)? {
-        toml::Value::String(text) => Ok(text),
-        value @ (toml::Value::Table(_) | toml::Value::Array(_)) => {
-            serde_json::to_string(&value).map_err(de::Error::custom)
-        }
-        other => Err(de::Error::custom(format_args!(
-            "body: expected a table, or JSON in a text, found {}",
-            other.type_str()
-        ))),
-    }
-}
-
-fn some_json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    json(deserializer).map(Some)
-}
-
-/// The table `[outbound.menu]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MenuCall {
-    /// `POST`, `PUT` or `PATCH`.
-    pub method: String,
-    /// On the base URL, with slots.
-    pub path: String,
-    /// JSON with slots and lists.
-    #[serde(deserialize_with = "json")]
-    pub body: String,
-    /// Shortest time between two menus of one branch, `2m`.
-    #[serde(default)]
-    pub every: Option<String>,
-    /// JSON pointer, in the answer, of what the provider calls the job.
-    #[serde(default, rename = "ref")]
-    pub reference: Option<String>,
-    /// Where the provider says only later what it makes of a menu.
-    #[serde(default)]
-    pub result: Option<MenuResult>,
-}
-
-/// The table `[outbound.menu.result]`: how the provider's later word about a menu comes and what it says.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MenuResult {
-    /// How long it is waited for, `15m`.
-    #[serde(default)]
-    pub wait: Option<String>,
-    /// Where it can be asked for, with slots (`{ref}`); where absent it comes as a webhook.
-    #[serde(default)]
-    pub poll: Option<String>,
-    /// Interval of polling, `30s`.
-    #[serde(default)]
-    pub poll_every: Option<String>,
-    /// JSON pointer of the word that says how it went.
-    pub status: String,
-    /// Words that mean that the provider has the menu.
-    pub ok: Vec<String>,
-    /// Words that mean that it refused it; any other means that it is still at it.
-    pub failed: Vec<String>,
-    /// JSON pointer of what it says about that.
-    #[serde(default)]
-    pub message: Option<String>,
-    /// JSON pointer of what it calls the job.
-    #[serde(default, rename = "ref")]
-    pub reference: Option<String>,
-    /// JSON pointer of the store, in a webhook.
-    #[serde(default)]
-    pub store: Option<String>,
-    /// Which webhooks are such results: JSON pointer and value. For providers with an adapter that does not know.
-    #[serde(default)]
-    pub when: Option<When>,
-}
-
-/// A value at a place.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct When {
-    /// JSON pointer.
-    pub pointer: String,
-    /// The text there.
-    pub is: String,
-}
-
-/// The table `[fetch]`: webhooks that only say where the order is.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Fetch {
-    /// JSON pointer, in the webhook, of the order's URL.
-    #[serde(default)]
-    pub href: Option<String>,
-    /// Where the order is, on the base URL, with slots; in place of `href`.
-    #[serde(default)]
-    pub path: Option<String>,
-    /// Hosts that `href` may name beside those that are allowed for base URLs.
-    #[serde(default)]
-    pub hosts: Vec<String>,
-    /// Paths that `href` may name, with `{names}` for their parts; a part named `external_id` must be the order's id.
-    #[serde(default)]
-    pub paths: Vec<PathTemplate>,
+    /// `<PROVIDER>_KEY_ID`.
+    pub key_id: Option<String>,
 }
 
 /// A request that is made of slots.
@@ -260,6 +50,39 @@ pub struct Call {
     pub body: Option<Json>,
     /// HTTP statuses that mean that it is so already.
     pub done: BTreeSet<u16>,
+    /// Answers that mean that it is too early.
+    pub again: Option<Again>,
+    /// HTTP statuses that mean that it is too late.
+    pub ended: BTreeSet<u16>,
+    /// What the provider calls reasons here.
+    pub reasons: BTreeMap<ReasonCode, String>,
+    /// Where an order says whether the provider takes this call about it.
+    pub offered: Option<Offered>,
+}
+
+/// Answers after which a call is made again soon, and no attempt is counted.
+#[derive(Debug, Clone)]
+pub struct Again {
+    /// HTTP statuses.
+    pub status: BTreeSet<u16>,
+    /// Texts of which the answer holds one, in capitals; any answer where there are none.
+    pub contains: Vec<String>,
+    /// The pause.
+    pub every: Duration,
+    /// For how long, counted from the request.
+    pub within: Duration,
+}
+
+impl Again {
+    /// Whether an answer is one.
+    pub fn is_one(&self, status: u16, body: &[u8]) -> bool {
+        let said = || String::from_utf8_lossy(body).to_uppercase();
+        self.status.contains(&status)
+            && (self.contains.is_empty() || {
+                let said = said();
+                self.contains.iter().any(|text| said.contains(text))
+            })
+    }
 }
 
 /// How menus are taken.
@@ -312,7 +135,7 @@ pub struct Href {
     /// Hosts that are allowed beside those for base URLs, in small letters.
     pub hosts: Vec<String>,
     /// Shapes that its path may have.
-    pub paths: Vec<PathTemplate>,
+    pub paths: Vec<HrefPath>,
 }
 
 /// The checked tables, as the stage uses them.
@@ -334,7 +157,13 @@ pub struct Spec {
     pub requests_per_second: Option<u32>,
     /// Statuses that may be tried again.
     pub retry: BTreeSet<u16>,
-    /// Calls by status.
+    /// What the provider calls reasons.
+    pub reasons: BTreeMap<ReasonCode, String>,
+    /// How long after a request `{accept_time}` is at least.
+    pub accept_at_least: Duration,
+    /// Within which time the provider must be told whether the backend has an order; none where it need not be told.
+    pub confirm_within: Option<Duration>,
+    /// Calls by word.
     pub status: HashMap<PushStatus, Call>,
     /// Whether those say anything about the branch.
     pub needs_branch: bool,
@@ -353,7 +182,7 @@ impl Spec {
         let mut check = Check::default();
         check.auth(&outbound.auth);
         let token_lifetime = match &outbound.auth {
-            Auth::Login { lifetime, .. } => {
+            Auth::Login { lifetime, .. } | Auth::Jwt { lifetime, .. } => {
                 check.duration("outbound.auth.lifetime", lifetime.as_deref(), DEFAULT_TOKEN_LIFETIME)
             }
             _ => DEFAULT_TOKEN_LIFETIME,
@@ -385,6 +214,13 @@ impl Spec {
             idempotency_header,
             requests_per_second: outbound.requests_per_second,
             retry: check.client_errors("outbound.retry", &outbound.retry),
+            reasons: outbound.reasons.clone(),
+            accept_at_least: check.duration(
+                "outbound.accept_at_least",
+                outbound.accept_at_least.as_deref(),
+                Duration::ZERO,
+            ),
+            confirm_within: check.confirm(outbound),
             status: check.statuses(&outbound.status),
             needs_branch: needs_branch(outbound),
             menu: outbound.menu.as_ref().map(|menu| check.menu(menu)),
@@ -411,6 +247,7 @@ fn needs_branch(outbound: &Outbound) -> bool {
 }
 
 mod check;
+mod tables;
 pub mod origins;
 pub mod template;
 pub mod words;

@@ -236,7 +236,7 @@ impl Push {
                 note_no_result(event, &error);
                 SyncPoll::Running
             }
-            Reply::Temporary { error, .. } => {
+            Reply::Temporary { error, .. } | Reply::Again { error, .. } => {
                 note_no_result(event, &error);
                 SyncPoll::Unknown
             }
@@ -371,9 +371,10 @@ impl MenuResult {
 
     /// Whether a webhook is such a result.
     pub fn is_one(&self, body: &Value) -> bool {
-        self.when
-            .as_ref()
-            .is_some_and(|when| body.pointer(&when.pointer).and_then(Value::as_str) == Some(&*when.is))
+        self.when.as_ref().is_some_and(|when| {
+            let text = body.pointer(&when.pointer).and_then(Value::as_str);
+            text.is_some_and(|text| when.is.iter().any(|is| is == text))
+        })
     }
 }
 

@@ -112,20 +112,22 @@ enum FetchRefused {
 fn url(payload: &[u8], href: &Href, origins: &Origins, order_id: &str) -> Result<Url, FetchRefused> {
     let body: Value = serde_json::from_slice(payload).unwrap_or_default();
     let text = body.pointer(&href.pointer).and_then(Value::as_str);
-    let url = origins.check_beside(text.ok_or(FetchRefused::Missing)?, &href.hosts)?;
+    let mut url = origins.check_beside(text.ok_or(FetchRefused::Missing)?, &href.hosts)?;
     let path = url.path();
     let segments = path.trim_start_matches('/').split('/');
     // The URL parser has resolved plain `..`. Encoded ones remain, and servers may decode them.
     if segments.map(segment::check).any(|checked| checked.is_err()) {
         return Err(FetchRefused::Path);
     }
-    let template = href.paths.iter().find(|template| template.has_shape_of(path));
-    let template = template.ok_or(FetchRefused::Path)?;
-    match template.part(path, EXTERNAL_ID) {
-        // Unnecessary encoding does not change the order id.
-        Some(part) if percent_decode_str(part).decode_utf8_lossy() != order_id => Err(FetchRefused::Order),
-        _ => Ok(url),
+    let known = href.paths.iter().find(|known| known.template.has_shape_of(path));
+    let known = known.ok_or(FetchRefused::Path)?;
+    // Whatever is encoded beyond need, it is the same order.
+    let is_another = |part: &str| percent_decode_str(part).decode_utf8_lossy() != order_id;
+    if known.template.part(path, EXTERNAL_ID).is_some_and(is_another) {
+        return Err(FetchRefused::Order);
     }
+    url.set_query(known.query.as_deref());
+    Ok(url)
 }
 
 #[cfg(test)]
@@ -154,7 +156,11 @@ mod tests {
     #[test]
     fn only_the_order_at_the_provider_is_fetched() {
         let origins = Origins::default().with(&"https://api.uber.example".parse().unwrap());
-        let paths = ["/{version}/eats/order/{external_id}", "/orders/{any}"];
+        let paths = [
+            "/{version}/eats/order/{external_id}",
+            "/orders/{any}",
+            "/v1/delivery/order/{external_id}?expand=carts,payment",
+        ];
         let place = Href {
             pointer: "/resource_href".into(),
             hosts: vec!["orders.uber.example".into()],
@@ -171,6 +177,8 @@ mod tests {
         ] {
             assert_eq!(read(good).as_deref(), Ok(good));
         }
+        let whole = "https://api.uber.example/v1/delivery/order/o%201";
+        assert_eq!(read(whole), Ok(format!("{whole}?expand=carts,payment")));
         for (bad, why) in [
             (
                 "http://api.uber.example/v1/eats/order/o%201",

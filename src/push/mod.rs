@@ -7,7 +7,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
         outcome::{ErrorReport, ErrorType},
     },
     journal::Journal,
+    memory::Orders,
     provider::outbound::template::{Scope, Unfilled},
     registry::NotEnabled,
     remote::{Caller, Remote, Reply},
@@ -53,6 +54,7 @@ pub struct Push {
     branches: Arc<Branches>,
     database: Database,
     journal: Journal,
+    orders: Arc<Orders>,
     schedule: Schedule,
     not_enabled: NotEnabled,
 }
@@ -71,7 +73,7 @@ impl Push {
         remotes: impl IntoIterator<Item = Arc<Remote>>,
         branches: Arc<Branches>,
         database: Database,
-        journal: Journal,
+        (journal, orders): (Journal, Arc<Orders>),
         schedule: Schedule,
     ) -> Self {
         Self {
@@ -82,6 +84,7 @@ impl Push {
             branches,
             database,
             journal,
+            orders,
             schedule,
             not_enabled: NotEnabled::default(),
         }
@@ -132,6 +135,17 @@ impl Push {
                 for_creation: false,
             }),
             Reply::Temporary { error, after } => self.failed(event, request, error, after, u32::MAX),
+            // A dead letter that a person retries later asks once.
+            Reply::Again { error, after, within } => {
+                let since = event.envelope.time;
+                if Utc::now() - since < TimeDelta::from_std(within).unwrap_or(TimeDelta::MAX) {
+                    return Err(Failure::Later {
+                        after,
+                        for_creation: false,
+                    });
+                }
+                Ok(self.given_up(event, request, error))
+            }
             Reply::Refused(error) => Ok(self.given_up(event, request, error)),
             Reply::Done { .. } => Ok(Vec::new()),
         }

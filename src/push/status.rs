@@ -1,15 +1,16 @@
 //! Sends a status to a provider.
 
-use chrono::{SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use super::{Push, UNKNOWN_ORDER_RETRIES, branch::Owner};
 use crate::{
     event::{
         EventType, NewEvent, Recorded,
         outcome::{ErrorReport, ErrorType, ORDER_AMBIGUOUS, OUTCOME},
-        push::{StatusPushed, StatusRequested},
+        push::{PushStatus, ReasonCode, StatusPushed, StatusRequested},
     },
-    provider::outbound::template::Scope,
+    order::body,
+    provider::outbound::{Call, Spec, template::Scope},
     remote::{Remote, Reply},
     retry::Failure,
 };
@@ -27,6 +28,9 @@ impl Push {
         let Some(call) = remote.spec.status.get(&wanted.status) else {
             return Ok(vec![pushed(event, &wanted, 0, None, false)]);
         };
+        if call.offered.is_some() && !self.is_taken(event, wanted.status).await {
+            return Ok(vec![pushed(event, &wanted, 0, None, false)]);
+        }
         let branch = if remote.spec.needs_branch {
             match self.owner(event, wanted.order_id.as_deref()).await? {
                 Owner::Branch(branch) => Some(branch),
@@ -51,7 +55,7 @@ impl Push {
             event.envelope.branch.clone()
         };
         let mut subject = self.subject(remote, event, branch.as_deref()).await?;
-        say(&mut subject.scope, event, &wanted);
+        say(&mut subject.scope, event, &wanted, (&remote.spec, call));
         match remote.call(&subject.origin, call, &mut subject.scope).await {
             Err(unfilled) => self.unfilled(remote, event, request, &subject, &unfilled).await,
             Ok(Reply::Done { status, .. }) => {
@@ -63,20 +67,67 @@ impl Push {
     }
 }
 
-/// The values of the request's slots.
-fn say(scope: &mut Scope, event: &Recorded, wanted: &StatusRequested) {
+impl Push {
+    /// Whether the provider takes a status about this order, as the order's announcement says. An order that is not known says
+    /// nothing against it: the provider itself can refuse it.
+    async fn is_taken(&self, event: &Recorded, status: PushStatus) -> bool {
+        let known = self.orders.known(event);
+        let announcements = known.found.iter().rev().filter(|found| found.state.is_creation());
+        for found in announcements {
+            match self.orders.read(event, *found).await {
+                Ok(Some(order)) => {
+                    let takes = body::facts(&order.payload).ok().and_then(|facts| facts.provider_takes);
+                    return takes.is_none_or(|takes| takes.contains(&status));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        provider = &*event.envelope.provider,
+                        order_id = event.envelope.external_order_id,
+                        error = format!("{error:#}"),
+                        "cannot read which statuses the provider takes about an order; it is told this one"
+                    );
+                    return true;
+                }
+            }
+        }
+        true
+    }
+}
+
+/// What the provider is to be told, as slots.
+fn say(scope: &mut Scope, event: &Recorded, wanted: &StatusRequested, (spec, call): (&Spec, &Call)) {
     let slots = &mut scope.0;
     slots.insert("status".into(), wanted.status.as_str().into());
     if let Some(reason) = &wanted.reason {
         slots.insert("reason".into(), reason.clone().into());
     }
+    let reasons = if call.reasons.is_empty() {
+        &spec.reasons
+    } else {
+        &call.reasons
+    };
+    let code = wanted.reason_code.unwrap_or(ReasonCode::Other);
+    if let Some(word) = reasons.get(&code).or(reasons.get(&ReasonCode::Other)) {
+        slots.insert("reason_code".into(), word.clone().into());
+    }
+    let written = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let asked = event.envelope.time;
+    slots.insert("occurred_at".into(), written(asked).into());
+    // The same for every repeat: counted from when it was asked for.
+    let ready = asked + TimeDelta::minutes(wanted.preparation_minutes.unwrap_or(0).into());
     if let Some(minutes) = wanted.preparation_minutes {
         slots.insert("preparation_minutes".into(), minutes.into());
+        slots.insert("ready_at".into(), written(ready).into());
     }
-    // Counted from the time of the request, so that it is the same for every repeat.
-    let ready = event.envelope.time + TimeDelta::minutes(wanted.preparation_minutes.unwrap_or(0).into());
-    let ready = ready.to_rfc3339_opts(SecondsFormat::Secs, true);
-    slots.insert("accept_time".into(), ready.into());
+    // A provider that takes no time that is near refuses one that a late repeat has made so.
+    let least = Utc::now() + TimeDelta::from_std(spec.accept_at_least).unwrap_or_default();
+    let accept = if spec.accept_at_least.is_zero() {
+        ready
+    } else {
+        ready.max(least)
+    };
+    slots.insert("accept_time".into(), written(accept).into());
     let order_id = wanted.order_id.as_ref().unwrap_or(&event.envelope.external_order_id);
     slots.insert("remote_order_id".into(), order_id.clone().into());
 }

@@ -7,8 +7,11 @@ use std::{
 };
 
 use axum::http::{HeaderValue, Method, header::CONTENT_TYPE};
-use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use chrono::Utc;
+use jsonwebtoken::{EncodingKey, Header};
+use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
+use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use url::Url;
 
@@ -167,10 +170,17 @@ impl ProviderTokens {
                 }
                 (post, "/access_token")
             }
-            Auth::Login { path, token, .. } => {
-                let form = BTreeMap::from([("username", id), ("password", self.secret())]);
+            Auth::Login {
+                path, token, fields, ..
+            } => {
+                let mut form: BTreeMap<&str, &str> = fields.iter().map(|(name, value)| (&**name, &**value)).collect();
+                form.extend([("username", id), ("password", self.secret())]);
                 let post = Request::new(Method::POST, Target::parse(&format!("{base}{path}"))).body(encode(&form));
                 (post, token.as_deref().unwrap_or("/access_token"))
+            }
+            Auth::Jwt { audience, header, .. } => {
+                let token = self.signed(audience, header)?;
+                return Ok((token, self.default_lifetime));
             }
             Auth::None | Auth::Header { .. } => return Ok((SecretString::default(), MAX_LIFETIME)),
         };
@@ -180,6 +190,35 @@ impl ProviderTokens {
             return Err(answer::without_token(&answer));
         }
         self.read(&answer.body, pointer)
+    }
+
+    /// A token of the hub's own, and how long it holds.
+    fn signed(&self, audience: &str, fields: &BTreeMap<String, String>) -> Result<SecretString, RequestFailure> {
+        let key = STANDARD_NO_PAD.decode(self.secret().trim_end_matches('=').replace('-', "+").replace('_', "/"));
+        let now = Utc::now().timestamp();
+        let lifetime = i64::try_from(self.default_lifetime.as_secs()).unwrap_or(i64::MAX);
+        let claims = json!({
+            "aud": audience,
+            "iss": self.client.id,
+            "kid": self.client.key_id,
+            "iat": now,
+            "exp": now.saturating_add(lifetime),
+        });
+        let mut header = Header::new(jsonwebtoken::Algorithm::HS256);
+        for (name, value) in fields {
+            header.extras.insert(name, value);
+        }
+        let signed = key.ok().and_then(|key| {
+            let key = EncodingKey::from_secret(&Zeroizing::new(key));
+            jsonwebtoken::encode(&header, &claims, &key).ok()
+        });
+        signed.map(SecretString::from).ok_or_else(|| {
+            RequestFailure::Misconfigured(ErrorReport::new(
+                ErrorType::Configuration,
+                "PROVIDER_TOKEN",
+                "CLIENT_SECRET is no key in base64, so no token can be signed with it",
+            ))
+        })
     }
 
     /// The token in an answer, and how long it holds.
@@ -241,6 +280,7 @@ mod tests {
         let http = http::client(10 * patience, 20, HeaderMap::new(), &ClientTls::of_machine("X_API")).unwrap();
         let auth = Auth::Login {
             path: "/login".into(),
+            fields: BTreeMap::new(),
             token: None,
             lifetime: None,
         };

@@ -206,6 +206,7 @@ pub(crate) fn transform(data: &[u8]) {
         let made = match &fact.content {
             Content::NewOrder(order) => body::new_order(order, &place, origin),
             Content::StatusChange(change) => body::status_change(change, &place, origin),
+            Content::Amendment(amendment) => body::amendment(amendment, &place, origin),
             Content::Ignored(_) | Content::Elsewhere => continue,
         };
         let (clean, _) = clean_json(made.unwrap());

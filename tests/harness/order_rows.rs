@@ -201,7 +201,7 @@ fn note(row: &mut Value, event: &Recorded, payload: &Value) {
 
 /// What the body for the backend says.
 fn transformed(row: &mut Value, event: &Recorded, payload: &Value) {
-    let order = ["transformedOrder", "statusChange"].map(|name| &payload[name]);
+    let order = ["transformedOrder", "statusChange", "amendment"].map(|name| &payload[name]);
     let Some(order) = order.into_iter().find(|order| order.is_object()) else {
         return;
     };

@@ -9,7 +9,7 @@ use super::{
     SERVICE_TOKEN, World,
     careem::{Answer, answer, http},
     hub::{Hub, Settings},
-    platform::{CLIENT_ID, CLIENT_SECRET, Provider},
+    platform::{CLIENT_ID, CLIENT_SECRET, Provider, TOKEN},
 };
 
 /// How Careem is spoken to.
@@ -20,6 +20,16 @@ pub(crate) const DELIVERY_HERO: &str = include_str!("../../providers/delivery-he
 pub(crate) const UBER_EATS: &str = include_str!("../../providers/uber-eats.toml");
 /// The provider that the tests play.
 pub(crate) const CAREEM: &str = include_str!("../../providers/careem.toml");
+
+/// The file with its tokens from the played platform, not from the real host.
+fn at_the_platform(file: &str) -> String {
+    [
+        "https://identity.careem.com/token",
+        "https://auth.uber.com/oauth/v2/token",
+    ]
+    .iter()
+    .fold(file.to_owned(), |file, host| file.replace(host, TOKEN))
+}
 
 /// A world, and a platform outside of it.
 pub(crate) struct Outside {
@@ -44,7 +54,7 @@ impl Outside {
             SET store_id = 'store-9', settings = '{"brandId": "brand-7", "chainCode": "chain-1"}'"#;
         world.database.run(branch).await.unwrap();
         let files = tempfile::tempdir().unwrap();
-        std::fs::write(files.path().join(name), file).unwrap();
+        std::fs::write(files.path().join(name), at_the_platform(file)).unwrap();
         Self {
             world,
             provider: Provider::start(),
@@ -54,7 +64,7 @@ impl Outside {
 
     /// The provider's file is another one for every hub that starts from now on.
     pub(crate) fn rewrite(&self, name: &str, file: &str) {
-        std::fs::write(self.files.path().join(name), file).unwrap();
+        std::fs::write(self.files.path().join(name), at_the_platform(file)).unwrap();
     }
 
     /// The environment of a hub that speaks to the platform, with delays that a test can wait for.

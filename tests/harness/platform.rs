@@ -95,6 +95,8 @@ struct Script {
     states: HashSet<(String, String)>,
     /// Most requests a second; one more is a 429.
     per_second: Option<usize>,
+    /// Whether a call shows who it is, where that is no token that was given here.
+    shows: Option<fn(&Heard) -> bool>,
     /// Documents by path.
     documents: HashMap<String, String>,
 }
@@ -186,7 +188,12 @@ impl Provider {
         self.script().good.clear();
     }
 
-    /// More requests a second than this are answered 429.
+    /// Calls show who they are by what this says, not by a token.
+    pub(crate) fn takes_calls_that(&self, shows: fn(&Heard) -> bool) {
+        self.script().shows = Some(shows);
+    }
+
+    /// More requests a second than this are told 429.
     pub(crate) fn allows(&self, per_second: usize) {
         self.script().per_second = Some(per_second);
     }
@@ -285,8 +292,11 @@ impl Script {
     fn answer(&mut self, heard: &Heard) -> Say {
         let (path, shown) = (heard.path.as_str(), heard.header("authorization"));
         let token = shown.strip_prefix("Bearer ").unwrap_or_default();
-        let until = self.good.get(token);
-        if until.is_none_or(|until| *until <= Instant::now()) {
+        let is_good = match self.shows {
+            Some(shows) => shows(heard),
+            None => self.good.get(token).is_some_and(|until| *until > Instant::now()),
+        };
+        if !is_good {
             return Say::status(401);
         }
         if let Some(allowed) = self.per_second {

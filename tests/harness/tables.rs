@@ -323,7 +323,11 @@ fn note(row: &mut Value, event: &Recorded, payload: &Value) {
     if let Some(branch) = &envelope.branch {
         row["branch_id"] = branch.as_str().into();
     }
-    let company = ["/transformedOrder/companyId", "/statusChange/companyId"];
+    let company = [
+        "/transformedOrder/companyId",
+        "/statusChange/companyId",
+        "/amendment/companyId",
+    ];
     let mut company = company.iter().filter_map(|pointer| payload.pointer(pointer));
     if let (EventType::OrderTransformed, Some(company)) = (event_type, company.next()) {
         row["company_id"] = company.clone();

@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 
 use crate::{
-    event::EventId,
+    event::{EventId, ORDER_CREATED},
     intake::Intake,
     journal::Appended,
     provider::{Admission, FormattedAnswer, WebhookAnswer},
@@ -47,10 +47,14 @@ pub(super) fn accepted(
     body: &[u8],
 ) -> Response<Body> {
     let event_id = admission.event_id;
+    let remote = enabled.outbound.as_ref();
+    let confirms = remote.is_some_and(|remote| remote.spec.confirm_within.is_some());
+    let is_pending = confirms && &*admission.webhook_type == ORDER_CREATED;
     let answer = WebhookAnswer::Accepted {
         order_id: &admission.external_order_id,
         event_id: &event_id.to_string(),
         duplicate: appended.duplicate,
+        pending: is_pending,
     };
     if let Some(told) = enabled.provider.answer(answer, request_id, body) {
         let status = told.status.and_then(|status| StatusCode::from_u16(status).ok());
@@ -71,6 +75,15 @@ pub(super) fn accepted(
         Ok(body) => json_response(StatusCode::OK, body, request_id),
         Err(_) => Reason::Internal.response(request_id),
     }
+}
+
+/// The answer to a heartbeat; none where the request is none, or the provider sends none. Nothing is recorded of it, and
+/// whoever sends it learns only that the hub is there.
+pub(super) fn heartbeat(enabled: &Enabled, request_id: &str, body: &[u8]) -> Option<Response<Body>> {
+    let told = enabled.provider.answer(WebhookAnswer::Heartbeat, request_id, body)?;
+    let status = told.status.and_then(|status| StatusCode::from_u16(status).ok());
+    let empty = json_response(status.unwrap_or(StatusCode::OK), String::new(), request_id);
+    Some(in_own_words(empty, told))
 }
 
 fn in_own_words(mut response: Response<Body>, told: FormattedAnswer) -> Response<Body> {

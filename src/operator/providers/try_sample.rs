@@ -138,6 +138,7 @@ fn show(tried: &Tried, as_json: bool) -> anyhow::Result<ExitCode> {
         Outcome::Menu(_) => "menu_result",
         Outcome::Ignored(_) => "ignored",
         Outcome::Fetched => "fetched",
+        Outcome::Heartbeat => "answered",
         Outcome::Faults(_) => "rejected",
     };
     let (mut body, mut cleaned, mut faults): (Option<&RawValue>, &[String], &[Fault]) = (None, &[], &[]);
@@ -146,7 +147,7 @@ fn show(tried: &Tried, as_json: bool) -> anyhow::Result<ExitCode> {
             (body, cleaned) = (Some(serde_json::from_slice(&posted.body)?), &posted.changed);
         }
         Outcome::Faults(found) => faults = found,
-        Outcome::Menu(_) | Outcome::Ignored(_) | Outcome::Fetched => {}
+        Outcome::Menu(_) | Outcome::Ignored(_) | Outcome::Fetched | Outcome::Heartbeat => {}
     }
     let answer = tried.answer.as_ref().map(|told| SampleAnswer {
         status: told.status.unwrap_or(200),
@@ -253,7 +254,7 @@ fn visible(text: &str) -> String {
 /// Every scalar value of a body, by its pointer.
 fn leaves(tree: &Tree<'_>, place: ValueId, rows: &mut Vec<(String, String)>) {
     let pointer = tree.pointer(place);
-    let is_verbatim = ["/transformedOrder/extra/", "/statusChange/extra/"]
+    let is_verbatim = ["/transformedOrder/extra/", "/statusChange/extra/", "/amendment/extra/"]
         .iter()
         .any(|extra| pointer.starts_with(extra));
     if matches!(tree.kind(place), ValueKind::Object | ValueKind::Array) && !is_verbatim {

@@ -3,7 +3,9 @@
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-/// The facts of a body about its order, without its lines, amounts and customer.
+use crate::event::push::PushStatus;
+
+/// What a body says about its order, apart from what is cooked, charged and brought to whom.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The number that people see, `CAREEM-123456789`; of a new order only.
@@ -18,17 +20,19 @@ pub struct Facts {
     pub status: Option<String>,
     /// The first of these that the provider sent: until when the order must be accepted, ready, with the customer.
     pub deadline: Option<DateTime<Utc>>,
-    /// Its flags (see [`crate::order::flag`]).
+    /// The statuses that the provider takes about it, where the order says so.
+    pub provider_takes: Option<Vec<PushStatus>>,
+    /// What is to be known about it (see [`crate::order::flag`]).
     pub flags: Vec<String>,
 }
 
 /// Reads them.
 ///
 /// # Errors
-/// If the bytes are no body of a new order or of a change.
+/// Where the bytes are no body of a new order, of a change or of an amendment.
 pub fn facts(body: &[u8]) -> serde_json::Result<Facts> {
     let read: BodyFacts = serde_json::from_slice(body)?;
-    let subject = read.transformed_order.or(read.status_change);
+    let subject = read.transformed_order.or(read.status_change).or(read.amendment);
     let Subject {
         order_number,
         display_id,
@@ -38,6 +42,7 @@ pub fn facts(body: &[u8]) -> serde_json::Result<Facts> {
         accept_by,
         ready_by,
         deliver_by,
+        provider_takes,
         flags,
     } = subject.ok_or_else(|| serde::de::Error::missing_field("transformedOrder"))?;
     Ok(Facts {
@@ -47,6 +52,7 @@ pub fn facts(body: &[u8]) -> serde_json::Result<Facts> {
         provider_status,
         status,
         deadline: accept_by.or(ready_by).or(deliver_by),
+        provider_takes,
         flags,
     })
 }
@@ -56,6 +62,7 @@ pub fn facts(body: &[u8]) -> serde_json::Result<Facts> {
 struct BodyFacts {
     transformed_order: Option<Subject>,
     status_change: Option<Subject>,
+    amendment: Option<Subject>,
 }
 
 #[derive(Deserialize)]
@@ -69,6 +76,7 @@ struct Subject {
     accept_by: Option<DateTime<Utc>>,
     ready_by: Option<DateTime<Utc>>,
     deliver_by: Option<DateTime<Utc>>,
+    provider_takes: Option<Vec<PushStatus>>,
     #[serde(default)]
     flags: Vec<String>,
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
-use crate::order::status::Status;
+use crate::order::{model::AmendmentKind, status::Status};
 
 /// The parts in which two announcements of an order may differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,14 @@ struct Fields<'a> {
     provider_status: &'a RawValue,
     #[serde(borrow)]
     captain: Option<&'a RawValue>,
+    #[serde(borrow)]
+    items: &'a RawValue,
+    #[serde(borrow)]
+    pricing: &'a RawValue,
+    #[serde(borrow)]
+    flags: Option<&'a RawValue>,
+    #[serde(borrow)]
+    extra: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -120,6 +128,52 @@ pub fn as_news(body: &[u8]) -> serde_json::Result<Vec<u8>> {
             canonical_status: fields.canonical_status,
             provider_status: fields.provider_status,
             captain: fields.captain,
+        },
+        metadata: order.metadata,
+    })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AmendmentBody<'a> {
+    original_webhook: &'a RawValue,
+    amendment: Amendment<'a>,
+    metadata: Metadata<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Amendment<'a> {
+    external_order_id: &'a RawValue,
+    branch_id: &'a RawValue,
+    company_id: &'a RawValue,
+    kind: &'static str,
+    items: &'a RawValue,
+    pricing: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flags: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra: Option<&'a RawValue>,
+}
+
+/// The body of an amendment with the lines and amounts of a new order's body; the same bytes for the same body.
+///
+/// # Errors
+/// Where the bytes are no body of a new order.
+pub fn as_amendment(body: &[u8], kind: AmendmentKind) -> serde_json::Result<Vec<u8>> {
+    let order: NewOrderBody<'_> = serde_json::from_slice(body)?;
+    let fields = order.transformed_order;
+    serde_json::to_vec(&AmendmentBody {
+        original_webhook: order.original_webhook,
+        amendment: Amendment {
+            external_order_id: fields.external_order_id,
+            branch_id: fields.branch_id,
+            company_id: fields.company_id,
+            kind: kind.as_str(),
+            items: fields.items,
+            pricing: fields.pricing,
+            flags: fields.flags,
+            extra: fields.extra,
         },
         metadata: order.metadata,
     })

@@ -4,11 +4,17 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::value::RawValue;
 
-use super::{BodySource, BranchRef, VERSION};
-use crate::order::{
-    flag::Flag,
-    model::{self, Extra, Order, StatusChange, Translation},
-    money::Money,
+use super::{
+    BodySource, BranchRef, VERSION,
+    amendment::{Amended, amended},
+    content::{BodyItem, Pricing, item, pricing},
+};
+use crate::{
+    event::push::PushStatus,
+    order::{
+        flag::Flag,
+        model::{self, Amendment, Extra, Order, StatusChange},
+    },
 };
 
 #[derive(Serialize)]
@@ -19,6 +25,8 @@ pub(super) struct Body<'a> {
     transformed_order: Option<Box<NewOrder<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status_change: Option<Change<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amendment: Option<Box<Amended<'a>>>,
     metadata: Metadata<'a>,
 }
 
@@ -58,6 +66,8 @@ struct NewOrder<'a> {
     display_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     store_ref: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    brand_ref: Option<&'a str>,
     branch_id: &'a str,
     company_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,6 +76,8 @@ struct NewOrder<'a> {
     customer_phone: Option<&'a str>,
     #[serde(rename = "customerPhoneE164", skip_serializing_if = "Option::is_none")]
     customer_phone_e164: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    customer_phone_pin: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     customer_email: Option<&'a str>,
     #[serde(skip_serializing_if = "is_false")]
@@ -84,11 +96,17 @@ struct NewOrder<'a> {
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_time")]
     accept_by: Option<DateTime<Utc>>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_time")]
+    confirm_at: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_time")]
     ready_by: Option<DateTime<Utc>>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_time")]
     deliver_by: Option<DateTime<Utc>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     scheduled: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table_number: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider_takes: Option<&'a [PushStatus]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     notes: Option<&'a str>,
     items: Vec<BodyItem<'a>>,
@@ -128,83 +146,6 @@ struct DeliveryAddress<'a> {
     longitude: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     notes: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct BodyItem<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    external_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    merchant_ref: Option<&'a str>,
-    name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name_ar: Option<&'a str>,
-    #[serde(skip_serializing_if = "Names::is_empty")]
-    names: Names<'a>,
-    quantity: &'a RawValue,
-    unit_price: Money,
-    total_price: Money,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    notes: Option<&'a str>,
-    modifiers: Vec<ItemModifier<'a>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ItemModifier<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    group: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    external_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    merchant_ref: Option<&'a str>,
-    name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name_ar: Option<&'a str>,
-    #[serde(skip_serializing_if = "Names::is_empty")]
-    names: Names<'a>,
-    quantity: &'a RawValue,
-    price: Money,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    modifiers: Vec<ItemModifier<'a>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Pricing<'a> {
-    currency: &'static str,
-    exponent: u32,
-    subtotal: Money,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    delivery_fee: Option<Money>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    service_fee: Option<Money>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    other_fees: Option<Money>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tax_amount: Option<Money>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tax_mode: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tip: Option<Money>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    discount: Option<Money>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    discounts: Vec<Discount<'a>>,
-    total: Money,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    collect_cash: Option<Money>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Discount<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    amount: Money,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    funded_by: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -256,25 +197,10 @@ struct Change<'a> {
     extra: &'a Extra,
 }
 
-/// Names by language, as a JSON object.
-struct Names<'a>(&'a [Translation]);
-
-impl Names<'_> {
-    const fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl Serialize for Names<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|name| (&name.language, &name.text)))
-    }
-}
-
-struct Flags<'a>(&'a [Flag]);
+pub(super) struct Flags<'a>(pub(super) &'a [Flag]);
 
 impl Flags<'_> {
-    const fn is_empty(&self) -> bool {
+    pub(super) const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
@@ -310,6 +236,12 @@ impl<'a> Body<'a> {
         body
     }
 
+    pub(super) fn of_amendment(amendment: &'a Amendment, place: &'a BranchRef, origin: BodySource<'a>) -> Self {
+        let mut body = Self::without_content(origin, amendment.provider_event_id.as_deref(), &amendment.flags);
+        body.amendment = Some(Box::new(amended(amendment, place)));
+        body
+    }
+
     fn without_content(origin: BodySource<'a>, event_id: Option<&'a str>, flags: &'a [Flag]) -> Self {
         Body {
             original_webhook: OriginalWebhook {
@@ -321,6 +253,7 @@ impl<'a> Body<'a> {
             },
             transformed_order: None,
             status_change: None,
+            amendment: None,
             metadata: Metadata {
                 provider: origin.provider,
                 transformed_at: origin.transformed_at,
@@ -338,11 +271,13 @@ fn new_order<'a>(order: &'a Order, branch: &'a BranchRef) -> NewOrder<'a> {
         external_order_id: &order.external_id,
         display_id: order.display_id.as_deref(),
         store_ref: order.store_ref.as_deref(),
+        brand_ref: order.brand_ref.as_deref(),
         branch_id: &branch.branch_id,
         company_id: &branch.company_id,
         customer_name: order.customer.name.as_deref(),
         customer_phone: order.customer.phone.as_deref(),
         customer_phone_e164: order.customer.phone_e164.as_deref(),
+        customer_phone_pin: order.customer.phone_pin.as_deref(),
         customer_email: order.customer.email.as_deref(),
         customer_redacted: order.customer.redacted,
         delivery_address: order.address.as_ref().map(delivery_address),
@@ -354,9 +289,12 @@ fn new_order<'a>(order: &'a Order, branch: &'a BranchRef) -> NewOrder<'a> {
         delivery_type: order.delivery_type.as_deref(),
         placed_at: order.placed_at,
         accept_by: order.accept_by,
+        confirm_at: order.confirm_at,
         ready_by: order.ready_by,
         deliver_by: order.deliver_by,
         scheduled: order.scheduled,
+        table_number: order.table_number.as_deref(),
+        provider_takes: order.provider_takes.as_deref(),
         notes: order.notes.as_deref(),
         items: order.lines.iter().map(item).collect(),
         pricing: pricing(&order.pricing),
@@ -367,32 +305,6 @@ fn new_order<'a>(order: &'a Order, branch: &'a BranchRef) -> NewOrder<'a> {
         captain: order.courier.as_ref().map(captain),
         flags: Flags(&order.flags),
         extra: &order.extra,
-    }
-}
-
-fn pricing(pricing: &model::Pricing) -> Pricing<'_> {
-    Pricing {
-        currency: pricing.currency.code(),
-        exponent: pricing.currency.exponent(),
-        subtotal: pricing.subtotal,
-        delivery_fee: pricing.delivery_fee,
-        service_fee: pricing.service_fee,
-        other_fees: pricing.other_fees,
-        tax_amount: pricing.tax,
-        tax_mode: pricing.tax_mode.map(model::TaxMode::as_str),
-        tip: pricing.tip,
-        discount: pricing.discount,
-        discounts: pricing
-            .discounts
-            .iter()
-            .map(|one| Discount {
-                name: one.name.as_deref(),
-                amount: one.amount,
-                funded_by: one.funded_by.as_deref(),
-            })
-            .collect(),
-        total: pricing.total,
-        collect_cash: pricing.collect_cash,
     }
 }
 
@@ -413,43 +325,6 @@ fn delivery_address(address: &model::Address) -> DeliveryAddress<'_> {
     }
 }
 
-fn item(line: &model::Line) -> BodyItem<'_> {
-    BodyItem {
-        external_id: line.external_id.as_deref(),
-        merchant_ref: line.merchant_ref.as_deref(),
-        name: &line.name,
-        name_ar: arabic(&line.names),
-        names: Names(&line.names),
-        quantity: &line.quantity,
-        unit_price: line.unit_price,
-        total_price: line.total_price,
-        notes: line.notes.as_deref(),
-        modifiers: line.modifiers.iter().map(modifier).collect(),
-    }
-}
-
-/// As deep as the document that it was read from, which is read to [`crate::json::tree::MAX_DEPTH`].
-fn modifier(modifier: &model::Modifier) -> ItemModifier<'_> {
-    ItemModifier {
-        group: modifier.group.as_deref(),
-        external_id: modifier.external_id.as_deref(),
-        merchant_ref: modifier.merchant_ref.as_deref(),
-        name: &modifier.name,
-        name_ar: arabic(&modifier.names),
-        names: Names(&modifier.names),
-        quantity: &modifier.quantity,
-        price: modifier.price,
-        modifiers: modifier.modifiers.iter().map(self::modifier).collect(),
-    }
-}
-
-fn arabic(names: &[Translation]) -> Option<&str> {
-    names
-        .iter()
-        .find(|name| name.language == "ar")
-        .map(|name| name.text.as_str())
-}
-
 fn captain(courier: &model::Courier) -> Captain<'_> {
     Captain {
         id: courier.id.as_deref(),
@@ -465,11 +340,11 @@ const fn is_false(flag: &bool) -> bool {
     !*flag
 }
 
-const fn is_nothing(extra: &&Extra) -> bool {
+pub(super) const fn is_nothing(extra: &&Extra) -> bool {
     extra.0.is_empty()
 }
 
-fn extra<S: Serializer>(extra: &&Extra, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn extra<S: Serializer>(extra: &&Extra, serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(extra.0.len()))?;
     for (pointer, value) in &extra.0 {
         map.serialize_entry(pointer, value)?;
@@ -482,7 +357,7 @@ fn time<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::
     serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
 }
 
-fn optional_time<S: Serializer>(at: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn optional_time<S: Serializer>(at: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
     match at {
         Some(at) => time(at, serializer),
         None => serializer.serialize_none(),

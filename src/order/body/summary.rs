@@ -11,8 +11,8 @@ use crate::event::outcome::OrderSummary;
 /// If the bytes are no such body.
 pub fn summary(body: &[u8]) -> serde_json::Result<OrderSummary> {
     let read: BodySummary<'_> = serde_json::from_slice(body)?;
-    Ok(match (read.transformed_order, read.status_change) {
-        (Some(order), _) => {
+    Ok(match (read.transformed_order, read.status_change, read.amendment) {
+        (Some(order), _, _) => {
             let (captain, pricing) = (order.captain.unwrap_or_default(), order.pricing);
             OrderSummary {
                 order_number: Some(order.order_number),
@@ -33,7 +33,7 @@ pub fn summary(body: &[u8]) -> serde_json::Result<OrderSummary> {
                 auto_accept: read.metadata.auto_accept,
             }
         }
-        (None, Some(change)) => {
+        (None, Some(change), _) => {
             let captain = change.captain.unwrap_or_default();
             OrderSummary {
                 branch_id: change.branch_id,
@@ -46,7 +46,12 @@ pub fn summary(body: &[u8]) -> serde_json::Result<OrderSummary> {
                 ..OrderSummary::default()
             }
         }
-        (None, None) => return Err(serde::de::Error::missing_field("transformedOrder")),
+        (None, None, Some(amendment)) => OrderSummary {
+            branch_id: amendment.branch_id,
+            company_id: amendment.company_id,
+            ..OrderSummary::default()
+        },
+        (None, None, None) => return Err(serde::de::Error::missing_field("transformedOrder")),
     })
 }
 
@@ -60,6 +65,7 @@ struct BodySummary<'a> {
     #[serde(borrow)]
     transformed_order: Option<ReadOrder<'a>>,
     status_change: Option<ReadChange>,
+    amendment: Option<ReadAmendment>,
     #[serde(default)]
     metadata: ReadMetadata,
 }
@@ -110,6 +116,13 @@ struct ReadCaptain {
     id: Option<String>,
     name: Option<String>,
     phone: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReadAmendment {
+    branch_id: String,
+    company_id: String,
 }
 
 #[derive(Deserialize)]

@@ -4,20 +4,21 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Deserializer, de};
 
+pub use super::tables::{
+    Address, AmendmentTable, Customer, Discount, FreeLines, Lines, Modifiers, Names, OrderHead, OrderTable, Payment,
+    Pricing, RefundTable, Share, TipTable,
+};
 use super::{
-    clock::Zone,
-    lists::Lists,
     path::PathTemplate,
-    pick::{Amount, Choice, Clock, Pick, Source, Sources, Test, Time, Unit},
+    pick::{Pick, Source, Sources, Test, Time},
     response::Responses,
     words::Words,
 };
 use crate::{
-    event::ORDER_CREATED,
+    event::{ORDER_AMENDED, ORDER_CREATED},
     json::pointer::Pointer,
     order::{
-        model::{CourierState, Fulfillment, TaxMode},
-        money::Currency,
+        model::{AmendmentKind, CourierState, Fulfillment, Party, TaxMode, TipReceiver},
         status::Status,
     },
     provider::outbound::Spec,
@@ -41,6 +42,8 @@ pub struct File {
     pub status: StatusTable,
     /// `[courier]`: who drives, on new orders and on changes.
     pub courier: Option<Courier>,
+    /// `[amendment]`: a change of what is cooked or charged.
+    pub amendment: Option<AmendmentTable>,
     /// `[response]`: what it is answered.
     pub response: Responses,
     /// `[outbound]` and `[fetch]`: how it is spoken to.
@@ -122,15 +125,45 @@ pub struct Webhook {
 }
 
 /// Where the document is.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "snake_case")]
+#[derive(Debug, Clone)]
 pub enum Document {
     /// A part of the body: the first of these that is there.
     Part(Vec<Pointer>),
-    /// In a text of the body that is JSON itself.
-    Text(Pointer),
-    /// Somewhere else: it is fetched (`[fetch]`), for webhooks of these kinds.
-    Fetched(Vec<Kind>),
+    /// In a text of the body that is JSON itself, and there the first of these parts.
+    Text(Pointer, Vec<Pointer>),
+    /// Somewhere else: it is fetched (`[fetch]`), for webhooks of these kinds; and there the first of these parts.
+    Fetched(Vec<Kind>, Vec<Pointer>),
+}
+
+impl Document {
+    /// The parts at the first of which pointers begin; empty where they begin at the whole.
+    pub fn parts(&self) -> &[Pointer] {
+        match self {
+            Self::Part(parts) | Self::Text(_, parts) | Self::Fetched(_, parts) => parts,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DocumentTable {
+    #[serde(default)]
+    part: Vec<Pointer>,
+    text: Option<Pointer>,
+    fetched: Option<Vec<Kind>>,
+}
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let DocumentTable { part, text, fetched } = DocumentTable::deserialize(deserializer)?;
+        match (text, fetched) {
+            (None, None) if part.is_empty() => Err(de::Error::custom("expected part, text or fetched")),
+            (None, None) => Ok(Self::Part(part)),
+            (Some(text), None) => Ok(Self::Text(text, part)),
+            (None, Some(kinds)) => Ok(Self::Fetched(kinds, part)),
+            (Some(_), Some(_)) => Err(de::Error::custom("expected either text or fetched")),
+        }
+    }
 }
 
 /// The type of a webhook.
@@ -143,6 +176,8 @@ pub enum Kind {
     OrderStatusUpdated,
     /// It was called off.
     OrderCancelled,
+    /// What is cooked or charged changed.
+    OrderAmended,
     /// Something about its courier.
     CourierUpdated,
     /// Nothing that the backend wants: recorded, answered, and no more.
@@ -156,6 +191,7 @@ impl Kind {
             Self::OrderCreated => ORDER_CREATED,
             Self::OrderStatusUpdated => "order_status_updated",
             Self::OrderCancelled => "order_cancelled",
+            Self::OrderAmended => ORDER_AMENDED,
             Self::CourierUpdated => "courier_updated",
             Self::Ignored => "ignored",
         }
@@ -167,6 +203,7 @@ impl Kind {
             Self::OrderCreated,
             Self::OrderStatusUpdated,
             Self::OrderCancelled,
+            Self::OrderAmended,
             Self::CourierUpdated,
             Self::Ignored,
         ]
@@ -191,6 +228,22 @@ pub struct Events {
     pub absent: Option<Kind>,
     /// The type of a webhook with another word.
     pub other: Kind,
+    /// What was done to an order that is announced again with other lines or another total; where it is absent, a person must
+    /// look at it.
+    pub announced_again: Option<AmendmentKind>,
+}
+
+impl Events {
+    /// Whether any webhook is of this kind.
+    pub fn becomes(&self, kind: Kind) -> bool {
+        let by_shape = self.when.iter().map(|when| when.becomes);
+        let by_word = self.types.iter().map(|(_, meaning)| *meaning);
+        by_shape
+            .chain(by_word)
+            .chain(self.absent)
+            .chain([self.other])
+            .any(|one| one == kind)
+    }
 }
 
 /// One shape.
@@ -204,227 +257,6 @@ pub struct When {
     pub is: Vec<String>,
     /// Then it is this.
     pub becomes: Kind,
-}
-
-/// `[order]`.
-#[derive(Debug)]
-pub struct OrderTable {
-    /// The keys of the table itself.
-    pub head: OrderHead,
-    /// `[order.customer]`.
-    pub customer: Customer,
-    /// `[order.address]`.
-    pub address: Address,
-    /// `[order.lines]`.
-    pub lines: Lines,
-    /// `[order.modifiers]`.
-    pub modifiers: Option<Modifiers>,
-    /// `[order.pricing]`.
-    pub pricing: Pricing,
-    /// `[order.payment]`.
-    pub payment: Payment,
-}
-
-/// The keys of `[order]` itself.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OrderHead {
-    /// Where the currency's code is; configured (`<PROVIDER>_CURRENCY`) where this is absent.
-    pub currency: Option<Sources>,
-    /// The currency where none is configured.
-    #[serde(default, deserialize_with = "currency")]
-    pub default_currency: Option<Currency>,
-    /// How amounts are written.
-    pub amounts: Unit,
-    /// How times are written.
-    #[serde(default = "iso")]
-    pub times: Clock,
-    /// The zone of times that name none.
-    pub zone: Option<Zone>,
-    /// The prefix of the id in the number that people see; by default `NAME-`.
-    pub number_prefix: Option<String>,
-    /// The beginning of the id that is cut off for that.
-    pub number_strip: Option<String>,
-    /// The short number.
-    pub display_id: Option<Pick>,
-    /// The provider's word for who delivers.
-    pub delivery_type: Option<Pick>,
-    /// Who delivers.
-    pub fulfillment: Choice<Fulfillment>,
-    /// When it was placed.
-    pub placed_at: Option<Time>,
-    /// Until when it must be accepted.
-    pub accept_by: Option<Time>,
-    /// When it must be ready.
-    pub ready_by: Option<Time>,
-    /// When it is promised.
-    pub deliver_by: Option<Time>,
-    /// Whether it is for later.
-    pub scheduled: Option<Test>,
-    /// The customer's wishes.
-    pub notes: Option<Pick>,
-}
-
-fn iso() -> Clock {
-    Clock::Iso
-}
-
-fn currency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Currency>, D::Error> {
-    let code = String::deserialize(deserializer)?;
-    code.parse().map(Some).map_err(de::Error::custom)
-}
-
-/// `[order.customer]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Customer {
-    /// Name.
-    pub name: Option<Pick>,
-    /// Phone.
-    pub phone: Option<Pick>,
-    /// Whether a phone number without `+` nevertheless has its country's code.
-    pub phone_is_international: bool,
-    /// E-mail.
-    pub email: Option<Pick>,
-    /// Beginnings of texts that stand for what is withheld; texts of nothing but `*` always do.
-    pub withheld: Vec<String>,
-}
-
-/// `[order.address]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[expect(missing_docs, reason = "the names say it; see model::Address")]
-pub struct Address {
-    pub street: Option<Pick>,
-    pub number: Option<Pick>,
-    pub building: Option<Pick>,
-    pub floor: Option<Pick>,
-    pub apartment: Option<Pick>,
-    pub area: Option<Pick>,
-    pub city: Option<Pick>,
-    pub postcode: Option<Pick>,
-    pub country: Option<Pick>,
-    pub latitude: Option<Pick>,
-    pub longitude: Option<Pick>,
-    pub notes: Option<Pick>,
-}
-
-/// Names by language.
-pub type Names = std::collections::BTreeMap<String, Pick>;
-
-/// `[order.lines]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Lines {
-    /// The lists of lines.
-    pub each: Lists,
-    /// The provider's id.
-    pub id: Option<Pick>,
-    /// The restaurant's code.
-    pub merchant_ref: Option<Pick>,
-    /// Name.
-    pub name: Pick,
-    /// Names by language.
-    #[serde(default)]
-    pub names: Names,
-    /// How many; one, where nothing is said.
-    pub quantity: Option<Pick>,
-    /// For one.
-    pub unit_price: Option<Amount>,
-    /// For the line.
-    pub total_price: Option<Amount>,
-    /// Wishes.
-    pub notes: Option<Pick>,
-}
-
-/// `[order.modifiers]`: of a line, and of a modifier.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Modifiers {
-    /// Lists of groups, from the line or modifier; none if modifiers stand in it directly.
-    pub groups: Option<Lists>,
-    /// A group's name, in the group; in the modifier, where there are no groups.
-    pub group: Option<Pick>,
-    /// Lists of modifiers, from the group, or from the line or modifier.
-    pub each: Lists,
-    /// The provider's id.
-    pub id: Option<Pick>,
-    /// The restaurant's code.
-    pub merchant_ref: Option<Pick>,
-    /// Name.
-    pub name: Pick,
-    /// Names by language.
-    #[serde(default)]
-    pub names: Names,
-    /// How many; one, where nothing is said.
-    pub quantity: Option<Pick>,
-    /// For one; nothing, where nothing is said.
-    pub price: Option<Amount>,
-    /// For all of them, where the provider says that instead.
-    pub total_price: Option<Amount>,
-}
-
-/// `[order.pricing]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Pricing {
-    /// Sum of the lines; computed and flagged where it is not there.
-    pub subtotal: Option<Amount>,
-    /// For the delivery.
-    pub delivery_fee: Option<Amount>,
-    /// For the service.
-    pub service_fee: Option<Amount>,
-    /// All other fees.
-    pub other_fees: Option<Amount>,
-    /// Tax.
-    pub tax: Option<Amount>,
-    /// Whether prices hold it.
-    pub tax_mode: Option<Choice<TaxMode>>,
-    /// Tips.
-    pub tip: Option<Amount>,
-    /// All discounts together; their sum where it is not there.
-    pub discount: Option<Amount>,
-    /// Each discount.
-    pub discounts: Vec<Discount>,
-    /// The amount that the customer pays; computed and flagged if absent.
-    pub total: Option<Amount>,
-    /// The amount that is collected on delivery.
-    pub collect_cash: Option<Amount>,
-}
-
-/// `[[order.pricing.discounts]]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a list of tables with amount")]
-pub struct Discount {
-    /// A list of discounts, where there is one; else it is one, in the document.
-    pub each: Option<Lists>,
-    /// How much; its sign does not count.
-    pub amount: Amount,
-    /// Who pays for it: `merchant` or `provider`, as it is.
-    #[serde(default, deserialize_with = "payer")]
-    pub funded_by: Option<String>,
-    /// Its name.
-    pub name: Option<Pick>,
-}
-
-fn payer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    match text.as_str() {
-        "merchant" | "provider" => Ok(Some(text)),
-        _ => Err(de::Error::custom(format_args!(
-            "funded_by: {text:?} is neither merchant nor provider; expected one of these two words, not a place"
-        ))),
-    }
-}
-
-/// `[order.payment]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Payment {
-    /// The provider's word.
-    pub method: Option<Pick>,
-    /// Whether nothing is left to collect.
-    pub prepaid: Option<Test>,
 }
 
 /// `[status]`.
@@ -482,4 +314,7 @@ words! {
     Fulfillment: Fulfillment::ALL, "fulfillment";
     CourierState: CourierState::ALL, "state of a courier";
     TaxMode: [TaxMode::Included, TaxMode::Excluded], "tax mode";
+    Party: Party::ALL, "party";
+    TipReceiver: TipReceiver::ALL, "receiver of a tip";
+    AmendmentKind: AmendmentKind::ALL, "kind of amendment";
 }

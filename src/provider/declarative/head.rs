@@ -131,10 +131,10 @@ fn why(file: &File, reader: &HeadReader<'_>) -> Option<String> {
         Some(word) => Some(format!("events.types does not know {word:?}, at {places}")),
         None => {
             let begin = match &file.webhook.document {
-                Some(Where::Part(_) | Where::Text(_)) => {
+                Some(Where::Part(_) | Where::Text(..)) => {
                     "; places begin at webhook.document, those after body: at the body"
                 }
-                Some(Where::Fetched(_)) | None => "",
+                Some(Where::Fetched(..)) | None => "",
             };
             Some(format!("no word was found at {places}{begin}"))
         }
@@ -172,7 +172,7 @@ fn with_reader<T>(file: &File, arriving: &Arriving<'_>, then: impl FnOnce(&HeadR
         path: arriving.path,
     };
     match &file.webhook.document {
-        Some(Where::Text(pointer)) => {
+        Some(Where::Text(pointer, parts)) => {
             let inner = inner(body, pointer).ok_or_else(|| format!("{pointer}: expected JSON in a text"))?;
             let document = Document::new(inner.as_bytes()).map_err(|error| {
                 format!(
@@ -186,18 +186,20 @@ fn with_reader<T>(file: &File, arriving: &Arriving<'_>, then: impl FnOnce(&HeadR
             let reader = HeadReader {
                 webhook: &file.webhook,
                 body,
-                document,
+                document: first_part(document, parts),
                 headers: arriving.headers,
                 path: arriving.path,
             };
             Ok(then(&reader))
         }
-        Some(Where::Part(parts)) => {
-            let part = parts.iter().find_map(|pointer| body.part(pointer));
-            Ok(then(&reader(part.unwrap_or(body))))
-        }
-        Some(Where::Fetched(_)) | None => Ok(then(&reader(body))),
+        Some(Where::Part(parts) | Where::Fetched(_, parts)) => Ok(then(&reader(first_part(body, parts)))),
+        None => Ok(then(&reader(body))),
     }
+}
+
+/// Where pointers begin: the first of these parts that is there, else the whole.
+fn first_part<'a>(whole: Document<'a>, parts: &[Pointer]) -> Document<'a> {
+    parts.iter().find_map(|pointer| whole.part(pointer)).unwrap_or(whole)
 }
 
 /// The JSON in a text of the body.

@@ -4,9 +4,10 @@ use rust_decimal::{Decimal, prelude::ToPrimitive as _};
 use serde_json::value::RawValue;
 
 use super::{
+    amount::Amount,
     clock::decimal,
-    file::{File, Modifiers, Names},
-    pick::{Amount, Pick},
+    file::{File, FreeLines, Lines, Modifiers, Names},
+    pick::Pick,
     reader::{Need, OrderReader},
 };
 use crate::{
@@ -50,27 +51,37 @@ pub(super) fn basket(reader: &OrderReader<'_>, file: &File, currency: Currency) 
     };
     for place in reader.each(&table.each, reader.root(), Need::Essential) {
         let rounded = reader.rounded.get();
-        let id = reader.optional(&table.id, place);
-        let merchant_ref = reader.optional(&table.merchant_ref, place);
-        let names = walk.names(&table.names, place);
-        let name = walk.name(&table.name, place, &names, [&merchant_ref, &id]);
-        let total = reader.amount(&table.total_price, place, currency, Need::Essential);
-        let unit = reader.amount(&table.unit_price, place, currency, Need::Essential);
-        let quantity = walk.quantity(&table.quantity, place);
-        let modifiers = walk.modifiers(place, 0);
-        let (unit_price, total_price) = walk.prices(
-            unit,
-            total,
-            &quantity,
-            &modifiers,
-            place,
-            (&table.unit_price, &table.total_price),
-        );
-        basket.sum = basket.sum.plus(total_price);
+        let line = walk.line(table, place, false);
+        basket.sum = basket.sum.plus(line.total_price);
         basket.slack = basket
             .slack
-            .saturating_add(slack(&quantity, reader.rounded.get() - rounded));
-        basket.lines.push(Line {
+            .saturating_add(slack(&line.quantity, reader.rounded.get() - rounded));
+        basket.lines.push(line);
+    }
+    for free in &table.free {
+        basket.lines.extend(walk.free(table, free));
+    }
+    basket
+}
+
+impl Walk<'_, '_> {
+    /// A line; one that is given away costs nothing, whatever its price is elsewhere.
+    fn line(&self, table: &Lines, place: ValueId, is_free: bool) -> Line {
+        let reader = self.reader;
+        let id = reader.optional(&table.id, place);
+        let merchant_ref = reader.optional(&table.merchant_ref, place);
+        let names = self.names(&table.names, place);
+        let name = self.name(&table.name, place, &names, [&merchant_ref, &id]);
+        let price = |amount: &Option<Amount>| match is_free {
+            true => Some(Money::zero(self.currency)),
+            false => reader.amount(amount, place, self.currency, Need::Essential),
+        };
+        let (total, unit) = (price(&table.total_price), price(&table.unit_price));
+        let quantity = quantity(self.reader, &table.quantity, place);
+        let modifiers = self.modifiers(place, 0);
+        let sources = (&table.unit_price, &table.total_price);
+        let (unit_price, total_price) = self.prices(unit, total, &quantity, &modifiers, place, sources);
+        Line {
             external_id: id,
             merchant_ref,
             name,
@@ -78,14 +89,40 @@ pub(super) fn basket(reader: &OrderReader<'_>, file: &File, currency: Currency) 
             quantity,
             unit_price,
             total_price,
+            tax: reader.amount(&table.tax, place, self.currency, Need::Optional),
             notes: reader.optional(&table.notes, place),
             modifiers,
-        });
+        }
     }
-    basket
-}
 
-impl Walk<'_, '_> {
+    /// Lines that are given away: they are cooked, and stand in no list that is charged.
+    fn free(&self, table: &Lines, free: &FreeLines) -> Vec<Line> {
+        let reader = self.reader;
+        let givers = reader.each(&free.each, reader.root(), Need::Essential);
+        let gives = |place: &ValueId| !free.unless.as_ref().is_some_and(|test| reader.is_so(test, *place));
+        let places = givers.into_iter().filter(gives);
+        let places = places.flat_map(|place| reader.each(&free.lines, place, Need::Essential));
+        let mut lines = Vec::new();
+        for place in places {
+            // Without a name and a code it cannot be made, and it costs nothing.
+            if self.is_named(table, place) {
+                lines.push(self.line(table, place, true));
+            } else {
+                reader.flag(Flag::NameMissing);
+            }
+        }
+        lines
+    }
+
+    fn is_named(&self, table: &Lines, place: ValueId) -> bool {
+        let picks = [Some(&table.name), table.merchant_ref.as_ref(), table.id.as_ref()];
+        let names = table.names.values();
+        let sources = picks.into_iter().flatten().chain(names).flat_map(|pick| &pick.from);
+        sources
+            .map(std::slice::from_ref)
+            .any(|source| self.reader.look(source, place).is_some())
+    }
+
     fn names(&self, names: &Names, place: ValueId) -> Vec<Translation> {
         let name = |(language, pick): (&String, &Pick)| {
             let text = self.reader.text(pick, place)?;
@@ -115,13 +152,6 @@ impl Walk<'_, '_> {
             }
             None => self.reader.required(pick, place),
         }
-    }
-
-    /// One, where nothing is said.
-    fn quantity(&self, pick: &Option<Pick>, place: ValueId) -> Box<RawValue> {
-        self.reader
-            .decimal(pick, place, Need::Essential)
-            .unwrap_or_else(|| RawValue::from_string("1".into()).expect("1 is JSON"))
     }
 
     /// The price of one and of all, as the provider says; one is worked out of the other where it says only that, and is
@@ -196,7 +226,7 @@ impl Walk<'_, '_> {
         let merchant_ref = self.reader.optional(&table.merchant_ref, place);
         let names = self.names(&table.names, place);
         let name = self.name(&table.name, place, &names, [&merchant_ref, &id]);
-        let quantity = self.quantity(&table.quantity, place);
+        let quantity = quantity(self.reader, &table.quantity, place);
         let amount = |amount| self.reader.amount(amount, place, self.currency, Need::Essential);
         let price = amount(&table.price).or_else(|| {
             let total = amount(&table.total_price)?;
@@ -215,6 +245,13 @@ impl Walk<'_, '_> {
             modifiers: self.modifiers(place, depth + 1),
         }
     }
+}
+
+/// How many; one, where nothing is said.
+pub(super) fn quantity(reader: &OrderReader<'_>, pick: &Option<Pick>, place: ValueId) -> Box<RawValue> {
+    reader
+        .decimal(pick, place, Need::Essential)
+        .unwrap_or_else(|| RawValue::from_string("1".into()).expect("1 is JSON"))
 }
 
 /// A quantity as a number; it was read as one.

@@ -9,7 +9,7 @@ use toml::{
 };
 
 use super::{
-    file::{Document, File, OrderTable, Webhook},
+    file::{Document, File, Kind, OrderTable, Webhook},
     pick::{Source, Sources},
 };
 use crate::{
@@ -138,6 +138,10 @@ impl<'t> Loader<'t> {
             true => self.section(&mut root, "courier", true).map(Some),
             false => Some(None),
         };
+        let amendment = match root.members.contains_key("amendment") {
+            true => self.section(&mut root, "amendment", true).map(Some),
+            false => Some(None),
+        };
         let response = self.section_or_default(&mut root, "response");
         let outbound: Option<Outbound> = self.section(&mut root, "outbound", false);
         let fetch: Option<Fetch> = self.section(&mut root, "fetch", false);
@@ -151,6 +155,7 @@ impl<'t> Loader<'t> {
             order: order?,
             status: status?,
             courier: courier?,
+            amendment: amendment?,
             response: response?,
             outbound,
             headers: self.read_headers().into_iter().map(|(_, name)| name).collect(),
@@ -257,7 +262,7 @@ impl<'t> Loader<'t> {
         webhook: Option<&Webhook>,
     ) -> Option<Spec> {
         let fetched: Vec<&str> = match webhook.map(|webhook| &webhook.document) {
-            Some(Some(Document::Fetched(kinds))) => kinds.iter().map(|kind| kind.as_str()).collect(),
+            Some(Some(Document::Fetched(kinds, _))) => kinds.iter().map(|kind| kind.as_str()).collect(),
             _ => Vec::new(),
         };
         if !fetched.is_empty() && (fetch.is_none() || outbound.is_none()) {
@@ -351,6 +356,12 @@ impl<'t> Loader<'t> {
             self.fault(
                 self.place_of("[events"),
                 "events: expected absent, what a webhook without a type is",
+            );
+        }
+        if file.amendment.is_none() && file.events.becomes(Kind::OrderAmended) {
+            self.fault(
+                self.place_of("[events"),
+                "events: something becomes order_amended; expected a table [amendment], which says what it changes",
             );
         }
         let lines = &file.order.lines;

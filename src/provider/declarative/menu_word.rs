@@ -40,7 +40,8 @@ fn found<'s>(spec: &'s Spec, payload: &[u8]) -> Option<(&'s MenuResult, Value)> 
     let table = &spec.menu.as_ref()?.result.as_ref()?.table;
     let is = &table.when.as_ref()?.is;
     // This search of the text avoids parsing most webhooks twice.
-    if is.is_empty() || !str::from_utf8(payload).ok()?.contains(is.as_str()) {
+    let text = str::from_utf8(payload).ok()?;
+    if !is.iter().any(|is| text.contains(is.as_str())) {
         return None;
     }
     let body: Value = serde_json::from_slice(payload).ok()?;

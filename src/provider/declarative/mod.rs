@@ -1,8 +1,8 @@
 //! Providers that are one file: where values are in their webhooks, and what they mean.
 //!
-//! [`load`] reads a file and reports all its faults. [`mod@file`], [`pick`], [`lists`], [`words`], [`clock`] and [`path`] are
-//! its shape, [`response`] its answers. `head` is what the intake reads by it; `reader`, `values`, `order` and `lines` what
-//! the transformation reads. Evaluation always ends: nothing in a file repeats, and a document is read within the limits of
+//! [`load`] reads a file and reports all its faults. [`mod@file`], [`tables`], [`pick`], [`amount`], [`choice`], [`lists`],
+//! [`words`], [`clock`] and [`path`] are its shape, [`response`] its answers. `head` is what the intake reads by it; `reader`,
+//! `texts`, `values`, `order`, `pricing`, `lines` and `amendment` what the transformation reads. Evaluation always ends: nothing in a file repeats, and a document is read within the limits of
 //! [`crate::json::tree`]. `docs/providers.md` explains the format to authors of files.
 
 use std::{borrow::Cow, sync::Arc};
@@ -10,8 +10,11 @@ use std::{borrow::Cow, sync::Arc};
 use serde_json::{Map, Value};
 
 pub mod file;
+pub mod tables;
 pub mod load;
 pub mod pick;
+pub mod amount;
+pub mod choice;
 pub mod lists;
 pub mod path;
 pub mod clock;
@@ -20,8 +23,11 @@ pub mod response;
 mod head;
 mod reader;
 mod values;
+mod texts;
 mod order;
+mod pricing;
 mod lines;
+mod amendment;
 pub mod menu_word;
 pub mod sample;
 
@@ -41,6 +47,7 @@ use crate::{
     event::Recorded,
     json::{
         fault::Fault,
+        pointer::Pointer,
         tree::{Tree, TreeError, ValueId},
     },
     order::money::Currency,
@@ -147,6 +154,11 @@ impl Declarative {
                 let placed_at = order.placed_at;
                 (Content::NewOrder(Box::new(order)), placed_at)
             }
+            Some(Kind::OrderAmended) => {
+                let amendment = amendment::amendment(&reader, file, common, self.currency);
+                let changed_at = amendment.changed_at;
+                (Content::Amendment(Box::new(amendment)), changed_at)
+            }
             Some(Kind::Ignored) => (Content::Ignored(type_word), None),
             kind => {
                 let kind = kind.unwrap_or(Kind::OrderStatusUpdated);
@@ -172,6 +184,12 @@ fn tree(bytes: &[u8]) -> Result<Tree<'_>, TransformError> {
         TreeError::NotJson => TransformError::NotJson,
         error => fault("", error),
     })
+}
+
+/// Where pointers begin: at the first of these parts that is there, else at the whole.
+fn first_part(whole: &Tree<'_>, parts: &[Pointer]) -> ValueId {
+    let part = parts.iter().find_map(|pointer| whole.find(whole.root(), pointer));
+    part.unwrap_or(whole.root())
 }
 
 fn fault(pointer: &str, message: impl ToString) -> TransformError {
@@ -222,11 +240,7 @@ impl Provider for Declarative {
         let kind = Kind::from_word(&received.envelope.webhook_type);
         match &self.file.webhook.document {
             None => self.fact(received, (&body, body.root()), &body, false),
-            Some(Document::Part(parts)) => {
-                let part = parts.iter().find_map(|pointer| body.find(body.root(), pointer));
-                self.fact(received, (&body, part.unwrap_or(body.root())), &body, false)
-            }
-            Some(Document::Fetched(kinds)) if kind.is_some_and(|kind| kinds.contains(&kind)) => Ok(Fact {
+            Some(Document::Fetched(kinds, _)) if kind.is_some_and(|kind| kinds.contains(&kind)) => Ok(Fact {
                 timestamp: None,
                 store_ref: merchant_header(&received.envelope).map(str::to_owned),
                 stores: self.stores(&self.reader(received, (&body, body.root()), &body, &Map::new()), false),
@@ -234,8 +248,10 @@ impl Provider for Declarative {
                 is_unknown: false,
                 content: Content::Elsewhere,
             }),
-            Some(Document::Fetched(_)) => self.fact(received, (&body, body.root()), &body, false),
-            Some(Document::Text(pointer)) => {
+            Some(Document::Part(parts) | Document::Fetched(_, parts)) => {
+                self.fact(received, (&body, first_part(&body, parts)), &body, false)
+            }
+            Some(Document::Text(pointer, parts)) => {
                 let found = body.find(body.root(), pointer);
                 let text: Option<(ValueId, Cow<'_, str>)> = found.and_then(|place| Some((place, body.text(place)?)));
                 let Some((place, text)) = text else {
@@ -243,7 +259,7 @@ impl Provider for Declarative {
                 };
                 body.take(place);
                 let document = Tree::parse(text.as_bytes()).map_err(|error| fault(&pointer.to_string(), error))?;
-                self.fact(received, (&document, document.root()), &body, false)
+                self.fact(received, (&document, first_part(&document, parts)), &body, false)
             }
         }
     }
@@ -251,7 +267,8 @@ impl Provider for Declarative {
     fn transform_fetched(&self, received: &Recorded, document: &[u8]) -> Result<Fact, TransformError> {
         let body = tree(&received.payload)?;
         let document = tree(document)?;
-        self.fact(received, (&document, document.root()), &body, true)
+        let parts = self.file.webhook.document.as_ref().map_or(&[][..], Document::parts);
+        self.fact(received, (&document, first_part(&document, parts)), &body, true)
     }
 
     fn knows_path(&self, below: &str) -> bool {

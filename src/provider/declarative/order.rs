@@ -4,21 +4,25 @@ use serde_json::value::RawValue;
 
 use super::{
     file::{self, File, Kind},
-    lines::{self, Basket},
-    reader::{Accepts, Need, OrderReader},
+    lines,
+    pricing::pricing,
+    reader::{Accepts, Need, OrderReader, is_nothing},
     values::Chosen,
 };
 use crate::{
-    json::tree::Tree,
+    event::push::PushStatus,
+    json::{
+        pointer::Pointer,
+        tree::{Tree, ValueId},
+    },
     order::{
         flag::Flag,
-        model::{
-            Address, Courier, Customer, Discount, Extra, Fulfillment, Order, Payment, Pricing, StatusChange, TaxMode,
-        },
-        money::{Currency, Money},
+        model::{Address, Courier, Customer, Extra, Fulfillment, Order, Payment, StatusChange},
+        money::Currency,
         phone::e164,
         status::Status,
     },
+    provider::outbound::Offered,
 };
 
 /// Most bytes of what has no field that are kept beside an order; the log has all of it.
@@ -72,6 +76,7 @@ pub(super) fn new_order(
         delivery_type: reader.optional(&head.delivery_type, root),
         placed_at: reader.time(&head.placed_at, root),
         accept_by: reader.time(&head.accept_by, root),
+        confirm_at: reader.time(&head.confirm_at, root),
         ready_by: reader.time(&head.ready_by, root),
         deliver_by: reader.time(&head.deliver_by, root),
         scheduled: head.scheduled.as_ref().and_then(|test| reader.answer(test, root)),
@@ -82,6 +87,9 @@ pub(super) fn new_order(
         payment: payment(reader, &file.order.payment),
         courier: courier(reader, file, Some(&provider_status)),
         provider_status,
+        table_number: reader.optional(&head.table_number, root),
+        provider_takes: provider_takes(reader, file),
+        brand_ref: reader.optional(&head.brand, root),
         notes: reader.optional(&head.notes, root),
         flags: Vec::new(),
         extra: Extra::default(),
@@ -89,6 +97,27 @@ pub(super) fn new_order(
     order.extra = extra(reader);
     order.flags = reader.flags();
     order
+}
+
+/// The statuses that the provider takes about this order, where its file says that orders list their calls.
+fn provider_takes(reader: &OrderReader<'_>, file: &File) -> Option<Vec<PushStatus>> {
+    let calls = &file.outbound.as_ref()?.status;
+    let of_order = |place: ValueId, pointer: &Pointer| {
+        let found = reader.document.find(place, pointer)?;
+        (!is_nothing(reader.document, found)).then_some(found)
+    };
+    let listed = |offered: &Offered| of_order(reader.root(), &offered.r#in);
+    calls
+        .values()
+        .filter_map(|call| call.offered.as_ref())
+        .find_map(listed)?;
+    let is_taken = |word: &PushStatus| {
+        calls.get(word).is_some_and(|call| match &call.offered {
+            None => true,
+            Some(offered) => listed(offered).is_none_or(|list| of_order(list, &offered.at).is_some()),
+        })
+    };
+    Some(PushStatus::of_backend().filter(is_taken).collect())
 }
 
 /// Who brings the order. An order that waits for a courier who never comes is lost; so where the provider's word is not known,
@@ -137,7 +166,7 @@ pub(super) fn change(reader: &OrderReader<'_>, file: &File, common: Common<'_>, 
 
 /// The currency of all amounts. One that cannot be read is the configured one, where there is any; without one nothing can be
 /// charged.
-fn the_currency(reader: &OrderReader<'_>, file: &File, configured: Option<Currency>) -> Currency {
+pub(super) fn the_currency(reader: &OrderReader<'_>, file: &File, configured: Option<Currency>) -> Currency {
     let head = &file.order.head;
     let known = configured.or(head.default_currency);
     if let Some(sources) = &head.currency {
@@ -240,14 +269,25 @@ fn customer(reader: &OrderReader<'_>, table: &file::Customer) -> Customer {
         })
     };
     let (name, phone, email) = (read(&table.name), read(&table.phone), read(&table.email));
+    let (country_code, phone_pin) = (read(&table.phone_country_code), read(&table.phone_pin));
     Customer {
         phone_e164: phone
             .as_deref()
-            .and_then(|phone| e164(phone, table.phone_is_international)),
+            .and_then(|phone| international(phone, country_code.as_deref(), table.phone_is_international)),
         name,
         phone,
+        phone_pin,
         email,
         redacted,
+    }
+}
+
+/// A phone as E.164, with the country's code that stands beside it where the number has none itself.
+fn international(phone: &str, country_code: Option<&str>, is_international: bool) -> Option<String> {
+    let has_code = phone.trim_start().starts_with('+') || phone.trim_start().starts_with("00");
+    match country_code.map(|code| code.trim().trim_start_matches(['+', '0'])) {
+        Some(code) if !has_code && !code.is_empty() => e164(&format!("+{code}{}", phone.trim()), false),
+        _ => e164(phone, is_international),
     }
 }
 
@@ -328,131 +368,13 @@ fn courier(reader: &OrderReader<'_>, file: &File, status: Option<&str>) -> Optio
     (!courier.is_empty()).then_some(courier)
 }
 
-/// What it costs. Beside a total every other amount informs; without one the total is their sum, and they are what is charged.
-fn pricing(reader: &OrderReader<'_>, table: &file::Pricing, basket: &Basket, currency: Currency) -> Pricing {
-    let root = reader.root();
-    let charged = |amount| reader.amount(amount, root, currency, Need::Essential);
-    let total = charged(&table.total);
-    let need = if total.is_some() {
-        Need::Optional
-    } else {
-        Need::Essential
-    };
-    let rounded = reader.rounded.get();
-    let amount = |amount| reader.amount(amount, root, currency, need);
-    let (delivery_fee, service_fee) = (amount(&table.delivery_fee), amount(&table.service_fee));
-    let (other_fees, tax, tip) = (amount(&table.other_fees), amount(&table.tax), amount(&table.tip));
-    let unread = reader.unread.get();
-    let discounts = discounts(reader, &table.discounts, currency, need);
-    let are_all_read = reader.unread.get() == unread;
-    let discount = amount(&table.discount).map(positive).or_else(|| {
-        let amounts = discounts.iter().map(|discount| discount.amount);
-        amounts.reduce(Money::plus).filter(|_| are_all_read)
-    });
-    let subtotal = amount(&table.subtotal);
-    let choice = table.tax_mode.as_ref();
-    let tax_mode = choice.and_then(|choice| match reader.choice(choice, root, Flag::UnknownTaxMode) {
-        Chosen::Known(mode) => Some(mode),
-        Chosen::Unknown(mode) | Chosen::Absent(mode) => mode,
-    });
-    match subtotal {
-        None => missing_amount(reader, table.subtotal.as_ref(), Flag::SubtotalComputed),
-        // Rounded amounts are compared with the provider's own subtotal.
-        Some(subtotal) if basket.slack > 0 && differs(subtotal, basket.sum, basket.slack) => {
-            reader.flag(Flag::SubtotalMismatch);
-        }
-        Some(_) => {}
-    }
-    if total.is_none() {
-        missing_amount(reader, table.total.as_ref(), Flag::TotalComputed);
-    }
-    let subtotal = subtotal.unwrap_or(basket.sum);
-    let parts = [delivery_fee, service_fee, other_fees, tip];
-    let without_tax = parts.into_iter().flatten().fold(subtotal, Money::plus);
-    let without_tax = without_tax.plus(negative(discount.unwrap_or(Money::zero(currency))));
-    let with_tax = without_tax.plus(tax.unwrap_or(Money::zero(currency)));
-    let sums = match tax_mode {
-        Some(TaxMode::Included) => [without_tax, without_tax],
-        Some(TaxMode::Excluded) => [with_tax, with_tax],
-        None => [with_tax, without_tax],
-    };
-    let slack = i64::from(reader.rounded.get() - rounded);
-    if total.is_some_and(|total| sums.iter().all(|sum| differs(total, *sum, slack))) {
-        reader.flag(Flag::TotalMismatch);
-    }
-    Pricing {
-        currency,
-        subtotal,
-        delivery_fee,
-        service_fee,
-        other_fees,
-        tax,
-        tax_mode,
-        tip,
-        discount,
-        discounts,
-        total: total.unwrap_or(sums[0]),
-        collect_cash: reader.amount(&table.collect_cash, root, currency, Need::Optional),
-    }
-}
-
-/// Whether two amounts differ by more than rounding explains.
-const fn differs(one: Money, other: Money, slack: i64) -> bool {
-    one.minor.abs_diff(other.minor) > slack.unsigned_abs()
-}
-
-/// Where a file says that an amount is always there, its absence is a fault; else the sum stands in for it, and says so.
-fn missing_amount(reader: &OrderReader<'_>, amount: Option<&super::pick::Amount>, flag: Flag) {
-    match amount {
-        Some(amount) if amount.required => reader.missing(&reader.place_of_amount(amount, reader.root()), "missing"),
-        _ => reader.flag(flag),
-    }
-}
-
-fn discounts(reader: &OrderReader<'_>, tables: &[file::Discount], currency: Currency, need: Need) -> Vec<Discount> {
-    let mut discounts = Vec::new();
-    for table in tables {
-        let places = match &table.each {
-            Some(each) => reader.each(each, reader.root(), need),
-            None => vec![reader.root()],
-        };
-        for place in places {
-            let amount = reader
-                .amount(&Some(table.amount.clone()), place, currency, need)
-                .map(positive);
-            if let Some(amount) = amount.filter(|amount| amount.minor != 0) {
-                discounts.push(Discount {
-                    amount,
-                    funded_by: table.funded_by.clone(),
-                    name: reader.optional(&table.name, place),
-                });
-            }
-        }
-    }
-    discounts
-}
-
-const fn positive(money: Money) -> Money {
-    Money {
-        minor: money.minor.saturating_abs(),
-        ..money
-    }
-}
-
-const fn negative(money: Money) -> Money {
-    Money {
-        minor: money.minor.saturating_neg(),
-        ..money
-    }
-}
-
 /// Whether every reader of JSON can read it: a number such as 1e999 is JSON, but beyond what most can hold.
 fn is_in_range(value: &RawValue) -> bool {
     serde_json::from_str::<serde_json::Value>(value.get()).is_ok()
 }
 
 /// The values that the file did not read, of the document and, where that is another, of the body.
-fn extra(reader: &OrderReader<'_>) -> Extra {
+pub(super) fn extra(reader: &OrderReader<'_>) -> Extra {
     let mut kept = Vec::new();
     let mut room = MAX_EXTRA_BYTES;
     let mut keep = |tree: &Tree<'_>, prefix: &str| {

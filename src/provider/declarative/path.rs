@@ -44,10 +44,13 @@ impl PathTemplate {
     }
 }
 
-impl<'de> Deserialize<'de> for PathTemplate {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let wrong = || de::Error::custom(format_args!("{text:?} is not a path such as /order/{{order}}/status"));
+impl PathTemplate {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn read(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a path such as /order/{{order}}/status");
         let parts = text.strip_prefix('/').ok_or_else(wrong)?;
         let part = |part: &str| match part.strip_prefix('{') {
             Some(name) => name
@@ -59,5 +62,12 @@ impl<'de> Deserialize<'de> for PathTemplate {
             None => Ok(Part::Word(part.to_owned())),
         };
         parts.split('/').map(part).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PathTemplate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::read(&text).map_err(de::Error::custom)
     }
 }

@@ -133,7 +133,8 @@ macro_rules! from_places {
         }
     )*};
 }
-from_places!(Sources, Pick, Amount, Time, Test);
+pub(super) use from_places;
+from_places!(Sources, Pick, Time, Test);
 
 impl FromPlaces for Sources {
     const EXPECTED: &'static str = "a place such as \"/order/id\", or a list of places";
@@ -145,22 +146,6 @@ impl FromPlaces for Sources {
     fn of_table<'de, A: MapAccess<'de>>(_: A) -> Result<Self, A::Error> {
         Err(de::Error::custom(format_args!("expected {}", Self::EXPECTED)))
     }
-}
-
-/// A row of a list of the document, found by one of its members.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a table with list, key, equals or is, and take")]
-pub struct Lookup {
-    /// The list, in the document.
-    pub list: Pointer,
-    /// The member of a row that is compared.
-    pub key: Pointer,
-    /// The text that it must have.
-    pub equals: Option<String>,
-    /// Or where, from the element at hand, that text is.
-    pub is: Option<Pointer>,
-    /// The value to read from the row.
-    pub take: Pointer,
 }
 
 impl<'de> Deserialize<'de> for Pointer {
@@ -175,8 +160,10 @@ impl<'de> Deserialize<'de> for Pointer {
 pub struct Joined {
     /// The label before it, if it is present.
     pub label: String,
-    /// Where it is.
+    /// Where it is; with `*` each element, with commas between them.
     pub from: Source,
+    /// What is said for the provider's words; any other word is not said. Where it is empty, the text itself is said.
+    pub words: Words<String>,
 }
 
 #[derive(Deserialize)]
@@ -185,6 +172,8 @@ struct JoinedTable {
     #[serde(default)]
     label: String,
     from: Source,
+    #[serde(default)]
+    words: Words<String>,
 }
 
 struct JoinedVisitor;
@@ -193,19 +182,20 @@ impl<'de> Visitor<'de> for JoinedVisitor {
     type Value = Joined;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a place such as \"/customer/first_name\", or a table with label and from")
+        f.write_str("a place such as \"/customer/first_name\", or a table with label, from, words")
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Joined, E> {
         Ok(Joined {
             label: String::new(),
             from: text.parse().map_err(E::custom)?,
+            words: Words::default(),
         })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Joined, A::Error> {
-        let JoinedTable { label, from } = JoinedTable::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Joined { label, from })
+        let JoinedTable { label, from, words } = JoinedTable::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Joined { label, from, words })
     }
 }
 
@@ -280,102 +270,6 @@ impl FromPlaces for Pick {
     }
 }
 
-/// How an amount is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
-    /// `16.24`, a number or in quotes.
-    Decimal,
-    /// A whole number of the currency's smallest unit.
-    Minor,
-    /// A whole number of which `10^n` make one of the currency: `e2` cents, whatever the currency, `e5` as Uber does.
-    Exponent(u32),
-}
-
-impl fmt::Display for Unit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Decimal => f.write_str("decimal"),
-            Self::Minor => f.write_str("minor"),
-            Self::Exponent(decimals) => write!(f, "e{decimals}"),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Unit {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        match text.as_str() {
-            "decimal" => Ok(Self::Decimal),
-            "minor" => Ok(Self::Minor),
-            other => match other.strip_prefix('e').and_then(|digits| digits.parse().ok()) {
-                Some(exponent @ 0..=9) => Ok(Self::Exponent(exponent)),
-                _ => Err(de::Error::custom(format_args!(
-                    "{other:?} is not a format of amounts; expected decimal, minor, or e0 to e9"
-                ))),
-            },
-        }
-    }
-}
-
-/// How an amount is found.
-#[derive(Debug, Clone, Default)]
-pub struct Amount {
-    /// Where it may be.
-    pub from: Vec<Source>,
-    /// A row that holds it instead.
-    pub lookup: Option<Lookup>,
-    /// Amounts that are summed up instead; `*` in a pointer means each element.
-    pub sum: Vec<Source>,
-    /// How it is written, where not as the file's other amounts.
-    pub unit: Option<Unit>,
-    /// Whether its absence is a fault.
-    pub required: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AmountTable {
-    #[serde(default)]
-    from: Sources,
-    lookup: Option<Lookup>,
-    #[serde(default)]
-    sum: Sources,
-    unit: Option<Unit>,
-    #[serde(default)]
-    required: bool,
-}
-
-impl FromPlaces for Amount {
-    const EXPECTED: &'static str =
-        "a place such as \"/price/total\", a list of places, or a table with from, lookup, sum, unit, required";
-
-    fn of(from: Vec<Source>) -> Self {
-        Self {
-            from,
-            ..Self::default()
-        }
-    }
-
-    fn of_table<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
-        let table = AmountTable::deserialize(MapAccessDeserializer::new(map))?;
-        if table.from.0.is_empty() && table.sum.0.is_empty() && table.lookup.is_none() {
-            return Err(de::Error::custom("expected one of from, lookup, sum"));
-        }
-        if let Some(lookup) = &table.lookup
-            && lookup.equals.is_some() == lookup.is.is_some()
-        {
-            return Err(de::Error::custom("lookup: expected either equals or is"));
-        }
-        Ok(Self {
-            from: table.from.0,
-            lookup: table.lookup,
-            sum: table.sum.0,
-            unit: table.unit,
-            required: table.required,
-        })
-    }
-}
-
 /// How a time is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -429,6 +323,8 @@ pub struct Test {
     pub is: Vec<String>,
     /// Yes if it is none of these.
     pub is_not: Vec<String>,
+    /// Yes where one of these is a part of it.
+    pub contains: Vec<String>,
     /// The answer where there is no value; nothing is answered where the file does not say.
     pub absent: Option<bool>,
 }
@@ -441,11 +337,14 @@ struct TestTable {
     is: Vec<String>,
     #[serde(default)]
     is_not: Vec<String>,
+    #[serde(default)]
+    contains: Vec<String>,
     absent: Option<bool>,
 }
 
 impl FromPlaces for Test {
-    const EXPECTED: &'static str = "a table with from, is or is_not, absent; or a place that holds true or false";
+    const EXPECTED: &'static str =
+        "a table with from, is or is_not or contains, absent; or a place that holds true or false";
 
     fn of(from: Vec<Source>) -> Self {
         Self {
@@ -457,36 +356,18 @@ impl FromPlaces for Test {
 
     fn of_table<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
         let table = TestTable::deserialize(MapAccessDeserializer::new(map))?;
-        if table.is.is_empty() == table.is_not.is_empty() {
+        let given = [&table.is, &table.is_not, &table.contains];
+        if given.iter().filter(|texts| !texts.is_empty()).count() != 1 {
             return Err(de::Error::custom(
-                "expected either is or is_not, with at least one text",
+                "expected either is, is_not or contains, with at least one text",
             ));
         }
         Ok(Self {
             from: table.from.0,
             is: table.is,
             is_not: table.is_not,
+            contains: table.contains,
             absent: table.absent,
         })
     }
-}
-
-/// One of a closed list of words of ours, for words of the provider's.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    expecting = "a table with from, words, absent, other, of which { other = … } alone is always the same",
-    bound(deserialize = "T: Deserialize<'de>")
-)]
-pub struct Choice<T> {
-    /// Where the provider's word may be; the first that is in `words` counts.
-    #[serde(default)]
-    pub from: Sources,
-    /// Its words, in either case.
-    #[serde(default)]
-    pub words: Words<T>,
-    /// The meaning of a missing word; by default that of `other`.
-    pub absent: Option<T>,
-    /// The meaning of any other word.
-    pub other: Option<T>,
 }

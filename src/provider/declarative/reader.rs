@@ -1,5 +1,5 @@
-//! Reads a document as a provider's file says: locations, texts and lists. [`super::values`] turns texts into amounts, times
-//! and words.
+//! Reads a document as a provider's file says: locations and lists. [`super::texts`] reads texts for people, [`super::values`]
+//! turns texts into amounts, times and words.
 //!
 //! Each value that is read is marked (see [`Tree::take`]), so that values that the file does not name are kept beside the
 //! order. A value that is missing, `null` or empty counts as absent and is not marked, so that the three stay distinct there.
@@ -17,10 +17,11 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{
+    amount::{Lookup, Unit},
     clock::Zone,
     lists::Lists,
     path::PathTemplate,
-    pick::{Clock, Lookup, Pick, Source, Sources, Unit},
+    pick::{Clock, Source},
 };
 use crate::{
     json::{
@@ -97,7 +98,7 @@ pub(super) struct OrderReader<'t> {
 pub(super) type At<'t> = (&'t Tree<'t>, ValueId);
 
 /// The value that a source leads to.
-enum SourceValue<'t> {
+pub(super) enum SourceValue<'t> {
     Value(&'t Tree<'t>, ValueId),
     Text(&'t str),
 }
@@ -231,7 +232,8 @@ impl<'t> OrderReader<'t> {
         }
     }
 
-    fn find(&self, source: &Source, at: ValueId) -> Option<SourceValue<'t>> {
+    /// What a source leads to.
+    pub(super) fn find(&self, source: &Source, at: ValueId) -> Option<SourceValue<'t>> {
         match source {
             Source::Header(name) => Some(SourceValue::Text(self.request.headers.get(name)?.as_str()?)),
             Source::Path(name) => {
@@ -330,82 +332,36 @@ impl<'t> OrderReader<'t> {
         }
     }
 
+    /// What is at the first of these places that has something; nothing is flagged, for the question is only whether it is there.
+    pub(super) fn look(&self, sources: &[Source], at: ValueId) -> Option<Text<'t>> {
+        let mut unfit = Vec::new();
+        sources
+            .iter()
+            .find_map(|source| self.peek(source, at, Accepts::Word, &mut unfit))
+    }
+
+    /// Whether anything is at one of these places, readable or not.
+    pub(super) fn is_there(&self, sources: &[Source], at: ValueId) -> bool {
+        let mut unfit = Vec::new();
+        let mut texts = sources
+            .iter()
+            .map(|source| self.peek(source, at, Accepts::Word, &mut unfit));
+        texts.any(|text| text.is_some()) || !unfit.is_empty()
+    }
+
     pub(super) fn take(&self, found: &Text<'t>) {
         if let Some((tree, place)) = found.at {
             tree.take(place);
         }
     }
 
-    /// The first text for people.
-    fn first_text(&self, sources: &[Source], skip: &[String], at: ValueId) -> Option<String> {
-        let found = self.first(
-            (sources, skip),
-            at,
-            Accepts::Text,
-            (Need::Optional, Flag::TextUnreadable),
-        );
-        let found = found.found()?;
-        self.take(&found);
-        Some(found.text.into_owned())
-    }
-
-    /// The first text by those sources of a pick that count. Nothing is taken of it and nothing flagged: who looks only wants to
-    /// know what is claimed.
-    pub(super) fn glimpse(&self, pick: &Pick, counts: impl Fn(&Source) -> bool) -> Option<String> {
-        let text = |source: &Source| match self.find(source, self.root())? {
-            SourceValue::Text(text) => Some(Cow::Borrowed(text)),
-            SourceValue::Value(tree, place) => self.text_of((tree, place), Accepts::Text).ok().flatten(),
-        };
-        let is_one = |text: &Cow<'_, str>| {
-            let text = text.trim();
-            !text.is_empty() && !pick.skip.iter().any(|skipped| skipped == text)
-        };
-        let sources = pick.from.iter().filter(|source| counts(source));
-        sources.filter_map(text).find(is_one).map(Cow::into_owned)
-    }
-
-    /// Takes values that are of no use.
+    /// Takes what is of no use to anybody.
     pub(super) fn leave_out(&self, sources: &[Source]) {
         for source in sources {
             if let Some(SourceValue::Value(tree, place)) = self.find(source, self.root()) {
                 tree.take(place);
             }
         }
-    }
-
-    /// A text.
-    pub(super) fn text(&self, pick: &Pick, at: ValueId) -> Option<String> {
-        let found = if pick.join.is_empty() {
-            self.first_text(&pick.from, &pick.skip, at)
-        } else {
-            let parts = pick.join.iter().filter_map(|part| {
-                let text = self.first_text(std::slice::from_ref(&part.from), &pick.skip, at)?;
-                Some(format!("{}{text}", part.label))
-            });
-            let joined = parts.collect::<Vec<_>>().join(&pick.with);
-            (!joined.is_empty()).then_some(joined)
-        };
-        found.or_else(|| pick.fallback.clone())
-    }
-
-    /// The same, where the file says where it is at all.
-    pub(super) fn optional(&self, pick: &Option<Pick>, at: ValueId) -> Option<String> {
-        self.text(pick.as_ref()?, at)
-    }
-
-    /// The first text that is at one of these places.
-    pub(super) fn text_at(&self, sources: &Sources, at: ValueId) -> Option<String> {
-        self.first_text(&sources.0, &[], at)
-    }
-
-    /// A text that must be there.
-    pub(super) fn required(&self, pick: &Pick, at: ValueId) -> String {
-        self.text(pick, at).unwrap_or_else(|| {
-            let source = pick.from.first().or(pick.join.first().map(|part| &part.from));
-            let place = source.map_or_else(|| self.document.pointer(at), |source| self.place_of(source, at));
-            self.missing(&place, "missing");
-            String::new()
-        })
     }
 
     /// The elements of the first of these lists that has some; of all of them, where the file says so.

@@ -18,7 +18,11 @@ pub enum WebhookAnswer<'a> {
         event_id: &'a str,
         /// Whether it was there before.
         duplicate: bool,
+        /// Whether the provider is told later whether the backend has the order.
+        pending: bool,
     },
+    /// It is a heartbeat: a request that says nothing and proves nothing, and is not recorded.
+    Heartbeat,
     /// It is refused.
     Refused {
         /// For machines, `INVALID_SIGNATURE`.
@@ -45,8 +49,13 @@ pub struct Responses {
     pub success: Option<Response>,
     /// To one that was accepted before; as `success` where it is absent.
     pub duplicate: Option<Response>,
+    /// To a new order of which the provider is told later whether the backend has it; as `success` where it is absent.
+    pub pending: Option<Response>,
     /// To one that is refused; the HTTP status stays the hub's.
     pub error: Option<Response>,
+    /// To a request without content (no body, or `{}`), by which the provider asks whether anyone is there. Where it is absent,
+    /// such a request is refused as any other that proves nothing.
+    pub heartbeat: Option<Response>,
 }
 
 /// One answer.
@@ -199,6 +208,7 @@ impl<'a> AnswerSlots<'a> {
         let (order_id, event_id, code, message) = match self.answer {
             WebhookAnswer::Accepted { order_id, event_id, .. } => (order_id, event_id, "", ""),
             WebhookAnswer::Refused { code, message } => ("", "", code, message),
+            WebhookAnswer::Heartbeat => ("", "", "", ""),
         };
         match piece {
             Piece::Literal(text) => text.clone(),
@@ -219,10 +229,13 @@ impl Responses {
     /// The answer in the provider's format; none if the hub's own is meant. `body` is the webhook's, as far as it was
     /// read.
     pub fn answer(&self, answer: WebhookAnswer<'_>, request_id: &str, body: &[u8]) -> Option<FormattedAnswer> {
+        let pending = self.pending.as_ref();
         let response = match answer {
+            WebhookAnswer::Accepted { pending: true, .. } if pending.is_some() => pending?,
             WebhookAnswer::Accepted { duplicate: true, .. } => self.duplicate.as_ref().or(self.success.as_ref())?,
             WebhookAnswer::Accepted { .. } => self.success.as_ref()?,
             WebhookAnswer::Refused { .. } => self.error.as_ref()?,
+            WebhookAnswer::Heartbeat => self.heartbeat.as_ref().filter(|_| is_empty(body))?,
         };
         let facts = AnswerSlots {
             answer,
@@ -234,10 +247,19 @@ impl Responses {
         Some(FormattedAnswer {
             status: response
                 .status
-                .filter(|_| matches!(answer, WebhookAnswer::Accepted { .. })),
+                .filter(|_| !matches!(answer, WebhookAnswer::Refused { .. })),
             body: text,
         })
     }
+}
+
+/// Whether a body says nothing: it is empty, or an object without members.
+fn is_empty(body: &[u8]) -> bool {
+    let mut said = body.iter().filter(|byte| !byte.is_ascii_whitespace());
+    matches!(
+        (said.next(), said.next(), said.next()),
+        (None, ..) | (Some(b'{'), Some(b'}'), None)
+    )
 }
 
 #[cfg(test)]
@@ -248,6 +270,7 @@ mod tests {
         order_id: "o\"1",
         event_id: "e",
         duplicate: false,
+        pending: false,
     };
 
     fn told(toml: &str, answer: WebhookAnswer<'_>) -> Option<FormattedAnswer> {
@@ -276,6 +299,7 @@ mod tests {
             order_id: "1",
             event_id: "e",
             duplicate: true,
+            pending: true,
         };
         assert_eq!(told(toml, again), Some(empty));
         let refused = WebhookAnswer::Refused {
@@ -288,6 +312,22 @@ mod tests {
                 .unwrap()
                 .body,
             r#"{"reason":"INVALID_SIGNATURE: no"}"#
+        );
+    }
+
+    #[test]
+    fn only_a_request_without_content_is_a_heartbeat() {
+        let responses: Responses = toml::from_str("heartbeat.body = { code = 0 }").unwrap();
+        let answer = |body: &[u8]| responses.answer(WebhookAnswer::Heartbeat, "req-1", body);
+        for body in [&b""[..], b"{}", b" {\r\n} "] {
+            assert_eq!(answer(body).unwrap().body, r#"{"code":0}"#);
+        }
+        for body in [&b"{\"sig\":\"\"}"[..], b"[]", b"{}{}", b"{", b"null"] {
+            assert_eq!(answer(body), None);
+        }
+        assert_eq!(
+            Responses::default().answer(WebhookAnswer::Heartbeat, "req-1", b"{}"),
+            None
         );
     }
 

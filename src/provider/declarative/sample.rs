@@ -61,6 +61,8 @@ pub enum Outcome {
     Ignored(String),
     /// The order is fetched first.
     Fetched,
+    /// It is a heartbeat: it is answered, and no more.
+    Heartbeat,
     /// It is rejected.
     Faults(Vec<Fault>),
 }
@@ -76,6 +78,17 @@ impl Declarative {
             headers: sample.headers,
             path: sample.path,
         };
+        if let Some(answer) = self.answer(WebhookAnswer::Heartbeat, "REQUEST", sample.body) {
+            return Ok(Tried {
+                kind: "heartbeat",
+                order_id: String::new(),
+                event_id: None,
+                store: None,
+                is_test: false,
+                outcome: Outcome::Heartbeat,
+                answer: Some(answer),
+            });
+        }
         let head = head::read(&self.file, &arriving)?;
         let received = self.received(sample, &head);
         if let Some(word) = self
@@ -102,6 +115,7 @@ impl Declarative {
             order_id: &head.order_id,
             event_id: "EVENT",
             duplicate: false,
+            pending: false,
         };
         let (mut store, mut is_test) = (None, false);
         let outcome = match fact {

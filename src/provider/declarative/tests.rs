@@ -278,6 +278,7 @@ mod engine;
 mod leniency;
 mod faults;
 mod guide;
+mod shapes;
 
 /// Slashes that were doubled on the way make no other path, neither for its route nor for what its parts say.
 #[test]

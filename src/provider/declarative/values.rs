@@ -7,12 +7,14 @@ use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 
 use super::{
+    amount::{Amount, Lookup, Percent, Rows, Unit},
+    choice::{Choice, ChoiceWhen},
     clock::{self, ParsedTime, Zone, decimal, iso, unix},
-    pick::{Amount, Choice, Clock, Lookup, Pick, Test, Time, Unit},
+    pick::{Clock, Pick, Test, Time},
     reader::{Accepts, At, MAX_ELEMENTS, Need, OrderReader, Sought, Text, is_nothing},
 };
 use crate::{
-    json::tree::ValueId,
+    json::{pointer::Pointer, tree::ValueId},
     order::{
         flag::Flag,
         money::{AmountError, Currency, Money, ParsedAmount},
@@ -22,7 +24,10 @@ use crate::{
 /// Largest quantity or coordinate, either way: a million kilograms in grams. Beyond it a backend's integers end.
 const MAX_DECIMAL: Decimal = Decimal::from_parts(1_000_000_000, 0, 0, false, 0);
 
-/// The meaning of a provider's word.
+/// Largest percentage, either way.
+const MAX_PERCENT: Decimal = Decimal::from_parts(1_000, 0, 0, false, 0);
+
+/// What a word of the provider's means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Chosen<T> {
     /// This, by the file.
@@ -31,6 +36,14 @@ pub(super) enum Chosen<T> {
     Unknown(Option<T>),
     /// There is no word; the file's value for that.
     Absent(Option<T>),
+}
+
+/// Amounts that are added up.
+#[derive(Default)]
+struct Sum<'t> {
+    parts: Vec<(Text<'t>, ParsedAmount)>,
+    /// Whether any of them cannot be read.
+    is_broken: bool,
 }
 
 impl<'t> OrderReader<'t> {
@@ -64,10 +77,22 @@ impl<'t> OrderReader<'t> {
 
     /// An amount. Without one that is [`Need::Essential`] the order is not charged as it should be; every other one informs.
     pub(super) fn amount(&self, amount: &Option<Amount>, at: ValueId, currency: Currency, need: Need) -> Option<Money> {
-        let amount = amount.as_ref()?;
-        let need = if amount.required { Need::Essential } else { need };
+        let first = amount.as_ref()?;
+        let need = if first.required { Need::Essential } else { need };
+        let mut forms = std::iter::successors(Some(first), |form| form.or.as_deref());
+        forms.find_map(|form| self.amount_by(form, at, currency, need))
+    }
+
+    /// The same, by one of the forms that a document may have.
+    fn amount_by(&self, amount: &Amount, at: ValueId, currency: Currency, need: Need) -> Option<Money> {
         if !amount.sum.is_empty() {
             return self.sum(amount, at, currency, need);
+        }
+        if let Some(rows) = &amount.rows {
+            return self.rows(rows, amount, currency, need);
+        }
+        if let Some(percent) = &amount.percent {
+            return self.percent(percent, at, currency);
         }
         let found = match &amount.lookup {
             Some(lookup) => self.look_up(lookup, at, need)?,
@@ -88,6 +113,25 @@ impl<'t> OrderReader<'t> {
             (None, Some(lookup)) => format!("{}{}", self.document.pointer(self.root()), lookup.list),
             (None, None) => self.document.pointer(at),
         }
+    }
+
+    /// A percentage of another amount. It only informs: without either there is none.
+    fn percent(&self, percent: &Percent, at: ValueId, currency: Currency) -> Option<Money> {
+        let told = (Need::Optional, Flag::AmountUnreadable);
+        let found = self.first((&percent.rate, &[]), at, Accepts::Text, told).found()?;
+        let Some(rate) = decimal(found.text.trim()).filter(|rate| rate.abs() <= MAX_PERCENT) else {
+            self.unread(&found, told, "expected a percentage");
+            return None;
+        };
+        self.take(&found);
+        let whole = self.amount_by(&percent.of, at, currency, Need::Optional)?;
+        let share = rate.checked_div(Decimal::ONE_HUNDRED)?;
+        let exact = Decimal::from(whole.minor).checked_mul(share)?;
+        if !exact.fract().is_zero() {
+            // The provider may have rounded otherwise.
+            self.rounded.set(self.rounded.get().saturating_add(1));
+        }
+        Some(whole.times(share))
     }
 
     fn parse_amount(&self, found: &Text<'t>, amount: &Amount, currency: Currency, need: Need) -> Option<ParsedAmount> {
@@ -120,39 +164,82 @@ impl<'t> OrderReader<'t> {
 
     /// The sum of all that is there; none if nothing is, or if a part cannot be read: a part of a sum is no sum.
     fn sum(&self, amount: &Amount, at: ValueId, currency: Currency, need: Need) -> Option<Money> {
-        let (mut parts, mut is_whole) = (Vec::new(), true);
+        let mut sum = Sum::default();
         for source in &amount.sum {
-            let Some((tree, from, pointer)) = self.way(source, at) else {
-                continue;
-            };
-            if let Some(place) = tree.obstacle(from, pointer) {
-                self.unfit((tree, place), need, Flag::AmountUnreadable, "expected an object");
-                is_whole = false;
+            if let Some((tree, from, pointer)) = self.way(source, at) {
+                self.add_up((tree, from), pointer, amount, (currency, need), &mut sum);
             }
-            for place in tree.find_each(from, pointer, MAX_ELEMENTS) {
-                let at = (tree, place);
-                match self.text_of(at, Accepts::Text) {
-                    Ok(None) => {}
-                    Ok(Some(text)) => {
-                        let place = self.pointer(at);
-                        let found = Text {
-                            text,
-                            at: Some(at),
-                            place,
-                        };
-                        match self.parse_amount(&found, amount, currency, need) {
-                            Some(reading) => parts.push((found, reading)),
-                            None => is_whole = false,
-                        }
+        }
+        self.summed(sum, need)
+    }
+
+    /// The same of rows that are chosen by one of their members.
+    fn rows(&self, rows: &Rows, amount: &Amount, currency: Currency, need: Need) -> Option<Money> {
+        let mut sum = Sum::default();
+        let list = self.document.find(self.root(), &rows.list);
+        let found = list.into_iter().flat_map(|list| self.document.children(list));
+        for row in found.take(MAX_ELEMENTS) {
+            let key = self.document.find(row, &rows.key);
+            let text = key.and_then(|key| self.key((self.document, key), need));
+            let is_among = |words: &[String]| {
+                text.as_ref()
+                    .is_some_and(|text| words.iter().any(|word| is_same(word, text)))
+            };
+            let is_one = if rows.is.is_empty() {
+                !is_among(&rows.is_not)
+            } else {
+                is_among(&rows.is)
+            };
+            if is_one {
+                // One that cannot be read stays beside the order, and is flagged.
+                key.filter(|_| text.is_some())
+                    .into_iter()
+                    .for_each(|key| self.document.take(key));
+                self.add_up((self.document, row), &rows.take, amount, (currency, need), &mut sum);
+            }
+        }
+        self.summed(sum, need)
+    }
+
+    /// Adds what a pointer leads to.
+    fn add_up(
+        &self,
+        (tree, from): At<'t>,
+        pointer: &Pointer,
+        amount: &Amount,
+        (currency, need): (Currency, Need),
+        sum: &mut Sum<'t>,
+    ) {
+        if let Some(place) = tree.obstacle(from, pointer) {
+            self.unfit((tree, place), need, Flag::AmountUnreadable, "expected an object");
+            sum.is_broken = true;
+        }
+        for place in tree.find_each(from, pointer, MAX_ELEMENTS) {
+            let at = (tree, place);
+            match self.text_of(at, Accepts::Text) {
+                Ok(None) => {}
+                Ok(Some(text)) => {
+                    let place = self.pointer(at);
+                    let found = Text {
+                        text,
+                        at: Some(at),
+                        place,
+                    };
+                    match self.parse_amount(&found, amount, currency, need) {
+                        Some(reading) => sum.parts.push((found, reading)),
+                        None => sum.is_broken = true,
                     }
-                    Err(expected) => {
-                        self.unfit(at, need, Flag::AmountUnreadable, expected);
-                        is_whole = false;
-                    }
+                }
+                Err(expected) => {
+                    self.unfit(at, need, Flag::AmountUnreadable, expected);
+                    sum.is_broken = true;
                 }
             }
         }
-        let parts = Some(parts).filter(|_| is_whole)?;
+    }
+
+    fn summed(&self, sum: Sum<'t>, need: Need) -> Option<Money> {
+        let parts = Some(sum.parts).filter(|_| !sum.is_broken)?;
         for (found, reading) in &parts {
             self.take_amount(found, *reading, need);
         }
@@ -282,7 +369,7 @@ impl<'t> OrderReader<'t> {
     pub(super) fn answer(&self, test: &Test, at: ValueId) -> Option<bool> {
         // `true` and `false` are answers only if the file gives them a meaning; otherwise they are unreadable.
         let is_flag = |word: &String| word.eq_ignore_ascii_case("true") || word.eq_ignore_ascii_case("false");
-        let has_flags = test.is.iter().chain(&test.is_not).any(is_flag);
+        let has_flags = test.is.iter().chain(&test.is_not).chain(&test.contains).any(is_flag);
         let accepts = if has_flags { Accepts::Word } else { Accepts::Text };
         match self.first((&test.from, &[]), at, accepts, (Need::Optional, Flag::AnswerUnreadable)) {
             Sought::Found(found) => {
@@ -299,8 +386,29 @@ impl<'t> OrderReader<'t> {
         self.answer(test, at).unwrap_or(false)
     }
 
+    /// Whether a condition holds; the value by which it does is taken.
+    fn holds<T>(&self, when: &ChoiceWhen<T>, at: ValueId) -> bool {
+        if self.is_there(&when.without.0, at) {
+            return false;
+        }
+        if when.from.0.is_empty() {
+            return true;
+        }
+        let Some(found) = self.look(&when.from.0, at) else {
+            return false;
+        };
+        let is_it = when.is.is_empty() || when.is.iter().any(|word| is_same(word, &found.text));
+        if is_it {
+            self.take(&found);
+        }
+        is_it
+    }
+
     /// One of our words. What the file does not know is flagged.
     pub(super) fn choice<T: Copy>(&self, choice: &Choice<T>, at: ValueId, unknown: Flag) -> Chosen<T> {
+        if let Some(when) = choice.when.iter().find(|when| self.holds(when, at)) {
+            return Chosen::Known(when.becomes);
+        }
         let mut is_unknown = false;
         for source in &choice.from.0 {
             let sources = (std::slice::from_ref(source), [].as_slice());
@@ -340,17 +448,23 @@ fn number(text: &str) -> Result<Box<RawValue>, &'static str> {
 }
 
 pub(super) fn answer(test: &Test, text: &str) -> bool {
-    let equal = |wanted: &String| {
-        let text = text.trim();
-        text.eq_ignore_ascii_case(wanted) || {
-            let number = |text: &str| Decimal::from_str_exact(text).ok();
-            number(text).is_some_and(|number_found| number(wanted) == Some(number_found))
-        }
-    };
-    if test.is.is_empty() {
-        !test.is_not.iter().any(equal)
-    } else {
-        test.is.iter().any(equal)
+    let is_one = |words: &[String]| words.iter().any(|word| is_same(word, text));
+    if !test.is.is_empty() {
+        return is_one(&test.is);
+    }
+    if !test.contains.is_empty() {
+        let text = text.to_lowercase();
+        return test.contains.iter().any(|part| text.contains(&part.to_lowercase()));
+    }
+    !is_one(&test.is_not)
+}
+
+/// Whether a text is a word, in either case; numbers are compared as numbers.
+fn is_same(word: &str, text: &str) -> bool {
+    let text = text.trim();
+    text.eq_ignore_ascii_case(word) || {
+        let number = |text: &str| Decimal::from_str_exact(text).ok();
+        number(text).is_some_and(|found| number(word) == Some(found))
     }
 }
 

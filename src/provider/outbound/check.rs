@@ -1,7 +1,7 @@
 //! Checks each field and collects all faults.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -9,7 +9,8 @@ use axum::http::{HeaderName, Method};
 use url::Url;
 
 use super::{
-    Auth, Call, Fetch, FetchPlace, FetchSpec, Href, MenuCall, MenuResult, MenuSpec, ResultSpec, StatusCall,
+    Again, AgainTable, Auth, Call, Fetch, FetchPlace, FetchSpec, Href, MenuCall, MenuResult, MenuSpec, Outbound,
+    ResultSpec, StatusCall,
     template::{Json, Text, Vocabulary},
     words,
 };
@@ -19,6 +20,11 @@ use crate::{event::push::PushStatus, text::parse_duration};
 const DEFAULT_RESULT_WAIT: Duration = Duration::from_secs(15 * 60);
 /// Default interval of polling for it.
 const DEFAULT_POLL_EVERY: Duration = Duration::from_secs(30);
+
+/// Pause of a call that is made again, where the file's cannot be read.
+const DEFAULT_AGAIN: Duration = Duration::from_secs(10);
+/// Shortest pause of a call that is made again.
+const LEAST_AGAIN: Duration = Duration::from_secs(1);
 
 /// Collects the faults.
 #[derive(Default)]
@@ -98,6 +104,11 @@ impl Check {
                     );
                 }
             }
+            Auth::Jwt { audience, .. } => {
+                if audience.is_empty() {
+                    self.note("outbound.auth.audience", "expected the claim aud");
+                }
+            }
             Auth::Login { path, token, .. } => {
                 if !path.starts_with('/') {
                     self.note("outbound.auth.path", "expected a path that begins with /");
@@ -142,6 +153,10 @@ impl Check {
                     .as_deref()
                     .map(|body| Json::read(body, &words::STATUS, &at("body"), &mut self.faults)),
                 done: self.client_errors(&at("done"), &entry.done),
+                again: entry.again.as_ref().map(|again| self.again(&at("again"), again)),
+                ended: self.client_errors(&at("ended"), &entry.ended),
+                reasons: entry.reasons.clone(),
+                offered: entry.offered.clone(),
             };
             if entry.words.is_empty() {
                 self.note(&at("words"), "expected at least one");
@@ -153,6 +168,36 @@ impl Check {
             }
         }
         calls
+    }
+
+    fn again(&mut self, at: &str, table: &AgainTable) -> Again {
+        if table.status.is_empty() {
+            self.note(at, "expected status, at least one");
+        }
+        let every = self.duration(&format!("{at}.every"), Some(&table.every), DEFAULT_AGAIN);
+        if every < LEAST_AGAIN {
+            self.note(&format!("{at}.every"), "expected at least 1s");
+        }
+        Again {
+            status: self.client_errors(&format!("{at}.status"), &table.status),
+            contains: table.contains.iter().map(|text| text.to_uppercase()).collect(),
+            every,
+            within: self.duration(&format!("{at}.within"), Some(&table.within), DEFAULT_AGAIN),
+        }
+    }
+
+    /// Within which time the provider is told whether the backend has an order.
+    pub(super) fn confirm(&mut self, outbound: &Outbound) -> Option<Duration> {
+        let at = "outbound.confirm_within";
+        let within = self.duration(at, Some(outbound.confirm_within.as_deref()?), DEFAULT_AGAIN);
+        let has = |word: PushStatus| outbound.status.iter().any(|call| call.words.contains(&word));
+        if within.is_zero() || !has(PushStatus::Received) || !has(PushStatus::Lost) {
+            self.note(
+                at,
+                "expected more than nothing, and calls for the words received and lost",
+            );
+        }
+        Some(within)
     }
 
     pub(super) fn menu(&mut self, menu: &MenuCall) -> MenuSpec {
@@ -168,6 +213,10 @@ impl Check {
                     &mut self.faults,
                 )),
                 done: BTreeSet::new(),
+                again: None,
+                ended: BTreeSet::new(),
+                reasons: BTreeMap::new(),
+                offered: None,
             },
             every: self.duration("outbound.menu.every", menu.every.as_deref(), Duration::ZERO),
             reference: menu.reference.clone(),

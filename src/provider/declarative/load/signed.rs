@@ -48,9 +48,11 @@ pub fn unsigned(file: &File, scheme: &Scheme) -> Vec<Unsigned> {
     ];
     let is_unsigned = |source: &Source| {
         let in_document = |pointer: String| match &webhook.document {
-            Some(Document::Part(parts)) => parts.iter().map(|part| format!("{part}{pointer}")).collect(),
-            Some(Document::Text(text)) => vec![text.to_string()],
-            Some(Document::Fetched(_)) | None => vec![pointer],
+            Some(Document::Text(text, _)) => vec![text.to_string()],
+            Some(Document::Part(parts) | Document::Fetched(_, parts)) if !parts.is_empty() => {
+                parts.iter().map(|part| format!("{part}{pointer}")).collect()
+            }
+            Some(Document::Part(_) | Document::Fetched(..)) | None => vec![pointer],
         };
         let pointers = match source {
             Source::Header(name) => return scheme.signs(FieldRead::Header(name)) == Some(false),

@@ -95,12 +95,12 @@ fn faults_of_the_whole_file_have_their_lines() {
                 whole(WEBHOOK, EVENTS)
             ),
             34,
-            "funded_by: \"/who\" is neither merchant nor provider",
+            "\"/who\" is not a party; expected one of merchant, provider, third_party",
         ),
         (
             format!("{}tax_mode = \"excluded\"\n", whole(WEBHOOK, EVENTS)),
             34,
-            "tax_mode: expected a table with from, words, absent, other, of which { other = … } alone",
+            "tax_mode: expected a table with when, from, words, absent, other, of which { other = … } alone",
         ),
         (
             whole(

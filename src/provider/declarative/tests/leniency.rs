@@ -9,6 +9,7 @@ use super::{super::sample, *};
 use crate::json::fault::Fault;
 
 mod cases;
+mod sums;
 mod words;
 
 use self::cases::{CASES, Case};
@@ -164,9 +165,14 @@ impl Ready {
     fn is_read(&self, place: &str) -> bool {
         let extra = self.body["transformedOrder"]["extra"].as_object();
         let mut kept = extra.into_iter().flat_map(|extra| extra.keys());
-        let is_left_out = ["/callbackUrls", "/order/id", "/merchantOrder/orderViewId"]
-            .iter()
-            .any(|one| are_related(one, place));
+        let is_left_out = [
+            "/callbackUrls",
+            "/order/id",
+            "/merchantOrder/orderViewId",
+            "/merchantOrder/shopId",
+        ]
+        .iter()
+        .any(|one| are_related(one, place));
         !kept.any(|kept| are_related(kept, place) && !kept.starts_with(&format!("{place}/"))) && !is_left_out
     }
 }

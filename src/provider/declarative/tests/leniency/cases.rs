@@ -112,7 +112,6 @@ const UBER: &[&str] = &[
     "/order/carts/*/items/**/quantity/amount",
     "/order/payment/payment_detail/item_charges/price_breakdown/*/cart_item_id",
     "/order/payment/payment_detail/item_charges/price_breakdown/*/unit/gross/amount_e5",
-    "/order/payment/payment_detail/item_charges/price_breakdown/0/total/gross/amount_e5",
     "/order/payment/payment_detail/order_total/gross/amount_e5",
 ];
 const DELIVEROO_KIND: &[&str] = &["/event", "/body", "/body/order", "/body/order/status"];

@@ -1,0 +1,130 @@
+//! Orders that are changed after they were announced: by a webhook of its own, or by the same order once more.
+
+use serde_json::{Value, json};
+use webhook_hub::{event::EventType, provider::Catalogue};
+
+use crate::{
+    harness::{
+        World,
+        at_end::Ends,
+        backend::{Answer, ORDERS},
+        hub::Hub,
+        provider::{Provider, Webhook},
+    },
+    providers::Schema,
+};
+
+const JUST_EAT: &str = include_str!("fixtures/providers/just-eat/shape.free_item.json");
+const ADJUSTMENT: &str = include_str!("fixtures/providers/doordash/shape.adjustment.json");
+
+fn provider(name: &str) -> Provider {
+    let all = Provider::all(&Catalogue::shipped());
+    all.into_iter().find(|one| one.name == name).unwrap()
+}
+
+/// A world, a hub with this provider and its branch.
+async fn world_of(provider: &Provider, store: &str, currency: &str) -> (World, Hub) {
+    let world = World::new().await;
+    provider.branch(&world, store).await;
+    let hub = Hub::start(&provider.enable(world.settings(), currency)).await;
+    (world, hub)
+}
+
+fn json_of(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// Paths and bodies that the backend got.
+fn got(world: &World) -> Vec<(String, Value)> {
+    let requests = world.backend.requests().into_iter();
+    requests.map(|request| (request.path.clone(), request.json())).collect()
+}
+
+/// Just Eat posts the order as it was picked, in the shape in which it announced it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_as_it_was_picked_amends_the_order() {
+    let just_eat = provider("just-eat");
+    let mut order = json_of(JUST_EAT);
+    let lines = order["items"].as_array_mut().unwrap();
+    lines.push(json!({ "name": "Bread", "plu": "B1", "price": 120, "children": [] }));
+    let (world, hub) = world_of(&just_eat, order["posLocationId"].as_str().unwrap(), "GBP").await;
+    assert_eq!(just_eat.post(&hub, &Webhook::new(&order)).await.status, 200);
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    // The same once more with another wish: no change.
+    let mut same = order.clone();
+    same["kitchen_notes"] = "no hurry".into();
+    assert_eq!(just_eat.post(&hub, &Webhook::new(&same)).await.status, 200);
+    world.log.wait_for(EventType::OrderIgnored, 1).await;
+    let mut picked = order.clone();
+    picked["items"].as_array_mut().unwrap().pop();
+    assert_eq!(just_eat.post(&hub, &Webhook::new(&picked)).await.status, 200);
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    world.at_end(Ends::forwarded(2).ignored(1)).await;
+    let got = got(&world);
+    let id = order["id"].as_str().unwrap();
+    let paths: Vec<&str> = got.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!(paths, [ORDERS, &format!("{ORDERS}/{id}/amendment")]);
+    let (announced, amended) = (&got[0].1, &got[1].1);
+    let count = |order: &Value| order["items"].as_array().unwrap().len();
+    assert_eq!(amended["amendment"]["kind"], "picked");
+    let (now, before) = (count(&amended["amendment"]), count(&announced["transformedOrder"]));
+    assert_eq!(now + 1, before, "{amended:#}");
+    let schema = Schema::load();
+    got.iter().for_each(|(_, body)| schema.check(body));
+}
+
+/// DoorDash says that it adjusted an order. The amendment waits for the order, which the backend does not know yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adjustment_follows_its_order() {
+    let doordash = provider("doordash");
+    let adjustment = json_of(ADJUSTMENT);
+    let mut order = adjustment.clone();
+    order["event"]["type"] = "OrderCreate".into();
+    order.as_object_mut().unwrap().remove("order_adjustment_metadata");
+    let store = order["order"]["store"]["merchant_supplied_id"].as_str().unwrap();
+    let (world, hub) = world_of(&doordash, store, "USD").await;
+    // Of an order that the backend has and the hub has not seen, it is told first that there is none.
+    world.backend.next([Answer::status(404)]);
+    assert_eq!(doordash.post(&hub, &Webhook::new(&adjustment)).await.status, 200);
+    world.log.wait_for(EventType::OrderForwardFailed, 1).await;
+    assert_eq!(doordash.post(&hub, &Webhook::new(&order)).await.status, 200);
+    world.at_end(Ends::forwarded(2)).await;
+    let got = got(&world);
+    let id = order["order"]["id"].as_str().unwrap();
+    let amendment = format!("{ORDERS}/{id}/amendment");
+    let paths: Vec<&str> = got.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!(paths, [&amendment, ORDERS, &amendment]);
+    assert_eq!(got[0].1, got[2].1);
+    let amended = &got[2].1["amendment"];
+    assert_eq!(
+        (&amended["kind"], &amended["externalOrderId"]),
+        (&json!("adjusted"), &json!(id))
+    );
+    let schema = Schema::load();
+    got.iter().for_each(|(_, body)| schema.check(body));
+    // The tables have one order, and both webhooks.
+    let events = world.log.events().await;
+    let announced = events
+        .iter()
+        .filter(|event| event.envelope.event_type == EventType::OrderTransformed)
+        .count();
+    assert_eq!(announced, 2);
+}
+
+/// Keeta asks from time to time whether the hub is there. What it sends is not signed and becomes no event.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_is_answered_and_no_webhook() {
+    let keeta = provider("keeta");
+    let (world, hub) = world_of(&keeta, "123", "SAR").await;
+    let url = format!("{}/api/webhooks/keeta", hub.url());
+    let answer = crate::harness::careem::answer(crate::harness::careem::http().post(url).body("{}")).await;
+    let answer = answer.unwrap();
+    assert_eq!((answer.status, answer.json()), (200, json!({ "code": 0 })));
+    // Anything that says more has to be signed.
+    let url = format!("{}/api/webhooks/keeta", hub.url());
+    let body = json!({ "eventId": 1001 }).to_string();
+    let answer = crate::harness::careem::answer(crate::harness::careem::http().post(url).body(body)).await;
+    assert_eq!(answer.unwrap().status, 401);
+    assert!(world.log.events().await.is_empty());
+    world.at_end(Ends::default()).await;
+}
