@@ -9,6 +9,8 @@ use crate::{
     harness::{
         World,
         at_end::Ends,
+        backend::Answer,
+        careem::change,
         copies::StreamCopy,
         hub::Hub,
         ids,
@@ -118,6 +120,63 @@ async fn lanes_of_a_log_that_went_back_that_the_server_brings_back() {
     let given_up = of_type(EventType::OrderDeadLettered) + of_type(EventType::OrderRejected);
     assert_eq!(given_up, 0, "no event is given up for a lane that was not its own");
     assert_eq!(world.backend.count(), asked + 1, "no order is forwarded a second time");
+}
+
+/// The log went back to a copy in which an order's first news is open. Since then it was refused, so its lane names only those that wait
+/// behind it, and they are on the copy as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn news_that_lost_their_outcome_go_before_those_that_wait() {
+    const ORDER: &str = "CR-back";
+    let later = |seconds: &str| Answer::Say(503, String::new(), vec![("retry-after", seconds.to_owned())]);
+    let mut world = World::new().await;
+    let hub = world.hub().await;
+    world.post_orders(&hub, [ORDER.to_owned()]).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world
+        .backend
+        .next_for(ORDER, [later("11"), Answer::status(422), later("15")]);
+    for word in ["preparing", "ready", "picked_up"] {
+        world.careem.post(&hub, &change(ORDER, word)).await.event_id();
+    }
+    let waiting = |lanes: &[Value]| {
+        lanes
+            .iter()
+            .map(|lane| lane["waiting"].as_array().map_or(0, Vec::len))
+            .sum::<usize>()
+    };
+    eventually("two wait behind the first", PATIENCE, async || {
+        let lanes = world.lanes().await;
+        if waiting(&lanes) == 2 { Ok(()) } else { Err(lanes) }
+    })
+    .await;
+    let dir = world.nats.server.dir().to_owned();
+    world.nats.server.stop().await.unwrap();
+    let copied = StreamCopy::of(&dir, "EVENTS");
+    world.nats.server.restart().await.unwrap();
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    world.log.wait_for(EventType::OrderForwardFailed, 2).await;
+    floor_is_at_the_end(&world).await;
+    hub.kill().await;
+    world.nats.server.stop().await.unwrap();
+    copied.put_back();
+    world.nats.server.restart().await.unwrap();
+    world.log = Log::open(&world.nats).await;
+
+    let before = world.backend.count();
+    let _hub = world.hub().await;
+    world.hand_out_again().await;
+    world.log.wait_for(EventType::OrderForwarded, 4).await;
+    let asked = world.backend.requests().split_off(before);
+    let told: Vec<_> = asked
+        .iter()
+        .map(|heard| heard.json()["statusChange"]["status"].clone())
+        .collect();
+    assert_eq!(
+        told,
+        ["preparing", "ready_for_pickup", "out_for_delivery"],
+        "in the order of the log"
+    );
+    world.has_parked(0).await;
 }
 
 /// An older copy holds lanes that ended since, and none of those that were made since. `told`: the lease tells of that; else it is

@@ -1,6 +1,6 @@
 //! Hands the stage over if this instance lacks the configuration for an event, such as a provider that is not enabled on it. While
-//! instances are restarted one after the other with a new configuration, another one may have it. The stage is handed over once for
-//! each cause; requests under way end first, as in every handover. An instance that takes the stage and has the configuration
+//! instances are restarted one after the other with a new configuration, another one may have it. The stage is handed over once a
+//! minute for each cause; requests under way end first, as in every handover. An instance that takes the stage and has the configuration
 //! handles the event at once. If there is none, this instance takes the stage back and continues with the other orders; the event
 //! waits until the stage gives it up.
 
@@ -12,8 +12,9 @@ use std::{
 
 use super::{Stage, Worker, tenure::StageUnavailable};
 
-/// How long the stage is not left again for the same cause: a handover delays all orders for a moment.
-const NOT_AGAIN_FOR: Duration = Duration::from_secs(600);
+/// How long the stage is not left again for the same cause: a handover delays all orders for a moment. Several times within the time for
+/// which an event is left: the instance that could handle it may have been away the first time.
+const NOT_AGAIN_FOR: Duration = Duration::from_secs(60);
 /// At most this many causes are remembered; with more, the stage is not left.
 const MAX_CAUSES: usize = 256;
 

@@ -211,7 +211,12 @@ async fn mend_at_once<S: Stage>(
     let places = if check.is_of_other_log { 0 } else { log.first }..=u64::MAX;
     let strange = found.strange(&read.lanes, places);
     report_strange(S::NAME, &strange, check.is_of_other_log);
-    let mends = Mends::of(found, check, &read.lanes, &strange, Utc::now());
+    let over = if check.is_of_other_log {
+        found.leave_lanes(&read.lanes)
+    } else {
+        strange
+    };
+    let mends = Mends::of(found, check, &read.lanes, &over, Utc::now());
     let are_all = mends.are_all(S::NAME);
     mends.apply(lanes).await?;
     Ok(are_all)

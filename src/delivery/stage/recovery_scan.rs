@@ -185,6 +185,22 @@ impl RecoveryScan {
         strange
     }
 
+    /// The events that leave their lanes because these were written for another log. What is open, and in which order, is known from this
+    /// log alone: a lane may name an event that is here as well, but an earlier one of its order may have lost its outcome with the other log,
+    /// and would be handled behind it. Events of a newer version stay, because this version cannot tell whether they are open.
+    pub(super) fn leave_lanes(&mut self, lanes: &[(OrderKey, Lane)]) -> HashSet<(OrderKey, u64)> {
+        let places = &self.at_places_of_lanes;
+        let is_newer = |event: &u64| matches!(places.get(event), Some(None));
+        self.in_lanes.retain(is_newer);
+        let (delivered, in_lanes) = (self.delivered, &self.in_lanes);
+        self.open
+            .retain(|_, open| open.sequence <= delivered || in_lanes.contains(&open.sequence));
+        let named = lanes
+            .iter()
+            .flat_map(|(key, lane)| lane.sequences().map(move |event| (*key, event)));
+        named.filter(|(_, event)| !is_newer(event)).collect()
+    }
+
     /// A lane for each order with an event that was parked, by what the log says.
     pub(super) fn lost_lanes(&mut self, now: DateTime<Utc>) -> BTreeMap<OrderKey, Lane> {
         let lost: Vec<EventId> = self
