@@ -288,7 +288,7 @@ impl World {
         short.duplicate_window = WINDOW;
         provision.update_stream(short).await.unwrap();
         // The window is time that passes, and an event would begin it anew.
-        tokio::time::sleep(3 * WINDOW).await;
+        tokio::time::sleep(5 * WINDOW).await;
         provision.update_stream(config).await.unwrap();
     }
 
