@@ -346,7 +346,7 @@ fn rules(providers: &[ProviderConfig]) -> ProviderRules {
             .outbound
             .as_ref()
             .and_then(|outbound| outbound.spec.confirm_within);
-        // What the provider is told to be lost in time must not come to the kitchen later.
+        // An order that was reported as lost to its provider must not reach the kitchen later.
         let ttl = [provider.order_ttl, confirm].into_iter().flatten().min();
         rules.order_ttl.extend(ttl.map(|ttl| (name(), ttl)));
         let again = provider.file.events.announced_again;

@@ -201,7 +201,7 @@ fn automatic(event: &Recorded, label: &str, cause: Option<EventId>, wanted: &Sta
     NewEvent::new(envelope, wanted)
 }
 
-/// What a provider is told of an order because the backend has it, which `forwarded` says.
+/// The status that a provider gets for an order because the backend has it; `forwarded` is the evidence.
 pub fn of_forwarded(
     event: &Recorded,
     label: &str,
@@ -220,7 +220,7 @@ pub fn of_forwarded(
     automatic(event, label, Some(forwarded.envelope.id), &wanted)
 }
 
-/// What a provider is told of a new order that the backend will not have, whichever stage ends it.
+/// The status that a provider gets for a new order that the backend will not have, whichever stage ends it.
 pub fn lost(event: &Recorded) -> NewEvent {
     let wanted = StatusRequested {
         status: PushStatus::Lost,

@@ -78,7 +78,7 @@ pub(super) fn accepted(
 }
 
 /// The answer to a heartbeat; none where the request is none, or the provider sends none. Nothing is recorded of it, and
-/// whoever sends it learns only that the hub is there.
+/// its sender learns only that the hub is there.
 pub(super) fn heartbeat(enabled: &Enabled, request_id: &str, body: &[u8]) -> Option<Response<Body>> {
     let told = enabled.provider.answer(WebhookAnswer::Heartbeat, request_id, body)?;
     let status = told.status.and_then(|status| StatusCode::from_u16(status).ok());
