@@ -55,7 +55,7 @@ pub(crate) async fn run(
     results.look_at_the_cpu();
     for round in 0..rounds {
         let mut builds = [(&pair.a, true), (&pair.b, false)];
-        // The first of a round pays for what the machine does after a pause: a build compared with itself differed by 30 %.
+        // What the machine does between two rounds must not always meet the same build.
         if round % 2 == 1 {
             builds.reverse();
         }

@@ -2,7 +2,7 @@
 //!
 //! A provider may send an order again after the hub's log was restored from a backup that does not contain it. Then nothing on
 //! the log says that the backend has the order, and only the key can show it. So the key depends on the order alone: neither on
-//! its position on the log nor on the webhook, whose attempt counter or sent-at time may differ the next time.
+//! its position on the log nor on the webhook: an attempt counter or a sent-at time may differ the next time.
 //!
 //! Providers reuse numbers. A backend that remembers keys for ever must not mistake a new order for an old one, so an order for
 //! which the provider gives no time has no such key.

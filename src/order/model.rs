@@ -273,7 +273,7 @@ impl Party {
 /// Who gets a tip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TipReceiver {
-    /// The courier, whoever employs him.
+    /// The courier, employed by the platform or by the restaurant.
     Courier,
     /// The restaurant.
     Restaurant,

@@ -211,7 +211,7 @@ proptest! {
             let back = decode(Some(&headers), Bytes::from(payload.clone()), 7).unwrap();
             let expected = match form {
                 Form::Compact => event.clone(),
-                // Who reads it may not know the key, so nobody uses it.
+                // An older reader does not know the key, so this form leaves it out.
                 Form::Headers => Envelope { idempotency_key: None, ..event.clone() },
             };
             prop_assert_eq!(&back.envelope, &expected);

@@ -25,8 +25,8 @@ use crate::{
     transform::Transform,
 };
 
-/// Most causes of events whose webhook ended before that are looked up one by one. Such events are rare: they come from instances that
-/// were replaced.
+/// Most causes that are looked up one by one, for events that follow the end of their webhook. Such events are rare: they come from
+/// instances that were replaced.
 const MOST_LOOK_UPS: usize = 10_000;
 
 /// What was found.
@@ -137,7 +137,7 @@ async fn lanes(connection: &Connection) -> anyhow::Result<HashSet<u64>> {
         if messages.is_empty() {
             return Ok(parked);
         }
-        // What is no lane, such as a marker, has other words.
+        // Messages that are not lanes, such as markers, have other fields and are skipped.
         let read = messages
             .iter()
             .filter_map(|message| serde_json::from_slice::<Lane>(&message.payload).ok());
