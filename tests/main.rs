@@ -74,6 +74,7 @@ mod dead_letters;
 mod way_back;
 mod superseded;
 mod amendments;
+mod announced_twice;
 mod push;
 mod provider_words;
 mod push_waits;

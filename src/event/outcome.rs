@@ -9,6 +9,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::{EventType, Recorded};
+
 /// Label of the event that ends what a stage was given, whatever it says: an event has one (see
 /// [`EventId::derive`](super::EventId::derive)).
 pub const OUTCOME: &str = "outcome";
@@ -196,6 +198,16 @@ pub struct DeadLettered {
     pub sequence: u64,
     /// The last error.
     pub error: ErrorReport,
+    /// It is a dead letter since an earlier event, without knowing whether the backend has it. The request was repeated for another
+    /// announcement of the order, at this sequence, and the backend refused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed_by: Option<u64>,
+}
+
+/// Whether an event only adds to an earlier dead letter of the same event ([`DeadLettered::confirmed_by`]).
+pub fn is_confirmation(event: &Recorded) -> bool {
+    event.envelope.event_type == EventType::OrderDeadLettered
+        && serde_json::from_slice::<DeadLettered>(&event.payload).is_ok_and(|dead| dead.confirmed_by.is_some())
 }
 
 /// Payload of `order.retry_requested`.

@@ -62,8 +62,8 @@ impl Posting {
 pub(super) enum Plan {
     /// It goes to the backend.
     Send(Posting),
-    /// An earlier announcement of the order was given up without knowing whether the backend has it: that one is asked again,
-    /// by its own key and body, before this one is looked at.
+    /// Another announcement of the order was given up without knowing whether the backend has it: the request of that one is
+    /// repeated, with its own key and body, before this one is looked at.
     Confirm(Box<Recorded>, Posting),
     /// It says something new about an order that the backend has; and how it ends, where not as forwarded.
     News(Posting, Option<Ignored>),
@@ -253,10 +253,8 @@ impl OrderIdentity {
         let uncertain = known
             .of_branch()
             .filter(|found| found.state == EntryState::CreationUncertain);
-        for found in uncertain {
-            if found.sequence == event.sequence {
-                break;
-            }
+        // A later one can have been given up as well where a person retries this one.
+        for found in uncertain.filter(|found| found.sequence != event.sequence) {
             if let Some(first) = self
                 .orders
                 .read(event, found)

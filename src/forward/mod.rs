@@ -15,18 +15,17 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
-    config,
     delivery::{
         FORWARD,
         breaker::RequestOutcome,
         gate::{Gate, Pass},
         lanes::LaneNamespace,
-        stage::{self, Before, Stage, give_up, permission},
+        stage::{Before, Stage, permission},
         superseded::KnownAcceptances,
     },
     event::{
         EventType, NewEvent, NotYours, Recorded,
-        outcome::{ErrorReport, ErrorType, ForwardFailed, Forwarded, Ignored, ORDER_EXPIRED, OUTCOME, OrderSummary},
+        outcome::{ErrorReport, ForwardFailed, Forwarded, OUTCOME, OrderSummary},
         push::{self, PushStatus},
     },
     journal::{Appended, connection::Connection},
@@ -41,12 +40,14 @@ mod answer;
 pub mod evidence;
 pub mod identity;
 mod measured;
+mod record;
 
 use self::{
     classify::{Accepted, AnswerVerdict},
     client::BackendClient,
-    identity::{DUPLICATE_ORDER, OrderIdentity, Plan},
+    identity::{OrderIdentity, Plan},
     measured::ForwardMetrics,
+    record::{dead_letter, expired, facts, ignore, not_yours, refused, unreadable},
 };
 
 /// Label of the request to tell the provider that it is accepted (see [`crate::event::EventId::derive`]).
@@ -349,10 +350,11 @@ impl Stage for Forward {
         match verdict {
             AnswerVerdict::Accepted(accepted) => self.accepted(event, request, accepted, summary, plan).await,
             AnswerVerdict::Invalid(error) => match plan {
-                Plan::Confirm(first, _) => {
-                    self.identity.orders.refuse(&first);
-                    Err(later(Duration::ZERO))
-                }
+                Plan::Confirm(first, _) => Err(Failure::Retry {
+                    next: Next::Quick(Duration::ZERO),
+                    record: vec![refused(&first, event, request, error)],
+                    for_creation: false,
+                }),
                 _ => Ok(self.dead(event, request, error)),
             },
             AnswerVerdict::UnknownOrder { error, is_certain } => {
@@ -397,31 +399,6 @@ impl Stage for Forward {
     }
 }
 
-fn facts(event: &Recorded, attempts: u32, accepted: &Accepted, order: OrderSummary) -> Forwarded {
-    if let Some(reason) = &accepted.unread {
-        tracing::warn!(
-            provider = &*event.envelope.provider,
-            order_id = event.envelope.external_order_id,
-            request_id = event.envelope.request_id,
-            status = accepted.status,
-            reason,
-            "accepted without an order id: the backend answered 2xx, and its answer is incomplete"
-        );
-    }
-    Forwarded {
-        internal_order_id: accepted.order_id.clone(),
-        backend_status: accepted.status,
-        order_status: accepted.order_status.clone(),
-        answer_unread: accepted.unread.clone(),
-        attempts,
-        received_at: event.envelope.received_at,
-        forwarded_at: Utc::now(),
-        as_news: false,
-        confirmed_by: None,
-        order,
-    }
-}
-
 fn cannot_see(error: &anyhow::Error) -> Failure {
     tracing::warn!(
         error = format!("{error:#}"),
@@ -430,60 +407,10 @@ fn cannot_see(error: &anyhow::Error) -> Failure {
     later(LOG_AWAY)
 }
 
-fn not_yours(event: &Recorded, attempts: u32, why: &NotYours) -> NewEvent {
-    let provider = event.envelope.provider.to_string();
-    metrics::counter!("webhooks_processed_total", "provider" => provider, "status" => "failed").increment(1);
-    stage::not_yours::<Forward>(event, OUTCOME, attempts, why)
-}
-
 /// Nothing was tried; it is looked at again after so long.
 const fn later(after: Duration) -> Failure {
     Failure::Later {
         after,
         for_creation: false,
     }
-}
-
-fn ignore(event: &Recorded, ignored: &Ignored) -> NewEvent {
-    let provider = event.envelope.provider.to_string();
-    metrics::counter!("webhooks_processed_total", "provider" => provider.clone(), "status" => "ignored").increment(1);
-    if ignored.reason == DUPLICATE_ORDER {
-        let differs = if ignored.differs { "true" } else { "false" };
-        metrics::counter!("duplicate_orders_total", "provider" => provider, "differs" => differs).increment(1);
-    }
-    if ignored.differs {
-        tracing::error!(
-            provider = &*event.envelope.provider,
-            order_id = event.envelope.external_order_id,
-            request_id = event.envelope.request_id,
-            sequence = event.sequence,
-            "an order was announced again with another content; the backend has the first: an operator must check it"
-        );
-    }
-    NewEvent::new(event.follow(OUTCOME, EventType::OrderIgnored, Utc::now()), ignored)
-}
-
-fn dead_letter(event: &Recorded, attempts: u32, error: ErrorReport) -> NewEvent {
-    let provider = event.envelope.provider.to_string();
-    metrics::counter!("webhooks_processed_total", "provider" => provider, "status" => "failed").increment(1);
-    give_up::<Forward>(event, OUTCOME, attempts, error)
-}
-
-fn unreadable(error: &serde_json::Error) -> ErrorReport {
-    let (line, column) = (error.line(), error.column());
-    ErrorReport::new(
-        ErrorType::Validation,
-        "UNREADABLE_ORDER",
-        format!("the transformed order cannot be read, at line {line} column {column}"),
-    )
-}
-
-fn expired(event: &Recorded) -> ErrorReport {
-    let age = (Utc::now() - event.envelope.received_at).num_seconds();
-    let provider = config::prefix(&event.envelope.provider);
-    ErrorReport::new(
-        ErrorType::Validation,
-        ORDER_EXPIRED,
-        format!("the order is {age} s old, older than {provider}_ORDER_TTL allows; the kitchen did not get it"),
-    )
 }

@@ -194,20 +194,6 @@ impl Orders {
         }
         Ok(None)
     }
-
-    /// The backend says that it does not have what was given up without knowing.
-    pub(crate) fn refuse(&self, first: &Recorded) {
-        let envelope = &first.envelope;
-        let mut index = lock(&self.index);
-        let branch = envelope.branch.as_deref();
-        let prints = index.prints(
-            &envelope.provider,
-            &envelope.external_order_id,
-            envelope.root_id,
-            branch,
-        );
-        index.settle(prints.order, first.sequence, EntryState::CreationRefused);
-    }
 }
 
 impl KnownAcceptances for Orders {

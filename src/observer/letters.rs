@@ -10,7 +10,7 @@ use crate::{
     delivery::stage::Stage,
     event::{
         EventId, EventType, Recorded,
-        outcome::{DeadLettered, Rejected},
+        outcome::{self, DeadLettered, Rejected},
     },
     journal::{
         EVENTS,
@@ -115,6 +115,9 @@ impl OpenLetters {
             if let Some(sequence) = event.envelope.cause_id.and_then(|id| self.by_id.get(&id).copied()) {
                 self.remove(sequence);
             }
+            return;
+        }
+        if outcome::is_confirmation(event) {
             return;
         }
         let id = event.envelope.id;

@@ -50,12 +50,6 @@ pub fn key(order: &Order, provider: &str, branch: &str, reported_at: Option<Date
     Some(Uuid::new_v5(&NAMESPACE, &form.0))
 }
 
-/// The key of a later announcement of an order on the same log. It differs from the first one's, so that a refusal that the
-/// backend remembers under the first key does not apply to this announcement.
-pub fn after(key: Uuid, earlier: Uuid) -> Uuid {
-    Uuid::new_v5(&key, earlier.as_bytes())
-}
-
 fn line(line: &Line) -> Canonical {
     let mut form = item(line.external_id.as_deref(), line.merchant_ref.as_deref(), &line.name);
     form.part(number(line.quantity.get()).as_bytes());

@@ -18,14 +18,16 @@ impl Transform {
         let Content::NewOrder(order) = &fact.content else {
             return Ok(None);
         };
-        let key = idempotency::key(order, &received.envelope.provider, branch, fact.timestamp);
-        let Some(earlier) = self.orders.last_announcement(received, branch).await? else {
-            return Ok(key);
-        };
-        if earlier.envelope.cause_sequence == Some(received.sequence) {
+        let earlier = self.orders.last_announcement(received, branch).await?;
+        if let Some(earlier) = earlier.filter(|earlier| earlier.envelope.cause_sequence == Some(received.sequence)) {
             // This webhook was transformed before, perhaps with another version of the provider's file, and perhaps posted.
             return Ok(earlier.envelope.idempotency_key);
         }
-        Ok(key.map(|key| idempotency::after(key, earlier.envelope.id.0)))
+        Ok(idempotency::key(
+            order,
+            &received.envelope.provider,
+            branch,
+            fact.timestamp,
+        ))
     }
 }

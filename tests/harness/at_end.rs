@@ -149,7 +149,10 @@ impl World {
         let came = |key: &str| requests.iter().any(|request| request.key() == key);
         let mut recorded: HashMap<String, Vec<String>> = HashMap::new();
         for event in events {
-            let sent = names(event).into_iter().find(|name| bodies.contains_key(&**name));
+            // A repeated announcement with the same key may have been sent as news, by its event's id.
+            let [key, id] = names(event);
+            let names = [as_news(&id).then(|| id.clone()), Some(key), Some(id)];
+            let sent = names.into_iter().flatten().find(|name| bodies.contains_key(&**name));
             match (event.envelope.event_type, sent) {
                 (EventType::OrderTransformed, Some(key)) => {
                     if (!event.envelope.is_creation() || !as_news(&key)) && !known.is_of_several(&key) {
@@ -346,8 +349,9 @@ fn ends(events: &[Arc<Recorded>]) -> Ends {
             continue;
         }
         let earlier = by_acceptance.insert(acceptance, event_type);
-        // A later announcement found out that the backend has what was given up.
-        let is_confirmed = event_type == EventType::OrderForwarded && payload(event)["confirmedBy"].is_u64();
+        // Another announcement found out whether the backend has what was given up.
+        let may_be_confirmed = [EventType::OrderForwarded, EventType::OrderDeadLettered].contains(&event_type);
+        let is_confirmed = may_be_confirmed && payload(event)["confirmedBy"].is_u64();
         let may = if is_confirmed {
             Some(EventType::OrderDeadLettered)
         } else {

@@ -47,6 +47,8 @@ pub(crate) enum Answer {
     Bytes(u16, Vec<u8>, Vec<(&'static str, String)>),
     /// Nothing, for as long as the connection stands.
     Hang,
+    /// It has the order, and answers nothing for as long as the connection stands.
+    TakeAndHang,
     /// It has the order, but the connection breaks before anything of the answer has come.
     Cut,
     /// It has the order, and says so; the connection breaks in the middle of the body.
@@ -197,6 +199,11 @@ impl Backend {
         self.shared.script().requests.clone()
     }
 
+    /// The keys of what it has accepted.
+    pub(crate) fn accepted(&self) -> Vec<String> {
+        self.shared.script().orders.keys().cloned().collect()
+    }
+
     /// How many there were.
     pub(crate) fn count(&self) -> usize {
         self.shared.script().requests.len()
@@ -222,6 +229,10 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Respons
         Answer::Say(status, body, headers) => say(status, body, headers),
         Answer::Bytes(status, body, headers) => say(status, body, headers),
         Answer::Hang => std::future::pending().await,
+        Answer::TakeAndHang => {
+            shared.take(&received).await;
+            std::future::pending().await
+        }
         Answer::Conflict => {
             let order_id = shared.take(&received).await;
             let body = json!({ "success": false, "existingOrderId": order_id }).to_string();

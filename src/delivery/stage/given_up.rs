@@ -23,6 +23,7 @@ pub fn give_up<S: Stage>(event: &Recorded, label: &str, requests: u32, error: Er
         stage: S::NAME.into(),
         sequence: event.sequence,
         error,
+        confirmed_by: None,
     };
     NewEvent::new(event.follow(label, EventType::OrderDeadLettered, Utc::now()), &dead)
 }

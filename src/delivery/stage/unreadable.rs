@@ -77,6 +77,7 @@ pub(super) fn gone(request: &Recorded, stage: &str, sequence: u64, is_there: boo
         stage: stage.to_owned(),
         sequence,
         error,
+        confirmed_by: None,
     };
     let envelope = request.follow(OUTCOME, EventType::OrderDeadLettered, Utc::now());
     NewEvent::new(envelope, &dead)

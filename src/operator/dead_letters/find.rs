@@ -11,7 +11,7 @@ use crate::{
     delivery::stage::Stage,
     event::{
         EventId, EventType, Recorded,
-        outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, OUTCOME, Rejected, RetryRequested},
+        outcome::{self, DeadLettered, ErrorReport, ErrorType, Ignored, OUTCOME, Rejected, RetryRequested},
         push,
     },
     journal::{
@@ -51,6 +51,9 @@ impl LetterKind {
     }
 
     fn includes(self, letter: &Letter) -> bool {
+        if outcome::is_confirmation(&letter.event) {
+            return false;
+        }
         self != Self::Duplicates
             || letter
                 .facts

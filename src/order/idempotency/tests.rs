@@ -171,14 +171,6 @@ fn the_time_of_the_message_stands_in_for_one_of_the_order() {
     assert_eq!(told(&order, 1), placed, "an estimate may change");
 }
 
-#[test]
-fn an_announcement_behind_another_has_a_key_of_its_own() {
-    let (key, one, other) = (key_of_careem(&webhook()), Uuid::from_u128(1), Uuid::from_u128(2));
-    assert_eq!(after(key, one), after(key, one));
-    assert_ne!(after(key, one), after(key, other));
-    assert_ne!(after(key, one), key);
-}
-
 proptest! {
     /// The sequence of the lines does not matter.
     #[test]

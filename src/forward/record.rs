@@ -1,0 +1,108 @@
+//! The events with which the stage records what became of an event, and their logs and counts.
+
+use chrono::Utc;
+
+use super::{Forward, classify::Accepted, identity::DUPLICATE_ORDER};
+use crate::{
+    config,
+    delivery::{
+        FORWARD,
+        stage::{self, give_up},
+    },
+    event::{
+        EventType, NewEvent, NotYours, Recorded,
+        outcome::{DeadLettered, ErrorReport, ErrorType, Forwarded, Ignored, ORDER_EXPIRED, OUTCOME, OrderSummary},
+    },
+    retry::Schedule,
+};
+
+pub(super) fn facts(event: &Recorded, attempts: u32, accepted: &Accepted, order: OrderSummary) -> Forwarded {
+    if let Some(reason) = &accepted.unread {
+        tracing::warn!(
+            provider = &*event.envelope.provider,
+            order_id = event.envelope.external_order_id,
+            request_id = event.envelope.request_id,
+            status = accepted.status,
+            reason,
+            "accepted without an order id: the backend answered 2xx, and its answer is incomplete"
+        );
+    }
+    Forwarded {
+        internal_order_id: accepted.order_id.clone(),
+        backend_status: accepted.status,
+        order_status: accepted.order_status.clone(),
+        answer_unread: accepted.unread.clone(),
+        attempts,
+        received_at: event.envelope.received_at,
+        forwarded_at: Utc::now(),
+        as_news: false,
+        confirmed_by: None,
+        order,
+    }
+}
+
+pub(super) fn not_yours(event: &Recorded, attempts: u32, why: &NotYours) -> NewEvent {
+    let provider = event.envelope.provider.to_string();
+    metrics::counter!("webhooks_processed_total", "provider" => provider, "status" => "failed").increment(1);
+    stage::not_yours::<Forward>(event, OUTCOME, attempts, why)
+}
+
+pub(super) fn ignore(event: &Recorded, ignored: &Ignored) -> NewEvent {
+    let provider = event.envelope.provider.to_string();
+    metrics::counter!("webhooks_processed_total", "provider" => provider.clone(), "status" => "ignored").increment(1);
+    if ignored.reason == DUPLICATE_ORDER {
+        let differs = if ignored.differs { "true" } else { "false" };
+        metrics::counter!("duplicate_orders_total", "provider" => provider, "differs" => differs).increment(1);
+    }
+    if ignored.differs {
+        tracing::error!(
+            provider = &*event.envelope.provider,
+            order_id = event.envelope.external_order_id,
+            request_id = event.envelope.request_id,
+            sequence = event.sequence,
+            "an order was announced again with another content; the backend has the first: an operator must check it"
+        );
+    }
+    NewEvent::new(event.follow(OUTCOME, EventType::OrderIgnored, Utc::now()), ignored)
+}
+
+/// The backend refused the repeated request of an announcement that was given up without an answer. This is on the log before the
+/// other announcement is sent: an instance that saw only the missing answer would send both. The announcement is a dead letter
+/// already, so this one is neither counted nor reported.
+pub(super) fn refused(first: &Recorded, other: &Recorded, attempts: u32, error: ErrorReport) -> NewEvent {
+    let dead = DeadLettered {
+        attempts,
+        retries: Schedule::retries(attempts),
+        stage: FORWARD.into(),
+        sequence: first.sequence,
+        error,
+        confirmed_by: Some(other.sequence),
+    };
+    let label = format!("refused/{}", other.run_id());
+    NewEvent::new(first.follow(&label, EventType::OrderDeadLettered, Utc::now()), &dead)
+}
+
+pub(super) fn dead_letter(event: &Recorded, attempts: u32, error: ErrorReport) -> NewEvent {
+    let provider = event.envelope.provider.to_string();
+    metrics::counter!("webhooks_processed_total", "provider" => provider, "status" => "failed").increment(1);
+    give_up::<Forward>(event, OUTCOME, attempts, error)
+}
+
+pub(super) fn unreadable(error: &serde_json::Error) -> ErrorReport {
+    let (line, column) = (error.line(), error.column());
+    ErrorReport::new(
+        ErrorType::Validation,
+        "UNREADABLE_ORDER",
+        format!("the transformed order cannot be read, at line {line} column {column}"),
+    )
+}
+
+pub(super) fn expired(event: &Recorded) -> ErrorReport {
+    let age = (Utc::now() - event.envelope.received_at).num_seconds();
+    let provider = config::prefix(&event.envelope.provider);
+    ErrorReport::new(
+        ErrorType::Validation,
+        ORDER_EXPIRED,
+        format!("the order is {age} s old, older than {provider}_ORDER_TTL allows; the kitchen did not get it"),
+    )
+}

@@ -1,0 +1,132 @@
+//! An order that is announced more than once while the backend refuses requests, or answers of it are lost: the backend creates
+//! it once.
+
+use webhook_hub::event::{EventType, Recorded};
+
+use crate::harness::{
+    PARTITIONS, World,
+    at_end::Ends,
+    backend::Answer,
+    careem::order,
+    hub::{Hub, run},
+    log::{Log, payload},
+    wait::{PATIENCE, eventually},
+};
+
+/// Another announcement of an order, with another total, so with another key.
+fn corrected(id: &str) -> String {
+    order(id).replace("16.24", "26.24")
+}
+
+/// The same order in another webhook.
+fn counted(id: &str) -> String {
+    order(id).replacen('{', "{\"attempt\": 2,", 1)
+}
+
+impl World {
+    /// A hub that gives an order up after as few attempts as it may.
+    async fn impatient_hub(&self) -> Hub {
+        let settings = self.settings().set("CIRCUIT_BREAKER_ENABLED", false);
+        let settings = settings.set("RETRY_DELAYS", "100ms").set("RETRY_MAX_ATTEMPTS", 1);
+        Hub::start(&settings).await
+    }
+
+    async fn retry(&self, dead: &Recorded) {
+        let id = dead.envelope.id.to_string();
+        let operator = self.nats.settings("hub");
+        run(&operator, &["dead-letters", "retry", &id]).await.expect_success();
+    }
+}
+
+/// First announcements that were given up without an answer; the backend has neither order. It says so when the hub repeats the
+/// requests for the second announcements, and creates the orders by those. Both answers to that are lost.
+///
+/// - `CR-both`: its second announcement is given up, too. A person retries the first one: the second one is confirmed before.
+/// - `CR-twice`: the instance is killed. The next one knows from the log that the first announcement was refused, so it does not
+///   send that one again, which the backend would now accept. A person's retry of the first one ends as a duplicate.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_answers_to_both_announcements_create_an_order_once() {
+    let world = World::new().await;
+    let hub = world.impatient_hub().await;
+    let orders = ["CR-both", "CR-twice"];
+    for id in orders {
+        world.backend.always_for(id, Some(Answer::status(503)));
+        world.careem.post(&hub, &order(id)).await.event_id();
+    }
+    let first = world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    let first = |id: &str| first.iter().find(|dead| dead.envelope.external_order_id == id).unwrap();
+
+    let [both, twice] = orders;
+    world.backend.next_for(both, [Answer::status(422), Answer::Cut]);
+    world.careem.post(&hub, &corrected(both)).await.event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 4).await;
+    assert_eq!(world.backend.accepted().len(), 1, "by the second announcement");
+    world.backend.always_for(both, None);
+    world.retry(first(both)).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.log.wait_for(EventType::OrderIgnored, 1).await;
+    assert_eq!(world.backend.accepted().len(), 1, "{:?}", world.backend.accepted());
+
+    world.backend.always_for(twice, None);
+    world
+        .backend
+        .next_for(twice, [Answer::status(422), Answer::TakeAndHang]);
+    world.careem.post(&hub, &corrected(twice)).await.event_id();
+    eventually("the order is created", PATIENCE, async || {
+        match world.backend.accepted().len() {
+            2 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    hub.kill().await;
+    let _hub = world.impatient_hub().await;
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    assert_eq!(world.backend.accepted().len(), 2, "{:?}", world.backend.accepted());
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 5).await;
+    let refused = payload(&dead[4]);
+    assert!(refused["confirmedBy"].is_u64(), "{refused}");
+    assert_eq!(refused["sequence"], payload(first(twice))["sequence"]);
+
+    // It is one dead letter, though two events say so.
+    let operator = world.nats.settings("hub");
+    let listed = run(&operator, &["dead-letters", "list", "--json"])
+        .await
+        .expect_success();
+    let listed: Vec<_> = listed.stdout.lines().filter(|line| line.contains(twice)).collect();
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    world.retry(first(twice)).await;
+    world.log.wait_for(EventType::OrderIgnored, 2).await;
+    assert_eq!(world.backend.accepted().len(), 2, "{:?}", world.backend.accepted());
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(2).ignored(2)).await;
+}
+
+/// The backend refused an order, and accepted it when a person retried it. A restore loses the retry, and the provider sends the
+/// order in another webhook: the backend knows it by its key.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_was_accepted_on_a_lost_retry_has_the_same_key() {
+    let mut world = World::new().await;
+    let [backup, provision] =
+        ["backup", "provision"].map(|user| world.nats.settings(user).set("PARTITIONS", PARTITIONS));
+    let hub = world.hub().await;
+    world.backend.next_for("CR-retried", [Answer::status(422)]);
+    world.careem.post(&hub, &order("CR-retried")).await.event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("log");
+    let place = place.to_str().unwrap();
+    run(&backup, &["backup", place]).await.expect_success();
+    world.retry_dead_letters().await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    assert!(hub.terminate().await.0.success());
+    run(&provision, &["restore", place, "--replace", "--no-backup"])
+        .await
+        .expect_success();
+    world.log = Log::open(&world.nats).await;
+    let hub = world.hub().await;
+    world.careem.post(&hub, &counted("CR-retried")).await.event_id();
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    assert_eq!(world.backend.accepted().len(), 1, "{:?}", world.backend.accepted());
+    assert_eq!(world.keys_of("CR-retried").len(), 3);
+}
