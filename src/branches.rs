@@ -182,6 +182,16 @@ impl Branches {
             .cloned()
     }
 
+    /// The active branches of a provider, in the order of their ids.
+    pub fn active(&self, provider: &str) -> Vec<Arc<Branch>> {
+        let snapshot = self.snapshot.load();
+        let of_provider = snapshot.as_ref().and_then(|all| all.providers.get(provider));
+        let branches = of_provider.into_iter().flat_map(|all| all.by_branch.values());
+        let mut active: Vec<_> = branches.filter(|branch| branch.is_active).cloned().collect();
+        active.sort_by(|one, other| one.branch_id.cmp(&other.branch_id));
+        active
+    }
+
     /// The branch of a store that is switched off. No new order goes there.
     pub fn inactive(&self, provider: &str, store: Option<&str>) -> Option<BranchRef> {
         let snapshot = self.snapshot.load();

@@ -348,6 +348,21 @@ pub struct RequestFacts {
     pub webhook_sequence: Option<u64>,
     /// Request headers as a JSON object, credentials left out.
     pub headers: serde_json::Map<String, serde_json::Value>,
+    /// How the webhook came, where its provider did not send it with a proof. Earlier versions ignore it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<WebhookOrigin>,
+}
+
+/// How a webhook came onto the log, other than by a request that was proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WebhookOrigin {
+    /// The provider's list of orders has the order, and the log did not: the hub made the webhook of that
+    /// ([`crate::reconcile`]).
+    Reconciled,
+    /// A word of a later version.
+    #[serde(other)]
+    Unknown,
 }
 
 /// An event that is to be appended.

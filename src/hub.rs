@@ -42,6 +42,7 @@ use crate::{
     process::notify::Manager,
     projection::live::Live,
     push::Push,
+    reconcile,
     registry::Registry,
     serving::{audit::Audit, body, certificate::Certificate, heavy::Heavy, limit, limit::Limits},
     telemetry::{self, LastWebhooks},
@@ -305,6 +306,13 @@ fn spawn_stages(
         (journal.clone(), Arc::clone(&orders)),
         config.retries.clone(),
     ));
+    let needs = reconcile::Needs {
+        registry: Arc::clone(&registry),
+        journal: journal.clone(),
+        branches: Arc::clone(&branches),
+        orders: Arc::clone(&orders),
+    };
+    tasks.spawn("reconciliation", Phase::Stages, |stop| reconcile::run(needs, stop));
     let transform = Arc::new(Transform::new(
         Arc::clone(&registry),
         branches,

@@ -9,7 +9,8 @@
 //! 4. [`forward`] is the second stage: it posts the order and records the outcome. [`memory`] knows the earlier orders.
 //! 5. [`integration`] receives the backend's requests to providers. The stage [`push`] sends them; it also fetches orders that a
 //!    webhook only refers to.
-//! 6. [`projection`] writes the events into PostgreSQL. Every table can be dropped and filled again from the log.
+//! 6. [`reconcile`] asks providers for orders with webhooks that never came.
+//! 7. [`projection`] writes the events into PostgreSQL. Every table can be dropped and filled again from the log.
 //!
 //! [`delivery`] is the engine that runs the stages, and [`hub`] builds and supervises everything. `ARCHITECTURE.md` has the
 //! glossary, and a table of where to find what.
@@ -54,6 +55,7 @@ pub mod forward;
 pub mod projection;
 pub mod push;
 pub mod integration;
+pub mod reconcile;
 
 // The whole: monitoring, the running hub, the operators' commands.
 pub mod observer;

@@ -66,6 +66,8 @@ pub(super) struct Caller {
     pub(super) is_only: bool,
     /// It has a limit of its own, as a branch's menus have: that it came too soon says nothing about other requests.
     pub(super) has_own_limit: bool,
+    /// It is beside the orders, as reading a list is: what becomes of it says nothing about other requests.
+    pub(super) is_aside: bool,
 }
 
 impl Caller {
@@ -74,9 +76,11 @@ impl Caller {
         self.branch.as_deref().filter(|_| !self.is_only)
     }
 
-    /// The owner of the credentials that the provider refuses: the branch, or the order itself where no branch is known.
+    /// The owner of the credentials that the provider refuses: the branch, or the order itself where no branch is known. All requests
+    /// aside have one, so that a list that is refused for every branch costs one token.
     fn refused(&self) -> &str {
-        self.branch.as_deref().unwrap_or(&self.key)
+        let of_branch = self.branch.as_deref().filter(|_| !self.is_aside);
+        of_branch.unwrap_or(&self.key)
     }
 }
 
@@ -89,9 +93,12 @@ pub(super) struct Request<'a> {
 }
 
 /// The URL of a request.
+#[derive(Clone)]
 pub(super) enum RequestTarget<'a> {
     /// On the base URL.
     Path(&'a Text),
+    /// On the base URL, with one more parameter of the query, which is encoded.
+    PathAnd(&'a Text, &'a str),
     /// Anywhere; the caller has checked the host.
     Whole(Url),
 }
@@ -301,6 +308,12 @@ impl Remote {
     /// What an answer shows about the provider.
     fn outcome(&self, origin: &Caller, status: u16) -> RequestOutcome {
         match status {
+            _ if origin.is_aside => {
+                if status == 401 {
+                    self.refusals().note_new_token(Instant::now(), origin.refused());
+                }
+                RequestOutcome::Abandoned
+            }
             401 => {
                 let several = self.refusals().refused(Instant::now(), origin.refused());
                 if several {
@@ -323,6 +336,7 @@ impl Remote {
     /// What a missing answer, or a missing token, shows about the provider.
     fn no_answer(&self, origin: &Caller, reply: &Reply) -> RequestOutcome {
         match reply {
+            _ if origin.is_aside => RequestOutcome::Abandoned,
             Reply::Refused(_) => RequestOutcome::Success,
             // Only this branch may hang.
             Reply::Temporary { error, .. } if error.code == "PROVIDER_TIMEOUT" => self.failure(origin),
@@ -384,13 +398,18 @@ impl Remote {
     ) -> Result<Answer, RequestFailure> {
         let text = token.text.expose_secret();
         let target = match &request.url {
-            RequestTarget::Path(path) => {
+            RequestTarget::Path(path) | RequestTarget::PathAnd(path, _) => {
                 if path.uses(ACCESS_TOKEN) {
                     scope.0.insert(ACCESS_TOKEN.into(), text.into());
                 }
                 let path = path.fill_path(scope);
                 scope.0.remove(ACCESS_TOKEN);
-                Target::parse(&format!("{base}{}", path.map_err(RequestFailure::Unfilled)?))
+                let mut url = format!("{base}{}", path.map_err(RequestFailure::Unfilled)?);
+                if let RequestTarget::PathAnd(_, parameter) = &request.url {
+                    url.push(if url.contains('?') { '&' } else { '?' });
+                    url.push_str(parameter);
+                }
+                Target::parse(&url)
             }
             RequestTarget::Whole(url) => url.clone().try_into(),
         };

@@ -82,6 +82,7 @@ mod push_tenants;
 mod push_limits;
 mod menus;
 mod fetch;
+mod reconcile;
 mod remote_urls;
 mod path_segments;
 mod integration;

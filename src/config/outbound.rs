@@ -1,11 +1,25 @@
 //! Requests to a provider: the tables of its file, and the credentials.
 
-use super::{ClientTls, ConfigError, Environment};
+use std::time::Duration;
+
+use super::{Bounds, ClientTls, ConfigError, Environment};
 use url::Url;
 
 use crate::provider::outbound::{
-    Auth, ClientCredentials, Spec,
+    Auth, ClientCredentials, ReconcileSpec, Spec,
     origins::{MAX_HOSTS, Origins},
+    reconcile::{EVERY, WINDOW},
+};
+
+const RECONCILE_EVERY: Bounds<Duration> = Bounds {
+    least: EVERY.0,
+    most: EVERY.1,
+    why: "providers limit how often their lists are read; an order that is found hours later is of no use to a kitchen",
+};
+const RECONCILE_WINDOW: Bounds<Duration> = Bounds {
+    least: WINDOW.0,
+    most: WINDOW.1,
+    why: "an order may be on its way for minutes, and no list is known to reach further back than a day",
 };
 
 /// The settings for requests to a provider.
@@ -39,6 +53,7 @@ pub(super) fn of_provider(
     let api_url = api_url(env, &format!("{prefix}_API_URL"))?;
     let hosts = hosts(env, &format!("{prefix}_API_HOSTS"))?;
     let tls = ClientTls::from_environment(env, &format!("{prefix}_API"))?;
+    let reconciling = Reconciling::from_environment(env, prefix)?;
     let Some(mut spec) = spec.cloned() else {
         return match client.secret {
             None => Ok(None),
@@ -50,6 +65,7 @@ pub(super) fn of_provider(
             )),
         };
     };
+    spec.reconcile = spec.reconcile.and_then(|file| reconciling.over(file));
     match (&mut spec.auth, token_url) {
         (_, None) => {}
         (Auth::Oauth2 { token_url, .. }, Some(other)) => *token_url = other,
@@ -82,6 +98,39 @@ pub(super) fn of_provider(
             format!("{prefix}{suffix}"),
             format_args!("missing; {name} is enabled, and requires the hub's credentials"),
         )),
+    }
+}
+
+/// `<PROVIDER>_RECONCILE…`: what of `[reconcile]` is this installation's.
+struct Reconciling {
+    /// `<PROVIDER>_RECONCILE`.
+    is_on: bool,
+    /// `<PROVIDER>_RECONCILE_EVERY`.
+    every: Option<Duration>,
+    /// `<PROVIDER>_RECONCILE_WINDOW`.
+    window: Option<Duration>,
+}
+
+impl Reconciling {
+    fn from_environment(env: &Environment, prefix: &str) -> Result<Self, ConfigError> {
+        let duration = |suffix: &str, bounds: &Bounds<Duration>| {
+            let duration = env.duration(&format!("{prefix}{suffix}"), Duration::ZERO, bounds)?;
+            Ok((!duration.is_zero()).then_some(duration))
+        };
+        Ok(Self {
+            is_on: env.flag(&format!("{prefix}_RECONCILE"), true)?,
+            every: duration("_RECONCILE_EVERY", &RECONCILE_EVERY)?,
+            window: duration("_RECONCILE_WINDOW", &RECONCILE_WINDOW)?,
+        })
+    }
+
+    /// The file's table with these values; none if it is switched off.
+    fn over(&self, file: ReconcileSpec) -> Option<ReconcileSpec> {
+        self.is_on.then(|| ReconcileSpec {
+            every: self.every.unwrap_or(file.every),
+            window: self.window.unwrap_or(file.window),
+            ..file
+        })
     }
 }
 
@@ -140,6 +189,28 @@ mod tests {
         let env: Environment = variables.iter().copied().collect();
         let known = Catalogue::shipped();
         of_provider(&env, name, "X", known.get(name).unwrap().file.outbound.as_ref())
+    }
+
+    #[test]
+    fn reconciliation_is_the_files_with_this_installations_values() {
+        let client = [("X_CLIENT_ID", "hub"), ("X_CLIENT_SECRET", "s")];
+        let spec = |variables: &[(&str, &str)]| {
+            let set = read("uber-eats", &[&client[..], variables].concat()).unwrap();
+            set.unwrap().spec.reconcile
+        };
+        let file = spec(&[]).unwrap();
+        assert_eq!(
+            (file.every, file.window),
+            (Duration::from_secs(600), Duration::from_secs(3 * 3600))
+        );
+        let own = spec(&[("X_RECONCILE_EVERY", "2m"), ("X_RECONCILE_WINDOW", "5h")]).unwrap();
+        assert_eq!(
+            (own.every, own.window),
+            (Duration::from_secs(120), Duration::from_secs(5 * 3600))
+        );
+        assert!(spec(&[("X_RECONCILE", "false")]).is_none());
+        let error = read("uber-eats", &[&client[..], &[("X_RECONCILE_EVERY", "1s")]].concat());
+        assert_eq!(error.unwrap_err().variable, "X_RECONCILE_EVERY");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{
     dead_letters::{printable, time_text},
     queries::steps::{ErrorSummary, RetryWait, Step, StepDetail},
 };
-use crate::event::SecretUse;
+use crate::event::{SecretUse, WebhookOrigin};
 
 /// A short heading and the text of a step.
 pub(super) fn words(step: &Step) -> (String, String) {
@@ -17,8 +17,16 @@ pub(super) fn words(step: &Step) -> (String, String) {
             scheme,
             address,
             secrets,
+            origin,
             bytes,
-        } => ("received".into(), received(scheme, address, secrets, *bytes)),
+        } => match origin {
+            None => ("received".into(), received(scheme, address, secrets, *bytes)),
+            Some(WebhookOrigin::Reconciled) => (
+                "found".into(),
+                format!("the webhook never came; the provider's list of orders has it; {bytes} bytes"),
+            ),
+            Some(WebhookOrigin::Unknown) => ("taken in".into(), received(scheme, address, secrets, *bytes)),
+        },
         StepDetail::FetchRequested => (
             "fetch".into(),
             "the webhook only names the order; waits for the provider's document".into(),

@@ -1,6 +1,6 @@
-//! Requests to a provider, as data: the tables `[outbound]` and `[fetch]` of its file.
+//! Requests to a provider, as data: the tables `[outbound]`, `[fetch]` and `[reconcile]` of its file.
 //!
-//! [`Outbound`] and [`Fetch`] are the tables as written; [`Spec::check`] turns them into what the stage works with, and
+//! [`Outbound`], [`Fetch`] and [`Reconcile`] are the tables as written; [`Spec::check`] turns them into what the stage works with, and
 //! reports every fault with its location. Nothing here is a secret: those come from the environment.
 
 use std::{
@@ -17,6 +17,7 @@ use self::{
 };
 use crate::event::push::{PushStatus, ReasonCode};
 
+pub use self::reconcile::{Reconcile, ReconcileSpec};
 pub use self::tables::{
     AgainTable, Auth, Credentials, Fetch, HrefPath, MenuCall, MenuResult, Offered, Outbound, StatusCall, When,
 };
@@ -171,6 +172,8 @@ pub struct Spec {
     pub menu: Option<MenuSpec>,
     /// How orders are fetched.
     pub fetch: Option<FetchSpec>,
+    /// How the provider is asked which orders there are; none if it is not.
+    pub reconcile: Option<ReconcileSpec>,
 }
 
 impl Spec {
@@ -178,7 +181,11 @@ impl Spec {
     ///
     /// # Errors
     /// Every fault, each with its place.
-    pub fn check(outbound: &Outbound, fetch: Option<&Fetch>, fetched: &[&str]) -> Result<Self, Vec<String>> {
+    pub fn check(
+        outbound: &Outbound,
+        (fetch, reconcile): (Option<&Fetch>, Option<&Reconcile>),
+        fetched: &[&str],
+    ) -> Result<Self, Vec<String>> {
         let mut check = Check::default();
         check.auth(&outbound.auth);
         let token_lifetime = match &outbound.auth {
@@ -225,6 +232,7 @@ impl Spec {
             needs_branch: needs_branch(outbound),
             menu: outbound.menu.as_ref().map(|menu| check.menu(menu)),
             fetch: fetch.map(|fetch| check.fetch(fetch, fetched)),
+            reconcile: reconcile.map(|reconcile| check.reconcile(reconcile)),
         };
         if check.faults.is_empty() {
             Ok(spec)
@@ -248,6 +256,7 @@ fn needs_branch(outbound: &Outbound) -> bool {
 
 mod check;
 mod tables;
+pub mod reconcile;
 pub mod origins;
 pub mod template;
 pub mod words;

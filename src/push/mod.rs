@@ -118,6 +118,7 @@ impl Push {
                 key: event.envelope.id.to_string(),
                 is_only: self.branches.only_branch(&remote.name).is_some(),
                 has_own_limit: false,
+                is_aside: false,
             },
             row,
         })
@@ -290,7 +291,7 @@ impl Stage for Push {
 }
 
 /// Adds the slots of a branch.
-fn say(scope: &mut Scope, branch: &Branch) {
+pub(crate) fn say(scope: &mut Scope, branch: &Branch) {
     for (name, value) in [
         ("branch_store_id", &branch.store_id),
         ("merchant_id", &branch.merchant_id),

@@ -30,6 +30,15 @@ pub struct Refusals {
 impl Refusals {
     /// A request of this branch was refused, with a token that could not be better. Whether several branches agree.
     pub fn refused(&mut self, now: Instant, branch: &str) -> bool {
+        self.note_new_token(now, branch);
+        if self.in_a_row.len() < SEVERAL {
+            self.in_a_row.insert(branch.to_owned());
+        }
+        self.in_a_row.len() >= SEVERAL
+    }
+
+    /// A token that could not be better was refused, which says nothing about the provider.
+    pub fn note_new_token(&mut self, now: Instant, branch: &str) {
         if self.with_new_token.len() >= MAX_BRANCHES {
             self.with_new_token
                 .retain(|_, at| now.saturating_duration_since(*at) < NO_OTHER_TOKEN);
@@ -40,10 +49,6 @@ impl Refusals {
                 self.with_new_token.insert(branch.to_owned(), now);
             }
         }
-        if self.in_a_row.len() < SEVERAL {
-            self.in_a_row.insert(branch.to_owned());
-        }
-        self.in_a_row.len() >= SEVERAL
     }
 
     /// A request of this branch was taken: the credentials are good.

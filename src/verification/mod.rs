@@ -1,7 +1,7 @@
 //! Verification: whether a request was sent by the provider that it names.
 //!
 //! There is no default and no bypass: a provider reads only a [`Verified`] request, and only [`verify`] makes one of an
-//! [`Unverified`]. How a provider signs is data, a [`Scheme`]: written out or a [`preset`], checked by [`check`] when it is
+//! [`Unverified`]. What the hub asked the provider for itself is proven by that ([`Verified::of_own_question`]). How a provider signs is data, a [`Scheme`]: written out or a [`preset`], checked by [`check`] when it is
 //! loaded. A scheme takes text from a [`location`] in the request and compares it with the [`digest`] of the [`content`], in
 //! which one text is one message ([`ambiguity`], [`fields`]). It checks the [`time`] of signing; a [`jwt`] identifies the
 //! caller. [`sign`](mod@sign) is the inverse. [`crate::provider`] knows what a webhook means.

@@ -133,7 +133,8 @@ impl Proof {
     }
 }
 
-/// A request that was verified. Nothing but [`verify`](super::verify) makes one.
+/// A request that was verified. Nothing but [`verify`](super::verify) makes one, and [`Verified::of_own_question`] of what the hub asked
+/// for itself.
 #[derive(Debug)]
 pub struct Verified<'a> {
     request: Unverified<'a>,
@@ -142,6 +143,21 @@ pub struct Verified<'a> {
 
 impl<'a> Verified<'a> {
     pub(super) const fn new(request: Unverified<'a>, proof: Proof) -> Self {
+        Self { request, proof }
+    }
+
+    /// A webhook that the hub made of the provider's answer to its own question ([`crate::reconcile`]): the connection, and the
+    /// credentials that the hub showed, prove that the provider says it. It is the provider's word, no branch's.
+    pub const fn of_own_question(request: Unverified<'a>) -> Self {
+        let proof = Proof {
+            scheme: String::new(),
+            secrets: Vec::new(),
+            signature: None,
+            signed_at: None,
+            replay_key: None,
+            covers: Covers::Body,
+            principal: Principal::provider(),
+        };
         Self { request, proof }
     }
 

@@ -99,7 +99,12 @@ struct Script {
     shows: Option<fn(&Heard) -> bool>,
     /// Documents by path.
     documents: HashMap<String, String>,
+    /// Lists by path without its query; a list is made of the query.
+    lists: HashMap<String, List>,
 }
+
+/// Makes the answer of a list of the parameters of a query.
+type List = Box<dyn Fn(&HashMap<String, String>) -> Value + Send>;
 
 /// The platform.
 pub(crate) struct Provider {
@@ -201,6 +206,11 @@ impl Provider {
     /// It has a document there.
     pub(crate) fn has(&self, path: &str, document: &str) {
         self.script().documents.insert(path.to_owned(), document.to_owned());
+    }
+
+    /// It has a list there, whatever the query is; the list is made of that.
+    pub(crate) fn lists(&self, path: &str, list: impl Fn(&HashMap<String, String>) -> Value + Send + 'static) {
+        self.script().lists.insert(path.to_owned(), Box::new(list));
     }
 
     /// How many tokens it gave.
@@ -325,6 +335,11 @@ impl Script {
             return said.clone();
         }
         if heard.method == Method::GET {
+            let (bare, query) = path.split_once('?').unwrap_or((path, ""));
+            if let Some(list) = self.lists.get(bare) {
+                let query = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+                return Say::json(&list(&query));
+            }
             return match self.documents.get(path) {
                 Some(document) => Say {
                     body: document.clone(),

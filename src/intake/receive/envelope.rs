@@ -49,6 +49,7 @@ pub(super) fn envelope(
             signed_at: proof.signed_at(),
             signature: proof.signature().filter(|_| enabled.keep_signature).map(str::to_owned),
             headers: enabled.kept_headers.of(headers),
+            origin: None,
         }),
         idempotency_key: None,
     }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::event::WebhookOrigin;
 
 const FORMS: [Form; 2] = [Form::Headers, Form::Compact];
 
@@ -49,6 +50,23 @@ fn a_branch_principal_has_order_keys_of_its_own() {
     let given_up = by(Some("branch:a"), EventType::OrderDeadLettered, "status_request");
     assert_eq!((accepted, given_up), (plain, plain));
     assert_eq!(by(Some("branch:a"), EventType::MenuSyncReported, "ignored"), plain);
+}
+
+/// Where a webhook came from is a field that earlier versions leave alone, and this one the words of later ones.
+#[test]
+fn the_origin_of_a_webhook_reads_back() {
+    let mut made = envelope("CR1", None);
+    let facts = made.request.as_mut().unwrap();
+    facts.origin = Some(WebhookOrigin::Reconciled);
+    for form in FORMS {
+        let written = headers(&made, form).unwrap();
+        let read = decode(Some(&written), Bytes::new(), 1).unwrap().envelope;
+        assert_eq!(read.request, made.request);
+    }
+    let mut later = headers(&made, Form::Compact).unwrap();
+    with_hub(&mut later, |hub| hub["request"]["origin"] = "beamed".into());
+    let read = decode(Some(&later), Bytes::new(), 1).unwrap().envelope;
+    assert_eq!(read.request.unwrap().origin, Some(WebhookOrigin::Unknown));
 }
 
 #[test]

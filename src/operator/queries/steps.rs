@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{difference::ValueChange, mask};
 use crate::{
     event::{
-        EventId, EventType, Recorded, SecretUse,
+        EventId, EventType, Recorded, SecretUse, WebhookOrigin,
         outcome::{DeadLettered, ErrorReport, ForwardFailed, Forwarded, Ignored, Rejected, RetryRequested},
         push::{PushFailed, StatusPushed, StatusRequested, SyncAccepted, SyncReported, Synced},
     },
@@ -104,6 +104,9 @@ pub enum StepDetail {
         address: String,
         /// Which secrets matched, never their values.
         secrets: Vec<SecretUse>,
+        /// How it came, where its provider did not send it with a proof.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        origin: Option<WebhookOrigin>,
         /// Size of its body.
         bytes: usize,
     },
@@ -346,6 +349,7 @@ impl StepDetail {
             scheme: request.scheme,
             address: request.client_address,
             secrets: request.secrets,
+            origin: request.origin,
             bytes: event.payload.len(),
         }
     }

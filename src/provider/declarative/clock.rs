@@ -105,6 +105,28 @@ pub(super) fn iso(text: &str, zone: impl FnOnce() -> Option<FixedOffset>) -> Par
     time.map_or(ParsedTime::Unreadable, |time| plausible(time.to_utc()))
 }
 
+/// Units since 1970 from which on they are milliseconds: as seconds they are in the year 5138.
+const MILLISECONDS_FROM: i64 = 100_000_000_000;
+
+/// A time that needs nothing beside it: by ISO 8601 with a zone, or in seconds or milliseconds since 1970.
+pub fn moment(text: &str) -> Option<DateTime<Utc>> {
+    let a_second = |units: Decimal| {
+        if units < Decimal::from(MILLISECONDS_FROM) {
+            1
+        } else {
+            1000
+        }
+    };
+    let parsed = match decimal(text.trim()) {
+        Some(units) => unix(text, a_second(units)),
+        None => iso(text, || None),
+    };
+    match parsed {
+        ParsedTime::Time(time) => Some(time),
+        ParsedTime::Nothing | ParsedTime::Unreadable => None,
+    }
+}
+
 fn is_zero(naive: &NaiveDateTime) -> bool {
     naive.year() <= LAST_ZERO_YEAR || naive.year() == NEVER || naive.and_utc() == DateTime::UNIX_EPOCH
 }
@@ -246,6 +268,22 @@ mod tests {
         match iso(text, zone) {
             ParsedTime::Time(time) => time.to_rfc3339(),
             other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_moment_needs_nothing_beside_it() {
+        let noon = "2025-10-01T12:00:00Z".parse().ok();
+        for text in [
+            "2025-10-01T15:00:00+03:00",
+            "1759320000",
+            "1759320000000",
+            "1759320000.0",
+        ] {
+            assert_eq!(moment(text), noon, "{text}");
+        }
+        for text in ["2025-10-01T12:00:00", "0", "", "soon", "20251001"] {
+            assert_eq!(moment(text), None, "{text}");
         }
     }
 

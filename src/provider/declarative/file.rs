@@ -46,7 +46,7 @@ pub struct File {
     pub amendment: Option<AmendmentTable>,
     /// `[response]`: what it is answered.
     pub response: Responses,
-    /// `[outbound]` and `[fetch]`: how it is spoken to.
+    /// `[outbound]`, `[fetch]` and `[reconcile]`: how it is spoken to.
     pub outbound: Option<Spec>,
     /// Headers that it reads, in small letters.
     pub headers: BTreeSet<String>,

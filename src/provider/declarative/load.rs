@@ -13,7 +13,7 @@ use super::{
     pick::{Source, Sources},
 };
 use crate::{
-    provider::outbound::{Fetch, Outbound, Spec},
+    provider::outbound::{Fetch, Outbound, Reconcile, Spec},
     verification::Scheme,
 };
 
@@ -145,8 +145,13 @@ impl<'t> Loader<'t> {
         let response = self.section_or_default(&mut root, "response");
         let outbound: Option<Outbound> = self.section(&mut root, "outbound", false);
         let fetch: Option<Fetch> = self.section(&mut root, "fetch", false);
+        let reconcile: Option<Reconcile> = self.section(&mut root, "reconcile", false);
         let identity = self.read(root);
-        let outbound = self.outbound(outbound.as_ref(), fetch.as_ref(), webhook.as_ref());
+        let outbound = self.outbound(
+            outbound.as_ref(),
+            (fetch.as_ref(), reconcile.as_ref()),
+            webhook.as_ref(),
+        );
         let file = File {
             identity: identity?,
             verification: verification?,
@@ -258,7 +263,7 @@ impl<'t> Loader<'t> {
     fn outbound(
         &mut self,
         outbound: Option<&Outbound>,
-        fetch: Option<&Fetch>,
+        (fetch, reconcile): (Option<&Fetch>, Option<&Reconcile>),
         webhook: Option<&Webhook>,
     ) -> Option<Spec> {
         let fetched: Vec<&str> = match webhook.map(|webhook| &webhook.document) {
@@ -271,16 +276,20 @@ impl<'t> Loader<'t> {
                 "webhook: the document is fetched; expected the tables [outbound], which says where the provider is, and [fetch]",
             );
         }
-        match Spec::check(outbound?, fetch, &fetched) {
+        if reconcile.is_some() && outbound.is_none() {
+            let place = self.place_of("[reconcile");
+            self.fault(
+                place,
+                "reconcile: expected the table [outbound], which says where the provider is",
+            );
+        }
+        match Spec::check(outbound?, (fetch, reconcile), &fetched) {
             Ok(spec) => Some(spec),
             Err(faults) => {
                 for fault in faults {
-                    let table = if fault.starts_with("fetch") {
-                        "[fetch"
-                    } else {
-                        "[outbound"
-                    };
-                    self.fault(self.place_of(table), fault);
+                    let tables = ["[fetch", "[reconcile", "[outbound"];
+                    let of_fault = tables.into_iter().find(|table| fault.starts_with(&table[1..]));
+                    self.fault(self.place_of(of_fault.unwrap_or("[outbound")), fault);
                 }
                 None
             }

@@ -118,7 +118,7 @@ impl Check {
         }
     }
 
-    fn path(&mut self, at: &str, path: &str, vocabulary: &Vocabulary) -> Text {
+    pub(super) fn path(&mut self, at: &str, path: &str, vocabulary: &Vocabulary) -> Text {
         let text = Text::read(path, vocabulary, at, &mut self.faults);
         if !path.starts_with('/') || path.contains("//") || path.contains("..") {
             self.note(at, "expected a path that begins with /, without // or ..");

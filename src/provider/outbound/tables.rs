@@ -190,7 +190,7 @@ pub struct AgainTable {
 }
 
 /// JSON: in a text, or as the table or list that says the same.
-fn json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+pub(super) fn json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     match toml::Value::deserialize(deserializer)? {
         toml::Value::String(text) => Ok(text),
         value @ (toml::Value::Table(_) | toml::Value::Array(_)) => {

@@ -6,11 +6,18 @@ use super::*;
 struct File {
     outbound: Option<Outbound>,
     fetch: Option<Fetch>,
+    reconcile: Option<Reconcile>,
 }
 
 fn read(text: &str) -> Result<Option<Spec>, Vec<String>> {
     let file: File = toml::from_str(text).map_err(|error| vec![error.message().to_owned()])?;
-    let check = |outbound| Spec::check(outbound, file.fetch.as_ref(), &["order_created"]);
+    let check = |outbound| {
+        Spec::check(
+            outbound,
+            (file.fetch.as_ref(), file.reconcile.as_ref()),
+            &["order_created"],
+        )
+    };
     file.outbound.as_ref().map(check).transpose()
 }
 

@@ -27,6 +27,55 @@ pub const STATUS: Vocabulary = Vocabulary {
     elements: &[],
 };
 
+/// Of the lists of a provider's orders.
+pub const LIST: Vocabulary = Vocabulary {
+    slots: &[
+        "since",
+        "since_s",
+        "since_ms",
+        "until",
+        "until_s",
+        "until_ms",
+        "hours",
+        "branch_id",
+        "branch_store_id",
+        "merchant_id",
+        "setting.",
+        ACCESS_TOKEN,
+    ],
+    lists: &[],
+    elements: &[],
+};
+
+/// Of the request for an order of such a list.
+pub const LIST_ORDER: Vocabulary = Vocabulary {
+    slots: &[
+        "external_id",
+        "branch_id",
+        "branch_store_id",
+        "merchant_id",
+        "setting.",
+        ACCESS_TOKEN,
+    ],
+    lists: &[],
+    elements: &[],
+};
+
+/// Of the webhook that is made of an order of such a list.
+pub const WEBHOOK_MADE: Vocabulary = Vocabulary {
+    slots: &[
+        "external_id",
+        "document",
+        "base_url",
+        "branch_id",
+        "branch_store_id",
+        "merchant_id",
+        "setting.",
+    ],
+    lists: &[],
+    elements: &[],
+};
+
 /// Of calls about a menu. Each price is there as decimal text, in minor units and as a number.
 pub const MENU: Vocabulary = Vocabulary {
     slots: &[

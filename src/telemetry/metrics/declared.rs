@@ -97,6 +97,40 @@ pub const METRICS: &[Metric] = &[
         &[of("kind", &["status_request", "menu_sync"]), CODE],
         "Total requests of the backend for providers, by kind and code",
     ),
+    // Reconciliation.
+    counter(
+        "reconciliation_found_total",
+        &[PROVIDER, of("type", &["order_created", "order_cancelled"])],
+        "Total webhooks that never came and were made of the provider's list of orders, by provider and type; reported by the instance that works on push",
+    ),
+    counter(
+        "reconciliation_readings_total",
+        &[
+            PROVIDER,
+            of(
+                "outcome",
+                &[
+                    "complete",
+                    "misconfigured",
+                    "refused",
+                    "unavailable",
+                    "log",
+                    "handed_over",
+                ],
+            ),
+        ],
+        "Total readings of a provider's lists of orders, by provider and outcome (of several causes the last); reported by the instance that works on push",
+    ),
+    counter(
+        "reconciliation_unreadable_total",
+        &[PROVIDER],
+        "Total orders of a provider's lists that never came and of which no webhook can be made, counted at each reading",
+    ),
+    late(
+        "reconciliation_last_complete_timestamp_seconds",
+        &[PROVIDER],
+        "When a provider's lists of orders were read to their end last, in seconds since 1970; use the maximum over all instances",
+    ),
     // Orders.
     counter(
         "sanitised_fields_total",

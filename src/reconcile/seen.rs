@@ -1,0 +1,185 @@
+//! Which orders of a provider the log announces or cancels, as its `webhook.received` say: they are there before anything came of
+//! them, however long that takes. Read back as far as a list may reach, then followed from reading to reading.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::REACH;
+use crate::{
+    event::{ORDER_CREATED, Recorded, WebhookOrigin},
+    journal::{
+        codec,
+        connection::Connection,
+        read::{Entry, LogReader, Start},
+    },
+};
+
+/// How much longer than a list may reach webhooks are remembered: an order may be in a list for longer than its time says.
+const MARGIN: TimeDelta = TimeDelta::hours(2);
+/// `webhookType` of a cancellation.
+pub(super) const ORDER_CANCELLED: &str = "order_cancelled";
+/// Most webhooks that are remembered, some 50 MB of them; of more the oldest are forgotten, and then found once more.
+const MAX_WEBHOOKS: usize = 1_000_000;
+/// How often the oldest are dropped.
+const TIDY_EVERY: Duration = Duration::from_secs(600);
+
+/// What a webhook says about an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    /// That it is new.
+    Created,
+    /// That it is cancelled.
+    Cancelled,
+}
+
+impl Said {
+    /// The `webhookType`.
+    pub(super) const fn webhook_type(self) -> &'static str {
+        match self {
+            Self::Created => ORDER_CREATED,
+            Self::Cancelled => ORDER_CANCELLED,
+        }
+    }
+}
+
+/// When the webhooks of a provider came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Webhooks {
+    /// The oldest that is on the log.
+    pub(super) first: DateTime<Utc>,
+    /// The last one that the provider sent itself.
+    pub(super) last: DateTime<Utc>,
+}
+
+/// The webhooks of one provider, as far as they are known.
+pub(super) struct Seen {
+    subjects: String,
+    hasher: RandomState,
+    /// By a hash of the order and what is said of it, when it came.
+    webhooks: HashMap<u64, DateTime<Utc>>,
+    /// Sequence after which the log is read on; none where it was not read.
+    position: Option<u64>,
+    /// How often the connection had been made when the log was read: behind another one may be another log.
+    connected: u64,
+    first: Option<DateTime<Utc>>,
+    last: Option<DateTime<Utc>>,
+    tidied: DateTime<Utc>,
+}
+
+impl Seen {
+    /// Nothing is known yet.
+    pub(super) fn new(provider: &str) -> Self {
+        Self {
+            subjects: format!("webhooks.received.{}.*", codec::token(provider)),
+            hasher: RandomState::new(),
+            webhooks: HashMap::new(),
+            position: None,
+            connected: 0,
+            first: None,
+            last: None,
+            tidied: Utc::now(),
+        }
+    }
+
+    /// When its webhooks came; none if none ever did.
+    pub(super) fn webhooks(&self) -> Option<Webhooks> {
+        let first = self.first?;
+        Some(Webhooks {
+            first,
+            last: self.last.unwrap_or(first),
+        })
+    }
+
+    /// Whether the log says this of an order, as far back as a list reaches.
+    pub(super) fn has(&self, order: &str, said: Said) -> bool {
+        self.webhooks.contains_key(&self.print(order, said.webhook_type()))
+    }
+
+    /// It says so now.
+    pub(super) fn note(&mut self, order: &str, said: Said, at: DateTime<Utc>) {
+        let print = self.print(order, said.webhook_type());
+        self.webhooks.insert(print, at);
+    }
+
+    /// Reads the log to its end.
+    ///
+    /// # Errors
+    /// If NATS does not answer; the call may be repeated.
+    pub(super) async fn catch_up(&mut self, log: &Connection) -> anyhow::Result<()> {
+        let connected = log.times();
+        if self.connected != connected {
+            self.webhooks.clear();
+            (self.position, self.first, self.last) = (None, None, None);
+            self.connected = connected;
+        }
+        if self.first.is_none() {
+            let mut reader = LogReader::of_subjects(log, self.subjects.clone(), Start::Sequence(1)).at_most(1);
+            self.first = time_of_first(&reader.next_batch().await?);
+            if self.first.is_none() {
+                return Ok(());
+            }
+        }
+        let start = match self.position {
+            Some(position) => Start::Sequence(position + 1),
+            None => Start::Time(Utc::now() - REACH - MARGIN),
+        };
+        let mut reader = LogReader::of_subjects(log, self.subjects.clone(), start);
+        loop {
+            let entries = reader.next_batch().await?;
+            let Some(end) = entries.last().map(Entry::sequence) else {
+                break;
+            };
+            for entry in entries {
+                if let Entry::Event(event) = entry {
+                    self.read(&event);
+                }
+            }
+            self.position = Some(end);
+        }
+        self.tidy(Utc::now());
+        Ok(())
+    }
+
+    fn read(&mut self, event: &Recorded) {
+        let envelope = &event.envelope;
+        let print = self.print(&envelope.external_order_id, &envelope.webhook_type);
+        self.webhooks.insert(print, envelope.time);
+        let origin = envelope.request.as_ref().and_then(|request| request.origin);
+        if origin != Some(WebhookOrigin::Reconciled) {
+            self.last = self.last.max(Some(envelope.time));
+        }
+    }
+
+    fn print(&self, order: &str, webhook_type: &str) -> u64 {
+        self.hasher.hash_one((order, webhook_type))
+    }
+
+    fn tidy(&mut self, now: DateTime<Utc>) {
+        let is_due = (now - self.tidied).to_std().is_ok_and(|past| past >= TIDY_EVERY);
+        if !is_due && self.webhooks.len() <= MAX_WEBHOOKS {
+            return;
+        }
+        self.tidied = now;
+        self.webhooks.retain(|_, at| now - *at <= REACH + MARGIN);
+        if self.webhooks.len() > MAX_WEBHOOKS {
+            let mut times: Vec<_> = self.webhooks.values().copied().collect();
+            let spare = times.len() - MAX_WEBHOOKS;
+            let (_, oldest_kept, _) = times.select_nth_unstable(spare);
+            let oldest_kept = *oldest_kept;
+            self.webhooks.retain(|_, at| *at >= oldest_kept);
+        }
+    }
+}
+
+fn time_of_first(entries: &[Entry]) -> Option<DateTime<Utc>> {
+    entries.iter().find_map(|entry| match entry {
+        Entry::Event(event) => Some(event.envelope.time),
+        // One of a later version says as much: something came.
+        Entry::Unreadable { .. } => Some(Utc::now()),
+    })
+}
