@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -32,6 +33,7 @@ mod retention;
 mod retries;
 mod stopping;
 mod outbound;
+pub mod observe;
 mod secrets;
 mod misspelt;
 mod tls;
@@ -204,6 +206,8 @@ pub struct ProviderConfig {
     pub forward_test_orders: bool,
     /// `<PROVIDER>_ORDER_TTL`: how old a new order may be when it is forwarded; none: any age.
     pub order_ttl: Option<Duration>,
+    /// `<PROVIDER>_OBSERVE_UNTIL`: until when its signatures are observed and not insisted on.
+    pub observe_until: Option<DateTime<Utc>>,
     /// How requests are sent to the provider; none if none are sent.
     pub outbound: Option<OutboundSettings>,
 }
@@ -408,11 +412,14 @@ fn providers(
         let branch_secrets = secrets::branch_secrets(env, &prefix, &verification, &known.file)?;
         let secrets = Secrets::from_environment(env, &prefix, name, &verification, branch_secrets)?;
         let currency = currency(env, &known.file)?;
+        let signed = (&*known.file, &verification);
+        let observe_until = observe::observe_until(env, &prefix, signed, branch_secrets, Utc::now())?;
         let outbound = outbound::of_provider(env, name, &prefix, known.file.outbound.as_ref())?;
         providers.push(ProviderConfig {
             name: name.into(),
             file: Arc::clone(&known.file),
             scheme: verification,
+            observe_until,
             outbound,
             secrets,
             branch_secrets,

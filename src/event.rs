@@ -360,6 +360,8 @@ pub enum WebhookOrigin {
     /// The provider's list of orders has the order, and the log did not: the hub made the webhook of that
     /// ([`crate::reconcile`]).
     Reconciled,
+    /// Its signature does not match, and is only observed for a while ([`crate::verification::observe()`]).
+    Observed,
     /// A word of a later version.
     #[serde(other)]
     Unknown,

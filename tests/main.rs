@@ -83,6 +83,7 @@ mod push_limits;
 mod menus;
 mod fetch;
 mod reconcile;
+mod observe;
 mod remote_urls;
 mod path_segments;
 mod integration;

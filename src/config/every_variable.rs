@@ -109,6 +109,7 @@ const VARIABLES: &[(&str, Takes)] = &[
     ("P_BRANCH_SECRETS", Flag),
     ("P_BRANCH_RATE_LIMIT", Whole(1, 1_000_000_000)),
     ("P_VERIFICATION", Words),
+    ("P_OBSERVE_UNTIL", Words),
     ("P_IP_WHITELIST", Words),
     ("P_CURRENCY", Words),
     ("P_ORDER_TTL", Duration(SECOND, 7 * DAY)),

@@ -83,6 +83,7 @@ pub(super) const OF_PROVIDER: &[&str] = &[
     "BRANCH_SECRETS",
     "BRANCH_RATE_LIMIT",
     "VERIFICATION",
+    "OBSERVE_UNTIL",
     "IP_WHITELIST",
     "CURRENCY",
     "ORDER_TTL",

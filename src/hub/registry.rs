@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use chrono::Utc;
+
 use crate::{
     config::{self, Config},
     provider::{KeptHeaders, Provider, declarative::Declarative},
-    registry::{Enabled, ProviderMetrics, Registry, allow_list::AllowList},
+    registry::{Enabled, Observation, ProviderMetrics, Registry, allow_list::AllowList},
     remote::Remote,
     verification::Keyring,
 };
@@ -26,6 +28,9 @@ pub(super) fn registry(config: &Config) -> anyhow::Result<Registry> {
         let name: Arc<str> = Arc::from(&*settings.name);
         Ok(Enabled {
             outbound: remote(&name, settings, config.breaker)?,
+            observation: settings
+                .observe_until
+                .map(|until| Observation::new(&name, until, Utc::now())),
             measured: ProviderMetrics::of(&name),
             name,
             scheme: settings.scheme.clone(),

@@ -113,6 +113,7 @@ async fn accept(
     let Admitted {
         admission,
         was_there,
+        is_observed,
         point,
         event,
     } = admit(intake, enabled, info, parts, (&buffered.bytes, sender.class)).await?;
@@ -133,7 +134,9 @@ async fn accept(
     } else if was_there {
         intake.limits.give_back_of_repeat(enabled, point);
     } else {
-        intake.limits.note_accepted(enabled, info.client);
+        if !is_observed {
+            intake.limits.note_accepted(enabled, info.client);
+        }
         intake.last_webhooks.note(&enabled.name, Utc::now().timestamp());
     }
     log_accepted(enabled, &admission, info, appended);
@@ -151,6 +154,8 @@ struct Admitted {
     admission: Admission,
     /// Whether it is known from before. The log knows ids for five minutes, the memory for days.
     was_there: bool,
+    /// Whether its signature was only observed, so that its address is none the better known.
+    is_observed: bool,
     /// The point that it took of its provider's quota.
     point: Point,
     event: NewEvent,
@@ -169,7 +174,10 @@ async fn admit(
     let public_url = intake.settings.public_url.as_deref();
     let unverified = Unverified::new(&parts.method, public_url, &parts.uri, &parts.headers, body);
     let verified = authenticate::verified(intake, enabled, unverified, class, now).await?;
-    if let Some(guest) = parts.extensions.get::<Guest>().filter(|_| !enabled.scheme.is_none()) {
+    // Anyone may send what is only observed.
+    let is_observed = verified.proof().is_observed();
+    let is_proven = !enabled.scheme.is_none() && !is_observed;
+    if let Some(guest) = parts.extensions.get::<Guest>().filter(|_| is_proven) {
         guest.note_verified();
     }
     let read = structure::check(body)
@@ -202,6 +210,7 @@ async fn admit(
     Ok(Admitted {
         admission,
         was_there,
+        is_observed,
         point,
         event,
     })

@@ -137,6 +137,7 @@ async fn all_with_reasons(State(health): State<Arc<Health>>) -> Response {
     body["circuitBreaker"] = json!({ "state": state.as_str(), "reason": reason });
     let acknowledging = health.journal.acknowledging();
     body["credentials"] = health.expiring.report();
+    body["observed"] = health.observed().into_iter().collect();
     body["reasons"] = json!({
         "nats": health.journal.connection().unreachable(),
         "eventLog": acknowledging.trouble().map(|trouble| trouble.to_string()),
@@ -251,6 +252,19 @@ impl Health {
         self.journal.acknowledging().trouble().is_none()
     }
 
+    /// The providers with signatures that are only observed, and until when. Not for the public port: it would say which way is open.
+    fn observed(&self) -> Vec<(String, Value)> {
+        let now = Utc::now();
+        let observed = self.registry.iter().filter_map(|enabled| {
+            let observation = enabled
+                .observation
+                .as_ref()
+                .filter(|observation| observation.is_on(now))?;
+            Some((enabled.name.to_string(), observation.text().into()))
+        });
+        observed.collect()
+    }
+
     fn is_stopping(&self) -> bool {
         self.stopping.is_cancelled()
     }
@@ -280,7 +294,7 @@ impl Health {
         let retention = self.journal.tables().retention_refused().is_empty();
         let status = match (
             ready,
-            database && tables && backend && credentials && retention && !forgets,
+            database && tables && backend && credentials && retention && !forgets && self.observed().is_empty(),
         ) {
             (false, _) => "unhealthy",
             (true, false) => "degraded",

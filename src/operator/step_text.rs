@@ -25,6 +25,13 @@ pub(super) fn words(step: &Step) -> (String, String) {
                 "found".into(),
                 format!("the webhook never came; the provider's list of orders has it; {bytes} bytes"),
             ),
+            Some(WebhookOrigin::Observed) => (
+                "received".into(),
+                format!(
+                    "{}; its signature does not match, and was only observed",
+                    received("", address, secrets, *bytes)
+                ),
+            ),
             Some(WebhookOrigin::Unknown) => ("taken in".into(), received(scheme, address, secrets, *bytes)),
         },
         StepDetail::FetchRequested => (

@@ -12,8 +12,9 @@ use crate::{
 pub mod allow_list;
 mod measured;
 mod not_enabled;
+mod observation;
 
-pub use self::{allow_list::AllowList, measured::ProviderMetrics, not_enabled::NotEnabled};
+pub use self::{allow_list::AllowList, measured::ProviderMetrics, not_enabled::NotEnabled, observation::Observation};
 
 /// A provider that is switched on, with what this installation knows about it.
 pub struct Enabled {
@@ -37,6 +38,8 @@ pub struct Enabled {
     pub outbound: Option<Arc<Remote>>,
     /// Whether test orders go to the backend like any other.
     pub forward_test_orders: bool,
+    /// Until when its signatures are observed; none if they are insisted on.
+    pub observation: Option<Observation>,
     /// The metrics of its webhooks.
     pub measured: ProviderMetrics,
 }

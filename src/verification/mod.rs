@@ -23,9 +23,11 @@ pub mod keys;
 pub mod sign;
 mod json;
 mod prove;
+mod observe;
 
 pub use self::{
     keys::{Keyring, Keys},
+    observe::observe,
     request::{Proof, Unverified, Verified},
     scheme::Scheme,
     sign::sign,

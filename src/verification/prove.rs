@@ -65,7 +65,7 @@ fn any_of(steps: &[Scheme], request: &Unverified<'_>, keys: &Keys, now: DateTime
 }
 
 impl Proof {
-    fn of(scheme: &Scheme) -> Self {
+    pub(super) fn of(scheme: &Scheme) -> Self {
         Self {
             scheme: scheme.label(),
             secrets: Vec::new(),
@@ -74,6 +74,7 @@ impl Proof {
             replay_key: None,
             covers: Covers::Nothing,
             principal: Principal::provider(),
+            is_observed: false,
         }
     }
 
@@ -91,12 +92,13 @@ impl Proof {
     }
 
     /// With what a step has proved as well. Together they prove the narrower principal; two branches prove none.
-    fn and(mut self, step: Self) -> Result<Self, Refusal> {
+    pub(super) fn and(mut self, step: Self) -> Result<Self, Refusal> {
         self.secrets.extend(step.secrets);
         self.signature = self.signature.or(step.signature);
         self.signed_at = self.signed_at.or(step.signed_at);
         self.replay_key = self.replay_key.or(step.replay_key);
         self.covers = self.covers.and(step.covers);
+        self.is_observed |= step.is_observed;
         self.principal = self.principal.and(step.principal).ok_or(Refusal::InvalidSignature)?;
         Ok(self)
     }

@@ -104,6 +104,7 @@ pub struct Proof {
     pub(super) replay_key: Option<String>,
     pub(super) covers: Covers,
     pub(super) principal: Principal,
+    pub(super) is_observed: bool,
 }
 
 impl Proof {
@@ -125,6 +126,11 @@ impl Proof {
     /// When the provider signed, where it says so under its signature.
     pub const fn signed_at(&self) -> Option<DateTime<Utc>> {
         self.signed_at
+    }
+
+    /// Whether its signature does not match, and is only observed ([`super::observe()`]).
+    pub const fn is_observed(&self) -> bool {
+        self.is_observed
     }
 
     /// The provider's id of the message, if it is signed: a repeat has the same.
@@ -157,6 +163,7 @@ impl<'a> Verified<'a> {
             replay_key: None,
             covers: Covers::Body,
             principal: Principal::provider(),
+            is_observed: false,
         };
         Self { request, proof }
     }

@@ -14,6 +14,7 @@ use super::{
 
 mod known_answers;
 mod limits;
+mod observation;
 mod refusals;
 mod schemes;
 mod tokens;

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::RequestInfo;
 use crate::{
-    event::{Envelope, EventType, RequestFacts},
+    event::{Envelope, EventType, RequestFacts, WebhookOrigin},
     provider::Admission,
     registry::Enabled,
     telemetry::trace_context,
@@ -49,7 +49,7 @@ pub(super) fn envelope(
             signed_at: proof.signed_at(),
             signature: proof.signature().filter(|_| enabled.keep_signature).map(str::to_owned),
             headers: enabled.kept_headers.of(headers),
-            origin: None,
+            origin: proof.is_observed().then_some(WebhookOrigin::Observed),
         }),
         idempotency_key: None,
     }

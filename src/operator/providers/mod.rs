@@ -22,6 +22,7 @@ use crate::{
 
 mod list;
 mod check;
+mod observe;
 mod try_sample;
 
 /// What to do.
@@ -33,6 +34,14 @@ pub enum Action {
     Check {
         /// The file.
         file: PathBuf,
+    },
+    /// Says what to set so that a provider's signatures are observed for some days and not insisted on.
+    Observe {
+        /// The provider.
+        name: String,
+        /// For how many days.
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=14))]
+        days: u32,
     },
     /// Shows what a sample becomes, field by field. Exits with 1 if it would be refused or rejected.
     Try(Try),
@@ -67,6 +76,7 @@ pub fn run(environment: &Environment, action: &Action, as_json: bool) -> anyhow:
     match action {
         Action::List => list::run(environment, as_json),
         Action::Check { file } => check::run(file, as_json),
+        Action::Observe { name, days } => observe::run(environment, name, *days, as_json),
         Action::Try(what) => try_sample::run(environment, what, as_json),
     }
 }

@@ -42,6 +42,7 @@ pub(super) fn careem(networks: &[&str]) -> Enabled {
         keep_signature: false,
         allow_list: AllowList::new(networks),
         forward_test_orders: false,
+        observation: None,
         measured: ProviderMetrics::of(&"careem".into()),
     }
 }

@@ -53,6 +53,16 @@ pub const METRICS: &[Metric] = &[
         "Total webhooks accepted, by provider and the name, origin and index of the secret that matched",
     ),
     counter(
+        "webhooks_observed_total",
+        &[PROVIDER],
+        "Total webhooks accepted although their signature does not match, because the provider's signatures are only observed (OBSERVE_UNTIL)",
+    ),
+    late(
+        "webhooks_observed_until_timestamp_seconds",
+        &[PROVIDER],
+        "Until when a provider's signatures are only observed, in seconds since 1970; absent if OBSERVE_UNTIL is not set",
+    ),
+    counter(
         "refusals_lost_total",
         &[],
         "Total samples of refused requests that did not reach the stream REFUSALS",

@@ -1,0 +1,124 @@
+//! It is not certain how a provider signs: for a while its signatures are observed, and then they are insisted on.
+
+use chrono::{SecondsFormat, TimeDelta, Utc};
+use serde_json::{Value, json};
+use webhook_hub::{
+    event::{EventType, WebhookOrigin},
+    provider::Catalogue,
+};
+
+use crate::harness::{
+    World,
+    at_end::Ends,
+    careem::Answer,
+    hub::{Hub, Settings, run},
+    provider::{Provider, SECRETS, STRANGE, Webhook},
+};
+
+const ORDER: &str = include_str!("fixtures/providers/keeta/webhook_envelope.synthetic.json");
+
+fn in_days(days: i64) -> String {
+    (Utc::now() + TimeDelta::days(days)).to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// Keeta, and a hub that accepts its webhooks.
+async fn keeta() -> (World, Provider, Settings) {
+    let world = World::new().await;
+    let all = Provider::all(&Catalogue::shipped());
+    let keeta = all.into_iter().find(|one| one.name == "keeta").unwrap();
+    keeta.branch(&world, "123").await;
+    let settings = keeta.enable(world.settings(), "SAR");
+    (world, keeta, settings)
+}
+
+fn order(number: u64) -> Webhook {
+    let mut webhook: Value = serde_json::from_str(ORDER).unwrap();
+    webhook.as_object_mut().unwrap().remove("sig");
+    webhook["messageId"] = format!("m-{number}").into();
+    webhook["timestamp"] = Utc::now().timestamp().into();
+    let message = webhook["message"]
+        .as_str()
+        .unwrap()
+        .replace("9007199254740993", &number.to_string());
+    webhook["message"] = message.into();
+    Webhook::new(webhook)
+}
+
+/// In Keeta's format.
+fn is_refused(answer: &Answer) {
+    assert!(
+        answer.status == 401 && answer.text.contains("INVALID_SIGNATURE"),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_that_does_not_match_is_counted_and_later_refused() {
+    let (world, keeta, settings) = keeta().await;
+    let until = in_days(2);
+    let hub = Hub::start(&settings.clone().set("KEETA_OBSERVE_UNTIL", &until)).await;
+    assert!(hub.logs_contain("anyone who knows the form can send orders as this provider"));
+    let health = world.health(&hub).await;
+    assert_eq!(
+        (&health["status"], &health["observed"]),
+        (&json!("degraded"), &json!({ "keeta": until }))
+    );
+    let proven = keeta.send(&hub, keeta.signed(&order(1), SECRETS[0])).await;
+    let strange = keeta.send(&hub, keeta.signed(&order(2), STRANGE)).await;
+    assert_eq!((proven.status, strange.status), (200, 200), "{proven:?} {strange:?}");
+    let mut unsigned = keeta.signed(&order(3), STRANGE);
+    let mut body: Value = serde_json::from_slice(&unsigned.body).unwrap();
+    for sig in [json!(""), json!("0123"), Value::Null] {
+        body["sig"] = sig;
+        unsigned.body = body.to_string().into();
+        let refused = keeta.send(&hub, unsigned.clone()).await;
+        is_refused(&refused);
+    }
+    let received = world.log.wait_for(EventType::WebhookReceived, 2).await;
+    let facts: Vec<_> = received
+        .iter()
+        .map(|event| event.envelope.request.as_ref().unwrap())
+        .collect();
+    let origins: Vec<_> = facts.iter().map(|facts| (facts.origin, facts.secrets.len())).collect();
+    assert_eq!(origins, [(None, 1), (Some(WebhookOrigin::Observed), 0)]);
+    assert!(received.iter().all(|event| event.envelope.principal.branch().is_none()));
+    world
+        .metrics_say(&hub, r#"webhooks_observed_total{provider="keeta"} 1"#)
+        .await;
+    hub.says("it is accepted, and will be refused then").await;
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    hub.terminate().await;
+    // The time is over: the variable is still there, and opens nothing.
+    let hub = Hub::start(&settings.set("KEETA_OBSERVE_UNTIL", in_days(-1))).await;
+    assert!(hub.logs_contain("signatures are insisted on; take the variable away"));
+    let refused = keeta.send(&hub, keeta.signed(&order(4), STRANGE)).await;
+    is_refused(&refused);
+    assert_eq!(world.health(&hub).await["observed"], json!({}));
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_observed_for_long_and_the_command_says_what_to_set() {
+    let (_world, _, settings) = keeta().await;
+    let ran = run(&settings.clone().set("KEETA_OBSERVE_UNTIL", in_days(15)), &["serve"]).await;
+    assert_eq!(ran.code, Some(1), "{}", ran.said());
+    assert!(
+        ran.said().contains("KEETA_OBSERVE_UNTIL") && ran.said().contains("14 days"),
+        "{}",
+        ran.said()
+    );
+    let ran = run(&settings, &["providers", "observe", "keeta", "--days", "3", "--json"]).await;
+    let advice: Value = serde_json::from_str(&ran.expect_success().stdout).unwrap();
+    assert_eq!(
+        (&advice["variable"], &advice["setNow"]),
+        (&json!("KEETA_OBSERVE_UNTIL"), &Value::Null)
+    );
+    let until = advice["value"].as_str().unwrap();
+    assert!(until < in_days(3).as_str() && until > in_days(2).as_str(), "{advice}");
+    let ran = run(&settings, &["providers", "observe", "careem"]).await;
+    assert_eq!(ran.code, Some(1), "{}", ran.said());
+    assert!(ran.said().contains("documented"), "{}", ran.said());
+    let ran = run(&settings, &["providers", "observe", "keeta", "--days", "15"]).await;
+    assert_eq!(ran.code, Some(2), "{}", ran.said());
+}
