@@ -29,6 +29,7 @@ mod event_log;
 mod limits;
 mod logs;
 mod nats;
+mod replayed;
 mod retention;
 mod retries;
 mod stopping;
@@ -49,6 +50,7 @@ pub use self::{
     misspelt::{Misspelt, misspelt},
     nats::Nats,
     outbound::OutboundSettings,
+    replayed::ReplayedProvider,
     retention::{Retention, order_memory},
     secrets::{Secrets, public_url, scheme},
     stopping::Stopping,

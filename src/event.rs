@@ -399,6 +399,8 @@ pub struct Recorded {
     /// For a retry: the id of the retry request. What follows is recorded under it, so a retry
     /// has outcomes of its own.
     pub run: Option<EventId>,
+    /// For a retry: the person wants it sent although the backend has it (see [`outcome::RetryRequested::again`]).
+    pub is_again: bool,
 }
 
 impl Recorded {
@@ -431,6 +433,7 @@ impl Recorded {
             payload: Bytes::copy_from_slice(body),
             sequence: 1,
             run: None,
+            is_again: false,
         }
     }
 

@@ -9,7 +9,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
+use serde_json::json;
+use uuid::Uuid;
 
 use crate::{
     branches::{Branches, TABLE_AWAY},
@@ -21,16 +22,14 @@ use crate::{
     },
     event::{
         EventType, NewEvent, NotYours, Recorded,
-        outcome::{ErrorReport, ErrorType, Ignored, ORDER_AMBIGUOUS, TEST_ORDER},
-        push::{self, PushStatus},
+        outcome::{ErrorReport, ErrorType, Ignored, ORDER_AMBIGUOUS},
+        push,
     },
     fault_injection,
     journal::{Appended, connection::Connection},
     memory::Orders,
-    order::body::BodySource,
-    provider::{Content, Fact, Posted, TransformError},
-    registry::{NotEnabled, Registry},
-    remote::Remote,
+    provider::{Fact, Posted},
+    registry::{Enabled, NotEnabled, Registry},
     retry::Failure,
 };
 
@@ -38,12 +37,18 @@ mod idempotency;
 mod tenants;
 mod menus;
 mod news_branch;
+pub mod reading;
 mod thin;
 
-use self::tenants::{Allowed, Resolved};
+use self::{
+    reading::{BeforeBranch, End, Meaning, Reading},
+    tenants::{Allowed, Resolved},
+};
 
 /// Label of this stage's outcome (see [`crate::event::EventId::derive`]).
 const LABEL: &str = "transform";
+/// Code of a webhook with a merchant that has no active row.
+pub(crate) const BRANCH_NOT_FOUND: &str = "BRANCH_NOT_FOUND";
 /// How long a webhook waits if the log does not answer.
 const LOG_AWAY: Duration = Duration::from_secs(1);
 /// The flag of a webhook that is ignored because the provider's file does not know its event word.
@@ -103,6 +108,16 @@ impl From<NotYet> for Failure {
     }
 }
 
+impl<'a> From<&'a Enabled> for Reading<'a> {
+    fn from(enabled: &'a Enabled) -> Self {
+        Self {
+            provider: &*enabled.provider,
+            spec: enabled.outbound.as_ref().map(|remote| &remote.spec),
+            forward_test_orders: enabled.forward_test_orders,
+        }
+    }
+}
+
 impl Transform {
     /// Of these parts.
     pub fn new(
@@ -129,53 +144,35 @@ impl Transform {
                 None => Ok(dead_letter(received, not_enabled(&received.envelope.provider))),
             };
         };
-        let remote = enabled.outbound.as_ref();
-        let is_webhook = received.envelope.event_type == EventType::WebhookReceived;
-        let read = if is_webhook {
-            if let Some(word) = remote.and_then(|remote| menus::word(remote, received)) {
-                return self.menu_result(received, now, word).await;
-            }
-            enabled.provider.transform(received)
-        } else {
-            thin::fact(enabled, received, &self.log).await?
+        let reading = Reading::from(enabled);
+        let webhook = match reading.is_document(received) {
+            true => thin::webhook(received, &self.log).await?,
+            false => None,
         };
-        let fact = match read {
-            Ok(fact) => fact,
-            Err(error) => return Ok(reject(received, &error)),
+        let fact = match reading.meaning(received, webhook) {
+            Meaning::Menu(word) => return self.menu_result(received, now, word).await,
+            Meaning::End(end) => return Ok(ended(received, now, end)),
+            Meaning::News(fact) => fact,
         };
-        if let Content::Ignored(word) = &fact.content {
-            note_flags(received, fact.is_unknown.then_some(UNKNOWN_EVENT));
-            return Ok(ignore(received, now, "EVENT_NOT_WANTED", not_wanted(word.as_deref())));
-        }
         if let Err(why) = self.claims(received, &fact).await? {
             return Ok(not_yours(received, &why));
         }
-        if is_webhook && remote.is_some_and(|remote| remote.spec.fetch.is_some()) {
-            return Ok(thin::fetch(received, now));
+        match reading.before_branch(received, &fact) {
+            BeforeBranch::Fetch => return Ok(thin::fetch(received, now)),
+            BeforeBranch::End(end) => return Ok(ended(received, now, end)),
+            BeforeBranch::Branch => {}
         }
-        if fact.is_test && !enabled.forward_test_orders {
-            let message = "a test order; it goes no further unless the provider's _FORWARD_TEST_ORDERS is true";
-            return Ok(ignore(received, now, TEST_ORDER, message.into()));
-        }
-        let store = fact.store_ref.as_deref();
         let branch = match self.resolve(received, &fact).await? {
             Resolved::Allowed(branch) => branch,
             Resolved::NotFound => {
-                let error = branch_not_found(&received.envelope.provider, store);
+                let error = branch_not_found(&received.envelope.provider, fact.store_ref.as_deref());
                 return Ok(dead_letter(received, error));
             }
             Resolved::NotYours(why) => return Ok(not_yours(received, &why)),
             Resolved::Several => return Ok(dead_letter(received, ambiguous())),
         };
-        let can_accept = |remote: &Arc<Remote>| remote.spec.status.contains_key(&PushStatus::Accepted);
-        // A test order must never reach a kitchen.
-        let can_accept = !fact.is_test && remote.is_some_and(can_accept);
         let key = self.key(received, &fact, branch.id()).await?;
-        let mut transformed = transformed(received, now, &fact, branch, can_accept);
-        if transformed.envelope.event_type == EventType::OrderTransformed {
-            transformed.envelope.idempotency_key = key;
-        }
-        Ok(transformed)
+        Ok(transformed(received, now, (reading, &*fact), branch, key))
     }
 }
 
@@ -285,73 +282,46 @@ impl Stage for Transform {
     }
 }
 
-fn transformed(received: &Recorded, now: DateTime<Utc>, fact: &Fact, branch: Allowed, can_accept: bool) -> NewEvent {
+fn transformed(
+    received: &Recorded,
+    now: DateTime<Utc>,
+    (reading, fact): (Reading<'_>, &Fact),
+    branch: Allowed,
+    key: Option<Uuid>,
+) -> NewEvent {
     let branch = branch.into_branch();
-    let origin = BodySource {
-        provider: &received.envelope.provider,
-        webhook_type: &received.envelope.webhook_type,
-        external_order_id: &received.envelope.external_order_id,
-        timestamp: fact.timestamp.unwrap_or(received.envelope.time),
-        transformed_at: received.envelope.time,
-        auto_accept: can_accept && branch.auto_accept && matches!(fact.content, Content::NewOrder(_)),
+    let Posted { body, changed } = match reading.body(received, fact, &branch) {
+        Ok(posted) => posted,
+        Err(end) => return ended(received, now, end),
     };
-    let posted = match (fact.posted(&branch, origin), &fact.content) {
-        (Some(posted), _) => posted,
-        // An ignored webhook ends before its branch is looked up.
-        (None, Content::Ignored(word)) => {
-            return ignore(received, now, "EVENT_NOT_WANTED", not_wanted(word.as_deref()));
-        }
-        (None, _) => return dead_letter(received, not_fetched(&received.envelope.provider)),
-    };
-    match posted {
-        Ok(Posted { body, changed }) => {
-            note_changed(received, &changed);
-            note_flags(received, fact.flags().iter().map(|flag| flag.as_str()));
-            let mut envelope = received.follow(LABEL, EventType::OrderTransformed, now);
-            envelope.branch = Some(branch.branch_id);
-            NewEvent {
-                envelope,
-                payload: Bytes::from(body),
-            }
-        }
-        Err(error) => {
-            let error = ErrorReport::new(ErrorType::Validation, "UNSERIALIZABLE_ORDER", error.to_string());
-            stage::reject::<Transform>(received, LABEL, error)
-        }
+    note_changed(received, &changed);
+    note_flags(received, fact.flags().iter().map(|flag| flag.as_str()));
+    let mut envelope = received.follow(LABEL, EventType::OrderTransformed, now);
+    envelope.branch = Some(branch.branch_id);
+    envelope.idempotency_key = key;
+    NewEvent {
+        envelope,
+        payload: Bytes::from(body),
     }
 }
 
-/// A provider's word, cut to a length that can be shown.
-fn not_wanted(word: Option<&str>) -> String {
-    match word {
-        Some(word) => format!(
-            "the backend wants nothing of the provider's event {:?}",
-            word.chars().take(MAX_WORD_CHARS).collect::<String>()
-        ),
-        None => "the backend wants nothing of this event".into(),
+/// The outcome of a webhook that goes no further.
+fn ended(received: &Recorded, now: DateTime<Utc>, end: End) -> NewEvent {
+    match end {
+        End::Rejected(error) => stage::reject::<Transform>(received, LABEL, error),
+        End::GivenUp(error) => dead_letter(received, error),
+        End::Ignored { reason, message, flag } => {
+            note_flags(received, flag);
+            let payload = Ignored {
+                reason: reason.into(),
+                message,
+                internal_order_id: None,
+                sequence: None,
+                differs: false,
+            };
+            NewEvent::new(received.follow(LABEL, EventType::OrderIgnored, now), &payload)
+        }
     }
-}
-
-fn ignore(received: &Recorded, now: DateTime<Utc>, reason: &str, message: String) -> NewEvent {
-    let payload = Ignored {
-        reason: reason.into(),
-        message,
-        internal_order_id: None,
-        sequence: None,
-        differs: false,
-    };
-    NewEvent::new(received.follow(LABEL, EventType::OrderIgnored, now), &payload)
-}
-
-/// The webhook cannot be read as an order. It is a dead letter: after the provider's file is corrected, a retry reads the body
-/// again, which is on the log byte for byte.
-fn reject(received: &Recorded, error: &TransformError) -> NewEvent {
-    let details = match error {
-        TransformError::NotJson => Value::Null,
-        TransformError::Faults(faults) => json!({ "faults": faults }),
-    };
-    let error = ErrorReport::new(ErrorType::Validation, "INVALID_ORDER", error.to_string());
-    stage::reject::<Transform>(received, LABEL, error.with(details))
 }
 
 fn dead_letter(received: &Recorded, error: ErrorReport) -> NewEvent {
@@ -369,7 +339,7 @@ fn branch_not_found(provider: &str, store: Option<&str>) -> ErrorReport {
         ),
         None => format!("the webhook names no merchant and {provider} has not exactly one active branch"),
     };
-    ErrorReport::new(ErrorType::Configuration, "BRANCH_NOT_FOUND", message).with(json!({ "merchant": store }))
+    ErrorReport::new(ErrorType::Configuration, BRANCH_NOT_FOUND, message).with(json!({ "merchant": store }))
 }
 
 fn ambiguous() -> ErrorReport {
@@ -383,9 +353,4 @@ fn not_enabled(provider: &str) -> ErrorReport {
         "provider {provider} is not enabled on the hub that took this event; enable it and retry the dead letter"
     );
     ErrorReport::new(ErrorType::Configuration, "PROVIDER_NOT_ENABLED", message)
-}
-
-fn not_fetched(provider: &str) -> ErrorReport {
-    let message = format!("the order is at {provider} and was not fetched");
-    ErrorReport::new(ErrorType::Configuration, "ORDER_NOT_FETCHED", message)
 }

@@ -134,6 +134,7 @@ async fn the_backend_answers_with_the_order_of_another_number() {
             payload: Bytes::from(payload.to_string()),
             sequence,
             run: None,
+            is_again: false,
         }
     };
     let events = [
@@ -292,6 +293,7 @@ fn made_up_log(random: &mut Random) -> Vec<Recorded> {
                 payload: Bytes::from(payload.to_string()),
                 sequence,
                 run: None,
+                is_again: false,
             }
         })
         .collect()
@@ -406,6 +408,7 @@ async fn an_error_whose_id_was_used_on_a_lost_log_has_a_row_of_its_own() {
             payload: Bytes::from(payload.to_string()),
             sequence: 2,
             run: None,
+            is_again: false,
         };
         [received, dead]
     };

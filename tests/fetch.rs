@@ -27,13 +27,13 @@ const RESTAURANT: &str = "
 
 impl Outside {
     /// Of Uber Eats, which issues tokens on another host.
-    async fn of_uber() -> Self {
+    pub(crate) async fn of_uber() -> Self {
         let outside = Self::with_file("uber-eats.toml", UBER_EATS).await;
         outside.world.database.run(RESTAURANT).await.unwrap();
         outside
     }
 
-    fn uber(&self) -> Settings {
+    pub(crate) fn uber(&self) -> Settings {
         self.settings_for("UBER_EATS")
             .set("UBER_EATS_ENABLED", true)
             .set("UBER_EATS_WEBHOOK_SECRET", SECRET)
@@ -51,7 +51,7 @@ impl Outside {
     }
 
     /// There is an order, and a webhook says where; its event's id.
-    async fn announce(&self, hub: &Hub, id: &str) -> String {
+    pub(crate) async fn announce(&self, hub: &Hub, id: &str) -> String {
         self.point(hub, id, &format!("{}/v2/eats/order/{id}", self.provider.url()))
             .await
     }
@@ -72,7 +72,7 @@ impl Outside {
         self.say(hub, &webhook).await;
     }
 
-    fn has(&self, id: &str) {
+    pub(crate) fn has(&self, id: &str) {
         self.provider.has(&format!("/v2/eats/order/{id}"), DOCUMENT);
     }
 

@@ -49,6 +49,7 @@ impl Story {
             payload: Bytes::from(payload.to_string()),
             sequence,
             run: None,
+            is_again: false,
         });
         envelope
     }

@@ -1,12 +1,14 @@
 //! (c) All tables from the log, beside a plain insert of the same rows: by a hub with an empty database, by `rebuild`, and by `verify`.
+//! And the log's webhooks through the transformation again, by `replay --diff`.
 
-use std::time::Instant;
+use std::{thread::available_parallelism, time::Instant};
 
 use anyhow::{Result, ensure};
 use webhook_hub::{
     config::{self, Environment},
     database::Database,
     journal::{connection::Connection, streams},
+    operator::queries::replay::{self, Asked as Replay, Readings},
     projection::rebuild::{self, Asked, Parts},
 };
 
@@ -17,6 +19,9 @@ use crate::{
     saturate::{DRAIN, wait},
     setup::{PATIENCE, postgres},
 };
+
+/// Orders that each core replays in a second: 20,000 on four.
+const REPLAYED_A_CORE: f64 = 5000.0;
 
 impl Bench {
     pub(crate) async fn projection(&mut self) -> Result<()> {
@@ -46,7 +51,32 @@ impl Bench {
             self.made_again(&url, (&connection, events), insert, &mut samples)
                 .await?;
         }
+        for _ in 0..self.rounds {
+            self.replayed(&mut samples).await?;
+        }
         self.push(samples);
+        Ok(())
+    }
+
+    /// The webhooks of the log by the current files, on all cores.
+    async fn replayed(&self, samples: &mut Samples) -> Result<()> {
+        let cores = available_parallelism()?.get();
+        let mut logs = Vec::new();
+        for _ in 0..cores {
+            logs.push(self.servers.hub_connection().await?);
+        }
+        let readings = Readings::from_environment(&Environment::default(), None)?;
+        let replayed = replay::diff(&logs, readings, Replay::default(), 1, &|_| ()).await?;
+        ensure!(
+            replayed.is_same && replayed.waiting == 0,
+            "{} of {} orders came out differently, {} have no outcome",
+            replayed.different,
+            replayed.compared,
+            replayed.waiting
+        );
+        samples.add("orders replayed by replay --diff", replayed.compared as f64, "");
+        let rate = samples.add("replay --diff", replayed.compared as f64 / replayed.seconds, "orders/s");
+        rate.wants(Goal::AtLeast(REPLAYED_A_CORE * cores as f64));
         Ok(())
     }
 

@@ -10,7 +10,8 @@
 //! | `order.status_requested` | a later status of the same order that was pushed to the provider |
 //! | `order.transformed` with news of an order | newer news of the same order that the backend has, including an announcement that was sent as news. A webhook that was accepted again is as old as its first acceptance ([`news`]) |
 //!
-//! An `order.transformed` of a webhook that was forwarded after all, because the provider sent it again, is a repeat. Otherwise
+//! An `order.transformed` of a webhook that was forwarded after all, because the provider sent it again, is a repeat, unless the person
+//! wants it sent again. Otherwise
 //! a new order is never superseded, and neither is news without a status (about the courier).
 
 use std::{collections::HashMap, fmt, future::Future};
@@ -232,7 +233,7 @@ async fn of_order(
     let is_repeat = |told: &&Recorded| {
         told.envelope.event_type == EventType::OrderForwarded && told.envelope.root_id == envelope.root_id
     };
-    if let Some(told) = told.iter().rfind(is_repeat) {
+    if let Some(told) = told.iter().rfind(is_repeat).filter(|_| !event.is_again) {
         return Ok(Some(NewerEvent {
             is_repeat: true,
             order_id: payload::<Forwarded>(told).and_then(|forwarded| forwarded.internal_order_id),

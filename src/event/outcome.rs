@@ -227,6 +227,9 @@ pub struct RetryRequested {
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// It is to be sent although the backend has it, under the same key. Versions that do not know this end it as a repeat.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 /// The order in short; amounts are decimal text with the currency's number of decimals.

@@ -27,6 +27,7 @@ use crate::{
 const ORDERS: &str = "/api/integration/orders";
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_REPLAY: HeaderName = HeaderName::from_static("x-replay");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The backend's address and how to speak to it.
@@ -47,15 +48,31 @@ impl BackendClient {
     /// # Errors
     /// If TLS cannot be set up.
     pub fn new(settings: &config::Backend) -> anyhow::Result<Self> {
+        Self::with_headers(settings, HeaderMap::new())
+    }
+
+    /// For a backend that is sent past orders: each request says so by `X-Replay: true`.
+    ///
+    /// # Errors
+    /// The same as [`Self::new`].
+    pub fn replaying(settings: &config::Backend) -> anyhow::Result<Self> {
+        let replay = (X_REPLAY, HeaderValue::from_static("true"));
+        Self::with_headers(settings, HeaderMap::from_iter([replay]))
+    }
+
+    fn with_headers(settings: &config::Backend, mut headers: HeaderMap) -> anyhow::Result<Self> {
         let newest = settings.service_tokens.first().context("SERVICE_TOKEN: missing")?;
         let mut token = HeaderValue::from_str(newest.expose_secret()).map_err(|_| {
             anyhow::anyhow!("SERVICE_TOKEN: contains characters that are not allowed in an HTTP header")
         })?;
         token.set_sensitive(true);
-        let headers = HeaderMap::from_iter([
+        headers.extend([
             (CONTENT_TYPE, HeaderValue::from_static("application/json")),
-            ("x-integration-service".parse()?, HeaderValue::from_static("true")),
-            ("x-service-token".parse()?, token),
+            (
+                HeaderName::from_static("x-integration-service"),
+                HeaderValue::from_static("true"),
+            ),
+            (HeaderName::from_static("x-service-token"), token),
         ]);
         let http = http::client(settings.timeout, settings.max_requests, headers, &settings.tls)?;
         Ok(Self {

@@ -162,7 +162,7 @@ impl OrderIdentity {
         for found in before {
             let earlier = self.orders.read(event, found).await?;
             if earlier.is_some_and(|earlier| earlier.envelope.root_id == event.envelope.root_id) {
-                if found.state == EntryState::NewsForwarded {
+                if found.state == EntryState::NewsForwarded && !event.is_again {
                     return Ok(Plan::End(repeat(event, None)));
                 }
                 first.get_or_insert(found.sequence);
@@ -243,7 +243,13 @@ impl OrderIdentity {
             return Ok(Plan::Send(Posting::own(event)));
         }
         let created = self.created(event, &known).await?;
-        if self.is_repeat(event, &known).await? {
+        if event.is_again {
+            // The announcement that created the order is sent as it was; a later one is judged as it was.
+            let is_later = matches!(&created, Some((_, Some(first))) if first.sequence != event.sequence);
+            if !is_later {
+                return Ok(Plan::Send(Posting::own(event)));
+            }
+        } else if self.is_repeat(event, &known).await? {
             let order_id = created.and_then(|(forwarded, _)| forwarded.internal_order_id);
             return Ok(Plan::End(repeat(event, order_id)));
         }

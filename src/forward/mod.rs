@@ -262,6 +262,10 @@ impl Forward {
     /// that.
     fn created(&self, event: &Recorded, label: &str, accepted: Accepted, facts: Forwarded) -> Vec<NewEvent> {
         let forwarded = self.forwarded(event, label, &facts);
+        // The provider was told when the backend had the order for the first time.
+        if event.is_again {
+            return vec![forwarded];
+        }
         let order_id = accepted.order_id;
         let is_awaited = event.envelope.is_creation() && self.rules.confirms.contains(&*event.envelope.provider);
         let received =

@@ -412,6 +412,7 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes, sequence: u64) -> Res
         payload,
         sequence,
         run: None,
+        is_again: false,
     })
 }
 

@@ -239,6 +239,7 @@ mod tests {
             payload: Bytes::from(payload.to_string()),
             sequence,
             run: None,
+            is_again: false,
         }
     }
 

@@ -33,11 +33,13 @@ pub mod healthcheck;
 mod output;
 mod step_text;
 pub mod queries;
+pub mod commands;
 pub mod orders;
 pub mod events;
 pub mod status;
 pub mod rebuild;
 pub mod verify;
+pub mod replay;
 mod progress;
 
 /// A command.
@@ -104,6 +106,8 @@ pub enum Command {
     Rebuild(rebuild::Rebuild),
     /// Whether the tables are what the log says. Exits with 1 where they are not. Hubs run meanwhile.
     Verify(verify::Verify),
+    /// Puts past webhooks through the current code and files.
+    Replay(Box<replay::Replay>),
     /// Signs a payload as a provider would and posts it to a hub.
     Send {
         /// The provider, e.g. careem.
@@ -164,6 +168,7 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
             Command::Events(action) => Ok(events::run(&environment, &action, json).await),
             Command::Rebuild(what) => Ok(Box::pin(rebuild::run(&environment, &what, json)).await),
             Command::Verify(what) => Ok(Box::pin(verify::run(&environment, &what, json)).await),
+            Command::Replay(what) => Ok(Box::pin(replay::run(&environment, &what, json)).await),
             Command::Send {
                 provider,
                 file,

@@ -12,21 +12,8 @@ use crate::{
         outcome::Ignored,
         push::{SyncReported, menu_subject},
     },
-    provider::{
-        declarative::menu_word::{self, MenuWord},
-        merchant_header,
-    },
-    remote::Remote,
+    provider::declarative::menu_word::MenuWord,
 };
-
-/// None if the webhook is about something else, as nearly all are.
-pub(super) fn word(remote: &Remote, received: &Recorded) -> Option<MenuWord> {
-    let word = menu_word::read(&remote.spec, &received.payload)?;
-    let store = word
-        .store
-        .or_else(|| merchant_header(&received.envelope).map(str::to_owned));
-    Some(MenuWord { store, ..word })
-}
 
 /// The push stage, where the menu waits, has it next.
 fn reported(received: &Recorded, now: DateTime<Utc>, word: &SyncReported, branch: Allowed) -> NewEvent {

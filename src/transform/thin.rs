@@ -1,13 +1,12 @@
 //! Thin webhooks: the provider keeps the order, and the push stage fetches it.
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::LABEL;
 use crate::{
     event::{EventType, NewEvent, Recorded},
     journal::{connection::Connection, read::event_at},
-    provider::{Fact, TransformError},
-    registry::Enabled,
 };
 
 /// The order is elsewhere: the webhook goes to the push stage, with all that is known of it, and comes back with the
@@ -24,32 +23,14 @@ pub(super) fn fetch(received: &Recorded, now: DateTime<Utc>) -> NewEvent {
     }
 }
 
-/// The meaning of a fetched document, or of a webhook that took the same path.
+/// The body of the webhook that a document was fetched for; none if it has left the log meanwhile: it named nothing but its order.
 ///
 /// # Errors
 /// If the log does not answer; the call may be repeated.
-pub(super) async fn fact(
-    enabled: &Enabled,
-    fetched: &Recorded,
-    log: &Connection,
-) -> anyhow::Result<Result<Fact, TransformError>> {
-    let fetch = enabled.outbound.as_ref().and_then(|remote| remote.spec.fetch.as_ref());
-    if !fetch.is_some_and(|fetch| fetch.webhooks.contains(&fetched.envelope.webhook_type)) {
-        return Ok(enabled.provider.transform(fetched));
-    }
-    let sequence = fetched
-        .envelope
-        .request
-        .as_ref()
-        .and_then(|request| request.webhook_sequence);
-    let webhook = match sequence {
-        Some(sequence) => event_at(log, sequence).await?,
+pub(super) async fn webhook(fetched: &Recorded, log: &Connection) -> anyhow::Result<Option<Bytes>> {
+    let request = fetched.envelope.request.as_ref();
+    Ok(match request.and_then(|request| request.webhook_sequence) {
+        Some(sequence) => event_at(log, sequence).await?.map(|webhook| webhook.payload),
         None => None,
-    };
-    let webhook = Recorded {
-        // A webhook that has left the log meanwhile named nothing but its order.
-        payload: webhook.map_or_else(|| fetched.payload.clone(), |webhook| webhook.payload),
-        ..fetched.clone()
-    };
-    Ok(enabled.provider.transform_fetched(&webhook, &fetched.payload))
+    })
 }

@@ -340,8 +340,11 @@ fn ends(events: &[Arc<Recorded>]) -> Ends {
                 EventType::OrderRejected,
                 EventType::OrderIgnored,
             ];
+            // What the backend has is sent again only where a person says so. What is lost has no end.
+            let is_again = payload(event)["again"] == true && earlier == Some(EventType::OrderForwarded);
+            let is_lost = earlier.is_none() && payload(event)["endedAs"].is_null();
             assert!(
-                earlier.is_some_and(|end| can_be_retried.contains(&end)),
+                is_again || is_lost || earlier.is_some_and(|end| can_be_retried.contains(&end)),
                 "a retry of what ended as {earlier:?}"
             );
         }

@@ -36,8 +36,12 @@ impl<S: Stage> Worker<S> {
             Some(Ok(event)) if S::TAKES.contains(&event.envelope.event_type) => event,
             found => return Ok(EventAction::Gone(request.sequence, found.is_some())),
         };
-        let run = Some(recorded.envelope.id);
-        self.unless_superseded(Recorded { run, ..original }, requests).await
+        let event = Recorded {
+            run: Some(recorded.envelope.id),
+            is_again: request.again,
+            ..original
+        };
+        self.unless_superseded(event, requests).await
     }
 
     /// A retried event must not overwrite something newer. After its first request this is no longer checked: later events of its

@@ -254,6 +254,7 @@ mod tests {
                 payload: Bytes::from(vec![0; bytes]),
                 sequence,
                 run: None,
+                is_again: false,
             },
             requests: 0,
             parked: None,

@@ -18,12 +18,12 @@ use crate::{
 const LONGER: TimeDelta = TimeDelta::hours(24);
 
 /// The acceptances on the log.
-pub(super) struct LogAcceptances<'a> {
-    pub(super) connection: &'a Connection,
+pub(in crate::operator) struct LogAcceptances<'a> {
+    pub(in crate::operator) connection: &'a Connection,
     /// Subject token of the order's partition.
-    pub(super) partition: &'a str,
+    pub(in crate::operator) partition: &'a str,
     /// `ORDER_MEMORY`.
-    pub(super) window: TimeDelta,
+    pub(in crate::operator) window: TimeDelta,
 }
 
 impl KnownAcceptances for LogAcceptances<'_> {

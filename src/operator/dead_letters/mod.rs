@@ -21,11 +21,11 @@ use crate::{
     transform::Transform,
 };
 
-mod acceptances;
+pub(in crate::operator) mod acceptances;
 pub(in crate::operator) mod causes;
 mod find;
 mod list;
-mod retry;
+pub(in crate::operator) mod retry;
 mod show;
 mod story;
 
@@ -152,7 +152,7 @@ impl FromStr for Since {
 }
 
 /// Checks a person's text that goes into an event.
-fn note(text: &str) -> Result<String, String> {
+pub(in crate::operator) fn note(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() {
         return Err("is empty".into());

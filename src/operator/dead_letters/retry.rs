@@ -260,6 +260,7 @@ impl Asking<'_> {
             ended_as: letter.facts.as_ref().ok().map(|facts| facts.error.code.clone()),
             by: self.by.clone(),
             reason: self.reason.clone(),
+            again: false,
         };
         Ok(RetryMessage {
             subject,
@@ -373,7 +374,7 @@ impl fmt::Display for Report {
 }
 
 /// `user@machine`, as far as both are known.
-fn whoever_runs_this(environment: &Environment) -> anyhow::Result<String> {
+pub(in crate::operator) fn whoever_runs_this(environment: &Environment) -> anyhow::Result<String> {
     let user = match environment.text("USER")? {
         Some(user) => user,
         None => environment.text_or("LOGNAME", "unknown")?,

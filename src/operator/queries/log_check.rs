@@ -123,13 +123,13 @@ async fn read(connection: &Connection, scan: &mut Scan, next: &mut u64, tell: Te
 }
 
 /// Up to where a stage has acknowledged every event that it takes.
-async fn floor(connection: &Connection, stage: &str) -> anyhow::Result<u64> {
+pub(super) async fn floor(connection: &Connection, stage: &str) -> anyhow::Result<u64> {
     let consumer = streams::consumer(connection, EVENTS, stage).await?;
     Ok(consumer.cached_info().ack_floor.stream_sequence)
 }
 
 /// The events in lanes.
-async fn lanes(connection: &Connection) -> anyhow::Result<HashSet<u64>> {
+pub(super) async fn lanes(connection: &Connection) -> anyhow::Result<HashSet<u64>> {
     let mut reader = LogReader::from(connection, 1).of_stream(LANES);
     let mut parked = HashSet::new();
     loop {

@@ -9,4 +9,5 @@ pub mod story;
 pub mod events;
 pub mod status;
 pub mod log_check;
+pub mod replay;
 mod problems;

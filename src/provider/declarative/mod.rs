@@ -7,6 +7,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
 pub mod file;
@@ -44,7 +45,7 @@ use super::{
     sent_merchant,
 };
 use crate::{
-    event::Recorded,
+    event::{Envelope, Recorded},
     json::{
         fault::Fault,
         pointer::Pointer,
@@ -74,6 +75,30 @@ impl Declarative {
     /// The provider of a file, with the currency of this installation.
     pub const fn new(file: Arc<File>, currency: Option<Currency>) -> Self {
         Self { file, currency }
+    }
+
+    /// The type and the order of a webhook on the log, read by this file as the intake would read them today. Of the headers it sees
+    /// those that were kept.
+    ///
+    /// # Errors
+    /// Why the intake would refuse it.
+    pub fn read_again(&self, envelope: &Envelope, body: &[u8]) -> Result<(&'static str, String), String> {
+        let request = envelope.request.as_ref();
+        let mut headers = HeaderMap::new();
+        for (name, value) in request.into_iter().flat_map(|request| &request.headers) {
+            let name = HeaderName::from_bytes(name.as_bytes()).ok();
+            let value = value
+                .as_str()
+                .and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
+            headers.extend(name.zip(value));
+        }
+        let arriving = Arriving {
+            body,
+            headers: &headers,
+            path: below(request.map_or("", |request| &request.path), self.name()),
+        };
+        let head = head::read(&self.file, &arriving)?;
+        Ok((head.kind.as_str(), head.order_id))
     }
 
     fn reader<'t>(

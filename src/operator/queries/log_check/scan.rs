@@ -279,6 +279,7 @@ mod tests {
             self.add(Recorded {
                 envelope,
                 run: None,
+                is_again: false,
                 ..from.clone()
             })
         }
