@@ -9,12 +9,13 @@ use axum::http::{
     HeaderMap, HeaderValue, Method,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
+use chrono::Utc;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use url::Url;
 
 use self::{
-    answer::{RequestFailure, ask, done, report, temporary},
+    answer::{RequestFailure, ask, done, report},
     limits::ProviderLimits,
     refusals::{Refusals, Troubles},
     request_slots::RequestSlots,
@@ -40,8 +41,10 @@ pub mod limits;
 pub mod refusals;
 pub mod token;
 mod answer;
+mod outcome;
 mod reply;
 mod request_slots;
+mod signed_body;
 
 pub use self::{reply::Reply, request_slots::MAX_REQUESTS};
 
@@ -305,63 +308,6 @@ impl Remote {
         Ok(sent)
     }
 
-    /// What an answer shows about the provider.
-    fn outcome(&self, origin: &Caller, status: u16) -> RequestOutcome {
-        match status {
-            _ if origin.is_aside => {
-                if status == 401 {
-                    self.refusals().note_new_token(Instant::now(), origin.refused());
-                }
-                RequestOutcome::Abandoned
-            }
-            401 => {
-                let several = self.refusals().refused(Instant::now(), origin.refused());
-                if several {
-                    let reason = format!("{} refuses the hub's credentials for several branches", self.name);
-                    return RequestOutcome::Misconfigured(reason);
-                }
-                // A failure of one branch alone says nothing about the provider.
-                RequestOutcome::Abandoned
-            }
-            408 | 425 | 500.. => self.failure(origin),
-            403 | 429 => RequestOutcome::Success,
-            _ => {
-                self.refusals().taken(origin.refused());
-                self.troubles().over();
-                RequestOutcome::Success
-            }
-        }
-    }
-
-    /// What a missing answer, or a missing token, shows about the provider.
-    fn no_answer(&self, origin: &Caller, reply: &Reply) -> RequestOutcome {
-        match reply {
-            _ if origin.is_aside => RequestOutcome::Abandoned,
-            Reply::Refused(_) => RequestOutcome::Success,
-            // Only this branch may hang.
-            Reply::Temporary { error, .. } if error.code == "PROVIDER_TIMEOUT" => self.failure(origin),
-            _ => RequestOutcome::Failure,
-        }
-    }
-
-    /// A failure that may be one branch's own.
-    fn failure(&self, origin: &Caller) -> RequestOutcome {
-        let is_providers = match origin.one_of_several() {
-            Some(branch) => self.troubles().failed(branch),
-            None => true,
-        };
-        if is_providers {
-            RequestOutcome::Failure
-        } else {
-            RequestOutcome::Abandoned
-        }
-    }
-
-    fn troubles(&self) -> MutexGuard<'_, Troubles> {
-        // No code panics while it holds this lock.
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A token that the provider refuses is replaced once, unless the one before could not help this branch either.
     async fn send_with_token(
         &self,
@@ -397,7 +343,7 @@ impl Remote {
         token: &Token,
     ) -> Result<Answer, RequestFailure> {
         let text = token.text.expose_secret();
-        let target = match &request.url {
+        let url = match &request.url {
             RequestTarget::Path(path) | RequestTarget::PathAnd(path, _) => {
                 if path.uses(ACCESS_TOKEN) {
                     scope.0.insert(ACCESS_TOKEN.into(), text.into());
@@ -409,11 +355,12 @@ impl Remote {
                     url.push(if url.contains('?') { '&' } else { '?' });
                     url.push_str(parameter);
                 }
-                Target::parse(&url)
+                url
             }
-            RequestTarget::Whole(url) => url.clone().try_into(),
+            RequestTarget::Whole(url) => url.to_string(),
         };
-        let mut asked = http::Request::new(request.method.clone(), target);
+        let body = self.body(&url, request);
+        let mut asked = http::Request::new(request.method.clone(), Target::parse(&url));
         for (name, value) in &self.spec.headers {
             let value = value.fill(scope).map_err(RequestFailure::Unfilled)?;
             // A value that is not allowed in a header is a fault of the row that it comes from.
@@ -422,7 +369,7 @@ impl Remote {
             asked = asked.header(name.clone(), value);
         }
         let secret = match &self.spec.auth {
-            Auth::None => None,
+            Auth::None | Auth::SignedBody { .. } => None,
             Auth::Header { name, prefix } => Some((name.parse().ok(), format!("{prefix}{}", self.tokens.secret()))),
             Auth::Oauth2 { .. } | Auth::Login { .. } | Auth::Jwt { .. } => {
                 Some((Some(AUTHORIZATION), format!("Bearer {text}")))
@@ -438,40 +385,29 @@ impl Remote {
             let no_value = |_| RequestFailure::Unfilled(Unfilled::NoValue(name.to_string()));
             asked = asked.header(name.clone(), HeaderValue::from_str(&origin.key).map_err(no_value)?);
         }
-        if let Some(body) = &request.body {
+        if let Some(body) = body {
             asked = asked
                 .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-                .body(body.to_string());
+                .body(body);
         }
-        ask(&self.http, asked, request.max_bytes).await
+        let answer = ask(&self.http, asked, request.max_bytes).await?;
+        Ok(match &self.spec.answer {
+            Some(table) => Answer {
+                status: table.status(answer.status, &answer.body),
+                ..answer
+            },
+            None => answer,
+        })
     }
 
-    /// The meaning of an answer for which the call has no rule of its own.
-    fn meaning(&self, answer: Answer, origin: &Caller) -> Reply {
-        let after = answer.retry_after;
-        match answer.status {
-            200..=299 => done(answer),
-            401 => {
-                let of_branch = origin.branch.as_ref().map(|branch| format!(" for branch {branch}"));
-                let of_branch = of_branch.unwrap_or_default();
-                let message = format!("the provider refuses the hub's credentials{of_branch}");
-                temporary(&answer, &message, ErrorType::Configuration)
-            }
-            429 => {
-                if let Some(after) = after
-                    && !origin.has_own_limit
-                {
-                    self.limits.pause(Instant::now(), after);
-                }
-                temporary(&answer, "the provider was asked too often", ErrorType::Temporary)
-            }
-            408 | 425 | 500..=599 => temporary(&answer, "the provider cannot take it now", ErrorType::Temporary),
-            status if self.spec.retry.contains(&status) => {
-                temporary(&answer, "the provider cannot take it yet", ErrorType::Temporary)
-            }
-            400..=499 => Reply::Refused(report(&answer, ErrorType::Validation, "the provider refuses it")),
-            _ => temporary(&answer, "an answer that means nothing here", ErrorType::Unknown),
-        }
+    /// The body of a request, signed where that is how the hub shows who it is.
+    fn body(&self, url: &str, request: &Request<'_>) -> Option<String> {
+        let Auth::SignedBody { .. } = &self.spec.auth else {
+            return request.body.as_ref().map(Value::to_string);
+        };
+        let body = request.body.clone().unwrap_or_default();
+        let signed = signed_body::sign(url, body, &self.spec.auth, self.tokens.client(), Utc::now());
+        Some(signed.to_string())
     }
 }
 

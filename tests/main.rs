@@ -77,6 +77,7 @@ mod amendments;
 mod announced_twice;
 mod push;
 mod provider_words;
+mod push_keeta;
 mod push_waits;
 mod push_tenants;
 mod push_limits;

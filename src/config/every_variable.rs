@@ -126,6 +126,7 @@ const VARIABLES: &[(&str, Takes)] = &[
     ("P_CLIENT_ID", Text),
     ("P_KEY_ID", Text),
     ("P_CLIENT_SECRET", Text),
+    ("P_ACCESS_TOKEN", Text),
 ];
 
 /// The tried values: the text, its number if it has no unit, its milliseconds if it is a duration.

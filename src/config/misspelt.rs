@@ -99,6 +99,7 @@ pub(super) const OF_PROVIDER: &[&str] = &[
     "CLIENT_ID",
     "CLIENT_SECRET",
     "KEY_ID",
+    "ACCESS_TOKEN",
     "TOKEN_URL",
 ];
 /// Variables that the shipped deployments or the tests set, and other programs read.

@@ -48,6 +48,7 @@ pub(super) fn of_provider(
         id: env.text(&format!("{prefix}_CLIENT_ID"))?,
         secret: env.secret(&format!("{prefix}_CLIENT_SECRET"))?,
         key_id: env.text(&format!("{prefix}_KEY_ID"))?,
+        access_token: env.secret(&format!("{prefix}_ACCESS_TOKEN"))?,
     };
     let token_url = api_url(env, &format!("{prefix}_TOKEN_URL"))?;
     let api_url = api_url(env, &format!("{prefix}_API_URL"))?;
@@ -79,6 +80,7 @@ pub(super) fn of_provider(
     let (needs_id, needs_secret) = spec.auth.needs();
     let missing = match (needs_id && client.id.is_none(), needs_secret && client.secret.is_none()) {
         (false, false) if spec.auth.needs_key_id() && client.key_id.is_none() => Some("_KEY_ID"),
+        (false, false) if spec.auth.needs_access_token() && client.access_token.is_none() => Some("_ACCESS_TOKEN"),
         (false, false) => None,
         (_, true) => Some("_CLIENT_SECRET"),
         (true, false) => Some("_CLIENT_ID"),
@@ -229,7 +231,12 @@ mod tests {
             ("careem", &[("X_CLIENT_SECRET", "s")][..], "X_CLIENT_ID"),
             ("careem", &[("X_CLIENT_ID", "hub")], "X_CLIENT_SECRET"),
             ("uber-eats", &[], "X_CLIENT_SECRET"),
-            ("keeta", &[("X_CLIENT_SECRET", "s")], "X_CLIENT_SECRET"),
+            ("generic", &[("X_CLIENT_SECRET", "s")], "X_CLIENT_SECRET"),
+            (
+                "keeta",
+                &[("X_CLIENT_ID", "1"), ("X_CLIENT_SECRET", "s")],
+                "X_ACCESS_TOKEN",
+            ),
             (
                 "doordash",
                 &[("X_CLIENT_ID", "hub"), ("X_CLIENT_SECRET", "s")],

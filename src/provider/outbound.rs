@@ -15,11 +15,14 @@ use self::{
     check::Check,
     template::{Json, Text},
 };
-use crate::event::push::{PushStatus, ReasonCode};
+use crate::{
+    event::push::{PushStatus, ReasonCode},
+    order::model::Fulfillment,
+};
 
 pub use self::reconcile::{Reconcile, ReconcileSpec};
 pub use self::tables::{
-    AgainTable, Auth, Credentials, Fetch, HrefPath, MenuCall, MenuResult, Offered, Outbound, StatusCall, When,
+    AgainTable, AnswerTable, Auth, Credentials, Fetch, HrefPath, MenuCall, MenuResult, Offered, Outbound, StatusCall, When,
 };
 
 /// Time for one request, where the file says nothing.
@@ -38,6 +41,8 @@ pub struct ClientCredentials {
     pub secret: Option<SecretString>,
     /// `<PROVIDER>_KEY_ID`.
     pub key_id: Option<String>,
+    /// `<PROVIDER>_ACCESS_TOKEN`.
+    pub access_token: Option<SecretString>,
 }
 
 /// A request that is made of slots.
@@ -59,6 +64,8 @@ pub struct Call {
     pub reasons: BTreeMap<ReasonCode, String>,
     /// Where an order says whether the provider takes this call about it.
     pub offered: Option<Offered>,
+    /// Orders that it is for; all, where there are none.
+    pub only_for: Vec<Fulfillment>,
 }
 
 /// Answers after which a call is made again soon, and no attempt is counted.
@@ -164,8 +171,10 @@ pub struct Spec {
     pub accept_at_least: Duration,
     /// Within which time the provider must be told whether the backend has an order; none where it need not be told.
     pub confirm_within: Option<Duration>,
-    /// Calls by word.
-    pub status: HashMap<PushStatus, Call>,
+    /// What answers of 2xx mean, where only their body says it.
+    pub answer: Option<AnswerTable>,
+    /// Calls by word; several are for different orders ([`Call::only_for`]).
+    pub status: HashMap<PushStatus, Vec<Call>>,
     /// Whether those say anything about the branch.
     pub needs_branch: bool,
     /// How menus are taken.
@@ -188,6 +197,7 @@ impl Spec {
     ) -> Result<Self, Vec<String>> {
         let mut check = Check::default();
         check.auth(&outbound.auth);
+        check.answer(outbound.answer.as_ref());
         let token_lifetime = match &outbound.auth {
             Auth::Login { lifetime, .. } | Auth::Jwt { lifetime, .. } => {
                 check.duration("outbound.auth.lifetime", lifetime.as_deref(), DEFAULT_TOKEN_LIFETIME)
@@ -228,12 +238,14 @@ impl Spec {
                 Duration::ZERO,
             ),
             confirm_within: check.confirm(outbound),
+            answer: outbound.answer.clone(),
             status: check.statuses(&outbound.status),
             needs_branch: needs_branch(outbound),
             menu: outbound.menu.as_ref().map(|menu| check.menu(menu)),
             fetch: fetch.map(|fetch| check.fetch(fetch, fetched)),
             reconcile: reconcile.map(|reconcile| check.reconcile(reconcile)),
         };
+        check.signed_body(&spec);
         if check.faults.is_empty() {
             Ok(spec)
         } else {
@@ -254,6 +266,7 @@ fn needs_branch(outbound: &Outbound) -> bool {
         .any(|text| slots.iter().any(|slot| text.contains(slot)))
 }
 
+mod answer;
 mod check;
 mod tables;
 pub mod reconcile;

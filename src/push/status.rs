@@ -9,7 +9,7 @@ use crate::{
         outcome::{ErrorReport, ErrorType, ORDER_AMBIGUOUS, OUTCOME},
         push::{PushStatus, ReasonCode, StatusPushed, StatusRequested},
     },
-    order::body,
+    order::body::{self, Facts},
     provider::outbound::{Call, Spec, template::Scope},
     remote::{Remote, Reply},
     retry::Failure,
@@ -25,12 +25,12 @@ impl Push {
         let Ok(wanted) = serde_json::from_slice::<StatusRequested>(&event.payload) else {
             return self.unreadable(event, request);
         };
-        let Some(call) = remote.spec.status.get(&wanted.status) else {
+        let Some(calls) = remote.spec.status.get(&wanted.status) else {
             return Ok(vec![pushed(event, &wanted, 0, None, false)]);
         };
-        if call.offered.is_some() && !self.is_taken(event, wanted.status).await {
+        let Some(call) = self.call_for(event, wanted.status, calls).await else {
             return Ok(vec![pushed(event, &wanted, 0, None, false)]);
-        }
+        };
         let branch = if remote.spec.needs_branch {
             match self.owner(event, wanted.order_id.as_deref()).await? {
                 Owner::Branch(branch) => Some(branch),
@@ -68,17 +68,32 @@ impl Push {
 }
 
 impl Push {
-    /// Whether the provider takes a status about this order, as the order's announcement says. An order that is not known says
-    /// nothing against it: the provider itself can refuse it.
-    async fn is_taken(&self, event: &Recorded, status: PushStatus) -> bool {
+    /// The call by which the provider is told a status of this order; none if it takes none about it, as the order's announcement
+    /// says. An order that is not known says nothing against a call: the provider itself can refuse it.
+    async fn call_for<'c>(&self, event: &Recorded, status: PushStatus, calls: &'c [Call]) -> Option<&'c Call> {
+        let depends = |call: &Call| call.offered.is_some() || !call.only_for.is_empty();
+        if !calls.iter().any(depends) {
+            return calls.first();
+        }
+        let facts = self.announced(event).await;
+        let takes = facts.as_ref().and_then(|facts| facts.provider_takes.as_ref());
+        if takes.is_some_and(|takes| !takes.contains(&status)) {
+            return None;
+        }
+        let Some(kind) = facts.as_ref().and_then(|facts| facts.fulfillment.as_deref()) else {
+            return calls.first();
+        };
+        let is_for = |call: &&Call| call.only_for.is_empty() || call.only_for.iter().any(|one| one.as_str() == kind);
+        calls.iter().find(is_for)
+    }
+
+    /// What the order's announcement says; none if it is not known, or cannot be read.
+    async fn announced(&self, event: &Recorded) -> Option<Facts> {
         let known = self.orders.known(event);
         let announcements = known.found.iter().rev().filter(|found| found.state.is_creation());
         for found in announcements {
             match self.orders.read(event, *found).await {
-                Ok(Some(order)) => {
-                    let takes = body::facts(&order.payload).ok().and_then(|facts| facts.provider_takes);
-                    return takes.is_none_or(|takes| takes.contains(&status));
-                }
+                Ok(Some(order)) => return body::facts(&order.payload).ok(),
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(
@@ -87,11 +102,11 @@ impl Push {
                         error = format!("{error:#}"),
                         "cannot read which statuses the provider takes about an order; it is told this one"
                     );
-                    return true;
+                    return None;
                 }
             }
         }
-        true
+        None
     }
 }
 

@@ -98,6 +98,11 @@ impl ProviderTokens {
         self.client.secret.as_ref().map_or("", |secret| secret.expose_secret())
     }
 
+    /// How the hub shows who it is.
+    pub const fn client(&self) -> &ClientCredentials {
+        &self.client
+    }
+
     /// A token of this base URL that is good, other than the one of number `refused`.
     ///
     /// # Errors
@@ -182,7 +187,7 @@ impl ProviderTokens {
                 let token = self.signed(audience, header)?;
                 return Ok((token, self.default_lifetime));
             }
-            Auth::None | Auth::Header { .. } => return Ok((SecretString::default(), MAX_LIFETIME)),
+            Auth::None | Auth::Header { .. } | Auth::SignedBody { .. } => return Ok((SecretString::default(), MAX_LIFETIME)),
         };
         let form = HeaderValue::from_static("application/x-www-form-urlencoded");
         let answer = answer::ask(http, post.header(CONTENT_TYPE, form), MAX_ANSWER_BYTES).await?;

@@ -20,6 +20,8 @@ pub struct Facts {
     pub status: Option<String>,
     /// The first of these that the provider sent: until when the order must be accepted, ready, with the customer.
     pub deadline: Option<DateTime<Utc>>,
+    /// Who delivers it (`platform_courier`); of a new order only.
+    pub fulfillment: Option<String>,
     /// The statuses that the provider takes about it, where the order says so.
     pub provider_takes: Option<Vec<PushStatus>>,
     /// What is to be known about it (see [`crate::order::flag`]).
@@ -42,6 +44,7 @@ pub fn facts(body: &[u8]) -> serde_json::Result<Facts> {
         accept_by,
         ready_by,
         deliver_by,
+        fulfillment,
         provider_takes,
         flags,
     } = subject.ok_or_else(|| serde::de::Error::missing_field("transformedOrder"))?;
@@ -52,6 +55,7 @@ pub fn facts(body: &[u8]) -> serde_json::Result<Facts> {
         provider_status,
         status,
         deadline: accept_by.or(ready_by).or(deliver_by),
+        fulfillment,
         provider_takes,
         flags,
     })
@@ -76,6 +80,7 @@ struct Subject {
     accept_by: Option<DateTime<Utc>>,
     ready_by: Option<DateTime<Utc>>,
     deliver_by: Option<DateTime<Utc>>,
+    fulfillment: Option<String>,
     provider_takes: Option<Vec<PushStatus>>,
     #[serde(default)]
     flags: Vec<String>,

@@ -109,10 +109,11 @@ fn provider_takes(reader: &OrderReader<'_>, file: &File) -> Option<Vec<PushStatu
     let listed = |offered: &Offered| of_order(reader.root(), &offered.r#in);
     calls
         .values()
+        .flatten()
         .filter_map(|call| call.offered.as_ref())
         .find_map(listed)?;
     let is_taken = |word: &PushStatus| {
-        calls.get(word).is_some_and(|call| match &call.offered {
+        calls.get(word).into_iter().flatten().any(|call| match &call.offered {
             None => true,
             Some(offered) => listed(offered).is_none_or(|list| of_order(list, &offered.at).is_some()),
         })

@@ -9,8 +9,8 @@ use axum::http::{HeaderName, Method};
 use url::Url;
 
 use super::{
-    Again, AgainTable, Auth, Call, Fetch, FetchPlace, FetchSpec, Href, MenuCall, MenuResult, MenuSpec, Outbound,
-    ResultSpec, StatusCall,
+    Again, AgainTable, AnswerTable, Auth, Call, Fetch, FetchPlace, FetchSpec, Href, MenuCall, MenuResult, MenuSpec, Outbound,
+    ResultSpec, Spec, StatusCall,
     template::{Json, Text, Vocabulary},
     words,
 };
@@ -104,6 +104,17 @@ impl Check {
                     );
                 }
             }
+            Auth::SignedBody {
+                id,
+                token,
+                time,
+                signature,
+            } => {
+                let names = BTreeSet::from([id, token, time, signature]);
+                if names.len() < 4 || names.iter().any(|name| name.is_empty()) {
+                    self.note("outbound.auth", "expected four different names of fields");
+                }
+            }
             Auth::Jwt { audience, .. } => {
                 if audience.is_empty() {
                     self.note("outbound.auth.audience", "expected the claim aud");
@@ -115,6 +126,25 @@ impl Check {
                 }
                 self.pointer("outbound.auth.token", token.as_deref());
             }
+        }
+    }
+
+    pub(super) fn answer(&mut self, answer: Option<&AnswerTable>) {
+        self.pointer("outbound.answer.code", answer.map(|answer| &*answer.code));
+        if answer.is_some_and(|answer| answer.ok.is_empty()) {
+            self.note("outbound.answer.ok", "expected at least one code");
+        }
+    }
+
+    /// What is read has no body that could be signed.
+    pub(super) fn signed_body(&mut self, spec: &Spec) {
+        let polls = |menu: &MenuSpec| menu.result.as_ref().is_some_and(|result| result.poll.is_some());
+        let reads = spec.fetch.is_some() || spec.reconcile.is_some() || spec.menu.as_ref().is_some_and(polls);
+        if reads && matches!(spec.auth, Auth::SignedBody { .. }) {
+            self.note(
+                "outbound.auth",
+                "signed_body cannot be used with [fetch], [reconcile] or outbound.menu.result.poll, which send no body",
+            );
         }
     }
 
@@ -141,8 +171,8 @@ impl Check {
         }
     }
 
-    pub(super) fn statuses(&mut self, entries: &[StatusCall]) -> HashMap<PushStatus, Call> {
-        let mut calls = HashMap::new();
+    pub(super) fn statuses(&mut self, entries: &[StatusCall]) -> HashMap<PushStatus, Vec<Call>> {
+        let mut calls: HashMap<PushStatus, Vec<Call>> = HashMap::new();
         for (index, entry) in entries.iter().enumerate() {
             let at = |field: &str| format!("outbound.status[{index}].{field}");
             let call = Call {
@@ -157,14 +187,21 @@ impl Check {
                 ended: self.client_errors(&at("ended"), &entry.ended),
                 reasons: entry.reasons.clone(),
                 offered: entry.offered.clone(),
+                only_for: entry.only_for.clone(),
             };
             if entry.words.is_empty() {
                 self.note(&at("words"), "expected at least one");
             }
             for word in &entry.words {
-                if calls.insert(*word, call.clone()).is_some() {
+                let known = calls.entry(*word).or_default();
+                let is_for_same = |other: &Call| {
+                    let is_for_all = call.only_for.is_empty() || other.only_for.is_empty();
+                    is_for_all || call.only_for.iter().any(|kind| other.only_for.contains(kind))
+                };
+                if known.iter().any(is_for_same) {
                     self.note(&at("words"), &format!("{} has a call already", word.as_str()));
                 }
+                known.push(call.clone());
             }
         }
         calls
@@ -217,6 +254,7 @@ impl Check {
                 ended: BTreeSet::new(),
                 reasons: BTreeMap::new(),
                 offered: None,
+                only_for: Vec::new(),
             },
             every: self.duration("outbound.menu.every", menu.every.as_deref(), Duration::ZERO),
             reference: menu.reference.clone(),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, de};
 use crate::{
     event::push::{PushStatus, ReasonCode},
     json::pointer::Pointer,
+    order::model::Fulfillment,
     provider::declarative::path::PathTemplate,
 };
 
@@ -43,6 +44,9 @@ pub struct Outbound {
     /// Within which time of the webhook the provider must be told that the backend has an order, or will not have it, `150s`.
     #[serde(default)]
     pub confirm_within: Option<String>,
+    /// What answers of 2xx mean, where only their body says it.
+    #[serde(default)]
+    pub answer: Option<AnswerTable>,
     /// The status calls, one for each status; a status without a call is skipped.
     #[serde(default)]
     pub status: Vec<StatusCall>,
@@ -91,6 +95,20 @@ pub enum Auth {
         #[serde(default)]
         header: BTreeMap<String, String>,
     },
+    /// Fields of every request's JSON body: who the hub is, a token that an operator got, the time, and a signature over all of
+    /// them: the SHA-256, in hex, of the URL, `?`, the fields as `name=value` joined by `&` and sorted by their names, and the
+    /// secret. The token is `<PROVIDER>_ACCESS_TOKEN`.
+    #[serde(rename = "signed_body")]
+    SignedBody {
+        /// The field with `<PROVIDER>_CLIENT_ID`, as a number if it is one.
+        id: String,
+        /// The field with the token.
+        token: String,
+        /// The field with the time, in seconds since 1970.
+        time: String,
+        /// The field with the signature.
+        signature: String,
+    },
     /// A form with `username` and `password`; the token goes in `Authorization: Bearer`, and may stand in paths.
     Login {
         /// Where the form is posted.
@@ -113,8 +131,13 @@ impl Auth {
         match self {
             Self::None => (false, false),
             Self::Header { .. } => (false, true),
-            Self::Oauth2 { .. } | Self::Login { .. } | Self::Jwt { .. } => (true, true),
+            Self::Oauth2 { .. } | Self::Login { .. } | Self::Jwt { .. } | Self::SignedBody { .. } => (true, true),
         }
+    }
+
+    /// Whether it needs a token that an operator got.
+    pub const fn needs_access_token(&self) -> bool {
+        matches!(self, Self::SignedBody { .. })
     }
 
     /// Whether it needs the id of a key as well.
@@ -162,6 +185,39 @@ pub struct StatusCall {
     /// Where the order says whether the provider takes this call about it.
     #[serde(default)]
     pub offered: Option<Offered>,
+    /// Orders that the call is for, by who delivers them; all, where it names none.
+    #[serde(default, deserialize_with = "fulfillments")]
+    pub only_for: Vec<Fulfillment>,
+}
+
+/// The table `[outbound.answer]`: every answer is 2xx, and a code in its body says what it means. A code that ends with `*`
+/// stands for all that begin so.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnswerTable {
+    /// JSON pointer of the code.
+    pub code: String,
+    /// Codes that mean success; any code that is in no list means that the provider refuses the request.
+    pub ok: Vec<String>,
+    /// Codes that mean that the hub's credentials are refused.
+    #[serde(default)]
+    pub credentials: Vec<String>,
+    /// Codes that mean that it may work later.
+    #[serde(default)]
+    pub retry: Vec<String>,
+}
+
+/// Words of [`Fulfillment`].
+fn fulfillments<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Fulfillment>, D::Error> {
+    let words = Vec::<String>::deserialize(deserializer)?;
+    let read = |word: String| {
+        let found = Fulfillment::ALL.into_iter().find(|one| one.as_str() == word);
+        found.ok_or_else(|| {
+            let all: Vec<_> = Fulfillment::ALL.into_iter().map(Fulfillment::as_str).collect();
+            de::Error::custom(format_args!("only_for: expected {}, found {word:?}", all.join(", ")))
+        })
+    };
+    words.into_iter().map(read).collect()
 }
 
 /// `offered` of a status call: where an order lists its calls at one place, the hub makes only those; for any other order it makes every call.

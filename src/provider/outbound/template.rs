@@ -45,6 +45,8 @@ pub enum Json {
     Plain(Value),
     /// A text; where it is one slot, that slot's value.
     Text(Text),
+    /// A text with slots that is written as a number where it is a whole one.
+    Number(Text),
     /// An array.
     Array(Vec<Self>),
     /// An object, in the order of its names.
@@ -274,6 +276,9 @@ impl Json {
                     .collect(),
             ),
             Value::Object(mut members) => {
+                if let (1, Some(Value::String(text))) = (members.len(), members.get("$number")) {
+                    return Self::Number(Text::read_inside(text, vocabulary, inside, at, faults));
+                }
                 let Some(list) = members.remove("$each") else {
                     let member = |(name, value): (String, Value)| {
                         let at = format!("{at}/{name}");
@@ -315,6 +320,7 @@ impl Json {
         Some(match self {
             Self::Plain(value) => value.clone(),
             Self::Text(text) => return text.value(scope),
+            Self::Number(text) => return text.value(scope).map(whole_number),
             Self::Array(elements) => elements.iter().filter_map(|one| one.value(scope)).collect(),
             Self::Object(members) => {
                 let filled = members
@@ -336,6 +342,15 @@ impl Json {
             }
         })
     }
+}
+
+/// A text of digits as the number that it is; anything else as it is: the provider says what is wrong with it.
+fn whole_number(value: Value) -> Value {
+    let number = value.as_str().and_then(|text| {
+        let is_written_so = |number: &i64| number.to_string() == text;
+        text.parse::<i64>().ok().filter(is_written_so)
+    });
+    number.map_or(value, Value::from)
 }
 
 fn as_text(value: &Value) -> String {
@@ -388,6 +403,20 @@ mod tests {
             template.unwrap().fill(&mut scope),
             json!({ "a": 15, "b": "x-7", "d": ["none"], "e": "B" })
         );
+    }
+
+    #[test]
+    fn a_number_is_written_as_one() {
+        let template = read(r#"{"id":{"$number":"{external_id}"},"n":{"$number":"{minutes|7}"},"no":{"$number":"{reason}"}}"#);
+        let template = template.unwrap();
+        for (id, written) in [
+            ("756823555555859", json!(756_823_555_555_859_u64)),
+            ("007", json!("007")),
+            ("x1", json!("x1")),
+        ] {
+            let mut scope = scope(json!({ "external_id": id, "minutes": 15 }));
+            assert_eq!(template.fill(&mut scope), json!({ "id": written, "n": 15 }));
+        }
     }
 
     #[test]

@@ -72,7 +72,7 @@ fn a_body_may_be_a_table() {
         let spec = read(text).unwrap().unwrap();
         format!(
             "{:?} {:?}",
-            spec.status[&PushStatus::Ready].body,
+            spec.status[&PushStatus::Ready][0].body,
             spec.menu.unwrap().call.body
         )
     };
@@ -114,6 +114,52 @@ fn every_fault_is_named() {
             faults.iter().any(|fault| fault.starts_with(place)),
             "{place} in {faults:#?}"
         );
+    }
+}
+
+/// A word may have several calls, each for orders of its own.
+#[test]
+fn calls_of_one_word_are_for_different_orders() {
+    let with = |first: &str, second: &str| {
+        let call = |only_for: &str| {
+            format!("[[outbound.status]]\nwords = [\"delivered\"]\n{only_for}method = \"POST\"\npath = \"/x\"\n")
+        };
+        let calls = format!("{}{}[outbound.menu]", call(first), call(second));
+        read(&GOOD.replace("[outbound.menu]", &calls))
+    };
+    let spec = with("only_for = [\"pickup\"]\n", "only_for = [\"merchant_courier\", \"dine_in\"]\n");
+    let calls = &spec.unwrap().unwrap().status[&PushStatus::Delivered];
+    assert_eq!(
+        calls.iter().map(|call| call.only_for.len()).collect::<Vec<_>>(),
+        [1, 2]
+    );
+    for (first, second) in [
+        ("", ""),
+        ("", "only_for = [\"pickup\"]\n"),
+        ("only_for = [\"pickup\"]\n", "only_for = [\"dine_in\", \"pickup\"]\n"),
+    ] {
+        let faults = with(first, second).unwrap_err();
+        assert_eq!(faults, ["outbound.status[2].words: delivered has a call already"]);
+    }
+    let faults = with("only_for = [\"drone\"]\n", "").unwrap_err();
+    assert!(faults[0].starts_with("only_for: expected platform_courier"), "{faults:?}");
+}
+
+#[test]
+fn a_signature_needs_a_body_and_an_answer_a_code() {
+    let signed = "auth = { kind = \"signed_body\", id = \"app\", token = \"token\", time = \"time\", signature = \"sig\" }\nanswer = { code = \"/code\", ok = [\"0\"] }";
+    let good = GOOD.replace(r#"auth = { kind = "oauth2", token_url = "/token", scopes = ["pos"] }"#, signed);
+    let without_fetch = &good[..good.find("[fetch]").unwrap()];
+    let spec = read(without_fetch).unwrap().unwrap();
+    assert!(spec.auth.needs_access_token() && spec.answer.is_some());
+    for (text, fault) in [
+        (good.clone(), "outbound.auth: signed_body cannot be used with [fetch]"),
+        (without_fetch.replace("\"time\"", "\"app\""), "outbound.auth: expected four different"),
+        (without_fetch.replace("\"/code\"", "\"code\""), "outbound.answer.code: expected a JSON pointer"),
+        (without_fetch.replace("[\"0\"]", "[]"), "outbound.answer.ok: expected at least one"),
+    ] {
+        let faults = read(&text).unwrap_err();
+        assert!(faults[0].starts_with(fault), "{faults:?}");
     }
 }
 
