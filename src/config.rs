@@ -339,7 +339,7 @@ fn breaker(env: &Environment) -> Result<Breaker, ConfigError> {
 }
 
 /// Suffixes by which a variable belongs to a provider.
-const PROVIDER_SUFFIXES: [&str; 25] = [
+const PROVIDER_SUFFIXES: [&str; 28] = [
     "_WEBHOOK_SECRET",
     "_WEBHOOK_SECRET_FILE",
     "_API_KEY",
@@ -358,6 +358,9 @@ const PROVIDER_SUFFIXES: [&str; 25] = [
     "_FORWARD_TEST_ORDERS",
     "_API_URL",
     "_TOKEN_URL",
+    "_TOKEN_SCOPES",
+    "_ACCESS_TOKEN",
+    "_ACCESS_TOKEN_FILE",
     "_CLIENT_ID",
     "_CLIENT_ID_FILE",
     "_KEY_ID",

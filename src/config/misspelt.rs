@@ -101,6 +101,7 @@ pub(super) const OF_PROVIDER: &[&str] = &[
     "KEY_ID",
     "ACCESS_TOKEN",
     "TOKEN_URL",
+    "TOKEN_SCOPES",
 ];
 /// Variables that the shipped deployments or the tests set, and other programs read.
 const BESIDE: [&str; 11] = [

@@ -51,6 +51,11 @@ pub(super) fn of_provider(
         access_token: env.secret(&format!("{prefix}_ACCESS_TOKEN"))?,
     };
     let token_url = api_url(env, &format!("{prefix}_TOKEN_URL"))?;
+    let token_scopes = env.text(&format!("{prefix}_TOKEN_SCOPES"))?;
+    let token_scopes = token_scopes.map(|text| {
+        let scopes = text.split([',', ' ']).filter(|scope| !scope.is_empty());
+        scopes.map(str::to_owned).collect::<Vec<_>>()
+    });
     let api_url = api_url(env, &format!("{prefix}_API_URL"))?;
     let hosts = hosts(env, &format!("{prefix}_API_HOSTS"))?;
     let tls = ClientTls::from_environment(env, &format!("{prefix}_API"))?;
@@ -67,15 +72,18 @@ pub(super) fn of_provider(
         };
     };
     spec.reconcile = spec.reconcile.and_then(|file| reconciling.over(file));
-    match (&mut spec.auth, token_url) {
-        (_, None) => {}
-        (Auth::Oauth2 { token_url, .. }, Some(other)) => *token_url = other,
-        _ => {
-            return Err(ConfigError::new(
-                format!("{prefix}_TOKEN_URL"),
-                format_args!("the file of {name} asks for no token by OAuth 2; take this away"),
-            ));
+    let no_token = |suffix: &str| {
+        let message = format_args!("the file of {name} asks for no token by OAuth 2; take this away");
+        ConfigError::new(format!("{prefix}{suffix}"), message)
+    };
+    match (&mut spec.auth, token_url, token_scopes) {
+        (_, None, None) => {}
+        (Auth::Oauth2 { token_url, scopes, .. }, other_url, other_scopes) => {
+            *token_url = other_url.unwrap_or_else(|| token_url.clone());
+            *scopes = other_scopes.unwrap_or_else(|| scopes.clone());
         }
+        (_, Some(_), _) => return Err(no_token("_TOKEN_URL")),
+        (_, None, Some(_)) => return Err(no_token("_TOKEN_SCOPES")),
     }
     let (needs_id, needs_secret) = spec.auth.needs();
     let missing = match (needs_id && client.id.is_none(), needs_secret && client.secret.is_none()) {
@@ -216,6 +224,24 @@ mod tests {
     }
 
     #[test]
+    fn scopes_and_the_place_of_tokens_may_be_others() {
+        let credentials = [("X_CLIENT_ID", "hub"), ("X_CLIENT_SECRET", "s")];
+        let of = |more: &[(&str, &str)]| {
+            let read = read("uber-eats", &[&credentials[..], more].concat());
+            match read.unwrap().unwrap().spec.auth {
+                Auth::Oauth2 { token_url, scopes, .. } => (token_url, scopes),
+                _ => panic!("Uber gives tokens by OAuth 2"),
+            }
+        };
+        let (url, scopes) = of(&[]);
+        assert_eq!(scopes, ["eats.order"]);
+        let both = of(&[("X_TOKEN_SCOPES", "eats.order, eats.store"), ("X_TOKEN_URL", "https://t.example")]);
+        assert_eq!(both.0, "https://t.example");
+        assert_eq!(both.1, ["eats.order", "eats.store"]);
+        assert_eq!(of(&[("X_TOKEN_SCOPES", "a")]), (url, vec!["a".to_owned()]));
+    }
+
+    #[test]
     fn credentials_are_required_only_for_fetching_orders() {
         assert!(read("careem", &[]).unwrap().is_none());
         let set = read(
@@ -246,6 +272,11 @@ mod tests {
                 "jahez",
                 &[("X_CLIENT_SECRET", "s"), ("X_TOKEN_URL", "https://t.example")],
                 "X_TOKEN_URL",
+            ),
+            (
+                "jahez",
+                &[("X_CLIENT_SECRET", "s"), ("X_TOKEN_SCOPES", "a")],
+                "X_TOKEN_SCOPES",
             ),
             ("careem", &[("X_API_URL", "careem.example")], "X_API_URL"),
             ("careem", &[("X_API_HOSTS", "a.example,b/c")], "X_API_HOSTS"),

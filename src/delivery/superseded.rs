@@ -7,12 +7,14 @@
 //! | event | superseded by |
 //! |---|---|
 //! | `menu.sync_requested` | a later `menu.sync_requested` of the same branch, whatever its outcome: it is the backend's latest request |
+//! | `store.state_requested` | a later `store.state_requested` of the same branch, for the same reason |
 //! | `order.status_requested` | a later status of the same order that was pushed to the provider |
 //! | `order.transformed` with news of an order | newer news of the same order that the backend has, including an announcement that was sent as news. A webhook that was accepted again is as old as its first acceptance ([`news`]) |
 //!
 //! An `order.transformed` of a webhook that was forwarded after all, because the provider sent it again, is a repeat, unless the person
 //! wants it sent again. Otherwise
-//! a new order is never superseded, and neither is news without a status (about the courier).
+//! a new order is never superseded, and neither is news without a status (about the courier). Of `items.availability_requested`
+//! single items are superseded; the stage `push` finds them.
 
 use std::{collections::HashMap, fmt, future::Future};
 
@@ -150,7 +152,7 @@ pub fn may_be(event: &Recorded) -> bool {
     let envelope = &event.envelope;
     let is_taken_up = event.run.is_some();
     match envelope.event_type {
-        EventType::MenuSyncRequested | EventType::OrderStatusRequested => is_taken_up,
+        EventType::MenuSyncRequested | EventType::OrderStatusRequested | EventType::StoreRequested => is_taken_up,
         EventType::OrderTransformed => {
             let is_late = envelope.time - envelope.received_at > LATE;
             is_taken_up || (!envelope.is_creation() && is_late && envelope.cause_id != Some(envelope.root_id))
@@ -200,6 +202,11 @@ pub async fn in_partition(
             let subjects = of_any_branch(EventType::MenuSyncRequested);
             let found = find(connection, event, subjects, after, |_| true).await?;
             Ok(newest(found, "a later menu"))
+        }
+        EventType::StoreRequested => {
+            let subjects = of_any_branch(EventType::StoreRequested);
+            let found = find(connection, event, subjects, after, |_| true).await?;
+            Ok(newest(found, "a later state of the branch"))
         }
         EventType::OrderStatusRequested => {
             let subjects = of_any_branch(EventType::OrderStatusPushed);

@@ -6,7 +6,11 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Envelope, EventId, EventType, NewEvent, Recorded, outcome::ErrorReport};
+use super::{
+    Envelope, EventId, EventType, NewEvent, Recorded,
+    branch::is_about_branch,
+    outcome::ErrorReport,
+};
 
 /// `webhookType` of the backend's requests to send an order's status to its provider.
 pub const STATUS_REQUEST: &str = "status_request";
@@ -18,7 +22,7 @@ const LOSS: &str = "loss";
 
 /// Whether an event belongs to a request of the backend, not to a webhook.
 pub fn is_of_backend(envelope: &Envelope) -> bool {
-    matches!(&*envelope.webhook_type, STATUS_REQUEST | MENU_SYNC)
+    envelope.webhook_type == STATUS_REQUEST || is_about_branch(envelope)
 }
 
 /// Replaces an order's id in the events of a branch's menus, so that those of one branch follow one another.
@@ -256,7 +260,8 @@ pub struct StatusPushed {
     pub pushed_at: DateTime<Utc>,
 }
 
-/// Payload of `order.status_push_failed`, `order.fetch_failed` and `menu.sync_failed`.
+/// Payload of `order.status_push_failed`, `order.fetch_failed`, `menu.sync_failed`, `items.availability_push_failed` and
+/// `store.state_push_failed`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PushFailed {

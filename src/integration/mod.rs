@@ -1,7 +1,7 @@
-//! The requests of the backend: statuses and menus for providers.
+//! The requests of the backend: statuses, menus, the availability of items and the states of branches for providers.
 //!
 //! As with webhooks, the answer depends only on the event log: 202 means that the request is on it, fsynced.
-//! [`token`] checks the caller, [`keys`] finds repeats, [`status`] and [`menu`] handle the two requests, [`refusal`] answers
+//! [`token`] checks the caller, [`keys`] finds repeats, [`status`], [`menu`], [`items`] and [`store`] handle the four requests, [`refusal`] answers
 //! a refused one. [`crate::push`] carries a request out.
 
 use std::{
@@ -30,7 +30,7 @@ use crate::{
     config,
     event::{Envelope, EventId, EventType, NewEvent, Principal},
     journal::{AppendError, Journal, read::event_at},
-    provider::admission::MAX_ORDER_ID_BYTES,
+    provider::{admission::MAX_ORDER_ID_BYTES, outbound::Spec},
     registry::Registry,
     serving::{
         audit::NO_PROVIDER,
@@ -51,6 +51,8 @@ pub mod token;
 pub mod keys;
 pub mod status;
 pub mod menu;
+pub mod items;
+pub mod store;
 pub mod refusal;
 
 /// The header that makes repeats of a request one.
@@ -88,6 +90,14 @@ pub fn router(integration: Arc<Integration>) -> Router {
         .route(
             "/api/integration/menus/{provider}/{branch}",
             put(menu::request).fallback(refusal::method_not_allowed),
+        )
+        .route(
+            "/api/integration/items/{provider}/{branch}",
+            put(items::request).fallback(refusal::method_not_allowed),
+        )
+        .route(
+            "/api/integration/stores/{provider}/{branch}",
+            put(store::request).fallback(refusal::method_not_allowed),
         )
         .with_state(integration)
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(after_panic))
@@ -139,6 +149,11 @@ impl Integration {
             return Err(IntegrationRefusal::NotConfigured(provider.to_owned()));
         }
         Ok(())
+    }
+
+    /// How a provider is spoken to.
+    fn outbound(&self, provider: &str) -> Option<&Spec> {
+        Some(&self.registry.get(provider)?.outbound.as_ref()?.spec)
     }
 
     /// Counted and blocked as at the other doors. Who shows the token is let in from a blocked address, too: somebody else

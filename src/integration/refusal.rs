@@ -44,6 +44,9 @@ pub enum IntegrationRefusal {
     /// Its faults, each with its location.
     #[error("the request has {}, the first at {:?}: {}", counted(.0), .0[0].pointer, .0[0].message)]
     Faults(Vec<Fault>),
+    /// The provider has no call for it: what it does not take, each with its location.
+    #[error("the provider cannot be sent this: {}, the first at {:?}: {}", counted(.0), .0[0].pointer, .0[0].message)]
+    NotSupported(Vec<Fault>),
     /// The key was used for another request.
     #[error(
         "Idempotency-Key: another request was accepted under this key within a day; use a key of its own for each request"
@@ -75,6 +78,7 @@ impl IntegrationRefusal {
             Self::NotConfigured(_) => (StatusCode::SERVICE_UNAVAILABLE, "OUTBOUND_NOT_CONFIGURED"),
             Self::Body(reason) => reason.status(),
             Self::Faults(_) => (StatusCode::BAD_REQUEST, "INVALID_REQUEST"),
+            Self::NotSupported(_) => (StatusCode::UNPROCESSABLE_ENTITY, "NOT_SUPPORTED"),
             Self::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED"),
             Self::EventLogUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "EVENT_LOG_UNAVAILABLE"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
@@ -107,7 +111,7 @@ impl IntegrationRefusal {
     fn own_answer(&self, request_id: &str) -> Response<Body> {
         let (status, code) = self.status();
         let mut error = json!({ "code": code, "message": self.to_string() });
-        if let Self::Faults(faults) = self {
+        if let Self::Faults(faults) | Self::NotSupported(faults) = self {
             error["details"] = json!({ "faults": faults });
         }
         let body = json!({ "success": false, "error": error, "requestId": request_id });
@@ -170,12 +174,18 @@ mod tests {
             IntegrationRefusal::Body(refusal::Reason::Overloaded),
             IntegrationRefusal::invalid("x".into()),
             IntegrationRefusal::KeyReused,
+            IntegrationRefusal::NotSupported(vec![Fault {
+                pointer: String::new(),
+                message: "x".into(),
+            }]),
             IntegrationRefusal::EventLogUnavailable(AppendError::Timeout),
             IntegrationRefusal::Internal,
         ];
         let routes = [
             ("/api/integration/orders/{provider}/{externalOrderId}/status", "post"),
             ("/api/integration/menus/{provider}/{branchId}", "put"),
+            ("/api/integration/items/{provider}/{branchId}", "put"),
+            ("/api/integration/stores/{provider}/{branchId}", "put"),
         ];
         for reason in &all {
             let (status, code) = reason.status();

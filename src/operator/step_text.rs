@@ -200,6 +200,43 @@ fn to_provider(detail: &StepDetail) -> (String, String) {
         }
         StepDetail::MenuSynced { attempts } => ("pushed", format!("the menu, by attempt {attempts}")),
         StepDetail::Unreadable { reason } => ("unreadable", format!("this version cannot read it: {reason}")),
+        _ => return of_branch(detail),
+    };
+    (head.to_owned(), text)
+}
+
+/// The steps of requests about a branch's items and its state.
+fn of_branch(detail: &StepDetail) -> (String, String) {
+    let (head, text) = match detail {
+        StepDetail::ItemsRequested { entries } => (
+            "push",
+            format!("which of {entries} items can be ordered, requested by the backend"),
+        ),
+        StepDetail::ItemsPushed {
+            taken,
+            refused,
+            is_part,
+        } => {
+            let rest = if *is_part { "; the rest follows" } else { "" };
+            (
+                "pushed",
+                format!("the provider took {taken} and refused {refused}{rest}"),
+            )
+        }
+        StepDetail::StoreRequested { state } => {
+            ("push", format!("state {state} of the branch, requested by the backend"))
+        }
+        StepDetail::StorePushed {
+            state,
+            attempts,
+            provider_status: Some(answer),
+        } => (
+            "pushed",
+            format!("{state}, by attempt {attempts}: the provider answered {answer}"),
+        ),
+        StepDetail::StorePushed { state, .. } => {
+            ("pushed", format!("{state}: its time was over, nothing was sent"))
+        }
         _ => ("", String::new()),
     };
     (head.to_owned(), text)

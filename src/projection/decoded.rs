@@ -69,9 +69,11 @@ impl DecodedPayload {
             EventType::OrderRejected => payload(event).map(Self::Rejected),
             EventType::OrderForwardFailed => payload(event).map(Self::ForwardFailed),
             EventType::OrderDeadLettered => payload(event).map(Self::DeadLettered),
-            EventType::OrderFetchFailed | EventType::OrderStatusPushFailed | EventType::MenuSyncFailed => {
-                payload(event).map(Self::PushFailed)
-            }
+            EventType::OrderFetchFailed
+            | EventType::OrderStatusPushFailed
+            | EventType::MenuSyncFailed
+            | EventType::ItemsPushFailed
+            | EventType::StorePushFailed => payload(event).map(Self::PushFailed),
             EventType::WebhookReceived
             | EventType::OrderRetryRequested
             | EventType::OrderFetchRequested
@@ -81,7 +83,12 @@ impl DecodedPayload {
             | EventType::MenuSyncRequested
             | EventType::MenuSyncAccepted
             | EventType::MenuSyncReported
-            | EventType::MenuSynced => None,
+            | EventType::MenuSynced
+            | EventType::ItemsRequested
+            | EventType::ItemsProgressed
+            | EventType::ItemsPushed
+            | EventType::StoreRequested
+            | EventType::StorePushed => None,
         };
         decoded.unwrap_or(Self::Nothing)
     }

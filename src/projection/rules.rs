@@ -60,7 +60,9 @@ pub(super) fn overcomes(event: &Event<'_>) -> Option<&'static str> {
     match event.envelope.event_type {
         EventType::OrderForwarded | EventType::MenuSyncReported => Some(FORWARDED_LATER),
         EventType::OrderIgnored if !is_repeat(event) => Some(NOTHING_LEFT),
-        EventType::OrderStatusPushed | EventType::MenuSynced => Some(PUSHED_LATER),
+        EventType::OrderStatusPushed | EventType::MenuSynced | EventType::ItemsPushed | EventType::StorePushed => {
+            Some(PUSHED_LATER)
+        }
         _ => None,
     }
 }

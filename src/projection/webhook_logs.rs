@@ -138,7 +138,14 @@ impl WebhookChange {
             | EventType::MenuSyncRequested
             | EventType::MenuSyncAccepted
             | EventType::MenuSyncFailed
-            | EventType::MenuSynced => {}
+            | EventType::MenuSynced
+            | EventType::ItemsRequested
+            | EventType::ItemsProgressed
+            | EventType::ItemsPushFailed
+            | EventType::ItemsPushed
+            | EventType::StoreRequested
+            | EventType::StorePushFailed
+            | EventType::StorePushed => {}
         }
     }
 

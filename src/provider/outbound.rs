@@ -12,6 +12,7 @@ use axum::http::{HeaderName, Method};
 use secrecy::SecretString;
 
 use self::{
+    branch::{ItemsSpec, StoreSpec},
     check::Check,
     template::{Json, Text},
 };
@@ -66,6 +67,23 @@ pub struct Call {
     pub offered: Option<Offered>,
     /// Orders that it is for; all, where there are none.
     pub only_for: Vec<Fulfillment>,
+}
+
+impl Call {
+    /// A request without rules of its own.
+    pub const fn new(method: Method, path: Text, body: Option<Json>) -> Self {
+        Self {
+            method,
+            path,
+            body,
+            done: BTreeSet::new(),
+            again: None,
+            ended: BTreeSet::new(),
+            reasons: BTreeMap::new(),
+            offered: None,
+            only_for: Vec::new(),
+        }
+    }
 }
 
 /// Answers after which a call is made again soon, and no attempt is counted.
@@ -179,6 +197,10 @@ pub struct Spec {
     pub needs_branch: bool,
     /// How menus are taken.
     pub menu: Option<MenuSpec>,
+    /// Calls about which items can be ordered; the first one that takes an entry is made.
+    pub items: Vec<ItemsSpec>,
+    /// Calls about the state of a branch; all that take a state are made, in this order.
+    pub store: Vec<StoreSpec>,
     /// How orders are fetched.
     pub fetch: Option<FetchSpec>,
     /// How the provider is asked which orders there are; none if it is not.
@@ -242,6 +264,8 @@ impl Spec {
             status: check.statuses(&outbound.status),
             needs_branch: needs_branch(outbound),
             menu: outbound.menu.as_ref().map(|menu| check.menu(menu)),
+            items: check.items(&outbound.items),
+            store: check.store(&outbound.store),
             fetch: fetch.map(|fetch| check.fetch(fetch, fetched)),
             reconcile: reconcile.map(|reconcile| check.reconcile(reconcile)),
         };
@@ -267,6 +291,7 @@ fn needs_branch(outbound: &Outbound) -> bool {
 }
 
 mod answer;
+pub mod branch;
 mod check;
 mod tables;
 pub mod reconcile;

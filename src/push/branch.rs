@@ -196,12 +196,15 @@ impl Push {
         event_type: EventType,
     ) -> Result<(Option<Arc<Branch>>, Option<String>), Failure> {
         let of_platform = self.branches.api_base_url(&remote.name);
-        let is_menu = event_type == EventType::MenuSyncRequested;
-        let usable = |row: &Arc<Branch>| row.is_active || !is_menu;
+        let of_order = !matches!(
+            event_type,
+            EventType::MenuSyncRequested | EventType::ItemsRequested | EventType::StoreRequested
+        );
+        let usable = |row: &Arc<Branch>| row.is_active || of_order;
         if let Some(row) = self.branches.branch(&remote.name, branch).filter(usable) {
             return Ok((Some(row), of_platform));
         }
-        if is_menu {
+        if !of_order {
             self.look_again().await?;
             let of_platform = self.branches.api_base_url(&remote.name);
             return Ok((self.branches.branch(&remote.name, branch).filter(usable), of_platform));

@@ -306,7 +306,7 @@ impl Push {
         Ok(found)
     }
 
-    fn subject_of(&self, envelope: &Envelope, event_type: EventType) -> String {
+    pub(super) fn subject_of(&self, envelope: &Envelope, event_type: EventType) -> String {
         let envelope = Envelope {
             event_type,
             ..envelope.clone()
@@ -314,8 +314,8 @@ impl Push {
         codec::subject(&envelope, self.journal.partitions())
     }
 
-    /// The last event of a type about this branch's menu, as the leader has it.
-    async fn last(&self, envelope: &Envelope, event_type: EventType) -> anyhow::Result<Option<Recorded>> {
+    /// The last event of a type about this branch's menu or items, as the leader has it.
+    pub(super) async fn last(&self, envelope: &Envelope, event_type: EventType) -> anyhow::Result<Option<Recorded>> {
         let subject = self.subject_of(envelope, event_type);
         let last = last_of(self.journal.connection(), EVENTS, &subject, ANSWER_TIMEOUT).await?;
         Ok(last.and_then(|last| codec::decode(Some(&last.headers), last.payload, last.sequence).ok()))
@@ -390,10 +390,10 @@ fn synced(event: &Recorded, attempts: u32, provider_status: Option<u16>, referen
     NewEvent::new(event.follow(OUTCOME, EventType::MenuSynced, Utc::now()), &payload)
 }
 
-fn log_away(error: &anyhow::Error) -> Failure {
+pub(super) fn log_away(error: &anyhow::Error) -> Failure {
     tracing::warn!(
         error = format!("{error:#}"),
-        "cannot read the state of a menu, trying again"
+        "cannot read what became of a request before, trying again"
     );
     Failure::Later {
         after: LOG_AWAY,
@@ -401,7 +401,7 @@ fn log_away(error: &anyhow::Error) -> Failure {
     }
 }
 
-fn payload<T: DeserializeOwned>(event: &Recorded) -> Option<T> {
+pub(super) fn payload<T: DeserializeOwned>(event: &Recorded) -> Option<T> {
     serde_json::from_slice(&event.payload).ok()
 }
 

@@ -1,4 +1,4 @@
-//! The stage `push`: it sends statuses and menus to providers, and fetches orders that a webhook only refers to.
+//! The stage `push`: it sends statuses, menus, the availability of items and the states of branches to providers, and fetches orders that a webhook only refers to.
 //!
 //! Requests to a provider are data ([`crate::provider::outbound`], with the templates of
 //! [`template`](crate::provider::outbound::template)). [`crate::remote`] is the provider's interface with token, limits and
@@ -36,6 +36,8 @@ mod branch;
 mod status;
 mod catalog;
 mod fetch;
+mod items;
+mod store;
 
 /// Retries that count after which a status of an order that is not known is given up, where the tables have all that was
 /// there before it was asked for.
@@ -225,6 +227,8 @@ impl Stage for Push {
         EventType::OrderStatusRequested,
         EventType::MenuSyncRequested,
         EventType::MenuSyncReported,
+        EventType::ItemsRequested,
+        EventType::StoreRequested,
     ];
     const LANES: Option<LaneNamespace> = Some(LaneNamespace::PUSH);
 
@@ -263,6 +267,8 @@ impl Stage for Push {
         match event.envelope.event_type {
             EventType::OrderFetchRequested => Box::pin(self.fetch(remote, event, request)).await,
             EventType::MenuSyncRequested => Box::pin(self.menu(remote, event, request)).await,
+            EventType::ItemsRequested => Box::pin(self.items(remote, event, request)).await,
+            EventType::StoreRequested => Box::pin(self.store(remote, event, request)).await,
             _ => Box::pin(self.status(remote, event, request)).await,
         }
     }

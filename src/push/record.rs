@@ -20,6 +20,8 @@ const fn failure_of(event_type: EventType) -> EventType {
     match event_type {
         EventType::OrderFetchRequested => EventType::OrderFetchFailed,
         EventType::MenuSyncRequested => EventType::MenuSyncFailed,
+        EventType::ItemsRequested => EventType::ItemsPushFailed,
+        EventType::StoreRequested => EventType::StorePushFailed,
         _ => EventType::OrderStatusPushFailed,
     }
 }

@@ -26,6 +26,7 @@ fn at_the_platform(file: &str) -> String {
     [
         "https://identity.careem.com/token",
         "https://auth.uber.com/oauth/v2/token",
+        "https://auth.developers.deliveroo.com/oauth2/token",
     ]
     .iter()
     .fold(file.to_owned(), |file, host| file.replace(host, TOKEN))

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use axum::{
     Router,
     body::Body,
@@ -287,6 +288,12 @@ impl Script {
             vec![format!("username={CLIENT_ID}"), format!("password={CLIENT_SECRET}")]
         };
         let fields: Vec<_> = form.split('&').collect();
+        let basic = STANDARD.encode(format!("{CLIENT_ID}:{CLIENT_SECRET}"));
+        let expected = if heard.header("authorization") == format!("Basic {basic}") {
+            vec!["grant_type=client_credentials".to_owned()]
+        } else {
+            expected
+        };
         if !expected.iter().all(|field| fields.contains(&field.as_str())) {
             return Say::status(401);
         }

@@ -108,7 +108,9 @@ impl Expected {
         let note = match event_type {
             EventType::OrderForwarded | EventType::MenuSyncReported => "forwarded by a later attempt",
             EventType::OrderIgnored if !is_repeat => "nothing was left to do",
-            EventType::OrderStatusPushed | EventType::MenuSynced => "the provider has it by a later attempt",
+            EventType::OrderStatusPushed | EventType::MenuSynced | EventType::ItemsPushed | EventType::StorePushed => {
+                "the provider has it by a later attempt"
+            }
             _ => "",
         };
         if !note.is_empty() {
@@ -145,7 +147,7 @@ impl Expected {
         ) else {
             return;
         };
-        let of_backend = ["status_request", "menu_sync"].contains(&&*envelope.webhook_type);
+        let of_backend = ["status_request", "menu_sync", "items_availability", "store_state"].contains(&&*envelope.webhook_type);
         let mut context = json!({
             "provider": &*envelope.provider, "orderId": envelope.external_order_id, "webhookType": envelope.webhook_type,
             "requestId": envelope.request_id, "event": envelope.event_type.as_str(),
@@ -371,7 +373,11 @@ fn error_attempts(event_type: EventType, payload: &Value) -> Option<Value> {
     match event_type {
         EventType::OrderRejected => Some(json!(0)),
         EventType::OrderForwardFailed | EventType::OrderDeadLettered => Some(payload["retries"].clone()),
-        EventType::OrderFetchFailed | EventType::OrderStatusPushFailed | EventType::MenuSyncFailed => {
+        EventType::OrderFetchFailed
+        | EventType::OrderStatusPushFailed
+        | EventType::MenuSyncFailed
+        | EventType::ItemsPushFailed
+        | EventType::StorePushFailed => {
             let given_up = payload["givenUp"] == true;
             (!given_up).then(|| payload["retries"].clone())
         }

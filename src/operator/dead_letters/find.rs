@@ -10,7 +10,7 @@ use super::LetterFilter;
 use crate::{
     delivery::stage::Stage,
     event::{
-        EventId, EventType, Recorded,
+        EventId, EventType, Recorded, branch,
         outcome::{self, DeadLettered, ErrorReport, ErrorType, Ignored, OUTCOME, Rejected, RetryRequested},
         push,
     },
@@ -381,9 +381,9 @@ impl Letter {
         self.subject.rsplit('.').next().unwrap_or("*")
     }
 
-    /// Whether it is about a menu, and not about an order.
-    pub(super) fn is_menu(&self) -> bool {
-        self.event.envelope.webhook_type == push::MENU_SYNC
+    /// Whether it is about a menu, the items or the state of a branch, and not about an order.
+    pub(super) fn is_about_branch(&self) -> bool {
+        branch::is_about_branch(&self.event.envelope)
     }
 }
 

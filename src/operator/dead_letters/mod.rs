@@ -118,7 +118,7 @@ pub struct Retry {
     /// All open ones that match --provider, --since, --until, --stage and --code, without menus.
     #[arg(long)]
     all: bool,
-    /// With --all: menus, too.
+    /// With --all: menus, items and states of branches, too.
     #[arg(long)]
     menus: bool,
     #[command(flatten)]

@@ -151,8 +151,10 @@ impl Asking<'_> {
             for found in page {
                 match found {
                     ListedMessage::Letter(letter) if retried.contains(&letter.id()) => {}
-                    // A retry of all orders must not send menus of days ago.
-                    ListedMessage::Letter(letter) if letter.is_menu() && !with_menus => self.report.menus_left_out += 1,
+                    // A retry of all orders must not send menus, or states of a branch, of days ago.
+                    ListedMessage::Letter(letter) if letter.is_about_branch() && !with_menus => {
+                        self.report.menus_left_out += 1;
+                    }
                     ListedMessage::Letter(letter) => open.push(*letter),
                     ListedMessage::Garbage(garbage) => self.report.failed.push(FailedRetry {
                         id: None,
@@ -348,7 +350,7 @@ impl fmt::Display for Report {
             writeln!(f, "not retried: {}", printable(&failed.error))?;
         }
         if self.menus_left_out > 0 {
-            let menus = counted(self.menus_left_out, "menu", "menus");
+            let menus = counted(self.menus_left_out, "menu or state of a branch", "menus or states of branches");
             writeln!(f, "{menus} left out; --menus includes them")?;
         }
         if let Some(superseded @ 1..) = self.superseded {

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     event::{
         EventId, EventType, Recorded,
+        branch::{ItemsProgressed, ItemsPushed, StorePushed, StoreRequested},
         outcome::{DeadLettered, ForwardFailed, Forwarded, Ignored, Rejected, RetryRequested},
         push::{PushFailed, StatusPushed, StatusRequested, SyncAccepted, SyncReported},
     },
@@ -55,8 +56,13 @@ fn note(event: &Recorded) -> Option<String> {
         | EventType::OrderTransformed
         | EventType::OrderFetchRequested
         | EventType::OrderFetched
-        | EventType::MenuSyncRequested => return None,
-        EventType::OrderFetchFailed | EventType::OrderStatusPushFailed | EventType::MenuSyncFailed => {
+        | EventType::MenuSyncRequested
+        | EventType::ItemsRequested => return None,
+        EventType::OrderFetchFailed
+        | EventType::OrderStatusPushFailed
+        | EventType::MenuSyncFailed
+        | EventType::ItemsPushFailed
+        | EventType::StorePushFailed => {
             let failed: PushFailed = read(event)?;
             format!("attempt {}: {}", failed.attempt, failed.error.code)
         }
@@ -75,6 +81,19 @@ fn note(event: &Recorded) -> Option<String> {
             })
         }
         EventType::MenuSynced => return None,
+        EventType::ItemsProgressed => {
+            let so_far: ItemsProgressed = read(event)?;
+            format!("provider took {}, refused {}", so_far.taken.len(), so_far.refused.len())
+        }
+        EventType::ItemsPushed => {
+            let pushed: ItemsPushed = read(event)?;
+            format!("provider took {}, refused {}", pushed.taken, pushed.refused.len())
+        }
+        EventType::StoreRequested => read::<StoreRequested>(event)?.state.as_str().to_owned(),
+        EventType::StorePushed => match read::<StorePushed>(event)?.provider_status {
+            Some(status) => format!("provider answered {status}"),
+            None => "nothing to send".into(),
+        },
         EventType::OrderIgnored => read::<Ignored>(event)?.reason,
         EventType::OrderRejected => read::<Rejected>(event)?.error.code,
         EventType::OrderForwardFailed => {

@@ -246,6 +246,12 @@ fn data(event: &Recorded) -> Value {
             | EventType::OrderStatusPushed
             | EventType::MenuSyncFailed
             | EventType::MenuSynced
+            | EventType::ItemsRequested
+            | EventType::ItemsProgressed
+            | EventType::ItemsPushFailed
+            | EventType::ItemsPushed
+            | EventType::StorePushFailed
+            | EventType::StorePushed
     );
     match serde_json::from_slice(&event.payload) {
         Ok(value) if is_plain => value,

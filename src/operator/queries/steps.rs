@@ -9,10 +9,12 @@ use crate::{
     event::{
         EventId, EventType, Recorded, SecretUse, WebhookOrigin,
         outcome::{DeadLettered, ErrorReport, ForwardFailed, Forwarded, Ignored, Rejected, RetryRequested},
-        push::{PushFailed, StatusPushed, StatusRequested, SyncAccepted, SyncReported, Synced},
+        push::{PushFailed, StatusPushed, StatusRequested},
     },
     order::body,
 };
+
+mod of_branch;
 
 /// The stage of an `order.rejected` of earlier versions, which did not record it.
 const FIRST_STAGE: &str = "transform";
@@ -218,6 +220,34 @@ pub enum StepDetail {
         /// By which attempt.
         attempts: u32,
     },
+    /// The backend requested that the provider be sent which items can be ordered.
+    ItemsRequested {
+        /// How many items and options it names.
+        entries: usize,
+    },
+    /// The provider has answered about some of them, or about all.
+    ItemsPushed {
+        /// How many it took so far.
+        taken: usize,
+        /// How many it did not take.
+        refused: usize,
+        /// Whether the rest is still to be sent.
+        is_part: bool,
+    },
+    /// The backend requested that the provider be sent the state of a branch.
+    StoreRequested {
+        /// Which state.
+        state: &'static str,
+    },
+    /// The provider has it.
+    StorePushed {
+        /// Which state.
+        state: &'static str,
+        /// By which attempt.
+        attempts: u32,
+        /// The status of the provider's answer; none if nothing was to be sent.
+        provider_status: Option<u16>,
+    },
     /// This version cannot read the payload.
     Unreadable {
         /// Why.
@@ -298,9 +328,11 @@ impl StepDetail {
                 }
             }
             EventType::OrderForwardFailed => Self::forward_failed(read(event)?),
-            EventType::OrderFetchFailed | EventType::OrderStatusPushFailed | EventType::MenuSyncFailed => {
-                Self::push_failed(read(event)?)
-            }
+            EventType::OrderFetchFailed
+            | EventType::OrderStatusPushFailed
+            | EventType::MenuSyncFailed
+            | EventType::ItemsPushFailed
+            | EventType::StorePushFailed => Self::push_failed(read(event)?),
             EventType::OrderRejected => Self::rejected(read(event)?),
             EventType::OrderDeadLettered => Self::given_up(read(event)?),
             EventType::OrderRetryRequested => Self::retry(read(event)?),
@@ -320,26 +352,7 @@ impl StepDetail {
                     provider_status: pushed.provider_status,
                 }
             }
-            _ => Self::of_menu(event)?,
-        })
-    }
-
-    fn of_menu(event: &Recorded) -> serde_json::Result<Self> {
-        Ok(match event.envelope.event_type {
-            EventType::MenuSyncAccepted => {
-                let accepted: SyncAccepted = read(event)?;
-                Self::MenuAccepted {
-                    provider_status: accepted.provider_status,
-                    result_due_at: accepted.result_due_at,
-                }
-            }
-            EventType::MenuSyncReported => Self::MenuReported {
-                ok: read::<SyncReported>(event)?.ok,
-            },
-            EventType::MenuSynced => Self::MenuSynced {
-                attempts: read::<Synced>(event)?.attempts,
-            },
-            _ => Self::MenuRequested,
+            _ => Self::of_branch(event)?,
         })
     }
 

@@ -232,7 +232,14 @@ impl Row {
             | EventType::MenuSyncAccepted
             | EventType::MenuSyncReported
             | EventType::MenuSyncFailed
-            | EventType::MenuSynced => {}
+            | EventType::MenuSynced
+            | EventType::ItemsRequested
+            | EventType::ItemsProgressed
+            | EventType::ItemsPushFailed
+            | EventType::ItemsPushed
+            | EventType::StoreRequested
+            | EventType::StorePushFailed
+            | EventType::StorePushed => {}
         }
         self.settle();
     }

@@ -1,7 +1,7 @@
 //! Checks each field and collects all faults.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -69,7 +69,7 @@ impl Check {
         header
     }
 
-    fn pointer(&mut self, at: &str, pointer: Option<&str>) {
+    pub(super) fn pointer(&mut self, at: &str, pointer: Option<&str>) {
         if pointer.is_some_and(|pointer| !pointer.starts_with('/')) {
             self.note(at, "expected a JSON pointer such as /details/id");
         }
@@ -159,7 +159,7 @@ impl Check {
         text
     }
 
-    fn method(&mut self, at: &str, method: &str) -> Method {
+    pub(super) fn method(&mut self, at: &str, method: &str) -> Method {
         match method {
             "POST" => Method::POST,
             "PATCH" => Method::PATCH,
@@ -240,22 +240,16 @@ impl Check {
     pub(super) fn menu(&mut self, menu: &MenuCall) -> MenuSpec {
         self.pointer("outbound.menu.ref", menu.reference.as_deref());
         MenuSpec {
-            call: Call {
-                method: self.method("outbound.menu.method", &menu.method),
-                path: self.path("outbound.menu.path", &menu.path, &words::MENU),
-                body: Some(Json::read(
+            call: Call::new(
+                self.method("outbound.menu.method", &menu.method),
+                self.path("outbound.menu.path", &menu.path, &words::MENU),
+                Some(Json::read(
                     &menu.body,
                     &words::MENU,
                     "outbound.menu.body",
                     &mut self.faults,
                 )),
-                done: BTreeSet::new(),
-                again: None,
-                ended: BTreeSet::new(),
-                reasons: BTreeMap::new(),
-                offered: None,
-                only_for: Vec::new(),
-            },
+            ),
             every: self.duration("outbound.menu.every", menu.every.as_deref(), Duration::ZERO),
             reference: menu.reference.clone(),
             result: menu.result.as_ref().map(|result| self.result(result)),

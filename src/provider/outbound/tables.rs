@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, de};
 
+use super::branch::{ItemsTable, StoreTable};
 use crate::{
     event::push::{PushStatus, ReasonCode},
     json::pointer::Pointer,
@@ -53,6 +54,12 @@ pub struct Outbound {
     /// How it takes menus; where absent it takes none.
     #[serde(default)]
     pub menu: Option<MenuCall>,
+    /// How it takes which items can be ordered.
+    #[serde(default)]
+    pub items: Vec<ItemsTable>,
+    /// How it takes whether a branch takes orders.
+    #[serde(default)]
+    pub store: Vec<StoreTable>,
 }
 
 /// How the hub shows who it is. Names and secrets are `<PROVIDER>_CLIENT_ID` and `<PROVIDER>_CLIENT_SECRET`.
@@ -259,7 +266,7 @@ pub(super) fn json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String,
     }
 }
 
-fn some_json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub(super) fn some_json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     json(deserializer).map(Some)
 }
 

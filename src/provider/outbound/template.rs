@@ -121,7 +121,7 @@ impl Vocabulary {
         let (_, name) = self.lists.iter().find(|(of, _)| *of == list)?;
         let owner = list.split('.').next()?;
         // A list of the whole menu within another list would take the product of both sizes.
-        let stands = if owner == "menu" {
+        let stands = if owner == "menu" || owner == list {
             inside.is_empty()
         } else {
             inside.contains(&owner)

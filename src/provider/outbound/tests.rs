@@ -195,3 +195,68 @@ fn a_fault_of_a_providers_file_has_its_line() {
         "{said}"
     );
 }
+
+/// The tables about branches are checked, and say which call is for what.
+#[test]
+fn calls_about_a_branch_are_checked_and_chosen() {
+    use crate::event::branch::{Availability, EntryKind, StoreRequested, StoreState};
+
+    let tables = |text: &str| read(&format!("[outbound]\nbase_url = \"https://x.example\"\n{text}"));
+    let items = "[[outbound.items]]\nmethod = \"PUT\"\npath = \"/x\"\n";
+    for (text, fault) in [
+        ("body = \"[1]\"\nbatch = 0", "outbound.items[0].batch:"),
+        ("body = { id = \"{id}\" }\nbatch = 2", "outbound.items[0].batch:"),
+        ("body = { until = \"{until}\" }", "outbound.items[0].until:"),
+        ("body = { v = \"{value}\" }\nmixed = true", "outbound.items[0].mixed:"),
+        ("body = { v = \"{entry.id}\" }", "outbound.items[0].body/v:"),
+        ("body = \"[1]\"\nevery = \"3s\"", "outbound.items[0].every:"),
+        ("body = \"[1]\"\nsplit = [401]", "outbound.items[0].split:"),
+        ("body = \"[1]\"\nrefused = { each = \"x\", id = \"/id\" }", "outbound.items[0].refused.each:"),
+        ("body = \"[1]\"\nrefused = { each = \"\", id = \"/id\", status = [200] }", "outbound.items[0].refused.status:"),
+    ] {
+        let faults = tables(&format!("{items}{text}")).unwrap_err();
+        assert!(faults[0].starts_with(fault), "{text}: {faults:?}");
+    }
+    let store = "[[outbound.store]]\nmethod = \"PUT\"\npath = \"/x\"\n";
+    for (text, fault) in [
+        ("states = []", "outbound.store[0].states:"),
+        ("states = [\"open\"]\nuntil = \"always\"", "outbound.store[0].until:"),
+    ] {
+        let faults = tables(&format!("{store}{text}")).unwrap_err();
+        assert!(faults[0].starts_with(fault), "{text}: {faults:?}");
+    }
+    let options = "kinds = [\"option\"]\nbody = { g = \"{group_id}\", o = \"{id}\" }";
+    let spec = tables(&format!(
+        "{items}{options}\n{store}states = [\"busy\"]\nbody = {{ m = \"{{preparation_minutes}}\" }}"
+    ));
+    let spec = spec.unwrap().unwrap();
+    let mut entry = Availability {
+        id: "o".into(),
+        group_id: None,
+        available: false,
+        until: None,
+    };
+    let choose = |kind, entry: &Availability| branch::ItemsSpec::choose(&spec.items, kind, entry).map_err(|why| why.pointer);
+    assert_eq!(choose(EntryKind::Item, &entry), Err(""));
+    assert_eq!(choose(EntryKind::Option, &entry), Err("/groupId"));
+    entry.group_id = Some("g".into());
+    assert_eq!(choose(EntryKind::Option, &entry), Ok(0));
+    entry.until = Some(chrono::Utc::now());
+    assert_eq!(choose(EntryKind::Option, &entry), Err("/until"));
+    let mut wanted = StoreRequested {
+        state: StoreState::Busy,
+        preparation_minutes: None,
+        until: None,
+        reason: None,
+        reason_code: None,
+    };
+    let choose = |wanted: &StoreRequested| {
+        let calls = branch::StoreSpec::choose(&spec.store, wanted);
+        calls.map(|calls| calls.len()).map_err(|why| why.pointer)
+    };
+    assert_eq!(choose(&wanted), Err("/preparationMinutes"));
+    wanted.preparation_minutes = Some(5);
+    assert_eq!(choose(&wanted), Ok(1));
+    wanted.state = StoreState::Open;
+    assert_eq!(choose(&wanted), Err("/state"));
+}

@@ -132,3 +132,46 @@ pub const MENU: Vocabulary = Vocabulary {
         ),
     ],
 };
+
+/// Of calls about the items of a branch. `id` and `group_id` are of the only entry.
+pub const ITEMS: Vocabulary = Vocabulary {
+    slots: &[
+        "id",
+        "group_id",
+        "value",
+        "available",
+        "until",
+        "until_unix",
+        "branch_id",
+        "branch_store_id",
+        "merchant_id",
+        "setting.",
+        ACCESS_TOKEN,
+    ],
+    lists: &[("entries", "entry")],
+    elements: &[(
+        "entry",
+        &["id", "group_id", "value", "available", "until", "until_unix"],
+    )],
+};
+
+/// Of calls about the state of a branch.
+pub const STORE: Vocabulary = Vocabulary {
+    slots: &[
+        "state",
+        "preparation_minutes",
+        "preparation_seconds",
+        "until",
+        "until_unix",
+        "until_minutes",
+        "reason",
+        "reason_code",
+        "branch_id",
+        "branch_store_id",
+        "merchant_id",
+        "setting.",
+        ACCESS_TOKEN,
+    ],
+    lists: &[],
+    elements: &[],
+};

@@ -1,0 +1,237 @@
+//! The types of events, and what is known of each.
+
+use std::{fmt, str::FromStr};
+
+/// The type of an event. The text form is the `ce-type`; its first word names the subject's root, except that events about a branch's items
+/// and its state have subjects beside those of its menus, for which rights exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EventType {
+    /// A provider's request, verified, byte for byte.
+    WebhookReceived,
+    /// The body for the backend, ready to be forwarded.
+    OrderTransformed,
+    /// Nothing to do: a duplicate, a test order, an unwanted event.
+    OrderIgnored,
+    /// It can never be forwarded as it is; no retry.
+    OrderRejected,
+    /// One attempt failed; another one follows.
+    OrderForwardFailed,
+    /// The backend has it.
+    OrderForwarded,
+    /// Given up on, with the last answer; a person may send it again.
+    OrderDeadLettered,
+    /// A retry of a dead letter was requested.
+    OrderRetryRequested,
+    /// A webhook only refers to its order: the order has to be fetched from the provider.
+    OrderFetchRequested,
+    /// One attempt to fetch it failed; another one follows, or a dead letter.
+    OrderFetchFailed,
+    /// The provider's document, byte for byte.
+    OrderFetched,
+    /// A status is to be sent to the provider.
+    OrderStatusRequested,
+    /// One attempt to send it failed; another one follows, or a dead letter.
+    OrderStatusPushFailed,
+    /// The status was sent to the provider, or the provider takes none.
+    OrderStatusPushed,
+    /// The provider is to get a menu.
+    MenuSyncRequested,
+    /// The provider took a menu and will say later what it makes of it.
+    MenuSyncAccepted,
+    /// A webhook in which it says so.
+    MenuSyncReported,
+    /// One attempt failed, or the provider refused the menu.
+    MenuSyncFailed,
+    /// The provider has the menu.
+    MenuSynced,
+    /// The provider is to be sent which items can be ordered.
+    ItemsRequested,
+    /// The provider has answered about some of them.
+    ItemsProgressed,
+    /// One attempt failed; another one follows, or a dead letter.
+    ItemsPushFailed,
+    /// The provider has answered about all of them.
+    ItemsPushed,
+    /// The provider is to be sent whether a branch takes orders.
+    StoreRequested,
+    /// One attempt failed; another one follows, or a dead letter.
+    StorePushFailed,
+    /// The provider has the branch's state.
+    StorePushed,
+}
+
+impl EventType {
+    /// Every type, in the order in which an order meets them.
+    pub const ALL: [Self; 26] = [
+        Self::WebhookReceived,
+        Self::OrderTransformed,
+        Self::OrderIgnored,
+        Self::OrderRejected,
+        Self::OrderForwardFailed,
+        Self::OrderForwarded,
+        Self::OrderDeadLettered,
+        Self::OrderRetryRequested,
+        Self::OrderFetchRequested,
+        Self::OrderFetchFailed,
+        Self::OrderFetched,
+        Self::OrderStatusRequested,
+        Self::OrderStatusPushFailed,
+        Self::OrderStatusPushed,
+        Self::MenuSyncRequested,
+        Self::MenuSyncAccepted,
+        Self::MenuSyncReported,
+        Self::MenuSyncFailed,
+        Self::MenuSynced,
+        Self::ItemsRequested,
+        Self::ItemsProgressed,
+        Self::ItemsPushFailed,
+        Self::ItemsPushed,
+        Self::StoreRequested,
+        Self::StorePushFailed,
+        Self::StorePushed,
+    ];
+
+    /// Its place in [`Self::ALL`].
+    pub const fn place(self) -> usize {
+        self as usize
+    }
+
+    /// The `ce-type`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WebhookReceived => "webhook.received",
+            Self::OrderTransformed => "order.transformed",
+            Self::OrderIgnored => "order.ignored",
+            Self::OrderRejected => "order.rejected",
+            Self::OrderForwardFailed => "order.forward_failed",
+            Self::OrderForwarded => "order.forwarded",
+            Self::OrderDeadLettered => "order.dead_lettered",
+            Self::OrderRetryRequested => "order.retry_requested",
+            Self::OrderFetchRequested => "order.fetch_requested",
+            Self::OrderFetchFailed => "order.fetch_failed",
+            Self::OrderFetched => "order.fetched",
+            Self::OrderStatusRequested => "order.status_requested",
+            Self::OrderStatusPushFailed => "order.status_push_failed",
+            Self::OrderStatusPushed => "order.status_pushed",
+            Self::MenuSyncRequested => "menu.sync_requested",
+            Self::MenuSyncAccepted => "menu.sync_accepted",
+            Self::MenuSyncReported => "menu.sync_reported",
+            Self::MenuSyncFailed => "menu.sync_failed",
+            Self::MenuSynced => "menu.synced",
+            Self::ItemsRequested => "items.availability_requested",
+            Self::ItemsProgressed => "items.availability_progressed",
+            Self::ItemsPushFailed => "items.availability_push_failed",
+            Self::ItemsPushed => "items.availability_pushed",
+            Self::StoreRequested => "store.state_requested",
+            Self::StorePushFailed => "store.state_push_failed",
+            Self::StorePushed => "store.state_pushed",
+        }
+    }
+
+    /// First two tokens of the subject: `orders.forwarded` for `order.forwarded`.
+    pub const fn subject_root(self) -> &'static str {
+        match self {
+            Self::WebhookReceived => "webhooks.received",
+            Self::OrderTransformed => "orders.transformed",
+            Self::OrderIgnored => "orders.ignored",
+            Self::OrderRejected => "orders.rejected",
+            Self::OrderForwardFailed => "orders.forward_failed",
+            Self::OrderForwarded => "orders.forwarded",
+            Self::OrderDeadLettered => "orders.dead_lettered",
+            Self::OrderRetryRequested => "orders.retry_requested",
+            Self::OrderFetchRequested => "orders.fetch_requested",
+            Self::OrderFetchFailed => "orders.fetch_failed",
+            Self::OrderFetched => "orders.fetched",
+            Self::OrderStatusRequested => "orders.status_requested",
+            Self::OrderStatusPushFailed => "orders.status_push_failed",
+            Self::OrderStatusPushed => "orders.status_pushed",
+            Self::MenuSyncRequested => "menus.sync_requested",
+            Self::MenuSyncAccepted => "menus.sync_accepted",
+            Self::MenuSyncReported => "menus.sync_reported",
+            Self::MenuSyncFailed => "menus.sync_failed",
+            Self::MenuSynced => "menus.synced",
+            Self::ItemsRequested => "menus.availability_requested",
+            Self::ItemsProgressed => "menus.availability_progressed",
+            Self::ItemsPushFailed => "menus.availability_push_failed",
+            Self::ItemsPushed => "menus.availability_pushed",
+            Self::StoreRequested => "menus.store_requested",
+            Self::StorePushFailed => "menus.store_push_failed",
+            Self::StorePushed => "menus.store_pushed",
+        }
+    }
+
+    /// Whether what it belongs to, a webhook or a request of the backend, has ended with it (invariant 2: every event on the
+    /// log ends).
+    pub const fn ends(self) -> bool {
+        matches!(
+            self,
+            Self::OrderIgnored
+                | Self::OrderRejected
+                | Self::OrderForwarded
+                | Self::OrderDeadLettered
+                | Self::OrderStatusPushed
+                | Self::MenuSyncReported
+                | Self::MenuSynced
+                | Self::ItemsPushed
+                | Self::StorePushed
+        )
+    }
+
+    /// Whether it reports an attempt at its cause, and is no outcome of it.
+    pub const fn is_attempt(self) -> bool {
+        matches!(
+            self,
+            Self::OrderForwardFailed
+                | Self::OrderFetchFailed
+                | Self::OrderStatusPushFailed
+                | Self::MenuSyncAccepted
+                | Self::MenuSyncFailed
+                | Self::ItemsProgressed
+                | Self::ItemsPushFailed
+                | Self::StorePushFailed
+        )
+    }
+
+    /// Whether it is about a request of the backend to a provider; it belongs to no webhook.
+    pub const fn is_for_provider(self) -> bool {
+        matches!(
+            self,
+            Self::OrderStatusRequested
+                | Self::OrderStatusPushFailed
+                | Self::OrderStatusPushed
+                | Self::MenuSyncRequested
+                | Self::MenuSyncAccepted
+                | Self::MenuSyncFailed
+                | Self::MenuSynced
+                | Self::ItemsRequested
+                | Self::ItemsProgressed
+                | Self::ItemsPushFailed
+                | Self::ItemsPushed
+                | Self::StoreRequested
+                | Self::StorePushFailed
+                | Self::StorePushed
+        )
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for EventType {
+    type Err = UnknownEventType;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|one| one.as_str() == text)
+            .ok_or_else(|| UnknownEventType(text.to_owned()))
+    }
+}
+
+/// A `ce-type` that this version does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown event type {0:?}")]
+pub struct UnknownEventType(pub String);
