@@ -2,24 +2,14 @@
 //!
 //! As those of [`super::outcome`], they are part of the contract with subscribers: fields are added, never renamed or
 //! removed.
+//!
+//! The `webhookType` of these events is that of menus ([`super::push::MENU_SYNC`]). By it earlier versions, which do not know the new types, know
+//! that the outcomes that they do know (`order.dead_lettered`, `order.ignored`) are about no order.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Envelope,
-    push::{MENU_SYNC, ReasonCode},
-};
-
-/// `webhookType` of the backend's requests about items.
-pub const ITEMS_AVAILABILITY: &str = "items_availability";
-/// `webhookType` of the backend's requests about the state of a branch.
-pub const STORE_STATE: &str = "store_state";
-
-/// Whether an event belongs to a request of the backend that is about a branch, not about an order.
-pub fn is_about_branch(envelope: &Envelope) -> bool {
-    matches!(&*envelope.webhook_type, MENU_SYNC | ITEMS_AVAILABILITY | STORE_STATE)
-}
+use super::push::ReasonCode;
 
 /// Replaces an order's id in the events about a branch's items, so that those of one branch follow one another.
 pub fn items_subject(branch: &str) -> String {

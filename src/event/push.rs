@@ -6,15 +6,11 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Envelope, EventId, EventType, NewEvent, Recorded,
-    branch::is_about_branch,
-    outcome::ErrorReport,
-};
+use super::{Envelope, EventId, EventType, NewEvent, Recorded, outcome::ErrorReport};
 
 /// `webhookType` of the backend's requests to send an order's status to its provider.
 pub const STATUS_REQUEST: &str = "status_request";
-/// `webhookType` of a menu for a provider.
+/// `webhookType` of the backend's requests about a branch: a menu for a provider, items of it, the branch's state.
 pub const MENU_SYNC: &str = "menu_sync";
 
 /// Label of the request to tell a provider that the backend will not have an order (see [`EventId::derive`]).
@@ -22,7 +18,7 @@ const LOSS: &str = "loss";
 
 /// Whether an event belongs to a request of the backend, not to a webhook.
 pub fn is_of_backend(envelope: &Envelope) -> bool {
-    envelope.webhook_type == STATUS_REQUEST || is_about_branch(envelope)
+    matches!(&*envelope.webhook_type, STATUS_REQUEST | MENU_SYNC)
 }
 
 /// Replaces an order's id in the events of a branch's menus, so that those of one branch follow one another.

@@ -14,13 +14,16 @@ use super::{AcceptedRequest, Integration, checked_id, refusal::IntegrationRefusa
 use crate::{
     event::{
         EventType,
-        branch::{Availability, ITEMS_AVAILABILITY, ItemsRequested, items_subject},
+        branch::{Availability, ItemsRequested, items_subject},
+        push::MENU_SYNC,
     },
     json::fault::{Fault, Faults},
     order::node::Node,
     provider::outbound::branch::ItemsSpec,
 };
 
+/// The kind of these requests, in metrics and in the log.
+const ITEMS_AVAILABILITY: &str = "items_availability";
 /// Most bytes of a request; an honest one has a hundred for each entry.
 const MAX_BODY_BYTES: usize = 256 * 1024;
 /// Most items and options of a request.
@@ -49,6 +52,7 @@ pub async fn request(
         let payload = serde_json::to_vec(&wanted).map_err(|_| IntegrationRefusal::Internal)?;
         let about = AcceptedRequest {
             kind: ITEMS_AVAILABILITY,
+            webhook_type: MENU_SYNC,
             event_type: EventType::ItemsRequested,
             provider,
             subject: items_subject(&branch),

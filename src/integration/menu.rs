@@ -34,6 +34,7 @@ pub async fn request(
         Menu::parse(&buffered.bytes).map_err(IntegrationRefusal::Faults)?;
         let about = AcceptedRequest {
             kind: MENU_SYNC,
+            webhook_type: MENU_SYNC,
             event_type: EventType::MenuSyncRequested,
             provider,
             subject: menu_subject(&branch),

@@ -105,7 +105,9 @@ pub fn router(integration: Arc<Integration>) -> Router {
 
 /// The event that a request becomes.
 struct AcceptedRequest {
+    /// For metrics, and for keys.
     kind: &'static str,
+    webhook_type: &'static str,
     event_type: EventType,
     provider: String,
     subject: String,
@@ -219,7 +221,7 @@ impl Integration {
             cause_sequence: None,
             provider: wanted.provider.into(),
             external_order_id: wanted.subject,
-            webhook_type: wanted.kind.to_owned(),
+            webhook_type: wanted.webhook_type.to_owned(),
             branch: wanted.branch,
             principal: Principal::of_backend(),
             time: now,

@@ -46,6 +46,7 @@ pub async fn request(
         let payload = serde_json::to_vec(&wanted).map_err(|_| IntegrationRefusal::Internal)?;
         let about = AcceptedRequest {
             kind: STATUS_REQUEST,
+            webhook_type: STATUS_REQUEST,
             event_type: EventType::OrderStatusRequested,
             provider,
             subject: order,

@@ -13,14 +13,16 @@ use super::{AcceptedRequest, Integration, checked_id, items::time, refusal::Inte
 use crate::{
     event::{
         EventType,
-        branch::{STORE_STATE, StoreRequested, StoreState, store_subject},
-        push::ReasonCode,
+        branch::{StoreRequested, StoreState, store_subject},
+        push::{MENU_SYNC, ReasonCode},
     },
     json::fault::{Fault, Faults},
     order::node::Node,
     provider::outbound::branch::StoreSpec,
 };
 
+/// The kind of these requests, in metrics and in the log.
+const STORE_STATE: &str = "store_state";
 /// Most bytes of a request; an honest one has a hundred.
 const MAX_BODY_BYTES: usize = 16 * 1024;
 /// Longest reason, in characters: it is read by people.
@@ -49,6 +51,7 @@ pub async fn request(
         let payload = serde_json::to_vec(&wanted).map_err(|_| IntegrationRefusal::Internal)?;
         let about = AcceptedRequest {
             kind: STORE_STATE,
+            webhook_type: MENU_SYNC,
             event_type: EventType::StoreRequested,
             provider,
             subject: store_subject(&branch),

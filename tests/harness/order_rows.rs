@@ -28,7 +28,7 @@ impl OrderRows {
     pub(crate) fn apply(&mut self, event: &Recorded, payload: &Value) {
         let envelope = &event.envelope;
         let kind = envelope.event_type.as_str();
-        let of_backend = ["status_request", "menu_sync", "items_availability", "store_state"].contains(&&*envelope.webhook_type);
+        let of_backend = ["status_request", "menu_sync"].contains(&&*envelope.webhook_type);
         let others = ["menu.", "items.", "store.", "order.status_"];
         let other = others.iter().any(|begin| kind.starts_with(begin));
         if of_backend || other || envelope.webhook_type == "ignored" || envelope.external_order_id.is_empty() {

@@ -147,7 +147,7 @@ impl Expected {
         ) else {
             return;
         };
-        let of_backend = ["status_request", "menu_sync", "items_availability", "store_state"].contains(&&*envelope.webhook_type);
+        let of_backend = ["status_request", "menu_sync"].contains(&&*envelope.webhook_type);
         let mut context = json!({
             "provider": &*envelope.provider, "orderId": envelope.external_order_id, "webhookType": envelope.webhook_type,
             "requestId": envelope.request_id, "event": envelope.event_type.as_str(),

@@ -10,7 +10,7 @@ use super::LetterFilter;
 use crate::{
     delivery::stage::Stage,
     event::{
-        EventId, EventType, Recorded, branch,
+        EventId, EventType, Recorded,
         outcome::{self, DeadLettered, ErrorReport, ErrorType, Ignored, OUTCOME, Rejected, RetryRequested},
         push,
     },
@@ -383,7 +383,7 @@ impl Letter {
 
     /// Whether it is about a menu, the items or the state of a branch, and not about an order.
     pub(super) fn is_about_branch(&self) -> bool {
-        branch::is_about_branch(&self.event.envelope)
+        self.event.envelope.webhook_type == push::MENU_SYNC
     }
 }
 
