@@ -40,7 +40,10 @@ fn is_signed(call: &Heard) -> bool {
     };
     let shown: BTreeMap<_, _> = fields.iter().collect();
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let pairs: Vec<_> = shown.iter().map(|(name, value)| format!("{name}={}", text(value))).collect();
+    let pairs: Vec<_> = shown
+        .iter()
+        .map(|(name, value)| format!("{name}={}", text(value)))
+        .collect();
     let url = format!("http://{}{}", call.header("host"), call.path);
     let digest = Sha256::digest(format!("{url}?{}{CLIENT_SECRET}", pairs.join("&")));
     let age = Utc::now().timestamp() - fields["timestamp"].as_i64().unwrap_or_default();
@@ -73,8 +76,8 @@ async fn ask(hub: &Hub, order: u64, body: Value) {
     assert_eq!(answer.status, 202, "{answer:?}");
 }
 
-/// A hub with Keeta's three orders, which the backend has.
-async fn with_orders() -> (Outside, Hub) {
+/// A hub with Keeta's branch.
+async fn with_branch() -> (Outside, Hub, Provider) {
     let outside = Outside::with_file("keeta.toml", KEETA).await;
     outside.provider.takes_calls_that(is_signed);
     outside.provider.on("/order/", code(0));
@@ -86,6 +89,12 @@ async fn with_orders() -> (Outside, Hub) {
         .set("KEETA_CLIENT_ID", APP_ID)
         .set("KEETA_ACCESS_TOKEN", TOKEN);
     let hub = Hub::start(&keeta.enable(settings, "SAR")).await;
+    (outside, hub, keeta)
+}
+
+/// A hub with Keeta's three orders, which the backend has.
+async fn with_orders() -> (Outside, Hub) {
+    let (outside, hub, keeta) = with_branch().await;
     for order in [order(PICKUP, None), order(OWN, Some(9001)), order(KEETAS, Some(1001))] {
         let answer = keeta.post(&hub, &order).await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -115,7 +124,10 @@ async fn keeta_is_told_what_it_has_a_call_for() {
         (OWN, json!({ "status": "picked_up" })),
         (OWN, json!({ "status": "delivered" })),
         (KEETAS, json!({ "status": "picked_up" })),
-        (KEETAS, json!({ "status": "cancelled", "reasonCode": "out_of_stock", "reason": "no bread" })),
+        (
+            KEETAS,
+            json!({ "status": "cancelled", "reasonCode": "out_of_stock", "reason": "no bread" }),
+        ),
     ] {
         ask(&hub, order, body).await;
     }
@@ -148,7 +160,11 @@ async fn what_keeta_answers_is_in_the_code() {
     let failed = async |count: usize| {
         let failed = outside.payloads(EventType::OrderStatusPushFailed, count).await;
         let last = &failed[count - 1];
-        (last["error"]["code"].clone(), last["givenUp"] == true, last["error"]["details"].clone())
+        (
+            last["error"]["code"].clone(),
+            last["givenUp"] == true,
+            last["error"]["details"].clone(),
+        )
     };
     let keetas = |code: &str| json!({ "branch": "branch-keeta-123", "providerCode": code });
     // A fault of Keeta's and one of the token, then a limit: all pass.
@@ -162,9 +178,15 @@ async fn what_keeta_answers_is_in_the_code() {
     assert_eq!(failed(2).await, (json!("PROVIDER_401"), false, keetas("115000103")));
     assert_eq!(failed(3).await.0, "PROVIDER_429");
     let pushed = &outside.payloads(EventType::OrderStatusPushed, 1).await[0];
-    assert_eq!((&pushed["attempts"], &pushed["providerStatus"]), (&json!(4), &json!(200)));
+    assert_eq!(
+        (&pushed["attempts"], &pushed["providerStatus"]),
+        (&json!(4), &json!(200))
+    );
     let calls = outside.provider.calls();
-    assert!(calls[3].at - calls[2].at >= std::time::Duration::from_millis(980), "it was not left alone");
+    assert!(
+        calls[3].at - calls[2].at >= std::time::Duration::from_millis(980),
+        "it was not left alone"
+    );
     // Anything else is a refusal, which a person may take up again.
     outside.provider.next([code(115_000_201)]);
     ask(&hub, OWN, json!({ "status": "accepted" })).await;
@@ -180,4 +202,51 @@ async fn what_keeta_answers_is_in_the_code() {
     outside.world.retry_dead_letters().await;
     outside.payloads(EventType::OrderStatusPushed, 3).await;
     outside.world.at_end(Ends::forwarded(3)).await;
+}
+
+/// Keeta lists the items that it does not take, and wants to know the groups of options.
+#[tokio::test(flavor = "multi_thread")]
+async fn keeta_takes_some_items_and_lists_the_others() {
+    let (outside, hub, _) = with_branch().await;
+    let put = async |what: &str, body: Value| {
+        let path = format!("{what}/keeta/branch-keeta-123");
+        send(&hub, Method::PUT, &path, &body.to_string(), &[]).await
+    };
+    let without_group = json!({ "options": [{ "id": "o", "available": false }] });
+    let answer = put("items", without_group).await;
+    let pointer = answer.json()["error"]["details"]["faults"][0]["pointer"].clone();
+    assert_eq!((answer.status, pointer), (422, json!("/options/0/groupId")));
+    let errors = json!([{ "openItemCode": "b", "code": 115_000_401, "message": "no such item" }]);
+    let partly = json!({ "code": 0, "message": "Success", "data": [{ "openItemCode": "a" }], "errorList": errors });
+    outside.provider.next([Say::json(&partly), code(0), code(0)]);
+    let entry = |id: &str, available: bool| json!({ "id": id, "available": available });
+    let body = json!({
+        "items": [entry("a", false), entry("b", false), entry("c", true)],
+        "options": [{ "id": "o", "groupId": "g", "available": false }],
+    });
+    assert_eq!(put("items", body).await.status, 202);
+    let pushed = &outside.payloads(EventType::ItemsPushed, 1).await[0];
+    let refused = json!([{ "kind": "item", "id": "b", "code": "115000401" }]);
+    assert_eq!((&pushed["taken"], &pushed["refused"]), (&json!(3), &refused));
+    let items = |ids: &[&str], status: u8| {
+        let body = json!({ "shopId": 123, "spuOpenItemCodeList": ids, "status": status, "needLinkage": 0 });
+        ("/product/spustatus/batchupdatebycode".to_owned(), body)
+    };
+    let options = json!({
+        "shopId": 123, "status": 0,
+        "choiceGroupSkuCodePackList": [{ "choiceGroupCode": "g", "choiceGroupSkuCodes": ["o"] }],
+    });
+    let options = ("/product/choicegroupskustatus/batchupdatebycode".to_owned(), options);
+    let calls: Vec<_> = outside.provider.calls().iter().map(said).collect();
+    assert_eq!(calls, [items(&["a", "b"], 0), items(&["c"], 1), options]);
+    // Its shop rests until it is opened again.
+    outside.provider.on("/scm/", code(0));
+    for state in ["paused", "open"] {
+        assert_eq!(put("stores", json!({ "state": state })).await.status, 202);
+    }
+    outside.payloads(EventType::StorePushed, 2).await;
+    let calls = outside.provider.calls();
+    let paths: Vec<_> = calls[3..].iter().map(|call| call.path.as_str()).collect();
+    assert_eq!(paths, ["/scm/shop/status/rest", "/scm/shop/status/open"]);
+    outside.world.at_end(Ends::default()).await;
 }

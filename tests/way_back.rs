@@ -209,7 +209,11 @@ async fn retrying_all_leaves_menus_out() {
     log.homeless("CR-lost", noon()).await;
     let menu = log.lost_menu("main", noon()).await;
     let dry = log.run(&["retry", "--all", "--dry-run"]).await.expect_success();
-    assert!(dry.stdout.contains("1 menu or state of a branch left out"), "{}", dry.stdout);
+    assert!(
+        dry.stdout.contains("1 menu or state of a branch left out"),
+        "{}",
+        dry.stdout
+    );
     let asked = log.run(&["retry", "--all"]).await.expect_success();
     assert!(
         asked.stdout.contains("1 retry requested") && asked.stdout.contains("--menus"),

@@ -116,7 +116,7 @@ const VARIABLES: &[(&str, Takes)] = &[
     ("P_FORWARD_TEST_ORDERS", Flag),
     ("P_API_URL", Words),
     ("P_TOKEN_URL", Words),
-    ("P_TOKEN_SCOPES", Words),
+    ("P_TOKEN_SCOPES", Text),
     ("P_API_HOSTS", Words),
     ("P_RECONCILE", Flag),
     ("P_RECONCILE_EVERY", Duration(60 * SECOND, 6 * HOUR)),

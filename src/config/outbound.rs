@@ -235,7 +235,10 @@ mod tests {
         };
         let (url, scopes) = of(&[]);
         assert_eq!(scopes, ["eats.order"]);
-        let both = of(&[("X_TOKEN_SCOPES", "eats.order, eats.store"), ("X_TOKEN_URL", "https://t.example")]);
+        let both = of(&[
+            ("X_TOKEN_SCOPES", "eats.order, eats.store"),
+            ("X_TOKEN_URL", "https://t.example"),
+        ]);
         assert_eq!(both.0, "https://t.example");
         assert_eq!(both.1, ["eats.order", "eats.store"]);
         assert_eq!(of(&[("X_TOKEN_SCOPES", "a")]), (url, vec!["a".to_owned()]));

@@ -237,7 +237,10 @@ mod tests {
             "options": [{ "id": "o", "groupId": "g", "available": true }], "items": [{ "id": "i", "available": false }],
         }))
         .unwrap();
-        let places: Vec<_> = wanted.entries().map(|(kind, entry)| (kind, entry.id.as_str())).collect();
+        let places: Vec<_> = wanted
+            .entries()
+            .map(|(kind, entry)| (kind, entry.id.as_str()))
+            .collect();
         assert_eq!(places, [(EntryKind::Item, "i"), (EntryKind::Option, "o")]);
     }
 }

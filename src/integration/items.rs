@@ -175,7 +175,10 @@ mod tests {
             (r#"{"items":[{"available":true}]}"#, "/items/0/id"),
             (r#"{"items":[{"id":"a"}]}"#, "/items/0/available"),
             (r#"{"items":[{"id":"a","available":"no"}]}"#, "/items/0/available"),
-            (r#"{"items":[{"id":"a","available":false,"until":"soon"}]}"#, "/items/0/until"),
+            (
+                r#"{"items":[{"id":"a","available":false,"until":"soon"}]}"#,
+                "/items/0/until",
+            ),
             (
                 r#"{"options":[{"id":"a","available":true,"until":"2026-03-01T18:30:00Z"}]}"#,
                 "/options/0/until",
@@ -189,12 +192,17 @@ mod tests {
             assert_eq!(faults[0].pointer, pointer, "{body}");
         }
         let many = |count: usize| {
-            let entries: Vec<_> = (0..count).map(|id| format!(r#"{{"id":"{id}","available":true}}"#)).collect();
+            let entries: Vec<_> = (0..count)
+                .map(|id| format!(r#"{{"id":"{id}","available":true}}"#))
+                .collect();
             format!(r#"{{"items":[{}]}}"#, entries.join(","))
         };
         assert!(read(many(MAX_ENTRIES).as_bytes()).is_ok());
         assert!(read(many(MAX_ENTRIES + 1).as_bytes()).is_err());
-        let long = format!(r#"{{"items":[{{"id":"{}","available":true}}]}}"#, "x".repeat(MAX_ID_BYTES + 1));
+        let long = format!(
+            r#"{{"items":[{{"id":"{}","available":true}}]}}"#,
+            "x".repeat(MAX_ID_BYTES + 1)
+        );
         assert_eq!(read(long.as_bytes()).unwrap_err()[0].pointer, "/items/0/id");
     }
 }

@@ -132,14 +132,20 @@ mod tests {
 
     #[test]
     fn a_request_is_read_and_its_faults_are_named() {
-        let good = br#"{"state":"paused","until":"2026-03-01T18:30:00Z","reason":"full","reasonCode":"too_busy","more":1}"#;
+        let good =
+            br#"{"state":"paused","until":"2026-03-01T18:30:00Z","reason":"full","reasonCode":"too_busy","more":1}"#;
         let wanted = read(good).unwrap();
         assert_eq!(
             (wanted.state, wanted.reason_code, wanted.reason.as_deref()),
             (StoreState::Paused, Some(ReasonCode::TooBusy), Some("full"))
         );
         assert!(wanted.until.is_some());
-        assert_eq!(read(br#"{"state":"busy","preparationMinutes":"25"}"#).unwrap().preparation_minutes, Some(25));
+        assert_eq!(
+            read(br#"{"state":"busy","preparationMinutes":"25"}"#)
+                .unwrap()
+                .preparation_minutes,
+            Some(25)
+        );
         for (body, pointer) in [
             ("{}", "/state"),
             ("open", ""),

@@ -234,9 +234,7 @@ fn of_branch(detail: &StepDetail) -> (String, String) {
             "pushed",
             format!("{state}, by attempt {attempts}: the provider answered {answer}"),
         ),
-        StepDetail::StorePushed { state, .. } => {
-            ("pushed", format!("{state}: its time was over, nothing was sent"))
-        }
+        StepDetail::StorePushed { state, .. } => ("pushed", format!("{state}: its time was over, nothing was sent")),
         _ => ("", String::new()),
     };
     (head.to_owned(), text)

@@ -23,7 +23,8 @@ use crate::{
 
 pub use self::reconcile::{Reconcile, ReconcileSpec};
 pub use self::tables::{
-    AgainTable, AnswerTable, Auth, Credentials, Fetch, HrefPath, MenuCall, MenuResult, Offered, Outbound, StatusCall, When,
+    AgainTable, AnswerTable, Auth, Credentials, Fetch, HrefPath, MenuCall, MenuResult, Offered, Outbound, StatusCall,
+    When,
 };
 
 /// Time for one request, where the file says nothing.

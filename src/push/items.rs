@@ -234,7 +234,9 @@ impl Push {
                 if let Entry::Event(later) = entry
                     && let Some(wanted) = payload::<ItemsRequested>(later)
                 {
-                    let keys = wanted.entries().map(|(kind, one)| (kind, one.id.clone(), one.group_id.clone()));
+                    let keys = wanted
+                        .entries()
+                        .map(|(kind, one)| (kind, one.id.clone(), one.group_id.clone()));
                     named.extend(keys);
                 }
             }

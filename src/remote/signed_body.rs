@@ -55,8 +55,10 @@ mod tests {
     use super::*;
 
     fn keeta() -> Auth {
-        toml::from_str("kind = 'signed_body'\nid = 'appId'\ntoken = 'accessToken'\ntime = 'timestamp'\nsignature = 'sig'")
-            .unwrap()
+        toml::from_str(
+            "kind = 'signed_body'\nid = 'appId'\ntoken = 'accessToken'\ntime = 'timestamp'\nsignature = 'sig'",
+        )
+        .unwrap()
     }
 
     /// The example of Keeta's Authorization Guide.

@@ -187,7 +187,9 @@ impl ProviderTokens {
                 let token = self.signed(audience, header)?;
                 return Ok((token, self.default_lifetime));
             }
-            Auth::None | Auth::Header { .. } | Auth::SignedBody { .. } => return Ok((SecretString::default(), MAX_LIFETIME)),
+            Auth::None | Auth::Header { .. } | Auth::SignedBody { .. } => {
+                return Ok((SecretString::default(), MAX_LIFETIME));
+            }
         };
         let form = HeaderValue::from_static("application/x-www-form-urlencoded");
         let answer = answer::ask(http, post.header(CONTENT_TYPE, form), MAX_ANSWER_BYTES).await?;

@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use axum::{
     Router,
     body::Body,
@@ -16,6 +15,7 @@ use axum::{
     http::Method,
     response::Response,
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 

@@ -350,7 +350,11 @@ impl fmt::Display for Report {
             writeln!(f, "not retried: {}", printable(&failed.error))?;
         }
         if self.menus_left_out > 0 {
-            let menus = counted(self.menus_left_out, "menu or state of a branch", "menus or states of branches");
+            let menus = counted(
+                self.menus_left_out,
+                "menu or state of a branch",
+                "menus or states of branches",
+            );
             writeln!(f, "{menus} left out; --menus includes them")?;
         }
         if let Some(superseded @ 1..) = self.superseded {

@@ -52,10 +52,9 @@ mod tests {
 
     #[test]
     fn the_code_says_what_an_answer_means() {
-        let table: AnswerTable = toml::from_str(
-            "code = '/code'\nok = ['0']\ncredentials = ['1150001*']\nretry = ['3150001*', '429']",
-        )
-        .unwrap();
+        let table: AnswerTable =
+            toml::from_str("code = '/code'\nok = ['0']\ncredentials = ['1150001*']\nretry = ['3150001*', '429']")
+                .unwrap();
         for (status, body, meaning) in [
             (200, r#"{"code":0,"message":"Success"}"#, 200),
             (204, r#"{"code":"0"}"#, 204),

@@ -315,7 +315,10 @@ impl Check {
         let mut call = self.call(&at, texts, &words::ITEMS);
         let uses = |slots: &[&str]| {
             let texts = [Some(&table.path), table.body.as_ref()];
-            texts.into_iter().flatten().any(|text| slots.iter().any(|slot| text.contains(slot)))
+            texts
+                .into_iter()
+                .flatten()
+                .any(|text| slots.iter().any(|slot| text.contains(slot)))
         };
         self.until(&at("until"), table.until, uses(&["{until", "{entry.until"]));
         let batch = table.batch.unwrap_or(1);
@@ -323,10 +326,16 @@ impl Check {
             self.note(&at("batch"), "expected 1 to 1000");
         }
         if batch > 1 && uses(&["{id", "{group_id"]) {
-            self.note(&at("batch"), "expected 1 where {id} is used; more go by the list entries");
+            self.note(
+                &at("batch"),
+                "expected 1 where {id} is used; more go by the list entries",
+            );
         }
         if table.mixed && uses(&["{value", "{available", "{until"]) {
-            self.note(&at("mixed"), "expected {entry.value} and the like, because values differ");
+            self.note(
+                &at("mixed"),
+                "expected {entry.value} and the like, because values differ",
+            );
         }
         let every = self.duration(&at("every"), table.every.as_deref(), Duration::ZERO);
         if every > MAX_EVERY {
@@ -335,12 +344,19 @@ impl Check {
         let listed = table.refused.as_ref().map_or(&[][..], |refused| &refused.status);
         let done = self.client_errors(&at("done"), &table.done);
         let listed = self.client_errors(&at("refused.status"), listed);
-        if table.split.iter().any(|status| !(200..500).contains(status) || *status == 401) {
+        if table
+            .split
+            .iter()
+            .any(|status| !(200..500).contains(status) || *status == 401)
+        {
             self.note(&at("split"), "expected HTTP statuses from 200 to 499, without 401");
         }
         let split: BTreeSet<u16> = table.split.iter().copied().collect();
         if let Some(refused) = &table.refused {
-            self.pointer(&at("refused.each"), Some(&*refused.each).filter(|each| !each.is_empty()));
+            self.pointer(
+                &at("refused.each"),
+                Some(&*refused.each).filter(|each| !each.is_empty()),
+            );
             self.pointer(&at("refused.id"), Some(&refused.id));
             self.pointer(&at("refused.code"), refused.code.as_deref());
         }
@@ -371,7 +387,12 @@ impl Check {
             let at = |field: &str| format!("outbound.store[{index}].{field}");
             let texts = (&*table.method, &*table.path, table.body.as_deref());
             let mut call = self.call(&at, texts, &words::STORE);
-            let uses = |slot: &str| [Some(&table.path), table.body.as_ref()].into_iter().flatten().any(|text| text.contains(slot));
+            let uses = |slot: &str| {
+                [Some(&table.path), table.body.as_ref()]
+                    .into_iter()
+                    .flatten()
+                    .any(|text| text.contains(slot))
+            };
             self.until(&at("until"), table.until, uses("{until"));
             if table.states.is_empty() {
                 self.note(&at("states"), "expected at least one");

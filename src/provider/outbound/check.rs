@@ -9,8 +9,8 @@ use axum::http::{HeaderName, Method};
 use url::Url;
 
 use super::{
-    Again, AgainTable, AnswerTable, Auth, Call, Fetch, FetchPlace, FetchSpec, Href, MenuCall, MenuResult, MenuSpec, Outbound,
-    ResultSpec, Spec, StatusCall,
+    Again, AgainTable, AnswerTable, Auth, Call, Fetch, FetchPlace, FetchSpec, Href, MenuCall, MenuResult, MenuSpec,
+    Outbound, ResultSpec, Spec, StatusCall,
     template::{Json, Text, Vocabulary},
     words,
 };

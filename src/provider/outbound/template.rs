@@ -407,7 +407,8 @@ mod tests {
 
     #[test]
     fn a_number_is_written_as_one() {
-        let template = read(r#"{"id":{"$number":"{external_id}"},"n":{"$number":"{minutes|7}"},"no":{"$number":"{reason}"}}"#);
+        let template =
+            read(r#"{"id":{"$number":"{external_id}"},"n":{"$number":"{minutes|7}"},"no":{"$number":"{reason}"}}"#);
         let template = template.unwrap();
         for (id, written) in [
             ("756823555555859", json!(756_823_555_555_859_u64)),

@@ -127,12 +127,12 @@ fn calls_of_one_word_are_for_different_orders() {
         let calls = format!("{}{}[outbound.menu]", call(first), call(second));
         read(&GOOD.replace("[outbound.menu]", &calls))
     };
-    let spec = with("only_for = [\"pickup\"]\n", "only_for = [\"merchant_courier\", \"dine_in\"]\n");
-    let calls = &spec.unwrap().unwrap().status[&PushStatus::Delivered];
-    assert_eq!(
-        calls.iter().map(|call| call.only_for.len()).collect::<Vec<_>>(),
-        [1, 2]
+    let spec = with(
+        "only_for = [\"pickup\"]\n",
+        "only_for = [\"merchant_courier\", \"dine_in\"]\n",
     );
+    let calls = &spec.unwrap().unwrap().status[&PushStatus::Delivered];
+    assert_eq!(calls.iter().map(|call| call.only_for.len()).collect::<Vec<_>>(), [1, 2]);
     for (first, second) in [
         ("", ""),
         ("", "only_for = [\"pickup\"]\n"),
@@ -142,21 +142,36 @@ fn calls_of_one_word_are_for_different_orders() {
         assert_eq!(faults, ["outbound.status[2].words: delivered has a call already"]);
     }
     let faults = with("only_for = [\"drone\"]\n", "").unwrap_err();
-    assert!(faults[0].starts_with("only_for: expected platform_courier"), "{faults:?}");
+    assert!(
+        faults[0].starts_with("only_for: expected platform_courier"),
+        "{faults:?}"
+    );
 }
 
 #[test]
 fn a_signature_needs_a_body_and_an_answer_a_code() {
     let signed = "auth = { kind = \"signed_body\", id = \"app\", token = \"token\", time = \"time\", signature = \"sig\" }\nanswer = { code = \"/code\", ok = [\"0\"] }";
-    let good = GOOD.replace(r#"auth = { kind = "oauth2", token_url = "/token", scopes = ["pos"] }"#, signed);
+    let good = GOOD.replace(
+        r#"auth = { kind = "oauth2", token_url = "/token", scopes = ["pos"] }"#,
+        signed,
+    );
     let without_fetch = &good[..good.find("[fetch]").unwrap()];
     let spec = read(without_fetch).unwrap().unwrap();
     assert!(spec.auth.needs_access_token() && spec.answer.is_some());
     for (text, fault) in [
         (good.clone(), "outbound.auth: signed_body cannot be used with [fetch]"),
-        (without_fetch.replace("\"time\"", "\"app\""), "outbound.auth: expected four different"),
-        (without_fetch.replace("\"/code\"", "\"code\""), "outbound.answer.code: expected a JSON pointer"),
-        (without_fetch.replace("[\"0\"]", "[]"), "outbound.answer.ok: expected at least one"),
+        (
+            without_fetch.replace("\"time\"", "\"app\""),
+            "outbound.auth: expected four different",
+        ),
+        (
+            without_fetch.replace("\"/code\"", "\"code\""),
+            "outbound.answer.code: expected a JSON pointer",
+        ),
+        (
+            without_fetch.replace("[\"0\"]", "[]"),
+            "outbound.answer.ok: expected at least one",
+        ),
     ] {
         let faults = read(&text).unwrap_err();
         assert!(faults[0].starts_with(fault), "{faults:?}");
@@ -211,8 +226,14 @@ fn calls_about_a_branch_are_checked_and_chosen() {
         ("body = { v = \"{entry.id}\" }", "outbound.items[0].body/v:"),
         ("body = \"[1]\"\nevery = \"3s\"", "outbound.items[0].every:"),
         ("body = \"[1]\"\nsplit = [401]", "outbound.items[0].split:"),
-        ("body = \"[1]\"\nrefused = { each = \"x\", id = \"/id\" }", "outbound.items[0].refused.each:"),
-        ("body = \"[1]\"\nrefused = { each = \"\", id = \"/id\", status = [200] }", "outbound.items[0].refused.status:"),
+        (
+            "body = \"[1]\"\nrefused = { each = \"x\", id = \"/id\" }",
+            "outbound.items[0].refused.each:",
+        ),
+        (
+            "body = \"[1]\"\nrefused = { each = \"\", id = \"/id\", status = [200] }",
+            "outbound.items[0].refused.status:",
+        ),
     ] {
         let faults = tables(&format!("{items}{text}")).unwrap_err();
         assert!(faults[0].starts_with(fault), "{text}: {faults:?}");
@@ -236,7 +257,8 @@ fn calls_about_a_branch_are_checked_and_chosen() {
         available: false,
         until: None,
     };
-    let choose = |kind, entry: &Availability| branch::ItemsSpec::choose(&spec.items, kind, entry).map_err(|why| why.pointer);
+    let choose =
+        |kind, entry: &Availability| branch::ItemsSpec::choose(&spec.items, kind, entry).map_err(|why| why.pointer);
     assert_eq!(choose(EntryKind::Item, &entry), Err(""));
     assert_eq!(choose(EntryKind::Option, &entry), Err("/groupId"));
     entry.group_id = Some("g".into());

@@ -167,7 +167,8 @@ impl<'w> Work<'w> {
         let table = spec.refused.as_ref();
         let listed = table.map(|table| table.read(body)).unwrap_or_default();
         let is_refusal = table.is_some_and(|table| table.status.contains(&status));
-        let is_in = |codes: fn(&RefusedTable) -> &Vec<String>, code| table.is_some_and(|table| codes(table).contains(code));
+        let is_in =
+            |codes: fn(&RefusedTable) -> &Vec<String>, code| table.is_some_and(|table| codes(table).contains(code));
         let mut others = Vec::new();
         for place in &batch.places {
             match listed.get(&self.entries[*place].1.id) {
@@ -265,7 +266,10 @@ impl RefusedTable {
         let read = |one: &Value| {
             let code = self.code.as_ref().and_then(|code| text(one.pointer(code)));
             let code = code.unwrap_or_else(|| REFUSED.to_owned());
-            Some((text(one.pointer(&self.id))?, code.chars().take(MAX_CODE_CHARS).collect()))
+            Some((
+                text(one.pointer(&self.id))?,
+                code.chars().take(MAX_CODE_CHARS).collect(),
+            ))
         };
         listed.into_iter().flatten().filter_map(read).collect()
     }
@@ -344,7 +348,9 @@ mod tests {
         }
         // An option without a time has no call.
         let other = self::wanted(json!({ "options": [{ "id": "f", "available": true }] }));
-        let why = Work::new(&calls, &other, ItemsProgressed::default()).batches().unwrap_err();
+        let why = Work::new(&calls, &other, ItemsProgressed::default())
+            .batches()
+            .unwrap_err();
         assert_eq!(why.pointer, "/available");
     }
 
@@ -355,7 +361,10 @@ mod tests {
         let mut batches = work.batches().unwrap();
         // The first call in halves: one is not taken.
         let halves = work.answered(batches.pop_front().unwrap(), 404, b"");
-        assert_eq!(halves.iter().map(|half| &*half.places).collect::<Vec<_>>(), [&[0], &[2]]);
+        assert_eq!(
+            halves.iter().map(|half| &*half.places).collect::<Vec<_>>(),
+            [&[0], &[2]]
+        );
         let mut halves = halves.into_iter();
         assert!(work.answered(halves.next().unwrap(), 404, b"").is_empty());
         assert!(work.answered(halves.next().unwrap(), 200, b"").is_empty());
@@ -364,13 +373,19 @@ mod tests {
         let rest = work.answered(timed, 400, br#"{"bad":[{"id":"e","why":"busy"}]}"#);
         assert_eq!(rest.iter().map(|batch| &*batch.places).collect::<Vec<_>>(), [&[5]]);
         for batch in rest {
-            assert!(work.answered(batch, 400, br#"{"bad":[{"id":"f","why":"fine"}]}"#).is_empty());
+            assert!(
+                work.answered(batch, 400, br#"{"bad":[{"id":"f","why":"fine"}]}"#)
+                    .is_empty()
+            );
         }
         // An answer that lists nothing refuses everything in it.
         let last = batches.pop_back().unwrap();
         assert!(work.answered(last, 400, b"{}").is_empty());
         let progress = work.progress(3);
-        assert_eq!((&*progress.taken, progress.requests, progress.attempt), (&[2, 5][..], 6, 3));
+        assert_eq!(
+            (&*progress.taken, progress.requests, progress.attempt),
+            (&[2, 5][..], 6, 3)
+        );
         let refused: Vec<_> = progress.refused.iter().map(|one| (one.at, &*one.code)).collect();
         assert_eq!(refused, [(0, "PROVIDER_404"), (6, "PROVIDER_400")]);
         assert!(work.is_open() && work.has_news);

@@ -104,7 +104,13 @@ pub const METRICS: &[Metric] = &[
     ),
     counter(
         "integration_requests_total",
-        &[of("kind", &["status_request", "menu_sync", "items_availability", "store_state"]), CODE],
+        &[
+            of(
+                "kind",
+                &["status_request", "menu_sync", "items_availability", "store_state"],
+            ),
+            CODE,
+        ],
         "Total requests of the backend for providers, by kind and code",
     ),
     // Reconciliation.
