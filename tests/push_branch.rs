@@ -26,6 +26,13 @@ async fn put(hub: &Hub, what: &str, body: &Value, headers: &[(&str, &str)]) -> A
     send(hub, Method::PUT, &path, &body.to_string(), headers).await
 }
 
+/// How a provider is spoken to, without the lists of its orders: Careem's webhooks are others.
+fn calls_of(file: &str) -> &str {
+    let ends = ["\n[fetch]\n", "\n[reconcile]\n"];
+    let end = ends.iter().filter_map(|end| file.find(end)).min();
+    &file[..end.unwrap_or(file.len())]
+}
+
 /// The backend says something, and the hub takes it.
 async fn say(hub: &Hub, what: &str, body: Value) {
     let answer = put(hub, what, &body, &[]).await;
@@ -65,7 +72,7 @@ fn limited(seconds: u64) -> Say {
 /// `DoorDash` takes 40 at a time, and says of each what became of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_was_not_taken_is_sent_again() {
-    let outside = Outside::new(DOORDASH).await;
+    let outside = Outside::new(calls_of(DOORDASH)).await;
     let signed = |call: &crate::harness::played::Heard| call.header("authorization").starts_with("Bearer ey");
     outside.provider.takes_calls_that(signed);
     let settings = outside
@@ -137,7 +144,7 @@ async fn only_what_was_not_taken_is_sent_again() {
 /// Deliveroo does not say which item it does not know. The hub is killed on the way.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_item_is_found_by_halves_and_another_instance_goes_on() {
-    let outside = Outside::new(DELIVEROO).await;
+    let outside = Outside::new(calls_of(DELIVEROO)).await;
     let hub = outside.hub().await;
     outside.provider.next([Say::status(404), Say::status(200), limited(1)]);
     outside
@@ -202,8 +209,7 @@ async fn an_unknown_item_is_found_by_halves_and_another_instance_goes_on() {
 /// One item in a call, times as seconds, and the requests of the backend as those about menus.
 #[tokio::test(flavor = "multi_thread")]
 async fn uber_is_told_each_item_and_until_when() {
-    let file = &UBER_EATS[..UBER_EATS.find("# The webhook names the URL").unwrap()];
-    let outside = Outside::new(file).await;
+    let outside = Outside::new(calls_of(UBER_EATS)).await;
     let settings = outside
         .settings()
         .set("CAREEM_TOKEN_SCOPES", "eats.store eats.store.status.write");
@@ -283,7 +289,7 @@ async fn uber_is_told_each_item_and_until_when() {
 /// Delivery Hero answers 200 where it took some only, and is away for a while.
 #[tokio::test(flavor = "multi_thread")]
 async fn delivery_hero_is_away_and_then_takes_all_but_one() {
-    let outside = Outside::new(DELIVERY_HERO).await;
+    let outside = Outside::new(calls_of(DELIVERY_HERO)).await;
     let settings = r#"UPDATE branch_delivery_configs SET settings = '{"chainCode": "chain-1", "globalEntityId": "TB_JO",
         "platformKey": "TB", "platformRestaurantId": "77"}'"#;
     outside.world.database.run(settings).await.unwrap();
@@ -346,7 +352,7 @@ async fn delivery_hero_is_away_and_then_takes_all_but_one() {
 /// Just Eat refuses everything: a person has to look. By then the backend has said something newer about one of the items.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_sends_what_no_later_request_names() {
-    let outside = Outside::new(JUST_EAT).await;
+    let outside = Outside::new(calls_of(JUST_EAT)).await;
     let shows = |call: &crate::harness::played::Heard| call.header("x-flyt-api-key") == CLIENT_SECRET;
     outside.provider.takes_calls_that(shows);
     let hub = outside.hub().await;
@@ -388,7 +394,7 @@ async fn a_retry_sends_what_no_later_request_names() {
 /// Careem takes the state of a branch; of items nothing is known.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_without_a_call_is_named() {
-    let outside = Outside::new(CAREEM_POS).await;
+    let outside = Outside::new(calls_of(CAREEM_POS)).await;
     let hub = outside.hub().await;
     let (status, code, pointer, message) = refused(&hub, "items", gone(&["a"])).await;
     assert_eq!((status, &*code, &*pointer), (422, "NOT_SUPPORTED", ""));
