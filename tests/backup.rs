@@ -3,6 +3,8 @@
 mod interrupted;
 mod mirror;
 mod replaced;
+mod runbook;
+mod sent_again;
 mod slow;
 
 use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Stdio};
@@ -73,14 +75,20 @@ impl Shell {
 
     /// Runs the steps under a heading, as they stand there.
     async fn does(&self, heading: &str) {
-        let script = block(heading, "sh");
+        self.runs(block(heading, "sh"), 0).await;
+    }
+
+    /// Runs a script that ends with this exit status; what it printed.
+    async fn runs(&self, script: &str, code: i32) -> String {
         let mut shell = Command::new("sh");
         shell.args(["-euc", script]).current_dir(self.folder.path()).env_clear();
         shell.envs(self.variables.iter().map(|(name, value)| (name, value)));
         let output = shell.stdin(Stdio::null()).kill_on_drop(true).output();
         let output = tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap();
-        let said = [output.stdout, output.stderr].concat();
-        assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&said));
+        let said = [output.stdout.as_slice(), &output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert_eq!(output.status.code(), Some(code), "{script}\n{said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
 

@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use tokio_postgres::types::ToSql;
 
 use self::row::Row;
+pub(super) use self::row::SAME_ORDER_FOR;
 use super::{Projection, batch::Batch, decoded::Event, rules::EventOrder};
 use crate::{
     database::{Transaction, query},

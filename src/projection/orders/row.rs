@@ -28,7 +28,7 @@ use crate::{
 
 /// Announcements of one number that come so much apart are two orders. It is the default of `ORDER_MEMORY`, whatever that is set to:
 /// the rows follow from the log alone.
-const SAME_ORDER_FOR: TimeDelta = TimeDelta::hours(48);
+pub(in crate::projection) const SAME_ORDER_FOR: TimeDelta = TimeDelta::hours(48);
 /// A row keeps at most this many given-up news, the latest ones.
 const MAX_NEWS_GIVEN_UP: usize = 16;
 /// Type of webhooks that are about no order, or have no news of one.

@@ -3,7 +3,8 @@
 //! - Rows that began before the log does are taken as they are: earlier events of theirs are gone. They are there before the log is
 //!   applied, too, because later events may be about them.
 //! - Rows of the platform's own: of providers that the log has no event of.
-//! - Rows of an earlier log, where the log went back or was replaced (`hub.log_eras`).
+//! - Rows of an earlier log, where the log went back or was replaced (`hub.log_eras`). Where such an order came again, its row takes the
+//!   place of the one that the log makes.
 //! - What people wrote: columns that the hub does not write, and `is_resolved` and its companions of errors that a person resolved.
 //!
 //! Any other row that the log does not make is left behind. It is counted, and it stays in the replaced table.
@@ -167,6 +168,12 @@ impl Carrier {
             ..Carried::default()
         };
         let of_others = format!("({})", self.is_of_others(transaction, seen).await?);
+        if since.is_none() {
+            // Later events find the row that is carried over.
+            let made_twice = self.table.goes_on(&self.live, &self.made, &of_others);
+            let remove = format!("DELETE FROM {} s WHERE {made_twice}", self.made);
+            transaction.execute(&remove, &[]).await?;
+        }
         let (all, extra) = match self.keep_extra {
             true => ("true".to_owned(), "false".to_owned()),
             false => (of_others.clone(), format!("NOT {of_others}")),

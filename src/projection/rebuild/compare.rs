@@ -111,6 +111,8 @@ pub(super) struct Comparison<'a> {
     of_made: String,
     /// Live rows (`l`) that are not the log's. They are no extra ones, and may be different.
     is_of_others: String,
+    /// Which rows of the made one are of an order that has another row in the live table.
+    goes_on: String,
     /// Which rows of the made one are old enough to be deleted.
     is_expired: String,
     /// Rows of the live one that began before the log does.
@@ -142,11 +144,13 @@ impl<'a> Comparison<'a> {
             }
             filter
         };
+        let (live, made) = (table.live(names), table.within(schema));
         Self {
             table,
             transaction,
-            live: table.live(names),
-            made: table.within(schema),
+            goes_on: table.goes_on(&live, &made, of_others),
+            live,
+            made,
             columns: table.made(),
             of_live: filter("l"),
             is_of_others: format!("coalesce({of_others}, false)"),
@@ -257,15 +261,16 @@ impl<'a> Comparison<'a> {
         let sql = format!(
             "SELECT * FROM (
                  SELECT l.{first} IS NULL AS is_missing, s.{first} IS NULL AS is_extra, coalesce({}, {}) AS key,
-                     array_remove(ARRAY[{}], NULL) AS columns, l.{first} IS NULL AND {} AS is_expired, {} AS is_of_others
+                     array_remove(ARRAY[{}], NULL) AS columns, l.{first} IS NULL AND ({} OR {}) AS is_accounted_for, {} AS is_of_others
                  FROM (SELECT * FROM {} l WHERE {live_range} AND {}) l
                  FULL JOIN (SELECT * FROM {} s WHERE {made_range} AND {}) s ON {}
-             ) AS r WHERE is_missing AND NOT is_expired OR (is_extra OR NOT is_missing AND cardinality(columns) > 0) AND NOT is_of_others
+             ) AS r WHERE is_missing AND NOT is_accounted_for OR (is_extra OR NOT is_missing AND cardinality(columns) > 0) AND NOT is_of_others
              ORDER BY key",
             self.nothing_as_null(&name("l"), "l"),
             name("s"),
             differs.join(", "),
             self.is_expired,
+            self.goes_on,
             self.is_of_others,
             self.live,
             self.of_live,

@@ -11,7 +11,7 @@ use crate::database::{
 use crate::projection::{
     Projection,
     delivery_error_logs::{DeliveryErrorLogs, NOTES},
-    orders::Orders,
+    orders::{Orders, SAME_ORDER_FOR},
     provider_order_logs::ProviderOrderLogs,
     webhook_logs::WebhookLogs,
 };
@@ -199,6 +199,35 @@ impl Table {
             .map(|column| format!("{one}.{column} = {other}.{column}"))
             .collect();
         same.join(" AND ")
+    }
+
+    /// The condition under which a made row (`s`) and a live one (`l`) with another key are of one order, as the live path finds the
+    /// order of an event; none where a row is of one event.
+    fn is_same_order(&self) -> Option<String> {
+        match self.name {
+            "provider_order_logs" => Some("l.provider_id = s.provider_id AND l.order_id = s.order_id".to_owned()),
+            "hub.orders" => Some(format!(
+                "l.external_order_id = s.external_order_id AND l.provider = s.provider
+                 AND (l.branch_id = s.branch_id OR l.branch_id IS NULL OR s.branch_id IS NULL)
+                 AND s.first_at - l.first_at BETWEEN -interval '{0} seconds' AND interval '{0} seconds'",
+                SAME_ORDER_FOR.num_seconds()
+            )),
+            _ => None,
+        }
+    }
+
+    /// Which rows of the made table (`s`) are of an order that has a row of an earlier log in the live table: the hub went on with that
+    /// row when the order came again. `of_others`: which live rows (`l`) are not the log's.
+    pub(super) fn goes_on(&self, live: &str, made: &str, of_others: &str) -> String {
+        let Some(is_same) = self.is_same_order() else {
+            return "false".to_owned();
+        };
+        format!(
+            "EXISTS (SELECT FROM {live} l WHERE {is_same} AND ({of_others}) AND NOT EXISTS (SELECT FROM {made} t WHERE {}))
+             AND NOT EXISTS (SELECT FROM {live} k WHERE {})",
+            self.same_key("t", "l"),
+            self.same_key("k", "s"),
+        )
     }
 }
 
