@@ -35,6 +35,7 @@ mod retries;
 mod stopping;
 mod outbound;
 pub mod observe;
+mod provider_times;
 mod secrets;
 mod misspelt;
 mod tls;
@@ -92,12 +93,6 @@ const RESET_TIMEOUT: Bounds<Duration> = Bounds {
     most: Duration::from_secs(3600),
     why: "a shorter time sends requests to a failing backend without a pause; a longer one delays orders for hours after it is back",
 };
-const ORDER_TTL: Bounds<Duration> = Bounds {
-    least: Duration::from_secs(1),
-    most: Duration::from_secs(7 * 24 * 3600),
-    why: "with a shorter time no order is young enough, and a longer one has no use for food; unset, orders of any age are forwarded",
-};
-
 /// A value that prevents the start; its message is one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{variable}: {message}")]
@@ -210,6 +205,8 @@ pub struct ProviderConfig {
     pub order_ttl: Option<Duration>,
     /// `<PROVIDER>_OBSERVE_UNTIL`: until when its signatures are observed and not insisted on.
     pub observe_until: Option<DateTime<Utc>>,
+    /// `<PROVIDER>_RESPONSE_WAIT`: how long the answer to a webhook waits for its outcome; none: not at all.
+    pub response_wait: Option<Duration>,
     /// How requests are sent to the provider; none if none are sent.
     pub outbound: Option<OutboundSettings>,
 }
@@ -431,17 +428,11 @@ fn providers(
             currency,
             forward_test_orders: env.flag(&format!("{prefix}_FORWARD_TEST_ORDERS"), false)?,
             allow_list: env.networks(&format!("{prefix}_IP_WHITELIST"))?,
-            order_ttl: order_ttl(env, &prefix)?,
+            order_ttl: provider_times::order_ttl(env, &prefix)?,
+            response_wait: provider_times::response_wait(env, &prefix, &known.file)?,
         });
     }
     Ok(providers)
-}
-
-/// `<PROVIDER>_ORDER_TTL`; none if it is not set.
-fn order_ttl(env: &Environment, prefix: &str) -> Result<Option<Duration>, ConfigError> {
-    let variable = format!("{prefix}_ORDER_TTL");
-    let ttl = env.duration(&variable, Duration::ZERO, &ORDER_TTL)?;
-    Ok((!ttl.is_zero()).then_some(ttl))
 }
 
 /// `<PROVIDER>_CURRENCY`.

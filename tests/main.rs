@@ -54,6 +54,7 @@ mod answers;
 mod no_loop;
 mod breaker;
 mod redelivery;
+mod response_wait;
 mod handover;
 mod crash_points;
 mod takeover;

@@ -113,6 +113,7 @@ const VARIABLES: &[(&str, Takes)] = &[
     ("P_IP_WHITELIST", Words),
     ("P_CURRENCY", Words),
     ("P_ORDER_TTL", Duration(SECOND, 7 * DAY)),
+    ("P_RESPONSE_WAIT", Duration(0, 30 * SECOND)),
     ("P_FORWARD_TEST_ORDERS", Flag),
     ("P_API_URL", Words),
     ("P_TOKEN_URL", Words),

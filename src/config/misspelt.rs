@@ -87,6 +87,7 @@ pub(super) const OF_PROVIDER: &[&str] = &[
     "IP_WHITELIST",
     "CURRENCY",
     "ORDER_TTL",
+    "RESPONSE_WAIT",
     "FORWARD_TEST_ORDERS",
     "API_URL",
     "API_HOSTS",

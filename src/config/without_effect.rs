@@ -15,7 +15,6 @@ const NAMES: [&str; 9] = [
     "RETRY_WORKER_INTERVAL",
     "HEALTH_CHECK_ENABLED",
 ];
-const SUFFIXES: [&str; 1] = ["_RESPONSE_WAIT"];
 
 /// The ignored variables that are set.
 pub fn without_effect(env: &Environment) -> Vec<&str> {
@@ -30,7 +29,6 @@ pub(super) fn is_without_effect(name: &str, catalogue: &Catalogue) -> bool {
     NAMES.contains(&name)
         // A limit of a provider that this version does not know, or a misspelt name.
         || name.starts_with("RATE_LIMIT_") && !limits::is_read(name, catalogue)
-        || SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
 }
 
 #[cfg(test)]
@@ -53,14 +51,6 @@ mod tests {
         .collect();
         let mut names = without_effect(&env);
         names.sort_unstable();
-        assert_eq!(
-            names,
-            [
-                "ADMIN_TOKEN_FILE",
-                "CAREEM_RESPONSE_WAIT",
-                "RATE_LIMIT_POINTS",
-                "RETRY_ENABLED"
-            ]
-        );
+        assert_eq!(names, ["ADMIN_TOKEN_FILE", "RATE_LIMIT_POINTS", "RETRY_ENABLED"]);
     }
 }

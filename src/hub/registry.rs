@@ -40,6 +40,7 @@ pub(super) fn registry(config: &Config) -> anyhow::Result<Registry> {
             keys: Keyring::new(settings.secrets.keys()),
             branch_secrets: settings.branch_secrets,
             allow_list: AllowList::new(settings.allow_list.clone()),
+            response_wait: settings.response_wait,
             forward_test_orders: settings.forward_test_orders,
         })
     };

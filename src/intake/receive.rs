@@ -41,9 +41,10 @@ pub mod unmatched_route;
 mod precheck;
 mod envelope;
 mod answer;
+mod waited;
 
 use self::{
-    answer::{accepted, heartbeat},
+    answer::{contract_answer, heartbeat, in_own_format},
     envelope::envelope,
     precheck::precheck,
 };
@@ -117,6 +118,7 @@ async fn accept(
         point,
         event,
     } = admit(intake, enabled, info, parts, (&buffered.bytes, sender.class)).await?;
+    let wait = waited::place(intake, enabled, &admission);
     let appended = match intake.journal.accept(event).await {
         Ok(appended) => appended,
         Err(error) => {
@@ -137,16 +139,18 @@ async fn accept(
         if !is_observed {
             intake.limits.note_accepted(enabled, info.client);
         }
-        intake.last_webhooks.note(&enabled.name, Utc::now().timestamp());
+        intake.last_webhooks.accepted(&enabled.name, Utc::now().timestamp());
     }
     log_accepted(enabled, &admission, info, appended);
-    Ok(accepted(
-        enabled,
-        &admission,
-        &info.request_id,
-        appended,
-        &buffered.bytes,
-    ))
+    if let Some(answer) = in_own_format(enabled, &admission, &info.request_id, appended, &buffered.bytes) {
+        return Ok(answer);
+    }
+    let Some(wait) = wait else {
+        return Ok(contract_answer(&info.request_id, admission.event_id, appended, None));
+    };
+    // A request that waits holds no memory of its body.
+    drop(buffered);
+    Ok(Box::pin(waited::answer((intake, enabled), &admission, info, appended, wait)).await)
 }
 
 /// A webhook that may go onto the log.

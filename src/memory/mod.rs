@@ -9,6 +9,7 @@
 
 mod index;
 mod look;
+mod waiting;
 
 use std::{
     sync::{
@@ -24,10 +25,14 @@ use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::index::{Index, Prints};
+pub use self::waiting::{EarlierOutcome, OutcomeWait, WebhookOutcome};
 pub(crate) use self::{
     index::{EntryState, IndexEntry},
     look::OrderEvents,
+};
+use self::{
+    index::{Index, Prints},
+    waiting::{WATCH_EVERY, Waiting},
 };
 use crate::{
     delivery::FORWARD,
@@ -92,6 +97,8 @@ pub struct Orders {
     is_warm: watch::Sender<bool>,
     /// A caller waits for the end of the log.
     wanted: Notify,
+    /// Requests that wait for the outcome of their webhook.
+    waiting: Waiting,
     /// Which log the memory is of, and what was read of it last.
     log: Mutex<Remembered>,
     /// How often the connection had been made when it was seen last that the log is the same.
@@ -115,6 +122,7 @@ impl Orders {
             position: watch::Sender::new(0),
             is_warm: watch::Sender::new(false),
             wanted: Notify::new(),
+            waiting: Waiting::default(),
             log: Mutex::default(),
             compared_at: AtomicU64::new(0),
             is_lost: AtomicBool::new(false),
@@ -229,7 +237,11 @@ impl Orders {
                 self.look_at_log().await?;
                 looked = Instant::now();
             }
-            let pause = if entries.is_empty() { FOLLOW_EVERY } else { GATHER };
+            let pause = match self.waiting.is_any() {
+                true => WATCH_EVERY,
+                false if entries.is_empty() => FOLLOW_EVERY,
+                false => GATHER,
+            };
             let _ = tokio::time::timeout(pause, self.wanted.notified()).await;
         }
         Ok(())
@@ -305,6 +317,7 @@ impl Orders {
         if !is_whole {
             self.tell_short();
         }
+        self.waiting.note(envelope, payload);
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {

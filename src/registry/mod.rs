@@ -1,7 +1,7 @@
 //! The enabled providers: each with its file, secrets, allowed addresses, and the connection to its interface
 //! ([`remote`](crate::remote)).
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
     provider::{KeptHeaders, Provider},
@@ -34,6 +34,8 @@ pub struct Enabled {
     pub branch_secrets: bool,
     /// Addresses that may call; empty = all.
     pub allow_list: AllowList,
+    /// How long the answer to a webhook waits for its outcome; none: not at all.
+    pub response_wait: Option<Duration>,
     /// Its interface; none if it gets no requests.
     pub outbound: Option<Arc<Remote>>,
     /// Whether test orders go to the backend like any other.

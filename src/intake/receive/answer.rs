@@ -12,6 +12,7 @@ use crate::{
     event::{EventId, ORDER_CREATED},
     intake::Intake,
     journal::Appended,
+    memory::WebhookOutcome,
     provider::{Admission, FormattedAnswer, WebhookAnswer},
     registry::Enabled,
     serving::{
@@ -20,6 +21,9 @@ use crate::{
         refusal::{Reason, json_response},
     },
 };
+
+/// Message of an answer that waited for the outcome.
+const PROCESSED: &str = "Webhook processed successfully";
 
 /// The answer of the contract; its fields in its order.
 #[derive(Serialize)]
@@ -34,42 +38,57 @@ struct Accepted<'a> {
 struct AcceptedData<'a> {
     request_id: &'a str,
     event_id: EventId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order_id: Option<&'a str>,
     status: &'static str,
     duplicate: bool,
 }
 
-/// 200 in the provider's own format, where it has one.
-pub(super) fn accepted(
+/// 200 in the provider's own format; none where it has none.
+pub(super) fn in_own_format(
     enabled: &Enabled,
     admission: &Admission,
     request_id: &str,
     appended: Appended,
     body: &[u8],
-) -> Response<Body> {
-    let event_id = admission.event_id;
+) -> Option<Response<Body>> {
     let remote = enabled.outbound.as_ref();
     let confirms = remote.is_some_and(|remote| remote.spec.confirm_within.is_some());
     let is_pending = confirms && &*admission.webhook_type == ORDER_CREATED;
     let answer = WebhookAnswer::Accepted {
         order_id: &admission.external_order_id,
-        event_id: &event_id.to_string(),
+        event_id: &admission.event_id.to_string(),
         duplicate: appended.duplicate,
         pending: is_pending,
     };
-    if let Some(told) = enabled.provider.answer(answer, request_id, body) {
-        let status = told.status.and_then(|status| StatusCode::from_u16(status).ok());
-        let empty = json_response(status.unwrap_or(StatusCode::OK), String::new(), request_id);
-        return in_own_words(empty, told);
-    }
+    let told = enabled.provider.answer(answer, request_id, body)?;
+    let status = told.status.and_then(|status| StatusCode::from_u16(status).ok());
+    let empty = json_response(status.unwrap_or(StatusCode::OK), String::new(), request_id);
+    Some(in_own_words(empty, told))
+}
+
+/// 200 in the contract's format. `outcome`: what became of the webhook, where that was waited for and came in time.
+pub(super) fn contract_answer(
+    request_id: &str,
+    event_id: EventId,
+    appended: Appended,
+    outcome: Option<&WebhookOutcome>,
+) -> Response<Body> {
+    let (message, status, order_id) = match outcome {
+        Some(WebhookOutcome::Created(order_id)) => (PROCESSED, "created", order_id.as_deref()),
+        Some(WebhookOutcome::Forwarded) => (PROCESSED, "forwarded", None),
+        Some(WebhookOutcome::NotForwarded) | None => ("Webhook accepted", "accepted", None),
+    };
     let data = AcceptedData {
         request_id,
         event_id,
-        status: "accepted",
+        order_id,
+        status,
         duplicate: appended.duplicate,
     };
     match serde_json::to_string(&Accepted {
         success: true,
-        message: "Webhook accepted",
+        message,
         data,
     }) {
         Ok(body) => json_response(StatusCode::OK, body, request_id),

@@ -41,6 +41,7 @@ pub(super) fn careem(networks: &[&str]) -> Enabled {
         kept_headers: Default::default(),
         keep_signature: false,
         allow_list: AllowList::new(networks),
+        response_wait: None,
         forward_test_orders: false,
         observation: None,
         measured: ProviderMetrics::of(&"careem".into()),

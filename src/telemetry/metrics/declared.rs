@@ -38,6 +38,11 @@ pub const METRICS: &[Metric] = &[
         "Webhook processing duration, from accepted to forwarded",
     ),
     counter(
+        "response_waits_total",
+        &[PROVIDER, of("result", &["forwarded", "not_forwarded", "late", "full"])],
+        "Total answers that waited for the outcome of their webhook, by what came of it (late: RESPONSE_WAIT was over; full: too many waited)",
+    ),
+    counter(
         "webhooks_rejected_total",
         &[PROVIDER, REASON],
         "Total requests refused, by provider (_ if unknown) and reason",
