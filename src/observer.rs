@@ -5,6 +5,7 @@
 //! and nothing is scanned when metrics are requested: dead letters are read once from the beginning, and from then on as they
 //! come.
 
+pub mod announce;
 pub mod expiry;
 pub mod health;
 mod lag;
@@ -17,7 +18,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use self::health::Health;
-pub use self::nats_server::Servers;
+pub use self::nats_server::{ServerLook, Servers, look_at_servers};
 use self::{lag::Behind, letters::Letters};
 use crate::config;
 
@@ -35,6 +36,7 @@ pub async fn run(health: Arc<Health>, settings: config::Nats, stop: Cancellation
     tokio::select! {
         () = stop.cancelled() => {}
         () = look(&health) => {}
+        () = announce::run(&health) => {}
         () = servers => {}
     }
     Ok(())

@@ -23,7 +23,11 @@ use self::{
 };
 use crate::{
     config,
-    delivery::{breaker::RequestOutcome, gate::Gate, stage::permission},
+    delivery::{
+        breaker::{BreakerState, RequestOutcome},
+        gate::Gate,
+        stage::permission,
+    },
     event::{
         EventId,
         outcome::{ErrorReport, ErrorType},
@@ -155,6 +159,11 @@ impl Remote {
             name,
             spec,
         })
+    }
+
+    /// State of the breaker, and why it is not closed.
+    pub fn breaker(&self) -> (BreakerState, Option<String>) {
+        self.gate.state()
     }
 
     /// How long a call may take: with a token that is refused, and the new one.

@@ -347,6 +347,11 @@ async fn statuses_survive_an_outage_and_a_restart_in_order() {
     outside.world.log.wait_for(EventType::OrderStatusPushFailed, 5).await;
     let open = r#"provider_circuit_breaker_state{provider="careem",state="open"} 1"#;
     outside.world.metrics_say(&hub, open).await;
+    let world = &outside.world;
+    let operator = world.nats.settings("hub").set("DATABASE_URL", &world.database.url);
+    let status = run(&operator, &["status"]).await;
+    let problem = "the circuit breaker of careem is ";
+    assert!(status.stdout.contains(problem), "{}", status.said());
     hub.kill().await;
     let hub = Hub::start(&settings).await;
     outside.ask(&hub, "CR-0", "cancelled").await;

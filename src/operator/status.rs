@@ -61,6 +61,7 @@ impl fmt::Display for StatusText<'_> {
             "versions", versions.webhook_hub, versions.nats, postgresql
         )?;
         self.log(f)?;
+        self.instances(f)?;
         self.stages(f)?;
         let breaker = &status.breaker;
         let reason = breaker.reason.as_ref().map(|reason| format!(": {}", printable(reason)));
@@ -102,6 +103,40 @@ impl StatusText<'_> {
         )
     }
 
+    fn instances(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.instances.is_empty() {
+            writeln!(f, "{:<14}none has announced itself", "instances")?;
+        }
+        for (at, one) in self.0.instances.iter().enumerate() {
+            let head = if at == 0 { "instances" } else { "" };
+            let stages = match one.stages.as_slice() {
+                [] => "works on no stage".to_owned(),
+                stages => format!("works on {}", stages.join(", ")),
+            };
+            let stopping = if one.is_stopping { ", stopping" } else { "" };
+            let text = format!(
+                "{}, version {}, for {}, {stages}{stopping}",
+                one.instance,
+                one.version,
+                time_span(one.uptime_seconds)
+            );
+            writeln!(f, "{head:<14}{}", printable(&text))?;
+        }
+        let rates = self.0.accepted_per_minute.iter();
+        let rates: Vec<_> = rates.map(|(provider, count)| format!("{provider} {count}")).collect();
+        let rates = if rates.is_empty() {
+            "none".to_owned()
+        } else {
+            rates.join(", ")
+        };
+        writeln!(
+            f,
+            "{:<14}{}",
+            "last minute",
+            printable(&format!("webhooks accepted: {rates}"))
+        )
+    }
+
     fn stages(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for stage in &self.0.stages {
             let active = match &stage.holder {
@@ -138,6 +173,16 @@ impl StatusText<'_> {
             )?;
         }
         Ok(())
+    }
+}
+
+/// "42 s", "5 min", "3 h", "12 d".
+fn time_span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
     }
 }
 

@@ -52,8 +52,22 @@ async fn status_names_what_needs_a_person() {
         (&json!(0), &json!(true))
     );
     assert_eq!(well["log"]["events"], 6);
+    let instances = well["instances"].as_array().unwrap();
+    assert_eq!(instances.len(), 1, "{well}");
+    assert_eq!(instances[0]["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        instances[0]["stages"],
+        json!(["forward", "projection", "push", "transform"])
+    );
+    // The first order may be older than a minute where the machine is busy.
+    assert!(well["acceptedPerMinute"]["careem"].as_u64().unwrap() <= 2, "{well}");
     let text = run(&operator, &["status"]).await.expect_success();
     assert!(text.stdout.starts_with("all is well\n"), "{}", text.stdout);
+    assert!(
+        text.stdout.contains("works on forward, projection, push, transform\n"),
+        "{}",
+        text.stdout
+    );
     assert!(text.stdout.contains("forward       active on "), "{}", text.stdout);
     assert!(
         text.stdout

@@ -73,6 +73,16 @@ fn of_stages(status: &HubStatus, problems: &mut Vec<Problem>) {
             remedy: "fix the backend; orders wait on the log and are then forwarded without further action".into(),
         });
     }
+    for (provider, breaker) in status.instances.iter().flat_map(|one| &one.provider_breakers) {
+        let reason = breaker.reason.as_deref().unwrap_or("the reason is unknown");
+        problems.push(Problem {
+            code: "provider_breaker_not_closed",
+            message: format!("the circuit breaker of {provider} is {}: {reason}", breaker.state),
+            remedy:
+                "fix the connection to the provider, or its credentials; requests to it wait meanwhile, orders do not"
+                    .into(),
+        });
+    }
 }
 
 fn of_orders(database: &DatabaseStatus, problems: &mut Vec<Problem>) {

@@ -2,7 +2,7 @@
 //!
 //! It reads NATS as the user `hub`, and PostgreSQL if that answers. It watches the leases, which takes some two seconds.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
@@ -19,6 +19,7 @@ use crate::{
     },
     forward::Forward,
     journal::{EVENTS, connection::Connection, streams},
+    observer::announce::{InstanceReport, SUBJECT as INSTANCES},
     operator::dead_letters::causes::{self, Cause},
     projection::writer::CURSOR,
     push::Push,
@@ -31,6 +32,10 @@ pub(super) const NEARLY_FULL: f64 = 0.9;
 pub(super) const TABLES_LAG: Duration = Duration::from_secs(60);
 /// Largest report of a breaker, in bytes.
 const MOST_SAID_BYTES: usize = 4096;
+/// Largest announcement of an instance, in bytes; it has some thirty for each provider.
+const MOST_ANNOUNCED_BYTES: usize = 16 * 1024;
+/// Most instances that are listed.
+const MOST_INSTANCES: usize = 256;
 
 /// The whole status.
 #[derive(Debug, Clone, Serialize)]
@@ -44,6 +49,10 @@ pub struct HubStatus {
     pub versions: Versions,
     /// The stream `EVENTS`.
     pub log: LogStatus,
+    /// The instances that announced themselves while this command listened, by name.
+    pub instances: Vec<InstanceReport>,
+    /// Webhooks that they accepted in the last minute, by provider.
+    pub accepted_per_minute: BTreeMap<String, u64>,
     /// The stages, in the sequence in which an order passes them.
     pub stages: Vec<StageStatus>,
     /// The backend's circuit breaker.
@@ -154,10 +163,11 @@ pub struct DatabaseStatus {
 /// # Errors
 /// If NATS does not answer, or lacks the streams.
 pub async fn look(connection: &Connection, database: anyhow::Result<Database>) -> anyhow::Result<HubStatus> {
-    let (log, stages, breaker, dead_letters) = tokio::try_join!(
+    let (log, stages, breaker, instances, dead_letters) = tokio::try_join!(
         log(connection),
         stages(connection),
         breaker(connection),
+        instances(connection),
         causes::open_by_cause(connection),
     )?;
     let read = async { of_database(&database?.connect().await?, &log).await };
@@ -174,6 +184,8 @@ pub async fn look(connection: &Connection, database: anyhow::Result<Database>) -
             postgresql,
         },
         log,
+        accepted_per_minute: accepted_per_minute(&instances),
+        instances,
         stages,
         breaker,
         dead_letters,
@@ -245,6 +257,33 @@ async fn breaker(connection: &Connection) -> anyhow::Result<BreakerStatus> {
         std::future::pending().await
     });
     Ok(report.await.unwrap_or(closed))
+}
+
+/// Listens for the announcements of instances.
+async fn instances(connection: &Connection) -> anyhow::Result<Vec<InstanceReport>> {
+    let mut announcements = connection.client.subscribe(INSTANCES).await?;
+    let mut all = BTreeMap::new();
+    let listening = async {
+        while let Some(message) = announcements.next().await {
+            if message.payload.len() <= MOST_ANNOUNCED_BYTES
+                && let Ok(report) = serde_json::from_slice::<InstanceReport>(&message.payload)
+                && (all.len() < MOST_INSTANCES || all.contains_key(&report.instance))
+            {
+                all.insert(report.instance.clone(), report);
+            }
+        }
+    };
+    // The time is over, or the connection: what was heard until then is shown.
+    let _ = tokio::time::timeout(RENEWED_WITHIN, listening).await;
+    Ok(all.into_values().collect())
+}
+
+fn accepted_per_minute(instances: &[InstanceReport]) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    for (provider, count) in instances.iter().flat_map(|one| &one.accepted_per_minute) {
+        *all.entry(provider.clone()).or_default() += count;
+    }
+    all
 }
 
 async fn of_database(connection: &Postgres, log: &LogStatus) -> anyhow::Result<(DatabaseStatus, Option<String>)> {
