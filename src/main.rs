@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use webhook_hub::operator::{self, Command};
 
 #[cfg(feature = "jemalloc")]
@@ -23,5 +23,9 @@ struct Arguments {
 fn main() -> ExitCode {
     // clap itself exits with 2 where it was used wrongly.
     let arguments = Arguments::parse();
-    operator::execute(arguments.command.unwrap_or(Command::Serve), arguments.json)
+    operator::execute(
+        arguments.command.unwrap_or(Command::Serve),
+        arguments.json,
+        Arguments::command,
+    )
 }

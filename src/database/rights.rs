@@ -55,15 +55,28 @@ pub struct Lacking {
     of_retention: bool,
 }
 
+impl Lacking {
+    /// The role.
+    pub fn role(&self) -> &str {
+        &self.role
+    }
+
+    /// What it lacks: `DELETE on public.webhook_logs` …
+    pub fn rights(&self) -> &[String] {
+        &self.rights
+    }
+
+    /// How they are granted.
+    pub fn remedy(&self) -> String {
+        let (role, option) = (&self.role, if self.of_retention { " --retention" } else { "" });
+        format!("the owner of the tables grants it with: webhook-hub migrate --print-grants {role}{option} | psql")
+    }
+}
+
 impl fmt::Display for Lacking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (role, rights) = (&self.role, self.rights.join(", "));
-        let option = if self.of_retention { " --retention" } else { "" };
-        write!(
-            f,
-            "PostgreSQL: the role {role} lacks {rights}; the owner of the tables grants it with: \
-             webhook-hub migrate --print-grants {role}{option} | psql"
-        )
+        let (role, rights, remedy) = (&self.role, self.rights.join(", "), self.remedy());
+        write!(f, "PostgreSQL: the role {role} lacks {rights}; {remedy}")
     }
 }
 

@@ -115,7 +115,31 @@ pub struct Expiry {
     warned: HashMap<String, Instant>,
 }
 
+/// Something that expires, as a single look finds it.
+#[derive(Debug, Clone)]
+pub struct Expiring {
+    /// The variable that names it.
+    pub variable: String,
+    /// When it ends, or why that cannot be read.
+    pub ends_at: Result<DateTime<Utc>, String>,
+    /// Whether the end is close, or past.
+    pub is_close: bool,
+}
+
 impl Expiry {
+    /// Looks once. What has no end is left out. Blocks on the disk.
+    pub fn read(&self, now: DateTime<Utc>) -> Vec<Expiring> {
+        let of = |one: &Watched| {
+            let period = one.source.period(&one.variable).transpose()?;
+            Some(Expiring {
+                variable: one.variable.clone(),
+                is_close: period.as_ref().is_ok_and(|period| period.is_close(now)),
+                ends_at: period.map(|period| period.ends).map_err(|error| format!("{error:#}")),
+            })
+        };
+        self.watched.iter().filter_map(of).collect()
+    }
+
     /// Of everything that these settings name.
     pub fn of(config: &Config) -> Self {
         let mut watched = Vec::new();

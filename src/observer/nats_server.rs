@@ -80,6 +80,44 @@ struct Store {
     store_dir: String,
 }
 
+/// One server, as a single look finds it.
+#[derive(Debug, Clone)]
+pub struct ServerLook {
+    /// Host and port of its monitoring URL.
+    pub name: String,
+    /// Why it is not well; none if it is.
+    pub trouble: Option<String>,
+    /// Why its disk will be full before it refuses to store more.
+    pub short_of_room: Option<String>,
+    /// Free bytes of its disk; none if that is on another machine.
+    pub disk_free: Option<u64>,
+}
+
+/// Looks once at each server that `NATS_MONITORING_URL` names, for at most some seconds.
+///
+/// # Errors
+/// If the client cannot be set up.
+pub async fn look_at_servers(settings: &config::Nats) -> anyhow::Result<Vec<ServerLook>> {
+    let client = client(settings)?;
+    let seen = join_all(settings.monitoring.iter().map(|url| look(&client, url))).await;
+    let of = |(url, seen): (&String, MonitoredServer)| ServerLook {
+        name: name(url),
+        short_of_room: seen.short_of_room(),
+        disk_free: seen.disk.map(|disk| disk.free),
+        trouble: seen.trouble,
+    };
+    Ok(settings.monitoring.iter().zip(seen).map(of).collect())
+}
+
+fn client(settings: &config::Nats) -> anyhow::Result<Client> {
+    http::client(
+        ANSWER_TIMEOUT,
+        settings.monitoring.len().max(1),
+        HeaderMap::new(),
+        &settings.tls,
+    )
+}
+
 impl Servers {
     /// Polls the servers; never returns. When the only one reports that it cannot write the log, the log's state is updated.
     ///
@@ -90,12 +128,7 @@ impl Servers {
         journal: &Journal,
         settings: &config::Nats,
     ) -> anyhow::Result<impl Future<Output = ()> + Send> {
-        let client = http::client(
-            ANSWER_TIMEOUT,
-            settings.monitoring.len().max(1),
-            HeaderMap::new(),
-            &settings.tls,
-        )?;
+        let client = client(settings)?;
         let (urls, acknowledging) = (settings.monitoring.clone(), journal.acknowledging().clone());
         Ok(async move {
             while !urls.is_empty() {

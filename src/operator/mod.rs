@@ -37,6 +37,8 @@ pub mod commands;
 pub mod orders;
 pub mod events;
 pub mod status;
+pub mod doctor;
+pub mod completions;
 pub mod rebuild;
 pub mod verify;
 pub mod replay;
@@ -96,6 +98,14 @@ pub enum Command {
     Refusals(refusals::Action),
     /// Shows on one screen whether all is well. Exits with 1 if a person is needed.
     Status,
+    /// Examines configuration, secrets, NATS, PostgreSQL, clocks and room, and says how to mend what is wrong. Exits with 1 if
+    /// something is.
+    Doctor,
+    /// Prints the completions of a shell.
+    Completions {
+        /// The shell.
+        shell: completions::Shell,
+    },
     /// Lists orders and those that have not arrived; shows the story of one.
     #[command(subcommand)]
     Orders(orders::Action),
@@ -135,8 +145,8 @@ const STACK_BYTES: usize = 4 * 1024 * 1024;
 /// How far the clock of NATS may be behind a hub's. A search by time begins that much earlier.
 const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 
-/// Runs a command with the process's environment.
-pub fn execute(command: Command, json: bool) -> ExitCode {
+/// Runs a command with the process's environment. `program`: the whole command tree.
+pub fn execute(command: Command, json: bool, program: fn() -> clap::Command) -> ExitCode {
     let environment = Environment::of_process();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = match runtime.enable_all().thread_stack_size(STACK_BYTES).build() {
@@ -164,6 +174,8 @@ pub fn execute(command: Command, json: bool) -> ExitCode {
             Command::Blocks(action) => blocks::run(&environment, &action, json).await,
             Command::Refusals(action) => refusals::run(&environment, &action, json).await,
             Command::Status => Ok(status::run(&environment, json).await),
+            Command::Doctor => Ok(doctor::run(&environment, json).await),
+            Command::Completions { shell } => completions::print(shell, program()),
             Command::Orders(action) => Ok(orders::run(&environment, &action, json).await),
             Command::Events(action) => Ok(events::run(&environment, &action, json).await),
             Command::Rebuild(what) => Ok(Box::pin(rebuild::run(&environment, &what, json)).await),

@@ -103,6 +103,47 @@ pub async fn make(database: &Database, say: Say<'_>) -> anyhow::Result<Vec<&'sta
     Ok(made)
 }
 
+/// An index that is not there, or not whole.
+#[derive(Debug, Clone)]
+pub struct MissingIndex {
+    /// Its name.
+    pub name: &'static str,
+    /// An attempt was interrupted.
+    pub is_unfinished: bool,
+    /// The statements that make it.
+    pub statements: String,
+}
+
+/// The indexes that are missing or not whole. Only looks.
+///
+/// # Errors
+/// If PostgreSQL does not answer.
+pub async fn missing(connection: &Connection) -> anyhow::Result<Vec<MissingIndex>> {
+    let mut missing = Vec::new();
+    for (name, table, what) in INDEXES {
+        let state = state(connection, name, table).await?;
+        if state != Some(true) {
+            let create = create_statement(connection, (name, table, what));
+            let drop = state.map(|_| connection.names().fill(&drop_statement(name)).into_owned() + "; ");
+            missing.push(MissingIndex {
+                name,
+                is_unfinished: state.is_some(),
+                statements: drop.unwrap_or_default() + &create,
+            });
+        }
+    }
+    Ok(missing)
+}
+
+fn create_statement(connection: &Connection, (name, table, what): (&str, &str, &str)) -> String {
+    let create = format!("CREATE INDEX CONCURRENTLY {name} ON {{platform}}.{table} {what}");
+    connection.names().fill(&create).into_owned()
+}
+
+fn drop_statement(name: &str) -> String {
+    format!("DROP INDEX CONCURRENTLY IF EXISTS {{platform}}.{name}")
+}
+
 /// Whether an index can be used; none if there is none.
 async fn state(connection: &Connection, name: &str, table: &str) -> anyhow::Result<Option<bool>> {
     let sql = "SELECT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
@@ -138,13 +179,12 @@ async fn make_one(
         say(format!(
             "index {name}: an earlier attempt left it unfinished, dropping it"
         ));
-        let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {{platform}}.{name}");
+        let drop = drop_statement(name);
         let dropped = connection.batch_execute_within(INDEX_TIMEOUT, &drop).await;
         dropped.with_context(|| format!("cannot drop the unfinished index {name}"))?;
     }
     say(format!("index {name} on {table}: making it, while the table is in use"));
-    let create = format!("CREATE INDEX CONCURRENTLY {name} ON {{platform}}.{table} {what}");
-    let create = connection.names().fill(&create);
+    let create = create_statement(connection, (name, table, what));
     let backend: i32 = connection.query_one("SELECT pg_backend_pid()", &[]).await?.try_get(0)?;
     let made = tokio::select! {
         made = connection.batch_execute_within(INDEX_TIMEOUT, &create) => made,

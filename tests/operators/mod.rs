@@ -1,5 +1,7 @@
 //! The operators' read commands: orders, their stories, and the events of the log.
 
+mod completions;
+mod doctor;
 mod events;
 mod orders_list;
 mod orders_indexes;

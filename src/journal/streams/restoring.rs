@@ -70,7 +70,7 @@ pub(super) fn difference(of: &str, config: &Value) -> Option<Difference> {
 }
 
 /// Whether a difference is the mark.
-pub(super) fn is_mark(difference: &Difference) -> bool {
+pub fn is_mark(difference: &Difference) -> bool {
     difference.setting == KEY
 }
 

@@ -8,6 +8,7 @@ pub mod steps;
 pub mod story;
 pub mod events;
 pub mod status;
+pub mod doctor;
 pub mod log_check;
 pub mod replay;
 mod problems;
