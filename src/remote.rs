@@ -23,11 +23,7 @@ use self::{
 };
 use crate::{
     config,
-    delivery::{
-        breaker::{BreakerState, RequestOutcome},
-        gate::Gate,
-        stage::permission,
-    },
+    delivery::{breaker::RequestOutcome, gate::Gate, stage::permission},
     event::{
         EventId,
         outcome::{ErrorReport, ErrorType},
@@ -126,7 +122,8 @@ pub struct Remote {
     tokens: ProviderTokens,
     refusals: Mutex<Refusals>,
     troubles: Mutex<Troubles>,
-    gate: Arc<Gate>,
+    /// The circuit breaker.
+    pub gate: Arc<Gate>,
     reset: Duration,
     request_slots: RequestSlots,
 }
@@ -159,11 +156,6 @@ impl Remote {
             name,
             spec,
         })
-    }
-
-    /// State of the breaker, and why it is not closed.
-    pub fn breaker(&self) -> (BreakerState, Option<String>) {
-        self.gate.state()
     }
 
     /// How long a call may take: with a token that is refused, and the new one.

@@ -60,7 +60,7 @@ fn provider_breakers(health: &Health) -> BTreeMap<String, OpenBreaker> {
         .registry
         .iter()
         .filter_map(|enabled| Some((enabled, enabled.outbound.as_ref()?)));
-    let states = with_interface.map(|(enabled, remote)| (enabled.name.to_string(), remote.breaker()));
+    let states = with_interface.map(|(enabled, remote)| (enabled.name.to_string(), remote.gate.state()));
     let not_closed = states.filter(|(_, (state, _))| *state != BreakerState::Closed);
     not_closed
         .map(|(name, (state, reason))| {
