@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use super::{ConfigError, Environment, catalogue, currency, order_ttl, outbound, prefix};
+use super::{ConfigError, Environment, catalogue, currency, outbound, prefix, provider_times::order_ttl};
 use crate::{
     order::money::Currency,
     provider::{Catalogue, declarative::file::File, outbound::Spec},
