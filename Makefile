@@ -25,7 +25,7 @@ FROM ?= bb23b31~1
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long sdks fuzz random outage power-cuts upgrade bench check check-deploy supply-chain dist dist-check tools clean-dev
+.PHONY: help run test test-long sdks fuzz random outage power-cuts upgrade bench pages check check-deploy supply-chain dist dist-check tools clean-dev
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -85,6 +85,13 @@ upgrade: tools ## an older version (FROM=<commit>) and this one on one log, in b
 
 bench: tools ## the bench, against real servers; ARGS='…' are its arguments, ARGS=--help lists them
 	cargo bench --bench hub --locked -- $(ARGS)
+
+pages: ## docs/providers/*.md, of the files in providers/
+	@cargo build --locked --bin webhook-hub
+	@for file in providers/*.toml; do \
+		name=$$(basename "$$file" .toml); \
+		"$(TARGET)/debug/webhook-hub" providers page "$$name" > "docs/providers/$$name.md" || exit 1; \
+	done
 
 check: ## formatting, lints, documentation
 	cargo fmt --check

@@ -12,6 +12,7 @@ mod harness;
 mod layers;
 mod flow;
 mod providers;
+mod samples;
 mod conformance;
 mod refusals;
 mod limits;

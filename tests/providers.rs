@@ -1,5 +1,5 @@
-//! What providers really send: every sample through the running hub to the backend, to the last digit; and a provider that
-//! nobody here has heard of, by its file alone.
+//! The providers' files: what each word of theirs means, a provider that is not known here by its file alone, the commands that
+//! check and try files.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -13,80 +13,6 @@ use crate::harness::{
     log::payload,
     provider::{Provider, Webhook},
 };
-
-/// A sample and what is expected of it.
-struct Sample {
-    provider: &'static str,
-    path: &'static str,
-    /// The store that it names; after `=`, one that is named in the header because it names none.
-    store: &'static str,
-    currency: &'static str,
-    sent: &'static str,
-    /// What the backend gets, reviewed by hand against what is sent.
-    body: &'static str,
-    /// What the provider is answered; empty for no body at all.
-    answer: &'static str,
-}
-
-macro_rules! sample {
-    ($provider:literal, $file:literal, $path:literal, $store:literal, $currency:literal, $answer:expr) => {
-        Sample {
-            provider: $provider,
-            path: $path,
-            store: $store,
-            currency: $currency,
-            sent: include_str!(concat!("fixtures/providers/", $provider, "/", $file, ".json")),
-            body: include_str!(concat!("fixtures/providers/", $provider, "/", $file, ".body.json")),
-            answer: $answer,
-        }
-    };
-}
-
-/// The hub's own answer.
-const OWN: &str = "own";
-
-#[rustfmt::skip]
-const SAMPLES: &[Sample] = &[
-    sample!("careem", "order", "", "=merchant-1", "JOD", OWN),
-    sample!("careem", "order.full.synthetic", "", "=merchant-1", "JOD", OWN),
-    sample!("careem-pos", "webhook_ORDER_CREATED.wrapped", "", "main_branch", "JOD", OWN),
-    sample!("careem-pos", "order.documented.nested", "", "branch-1", "JOD", OWN),
-    sample!("careem-pos", "customer.self_delivery", "", "branch-1", "JOD", OWN),
-    sample!("careem-pos", "webhook_status_cancelled.synthetic", "", "=main_branch", "JOD", OWN),
-    sample!("talabat", "order", "", "=talabat-1", "JOD", OWN),
-    sample!("talabat", "order.full.synthetic", "", "=talabat-1", "JOD", OWN),
-    sample!("delivery-hero", "order_dispatch.talabat", "/order/store-9", "store-9", "EGP",
-        r#"{"remoteResponse":{"remoteOrderId":"5f373562-591a-4db9-8609-7eec7880f28d"}}"#),
-    sample!("delivery-hero", "order_dispatch.minimal.pedidosya", "", "=store-9", "EGP", r#"{"remoteResponse":{"remoteOrderId":"TEST-1"}}"#),
-    sample!("delivery-hero", "order_dispatch.full.synthetic", "", "store-9", "EGP", r#"{"remoteResponse":{"remoteOrderId":"TEST-2"}}"#),
-    sample!("delivery-hero", "posOrderStatus.cancelled", "/remoteId/store-9/remoteOrder/TEST-1/posOrderStatus", "store-9", "EGP",
-        r#"{"remoteResponse":{"remoteOrderId":"TEST-1"}}"#),
-    sample!("deliveroo", "webhook_order.new", "", "test-location-123", "EUR", ""),
-    sample!("deliveroo", "webhook_order.full.synthetic", "", "test-location-123", "EUR", ""),
-    sample!("deliveroo", "webhook_order.status_update", "", "test-location-123", "EUR", ""),
-    sample!("deliveroo", "webhook_rider.status_update", "", "=test-location-123", "EUR", ""),
-    sample!("just-eat", "receive_order", "", "AKZ12", "GBP", r#"{"OrderId":"38bbeb45-f520-4438-a44f-0fcdbb29e166"}"#),
-    sample!("just-eat", "receive_order.full.synthetic", "", "AKZ12", "GBP", r#"{"OrderId":"38bbeb45-f520-4438-a44f-0fcdbb29e167"}"#),
-    sample!("just-eat", "driver_status", "", "=AKZ12", "GBP", r#"{"OrderId":"38bb"}"#),
-    sample!("just-eat", "cancel_order", "", "=AKZ12", "GBP", r#"{"OrderId":"38bb"}"#),
-    sample!("doordash", "webhook_OrderCreate", "", "abc12345", "USD", OWN),
-    sample!("doordash", "order.self_delivery", "", "601135", "USD", OWN),
-    sample!("doordash", "order.full.synthetic", "", "601135", "USD", OWN),
-    sample!("keeta", "webhook_envelope.synthetic", "", "123", "SAR", r#"{"code":0}"#),
-    sample!("keeta", "webhook_envelope.full.synthetic", "", "123", "SAR", r#"{"code":0}"#),
-    sample!("jahez", "webhook_create_order", "", "branch-uuid", "SAR", OWN),
-    sample!("jahez", "status_update.outbound", "", "=branch-uuid", "SAR", OWN),
-    sample!("generic", "order.created", "", "store-7", "KWD", OWN),
-    sample!("generic", "courier.updated", "", "store-7", "KWD", OWN),
-    sample!("generic", "order.updated", "", "store-7", "KWD", OWN),
-    sample!("generic", "order.cancelled", "", "store-7", "KWD", OWN),
-];
-
-/// Orders of the samples above under the same numbers: second announcements, were they sent to the same hub.
-const SAMPLES_OF_KNOWN_ORDERS: &[Sample] = &[
-    sample!("careem-pos", "get_order.real", "", "main_branch", "JOD", OWN),
-    sample!("careem-pos", "order.full.synthetic", "", "branch-1", "JOD", OWN),
-];
 
 /// Whether a text is a time of now.
 fn assert_now(text: &str) {
@@ -129,69 +55,6 @@ impl Schema {
             panic!("{error:#}\n{body:#}");
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_sample_reaches_the_backend() {
-    let (world, hub, providers) = reach_the_backend(SAMPLES).await;
-    let ignored = include_str!("fixtures/providers/just-eat/temp_offline.json");
-    let just_eat = providers.iter().find(|one| one.name == "just-eat").unwrap();
-    assert_eq!(just_eat.post(&hub, &Webhook::new(ignored)).await.status, 200);
-    let event = world.log.wait_for(EventType::OrderIgnored, 1).await;
-    assert_eq!(payload(&event[0])["reason"], "EVENT_NOT_WANTED");
-    world.at_end(Ends::forwarded(SAMPLES.len()).ignored(1)).await;
-    let (world, _hub, _) = reach_the_backend(SAMPLES_OF_KNOWN_ORDERS).await;
-    world.at_end(Ends::forwarded(SAMPLES_OF_KNOWN_ORDERS.len())).await;
-}
-
-/// Sends each sample to a hub, and compares what its backend gets.
-async fn reach_the_backend(samples: &[Sample]) -> (World, Hub, Vec<Provider>) {
-    let world = World::new().await;
-    let providers = Provider::all(&Catalogue::shipped());
-    let mut settings = world.settings();
-    for provider in &providers {
-        let sample = samples.iter().find(|sample| sample.provider == provider.name);
-        // Where the webhook names it, that is the one that counts.
-        let configured = if provider.names_currency() {
-            "JPY"
-        } else {
-            sample.map_or("EUR", |sample| sample.currency)
-        };
-        settings = provider.enable(settings, configured);
-    }
-    for sample in samples {
-        let provider = providers.iter().find(|one| one.name == sample.provider).unwrap();
-        provider.branch(&world, sample.store.trim_start_matches('=')).await;
-    }
-    let hub = Hub::start(&settings).await;
-    let schema = Schema::load();
-    for (sent, sample) in samples.iter().enumerate() {
-        let provider = providers.iter().find(|one| one.name == sample.provider).unwrap();
-        let mut webhook = Webhook::new(sample.sent).at(sample.path);
-        if let Some(store) = sample.store.strip_prefix('=') {
-            webhook = webhook.with("x-merchant-id", store);
-        }
-        if sample.provider == "generic" {
-            webhook = webhook.with("webhook-id", "msg-1");
-        }
-        let answer = provider.post(&hub, &webhook).await;
-        assert_eq!(answer.status, 200, "{}: {answer:?}", sample.provider);
-        match sample.answer {
-            OWN => assert_eq!(answer.json()["data"]["duplicate"], json!(false)),
-            text => assert_eq!(answer.text, text, "{}", sample.provider),
-        }
-        let request = world.backend.wait_for(sent + 1).await.pop().unwrap();
-        let body = request.json();
-        schema.check(&body);
-        assert_eq!(
-            std::str::from_utf8(&request.body).unwrap(),
-            golden(sample.body, &body),
-            "{} {}",
-            sample.provider,
-            sample.path
-        );
-    }
-    (world, hub, providers)
 }
 
 /// No sample holds every word of its provider, so what each of them means was reviewed by itself.

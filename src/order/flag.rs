@@ -5,7 +5,7 @@
 pub enum Flag {
     /// The provider's total is not the sum of its parts. Both stay as they were sent.
     TotalMismatch,
-    /// A price was rounded, so the lines no longer add up to the subtotal.
+    /// The lines do not add up to the provider's subtotal. Both stay as they were sent.
     SubtotalMismatch,
     /// The provider sent no total; this one is the sum of what it sent.
     TotalComputed,

@@ -93,6 +93,19 @@ impl Money {
         Self::reading(minor, currency, is_rounded)
     }
 
+    /// Reads decimal text with the currency's code after it (`9.00 EUR`), as [`Self::read`] does.
+    ///
+    /// # Errors
+    /// The same as [`Self::read`]; also if the code is missing or is that of another currency.
+    pub fn read_with_code(text: &str, currency: Currency) -> Result<ParsedAmount, AmountError> {
+        let is_code = |code: &&str| code.trim().eq_ignore_ascii_case(currency.code());
+        let split = text.rsplit_once(char::is_whitespace);
+        let (digits, _) = split
+            .filter(|(_, code)| is_code(code))
+            .ok_or(AmountError::OtherCurrency { code: currency.code() })?;
+        Self::read(digits.trim(), currency)
+    }
+
     /// Reads an integer of units of which `10^decimals` make one of the currency: cents, or Uber's `amount_e5`. What is finer
     /// than the currency's smallest unit is rounded half to even.
     ///
@@ -261,6 +274,12 @@ pub enum AmountError {
         /// How many it has.
         decimals: u32,
     },
+    /// 9.00 USD in an order in EUR; 9.00 without a code.
+    #[error("expected an amount in {code} with the code after it")]
+    OtherCurrency {
+        /// ISO 4217 code of the order.
+        code: &'static str,
+    },
     /// Beyond 64 bits of minor units.
     #[error("amount out of range")]
     Range,
@@ -320,6 +339,18 @@ mod tests {
         for text in ["9223372036854775.808", "1e25", "1e2000000000", &"9".repeat(60)] {
             assert!(Money::parse(text, jod()).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_code_after_the_amount_is_that_of_the_order() {
+        let read = |text: &str| Money::read_with_code(text, jod()).map(|reading| reading.money.minor);
+        for (text, minor) in [("9.00 JOD", 9_000), ("-1.5  jod", -1_500), ("0.125\tJOD", 125)] {
+            assert_eq!(read(text), Ok(minor), "{text}");
+        }
+        for text in ["9.00", "9.00 USD", "JOD", "9.00JOD", "JOD 9.00", ""] {
+            assert_eq!(read(text), Err(AmountError::OtherCurrency { code: "JOD" }), "{text}");
+        }
+        assert_eq!(read("nine JOD"), Err(AmountError::NotANumber));
     }
 
     #[test]

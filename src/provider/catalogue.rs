@@ -18,18 +18,22 @@ use super::declarative::{
 const MAX_FILES: usize = 256;
 
 /// The files that are part of this program.
-const SHIPPED: [(&str, &str); 11] = [
+const SHIPPED: [(&str, &str); 15] = [
     ("careem-pos.toml", include_str!("../../providers/careem-pos.toml")),
     ("careem.toml", include_str!("../../providers/careem.toml")),
+    ("deliverect.toml", include_str!("../../providers/deliverect.toml")),
     ("deliveroo.toml", include_str!("../../providers/deliveroo.toml")),
     ("delivery-hero.toml", include_str!("../../providers/delivery-hero.toml")),
     ("doordash.toml", include_str!("../../providers/doordash.toml")),
     ("generic.toml", include_str!("../../providers/generic.toml")),
+    ("glovo.toml", include_str!("../../providers/glovo.toml")),
+    ("hubrise.toml", include_str!("../../providers/hubrise.toml")),
     ("jahez.toml", include_str!("../../providers/jahez.toml")),
     ("just-eat.toml", include_str!("../../providers/just-eat.toml")),
     ("keeta.toml", include_str!("../../providers/keeta.toml")),
     ("talabat.toml", include_str!("../../providers/talabat.toml")),
     ("uber-eats.toml", include_str!("../../providers/uber-eats.toml")),
+    ("wolt.toml", include_str!("../../providers/wolt.toml")),
 ];
 
 /// The source of a provider's file.

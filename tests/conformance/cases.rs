@@ -12,8 +12,8 @@ pub(super) struct Case {
     pub(super) total: (&'static str, &'static str),
     /// Where else the currency stands.
     pub(super) currency: Option<&'static str>,
-    /// News about an order, and where its id and its status are.
-    pub(super) change: (&'static str, &'static str, &'static str),
+    /// News about an order, and where its id and its status are; none where no body tells such news.
+    pub(super) change: Option<(&'static str, &'static str, &'static str)>,
     pub(super) cancel: (&'static str, &'static str),
     /// Whether the body is signed; else only the caller is known.
     pub(super) is_signed: bool,
@@ -36,7 +36,7 @@ const CAREEM: Case = Case {
     line_name: "/items/0/name",
     total: ("/price/total_taxable_price", "1.234"),
     currency: None,
-    change: (r#"{"id":"","status":"ready"}"#, "/id", "/status"),
+    change: Some((r#"{"id":"","status":"ready"}"#, "/id", "/status")),
     cancel: (r#"{"id":"","status":"cancelled"}"#, "/id"),
     is_signed: true,
     answer: None,
@@ -57,11 +57,11 @@ pub(super) const CASES: &[Case] = &[
         line_name: "/details/items/0/name",
         total: ("/details/price/total_taxable_price", "1.234"),
         currency: None,
-        change: (
+        change: Some((
             r#"{"event_type":"ORDER_STATUS_UPDATED","details":{"id":"","status":"ready"}}"#,
             "/details/id",
             "/details/status",
-        ),
+        )),
         cancel: (fixture!("careem-pos/webhook_status_cancelled.synthetic"), "/details/id"),
         is_signed: false,
         answer: None,
@@ -74,7 +74,7 @@ pub(super) const CASES: &[Case] = &[
         line_name: "/products/0/name",
         total: ("/price/grandTotal", "\"1.234\""),
         currency: None,
-        change: (r#"{"token":"","status":"ORDER_PICKED_UP"}"#, "/token", "/status"),
+        change: Some((r#"{"token":"","status":"ORDER_PICKED_UP"}"#, "/token", "/status")),
         cancel: (r#"{"token":"","status":"ORDER_CANCELLED"}"#, "/token"),
         is_signed: false,
         answer: Some(r#"{"remoteResponse":{"remoteOrderId":"$"}}"#),
@@ -87,11 +87,11 @@ pub(super) const CASES: &[Case] = &[
         line_name: "/body/order/items/0/name",
         total: ("/body/order/total_price/fractional", "1234"),
         currency: Some("/body/order/total_price/currency_code"),
-        change: (
+        change: Some((
             fixture!("deliveroo/webhook_order.status_update"),
             "/body/order/id",
             "/body/order/status",
-        ),
+        )),
         cancel: (
             r#"{"event":"order.status_update","body":{"order":{"id":"","status":"canceled"}}}"#,
             "/body/order/id",
@@ -108,11 +108,11 @@ pub(super) const CASES: &[Case] = &[
         total: ("/payment/final/inc_tax", "1234"),
         currency: None,
         // Another word than those of the order's axis is the courier's.
-        change: (
+        change: Some((
             r#"{"orderID":"","driverStatus":{"code":"onItsWay"}}"#,
             "/orderID",
             "/driverStatus/code",
-        ),
+        )),
         cancel: (fixture!("just-eat/cancel_order"), "/orderID"),
         is_signed: true,
         answer: Some(r#"{"OrderId":"$"}"#),
@@ -125,11 +125,11 @@ pub(super) const CASES: &[Case] = &[
         line_name: "/order/categories/0/items/0/name",
         total: ("/order/total", "1234"),
         currency: None,
-        change: (
+        change: Some((
             r#"{"event":{"type":"DasherStatusUpdate"},"order":{"id":"","dasher_status":"dropoff"}}"#,
             "/order/id",
             "/order/dasher_status",
-        ),
+        )),
         cancel: (r#"{"event":{"type":"OrderCancel"},"order":{"id":""}}"#, "/order/id"),
         is_signed: false,
         answer: None,
@@ -142,11 +142,11 @@ pub(super) const CASES: &[Case] = &[
         line_name: "/message>/products/0/name",
         total: ("/message>/feeDtl/customerFee/payTotal", "1234"),
         currency: Some("/message>/feeDtl/customerFee/i18n/currency"),
-        change: (
+        change: Some((
             r#"{"sig":"","eventId":1002,"messageId":"","message":"{\"merchantOrder\":{\"orderViewId\":\"\",\"status\":10}}"}"#,
             "/message>/merchantOrder/orderViewId",
             "/message>/merchantOrder/status",
-        ),
+        )),
         // Which number it has for that is not known.
         cancel: (
             r#"{"sig":"","eventId":1003,"messageId":"","message":"{\"merchantOrder\":{\"orderViewId\":\"\",\"status\":50}}"}"#,
@@ -163,7 +163,7 @@ pub(super) const CASES: &[Case] = &[
         line_name: "/products/0/name",
         total: ("/final_price", "1.234"),
         currency: None,
-        change: (r#"{"jahezOrderId":"","status":"D"}"#, "/jahezOrderId", "/status"),
+        change: Some((r#"{"jahezOrderId":"","status":"D"}"#, "/jahezOrderId", "/status")),
         cancel: (r#"{"jahezOrderId":"","status":"C"}"#, "/jahezOrderId"),
         is_signed: false,
         answer: None,
@@ -176,8 +176,49 @@ pub(super) const CASES: &[Case] = &[
         line_name: "/data/lines/0/name",
         total: ("/data/total", "\"1.234\""),
         currency: Some("/data/currency"),
-        change: (fixture!("generic/order.updated"), "/data/id", "/data/status"),
+        change: Some((fixture!("generic/order.updated"), "/data/id", "/data/status")),
         cancel: (fixture!("generic/order.cancelled"), "/data/id"),
+        is_signed: true,
+        answer: None,
+    },
+    Case {
+        name: "glovo",
+        order: fixture!("glovo/dispatched"),
+        id: "/order_id",
+        message: None,
+        line_name: "/products/0/name",
+        total: ("/total_customer_to_pay", "1234"),
+        currency: Some("/currency"),
+        // What it is about stands in the URL.
+        change: None,
+        cancel: (fixture!("glovo/cancelled"), "/order_id"),
+        is_signed: false,
+        answer: None,
+    },
+    Case {
+        name: "hubrise",
+        order: fixture!("hubrise/order.create"),
+        id: "/new_state/id",
+        message: Some("/id"),
+        line_name: "/new_state/items/0/product_name",
+        total: ("/new_state/total", "\"1.234 KWD\""),
+        currency: None,
+        change: Some((fixture!("hubrise/order.update"), "/new_state/id", "/new_state/status")),
+        cancel: (fixture!("hubrise/order.cancelled"), "/new_state/id"),
+        is_signed: true,
+        answer: None,
+    },
+    Case {
+        name: "deliverect",
+        order: fixture!("deliverect/order.three_digits"),
+        id: "/_id",
+        message: None,
+        line_name: "/items/0/name",
+        total: ("/payment/amount", "1234"),
+        currency: None,
+        // It tells of cancellations only.
+        change: None,
+        cancel: (fixture!("deliverect/order.cancelled"), "/_id"),
         is_signed: true,
         answer: None,
     },

@@ -19,26 +19,14 @@ pub(super) fn run(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
     match load_file(path) {
         Ok(file) => {
             let identity = &file.identity;
-            let secrets: Vec<_> = file.verification.secrets().into_iter().collect();
             let prefix = crate::config::prefix(&identity.name);
-            let mut variables: Vec<_> = secrets
-                .iter()
-                .map(|name| format!("{prefix}_{}", name.to_ascii_uppercase()))
-                .collect();
-            if file.order.head.currency.is_none() && file.order.head.default_currency.is_none() {
-                variables.push(format!("{prefix}_CURRENCY"));
-            }
-            let credentials = credentials(&file, &prefix);
-            let is_fetched = file.outbound.as_ref().is_some_and(|spec| spec.fetch.is_some());
-            if is_fetched {
-                variables.extend(credentials.iter().cloned());
-            }
-            let needs = match variables.as_slice() {
+            let Variables { required, credentials } = variables(&file, &prefix);
+            let needs = match required.as_slice() {
                 [] => String::new(),
                 some => format!("; besides {prefix}_ENABLED=true it needs {}", some.join(", ")),
             };
             let mut notes = notes(&file);
-            if !is_fetched && !credentials.is_empty() {
+            if !credentials.is_empty() {
                 notes.push(format!(
                     "[outbound]: no request is sent without {}",
                     credentials.join(" and ")
@@ -47,7 +35,7 @@ pub(super) fn run(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
             let noted: String = notes.iter().map(|note| format!("\nnote: {note}")).collect();
             print(
                 as_json,
-                &json!({ "name": identity.name, "faults": [], "variables": variables, "notes": notes }),
+                &json!({ "name": identity.name, "faults": [], "variables": required, "notes": notes }),
                 format_args!(
                     "{}: {} can be used{needs}{noted}",
                     path.display(),
@@ -64,10 +52,36 @@ pub(super) fn run(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// The variables of a provider, besides `<PROVIDER>_ENABLED`.
+pub(super) struct Variables {
+    /// Those without which it cannot be enabled.
+    pub(super) required: Vec<String>,
+    /// Those without which no request is sent to it.
+    pub(super) credentials: Vec<String>,
+}
+
+/// What a provider's file needs of the environment.
+pub(super) fn variables(file: &File, prefix: &str) -> Variables {
+    let secrets = file.verification.secrets().into_iter();
+    let mut required: Vec<_> = secrets
+        .map(|name| format!("{prefix}_{}", name.to_ascii_uppercase()))
+        .collect();
+    if file.order.head.currency.is_none() && file.order.head.default_currency.is_none() {
+        required.push(format!("{prefix}_CURRENCY"));
+    }
+    let mut credentials = credentials(file, prefix);
+    if file.outbound.as_ref().is_some_and(|spec| spec.fetch.is_some()) {
+        required.append(&mut credentials);
+    }
+    Variables { required, credentials }
+}
+
 /// The variables with the hub's credentials at the provider.
 fn credentials(file: &File, prefix: &str) -> Vec<String> {
-    let (id, secret) = file.outbound.as_ref().map_or((false, false), |spec| spec.auth.needs());
-    let needed = [(id, "CLIENT_ID"), (secret, "CLIENT_SECRET")].into_iter();
+    let auth = file.outbound.as_ref().map(|spec| &spec.auth);
+    let (id, secret) = auth.map_or((false, false), |auth| auth.needs());
+    let token = auth.is_some_and(|auth| auth.needs_access_token());
+    let needed = [(id, "CLIENT_ID"), (secret, "CLIENT_SECRET"), (token, "ACCESS_TOKEN")].into_iter();
     let needed = needed.filter(|(is_needed, _)| *is_needed);
     needed.map(|(_, name)| format!("{prefix}_{name}")).collect()
 }

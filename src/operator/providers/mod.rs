@@ -1,4 +1,4 @@
-//! `providers`: lists known providers, checks a provider's file, and tries it on a sample before it goes live.
+//! `providers`: lists known providers, checks a provider's file, tries it on a sample before it goes live, and writes its page.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,6 +24,7 @@ mod list;
 mod check;
 mod observe;
 mod try_sample;
+mod page;
 
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]
@@ -45,6 +46,11 @@ pub enum Action {
     },
     /// Shows what a sample becomes, field by field. Exits with 1 if it would be refused or rejected.
     Try(Try),
+    /// Writes a provider's page in Markdown: what comes, what is answered and told back, windows, limits, how sure.
+    Page {
+        /// A provider's file, or the name of a known provider.
+        provider: PathBuf,
+    },
 }
 
 /// Arguments of `try`.
@@ -78,13 +84,18 @@ pub fn run(environment: &Environment, action: &Action, as_json: bool) -> anyhow:
         Action::Check { file } => check::run(file, as_json),
         Action::Observe { name, days } => observe::run(environment, name, *days, as_json),
         Action::Try(what) => try_sample::run(environment, what, as_json),
+        Action::Page { provider } => page::run(environment, provider, as_json),
     }
+}
+
+/// Whether it is the path of a file, and no provider's name.
+fn is_path(which: &Path) -> bool {
+    which.extension().is_some() || which.components().count() > 1 || which.is_file()
 }
 
 /// The file with that path, or of the known provider with that name.
 fn file_or_name(environment: &Environment, which: &Path) -> anyhow::Result<Arc<File>> {
-    let is_path = which.extension().is_some() || which.components().count() > 1 || which.is_file();
-    if is_path {
+    if is_path(which) {
         return match load_file(which) {
             Ok(file) => Ok(Arc::new(file)),
             Err(CatalogueError::Faults(faults)) => bail!("{}", faults.to_string().replace('\n', "; ")),

@@ -52,6 +52,8 @@ pub struct Rows {
 pub enum Unit {
     /// `16.24`, a number or in quotes.
     Decimal,
+    /// `16.24 JOD`: the same with the currency's code after it.
+    Money,
     /// A whole number of the currency's smallest unit.
     Minor,
     /// A whole number of which `10^n` make one of the currency: `e2` cents, whatever the currency, `e5` as Uber does.
@@ -62,6 +64,7 @@ impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Decimal => f.write_str("decimal"),
+            Self::Money => f.write_str("money"),
             Self::Minor => f.write_str("minor"),
             Self::Exponent(decimals) => write!(f, "e{decimals}"),
         }
@@ -73,11 +76,12 @@ impl<'de> Deserialize<'de> for Unit {
         let text = String::deserialize(deserializer)?;
         match text.as_str() {
             "decimal" => Ok(Self::Decimal),
+            "money" => Ok(Self::Money),
             "minor" => Ok(Self::Minor),
             other => match other.strip_prefix('e').and_then(|digits| digits.parse().ok()) {
                 Some(exponent @ 0..=9) => Ok(Self::Exponent(exponent)),
                 _ => Err(de::Error::custom(format_args!(
-                    "{other:?} is not a format of amounts; expected decimal, minor, or e0 to e9"
+                    "{other:?} is not a format of amounts; expected decimal, money, minor, or e0 to e9"
                 ))),
             },
         }

@@ -48,6 +48,8 @@ pub struct File {
     pub response: Responses,
     /// `[outbound]`, `[fetch]` and `[reconcile]`: how it is spoken to.
     pub outbound: Option<Spec>,
+    /// `[page]`: what people should know.
+    pub page: Option<PageTable>,
     /// Headers that it reads, in small letters.
     pub headers: BTreeSet<String>,
 }
@@ -271,6 +273,34 @@ pub struct StatusTable {
     pub reason: Option<Pick>,
     /// When.
     pub changed_at: Option<Time>,
+}
+
+/// `[page]`: what people should know who work with the provider. The hub does nothing by it; `providers page` shows it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PageTable {
+    /// How long an order may wait to be accepted, and what happens then.
+    pub window: Option<String>,
+    /// When the provider sends a webhook again.
+    pub retries: Option<String>,
+    /// Its limits.
+    pub limits: Vec<String>,
+    /// What it checks before it lets an integration go live.
+    pub certification: Vec<String>,
+    /// What the file leaves out.
+    pub left_out: Vec<String>,
+    /// Single facts, and how sure each is.
+    pub facts: Vec<PageFact>,
+}
+
+/// An entry of `page.facts`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a list of tables with fact, sure")]
+pub struct PageFact {
+    /// The fact.
+    pub fact: String,
+    /// `O`, `R`, `C`, `S`, as `docs/providers.md` explains them.
+    pub sure: String,
 }
 
 /// `[courier]`.

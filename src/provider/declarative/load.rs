@@ -143,6 +143,10 @@ impl<'t> Loader<'t> {
             false => Some(None),
         };
         let response = self.section_or_default(&mut root, "response");
+        let page = match root.members.contains_key("page") {
+            true => self.section(&mut root, "page", true).map(Some),
+            false => Some(None),
+        };
         let outbound: Option<Outbound> = self.section(&mut root, "outbound", false);
         let fetch: Option<Fetch> = self.section(&mut root, "fetch", false);
         let reconcile: Option<Reconcile> = self.section(&mut root, "reconcile", false);
@@ -163,6 +167,7 @@ impl<'t> Loader<'t> {
             amendment: amendment?,
             response: response?,
             outbound,
+            page: page?,
             headers: self.read_headers().into_iter().map(|(_, name)| name).collect(),
         };
         self.check(&file);

@@ -3,6 +3,7 @@
 use serde_json::value::RawValue;
 
 use super::{
+    amount::Unit,
     file::{self, File, Kind},
     lines,
     pricing::pricing,
@@ -169,6 +170,7 @@ pub(super) fn change(reader: &OrderReader<'_>, file: &File, common: Common<'_>, 
 /// charged.
 pub(super) fn the_currency(reader: &OrderReader<'_>, file: &File, configured: Option<Currency>) -> Currency {
     let head = &file.order.head;
+    reader.scale(head.amount_digits.as_ref());
     let known = configured.or(head.default_currency);
     if let Some(sources) = &head.currency {
         let root = reader.root();
@@ -179,9 +181,15 @@ pub(super) fn the_currency(reader: &OrderReader<'_>, file: &File, configured: Op
         };
         let told = (need, Flag::CurrencyAssumed);
         let found = reader.first((&sources.0, &[]), root, Accepts::Text, told).found();
-        let code = found
-            .as_ref()
-            .map(|found| found.text.trim().to_ascii_uppercase().parse());
+        let code = found.as_ref().map(|found| {
+            let text = found.text.trim().to_ascii_uppercase();
+            // An amount with the code after it names the currency, too.
+            let code = text
+                .rsplit(char::is_whitespace)
+                .next()
+                .filter(|_| head.amounts == Unit::Money);
+            code.unwrap_or(&text).parse()
+        });
         match (found, code, known) {
             (Some(found), Some(Ok(currency)), _) => {
                 reader.take(&found);

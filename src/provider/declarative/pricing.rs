@@ -33,16 +33,20 @@ pub(super) fn pricing(reader: &OrderReader<'_>, table: &file::Pricing, basket: &
     let (other_fees, tax) = (amount(&table.other_fees), amount(&table.tax));
     let (tips, tip) = tips(reader, table, currency, need);
     let (discounts, discount) = discounts(reader, table, currency, need);
-    let subtotal = amount(&table.subtotal);
+    let before = reader.rounded.get();
+    let (subtotal, subtotal_tax) = (amount(&table.subtotal), amount(&table.subtotal_tax));
+    let slack = basket.slack.saturating_add(i64::from(reader.rounded.get() - before));
     let tax_mode = chosen(reader, table.tax_mode.as_ref(), root, Flag::UnknownTaxMode);
     let remitted_by = table.tax_remitted_by.as_ref().map(|said| &said.0);
     match subtotal {
         None => missing_amount(reader, table.subtotal.as_ref(), Flag::SubtotalComputed),
-        // What was rounded is held against what the provider made of it.
-        Some(subtotal) if basket.slack > 0 && differs(subtotal, basket.sum, basket.slack) => {
-            reader.flag(Flag::SubtotalMismatch);
+        Some(subtotal) => {
+            // The kitchen sees the lines, so they must come to what is charged for them.
+            let with_tax = basket.sum.plus(subtotal_tax.unwrap_or(Money::zero(currency)));
+            if differs(subtotal, basket.sum, slack) && differs(subtotal, with_tax, slack) {
+                reader.flag(Flag::SubtotalMismatch);
+            }
         }
-        Some(_) => {}
     }
     if total.is_none() {
         missing_amount(reader, table.total.as_ref(), Flag::TotalComputed);

@@ -21,7 +21,7 @@ use super::{
     clock::Zone,
     lists::Lists,
     path::PathTemplate,
-    pick::{Clock, Source},
+    pick::{Clock, Source, Sources},
 };
 use crate::{
     json::{
@@ -86,6 +86,8 @@ pub(super) struct OrderReader<'t> {
     faults: RefCell<Faults>,
     /// What is to be known about the order, and of what could not be read where it is.
     flags: RefCell<Vec<(Flag, Option<At<'t>>)>>,
+    /// How amounts are written where their place does not say.
+    pub(super) unit: Cell<Unit>,
     /// How many amounts were rounded by now.
     pub(super) rounded: Cell<u32>,
     /// How many values could not be read by now.
@@ -146,6 +148,7 @@ impl<'t> OrderReader<'t> {
             habits,
             faults: RefCell::default(),
             flags: RefCell::default(),
+            unit: Cell::new(habits.amounts),
             rounded: Cell::new(0),
             unread: Cell::new(0),
             rows: RefCell::default(),
@@ -199,6 +202,22 @@ impl<'t> OrderReader<'t> {
         flags.sort_unstable();
         flags.dedup();
         flags
+    }
+
+    /// Takes the number of decimals of all amounts from the document, where it says that and the file where.
+    pub(super) fn scale(&self, sources: Option<&Sources>) {
+        let told = (Need::Essential, Flag::AmountUnreadable);
+        let found = sources.and_then(|sources| self.first((&sources.0, &[]), self.root, Accepts::Text, told).found());
+        let Some(found) = found else {
+            return;
+        };
+        match found.text.trim().parse() {
+            Ok(decimals @ 0..=9) => {
+                self.take(&found);
+                self.unit.set(Unit::Exponent(decimals));
+            }
+            _ => self.fault(&found.place, "expected a number of decimals, 0 to 9"),
+        }
     }
 
     /// Whether the document is not the body itself.

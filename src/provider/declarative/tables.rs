@@ -49,6 +49,8 @@ pub struct OrderHead {
     pub default_currency: Option<Currency>,
     /// How amounts are written.
     pub amounts: Unit,
+    /// Where the document says how many decimals its amounts have; they are whole numbers then.
+    pub amount_digits: Option<Sources>,
     /// How times are written.
     #[serde(default = "iso")]
     pub times: Clock,
@@ -210,6 +212,8 @@ pub struct Modifiers {
 pub struct Pricing {
     /// Sum of the lines; computed and flagged where it is not there.
     pub subtotal: Option<Amount>,
+    /// The tax in it, where the lines are without tax.
+    pub subtotal_tax: Option<Amount>,
     /// For the delivery.
     pub delivery_fee: Option<Amount>,
     /// For the service.

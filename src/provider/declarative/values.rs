@@ -135,9 +135,10 @@ impl<'t> OrderReader<'t> {
     }
 
     fn parse_amount(&self, found: &Text<'t>, amount: &Amount, currency: Currency, need: Need) -> Option<ParsedAmount> {
-        let unit = amount.unit.unwrap_or(self.habits.amounts);
+        let unit = amount.unit.unwrap_or(self.unit.get());
         let parsed = match unit {
             Unit::Decimal => Money::read(found.text.trim(), currency),
+            Unit::Money => Money::read_with_code(found.text.trim(), currency),
             Unit::Minor => Money::read_units(found.text.trim(), currency.exponent(), currency),
             Unit::Exponent(decimals) => Money::read_units(found.text.trim(), decimals, currency),
         };

@@ -170,6 +170,10 @@ impl Ready {
             "/order/id",
             "/merchantOrder/orderViewId",
             "/merchantOrder/shopId",
+            // They stand in for what is there, or only one word of theirs means something.
+            "/delivery_address/label",
+            "/new_state/location_id",
+            "/courier/deliveryBy",
         ]
         .iter()
         .any(|one| are_related(one, place));

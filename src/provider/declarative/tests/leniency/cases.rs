@@ -1,4 +1,4 @@
-//! The samples, and the fields without which an order is rejected.
+//! The samples and shapes of orders, and the fields without which an order is rejected.
 
 /// A sample, and where in it stands what an order is made of and priced by, with `*` for one step and `**` for any number.
 pub(super) struct Case {
@@ -91,6 +91,11 @@ const KEETA: &[&str] = &[
     "/products/**/price",
     "/feeDtl/customerFee/payTotal",
 ];
+const KEETA_INNER: &[&str] = &[
+    "/orderInfo/baseOrder/orderViewId",
+    "/orderInfo/products/**/count",
+    "/orderInfo/feeDtl/customerFee/payTotal",
+];
 const JAHEZ: &[&str] = &[
     "/jahez_id",
     "/products/**/quantity",
@@ -113,6 +118,33 @@ const UBER: &[&str] = &[
     "/order/payment/payment_detail/item_charges/price_breakdown/*/cart_item_id",
     "/order/payment/payment_detail/item_charges/price_breakdown/*/unit/gross/amount_e5",
     "/order/payment/payment_detail/order_total/gross/amount_e5",
+];
+const UBER_CLASSIC: &[&str] = &[
+    "/cart/items/**/quantity",
+    "/cart/items/*/price/**/amount",
+    "/payment/charges/total/amount",
+];
+const GLOVO: &[&str] = &[
+    "/order_id",
+    "/products/**/quantity",
+    "/products/*/price",
+    "/products/*/attributes/*/price",
+    "/products/*/sub_products/*/price",
+    "/total_customer_to_pay",
+];
+const HUBRISE: &[&str] = &[
+    "/new_state/items/**/quantity",
+    "/new_state/items/*/price",
+    "/new_state/items/*/subtotal",
+    "/new_state/items/*/options/*/price",
+    "/new_state/total",
+];
+const DELIVERECT: &[&str] = &[
+    "/_id",
+    "/decimalDigits",
+    "/items/**/quantity",
+    "/items/**/price",
+    "/payment/amount",
 ];
 const DELIVEROO_KIND: &[&str] = &["/event", "/body", "/body/order", "/body/order/status"];
 const JUST_EAT_KIND: &[&str] = &["/items", "/reason", "/restaurantId", "/driverStatus"];
@@ -179,5 +211,42 @@ pub(super) const CASES: &[Case] = &[
     case!("keeta", "webhook_envelope.full.synthetic", "SAR", KEETA, &[]),
     case!("jahez", "webhook_create_order", "SAR", JAHEZ, &["/products", "/status"]),
     case!("generic", "order.created", "KWD", GENERIC, &["/type", "/data"]),
+    case!(
+        "glovo",
+        "dispatched.own_courier",
+        "MAD",
+        GLOVO,
+        &["/products", "/cancel_reason"]
+    ),
+    case!(
+        "hubrise",
+        "order.create",
+        "EUR",
+        HUBRISE,
+        &[
+            "/new_state",
+            "/new_state/id",
+            "/order_id",
+            "/new_state/status",
+            "/event_type",
+            "/resource_type"
+        ]
+    ),
+    case!("deliverect", "order", "JOD", DELIVERECT, &["/status"]),
     case!("uber-eats", "order.v1_delivery.amount_e5", "EUR", UBER, &["/order"]),
+];
+
+/// Shapes of orders, which the sums are tried on as well.
+pub(super) const SHAPES: &[Case] = &[
+    case!("delivery-hero", "shape.vendor_delivery", "OMR", DELIVERY_HERO, &[]),
+    case!("delivery-hero", "shape.fees_listed", "OMR", DELIVERY_HERO, &[]),
+    case!("deliveroo", "shape.restaurant_delivery", "EUR", DELIVEROO, &[]),
+    case!("just-eat", "shape.free_item", "GBP", JUST_EAT, &[]),
+    case!("just-eat", "shape.collection", "GBP", JUST_EAT, &[]),
+    case!("doordash", "shape.merchant_fleet", "USD", DOORDASH, &[]),
+    case!("doordash", "shape.adjustment", "USD", DOORDASH, &[]),
+    case!("keeta", "shape.order_info", "SAR", KEETA_INNER, &[]),
+    case!("jahez", "shape.with_price", "SAR", JAHEZ, &[]),
+    case!("uber-eats", "shape.scheduled.document", "EUR", UBER, &[]),
+    case!("uber-eats", "shape.classic.document", "EUR", UBER_CLASSIC, &[]),
 ];
