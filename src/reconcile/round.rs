@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
@@ -389,6 +388,6 @@ fn event(provider: &Arc<str>, webhook: MissedWebhook, now: DateTime<Utc>) -> New
             }),
             idempotency_key: None,
         },
-        payload: Bytes::from(body),
+        payload: body,
     }
 }

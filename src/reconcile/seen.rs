@@ -177,9 +177,10 @@ impl Seen {
 }
 
 fn time_of_first(entries: &[Entry]) -> Option<DateTime<Utc>> {
-    entries.iter().find_map(|entry| match entry {
-        Entry::Event(event) => Some(event.envelope.time),
+    let time = |entry: &Entry| match entry {
+        Entry::Event(event) => event.envelope.time,
         // One of a later version says as much: something came.
-        Entry::Unreadable { .. } => Some(Utc::now()),
-    })
+        Entry::Unreadable { .. } => Utc::now(),
+    };
+    entries.first().map(time)
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn observed<'a>(scheme: &Scheme, request: &'a Outgoing, at: DateTime<Utc>, keys: &Keys) -> Result<Proof, Refusal> {
+fn observed(scheme: &Scheme, request: &Outgoing, at: DateTime<Utc>, keys: &Keys) -> Result<Proof, Refusal> {
     let uri: Uri = request.url.parse().unwrap();
     let unverified = Unverified::new(&request.method, None, &uri, &request.headers, &request.body);
     observe(scheme, unverified, keys, at).map(|verified| verified.proof().clone())
