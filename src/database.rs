@@ -41,166 +41,114 @@ const FOR_WHOLE_TABLES: &str = "RESET enable_seqscan; RESET enable_hashjoin; RES
 /// compile it: some 100 ms of CPU for a statement of one.
 const NO_COMPILATION: &str = "SET jit = off";
 
-/// The statements, one a file; a test prepares each of them.
+/// The statements, one a file of `sql/queries`; a few consist of several. A test prepares each of them.
 pub mod query {
-    /// Branches by provider, merchant and store.
-    pub const BRANCHES: &str = include_str!("../sql/queries/branches.sql");
-    /// Whether those have changed.
-    pub const BRANCHES_VERSION: &str = include_str!("../sql/queries/branches_version.sql");
-    /// The branches and companies that have an order of a number.
-    pub const BRANCH_OF_ORDER: &str = include_str!("../sql/queries/branch_of_order.sql");
-    /// Whether a branch has an order of a number.
-    pub const ORDER_OF_BRANCH: &str = include_str!("../sql/queries/order_of_branch.sql");
-    /// How a provider knows a branch, active or not.
-    pub const BRANCH_OF_PUSH: &str = include_str!("../sql/queries/branch_of_push.sql");
-    /// The position of a projection.
-    pub const POSITION: &str = include_str!("../sql/queries/position.sql");
-    /// A provider's row, made where it is missing.
-    pub const ENSURE_PROVIDER: &str = include_str!("../sql/queries/ensure_provider.sql");
-    /// Ids of providers by code.
-    pub const PROVIDERS: &str = include_str!("../sql/queries/providers.sql");
-    /// The writer of the tables, and their position.
-    pub const READ_CURSOR: &str = include_str!("../sql/queries/read_cursor.sql");
-    /// Makes an instance the writer.
-    pub const CLAIM_CURSOR: &str = include_str!("../sql/queries/claim_cursor.sql");
-    /// Lets another one be the writer.
-    pub const RELEASE_CURSOR: &str = include_str!("../sql/queries/release_cursor.sql");
-    /// The position of the tables, locked.
-    pub const LOCK_CURSOR: &str = include_str!("../sql/queries/lock_cursor.sql");
-    /// How far the tables are, and on which log.
-    pub const CURSOR_AND_LOG: &str = include_str!("../sql/queries/cursor_and_log.sql");
-    /// The same, locked.
-    pub const LOCK_CURSOR_OF_ANY: &str = include_str!("../sql/queries/lock_cursor_of_any.sql");
-    /// Moves the position.
-    pub const MOVE_CURSOR: &str = include_str!("../sql/queries/move_cursor.sql");
-    /// How far the projections of the hub's own are.
-    pub const OWN_PROJECTIONS: &str = include_str!("../sql/queries/own_projections.sql");
-    /// Which version made one, up to where.
-    pub const READ_PROJECTION: &str = include_str!("../sql/queries/read_projection.sql");
-    /// One is made from the beginning.
-    pub const BEGIN_PROJECTION: &str = include_str!("../sql/queries/begin_projection.sql");
-    /// Moves one that is behind.
-    pub const MOVE_PROJECTION: &str = include_str!("../sql/queries/move_projection.sql");
-    /// The rows of one were replaced.
-    pub const REPLACE_PROJECTION: &str = include_str!("../sql/queries/replace_projection.sql");
-    /// All go back to where an era begins.
-    pub const ERA_OF_PROJECTIONS: &str = include_str!("../sql/queries/era_of_projections.sql");
-    /// Reads the rows of orders in `hub.orders`.
-    pub const KNOWN_ORDERS: &str = include_str!("../sql/queries/known_orders.sql");
-    /// Rows of `hub.orders`.
-    pub const PUT_ORDERS: &str = include_str!("../sql/queries/put_orders.sql");
-    /// Orders for people, the newest first (`$1` to `$10`: which; `$11` and `$12`: the last one of the page before; `$13`: how many).
-    pub const ORDERS_NEWEST: &str = concat!(
-        include_str!("../sql/queries/orders_columns.sql"),
-        include_str!("../sql/queries/orders_filter.sql"),
-        include_str!("../sql/queries/orders_newest.sql")
-    );
-    /// Orders that have not arrived, those that wait longest first; with the same parameters.
-    pub const ORDERS_WAITING_LONGEST: &str = concat!(
-        include_str!("../sql/queries/orders_columns.sql"),
-        include_str!("../sql/queries/orders_filter.sql"),
-        include_str!("../sql/queries/orders_waiting_longest.sql")
-    );
-    /// How many there are (`$1` to `$10`: which; `$11`: how many are counted at most).
-    pub const ORDERS_COUNTED: &str = concat!(
-        include_str!("../sql/queries/orders_counted.sql"),
-        include_str!("../sql/queries/orders_filter.sql"),
-        include_str!("../sql/queries/orders_counted_up_to.sql")
-    );
-    /// How far the tables are and whether an instance writes them, for people.
-    pub const TABLES_STATUS: &str = include_str!("../sql/queries/tables_status.sql");
-    /// Reads the rows of webhooks.
-    pub const KNOWN_WEBHOOK_LOGS: &str = include_str!("../sql/queries/known_webhook_logs.sql");
-    /// New rows of `webhook_logs`.
-    pub const INSERT_WEBHOOK_LOGS: &str = include_str!("../sql/queries/insert_webhook_logs.sql");
-    /// Their results.
-    pub const UPDATE_WEBHOOK_LOGS: &str = include_str!("../sql/queries/update_webhook_logs.sql");
-    /// New rows of `delivery_error_logs`.
-    pub const INSERT_ERROR_LOGS: &str = include_str!("../sql/queries/insert_error_logs.sql");
-    /// Errors that were overcome.
-    pub const RESOLVE_ERROR_LOGS: &str = include_str!("../sql/queries/resolve_error_logs.sql");
-    /// The same, of what has no webhook.
-    pub const RESOLVE_PUSH_ERRORS: &str = include_str!("../sql/queries/resolve_push_errors.sql");
-    /// Reads the rows of orders.
-    pub const KNOWN_ORDER_LOGS: &str = include_str!("../sql/queries/known_order_logs.sql");
-    /// Rows of `provider_order_logs`.
-    pub const INSERT_ORDER_LOGS: &str = include_str!("../sql/queries/insert_order_logs.sql");
-    /// Status changes in `provider_order_logs`.
-    pub const UPDATE_ORDER_LOGS: &str = include_str!("../sql/queries/update_order_logs.sql");
-    /// Events that have no rows yet.
-    pub const SKIPPED_EVENTS: &str = include_str!("../sql/queries/skipped_events.sql");
-    /// Notes an event that has no rows.
-    pub const SKIP_EVENT: &str = include_str!("../sql/queries/skip_event.sql");
-    /// It has them now.
-    pub const UNSKIP_EVENT: &str = include_str!("../sql/queries/unskip_event.sql");
-    /// A step of deleting old rows of `webhook_logs`.
-    pub const RETAIN_WEBHOOK_LOGS: &str = include_str!("../sql/queries/retain_webhook_logs.sql");
-    /// The same of `delivery_error_logs`.
-    pub const RETAIN_ERROR_LOGS: &str = include_str!("../sql/queries/retain_delivery_error_logs.sql");
-    /// The same of `provider_order_logs`.
-    pub const RETAIN_ORDER_LOGS: &str = include_str!("../sql/queries/retain_provider_order_logs.sql");
-    /// The same of `hub.orders`.
-    pub const RETAIN_ORDERS: &str = include_str!("../sql/queries/retain_orders.sql");
-    /// Deletes old notes of events that have no rows.
-    pub const RETAIN_SKIPPED_EVENTS: &str = include_str!("../sql/queries/retain_skipped_events.sql");
+    /// Declares each statement with its file, or its files, and the list of all.
+    macro_rules! statements {
+        ($($(#[$doc:meta])+ $name:ident = $($file:literal)+;)+) => {
+            $($(#[$doc])+ pub const $name: &str = concat!($(include_str!(concat!("../sql/queries/", $file, ".sql"))),+);)+
 
-    /// The log is another one.
-    pub const BEGIN_ERA: &str = include_str!("../sql/queries/begin_era.sql");
-    /// How often it was.
-    pub const LAST_ERA: &str = include_str!("../sql/queries/last_era.sql");
-    /// Events that the log forgot before they had rows.
-    pub const NOTE_GAP: &str = include_str!("../sql/queries/note_gap.sql");
+            /// All of them.
+            pub const ALL: &[&str] = &[$($name),+];
+        };
+    }
 
-    /// All of them.
-    pub const ALL: [&str; 47] = [
-        BRANCHES,
-        BRANCHES_VERSION,
-        BRANCH_OF_ORDER,
-        ORDER_OF_BRANCH,
-        BRANCH_OF_PUSH,
-        POSITION,
-        ENSURE_PROVIDER,
-        PROVIDERS,
-        READ_CURSOR,
-        CLAIM_CURSOR,
-        RELEASE_CURSOR,
-        LOCK_CURSOR,
-        CURSOR_AND_LOG,
-        LOCK_CURSOR_OF_ANY,
-        MOVE_CURSOR,
-        OWN_PROJECTIONS,
-        READ_PROJECTION,
-        BEGIN_PROJECTION,
-        MOVE_PROJECTION,
-        REPLACE_PROJECTION,
-        ERA_OF_PROJECTIONS,
-        KNOWN_ORDERS,
-        PUT_ORDERS,
-        ORDERS_NEWEST,
-        ORDERS_WAITING_LONGEST,
-        ORDERS_COUNTED,
-        TABLES_STATUS,
-        KNOWN_WEBHOOK_LOGS,
-        INSERT_WEBHOOK_LOGS,
-        UPDATE_WEBHOOK_LOGS,
-        INSERT_ERROR_LOGS,
-        RESOLVE_ERROR_LOGS,
-        RESOLVE_PUSH_ERRORS,
-        KNOWN_ORDER_LOGS,
-        INSERT_ORDER_LOGS,
-        UPDATE_ORDER_LOGS,
-        SKIPPED_EVENTS,
-        SKIP_EVENT,
-        UNSKIP_EVENT,
-        RETAIN_WEBHOOK_LOGS,
-        RETAIN_ERROR_LOGS,
-        RETAIN_ORDER_LOGS,
-        RETAIN_ORDERS,
-        RETAIN_SKIPPED_EVENTS,
-        BEGIN_ERA,
-        LAST_ERA,
-        NOTE_GAP,
-    ];
+    statements! {
+        /// Branches by provider, merchant and store.
+        BRANCHES = "branches";
+        /// Whether those have changed.
+        BRANCHES_VERSION = "branches_version";
+        /// The branches and companies that have an order of a number.
+        BRANCH_OF_ORDER = "branch_of_order";
+        /// Whether a branch has an order of a number.
+        ORDER_OF_BRANCH = "order_of_branch";
+        /// How a provider knows a branch, active or not.
+        BRANCH_OF_PUSH = "branch_of_push";
+        /// The position of a projection.
+        POSITION = "position";
+        /// A provider's row, made where it is missing.
+        ENSURE_PROVIDER = "ensure_provider";
+        /// Ids of providers by code.
+        PROVIDERS = "providers";
+        /// The writer of the tables, and their position.
+        READ_CURSOR = "read_cursor";
+        /// Makes an instance the writer.
+        CLAIM_CURSOR = "claim_cursor";
+        /// Lets another one be the writer.
+        RELEASE_CURSOR = "release_cursor";
+        /// The position of the tables, locked.
+        LOCK_CURSOR = "lock_cursor";
+        /// How far the tables are, and on which log.
+        CURSOR_AND_LOG = "cursor_and_log";
+        /// The same, locked.
+        LOCK_CURSOR_OF_ANY = "lock_cursor_of_any";
+        /// Moves the position.
+        MOVE_CURSOR = "move_cursor";
+        /// How far the projections of the hub's own are.
+        OWN_PROJECTIONS = "own_projections";
+        /// Which version made one, up to where.
+        READ_PROJECTION = "read_projection";
+        /// One is made from the beginning.
+        BEGIN_PROJECTION = "begin_projection";
+        /// Moves one that is behind.
+        MOVE_PROJECTION = "move_projection";
+        /// The rows of one were replaced.
+        REPLACE_PROJECTION = "replace_projection";
+        /// All go back to where an era begins.
+        ERA_OF_PROJECTIONS = "era_of_projections";
+        /// Reads the rows of orders in `hub.orders`.
+        KNOWN_ORDERS = "known_orders";
+        /// Rows of `hub.orders`.
+        PUT_ORDERS = "put_orders";
+        /// Orders for people, the newest first (`$1` to `$10`: which; `$11` and `$12`: the last one of the page before; `$13`: how many).
+        ORDERS_NEWEST = "orders_columns" "orders_filter" "orders_newest";
+        /// Orders that have not arrived, those that wait longest first; with the same parameters.
+        ORDERS_WAITING_LONGEST = "orders_columns" "orders_filter" "orders_waiting_longest";
+        /// How many there are (`$1` to `$10`: which; `$11`: how many are counted at most).
+        ORDERS_COUNTED = "orders_counted" "orders_filter" "orders_counted_up_to";
+        /// How far the tables are and whether an instance writes them, for people.
+        TABLES_STATUS = "tables_status";
+        /// Reads the rows of webhooks.
+        KNOWN_WEBHOOK_LOGS = "known_webhook_logs";
+        /// New rows of `webhook_logs`.
+        INSERT_WEBHOOK_LOGS = "insert_webhook_logs";
+        /// Their results.
+        UPDATE_WEBHOOK_LOGS = "update_webhook_logs";
+        /// New rows of `delivery_error_logs`.
+        INSERT_ERROR_LOGS = "insert_error_logs";
+        /// Errors that were overcome.
+        RESOLVE_ERROR_LOGS = "resolve_error_logs";
+        /// The same, of what has no webhook.
+        RESOLVE_PUSH_ERRORS = "resolve_push_errors";
+        /// Reads the rows of orders.
+        KNOWN_ORDER_LOGS = "known_order_logs";
+        /// Rows of `provider_order_logs`.
+        INSERT_ORDER_LOGS = "insert_order_logs";
+        /// Status changes in `provider_order_logs`.
+        UPDATE_ORDER_LOGS = "update_order_logs";
+        /// Events that have no rows yet.
+        SKIPPED_EVENTS = "skipped_events";
+        /// Notes an event that has no rows.
+        SKIP_EVENT = "skip_event";
+        /// It has them now.
+        UNSKIP_EVENT = "unskip_event";
+        /// A step of deleting old rows of `webhook_logs`.
+        RETAIN_WEBHOOK_LOGS = "retain_webhook_logs";
+        /// The same of `delivery_error_logs`.
+        RETAIN_ERROR_LOGS = "retain_delivery_error_logs";
+        /// The same of `provider_order_logs`.
+        RETAIN_ORDER_LOGS = "retain_provider_order_logs";
+        /// The same of `hub.orders`.
+        RETAIN_ORDERS = "retain_orders";
+        /// Deletes old notes of events that have no rows.
+        RETAIN_SKIPPED_EVENTS = "retain_skipped_events";
+        /// The log is another one.
+        BEGIN_ERA = "begin_era";
+        /// How often it was.
+        LAST_ERA = "last_era";
+        /// Events that the log forgot before they had rows.
+        NOTE_GAP = "note_gap";
+    }
 }
 
 /// Connections to PostgreSQL. Cheap to clone.

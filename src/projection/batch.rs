@@ -252,7 +252,7 @@ pub(super) async fn skip(
         .await?;
     if let Some((event, providers)) = skipped.event {
         for own in locked.current() {
-            if own.0.reset().is_some() {
+            if own.0.is_own() {
                 write_if_it_can(&transaction, event, providers, own).await?;
             }
         }
@@ -306,7 +306,7 @@ pub(super) async fn apply_skipped(
         let mut due = Vec::with_capacity(ALL.len());
         for projection in ALL {
             let is_as_far = |position: u64| position >= event.sequence;
-            if projection.reset().is_none() || locked.of(projection).is_some_and(is_as_far) {
+            if !projection.is_own() || locked.of(projection).is_some_and(is_as_far) {
                 due.push((projection, 0));
             }
         }

@@ -13,6 +13,7 @@ use super::{
     decoded::{DecodedPayload, Event},
     providers::Providers,
     rules::{self, WebhookKnowledge},
+    table::{RowRetention, Table, literal},
     timestamp,
 };
 use crate::{
@@ -20,20 +21,47 @@ use crate::{
     event::{EventId, EventType, outcome::ErrorReport, push},
 };
 
+/// Its table.
+static TABLE: Table = Table {
+    name: "delivery_error_logs",
+    version: 1,
+    key: &["id"],
+    began: "occurred_at",
+    provider: "provider_id",
+    insert: query::INSERT_ERROR_LOGS,
+    by_people: Some((
+        resolved_by_a_person,
+        &[
+            "is_resolved",
+            "resolved_at",
+            "resolved_by",
+            "resolution_notes",
+            "updated_at",
+        ],
+    )),
+    retention: Some(RowRetention {
+        kept: |kept| kept.delivery_error_logs,
+        changed: "updated_at",
+        ended: Some("is_resolved"),
+        delete: query::RETAIN_ERROR_LOGS,
+    }),
+};
+
+/// An error that a person resolved, or wrote a note about.
+fn resolved_by_a_person() -> String {
+    let notes: Vec<_> = NOTES.iter().map(|note| literal(note)).collect();
+    format!(
+        "coalesce(l.is_resolved AND l.resolved_by IS DISTINCT FROM 'webhook-hub' OR l.resolution_notes NOT IN ({}), false)",
+        notes.join(", ")
+    )
+}
+
 /// The projection.
 pub(super) struct DeliveryErrorLogs;
 
 impl Projection for DeliveryErrorLogs {
-    fn name(&self) -> &'static str {
-        "delivery_error_logs"
-    }
-
-    fn version(&self) -> i32 {
-        1
-    }
-
-    fn reset(&self) -> Option<&'static str> {
-        None
+    fn table(&self) -> &'static Table {
+        &TABLE
     }
 
     fn apply<'a>(
@@ -126,7 +154,7 @@ impl<'a> Rows<'a> {
 /// The note of an error that came after the backend had the order.
 const SETTLED: &str = "the backend has it by another attempt";
 /// All that the hub writes as `resolution_notes`; any other note is a person's.
-pub(super) const NOTES: [&str; 4] = [
+const NOTES: [&str; 4] = [
     SETTLED,
     rules::FORWARDED_LATER,
     rules::NOTHING_LEFT,

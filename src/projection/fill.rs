@@ -99,10 +99,8 @@ async fn begin(
         // The log was replaced while an older version wrote the tables. Rows stay, and reading events again changes nothing.
         Some((made_by, _)) if made_by == version => {}
         _ => {
-            if let Some(reset) = projection.reset() {
-                transaction.batch_execute(RESET_LOCK).await?;
-                transaction.batch_execute(reset).await?;
-            }
+            let empty = format!("{RESET_LOCK}; TRUNCATE {}", projection.table().name);
+            transaction.batch_execute(&empty).await?;
         }
     }
     transaction

@@ -13,6 +13,7 @@
 //! them, [`live`] follows the log and gathers batches, [`fill`] fills a projection of the hub's own that is new, or of
 //! another version, from the log. [`rebuild`] makes tables from the log beside the live ones, and puts them in their place.
 
+mod table;
 pub mod schema;
 pub mod indexes;
 pub mod writer;
@@ -33,21 +34,29 @@ mod orders;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use futures_util::future::BoxFuture;
 
-use self::batch::Batch;
+use self::{batch::Batch, table::Table};
 use crate::database::Transaction;
 
 /// A table that follows from the events of the log, and from nothing else.
 pub(crate) trait Projection: Sync {
+    /// Its table.
+    fn table(&self) -> &'static Table;
+
     /// Its name in `hub.projections`.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &'static str {
+        self.table().bare()
+    }
 
-    /// Which events make which rows. A table of the hub's own is emptied and filled from the log where this is larger than what made
-    /// its rows.
-    fn version(&self) -> i32;
+    /// Whether the table is the hub's own. Tables of the platform may hold rows of others: they are never emptied, and their position is
+    /// that of the tables.
+    fn is_own(&self) -> bool {
+        self.table().is_own()
+    }
 
-    /// The statement that empties it. None for tables of the platform, which may hold rows of others: their rows are never taken away,
-    /// and their position is that of the tables.
-    fn reset(&self) -> Option<&'static str>;
+    /// The version of the rules by which it makes rows.
+    fn version(&self) -> i32 {
+        self.table().version
+    }
 
     /// Reads what the table knows of the events' orders, applies the events to that in memory, and writes each row once.
     fn apply<'a>(
@@ -68,7 +77,7 @@ const ALL: [&dyn Projection; 4] = [
 /// Those that are the hub's own.
 fn own() -> Vec<&'static dyn Projection> {
     let mut own = ALL.to_vec();
-    own.retain(|projection| projection.reset().is_some());
+    own.retain(|projection| projection.is_own());
     own
 }
 

@@ -13,6 +13,7 @@ use super::{
     decoded::{DecodedPayload, Event},
     providers::Providers,
     rules::{self, EventOrder, WebhookKnowledge},
+    table::{RowRetention, Table},
     timestamp,
 };
 use crate::{
@@ -24,20 +25,29 @@ use crate::{
     order::status::OrderStatus,
 };
 
+/// Its table.
+static TABLE: Table = Table {
+    name: "provider_order_logs",
+    version: 1,
+    key: &["id"],
+    began: "created_at",
+    provider: "provider_id",
+    insert: query::INSERT_ORDER_LOGS,
+    by_people: None,
+    retention: Some(RowRetention {
+        kept: |kept| kept.provider_order_logs,
+        changed: "updated_at",
+        ended: None,
+        delete: query::RETAIN_ORDER_LOGS,
+    }),
+};
+
 /// The projection.
 pub(super) struct ProviderOrderLogs;
 
 impl Projection for ProviderOrderLogs {
-    fn name(&self) -> &'static str {
-        "provider_order_logs"
-    }
-
-    fn version(&self) -> i32 {
-        1
-    }
-
-    fn reset(&self) -> Option<&'static str> {
-        None
+    fn table(&self) -> &'static Table {
+        &TABLE
     }
 
     fn apply<'a>(

@@ -16,7 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::writer::{self, Holder};
+use super::{
+    table,
+    writer::{self, Holder},
+};
 use crate::{
     config::Retention,
     database::{self, Connection, Database, Transaction, query, rights},
@@ -37,28 +40,6 @@ const LEAST_PAUSE: Duration = Duration::from_millis(20);
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '1s'";
 /// A row that a table of the platform's own still refers to.
 const REFERRED_TO: &str = "23503";
-
-/// The hub's own table. The right to delete its rows is among those that every hub needs.
-const OWN: &str = "hub.orders";
-
-/// Tables: name, how one step is done, how long rows are kept.
-fn tables(kept: &Retention) -> [(&'static str, &'static str, Option<Duration>); 4] {
-    [
-        // Errors first: webhooks are deleted only after their errors.
-        (
-            "delivery_error_logs",
-            query::RETAIN_ERROR_LOGS,
-            kept.delivery_error_logs,
-        ),
-        ("webhook_logs", query::RETAIN_WEBHOOK_LOGS, kept.webhook_logs),
-        (
-            "provider_order_logs",
-            query::RETAIN_ORDER_LOGS,
-            kept.provider_order_logs,
-        ),
-        (OWN, query::RETAIN_ORDERS, kept.orders),
-    ]
-}
 
 /// Deletes old rows.
 pub(super) struct Retained {
@@ -139,8 +120,12 @@ impl Retained {
     async fn pass(&self) -> anyhow::Result<()> {
         let began = Instant::now();
         let mut all = 0;
-        for (table, sql, kept) in tables(&self.kept) {
-            let Some(kept) = kept else { continue };
+        // Errors come before webhooks here: a webhook is deleted only after its errors.
+        for (table, rule) in table::all()
+            .rev()
+            .filter_map(|table| Some((table.name, table.retention.as_ref()?)))
+        {
+            let Some(kept) = (rule.kept)(&self.kept) else { continue };
             if !self.may_delete(table).await? {
                 continue;
             }
@@ -151,7 +136,7 @@ impl Retained {
                 );
                 continue;
             }
-            all += self.table(table, sql, kept).await?;
+            all += self.table(table, rule.delete, kept).await?;
         }
         if let Some(kept) = self.kept.skipped_events {
             all += self.skipped_events(kept).await?;

@@ -41,57 +41,37 @@ const PLATFORM: [&str; 6] = [
     "provider_order_logs",
 ];
 
-const MIGRATIONS: [Migration; 8] = [
+/// A file of `sql/migrations`.
+macro_rules! migration {
+    ($name:literal) => {
+        Migration {
+            name: $name,
+            sql: include_str!(concat!("../../sql/migrations/", $name, ".sql")),
+            known_as: None,
+            unless: &[],
+        }
+    };
+}
+
+/// All of them, in the order of their names.
+static MIGRATIONS: [Migration; 8] = [
     Migration {
-        name: "0001_platform",
-        sql: include_str!("../../sql/migrations/0001_platform.sql"),
         // Later its indexes moved to `indexes`, and a table got a fill factor.
         known_as: Some("5ce4c3c9495dd8c1e89a5fc6c85e3b1b760e7b2790005a620190a4aee4b43631"),
         unless: &PLATFORM,
+        ..migration!("0001_platform")
     },
+    migration!("0002_hub"),
     Migration {
-        name: "0002_hub",
-        sql: include_str!("../../sql/migrations/0002_hub.sql"),
-        known_as: None,
-        unless: &[],
-    },
-    Migration {
-        name: "0003_push",
-        sql: include_str!("../../sql/migrations/0003_push.sql"),
         // Later its index moved to `indexes`.
         known_as: Some("c1d824d895fc3e06d4ba4d198ddf1a7ec2b25e1ee7e558e761fd4a884702b4c7"),
-        unless: &[],
+        ..migration!("0003_push")
     },
-    Migration {
-        name: "0004_writer",
-        sql: include_str!("../../sql/migrations/0004_writer.sql"),
-        known_as: None,
-        unless: &[],
-    },
-    Migration {
-        name: "0005_log",
-        sql: include_str!("../../sql/migrations/0005_log.sql"),
-        known_as: None,
-        unless: &[],
-    },
-    Migration {
-        name: "0007_platform_schema",
-        sql: include_str!("../../sql/migrations/0007_platform_schema.sql"),
-        known_as: None,
-        unless: &[],
-    },
-    Migration {
-        name: "0008_orders",
-        sql: include_str!("../../sql/migrations/0008_orders.sql"),
-        known_as: None,
-        unless: &[],
-    },
-    Migration {
-        name: "0009_orders_indexes",
-        sql: include_str!("../../sql/migrations/0009_orders_indexes.sql"),
-        known_as: None,
-        unless: &[],
-    },
+    migration!("0004_writer"),
+    migration!("0005_log"),
+    migration!("0007_platform_schema"),
+    migration!("0008_orders"),
+    migration!("0009_orders_indexes"),
 ];
 /// Those of [`MIGRATIONS`], in their order, that versions without them cannot work with. The text of such a one must also take the
 /// tables from an older version that writes them: `UPDATE hub.cursors SET holder = 'migration', held_until = clock_timestamp() +
@@ -133,6 +113,11 @@ pub async fn migrate(database: &Database) -> anyhow::Result<Vec<&'static str>> {
     }
     check(&connection).await?;
     Ok(applied)
+}
+
+/// The texts of the migrations.
+pub(super) fn texts() -> impl Iterator<Item = &'static str> {
+    MIGRATIONS.iter().map(|migration| migration.sql)
 }
 
 /// Fails where the schema is not one that this version can work with. A newer version may have changed it since the last look.

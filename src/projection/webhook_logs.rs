@@ -16,6 +16,7 @@ use super::{
     decoded::{DecodedPayload, Event},
     providers::Providers,
     rules::{self, EventOrder, WebhookKnowledge},
+    table::{RowRetention, Table},
     timestamp,
 };
 use crate::{
@@ -23,20 +24,29 @@ use crate::{
     event::{EventId, EventType},
 };
 
+/// Its table.
+pub(super) static TABLE: Table = Table {
+    name: "webhook_logs",
+    version: 1,
+    key: &["id"],
+    began: "received_at",
+    provider: "provider_id",
+    insert: query::INSERT_WEBHOOK_LOGS,
+    by_people: None,
+    retention: Some(RowRetention {
+        kept: |kept| kept.webhook_logs,
+        changed: "updated_at",
+        ended: Some("status IN ('completed', 'ignored', 'failed')"),
+        delete: query::RETAIN_WEBHOOK_LOGS,
+    }),
+};
+
 /// The projection.
 pub(super) struct WebhookLogs;
 
 impl Projection for WebhookLogs {
-    fn name(&self) -> &'static str {
-        "webhook_logs"
-    }
-
-    fn version(&self) -> i32 {
-        1
-    }
-
-    fn reset(&self) -> Option<&'static str> {
-        None
+    fn table(&self) -> &'static Table {
+        &TABLE
     }
 
     /// Also records in the batch what was known of each event's webhook before it.

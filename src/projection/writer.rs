@@ -130,20 +130,18 @@ impl Locked {
     pub(super) fn current(&self) -> Vec<(&'static dyn Projection, u64)> {
         let mut current = Vec::with_capacity(ALL.len());
         for projection in ALL {
-            match projection.reset() {
-                None => current.push((projection, self.position)),
-                Some(_) => {
-                    let position = self.of(projection).filter(|position| *position >= self.position);
-                    current.extend(position.map(|position| (projection, position)));
-                }
-            }
+            let position = match projection.is_own() {
+                false => Some(self.position),
+                true => self.of(projection).filter(|position| *position >= self.position),
+            };
+            current.extend(position.map(|position| (projection, position)));
         }
         current
     }
 
     fn current_own(&self) -> Vec<&'static str> {
         let current = self.current().into_iter();
-        let own = current.filter(|(projection, _)| projection.reset().is_some());
+        let own = current.filter(|(projection, _)| projection.is_own());
         own.map(|(projection, _)| projection.name()).collect()
     }
 }

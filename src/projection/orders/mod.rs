@@ -14,26 +14,41 @@ use tokio_postgres::types::ToSql;
 
 use self::row::Row;
 pub(super) use self::row::SAME_ORDER_FOR;
-use super::{Projection, batch::Batch, decoded::Event, rules::EventOrder};
+use super::{
+    Projection,
+    batch::Batch,
+    decoded::Event,
+    rules::EventOrder,
+    table::{RowRetention, Table},
+};
 use crate::{
     database::{Transaction, query},
     order::status::OrderStatus,
+};
+
+/// Its table.
+static TABLE: Table = Table {
+    name: "hub.orders",
+    version: 1,
+    key: &["external_order_id", "provider", "id"],
+    began: "first_at",
+    provider: "provider",
+    insert: query::PUT_ORDERS,
+    by_people: None,
+    retention: Some(RowRetention {
+        kept: |kept| kept.orders,
+        changed: "last_at",
+        ended: Some("undelivered_since IS NULL"),
+        delete: query::RETAIN_ORDERS,
+    }),
 };
 
 /// The projection.
 pub(super) struct Orders;
 
 impl Projection for Orders {
-    fn name(&self) -> &'static str {
-        "orders"
-    }
-
-    fn version(&self) -> i32 {
-        1
-    }
-
-    fn reset(&self) -> Option<&'static str> {
-        Some("TRUNCATE hub.orders")
+    fn table(&self) -> &'static Table {
+        &TABLE
     }
 
     fn apply<'a>(

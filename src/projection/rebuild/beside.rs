@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use uuid::Uuid;
 
-use super::{
-    shape,
-    tables::{TABLES, Table},
-};
+use super::shape;
 use crate::{
     database::{Connection, Transaction, names::identifier},
-    projection::Projection,
+    projection::{
+        ALL, Projection,
+        table::{self, Table},
+        webhook_logs,
+    },
 };
 
 /// The schema of tables that are being made.
@@ -97,7 +98,7 @@ impl Beside {
         );
         let names: Vec<String> = row.try_get(4)?;
         let mut tables = Vec::new();
-        for table in &TABLES {
+        for table in table::all() {
             if shape::oid(connection, REPLACED, table.bare()).await?.is_some() {
                 tables.push(table);
             }
@@ -140,7 +141,9 @@ impl Beside {
 
     /// The projections that events behind a position are applied to.
     pub(in crate::projection) fn due(&self, position: u64) -> Vec<(&'static dyn Projection, u64)> {
-        self.tables.iter().map(|table| (table.projection, position)).collect()
+        let mut due = ALL.to_vec();
+        due.retain(|projection| self.tables.iter().any(|table| table.name == projection.table().name));
+        due.into_iter().map(|projection| (projection, position)).collect()
     }
 
     /// Moves the position, in the transaction that wrote the rows.
@@ -171,21 +174,20 @@ impl Beside {
 
 /// Which versions of the projections make rows: `webhook_logs 1, …`.
 fn versions() -> String {
-    let versions: Vec<_> = TABLES
+    let versions: Vec<_> = ALL
         .iter()
-        .map(|table| format!("{} {}", table.bare(), table.projection.version()))
+        .map(|projection| format!("{} {}", projection.name(), projection.version()))
         .collect();
     versions.join(", ")
 }
 
 /// Tables with those that are needed to make them: what an error or an order says depends on its webhook.
 fn with_context(wanted: &[&'static Table]) -> Vec<&'static Table> {
-    let [webhooks, ..] = &TABLES;
     let needs_webhooks = wanted.iter().any(|table| !table.is_own());
     let is_needed = |table: &&Table| {
-        wanted.iter().any(|one| one.name == table.name) || (needs_webhooks && table.name == webhooks.name)
+        wanted.iter().any(|one| one.name == table.name) || (needs_webhooks && table.name == webhook_logs::TABLE.name)
     };
-    TABLES.iter().filter(is_needed).collect()
+    table::all().filter(is_needed).collect()
 }
 
 /// Lets no other run begin while the session lasts.

@@ -15,13 +15,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use tokio_postgres::types::Oid;
 
-use super::{
-    shape,
-    tables::{Table, list, literal},
-};
+use super::shape;
 use crate::{
     database::{Connection, Transaction},
     event::EventId,
+    projection::table::{Table, list, literal},
 };
 
 /// Rows that began so shortly after the log's first event count as older than the log, where that has forgotten events: the instances'

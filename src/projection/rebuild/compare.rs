@@ -8,13 +8,11 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio_postgres::Row;
 
-use super::{
-    Progress, Tell,
-    tables::{Table, list, literal},
-};
+use super::{Progress, Tell};
 use crate::{
     config::Retention,
     database::{Transaction, names::Names},
+    projection::table::{Table, list, literal},
 };
 
 /// Rows of the made table in one key range.

@@ -22,7 +22,6 @@ mod run;
 mod shape;
 mod start;
 mod swap;
-mod tables;
 mod verify;
 
 use std::time::Duration;
@@ -35,13 +34,13 @@ pub use self::{
     compare::{DifferentRow, MOST_NAMED, Named, TableDifferences},
     verify::{Asked, Verified, verify},
 };
-use self::{
-    beside::SCHEMA,
-    run::Run,
-    start::Start,
-    tables::{TABLES, Table},
+use self::{beside::SCHEMA, run::Run, start::Start};
+use crate::{
+    database::Database,
+    fault_injection::crash_at,
+    journal::connection::Connection as Log,
+    projection::table::{self, Table},
 };
-use crate::{database::Database, fault_injection::crash_at, journal::connection::Connection as Log};
 
 /// How long PostgreSQL may take to see that a session has ended, and the pause between two looks.
 const TURN_ENDS: Duration = Duration::from_secs(5);
@@ -74,7 +73,7 @@ pub struct Parts<'a> {
 
 /// The names of the tables that can be made again.
 pub fn table_names() -> impl Iterator<Item = &'static str> {
-    TABLES.iter().map(|table| table.name)
+    table::all().map(|table| table.name)
 }
 
 /// The tables of these names; all where none is named.
@@ -83,7 +82,7 @@ fn tables_of(names: &[String]) -> anyhow::Result<Vec<&'static Table>> {
         anyhow::ensure!(Table::of(name).is_some(), "the log makes no table {name}");
     }
     let is_wanted = |table: &&Table| names.is_empty() || names.iter().any(|name| name == table.name);
-    Ok(TABLES.iter().filter(is_wanted).collect())
+    Ok(table::all().filter(is_wanted).collect())
 }
 
 /// What a rebuild would do.

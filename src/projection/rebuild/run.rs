@@ -16,12 +16,11 @@ use super::{
     shape::{self, Copied, Kept},
     start::Start,
     swap,
-    tables::Table,
 };
 use crate::{
     database::{Connection, Error, Transaction, names::Names, query},
     fault_injection::{crash_at, time},
-    projection::{providers::Providers, writer},
+    projection::{providers::Providers, table::Table, writer},
 };
 
 /// Longest time that a statement about a whole table takes: copying one, or making an index.
@@ -313,7 +312,7 @@ impl<'a> Run<'a> {
         }
         swap::exchange(&transaction, &names, beside, &beside.wanted).await?;
         for table in beside.wanted.iter().filter(|table| table.is_own()) {
-            let (version, position) = (table.projection.version(), i64::try_from(position)?);
+            let (version, position) = (table.version, i64::try_from(position)?);
             let parameters: [&(dyn ToSql + Sync); 4] = [&table.bare(), &version, &start.era, &position];
             transaction.execute(query::REPLACE_PROJECTION, &parameters).await?;
         }

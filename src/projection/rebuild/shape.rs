@@ -3,8 +3,10 @@
 
 use tokio_postgres::types::Oid;
 
-use super::tables::Table;
-use crate::database::{Connection, names::Names, rights};
+use crate::{
+    database::{Connection, names::Names, rights},
+    projection::{schema, table::Table},
+};
 
 /// What the swap cannot carry over to another table, or this role may not do; `$1`: the table.
 const OBSTACLES: &str = "
@@ -229,41 +231,36 @@ impl Copied<'_> {
 /// # Errors
 /// Where PostgreSQL refuses.
 pub(super) async fn make_missing(connection: &Connection, table: &Table) -> anyhow::Result<()> {
-    const PLATFORM: &str = include_str!("../../../sql/migrations/0001_platform.sql");
-    const OWN: [&str; 2] = [
-        include_str!("../../../sql/migrations/0008_orders.sql"),
-        include_str!("../../../sql/migrations/0009_orders_indexes.sql"),
-    ];
-    let text = if table.is_own() {
-        OWN.join("\n")
-    } else {
-        PLATFORM.to_owned()
-    };
-    let statements = statements_about(&text, table);
+    let statements = statements_about(table);
     anyhow::ensure!(!statements.is_empty(), "no migration makes {}", table.name);
     connection.batch_execute(&statements).await?;
     Ok(())
 }
 
-/// The statements of a migration that make a table and its indexes.
-fn statements_about(text: &str, table: &Table) -> String {
-    let code: Vec<_> = text
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("--"))
-        .collect();
-    let code = code.join("\n");
+/// The statements of the migrations that make a table and its indexes.
+fn statements_about(table: &Table) -> String {
     let name = if table.is_own() {
         table.name.to_owned()
     } else {
         format!("{{platform}}.{}", table.bare())
     };
     let (creates, indexes) = (format!(" {name} ("), format!(" ON {name} ("));
-    let about = code.split(";\n").map(str::trim).filter(|statement| {
-        let head = statement.lines().next().unwrap_or_default();
-        head.starts_with("CREATE TABLE") && head.contains(&creates)
-            || head.starts_with("CREATE INDEX") && head.contains(&indexes)
-    });
-    about.map(|statement| format!("{statement};\n")).collect()
+    let mut statements = String::new();
+    for text in schema::texts() {
+        let code: Vec<_> = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("--"))
+            .collect();
+        for statement in code.join("\n").split(";\n").map(str::trim) {
+            let head = statement.lines().next().unwrap_or_default();
+            if head.starts_with("CREATE TABLE") && head.contains(&creates)
+                || head.starts_with("CREATE INDEX") && head.contains(&indexes)
+            {
+                statements += &format!("{statement};\n");
+            }
+        }
+    }
+    statements
 }
 
 /// Whether PostgreSQL said that a right is missing.
@@ -277,24 +274,19 @@ pub(super) fn lacks_a_right(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::projection::table;
 
     #[test]
     fn the_migrations_say_how_each_table_is_made() {
-        for table in &super::super::tables::TABLES {
-            let text = concat!(
-                include_str!("../../../sql/migrations/0001_platform.sql"),
-                include_str!("../../../sql/migrations/0008_orders.sql"),
-                include_str!("../../../sql/migrations/0009_orders_indexes.sql"),
-            );
-            let statements = statements_about(text, table);
-            assert_eq!(
-                statements.matches("CREATE TABLE").count(),
-                1,
-                "{}: {statements}",
-                table.name
-            );
-            let indexes = if table.is_own() { 10 } else { 0 };
-            assert_eq!(statements.matches("CREATE INDEX").count(), indexes, "{statements}");
+        for table in table::all() {
+            let statements = statements_about(table);
+            let tables = statements.matches("CREATE TABLE").count();
+            assert_eq!(tables, 1, "{}: {statements}", table.name);
+            // The indexes of the platform's tables are made by `indexes`.
+            let is_indexed = statements.contains("CREATE INDEX");
+            assert!(table.is_own() || !is_indexed, "{}: {statements}", table.name);
         }
+        let orders = Table::of("hub.orders").map(statements_about).unwrap_or_default();
+        assert_eq!(orders.matches("CREATE INDEX").count(), 10, "{orders}");
     }
 }

@@ -10,12 +10,11 @@ use super::{
     feed,
     run::STATEMENT,
     shape, swap,
-    tables::Table,
 };
 use crate::{
     database::{Connection, query},
     journal::read::beginning,
-    projection::{era, indexes, schema, writer},
+    projection::{era, indexes, schema, table::Table, writer},
 };
 
 /// What is known before anything is made.
@@ -180,7 +179,7 @@ async fn obstacles(connection: &Connection, tables: &[&'static Table]) -> anyhow
 async fn same_version(connection: &Connection, table: &Table) -> anyhow::Result<()> {
     let row = connection.query_opt(query::READ_PROJECTION, &[&table.bare()]).await?;
     let row = row.with_context(|| format!("no hub that makes {} has ever written the tables", table.name))?;
-    let (found, own): (i32, _) = (row.try_get(0)?, table.projection.version());
+    let (found, own): (i32, _) = (row.try_get(0)?, table.version);
     anyhow::ensure!(
         found == own,
         "{} has rows of another version of the hub ({found}; this program makes {own}); use the program of the running hub",

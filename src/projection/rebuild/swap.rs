@@ -7,16 +7,14 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    beside::{self, Beside, REPLACED},
-    tables::{Table, literal},
-};
+use super::beside::{self, Beside, REPLACED};
 use crate::{
     database::{
         Connection, Transaction,
         names::{Names, identifier},
     },
     fault_injection::crash_at,
+    projection::table::{Table, literal},
 };
 
 /// Where the live tables go while the names are exchanged.

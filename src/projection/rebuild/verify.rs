@@ -10,10 +10,9 @@ use super::{
     feed,
     run::Run,
     start::Start,
-    tables::Table,
     tables_of,
 };
-use crate::{config::Retention, fault_injection::crash_at};
+use crate::{config::Retention, fault_injection::crash_at, projection::table::Table};
 
 /// What is to be verified.
 #[derive(Debug, Clone, Default)]

@@ -1,114 +1,74 @@
-//! The tables that the log makes, as `rebuild` and `verify` know them: their keys, the columns that the hub writes, and what people
-//! write in them.
+//! The description of a table that follows from the log, for all code that treats such tables alike: `fill`, `retention`, `rebuild` and
+//! `verify`. Each projection has one.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::config::Retention;
-use crate::database::{
-    names::{Names, identifier},
-    query,
-};
-use crate::projection::{
-    Projection,
-    delivery_error_logs::{DeliveryErrorLogs, NOTES},
-    orders::{Orders, SAME_ORDER_FOR},
-    provider_order_logs::ProviderOrderLogs,
-    webhook_logs::WebhookLogs,
+use super::{orders::SAME_ORDER_FOR, webhook_logs};
+use crate::{
+    config::Retention,
+    database::names::{Names, identifier},
 };
 
+/// The prefix of names of tables in the schema `hub`.
+const OWN: &str = "hub.";
+
 /// A table.
-pub(super) struct Table {
-    /// Its name for operators: `webhook_logs`, `hub.orders`.
+pub(crate) struct Table {
+    /// Its name for operators: `webhook_logs`, `hub.orders`. A table of the schema `hub` is the hub's own: all of its rows follow from the log.
     pub(super) name: &'static str,
-    /// What makes its rows. It has the table's name in its schema.
-    pub(super) projection: &'static dyn Projection,
+    /// The version of the rules by which events become rows. A table of the hub's own is emptied and filled from the log if a smaller
+    /// version wrote its rows.
+    pub(super) version: i32,
     /// The columns by which a row is found.
     pub(super) key: &'static [&'static str],
     /// The column with the time at which a row's first event happened.
-    began: &'static str,
-    /// The column with the provider's code or id.
+    pub(super) began: &'static str,
+    /// The column with the provider's id; in a table of the hub's own, with its code.
     pub(super) provider: &'static str,
-    /// The statement that makes its rows.
-    insert: &'static str,
-    /// What people write there, if they do.
+    /// The statement that inserts its rows. Its list of columns is the list of those that the hub writes.
+    pub(super) insert: &'static str,
+    /// The columns that people write, if there are any.
     pub(super) by_people: Option<ByPeople>,
+    /// Which rows the hub deletes; none if it deletes none.
+    pub(super) retention: Option<RowRetention>,
 }
 
 /// The condition for rows of the live table (`l`) that a person wrote in, and the columns that are that person's.
 pub(super) type ByPeople = (fn() -> String, &'static [&'static str]);
 
-/// All of them, in the order in which a batch is applied to them.
-pub(super) static TABLES: [Table; 4] = [
-    Table {
-        name: "webhook_logs",
-        projection: &WebhookLogs,
-        key: &["id"],
-        began: "received_at",
-        provider: "provider_id",
-        insert: query::INSERT_WEBHOOK_LOGS,
-        by_people: None,
-    },
-    Table {
-        name: "delivery_error_logs",
-        projection: &DeliveryErrorLogs,
-        key: &["id"],
-        began: "occurred_at",
-        provider: "provider_id",
-        insert: query::INSERT_ERROR_LOGS,
-        by_people: Some((
-            resolved_by_a_person,
-            &[
-                "is_resolved",
-                "resolved_at",
-                "resolved_by",
-                "resolution_notes",
-                "updated_at",
-            ],
-        )),
-    },
-    Table {
-        name: "provider_order_logs",
-        projection: &ProviderOrderLogs,
-        key: &["id"],
-        began: "created_at",
-        provider: "provider_id",
-        insert: query::INSERT_ORDER_LOGS,
-        by_people: None,
-    },
-    Table {
-        name: "hub.orders",
-        projection: &Orders,
-        key: &["external_order_id", "provider", "id"],
-        began: "first_at",
-        provider: "provider",
-        insert: query::PUT_ORDERS,
-        by_people: None,
-    },
-];
+/// Which rows of a table are deleted when they are old.
+pub(super) struct RowRetention {
+    /// For how long a row is kept after its last change; none if the operator set no limit.
+    pub(super) kept: fn(&Retention) -> Option<Duration>,
+    /// The column with the time of a row's last change.
+    pub(super) changed: &'static str,
+    /// The condition for rows with nothing left to happen, about the row alone; it begins with a column. None if it is true of all.
+    pub(super) ended: Option<&'static str>,
+    /// The statement that deletes some of them.
+    pub(super) delete: &'static str,
+}
 
-/// An error that a person resolved, or wrote a note about.
-fn resolved_by_a_person() -> String {
-    let notes: Vec<_> = NOTES.iter().map(|note| literal(note)).collect();
-    format!(
-        "coalesce(l.is_resolved AND l.resolved_by IS DISTINCT FROM 'webhook-hub' OR l.resolution_notes NOT IN ({}), false)",
-        notes.join(", ")
-    )
+/// The tables of all projections, in the order in which a batch is applied to them.
+pub(super) fn all() -> impl DoubleEndedIterator<Item = &'static Table> {
+    super::ALL.iter().map(|projection| projection.table())
 }
 
 impl Table {
-    /// The table of a name, as operators write it; `orders` alone is the platform's own table, which the log does not make.
+    /// The table of a name, as operators write it. `orders` is the platform's own table, which does not follow from the log.
     pub(super) fn of(name: &str) -> Option<&'static Self> {
-        TABLES.iter().find(|table| table.name == name)
+        all().find(|table| table.name == name)
     }
 
     /// Its name in its schema.
     pub(super) fn bare(&self) -> &'static str {
-        self.projection.name()
+        self.name.strip_prefix(OWN).unwrap_or(self.name)
     }
 
-    /// Whether it is in the schema `hub`, so that all of its rows are the hub's.
+    /// Whether it is in the schema `hub`.
     pub(super) fn is_own(&self) -> bool {
-        self.projection.reset().is_some()
+        self.name.starts_with(OWN)
     }
 
     /// The schema of the live table.
@@ -145,7 +105,7 @@ impl Table {
         if self.bare() != "delivery_error_logs" {
             return older;
         }
-        let webhooks = &TABLES[0];
+        let webhooks = &webhook_logs::TABLE;
         format!(
             "({older} OR EXISTS (SELECT FROM {} w WHERE w.id = {alias}.webhook_log_id AND {}))",
             webhooks.live(names),
@@ -158,25 +118,15 @@ impl Table {
         format!("{alias}.{} >= {}", self.began, self.moment(since))
     }
 
-    /// Whether a row (`alias`) is so old that the hub deletes it, as far as the row itself tells.
+    /// Whether a row (`alias`) is old enough to be deleted, as far as the row itself shows.
     pub(super) fn is_expired(&self, alias: &str, kept: &Retention) -> String {
-        let (kept, ended) = match self.name {
-            "webhook_logs" => (kept.webhook_logs, "status IN ('completed', 'ignored', 'failed')"),
-            "delivery_error_logs" => (kept.delivery_error_logs, "is_resolved"),
-            "provider_order_logs" => (kept.provider_order_logs, "true"),
-            _ => (kept.orders, "undelivered_since IS NULL"),
-        };
-        let changed = if self.is_own() { "last_at" } else { "updated_at" };
-        match kept {
+        let rule = self.retention.as_ref();
+        match rule.and_then(|rule| Some((rule, (rule.kept)(kept)?))) {
             None => "false".to_owned(),
-            Some(kept) => format!(
+            Some((RowRetention { changed, ended, .. }, kept)) => format!(
                 "({alias}.{changed} < now() - interval '{} seconds' AND {})",
                 kept.as_secs(),
-                if ended == "true" {
-                    ended.to_owned()
-                } else {
-                    format!("{alias}.{ended}")
-                }
+                ended.map_or_else(|| "true".to_owned(), |ended| format!("{alias}.{ended}"))
             ),
         }
     }
@@ -248,19 +198,16 @@ pub(super) fn list<T: AsRef<str>>(alias: &str, columns: &[T]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::projection::ALL;
 
     #[test]
-    fn each_projection_has_its_table() {
-        let applied: Vec<_> = ALL.iter().map(|projection| projection.name()).collect();
-        assert_eq!(TABLES.iter().map(Table::bare).collect::<Vec<_>>(), applied);
-        for table in &TABLES {
+    fn each_table_has_the_columns_that_it_names() {
+        for table in all() {
             let made = table.made();
             for column in table.key.iter().chain([&table.began, &table.provider]) {
                 assert!(made.contains(column), "{}: {column} is not among {made:?}", table.name);
             }
-            assert!(made.len() > 15, "{made:?}");
         }
+        assert!(Table::of("hub.orders").is_some_and(Table::is_own));
         assert!(Table::of("orders").is_none());
     }
 }
