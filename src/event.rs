@@ -16,6 +16,7 @@ pub mod outcome;
 pub mod principal;
 pub mod push;
 mod secret_use;
+pub mod stage;
 
 pub use self::{
     event_type::{EventType, UnknownEventType},

@@ -16,7 +16,6 @@ use crate::{
     branches::{Branches, TABLE_AWAY},
     database::Database,
     delivery::{
-        TRANSFORM,
         lanes::LaneNamespace,
         stage::{self, Before, Stage, give_up},
     },
@@ -24,6 +23,7 @@ use crate::{
         EventType, NewEvent, NotYours, Recorded,
         outcome::{ErrorReport, ErrorType, Ignored, ORDER_AMBIGUOUS},
         push,
+        stage::{StageInfo, TRANSFORM},
     },
     fault_injection,
     journal::{Appended, connection::Connection},
@@ -218,8 +218,7 @@ fn note_flags<'f>(received: &Recorded, flags: impl IntoIterator<Item = &'f str>)
 }
 
 impl Stage for Transform {
-    const NAME: &'static str = TRANSFORM;
-    const TAKES: &'static [EventType] = &[EventType::WebhookReceived, EventType::OrderFetched];
+    const INFO: StageInfo = TRANSFORM;
     const LABEL: &'static str = LABEL;
     const LANES: Option<LaneNamespace> = Some(LaneNamespace::TRANSFORM);
     const WAITS_FOR: &'static str = stage::gauges::BRANCHES;

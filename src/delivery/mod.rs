@@ -10,10 +10,3 @@ pub mod superseded;
 pub mod breaker;
 pub mod gate;
 pub mod stage;
-
-/// The stage that transforms webhooks: its name as a consumer, in leases, in metrics and on dead letters.
-pub const TRANSFORM: &str = "transform";
-/// The stage that sends requests to the backend.
-pub const FORWARD: &str = "forward";
-/// The stage that sends requests to providers.
-pub const PUSH: &str = "push";

@@ -79,7 +79,7 @@ use super::{
     superseded::{KnownAcceptances, NoOrders},
 };
 use crate::{
-    event::{EventType, NewEvent, Recorded, outcome::OUTCOME},
+    event::{EventType, NewEvent, Recorded, outcome::OUTCOME, stage::StageInfo},
     fault_injection::{crash_stage_at, time},
     journal::{
         Appended, EVENTS, Journal,
@@ -104,10 +104,12 @@ const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(250);
 
 /// A consumer that turns events into events.
 pub trait Stage: Send + Sync + 'static {
+    /// Its entry in [`crate::event::stage::ALL`].
+    const INFO: StageInfo;
     /// Its name, its durable consumer's and its lease's.
-    const NAME: &'static str;
+    const NAME: &'static str = Self::INFO.name;
     /// The event types that it handles; it also handles requests to retry one of those.
-    const TAKES: &'static [EventType];
+    const TAKES: &'static [EventType] = Self::INFO.takes;
     /// Label of the outcome event (see [`crate::event::EventId::derive`]): the same on every instance.
     const LABEL: &'static str = OUTCOME;
     /// The namespace in which its events are parked; none for a stage that parks none.

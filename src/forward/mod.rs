@@ -16,7 +16,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     delivery::{
-        FORWARD,
         breaker::RequestOutcome,
         gate::{Gate, Pass},
         lanes::LaneNamespace,
@@ -27,6 +26,7 @@ use crate::{
         EventType, NewEvent, NotYours, Recorded,
         outcome::{ErrorReport, ForwardFailed, Forwarded, OUTCOME, OrderSummary},
         push::{self, PushStatus},
+        stage::{FORWARD, StageInfo},
     },
     journal::{Appended, connection::Connection},
     memory::Orders,
@@ -284,8 +284,7 @@ impl Forward {
 }
 
 impl Stage for Forward {
-    const NAME: &'static str = FORWARD;
-    const TAKES: &'static [EventType] = &[EventType::OrderTransformed];
+    const INFO: StageInfo = FORWARD;
     const LANES: Option<LaneNamespace> = Some(LaneNamespace::FORWARD);
 
     async fn ready(&self) {

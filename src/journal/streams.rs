@@ -306,6 +306,26 @@ mod tests {
         assert_eq!(subjects().unwrap(), ["webhooks.>", "orders.>", "menus.>"]);
     }
 
+    /// Each stage has a consumer of `EVENTS` that brings what it handles, and nothing else.
+    #[test]
+    fn each_stage_has_its_consumer() {
+        use crate::event::{EventType, stage};
+        for stage::StageInfo { name, takes } in stage::ALL {
+            let file = CONSUMER_FILES.iter().find_map(|(stream, file)| {
+                let config: consumer::Config = serde_json::from_str(file).unwrap();
+                (*stream == EVENTS && config.durable_name.as_deref() == Some(name)).then_some(config)
+            });
+            let file = file.unwrap_or_else(|| panic!("the stage {name} has no consumer in CONSUMER_FILES"));
+            let mut brings = file.filter_subjects;
+            let taken = takes.iter().chain([&EventType::OrderRetryRequested]);
+            let mut taken: Vec<_> = taken.map(|one| format!("{}.>", one.subject_root())).collect();
+            (brings.sort(), taken.sort());
+            assert_eq!(brings, taken, "{name}");
+        }
+        let of_events = CONSUMER_FILES.iter().filter(|(stream, _)| *stream == EVENTS);
+        assert_eq!(of_events.count(), stage::READERS.len());
+    }
+
     /// streams/asyncapi.json describes each type of event on its subject, and nothing else.
     #[test]
     fn the_description_has_every_channel() {

@@ -35,10 +35,10 @@ use self::{
     waiting::{WATCH_EVERY, Waiting},
 };
 use crate::{
-    delivery::FORWARD,
     event::{
         Envelope, EventType, Recorded,
         outcome::{DeadLettered, ErrorType, ORDER_EXPIRED},
+        stage::FORWARD,
     },
     journal::{
         EVENTS, Journal,
@@ -378,7 +378,7 @@ fn noted(envelope: &Envelope, payload: &[u8], sequence: u64) -> Noted {
             Noted::Outcome(cause, of(created, EntryState::NewsForwarded))
         }
         EventType::OrderDeadLettered => match serde_json::from_slice::<DeadLettered>(payload) {
-            Ok(dead) if dead.stage == FORWARD => {
+            Ok(dead) if dead.stage == FORWARD.name => {
                 let given_up = if is_refused(&dead) {
                     EntryState::CreationRefused
                 } else {

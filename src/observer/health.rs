@@ -27,15 +27,13 @@ use super::{Servers, expiry::Expiries};
 use crate::{
     database::{self, Database},
     delivery::{breaker, gate::Gate},
+    event::stage::PROJECTION,
     journal::{Journal, identity::finding},
     projection::writer,
     registry::Registry,
     serving::paths,
     telemetry::{LastWebhooks, tables::TroubleSource},
 };
-
-/// The stage that writes the tables, by its name among the roles.
-const PROJECTION: &str = "projection";
 
 /// Longest time that one look at the database may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);

@@ -6,12 +6,10 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 
 use crate::{
+    event::stage::PROJECTION,
     journal::{EVENTS, connection::Connection, read::appended_at, streams},
     telemetry::tables::{Lag, Tables},
 };
-
-/// The durable consumer of the tables.
-const CONSUMER: &str = "projection";
 
 /// When the oldest message that is missing was appended; read again only when it is another one.
 #[derive(Default)]
@@ -29,7 +27,7 @@ impl Behind {
         let position = match tables.position() {
             Some(position) => position,
             None => {
-                let consumer = streams::consumer(connection, EVENTS, CONSUMER).await?;
+                let consumer = streams::consumer(connection, EVENTS, PROJECTION).await?;
                 consumer.cached_info().ack_floor.stream_sequence
             }
         };

@@ -7,17 +7,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use anyhow::Context as _;
 
 use crate::{
-    delivery::stage::Stage,
     event::{
         EventId, EventType, Recorded,
         outcome::{self, DeadLettered, Rejected},
+        stage::TRANSFORM,
     },
     journal::{
         EVENTS,
         connection::Connection,
         read::{Entry, LogReader, Start},
     },
-    transform::Transform,
 };
 
 /// Most that are listed one by one. With more the gauges show that number, and the log warns once.
@@ -190,8 +189,8 @@ fn stage_and_code(event: &Recorded) -> (String, String) {
     if event.envelope.event_type == EventType::OrderRejected {
         return match serde_json::from_slice::<Rejected>(&event.payload) {
             // Earlier versions did not record the stage; only the first stage rejected events then.
-            Ok(said) => (said.stage.unwrap_or_else(|| Transform::NAME.into()), said.error.code),
-            Err(_) => (Transform::NAME.to_owned(), OTHER.to_owned()),
+            Ok(said) => (said.stage.unwrap_or_else(|| TRANSFORM.name.into()), said.error.code),
+            Err(_) => (TRANSFORM.name.to_owned(), OTHER.to_owned()),
         };
     }
     match serde_json::from_slice::<DeadLettered>(&event.payload) {

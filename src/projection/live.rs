@@ -25,6 +25,7 @@ use super::{
 use crate::{
     config::Retention,
     database::{Connection, Database, rights},
+    event::stage::PROJECTION,
     fault_injection,
     journal::{
         EVENTS, Journal,
@@ -34,8 +35,6 @@ use crate::{
     telemetry::tables::TroubleSource,
 };
 
-/// Name of the durable consumer.
-const CONSUMER: &str = "projection";
 /// How often a standby checks whether the writer is gone, and the pause after a failure.
 const STANDBY_POLL: Duration = Duration::from_secs(1);
 /// How long an instance that meets an event for another one (see [`ForAnother`]) leaves the tables to others. Another instance
@@ -124,7 +123,7 @@ impl Live {
             match Box::pin(self.write_while_it_is_ours(stop)).await {
                 Ok(()) => {}
                 Err(error) if error.is::<streams::Missing>() => {
-                    streams::wait_for(self.journal.connection(), EVENTS, CONSUMER, stop).await;
+                    streams::wait_for(self.journal.connection(), EVENTS, PROJECTION, stop).await;
                 }
                 Err(error) => {
                     self.note(&error);
@@ -174,7 +173,7 @@ impl Live {
         connection.batch_execute("SET synchronous_commit = off").await?;
         let (position, kept) = writer::claim(&connection, &self.holder).await?;
         tracing::info!("writing the tables");
-        let _role = self.journal.roles().take(CONSUMER);
+        let _role = self.journal.roles().take(PROJECTION);
         let old = Retained {
             journal: self.journal.clone(),
             database: self.database.clone(),
@@ -253,7 +252,7 @@ impl Live {
             self.retried = true;
         }
         writer.catch_up(connection, stop).await?;
-        let mut messages = Messages::of(self.journal.connection(), EVENTS, CONSUMER, PULL).await?;
+        let mut messages = Messages::of(self.journal.connection(), EVENTS, PROJECTION, PULL).await?;
         let mut gather = Gather::default();
         loop {
             let first = tokio::select! {

@@ -14,13 +14,13 @@ use crate::{
     branches::{Branch, Branches},
     database::Database,
     delivery::{
-        PUSH,
         lanes::LaneNamespace,
         stage::{Before, Stage},
     },
     event::{
         EventType, NewEvent, Recorded,
         outcome::{ErrorReport, ErrorType},
+        stage::{PUSH, StageInfo},
     },
     journal::Journal,
     memory::Orders,
@@ -221,15 +221,7 @@ impl Push {
 }
 
 impl Stage for Push {
-    const NAME: &'static str = PUSH;
-    const TAKES: &'static [EventType] = &[
-        EventType::OrderFetchRequested,
-        EventType::OrderStatusRequested,
-        EventType::MenuSyncRequested,
-        EventType::MenuSyncReported,
-        EventType::ItemsRequested,
-        EventType::StoreRequested,
-    ];
+    const INFO: StageInfo = PUSH;
     const LANES: Option<LaneNamespace> = Some(LaneNamespace::PUSH);
 
     /// A cold start without PostgreSQL knows no branch yet.

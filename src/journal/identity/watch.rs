@@ -21,6 +21,7 @@ use super::{
     mark_at, message_at,
 };
 use crate::{
+    event::stage::{PROJECTION, READERS},
     fault_injection,
     journal::{EVENTS, connection::Connection, streams},
     telemetry::tables::Tables,
@@ -36,10 +37,6 @@ const TELL_EVERY: Duration = Duration::from_secs(600);
 /// The part of `max_age`, or of `max_bytes`, that is left when a warning is logged, and when it is an error.
 const SOON: f64 = 0.25;
 const NEXT: f64 = 0.05;
-/// The readers of the log: durable consumers of `EVENTS`.
-const READERS: [&str; 4] = ["transform", "forward", "push", TABLES];
-/// The consumer of the tables; their position is in the database.
-const TABLES: &str = "projection";
 
 /// The state of the log's identity. Cheap to clone.
 #[derive(Clone)]
@@ -205,7 +202,7 @@ impl LogIdentity {
             let mut read = handed_out.ack_floor.stream_sequence;
             // The acknowledgement floor stays at the reader's last event, so it ages even if no event waits.
             let mut nothing_waits = handed_out.num_pending == 0 && handed_out.num_ack_pending == 0;
-            if reader == TABLES {
+            if reader == PROJECTION {
                 // After a restore of the database, the consumer is ahead of the tables' position.
                 read = tables.position().map_or(read, |position| position.min(read));
                 nothing_waits = false;

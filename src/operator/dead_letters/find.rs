@@ -12,7 +12,7 @@ use crate::{
     event::{
         EventId, EventType, Recorded,
         outcome::{self, DeadLettered, ErrorReport, ErrorType, Ignored, OUTCOME, Rejected, RetryRequested},
-        push,
+        push, stage,
     },
     journal::{
         EVENTS, codec,
@@ -187,9 +187,7 @@ impl GivenUp {
                 let (stage, sequence) = (request.stage, request.sequence);
                 return Some(Self { stage, sequence });
             }
-            EventType::WebhookReceived | EventType::OrderFetched => Transform::NAME,
-            EventType::OrderTransformed => crate::forward::Forward::NAME,
-            _ => crate::push::Push::NAME,
+            event_type => stage::of(event_type).unwrap_or(stage::PUSH).name,
         };
         Some(Self {
             stage: stage.to_owned(),
@@ -322,8 +320,8 @@ impl LetterFacts {
         let of_message = said.error.details.get("sequence").and_then(serde_json::Value::as_u64);
         let subject = said.error.details.get("subject").and_then(serde_json::Value::as_str);
         let by_subject = subject.and_then(|subject| match subject.split('.').next()? {
-            "webhooks" => Some(Transform::NAME),
-            _ if subject.starts_with("orders.transformed.") => Some(crate::forward::Forward::NAME),
+            "webhooks" => Some(stage::TRANSFORM.name),
+            _ if subject.starts_with("orders.transformed.") => Some(stage::FORWARD.name),
             _ => None,
         });
         let of_earlier = by_subject.map(str::to_owned).or_else(|| stage_by_id(event));
@@ -352,13 +350,13 @@ fn stage_by_id(event: &Recorded) -> Option<String> {
     let envelope = &event.envelope;
     let cause = envelope.cause_id?;
     let stage = if envelope.id == cause.derive(Transform::LABEL) {
-        Transform::NAME
+        stage::TRANSFORM.name
     } else if envelope.id != cause.derive(OUTCOME) {
         return None;
     } else if push::is_of_backend(envelope) {
-        crate::push::Push::NAME
+        stage::PUSH.name
     } else {
-        crate::forward::Forward::NAME
+        stage::FORWARD.name
     };
     Some(stage.to_owned())
 }

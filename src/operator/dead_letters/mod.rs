@@ -12,13 +12,9 @@ use clap::Subcommand;
 
 use crate::{
     config::{self, Environment},
-    delivery::stage::Stage as _,
-    event::EventId,
-    forward::Forward,
+    event::{EventId, stage},
     journal::connection::{Connection, HUB_INBOX},
-    push::Push,
     text::parse_duration,
-    transform::Transform,
 };
 
 pub(in crate::operator) mod acceptances;
@@ -81,7 +77,7 @@ pub struct LetterFilter {
     #[arg(long, value_name = "DURATION_OR_TIME")]
     until: Option<Since>,
     /// Only this stage.
-    #[arg(long, value_parser = [Transform::NAME, Forward::NAME, Push::NAME])]
+    #[arg(long, value_parser = stage::NAMES)]
     stage: Option<String>,
     /// Only this code, as `list` shows it: BRANCH_NOT_FOUND, BACKEND_422 …
     #[arg(long)]

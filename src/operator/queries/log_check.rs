@@ -6,14 +6,14 @@ mod scan;
 use std::collections::HashSet;
 
 use anyhow::Context as _;
+use futures_util::future::try_join_all;
 use serde::Serialize;
 
 use self::scan::Scan;
 pub use self::scan::{Fault, Faults};
 use crate::{
-    delivery::{lanes::Lane, stage::Stage},
-    event::EventType,
-    forward::Forward,
+    delivery::lanes::Lane,
+    event::{EventType, stage},
     journal::{
         EVENTS,
         connection::Connection,
@@ -21,8 +21,6 @@ use crate::{
         streams::{self, LANES},
     },
     projection::rebuild::{Progress, Tell},
-    push::Push,
-    transform::Transform,
 };
 
 /// Most causes that are looked up one by one, for events that follow the end of their webhook. Such events are rare: they come from
@@ -66,11 +64,11 @@ pub async fn check(connection: &Connection, from: Option<u64>, tell: Tell<'_>) -
     read(connection, &mut scan, &mut next, tell).await?;
     // In this order: an event is acknowledged after its outcome was recorded or its lane was written, and a lane ends after the outcome
     // was recorded. So what is acknowledged, in no lane and without an outcome after all that is lost.
-    let acknowledged = [
-        (Transform::TAKES, floor(connection, Transform::NAME).await?),
-        (Forward::TAKES, floor(connection, Forward::NAME).await?),
-        (Push::TAKES, floor(connection, Push::NAME).await?),
-    ];
+    let acknowledged = try_join_all(stage::ALL.map(async |stage| {
+        let floor = floor(connection, stage.name).await?;
+        anyhow::Ok((stage.takes, floor))
+    }))
+    .await?;
     let in_lanes = if scan.has_open() {
         lanes(connection).await?
     } else {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, future::try_join_all};
 use serde::{Deserialize, Serialize};
 
 use super::orders::{self, OrderCounts, OrderFilter};
@@ -15,15 +15,12 @@ use crate::{
     delivery::{
         gate::shared::SUBJECT as BREAKER_SUBJECT,
         lease::{self, RENEWED_WITHIN},
-        stage::Stage as _,
     },
-    forward::Forward,
+    event::stage,
     journal::{EVENTS, connection::Connection, streams},
     observer::announce::{InstanceReport, SUBJECT as INSTANCES},
     operator::dead_letters::causes::{self, Cause},
     projection::writer::CURSOR,
-    push::Push,
-    transform::Transform,
 };
 
 /// Share of `max_bytes` from which the log counts as nearly full.
@@ -212,16 +209,11 @@ async fn log(connection: &Connection) -> anyhow::Result<LogStatus> {
 }
 
 async fn stages(connection: &Connection) -> anyhow::Result<Vec<StageStatus>> {
-    let (transform, forward, push) = tokio::try_join!(
-        stage(connection, Transform::NAME),
-        stage(connection, Forward::NAME),
-        stage(connection, Push::NAME),
-    )?;
-    Ok(vec![transform, forward, push])
+    try_join_all(stage::NAMES.map(|name| one(connection, name))).await
 }
 
 /// Compares no clocks: an instance is active if its lease changes while this command watches.
-async fn stage(connection: &Connection, name: &'static str) -> anyhow::Result<StageStatus> {
+async fn one(connection: &Connection, name: &'static str) -> anyhow::Result<StageStatus> {
     let before = lease::state(connection, name).await?;
     tokio::time::sleep(RENEWED_WITHIN).await;
     let after = lease::state(connection, name).await?;

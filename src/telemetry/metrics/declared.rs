@@ -5,9 +5,10 @@ mod metric;
 
 pub use self::metric::{Kind, Label, Metric, Values};
 use self::{
-    labels::{CLASS, CODE, EVENT, FLAG, PROVIDER, REASON, RETAINED, ROLE, STAGE, STATE, WHERE, of, open},
+    labels::{BY, CLASS, CODE, EVENT, FLAG, PROVIDER, REASON, RETAINED, ROLE, STAGE, STATE, WHERE, of, open},
     metric::{counter, gauge, histogram, late},
 };
+use crate::event::stage;
 
 /// All of them, in the order of the flow.
 pub const METRICS: &[Metric] = &[
@@ -246,7 +247,7 @@ pub const METRICS: &[Metric] = &[
     ),
     counter(
         "not_yours_total",
-        &[of("stage", &["transform", "forward"]), PROVIDER],
+        &[of("stage", &[stage::TRANSFORM.name, stage::FORWARD.name]), PROVIDER],
         "Total webhooks by which a branch's secret tried to act for another branch, by provider and stage",
     ),
     // Backend and providers.
@@ -356,17 +357,17 @@ pub const METRICS: &[Metric] = &[
     late("nats_disk_size_bytes", &[open("server")], "Size of that disk"),
     gauge(
         "consumer_missing",
-        &[of("consumer", &["transform", "forward", "push", "projection"])],
+        &[of("consumer", &stage::READERS)],
         "1 while this instance waits for a durable consumer that was deleted, by consumer",
     ),
     counter(
         "log_identity_changes_total",
-        &[of("by", &["hub", "tables", "orders", "transform", "forward", "push"])],
+        &[BY],
         "Total detections of a log that went back or was replaced, by the component with the position that did not match",
     ),
     late(
         "log_left_seconds",
-        &[of("reader", &["transform", "forward", "push", "projection"])],
+        &[of("reader", &stage::READERS)],
         "Seconds until the log deletes (max_age) the first event that a reader has not read; max_age if it has read all",
     ),
     late(

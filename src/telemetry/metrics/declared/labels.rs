@@ -1,6 +1,7 @@
 //! Labels of metrics, and their values that are known in advance.
 
 use super::{Label, Values};
+use crate::event::stage;
 
 pub(super) const fn of(name: &'static str, values: &'static [&'static str]) -> Label {
     Label {
@@ -28,9 +29,14 @@ pub(super) const FLAG: Label = Label {
     name: "flag",
     values: Values::Flags,
 };
-pub(super) const STAGE: Label = of("stage", &["transform", "forward", "push"]);
+pub(super) const STAGE: Label = of("stage", &stage::NAMES);
 /// Stages, and the writing of the tables.
-pub(super) const ROLE: Label = of("stage", &["transform", "forward", "push", "projection"]);
+pub(super) const ROLE: Label = of("stage", &stage::READERS);
+/// What can find that the log is another one.
+pub(super) const BY: Label = of(
+    "by",
+    const { &stage::names_and::<3, { stage::ALL.len() + 3 }>(["hub", "tables", "orders"]) },
+);
 /// Tables that old rows are deleted from.
 pub(super) const RETAINED: Label = of(
     "table",
